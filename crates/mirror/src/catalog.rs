@@ -1,0 +1,216 @@
+//! What a node holds, in memory: every store keeps one, so that a request is answered without asking containerd.
+
+use std::collections::{BTreeSet, HashMap};
+
+use oci::{Digest, Filter, Key, Origin, TagName};
+use parking_lot::RwLock;
+use tokio::sync::broadcast;
+
+/// Changes that a slow listener may fall behind before it has to look at everything again.
+const CHANGE_QUEUE: usize = 1024;
+
+/// Who may have an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Visibility {
+    /// Whoever the access policy admits.
+    #[default]
+    Shared,
+    /// This node's own clients only: upstream gave it in exchange for this node's credentials.
+    Private,
+}
+
+/// A complete object of the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Object {
+    /// In bytes.
+    pub size: u64,
+    /// The registries and repositories under which the node holds it; empty where nobody knows.
+    pub origins: BTreeSet<Origin>,
+    pub visibility: Visibility,
+}
+
+/// The objects and tags of a store. Cheap to read; a change is told to all listeners.
+#[derive(Debug)]
+pub struct Catalog {
+    inner: RwLock<Inner>,
+    changes: broadcast::Sender<Key>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    objects: HashMap<Digest, Object>,
+    tags: HashMap<TagName, Digest>,
+}
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self {
+            inner: RwLock::default(),
+            changes: broadcast::Sender::new(CHANGE_QUEUE),
+        }
+    }
+}
+
+impl Catalog {
+    pub fn object(&self, digest: &Digest) -> Option<Object> {
+        self.inner.read().objects.get(digest).cloned()
+    }
+
+    pub fn resolve(&self, name: &TagName) -> Option<Digest> {
+        self.inner.read().tags.get(name).cloned()
+    }
+
+    /// Adds an object, or replaces what is known about it.
+    pub fn insert(&self, digest: Digest, object: Object) {
+        let before = self
+            .inner
+            .write()
+            .objects
+            .insert(digest.clone(), object.clone());
+        if before.as_ref() != Some(&object) {
+            self.changed(Key::Digest(digest));
+        }
+    }
+
+    pub fn remove(&self, digest: &Digest) {
+        if self.inner.write().objects.remove(digest).is_some() {
+            self.changed(Key::Digest(digest.clone()));
+        }
+    }
+
+    pub fn tag(&self, name: TagName, digest: Digest) {
+        let before = self.inner.write().tags.insert(name.clone(), digest.clone());
+        if before.as_ref() != Some(&digest) {
+            self.changed(Key::Tag(name));
+        }
+    }
+
+    pub fn untag(&self, name: &TagName) {
+        if self.inner.write().tags.remove(name).is_some() {
+            self.changed(Key::Tag(name.clone()));
+        }
+    }
+
+    /// Keys about which something changed from now on: what, the listener reads from the catalog. A listener that
+    /// lags reads [`Self::keys`] again.
+    pub fn changes(&self) -> broadcast::Receiver<Key> {
+        self.changes.subscribe()
+    }
+
+    /// Every digest and tag in the catalog.
+    pub fn keys(&self) -> Vec<Key> {
+        let inner = self.inner.read();
+        let digests = inner.objects.keys().cloned().map(Key::Digest);
+        digests
+            .chain(inner.tags.keys().cloned().map(Key::Tag))
+            .collect()
+    }
+
+    /// Every digest in the catalog.
+    pub fn digests(&self) -> Vec<Digest> {
+        self.inner.read().objects.keys().cloned().collect()
+    }
+
+    /// Every tag in the catalog and what it points at.
+    pub fn tags(&self) -> Vec<(TagName, Digest)> {
+        let inner = self.inner.read();
+        inner
+            .tags
+            .iter()
+            .map(|(name, digest)| (name.clone(), digest.clone()))
+            .collect()
+    }
+
+    /// Whether peers may be told of this key: it is here, not private, and belongs to a place that the filter admits.
+    /// A tag counts as here only with the manifest it points at.
+    pub fn announces(&self, key: &Key, filter: &Filter) -> bool {
+        let inner = self.inner.read();
+        let digest = match key {
+            Key::Digest(digest) => Some(digest),
+            Key::Tag(name) => inner.tags.get(name),
+        };
+        digest
+            .and_then(|d| inner.objects.get(d))
+            .is_some_and(|object| {
+                object.visibility == Visibility::Shared
+                    && filter.admits_key(key, object.origins.iter().cloned())
+            })
+    }
+
+    fn changed(&self, key: Key) {
+        // An error means that nobody listens yet.
+        let _ = self.changes.send(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> TagName {
+        text.parse::<oci::Name>()
+            .ok()
+            .and_then(|n| n.tag_name())
+            .expect("a tag in full")
+    }
+
+    fn object(origins: &[&TagName]) -> Object {
+        Object {
+            size: 1,
+            origins: origins.iter().map(|n| n.origin.clone()).collect(),
+            visibility: Visibility::Shared,
+        }
+    }
+
+    #[test]
+    fn tells_changes_and_only_changes() {
+        let (catalog, v1, digest) = (
+            Catalog::default(),
+            name("quay.io/a/b:1"),
+            Digest::sha256(b"m"),
+        );
+        let mut changes = catalog.changes();
+        catalog.insert(digest.clone(), object(&[&v1]));
+        catalog.insert(digest.clone(), object(&[&v1]));
+        catalog.tag(v1.clone(), digest.clone());
+        catalog.tag(v1.clone(), digest.clone());
+        catalog.remove(&digest);
+        catalog.remove(&digest);
+        let told: Vec<_> = std::iter::from_fn(|| changes.try_recv().ok()).collect();
+        let digest = Key::Digest(digest);
+        assert_eq!(told, [digest.clone(), Key::Tag(v1), digest]);
+    }
+
+    #[test]
+    fn announces_what_is_here_shared_and_admitted() {
+        let (catalog, v1, digest) = (
+            Catalog::default(),
+            name("quay.io/a/b:1"),
+            Digest::sha256(b"m"),
+        );
+        let all = Filter::default();
+        let (by_digest, by_tag) = (Key::Digest(digest.clone()), Key::Tag(v1.clone()));
+        catalog.tag(v1.clone(), digest.clone());
+        assert!(
+            !catalog.announces(&by_tag, &all),
+            "a tag without its manifest"
+        );
+        catalog.insert(digest.clone(), object(&[]));
+        assert!(
+            !catalog.announces(&by_digest, &all),
+            "an object of no known origin"
+        );
+        catalog.insert(digest.clone(), object(&[&v1]));
+        assert!(catalog.announces(&by_digest, &all) && catalog.announces(&by_tag, &all));
+        let ghcr = Filter::new(&["https://ghcr.io".into()], &[]).expect("sound");
+        assert!(!catalog.announces(&by_digest, &ghcr) && !catalog.announces(&by_tag, &ghcr));
+        catalog.insert(
+            digest,
+            Object {
+                visibility: Visibility::Private,
+                ..object(&[&v1])
+            },
+        );
+        assert!(!catalog.announces(&by_digest, &all) && !catalog.announces(&by_tag, &all));
+    }
+}

@@ -1,0 +1,117 @@
+//! What a node holds and where its bytes lie: the trait that the mirror reads local content through.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use oci::{Digest, Origin, TagName};
+
+use crate::{Catalog, Growing, Health, Visibility};
+
+/// A complete object, opened. It stays readable when the store removes it meanwhile.
+#[derive(Clone, Debug)]
+pub enum Content {
+    Bytes(Bytes),
+    File {
+        file: Arc<File>,
+        /// In bytes.
+        size: u64,
+    },
+}
+
+impl Content {
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File { size, .. } => *size,
+        }
+    }
+}
+
+/// A node's content. Its methods answer from memory or with a system call or two; none waits for another process.
+pub trait Store: Send + Sync + 'static {
+    /// What is here. Kept right by the store while images come and go.
+    fn catalog(&self) -> &Catalog;
+
+    /// Opens a complete object; `None` if it is not here, whatever the catalog says: an object may have come or gone
+    /// a moment ago.
+    ///
+    /// # Errors
+    /// The object is here and cannot be read.
+    fn open(&self, digest: &Digest) -> io::Result<Option<Content>>;
+
+    /// Whether a client of the store is fetching this object right now: containerd opens an ingest before it sends
+    /// its request, so a request for a digest without one does not come from this node's containerd.
+    fn is_ingesting(&self, digest: &Digest) -> bool;
+
+    fn health(&self) -> Health;
+}
+
+/// A store that the mirror itself fills (the embedded one; containerd fills its own).
+pub trait Intake: Send + Sync + 'static {
+    /// Begins to take in an object, unless it is here or on its way already.
+    ///
+    /// # Errors
+    /// The store has no room or cannot be written.
+    fn begin(&self, digest: &Digest) -> Result<Begun, IntakeError>;
+
+    /// Remembers what a tag points at.
+    fn tag(&self, name: &TagName, digest: &Digest);
+}
+
+pub enum Begun {
+    /// It is here.
+    Present(Content),
+    /// Somebody else is taking it in.
+    Joined(Growing),
+    /// The caller takes it in: writes all of it, then commits. Dropping the sink gives it up and fails who joined.
+    New(Box<dyn Sink>, Growing),
+}
+
+/// The writing end of an object on its way into the store.
+#[async_trait]
+pub trait Sink: Send {
+    /// Says how large the object will be, in bytes, as soon as that is known.
+    ///
+    /// # Errors
+    /// The store has no room for it.
+    async fn expect(&mut self, size: u64) -> Result<(), IntakeError>;
+
+    /// Appends.
+    ///
+    /// # Errors
+    /// The disk is full or fails, or the object grows beyond the expected size.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), IntakeError>;
+
+    /// Bytes written so far.
+    fn written(&self) -> u64;
+
+    /// Verifies the digest and makes the object part of the store, for good and at once or not at all.
+    ///
+    /// # Errors
+    /// The bytes are not what the digest names, or the disk fails.
+    async fn commit(self: Box<Self>, provenance: Provenance) -> Result<(), IntakeError>;
+}
+
+/// Where an object that was taken in came from.
+#[derive(Clone, Debug)]
+pub struct Provenance {
+    /// `None` where the client named no registry.
+    pub origin: Option<Origin>,
+    pub visibility: Visibility,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    #[error("an object of {size} bytes does not fit into a store of {limit}; raise --store-limit")]
+    TooLarge { size: u64, limit: u64 },
+    #[error("more bytes came than the {expected} announced")]
+    TooLong { expected: u64 },
+    #[error("the bytes are not what {digest} names")]
+    Mismatch { digest: Digest },
+    #[error("cannot write to the store")]
+    Io(#[from] io::Error),
+}

@@ -1,0 +1,65 @@
+//! Error answers of a registry (distribution-spec, "Error Codes").
+
+use serde::Serialize;
+
+/// The codes of the specification that a mirror, which takes no pushes, can answer with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ErrorCode {
+    BlobUnknown,
+    DigestInvalid,
+    ManifestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    NameUnknown,
+    SizeInvalid,
+    Unauthorized,
+    Denied,
+    Unsupported,
+    #[serde(rename = "TOOMANYREQUESTS")]
+    TooManyRequests,
+}
+
+/// The body of an error answer: `{"errors":[{"code":…,"message":…}]}`.
+#[derive(Debug, Serialize)]
+pub struct ErrorBody<'a> {
+    errors: [ErrorEntry<'a>; 1],
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorEntry<'a> {
+    code: ErrorCode,
+    message: &'a str,
+}
+
+impl<'a> ErrorBody<'a> {
+    pub fn new(code: ErrorCode, message: &'a str) -> Self {
+        Self {
+            errors: [ErrorEntry { code, message }],
+        }
+    }
+
+    pub fn to_json(&self) -> Vec<u8> {
+        // Two strings in a fixed shape: serialisation has no way to fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn has_the_shape_of_the_specification() {
+        let body = ErrorBody::new(ErrorCode::BlobUnknown, "no peer has it");
+        let json = String::from_utf8(body.to_json()).expect("UTF-8");
+        assert_eq!(
+            json,
+            r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"no peer has it"}]}"#
+        );
+        assert_eq!(
+            serde_json::to_string(&ErrorCode::TooManyRequests).expect("a string"),
+            r#""TOOMANYREQUESTS""#
+        );
+    }
+}

@@ -1,0 +1,230 @@
+//! Byte ranges of RFC 9110, section 14.
+
+use std::ops::Range;
+
+/// A resolved range: offsets in bytes, end excluded, never empty.
+pub type ByteRange = Range<u64>;
+
+/// More ranges than this in one request are refused. An eStargz reader asks for a few dozen at most.
+pub const MAX_RANGES: usize = 256;
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RangeError {
+    #[error(
+        "Range is not of the form bytes=first-last, bytes=first- or bytes=-length, separated by commas"
+    )]
+    Malformed,
+    #[error("Range names more than {MAX_RANGES} ranges; ask in several requests")]
+    TooMany,
+    #[error("Range asks for more bytes than the object has; ask for ranges that do not overlap")]
+    Overlapping,
+    #[error("no range lies within the {size} bytes of the object")]
+    Unsatisfiable { size: u64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spec {
+    /// `first-`
+    From(u64),
+    /// `first-last`, last included
+    Between(u64, u64),
+    /// `-length`
+    Suffix(u64),
+}
+
+/// What a `Range` header asks for, before the size of the object is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranges(Vec<Spec>);
+
+impl Ranges {
+    /// Reads a `Range` header. `None` for a unit other than bytes, which a server has to ignore (RFC 9110, 14.2).
+    ///
+    /// # Errors
+    /// A malformed header or one with more than [`MAX_RANGES`] ranges.
+    pub fn parse(header: &str) -> Result<Option<Self>, RangeError> {
+        let (unit, set) = header.split_once('=').ok_or(RangeError::Malformed)?;
+        if !unit.trim().eq_ignore_ascii_case("bytes") {
+            return Ok(None);
+        }
+        let mut specs = Vec::new();
+        // An empty list element is to be ignored (RFC 9110, 5.6.1.2).
+        for text in set.split(',').map(str::trim).filter(|t| !t.is_empty()) {
+            if specs.len() == MAX_RANGES {
+                return Err(RangeError::TooMany);
+            }
+            specs.push(Spec::parse(text)?);
+        }
+        if specs.is_empty() {
+            return Err(RangeError::Malformed);
+        }
+        Ok(Some(Self(specs)))
+    }
+
+    /// One range from `start` to the end of the object.
+    pub fn from(start: u64) -> Self {
+        Self(vec![Spec::From(start)])
+    }
+
+    /// The only range, where there is one that starts at a known offset.
+    pub fn single_start(&self) -> Option<u64> {
+        match self.0[..] {
+            [Spec::From(start) | Spec::Between(start, _)] => Some(start),
+            _ => None,
+        }
+    }
+
+    /// The ranges within an object of `size` bytes, in the order asked for; those outside it are dropped.
+    ///
+    /// # Errors
+    /// [`RangeError::Unsatisfiable`] if none is left (status 416), [`RangeError::Overlapping`] if several ranges
+    /// together are longer than the object, which only a client that wants to waste bandwidth asks for.
+    pub fn resolve(&self, size: u64) -> Result<Vec<ByteRange>, RangeError> {
+        let ranges: Vec<ByteRange> = self.0.iter().filter_map(|s| s.within(size)).collect();
+        if ranges.is_empty() {
+            return Err(RangeError::Unsatisfiable { size });
+        }
+        let total = ranges
+            .iter()
+            .map(|r| r.end - r.start)
+            .fold(0u64, u64::saturating_add);
+        if total > size {
+            return Err(RangeError::Overlapping);
+        }
+        Ok(ranges)
+    }
+}
+
+impl Spec {
+    fn parse(text: &str) -> Result<Self, RangeError> {
+        let (first, last) = text.split_once('-').ok_or(RangeError::Malformed)?;
+        // u64::from_str takes a leading plus; the grammar has digits only.
+        let number = |t: &str| match t.bytes().all(|b| b.is_ascii_digit()) {
+            true => t.parse::<u64>().map_err(|_| RangeError::Malformed),
+            false => Err(RangeError::Malformed),
+        };
+        match (first, last) {
+            ("", "") => Err(RangeError::Malformed),
+            ("", length) => Ok(Self::Suffix(number(length)?)),
+            (first, "") => Ok(Self::From(number(first)?)),
+            (first, last) => {
+                let (first, last) = (number(first)?, number(last)?);
+                if last < first {
+                    return Err(RangeError::Malformed);
+                }
+                Ok(Self::Between(first, last))
+            }
+        }
+    }
+
+    fn within(self, size: u64) -> Option<ByteRange> {
+        let range = match self {
+            Self::From(first) => first..size,
+            Self::Between(first, last) => first..last.saturating_add(1).min(size),
+            Self::Suffix(length) => size.saturating_sub(length)..size,
+        };
+        (range.start < range.end).then_some(range)
+    }
+}
+
+impl std::fmt::Display for Ranges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("bytes=")?;
+        for (i, spec) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            match spec {
+                Spec::From(first) => write!(f, "{first}-")?,
+                Spec::Between(first, last) => write!(f, "{first}-{last}")?,
+                Spec::Suffix(length) => write!(f, "-{length}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn resolve(header: &str, size: u64) -> Result<Vec<ByteRange>, RangeError> {
+        Ranges::parse(header)?.expect("unit is bytes").resolve(size)
+    }
+
+    #[test]
+    fn one_open_suffix_several() {
+        assert_eq!(resolve("bytes=0-0", 10), Ok(vec![0..1]));
+        assert_eq!(resolve("bytes=3-", 10), Ok(vec![3..10]));
+        assert_eq!(resolve("bytes=-4", 10), Ok(vec![6..10]));
+        assert_eq!(resolve("bytes=-40", 10), Ok(vec![0..10]));
+        assert_eq!(resolve("bytes=2-99", 10), Ok(vec![2..10]));
+        assert_eq!(
+            resolve("bytes=0-1, 4-5,,-1", 10),
+            Ok(vec![0..2, 4..6, 9..10])
+        );
+        assert_eq!(resolve("bytes=0-1,20-", 10), Ok(vec![0..2]));
+    }
+
+    #[test]
+    fn outside() {
+        for header in ["bytes=10-", "bytes=10-20", "bytes=-0"] {
+            assert_eq!(
+                resolve(header, 10),
+                Err(RangeError::Unsatisfiable { size: 10 })
+            );
+        }
+        assert_eq!(
+            resolve("bytes=0-", 0),
+            Err(RangeError::Unsatisfiable { size: 0 })
+        );
+        assert_eq!(resolve("bytes=0-,0-", 10), Err(RangeError::Overlapping));
+    }
+
+    #[test]
+    fn malformed() {
+        for header in [
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=,",
+            "bytes=-",
+            "bytes=5-2",
+            "bytes=a-b",
+            "bytes=+1-2",
+            "bytes=1--2",
+            "bytes=0x1-2",
+            "bytes=99999999999999999999-",
+            "bytes=1",
+        ] {
+            assert_eq!(
+                Ranges::parse(header),
+                Err(RangeError::Malformed),
+                "{header:?}"
+            );
+        }
+        let many = format!("bytes={}", "0-0,".repeat(MAX_RANGES + 1));
+        assert_eq!(Ranges::parse(&many), Err(RangeError::TooMany));
+        assert_eq!(Ranges::parse("lines=1-2"), Ok(None));
+    }
+
+    proptest! {
+        #[test]
+        fn never_outside_never_empty(header in "bytes=[0-9,-]{0,40}", size in 0u64..100) {
+            if let Ok(Some(ranges)) = Ranges::parse(&header)
+                && let Ok(ranges) = ranges.resolve(size)
+            {
+                for range in ranges {
+                    prop_assert!(range.start < range.end && range.end <= size);
+                }
+            }
+        }
+
+        #[test]
+        fn any_header_is_read_without_a_panic_and_written_back_the_same(header in ".{0,60}") {
+            if let Ok(Some(ranges)) = Ranges::parse(&header) {
+                prop_assert_eq!(Ranges::parse(&ranges.to_string()), Ok(Some(ranges)));
+            }
+        }
+    }
+}
