@@ -1,15 +1,43 @@
 //! The life of a pull: from a request on the registry port to the bytes that answer it.
+//!
+//! [`Mirror::answer`] is the corridor that a request walks through; each step of it is a module. What it needs of the
+//! world it asks through four traits: [`Store`] (what this node holds), [`Router`] (who else has it), and, for a store
+//! that the mirror fills itself, [`Intake`] and [`Upstream`].
 
+mod access;
+mod account;
+mod announce;
+mod body;
 mod catalog;
+mod connect;
+mod content_range;
+mod fetch;
+mod found;
 mod growing;
 mod health;
+mod local;
+pub mod memory;
+mod metrics;
+mod mirror;
+mod peers;
+mod refusal;
+mod relay;
+mod request;
 mod router;
+mod send;
+pub mod serve;
 mod store;
+mod take_in;
 mod upstream;
 
+pub use access::{Access, Secret};
+pub use body::{Body, BodyError};
 pub use catalog::{Catalog, Object, Visibility};
+pub use fetch::Limits;
 pub use growing::{Growing, Progress, Stage};
 pub use health::Health;
+pub use mirror::{Ends, Mirror, Options, Parts};
+pub use request::{MIRRORED, NAMESPACE, NODE_SECRET, Reader};
 pub use router::{Candidate, Holding, PeerId, Router, Search};
 pub use store::{Begun, Content, Intake, IntakeError, Provenance, Sink, Store};
 pub use upstream::{Upstream, UpstreamBlob, UpstreamError, UpstreamManifest};

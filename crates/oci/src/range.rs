@@ -60,17 +60,18 @@ impl Ranges {
         Ok(Some(Self(specs)))
     }
 
-    /// One range from `start` to the end of the object.
-    pub fn from(start: u64) -> Self {
-        Self(vec![Spec::From(start)])
+    /// One range of known ends; it must not be empty.
+    pub fn of(range: &ByteRange) -> Self {
+        Self(vec![Spec::Between(
+            range.start,
+            range.end.saturating_sub(1),
+        )])
     }
 
-    /// The only range, where there is one that starts at a known offset.
-    pub fn single_start(&self) -> Option<u64> {
-        match self.0[..] {
-            [Spec::From(start) | Spec::Between(start, _)] => Some(start),
-            _ => None,
-        }
+    /// The first of the ranges alone.
+    #[must_use]
+    pub fn first(&self) -> Self {
+        Self(self.0.iter().take(1).copied().collect())
     }
 
     /// The ranges within an object of `size` bytes, in the order asked for; those outside it are dropped.

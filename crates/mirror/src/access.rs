@@ -1,0 +1,113 @@
+//! May they: the second step of a pull. Open by default, as Spegel is; a policy is one more check in [`Access`].
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use oci::Filter;
+
+use crate::refusal::Refusal;
+use crate::request::{Caller, MIRRORED, NODE_SECRET, Target};
+use crate::{Object, Store, Visibility};
+
+/// What a request has to carry, and what is mirrored at all.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    pub filter: Filter,
+    /// The value of `Authorization` that requests under `/v2` have to carry, ours to peers included.
+    pub authorization: Option<Secret>,
+    /// What this node's containerd sends as [`NODE_SECRET`].
+    pub node_secret: Option<Secret>,
+    /// Whether tags are answered at all.
+    pub resolve_tags: bool,
+}
+
+/// A text that is compared in constant time and never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    fn is(&self, other: &[u8]) -> bool {
+        let differing = self
+            .0
+            .bytes()
+            .zip(other)
+            .fold(0, |bits, (a, b)| bits | (a ^ b));
+        self.0.len() == other.len() && differing == 0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Access {
+    /// # Errors
+    /// The mirror's credentials are required and were not given.
+    pub fn authorize(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let given = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
+        match &self.authorization {
+            Some(needed) if !given.is_some_and(|given| needed.is(given)) => {
+                Err(Refusal::Unauthorized)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Who sent this request. A secret, where there is one, decides alone. Without one it is this node's containerd
+    /// that asks from this host, or for what the node's store has an open ingest of.
+    pub fn caller(
+        &self,
+        headers: &HeaderMap,
+        target: &Target,
+        same_host: bool,
+        store: &dyn Store,
+    ) -> Caller {
+        if headers.get(MIRRORED).is_some_and(|value| value == "true") {
+            return Caller::Peer;
+        }
+        let own = match &self.node_secret {
+            Some(secret) => headers
+                .get(NODE_SECRET)
+                .is_some_and(|given| secret.is(given.as_bytes())),
+            None => {
+                same_host
+                    || target
+                        .digest()
+                        .is_some_and(|digest| store.is_ingesting(digest))
+            }
+        };
+        if own { Caller::Own } else { Caller::Stranger }
+    }
+
+    /// # Errors
+    /// The registry, the repository or tags as such are not mirrored.
+    pub fn admit(&self, target: &Target) -> Result<(), Refusal> {
+        let Some(origin) = &target.origin else {
+            return Ok(());
+        };
+        let admitted = match target.tag_name() {
+            Some(name) => self.resolve_tags && self.filter.admits_tag(&name),
+            None => self.filter.admits(origin),
+        };
+        if admitted {
+            Ok(())
+        } else {
+            Err(Refusal::Filtered(origin.to_string()))
+        }
+    }
+
+    /// Whether this object may be handed to this caller.
+    pub fn shows(&self, object: Option<&Object>, caller: Caller) -> bool {
+        let private = object.is_some_and(|object| object.visibility == Visibility::Private);
+        !private || caller == Caller::Own
+    }
+}

@@ -1,0 +1,126 @@
+//! Account for it: the last step of a pull. One log line and one set of metrics for each request, written when the
+//! last byte of its answer has been sent, or when the client is gone.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use tokio::time::Instant;
+
+use crate::body::BodyError;
+use crate::found::Source;
+use crate::metrics::{HandlerLabels, HttpLabels, Metrics};
+
+/// Longer paths are cut in the log.
+const MOST_PATH: usize = 512;
+
+/// What is noted down about a request. Dropping it closes the account.
+pub struct Account {
+    metrics: Arc<Metrics>,
+    started: Instant,
+    method: Method,
+    path: String,
+    ip: IpAddr,
+    /// The step that answered: `manifest`, `blob`, `mirror`, `v2`, `readyz`, `livez`.
+    pub handler: &'static str,
+    pub status: StatusCode,
+    pub refusal: Option<String>,
+    pub(crate) source: Option<Source>,
+    bytes: u64,
+    broken: Option<String>,
+}
+
+impl Account {
+    pub fn open(
+        metrics: Arc<Metrics>,
+        method: Method,
+        path: &str,
+        ip: IpAddr,
+        handler: &'static str,
+    ) -> Self {
+        metrics
+            .requests_in_flight
+            .get_or_create(&HandlerLabels {
+                handler: "registry",
+            })
+            .inc();
+        Self {
+            metrics,
+            started: Instant::now(),
+            method,
+            path: path.chars().take(MOST_PATH).collect(),
+            ip,
+            handler,
+            status: StatusCode::OK,
+            refusal: None,
+            source: None,
+            bytes: 0,
+            broken: None,
+        }
+    }
+
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        if self.source == Some(Source::Local) {
+            self.metrics.bytes_from_local.inc_by(bytes as u64);
+        }
+    }
+
+    pub(crate) fn broke(&mut self, error: &BodyError) {
+        self.broken = Some(match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        });
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let method = match self.method {
+            Method::GET => "GET",
+            Method::HEAD => "HEAD",
+            _ => "other",
+        };
+        let labels = HttpLabels {
+            handler: self.handler,
+            method,
+            code: self.status.as_u16(),
+        };
+        let latency = self.started.elapsed();
+        self.metrics
+            .request_seconds
+            .get_or_create(&labels)
+            .observe(latency.as_secs_f64());
+        self.metrics
+            .response_bytes
+            .get_or_create(&labels)
+            .observe(self.bytes as f64);
+        self.metrics
+            .requests_in_flight
+            .get_or_create(&HandlerLabels {
+                handler: "registry",
+            })
+            .dec();
+        if matches!(self.handler, "readyz" | "livez") {
+            return;
+        }
+        let source = self.source.map(|source| match source {
+            Source::Local => "local",
+            Source::Peer => "peer",
+            Source::Upstream => "upstream",
+        });
+        tracing::info!(
+            path = self.path,
+            status = self.status.as_u16(),
+            method,
+            latency = ?latency,
+            ip = %self.ip,
+            handler = self.handler,
+            bytes = self.bytes,
+            source,
+            refusal = self.refusal,
+            error = self.broken,
+            "request"
+        );
+    }
+}

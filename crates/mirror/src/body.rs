@@ -1,0 +1,279 @@
+//! Bodies: the bytes of a payload, made into the frames that an HTTP connection asks for.
+//!
+//! A body that cannot go on ends early. hyper then closes the connection with FIN, and containerd resumes by range
+//! elsewhere; a reset would fail its pull.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use http_body::{Frame, SizeHint};
+use oci::ByteRange;
+
+use crate::account::Account;
+use crate::found::{Payload, Source};
+use crate::relay::RelayError;
+use crate::{Growing, Stage};
+
+/// Bytes read from a file at a time. Larger reads cost memory for each stream and gain nothing measurable; smaller
+/// ones cost CPU (4 KiB: eight times as much).
+const CHUNK: usize = 256 * 1024;
+
+/// A piece of a body.
+#[derive(Clone, Debug)]
+pub enum Part {
+    Text(Bytes),
+    /// Bytes of the object.
+    Range(ByteRange),
+}
+
+impl Part {
+    /// In bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.len() as u64,
+            Self::Range(range) => range.end - range.start,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("reading local content")]
+    Read(#[from] io::Error),
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+    #[error("the object stopped growing at {written} bytes")]
+    Stunted { written: u64 },
+}
+
+type Bodies = BoxStream<'static, Result<Bytes, BodyError>>;
+
+/// The body of an answer.
+pub struct Body {
+    content: Content,
+    source: Option<Source>,
+    account: Option<Account>,
+}
+
+enum Content {
+    Bytes(Bytes),
+    Stream(Bodies),
+}
+
+impl Body {
+    pub fn empty() -> Self {
+        Self::bytes(Bytes::new())
+    }
+
+    pub fn bytes(bytes: Bytes) -> Self {
+        Self {
+            content: Content::Bytes(bytes),
+            source: None,
+            account: None,
+        }
+    }
+
+    /// Has the body's bytes and its end written to this account.
+    pub(crate) fn account(&mut self, mut account: Account) {
+        account.source = self.source;
+        self.account = Some(account);
+    }
+}
+
+/// The parts of a payload, one after the other.
+pub fn of(payload: Payload, parts: Vec<Part>, source: Source) -> Body {
+    let content = match (payload, parts.as_slice()) {
+        (Payload::Empty, _) => Content::Bytes(Bytes::new()),
+        // Most bodies are one range of a few kilobytes in memory or of a file.
+        (Payload::Bytes(bytes), [Part::Range(range)]) => Content::Bytes(slice(&bytes, range)),
+        (payload, [Part::Range(range)]) => Content::Stream(one(payload, range.clone())),
+        (payload, _) => Content::Stream(several(payload, parts)),
+    };
+    Body {
+        content,
+        source: Some(source),
+        account: None,
+    }
+}
+
+fn slice(bytes: &Bytes, range: &ByteRange) -> Bytes {
+    let clamp = |offset: u64| {
+        usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len())
+    };
+    bytes.slice(clamp(range.start)..clamp(range.end))
+}
+
+/// One range of a payload.
+fn one(payload: Payload, range: ByteRange) -> Bodies {
+    match payload {
+        Payload::Empty => stream::empty().boxed(),
+        Payload::Bytes(bytes) => stream::iter([Ok(slice(&bytes, &range))]).boxed(),
+        Payload::File(file) => file_range(Reader::new(file), range),
+        Payload::Growing(growing) => growing_range(growing, range),
+        Payload::Relay(relay) => relay.stream(range).map_err(BodyError::from).boxed(),
+    }
+}
+
+/// Texts and ranges, one after the other, each begun when the one before has ended.
+fn several(payload: Payload, parts: Vec<Part>) -> Bodies {
+    let whole = stream::unfold(
+        (payload, parts.into_iter()),
+        |(payload, mut parts)| async move {
+            let (body, payload): (Bodies, Payload) = match parts.next()? {
+                Part::Text(text) => (stream::iter([Ok(text)]).boxed(), payload),
+                Part::Range(range) => {
+                    let (now, later) = fork(payload);
+                    (one(now, range), later)
+                }
+            };
+            Some((body, (payload, parts)))
+        },
+    );
+    whole.flatten().boxed()
+}
+
+/// A payload to read a range of now, and one for the ranges after it.
+fn fork(payload: Payload) -> (Payload, Payload) {
+    match payload {
+        Payload::Empty => (Payload::Empty, Payload::Empty),
+        Payload::Bytes(bytes) => (Payload::Bytes(bytes.clone()), Payload::Bytes(bytes)),
+        Payload::File(file) => (Payload::File(file.clone()), Payload::File(file)),
+        Payload::Growing(growing) => (Payload::Growing(growing.clone()), Payload::Growing(growing)),
+        Payload::Relay(relay) => {
+            let later = relay.again();
+            (Payload::Relay(relay), Payload::Relay(Box::new(later)))
+        }
+    }
+}
+
+fn file_range(reader: Reader, range: ByteRange) -> Bodies {
+    let stream = stream::try_unfold((reader, range), |(mut reader, range)| async move {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let bytes = reader.read(&range).await?;
+        let rest = range.start + bytes.len() as u64..range.end;
+        Ok(Some((bytes, (reader, rest))))
+    });
+    stream.boxed()
+}
+
+fn growing_range(growing: Growing, range: ByteRange) -> Bodies {
+    let reader = Reader::new(growing.file().clone());
+    let stream = stream::try_unfold(
+        (growing, reader, range),
+        |(mut growing, mut reader, range)| async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let progress = growing
+                .until(|p| p.written > range.start || p.stage != Stage::Filling)
+                .await;
+            // What a failed writer has written is unverified like all that was sent before it; nothing of it is taken back.
+            if progress.written <= range.start {
+                return Err(BodyError::Stunted {
+                    written: progress.written,
+                });
+            }
+            let bytes = reader
+                .read(&(range.start..range.end.min(progress.written)))
+                .await?;
+            let rest = range.start + bytes.len() as u64..range.end;
+            Ok(Some((bytes, (growing, reader, rest))))
+        },
+    );
+    stream.boxed()
+}
+
+/// Reads a file in chunks on the threads for blocking work, into a buffer that is used again once the connection has
+/// sent it.
+struct Reader {
+    file: Arc<File>,
+    lent: Bytes,
+}
+
+impl Reader {
+    fn new(file: Arc<File>) -> Self {
+        Self {
+            file,
+            lent: Bytes::new(),
+        }
+    }
+
+    /// The first bytes of the range, at most [`CHUNK`].
+    async fn read(&mut self, range: &ByteRange) -> io::Result<Bytes> {
+        let offset = range.start;
+        let length = usize::try_from(range.end - offset)
+            .unwrap_or(CHUNK)
+            .min(CHUNK);
+        let mut buffer = std::mem::take(&mut self.lent)
+            .try_into_mut()
+            .unwrap_or_default();
+        let file = self.file.clone();
+        let read = move || {
+            buffer.resize(length, 0);
+            let count = file.read_at(&mut buffer, offset)?;
+            buffer.truncate(count);
+            io::Result::Ok(buffer)
+        };
+        let buffer: BytesMut = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(io::Error::other)??;
+        if buffer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let bytes = buffer.freeze();
+        self.lent = bytes.clone();
+        Ok(bytes)
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let next = match &mut this.content {
+            Content::Bytes(bytes) if bytes.is_empty() => None,
+            Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
+            Content::Stream(stream) => match stream.poll_next_unpin(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(next) => next,
+            },
+        };
+        if let Some(account) = &mut this.account {
+            match &next {
+                Some(Ok(bytes)) => account.sent(bytes.len()),
+                Some(Err(error)) => account.broke(error),
+                None => {}
+            }
+        }
+        Poll::Ready(next.map(|result| result.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.content, Content::Bytes(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,365 @@
+//! Who has it: the fourth step of a pull. Candidates are taken from the router as they come, the best is asked, and a
+//! further one when the first is slow; the first answer wins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use http::header::{ACCEPT, AUTHORIZATION, RANGE};
+use http::{HeaderValue, Method, StatusCode, Uri};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use oci::{Key, MediaType, Ranges};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::access::Secret;
+use crate::connect::Connector;
+use crate::metrics::Metrics;
+use crate::peers::{Fault, InFlight, Peers};
+use crate::request::{Kind, MIRRORED, NAMESPACE, Target};
+use crate::{Candidate, PeerId, Router, Search};
+
+/// A peer that has not begun to answer after this long has failed.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// What asking peers may take in all, until one of them answers: then the client is sent upstream.
+const RACE_LIMIT: Duration = Duration::from_secs(2);
+/// A second peer is asked when the first has not answered after twice the usual time, but within these bounds.
+const HEDGE_LEAST: Duration = Duration::from_millis(20);
+const HEDGE_MOST: Duration = Duration::from_millis(250);
+/// Requests to peers for one answer at the same moment.
+const RACERS: usize = 3;
+/// Connections to one peer that are kept for reuse, and for how long: less than the 5 minutes after which middleboxes
+/// and peers drop them.
+const IDLE_CONNECTIONS: usize = 4;
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// Bytes of an answer that a connection buffers. Bounds the memory of a relayed stream.
+const READ_BUFFER: usize = 128 * 1024;
+
+/// A peer's answer to a request that it can serve.
+#[derive(Debug)]
+pub struct Answer {
+    pub head: http::response::Parts,
+    pub body: Incoming,
+    pub candidate: Candidate,
+    /// Counts against the peer for as long as its body is read.
+    _in_flight: InFlight,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error("no peer has it")]
+    NoCandidate,
+    #[error("{asked} asked, the last failed: {last}")]
+    AllFailed { asked: usize, last: String },
+    /// A peer that has the object says that the range lies outside it.
+    #[error("no range lies within the object")]
+    Unsatisfiable { size: Option<u64> },
+}
+
+/// Options of the command line.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long to wait for a candidate while none is being asked (`--mirror-resolve-timeout`).
+    pub resolve_timeout: Duration,
+    /// How many peers may be asked in vain for one answer (`--mirror-resolve-retries`).
+    pub attempts: usize,
+}
+
+/// Asks peers. One for the whole mirror: it keeps their connections.
+pub struct Fetcher {
+    client: Client<Connector, Empty<Bytes>>,
+    router: Arc<dyn Router>,
+    pub peers: Arc<Peers>,
+    limits: Limits,
+    authorization: Option<HeaderValue>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// What one peer is asked.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub method: Method,
+    pub target: Target,
+    pub key: Key,
+    pub ranges: Option<Ranges>,
+}
+
+impl Fetcher {
+    pub fn new(
+        router: Arc<dyn Router>,
+        limits: Limits,
+        authorization: Option<&Secret>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let peers = Arc::new(Peers::default());
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_LIMIT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .set_host(false)
+            .http1_max_buf_size(READ_BUFFER)
+            .build(Connector::new(peers.clone()));
+        let authorization = authorization.and_then(|secret| {
+            let mut value = HeaderValue::from_str(secret.expose()).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        });
+        Self {
+            client,
+            router,
+            peers,
+            limits,
+            authorization,
+            metrics,
+        }
+    }
+
+    /// Finds peers that have the key and returns the first good answer of one.
+    ///
+    /// # Errors
+    /// None has it, or none of those asked could give it, within [`RACE_LIMIT`].
+    pub async fn fetch(&self, question: &Question) -> Result<Answer, FetchError> {
+        let race = Race {
+            fetcher: self,
+            question,
+            waiting: Vec::new(),
+            asked: 0,
+            last: None,
+        };
+        let search = self.router.find(&question.key);
+        match timeout(RACE_LIMIT, race.run(search)).await {
+            Ok(result) => result,
+            Err(_) => Err(FetchError::AllFailed {
+                asked: self.limits.attempts,
+                last: format!("no answer within {RACE_LIMIT:?}"),
+            }),
+        }
+    }
+
+    /// Asks one peer.
+    async fn ask(
+        &self,
+        question: &Question,
+        candidate: Candidate,
+    ) -> Result<Answer, (Candidate, Fault, String)> {
+        let mut in_flight = self.peers.begin(&candidate);
+        let failed = |why: String| (candidate.clone(), Fault::Failed, why);
+        let request = self
+            .request(question, &candidate)
+            .map_err(|error| failed(error.to_string()))?;
+        let response = match timeout(ANSWER_LIMIT, self.client.request(request)).await {
+            Err(_) => return Err(failed(format!("no answer within {ANSWER_LIMIT:?}"))),
+            Ok(Err(error)) => return Err(failed(chain(&error))),
+            Ok(Ok(response)) => response,
+        };
+        let (head, body) = response.into_parts();
+        match head.status {
+            StatusCode::OK if question.ranges.is_none() => {}
+            StatusCode::PARTIAL_CONTENT if question.ranges.is_some() => {}
+            StatusCode::RANGE_NOT_SATISFIABLE => {}
+            // What is there and not for us is as good as not there.
+            StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                return Err((
+                    candidate,
+                    Fault::Lacking,
+                    format!("answered {}", head.status),
+                ));
+            }
+            status => return Err(failed(format!("answered {status}"))),
+        }
+        let after = in_flight.answered(Instant::now());
+        self.metrics
+            .peer_answer_seconds
+            .observe(after.as_secs_f64());
+        Ok(Answer {
+            head,
+            body,
+            candidate,
+            _in_flight: in_flight,
+        })
+    }
+
+    fn request(
+        &self,
+        question: &Question,
+        candidate: &Candidate,
+    ) -> Result<http::Request<Empty<Bytes>>, http::Error> {
+        let target = &question.target;
+        let kind = match target.kind {
+            Kind::Manifest => "manifests",
+            Kind::Blob => "blobs",
+        };
+        let origin = target.origin.as_ref();
+        // A peer serves a digest under any name; a client that gave none has it asked for under a neutral one.
+        let repository = origin.map_or("unknown", |origin| origin.repository.as_str());
+        let namespace = origin.map_or(String::new(), |origin| format!("?ns={}", origin.registry));
+        let path = format!("/v2/{repository}/{kind}/{}{namespace}", target.reference);
+        let uri = Uri::builder()
+            .scheme("http")
+            .authority(candidate.peer.as_str())
+            .path_and_query(path)
+            .build()?;
+        let host = candidate
+            .addresses
+            .first()
+            .map_or(String::new(), ToString::to_string);
+        let mut request = http::Request::builder()
+            .method(question.method.clone())
+            .uri(uri)
+            .header(http::header::HOST, host)
+            .header(MIRRORED, "true");
+        if let Some(origin) = origin {
+            request = request.header(NAMESPACE, origin.registry.as_str());
+        }
+        if target.kind == Kind::Manifest {
+            request = request.header(ACCEPT, MediaType::ACCEPT);
+        }
+        if let Some(ranges) = &question.ranges {
+            request = request.header(RANGE, ranges.to_string());
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        request.body(Empty::new())
+    }
+
+    /// Remembers that a peer failed, for all requests.
+    pub fn disappointed(&self, peer: &PeerId, key: &Key, fault: Fault) {
+        self.peers.disappointed(peer, key, fault, Instant::now());
+        self.metrics.peer_failed(fault);
+    }
+
+    /// How long the answer of a peer may take before another is asked beside it.
+    fn hedge_after(&self, candidate: &Candidate) -> Duration {
+        (self.peers.latency(&candidate.peer) * 2).clamp(HEDGE_LEAST, HEDGE_MOST)
+    }
+}
+
+type Attempt<'a> = BoxFuture<'a, Result<Answer, (Candidate, Fault, String)>>;
+
+/// One search and the requests made for it.
+struct Race<'a> {
+    fetcher: &'a Fetcher,
+    question: &'a Question,
+    /// Found and not asked yet.
+    waiting: Vec<Candidate>,
+    asked: usize,
+    last: Option<String>,
+}
+
+impl<'a> Race<'a> {
+    async fn run(mut self, search: Search) -> Result<Answer, FetchError> {
+        let mut search = Some(search);
+        let mut running: FuturesUnordered<Attempt<'a>> = FuturesUnordered::new();
+        let mut hedge_at: Option<Instant> = None;
+        let give_up_at = Instant::now() + self.fetcher.limits.resolve_timeout;
+        loop {
+            let due = running.is_empty() || hedge_at.is_some_and(|at| at <= Instant::now());
+            if due
+                && running.len() < RACERS
+                && let Some(candidate) = self.best()
+            {
+                if !running.is_empty() {
+                    self.fetcher.metrics.hedged.inc();
+                }
+                self.asked += 1;
+                hedge_at = Some(Instant::now() + self.fetcher.hedge_after(&candidate));
+                running.push(Box::pin(self.fetcher.ask(self.question, candidate)));
+            }
+            if running.is_empty()
+                && (search.is_none() || self.asked >= self.fetcher.limits.attempts)
+            {
+                return Err(self.lost());
+            }
+            let hedge = hedge_at.filter(|_| !running.is_empty() && !self.waiting.is_empty());
+            tokio::select! {
+                Some(result) = running.next() => match result {
+                    Ok(answer) => return self.won(answer),
+                    Err((candidate, fault, why)) => {
+                        tracing::debug!(peer = %candidate.peer, key = %self.question.key, error = why, "peer failed");
+                        self.fetcher.disappointed(&candidate.peer, &self.question.key, fault);
+                        self.last = Some(why);
+                    }
+                },
+                found = next(&mut search) => match found {
+                    Some(candidate) => self.consider(candidate),
+                    None => search = None,
+                },
+                () = sleep_until(give_up_at), if running.is_empty() => search = None,
+                () = sleep_until(hedge.unwrap_or(give_up_at)), if hedge.is_some() => {}
+            }
+            // Candidates come in groups, an answer of the router's at a time: all of a group are compared.
+            while let Some(Some(Some(candidate))) = search
+                .as_mut()
+                .map(|s| futures::FutureExt::now_or_never(s.next()))
+            {
+                self.consider(candidate);
+            }
+        }
+    }
+
+    fn consider(&mut self, candidate: Candidate) {
+        if self
+            .fetcher
+            .peers
+            .may_ask(&candidate, &self.question.key, Instant::now())
+        {
+            // Among equals chance decides, or else all nodes would ask the same one.
+            let place = rand::random_range(0..=self.waiting.len());
+            self.waiting.insert(place, candidate);
+        }
+    }
+
+    /// Takes the candidate that is likely to answer first.
+    fn best(&mut self) -> Option<Candidate> {
+        if self.asked >= self.fetcher.limits.attempts {
+            return None;
+        }
+        let cost = |index: &usize| self.fetcher.peers.cost(&self.waiting[*index].peer);
+        let index = (0..self.waiting.len()).min_by_key(cost)?;
+        Some(self.waiting.swap_remove(index))
+    }
+
+    fn won(&self, answer: Answer) -> Result<Answer, FetchError> {
+        if answer.head.status != StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(answer);
+        }
+        let size = answer.head.headers.get(http::header::CONTENT_RANGE);
+        let size = size.and_then(|v| v.to_str().ok()?.strip_prefix("bytes */")?.parse().ok());
+        Err(FetchError::Unsatisfiable { size })
+    }
+
+    fn lost(self) -> FetchError {
+        match self.last {
+            None => FetchError::NoCandidate,
+            Some(last) => FetchError::AllFailed {
+                asked: self.asked,
+                last,
+            },
+        }
+    }
+}
+
+/// The next candidate; pending for ever once the search has ended and been put away.
+async fn next(search: &mut Option<Search>) -> Option<Candidate> {
+    match search {
+        Some(search) => search.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An error with its causes, for a log line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,51 @@
+//! *What* is to be sent, decided apart from *how*: the value that the finding steps hand to the sending step.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use oci::{Digest, MediaType};
+
+use crate::relay::Relay;
+use crate::{Content, Growing};
+
+/// Where an answer's bytes come from, for the log and the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Local,
+    Peer,
+    Upstream,
+}
+
+/// An object that was found.
+#[derive(Debug)]
+pub struct Found {
+    pub digest: Digest,
+    pub media_type: MediaType,
+    /// Of the whole object, in bytes.
+    pub size: u64,
+    pub payload: Payload,
+    pub source: Source,
+}
+
+/// The bytes of an object, or the way to them.
+#[derive(Debug)]
+pub enum Payload {
+    /// None: the client asked for the head alone.
+    Empty,
+    Bytes(Bytes),
+    File(Arc<File>),
+    /// A file that is still being written.
+    Growing(Growing),
+    /// A peer's answer, passed on while it arrives.
+    Relay(Box<Relay>),
+}
+
+impl From<Content> for Payload {
+    fn from(content: Content) -> Self {
+        match content {
+            Content::Bytes(bytes) => Self::Bytes(bytes),
+            Content::File { file, .. } => Self::File(file),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The traits in memory: a store and a router without a disk or a network, for tests and for trying things out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use oci::{Digest, Key, Origin};
+use parking_lot::Mutex;
+
+use crate::{
+    Candidate, Catalog, Content, Health, Object, PeerId, Router, Search, Store, Visibility,
+};
+
+/// A store that holds its objects in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    catalog: Catalog,
+    objects: Mutex<HashMap<Digest, Bytes>>,
+    ingesting: Mutex<BTreeSet<Digest>>,
+}
+
+impl MemoryStore {
+    pub fn put(&self, origin: &Origin, bytes: Bytes) -> Digest {
+        let digest = Digest::sha256(&bytes);
+        let object = Object {
+            size: bytes.len() as u64,
+            origins: BTreeSet::from([origin.clone()]),
+            visibility: Visibility::Shared,
+        };
+        self.objects.lock().insert(digest.clone(), bytes);
+        self.catalog.insert(digest.clone(), object);
+        digest
+    }
+
+    pub fn remove(&self, digest: &Digest) {
+        self.objects.lock().remove(digest);
+        self.catalog.remove(digest);
+    }
+
+    pub fn set_ingesting(&self, digest: &Digest) {
+        self.ingesting.lock().insert(digest.clone());
+    }
+}
+
+impl Store for MemoryStore {
+    fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    fn open(&self, digest: &Digest) -> io::Result<Option<Content>> {
+        Ok(self.objects.lock().get(digest).cloned().map(Content::Bytes))
+    }
+
+    fn is_ingesting(&self, digest: &Digest) -> bool {
+        self.ingesting.lock().contains(digest)
+    }
+
+    fn health(&self) -> Health {
+        Health::Ready
+    }
+}
+
+/// What the routers of one cluster in memory know together.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryCluster(Arc<Mutex<BTreeMap<Key, Vec<Candidate>>>>);
+
+impl MemoryCluster {
+    /// The router of one node.
+    pub fn router(&self, node: Candidate) -> MemoryRouter {
+        MemoryRouter {
+            cluster: self.clone(),
+            node,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct MemoryRouter {
+    cluster: MemoryCluster,
+    node: Candidate,
+}
+
+impl MemoryRouter {
+    fn me(&self) -> &PeerId {
+        &self.node.peer
+    }
+}
+
+#[async_trait]
+impl Router for MemoryRouter {
+    fn find(&self, key: &Key) -> Search {
+        let (found, search) = Search::channel();
+        for candidate in self.cluster.0.lock().get(key).into_iter().flatten() {
+            // A search holds as many as anybody needs; the rest is left out.
+            if candidate.peer != *self.me() && found.try_send(candidate.clone()).is_err() {
+                break;
+            }
+        }
+        search
+    }
+
+    async fn announce(&self, keys: Vec<Key>) {
+        let mut known = self.cluster.0.lock();
+        for key in keys {
+            let holders = known.entry(key).or_default();
+            holders.retain(|holder| holder.peer != *self.me());
+            holders.push(self.node.clone());
+        }
+    }
+
+    async fn withdraw(&self, keys: Vec<Key>) {
+        let mut known = self.cluster.0.lock();
+        for key in keys {
+            if let Some(holders) = known.get_mut(&key) {
+                holders.retain(|holder| holder.peer != *self.me());
+            }
+        }
+    }
+
+    fn health(&self) -> Health {
+        Health::Ready
+    }
+}

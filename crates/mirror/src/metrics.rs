@@ -1,0 +1,181 @@
+//! What the mirror counts. Names that Spegel has too mean the same here.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::peers::Fault;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct MirrorLabels {
+    /// As the client named it; empty where it named none.
+    pub registry: String,
+    /// `hit` or `miss`.
+    pub cache: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct HttpLabels {
+    pub handler: &'static str,
+    pub method: &'static str,
+    pub code: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct HandlerLabels {
+    pub handler: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RegistryLabels {
+    pub registry: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct FaultLabels {
+    /// `failed`, `lacking` or `wrong`.
+    pub fault: &'static str,
+}
+
+/// Every metric is described where it is registered.
+pub struct Metrics {
+    pub mirror_requests: Family<MirrorLabels, Counter>,
+    pub mirror_last_success: Gauge,
+    pub request_seconds: Family<HttpLabels, Histogram>,
+    pub response_bytes: Family<HttpLabels, Histogram>,
+    pub requests_in_flight: Family<HandlerLabels, Gauge>,
+    pub advertised_tags: Family<RegistryLabels, Gauge>,
+    pub advertised_digests: Family<RegistryLabels, Gauge>,
+    pub bytes_from_local: Counter,
+    pub bytes_from_peers: Counter,
+    pub bytes_from_upstream: Counter,
+    pub misses: Counter,
+    pub peer_failures: Family<FaultLabels, Counter>,
+    pub peer_answer_seconds: Histogram,
+    pub hedged: Counter,
+    pub resumed: Counter,
+}
+
+impl Metrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.000_5, 2.5, 14));
+        // 1 KiB to 2 GiB.
+        let bytes = || Histogram::new(exponential_buckets(1024.0, 5.0, 10));
+        let metrics = Self {
+            mirror_requests: Family::default(),
+            mirror_last_success: Gauge::default(),
+            request_seconds: Family::new_with_constructor(seconds),
+            response_bytes: Family::new_with_constructor(bytes),
+            requests_in_flight: Family::default(),
+            advertised_tags: Family::default(),
+            advertised_digests: Family::default(),
+            bytes_from_local: Counter::default(),
+            bytes_from_peers: Counter::default(),
+            bytes_from_upstream: Counter::default(),
+            misses: Counter::default(),
+            peer_failures: Family::default(),
+            peer_answer_seconds: seconds(),
+            hedged: Counter::default(),
+            resumed: Counter::default(),
+        };
+        metrics.register_spegels(registry);
+        metrics.register_ours(registry);
+        metrics
+    }
+
+    fn register_spegels(&self, registry: &mut Registry) {
+        registry.register(
+            "spegel_mirror_requests",
+            "Requests that this node's content could not answer, by whether a peer could",
+            self.mirror_requests.clone(),
+        );
+        registry.register(
+            "spegel_mirror_last_success_timestamp_seconds",
+            "When a peer last answered such a request, in seconds since 1970",
+            self.mirror_last_success.clone(),
+        );
+        registry.register(
+            "spegel_advertised_image_tags",
+            "Tags that peers are told of",
+            self.advertised_tags.clone(),
+        );
+        registry.register(
+            "spegel_advertised_content_digests",
+            "Digests that peers are told of",
+            self.advertised_digests.clone(),
+        );
+        registry.register(
+            "http_request_duration_seconds",
+            "Time from a request to the last byte of its answer",
+            self.request_seconds.clone(),
+        );
+        registry.register(
+            "http_response_size_bytes",
+            "Bytes of answers' bodies that were sent",
+            self.response_bytes.clone(),
+        );
+        registry.register(
+            "http_requests_inflight",
+            "Requests being answered",
+            self.requests_in_flight.clone(),
+        );
+    }
+
+    fn register_ours(&self, registry: &mut Registry) {
+        registry.register(
+            "peili_bytes_from_local",
+            "Bytes served from this node's own content",
+            self.bytes_from_local.clone(),
+        );
+        registry.register(
+            "peili_bytes_from_peers",
+            "Bytes received from peers",
+            self.bytes_from_peers.clone(),
+        );
+        registry.register(
+            "peili_bytes_from_upstream",
+            "Bytes received from upstream by the embedded store",
+            self.bytes_from_upstream.clone(),
+        );
+        registry.register(
+            "peili_misses",
+            "Requests for content that ended with the client being sent elsewhere",
+            self.misses.clone(),
+        );
+        registry.register(
+            "peili_peer_failures",
+            "Answers of peers that disappointed: failed (no connection, no answer, a broken body), lacking (not what \
+             it announced), wrong (bytes that are not what was asked for)",
+            self.peer_failures.clone(),
+        );
+        registry.register(
+            "peili_peer_answer_seconds",
+            "Time from asking a peer to the head of its answer",
+            self.peer_answer_seconds.clone(),
+        );
+        registry.register(
+            "peili_hedged_requests",
+            "Requests to a further peer because the one before was slow",
+            self.hedged.clone(),
+        );
+        registry.register(
+            "peili_resumed_bodies",
+            "Bodies that another peer went on with",
+            self.resumed.clone(),
+        );
+    }
+
+    pub fn peer_failed(&self, fault: Fault) {
+        let fault = match fault {
+            Fault::Failed => "failed",
+            Fault::Lacking => "lacking",
+            Fault::Wrong => "wrong",
+        };
+        self.peer_failures
+            .get_or_create(&FaultLabels { fault })
+            .inc();
+    }
+}

@@ -1,0 +1,223 @@
+//! The corridor: the life of a pull, one step after the other.
+//!
+//! who asks ([`request`](crate::request)) → may they ([`access`](crate::access)) → have we got it
+//! ([`local`](crate::local)) → who has it ([`fetch`](crate::fetch), [`relay`](crate::relay)) or whence do we take it in
+//! ([`take_in`](crate::take_in)) → send it ([`send`](crate::send)) → account for it ([`account`](crate::account)).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, Response, StatusCode};
+use prometheus_client::registry::Registry;
+
+use crate::access::Access;
+use crate::account::Account;
+use crate::body::Body;
+use crate::fetch::{Fetcher, Limits};
+use crate::found::{Found, Source};
+use crate::metrics::{Metrics, MirrorLabels};
+use crate::refusal::Refusal;
+use crate::relay::Relayer;
+use crate::request::{self, Caller, Kind, Reader, Request, Target};
+use crate::take_in::TakeIn;
+use crate::{Health, Intake, Router, Store, Upstream, local, send};
+
+/// The adapters that a mirror stands between.
+#[derive(Clone)]
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub router: Arc<dyn Router>,
+    /// For a store that the mirror fills itself: its writing side, and where content comes from that no peer has.
+    pub intake: Option<(Arc<dyn Intake>, Arc<dyn Upstream>)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub access: Access,
+    pub reader: Reader,
+    pub limits: Limits,
+}
+
+/// A mirror: answers requests for content from this node or its peers.
+pub struct Mirror {
+    store: Arc<dyn Store>,
+    router: Arc<dyn Router>,
+    access: Access,
+    reader: Reader,
+    relayer: Arc<Relayer>,
+    take_in: Option<TakeIn>,
+    metrics: Arc<Metrics>,
+}
+
+/// The ends of the connection that a request came on.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    pub remote: SocketAddr,
+    pub local: SocketAddr,
+}
+
+impl Mirror {
+    pub fn new(parts: Parts, options: Options, registry: &mut Registry) -> Self {
+        let Options {
+            access,
+            reader,
+            limits,
+        } = options;
+        let metrics = Arc::new(Metrics::register(registry));
+        let authorization = access.authorization.as_ref();
+        let fetcher = Fetcher::new(parts.router.clone(), limits, authorization, metrics.clone());
+        let relayer = Arc::new(Relayer::new(Arc::new(fetcher)));
+        let take_in = parts.intake.map(|(intake, upstream)| {
+            TakeIn::new(
+                intake,
+                upstream,
+                parts.store.clone(),
+                relayer.clone(),
+                metrics.clone(),
+            )
+        });
+        Self {
+            store: parts.store,
+            router: parts.router,
+            access,
+            reader,
+            relayer,
+            take_in,
+            metrics,
+        }
+    }
+
+    /// Keeps peers told of what this node holds. Ends when the store is gone.
+    pub async fn announce(&self) {
+        let (store, router, filter) = (
+            self.store.clone(),
+            self.router.clone(),
+            self.access.filter.clone(),
+        );
+        crate::announce::run(store, router, filter, self.metrics.clone()).await;
+    }
+
+    /// What `/readyz` says.
+    pub fn health(&self) -> Health {
+        match self.store.health() {
+            Health::Ready => self.router.health(),
+            waiting @ Health::Waiting(_) => waiting,
+        }
+    }
+
+    /// Answers a request. Its body is not looked at: a request that has one is refused.
+    pub async fn answer(&self, head: &http::request::Parts, ends: Ends) -> Response<Body> {
+        let request = self.reader.read(&head.method, &head.uri, &head.headers);
+        let handler = handler(&request);
+        let ip = ends.remote.ip().to_canonical();
+        let mut account = Account::open(
+            self.metrics.clone(),
+            head.method.clone(),
+            head.uri.path(),
+            ip,
+            handler,
+        );
+        let result = match request {
+            Ok(request) => self.serve(request, &head.headers, ends, &mut account).await,
+            Err(error) => Err(error.into()),
+        };
+        let mut response = result.unwrap_or_else(|refusal: Refusal| {
+            account.refusal = Some(refusal.to_string());
+            send::refused(&refusal)
+        });
+        account.status = response.status();
+        response.body_mut().account(account);
+        response
+    }
+
+    async fn serve(
+        &self,
+        request: Request,
+        headers: &HeaderMap,
+        ends: Ends,
+        account: &mut Account,
+    ) -> Result<Response<Body>, Refusal> {
+        match request {
+            Request::Live => Ok(Response::new(Body::empty())),
+            Request::Ready => Ok(ready(&self.health())),
+            Request::Base => {
+                self.access.authorize(headers)?;
+                Ok(Response::new(Body::empty()))
+            }
+            Request::Content(mut target) => {
+                self.access.authorize(headers)?;
+                let same_host = request::is_this_host(ends.remote, ends.local);
+                target.caller = self
+                    .access
+                    .caller(headers, &target, same_host, &*self.store);
+                let found = self.find(&target, account).await?;
+                send::found(&target, found)
+            }
+        }
+    }
+
+    async fn find(&self, target: &Target, account: &mut Account) -> Result<Found, Refusal> {
+        self.access.admit(target)?;
+        // A tag is what upstream says it is, where this mirror can ask.
+        let asks_first =
+            self.take_in.is_some() && target.digest().is_none() && target.caller != Caller::Peer;
+        if !asks_first && let Some(found) = local::find(&*self.store, &self.access, target) {
+            return Ok(found);
+        }
+        if target.caller == Caller::Peer {
+            return Err(Refusal::NotHere(target.kind));
+        }
+        account.handler = "mirror";
+        let result = match &self.take_in {
+            Some(take_in) => take_in.find(target, &self.access).await,
+            None => self.relayer.find(target).await,
+        };
+        self.count(target, result.as_ref().ok());
+        result
+    }
+
+    fn count(&self, target: &Target, found: Option<&Found>) {
+        let hit = found.is_some_and(|found| found.source == Source::Peer);
+        let registry = target
+            .origin
+            .as_ref()
+            .map_or(String::new(), |origin| origin.registry.to_string());
+        let cache = if hit { "hit" } else { "miss" };
+        self.metrics
+            .mirror_requests
+            .get_or_create(&MirrorLabels { registry, cache })
+            .inc();
+        if found.is_none() {
+            self.metrics.misses.inc();
+        }
+        if hit && let Ok(now) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+            self.metrics
+                .mirror_last_success
+                .set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+fn handler(request: &Result<Request, request::RequestError>) -> &'static str {
+    match request {
+        Ok(Request::Base) => "v2",
+        Ok(Request::Ready) => "readyz",
+        Ok(Request::Live) => "livez",
+        Ok(Request::Content(Target {
+            kind: Kind::Manifest,
+            ..
+        })) => "manifest",
+        Ok(Request::Content(Target {
+            kind: Kind::Blob, ..
+        })) => "blob",
+        Err(_) => "registry",
+    }
+}
+
+fn ready(health: &Health) -> Response<Body> {
+    let mut response = Response::new(Body::bytes(health.to_string().into()));
+    if !health.is_ready() {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}

@@ -1,0 +1,373 @@
+//! What a client sees when peers are slow, lie, break or die. Every peer is a real socket.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::BodyExt;
+use oci::{Digest, Origin};
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::fetch::Limits;
+use crate::memory::{MemoryCluster, MemoryStore};
+use crate::mirror::{Ends, Mirror, Options, Parts};
+use crate::{Body, Candidate, Holding, PeerId, Router};
+
+/// What a peer does with the connections it gets.
+#[derive(Clone)]
+enum Peer {
+    /// Serves the object, ranges included.
+    Good(Bytes),
+    /// Serves this many bytes of what it was asked for, then closes.
+    Breaks(Bytes, usize),
+    /// The same, then says nothing more.
+    Stalls(Bytes, usize),
+    /// Takes the request and never answers.
+    Silent,
+    /// Has nothing.
+    Lacks,
+    /// Answers 200 with other bytes of the same length.
+    Lies(Bytes),
+}
+
+async fn spawn(peer: Peer) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(talk(stream, peer.clone()));
+        }
+    });
+    address
+}
+
+async fn talk(mut stream: TcpStream, peer: Peer) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => request.push(byte),
+            Err(_) => return,
+        }
+    }
+    let text = String::from_utf8_lossy(&request).to_lowercase();
+    assert!(
+        text.contains("x-spegel-mirrored: true"),
+        "a peer is always told that its answer is final"
+    );
+    let (bytes, sent, then_wait) = match &peer {
+        Peer::Good(bytes) | Peer::Lies(bytes) => (bytes.clone(), usize::MAX, false),
+        Peer::Breaks(bytes, sent) => (bytes.clone(), *sent, false),
+        Peer::Stalls(bytes, sent) => (bytes.clone(), *sent, true),
+        Peer::Silent => std::future::pending().await,
+        Peer::Lacks => {
+            let _ = stream
+                .write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+                .await;
+            return;
+        }
+    };
+    let range = text
+        .split("range: bytes=")
+        .nth(1)
+        .and_then(|rest| rest.split(['\r', ',']).next());
+    let (head, body) = match range.and_then(|range| range.split_once('-')) {
+        None => (
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", bytes.len()),
+            bytes.clone(),
+        ),
+        Some((first, last)) => {
+            let first: usize = first.parse().expect("these tests ask for a first byte");
+            let last = last
+                .parse()
+                .map_or(bytes.len() - 1, |last: usize| last.min(bytes.len() - 1));
+            let part = bytes.slice(first..=last);
+            let (size, length) = (bytes.len(), part.len());
+            let head = format!(
+                "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {first}-{last}/{size}\r\ncontent-length: {length}\r\n\r\n"
+            );
+            (head, part)
+        }
+    };
+    let _ = stream.write_all(head.as_bytes()).await;
+    let _ = stream.write_all(&body[..sent.min(body.len())]).await;
+    if then_wait {
+        std::future::pending::<()>().await;
+    }
+}
+
+struct TestApp {
+    mirror: Mirror,
+    registry: Registry,
+}
+
+/// A mirror with an empty store whose peers announce `digest`.
+async fn app(digest: &Digest, peers: &[Peer]) -> TestApp {
+    let cluster = MemoryCluster::default();
+    for (number, peer) in peers.iter().enumerate() {
+        let node = candidate(number, spawn(peer.clone()).await);
+        cluster
+            .router(node)
+            .announce(vec![oci::Key::Digest(digest.clone())])
+            .await;
+    }
+    let here = candidate(99, SocketAddr::from(([127, 0, 0, 1], 1)));
+    let parts = Parts {
+        store: Arc::new(MemoryStore::default()),
+        router: Arc::new(cluster.router(here)),
+        intake: None,
+    };
+    let options = Options {
+        access: crate::Access {
+            resolve_tags: true,
+            ..Default::default()
+        },
+        reader: crate::Reader::default(),
+        limits: Limits {
+            resolve_timeout: Duration::from_secs(5),
+            attempts: 3,
+        },
+    };
+    let mut registry = Registry::default();
+    TestApp {
+        mirror: Mirror::new(parts, options, &mut registry),
+        registry,
+    }
+}
+
+fn candidate(number: usize, address: SocketAddr) -> Candidate {
+    Candidate {
+        peer: PeerId::new(&format!("peer{number}")),
+        addresses: Arc::new([address]),
+        holding: Holding::Complete,
+        zone: None,
+    }
+}
+
+impl TestApp {
+    async fn get(&self, path: &str, headers: HeaderMap) -> Response<Body> {
+        let mut request = http::Request::get(path).body(()).expect("a request");
+        *request.headers_mut() = headers;
+        let ends = Ends {
+            remote: SocketAddr::from(([10, 0, 0, 1], 1)),
+            local: SocketAddr::from(([10, 0, 0, 2], 5000)),
+        };
+        self.mirror.answer(&request.into_parts().0, ends).await
+    }
+
+    async fn blob(&self, digest: &Digest) -> Response<Body> {
+        self.get(
+            &format!("/v2/lab/app/blobs/{digest}?ns=quay.io"),
+            HeaderMap::new(),
+        )
+        .await
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect("a metric");
+        line.rsplit(' ')
+            .next()
+            .and_then(|value| value.parse().ok())
+            .expect("a number")
+    }
+}
+
+async fn whole(response: Response<Body>) -> Result<Bytes, crate::BodyError> {
+    response
+        .into_body()
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+}
+
+/// Too large to be verified whole, so that it is streamed.
+fn large() -> (Bytes, Digest) {
+    let bytes: Bytes = (0..3 * 1024 * 1024u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let digest = Digest::sha256(&bytes);
+    (bytes, digest)
+}
+
+fn small() -> (Bytes, Digest) {
+    let bytes = Bytes::from_static(b"a config, say");
+    let digest = Digest::sha256(&bytes);
+    (bytes, digest)
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_is_gone_on_with_by_another_peer() {
+    let (bytes, digest) = large();
+    for first in [
+        Peer::Breaks(bytes.clone(), 1 << 20),
+        Peer::Stalls(bytes.clone(), 1 << 20),
+    ] {
+        let app = app(&digest, &[first, Peer::Good(bytes.clone())]).await;
+        let response = app.blob(&digest).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(
+            response.headers()["content-length"],
+            bytes.len().to_string()
+        );
+        assert!(whole(response).await.expect("a whole body") == bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_range_is_gone_on_with_too() {
+    let (bytes, digest) = large();
+    let app = app(
+        &digest,
+        &[
+            Peer::Breaks(bytes.clone(), 70_000),
+            Peer::Good(bytes.clone()),
+        ],
+    )
+    .await;
+    let headers = HeaderMap::from_iter([(
+        http::header::RANGE,
+        http::HeaderValue::from_static("bytes=1000-"),
+    )]);
+    let response = app
+        .get(&format!("/v2/lab/app/blobs/{digest}?ns=quay.io"), headers)
+        .await;
+    assert_eq!(response.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(
+        response.headers()["content-range"],
+        format!("bytes 1000-{}/{}", bytes.len() - 1, bytes.len())
+    );
+    assert!(whole(response).await.expect("a whole range") == bytes.slice(1000..));
+}
+
+#[tokio::test]
+async fn several_ranges_come_from_a_peer_as_one_multipart_body() {
+    let (bytes, digest) = large();
+    let app = app(&digest, &[Peer::Good(bytes.clone())]).await;
+    let ranges = http::HeaderValue::from_static("bytes=0-1,100-199,-3");
+    let headers = HeaderMap::from_iter([(http::header::RANGE, ranges)]);
+    let response = app
+        .get(&format!("/v2/lab/app/blobs/{digest}?ns=quay.io"), headers)
+        .await;
+    assert_eq!(response.status(), StatusCode::PARTIAL_CONTENT);
+    let length: usize = response.headers()["content-length"]
+        .to_str()
+        .expect("ASCII")
+        .parse()
+        .expect("a number");
+    let body = whole(response).await.expect("a whole body");
+    assert_eq!(body.len(), length);
+    let find = |part: &[u8]| body.windows(part.len()).any(|window| window == part);
+    assert!(find(&bytes[100..200]) && find(&bytes[bytes.len() - 3..]));
+    assert!(find(format!("bytes 100-199/{}", bytes.len()).as_bytes()));
+}
+
+#[tokio::test]
+async fn when_nobody_can_go_on_the_body_ends_in_order_and_the_next_request_is_a_miss() {
+    let (bytes, digest) = large();
+    let app = app(&digest, &[Peer::Breaks(bytes.clone(), 1 << 20)]).await;
+    let mut body = app.blob(&digest).await.into_body();
+    let mut received = 0;
+    let error = loop {
+        match body.frame().await.expect("an error before the end") {
+            Ok(frame) => received += frame.into_data().expect("data").len(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(
+        received,
+        1 << 20,
+        "what was received is handed over: {error}"
+    );
+    assert_eq!(app.blob(&digest).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn silent_and_lacking_peers_cost_no_pull() {
+    let (bytes, digest) = large();
+    for bad in [Peer::Silent, Peer::Lacks] {
+        let app = app(&digest, &[bad.clone(), bad, Peer::Good(bytes.clone())]).await;
+        let response = app.blob(&digest).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert!(whole(response).await.expect("a whole body") == bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_lacks_what_it_announced_is_not_asked_for_it_again() {
+    let (_, digest) = large();
+    let app = app(&digest, &[Peer::Lacks]).await;
+    assert_eq!(app.blob(&digest).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(app.metric("peili_peer_failures_total"), 1);
+    assert_eq!(app.blob(&digest).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(
+        app.metric("peili_peer_failures_total"),
+        1,
+        "it was asked again"
+    );
+}
+
+#[tokio::test]
+async fn wrong_bytes_of_a_config_are_not_handed_over() {
+    let (bytes, digest) = small();
+    let wrong = Bytes::from(vec![b'x'; bytes.len()]);
+    let only_liar = app(&digest, &[Peer::Lies(wrong.clone())]).await;
+    assert_eq!(
+        only_liar.blob(&digest).await.status(),
+        StatusCode::NOT_FOUND
+    );
+    let both = app(&digest, &[Peer::Lies(wrong), Peer::Good(bytes.clone())]).await;
+    assert_eq!(
+        whole(both.blob(&digest).await).await.expect("a body"),
+        bytes
+    );
+}
+
+#[tokio::test]
+async fn a_manifest_is_verified_and_named_by_what_it_is() {
+    let digest_of_config = Digest::sha256(b"c");
+    let manifest = Bytes::from(format!(
+        r#"{{"schemaVersion":2,"config":{{"digest":"{digest_of_config}","size":1}},"layers":[]}}"#
+    ));
+    let digest = Digest::sha256(&manifest);
+    let path = format!("/v2/lab/app/manifests/{digest}?ns=quay.io");
+    let good = app(&digest, &[Peer::Good(manifest.clone())]).await;
+    let response = good.get(&path, HeaderMap::new()).await;
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/vnd.oci.image.manifest.v1+json"
+    );
+    assert_eq!(response.headers()["docker-content-digest"], digest.as_str());
+    assert_eq!(whole(response).await.expect("a body"), manifest);
+
+    let other = Bytes::from(format!("{}\n", String::from_utf8_lossy(&manifest)));
+    let bad = app(&digest, &[Peer::Lies(other)]).await;
+    assert_eq!(
+        bad.get(&path, HeaderMap::new()).await.status(),
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
+async fn a_miss_is_an_answer_at_once() {
+    let (_, digest) = large();
+    let app = app(&digest, &[]).await;
+    let response = app.blob(&digest).await;
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    let body = whole(response).await.expect("a body");
+    assert!(
+        body.starts_with(br#"{"errors":[{"code":"BLOB_UNKNOWN""#),
+        "{body:?}"
+    );
+    let origin: Origin = Origin {
+        registry: "quay.io".parse().expect("good"),
+        repository: "lab/app".parse().expect("good"),
+    };
+    assert_eq!(origin.to_string(), "quay.io/lab/app");
+}

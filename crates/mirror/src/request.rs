@@ -1,0 +1,246 @@
+//! Who asks, and for what: the first step of a pull.
+//!
+//! Paths are those of the distribution specification ("Endpoints": end-1, end-2, end-3), with the registry named by
+//! `?ns=` (containerd), by the `OCI-Namespace` header, or as the first part of the name (clients that send neither).
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, Method, Uri};
+use oci::{Digest, Key, NameError, Origin, RangeError, Ranges, Reference, Registry, TagName};
+
+/// Marks a request that a mirror sends to a peer: it goes no further. It grants nothing.
+pub const MIRRORED: HeaderName = HeaderName::from_static("x-spegel-mirrored");
+/// Names the registry, in requests and answers.
+pub const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+/// Proves that a request comes from this node's containerd, whose hosts.toml carries the secret.
+pub const NODE_SECRET: HeaderName = HeaderName::from_static("x-peili-node-secret");
+
+/// Longer paths with their queries are refused: a name of 255, a digest of 135 and a registry of 255 fit many times.
+const MAX_URI: usize = 4096;
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// This node's own containerd, or a client on this node where no secret is set up.
+    Own,
+    /// Another node's mirror. It says so itself; nothing is granted for it.
+    Peer,
+    /// Anybody else.
+    Stranger,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Manifest,
+    Blob,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub kind: Kind,
+    /// `None` where the client names no registry: then only digests can be told apart.
+    pub origin: Option<Origin>,
+    pub reference: Reference,
+    pub ranges: Option<Ranges>,
+    pub caller: Caller,
+    /// `HEAD`: the answer has no body.
+    pub head_only: bool,
+}
+
+impl Target {
+    pub fn digest(&self) -> Option<&Digest> {
+        match &self.reference {
+            Reference::Digest(digest) => Some(digest),
+            Reference::Tag(_) => None,
+        }
+    }
+
+    /// The tag in full; `None` for a digest.
+    pub fn tag_name(&self) -> Option<TagName> {
+        match (&self.reference, &self.origin) {
+            (Reference::Tag(tag), Some(origin)) => Some(TagName {
+                origin: origin.clone(),
+                tag: tag.clone(),
+            }),
+            _ => None,
+        }
+    }
+
+    /// What peers are asked for. `None` for a tag of an unnamed registry, which [`parse`] lets nobody ask for.
+    pub fn key(&self) -> Option<Key> {
+        match self.digest() {
+            Some(digest) => Some(Key::Digest(digest.clone())),
+            None => self.tag_name().map(Key::Tag),
+        }
+    }
+}
+
+/// A request, understood.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// `/v2/`: does this registry speak the protocol?
+    Base,
+    Ready,
+    Live,
+    Content(Target),
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RequestError {
+    #[error("{0} is not supported; a mirror answers GET and HEAD")]
+    Method(Method),
+    #[error("a GET or HEAD has no body")]
+    Body,
+    #[error("the URI has more than {MAX_URI} bytes")]
+    UriTooLong,
+    #[error("no such page; ask for /v2/<name>/manifests/<reference> or /v2/<name>/blobs/<digest>")]
+    UnknownPath,
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("a blob is asked for by its digest")]
+    BlobByTag,
+    #[error("a tag needs its registry: add ?ns=<registry>, or ask for /v2/<registry>/<name>/…")]
+    TagWithoutRegistry,
+    #[error(transparent)]
+    Range(#[from] RangeError),
+}
+
+/// What a request is read against.
+#[derive(Clone, Debug, Default)]
+pub struct Reader {
+    /// The registry of names that come without one (`--default-registry`).
+    pub default_registry: Option<Registry>,
+}
+
+impl Reader {
+    /// Reads a request. Who sent it is for [`crate::access`] to say; until then it is a stranger's.
+    ///
+    /// # Errors
+    /// Whatever the client got wrong.
+    pub fn read(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Request, RequestError> {
+        let head_only = match *method {
+            Method::GET => false,
+            Method::HEAD => true,
+            _ => return Err(RequestError::Method(method.clone())),
+        };
+        let has_length = headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|length| length != "0");
+        if has_length || headers.contains_key(TRANSFER_ENCODING) {
+            return Err(RequestError::Body);
+        }
+        if uri.path().len() + uri.query().map_or(0, str::len) > MAX_URI {
+            return Err(RequestError::UriTooLong);
+        }
+        match uri.path() {
+            "/v2" | "/v2/" => return Ok(Request::Base),
+            "/readyz" => return Ok(Request::Ready),
+            "/livez" => return Ok(Request::Live),
+            _ => {}
+        }
+        let path = uri
+            .path()
+            .strip_prefix("/v2/")
+            .ok_or(RequestError::UnknownPath)?;
+        let (name, kind, reference) = split(path).ok_or(RequestError::UnknownPath)?;
+        let reference: Reference = reference.parse()?;
+        let ranges = match headers.get(RANGE) {
+            // Ranges are defined for GET alone (RFC 9110, 14.2), and nobody resumes a manifest.
+            Some(range) if kind == Kind::Blob && !head_only => {
+                Ranges::parse(range.to_str().map_err(|_| RangeError::Malformed)?)?
+            }
+            _ => None,
+        };
+        let origin = self.origin(name, uri.query(), headers)?;
+        match (&reference, kind, &origin) {
+            (Reference::Tag(_), Kind::Blob, _) => return Err(RequestError::BlobByTag),
+            (Reference::Tag(_), Kind::Manifest, None) => {
+                return Err(RequestError::TagWithoutRegistry);
+            }
+            _ => {}
+        }
+        Ok(Request::Content(Target {
+            kind,
+            origin,
+            reference,
+            ranges,
+            caller: Caller::Stranger,
+            head_only,
+        }))
+    }
+
+    fn origin(
+        &self,
+        name: &str,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Option<Origin>, RequestError> {
+        let header = headers.get(NAMESPACE).and_then(|value| value.to_str().ok());
+        let named = namespace(query)?.or_else(|| header.map(ToOwned::to_owned));
+        if let Some(registry) = named.filter(|n| !n.is_empty()) {
+            let (registry, repository) = (registry.parse()?, name.parse()?);
+            return Ok(Some(Origin {
+                registry,
+                repository,
+            }));
+        }
+        if let Some((first, rest)) = name.split_once('/')
+            && Registry::looks_like(first)
+        {
+            let (registry, repository) = (first.parse()?, rest.parse()?);
+            return Ok(Some(Origin {
+                registry,
+                repository,
+            }));
+        }
+        let repository = name.parse()?;
+        let registry = self.default_registry.clone();
+        Ok(registry.map(|registry| Origin {
+            registry,
+            repository,
+        }))
+    }
+}
+
+/// `<name>/manifests/<reference>` or `<name>/blobs/<reference>`. The reference holds no slash, so the last two
+/// slashes decide even where a repository has a part called `blobs`.
+fn split(path: &str) -> Option<(&str, Kind, &str)> {
+    let (rest, reference) = path.rsplit_once('/')?;
+    let (name, kind) = rest.rsplit_once('/')?;
+    let kind = match kind {
+        "manifests" => Kind::Manifest,
+        "blobs" => Kind::Blob,
+        _ => return None,
+    };
+    Some((name, kind, reference))
+}
+
+/// The value of `ns` in a query.
+fn namespace(query: Option<&str>) -> Result<Option<String>, NameError> {
+    let pairs = query.unwrap_or_default().split('&');
+    let Some(value) = pairs.filter_map(|pair| pair.strip_prefix("ns=")).next() else {
+        return Ok(None);
+    };
+    let decoded = percent_encoding::percent_decode_str(value).decode_utf8();
+    let decoded = decoded.map_err(|_| NameError::Registry(value.chars().take(64).collect()))?;
+    Ok(Some(decoded.into_owned()))
+}
+
+/// Whether the other end of a connection is on this very host.
+pub fn is_this_host(remote: SocketAddr, local: SocketAddr) -> bool {
+    let plain = |address: SocketAddr| match address.ip() {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
+        v4 => v4,
+    };
+    plain(remote).is_loopback() || plain(remote) == plain(local)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! Send it: the fifth step of a pull. Turns what was found into a status, headers and a body.
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
+    HeaderValue,
+};
+use http::{Response, StatusCode};
+use oci::ByteRange;
+
+use crate::body::{self, Body, Part};
+use crate::content_range::ContentRange;
+use crate::found::{Found, Payload};
+use crate::refusal::Refusal;
+use crate::request::{Kind, NAMESPACE, Target};
+
+const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// Stands between the parts of a multipart body (RFC 2046, 5.1.1). That an object holds it is as likely as guessing a
+/// key, and readers go by Content-Range anyhow.
+const BOUNDARY: &str = "peili-7d1f0c62b5a94e38";
+
+/// The answer that hands over what was found.
+///
+/// # Errors
+/// The ranges asked for lie outside the object, or are longer than it.
+pub fn found(target: &Target, found: Found) -> Result<Response<Body>, Refusal> {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    set(headers, DIGEST, found.digest.as_str());
+    set(headers, ETAG, &format!("\"{}\"", found.digest));
+    set(headers, CONTENT_TYPE, found.media_type.as_str());
+    if let Some(origin) = &target.origin {
+        set(headers, NAMESPACE, origin.registry.as_str());
+    }
+    if target.kind == Kind::Blob {
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
+    let parts = match &target.ranges {
+        None => vec![Part::Range(0..found.size)],
+        Some(ranges) => {
+            let ranges = ranges.resolve(found.size)?;
+            let parts = partial(&found, &ranges, headers);
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            parts
+        }
+    };
+    let length: u64 = parts.iter().map(Part::len).sum();
+    set(response.headers_mut(), CONTENT_LENGTH, &length.to_string());
+    let payload = if target.head_only {
+        Payload::Empty
+    } else {
+        found.payload
+    };
+    *response.body_mut() = body::of(payload, parts, found.source);
+    Ok(response)
+}
+
+/// The answer that says why there is none.
+pub fn refused(refusal: &Refusal) -> Response<Body> {
+    let mut response = Response::new(Body::bytes(refusal.body().into()));
+    *response.status_mut() = refusal.status();
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some((name, value)) = refusal.header() {
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+/// The body of a 206 and the headers that describe it (RFC 9110, 15.3.7).
+fn partial(found: &Found, ranges: &[ByteRange], headers: &mut HeaderMap) -> Vec<Part> {
+    let shown = |range: &ByteRange| {
+        ContentRange {
+            range: range.clone(),
+            size: found.size,
+        }
+        .to_string()
+    };
+    if let [range] = ranges {
+        set(headers, CONTENT_RANGE, &shown(range));
+        return vec![Part::Range(range.clone())];
+    }
+    set(
+        headers,
+        CONTENT_TYPE,
+        &format!("multipart/byteranges; boundary={BOUNDARY}"),
+    );
+    let mut parts = Vec::with_capacity(ranges.len() * 2 + 1);
+    for range in ranges {
+        let (media_type, shown) = (&found.media_type, shown(range));
+        let head = format!(
+            "\r\n--{BOUNDARY}\r\nContent-Type: {media_type}\r\nContent-Range: {shown}\r\n\r\n"
+        );
+        parts.push(Part::Text(head.into()));
+        parts.push(Part::Range(range.clone()));
+    }
+    parts.push(Part::Text(Bytes::from(format!("\r\n--{BOUNDARY}--\r\n"))));
+    parts
+}
+
+/// Sets a header from a text of ours: digests, media types, registries and numbers are all visible ASCII.
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,245 @@
+//! Over a real socket: what clients get for good and for bad input.
+
+use bytes::Bytes;
+use oci::{Digest, Origin};
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use std::net::SocketAddr;
+
+use super::*;
+use crate::fetch::Limits;
+use crate::memory::{MemoryCluster, MemoryStore};
+use crate::mirror::{Options, Parts};
+use crate::{Candidate, Holding, PeerId};
+
+struct TestApp {
+    address: SocketAddr,
+    blob: Digest,
+    shutdown: CancellationToken,
+    server: tokio::task::JoinHandle<()>,
+}
+
+const BLOB: &[u8] = b"0123456789";
+
+async fn app() -> TestApp {
+    let store = Arc::new(MemoryStore::default());
+    let origin: Origin = Origin {
+        registry: "quay.io".parse().expect("good"),
+        repository: "a/b".parse().expect("good"),
+    };
+    let blob = store.put(&origin, Bytes::from_static(BLOB));
+    let here = Candidate {
+        peer: PeerId::new("here"),
+        addresses: Arc::new([]),
+        holding: Holding::Complete,
+        zone: None,
+    };
+    let parts = Parts {
+        store,
+        router: Arc::new(MemoryCluster::default().router(here)),
+        intake: None,
+    };
+    let options = Options {
+        access: crate::Access {
+            resolve_tags: true,
+            ..Default::default()
+        },
+        reader: crate::Reader::default(),
+        limits: Limits {
+            resolve_timeout: Duration::from_secs(1),
+            attempts: 3,
+        },
+    };
+    let mirror = Arc::new(Mirror::new(parts, options, &mut Registry::default()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let shutdown = CancellationToken::new();
+    let server = tokio::spawn(registry(listener, mirror, shutdown.clone()));
+    TestApp {
+        address,
+        blob,
+        shutdown,
+        server,
+    }
+}
+
+impl TestApp {
+    /// Sends these bytes and reads until the server closes.
+    async fn raw(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).await.expect("listening");
+        // A server may answer and close before it has read a megabyte of nonsense.
+        let _ = stream.write_all(request).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    async fn get(&self, path: &str, headers: &str) -> String {
+        self.raw(
+            format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n")
+                .as_bytes(),
+        )
+        .await
+    }
+}
+
+#[tokio::test]
+async fn local_content_is_served_whole_and_in_ranges() {
+    let app = app().await;
+    let path = format!("/v2/a/b/blobs/{}?ns=quay.io", app.blob);
+    let whole = app.get(&path, "").await;
+    assert!(
+        whole.starts_with("HTTP/1.1 200 OK\r\n") && whole.ends_with("0123456789"),
+        "{whole}"
+    );
+    for header in [
+        "content-length: 10",
+        "accept-ranges: bytes",
+        "content-type: application/octet-stream",
+        "oci-namespace: quay.io",
+        &format!("docker-content-digest: {}", app.blob),
+        &format!("etag: \"{}\"", app.blob),
+    ] {
+        assert!(
+            whole.contains(&format!("\r\n{header}\r\n")),
+            "{header} is not in {whole}"
+        );
+    }
+    let part = app.get(&path, "range: bytes=-3\r\n").await;
+    assert!(
+        part.starts_with("HTTP/1.1 206") && part.contains("content-range: bytes 7-9/10"),
+        "{part}"
+    );
+    assert!(part.ends_with("\r\n\r\n789"), "{part}");
+    let outside = app.get(&path, "range: bytes=10-\r\n").await;
+    assert!(
+        outside.starts_with("HTTP/1.1 416") && outside.contains("content-range: bytes */10"),
+        "{outside}"
+    );
+    let several = app.get(&path, "range: bytes=0-0,5-6\r\n").await;
+    assert!(
+        several.contains("multipart/byteranges") && several.contains("bytes 5-6/10\r\n\r\n56\r\n"),
+        "{several}"
+    );
+    let head = app
+        .raw(format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
+        .await;
+    assert!(
+        head.contains("content-length: 10") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn pages_for_probes() {
+    let app = app().await;
+    for page in ["/v2/", "/v2", "/readyz", "/livez"] {
+        assert!(
+            app.get(page, "").await.starts_with("HTTP/1.1 200"),
+            "{page}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn bad_input_gets_a_clear_answer() {
+    let app = app().await;
+    let long = format!("/v2/{}/blobs/x", "a".repeat(1 << 20));
+    let blob = format!("/v2/a/b/blobs/{}?ns=quay.io", app.blob);
+    let table = [
+        (
+            "400",
+            "DIGEST_INVALID",
+            app.get("/v2/a/b/blobs/sha256:123?ns=q.io", "").await,
+        ),
+        (
+            "400",
+            "NAME_INVALID",
+            app.get("/v2/A/manifests/x?ns=q.io", "").await,
+        ),
+        (
+            "400",
+            "NAME_INVALID",
+            app.get("/v2/a/manifests/.x?ns=q.io", "").await,
+        ),
+        (
+            "400",
+            "NAME_INVALID",
+            app.get("/v2/a/manifests/x?ns=..%2f", "").await,
+        ),
+        (
+            "400",
+            "SIZE_INVALID",
+            app.get(&blob, "range: bytes=x\r\n").await,
+        ),
+        (
+            "400",
+            "UNSUPPORTED",
+            app.raw(
+                format!("GET {blob} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}")
+                    .as_bytes(),
+            )
+            .await,
+        ),
+        (
+            "405",
+            "UNSUPPORTED",
+            app.raw(
+                format!("BREW {blob} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes(),
+            )
+            .await,
+        ),
+        (
+            "405",
+            "UNSUPPORTED",
+            app.raw(b"DELETE /v2/a/manifests/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .await,
+        ),
+        ("404", "UNSUPPORTED", app.get("/v2/a/tags/list", "").await),
+    ];
+    for (status, code, answer) in table {
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{status}: {answer}"
+        );
+        assert!(
+            answer.contains(&format!(
+                "{{\"errors\":[{{\"code\":\"{code}\",\"message\":\""
+            )),
+            "{code}: {answer}"
+        );
+    }
+    let too_long = app.get(&long, "").await;
+    assert!(
+        too_long.starts_with("HTTP/1.1 414") || too_long.starts_with("HTTP/1.1 431"),
+        "{too_long}"
+    );
+    assert!(
+        app.raw(b"\x16\x03\x01nonsense\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 400")
+    );
+}
+
+#[tokio::test]
+async fn what_was_begun_is_finished_at_shutdown() {
+    let app = app().await;
+    let mut idle = TcpStream::connect(app.address).await.expect("listening");
+    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .expect("open");
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).await.expect("an answer");
+    assert_eq!(&first, b"HTTP/1.1 200");
+    app.shutdown.cancel();
+    app.server
+        .await
+        .expect("it ends though a connection is kept alive");
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.expect("closed in order");
+    assert!(
+        TcpStream::connect(app.address).await.is_err(),
+        "the port is closed"
+    );
+}

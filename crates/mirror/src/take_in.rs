@@ -1,0 +1,350 @@
+//! Whence do we take it in: for a store that the mirror fills itself. What is asked for is taken from peers, else from
+//! upstream, written into the store, and sent to the client while it grows there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use oci::{Digest, MediaType, Origin, Reference};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use crate::access::Access;
+use crate::body::BodyError;
+use crate::found::{Found, Payload, Source};
+use crate::metrics::Metrics;
+use crate::refusal::Refusal;
+use crate::relay::Relayer;
+use crate::request::{Caller, Kind, Target};
+use crate::{
+    Begun, Growing, Intake, IntakeError, Provenance, Sink, Stage, Store, Upstream, UpstreamError,
+    Visibility, local,
+};
+
+/// How long upstream may take to say what a tag points at before the last known answer is given.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
+/// How long upstream may take to begin sending, redirects and tokens included.
+const BEGIN_LIMIT: Duration = Duration::from_secs(30);
+/// An upstream whose bytes stop for this long has broken.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// Times a body is taken up again where a source broke.
+const MOST_BREAKS: u32 = 5;
+
+pub struct TakeIn {
+    tools: Arc<Tools>,
+    /// Objects being taken in; each goes on when its client leaves, for the next one.
+    tasks: TaskTracker,
+}
+
+struct Tools {
+    intake: Arc<dyn Intake>,
+    upstream: Arc<dyn Upstream>,
+    store: Arc<dyn Store>,
+    relayer: Arc<Relayer>,
+    metrics: Arc<Metrics>,
+}
+
+/// A source that has begun to send.
+struct Begin {
+    source: Source,
+    visibility: Visibility,
+    /// Of the whole object.
+    size: Option<u64>,
+    body: BoxStream<'static, Result<Bytes, FillError>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FillError {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error(transparent)]
+    Peer(#[from] BodyError),
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+    #[error("no bytes for {STALL_LIMIT:?}")]
+    Stalled,
+    #[error("the sources ended at {0} bytes, too early")]
+    Short(u64),
+}
+
+impl TakeIn {
+    pub fn new(
+        intake: Arc<dyn Intake>,
+        upstream: Arc<dyn Upstream>,
+        store: Arc<dyn Store>,
+        relayer: Arc<Relayer>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let tools = Arc::new(Tools {
+            intake,
+            upstream,
+            store,
+            relayer,
+            metrics,
+        });
+        Self {
+            tools,
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Takes in what is asked for.
+    ///
+    /// # Errors
+    /// Neither a peer nor upstream gave it, or it may not be handed to this caller.
+    pub async fn find(&self, target: &Target, access: &Access) -> Result<Found, Refusal> {
+        match (target.kind, &target.reference) {
+            (Kind::Manifest, Reference::Tag(_)) => self.tag(target, access).await,
+            (Kind::Manifest, Reference::Digest(digest)) => self.manifest(target, digest).await,
+            (Kind::Blob, Reference::Digest(digest)) => self.blob(target, digest, access).await,
+            (Kind::Blob, Reference::Tag(_)) => Err(crate::request::RequestError::BlobByTag.into()),
+        }
+    }
+
+    /// Upstream says what the tag points at; while it cannot, the store's last answer stands, then the peers'.
+    async fn tag(&self, target: &Target, access: &Access) -> Result<Found, Refusal> {
+        let (Some(origin), Some(name)) = (&target.origin, target.tag_name()) else {
+            return Err(Refusal::NoPeer(target.kind));
+        };
+        let resolved = timeout(
+            RESOLVE_LIMIT,
+            self.tools.upstream.resolve(origin, &target.reference),
+        )
+        .await;
+        match resolved {
+            Ok(Ok(digest)) => {
+                let by_digest = Target {
+                    reference: Reference::Digest(digest.clone()),
+                    ..target.clone()
+                };
+                let found = match local::find(&*self.tools.store, access, &by_digest) {
+                    Some(found) => found,
+                    None => self.manifest(&by_digest, &digest).await?,
+                };
+                self.tools.intake.tag(&name, &digest);
+                Ok(found)
+            }
+            Ok(Err(error @ (UpstreamError::NotFound(_) | UpstreamError::Denied(_)))) => {
+                Err(error.into())
+            }
+            Ok(Err(_)) | Err(_) => match local::find(&*self.tools.store, access, target) {
+                Some(found) => Ok(found),
+                None => self.tools.relayer.find(target).await,
+            },
+        }
+    }
+
+    async fn manifest(&self, target: &Target, digest: &Digest) -> Result<Found, Refusal> {
+        let (found, visibility) = match self.tools.relayer.find(target).await {
+            Ok(found) => (found, Visibility::Shared),
+            Err(refusal) => {
+                let origin = target.origin.as_ref().ok_or(refusal)?;
+                let asked = self.tools.upstream.manifest(origin, &target.reference);
+                let fetched = timeout(BEGIN_LIMIT, asked)
+                    .await
+                    .map_err(|_| late(origin))??;
+                self.tools
+                    .metrics
+                    .bytes_from_upstream
+                    .inc_by(fetched.bytes.len() as u64);
+                let found = local::manifest(digest, fetched.bytes, Source::Upstream);
+                let found = found.ok_or_else(|| {
+                    UpstreamError::Protocol(origin.clone(), "what it sent is not a manifest".into())
+                })?;
+                (found, fetched.visibility)
+            }
+        };
+        permit(target, visibility)?;
+        if let Payload::Bytes(bytes) = &found.payload
+            && let Begun::New(mut sink, _) = self.tools.intake.begin(digest)?
+        {
+            sink.expect(bytes.len() as u64).await?;
+            sink.write(bytes.clone()).await?;
+            sink.commit(Provenance {
+                origin: target.origin.clone(),
+                visibility,
+            })
+            .await?;
+        }
+        Ok(found)
+    }
+
+    async fn blob(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        access: &Access,
+    ) -> Result<Found, Refusal> {
+        let found = |size, payload, source| Found {
+            digest: digest.clone(),
+            media_type: MediaType::octet_stream(),
+            size,
+            payload,
+            source,
+        };
+        match self.tools.intake.begin(digest)? {
+            Begun::Present(_) => self.stored(target, access),
+            // Whether what is on its way is private shows when it has arrived.
+            Begun::Joined(mut growing) if target.caller != Caller::Own => {
+                let done = growing.until(|progress| progress.stage != Stage::Filling);
+                let _ = timeout(BEGIN_LIMIT, done).await;
+                self.stored(target, access)
+            }
+            Begun::Joined(growing) => {
+                let (size, growing) = sized(growing, target).await?;
+                Ok(found(size, Payload::Growing(growing), Source::Local))
+            }
+            Begun::New(sink, growing) => {
+                let (tell, told) = oneshot::channel();
+                let fill = Fill {
+                    tools: self.tools.clone(),
+                    target: target.clone(),
+                    digest: digest.clone(),
+                };
+                self.tasks.spawn(fill.run(sink, tell));
+                let (source, visibility) =
+                    told.await.map_err(|_| Refusal::NoPeer(target.kind))??;
+                permit(target, visibility)?;
+                let (size, growing) = sized(growing, target).await?;
+                Ok(found(size, Payload::Growing(growing), source))
+            }
+        }
+    }
+
+    fn stored(&self, target: &Target, access: &Access) -> Result<Found, Refusal> {
+        local::find(&*self.tools.store, access, target).ok_or(Refusal::NotHere(target.kind))
+    }
+}
+
+/// # Errors
+/// The object is private and the caller is not this node's own.
+fn permit(target: &Target, visibility: Visibility) -> Result<(), Refusal> {
+    match (visibility, target.caller, &target.origin) {
+        (Visibility::Private, Caller::Peer | Caller::Stranger, Some(origin)) => {
+            Err(UpstreamError::Denied(origin.clone()).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn late(origin: &Origin) -> UpstreamError {
+    UpstreamError::Unreachable(origin.clone(), format!("no answer within {BEGIN_LIMIT:?}"))
+}
+
+/// Waits until the size of a growing object is known.
+async fn sized(mut growing: Growing, target: &Target) -> Result<(u64, Growing), Refusal> {
+    let known = growing.until(|p| p.total.is_some() || p.stage != Stage::Filling);
+    let progress = timeout(BEGIN_LIMIT, known)
+        .await
+        .map_err(|_| Refusal::NotHere(target.kind))?;
+    let size = progress
+        .total
+        .or((progress.stage == Stage::Complete).then_some(progress.written));
+    Ok((size.ok_or(Refusal::NotHere(target.kind))?, growing))
+}
+
+/// Takes in one blob.
+struct Fill {
+    tools: Arc<Tools>,
+    target: Target,
+    digest: Digest,
+}
+
+type Told = oneshot::Sender<Result<(Source, Visibility), Refusal>>;
+
+impl Fill {
+    async fn run(self, mut sink: Box<dyn Sink>, tell: Told) {
+        let begin = match self.begin(0).await {
+            Ok(begin) => begin,
+            Err(refusal) => {
+                // The client may have left; then nobody needs to know.
+                let _ = tell.send(Err(refusal));
+                return;
+            }
+        };
+        let visibility = begin.visibility;
+        let _ = tell.send(Ok((begin.source, visibility)));
+        if let Err(error) = self.fill(&mut *sink, begin).await {
+            tracing::warn!(digest = %self.digest, %error, "could not take in a blob");
+            return;
+        }
+        let provenance = Provenance {
+            origin: self.target.origin.clone(),
+            visibility,
+        };
+        if let Err(error) = sink.commit(provenance).await {
+            tracing::warn!(digest = %self.digest, %error, "could not store a blob");
+        }
+    }
+
+    /// Writes the whole object, going on with another source where one breaks.
+    async fn fill(&self, sink: &mut dyn Sink, mut begin: Begin) -> Result<(), FillError> {
+        let size = begin.size;
+        if let Some(size) = size {
+            sink.expect(size).await?;
+        }
+        for _ in 0..=MOST_BREAKS {
+            let failed = loop {
+                let bytes = match timeout(STALL_LIMIT, begin.body.next()).await {
+                    Ok(Some(Ok(bytes))) => bytes,
+                    Ok(Some(Err(error))) => break error,
+                    Ok(None) if size.is_none_or(|size| size == sink.written()) => return Ok(()),
+                    Ok(None) => break FillError::Short(sink.written()),
+                    Err(_) => break FillError::Stalled,
+                };
+                if begin.source == Source::Upstream {
+                    self.tools
+                        .metrics
+                        .bytes_from_upstream
+                        .inc_by(bytes.len() as u64);
+                }
+                sink.write(bytes).await?;
+            };
+            tracing::debug!(digest = %self.digest, error = %failed, "a source broke; going on with another");
+            begin = match self.begin(sink.written()).await {
+                Ok(begin) => begin,
+                Err(_) => return Err(failed),
+            };
+        }
+        Err(FillError::Short(sink.written()))
+    }
+
+    /// Opens the object from an offset on: at a peer, else upstream.
+    async fn begin(&self, offset: u64) -> Result<Begin, Refusal> {
+        let whole = Target {
+            ranges: None,
+            head_only: false,
+            ..self.target.clone()
+        };
+        let refusal = match self.tools.relayer.find(&whole).await {
+            Ok(found) => return Ok(from_peer(found, offset)),
+            Err(refusal) => refusal,
+        };
+        let origin = self.target.origin.as_ref().ok_or(refusal)?;
+        let asked = self.tools.upstream.blob(origin, &self.digest, offset);
+        let blob = timeout(BEGIN_LIMIT, asked)
+            .await
+            .map_err(|_| late(origin))??;
+        Ok(Begin {
+            source: Source::Upstream,
+            visibility: blob.visibility,
+            size: blob.size,
+            body: blob.body.map_err(FillError::from).boxed(),
+        })
+    }
+}
+
+fn from_peer(found: Found, offset: u64) -> Begin {
+    let parts = vec![crate::body::Part::Range(offset..found.size)];
+    let body = crate::body::of(found.payload, parts, Source::Peer);
+    Begin {
+        source: Source::Peer,
+        visibility: Visibility::Shared,
+        size: Some(found.size),
+        body: http_body_util::BodyDataStream::new(body)
+            .map_err(FillError::from)
+            .boxed(),
+    }
+}
