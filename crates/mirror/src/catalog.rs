@@ -40,6 +40,8 @@ pub struct Catalog {
 struct Inner {
     objects: HashMap<Digest, Object>,
     tags: HashMap<TagName, Digest>,
+    /// The tags by what they point at: a tag comes and goes with its manifest.
+    tags_of: HashMap<Digest, BTreeSet<TagName>>,
 }
 
 impl Default for Catalog {
@@ -62,32 +64,37 @@ impl Catalog {
 
     /// Adds an object, or replaces what is known about it.
     pub fn insert(&self, digest: Digest, object: Object) {
-        let before = self
-            .inner
-            .write()
-            .objects
-            .insert(digest.clone(), object.clone());
-        if before.as_ref() != Some(&object) {
-            self.changed(Key::Digest(digest));
+        let mut inner = self.inner.write();
+        if inner.objects.get(&digest) != Some(&object) {
+            inner.objects.insert(digest.clone(), object);
+            self.changed(&inner, digest);
         }
     }
 
     pub fn remove(&self, digest: &Digest) {
-        if self.inner.write().objects.remove(digest).is_some() {
-            self.changed(Key::Digest(digest.clone()));
+        let mut inner = self.inner.write();
+        if inner.objects.remove(digest).is_some() {
+            self.changed(&inner, digest.clone());
         }
     }
 
     pub fn tag(&self, name: TagName, digest: Digest) {
-        let before = self.inner.write().tags.insert(name.clone(), digest.clone());
-        if before.as_ref() != Some(&digest) {
-            self.changed(Key::Tag(name));
+        let mut inner = self.inner.write();
+        if inner.tags.get(&name) != Some(&digest) {
+            inner.untag(&name);
+            inner
+                .tags_of
+                .entry(digest.clone())
+                .or_default()
+                .insert(name.clone());
+            inner.tags.insert(name.clone(), digest);
+            self.tell(Key::Tag(name));
         }
     }
 
     pub fn untag(&self, name: &TagName) {
-        if self.inner.write().tags.remove(name).is_some() {
-            self.changed(Key::Tag(name.clone()));
+        if self.inner.write().untag(name) {
+            self.tell(Key::Tag(name.clone()));
         }
     }
 
@@ -137,9 +144,32 @@ impl Catalog {
             })
     }
 
-    fn changed(&self, key: Key) {
+    fn changed(&self, inner: &Inner, digest: Digest) {
+        for name in inner.tags_of.get(&digest).into_iter().flatten() {
+            self.tell(Key::Tag(name.clone()));
+        }
+        self.tell(Key::Digest(digest));
+    }
+
+    fn tell(&self, key: Key) {
         // An error means that nobody listens yet.
         let _ = self.changes.send(key);
+    }
+}
+
+impl Inner {
+    /// Whether there was such a tag.
+    fn untag(&mut self, name: &TagName) -> bool {
+        let Some(digest) = self.tags.remove(name) else {
+            return false;
+        };
+        if let Some(names) = self.tags_of.get_mut(&digest) {
+            names.remove(name);
+            if names.is_empty() {
+                self.tags_of.remove(&digest);
+            }
+        }
+        true
     }
 }
 
@@ -177,8 +207,12 @@ mod tests {
         catalog.remove(&digest);
         catalog.remove(&digest);
         let told: Vec<_> = std::iter::from_fn(|| changes.try_recv().ok()).collect();
-        let digest = Key::Digest(digest);
-        assert_eq!(told, [digest.clone(), Key::Tag(v1), digest]);
+        let (digest, tag) = (Key::Digest(digest), Key::Tag(v1));
+        assert_eq!(
+            told,
+            [digest.clone(), tag.clone(), tag, digest],
+            "a tag goes with its manifest"
+        );
     }
 
     #[test]
