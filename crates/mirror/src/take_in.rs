@@ -158,17 +158,27 @@ impl TakeIn {
         };
         permit(target, visibility)?;
         if let Payload::Bytes(bytes) = &found.payload
-            && let Begun::New(mut sink, _) = self.tools.intake.begin(digest)?
+            && let Err(error) = self.keep(target, digest, bytes.clone(), visibility).await
         {
-            sink.expect(bytes.len() as u64).await?;
-            sink.write(bytes.clone()).await?;
-            sink.commit(Provenance {
-                origin: target.origin.clone(),
-                visibility,
-            })
-            .await?;
+            tracing::warn!(%digest, %error, "could not store a manifest; it is handed over all the same");
         }
         Ok(found)
+    }
+
+    async fn keep(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        bytes: Bytes,
+        visibility: Visibility,
+    ) -> Result<(), IntakeError> {
+        let Begun::New(mut sink, _) = self.tools.intake.begin(digest)? else {
+            return Ok(());
+        };
+        sink.expect(bytes.len() as u64).await?;
+        sink.write(bytes).await?;
+        let origin = target.origin.clone();
+        sink.commit(Provenance { origin, visibility }).await
     }
 
     async fn blob(
@@ -184,7 +194,14 @@ impl TakeIn {
             payload,
             source,
         };
-        match self.tools.intake.begin(digest)? {
+        let begun = match self.tools.intake.begin(digest) {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::warn!(%digest, %error, "cannot store a blob; it is passed on without being kept");
+                return self.tools.relayer.find(target).await;
+            }
+        };
+        match begun {
             Begun::Present(_) => self.stored(target, access),
             // Whether what is on its way is private shows when it has arrived.
             Begun::Joined(mut growing) if target.caller != Caller::Own => {
@@ -264,12 +281,14 @@ impl Fill {
                 return;
             }
         };
-        let visibility = begin.visibility;
-        let _ = tell.send(Ok((begin.source, visibility)));
-        if let Err(error) = self.fill(&mut *sink, begin).await {
-            tracing::warn!(digest = %self.digest, %error, "could not take in a blob");
-            return;
-        }
+        let _ = tell.send(Ok((begin.source, begin.visibility)));
+        let visibility = match self.fill(&mut *sink, begin).await {
+            Ok(visibility) => visibility,
+            Err(error) => {
+                tracing::warn!(digest = %self.digest, %error, "could not take in a blob");
+                return;
+            }
+        };
         let provenance = Provenance {
             origin: self.target.origin.clone(),
             visibility,
@@ -279,9 +298,10 @@ impl Fill {
         }
     }
 
-    /// Writes the whole object, going on with another source where one breaks.
-    async fn fill(&self, sink: &mut dyn Sink, mut begin: Begin) -> Result<(), FillError> {
+    /// Writes the whole object, going on with another source where one breaks. It is private if one of them was.
+    async fn fill(&self, sink: &mut dyn Sink, mut begin: Begin) -> Result<Visibility, FillError> {
         let size = begin.size;
+        let mut visibility = begin.visibility;
         if let Some(size) = size {
             sink.expect(size).await?;
         }
@@ -290,7 +310,9 @@ impl Fill {
                 let bytes = match timeout(STALL_LIMIT, begin.body.next()).await {
                     Ok(Some(Ok(bytes))) => bytes,
                     Ok(Some(Err(error))) => break error,
-                    Ok(None) if size.is_none_or(|size| size == sink.written()) => return Ok(()),
+                    Ok(None) if size.is_none_or(|size| size == sink.written()) => {
+                        return Ok(visibility);
+                    }
                     Ok(None) => break FillError::Short(sink.written()),
                     Err(_) => break FillError::Stalled,
                 };
@@ -307,6 +329,9 @@ impl Fill {
                 Ok(begin) => begin,
                 Err(_) => return Err(failed),
             };
+            if begin.visibility == Visibility::Private {
+                visibility = Visibility::Private;
+            }
         }
         Err(FillError::Short(sink.written()))
     }

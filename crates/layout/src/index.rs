@@ -1,0 +1,113 @@
+//! `index.json`: the tags, as other tools read them (image-layout.md, "index.json file").
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use mirror::Catalog;
+use oci::{Digest, MAX_MANIFEST_SIZE, Manifest, Name, TagName};
+use serde_json::{Value, json};
+
+use crate::folder::{Folder, INDEX, OpenError, read_bounded};
+
+/// annotations.md: the reference of a descriptor in an image layout's index.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+/// Neither read nor written beyond this: room for some 50,000 tags. In bytes.
+const MAX_INDEX: u64 = 16 * 1024 * 1024;
+
+/// The entries of `index.json`.
+#[derive(Default)]
+pub(crate) struct Index {
+    tags: BTreeMap<TagName, Entry>,
+    /// Entries whose name is none of ours, or none: kept as they are for as long as what they name is here.
+    others: Vec<Entry>,
+}
+
+struct Entry {
+    digest: Digest,
+    descriptor: Value,
+}
+
+impl Index {
+    /// Reads the index; none is an empty one.
+    pub(crate) fn read(folder: &Folder) -> Result<Self, OpenError> {
+        let path = folder.path(INDEX);
+        let fault = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Index {
+            path: path.clone(),
+            limit: MAX_INDEX,
+            source,
+        };
+        let bytes = match read_bounded(&path, MAX_INDEX) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(error) => return Err(fault(error.into())),
+        };
+        let document: Value = serde_json::from_slice(&bytes).map_err(|e| fault(e.into()))?;
+        let Some(descriptors) = document["manifests"].as_array() else {
+            return Err(fault("no list of manifests".into()));
+        };
+        let mut index = Self::default();
+        for descriptor in descriptors {
+            let digest = descriptor["digest"].as_str().and_then(|d| d.parse().ok());
+            // Of no known algorithm: no object of ours can be meant.
+            let Some(digest) = digest else { continue };
+            let name = descriptor["annotations"][REF_NAME].as_str();
+            let name = name.and_then(|text| text.parse::<Name>().ok()?.tag_name());
+            let entry = Entry {
+                digest,
+                descriptor: descriptor.clone(),
+            };
+            match name {
+                Some(name) => drop(index.tags.insert(name, entry)),
+                None => index.others.push(entry),
+            }
+        }
+        Ok(index)
+    }
+
+    pub(crate) fn tags(&self) -> impl Iterator<Item = (&TagName, &Digest)> {
+        self.tags.iter().map(|(name, entry)| (name, &entry.digest))
+    }
+
+    /// Writes the tags of the catalog whose manifests are here.
+    pub(crate) fn write(&mut self, folder: &Folder, catalog: &Catalog) -> io::Result<()> {
+        let mut tags = BTreeMap::new();
+        for (name, digest) in catalog.tags() {
+            if catalog.object(&digest).is_none() {
+                continue;
+            }
+            let known = self.tags.remove(&name).filter(|e| e.digest == digest);
+            let entry = known.or_else(|| describe(&folder.blob(&digest), &name, digest));
+            if let Some(entry) = entry {
+                tags.insert(name, entry);
+            }
+        }
+        self.tags = tags;
+        self.others.retain(|e| catalog.object(&e.digest).is_some());
+        let entries = self.tags.values().chain(&self.others);
+        let manifests: Vec<_> = entries.map(|entry| &entry.descriptor).collect();
+        let document = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests});
+        let bytes = serde_json::to_vec(&document)?;
+        if bytes.len() as u64 > MAX_INDEX {
+            let text = format!("{} tags are too many for {INDEX}", self.tags.len());
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        folder.replace(INDEX, &bytes)
+    }
+}
+
+/// The descriptor of a tag's manifest; `None` if it is none, or has gone.
+fn describe(blob: &Path, name: &TagName, digest: Digest) -> Option<Entry> {
+    let bytes = read_bounded(blob, MAX_MANIFEST_SIZE).ok()?;
+    let manifest = Manifest::parse(&bytes).ok()?;
+    let descriptor = json!({
+        "mediaType": manifest.media_type.as_str(),
+        "digest": digest.as_str(),
+        "size": bytes.len(),
+        "annotations": {REF_NAME: name.to_string()},
+    });
+    Some(Entry { digest, descriptor })
+}

@@ -1,0 +1,233 @@
+//! Taking in an object: into a file of its own, hashed on the way, moved into `blobs/` when it is what it should be.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use mirror::{Growing, IntakeError, Object, Progress, Provenance, Sink, Stage};
+use oci::{Digest, Hasher};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+
+use crate::store::{Shared, State};
+
+/// Begins an intake. Nobody else is taking in this digest: the caller holds the state and has looked.
+pub(crate) fn begin(
+    shared: &Arc<Shared>,
+    state: &mut State,
+    digest: &Digest,
+) -> io::Result<(FileSink, Growing)> {
+    let name = format!("{}-{}", digest.algorithm(), digest.encoded());
+    let path = shared.folder.ingest(&name);
+    // Followers read through the same descriptor, each at an offset of its own.
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .map_err(|error| explain(&error))?;
+    let file = Arc::new(file);
+    let (progress, reader) = watch::channel(Progress {
+        written: 0,
+        total: None,
+        stage: Stage::Filling,
+    });
+    let growing = Growing::new(file.clone(), reader);
+    state.ingests.insert(digest.clone(), growing.clone());
+    let ingest = Ingest {
+        shared: shared.clone(),
+        digest: digest.clone(),
+        path,
+        file,
+        hasher: Some(Hasher::new(digest)),
+        written: 0,
+        expected: None,
+        reserved: 0,
+        progress,
+        is_committed: false,
+    };
+    let ingest = Some(Box::new(ingest));
+    Ok((FileSink { ingest, written: 0 }, growing))
+}
+
+/// An open intake. Dropping it gives it up and leaves nothing behind.
+struct Ingest {
+    shared: Arc<Shared>,
+    digest: Digest,
+    path: PathBuf,
+    file: Arc<File>,
+    /// `None` once it has given its digest.
+    hasher: Option<Hasher>,
+    written: u64,
+    expected: Option<u64>,
+    /// Bytes of the limit that are promised to it.
+    reserved: u64,
+    progress: watch::Sender<Progress>,
+    is_committed: bool,
+}
+
+impl Ingest {
+    fn expect(&mut self, size: u64) -> Result<(), IntakeError> {
+        if size < self.written {
+            return Err(IntakeError::TooLong { expected: size });
+        }
+        self.reserve_up_to(size)?;
+        self.expected = Some(size);
+        self.progress.send_modify(|p| p.total = Some(size));
+        Ok(())
+    }
+
+    fn reserve_up_to(&mut self, size: u64) -> Result<(), IntakeError> {
+        let more = size.saturating_sub(self.reserved);
+        if more > 0 {
+            self.shared.reserve(more, size)?;
+            self.reserved = size;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), IntakeError> {
+        let size = self.written.saturating_add(bytes.len() as u64);
+        if let Some(expected) = self.expected.filter(|expected| size > *expected) {
+            return Err(IntakeError::TooLong { expected });
+        }
+        self.reserve_up_to(size)?;
+        self.file
+            .write_all_at(bytes, self.written)
+            .map_err(|error| explain(&error))?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        self.written = size;
+        self.progress.send_modify(|p| p.written = size);
+        Ok(())
+    }
+
+    fn commit(mut self, provenance: Provenance) -> Result<(), IntakeError> {
+        let digest = self.digest.clone();
+        let is_whole = self.expected.is_none_or(|size| size == self.written);
+        let computed = self.hasher.take().map(Hasher::finish);
+        if !is_whole || computed.as_ref() != Some(&digest) {
+            return Err(IntakeError::Mismatch { digest });
+        }
+        self.file.sync_all().map_err(|error| explain(&error))?;
+        let object = Object {
+            size: self.written,
+            origins: provenance.origin.into_iter().collect(),
+            visibility: provenance.visibility,
+        };
+        let written = self.written;
+        let shared = self.shared.clone();
+        let mut journal = shared.journal.lock();
+        let used = shared.state.lock().space.next_use();
+        journal
+            .record(&digest, &object, used)
+            .and_then(|()| shared.folder.admit(&self.path, &digest))
+            .map_err(|error| explain(&error))?;
+        // It is here for good. Now it is seen, by all at once.
+        let mut state = shared.state.lock();
+        self.is_committed = true;
+        state.ingests.remove(&digest);
+        state.space.release(self.reserved);
+        state.space.insert(digest.clone(), object.size);
+        shared.metrics.show(&state.space);
+        shared.catalog.insert(digest.clone(), object);
+        drop((state, journal));
+        if shared.is_tagged(&digest, written) {
+            shared.wake.index();
+        }
+        self.progress.send_modify(|p| {
+            p.total = Some(written);
+            p.stage = Stage::Complete;
+        });
+        Ok(())
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        if self.is_committed {
+            return;
+        }
+        let mut state = self.shared.state.lock();
+        // Under the lock: the next intake of this digest takes the same name.
+        if let Err(error) = fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(digest = %self.digest, %error, "cannot remove a file of the store");
+        }
+        state.space.release(self.reserved);
+        state.ingests.remove(&self.digest);
+        self.shared.metrics.failed_intakes.inc();
+        drop(state);
+        self.progress.send_modify(|p| p.stage = Stage::Failed);
+    }
+}
+
+/// Says what an operator can do about an error of the disk.
+fn explain(error: &io::Error) -> io::Error {
+    let advice = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "the disk under --store-path is full; make room or lower --store-limit"
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            "--store-path cannot be written; check its mount and its owner"
+        }
+        _ => "check the disk under --store-path",
+    };
+    io::Error::new(error.kind(), format!("{error}: {advice}"))
+}
+
+/// The end that an async task writes to. The disk's work is done on the runtime's blocking threads, one piece of it
+/// at a time for each intake.
+pub(crate) struct FileSink {
+    /// Away while a piece of work is being done, and for good after one has failed. A call that is cancelled leaves it
+    /// to its work, which ends by giving it up.
+    ingest: Option<Box<Ingest>>,
+    written: u64,
+}
+
+impl FileSink {
+    async fn run<F>(&mut self, work: F) -> Result<(), IntakeError>
+    where
+        F: FnOnce(&mut Ingest) -> Result<(), IntakeError> + Send + 'static,
+    {
+        let mut ingest = self.take()?;
+        let done = spawn_blocking(move || work(&mut ingest).map(|()| ingest));
+        let ingest = done.await.map_err(io::Error::other)??;
+        self.written = ingest.written;
+        self.ingest = Some(ingest);
+        Ok(())
+    }
+
+    fn take(&mut self) -> io::Result<Box<Ingest>> {
+        let failed = || io::Error::other("this intake has failed before");
+        self.ingest.take().ok_or_else(failed)
+    }
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    async fn expect(&mut self, size: u64) -> Result<(), IntakeError> {
+        self.run(move |ingest| ingest.expect(size)).await
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), IntakeError> {
+        self.run(move |ingest| ingest.write(&bytes)).await
+    }
+
+    fn written(&self) -> u64 {
+        self.written
+    }
+
+    async fn commit(mut self: Box<Self>, provenance: Provenance) -> Result<(), IntakeError> {
+        let ingest = self.take()?;
+        spawn_blocking(move || ingest.commit(provenance))
+            .await
+            .map_err(io::Error::other)?
+    }
+}

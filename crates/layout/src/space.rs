@@ -1,0 +1,308 @@
+//! How the limit is kept: what is held, what is promised to intakes, and who goes when room is needed. Pure.
+
+use std::collections::{BTreeSet, HashMap};
+
+use oci::Digest;
+
+/// Manifests and configs are smaller than this, layers worth removing are not. In bytes.
+pub(crate) const SMALL: u64 = 64 * 1024;
+/// Small objects are spared up to one part in this many of the limit.
+pub(crate) const SMALL_SHARE: u64 = 8;
+
+/// No room, even if everything that may be removed were.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// The accounts of the store. All sizes in bytes of content; what the file system adds is not counted.
+#[derive(Debug)]
+pub(crate) struct Space {
+    limit: u64,
+    held: u64,
+    reserved: u64,
+    /// Counts uses. An order needs no wall clock, and none can be set back on it.
+    clock: u64,
+    objects: HashMap<Digest, Entry>,
+    small: Group,
+    large: Group,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    size: u64,
+    used: u64,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    bytes: u64,
+    by_use: BTreeSet<(u64, Digest)>,
+}
+
+impl Space {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            held: 0,
+            reserved: 0,
+            clock: 0,
+            objects: HashMap::new(),
+            small: Group::default(),
+            large: Group::default(),
+        }
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes of the objects that are here.
+    pub(crate) fn held(&self) -> u64 {
+        self.held
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    pub(crate) fn size(&self, digest: &Digest) -> Option<u64> {
+        self.objects.get(digest).map(|entry| entry.size)
+    }
+
+    /// When the object was last used, as a position in the order of uses.
+    pub(crate) fn used(&self, digest: &Digest) -> u64 {
+        self.objects.get(digest).map_or(0, |entry| entry.used)
+    }
+
+    /// What [`Self::used`] will say of the next object that is used.
+    pub(crate) fn next_use(&self) -> u64 {
+        self.clock + 1
+    }
+
+    /// Counts an object in, as just used.
+    pub(crate) fn insert(&mut self, digest: Digest, size: u64) {
+        self.remove(&digest);
+        self.clock += 1;
+        let used = self.clock;
+        self.held += size;
+        self.objects.insert(digest.clone(), Entry { size, used });
+        let group = self.group(size);
+        group.bytes += size;
+        group.by_use.insert((used, digest));
+    }
+
+    pub(crate) fn remove(&mut self, digest: &Digest) {
+        if let Some(Entry { size, used }) = self.objects.remove(digest) {
+            self.held -= size;
+            let group = self.group(size);
+            group.bytes -= size;
+            group.by_use.remove(&(used, digest.clone()));
+        }
+    }
+
+    /// Marks a use.
+    pub(crate) fn touch(&mut self, digest: &Digest) {
+        if let Some(size) = self.size(digest) {
+            self.insert(digest.clone(), size);
+        }
+    }
+
+    /// Promises `bytes` more to intakes, and names what has to go for that, no longer counted. Where even that would
+    /// not do, nothing goes and nothing is promised.
+    pub(crate) fn reserve(&mut self, bytes: u64) -> Result<Vec<Digest>, Full> {
+        if bytes > self.limit.saturating_sub(self.reserved) {
+            return Err(Full);
+        }
+        self.reserved += bytes;
+        Ok(self.shrink())
+    }
+
+    /// Takes back a promise.
+    pub(crate) fn release(&mut self, bytes: u64) {
+        self.reserved -= bytes;
+    }
+
+    /// What has to go so that the limit holds, no longer counted.
+    pub(crate) fn shrink(&mut self) -> Vec<Digest> {
+        let mut going = Vec::new();
+        while self.held + self.reserved > self.limit {
+            let Some(digest) = self.next_victim() else {
+                break;
+            };
+            self.remove(&digest);
+            going.push(digest);
+        }
+        going
+    }
+
+    fn next_victim(&self) -> Option<Digest> {
+        let (small, large) = (self.small.by_use.first(), self.large.by_use.first());
+        let small_first = self.small.bytes > self.limit / SMALL_SHARE;
+        let (first, second) = if small_first {
+            (small, large)
+        } else {
+            (large, small)
+        };
+        first.or(second).map(|(_, digest)| digest.clone())
+    }
+
+    fn group(&mut self, size: u64) -> &mut Group {
+        if size <= SMALL {
+            &mut self.small
+        } else {
+            &mut self.large
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn digest(n: u8) -> Digest {
+        Digest::sha256(&[n])
+    }
+
+    const LARGE: u64 = 10 * SMALL;
+
+    #[test]
+    fn the_longest_unused_goes_first() {
+        let mut space = Space::new(3 * LARGE);
+        for n in 0..3 {
+            space.insert(digest(n), LARGE);
+        }
+        space.touch(&digest(0));
+        assert_eq!(space.reserve(1), Ok(vec![digest(1)]));
+        assert_eq!(space.reserve(LARGE), Ok(vec![digest(2)]));
+        assert_eq!(space.held(), LARGE);
+    }
+
+    #[test]
+    fn small_ones_stay_until_they_take_more_than_their_share() {
+        let limit = 80 * SMALL;
+        let mut space = Space::new(limit);
+        for n in 0..10 {
+            space.insert(digest(n), SMALL);
+        }
+        space.insert(digest(100), 70 * SMALL);
+        assert_eq!(space.reserve(1), Ok(vec![digest(100)]), "ten are an eighth");
+        space.release(1);
+        space.insert(digest(10), SMALL);
+        space.insert(digest(101), 69 * SMALL);
+        assert_eq!(space.reserve(1), Ok(vec![digest(0)]), "eleven are more");
+    }
+
+    #[test]
+    fn what_is_promised_is_not_promised_twice() {
+        let mut space = Space::new(100);
+        space.insert(digest(0), 10);
+        assert_eq!(space.reserve(60), Ok(vec![]));
+        assert_eq!(space.reserve(41), Err(Full));
+        assert_eq!(space.held(), 10, "a refusal removes nothing");
+        assert_eq!(space.reserve(40), Ok(vec![digest(0)]));
+        space.release(60);
+        assert_eq!(space.reserve(60), Ok(vec![]));
+    }
+
+    /// The same rules, as a list from long ago to just now.
+    #[derive(Default)]
+    struct Model {
+        objects: Vec<(Digest, u64)>,
+        reserved: u64,
+    }
+
+    impl Model {
+        fn reserve(&mut self, limit: u64, bytes: u64) -> Result<Vec<Digest>, Full> {
+            if self.reserved + bytes > limit {
+                return Err(Full);
+            }
+            self.reserved += bytes;
+            let mut gone = Vec::new();
+            while self.held() + self.reserved > limit {
+                let small = |(_, size): &(Digest, u64)| *size <= SMALL;
+                let small_bytes: u64 = self.objects.iter().filter(|o| small(o)).map(|o| o.1).sum();
+                let wanted = small_bytes > limit / SMALL_SHARE;
+                let at = self.objects.iter().position(|o| small(o) == wanted);
+                gone.push(self.objects.remove(at.unwrap_or(0)).0);
+            }
+            Ok(gone)
+        }
+
+        fn held(&self) -> u64 {
+            self.objects.iter().map(|o| o.1).sum()
+        }
+
+        fn take(&mut self, digest: &Digest) -> Option<(Digest, u64)> {
+            let at = self.objects.iter().position(|o| o.0 == *digest)?;
+            Some(self.objects.remove(at))
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        TakeIn(u8, u64),
+        Touch(u8),
+        Remove(u8),
+        Promise(u64),
+        Return,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let size = prop_oneof![0..=SMALL, SMALL..=4 * LARGE];
+        prop_oneof![
+            4 => (0u8..24, size.clone()).prop_map(|(n, size)| Step::TakeIn(n, size)),
+            2 => (0u8..24).prop_map(Step::Touch),
+            1 => (0u8..24).prop_map(Step::Remove),
+            1 => size.prop_map(Step::Promise),
+            1 => Just(Step::Return),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_model_and_keeps_the_limit(
+            limit in 0..=20 * LARGE,
+            steps in prop::collection::vec(step(), 0..80),
+        ) {
+            let (mut space, mut model) = (Space::new(limit), Model::default());
+            let mut promises = Vec::new();
+            for step in steps {
+                match step {
+                    Step::TakeIn(n, size) => {
+                        let told = space.reserve(size);
+                        prop_assert_eq!(&told, &model.reserve(limit, size));
+                        if told.is_ok() {
+                            space.release(size);
+                            space.insert(digest(n), size);
+                            model.reserved -= size;
+                            model.take(&digest(n));
+                            model.objects.push((digest(n), size));
+                        }
+                    }
+                    Step::Touch(n) => {
+                        space.touch(&digest(n));
+                        let object = model.take(&digest(n));
+                        model.objects.extend(object);
+                    }
+                    Step::Remove(n) => {
+                        space.remove(&digest(n));
+                        model.take(&digest(n));
+                    }
+                    Step::Promise(bytes) => {
+                        let told = space.reserve(bytes);
+                        prop_assert_eq!(&told, &model.reserve(limit, bytes));
+                        promises.extend(told.is_ok().then_some(bytes));
+                    }
+                    Step::Return => {
+                        if let Some(bytes) = promises.pop() {
+                            space.release(bytes);
+                            model.reserved -= bytes;
+                        }
+                    }
+                }
+                prop_assert_eq!(space.held(), model.held());
+                prop_assert!(space.held() + space.reserved <= limit);
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The store: what it holds in memory, and the mirror's two traits over it.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mirror::{Begun, Catalog, Content, Growing, Health, Intake, IntakeError, Store};
+use oci::{Digest, MAX_MANIFEST_SIZE, TagName};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+
+use crate::folder::{Folder, INDEX, OpenError};
+use crate::housekeeper::{Housekeeper, Wake};
+use crate::intake;
+use crate::journal::Journal;
+use crate::load::{Loaded, load};
+use crate::metrics::Metrics;
+use crate::space::Space;
+
+/// Where a store lies and how large it may become.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder; made where it is missing.
+    pub path: PathBuf,
+    /// Bytes that its objects may have together, those on their way included.
+    pub limit: u64,
+}
+
+/// A store over an OCI image layout.
+pub struct Layout {
+    shared: Arc<Shared>,
+    /// Ends, and writes what is left to write, when the store is dropped.
+    _housekeeper: Housekeeper,
+}
+
+impl Layout {
+    /// Opens the store and takes stock of it. Reads the disk, so it does not belong on a runtime's thread; objects
+    /// that other tools put there are read whole, once.
+    ///
+    /// # Errors
+    /// The folder is in use, is something else than a layout, or cannot be read and written.
+    pub fn open(options: &Options, registry: &mut Registry) -> Result<Self, OpenError> {
+        let folder = Folder::open(&options.path)?;
+        let Loaded {
+            catalog,
+            space,
+            mut index,
+            journal,
+        } = load(&folder, options.limit)?;
+        index
+            .write(&folder, &catalog)
+            .map_err(OpenError::io(&folder.path(INDEX)))?;
+        let metrics = Metrics::register(registry);
+        metrics.show(&space);
+        let shared = Arc::new(Shared {
+            folder,
+            catalog,
+            metrics,
+            wake: Wake::default(),
+            journal: Mutex::new(journal),
+            state: Mutex::new(State {
+                space,
+                ingests: HashMap::new(),
+                unsaved_uses: HashSet::new(),
+                removals: 0,
+            }),
+        });
+        let housekeeper =
+            Housekeeper::start(shared.clone(), index).map_err(OpenError::io(&options.path))?;
+        Ok(Self {
+            shared,
+            _housekeeper: housekeeper,
+        })
+    }
+}
+
+/// What the store, its intakes and its housekeeper share. Locks are taken in this order: journal, state, catalog.
+pub(crate) struct Shared {
+    pub(crate) folder: Folder,
+    pub(crate) catalog: Catalog,
+    pub(crate) metrics: Metrics,
+    pub(crate) wake: Wake,
+    /// Held from the line about an object until the object is in the catalog: whoever writes the journal anew from the
+    /// catalog forgets nothing. Commits therefore follow one another.
+    pub(crate) journal: Mutex<Journal>,
+    pub(crate) state: Mutex<State>,
+}
+
+/// The lock on it is held for a few renames at the longest.
+pub(crate) struct State {
+    pub(crate) space: Space,
+    pub(crate) ingests: HashMap<Digest, Growing>,
+    /// Used since that was last written down.
+    pub(crate) unsaved_uses: HashSet<Digest>,
+    /// Names of files on their way out.
+    removals: u64,
+}
+
+impl State {
+    fn touch(&mut self, digest: &Digest) {
+        self.space.touch(digest);
+        self.unsaved_uses.insert(digest.clone());
+    }
+}
+
+impl Shared {
+    /// Promises `bytes` to an intake of an object of `size`, removing what was not used for longest.
+    pub(crate) fn reserve(&self, bytes: u64, size: u64) -> Result<(), IntakeError> {
+        let leaving = {
+            let mut state = self.state.lock();
+            let limit = state.space.limit();
+            if size > limit {
+                return Err(IntakeError::TooLarge { size, limit });
+            }
+            let victims = state.space.reserve(bytes).map_err(|_| {
+                let full = "all of --store-limit is taken by objects on their way in; raise it";
+                io::Error::new(io::ErrorKind::StorageFull, full)
+            })?;
+            self.metrics.evictions.inc_by(victims.len() as u64);
+            self.forget(&mut state, &victims);
+            victims
+                .iter()
+                .filter_map(|digest| self.take_out(&mut state, digest))
+                .collect::<Vec<_>>()
+        };
+        for path in leaving {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(%error, "cannot remove an object from the store");
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves an object that is forgotten out of `blobs/`, and says which file there is left to remove: removing a
+    /// large one takes time, and once it is out of the way the same object may come in again.
+    fn take_out(&self, state: &mut State, digest: &Digest) -> Option<PathBuf> {
+        state.removals += 1;
+        let leaving = self.folder.ingest(&format!("removed-{}", state.removals));
+        match fs::rename(self.folder.blob(digest), &leaving) {
+            Ok(()) => Some(leaving),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(%digest, %error, "cannot remove an object from the store");
+                }
+                None
+            }
+        }
+    }
+
+    /// Makes objects invisible, with the tags that point at them.
+    fn forget(&self, state: &mut State, digests: &[Digest]) {
+        for digest in digests {
+            state.space.remove(digest);
+            state.unsaved_uses.remove(digest);
+            self.catalog.remove(digest);
+        }
+        self.metrics.show(&state.space);
+        if digests.is_empty() {
+            return;
+        }
+        for (name, digest) in self.catalog.tags() {
+            if digests.contains(&digest) {
+                self.catalog.untag(&name);
+                self.wake.index();
+            }
+        }
+    }
+
+    /// Whether a tag points at an object of this size: at no layer, so that the tags are looked through for few.
+    pub(crate) fn is_tagged(&self, digest: &Digest, size: u64) -> bool {
+        size <= MAX_MANIFEST_SIZE && self.catalog.tags().iter().any(|(_, d)| d == digest)
+    }
+
+    /// Opens an object that is counted. One that somebody removed behind our back is no longer.
+    fn open(&self, state: &mut State, digest: &Digest) -> io::Result<Option<Content>> {
+        let Some(size) = state.space.size(digest) else {
+            return Ok(None);
+        };
+        match File::open(self.folder.blob(digest)) {
+            Ok(file) => {
+                state.touch(digest);
+                let file = Arc::new(file);
+                Ok(Some(Content::File { file, size }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!(%digest, "somebody removed an object from the store");
+                self.forget(state, std::slice::from_ref(digest));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Store for Layout {
+    fn catalog(&self) -> &Catalog {
+        &self.shared.catalog
+    }
+
+    fn open(&self, digest: &Digest) -> io::Result<Option<Content>> {
+        self.shared.open(&mut self.shared.state.lock(), digest)
+    }
+
+    fn is_ingesting(&self, digest: &Digest) -> bool {
+        self.shared.state.lock().ingests.contains_key(digest)
+    }
+
+    /// A store that was opened is ready.
+    fn health(&self) -> Health {
+        Health::Ready
+    }
+}
+
+impl Intake for Layout {
+    fn begin(&self, digest: &Digest) -> Result<Begun, IntakeError> {
+        let mut state = self.shared.state.lock();
+        if let Some(growing) = state.ingests.get(digest) {
+            return Ok(Begun::Joined(growing.clone()));
+        }
+        if let Some(content) = self.shared.open(&mut state, digest)? {
+            return Ok(Begun::Present(content));
+        }
+        let (sink, growing) = intake::begin(&self.shared, &mut state, digest)?;
+        Ok(Begun::New(Box::new(sink), growing))
+    }
+
+    /// Is on disk a moment later; only while the store has the manifest.
+    fn tag(&self, name: &TagName, digest: &Digest) {
+        self.shared.catalog.tag(name.clone(), digest.clone());
+        self.shared.wake.index();
+    }
+}

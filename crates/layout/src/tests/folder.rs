@@ -1,0 +1,265 @@
+//! The folder as a crash, another tool or a full disk leaves it.
+
+use std::process::Command;
+
+use super::*;
+
+/// The folder as it is on disk now: what a process finds that starts after this one was killed.
+fn killed_now(path: &Path) -> TempDir {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).expect("a folder");
+        for name in files(from) {
+            let (from, to) = (from.join(&name), to.join(&name));
+            if from.is_dir() {
+                copy(&from, &to);
+            } else {
+                fs::copy(from, to).expect("a copy");
+            }
+        }
+    }
+    let target = folder();
+    copy(path, target.path());
+    target
+}
+
+#[tokio::test]
+async fn killed_at_any_step_it_has_the_object_whole_or_not_at_all() {
+    let root = folder();
+    let store = open(root.path());
+    let old = take_in(&store, &bytes(1, 5000), shared()).await;
+    let new = bytes(2, 200_000);
+    let digest = Digest::sha256(&new);
+    let private = from(&tag_name("ghcr.io/c/d:1"), Visibility::Private);
+
+    let mut steps = Vec::new();
+    let (mut sink, _) = begin(&store, &digest);
+    steps.push(("begun", killed_now(root.path())));
+    sink.expect(new.len() as u64).await.expect("room");
+    steps.push(("expected", killed_now(root.path())));
+    sink.write(new.slice(..70_000)).await.expect("written");
+    steps.push(("half", killed_now(root.path())));
+    sink.write(new.slice(70_000..)).await.expect("written");
+    let before_commit = killed_now(root.path());
+    sink.commit(private).await.expect("right");
+    let committed = killed_now(root.path());
+    // Between the line in the journal and the rename, put together from before and after.
+    let between = killed_now(before_commit.path());
+    let journal = |root: &TempDir| root.path().join("peili.journal");
+    fs::copy(journal(&committed), journal(&between)).expect("a copy");
+    steps.extend([("written", before_commit), ("recorded", between)]);
+
+    for (step, root) in &steps {
+        let store = open(root.path());
+        assert_eq!(read(&store, &digest), None, "{step}");
+        assert_eq!(store.catalog().digests().len(), 1, "{step}");
+        assert!(read(&store, &old).is_some(), "{step}");
+        assert!(files(&root.path().join("ingest")).is_empty(), "{step}");
+        take_in(&store, &new, shared()).await;
+    }
+    let store = open(committed.path());
+    assert_eq!(read(&store, &digest).as_deref(), Some(&new[..]));
+    let object = store.catalog().object(&digest).expect("there");
+    assert_eq!(object.visibility, Visibility::Private);
+    assert_eq!(read(&store, &old).expect("there").len(), 5000);
+}
+
+#[tokio::test]
+async fn without_its_line_an_object_is_private_and_verified() {
+    let root = folder();
+    let digest = take_in(&open(root.path()), &bytes(1, 5000), shared()).await;
+    let wrong = Digest::sha256(b"something else");
+    fs::remove_file(root.path().join("peili.journal")).expect("there");
+    let blobs = root.path().join("blobs/sha256");
+    fs::write(blobs.join(wrong.encoded()), b"not that").expect("written");
+    fs::write(blobs.join("skopeo.tmp"), b"half").expect("written");
+    let store = open(root.path());
+    let object = store.catalog().object(&digest).expect("there");
+    assert_eq!(object.visibility, Visibility::Private);
+    assert_eq!(store.catalog().digests(), [digest]);
+    assert_eq!(read(&store, &wrong), None);
+}
+
+#[test]
+fn a_folder_belongs_to_one_process() {
+    let root = folder();
+    let store = open(root.path());
+    let fault = try_open(root.path(), MIB).err().expect("in use");
+    assert!(matches!(fault, OpenError::Locked(_)), "{fault}");
+    drop(store);
+    open(root.path());
+}
+
+#[test]
+fn what_is_no_layout_is_left_alone() {
+    let root = folder();
+    fs::write(root.path().join("passwd"), "root").expect("written");
+    let fault = try_open(root.path(), MIB).err().expect("not ours");
+    assert!(matches!(fault, OpenError::NotALayout(_)), "{fault}");
+    assert_eq!(files(root.path()), ["passwd"]);
+
+    let root = folder();
+    fs::write(
+        root.path().join("oci-layout"),
+        r#"{"imageLayoutVersion":"2.0.0"}"#,
+    )
+    .expect("written");
+    let fault = try_open(root.path(), MIB).err().expect("unknown");
+    assert!(matches!(fault, OpenError::LayoutVersion { .. }), "{fault}");
+
+    let root = folder();
+    drop(open(root.path()));
+    for broken in ["", "{", "[]", r#"{"manifests":1}"#] {
+        fs::write(root.path().join("index.json"), broken).expect("written");
+        let fault = try_open(root.path(), MIB).err().expect("broken");
+        assert!(
+            matches!(fault, OpenError::Index { .. }),
+            "{broken}: {fault}"
+        );
+    }
+}
+
+/// A manifest of one layer, and its layer.
+fn image() -> (Bytes, Bytes) {
+    let layer = bytes(9, 100_000);
+    let descriptor =
+        |digest: &Digest| format!(r#"{{"mediaType":"x","digest":"{digest}","size":1}}"#);
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{}]}}"#,
+        descriptor(&Digest::sha256(b"{}")),
+        descriptor(&Digest::sha256(&layer)),
+    );
+    (manifest.into(), layer)
+}
+
+fn index(path: &Path) -> Vec<(String, String)> {
+    let text = fs::read(path.join("index.json")).expect("there");
+    let json: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    assert_eq!(json["schemaVersion"], 2);
+    let manifests = json["manifests"].as_array().expect("a list").iter();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    manifests
+        .map(|m| {
+            assert!(m["size"].is_u64() && m["mediaType"].is_string());
+            let name = &m["annotations"]["org.opencontainers.image.ref.name"];
+            (text(name), text(&m["digest"]))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn tags_stand_in_the_index_while_their_manifests_are_here() {
+    let root = folder();
+    let name = tag_name("quay.io/a/b:1");
+    let (manifest, _) = image();
+    let digest = Digest::sha256(&manifest);
+    let store = open(root.path());
+    store.tag(&name, &digest);
+    store.tag(
+        &tag_name("quay.io/a/b:gone"),
+        &Digest::sha256(b"never came"),
+    );
+    assert_eq!(take_in(&store, &manifest, shared()).await, digest);
+    assert_eq!(store.catalog().resolve(&name), Some(digest.clone()));
+    drop(store);
+    assert_eq!(index(root.path()), [(name.to_string(), digest.to_string())]);
+
+    let store = open(root.path());
+    assert_eq!(store.catalog().tags(), [(name.clone(), digest.clone())]);
+    fs::remove_file(root.path().join("blobs/sha256").join(digest.encoded())).expect("there");
+    assert_eq!(read(&store, &digest), None, "removed behind our back");
+    assert_eq!(store.catalog().resolve(&name), None);
+    drop(store);
+    assert!(index(root.path()).is_empty());
+}
+
+#[test]
+fn a_layout_that_others_made_is_read_and_kept() {
+    let root = folder();
+    let (manifest, layer) = image();
+    let blobs = root.path().join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("made");
+    for bytes in [&manifest, &layer] {
+        fs::write(blobs.join(Digest::sha256(bytes).encoded()), bytes).expect("written");
+    }
+    fs::write(
+        root.path().join("oci-layout"),
+        r#"{"imageLayoutVersion": "1.0.0"}"#,
+    )
+    .expect("written");
+    let digest = Digest::sha256(&manifest);
+    let entry = |name: &str| {
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":{},"annotations":{{"org.opencontainers.image.ref.name":"{name}"}}}}"#,
+            manifest.len()
+        )
+    };
+    let json = format!(
+        r#"{{"schemaVersion":2,"manifests":[{},{}]}}"#,
+        entry("quay.io/a/b:1"),
+        entry("latest")
+    );
+    fs::write(root.path().join("index.json"), json).expect("written");
+
+    let store = open(root.path());
+    let name = tag_name("quay.io/a/b:1");
+    assert_eq!(store.catalog().tags(), [(name.clone(), digest.clone())]);
+    for bytes in [&manifest, &layer] {
+        let object = Object {
+            size: bytes.len() as u64,
+            origins: [name.origin.clone()].into(),
+            visibility: Visibility::Private,
+        };
+        let digest = Digest::sha256(bytes);
+        assert_eq!(store.catalog().object(&digest), Some(object));
+        assert_eq!(read(&store, &digest).as_deref(), Some(&bytes[..]));
+    }
+    drop(store);
+    let names: Vec<_> = index(root.path())
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(names, ["quay.io/a/b:1", "latest"]);
+}
+
+/// A disk that takes no more, as a process sees it: this test runs itself again under a limit on the size of files,
+/// so that the kernel refuses in the middle of a write.
+#[tokio::test]
+async fn a_full_disk_fails_one_intake_and_no_other() {
+    if std::env::var_os("LAYOUT_TEST_FILE_LIMIT").is_some() {
+        return with_a_full_disk().await;
+    }
+    let done = Command::new("sh")
+        .args([
+            "-c",
+            r#"trap "" XFSZ; ulimit -f 128; exec "$0" --exact "$1""#,
+        ])
+        .arg(std::env::current_exe().expect("this program"))
+        .arg("tests::folder::a_full_disk_fails_one_intake_and_no_other")
+        .env("LAYOUT_TEST_FILE_LIMIT", "1")
+        .output()
+        .expect("a shell");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && said.contains("1 passed"), "{said}");
+}
+
+async fn with_a_full_disk() {
+    let root = folder();
+    let store = open(root.path());
+    let (small, large) = (bytes(1, 20_000), bytes(2, MIB));
+    let (mut other, _) = begin(&store, &Digest::sha256(&small));
+    other.write(small.slice(..10_000)).await.expect("written");
+
+    let (mut sink, mut growing) = begin(&store, &Digest::sha256(&large));
+    sink.expect(MIB).await.expect("room by the limit");
+    let fault = sink.write(large).await.expect_err("no room on disk");
+    assert!(matches!(&fault, IntakeError::Io(e) if e.to_string().contains("--store-path")));
+    assert_eq!(growing.until(|_| true).await.stage, Stage::Failed);
+    assert_eq!(files(&root.path().join("ingest")).len(), 1, "the other's");
+
+    other.write(small.slice(10_000..)).await.expect("written");
+    other.commit(shared()).await.expect("right");
+    assert_eq!(
+        read(&store, &Digest::sha256(&small)).as_deref(),
+        Some(&small[..])
+    );
+}

@@ -1,0 +1,259 @@
+//! Which addresses may be called. Every hop asks here: registries, where they redirect to, the token services they name.
+//!
+//! Whoever can make the mirror fetch from a registry of theirs could otherwise use it to reach what only this host
+//! reaches: the cloud's metadata service, a daemon on loopback, a service of the cluster. So:
+//!
+//! - A registry may stand at a public or a private address (clusters have their own). At any other, only if the
+//!   operator has listed it by that very address, or as `localhost`.
+//! - An answer may lead as far inside as the one who gave it stands: a public registry to public addresses, a private
+//!   one to private ones too, one on loopback to loopback too. To metadata services and the like none leads.
+//! - From https no way leads to http.
+//!
+//! Addresses are judged after resolution, at the moment of connecting. Behind a proxy it is the proxy who resolves;
+//! then only what is written as an address in a URL is judged here.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use oci::{Registry, RegistryUrl, Scheme};
+use url::{Host, Url};
+
+use crate::resolve::Names;
+
+/// Docker Hub is named `docker.io` and served from here.
+const DOCKER_HUB: &str = "docker.io";
+const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+
+/// Why an address may not be called. Names no query and no credentials.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(String);
+
+/// How far inside a call may go; each reaches what the ones before it reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reach {
+    Public,
+    Private,
+    Loopback,
+}
+
+impl Reach {
+    pub(crate) const ALL: [Self; 3] = [Self::Public, Self::Private, Self::Loopback];
+
+    pub(crate) fn vet(self, address: IpAddr) -> Result<(), Refused> {
+        let what = match place(address) {
+            Place::Reachable(needed) if self >= needed => return Ok(()),
+            Place::Reachable(Self::Loopback) => "a loopback",
+            Place::Reachable(_) => "a private",
+            Place::Never(what) => what,
+        };
+        Err(Refused(format!("{address} is {what} address")))
+    }
+}
+
+/// Where an address lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Reachable(Reach),
+    /// Nowhere an answer may lead to.
+    Never(&'static str),
+}
+
+fn place(address: IpAddr) -> Place {
+    match address {
+        IpAddr::V4(v4) => place_v4(v4),
+        IpAddr::V6(v6) => place_v6(v6),
+    }
+}
+
+fn place_v4(address: Ipv4Addr) -> Place {
+    let octets = address.octets();
+    match octets {
+        // Azure's wire server and Alibaba's metadata service lie outside link-local.
+        [168, 63, 129, 16] | [100, 100, 100, 200] | [192, 0, 0, 0..=255] => {
+            Place::Never("a metadata")
+        }
+        [169, 254, ..] => Place::Never("a link-local or metadata"),
+        [0, ..] => Place::Never("an unspecified"),
+        [224..=239, ..] => Place::Never("a multicast"),
+        [240..=255, ..] => Place::Never("a reserved"),
+        [127, ..] => Place::Reachable(Reach::Loopback),
+        // RFC 1918; RFC 6598, which some clusters number their nodes from; RFC 2544.
+        [10, ..]
+        | [172, 16..=31, ..]
+        | [192, 168, ..]
+        | [100, 64..=127, ..]
+        | [198, 18..=19, ..] => Place::Reachable(Reach::Private),
+        _ => Place::Reachable(Reach::Public),
+    }
+}
+
+/// The metadata services that live in unique local addresses: AWS, Google, Oracle, Scaleway.
+const METADATA_V6: [Ipv6Addr; 4] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+];
+
+fn place_v6(address: Ipv6Addr) -> Place {
+    if METADATA_V6.contains(&address) {
+        return Place::Never("a metadata");
+    }
+    let segments = address.segments();
+    let v4 = |high: u16, low: u16| place_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    match segments {
+        [0, 0, 0, 0, 0, 0, 0, 0] => Place::Never("an unspecified"),
+        [0, 0, 0, 0, 0, 0, 0, 1] => Place::Reachable(Reach::Loopback),
+        // An IPv4 address in other clothes: mapped, compatible, translated (RFC 6052, RFC 8215), 6to4.
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => {
+            v4(high, low)
+        }
+        [0x64, 0xff9b, .., high, low] => v4(high, low),
+        [0x2002, high, low, ..] => v4(high, low),
+        // Teredo hides its client's address.
+        [0x2001, 0, ..] => Place::Never("a tunnelled"),
+        [0xfe80..=0xfebf, ..] => Place::Never("a link-local"),
+        [0xff00..=0xffff, ..] => Place::Never("a multicast"),
+        [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => Place::Reachable(Reach::Private),
+        _ => Place::Reachable(Reach::Public),
+    }
+}
+
+/// How far inside a registry at this address stands. At a special one, which the operator has listed, it is in the
+/// private network; no answer of it leads to others of its kind.
+fn standing_at(address: IpAddr) -> Reach {
+    match place(address) {
+        Place::Reachable(reach) => reach,
+        Place::Never(_) => Reach::Private,
+    }
+}
+
+/// A registry and how it may be called itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Base {
+    /// Without a path.
+    pub(crate) url: Url,
+    reach: Reach,
+}
+
+/// The rules with what the operator has configured.
+pub(crate) struct Policy {
+    listed: Vec<RegistryUrl>,
+    /// Names of the proxies that are in use. They are connected to wherever they are, and are no targets.
+    proxies: BTreeSet<String>,
+}
+
+impl Policy {
+    pub(crate) fn new(listed: Vec<RegistryUrl>, proxies: BTreeSet<String>) -> Self {
+        Self { listed, proxies }
+    }
+
+    /// Where a registry is called.
+    pub(crate) fn base(&self, registry: &Registry) -> Result<Base, Refused> {
+        let listed = self.listed.iter().find(|url| url.registry == *registry);
+        let scheme = match listed.map(|url| url.scheme) {
+            Some(Scheme::Http) => "http",
+            Some(Scheme::Https) | None => "https",
+        };
+        let host = match registry.as_str() {
+            DOCKER_HUB => DOCKER_HUB_HOST,
+            host => host,
+        };
+        let url = Url::parse(&format!("{scheme}://{host}/"))
+            .map_err(|_| Refused(format!("{registry} is no host of a URL")))?;
+        let address = match self.host(&url)? {
+            Target::Name => None,
+            Target::Localhost => Some(Ipv4Addr::LOCALHOST.into()),
+            Target::Address(address) => Some(address),
+        };
+        let reach = match address {
+            None => Reach::Private,
+            Some(address) if listed.is_some() => standing_at(address).max(Reach::Private),
+            Some(address) => Reach::Private
+                .vet(address)
+                .map(|()| Reach::Private)
+                .map_err(|Refused(why)| {
+                    Refused(format!(
+                        "{why}; if that is meant, list the registry in --mirrored-registries"
+                    ))
+                })?,
+        };
+        Ok(Base { url, reach })
+    }
+
+    /// How far inside a call to `url` may go that the registry itself made, or that an answer of it led to.
+    pub(crate) async fn reach(
+        &self,
+        base: &Base,
+        url: &Url,
+        names: &dyn Names,
+    ) -> Result<Reach, Refused> {
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Refused("a URL with a user name in it".into()));
+        }
+        if url.origin() == base.url.origin() {
+            return Ok(base.reach);
+        }
+        match (base.url.scheme(), url.scheme()) {
+            (_, "https") | ("http", "http") => {}
+            (_, "http") => return Err(Refused("it leads from https to http".into())),
+            _ => return Err(Refused("it leads to neither http nor https".into())),
+        }
+        let standing = self.standing(base, names).await?;
+        match self.host(url)? {
+            Target::Address(address) => standing.vet(address)?,
+            Target::Localhost => standing.vet(Ipv4Addr::LOCALHOST.into())?,
+            Target::Name => {}
+        }
+        Ok(standing)
+    }
+
+    /// How far inside a registry stands. One by name stands inside only if all its addresses do.
+    async fn standing(&self, base: &Base, names: &dyn Names) -> Result<Reach, Refused> {
+        Ok(match self.host(&base.url)? {
+            Target::Address(address) => standing_at(address),
+            Target::Localhost => Reach::Loopback,
+            Target::Name => {
+                let host = base.url.host_str().unwrap_or_default();
+                // Behind a proxy names may not resolve here; then it counts as public.
+                let addresses = names.addresses(host).await.unwrap_or_default();
+                let outmost = addresses.into_iter().map(standing_at).min();
+                outmost.unwrap_or(Reach::Public).min(Reach::Private)
+            }
+        })
+    }
+
+    fn host(&self, url: &Url) -> Result<Target, Refused> {
+        match url.host() {
+            Some(Host::Ipv4(address)) => Ok(Target::Address(address.into())),
+            Some(Host::Ipv6(address)) => Ok(Target::Address(address.into())),
+            Some(Host::Domain(name)) => {
+                let name = name.trim_end_matches('.');
+                if is_localhost(name) {
+                    Ok(Target::Localhost)
+                } else if self.proxies.contains(name) {
+                    Err(Refused(format!("{name} is this host's proxy")))
+                } else {
+                    Ok(Target::Name)
+                }
+            }
+            None => Err(Refused("a URL without a host".into())),
+        }
+    }
+}
+
+enum Target {
+    Address(IpAddr),
+    Localhost,
+    Name,
+}
+
+/// RFC 6761, section 6.3: names that mean loopback whatever a server says. `name` is in lower case.
+pub(crate) fn is_localhost(name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,342 @@
+//! Conversations with a registry on loopback: getting in, and being led on.
+
+mod content;
+mod server;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use http::Response;
+use mirror::{Upstream as _, UpstreamBlob, UpstreamError, Visibility};
+use oci::{Digest, MediaType, Origin, Reference};
+
+use self::server::{Body, Seen, Server, response};
+use crate::policy::tests::FakeNames;
+use crate::{Options, Registries};
+
+const MANIFEST: &[u8] = br#"{"schemaVersion":2,"manifests":[]}"#;
+const PASSWORD: &str = "open sesame";
+
+fn origin(server: &Server) -> Origin {
+    Origin {
+        registry: server.address.to_string().parse().expect("a registry"),
+        repository: "team/app".parse().expect("a repository"),
+    }
+}
+
+fn registries(server: &Server, options: Options) -> Registries {
+    let options = Options {
+        registries: vec![server.url("").parse().expect("a registry")],
+        ..options
+    };
+    Registries::with_names(options, Arc::new(FakeNames)).expect("set up")
+}
+
+fn tag() -> Reference {
+    "v1".parse().expect("a tag")
+}
+
+fn by_digest(bytes: &[u8]) -> Reference {
+    Reference::Digest(Digest::sha256(bytes))
+}
+
+fn manifest_answer() -> Response<Body> {
+    let digest = Digest::sha256(MANIFEST).to_string();
+    let headers = [("docker-content-digest", digest.as_str())];
+    response(200, &headers, MANIFEST)
+}
+
+/// A docker config.json with the user `ali` for a server.
+fn auth_file(server: &Server) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let json = format!(
+        r#"{{"auths":{{"http://{}/v2/":{{"username":"ali","password":"{PASSWORD}"}}}}}}"#,
+        server.address
+    );
+    std::fs::write(file.path(), json).expect("written");
+    file
+}
+
+fn with_credentials(server: &Server) -> (Registries, tempfile::NamedTempFile) {
+    let file = auth_file(server);
+    let options = Options {
+        auth_file: Some(file.path().to_owned()),
+        ..Options::default()
+    };
+    (registries(server, options), file)
+}
+
+/// `Basic` of the user that [`auth_file`] names.
+const BASIC: &str = "Basic YWxpOm9wZW4gc2VzYW1l";
+
+/// A registry with a token service: `anonymous` says whether strangers' tokens open the repository.
+async fn token_registry(anonymous: bool) -> Server {
+    Server::start(move |seen: &Seen| {
+        if seen.target.starts_with("/token") {
+            let is_known = seen.authorization() == Some(BASIC);
+            let token = if is_known { "known" } else { "stranger" };
+            let body = format!(r#"{{"token":"{token}","expires_in":300}}"#);
+            return Some(response(200, &[], body));
+        }
+        Some(match seen.authorization() {
+            Some("Bearer known") => manifest_answer(),
+            Some("Bearer stranger") if anonymous => manifest_answer(),
+            _ => {
+                let host = seen.header("host").expect("a host");
+                let challenge =
+                    format!(r#"Bearer realm="http://{host}/token?x=y",service="reg",scope="repository:team/app:pull""#);
+                response(401, &[("www-authenticate", &challenge)], "")
+            }
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_public_repository_takes_an_anonymous_token_once() {
+    let server = token_registry(true).await;
+    let (registries, _file) = with_credentials(&server);
+    for _ in 0..2 {
+        let manifest = registries
+            .manifest(&origin(&server), &tag())
+            .await
+            .expect("there");
+        assert_eq!(manifest.bytes, MANIFEST);
+        assert_eq!(manifest.digest, Digest::sha256(MANIFEST));
+        assert_eq!(manifest.visibility, Visibility::Shared);
+    }
+    let seen = server.seen();
+    let targets: Vec<_> = seen.iter().map(|s| s.target.as_str()).collect();
+    let manifest = "/v2/team/app/manifests/v1";
+    let token = "/token?x=y&service=reg&scope=repository%3Ateam%2Fapp%3Apull";
+    assert_eq!(targets, [manifest, token, manifest, manifest]);
+    assert_eq!(seen[0].header("accept"), Some(MediaType::ACCEPT));
+    assert!(
+        seen.iter().all(|s| s.authorization() != Some(BASIC)),
+        "no password was needed"
+    );
+}
+
+#[tokio::test]
+async fn what_takes_credentials_is_private_and_said_so_from_memory_too() {
+    let server = token_registry(false).await;
+    let (registries, _file) = with_credentials(&server);
+    for _ in 0..2 {
+        let manifest = registries
+            .manifest(&origin(&server), &tag())
+            .await
+            .expect("there");
+        assert_eq!(manifest.visibility, Visibility::Private);
+    }
+    let passwords = server
+        .seen()
+        .into_iter()
+        .filter(|s| s.authorization() == Some(BASIC));
+    let passwords: Vec<_> = passwords.map(|s| s.target).collect();
+    assert_eq!(
+        passwords.len(),
+        1,
+        "to the token service alone: {passwords:?}"
+    );
+    assert!(passwords[0].starts_with("/token") && passwords[0].contains("account=ali"));
+
+    let strangers = self::registries(&server, Options::default());
+    let fault = strangers
+        .manifest(&origin(&server), &tag())
+        .await
+        .expect_err("closed");
+    assert!(matches!(fault, UpstreamError::Denied(_)), "{fault}");
+}
+
+#[tokio::test]
+async fn many_at_once_sign_in_once() {
+    let server = token_registry(true).await;
+    let registries = registries(&server, Options::default());
+    let origin = origin(&server);
+    let reference = tag();
+    let asked = (0..16).map(|_| registries.manifest(&origin, &reference));
+    for manifest in futures::future::join_all(asked).await {
+        manifest.expect("there");
+    }
+    let seen = server.seen();
+    assert_eq!(
+        seen.iter()
+            .filter(|s| s.target.starts_with("/token"))
+            .count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn an_expired_or_revoked_token_is_replaced() {
+    let revoked = Arc::new(AtomicBool::new(false));
+    let state = revoked.clone();
+    let server = Server::start(move |seen: &Seen| {
+        let token = if state.load(Ordering::SeqCst) {
+            "two"
+        } else {
+            "one"
+        };
+        if seen.target.starts_with("/token") {
+            return Some(response(
+                200,
+                &[],
+                format!(r#"{{"access_token":"{token}","expires_in":300}}"#),
+            ));
+        }
+        Some(
+            if seen.authorization() == Some(&format!("Bearer {token}")) {
+                manifest_answer()
+            } else {
+                let realm = format!("http://{}/token", seen.header("host").expect("a host"));
+                response(
+                    401,
+                    &[("www-authenticate", &format!("Bearer realm=\"{realm}\""))],
+                    "",
+                )
+            },
+        )
+    })
+    .await;
+    let registries = registries(&server, Options::default());
+    registries
+        .manifest(&origin(&server), &tag())
+        .await
+        .expect("there");
+    revoked.store(true, Ordering::SeqCst);
+    registries
+        .manifest(&origin(&server), &tag())
+        .await
+        .expect("there again");
+}
+
+#[tokio::test]
+async fn basic_is_private_and_needs_credentials() {
+    let server = Server::start(|seen: &Seen| {
+        Some(if seen.authorization() == Some(BASIC) {
+            manifest_answer()
+        } else {
+            response(401, &[("www-authenticate", "Basic realm=\"r\"")], "")
+        })
+    })
+    .await;
+    let (known, _file) = with_credentials(&server);
+    let manifest = known
+        .manifest(&origin(&server), &tag())
+        .await
+        .expect("there");
+    assert_eq!(manifest.visibility, Visibility::Private);
+    let stranger = registries(&server, Options::default());
+    let fault = stranger
+        .manifest(&origin(&server), &tag())
+        .await
+        .expect_err("closed");
+    assert!(matches!(fault, UpstreamError::Denied(_)));
+    assert!(!fault.to_string().contains(PASSWORD));
+}
+
+#[tokio::test]
+async fn an_identity_token_is_exchanged() {
+    let server = Server::start(|seen: &Seen| {
+        if seen.target == "/token" {
+            let good = seen.method == "POST" && seen.body.contains("refresh_token=idt%2F1");
+            let status = if good { 200 } else { 401 };
+            return Some(response(status, &[], r#"{"access_token":"t"}"#));
+        }
+        Some(if seen.authorization() == Some("Bearer t") {
+            manifest_answer()
+        } else {
+            let realm = format!("http://{}/token", seen.header("host").expect("a host"));
+            response(
+                401,
+                &[("www-authenticate", &format!("Bearer realm=\"{realm}\""))],
+                "",
+            )
+        })
+    })
+    .await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let json = format!(
+        r#"{{"auths":{{"{}":{{"identitytoken":"idt/1"}}}}}}"#,
+        server.address
+    );
+    std::fs::write(file.path(), json).expect("written");
+    let options = Options {
+        auth_file: Some(file.path().to_owned()),
+        ..Options::default()
+    };
+    let manifest = registries(&server, options)
+        .manifest(&origin(&server), &tag())
+        .await
+        .expect("there");
+    assert_eq!(manifest.visibility, Visibility::Private);
+}
+
+#[tokio::test]
+async fn authorization_stays_with_its_host() {
+    let store = Server::start(|_: &Seen| Some(response(200, &[], "blob"))).await;
+    let elsewhere = store.url("/bucket?X-Signature=secret");
+    let server = Server::start(move |seen: &Seen| {
+        Some(match (seen.authorization(), seen.target.as_str()) {
+            (Some(BASIC), "/here") => response(307, &[("location", &elsewhere)], ""),
+            (Some(BASIC), _) => response(302, &[("location", "/here")], ""),
+            _ => response(401, &[("www-authenticate", "Basic")], ""),
+        })
+    })
+    .await;
+    let (registries, _file) = with_credentials(&server);
+    let blob = registries
+        .blob(&origin(&server), &Digest::sha256(b"blob"), 0)
+        .await;
+    let blob = blob.expect("there");
+    assert_eq!((blob.size, blob.visibility), (Some(4), Visibility::Private));
+    assert_eq!(read(blob).await.expect("whole"), "blob");
+    let seen = store.seen();
+    assert_eq!((seen.len(), seen[0].authorization()), (1, None));
+}
+
+#[tokio::test]
+async fn redirects_and_realms_are_vetted_before_anything_connects() {
+    for target in [
+        "http://169.254.169.254/latest/meta-data?token=secret",
+        "http://metadata.example/?token=secret",
+        "http://[fd00:ec2::254]/?token=secret",
+        "http://user:secret@127.0.0.1/",
+        "gopher://127.0.0.1/?secret",
+    ] {
+        let redirecting =
+            Server::start(move |_: &Seen| Some(response(302, &[("location", target)], ""))).await;
+        let challenge = format!("Bearer realm=\"{target}\"");
+        let challenging = Server::start(move |_: &Seen| {
+            Some(response(401, &[("www-authenticate", &challenge)], ""))
+        })
+        .await;
+        for server in [redirecting, challenging] {
+            let registries = registries(&server, Options::default());
+            let fault = registries.manifest(&origin(&server), &tag()).await;
+            let fault = fault.expect_err("refused");
+            assert!(
+                matches!(fault, UpstreamError::Forbidden(..)),
+                "{target}: {fault}"
+            );
+            assert!(!format!("{fault} {fault:?}").contains("secret"), "{fault}");
+        }
+    }
+    // A registry that nobody listed is not called on loopback either.
+    let server = Server::start(|_: &Seen| Some(manifest_answer())).await;
+    let registries =
+        Registries::with_names(Options::default(), Arc::new(FakeNames)).expect("set up");
+    let fault = registries
+        .manifest(&origin(&server), &tag())
+        .await
+        .expect_err("refused");
+    assert!(matches!(fault, UpstreamError::Forbidden(..)), "{fault}");
+    assert!(server.seen().is_empty());
+}
+
+async fn read(blob: UpstreamBlob) -> Result<Bytes, UpstreamError> {
+    let pieces: Vec<_> = blob.body.try_collect().await?;
+    Ok(pieces.concat().into())
+}

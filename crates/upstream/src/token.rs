@@ -1,0 +1,178 @@
+//! Getting in: what answers a challenge (distribution's token specification; for identity tokens its OAuth2 one).
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use mirror::{UpstreamError, Visibility};
+use oci::Origin;
+use serde::Deserialize;
+use tokio::time::Instant;
+use url::{Url, form_urlencoded};
+
+use crate::call::{Call, Caller, protocol, unreachable};
+use crate::challenge::Challenge;
+use crate::credentials::Secret;
+use crate::policy::Base;
+
+/// An answer of a token service larger than this is refused. In bytes.
+const MAX_TOKEN_ANSWER: u64 = 64 * 1024;
+/// What the specification says of a token that does not say how long it is valid.
+const DEFAULT_VALIDITY: Duration = Duration::from_secs(60);
+/// Tokens are asked for anew after this, and repositories then tried anonymously again, whatever the service says.
+const MAX_VALIDITY: Duration = Duration::from_secs(60 * 60);
+/// A token this close to its end is not used: the request has a way to go.
+const MARGIN: Duration = Duration::from_secs(10);
+/// For how long a repository is known to need a password.
+const PASSWORD_VALIDITY: Duration = Duration::from_secs(5 * 60);
+
+/// Leave to read a repository. Has no `Debug` on purpose.
+#[derive(Clone)]
+pub(crate) struct Grant {
+    pub(crate) authorization: HeaderValue,
+    /// Private if credentials were given for it.
+    pub(crate) visibility: Visibility,
+    until: Instant,
+}
+
+impl Grant {
+    fn new(text: &str, visibility: Visibility, validity: Duration) -> Option<Self> {
+        Some(Self {
+            authorization: secret_value(text)?,
+            visibility,
+            until: Instant::now() + validity,
+        })
+    }
+
+    pub(crate) fn is_valid(&self) -> bool {
+        Instant::now() < self.until
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+/// Answers a challenge with or without credentials. `None`: there is no such answer, or it was refused.
+pub(crate) async fn obtain(
+    caller: &Caller,
+    origin: &Origin,
+    base: &Base,
+    challenge: &Challenge,
+    secret: Option<&Secret>,
+) -> Result<Option<Grant>, UpstreamError> {
+    let (realm, service, scope) = match (challenge, secret) {
+        (
+            Challenge::Bearer {
+                realm,
+                service,
+                scope,
+            },
+            _,
+        ) => (realm, service, scope),
+        (Challenge::Basic, Some(Secret::Password { user, password })) => {
+            let text = basic(user, password);
+            return Ok(Grant::new(&text, Visibility::Private, PASSWORD_VALIDITY));
+        }
+        (Challenge::Basic, _) => return Ok(None),
+    };
+    let protocol = |text| protocol(origin, text);
+    let realm = Url::parse(realm).map_err(|_| protocol("a token realm that is no URL"))?;
+    let scope = scope
+        .clone()
+        .unwrap_or_else(|| format!("repository:{}:pull", origin.repository));
+    let call = token_call(realm, service.as_deref(), &scope, secret);
+    let response = caller.call(origin, base, &call).await?;
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::BAD_REQUEST
+        | StatusCode::UNAUTHORIZED
+        | StatusCode::FORBIDDEN
+        | StatusCode::NOT_FOUND => return Ok(None),
+        StatusCode::TOO_MANY_REQUESTS => {
+            return Err(UpstreamError::TooManyRequests(origin.clone()));
+        }
+        status => {
+            let text = format!("its token service answers {status}");
+            return Err(unreachable(origin, &text));
+        }
+    }
+    let body = caller.read(origin, response, MAX_TOKEN_ANSWER).await?;
+    // Not the parser's words: they might quote the token.
+    let answer: TokenAnswer = serde_json::from_slice(&body)
+        .map_err(|_| protocol("a token service whose answer is not JSON of a token"))?;
+    let token = answer
+        .token
+        .or(answer.access_token)
+        .filter(|token| !token.is_empty())
+        .ok_or_else(|| protocol("a token service that gives no token"))?;
+    let validity = answer
+        .expires_in
+        .map_or(DEFAULT_VALIDITY, Duration::from_secs)
+        .min(MAX_VALIDITY)
+        .saturating_sub(MARGIN);
+    let visibility = match secret {
+        Some(_) => Visibility::Private,
+        None => Visibility::Shared,
+    };
+    Grant::new(&format!("Bearer {token}"), visibility, validity)
+        .map(Some)
+        .ok_or_else(|| protocol("a token that cannot stand in a header"))
+}
+
+fn token_call(mut realm: Url, service: Option<&str>, scope: &str, secret: Option<&Secret>) -> Call {
+    let mut fields = form_urlencoded::Serializer::new(String::new());
+    if let Some(service) = service {
+        fields.append_pair("service", service);
+    }
+    let mut authorization = None;
+    let form = if let Some(Secret::IdentityToken(token)) = secret {
+        fields.append_pair("scope", scope);
+        fields.append_pair("client_id", "peili");
+        fields.append_pair("grant_type", "refresh_token");
+        fields.append_pair("refresh_token", token);
+        Some(fields.finish())
+    } else {
+        // A scope for each, as Docker's client has it.
+        for scope in scope.split_ascii_whitespace() {
+            fields.append_pair("scope", scope);
+        }
+        if let Some(Secret::Password { user, password }) = secret {
+            fields.append_pair("account", user);
+            authorization = secret_value(&basic(user, password));
+        }
+        let added = fields.finish();
+        let query = match realm.query() {
+            Some(query) if !query.is_empty() => format!("{query}&{added}"),
+            _ => added,
+        };
+        realm.set_query(Some(&query));
+        None
+    };
+    Call {
+        method: if form.is_some() {
+            Method::POST
+        } else {
+            Method::GET
+        },
+        url: realm,
+        headers: HeaderMap::new(),
+        authorization,
+        form,
+    }
+}
+
+fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// A header value that is not to be shown.
+fn secret_value(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
