@@ -43,8 +43,9 @@ pub trait Store: Send + Sync + 'static {
     /// The object is here and cannot be read.
     fn open(&self, digest: &Digest) -> io::Result<Option<Content>>;
 
-    /// Whether a client of the store is fetching this object right now: containerd opens an ingest before it sends
-    /// its request, so a request for a digest without one does not come from this node's containerd.
+    /// Whether the store's owner is fetching this object right now: containerd opens an ingest before it sends its
+    /// request, so a request for a digest without one does not come from this node's containerd. False for a store
+    /// that the mirror fills itself.
     fn is_ingesting(&self, digest: &Digest) -> bool;
 
     fn health(&self) -> Health;

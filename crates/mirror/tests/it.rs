@@ -1,0 +1,396 @@
+//! A mirror that fills its own store: what comes from upstream, how often, and who may have it. The store is the real
+//! one; upstream is a stand-in, since these tests are about what happens when it moves, breaks, lies or is gone.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::BodyExt;
+use layout::Layout;
+use mirror::memory::MemoryCluster;
+use mirror::{
+    Access, Body, Candidate, Ends, Holding, Limits, MIRRORED, Mirror, Options, Parts, PeerId,
+    Reader, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest, Visibility,
+};
+use oci::{Digest, Origin, Reference};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+
+/// What the upstream registry has, and how it behaves.
+#[derive(Default)]
+struct Fake {
+    objects: Mutex<HashMap<Digest, Bytes>>,
+    tags: Mutex<HashMap<String, Digest>>,
+    private: Mutex<bool>,
+    gone: Mutex<bool>,
+    /// Breaks each body after this many bytes.
+    breaks_after: Mutex<Option<usize>>,
+    blobs_asked: AtomicUsize,
+}
+
+impl Fake {
+    fn put(&self, bytes: Bytes) -> Digest {
+        let digest = Digest::sha256(&bytes);
+        self.objects.lock().insert(digest.clone(), bytes);
+        digest
+    }
+
+    /// An image of one layer; its manifest's digest.
+    fn image(&self, tag: &str, layer: &Digest) -> Digest {
+        let config = self.put(Bytes::from_static(b"{}"));
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":2}},"layers":[{{"digest":"{layer}","size":1}}]}}"#
+        );
+        let digest = self.put(manifest.into());
+        self.tags.lock().insert(tag.to_owned(), digest.clone());
+        digest
+    }
+
+    fn reach(&self, origin: &Origin) -> Result<(), UpstreamError> {
+        if *self.gone.lock() {
+            return Err(UpstreamError::Unreachable(origin.clone(), "gone".into()));
+        }
+        Ok(())
+    }
+
+    fn visibility(&self) -> Visibility {
+        if *self.private.lock() {
+            Visibility::Private
+        } else {
+            Visibility::Shared
+        }
+    }
+}
+
+#[async_trait]
+impl Upstream for Fake {
+    async fn resolve(
+        &self,
+        origin: &Origin,
+        reference: &Reference,
+    ) -> Result<Digest, UpstreamError> {
+        self.reach(origin)?;
+        let tag = self.tags.lock().get(&reference.to_string()).cloned();
+        tag.ok_or_else(|| UpstreamError::NotFound(origin.clone()))
+    }
+
+    async fn manifest(
+        &self,
+        origin: &Origin,
+        reference: &Reference,
+    ) -> Result<UpstreamManifest, UpstreamError> {
+        self.reach(origin)?;
+        let digest: Digest = reference.to_string().parse().expect("asked for by digest");
+        let bytes = self.objects.lock().get(&digest).cloned();
+        let bytes = bytes.ok_or_else(|| UpstreamError::NotFound(origin.clone()))?;
+        Ok(UpstreamManifest {
+            bytes,
+            digest,
+            visibility: self.visibility(),
+        })
+    }
+
+    async fn blob(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<UpstreamBlob, UpstreamError> {
+        self.reach(origin)?;
+        self.blobs_asked.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.objects.lock().get(digest).cloned();
+        let bytes = bytes.ok_or_else(|| UpstreamError::NotFound(origin.clone()))?;
+        let rest = bytes.slice(usize::try_from(offset).expect("small")..);
+        let sent = self
+            .breaks_after
+            .lock()
+            .map_or(rest.len(), |limit| limit.min(rest.len()));
+        let mut pieces: Vec<_> = rest[..sent]
+            .chunks(1000)
+            .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+            .collect();
+        if sent < rest.len() {
+            pieces.push(Err(UpstreamError::Unreachable(
+                origin.clone(),
+                "broken".into(),
+            )));
+        }
+        let body = futures::stream::iter(pieces).boxed();
+        Ok(UpstreamBlob {
+            size: Some(bytes.len() as u64),
+            visibility: self.visibility(),
+            body,
+        })
+    }
+}
+
+struct TestApp {
+    mirror: Arc<Mirror>,
+    upstream: Arc<Fake>,
+    _folder: tempfile::TempDir,
+}
+
+const HERE: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
+    5000,
+);
+const ELSEWHERE: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)),
+    9,
+);
+
+fn app() -> TestApp {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut registry = Registry::default();
+    let options = layout::Options {
+        path: folder.path().join("store"),
+        limit: 100 << 20,
+    };
+    let store = Arc::new(Layout::open(&options, &mut registry).expect("a new store"));
+    let upstream = Arc::new(Fake::default());
+    let node = Candidate {
+        peer: PeerId::new("here"),
+        addresses: Arc::new([HERE]),
+        holding: Holding::Complete,
+        zone: None,
+    };
+    let parts = Parts {
+        store: store.clone(),
+        router: Arc::new(MemoryCluster::default().router(node)),
+        intake: Some((store, upstream.clone())),
+    };
+    let options = Options {
+        access: Access {
+            resolve_tags: true,
+            ..Access::default()
+        },
+        reader: Reader::default(),
+        limits: Limits {
+            resolve_timeout: Duration::from_secs(1),
+            attempts: 3,
+        },
+    };
+    let mirror = Arc::new(Mirror::new(parts, options, &mut registry));
+    TestApp {
+        mirror,
+        upstream,
+        _folder: folder,
+    }
+}
+
+impl TestApp {
+    async fn ask(&self, path: &str, remote: SocketAddr, headers: HeaderMap) -> Response<Body> {
+        let mut request = http::Request::get(format!("/v2/a/b/{path}?ns=quay.io"))
+            .body(())
+            .expect("a request");
+        *request.headers_mut() = headers;
+        self.mirror
+            .answer(
+                &request.into_parts().0,
+                Ends {
+                    remote,
+                    local: HERE,
+                },
+            )
+            .await
+    }
+
+    /// As a client on this host.
+    async fn get(&self, path: &str) -> (StatusCode, Bytes) {
+        read(self.ask(path, HERE, HeaderMap::new()).await).await
+    }
+
+    /// As a client on another host.
+    async fn get_from_elsewhere(&self, path: &str) -> StatusCode {
+        self.ask(path, ELSEWHERE, HeaderMap::new()).await.status()
+    }
+
+    fn asked(&self) -> usize {
+        self.upstream.blobs_asked.load(Ordering::Relaxed)
+    }
+
+    /// Waits until an object has become part of the store, which happens after its last byte was handed over.
+    async fn stored(&self, digest: &Digest) {
+        let peers_view = HeaderMap::from_iter([(MIRRORED, HeaderValue::from_static("true"))]);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while self
+            .ask(&format!("blobs/{digest}"), ELSEWHERE, peers_view.clone())
+            .await
+            .status()
+            != StatusCode::OK
+        {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{digest} was not stored"
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn read(response: Response<Body>) -> (StatusCode, Bytes) {
+    let status = response.status();
+    let body = response.into_body().collect().await.expect("a whole body");
+    (status, body.to_bytes())
+}
+
+fn layer() -> Bytes {
+    (0..3_000_000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8)
+        .collect()
+}
+
+#[tokio::test]
+async fn what_many_ask_for_at_once_comes_from_upstream_once() {
+    let app = app();
+    let digest = app.upstream.put(layer());
+    let path = format!("blobs/{digest}");
+    let answers = futures::future::join_all((0..8).map(|_| app.get(&path))).await;
+    for (status, bytes) in answers {
+        assert_eq!(status, StatusCode::OK);
+        assert!(bytes == layer());
+    }
+    assert_eq!(app.asked(), 1);
+    app.stored(&digest).await;
+    *app.upstream.gone.lock() = true;
+    assert!(app.get(&path).await.1 == layer(), "it is here now");
+}
+
+#[tokio::test]
+async fn a_range_of_what_is_still_coming() {
+    let app = app();
+    let digest = app.upstream.put(layer());
+    let range = HeaderMap::from_iter([(
+        http::header::RANGE,
+        HeaderValue::from_static("bytes=2000000-2000009"),
+    )]);
+    let (status, bytes) = read(app.ask(&format!("blobs/{digest}"), HERE, range).await).await;
+    assert_eq!(status, StatusCode::PARTIAL_CONTENT);
+    assert_eq!(bytes, layer().slice(2_000_000..2_000_010));
+}
+
+#[tokio::test]
+async fn a_broken_upstream_is_gone_on_with_from_where_it_broke() {
+    let app = app();
+    *app.upstream.breaks_after.lock() = Some(1_200_000);
+    let digest = app.upstream.put(layer());
+    let (status, bytes) = app.get(&format!("blobs/{digest}")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(bytes == layer());
+    assert_eq!(app.asked(), 3);
+}
+
+#[tokio::test]
+async fn wrong_bytes_never_become_part_of_the_store() {
+    let app = app();
+    let digest = Digest::sha256(b"what it should be");
+    app.upstream
+        .objects
+        .lock()
+        .insert(digest.clone(), Bytes::from_static(b"what it is instead"));
+    let _ = app
+        .ask(&format!("blobs/{digest}"), HERE, HeaderMap::new())
+        .await
+        .into_body()
+        .collect()
+        .await;
+    app.upstream
+        .objects
+        .lock()
+        .insert(digest.clone(), Bytes::from_static(b"what it should be"));
+    app.stored_after_retry(&digest).await;
+    assert_eq!(
+        app.get(&format!("blobs/{digest}")).await.1,
+        "what it should be"
+    );
+}
+
+impl TestApp {
+    /// Asks until the object is stored: a first attempt may still be giving up.
+    async fn stored_after_retry(&self, digest: &Digest) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            let body = self
+                .ask(&format!("blobs/{digest}"), HERE, HeaderMap::new())
+                .await
+                .into_body();
+            if body
+                .collect()
+                .await
+                .is_ok_and(|body| digest.verifies(&body.to_bytes()))
+            {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{digest} never came right"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tag_is_what_upstream_says_and_the_last_known_while_upstream_is_gone() {
+    let app = app();
+    let layer = app.upstream.put(layer());
+    let old = app.upstream.image("latest", &layer);
+    let (status, bytes) = app.get("manifests/latest").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(old.verifies(&bytes));
+
+    let other = app.upstream.put(Bytes::from_static(b"another layer"));
+    let new = app.upstream.image("latest", &other);
+    assert!(
+        new.verifies(&app.get("manifests/latest").await.1),
+        "the tag has moved"
+    );
+
+    *app.upstream.gone.lock() = true;
+    assert!(
+        new.verifies(&app.get("manifests/latest").await.1),
+        "the last that was known"
+    );
+    assert_eq!(
+        app.get("manifests/never-seen").await.0,
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
+async fn what_took_credentials_is_for_this_host_alone() {
+    let app = app();
+    *app.upstream.private.lock() = true;
+    let layer = app.upstream.put(layer());
+    let manifest = app.upstream.image("1", &layer);
+    let paths = [
+        "manifests/1".to_owned(),
+        format!("manifests/{manifest}"),
+        format!("blobs/{layer}"),
+    ];
+    for path in &paths {
+        assert_eq!(
+            app.get_from_elsewhere(path).await,
+            StatusCode::NOT_FOUND,
+            "{path}, before it is here"
+        );
+    }
+    for path in &paths {
+        assert_eq!(app.get(path).await.0, StatusCode::OK, "{path}");
+    }
+    for path in &paths {
+        assert_eq!(
+            app.get_from_elsewhere(path).await,
+            StatusCode::NOT_FOUND,
+            "{path}, now that it is here"
+        );
+    }
+    let peer = HeaderMap::from_iter([(MIRRORED, HeaderValue::from_static("true"))]);
+    let response = app.ask(&format!("blobs/{layer}"), HERE, peer).await;
+    assert_eq!(response.status(), StatusCode::NOT_FOUND, "a peer");
+}
