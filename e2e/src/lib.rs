@@ -1,1 +1,33 @@
+//! A lab for end-to-end tests: every node of it is a network namespace with a real containerd and
+//! a Peili in it, all on one bridge with a real registry upstream. Images are pulled by the call
+//! that a kubelet makes.
+//!
+//! Needs root, the packages that `cargo xtask test` installs, and the containerds that it unpacks
+//! into `target/e2e`. Nothing leaves the namespaces, and nothing of the machine's own network is
+//! touched. What an interrupted run leaves behind is swept by the next.
 
+mod containerd;
+mod cri;
+mod http;
+mod image;
+mod lab;
+mod mirror;
+mod network;
+mod node;
+mod process;
+mod registry;
+mod run;
+mod site;
+mod tar;
+mod wait;
+
+pub use containerd::Generation;
+pub use image::Image;
+pub use lab::Lab;
+pub use mirror::{Mirror, Store, configure, peili};
+pub use network::Host;
+pub use node::Node;
+pub use process::{Daemon, output};
+pub use registry::Registry;
+pub use run::run;
+pub use wait::until;

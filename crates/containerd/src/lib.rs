@@ -1,1 +1,37 @@
+//! The node's containerd as a store: what it holds, what it is fetching, how it is configured.
+//!
+//! containerd fills its content store itself; this crate watches. The files are read where they lie, and a catalog in
+//! memory is kept in step with the disk (a listing at the start and every minute, inotify between them) and with what
+//! containerd knows of each object (labels, image names; its events only make that quicker, because releases before
+//! 2.1 send none for content, and none sends one when content is collected). Works with containerd 1.6, 1.7 and 2.x.
 
+mod blobs;
+mod checks;
+mod client;
+mod config;
+mod connector;
+mod error;
+mod images;
+mod ingest;
+mod inventory;
+mod keeper;
+mod labels;
+mod listing;
+mod metrics;
+mod pace;
+mod proto;
+mod questions;
+mod session;
+mod store;
+mod watch;
+
+pub use checks::{Finding, Setup, State, check};
+pub use client::CallError;
+pub use config::{Config, Namespace, NamespaceError};
+pub use error::Error;
+pub use store::Containerd;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,65 @@
+//! containerd's `hosts.toml` files: written, kept beside the user's own, and put back.
+//!
+//! containerd reads `<config_path>/<registry>/hosts.toml` anew at each pull and asks the hosts named there, in file
+//! order, before the registry itself ([hosts.md]). [`configure()`] puts a mirror first in those files; [`cleanup()`]
+//! leaves the folder as the user had it. Both are blocking, may be repeated at any time, and may be killed at any
+//! point: a run reads the folder into a snapshot (`tree`), decides from it alone what should stand there (`plan`),
+//! and carries that out in steps (`steps`, `apply`) after each of which another run still ends right.
+//!
+//! # What is the user's
+//! The user's own configuration is what the folder would hold without any mirror. It is worked out anew from the
+//! live folder and `_backup` on each run, for each entry of the folder by itself:
+//!
+//! - An entry with a `hosts.toml` that no mirror wrote is the user's as it stands, whatever `_backup` says: somebody
+//!   has written it since.
+//! - Where `hosts.toml` was written by a mirror (Peili's marker line, or Spegel's template), or is missing, the
+//!   user's version is the one in `_backup`, overlaid with whatever else lies in the live folder (a renewed
+//!   certificate, say); beside a file of Spegel's, which copies without rights and links, only supplemented.
+//! - An entry that is missing is the one in `_backup`. Data in `_backup` is therefore never lost, at a price: a folder
+//!   that the user removes while a mirror is configured comes back, unless it is removed from `_backup` too.
+//!
+//! `_backup` always holds the whole of the user's configuration, also what is in force beside ours: so Spegel's
+//! own clean-up, which empties the folder and moves `_backup` up, ends right after us too. A `_backup` that Spegel
+//! made is taken over as it is.
+//!
+//! # Which folders are mirrored
+//! A registry that is named in `--mirrored-registries` has our file in its folder, and what the user had there is in
+//! `_backup` alone, or with `--prepend-existing` behind our hosts. containerd looks into `_default` only for a host
+//! without a folder, whatever is or is not in that. So where all registries are mirrored, through `_default`, our hosts
+//! also go in front of the user's in each folder that the user has for a host, always: what was configured for one
+//! host keeps working and does not take that host out of the mirror. Where that cannot be done (TOML that is broken, a
+//! folder that is a link, hosts that are not in tables of their own), the folder stays as it is, with a warning. Only
+//! `--prepend-existing` makes that an error, for `_default` itself and registries that are named.
+//!
+//! # Order of steps
+//! `_backup` is complete before the first live file changes. `hosts.toml` tells whose a folder is: where the user's
+//! becomes ours it changes first, where a mirror's becomes the user's again or ours it changes last, so that a folder
+//! in between still counts as a mirror's.
+//! New folders are built in `_peili.tmp` and renamed into place. Files are written there as well, made durable and
+//! renamed; whatever is found in it at the start of a run is refuse.
+//!
+//! [hosts.md]: https://github.com/containerd/containerd/blob/main/docs/hosts.md
 
+mod apply;
+mod configuration;
+mod error;
+mod merge;
+mod plan;
+pub mod probe;
+mod recognise;
+mod render;
+mod report;
+mod run;
+pub mod secret;
+mod select;
+mod steps;
+mod tree;
+mod users;
+
+pub use configuration::{
+    Configuration, Credentials, CredentialsError, Mirrored, Target, TargetError,
+};
+pub use error::{FileFault, HostsError};
+pub use report::{Report, Warning};
+pub use run::{cleanup, configure};
+pub use secret::{NODE_SECRET_HEADER, NodeSecret, SecretError};

@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use oci::Filter;
+use subtle::ConstantTimeEq as _;
 
 use crate::refusal::Refusal;
 use crate::request::{Caller, MIRRORED, NODE_SECRET, Target};
@@ -33,13 +34,9 @@ impl Secret {
         &self.0
     }
 
+    /// Takes the same time wherever the two differ, unless it is in length.
     fn is(&self, other: &[u8]) -> bool {
-        let differing = self
-            .0
-            .bytes()
-            .zip(other)
-            .fold(0, |bits, (a, b)| bits | (a ^ b));
-        self.0.len() == other.len() && differing == 0
+        self.0.as_bytes().ct_eq(other).into()
     }
 }
 
@@ -109,5 +106,27 @@ impl Access {
     pub fn shows(&self, object: Option<&Object>, caller: Caller) -> bool {
         let private = object.is_some_and(|object| object.visibility == Visibility::Private);
         !private || caller == Caller::Own
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_compared_whole_and_not_printed() {
+        let secret = Secret::new("0123abcd".to_owned());
+        assert!(secret.is(b"0123abcd"));
+        for other in [
+            "",
+            "0123abc",
+            "123abcd",
+            "0123abcd0",
+            "1123abcd",
+            "0123abce",
+        ] {
+            assert!(!secret.is(other.as_bytes()), "{other}");
+        }
+        assert_eq!(format!("{secret:?}"), "***");
     }
 }

@@ -25,6 +25,15 @@ pub struct ListenAddress {
 pub struct ListenAddressError(String);
 
 impl ListenAddress {
+    /// The sockets that it stands for. Where there are two, one of them is enough: a host may lack a family.
+    pub fn sockets(self) -> Vec<SocketAddr> {
+        let both = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let ips = self.ip.map_or(both.to_vec(), |ip| vec![ip]);
+        ips.into_iter()
+            .map(|ip| SocketAddr::new(ip, self.port))
+            .collect()
+    }
+
     /// Opens the port. A port on all addresses is one socket for both families, or for IPv4 on a host without IPv6.
     ///
     /// # Errors

@@ -1,1 +1,87 @@
-fn main() {}
+//! The binary: command line and wiring, nothing else.
+
+mod cleanup;
+mod cli;
+mod configuration;
+mod demo;
+mod duration;
+mod fault;
+mod observe;
+mod registry;
+mod settings;
+mod telemetry;
+mod version;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Command};
+use crate::fault::Faults;
+
+/// Threads for the work of all connections. A mirror shares its node with the workload that it serves: it must not
+/// take as many threads as the node has cores.
+const WORKERS: usize = 4;
+
+fn main() -> ExitCode {
+    let cli = cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Faults>() => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("peili: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    telemetry::install(&cli.log_level)?;
+    // One provider for every TLS connection of the process: two of them panic at run time.
+    let installed = rustls::crypto::ring::default_provider().install_default();
+    debug_assert!(installed.is_ok(), "the provider is installed once");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(WORKERS))
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let shutdown = shutdown()?;
+        match cli.command {
+            Command::Registry(arguments) => registry::run(&arguments, shutdown).await,
+            Command::Configuration(arguments) => configuration::run(&arguments),
+            Command::Cleanup(arguments) => cleanup::run(&arguments, shutdown).await,
+            Command::CleanupWait(arguments) => cleanup::wait(&arguments, shutdown).await,
+            Command::Demo(arguments) => demo::run(&arguments, shutdown).await,
+            Command::Version(arguments) => version::run(&arguments),
+        }
+    })
+}
+
+/// Cancelled by the first SIGTERM or SIGINT; a second one ends the process at once.
+fn shutdown() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let token = CancellationToken::new();
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        for count in 0.. {
+            let (name, code) = tokio::select! {
+                _ = terminate.recv() => ("SIGTERM", 143),
+                _ = interrupt.recv() => ("SIGINT", 130),
+            };
+            if count > 0 {
+                std::process::exit(code);
+            }
+            tracing::info!(signal = name, "shutting down; a second signal ends at once");
+            cancelled.cancel();
+        }
+    });
+    Ok(token)
+}

@@ -1,1 +1,284 @@
+//! Finding peers and what they hold: the mirror's router over libp2p.
+//!
+//! Nodes are one Kademlia network (`/spegel/kad/1.0.0`, over TCP, Noise and yamux) and so share content with Spegel's
+//! both ways. What a node holds it tells the 20 nodes nearest to the key, as provider records that last 19 minutes;
+//! who looks for it asks those. One task owns all of libp2p ([`node`]); the rest sends it commands.
+//!
+//! For clusters of a few to some hundred nodes connections stay open and a look-up is one round trip. What is bounded
+//! for larger ones (connections, records, addresses) is a named constant where it is used.
+//!
+//! The process must have a default rustls crypto provider when bootstrapping over HTTP.
 
+mod addresses;
+mod behaviour;
+mod bootstrap;
+mod config;
+mod identity;
+mod key;
+mod metrics;
+mod node;
+mod peer_address;
+mod peers;
+mod publish;
+mod router;
+mod search;
+mod store;
+mod table;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::identity::Keypair;
+use libp2p::{Multiaddr, noise};
+use mirror::ListenAddress;
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+pub use bootstrap::CertificateError;
+pub use config::{Bootstrap, Config, ConfigError, HttpBootstrap, IdForm};
+pub use identity::IdentityError;
+pub use peer_address::PeerAddress;
+pub use router::Router;
+
+use addresses::{Endpoint, Scope};
+use behaviour::Behaviour;
+use bootstrap::{Bootstrapper, Server, Source, Status};
+use metrics::Metrics;
+use node::{Inbox, Node, Outbox};
+use peers::Remembered;
+
+/// For the operating system to say which port it gave.
+const BIND_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the tasks to end once told to.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Look-ups that wait for the node's attention. Beyond them a look-up finds nothing.
+const FIND_QUEUE: usize = 1024;
+/// Other commands that wait; whoever sends more waits with them.
+const COMMAND_QUEUE: usize = 64;
+
+/// Why the router cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SwarmError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("the identity cannot be used for Noise")]
+    Noise(#[from] noise::Error),
+    #[error("cannot listen on {address}; free the port or choose another --router-addr")]
+    Listen {
+        address: ListenAddress,
+        source: io::Error,
+    },
+    #[error("no network interface to listen on within {BIND_TIMEOUT:?}")]
+    NoInterface,
+    #[error("cannot serve /id on {address}; free the port or choose another --http-bootstrap-addr")]
+    Serve {
+        address: ListenAddress,
+        source: io::Error,
+    },
+    #[error("cannot ask for peers over https")]
+    Certificates(#[from] CertificateError),
+}
+
+/// Takes the addresses, so that a port in use is an error before anything runs.
+///
+/// # Errors
+/// An address is taken, or what is in the data folder or among the certificates cannot be used.
+pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, SwarmError> {
+    let keypair = match &config.data_dir {
+        Some(folder) => identity::load_or_create(folder)?,
+        None => Keypair::generate_ed25519(),
+    };
+    let remembered = config.data_dir.as_deref().map(peers::load);
+    let source = Source::new(&config.bootstrap)?;
+    let server = match &config.bootstrap {
+        Bootstrap::Http(http) => match http.serve {
+            Some(address) => Some(
+                Server::bind(address, http.form)
+                    .map_err(|source| SwarmError::Serve { address, source })?,
+            ),
+            None => None,
+        },
+        Bootstrap::Dns { .. } | Bootstrap::Static { .. } => None,
+    };
+
+    let scope = Scope::new(config.listen.ip.is_some_and(|ip| ip.is_loopback()));
+    let swarm = libp2p::Swarm::new(
+        behaviour::transport(&keypair, &scope)?,
+        Behaviour::new(&keypair),
+        keypair.public().into(),
+        libp2p::swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(behaviour::IDLE_CONNECTION_TIMEOUT),
+    );
+    let id = *swarm.local_peer_id();
+    let metrics = Metrics::register(registry);
+    let (peers_out, peers) = watch::channel(0);
+    let (addresses_out, addresses) = watch::channel(Vec::new());
+    let (remembered_out, remembered_now) = watch::channel(Vec::new());
+    let outbox = Outbox {
+        peers: peers_out,
+        addresses: addresses_out,
+        remembered: remembered_out,
+    };
+    let mut node = Node::new(swarm, scope, config.registry_port, metrics, outbox);
+    let port = listen(&mut node, config.listen).await?;
+    Ok(Bound {
+        node,
+        id,
+        port,
+        source,
+        server,
+        data_dir: config.data_dir,
+        remembered: remembered.unwrap_or_default(),
+        peers,
+        addresses,
+        remembered_now,
+    })
+}
+
+/// Listens on all sockets of the address, or on one family where the host has no other; on which port.
+async fn listen(node: &mut Node, address: ListenAddress) -> Result<u16, SwarmError> {
+    probe(address)?;
+    let mut port = address.port;
+    let mut failed = None;
+    let mut bound = 0;
+    for mut socket in address.sockets() {
+        socket.set_port(port);
+        let multiaddr = Multiaddr::from(Endpoint::Router(socket));
+        if let Err(error) = node.swarm().listen_on(multiaddr) {
+            let source = behaviour::listen_error(error);
+            failed = Some(SwarmError::Listen { address, source });
+            continue;
+        }
+        bound += 1;
+        if port == 0 {
+            let first = timeout(BIND_TIMEOUT, node.first_socket()).await;
+            port = first.map_err(|_| SwarmError::NoInterface)?.port();
+        }
+    }
+    match failed {
+        Some(error) if bound == 0 => Err(error),
+        _ => Ok(port),
+    }
+}
+
+/// libp2p shares a port with whoever lets it (SO_REUSEPORT), and a second router would take half of the connections to
+/// the first. So see first whether a socket that shares nothing can have it.
+fn probe(address: ListenAddress) -> Result<(), SwarmError> {
+    if address.port == 0 {
+        return Ok(());
+    }
+    let mut last = None;
+    // Where there are two the last is that of IPv6, and takes IPv4 with it unless the host has no IPv6.
+    for socket in address.sockets().into_iter().rev() {
+        use io::ErrorKind::{AddrInUse, PermissionDenied};
+        match TcpListener::bind(socket) {
+            Ok(_) => return Ok(()),
+            Err(source) => {
+                let certain = matches!(source.kind(), AddrInUse | PermissionDenied);
+                last = Some(SwarmError::Listen { address, source });
+                if certain {
+                    break;
+                }
+            }
+        }
+    }
+    last.map_or(Ok(()), Err)
+}
+
+/// A router whose addresses are taken.
+pub struct Bound {
+    node: Node,
+    id: libp2p::PeerId,
+    port: u16,
+    source: Source,
+    server: Option<Server>,
+    data_dir: Option<PathBuf>,
+    remembered: Vec<Remembered>,
+    peers: watch::Receiver<usize>,
+    addresses: watch::Receiver<Vec<Multiaddr>>,
+    remembered_now: watch::Receiver<Vec<Remembered>>,
+}
+
+impl Bound {
+    /// This node's name among its peers.
+    pub fn id(&self) -> mirror::PeerId {
+        mirror::PeerId::new(&self.id.to_string())
+    }
+
+    /// Where peers connect.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where `/id` is answered, if it is.
+    pub fn id_address(&self) -> Option<SocketAddr> {
+        self.server.as_ref().map(|server| server.address)
+    }
+
+    /// Joins the cluster.
+    pub fn spawn(self) -> (Arc<Router>, Handle) {
+        let (finds_in, finds) = mpsc::channel(FIND_QUEUE);
+        let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
+        let report = String::from("looking for peers");
+        let (status_out, status) = watch::channel(Status {
+            done: false,
+            report,
+        });
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let inbox = Inbox { finds, commands };
+        tasks.spawn(self.node.run(inbox, stop.clone()));
+        let bootstrapper = Bootstrapper {
+            source: self.source,
+            remembered: self.remembered,
+            port: self.port,
+            node: commands_in.clone(),
+            peers: self.peers.clone(),
+            status: status_out,
+        };
+        tasks.spawn(bounded(stop.clone(), bootstrapper.run()));
+        if let Some(server) = self.server {
+            tasks.spawn(server.run(self.id, self.addresses, stop.clone()));
+        }
+        if let Some(folder) = self.data_dir {
+            tasks.spawn(peers::keep(folder, self.remembered_now));
+        }
+        let router = Router::new(self.id, finds_in, commands_in, status, self.peers);
+        (Arc::new(router), Handle { stop, tasks })
+    }
+}
+
+async fn bounded(stop: CancellationToken, task: impl Future<Output = ()>) {
+    stop.run_until_cancelled_owned(task).await;
+}
+
+/// The router's tasks. Dropping it ends them at once.
+#[derive(Debug)]
+pub struct Handle {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Handle {
+    /// Waits for the router to end without having been told to, which only a fault can bring about.
+    pub async fn failed(&mut self) {
+        if let Some(Err(error)) = self.tasks.join_next().await {
+            tracing::error!(%error, "a task of the router failed");
+        }
+    }
+
+    /// Leaves the cluster; what is worth remembering is written down.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(SHUTDOWN_TIMEOUT, ended).await.is_err() {
+            tracing::warn!("the router's tasks did not end in time");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! What has to hold of a node's containerd for a mirror to be of use, and what to change where it does not.
+
+mod settings;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::client::{Client, content_path};
+use crate::{Config, Error, blobs};
+use settings::{Setting, Settings};
+
+/// What the checks compare with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// containerd's configuration as this process sees it, usually `/etc/containerd/config.toml`. Read for what
+    /// containerd from 2.0 on does not tell.
+    pub config_file: PathBuf,
+    /// Where hosts.toml files are written, as containerd sees it.
+    pub registry_config_path: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Ok,
+    Warning,
+    /// It could not be found out.
+    Unknown,
+}
+
+/// The outcome of one check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at, in a word or two.
+    pub what: &'static str,
+    pub state: State,
+    /// What was found.
+    pub found: String,
+    /// What to do, with the very lines to write for this version of containerd.
+    pub remedy: Option<String>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.found)?;
+        match &self.remedy {
+            Some(remedy) => write!(f, "; {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Finding {
+    fn ok(what: &'static str, found: String) -> Self {
+        Self {
+            what,
+            state: State::Ok,
+            found,
+            remedy: None,
+        }
+    }
+
+    fn warning(what: &'static str, found: String, remedy: String) -> Self {
+        Self {
+            what,
+            state: State::Warning,
+            found,
+            remedy: Some(remedy),
+        }
+    }
+
+    fn unknown(what: &'static str, found: String, remedy: Option<String>) -> Self {
+        Self {
+            what,
+            state: State::Unknown,
+            found,
+            remedy,
+        }
+    }
+}
+
+/// Looks once, over a connection of its own, for 35 s at the most. Where containerd does not answer, that is
+/// the one finding.
+pub async fn check(config: &Config, setup: &Setup) -> Vec<Finding> {
+    match look(config, setup).await {
+        Ok(findings) => findings,
+        Err(error) => {
+            let found = format!("containerd at {} {error}", config.socket.display());
+            vec![Finding::unknown("containerd", found, None)]
+        }
+    }
+}
+
+async fn look(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error> {
+    let client = Client::connect(config).await?;
+    let text = client.version().await?;
+    let generation = Generation::of(&text);
+    let settings = Settings::find(&client, generation, &setup.config_file).await;
+    Ok(vec![
+        version(&text, generation),
+        registry_config(&settings, generation, &setup.registry_config_path),
+        layers(&settings, generation),
+        content(&content_path(config, &client).await?),
+    ])
+}
+
+/// The first two numbers of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Generation(u32, u32);
+
+impl Generation {
+    /// Of `1.6.20~ds1`, `v2.1.9`, `2.1.9+unknown`; 0.0 of what is no version.
+    fn of(text: &str) -> Self {
+        let mut numbers = text
+            .trim_start_matches('v')
+            .split(|c: char| !c.is_ascii_digit())
+            .map(|n| n.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        Self(next(), next())
+    }
+
+    /// The table of the configuration that tells CRI how to pull.
+    fn images_table(self) -> &'static str {
+        if self >= Self(2, 0) {
+            r#"plugins."io.containerd.cri.v1.images""#
+        } else {
+            r#"plugins."io.containerd.grpc.v1.cri""#
+        }
+    }
+
+    /// The table that says what becomes of layers after unpacking.
+    fn layers_table(self) -> String {
+        let images = self.images_table();
+        if self >= Self(2, 0) {
+            images.to_owned()
+        } else {
+            format!("{images}.containerd")
+        }
+    }
+}
+
+fn version(text: &str, generation: Generation) -> Finding {
+    const WHAT: &str = "version";
+    match generation {
+        Generation(0, _) => {
+            let found = format!("containerd calls itself {text:?}");
+            Finding::unknown(WHAT, found, None)
+        }
+        old if old < Generation(1, 6) => Finding::warning(
+            WHAT,
+            format!("containerd {text} is older than any this was tried with"),
+            "update containerd to 1.6 or later".into(),
+        ),
+        _ => Finding::ok(WHAT, format!("containerd {text}")),
+    }
+}
+
+fn registry_config(settings: &Settings, generation: Generation, expected: &Path) -> Finding {
+    const WHAT: &str = "registry config_path";
+    let remedy = format!(
+        "write to containerd's configuration and restart it:\n[{}.registry]\n  config_path = {:?}",
+        generation.images_table(),
+        expected.display().to_string()
+    );
+    match &settings.config_path {
+        Setting::Is(paths) if paths.is_empty() => {
+            Finding::warning(WHAT, "not set: containerd asks no mirror".into(), remedy)
+        }
+        Setting::Is(paths) if paths.split(':').any(|p| Path::new(p) == expected) => {
+            Finding::ok(WHAT, paths.clone())
+        }
+        Setting::Is(paths) => Finding::warning(
+            WHAT,
+            format!(
+                "containerd looks for hosts.toml in {paths}, not in {}",
+                expected.display()
+            ),
+            format!(
+                "give --containerd-registry-config-path the path that containerd uses, or {remedy}"
+            ),
+        ),
+        Setting::Unknown(why) => Finding::unknown(
+            WHAT,
+            why.clone(),
+            Some(format!("make sure that it is set; if not, {remedy}")),
+        ),
+    }
+}
+
+fn layers(settings: &Settings, generation: Generation) -> Finding {
+    const WHAT: &str = "discard_unpacked_layers";
+    let remedy = format!(
+        "to share them, write to containerd's configuration and restart it:\n[{}]\n  discard_unpacked_layers = false",
+        generation.layers_table()
+    );
+    match &settings.discard_unpacked_layers {
+        Setting::Is(false) => Finding::ok(WHAT, "false: layers stay and can be shared".into()),
+        Setting::Is(true) => Finding::warning(
+            WHAT,
+            "true: layers are deleted when they are unpacked, and this node has none to share"
+                .into(),
+            remedy,
+        ),
+        Setting::Unknown(why) => Finding::unknown(WHAT, why.clone(), None),
+    }
+}
+
+fn content(path: &Path) -> Finding {
+    const WHAT: &str = "content";
+    match blobs::list(path) {
+        Ok(found) => Finding::ok(WHAT, format!("{} blobs in {}", found.len(), path.display())),
+        Err(error) => Finding::warning(
+            WHAT,
+            format!("{} cannot be read: {error}", path.display()),
+            format!(
+                "mount the host's {0} at {0}, read-only will do, or name the path that it has here with \
+                 --containerd-content-path",
+                path.display()
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(config_path: Setting<String>, discard: Setting<bool>) -> Settings {
+        Settings {
+            config_path,
+            discard_unpacked_layers: discard,
+        }
+    }
+
+    #[test]
+    fn generations() {
+        for (text, generation) in [
+            ("1.6.20~ds1", Generation(1, 6)),
+            ("v2.1.9", Generation(2, 1)),
+            ("2.1.9+unknown", Generation(2, 1)),
+            ("2", Generation(2, 0)),
+            ("devel", Generation(0, 0)),
+            ("", Generation(0, 0)),
+            ("99999999999999.1", Generation(0, 1)),
+        ] {
+            assert_eq!(Generation::of(text), generation, "{text}");
+        }
+        assert_eq!(
+            version("devel", Generation::of("devel")).state,
+            State::Unknown
+        );
+        assert_eq!(version("1.5.9", Generation(1, 5)).state, State::Warning);
+    }
+
+    #[test]
+    fn a_registry_without_config_path_gets_the_lines_for_its_version() {
+        let unset = settings(Setting::Is(String::new()), Setting::Is(false));
+        let expected = Path::new("/etc/containerd/certs.d");
+        for (generation, table) in [
+            (
+                Generation(1, 7),
+                r#"[plugins."io.containerd.grpc.v1.cri".registry]"#,
+            ),
+            (
+                Generation(2, 1),
+                r#"[plugins."io.containerd.cri.v1.images".registry]"#,
+            ),
+        ] {
+            let finding = registry_config(&unset, generation, expected);
+            assert_eq!(finding.state, State::Warning);
+            let remedy = finding.remedy.expect("lines to write");
+            let lines = format!("{table}\n  config_path = \"/etc/containerd/certs.d\"");
+            assert!(remedy.contains(&lines), "{remedy}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_paths_is_right_if_ours_is_in_it() {
+        let list = "/etc/docker/certs.d:/etc/containerd/certs.d";
+        let list = settings(Setting::Is(list.into()), Setting::Is(false));
+        let state = |expected| registry_config(&list, Generation(1, 7), Path::new(expected)).state;
+        assert_eq!(state("/etc/containerd/certs.d"), State::Ok);
+        assert_eq!(state("/etc/containerd"), State::Warning);
+    }
+
+    #[test]
+    fn discarded_layers_are_a_warning() {
+        let discards = settings(Setting::Is(String::new()), Setting::Is(true));
+        let finding = layers(&discards, Generation(1, 6));
+        assert_eq!(finding.state, State::Warning);
+        let remedy = finding.remedy.expect("lines to write");
+        assert!(remedy.contains(r#"[plugins."io.containerd.grpc.v1.cri".containerd]"#));
+    }
+
+    #[test]
+    fn content_that_is_not_mounted_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(content(folder.path()).state, State::Ok);
+        let finding = content(&folder.path().join("not/mounted"));
+        assert_eq!(finding.state, State::Warning);
+        assert!(finding.to_string().contains("not/mounted"));
+    }
+}

@@ -1,0 +1,207 @@
+//! containerd's settings, from whoever tells them: up to 1.7 the CRI plugin does, from 2.0 on only the file.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::Deserialize;
+use toml_edit::{DocumentMut, Item};
+
+use super::Generation;
+use crate::client::Client;
+use crate::listing::blocking;
+
+/// Bytes of a configuration file that is read.
+const MAX_FILE: u64 = 1 << 20;
+/// Where the registry's and the layers' settings stand, in files of version 3 and 2.
+const IMAGES: &str = "io.containerd.cri.v1.images";
+const CRI: &str = "io.containerd.grpc.v1.cri";
+/// What `config_path` is from 2.2 on where it is not set.
+const DEFAULT_CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Setting<T> {
+    Is(T),
+    /// Why it is not known.
+    Unknown(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Settings {
+    /// Empty: not set.
+    pub config_path: Setting<String>,
+    pub discard_unpacked_layers: Setting<bool>,
+}
+
+impl Settings {
+    pub async fn find(client: &Client, generation: Generation, file: &Path) -> Self {
+        let told = client.cri_info().await.ok();
+        if let Some(settings) = told.and_then(|info| told_by_cri(&info)) {
+            return settings;
+        }
+        let path = file.to_owned();
+        let text = blocking(move || read(&path)).await;
+        let named = |why: String| format!("{}: {why}", file.display());
+        match text {
+            Ok(Ok(text)) => written(&text, generation).unwrap_or_else(|w| Self::unknown(named(w))),
+            Ok(Err(error)) => Self::unknown(named(format!("cannot be read here ({error})"))),
+            Err(error) => Self::unknown(error.to_string()),
+        }
+    }
+
+    fn unknown(why: String) -> Self {
+        Self {
+            config_path: Setting::Unknown(why.clone()),
+            discard_unpacked_layers: Setting::Unknown(why),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Told {
+    registry: ToldRegistry,
+    containerd: ToldContainerd,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ToldRegistry {
+    #[serde(default)]
+    config_path: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ToldContainerd {
+    #[serde(default)]
+    discard_unpacked_layers: bool,
+}
+
+/// The `config` of the CRI plugin's verbose status; from 2.0 on it lacks what is looked for.
+fn told_by_cri(info: &HashMap<String, String>) -> Option<Settings> {
+    let told: Told = serde_json::from_str(info.get("config")?).ok()?;
+    Some(Settings {
+        config_path: Setting::Is(told.registry.config_path),
+        discard_unpacked_layers: Setting::Is(told.containerd.discard_unpacked_layers),
+    })
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// What a configuration file says, or why that does not settle it.
+fn written(text: &str, generation: Generation) -> Result<Settings, String> {
+    let document: DocumentMut = text
+        .parse()
+        .map_err(|e: toml_edit::TomlError| format!("is not TOML: {}", e.message()))?;
+    let imports = document.get("imports").and_then(Item::as_array);
+    let imports = imports.is_some_and(|i| !i.is_empty());
+    let plugins = document.get("plugins");
+    let at = |path: &[&str]| {
+        path.iter()
+            .try_fold(plugins?, |item, key| item.get(key))
+            .cloned()
+    };
+    let first = |paths: [&[&str]; 2]| paths.into_iter().find_map(at);
+    let path = first([
+        &[IMAGES, "registry", "config_path"],
+        &[CRI, "registry", "config_path"],
+    ]);
+    let discard = first([
+        &[IMAGES, "discard_unpacked_layers"],
+        &[CRI, "containerd", "discard_unpacked_layers"],
+    ]);
+    let default = if generation >= Generation(2, 2) {
+        DEFAULT_CONFIG_PATH
+    } else {
+        ""
+    };
+    Ok(Settings {
+        config_path: match path.as_ref().and_then(Item::as_str) {
+            Some(path) => Setting::Is(path.to_owned()),
+            None if imports => unset("config_path"),
+            None => Setting::Is(default.to_owned()),
+        },
+        discard_unpacked_layers: match discard.as_ref().and_then(Item::as_bool) {
+            Some(discard) => Setting::Is(discard),
+            None if imports => unset("discard_unpacked_layers"),
+            None => Setting::Is(false),
+        },
+    })
+}
+
+fn unset<T>(what: &str) -> Setting<T> {
+    Setting::Unknown(format!("{what} may stand in a file that is imported"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is(path: &str, discard: bool) -> Settings {
+        Settings {
+            config_path: Setting::Is(path.into()),
+            discard_unpacked_layers: Setting::Is(discard),
+        }
+    }
+
+    #[test]
+    fn cri_tells_up_to_1_7() {
+        let info = |config: &str| HashMap::from([("config".to_owned(), config.to_owned())]);
+        let told = r#"{"containerd":{"snapshotter":"overlayfs","discardUnpackedLayers":true},
+                       "registry":{"configPath":"/etc/containerd/certs.d","mirrors":null}}"#;
+        assert_eq!(
+            told_by_cri(&info(told)),
+            Some(is("/etc/containerd/certs.d", true))
+        );
+        let of_2_1 = r#"{"containerd":{"defaultRuntimeName":"runc"},"cni":{}}"#;
+        assert_eq!(told_by_cri(&info(of_2_1)), None);
+        assert_eq!(told_by_cri(&info("{")), None);
+        assert_eq!(told_by_cri(&HashMap::new()), None);
+    }
+
+    #[test]
+    fn files_of_both_versions_are_read() {
+        let v3 = r#"
+            version = 3
+            [plugins."io.containerd.cri.v1.images"]
+              discard_unpacked_layers = true
+              [plugins."io.containerd.cri.v1.images".registry]
+                config_path = "/a"
+        "#;
+        assert_eq!(written(v3, Generation(2, 1)), Ok(is("/a", true)));
+        let v2 = r#"
+            version = 2
+            [plugins."io.containerd.grpc.v1.cri"]
+              containerd = { discard_unpacked_layers = true }
+              registry.config_path = "/b"
+        "#;
+        assert_eq!(written(v2, Generation(2, 1)), Ok(is("/b", true)));
+    }
+
+    #[test]
+    fn what_a_file_leaves_out() {
+        assert_eq!(written("", Generation(2, 1)), Ok(is("", false)));
+        let from_2_2 = written("", Generation(2, 2));
+        assert_eq!(from_2_2, Ok(is(DEFAULT_CONFIG_PATH, false)));
+        let imports = written(
+            "imports = ['/etc/containerd/conf.d/*.toml']",
+            Generation(2, 2),
+        );
+        let imports = imports.expect("TOML");
+        assert!(matches!(imports.config_path, Setting::Unknown(_)));
+        assert!(matches!(
+            imports.discard_unpacked_layers,
+            Setting::Unknown(_)
+        ));
+        assert!(written("= x", Generation(2, 2)).is_err());
+        assert_eq!(
+            written("plugins = 1\nversion = [3]", Generation(2, 1)),
+            Ok(is("", false))
+        );
+    }
+}

@@ -1,0 +1,306 @@
+//! The calls to containerd that the store makes. One client is one connection: it does not reconnect by itself, so
+//! that whoever uses it notices a restart and looks at everything again.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures::{Stream, TryStreamExt};
+use oci::{Digest, Origin, Registry};
+use prost::Message;
+use tokio::net::UnixStream;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use crate::connector::Once;
+use crate::labels::origins;
+use crate::proto::containerd::services::content::v1 as content;
+use crate::proto::containerd::services::events::v1 as events;
+use crate::proto::containerd::services::images::v1 as images;
+use crate::proto::containerd::services::introspection::v1 as introspection;
+use crate::proto::containerd::services::version::v1 as version;
+use crate::proto::containerd::types::Envelope;
+use crate::proto::runtime::v1 as cri;
+use crate::{Config, Error, Namespace};
+
+/// For the socket to take us.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// For an answer about one thing. Writers hold containerd's database for as long as a disk takes to sync.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// For a whole list.
+const LIST_LIMIT: Duration = Duration::from_secs(60);
+/// Bytes of one message. All images come in one, about 500 bytes each.
+const MAX_MESSAGE: usize = 256 << 20;
+/// The plugin whose `root` is the content folder.
+const CONTENT_PLUGIN: &str = "io.containerd.content.v1";
+
+/// A call that did not give what it should. Reads on after "containerd at …".
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("does not answer: {0}; is it running, and is its socket mounted here?")]
+    Connect(String),
+    #[error("gave no answer to {call} within {} s", .limit.as_secs())]
+    TimedOut { call: &'static str, limit: Duration },
+    #[error("answered {call} with {code:?}: {message}")]
+    Refused {
+        call: &'static str,
+        code: Code,
+        message: String,
+    },
+    #[error(
+        "does not say where its content lies (plugin {CONTENT_PLUGIN}); name the folder with --containerd-content-path"
+    )]
+    NoContentRoot,
+}
+
+/// An image by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub name: String,
+    pub target: Digest,
+}
+
+/// What an event says happened; what is so now has to be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Image { namespace: String, name: String },
+    Content { digest: Digest },
+}
+
+#[derive(Clone)]
+pub(crate) struct Client {
+    channel: Channel,
+    /// See [`Config::registries`].
+    ported: Vec<Registry>,
+}
+
+impl Client {
+    pub async fn connect(config: &Config) -> Result<Self, CallError> {
+        let limit = CONNECT_LIMIT;
+        let call = "connect";
+        let connecting = async {
+            let stream = UnixStream::connect(&config.socket)
+                .await
+                .map_err(|e: io::Error| CallError::Connect(e.to_string()))?;
+            // The address is of no meaning on a socket, but a request has to have one.
+            Endpoint::from_static("http://containerd")
+                .connect_with_connector(Once::new(stream))
+                .await
+                .map_err(|e| CallError::Connect(e.to_string()))
+        };
+        let channel = tokio::time::timeout(limit, connecting)
+            .await
+            .map_err(|_| CallError::TimedOut { call, limit })??;
+        Ok(Self {
+            channel,
+            ported: config.registries.clone(),
+        })
+    }
+
+    /// Its version as it writes it: `1.6.20~ds1`, `v2.1.9`, `2.1.9+unknown`.
+    pub async fn version(&self) -> Result<String, CallError> {
+        let mut client = version::version_client::VersionClient::new(self.channel.clone());
+        Ok(limited("Version", CALL_LIMIT, client.version(()))
+            .await?
+            .version)
+    }
+
+    /// The content store's folder, as containerd sees it.
+    pub async fn content_root(&self) -> Result<PathBuf, CallError> {
+        let channel = self.channel.clone();
+        let mut client = introspection::introspection_client::IntrospectionClient::new(channel);
+        let request = introspection::PluginsRequest {
+            filters: vec![format!("type=={CONTENT_PLUGIN}")],
+        };
+        let answer = limited("Plugins", CALL_LIMIT, client.plugins(request)).await?;
+        let roots = answer
+            .plugins
+            .into_iter()
+            .filter(|p| p.r#type == CONTENT_PLUGIN)
+            .filter_map(|mut p| p.exports.remove("root"));
+        roots
+            .map(PathBuf::from)
+            .find(|root| root.is_absolute())
+            .ok_or(CallError::NoContentRoot)
+    }
+
+    /// Everything in a namespace's content and the places that labels give it.
+    pub async fn content(
+        &self,
+        namespace: &Namespace,
+    ) -> Result<HashMap<Digest, BTreeSet<Origin>>, CallError> {
+        let mut client = self.content_client();
+        let request = within(namespace, content::ListContentRequest::default());
+        let listing = async {
+            let mut stream = client.list(request).await?.into_inner();
+            let mut found = HashMap::new();
+            while let Some(batch) = stream.try_next().await? {
+                for info in batch.info {
+                    if let Ok(digest) = info.digest.parse() {
+                        found.insert(digest, origins(&info.labels, &self.ported));
+                    }
+                }
+            }
+            Ok(Response::new(found))
+        };
+        limited("Content.List", LIST_LIMIT, listing).await
+    }
+
+    /// The places that labels give an object; `None` if the namespace does not have it.
+    pub async fn info(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+    ) -> Result<Option<BTreeSet<Origin>>, CallError> {
+        let mut client = self.content_client();
+        let digest = digest.to_string();
+        let request = within(namespace, content::InfoRequest { digest });
+        let answer = limited("Content.Info", CALL_LIMIT, client.info(request)).await;
+        let info = found(answer)?.and_then(|a| a.info);
+        Ok(info.map(|i| origins(&i.labels, &self.ported)))
+    }
+
+    /// All images of a namespace whose target is well-formed.
+    pub async fn images(&self, namespace: &Namespace) -> Result<Vec<Image>, CallError> {
+        let mut client = self.images_client();
+        let request = within(namespace, images::ListImagesRequest::default());
+        let answer = limited("Images.List", LIST_LIMIT, client.list(request)).await?;
+        Ok(answer.images.into_iter().filter_map(image).collect())
+    }
+
+    /// An image by its name; `None` if the namespace has none of that name.
+    pub async fn image(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+    ) -> Result<Option<Image>, CallError> {
+        let mut client = self.images_client();
+        let name = name.to_owned();
+        let request = within(namespace, images::GetImageRequest { name });
+        let answer = limited("Images.Get", CALL_LIMIT, client.get(request)).await;
+        Ok(found(answer)?.and_then(|a| a.image).and_then(image))
+    }
+
+    /// What happens to images and content from now on, for as long as the connection lasts. containerd sends nothing,
+    /// not even a header, before the first event, so there is no knowing when the subscription holds.
+    pub fn events(
+        &self,
+        namespaces: &[Namespace],
+    ) -> impl Stream<Item = Result<Event, Error>> + Send + use<> {
+        let mut client = events::events_client::EventsClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE);
+        let filter = |n: &Namespace| format!(r#"namespace=="{n}",topic~="^/(images|content)/""#);
+        let filters = namespaces.iter().map(filter).collect();
+        let subscribing = async move {
+            let request = events::SubscribeRequest { filters };
+            client.subscribe(request).await.map(Response::into_inner)
+        };
+        futures::stream::once(subscribing)
+            .try_flatten()
+            .map_err(|status| match status.code() {
+                // What the connection's end looks like from within a stream.
+                Code::Unknown | Code::Unavailable | Code::Cancelled => Error::Closed,
+                _ => refused("Events.Subscribe", &status).into(),
+            })
+            .try_filter_map(|envelope| std::future::ready(Ok(event(envelope))))
+    }
+
+    /// What the CRI plugin says of itself: JSON texts by name.
+    pub async fn cri_info(&self) -> Result<HashMap<String, String>, CallError> {
+        let channel = self.channel.clone();
+        let mut client = cri::runtime_service_client::RuntimeServiceClient::new(channel);
+        let request = cri::StatusRequest { verbose: true };
+        Ok(limited("Status", CALL_LIMIT, client.status(request))
+            .await?
+            .info)
+    }
+
+    fn content_client(&self) -> content::content_client::ContentClient<Channel> {
+        content::content_client::ContentClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    fn images_client(&self) -> images::images_client::ImagesClient<Channel> {
+        images::images_client::ImagesClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+    }
+}
+
+/// A request in a namespace.
+fn within<T>(namespace: &Namespace, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    // A namespace is letters, digits, dots and dashes: a header takes it.
+    if let Ok(value) = AsciiMetadataValue::try_from(namespace.as_str()) {
+        request.metadata_mut().insert("containerd-namespace", value);
+    }
+    request
+}
+
+async fn limited<T>(
+    call: &'static str,
+    limit: Duration,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(refused(call, &status)),
+        Err(_) => Err(CallError::TimedOut { call, limit }),
+    }
+}
+
+fn refused(call: &'static str, status: &Status) -> CallError {
+    CallError::Refused {
+        call,
+        code: status.code(),
+        message: status.message().to_owned(),
+    }
+}
+
+/// An answer of which "not found" is one.
+fn found<T>(answer: Result<T, CallError>) -> Result<Option<T>, CallError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(CallError::Refused {
+            code: Code::NotFound,
+            ..
+        }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn image(image: images::Image) -> Option<Image> {
+    Some(Image {
+        target: image.target?.digest.parse().ok()?,
+        name: image.name,
+    })
+}
+
+/// The one field that is read of an event of whichever kind: the image's name or the object's digest, always the
+/// first (`api/events/image.proto`, `content.proto`).
+#[derive(Clone, PartialEq, Message)]
+struct Subject {
+    #[prost(string, tag = "1")]
+    text: String,
+}
+
+fn event(envelope: Envelope) -> Option<Event> {
+    let subject = Subject::decode(envelope.event?.value.as_slice()).ok()?.text;
+    if envelope.topic.starts_with("/images/") {
+        return Some(Event::Image {
+            namespace: envelope.namespace,
+            name: subject,
+        });
+    }
+    let digest = subject.parse().ok()?;
+    Some(Event::Content { digest })
+}
+
+/// Where the content lies: what the configuration says, else what containerd says.
+pub(crate) async fn content_path(config: &Config, client: &Client) -> Result<PathBuf, CallError> {
+    match &config.content_path {
+        Some(path) => Ok(path.clone()),
+        None => client.content_root().await,
+    }
+}

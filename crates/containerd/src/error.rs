@@ -1,0 +1,23 @@
+//! Why there is nothing to be had from containerd right now.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::client::CallError;
+
+/// What containerd does not do, as a text that reads on after "containerd at …".
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(
+        "keeps its content in {}, which cannot be read here ({source}); mount that folder at the same path, read-only \
+         will do, or name the path that it has here with --containerd-content-path",
+        .path.display()
+    )]
+    Content { path: PathBuf, source: io::Error },
+    #[error("closed the connection")]
+    Closed,
+    #[error("was given up: a task ended before its time")]
+    Interrupted,
+}

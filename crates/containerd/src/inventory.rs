@@ -1,0 +1,267 @@
+//! What is known of the content and the images of a node, and what follows from it for the catalog. Pure state: who
+//! finds things out is elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use mirror::{Catalog, Object, Visibility};
+use oci::{Digest, Name, Origin, TagName};
+
+/// An image's name in one of the namespaces. Ordered by name, then as the namespaces are configured, so that the first
+/// entry of a name is the one that counts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ImageKey {
+    pub name: String,
+    /// Its place among the configured namespaces.
+    pub namespace: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub target: Digest,
+    /// The key's name, taken apart.
+    pub name: Name,
+    /// What belongs to the image's registry and repository by its name.
+    pub reached: Vec<Digest>,
+}
+
+/// Everything, looked at at about the same time.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// Blobs on disk and their sizes in bytes.
+    pub files: HashMap<Digest, u64>,
+    /// Those of them that may have labels yet to come.
+    pub new: Vec<Digest>,
+    /// Content of the namespaces and the places its labels name.
+    pub labels: HashMap<Digest, BTreeSet<Origin>>,
+    pub images: BTreeMap<ImageKey, Image>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Blob {
+    /// In bytes; `None`: not on disk.
+    size: Option<u64>,
+    /// `None`: in none of the namespaces, as far as is known.
+    labels: Option<BTreeSet<Origin>>,
+}
+
+/// Keeps a catalog in step with what is found out. An object is in the catalog if its file is on disk and one of the
+/// namespaces has it; its origins are those of its labels and of the image names that lead to it.
+#[derive(Debug, Default)]
+pub(crate) struct Inventory {
+    blobs: HashMap<Digest, Blob>,
+    images: BTreeMap<ImageKey, Image>,
+    /// Origins by the images' names, each as often as images give it.
+    named: HashMap<Digest, Vec<Origin>>,
+    /// What was found out since the listing that is under way began, and is newer than what that will say.
+    newer: Newer,
+}
+
+#[derive(Debug, Default)]
+struct Newer {
+    blobs: HashSet<Digest>,
+    images: HashSet<ImageKey>,
+}
+
+impl Inventory {
+    /// A listing begins.
+    pub fn begin_listing(&mut self) {
+        self.newer = Newer::default();
+    }
+
+    /// A listing ended: what it says replaces all that was not found out since it began.
+    pub fn apply(&mut self, listing: Listing, catalog: &Catalog) {
+        let Listing {
+            files,
+            labels,
+            images,
+            new: _,
+        } = listing;
+        let mut blobs: HashMap<Digest, Blob> = HashMap::with_capacity(files.len());
+        for (digest, size) in files {
+            blobs.entry(digest).or_default().size = Some(size);
+        }
+        for (digest, origins) in labels {
+            blobs.entry(digest).or_default().labels = Some(origins);
+        }
+        let newer = std::mem::take(&mut self.newer);
+        replace_newer(&mut blobs, newer.blobs, |d| self.blobs.remove(d));
+        self.blobs = blobs;
+
+        let mut images: HashMap<ImageKey, Image> = images.into_iter().collect();
+        replace_newer(&mut images, newer.images, |k| self.images.remove(k));
+        self.images = images.into_iter().collect();
+        self.named = HashMap::new();
+        for image in self.images.values() {
+            name(&mut self.named, image);
+        }
+        self.publish_all(catalog);
+    }
+
+    /// A blob is on disk with this size in bytes, or is not any more.
+    pub fn file(&mut self, digest: &Digest, size: Option<u64>, catalog: &Catalog) {
+        self.newer.blobs.insert(digest.clone());
+        match size {
+            Some(_) => self.blobs.entry(digest.clone()).or_default().size = size,
+            // Labels of what was collected are no labels of what may come under its name.
+            None => drop(self.blobs.remove(digest)),
+        }
+        self.publish(digest, catalog);
+    }
+
+    /// These are the places that labels name for an object, or it is in none of the namespaces.
+    pub fn labels(&mut self, digest: &Digest, labels: Option<BTreeSet<Origin>>, catalog: &Catalog) {
+        self.newer.blobs.insert(digest.clone());
+        self.blobs.entry(digest.clone()).or_default().labels = labels;
+        self.publish(digest, catalog);
+    }
+
+    /// An image is this, or there is none of that name in that namespace any more.
+    pub fn image(&mut self, key: &ImageKey, image: Option<Image>, catalog: &Catalog) {
+        self.newer.images.insert(key.clone());
+        let before = match image {
+            Some(image) => {
+                name(&mut self.named, &image);
+                self.publish_each(&image.reached, catalog);
+                self.images.insert(key.clone(), image)
+            }
+            None => self.images.remove(key),
+        };
+        if let Some(before) = &before {
+            self.unname(before);
+            self.publish_each(&before.reached, catalog);
+        }
+        let now = self.images.get(key);
+        let tag = now.or(before.as_ref()).and_then(|i| tag_name(&i.name));
+        if let Some(tag) = tag {
+            match self.pointed_at(&key.name) {
+                Some(target) => catalog.tag(tag, target),
+                None => catalog.untag(&tag),
+            }
+        }
+    }
+
+    /// Whether it is known of an object where it belongs, by its labels or by an image's name.
+    pub fn is_placed(&self, digest: &Digest) -> bool {
+        let labels = self.blobs.get(digest).and_then(|b| b.labels.as_ref());
+        labels.is_some_and(|l| !l.is_empty() || self.named.contains_key(digest))
+    }
+
+    /// Whether the labels of an object name this place.
+    pub fn is_labelled(&self, digest: &Digest, origin: &Origin) -> bool {
+        let labels = self.blobs.get(digest).and_then(|b| b.labels.as_ref());
+        labels.is_some_and(|l| l.contains(origin))
+    }
+
+    pub fn is_on_disk(&self, digest: &Digest) -> bool {
+        self.blobs.get(digest).is_some_and(|b| b.size.is_some())
+    }
+
+    fn pointed_at(&self, name: &str) -> Option<Digest> {
+        let from = ImageKey {
+            name: name.to_owned(),
+            namespace: 0,
+        };
+        let (key, image) = self.images.range(from..).next()?;
+        (key.name == name).then(|| image.target.clone())
+    }
+
+    fn unname(&mut self, image: &Image) {
+        for digest in &image.reached {
+            let Some(origins) = self.named.get_mut(digest) else {
+                continue;
+            };
+            if let Some(place) = origins.iter().position(|o| *o == image.name.origin) {
+                origins.swap_remove(place);
+            }
+            if origins.is_empty() {
+                self.named.remove(digest);
+            }
+        }
+    }
+
+    fn object(&self, digest: &Digest) -> Option<Object> {
+        let blob = self.blobs.get(digest)?;
+        let (size, mut origins) = (blob.size?, blob.labels.clone()?);
+        origins.extend(self.named.get(digest).into_iter().flatten().cloned());
+        Some(Object {
+            size,
+            origins,
+            visibility: Visibility::Shared,
+        })
+    }
+
+    fn publish(&mut self, digest: &Digest, catalog: &Catalog) {
+        match self.object(digest) {
+            Some(object) => catalog.insert(digest.clone(), object),
+            None => catalog.remove(digest),
+        }
+        if let Some(Blob {
+            size: None,
+            labels: None,
+        }) = self.blobs.get(digest)
+        {
+            self.blobs.remove(digest);
+        }
+    }
+
+    fn publish_each(&mut self, digests: &[Digest], catalog: &Catalog) {
+        for digest in digests {
+            self.publish(digest, catalog);
+        }
+    }
+
+    fn publish_all(&mut self, catalog: &Catalog) {
+        for digest in catalog.digests() {
+            if !self.blobs.contains_key(&digest) {
+                catalog.remove(&digest);
+            }
+        }
+        let digests: Vec<Digest> = self.blobs.keys().cloned().collect();
+        self.publish_each(&digests, catalog);
+
+        let mut tags = HashMap::new();
+        for image in self.images.values() {
+            if let Some(tag) = tag_name(&image.name) {
+                tags.entry(tag).or_insert_with(|| image.target.clone());
+            }
+        }
+        for (tag, _) in catalog.tags() {
+            if !tags.contains_key(&tag) {
+                catalog.untag(&tag);
+            }
+        }
+        for (tag, target) in tags {
+            catalog.tag(tag, target);
+        }
+    }
+}
+
+/// Puts what is newer in the place of what a listing says.
+fn replace_newer<K: std::hash::Hash + Eq, V>(
+    listed: &mut HashMap<K, V>,
+    newer: HashSet<K>,
+    mut now: impl FnMut(&K) -> Option<V>,
+) {
+    for key in newer {
+        match now(&key) {
+            Some(value) => listed.insert(key, value),
+            None => listed.remove(&key),
+        };
+    }
+}
+
+fn name(named: &mut HashMap<Digest, Vec<Origin>>, image: &Image) {
+    for digest in &image.reached {
+        let origins = named.entry(digest.clone()).or_default();
+        origins.push(image.name.origin.clone());
+    }
+}
+
+/// The tag that an image's name is. A name with a digest too says what the tag was once, not what it is.
+fn tag_name(name: &Name) -> Option<TagName> {
+    name.tag_name().filter(|_| name.digest.is_none())
+}
+
+#[cfg(test)]
+#[path = "inventory/tests.rs"]
+mod tests;

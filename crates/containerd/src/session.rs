@@ -1,0 +1,321 @@
+//! One connection to containerd, from connecting until it breaks: list everything, then follow what changes.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use mirror::Health;
+use oci::{Digest, Origin};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+
+use crate::client::{self, CallError, Client, Event};
+use crate::inventory::{Image, ImageKey, Inventory, Listing};
+use crate::listing::list;
+use crate::metrics::Source;
+use crate::pace::Pace;
+use crate::questions::{Answer, Questions, TooMany};
+use crate::watch::{Change, Watch};
+use crate::{Containerd, Error, blobs};
+
+/// Between listings that nothing asks for: what repairs a change that nobody told.
+const LIST_EVERY: Duration = Duration::from_secs(60);
+/// The second listing: there is no knowing since when events are told, and what lies between must not wait a minute.
+const LIST_AGAIN: Duration = Duration::from_secs(5);
+/// Between listings where inotify is not to be had.
+const LIST_BLIND: Duration = Duration::from_secs(5);
+pub(crate) struct Session<'a> {
+    store: &'a Containerd,
+    client: Client,
+    version: String,
+    content: Arc<Path>,
+    /// `None`: the node's limits for inotify are reached.
+    watch: Option<Watch>,
+    inventory: Inventory,
+    listing: JoinSet<Result<Listing, Error>>,
+    pace: Pace,
+    /// Listings of this session.
+    listings: u32,
+    questions: Questions,
+}
+
+impl<'a> Session<'a> {
+    pub async fn open(store: &'a Containerd) -> Result<Self, Error> {
+        let client = Client::connect(&store.config).await?;
+        let version = client.version().await?;
+        let content: Arc<Path> = client::content_path(&store.config, &client).await?.into();
+        let watch = watch(&content)?;
+        store
+            .metrics
+            .watching
+            .set(i64::from(u8::from(watch.is_some())));
+        store.set_content(content.clone());
+        Ok(Self {
+            store,
+            questions: Questions::new(client.clone(), &store.config.namespaces, content.clone()),
+            client,
+            version,
+            content,
+            watch,
+            inventory: Inventory::default(),
+            listing: JoinSet::new(),
+            pace: Pace::new(Instant::now()),
+            listings: 0,
+        })
+    }
+
+    /// Keeps the catalog right until that cannot be done any more, and says why.
+    pub async fn run(&mut self) -> Error {
+        let mut events = pin!(self.client.events(&self.store.config.namespaces));
+        loop {
+            let outcome = tokio::select! {
+                change = next_change(&mut self.watch) => self.changed(change),
+                event = events.next() => match event {
+                    Some(Ok(event)) => {
+                        self.happened(event);
+                        Ok(())
+                    }
+                    Some(Err(error)) => Err(error),
+                    None => Err(Error::Closed),
+                },
+                Some(answer) = self.questions.next() => self.answered(answer),
+                Some(listing) = self.listing.join_next() => self.listed(listing),
+                () = tokio::time::sleep_until(self.pace.next()), if self.listing.is_empty() => {
+                    self.list();
+                    Ok(())
+                }
+            };
+            if let Err(error) = outcome {
+                return error;
+            }
+        }
+    }
+
+    /// Whether everything has been looked at once.
+    pub fn was_ready(&self) -> bool {
+        self.listings > 0
+    }
+
+    fn list(&mut self) {
+        self.inventory.begin_listing();
+        let (client, content) = (self.client.clone(), self.content.clone());
+        let namespaces = self.store.config.namespaces.clone();
+        self.pace.begin(Instant::now());
+        self.listing
+            .spawn(async move { list(&client, &namespaces, &content).await });
+    }
+
+    fn list_soon(&mut self) {
+        self.pace.soon(Instant::now());
+    }
+
+    fn listed(&mut self, listing: Result<Result<Listing, Error>, JoinError>) -> Result<(), Error> {
+        let mut listing = listing.map_err(|_| Error::Interrupted)??;
+        let new = std::mem::take(&mut listing.new);
+        self.inventory.apply(listing, &self.store.catalog);
+        for digest in new {
+            if !self.inventory.is_placed(&digest) {
+                let asked = self.questions.labels(&digest);
+                self.or_list(asked);
+            }
+        }
+        self.listings += 1;
+        let wait = match (self.listings, &self.watch) {
+            (_, None) => LIST_BLIND,
+            (1, Some(_)) => LIST_AGAIN,
+            (_, Some(_)) => LIST_EVERY,
+        };
+        self.pace.end(Instant::now(), wait);
+        self.tell_ready();
+        Ok(())
+    }
+
+    fn tell_ready(&self) {
+        let (objects, tags) = (
+            self.store.catalog.digests().len(),
+            self.store.catalog.tags().len(),
+        );
+        if self.listings == 1 {
+            let content = self.content.display();
+            tracing::info!(version = self.version, %content, objects, tags, "containerd is connected");
+        }
+        let metrics = &self.store.metrics;
+        metrics.listings.inc();
+        metrics
+            .objects
+            .set(i64::try_from(objects).unwrap_or(i64::MAX));
+        metrics.tags.set(i64::try_from(tags).unwrap_or(i64::MAX));
+        self.store.set_health(Health::Ready);
+    }
+
+    /// Something changed in the content folder.
+    fn changed(&mut self, change: io::Result<Change>) -> Result<(), Error> {
+        self.store
+            .metrics
+            .events
+            .get_or_create(&Source::FOLDER)
+            .inc();
+        match change {
+            Ok(Change::Appeared(digest)) => self.look_at(&digest),
+            Ok(Change::Vanished(digest)) => {
+                self.inventory.file(&digest, None, &self.store.catalog);
+            }
+            Ok(Change::Unknown) => self.list_soon(),
+            Err(source) => {
+                return Err(Error::Content {
+                    path: self.content.to_path_buf(),
+                    source,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// containerd told something.
+    fn happened(&mut self, event: Event) {
+        self.store
+            .metrics
+            .events
+            .get_or_create(&Source::EVENTS)
+            .inc();
+        match event {
+            Event::Content { digest } => self.look_at(&digest),
+            Event::Image { namespace, name } => {
+                let mut namespaces = self.store.config.namespaces.iter();
+                if let Some(namespace) = namespaces.position(|n| n.as_str() == namespace)
+                    && name.parse::<oci::Name>().is_ok()
+                {
+                    let asked = self.questions.image(ImageKey { name, namespace });
+                    self.or_list(asked);
+                }
+            }
+        }
+    }
+
+    /// Finds out all there is to know about a blob, and waits for it to be known.
+    fn look_at(&mut self, digest: &Digest) {
+        let size = blobs::size(&self.content, digest);
+        self.inventory.file(digest, size, &self.store.catalog);
+        if size.is_some() {
+            let asked = self.questions.labels(digest);
+            self.or_list(asked);
+        }
+    }
+
+    fn answered(&mut self, answer: Result<Answer, JoinError>) -> Result<(), Error> {
+        match answer.map_err(|_| Error::Interrupted)? {
+            Answer::Labels {
+                digest,
+                step,
+                labels,
+            } => self.labelled(&digest, step, labels),
+            Answer::Image { key, image } => self.named(key, image),
+        }
+        Ok(())
+    }
+
+    fn labelled(
+        &mut self,
+        digest: &Digest,
+        step: usize,
+        labels: Result<Option<BTreeSet<Origin>>, CallError>,
+    ) {
+        match labels {
+            Ok(labels) => self.inventory.labels(digest, labels, &self.store.catalog),
+            Err(error) => {
+                tracing::debug!(%digest, %error, "labels are not known");
+            }
+        }
+        let placed = self.inventory.is_placed(digest);
+        let hopeless = placed || !self.inventory.is_on_disk(digest);
+        if !hopeless && self.questions.again(digest, step) {
+            return;
+        }
+        if let Some(since) = self.questions.labels_done(digest, step)
+            && placed
+        {
+            self.store.metrics.labelled_after(since.elapsed());
+        }
+    }
+
+    fn named(&mut self, key: ImageKey, image: Result<Option<Image>, Error>) {
+        let again = self.questions.image_done(&key);
+        match image {
+            Ok(image) => {
+                let (reached, origin) = match &image {
+                    Some(image) => (image.reached.clone(), Some(image.name.origin.clone())),
+                    None => Default::default(),
+                };
+                self.inventory.image(&key, image, &self.store.catalog);
+                // A pull adds its label to what lay here before, and nobody tells.
+                for digest in reached {
+                    let labelled = |o| self.inventory.is_labelled(&digest, o);
+                    if !origin.as_ref().is_some_and(labelled) {
+                        self.look_again(&digest);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::debug!(image = key.name, %error, "an image is not known");
+                self.list_soon();
+            }
+        }
+        if again {
+            let asked = self.questions.image(key);
+            self.or_list(asked);
+        }
+    }
+
+    /// Finds out what is known of a blob by now.
+    fn look_again(&mut self, digest: &Digest) {
+        let size = blobs::size(&self.content, digest);
+        self.inventory.file(digest, size, &self.store.catalog);
+        if size.is_some() {
+            let asked = self.questions.labels_now(digest);
+            self.or_list(asked);
+        }
+    }
+
+    /// What could not be asked is found out by a listing.
+    fn or_list(&mut self, asked: Result<(), TooMany>) {
+        if asked.is_err() {
+            self.list_soon();
+        }
+    }
+}
+
+async fn next_change(watch: &mut Option<Watch>) -> io::Result<Change> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Watches the content folder; `None` where the node has no inotify left to give.
+fn watch(content: &Path) -> Result<Option<Watch>, Error> {
+    use rustix::io::Errno;
+    let spent = |e: &io::Error| {
+        let errno = Errno::from_io_error(e);
+        matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOSPC))
+    };
+    match Watch::open(content) {
+        Ok(watch) => Ok(Some(watch)),
+        Err(error) if spent(&error) => {
+            tracing::warn!(
+                %error,
+                "cannot watch containerd's content folder, so it is listed every {} s; raise fs.inotify.max_user_instances \
+                 and fs.inotify.max_user_watches",
+                LIST_BLIND.as_secs()
+            );
+            Ok(None)
+        }
+        Err(source) => Err(Error::Content {
+            path: content.to_owned(),
+            source,
+        }),
+    }
+}

@@ -1,0 +1,87 @@
+//! The store as the mirror sees it.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use mirror::{Catalog, Content, Health, Store};
+use oci::Digest;
+use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
+
+use crate::metrics::Metrics;
+use crate::{Config, blobs, ingest, keeper};
+
+/// A node's containerd.
+#[derive(Debug)]
+pub struct Containerd {
+    pub(crate) config: Config,
+    pub(crate) catalog: Catalog,
+    pub(crate) metrics: Metrics,
+    health: RwLock<Health>,
+    /// Where the content lies, as soon as that is known.
+    content: RwLock<Option<Arc<Path>>>,
+}
+
+impl Containerd {
+    /// A store, and the work that keeps it right: it connects to containerd, waits for it as long as it takes, and
+    /// begins anew when containerd restarts. It never ends; dropping it ends all that it started. Metrics are
+    /// registered as `peili_containerd_…`.
+    pub fn open(
+        config: Config,
+        registry: &mut Registry,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + use<>) {
+        let not_yet = format!(
+            "containerd at {} is not connected yet",
+            config.socket.display()
+        );
+        let store = Arc::new(Self {
+            catalog: Catalog::default(),
+            metrics: Metrics::new(registry),
+            health: RwLock::new(Health::Waiting(not_yet)),
+            content: RwLock::new(config.content_path.as_deref().map(Into::into)),
+            config,
+        });
+        (store.clone(), keeper::keep(store))
+    }
+
+    pub(crate) fn set_health(&self, health: Health) {
+        self.metrics.connected.set(i64::from(health.is_ready()));
+        *self.health.write() = health;
+    }
+
+    pub(crate) fn set_content(&self, content: Arc<Path>) {
+        *self.content.write() = Some(content);
+    }
+
+    fn content(&self) -> Option<Arc<Path>> {
+        self.content.read().clone()
+    }
+}
+
+impl Store for Containerd {
+    fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    fn open(&self, digest: &Digest) -> io::Result<Option<Content>> {
+        let Some(content) = self.content() else {
+            return Ok(None);
+        };
+        let Some((file, size)) = blobs::open(&content, digest)? else {
+            // Collected, and inotify is about to say so.
+            self.catalog.remove(digest);
+            return Ok(None);
+        };
+        let file = Arc::new(file);
+        Ok(Some(Content::File { file, size }))
+    }
+
+    fn is_ingesting(&self, digest: &Digest) -> bool {
+        self.content().is_some_and(|c| ingest::is_open(&c, digest))
+    }
+
+    fn health(&self) -> Health {
+        self.health.read().clone()
+    }
+}

@@ -1,0 +1,100 @@
+//! The temporary folder with all that the demo writes.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use layout::Layout;
+use prometheus_client::registry::Registry;
+use tempfile::TempDir;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use crate::DemoError;
+
+/// More than any image has: nothing is to be removed meanwhile.
+const STORE_LIMIT: u64 = 1 << 40;
+/// For what still writes into the folder to end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Removed when it is dropped; better by [`Self::clear`].
+pub(crate) struct Folder {
+    root: TempDir,
+    stores: Vec<Weak<Layout>>,
+}
+
+impl Folder {
+    /// # Errors
+    /// Nothing can be written there.
+    pub(crate) fn new_in(parent: &Path) -> Result<Self, DemoError> {
+        let root = tempfile::Builder::new()
+            .prefix("peili-demo-")
+            .tempdir_in(parent);
+        Ok(Self {
+            root: root.map_err(DemoError::Folder)?,
+            stores: Vec::new(),
+        })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// Whether so many bytes may be written.
+    ///
+    /// # Errors
+    /// There is not so much room.
+    pub(crate) fn check_room(&self, needed: u64) -> Result<(), DemoError> {
+        let path = self.root.path();
+        let disk = rustix::fs::statvfs(path).map_err(|error| DemoError::Folder(error.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < needed {
+            let folder = path.parent().unwrap_or(path).to_owned();
+            return Err(DemoError::Room {
+                folder,
+                needed,
+                free,
+            });
+        }
+        Ok(())
+    }
+
+    /// Opens a store in a folder of its own, which may be an image layout already.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) async fn open(
+        &mut self,
+        name: &str,
+        mut metrics: Registry,
+    ) -> Result<(Arc<Layout>, Registry), DemoError> {
+        let options = layout::Options {
+            path: self.path(name),
+            limit: STORE_LIMIT,
+        };
+        let opening = move || Layout::open(&options, &mut metrics).map(|layout| (layout, metrics));
+        let (layout, metrics) = spawn_blocking(opening).await.map_err(DemoError::Task)??;
+        let layout = Arc::new(layout);
+        self.stores.push(Arc::downgrade(&layout));
+        Ok((layout, metrics))
+    }
+
+    /// Waits until the stores are closed, and removes everything. Whoever uses a store has been told to end.
+    pub(crate) async fn clear(self) {
+        let Self { root, stores } = self;
+        let closed = async {
+            while stores.iter().any(|store| store.strong_count() > 0) {
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        // What does not end in time is removed all the same.
+        let _ = timeout(CLOSE_LIMIT, closed).await;
+        let path = root.path().to_owned();
+        let removed = spawn_blocking(move || root.close()).await;
+        if let Err(error) = removed.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            tracing::error!(%error, folder = %path.display(), "cannot remove the demo's folder; remove it by hand");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! A node of the demo: what `peili registry --store layout` wires together, on ports of loopback.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mirror::{Access, Intake, Limits, Mirror, Options, Parts, Reader, Router as _, Upstream};
+use oci::{Filter, Key, RegistryUrl};
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
+use swarm::{Bootstrap, PeerAddress};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use upstream::Registries;
+
+use crate::DemoError;
+use crate::folder::Folder;
+
+/// Longer than the command line's default: these nodes share the cores of one machine, which may be busy besides, and a
+/// look-up that is given up shows as bytes from upstream.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The command line's default.
+const ATTEMPTS: usize = 3;
+/// For all nodes to know one another.
+const JOIN_LIMIT: Duration = Duration::from_secs(20);
+/// For a node to find what another has announced.
+const FIND_LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at something that nobody tells.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Peers that make a node of a large cluster well connected: those a key is told to.
+const ENOUGH_PEERS: usize = 20;
+
+/// Where a node's content comes from when no peer has it.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// The demo's own registry.
+    Local(RegistryUrl),
+    /// A registry out there.
+    Internet,
+}
+
+/// A node that runs until it is dropped.
+pub(crate) struct Node {
+    /// From 1.
+    pub(crate) number: usize,
+    /// Where its containerd would ask it.
+    pub(crate) registry: SocketAddr,
+    router_port: u16,
+    router: Arc<swarm::Router>,
+    metrics: Registry,
+    _cluster: swarm::Handle,
+    _tasks: JoinSet<()>,
+    /// Ends the connections of its registry.
+    _serving: DropGuard,
+}
+
+/// What `peili registry` has without any option, but for the time above.
+pub(crate) fn mirror_options() -> Options {
+    Options {
+        access: Access {
+            filter: Filter::default(),
+            authorization: None,
+            node_secret: None,
+            resolve_tags: true,
+        },
+        reader: Reader::default(),
+        limits: Limits {
+            resolve_timeout: RESOLVE_TIMEOUT,
+            attempts: ATTEMPTS,
+        },
+    }
+}
+
+impl Node {
+    /// Starts a node that joins those that are there.
+    ///
+    /// # Errors
+    /// A port or a store cannot be had.
+    pub(crate) async fn start(
+        number: usize,
+        source: &Source,
+        others: &[Self],
+        folder: &mut Folder,
+    ) -> Result<Self, DemoError> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let listener = listener.map_err(DemoError::Listen)?;
+        let registry = listener.local_addr().map_err(DemoError::Listen)?;
+        let store = format!("node-{number}");
+        let (layout, mut metrics) = folder.open(&store, Registry::default()).await?;
+        let config = swarm::Config {
+            listen: mirror::ListenAddress {
+                ip: Some(Ipv4Addr::LOCALHOST.into()),
+                port: 0,
+            },
+            registry_port: registry.port(),
+            data_dir: None,
+            bootstrap: Bootstrap::Static {
+                peers: others.iter().filter_map(Self::router_address).collect(),
+            },
+        };
+        let bound = swarm::bind(config, &mut metrics)
+            .await
+            .map_err(|source| DemoError::Router { number, source })?;
+        let router_port = bound.port();
+        let (router, cluster) = bound.spawn();
+
+        let intake: Arc<dyn Intake> = layout.clone();
+        let upstream: Arc<dyn Upstream> = Arc::new(Registries::new(upstream_options(source))?);
+        let parts = Parts {
+            store: layout,
+            router: router.clone(),
+            intake: Some((intake, upstream)),
+        };
+        let mirror = Arc::new(Mirror::new(parts, mirror_options(), &mut metrics));
+        let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+        let announcing = mirror.clone();
+        tasks.spawn(async move { announcing.announce().await });
+        tasks.spawn(mirror::serve::registry(listener, mirror, stop.clone()));
+        Ok(Self {
+            number,
+            registry,
+            router_port,
+            router,
+            metrics,
+            _cluster: cluster,
+            _tasks: tasks,
+            _serving: stop.drop_guard(),
+        })
+    }
+
+    /// An address and a port are always a peer's address.
+    fn router_address(&self) -> Option<PeerAddress> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.router_port));
+        address.to_string().parse().ok()
+    }
+
+    /// Waits until the node knows its peers.
+    ///
+    /// # Errors
+    /// That took too long.
+    pub(crate) async fn joined(&self, nodes: usize) -> Result<(), DemoError> {
+        let expected = (nodes - 1).min(ENOUGH_PEERS);
+        let all = async {
+            while self.router.peers() < expected || !self.router.health().is_ready() {
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        timeout(JOIN_LIMIT, all).await.map_err(|_| DemoError::Join {
+            number: self.number,
+            peers: self.router.peers(),
+            expected,
+        })
+    }
+
+    /// Waits until the node finds holders of all these keys among its peers.
+    ///
+    /// # Errors
+    /// That took too long.
+    pub(crate) async fn finds(&self, keys: &[Key]) -> Result<(), DemoError> {
+        let until = Instant::now() + FIND_LIMIT;
+        for key in keys {
+            while self.router.find(key).next().await.is_none() {
+                if Instant::now() > until {
+                    return Err(DemoError::NotFound {
+                        number: self.number,
+                        key: key.clone(),
+                    });
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn bytes_from_upstream(&self) -> u64 {
+        self.counter("peili_bytes_from_upstream_total")
+    }
+
+    pub(crate) fn bytes_from_peers(&self) -> u64 {
+        self.counter("peili_bytes_from_peers_total")
+    }
+
+    /// Reads a counter as a scrape of the node would.
+    fn counter(&self, name: &str) -> u64 {
+        let mut page = String::new();
+        // Writing to a text cannot fail.
+        let _ = text::encode(&mut page, &self.metrics);
+        page.lines()
+            .filter_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            .next()
+            .unwrap_or_default()
+    }
+}
+
+fn upstream_options(source: &Source) -> upstream::Options {
+    let (registries, use_proxies) = match source {
+        Source::Local(url) => (vec![url.clone()], false),
+        Source::Internet => (Vec::new(), true),
+    };
+    upstream::Options {
+        registries,
+        auth_file: None,
+        ca_file: None,
+        use_proxies,
+        limits: upstream::Limits::default(),
+    }
+}

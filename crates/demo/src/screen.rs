@@ -1,0 +1,190 @@
+//! What is shown: bars while nodes pull, where there is a terminal; lines where there is none; a closing table. Or JSON
+//! lines for programs.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::Arc;
+
+use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::client::Watch;
+use crate::registry::RATE;
+use crate::report::{NodeReport, Report};
+
+/// How the demo tells what happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// A JSON object a line, each with a field `event`: `started`, `pulled` for each node, `finished`.
+    Json,
+}
+
+/// A node's bar; its message says what it took when it is done.
+const BAR: &str = "{prefix} [{bar:30}] {decimal_bytes:>10} of {decimal_total_bytes} {msg}";
+
+/// What is about to happen.
+pub(crate) struct Introduction {
+    pub(crate) nodes: usize,
+    /// Who pulls when, in a sentence.
+    pub(crate) plan: &'static str,
+    /// The name of an image out there.
+    pub(crate) image: Option<String>,
+    /// Bytes and layers of a generated image.
+    pub(crate) generated: Option<(u64, u64)>,
+}
+
+pub(crate) struct Screen<W> {
+    output: Output,
+    out: W,
+    /// Hidden unless people watch a terminal.
+    bars: MultiProgress,
+}
+
+impl<W: Write> Screen<W> {
+    pub(crate) fn new(output: Output, out: W) -> Self {
+        let target = if output == Output::Text && io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Self {
+            output,
+            out,
+            bars: MultiProgress::with_draw_target(target),
+        }
+    }
+
+    pub(crate) fn introduce(&mut self, introduction: &Introduction) -> io::Result<()> {
+        let nodes = introduction.nodes;
+        if self.output == Output::Json {
+            let (size, layers) = introduction.generated.unzip();
+            return self.line(&json!({
+                "event": "started", "nodes": nodes, "image": introduction.image, "size": size, "layers": layers,
+                "upstream_bytes_per_second": size.map(|_| RATE),
+            }));
+        }
+        let image = introduction.image.as_deref();
+        let what = image.unwrap_or("an image");
+        writeln!(
+            self.out,
+            "{nodes} nodes on loopback pull {what}, each through a Peili of its own."
+        )?;
+        if let Some((size, layers)) = introduction.generated {
+            writeln!(
+                self.out,
+                "It was generated: {} in {layers} layers. Its registry sends at most {} a second.",
+                DecimalBytes(size),
+                DecimalBytes(RATE)
+            )?;
+        }
+        writeln!(self.out, "{}\n", introduction.plan)
+    }
+
+    /// The bar of a node.
+    pub(crate) fn bar(&self, number: usize) -> Arc<Bar> {
+        let style = ProgressStyle::with_template(BAR);
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::no_length().with_style(style.progress_chars("=> "));
+        let bar = bar.with_prefix(format!("node {number:<2}"));
+        Arc::new(Bar(self.bars.add(bar)))
+    }
+
+    /// A node is done.
+    pub(crate) fn pulled(&mut self, node: &NodeReport, bar: &Bar) -> io::Result<()> {
+        if self.output == Output::Json {
+            return self.line(&json!({
+                "event": "pulled", "node": node.number, "digest": node.digest.as_str(),
+                "seconds": node.took.as_secs_f64(), "bytes": node.bytes,
+                "bytes_from_upstream": node.from_upstream, "bytes_from_peers": node.from_peers,
+            }));
+        }
+        let text = format!(
+            "{:.1} s: {} from upstream, {} from peers",
+            node.took.as_secs_f64(),
+            DecimalBytes(node.from_upstream),
+            DecimalBytes(node.from_peers)
+        );
+        if self.bars.is_hidden() {
+            writeln!(self.out, "node {:<2} {text}", node.number)
+        } else {
+            bar.0.finish_with_message(text);
+            Ok(())
+        }
+    }
+
+    /// The end.
+    pub(crate) fn finish(&mut self, report: &Report, faults: &[String]) -> io::Result<()> {
+        match self.output {
+            Output::Json => self.line(&json!({
+                "event": "finished", "ok": faults.is_empty(), "faults": faults,
+                "seconds": report.took.as_secs_f64(), "bytes": report.copy(),
+                "bytes_from_upstream": report.from_upstream(), "bytes_from_peers": report.from_peers(),
+            })),
+            Output::Text => {
+                self.table(report)?;
+                if faults.is_empty() {
+                    self.verdict(report)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn table(&mut self, report: &Report) -> io::Result<()> {
+        writeln!(
+            self.out,
+            "\n{:<8}{:>9}{:>17}{:>15}",
+            "", "seconds", "from upstream", "from peers"
+        )?;
+        let mut row = |name: &str, seconds: f64, upstream: u64, peers: u64| {
+            let (upstream, peers) = (
+                DecimalBytes(upstream).to_string(),
+                DecimalBytes(peers).to_string(),
+            );
+            writeln!(self.out, "{name:<8}{seconds:>9.1}{upstream:>17}{peers:>15}")
+        };
+        for node in &report.nodes {
+            let name = format!("node {}", node.number);
+            let seconds = node.took.as_secs_f64();
+            row(&name, seconds, node.from_upstream, node.from_peers)?;
+        }
+        let seconds = report.took.as_secs_f64();
+        row("all", seconds, report.from_upstream(), report.from_peers())
+    }
+
+    fn verdict(&mut self, report: &Report) -> io::Result<()> {
+        let nodes = report.nodes.len();
+        let copies = report.copy().saturating_mul(nodes as u64);
+        write!(
+            self.out,
+            "\nEvery digest verified. Upstream sent the image once; without Peili it would have sent {}",
+            DecimalBytes(copies)
+        )?;
+        match report.sent_by_upstream {
+            Some(_) => writeln!(
+                self.out,
+                ", in {:.1} s at best.",
+                copies as f64 / RATE as f64
+            ),
+            None => writeln!(self.out, "."),
+        }
+    }
+
+    fn line(&mut self, value: &Value) -> io::Result<()> {
+        self.out.write_all(format!("{value}\n").as_bytes())
+    }
+}
+
+/// A node's progress.
+pub(crate) struct Bar(ProgressBar);
+
+impl Watch for Bar {
+    fn size(&self, bytes: u64) {
+        self.0.set_length(bytes);
+    }
+
+    fn more(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+}

@@ -1,0 +1,67 @@
+//! What can go wrong with a registry configuration folder.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// A fault in one file of the user's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileFault {
+    pub path: PathBuf,
+    /// Line and column, both counted from 1, where the fault has a place in the text.
+    pub position: Option<(usize, usize)>,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for FileFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some((line, column)) = self.position {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Why nothing, or with `Io` not everything, was done. Running the same command again is always safe.
+#[derive(Debug, thiserror::Error)]
+pub enum HostsError {
+    #[error(
+        "--mirror-targets is empty; name at least this node's own mirror, as in http://127.0.0.1:5000"
+    )]
+    NoTarget,
+    #[error("--mirrored-registries names {folder} twice, as http and as https; keep one")]
+    RegistryTwice { folder: String },
+    #[error(
+        "with --prepend-existing these files of yours cannot be combined with the mirror's; correct them or leave it \
+         out. Nothing was changed:{}", lines(.0)
+    )]
+    Files(Vec<FileFault>),
+    #[error("{path} is not a folder; move it away")]
+    NotAFolder { path: PathBuf },
+    #[error("{path} is a folder; it has to be a file, or containerd fails each pull that reads it")]
+    NotAFile { path: PathBuf },
+    #[error(
+        "{path} is neither a file, a folder nor a symbolic link; move it out of the registry configuration"
+    )]
+    Kind { path: PathBuf },
+    #[error(
+        "{path} exceeds what a registry configuration may hold ({limit}); move it out of there"
+    )]
+    TooLarge { path: PathBuf, limit: &'static str },
+    #[error("another process has been changing {path} for {seconds} s; end it and try again")]
+    Busy { path: PathBuf, seconds: u64 },
+    #[error(
+        "cannot {action} {path}; it takes the rights of root on a writable --containerd-registry-config-path"
+    )]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+fn lines(faults: &[FileFault]) -> String {
+    faults.iter().map(|fault| format!("\n  {fault}")).collect()
+}

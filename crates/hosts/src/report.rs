@@ -1,0 +1,61 @@
+//! What a run did, and what the operator should know.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use oci::Registry;
+
+use crate::{FileFault, Target};
+
+/// What a run of [`configure`](crate::configure()) or [`cleanup`](crate::cleanup()) did. All paths include the
+/// configuration folder.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Files of ours that were written.
+    pub written: Vec<PathBuf>,
+    /// Files of ours that stood there already, byte for byte, and were not touched.
+    pub unchanged: Vec<PathBuf>,
+    /// Files and folders of the user's that are in force again.
+    pub restored: Vec<PathBuf>,
+    /// Files and folders of a mirror's that are gone.
+    pub removed: Vec<PathBuf>,
+    pub warnings: Vec<Warning>,
+}
+
+/// Something that is not as the operator may expect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warning {
+    /// All registries are mirrored through `_default`, but not this one: the user has a folder for it, into which
+    /// containerd looks instead, and what is there cannot be combined with ours. It was left as it is.
+    NotMirrored(FileFault),
+    /// containerd looks into `host_port_` before `host:port`, so our file is there.
+    Underscored { registry: Registry, folder: PathBuf },
+    /// A file of the user's that containerd cannot read and that need not be combined with ours. It was kept as it is.
+    Broken(FileFault),
+    /// containerd 1.6 and 1.7 read TOML with go-toml 1, which takes no `[` inside the name of a table. They then read
+    /// nothing of that file, the user's hosts behind ours included.
+    Ipv6Literal { target: Target },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotMirrored(fault) => write!(
+                f,
+                "{fault}; your folder was left as it is and comes before _default, so this registry is not mirrored"
+            ),
+            Self::Underscored { registry, folder } => write!(
+                f,
+                "containerd reads {} before {registry}, so the mirror was configured there",
+                folder.display()
+            ),
+            Self::Broken(fault) => write!(f, "containerd cannot read your {fault}"),
+            Self::Ipv6Literal { target } => write!(
+                f,
+                "containerd 1.6 and 1.7 cannot read a hosts.toml with the IPv6 address of {target} and would pull \
+                 without the mirror, and without hosts of yours in that file; with those, give --mirror-targets a \
+                 name that resolves to the address"
+            ),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What else may stand in the folder.
+
+use super::*;
+use crate::Warning;
+use crate::tree::STAGING;
+
+#[test]
+fn ours_goes_where_containerd_looks_first() {
+    let folder = Folder::with(&[
+        ("10.0.0.1_5000_/hosts.toml", "[host.'https://x']\n"),
+        ("10.0.0.1:5000/hosts.toml", ""),
+    ]);
+    let before = folder.snapshot();
+    let report = folder.configure(&["http://10.0.0.1:5000"]);
+    assert!(
+        folder
+            .read("10.0.0.1_5000_/hosts.toml")
+            .starts_with("# Written by Peili")
+    );
+    assert_eq!(folder.read("10.0.0.1:5000/hosts.toml"), "");
+    let registry = "10.0.0.1:5000".parse().expect("well-formed");
+    assert_eq!(
+        report.warnings,
+        [Warning::Underscored {
+            registry,
+            folder: folder.path.join("10.0.0.1_5000_")
+        }]
+    );
+    assert_eq!(
+        folder.configure(&["http://10.0.0.1:5000"]).unchanged.len(),
+        1
+    );
+    folder.cleanup();
+    assert_eq!(folder.snapshot(), before);
+}
+
+#[test]
+fn what_a_run_left_behind_is_cleared_away() {
+    let folder = Folder::with(&[
+        (&format!("{STAGING}/1/x"), "half"),
+        ("a.io/hosts.toml", "x = 1"),
+    ]);
+    folder.cleanup();
+    assert!(!folder.exists(STAGING) && folder.exists("a.io/hosts.toml"));
+    folder.put(STAGING, "not even a folder");
+    folder.configure(&[]);
+    assert!(!folder.exists(STAGING));
+}
+
+#[test]
+fn what_no_configuration_holds_is_refused_and_left_alone() {
+    let check = |folder: &Folder, word: &str| {
+        let refused = configure(&folder.configuration(&[]))
+            .expect_err(word)
+            .to_string();
+        assert!(refused.contains(word), "{refused}");
+        assert!(!folder.exists("_default") && !folder.exists(STAGING));
+    };
+    check(
+        &Folder::with(&[("_backup", "a file")]),
+        "_backup is not a folder",
+    );
+    check(
+        &Folder::with(&[("a.io/hosts.toml/x", "")]),
+        "hosts.toml is a folder",
+    );
+    check(
+        &Folder::with(&[(&"d/".repeat(20), "")].map(|(d, t)| (d.trim_end_matches('/'), t))),
+        "16 folders",
+    );
+    let folder = Folder::new();
+    let large = fs::File::create(folder.path.join("large")).expect("made");
+    large.set_len((4 << 20) + 1).expect("sparse");
+    check(&folder, "4 MiB a file");
+    let folder = Folder::new();
+    let _socket =
+        std::os::unix::net::UnixListener::bind(folder.path.join("socket")).expect("bound");
+    check(&folder, "socket is neither");
+}
+
+#[test]
+fn a_mirrors_name_may_be_taken_by_a_file() {
+    let folder = Folder::with(&[("docker.io", "a file")]);
+    let before = folder.snapshot();
+    folder.prepend(&["https://docker.io"]).expect("configured");
+    assert!(folder.exists("docker.io/hosts.toml"));
+    folder.cleanup();
+    assert_eq!(folder.snapshot(), before);
+}
+
+#[test]
+fn two_runs_at_once_wait_for_each_other() {
+    let folder = Folder::with(&[("docker.io/hosts.toml", "x = 1")]);
+    let before = folder.snapshot();
+    std::thread::scope(|scope| {
+        for turn in 0..8 {
+            let folder = &folder;
+            scope.spawn(move || match turn % 2 {
+                0 => drop(folder.configure(&["https://docker.io"])),
+                _ => drop(folder.cleanup()),
+            });
+        }
+    });
+    folder.cleanup();
+    assert_eq!(folder.snapshot(), before);
+}

@@ -1,0 +1,187 @@
+//! The two commands on real folders: what they write, what they put back, and in whatever order they are run, cut
+//! off, and mixed with Spegel's.
+
+mod default;
+mod folders;
+mod prepend;
+mod properties;
+mod sequences;
+mod snapshots;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::tree::{BACKUP, HOSTS, Snapshot, scan};
+
+/// A configuration folder for one test.
+struct Folder {
+    _temporary: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Folder {
+    fn new() -> Self {
+        // In memory where there is such a place: everything is made durable, thousands of times over.
+        let temporary = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .expect("a folder");
+        let path = temporary.path().join("certs.d");
+        fs::create_dir(&path).expect("made");
+        Self {
+            _temporary: temporary,
+            path,
+        }
+    }
+
+    fn with(files: &[(&str, &str)]) -> Self {
+        let folder = Self::new();
+        for (path, text) in files {
+            folder.put(path, text);
+        }
+        folder
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let path = self.path.join(path);
+        fs::create_dir_all(path.parent().expect("has one")).expect("made");
+        fs::write(path, text).expect("written");
+    }
+
+    fn link(&self, path: &str, target: impl AsRef<Path>) {
+        let path = self.path.join(path);
+        fs::create_dir_all(path.parent().expect("has one")).expect("made");
+        symlink(target, path).expect("linked");
+    }
+
+    fn set_mode(&self, path: &str, mode: u32) {
+        fs::set_permissions(self.path.join(path), fs::Permissions::from_mode(mode)).expect("set");
+    }
+
+    fn mode(&self, path: &str) -> u32 {
+        fs::metadata(self.path.join(path))
+            .expect("there")
+            .permissions()
+            .mode()
+            & 0o7777
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.path.join(path)).expect("readable")
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.path.join(path).symlink_metadata().is_ok()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        scan(&self.path).expect("readable")
+    }
+
+    fn configuration(&self, registries: &[&str]) -> Configuration {
+        Configuration {
+            path: self.path.clone(),
+            registries: registries
+                .iter()
+                .map(|r| r.parse().expect("well-formed"))
+                .collect(),
+            targets: vec!["http://127.0.0.1:5000".parse().expect("well-formed")],
+            resolve_tags: true,
+            prepend_existing: false,
+            credentials: None,
+            node_secret: None,
+        }
+    }
+
+    fn configure(&self, registries: &[&str]) -> Report {
+        configure(&self.configuration(registries)).expect("configured")
+    }
+
+    fn prepend(&self, registries: &[&str]) -> Result<Report, HostsError> {
+        configure(&Configuration {
+            prepend_existing: true,
+            ..self.configuration(registries)
+        })
+    }
+
+    fn cleanup(&self) -> Report {
+        cleanup(&self.path).expect("cleaned up")
+    }
+
+    fn entries(&self) -> impl Iterator<Item = fs::DirEntry> {
+        fs::read_dir(&self.path)
+            .expect("readable")
+            .map(|entry| entry.expect("readable"))
+    }
+
+    /// What Spegel's `configuration` does: all into `_backup` unless there is one, then its own files alone.
+    fn spegel_configures(&self, registries: &[&str]) {
+        let backup = self.path.join(BACKUP);
+        if !backup.exists() {
+            let all: Vec<_> = self.entries().collect();
+            fs::create_dir(&backup).expect("made");
+            for entry in all {
+                fs::rename(entry.path(), backup.join(entry.file_name())).expect("moved");
+            }
+        }
+        self.spegel_clears();
+        for registry in registries {
+            let host = spegel_folder(registry);
+            let server = match *registry {
+                "_default" => String::new(),
+                other => format!("server = '{other}'\n\n"),
+            };
+            let text = "[host.'http://10.0.0.9:30020']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'";
+            self.put(&format!("{host}/{HOSTS}"), &format!("{server}{text}"));
+        }
+    }
+
+    /// The same with `--prepend-existing`: the user's hosts follow, written anew, and the files beside them are
+    /// copied, without their rights and through links.
+    fn spegel_prepends(&self, registries: &[&str]) {
+        self.spegel_configures(registries);
+        for registry in registries {
+            let host = spegel_folder(registry);
+            let kept = self.path.join(BACKUP).join(host);
+            let file = format!("{host}/{HOSTS}");
+            if !fs::read_to_string(kept.join(HOSTS)).is_ok_and(|text| text.contains("[host.")) {
+                continue;
+            }
+            let text = format!("{}\n\n[host.'https://b']\nca = 'ca.crt'", self.read(&file));
+            self.put(&file, &text);
+            for beside in ["ca.crt", "sub/x", "sub/sub/y"] {
+                if let Ok(text) = fs::read_to_string(kept.join(beside)) {
+                    self.put(&format!("{host}/{beside}"), &text);
+                }
+            }
+        }
+    }
+
+    /// What Spegel's clean-up, which its chart runs when it is uninstalled, does.
+    fn spegel_cleans_up(&self) {
+        let backup = self.path.join(BACKUP);
+        if !backup.exists() {
+            return;
+        }
+        self.spegel_clears();
+        for entry in fs::read_dir(&backup).expect("readable") {
+            let entry = entry.expect("readable");
+            fs::rename(entry.path(), self.path.join(entry.file_name())).expect("moved");
+        }
+        fs::remove_dir(backup).expect("empty");
+    }
+
+    fn spegel_clears(&self) {
+        for entry in self.entries().filter(|entry| entry.file_name() != BACKUP) {
+            match entry.file_type().expect("known").is_dir() {
+                true => fs::remove_dir_all(entry.path()).expect("removed"),
+                false => fs::remove_file(entry.path()).expect("removed"),
+            }
+        }
+    }
+}
+
+fn spegel_folder(registry: &str) -> &str {
+    registry.rsplit('/').next().unwrap_or(registry)
+}

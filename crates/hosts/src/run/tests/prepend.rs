@@ -1,0 +1,145 @@
+//! `--prepend-existing`.
+
+use super::*;
+
+const OFFICE: &str =
+    "server = \"https://registry-1.docker.io\"\n\n[host.\"https://office\"]\nca = \"office.crt\"\n";
+
+#[test]
+fn the_users_file_and_what_it_refers_to_stay() {
+    let folder = Folder::with(&[
+        ("docker.io/hosts.toml", OFFICE),
+        ("docker.io/office.crt", "certificate"),
+        ("docker.io/nested/key", "key"),
+    ]);
+    let before = folder.snapshot();
+    folder
+        .prepend(&["https://docker.io", "https://ghcr.io"])
+        .expect("configured");
+    let text = folder.read("docker.io/hosts.toml");
+    let ours = "[host.'http://127.0.0.1:5000']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n";
+    let (server, office) = OFFICE.split_at(OFFICE.find("\n[host").expect("there"));
+    assert!(
+        text.ends_with(&format!("{server}\n{ours}{office}")),
+        "{text}"
+    );
+    assert!(folder.exists("docker.io/office.crt") && folder.exists("docker.io/nested/key"));
+    let ours = folder.snapshot();
+    assert_eq!(
+        folder
+            .prepend(&["https://docker.io", "https://ghcr.io"])
+            .expect("again")
+            .written,
+        [] as [PathBuf; 0]
+    );
+    assert_eq!(folder.snapshot(), ours);
+    folder.cleanup();
+    assert_eq!(folder.snapshot(), before);
+}
+
+#[test]
+fn a_certificate_renewed_meanwhile_stays_renewed() {
+    let folder = Folder::with(&[
+        ("docker.io/hosts.toml", OFFICE),
+        ("docker.io/office.crt", "old"),
+    ]);
+    folder.prepend(&["https://docker.io"]).expect("configured");
+    folder.put("docker.io/office.crt", "new");
+    folder.prepend(&["https://docker.io"]).expect("configured");
+    assert_eq!(folder.read("docker.io/office.crt"), "new");
+    folder.cleanup();
+    assert_eq!(folder.read("docker.io/office.crt"), "new");
+    assert_eq!(folder.read("docker.io/hosts.toml"), OFFICE);
+}
+
+#[test]
+fn certificates_without_hosts_toml_go_on_working() {
+    let folder = Folder::with(&[
+        ("a.io/up.crt", ""),
+        ("a.io/me.cert", ""),
+        ("a.io/me.key", ""),
+    ]);
+    folder.prepend(&["https://a.io"]).expect("configured");
+    let text = folder.read("a.io/hosts.toml");
+    let settings = "server = 'https://a.io'\nca = [\"up.crt\"]\nclient = [[\"me.cert\", \"me.key\"]]\n\n[host.";
+    assert!(text.contains(settings), "{text}");
+}
+
+#[test]
+fn broken_files_are_all_named_and_nothing_is_changed() {
+    let folder = Folder::with(&[
+        ("a.io/hosts.toml", "server = 'x'\n[host"),
+        ("b.io/hosts.toml", "host = { a = {} }"),
+        ("c.io/hosts.toml", "x = 1"),
+    ]);
+    folder.link("d.io", "c.io");
+    folder.link("e.io/hosts.toml", "/nowhere/hosts.toml");
+    let before = folder.snapshot();
+    let all = [
+        "https://a.io",
+        "https://b.io",
+        "https://c.io",
+        "https://d.io",
+        "https://e.io",
+    ];
+    let refused = folder.prepend(&all).expect_err("broken").to_string();
+    for part in [
+        "a.io/hosts.toml:2:6: is not TOML",
+        "b.io/hosts.toml:1:1: ",
+        "d.io/hosts.toml: the folder is a symb",
+        "e.io/hosts.toml: is a symb",
+    ] {
+        assert!(refused.contains(part), "{part} in {refused}");
+    }
+    assert!(!refused.contains("c.io/hosts.toml"), "{refused}");
+    assert_eq!(folder.snapshot(), before);
+    // Where the user's file need not be read, it is put aside as it is.
+    let report = folder.configure(&all);
+    let warnings: Vec<_> = report.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("a.io/hosts.toml:2:6"), "{warnings:?}");
+    folder.cleanup();
+    assert_eq!(folder.snapshot(), before);
+}
+
+#[test]
+fn a_link_out_of_the_folder_is_read_from_where_it_belongs() {
+    let folder = Folder::new();
+    fs::write(
+        folder.path.with_file_name("shared.toml"),
+        "[host.'https://shared']\n",
+    )
+    .expect("written");
+    folder.link("a.io/hosts.toml", "../../shared.toml");
+    folder.put("b.io/real", "[host.'https://real']\n");
+    folder.link("b.io/hosts.toml", "real");
+    let before = folder.snapshot();
+    for _ in 0..2 {
+        folder
+            .prepend(&["https://a.io", "https://b.io"])
+            .expect("configured");
+        assert!(
+            folder
+                .read("a.io/hosts.toml")
+                .contains("[host.'https://shared']")
+        );
+        assert!(
+            folder
+                .read("b.io/hosts.toml")
+                .contains("[host.'https://real']")
+        );
+    }
+    folder.cleanup();
+    assert_eq!(folder.snapshot(), before);
+}
+
+#[test]
+fn a_file_that_was_not_for_everybody_still_is_not() {
+    let folder = Folder::with(&[(
+        "a.io/hosts.toml",
+        "[host.'https://x'.header]\nAuthorization = 'Basic eA=='\n",
+    )]);
+    folder.set_mode("a.io/hosts.toml", 0o600);
+    folder.prepend(&["https://a.io"]).expect("configured");
+    assert_eq!(folder.mode("a.io/hosts.toml"), 0o600);
+}

@@ -1,0 +1,283 @@
+//! From one state of an entry to another, in steps that may be cut off after any of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::recognise::{Author, Spegel, author};
+use crate::tree::{Entry, HOSTS, Meta, Node, STAGING, hosts_toml};
+
+/// One change of the configuration folder; each is atomic or touches nothing but `_peili.tmp`. Paths are relative to
+/// the configuration folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// An empty `_peili.tmp`, whatever is left in it.
+    BeginStaging,
+    /// No `_peili.tmp`.
+    EndStaging,
+    MakeFolder {
+        path: PathBuf,
+        meta: Option<Meta>,
+    },
+    SetMeta {
+        path: PathBuf,
+        meta: Meta,
+    },
+    /// A file or a link with its rights, owner and times, over whatever file or link is there.
+    Copy {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    /// A file of ours, over whatever file or link is there.
+    Write {
+        path: PathBuf,
+        bytes: Vec<u8>,
+        mode: u32,
+    },
+    /// A file or a link.
+    Remove {
+        path: PathBuf,
+    },
+    /// An empty folder.
+    RemoveFolder {
+        path: PathBuf,
+    },
+    Move {
+        from: PathBuf,
+        to: PathBuf,
+    },
+}
+
+/// What should stand at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// What the user has there.
+    Users(Node),
+    /// Some folder.
+    Folder,
+    Ours {
+        bytes: Vec<u8>,
+        mode: u32,
+    },
+}
+
+/// What an entry should be, by paths relative to it.
+pub(crate) type Wanted = BTreeMap<PathBuf, Want>;
+
+impl Want {
+    fn is_met_by(&self, node: &Node) -> bool {
+        match (self, node) {
+            (Self::Users(wanted), node) => wanted == node,
+            (Self::Folder, Node::Folder(_)) => true,
+            (Self::Ours { bytes, mode }, Node::File { bytes: found, meta }) => {
+                bytes == found && *mode == meta.mode
+            }
+            _ => false,
+        }
+    }
+
+    fn is_folder(&self) -> bool {
+        matches!(self, Self::Folder | Self::Users(Node::Folder(_)))
+    }
+}
+
+/// The user's entry as it is.
+pub(crate) fn unchanged(entry: &Entry) -> Wanted {
+    entry
+        .iter()
+        .map(|(path, node)| (path.clone(), Want::Users(node.clone())))
+        .collect()
+}
+
+/// Collects steps.
+pub(crate) struct Steps {
+    steps: Vec<Step>,
+    /// How to tell whose a `hosts.toml` is.
+    spegel: Spegel,
+    /// How many names in `_peili.tmp` were given out.
+    staged: usize,
+}
+
+impl Steps {
+    pub(crate) fn new(spegel: Spegel) -> Self {
+        Self {
+            steps: Vec::new(),
+            spegel,
+            staged: 0,
+        }
+    }
+
+    /// All of them, or none at all if there is nothing to change.
+    pub(crate) fn finish(self, staging_left: bool) -> Vec<Step> {
+        if self.steps.is_empty() && !staging_left {
+            return Vec::new();
+        }
+        let mut steps = vec![Step::BeginStaging];
+        steps.extend(self.steps);
+        steps.push(Step::EndStaging);
+        steps
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// The whole backup, in one go.
+    pub(crate) fn make_backup(&mut self, backup: &Path, entries: &crate::tree::Entries) {
+        let staged = self.staged_path();
+        self.steps.push(Step::MakeFolder {
+            path: staged.clone(),
+            meta: None,
+        });
+        for (name, entry) in entries {
+            self.build(&staged.join(name), Path::new(name), &unchanged(entry));
+        }
+        self.steps.push(Step::Move {
+            from: staged,
+            to: backup.to_owned(),
+        });
+    }
+
+    /// Turns the entry at `path`, which is `current`, into `wanted`; the user's files are copied from `source`.
+    pub(crate) fn change(
+        &mut self,
+        path: &Path,
+        source: &Path,
+        current: Option<&Entry>,
+        wanted: Option<&Wanted>,
+    ) {
+        let root = Path::new("");
+        match (current, wanted) {
+            (None, None) => {}
+            (Some(_), None) => self.discard(path),
+            (None, Some(wanted)) => self.create(path, source, wanted),
+            (Some(current), Some(wanted)) => {
+                let were = matches!(current.get(root), Some(Node::Folder(_)));
+                let will_be = wanted.get(root).is_some_and(Want::is_folder);
+                let same = current.len() == wanted.len()
+                    && wanted
+                        .iter()
+                        .all(|(p, w)| current.get(p).is_some_and(|n| w.is_met_by(n)));
+                if same {
+                    return;
+                }
+                if were && will_be {
+                    self.change_inside(path, source, current, wanted);
+                } else {
+                    self.discard(path);
+                    self.create(path, source, wanted);
+                }
+            }
+        }
+    }
+
+    /// `hosts.toml` says whose the folder is. It comes first where the user's becomes ours; last where it becomes the
+    /// user's, or was a mirror's already, whose files beside it may not be what the user had.
+    fn change_inside(&mut self, path: &Path, source: &Path, current: &Entry, wanted: &Wanted) {
+        let hosts = Path::new(HOSTS);
+        let was_users = hosts_toml(current).is_none_or(|f| author(f, self.spegel) == Author::User);
+        let becomes_ours = was_users && matches!(wanted.get(hosts), Some(Want::Ours { .. }));
+        if becomes_ours {
+            self.change_node(path, source, hosts, current, wanted);
+        }
+        let obsolete = |p: &Path, node: &Node| match wanted.get(p) {
+            None => true,
+            Some(want) => want.is_folder() != matches!(node, Node::Folder(_)),
+        };
+        for (inner, node) in current.iter().rev() {
+            if inner != hosts && obsolete(inner, node) {
+                self.remove(path.join(inner), node);
+            }
+        }
+        for inner in wanted.keys().filter(|inner| *inner != hosts) {
+            self.change_node(path, source, inner, current, wanted);
+        }
+        if !becomes_ours {
+            self.change_node(path, source, hosts, current, wanted);
+        }
+    }
+
+    fn change_node(
+        &mut self,
+        path: &Path,
+        source: &Path,
+        inner: &Path,
+        current: &Entry,
+        wanted: &Wanted,
+    ) {
+        let at = under(path, inner);
+        match (current.get(inner), wanted.get(inner)) {
+            (None, None) => {}
+            (Some(node), None) => self.remove(at, node),
+            (Some(node), Some(want)) if want.is_met_by(node) => {}
+            (Some(Node::Folder(_)), Some(Want::Users(Node::Folder(meta)))) => {
+                self.steps.push(Step::SetMeta {
+                    path: at,
+                    meta: *meta,
+                });
+            }
+            (_, Some(want)) => self.put(at, under(source, inner), want),
+        }
+    }
+
+    /// Builds a new entry aside, then puts it in its place.
+    fn create(&mut self, path: &Path, source: &Path, wanted: &Wanted) {
+        let staged = self.staged_path();
+        self.build(&staged, source, wanted);
+        self.steps.push(Step::Move {
+            from: staged,
+            to: path.to_owned(),
+        });
+    }
+
+    fn build(&mut self, path: &Path, source: &Path, wanted: &Wanted) {
+        for (inner, want) in wanted {
+            self.put(under(path, inner), under(source, inner), want);
+        }
+    }
+
+    fn put(&mut self, path: PathBuf, from: PathBuf, want: &Want) {
+        self.steps.push(match want {
+            Want::Folder => Step::MakeFolder { path, meta: None },
+            Want::Users(Node::Folder(meta)) => Step::MakeFolder {
+                path,
+                meta: Some(*meta),
+            },
+            Want::Users(Node::File { .. } | Node::Link(_)) => Step::Copy { from, to: path },
+            Want::Ours { bytes, mode } => Step::Write {
+                path,
+                bytes: bytes.clone(),
+                mode: *mode,
+            },
+        });
+    }
+
+    fn remove(&mut self, path: PathBuf, node: &Node) {
+        self.steps.push(match node {
+            Node::Folder(_) => Step::RemoveFolder { path },
+            Node::File { .. } | Node::Link(_) => Step::Remove { path },
+        });
+    }
+
+    /// Takes an entry, whatever is in it, out of the configuration at once.
+    pub(crate) fn discard(&mut self, path: &Path) {
+        let to = self.staged_path();
+        self.steps.push(Step::Move {
+            from: path.to_owned(),
+            to,
+        });
+    }
+
+    fn staged_path(&mut self) -> PathBuf {
+        self.staged += 1;
+        Path::new(STAGING).join(self.staged.to_string())
+    }
+}
+
+/// Like `join`, which would append a slash for the empty path.
+fn under(path: &Path, inner: &Path) -> PathBuf {
+    if inner.as_os_str().is_empty() {
+        path.to_owned()
+    } else {
+        path.join(inner)
+    }
+}

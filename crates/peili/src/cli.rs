@@ -1,0 +1,379 @@
+//! The command line: Spegel's, of its releases and of its main branch, and what is ours. Values are texts here; what
+//! they mean, and all that is wrong with them, is found in [`crate::settings`] before anything starts.
+
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "peili", about, version)]
+pub struct Cli {
+    /// Least level of log lines: DEBUG, INFO, WARN or ERROR.
+    #[arg(long, env = "LOG_LEVEL", default_value = "INFO", global = true)]
+    pub log_level: String,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the mirror of this node.
+    Registry(Box<RegistryArgs>),
+    /// Write containerd's hosts.toml files, so that it asks the mirror first.
+    Configuration(ConfigurationArgs),
+    /// Put containerd's configuration back as it was, then answer /readyz until stopped.
+    Cleanup(CleanupArgs),
+    /// Wait until all nodes have cleaned up.
+    CleanupWait(CleanupWaitArgs),
+    /// Show Peili at work: a cluster on loopback that pulls an image from upstream once.
+    Demo(DemoArgs),
+    /// Print the version.
+    Version(VersionArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct RegistryArgs {
+    #[command(flatten)]
+    pub bootstrap: BootstrapArgs,
+    #[command(flatten)]
+    pub store: StoreArgs,
+    #[command(flatten)]
+    pub mirror: MirrorArgs,
+    /// Address of metrics and health.
+    #[arg(long, env = "METRICS_ADDR", default_value = ":9090")]
+    pub metrics_addr: String,
+    /// Folder in which the node's identity and the peers it knew are kept over restarts.
+    #[arg(long, env = "DATA_DIR", default_value = "")]
+    pub data_dir: String,
+    /// Address at which peers connect over libp2p.
+    #[arg(long, env = "ROUTER_ADDR", default_value = ":5001")]
+    pub router_addr: String,
+    /// Address of the registry, for containerd and for peers.
+    #[arg(long, env = "REGISTRY_ADDR", default_value = ":5000")]
+    pub registry_addr: String,
+    /// How long requests begun may take to end after SIGTERM.
+    #[arg(long, env = "DRAIN_TIMEOUT", default_value = "10s")]
+    pub drain_timeout: String,
+}
+
+#[derive(Args, Debug)]
+pub struct BootstrapArgs {
+    /// Where the first peers come from: dns, http or static.
+    #[arg(long, env = "BOOTSTRAP_KIND", default_value = "")]
+    pub bootstrap_kind: String,
+    /// dns: name whose A and AAAA records are the peers' addresses.
+    #[arg(long, env = "DNS_BOOTSTRAP_DOMAIN", default_value = "")]
+    pub dns_bootstrap_domain: String,
+    /// http: address at which this node tells its own (/id); empty: it does not.
+    #[arg(long, env = "HTTP_BOOTSTRAP_ADDR", default_value = "")]
+    pub http_bootstrap_addr: String,
+    /// http: base URL of a peer's bootstrap address, /id is appended (Spegel's releases).
+    #[arg(long, env = "HTTP_BOOTSTRAP_PEER", default_value = "")]
+    pub http_bootstrap_peer: String,
+    /// http: full URL of a bootstrap address (Spegel's main branch).
+    #[arg(long, env = "HTTP_BOOTSTRAP_URL", default_value = "")]
+    pub http_bootstrap_url: String,
+    /// http: folder with ca.crt, tls.crt and tls.key for https.
+    #[arg(long, env = "HTTP_BOOTSTRAP_CERT_DIR", default_value = "")]
+    pub http_bootstrap_cert_dir: String,
+    /// static: peers as multiaddresses, with or without /p2p/ID, or as host:port. Any one that is alive will do.
+    #[arg(long, env = "STATIC_BOOTSTRAP_PEERS", num_args = 0..)]
+    pub static_bootstrap_peers: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct StoreArgs {
+    /// Where this node's content lies: containerd, or layout for a host without containerd.
+    #[arg(long, env = "STORE", default_value = "containerd")]
+    pub store: String,
+    /// containerd's socket.
+    #[arg(
+        long,
+        env = "CONTAINERD_SOCK",
+        default_value = "/run/containerd/containerd.sock"
+    )]
+    pub containerd_sock: String,
+    /// containerd's namespaces whose images are shared, separated by commas.
+    #[arg(long, env = "CONTAINERD_NAMESPACE", default_value = "k8s.io")]
+    pub containerd_namespace: String,
+    /// containerd's content store; empty: where containerd says it is.
+    #[arg(long, env = "CONTAINERD_CONTENT_PATH", default_value = "")]
+    pub containerd_content_path: String,
+    /// containerd's configuration file, read by the checks at the start.
+    #[arg(
+        long,
+        env = "CONTAINERD_CONFIG",
+        default_value = "/etc/containerd/config.toml"
+    )]
+    pub containerd_config: String,
+    /// Folder of containerd's registry configuration (config_path), for the same checks.
+    #[arg(
+        long,
+        env = "CONTAINERD_REGISTRY_CONFIG_PATH",
+        default_value = "/etc/containerd/certs.d"
+    )]
+    pub containerd_registry_config_path: String,
+    /// layout: folder of the OCI image layout that holds the content.
+    #[arg(long, env = "STORE_PATH", default_value = "")]
+    pub store_path: String,
+    /// layout: bytes that it may take, as in 20GiB; what was used least lately goes first.
+    #[arg(long, env = "STORE_LIMIT", default_value = "20GiB")]
+    pub store_limit: String,
+    /// layout: a docker config.json with credentials of upstream registries.
+    #[arg(long, env = "REGISTRY_AUTH_FILE", default_value = "")]
+    pub registry_auth_file: String,
+}
+
+#[derive(Args, Debug)]
+pub struct MirrorArgs {
+    /// Registries that are mirrored, as https://host; none: all.
+    #[arg(long, env = "MIRRORED_REGISTRIES", num_args = 0..)]
+    pub mirrored_registries: Vec<String>,
+    /// Regular expressions; images whose registry/name:tag one of them matches are left out.
+    #[arg(long, env = "REGISTRY_FILTERS", num_args = 0..)]
+    pub registry_filters: Vec<String>,
+    /// How long to look for a peer before the client is sent upstream.
+    #[arg(long, env = "MIRROR_RESOLVE_TIMEOUT", default_value = "250ms")]
+    pub mirror_resolve_timeout: String,
+    /// How many peers may be asked in vain before the client is sent upstream.
+    #[arg(long, env = "MIRROR_RESOLVE_RETRIES", default_value = "3")]
+    pub mirror_resolve_retries: String,
+    /// Whether tags are answered, not digests alone.
+    #[arg(long, env = "RESOLVE_TAGS", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
+    pub resolve_tags: String,
+    /// Registry of names that come without one, as from Docker's registry-mirrors: docker.io.
+    #[arg(long, env = "DEFAULT_REGISTRY", default_value = "")]
+    pub default_registry: String,
+    /// Secret by which this node's containerd is known; made by the configuration command.
+    #[arg(long, env = "NODE_SECRET_FILE", default_value = "")]
+    pub node_secret_file: String,
+    #[command(flatten)]
+    pub credentials: CredentialsArgs,
+    /// Spegel's debug page. Taken and without effect.
+    #[arg(long, env = "DEBUG_WEB_ENABLED", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
+    pub debug_web_enabled: String,
+}
+
+#[derive(Args, Debug)]
+pub struct CredentialsArgs {
+    /// Folder with the files username and password, which then guard the mirror.
+    #[arg(
+        long,
+        env = "BASIC_AUTH_DIR",
+        default_value = "/etc/secrets/basic-auth"
+    )]
+    pub basic_auth_dir: String,
+    /// The same from the environment, which is not seen in a list of processes.
+    #[arg(
+        long,
+        env = "BASIC_AUTH_USERNAME",
+        default_value = "",
+        hide = true,
+        hide_env_values = true
+    )]
+    pub basic_auth_username: String,
+    #[arg(
+        long,
+        env = "BASIC_AUTH_PASSWORD",
+        default_value = "",
+        hide = true,
+        hide_env_values = true
+    )]
+    pub basic_auth_password: String,
+}
+
+#[derive(Args, Debug)]
+pub struct ConfigurationArgs {
+    /// Folder of containerd's registry configuration (config_path).
+    #[arg(
+        long,
+        env = "CONTAINERD_REGISTRY_CONFIG_PATH",
+        default_value = "/etc/containerd/certs.d"
+    )]
+    pub containerd_registry_config_path: String,
+    /// Registries that are mirrored, as https://host; none: all.
+    #[arg(long, env = "MIRRORED_REGISTRIES", num_args = 0..)]
+    pub mirrored_registries: Vec<String>,
+    /// Mirrors in the order in which containerd asks them, this node's first, as http://host:port.
+    #[arg(long, env = "MIRROR_TARGETS", num_args = 0..)]
+    pub mirror_targets: Vec<String>,
+    /// Whether mirrors are asked for tags, not for digests alone.
+    #[arg(long, env = "RESOLVE_TAGS", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
+    pub resolve_tags: String,
+    /// Keep the hosts that are configured for a registry, behind the mirrors. Where all registries are mirrored,
+    /// those configured for a single one are always kept.
+    #[arg(long, env = "PREPEND_EXISTING", default_value = "false", num_args = 0..=1, default_missing_value = "true")]
+    pub prepend_existing: String,
+    /// Secret by which the mirror will know this node's containerd; made if the file is missing.
+    #[arg(long, env = "NODE_SECRET_FILE", default_value = "")]
+    pub node_secret_file: String,
+    #[command(flatten)]
+    pub credentials: CredentialsArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct CleanupArgs {
+    /// Address at which /readyz is answered when all is put back.
+    #[arg(long, env = "ADDR")]
+    pub addr: String,
+    /// Folder of containerd's registry configuration (config_path).
+    #[arg(
+        long,
+        env = "CONTAINERD_REGISTRY_CONFIG_PATH",
+        default_value = "/etc/containerd/certs.d"
+    )]
+    pub containerd_registry_config_path: String,
+}
+
+#[derive(Args, Debug)]
+pub struct CleanupWaitArgs {
+    /// host:port whose addresses, all of them, have to answer /readyz.
+    #[arg(long, env = "PROBE_ENDPOINT")]
+    pub probe_endpoint: String,
+    /// How many times in a row.
+    #[arg(long, env = "THRESHOLD", default_value = "3")]
+    pub threshold: String,
+    /// Time between two rounds.
+    #[arg(long, env = "PERIOD", default_value = "2s")]
+    pub period: String,
+}
+
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// How many nodes.
+    #[arg(long, default_value = "6")]
+    pub nodes: String,
+    /// How large the generated image is.
+    #[arg(long, default_value = "128MiB")]
+    pub size: String,
+    /// How many layers it has.
+    #[arg(long, default_value = "4")]
+    pub layers: String,
+    /// An image of a real registry to pull instead, as in docker.io/library/alpine:3. Needs the network.
+    #[arg(long, default_value = "", hide_default_value = true, conflicts_with_all = ["size", "layers"])]
+    pub image: String,
+    /// text, or json for a JSON object a line.
+    #[arg(long, default_value = "text")]
+    pub output: String,
+}
+
+#[derive(Args, Debug)]
+pub struct VersionArgs {
+    /// text or json.
+    #[arg(long, default_value = "text")]
+    pub format: String,
+}
+
+/// Reads the command line and the environment; ends the process where they are not understood.
+pub fn parse() -> Cli {
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let Some((_, given)) = matches.subcommand() else {
+        return cli;
+    };
+    // A list from the environment is one text with commas in it; a list of arguments may have commas in its values.
+    let split = |id: &str, list: &mut Vec<String>| {
+        if given.value_source(id) == Some(ValueSource::EnvVariable) {
+            *list = list.iter().flat_map(|text| split_list(text)).collect();
+        }
+    };
+    match &mut cli.command {
+        Command::Registry(arguments) => {
+            split(
+                "mirrored_registries",
+                &mut arguments.mirror.mirrored_registries,
+            );
+            split("registry_filters", &mut arguments.mirror.registry_filters);
+            split(
+                "static_bootstrap_peers",
+                &mut arguments.bootstrap.static_bootstrap_peers,
+            );
+        }
+        Command::Configuration(arguments) => {
+            split("mirrored_registries", &mut arguments.mirrored_registries);
+            split("mirror_targets", &mut arguments.mirror_targets);
+        }
+        Command::Demo(_) => {
+            // What its nodes log would fill its screen; what matters the demo says itself.
+            if given.value_source("log_level") == Some(ValueSource::DefaultValue) {
+                cli.log_level = "ERROR".into();
+            }
+        }
+        Command::Cleanup(_) | Command::CleanupWait(_) | Command::Version(_) => {}
+    }
+    cli
+}
+
+/// Splits at commas outside double quotes (RFC 4180, as Go reads lists from the environment); empty elements are
+/// left out.
+fn split_list(text: &str) -> Vec<String> {
+    let (mut list, mut element, mut quoted) = (Vec::new(), String::new(), false);
+    for c in text.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            ',' if !quoted => list.push(std::mem::take(&mut element)),
+            c => element.push(c),
+        }
+    }
+    list.push(element);
+    list.retain(|element| !element.trim().is_empty());
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_in_the_environment_is_split_at_its_commas() {
+        assert_eq!(
+            split_list("https://a,https://b,"),
+            ["https://a", "https://b"]
+        );
+        assert_eq!(split_list(r#""a{1,2}",b"#), ["a{1,2}", "b"]);
+        assert!(split_list("").is_empty());
+    }
+
+    #[test]
+    fn spegels_command_lines_are_understood() {
+        let chart = "peili registry --log-level=INFO --mirror-resolve-retries=3 --mirror-resolve-timeout=20ms \
+            --registry-addr=:5000 --router-addr=:5001 --metrics-addr=:9090 --mirrored-registries https://docker.io \
+            https://ghcr.io --containerd-sock=/run/containerd/containerd.sock --containerd-namespace=k8s.io \
+            --bootstrap-kind=dns --dns-bootstrap-domain=spegel-bootstrap.spegel.svc.cluster.local. \
+            --registry-filters :latest$ --containerd-content-path=/content --debug-web-enabled=false --data-dir=/data";
+        let cli = Cli::try_parse_from(chart.split_whitespace()).expect("understood");
+        let Command::Registry(registry) = cli.command else {
+            panic!("another command")
+        };
+        assert_eq!(
+            registry.mirror.mirrored_registries,
+            ["https://docker.io", "https://ghcr.io"]
+        );
+        assert_eq!(registry.mirror.registry_filters, [":latest$"]);
+        let main = "peili configuration --containerd-registry-config-path /c --mirrored-registries https://docker.io \
+            --mirror-targets http://10.0.0.1:30020 http://10.0.0.1:30021 --resolve-tags --prepend-existing=true";
+        let cli = Cli::try_parse_from(main.split_whitespace()).expect("understood");
+        let Command::Configuration(configuration) = cli.command else {
+            panic!("another command")
+        };
+        assert_eq!(configuration.mirror_targets.len(), 2);
+        assert_eq!(
+            (
+                &*configuration.resolve_tags,
+                &*configuration.prepend_existing
+            ),
+            ("true", "true")
+        );
+        for line in [
+            "peili cleanup --addr :8080 --containerd-registry-config-path=/c",
+            "peili cleanup-wait --probe-endpoint=a:8080 --period=2s --threshold 3",
+            "peili version --format json",
+        ] {
+            Cli::try_parse_from(line.split_whitespace()).expect(line);
+        }
+    }
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,66 @@
+//! What is wrong with a command line, all of it at once.
+
+use std::fmt;
+
+/// One fault: the flag, what is wrong with its value, what would be right.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub flag: &'static str,
+    pub what: String,
+}
+
+/// Faults, collected while a configuration is validated.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Faults(Vec<Fault>);
+
+impl Faults {
+    pub fn add(&mut self, flag: &'static str, what: impl fmt::Display) {
+        self.0.push(Fault {
+            flag,
+            what: what.to_string(),
+        });
+    }
+
+    /// The value, or `None` after noting down what is wrong with it.
+    pub fn take<T, E: fmt::Display>(
+        &mut self,
+        flag: &'static str,
+        result: Result<T, E>,
+    ) -> Option<T> {
+        result.map_err(|error| self.add(flag, error)).ok()
+    }
+
+    /// The values of a list that are sound; the others are noted down.
+    pub fn list<T, E: fmt::Display>(
+        &mut self,
+        flag: &'static str,
+        values: &[String],
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
+        values
+            .iter()
+            .filter_map(|value| self.take(flag, parse(value)))
+            .collect()
+    }
+
+    /// # Errors
+    /// There are faults.
+    pub fn settle<T>(self, value: Option<T>) -> Result<T, Self> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(self),
+        }
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("peili: the configuration cannot work; nothing was started")?;
+        for Fault { flag, what } in &self.0 {
+            write!(f, "\n  {flag}: {what}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}

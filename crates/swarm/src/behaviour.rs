@@ -1,0 +1,181 @@
+//! The protocols this node speaks, and the transport beneath them.
+
+use std::io;
+use std::time::Duration;
+
+use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::timeout::TransportTimeout;
+use libp2p::core::transport::{self, DialOpts, ListenerId, TransportError, TransportEvent};
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, Transport, identify, kad, noise, ping, tcp, yamux,
+};
+
+use crate::addresses::{Endpoint, Scope};
+use crate::publish::RECORD_TTL;
+use crate::store::ProviderStore;
+
+/// Spegel's distributed hash table.
+pub(crate) const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/spegel/kad/1.0.0");
+/// What identify calls the network, as go-libp2p does.
+const IDENTIFY_PROTOCOL: &str = "ipfs/0.1.0";
+/// How a Peili node begins its identify agent; its version follows.
+pub(crate) const AGENT: &str = "peili/";
+
+/// For a TCP connection. A live peer of the cluster answers in a round trip.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// For TCP, Noise and yamux together, in both directions. Longer, for it is CPU on two nodes that may be busy.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For one request of a look-up. A peer that went silent holds up a look-up so long, which others bound by their own
+/// patience, until a ping finds it dead; a shorter limit gives up live peers while many nodes start at once.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a look-up or announcement as a whole.
+pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest Kademlia message, in bytes. The default of 16 KiB loses a popular key: go-libp2p answers with all providers
+/// that it knows, at some 150 bytes each; this is room for 6,000.
+const MAX_KAD_MESSAGE: usize = 1024 * 1024;
+/// A peer that says nothing for both of these together is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection stays open without use: so long that in a small cluster, where every look-up asks everybody,
+/// connections stay open and a look-up is one round trip. In a large one look-ups touch ever other nodes; there
+/// [`crate::node::KEPT_CONNECTIONS`] bounds them.
+pub(crate) const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// Against floods. A cluster of 10,000 nodes keeps far below.
+const MAX_PENDING_INCOMING: u32 = 256;
+const MAX_ESTABLISHED_INCOMING: u32 = 4096;
+const MAX_CONNECTIONS_PER_PEER: u32 = 4;
+
+/// Beside Kademlia stand what keeps connections and addresses right; protocols between Peili nodes join here.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    pub(crate) kad: kad::Behaviour<ProviderStore>,
+    pub(crate) identify: identify::Behaviour,
+    pub(crate) ping: ping::Behaviour,
+}
+
+impl Behaviour {
+    pub(crate) fn new(keypair: &Keypair) -> Self {
+        let id = PeerId::from(keypair.public());
+        let limits = ConnectionLimits::default()
+            .with_max_pending_incoming(Some(MAX_PENDING_INCOMING))
+            .with_max_established_incoming(Some(MAX_ESTABLISHED_INCOMING))
+            .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER));
+
+        let mut config = kad::Config::new(KAD_PROTOCOL);
+        config
+            .set_query_timeout(QUERY_TIMEOUT)
+            .set_substreams_timeout(REQUEST_TIMEOUT)
+            .set_max_packet_size(MAX_KAD_MESSAGE)
+            .set_provider_record_ttl(Some(RECORD_TTL))
+            // This node's own keys are renewed by its publisher, in turn.
+            .set_provider_publication_interval(None)
+            // Values are no part of the protocol; what comes in is looked at first.
+            .set_publication_interval(None)
+            .set_replication_interval(None)
+            .set_record_filtering(kad::StoreInserts::FilterBoth)
+            // The bootstrapper's rounds refresh the table.
+            .set_periodic_bootstrap_interval(None);
+        let mut kad = kad::Behaviour::with_config(id, ProviderStore::new(id), config);
+        kad.set_mode(Some(kad::Mode::Server));
+
+        let agent = format!("{AGENT}{}", env!("CARGO_PKG_VERSION"));
+        let identify = identify::Config::new(IDENTIFY_PROTOCOL.into(), keypair.public())
+            .with_agent_version(agent)
+            .with_push_listen_addr_updates(true)
+            // What peers are told is decided address by address; see Scope.
+            .with_hide_listen_addrs(true)
+            // Kademlia knows where to dial.
+            .with_cache_size(0);
+        let ping = ping::Config::new()
+            .with_interval(PING_INTERVAL)
+            .with_timeout(PING_TIMEOUT);
+        Self {
+            limits: connection_limits::Behaviour::new(limits),
+            kad,
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping),
+        }
+    }
+}
+
+/// TCP, Noise, yamux. go-libp2p offers Noise beside TLS by default, so Noise alone reaches Spegel.
+///
+/// # Errors
+/// The key pair cannot sign for Noise.
+pub(crate) fn transport(
+    keypair: &Keypair,
+    scope: &Scope,
+) -> Result<transport::Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default());
+    let tcp = TransportTimeout::with_outgoing_timeout(tcp, CONNECT_TIMEOUT);
+    let others = Others {
+        inner: tcp,
+        scope: scope.clone(),
+    };
+    Ok(others
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keypair)?)
+        .multiplex(yamux::Config::default())
+        .timeout(HANDSHAKE_TIMEOUT)
+        .boxed())
+}
+
+/// Dials others only. Of a peer's addresses libp2p takes the first that answers, and if that is this node itself (both
+/// have a docker0 of the same address) gives up the peer; so such an address has to fail before it is tried.
+struct Others<T> {
+    inner: T,
+    scope: Scope,
+}
+
+impl<T: Transport + Unpin> Transport for Others<T> {
+    type Output = T::Output;
+    type Error = T::Error;
+    type ListenerUpgrade = T::ListenerUpgrade;
+    type Dial = T::Dial;
+
+    fn listen_on(
+        &mut self,
+        id: ListenerId,
+        address: Multiaddr,
+    ) -> Result<(), TransportError<T::Error>> {
+        self.inner.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(
+        &mut self,
+        address: Multiaddr,
+        options: DialOpts,
+    ) -> Result<T::Dial, TransportError<T::Error>> {
+        if Endpoint::router(&address).is_some_and(|socket| self.scope.is_own(&socket)) {
+            return Err(TransportError::MultiaddrNotSupported(address));
+        }
+        self.inner.dial(address, options)
+    }
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<TransportEvent<T::ListenerUpgrade, T::Error>> {
+        std::pin::Pin::new(&mut self.inner).poll(context)
+    }
+}
+
+/// What went wrong, without libp2p's nesting.
+pub(crate) fn listen_error(error: TransportError<io::Error>) -> io::Error {
+    match error {
+        TransportError::Other(error) => error,
+        TransportError::MultiaddrNotSupported(address) => {
+            io::Error::new(io::ErrorKind::Unsupported, address.to_string())
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Getting into the cluster and staying in it: ask the source for peers, connect to some, fill the routing table;
+//! again after a while, and at once when all are lost. Alone is a valid cluster, and no round is the last.
+
+mod http;
+mod id;
+mod resolve;
+mod round;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use libp2p::PeerId;
+use rand::seq::SliceRandom as _;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use crate::PeerAddress;
+use crate::node::Command;
+use crate::peer_address::Host;
+use crate::peers::Remembered;
+use http::HttpSource;
+pub(crate) use id::Server;
+pub(crate) use round::{Outcome, Round, Step};
+
+/// For the source's answer.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For connecting to peers and filling the routing table. Ready at the latest after this and [`SOURCE_TIMEOUT`].
+const ROUND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between rounds while there are no peers; doubled up to the second.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const MAX_RETRY: Duration = Duration::from_secs(10);
+/// Between rounds while there are peers. Joins parts of a cluster that lost each other.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// Peers of the source that a round connects to: the lowest addresses, so that nodes that start together meet in the
+/// same place, and others at random.
+const LOWEST_SEEDS: usize = 3;
+const RANDOM_SEEDS: usize = 5;
+/// Remembered peers that a round connects to beside them.
+const REMEMBERED_SEEDS: usize = 4;
+
+/// Somebody to connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seed {
+    pub(crate) id: Option<PeerId>,
+    pub(crate) socket: SocketAddr,
+}
+
+/// Why a source gave no peers.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SourceError {
+    #[error("cannot read this host's resolver configuration (/etc/resolv.conf)")]
+    Resolver(#[source] hickory_resolver::net::NetError),
+    #[error("cannot resolve {name}")]
+    Name {
+        name: String,
+        source: hickory_resolver::net::NetError,
+    },
+    #[error("cannot get {url}")]
+    Get { url: String, source: reqwest::Error },
+    #[error("{url} answered {status}")]
+    Status {
+        url: String,
+        status: reqwest::StatusCode,
+    },
+    #[error("{url} answered more than {limit} bytes")]
+    TooLong { url: String, limit: usize },
+    #[error("{url} answered neither a peer nor a list of peers")]
+    Answer {
+        url: String,
+        source: serde_json::Error,
+    },
+}
+
+/// What is wrong with the certificates for asking over https.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    #[error("cannot read {path}")]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path} holds no certificate as PEM")]
+    NoCertificate { path: PathBuf },
+    #[error("{0} needs both tls.crt and tls.key, or neither")]
+    Incomplete(PathBuf),
+    #[error("the certificates in {path} cannot be used")]
+    Unusable {
+        path: PathBuf,
+        source: reqwest::Error,
+    },
+    #[error("cannot set up the HTTP client")]
+    Client(#[source] reqwest::Error),
+}
+
+pub(crate) enum Source {
+    Dns(String),
+    Http(HttpSource),
+    Static(Vec<PeerAddress>),
+}
+
+impl Source {
+    pub(crate) fn new(bootstrap: &crate::Bootstrap) -> Result<Self, CertificateError> {
+        Ok(match bootstrap {
+            crate::Bootstrap::Dns { domain } => Self::Dns(domain.clone()),
+            crate::Bootstrap::Http(http) => Self::Http(HttpSource::new(http)?),
+            crate::Bootstrap::Static { peers } => Self::Static(peers.clone()),
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Dns(_) => "DNS",
+            Self::Http(_) => "HTTP",
+            Self::Static(_) => "the configured peers",
+        }
+    }
+
+    /// Who is there, and what went wrong in finding out: some peers may be found and others not.
+    async fn seeds(&self, port: u16) -> (Vec<Seed>, Option<SourceError>) {
+        let (peers, first_error) = match self {
+            Self::Dns(domain) => {
+                let host = Host::Name(domain.clone());
+                let (port, id) = (None, None);
+                (vec![PeerAddress { host, port, id }], None)
+            }
+            Self::Http(http) => http.peers().await,
+            Self::Static(peers) => (peers.clone(), None),
+        };
+        let (seeds, error) = resolve::seeds(&peers, port).await;
+        (seeds, first_error.or(error))
+    }
+}
+
+/// Where bootstrapping has got to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Status {
+    /// A round has ended, whatever its end.
+    pub(crate) done: bool,
+    /// How the last round ended, in words.
+    pub(crate) report: String,
+}
+
+pub(crate) struct Bootstrapper {
+    pub(crate) source: Source,
+    /// Peers of an earlier run.
+    pub(crate) remembered: Vec<Remembered>,
+    /// The port of peers whose port is not said: this node's.
+    pub(crate) port: u16,
+    pub(crate) node: mpsc::Sender<Command>,
+    /// Peers in the routing table.
+    pub(crate) peers: watch::Receiver<usize>,
+    pub(crate) status: watch::Sender<Status>,
+}
+
+impl Bootstrapper {
+    /// Runs until the node is gone.
+    pub(crate) async fn run(mut self) {
+        let mut retry = FIRST_RETRY;
+        let mut alone = false;
+        while let Some(report) = self.round().await {
+            let peers = *self.peers.borrow_and_update();
+            if peers == 0 && !alone {
+                tracing::info!(reason = report, "no peers yet; looking on");
+            } else if peers > 0 && (alone || !self.status.borrow().done) {
+                tracing::info!(peers, "joined the cluster");
+            }
+            alone = peers == 0;
+            let done = true;
+            self.status.send_replace(Status { done, report });
+            if alone {
+                let jitter = rand::random_range(0.5..1.0);
+                // Somebody may find us meanwhile.
+                let found = self.peers.wait_for(|peers| *peers > 0);
+                let _ = timeout(retry.mul_f64(jitter), found).await;
+                retry = (2 * retry).min(MAX_RETRY);
+            } else {
+                retry = FIRST_RETRY;
+                let jitter = rand::random_range(0.8..1.2);
+                let lost = self.peers.wait_for(|peers| *peers == 0);
+                if let Ok(Err(_)) = timeout(REFRESH_INTERVAL.mul_f64(jitter), lost).await {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One round; how it ended, or `None` if the node is gone.
+    async fn round(&mut self) -> Option<String> {
+        let (mut seeds, error) = match timeout(SOURCE_TIMEOUT, self.source.seeds(self.port)).await {
+            Ok((found, why)) => (choose(found), why.map(|why| describe(&why))),
+            Err(_) => {
+                let why = format!("no answer within {SOURCE_TIMEOUT:?}");
+                (Vec::new(), Some(why))
+            }
+        };
+        seeds.extend(self.choose_remembered());
+        let tried = seeds.len();
+        let (done, outcome) = oneshot::channel();
+        self.node.send(Command::Round { seeds, done }).await.ok()?;
+        let source = self.source.name();
+        let outcome = match timeout(ROUND_TIMEOUT, outcome).await {
+            Ok(outcome) => outcome.ok()?,
+            Err(_) => Outcome {
+                error: Some(format!("peers took longer than {ROUND_TIMEOUT:?}")),
+                ..Outcome::default()
+            },
+        };
+        let connected = outcome.reached;
+        let mut report =
+            format!("{connected} of {tried} addresses from {source} and earlier runs connected");
+        for why in [error, outcome.error].into_iter().flatten() {
+            report.push_str("; ");
+            report.push_str(&why);
+        }
+        Some(report)
+    }
+
+    fn choose_remembered(&self) -> Vec<Seed> {
+        let mut peers: Vec<_> = self.remembered.iter().collect();
+        peers.shuffle(&mut rand::rng());
+        let chosen = peers.into_iter().take(REMEMBERED_SEEDS);
+        chosen.flat_map(Remembered::seeds).collect()
+    }
+}
+
+/// Some of many.
+fn choose(mut seeds: Vec<Seed>) -> Vec<Seed> {
+    seeds.sort_by_key(|seed| seed.socket);
+    seeds.dedup();
+    let mut others = seeds.split_off(seeds.len().min(LOWEST_SEEDS));
+    others.shuffle(&mut rand::rng());
+    seeds.extend(others.into_iter().take(RANDOM_SEEDS));
+    seeds
+}
+
+/// An error with its causes, in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    let texts: Vec<_> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chooses_the_lowest_and_some_others() {
+        let seed = |port| Seed {
+            id: None,
+            socket: ([10, 0, 0, 1], port).into(),
+        };
+        let many: Vec<_> = (1..100).rev().map(seed).collect();
+        let chosen = choose(many);
+        assert_eq!(chosen.len(), LOWEST_SEEDS + RANDOM_SEEDS);
+        assert_eq!(chosen[..LOWEST_SEEDS], [1, 2, 3].map(seed));
+        assert_eq!(choose(vec![seed(1), seed(1)]), [seed(1)]);
+        assert!(choose(Vec::new()).is_empty());
+    }
+}

@@ -1,0 +1,116 @@
+//! What the router is told at the start, in types that refuse what cannot work.
+
+use std::path::PathBuf;
+
+use mirror::ListenAddress;
+use url::Url;
+
+use crate::PeerAddress;
+
+/// The router of one node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where peers connect (`--router-addr`).
+    pub listen: ListenAddress,
+    /// The port of this node's registry, told to peers; and, as Spegel has it, that of a peer who tells none.
+    pub registry_port: u16,
+    /// Where the identity and known peers are kept over restarts. Without it the node is a new one at each start.
+    pub data_dir: Option<PathBuf>,
+    pub bootstrap: Bootstrap,
+}
+
+/// Where the first peers come from.
+#[derive(Clone, Debug)]
+pub enum Bootstrap {
+    /// The A and AAAA records of a name, such as a headless service's; peers listen on this node's router port.
+    Dns {
+        domain: String,
+    },
+    Http(HttpBootstrap),
+    /// Some of the cluster's nodes; any one of them that is alive will do, and none makes a cluster of one.
+    Static {
+        peers: Vec<PeerAddress>,
+    },
+}
+
+/// Peers that tell about themselves over HTTP.
+#[derive(Clone, Debug, Default)]
+pub struct HttpBootstrap {
+    /// What to ask, each a full URL. May be empty: a node that others ask.
+    pub endpoints: Vec<Url>,
+    /// Where this node answers `/id`; `None` where it does not.
+    pub serve: Option<ListenAddress>,
+    /// How it answers.
+    pub form: IdForm,
+    /// The folder of `ca.crt`, `tls.crt` and `tls.key` for asking over https, each optional, the last two together.
+    pub certificates: Option<PathBuf>,
+}
+
+impl HttpBootstrap {
+    /// The endpoint of a peer as Spegel's releases name it (`--http-bootstrap-peer http://host:5002`).
+    ///
+    /// # Errors
+    /// It is not an http or https URL.
+    pub fn endpoint_of_peer(peer: &str) -> Result<Url, ConfigError> {
+        Self::endpoint(peer)?;
+        Self::endpoint(&format!("{}/id", peer.trim_end_matches('/')))
+    }
+
+    /// An endpoint as Spegel's main branch names it (`--http-bootstrap-url`).
+    ///
+    /// # Errors
+    /// It is not an http or https URL.
+    pub fn endpoint(url: &str) -> Result<Url, ConfigError> {
+        Url::parse(url)
+            .ok()
+            .filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host())
+            .ok_or_else(|| ConfigError::Url(url.into()))
+    }
+}
+
+/// What `/id` answers. Spegel's releases understand one object and nothing else, its main branch a list and nothing
+/// else, and their requests cannot be told apart; but a node is configured as its neighbours are, so the generation
+/// of its flags says what they understand: `One` with `--http-bootstrap-peer`, `List` otherwise.
+/// Peili itself understands both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IdForm {
+    #[default]
+    List,
+    One,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    #[error(
+        "{0:?} is not ADDRESS:PORT; write :5001 for all addresses, 10.0.0.1:5001, or [::1]:5001"
+    )]
+    Listen(String),
+    #[error("{0:?} is not a URL such as http://host:5002")]
+    Url(String),
+    #[error(
+        "{0:?} is not a peer; write HOST:PORT, an address, or /ip4/10.0.0.1/tcp/5001 with or without /p2p/ID"
+    )]
+    Peer(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints() {
+        let of_peer = |text| HttpBootstrap::endpoint_of_peer(text).map(|u| u.to_string());
+        assert_eq!(
+            of_peer("http://10.0.0.1:5002").as_deref(),
+            Ok("http://10.0.0.1:5002/id")
+        );
+        assert_eq!(
+            of_peer("https://h/base/").as_deref(),
+            Ok("https://h/base/id")
+        );
+        for bad in ["", "10.0.0.1:5002", "ftp://h", "http://"] {
+            assert_eq!(of_peer(bad), Err(ConfigError::Url(bad.into())));
+            assert!(HttpBootstrap::endpoint(bad).is_err());
+        }
+    }
+}

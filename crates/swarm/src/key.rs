@@ -1,0 +1,80 @@
+//! The name of a key in the distributed hash table.
+
+use libp2p::kad::RecordKey;
+use sha2::{Digest as _, Sha256};
+
+/// A multihash of SHA-256 begins with its code and the length of the hash.
+/// Source: <https://github.com/multiformats/multicodec/blob/master/table.csv>.
+const SHA2_256: [u8; 2] = [0x12, 0x20];
+
+/// The SHA-256 of a key's text: what Spegel, too, files provider records under (as a multihash).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RoutingKey([u8; 32]);
+
+impl From<&oci::Key> for RoutingKey {
+    fn from(key: &oci::Key) -> Self {
+        Self(Sha256::digest(key.to_string()).into())
+    }
+}
+
+impl From<RoutingKey> for RecordKey {
+    fn from(key: RoutingKey) -> Self {
+        let mut multihash = Vec::with_capacity(SHA2_256.len() + key.0.len());
+        multihash.extend(SHA2_256);
+        multihash.extend(key.0);
+        multihash.into()
+    }
+}
+
+/// The text of a record key off the wire is not a SHA-256 multihash, so it names nothing of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("not a SHA-256 multihash")]
+pub(crate) struct ForeignKey;
+
+impl TryFrom<&RecordKey> for RoutingKey {
+    type Error = ForeignKey;
+
+    fn try_from(key: &RecordKey) -> Result<Self, ForeignKey> {
+        let hash = key.as_ref().strip_prefix(&SHA2_256).ok_or(ForeignKey)?;
+        hash.try_into().map(Self).map_err(|_| ForeignKey)
+    }
+}
+
+#[cfg(test)]
+impl RoutingKey {
+    /// A key that tests can count with.
+    pub(crate) fn numbered(number: u32) -> Self {
+        Self(Sha256::digest(number.to_be_bytes()).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_the_multihash_of_the_text() {
+        let digest = oci::Digest::sha256(b"");
+        let key = RecordKey::from(RoutingKey::from(&oci::Key::Digest(digest.clone())));
+        let mut expected = vec![0x12, 0x20];
+        expected.extend(Sha256::digest(digest.as_str()));
+        assert_eq!(key.to_vec(), expected);
+        assert_eq!(
+            RoutingKey::try_from(&key).expect("ours"),
+            RoutingKey::from(&oci::Key::Digest(digest))
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_no_sha256_multihash() {
+        for foreign in [
+            &b""[..],
+            b"\x12",
+            b"\x12\x20short",
+            &[0x12; 35],
+            &[0x11; 34],
+        ] {
+            assert!(RoutingKey::try_from(&RecordKey::new(&foreign)).is_err());
+        }
+    }
+}

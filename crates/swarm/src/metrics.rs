@@ -1,0 +1,134 @@
+//! What the router counts.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Upper bounds, in seconds: a round trip on a rack up to the longest look-up.
+const RESOLVE_BUCKETS: [f64; 14] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Cheap to clone: the clones count together.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    /// `spegel_resolve_duration_seconds{router="libp2p"}`: from the start of a look-up to its first candidate, or to
+    /// its end where nobody has the key. Spegel's name and meaning.
+    pub(crate) resolve_duration: Histogram,
+    /// `peili_router_peers`: peers in the routing table.
+    pub(crate) peers: Gauge,
+    /// `peili_router_connected_peers{software}`: peers with an open connection, by whether they run `peili` or
+    /// something `other`: how far a move from Spegel has come.
+    pub(crate) connected_peers: Family<[(&'static str, &'static str); 1], Gauge>,
+    /// `peili_router_provider_records`: what other nodes have told this one to remember for the cluster.
+    pub(crate) provider_records: Gauge,
+    /// `peili_router_provider_records_dropped_total`: records given up before their time because there were too many.
+    pub(crate) provider_records_dropped: Counter,
+    /// `peili_router_announcements`: keys that the cluster has been told this node holds.
+    pub(crate) announcements: Gauge,
+    /// `peili_router_announcements_pending`: keys that the cluster has yet to be told, or told again, about.
+    pub(crate) announcements_pending: Gauge,
+    /// `peili_router_announcements_published_total`: announcements sent, repeated ones included.
+    pub(crate) announcements_published: Counter,
+    /// `peili_router_dials_failed_total`: connections to a known peer that could not be made.
+    pub(crate) dials_failed: Counter,
+    /// `peili_router_peers_lost_total`: peers dropped because a dial or a ping failed.
+    pub(crate) peers_lost: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            resolve_duration: Histogram::new(RESOLVE_BUCKETS),
+            peers: Gauge::default(),
+            connected_peers: Family::default(),
+            provider_records: Gauge::default(),
+            provider_records_dropped: Counter::default(),
+            announcements: Gauge::default(),
+            announcements_pending: Gauge::default(),
+            announcements_published: Counter::default(),
+            dials_failed: Counter::default(),
+            peers_lost: Counter::default(),
+        };
+        registry
+            .sub_registry_with_label(("router".into(), "libp2p".into()))
+            .register_with_unit(
+                "spegel_resolve_duration",
+                "From the start of a look-up to its first candidate, or to its end",
+                Unit::Seconds,
+                metrics.resolve_duration.clone(),
+            );
+        let router = registry.sub_registry_with_prefix("peili_router");
+        let gauges = [
+            ("peers", "Peers in the routing table", &metrics.peers),
+            (
+                "provider_records",
+                "Provider records kept for other nodes",
+                &metrics.provider_records,
+            ),
+            (
+                "announcements",
+                "Keys the cluster has been told this node holds",
+                &metrics.announcements,
+            ),
+            (
+                "announcements_pending",
+                "Keys the cluster has yet to be told about",
+                &metrics.announcements_pending,
+            ),
+        ];
+        router.register(
+            "connected_peers",
+            "Peers with an open connection, by what they run",
+            metrics.connected_peers.clone(),
+        );
+        for (name, help, gauge) in gauges {
+            router.register(name, help, gauge.clone());
+        }
+        let counters = [
+            (
+                "provider_records_dropped",
+                "Provider records given up because there were too many",
+                &metrics.provider_records_dropped,
+            ),
+            (
+                "announcements_published",
+                "Announcements sent, repeated ones included",
+                &metrics.announcements_published,
+            ),
+            (
+                "dials_failed",
+                "Connections to a known peer that could not be made",
+                &metrics.dials_failed,
+            ),
+            (
+                "peers_lost",
+                "Peers dropped because a dial or a ping failed",
+                &metrics.peers_lost,
+            ),
+        ];
+        for (name, help, counter) in counters {
+            router.register(name, help, counter.clone());
+        }
+        metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_spegels_name() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.resolve_duration.observe(0.1);
+        metrics.dials_failed.inc();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        assert!(text.contains("spegel_resolve_duration_seconds_count{router=\"libp2p\"} 1"));
+        assert!(text.contains("peili_router_dials_failed_total 1"), "{text}");
+    }
+}

@@ -1,0 +1,191 @@
+//! What the swarm tells the node.
+
+use std::net::SocketAddr;
+
+use libp2p::core::ConnectedPoint;
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, identify, kad, ping};
+
+use super::{KEPT_CONNECTIONS, Node};
+use crate::addresses::{Endpoint, MAX_ADDRESSES, Sockets};
+use crate::behaviour::{AGENT, BehaviourEvent, KAD_PROTOCOL};
+use crate::key::RoutingKey;
+
+impl Node {
+    pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.on_kad(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                peer_id,
+                info,
+                ..
+            })) => self.on_introduction(peer_id, &info),
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
+            SwarmEvent::NewListenAddr { address, .. } => self.on_own_address(&address, true),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.on_own_address(&address, false),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => self.on_connected(peer_id, connection_id, &endpoint),
+            SwarmEvent::ConnectionClosed { connection_id, .. } => {
+                // Idle, closed by the peer, or broken: no sign of death, the next dial tells.
+                self.connections.retain(|(id, _)| *id != connection_id);
+            }
+            SwarmEvent::OutgoingConnectionError {
+                peer_id,
+                connection_id,
+                error,
+            } => self.on_dial_failed(peer_id, connection_id, &error),
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "cannot take a connection from a peer");
+            }
+            SwarmEvent::ListenerClosed {
+                reason: Err(error), ..
+            } => {
+                tracing::error!(%error, "the router no longer listens; restart it");
+            }
+            _ => {}
+        }
+    }
+
+    /// An interface of this node came or went.
+    fn on_own_address(&mut self, address: &Multiaddr, new: bool) {
+        let Some(router) = Endpoint::router(address) else {
+            return;
+        };
+        let registry = SocketAddr::new(router.ip(), self.registry_port);
+        let tell = self.scope.tells(&router);
+        for endpoint in [Endpoint::Router(router), Endpoint::Registry(registry)] {
+            let (Endpoint::Router(socket) | Endpoint::Registry(socket)) = endpoint;
+            let address = Multiaddr::from(endpoint);
+            if new {
+                self.scope.add_own(socket);
+            } else {
+                self.scope.remove_own(&socket);
+            }
+            if new && tell {
+                self.swarm.add_external_address(address);
+            } else if tell {
+                self.swarm.remove_external_address(&address);
+            }
+        }
+        let told: Vec<_> = self.swarm.external_addresses().cloned().collect();
+        let store = self.swarm.behaviour_mut().kad.store_mut();
+        store.set_own_addresses(told.clone());
+        self.outbox.addresses.send_replace(told);
+    }
+
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
+        if let ConnectedPoint::Dialer { address, .. } = endpoint
+            && let Some(socket) = Endpoint::router(address)
+        {
+            self.book.reached(peer, socket);
+        }
+        self.connections.push_back((connection, peer));
+        if self.connections.len() > KEPT_CONNECTIONS
+            && let Some((oldest, _)) = self.connections.pop_front()
+        {
+            self.swarm.close_connection(oldest);
+        }
+        if let Some(round) = &mut self.round {
+            round.established(connection);
+            self.advance_round();
+        }
+    }
+
+    fn on_dial_failed(
+        &mut self,
+        peer: Option<PeerId>,
+        connection: ConnectionId,
+        error: &DialError,
+    ) {
+        tracing::debug!(?peer, %error, "cannot connect to a peer");
+        if let Some(round) = &mut self.round {
+            round.failed(connection, error.to_string());
+            self.advance_round();
+        }
+        if !matches!(
+            error,
+            DialError::Transport(_) | DialError::WrongPeerId { .. }
+        ) {
+            return;
+        }
+        self.metrics.dials_failed.inc();
+        if let Some(peer) = peer.filter(|peer| !self.swarm.is_connected(peer)) {
+            self.lose(peer);
+        }
+    }
+
+    fn on_introduction(&mut self, peer: PeerId, info: &identify::Info) {
+        let told = Sockets::of(&self.scope, &info.listen_addrs);
+        if info.protocols.contains(&KAD_PROTOCOL) {
+            let kad = &mut self.swarm.behaviour_mut().kad;
+            let room = kad.kbucket(peer).and_then(|bucket| {
+                let mut entries = bucket.iter();
+                let entry = entries.find(|entry| *entry.node.key.preimage() == peer)?;
+                Some(MAX_ADDRESSES.saturating_sub(entry.node.value.len()))
+            });
+            for socket in told.router.iter().take(room.unwrap_or(MAX_ADDRESSES)) {
+                kad.add_address(&peer, Endpoint::Router(*socket).into());
+            }
+        }
+        let peili = info.agent_version.starts_with(AGENT);
+        self.book.introduced(peer, told, peili);
+    }
+
+    fn on_ping(&mut self, event: ping::Event) {
+        let ping::Event {
+            peer,
+            connection,
+            result,
+        } = event;
+        match result {
+            Err(ping::Failure::Timeout) => {
+                self.swarm.close_connection(connection);
+                self.connections.retain(|(id, _)| *id != connection);
+                if self.connections.iter().all(|(_, other)| *other != peer) {
+                    self.lose(peer);
+                }
+            }
+            // The connection is of no use; whether the peer is, the next dial tells.
+            Err(ping::Failure::Other { .. }) => {
+                self.swarm.close_connection(connection);
+            }
+            Ok(_) | Err(ping::Failure::Unsupported) => {}
+        }
+    }
+
+    fn on_kad(&mut self, event: kad::Event) {
+        match event {
+            kad::Event::RoutingUpdated { .. } => {
+                self.on_table_change();
+                self.advance_round();
+            }
+            kad::Event::InboundRequest {
+                request:
+                    kad::InboundRequest::AddProvider {
+                        record: Some(record),
+                    },
+            } => self.on_record(record),
+            kad::Event::OutboundQueryProgressed {
+                id,
+                result,
+                stats,
+                step,
+            } => self.on_progress(id, result, &stats, step.last),
+            _ => {}
+        }
+    }
+
+    /// A peer says that it has something. Kademlia has made sure that it speaks for itself.
+    fn on_record(&mut self, record: kad::ProviderRecord) {
+        if let Ok(key) = RoutingKey::try_from(&record.key)
+            && let Some(expires) = record.expires
+        {
+            let store = self.swarm.behaviour_mut().kad.store_mut();
+            store.insert(key, record.provider, record.addresses, expires);
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The task that owns the libp2p swarm. All state lives here; the router sends commands, and what others may see goes
+//! out through watches.
+
+mod events;
+mod queries;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use libp2p::kad::QueryId;
+use libp2p::swarm::ConnectionId;
+use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::{Multiaddr, PeerId, Swarm};
+use mirror::Candidate;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::addresses::{AddressBook, Endpoint, Scope};
+use crate::behaviour::Behaviour;
+use crate::bootstrap::{Outcome, Round, Seed, Step};
+use crate::key::RoutingKey;
+use crate::metrics::Metrics;
+use crate::peers::{MAX_PEERS, Remembered};
+use crate::publish::Publisher;
+use crate::search::{SWEEP_INTERVAL, Searches};
+use crate::table;
+use queries::Query;
+
+/// Open connections that are kept; beyond them the oldest is closed. Enough for the routing table of a cluster of any
+/// size (some 200 at 10,000 nodes), at some 30 KB each.
+pub(crate) const KEPT_CONNECTIONS: usize = 256;
+/// Between looks at what only time changes.
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) struct Find {
+    pub(crate) key: RoutingKey,
+    pub(crate) asker: mpsc::Sender<Candidate>,
+}
+
+pub(crate) enum Command {
+    Announce(Vec<RoutingKey>),
+    Withdraw(Vec<RoutingKey>),
+    /// A round of bootstrapping.
+    Round {
+        seeds: Vec<Seed>,
+        done: oneshot::Sender<Outcome>,
+    },
+}
+
+/// What comes in from the router and the bootstrapper.
+pub(crate) struct Inbox {
+    pub(crate) finds: mpsc::Receiver<Find>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+}
+
+/// What others may see.
+pub(crate) struct Outbox {
+    /// Peers in the routing table.
+    pub(crate) peers: watch::Sender<usize>,
+    /// Addresses that peers are told.
+    pub(crate) addresses: watch::Sender<Vec<Multiaddr>>,
+    /// Peers worth remembering.
+    pub(crate) remembered: watch::Sender<Vec<Remembered>>,
+}
+
+pub(crate) struct Node {
+    swarm: Swarm<Behaviour>,
+    scope: Scope,
+    registry_port: u16,
+    metrics: Metrics,
+    outbox: Outbox,
+    book: AddressBook,
+    publisher: Publisher,
+    searches: Searches,
+    queries: HashMap<QueryId, Query>,
+    round: Option<Round>,
+    /// Open connections, the oldest first.
+    connections: VecDeque<(ConnectionId, PeerId)>,
+    /// Nodes in the cluster, this one included, as far as the routing table shows.
+    size: usize,
+    /// The routing table changed since it was last looked at.
+    table_changed: bool,
+    /// It was said once that provider records had to be dropped.
+    dropping: bool,
+}
+
+impl Node {
+    pub(crate) fn new(
+        swarm: Swarm<Behaviour>,
+        scope: Scope,
+        registry_port: u16,
+        metrics: Metrics,
+        outbox: Outbox,
+    ) -> Self {
+        Self {
+            swarm,
+            scope,
+            registry_port,
+            metrics,
+            outbox,
+            book: AddressBook::default(),
+            publisher: Publisher::default(),
+            searches: Searches::default(),
+            queries: HashMap::new(),
+            round: None,
+            connections: VecDeque::new(),
+            size: 1,
+            table_changed: false,
+            dropping: false,
+        }
+    }
+
+    /// Waits for the first socket that listens. Before the node runs.
+    pub(crate) async fn first_socket(&mut self) -> SocketAddr {
+        loop {
+            let event = self.swarm.select_next_some().await;
+            self.on_event(event);
+            let mut sockets = self.swarm.listeners().filter_map(Endpoint::router);
+            if let Some(socket) = sockets.next() {
+                return socket;
+            }
+        }
+    }
+
+    pub(crate) fn swarm(&mut self) -> &mut Swarm<Behaviour> {
+        &mut self.swarm
+    }
+
+    /// Runs until told to stop.
+    pub(crate) async fn run(mut self, mut inbox: Inbox, stop: CancellationToken) {
+        let mut sweep = interval(SWEEP_INTERVAL);
+        let mut maintenance = interval(MAINTENANCE_INTERVAL);
+        for ticks in [&mut sweep, &mut maintenance] {
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(find) = inbox.finds.recv() => self.find(find),
+                Some(command) = inbox.commands.recv() => self.on_command(command),
+                event = self.swarm.select_next_some() => self.on_event(event),
+                _ = sweep.tick(), if !self.searches.is_empty() => self.sweep(),
+                _ = maintenance.tick() => self.maintain(),
+            }
+            self.publish();
+        }
+        self.remember();
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Announce(keys) => self.announce(keys),
+            Command::Withdraw(keys) => self.withdraw(&keys),
+            Command::Round { seeds, done } => self.start_round(&seeds, done),
+        }
+    }
+
+    /// Connects to those who are not connected. A round that is still on its way is given up.
+    fn start_round(&mut self, seeds: &[Seed], done: oneshot::Sender<Outcome>) {
+        let mut round = Round::new(done);
+        let mut to_dial: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
+        for seed in seeds {
+            let peer = seed.id.or_else(|| self.book.owner(&seed.socket));
+            if self.scope.is_own(&seed.socket) || peer == Some(*self.swarm.local_peer_id()) {
+                continue;
+            }
+            let address = Endpoint::Router(seed.socket).into();
+            match peer {
+                Some(peer) if self.swarm.is_connected(&peer) => round.connected(),
+                Some(peer) => to_dial.entry(peer).or_default().push(address),
+                None => {
+                    let options = DialOpts::unknown_peer_id().address(address).build();
+                    self.dial(&mut round, options);
+                }
+            }
+        }
+        for (peer, addresses) in to_dial {
+            let options = DialOpts::peer_id(peer).addresses(addresses);
+            let options = options.extend_addresses_through_behaviour().build();
+            self.dial(&mut round, options);
+        }
+        self.round = Some(round);
+        self.advance_round();
+    }
+
+    fn dial(&mut self, round: &mut Round, options: DialOpts) {
+        let connection = options.connection_id();
+        round.dialing(connection);
+        if let Err(error) = self.swarm.dial(options) {
+            round.failed(connection, error.to_string());
+        }
+    }
+
+    fn advance_round(&mut self) {
+        let Some(round) = &mut self.round else { return };
+        match round.step() {
+            Step::Wait => {}
+            // Without a peer in the table there will be an event when one comes.
+            Step::Refresh if *self.outbox.peers.borrow() > 0 => {
+                let own = *self.swarm.local_peer_id();
+                let query = self.swarm.behaviour_mut().kad.get_closest_peers(own);
+                self.queries.insert(query, Query::Neighbours);
+                round.refreshing();
+            }
+            Step::Refresh => {}
+            Step::End => self.end_round(),
+        }
+    }
+
+    fn end_round(&mut self) {
+        if let Some(round) = self.round.take() {
+            round.end();
+        }
+    }
+
+    /// Takes a peer that is dead out of everything that would wait for it.
+    fn lose(&mut self, peer: PeerId) {
+        self.book.forget(&peer);
+        if self.swarm.behaviour_mut().kad.remove_peer(&peer).is_some() {
+            tracing::debug!(%peer, "lost a peer");
+            self.metrics.peers_lost.inc();
+            self.on_table_change();
+        }
+    }
+
+    fn on_table_change(&mut self) {
+        self.table_changed = true;
+        let buckets = self.swarm.behaviour_mut().kad.kbuckets();
+        let peers = buckets.map(|bucket| bucket.num_entries()).sum();
+        self.outbox.peers.send_if_modified(|known| {
+            let changed = *known != peers;
+            *known = peers;
+            changed
+        });
+        self.metrics.peers.set(peers as i64);
+    }
+
+    fn maintain(&mut self) {
+        let store = self.swarm.behaviour_mut().kad.store_mut();
+        store.expire(Instant::now());
+        let (records, dropped) = (store.len(), store.take_dropped());
+        self.metrics.provider_records.set(records as i64);
+        self.metrics.provider_records_dropped.inc_by(dropped);
+        if dropped > 0 && !self.dropping {
+            self.dropping = true;
+            tracing::warn!(
+                records,
+                "peers announce more than this node keeps for them; the oldest records are dropped, and some look-ups \
+                 will miss"
+            );
+        }
+        self.metrics.announcements.set(self.publisher.told() as i64);
+        let pending = self.publisher.pending() as i64;
+        self.metrics.announcements_pending.set(pending);
+        let is_peili = |peer| self.book.get(peer).is_some_and(|known| known.peili);
+        let connected = self.swarm.connected_peers().count();
+        let peili = self.swarm.connected_peers().filter(|p| is_peili(p)).count();
+        for (software, count) in [("peili", peili), ("other", connected - peili)] {
+            let gauge = self
+                .metrics
+                .connected_peers
+                .get_or_create(&[("software", software)]);
+            gauge.set(count as i64);
+        }
+        if std::mem::take(&mut self.table_changed) {
+            let kad = &mut self.swarm.behaviour_mut().kad;
+            self.size = table::cluster_size(kad.kbuckets().filter_map(|bucket| {
+                let bits = bucket.range().0.ilog2()?;
+                Some((bits, bucket.num_entries()))
+            }));
+            self.publisher.resized(self.size);
+            self.remember();
+        }
+    }
+
+    /// Shows the peers that are connected, for they are alive.
+    fn remember(&mut self) {
+        let connected = self.swarm.connected_peers();
+        let known = connected.filter_map(|peer| Some((peer, self.book.get(peer)?.routers())));
+        let peers: Vec<_> = known
+            .filter(|(_, routers)| !routers.is_empty())
+            .take(MAX_PEERS)
+            .map(|(peer, routers)| Remembered::new(peer, &routers))
+            .collect();
+        // An empty list would only wipe out what may help the next start.
+        if !peers.is_empty() {
+            self.outbox.remembered.send_replace(peers);
+        }
+    }
+}

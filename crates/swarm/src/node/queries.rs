@@ -1,0 +1,241 @@
+//! What the node asks the cluster, and tells it.
+
+use std::time::Instant;
+
+use libp2p::core::Endpoint;
+use libp2p::kad::store::RecordStore as _;
+use libp2p::kad::{
+    GetClosestPeersError, GetClosestPeersOk, GetProvidersOk, PeerInfo, ProviderRecord, QueryId,
+    QueryResult, QueryStats, RecordKey,
+};
+use libp2p::swarm::{ConnectionId, NetworkBehaviour as _};
+use libp2p::{Multiaddr, PeerId};
+use mirror::{Candidate, Holding};
+
+use super::{Find, Node};
+use crate::addresses::Sockets;
+use crate::bootstrap::Round;
+use crate::key::RoutingKey;
+
+/// A query of Kademlia's that is on its way, and what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Query {
+    Find(RoutingKey),
+    /// Where is a provider of the key?
+    Locate {
+        key: RoutingKey,
+        provider: PeerId,
+    },
+    Publish(RoutingKey),
+    /// Who is near this node?
+    Neighbours,
+}
+
+impl Query {
+    fn is_for(&self, key: &RoutingKey) -> bool {
+        matches!(self, Self::Find(k) | Self::Locate { key: k, .. } if k == key)
+    }
+}
+
+impl Node {
+    /// First what peers have told this node, then what the cluster knows.
+    pub(super) fn find(&mut self, find: Find) {
+        let (Find { key, asker }, now) = (find, Instant::now());
+        if !self.searches.join(key, asker, now) {
+            return;
+        }
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let told = kad.store_mut().others(&key, now);
+        let query = kad.get_providers(key.into());
+        self.queries.insert(query, Query::Find(key));
+        for (provider, addresses) in told {
+            self.found(&key, provider, addresses);
+        }
+    }
+
+    fn found(&mut self, key: &RoutingKey, provider: PeerId, mut addresses: Vec<Multiaddr>) {
+        let own = provider == *self.swarm.local_peer_id();
+        if own || self.searches.has_enough(key) || !self.searches.is_new(key, provider) {
+            return;
+        }
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        // Kademlia tells the ids of providers alone, but keeps the addresses that came with them for the time of the
+        // query, to dial them: this is how it gives them away, and it changes nothing.
+        let known = kad.handle_pending_outbound_connection(
+            ConnectionId::new_unchecked(0),
+            Some(provider),
+            &[],
+            Endpoint::Dialer,
+        );
+        addresses.extend(known.unwrap_or_default());
+        if !self.offer(key, provider, &addresses) && self.searches.resolving(key) {
+            let query = self.swarm.behaviour_mut().kad.get_closest_peers(provider);
+            let key = *key;
+            self.queries.insert(query, Query::Locate { key, provider });
+        }
+    }
+
+    /// Whether the provider has an address to be offered with.
+    fn offer(&mut self, key: &RoutingKey, provider: PeerId, addresses: &[Multiaddr]) -> bool {
+        let mut known = self.book.get(&provider).cloned().unwrap_or_default();
+        let told = Sockets::of(&self.scope, addresses);
+        // Either may be the newer: a peer keeps its id when it moves.
+        known.told.router.extend(told.router);
+        known.told.registry.extend(told.registry);
+        let addresses = known.registries(&self.scope, self.registry_port);
+        if addresses.is_empty() {
+            return false;
+        }
+        let candidate = Candidate {
+            peer: mirror::PeerId::new(&provider.to_string()),
+            addresses: addresses.into(),
+            holding: Holding::Complete,
+            zone: None,
+        };
+        if let Some(took) = self.searches.offer(key, candidate, Instant::now()) {
+            self.metrics.resolve_duration.observe(took.as_secs_f64());
+        }
+        true
+    }
+
+    pub(super) fn on_progress(
+        &mut self,
+        id: QueryId,
+        result: QueryResult,
+        stats: &QueryStats,
+        last: bool,
+    ) {
+        // Not there: given up meanwhile.
+        let Some(query) = self.queries.get(&id).copied() else {
+            return;
+        };
+        if last {
+            self.queries.remove(&id);
+        }
+        match query {
+            Query::Find(key) => {
+                if let QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders {
+                    providers,
+                    ..
+                })) = result
+                {
+                    for provider in providers {
+                        self.found(&key, provider, Vec::new());
+                    }
+                }
+                let ended = last.then(|| self.searches.finished(&key, Instant::now()));
+                self.observe(ended.flatten());
+                if !last && self.searches.has_enough(&key) {
+                    self.finish(id);
+                } else if self.searches.is_abandoned(&key) {
+                    self.sweep();
+                }
+            }
+            Query::Locate { key, provider } => {
+                for peer in located(result) {
+                    if peer.peer_id == provider {
+                        self.offer(&key, provider, &peer.addrs);
+                    }
+                }
+                let ended = self.searches.resolved(&key, Instant::now());
+                self.observe(ended);
+            }
+            Query::Neighbours => {
+                if self.round.as_ref().is_some_and(Round::is_refreshing) {
+                    self.end_round();
+                }
+                // The neighbours are enough to find anything; the far buckets make it quicker. Fails in an empty table.
+                let _ = self.swarm.behaviour_mut().kad.bootstrap();
+            }
+            Query::Publish(key) => {
+                let answered = matches!(result, QueryResult::StartProviding(Ok(_)))
+                    && stats.num_successes() > 0;
+                let (now, spread) = (Instant::now(), rand::random());
+                let publisher = &mut self.publisher;
+                publisher.finished(&key, answered, self.size, now, spread);
+                if answered {
+                    self.metrics.announcements_published.inc();
+                }
+            }
+        }
+    }
+
+    /// Stops queries whose askers have all gone.
+    pub(super) fn sweep(&mut self) {
+        for (key, took) in self.searches.sweep(Instant::now()) {
+            self.observe(took);
+            let abandoned: Vec<_> = self
+                .queries
+                .iter()
+                .filter(|(_, query)| query.is_for(&key))
+                .map(|(id, _)| *id)
+                .collect();
+            for id in abandoned {
+                self.queries.remove(&id);
+                self.finish(id);
+            }
+        }
+    }
+
+    fn observe(&self, ended_empty: Option<std::time::Duration>) {
+        if let Some(took) = ended_empty {
+            self.metrics.resolve_duration.observe(took.as_secs_f64());
+        }
+    }
+
+    fn finish(&mut self, id: QueryId) {
+        if let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&id) {
+            query.finish();
+        }
+    }
+
+    pub(super) fn announce(&mut self, keys: Vec<RoutingKey>) {
+        let local = *self.swarm.local_peer_id();
+        let store = self.swarm.behaviour_mut().kad.store_mut();
+        for key in keys {
+            if self.publisher.announce(key) {
+                let record = ProviderRecord::new(RecordKey::from(key), local, Vec::new());
+                // The store takes whatever is this node's own.
+                let _ = store.add_provider(record);
+            }
+        }
+    }
+
+    pub(super) fn withdraw(&mut self, keys: &[RoutingKey]) {
+        for key in keys {
+            if self.publisher.withdraw(key) {
+                let kad = &mut self.swarm.behaviour_mut().kad;
+                kad.stop_providing(&RecordKey::from(*key));
+            }
+        }
+    }
+
+    /// Tells the cluster of the keys whose turn it is, as many as may be on their way at once.
+    pub(super) fn publish(&mut self) {
+        // Nobody to tell.
+        if *self.outbox.peers.borrow() == 0 {
+            return;
+        }
+        let (now, lookups) = (Instant::now(), !self.searches.is_empty());
+        while let Some(key) = self.publisher.next(now, lookups) {
+            let kad = &mut self.swarm.behaviour_mut().kad;
+            match kad.start_providing(key.into()) {
+                Ok(query) => {
+                    self.queries.insert(query, Query::Publish(key));
+                }
+                // The store never refuses.
+                Err(_) => self.publisher.finished(&key, false, self.size, now, 0.0),
+            }
+        }
+    }
+}
+
+/// What is known of the peers near the one looked for, whether or not all answered in time.
+fn located(result: QueryResult) -> Vec<PeerInfo> {
+    match result {
+        QueryResult::GetClosestPeers(
+            Ok(GetClosestPeersOk { peers, .. }) | Err(GetClosestPeersError::Timeout { peers, .. }),
+        ) => peers,
+        _ => Vec::new(),
+    }
+}

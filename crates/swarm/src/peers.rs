@@ -1,0 +1,142 @@
+//! Peers remembered over restarts, so that a node finds the cluster when its bootstrap source is down.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::bootstrap::Seed;
+
+const FILE: &str = "peers.json";
+/// Peers kept in the file.
+pub(crate) const MAX_PEERS: usize = 64;
+/// Addresses kept of each.
+const MAX_ADDRESSES: usize = 4;
+/// No file of ours is larger; in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+/// Between writes.
+const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Remembered {
+    id: String,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Remembered {
+    pub(crate) fn new(id: &PeerId, addresses: &[SocketAddr]) -> Self {
+        Self {
+            id: id.to_string(),
+            addresses: addresses.iter().copied().take(MAX_ADDRESSES).collect(),
+        }
+    }
+
+    pub(crate) fn seeds(&self) -> impl Iterator<Item = Seed> {
+        let id = self.id.parse().ok();
+        let addresses = self.addresses.iter().take(MAX_ADDRESSES);
+        addresses.map(move |socket| Seed {
+            id,
+            socket: *socket,
+        })
+    }
+}
+
+/// The remembered peers. What cannot be read is no peer: the file is a convenience.
+pub(crate) fn load(data_dir: &Path) -> Vec<Remembered> {
+    let path = data_dir.join(FILE);
+    let read = || -> io::Result<Vec<Remembered>> {
+        let file = io::Read::take(fs::File::open(&path)?, MAX_FILE);
+        Ok(serde_json::from_reader(io::BufReader::new(file))?)
+    };
+    match read() {
+        Ok(mut peers) => {
+            peers.truncate(MAX_PEERS);
+            peers
+        }
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                let path = path.display();
+                tracing::warn!(%error, %path, "cannot read remembered peers; doing without");
+            }
+            Vec::new()
+        }
+    }
+}
+
+/// Writes the file whole or not at all.
+fn save(data_dir: &Path, peers: &[Remembered]) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(data_dir)?;
+    serde_json::to_writer(&mut file, peers)?;
+    file.flush()?;
+    file.persist(data_dir.join(FILE))?;
+    Ok(())
+}
+
+/// Writes the peers down from time to time, and a last time when the node has ended.
+pub(crate) async fn keep(data_dir: PathBuf, mut peers: watch::Receiver<Vec<Remembered>>) {
+    let mut last = Vec::new();
+    loop {
+        let ended = async { while peers.changed().await.is_ok() {} };
+        let stopped = timeout(SAVE_INTERVAL, ended).await.is_ok();
+        let now = peers.borrow().clone();
+        if now != last {
+            let (folder, list) = (data_dir.clone(), now.clone());
+            match spawn_blocking(move || save(&folder, &list)).await {
+                Ok(Ok(())) => last = now,
+                Ok(Err(error)) => {
+                    let path = data_dir.join(FILE);
+                    tracing::warn!(%error, path = %path.display(), "cannot write down the peers");
+                }
+                // The runtime is going down.
+                Err(_) => return,
+            }
+        }
+        if stopped {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(load(folder.path()).is_empty());
+        let id = PeerId::random();
+        let socket: SocketAddr = "10.0.0.1:5001".parse().expect("an address");
+        let peers = vec![Remembered::new(&id, &[socket; 9]); MAX_PEERS + 1];
+        save(folder.path(), &peers).expect("writable");
+        let loaded = load(folder.path());
+        assert_eq!(loaded, peers[..MAX_PEERS]);
+        let seeds: Vec<_> = loaded[0].seeds().collect();
+        let expected = Seed {
+            id: Some(id),
+            socket,
+        };
+        assert_eq!(seeds, [expected; MAX_ADDRESSES]);
+    }
+
+    #[test]
+    fn a_broken_file_is_no_peer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for broken in [
+            "",
+            "{",
+            "[{\"id\":1}]",
+            "[{\"id\":\"x\",\"addresses\":[\"y\"]}]",
+        ] {
+            fs::write(folder.path().join(FILE), broken).expect("writable");
+            assert!(load(folder.path()).is_empty());
+        }
+    }
+}

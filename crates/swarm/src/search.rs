@@ -1,0 +1,202 @@
+//! Look-ups on their way, each shared by all who ask for the same key.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use libp2p::PeerId;
+use mirror::Candidate;
+use tokio::sync::mpsc;
+
+use crate::key::RoutingKey;
+
+/// How often dropped searches are looked for.
+pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
+/// With so many candidates a look-up is over, whoever else has the key.
+const ENOUGH: usize = 32;
+
+/// Providers of a look-up whose addresses are looked for at once. Few have to be: addresses come with the record.
+const MAX_UNRESOLVED: usize = 3;
+
+#[derive(Debug, Default)]
+pub(crate) struct Searches(HashMap<RoutingKey, Running>);
+
+#[derive(Debug)]
+struct Running {
+    started: Instant,
+    /// What has been found, for who asks later.
+    found: Vec<Candidate>,
+    seen: HashSet<PeerId>,
+    waiting: Vec<mpsc::Sender<Candidate>>,
+    /// Providers whose addresses are still being looked for.
+    unresolved: usize,
+    /// The look-up itself has ended.
+    over: bool,
+}
+
+impl Searches {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this is the first to ask, so that a look-up has to begin.
+    pub(crate) fn join(
+        &mut self,
+        key: RoutingKey,
+        asker: mpsc::Sender<Candidate>,
+        now: Instant,
+    ) -> bool {
+        let mut first = false;
+        let running = self.0.entry(key).or_insert_with(|| {
+            first = true;
+            Running {
+                started: now,
+                found: Vec::new(),
+                seen: HashSet::new(),
+                waiting: Vec::new(),
+                unresolved: 0,
+                over: false,
+            }
+        });
+        for candidate in &running.found {
+            // An asker who does not take what there is has enough.
+            let _ = asker.try_send(candidate.clone());
+        }
+        running.waiting.push(asker);
+        first
+    }
+
+    /// Whether this look-up has not met the peer before.
+    pub(crate) fn is_new(&mut self, key: &RoutingKey, peer: PeerId) -> bool {
+        self.0
+            .get_mut(key)
+            .is_some_and(|running| running.seen.insert(peer))
+    }
+
+    /// Hands a candidate to all who ask. The time it took, if it is the first.
+    pub(crate) fn offer(
+        &mut self,
+        key: &RoutingKey,
+        candidate: Candidate,
+        now: Instant,
+    ) -> Option<Duration> {
+        let running = self.0.get_mut(key)?;
+        for asker in &running.waiting {
+            let _ = asker.try_send(candidate.clone());
+        }
+        running.found.push(candidate);
+        (running.found.len() == 1).then(|| now - running.started)
+    }
+
+    /// Whether the look-up has found all that anybody needs.
+    pub(crate) fn has_enough(&self, key: &RoutingKey) -> bool {
+        self.0.get(key).is_some_and(|r| r.found.len() >= ENOUGH)
+    }
+
+    /// Whether all who asked have gone. The first candidate is often all that is taken, and then there are 17 more
+    /// nodes that need not be asked.
+    pub(crate) fn is_abandoned(&self, key: &RoutingKey) -> bool {
+        let running = self.0.get(key);
+        running.is_some_and(|r| r.waiting.iter().all(mpsc::Sender::is_closed))
+    }
+
+    /// Whether one more provider's addresses may be looked for. The caller then answers with [`Self::resolved`].
+    pub(crate) fn resolving(&mut self, key: &RoutingKey) -> bool {
+        let running = self.0.get_mut(key);
+        running.is_some_and(|running| {
+            let may = running.unresolved < MAX_UNRESOLVED;
+            running.unresolved += usize::from(may);
+            may
+        })
+    }
+
+    /// One provider's addresses were looked for. The time the search took, if it ends here with nothing found.
+    pub(crate) fn resolved(&mut self, key: &RoutingKey, now: Instant) -> Option<Duration> {
+        let running = self.0.get_mut(key)?;
+        running.unresolved = running.unresolved.saturating_sub(1);
+        self.end_if_over(key, now)
+    }
+
+    /// The look-up has ended. The time the search took, if it ends here with nothing found.
+    pub(crate) fn finished(&mut self, key: &RoutingKey, now: Instant) -> Option<Duration> {
+        self.0.get_mut(key)?.over = true;
+        self.end_if_over(key, now)
+    }
+
+    /// Ends the search by closing it towards all who asked.
+    fn end_if_over(&mut self, key: &RoutingKey, now: Instant) -> Option<Duration> {
+        let running = self.0.get(key)?;
+        if !running.over || running.unresolved > 0 {
+            return None;
+        }
+        let running = self.0.remove(key)?;
+        running.found.is_empty().then(|| now - running.started)
+    }
+
+    /// The keys for which nobody waits any more, and the time it took if nothing was found. They are forgotten.
+    pub(crate) fn sweep(&mut self, now: Instant) -> Vec<(RoutingKey, Option<Duration>)> {
+        let mut abandoned = Vec::new();
+        self.0.retain(|key, running| {
+            running.waiting.retain(|asker| !asker.is_closed());
+            let keep = !running.waiting.is_empty();
+            if !keep {
+                let took = running.found.is_empty().then(|| now - running.started);
+                abandoned.push((*key, took));
+            }
+            keep
+        });
+        abandoned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mirror::{Holding, Search};
+
+    use super::*;
+
+    fn candidate(name: &str) -> Candidate {
+        Candidate {
+            peer: mirror::PeerId::new(name),
+            addresses: [([127, 0, 0, 1], 5000).into()].into(),
+            holding: Holding::Complete,
+            zone: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_later_gets_what_was_found_and_all_end_together() {
+        let (mut searches, key, now) =
+            (Searches::default(), RoutingKey::numbered(0), Instant::now());
+        let ((first, mut one), (second, mut two)) = (Search::channel(), Search::channel());
+        assert!(searches.join(key, first, now));
+        assert_eq!(
+            searches.offer(&key, candidate("a"), now),
+            Some(Duration::ZERO)
+        );
+        assert!(!searches.join(key, second, now));
+        assert_eq!(searches.offer(&key, candidate("b"), now), None);
+        assert!(searches.resolving(&key));
+        assert_eq!(searches.finished(&key, now), None);
+        assert!(!searches.is_empty(), "an address is being looked for");
+        assert_eq!(searches.resolved(&key, now), None);
+        for search in [&mut one, &mut two] {
+            assert_eq!(search.next().await, Some(candidate("a")));
+            assert_eq!(search.next().await, Some(candidate("b")));
+            assert_eq!(search.next().await, None);
+        }
+    }
+
+    #[test]
+    fn a_search_that_all_have_dropped_is_abandoned() {
+        let (mut searches, key, now) =
+            (Searches::default(), RoutingKey::numbered(0), Instant::now());
+        let ((first, one), (second, two)) = (Search::channel(), Search::channel());
+        searches.join(key, first, now);
+        searches.join(key, second, now);
+        drop(one);
+        assert!(searches.sweep(now).is_empty());
+        drop(two);
+        assert_eq!(searches.sweep(now), [(key, Some(Duration::ZERO))]);
+        assert!(searches.is_empty());
+    }
+}

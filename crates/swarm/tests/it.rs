@@ -1,0 +1,297 @@
+//! Routers on loopback: what the trait promises, and that it holds among many.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use mirror::{Candidate, Router as _};
+use oci::{Digest, Key};
+use prometheus_client::registry::Registry;
+use swarm::{Bootstrap, Bound, Config, Handle, HttpBootstrap, IdForm, Router};
+use tokio::time::{sleep, timeout};
+
+/// Nothing here takes so long unless it never happens.
+const GENEROUS: Duration = Duration::from_secs(120);
+
+struct Node {
+    router: Arc<Router>,
+    handle: Handle,
+    port: u16,
+    registry_port: u16,
+}
+
+fn config(registry_port: u16, peers: &[u16]) -> Config {
+    let peers = peers.iter().map(|port| format!("127.0.0.1:{port}"));
+    Config {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        registry_port,
+        data_dir: None,
+        bootstrap: Bootstrap::Static {
+            peers: peers.map(|p| p.parse().expect("a peer")).collect(),
+        },
+    }
+}
+
+async fn bind(config: Config) -> Bound {
+    let mut registry = Registry::default();
+    let bound = swarm::bind(config, &mut registry).await;
+    bound.expect("loopback is there")
+}
+
+fn spawn(bound: Bound, registry_port: u16) -> Node {
+    let port = bound.port();
+    let (router, handle) = bound.spawn();
+    Node {
+        router,
+        handle,
+        port,
+        registry_port,
+    }
+}
+
+async fn start(registry_port: u16, peers: &[u16]) -> Node {
+    spawn(bind(config(registry_port, peers)).await, registry_port)
+}
+
+/// Nodes that all bootstrap from the first, a few at a time: all at once is more than two cores of a test machine carry
+/// without time-outs.
+async fn cluster(nodes: u16) -> Vec<Node> {
+    const WAVE: usize = 8;
+    let mut cluster = vec![start(10_000, &[]).await];
+    for number in 1..nodes {
+        cluster.push(start(10_000 + number, &[cluster[0].port]).await);
+        if cluster.len().is_multiple_of(WAVE) {
+            join_all(cluster.iter().map(ready)).await;
+        }
+    }
+    join_all(cluster.iter().map(ready)).await;
+    cluster
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(GENEROUS, wait).await.expect("it comes true");
+}
+
+async fn ready(node: &Node) {
+    until(|| node.router.health().is_ready()).await;
+}
+
+fn key(number: usize) -> Key {
+    Key::Digest(Digest::sha256(&number.to_be_bytes()))
+}
+
+async fn find(node: &Node, key: &Key) -> Vec<Candidate> {
+    let mut search = node.router.find(key);
+    let mut found = Vec::new();
+    while let Some(candidate) = timeout(GENEROUS, search.next()).await.expect("an end") {
+        found.push(candidate);
+    }
+    found
+}
+
+/// Asks until somebody is found: an announcement takes its time.
+async fn find_one(node: &Node, key: &Key) -> Candidate {
+    let wait = async {
+        loop {
+            let mut search = node.router.find(key);
+            if let Some(candidate) = search.next().await {
+                return candidate;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(GENEROUS, wait).await.expect("it is found")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_the_traits_promises() {
+    let nodes = cluster(4).await;
+    let (holder, others) = nodes.split_first().expect("four");
+    let held = key(1);
+    holder.router.announce(vec![held.clone()]).await;
+    holder.router.announce(vec![held.clone()]).await;
+    for other in others {
+        let candidate = find_one(other, &held).await;
+        assert_eq!(candidate.peer, holder.router.id());
+        let registry = SocketAddr::from(([127, 0, 0, 1], holder.registry_port));
+        assert_eq!(*candidate.addresses, [registry]);
+    }
+    let found = find(&others[0], &held).await;
+    assert_eq!(found.len(), 1, "each peer once: {found:?}");
+
+    assert!(find(holder, &held).await.is_empty(), "never ourselves");
+    others[0].router.announce(vec![held.clone()]).await;
+    assert_eq!(
+        find_one(holder, &held).await.peer,
+        others[0].router.id(),
+        "others, though we have it"
+    );
+
+    let started = Instant::now();
+    assert!(find(holder, &key(2)).await.is_empty());
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_withdrawn_key_is_no_longer_answered_for() {
+    // Alone the holder tells nobody else, so that only it can answer for the key.
+    let holder = start(10_000, &[]).await;
+    ready(&holder).await;
+    let (kept, withdrawn) = (key(1), key(2));
+    let both = vec![withdrawn.clone(), kept.clone()];
+    holder.router.announce(both).await;
+    holder.router.withdraw(vec![withdrawn.clone()]).await;
+    let other = start(10_001, &[holder.port]).await;
+    find_one(&other, &kept).await;
+    assert!(find(&other, &withdrawn).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_key_is_found_among_64() {
+    const NODES: usize = 64;
+    const KEYS: usize = 200;
+    let nodes = cluster(NODES as u16).await;
+    let keys: Vec<_> = (0..KEYS).map(key).collect();
+    for (number, key) in keys.iter().enumerate() {
+        let holder = &nodes[number % NODES].router;
+        holder.announce(vec![key.clone()]).await;
+    }
+    for (number, key) in keys.iter().enumerate() {
+        let holder = nodes[number % NODES].router.id();
+        let askers = [1, 7, 31].map(|step| &nodes[(number + step) % NODES]);
+        let found = join_all(askers.map(|asker| find_one(asker, key))).await;
+        assert!(found.iter().all(|candidate| candidate.peer == holder));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_announced_alone_is_found_by_who_comes_later() {
+    let first = start(10_000, &[]).await;
+    ready(&first).await;
+    assert_eq!(first.router.peers(), 0);
+    first.router.announce((0..20).map(key).collect()).await;
+    let second = start(10_001, &[first.port]).await;
+    let third = start(10_002, &[first.port]).await;
+    for number in 0..20 {
+        assert_eq!(find_one(&third, &key(number)).await.peer, first.router.id());
+    }
+    // The others know it from their own records, not from the holder alone.
+    first.handle.shutdown().await;
+    assert_eq!(find_one(&second, &key(0)).await.peer, first.router.id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_searches_do_no_harm() {
+    let nodes = cluster(3).await;
+    for number in 0..100 {
+        drop(nodes[0].router.find(&key(number)));
+    }
+    nodes[1].router.announce(vec![key(1)]).await;
+    find_one(&nodes[0], &key(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_peers_hold_up_no_look_up() {
+    let mut nodes = cluster(8).await;
+    nodes[0].router.announce(vec![key(1)]).await;
+    find_one(&nodes[1], &key(1)).await;
+    for dead in nodes.split_off(4) {
+        drop(dead.handle);
+    }
+    for node in &nodes[1..] {
+        assert_eq!(find_one(node, &key(1)).await.peer, nodes[0].router.id());
+    }
+    until(|| nodes.iter().all(|node| node.router.peers() <= 4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn remembers_identity_and_peers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let with_folder = |peers: &[u16]| Config {
+        data_dir: Some(folder.path().into()),
+        ..config(10_001, peers)
+    };
+    let first = start(10_000, &[]).await;
+    let second = spawn(bind(with_folder(&[first.port])).await, 10_001);
+    let id = second.router.id();
+    until(|| second.router.peers() == 1 && first.router.peers() == 1).await;
+    second.handle.shutdown().await;
+    let again = spawn(bind(with_folder(&[])).await, 10_001);
+    assert_eq!(again.router.id(), id);
+    until(|| again.router.peers() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bootstraps_over_http_in_both_forms() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    for form in [IdForm::List, IdForm::One] {
+        let http = |http| Config {
+            bootstrap: Bootstrap::Http(http),
+            ..config(10_000, &[])
+        };
+        let serving = bind(http(HttpBootstrap {
+            serve: Some("127.0.0.1:0".parse().expect("an address")),
+            form,
+            ..HttpBootstrap::default()
+        }))
+        .await;
+        let peer = format!("http://{}", serving.id_address().expect("served"));
+        let serving = spawn(serving, 10_000);
+        let endpoints = ["http://127.0.0.1:1", &peer];
+        let endpoints = endpoints.map(|p| HttpBootstrap::endpoint_of_peer(p).expect("a URL"));
+        let asking = bind(http(HttpBootstrap {
+            endpoints: endpoints.into(),
+            ..HttpBootstrap::default()
+        }))
+        .await;
+        let asking = spawn(asking, 10_001);
+        until(|| asking.router.peers() == 1 && serving.router.peers() == 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bootstraps_by_name() {
+    let first = start(10_000, &[]).await;
+    let mut by_name = config(10_001, &[]);
+    by_name.bootstrap = Bootstrap::Static {
+        peers: vec![format!("localhost:{}", first.port).parse().expect("a peer")],
+    };
+    let second = spawn(bind(by_name).await, 10_001);
+    until(|| second.router.peers() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_an_error_before_anything_runs() {
+    let first = start(10_000, &[]).await;
+    let mut taken = config(10_001, &[]);
+    taken.listen = format!("127.0.0.1:{}", first.port)
+        .parse()
+        .expect("an address");
+    let error = swarm::bind(taken, &mut Registry::default()).await.err();
+    let error = error.expect("taken").to_string();
+    assert!(
+        error.contains(&format!("127.0.0.1:{}", first.port)),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listens_on_both_families() {
+    let mut all = config(10_000, &[]);
+    all.listen = ":0".parse().expect("an address");
+    let bound = bind(all).await;
+    let reached = |address: &str| {
+        let address = format!("{address}:{}", bound.port());
+        async move { tokio::net::TcpStream::connect(address).await }
+    };
+    assert!(reached("127.0.0.1").await.is_ok());
+    if tokio::net::TcpListener::bind("[::1]:0").await.is_ok() {
+        assert!(reached("[::1]").await.is_ok());
+    }
+}

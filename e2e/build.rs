@@ -1,0 +1,10 @@
+//! Generates the client of the CRI's image service, without a `protoc` on the machine.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let definitions = protox::compile(["image_service.proto"], ["proto"])?;
+    tonic_prost_build::configure()
+        .build_server(false)
+        .compile_fds(definitions)?;
+    Ok(())
+}

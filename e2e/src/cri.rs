@@ -1,0 +1,77 @@
+//! The Container Runtime Interface: what a kubelet calls.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tonic::transport::{Channel, Endpoint};
+
+use v1::image_service_client::ImageServiceClient;
+use v1::{ImageSpec, ListImagesRequest, PullImageRequest, RemoveImageRequest};
+
+mod v1 {
+    tonic::include_proto!("runtime.v1");
+}
+
+/// How long a pull may take: longer than any wait of containerd's or ours on the way.
+const PULL_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long any other call may take.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
+
+/// A client of one node's containerd.
+#[derive(Clone)]
+pub struct Cri {
+    images: ImageServiceClient<Channel>,
+}
+
+impl Cri {
+    /// A client of the socket; it connects, and connects again, as calls need it.
+    pub fn new(socket: &Path) -> Result<Cri> {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?;
+        Ok(Cri {
+            images: ImageServiceClient::new(endpoint.connect_lazy()),
+        })
+    }
+
+    /// The tags and digests of the images that the node has.
+    pub async fn images(&self) -> Result<Vec<String>> {
+        let mut client = self.images.clone();
+        let call = client.list_images(ListImagesRequest {});
+        let listed = tokio::time::timeout(CALL_LIMIT, call).await??.into_inner();
+        let names = |image: v1::Image| image.repo_tags.into_iter().chain(image.repo_digests);
+        Ok(listed.images.into_iter().flat_map(names).collect())
+    }
+
+    /// Pulls an image, as a kubelet does before it starts a container.
+    pub async fn pull(&self, reference: &str) -> Result<()> {
+        let mut client = self.images.clone();
+        let call = client.pull_image(PullImageRequest {
+            image: Some(spec(reference)),
+        });
+        let pulled = tokio::time::timeout(PULL_LIMIT, call).await;
+        pulled
+            .context("no end")?
+            .map(drop)
+            .with_context(|| format!("pull of {reference}"))
+    }
+
+    /// Removes an image and, before it answers, the content that no other image needs.
+    pub async fn remove(&self, reference: &str) -> Result<()> {
+        let mut client = self.images.clone();
+        let call = client.remove_image(RemoveImageRequest {
+            image: Some(spec(reference)),
+        });
+        let removed = tokio::time::timeout(CALL_LIMIT, call).await;
+        removed
+            .context("no end")?
+            .map(drop)
+            .with_context(|| format!("removal of {reference}"))
+    }
+}
+
+fn spec(reference: &str) -> ImageSpec {
+    ImageSpec {
+        image: reference.to_owned(),
+    }
+}

@@ -1,0 +1,53 @@
+//! As much of an HTTP client as the tests need, speaking from inside a host's namespace.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::network::Host;
+
+/// How long a server may take to send the next bytes.
+const READ_LIMIT: Duration = Duration::from_secs(20);
+
+impl Host {
+    /// Sends a request over a connection of its own, and returns the status of the response once
+    /// that has ended.
+    pub fn request(&self, method: &str, to: SocketAddr, path: &str) -> Result<u16> {
+        let mut stream = self.connect(to)?;
+        stream.set_read_timeout(Some(READ_LIMIT))?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response)?;
+        status(&response).with_context(|| format!("no response to {method} http://{to}{path}"))
+    }
+}
+
+fn status(response: &[u8]) -> Option<u16> {
+    let line = response.split(|byte| *byte == b'\r').next()?;
+    std::str::from_utf8(line)
+        .ok()?
+        .strip_prefix("HTTP/1.1 ")?
+        .get(..3)?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_is_parsed() {
+        assert_eq!(
+            status(b"HTTP/1.1 404 Not Found\r\nA: b\r\n\r\nbody"),
+            Some(404)
+        );
+        assert_eq!(status(b""), None);
+        assert_eq!(status(b"HTTP/1.1 x\r\n"), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! A cluster and its upstream, built for one test and gone with it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow};
+use futures::future::try_join_all;
+
+use crate::containerd::Generation;
+use crate::network::{Host, Network};
+use crate::node::Node;
+use crate::registry::Registry;
+use crate::site::Site;
+
+/// The last part of addresses.
+const UPSTREAM: u8 = 2;
+const FIRST_NODE: u8 = 11;
+
+/// The port that the upstream of containerds listens on.
+const UPSTREAM_PORT: u16 = 5000;
+
+/// A network, with what hangs on it. Parts are dropped in order: processes before namespaces.
+pub struct Lab {
+    /// The registry that the nodes mirror.
+    pub upstream: Registry,
+    network: Network,
+    folder: PathBuf,
+    logs: PathBuf,
+}
+
+impl Lab {
+    /// A lab without nodes; logs go to `logs`.
+    pub async fn new(logs: PathBuf) -> Result<Lab> {
+        let (name, folder) = Site::get()?.lab()?;
+        let network = Network::new(&name)?;
+        let host = network.host("upstream", UPSTREAM)?;
+        let log = logs.join("upstream.log");
+        let upstream = Registry::start(host, UPSTREAM_PORT, &folder.join("upstream"), log).await?;
+        Ok(Lab {
+            upstream,
+            network,
+            folder,
+            logs,
+        })
+    }
+
+    /// Starts nodes that mirror the upstream, and waits until the mirrors of all are ready. To be
+    /// called once; the nodes must be dropped before the lab.
+    pub async fn start_nodes<const N: usize>(&self, generation: Generation) -> Result<[Node; N]> {
+        let registries = [self.upstream.url()];
+        let mut starts = Vec::new();
+        for last in (FIRST_NODE..).take(N) {
+            let name = format!("node{last}");
+            let (host, folder) = (self.network.host(&name, last)?, self.folder(&name)?);
+            let (registries, logs) = (&registries, &self.logs);
+            starts.push(async move {
+                let first = [10, 77, 0, FIRST_NODE].into();
+                Node::start(host, generation, registries, first, &folder, logs).await
+            });
+        }
+        let mut nodes = try_join_all(starts)
+            .await
+            .context("the nodes did not start")?;
+        try_join_all(nodes.iter_mut().map(Node::ready)).await?;
+        nodes.try_into().map_err(|_| anyhow!("more nodes than {N}"))
+    }
+
+    /// Adds a host with nothing on it, at 10.77.0.`last`.
+    pub fn add_host(&self, name: &str, last: u8) -> Result<Host> {
+        self.network.host(name, last)
+    }
+
+    /// Adds a registry on a host of its own, at 10.77.0.`last`.
+    pub async fn add_registry(&self, name: &str, last: u8, port: u16) -> Result<Registry> {
+        let host = self.network.host(name, last)?;
+        Registry::start(host, port, &self.folder.join(name), self.log(name)).await
+    }
+
+    /// An empty folder that goes with the lab.
+    pub fn folder(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.folder.join(name);
+        fs::create_dir_all(&folder).with_context(|| format!("{} not made", folder.display()))?;
+        Ok(folder)
+    }
+
+    /// Where the log of a program goes.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // The upstream still runs, but holds no file open that it needs.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}

@@ -1,0 +1,138 @@
+//! Networks of namespaces: a bridge in a namespace of its own, and hosts that hang on it.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::process::output;
+
+/// How long a connection within the lab may take to come up.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The bridge, in a namespace that has nothing else.
+pub struct Network {
+    namespace: String,
+}
+
+/// A namespace on the network, with one interface and one address.
+pub struct Host {
+    namespace: String,
+    /// The namespace of the network, where the other end of the host's cable is.
+    hub: String,
+    port: String,
+    pub address: Ipv4Addr,
+}
+
+impl Network {
+    /// An empty network. All namespaces of it are named `<name>-…`.
+    pub fn new(name: &str) -> Result<Network> {
+        let network = Network {
+            namespace: format!("{name}-hub"),
+        };
+        let hub = &network.namespace;
+        ip(&format!("netns add {hub}"))?;
+        ip(&format!("-n {hub} link add bridge type bridge"))?;
+        ip(&format!("-n {hub} link set bridge up"))?;
+        Ok(network)
+    }
+
+    /// Adds a host, whose name is at most 15 bytes, with an address of 10.77.0.0/24.
+    pub fn host(&self, name: &str, last: u8) -> Result<Host> {
+        let hub = &self.namespace;
+        let host = Host {
+            namespace: format!("{}-{name}", hub.trim_end_matches("-hub")),
+            hub: hub.clone(),
+            port: name.to_owned(),
+            address: Ipv4Addr::new(10, 77, 0, last),
+        };
+        let (inside, address) = (&host.namespace, host.address);
+        ip(&format!("netns add {inside}"))?;
+        ip(&format!(
+            "-n {hub} link add {name} type veth peer eth0 netns {inside}"
+        ))?;
+        ip(&format!("-n {hub} link set {name} master bridge up"))?;
+        ip(&format!("-n {inside} address add {address}/24 dev eth0"))?;
+        ip(&format!("-n {inside} link set lo up"))?;
+        ip(&format!("-n {inside} link set eth0 up"))?;
+        Ok(host)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // What stays is swept by the next run.
+        let _ = ip(&format!("netns del {}", self.namespace));
+    }
+}
+
+impl Host {
+    /// A command that runs on this host.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]);
+        command.arg(program);
+        command
+    }
+
+    /// Limits what the host sends, in Mbit/s.
+    pub fn limit_sending(&self, megabits: u32) -> Result<()> {
+        let rule = format!("tbf rate {megabits}mbit burst 64kb latency 100ms");
+        let mut tc = self.command("tc");
+        tc.args(["qdisc", "replace", "dev", "eth0", "root"]);
+        output(tc.args(rule.split(' '))).map(drop)
+    }
+
+    /// Pulls the cable: nothing comes or goes, and nobody is told.
+    pub fn cut(&self) -> Result<()> {
+        ip(&format!("-n {} link set {} down", self.hub, self.port)).map(drop)
+    }
+
+    /// Bytes that the host has sent over its interface so far.
+    pub fn sent(&self) -> Result<u64> {
+        let devices = self.inside(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        // `eth0: <8 columns of receiving> <bytes sent> …`
+        let columns = devices
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("eth0:"));
+        let sent = columns.and_then(|columns| columns.split_whitespace().nth(8)?.parse().ok());
+        sent.with_context(|| format!("no count of bytes sent in {devices}"))
+    }
+
+    /// Opens a connection from this host.
+    pub fn connect(&self, to: SocketAddr) -> Result<TcpStream> {
+        self.inside(|| Ok(TcpStream::connect_timeout(&to, CONNECT_LIMIT)?))
+    }
+
+    /// Does something on a thread that is in the host's namespace. A socket keeps the namespace
+    /// that it was made in.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = File::open(format!("/run/netns/{}", self.namespace))?;
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(namespace.as_fd(), kind)?;
+                work()
+            });
+            thread
+                .join()
+                .map_err(|_| anyhow!("the thread in {} panicked", self.namespace))?
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // What stays is swept by the next run.
+        let _ = ip(&format!("netns del {}", self.namespace));
+    }
+}
+
+/// Runs `ip` with arguments parted by spaces, and returns what it prints.
+pub fn ip(arguments: &str) -> Result<String> {
+    output(Command::new("ip").args(arguments.split(' ')))
+}

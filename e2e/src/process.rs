@@ -1,0 +1,87 @@
+//! Programs: those that run for as long as a test wants them to, and those that answer and end.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait;
+
+/// A running program. It is killed, by its id, when this is dropped.
+pub struct Daemon {
+    name: String,
+    child: Child,
+}
+
+impl Daemon {
+    /// Starts the program with its output appended to `log`.
+    pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Daemon> {
+        let open = || File::options().create(true).append(true).open(log);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(open()?)
+            .stderr(open()?)
+            .spawn()
+            .with_context(|| format!("{name} could not be started"))?;
+        Ok(Daemon {
+            name: name.to_owned(),
+            child,
+        })
+    }
+
+    /// Waits for a condition that the program brings about: an error as soon as it has ended.
+    pub async fn until(
+        &mut self,
+        what: &str,
+        condition: impl AsyncFnMut() -> Result<bool>,
+    ) -> Result<()> {
+        let Daemon { name, child } = self;
+        tokio::select! {
+            met = wait::until(what, condition) => met,
+            status = ended(child) => bail!("{name} ended by itself, {}, before: {what}", status?),
+        }
+    }
+
+    /// Asks the program to end and waits until it has.
+    pub async fn stop(mut self) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("a process id")?, Signal::TERM)?;
+        let what = format!("{} to end", self.name);
+        wait::until(&what, async || Ok(self.child.try_wait()?.is_some())).await
+    }
+}
+
+async fn ended(child: &mut Child) -> Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        tokio::time::sleep(wait::POLL).await;
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail where the program has ended already, which is as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a command for its standard output.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("{command:?} could not be started"))?;
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "{command:?} ended with {}: {}",
+            output.status,
+            errors.trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

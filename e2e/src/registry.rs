@@ -1,0 +1,138 @@
+//! The upstream: a real registry, from the Debian package docker-registry.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::image::{Blob, Image};
+use crate::network::Host;
+use crate::process::Daemon;
+
+/// A registry on a host of its own, which keeps its content in files.
+pub struct Registry {
+    daemon: Option<Daemon>,
+    /// Dropped after what runs on it.
+    host: Host,
+    port: u16,
+    storage: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+}
+
+impl Registry {
+    /// Starts a registry on the host, with its files in `folder`.
+    pub async fn start(host: Host, port: u16, folder: &Path, log: PathBuf) -> Result<Registry> {
+        fs::create_dir_all(folder)?;
+        let config = folder.join("registry.yml");
+        let storage = folder.join("storage");
+        let settings = format!(
+            "version: 0.1\nlog: {{level: warn}}\nhttp: {{addr: '{}:{port}'}}\n\
+             storage: {{filesystem: {{rootdirectory: '{}'}}}}\n",
+            host.address,
+            storage.display(),
+        );
+        fs::write(&config, settings)?;
+        let mut registry = Registry {
+            host,
+            port,
+            storage,
+            config,
+            log,
+            daemon: None,
+        };
+        registry.restart().await?;
+        Ok(registry)
+    }
+
+    /// Starts the registry, anew if it runs.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop().await?;
+        let mut serve = self.host.command("docker-registry");
+        serve.arg("serve").arg(&self.config);
+        let mut daemon = Daemon::spawn("docker-registry", &mut serve, &self.log)?;
+        let answers = async || Ok(self.host.request("GET", self.socket(), "/v2/")? == 200);
+        daemon.until("the registry to answer", answers).await?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Stops the registry: connections are refused from now on.
+    pub async fn stop(&mut self) -> Result<()> {
+        match self.daemon.take() {
+            Some(daemon) => daemon.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Puts an image of layers of these sizes (bytes) into the registry.
+    pub fn push(&self, repository: &str, tag: &str, layers: &[usize]) -> Result<Image> {
+        let image = Image::generate(&self.name(), repository, tag, layers);
+        self.store(&image)
+            .with_context(|| format!("{} could not be pushed", image.by_tag()))?;
+        Ok(image)
+    }
+
+    /// `host:port`, or `host` alone for port 80: as references name this registry.
+    pub fn name(&self) -> String {
+        match self.port {
+            80 => self.host.address.to_string(),
+            port => format!("{}:{port}", self.host.address),
+        }
+    }
+
+    /// As options and hosts.toml name this registry.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.name())
+    }
+
+    /// How many bytes the registry's host sends while something is done.
+    pub async fn sent_during(&self, work: impl Future<Output = Result<()>>) -> Result<u64> {
+        let before = self.host.sent()?;
+        work.await?;
+        Ok(self.host.sent()? - before)
+    }
+
+    /// Where the registry runs.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    fn socket(&self) -> SocketAddr {
+        SocketAddr::from((self.host.address, self.port))
+    }
+
+    /// Writes the image as the registry itself would: it looks its files up at each request.
+    fn store(&self, image: &Image) -> Result<()> {
+        let root = self.storage.join("docker/registry/v2");
+        let repository = root.join("repositories").join(&image.repository);
+        for blob in image.blobs.iter().chain([&image.manifest]) {
+            let hex = blob.hex();
+            let folder = root.join("blobs/sha256").join(&hex[..2]).join(hex);
+            fs::create_dir_all(&folder)?;
+            fs::write(folder.join("data"), &blob.bytes)?;
+        }
+        for blob in &image.blobs {
+            link(&repository.join("_layers/sha256").join(blob.hex()), blob)?;
+        }
+        let (manifest, tag) = (
+            &image.manifest,
+            repository.join("_manifests/tags").join(&image.tag),
+        );
+        link(
+            &repository
+                .join("_manifests/revisions/sha256")
+                .join(manifest.hex()),
+            manifest,
+        )?;
+        link(&tag.join("index/sha256").join(manifest.hex()), manifest)?;
+        link(&tag.join("current"), manifest)
+    }
+}
+
+fn link(folder: &Path, to: &Blob) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("link"), &to.digest)?;
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! The containerds that the end-to-end tests run: one of each generation in use, from Debian,
+//! unpacked beside each other and never installed.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::apt::Archive;
+use crate::process;
+
+/// A line of containerd releases that behave alike.
+pub struct Generation {
+    /// As the folder and the tests call it.
+    name: &'static str,
+    /// What the versions of this generation begin with.
+    prefix: &'static str,
+    /// Debian's suites that may have it, first choice first.
+    suites: &'static [&'static str],
+}
+
+pub const GENERATIONS: &[Generation] = &[
+    Generation {
+        name: "1.6",
+        prefix: "1.6.",
+        suites: &["bookworm"],
+    },
+    Generation {
+        name: "1.7",
+        prefix: "1.7.",
+        suites: &["trixie"],
+    },
+    Generation {
+        name: "2.x",
+        prefix: "2.",
+        suites: &["forky", "sid"],
+    },
+];
+
+impl Generation {
+    fn includes(&self, version: &str) -> bool {
+        version.starts_with(self.prefix)
+    }
+}
+
+/// Unpacks the generation to `<e2e>/containerd-<name>` unless it is there. Nothing is downloaded
+/// a second time.
+pub fn install(generation: &Generation, e2e: &Path) -> Result<()> {
+    let folder = e2e.join(format!("containerd-{}", generation.name));
+    if folder.exists() {
+        return check_version(generation, &folder);
+    }
+    println!(
+        "containerd {}: from Debian, into {}",
+        generation.name,
+        folder.display()
+    );
+    let mut failures = Vec::new();
+    for suite in generation.suites {
+        match install_from(generation, suite, e2e, &folder) {
+            Ok(()) => return Ok(()),
+            Err(error) => failures.push(format!("{suite}: {error:#}")),
+        }
+    }
+    bail!(
+        "containerd {} cannot be had: {}",
+        generation.name,
+        failures.join("; ")
+    );
+}
+
+fn install_from(generation: &Generation, suite: &str, e2e: &Path, folder: &Path) -> Result<()> {
+    let archive = Archive::open(suite, &e2e.join("apt").join(suite))?;
+    let version = archive
+        .versions("containerd")?
+        .into_iter()
+        .find(|version| generation.includes(version))
+        .ok_or_else(|| anyhow!("has no containerd {}", generation.name))?;
+    let package = archive.download("containerd", &version)?;
+
+    // Unpacked beside its place and moved there whole, so that a folder is never half filled.
+    let unpacked = e2e.join(format!("containerd-{}.unpacking", generation.name));
+    if unpacked.exists() {
+        fs::remove_dir_all(&unpacked)?;
+    }
+    process::run(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(&package)
+            .arg(&unpacked),
+    )?;
+    check_version(generation, &unpacked)?;
+    fs::rename(&unpacked, folder)
+        .with_context(|| format!("{} could not be moved into place", unpacked.display()))?;
+    archive.remove()
+}
+
+/// Asserts that what lies in the folder is of the generation, whatever it was downloaded as.
+fn check_version(generation: &Generation, folder: &Path) -> Result<()> {
+    let output = process::output(Command::new(folder.join("usr/bin/containerd")).arg("--version"))?;
+    // `containerd <module> <version> <revision>`; some builds put a `v` before the version.
+    let version = output
+        .split_whitespace()
+        .nth(2)
+        .unwrap_or_default()
+        .trim_start_matches('v');
+    if !generation.includes(version) {
+        bail!(
+            "{} holds containerd {version}, not {}: remove it to have it downloaded again",
+            folder.display(),
+            generation.name,
+        );
+    }
+    println!("containerd {}: {version}", generation.name);
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! The step `deny`: cargo-deny over the dependencies, by the rules of deny.toml.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::process;
+use crate::workspace::Workspace;
+
+/// Pinned: a new release may bring new lints, and those come with a commit.
+const VERSION: &str = "0.20.2";
+
+/// How long the advisory database may take to fetch before it counts as not reachable.
+const FETCH_LIMIT: Duration = Duration::from_secs(60);
+
+/// Checks licences, bans and sources offline, and advisories where their database can be had.
+/// Returns what was not checked.
+pub fn run(workspace: &Workspace) -> Result<Option<String>> {
+    install(workspace)?;
+    // Every crate of the lock file, those of other platforms too: the rest then works offline.
+    process::run(&mut workspace.cargo(["fetch", "--locked"]))?;
+    process::run(cargo_deny(workspace).args([
+        "--offline",
+        "check",
+        "licenses",
+        "bans",
+        "sources",
+    ]))?;
+
+    if !process::succeeds_within(cargo_deny(workspace).args(["fetch", "db"]), FETCH_LIMIT)? {
+        println!("advisories: unchecked, database not reachable");
+        return Ok(Some(
+            "advisories unchecked: database not reachable".to_owned(),
+        ));
+    }
+    process::run(cargo_deny(workspace).args(["--offline", "check", "advisories"]))?;
+    Ok(None)
+}
+
+fn cargo_deny(workspace: &Workspace) -> Command {
+    let mut command = Command::new(workspace.tools().join("bin/cargo-deny"));
+    command.current_dir(workspace.root());
+    command
+}
+
+/// Builds cargo-deny into the target folder unless the pinned version is there.
+fn install(workspace: &Workspace) -> Result<()> {
+    let present = process::output(cargo_deny(workspace).arg("--version"));
+    if present.is_ok_and(|version| version.trim() == format!("cargo-deny {VERSION}")) {
+        return Ok(());
+    }
+    // Unoptimised: it builds in a third of the time and runs for two seconds.
+    let mut install = workspace.cargo(["install", "cargo-deny", "--locked", "--debug", "--force"]);
+    process::run(
+        install
+            .args(["--version", VERSION, "--root"])
+            .arg(workspace.tools()),
+    )
+}

@@ -1,0 +1,182 @@
+//! `cargo xtask test`: every check of the workspace, one after the other, until one fails.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use clap::ValueEnum;
+
+use crate::workspace::Workspace;
+use crate::{containerd, debian, deny, process};
+
+/// Labs that run side by side in the end-to-end tests. Each is a handful of processes that mostly
+/// wait; more of them would compete for two cores.
+const E2E_THREADS: &str = "--test-threads=2";
+
+/// Which steps to run.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run these steps alone
+    #[arg(long, value_name = "STEP", num_args = 1.., conflicts_with = "skip")]
+    only: Vec<Step>,
+    /// Leave these steps out; the summary says so
+    #[arg(long, value_name = "STEP", num_args = 1..)]
+    skip: Vec<Step>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Step {
+    /// Format: cargo fmt --check
+    Fmt,
+    /// Lints: cargo clippy, warnings denied
+    Clippy,
+    /// Dependencies: licences, bans, sources, advisories
+    Deny,
+    /// All tests that need neither root nor packages
+    Test,
+    /// End-to-end tests with real containerds; needs root and Debian packages
+    E2e,
+}
+
+/// What became of a step.
+enum Verdict {
+    Ok {
+        took: Duration,
+        remark: Option<String>,
+    },
+    LeftOut,
+}
+
+/// Runs the steps in order, stops at the first that fails, and closes with a line for each.
+pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    let start = Instant::now();
+    let mut verdicts = Vec::new();
+    for &step in Step::value_variants() {
+        let name = step.name();
+        if args.skip.contains(&step) || !(args.only.is_empty() || args.only.contains(&step)) {
+            verdicts.push((name, Verdict::LeftOut));
+            continue;
+        }
+        println!("\n=== {name}");
+        let began = Instant::now();
+        let remark = step.run(workspace).with_context(|| {
+            let took = began.elapsed().as_secs_f32();
+            format!("{name} FAILED after {took:.1} s; again: cargo xtask test --only {name}")
+        })?;
+        let took = began.elapsed();
+        println!("=== {name}: ok, {:.1} s", took.as_secs_f32());
+        verdicts.push((name, Verdict::Ok { took, remark }));
+    }
+    summarise(&verdicts, start.elapsed());
+    Ok(())
+}
+
+fn summarise(verdicts: &[(&str, Verdict)], took: Duration) {
+    println!("\n=== summary");
+    let mut left_out = Vec::new();
+    for (name, verdict) in verdicts {
+        match verdict {
+            Verdict::Ok { took, remark } => {
+                let remark = remark.as_ref().map(|remark| format!("  ({remark})"));
+                let took = took.as_secs_f32();
+                println!("{name:<8}ok {took:>8.1} s{}", remark.unwrap_or_default());
+            }
+            Verdict::LeftOut => left_out.push(*name),
+        }
+    }
+    let took = took.as_secs_f32();
+    if left_out.is_empty() {
+        println!("all passed in {took:.1} s");
+    } else {
+        println!("passed in {took:.1} s; NOT RUN: {}", left_out.join(", "));
+    }
+}
+
+impl Step {
+    /// As `--only` and `--skip` take it.
+    fn name(self) -> &'static str {
+        match self {
+            Step::Fmt => "fmt",
+            Step::Clippy => "clippy",
+            Step::Deny => "deny",
+            Step::Test => "test",
+            Step::E2e => "e2e",
+        }
+    }
+
+    /// Runs the step; what it could not check is returned as a remark for the summary.
+    fn run(self, workspace: &Workspace) -> Result<Option<String>> {
+        match self {
+            Step::Fmt => process::run(&mut workspace.cargo(["fmt", "--all", "--check"]))?,
+            Step::Clippy => clippy(workspace)?,
+            Step::Deny => return deny::run(workspace),
+            // The whole workspace, and the same again in the step below: with another choice of
+            // packages cargo unifies features otherwise and builds many dependencies anew.
+            Step::Test => process::run(&mut workspace.cargo(["test", "--locked", "--workspace"]))?,
+            Step::E2e => end_to_end(workspace)?,
+        }
+        Ok(None)
+    }
+}
+
+fn clippy(workspace: &Workspace) -> Result<()> {
+    // The end-to-end tests are no target unless they are named, not even one of all.
+    for targets in ["--all-targets", "--test=nodes"] {
+        let lint = [
+            "clippy",
+            "--locked",
+            "--workspace",
+            targets,
+            "--",
+            "-Dwarnings",
+        ];
+        process::run(&mut workspace.cargo(lint))?;
+    }
+    Ok(())
+}
+
+fn end_to_end(workspace: &Workspace) -> Result<()> {
+    debian::require_root()?;
+    debian::install_packages()?;
+    for generation in containerd::GENERATIONS {
+        containerd::install(generation, &workspace.e2e())?;
+    }
+    let peili = build_peili(workspace)?;
+    let tests = [
+        "test",
+        "--locked",
+        "--workspace",
+        "--test=nodes",
+        "--",
+        E2E_THREADS,
+    ];
+    process::run(workspace.cargo(tests).env("PEILI_E2E_BINARY", peili))
+}
+
+/// Builds the binary under test as the step `test` does, and finds it.
+fn build_peili(workspace: &Workspace) -> Result<PathBuf> {
+    let messages = "--message-format=json-render-diagnostics";
+    let mut build = workspace.cargo(["test", "--locked", "--workspace", "--no-run", messages]);
+    let messages = process::output(build.stderr(Stdio::inherit()))?;
+    messages
+        .lines()
+        .find_map(peili_of_message)
+        .map(PathBuf::from)
+        .ok_or_else(|| {
+            anyhow!(
+                "cargo built no binary peili: it does so for the integration tests of crates/peili"
+            )
+        })
+}
+
+/// The path of the binary, if this message of cargo's tells of it.
+fn peili_of_message(line: &str) -> Option<String> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let is_binary = message["target"]["name"] == "peili"
+        && message["target"]["kind"][0] == "bin"
+        && message["profile"]["test"] == false;
+    is_binary
+        .then(|| message["executable"].as_str().map(str::to_owned))
+        .flatten()
+}
