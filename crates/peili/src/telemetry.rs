@@ -1,12 +1,24 @@
 //! Logs: JSON lines on standard error, as Spegel writes them.
 
 use anyhow::Context;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::fault::Faults;
+
+/// The most that a library says.
+const LIBRARIES: [(&str, LevelFilter); 7] = [
+    ("h2", LevelFilter::WARN),
+    ("hyper", LevelFilter::WARN),
+    ("libp2p", LevelFilter::WARN),
+    // It warns of having no peers, which every first node of a cluster has.
+    ("libp2p_kad", LevelFilter::ERROR),
+    ("multistream_select", LevelFilter::WARN),
+    ("tonic", LevelFilter::WARN),
+    ("yamux", LevelFilter::WARN),
+];
 
 /// # Errors
 /// The level is not one.
@@ -23,16 +35,13 @@ pub fn install(level: &str) -> anyhow::Result<()> {
     let level = faults.take("--log-level", parsed.ok_or_else(what));
     let level = faults.settle(level)?;
     // Libraries tell at DEBUG what only their authors read; RUST_LOG brings it back.
-    let filter = EnvFilter::builder()
-        .with_default_directive(level.into())
-        .from_env_lossy();
-    let filter = if std::env::var_os("RUST_LOG").is_some() {
-        filter
-    } else {
-        EnvFilter::new(format!(
-            "{level},libp2p=warn,libp2p_kad=error,hyper=warn,h2=warn,tonic=warn,multistream_select=warn,yamux=warn"
-        ))
-    };
+    let named = std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|text| text.parse::<Targets>().ok());
+    let filter = named.unwrap_or_else(|| {
+        let quiet = LIBRARIES.map(|(library, most)| (library, most.min(level)));
+        Targets::new().with_default(level).with_targets(quiet)
+    });
     let layer = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)

@@ -34,8 +34,6 @@ pub enum SetupError {
     Tls(#[from] rustls::Error),
     #[error("the HTTP client cannot be set up")]
     Client(#[source] reqwest::Error),
-    #[error("names cannot be resolved: {0}; check /etc/resolv.conf")]
-    Resolver(String),
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
 }

@@ -77,13 +77,12 @@ pub struct Registries {
 }
 
 impl Registries {
-    /// Reads the credentials, the certificates and the resolver's configuration.
+    /// Reads the credentials and the certificates.
     ///
     /// # Errors
     /// One of them cannot be read.
     pub fn new(options: Options) -> Result<Self, SetupError> {
-        let names = SystemNames::new().map_err(SetupError::Resolver)?;
-        Self::with_names(options, Arc::new(names))
+        Self::with_names(options, Arc::new(SystemNames::new()))
     }
 
     pub(crate) fn with_names(options: Options, names: Arc<dyn Names>) -> Result<Self, SetupError> {

@@ -26,13 +26,17 @@ pub(crate) trait Names: Send + Sync + 'static {
 }
 
 /// As this host is configured to (`/etc/resolv.conf`, `/etc/hosts`), with a cache that keeps to the records' times.
-pub(crate) struct SystemNames(TokioResolver);
+/// A host without name servers can still call addresses, as air-gapped ones do.
+pub(crate) struct SystemNames(Result<TokioResolver, String>);
 
 impl SystemNames {
-    pub(crate) fn new() -> Result<Self, String> {
-        let mut builder = TokioResolver::builder_tokio().map_err(|e| e.to_string())?;
-        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        Ok(Self(builder.build().map_err(|e| e.to_string())?))
+    pub(crate) fn new() -> Self {
+        let build = || {
+            let mut builder = TokioResolver::builder_tokio().map_err(|e| e.to_string())?;
+            builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+            builder.build().map_err(|e| e.to_string())
+        };
+        Self(build())
     }
 }
 
@@ -42,10 +46,13 @@ impl Names for SystemNames {
         if is_localhost(host) {
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
-        let found = self.0.lookup_ip(host).await.map_err(|error| NameError {
+        let failed = |reason| NameError {
             host: host.to_owned(),
-            reason: error.to_string(),
-        })?;
+            reason,
+        };
+        let resolver = self.0.as_ref().map_err(|reason| failed(reason.clone()))?;
+        let found = resolver.lookup_ip(host).await;
+        let found = found.map_err(|error| failed(error.to_string()))?;
         Ok(found.iter().collect())
     }
 }
