@@ -14,6 +14,9 @@ use crate::metrics::{HandlerLabels, HttpLabels, Metrics};
 /// Longer paths are cut in the log.
 const MOST_PATH: usize = 512;
 
+/// The status noted down for a client that left before there was an answer, as nginx has it.
+const CLIENT_GONE: u16 = 499;
+
 /// What is noted down about a request. Dropping it closes the account.
 pub struct Account {
     metrics: Arc<Metrics>,
@@ -23,7 +26,10 @@ pub struct Account {
     ip: IpAddr,
     /// The step that answered: `manifest`, `blob`, `mirror`, `v2`, `readyz`, `livez`.
     pub handler: &'static str,
-    pub status: StatusCode,
+    /// `None` until there is an answer: the client left before.
+    pub status: Option<StatusCode>,
+    /// As the client named it.
+    pub registry: Option<String>,
     pub refusal: Option<String>,
     pub(crate) source: Option<Source>,
     bytes: u64,
@@ -51,7 +57,8 @@ impl Account {
             path: path.chars().take(MOST_PATH).collect(),
             ip,
             handler,
-            status: StatusCode::OK,
+            status: None,
+            registry: None,
             refusal: None,
             source: None,
             bytes: 0,
@@ -81,10 +88,11 @@ impl Drop for Account {
             Method::HEAD => "HEAD",
             _ => "other",
         };
+        let status = self.status.map_or(CLIENT_GONE, |status| status.as_u16());
         let labels = HttpLabels {
             handler: self.handler,
             method,
-            code: self.status.as_u16(),
+            code: status,
         };
         let latency = self.started.elapsed();
         self.metrics
@@ -111,7 +119,8 @@ impl Drop for Account {
         });
         tracing::info!(
             path = self.path,
-            status = self.status.as_u16(),
+            status,
+            registry = self.registry,
             method,
             latency = ?latency,
             ip = %self.ip,

@@ -3,27 +3,28 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use oci::{Filter, Key};
+use oci::Key;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::access::Access;
 use crate::metrics::{Metrics, RegistryLabels};
 use crate::{Router, Store};
 
 /// Keys handed to the router at a time.
 const BATCH: usize = 256;
 
-/// Runs until the store is dropped.
+/// Runs for ever.
 pub async fn run(
     store: Arc<dyn Store>,
     router: Arc<dyn Router>,
-    filter: Filter,
+    access: Access,
     metrics: Arc<Metrics>,
 ) {
     let mut changes = store.catalog().changes();
     let mut announcer = Announcer {
         store,
         router,
-        filter,
+        access,
         metrics,
         announced: HashMap::new(),
     };
@@ -40,7 +41,8 @@ pub async fn run(
                 announcer.some(keys).await;
             }
             Err(RecvError::Lagged(_)) => announcer.all().await,
-            Err(RecvError::Closed) => return,
+            // The store that holds the other end is ours.
+            Err(RecvError::Closed) => std::future::pending().await,
         }
     }
 }
@@ -48,7 +50,7 @@ pub async fn run(
 struct Announcer {
     store: Arc<dyn Store>,
     router: Arc<dyn Router>,
-    filter: Filter,
+    access: Access,
     metrics: Arc<Metrics>,
     /// What the router was told, under which registry it is counted.
     announced: HashMap<Key, RegistryLabels>,
@@ -67,7 +69,9 @@ impl Announcer {
     async fn some(&mut self, keys: Vec<Key>) {
         let (mut announce, mut withdraw) = (Vec::new(), Vec::new());
         for key in keys {
-            let wanted = self.store.catalog().announces(&key, &self.filter);
+            // A tag that would not be answered would make a liar of this node.
+            let answered = self.access.resolve_tags || matches!(key, Key::Digest(_));
+            let wanted = answered && self.store.catalog().announces(&key, &self.access.filter);
             if wanted && !self.announced.contains_key(&key) {
                 let labels = self.labels(&key);
                 self.count(&key, &labels, 1);

@@ -14,10 +14,11 @@ use futures::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 
 use crate::peers::Peers;
 
-/// A peer that does not take a connection within this time is as good as dead: on a cluster's network a handshake
+/// An address that does not take a connection within this time is as good as dead: on a cluster's network a handshake
 /// takes well under a millisecond.
 const CONNECT_LIMIT: Duration = Duration::from_millis(250);
 /// The next address of a peer is tried this long after the one before (RFC 8305, 5, asks for 250 ms towards the
@@ -48,30 +49,39 @@ impl tower_service::Service<Uri> for Connector {
         let addresses = uri.host().and_then(|peer| self.peers.addresses(peer));
         Box::pin(async move {
             let addresses = addresses.unwrap_or_default();
-            let stream = tokio::time::timeout(CONNECT_LIMIT, connect(&addresses)).await??;
+            let stream = connect(&addresses).await?;
             stream.set_nodelay(true)?;
             Ok(TokioIo::new(stream))
         })
     }
 }
 
-/// Connects to the first address that answers, trying them one after the other in quick succession (RFC 8305).
+/// Connects to the first address that answers. The next one is tried when the one before has failed or is slow
+/// (RFC 8305).
 async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut attempts: FuturesUnordered<_> = (0u32..)
-        .zip(addresses)
-        .map(|(place, address)| async move {
-            tokio::time::sleep(NEXT_ADDRESS * place).await;
-            TcpStream::connect(address).await
-        })
-        .collect();
+    let mut left = addresses.iter();
+    let mut running = FuturesUnordered::new();
     let mut last = io::Error::other("the peer has no address");
-    while let Some(attempt) = attempts.next().await {
-        match attempt {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+    loop {
+        match left.next() {
+            Some(address) => running.push(timeout(CONNECT_LIMIT, TcpStream::connect(address))),
+            None if running.is_empty() => return Err(last),
+            None => {}
+        }
+        let slow = async {
+            match left.len() {
+                0 => std::future::pending().await,
+                _ => sleep(NEXT_ADDRESS).await,
+            }
+        };
+        tokio::select! {
+            Some(attempt) = running.next() => match attempt.map_err(io::Error::from).flatten() {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            },
+            () = slow => {}
         }
     }
-    Err(last)
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use http::header::{ACCEPT, AUTHORIZATION, RANGE};
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -47,13 +47,22 @@ pub struct Answer {
     pub body: Incoming,
     pub candidate: Candidate,
     /// Counts against the peer for as long as its body is read.
-    _in_flight: InFlight,
+    in_flight: InFlight,
+}
+
+impl Answer {
+    /// Its body was good to the last byte.
+    pub fn finished(&self) {
+        self.in_flight.finished();
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     #[error("no peer has it")]
     NoCandidate,
+    #[error("none of them answered within {RACE_LIMIT:?}")]
+    TooSlow,
     #[error("{asked} asked, the last failed: {last}")]
     AllFailed { asked: usize, last: String },
     /// A peer that has the object says that the range lies outside it.
@@ -87,6 +96,25 @@ pub struct Question {
     pub target: Target,
     pub key: Key,
     pub ranges: Option<Ranges>,
+    /// Of the whole object in bytes, where an earlier answer has told.
+    pub size: Option<u64>,
+}
+
+impl Question {
+    /// Whether a 416 with these headers is to be believed: it tells a size that the range lies outside of, and not
+    /// another one than is known.
+    fn lies_outside(&self, headers: &HeaderMap) -> bool {
+        let (Some(ranges), Some(told)) = (&self.ranges, size_of_416(headers)) else {
+            return false;
+        };
+        self.size.is_none_or(|size| size == told) && ranges.resolve(told).is_err()
+    }
+}
+
+/// The size in the `Content-Range` of a 416 (RFC 9110, 15.5.17).
+fn size_of_416(headers: &HeaderMap) -> Option<u64> {
+    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    text.strip_prefix("bytes */")?.parse().ok()
 }
 
 impl Fetcher {
@@ -134,10 +162,7 @@ impl Fetcher {
         let search = self.router.find(&question.key);
         match timeout(RACE_LIMIT, race.run(search)).await {
             Ok(result) => result,
-            Err(_) => Err(FetchError::AllFailed {
-                asked: self.limits.attempts,
-                last: format!("no answer within {RACE_LIMIT:?}"),
-            }),
+            Err(_) => Err(FetchError::TooSlow),
         }
     }
 
@@ -161,7 +186,7 @@ impl Fetcher {
         match head.status {
             StatusCode::OK if question.ranges.is_none() => {}
             StatusCode::PARTIAL_CONTENT if question.ranges.is_some() => {}
-            StatusCode::RANGE_NOT_SATISFIABLE => {}
+            StatusCode::RANGE_NOT_SATISFIABLE if question.lies_outside(&head.headers) => {}
             // What is there and not for us is as good as not there.
             StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 return Err((
@@ -180,7 +205,7 @@ impl Fetcher {
             head,
             body,
             candidate,
-            _in_flight: in_flight,
+            in_flight,
         })
     }
 
@@ -271,12 +296,11 @@ impl<'a> Race<'a> {
                 hedge_at = Some(Instant::now() + self.fetcher.hedge_after(&candidate));
                 running.push(Box::pin(self.fetcher.ask(self.question, candidate)));
             }
-            if running.is_empty()
-                && (search.is_none() || self.asked >= self.fetcher.limits.attempts)
-            {
+            if running.is_empty() && (search.is_none() || !self.may_ask()) {
                 return Err(self.lost());
             }
-            let hedge = hedge_at.filter(|_| !running.is_empty() && !self.waiting.is_empty());
+            let may_hedge = running.len() < RACERS && self.may_ask() && !self.waiting.is_empty();
+            let hedge = hedge_at.filter(|_| !running.is_empty() && may_hedge);
             tokio::select! {
                 Some(result) = running.next() => match result {
                     Ok(answer) => return self.won(answer),
@@ -315,9 +339,13 @@ impl<'a> Race<'a> {
         }
     }
 
+    fn may_ask(&self) -> bool {
+        self.asked < self.fetcher.limits.attempts
+    }
+
     /// Takes the candidate that is likely to answer first.
     fn best(&mut self) -> Option<Candidate> {
-        if self.asked >= self.fetcher.limits.attempts {
+        if !self.may_ask() {
             return None;
         }
         let cost = |index: &usize| self.fetcher.peers.cost(&self.waiting[*index].peer);
@@ -329,8 +357,7 @@ impl<'a> Race<'a> {
         if answer.head.status != StatusCode::RANGE_NOT_SATISFIABLE {
             return Ok(answer);
         }
-        let size = answer.head.headers.get(http::header::CONTENT_RANGE);
-        let size = size.and_then(|v| v.to_str().ok()?.strip_prefix("bytes */")?.parse().ok());
+        let size = size_of_416(&answer.head.headers);
         Err(FetchError::Unsatisfiable { size })
     }
 

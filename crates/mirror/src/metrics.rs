@@ -1,5 +1,8 @@
 //! What the mirror counts. Names that Spegel has too mean the same here.
 
+use std::collections::BTreeSet;
+
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,7 +14,7 @@ use crate::peers::Fault;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct MirrorLabels {
-    /// As the client named it; empty where it named none.
+    /// As the client named it; empty where it named none, `other` for the 65th and further.
     pub registry: String,
     /// `hit` or `miss`.
     pub cache: &'static str,
@@ -36,12 +39,16 @@ pub struct RegistryLabels {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct FaultLabels {
-    /// `failed`, `lacking` or `wrong`.
+    /// `failed`, `broke`, `lacking` or `wrong`.
     pub fault: &'static str,
 }
 
+/// Registries that get a label of their own; requests may name any number of others.
+const MOST_REGISTRIES: usize = 64;
+
 /// Every metric is described where it is registered.
 pub struct Metrics {
+    registries: Mutex<BTreeSet<oci::Registry>>,
     pub mirror_requests: Family<MirrorLabels, Counter>,
     pub mirror_last_success: Gauge,
     pub request_seconds: Family<HttpLabels, Histogram>,
@@ -56,7 +63,7 @@ pub struct Metrics {
     pub peer_failures: Family<FaultLabels, Counter>,
     pub peer_answer_seconds: Histogram,
     pub hedged: Counter,
-    pub resumed: Counter,
+    pub broken_bodies: Counter,
 }
 
 impl Metrics {
@@ -65,6 +72,7 @@ impl Metrics {
         // 1 KiB to 2 GiB.
         let bytes = || Histogram::new(exponential_buckets(1024.0, 5.0, 10));
         let metrics = Self {
+            registries: Mutex::default(),
             mirror_requests: Family::default(),
             mirror_last_success: Gauge::default(),
             request_seconds: Family::new_with_constructor(seconds),
@@ -79,7 +87,7 @@ impl Metrics {
             peer_failures: Family::default(),
             peer_answer_seconds: seconds(),
             hedged: Counter::default(),
-            resumed: Counter::default(),
+            broken_bodies: Counter::default(),
         };
         metrics.register_spegels(registry);
         metrics.register_ours(registry);
@@ -147,7 +155,7 @@ impl Metrics {
         );
         registry.register(
             "peili_peer_failures",
-            "Answers of peers that disappointed: failed (no connection, no answer, a broken body), lacking (not what \
+            "Answers of peers that disappointed: failed (no connection, no answer), broke (in the middle of a body), lacking (not what \
              it announced), wrong (bytes that are not what was asked for)",
             self.peer_failures.clone(),
         );
@@ -162,15 +170,31 @@ impl Metrics {
             self.hedged.clone(),
         );
         registry.register(
-            "peili_resumed_bodies",
-            "Bodies that another peer went on with",
-            self.resumed.clone(),
+            "peili_broken_bodies",
+            "Times a peer's body broke, stalled or crawled and another had to go on with it",
+            self.broken_bodies.clone(),
         );
+    }
+
+    /// What a registry is counted under: the first ones to be named under their names, the rest as `other`.
+    pub fn registry_label(&self, registry: Option<&oci::Registry>) -> String {
+        let Some(registry) = registry else {
+            return String::new();
+        };
+        let mut known = self.registries.lock();
+        if !known.contains(registry) {
+            if known.len() == MOST_REGISTRIES {
+                return "other".into();
+            }
+            known.insert(registry.clone());
+        }
+        registry.to_string()
     }
 
     pub fn peer_failed(&self, fault: Fault) {
         let fault = match fault {
             Fault::Failed => "failed",
+            Fault::Broke => "broke",
             Fault::Lacking => "lacking",
             Fault::Wrong => "wrong",
         };

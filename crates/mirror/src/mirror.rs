@@ -15,9 +15,9 @@ use crate::account::Account;
 use crate::body::Body;
 use crate::fetch::{Fetcher, Limits};
 use crate::found::{Found, Source};
+use crate::from_peers::FromPeers;
 use crate::metrics::{Metrics, MirrorLabels};
 use crate::refusal::Refusal;
-use crate::relay::Relayer;
 use crate::request::{self, Caller, Kind, Reader, Request, Target};
 use crate::take_in::TakeIn;
 use crate::{Health, Intake, Router, Store, Upstream, local, send};
@@ -44,7 +44,7 @@ pub struct Mirror {
     router: Arc<dyn Router>,
     access: Access,
     reader: Reader,
-    relayer: Arc<Relayer>,
+    from_peers: Arc<FromPeers>,
     take_in: Option<TakeIn>,
     metrics: Arc<Metrics>,
 }
@@ -66,13 +66,13 @@ impl Mirror {
         let metrics = Arc::new(Metrics::register(registry));
         let authorization = access.authorization.as_ref();
         let fetcher = Fetcher::new(parts.router.clone(), limits, authorization, metrics.clone());
-        let relayer = Arc::new(Relayer::new(Arc::new(fetcher)));
+        let from_peers = Arc::new(FromPeers::new(Arc::new(fetcher)));
         let take_in = parts.intake.map(|(intake, upstream)| {
             TakeIn::new(
                 intake,
                 upstream,
                 parts.store.clone(),
-                relayer.clone(),
+                from_peers.clone(),
                 metrics.clone(),
             )
         });
@@ -81,7 +81,7 @@ impl Mirror {
             router: parts.router,
             access,
             reader,
-            relayer,
+            from_peers,
             take_in,
             metrics,
         }
@@ -89,12 +89,8 @@ impl Mirror {
 
     /// Keeps peers told of what this node holds. Ends when the store is gone.
     pub async fn announce(&self) {
-        let (store, router, filter) = (
-            self.store.clone(),
-            self.router.clone(),
-            self.access.filter.clone(),
-        );
-        crate::announce::run(store, router, filter, self.metrics.clone()).await;
+        let (store, router) = (self.store.clone(), self.router.clone());
+        crate::announce::run(store, router, self.access.clone(), self.metrics.clone()).await;
     }
 
     /// What `/readyz` says.
@@ -125,7 +121,7 @@ impl Mirror {
             account.refusal = Some(refusal.to_string());
             send::refused(&refusal)
         });
-        account.status = response.status();
+        account.status = Some(response.status());
         response.body_mut().account(account);
         response
     }
@@ -150,6 +146,10 @@ impl Mirror {
                 target.caller = self
                     .access
                     .caller(headers, &target, same_host, &*self.store);
+                account.registry = target
+                    .origin
+                    .as_ref()
+                    .map(|origin| origin.registry.to_string());
                 let found = self.find(&target, account).await?;
                 send::found(&target, found)
             }
@@ -158,9 +158,12 @@ impl Mirror {
 
     async fn find(&self, target: &Target, account: &mut Account) -> Result<Found, Refusal> {
         self.access.admit(target)?;
+        let take_in = self
+            .take_in
+            .as_ref()
+            .filter(|_| target.caller == Caller::Own);
         // A tag is what upstream says it is, where this mirror can ask.
-        let asks_first =
-            self.take_in.is_some() && target.digest().is_none() && target.caller != Caller::Peer;
+        let asks_first = take_in.is_some() && target.digest().is_none();
         if !asks_first && let Some(found) = local::find(&*self.store, &self.access, target) {
             return Ok(found);
         }
@@ -168,9 +171,9 @@ impl Mirror {
             return Err(Refusal::NotHere(target.kind));
         }
         account.handler = "mirror";
-        let result = match &self.take_in {
+        let result = match take_in {
             Some(take_in) => take_in.find(target, &self.access).await,
-            None => self.relayer.find(target).await,
+            None => self.from_peers.find(target).await,
         };
         self.count(target, result.as_ref().ok());
         result
@@ -178,10 +181,9 @@ impl Mirror {
 
     fn count(&self, target: &Target, found: Option<&Found>) {
         let hit = found.is_some_and(|found| found.source == Source::Peer);
-        let registry = target
-            .origin
-            .as_ref()
-            .map_or(String::new(), |origin| origin.registry.to_string());
+        let registry = self
+            .metrics
+            .registry_label(target.origin.as_ref().map(|origin| &origin.registry));
         let cache = if hit { "hit" } else { "miss" };
         self.metrics
             .mirror_requests
@@ -214,7 +216,8 @@ fn handler(request: &Result<Request, request::RequestError>) -> &'static str {
     }
 }
 
-fn ready(health: &Health) -> Response<Body> {
+/// What a probe of readiness is told.
+pub fn ready(health: &Health) -> Response<Body> {
     let mut response = Response::new(Body::bytes(health.to_string().into()));
     if !health.is_ready() {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

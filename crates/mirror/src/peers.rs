@@ -27,11 +27,16 @@ const MOST_LACKING: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 /// What a peer that has not been asked yet is taken to need for an answer.
 const LATENCY_GUESS: Duration = Duration::from_millis(20);
 
+/// For how long a measured time counts.
+const LATENCY_FRESH: Duration = Duration::from_secs(30);
+
 /// How a peer disappointed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It could not be connected, did not answer in time, answered nonsense, or its body broke.
+    /// It could not be connected, did not answer in time, or answered nonsense.
     Failed,
+    /// Its answer began well and its body broke, stalled or crawled.
+    Broke,
     /// It does not have what it announced.
     Lacking,
     /// It sent bytes that are not what was asked for.
@@ -44,8 +49,9 @@ struct Record {
     failures: u32,
     lies: u32,
     aside_until: Option<Instant>,
-    /// Smoothed time to the head of an answer.
+    /// Smoothed time to the head of an answer, and when it was last heard of.
     latency: Duration,
+    measured: Instant,
     in_flight: u32,
 }
 
@@ -83,11 +89,13 @@ impl Peers {
     }
 
     /// The time that an answer's head is likely to take.
+    /// What was measured long ago says nothing: who was slow once gets another chance.
     pub fn latency(&self, peer: &PeerId) -> Duration {
-        self.records
-            .lock()
+        let records = self.records.lock();
+        let fresh = records
             .peek(peer)
-            .map_or(LATENCY_GUESS, |record| record.latency)
+            .filter(|record| record.measured.elapsed() < LATENCY_FRESH);
+        fresh.map_or(LATENCY_GUESS, |record| record.latency)
     }
 
     /// Lower is better: the likely time, times the requests that we already have with the peer.
@@ -137,7 +145,11 @@ impl Peers {
                 record.lies += 1;
                 return;
             }
-            Fault::Lacking | Fault::Failed | Fault::Wrong => {}
+            Fault::Lacking | Fault::Failed | Fault::Broke | Fault::Wrong => {}
+        }
+        // One event that breaks ten streams is one failure.
+        if record.is_aside(now) {
+            return;
         }
         let aside = ASIDE_FIRST * 2u32.saturating_pow(record.failures.min(16));
         record.failures += 1;
@@ -155,6 +167,7 @@ impl Record {
             lies: 0,
             aside_until: None,
             latency: LATENCY_GUESS,
+            measured: Instant::now(),
             in_flight: 0,
         }
     }
@@ -180,11 +193,20 @@ impl InFlight {
         self.answered = true;
         if let Some(record) = self.peers.records.lock().get_mut(&self.peer) {
             record.latency = (record.latency * 7 + after) / 8;
+            record.measured = now;
+        }
+        after
+    }
+}
+
+impl InFlight {
+    /// The answer was good to its last byte: what was held against the peer is forgotten.
+    pub fn finished(&self) {
+        if let Some(record) = self.peers.records.lock().get_mut(&self.peer) {
             record.failures = 0;
             record.lies = 0;
             record.aside_until = None;
         }
-        after
     }
 }
 
@@ -198,6 +220,7 @@ impl Drop for InFlight {
         // Given up on because another was quicker: it takes at least this long, and comes after those that do not.
         if !self.answered {
             record.latency = record.latency.max(self.asked.elapsed() * 2);
+            record.measured = Instant::now();
         }
     }
 }
@@ -236,11 +259,26 @@ mod tests {
             now += Duration::from_millis(1);
             assert!(peers.may_ask(&a, &key("y"), now), "back after {seconds} s");
         }
-        peers.begin(&a).answered(now);
+        peers.begin(&a).finished();
         peers.disappointed(&a.peer, &key("x"), Fault::Failed, now);
         assert!(
             peers.may_ask(&a, &key("y"), now + ASIDE_FIRST),
             "an answer wipes the slate"
+        );
+    }
+
+    #[test]
+    fn one_event_that_breaks_many_streams_is_one_failure() {
+        let (peers, a, now) = (Arc::new(Peers::default()), candidate("a"), Instant::now());
+        let _in_flight = peers.begin(&a);
+        for stream in 0..10 {
+            peers.disappointed(&a.peer, &key(&stream.to_string()), Fault::Broke, now);
+        }
+        assert!(!peers.may_ask(&a, &key("y"), now));
+        assert!(peers.may_ask(&a, &key("y"), now + ASIDE_FIRST));
+        assert!(
+            !peers.may_ask(&a, &key("3"), now + ASIDE_FIRST),
+            "what broke is not asked for again at once"
         );
     }
 

@@ -24,6 +24,8 @@ pub enum Refusal {
     NoPeer(Kind),
     #[error("peers have it, none of those asked gave it: {1}")]
     PeersFailed(Kind, String),
+    #[error("this mirror reads as many small objects as it has memory for")]
+    Busy(Kind),
     #[error("no range lies within the object")]
     Unsatisfiable { size: Option<u64> },
     #[error(transparent)]
@@ -41,9 +43,11 @@ impl Refusal {
             Self::Request(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Unsatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::Filtered(_) | Self::NotHere(_) | Self::NoPeer(_) | Self::PeersFailed(..) => {
-                StatusCode::NOT_FOUND
-            }
+            Self::Filtered(_)
+            | Self::NotHere(_)
+            | Self::NoPeer(_)
+            | Self::PeersFailed(..)
+            | Self::Busy(_) => StatusCode::NOT_FOUND,
             // Whoever asks a mirror has another way to upstream, and 404 is what sends it there.
             Self::Upstream(_) | Self::Intake(_) => StatusCode::NOT_FOUND,
         }
@@ -67,7 +71,10 @@ impl Refusal {
             Self::Request(_) => ErrorCode::Unsupported,
             Self::Unauthorized => ErrorCode::Unauthorized,
             Self::Filtered(_) => ErrorCode::NameUnknown,
-            Self::NotHere(kind) | Self::NoPeer(kind) | Self::PeersFailed(kind, _) => unknown(kind),
+            Self::NotHere(kind)
+            | Self::NoPeer(kind)
+            | Self::PeersFailed(kind, _)
+            | Self::Busy(kind) => unknown(kind),
             Self::Upstream(crate::UpstreamError::Denied(_)) => ErrorCode::Denied,
             Self::Upstream(_) | Self::Intake(_) => ErrorCode::ManifestUnknown,
         }

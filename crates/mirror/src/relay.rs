@@ -7,37 +7,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream;
-use http::Method;
 use http_body_util::BodyExt;
-use oci::{ByteRange, Digest, MAX_MANIFEST_SIZE, MediaType, Ranges};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use oci::{ByteRange, Ranges};
+use tokio::time::{Instant, timeout};
 
 use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Fetcher, Question};
-use crate::found::{Found, Payload, Source};
-use crate::local;
 use crate::peers::Fault;
-use crate::refusal::Refusal;
-use crate::request::{Kind, Target};
 
 /// A peer whose bytes stop for this long has broken.
-const STALL_LIMIT: Duration = Duration::from_secs(2);
+pub const STALL_LIMIT: Duration = Duration::from_secs(2);
 /// Breaks in a row without a byte between them, after which the body ends. containerd gives up after three of ours.
 const MOST_BREAKS: u32 = 2;
-/// Blobs up to this size are verified whole before a byte is handed over. Configs are among them; layers of this size
-/// cost nothing. Larger ones containerd verifies as it stores them.
-const VERIFIED_WHOLE: u64 = 1024 * 1024;
-/// KiB that objects being verified may take in memory together.
-const VERIFYING_KIB: usize = 16 * 1024;
-/// How long an object may wait for that memory, and take to arrive.
-const VERIFY_LIMIT: Duration = Duration::from_secs(5);
-
-/// The step of the pull that asks peers.
-pub struct Relayer {
-    fetcher: Arc<Fetcher>,
-    memory: Semaphore,
-}
+/// A peer that sends less than this while it is waited for this long crawls, which is as bad as stalling: a client that
+/// sees some progress never goes elsewhere by itself.
+const CRAWL: u64 = 40 * 1024;
+const CRAWL_WINDOW: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
@@ -45,138 +30,6 @@ pub enum RelayError {
     Interrupted { offset: u64, source: FetchError },
     #[error("{MOST_BREAKS} peers broke one after the other at byte {offset}")]
     Broken { offset: u64 },
-}
-
-impl Relayer {
-    pub fn new(fetcher: Arc<Fetcher>) -> Self {
-        Self {
-            fetcher,
-            memory: Semaphore::new(VERIFYING_KIB),
-        }
-    }
-
-    /// Finds what is asked for at a peer.
-    ///
-    /// # Errors
-    /// No peer has it, or none could give it.
-    pub async fn find(&self, target: &Target) -> Result<Found, Refusal> {
-        let key = target.key().ok_or(Refusal::NoPeer(target.kind))?;
-        let (method, ranges) = match (target.kind, target.head_only) {
-            // A manifest's head is told from its verified body: a tag's digest is what its bytes hash to.
-            (Kind::Manifest, _) => (Method::GET, None),
-            (Kind::Blob, true) => (Method::HEAD, None),
-            (Kind::Blob, false) => (Method::GET, target.ranges.as_ref().map(Ranges::first)),
-        };
-        let question = Question {
-            method,
-            target: target.clone(),
-            key,
-            ranges,
-        };
-        let found = match (target.kind, target.digest()) {
-            (Kind::Blob, Some(digest)) => self.blob(&question, digest).await,
-            _ => self.manifest(&question).await,
-        };
-        found.map_err(|error| match error {
-            FetchError::NoCandidate => Refusal::NoPeer(target.kind),
-            FetchError::Unsatisfiable { size } => Refusal::Unsatisfiable { size },
-            failed @ FetchError::AllFailed { .. } => {
-                Refusal::PeersFailed(target.kind, failed.to_string())
-            }
-        })
-    }
-
-    async fn manifest(&self, question: &Question) -> Result<Found, FetchError> {
-        loop {
-            let answer = self.fetcher.fetch(question).await?;
-            let peer = answer.candidate.peer.clone();
-            match self.whole(answer, MAX_MANIFEST_SIZE).await {
-                Ok(bytes) => {
-                    let digest = match question.target.digest() {
-                        Some(digest) => digest.clone(),
-                        None => Digest::sha256(&bytes),
-                    };
-                    if digest.verifies(&bytes)
-                        && let Some(found) = local::manifest(&digest, bytes, Source::Peer)
-                    {
-                        return Ok(found);
-                    }
-                    self.fetcher
-                        .disappointed(&peer, &question.key, Fault::Wrong);
-                }
-                Err(fault) => self.fetcher.disappointed(&peer, &question.key, fault),
-            }
-        }
-    }
-
-    async fn blob(&self, question: &Question, digest: &Digest) -> Result<Found, FetchError> {
-        loop {
-            let answer = self.fetcher.fetch(question).await?;
-            let peer = answer.candidate.peer.clone();
-            let Some(part) = ContentRange::of(&answer.head.headers) else {
-                self.fetcher
-                    .disappointed(&peer, &question.key, Fault::Failed);
-                continue;
-            };
-            let payload = if question.method == Method::HEAD {
-                Payload::Empty
-            } else if part.range == (0..part.size) && part.size <= VERIFIED_WHOLE {
-                match self.whole(answer, part.size).await {
-                    Ok(bytes) if digest.verifies(&bytes) => Payload::Bytes(bytes),
-                    Ok(_) => {
-                        self.fetcher
-                            .disappointed(&peer, &question.key, Fault::Wrong);
-                        continue;
-                    }
-                    Err(fault) => {
-                        self.fetcher.disappointed(&peer, &question.key, fault);
-                        continue;
-                    }
-                }
-            } else {
-                Payload::Relay(Box::new(Relay {
-                    fetcher: self.fetcher.clone(),
-                    question: question.clone(),
-                    size: part.size,
-                    open: Some((part.range, answer)),
-                }))
-            };
-            return Ok(Found {
-                digest: digest.clone(),
-                media_type: MediaType::octet_stream(),
-                size: part.size,
-                payload,
-                source: Source::Peer,
-            });
-        }
-    }
-
-    /// Reads an answer to its end, within `limit` bytes.
-    async fn whole(&self, answer: Answer, limit: u64) -> Result<Bytes, Fault> {
-        let size = ContentRange::of(&answer.head.headers).map_or(limit, |part| part.size);
-        if size > limit {
-            return Err(Fault::Wrong);
-        }
-        let kib = u32::try_from(size.div_ceil(1024)).map_err(|_| Fault::Wrong)?;
-        let read = async {
-            let _memory = self
-                .memory
-                .acquire_many(kib)
-                .await
-                .map_err(|_| Fault::Failed)?;
-            let limited = http_body_util::Limited::new(answer.body, size as usize);
-            let body = limited.collect().await.map_err(|_| Fault::Failed)?;
-            Ok(body.to_bytes())
-        };
-        let bytes: Bytes = timeout(VERIFY_LIMIT, read)
-            .await
-            .map_err(|_| Fault::Failed)??;
-        self.fetcher
-            .metrics
-            .bytes_from_peers
-            .inc_by(bytes.len() as u64);
-        Ok(bytes)
-    }
 }
 
 /// A peer's answer that has begun, and the means to go on elsewhere.
@@ -187,6 +40,28 @@ pub struct Relay {
     size: u64,
     /// The range that the open answer holds.
     open: Option<(ByteRange, Answer)>,
+    pace: Pace,
+}
+
+/// How long a peer was waited for, and what came of it. Time in which the client does not take bytes does not count.
+#[derive(Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Whether the peer crawls.
+    fn add(&mut self, waited: Duration, bytes: usize) -> bool {
+        self.waited += waited;
+        self.bytes += bytes as u64;
+        if self.waited < CRAWL_WINDOW {
+            return false;
+        }
+        let crawls = self.bytes < CRAWL;
+        *self = Self::default();
+        crawls
+    }
 }
 
 impl std::fmt::Debug for Relay {
@@ -198,6 +73,23 @@ impl std::fmt::Debug for Relay {
 }
 
 impl Relay {
+    /// `part` is what the answer holds.
+    pub fn new(
+        fetcher: Arc<Fetcher>,
+        mut question: Question,
+        part: ContentRange,
+        answer: Answer,
+    ) -> Self {
+        question.size = Some(part.size);
+        Self {
+            fetcher,
+            question,
+            size: part.size,
+            open: Some((part.range, answer)),
+            pace: Pace::default(),
+        }
+    }
+
     /// The bytes of a range. The answer that is open serves it, if it holds that very range.
     pub fn stream(self, range: ByteRange) -> impl Stream<Item = Result<Bytes, RelayError>> + Send {
         stream::try_unfold((self, range), |(mut relay, range)| async move {
@@ -213,6 +105,7 @@ impl Relay {
             question: self.question.clone(),
             size: self.size,
             open: None,
+            pace: Pace::default(),
         }
     }
 
@@ -228,34 +121,53 @@ impl Relay {
                 Some((at, answer)) if at == range => answer,
                 _ => self.open_at(&range).await?,
             };
-            match timeout(STALL_LIMIT, answer.body.frame()).await {
-                Ok(Some(Ok(frame))) => {
-                    let Ok(mut bytes) = frame.into_data() else {
-                        self.open = Some((range.clone(), answer));
-                        continue;
-                    };
-                    bytes.truncate(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
-                    self.fetcher
-                        .metrics
-                        .bytes_from_peers
-                        .inc_by(bytes.len() as u64);
-                    let rest = offset + bytes.len() as u64..range.end;
-                    self.open = Some((rest.clone(), answer));
-                    return Ok(Some((bytes, rest)));
-                }
-                // An early end, a broken connection, a stall: all the same to the client.
-                Ok(None | Some(Err(_))) | Err(_) => {
-                    let peer = &answer.candidate.peer;
-                    tracing::debug!(%peer, key = %self.question.key, offset, "peer broke in the middle of a body");
-                    self.fetcher
-                        .disappointed(peer, &self.question.key, Fault::Failed);
-                    breaks += 1;
-                }
+            let asked = Instant::now();
+            if let Ok(Some(Ok(frame))) = timeout(STALL_LIMIT, answer.body.frame()).await {
+                let Ok(mut bytes) = frame.into_data() else {
+                    self.open = Some((range.clone(), answer));
+                    continue;
+                };
+                bytes.truncate(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
+                return Ok(Some(self.received(bytes, &range, answer, asked.elapsed())));
             }
+            // An early end, a broken connection, a stall: all the same to the client.
+            self.broke(&answer, offset);
+            breaks += 1;
             if breaks > MOST_BREAKS {
                 return Err(RelayError::Broken { offset });
             }
         }
+    }
+
+    /// Bytes of the range have come; what is left of it is expected of the same answer, unless its peer crawls.
+    fn received(
+        &mut self,
+        bytes: Bytes,
+        range: &ByteRange,
+        answer: Answer,
+        waited: Duration,
+    ) -> (Bytes, ByteRange) {
+        self.fetcher
+            .metrics
+            .bytes_from_peers
+            .inc_by(bytes.len() as u64);
+        let rest = range.start + bytes.len() as u64..range.end;
+        if rest.is_empty() {
+            answer.finished();
+        } else if self.pace.add(waited, bytes.len()) {
+            self.broke(&answer, rest.start);
+        } else {
+            self.open = Some((rest.clone(), answer));
+        }
+        (bytes, rest)
+    }
+
+    fn broke(&self, answer: &Answer, offset: u64) {
+        let peer = &answer.candidate.peer;
+        tracing::debug!(%peer, key = %self.question.key, offset, "peer broke in the middle of a body");
+        self.fetcher
+            .disappointed(peer, &self.question.key, Fault::Broke);
+        self.fetcher.metrics.broken_bodies.inc();
     }
 
     /// Asks a peer for the range.
@@ -272,7 +184,6 @@ impl Relay {
                 size: self.size,
             };
             if ContentRange::of(&answer.head.headers) == Some(asked) {
-                self.fetcher.metrics.resumed.inc();
                 return Ok(answer);
             }
             self.fetcher

@@ -68,7 +68,7 @@ impl Target {
         }
     }
 
-    /// What peers are asked for. `None` for a tag of an unnamed registry, which [`parse`] lets nobody ask for.
+    /// What peers are asked for. `None` for a tag of an unnamed registry, which [`Reader::read`] lets nobody ask for.
     pub fn key(&self) -> Option<Key> {
         match self.digest() {
             Some(digest) => Some(Key::Digest(digest.clone())),

@@ -15,10 +15,6 @@ use crate::refusal::Refusal;
 use crate::request::{Kind, NAMESPACE, Target};
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-/// Stands between the parts of a multipart body (RFC 2046, 5.1.1). That an object holds it is as likely as guessing a
-/// key, and readers go by Content-Range anyhow.
-const BOUNDARY: &str = "peili-7d1f0c62b5a94e38";
-
 /// The answer that hands over what was found.
 ///
 /// # Errors
@@ -81,21 +77,23 @@ fn partial(found: &Found, ranges: &[ByteRange], headers: &mut HeaderMap) -> Vec<
         set(headers, CONTENT_RANGE, &shown(range));
         return vec![Part::Range(range.clone())];
     }
+    // Stands between the parts (RFC 2046, 5.1.1); made anew each time, so that no object can hold it on purpose.
+    let boundary = format!("peili-{:032x}", rand::random::<u128>());
     set(
         headers,
         CONTENT_TYPE,
-        &format!("multipart/byteranges; boundary={BOUNDARY}"),
+        &format!("multipart/byteranges; boundary={boundary}"),
     );
     let mut parts = Vec::with_capacity(ranges.len() * 2 + 1);
     for range in ranges {
         let (media_type, shown) = (&found.media_type, shown(range));
         let head = format!(
-            "\r\n--{BOUNDARY}\r\nContent-Type: {media_type}\r\nContent-Range: {shown}\r\n\r\n"
+            "\r\n--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: {shown}\r\n\r\n"
         );
         parts.push(Part::Text(head.into()));
         parts.push(Part::Range(range.clone()));
     }
-    parts.push(Part::Text(Bytes::from(format!("\r\n--{BOUNDARY}--\r\n"))));
+    parts.push(Part::Text(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
     parts
 }
 

@@ -17,9 +17,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
 use crate::mirror::{Ends, Mirror};
+use crate::request::is_this_host;
 
-/// Connections at once; further ones wait in the kernel's queue.
+/// Connections from other hosts at once, and from this one.
 const MOST_CONNECTIONS: usize = 4096;
+const MOST_OWN_CONNECTIONS: usize = 512;
 /// A client has this long to send the head of a request, and an idle connection to send the next.
 const HEAD_LIMIT: Duration = Duration::from_secs(60);
 /// The head of a request, and what a connection may hold of an answer before the client has taken it, in bytes.
@@ -52,8 +54,14 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let connections = TaskTracker::new();
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    while let Some(accepted) = shutdown.run_until_cancelled(accept(&listener, &room)).await {
+    let seats = Seats {
+        own: Arc::new(Semaphore::new(MOST_OWN_CONNECTIONS)),
+        others: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+    };
+    while let Some(accepted) = shutdown
+        .run_until_cancelled(accept(&listener, &seats))
+        .await
+    {
         let (stream, ends, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -75,19 +83,34 @@ where
     connections.wait().await;
 }
 
+/// The next connection. This host's own clients have seats of their own, so that nobody can take theirs; a stranger
+/// for whom there is none is turned away rather than kept waiting.
 async fn accept(
     listener: &TcpListener,
-    room: &Arc<Semaphore>,
+    seats: &Seats,
 ) -> io::Result<(TcpStream, Ends, OwnedSemaphorePermit)> {
-    let permit = room
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, remote) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    let local = stream.local_addr()?;
-    Ok((stream, Ends { remote, local }, permit))
+    loop {
+        let (stream, remote) = listener.accept().await?;
+        let ends = Ends {
+            remote,
+            local: stream.local_addr()?,
+        };
+        let seats = if is_this_host(ends.remote, ends.local) {
+            &seats.own
+        } else {
+            &seats.others
+        };
+        if let Ok(seat) = seats.clone().try_acquire_owned() {
+            stream.set_nodelay(true)?;
+            return Ok((stream, ends, seat));
+        }
+        tracing::debug!(remote = %ends.remote, "turned away: too many connections");
+    }
+}
+
+struct Seats {
+    own: Arc<Semaphore>,
+    others: Arc<Semaphore>,
 }
 
 async fn connection<H, F>(stream: TcpStream, ends: Ends, handler: H, shutdown: CancellationToken)

@@ -1,5 +1,8 @@
 //! Whence do we take it in: for a store that the mirror fills itself. What is asked for is taken from peers, else from
 //! upstream, written into the store, and sent to the client while it grows there.
+//!
+//! This is done for the node's own clients alone: upstream is asked with the node's credentials, and what is on its way
+//! shows only when it has arrived whether it took them. A stranger gets what is here and shared, or what a peer has.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +17,10 @@ use tokio_util::task::TaskTracker;
 use crate::access::Access;
 use crate::body::BodyError;
 use crate::found::{Found, Payload, Source};
+use crate::from_peers::FromPeers;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::relay::Relayer;
-use crate::request::{Caller, Kind, Target};
+use crate::request::{Kind, Target};
 use crate::{
     Begun, Growing, Intake, IntakeError, Provenance, Sink, Stage, Store, Upstream, UpstreamError,
     Visibility, local,
@@ -29,7 +32,7 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 const BEGIN_LIMIT: Duration = Duration::from_secs(30);
 /// An upstream whose bytes stop for this long has broken.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
-/// Times a body is taken up again where a source broke.
+/// Times in a row that a body is taken up again where a source broke, without a byte between them.
 const MOST_BREAKS: u32 = 5;
 
 pub struct TakeIn {
@@ -42,7 +45,7 @@ struct Tools {
     intake: Arc<dyn Intake>,
     upstream: Arc<dyn Upstream>,
     store: Arc<dyn Store>,
-    relayer: Arc<Relayer>,
+    from_peers: Arc<FromPeers>,
     metrics: Arc<Metrics>,
 }
 
@@ -74,14 +77,14 @@ impl TakeIn {
         intake: Arc<dyn Intake>,
         upstream: Arc<dyn Upstream>,
         store: Arc<dyn Store>,
-        relayer: Arc<Relayer>,
+        from_peers: Arc<FromPeers>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let tools = Arc::new(Tools {
             intake,
             upstream,
             store,
-            relayer,
+            from_peers,
             metrics,
         });
         Self {
@@ -131,13 +134,13 @@ impl TakeIn {
             }
             Ok(Err(_)) | Err(_) => match local::find(&*self.tools.store, access, target) {
                 Some(found) => Ok(found),
-                None => self.tools.relayer.find(target).await,
+                None => self.tools.from_peers.find(target).await,
             },
         }
     }
 
     async fn manifest(&self, target: &Target, digest: &Digest) -> Result<Found, Refusal> {
-        let (found, visibility) = match self.tools.relayer.find(target).await {
+        let (found, visibility) = match self.tools.from_peers.find(target).await {
             Ok(found) => (found, Visibility::Shared),
             Err(refusal) => {
                 let origin = target.origin.as_ref().ok_or(refusal)?;
@@ -156,7 +159,6 @@ impl TakeIn {
                 (found, fetched.visibility)
             }
         };
-        permit(target, visibility)?;
         if let Payload::Bytes(bytes) = &found.payload
             && let Err(error) = self.keep(target, digest, bytes.clone(), visibility).await
         {
@@ -198,17 +200,11 @@ impl TakeIn {
             Ok(begun) => begun,
             Err(error) => {
                 tracing::warn!(%digest, %error, "cannot store a blob; it is passed on without being kept");
-                return self.tools.relayer.find(target).await;
+                return self.tools.from_peers.find(target).await;
             }
         };
         match begun {
             Begun::Present(_) => self.stored(target, access),
-            // Whether what is on its way is private shows when it has arrived.
-            Begun::Joined(mut growing) if target.caller != Caller::Own => {
-                let done = growing.until(|progress| progress.stage != Stage::Filling);
-                let _ = timeout(BEGIN_LIMIT, done).await;
-                self.stored(target, access)
-            }
             Begun::Joined(growing) => {
                 let (size, growing) = sized(growing, target).await?;
                 Ok(found(size, Payload::Growing(growing), Source::Local))
@@ -221,9 +217,7 @@ impl TakeIn {
                     digest: digest.clone(),
                 };
                 self.tasks.spawn(fill.run(sink, tell));
-                let (source, visibility) =
-                    told.await.map_err(|_| Refusal::NoPeer(target.kind))??;
-                permit(target, visibility)?;
+                let source = told.await.map_err(|_| Refusal::NoPeer(target.kind))??;
                 let (size, growing) = sized(growing, target).await?;
                 Ok(found(size, Payload::Growing(growing), source))
             }
@@ -232,17 +226,6 @@ impl TakeIn {
 
     fn stored(&self, target: &Target, access: &Access) -> Result<Found, Refusal> {
         local::find(&*self.tools.store, access, target).ok_or(Refusal::NotHere(target.kind))
-    }
-}
-
-/// # Errors
-/// The object is private and the caller is not this node's own.
-fn permit(target: &Target, visibility: Visibility) -> Result<(), Refusal> {
-    match (visibility, target.caller, &target.origin) {
-        (Visibility::Private, Caller::Peer | Caller::Stranger, Some(origin)) => {
-            Err(UpstreamError::Denied(origin.clone()).into())
-        }
-        _ => Ok(()),
     }
 }
 
@@ -269,7 +252,7 @@ struct Fill {
     digest: Digest,
 }
 
-type Told = oneshot::Sender<Result<(Source, Visibility), Refusal>>;
+type Told = oneshot::Sender<Result<Source, Refusal>>;
 
 impl Fill {
     async fn run(self, mut sink: Box<dyn Sink>, tell: Told) {
@@ -281,7 +264,7 @@ impl Fill {
                 return;
             }
         };
-        let _ = tell.send(Ok((begin.source, begin.visibility)));
+        let _ = tell.send(Ok(begin.source));
         let visibility = match self.fill(&mut *sink, begin).await {
             Ok(visibility) => visibility,
             Err(error) => {
@@ -305,7 +288,9 @@ impl Fill {
         if let Some(size) = size {
             sink.expect(size).await?;
         }
-        for _ in 0..=MOST_BREAKS {
+        let mut breaks = 0;
+        let mut reached = 0;
+        while breaks <= MOST_BREAKS {
             let failed = loop {
                 let bytes = match timeout(STALL_LIMIT, begin.body.next()).await {
                     Ok(Some(Ok(bytes))) => bytes,
@@ -325,6 +310,12 @@ impl Fill {
                 sink.write(bytes).await?;
             };
             tracing::debug!(digest = %self.digest, error = %failed, "a source broke; going on with another");
+            breaks = if sink.written() > reached {
+                0
+            } else {
+                breaks + 1
+            };
+            reached = sink.written();
             begin = match self.begin(sink.written()).await {
                 Ok(begin) => begin,
                 Err(_) => return Err(failed),
@@ -343,7 +334,7 @@ impl Fill {
             head_only: false,
             ..self.target.clone()
         };
-        let refusal = match self.tools.relayer.find(&whole).await {
+        let refusal = match self.tools.from_peers.find(&whole).await {
             Ok(found) => return Ok(from_peer(found, offset)),
             Err(refusal) => refusal,
         };

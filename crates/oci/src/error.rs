@@ -8,7 +8,6 @@ use serde::Serialize;
 pub enum ErrorCode {
     BlobUnknown,
     DigestInvalid,
-    ManifestInvalid,
     ManifestUnknown,
     NameInvalid,
     NameUnknown,
@@ -16,8 +15,6 @@ pub enum ErrorCode {
     Unauthorized,
     Denied,
     Unsupported,
-    #[serde(rename = "TOOMANYREQUESTS")]
-    TooManyRequests,
 }
 
 /// The body of an error answer: `{"errors":[{"code":…,"message":…}]}`.
@@ -56,10 +53,6 @@ mod tests {
         assert_eq!(
             json,
             r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"no peer has it"}]}"#
-        );
-        assert_eq!(
-            serde_json::to_string(&ErrorCode::TooManyRequests).expect("a string"),
-            r#""TOOMANYREQUESTS""#
         );
     }
 }

@@ -13,6 +13,7 @@ mod telemetry;
 mod version;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ use crate::fault::Faults;
 /// Threads for the work of all connections. A mirror shares its node with the workload that it serves: it must not
 /// take as many threads as the node has cores.
 const WORKERS: usize = 4;
+/// How long reads and writes under way may keep the process from ending.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = cli::parse();
@@ -50,7 +53,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let shutdown = shutdown()?;
         match cli.command {
             Command::Registry(arguments) => registry::run(&arguments, shutdown).await,
@@ -60,7 +63,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Demo(arguments) => demo::run(&arguments, shutdown).await,
             Command::Version(arguments) => version::run(&arguments),
         }
-    })
+    });
+    // A disk that hangs must not keep the process.
+    runtime.shutdown_timeout(LEAVE_LIMIT);
+    result
 }
 
 /// Cancelled by the first SIGTERM or SIGINT; a second one ends the process at once.

@@ -44,15 +44,7 @@ fn answer(path: &str, metrics: &Registry, mirror: &Mirror) -> Response<Body> {
                 .insert(header::CONTENT_TYPE, media_type);
             response
         }
-        "/readyz" => {
-            let health = mirror.health();
-            let status = if health.is_ready() {
-                StatusCode::OK
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            };
-            text(status, health.to_string())
-        }
+        "/readyz" => mirror::ready(&mirror.health()),
         "/livez" => text(StatusCode::OK, String::new()),
         _ => text(
             StatusCode::NOT_FOUND,

@@ -75,13 +75,15 @@ impl Bound {
 
         let announcing = mirror.clone();
         tasks.spawn(async move { announcing.announce().await });
+        // Peers must stop finding this node before it stops answering them.
+        let closing = CancellationToken::new();
         tasks.spawn(observe::serve(
             observe,
             metrics,
             mirror.clone(),
-            shutdown.clone(),
+            closing.clone(),
         ));
-        let serving = tokio::spawn(mirror::serve::registry(registry, mirror, shutdown.clone()));
+        let mut serving = tokio::spawn(mirror::serve::registry(registry, mirror, closing.clone()));
         tracing::info!(
             registry = %registry_address,
             metrics = %metrics_address,
@@ -93,14 +95,11 @@ impl Bound {
             biased;
             () = shutdown.cancelled() => Ok(()),
             () = cluster.failed() => Err(anyhow::anyhow!("the router ended; its last log lines say why")),
-            Some(ended) = tasks.join_next() => Err(match ended {
-                Err(error) => anyhow::Error::from(error).context("a task failed"),
-                Ok(()) => anyhow::anyhow!("a task that runs for ever has ended"),
-            }),
+            ended = &mut serving => return Err(unexpected(ended)),
+            Some(ended) = tasks.join_next() => Err(unexpected(ended)),
         };
-        shutdown.cancel();
-        // Peers stop finding this node while it still answers those that already have.
         cluster.shutdown().await;
+        closing.cancel();
         if tokio::time::timeout(settings.drain_timeout, serving)
             .await
             .is_err()
@@ -108,6 +107,14 @@ impl Bound {
             tracing::warn!(after = ?settings.drain_timeout, "requests were cut off; containerd resumes them elsewhere");
         }
         result
+    }
+}
+
+/// What to say of a task that should have run for ever.
+fn unexpected(ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Err(error) => anyhow::Error::from(error).context("a task failed"),
+        Ok(()) => anyhow::anyhow!("a task that runs for ever has ended"),
     }
 }
 

@@ -31,6 +31,8 @@ enum Peer {
     Lacks,
     /// Answers 200 with other bytes of the same length.
     Lies(Bytes),
+    /// Answers 416, with this size.
+    Denies(u64),
 }
 
 async fn spawn(peer: Peer) -> SocketAddr {
@@ -62,6 +64,13 @@ async fn talk(mut stream: TcpStream, peer: Peer) {
         Peer::Breaks(bytes, sent) => (bytes.clone(), *sent, false),
         Peer::Stalls(bytes, sent) => (bytes.clone(), *sent, true),
         Peer::Silent => std::future::pending().await,
+        Peer::Denies(size) => {
+            let head = format!(
+                "HTTP/1.1 416 No\r\ncontent-range: bytes */{size}\r\ncontent-length: 0\r\n\r\n"
+            );
+            let _ = stream.write_all(head.as_bytes()).await;
+            return;
+        }
         Peer::Lacks => {
             let _ = stream
                 .write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
@@ -352,6 +361,30 @@ async fn a_manifest_is_verified_and_named_by_what_it_is() {
         bad.get(&path, HeaderMap::new()).await.status(),
         StatusCode::NOT_FOUND
     );
+}
+
+#[tokio::test]
+async fn peers_that_begin_well_and_stall_end_in_a_miss() {
+    let (bytes, digest) = small();
+    let stalls = Peer::Stalls(bytes, 3);
+    let app = app(&digest, &[stalls.clone(), stalls]).await;
+    assert_eq!(app.blob(&digest).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn many_silent_peers_end_in_a_miss() {
+    let (_, digest) = large();
+    let app = app(&digest, &vec![Peer::Silent; 6]).await;
+    assert_eq!(app.blob(&digest).await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_peer_that_denies_a_range_it_was_not_asked_for_is_not_believed() {
+    let (bytes, digest) = large();
+    let app = app(&digest, &[Peer::Denies(7), Peer::Good(bytes.clone())]).await;
+    let response = app.blob(&digest).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(whole(response).await.expect("a whole body") == bytes);
 }
 
 #[tokio::test]
