@@ -40,7 +40,9 @@ pub use growing::{Growing, Progress, Stage};
 pub use health::Health;
 pub use listen::{ListenAddress, ListenAddressError};
 pub use mirror::{Ends, Mirror, Options, Parts, ready};
-pub use request::{MIRRORED, NAMESPACE, NODE_SECRET, Reader};
+pub use request::{
+    Caller, Kind, MIRRORED, NAMESPACE, NODE_SECRET, Reader, Request, RequestError, Target,
+};
 pub use router::{Candidate, Holding, PeerId, Router, Search};
 pub use store::{Begun, Content, Intake, IntakeError, Provenance, Sink, Store};
 pub use upstream::{Upstream, UpstreamBlob, UpstreamError, UpstreamManifest};
