@@ -1,7 +1,7 @@
 //! The content folder: what lies there, complete. Layout: `blobs/<algorithm>/<hex>`, one file an object.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub(crate) fn folder(content: &Path, algorithm: &str) -> PathBuf {
     content.join("blobs").join(algorithm)
 }
 
-fn path(content: &Path, digest: &Digest) -> PathBuf {
+pub(crate) fn path(content: &Path, digest: &Digest) -> PathBuf {
     folder(content, digest.algorithm()).join(digest.encoded())
 }
 
@@ -26,12 +26,20 @@ fn path(content: &Path, digest: &Digest) -> PathBuf {
 /// # Errors
 /// It is there and cannot be read, or is no regular file (a link is not followed: containerd makes none).
 pub(crate) fn open(content: &Path, digest: &Digest) -> io::Result<Option<(File, u64)>> {
-    let path = path(content, digest);
+    let opened = open_file(&path(content, digest))?;
+    Ok(opened.map(|(file, status)| (file, status.len())))
+}
+
+/// Opens a file of containerd's for reading; `None` if it is not there.
+///
+/// # Errors
+/// It is there and cannot be read, or is no regular file (a link is not followed: containerd makes none).
+pub(crate) fn open_file(path: &Path) -> io::Result<Option<(File, Metadata)>> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(flags.bits().cast_signed())
-        .open(&path);
+        .open(path);
     let file = match opened {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -44,7 +52,7 @@ pub(crate) fn open(content: &Path, digest: &Digest) -> io::Result<Option<(File, 
             path.display()
         )));
     }
-    Ok(Some((file, status.len())))
+    Ok(Some((file, status)))
 }
 
 /// The size of a blob in bytes; `None` if it is not there.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mirror::Health;
+use tokio::task::JoinSet;
 
 use crate::session::Session;
 use crate::{Containerd, Error};
@@ -13,6 +14,10 @@ const PAUSE_LEAST: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(5);
 
 pub(crate) async fn keep(store: Arc<Containerd>) {
+    let mut tasks = JoinSet::new();
+    let watched = store.clone();
+    // Whoever follows an ingest does so whether or not containerd answers.
+    tasks.spawn(async move { watched.followed.watch().await });
     let mut pause = PAUSE_LEAST;
     let mut told = String::new();
     loop {

@@ -11,6 +11,7 @@ mod client;
 mod config;
 mod connector;
 mod error;
+mod follow;
 mod images;
 mod ingest;
 mod inventory;
@@ -29,6 +30,7 @@ pub use checks::{Finding, Setup, State, check};
 pub use client::CallError;
 pub use config::{Config, Namespace, NamespaceError};
 pub use error::Error;
+pub use ingest::Ingest;
 pub use store::Containerd;
 
 #[cfg(test)]

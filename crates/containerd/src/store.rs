@@ -4,13 +4,14 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use mirror::{Catalog, Content, Health, Store};
+use mirror::{Catalog, Content, Growing, Health, Store};
 use oci::Digest;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 
+use crate::follow::Followed;
 use crate::metrics::Metrics;
-use crate::{Config, blobs, ingest, keeper};
+use crate::{Config, Ingest, blobs, ingest, keeper};
 
 /// A node's containerd.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub struct Containerd {
     pub(crate) config: Config,
     pub(crate) catalog: Catalog,
     pub(crate) metrics: Metrics,
+    pub(crate) followed: Followed,
     health: RwLock<Health>,
     /// Where the content lies, as soon as that is known.
     content: RwLock<Option<Arc<Path>>>,
@@ -38,11 +40,39 @@ impl Containerd {
         let store = Arc::new(Self {
             catalog: Catalog::default(),
             metrics: Metrics::new(registry),
+            followed: Followed::default(),
             health: RwLock::new(Health::Waiting(not_yet)),
             content: RwLock::new(config.content_path.as_deref().map(Into::into)),
             config,
         });
         (store.clone(), keeper::keep(store))
+    }
+
+    /// What containerd is fetching under this digest, to be read while it grows; `None` if it is not fetching it, or
+    /// has it complete a moment ago ([`Store::open`] tells). `size` in bytes where the caller knows it; what containerd
+    /// was told counts before it.
+    ///
+    /// Progress is reported in containerd's steps of 1 MiB, for as long as the store's work is polled and somebody
+    /// holds the reader's end. [`Stage::Complete`](mirror::Stage) means committed: before that all bytes may be
+    /// readable, for the seconds that the disk takes to sync. [`Stage::Failed`](mirror::Stage) means that the ingest is
+    /// gone. An ingest whose pull died without clearing up does neither: who waits has to bound the wait.
+    ///
+    /// # Errors
+    /// The ingest is there and cannot be read.
+    pub fn ingest(&self, digest: &Digest, size: Option<u64>) -> io::Result<Option<Growing>> {
+        let Some(content) = self.content() else {
+            return Ok(None);
+        };
+        let Some(mut opened) = ingest::open(&content, digest)? else {
+            return Ok(None);
+        };
+        opened.total = opened.total.or(size);
+        Ok(self.followed.follow(opened, blobs::path(&content, digest)))
+    }
+
+    /// All that containerd is fetching, and what broken pulls left behind.
+    pub fn ingests(&self) -> Vec<Ingest> {
+        self.content().map_or_else(Vec::new, |c| ingest::list(&c))
     }
 
     pub(crate) fn set_health(&self, health: Health) {

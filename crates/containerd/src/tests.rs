@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mirror::{Catalog, Content, Health, Store};
+use mirror::{Catalog, Content, Health, Stage, Store};
 use oci::{Digest, Name, TagName};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
@@ -83,6 +83,43 @@ async fn waits_for_containerd_and_says_so() {
     );
     fake.start();
     ready(&fake, &store).await;
+}
+
+#[tokio::test]
+async fn what_is_being_fetched_can_be_followed() {
+    let mut fake = Fake::new();
+    fake.start();
+    let (store, tasks) = open(&fake);
+    ready(&fake, &store).await;
+    let digest = Digest::sha256(b"layer");
+    let ingest = fake.content().join("ingest/x");
+    std::fs::create_dir_all(&ingest).expect("a folder");
+    std::fs::write(ingest.join("ref"), format!("k8s.io/1/layer-{digest}")).expect("a file");
+    let open = || store.ingest(&digest, Some(5)).expect("readable");
+    assert!(open().is_none(), "no data yet");
+    std::fs::write(ingest.join("data"), "lay").expect("a file");
+    assert!(store.is_ingesting(&digest));
+    let found: Vec<_> = store.ingests().into_iter().map(|i| i.digest).collect();
+    assert_eq!(found, std::slice::from_ref(&digest));
+    let mut growing = None;
+    until("followed", || {
+        growing = open();
+        growing.is_some()
+    })
+    .await;
+    let mut growing = growing.expect("open");
+    assert_eq!(growing.progress().written, 3);
+
+    // Following goes on without containerd, and ends with the store's work.
+    fake.stop();
+    std::fs::write(ingest.join("data"), "layer").expect("a file");
+    let progress = tokio::time::timeout(PATIENCE, growing.until(|p| p.written == 5)).await;
+    let progress = progress.expect("in time");
+    assert_eq!((progress.written, progress.stage), (5, Stage::Filling));
+    drop(tasks);
+    let end = tokio::time::timeout(PATIENCE, growing.until(|p| p.stage != Stage::Filling)).await;
+    assert_eq!(end.expect("in time").stage, Stage::Failed);
+    assert!(open().is_none());
 }
 
 #[tokio::test]
