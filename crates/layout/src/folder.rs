@@ -1,12 +1,15 @@
 //! The folder on disk: where its parts lie, and how files in it are replaced so that a crash leaves old or new.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
+use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use oci::Digest;
 use serde::Deserialize;
+
+use crate::error::OpenError;
+use crate::files::{self, read_bounded};
 
 pub(crate) const INDEX: &str = "index.json";
 pub(crate) const JOURNAL: &str = "peili.journal";
@@ -14,6 +17,8 @@ const LAYOUT: &str = "oci-layout";
 const LOCK: &str = "peili.lock";
 const BLOBS: &str = "blobs";
 const INGEST: &str = "ingest";
+/// How the names of files in `ingest/` begin that are on their way out.
+pub(crate) const REMOVED: &str = "removed-";
 const ALGORITHMS: [&str; 2] = ["sha256", "sha512"];
 
 /// The one version that image-layout.md names; it has not changed with the specification's.
@@ -21,49 +26,23 @@ const LAYOUT_VERSION: &str = "1.0.0";
 /// `oci-layout` is one short line.
 const MAX_LAYOUT_FILE: u64 = 4096;
 
-/// Why a store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error(
-        "the store {0} is in use by another process; stop that one or give another --store-path"
-    )]
-    Locked(PathBuf),
-    #[error(
-        "{0} is not empty and not an OCI image layout; give an empty or a new folder as --store-path"
-    )]
-    NotALayout(PathBuf),
-    #[error(
-        "{path} says image layout version {version:?}, known is {LAYOUT_VERSION}; give another --store-path"
-    )]
-    LayoutVersion { path: PathBuf, version: String },
-    #[error(
-        "{path} was written by a newer Peili (journal version {version}); run that one or empty the folder"
-    )]
-    JournalVersion { path: PathBuf, version: u32 },
-    #[error("{path} is not an image index of at most {limit} bytes; mend or delete it")]
-    Index {
-        path: PathBuf,
-        limit: u64,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    #[error("cannot read or write {path} of the store; check its owner, its mode and the disk")]
-    Io { path: PathBuf, source: io::Error },
-}
-
-impl OpenError {
-    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        |source| Self::Io {
-            path: path.to_owned(),
-            source,
-        }
-    }
-}
-
 /// An image layout that no other process of ours has open.
 pub(crate) struct Folder {
     root: PathBuf,
+    origin: Origin,
     /// Locked for as long as it is open.
     _lock: File,
+}
+
+/// Whose the folder was when it was opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A layout with our journal.
+    Ours,
+    /// A layout that another tool made, or a first start of ours that did not get far.
+    Others,
+    /// Not a layout yet.
+    Empty,
 }
 
 #[derive(Deserialize)]
@@ -73,50 +52,44 @@ struct LayoutFile {
 }
 
 impl Folder {
-    /// Makes the folder a layout where it is not one yet, locks it, and removes what an earlier process left half done.
+    /// Makes the folder a layout where it is not one yet, and locks it. What is in it stays: other programs keep
+    /// folders with the same names, and a mistaken path must not cost them anything.
     pub(crate) fn open(root: &Path) -> Result<Self, OpenError> {
-        let io = || OpenError::io(root);
         // What it will hold may be private: nobody else reads a folder that we make.
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        builder.create(root).map_err(io())?;
-        let is_layout = root.join(LAYOUT).try_exists().map_err(io())?;
-        if !is_layout && has_foreign_entries(root).map_err(io())? {
-            return Err(OpenError::NotALayout(root.to_owned()));
+        builder.create(root).map_err(OpenError::io(root))?;
+        let origin = origin(root)?;
+        let [blobs, ingest] = [BLOBS, INGEST].map(|name| root.join(name));
+        let algorithms = ALGORITHMS.map(|algorithm| blobs.join(algorithm));
+        let parts = [&blobs, &ingest];
+        for path in parts.into_iter().chain(&algorithms) {
+            refuse_other_than_folder(path)?;
         }
+        if origin == Origin::Empty {
+            refuse_blobs(&blobs)?;
+        }
+        leftovers(&ingest, origin)?;
         let folder = Self {
             root: root.to_owned(),
+            origin,
             _lock: lock(root)?,
         };
-        let folders = ALGORITHMS.map(|algorithm| root.join(BLOBS).join(algorithm));
-        for path in folders.iter().chain([&root.join(INGEST)]) {
+        for path in algorithms.iter().chain([&ingest]) {
             builder.create(path).map_err(OpenError::io(path))?;
         }
-        folder.clear_ingest().map_err(io())?;
-        if is_layout {
-            folder.check_version()?;
-        } else {
+        if origin == Origin::Empty {
             let text = format!(r#"{{"imageLayoutVersion":"{LAYOUT_VERSION}"}}"#);
-            folder.replace(LAYOUT, text.as_bytes()).map_err(io())?;
+            let written = folder.replace(LAYOUT, text.as_bytes());
+            written.map_err(OpenError::io(&root.join(LAYOUT)))?;
         }
         Ok(folder)
     }
 
-    fn check_version(&self) -> Result<(), OpenError> {
-        let path = self.root.join(LAYOUT);
-        let text = read_bounded(&path, MAX_LAYOUT_FILE).map_err(OpenError::io(&path))?;
-        let version = serde_json::from_slice::<LayoutFile>(&text)
-            .map(|file| file.image_layout_version)
-            .unwrap_or_default();
-        if version != LAYOUT_VERSION {
-            return Err(OpenError::LayoutVersion { path, version });
-        }
-        Ok(())
-    }
-
-    fn clear_ingest(&self) -> io::Result<()> {
-        for entry in fs::read_dir(self.root.join(INGEST))? {
-            fs::remove_file(entry?.path())?;
+    /// Removes what an earlier process of ours left half done.
+    pub(crate) fn clear_ingest(&self) -> Result<(), OpenError> {
+        for path in leftovers(&self.root.join(INGEST), self.origin)? {
+            files::remove(&path).map_err(OpenError::io(&path))?;
         }
         Ok(())
     }
@@ -137,15 +110,12 @@ impl Folder {
     }
 
     /// The objects in `blobs/` with their sizes in bytes. What is no regular file or not named by a digest is none.
-    pub(crate) fn blobs(&self) -> io::Result<Vec<(Digest, u64)>> {
+    pub(crate) fn blobs(&self) -> Result<Vec<(Digest, u64)>, OpenError> {
         let mut found = Vec::new();
         for algorithm in ALGORITHMS {
-            for entry in fs::read_dir(self.root.join(BLOBS).join(algorithm))? {
-                let entry = entry?;
-                let name = entry.file_name();
-                let text = format!("{algorithm}:{}", name.to_string_lossy());
-                // Metadata of the entry itself: a symbolic link could lead anywhere.
-                let metadata = entry.metadata()?;
+            let folder = self.root.join(BLOBS).join(algorithm);
+            for (name, metadata) in entries(&folder)? {
+                let text = format!("{algorithm}:{name}");
                 if let Ok(digest) = text.parse::<Digest>()
                     && metadata.is_file()
                 {
@@ -159,7 +129,9 @@ impl Folder {
     /// Writes a file of the root anew: after a crash it is the old one or the new one, whole.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let prepared = self.ingest(name);
-        let written = File::create(&prepared)
+        // An earlier process may have left one there.
+        files::remove(&prepared)?;
+        let written = File::create_new(&prepared)
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&prepared, self.root.join(name)));
         if let Err(error) = written {
@@ -186,43 +158,131 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Whether the folder has entries that a first start of ours cannot have left there.
-fn has_foreign_entries(root: &Path) -> io::Result<bool> {
-    // A file system of its own may be mounted there.
-    let ours = [LOCK, BLOBS, INGEST, "lost+found"];
-    for entry in fs::read_dir(root)? {
-        let name = entry?.file_name();
-        if !ours.iter().any(|own| name == *own) {
-            return Ok(true);
+fn origin(root: &Path) -> Result<Origin, OpenError> {
+    let is_there = |name| {
+        let path = root.join(name);
+        match path.symlink_metadata() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(OpenError::Io { path, source }),
+        }
+    };
+    if is_there(LAYOUT)? {
+        check_version(&root.join(LAYOUT))?;
+        return Ok(if is_there(JOURNAL)? {
+            Origin::Ours
+        } else {
+            Origin::Others
+        });
+    }
+    // What a first start of ours can have left there; a file system of its own may be mounted there.
+    let expected = [LOCK, BLOBS, INGEST, "lost+found"];
+    for (name, _) in entries(root)? {
+        if !expected.contains(&name.as_str()) {
+            return Err(OpenError::NotALayout(root.to_owned()));
         }
     }
-    Ok(false)
+    Ok(Origin::Empty)
+}
+
+fn check_version(path: &Path) -> Result<(), OpenError> {
+    let text = read_bounded(path, MAX_LAYOUT_FILE).map_err(OpenError::io(path))?;
+    let version = serde_json::from_slice::<LayoutFile>(&text)
+        .map(|file| file.image_layout_version)
+        .unwrap_or_default();
+    if version != LAYOUT_VERSION {
+        return Err(OpenError::LayoutVersion {
+            path: path.to_owned(),
+            version,
+            known: LAYOUT_VERSION,
+        });
+    }
+    Ok(())
+}
+
+/// A link could lead into somebody else's folder, whose files would then count as ours.
+fn refuse_other_than_folder(path: &Path) -> Result<(), OpenError> {
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(OpenError::NotAFolder(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(OpenError::io(path)(source)),
+    }
+}
+
+/// Without a layout, nothing can be in `blobs/` but the empty folders of a first start of ours.
+fn refuse_blobs(blobs: &Path) -> Result<(), OpenError> {
+    for (name, _) in entries(blobs)? {
+        let path = blobs.join(&name);
+        if !ALGORITHMS.contains(&name.as_str()) {
+            return Err(OpenError::NotOurs(path));
+        }
+        if let Some((name, _)) = entries(&path)?.first() {
+            return Err(OpenError::NotOurs(path.join(name)));
+        }
+    }
+    Ok(())
+}
+
+/// What an earlier process of ours left half done in `ingest/`.
+///
+/// # Errors
+/// Something there is not ours.
+fn leftovers(ingest: &Path, origin: Origin) -> Result<Vec<PathBuf>, OpenError> {
+    let mut found = Vec::new();
+    for (name, metadata) in entries(ingest)? {
+        let path = ingest.join(&name);
+        if !metadata.is_file() {
+            return Err(OpenError::NotAFile(path));
+        }
+        let is_ours = match origin {
+            Origin::Ours => {
+                [LAYOUT, INDEX, JOURNAL].contains(&name.as_str())
+                    || name.starts_with(REMOVED)
+                    || ALGORITHMS.iter().any(|a| name.starts_with(a))
+            }
+            // As far as a first start of ours can have come.
+            Origin::Others | Origin::Empty => [LAYOUT, JOURNAL].contains(&name.as_str()),
+        };
+        if !is_ours {
+            return Err(OpenError::NotOurs(path));
+        }
+        found.push(path);
+    }
+    Ok(found)
+}
+
+/// The entries of a folder, themselves and not what they link to; none where it is missing.
+fn entries(folder: &Path) -> Result<Vec<(String, Metadata)>, OpenError> {
+    let read = match fs::read_dir(folder) {
+        Ok(read) => read,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(OpenError::io(folder)(source)),
+    };
+    let mut found = Vec::new();
+    for entry in read {
+        let entry = entry.map_err(OpenError::io(folder))?;
+        match entry.metadata() {
+            // A name that is no text is none of ours either way.
+            Ok(metadata) => {
+                found.push((entry.file_name().to_string_lossy().into_owned(), metadata));
+            }
+            // Gone since the folder was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(OpenError::io(&entry.path())(source)),
+        }
+    }
+    Ok(found)
 }
 
 fn lock(root: &Path) -> Result<File, OpenError> {
     let path = root.join(LOCK);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(OpenError::io(&path))?;
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    let file = files::open(&path, &mut options).map_err(OpenError::io(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(root.to_owned())),
         Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
     }
-}
-
-/// Reads a file that may have at most `limit` bytes.
-pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("more than {limit} bytes"),
-        ));
-    }
-    Ok(bytes)
 }

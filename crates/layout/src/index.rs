@@ -8,7 +8,9 @@ use mirror::Catalog;
 use oci::{Digest, MAX_MANIFEST_SIZE, Manifest, Name, TagName};
 use serde_json::{Value, json};
 
-use crate::folder::{Folder, INDEX, OpenError, read_bounded};
+use crate::error::OpenError;
+use crate::files::read_bounded;
+use crate::folder::{Folder, INDEX};
 
 /// annotations.md: the reference of a descriptor in an image layout's index.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";

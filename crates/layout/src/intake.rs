@@ -1,6 +1,6 @@
 //! Taking in an object: into a file of its own, hashed on the way, moved into `blobs/` when it is what it should be.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -14,6 +14,10 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use crate::store::{Shared, State};
+
+/// Room is made this far ahead of what has been written, and not for all that a peer announces: who announces much and
+/// sends little empties no store. In bytes.
+const CLAIM_AHEAD: u64 = 16 * 1024 * 1024;
 
 /// Begins an intake. Nobody else is taking in this digest: the caller holds the state and has looked.
 pub(crate) fn begin(
@@ -46,7 +50,8 @@ pub(crate) fn begin(
         hasher: Some(Hasher::new(digest)),
         written: 0,
         expected: None,
-        reserved: 0,
+        promised: 0,
+        claimed: 0,
         progress,
         is_committed: false,
     };
@@ -65,7 +70,9 @@ struct Ingest {
     written: u64,
     expected: Option<u64>,
     /// Bytes of the limit that are promised to it.
-    reserved: u64,
+    promised: u64,
+    /// The part of them that there is room for already.
+    claimed: u64,
     progress: watch::Sender<Progress>,
     is_committed: bool,
 }
@@ -75,19 +82,28 @@ impl Ingest {
         if size < self.written {
             return Err(IntakeError::TooLong { expected: size });
         }
-        self.reserve_up_to(size)?;
+        self.promise_up_to(size)?;
         self.expected = Some(size);
         self.progress.send_modify(|p| p.total = Some(size));
         Ok(())
     }
 
-    fn reserve_up_to(&mut self, size: u64) -> Result<(), IntakeError> {
-        let more = size.saturating_sub(self.reserved);
+    fn promise_up_to(&mut self, size: u64) -> Result<(), IntakeError> {
+        let more = size.saturating_sub(self.promised);
         if more > 0 {
-            self.shared.reserve(more, size)?;
-            self.reserved = size;
+            self.shared.promise(more, size)?;
+            self.promised = size;
         }
         Ok(())
+    }
+
+    /// Makes room for the first `size` bytes, which are promised, and some that follow.
+    fn claim_up_to(&mut self, size: u64) {
+        if size > self.claimed {
+            let goal = self.promised.min(size.saturating_add(CLAIM_AHEAD));
+            self.shared.claim(goal - self.claimed);
+            self.claimed = goal;
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), IntakeError> {
@@ -95,7 +111,8 @@ impl Ingest {
         if let Some(expected) = self.expected.filter(|expected| size > *expected) {
             return Err(IntakeError::TooLong { expected });
         }
-        self.reserve_up_to(size)?;
+        self.promise_up_to(size)?;
+        self.claim_up_to(size);
         self.file
             .write_all_at(bytes, self.written)
             .map_err(|error| explain(&error))?;
@@ -132,14 +149,11 @@ impl Ingest {
         let mut state = shared.state.lock();
         self.is_committed = true;
         state.ingests.remove(&digest);
-        state.space.release(self.reserved);
+        state.space.release(self.promised, self.claimed);
         state.space.insert(digest.clone(), object.size);
         shared.metrics.show(&state.space);
         shared.catalog.insert(digest.clone(), object);
         drop((state, journal));
-        if shared.is_tagged(&digest, written) {
-            shared.wake.index();
-        }
         self.progress.send_modify(|p| {
             p.total = Some(written);
             p.stage = Stage::Complete;
@@ -155,15 +169,14 @@ impl Drop for Ingest {
         }
         let mut state = self.shared.state.lock();
         // Under the lock: the next intake of this digest takes the same name.
-        if let Err(error) = fs::remove_file(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(digest = %self.digest, %error, "cannot remove a file of the store");
-        }
-        state.space.release(self.reserved);
+        let leaving = self.shared.take_out(&mut state, &self.path);
+        state.space.release(self.promised, self.claimed);
         state.ingests.remove(&self.digest);
         self.shared.metrics.failed_intakes.inc();
         drop(state);
+        if let Some(path) = leaving {
+            Shared::remove(&path);
+        }
         self.progress.send_modify(|p| p.stage = Stage::Failed);
     }
 }

@@ -14,7 +14,9 @@ use mirror::{Object, Visibility};
 use oci::{Digest, Origin};
 use serde::{Deserialize, Serialize};
 
-use crate::folder::{Folder, JOURNAL, OpenError};
+use crate::error::OpenError;
+use crate::files;
+use crate::folder::{Folder, JOURNAL};
 
 const VERSION: u32 = 1;
 /// A line with a few dozen origins stays far below this.
@@ -57,7 +59,7 @@ pub(crate) type Records = HashMap<Digest, Record>;
 /// Reads what an earlier process wrote. No journal is an empty one.
 pub(crate) fn read(folder: &Folder) -> Result<Records, OpenError> {
     let path = folder.path(JOURNAL);
-    let file = match File::open(&path) {
+    let file = match files::open_to_read(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Records::new()),
         Err(source) => return Err(OpenError::Io { path, source }),
@@ -170,7 +172,7 @@ impl Journal {
         }
         folder.replace(JOURNAL, &bytes)?;
         Ok(Self {
-            file: File::options().write(true).open(folder.path(JOURNAL))?,
+            file: files::open(&folder.path(JOURNAL), File::options().write(true))?,
             length: bytes.len() as u64,
             lines,
         })

@@ -22,9 +22,16 @@
 //! no lie, they are fetched again. Removed is what was used longest ago, from two groups: *small* objects (manifests
 //! and configs, up to 64 KiB) are kept as long as they take no more than an eighth of the limit, *large* ones go
 //! first. So a tag goes on resolving after its layers have made room for others. What is being taken in is never
-//! removed, and its size counts from the moment it is known. A folder that holds more than the limit when it is opened
-//! is brought down to it, whoever filled it.
+//! removed; its size is promised to it from the moment it is known, and others make room as its bytes arrive. A folder
+//! that holds more than the limit when it is opened is brought down to it by what the journal knows: ours.
+//!
+//! # Folders of others
+//! A layout that another tool made is adopted: from then on it is ours, and what is in it makes room like the rest. But
+//! opening removes nothing that the journal did not know before. What does not fit the limit or is not what its name
+//! says is refused; so is a folder that is no layout and not empty, such as containerd's content store.
 
+mod error;
+mod files;
 mod folder;
 mod housekeeper;
 mod index;
@@ -34,8 +41,9 @@ mod load;
 mod metrics;
 mod space;
 mod store;
+mod tags;
 
-pub use folder::OpenError;
+pub use error::OpenError;
 pub use store::{Layout, Options};
 
 #[cfg(test)]

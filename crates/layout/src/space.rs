@@ -18,7 +18,10 @@ pub(crate) struct Full;
 pub(crate) struct Space {
     limit: u64,
     held: u64,
-    reserved: u64,
+    /// Bytes that intakes may come to need.
+    promised: u64,
+    /// The part of them that there is room for already.
+    claimed: u64,
     /// Counts uses. An order needs no wall clock, and none can be set back on it.
     clock: u64,
     objects: HashMap<Digest, Entry>,
@@ -43,7 +46,8 @@ impl Space {
         Self {
             limit,
             held: 0,
-            reserved: 0,
+            promised: 0,
+            claimed: 0,
             clock: 0,
             objects: HashMap::new(),
             small: Group::default(),
@@ -106,25 +110,22 @@ impl Space {
         }
     }
 
-    /// Promises `bytes` more to intakes, and names what has to go for that, no longer counted. Where even that would
-    /// not do, nothing goes and nothing is promised.
-    pub(crate) fn reserve(&mut self, bytes: u64) -> Result<Vec<Digest>, Full> {
-        if bytes > self.limit.saturating_sub(self.reserved) {
+    /// Promises `bytes` more to intakes; nothing goes before they are claimed. Where they would not fit even if
+    /// everything went, nothing is promised.
+    pub(crate) fn promise(&mut self, bytes: u64) -> Result<(), Full> {
+        if bytes > self.limit.saturating_sub(self.promised) {
             return Err(Full);
         }
-        self.reserved += bytes;
-        Ok(self.shrink())
+        self.promised += bytes;
+        Ok(())
     }
 
-    /// Takes back a promise.
-    pub(crate) fn release(&mut self, bytes: u64) {
-        self.reserved -= bytes;
-    }
-
-    /// What has to go so that the limit holds, no longer counted.
-    pub(crate) fn shrink(&mut self) -> Vec<Digest> {
+    /// Makes room for `bytes` of what was promised, and names what has to go for that, no longer counted.
+    pub(crate) fn claim(&mut self, bytes: u64) -> Vec<Digest> {
+        self.claimed += bytes;
+        debug_assert!(self.claimed <= self.promised);
         let mut going = Vec::new();
-        while self.held + self.reserved > self.limit {
+        while self.held + self.claimed > self.limit {
             let Some(digest) = self.next_victim() else {
                 break;
             };
@@ -132,6 +133,12 @@ impl Space {
             going.push(digest);
         }
         going
+    }
+
+    /// Takes back a promise, and what of it was claimed.
+    pub(crate) fn release(&mut self, promised: u64, claimed: u64) {
+        self.promised -= promised;
+        self.claimed -= claimed;
     }
 
     fn next_victim(&self) -> Option<Digest> {
@@ -165,6 +172,11 @@ mod tests {
 
     const LARGE: u64 = 10 * SMALL;
 
+    fn reserve(space: &mut Space, bytes: u64) -> Result<Vec<Digest>, Full> {
+        space.promise(bytes)?;
+        Ok(space.claim(bytes))
+    }
+
     #[test]
     fn the_longest_unused_goes_first() {
         let mut space = Space::new(3 * LARGE);
@@ -172,8 +184,8 @@ mod tests {
             space.insert(digest(n), LARGE);
         }
         space.touch(&digest(0));
-        assert_eq!(space.reserve(1), Ok(vec![digest(1)]));
-        assert_eq!(space.reserve(LARGE), Ok(vec![digest(2)]));
+        assert_eq!(reserve(&mut space, 1), Ok(vec![digest(1)]));
+        assert_eq!(reserve(&mut space, LARGE), Ok(vec![digest(2)]));
         assert_eq!(space.held(), LARGE);
     }
 
@@ -185,23 +197,34 @@ mod tests {
             space.insert(digest(n), SMALL);
         }
         space.insert(digest(100), 70 * SMALL);
-        assert_eq!(space.reserve(1), Ok(vec![digest(100)]), "ten are an eighth");
-        space.release(1);
+        assert_eq!(
+            reserve(&mut space, 1),
+            Ok(vec![digest(100)]),
+            "ten are an eighth"
+        );
+        space.release(1, 1);
         space.insert(digest(10), SMALL);
         space.insert(digest(101), 69 * SMALL);
-        assert_eq!(space.reserve(1), Ok(vec![digest(0)]), "eleven are more");
+        assert_eq!(
+            reserve(&mut space, 1),
+            Ok(vec![digest(0)]),
+            "eleven are more"
+        );
     }
 
     #[test]
     fn what_is_promised_is_not_promised_twice() {
         let mut space = Space::new(100);
         space.insert(digest(0), 10);
-        assert_eq!(space.reserve(60), Ok(vec![]));
-        assert_eq!(space.reserve(41), Err(Full));
+        assert_eq!(reserve(&mut space, 60), Ok(vec![]));
+        assert_eq!(reserve(&mut space, 41), Err(Full));
         assert_eq!(space.held(), 10, "a refusal removes nothing");
-        assert_eq!(space.reserve(40), Ok(vec![digest(0)]));
-        space.release(60);
-        assert_eq!(space.reserve(60), Ok(vec![]));
+        assert_eq!(space.promise(40), Ok(()));
+        assert_eq!(space.held(), 10, "a promise removes nothing");
+        assert_eq!(space.claim(30), []);
+        assert_eq!(space.claim(10), [digest(0)]);
+        space.release(60, 60);
+        assert_eq!(reserve(&mut space, 60), Ok(vec![]));
     }
 
     /// The same rules, as a list from long ago to just now.
@@ -269,10 +292,10 @@ mod tests {
             for step in steps {
                 match step {
                     Step::TakeIn(n, size) => {
-                        let told = space.reserve(size);
+                        let told = reserve(&mut space, size);
                         prop_assert_eq!(&told, &model.reserve(limit, size));
                         if told.is_ok() {
-                            space.release(size);
+                            space.release(size, size);
                             space.insert(digest(n), size);
                             model.reserved -= size;
                             model.take(&digest(n));
@@ -289,19 +312,19 @@ mod tests {
                         model.take(&digest(n));
                     }
                     Step::Promise(bytes) => {
-                        let told = space.reserve(bytes);
+                        let told = reserve(&mut space, bytes);
                         prop_assert_eq!(&told, &model.reserve(limit, bytes));
                         promises.extend(told.is_ok().then_some(bytes));
                     }
                     Step::Return => {
                         if let Some(bytes) = promises.pop() {
-                            space.release(bytes);
+                            space.release(bytes, bytes);
                             model.reserved -= bytes;
                         }
                     }
                 }
                 prop_assert_eq!(space.held(), model.held());
-                prop_assert!(space.held() + space.reserved <= limit);
+                prop_assert!(space.held() + space.claimed <= limit);
             }
         }
     }

@@ -1,23 +1,26 @@
 //! The store: what it holds in memory, and the mirror's two traits over it.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mirror::{Begun, Catalog, Content, Growing, Health, Intake, IntakeError, Store};
-use oci::{Digest, MAX_MANIFEST_SIZE, TagName};
+use oci::{Digest, TagName};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
-use crate::folder::{Folder, INDEX, OpenError};
+use crate::error::OpenError;
+use crate::files;
+use crate::folder::{Folder, INDEX, REMOVED};
 use crate::housekeeper::{Housekeeper, Wake};
 use crate::intake;
 use crate::journal::Journal;
 use crate::load::{Loaded, load};
 use crate::metrics::Metrics;
 use crate::space::Space;
+use crate::tags::Tags;
 
 /// Where a store lies and how large it may become.
 #[derive(Clone, Debug)]
@@ -45,6 +48,7 @@ impl Layout {
         let folder = Folder::open(&options.path)?;
         let Loaded {
             catalog,
+            tags,
             space,
             mut index,
             journal,
@@ -62,6 +66,7 @@ impl Layout {
             journal: Mutex::new(journal),
             state: Mutex::new(State {
                 space,
+                tags,
                 ingests: HashMap::new(),
                 unsaved_uses: HashSet::new(),
                 removals: 0,
@@ -91,6 +96,7 @@ pub(crate) struct Shared {
 /// The lock on it is held for a few renames at the longest.
 pub(crate) struct State {
     pub(crate) space: Space,
+    tags: Tags,
     pub(crate) ingests: HashMap<Digest, Growing>,
     /// Used since that was last written down.
     pub(crate) unsaved_uses: HashSet<Digest>,
@@ -106,46 +112,56 @@ impl State {
 }
 
 impl Shared {
-    /// Promises `bytes` to an intake of an object of `size`, removing what was not used for longest.
-    pub(crate) fn reserve(&self, bytes: u64, size: u64) -> Result<(), IntakeError> {
+    /// Promises `bytes` to an intake of an object of `size`.
+    pub(crate) fn promise(&self, bytes: u64, size: u64) -> Result<(), IntakeError> {
+        let mut state = self.state.lock();
+        let limit = state.space.limit();
+        if size > limit {
+            return Err(IntakeError::TooLarge { size, limit });
+        }
+        state.space.promise(bytes).map_err(|_| {
+            let full = "all of --store-limit is taken by objects on their way in; raise it";
+            io::Error::new(io::ErrorKind::StorageFull, full).into()
+        })
+    }
+
+    /// Makes room for `bytes` that are promised, removing what was not used for longest.
+    pub(crate) fn claim(&self, bytes: u64) {
         let leaving = {
             let mut state = self.state.lock();
-            let limit = state.space.limit();
-            if size > limit {
-                return Err(IntakeError::TooLarge { size, limit });
-            }
-            let victims = state.space.reserve(bytes).map_err(|_| {
-                let full = "all of --store-limit is taken by objects on their way in; raise it";
-                io::Error::new(io::ErrorKind::StorageFull, full)
-            })?;
+            let victims = state.space.claim(bytes);
             self.metrics.evictions.inc_by(victims.len() as u64);
             self.forget(&mut state, &victims);
             victims
                 .iter()
-                .filter_map(|digest| self.take_out(&mut state, digest))
+                .filter_map(|digest| self.take_out(&mut state, &self.folder.blob(digest)))
                 .collect::<Vec<_>>()
         };
         for path in leaving {
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(%error, "cannot remove an object from the store");
-            }
+            Self::remove(&path);
         }
-        Ok(())
     }
 
-    /// Moves an object that is forgotten out of `blobs/`, and says which file there is left to remove: removing a
-    /// large one takes time, and once it is out of the way the same object may come in again.
-    fn take_out(&self, state: &mut State, digest: &Digest) -> Option<PathBuf> {
+    /// Moves a file that is forgotten out of the way, and says which one there is left to remove: removing a large one
+    /// takes time, and once it is out of the way the same object may come in again.
+    pub(crate) fn take_out(&self, state: &mut State, path: &Path) -> Option<PathBuf> {
         state.removals += 1;
-        let leaving = self.folder.ingest(&format!("removed-{}", state.removals));
-        match fs::rename(self.folder.blob(digest), &leaving) {
+        let leaving = self.folder.ingest(&format!("{REMOVED}{}", state.removals));
+        match fs::rename(path, &leaving) {
             Ok(()) => Some(leaving),
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(%digest, %error, "cannot remove an object from the store");
+                    warn_of_removal(path, &error);
                 }
                 None
             }
+        }
+    }
+
+    /// Removes what was taken out, without a lock.
+    pub(crate) fn remove(path: &Path) {
+        if let Err(error) = files::remove(path) {
+            warn_of_removal(path, &error);
         }
     }
 
@@ -155,22 +171,11 @@ impl Shared {
             state.space.remove(digest);
             state.unsaved_uses.remove(digest);
             self.catalog.remove(digest);
-        }
-        self.metrics.show(&state.space);
-        if digests.is_empty() {
-            return;
-        }
-        for (name, digest) in self.catalog.tags() {
-            if digests.contains(&digest) {
-                self.catalog.untag(&name);
+            if state.tags.forget(&self.catalog, digest) {
                 self.wake.index();
             }
         }
-    }
-
-    /// Whether a tag points at an object of this size: at no layer, so that the tags are looked through for few.
-    pub(crate) fn is_tagged(&self, digest: &Digest, size: u64) -> bool {
-        size <= MAX_MANIFEST_SIZE && self.catalog.tags().iter().any(|(_, d)| d == digest)
+        self.metrics.show(&state.space);
     }
 
     /// Opens an object that is counted. One that somebody removed behind our back is no longer.
@@ -178,7 +183,8 @@ impl Shared {
         let Some(size) = state.space.size(digest) else {
             return Ok(None);
         };
-        match File::open(self.folder.blob(digest)) {
+        let path = self.folder.blob(digest);
+        match files::open_to_read(&path) {
             Ok(file) => {
                 state.touch(digest);
                 let file = Arc::new(file);
@@ -189,9 +195,17 @@ impl Shared {
                 self.forget(state, std::slice::from_ref(digest));
                 Ok(None)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                let text = format!("cannot open {}: {error}", path.display());
+                Err(io::Error::new(error.kind(), text))
+            }
         }
     }
+}
+
+fn warn_of_removal(path: &Path, error: &io::Error) {
+    let path = path.display();
+    tracing::warn!(%path, %error, "cannot remove a file of the store");
 }
 
 impl Store for Layout {
@@ -227,9 +241,17 @@ impl Intake for Layout {
         Ok(Begun::New(Box::new(sink), growing))
     }
 
-    /// Is on disk a moment later; only while the store has the manifest.
+    /// Is on disk a moment later. Of a manifest that could not be kept nothing is remembered, and that the tag pointed
+    /// elsewhere before is no longer true.
     fn tag(&self, name: &TagName, digest: &Digest) {
-        self.shared.catalog.tag(name.clone(), digest.clone());
-        self.shared.wake.index();
+        let Shared { catalog, wake, .. } = &*self.shared;
+        let mut state = self.shared.state.lock();
+        let has_changed = match state.space.size(digest) {
+            Some(_) => state.tags.set(catalog, name, digest),
+            None => state.tags.remove(catalog, name),
+        };
+        if has_changed {
+            wake.index();
+        }
     }
 }

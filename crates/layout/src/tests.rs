@@ -1,6 +1,7 @@
 //! The store through its public face.
 
 mod folder;
+mod foreign;
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -219,6 +220,55 @@ async fn the_longest_unused_makes_room_and_stays_readable_where_it_is_open() {
     assert_eq!(read_all(&second), bytes(1, MIB));
     assert_eq!(files(&root.path().join("blobs/sha256")).len(), 3);
     assert!(files(&root.path().join("ingest")).is_empty());
+}
+
+#[tokio::test]
+async fn what_is_announced_empties_nothing_before_it_arrives() {
+    let root = folder();
+    let store = try_open(root.path(), 64 * MIB).expect("a store");
+    let mut digests = Vec::new();
+    for n in 0..4 {
+        digests.push(take_in(&store, &bytes(n, 12 * MIB), shared()).await);
+    }
+    let here = || {
+        let here = digests
+            .iter()
+            .filter(|d| store.catalog().object(d).is_some());
+        here.count()
+    };
+    let large = bytes(9, 64 * MIB);
+    let (mut sink, _) = begin(&store, &Digest::sha256(&large));
+    sink.expect(64 * MIB).await.expect("could fit");
+    assert_eq!(here(), 4);
+    let (mut other, _) = begin(&store, &Digest::sha256(b"other"));
+    other.expect(1).await.expect_err("all is promised");
+    sink.write(large.slice(..1)).await.expect("written");
+    assert_eq!(here(), 3, "16 MiB ahead of one byte");
+    sink.write(large.slice(1..)).await.expect("written");
+    assert_eq!(here(), 0);
+    sink.commit(shared()).await.expect("right");
+    assert_eq!(files(&root.path().join("blobs/sha256")).len(), 1);
+    // Neither the promise nor what was claimed of it is left over.
+    take_in(&store, &bytes(0, 64 * MIB), shared()).await;
+    assert_eq!(store.catalog().digests().len(), 1);
+}
+
+#[tokio::test]
+async fn tags_go_with_what_they_point_at() {
+    let root = folder();
+    let store = try_open(root.path(), MIB).expect("a store");
+    let name = tag_name("quay.io/a/b:1");
+    let (old, new) = (bytes(1, MIB / 2), bytes(2, MIB / 2));
+    let old = take_in(&store, &old, shared()).await;
+    let new = take_in(&store, &new, shared()).await;
+    store.tag(&name, &old);
+    store.tag(&name, &new);
+    // Makes the old one go, to which the tag no longer points.
+    take_in(&store, &bytes(3, MIB / 2), shared()).await;
+    assert_eq!(store.catalog().object(&old), None);
+    assert_eq!(store.catalog().resolve(&name), Some(new));
+    take_in(&store, &bytes(4, MIB / 2), shared()).await;
+    assert_eq!(store.catalog().tags(), []);
 }
 
 #[tokio::test]
