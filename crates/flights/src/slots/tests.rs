@@ -1,0 +1,188 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::Born;
+use crate::members::{Contact, Member};
+
+fn id(number: u64) -> NodeId {
+    let mut id = [0; 32];
+    id[..8].copy_from_slice(&number.to_le_bytes());
+    NodeId(id)
+}
+
+fn joined(number: u64, born: Born) -> Change {
+    let contact = Contact::default().into();
+    Change::Joined(Member {
+        id: id(number),
+        contact,
+        incarnation: 0,
+        born,
+    })
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+const NOW: Time = Time(1_000_000);
+
+fn old(number: u64) -> Change {
+    joined(number, Born::from_age(NOW, HOUR))
+}
+
+/// The owners, by sorting all members.
+fn by_definition(slot: Slot, members: &BTreeSet<u64>) -> Owners {
+    let mut ranked: Vec<_> = members
+        .iter()
+        .map(|number| Reverse((score(slot, id(*number).hash()), id(*number))))
+        .collect();
+    ranked.sort_unstable();
+    ranked.into_iter().map(|Reverse((_, id))| id).collect()
+}
+
+#[test]
+fn hashes_never_change() {
+    // Nodes of different versions must agree on owners. Computed apart from this code.
+    let counting = NodeId(std::array::from_fn(|at| at as u8));
+    assert_eq!(
+        [id(0).hash(), id(1).hash(), counting.hash()],
+        [0x0, 0x683b5fc0ca803dc3, 0xfab780417b7be8ad]
+    );
+    assert_eq!(
+        [score(Slot(0), 0), score(Slot(63), counting.hash())],
+        [0xe220a8397b1dcdaf, 0x540974e1be0f479d]
+    );
+}
+
+#[test]
+fn keys_spread_over_all_slots() {
+    let slots: BTreeSet<_> = (0..=255).map(|first| Slot::of(&[first; 16])).collect();
+    assert!(slots.into_iter().eq(Slot::all()));
+}
+
+#[test]
+fn owners_are_spread_evenly() {
+    let mut slots = Slots::new();
+    slots.update(NOW, &(0..64).map(old).collect::<Vec<_>>());
+    let mut owned = [0; 64];
+    for number in 0..64 {
+        let owns = |slot: &Slot| slots.owners(*slot).contains(&id(number));
+        owned[number as usize] = Slot::all().filter(owns).count();
+    }
+    // Three each on average.
+    assert!(owned.iter().all(|owned| *owned <= 9), "{owned:?}");
+}
+
+#[test]
+fn a_cluster_of_one_works_at_once_and_grows() {
+    let mut slots = Slots::new();
+    slots.update(NOW, &[joined(1, Born::from_age(NOW, Duration::ZERO))]);
+    assert!(Slot::all().all(|slot| *slots.owners(slot) == [id(1)]));
+    assert_eq!(slots.take_changes().len(), SLOTS);
+    assert_eq!(slots.take_changes(), []);
+
+    // One that comes later stands behind it until both are seasoned.
+    let later = NOW.after(Duration::from_secs(4));
+    slots.update(later, &[joined(2, Born::from_age(later, Duration::ZERO))]);
+    assert!(Slot::all().all(|slot| *slots.owners(slot) == [id(1), id(2)]));
+    let seasoned = NOW.after(Duration::from_millis(12_500));
+    assert_eq!(slots.next_deadline(), Some(seasoned));
+    slots.update(seasoned, &[]);
+    assert_eq!(
+        slots.next_deadline(),
+        Some(NOW.after(Duration::from_millis(17_500)))
+    );
+    slots.update(NOW.after(Duration::from_millis(17_500)), &[]);
+    assert_eq!(slots.next_deadline(), None);
+    let second = Slot::all()
+        .filter(|slot| slots.owners(*slot).arbiter() == Some(id(2)))
+        .count();
+    assert!(
+        (16..48).contains(&second),
+        "it is the arbiter of about half: {second}"
+    );
+    let moved = Slot::all().find(|slot| slots.owners(*slot).arbiter() == Some(id(2)));
+    assert_eq!(
+        slots.previous_arbiter(moved.expect("half of them")),
+        Some(id(1))
+    );
+}
+
+#[test]
+fn fresh_nodes_that_started_together_keep_their_slots_when_they_are_seasoned() {
+    let mut slots = Slots::new();
+    let change = |number| {
+        joined(
+            number,
+            Born::from_age(NOW, Duration::from_millis(number * 9)),
+        )
+    };
+    slots.update(NOW, &(0..100).map(change).collect::<Vec<_>>());
+    let before: Vec<_> = Slot::all().map(|slot| slots.owners(slot)).collect();
+    slots.update(NOW.after(Duration::from_secs(20)), &[]);
+    let after: Vec<_> = Slot::all().map(|slot| slots.owners(slot)).collect();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn an_arbiter_that_left_is_not_asked() {
+    let mut slots = Slots::new();
+    slots.update(NOW, &(0..4).map(old).collect::<Vec<_>>());
+    let slot = Slot(5);
+    let arbiter = slots.owners(slot).arbiter().expect("there are members");
+    slots.update(NOW, &[Change::Left(arbiter)]);
+    assert_eq!(slots.owners(slot).len(), OWNERS);
+    assert_eq!(slots.previous_arbiter(slot), None);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Join(u64),
+    Leave(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![3 => (0..40_u64).prop_map(Step::Join), 2 => (0..40_u64).prop_map(Step::Leave)]
+}
+
+proptest! {
+    #[test]
+    fn owners_are_those_by_definition_and_only_what_must_moves(
+        steps in prop::collection::vec(step(), 0..60),
+    ) {
+        let mut slots = Slots::new();
+        let mut members = BTreeSet::new();
+        for step in steps {
+            let (number, change) = match step {
+                Step::Join(number) if members.insert(number) => (number, old(number)),
+                Step::Leave(number) if members.remove(&number) => (number, Change::Left(id(number))),
+                _ => continue,
+            };
+            slots.update(NOW, &[change]);
+            for moved in slots.take_changes() {
+                prop_assert!(moved.before.contains(&id(number)) || moved.after.contains(&id(number)));
+            }
+            for slot in Slot::all() {
+                prop_assert_eq!(slots.owners(slot), by_definition(slot, &members));
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_in_which_a_list_is_read_does_not_count(
+        ages in prop::collection::vec(0..40_000_u64, 1..40),
+    ) {
+        let changes: Vec<_> = ages
+            .iter()
+            .zip(0..)
+            .map(|(age, number)| joined(number, Born::from_age(NOW, Duration::from_millis(*age))))
+            .collect();
+        let (mut one, mut other) = (Slots::new(), Slots::new());
+        one.update(NOW, &changes);
+        other.update(NOW, changes.iter().rev());
+        for slot in Slot::all() {
+            prop_assert_eq!(one.owners(slot), other.owners(slot));
+        }
+        prop_assert_eq!(one.next_deadline(), other.next_deadline());
+    }
+}
