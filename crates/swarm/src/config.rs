@@ -81,10 +81,6 @@ pub enum IdForm {
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
-    #[error(
-        "{0:?} is not ADDRESS:PORT; write :5001 for all addresses, 10.0.0.1:5001, or [::1]:5001"
-    )]
-    Listen(String),
     #[error("{0:?} is not a URL such as http://host:5002")]
     Url(String),
     #[error(

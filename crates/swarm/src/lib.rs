@@ -35,6 +35,7 @@ use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, noise};
 use mirror::ListenAddress;
 use prometheus_client::registry::Registry;
+use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -151,8 +152,7 @@ async fn listen(node: &mut Node, address: ListenAddress) -> Result<u16, SwarmErr
         socket.set_port(port);
         let multiaddr = Multiaddr::from(Endpoint::Router(socket));
         if let Err(error) = node.swarm().listen_on(multiaddr) {
-            let source = behaviour::listen_error(error);
-            failed = Some(SwarmError::Listen { address, source });
+            failed = Some((socket, behaviour::listen_error(error)));
             continue;
         }
         bound += 1;
@@ -162,9 +162,22 @@ async fn listen(node: &mut Node, address: ListenAddress) -> Result<u16, SwarmErr
         }
     }
     match failed {
-        Some(error) if bound == 0 => Err(error),
+        Some((_, source)) if bound == 0 => Err(SwarmError::Listen { address, source }),
+        Some((socket, error)) if !lacks_family(&error) => {
+            tracing::warn!(
+                %socket,
+                %error,
+                "cannot listen on this address; peers reach this node by its others only"
+            );
+            Ok(port)
+        }
         _ => Ok(port),
     }
+}
+
+/// The host has no IPv6, or no IPv4, which is no fault.
+fn lacks_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
 }
 
 /// libp2p shares a port with whoever lets it (SO_REUSEPORT), and a second router would take half of the connections to
@@ -206,11 +219,6 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// This node's name among its peers.
-    pub fn id(&self) -> mirror::PeerId {
-        mirror::PeerId::new(&self.id.to_string())
-    }
-
     /// Where peers connect.
     pub fn port(&self) -> u16 {
         self.port
@@ -236,7 +244,8 @@ impl Bound {
         tasks.spawn(self.node.run(inbox, stop.clone()));
         let bootstrapper = Bootstrapper {
             source: self.source,
-            remembered: self.remembered,
+            loaded: self.remembered,
+            met: self.remembered_now.clone(),
             port: self.port,
             node: commands_in.clone(),
             peers: self.peers.clone(),
@@ -280,5 +289,39 @@ impl Handle {
         if timeout(SHUTDOWN_TIMEOUT, ended).await.is_err() {
             tracing::warn!("the router's tasks did not end in time");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_a_family_is_told_from_a_fault() {
+        let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        assert!(lacks_family(&error(Errno::AFNOSUPPORT)));
+        for fault in [Errno::ADDRINUSE, Errno::ACCESS, Errno::MFILE] {
+            assert!(!lacks_family(&error(fault)), "{fault}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_listener_ends_the_router() {
+        /// Nothing here takes so long unless it never happens.
+        const GENEROUS: Duration = Duration::from_secs(60);
+        let config = Config {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            registry_port: 5000,
+            data_dir: None,
+            bootstrap: Bootstrap::Static { peers: Vec::new() },
+        };
+        let bound = bind(config, &mut Registry::default()).await;
+        let mut bound = bound.expect("loopback is there");
+        let swarm = bound.node.swarm();
+        let another = "/ip4/127.0.0.1/tcp/0".parse().expect("a multiaddress");
+        let listener = swarm.listen_on(another).expect("a free port");
+        assert!(swarm.remove_listener(listener));
+        let (_router, mut handle) = bound.spawn();
+        timeout(GENEROUS, handle.failed()).await.expect("an end");
     }
 }

@@ -31,7 +31,9 @@ impl PeerAddress {
         let host = match parts.next()? {
             Protocol::Ip4(ip) => Host::Ip(ip.into()),
             Protocol::Ip6(ip) => Host::Ip(ip.into()),
-            Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) => {
+            Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)
+                if name.len() <= MAX_NAME =>
+            {
                 Host::Name(name.into_owned())
             }
             _ => return None,
@@ -138,6 +140,10 @@ mod tests {
         let with_id: PeerAddress = format!("/ip4/10.0.0.1/tcp/5001/p2p/{ID}")
             .parse()
             .expect("sound");
+        let long: Multiaddr = format!("/dns/{}", "a".repeat(MAX_NAME + 1))
+            .parse()
+            .expect("a multiaddress");
+        assert_eq!(PeerAddress::from_multiaddr(&long), None);
         assert_eq!(with_id.id.map(|id| id.to_string()).as_deref(), Some(ID));
         for bad in [
             "",

@@ -70,6 +70,16 @@ pub(crate) fn load(data_dir: &Path) -> Vec<Remembered> {
     }
 }
 
+/// The peers of both lists, each as the first that has it tells.
+pub(crate) fn merge(newer: &[Remembered], older: &[Remembered]) -> Vec<Remembered> {
+    let only_older = |peer: &&Remembered| newer.iter().all(|newer| newer.id != peer.id);
+    newer
+        .iter()
+        .chain(older.iter().filter(only_older))
+        .cloned()
+        .collect()
+}
+
 /// Writes the file whole or not at all.
 fn save(data_dir: &Path, peers: &[Remembered]) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(data_dir)?;
@@ -124,6 +134,17 @@ mod tests {
             socket,
         };
         assert_eq!(seeds, [expected; MAX_ADDRESSES]);
+    }
+
+    #[test]
+    fn newer_addresses_of_a_peer_win() {
+        let (moved, gone, new) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let at = |id, port| Remembered::new(id, &[([10, 0, 0, 1], port).into()]);
+        let merged = merge(
+            &[at(&moved, 2), at(&new, 3)],
+            &[at(&gone, 4), at(&moved, 1)],
+        );
+        assert_eq!(merged, [at(&moved, 2), at(&new, 3), at(&gone, 4)]);
     }
 
     #[test]

@@ -50,11 +50,6 @@ impl Router {
         *self.peers.borrow()
     }
 
-    /// How the last round of bootstrapping ended, in words.
-    pub fn report(&self) -> String {
-        self.status.borrow().report.clone()
-    }
-
     async fn command(&self, command: Command) {
         // Without a node nobody can be told anything; whoever runs it has seen it end.
         if self.commands.send(command).await.is_err() {

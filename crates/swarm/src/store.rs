@@ -1,7 +1,7 @@
 //! Provider records: which peers say that they hold what. Kept for the keys that lie near this node's id.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::iter;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,11 +10,13 @@ use libp2p::kad::store::{Error, RecordStore, Result};
 use libp2p::kad::{ProviderRecord, Record, RecordKey};
 use libp2p::{Multiaddr, PeerId};
 
-use crate::addresses::MAX_ADDRESSES;
+use crate::addresses::{Endpoint, MAX_ADDRESSES};
 use crate::key::RoutingKey;
 
-/// Records kept for other nodes; beyond them the oldest goes. In a cluster of any size each node keeps about 20 times
-/// the keys of one node, so this is room for 5,000 layers, manifests and tags on every node. About 100 bytes each.
+/// Records kept for other nodes; beyond them goes the oldest of the provider that has most, so that whoever announces
+/// without measure displaces its own. In a cluster of any size each node keeps about 20 times the keys of one node, so
+/// this is room for 5,000 layers, manifests and tags on every node. About 150 bytes each, and at most 700 for each
+/// provider.
 pub(crate) const MAX_RECORDS: usize = 100_000;
 /// Providers kept for one key; beyond them the oldest goes. A pull needs a few.
 pub(crate) const MAX_PROVIDERS_PER_KEY: usize = 512;
@@ -29,9 +31,11 @@ pub(crate) struct ProviderStore {
     /// For each key its providers, the latest to say so last.
     keys: HashMap<RoutingKey, Vec<Entry>>,
     /// Every entry of `keys`, the oldest first.
-    order: BTreeMap<u64, (RoutingKey, Arc<Provider>)>,
-    /// Every provider of `order`, by its last known addresses.
-    providers: HashMap<PeerId, Arc<Provider>>,
+    order: BTreeMap<u64, RoutingKey>,
+    /// Everybody who has an entry.
+    providers: HashMap<Arc<PeerId>, Provider>,
+    /// Every provider by the number of its records, those with most last.
+    by_records: BTreeSet<(usize, Arc<PeerId>)>,
     next: u64,
     dropped: u64,
 }
@@ -41,13 +45,15 @@ struct Entry {
     /// Its place in `order`.
     number: u64,
     expires: Instant,
-    provider: Arc<Provider>,
+    provider: Arc<PeerId>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Provider {
-    id: PeerId,
-    addresses: Vec<Multiaddr>,
+    /// Where it was last said to be. As sockets: a multiaddress may be as long as a message, and this is kept.
+    addresses: Box<[Endpoint]>,
+    /// The places of its entries in `order`.
+    records: BTreeSet<u64>,
 }
 
 impl ProviderStore {
@@ -59,6 +65,7 @@ impl ProviderStore {
             keys: HashMap::new(),
             order: BTreeMap::new(),
             providers: HashMap::new(),
+            by_records: BTreeSet::new(),
             next: 0,
             dropped: 0,
         }
@@ -83,94 +90,116 @@ impl ProviderStore {
         let entries = self.keys.get(key).into_iter().flatten().rev();
         entries
             .filter(|entry| now < entry.expires)
-            .map(|entry| (entry.provider.id, entry.provider.addresses.clone()))
+            .map(|entry| (*entry.provider, self.addresses(&entry.provider)))
             .collect()
     }
 
-    /// Remembers that `provider` holds `key`, or that it still does.
+    /// Remembers that the provider holds `key`, or that it still does. Of its addresses those stay that this node
+    /// understands, in place of what was known before.
     pub(crate) fn insert(
         &mut self,
         key: RoutingKey,
         id: PeerId,
-        mut addresses: Vec<Multiaddr>,
+        addresses: &[Multiaddr],
         expires: Instant,
     ) {
         self.remove(&key, &id);
-        addresses.truncate(MAX_ADDRESSES);
-        let provider = self.intern(Provider { id, addresses });
         let number = self.next;
         self.next += 1;
+        let provider = self.add_record(id, addresses, number);
         let entries = self.keys.entry(key).or_default();
-        let surplus = (entries.len() >= MAX_PROVIDERS_PER_KEY).then(|| entries[0].provider.id);
+        let surplus = (entries.len() >= MAX_PROVIDERS_PER_KEY).then(|| entries[0].number);
         entries.push(Entry {
             number,
             expires,
-            provider: provider.clone(),
+            provider,
         });
-        self.order.insert(number, (key, provider));
+        self.order.insert(number, key);
         if let Some(oldest) = surplus {
-            self.drop_early(&key, &oldest);
+            self.drop_early(oldest);
         }
         if self.order.len() > MAX_RECORDS
-            && let Some((_, (key, oldest))) = self.order.first_key_value()
+            && let Some((_, most)) = self.by_records.last()
+            && let Some(oldest) = self.providers.get(most).and_then(|p| p.records.first())
         {
-            let (key, oldest) = (*key, oldest.id);
-            self.drop_early(&key, &oldest);
+            self.drop_early(*oldest);
         }
     }
 
     /// Forgets what has expired.
     pub(crate) fn expire(&mut self, now: Instant) {
-        while let Some((number, (key, provider))) = self.order.first_key_value() {
-            let (number, key, id) = (*number, *key, provider.id);
-            let entries = self.keys.get(&key).map_or(&[][..], Vec::as_slice);
+        while let Some((number, key)) = self.order.first_key_value() {
+            let entries = self.keys.get(key).map_or(&[][..], Vec::as_slice);
             if entries
                 .iter()
-                .any(|e| e.number == number && now < e.expires)
+                .any(|e| e.number == *number && now < e.expires)
             {
                 return;
             }
-            self.remove(&key, &id);
+            self.remove_number(*number);
         }
     }
 
-    fn drop_early(&mut self, key: &RoutingKey, id: &PeerId) {
-        self.remove(key, id);
+    fn drop_early(&mut self, number: u64) {
+        self.remove_number(number);
         self.dropped += 1;
     }
 
     fn remove(&mut self, key: &RoutingKey, id: &PeerId) {
-        let Some(entries) = self.keys.get_mut(key) else {
+        let mut entries = self.keys.get(key).into_iter().flatten();
+        if let Some(entry) = entries.find(|entry| *entry.provider == *id) {
+            self.remove_number(entry.number);
+        }
+    }
+
+    fn remove_number(&mut self, number: u64) {
+        let Some(key) = self.order.remove(&number) else {
             return;
         };
-        let Some(at) = entries.iter().position(|e| e.provider.id == *id) else {
+        let Some(entries) = self.keys.get_mut(&key) else {
+            return;
+        };
+        let Some(at) = entries.iter().position(|entry| entry.number == number) else {
             return;
         };
         let entry = entries.remove(at);
         if entries.is_empty() {
-            self.keys.remove(key);
+            self.keys.remove(&key);
         }
-        self.order.remove(&entry.number);
-        // The map's own and this entry's: nobody else speaks of this provider.
-        if Arc::strong_count(&entry.provider) == 2
-            && self
-                .providers
-                .get(id)
-                .is_some_and(|p| Arc::ptr_eq(p, &entry.provider))
-        {
-            self.providers.remove(id);
+        self.remove_record(entry.provider, number);
+    }
+
+    fn add_record(&mut self, id: PeerId, addresses: &[Multiaddr], number: u64) -> Arc<PeerId> {
+        let known = self.providers.get_key_value(&id);
+        let id = known.map_or_else(|| Arc::new(id), |(id, _)| id.clone());
+        let provider = self.providers.entry(id.clone()).or_default();
+        self.by_records
+            .remove(&(provider.records.len(), id.clone()));
+        provider.records.insert(number);
+        self.by_records.insert((provider.records.len(), id.clone()));
+        let understood = addresses.iter().filter_map(Endpoint::parse);
+        provider.addresses = understood.take(MAX_ADDRESSES).collect();
+        id
+    }
+
+    fn remove_record(&mut self, id: Arc<PeerId>, number: u64) {
+        let Some(provider) = self.providers.get_mut(&id) else {
+            return;
+        };
+        self.by_records
+            .remove(&(provider.records.len(), id.clone()));
+        provider.records.remove(&number);
+        if provider.records.is_empty() {
+            self.providers.remove(&id);
+        } else {
+            self.by_records.insert((provider.records.len(), id));
         }
     }
 
-    fn intern(&mut self, provider: Provider) -> Arc<Provider> {
-        match self.providers.get(&provider.id) {
-            Some(known) if **known == provider => known.clone(),
-            _ => {
-                let provider = Arc::new(provider);
-                self.providers.insert(provider.id, provider.clone());
-                provider
-            }
-        }
+    fn addresses(&self, id: &PeerId) -> Vec<Multiaddr> {
+        let provider = self.providers.get(id).into_iter();
+        let endpoints = provider.flat_map(|provider| &provider.addresses);
+        endpoints.map(|endpoint| (*endpoint).into()).collect()
     }
 }
 
@@ -223,9 +252,9 @@ impl RecordStore for ProviderStore {
         let (before, from) = entries.split_at(start.min(entries.len()));
         records.extend(from.iter().chain(before).map(|entry| ProviderRecord {
             key: record_key.clone(),
-            provider: entry.provider.id,
+            provider: *entry.provider,
             expires: Some(entry.expires),
-            addresses: entry.provider.addresses.clone(),
+            addresses: self.addresses(&entry.provider),
         }));
         records
     }
@@ -247,92 +276,4 @@ impl RecordStore for ProviderStore {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn later() -> Instant {
-        Instant::now() + Duration::from_secs(60)
-    }
-
-    fn consistent(store: &ProviderStore) -> bool {
-        let entries: usize = store.keys.values().map(Vec::len).sum();
-        let named: HashSet<_> = store.order.values().map(|(_, p)| p.id).collect();
-        entries == store.order.len()
-            && store.keys.values().all(|e| !e.is_empty())
-            && named == store.providers.keys().copied().collect()
-    }
-
-    #[test]
-    fn drops_the_oldest_provider_of_a_key() {
-        let mut store = ProviderStore::new(PeerId::random());
-        let key = RoutingKey::numbered(0);
-        let peers: Vec<_> = (0..=MAX_PROVIDERS_PER_KEY)
-            .map(|_| PeerId::random())
-            .collect();
-        for peer in &peers {
-            store.insert(key, *peer, Vec::new(), later());
-        }
-        let kept: Vec<_> = store
-            .others(&key, Instant::now())
-            .into_iter()
-            .map(|o| o.0)
-            .collect();
-        assert_eq!(kept.len(), MAX_PROVIDERS_PER_KEY);
-        assert!(!kept.contains(&peers[0]) && kept[0] == peers[MAX_PROVIDERS_PER_KEY]);
-        assert_eq!((store.take_dropped(), store.take_dropped()), (1, 0));
-        assert!(consistent(&store));
-    }
-
-    #[test]
-    fn drops_the_oldest_record_of_all() {
-        let mut store = ProviderStore::new(PeerId::random());
-        let peer = PeerId::random();
-        for number in 0..=MAX_RECORDS as u32 {
-            store.insert(RoutingKey::numbered(number), peer, Vec::new(), later());
-        }
-        assert_eq!((store.len(), store.take_dropped()), (MAX_RECORDS, 1));
-        let now = Instant::now();
-        assert!(store.others(&RoutingKey::numbered(0), now).is_empty());
-        assert_eq!(store.others(&RoutingKey::numbered(1), now).len(), 1);
-    }
-
-    #[test]
-    fn own_records_carry_addresses_and_go_when_withdrawn() {
-        let local = PeerId::random();
-        let mut store = ProviderStore::new(local);
-        let address: Multiaddr = "/ip4/10.0.0.1/tcp/5001".parse().expect("a multiaddress");
-        store.set_own_addresses(vec![address.clone()]);
-        let key = RecordKey::from(RoutingKey::numbered(0));
-        let record = ProviderRecord::new(key.clone(), local, Vec::new());
-        store.add_provider(record).expect("room");
-        let told = store.providers(&key);
-        assert_eq!((told.len(), &told[0].addresses), (1, &vec![address]));
-        store.remove_provider(&key, &local);
-        assert!(store.providers(&key).is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn stays_consistent(steps in proptest::collection::vec((0u32..4, 0usize..4, 0u64..20, any::<bool>()), 0..60)) {
-            let peers: Vec<_> = (0..4).map(|_| PeerId::random()).collect();
-            let mut store = ProviderStore::new(PeerId::random());
-            let start = Instant::now();
-            for (number, peer, seconds, add) in steps {
-                let at = start + Duration::from_secs(seconds);
-                let key = RoutingKey::numbered(number);
-                if add {
-                    store.insert(key, peers[peer], Vec::new(), at);
-                } else {
-                    store.remove_provider(&key.into(), &peers[peer]);
-                }
-                prop_assert!(consistent(&store));
-            }
-            store.expire(start + Duration::from_secs(20));
-            prop_assert_eq!((store.len(), store.keys.len(), store.providers.len()), (0, 0, 0));
-        }
-    }
-}
+mod tests;

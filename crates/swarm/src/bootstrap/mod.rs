@@ -18,14 +18,13 @@ use tokio::time::timeout;
 use crate::PeerAddress;
 use crate::node::Command;
 use crate::peer_address::Host;
-use crate::peers::Remembered;
+use crate::peers::{self, Remembered};
 use http::HttpSource;
 pub(crate) use id::Server;
 pub(crate) use round::{Outcome, Round, Step};
 
-/// For the source's answer.
-const SOURCE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For connecting to peers and filling the routing table. Ready at the latest after this and [`SOURCE_TIMEOUT`].
+/// For connecting to peers and filling the routing table. Ready at the latest after this and what the source takes:
+/// its answers each have a limit of their own and are waited for together (4 s for HTTP, then 2 s for names).
 const ROUND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between rounds while there are no peers; doubled up to the second.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -56,6 +55,8 @@ pub(crate) enum SourceError {
         name: String,
         source: hickory_resolver::net::NetError,
     },
+    #[error("no answer for {name} within {limit:?}", limit = resolve::NAME_TIMEOUT)]
+    SilentName { name: String },
     #[error("cannot get {url}")]
     Get { url: String, source: reqwest::Error },
     #[error("{url} answered {status}")]
@@ -144,7 +145,9 @@ pub(crate) struct Status {
 pub(crate) struct Bootstrapper {
     pub(crate) source: Source,
     /// Peers of an earlier run.
-    pub(crate) remembered: Vec<Remembered>,
+    pub(crate) loaded: Vec<Remembered>,
+    /// Peers of this run.
+    pub(crate) met: watch::Receiver<Vec<Remembered>>,
     /// The port of peers whose port is not said: this node's.
     pub(crate) port: u16,
     pub(crate) node: mpsc::Sender<Command>,
@@ -187,13 +190,8 @@ impl Bootstrapper {
 
     /// One round; how it ended, or `None` if the node is gone.
     async fn round(&mut self) -> Option<String> {
-        let (mut seeds, error) = match timeout(SOURCE_TIMEOUT, self.source.seeds(self.port)).await {
-            Ok((found, why)) => (choose(found), why.map(|why| describe(&why))),
-            Err(_) => {
-                let why = format!("no answer within {SOURCE_TIMEOUT:?}");
-                (Vec::new(), Some(why))
-            }
-        };
+        let (found, why) = self.source.seeds(self.port).await;
+        let (mut seeds, error) = (choose(found), why.map(|why| describe(&why)));
         seeds.extend(self.choose_remembered());
         let tried = seeds.len();
         let (done, outcome) = oneshot::channel();
@@ -207,8 +205,9 @@ impl Bootstrapper {
             },
         };
         let connected = outcome.reached;
-        let mut report =
-            format!("{connected} of {tried} addresses from {source} and earlier runs connected");
+        let mut report = format!(
+            "{connected} of {tried} addresses from {source} and of peers met before connected"
+        );
         for why in [error, outcome.error].into_iter().flatten() {
             report.push_str("; ");
             report.push_str(&why);
@@ -217,9 +216,9 @@ impl Bootstrapper {
     }
 
     fn choose_remembered(&self) -> Vec<Seed> {
-        let mut peers: Vec<_> = self.remembered.iter().collect();
+        let mut peers = peers::merge(&self.met.borrow(), &self.loaded);
         peers.shuffle(&mut rand::rng());
-        let chosen = peers.into_iter().take(REMEMBERED_SEEDS);
+        let chosen = peers.iter().take(REMEMBERED_SEEDS);
         chosen.flat_map(Remembered::seeds).collect()
     }
 }
@@ -257,5 +256,39 @@ mod tests {
         assert_eq!(chosen[..LOWEST_SEEDS], [1, 2, 3].map(seed));
         assert_eq!(choose(vec![seed(1), seed(1)]), [seed(1)]);
         assert!(choose(Vec::new()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn tries_peers_of_this_run_and_of_an_earlier_one() {
+        let seed = |port| Seed {
+            id: Some(PeerId::random()),
+            socket: ([10, 0, 0, 1], port).into(),
+        };
+        let remembered = |seed: &Seed| {
+            let id = seed.id.expect("given");
+            Remembered::new(&id, &[seed.socket])
+        };
+        let (loaded, met) = (seed(1), seed(2));
+        let (node, mut commands) = mpsc::channel(1);
+        let (meet, live) = watch::channel(Vec::new());
+        let mut bootstrapper = Bootstrapper {
+            source: Source::Static(Vec::new()),
+            loaded: vec![remembered(&loaded)],
+            met: live,
+            port: 5001,
+            node,
+            peers: watch::channel(0).1,
+            status: watch::channel(Status::default()).0,
+        };
+        meet.send_replace(vec![remembered(&met)]);
+        let answer = async {
+            let Some(Command::Round { mut seeds, .. }) = commands.recv().await else {
+                panic!("a round is asked for");
+            };
+            seeds.sort_by_key(|seed| seed.socket);
+            seeds
+        };
+        let (_, seeds) = tokio::join!(bootstrapper.round(), answer);
+        assert_eq!(seeds, [loaded, met]);
     }
 }

@@ -42,9 +42,15 @@ impl Node {
                 tracing::warn!(%error, "cannot take a connection from a peer");
             }
             SwarmEvent::ListenerClosed {
-                reason: Err(error), ..
+                addresses, reason, ..
             } => {
-                tracing::error!(%error, "the router no longer listens; restart it");
+                let error = reason.err().map(tracing::field::display);
+                tracing::error!(
+                    ?addresses,
+                    error,
+                    "no longer listens for peers; the router ends"
+                );
+                self.deaf = true;
             }
             _ => {}
         }
@@ -168,7 +174,7 @@ impl Node {
                     kad::InboundRequest::AddProvider {
                         record: Some(record),
                     },
-            } => self.on_record(record),
+            } => self.on_record(&record),
             kad::Event::OutboundQueryProgressed {
                 id,
                 result,
@@ -180,12 +186,12 @@ impl Node {
     }
 
     /// A peer says that it has something. Kademlia has made sure that it speaks for itself.
-    fn on_record(&mut self, record: kad::ProviderRecord) {
+    fn on_record(&mut self, record: &kad::ProviderRecord) {
         if let Ok(key) = RoutingKey::try_from(&record.key)
             && let Some(expires) = record.expires
         {
             let store = self.swarm.behaviour_mut().kad.store_mut();
-            store.insert(key, record.provider, record.addresses, expires);
+            store.insert(key, record.provider, &record.addresses, expires);
         }
     }
 }

@@ -85,6 +85,8 @@ pub(crate) struct Node {
     table_changed: bool,
     /// It was said once that provider records had to be dropped.
     dropping: bool,
+    /// A socket of this node has closed: some peers can no longer reach it.
+    deaf: bool,
 }
 
 impl Node {
@@ -110,6 +112,7 @@ impl Node {
             size: 1,
             table_changed: false,
             dropping: false,
+            deaf: false,
         }
     }
 
@@ -129,14 +132,14 @@ impl Node {
         &mut self.swarm
     }
 
-    /// Runs until told to stop.
+    /// Runs until told to stop, or until a socket to listen on is lost, for then only a restart helps.
     pub(crate) async fn run(mut self, mut inbox: Inbox, stop: CancellationToken) {
         let mut sweep = interval(SWEEP_INTERVAL);
         let mut maintenance = interval(MAINTENANCE_INTERVAL);
         for ticks in [&mut sweep, &mut maintenance] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
-        loop {
+        while !self.deaf {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(find) = inbox.finds.recv() => self.find(find),
@@ -248,8 +251,8 @@ impl Node {
             self.dropping = true;
             tracing::warn!(
                 records,
-                "peers announce more than this node keeps for them; the oldest records are dropped, and some look-ups \
-                 will miss"
+                "peers announce more than this node keeps for them; records of whoever announces most are \
+                 dropped, and some look-ups will miss"
             );
         }
         self.metrics.announcements.set(self.publisher.told() as i64);
