@@ -8,6 +8,7 @@ const DEFINITIONS: &[&str] = &[
     "services/events/v1/events.proto",
     "services/images/v1/images.proto",
     "services/introspection/v1/introspection.proto",
+    "services/leases/v1/leases.proto",
     "services/version/v1/version.proto",
     "events/content.proto",
     "events/image.proto",

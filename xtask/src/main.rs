@@ -1,10 +1,11 @@
-//! What a developer runs on this workspace: `cargo xtask test`.
+//! What a developer runs on this workspace: `cargo xtask test`, `cargo xtask simulate`.
 
 mod apt;
 mod containerd;
 mod debian;
 mod deny;
 mod process;
+mod simulate;
 mod test;
 mod workspace;
 
@@ -23,11 +24,16 @@ struct Args {
 enum Command {
     /// Check the whole workspace: format, lints, dependencies, tests, end-to-end tests
     Test(test::Args),
+    /// Run the rules of flights on a model of links, with up to 10,000 nodes
+    Simulate(simulate::Args),
 }
 
 fn main() -> ExitCode {
-    let Command::Test(args) = Args::parse().command;
-    match workspace::Workspace::open().and_then(|workspace| test::run(&workspace, &args)) {
+    let result = workspace::Workspace::open().and_then(|workspace| match Args::parse().command {
+        Command::Test(args) => test::run(&workspace, &args),
+        Command::Simulate(args) => simulate::run(&workspace, &args),
+    });
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\ncargo xtask: {error:#}");

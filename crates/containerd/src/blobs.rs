@@ -61,6 +61,12 @@ pub(crate) fn size(content: &Path, digest: &Digest) -> Option<u64> {
     status.is_file().then_some(status.len())
 }
 
+/// When a blob was committed, as far as the file system knows; `None` if it is not there.
+pub(crate) fn committed(content: &Path, digest: &Digest) -> Option<SystemTime> {
+    let status = path(content, digest).symlink_metadata().ok()?;
+    status.modified().ok()
+}
+
 /// Reads a blob whole; `None` if it is not there, cannot be read, or is larger than `limit` bytes.
 pub(crate) fn read(content: &Path, digest: &Digest, limit: u64) -> Option<Vec<u8>> {
     let (file, size) = open(content, digest).ok()??;

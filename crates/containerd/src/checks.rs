@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::client::{Client, content_path};
-use crate::{Config, Error, blobs};
+use crate::{Config, Error, Retain, blobs};
 use settings::{Setting, Settings};
 
 /// What the checks compare with.
@@ -98,18 +98,21 @@ async fn look(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error> {
     Ok(vec![
         version(&text, generation),
         registry_config(&settings, generation, &setup.registry_config_path),
-        layers(&settings, generation),
+        layers(&settings, generation, config.retain.as_ref()),
         content(&content_path(config, &client).await?),
     ])
 }
 
 /// The first two numbers of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Generation(u32, u32);
+pub(crate) struct Generation(u32, u32);
 
 impl Generation {
+    /// From here on a node's downloads share one queue.
+    pub(crate) const SHARES_SLOTS: Self = Self(2, 1);
+
     /// Of `1.6.20~ds1`, `v2.1.9`, `2.1.9+unknown`; 0.0 of what is no version.
-    fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         let mut numbers = text
             .trim_start_matches('v')
             .split(|c: char| !c.is_ascii_digit())
@@ -186,14 +189,22 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &Path)
     }
 }
 
-fn layers(settings: &Settings, generation: Generation) -> Finding {
+fn layers(settings: &Settings, generation: Generation, retain: Option<&Retain>) -> Finding {
     const WHAT: &str = "discard_unpacked_layers";
     let remedy = format!(
-        "to share them, write to containerd's configuration and restart it:\n[{}]\n  discard_unpacked_layers = false",
+        "to share them, run with --retain-for 10m, or write to containerd's configuration and restart it:\n[{}]\n  \
+         discard_unpacked_layers = false",
         generation.layers_table()
     );
     match &settings.discard_unpacked_layers {
         Setting::Is(false) => Finding::ok(WHAT, "false: layers stay and can be shared".into()),
+        Setting::Is(true) if let Some(retain) = retain => Finding::ok(
+            WHAT,
+            format!(
+                "true: layers are retained for {:?} to be shared",
+                retain.time
+            ),
+        ),
         Setting::Is(true) => Finding::warning(
             WHAT,
             "true: layers are deleted when they are unpacked, and this node has none to share"
@@ -222,6 +233,8 @@ fn content(path: &Path) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn settings(config_path: Setting<String>, discard: Setting<bool>) -> Settings {
@@ -243,6 +256,8 @@ mod tests {
             ("99999999999999.1", Generation(0, 1)),
         ] {
             assert_eq!(Generation::of(text), generation, "{text}");
+            let shares = generation == Generation(2, 1);
+            assert_eq!(generation >= Generation::SHARES_SLOTS, shares, "{text}");
         }
         assert_eq!(
             version("devel", Generation::of("devel")).state,
@@ -285,10 +300,17 @@ mod tests {
     #[test]
     fn discarded_layers_are_a_warning() {
         let discards = settings(Setting::Is(String::new()), Setting::Is(true));
-        let finding = layers(&discards, Generation(1, 6));
+        let finding = layers(&discards, Generation(1, 6), None);
         assert_eq!(finding.state, State::Warning);
         let remedy = finding.remedy.expect("lines to write");
         assert!(remedy.contains(r#"[plugins."io.containerd.grpc.v1.cri".containerd]"#));
+        let retain = Retain {
+            time: Duration::from_secs(600),
+            bytes: 1,
+            filter: oci::Filter::default(),
+        };
+        let finding = layers(&discards, Generation(1, 6), Some(&retain));
+        assert_eq!(finding.state, State::Ok);
     }
 
     #[test]

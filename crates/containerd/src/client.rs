@@ -28,11 +28,11 @@ use crate::{Config, Error, Namespace};
 /// For the socket to take us.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// For an answer about one thing. Writers hold containerd's database for as long as a disk takes to sync.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// For a whole list.
-const LIST_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIST_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of one message. All images come in one, about 500 bytes each.
-const MAX_MESSAGE: usize = 256 << 20;
+pub(crate) const MAX_MESSAGE: usize = 256 << 20;
 /// The plugin whose `root` is the content folder.
 const CONTENT_PLUGIN: &str = "io.containerd.content.v1";
 
@@ -71,7 +71,7 @@ pub(crate) enum Event {
 
 #[derive(Clone)]
 pub(crate) struct Client {
-    channel: Channel,
+    pub(crate) channel: Channel,
     /// See [`Config::registries`].
     ported: Vec<Registry>,
 }
@@ -229,7 +229,7 @@ impl Client {
 }
 
 /// A request in a namespace.
-fn within<T>(namespace: &Namespace, message: T) -> Request<T> {
+pub(crate) fn within<T>(namespace: &Namespace, message: T) -> Request<T> {
     let mut request = Request::new(message);
     // A namespace is letters, digits, dots and dashes: a header takes it.
     if let Ok(value) = AsciiMetadataValue::try_from(namespace.as_str()) {
@@ -238,7 +238,7 @@ fn within<T>(namespace: &Namespace, message: T) -> Request<T> {
     request
 }
 
-async fn limited<T>(
+pub(crate) async fn limited<T>(
     call: &'static str,
     limit: Duration,
     answer: impl Future<Output = Result<Response<T>, Status>>,
@@ -259,7 +259,7 @@ fn refused(call: &'static str, status: &Status) -> CallError {
 }
 
 /// An answer of which "not found" is one.
-fn found<T>(answer: Result<T, CallError>) -> Result<Option<T>, CallError> {
+pub(crate) fn found<T>(answer: Result<T, CallError>) -> Result<Option<T>, CallError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(CallError::Refused {

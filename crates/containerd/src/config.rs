@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use oci::Registry;
 
+use crate::Retain;
+
 /// Where a node's containerd is and what of it counts.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -20,6 +22,8 @@ pub struct Config {
     /// `10.0.0.1:5000` is labelled `10.0.0.1` and could not be matched with requests and filters until its image is
     /// complete and has a name. Content labelled with the host of one of these counts as that registry's too.
     pub registries: Vec<Registry>,
+    /// What is kept of layers that containerd discards; `None`: nothing.
+    pub retain: Option<Retain>,
 }
 
 /// A containerd namespace: `k8s.io` for the kubelet, `moby` for Docker, `default` for `ctr`.

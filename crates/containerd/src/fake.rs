@@ -1,6 +1,7 @@
 //! A containerd for tests: the calls that the store makes, over a socket, from state that a test sets.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::proto::containerd::services::content::v1 as content;
 use crate::proto::containerd::services::events::v1 as events;
 use crate::proto::containerd::services::images::v1 as images;
 use crate::proto::containerd::services::introspection::v1 as introspection;
+use crate::proto::containerd::services::leases::v1 as leases;
 use crate::proto::containerd::services::version::v1 as version;
 use crate::proto::containerd::types::{Descriptor, Envelope};
 use crate::proto::runtime::v1 as cri;
@@ -32,6 +34,16 @@ use crate::proto::runtime::v1 as cri;
 struct Database {
     content: BTreeMap<(String, String), Vec<(String, String)>>,
     images: BTreeMap<(String, String), String>,
+    leases: BTreeMap<(String, String), Lease>,
+    /// How often content that nobody needs was to be collected at once.
+    collections: usize,
+}
+
+/// What a lease says and names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lease {
+    pub labels: HashMap<String, String>,
+    pub content: BTreeSet<String>,
 }
 
 /// A node: a folder with a containerd in it that may run or not.
@@ -90,6 +102,7 @@ impl Fake {
                 .add_service(
                     introspection::introspection_server::IntrospectionServer::new(service.clone()),
                 )
+                .add_service(leases::leases_server::LeasesServer::new(service.clone()))
                 .add_service(version::version_server::VersionServer::new(service.clone()))
                 .add_service(cri::runtime_service_server::RuntimeServiceServer::new(
                     service,
@@ -166,6 +179,24 @@ impl Fake {
         };
         // Nobody may be listening.
         let _ = self.service.events.send(envelope);
+    }
+
+    /// The leases of a namespace by their ids.
+    pub fn leases(&self, namespace: &str) -> BTreeMap<String, Lease> {
+        let database = self.service.database.lock();
+        let ours = database.leases.iter().filter(|(k, _)| k.0 == namespace);
+        ours.map(|(k, lease)| (k.1.clone(), lease.clone()))
+            .collect()
+    }
+
+    pub fn lease(&self, namespace: &str, id: &str, lease: Lease) {
+        let key = (namespace.to_owned(), id.to_owned());
+        self.service.database.lock().leases.insert(key, lease);
+    }
+
+    /// See [`Database::collections`].
+    pub fn collections(&self) -> usize {
+        self.service.database.lock().collections
     }
 
     /// Whether somebody is subscribed to events.
@@ -291,6 +322,70 @@ impl introspection::introspection_server::Introspection for Service {
         };
         let plugins = vec![plugin];
         Ok(Response::new(introspection::PluginsResponse { plugins }))
+    }
+}
+
+#[async_trait]
+impl leases::leases_server::Leases for Service {
+    async fn create(
+        &self,
+        request: Request<leases::CreateRequest>,
+    ) -> Result<Response<leases::CreateResponse>, Status> {
+        let namespace = namespace(&request);
+        let leases::CreateRequest { id, labels } = request.into_inner();
+        let mut database = self.database.lock();
+        let Entry::Vacant(place) = database.leases.entry((namespace, id)) else {
+            return Err(Status::already_exists("lease"));
+        };
+        place.insert(Lease {
+            labels,
+            content: BTreeSet::new(),
+        });
+        Ok(Response::new(leases::CreateResponse::default()))
+    }
+
+    async fn add_resource(
+        &self,
+        request: Request<leases::AddResourceRequest>,
+    ) -> Result<Response<()>, Status> {
+        let namespace = namespace(&request);
+        let leases::AddResourceRequest { id, resource } = request.into_inner();
+        let resource = resource.ok_or_else(|| Status::invalid_argument("resource"))?;
+        assert_eq!(resource.r#type, "content");
+        let mut database = self.database.lock();
+        let lease = database.leases.get_mut(&(namespace, id));
+        let lease = lease.ok_or_else(|| Status::not_found("lease"))?;
+        lease.content.insert(resource.id);
+        Ok(Response::new(()))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<leases::DeleteRequest>,
+    ) -> Result<Response<()>, Status> {
+        let namespace = namespace(&request);
+        let leases::DeleteRequest { id, sync } = request.into_inner();
+        let mut database = self.database.lock();
+        let gone = database.leases.remove(&(namespace, id));
+        gone.ok_or_else(|| Status::not_found("lease"))?;
+        database.collections += usize::from(sync);
+        Ok(Response::new(()))
+    }
+
+    async fn list(
+        &self,
+        request: Request<leases::ListRequest>,
+    ) -> Result<Response<leases::ListResponse>, Status> {
+        let namespace = namespace(&request);
+        let database = self.database.lock();
+        let ours = database.leases.iter().filter(|(k, _)| k.0 == namespace);
+        let leases = ours.map(|(k, lease)| leases::Lease {
+            id: k.1.clone(),
+            labels: lease.labels.clone(),
+            created_at: None,
+        });
+        let leases = leases.collect();
+        Ok(Response::new(leases::ListResponse { leases }))
     }
 }
 

@@ -17,11 +17,13 @@ mod ingest;
 mod inventory;
 mod keeper;
 mod labels;
+mod leases;
 mod listing;
 mod metrics;
 mod pace;
 mod proto;
 mod questions;
+mod retain;
 mod session;
 mod store;
 mod watch;
@@ -31,6 +33,7 @@ pub use client::CallError;
 pub use config::{Config, Namespace, NamespaceError};
 pub use error::Error;
 pub use ingest::Ingest;
+pub use retain::Retain;
 pub use store::Containerd;
 
 #[cfg(test)]

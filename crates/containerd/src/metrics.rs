@@ -28,6 +28,56 @@ pub(crate) struct Metrics {
     pub watching: Gauge,
     /// `labelled_seconds`: from a blob's appearance on disk until its labels are known.
     pub labelled: Histogram,
+    pub retain: RetainMetrics,
+}
+
+/// What is kept of layers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RetainMetrics {
+    /// `retained`: blobs that a lease of ours keeps.
+    pub objects: Gauge,
+    /// `retained_bytes`: their sizes together.
+    pub bytes: Gauge,
+    /// `released_total{reason}`: blobs kept no longer because their time was over (`expired`), because of
+    /// `--retain-bytes` (`size`), because the disk was full (`pressure`).
+    pub released: Family<Released, Counter>,
+    /// `retain_failures_total`: calls about leases that failed.
+    pub failures: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Released {
+    pub reason: &'static str,
+}
+
+impl RetainMetrics {
+    pub fn holds(&self, objects: usize, bytes: u64) {
+        self.objects.set(i64::try_from(objects).unwrap_or(i64::MAX));
+        self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "retained",
+            "Blobs that are kept from being discarded",
+            self.objects.clone(),
+        );
+        registry.register(
+            "retained_bytes",
+            "Bytes of the blobs that are kept from being discarded",
+            self.bytes.clone(),
+        );
+        registry.register(
+            "released",
+            "Blobs that are kept no longer",
+            self.released.clone(),
+        );
+        registry.register(
+            "retain_failures",
+            "Calls about leases that failed",
+            self.failures.clone(),
+        );
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,6 +104,7 @@ impl Metrics {
             events: Family::default(),
             watching: Gauge::default(),
             labelled: Histogram::new(LABELLED),
+            retain: RetainMetrics::default(),
         };
         let registry = registry.sub_registry_with_prefix("peili_containerd");
         let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
@@ -93,6 +144,7 @@ impl Metrics {
             "From a blob's appearance on disk until its labels are known",
             metrics.labelled.clone(),
         );
+        metrics.retain.register(registry);
         metrics
     }
 

@@ -32,6 +32,11 @@ pub mod containerd {
                 tonic::include_proto!("containerd.services.introspection.v1");
             }
         }
+        pub mod leases {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.leases.v1");
+            }
+        }
         pub mod version {
             pub mod v1 {
                 tonic::include_proto!("containerd.services.version.v1");

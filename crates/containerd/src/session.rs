@@ -13,12 +13,14 @@ use oci::{Digest, Origin};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
+use crate::checks::Generation;
 use crate::client::{self, CallError, Client, Event};
 use crate::inventory::{Image, ImageKey, Inventory, Listing};
 use crate::listing::list;
 use crate::metrics::Source;
 use crate::pace::Pace;
 use crate::questions::{Answer, Questions, TooMany};
+use crate::retain::Retaining;
 use crate::watch::{Change, Watch};
 use crate::{Containerd, Error, blobs};
 
@@ -41,12 +43,15 @@ pub(crate) struct Session<'a> {
     /// Listings of this session.
     listings: u32,
     questions: Questions,
+    /// `None`: switched off.
+    retaining: Option<Retaining>,
 }
 
 impl<'a> Session<'a> {
     pub async fn open(store: &'a Containerd) -> Result<Self, Error> {
         let client = Client::connect(&store.config).await?;
         let version = client.version().await?;
+        store.set_generation(Generation::of(&version));
         let content: Arc<Path> = client::content_path(&store.config, &client).await?.into();
         let watch = watch(&content)?;
         store
@@ -54,8 +59,13 @@ impl<'a> Session<'a> {
             .watching
             .set(i64::from(u8::from(watch.is_some())));
         store.set_content(content.clone());
+        let retaining = store.config.retain.as_ref().map(|retain| {
+            let (namespaces, metrics) = (&store.config.namespaces, store.metrics.retain.clone());
+            Retaining::start(retain, client.clone(), namespaces, content.clone(), metrics)
+        });
         Ok(Self {
             store,
+            retaining,
             questions: Questions::new(client.clone(), &store.config.namespaces, content.clone()),
             client,
             version,
@@ -84,6 +94,7 @@ impl<'a> Session<'a> {
                 },
                 Some(answer) = self.questions.next() => self.answered(answer),
                 Some(listing) = self.listing.join_next() => self.listed(listing),
+                Some(()) = ended(&mut self.retaining) => Err(Error::Interrupted),
                 () = tokio::time::sleep_until(self.pace.next()), if self.listing.is_empty() => {
                     self.list();
                     Ok(())
@@ -118,7 +129,10 @@ impl<'a> Session<'a> {
         let new = std::mem::take(&mut listing.new);
         self.inventory.apply(listing, &self.store.catalog);
         for digest in new {
-            if !self.inventory.is_placed(&digest) {
+            self.appeared(&digest, blobs::size(&self.content, &digest));
+            if self.inventory.is_placed(&digest) {
+                self.placed(&digest);
+            } else {
                 let asked = self.questions.labels(&digest);
                 self.or_list(asked);
             }
@@ -163,6 +177,9 @@ impl<'a> Session<'a> {
             Ok(Change::Appeared(digest)) => self.look_at(&digest),
             Ok(Change::Vanished(digest)) => {
                 self.inventory.file(&digest, None, &self.store.catalog);
+                if let Some(retaining) = &self.retaining {
+                    retaining.gone(&digest);
+                }
             }
             Ok(Change::Unknown) => self.list_soon(),
             Err(source) => {
@@ -199,6 +216,7 @@ impl<'a> Session<'a> {
     /// Finds out all there is to know about a blob, and waits for it to be known.
     fn look_at(&mut self, digest: &Digest) {
         let size = blobs::size(&self.content, digest);
+        self.appeared(digest, size);
         self.inventory.file(digest, size, &self.store.catalog);
         if size.is_some() {
             let asked = self.questions.labels(digest);
@@ -235,10 +253,25 @@ impl<'a> Session<'a> {
         if !hopeless && self.questions.again(digest, step) {
             return;
         }
-        if let Some(since) = self.questions.labels_done(digest, step)
-            && placed
-        {
-            self.store.metrics.labelled_after(since.elapsed());
+        if let Some(since) = self.questions.labels_done(digest, step) {
+            if placed {
+                self.store.metrics.labelled_after(since.elapsed());
+            }
+            self.placed(digest);
+        }
+    }
+
+    /// A blob may be new; its size is in bytes.
+    fn appeared(&self, digest: &Digest, size: Option<u64>) {
+        if let (Some(retaining), Some(size)) = (&self.retaining, size) {
+            retaining.appeared(digest, size, self.store.catalog.object(digest).as_ref());
+        }
+    }
+
+    /// All is known that will be known of where a new blob belongs.
+    fn placed(&self, digest: &Digest) {
+        if let Some(retaining) = &self.retaining {
+            retaining.placed(digest, self.store.catalog.object(digest).as_ref());
         }
     }
 
@@ -286,6 +319,11 @@ impl<'a> Session<'a> {
             self.list_soon();
         }
     }
+}
+
+/// The end of what runs for as long as the session does; `None` if it was never begun.
+async fn ended(retaining: &mut Option<Retaining>) -> Option<()> {
+    retaining.as_mut()?.ended().await.map(drop)
 }
 
 async fn next_change(watch: &mut Option<Watch>) -> io::Result<Change> {

@@ -3,12 +3,14 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mirror::{Catalog, Content, Growing, Health, Store};
 use oci::Digest;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 
+use crate::checks::Generation;
 use crate::follow::Followed;
 use crate::metrics::Metrics;
 use crate::{Config, Ingest, blobs, ingest, keeper};
@@ -23,6 +25,8 @@ pub struct Containerd {
     health: RwLock<Health>,
     /// Where the content lies, as soon as that is known.
     content: RwLock<Option<Arc<Path>>>,
+    /// As the version says that answered last.
+    share_slots: AtomicBool,
 }
 
 impl Containerd {
@@ -43,31 +47,10 @@ impl Containerd {
             followed: Followed::default(),
             health: RwLock::new(Health::Waiting(not_yet)),
             content: RwLock::new(config.content_path.as_deref().map(Into::into)),
+            share_slots: AtomicBool::new(false),
             config,
         });
         (store.clone(), keeper::keep(store))
-    }
-
-    /// What containerd is fetching under this digest, to be read while it grows; `None` if it is not fetching it, or
-    /// has it complete a moment ago ([`Store::open`] tells). `size` in bytes where the caller knows it; what containerd
-    /// was told counts before it.
-    ///
-    /// Progress is reported in containerd's steps of 1 MiB, for as long as the store's work is polled and somebody
-    /// holds the reader's end. [`Stage::Complete`](mirror::Stage) means committed: before that all bytes may be
-    /// readable, for the seconds that the disk takes to sync. [`Stage::Failed`](mirror::Stage) means that the ingest is
-    /// gone. An ingest whose pull died without clearing up does neither: who waits has to bound the wait.
-    ///
-    /// # Errors
-    /// The ingest is there and cannot be read.
-    pub fn ingest(&self, digest: &Digest, size: Option<u64>) -> io::Result<Option<Growing>> {
-        let Some(content) = self.content() else {
-            return Ok(None);
-        };
-        let Some(mut opened) = ingest::open(&content, digest)? else {
-            return Ok(None);
-        };
-        opened.total = opened.total.or(size);
-        Ok(self.followed.follow(opened, blobs::path(&content, digest)))
     }
 
     /// All that containerd is fetching, and what broken pulls left behind.
@@ -82,6 +65,12 @@ impl Containerd {
 
     pub(crate) fn set_content(&self, content: Arc<Path>) {
         *self.content.write() = Some(content);
+    }
+
+    /// containerd says what it is.
+    pub(crate) fn set_generation(&self, generation: Generation) {
+        let share = generation >= Generation::SHARES_SLOTS;
+        self.share_slots.store(share, Ordering::Relaxed);
     }
 
     fn content(&self) -> Option<Arc<Path>> {
@@ -109,6 +98,25 @@ impl Store for Containerd {
 
     fn is_ingesting(&self, digest: &Digest) -> bool {
         self.content().is_some_and(|c| ingest::is_open(&c, digest))
+    }
+
+    /// Progress is reported in containerd's steps of 1 MiB, for as long as the store's work is polled and somebody
+    /// holds the reader's end. [`Stage::Complete`](mirror::Stage) means committed: before that all bytes may be
+    /// readable, for the seconds that the disk takes to sync. [`Stage::Failed`](mirror::Stage) means that the ingest is
+    /// gone.
+    fn ingest(&self, digest: &Digest, size: Option<u64>) -> io::Result<Option<Growing>> {
+        let Some(content) = self.content() else {
+            return Ok(None);
+        };
+        let Some(mut opened) = ingest::open(&content, digest)? else {
+            return Ok(None);
+        };
+        opened.total = opened.total.or(size);
+        Ok(self.followed.follow(opened, blobs::path(&content, digest)))
+    }
+
+    fn downloads_share_slots(&self) -> bool {
+        self.share_slots.load(Ordering::Relaxed)
     }
 
     fn health(&self) -> Health {

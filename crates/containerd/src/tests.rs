@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Between looks.
 const GLANCE: Duration = Duration::from_millis(5);
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waiting = async {
         while !holds() {
             tokio::time::sleep(GLANCE).await;
@@ -27,25 +27,26 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     assert!(done.is_ok(), "{what}: not in time");
 }
 
-fn config(fake: &Fake) -> Config {
+pub(crate) fn config(fake: &Fake) -> Config {
     let namespaces = ["k8s.io", "default"];
     Config {
         socket: fake.socket(),
         namespaces: namespaces.map(|n| n.parse().expect("a namespace")).into(),
         content_path: None,
         registries: Vec::new(),
+        retain: None,
     }
 }
 
 /// A store that lives as long as what is returned with it.
-fn open(fake: &Fake) -> (Arc<Containerd>, JoinSet<()>) {
-    let (store, keep) = Containerd::open(config(fake), &mut Registry::default());
+pub(crate) fn open(config: Config) -> (Arc<Containerd>, JoinSet<()>) {
+    let (store, keep) = Containerd::open(config, &mut Registry::default());
     let mut tasks = JoinSet::new();
     tasks.spawn(keep);
     (store, tasks)
 }
 
-async fn ready(fake: &Fake, store: &Containerd) {
+pub(crate) async fn ready(fake: &Fake, store: &Containerd) {
     until("ready", || store.health().is_ready()).await;
     until("subscribed", || fake.is_heard()).await;
 }
@@ -67,7 +68,7 @@ fn tag(text: &str) -> TagName {
 #[tokio::test]
 async fn waits_for_containerd_and_says_so() {
     let mut fake = Fake::new();
-    let (store, _tasks) = open(&fake);
+    let (store, _tasks) = open(config(&fake));
     let socket = fake.socket().display().to_string();
     until("the reason", || match store.health() {
         Health::Waiting(why) => why.contains(&socket) && why.contains("does not answer"),
@@ -89,7 +90,7 @@ async fn waits_for_containerd_and_says_so() {
 async fn what_is_being_fetched_can_be_followed() {
     let mut fake = Fake::new();
     fake.start();
-    let (store, tasks) = open(&fake);
+    let (store, tasks) = open(config(&fake));
     ready(&fake, &store).await;
     let digest = Digest::sha256(b"layer");
     let ingest = fake.content().join("ingest/x");
@@ -99,6 +100,7 @@ async fn what_is_being_fetched_can_be_followed() {
     assert!(open().is_none(), "no data yet");
     std::fs::write(ingest.join("data"), "lay").expect("a file");
     assert!(store.is_ingesting(&digest));
+    assert!(!store.downloads_share_slots(), "containerd 1.7");
     let found: Vec<_> = store.ingests().into_iter().map(|i| i.digest).collect();
     assert_eq!(found, std::slice::from_ref(&digest));
     let mut growing = None;
@@ -136,7 +138,7 @@ async fn lists_what_the_namespaces_have() {
     fake.name("k8s.io", &ours.to_string(), Some(&ours));
     fake.name("moby", "quay.io/a:2", Some(&elsewhere));
     fake.start();
-    let (store, _tasks) = open(&fake);
+    let (store, _tasks) = open(config(&fake));
     ready(&fake, &store).await;
     let catalog = store.catalog();
     assert_eq!(origins(catalog, &ours), from(&["quay.io/a", "quay.io/b"]));
@@ -150,7 +152,7 @@ async fn follows_a_pull_and_a_removal() {
     let mut fake = Fake::new();
     std::fs::create_dir(fake.content()).expect("a folder");
     fake.start();
-    let (store, _tasks) = open(&fake);
+    let (store, _tasks) = open(config(&fake));
     ready(&fake, &store).await;
     let catalog = store.catalog();
 
@@ -189,7 +191,7 @@ async fn an_imported_image_belongs_where_its_name_says() {
     let mut fake = Fake::new();
     fake.start();
     std::fs::create_dir(fake.content()).expect("a folder");
-    let (store, _tasks) = open(&fake);
+    let (store, _tasks) = open(config(&fake));
     ready(&fake, &store).await;
     let layer = fake.put_file(b"layer");
     let manifest = format!(r#"{{"config":{{"digest":"{layer}"}},"layers":[]}}"#);
@@ -215,7 +217,7 @@ async fn a_restart_is_lived_through_and_repairs_all() {
     }
     fake.name("k8s.io", "quay.io/a:1", Some(&goes));
     fake.start();
-    let (store, _tasks) = open(&fake);
+    let (store, _tasks) = open(config(&fake));
     ready(&fake, &store).await;
 
     fake.stop();
@@ -247,7 +249,7 @@ async fn a_list_of_images_may_be_long() {
         fake.name("k8s.io", &name, Some(&digest));
     }
     fake.start();
-    let (store, _tasks) = open(&fake);
+    let (store, _tasks) = open(config(&fake));
     ready(&fake, &store).await;
     assert_eq!(store.catalog().tags().len(), 40_000);
 }

@@ -44,8 +44,8 @@ pub(crate) trait Watch: Send + Sync {
 pub(crate) struct Pulled {
     /// What the name stands for.
     pub(crate) digest: Digest,
-    /// Every object of it.
-    pub(crate) objects: Vec<Digest>,
+    /// Every object of it, with its size in bytes.
+    pub(crate) objects: Vec<(Digest, u64)>,
     /// Of all objects.
     pub(crate) bytes: u64,
     /// Of those that are no layers.
@@ -108,13 +108,13 @@ pub(crate) async fn pull(
         watch,
     };
     let digest = client.resolve().await?;
-    let mut objects = vec![digest.clone()];
     let (bytes, mut manifest) = client.manifest(&digest).await?;
     let mut metadata = bytes.len() as u64;
+    let mut objects = vec![(digest.clone(), metadata)];
     if manifest.children.iter().any(|c| c.role == Role::Manifest) {
         let chosen = choose(&bytes).ok_or_else(|| PullError::NoPlatform { what: text(image) })?;
         let (bytes, image_manifest) = client.manifest(&chosen).await?;
-        objects.push(chosen);
+        objects.push((chosen, bytes.len() as u64));
         metadata += bytes.len() as u64;
         manifest = image_manifest;
     }
@@ -132,11 +132,12 @@ pub(crate) async fn pull(
         .try_collect::<()>()
         .await?;
     let configs = children.iter().filter(|child| child.role == Role::Config);
+    objects.extend(children.iter().map(|c| (c.digest.clone(), c.size)));
     Ok(Pulled {
         digest,
         bytes: total,
         metadata: metadata + configs.map(|config| config.size).sum::<u64>(),
-        objects: objects.into_iter().chain(seen).collect(),
+        objects,
     })
 }
 

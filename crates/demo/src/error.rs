@@ -4,7 +4,6 @@ use std::io;
 use std::path::PathBuf;
 
 use indicatif::DecimalBytes;
-use oci::Key;
 
 pub use crate::client::PullError;
 
@@ -38,20 +37,18 @@ pub enum DemoError {
     #[error("cannot talk to upstream registries")]
     Upstream(#[from] upstream::SetupError),
     #[error(
-        "node {number} met {peers} of {expected} peers in time; does something filter loopback?"
+        "node {number} met {peers} of {expected} other nodes in time; does something filter loopback?"
     )]
     Join {
         number: usize,
         peers: usize,
         expected: usize,
     },
-    #[error("node {number} does not find {key} at its peers in time")]
-    NotFound { number: usize, key: Key },
     #[error("node {number} could not pull the image")]
     Pull { number: usize, source: PullError },
     /// Each in a sentence.
     #[error(
-        "the pulls did not go as they should (a machine without CPU to spare needs fewer --nodes):\n  {}",
+        "the pulls did not go as they should (a machine without CPU to spare needs fewer --nodes or --layers):\n  {}",
         .0.join("\n  ")
     )]
     Off(Vec<String>),

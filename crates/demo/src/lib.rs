@@ -1,12 +1,13 @@
 //! A cluster on loopback that pulls an image once: Peili to look at, without anything to set up.
 //!
 //! An upstream registry holds a generated image; each node is what `peili registry --store layout` runs, with a folder
-//! of its own, over real libp2p and HTTP. A client at each node pulls the image as a container engine would and
-//! verifies every digest. What came from where is read from the nodes' metrics, and must be one copy from upstream and
-//! all others from peers.
+//! of its own, over real libp2p and HTTP. At the same moment a client at each node pulls the image as a container engine
+//! would, and verifies every digest. What came from where is read from the nodes' metrics, and must be one copy from
+//! upstream and all others from peers.
 
 mod client;
 mod error;
+mod feeds;
 mod folder;
 mod image;
 mod node;
@@ -24,7 +25,7 @@ use oci::Name;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{DemoError, PullError};
-pub use report::{NodeReport, Report};
+pub use report::{Feeder, NodeReport, Report};
 pub use screen::Output;
 
 use folder::Folder;

@@ -1,21 +1,25 @@
 //! A node of the demo: what `peili registry --store layout` wires together, on ports of loopback.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mirror::{Access, Intake, Limits, Mirror, Options, Parts, Reader, Router as _, Upstream};
-use oci::{Filter, Key, RegistryUrl};
+use mirror::{
+    Access, Intake, Limits, Mirror, Options, Parts, PeerId, Reader, Router as _, Upstream,
+};
+use oci::{Digest, Filter, RegistryUrl};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use swarm::{Bootstrap, PeerAddress};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use upstream::Registries;
 
 use crate::DemoError;
+use crate::feeds::Recorded;
 use crate::folder::Folder;
 
 /// Longer than the command line's default: these nodes share the cores of one machine, which may be busy besides, and a
@@ -25,12 +29,8 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 3;
 /// For all nodes to know one another.
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
-/// For a node to find what another has announced.
-const FIND_LIMIT: Duration = Duration::from_secs(20);
 /// Between two looks at something that nobody tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Peers that make a node of a large cluster well connected: those a key is told to.
-const ENOUGH_PEERS: usize = 20;
 
 /// Where a node's content comes from when no peer has it.
 #[derive(Clone, Debug)]
@@ -49,6 +49,7 @@ pub(crate) struct Node {
     pub(crate) registry: SocketAddr,
     router_port: u16,
     router: Arc<swarm::Router>,
+    feeds: Arc<Recorded>,
     metrics: Registry,
     _cluster: swarm::Handle,
     _tasks: JoinSet<()>,
@@ -99,6 +100,7 @@ impl Node {
             bootstrap: Bootstrap::Static {
                 peers: others.iter().filter_map(Self::router_address).collect(),
             },
+            flights: true,
         };
         let bound = swarm::bind(config, &mut metrics)
             .await
@@ -108,10 +110,12 @@ impl Node {
 
         let intake: Arc<dyn Intake> = layout.clone();
         let upstream: Arc<dyn Upstream> = Arc::new(Registries::new(upstream_options(source))?);
+        let feeds = Arc::new(Recorded::new(router.clone()));
         let parts = Parts {
             store: layout,
             router: router.clone(),
             intake: Some((intake, upstream)),
+            flights: Some(feeds.clone()),
         };
         let mirror = Arc::new(Mirror::new(parts, mirror_options(), &mut metrics));
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
@@ -123,6 +127,7 @@ impl Node {
             registry,
             router_port,
             router,
+            feeds,
             metrics,
             _cluster: cluster,
             _tasks: tasks,
@@ -136,54 +141,45 @@ impl Node {
         address.to_string().parse().ok()
     }
 
-    /// Waits until the node knows its peers.
+    /// Waits until all nodes are members of its cluster.
     ///
     /// # Errors
     /// That took too long.
     pub(crate) async fn joined(&self, nodes: usize) -> Result<(), DemoError> {
-        let expected = (nodes - 1).min(ENOUGH_PEERS);
+        let members =
+            || usize::try_from(self.number_of("peili_router_members")).unwrap_or(usize::MAX);
         let all = async {
-            while self.router.peers() < expected || !self.router.health().is_ready() {
+            while members() < nodes || !self.router.health().is_ready() {
                 sleep(LOOK_AGAIN).await;
             }
         };
         timeout(JOIN_LIMIT, all).await.map_err(|_| DemoError::Join {
             number: self.number,
-            peers: self.router.peers(),
-            expected,
+            peers: members().saturating_sub(1),
+            expected: nodes - 1,
         })
     }
 
-    /// Waits until the node finds holders of all these keys among its peers.
-    ///
-    /// # Errors
-    /// That took too long.
-    pub(crate) async fn finds(&self, keys: &[Key]) -> Result<(), DemoError> {
-        let until = Instant::now() + FIND_LIMIT;
-        for key in keys {
-            while self.router.find(key).next().await.is_none() {
-                if Instant::now() > until {
-                    return Err(DemoError::NotFound {
-                        number: self.number,
-                        key: key.clone(),
-                    });
-                }
-                sleep(LOOK_AGAIN).await;
-            }
-        }
-        Ok(())
+    /// Its name among its peers.
+    pub(crate) fn id(&self) -> PeerId {
+        self.router.id()
+    }
+
+    /// Bytes that came from each peer of these objects, all of them complete, with their sizes.
+    pub(crate) fn fed_by(&self, objects: &[(Digest, u64)]) -> BTreeMap<PeerId, u64> {
+        self.feeds.fed_by(objects)
     }
 
     pub(crate) fn bytes_from_upstream(&self) -> u64 {
-        self.counter("peili_bytes_from_upstream_total")
+        self.number_of("peili_bytes_from_upstream_total")
     }
 
     pub(crate) fn bytes_from_peers(&self) -> u64 {
-        self.counter("peili_bytes_from_peers_total")
+        self.number_of("peili_bytes_from_peers_total")
     }
 
-    /// Reads a counter as a scrape of the node would.
-    fn counter(&self, name: &str) -> u64 {
+    /// Reads a counter or gauge as a scrape of the node would.
+    fn number_of(&self, name: &str) -> u64 {
         let mut page = String::new();
         // Writing to a text cannot fail.
         let _ = text::encode(&mut page, &self.metrics);

@@ -1,32 +1,27 @@
 //! What happens, one step after the other: an image, a registry, a cluster, pulls, a verdict.
 
+use std::cmp::Reverse;
 use std::io::Write;
 use std::net::Ipv4Addr;
-use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
-use oci::{Key, Name, RegistryUrl, Scheme};
+use oci::{Name, RegistryUrl, Scheme};
 use tokio::net::TcpListener;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::client;
+use crate::client::{self, Pulled};
 use crate::folder::Folder;
 use crate::node::{Node, Source};
 use crate::registry::UpstreamRegistry;
-use crate::report::{NodeReport, Report};
+use crate::report::{Feeder, NodeReport, Report};
 use crate::screen::{Bar, Introduction, Screen};
 use crate::{DemoError, Image, Options, image};
 
-/// [`plan`] in words.
-const PLAN: &str =
-    "Node 1 pulls from the registry, then all others at once from it and from one another.";
-
-/// Who pulls when, by index: groups one after the other, the nodes of a group at once.
-fn plan(nodes: usize) -> Vec<Range<usize>> {
-    vec![0..1, 1..nodes]
-}
+/// Who pulls when.
+const PLAN: &str = "All nodes pull at the same moment, and none has a byte of it.";
 
 pub(crate) async fn play<W: Write>(
     options: &Options,
@@ -120,7 +115,7 @@ async fn cluster(
     Ok(nodes)
 }
 
-/// Carries out the plan.
+/// All nodes pull at once.
 async fn pulls<W: Write>(
     nodes: &[Node],
     image: &Name,
@@ -128,43 +123,26 @@ async fn pulls<W: Write>(
 ) -> Result<Report, DemoError> {
     let bars: Vec<Arc<Bar>> = nodes.iter().map(|node| screen.bar(node.number)).collect();
     let started = Instant::now();
+    let mut running = JoinSet::new();
+    for (index, node) in nodes.iter().enumerate() {
+        let (registry, image, bar) = (node.registry, image.clone(), bars[index].clone());
+        running.spawn(async move {
+            let began = Instant::now();
+            let result = client::pull(registry, &image, bar).await;
+            (index, result, began.elapsed())
+        });
+    }
     let mut reports = Vec::new();
-    let mut held: Vec<Key> = Vec::new();
-    for group in plan(nodes.len()) {
-        for node in &nodes[group.clone()] {
-            node.finds(&held).await?;
-        }
-        let mut running = JoinSet::new();
-        for index in group {
-            let (registry, image, bar) =
-                (nodes[index].registry, image.clone(), bars[index].clone());
-            running.spawn(async move {
-                let began = Instant::now();
-                let result = client::pull(registry, &image, bar).await;
-                (index, result, began.elapsed())
-            });
-        }
-        while let Some(done) = running.join_next().await {
-            let (index, result, took) = done.map_err(DemoError::Task)?;
-            let node = &nodes[index];
-            let pulled = result.map_err(|source| DemoError::Pull {
-                number: node.number,
-                source,
-            })?;
-            let report = NodeReport {
-                number: node.number,
-                digest: pulled.digest,
-                took,
-                bytes: pulled.bytes,
-                metadata: pulled.metadata,
-                from_upstream: node.bytes_from_upstream(),
-                from_peers: node.bytes_from_peers(),
-            };
-            let shown = screen.pulled(&report, &bars[index]);
-            shown.map_err(DemoError::Output)?;
-            reports.push(report);
-            held = pulled.objects.into_iter().map(Key::Digest).collect();
-        }
+    while let Some(done) = running.join_next().await {
+        let (index, result, took) = done.map_err(DemoError::Task)?;
+        let pulled = result.map_err(|source| DemoError::Pull {
+            number: nodes[index].number,
+            source,
+        })?;
+        let report = report(nodes, index, &pulled, took);
+        let shown = screen.pulled(&report, &bars[index]);
+        shown.map_err(DemoError::Output)?;
+        reports.push(report);
     }
     reports.sort_by_key(|report| report.number);
     Ok(Report {
@@ -172,4 +150,26 @@ async fn pulls<W: Write>(
         took: started.elapsed(),
         sent_by_upstream: None,
     })
+}
+
+fn report(nodes: &[Node], index: usize, pulled: &Pulled, took: Duration) -> NodeReport {
+    let node = &nodes[index];
+    let mut fed = node.fed_by(&pulled.objects);
+    let feeders = nodes.iter().filter_map(|feeder| {
+        let bytes = fed.remove(&feeder.id())?;
+        let number = feeder.number;
+        Some(Feeder { number, bytes })
+    });
+    let mut fed_by: Vec<Feeder> = feeders.collect();
+    fed_by.sort_by_key(|feeder| Reverse(feeder.bytes));
+    NodeReport {
+        number: node.number,
+        digest: pulled.digest.clone(),
+        took,
+        bytes: pulled.bytes,
+        metadata: pulled.metadata,
+        from_upstream: node.bytes_from_upstream(),
+        from_peers: node.bytes_from_peers(),
+        fed_by,
+    }
 }

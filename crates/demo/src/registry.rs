@@ -69,6 +69,7 @@ impl UpstreamRegistry {
             store: layout,
             router: Arc::new(MemoryCluster::default().router(alone)),
             intake: None,
+            flights: None,
         };
         let mut options = mirror_options();
         // Whoever asks a registry itself does not name it.

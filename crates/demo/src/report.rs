@@ -5,6 +5,15 @@ use std::time::Duration;
 use indicatif::DecimalBytes;
 use oci::Digest;
 
+/// A node that another took bytes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feeder {
+    /// The node's.
+    pub number: usize,
+    /// Of the image, those that came from it.
+    pub bytes: u64,
+}
+
 /// One node's pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeReport {
@@ -21,6 +30,8 @@ pub struct NodeReport {
     pub from_upstream: u64,
     /// What it took from peers, in bytes.
     pub from_peers: u64,
+    /// Those peers, the one that gave most first. Manifests that were asked for anywhere are not among the bytes.
+    pub fed_by: Vec<Feeder>,
 }
 
 /// All nodes' pulls.
@@ -105,6 +116,7 @@ mod tests {
             metadata: 1000,
             from_upstream,
             from_peers,
+            fed_by: Vec::new(),
         }
     }
 

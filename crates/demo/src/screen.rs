@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::client::Watch;
 use crate::registry::RATE;
-use crate::report::{NodeReport, Report};
+use crate::report::{Feeder, NodeReport, Report};
 
 /// How the demo tells what happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,10 +93,13 @@ impl<W: Write> Screen<W> {
     /// A node is done.
     pub(crate) fn pulled(&mut self, node: &NodeReport, bar: &Bar) -> io::Result<()> {
         if self.output == Output::Json {
+            let feeder = |f: &Feeder| json!({"node": f.number, "bytes": f.bytes});
+            let fed_by: Vec<Value> = node.fed_by.iter().map(feeder).collect();
             return self.line(&json!({
                 "event": "pulled", "node": node.number, "digest": node.digest.as_str(),
                 "seconds": node.took.as_secs_f64(), "bytes": node.bytes,
                 "bytes_from_upstream": node.from_upstream, "bytes_from_peers": node.from_peers,
+                "fed_by": fed_by,
             }));
         }
         let text = format!(
@@ -123,6 +126,7 @@ impl<W: Write> Screen<W> {
             })),
             Output::Text => {
                 self.table(report)?;
+                self.feeds(report)?;
                 if faults.is_empty() {
                     self.verdict(report)?;
                 }
@@ -151,6 +155,24 @@ impl<W: Write> Screen<W> {
         }
         let seconds = report.took.as_secs_f64();
         row("all", seconds, report.from_upstream(), report.from_peers())
+    }
+
+    /// Who fed whom, but for the crumbs.
+    fn feeds(&mut self, report: &Report) -> io::Result<()> {
+        writeln!(self.out, "\nWho fed whom:")?;
+        for node in &report.nodes {
+            let mut sources = Vec::new();
+            if node.from_upstream > 0 {
+                sources.push(format!("upstream ({})", DecimalBytes(node.from_upstream)));
+            }
+            for Feeder { number, bytes } in &node.fed_by {
+                if sources.is_empty() || *bytes > node.metadata {
+                    sources.push(format!("node {number} ({})", DecimalBytes(*bytes)));
+                }
+            }
+            writeln!(self.out, "node {:<2} ← {}", node.number, sources.join(", "))?;
+        }
+        Ok(())
     }
 
     fn verdict(&mut self, report: &Report) -> io::Result<()> {
@@ -186,5 +208,51 @@ impl Watch for Bar {
 
     fn more(&self, bytes: u64) {
         self.0.inc(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use oci::Digest;
+
+    use super::*;
+
+    fn node(number: usize, from_upstream: u64, fed_by: &[(usize, u64)]) -> NodeReport {
+        let feeder = |&(number, bytes): &(usize, u64)| Feeder { number, bytes };
+        NodeReport {
+            number,
+            digest: Digest::sha256(b"image"),
+            took: Duration::from_secs(1),
+            bytes: 3_000_000,
+            metadata: 2_000,
+            from_upstream,
+            from_peers: fed_by.iter().map(|(_, bytes)| bytes).sum(),
+            fed_by: fed_by.iter().map(feeder).collect(),
+        }
+    }
+
+    #[test]
+    fn draws_who_fed_whom() {
+        let report = Report {
+            nodes: vec![
+                node(1, 3_000_000, &[]),
+                node(2, 0, &[(3, 1_998_000), (1, 1_000_000), (4, 2_000)]),
+                node(3, 1_000, &[(1, 2_999_000)]),
+                node(4, 0, &[(1, 2_000)]),
+            ],
+            took: Duration::from_secs(1),
+            sent_by_upstream: None,
+        };
+        let mut screen = Screen::new(Output::Text, Vec::new());
+        screen.finish(&report, &[]).expect("written");
+        let text = String::from_utf8(screen.out).expect("text");
+        let drawing = "Who fed whom:\n\
+                       node 1  ← upstream (3.00 MB)\n\
+                       node 2  ← node 3 (2.00 MB), node 1 (1.00 MB)\n\
+                       node 3  ← upstream (1.00 kB), node 1 (3.00 MB)\n\
+                       node 4  ← node 1 (2.00 kB)\n\n";
+        assert!(text.contains(drawing), "{text}");
     }
 }

@@ -44,11 +44,16 @@ async fn one_copy_from_upstream_all_others_from_peers() {
     let copy = report.copy();
     assert!(copy > SIZE && copy < SIZE + 16 * 1024, "{copy}");
     assert!(report.allowance() < 16 * 1024);
-    let first = &report.nodes[0];
-    assert_eq!((first.from_upstream, first.from_peers), (copy, 0));
     for node in &report.nodes {
         assert_eq!(node.bytes, copy);
         assert_eq!(node.from_upstream + node.from_peers, copy);
+        let fed: u64 = node.fed_by.iter().map(|feeder| feeder.bytes).sum();
+        assert_eq!(fed, node.from_peers);
+        assert!(
+            node.fed_by
+                .iter()
+                .all(|feeder| feeder.number != node.number)
+        );
     }
     assert_eq!(report.sent_by_upstream, Some(report.from_upstream()));
 

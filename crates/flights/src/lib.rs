@@ -5,11 +5,33 @@
 //!
 //! - [`members`]: who is in the cluster, by SWIM.
 //! - [`slots`]: who owns which keys, from the members alone.
+//! - `arbiter`: what an owner does: who has what, who leads, who follows whom.
+//! - `holdings`, `seeks`, `pulls`, `budget`: what a node tells owners, asks them, and may wait for.
+//! - [`Node`]: all of it; [`Desk`]: all but the members.
 
+mod arbiter;
+mod budget;
+mod desk;
+mod holdings;
+mod key;
 pub mod members;
+mod node;
+mod outbox;
+mod pulls;
 mod random;
+mod seeks;
 pub mod slots;
 mod time;
+mod view;
+mod wire;
 
-pub use members::NodeId;
+pub use budget::BUDGET;
+pub use desk::Desk;
+pub use key::Key;
+pub use members::{Datagram, NodeId};
+pub use node::Node;
+pub use pulls::News;
+pub use seeks::{Outcome, Place, SeekId, Wanted};
 pub use time::{Born, Time};
+pub use view::View;
+pub use wire::{DecodeError, MAX_DATAGRAM};

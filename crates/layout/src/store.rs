@@ -222,6 +222,15 @@ impl Store for Layout {
         false
     }
 
+    fn ingest(&self, digest: &Digest, _: Option<u64>) -> io::Result<Option<Growing>> {
+        Ok(self.shared.state.lock().ingests.get(digest).cloned())
+    }
+
+    /// The mirror itself fetches what comes here.
+    fn downloads_share_slots(&self) -> bool {
+        false
+    }
+
     /// A store that was opened is ready.
     fn health(&self) -> Health {
         Health::Ready

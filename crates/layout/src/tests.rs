@@ -301,6 +301,7 @@ async fn one_of_many_takes_it_in_and_the_others_read_along() {
         tasks.spawn(async move {
             start.wait().await;
             let begun = store.begin(&digest).expect("room");
+            let offered = store.ingest(&digest, None).expect("readable");
             // Nobody writes before all have begun.
             start.wait().await;
             match begun {
@@ -314,6 +315,8 @@ async fn one_of_many_takes_it_in_and_the_others_read_along() {
                     true
                 }
                 Begun::Joined(growing) => {
+                    let offered = offered.expect("on its way");
+                    assert_eq!(follow(offered).await, content);
                     assert_eq!(follow(growing).await, content);
                     false
                 }

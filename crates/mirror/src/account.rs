@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use crate::body::BodyError;
+use crate::flight::{Ending, Upload};
 use crate::found::Source;
 use crate::metrics::{HandlerLabels, HttpLabels, Metrics};
 
@@ -23,7 +24,7 @@ pub struct Account {
     started: Instant,
     method: Method,
     path: String,
-    ip: IpAddr,
+    pub ip: IpAddr,
     /// The step that answered: `manifest`, `blob`, `mirror`, `v2`, `readyz`, `livez`.
     pub handler: &'static str,
     /// `None` until there is an answer: the client left before.
@@ -32,6 +33,10 @@ pub struct Account {
     pub registry: Option<String>,
     pub refusal: Option<String>,
     pub(crate) source: Option<Source>,
+    /// What is told how the body of a flight ends.
+    pub(crate) ending: Option<Ending>,
+    /// The upload that the body is.
+    pub(crate) upload: Option<Upload>,
     bytes: u64,
     broken: Option<String>,
 }
@@ -61,6 +66,8 @@ impl Account {
             registry: None,
             refusal: None,
             source: None,
+            ending: None,
+            upload: None,
             bytes: 0,
             broken: None,
         }
@@ -68,9 +75,11 @@ impl Account {
 
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
-        if self.source == Some(Source::Local) {
-            self.metrics.bytes_from_local.inc_by(bytes as u64);
-        }
+        match self.source {
+            Some(Source::Local) => self.metrics.bytes_from_local.inc_by(bytes as u64),
+            Some(Source::Growing) => self.metrics.bytes_from_growing.inc_by(bytes as u64),
+            Some(Source::Peer | Source::Upstream) | None => 0,
+        };
     }
 
     pub(crate) fn broke(&mut self, error: &BodyError) {
@@ -83,6 +92,9 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        if let Some(ending) = &self.ending {
+            ending.ended(self.bytes, self.broken.is_some());
+        }
         let method = match self.method {
             Method::GET => "GET",
             Method::HEAD => "HEAD",
@@ -114,6 +126,7 @@ impl Drop for Account {
         }
         let source = self.source.map(|source| match source {
             Source::Local => "local",
+            Source::Growing => "growing",
             Source::Peer => "peer",
             Source::Upstream => "upstream",
         });

@@ -9,20 +9,27 @@ use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use http_body::{Frame, SizeHint};
 use oci::ByteRange;
+use tokio::time::timeout;
 
 use crate::account::Account;
 use crate::found::{Payload, Source};
 use crate::relay::RelayError;
+use crate::tap::TapReader;
 use crate::{Growing, Stage};
 
 /// Bytes read from a file at a time. Larger reads cost memory for each stream and gain nothing measurable; smaller
 /// ones cost CPU (4 KiB: eight times as much).
 const CHUNK: usize = 256 * 1024;
+
+/// How long a body waits for a growing object's next byte. Whoever writes it gives up much earlier; this is for those
+/// that died.
+const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
 /// A piece of a body.
 #[derive(Clone, Debug)]
@@ -50,6 +57,10 @@ pub enum BodyError {
     Relay(#[from] RelayError),
     #[error("the object stopped growing at {written} bytes")]
     Stunted { written: u64 },
+    #[error("the object did not grow for {SILENCE_LIMIT:?}")]
+    Silent,
+    #[error("ended without a byte, to be asked for again")]
+    Withheld,
 }
 
 type Bodies = BoxStream<'static, Result<Bytes, BodyError>>;
@@ -59,6 +70,9 @@ pub struct Body {
     content: Content,
     source: Option<Source>,
     account: Option<Account>,
+    /// What broke the body. The connection is told a turn later and has sent by then what came before, the head too:
+    /// what it still has when it is told, it drops.
+    broken: Option<BodyError>,
 }
 
 enum Content {
@@ -76,6 +90,7 @@ impl Body {
             content: Content::Bytes(bytes),
             source: None,
             account: None,
+            broken: None,
         }
     }
 
@@ -99,6 +114,7 @@ pub fn of(payload: Payload, parts: Vec<Part>, source: Source) -> Body {
         content,
         source: Some(source),
         account: None,
+        broken: None,
     }
 }
 
@@ -117,8 +133,9 @@ fn one(payload: Payload, range: ByteRange) -> Bodies {
         Payload::Empty => stream::empty().boxed(),
         Payload::Bytes(bytes) => stream::iter([Ok(slice(&bytes, &range))]).boxed(),
         Payload::File(file) => file_range(Reader::new(file), range),
-        Payload::Growing(growing) => growing_range(growing, range),
+        Payload::Growing(growing, tap) => growing_range(growing, tap, range),
         Payload::Relay(relay) => relay.stream(range).map_err(BodyError::from).boxed(),
+        Payload::Withheld => stream::iter([Err(BodyError::Withheld)]).boxed(),
     }
 }
 
@@ -144,9 +161,13 @@ fn several(payload: Payload, parts: Vec<Part>) -> Bodies {
 fn fork(payload: Payload) -> (Payload, Payload) {
     match payload {
         Payload::Empty => (Payload::Empty, Payload::Empty),
+        Payload::Withheld => (Payload::Withheld, Payload::Withheld),
         Payload::Bytes(bytes) => (Payload::Bytes(bytes.clone()), Payload::Bytes(bytes)),
         Payload::File(file) => (Payload::File(file.clone()), Payload::File(file)),
-        Payload::Growing(growing) => (Payload::Growing(growing.clone()), Payload::Growing(growing)),
+        Payload::Growing(growing, tap) => (
+            Payload::Growing(growing.clone(), tap.clone()),
+            Payload::Growing(growing, tap),
+        ),
         Payload::Relay(relay) => {
             let later = relay.again();
             (Payload::Relay(relay), Payload::Relay(Box::new(later)))
@@ -166,31 +187,65 @@ fn file_range(reader: Reader, range: ByteRange) -> Bodies {
     stream.boxed()
 }
 
-fn growing_range(growing: Growing, range: ByteRange) -> Bodies {
-    let reader = Reader::new(growing.file().clone());
-    let stream = stream::try_unfold(
-        (growing, reader, range),
-        |(mut growing, mut reader, range)| async move {
-            if range.is_empty() {
-                return Ok(None);
+fn growing_range(growing: Growing, tap: Option<TapReader>, range: ByteRange) -> Bodies {
+    let follower = Follower {
+        reader: Reader::new(growing.file().clone()),
+        growing,
+        tap,
+    };
+    let stream = stream::try_unfold((follower, range), |(mut follower, range)| async move {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let bytes = timeout(SILENCE_LIMIT, follower.next(&range)).await;
+        let bytes = bytes.map_err(|_| BodyError::Silent)??;
+        let rest = range.start + bytes.len() as u64..range.end;
+        Ok(Some((bytes, (follower, rest))))
+    });
+    stream.boxed()
+}
+
+/// Reads what is still being written: from memory what has just come, else from the file.
+struct Follower {
+    growing: Growing,
+    tap: Option<TapReader>,
+    reader: Reader,
+}
+
+impl Follower {
+    /// The first bytes of the range, as soon as there are any.
+    async fn next(&mut self, range: &ByteRange) -> Result<Bytes, BodyError> {
+        loop {
+            if let Some(mut bytes) = self.tap.as_ref().and_then(|tap| tap.read(range.start)) {
+                bytes.truncate(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
+                return Ok(bytes);
             }
-            let progress = growing
-                .until(|p| p.written > range.start || p.stage != Stage::Filling)
-                .await;
-            // What a failed writer has written is unverified like all that was sent before it; nothing of it is taken back.
+            let progress = self.growing.progress();
+            if progress.written > range.start {
+                let range = range.start..range.end.min(progress.written);
+                return Ok(self.reader.read(&range).await?);
+            }
+            let (growing, tap) = (&mut self.growing, &mut self.tap);
+            let grown = growing.until(|p| p.written > range.start || p.stage != Stage::Filling);
+            let came = async {
+                match tap {
+                    Some(tap) => tap.wait().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let progress = tokio::select! {
+                progress = grown => progress,
+                () = came => continue,
+            };
+            // What a failed writer has written is unverified like all that was sent before it; nothing of it is taken
+            // back.
             if progress.written <= range.start {
                 return Err(BodyError::Stunted {
                     written: progress.written,
                 });
             }
-            let bytes = reader
-                .read(&(range.start..range.end.min(progress.written)))
-                .await?;
-            let rest = range.start + bytes.len() as u64..range.end;
-            Ok(Some((bytes, (growing, reader, rest))))
-        },
-    );
-    stream.boxed()
+        }
+    }
 }
 
 /// Reads a file in chunks on the threads for blocking work, into a buffer that is used again once the connection has
@@ -245,6 +300,9 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let next = match &mut this.content {
             Content::Bytes(bytes) if bytes.is_empty() => None,
             Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
@@ -259,6 +317,11 @@ impl http_body::Body for Body {
                 Some(Err(error)) => account.broke(error),
                 None => {}
             }
+        }
+        if let Some(Err(error)) = next {
+            this.broken = Some(error);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         Poll::Ready(next.map(|result| result.map(Frame::data)))
     }

@@ -21,8 +21,8 @@ use crate::access::Secret;
 use crate::connect::Connector;
 use crate::metrics::Metrics;
 use crate::peers::{Fault, InFlight, Peers};
-use crate::request::{Kind, MIRRORED, NAMESPACE, Target};
-use crate::{Candidate, PeerId, Router, Search};
+use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, Target};
+use crate::{Candidate, PeerId, Place, Router, Search};
 
 /// A peer that has not begun to answer after this long has failed.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -55,6 +55,16 @@ impl Answer {
     pub fn finished(&self) {
         self.in_flight.finished();
     }
+
+    /// # Errors
+    /// It says that the range lies outside the object.
+    pub fn satisfied(self) -> Result<Self, FetchError> {
+        if self.head.status != StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(self);
+        }
+        let size = size_of_416(&self.head.headers);
+        Err(FetchError::Unsatisfiable { size })
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +78,10 @@ pub enum FetchError {
     /// A peer that has the object says that the range lies outside it.
     #[error("no range lies within the object")]
     Unsatisfiable { size: Option<u64> },
+    #[error("this node pulls it from upstream, for others too")]
+    Leads,
+    #[error("this node pulls it from upstream by itself")]
+    Alone,
 }
 
 /// Options of the command line.
@@ -98,6 +112,8 @@ pub struct Question {
     pub ranges: Option<Ranges>,
     /// Of the whole object in bytes, where an earlier answer has told.
     pub size: Option<u64>,
+    /// This node's place in the object's flight, for a source that it follows.
+    pub place: Option<Place>,
 }
 
 impl Question {
@@ -166,8 +182,8 @@ impl Fetcher {
         }
     }
 
-    /// Asks one peer.
-    async fn ask(
+    /// Asks one peer. A 416 that is to be believed is an answer too.
+    pub async fn ask(
         &self,
         question: &Question,
         candidate: Candidate,
@@ -247,6 +263,9 @@ impl Fetcher {
         if let Some(ranges) = &question.ranges {
             request = request.header(RANGE, ranges.to_string());
         }
+        if let Some(place) = &question.place {
+            request = request.header(FLIGHT, place.to_string());
+        }
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
@@ -303,7 +322,7 @@ impl<'a> Race<'a> {
             let hedge = hedge_at.filter(|_| !running.is_empty() && may_hedge);
             tokio::select! {
                 Some(result) = running.next() => match result {
-                    Ok(answer) => return self.won(answer),
+                    Ok(answer) => return answer.satisfied(),
                     Err((candidate, fault, why)) => {
                         tracing::debug!(peer = %candidate.peer, key = %self.question.key, error = why, "peer failed");
                         self.fetcher.disappointed(&candidate.peer, &self.question.key, fault);
@@ -351,14 +370,6 @@ impl<'a> Race<'a> {
         let cost = |index: &usize| self.fetcher.peers.cost(&self.waiting[*index].peer);
         let index = (0..self.waiting.len()).min_by_key(cost)?;
         Some(self.waiting.swap_remove(index))
-    }
-
-    fn won(&self, answer: Answer) -> Result<Answer, FetchError> {
-        if answer.head.status != StatusCode::RANGE_NOT_SATISFIABLE {
-            return Ok(answer);
-        }
-        let size = size_of_416(&answer.head.headers);
-        Err(FetchError::Unsatisfiable { size })
     }
 
     fn lost(self) -> FetchError {

@@ -7,12 +7,15 @@ use bytes::Bytes;
 use oci::{Digest, MediaType};
 
 use crate::relay::Relay;
+use crate::tap::TapReader;
 use crate::{Content, Growing};
 
 /// Where an answer's bytes come from, for the log and the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Local,
+    /// This node's own, while it arrives.
+    Growing,
     Peer,
     Upstream,
 }
@@ -35,10 +38,12 @@ pub enum Payload {
     Empty,
     Bytes(Bytes),
     File(Arc<File>),
-    /// A file that is still being written.
-    Growing(Growing),
+    /// A file that is still being written, and what has come and is not in it yet.
+    Growing(Growing, Option<TapReader>),
     /// A peer's answer, passed on while it arrives.
     Relay(Box<Relay>),
+    /// The body ends without a byte: the client is to ask again.
+    Withheld,
 }
 
 impl From<Content> for Payload {

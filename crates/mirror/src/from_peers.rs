@@ -13,11 +13,12 @@ use tokio::time::timeout;
 
 use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Fetcher, Question};
+use crate::finder::Finder;
 use crate::found::{Found, Payload, Source};
 use crate::local;
 use crate::peers::Fault;
 use crate::refusal::Refusal;
-use crate::relay::{Relay, STALL_LIMIT};
+use crate::relay::Relay;
 use crate::request::{Kind, Target};
 
 /// What asking peers may take in all, with reading and verifying what is small: then the client is sent upstream.
@@ -69,11 +70,30 @@ impl FromPeers {
         Self { fetcher, memory }
     }
 
-    /// Finds what is asked for at a peer.
+    /// Finds what is asked for at any peer that has it.
     ///
     /// # Errors
     /// No peer has it, or none could give it, within [`FIND_LIMIT`].
     pub async fn find(&self, target: &Target) -> Result<Found, Refusal> {
+        let finder: Arc<dyn Finder> = self.fetcher.clone();
+        match timeout(FIND_LIMIT, self.find_by(&finder, target)).await {
+            Ok(result) => result,
+            Err(_) => Err(Refusal::PeersFailed(
+                target.kind,
+                format!("nothing of use within {FIND_LIMIT:?}"),
+            )),
+        }
+    }
+
+    /// Takes what is asked for from whom the finder chooses. Takes as long as that does.
+    ///
+    /// # Errors
+    /// None gives it.
+    pub async fn find_by(
+        &self,
+        finder: &Arc<dyn Finder>,
+        target: &Target,
+    ) -> Result<Found, Refusal> {
         let key = target.key().ok_or(Refusal::NoPeer(target.kind))?;
         let (method, ranges) = match (target.kind, target.head_only) {
             // A manifest's head is told from its verified body: a tag's digest is what its bytes hash to.
@@ -87,37 +107,30 @@ impl FromPeers {
             key,
             ranges,
             size: None,
+            place: None,
         };
-        match timeout(FIND_LIMIT, self.ask(&question)).await {
-            Ok(result) => result,
-            Err(_) => Err(Refusal::PeersFailed(
-                target.kind,
-                format!("nothing of use within {FIND_LIMIT:?}"),
-            )),
-        }
+        self.ask(finder, &question).await
     }
 
-    async fn ask(&self, question: &Question) -> Result<Found, Refusal> {
+    async fn ask(&self, finder: &Arc<dyn Finder>, question: &Question) -> Result<Found, Refusal> {
         let kind = question.target.kind;
         for _ in 0..MOST_TRIES {
-            let answer = self
-                .fetcher
-                .fetch(question)
-                .await
-                .map_err(|error| match error {
-                    FetchError::NoCandidate => Refusal::NoPeer(kind),
-                    FetchError::Unsatisfiable { size } => Refusal::Unsatisfiable { size },
-                    failed => Refusal::PeersFailed(kind, failed.to_string()),
-                })?;
+            let answer = finder.find(question).await.map_err(|error| match error {
+                FetchError::NoCandidate => Refusal::NoPeer(kind),
+                FetchError::Unsatisfiable { size } => Refusal::Unsatisfiable { size },
+                FetchError::Leads => Refusal::Leads(kind),
+                FetchError::Alone => Refusal::Alone(kind),
+                failed => Refusal::PeersFailed(kind, failed.to_string()),
+            })?;
             let peer = answer.candidate.peer.clone();
             let found = match (kind, question.target.digest()) {
-                (Kind::Blob, Some(digest)) => self.blob(question, digest, answer).await,
-                _ => self.manifest(question, answer).await,
+                (Kind::Blob, Some(digest)) => self.blob(finder, question, digest, answer).await,
+                _ => self.manifest(finder, question, answer).await,
             };
             match found {
                 Ok(found) => return Ok(found),
                 Err(Unusable::Fault(fault)) => {
-                    self.fetcher.disappointed(&peer, &question.key, fault);
+                    finder.disappointed(&peer, &question.key, fault);
                 }
                 Err(Unusable::NoMemory) => return Err(Refusal::Busy(kind)),
             }
@@ -128,8 +141,14 @@ impl FromPeers {
         ))
     }
 
-    async fn manifest(&self, question: &Question, answer: Answer) -> Result<Found, Unusable> {
-        let bytes = self.whole(answer, MAX_MANIFEST_SIZE).await?;
+    async fn manifest(
+        &self,
+        finder: &Arc<dyn Finder>,
+        question: &Question,
+        answer: Answer,
+    ) -> Result<Found, Unusable> {
+        let stall = finder.patience().stall;
+        let bytes = self.whole(answer, MAX_MANIFEST_SIZE, stall).await?;
         let digest = match question.target.digest() {
             Some(digest) => digest.clone(),
             None => Digest::sha256(&bytes),
@@ -141,6 +160,7 @@ impl FromPeers {
 
     async fn blob(
         &self,
+        finder: &Arc<dyn Finder>,
         question: &Question,
         digest: &Digest,
         answer: Answer,
@@ -150,11 +170,13 @@ impl FromPeers {
         let payload = if question.method == Method::HEAD {
             Payload::Empty
         } else if part.range == (0..size) && size <= VERIFIED_WHOLE {
-            let bytes = self.whole(answer, size).await?;
+            let stall = finder.patience().stall;
+            let bytes = self.whole(answer, size, stall).await?;
             let verified = Some(bytes).filter(|bytes| digest.verifies(bytes));
             Payload::Bytes(verified.ok_or(Fault::Wrong)?)
         } else {
-            let relay = Relay::new(self.fetcher.clone(), question.clone(), part, answer);
+            let metrics = self.fetcher.metrics.clone();
+            let relay = Relay::new(finder.clone(), metrics, question.clone(), part, answer);
             Payload::Relay(Box::new(relay))
         };
         Ok(Found {
@@ -166,8 +188,13 @@ impl FromPeers {
         })
     }
 
-    /// Reads an answer to its end, within `limit` bytes.
-    async fn whole(&self, mut answer: Answer, limit: u64) -> Result<Bytes, Unusable> {
+    /// Reads an answer to its end, within `limit` bytes and without a pause of `stall`.
+    async fn whole(
+        &self,
+        mut answer: Answer,
+        limit: u64,
+        stall: Duration,
+    ) -> Result<Bytes, Unusable> {
         let size = ContentRange::of(&answer.head.headers).map_or(limit, |part| part.size);
         if size > limit {
             return Err(Fault::Wrong.into());
@@ -177,7 +204,7 @@ impl FromPeers {
         let room = room.ok().and_then(Result::ok).ok_or(Unusable::NoMemory)?;
         let mut bytes = BytesMut::new();
         loop {
-            let frame = match timeout(STALL_LIMIT, answer.body.frame()).await {
+            let frame = match timeout(stall, answer.body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(None) => break,
                 Ok(Some(Err(_))) | Err(_) => return Err(Fault::Broke.into()),

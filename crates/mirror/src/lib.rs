@@ -1,8 +1,8 @@
 //! The life of a pull: from a request on the registry port to the bytes that answer it.
 //!
 //! [`Mirror::answer`] is the corridor that a request walks through; each step of it is a module. What it needs of the
-//! world it asks through four traits: [`Store`] (what this node holds), [`Router`] (who else has it), and, for a store
-//! that the mirror fills itself, [`Intake`] and [`Upstream`].
+//! world it asks through five traits: [`Store`] (what this node holds), [`Router`] (who else has it), [`Flights`] (who is
+//! getting it), and, for a store that the mirror fills itself, [`Intake`] and [`Upstream`].
 
 mod access;
 mod account;
@@ -12,10 +12,14 @@ mod catalog;
 mod connect;
 mod content_range;
 mod fetch;
+mod finder;
+mod flight;
+mod flights;
 mod found;
 mod from_peers;
 mod growing;
 mod health;
+mod images;
 mod listen;
 mod local;
 pub mod memory;
@@ -30,18 +34,20 @@ mod send;
 pub mod serve;
 mod store;
 mod take_in;
+mod tap;
 mod upstream;
 
 pub use access::{Access, Secret};
 pub use body::{Body, BodyError};
 pub use catalog::{Catalog, Object, Visibility};
 pub use fetch::Limits;
+pub use flights::{Flights, News, Place, Seek, Turn};
 pub use growing::{Growing, Progress, Stage};
 pub use health::Health;
 pub use listen::{ListenAddress, ListenAddressError};
 pub use mirror::{Ends, Mirror, Options, Parts, ready};
 pub use request::{
-    Caller, Kind, MIRRORED, NAMESPACE, NODE_SECRET, Reader, Request, RequestError, Target,
+    Caller, FLIGHT, Kind, MIRRORED, NAMESPACE, NODE_SECRET, Reader, Request, RequestError, Target,
 };
 pub use router::{Candidate, Holding, PeerId, Router, Search};
 pub use store::{Begun, Content, Intake, IntakeError, Provenance, Sink, Store};

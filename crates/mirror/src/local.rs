@@ -55,6 +55,12 @@ pub fn manifest(digest: &Digest, bytes: Bytes, source: Source) -> Option<Found> 
     })
 }
 
+/// The bytes of an object that may be a manifest; `None` if it is not here or cannot be read.
+pub fn manifest_bytes(store: &dyn Store, digest: &Digest) -> Option<Bytes> {
+    let content = store.open(digest).ok()??;
+    read(&content).ok()
+}
+
 /// Reads a manifest whole. What is too large to be one comes back empty, which no manifest is.
 fn read(content: &Content) -> io::Result<Bytes> {
     match content {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use oci::{Digest, Key, Origin};
 use parking_lot::Mutex;
 
 use crate::{
-    Candidate, Catalog, Content, Health, Object, PeerId, Router, Search, Store, Visibility,
+    Candidate, Catalog, Content, Growing, Health, Object, PeerId, Router, Search, Store, Visibility,
 };
 
 /// A store that holds its objects in memory.
@@ -19,6 +20,8 @@ pub struct MemoryStore {
     catalog: Catalog,
     objects: Mutex<HashMap<Digest, Bytes>>,
     ingesting: Mutex<BTreeSet<Digest>>,
+    ingests: Mutex<HashMap<Digest, Growing>>,
+    share_slots: AtomicBool,
 }
 
 impl MemoryStore {
@@ -30,6 +33,7 @@ impl MemoryStore {
             visibility: Visibility::Shared,
         };
         self.objects.lock().insert(digest.clone(), bytes);
+        self.end_ingest(&digest);
         self.catalog.insert(digest.clone(), object);
         digest
     }
@@ -41,6 +45,23 @@ impl MemoryStore {
 
     pub fn set_ingesting(&self, digest: &Digest) {
         self.ingesting.lock().insert(digest.clone());
+    }
+
+    /// An object is on its way, to be read through `growing`.
+    pub fn ingest_from(&self, digest: &Digest, growing: Growing) {
+        self.ingests.lock().insert(digest.clone(), growing);
+        self.set_ingesting(digest);
+    }
+
+    /// An object is on its way no longer.
+    pub fn end_ingest(&self, digest: &Digest) {
+        self.ingests.lock().remove(digest);
+        self.ingesting.lock().remove(digest);
+    }
+
+    /// Has its owner's downloads wait in one queue.
+    pub fn set_downloads_share_slots(&self) {
+        self.share_slots.store(true, Ordering::Relaxed);
     }
 }
 
@@ -55,6 +76,14 @@ impl Store for MemoryStore {
 
     fn is_ingesting(&self, digest: &Digest) -> bool {
         self.ingesting.lock().contains(digest)
+    }
+
+    fn ingest(&self, digest: &Digest, _: Option<u64>) -> io::Result<Option<Growing>> {
+        Ok(self.ingests.lock().get(digest).cloned())
+    }
+
+    fn downloads_share_slots(&self) -> bool {
+        self.share_slots.load(Ordering::Relaxed)
     }
 
     fn health(&self) -> Health {

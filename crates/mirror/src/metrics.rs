@@ -43,6 +43,12 @@ pub struct FaultLabels {
     pub fault: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct OutcomeLabels {
+    /// `follow`, `lead` or `alone`.
+    pub outcome: &'static str,
+}
+
 /// Registries that get a label of their own; requests may name any number of others.
 const MOST_REGISTRIES: usize = 64;
 
@@ -64,6 +70,12 @@ pub struct Metrics {
     pub peer_answer_seconds: Histogram,
     pub hedged: Counter,
     pub broken_bodies: Counter,
+    pub bytes_from_growing: Counter,
+    pub flights_sought: Family<OutcomeLabels, Counter>,
+    pub flights_seek_seconds: Histogram,
+    pub flights_moves: Counter,
+    pub flights_gave_way: Counter,
+    pub flights_uploads_refused: Counter,
 }
 
 impl Metrics {
@@ -88,9 +100,16 @@ impl Metrics {
             peer_answer_seconds: seconds(),
             hedged: Counter::default(),
             broken_bodies: Counter::default(),
+            bytes_from_growing: Counter::default(),
+            flights_sought: Family::default(),
+            flights_seek_seconds: seconds(),
+            flights_moves: Counter::default(),
+            flights_gave_way: Counter::default(),
+            flights_uploads_refused: Counter::default(),
         };
         metrics.register_spegels(registry);
         metrics.register_ours(registry);
+        metrics.register_flights(registry);
         metrics
     }
 
@@ -174,6 +193,45 @@ impl Metrics {
             "Times a peer's body broke, stalled or crawled and another had to go on with it",
             self.broken_bodies.clone(),
         );
+    }
+
+    fn register_flights(&self, registry: &mut Registry) {
+        registry.register(
+            "peili_bytes_from_growing",
+            "Bytes sent to peers of what this node was still receiving itself",
+            self.bytes_from_growing.clone(),
+        );
+        registry.register(
+            "peili_flights_sought",
+            "Times the other nodes were asked whom to take an object from, by their answer: follow (from a peer), lead (from upstream, \
+             for others too), alone (from upstream)",
+            self.flights_sought.clone(),
+        );
+        registry.register(
+            "peili_flights_seek_seconds",
+            "Time until that answer",
+            self.flights_seek_seconds.clone(),
+        );
+        registry.register(
+            "peili_flights_moves",
+            "Times they were asked again because a source refused or broke",
+            self.flights_moves.clone(),
+        );
+        registry.register(
+            "peili_flights_gave_way",
+            "Requests that were ended without a byte, to be asked again, so that a download of this node could begin",
+            self.flights_gave_way.clone(),
+        );
+        registry.register(
+            "peili_flights_uploads_refused",
+            "Followers that were turned away because this node fed as many as it may",
+            self.flights_uploads_refused.clone(),
+        );
+    }
+
+    pub fn flight_sought(&self, outcome: &'static str) {
+        let labels = OutcomeLabels { outcome };
+        self.flights_sought.get_or_create(&labels).inc();
     }
 
     /// What a registry is counted under: the first ones to be named under their names, the rest as `other`.

@@ -1,8 +1,8 @@
 //! The corridor: the life of a pull, one step after the other.
 //!
 //! who asks ([`request`](crate::request)) → may they ([`access`](crate::access)) → have we got it
-//! ([`local`](crate::local)) → who has it ([`fetch`](crate::fetch), [`relay`](crate::relay)) or whence do we take it in
-//! ([`take_in`](crate::take_in)) → send it ([`send`](crate::send)) → account for it ([`account`](crate::account)).
+//! ([`local`](crate::local)) → who is getting it ([`flight`](crate::flight)) → who has it ([`fetch`](crate::fetch),
+//! [`relay`](crate::relay)) or whence do we take it in ([`take_in`](crate::take_in)) → send it ([`send`](crate::send)) → account for it ([`account`](crate::account)).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use crate::access::Access;
 use crate::account::Account;
 use crate::body::Body;
 use crate::fetch::{Fetcher, Limits};
+use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Source};
 use crate::from_peers::FromPeers;
 use crate::metrics::{Metrics, MirrorLabels};
 use crate::refusal::Refusal;
 use crate::request::{self, Caller, Kind, Reader, Request, Target};
 use crate::take_in::TakeIn;
-use crate::{Health, Intake, Router, Store, Upstream, local, send};
+use crate::{Flights, Health, Intake, Router, Store, Upstream, local, send};
 
 /// The adapters that a mirror stands between.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub struct Parts {
     pub router: Arc<dyn Router>,
     /// For a store that the mirror fills itself: its writing side, and where content comes from that no peer has.
     pub intake: Option<(Arc<dyn Intake>, Arc<dyn Upstream>)>,
+    /// The agreement with other nodes on who pulls what from upstream. `None`: a plain mirror, of complete content.
+    pub flights: Option<Arc<dyn Flights>>,
 }
 
 #[derive(Clone, Debug)]
@@ -45,6 +48,7 @@ pub struct Mirror {
     access: Access,
     reader: Reader,
     from_peers: Arc<FromPeers>,
+    flight: Option<Arc<Flight>>,
     take_in: Option<TakeIn>,
     metrics: Arc<Metrics>,
 }
@@ -66,13 +70,24 @@ impl Mirror {
         let metrics = Arc::new(Metrics::register(registry));
         let authorization = access.authorization.as_ref();
         let fetcher = Fetcher::new(parts.router.clone(), limits, authorization, metrics.clone());
-        let from_peers = Arc::new(FromPeers::new(Arc::new(fetcher)));
+        let fetcher = Arc::new(fetcher);
+        let from_peers = Arc::new(FromPeers::new(fetcher.clone()));
+        let flight = parts.flights.map(|flights| {
+            Arc::new(Flight::new(
+                flights,
+                parts.store.clone(),
+                fetcher,
+                from_peers.clone(),
+                metrics.clone(),
+            ))
+        });
         let take_in = parts.intake.map(|(intake, upstream)| {
             TakeIn::new(
                 intake,
                 upstream,
                 parts.store.clone(),
                 from_peers.clone(),
+                flight.clone(),
                 metrics.clone(),
             )
         });
@@ -82,6 +97,7 @@ impl Mirror {
             access,
             reader,
             from_peers,
+            flight,
             take_in,
             metrics,
         }
@@ -150,14 +166,17 @@ impl Mirror {
                     .origin
                     .as_ref()
                     .map(|origin| origin.registry.to_string());
-                let found = self.find(&target, account).await?;
+                let found = self.find(&mut target, account).await?;
                 send::found(&target, found)
             }
         }
     }
 
-    async fn find(&self, target: &Target, account: &mut Account) -> Result<Found, Refusal> {
+    async fn find(&self, target: &mut Target, account: &mut Account) -> Result<Found, Refusal> {
         self.access.admit(target)?;
+        if target.caller == Caller::Peer {
+            return self.find_for_peer(target, account).await;
+        }
         let take_in = self
             .take_in
             .as_ref()
@@ -167,16 +186,38 @@ impl Mirror {
         if !asks_first && let Some(found) = local::find(&*self.store, &self.access, target) {
             return Ok(found);
         }
-        if target.caller == Caller::Peer {
-            return Err(Refusal::NotHere(target.kind));
-        }
         account.handler = "mirror";
-        let result = match take_in {
-            Some(take_in) => take_in.find(target, &self.access).await,
-            None => self.from_peers.find(target).await,
+        let flight = self.flight.as_ref().filter(|f| f.concerns(target));
+        let result = match (take_in, flight) {
+            (Some(take_in), _) => take_in.find(target, &self.access).await,
+            (None, Some(flight)) => {
+                Flight::ignore_range_of_all(target);
+                account.ending = flight.ending(target);
+                flight.find(target, Sharing::Shared).await
+            }
+            (None, None) => self.from_peers.find(target).await,
         };
         self.count(target, result.as_ref().ok());
         result
+    }
+
+    /// A peer gets what is here; one that follows a flight gets what is on its way too.
+    async fn find_for_peer(
+        &self,
+        target: &Target,
+        account: &mut Account,
+    ) -> Result<Found, Refusal> {
+        let found = local::find(&*self.store, &self.access, target);
+        let flight = self.flight.as_ref().filter(|_| !target.head_only);
+        let (Some(flight), Some(place)) = (flight, target.place) else {
+            return found.ok_or(Refusal::NotHere(target.kind));
+        };
+        let found = match found {
+            Some(found) => found,
+            None => flight.offer(target, place, &self.access).await?,
+        };
+        account.upload = flight.admit(target, &found, account.ip)?;
+        Ok(found)
     }
 
     fn count(&self, target: &Target, found: Option<&Found>) {

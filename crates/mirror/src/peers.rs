@@ -24,6 +24,9 @@ const LIES: u32 = 4;
 const MOST_PEERS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 /// (peer, key) pairs remembered as lacking.
 const MOST_LACKING: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+/// Peers that are looked at for those put aside, and of these so many are told.
+const MOST_LATELY: usize = 256;
+const MOST_ASIDE: usize = 8;
 /// What a peer that has not been asked yet is taken to need for an answer.
 const LATENCY_GUESS: Duration = Duration::from_millis(20);
 
@@ -86,6 +89,17 @@ impl Peers {
                 .lock()
                 .peek(&pair)
                 .is_none_or(|until| *until <= now)
+    }
+
+    /// Some of the peers that are put aside: of those met lately.
+    pub fn aside(&self, now: Instant) -> Vec<PeerId> {
+        let records = self.records.lock();
+        let lately = records.iter().take(MOST_LATELY);
+        let aside = lately.filter(|(_, record)| record.is_aside(now));
+        aside
+            .take(MOST_ASIDE)
+            .map(|(peer, _)| peer.clone())
+            .collect()
     }
 
     /// The time that an answer's head is likely to take.

@@ -26,6 +26,12 @@ pub enum Refusal {
     PeersFailed(Kind, String),
     #[error("this mirror reads as many small objects as it has memory for")]
     Busy(Kind),
+    #[error("leads: this node pulls it from upstream, for others too")]
+    Leads(Kind),
+    #[error("alone: this node pulls it from upstream by itself")]
+    Alone(Kind),
+    #[error("this node feeds as many followers as it may")]
+    Uploads(Kind),
     #[error("no range lies within the object")]
     Unsatisfiable { size: Option<u64> },
     #[error(transparent)]
@@ -47,7 +53,10 @@ impl Refusal {
             | Self::NotHere(_)
             | Self::NoPeer(_)
             | Self::PeersFailed(..)
-            | Self::Busy(_) => StatusCode::NOT_FOUND,
+            | Self::Busy(_)
+            | Self::Leads(_)
+            | Self::Alone(_)
+            | Self::Uploads(_) => StatusCode::NOT_FOUND,
             // Whoever asks a mirror has another way to upstream, and 404 is what sends it there.
             Self::Upstream(_) | Self::Intake(_) => StatusCode::NOT_FOUND,
         }
@@ -74,7 +83,10 @@ impl Refusal {
             Self::NotHere(kind)
             | Self::NoPeer(kind)
             | Self::PeersFailed(kind, _)
-            | Self::Busy(kind) => unknown(kind),
+            | Self::Busy(kind)
+            | Self::Leads(kind)
+            | Self::Alone(kind)
+            | Self::Uploads(kind) => unknown(kind),
             Self::Upstream(crate::UpstreamError::Denied(_)) => ErrorCode::Denied,
             Self::Upstream(_) | Self::Intake(_) => ErrorCode::ManifestUnknown,
         }

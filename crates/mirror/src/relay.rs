@@ -12,17 +12,16 @@ use oci::{ByteRange, Ranges};
 use tokio::time::{Instant, timeout};
 
 use crate::content_range::ContentRange;
-use crate::fetch::{Answer, FetchError, Fetcher, Question};
+use crate::fetch::{Answer, FetchError, Question};
+use crate::finder::Finder;
+use crate::metrics::Metrics;
 use crate::peers::Fault;
 
-/// A peer whose bytes stop for this long has broken.
-pub const STALL_LIMIT: Duration = Duration::from_secs(2);
 /// Breaks in a row without a byte between them, after which the body ends. containerd gives up after three of ours.
 const MOST_BREAKS: u32 = 2;
-/// A peer that sends less than this while it is waited for this long crawls, which is as bad as stalling: a client that
-/// sees some progress never goes elsewhere by itself.
+/// A peer that sends less than this within [`Patience::crawl`] crawls, which is as bad as stalling: a client that sees
+/// some progress never goes elsewhere by itself.
 const CRAWL: u64 = 40 * 1024;
-const CRAWL_WINDOW: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
@@ -34,7 +33,8 @@ pub enum RelayError {
 
 /// A peer's answer that has begun, and the means to go on elsewhere.
 pub struct Relay {
-    fetcher: Arc<Fetcher>,
+    finder: Arc<dyn Finder>,
+    metrics: Arc<Metrics>,
     question: Question,
     /// Of the whole object.
     size: u64,
@@ -48,18 +48,21 @@ pub struct Relay {
 struct Pace {
     waited: Duration,
     bytes: u64,
+    /// Between two bytes, so far.
+    longest: Option<Duration>,
 }
 
 impl Pace {
     /// Whether the peer crawls.
-    fn add(&mut self, waited: Duration, bytes: usize) -> bool {
+    fn add(&mut self, waited: Duration, bytes: usize, window: Duration) -> bool {
         self.waited += waited;
         self.bytes += bytes as u64;
-        if self.waited < CRAWL_WINDOW {
+        self.longest = self.longest.max(Some(waited));
+        if self.waited < window {
             return false;
         }
         let crawls = self.bytes < CRAWL;
-        *self = Self::default();
+        (self.waited, self.bytes) = (Duration::ZERO, 0);
         crawls
     }
 }
@@ -75,14 +78,16 @@ impl std::fmt::Debug for Relay {
 impl Relay {
     /// `part` is what the answer holds.
     pub fn new(
-        fetcher: Arc<Fetcher>,
+        finder: Arc<dyn Finder>,
+        metrics: Arc<Metrics>,
         mut question: Question,
         part: ContentRange,
         answer: Answer,
     ) -> Self {
         question.size = Some(part.size);
         Self {
-            fetcher,
+            finder,
+            metrics,
             question,
             size: part.size,
             open: Some((part.range, answer)),
@@ -101,7 +106,8 @@ impl Relay {
     /// The same relay for another range of the object, with no answer open yet.
     pub fn again(&self) -> Self {
         Self {
-            fetcher: self.fetcher.clone(),
+            finder: self.finder.clone(),
+            metrics: self.metrics.clone(),
             question: self.question.clone(),
             size: self.size,
             open: None,
@@ -115,6 +121,7 @@ impl Relay {
             return Ok(None);
         }
         let offset = range.start;
+        let stall = self.finder.patience().next(self.pace.longest);
         let mut breaks = 0;
         loop {
             let mut answer = match self.open.take() {
@@ -122,7 +129,7 @@ impl Relay {
                 _ => self.open_at(&range).await?,
             };
             let asked = Instant::now();
-            if let Ok(Some(Ok(frame))) = timeout(STALL_LIMIT, answer.body.frame()).await {
+            if let Ok(Some(Ok(frame))) = timeout(stall, answer.body.frame()).await {
                 let Ok(mut bytes) = frame.into_data() else {
                     self.open = Some((range.clone(), answer));
                     continue;
@@ -147,14 +154,15 @@ impl Relay {
         answer: Answer,
         waited: Duration,
     ) -> (Bytes, ByteRange) {
-        self.fetcher
-            .metrics
-            .bytes_from_peers
-            .inc_by(bytes.len() as u64);
+        self.metrics.bytes_from_peers.inc_by(bytes.len() as u64);
+        self.finder.received(range.start, &bytes);
         let rest = range.start + bytes.len() as u64..range.end;
         if rest.is_empty() {
             answer.finished();
-        } else if self.pace.add(waited, bytes.len()) {
+        } else if self
+            .pace
+            .add(waited, bytes.len(), self.finder.patience().crawl)
+        {
             self.broke(&answer, rest.start);
         } else {
             self.open = Some((rest.clone(), answer));
@@ -165,16 +173,16 @@ impl Relay {
     fn broke(&self, answer: &Answer, offset: u64) {
         let peer = &answer.candidate.peer;
         tracing::debug!(%peer, key = %self.question.key, offset, "peer broke in the middle of a body");
-        self.fetcher
+        self.finder
             .disappointed(peer, &self.question.key, Fault::Broke);
-        self.fetcher.metrics.broken_bodies.inc();
+        self.metrics.broken_bodies.inc();
     }
 
     /// Asks a peer for the range.
     async fn open_at(&mut self, range: &ByteRange) -> Result<Answer, RelayError> {
         self.question.ranges = Some(Ranges::of(range));
         loop {
-            let answer = self.fetcher.fetch(&self.question).await;
+            let answer = self.finder.find(&self.question).await;
             let answer = answer.map_err(|source| RelayError::Interrupted {
                 offset: range.start,
                 source,
@@ -186,7 +194,7 @@ impl Relay {
             if ContentRange::of(&answer.head.headers) == Some(asked) {
                 return Ok(answer);
             }
-            self.fetcher
+            self.finder
                 .disappointed(&answer.candidate.peer, &self.question.key, Fault::Wrong);
         }
     }

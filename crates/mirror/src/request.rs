@@ -9,12 +9,17 @@ use http::header::{CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Uri};
 use oci::{Digest, Key, NameError, Origin, RangeError, Ranges, Reference, Registry, TagName};
 
+use crate::Place;
+
 /// Marks a request that a mirror sends to a peer: it goes no further. It grants nothing.
 pub const MIRRORED: HeaderName = HeaderName::from_static("x-spegel-mirrored");
 /// Names the registry, in requests and answers.
 pub const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// Proves that a request comes from this node's containerd, whose hosts.toml carries the secret.
 pub const NODE_SECRET: HeaderName = HeaderName::from_static("x-peili-node-secret");
+/// The asker's place in the flight of what it asks a peer for, [`Place`] as `<epoch>-<order>` in hexadecimal: what is
+/// still growing is served to it too.
+pub const FLIGHT: HeaderName = HeaderName::from_static("x-peili-flight");
 
 /// Longer paths with their queries are refused: a name of 255, a digest of 135 and a registry of 255 fit many times.
 const MAX_URI: usize = 4096;
@@ -47,6 +52,8 @@ pub struct Target {
     pub caller: Caller,
     /// `HEAD`: the answer has no body.
     pub head_only: bool,
+    /// Of a peer that follows the flight of this object; `None` too where what it says of it is not well-formed.
+    pub place: Option<Place>,
 }
 
 impl Target {
@@ -173,6 +180,9 @@ impl Reader {
             ranges,
             caller: Caller::Stranger,
             head_only,
+            place: headers
+                .get(FLIGHT)
+                .and_then(|place| Place::parse(place.to_str().ok()?)),
         }))
     }
 

@@ -10,9 +10,9 @@ use oci::ByteRange;
 
 use crate::body::{self, Body, Part};
 use crate::content_range::ContentRange;
-use crate::found::{Found, Payload};
+use crate::found::{Found, Payload, Source};
 use crate::refusal::Refusal;
-use crate::request::{Kind, NAMESPACE, Target};
+use crate::request::{FLIGHT, Kind, NAMESPACE, Target};
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// The answer that hands over what was found.
@@ -27,6 +27,9 @@ pub fn found(target: &Target, found: Found) -> Result<Response<Body>, Refusal> {
     set(headers, CONTENT_TYPE, found.media_type.as_str());
     if let Some(origin) = &target.origin {
         set(headers, NAMESPACE, origin.registry.as_str());
+    }
+    if found.source == Source::Growing {
+        headers.insert(FLIGHT, HeaderValue::from_static("growing"));
     }
     if target.kind == Kind::Blob {
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));

@@ -44,9 +44,25 @@ pub trait Store: Send + Sync + 'static {
     fn open(&self, digest: &Digest) -> io::Result<Option<Content>>;
 
     /// Whether the store's owner is fetching this object right now: containerd opens an ingest before it sends its
-    /// request, so a request for a digest without one does not come from this node's containerd. False for a store
-    /// that the mirror fills itself.
+    /// request, so a request for a digest without one does not come from this node's containerd. Says who asks, not
+    /// what can be read: false for a store that the mirror fills itself, whose ingests prove nothing about who asks,
+    /// and for containerd's cheaper than [`Self::ingest`], as nothing is opened.
     fn is_ingesting(&self, digest: &Digest) -> bool;
+
+    /// What is on its way into the store, to be read while it grows; `None` if it is not on its way, or has arrived a
+    /// moment ago ([`Self::open`] tells). `size` in bytes where the caller knows it; what the store knows counts before
+    /// it.
+    ///
+    /// A pull that died without clearing up leaves an object that neither grows nor ends: who waits has to bound the
+    /// wait.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    fn ingest(&self, digest: &Digest, size: Option<u64>) -> io::Result<Option<Growing>>;
+
+    /// Whether the owner's downloads share one queue for the whole node, in which a request that is refused goes to the
+    /// tail (containerd from 2.1 on; before, a pull keeps its place).
+    fn downloads_share_slots(&self) -> bool;
 
     fn health(&self) -> Health;
 }

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use oci::{Digest, MediaType, Origin, Reference};
+use oci::{Digest, MediaType, Origin, Ranges, Reference};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::body::BodyError;
+use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Payload, Source};
 use crate::from_peers::FromPeers;
 use crate::metrics::Metrics;
@@ -46,7 +47,29 @@ struct Tools {
     upstream: Arc<dyn Upstream>,
     store: Arc<dyn Store>,
     from_peers: Arc<FromPeers>,
+    flight: Option<Arc<Flight>>,
     metrics: Arc<Metrics>,
+}
+
+impl Tools {
+    /// Finds an object that this node has begun to take in at another node.
+    async fn find(&self, target: &Target) -> Result<Found, Refusal> {
+        match &self.flight {
+            Some(flight) => flight.find(target, Sharing::Unknown).await,
+            None => self.from_peers.find(target).await,
+        }
+    }
+
+    /// Says whether others may have what comes of an object that is being taken in.
+    fn share(&self, digest: &Digest, visibility: Visibility) {
+        let sharing = match visibility {
+            Visibility::Shared => Sharing::Shared,
+            Visibility::Private => Sharing::Private,
+        };
+        if let Some(flight) = &self.flight {
+            flight.share(digest, sharing);
+        }
+    }
 }
 
 /// A source that has begun to send.
@@ -78,6 +101,7 @@ impl TakeIn {
         upstream: Arc<dyn Upstream>,
         store: Arc<dyn Store>,
         from_peers: Arc<FromPeers>,
+        flight: Option<Arc<Flight>>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let tools = Arc::new(Tools {
@@ -85,6 +109,7 @@ impl TakeIn {
             upstream,
             store,
             from_peers,
+            flight,
             metrics,
         });
         Self {
@@ -140,7 +165,8 @@ impl TakeIn {
     }
 
     async fn manifest(&self, target: &Target, digest: &Digest) -> Result<Found, Refusal> {
-        let (found, visibility) = match self.tools.from_peers.find(target).await {
+        let (sink, found) = self.begin_manifest(target, digest).await;
+        let (found, visibility) = match found {
             Ok(found) => (found, Visibility::Shared),
             Err(refusal) => {
                 let origin = target.origin.as_ref().ok_or(refusal)?;
@@ -159,28 +185,39 @@ impl TakeIn {
                 (found, fetched.visibility)
             }
         };
-        if let Payload::Bytes(bytes) = &found.payload
-            && let Err(error) = self.keep(target, digest, bytes.clone(), visibility).await
+        self.tools.share(digest, visibility);
+        if let (Some(sink), Payload::Bytes(bytes)) = (sink, &found.payload)
+            && let Err(error) = keep(sink, target, bytes.clone(), visibility).await
         {
             tracing::warn!(%digest, %error, "could not store a manifest; it is handed over all the same");
         }
         Ok(found)
     }
 
-    async fn keep(
+    /// Asks other nodes for a manifest, and opens the way into the store before: the flight offers what is on its way.
+    /// Whoever comes second looks for it himself, and does not keep it.
+    async fn begin_manifest(
         &self,
         target: &Target,
         digest: &Digest,
-        bytes: Bytes,
-        visibility: Visibility,
-    ) -> Result<(), IntakeError> {
-        let Begun::New(mut sink, _) = self.tools.intake.begin(digest)? else {
-            return Ok(());
+    ) -> (Option<Box<dyn Sink>>, Result<Found, Refusal>) {
+        let sink = match self.tools.intake.begin(digest) {
+            Ok(Begun::New(sink, _)) => Some(sink),
+            Ok(Begun::Present(_) | Begun::Joined(_)) => None,
+            Err(error) => {
+                tracing::warn!(%digest, %error, "cannot store a manifest; it is passed on without being kept");
+                None
+            }
         };
-        sink.expect(bytes.len() as u64).await?;
-        sink.write(bytes).await?;
-        let origin = target.origin.clone();
-        sink.commit(Provenance { origin, visibility }).await
+        let whole = Target {
+            head_only: false,
+            ..target.clone()
+        };
+        let found = match &sink {
+            Some(_) => self.tools.find(&whole).await,
+            None => self.tools.from_peers.find(&whole).await,
+        };
+        (sink, found)
     }
 
     async fn blob(
@@ -207,7 +244,7 @@ impl TakeIn {
             Begun::Present(_) => self.stored(target, access),
             Begun::Joined(growing) => {
                 let (size, growing) = sized(growing, target).await?;
-                Ok(found(size, Payload::Growing(growing), Source::Local))
+                Ok(found(size, Payload::Growing(growing, None), Source::Local))
             }
             Begun::New(sink, growing) => {
                 let (tell, told) = oneshot::channel();
@@ -219,7 +256,7 @@ impl TakeIn {
                 self.tasks.spawn(fill.run(sink, tell));
                 let source = told.await.map_err(|_| Refusal::NoPeer(target.kind))??;
                 let (size, growing) = sized(growing, target).await?;
-                Ok(found(size, Payload::Growing(growing), source))
+                Ok(found(size, Payload::Growing(growing, None), source))
             }
         }
     }
@@ -227,6 +264,18 @@ impl TakeIn {
     fn stored(&self, target: &Target, access: &Access) -> Result<Found, Refusal> {
         local::find(&*self.tools.store, access, target).ok_or(Refusal::NotHere(target.kind))
     }
+}
+
+async fn keep(
+    mut sink: Box<dyn Sink>,
+    target: &Target,
+    bytes: Bytes,
+    visibility: Visibility,
+) -> Result<(), IntakeError> {
+    sink.expect(bytes.len() as u64).await?;
+    sink.write(bytes).await?;
+    let origin = target.origin.clone();
+    sink.commit(Provenance { origin, visibility }).await
 }
 
 fn late(origin: &Origin) -> UpstreamError {
@@ -329,13 +378,16 @@ impl Fill {
 
     /// Opens the object from an offset on: at a peer, else upstream.
     async fn begin(&self, offset: u64) -> Result<Begin, Refusal> {
-        let whole = Target {
-            ranges: None,
+        let rest = Target {
+            ranges: rest(offset),
             head_only: false,
             ..self.target.clone()
         };
-        let refusal = match self.tools.from_peers.find(&whole).await {
-            Ok(found) => return Ok(from_peer(found, offset)),
+        let refusal = match self.tools.find(&rest).await {
+            Ok(found) => {
+                self.tools.share(&self.digest, Visibility::Shared);
+                return Ok(from_peer(found, offset));
+            }
             Err(refusal) => refusal,
         };
         let origin = self.target.origin.as_ref().ok_or(refusal)?;
@@ -343,6 +395,7 @@ impl Fill {
         let blob = timeout(BEGIN_LIMIT, asked)
             .await
             .map_err(|_| late(origin))??;
+        self.tools.share(&self.digest, blob.visibility);
         Ok(Begin {
             source: Source::Upstream,
             visibility: blob.visibility,
@@ -350,6 +403,12 @@ impl Fill {
             body: blob.body.map_err(FillError::from).boxed(),
         })
     }
+}
+
+/// All from an offset on.
+fn rest(offset: u64) -> Option<Ranges> {
+    let ranges = (offset > 0).then(|| Ranges::parse(&format!("bytes={offset}-")));
+    ranges?.ok()?
 }
 
 fn from_peer(found: Found, offset: u64) -> Begin {

@@ -1,6 +1,9 @@
 //! A mirror that fills its own store: what comes from upstream, how often, and who may have it. The store is the real
 //! one; upstream is a stand-in, since these tests are about what happens when it moves, breaks, lies or is gone.
 
+#[path = "it/flights.rs"]
+mod flights;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,12 +18,13 @@ use http_body_util::BodyExt;
 use layout::Layout;
 use mirror::memory::MemoryCluster;
 use mirror::{
-    Access, Body, Candidate, Ends, Holding, Limits, MIRRORED, Mirror, Options, Parts, PeerId,
-    Reader, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest, Visibility,
+    Access, Body, Candidate, Ends, Flights, Holding, Limits, MIRRORED, Mirror, Options, Parts,
+    PeerId, Reader, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest, Visibility,
 };
 use oci::{Digest, Origin, Reference};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
 
 /// What the upstream registry has, and how it behaves.
 #[derive(Default)]
@@ -31,6 +35,8 @@ struct Fake {
     gone: Mutex<bool>,
     /// Breaks each body after this many bytes.
     breaks_after: Mutex<Option<usize>>,
+    /// Lets pieces of 1,000 bytes through, as many as it has permits.
+    gate: Mutex<Option<Arc<Semaphore>>>,
     blobs_asked: AtomicUsize,
 }
 
@@ -121,7 +127,17 @@ impl Upstream for Fake {
                 "broken".into(),
             )));
         }
-        let body = futures::stream::iter(pieces).boxed();
+        let gate = self.gate.lock().clone();
+        let through = move |piece| {
+            let gate = gate.clone();
+            async move {
+                if let Some(gate) = gate {
+                    gate.acquire().await.expect("never closed").forget();
+                }
+                piece
+            }
+        };
+        let body = futures::stream::iter(pieces).then(through).boxed();
         Ok(UpstreamBlob {
             size: Some(bytes.len() as u64),
             visibility: self.visibility(),
@@ -146,6 +162,10 @@ const ELSEWHERE: SocketAddr = SocketAddr::new(
 );
 
 fn app() -> TestApp {
+    app_of_cluster(None)
+}
+
+fn app_of_cluster(flights: Option<Arc<dyn Flights>>) -> TestApp {
     let folder = tempfile::tempdir().expect("a folder");
     let mut registry = Registry::default();
     let options = layout::Options {
@@ -164,6 +184,7 @@ fn app() -> TestApp {
         store: store.clone(),
         router: Arc::new(MemoryCluster::default().router(node)),
         intake: Some((store, upstream.clone())),
+        flights,
     };
     let options = Options {
         access: Access {

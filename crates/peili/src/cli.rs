@@ -112,6 +112,13 @@ pub struct StoreArgs {
         default_value = "/etc/containerd/certs.d"
     )]
     pub containerd_registry_config_path: String,
+    /// containerd: how long layers just pulled are kept where containerd would discard them
+    /// (discard_unpacked_layers), so that they can be shared, as in 10m; 0: not at all.
+    #[arg(long, env = "RETAIN_FOR", default_value = "0")]
+    pub retain_for: String,
+    /// containerd: bytes that are kept so at the most; the oldest go first, also where the disk is full.
+    #[arg(long, env = "RETAIN_BYTES", default_value = "10GiB")]
+    pub retain_bytes: String,
     /// layout: folder of the OCI image layout that holds the content.
     #[arg(long, env = "STORE_PATH", default_value = "")]
     pub store_path: String,
@@ -131,6 +138,9 @@ pub struct MirrorArgs {
     /// Regular expressions; images whose registry/name:tag one of them matches are left out.
     #[arg(long, env = "REGISTRY_FILTERS", num_args = 0..)]
     pub registry_filters: Vec<String>,
+    /// Whether nodes that pull the same at the same time pull it from upstream once: on, or off for a plain mirror.
+    #[arg(long, env = "FLIGHTS", default_value = "on")]
+    pub flights: String,
     /// How long to look for a peer before the client is sent upstream.
     #[arg(long, env = "MIRROR_RESOLVE_TIMEOUT", default_value = "250ms")]
     pub mirror_resolve_timeout: String,

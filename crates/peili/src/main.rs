@@ -56,7 +56,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         let shutdown = shutdown()?;
         match cli.command {
-            Command::Registry(arguments) => registry::run(&arguments, shutdown).await,
+            Command::Registry(arguments) => Box::pin(registry::run(&arguments, shutdown)).await,
             Command::Configuration(arguments) => configuration::run(&arguments),
             Command::Cleanup(arguments) => cleanup::run(&arguments, shutdown).await,
             Command::CleanupWait(arguments) => cleanup::wait(&arguments, shutdown).await,

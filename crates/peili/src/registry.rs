@@ -47,6 +47,7 @@ impl Bound {
             registry_port: registry.local_addr()?.port(),
             data_dir: settings.data_dir.clone(),
             bootstrap: settings.bootstrap.clone(),
+            flights: settings.flights,
         };
         let swarm = swarm::bind(config, &mut metrics).await?;
         Ok(Self {
@@ -70,7 +71,10 @@ impl Bound {
         let (registry_address, metrics_address) = (registry.local_addr()?, observe.local_addr()?);
         let router_port = swarm.port();
         let (router, mut cluster) = swarm.spawn();
-        let parts = open(settings.store, router, &mut metrics, &mut tasks).await?;
+        let mut parts = open(settings.store, router.clone(), &mut metrics, &mut tasks).await?;
+        if settings.flights {
+            parts.flights = Some(router);
+        }
         let mirror = Arc::new(Mirror::new(parts, settings.mirror, &mut metrics));
 
         let announcing = mirror.clone();
@@ -134,6 +138,7 @@ async fn open(
                 store,
                 router,
                 intake: None,
+                flights: None,
             })
         }
         Store::Layout { options, upstream } => {
@@ -151,6 +156,7 @@ async fn open(
                 store,
                 router,
                 intake: Some((intake, upstream)),
+                flights: None,
             })
         }
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use containerd::Retain;
 use hosts::{Credentials, NodeSecret};
 use mirror::{Access, Limits, ListenAddress, Options, Reader, Secret};
 use oci::{Filter, Registry, RegistryUrl};
@@ -11,6 +12,9 @@ use swarm::{Bootstrap, HttpBootstrap, IdForm, PeerAddress};
 use crate::cli::{BootstrapArgs, CredentialsArgs, MirrorArgs, RegistryArgs, StoreArgs};
 use crate::duration;
 use crate::fault::Faults;
+
+/// Of `--retain-for`; containerd keeps the end of a lease in whole seconds.
+const RETAIN_LEAST: Duration = Duration::from_secs(10);
 
 /// A configuration that can work.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub struct Settings {
     pub bootstrap: Bootstrap,
     pub store: Store,
     pub mirror: Options,
+    /// Whether this node takes part in flights.
+    pub flights: bool,
     pub drain_timeout: Duration,
 }
 
@@ -50,8 +56,11 @@ impl Settings {
             faults.take("--drain-timeout", duration::parse(&arguments.drain_timeout));
         let registries = mirrored(&arguments.mirror, &mut faults);
         let bootstrap = bootstrap(&arguments.bootstrap, &mut faults);
-        let store = store(&arguments.store, registries, &mut faults);
         let mirror = mirror(&arguments.mirror, &mut faults);
+        let flights = faults.take("--flights", on_or_off(&arguments.mirror.flights));
+        let filter = mirror.as_ref().map(|mirror| mirror.access.filter.clone());
+        let retain = retain(&arguments.store, filter, &mut faults);
+        let store = store(&arguments.store, registries, retain, &mut faults);
         let settings = || {
             Some(Self {
                 registry_addr: registry_addr?,
@@ -61,6 +70,7 @@ impl Settings {
                 bootstrap: bootstrap?,
                 store: store?,
                 mirror: mirror?,
+                flights: flights?,
                 drain_timeout: drain_timeout?,
             })
         };
@@ -78,6 +88,14 @@ pub fn boolean(text: &str) -> Result<bool, String> {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{text:?} is neither on nor off")),
     }
 }
 
@@ -157,13 +175,41 @@ fn http_bootstrap(arguments: &BootstrapArgs, faults: &mut Faults) -> Option<Http
     })
 }
 
+/// What is kept of layers that containerd discards; `None`: nothing, or it is at fault.
+fn retain(arguments: &StoreArgs, filter: Option<Filter>, faults: &mut Faults) -> Option<Retain> {
+    let time = faults.take("--retain-for", duration::parse(&arguments.retain_for));
+    let bytes = faults.take("--retain-bytes", bytes(&arguments.retain_bytes));
+    let time = time.filter(|time| !time.is_zero())?;
+    if arguments.store == "layout" {
+        faults.add(
+            "--retain-for",
+            "is for --store containerd; what the store of --store layout keeps is bounded by --store-limit alone",
+        );
+    } else if time < RETAIN_LEAST {
+        faults.add(
+            "--retain-for",
+            format!(
+                "{:?} is too short for anybody to fetch a layer; write at least {} s, or 0 to retain nothing",
+                arguments.retain_for,
+                RETAIN_LEAST.as_secs()
+            ),
+        );
+    }
+    Some(Retain {
+        time,
+        bytes: bytes?,
+        filter: filter?,
+    })
+}
+
 fn store(
     arguments: &StoreArgs,
     registries: Vec<RegistryUrl>,
+    retain: Option<Retain>,
     faults: &mut Faults,
 ) -> Option<Store> {
     match arguments.store.as_str() {
-        "containerd" => containerd_store(arguments, &registries, faults),
+        "containerd" => containerd_store(arguments, &registries, retain, faults),
         "layout" => layout_store(arguments, registries, faults),
         other => {
             faults.add(
@@ -178,6 +224,7 @@ fn store(
 fn containerd_store(
     arguments: &StoreArgs,
     registries: &[RegistryUrl],
+    retain: Option<Retain>,
     faults: &mut Faults,
 ) -> Option<Store> {
     let names = arguments
@@ -198,6 +245,7 @@ fn containerd_store(
         namespaces,
         content_path: path(&arguments.containerd_content_path),
         registries: registries.iter().map(|url| url.registry.clone()).collect(),
+        retain,
     };
     let setup = containerd::Setup {
         config_file: (&arguments.containerd_config).into(),
@@ -404,12 +452,67 @@ mod tests {
     }
 
     #[test]
+    fn retaining_is_for_containerd_and_off_at_first() {
+        let retain = |line: &str| -> Result<Option<Retain>, Faults> {
+            let line = format!("--bootstrap-kind static {line}");
+            match validate(&line)?.store {
+                Store::Containerd { config, .. } => Ok(config.retain),
+                Store::Layout { .. } => Ok(None),
+            }
+        };
+        assert!(retain("").expect("sound").is_none());
+        assert!(
+            retain("--store layout --store-path /x --retain-bytes 1GB")
+                .expect("sound")
+                .is_none()
+        );
+        let line = "--retain-for 1h --mirrored-registries https://quay.io";
+        let found = retain(line).expect("sound").expect("on");
+        assert_eq!(found.time, Duration::from_secs(3600));
+        assert_eq!(found.bytes, 10 << 30);
+        let origin = |registry: &str| oci::Origin {
+            registry: registry.parse().expect("a registry"),
+            repository: "a".parse().expect("a repository"),
+        };
+        assert!(found.filter.admits(&origin("quay.io")));
+        assert!(!found.filter.admits(&origin("ghcr.io")));
+        for (line, what) in [
+            (
+                "--store layout --store-path /x --retain-for 1m",
+                "--retain-for: is for --store containerd",
+            ),
+            ("--retain-for 9s", "--retain-for: \"9s\" is too short"),
+            (
+                "--retain-for ten",
+                "--retain-for: \"ten\" is not a duration",
+            ),
+            ("--retain-bytes 0", "--retain-bytes: \"0\" is not a size"),
+        ] {
+            let text = retain(line).expect_err(line).to_string();
+            assert_eq!(text.matches("\n  ").count(), 1, "{text}");
+            assert!(text.contains(what), "{what} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn flights_are_on_unless_switched_off() {
+        let flights = |line: &str| {
+            validate(&format!("--bootstrap-kind static {line}")).map(|settings| settings.flights)
+        };
+        assert_eq!(flights(""), Ok(true));
+        assert_eq!(flights("--flights on"), Ok(true));
+        assert_eq!(flights("--flights off"), Ok(false));
+        let text = flights("--flights no").expect_err("neither").to_string();
+        assert!(text.contains("--flights: \"no\" is neither on nor off"));
+    }
+
+    #[test]
     fn all_faults_are_told_at_once_each_with_its_flag() {
         let faults = validate(
             "--bootstrap-kind udp --registry-addr 5000 --router-addr x --metrics-addr :99999 --store layout \
              --store-limit 5x --mirrored-registries docker.io --registry-filters ( --mirror-resolve-timeout 5 \
              --mirror-resolve-retries 0 --resolve-tags maybe --default-registry a/b --drain-timeout x \
-             --debug-web-enabled=2",
+             --debug-web-enabled=2 --flights maybe --retain-for x --retain-bytes y",
         );
         let text = faults.expect_err("nothing of it is right").to_string();
         for flag in [
@@ -427,6 +530,9 @@ mod tests {
             "--default-registry",
             "--drain-timeout",
             "--debug-web-enabled",
+            "--flights",
+            "--retain-for",
+            "--retain-bytes",
         ] {
             assert_eq!(
                 text.matches(&format!("\n  {flag}: ")).count(),

@@ -49,6 +49,11 @@ impl Endpoint {
         }
     }
 
+    pub(crate) fn socket(&self) -> SocketAddr {
+        let (Self::Router(socket) | Self::Registry(socket)) = self;
+        *socket
+    }
+
     pub(crate) fn router(address: &Multiaddr) -> Option<SocketAddr> {
         match Self::parse(address)? {
             Self::Router(socket) => Some(socket),
@@ -59,7 +64,7 @@ impl Endpoint {
 
 impl From<Endpoint> for Multiaddr {
     fn from(endpoint: Endpoint) -> Self {
-        let (Endpoint::Router(socket) | Endpoint::Registry(socket)) = endpoint;
+        let socket = endpoint.socket();
         let address = Self::from(socket.ip()).with(Protocol::Tcp(socket.port()));
         match endpoint {
             Endpoint::Router(_) => address,
@@ -145,6 +150,23 @@ impl Sockets {
     }
 }
 
+/// What a peer says it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Software {
+    /// It runs Peili.
+    pub(crate) peili: bool,
+    /// It takes part in flights.
+    pub(crate) flights: bool,
+    pub(crate) kademlia: bool,
+}
+
+impl Software {
+    /// It finds content by provider records alone.
+    pub(crate) fn is_foreign(self) -> bool {
+        self.kademlia && !self.flights
+    }
+}
+
 /// What is known of a peer besides its id.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
@@ -152,8 +174,7 @@ pub(crate) struct Known {
     pub(crate) told: Sockets,
     /// Where it was reached.
     reached: Option<SocketAddr>,
-    /// It runs Peili, and what Peili adds to Spegel's protocol can be asked of it.
-    pub(crate) peili: bool,
+    pub(crate) software: Software,
 }
 
 impl Known {
@@ -203,9 +224,9 @@ impl Default for AddressBook {
 
 impl AddressBook {
     /// What the peer says of itself replaces what it said before.
-    pub(crate) fn introduced(&mut self, peer: PeerId, told: Sockets, peili: bool) {
+    pub(crate) fn introduced(&mut self, peer: PeerId, told: Sockets, software: Software) {
         let known = self.0.get_or_insert_mut(peer, Known::default);
-        (known.told, known.peili) = (told, peili);
+        (known.told, known.software) = (told, software);
     }
 
     pub(crate) fn reached(&mut self, peer: PeerId, socket: SocketAddr) {

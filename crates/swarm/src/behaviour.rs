@@ -10,11 +10,13 @@ use libp2p::core::transport::{self, DialOpts, ListenerId, TransportError, Transp
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Transport, identify, kad, noise, ping, tcp, yamux,
 };
 
 use crate::addresses::{Endpoint, Scope};
+use crate::datagrams;
 use crate::publish::RECORD_TTL;
 use crate::store::ProviderStore;
 
@@ -50,17 +52,18 @@ const MAX_PENDING_INCOMING: u32 = 256;
 const MAX_ESTABLISHED_INCOMING: u32 = 4096;
 const MAX_CONNECTIONS_PER_PEER: u32 = 4;
 
-/// Beside Kademlia stand what keeps connections and addresses right; protocols between Peili nodes join here.
+/// Beside Kademlia stand what keeps connections and addresses right, and what Peili nodes say to each other.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
     pub(crate) kad: kad::Behaviour<ProviderStore>,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
+    pub(crate) flights: Toggle<datagrams::Behaviour>,
 }
 
 impl Behaviour {
-    pub(crate) fn new(keypair: &Keypair) -> Self {
+    pub(crate) fn new(keypair: &Keypair, flights: bool) -> Self {
         let id = PeerId::from(keypair.public());
         let limits = ConnectionLimits::default()
             .with_max_pending_incoming(Some(MAX_PENDING_INCOMING))
@@ -100,6 +103,7 @@ impl Behaviour {
             kad,
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping),
+            flights: flights.then(datagrams::Behaviour::default).into(),
         }
     }
 }

@@ -17,6 +17,9 @@ pub struct Config {
     /// Where the identity and known peers are kept over restarts. Without it the node is a new one at each start.
     pub data_dir: Option<PathBuf>,
     pub bootstrap: Bootstrap,
+    /// Whether this node takes part in flights (`--flights`). One that does not finds content and is found by provider
+    /// records alone, as Spegel's nodes are.
+    pub flights: bool,
 }
 
 /// Where the first peers come from.

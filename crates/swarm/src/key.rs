@@ -13,7 +13,21 @@ pub(crate) struct RoutingKey([u8; 32]);
 
 impl From<&oci::Key> for RoutingKey {
     fn from(key: &oci::Key) -> Self {
-        Self(Sha256::digest(key.to_string()).into())
+        Self::of(&key.to_string())
+    }
+}
+
+impl RoutingKey {
+    /// The key of a name that is no object's or tag's.
+    pub(crate) fn of(name: &str) -> Self {
+        Self(Sha256::digest(name).into())
+    }
+}
+
+/// What flights know the key by: the first half.
+impl From<&RoutingKey> for flights::Key {
+    fn from(key: &RoutingKey) -> Self {
+        Self(key.0.first_chunk().copied().unwrap_or_default())
     }
 }
 
@@ -63,6 +77,13 @@ mod tests {
             RoutingKey::try_from(&key).expect("ours"),
             RoutingKey::from(&oci::Key::Digest(digest))
         );
+    }
+
+    #[test]
+    fn is_what_flights_call_it() {
+        let digest = oci::Digest::sha256(b"");
+        let key = RoutingKey::from(&oci::Key::Digest(digest.clone()));
+        assert_eq!(flights::Key::from(&key), flights::Key::of(digest.as_str()));
     }
 
     #[test]

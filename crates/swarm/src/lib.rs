@@ -1,11 +1,15 @@
 //! Finding peers and what they hold: the mirror's router over libp2p.
 //!
-//! Nodes are one Kademlia network (`/spegel/kad/1.0.0`, over TCP, Noise and yamux) and so share content with Spegel's
-//! both ways. What a node holds it tells the 20 nodes nearest to the key, as provider records that last 19 minutes;
-//! who looks for it asks those. One task owns all of libp2p ([`node`]); the rest sends it commands.
+//! Nodes find each other by Kademlia (`/spegel/kad/1.0.0`, over TCP, Noise and yamux), in one network with Spegel's.
+//! Whoever takes part in flights is then a member among members: the rules of the crate `flights` say who tells whom
+//! what it holds, who answers a look-up and who pulls what from upstream, in datagrams (`/peili/flights/1`; module
+//! `datagrams`) of which this crate knows nothing but the way. For those who speak Kademlia alone, Spegel's nodes and
+//! ours without flights, keys are published and asked for as provider records, too, that last 19 minutes, as long as
+//! such a node is about (module `foreign`): publishing is what costs most here. One task owns all of libp2p (module
+//! `node`); the rest sends it commands.
 //!
-//! For clusters of a few to some hundred nodes connections stay open and a look-up is one round trip. What is bounded
-//! for larger ones (connections, records, addresses) is a named constant where it is used.
+//! In clusters of a few to some hundred nodes connections stay open and a look-up is one round trip. What is bounded
+//! for larger ones (connections, records, addresses, datagrams that wait) is a named constant where it is used.
 //!
 //! The process must have a default rustls crypto provider when bootstrapping over HTTP.
 
@@ -13,6 +17,9 @@ mod addresses;
 mod behaviour;
 mod bootstrap;
 mod config;
+mod datagrams;
+mod flights;
+mod foreign;
 mod identity;
 mod key;
 mod metrics;
@@ -47,6 +54,7 @@ pub use identity::IdentityError;
 pub use peer_address::PeerAddress;
 pub use router::Router;
 
+use crate::flights::Flights;
 use addresses::{Endpoint, Scope};
 use behaviour::Behaviour;
 use bootstrap::{Bootstrapper, Server, Source, Status};
@@ -62,6 +70,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const FIND_QUEUE: usize = 1024;
 /// Other commands that wait; whoever sends more waits with them.
 const COMMAND_QUEUE: usize = 64;
+/// Questions and news about pulls that wait; whoever asks more waits with them, and news beyond them are lost.
+const WORD_QUEUE: usize = 1024;
 
 /// Why the router cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +121,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
     let scope = Scope::new(config.listen.ip.is_some_and(|ip| ip.is_loopback()));
     let swarm = libp2p::Swarm::new(
         behaviour::transport(&keypair, &scope)?,
-        Behaviour::new(&keypair),
+        Behaviour::new(&keypair, config.flights),
         keypair.public().into(),
         libp2p::swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(behaviour::IDLE_CONNECTION_TIMEOUT),
@@ -126,7 +136,11 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
         addresses: addresses_out,
         remembered: remembered_out,
     };
-    let mut node = Node::new(swarm, scope, config.registry_port, metrics, outbox);
+    let flights = match config.flights {
+        true => Flights::new(&id, scope.clone()),
+        false => None,
+    };
+    let mut node = Node::new(swarm, scope, config.registry_port, flights, metrics, outbox);
     let port = listen(&mut node, config.listen).await?;
     Ok(Bound {
         node,
@@ -233,6 +247,8 @@ impl Bound {
     pub fn spawn(self) -> (Arc<Router>, Handle) {
         let (finds_in, finds) = mpsc::channel(FIND_QUEUE);
         let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
+        let (words_in, words) = mpsc::channel(WORD_QUEUE);
+        let words_in = self.node.takes_part().then_some(words_in);
         let report = String::from("looking for peers");
         let (status_out, status) = watch::channel(Status {
             done: false,
@@ -240,7 +256,11 @@ impl Bound {
         });
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let inbox = Inbox { finds, commands };
+        let inbox = Inbox {
+            finds,
+            commands,
+            words,
+        };
         tasks.spawn(self.node.run(inbox, stop.clone()));
         let bootstrapper = Bootstrapper {
             source: self.source,
@@ -258,7 +278,7 @@ impl Bound {
         if let Some(folder) = self.data_dir {
             tasks.spawn(peers::keep(folder, self.remembered_now));
         }
-        let router = Router::new(self.id, finds_in, commands_in, status, self.peers);
+        let router = Router::new(self.id, finds_in, commands_in, words_in, status, self.peers);
         (Arc::new(router), Handle { stop, tasks })
     }
 }
@@ -314,6 +334,7 @@ mod tests {
             registry_port: 5000,
             data_dir: None,
             bootstrap: Bootstrap::Static { peers: Vec::new() },
+            flights: true,
         };
         let bound = bind(config, &mut Registry::default()).await;
         let mut bound = bound.expect("loopback is there");

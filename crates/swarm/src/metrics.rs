@@ -34,8 +34,19 @@ pub(crate) struct Metrics {
     pub(crate) announcements_published: Counter,
     /// `peili_router_dials_failed_total`: connections to a known peer that could not be made.
     pub(crate) dials_failed: Counter,
-    /// `peili_router_peers_lost_total`: peers dropped because a dial or a ping failed.
+    /// `peili_router_peers_lost_total`: peers dropped because a dial or a ping failed, or because they are no
+    /// members any more.
     pub(crate) peers_lost: Counter,
+    /// `peili_router_members`: nodes that take part in flights, this one included, as far as it knows.
+    pub(crate) members: Gauge,
+    /// `peili_router_seeks`: questions of this node about what to do for a pull that wait for an answer.
+    pub(crate) seeks: Gauge,
+    /// `peili_router_datagrams_sent_total`: messages to other members.
+    pub(crate) datagrams_sent: Counter,
+    /// `peili_router_datagrams_received_total`: messages from other members.
+    pub(crate) datagrams_received: Counter,
+    /// `peili_router_datagrams_undelivered_total`: times that messages to a member are known to be lost.
+    pub(crate) datagrams_undelivered: Counter,
 }
 
 impl Metrics {
@@ -51,6 +62,11 @@ impl Metrics {
             announcements_published: Counter::default(),
             dials_failed: Counter::default(),
             peers_lost: Counter::default(),
+            members: Gauge::default(),
+            seeks: Gauge::default(),
+            datagrams_sent: Counter::default(),
+            datagrams_received: Counter::default(),
+            datagrams_undelivered: Counter::default(),
         };
         registry
             .sub_registry_with_label(("router".into(), "libp2p".into()))
@@ -77,6 +93,16 @@ impl Metrics {
                 "announcements_pending",
                 "Keys the cluster has yet to be told about",
                 &metrics.announcements_pending,
+            ),
+            (
+                "members",
+                "Nodes that take part in flights, this one included",
+                &metrics.members,
+            ),
+            (
+                "seeks",
+                "Questions about pulls that wait for an answer",
+                &metrics.seeks,
             ),
         ];
         router.register(
@@ -105,8 +131,23 @@ impl Metrics {
             ),
             (
                 "peers_lost",
-                "Peers dropped because a dial or a ping failed",
+                "Peers dropped because a dial or a ping failed, or as members that are gone",
                 &metrics.peers_lost,
+            ),
+            (
+                "datagrams_sent",
+                "Messages to other members",
+                &metrics.datagrams_sent,
+            ),
+            (
+                "datagrams_received",
+                "Messages from other members",
+                &metrics.datagrams_received,
+            ),
+            (
+                "datagrams_undelivered",
+                "Times that messages to a member are known to be lost",
+                &metrics.datagrams_undelivered,
             ),
         ];
         for (name, help, counter) in counters {

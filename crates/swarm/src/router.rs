@@ -1,24 +1,32 @@
 //! The mirror's side of the node.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use libp2p::PeerId;
-use mirror::{Health, Search};
-use oci::Key;
-use tokio::sync::{mpsc, watch};
+use mirror::{Health, News, Search, Seek, Turn};
+use oci::{Digest, Key};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::bootstrap::Status;
+use crate::flights::Word;
 use crate::key::RoutingKey;
 use crate::node::{Command, Find};
 
 /// Keys that the node takes in at once, before it looks after other things again.
 const BATCH: usize = 1024;
+/// For an answer about a pull. The rules answer within a budget of some seconds; this is for faults of ours.
+const SEEK_LIMIT: Duration = Duration::from_secs(30);
 
-/// Finds peers that hold content, over libp2p.
+/// Finds peers that hold content, and agrees with them on who pulls it from upstream, over libp2p.
 #[derive(Debug)]
 pub struct Router {
     id: PeerId,
     finds: mpsc::Sender<Find>,
     commands: mpsc::Sender<Command>,
+    /// `None`: this node takes part in no flights.
+    words: Option<mpsc::Sender<Word>>,
     status: watch::Receiver<Status>,
     peers: watch::Receiver<usize>,
 }
@@ -28,6 +36,7 @@ impl Router {
         id: PeerId,
         finds: mpsc::Sender<Find>,
         commands: mpsc::Sender<Command>,
+        words: Option<mpsc::Sender<Word>>,
         status: watch::Receiver<Status>,
         peers: watch::Receiver<usize>,
     ) -> Self {
@@ -35,6 +44,7 @@ impl Router {
             id,
             finds,
             commands,
+            words,
             status,
             peers,
         }
@@ -90,6 +100,32 @@ impl mirror::Router for Router {
             Health::Ready
         } else {
             Health::Waiting(status.report.clone())
+        }
+    }
+}
+
+#[async_trait]
+impl mirror::Flights for Router {
+    async fn seek(&self, seek: Seek) -> Turn {
+        let Some(words) = &self.words else {
+            return Turn::Alone;
+        };
+        let turn = async {
+            let (asker, turn) = oneshot::channel();
+            words.send(Word::Seek(Box::new(seek), asker)).await.ok()?;
+            turn.await.ok()
+        };
+        timeout(SEEK_LIMIT, turn)
+            .await
+            .ok()
+            .flatten()
+            .unwrap_or(Turn::Alone)
+    }
+
+    fn report(&self, digest: &Digest, news: News) {
+        let Some(words) = &self.words else { return };
+        if words.try_send(Word::Report(digest.clone(), news)).is_err() {
+            tracing::debug!(%digest, ?news, "too much waits to be told; the cluster does not hear how a pull goes on");
         }
     }
 }

@@ -29,8 +29,8 @@ struct Running {
     waiting: Vec<mpsc::Sender<Candidate>>,
     /// Providers whose addresses are still being looked for.
     unresolved: usize,
-    /// The look-up itself has ended.
-    over: bool,
+    /// Ways of looking it up that are not at their end yet.
+    ways: usize,
 }
 
 impl Searches {
@@ -54,7 +54,7 @@ impl Searches {
                 seen: HashSet::new(),
                 waiting: Vec::new(),
                 unresolved: 0,
-                over: false,
+                ways: 0,
             }
         });
         for candidate in &running.found {
@@ -63,6 +63,13 @@ impl Searches {
         }
         running.waiting.push(asker);
         first
+    }
+
+    /// One more way of looking it up begins. The caller then answers with [`Self::finished`].
+    pub(crate) fn begin(&mut self, key: &RoutingKey) {
+        if let Some(running) = self.0.get_mut(key) {
+            running.ways += 1;
+        }
     }
 
     /// Whether this look-up has not met the peer before.
@@ -116,16 +123,17 @@ impl Searches {
         self.end_if_over(key, now)
     }
 
-    /// The look-up has ended. The time the search took, if it ends here with nothing found.
+    /// One way of looking it up is at its end. The time the search took, if it ends here with nothing found.
     pub(crate) fn finished(&mut self, key: &RoutingKey, now: Instant) -> Option<Duration> {
-        self.0.get_mut(key)?.over = true;
+        let running = self.0.get_mut(key)?;
+        running.ways = running.ways.saturating_sub(1);
         self.end_if_over(key, now)
     }
 
     /// Ends the search by closing it towards all who asked.
     fn end_if_over(&mut self, key: &RoutingKey, now: Instant) -> Option<Duration> {
         let running = self.0.get(key)?;
-        if !running.over || running.unresolved > 0 {
+        if running.ways > 0 || running.unresolved > 0 {
             return None;
         }
         let running = self.0.remove(key)?;
@@ -169,6 +177,8 @@ mod tests {
             (Searches::default(), RoutingKey::numbered(0), Instant::now());
         let ((first, mut one), (second, mut two)) = (Search::channel(), Search::channel());
         assert!(searches.join(key, first, now));
+        searches.begin(&key);
+        searches.begin(&key);
         assert_eq!(
             searches.offer(&key, candidate("a"), now),
             Some(Duration::ZERO)
@@ -176,6 +186,8 @@ mod tests {
         assert!(!searches.join(key, second, now));
         assert_eq!(searches.offer(&key, candidate("b"), now), None);
         assert!(searches.resolving(&key));
+        assert_eq!(searches.finished(&key, now), None);
+        assert!(!searches.is_empty(), "there is another way");
         assert_eq!(searches.finished(&key, now), None);
         assert!(!searches.is_empty(), "an address is being looked for");
         assert_eq!(searches.resolved(&key, now), None);

@@ -1,5 +1,11 @@
 //! Many nodes in one process, in virtual time.
 
+mod cluster;
+mod desks;
+mod flights;
 mod members;
 mod net;
+mod pulling;
+mod scenarios;
+mod schedules;
 mod slots;

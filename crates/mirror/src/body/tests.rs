@@ -63,7 +63,7 @@ async fn a_growing_file_is_followed_to_its_end() {
         total,
         stage: Stage::Filling,
     });
-    let growing = Payload::Growing(Growing::new(file, follow));
+    let growing = Payload::Growing(Growing::new(file, follow), None);
     let reading = tokio::spawn(read(growing, vec![Part::Range(10..bytes.len() as u64)]));
     let mut written = 0;
     for piece in bytes.chunks(100_000) {
@@ -91,7 +91,7 @@ async fn a_writer_that_fails_or_vanishes_ends_the_body_after_what_it_wrote() {
             progress.send_modify(|p| p.stage = Stage::Failed);
         }
         let mut body = of(
-            Payload::Growing(Growing::new(file, follow)),
+            Payload::Growing(Growing::new(file, follow), None),
             vec![Part::Range(0..8)],
             Source::Local,
         );

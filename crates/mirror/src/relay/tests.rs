@@ -127,6 +127,7 @@ async fn app(digest: &Digest, peers: &[Peer]) -> TestApp {
         store: Arc::new(MemoryStore::default()),
         router: Arc::new(cluster.router(here)),
         intake: None,
+        flights: None,
     };
     let options = Options {
         access: crate::Access {

@@ -39,6 +39,7 @@ async fn app() -> TestApp {
         store,
         router: Arc::new(MemoryCluster::default().router(here)),
         intake: None,
+        flights: None,
     };
     let options = Options {
         access: crate::Access {

@@ -1,14 +1,16 @@
 //! What the swarm tells the node.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use libp2p::core::ConnectedPoint;
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, identify, kad, ping};
 
 use super::{KEPT_CONNECTIONS, Node};
-use crate::addresses::{Endpoint, MAX_ADDRESSES, Sockets};
+use crate::addresses::{Endpoint, MAX_ADDRESSES, Sockets, Software};
 use crate::behaviour::{AGENT, BehaviourEvent, KAD_PROTOCOL};
+use crate::datagrams::FLIGHTS_PROTOCOL;
 use crate::key::RoutingKey;
 
 impl Node {
@@ -21,6 +23,7 @@ impl Node {
                 ..
             })) => self.on_introduction(peer_id, &info),
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Flights(event)) => self.on_datagram(event),
             SwarmEvent::NewListenAddr { address, .. } => self.on_own_address(&address, true),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.on_own_address(&address, false),
             SwarmEvent::ConnectionEstablished {
@@ -64,7 +67,7 @@ impl Node {
         let registry = SocketAddr::new(router.ip(), self.registry_port);
         let tell = self.scope.tells(&router);
         for endpoint in [Endpoint::Router(router), Endpoint::Registry(registry)] {
-            let (Endpoint::Router(socket) | Endpoint::Registry(socket)) = endpoint;
+            let socket = endpoint.socket();
             let address = Multiaddr::from(endpoint);
             if new {
                 self.scope.add_own(socket);
@@ -80,6 +83,9 @@ impl Node {
         let told: Vec<_> = self.swarm.external_addresses().cloned().collect();
         let store = self.swarm.behaviour_mut().kad.store_mut();
         store.set_own_addresses(told.clone());
+        if let Some(flights) = &mut self.flights {
+            flights.set_addresses(told.iter().filter_map(Endpoint::parse).collect());
+        }
         self.outbox.addresses.send_replace(told);
     }
 
@@ -89,11 +95,18 @@ impl Node {
         {
             self.book.reached(peer, socket);
         }
+        self.on_reached(endpoint);
         self.connections.push_back((connection, peer));
-        if self.connections.len() > KEPT_CONNECTIONS
-            && let Some((oldest, _)) = self.connections.pop_front()
-        {
-            self.swarm.close_connection(oldest);
+        if self.connections.len() > KEPT_CONNECTIONS {
+            let flights = self.swarm.behaviour().flights.as_ref();
+            let is_in_use = |peer| flights.is_some_and(|flights| flights.is_in_use(peer));
+            let unused = self
+                .connections
+                .iter()
+                .position(|(_, peer)| !is_in_use(peer));
+            if let Some((oldest, _)) = self.connections.remove(unused.unwrap_or(0)) {
+                self.swarm.close_connection(oldest);
+            }
         }
         if let Some(round) = &mut self.round {
             round.established(connection);
@@ -126,7 +139,12 @@ impl Node {
 
     fn on_introduction(&mut self, peer: PeerId, info: &identify::Info) {
         let told = Sockets::of(&self.scope, &info.listen_addrs);
-        if info.protocols.contains(&KAD_PROTOCOL) {
+        let software = Software {
+            peili: info.agent_version.starts_with(AGENT),
+            flights: info.protocols.contains(&FLIGHTS_PROTOCOL),
+            kademlia: info.protocols.contains(&KAD_PROTOCOL),
+        };
+        if software.kademlia {
             let kad = &mut self.swarm.behaviour_mut().kad;
             let room = kad.kbucket(peer).and_then(|bucket| {
                 let mut entries = bucket.iter();
@@ -137,8 +155,15 @@ impl Node {
                 kad.add_address(&peer, Endpoint::Router(*socket).into());
             }
         }
-        let peili = info.agent_version.starts_with(AGENT);
-        self.book.introduced(peer, told, peili);
+        self.book.introduced(peer, told, software);
+        self.on_proven(&info.observed_addr);
+        if software.is_foreign() {
+            self.foreign.met(Instant::now());
+        } else if software.flights
+            && let Some(flights) = &mut self.flights
+        {
+            flights.met(&peer);
+        }
     }
 
     fn on_ping(&mut self, event: ping::Event) {

@@ -2,6 +2,7 @@
 //! out through watches.
 
 mod events;
+mod flights;
 mod queries;
 
 use std::collections::{HashMap, VecDeque};
@@ -15,12 +16,14 @@ use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, PeerId, Swarm};
 use mirror::Candidate;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::{AddressBook, Endpoint, Scope};
 use crate::behaviour::Behaviour;
 use crate::bootstrap::{Outcome, Round, Seed, Step};
+use crate::flights::{Flights, Word};
+use crate::foreign::Foreign;
 use crate::key::RoutingKey;
 use crate::metrics::Metrics;
 use crate::peers::{MAX_PEERS, Remembered};
@@ -29,8 +32,8 @@ use crate::search::{SWEEP_INTERVAL, Searches};
 use crate::table;
 use queries::Query;
 
-/// Open connections that are kept; beyond them the oldest is closed. Enough for the routing table of a cluster of any
-/// size (some 200 at 10,000 nodes), at some 30 KB each.
+/// Open connections that are kept; beyond them the oldest is closed that is not in use. Enough for the routing table of
+/// a cluster of any size (some 200 at 10,000 nodes) or for all owners of slots (at most 192), at some 30 KB each.
 pub(crate) const KEPT_CONNECTIONS: usize = 256;
 /// Between looks at what only time changes.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -54,6 +57,7 @@ pub(crate) enum Command {
 pub(crate) struct Inbox {
     pub(crate) finds: mpsc::Receiver<Find>,
     pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) words: mpsc::Receiver<Word>,
 }
 
 /// What others may see.
@@ -75,6 +79,9 @@ pub(crate) struct Node {
     book: AddressBook,
     publisher: Publisher,
     searches: Searches,
+    /// `None`: this node does not take part.
+    flights: Option<Flights>,
+    foreign: Foreign,
     queries: HashMap<QueryId, Query>,
     round: Option<Round>,
     /// Open connections, the oldest first.
@@ -94,6 +101,7 @@ impl Node {
         swarm: Swarm<Behaviour>,
         scope: Scope,
         registry_port: u16,
+        flights: Option<Flights>,
         metrics: Metrics,
         outbox: Outbox,
     ) -> Self {
@@ -106,6 +114,8 @@ impl Node {
             book: AddressBook::default(),
             publisher: Publisher::default(),
             searches: Searches::default(),
+            flights,
+            foreign: Foreign::default(),
             queries: HashMap::new(),
             round: None,
             connections: VecDeque::new(),
@@ -128,6 +138,11 @@ impl Node {
         }
     }
 
+    /// Whether the node takes part in flights.
+    pub(crate) fn takes_part(&self) -> bool {
+        self.flights.is_some()
+    }
+
     pub(crate) fn swarm(&mut self) -> &mut Swarm<Behaviour> {
         &mut self.swarm
     }
@@ -140,17 +155,24 @@ impl Node {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         while !self.deaf {
+            let waits = !self.searches.is_empty()
+                || self.flights.as_ref().is_some_and(Flights::has_questions);
+            let deadline = self.flights.as_ref().map(Flights::next_deadline);
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(find) = inbox.finds.recv() => self.find(find),
                 Some(command) = inbox.commands.recv() => self.on_command(command),
+                Some(word) = inbox.words.recv() => self.on_word(word),
                 event = self.swarm.select_next_some() => self.on_event(event),
-                _ = sweep.tick(), if !self.searches.is_empty() => self.sweep(),
+                () = until(deadline), if deadline.is_some() => self.tick(),
+                _ = sweep.tick(), if waits => self.sweep(),
                 _ = maintenance.tick() => self.maintain(),
             }
             self.publish();
+            self.fly();
         }
         self.remember();
+        self.leave().await;
     }
 
     fn on_command(&mut self, command: Command) {
@@ -255,10 +277,19 @@ impl Node {
                  dropped, and some look-ups will miss"
             );
         }
-        self.metrics.announcements.set(self.publisher.told() as i64);
-        let pending = self.publisher.pending() as i64;
-        self.metrics.announcements_pending.set(pending);
-        let is_peili = |peer| self.book.get(peer).is_some_and(|known| known.peili);
+        let (told, pending) = (self.publisher.told(), self.publisher.pending());
+        // Members are told at once.
+        let (told, pending) = match self.tells_kademlia() {
+            true => (told, pending),
+            false => (told + pending, 0),
+        };
+        self.metrics.announcements.set(told as i64);
+        self.metrics.announcements_pending.set(pending as i64);
+        self.maintain_flights();
+        let is_peili = |peer| {
+            let known = self.book.get(peer);
+            known.is_some_and(|known| known.software.peili)
+        };
         let connected = self.swarm.connected_peers().count();
         let peili = self.swarm.connected_peers().filter(|p| is_peili(p)).count();
         for (software, count) in [("peili", peili), ("other", connected - peili)] {
@@ -292,5 +323,11 @@ impl Node {
         if !peers.is_empty() {
             self.outbox.remembered.send_replace(peers);
         }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    if let Some(deadline) = deadline {
+        sleep_until(deadline.into()).await;
     }
 }

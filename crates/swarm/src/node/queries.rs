@@ -1,6 +1,6 @@
 //! What the node asks the cluster, and tells it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p::core::Endpoint;
 use libp2p::kad::store::RecordStore as _;
@@ -38,12 +38,24 @@ impl Query {
 }
 
 impl Node {
-    /// First what peers have told this node, then what the cluster knows.
+    /// Asks the members who hold it, and Kademlia where there are others, too.
     pub(super) fn find(&mut self, find: Find) {
         let (Find { key, asker }, now) = (find, Instant::now());
         if !self.searches.join(key, asker, now) {
             return;
         }
+        if let Some(flights) = &mut self.flights {
+            self.searches.begin(&key);
+            flights.find(key);
+        }
+        if self.asks_kademlia() {
+            self.find_providers(key, now);
+        }
+    }
+
+    /// First what peers have told this node, then what the cluster knows.
+    fn find_providers(&mut self, key: RoutingKey, now: Instant) {
+        self.searches.begin(&key);
         let kad = &mut self.swarm.behaviour_mut().kad;
         let told = kad.store_mut().others(&key, now);
         let query = kad.get_providers(key.into());
@@ -92,10 +104,13 @@ impl Node {
             holding: Holding::Complete,
             zone: None,
         };
-        if let Some(took) = self.searches.offer(key, candidate, Instant::now()) {
-            self.metrics.resolve_duration.observe(took.as_secs_f64());
-        }
+        self.deliver(key, candidate);
         true
+    }
+
+    pub(super) fn deliver(&mut self, key: &RoutingKey, candidate: Candidate) {
+        let took = self.searches.offer(key, candidate, Instant::now());
+        self.observe(took);
     }
 
     pub(super) fn on_progress(
@@ -162,8 +177,14 @@ impl Node {
 
     /// Stops queries whose askers have all gone.
     pub(super) fn sweep(&mut self) {
+        if let Some(flights) = &mut self.flights {
+            flights.sweep();
+        }
         for (key, took) in self.searches.sweep(Instant::now()) {
             self.observe(took);
+            if let Some(flights) = &mut self.flights {
+                flights.cancel_find(&key);
+            }
             let abandoned: Vec<_> = self
                 .queries
                 .iter()
@@ -177,8 +198,8 @@ impl Node {
         }
     }
 
-    fn observe(&self, ended_empty: Option<std::time::Duration>) {
-        if let Some(took) = ended_empty {
+    pub(super) fn observe(&self, took: Option<Duration>) {
+        if let Some(took) = took {
             self.metrics.resolve_duration.observe(took.as_secs_f64());
         }
     }
@@ -190,6 +211,9 @@ impl Node {
     }
 
     pub(super) fn announce(&mut self, keys: Vec<RoutingKey>) {
+        if let Some(flights) = &mut self.flights {
+            flights.hold(&keys);
+        }
         let local = *self.swarm.local_peer_id();
         let store = self.swarm.behaviour_mut().kad.store_mut();
         for key in keys {
@@ -202,6 +226,9 @@ impl Node {
     }
 
     pub(super) fn withdraw(&mut self, keys: &[RoutingKey]) {
+        if let Some(flights) = &mut self.flights {
+            flights.release(keys);
+        }
         for key in keys {
             if self.publisher.withdraw(key) {
                 let kad = &mut self.swarm.behaviour_mut().kad;
@@ -210,10 +237,10 @@ impl Node {
         }
     }
 
-    /// Tells the cluster of the keys whose turn it is, as many as may be on their way at once.
+    /// Publishes the keys whose turn it is, as many as may be on their way at once.
     pub(super) fn publish(&mut self) {
         // Nobody to tell.
-        if *self.outbox.peers.borrow() == 0 {
+        if *self.outbox.peers.borrow() == 0 || !self.tells_kademlia() {
             return;
         }
         let (now, lookups) = (Instant::now(), !self.searches.is_empty());

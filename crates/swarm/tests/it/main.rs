@@ -1,5 +1,7 @@
 //! Routers on loopback: what the trait promises, and that it holds among many.
 
+mod flights;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +21,7 @@ struct Node {
     handle: Handle,
     port: u16,
     registry_port: u16,
+    metrics: Registry,
 }
 
 fn config(registry_port: u16, peers: &[u16]) -> Config {
@@ -30,16 +33,25 @@ fn config(registry_port: u16, peers: &[u16]) -> Config {
         bootstrap: Bootstrap::Static {
             peers: peers.map(|p| p.parse().expect("a peer")).collect(),
         },
+        flights: true,
     }
 }
 
-async fn bind(config: Config) -> Bound {
-    let mut registry = Registry::default();
-    let bound = swarm::bind(config, &mut registry).await;
-    bound.expect("loopback is there")
+/// A node without flights, as Spegel's are.
+fn plain(registry_port: u16, peers: &[u16]) -> Config {
+    Config {
+        flights: false,
+        ..config(registry_port, peers)
+    }
 }
 
-fn spawn(bound: Bound, registry_port: u16) -> Node {
+async fn bind(config: Config) -> (Bound, Registry) {
+    let mut registry = Registry::default();
+    let bound = swarm::bind(config, &mut registry).await;
+    (bound.expect("loopback is there"), registry)
+}
+
+fn spawn((bound, metrics): (Bound, Registry), registry_port: u16) -> Node {
     let port = bound.port();
     let (router, handle) = bound.spawn();
     Node {
@@ -47,20 +59,26 @@ fn spawn(bound: Bound, registry_port: u16) -> Node {
         handle,
         port,
         registry_port,
+        metrics,
     }
 }
 
+async fn run(config: Config) -> Node {
+    let registry_port = config.registry_port;
+    spawn(bind(config).await, registry_port)
+}
+
 async fn start(registry_port: u16, peers: &[u16]) -> Node {
-    spawn(bind(config(registry_port, peers)).await, registry_port)
+    run(config(registry_port, peers)).await
 }
 
 /// Nodes that all bootstrap from the first, a few at a time: all at once is more than two cores of a test machine carry
 /// without time-outs.
-async fn cluster(nodes: u16) -> Vec<Node> {
+async fn cluster(nodes: u16, config: impl Fn(u16, &[u16]) -> Config) -> Vec<Node> {
     const WAVE: usize = 8;
-    let mut cluster = vec![start(10_000, &[]).await];
+    let mut cluster = vec![run(config(10_000, &[])).await];
     for number in 1..nodes {
-        cluster.push(start(10_000 + number, &[cluster[0].port]).await);
+        cluster.push(run(config(10_000 + number, &[cluster[0].port])).await);
         if cluster.len().is_multiple_of(WAVE) {
             join_all(cluster.iter().map(ready)).await;
         }
@@ -111,7 +129,15 @@ async fn find_one(node: &Node, key: &Key) -> Candidate {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keeps_the_traits_promises() {
-    let nodes = cluster(4).await;
+    keeps_promises(cluster(4, config).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_the_traits_promises_without_flights() {
+    keeps_promises(cluster(4, plain).await).await;
+}
+
+async fn keeps_promises(nodes: Vec<Node>) {
     let (holder, others) = nodes.split_first().expect("four");
     let held = key(1);
     holder.router.announce(vec![held.clone()]).await;
@@ -141,30 +167,39 @@ async fn keeps_the_traits_promises() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_withdrawn_key_is_no_longer_answered_for() {
     // Alone the holder tells nobody else, so that only it can answer for the key.
-    let holder = start(10_000, &[]).await;
-    ready(&holder).await;
-    let (kept, withdrawn) = (key(1), key(2));
-    let both = vec![withdrawn.clone(), kept.clone()];
-    holder.router.announce(both).await;
-    holder.router.withdraw(vec![withdrawn.clone()]).await;
-    let other = start(10_001, &[holder.port]).await;
-    find_one(&other, &kept).await;
-    assert!(find(&other, &withdrawn).await.is_empty());
+    for config in [config, plain] {
+        let holder = run(config(10_000, &[])).await;
+        ready(&holder).await;
+        let (kept, withdrawn) = (key(1), key(2));
+        let both = vec![withdrawn.clone(), kept.clone()];
+        holder.router.announce(both).await;
+        holder.router.withdraw(vec![withdrawn.clone()]).await;
+        let other = run(config(10_001, &[holder.port])).await;
+        find_one(&other, &kept).await;
+        assert!(find(&other, &withdrawn).await.is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_key_is_found_among_64() {
-    const NODES: usize = 64;
+    every_key_is_found(cluster(64, config).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_key_is_found_among_64_without_flights() {
+    every_key_is_found(cluster(64, plain).await).await;
+}
+
+async fn every_key_is_found(nodes: Vec<Node>) {
     const KEYS: usize = 200;
-    let nodes = cluster(NODES as u16).await;
     let keys: Vec<_> = (0..KEYS).map(key).collect();
     for (number, key) in keys.iter().enumerate() {
-        let holder = &nodes[number % NODES].router;
+        let holder = &nodes[number % nodes.len()].router;
         holder.announce(vec![key.clone()]).await;
     }
     for (number, key) in keys.iter().enumerate() {
-        let holder = nodes[number % NODES].router.id();
-        let askers = [1, 7, 31].map(|step| &nodes[(number + step) % NODES]);
+        let holder = nodes[number % nodes.len()].router.id();
+        let askers = [1, 7, 31].map(|step| &nodes[(number + step) % nodes.len()]);
         let found = join_all(askers.map(|asker| find_one(asker, key))).await;
         assert!(found.iter().all(|candidate| candidate.peer == holder));
     }
@@ -172,12 +207,12 @@ async fn every_key_is_found_among_64() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_announced_alone_is_found_by_who_comes_later() {
-    let first = start(10_000, &[]).await;
+    let first = run(plain(10_000, &[])).await;
     ready(&first).await;
     assert_eq!(first.router.peers(), 0);
     first.router.announce((0..20).map(key).collect()).await;
-    let second = start(10_001, &[first.port]).await;
-    let third = start(10_002, &[first.port]).await;
+    let second = run(plain(10_001, &[first.port])).await;
+    let third = run(plain(10_002, &[first.port])).await;
     for number in 0..20 {
         assert_eq!(find_one(&third, &key(number)).await.peer, first.router.id());
     }
@@ -188,7 +223,7 @@ async fn what_was_announced_alone_is_found_by_who_comes_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dropped_searches_do_no_harm() {
-    let nodes = cluster(3).await;
+    let nodes = cluster(3, config).await;
     for number in 0..100 {
         drop(nodes[0].router.find(&key(number)));
     }
@@ -198,7 +233,15 @@ async fn dropped_searches_do_no_harm() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_peers_hold_up_no_look_up() {
-    let mut nodes = cluster(8).await;
+    survives_the_dead(cluster(8, config).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_peers_hold_up_no_look_up_without_flights() {
+    survives_the_dead(cluster(8, plain).await).await;
+}
+
+async fn survives_the_dead(mut nodes: Vec<Node>) {
     nodes[0].router.announce(vec![key(1)]).await;
     find_one(&nodes[1], &key(1)).await;
     for dead in nodes.split_off(4) {
@@ -206,6 +249,10 @@ async fn dead_peers_hold_up_no_look_up() {
     }
     for node in &nodes[1..] {
         assert_eq!(find_one(node, &key(1)).await.peer, nodes[0].router.id());
+    }
+    // By provider records all who are near are asked for what nobody has, which shows who is dead.
+    for node in &nodes {
+        assert!(find(node, &key(2)).await.is_empty());
     }
     until(|| nodes.iter().all(|node| node.router.peers() <= 4)).await;
 }
@@ -241,7 +288,7 @@ async fn bootstraps_over_http_in_both_forms() {
             ..HttpBootstrap::default()
         }))
         .await;
-        let peer = format!("http://{}", serving.id_address().expect("served"));
+        let peer = format!("http://{}", serving.0.id_address().expect("served"));
         let serving = spawn(serving, 10_000);
         let endpoints = ["http://127.0.0.1:1", &peer];
         let endpoints = endpoints.map(|p| HttpBootstrap::endpoint_of_peer(p).expect("a URL"));
@@ -285,7 +332,7 @@ async fn a_taken_port_is_an_error_before_anything_runs() {
 async fn listens_on_both_families() {
     let mut all = config(10_000, &[]);
     all.listen = ":0".parse().expect("an address");
-    let bound = bind(all).await;
+    let (bound, _) = bind(all).await;
     let reached = |address: &str| {
         let address = format!("{address}:{}", bound.port());
         async move { tokio::net::TcpStream::connect(address).await }

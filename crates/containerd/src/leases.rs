@@ -1,0 +1,150 @@
+//! The calls to containerd's leases. What a lease names is not collected until the lease is deleted or has expired.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use oci::Digest;
+use prost_types::Timestamp;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::Namespace;
+use crate::client::{
+    CALL_LIMIT, CallError, Client, LIST_LIMIT, MAX_MESSAGE, found, limited, within,
+};
+use crate::proto::containerd::services::leases::v1 as leases;
+
+/// Begins the id of a lease of ours; the digest that it names follows.
+const PREFIX: &str = "peili-";
+/// When containerd may pass a lease over, in RFC 3339 (containerd, `core/metadata/gc.go`).
+const EXPIRE: &str = "containerd.io/gc.expire";
+/// A lease of what it names alone, not of what that refers to (the same).
+const FLAT: &str = "containerd.io/gc.flat";
+
+/// A lease of ours: it keeps one blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub digest: Digest,
+    pub expires: SystemTime,
+}
+
+/// Whether whoever gives up a lease waits until containerd has collected what that leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Collect {
+    Now,
+    Later,
+}
+
+impl Client {
+    /// Our leases of a namespace, the expired ones too: containerd takes those away when it next collects.
+    pub async fn leases(&self, namespace: &Namespace) -> Result<Vec<Lease>, CallError> {
+        let request = within(namespace, leases::ListRequest::default());
+        let mut client = self.leases_client();
+        let answer = limited("Leases.List", LIST_LIMIT, client.list(request)).await?;
+        Ok(answer.leases.iter().filter_map(ours).collect())
+    }
+
+    /// Keeps a blob until then, in whole seconds. One that is kept already stays so until the time that was said first.
+    pub async fn lease(&self, namespace: &Namespace, lease: &Lease) -> Result<(), CallError> {
+        let id = id(&lease.digest);
+        let labels = [
+            (EXPIRE, Timestamp::from(lease.expires).to_string()),
+            (FLAT, String::new()),
+        ];
+        let request = leases::CreateRequest {
+            id: id.clone(),
+            labels: labels.map(|(k, v)| (k.to_owned(), v)).into(),
+        };
+        let mut client = self.leases_client();
+        let answer = client.create(within(namespace, request));
+        match limited("Leases.Create", CALL_LIMIT, answer).await {
+            Ok(_) => {}
+            // Another instance of us on this node, as while one takes over from the other.
+            Err(CallError::Refused {
+                code: Code::AlreadyExists,
+                ..
+            }) => {}
+            Err(error) => return Err(error),
+        }
+        let resource = leases::Resource {
+            id: lease.digest.to_string(),
+            r#type: "content".into(),
+        };
+        let request = leases::AddResourceRequest {
+            id,
+            resource: Some(resource),
+        };
+        let answer = client.add_resource(within(namespace, request));
+        limited("Leases.AddResource", CALL_LIMIT, answer).await
+    }
+
+    /// Keeps a blob no longer; that it was not kept is fine.
+    pub async fn unlease(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        collect: Collect,
+    ) -> Result<(), CallError> {
+        let request = leases::DeleteRequest {
+            id: id(digest),
+            sync: collect == Collect::Now,
+        };
+        let limit = match collect {
+            Collect::Now => LIST_LIMIT,
+            Collect::Later => CALL_LIMIT,
+        };
+        let mut client = self.leases_client();
+        let answer = client.delete(within(namespace, request));
+        found(limited("Leases.Delete", limit, answer).await).map(drop)
+    }
+
+    fn leases_client(&self) -> leases::leases_client::LeasesClient<Channel> {
+        leases::leases_client::LeasesClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+    }
+}
+
+/// A time without what a label does not keep of it.
+pub(crate) fn whole_seconds(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
+fn id(digest: &Digest) -> String {
+    format!("{PREFIX}{digest}")
+}
+
+fn ours(lease: &leases::Lease) -> Option<Lease> {
+    let expires: Timestamp = lease.labels.get(EXPIRE)?.parse().ok()?;
+    Some(Lease {
+        digest: lease.id.strip_prefix(PREFIX)?.parse().ok()?,
+        expires: expires.try_into().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_of_our_making_is_ours() {
+        let digest = Digest::sha256(b"layer");
+        let lease = |id: &str, expire: &str| leases::Lease {
+            id: id.to_owned(),
+            labels: [(EXPIRE.to_owned(), expire.to_owned())].into(),
+            created_at: None,
+        };
+        let own = id(&digest);
+        let found = ours(&lease(&own, "2026-11-21T10:00:00Z")).expect("ours");
+        assert_eq!(found.digest, digest);
+        let again = Timestamp::from(found.expires).to_string();
+        assert_eq!(again, "2026-11-21T10:00:00Z", "as RFC 3339 has it");
+        for (id, expire) in [
+            (own.as_str(), "soon"),
+            (&digest.to_string(), "2026-11-21T10:00:00Z"),
+            ("peili-sha256:0", "2026-11-21T10:00:00Z"),
+            ("", ""),
+        ] {
+            assert!(ours(&lease(id, expire)).is_none(), "{id} until {expire}");
+        }
+    }
+}

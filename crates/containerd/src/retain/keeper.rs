@@ -1,0 +1,307 @@
+//! The work of retaining: takes leases, looks at the disk and the clock, gives leases up.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use oci::Digest;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+
+use super::kept::{Blob, Kept, MAX_KEPT, Reason};
+use super::{Change, Retain};
+use crate::client::{CallError, Client};
+use crate::leases::{Collect, Lease, whole_seconds};
+use crate::listing::blocking;
+use crate::metrics::{Released, RetainMetrics};
+use crate::{Namespace, blobs};
+
+/// Percentage of the content's file system that may be in use. Above it nothing is kept, for the node's own sake.
+const MAX_USED: u64 = 85;
+/// Between looks at the disk.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Between looks at the least, so that what expires together goes together: each time containerd collects once.
+const LOOK_SOONEST: Duration = Duration::from_secs(1);
+/// Leases being taken at once. Enough for thirty small images that are pulled at once: with 16, most of their layers
+/// were collected before their turn came (containerd 2.1, measured).
+const MAX_CALLS: usize = 64;
+/// Our leases, each blob's in all namespaces.
+#[derive(Clone)]
+struct Leases {
+    client: Client,
+    namespaces: Arc<[Namespace]>,
+}
+
+impl Leases {
+    async fn list(&self) -> Result<Vec<Lease>, CallError> {
+        let mut leases = Vec::new();
+        for namespace in self.namespaces.iter() {
+            leases.extend(self.client.leases(namespace).await?);
+        }
+        Ok(leases)
+    }
+
+    async fn take(&self, lease: &Lease) -> Result<(), CallError> {
+        for namespace in self.namespaces.iter() {
+            self.client.lease(namespace, lease).await?;
+        }
+        Ok(())
+    }
+
+    async fn give_up(&self, digest: &Digest, collect: Collect) -> Result<(), CallError> {
+        for namespace in self.namespaces.iter() {
+            self.client.unlease(namespace, digest, collect).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A lease that was to be taken, and what came of it.
+struct Taken {
+    digest: Digest,
+    blob: Blob,
+    outcome: Result<(), CallError>,
+}
+
+pub(super) struct Keeper {
+    limits: Retain,
+    leases: Leases,
+    content: Arc<Path>,
+    metrics: RetainMetrics,
+    kept: Kept,
+    /// Leases that are being taken, at the most [`MAX_CALLS`]. containerd writes them one by one; side by side they
+    /// wait no longer for their turn than the pulls' own writes do.
+    calls: JoinSet<Taken>,
+    /// Bytes that the disk had too many on it at the last look.
+    excess: u64,
+    /// Whether a call has failed already: the second one is no news.
+    warned: bool,
+}
+
+impl Keeper {
+    pub fn new(
+        limits: Retain,
+        client: Client,
+        namespaces: Arc<[Namespace]>,
+        content: Arc<Path>,
+        metrics: RetainMetrics,
+    ) -> Self {
+        Self {
+            limits,
+            leases: Leases { client, namespaces },
+            content,
+            metrics,
+            kept: Kept::default(),
+            calls: JoinSet::new(),
+            excess: 0,
+            warned: false,
+        }
+    }
+
+    /// Runs until nobody can tell of changes any more.
+    pub async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
+        let listed = self.list().await;
+        self.or_warn(listed);
+        let mut look = Instant::now();
+        loop {
+            tokio::select! {
+                Some(taken) = self.calls.join_next() => {
+                    self.taken(taken);
+                    if self.is_too_much() {
+                        look = Instant::now();
+                    }
+                }
+                () = tokio::time::sleep_until(look) => {
+                    self.look().await;
+                    look = Instant::now() + self.rest();
+                }
+                change = changes.recv(), if self.calls.len() < MAX_CALLS => match change {
+                    Some(change) => self.change(change).await,
+                    None => return,
+                },
+            }
+            self.metrics.holds(self.kept.len(), self.kept.bytes());
+        }
+    }
+
+    /// Finds out what an earlier session, or process, keeps.
+    async fn list(&mut self) -> Result<(), CallError> {
+        for Lease { digest, expires } in self.leases.list().await? {
+            let before = self.kept.remove(&digest);
+            let blob = Blob {
+                size: blobs::size(&self.content, &digest).unwrap_or(0),
+                expires: before.map_or(expires, |before| before.expires.min(expires)),
+            };
+            self.kept.insert(digest, blob);
+        }
+        let (blobs, bytes) = (self.kept.len(), self.kept.bytes());
+        if blobs > 0 {
+            tracing::info!(blobs, bytes, "found layers retained earlier");
+        }
+        Ok(())
+    }
+
+    async fn change(&mut self, change: Change) {
+        match change {
+            Change::Appeared { digest, size } => {
+                // What cannot stay must not push out what can.
+                let fits = self.excess == 0 && size <= self.limits.bytes;
+                if fits && !self.kept.contains(&digest) {
+                    self.keep(digest, size);
+                }
+            }
+            Change::Gone { digest } => {
+                self.settle().await;
+                let given_up = self.give_up(&digest, Collect::Later).await;
+                self.or_warn(given_up);
+            }
+        }
+    }
+
+    fn keep(&mut self, digest: Digest, size: u64) {
+        let now = SystemTime::now();
+        let committed = blobs::committed(&self.content, &digest).unwrap_or(now);
+        // A clock that was set back must not keep it longer.
+        let expires = whole_seconds(committed.min(now) + self.limits.time);
+        if expires <= now {
+            return;
+        }
+        let (leases, blob) = (self.leases.clone(), Blob { size, expires });
+        self.calls.spawn(async move {
+            let lease = Lease { digest, expires };
+            let outcome = leases.take(&lease).await;
+            let Lease { digest, .. } = lease;
+            Taken {
+                digest,
+                blob,
+                outcome,
+            }
+        });
+    }
+
+    fn taken(&mut self, taken: Result<Taken, JoinError>) {
+        let Ok(taken) = taken else {
+            return;
+        };
+        match taken.outcome {
+            Ok(()) => self.kept.insert(taken.digest, taken.blob),
+            // Leases that were taken in part expire.
+            error => self.or_warn(error),
+        }
+    }
+
+    fn is_too_much(&self) -> bool {
+        self.kept.bytes() > self.limits.bytes || self.kept.len() > MAX_KEPT
+    }
+
+    /// Waits until it is known what came of all leases.
+    async fn settle(&mut self) {
+        while let Some(taken) = self.calls.join_next().await {
+            self.taken(taken);
+        }
+    }
+
+    /// Lets go what has to. containerd collects once, with the last of it.
+    async fn look(&mut self) {
+        self.settle().await;
+        self.excess = self.disk_excess().await;
+        let now = SystemTime::now();
+        let due = self.kept.due(now, self.limits.bytes, self.excess);
+        let last = due.len().saturating_sub(1);
+        for (n, (digest, reason)) in due.into_iter().enumerate() {
+            let collect = if n == last {
+                Collect::Now
+            } else {
+                Collect::Later
+            };
+            match self.give_up(&digest, collect).await {
+                Ok(()) => {
+                    self.metrics.released.get_or_create(&reason.into()).inc();
+                    tracing::debug!(%digest, ?reason, "no longer retained");
+                }
+                Err(error) => return self.or_warn(Err(error)),
+            }
+        }
+    }
+
+    async fn give_up(&mut self, digest: &Digest, collect: Collect) -> Result<(), CallError> {
+        if self.kept.contains(digest) {
+            self.leases.give_up(digest, collect).await?;
+            self.kept.remove(digest);
+        }
+        Ok(())
+    }
+
+    /// Bytes that the disk has too many on it.
+    async fn disk_excess(&self) -> u64 {
+        let content = self.content.clone();
+        match blocking(move || rustix::fs::statvfs(&*content)).await {
+            Ok(Ok(disk)) => excess(
+                disk.f_blocks.saturating_mul(disk.f_frsize),
+                disk.f_bavail.saturating_mul(disk.f_frsize),
+            ),
+            // containerd makes the folder with the first ingest.
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "how full the disk is, is not known");
+                0
+            }
+            Err(_) => 0,
+        }
+    }
+
+    /// How long nothing need be looked at.
+    fn rest(&self) -> Duration {
+        let first = self.kept.first_expiry();
+        let left = first.map(|f| f.duration_since(SystemTime::now()).unwrap_or_default());
+        left.map_or(LOOK_EVERY, |left| left.clamp(LOOK_SOONEST, LOOK_EVERY))
+    }
+
+    fn or_warn(&mut self, outcome: Result<(), CallError>) {
+        let Err(error) = outcome else {
+            return;
+        };
+        self.metrics.failures.inc();
+        if std::mem::replace(&mut self.warned, true) {
+            tracing::debug!(%error, "a layer is not retained, or not released");
+        } else {
+            tracing::warn!(
+                "containerd {error}; layers may not be retained, and those that are go when their time is over"
+            );
+        }
+    }
+}
+
+/// By how many bytes more than [`MAX_USED`] of a disk is in use, counted as a kubelet does: what is left is what is
+/// available to users other than root.
+fn excess(total: u64, available: u64) -> u64 {
+    let spare = u128::from(total) * u128::from(100 - MAX_USED) / 100;
+    u64::try_from(spare)
+        .unwrap_or(u64::MAX)
+        .saturating_sub(available)
+}
+
+impl From<Reason> for Released {
+    fn from(reason: Reason) -> Self {
+        let reason = match reason {
+            Reason::Expired => "expired",
+            Reason::Size => "size",
+            Reason::Pressure => "pressure",
+        };
+        Self { reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::excess;
+
+    #[test]
+    fn a_disk_is_full_as_a_kubelet_counts() {
+        assert_eq!(excess(1000, 150), 0);
+        assert_eq!(excess(1000, 149), 1);
+        assert_eq!(excess(1000, 0), 150);
+        assert_eq!(excess(0, 0), 0);
+        assert_eq!(excess(u64::MAX, u64::MAX), 0);
+    }
+}

@@ -1,0 +1,134 @@
+//! Who feeds whom: what the other nodes told one about whom to take an object from, noted down as it is told.
+//!
+//! Every change of source is a question that says how many bytes there are already, so what came from whom is known to
+//! the byte without anything that a node does not do anyway.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use mirror::{Flights, News, PeerId, Seek, Turn};
+use oci::Digest;
+use parking_lot::Mutex;
+
+/// The flights of a node, and a record of what they answered.
+pub(crate) struct Recorded {
+    flights: Arc<dyn Flights>,
+    legs: Mutex<HashMap<Digest, Vec<Leg>>>,
+}
+
+/// Part of an object's way to the node: from this byte on, to the next leg or the end.
+struct Leg {
+    offset: u64,
+    /// `None`: upstream.
+    source: Option<PeerId>,
+}
+
+impl Recorded {
+    pub(crate) fn new(flights: Arc<dyn Flights>) -> Self {
+        Self {
+            flights,
+            legs: Mutex::default(),
+        }
+    }
+
+    /// Bytes that came from each peer of these objects, all of them complete, with their sizes.
+    pub(crate) fn fed_by(&self, objects: &[(Digest, u64)]) -> BTreeMap<PeerId, u64> {
+        let legs = self.legs.lock();
+        let mut fed = BTreeMap::new();
+        for (digest, size) in objects {
+            let legs = legs.get(digest).map_or(&[][..], Vec::as_slice);
+            let ends = legs.iter().skip(1).map(|leg| leg.offset).chain([*size]);
+            for (leg, end) in legs.iter().zip(ends) {
+                let bytes = end.saturating_sub(leg.offset);
+                if let Some(source) = leg.source.as_ref().filter(|_| bytes > 0) {
+                    *fed.entry(source.clone()).or_default() += bytes;
+                }
+            }
+        }
+        fed
+    }
+}
+
+#[async_trait]
+impl Flights for Recorded {
+    async fn seek(&self, seek: Seek) -> Turn {
+        let (digest, offset, failed) = (seek.digest.clone(), seek.offset, seek.failed.clone());
+        let turn = self.flights.seek(seek).await;
+        let source = match &turn {
+            Turn::Follow { source, .. } => Some(source.peer.clone()),
+            Turn::Lead | Turn::Alone | Turn::Later => None,
+        };
+        // The mirror goes upstream rather than to one that has failed it.
+        let source = source.filter(|source| !failed.contains(source));
+        let mut legs = self.legs.lock();
+        legs.entry(digest).or_default().push(Leg { offset, source });
+        turn
+    }
+
+    fn report(&self, digest: &Digest, news: News) {
+        self.flights.report(digest, news);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mirror::{Candidate, Holding, Place};
+
+    use super::*;
+
+    /// Answers with these names of peers one after the other, the last first; an empty one is upstream.
+    struct Scripted(Mutex<Vec<&'static str>>);
+
+    #[async_trait]
+    impl Flights for Scripted {
+        async fn seek(&self, _: Seek) -> Turn {
+            match self.0.lock().pop().expect("no more is asked") {
+                "" => Turn::Lead,
+                peer => Turn::Follow {
+                    source: Candidate {
+                        peer: PeerId::new(peer),
+                        addresses: Arc::new([]),
+                        holding: Holding::Complete,
+                        zone: None,
+                    },
+                    place: Place::default(),
+                    leader: None,
+                },
+            }
+        }
+
+        fn report(&self, _: &Digest, _: News) {}
+    }
+
+    #[tokio::test]
+    async fn each_source_has_its_bytes() {
+        let answers = vec!["a", "b", "", "a", "c"];
+        let recorded = Recorded::new(Arc::new(Scripted(Mutex::new(answers))));
+        let (layer, config) = (Digest::sha256(b"layer"), Digest::sha256(b"config"));
+        // Node c refuses, a breaks after 40 bytes, upstream after 30 more, and b has the rest; then another object.
+        let questions = [
+            (&layer, 0),
+            (&layer, 0),
+            (&layer, 40),
+            (&layer, 70),
+            (&config, 0),
+        ];
+        for (digest, offset) in questions {
+            let seek = Seek {
+                digest: digest.clone(),
+                origin: None,
+                size: None,
+                streams: 1,
+                prefer: None,
+                offset,
+                yields: false,
+                failed: Vec::new(),
+            };
+            recorded.seek(seek).await;
+        }
+        let fed = recorded.fed_by(&[(layer, 100), (config, 7), (Digest::sha256(b"x"), 9)]);
+        let expected = [("a", 47), ("b", 30)].map(|(peer, bytes)| (PeerId::new(peer), bytes));
+        assert_eq!(fed, BTreeMap::from(expected));
+    }
+}

@@ -1,0 +1,272 @@
+//! Answers to those who ask what to do: lead, follow, or wait.
+
+use std::time::Duration;
+
+use super::flight::{Asked, State};
+use super::waiting::Waiter;
+use super::{Arbiter, BUSY_TICK};
+use crate::outbox::Outbox;
+use crate::seeks::HEARTBEAT;
+use crate::view::View;
+use crate::wire::{Message, Seek, Verdict};
+use crate::{Key, NodeId, Time};
+
+/// Nodes waiting for one key at most.
+const MAX_WAITING: usize = 16_384;
+/// Whoever should lead an image has so long to ask for the next of its objects.
+const PREFER_HOLD: Duration = Duration::from_millis(300);
+/// Whoever failed has to let others ask first.
+const BARRED_HOLD: Duration = Duration::from_secs(1);
+/// A leaf of a tree waits so long for an inner node to come before it.
+const GATHER: Duration = Duration::from_millis(100);
+/// Who asked a node that is not the arbiter, and still is not after so long, is sent to who is.
+const STRAY: Duration = Duration::from_millis(600);
+
+/// What a question is to the flight that it is about.
+enum Taken {
+    /// Another copy of one that has its answer, or one that cannot wait for any.
+    Answered(Verdict),
+    /// Of the same node a later one has come before.
+    Stale,
+    Open(Waiter),
+}
+
+impl Arbiter {
+    /// Answers a question, now or later.
+    pub fn seek(
+        &mut self,
+        now: Time,
+        asker: NodeId,
+        seek: Seek,
+        view: &impl View,
+        out: &mut Outbox,
+    ) {
+        let (key, number) = (seek.key, seek.number);
+        match self.take_seek(now, asker, seek) {
+            Taken::Answered(verdict) => answer(out, asker, (key, number), verdict),
+            Taken::Stale => {}
+            Taken::Open(waiter) => self.try_answer(now, waiter, view, out),
+        }
+    }
+
+    /// Keeps a question, without an answer for now: this node is not the arbiter yet.
+    pub fn keep(&mut self, now: Time, asker: NodeId, seek: Seek, out: &mut Outbox) {
+        let (key, number) = (seek.key, seek.number);
+        match self.take_seek(now, asker, seek) {
+            Taken::Answered(verdict) => answer(out, asker, (key, number), verdict),
+            Taken::Stale => {}
+            Taken::Open(waiter) => self.wait(now, waiter, out),
+        }
+    }
+
+    /// Notes what a question says.
+    fn take_seek(&mut self, now: Time, asker: NodeId, seek: Seek) -> Taken {
+        let Some(flight) = self.open(now, seek.key) else {
+            return Taken::Answered(Verdict::Alone);
+        };
+        if flight.is_stale(&asker, seek.number) {
+            return Taken::Stale;
+        }
+        let source = flight.get(&asker);
+        let source = source.map(|source| (source.state, source.asked, source.parent, source.order));
+        flight.used = now;
+        flight.size = flight.size.or(seek.size);
+        flight.streams = flight.streams.max(seek.streams);
+        seek.failed.iter().for_each(|failed| flight.doubt(failed));
+        match source {
+            // The same question has the same answer, or else this arbiter would not know which of them is kept to.
+            Some((State::Complete, asked, ..)) if asked.number == seek.number => {
+                return Taken::Stale;
+            }
+            Some((State::Following, asked, Some(source), order)) if asked.number == seek.number => {
+                let (epoch, leader) = (flight.epoch, flight.leader);
+                return Taken::Answered(Verdict::Follow {
+                    source,
+                    epoch,
+                    order,
+                    leader,
+                });
+            }
+            Some((State::Granted, asked, ..)) if seek.barred && asked.number != seek.number => {
+                flight.remove(&asker);
+            }
+            Some((State::Granted | State::Begun, ..)) => {
+                flight.ask_again(now, &asker, seek.number);
+                return Taken::Answered(Verdict::Lead);
+            }
+            Some((State::Following, ..)) => flight.detach(&asker),
+            // It has lost it.
+            Some((State::Complete, ..)) => {
+                flight.remove(&asker);
+            }
+            None => {}
+        }
+        let waiter = match flight.waiting.remove(&asker) {
+            Some(waiter) if waiter.seek.number == seek.number => Waiter { seek, ..waiter },
+            _ => Waiter::new(now, asker, seek),
+        };
+        Taken::Open(waiter)
+    }
+
+    /// Answers a waiter, or lets it wait.
+    fn try_answer(&mut self, now: Time, waiter: Waiter, view: &impl View, out: &mut Outbox) {
+        let name = (waiter.seek.key, waiter.seek.number);
+        match self.decide(now, &waiter, view) {
+            Some(verdict) => answer(out, waiter.node, name, verdict),
+            None if !waiter.seek.patient => answer(out, waiter.node, name, Verdict::Alone),
+            None => self.wait(now, waiter, out),
+        }
+    }
+
+    fn wait(&mut self, now: Time, mut waiter: Waiter, out: &mut Outbox) {
+        let key = waiter.seek.key;
+        let Some(flight) = self.flight(&key) else {
+            return;
+        };
+        if flight.waiting.len() >= MAX_WAITING {
+            let name = (key, waiter.seek.number);
+            answer(out, waiter.node, name, Verdict::Alone);
+            return;
+        }
+        let lead = (flight.granted(), flight.is_granted_busy());
+        tell(now, &mut waiter, lead, out);
+        flight.waiting.push(waiter);
+        self.schedule(key, now.after(BUSY_TICK));
+    }
+
+    /// What a waiter is to do; `None`: wait.
+    fn decide(&mut self, now: Time, waiter: &Waiter, view: &impl View) -> Option<Verdict> {
+        let seek = &waiter.seek;
+        let is_barred = seek.barred || self.is_barred(now, waiter.node, seek.group);
+        let has_better = seek.prefer.is_some_and(|prefer| {
+            prefer != waiter.node
+                && view.is_member(&prefer)
+                && !self.is_barred(now, prefer, seek.group)
+        });
+        let learns = !view.has_joined() || now < self.learns_until;
+        let flight = self.flight(&seek.key)?;
+        let waited = now.since(waiter.since);
+        let asked = Asked {
+            number: seek.number,
+            group: Some(seek.group),
+        };
+        let shape = flight.shape(&seek.key, view.members());
+        // Whatever was said of it since it asked: nobody below it is to feed it.
+        flight.detach(&waiter.node);
+        if let Some(source) = flight.choose(&waiter.node, seek) {
+            let is_leaf = shape.has_classes() && !shape.is_inner(&waiter.node);
+            let depth = flight.get(&source)?.depth;
+            let has_room = shape.has_room(&source, depth, flight.children(&source));
+            let crowds = is_leaf && (depth == 0 || !has_room);
+            if crowds && waited < GATHER && seek.patient {
+                return None;
+            }
+            let order = flight.attach(now, waiter.node, source, asked);
+            return Some(Verdict::Follow {
+                source,
+                epoch: flight.epoch,
+                order,
+                leader: flight.leader,
+            });
+        }
+        if flight.granted().is_some() {
+            return waiter.later(now);
+        }
+        let holds = learns
+            || (has_better && (seek.yields || waited < PREFER_HOLD))
+            || (is_barred && waited < BARRED_HOLD);
+        if holds && seek.patient {
+            return waiter.later(now);
+        }
+        if is_barred && !seek.patient {
+            // It need not lead to go upstream, and others would wait for it.
+            return Some(Verdict::Alone);
+        }
+        let has_bytes = seek.offset > 0;
+        let state = if has_bytes {
+            State::Begun
+        } else {
+            State::Granted
+        };
+        flight.put(now, waiter.node, state, asked);
+        flight.leader = Some(waiter.node);
+        Some(Verdict::Lead)
+    }
+
+    /// Tries all who wait: those who failed last, and those first who can pass it on.
+    pub(super) fn settle(&mut self, now: Time, key: Key, view: &impl View, out: &mut Outbox) {
+        let Some(flight) = self.flight(&key) else {
+            return;
+        };
+        if flight.waiting.is_empty() {
+            return;
+        }
+        let arbiter = view.arbiter(&key);
+        let is_arbiter = arbiter == Some(view.me());
+        let lead = flight.granted();
+        if is_arbiter && (lead.is_none() || !flight.feeds_nobody()) {
+            let shape = flight.shape(&key, view.members());
+            let mut waiting = flight.waiting.take();
+            waiting.sort_by_cached_key(|waiter| {
+                let Seek { barred, group, .. } = waiter.seek;
+                let is_barred = barred || self.is_barred(now, waiter.node, group);
+                (
+                    is_barred,
+                    shape.has_classes() && !shape.is_inner(&waiter.node),
+                )
+            });
+            for waiter in waiting {
+                self.try_answer(now, waiter, view, out);
+            }
+            return;
+        }
+        if is_arbiter {
+            let is_busy = flight.is_granted_busy();
+            for waiter in flight.waiting.take() {
+                match waiter.later(now) {
+                    Some(verdict) => {
+                        answer(out, waiter.node, (key, waiter.seek.number), verdict);
+                    }
+                    None => flight.waiting.push(waiter),
+                }
+            }
+            let waiting = flight.waiting.iter_mut();
+            waiting.for_each(|waiter| tell(now, waiter, (lead, is_busy), out));
+        } else if let Some(arbiter) = arbiter {
+            for waiter in flight.waiting.take() {
+                if now.since(waiter.since) >= STRAY {
+                    let name = (key, waiter.seek.number);
+                    answer(out, waiter.node, name, Verdict::Redirect(arbiter));
+                } else {
+                    flight.waiting.push(waiter);
+                }
+            }
+        }
+        if !flight.waiting.is_empty() {
+            self.schedule(key, now.after(BUSY_TICK));
+        }
+    }
+}
+
+/// Tells a waiter to wait, if it has not heard that for a while or waits for another one than it heard.
+fn tell(now: Time, waiter: &mut Waiter, (lead, is_busy): (Option<NodeId>, bool), out: &mut Outbox) {
+    let lead = waiter.awaited(lead);
+    let is_due = waiter.told.is_none_or(|told| now.since(told) >= HEARTBEAT);
+    if is_due || waiter.lead != lead {
+        waiter.told = Some(now);
+        waiter.lead = lead;
+        let name = (waiter.seek.key, waiter.seek.number);
+        answer(out, waiter.node, name, Verdict::Wait { lead, is_busy });
+    }
+}
+
+fn answer(out: &mut Outbox, to: NodeId, (key, number): (Key, u64), verdict: Verdict) {
+    out.send(
+        to,
+        Message::Answer {
+            key,
+            number,
+            verdict,
+        },
+    );
+}

@@ -1,0 +1,268 @@
+//! What this node pulls right now, in flights: it tells the arbiters how that goes on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::budget::Budgets;
+use crate::outbox::Outbox;
+use crate::seeks::{HEARTBEAT, Outcome, SeekId, Settled};
+use crate::slots::Slot;
+use crate::view::View;
+use crate::wire::{Message, Stage};
+use crate::{Key, NodeId, Time};
+
+/// How often a follower says that it is still there; who leads says so at every heartbeat.
+const FOLLOWER_BEAT: Duration = Duration::from_secs(30);
+/// Upstream is sending if it sent something so long ago.
+const GROWS: Duration = Duration::from_secs(2);
+/// Pulls at once.
+const MAX_PULLS: usize = 4_096;
+/// A pull of which the mirror says nothing for so long was forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
+
+/// How a pull goes on, as the mirror sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The first bytes are there and can be passed on.
+    Begun {
+        /// Of the whole object, in bytes.
+        size: u64,
+    },
+    /// It is complete here.
+    Done,
+    /// It ended, or stalled, before it was complete.
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Lead,
+    Alone,
+    Follow(NodeId),
+}
+
+#[derive(Debug)]
+struct Pull {
+    role: Role,
+    /// Of the question that it came of.
+    number: u64,
+    group: u64,
+    registry: u64,
+    since: Time,
+    size: Option<u64>,
+    beat_at: Time,
+    /// The arbiter that heard of it last.
+    told: Option<NodeId>,
+}
+
+/// What is learned from a report.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lesson {
+    /// Upstream took so long to its first byte.
+    FirstByte { registry: u64, took: Duration },
+    /// This node went upstream in vain.
+    Failed { group: u64 },
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Pulls {
+    pulls: BTreeMap<Key, Pull>,
+    /// When upstream last sent something, by the hash of the registry.
+    grew: BTreeMap<u64, Time>,
+}
+
+impl Pulls {
+    /// A question is settled: so this node pulls.
+    pub fn begin(&mut self, now: Time, settled: &Settled, view: &impl View, out: &mut Outbox) {
+        let role = match &settled.outcome {
+            Outcome::Lead => Role::Lead,
+            Outcome::Alone => Role::Alone,
+            Outcome::Follow { source, .. } => Role::Follow(*source),
+            Outcome::Later | Outcome::Found(_) => return,
+        };
+        let Some(wanted) = &settled.wanted else {
+            return;
+        };
+        let size = self.pulls.get(&wanted.key).and_then(|pull| pull.size);
+        if self.pulls.len() >= MAX_PULLS && !self.pulls.contains_key(&wanted.key) {
+            return;
+        }
+        let mut pull = Pull {
+            role,
+            number: settled.seek.0,
+            group: wanted.group,
+            registry: wanted.registry,
+            since: now,
+            size,
+            beat_at: now.after(beat(role)),
+            told: settled.by,
+        };
+        // Whoever granted a lead knows at once that it is taken, and so does the arbiter, if that is another one.
+        let arbiter = view.arbiter(&wanted.key);
+        if role == Role::Lead || settled.by.is_some_and(|by| Some(by) != arbiter) {
+            pull.tell(wanted.key, view, out);
+        }
+        self.pulls.insert(wanted.key, pull);
+    }
+
+    /// An arbiter grants a lead that nobody waits for any more. Says whether this node goes upstream anyway.
+    pub fn promote(&mut self, key: Key, view: &impl View, out: &mut Outbox) -> bool {
+        match self.pulls.get_mut(&key) {
+            Some(pull) if matches!(pull.role, Role::Lead | Role::Alone) => {
+                pull.role = Role::Lead;
+                pull.tell(key, view, out);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether this node pulls what this question was about, by its answer.
+    pub fn came_of(&self, key: &Key, number: u64) -> bool {
+        self.pulls
+            .get(key)
+            .is_some_and(|pull| pull.number == number)
+    }
+
+    /// The outcome of a question is not made use of.
+    pub fn decline(&mut self, seek: SeekId, view: &impl View, out: &mut Outbox) {
+        let mut pulls = self.pulls.iter();
+        let declined = pulls.find(|(_, pull)| pull.number == seek.0 && pull.size.is_none());
+        if let Some(key) = declined.map(|(key, _)| *key) {
+            self.pulls.remove(&key);
+            if let Some(arbiter) = view.arbiter(&key) {
+                let number = seek.0;
+                out.send(arbiter, Message::Withdraw { key, number });
+            }
+        }
+    }
+
+    /// Passes news on to the arbiter.
+    pub fn report(
+        &mut self,
+        now: Time,
+        key: Key,
+        news: News,
+        view: &impl View,
+        out: &mut Outbox,
+    ) -> Option<Lesson> {
+        let pull = self.pulls.get_mut(&key)?;
+        let mut lesson = None;
+        if news != News::Failed && pull.is_upstream() {
+            self.grew.insert(pull.registry, now);
+        }
+        let stage = match news {
+            News::Begun { size } => {
+                if pull.size.is_none() && pull.role == Role::Lead {
+                    let (registry, took) = (pull.registry, now.since(pull.since));
+                    lesson = Some(Lesson::FirstByte { registry, took });
+                }
+                let goes_on = pull.size.replace(size).is_some();
+                if goes_on && pull.is_upstream() {
+                    // The next heartbeats say so.
+                    return None;
+                }
+                pull.stage(false)
+            }
+            News::Done => Stage::Done,
+            News::Failed => {
+                if matches!(pull.role, Role::Lead | Role::Alone) {
+                    let group = pull.group;
+                    lesson = Some(Lesson::Failed { group });
+                }
+                Stage::Failed
+            }
+        };
+        pull.beat_at = now.after(beat(pull.role));
+        let number = pull.number;
+        if !matches!(news, News::Begun { .. }) {
+            self.pulls.remove(&key);
+        }
+        if let Some(arbiter) = view.arbiter(&key) {
+            out.send(arbiter, Message::Report { key, number, stage });
+            if let Some(pull) = self.pulls.get_mut(&key) {
+                pull.told = Some(arbiter);
+            }
+        }
+        lesson
+    }
+
+    /// These slots (a bit each) have another arbiter: it is told what this node pulls.
+    pub fn moved(&mut self, slots: u64, view: &impl View, out: &mut Outbox) {
+        for (key, pull) in &mut self.pulls {
+            if slots >> Slot::of(&key.0).index() & 1 == 1 {
+                pull.tell(*key, view, out);
+            }
+        }
+    }
+
+    /// An arbiter cannot be reached: the next one is told what this one was.
+    pub fn undelivered(&mut self, to: NodeId, view: &impl View, out: &mut Outbox) {
+        for (key, pull) in &mut self.pulls {
+            if pull.told == Some(to) && view.arbiter(key) != Some(to) {
+                pull.tell(*key, view, out);
+            }
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.pulls.values().map(|pull| pull.beat_at).min()
+    }
+
+    pub fn tick(&mut self, now: Time, budgets: &mut Budgets, view: &impl View, out: &mut Outbox) {
+        self.pulls
+            .retain(|_, pull| now.since(pull.since) < FORGOTTEN);
+        self.grew.retain(|_, at| now.since(*at) < GROWS);
+        for (key, pull) in &mut self.pulls {
+            if pull.beat_at <= now {
+                pull.beat_at = now.after(beat(pull.role));
+                let is_busy = self.grew.contains_key(&pull.registry);
+                pull.tell_as(*key, is_busy, view, out);
+                // While objects move the pull of their image is not over.
+                budgets.touch(now, pull.group);
+            }
+        }
+    }
+}
+
+impl Pull {
+    fn is_upstream(&self) -> bool {
+        matches!(self.role, Role::Lead | Role::Alone)
+    }
+
+    fn stage(&self, is_busy: bool) -> Stage {
+        let source = match self.role {
+            Role::Lead | Role::Alone => None,
+            Role::Follow(source) => Some(source),
+        };
+        let size = self.size;
+        Stage::Alive {
+            size,
+            source,
+            is_busy,
+        }
+    }
+
+    fn tell(&mut self, key: Key, view: &impl View, out: &mut Outbox) {
+        self.tell_as(key, false, view, out);
+    }
+
+    fn tell_as(&mut self, key: Key, is_busy: bool, view: &impl View, out: &mut Outbox) {
+        // Who pulls for itself is of use to others from its first byte on.
+        if self.role == Role::Alone && self.size.is_none() {
+            return;
+        }
+        if let Some(arbiter) = view.arbiter(&key) {
+            let (number, stage) = (self.number, self.stage(is_busy));
+            self.told = Some(arbiter);
+            out.send(arbiter, Message::Report { key, number, stage });
+        }
+    }
+}
+
+fn beat(role: Role) -> Duration {
+    match role {
+        Role::Lead | Role::Alone => HEARTBEAT,
+        Role::Follow(_) => FOLLOWER_BEAT,
+    }
+}

@@ -1,0 +1,101 @@
+//! One question, and when it is due.
+
+use std::time::Duration;
+
+use super::Wanted;
+use crate::outbox::Outbox;
+use crate::wire::Message;
+use crate::{Key, NodeId, Time};
+
+/// An owner that has not said anything by then is asked again…
+const REPEAT: Duration = Duration::from_millis(150);
+/// …and is taken to be silent by then; the next owner is asked.
+const SILENCE: Duration = Duration::from_millis(400);
+/// An owner that missed a heartbeat is asked again by then…
+const HEART_REPEAT: Duration = Duration::from_millis(650);
+/// …and is taken to be silent by then.
+pub(super) const HEART_SILENCE: Duration = Duration::from_millis(1_200);
+
+#[derive(Debug)]
+pub(super) enum Question {
+    Seek(Wanted),
+    Find(Key),
+}
+
+/// A lead that is waited for, at no charge until then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lead {
+    pub node: NodeId,
+    pub from: Time,
+    pub until: Time,
+}
+
+#[derive(Debug)]
+pub(super) struct Open {
+    pub question: Question,
+    pub started: Time,
+    /// There is time to wait for somebody.
+    pub is_patient: bool,
+    pub deadline: Time,
+    /// What it has waited before is charged.
+    pub metered: Time,
+    /// Whom, since when, how often.
+    pub asked: Option<(NodeId, Time, u8)>,
+    /// When the owner last said that the answer will come.
+    pub heard: Option<Time>,
+    pub lead: Option<Lead>,
+    pub redirects: u8,
+    /// Owners that did not answer.
+    pub silent: Vec<NodeId>,
+}
+
+impl Question {
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Seek(wanted) => &wanted.key,
+            Self::Find(key) => key,
+        }
+    }
+}
+
+impl Open {
+    pub fn group(&self) -> Option<u64> {
+        match &self.question {
+            Question::Seek(wanted) => Some(wanted.group),
+            Question::Find(_) => None,
+        }
+    }
+
+    pub fn is_seek_for(&self, key: &Key) -> bool {
+        matches!(&self.question, Question::Seek(wanted) if wanted.key == *key)
+    }
+
+    pub fn free_until(&self) -> Time {
+        self.lead.map_or(Time(0), |lead| lead.until)
+    }
+
+    /// When the owner is taken to be silent.
+    pub fn silence(&self) -> Time {
+        match (self.heard, self.asked) {
+            (Some(heard), _) => heard.after(HEART_SILENCE),
+            (None, Some((_, since, _))) => since.after(SILENCE),
+            (None, None) => self.deadline,
+        }
+    }
+
+    pub fn due(&self) -> Time {
+        let repeat = match (self.heard, self.asked) {
+            (None, Some((_, since, 1))) => since.after(REPEAT),
+            (Some(heard), Some((_, _, 1))) => heard.after(HEART_REPEAT),
+            _ => self.deadline,
+        };
+        repeat.min(self.silence()).min(self.deadline)
+    }
+}
+
+pub(super) fn withdraw(open: &Open, number: u64, out: &mut Outbox) {
+    if let (Question::Seek(wanted), Some((owner, ..))) = (&open.question, open.asked) {
+        let key = wanted.key;
+        out.send(owner, Message::Withdraw { key, number });
+    }
+}

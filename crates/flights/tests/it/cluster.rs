@@ -1,0 +1,301 @@
+//! Whole nodes in one process: virtual time, a clock each, and a network that loses, doubles, delays and reorders, all
+//! from a seed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flights::members::Contact;
+use flights::{Key, News, Node, NodeId, Outcome, SeekId, Time, Wanted};
+
+/// Nodes know no common clock: each one's own is ahead by so much times its number.
+const CLOCK_SKEW: u64 = 7_919;
+
+pub fn id(node: usize) -> NodeId {
+    let mut id = [7; 32];
+    id[..8].copy_from_slice(&(node as u64).to_le_bytes());
+    NodeId(id)
+}
+
+pub fn index(id: &NodeId) -> usize {
+    let mut number = [0; 8];
+    number.copy_from_slice(&id.0[..8]);
+    u64::from_le_bytes(number) as usize
+}
+
+pub fn wanted(key: Key) -> Wanted {
+    Wanted {
+        key,
+        group: 1,
+        // Another one for each key, so that no object's progress excuses another's.
+        registry: u64::from(key.0[0]),
+        size: Some(32 * 1024 * 1024),
+        streams: 3,
+        prefer: None,
+        offset: 0,
+        yields: false,
+        failed: Vec::new(),
+    }
+}
+
+#[derive(Default)]
+struct Peer {
+    /// None: its process has ended.
+    node: Option<Node>,
+    wake_at: Option<u64>,
+    /// It is held up until then: nothing happens there, and what comes waits.
+    held_until: u64,
+    part: usize,
+}
+
+enum Event {
+    Wake(usize),
+    Deliver(usize, usize, Bytes),
+    Undelivered(usize, usize),
+}
+
+pub struct Cluster {
+    pub now: u64,
+    peers: Vec<Peer>,
+    events: BTreeMap<(u64, u64), Event>,
+    count: u64,
+    random: u64,
+    /// Of a thousand messages.
+    pub lost: u64,
+    pub doubled: u64,
+    /// One way, in milliseconds: at least 1.
+    pub latency: u64,
+    pub messages: u64,
+    pub bytes: u64,
+    outcomes: Vec<(usize, SeekId, Outcome)>,
+}
+
+impl Cluster {
+    pub fn empty(seed: u64) -> Self {
+        Self {
+            now: 0,
+            peers: Vec::new(),
+            events: BTreeMap::new(),
+            count: 0,
+            random: seed | 1,
+            lost: 0,
+            doubled: 0,
+            latency: 1,
+            messages: 0,
+            bytes: 0,
+            outcomes: Vec::new(),
+        }
+    }
+
+    /// Of nodes that know each other.
+    pub fn new(size: usize) -> Self {
+        Self::seeded(size, 1)
+    }
+
+    pub fn seeded(size: usize, seed: u64) -> Self {
+        let mut cluster = Self::empty(seed);
+        for _ in 0..size {
+            cluster.add(&[0]);
+        }
+        cluster.run(20_000);
+        for node in 0..size {
+            assert_eq!(cluster.node(node).members().len(), size);
+        }
+        cluster
+    }
+
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Adds a node that joins by these.
+    pub fn add(&mut self, seeds: &[usize]) -> usize {
+        self.peers.push(Peer::default());
+        let node = self.peers.len() - 1;
+        self.start(node, seeds);
+        node
+    }
+
+    /// Starts the process of a node anew.
+    pub fn start(&mut self, node: usize, seeds: &[usize]) {
+        let (now, seed) = (self.clock(node), self.random());
+        let contact = Contact::default();
+        self.peers[node].node = Some(Node::new(now, id(node), contact, seed));
+        let seeds: Vec<_> = seeds.iter().map(|seed| id(*seed)).collect();
+        self.with(node, |node, now| node.join(now, seeds));
+    }
+
+    pub fn kill(&mut self, node: usize) {
+        self.peers[node].node = None;
+    }
+
+    pub fn is_up(&self, node: usize) -> bool {
+        self.peers[node].node.is_some()
+    }
+
+    pub fn is_held(&self, node: usize) -> bool {
+        self.peers[node].held_until > self.now
+    }
+
+    /// Nothing happens at a node for so long.
+    pub fn hold_up(&mut self, node: usize, millis: u64) {
+        self.peers[node].held_until = self.now + millis;
+    }
+
+    /// Nodes of different parts do not hear each other.
+    pub fn split(&mut self, part: impl Fn(usize) -> usize) {
+        for (number, peer) in self.peers.iter_mut().enumerate() {
+            peer.part = part(number);
+        }
+    }
+
+    pub fn reaches(&self, from: usize, to: usize) -> bool {
+        self.is_up(to) && self.peers[from].part == self.peers[to].part
+    }
+
+    pub fn node(&self, node: usize) -> &Node {
+        self.peers[node].node.as_ref().expect("it is up")
+    }
+
+    fn clock(&self, node: usize) -> Time {
+        Time(self.now + node as u64 * CLOCK_SKEW)
+    }
+
+    /// Calls a node that is up, and carries off what follows.
+    pub fn with<T>(&mut self, n: usize, act: impl FnOnce(&mut Node, Time) -> T) -> T {
+        let now = self.clock(n);
+        let node = self.peers[n].node.as_mut().expect("it is up");
+        let result = act(node, now);
+        let (datagrams, outcomes) = (node.take_datagrams(), node.take_outcomes());
+        let wait = node.next_deadline().since(now).as_millis() as u64;
+        self.outcomes
+            .extend(outcomes.into_iter().map(|(seek, o)| (n, seek, o)));
+        for datagram in datagrams {
+            self.messages += 1;
+            self.bytes += datagram.bytes.len() as u64;
+            let to = index(&datagram.to);
+            if self.random() % 1_000 < self.doubled {
+                self.carry(n, to, datagram.bytes.clone());
+            }
+            self.carry(n, to, datagram.bytes);
+        }
+        let wake_at = self.now + wait;
+        if self.peers[n].wake_at != Some(wake_at) {
+            self.peers[n].wake_at = Some(wake_at);
+            self.push(wake_at, Event::Wake(n));
+        }
+        result
+    }
+
+    fn carry(&mut self, from: usize, to: usize, bytes: Bytes) {
+        let at = self.now + 1 + self.random() % self.latency;
+        if self.random() % 1_000 >= self.lost {
+            self.push(at, Event::Deliver(from, to, bytes));
+        }
+    }
+
+    fn push(&mut self, at: u64, event: Event) {
+        self.count += 1;
+        self.events.insert((at, self.count), event);
+    }
+
+    pub fn random(&mut self) -> u64 {
+        // xorshift64*; Vigna, An experimental exploration of Marsaglia's xorshift generators, 2016.
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn run(&mut self, millis: u64) {
+        let end = self.now + millis;
+        while let Some(entry) = self.events.first_entry().filter(|e| e.key().0 <= end) {
+            let ((at, _), event) = entry.remove_entry();
+            self.now = at;
+            self.happen(event);
+        }
+        self.now = end;
+    }
+
+    fn happen(&mut self, event: Event) {
+        let (Event::Wake(at) | Event::Deliver(_, at, _) | Event::Undelivered(at, _)) = event;
+        if !self.is_up(at) {
+            if let Event::Deliver(from, to, _) = event {
+                // The connection is refused.
+                self.push(self.now + 1, Event::Undelivered(from, to));
+            }
+        } else if self.is_held(at) {
+            let until = self.peers[at].held_until;
+            self.push(until, event);
+        } else {
+            match event {
+                Event::Wake(n) if self.peers[n].wake_at.is_some_and(|at| at <= self.now) => {
+                    self.peers[n].wake_at = None;
+                    self.with(n, Node::tick);
+                }
+                Event::Wake(_) => {}
+                Event::Deliver(from, to, bytes) if self.reaches(from, to) => self
+                    .with(to, |node, now| node.receive(now, id(from), &bytes))
+                    .expect("nodes understand each other"),
+                Event::Deliver(..) => {}
+                Event::Undelivered(n, to) => {
+                    self.with(n, |node, now| node.undelivered(now, id(to)));
+                }
+            }
+        }
+    }
+
+    pub fn seek(&mut self, n: usize, key: Key) -> SeekId {
+        self.seek_for(n, wanted(key))
+    }
+
+    pub fn seek_for(&mut self, n: usize, wanted: Wanted) -> SeekId {
+        self.with(n, |node, now| node.seek(now, wanted))
+    }
+
+    pub fn report(&mut self, n: usize, key: Key, news: News) {
+        self.with(n, |node, now| node.report(now, key, news));
+    }
+
+    pub fn outcomes(&mut self) -> Vec<(usize, SeekId, Outcome)> {
+        std::mem::take(&mut self.outcomes)
+    }
+
+    pub fn taken(&mut self) -> Vec<(usize, Outcome)> {
+        let outcomes = self.outcomes();
+        outcomes.into_iter().map(|(n, _, o)| (n, o)).collect()
+    }
+
+    /// Runs until so many outcomes have come, and returns them; fails after `limit` milliseconds.
+    pub fn await_outcomes(&mut self, count: usize, limit: u64) -> Vec<(usize, SeekId, Outcome)> {
+        let end = self.now + limit;
+        while self.outcomes.len() < count {
+            assert!(self.now < end, "{:?} after {limit} ms", self.outcomes);
+            self.run(1);
+        }
+        self.outcomes()
+    }
+
+    /// Who is the arbiter of a key, as a node sees it that looks at the members alone.
+    pub fn arbiter(&self, key: &Key) -> usize {
+        use flights::members::Change;
+        use flights::slots::{Slot, Slots};
+        let observer = (0..self.len()).find(|n| self.is_up(*n)).expect("one is up");
+        let members = self.node(observer).members();
+        let joined: Vec<_> = members.iter().cloned().map(Change::Joined).collect();
+        let mut slots = Slots::new();
+        slots.update(self.clock(observer), &joined);
+        let owners = slots.owners(Slot::of(&key.0));
+        index(&owners.arbiter().expect("there are members"))
+    }
+
+    pub fn key_of_arbiter(&self, node: usize) -> Key {
+        let mut keys = (0..10_000).map(|n| Key::of(&format!("sha256:{n}")));
+        let key = keys.find(|key| self.arbiter(key) == node);
+        key.expect("each node owns some slot")
+    }
+
+    pub fn time(&self, since: u64) -> Duration {
+        Duration::from_millis(self.now - since)
+    }
+}

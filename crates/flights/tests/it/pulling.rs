@@ -1,0 +1,361 @@
+//! What mirrors and containerds do with the outcomes, as far as the rules depend on it: bytes by the step, sources that
+//! admit whom they may, leads that fail.
+
+use std::collections::BTreeMap;
+
+use flights::{Key, News, NodeId, Outcome, Place, SeekId, Wanted};
+
+use crate::cluster::{Cluster, id, index, wanted};
+
+/// Bytes in a step of a source, and of an object.
+const STEP: u64 = 1;
+pub const SIZE: u64 = 40;
+/// Milliseconds in a step.
+pub const STEP_MILLIS: u64 = 50;
+/// Steps to upstream's first byte: less than half of what upstream is taken to need, so that nothing is learned.
+const FIRST_BYTE: u64 = 6;
+/// Steps without a byte after which a source has broken.
+const STALL: u64 = 80;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Lead,
+    Alone,
+    Follow { source: usize, admitted: bool },
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Pull {
+    pub seek: Option<SeekId>,
+    pub group: u64,
+    pub role: Option<Role>,
+    pub place: Option<Place>,
+    pub written: u64,
+    pub failed: Vec<NodeId>,
+    /// Steps in this role, and since the last byte.
+    steps: u64,
+    dry: u64,
+    begun: bool,
+    pub done: bool,
+}
+
+/// A wait of a node for an outcome.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    pub node: usize,
+    pub object: usize,
+    pub group: u64,
+    pub from: u64,
+    /// When it ended, and whether by a source.
+    pub to: Option<(u64, Option<Outcome>)>,
+    /// It knew whom to ask.
+    pub knew: bool,
+    /// The node itself was held up meanwhile.
+    pub excused: bool,
+}
+
+/// Something that a node did wrong in vain, or that others are held to.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub node: usize,
+    pub group: u64,
+    pub at: u64,
+    /// Of a process that has ended. Others may remember it.
+    pub is_past: bool,
+}
+
+pub struct Pulling {
+    pub cluster: Cluster,
+    pub keys: Vec<Key>,
+    pub pulls: BTreeMap<(usize, usize), Pull>,
+    pub waits: Vec<Wait>,
+    pub failures: Vec<Failure>,
+    /// Upstream refuses these.
+    pub denied: Vec<bool>,
+    /// Steps after which upstream refuses.
+    pub refusal: u64,
+    /// When a process started last.
+    pub started: Option<u64>,
+    /// Sources take those ahead of them by the order alone, and do not cut them off when they get another place.
+    pub is_lenient: bool,
+}
+
+impl Pulling {
+    pub fn new(cluster: Cluster, objects: usize) -> Self {
+        let keys = (0..objects).map(|n| Key::of(&format!("sha256:{n}")));
+        Self {
+            keys: keys.collect(),
+            denied: vec![false; cluster.len()],
+            cluster,
+            pulls: BTreeMap::new(),
+            waits: Vec::new(),
+            failures: Vec::new(),
+            refusal: FIRST_BYTE,
+            started: None,
+            is_lenient: false,
+        }
+    }
+
+    /// containerd at `node` wants an object, unless it has it or is about to.
+    pub fn want(&mut self, node: usize, object: usize, group: u64) {
+        let is_up = self.cluster.is_up(node) && !self.cluster.is_held(node);
+        if is_up && !self.pulls.contains_key(&(node, object)) {
+            let pull = self.pulls.entry((node, object)).or_default();
+            pull.group = group;
+            self.seek(node, object);
+        }
+    }
+
+    fn seek(&mut self, node: usize, object: usize) {
+        let pull = self.pulls.entry((node, object)).or_default();
+        pull.role = None;
+        let (offset, failed, group) = (pull.written, pull.failed.clone(), pull.group);
+        let wanted = Wanted {
+            group,
+            offset,
+            failed,
+            ..wanted(self.keys[object])
+        };
+        let from = self.cluster.now;
+        let knew = self.cluster.node(node).members().has_joined();
+        let seek = self.cluster.seek_for(node, wanted);
+        let pull = self.pulls.entry((node, object)).or_default();
+        pull.seek = Some(seek);
+        self.waits.push(Wait {
+            node,
+            object,
+            group,
+            from,
+            to: None,
+            knew,
+            excused: false,
+        });
+    }
+
+    /// The pod is deleted.
+    pub fn cancel(&mut self, node: usize, object: usize) {
+        let Some(pull) = self.pulls.get_mut(&(node, object)) else {
+            return;
+        };
+        if !self.cluster.is_up(node) || self.cluster.is_held(node) || pull.done {
+            return;
+        }
+        if let Some(seek) = pull.seek.take() {
+            self.cluster.with(node, |node, now| node.cancel(now, seek));
+            self.end_wait(node, object, None);
+        } else if pull.role.is_some() {
+            self.fail(node, object);
+        }
+        self.end(node, object);
+    }
+
+    /// What a node fed breaks with its own pull.
+    fn end(&mut self, node: usize, object: usize) {
+        self.pulls.remove(&(node, object));
+        for ((_, o), pull) in &mut self.pulls {
+            if *o == object
+                && matches!(pull.role, Some(Role::Follow { source, .. }) if source == node)
+            {
+                pull.dry = STALL + 1;
+            }
+        }
+    }
+
+    pub fn start(&mut self, node: usize, seeds: &[usize]) {
+        self.kill(node);
+        self.cluster.start(node, seeds);
+        self.started = Some(self.cluster.now);
+    }
+
+    pub fn kill(&mut self, node: usize) {
+        self.cluster.kill(node);
+        for object in 0..self.keys.len() {
+            self.end(node, object);
+        }
+        self.waits.retain(|wait| wait.node != node);
+        let own = self.failures.iter_mut().filter(|f| f.node == node);
+        own.for_each(|failure| failure.is_past = true);
+    }
+
+    fn end_wait(&mut self, node: usize, object: usize, outcome: Option<Outcome>) {
+        let now = self.cluster.now;
+        let is_it = |w: &&mut Wait| (w.node, w.object) == (node, object) && w.to.is_none();
+        let wait = self.waits.iter_mut().find(is_it).expect("it waited");
+        wait.to = Some((now, outcome));
+    }
+
+    fn fail(&mut self, node: usize, object: usize) {
+        let pull = self.pulls.get(&(node, object)).expect("it pulls");
+        if matches!(pull.role, Some(Role::Lead | Role::Alone)) {
+            self.failures.push(Failure {
+                node,
+                group: pull.group,
+                at: self.cluster.now,
+                is_past: false,
+            });
+        }
+        self.cluster.report(node, self.keys[object], News::Failed);
+    }
+
+    /// Lets the next step pass. Returns the outcomes that came.
+    pub fn step(&mut self) -> Vec<(usize, usize, Outcome)> {
+        let mut came = Vec::new();
+        for _ in 0..STEP_MILLIS {
+            self.cluster.run(1);
+            for (node, seek, outcome) in self.cluster.outcomes() {
+                came.extend(self.take(node, seek, outcome));
+            }
+        }
+        for (node, object) in self.pulls.keys().copied().collect::<Vec<_>>() {
+            if self.cluster.is_up(node) && !self.cluster.is_held(node) {
+                self.go_on(node, object);
+            }
+        }
+        came
+    }
+
+    fn take(
+        &mut self,
+        n: usize,
+        seek: SeekId,
+        outcome: Outcome,
+    ) -> Option<(usize, usize, Outcome)> {
+        let is_it = |((node, _), pull): &(&(usize, usize), &mut Pull)| {
+            *node == n && pull.seek == Some(seek)
+        };
+        let ((_, object), pull) = self.pulls.iter_mut().find(is_it)?;
+        let object = *object;
+        pull.seek = None;
+        (pull.steps, pull.dry) = (0, 0);
+        pull.role = Some(match &outcome {
+            Outcome::Lead => Role::Lead,
+            Outcome::Alone => Role::Alone,
+            Outcome::Follow { source, place, .. } => {
+                assert!(!pull.failed.contains(source), "it has failed");
+                assert_ne!(index(source), n, "nobody feeds itself");
+                pull.place = Some(*place);
+                let (source, admitted) = (index(source), false);
+                Role::Follow { source, admitted }
+            }
+            Outcome::Later | Outcome::Found(_) => panic!("it did not look for holders"),
+        });
+        self.end_wait(n, object, Some(outcome.clone()));
+        if !self.is_lenient && matches!(outcome, Outcome::Follow { .. }) {
+            self.cut(n, object);
+        }
+        Some((n, object, outcome))
+    }
+
+    fn go_on(&mut self, node: usize, object: usize) {
+        let at = (node, object);
+        let pull = self.pulls.get_mut(&at).expect("it pulls");
+        (pull.steps, pull.dry) = (pull.steps + 1, pull.dry + 1);
+        let before = pull.written;
+        match pull.role {
+            None => return,
+            Some(Role::Lead | Role::Alone) if self.denied[node] => {
+                if pull.steps >= self.refusal {
+                    self.fail(node, object);
+                    self.end(node, object);
+                }
+                return;
+            }
+            Some(Role::Lead | Role::Alone) => {
+                if pull.steps >= FIRST_BYTE {
+                    pull.written += 2 * STEP;
+                }
+            }
+            Some(Role::Follow { source, admitted }) => {
+                let may = admitted || self.admits(node, object, source);
+                let pull = self.pulls.get(&at).expect("it pulls");
+                if !may || !self.cluster.reaches(node, source) || pull.dry > STALL {
+                    let pull = self.pulls.get_mut(&at).expect("it pulls");
+                    pull.failed.push(id(source));
+                    return self.seek(node, object);
+                }
+                let ahead = self.pulls.get(&(source, object));
+                let ahead = ahead.map_or(0, |ahead| ahead.written);
+                let pull = self.pulls.get_mut(&at).expect("it pulls");
+                let admitted = true;
+                pull.role = Some(Role::Follow { source, admitted });
+                pull.written = (pull.written + 2 * STEP).min(ahead).max(pull.written);
+            }
+        }
+        let pull = self.pulls.get_mut(&at).expect("it pulls");
+        let key = self.keys[object];
+        if pull.written > before {
+            pull.dry = 0;
+            if !pull.begun {
+                pull.begun = true;
+                self.cluster.report(node, key, News::Begun { size: SIZE });
+            }
+        }
+        let pull = self.pulls.get_mut(&at).expect("it pulls");
+        if pull.written >= SIZE {
+            (pull.role, pull.done) = (None, true);
+            self.cluster.report(node, key, News::Done);
+            self.cluster.with(node, |node, now| node.hold(now, &[key]));
+        }
+    }
+
+    /// Whether a source takes a node as its child: it has all, or leads, or is ahead, or is as far and comes before it in
+    /// the order. A lenient one takes whoever comes after it, however far.
+    fn admits(&self, node: usize, object: usize, source: usize) -> bool {
+        let Some(above) = self.pulls.get(&(source, object)) else {
+            return false;
+        };
+        let pull = &self.pulls[&(node, object)];
+        let is_before = above
+            .place
+            .zip(pull.place)
+            .is_some_and(|(above, own)| above.epoch == own.epoch && above.order < own.order);
+        let leads = matches!(above.role, Some(Role::Lead | Role::Alone));
+        above.done
+            || leads
+            || above.written > pull.written
+            || (is_before && (self.is_lenient || above.written == pull.written))
+    }
+
+    /// A node has another place: those who are not behind it may be above it now.
+    fn cut(&mut self, node: usize, object: usize) {
+        let written = self.pulls[&(node, object)].written;
+        for ((_, o), pull) in &mut self.pulls {
+            let is_child = matches!(pull.role, Some(Role::Follow { source, .. }) if source == node);
+            if *o == object && is_child && pull.written >= written {
+                pull.dry = STALL + 1;
+            }
+        }
+    }
+
+    /// A ring of nodes that feed each other.
+    pub fn ring(&self) -> Option<Vec<usize>> {
+        let feeds = |node: usize, object: usize| match self.pulls.get(&(node, object))?.role {
+            Some(Role::Follow { source, admitted }) if admitted => Some(source),
+            _ => None,
+        };
+        for (node, object) in self.pulls.keys() {
+            let mut path = vec![*node];
+            let mut at = *node;
+            while let Some(above) = feeds(at, *object) {
+                if above == *node {
+                    return Some(path);
+                }
+                if path.contains(&above) {
+                    break;
+                }
+                path.push(above);
+                at = above;
+            }
+        }
+        None
+    }
+
+    /// The nodes that lead an object.
+    pub fn leads(&self, object: usize) -> Vec<usize> {
+        let of = self
+            .pulls
+            .iter()
+            .filter(|((_, o), pull)| *o == object && pull.role == Some(Role::Lead));
+        of.map(|((node, _), _)| *node).collect()
+    }
+}

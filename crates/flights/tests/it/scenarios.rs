@@ -1,0 +1,202 @@
+//! What each scenario of the design must end in, as far as it shows without bytes.
+
+use std::collections::BTreeMap;
+
+use flights::{Key, News, Outcome};
+
+use crate::cluster::{Cluster, id, index, wanted};
+
+const BEGUN: News = News::Begun { size: 32 << 20 };
+
+/// A key whose arbiter is the last node, which takes no part.
+fn flown(cluster: &Cluster) -> Key {
+    cluster.key_of_arbiter(cluster.len() - 1)
+}
+
+#[test]
+fn of_two_equally_far_whose_leader_dies_one_leads_on() {
+    let mut cluster = Cluster::new(4);
+    let key = flown(&cluster);
+    cluster.seek(0, key);
+    cluster.await_outcomes(1, 10);
+    cluster.report(0, key, BEGUN);
+    for follower in [1, 2] {
+        cluster.seek(follower, key);
+        cluster.await_outcomes(1, 10);
+        cluster.report(follower, key, BEGUN);
+    }
+    cluster.kill(0);
+    for follower in [1, 2] {
+        let (offset, failed) = (16 << 20, vec![id(0)]);
+        let again = wanted(key);
+        cluster.seek_for(
+            follower,
+            flights::Wanted {
+                offset,
+                failed,
+                ..again
+            },
+        );
+    }
+    let mut taken = cluster.await_outcomes(2, 100);
+    taken.sort_by_key(|(_, _, outcome)| *outcome != Outcome::Lead);
+    let [
+        (leader, _, Outcome::Lead),
+        (_, _, Outcome::Follow { source, .. }),
+    ] = &taken[..]
+    else {
+        panic!("{taken:?}");
+    };
+    assert_eq!(index(source), *leader);
+}
+
+#[test]
+fn who_may_not_pull_does_not_lead_again_for_minutes_while_others_ask() {
+    let mut cluster = Cluster::new(5);
+    let start = cluster.now;
+    let mut denied = None;
+    for object in 0..40 {
+        let key = Key::of(&format!("sha256:{object}"));
+        for n in 0..5 {
+            cluster.seek(n, key);
+        }
+        let (mut leader, ..) = cluster.await_outcomes(1, 50).remove(0);
+        if denied.is_none() {
+            denied = Some(leader);
+            cluster.run(500);
+            cluster.report(leader, key, News::Failed);
+            let next = cluster.await_outcomes(1, 50).remove(0);
+            assert_eq!(next.2, Outcome::Lead);
+            assert!(cluster.now - start < 2_000);
+            leader = next.0;
+            cluster.seek(denied.expect("just seen"), key);
+        }
+        assert_ne!(Some(leader), denied, "{object}");
+        cluster.report(leader, key, BEGUN);
+        for (_, _, outcome) in cluster.await_outcomes(4, 300) {
+            assert!(matches!(outcome, Outcome::Follow { .. }), "{outcome:?}");
+        }
+        for n in 0..5 {
+            cluster.report(n, key, News::Done);
+        }
+        cluster.run(4_000);
+    }
+    // If nobody else does, it may.
+    cluster.seek(denied.expect("the first"), Key::of("sha256:alone"));
+    let asked = cluster.now;
+    assert_eq!(cluster.await_outcomes(1, 1_200).remove(0).2, Outcome::Lead);
+    assert!(
+        cluster.now - asked >= 1_000,
+        "others could have asked before"
+    );
+}
+
+/// Six nodes fall into two parts, which are not told so, nor refused: nobody waits for longer than the budget, and there
+/// are at most as many leads, and pulls alone, as parts and owners in dispute: two parts of three, as each part has one
+/// arbiter or asks the next of three owners in vain before it.
+#[test]
+fn parts_lead_once_each_and_nobody_is_stuck() {
+    let mut most = [0; 2];
+    for object in 0..20 {
+        let key = Key::of(&format!("sha256:{object}"));
+        for (moment, wait) in [0, 60_000].into_iter().enumerate() {
+            let mut cluster = Cluster::seeded(6, object + 1);
+            cluster.split(|node| node % 2);
+            cluster.run(wait);
+            for n in 0..6 {
+                cluster.seek(n, key);
+            }
+            let (asked, mut pulling, mut settled) = (cluster.now, 0, 0);
+            while settled < 6 {
+                assert!(
+                    cluster.now - asked <= 3_000,
+                    "object {object}: somebody is stuck"
+                );
+                cluster.run(1);
+                for (n, outcome) in cluster.taken() {
+                    settled += 1;
+                    if matches!(outcome, Outcome::Lead | Outcome::Alone) {
+                        pulling += 1;
+                        cluster.report(n, key, BEGUN);
+                    }
+                }
+            }
+            most[moment] = pulling.max(most[moment]);
+        }
+    }
+    println!(
+        "upstream by two parts: at once {}, when they know {}",
+        most[0], most[1]
+    );
+    assert!(most[0] <= 4, "at once: {}", most[0]);
+    assert_eq!(most[1], 2, "when they know of each other's loss");
+}
+
+#[test]
+fn who_joins_while_all_pull_follows() {
+    let mut cluster = Cluster::new(8);
+    for object in 0..20 {
+        let key = Key::of(&format!("sha256:{object}"));
+        for n in 0..8 {
+            cluster.seek(n, key);
+        }
+        let (leader, ..) = cluster.await_outcomes(1, 50).remove(0);
+        cluster.report(leader, key, BEGUN);
+    }
+    cluster.run(500);
+    cluster.taken();
+    let joiner = cluster.add(&[0]);
+    let asked = cluster.now;
+    for object in 0..20 {
+        cluster.seek(joiner, Key::of(&format!("sha256:{object}")));
+    }
+    for (_, _, outcome) in cluster.await_outcomes(20, 150) {
+        assert!(matches!(outcome, Outcome::Follow { .. }), "{outcome:?}");
+    }
+    println!("20 objects found {:?} after the start", cluster.time(asked));
+}
+
+/// 256 nodes join three and want the same five objects at the same moment.
+#[test]
+fn a_crowd_that_joins_and_asks_at_once_pulls_three_times_at_most() {
+    let mut cluster = Cluster::new(3);
+    cluster.latency = 5;
+    let keys: Vec<_> = (0..5).map(|n| Key::of(&format!("sha256:{n}"))).collect();
+    let crowd: Vec<_> = (0..256).map(|_| cluster.add(&[0, 1, 2])).collect();
+    let asked = cluster.now;
+    let mut seeks = BTreeMap::new();
+    for n in crowd {
+        for key in &keys {
+            seeks.insert((n, cluster.seek(n, *key)), *key);
+        }
+    }
+    let mut pulls = BTreeMap::new();
+    let mut begins = Vec::new();
+    while !seeks.is_empty() {
+        assert!(
+            cluster.now - asked < 3_000,
+            "{} are not settled",
+            seeks.len()
+        );
+        cluster.run(1);
+        for (n, seek, outcome) in cluster.outcomes() {
+            let key = seeks.remove(&(n, seek)).expect("it was asked");
+            if matches!(outcome, Outcome::Lead | Outcome::Alone) {
+                *pulls.entry(key).or_insert(0) += 1;
+                begins.push((cluster.now + 300, n, key));
+            }
+        }
+        for (_, n, key) in begins
+            .extract_if(.., |(at, ..)| *at <= cluster.now)
+            .collect::<Vec<_>>()
+        {
+            cluster.report(n, key, BEGUN);
+        }
+    }
+    println!(
+        "pulls of each object: {:?}, all settled after {:?}",
+        pulls.values(),
+        cluster.time(asked)
+    );
+    assert!(pulls.values().all(|pulls| *pulls <= 3), "{pulls:?}");
+}

@@ -1,0 +1,341 @@
+//! Whatever is lost, doubled, delayed, dies, restarts or oversleeps.
+
+use flights::{BUDGET, Outcome};
+use proptest::prelude::*;
+
+use crate::cluster::{Cluster, id};
+use crate::pulling::{Pulling, STEP_MILLIS, Wait};
+
+/// What upstream is taken to need to its first byte.
+const USUAL: u64 = 1_000;
+const OBJECTS: usize = 3;
+/// Of a pull's budget and what upstream takes.
+const LIMIT: u64 = BUDGET.as_millis() as u64 + USUAL;
+
+#[derive(Clone, Debug)]
+enum Action {
+    Want {
+        node: usize,
+        object: usize,
+        group: u64,
+    },
+    Cancel {
+        node: usize,
+        object: usize,
+    },
+    Kill {
+        node: usize,
+    },
+    Start {
+        node: usize,
+    },
+    HoldUp {
+        node: usize,
+        millis: u64,
+    },
+    Deny {
+        node: usize,
+    },
+    Permit {
+        node: usize,
+    },
+    Split {
+        parts: usize,
+    },
+    Heal,
+}
+
+#[derive(Clone, Debug)]
+struct Schedule {
+    nodes: usize,
+    seed: u64,
+    lost: u64,
+    doubled: u64,
+    latency: u64,
+    /// Each after so many steps.
+    actions: Vec<(u64, Action)>,
+}
+
+fn action(is_calm: bool) -> impl Strategy<Value = Action> {
+    let (node, object) = (0..7_usize, 0..OBJECTS);
+    let want =
+        (node.clone(), object.clone(), 0..2_u64).prop_map(|(node, object, group)| Action::Want {
+            node,
+            object,
+            group,
+        });
+    let rough = if is_calm { 0 } else { 1 };
+    prop_oneof![
+        12 => want,
+        2 => (node.clone(), object).prop_map(|(node, object)| Action::Cancel { node, object }),
+        1 => node.clone().prop_map(|node| Action::Kill { node }),
+        1 => node.clone().prop_map(|node| Action::Start { node }),
+        1 => node.clone().prop_map(|node| Action::Deny { node }),
+        1 => node.clone().prop_map(|node| Action::Permit { node }),
+        rough => (node, 100..6_000_u64).prop_map(|(node, millis)| Action::HoldUp { node, millis }),
+        rough => (1..127_usize).prop_map(|parts| Action::Split { parts }),
+        rough => Just(Action::Heal),
+    ]
+}
+
+fn schedule(is_calm: bool) -> impl Strategy<Value = Schedule> {
+    let lost = if is_calm { 0..1_u64 } else { 0..200_u64 };
+    let latency = if is_calm { 1..20_u64 } else { 1..120_u64 };
+    let actions = prop::collection::vec((0..8_u64, action(is_calm)), 1..40);
+    (2..7_usize, any::<u64>(), lost, 0..200_u64, latency, actions).prop_map(
+        |(nodes, seed, lost, doubled, latency, actions)| Schedule {
+            nodes,
+            seed,
+            lost,
+            doubled,
+            latency,
+            actions,
+        },
+    )
+}
+
+/// So many cases, or as many as `PROPTEST_CASES` says.
+fn config(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let asked = std::env::var_os("PROPTEST_CASES").map(|_| default.cases);
+    ProptestConfig {
+        cases: asked.unwrap_or(cases),
+        failure_persistence: None,
+        max_shrink_iters: 4_096,
+        ..default
+    }
+}
+
+/// Runs a schedule and then lets everybody finish; `check` is called after each step with what came in it.
+fn run(
+    schedule: &Schedule,
+    is_lenient: bool,
+    mut check: impl FnMut(&Pulling, &[(usize, usize, Outcome)]) -> Result<(), TestCaseError>,
+) -> Result<Pulling, TestCaseError> {
+    let mut cluster = Cluster::seeded(schedule.nodes, schedule.seed);
+    cluster.lost = schedule.lost;
+    cluster.doubled = schedule.doubled;
+    cluster.latency = schedule.latency;
+    let mut pulling = Pulling::new(cluster, OBJECTS);
+    pulling.is_lenient = is_lenient;
+    let mut step = |pulling: &mut Pulling| {
+        let came = pulling.step();
+        in_time(pulling)?;
+        prop_assert_eq!(pulling.ring(), None, "nodes feed each other");
+        check(pulling, &came)
+    };
+    for (steps, action) in &schedule.actions {
+        for _ in 0..*steps {
+            step(&mut pulling)?;
+        }
+        act(&mut pulling, schedule.nodes, action);
+    }
+    act(&mut pulling, schedule.nodes, &Action::Heal);
+    pulling.denied.fill(false);
+    for _ in 0..25_000 / STEP_MILLIS {
+        step(&mut pulling)?;
+    }
+    for ((node, object), pull) in &pulling.pulls {
+        prop_assert!(pull.done, "{} has no {}: {:?}", node, object, pull);
+    }
+    for node in (0..schedule.nodes).filter(|n| pulling.cluster.is_up(*n)) {
+        prop_assert_eq!(pulling.cluster.node(node).open_questions(), 0);
+    }
+    budgets(&pulling)?;
+    Ok(pulling)
+}
+
+fn act(pulling: &mut Pulling, nodes: usize, action: &Action) {
+    match *action {
+        Action::Want {
+            node,
+            object,
+            group,
+        } => pulling.want(node % nodes, object, group),
+        Action::Cancel { node, object } => pulling.cancel(node % nodes, object),
+        Action::Kill { node } => pulling.kill(node % nodes),
+        Action::Start { node } => {
+            let others: Vec<_> = (0..nodes).filter(|n| *n != node % nodes).collect();
+            pulling.start(node % nodes, &others);
+        }
+        Action::HoldUp { node, millis } => {
+            pulling.cluster.hold_up(node % nodes, millis);
+            // What it waits for then is nobody's fault.
+            pulling
+                .waits
+                .iter_mut()
+                .filter(|w| w.node == node % nodes)
+                .for_each(|w| w.excused = true);
+        }
+        Action::Deny { node } => pulling.denied[node % nodes] = true,
+        Action::Permit { node } => pulling.denied[node % nodes] = false,
+        Action::Split { parts } => pulling.cluster.split(|node| parts >> node & 1),
+        Action::Heal => pulling.cluster.split(|_| 0),
+    }
+}
+
+/// No question is open for longer than its budget and what upstream usually takes.
+fn in_time(pulling: &Pulling) -> Result<(), TestCaseError> {
+    for wait in pulling.waits.iter().filter(|wait| !wait.excused) {
+        let to = wait.to.as_ref().map_or(pulling.cluster.now, |(to, _)| *to);
+        prop_assert!(
+            to - wait.from <= LIMIT,
+            "{:?} at {}",
+            wait,
+            pulling.cluster.now
+        );
+    }
+    Ok(())
+}
+
+/// What the questions of one pull have waited in all, what they waited at the same time once: for a source, what was
+/// beyond upstream's usual time; for anything else, all of it.
+fn budgets(pulling: &Pulling) -> Result<(), TestCaseError> {
+    for node in 0..pulling.cluster.len() {
+        for group in 0..2 {
+            let of_pull = |wait: &&Wait| (wait.node, wait.group) == (node, group);
+            let waits = pulling.waits.iter().filter(of_pull);
+            if waits.clone().any(|wait| wait.excused) {
+                continue;
+            }
+            let mut spans: Vec<_> = waits.map(cost).collect();
+            spans.sort_unstable();
+            let (mut total, mut end) = (0, 0);
+            for (from, to) in spans {
+                total += to.saturating_sub(from.max(end));
+                end = end.max(to);
+            }
+            prop_assert!(
+                total <= LIMIT,
+                "{}/{} waited {} ms: {:?}",
+                node,
+                group,
+                total,
+                pulling.waits
+            );
+        }
+    }
+    Ok(())
+}
+
+fn cost(wait: &Wait) -> (u64, u64) {
+    match &wait.to {
+        Some((to, Some(Outcome::Follow { .. }))) => ((wait.from + USUAL).min(*to), *to),
+        Some((to, _)) => (wait.from, *to),
+        None => panic!("{wait:?} has no end"),
+    }
+}
+
+proptest! {
+    #![proptest_config(config(1_024))]
+
+    #[test]
+    fn nobody_waits_beyond_its_budget_and_no_two_feed_each_other(schedule in schedule(false)) {
+        run(&schedule, false, |_, _| Ok(()))?;
+    }
+
+    /// Where all members see each other and no message is lost, whoever dies, starts anew, fails or gives up. More than
+    /// one leads only if the one after has found the one before of no use.
+    #[test]
+    fn no_two_lead_and_who_failed_lets_others_lead(schedule in schedule(true)) {
+        run(&schedule, true, |pulling, came| {
+            for object in 0..OBJECTS {
+                let leads = pulling.leads(object);
+                let knows_none_of_use = |lead: &&usize| {
+                    let failed = &pulling.pulls[&(**lead, object)].failed;
+                    leads.iter().any(|other| failed.contains(&id(*other)))
+                };
+                let sound = leads.iter().filter(|lead| !knows_none_of_use(lead));
+                // Those who have just started see other owners than the others do, for a while.
+                let most = if is_settled(pulling) { 1 } else { 3 };
+                prop_assert!(sound.count() <= most, "{:?} lead {}", leads, object);
+            }
+            for (node, object, outcome) in came {
+                if *outcome == Outcome::Lead && is_settled(pulling) {
+                    lets_others(pulling, *node, *object)?;
+                }
+            }
+            Ok(())
+        })?;
+    }
+}
+
+fn is_settled(pulling: &Pulling) -> bool {
+    let is_old = |at: u64| pulling.cluster.now > at + 15_000;
+    pulling.started.is_none_or(is_old)
+}
+
+/// Whoever failed before it asked leads only if nobody else, who has not failed, asked as well.
+fn lets_others(pulling: &Pulling, node: usize, object: usize) -> Result<(), TestCaseError> {
+    let is_it = |w: &&Wait| (w.node, w.object) == (node, object);
+    let wait = pulling.waits.iter().rfind(is_it).expect("it waited");
+    let granted = wait.to.as_ref().expect("it was granted").0;
+    let failed = |node: usize, group: u64, before: u64, is_past: bool| {
+        let mut failures = pulling.failures.iter().filter(|f| is_past || !f.is_past);
+        failures.any(|f| (f.node, f.group) == (node, group) && f.at <= before)
+    };
+    if !failed(node, wait.group, wait.from, false) {
+        return Ok(());
+    }
+    for other in &pulling.waits {
+        let asks = other.object == object
+            && other.node != node
+            && other.knew
+            && other.from + 100 < granted
+            && other.to.as_ref().is_none_or(|(to, _)| *to > granted + 100);
+        prop_assert!(
+            !asks || failed(other.node, other.group, granted, true),
+            "{} was told to lead {} while {} waited",
+            node,
+            object,
+            other.node
+        );
+    }
+    Ok(())
+}
+
+/// Everybody's pulls fail upstream but those of one node, which must not be held up by that.
+#[test]
+fn forty_objects_that_every_lead_fails_to_bring_cost_two_seconds() {
+    for refusal in [1, 4, 10, 18] {
+        let cluster = Cluster::new(5);
+        let mut pulling = Pulling::new(cluster, 40);
+        pulling.refusal = refusal;
+        pulling.denied[1..].fill(true);
+        let mut next = 0;
+        let end = pulling.cluster.now + 50_000;
+        while pulling.cluster.now < end
+            && (0..40).any(|o| !pulling.pulls.get(&(0, o)).is_some_and(|p| p.done))
+        {
+            for node in 1..5 {
+                for object in next..(next + 3).min(40) {
+                    pulling.want(node, object, 1);
+                }
+            }
+            pulling.step();
+            let running = |o: &usize| pulling.pulls.get(&(0, *o)).is_some_and(|p| !p.done);
+            if (0..next).filter(running).count() < 3 && next < 40 {
+                pulling.want(0, next, 1);
+                next += 1;
+            }
+        }
+        assert!((0..40).all(|o| pulling.pulls[&(0, o)].done), "{refusal}");
+        let mut spans: Vec<_> = pulling
+            .waits
+            .iter()
+            .filter(|w| w.node == 0)
+            .map(cost)
+            .collect();
+        spans.sort_unstable();
+        let (mut total, mut last) = (0, 0);
+        for (from, to) in spans {
+            total += to.saturating_sub(from.max(last));
+            last = last.max(to);
+        }
+        println!(
+            "leads that fail after {} ms: {total} ms",
+            refusal * STEP_MILLIS
+        );
+        assert!(total <= BUDGET.as_millis() as u64, "{refusal}: {total} ms");
+    }
+}

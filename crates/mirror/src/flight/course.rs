@@ -1,0 +1,223 @@
+//! The way of one body through a flight: from source to source, as the other nodes agree on them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use oci::{Digest, Key};
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::Shared;
+use super::pulls::{Pull, Sharing};
+use super::range::first_byte;
+use crate::fetch::{Answer, FetchError, Question};
+use crate::finder::{COMPLETE, Finder, Patience};
+use crate::peers::Fault;
+use crate::request::{FLIGHT, Target};
+use crate::{PeerId, Seek, Turn};
+
+/// What the other nodes may take to say whom to follow, whatever they wait for themselves. containerd from 2.3 on waits
+/// 30 s for the head of an answer.
+const SEEK_LIMIT: Duration = Duration::from_secs(20);
+/// Sources that may fail one body.
+const MOST_FAILED: usize = 16;
+/// A source that grows and whose bytes stop for this long has broken; it is on its way to have the object itself, by steps of
+/// 1 MiB…
+const STALL: Duration = Duration::from_secs(10);
+/// …less where its steps have been quicker than that…
+const STALL_LEAST: Duration = Duration::from_secs(4);
+/// …and for each node that its bytes pass this much longer, up to as many: where the first of a chain stalls, the second
+/// goes elsewhere, and those after it stay.
+const STALL_STEP: Duration = Duration::from_millis(500);
+const STALL_STEPS: u32 = 20;
+/// See [`Patience::crawl`].
+const CRAWL: Duration = Duration::from_secs(20);
+
+/// Finds the sources of one body.
+pub struct Course {
+    shared: Arc<Shared>,
+    target: Target,
+    digest: Digest,
+    /// Of a pull that begins.
+    sharing: Sharing,
+    /// Nodes that its bytes pass.
+    order: AtomicU32,
+    /// The source that was found last is on its way to have the object itself.
+    grows: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Granted, and not made use of yet.
+    granted: Option<Turn>,
+    seeks: u32,
+    failed: Vec<PeerId>,
+    /// The pull as it is watched now.
+    pull: Option<Arc<Pull>>,
+    leader: Option<PeerId>,
+}
+
+impl Course {
+    pub fn new(shared: Arc<Shared>, target: Target, digest: Digest, sharing: Sharing) -> Self {
+        Self {
+            shared,
+            target,
+            digest,
+            sharing,
+            order: AtomicU32::new(0),
+            grows: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The turn that is taken without another question.
+    pub fn grant(&self, turn: Turn) {
+        self.state.lock().granted = Some(turn);
+    }
+
+    /// Who pulled it from upstream, as far as the last source knew.
+    pub fn leader(&self) -> Option<PeerId> {
+        self.state.lock().leader.clone()
+    }
+
+    /// Asks whom to follow from `offset` on.
+    pub async fn seek(&self, offset: u64, yields: bool) -> Turn {
+        let shared = &self.shared;
+        // A pull whose bytes stopped may be watched no longer, and it begins anew.
+        let pull = shared.watch(&self.target, &self.digest, self.sharing);
+        let Some(pull) = pull else {
+            return Turn::Alone;
+        };
+        let about = shared.about(&self.digest);
+        let failed = {
+            let mut state = self.state.lock();
+            if state.seeks > 0 {
+                shared.metrics.flights_moves.inc();
+            }
+            state.seeks += 1;
+            state.pull = Some(pull.clone());
+            state.failed.clone()
+        };
+        let has_failed = |peer: &PeerId| failed.contains(peer);
+        let seek = Seek {
+            digest: self.digest.clone(),
+            origin: self.target.origin.clone(),
+            size: about.size,
+            streams: about.streams,
+            prefer: about.leader,
+            offset,
+            yields,
+            failed: self.useless(&failed),
+        };
+        let asked = Instant::now();
+        let turn = if failed.len() < MOST_FAILED {
+            let turn = timeout(SEEK_LIMIT, shared.flights.seek(seek)).await;
+            turn.unwrap_or(Turn::Alone)
+        } else {
+            Turn::Alone
+        };
+        let turn = match turn {
+            Turn::Follow { source, .. } if has_failed(&source.peer) => Turn::Alone,
+            turn => turn,
+        };
+        shared
+            .metrics
+            .flights_seek_seconds
+            .observe(asked.elapsed().as_secs_f64());
+        self.take(&turn, &pull);
+        turn
+    }
+
+    /// Sources that are none: those that failed this body, and whoever is put aside for failing another one.
+    fn useless(&self, failed: &[PeerId]) -> Vec<PeerId> {
+        let mut useless = self.shared.fetcher.peers.aside(Instant::now());
+        useless.retain(|peer| !failed.contains(peer));
+        useless.extend_from_slice(failed);
+        useless
+    }
+
+    fn take(&self, turn: &Turn, pull: &Pull) {
+        let outcome = match turn {
+            Turn::Follow { place, leader, .. } => {
+                pull.follows(*place);
+                self.order.store(place.order, Ordering::Relaxed);
+                self.state.lock().leader.clone_from(leader);
+                "follow"
+            }
+            Turn::Lead => "lead",
+            Turn::Alone => "alone",
+            Turn::Later => "later",
+        };
+        if matches!(turn, Turn::Lead | Turn::Alone) {
+            pull.leads(self.shared.written(&self.digest));
+        }
+        self.shared.metrics.flight_sought(outcome);
+    }
+}
+
+#[async_trait]
+impl Finder for Course {
+    async fn find(&self, question: &Question) -> Result<Answer, FetchError> {
+        let offset = first_byte(question.ranges.as_ref());
+        loop {
+            let granted = self.state.lock().granted.take();
+            let turn = match granted {
+                Some(turn) => turn,
+                None => self.seek(offset, false).await,
+            };
+            let (source, place) = match turn {
+                Turn::Follow { source, place, .. } => (source, place),
+                Turn::Lead => return Err(FetchError::Leads),
+                Turn::Alone | Turn::Later => return Err(FetchError::Alone),
+            };
+            let question = Question {
+                place: Some(place),
+                ..question.clone()
+            };
+            match self.shared.fetcher.ask(&question, source).await {
+                Ok(answer) => {
+                    let grows = answer.head.headers.contains_key(FLIGHT);
+                    self.grows.store(grows, Ordering::Relaxed);
+                    return answer.satisfied();
+                }
+                Err((candidate, fault, why)) => {
+                    tracing::debug!(peer = %candidate.peer, key = %question.key, error = why, "source failed");
+                    self.disappointed(&candidate.peer, &question.key, fault);
+                }
+            }
+        }
+    }
+
+    /// A source that has no place for one more, or whose own source broke, is none for this body; that is no reason to
+    /// put the peer aside.
+    fn disappointed(&self, peer: &PeerId, key: &Key, fault: Fault) {
+        self.state.lock().failed.push(peer.clone());
+        match fault {
+            Fault::Failed | Fault::Wrong => self.shared.fetcher.disappointed(peer, key, fault),
+            Fault::Broke => self.shared.metrics.peer_failed(fault),
+            Fault::Lacking => {}
+        }
+    }
+
+    fn received(&self, offset: u64, bytes: &Bytes) {
+        if let Some(pull) = &self.state.lock().pull {
+            pull.receive(offset, bytes);
+        }
+    }
+
+    fn patience(&self) -> Patience {
+        if !self.grows.load(Ordering::Relaxed) {
+            return COMPLETE;
+        }
+        let steps = self.order.load(Ordering::Relaxed).min(STALL_STEPS);
+        Patience {
+            stall: STALL + STALL_STEP * steps,
+            stall_least: STALL_LEAST + STALL_STEP * steps,
+            crawl: CRAWL,
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! How this node's downloads are queued in containerd, and what that asks of us.
+//!
+//! From 2.1 on three downloads of a node run at once, and what is sent upstream goes to the tail of its queue. Requests
+//! that wait here for other nodes' leads hold their places: if all three did, a lead granted to this node could never
+//! begin, and two nodes that wait for each other's would wait for ever. So a request that has waited for a while is
+//! ended without a byte ([`Turn::Later`](crate::Turn)): it gives its place up and comes again when those behind it have
+//! had theirs. containerd bears three such ends in a row.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+use oci::Digest;
+use parking_lot::Mutex;
+
+/// Times in a row that a request gives its place up.
+const MOST_WAYS: u8 = 2;
+/// Bodies in a row that may end without a byte for one object; containerd gives up after the fourth.
+const MOST_BARREN: u8 = 3;
+/// Objects for which such ends are remembered.
+const MOST_REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+
+#[derive(Debug)]
+pub struct Queue {
+    barren: Mutex<LruCache<Digest, u8>>,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            barren: Mutex::new(LruCache::new(MOST_REMEMBERED)),
+        }
+    }
+}
+
+/// Notes down how the body of an object ended.
+#[derive(Debug)]
+pub struct Ending {
+    queue: Arc<Queue>,
+    digest: Digest,
+}
+
+impl Queue {
+    /// Whether a request for this object may give its place up.
+    pub fn may_give_way(&self, digest: &Digest) -> bool {
+        self.barren(digest) < MOST_WAYS
+    }
+
+    /// Whether one more body for this object may end without a byte.
+    pub fn may_be_barren(&self, digest: &Digest) -> bool {
+        self.barren(digest) < MOST_BARREN
+    }
+
+    fn barren(&self, digest: &Digest) -> u8 {
+        self.barren.lock().peek(digest).copied().unwrap_or_default()
+    }
+
+    pub fn ending(self: &Arc<Self>, digest: &Digest) -> Ending {
+        Ending {
+            queue: self.clone(),
+            digest: digest.clone(),
+        }
+    }
+
+    /// The pull of the object is over.
+    pub fn forget(&self, digest: &Digest) {
+        self.barren.lock().pop(digest);
+    }
+}
+
+impl Ending {
+    /// A body has ended after `bytes`; broken, if there should have been more.
+    pub fn ended(&self, bytes: u64, is_broken: bool) {
+        if bytes > 0 {
+            self.queue.forget(&self.digest);
+        } else if is_broken {
+            let mut barren = self.queue.barren.lock();
+            *barren.get_or_insert_mut(self.digest.clone(), || 0) += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_ends_in_a_row_without_a_byte_are_all() {
+        let queue = Arc::new(Queue::default());
+        let digest = Digest::sha256(b"layer");
+        let ending = queue.ending(&digest);
+        ending.ended(0, false);
+        ending.ended(0, true);
+        assert!(queue.may_give_way(&digest));
+        ending.ended(0, true);
+        assert!(!queue.may_give_way(&digest) && queue.may_be_barren(&digest));
+        ending.ended(0, true);
+        assert!(!queue.may_be_barren(&digest));
+        ending.ended(1, true);
+        assert!(queue.may_give_way(&digest), "a byte came between");
+    }
+}

@@ -1,0 +1,455 @@
+//! What nodes that follow one another hand over. Each is a mirror with a port of its own; what the other nodes agree on
+//! is written down by the test.
+
+mod node;
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use http::{HeaderName, StatusCode};
+use oci::Filter;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::request::{FLIGHT, MIRRORED};
+use crate::{News, Place};
+use node::{PATIENCE, Script, candidate, node, node_that_mirrors};
+
+fn layer() -> (Bytes, Digest) {
+    let bytes: Bytes = (0..3_000_000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8)
+        .collect();
+    let digest = Digest::sha256(&bytes);
+    (bytes, digest)
+}
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn a_follower_gets_it_while_it_grows() {
+    let ((bytes, digest), leader, follower) = (layer(), node().await, node().await);
+    let size = bytes.len() as u64;
+    let growing = leader.lead(&digest, size).await;
+    let _own = follower.ingest(&digest, size);
+    follower.then(leader.follow(1));
+    // The head is there before a byte is.
+    let mut answer = follower.own(&digest).await;
+    assert_eq!(answer.0.status(), StatusCode::OK);
+    assert_eq!(answer.header(&CONTENT_LENGTH), size.to_string());
+    growing.write(&bytes[..MIB]);
+    assert!(answer.read(MIB).await == bytes[..MIB], "a step at a time");
+    leader.script.told(News::Begun { size }).await;
+    growing.write(&bytes[MIB..]);
+    growing.commit(&leader, &bytes);
+    assert!(answer.rest().await == (bytes.slice(MIB..), true));
+    leader.script.told(News::Done).await;
+    assert_eq!(leader.metric("peili_bytes_from_growing_total"), size);
+    assert_eq!(follower.metric("peili_bytes_from_peers_total"), size);
+}
+
+#[tokio::test]
+async fn a_follower_feeds_another() {
+    let ((bytes, digest), leader) = (layer(), node().await);
+    let (first, second) = (node().await, node().await);
+    let size = bytes.len() as u64;
+    let growing = leader.lead(&digest, size).await;
+    let own = first.ingest(&digest, size);
+    let _own = second.ingest(&digest, size);
+    first.then(leader.follow(1));
+    second.then(first.follow(2));
+    // The second asks before the first knows of its own pull.
+    let ((mut answer, ()), last) = tokio::join!(
+        async {
+            second.script.until(|s| !s.seeks.lock().is_empty()).await;
+            (first.own(&digest).await, ())
+        },
+        second.own(&digest)
+    );
+    growing.write(&bytes);
+    own.write(&answer.read(bytes.len()).await);
+    assert!(last.rest().await == (bytes, true));
+    first.script.told(News::Begun { size }).await;
+}
+
+#[tokio::test]
+async fn what_has_come_is_passed_on_before_it_is_written() {
+    let ((bytes, digest), leader) = (layer(), node().await);
+    let (first, second) = (node().await, node().await);
+    let size = bytes.len() as u64;
+    let growing = leader.lead(&digest, size).await;
+    let _own = first.ingest(&digest, size);
+    let _own = second.ingest(&digest, size);
+    first.then(leader.follow(1));
+    second.then(first.follow(2));
+    let mut answer = first.own(&digest).await;
+    let mut last = second.own(&digest).await;
+    growing.write(&bytes[..MIB]);
+    // The client of the first has a step of it and has written nothing.
+    assert!(answer.read(MIB).await == bytes[..MIB]);
+    assert!(last.read(MIB).await == bytes[..MIB]);
+}
+
+#[tokio::test]
+async fn where_a_source_breaks_the_next_goes_on_unseen() {
+    let ((bytes, digest), follower) = (layer(), node().await);
+    let (first, second) = (node().await, node().await);
+    let size = bytes.len() as u64;
+    let breaks = first.lead(&digest, size).await;
+    breaks.write(&bytes[..MIB]);
+    let goes_on = second.lead(&digest, size).await;
+    goes_on.write(&bytes);
+    let _own = follower.ingest(&digest, size);
+    follower.then(first.follow(1));
+    follower.then(second.follow(1));
+    let mut answer = follower.own(&digest).await;
+    let begin = answer.read(MIB).await;
+    breaks.fail(&first, &digest);
+    let (rest, is_all) = answer.rest().await;
+    assert!(is_all && begin == bytes[..MIB] && rest == bytes[MIB..]);
+    first.script.told(News::Failed).await;
+    let seeks = follower.script.seeks.lock();
+    let asked: Vec<_> = seeks.iter().map(|s| (s.offset, s.failed.clone())).collect();
+    assert_eq!(asked, [(0, vec![]), (MIB as u64, vec![first.peer()])]);
+    assert_eq!(seeks[0].size, Some(size));
+    drop(seeks);
+    assert_eq!(follower.metric("peili_flights_moves_total"), 1);
+}
+
+#[tokio::test]
+async fn a_lead_in_the_middle_ends_the_body_and_the_next_request_goes_upstream() {
+    let ((bytes, digest), follower, source) = (layer(), node().await, node().await);
+    let size = bytes.len() as u64;
+    let breaks = source.lead(&digest, size).await;
+    breaks.write(&bytes[..MIB]);
+    let own = follower.ingest(&digest, size);
+    follower.then(source.follow(1));
+    follower.then(Turn::Lead);
+    let mut answer = follower.own(&digest).await;
+    own.write(&answer.read(MIB).await);
+    follower.script.told(News::Begun { size }).await;
+    breaks.fail(&source, &digest);
+    let (rest, is_all) = answer.rest().await;
+    assert!(rest.is_empty() && !is_all, "an early end");
+
+    follower.then(Turn::Lead);
+    let range = format!("bytes={MIB}-");
+    let answer = follower.own_from(&digest, &[(RANGE, &range)]).await;
+    assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
+    assert!(answer.text().await.contains("leads"));
+    assert_eq!(
+        follower.script.seeks.lock().last().expect("asked").offset,
+        MIB as u64
+    );
+    // It has begun once more when upstream has sent something.
+    let begun = News::Begun { size };
+    let times = |s: &Script| s.news().iter().filter(|n| **n == begun).count();
+    assert_eq!(times(&follower.script), 1);
+    own.write(&bytes[MIB..]);
+    follower.script.until(|s| times(s) == 2).await;
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_lead_is_told() {
+    let ((bytes, digest), node) = (layer(), node().await);
+    let size = bytes.len() as u64;
+    let ingest = node.ingest(&digest, size);
+    node.then(Turn::Alone);
+    let answer = node.own(&digest).await;
+    assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
+    assert!(answer.text().await.contains("alone"));
+    ingest.write(&bytes);
+    node.script.told(News::Begun { size }).await;
+    ingest.commit(&node, &bytes);
+    node.script.told(News::Done).await;
+    assert_eq!(node.script.news(), [News::Begun { size }, News::Done]);
+
+    let (other, failing) = (Digest::sha256(b"other"), News::Failed);
+    let ingest = node.lead(&other, 5).await;
+    ingest.fail(&node, &other);
+    node.script.told(failing).await;
+    assert_eq!(node.script.news.lock().last(), Some(&(other, failing)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lead_that_gets_no_byte_has_failed() {
+    let (digest, node) = (Digest::sha256(b"layer"), node().await);
+    let started = tokio::time::Instant::now();
+    let ingest = node.lead(&digest, 5).await;
+    node.script.told(News::Failed).await;
+    assert!((29..=31).contains(&started.elapsed().as_secs()));
+
+    // Behind the node's other downloads it may take longer.
+    node.script.news.lock().clear();
+    node.store.set_downloads_share_slots();
+    node.then(Turn::Lead);
+    node.own(&digest).await;
+    let started = tokio::time::Instant::now();
+    node.script.told(News::Failed).await;
+    assert!((59..=61).contains(&started.elapsed().as_secs()));
+
+    // What was there before does not count, and a byte buys ten seconds.
+    ingest.write(b"lay");
+    node.script.news.lock().clear();
+    node.then(Turn::Lead);
+    node.own(&digest).await;
+    let started = tokio::time::Instant::now();
+    ingest.write(b"e");
+    node.script.told(News::Failed).await;
+    assert!((9..=11).contains(&started.elapsed().as_secs()));
+    assert_eq!(node.script.news(), [News::Begun { size: 5 }, News::Failed]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_answers_the_client_goes_upstream() {
+    let (digest, node) = (Digest::sha256(b"layer"), node().await);
+    let _own = node.ingest(&digest, 5);
+    let started = tokio::time::Instant::now();
+    let answer = node.own(&digest).await;
+    assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
+    assert!(answer.text().await.contains("alone"));
+    assert!((19..=21).contains(&started.elapsed().as_secs()));
+}
+
+#[tokio::test]
+async fn a_source_that_is_not_there_is_passed_over() {
+    let ((bytes, digest), leader, follower) = (layer(), node().await, node().await);
+    let size = bytes.len() as u64;
+    leader.lead(&digest, size).await.write(&bytes);
+    let _own = follower.ingest(&digest, size);
+    let closed = candidate(SocketAddr::from(([127, 0, 0, 1], 1)));
+    let gone = closed.peer.clone();
+    follower.then(Turn::Follow {
+        source: closed,
+        place: Place::default(),
+        leader: None,
+    });
+    follower.then(leader.follow(1));
+    let answer = follower.own(&digest).await;
+    assert!(answer.rest().await == (bytes, true));
+    assert_eq!(follower.script.seeks.lock()[1].failed, [gone]);
+}
+
+#[tokio::test]
+async fn what_grows_is_for_followers_alone() {
+    let ((bytes, digest), leader) = (layer(), node().await);
+    let growing = leader.lead(&digest, bytes.len() as u64).await;
+    growing.write(&bytes[..MIB]);
+    let elsewhere = SocketAddr::from(([10, 0, 0, 9], 9));
+    let path = format!("blobs/{digest}");
+    let place = Place { epoch: 1, order: 1 }.to_string();
+    let follower = [(MIRRORED, "true"), (FLIGHT, place.as_str())];
+    let statuses = async |headers: &[(HeaderName, &str)]| {
+        let answer = leader.ask(&path, headers, elsewhere).await;
+        answer.0.status()
+    };
+    assert_eq!(statuses(&follower).await, StatusCode::OK);
+    assert_eq!(statuses(&follower[..1]).await, StatusCode::NOT_FOUND);
+    let garbled = [(MIRRORED, "true"), (FLIGHT, "1-x")];
+    assert_eq!(statuses(&garbled).await, StatusCode::NOT_FOUND);
+    // Without the mark of a mirror it is this node's own client, which is not fed from its own ingest.
+    leader.then(Turn::Lead);
+    assert_eq!(statuses(&follower[1..]).await, StatusCode::NOT_FOUND);
+
+    // An ingest that began without us is nobody's.
+    let other = Digest::sha256(b"other");
+    leader.ingest(&other, 5).write(b"oth");
+    let path = format!("blobs/{other}");
+    let answer = leader.ask(&path, &follower, elsewhere).await;
+    assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_is_not_mirrored_is_not_offered() {
+    let ((bytes, digest), filter) = (layer(), Filter::new(&["https://ghcr.io".into()], &[]));
+    let node = node_that_mirrors(filter.expect("sound")).await;
+    let ingest = node.ingest(&digest, bytes.len() as u64);
+    ingest.write(&bytes);
+    assert_eq!(node.own(&digest).await.0.status(), StatusCode::NOT_FOUND);
+    assert!(node.script.seeks.lock().is_empty(), "it is no flight");
+}
+
+#[tokio::test]
+async fn of_two_that_are_told_to_feed_each_other_one_does() {
+    let ((bytes, digest), a, b) = (layer(), node().await, node().await);
+    let size = bytes.len() as u64;
+    let (own_a, _own_b) = (a.ingest(&digest, size), b.ingest(&digest, size));
+    a.then(b.follow(1));
+    b.then(a.follow(2));
+    // B refuses A, which comes before it; then nobody is left for A.
+    a.then(Turn::Lead);
+    let (of_a, of_b) = tokio::join!(a.own(&digest), b.own(&digest));
+    assert_eq!(of_a.0.status(), StatusCode::NOT_FOUND);
+    assert_eq!(of_b.0.status(), StatusCode::OK);
+    assert_eq!(a.script.seeks.lock()[1].failed, [b.peer()]);
+    own_a.write(&bytes);
+    assert!(of_b.rest().await == (bytes, true));
+}
+
+#[tokio::test]
+async fn a_range_of_all_is_answered_with_all_and_other_ranges_as_they_are() {
+    let ((bytes, digest), leader, follower) = (layer(), node().await, node().await);
+    let size = bytes.len() as u64;
+    let growing = leader.lead(&digest, size).await;
+    growing.write(&bytes);
+    let _own = follower.ingest(&digest, size);
+    follower.then(leader.follow(1));
+    follower.then(leader.follow(1));
+    let all = follower.own_from(&digest, &[(RANGE, "bytes=0-")]).await;
+    assert_eq!(all.0.status(), StatusCode::OK);
+    assert!(!all.0.headers().contains_key(CONTENT_RANGE));
+    let part = follower
+        .own_from(&digest, &[(RANGE, "bytes=2000000-")])
+        .await;
+    assert_eq!(part.0.status(), StatusCode::PARTIAL_CONTENT);
+    let expected = format!("bytes 2000000-{}/{size}", size - 1);
+    assert_eq!(part.header(&CONTENT_RANGE), expected);
+    assert!(part.rest().await == (bytes.slice(2_000_000..), true));
+    assert!(all.rest().await == (bytes, true));
+}
+
+#[tokio::test]
+async fn a_manifest_tells_what_its_layers_are_and_who_should_lead_them() {
+    let ((bytes, layer), leader, follower) = (layer(), node().await, node().await);
+    let config = Digest::sha256(b"config");
+    let manifest = Bytes::from(format!(
+        r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":6}},"layers":[{{"digest":"{layer}","size":{}}}]}}"#,
+        bytes.len()
+    ));
+    let digest = Digest::sha256(&manifest);
+    let path = format!("manifests/{digest}");
+    let growing = leader.ingest(&digest, manifest.len() as u64);
+    leader.then(Turn::Lead);
+    leader.ask(&path, &[], leader.address).await;
+    let _own = follower.ingest(&digest, manifest.len() as u64);
+    follower.then(leader.follow(1));
+    growing.write(&manifest);
+    let answer = follower.ask(&path, &[], follower.address).await;
+    assert_eq!(answer.0.status(), StatusCode::OK);
+    assert!(answer.rest().await == (manifest.clone(), true));
+    growing.commit(&leader, &manifest);
+
+    for (node, prefer) in [(&leader, None), (&follower, Some(leader.peer()))] {
+        let _ingest = node.lead(&layer, bytes.len() as u64).await;
+        let seeks = node.script.seeks.lock();
+        let seek = seeks.last().expect("asked");
+        assert_eq!(seek.size, Some(bytes.len() as u64));
+        assert_eq!((seek.streams, &seek.prefer), (1, &prefer));
+    }
+}
+
+/// What a client of the network sees of a request for a blob: the head of the answer, and how many bytes follow it.
+async fn over_the_network(node: &node::Node, digest: &Digest) -> (String, usize) {
+    let exchange = async {
+        let mut stream = TcpStream::connect(node.address).await?;
+        let request = format!(
+            "GET /v2/lab/app/blobs/{digest}?ns=quay.io HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        // A reset would be an error.
+        stream.read_to_end(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = timeout(PATIENCE, exchange).await.expect("in time");
+    let answer = answer.expect("an orderly end");
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n");
+    let end = end.expect("a whole head") + 4;
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    (head, answer.len() - end)
+}
+
+/// Whether a request for the object waits for the other nodes, rather than being answered.
+async fn waits(node: &node::Node, digest: &Digest) -> bool {
+    let asked = node.script.seeks.lock().len();
+    let answer = over_the_network(node, digest);
+    let patient = async {
+        node.script.until(|s| s.seeks.lock().len() > asked).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    tokio::select! {
+        _ = answer => false,
+        () = patient => true,
+    }
+}
+
+async fn gives_way(node: &node::Node, digest: &Digest) {
+    let (head, body) = over_the_network(node, digest).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(
+        head.contains("content-length: 5\r\n") && body == 0,
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_is_told_to_come_again_gives_its_place_up_twice() {
+    let (node, digest) = (node().await, Digest::sha256(b"layer"));
+    let _ingest = node.ingest(&digest, 5);
+    assert!(waits(&node, &digest).await);
+    let yields = |node: &node::Node| node.script.seeks.lock().last().map(|seek| seek.yields);
+    assert_eq!(yields(&node), Some(false), "it has its place for itself");
+    node.store.set_downloads_share_slots();
+    for _ in 0..2 {
+        node.then(Turn::Later);
+        gives_way(&node, &digest).await;
+        assert_eq!(yields(&node), Some(true));
+    }
+    node.then(Turn::Lead);
+    let (head, _) = over_the_network(&node, &digest).await;
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+    assert_eq!(yields(&node), Some(false), "it has done so often enough");
+}
+
+#[tokio::test]
+async fn what_came_before_a_break_reaches_the_client_and_nothing_is_reset() {
+    let ((bytes, digest), follower) = (layer(), node().await);
+    let size = bytes.len();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let part = bytes.slice(..50_000);
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("asked");
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
+        let _ = stream.write_all(head.as_bytes()).await;
+        let _ = stream.write_all(&part).await;
+    });
+    let _own = follower.ingest(&digest, size as u64);
+    follower.then(Turn::Follow {
+        source: candidate(address),
+        place: Place::default(),
+        leader: None,
+    });
+    follower.then(Turn::Alone);
+    let (head, body) = over_the_network(&follower, &digest).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert_eq!(body, 50_000);
+}
+
+#[tokio::test]
+async fn a_node_feeds_as_many_as_it_can() {
+    let ((bytes, digest), leader) = (layer(), node().await);
+    let growing = leader.lead(&digest, bytes.len() as u64).await;
+    growing.write(&bytes);
+    let headers = [(MIRRORED, "true"), (FLIGHT, "1-1")];
+    let path = format!("blobs/{digest}");
+    let mut fed = Vec::new();
+    let refused = loop {
+        let follower = SocketAddr::from(([10, 0, 1, u8::try_from(fed.len()).expect("few")], 9));
+        let answer = leader.ask(&path, &headers, follower).await;
+        if answer.0.status() == StatusCode::NOT_FOUND {
+            break answer;
+        }
+        fed.push(answer);
+    };
+    assert_eq!(fed.len(), 24);
+    assert!(refused.text().await.contains("as many followers as it may"));
+    assert_eq!(leader.metric("peili_flights_uploads_refused_total"), 1);
+    fed.pop();
+    let last = SocketAddr::from(([10, 0, 2, 1], 9));
+    let answer = leader.ask(&path, &headers, last).await;
+    assert_eq!(answer.0.status(), StatusCode::OK);
+}

@@ -1,0 +1,297 @@
+//! A node of these tests: a mirror on a port of loopback, its store in memory, its containerd and the other nodes played
+//! by the test.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body_util::BodyExt;
+use oci::{Digest, Filter, Origin};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::memory::{MemoryCluster, MemoryStore};
+use crate::{
+    Access, Body, Candidate, Ends, Flights, Growing, Holding, Limits, Mirror, News, Options, Parts,
+    PeerId, Place, Progress, Reader, Seek, Stage, Turn,
+};
+
+/// Longer than anything here takes.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the other nodes agree on: answers that a test has written down, one after the other. Who asks when there is
+/// none waits.
+#[derive(Default)]
+pub struct Script {
+    pub turns: Mutex<VecDeque<Turn>>,
+    pub seeks: Mutex<Vec<Seek>>,
+    pub news: Mutex<Vec<(Digest, News)>>,
+    happened: Notify,
+}
+
+#[async_trait]
+impl Flights for Script {
+    async fn seek(&self, seek: Seek) -> Turn {
+        self.seeks.lock().push(seek);
+        self.happened.notify_waiters();
+        let turn = self.turns.lock().pop_front();
+        match turn {
+            Some(turn) => turn,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn report(&self, digest: &Digest, news: News) {
+        self.news.lock().push((digest.clone(), news));
+        self.happened.notify_waiters();
+    }
+}
+
+impl Script {
+    /// Waits until something holds of it.
+    pub async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            loop {
+                let mut happened = std::pin::pin!(self.happened.notified());
+                happened.as_mut().enable();
+                if holds(self) {
+                    return;
+                }
+                happened.await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.expect("it happens");
+    }
+
+    pub async fn told(&self, news: News) {
+        self.until(|s| s.news.lock().iter().any(|(_, n)| *n == news))
+            .await;
+    }
+
+    pub fn news(&self) -> Vec<News> {
+        self.news.lock().iter().map(|(_, news)| *news).collect()
+    }
+}
+
+pub struct Node {
+    pub store: Arc<MemoryStore>,
+    pub script: Arc<Script>,
+    pub mirror: Arc<Mirror>,
+    pub address: SocketAddr,
+    metrics: Registry,
+    _serving: DropGuard,
+}
+
+pub async fn node() -> Node {
+    node_that_mirrors(Filter::default()).await
+}
+
+pub async fn node_that_mirrors(filter: Filter) -> Node {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (store, script) = (
+        Arc::new(MemoryStore::default()),
+        Arc::new(Script::default()),
+    );
+    let parts = Parts {
+        store: store.clone(),
+        router: Arc::new(MemoryCluster::default().router(candidate(address))),
+        intake: None,
+        flights: Some(script.clone()),
+    };
+    let options = Options {
+        access: Access {
+            filter,
+            ..Access::default()
+        },
+        reader: Reader::default(),
+        limits: Limits {
+            resolve_timeout: Duration::from_millis(1),
+            attempts: 3,
+        },
+    };
+    let mut metrics = Registry::default();
+    let mirror = Arc::new(Mirror::new(parts, options, &mut metrics));
+    let stop = CancellationToken::new();
+    tokio::spawn(crate::serve::registry(
+        listener,
+        mirror.clone(),
+        stop.clone(),
+    ));
+    Node {
+        store,
+        script,
+        mirror,
+        address,
+        metrics,
+        _serving: stop.drop_guard(),
+    }
+}
+
+pub fn candidate(address: SocketAddr) -> Candidate {
+    Candidate {
+        peer: PeerId::new(&format!("peer-{}", address.port())),
+        addresses: Arc::new([address]),
+        holding: Holding::Complete,
+        zone: None,
+    }
+}
+
+impl Node {
+    pub fn peer(&self) -> PeerId {
+        candidate(self.address).peer
+    }
+
+    pub fn then(&self, turn: Turn) {
+        self.script.turns.lock().push_back(turn);
+    }
+
+    /// The turn of a node that follows this one.
+    pub fn follow(&self, order: u32) -> Turn {
+        Turn::Follow {
+            source: candidate(self.address),
+            place: Place { epoch: 7, order },
+            leader: Some(self.peer()),
+        }
+    }
+
+    pub async fn ask(
+        &self,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        remote: SocketAddr,
+    ) -> Answer {
+        let mut request = http::Request::get(format!("/v2/lab/app/{path}?ns=quay.io"))
+            .body(())
+            .expect("a request");
+        for (name, value) in headers {
+            let value = HeaderValue::from_str(value).expect("a header");
+            request.headers_mut().insert(name, value);
+        }
+        let local = self.address;
+        let (head, ()) = request.into_parts();
+        let answer = self.mirror.answer(&head, Ends { remote, local }).await;
+        Answer(answer)
+    }
+
+    /// As this node's containerd.
+    pub async fn own(&self, digest: &Digest) -> Answer {
+        self.own_from(digest, &[]).await
+    }
+
+    pub async fn own_from(&self, digest: &Digest, headers: &[(HeaderName, &str)]) -> Answer {
+        let path = format!("blobs/{digest}");
+        let asked = self.ask(&path, headers, self.address);
+        timeout(PATIENCE, asked).await.expect("an answer")
+    }
+
+    /// containerd begins an ingest.
+    pub fn ingest(&self, digest: &Digest, total: u64) -> Ingest {
+        let file = Arc::new(tempfile::tempfile().expect("a file"));
+        let (progress, reader) = watch::channel(Progress {
+            written: 0,
+            total: Some(total),
+            stage: Stage::Filling,
+        });
+        self.store
+            .ingest_from(digest, Growing::new(file.clone(), reader));
+        Ingest { file, progress }
+    }
+
+    /// Leads, with an ingest that has not begun.
+    pub async fn lead(&self, digest: &Digest, total: u64) -> Ingest {
+        let ingest = self.ingest(digest, total);
+        self.then(Turn::Lead);
+        let answer = self.own(digest).await;
+        assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
+        ingest
+    }
+
+    pub fn metric(&self, name: &str) -> u64 {
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &self.metrics).expect("encoded");
+        let mut lines = page.lines().filter_map(|line| line.strip_prefix(name));
+        let value = lines.next().expect("a metric of this name");
+        value.trim().parse().expect("a number")
+    }
+}
+
+/// containerd's writer.
+pub struct Ingest {
+    pub file: Arc<File>,
+    pub progress: watch::Sender<Progress>,
+}
+
+impl Ingest {
+    pub fn write(&self, bytes: &[u8]) {
+        let written = self.progress.borrow().written;
+        self.file.write_all_at(bytes, written).expect("written");
+        self.progress
+            .send_modify(|p| p.written += bytes.len() as u64);
+    }
+
+    pub fn fail(self, node: &Node, digest: &Digest) {
+        node.store.end_ingest(digest);
+        self.progress.send_modify(|p| p.stage = Stage::Failed);
+    }
+
+    pub fn commit(self, node: &Node, bytes: &Bytes) {
+        node.store.put(&origin(), bytes.clone());
+        self.progress.send_modify(|p| p.stage = Stage::Complete);
+    }
+}
+
+pub struct Answer(pub Response<Body>);
+
+impl Answer {
+    /// The next `count` bytes of the body.
+    pub async fn read(&mut self, count: usize) -> Bytes {
+        let mut read = Vec::new();
+        while read.len() < count {
+            let frame = timeout(PATIENCE, self.0.body_mut().frame()).await;
+            let frame = frame.expect("in time").expect("more").expect("a frame");
+            read.extend_from_slice(&frame.into_data().expect("data"));
+        }
+        read.into()
+    }
+
+    /// What is left of the body, and whether it was all.
+    pub async fn rest(mut self) -> (Bytes, bool) {
+        let mut read = Vec::new();
+        loop {
+            match timeout(PATIENCE, self.0.body_mut().frame())
+                .await
+                .expect("in time")
+            {
+                None => return (read.into(), true),
+                Some(Err(_)) => return (read.into(), false),
+                Some(Ok(frame)) => read.extend_from_slice(&frame.into_data().expect("data")),
+            }
+        }
+    }
+
+    pub async fn text(self) -> String {
+        String::from_utf8_lossy(&self.rest().await.0).into_owned()
+    }
+
+    pub fn header(&self, name: &HeaderName) -> &str {
+        self.0.headers()[name].to_str().expect("text")
+    }
+}
+
+pub fn origin() -> Origin {
+    Origin {
+        registry: "quay.io".parse().expect("a registry"),
+        repository: "lab/app".parse().expect("a repository"),
+    }
+}

@@ -1,0 +1,149 @@
+//! A mirror that fills its own store, in a cluster that pulls once.
+
+use std::collections::VecDeque;
+
+use mirror::{FLIGHT, News, Place, Seek, Turn};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the other nodes agree on, as the test has it.
+#[derive(Default)]
+struct Script {
+    turns: Mutex<VecDeque<Turn>>,
+    offsets: Mutex<Vec<u64>>,
+    news: Mutex<Vec<News>>,
+    told: Notify,
+}
+
+#[async_trait]
+impl Flights for Script {
+    async fn seek(&self, seek: Seek) -> Turn {
+        self.offsets.lock().push(seek.offset);
+        self.turns.lock().pop_front().unwrap_or(Turn::Alone)
+    }
+
+    fn report(&self, _: &Digest, news: News) {
+        self.news.lock().push(news);
+        self.told.notify_one();
+    }
+}
+
+impl Script {
+    async fn told(&self, news: News) {
+        let told = async {
+            while !self.news.lock().contains(&news) {
+                self.told.notified().await;
+            }
+        };
+        timeout(PATIENCE, told).await.expect("told in time");
+    }
+}
+
+fn node(turns: impl IntoIterator<Item = Turn>) -> (TestApp, Arc<Script>) {
+    let script = Arc::new(Script::default());
+    script.turns.lock().extend(turns);
+    (app_of_cluster(Some(script.clone())), script)
+}
+
+/// The request of a node that follows.
+fn follower() -> HeaderMap {
+    HeaderMap::from_iter([
+        (MIRRORED, HeaderValue::from_static("true")),
+        (FLIGHT, HeaderValue::from_static("1-1")),
+    ])
+}
+
+#[tokio::test]
+async fn what_it_leads_is_for_followers_while_it_comes() {
+    let (app, script) = node([Turn::Lead]);
+    let gate = Arc::new(Semaphore::new(1000));
+    *app.upstream.gate.lock() = Some(gate.clone());
+    let (bytes, digest) = (layer(), app.upstream.put(layer()));
+    let path = format!("blobs/{digest}");
+    let own = app.ask(&path, HERE, HeaderMap::new()).await;
+    let size = bytes.len() as u64;
+    script.told(News::Begun { size }).await;
+    let followers = app.ask(&path, ELSEWHERE, follower()).await;
+    assert_eq!(followers.status(), StatusCode::OK);
+    let peer = HeaderMap::from_iter([(MIRRORED, HeaderValue::from_static("true"))]);
+    let peers = app.ask(&path, ELSEWHERE, peer).await;
+    assert_eq!(peers.status(), StatusCode::NOT_FOUND);
+    gate.add_permits(bytes.len());
+    assert!(read(own).await.1 == bytes && read(followers).await.1 == bytes);
+    script.told(News::Done).await;
+    assert_eq!(app.asked(), 1);
+}
+
+#[tokio::test]
+async fn what_takes_credentials_is_not_led() {
+    let (app, script) = node([Turn::Lead]);
+    *app.upstream.private.lock() = true;
+    let gate = Arc::new(Semaphore::new(1000));
+    *app.upstream.gate.lock() = Some(gate.clone());
+    let digest = app.upstream.put(layer());
+    let path = format!("blobs/{digest}");
+    let own = app.ask(&path, HERE, HeaderMap::new()).await;
+    script.told(News::Failed).await;
+    let followers = app.ask(&path, ELSEWHERE, follower()).await;
+    assert_eq!(followers.status(), StatusCode::NOT_FOUND);
+    gate.add_permits(layer().len());
+    assert!(read(own).await.1 == layer());
+    assert!(!script.news.lock().contains(&News::Done));
+}
+
+#[tokio::test]
+async fn what_it_follows_it_takes_in_and_goes_on_with_upstream_where_the_source_breaks() {
+    let (leader, leading) = node([Turn::Lead, Turn::Lead]);
+    let bytes = layer();
+    let layer = leader.upstream.put(bytes.clone());
+    let manifest = leader.upstream.image("1", &layer);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let follow = || Turn::Follow {
+        source: Candidate {
+            peer: PeerId::new("leader"),
+            addresses: Arc::new([listener.local_addr().expect("bound")]),
+            holding: Holding::Complete,
+            zone: None,
+        },
+        place: Place { epoch: 1, order: 1 },
+        leader: None,
+    };
+    let (app, script) = node([follow(), follow(), Turn::Lead]);
+    let stop = CancellationToken::new();
+    let _ends = stop.clone().drop_guard();
+    tokio::spawn(mirror::serve::registry(
+        listener,
+        leader.mirror.clone(),
+        stop,
+    ));
+
+    let path = format!("manifests/{manifest}");
+    assert!(manifest.verifies(&leader.get(&path).await.1));
+    leading.told(News::Done).await;
+    assert!(
+        manifest.verifies(&app.get(&path).await.1),
+        "from the leader"
+    );
+
+    // Its upstream breaks at the first megabyte, for good.
+    let gate = Arc::new(Semaphore::new(0));
+    *leader.upstream.gate.lock() = Some(gate.clone());
+    *leader.upstream.breaks_after.lock() = Some(1_000_000);
+    let path = format!("blobs/{layer}");
+    let _own = leader.ask(&path, HERE, HeaderMap::new()).await;
+    app.upstream.put(bytes.clone());
+    let answer = app.ask(&path, HERE, HeaderMap::new()).await;
+    *leader.upstream.gone.lock() = true;
+    gate.add_permits(bytes.len());
+    assert!(read(answer).await.1 == bytes);
+    assert_eq!(app.asked(), 1, "for the rest");
+    assert_eq!(*script.offsets.lock(), [0, 0, 1_000_000, 1_000_000]);
+    script.told(News::Done).await;
+    app.stored(&layer).await;
+}

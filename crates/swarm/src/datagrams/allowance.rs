@@ -1,0 +1,51 @@
+//! How much a peer may say. Pure: time comes in.
+
+use std::time::{Duration, Instant};
+
+/// Datagrams that are taken from a connection in a second, over a while. A node of 10,000 gets a few from each peer.
+const RATE: u32 = 2_000;
+/// So many bytes of a datagram count as one more.
+const BYTES_PER_UNIT: usize = 8 * 1024;
+/// What a new stream costs, in datagrams.
+pub(super) const STREAM_COST: u32 = 20;
+/// What may come at once, as the time in which it would come at [`RATE`].
+const BURST: Duration = Duration::from_secs(1);
+
+/// A bucket of tokens, told by when it will be full again.
+#[derive(Debug, Default)]
+pub(super) struct Allowance(Option<Instant>);
+
+impl Allowance {
+    /// How long to wait before more may be taken.
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+        let over = self.0?.checked_duration_since(now)?.checked_sub(BURST)?;
+        (!over.is_zero()).then_some(over)
+    }
+
+    pub(super) fn spend(&mut self, now: Instant, units: u32) {
+        let from = self.0.map_or(now, |full| full.max(now));
+        self.0 = Some(from + units * (Duration::from_secs(1) / RATE));
+    }
+
+    pub(super) fn spend_on(&mut self, now: Instant, datagram: &[u8]) {
+        let more = u32::try_from(datagram.len() / BYTES_PER_UNIT).unwrap_or(u32::MAX);
+        self.spend(now, more.saturating_add(1).min(RATE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_free_and_a_flood_waits() {
+        let (mut allowance, now) = (Allowance::default(), Instant::now());
+        for _ in 0..RATE {
+            assert_eq!(allowance.wait(now), None);
+            allowance.spend_on(now, b"short");
+        }
+        allowance.spend_on(now, &[0; 3 * BYTES_PER_UNIT]);
+        assert_eq!(allowance.wait(now), Some(4 * Duration::from_secs(1) / RATE));
+        assert_eq!(allowance.wait(now + BURST), None);
+    }
+}

@@ -1,0 +1,138 @@
+//! Bytes on their way: flows begin and end, and each step of the links brings them on.
+
+use flights::News;
+
+use crate::links::Flow;
+use crate::setup::SECOND;
+use crate::world::{FILE_STEP, Phase, STALL, Standing, World};
+
+impl World {
+    /// Lets the links work for one step.
+    pub fn step(&mut self) {
+        let (upstream, objects) = (self.links.upstream(), self.setup.objects.len());
+        for index in 0..self.flows.len() {
+            let Flow {
+                node,
+                source,
+                object,
+                ..
+            } = self.flows[index];
+            let got = self.pulls[node as usize * objects + object as usize].got;
+            let there = if source == upstream {
+                self.upstream_gives(node, object)
+            } else if self.is_cut(node, source) || !self.members[source as usize].alive {
+                got
+            } else {
+                self.visible(source, object)
+            };
+            self.flows[index].want = there.saturating_sub(got);
+        }
+        let seconds = self.setup.step as f64 / SECOND as f64;
+        self.links.share(seconds, &mut self.flows);
+        self.settle_flows();
+    }
+
+    /// Bytes that upstream gives a node.
+    fn upstream_gives(&mut self, node: u32, object: u32) -> u64 {
+        let size = self.setup.objects[object as usize].size;
+        if self.setup.stalls == Some(object) && *self.stuck.get_or_insert(node) == node {
+            size / 3
+        } else {
+            size
+        }
+    }
+
+    /// Bytes of an object that others can read at a node.
+    pub fn visible(&self, node: u32, object: u32) -> u64 {
+        let pull = self.pull(node, object);
+        let is_whole = pull.got == self.setup.objects[object as usize].size;
+        let is_tapped = self.setup.taps && pull.standing != Standing::Leads;
+        if is_whole || is_tapped {
+            pull.got
+        } else {
+            pull.got / FILE_STEP * FILE_STEP
+        }
+    }
+
+    pub fn start_flow(&mut self, node: u32, object: u32, source: u32) {
+        if self.flows.is_empty() {
+            self.step_at = self.now + self.setup.step;
+        }
+        let index = self.flows.len() as u32;
+        self.pull_mut(node, object).phase = Phase::Flowing(index);
+        self.flows.push(Flow {
+            node,
+            source,
+            object,
+            last: self.now,
+            want: 0,
+            given: 0.0,
+        });
+        if source != self.links.upstream() {
+            self.members[source as usize].uploads += 1;
+        }
+    }
+
+    /// Ends the flow of an object to a node, if there is one.
+    pub fn drop_flow(&mut self, node: u32, object: u32) {
+        let Phase::Flowing(index) = self.pull(node, object).phase else {
+            return;
+        };
+        self.pull_mut(node, object).phase = Phase::Absent;
+        let flow = self.flows.swap_remove(index as usize);
+        if flow.source != self.links.upstream() {
+            self.members[flow.source as usize].uploads -= 1;
+        }
+        if let Some(moved) = self.flows.get(index as usize) {
+            let (node, object) = (moved.node, moved.object);
+            self.pull_mut(node, object).phase = Phase::Flowing(index);
+        }
+    }
+
+    /// Takes in the bytes of one step.
+    fn settle_flows(&mut self) {
+        let upstream = self.links.upstream();
+        let (mut done, mut begun, mut broken, mut stalled) = (vec![], vec![], vec![], vec![]);
+        let objects = self.setup.objects.len();
+        for flow in &mut self.flows {
+            let pull = &mut self.pulls[flow.node as usize * objects + flow.object as usize];
+            let size = self.setup.objects[flow.object as usize].size;
+            let came = flow.given.ceil().min(flow.want as f64) as u64;
+            pull.got += came;
+            if flow.source == upstream {
+                self.counts.upstream_bytes += came;
+            } else {
+                self.counts.peer_bytes += came;
+            }
+            if came > 0 {
+                flow.last = self.now;
+            }
+            let at = (flow.node, flow.object);
+            if pull.got == size {
+                done.push(at);
+            } else if !pull.begun && pull.got / FILE_STEP > pull.mark / FILE_STEP {
+                pull.begun = true;
+                begun.push(at);
+            } else if self.now - flow.last >= STALL && flow.source != upstream {
+                broken.push(at);
+            } else if self.now - flow.last >= STALL && !pull.stalled {
+                pull.stalled = true;
+                stalled.push(at);
+            }
+        }
+        for (node, object) in begun {
+            let size = self.setup.objects[object as usize].size;
+            self.tell(node, object, News::Begun { size });
+        }
+        for (node, object) in stalled {
+            self.tell(node, object, News::Failed);
+        }
+        for (node, object) in broken {
+            self.counts.broken += 1;
+            self.useless(self.current(node, object));
+        }
+        for (node, object) in done {
+            self.finish(node, object);
+        }
+    }
+}

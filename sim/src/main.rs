@@ -1,0 +1,143 @@
+//! `cargo xtask simulate`: the real state machine of `crates/flights` on a model of links.
+//!
+//! - [`scenario`]: what happens to a cluster; [`setup`]: the same in figures.
+//! - [`world`], [`event`]: virtual time; [`pull`]: what containerd and the mirror of a node do; [`brain`]: what decides for them.
+//! - [`links`], [`flows`], [`post`]: bytes and datagrams between nodes.
+//! - [`measure`], [`table`], [`plot`], [`docs`]: what came of it.
+
+mod brain;
+mod docs;
+mod event;
+mod flows;
+mod links;
+mod measure;
+mod plot;
+mod post;
+mod pull;
+mod random;
+mod scenario;
+mod setup;
+mod table;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+use measure::Outcome;
+use scenario::{Common, Scenario};
+use setup::{Containerd, Mode};
+
+/// Mbit/s of the links of nodes, unless something else is asked for.
+const LINKS: [f64; 2] = [200.0, 1_000.0];
+
+/// How 10 to 10,000 nodes pull an image, in virtual time
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask simulate")]
+struct Args {
+    /// These scenarios alone
+    #[arg(long, value_name = "SCENARIO", num_args = 1.., value_enum)]
+    scenario: Vec<Scenario>,
+    /// So many nodes, instead of the numbers that belong to each scenario
+    #[arg(long, value_name = "N", num_args = 1.., value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    nodes: Vec<u32>,
+    /// These rules alone
+    #[arg(long, value_name = "RULE", num_args = 1.., value_enum)]
+    rule: Vec<Mode>,
+    /// What chance depends on: the same seed gives the same table
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Mbit/s of a node's link, up and down; upstream has ten times that [default: 200 and 1000]
+    #[arg(long, value_name = "MBIT", num_args = 1.., value_parser = megabits)]
+    link: Vec<f64>,
+    /// Milliseconds within which nodes begin that are told to at once
+    #[arg(long, value_name = "MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    spread: u64,
+    /// containerd up to 2.0: three downloads at once for each image, instead of for the node
+    #[arg(long)]
+    old_containerd: bool,
+    /// Followers pass bytes on from memory, not in the steps of 1 MiB in which containerd's file grows
+    #[arg(long)]
+    tap: bool,
+    /// Few nodes, one speed: done in seconds
+    #[arg(long)]
+    quick: bool,
+    /// JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Write docs/simulation.md and docs/simulation.svg too
+    #[arg(long, conflicts_with = "quick")]
+    write_docs: bool,
+}
+
+fn megabits(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_string())?;
+    match value {
+        1.0..=100_000.0 => Ok(value),
+        _ => Err("from 1 to 100000".to_string()),
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let outcomes = simulate(&args);
+    if args.json {
+        print!("{}", table::json(&outcomes));
+    } else {
+        print!("{}", table::markdown(&outcomes));
+    }
+    if args.write_docs {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        if let Err(error) = docs::write(&folder, &outcomes, args.seed) {
+            eprintln!("cargo xtask simulate: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Runs everything that is asked for, one after the other.
+fn simulate(args: &Args) -> Vec<Outcome> {
+    let scenarios = or(&args.scenario, Scenario::value_variants());
+    let links = or(&args.link, if args.quick { &LINKS[..1] } else { &LINKS });
+    let mut outcomes = Vec::new();
+    for link in links {
+        for scenario in scenarios {
+            for nodes in or(&args.nodes, scenario.sizes(args.quick)) {
+                for mode in or(&args.rule, Mode::value_variants()) {
+                    let is_asked_for = !args.rule.is_empty();
+                    if *mode != Mode::Peili && !scenario.compares() && !is_asked_for {
+                        continue;
+                    }
+                    let common = Common {
+                        seed: args.seed,
+                        mode: *mode,
+                        containerd: if args.old_containerd {
+                            Containerd::PerImage
+                        } else {
+                            Containerd::PerNode
+                        },
+                        link: link * 1e6,
+                        spread: args.spread * setup::MILLI,
+                        taps: args.tap,
+                    };
+                    let outcome = measure::run(*scenario, &common, *nodes);
+                    let title = scenario.title();
+                    eprintln!(
+                        "{title}, {nodes} nodes, {link} Mbit/s, {mode:?}: {:.1} s computed",
+                        outcome.took
+                    );
+                    outcomes.push(outcome);
+                }
+            }
+        }
+    }
+    outcomes
+}
+
+fn or<'a, T>(asked: &'a [T], usual: &'a [T]) -> &'a [T] {
+    if asked.is_empty() { usual } else { asked }
+}

@@ -1,0 +1,110 @@
+//! What a run came to.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::scenario::{Common, Scenario};
+use crate::setup::{Mode, SECOND};
+use crate::world::World;
+
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub scenario: Scenario,
+    pub mode: Mode,
+    pub nodes: u32,
+    pub link: f64,
+    /// Seconds from each node's own beginning to its end, in order.
+    pub times: Vec<f64>,
+    /// The same from the beginning of all.
+    pub ends: Vec<f64>,
+    pub unfinished: usize,
+    pub bound: f64,
+    /// Bytes from upstream, in images.
+    pub upstream: f64,
+    pub leads: u64,
+    pub alone: u64,
+    pub refused: u64,
+    pub broken: u64,
+    pub datagrams: u64,
+    /// Datagrams that the busiest node got.
+    pub busiest: u64,
+    /// How long this took to compute. Not part of any output that is to be the same again.
+    pub took: f64,
+}
+
+/// Runs a scenario.
+pub fn run(scenario: Scenario, common: &Common, nodes: u32) -> Outcome {
+    let began = Instant::now();
+    let setup = scenario.setup(common, nodes);
+    let (bound, bytes) = (setup.bound(), setup.bytes() as f64);
+    let mut world = World::new(setup);
+    world.run();
+    let (mut times, mut ends, mut unfinished) = (Vec::new(), Vec::new(), 0);
+    for plan in &world.setup.plans {
+        let member = &world.members[plan.node as usize];
+        let left_out = world.setup.left_out.contains(&plan.node);
+        if left_out || !member.alive || world.stuck == Some(plan.node) {
+            continue;
+        }
+        match member.finished {
+            Some(at) => {
+                times.push((at - member.started) as f64 / SECOND as f64);
+                ends.push((at - world.origin) as f64 / SECOND as f64);
+            }
+            None => unfinished += 1,
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    ends.sort_by(f64::total_cmp);
+    let busiest = world.members.iter().map(|member| member.received).max();
+    Outcome {
+        scenario,
+        mode: common.mode,
+        nodes,
+        link: common.link,
+        times,
+        ends,
+        unfinished,
+        bound,
+        upstream: world.counts.upstream_bytes as f64 / bytes,
+        leads: world.counts.leads,
+        alone: world.counts.alone,
+        refused: world.counts.refused,
+        broken: world.counts.broken,
+        datagrams: world.counts.datagrams,
+        busiest: busiest.unwrap_or_default(),
+        took: began.elapsed().as_secs_f64(),
+    }
+}
+
+impl Outcome {
+    /// The time within which this part of the nodes that count was done, in seconds; infinite where it never was.
+    pub fn quantile(&self, part: f64) -> f64 {
+        let all = self.times.len() + self.unfinished;
+        let index = (part * all as f64).ceil() as usize;
+        let time = self.times.get(index.saturating_sub(1));
+        time.copied().unwrap_or(f64::INFINITY)
+    }
+
+    pub fn to_json(&self) -> Value {
+        json!({
+            "scenario": self.scenario.title(),
+            "rule": format!("{:?}", self.mode),
+            "nodes": self.nodes,
+            "link_mbit": self.link / 1e6,
+            "p50_s": self.quantile(0.5),
+            "p99_s": self.quantile(0.99),
+            "max_s": self.quantile(1.0),
+            "bound_s": self.bound,
+            "upstream_images": self.upstream,
+            "unfinished": self.unfinished,
+            "leads": self.leads,
+            "alone": self.alone,
+            "refused": self.refused,
+            "broken": self.broken,
+            "datagrams": self.datagrams,
+            "busiest_datagrams": self.busiest,
+        })
+    }
+}

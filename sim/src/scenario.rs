@@ -1,0 +1,226 @@
+//! What happens to a cluster, by name.
+
+use clap::ValueEnum;
+
+use crate::random::Random;
+use crate::setup::{Containerd, MILLI, Membership, Micros, Mode, Plan, SECOND, Setup};
+
+const MB: u64 = 1_000_000;
+/// The image of most scenarios: 341 MB in five layers.
+const LAYERS: [u64; 5] = [30 * MB, 120 * MB, 90 * MB, 70 * MB, 31 * MB];
+/// Nodes that join begin to pull so much later.
+const JOIN: Micros = 200 * MILLI;
+/// Upstream's first byte.
+const FIRST_BYTE: Micros = 150 * MILLI;
+/// Bytes that a node's link carries in a step of the model: an eighth of a step of an ingest, and less where hops are
+/// shorter than that.
+const QUANTUM: f64 = 128.0 * 1024.0;
+const TAPPED_QUANTUM: f64 = 32.0 * 1024.0;
+/// Whoever begins last has so many times the bound and so many seconds, done or not.
+const MOST_BOUNDS: f64 = 20.0;
+const GRACE: f64 = 20.0;
+/// Upstream's link, in links of nodes.
+const UPSTREAM: f64 = 10.0;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Scenario {
+    /// All nodes begin together
+    AllAtOnce,
+    /// The nodes begin evenly over 30 s
+    Ramp,
+    /// A fortieth of the nodes every 2 s
+    Rolling,
+    /// One layer of 341 MB
+    OneLayer,
+    /// Forty layers of 8.5 MB
+    ManyLayers,
+    /// Two images, asked for at once, half of the nodes in the opposite order
+    TwoImages,
+    /// A tenth of the nodes has links ten times slower
+    Slow,
+    /// 5 % of the nodes die in flight
+    Deaths,
+    /// Those who own the keys die 400 ms after the beginning
+    OwnersDie,
+    /// Half of the nodes does not hear the other half for 20 s
+    Partition,
+    /// Three nodes are there, all others join and pull at once
+    MassJoin,
+    /// Upstream denies everything to a third of the nodes
+    Denied,
+    /// Upstream stalls on the first who leads the largest layer
+    Stalled,
+    /// One node has the image
+    Warm,
+}
+
+/// What all scenarios have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Common {
+    pub seed: u64,
+    pub mode: Mode,
+    pub containerd: Containerd,
+    /// Bits a second of a node's link.
+    pub link: f64,
+    /// Nodes that are told to pull at once begin within this time.
+    pub spread: Micros,
+    pub taps: bool,
+}
+
+impl Scenario {
+    /// Its name on the command line, with spaces.
+    pub fn title(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().replace('-', " "))
+    }
+
+    /// Numbers of nodes that are simulated if nothing else is asked for.
+    pub fn sizes(self, is_quick: bool) -> &'static [u32] {
+        match (self, is_quick) {
+            (Self::AllAtOnce, false) => &[10, 100, 1_000, 10_000],
+            (Self::AllAtOnce, true) => &[10, 100],
+            (Self::Partition | Self::OwnersDie, false) => &[100],
+            (Self::MassJoin, false) => &[259],
+            (Self::Warm, false) => &[100, 1_000],
+            (_, false) => &[1_000],
+            (_, true) => &[30],
+        }
+    }
+
+    /// Whether other rules are run as well.
+    pub fn compares(self) -> bool {
+        matches!(
+            self,
+            Self::AllAtOnce | Self::Ramp | Self::Rolling | Self::Warm
+        )
+    }
+
+    pub fn setup(self, common: &Common, nodes: u32) -> Setup {
+        let mut random = Random::new(common.seed ^ 0x5ce0);
+        let rate = common.link / 8.0;
+        let mut setup = Setup {
+            seed: common.seed,
+            mode: common.mode,
+            containerd: common.containerd,
+            membership: Membership::Shared,
+            rates: vec![rate; nodes as usize],
+            upstream: rate * UPSTREAM,
+            first_byte: FIRST_BYTE,
+            objects: Vec::new(),
+            images: Vec::new(),
+            plans: Vec::new(),
+            holders: Vec::new(),
+            denied: Vec::new(),
+            deaths: Vec::new(),
+            owners_die: None,
+            stalls: None,
+            partition: None,
+            left_out: Vec::new(),
+            taps: common.taps,
+            step: 0,
+            limit: 0,
+        };
+        match self {
+            Self::OneLayer => setup.image(&[LAYERS.iter().sum()]),
+            Self::ManyLayers => setup.image(&[LAYERS.iter().sum::<u64>() / 40; 40]),
+            Self::TwoImages => {
+                setup.image(&LAYERS);
+                setup.image(&LAYERS.map(|layer| layer + MB))
+            }
+            _ => setup.image(&LAYERS),
+        };
+        let images: Vec<u32> = (0..setup.images.len() as u32).collect();
+        for node in 0..nodes {
+            let at = match self {
+                Self::Ramp => 30 * SECOND * u64::from(node) / u64::from(nodes),
+                Self::Rolling => 2 * SECOND * u64::from(node * 40 / nodes),
+                Self::MassJoin => JOIN + random.below(common.spread),
+                _ => random.below(common.spread),
+            };
+            let mut images = images.clone();
+            if node % 2 == 1 {
+                images.reverse();
+            }
+            setup.plans.push(Plan { node, at, images });
+        }
+        // Those by lot: never the first, whom others join by.
+        let some = |random: &mut Random, part: u32| -> Vec<u32> {
+            let chosen = random.choose((nodes / part).max(1) as usize, nodes as usize - 1);
+            chosen.into_iter().map(|node| node as u32 + 1).collect()
+        };
+        match self {
+            Self::Slow => {
+                setup.left_out = some(&mut random, 10);
+                for node in setup.left_out.clone() {
+                    setup.rates[node as usize] /= 10.0;
+                }
+            }
+            Self::Denied => {
+                setup.denied = some(&mut random, 3);
+                setup.left_out = setup.denied.clone();
+            }
+            Self::Deaths => {
+                let span = (setup.bound() * SECOND as f64) as u64;
+                let dying = some(&mut random, 20);
+                setup.deaths = dying
+                    .into_iter()
+                    .map(|node| (random.below(span), node))
+                    .collect();
+            }
+            Self::OwnersDie => {
+                setup.owners_die = Some(400 * MILLI);
+            }
+            Self::Partition => setup.partition = Some((100 * MILLI, 20 * SECOND)),
+            Self::Stalled => setup.stalls = Some(3),
+            Self::Warm => {
+                setup.holders = vec![0];
+                setup.plans.remove(0);
+                setup.left_out = vec![0];
+            }
+            _ => {}
+        }
+        setup.membership = match self {
+            Self::Partition | Self::OwnersDie => Membership::Own { founders: nodes },
+            Self::MassJoin => Membership::Own { founders: 3 },
+            _ => Membership::Shared,
+        };
+        setup.pace(rate);
+        setup
+    }
+}
+
+impl Setup {
+    fn pace(&mut self, rate: f64) {
+        let step = if self.taps { TAPPED_QUANTUM } else { QUANTUM } / rate;
+        let upstream = self.plans.len() as f64 * self.bytes() as f64 / self.upstream;
+        // What hangs on upstream alone needs no finer steps than a four thousandth of all.
+        let step = match self.mode {
+            Mode::Peili => step,
+            Mode::Spegel | Mode::Alone => step.max(upstream / 4_000.0),
+        };
+        self.step = (step * SECOND as f64) as u64;
+        let limit = match self.mode {
+            Mode::Peili => self.bound() * MOST_BOUNDS,
+            Mode::Spegel | Mode::Alone => upstream * 1.5,
+        };
+        let last = self.plans.iter().map(|plan| plan.at).max();
+        let limit = ((limit + GRACE) * SECOND as f64) as u64;
+        self.limit = limit + last.unwrap_or_default();
+    }
+
+    /// The seconds below which not everybody who counts can have everything: the larger of what upstream takes to give
+    /// it once, what a node's link takes, and what all links together take to carry a copy to each.
+    /// (Mundinger, Weber, Weiss: Optimal Scheduling of Peer-to-Peer File Dissemination, 2008.)
+    pub fn bound(&self) -> f64 {
+        let size = self.bytes() as f64;
+        let counts = |node: &usize| !self.left_out.contains(&(*node as u32));
+        let rates = || (0..self.rates.len()).filter(counts).map(|n| self.rates[n]);
+        let slowest = rates().fold(f64::INFINITY, f64::min);
+        let first = match self.holders.first() {
+            Some(holder) => self.rates[*holder as usize],
+            None => self.upstream,
+        };
+        let all = rates().count() as f64 * size / (first + rates().sum::<f64>());
+        (size / first).max(size / slowest).max(all)
+    }
+}

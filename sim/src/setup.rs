@@ -1,0 +1,132 @@
+//! What is simulated: nodes, links, images, and what happens when.
+
+use flights::Key;
+
+/// Microseconds of virtual time.
+pub type Micros = u64;
+
+pub const MILLI: Micros = 1_000;
+pub const SECOND: Micros = 1_000_000;
+
+/// Who decides where a node takes an object from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// The rules of `crates/flights`.
+    Peili,
+    /// A complete holder picked at random, or else upstream: Spegel's rule.
+    Spegel,
+    /// Upstream.
+    Alone,
+}
+
+/// How containerd limits its downloads, three at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Containerd {
+    /// Up to 2.0: for each image, held through.
+    PerImage,
+    /// From 2.1 on: for the whole node, and the mirror's 404 sends a download to the end of the queue.
+    PerNode,
+}
+
+#[derive(Clone, Debug)]
+pub struct Object {
+    pub key: Key,
+    pub size: u64,
+    pub image: u32,
+    /// As the mirror reckons it: how many objects of the image are likely to move at once.
+    pub streams: u8,
+}
+
+/// An image: its manifest is the object `first`, its config and layers follow.
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub first: u32,
+    pub objects: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub node: u32,
+    pub at: Micros,
+    /// Asked for at the same moment, in this order.
+    pub images: Vec<u32>,
+}
+
+/// Where nodes get their list of members from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// Each runs the real membership; the first `founders` are there before, the others join when the pulls begin.
+    Own { founders: u32 },
+    /// All share one list; who dies is taken off it after a while.
+    Shared,
+}
+
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub seed: u64,
+    pub mode: Mode,
+    pub containerd: Containerd,
+    pub membership: Membership,
+    /// Bytes a second, up and down alike.
+    pub rates: Vec<f64>,
+    pub upstream: f64,
+    /// To upstream's first byte.
+    pub first_byte: Micros,
+    pub objects: Vec<Object>,
+    pub images: Vec<Image>,
+    pub plans: Vec<Plan>,
+    /// Nodes that have everything beforehand.
+    pub holders: Vec<u32>,
+    /// Nodes whom upstream denies everything.
+    pub denied: Vec<u32>,
+    pub deaths: Vec<(Micros, u32)>,
+    /// Those who own the keys die at this moment.
+    pub owners_die: Option<Micros>,
+    /// The first lead of this object gets a third of it from upstream and no more.
+    pub stalls: Option<u32>,
+    /// Even and odd nodes do not hear each other between these.
+    pub partition: Option<(Micros, Micros)>,
+    /// Followers pass bytes on from memory, before the file has them.
+    pub taps: bool,
+    /// Nodes whose times do not count.
+    pub left_out: Vec<u32>,
+    /// A step of the model of links.
+    pub step: Micros,
+    /// What is not done by then stays undone.
+    pub limit: Micros,
+}
+
+impl Setup {
+    pub fn nodes(&self) -> u32 {
+        self.rates.len() as u32
+    }
+
+    /// Adds an image of these layers.
+    pub fn image(&mut self, layers: &[u64]) -> u32 {
+        const MANIFEST: u64 = 2_000;
+        const CONFIG: u64 = 4_000;
+        let image = self.images.len() as u32;
+        let total: u64 = layers.iter().sum::<u64>() + CONFIG;
+        let largest = layers.iter().max().copied().unwrap_or(1);
+        // As `mirror::images`.
+        let streams = (total / largest.max(1)).clamp(1, 3) as u8;
+        let first = self.objects.len() as u32;
+        for (number, size) in [MANIFEST, CONFIG].iter().chain(layers).enumerate() {
+            let name = format!("sha256:{}-{image}-{number}", self.seed);
+            self.objects.push(Object {
+                key: Key::of(&name),
+                size: *size,
+                image,
+                streams: if number == 0 { 1 } else { streams },
+            });
+        }
+        let objects = layers.len() as u32 + 2;
+        self.images.push(Image { first, objects });
+        image
+    }
+
+    /// Bytes of all images together.
+    pub fn bytes(&self) -> u64 {
+        self.objects.iter().map(|object| object.size).sum()
+    }
+}

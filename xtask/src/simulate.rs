@@ -1,0 +1,26 @@
+//! `cargo xtask simulate`: the simulator is a program of its own, so that no other command waits for it to be built.
+
+use std::ffi::OsString;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::Workspace;
+
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct Args {
+    /// What the simulator takes; `--help` tells
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Builds and runs the simulator. Its output is all that comes to standard output.
+pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    let mut cargo = workspace.cargo(["run", "--quiet", "--package", "sim", "--"]);
+    let status = cargo.args(&args.arguments).status();
+    let status = status.context("cargo could not be started")?;
+    if !status.success() {
+        bail!("the simulator ended with {status}");
+    }
+    Ok(())
+}
