@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::cri::Cri;
-use crate::image::Image;
+use crate::image::{Blob, Image};
 use crate::network::Host;
 use crate::process::{self, Daemon};
 use crate::site::Site;
@@ -51,16 +51,18 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts a containerd on the host, with all its files in `folder`, and waits until it answers
-    /// the CRI.
+    /// Starts a containerd on the host, with all its files in `folder` and `more` at the end of its
+    /// configuration, and waits until it answers the CRI.
     pub async fn start(
         generation: Generation,
+        more: &str,
         host: &Host,
         folder: &Path,
         log: PathBuf,
     ) -> Result<Containerd> {
         fs::create_dir_all(folder.join("certs.d"))?;
-        fs::write(folder.join("config.toml"), config(generation, folder))?;
+        let config = config(generation, folder) + more;
+        fs::write(folder.join("config.toml"), config)?;
         let cri = Cri::new(&folder.join("containerd.sock"))?;
         let folder = folder.to_owned();
         let mut containerd = Containerd {
@@ -88,6 +90,12 @@ impl Containerd {
         daemon.until("containerd to answer the CRI", answers).await
     }
 
+    /// Kills it.
+    pub fn kill(&self) -> Result<()> {
+        let daemon = self.daemon.as_ref();
+        daemon.context("containerd is not running")?.kill()
+    }
+
     /// The socket of its gRPC services.
     pub fn socket(&self) -> PathBuf {
         self.folder.join("containerd.sock")
@@ -113,6 +121,21 @@ impl Containerd {
             .chain([&image.manifest])
             .filter(|blob| held(blob.hex()))
             .count()
+    }
+
+    /// How many bytes of a blob have come; `None` while it is not asked for.
+    pub fn received(&self, blob: &Blob) -> Option<u64> {
+        if let Ok(whole) = fs::metadata(self.content().join("blobs/sha256").join(blob.hex())) {
+            return Some(whole.len());
+        }
+        let ingests = fs::read_dir(self.content().join("ingest")).ok()?;
+        let of_blob = |folder: &PathBuf| {
+            let reference = fs::read_to_string(folder.join("ref"));
+            reference.is_ok_and(|reference| reference.ends_with(blob.hex()))
+        };
+        let mut folders = ingests.filter_map(|ingest| Some(ingest.ok()?.path()));
+        let data = fs::metadata(folders.find(of_blob)?.join("data"));
+        data.ok().map(|data| data.len())
     }
 
     /// Imports an image from an archive, as `ctr images import` does.

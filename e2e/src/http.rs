@@ -15,6 +15,15 @@ impl Host {
     /// Sends a request over a connection of its own, and returns the status of the response once
     /// that has ended.
     pub fn request(&self, method: &str, to: SocketAddr, path: &str) -> Result<u16> {
+        self.ask(method, to, path).map(|(status, _)| status)
+    }
+
+    /// Asks for content, and returns status and body of the response.
+    pub fn get(&self, to: SocketAddr, path: &str) -> Result<(u16, Vec<u8>)> {
+        self.ask("GET", to, path)
+    }
+
+    fn ask(&self, method: &str, to: SocketAddr, path: &str) -> Result<(u16, Vec<u8>)> {
         let mut stream = self.connect(to)?;
         stream.set_read_timeout(Some(READ_LIMIT))?;
         write!(
@@ -23,7 +32,12 @@ impl Host {
         )?;
         let mut response = Vec::new();
         stream.read_to_end(&mut response)?;
-        status(&response).with_context(|| format!("no response to {method} http://{to}{path}"))
+        let status = status(&response);
+        let status =
+            status.with_context(|| format!("no response to {method} http://{to}{path}"))?;
+        let head = response.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let body = head.map_or_else(Vec::new, |end| response.split_off(end + 4));
+        Ok((status, body))
     }
 }
 

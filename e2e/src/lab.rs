@@ -19,6 +19,17 @@ const FIRST_NODE: u8 = 11;
 /// The port that the upstream of containerds listens on.
 const UPSTREAM_PORT: u16 = 5000;
 
+/// How nodes differ from a node as it comes.
+#[derive(Clone, Copy, Default)]
+pub struct Settings {
+    /// Further lines of containerd's configuration.
+    pub containerd: &'static str,
+    /// Further options of the mirror.
+    pub mirror: &'static [&'static str],
+    /// Whether the mirror knows its containerd by a secret.
+    pub secret: bool,
+}
+
 /// A network, with what hangs on it. Parts are dropped in order: processes before namespaces.
 pub struct Lab {
     /// The registry that the nodes mirror.
@@ -47,6 +58,15 @@ impl Lab {
     /// Starts nodes that mirror the upstream, and waits until the mirrors of all are ready. To be
     /// called once; the nodes must be dropped before the lab.
     pub async fn start_nodes<const N: usize>(&self, generation: Generation) -> Result<[Node; N]> {
+        self.start_nodes_with(generation, Settings::default()).await
+    }
+
+    /// Does the same with nodes that are set up in another way.
+    pub async fn start_nodes_with<const N: usize>(
+        &self,
+        generation: Generation,
+        settings: Settings,
+    ) -> Result<[Node; N]> {
         let registries = [self.upstream.url()];
         let mut starts = Vec::new();
         for last in (FIRST_NODE..).take(N) {
@@ -55,7 +75,7 @@ impl Lab {
             let (registries, logs) = (&registries, &self.logs);
             starts.push(async move {
                 let first = [10, 77, 0, FIRST_NODE].into();
-                Node::start(host, generation, registries, first, &folder, logs).await
+                Node::start(host, generation, settings, registries, first, &folder, logs).await
             });
         }
         let mut nodes = try_join_all(starts)

@@ -8,6 +8,7 @@
 
 mod containerd;
 mod cri;
+mod gate;
 mod http;
 mod image;
 mod lab;
@@ -22,8 +23,9 @@ mod tar;
 mod wait;
 
 pub use containerd::Generation;
-pub use image::Image;
-pub use lab::Lab;
+pub use gate::{Gate, Treatment};
+pub use image::{Blob, Image};
+pub use lab::{Lab, Settings};
 pub use mirror::{Mirror, Store, configure, peili};
 pub use network::Host;
 pub use node::Node;

@@ -1,5 +1,6 @@
 //! Peili, the program under test, by its command line.
 
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,13 +49,15 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Starts a mirror on the host. `data` is its folder, `first` the node that all bootstrap from.
+    /// Starts a mirror on the host. `data` is its folder, `first` the node that all bootstrap from,
+    /// and `more` are further options.
     pub fn start(
         host: &Host,
         store: &Store<'_>,
         registries: &[String],
         data: &Path,
         first: Ipv4Addr,
+        more: &[&OsStr],
         log: &Path,
     ) -> Result<Mirror> {
         let address = host.address;
@@ -83,6 +86,7 @@ impl Mirror {
         }
         serve.arg("--data-dir").arg(data);
         serve.arg("--mirrored-registries").args(registries);
+        serve.args(more);
         Ok(Mirror {
             daemon: Daemon::spawn("peili", &mut serve, log)?,
             address,
@@ -101,6 +105,17 @@ impl Mirror {
         SocketAddr::from((self.address, REGISTRY_PORT))
     }
 
+    /// A metric's sum over all its labels.
+    pub fn metric(&self, host: &Host, name: &str) -> Result<f64> {
+        let (_, metrics) = host.get((self.address, METRICS_PORT).into(), "/metrics")?;
+        Ok(sum_of(&String::from_utf8(metrics)?, name))
+    }
+
+    /// Kills it.
+    pub fn kill(&self) -> Result<()> {
+        self.daemon.kill()
+    }
+
     /// Asks it to end and waits until it has.
     pub async fn stop(self) -> Result<()> {
         self.daemon.stop().await
@@ -108,7 +123,13 @@ impl Mirror {
 }
 
 /// Writes hosts.toml files for the registries into `folder`, with the host's own mirror in front.
-pub fn configure(folder: &Path, registries: &[String], mirror: Ipv4Addr) -> Result<()> {
+/// `more` are further options.
+pub fn configure(
+    folder: &Path,
+    registries: &[String],
+    mirror: Ipv4Addr,
+    more: &[&OsStr],
+) -> Result<()> {
     let mut configuration = Command::new(peili()?);
     configuration.args(["configuration", "--resolve-tags"]);
     configuration
@@ -116,6 +137,29 @@ pub fn configure(folder: &Path, registries: &[String], mirror: Ipv4Addr) -> Resu
         .arg(folder);
     configuration.arg("--mirrored-registries").args(registries);
     let target = format!("http://{mirror}:{REGISTRY_PORT}");
-    configuration.args(["--mirror-targets", &target]);
+    configuration.args(["--mirror-targets", &target]).args(more);
     process::output(&mut configuration).map(drop)
+}
+
+/// Sums the samples of a metric in the text that Prometheus reads.
+fn sum_of(metrics: &str, name: &str) -> f64 {
+    let samples = metrics.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let labelled = rest.starts_with(['{', ' ']);
+        labelled.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+    });
+    samples.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_of_a_metric_are_summed() {
+        let text =
+            "# HELP a_total all\na_total{b=\"c d\"} 2\na_total{b=\"e\"} 3\na_total_x 5\na 7\n";
+        assert_eq!(sum_of(text, "a_total"), 5.0);
+        assert_eq!(sum_of(text, "none"), 0.0);
+    }
 }

@@ -110,7 +110,7 @@ impl Host {
 
     /// Does something on a thread that is in the host's namespace. A socket keeps the namespace
     /// that it was made in.
-    fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let namespace = File::open(format!("/run/netns/{}", self.namespace))?;
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {

@@ -1,12 +1,14 @@
 //! A node: a host with a containerd and a mirror.
 
+use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::containerd::{Containerd, Generation};
-use crate::image::Image;
+use crate::image::{Blob, Image};
+use crate::lab::Settings;
 use crate::mirror::{self, Mirror, Store};
 use crate::network::Host;
 use crate::wait;
@@ -21,6 +23,9 @@ pub struct Node {
     registries: Vec<String>,
     /// The node that all others bootstrap from.
     first: Ipv4Addr,
+    settings: Settings,
+    /// The file of the secret by which the mirror knows its containerd.
+    secret: Option<PathBuf>,
     data: PathBuf,
     log: PathBuf,
 }
@@ -31,6 +36,7 @@ impl Node {
     pub async fn start(
         host: Host,
         generation: Generation,
+        settings: Settings,
         registries: &[String],
         first: Ipv4Addr,
         folder: &Path,
@@ -41,14 +47,25 @@ impl Node {
             .context("a node's folder has a name")?
             .to_string_lossy();
         let containerd_log = logs.join(format!("{name}-containerd.log"));
-        let containerd = Containerd::start(generation, &host, folder, containerd_log).await?;
-        mirror::configure(&containerd.hosts(), registries, host.address)?;
+        let containerd = Containerd::start(
+            generation,
+            settings.containerd,
+            &host,
+            folder,
+            containerd_log,
+        )
+        .await?;
+        let secret = settings.secret.then(|| folder.join("secret"));
+        let knows: Vec<_> = secret.iter().flat_map(|file| by_secret(file)).collect();
+        mirror::configure(&containerd.hosts(), registries, host.address, &knows)?;
         let mut node = Node {
             host,
             containerd,
             mirror: None,
             registries: registries.to_vec(),
             first,
+            settings,
+            secret,
             data: folder.join("data"),
             log: logs.join(format!("{name}-peili.log")),
         };
@@ -61,8 +78,14 @@ impl Node {
         std::fs::create_dir_all(&self.data)?;
         let store = Store::Containerd(&self.containerd);
         let registries = &self.registries;
+        let mut more: Vec<_> = self
+            .secret
+            .iter()
+            .flat_map(|file| by_secret(file))
+            .collect();
+        more.extend(self.settings.mirror.iter().map(OsStr::new));
         let mirror = Mirror::start(
-            &self.host, &store, registries, &self.data, self.first, &self.log,
+            &self.host, &store, registries, &self.data, self.first, &more, &self.log,
         )?;
         self.mirror = Some(mirror);
         Ok(())
@@ -122,8 +145,34 @@ impl Node {
     }
 
     fn ask(&self, image: &Image, path: &str) -> Result<u16> {
-        let mirror = self.mirror.as_ref().context("the mirror is not running")?;
         let path = format!("{path}?ns={}", image.registry);
-        self.host.request("HEAD", mirror.registry(), &path)
+        self.host.request("HEAD", self.mirror()?.registry(), &path)
     }
+
+    /// Asks this node's mirror for a blob from another host, or from the node itself, as no
+    /// containerd does: status and body of the response.
+    pub fn asked_by(&self, stranger: &Host, image: &Image, blob: &Blob) -> Result<(u16, Vec<u8>)> {
+        let (repository, digest) = (&image.repository, &blob.digest);
+        let path = format!("/v2/{repository}/blobs/{digest}?ns={}", image.registry);
+        stranger.get(self.mirror()?.registry(), &path)
+    }
+
+    /// A metric of the mirror's, summed over its labels.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        self.mirror()?.metric(&self.host, name)
+    }
+
+    /// Kills the mirror.
+    pub fn kill_mirror(&self) -> Result<()> {
+        self.mirror()?.kill()
+    }
+
+    fn mirror(&self) -> Result<&Mirror> {
+        self.mirror.as_ref().context("the mirror is not running")
+    }
+}
+
+/// The option that names a secret's file.
+fn by_secret(file: &Path) -> [&OsStr; 2] {
+    ["--node-secret-file".as_ref(), file.as_os_str()]
 }

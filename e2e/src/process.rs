@@ -44,10 +44,19 @@ impl Daemon {
         }
     }
 
+    /// Kills the program. It ends when it is next scheduled.
+    pub fn kill(&self) -> Result<()> {
+        Ok(kill_process(self.pid()?, Signal::KILL)?)
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        pid.context("a process id")
+    }
+
     /// Asks the program to end and waits until it has.
     pub async fn stop(mut self) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("a process id")?, Signal::TERM)?;
+        kill_process(self.pid()?, Signal::TERM)?;
         let what = format!("{} to end", self.name);
         wait::until(&what, async || Ok(self.child.try_wait()?.is_some())).await
     }

@@ -6,64 +6,55 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::gate::Gate;
 use crate::image::{Blob, Image};
 use crate::network::Host;
 use crate::process::Daemon;
 
 /// A registry on a host of its own, which keeps its content in files.
 pub struct Registry {
-    daemon: Option<Daemon>,
+    running: Option<(Gate, Daemon)>,
     /// Dropped after what runs on it.
     host: Host,
     port: u16,
     storage: PathBuf,
-    config: PathBuf,
-    log: PathBuf,
 }
 
 impl Registry {
     /// Starts a registry on the host, with its files in `folder`.
     pub async fn start(host: Host, port: u16, folder: &Path, log: PathBuf) -> Result<Registry> {
         fs::create_dir_all(folder)?;
-        let config = folder.join("registry.yml");
+        let (config, socket) = (folder.join("registry.yml"), folder.join("socket"));
         let storage = folder.join("storage");
         let settings = format!(
-            "version: 0.1\nlog: {{level: warn}}\nhttp: {{addr: '{}:{port}'}}\n\
+            "version: 0.1\nlog: {{level: warn}}\nhttp: {{net: unix, addr: '{}'}}\n\
              storage: {{filesystem: {{rootdirectory: '{}'}}}}\n",
-            host.address,
+            socket.display(),
             storage.display(),
         );
         fs::write(&config, settings)?;
-        let mut registry = Registry {
+        let mut serve = host.command("docker-registry");
+        serve.arg("serve").arg(&config);
+        let mut daemon = Daemon::spawn("docker-registry", &mut serve, &log)?;
+        let gate = Gate::start(&host, port, socket)?;
+        let address = SocketAddr::from((host.address, port));
+        let answers = async || Ok(host.request("GET", address, "/v2/")? == 200);
+        daemon.until("the registry to answer", answers).await?;
+        Ok(Registry {
+            running: Some((gate, daemon)),
             host,
             port,
             storage,
-            config,
-            log,
-            daemon: None,
-        };
-        registry.restart().await?;
-        Ok(registry)
-    }
-
-    /// Starts the registry, anew if it runs.
-    pub async fn restart(&mut self) -> Result<()> {
-        self.stop().await?;
-        let mut serve = self.host.command("docker-registry");
-        serve.arg("serve").arg(&self.config);
-        let mut daemon = Daemon::spawn("docker-registry", &mut serve, &self.log)?;
-        let answers = async || Ok(self.host.request("GET", self.socket(), "/v2/")? == 200);
-        daemon.until("the registry to answer", answers).await?;
-        self.daemon = Some(daemon);
-        Ok(())
+        })
     }
 
     /// Stops the registry: connections are refused from now on.
     pub async fn stop(&mut self) -> Result<()> {
-        match self.daemon.take() {
-            Some(daemon) => daemon.stop().await,
-            None => Ok(()),
-        }
+        let Some((gate, daemon)) = self.running.take() else {
+            return Ok(());
+        };
+        gate.stop().await;
+        daemon.stop().await
     }
 
     /// Puts an image of layers of these sizes (bytes) into the registry.
@@ -94,13 +85,23 @@ impl Registry {
         Ok(self.host.sent()? - before)
     }
 
+    /// What its clients come through.
+    pub fn gate(&self) -> Result<&Gate> {
+        let (gate, _) = self.running.as_ref().context("the registry is stopped")?;
+        Ok(gate)
+    }
+
+    /// How many bytes of content the registry gives while something is done, in the bodies of
+    /// answers.
+    pub async fn given_during(&self, work: impl Future<Output = Result<()>>) -> Result<u64> {
+        let before = self.gate()?.sent();
+        work.await?;
+        Ok(self.gate()?.sent() - before)
+    }
+
     /// Where the registry runs.
     pub fn host(&self) -> &Host {
         &self.host
-    }
-
-    fn socket(&self) -> SocketAddr {
-        SocketAddr::from((self.host.address, self.port))
     }
 
     /// Writes the image as the registry itself would: it looks its files up at each request.

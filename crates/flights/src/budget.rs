@@ -27,6 +27,8 @@ struct Account {
     counted: Vec<(Time, Time)>,
     /// The last lead that was waited for came to nothing.
     is_unlucky: bool,
+    /// The last question without time to wait was not answered at once.
+    is_mute: bool,
     used: Time,
 }
 
@@ -82,6 +84,7 @@ impl Budgets {
             spent: Duration::ZERO,
             counted: Vec::new(),
             is_unlucky: false,
+            is_mute: false,
             used: now,
         };
         let account = self.accounts.entry(group).or_insert_with(new);
@@ -112,6 +115,20 @@ impl Budgets {
         if let Some(account) = self.accounts.get_mut(&group) {
             account.is_unlucky = !well;
         }
+    }
+
+    /// A question without time to wait was answered at once, or was not.
+    pub fn mute(&mut self, group: u64, is_mute: bool) {
+        if let Some(account) = self.accounts.get_mut(&group) {
+            account.is_mute = is_mute;
+        }
+    }
+
+    /// Whether there is no use in asking without time to wait.
+    pub fn is_mute(&self, group: u64) -> bool {
+        self.accounts
+            .get(&group)
+            .is_none_or(|account| account.is_mute)
     }
 
     /// How long a live lead is waited for at no charge: as long as upstream would have taken. After one that failed

@@ -20,6 +20,8 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 const BUSY_MOST: Duration = Duration::from_secs(15);
 /// A question for which there is no time to wait: a round trip or two.
 const IMPATIENCE: Duration = Duration::from_millis(250);
+/// So long a question waits at no charge, if it ends with a source.
+const GRACE: Duration = Duration::from_millis(500);
 /// Of a budget so much is kept for such questions.
 const RESERVE: Duration = Duration::from_millis(250);
 /// A look-up may take that long.
@@ -126,7 +128,9 @@ impl Seeks {
         let left = self.budgets.left(group);
         let number = self.open(now, Question::Seek(wanted), left > RESERVE, now);
         self.meter(now, group);
-        self.begin(now, number, !left.is_zero(), view, out)
+        // When nothing is left, what can be had at once is taken, as long as owners answer at once.
+        let has_time = !left.is_zero() || !self.budgets.is_mute(group);
+        self.begin(now, number, has_time, view, out)
     }
 
     pub fn find(&mut self, now: Time, key: Key, view: &impl View, out: &mut Outbox) -> SeekId {
@@ -203,7 +207,7 @@ impl Seeks {
                 let charged_from = now.max(open.free_until());
                 charged_from.after(left.saturating_sub(RESERVE))
             } else {
-                now.after(left).min(open.started.after(IMPATIENCE))
+                open.started.after(IMPATIENCE)
             };
         }
     }
@@ -231,6 +235,11 @@ impl Seeks {
             self.lost_lead(now, number);
         }
         let open = self.open.remove(&number)?;
+        if !well {
+            let grace = open.started.after(GRACE).min(now);
+            self.budgets
+                .charge_lost(group, open.started, grace, RESERVE);
+        }
         if open.lead.is_some() {
             self.budgets.led(group, true);
         }
@@ -294,7 +303,10 @@ impl Seeks {
         if let Some(open) = self.close(now, number, false) {
             withdraw(&open, number, out);
             let outcome = match &open.question {
-                Question::Seek(_) => Outcome::Alone,
+                Question::Seek(wanted) => {
+                    self.budgets.mute(wanted.group, true);
+                    Outcome::Alone
+                }
                 Question::Find(_) => Outcome::Found(Vec::new()),
             };
             self.settle(number, open, None, outcome);
@@ -361,6 +373,9 @@ impl Seeks {
         // What is asked again later gave its place to others, who are as near.
         let well = matches!(outcome, Outcome::Follow { .. } | Outcome::Later);
         if let Some(open) = self.close(now, number, well) {
+            if let Question::Seek(wanted) = &open.question {
+                self.budgets.mute(wanted.group, false);
+            }
             self.settle(number, open, Some(from), outcome);
         }
         true
@@ -383,7 +398,7 @@ impl Seeks {
         let credit = self.budgets.credit(group, registry);
         if let (Some(open), Some(node)) = (self.open.get_mut(&number), lead) {
             // Upstream would not have been quicker for this node.
-            let (from, until) = (now, now.after(credit));
+            let (from, until) = (now, open.started.after(credit).max(now));
             open.lead = Some(Lead { node, from, until });
         }
         self.meter(now, group);

@@ -29,7 +29,7 @@ use crate::images::{About, Images};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::request::{Caller, Kind, Target};
-use crate::{Flights, Growing, Store, Turn};
+use crate::{Flights, Growing, News, Store, Turn};
 
 use course::Course;
 use pulls::{Entry, Pull, Pulls, Standing};
@@ -209,6 +209,10 @@ impl Flight {
         let shared = &self.shared;
         if !shared.queue.may_be_barren(digest) {
             return Err(Refusal::Alone(target.kind));
+        }
+        let begins_anew = |pull: Arc<Pull>| pull.begins_anew();
+        if offset == 0 && shared.pulls.get(digest).is_some_and(begins_anew) {
+            shared.flights.report(digest, News::Failed);
         }
         let course = Course::new(shared.clone(), target.clone(), digest.clone(), sharing);
         let course = Arc::new(course);

@@ -45,7 +45,7 @@ pub struct FaultLabels {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct OutcomeLabels {
-    /// `follow`, `lead` or `alone`.
+    /// `follow`, `lead`, `alone` or `later`.
     pub outcome: &'static str,
 }
 

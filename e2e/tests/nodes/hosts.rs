@@ -58,7 +58,7 @@ async fn configure_and_clean_up(lab: &Lab, folder: &Path, found: &Snapshot) -> R
     let host = lab.add_host("node", 21)?;
     let registries = ["https://docker.io".to_owned(), lab.upstream.url()];
     for _ in 0..2 {
-        configure(folder, &registries, host.address)?;
+        configure(folder, &registries, host.address, &[])?;
         for registry in ["docker.io", &lab.upstream.name()] {
             let file = folder.join(registry).join("hosts.toml");
             let text = fs::read_to_string(&file).context(file.display().to_string())?;

@@ -4,6 +4,8 @@ use anyhow::{Result, ensure};
 use e2e::Image;
 
 mod faults;
+mod flight_faults;
+mod flights;
 mod hosts;
 mod pulls;
 mod store;
@@ -28,14 +30,9 @@ macro_rules! tests {
     };
 }
 
-/// Makes a module of tests for each generation of containerd.
-macro_rules! tests_on_each_containerd {
-    ($($module:ident::$test:ident),* $(,)?) => {
-        tests_on_each_containerd!(@ containerd_1_6, V1_6, $($module::$test),*);
-        tests_on_each_containerd!(@ containerd_1_7, V1_7, $($module::$test),*);
-        tests_on_each_containerd!(@ containerd_2, V2, $($module::$test),*);
-    };
-    (@ $name:ident, $generation:ident, $($module:ident::$test:ident),*) => {
+/// Makes a module of tests on one generation of containerd.
+macro_rules! tests_on {
+    ($name:ident, $generation:ident: $($module:ident::$test:ident),* $(,)?) => {
         mod $name {
             $(
                 #[test]
@@ -46,6 +43,15 @@ macro_rules! tests_on_each_containerd {
                 }
             )*
         }
+    };
+}
+
+/// Makes such a module for each generation.
+macro_rules! tests_on_each_containerd {
+    ($($tests:tt)*) => {
+        tests_on!(containerd_1_6, V1_6: $($tests)*);
+        tests_on!(containerd_1_7, V1_7: $($tests)*);
+        tests_on!(containerd_2, V2: $($tests)*);
     };
 }
 
@@ -60,6 +66,34 @@ tests_on_each_containerd! {
     faults::mirror_stopped_mid_transfer,
     faults::mirror_restarted,
     faults::containerd_restarted,
+    flights::cold_pull_costs_upstream_once,
+}
+
+tests_on! { flights_1_6, V1_6:
+    flights::plain_mirror_without_flights,
+    flight_faults::leader_is_cancelled,
+    flight_faults::all_mirrors_die,
+    flight_faults::leader_is_unauthorized,
+}
+
+tests_on! { flights_1_7, V1_7:
+    flights::strangers_lead_and_follow_nothing,
+    flights::retained_layers_are_served,
+    flight_faults::leader_is_cancelled,
+    flight_faults::leaders_mirror_dies,
+    flight_faults::leader_is_rate_limited,
+    flight_faults::owner_dies,
+}
+
+tests_on! { flights_2, V2:
+    flights::strangers_lead_and_follow_nothing,
+    flights::parallel_ranges_cost_upstream_once,
+    flights::opposite_order_blocks_nobody,
+    flights::retained_layers_are_served,
+    flight_faults::leaders_containerd_dies,
+    flight_faults::leaders_mirror_dies,
+    flight_faults::all_mirrors_die,
+    flight_faults::leader_is_unauthorized,
 }
 
 tests! {

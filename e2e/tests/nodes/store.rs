@@ -25,7 +25,15 @@ pub async fn skopeo_pulls_from_two_registries(lab: Lab) -> Result<()> {
     let urls = registries.each_ref().map(Registry::url);
     let (store, data) = (lab.folder("store")?, lab.folder("data")?);
     let store = Store::Layout(&store);
-    let mut mirror = Mirror::start(&host, &store, &urls, &data, host.address, &lab.log("peili"))?;
+    let mut mirror = Mirror::start(
+        &host,
+        &store,
+        &urls,
+        &data,
+        host.address,
+        &[],
+        &lab.log("peili"),
+    )?;
     mirror.ready(&host).await?;
 
     for image in &images {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Wanted;
+use super::{GRACE, Wanted};
 use crate::outbox::Outbox;
 use crate::wire::Message;
 use crate::{Key, NodeId, Time};
@@ -71,7 +71,8 @@ impl Open {
     }
 
     pub fn free_until(&self) -> Time {
-        self.lead.map_or(Time(0), |lead| lead.until)
+        let grace = self.started.after(GRACE);
+        self.lead.map_or(grace, |lead| lead.until.max(grace))
     }
 
     /// When the owner is taken to be silent.

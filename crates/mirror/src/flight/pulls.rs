@@ -110,6 +110,18 @@ impl Pull {
         growing.progress().written.max(received)
     }
 
+    /// The client asks for all of an object that upstream has sent some of: that came to nothing. Says whether it did.
+    pub fn begins_anew(&self) -> bool {
+        self.state.send_if_modified(|state| {
+            let anew = state.standing == Standing::Leads && state.has_begun;
+            if anew {
+                state.standing = Standing::Seeking;
+                state.has_begun = false;
+            }
+            anew
+        })
+    }
+
     /// The client is sent upstream with `written` bytes in hand.
     pub fn leads(&self, written: u64) {
         self.state.send_modify(|state| {

@@ -172,6 +172,17 @@ async fn what_becomes_of_a_lead_is_told() {
     assert_eq!(node.script.news.lock().last(), Some(&(other, failing)));
 }
 
+#[tokio::test]
+async fn a_lead_that_is_asked_for_again_from_its_start_has_failed() {
+    let (digest, node) = (Digest::sha256(b"layer"), node().await);
+    let ingest = node.lead(&digest, 5).await;
+    ingest.write(b"la");
+    node.script.told(News::Begun { size: 5 }).await;
+    node.then(Turn::Lead);
+    node.own(&digest).await;
+    assert_eq!(node.script.news(), [News::Begun { size: 5 }, News::Failed]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lead_that_gets_no_byte_has_failed() {
     let (digest, node) = (Digest::sha256(b"layer"), node().await);

@@ -1,0 +1,240 @@
+//! What stands between the nodes and the upstream registry: it counts who takes what, and treats
+//! some as a test wants.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Result, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::image::Blob;
+use crate::network::Host;
+
+/// The most that the head of a message may take, in bytes.
+const HEAD_LIMIT: usize = 16 << 10;
+
+/// What may be on its way to a client, in bytes: little, so that what has been sent has nearly been
+/// received.
+const SEND_BUFFER: u32 = 128 << 10;
+
+const BACKLOG: u32 = 1024;
+
+/// How a node's requests for a blob are treated, unless as everybody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// No answer, until the node is treated in another way.
+    Held,
+    /// This status, without content.
+    Refused(u16),
+    /// The content with its first byte changed.
+    Corrupted,
+}
+
+/// A proxy on the upstream's host. Each connection to it carries one request.
+pub struct Gate {
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+struct State {
+    registry: PathBuf,
+    requests: Mutex<Vec<Request>>,
+    treated: watch::Sender<Option<Treated>>,
+}
+
+/// Who is treated how for what.
+struct Treated {
+    client: Ipv4Addr,
+    digest: String,
+    treatment: Treatment,
+}
+
+/// A GET for a blob or a manifest.
+struct Request {
+    client: Ipv4Addr,
+    path: String,
+    /// Bytes of the answer.
+    sent: u64,
+}
+
+impl Gate {
+    /// Listens on the host for what `registry`, a Unix socket, is to answer.
+    pub fn start(host: &Host, port: u16, registry: PathBuf) -> Result<Gate> {
+        let address = SocketAddr::from((host.address, port));
+        let socket = host.inside(|| {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.set_send_buffer_size(SEND_BUFFER)?;
+            socket.bind(address)?;
+            Ok(socket)
+        })?;
+        let listener = socket.listen(BACKLOG)?;
+        let state = Arc::new(State {
+            registry,
+            requests: Mutex::default(),
+            treated: watch::Sender::new(None),
+        });
+        let task = tokio::spawn(serve(listener, state.clone()));
+        Ok(Gate { state, task })
+    }
+
+    /// Treats one node's requests for one blob in this way from now on, and all others as usual.
+    pub fn treat(&self, node: &Host, blob: &Blob, treatment: Treatment) {
+        self.state.treated.send_replace(Some(Treated {
+            client: node.address,
+            digest: blob.digest.clone(),
+            treatment,
+        }));
+    }
+
+    /// Treats all nodes as usual.
+    pub fn treat_all_alike(&self) {
+        self.state.treated.send_replace(None);
+    }
+
+    /// Who has asked for a blob, by GET, in order.
+    pub fn askers(&self, blob: &Blob) -> Vec<Ipv4Addr> {
+        let requests = self.state.requests();
+        let of_blob = requests.iter().filter(|r| r.path.contains(&blob.digest));
+        of_blob.map(|request| request.client).collect()
+    }
+
+    /// Bytes of a blob that were sent.
+    pub fn sent_of(&self, blob: &Blob) -> u64 {
+        let requests = self.state.requests();
+        let of_blob = requests.iter().filter(|r| r.path.contains(&blob.digest));
+        of_blob.map(|request| request.sent).sum()
+    }
+
+    /// Bytes that were sent in answer to GETs.
+    pub fn sent(&self) -> u64 {
+        let requests = self.state.requests();
+        requests.iter().map(|request| request.sent).sum()
+    }
+
+    /// Stops: connections are refused from now on, and those that are open closed.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // It was cancelled, or has ended already.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    while let Ok((client, from)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        let (IpAddr::V4(from), state) = (from.ip(), state.clone()) else {
+            continue;
+        };
+        // What fails is the client's business, or ends the test there.
+        connections.spawn(async move { state.forward(client, from).await });
+    }
+}
+
+impl State {
+    async fn forward(&self, mut client: TcpStream, from: Ipv4Addr) -> Result<()> {
+        let Some((head, _)) = read_head(&mut client).await? else {
+            return Ok(());
+        };
+        let (line, fields) = head.split_once("\r\n").unwrap_or((&head, ""));
+        let path = line.split(' ').nth(1).unwrap_or_default();
+        let counted = line.starts_with("GET ").then(|| {
+            let mut requests = self.requests();
+            requests.push(Request {
+                client: from,
+                path: path.to_owned(),
+                sent: 0,
+            });
+            requests.len() - 1
+        });
+
+        let treatment = self.treatment(from, path).await;
+        if let Some(Treatment::Refused(status)) = treatment {
+            let answer =
+                format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            client.write_all(answer.as_bytes()).await?;
+            return Ok(client.shutdown().await?);
+        }
+
+        let mut registry = UnixStream::connect(&self.registry).await?;
+        let request = format!("{line}\r\nConnection: close\r\n{fields}");
+        registry.write_all(request.as_bytes()).await?;
+        let Some((head, mut body)) = read_head(&mut registry).await? else {
+            bail!("the registry answers nothing");
+        };
+        client.write_all(head.as_bytes()).await?;
+        let mut is_begin = true;
+        loop {
+            if body.is_empty() {
+                body.resize(64 << 10, 0);
+                let read = registry.read(&mut body).await?;
+                body.truncate(read);
+            }
+            if body.is_empty() {
+                return Ok(client.shutdown().await?);
+            }
+            if is_begin && treatment == Some(Treatment::Corrupted) {
+                body[0] ^= 0xff;
+            }
+            is_begin = false;
+            client.write_all(&body).await?;
+            if let Some(number) = counted {
+                self.requests()[number].sent += body.len() as u64;
+            }
+            body.clear();
+        }
+    }
+
+    /// How a request is treated, once it is not held any more.
+    async fn treatment(&self, client: Ipv4Addr, path: &str) -> Option<Treatment> {
+        let of_request = |treated: &Option<Treated>| {
+            let treated = treated.as_ref()?;
+            let is_meant = client == treated.client && path.contains(&treated.digest);
+            is_meant.then_some(treated.treatment)
+        };
+        let mut treated = self.treated.subscribe();
+        let treated = treated
+            .wait_for(|treated| of_request(treated) != Some(Treatment::Held))
+            .await;
+        treated.ok().and_then(|treated| of_request(&treated))
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Vec<Request>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The head of a message with the empty line at its end, and what came after it. `None`: the
+/// connection ended before.
+async fn read_head(from: &mut (impl AsyncReadExt + Unpin)) -> Result<Option<(String, Vec<u8>)>> {
+    let mut read = Vec::new();
+    loop {
+        if let Some(end) = read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            let body = read.split_off(end + 4);
+            return Ok(Some((String::from_utf8(read)?, body)));
+        }
+        if read.len() >= HEAD_LIMIT {
+            bail!("a head of more than {HEAD_LIMIT} bytes");
+        }
+        let count = match from.read_buf(&mut read).await {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+            Err(error) => return Err(error.into()),
+        };
+        if count == 0 {
+            return Ok(None);
+        }
+    }
+}

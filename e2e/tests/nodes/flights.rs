@@ -1,0 +1,244 @@
+//! Nodes that pull the same at the same moment.
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Blob, Generation, Image, Lab, Node, Settings, Treatment, until};
+use futures::future::try_join_all;
+
+use crate::{LAYERS, ensure_nothing};
+
+/// A layer that takes a second or two at the rate below, so that nodes are in the middle of it
+/// together.
+pub const LONG_LAYER: usize = 12 << 20;
+
+/// What the upstream may send, in Mbit/s.
+pub const UPLINK: u32 = 48;
+
+/// As little of it as lasts for as long as the test looks on.
+const CRAWL: u32 = 1;
+
+/// Once over the upstream link, in percent of what the image weighs. The rest is for manifests, and
+/// for ranges that are closed early.
+const ONCE: u64 = 105;
+
+/// Starts nodes that know each other, behind a slow upstream.
+pub async fn start<const N: usize>(
+    lab: &Lab,
+    containerd: Generation,
+    settings: Settings,
+) -> Result<[Node; N]> {
+    let nodes = lab.start_nodes_with(containerd, settings).await?;
+    for node in &nodes {
+        let what = format!("{} to know all members", node.host.address);
+        until(&what, async || {
+            Ok(node.metric("peili_router_members")? == N as f64)
+        })
+        .await?;
+    }
+    lab.upstream.host().limit_sending(UPLINK)?;
+    Ok(nodes)
+}
+
+/// Pulls the image on all the nodes at the same moment.
+pub async fn pull_together<'a>(
+    nodes: impl IntoIterator<Item = &'a Node>,
+    image: &Image,
+) -> Result<()> {
+    let pulls = nodes.into_iter().map(async |node| {
+        let pulled = node.pull(image).await;
+        pulled.with_context(|| format!("on {}", node.host.address))
+    });
+    try_join_all(pulls).await.map(drop)
+}
+
+/// Fails if more came from upstream than this many percent of the images.
+pub fn ensure_at_most(percent: u64, images: &[&Image], given: u64) -> Result<()> {
+    let size: u64 = images.iter().map(|image| image.size()).sum();
+    ensure!(
+        given * 100 <= size * percent,
+        "upstream gave {given} bytes: {} % of {size}",
+        given * 100 / size
+    );
+    Ok(())
+}
+
+/// An image that nobody has crosses the upstream link once, whoever asks.
+pub async fn cold_pull_costs_upstream_once(lab: Lab, containerd: Generation) -> Result<()> {
+    let nodes: [_; 4] = start(&lab, containerd, Settings::default()).await?;
+    let layers = [2 << 20, LONG_LAYER / 2, 3 << 20, 300];
+    let image = lab.upstream.push("lab/app", "v1", &layers)?;
+    let pulls = pull_together(&nodes, &image);
+    let given = lab.upstream.given_during(pulls).await?;
+    ensure_at_most(ONCE, &[&image], given)
+}
+
+/// The same where containerd asks for a layer by several ranges at once.
+pub async fn parallel_ranges_cost_upstream_once(lab: Lab, containerd: Generation) -> Result<()> {
+    let settings = Settings {
+        containerd: "[plugins.'io.containerd.transfer.v1.local']\n\
+            max_concurrent_downloads = 8\nconcurrent_layer_fetch_buffer = 4194304\n",
+        ..Settings::default()
+    };
+    let nodes: [_; 3] = start(&lab, containerd, settings).await?;
+    let image = lab.upstream.push("lab/app", "v1", &[LONG_LAYER, 2 << 20])?;
+    let pulls = pull_together(&nodes, &image);
+    let given = lab.upstream.given_during(pulls).await?;
+    ensure_ranges(&lab, &image)?;
+    ensure_at_most(ONCE, &[&image], given)
+}
+
+/// Fails unless the long layer was asked for by more than one request: else the test shows nothing.
+fn ensure_ranges(lab: &Lab, image: &Image) -> Result<()> {
+    let requests = lab.upstream.gate()?.askers(&image.blobs[1]).len();
+    ensure!(requests > 1, "containerd asked by one range");
+    Ok(())
+}
+
+/// Two nodes begin with another of two images each: neither waits for what the other has not begun.
+pub async fn opposite_order_blocks_nobody(lab: Lab, containerd: Generation) -> Result<()> {
+    let nodes: [_; 2] = start(&lab, containerd, Settings::default()).await?;
+    let push = |repository| lab.upstream.push(repository, "v1", &[2 << 20; 6]);
+    let images = [push("lab/one")?, push("lab/two")?];
+    let in_order = async |node: &Node, first: &Image, second: &Image| {
+        let then = async {
+            has_begun(node, first).await?;
+            node.pull(second).await
+        };
+        tokio::try_join!(node.pull(first), then).map(drop)
+    };
+    let pulls = async {
+        tokio::try_join!(
+            in_order(&nodes[0], &images[0], &images[1]),
+            in_order(&nodes[1], &images[1], &images[0]),
+        )
+        .map(drop)
+    };
+    let given = lab.upstream.given_during(pulls).await?;
+    ensure_at_most(110, &images.each_ref(), given)
+}
+
+async fn has_begun(node: &Node, image: &Image) -> Result<()> {
+    let asked = |blob: &Blob| node.containerd.received(blob).is_some();
+    let what = format!("{} to begin {}", node.host.address, image.by_tag());
+    until(&what, async || Ok(image.blobs[1..].iter().any(asked))).await
+}
+
+/// Where the mirror knows its containerd by a secret, whoever else asks while a layer is on its way
+/// gets complete content or none: another node, a client on the node itself, a stranger. No pull
+/// begins on their behalf, and none is waited for.
+pub async fn strangers_lead_and_follow_nothing(lab: Lab, containerd: Generation) -> Result<()> {
+    let settings = Settings {
+        secret: true,
+        ..Settings::default()
+    };
+    let [puller, other] = start(&lab, containerd, settings).await?;
+    let stranger = lab.add_host("stranger", 41)?;
+    let image = lab.upstream.push("lab/app", "v1", &[LONG_LAYER])?;
+    let layer = &image.blobs[1];
+    let sought = || -> Result<f64> {
+        let name = "peili_flights_sought_total";
+        Ok(puller.metric(name)? + other.metric(name)?)
+    };
+    let asks = async || -> Result<bool> {
+        for (asked, host) in [
+            (&puller, &stranger),
+            (&puller, &other.host),
+            (&puller, &puller.host),
+            (&other, &other.host),
+        ] {
+            let before = sought()?;
+            let (status, body) = asked.asked_by(host, &image, layer)?;
+            let to = asked.host.address;
+            match status {
+                200 => ensure!(body == layer.bytes, "{} bytes of {to}", body.len()),
+                404 => {}
+                _ => anyhow::bail!("{status} of {to}"),
+            }
+            ensure!(sought()? == before, "{to} sought it for {}", host.address);
+        }
+        Ok(puller.containerd.received(layer) < Some(layer.bytes.len() as u64))
+    };
+    let meanwhile = async {
+        in_the_middle(&puller, layer).await?;
+        lab.upstream.host().limit_sending(CRAWL)?;
+        ensure!(asks().await?, "the layer was complete before the end");
+        lab.upstream.host().limit_sending(UPLINK)
+    };
+    let pulls = async { tokio::try_join!(puller.pull(&image), meanwhile).map(drop) };
+    let given = lab.upstream.given_during(pulls).await?;
+    ensure_at_most(ONCE, &[&image], given)
+}
+
+/// Waits until a node asks upstream for a blob.
+pub async fn asks_upstream(lab: &Lab, node: &Node, blob: &Blob) -> Result<()> {
+    let what = format!("{} to ask upstream", node.host.address);
+    until(&what, async || {
+        let askers = lab.upstream.gate()?.askers(blob);
+        Ok(askers.contains(&node.host.address))
+    })
+    .await
+}
+
+/// Waits until a node has half of a blob.
+pub async fn in_the_middle(node: &Node, blob: &Blob) -> Result<()> {
+    let half = blob.bytes.len() as u64 / 2;
+    let what = format!("{} to have half of {}", node.host.address, blob.digest);
+    until(&what, async || {
+        Ok(node.containerd.received(blob) >= Some(half))
+    })
+    .await
+}
+
+/// Without flights, what a node has is served, and what none has is pulled by each.
+pub async fn plain_mirror_without_flights(lab: Lab, containerd: Generation) -> Result<()> {
+    let settings = Settings {
+        mirror: &["--flights", "off"],
+        ..Settings::default()
+    };
+    let nodes: [_; 3] = lab.start_nodes_with(containerd, settings).await?;
+    let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
+    let (gate, layer) = (lab.upstream.gate()?, &image.blobs[1]);
+    gate.treat(&nodes[0].host, layer, Treatment::Held);
+    let second = async {
+        asks_upstream(&lab, &nodes[0], layer).await?;
+        nodes[1].pull(&image).await?;
+        gate.treat_all_alike();
+        Ok(())
+    };
+    tokio::try_join!(nodes[0].pull(&image), second)?;
+    let askers = gate.askers(layer);
+    let both = [0, 1].map(|node: usize| nodes[node].host.address);
+    ensure!(askers == both, "{askers:?} pulled it from upstream");
+
+    nodes[2].finds(&image).await?;
+    let warm = lab.upstream.sent_during(nodes[2].pull(&image)).await?;
+    ensure_nothing(warm)?;
+    for node in &nodes {
+        ensure!(node.metric("peili_flights_sought_total")? == 0.0);
+    }
+    Ok(())
+}
+
+/// On nodes that discard layers once they are unpacked, others get what is retained.
+pub async fn retained_layers_are_served(lab: Lab, containerd: Generation) -> Result<()> {
+    let settings = Settings {
+        containerd: match containerd {
+            Generation::V1_6 | Generation::V1_7 => {
+                "[plugins.'io.containerd.grpc.v1.cri'.containerd]\ndiscard_unpacked_layers = true\n"
+            }
+            Generation::V2 => {
+                "[plugins.'io.containerd.cri.v1.images']\ndiscard_unpacked_layers = true\n"
+            }
+        },
+        mirror: &["--retain-for", "10m"],
+        ..Settings::default()
+    };
+    let [holder, others @ ..] = lab.start_nodes_with::<3>(containerd, settings).await?;
+    let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
+    holder.pull(&image).await?;
+    for other in &others {
+        other.finds(&image).await?;
+        let sent = lab.upstream.sent_during(other.pull(&image)).await?;
+        ensure_nothing(sent)?;
+    }
+    Ok(())
+}
