@@ -9,12 +9,14 @@
 use crate::random::mix;
 use crate::{Key, NodeId};
 
-/// What a hop costs, in bytes that could have been sent meanwhile: containerd writes in steps of 1 MiB.
-const HOP: u64 = 1024 * 1024;
+/// What a hop costs, in bytes that could have been sent meanwhile: what a node has taken in and not passed on yet.
+const HOP: u64 = 8 * 1024;
+/// Objects up to this size are verified and stored whole by each node before it passes them on…
+const SMALL: u64 = 1024 * 1024;
+/// …so that a hop costs far more than a further child.
+const WHOLE_HOP: u64 = 1024 * 1024;
 /// What a child costs, besides its share of the uplink: a connection and its buffers.
-const CHILD: u64 = 64 * 1024;
-/// Objects up to this size have no classes of nodes.
-const SMALL: u64 = 4 * HOP;
+const CHILD: u64 = 8 * 1024;
 /// Children of one node for one key at most.
 const MAX_CHILDREN: u16 = 16;
 /// No object is larger, whatever is said.
@@ -34,8 +36,8 @@ pub(super) struct Shape {
 impl Shape {
     pub fn new(key: &Key, size: Option<u64>, streams: u8, members: usize) -> Self {
         let size = size.unwrap_or(SIZE_GUESS).min(MAX_SIZE);
-        // Up to so many hops a chain costs half of what a second child does; what is sent in a step or two is not worth
-        // waiting for an inner node.
+        // Up to so many hops a chain costs half of what a second child does; what is small is not worth waiting for an
+        // inner node.
         let longest = size / HOP / 2;
         let classes = if members as u64 <= longest || size <= SMALL {
             1
@@ -85,7 +87,8 @@ impl Shape {
             _ if next <= room => 0,
             _ => self.size * (next - room) / room,
         };
-        u64::from(depth) * HOP + u64::from(children) * CHILD + slower
+        let hop = if self.size <= SMALL { WHOLE_HOP } else { HOP };
+        u64::from(depth) * hop + u64::from(children) * CHILD + slower
     }
 }
 
@@ -124,7 +127,7 @@ mod tests {
         let keys: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(Key::of).into();
         let shapes = keys
             .iter()
-            .map(|key| Shape::new(key, Some(64 * MIB), 3, 1_000));
+            .map(|key| Shape::new(key, Some(2 * MIB), 3, 1_000));
         let shapes: Vec<_> = shapes.collect();
         assert!(shapes.iter().all(Shape::has_classes));
         for number in 0..100 {

@@ -7,7 +7,7 @@ use crate::wire::{Seek, Verdict};
 use crate::{NodeId, Time};
 
 /// Who can ask again later does so after so long: others of its downloads may have begun meanwhile.
-const YIELD_AFTER: Duration = Duration::from_millis(300);
+const YIELD_AFTER: Duration = Duration::from_millis(150);
 
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
