@@ -46,7 +46,8 @@ impl World {
     pub fn visible(&self, node: u32, object: u32) -> u64 {
         let pull = self.pull(node, object);
         let is_whole = pull.got == self.setup.objects[object as usize].size;
-        let is_tapped = self.setup.taps && pull.standing != Standing::Leads;
+        // Followers pass bytes on from memory, before the file has them.
+        let is_tapped = pull.standing != Standing::Leads;
         if is_whole || is_tapped {
             pull.got
         } else {
@@ -113,7 +114,7 @@ impl World {
             } else if !pull.begun && pull.got / FILE_STEP > pull.mark / FILE_STEP {
                 pull.begun = true;
                 begun.push(at);
-            } else if self.now - flow.last >= STALL && flow.source != upstream {
+            } else if flow.source != upstream && self.now - flow.last >= pull.standing.patience() {
                 broken.push(at);
             } else if self.now - flow.last >= STALL && !pull.stalled {
                 pull.stalled = true;

@@ -59,9 +59,6 @@ struct Args {
     /// containerd up to 2.0: three downloads at once for each image, instead of for the node
     #[arg(long)]
     old_containerd: bool,
-    /// Followers pass bytes on from memory, not in the steps of 1 MiB in which containerd's file grows
-    #[arg(long)]
-    tap: bool,
     /// Few nodes, one speed: done in seconds
     #[arg(long)]
     quick: bool,
@@ -122,7 +119,6 @@ fn simulate(args: &Args) -> Vec<Outcome> {
                         },
                         link: link * 1e6,
                         spread: args.spread * setup::MILLI,
-                        taps: args.tap,
                     };
                     let outcome = measure::run(*scenario, &common, *nodes);
                     let title = scenario.title();

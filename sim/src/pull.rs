@@ -1,5 +1,7 @@
 //! What a node's containerd and mirror do to get an image.
 
+use std::time::Duration;
+
 use flights::{News, NodeId, Outcome, Place, SeekId, Wanted};
 
 use crate::brain::{id, number};
@@ -16,8 +18,8 @@ const MOST_UPLOADS: u32 = 24;
 const ANSWER_LIMIT: Micros = SECOND;
 const MOST_FAILED: usize = 16;
 const GONE_LIMIT: Micros = 250 * MILLI;
-const MOST_WAITING: usize = 2;
-const MOST_BARREN: u8 = 2;
+/// After how long a request gives its place in containerd's queue up, the first time and the second. As `mirror::flight`.
+const GIVES_WAY: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(600)];
 /// A source that does not know yet what it does is asked again after so long.
 const AGAIN: Micros = 5 * MILLI;
 /// A look-up in Kademlia.
@@ -93,7 +95,7 @@ impl World {
             match self.setup.mode {
                 _ if goes_upstream => self.ask_upstream(node, object),
                 Mode::Alone => self.ask_upstream(node, object),
-                Mode::Peili => self.request(node, object),
+                Mode::Peili => self.seek(node, object),
                 Mode::Spegel => {
                     self.pull_mut(node, object).phase = Phase::Seeking;
                     let event = Event::LookedUp { node, object };
@@ -108,29 +110,11 @@ impl World {
         self.members[node as usize].running[group] -= 1;
     }
 
-    /// containerd asks the mirror for an object.
-    fn request(&mut self, node: u32, object: u32) {
-        let mut own = 0..self.setup.objects.len() as u32;
-        let leads = own.any(|o| {
-            let pull = self.pull(node, o);
-            pull.standing == Standing::Leads && !pull.begun && pull.phase != Phase::Done
-        });
-        let crowds = self.setup.containerd == Containerd::PerNode
-            && leads
-            && self.members[node as usize].seeks.len() >= MOST_WAITING;
-        if !crowds {
-            self.seek(node, object);
-        } else if self.may_be_barren(node, object) {
-            self.end_barren(node, object);
-        } else {
-            self.counts.alone += 1;
-            self.go_upstream(node, object);
-        }
-    }
-
-    /// Whether the mirror may end a body without a byte, after which containerd asks again at the end of its queue.
-    fn may_be_barren(&self, node: u32, object: u32) -> bool {
-        self.setup.containerd == Containerd::PerNode && self.pull(node, object).barren < MOST_BARREN
+    /// After how long a request is ended without a byte, upon which containerd asks again at the end of its queue.
+    fn gives_way_after(&self, node: u32, object: u32) -> Option<Duration> {
+        let barren = usize::from(self.pull(node, object).barren);
+        let wait = GIVES_WAY.get(barren).copied();
+        wait.filter(|_| self.setup.containerd == Containerd::PerNode)
     }
 
     fn end_barren(&mut self, node: u32, object: u32) {
@@ -159,7 +143,7 @@ impl World {
             prefer: leader.filter(|leader| !is_manifest && number(leader) != node),
             offset: pull.got,
             failed: pull.failed.clone(),
-            yields: self.may_be_barren(node, object),
+            yields: self.gives_way_after(node, object),
         };
         self.pull_mut(node, object).phase = Phase::Seeking;
         let seek = self.think(node, |brain, now, dir| brain.seek(now, wanted, dir));

@@ -12,10 +12,8 @@ const LAYERS: [u64; 5] = [30 * MB, 120 * MB, 90 * MB, 70 * MB, 31 * MB];
 const JOIN: Micros = 200 * MILLI;
 /// Upstream's first byte.
 const FIRST_BYTE: Micros = 150 * MILLI;
-/// Bytes that a node's link carries in a step of the model: an eighth of a step of an ingest, and less where hops are
-/// shorter than that.
-const QUANTUM: f64 = 128.0 * 1024.0;
-const TAPPED_QUANTUM: f64 = 32.0 * 1024.0;
+/// Bytes that a node's link carries in a step of the model: a hop takes a step.
+const QUANTUM: f64 = 32.0 * 1024.0;
 /// Whoever begins last has so many times the bound and so many seconds, done or not.
 const MOST_BOUNDS: f64 = 20.0;
 const GRACE: f64 = 20.0;
@@ -64,7 +62,6 @@ pub struct Common {
     pub link: f64,
     /// Nodes that are told to pull at once begin within this time.
     pub spread: Micros,
-    pub taps: bool,
 }
 
 impl Scenario {
@@ -116,7 +113,6 @@ impl Scenario {
             stalls: None,
             partition: None,
             left_out: Vec::new(),
-            taps: common.taps,
             step: 0,
             limit: 0,
         };
@@ -191,7 +187,7 @@ impl Scenario {
 
 impl Setup {
     fn pace(&mut self, rate: f64) {
-        let step = if self.taps { TAPPED_QUANTUM } else { QUANTUM } / rate;
+        let step = QUANTUM / rate;
         let upstream = self.plans.len() as f64 * self.bytes() as f64 / self.upstream;
         // What hangs on upstream alone needs no finer steps than a four thousandth of all.
         let step = match self.mode {

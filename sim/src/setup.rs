@@ -86,8 +86,6 @@ pub struct Setup {
     pub stalls: Option<u32>,
     /// Even and odd nodes do not hear each other between these.
     pub partition: Option<(Micros, Micros)>,
-    /// Followers pass bytes on from memory, before the file has them.
-    pub taps: bool,
     /// Nodes whose times do not count.
     pub left_out: Vec<u32>,
     /// A step of the model of links.

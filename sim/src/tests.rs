@@ -9,7 +9,6 @@ fn common(seed: u64, mode: Mode) -> Common {
         containerd: Containerd::PerNode,
         link: 200e6,
         spread: 200 * setup::MILLI,
-        taps: false,
     }
 }
 

@@ -16,8 +16,12 @@ const WARM_UP: Micros = 40 * SECOND;
 const DETECTION: Micros = 8 * SECOND;
 /// A containerd's file grows in steps of so many bytes.
 pub const FILE_STEP: u64 = 1024 * 1024;
-/// A source whose bytes stop for so long has broken, and a pull has stalled. As `mirror::flight`.
+/// A pull whose bytes stop for so long has stalled, and a source that never gave any has failed. As `mirror::flight`.
 pub const STALL: Micros = 10 * SECOND;
+/// A source whose bytes stop for so long has broken, and later where it is further down a chain.
+const BREAK: Micros = 4 * SECOND;
+const BREAK_STEP: Micros = SECOND / 2;
+const BREAK_STEPS: u64 = 20;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
@@ -38,6 +42,16 @@ pub enum Standing {
     None,
     Follows(u32, Place),
     Leads,
+}
+
+impl Standing {
+    /// How long the bytes of a source may stop.
+    pub fn patience(&self) -> Micros {
+        match self {
+            Self::Follows(_, place) => BREAK + BREAK_STEP * u64::from(place.order).min(BREAK_STEPS),
+            Self::None | Self::Leads => BREAK,
+        }
+    }
 }
 
 /// An object at a node.

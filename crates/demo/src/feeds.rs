@@ -122,7 +122,7 @@ mod tests {
                 streams: 1,
                 prefer: None,
                 offset,
-                yields: false,
+                yields: None,
                 failed: Vec::new(),
             };
             recorded.seek(seek).await;

@@ -21,9 +21,9 @@ const BUSY_MOST: Duration = Duration::from_secs(15);
 /// A question for which there is no time to wait: a round trip or two.
 const IMPATIENCE: Duration = Duration::from_millis(250);
 /// So long a question waits at no charge, if it ends with a source.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_millis(250);
 /// Of a budget so much is kept for such questions.
-const RESERVE: Duration = Duration::from_millis(250);
+const RESERVE: Duration = Duration::from_millis(500);
 /// A look-up may take that long.
 const FIND_LIMIT: Duration = Duration::from_millis(900);
 /// Owners may send a question on to another that often.
@@ -59,8 +59,9 @@ pub struct Wanted {
     pub offset: u64,
     /// Sources that were of no use, the latest last.
     pub failed: Vec<NodeId>,
-    /// Whether this node can ask again when its other downloads have had their turn ([`Outcome::Later`]).
-    pub yields: bool,
+    /// After how long this node would rather ask again, when its other downloads have had their turn
+    /// ([`Outcome::Later`]).
+    pub yields: Option<Duration>,
 }
 
 /// A place in the order in which the nodes of a flight get their bytes.
@@ -288,7 +289,9 @@ impl Seeks {
                     prefer: wanted.prefer,
                     failed: failed.copied().collect(),
                     offset: wanted.offset,
-                    yields: wanted.yields,
+                    yields: wanted.yields.map_or(0, |wait| {
+                        u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1)
+                    }),
                     patient: open.is_patient,
                     barred: self.budgets.is_barred(now, wanted.group),
                     silent: open.silent.last().copied(),
@@ -396,9 +399,16 @@ impl Seeks {
         self.meter(now, group);
         self.lost_lead(now, number);
         let credit = self.budgets.credit(group, registry);
+        // Who waits for several leads, one after the other, has the credit once.
+        let of_group = |open: &&Open| match &open.question {
+            Question::Seek(wanted) => wanted.group == group,
+            Question::Find(_) => false,
+        };
+        let waits_since = self.open.values().filter(of_group).map(|open| open.started);
+        let until = waits_since.min().unwrap_or(now).after(credit).max(now);
         if let (Some(open), Some(node)) = (self.open.get_mut(&number), lead) {
             // Upstream would not have been quicker for this node.
-            let (from, until) = (now, open.started.after(credit).max(now));
+            let from = now;
             open.lead = Some(Lead { node, from, until });
         }
         self.meter(now, group);

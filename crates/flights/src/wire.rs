@@ -15,6 +15,8 @@ pub(crate) mod tests;
 pub const MAX_DATAGRAM: usize = MAX_MESSAGE + 16;
 /// Keys in one message at most, so that it stays below [`MAX_DATAGRAM`].
 pub(crate) const MAX_KEYS: usize = 3_072;
+/// Milliseconds after which a node may say that it yields, at most.
+pub(crate) const MAX_YIELD: u32 = 2_000;
 /// Nodes named in one message at most.
 pub(crate) const MAX_NODES: usize = 32;
 
@@ -87,8 +89,8 @@ pub(crate) struct Seek {
     pub failed: Vec<NodeId>,
     /// Bytes that the asker has already.
     pub offset: u64,
-    /// Whether the asker can ask again later.
-    pub yields: bool,
+    /// Milliseconds after which the asker would rather ask again later; 0: never.
+    pub yields: u32,
     /// Whether the asker can wait.
     pub patient: bool,
     /// Whether the asker has led in this group in vain, a while ago.
@@ -338,7 +340,7 @@ impl TryFrom<proto::Body> for Message {
                 prefer: node(&seek.prefer, "prefer")?,
                 failed: nodes(&seek.failed)?,
                 offset: seek.offset,
-                yields: seek.yields,
+                yields: seek.yields.min(MAX_YIELD),
                 patient: seek.patient,
                 barred: seek.barred,
                 silent: node(&seek.silent, "silent")?,

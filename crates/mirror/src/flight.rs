@@ -229,14 +229,14 @@ impl Flight {
         Ok(found)
     }
 
-    /// Whether a request can give its place in the node's queue up and come again later. A manifest comes before the
+    /// After how long a request gives its place in the node's queue up and comes again later. A manifest comes before the
     /// downloads that are queued; what has no size yet cannot have a head.
-    fn yields(&self, target: &Target, digest: &Digest) -> bool {
+    fn yields(&self, target: &Target, digest: &Digest) -> Option<Duration> {
         let shared = &self.shared;
-        target.kind == Kind::Blob
+        let can = target.kind == Kind::Blob
             && shared.store.downloads_share_slots()
-            && shared.queue.may_give_way(digest)
-            && shared.about(digest).size.is_some()
+            && shared.about(digest).size.is_some();
+        can.then(|| shared.queue.gives_way_after(digest)).flatten()
     }
 
     /// An answer whose body ends without a byte.

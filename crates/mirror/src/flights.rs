@@ -1,6 +1,8 @@
 //! Who pulls it from upstream, and who passes it on to whom: the trait that the mirror asks about what this node's own
 //! containerd wants (docs/decisions/0005).
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use oci::{Digest, Origin};
 
@@ -32,8 +34,9 @@ pub struct Seek {
     pub prefer: Option<PeerId>,
     /// Bytes that this node has already.
     pub offset: u64,
-    /// Whether the client can be made to ask again when its other downloads have had their turn ([`Turn::Later`]).
-    pub yields: bool,
+    /// After how long the client is rather made to ask again, when its other downloads have had their turn
+    /// ([`Turn::Later`]).
+    pub yields: Option<Duration>,
     /// Sources that were of no use to this pull.
     pub failed: Vec<PeerId>,
 }

@@ -380,7 +380,7 @@ mod tests {
             prefer: None,
             failed: Vec::new(),
             offset: 0,
-            yields: false,
+            yields: 0,
             patient: true,
             barred: false,
             silent: None,

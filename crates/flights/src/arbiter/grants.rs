@@ -28,7 +28,7 @@ enum Taken {
     Answered(Verdict),
     /// Of the same node a later one has come before.
     Stale,
-    Open(Waiter),
+    Open(Box<Waiter>),
 }
 
 impl Arbiter {
@@ -45,7 +45,7 @@ impl Arbiter {
         match self.take_seek(now, asker, seek) {
             Taken::Answered(verdict) => answer(out, asker, (key, number), verdict),
             Taken::Stale => {}
-            Taken::Open(waiter) => self.try_answer(now, waiter, view, out),
+            Taken::Open(waiter) => self.try_answer(now, *waiter, view, out),
         }
     }
 
@@ -55,7 +55,7 @@ impl Arbiter {
         match self.take_seek(now, asker, seek) {
             Taken::Answered(verdict) => answer(out, asker, (key, number), verdict),
             Taken::Stale => {}
-            Taken::Open(waiter) => self.wait(now, waiter, out),
+            Taken::Open(waiter) => self.wait(now, *waiter, out),
         }
     }
 
@@ -105,7 +105,7 @@ impl Arbiter {
             Some(waiter) if waiter.seek.number == seek.number => Waiter { seek, ..waiter },
             _ => Waiter::new(now, asker, seek),
         };
-        Taken::Open(waiter)
+        Taken::Open(Box::new(waiter))
     }
 
     /// Answers a waiter, or lets it wait.
@@ -173,7 +173,7 @@ impl Arbiter {
             return waiter.later(now);
         }
         let holds = learns
-            || (has_better && (seek.yields || waited < PREFER_HOLD))
+            || (has_better && (seek.yields > 0 || waited < PREFER_HOLD))
             || (is_barred && waited < BARRED_HOLD);
         if holds && seek.patient {
             return waiter.later(now);

@@ -6,9 +6,6 @@ use std::time::Duration;
 use crate::wire::{Seek, Verdict};
 use crate::{NodeId, Time};
 
-/// Who can ask again later does so after so long: others of its downloads may have begun meanwhile.
-const YIELD_AFTER: Duration = Duration::from_millis(150);
-
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
     pub seek: Seek,
@@ -33,7 +30,8 @@ impl Waiter {
 
     /// What it is told when it has waited long enough for one that can come again.
     pub fn later(&self, now: Time) -> Option<Verdict> {
-        let is_enough = self.seek.yields && now.since(self.since) >= YIELD_AFTER;
+        let patience = Duration::from_millis(self.seek.yields.into());
+        let is_enough = !patience.is_zero() && now.since(self.since) >= patience;
         is_enough.then_some(Verdict::Later)
     }
 

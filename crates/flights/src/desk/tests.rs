@@ -70,7 +70,7 @@ fn wanted(key: Key) -> Wanted {
         prefer: None,
         offset: 0,
         failed: Vec::new(),
-        yields: false,
+        yields: None,
     }
 }
 

@@ -73,8 +73,8 @@ pub struct Seek {
     pub silent: Bytes,
     #[prost(bytes = "bytes", tag = "10")]
     pub asker: Bytes,
-    #[prost(bool, tag = "13")]
-    pub yields: bool,
+    #[prost(uint32, tag = "13")]
+    pub yields: u32,
     #[prost(uint64, tag = "11")]
     pub offset: u64,
     #[prost(bool, tag = "12")]

@@ -45,7 +45,7 @@ fn seek() -> impl Strategy<Value = Seek> {
         maybe(),
         maybe(),
     );
-    let how = (number(), any::<bool>(), any::<bool>(), any::<bool>());
+    let how = (number(), any::<bool>(), any::<bool>(), 0..=MAX_YIELD);
     (what, who, how).prop_map(|(what, who, how)| {
         let (key, number, group, size, streams) = what;
         let (prefer, failed, silent, asker) = who;

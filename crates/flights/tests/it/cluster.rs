@@ -33,7 +33,7 @@ pub fn wanted(key: Key) -> Wanted {
         streams: 3,
         prefer: None,
         offset: 0,
-        yields: false,
+        yields: None,
         failed: Vec::new(),
     }
 }

@@ -85,7 +85,7 @@ impl Course {
     }
 
     /// Asks whom to follow from `offset` on.
-    pub async fn seek(&self, offset: u64, yields: bool) -> Turn {
+    pub async fn seek(&self, offset: u64, yields: Option<Duration>) -> Turn {
         let shared = &self.shared;
         // A pull whose bytes stopped may be watched no longer, and it begins anew.
         let pull = shared.watch(&self.target, &self.digest, self.sharing);
@@ -167,7 +167,7 @@ impl Finder for Course {
             let granted = self.state.lock().granted.take();
             let turn = match granted {
                 Some(turn) => turn,
-                None => self.seek(offset, false).await,
+                None => self.seek(offset, None).await,
             };
             let (source, place) = match turn {
                 Turn::Follow { source, place, .. } => (source, place),

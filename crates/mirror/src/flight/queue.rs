@@ -8,13 +8,15 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lru::LruCache;
 use oci::Digest;
 use parking_lot::Mutex;
 
-/// Times in a row that a request gives its place up.
-const MOST_WAYS: u8 = 2;
+/// After how long a request gives its place up, the first time and the second in a row. The shorter the first, the sooner
+/// the downloads of the node are those that others pull just now; the second lasts until most leads have begun.
+const WAYS: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(600)];
 /// Bodies in a row that may end without a byte for one object; containerd gives up after the fourth.
 const MOST_BARREN: u8 = 3;
 /// Objects for which such ends are remembered.
@@ -41,9 +43,9 @@ pub struct Ending {
 }
 
 impl Queue {
-    /// Whether a request for this object may give its place up.
-    pub fn may_give_way(&self, digest: &Digest) -> bool {
-        self.barren(digest) < MOST_WAYS
+    /// After how long a request for this object gives its place up; `None`: it does not.
+    pub fn gives_way_after(&self, digest: &Digest) -> Option<Duration> {
+        WAYS.get(usize::from(self.barren(digest))).copied()
     }
 
     /// Whether one more body for this object may end without a byte.
@@ -91,12 +93,13 @@ mod tests {
         let ending = queue.ending(&digest);
         ending.ended(0, false);
         ending.ended(0, true);
-        assert!(queue.may_give_way(&digest));
+        let after = |queue: &Queue| queue.gives_way_after(&digest);
+        assert_eq!(after(&queue), Some(WAYS[1]));
         ending.ended(0, true);
-        assert!(!queue.may_give_way(&digest) && queue.may_be_barren(&digest));
+        assert!(after(&queue).is_none() && queue.may_be_barren(&digest));
         ending.ended(0, true);
         assert!(!queue.may_be_barren(&digest));
         ending.ended(1, true);
-        assert!(queue.may_give_way(&digest), "a byte came between");
+        assert_eq!(after(&queue), Some(WAYS[0]), "a byte came between");
     }
 }

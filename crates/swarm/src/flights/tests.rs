@@ -19,7 +19,7 @@ fn seek(number: u8) -> Seek {
         streams: 0,
         prefer: Some(mirror::PeerId::new("no peer id")),
         offset: 0,
-        yields: false,
+        yields: None,
         failed: Vec::new(),
     }
 }

@@ -16,7 +16,7 @@ fn seek(number: usize) -> Seek {
         streams: 1,
         prefer: None,
         offset: 0,
-        yields: false,
+        yields: None,
         failed: Vec::new(),
     }
 }
