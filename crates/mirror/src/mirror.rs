@@ -193,7 +193,12 @@ impl Mirror {
             (None, Some(flight)) => {
                 Flight::ignore_range_of_all(target);
                 account.ending = flight.ending(target);
-                flight.find(target, Sharing::Shared).await
+                match flight.find(target, Sharing::Shared).await {
+                    Err(Refusal::Leads(_) | Refusal::Alone(_)) if self.router.has_strangers() => {
+                        self.from_peers.find(target).await
+                    }
+                    result => result,
+                }
             }
             (None, None) => self.from_peers.find(target).await,
         };

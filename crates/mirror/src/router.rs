@@ -84,5 +84,10 @@ pub trait Router: Send + Sync + 'static {
     /// Stops announcing these keys.
     async fn withdraw(&self, keys: Vec<Key>);
 
+    /// Whether there are peers that take part in no flights, and may hold what nobody in them has.
+    fn has_strangers(&self) -> bool {
+        false
+    }
+
     fn health(&self) -> Health;
 }

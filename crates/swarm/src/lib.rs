@@ -256,6 +256,7 @@ impl Bound {
         });
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        let has_strangers = self.node.has_strangers.clone();
         let inbox = Inbox {
             finds,
             commands,
@@ -278,7 +279,8 @@ impl Bound {
         if let Some(folder) = self.data_dir {
             tasks.spawn(peers::keep(folder, self.remembered_now));
         }
-        let router = Router::new(self.id, finds_in, commands_in, words_in, status, self.peers);
+        let commands = (finds_in, commands_in, words_in);
+        let router = Router::new(self.id, commands, status, self.peers, has_strangers);
         (Arc::new(router), Handle { stop, tasks })
     }
 }

@@ -1,5 +1,7 @@
 //! The mirror's side of the node.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,16 +31,20 @@ pub struct Router {
     words: Option<mpsc::Sender<Word>>,
     status: watch::Receiver<Status>,
     peers: watch::Receiver<usize>,
+    has_strangers: Arc<AtomicBool>,
 }
 
 impl Router {
     pub(crate) fn new(
         id: PeerId,
-        finds: mpsc::Sender<Find>,
-        commands: mpsc::Sender<Command>,
-        words: Option<mpsc::Sender<Word>>,
+        (finds, commands, words): (
+            mpsc::Sender<Find>,
+            mpsc::Sender<Command>,
+            Option<mpsc::Sender<Word>>,
+        ),
         status: watch::Receiver<Status>,
         peers: watch::Receiver<usize>,
+        has_strangers: Arc<AtomicBool>,
     ) -> Self {
         Self {
             id,
@@ -47,6 +53,7 @@ impl Router {
             words,
             status,
             peers,
+            has_strangers,
         }
     }
 
@@ -91,6 +98,10 @@ impl mirror::Router for Router {
             let keys = keys.iter().map(RoutingKey::from).collect();
             self.command(Command::Withdraw(keys)).await;
         }
+    }
+
+    fn has_strangers(&self) -> bool {
+        self.has_strangers.load(Ordering::Relaxed)
     }
 
     /// Ready once a round of bootstrapping has ended, whatever its end: alone is a valid cluster.

@@ -1,6 +1,7 @@
 //! What the swarm tells the node.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use libp2p::core::ConnectedPoint;
@@ -159,6 +160,7 @@ impl Node {
         self.on_proven(&info.observed_addr);
         if software.is_foreign() {
             self.foreign.met(Instant::now());
+            self.has_strangers.store(true, Ordering::Relaxed);
         } else if software.flights
             && let Some(flights) = &mut self.flights
         {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -136,6 +137,8 @@ impl Node {
         if known.iter().any(|(_, software)| software.is_foreign()) {
             self.foreign.met(now);
         }
+        let has_strangers = self.foreign.is_there(now);
+        self.has_strangers.store(has_strangers, Ordering::Relaxed);
         let sign = RoutingKey::of(SIGN);
         match self.foreign.sign(now) {
             Some(Sign::PutUp) => flights.hold(&[sign]),

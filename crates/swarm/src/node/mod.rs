@@ -7,6 +7,8 @@ mod queries;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -82,6 +84,8 @@ pub(crate) struct Node {
     /// `None`: this node does not take part.
     flights: Option<Flights>,
     foreign: Foreign,
+    /// Whether there are any, for the router to see.
+    pub(crate) has_strangers: Arc<AtomicBool>,
     queries: HashMap<QueryId, Query>,
     round: Option<Round>,
     /// Open connections, the oldest first.
@@ -116,6 +120,7 @@ impl Node {
             searches: Searches::default(),
             flights,
             foreign: Foreign::default(),
+            has_strangers: Arc::default(),
             queries: HashMap::new(),
             round: None,
             connections: VecDeque::new(),
