@@ -307,6 +307,7 @@ mod tests {
         let retain = Retain {
             time: Duration::from_secs(600),
             bytes: 1,
+            disk_percent: 80,
             filter: oci::Filter::default(),
         };
         let finding = layers(&discards, Generation(1, 6), Some(&retain));

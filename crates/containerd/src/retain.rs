@@ -36,6 +36,9 @@ pub struct Retain {
     pub time: Duration,
     /// Of all blobs kept; the oldest go first.
     pub bytes: u64,
+    /// Percentage of the content's file system that may be in use, at most 100. Above it nothing is kept, for the
+    /// node's own sake.
+    pub disk_percent: u8,
     /// Where blobs must belong to be kept.
     pub filter: Filter,
 }

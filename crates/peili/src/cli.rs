@@ -119,6 +119,10 @@ pub struct StoreArgs {
     /// containerd: bytes that are kept so at the most; the oldest go first, also where the disk is full.
     #[arg(long, env = "RETAIN_BYTES", default_value = "10GiB")]
     pub retain_bytes: String,
+    /// containerd: nothing is kept so where more than this percentage of the disk is in use. A kubelet removes images
+    /// from 85 down to 80.
+    #[arg(long, env = "RETAIN_DISK_PERCENT", default_value = "80")]
+    pub retain_disk_percent: String,
     /// layout: folder of the OCI image layout that holds the content.
     #[arg(long, env = "STORE_PATH", default_value = "")]
     pub store_path: String,

@@ -179,6 +179,15 @@ fn http_bootstrap(arguments: &BootstrapArgs, faults: &mut Faults) -> Option<Http
 fn retain(arguments: &StoreArgs, filter: Option<Filter>, faults: &mut Faults) -> Option<Retain> {
     let time = faults.take("--retain-for", duration::parse(&arguments.retain_for));
     let bytes = faults.take("--retain-bytes", bytes(&arguments.retain_bytes));
+    let disk_percent = arguments.retain_disk_percent.parse::<u8>().ok();
+    let disk_percent = disk_percent.filter(|percent| (1..=100).contains(percent));
+    let disk_percent = disk_percent.ok_or_else(|| {
+        format!(
+            "{:?} is not a number from 1 to 100",
+            arguments.retain_disk_percent
+        )
+    });
+    let disk_percent = faults.take("--retain-disk-percent", disk_percent);
     let time = time.filter(|time| !time.is_zero())?;
     if arguments.store == "layout" {
         faults.add(
@@ -198,6 +207,7 @@ fn retain(arguments: &StoreArgs, filter: Option<Filter>, faults: &mut Faults) ->
     Some(Retain {
         time,
         bytes: bytes?,
+        disk_percent: disk_percent?,
         filter: filter?,
     })
 }
@@ -469,7 +479,7 @@ mod tests {
         let line = "--retain-for 1h --mirrored-registries https://quay.io";
         let found = retain(line).expect("sound").expect("on");
         assert_eq!(found.time, Duration::from_secs(3600));
-        assert_eq!(found.bytes, 10 << 30);
+        assert_eq!((found.bytes, found.disk_percent), (10 << 30, 80));
         let origin = |registry: &str| oci::Origin {
             registry: registry.parse().expect("a registry"),
             repository: "a".parse().expect("a repository"),
@@ -487,6 +497,10 @@ mod tests {
                 "--retain-for: \"ten\" is not a duration",
             ),
             ("--retain-bytes 0", "--retain-bytes: \"0\" is not a size"),
+            (
+                "--retain-disk-percent 101",
+                "--retain-disk-percent: \"101\" is not a number",
+            ),
         ] {
             let text = retain(line).expect_err(line).to_string();
             assert_eq!(text.matches("\n  ").count(), 1, "{text}");
@@ -512,7 +526,7 @@ mod tests {
             "--bootstrap-kind udp --registry-addr 5000 --router-addr x --metrics-addr :99999 --store layout \
              --store-limit 5x --mirrored-registries docker.io --registry-filters ( --mirror-resolve-timeout 5 \
              --mirror-resolve-retries 0 --resolve-tags maybe --default-registry a/b --drain-timeout x \
-             --debug-web-enabled=2 --flights maybe --retain-for x --retain-bytes y",
+             --debug-web-enabled=2 --flights maybe --retain-for x --retain-bytes y --retain-disk-percent z",
         );
         let text = faults.expect_err("nothing of it is right").to_string();
         for flag in [
@@ -533,6 +547,7 @@ mod tests {
             "--flights",
             "--retain-for",
             "--retain-bytes",
+            "--retain-disk-percent",
         ] {
             assert_eq!(
                 text.matches(&format!("\n  {flag}: ")).count(),

@@ -229,7 +229,8 @@ pub async fn retained_layers_are_served(lab: Lab, containerd: Generation) -> Res
                 "[plugins.'io.containerd.cri.v1.images']\ndiscard_unpacked_layers = true\n"
             }
         },
-        mirror: &["--retain-for", "10m"],
+        // However full the disk is that the test runs on.
+        mirror: &["--retain-for", "10m", "--retain-disk-percent", "100"],
         ..Settings::default()
     };
     let [holder, others @ ..] = lab.start_nodes_with::<3>(containerd, settings).await?;

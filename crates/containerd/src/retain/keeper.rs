@@ -17,8 +17,6 @@ use crate::listing::blocking;
 use crate::metrics::{Released, RetainMetrics};
 use crate::{Namespace, blobs};
 
-/// Percentage of the content's file system that may be in use. Above it nothing is kept, for the node's own sake.
-const MAX_USED: u64 = 85;
 /// Between looks at the disk.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Between looks at the least, so that what expires together goes together: each time containerd collects once.
@@ -26,6 +24,7 @@ const LOOK_SOONEST: Duration = Duration::from_secs(1);
 /// Leases being taken at once. Enough for thirty small images that are pulled at once: with 16, most of their layers
 /// were collected before their turn came (containerd 2.1, measured).
 const MAX_CALLS: usize = 64;
+
 /// Our leases, each blob's in all namespaces.
 #[derive(Clone)]
 struct Leases {
@@ -240,6 +239,7 @@ impl Keeper {
             Ok(Ok(disk)) => excess(
                 disk.f_blocks.saturating_mul(disk.f_frsize),
                 disk.f_bavail.saturating_mul(disk.f_frsize),
+                self.limits.disk_percent,
             ),
             // containerd makes the folder with the first ingest.
             Ok(Err(error)) => {
@@ -272,10 +272,10 @@ impl Keeper {
     }
 }
 
-/// By how many bytes more than [`MAX_USED`] of a disk is in use, counted as a kubelet does: what is left is what is
+/// By how many bytes more than `percent` of a disk is in use, counted as a kubelet does: what is left is what is
 /// available to users other than root.
-fn excess(total: u64, available: u64) -> u64 {
-    let spare = u128::from(total) * u128::from(100 - MAX_USED) / 100;
+fn excess(total: u64, available: u64, percent: u8) -> u64 {
+    let spare = u128::from(total) * u128::from(100_u8.saturating_sub(percent)) / 100;
     u64::try_from(spare)
         .unwrap_or(u64::MAX)
         .saturating_sub(available)
@@ -298,10 +298,11 @@ mod tests {
 
     #[test]
     fn a_disk_is_full_as_a_kubelet_counts() {
-        assert_eq!(excess(1000, 150), 0);
-        assert_eq!(excess(1000, 149), 1);
-        assert_eq!(excess(1000, 0), 150);
-        assert_eq!(excess(0, 0), 0);
-        assert_eq!(excess(u64::MAX, u64::MAX), 0);
+        assert_eq!(excess(1000, 150, 85), 0);
+        assert_eq!(excess(1000, 149, 85), 1);
+        assert_eq!(excess(1000, 0, 85), 150);
+        assert_eq!(excess(1000, 0, 100), 0);
+        assert_eq!(excess(0, 0, 85), 0);
+        assert_eq!(excess(u64::MAX, u64::MAX, 1), 0);
     }
 }

@@ -20,6 +20,8 @@ fn retaining(fake: &Fake, time: Duration, bytes: u64) -> Config {
         retain: Some(Retain {
             time,
             bytes,
+            // However full the disk is that the test runs on.
+            disk_percent: 100,
             filter,
         }),
         ..config(fake)
