@@ -184,7 +184,10 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &Path)
         Setting::Unknown(why) => Finding::unknown(
             WHAT,
             why.clone(),
-            Some(format!("make sure that it is set; if not, {remedy}")),
+            Some(format!(
+                "name the file that containerd runs with by --containerd-config, mounted here, or make sure that \
+                 config_path is set; if not, {remedy}"
+            )),
         ),
     }
 }
@@ -285,6 +288,25 @@ mod tests {
             let remedy = finding.remedy.expect("lines to write");
             let lines = format!("{table}\n  config_path = \"/etc/containerd/certs.d\"");
             assert!(remedy.contains(&lines), "{remedy}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_no_warning_and_has_a_way_to_know() {
+        let unknown = settings(
+            Setting::Unknown("config.toml: cannot be read here".into()),
+            Setting::Unknown(String::new()),
+        );
+        let expected = Path::new("/etc/containerd/certs.d");
+        let finding = registry_config(&unknown, Generation(2, 1), expected);
+        assert_eq!(finding.state, State::Unknown);
+        let text = finding.to_string();
+        for part in [
+            "cannot be read here",
+            "--containerd-config",
+            "config_path = ",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
         }
     }
 

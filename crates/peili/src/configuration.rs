@@ -7,7 +7,7 @@ use hosts::{Configuration, Mirrored, Report, Target};
 
 use crate::cli::ConfigurationArgs;
 use crate::fault::Faults;
-use crate::settings;
+use crate::{credentials, value};
 
 pub fn run(arguments: &ConfigurationArgs) -> anyhow::Result<()> {
     let configuration = validate(arguments)?;
@@ -53,12 +53,12 @@ fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<Configuration> {
             "at least this node's mirror, as http://ADDRESS:PORT",
         );
     }
-    let resolve_tags = faults.take("--resolve-tags", settings::boolean(&arguments.resolve_tags));
+    let resolve_tags = faults.take("--resolve-tags", value::boolean(&arguments.resolve_tags));
     let prepend = faults.take(
         "--prepend-existing",
-        settings::boolean(&arguments.prepend_existing),
+        value::boolean(&arguments.prepend_existing),
     );
-    let credentials = settings::credentials(&arguments.credentials, &mut faults);
+    let credentials = credentials::read(&arguments.credentials, &mut faults);
     let (Some(resolve_tags), Some(prepend_existing)) = (resolve_tags, prepend) else {
         return Err(faults.into());
     };

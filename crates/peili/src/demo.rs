@@ -2,14 +2,13 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::str::FromStr;
 
 use ::demo::{Image, Options, Output};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::DemoArgs;
 use crate::fault::Faults;
-use crate::settings;
+use crate::{size, value};
 
 /// Runs the demo, to its end or until `shutdown`.
 pub async fn run(arguments: &DemoArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -20,10 +19,10 @@ pub async fn run(arguments: &DemoArgs, shutdown: CancellationToken) -> anyhow::R
 
 fn options(arguments: &DemoArgs) -> Result<Options, Faults> {
     let mut faults = Faults::default();
-    let nodes = faults.take("--nodes", number(&arguments.nodes, ::demo::NODES));
-    let size = settings::bytes(&arguments.size).and_then(|size| within(size, ::demo::SIZE));
+    let nodes = faults.take("--nodes", value::number(&arguments.nodes, ::demo::NODES));
+    let size = size::parse(&arguments.size).and_then(|size| within(size, ::demo::SIZE));
     let size = faults.take("--size", size);
-    let layers = faults.take("--layers", number(&arguments.layers, ::demo::LAYERS));
+    let layers = faults.take("--layers", value::number(&arguments.layers, ::demo::LAYERS));
     let image = match arguments.image.as_str() {
         "" => None,
         name => Some(faults.take("--image", name.parse())),
@@ -49,16 +48,6 @@ fn options(arguments: &DemoArgs) -> Result<Options, Faults> {
         })
     };
     faults.settle(options())
-}
-
-fn number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
-where
-    T: FromStr + PartialOrd + Display,
-{
-    let number = text
-        .parse()
-        .map_err(|_| format!("{text:?} is not a number"))?;
-    within(number, range)
 }
 
 fn within<T: PartialOrd + Display>(number: T, range: RangeInclusive<T>) -> Result<T, String> {

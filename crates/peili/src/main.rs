@@ -3,13 +3,16 @@
 mod cleanup;
 mod cli;
 mod configuration;
+mod credentials;
 mod demo;
 mod duration;
 mod fault;
 mod observe;
 mod registry;
 mod settings;
+mod size;
 mod telemetry;
+mod value;
 mod version;
 
 use std::process::ExitCode;

@@ -17,6 +17,8 @@ const MAX_FILE: u64 = 1 << 20;
 /// Where the registry's and the layers' settings stand, in files of version 3 and 2.
 const IMAGES: &str = "io.containerd.cri.v1.images";
 const CRI: &str = "io.containerd.grpc.v1.cri";
+/// containerd, `defaults/defaults_unix.go`.
+const DEFAULT_ROOT: &str = "/var/lib/containerd";
 /// What `config_path` is from 2.2 on where it is not set.
 const DEFAULT_CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
 
@@ -40,14 +42,10 @@ impl Settings {
         if let Some(settings) = told.and_then(|info| told_by_cri(&info)) {
             return settings;
         }
-        let path = file.to_owned();
-        let text = blocking(move || read(&path)).await;
-        let named = |why: String| format!("{}: {why}", file.display());
-        match text {
-            Ok(Ok(text)) => written(&text, generation).unwrap_or_else(|w| Self::unknown(named(w))),
-            Ok(Err(error)) => Self::unknown(named(format!("cannot be read here ({error})"))),
-            Err(error) => Self::unknown(error.to_string()),
-        }
+        let content = client.content_root().await.ok();
+        let file = file.to_owned();
+        let found = blocking(move || in_file(&file, generation, content.as_deref())).await;
+        found.unwrap_or_else(|error| Self::unknown(error.to_string()))
     }
 
     fn unknown(why: String) -> Self {
@@ -87,6 +85,13 @@ fn told_by_cri(info: &HashMap<String, String>) -> Option<Settings> {
     })
 }
 
+/// What a file says, if it can be read and is this containerd's. `content`: where that one's content lies.
+fn in_file(file: &Path, generation: Generation, content: Option<&Path>) -> Settings {
+    let text = read(file).map_err(|error| format!("cannot be read here ({error})"));
+    let found = text.and_then(|text| written(&text, generation, content));
+    found.unwrap_or_else(|why| Settings::unknown(format!("{}: {why}", file.display())))
+}
+
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
@@ -94,12 +99,17 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 /// What a configuration file says, or why that does not settle it.
-fn written(text: &str, generation: Generation) -> Result<Settings, String> {
+fn written(text: &str, generation: Generation, content: Option<&Path>) -> Result<Settings, String> {
     let document: DocumentMut = text
         .parse()
         .map_err(|e: toml_edit::TomlError| format!("is not TOML: {}", e.message()))?;
     let imports = document.get("imports").and_then(Item::as_array);
     let imports = imports.is_some_and(|i| !i.is_empty());
+    let root = document.get("root").and_then(Item::as_str);
+    // Where the root may stand in a file that is imported, there is nothing to compare.
+    if root.is_some() || !imports {
+        belongs(Path::new(root.unwrap_or(DEFAULT_ROOT)), content)?;
+    }
     let plugins = document.get("plugins");
     let at = |path: &[&str]| {
         path.iter()
@@ -132,6 +142,19 @@ fn written(text: &str, generation: Generation) -> Result<Settings, String> {
             None => Setting::Is(false),
         },
     })
+}
+
+/// Whether a file with this root can be that of the containerd whose content lies there: one that was started with
+/// another file says nothing of this one.
+fn belongs(root: &Path, content: Option<&Path>) -> Result<(), String> {
+    match content {
+        Some(content) if !content.starts_with(root) => Err(format!(
+            "is another containerd's, whose root is {}; this one keeps its content in {}",
+            root.display(),
+            content.display()
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn unset<T>(what: &str) -> Setting<T> {
@@ -173,24 +196,25 @@ mod tests {
               [plugins."io.containerd.cri.v1.images".registry]
                 config_path = "/a"
         "#;
-        assert_eq!(written(v3, Generation(2, 1)), Ok(is("/a", true)));
+        assert_eq!(written(v3, Generation(2, 1), None), Ok(is("/a", true)));
         let v2 = r#"
             version = 2
             [plugins."io.containerd.grpc.v1.cri"]
               containerd = { discard_unpacked_layers = true }
               registry.config_path = "/b"
         "#;
-        assert_eq!(written(v2, Generation(2, 1)), Ok(is("/b", true)));
+        assert_eq!(written(v2, Generation(2, 1), None), Ok(is("/b", true)));
     }
 
     #[test]
     fn what_a_file_leaves_out() {
-        assert_eq!(written("", Generation(2, 1)), Ok(is("", false)));
-        let from_2_2 = written("", Generation(2, 2));
+        assert_eq!(written("", Generation(2, 1), None), Ok(is("", false)));
+        let from_2_2 = written("", Generation(2, 2), None);
         assert_eq!(from_2_2, Ok(is(DEFAULT_CONFIG_PATH, false)));
         let imports = written(
             "imports = ['/etc/containerd/conf.d/*.toml']",
             Generation(2, 2),
+            None,
         );
         let imports = imports.expect("TOML");
         assert!(matches!(imports.config_path, Setting::Unknown(_)));
@@ -198,10 +222,46 @@ mod tests {
             imports.discard_unpacked_layers,
             Setting::Unknown(_)
         ));
-        assert!(written("= x", Generation(2, 2)).is_err());
+        assert!(written("= x", Generation(2, 2), None).is_err());
         assert_eq!(
-            written("plugins = 1\nversion = [3]", Generation(2, 1)),
+            written("plugins = 1\nversion = [3]", Generation(2, 1), None),
             Ok(is("", false))
         );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_or_is_another_containerds_settles_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("config.toml");
+        let why = |root: &str| {
+            let content = Path::new(root).join("io.containerd.content.v1.content");
+            match in_file(&file, Generation(2, 1), Some(&content)) {
+                Settings {
+                    config_path: Setting::Unknown(why),
+                    discard_unpacked_layers: Setting::Unknown(_),
+                } => Some(why),
+                _ => None,
+            }
+        };
+        let none = why(DEFAULT_ROOT).expect("there is no file");
+        assert!(none.contains("config.toml: cannot be read here"), "{none}");
+        std::fs::create_dir(&file).expect("a folder");
+        assert!(why(DEFAULT_ROOT).is_some(), "what a mount of nothing makes");
+        std::fs::remove_dir(&file).expect("empty");
+
+        let k3s = "/var/lib/rancher/k3s/agent/containerd";
+        std::fs::write(&file, "version = 3").expect("written");
+        assert_eq!(why(DEFAULT_ROOT), None);
+        let other = why(k3s).expect("another root");
+        assert!(
+            other.contains(k3s) && other.contains(DEFAULT_ROOT),
+            "{other}"
+        );
+        std::fs::write(&file, format!("root = '{k3s}/'")).expect("written");
+        assert_eq!(why(k3s), None);
+        assert!(why(DEFAULT_ROOT).is_some());
+        std::fs::write(&file, "imports = ['x.toml']\n[plugins]").expect("written");
+        let imports = why(k3s).expect("it may stand in the other file");
+        assert!(imports.contains("imported"), "{imports}");
     }
 }

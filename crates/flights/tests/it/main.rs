@@ -1,5 +1,6 @@
 //! Many nodes in one process, in virtual time.
 
+mod announcing;
 mod cluster;
 mod desks;
 mod flights;

@@ -1,0 +1,69 @@
+//! What the mirror serves, to whom, and how long it looks.
+
+use hosts::NodeSecret;
+use mirror::{Access, Limits, Options, Reader, Secret};
+use oci::{Filter, Registry, RegistryUrl};
+
+use crate::cli::MirrorArgs;
+use crate::fault::Faults;
+use crate::value;
+use crate::{credentials, duration};
+
+pub fn read(arguments: &MirrorArgs, faults: &mut Faults) -> Option<Options> {
+    // Faults of --mirrored-registries are told where its URLs are read.
+    let filter = Filter::new(&arguments.mirrored_registries, &arguments.registry_filters);
+    for fault in filter.as_ref().err().into_iter().flatten() {
+        if let oci::FilterError::Expression { value, source } = fault {
+            faults.add(
+                "--registry-filters",
+                format!("{value:?} is no regular expression: {source}"),
+            );
+        }
+    }
+    let resolve_timeout = faults.take(
+        "--mirror-resolve-timeout",
+        duration::parse(&arguments.mirror_resolve_timeout),
+    );
+    let attempts = value::number(&arguments.mirror_resolve_retries, 1..=100);
+    let attempts = faults.take("--mirror-resolve-retries", attempts);
+    let resolve_tags = faults.take("--resolve-tags", value::boolean(&arguments.resolve_tags));
+    faults.take(
+        "--debug-web-enabled",
+        value::boolean(&arguments.debug_web_enabled),
+    );
+    let default_registry = match arguments.default_registry.as_str() {
+        "" => None,
+        text => faults.take("--default-registry", text.parse::<Registry>()),
+    };
+    let node_secret = node_secret(&arguments.node_secret_file, faults);
+    let authorization = credentials::read(&arguments.credentials, faults);
+    let secret = |text: &str| Secret::new(text.to_owned());
+    Some(Options {
+        access: Access {
+            filter: filter.ok()?,
+            authorization: authorization.map(|credentials| secret(credentials.header_value())),
+            node_secret: node_secret.map(|node_secret| secret(node_secret.header_value())),
+            resolve_tags: resolve_tags?,
+        },
+        reader: Reader { default_registry },
+        limits: Limits {
+            resolve_timeout: resolve_timeout?,
+            attempts: attempts?,
+        },
+    })
+}
+
+fn node_secret(file: &str, faults: &mut Faults) -> Option<NodeSecret> {
+    let file = value::path(file)?;
+    faults.take("--node-secret-file", hosts::secret::ensure(&file))
+}
+
+/// The registries named one by one; that they are well-formed is for the filter to say.
+pub fn registries(arguments: &MirrorArgs, faults: &mut Faults) -> Vec<RegistryUrl> {
+    let named = arguments
+        .mirrored_registries
+        .iter()
+        .filter(|text| !matches!(text.as_str(), "_default" | "*"));
+    let named: Vec<String> = named.cloned().collect();
+    faults.list("--mirrored-registries", &named, str::parse)
+}
