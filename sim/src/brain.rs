@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flights::members::{Change, Contact, Member};
-use flights::slots::{Owners, Slot, SlotChange, Slots};
+use flights::slots::{Owners, Realm, Slot, SlotChange};
 use flights::{Born, Desk, Key, News, Node, NodeId, Outcome, SeekId, Time, View, Wanted};
 
 /// How long a member that could not be reached is passed over. As in `flights::Node`.
@@ -29,16 +29,24 @@ pub fn number(id: &NodeId) -> u32 {
 /// The members as all desks see them, at the same moment.
 #[derive(Debug)]
 pub struct Directory {
-    slots: Slots,
+    /// As the nodes of each district see the owners, by its number.
+    realms: BTreeMap<u64, Realm>,
     is_member: Vec<bool>,
     members: usize,
-    moved: BTreeMap<Slot, Time>,
+    /// When a slot of a district got another arbiter.
+    moved: BTreeMap<(u64, Slot), Time>,
+}
+
+/// What moved in one district.
+#[derive(Debug, Default)]
+pub struct Moves {
+    owners: Vec<SlotChange>,
+    roots: Vec<SlotChange>,
 }
 
 impl Directory {
     /// Of nodes that have been there for a while.
     pub fn new(nodes: u32, seed: u64) -> Self {
-        let mut slots = Slots::new();
         let joined = (0..nodes).map(|node| {
             Change::Joined(Member {
                 id: id(node, seed),
@@ -47,35 +55,66 @@ impl Directory {
                 born: Born::from_age(Time(0), Duration::from_secs(3600)),
             })
         });
-        slots.update(Time(0), &joined.collect::<Vec<_>>());
-        slots.take_changes();
+        let joined: Vec<_> = joined.collect();
+        let mut realms: BTreeMap<u64, Realm> = BTreeMap::new();
+        for node in (0..nodes).map(|node| id(node, seed)) {
+            let known = realms.values().next();
+            if known.is_none_or(|realm| !realms.contains_key(&realm.district(&node))) {
+                let mut realm = Realm::new(node);
+                realm.update(Time(0), &joined);
+                realm.take_changes();
+                realm.take_root_changes();
+                realms.insert(realm.district(&node), realm);
+            }
+        }
         Self {
-            slots,
+            realms,
             is_member: vec![true; nodes as usize],
             members: nodes as usize,
             moved: BTreeMap::new(),
         }
     }
 
-    /// These members are dead. Returns the slots that moved.
-    pub fn left(&mut self, now: Time, nodes: &[NodeId]) -> Vec<SlotChange> {
+    /// These members are dead. Returns what moved in each district. (So many do not die that there are fewer.)
+    pub fn left(&mut self, now: Time, nodes: &[NodeId]) -> BTreeMap<u64, Moves> {
         for node in nodes {
             self.is_member[number(node) as usize] = false;
         }
         self.members -= nodes.len();
         let changes: Vec<_> = nodes.iter().map(|node| Change::Left(*node)).collect();
-        self.slots.update(now, &changes);
-        let moves = self.slots.take_changes();
-        for change in &moves {
-            if change.before.arbiter() != change.after.arbiter() {
-                self.moved.insert(change.slot, now);
+        let mut all = BTreeMap::new();
+        for (district, realm) in &mut self.realms {
+            realm.update(now, &changes);
+            let owners = realm.take_changes();
+            for change in &owners {
+                if change.before.arbiter() != change.after.arbiter() {
+                    self.moved.insert((*district, change.slot), now);
+                }
             }
+            let roots = realm.take_root_changes();
+            all.insert(*district, Moves { owners, roots });
         }
-        moves
+        all
     }
 
-    pub fn arbiter(&self, key: &Key) -> Option<NodeId> {
-        self.slots.owners(Slot::of(&key.0)).arbiter()
+    /// The arbiters of a key in all districts.
+    pub fn arbiters(&self, key: Key) -> impl Iterator<Item = NodeId> {
+        let slot = Slot::of(&key.0);
+        self.realms
+            .values()
+            .filter_map(move |realm| realm.owners(slot).arbiter())
+    }
+
+    /// The number of a node's district.
+    pub fn district(&self, node: &NodeId) -> u64 {
+        self.realms
+            .values()
+            .next()
+            .map_or(0, |realm| realm.district(node))
+    }
+
+    fn realm(&self, node: &NodeId) -> &Realm {
+        &self.realms[&self.district(node)]
     }
 }
 
@@ -85,6 +124,13 @@ struct Sight<'a> {
     now: Time,
     directory: &'a Directory,
     unreachable: &'a BTreeMap<NodeId, Time>,
+}
+
+impl Sight<'_> {
+    fn reachable(&self, owners: Owners) -> Owners {
+        let reachable = owners.iter().filter(|o| !self.unreachable.contains_key(o));
+        reachable.copied().collect()
+    }
 }
 
 impl View for Sight<'_> {
@@ -101,14 +147,25 @@ impl View for Sight<'_> {
     }
 
     fn owners(&self, slot: Slot) -> Owners {
-        let owners = self.directory.slots.owners(slot);
-        let reachable = owners.iter().filter(|o| !self.unreachable.contains_key(o));
-        reachable.copied().collect()
+        self.reachable(self.directory.realm(&self.me).owners(slot))
+    }
+
+    fn roots(&self, slot: Slot) -> Owners {
+        self.reachable(self.directory.realm(&self.me).roots(slot))
+    }
+
+    fn districts(&self) -> u64 {
+        self.directory.realm(&self.me).districts()
+    }
+
+    fn district(&self, id: &NodeId) -> u64 {
+        self.directory.district(id)
     }
 
     fn before(&self, slot: Slot) -> Option<NodeId> {
-        let moved = self.directory.moved.get(&slot)?;
-        let before = self.directory.slots.previous_arbiter(slot)?;
+        let district = self.directory.district(&self.me);
+        let moved = self.directory.moved.get(&(district, slot))?;
+        let before = self.directory.realm(&self.me).previous_arbiter(slot)?;
         (self.now.since(*moved) < HANDOVER).then_some(before)
     }
 
@@ -226,13 +283,15 @@ impl Brain {
         &mut self,
         now: Time,
         nodes: &[NodeId],
-        moves: &[SlotChange],
+        moves: &BTreeMap<u64, Moves>,
         directory: &Directory,
     ) {
         if let Self::Shares(sharer) = self {
+            let moves = moves.get(&directory.district(&sharer.me));
             let (desk, view) = sharer.parts(now, directory);
-            if !moves.is_empty() {
-                desk.moved(now, moves, &view);
+            if let Some(moves) = moves {
+                desk.moved(now, &moves.owners, &view);
+                desk.roots_moved(now, &moves.roots, &view);
             }
             for node in nodes {
                 desk.left(now, *node, &view);
@@ -268,6 +327,23 @@ impl Brain {
                 datagrams.map(|d| (d.to, d.bytes)).collect()
             }
             Self::Shares(sharer) => sharer.desk.take_datagrams(),
+        }
+    }
+
+    pub fn take_outrun(&mut self) -> Option<u64> {
+        match self {
+            Self::Own(node) => node.take_outrun(),
+            Self::Shares(sharer) => sharer.desk.take_outrun(),
+        }
+    }
+
+    pub fn lag(&mut self, now: Time, lags: bool, directory: &Directory) {
+        match self {
+            Self::Own(node) => node.lag(now, lags),
+            Self::Shares(sharer) => {
+                let (desk, view) = sharer.parts(now, directory);
+                desk.lag(now, lags, &view);
+            }
         }
     }
 

@@ -65,6 +65,11 @@ pub enum Event {
         node: u32,
     },
     OwnersDie,
+    /// A node hears that it stays behind another, which takes in so many bytes a second.
+    Outrun {
+        node: u32,
+        rate: u64,
+    },
     Detected {
         nodes: Vec<u32>,
     },

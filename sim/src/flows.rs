@@ -66,12 +66,20 @@ impl World {
             source,
             object,
             last: self.now,
+            taken: self.pull(node, object).got,
+            came: self.got_at(source, object),
             want: 0,
             given: 0.0,
         });
         if source != self.links.upstream() {
             self.members[source as usize].uploads += 1;
         }
+    }
+
+    /// Bytes of an object at a node; none of upstream's.
+    fn got_at(&self, node: u32, object: u32) -> u64 {
+        let at = node as usize * self.setup.objects.len() + object as usize;
+        self.pulls.get(at).map_or(0, |pull| pull.got)
     }
 
     /// Ends the flow of an object to a node, if there is one.

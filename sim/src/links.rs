@@ -18,6 +18,9 @@ pub struct Flow {
     pub object: u32,
     /// When bytes last came, in microseconds.
     pub last: u64,
+    /// Bytes at the node, and at the source, when they were last compared.
+    pub taken: u64,
+    pub came: u64,
     /// Bytes that the source could send now.
     pub want: u64,
     /// Bytes of this step.
@@ -129,6 +132,8 @@ mod tests {
             source,
             object: 0,
             last: 0,
+            taken: 0,
+            came: 0,
             want,
             given: 0.0,
         }

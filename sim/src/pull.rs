@@ -144,6 +144,7 @@ impl World {
             offset: pull.got,
             failed: pull.failed.clone(),
             yields: self.gives_way_after(node, object),
+            too_slow: false,
         };
         self.pull_mut(node, object).phase = Phase::Seeking;
         let seek = self.think(node, |brain, now, dir| brain.seek(now, wanted, dir));
@@ -226,7 +227,7 @@ impl World {
         let is_ahead = match own.standing {
             Standing::None => false,
             Standing::Leads => true,
-            Standing::Follows(_, own) => own.epoch == place.epoch && own.order < place.order,
+            Standing::Follows(_, own) => own.is_before(&place),
         };
         let has_more = self.visible(source, object) > self.pull(node, object).got;
         if own.phase == Phase::Seeking && !has_more {

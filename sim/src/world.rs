@@ -1,11 +1,12 @@
 //! Virtual time: events, steps of the links, and the state of all nodes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use flights::{NodeId, Place, SeekId, Time};
 
 use crate::brain::{Brain, Directory, id};
 use crate::event::{Agenda, Attempt, Event};
+use crate::lag::WINDOW;
 use crate::links::{Flow, Links};
 use crate::random::Random;
 use crate::setup::{MILLI, Membership, Micros, SECOND, Setup};
@@ -48,6 +49,7 @@ impl Standing {
     /// How long the bytes of a source may stop.
     pub fn patience(&self) -> Micros {
         match self {
+            Self::Follows(_, place) if place.is_of_district() => BREAK + BREAK_STEP * BREAK_STEPS,
             Self::Follows(_, place) => BREAK + BREAK_STEP * u64::from(place.order).min(BREAK_STEPS),
             Self::None | Self::Leads => BREAK,
         }
@@ -87,6 +89,13 @@ pub struct Member {
     pub started: Micros,
     pub finished: Option<Micros>,
     pub received: u64,
+    /// Bytes that came until the last look at laggards, and how many a second between the last two.
+    pub taken: u64,
+    pub rate: u64,
+    /// As much as it took in lately.
+    pub best: u64,
+    /// Others were held up behind it.
+    pub is_slow: bool,
     wake_at: Option<Micros>,
     ticked: Micros,
     /// When the task that handles messages is free, and the cores that make connections.
@@ -123,6 +132,9 @@ pub struct World {
     pub waiters: HashMap<(u32, u32), Vec<Attempt>>,
     /// Who holds what, for Spegel's rule.
     pub complete: Vec<Vec<u32>>,
+    /// Looks in a row at which a follower of a node was far behind.
+    pub strikes: BTreeMap<(u32, u32), u8>,
+    look_at: Micros,
     /// Whose upstream has stalled.
     pub stuck: Option<u32>,
     pub unfinished: usize,
@@ -156,6 +168,10 @@ impl World {
                 started: 0,
                 finished: None,
                 received: 0,
+                taken: 0,
+                rate: 0,
+                best: 0,
+                is_slow: false,
                 wake_at: None,
                 ticked: 0,
                 free: 0,
@@ -175,6 +191,8 @@ impl World {
             connections: HashMap::new(),
             waiters: HashMap::new(),
             complete: vec![Vec::new(); setup.objects.len()],
+            strikes: BTreeMap::new(),
+            look_at: 0,
             stuck: None,
             unfinished: 0,
             agenda: Agenda::default(),
@@ -245,6 +263,10 @@ impl World {
             } else {
                 self.now = step_at;
                 self.step();
+                if self.look_at <= self.now {
+                    self.look_at = self.now + WINDOW;
+                    self.look_for_laggards();
+                }
                 self.step_at = step_at + self.setup.step;
             }
         }
@@ -279,7 +301,7 @@ impl World {
             Event::Die { node } => self.die(node),
             Event::OwnersDie => {
                 let keys = self.setup.objects.iter().map(|o| o.key);
-                let owners = keys.filter_map(|key| self.directory.arbiter(&key));
+                let owners = keys.flat_map(|key| self.directory.arbiters(key));
                 let mut owners: Vec<_> = owners.map(|o| crate::brain::number(&o)).collect();
                 owners.sort_unstable();
                 owners.dedup();
@@ -288,6 +310,7 @@ impl World {
                 }
             }
             Event::Detected { nodes } => self.detected(&nodes),
+            Event::Outrun { node, rate } => self.outrun(node, rate),
             Event::Join { node } => {
                 let seed = id(0, self.setup.seed);
                 self.think(node, |brain, now, _| brain.join(now, seed));
@@ -323,6 +346,7 @@ impl World {
         let member = &mut self.members[node as usize];
         let mut datagrams = member.brain.take_datagrams();
         let outcomes = member.brain.take_outcomes();
+        let outrun = member.brain.take_outrun();
         // What is due already and was not done in this millisecond is done in the next.
         let earliest = self.now.max(member.ticked + MILLI);
         let due = member.brain.next_deadline();
@@ -338,6 +362,9 @@ impl World {
                 outcome,
             };
             self.push(self.now, event);
+        }
+        if let Some(rate) = outrun {
+            self.push(self.now, Event::Outrun { node, rate });
         }
         datagrams.sort_by_key(|(to, _)| *to);
         for (to, bytes) in datagrams {

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use mirror::{Flights, News, PeerId, Seek, Turn};
 use oci::Digest;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// The flights of a node, and a record of what they answered.
 pub(crate) struct Recorded {
@@ -69,6 +70,14 @@ impl Flights for Recorded {
     fn report(&self, digest: &Digest, news: News) {
         self.flights.report(digest, news);
     }
+
+    fn outrun(&self) -> watch::Receiver<u64> {
+        self.flights.outrun()
+    }
+
+    fn lag(&self, lags: bool) {
+        self.flights.lag(lags);
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +133,7 @@ mod tests {
                 offset,
                 yields: None,
                 failed: Vec::new(),
+                too_slow: false,
             };
             recorded.seek(seek).await;
         }

@@ -1,6 +1,6 @@
 //! A node's part in flights, given who the members are: owner, holder, seeker in one.
 
-use crate::arbiter::Arbiter;
+use crate::arbiter::{Arbiter, Teller};
 use crate::holdings::Holdings;
 use crate::outbox::Outbox;
 use crate::pulls::{Lesson, News, Pulls};
@@ -16,10 +16,12 @@ mod tests;
 
 /// Everything but membership: [`crate::Node`] puts the two together. Apart, because the simulator lets ten thousand
 /// desks share one view.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Desk {
     arbiter: Arbiter,
     holdings: Holdings,
+    /// What this node's district holds, as far as this node owns it.
+    district: Holdings,
     seeks: Seeks,
     pulls: Pulls,
     out: Outbox,
@@ -27,11 +29,24 @@ pub struct Desk {
     outcomes: Vec<(SeekId, Outcome)>,
     /// Members of whom another one says that they are silent.
     doubted: Vec<NodeId>,
+    /// What somebody who feeds this node takes in, whom it stays far behind.
+    outrun: Option<u64>,
 }
 
 impl Desk {
     pub fn new(me: NodeId, seed: u64) -> Self {
-        let mut desk = Self::default();
+        let mut desk = Self {
+            arbiter: Arbiter::default(),
+            holdings: Holdings::default(),
+            district: Holdings::of_district(),
+            seeks: Seeks::default(),
+            pulls: Pulls::default(),
+            out: Outbox::default(),
+            datagrams: Vec::new(),
+            outcomes: Vec::new(),
+            doubted: Vec::new(),
+            outrun: None,
+        };
         desk.arbiter.seed(me, seed);
         desk.seeks.seed(seed);
         desk
@@ -93,6 +108,20 @@ impl Desk {
         std::mem::take(&mut self.outcomes)
     }
 
+    /// See [`crate::Node::take_outrun`].
+    pub fn take_outrun(&mut self) -> Option<u64> {
+        self.outrun.take()
+    }
+
+    /// See [`crate::Node::lag`].
+    pub fn lag(&mut self, now: Time, lags: bool, view: &impl View) {
+        self.seeks.budgets.lag(now, lags);
+        if lags {
+            self.pulls.lag(view, &mut self.out);
+        }
+        self.deliver_own(now, view);
+    }
+
     /// Members who should be probed at once.
     pub(crate) fn take_doubted(&mut self) -> Vec<NodeId> {
         std::mem::take(&mut self.doubted)
@@ -128,17 +157,33 @@ impl Desk {
         match message {
             Message::Members(_) => {}
             Message::Announce {
+                of_district,
                 forget,
                 add,
                 remove,
-            } => arbiter.announced(now, from, (forget, &add, &remove), view, out),
-            Message::Renew { slots, hashes } => {
-                let slots = arbiter.renewed(from, slots, &hashes);
+            } => {
+                let teller = Teller::new(from, of_district);
+                arbiter.announced(now, teller, (forget, &add, &remove), view, out);
+            }
+            Message::Renew {
+                of_district,
+                slots,
+                hashes,
+            } => {
+                let teller = Teller::new(from, of_district);
+                let slots = arbiter.renewed(teller, slots, &hashes);
                 if slots != 0 {
-                    out.send(from, Message::Resync { slots });
+                    out.send(from, Message::Resync { of_district, slots });
                 }
             }
-            Message::Resync { slots } => self.holdings.tell_whole(now, from, slots),
+            Message::Resync { of_district, slots } => {
+                let holdings = if of_district {
+                    &mut self.district
+                } else {
+                    &mut self.holdings
+                };
+                holdings.tell_whole(now, from, slots);
+            }
             Message::Seek(seek) => self.sought(now, from, seek, view),
             Message::Withdraw { key, number } => {
                 arbiter.withdrawn(now, from, (key, number), view, out);
@@ -153,9 +198,15 @@ impl Desk {
             }
             Message::Find { key, number } => {
                 let owners = view.owners(Slot::of(&key.0));
-                let is_owner = owners.contains(&view.me());
-                let redirect = owners.arbiter().filter(|_| !is_owner);
+                let me = view.me();
+                let is_owner = owners.contains(&me) || view.roots(Slot::of(&key.0)).contains(&me);
                 let holders = arbiter.holders(&key, from);
+                let redirect = match view.root(&key) {
+                    _ if !is_owner => owners.arbiter(),
+                    _ if !holders.is_empty() => None,
+                    Some(root) => Some(root).filter(|_| view.is_near(&from)),
+                    None => arbiter.district_of(&key, &from, view),
+                };
                 out.send(
                     from,
                     Message::Found {
@@ -170,6 +221,11 @@ impl Desk {
                 holders,
                 redirect,
             } => seeks.found(now, from, number, (holders, redirect), view, out),
+            Message::Outrun { key, rate } => {
+                if self.pulls.is_fed(&key, from, view) {
+                    self.outrun = self.outrun.max(Some(rate));
+                }
+            }
         }
     }
 
@@ -183,6 +239,8 @@ impl Desk {
             return;
         }
         let owners = view.owners(Slot::of(&key.0));
+        let is_root = |node: &NodeId| view.roots(Slot::of(&key.0)).contains(node);
+        self.doubted.extend(seek.silent.filter(is_root));
         match owners.arbiter() {
             Some(first) if first == view.me() => {
                 let before = view.before(Slot::of(&key.0));
@@ -197,7 +255,7 @@ impl Desk {
             }
             Some(first) if seek.silent == Some(first) && owners.contains(&view.me()) => {
                 self.doubted.push(first);
-                arbiter.keep(now, from, seek, out);
+                arbiter.keep(now, from, seek, view, out);
             }
             Some(first) => out.send(
                 from,
@@ -259,6 +317,11 @@ impl Desk {
             let bit = 1 << change.slot.index();
             if change.before.arbiter() != change.after.arbiter() {
                 arbiters |= bit;
+                if change.after.arbiter() == Some(me) {
+                    for root in view.roots(change.slot).iter() {
+                        self.district.tell_whole(now, *root, bit);
+                    }
+                }
                 gained |= change.before.arbiter().is_some() && change.after.arbiter() == Some(me);
             }
             if change.before.contains(&me) && !change.after.contains(&me) {
@@ -272,7 +335,30 @@ impl Desk {
         if gained {
             self.arbiter.learn(now);
         }
+        if view.districts() == 1 {
+            self.district = Holdings::of_district();
+        }
         self.arbiter.disowned(disowned);
+        self.pulls.moved(arbiters, view, &mut self.out);
+        self.deliver_own(now, view);
+    }
+
+    /// Slots have other owners in the whole cluster than before.
+    pub fn roots_moved(&mut self, now: Time, changes: &[SlotChange], view: &impl View) {
+        let mut arbiters = 0;
+        for change in changes {
+            let bit = 1 << change.slot.index();
+            if change.before.arbiter() != change.after.arbiter() {
+                arbiters |= bit;
+            }
+            if change.before.is_empty() {
+                self.district.add(now, &self.arbiter.held(change.slot));
+            }
+            let fresh = |owner: &&NodeId| !change.before.contains(owner);
+            for owner in change.after.iter().filter(fresh) {
+                self.district.tell_whole(now, *owner, bit);
+            }
+        }
         self.pulls.moved(arbiters, view, &mut self.out);
         self.deliver_own(now, view);
     }
@@ -296,6 +382,7 @@ impl Desk {
         let deadlines = [
             self.arbiter.next_deadline(),
             self.holdings.next_deadline(),
+            self.district.next_deadline(),
             self.seeks.next_deadline(),
             self.pulls.next_deadline(),
         ];
@@ -306,6 +393,7 @@ impl Desk {
     pub fn tick(&mut self, now: Time, view: &impl View) {
         self.seeks.tick(now, view, &mut self.out);
         self.holdings.tick(now, view, &mut self.out);
+        self.district.tick(now, view, &mut self.out);
         self.pulls
             .tick(now, &mut self.seeks.budgets, view, &mut self.out);
         self.arbiter.tick(now, view, &mut self.out);
@@ -319,6 +407,15 @@ impl Desk {
             for settled in self.seeks.take_settled() {
                 self.pulls.begin(now, &settled, view, &mut self.out);
                 self.outcomes.push((settled.seek, settled.outcome));
+            }
+            for (key, is_held) in self.arbiter.take_held() {
+                if view.districts() == 1 {
+                    break;
+                } else if is_held {
+                    self.district.add(now, &[key]);
+                } else {
+                    self.district.remove(now, &[key]);
+                }
             }
             match self.out.next() {
                 Some((to, message)) if to == me => self.take(now, me, message, view),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::outbox::Outbox;
 use crate::random::mix;
-use crate::slots::{SLOTS, Slot};
+use crate::slots::{Owners, SLOTS, Slot};
 use crate::view::View;
 use crate::wire::{MAX_KEYS, Message};
 use crate::{Key, NodeId, Time};
@@ -23,6 +23,8 @@ pub(crate) fn fold(hash: u64, key: &Key) -> u64 {
 
 #[derive(Debug, Default)]
 pub(crate) struct Holdings {
+    /// They are those of this node's district: what the arbiter of a district tells the owners in the whole cluster.
+    of_district: bool,
     slots: Vec<HashSet<Key>>,
     /// Keys that have come (true) or gone since owners were last told.
     changed: BTreeMap<Key, bool>,
@@ -33,6 +35,26 @@ pub(crate) struct Holdings {
 }
 
 impl Holdings {
+    pub fn of_district() -> Self {
+        Self {
+            of_district: true,
+            ..Self::default()
+        }
+    }
+
+    /// Who is told of a slot.
+    fn owners(&self, slot: Slot, view: &impl View) -> Owners {
+        if !self.of_district {
+            return view.owners(slot);
+        }
+        let is_arbiter = view.owners(slot).arbiter() == Some(view.me());
+        let roots = view.roots(slot);
+        let others = roots
+            .iter()
+            .filter(|root| is_arbiter && **root != view.me());
+        others.copied().collect()
+    }
+
     pub fn add(&mut self, now: Time, keys: &[Key]) {
         self.slots.resize_with(SLOTS, HashSet::new);
         for key in keys {
@@ -88,7 +110,7 @@ impl Holdings {
         let mut changes: BTreeMap<NodeId, (Vec<Key>, Vec<Key>)> = BTreeMap::new();
         for (key, here) in std::mem::take(&mut self.changed) {
             let slot = Slot::of(&key.0);
-            for owner in view.owners(slot).iter() {
+            for owner in self.owners(slot, view).iter() {
                 let is_told_whole = whole
                     .get(owner)
                     .is_some_and(|slots| slots >> slot.index() & 1 == 1);
@@ -100,11 +122,12 @@ impl Holdings {
             }
         }
         for (owner, (add, remove)) in changes {
-            announce(out, owner, &add, &remove);
+            self.announce(out, owner, &add, &remove);
         }
         for (owner, slots) in whole {
-            let is_meant =
-                |slot: &Slot| slots >> slot.index() & 1 == 1 && view.owners(*slot).contains(&owner);
+            let is_meant = |slot: &Slot| {
+                slots >> slot.index() & 1 == 1 && self.owners(*slot, view).contains(&owner)
+            };
             self.tell(owner, Slot::all().filter(is_meant), out);
         }
     }
@@ -121,6 +144,7 @@ impl Holdings {
                 out.send(
                     owner,
                     Message::Announce {
+                        of_district: self.of_district,
                         forget,
                         add,
                         remove,
@@ -153,35 +177,43 @@ impl Holdings {
         let mut hashes: BTreeMap<NodeId, (u64, Vec<u64>)> = BTreeMap::new();
         for (slot, keys) in Slot::all().zip(&self.slots) {
             let hash = keys.iter().fold(0, fold);
-            for owner in view.owners(slot).iter() {
+            for owner in self.owners(slot, view).iter() {
                 let (slots, of_owner) = hashes.entry(*owner).or_default();
                 *slots |= 1 << slot.index();
                 of_owner.push(hash);
             }
         }
         for (owner, (slots, hashes)) in hashes {
-            out.send(owner, Message::Renew { slots, hashes });
+            out.send(
+                owner,
+                Message::Renew {
+                    of_district: self.of_district,
+                    slots,
+                    hashes,
+                },
+            );
         }
     }
-}
 
-/// Tells an owner what has changed, in as many messages as it takes.
-fn announce(out: &mut Outbox, owner: NodeId, add: &[Key], remove: &[Key]) {
-    let all = add.iter().map(|key| (*key, true));
-    let all: Vec<_> = all.chain(remove.iter().map(|key| (*key, false))).collect();
-    for part in all.chunks(MAX_KEYS) {
-        let pick = |here: bool| {
-            let keys = part.iter().filter(|(_, h)| *h == here);
-            keys.map(|(key, _)| *key).collect()
-        };
-        let (add, remove) = (pick(true), pick(false));
-        out.send(
-            owner,
-            Message::Announce {
-                forget: 0,
-                add,
-                remove,
-            },
-        );
+    /// Tells an owner what has changed, in as many messages as it takes.
+    fn announce(&self, out: &mut Outbox, owner: NodeId, add: &[Key], remove: &[Key]) {
+        let all = add.iter().map(|key| (*key, true));
+        let all: Vec<_> = all.chain(remove.iter().map(|key| (*key, false))).collect();
+        for part in all.chunks(MAX_KEYS) {
+            let pick = |here: bool| {
+                let keys = part.iter().filter(|(_, h)| *h == here);
+                keys.map(|(key, _)| *key).collect()
+            };
+            let (add, remove) = (pick(true), pick(false));
+            out.send(
+                owner,
+                Message::Announce {
+                    of_district: self.of_district,
+                    forget: 0,
+                    add,
+                    remove,
+                },
+            );
+        }
     }
 }

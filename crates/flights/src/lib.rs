@@ -4,7 +4,7 @@
 //! decisions come out. The libp2p adapter, the property tests and the simulator drive the same code.
 //!
 //! - [`members`]: who is in the cluster, by SWIM.
-//! - [`slots`]: who owns which keys, from the members alone.
+//! - [`slots`]: who owns which keys, from the members alone; the districts of a large cluster.
 //! - `arbiter`: what an owner does: who has what, who leads, who follows whom.
 //! - `holdings`, `seeks`, `pulls`, `budget`: what a node tells owners, asks them, and may wait for.
 //! - [`Node`]: all of it; [`Desk`]: all but the members.

@@ -7,7 +7,7 @@ use crate::desk::Desk;
 use crate::members::{Change, Contact, Datagram, Members};
 use crate::pulls::News;
 use crate::seeks::{Outcome, SeekId, Wanted};
-use crate::slots::{Owners, Slot, Slots};
+use crate::slots::{Owners, Realm, Slot};
 use crate::view::View;
 use crate::wire::Message;
 use crate::{DecodeError, Key, NodeId, Time};
@@ -24,7 +24,7 @@ const HANDOVER: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Node {
     members: Members,
-    slots: Slots,
+    slots: Realm,
     desk: Desk,
     /// Passed over as owners, until when.
     unreachable: BTreeMap<NodeId, Time>,
@@ -39,9 +39,16 @@ pub struct Node {
 /// The cluster as this node sees it.
 struct Sight<'a> {
     members: &'a Members,
-    slots: &'a Slots,
+    slots: &'a Realm,
     unreachable: &'a BTreeMap<NodeId, Time>,
     moved: &'a BTreeMap<Slot, Time>,
+}
+
+impl Sight<'_> {
+    fn reachable(&self, owners: Owners) -> Owners {
+        let reachable = owners.iter().filter(|o| !self.unreachable.contains_key(o));
+        reachable.copied().collect()
+    }
 }
 
 impl View for Sight<'_> {
@@ -58,9 +65,19 @@ impl View for Sight<'_> {
     }
 
     fn owners(&self, slot: Slot) -> Owners {
-        let owners = self.slots.owners(slot);
-        let reachable = owners.iter().filter(|o| !self.unreachable.contains_key(o));
-        reachable.copied().collect()
+        self.reachable(self.slots.owners(slot))
+    }
+
+    fn roots(&self, slot: Slot) -> Owners {
+        self.reachable(self.slots.roots(slot))
+    }
+
+    fn districts(&self) -> u64 {
+        self.slots.districts()
+    }
+
+    fn district(&self, id: &NodeId) -> u64 {
+        self.slots.district(id)
     }
 
     fn before(&self, slot: Slot) -> Option<NodeId> {
@@ -94,7 +111,7 @@ impl Node {
     pub fn new(now: Time, id: NodeId, contact: Contact, seed: u64) -> Self {
         let mut node = Self {
             members: Members::new(now, id, contact, seed),
-            slots: Slots::new(),
+            slots: Realm::new(id),
             desk: Desk::new(id, seed),
             unreachable: BTreeMap::new(),
             doubted: BTreeMap::new(),
@@ -207,8 +224,12 @@ impl Node {
         let is_known = self.unreachable.insert(node, until).is_some();
         let (desk, view) = desk!(self);
         let passes_to_me = |slot: Slot| {
-            let owners = view.slots.owners(slot);
-            owners.contains(&node) && view.owners(slot).arbiter() == Some(view.me())
+            let levels = [
+                (view.slots.owners(slot), view.owners(slot)),
+                (view.slots.roots(slot), view.roots(slot)),
+            ];
+            let mut levels = levels.iter();
+            levels.any(|(all, can)| all.contains(&node) && can.arbiter() == Some(view.me()))
         };
         if !is_known && Slot::all().any(passes_to_me) {
             desk.takes_over(now);
@@ -249,6 +270,20 @@ impl Node {
         self.desk.take_outcomes()
     }
 
+    /// What a node takes in, in bytes a second, that feeds this one and says that it stays far behind, since this was
+    /// last asked. If this node takes in far less in all, it [lags](Node::lag); else it has better sources elsewhere.
+    pub fn take_outrun(&mut self) -> Option<u64> {
+        self.desk.take_outrun()
+    }
+
+    /// Others are held up behind this node, or are not any more. While they are, it feeds nobody who can be fed otherwise;
+    /// the caller ends what it passes on of objects that are not complete here, so that those who take it go on elsewhere.
+    pub fn lag(&mut self, now: Time, lags: bool) {
+        let (desk, view) = desk!(self);
+        desk.lag(now, lags, view);
+        self.settle(now);
+    }
+
     /// Draws the conclusions of what changed about the members.
     fn settle(&mut self, now: Time) {
         let changes = self.members.take_changes();
@@ -265,12 +300,16 @@ impl Node {
                 self.moved.insert(change.slot, now);
             }
         }
+        let root_moves = self.slots.take_root_changes();
         let has_joined = self.members.has_joined();
         let joins = has_joined && !self.has_joined;
         self.has_joined = has_joined;
         let (desk, view) = desk!(self);
         if !moves.is_empty() {
             desk.moved(now, &moves, view);
+        }
+        if !root_moves.is_empty() {
+            desk.roots_moved(now, &root_moves, view);
         }
         for change in &changes {
             if let Change::Left(node) = change {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::budget::Budgets;
 use crate::outbox::Outbox;
-use crate::seeks::{HEARTBEAT, Outcome, SeekId, Settled};
+use crate::seeks::{HEARTBEAT, Outcome, Place, SeekId, Settled};
 use crate::slots::Slot;
 use crate::view::View;
 use crate::wire::{Message, Stage};
@@ -13,7 +13,7 @@ use crate::{Key, NodeId, Time};
 
 /// How often a follower says that it is still there; who leads says so at every heartbeat.
 const FOLLOWER_BEAT: Duration = Duration::from_secs(30);
-/// Upstream is sending if it sent something so long ago.
+/// A node is getting something of a registry if something came so long ago.
 const GROWS: Duration = Duration::from_secs(2);
 /// Pulls at once.
 const MAX_PULLS: usize = 4_096;
@@ -32,6 +32,11 @@ pub enum News {
     Done,
     /// It ended, or stalled, before it was complete.
     Failed,
+    /// It came whole, and its digest was another.
+    Wrong,
+    /// Whom this node feeds at this place of the flight takes far less than what this node could pass on, which takes in
+    /// so many bytes a second, in all: nobody should have to wait behind it.
+    Outrun { place: Place, rate: u64 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +58,18 @@ struct Pull {
     beat_at: Time,
     /// The arbiter that heard of it last.
     told: Option<NodeId>,
+    /// It asked another arbiter than that of its district, for all of that: so the arbiter of the whole cluster is told
+    /// as well.
+    is_head: bool,
+}
+
+/// What matters to others about a node besides its pull.
+#[derive(Clone, Copy, Debug, Default)]
+struct Condition {
+    /// Other objects come to it.
+    is_busy: bool,
+    /// Others were held up behind it.
+    lags: bool,
 }
 
 /// What is learned from a report.
@@ -67,7 +84,7 @@ pub(crate) enum Lesson {
 #[derive(Debug, Default)]
 pub(crate) struct Pulls {
     pulls: BTreeMap<Key, Pull>,
-    /// When upstream last sent something, by the hash of the registry.
+    /// When something of a registry last came, by its hash.
     grew: BTreeMap<u64, Time>,
 }
 
@@ -78,15 +95,19 @@ impl Pulls {
             Outcome::Lead => Role::Lead,
             Outcome::Alone => Role::Alone,
             Outcome::Follow { source, .. } => Role::Follow(*source),
-            Outcome::Later | Outcome::Found(_) => return,
+            Outcome::Later | Outcome::Found(_) => return self.stand_back(settled, view, out),
         };
         let Some(wanted) = &settled.wanted else {
             return;
         };
+        if role == Role::Alone {
+            self.stand_back(settled, view, out);
+        }
         let size = self.pulls.get(&wanted.key).and_then(|pull| pull.size);
         if self.pulls.len() >= MAX_PULLS && !self.pulls.contains_key(&wanted.key) {
             return;
         }
+        let arbiter = view.arbiter(&wanted.key);
         let mut pull = Pull {
             role,
             number: settled.seek.0,
@@ -96,13 +117,27 @@ impl Pulls {
             size,
             beat_at: now.after(beat(role)),
             told: settled.by,
+            is_head: settled.by.is_some_and(|by| Some(by) != arbiter),
         };
         // Whoever granted a lead knows at once that it is taken, and so does the arbiter, if that is another one.
-        let arbiter = view.arbiter(&wanted.key);
-        if role == Role::Lead || settled.by.is_some_and(|by| Some(by) != arbiter) {
+        if role == Role::Lead || pull.is_head {
             pull.tell(wanted.key, view, out);
         }
         self.pulls.insert(wanted.key, pull);
+    }
+
+    /// Nothing that others could wait for came of a question that the arbiter of this district had sent on.
+    fn stand_back(&self, settled: &Settled, view: &impl View, out: &mut Outbox) {
+        let Some(wanted) = &settled.wanted else {
+            return;
+        };
+        let (key, number) = (wanted.key, settled.seek.0);
+        let arbiter = view
+            .arbiter(&key)
+            .filter(|arbiter| settled.by != Some(*arbiter));
+        if let Some(arbiter) = arbiter.filter(|_| settled.by.is_some()) {
+            out.send(arbiter, Message::Withdraw { key, number });
+        }
     }
 
     /// An arbiter grants a lead that nobody waits for any more. Says whether this node goes upstream anyway.
@@ -148,7 +183,8 @@ impl Pulls {
     ) -> Option<Lesson> {
         let pull = self.pulls.get_mut(&key)?;
         let mut lesson = None;
-        if news != News::Failed && pull.is_upstream() {
+        // Wherever it came from: a node that gets much from peers begins the next of its downloads late as well.
+        if matches!(news, News::Begun { .. } | News::Done) {
             self.grew.insert(pull.registry, now);
         }
         let stage = match news {
@@ -158,24 +194,32 @@ impl Pulls {
                     lesson = Some(Lesson::FirstByte { registry, took });
                 }
                 let goes_on = pull.size.replace(size).is_some();
-                if goes_on && pull.is_upstream() {
+                if goes_on {
                     // The next heartbeats say so.
                     return None;
                 }
-                pull.stage(false)
+                pull.stage(Condition::default())
             }
             News::Done => Stage::Done,
-            News::Failed => {
-                if matches!(pull.role, Role::Lead | Role::Alone) {
+            News::Failed | News::Wrong => {
+                if pull.is_upstream() {
                     let group = pull.group;
                     lesson = Some(Lesson::Failed { group });
                 }
-                Stage::Failed
+                if news == News::Wrong {
+                    Stage::Wrong
+                } else {
+                    Stage::Failed
+                }
             }
+            News::Outrun { place, rate } => Stage::Outrun {
+                order: place.order,
+                rate,
+            },
         };
         pull.beat_at = now.after(beat(pull.role));
-        let number = pull.number;
-        if !matches!(news, News::Begun { .. }) {
+        let (number, is_head) = (pull.number, pull.is_head);
+        if matches!(stage, Stage::Done | Stage::Failed | Stage::Wrong) {
             self.pulls.remove(&key);
         }
         if let Some(arbiter) = view.arbiter(&key) {
@@ -183,6 +227,9 @@ impl Pulls {
             if let Some(pull) = self.pulls.get_mut(&key) {
                 pull.told = Some(arbiter);
             }
+        }
+        if let Some(root) = view.root(&key).filter(|_| is_head) {
+            out.send(root, Message::Report { key, number, stage });
         }
         lesson
     }
@@ -192,6 +239,28 @@ impl Pulls {
         for (key, pull) in &mut self.pulls {
             if slots >> Slot::of(&key.0).index() & 1 == 1 {
                 pull.tell(*key, view, out);
+            }
+        }
+    }
+
+    /// Whether somebody feeds this node, and this is who says what the arbiter has to say about it.
+    pub fn is_fed(&self, key: &Key, says: NodeId, view: &impl View) -> bool {
+        let is_so = |pull: &Pull| {
+            matches!(pull.role, Role::Follow(_))
+                && [pull.told, view.arbiter(key), view.root(key)].contains(&Some(says))
+        };
+        self.pulls.get(key).is_some_and(is_so)
+    }
+
+    /// Others are held up behind this node: arbiters are told.
+    pub fn lag(&mut self, view: &impl View, out: &mut Outbox) {
+        let condition = Condition {
+            is_busy: false,
+            lags: true,
+        };
+        for (key, pull) in &mut self.pulls {
+            if matches!(pull.role, Role::Follow(_)) {
+                pull.tell_as(*key, condition, view, out);
             }
         }
     }
@@ -216,8 +285,11 @@ impl Pulls {
         for (key, pull) in &mut self.pulls {
             if pull.beat_at <= now {
                 pull.beat_at = now.after(beat(pull.role));
-                let is_busy = self.grew.contains_key(&pull.registry);
-                pull.tell_as(*key, is_busy, view, out);
+                let condition = Condition {
+                    is_busy: self.grew.contains_key(&pull.registry),
+                    lags: budgets.lags(now),
+                };
+                pull.tell_as(*key, condition, view, out);
                 // While objects move the pull of their image is not over.
                 budgets.touch(now, pull.group);
             }
@@ -230,7 +302,8 @@ impl Pull {
         matches!(self.role, Role::Lead | Role::Alone)
     }
 
-    fn stage(&self, is_busy: bool) -> Stage {
+    fn stage(&self, condition: Condition) -> Stage {
+        let Condition { is_busy, lags } = condition;
         let source = match self.role {
             Role::Lead | Role::Alone => None,
             Role::Follow(source) => Some(source),
@@ -240,22 +313,26 @@ impl Pull {
             size,
             source,
             is_busy,
+            lags,
         }
     }
 
     fn tell(&mut self, key: Key, view: &impl View, out: &mut Outbox) {
-        self.tell_as(key, false, view, out);
+        self.tell_as(key, Condition::default(), view, out);
     }
 
-    fn tell_as(&mut self, key: Key, is_busy: bool, view: &impl View, out: &mut Outbox) {
+    fn tell_as(&mut self, key: Key, condition: Condition, view: &impl View, out: &mut Outbox) {
         // Who pulls for itself is of use to others from its first byte on.
         if self.role == Role::Alone && self.size.is_none() {
             return;
         }
         if let Some(arbiter) = view.arbiter(&key) {
-            let (number, stage) = (self.number, self.stage(is_busy));
+            let (number, stage) = (self.number, self.stage(condition));
             self.told = Some(arbiter);
             out.send(arbiter, Message::Report { key, number, stage });
+            if let Some(root) = view.root(&key).filter(|_| self.is_head) {
+                out.send(root, Message::Report { key, number, stage });
+            }
         }
     }
 }

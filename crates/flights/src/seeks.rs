@@ -26,8 +26,9 @@ const GRACE: Duration = Duration::from_millis(250);
 const RESERVE: Duration = Duration::from_millis(500);
 /// A look-up may take that long.
 const FIND_LIMIT: Duration = Duration::from_millis(900);
-/// Owners may send a question on to another that often.
-const MAX_REDIRECTS: u8 = 2;
+/// Owners may send a question on to another that often: to who is the arbiter, to that of the whole cluster, to that of
+/// another district.
+const MAX_REDIRECTS: u8 = 3;
 /// Questions open at once. A node pulls a dozen objects at the same moment.
 const MAX_OPEN: usize = 4_096;
 
@@ -62,13 +63,30 @@ pub struct Wanted {
     /// After how long this node would rather ask again, when its other downloads have had their turn
     /// ([`Outcome::Later`]).
     pub yields: Option<Duration>,
+    /// Whether what its sources give is far less than what this node got of others lately.
+    pub too_slow: bool,
 }
 
 /// A place in the order in which the nodes of a flight get their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
+    /// Which flight: odd if it is one of a district, whose first node has a place in the flight of the whole cluster.
     pub epoch: u64,
     pub order: u32,
+}
+
+impl Place {
+    /// Whether a node at this place gets its bytes before one at another: so that no two feed each other before either
+    /// has a byte.
+    pub fn is_before(&self, other: &Self) -> bool {
+        let is_above = !self.is_of_district() && other.is_of_district();
+        is_above || (self.epoch == other.epoch && self.order < other.order)
+    }
+
+    /// Whether its flight is one of a district.
+    pub fn is_of_district(&self) -> bool {
+        self.epoch % 2 == 1
+    }
 }
 
 /// What came of a question.
@@ -294,6 +312,8 @@ impl Seeks {
                     }),
                     patient: open.is_patient,
                     barred: self.budgets.is_barred(now, wanted.group),
+                    lags: self.budgets.lags(now),
+                    too_slow: wanted.too_slow,
                     silent: open.silent.last().copied(),
                     asker: None,
                 })

@@ -41,15 +41,21 @@ pub(crate) enum Message {
     Members(Bytes),
     /// To owners: what the sender holds complete.
     Announce {
+        /// What it says of its district, of which it is the arbiter, instead of itself.
+        of_district: bool,
         /// Slots of which the sender has told all anew: what it told before is forgotten. A bit each.
         forget: u64,
         add: Vec<Key>,
         remove: Vec<Key>,
     },
     /// To owners: hashes over all that the sender has told of these slots, in the order of the bits.
-    Renew { slots: u64, hashes: Vec<u64> },
+    Renew {
+        of_district: bool,
+        slots: u64,
+        hashes: Vec<u64>,
+    },
     /// To a holder: tell me all of these slots.
-    Resync { slots: u64 },
+    Resync { of_district: bool, slots: u64 },
     /// To an arbiter: what am I to do about this key?
     Seek(Seek),
     /// To an arbiter: the question is withdrawn, or its answer is not made use of.
@@ -75,6 +81,8 @@ pub(crate) enum Message {
         holders: Vec<NodeId>,
         redirect: Option<NodeId>,
     },
+    /// To one that pulls: whoever feeds you takes in so many bytes a second, and you stay far behind it.
+    Outrun { key: Key, rate: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +103,10 @@ pub(crate) struct Seek {
     pub patient: bool,
     /// Whether the asker has led in this group in vain, a while ago.
     pub barred: bool,
+    /// Whether others were held up behind the asker lately.
+    pub lags: bool,
+    /// Whether what the asker gets of it is far less than what it got of others lately.
+    pub too_slow: bool,
     /// The owner before this one who did not answer.
     pub silent: Option<NodeId>,
     /// Who asks, where an arbiter passes the question on to the one before it.
@@ -117,7 +129,7 @@ pub(crate) enum Verdict {
     Wait {
         /// The lead that is being waited for, if one is: for upstream's first byte.
         lead: Option<NodeId>,
-        /// Whether upstream sends that node other objects meanwhile.
+        /// Whether other objects come to that node meanwhile.
         is_busy: bool,
     },
     Redirect(NodeId),
@@ -130,11 +142,20 @@ pub(crate) enum Stage {
     Alive {
         size: Option<u64>,
         source: Option<NodeId>,
-        /// Whether upstream sends the node other objects meanwhile: one that has not begun is not stuck then.
+        /// Whether other objects come to the node meanwhile: one that has not begun is not stuck then.
         is_busy: bool,
+        /// Whether others were held up behind the node lately.
+        lags: bool,
     },
     Done,
     Failed,
+    /// It came whole, and its digest was another.
+    Wrong,
+    /// Whom the sender feeds at this place stays far behind it; the sender takes in so many bytes a second, in all.
+    Outrun {
+        order: u32,
+        rate: u64,
+    },
 }
 
 impl Message {
@@ -209,19 +230,29 @@ impl From<&Message> for proto::Body {
         match message {
             Message::Members(bytes) => Self::Members(bytes.clone()),
             Message::Announce {
+                of_district,
                 forget,
                 add,
                 remove,
             } => Self::Announce(proto::Announce {
+                of_district: *of_district,
                 forget: *forget,
                 add: packed(add),
                 remove: packed(remove),
             }),
-            Message::Renew { slots, hashes } => Self::Renew(proto::Renew {
+            Message::Renew {
+                of_district,
+                slots,
+                hashes,
+            } => Self::Renew(proto::Renew {
+                of_district: *of_district,
                 slots: *slots,
                 hashes: hashes.clone(),
             }),
-            Message::Resync { slots } => Self::Resync(*slots),
+            Message::Resync { of_district, slots } => Self::Resync(proto::Resync {
+                of_district: *of_district,
+                slots: *slots,
+            }),
             Message::Seek(seek) => Self::Seek(Box::new(proto::Seek {
                 key: bytes(&seek.key),
                 number: seek.number,
@@ -234,6 +265,8 @@ impl From<&Message> for proto::Body {
                 yields: seek.yields,
                 patient: seek.patient,
                 barred: seek.barred,
+                lags: seek.lags,
+                too_slow: seek.too_slow,
                 silent: one(&seek.silent),
                 asker: one(&seek.asker),
             })),
@@ -258,13 +291,20 @@ impl From<&Message> for proto::Body {
                         size,
                         source,
                         is_busy,
+                        lags,
                     } => proto::Stage::Alive(proto::Alive {
                         is_busy: *is_busy,
+                        lags: *lags,
                         size: *size,
                         source: one(source),
                     }),
                     Stage::Done => proto::Stage::Done(true),
                     Stage::Failed => proto::Stage::Failed(true),
+                    Stage::Wrong => proto::Stage::Wrong(true),
+                    Stage::Outrun { order, rate } => proto::Stage::Outrun(proto::Outran {
+                        order: *order,
+                        rate: *rate,
+                    }),
                 }),
             }),
             Message::Find { key, number } => Self::Find(proto::Find {
@@ -279,6 +319,10 @@ impl From<&Message> for proto::Body {
                 number: *number,
                 holders: packed_nodes(holders),
                 redirect: one(redirect),
+            }),
+            Message::Outrun { key, rate } => Self::Outrun(proto::Outrun {
+                key: bytes(key),
+                rate: *rate,
             }),
         }
     }
@@ -317,6 +361,7 @@ impl TryFrom<proto::Body> for Message {
         Ok(match body {
             proto::Body::Members(bytes) => Self::Members(bytes),
             proto::Body::Announce(announce) => Self::Announce {
+                of_district: announce.of_district,
                 forget: announce.forget,
                 add: keys(&announce.add)?,
                 remove: keys(&announce.remove)?,
@@ -326,11 +371,15 @@ impl TryFrom<proto::Body> for Message {
                     return Err(DecodeError::Field("hashes"));
                 }
                 Self::Renew {
+                    of_district: renew.of_district,
                     slots: renew.slots,
                     hashes: renew.hashes,
                 }
             }
-            proto::Body::Resync(slots) => Self::Resync { slots },
+            proto::Body::Resync(resync) => Self::Resync {
+                of_district: resync.of_district,
+                slots: resync.slots,
+            },
             proto::Body::Seek(seek) => Self::Seek(Seek {
                 key: key(&seek.key)?,
                 number: seek.number,
@@ -343,6 +392,8 @@ impl TryFrom<proto::Body> for Message {
                 yields: seek.yields.min(MAX_YIELD),
                 patient: seek.patient,
                 barred: seek.barred,
+                lags: seek.lags,
+                too_slow: seek.too_slow,
                 silent: node(&seek.silent, "silent")?,
                 asker: node(&seek.asker, "asker")?,
             }),
@@ -364,11 +415,17 @@ impl TryFrom<proto::Body> for Message {
                 stage: match report.stage.ok_or(DecodeError::Field("stage"))? {
                     proto::Stage::Alive(alive) => Stage::Alive {
                         is_busy: alive.is_busy,
+                        lags: alive.lags,
                         size: alive.size,
                         source: node(&alive.source, "source")?,
                     },
                     proto::Stage::Done(_) => Stage::Done,
                     proto::Stage::Failed(_) => Stage::Failed,
+                    proto::Stage::Wrong(_) => Stage::Wrong,
+                    proto::Stage::Outrun(outran) => Stage::Outrun {
+                        order: outran.order,
+                        rate: outran.rate,
+                    },
                 },
             },
             proto::Body::Find(find) => Self::Find {
@@ -379,6 +436,10 @@ impl TryFrom<proto::Body> for Message {
                 number: found.number,
                 holders: nodes(&found.holders)?,
                 redirect: node(&found.redirect, "redirect")?,
+            },
+            proto::Body::Outrun(outrun) => Self::Outrun {
+                key: key(&outrun.key)?,
+                rate: outrun.rate,
             },
         })
     }

@@ -18,9 +18,9 @@ use oci::ByteRange;
 use tokio::time::timeout;
 
 use crate::account::Account;
+use crate::flight::Feed;
 use crate::found::{Payload, Source};
 use crate::relay::RelayError;
-use crate::tap::TapReader;
 use crate::{Growing, Stage};
 
 /// Bytes read from a file at a time. Larger reads cost memory for each stream and gain nothing measurable; smaller
@@ -61,6 +61,8 @@ pub enum BodyError {
     Silent,
     #[error("ended without a byte, to be asked for again")]
     Withheld,
+    #[error("this node steps aside: others are held up behind it")]
+    Aside,
 }
 
 type Bodies = BoxStream<'static, Result<Bytes, BodyError>>;
@@ -133,7 +135,7 @@ fn one(payload: Payload, range: ByteRange) -> Bodies {
         Payload::Empty => stream::empty().boxed(),
         Payload::Bytes(bytes) => stream::iter([Ok(slice(&bytes, &range))]).boxed(),
         Payload::File(file) => file_range(Reader::new(file), range),
-        Payload::Growing(growing, tap) => growing_range(growing, tap, range),
+        Payload::Growing(growing, feed) => growing_range(growing, feed, range),
         Payload::Relay(relay) => relay.stream(range).map_err(BodyError::from).boxed(),
         Payload::Withheld => stream::iter([Err(BodyError::Withheld)]).boxed(),
     }
@@ -164,9 +166,9 @@ fn fork(payload: Payload) -> (Payload, Payload) {
         Payload::Withheld => (Payload::Withheld, Payload::Withheld),
         Payload::Bytes(bytes) => (Payload::Bytes(bytes.clone()), Payload::Bytes(bytes)),
         Payload::File(file) => (Payload::File(file.clone()), Payload::File(file)),
-        Payload::Growing(growing, tap) => (
-            Payload::Growing(growing.clone(), tap.clone()),
-            Payload::Growing(growing, tap),
+        Payload::Growing(growing, feed) => (
+            Payload::Growing(growing.clone(), feed.clone()),
+            Payload::Growing(growing, feed),
         ),
         Payload::Relay(relay) => {
             let later = relay.again();
@@ -187,11 +189,11 @@ fn file_range(reader: Reader, range: ByteRange) -> Bodies {
     stream.boxed()
 }
 
-fn growing_range(growing: Growing, tap: Option<TapReader>, range: ByteRange) -> Bodies {
+fn growing_range(growing: Growing, feed: Option<Feed>, range: ByteRange) -> Bodies {
     let follower = Follower {
         reader: Reader::new(growing.file().clone()),
         growing,
-        tap,
+        feed,
     };
     let stream = stream::try_unfold((follower, range), |(mut follower, range)| async move {
         if range.is_empty() {
@@ -200,6 +202,9 @@ fn growing_range(growing: Growing, tap: Option<TapReader>, range: ByteRange) -> 
         let bytes = timeout(SILENCE_LIMIT, follower.next(&range)).await;
         let bytes = bytes.map_err(|_| BodyError::Silent)??;
         let rest = range.start + bytes.len() as u64..range.end;
+        if let Some(feed) = &follower.feed {
+            feed.left(&rest);
+        }
         Ok(Some((bytes, (follower, rest))))
     });
     stream.boxed()
@@ -208,7 +213,7 @@ fn growing_range(growing: Growing, tap: Option<TapReader>, range: ByteRange) -> 
 /// Reads what is still being written: from memory what has just come, else from the file.
 struct Follower {
     growing: Growing,
-    tap: Option<TapReader>,
+    feed: Option<Feed>,
     reader: Reader,
 }
 
@@ -216,7 +221,12 @@ impl Follower {
     /// The first bytes of the range, as soon as there are any.
     async fn next(&mut self, range: &ByteRange) -> Result<Bytes, BodyError> {
         loop {
-            if let Some(mut bytes) = self.tap.as_ref().and_then(|tap| tap.read(range.start)) {
+            let feed = self.feed.as_ref();
+            if feed.is_some_and(Feed::is_aside) && self.growing.progress().stage != Stage::Complete
+            {
+                return Err(BodyError::Aside);
+            }
+            if let Some(mut bytes) = feed.and_then(|feed| feed.tap.read(range.start)) {
                 bytes.truncate(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
                 return Ok(bytes);
             }
@@ -225,11 +235,11 @@ impl Follower {
                 let range = range.start..range.end.min(progress.written);
                 return Ok(self.reader.read(&range).await?);
             }
-            let (growing, tap) = (&mut self.growing, &mut self.tap);
+            let (growing, feed) = (&mut self.growing, &mut self.feed);
             let grown = growing.until(|p| p.written > range.start || p.stage != Stage::Filling);
             let came = async {
-                match tap {
-                    Some(tap) => tap.wait().await,
+                match feed {
+                    Some(feed) => feed.wait().await,
                     None => std::future::pending().await,
                 }
             };

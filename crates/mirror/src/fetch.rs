@@ -1,13 +1,12 @@
-//! Who has it: the fourth step of a pull. Candidates are taken from the router as they come, the best is asked, and a
-//! further one when the first is slow; the first answer wins.
+//! Who has it: the fourth step of a pull. Peers are asked over connections that are kept, one by name or those that the
+//! router finds ([`race`]).
+
+mod race;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::Empty;
@@ -15,14 +14,15 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use oci::{Key, MediaType, Ranges};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::access::Secret;
 use crate::connect::Connector;
 use crate::metrics::Metrics;
 use crate::peers::{Fault, InFlight, Peers};
 use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, Target};
-use crate::{Candidate, PeerId, Place, Router, Search};
+use crate::{Candidate, PeerId, Place, Router};
+use race::Race;
 
 /// A peer that has not begun to answer after this long has failed.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -31,8 +31,6 @@ const RACE_LIMIT: Duration = Duration::from_secs(2);
 /// A second peer is asked when the first has not answered after twice the usual time, but within these bounds.
 const HEDGE_LEAST: Duration = Duration::from_millis(20);
 const HEDGE_MOST: Duration = Duration::from_millis(250);
-/// Requests to peers for one answer at the same moment.
-const RACERS: usize = 3;
 /// Connections to one peer that are kept for reuse, and for how long: less than the 5 minutes after which middleboxes
 /// and peers drop them.
 const IDLE_CONNECTIONS: usize = 4;
@@ -168,15 +166,8 @@ impl Fetcher {
     /// # Errors
     /// None has it, or none of those asked could give it, within [`RACE_LIMIT`].
     pub async fn fetch(&self, question: &Question) -> Result<Answer, FetchError> {
-        let race = Race {
-            fetcher: self,
-            question,
-            waiting: Vec::new(),
-            asked: 0,
-            last: None,
-        };
         let search = self.router.find(&question.key);
-        match timeout(RACE_LIMIT, race.run(search)).await {
+        match timeout(RACE_LIMIT, Race::new(self, question).run(search)).await {
             Ok(result) => result,
             Err(_) => Err(FetchError::TooSlow),
         }
@@ -281,113 +272,6 @@ impl Fetcher {
     /// How long the answer of a peer may take before another is asked beside it.
     fn hedge_after(&self, candidate: &Candidate) -> Duration {
         (self.peers.latency(&candidate.peer) * 2).clamp(HEDGE_LEAST, HEDGE_MOST)
-    }
-}
-
-type Attempt<'a> = BoxFuture<'a, Result<Answer, (Candidate, Fault, String)>>;
-
-/// One search and the requests made for it.
-struct Race<'a> {
-    fetcher: &'a Fetcher,
-    question: &'a Question,
-    /// Found and not asked yet.
-    waiting: Vec<Candidate>,
-    asked: usize,
-    last: Option<String>,
-}
-
-impl<'a> Race<'a> {
-    async fn run(mut self, search: Search) -> Result<Answer, FetchError> {
-        let mut search = Some(search);
-        let mut running: FuturesUnordered<Attempt<'a>> = FuturesUnordered::new();
-        let mut hedge_at: Option<Instant> = None;
-        let give_up_at = Instant::now() + self.fetcher.limits.resolve_timeout;
-        loop {
-            let due = running.is_empty() || hedge_at.is_some_and(|at| at <= Instant::now());
-            if due
-                && running.len() < RACERS
-                && let Some(candidate) = self.best()
-            {
-                if !running.is_empty() {
-                    self.fetcher.metrics.hedged.inc();
-                }
-                self.asked += 1;
-                hedge_at = Some(Instant::now() + self.fetcher.hedge_after(&candidate));
-                running.push(Box::pin(self.fetcher.ask(self.question, candidate)));
-            }
-            if running.is_empty() && (search.is_none() || !self.may_ask()) {
-                return Err(self.lost());
-            }
-            let may_hedge = running.len() < RACERS && self.may_ask() && !self.waiting.is_empty();
-            let hedge = hedge_at.filter(|_| !running.is_empty() && may_hedge);
-            tokio::select! {
-                Some(result) = running.next() => match result {
-                    Ok(answer) => return answer.satisfied(),
-                    Err((candidate, fault, why)) => {
-                        tracing::debug!(peer = %candidate.peer, key = %self.question.key, error = why, "peer failed");
-                        self.fetcher.disappointed(&candidate.peer, &self.question.key, fault);
-                        self.last = Some(why);
-                    }
-                },
-                found = next(&mut search) => match found {
-                    Some(candidate) => self.consider(candidate),
-                    None => search = None,
-                },
-                () = sleep_until(give_up_at), if running.is_empty() => search = None,
-                () = sleep_until(hedge.unwrap_or(give_up_at)), if hedge.is_some() => {}
-            }
-            // Candidates come in groups, an answer of the router's at a time: all of a group are compared.
-            while let Some(Some(Some(candidate))) = search
-                .as_mut()
-                .map(|s| futures::FutureExt::now_or_never(s.next()))
-            {
-                self.consider(candidate);
-            }
-        }
-    }
-
-    fn consider(&mut self, candidate: Candidate) {
-        if self
-            .fetcher
-            .peers
-            .may_ask(&candidate, &self.question.key, Instant::now())
-        {
-            // Among equals chance decides, or else all nodes would ask the same one.
-            let place = rand::random_range(0..=self.waiting.len());
-            self.waiting.insert(place, candidate);
-        }
-    }
-
-    fn may_ask(&self) -> bool {
-        self.asked < self.fetcher.limits.attempts
-    }
-
-    /// Takes the candidate that is likely to answer first.
-    fn best(&mut self) -> Option<Candidate> {
-        if !self.may_ask() {
-            return None;
-        }
-        let cost = |index: &usize| self.fetcher.peers.cost(&self.waiting[*index].peer);
-        let index = (0..self.waiting.len()).min_by_key(cost)?;
-        Some(self.waiting.swap_remove(index))
-    }
-
-    fn lost(self) -> FetchError {
-        match self.last {
-            None => FetchError::NoCandidate,
-            Some(last) => FetchError::AllFailed {
-                asked: self.asked,
-                last,
-            },
-        }
-    }
-}
-
-/// The next candidate; pending for ever once the search has ended and been put away.
-async fn next(search: &mut Option<Search>) -> Option<Candidate> {
-    match search {
-        Some(search) => search.next().await,
-        None => std::future::pending().await,
     }
 }
 

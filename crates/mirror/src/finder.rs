@@ -49,8 +49,11 @@ pub trait Finder: Send + Sync {
 
     fn patience(&self) -> Patience;
 
-    /// Bytes of the object have come that lie at `offset`.
-    fn received(&self, _offset: u64, _bytes: &Bytes) {}
+    /// Bytes of the object have come that lie at `offset` and were waited for so long. Says whether their source is to be
+    /// left for another one.
+    fn received(&self, _offset: u64, _bytes: &Bytes, _waited: Duration) -> bool {
+        false
+    }
 }
 
 /// Any peer that the router knows and that is quick.

@@ -5,11 +5,15 @@
 //! the client is sent upstream. Either way a watcher tells the others how the pull goes on, and what has come so far is
 //! served to whoever follows.
 
+mod aside;
 mod course;
+mod feed;
+mod lag;
 mod offer;
 mod pulls;
 mod queue;
 mod range;
+mod rate;
 mod uploads;
 mod watch;
 
@@ -17,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oci::{Digest, MediaType};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -31,13 +36,16 @@ use crate::refusal::Refusal;
 use crate::request::{Caller, Kind, Target};
 use crate::{Flights, Growing, News, Store, Turn};
 
+use aside::Aside;
 use course::Course;
 use pulls::{Entry, Pull, Pulls, Standing};
 use queue::Queue;
 use range::all_from;
+use rate::Rate;
 use uploads::Uploads;
 use watch::Watcher;
 
+pub use feed::Feed;
 pub use pulls::Sharing;
 pub use queue::Ending;
 pub use uploads::Upload;
@@ -49,7 +57,7 @@ const FIND_LIMIT: Duration = Duration::from_secs(25);
 pub struct Flight {
     shared: Arc<Shared>,
     from_peers: Arc<FromPeers>,
-    /// Watchers of pulls end with the mirror.
+    /// Tasks end with the mirror.
     _stops: DropGuard,
 }
 
@@ -63,7 +71,10 @@ struct Shared {
     pulls: Pulls,
     queue: Arc<Queue>,
     uploads: Arc<Uploads>,
-    watchers: TaskTracker,
+    /// What this node takes in.
+    rate: Mutex<Rate>,
+    aside: Aside,
+    tasks: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -89,12 +100,16 @@ impl Shared {
             Entry::Full => None,
             Entry::New(pull) => {
                 let watcher = Watcher::new(self.clone(), digest.clone(), pull.clone());
-                let stop = self.stop.clone();
-                self.watchers
-                    .spawn(stop.run_until_cancelled_owned(watcher.run()));
+                self.spawn(watcher.run());
                 Some(pull)
             }
         }
+    }
+
+    /// Has a task run until it ends, or the mirror does.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(stop.run_until_cancelled_owned(task));
     }
 
     /// What has come of an object so far.
@@ -137,9 +152,13 @@ impl Flight {
             pulls: Pulls::default(),
             queue: Arc::default(),
             uploads: Arc::default(),
-            watchers: TaskTracker::new(),
+            rate: Mutex::default(),
+            aside: Aside::default(),
+            tasks: TaskTracker::new(),
             stop,
         });
+        let outrun = shared.flights.outrun();
+        shared.spawn(aside::run(shared.clone(), outrun));
         Self {
             shared,
             from_peers,

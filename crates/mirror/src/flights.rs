@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use oci::{Digest, Origin};
+use tokio::sync::watch;
 
 use crate::{Candidate, PeerId};
 
@@ -18,6 +19,16 @@ pub trait Flights: Send + Sync + 'static {
 
     /// Tells how a pull that [`Flights::seek`] was asked about goes on. Cheap, and never waits.
     fn report(&self, digest: &Digest, news: News);
+
+    /// Changes each time that a node which feeds this one is found to have far more than this one takes of it: to the
+    /// bytes a second that it takes in altogether. By default none is.
+    fn outrun(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
+
+    /// Others are held up behind this node, which takes in far less than they could, or are so no longer: for a while, and
+    /// until then, it should feed nobody who can be fed otherwise. Cheap, and never waits. By default nobody is told.
+    fn lag(&self, _lags: bool) {}
 }
 
 /// A question of a node that wants an object.
@@ -39,6 +50,9 @@ pub struct Seek {
     pub yields: Option<Duration>,
     /// Sources that were of no use to this pull.
     pub failed: Vec<PeerId>,
+    /// What the last of them gave was far less than this node got lately: it should get another one, or lead beside the
+    /// one who does.
+    pub too_slow: bool,
 }
 
 /// What a node is to do.
@@ -63,7 +77,8 @@ pub enum Turn {
 /// that it feeds, so that no two feed each other before either has a byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Which flight of this object: made up by its arbiter.
+    /// Which flight of this object: made up by its arbiter. Even if it is that of the whole cluster, odd if it is one of a
+    /// part of it.
     pub epoch: u64,
     pub order: u32,
 }
@@ -84,7 +99,22 @@ impl Place {
 
     /// Whether it comes before another of the same flight.
     pub(crate) fn is_before(&self, other: &Self) -> bool {
-        self.epoch == other.epoch && self.order < other.order
+        let is_above = !self.is_of_district() && other.is_of_district();
+        is_above || (self.epoch == other.epoch && self.order < other.order)
+    }
+
+    /// Whether the flight is one of a part of the cluster, whose first node has a place in that of the whole.
+    fn is_of_district(&self) -> bool {
+        self.epoch % 2 == 1
+    }
+
+    /// Nodes that the bytes have passed before they come to this place, as far as it tells.
+    pub(crate) fn steps(&self) -> u32 {
+        if self.is_of_district() {
+            u32::MAX
+        } else {
+            self.order
+        }
     }
 }
 
@@ -119,7 +149,7 @@ mod tests {
 /// How a pull goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// The first bytes are there and can be passed on. Told again now and then while more come from upstream.
+    /// The first bytes are there and can be passed on. Told again now and then while more come.
     Begun {
         /// Of the whole object, in bytes.
         size: u64,
@@ -128,4 +158,12 @@ pub enum News {
     Done,
     /// It ended, or stalled, before it was complete.
     Failed,
+    /// It came whole, and its digest was another.
+    Wrong,
+    /// The follower at this place stays far behind what this node has: others should not wait behind it.
+    Outrun {
+        place: Place,
+        /// Bytes a second that this node takes in altogether.
+        rate: u64,
+    },
 }

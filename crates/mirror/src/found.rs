@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use oci::{Digest, MediaType};
 
+use crate::flight::Feed;
 use crate::relay::Relay;
-use crate::tap::TapReader;
 use crate::{Content, Growing};
 
 /// Where an answer's bytes come from, for the log and the metrics.
@@ -38,8 +38,8 @@ pub enum Payload {
     Empty,
     Bytes(Bytes),
     File(Arc<File>),
-    /// A file that is still being written, and what has come and is not in it yet.
-    Growing(Growing, Option<TapReader>),
+    /// A file that is still being written; with what a follower gets before it is in there.
+    Growing(Growing, Option<Feed>),
     /// A peer's answer, passed on while it arrives.
     Relay(Box<Relay>),
     /// The body ends without a byte: the client is to ask again.

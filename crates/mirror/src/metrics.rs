@@ -76,6 +76,9 @@ pub struct Metrics {
     pub flights_moves: Counter,
     pub flights_gave_way: Counter,
     pub flights_uploads_refused: Counter,
+    pub flights_outrun: Counter,
+    pub flights_stepped_aside: Counter,
+    pub flights_too_slow: Counter,
 }
 
 impl Metrics {
@@ -106,6 +109,9 @@ impl Metrics {
             flights_moves: Counter::default(),
             flights_gave_way: Counter::default(),
             flights_uploads_refused: Counter::default(),
+            flights_outrun: Counter::default(),
+            flights_stepped_aside: Counter::default(),
+            flights_too_slow: Counter::default(),
         };
         metrics.register_spegels(registry);
         metrics.register_ours(registry);
@@ -226,6 +232,21 @@ impl Metrics {
             "peili_flights_uploads_refused",
             "Followers that were turned away because this node fed as many as it may",
             self.flights_uploads_refused.clone(),
+        );
+        registry.register(
+            "peili_flights_outrun",
+            "Followers of which the others were told that they stay far behind what this node has",
+            self.flights_outrun.clone(),
+        );
+        registry.register(
+            "peili_flights_stepped_aside",
+            "Times that this node ended what it passed on, because others were held up behind it",
+            self.flights_stepped_aside.clone(),
+        );
+        registry.register(
+            "peili_flights_too_slow",
+            "Times a source was left because this node got far less than it had lately",
+            self.flights_too_slow.clone(),
         );
     }
 

@@ -194,8 +194,14 @@ impl Mirror {
                 Flight::ignore_range_of_all(target);
                 account.ending = flight.ending(target);
                 match flight.find(target, Sharing::Shared).await {
-                    Err(Refusal::Leads(_) | Refusal::Alone(_)) if self.router.has_strangers() => {
-                        self.from_peers.find(target).await
+                    Err(refusal @ (Refusal::Leads(_) | Refusal::Alone(_)))
+                        if self.router.has_strangers() =>
+                    {
+                        match self.from_peers.find(target).await {
+                            // Why it goes upstream is what the flight has said.
+                            Err(Refusal::NoPeer(_)) => Err(refusal),
+                            result => result,
+                        }
                     }
                     result => result,
                 }

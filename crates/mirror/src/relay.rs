@@ -146,7 +146,8 @@ impl Relay {
         }
     }
 
-    /// Bytes of the range have come; what is left of it is expected of the same answer, unless its peer crawls.
+    /// Bytes of the range have come; what is left of it is expected of the same answer, unless its peer crawls or
+    /// another one would do better.
     fn received(
         &mut self,
         bytes: Bytes,
@@ -155,7 +156,7 @@ impl Relay {
         waited: Duration,
     ) -> (Bytes, ByteRange) {
         self.metrics.bytes_from_peers.inc_by(bytes.len() as u64);
-        self.finder.received(range.start, &bytes);
+        let is_poor = self.finder.received(range.start, &bytes, waited);
         let rest = range.start + bytes.len() as u64..range.end;
         if rest.is_empty() {
             answer.finished();
@@ -164,7 +165,7 @@ impl Relay {
             .add(waited, bytes.len(), self.finder.patience().crawl)
         {
             self.broke(&answer, rest.start);
-        } else {
+        } else if !is_poor {
             self.open = Some((rest.clone(), answer));
         }
         (bytes, rest)

@@ -10,7 +10,7 @@ use oci::ByteRange;
 
 use crate::body::{self, Body, Part};
 use crate::content_range::ContentRange;
-use crate::found::{Found, Payload, Source};
+use crate::found::{Found, Payload};
 use crate::refusal::Refusal;
 use crate::request::{FLIGHT, Kind, NAMESPACE, Target};
 
@@ -28,7 +28,7 @@ pub fn found(target: &Target, found: Found) -> Result<Response<Body>, Refusal> {
     if let Some(origin) = &target.origin {
         set(headers, NAMESPACE, origin.registry.as_str());
     }
-    if found.source == Source::Growing {
+    if matches!(found.payload, Payload::Growing(_, Some(_))) {
         headers.insert(FLIGHT, HeaderValue::from_static("growing"));
     }
     if target.kind == Kind::Blob {

@@ -131,10 +131,12 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
     let (peers_out, peers) = watch::channel(0);
     let (addresses_out, addresses) = watch::channel(Vec::new());
     let (remembered_out, remembered_now) = watch::channel(Vec::new());
+    let (outrun_out, outrun) = watch::channel(0);
     let outbox = Outbox {
         peers: peers_out,
         addresses: addresses_out,
         remembered: remembered_out,
+        outrun: outrun_out,
     };
     let flights = match config.flights {
         true => Flights::new(&id, scope.clone()),
@@ -153,6 +155,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
         peers,
         addresses,
         remembered_now,
+        outrun,
     })
 }
 
@@ -230,6 +233,7 @@ pub struct Bound {
     peers: watch::Receiver<usize>,
     addresses: watch::Receiver<Vec<Multiaddr>>,
     remembered_now: watch::Receiver<Vec<Remembered>>,
+    outrun: watch::Receiver<u64>,
 }
 
 impl Bound {
@@ -280,7 +284,8 @@ impl Bound {
             tasks.spawn(peers::keep(folder, self.remembered_now));
         }
         let commands = (finds_in, commands_in, words_in);
-        let router = Router::new(self.id, commands, status, self.peers, has_strangers);
+        let watches = (status, self.peers, self.outrun);
+        let router = Router::new(self.id, commands, watches, has_strangers);
         (Arc::new(router), Handle { stop, tasks })
     }
 }

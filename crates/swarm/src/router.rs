@@ -31,6 +31,8 @@ pub struct Router {
     words: Option<mpsc::Sender<Word>>,
     status: watch::Receiver<Status>,
     peers: watch::Receiver<usize>,
+    /// What a node takes in that feeds this one and was found to have far more than it takes.
+    outrun: watch::Receiver<u64>,
     has_strangers: Arc<AtomicBool>,
 }
 
@@ -42,8 +44,11 @@ impl Router {
             mpsc::Sender<Command>,
             Option<mpsc::Sender<Word>>,
         ),
-        status: watch::Receiver<Status>,
-        peers: watch::Receiver<usize>,
+        (status, peers, outrun): (
+            watch::Receiver<Status>,
+            watch::Receiver<usize>,
+            watch::Receiver<u64>,
+        ),
         has_strangers: Arc<AtomicBool>,
     ) -> Self {
         Self {
@@ -53,6 +58,7 @@ impl Router {
             words,
             status,
             peers,
+            outrun,
             has_strangers,
         }
     }
@@ -137,6 +143,21 @@ impl mirror::Flights for Router {
         let Some(words) = &self.words else { return };
         if words.try_send(Word::Report(digest.clone(), news)).is_err() {
             tracing::debug!(%digest, ?news, "too much waits to be told; the cluster does not hear how a pull goes on");
+        }
+    }
+
+    fn outrun(&self) -> watch::Receiver<u64> {
+        let mut outrun = self.outrun.clone();
+        outrun.mark_unchanged();
+        outrun
+    }
+
+    fn lag(&self, lags: bool) {
+        let Some(words) = &self.words else { return };
+        if words.try_send(Word::Lag(lags)).is_err() {
+            tracing::debug!(
+                "too much waits to be told; the cluster does not hear that this node is slow"
+            );
         }
     }
 }

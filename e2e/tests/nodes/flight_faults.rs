@@ -167,3 +167,36 @@ async fn leader_is_refused(lab: &Lab, containerd: Generation, status: u16) -> Re
     let sent = lab.upstream.sent_during(again).await?;
     ensure_nothing(sent)
 }
+
+/// What upstream gives the node that pulls for all is wrong: each node fails once at the most, and then gets it from
+/// elsewhere.
+pub async fn leader_gets_wrong_bytes(lab: Lab, containerd: Generation) -> Result<()> {
+    let nodes: [_; 3] = start(&lab, containerd, Settings::default()).await?;
+    let image = lab.upstream.push("lab/app", "v1", &[LONG_LAYER / 2])?;
+    let (leader, others) = (&nodes[0], [&nodes[1], &nodes[2]]);
+    let (gate, layer) = (lab.upstream.gate()?, &image.blobs[1]);
+    gate.treat(&leader.host, layer, Treatment::Corrupted);
+    let again = async |node: &Node| {
+        // What containerd could not commit it would commit again, were it still there.
+        let what = format!("{} to drop what is wrong", node.host.address);
+        until(&what, async || {
+            Ok(node.containerd.received(layer).is_none())
+        })
+        .await?;
+        let pulled = node.pull(&image).await;
+        pulled.with_context(|| format!("once more on {}", node.host.address))
+    };
+    let follow = async |node: &Node| {
+        asks_upstream(&lab, leader, layer).await?;
+        match node.pull(&image).await {
+            Ok(()) => Ok(()),
+            Err(_) => again(node).await,
+        }
+    };
+    let lead = async {
+        let pulled = leader.pull(&image).await;
+        ensure!(pulled.is_err(), "wrong bytes were taken for the image");
+        again(leader).await
+    };
+    tokio::try_join!(lead, follow(others[0]), follow(others[1])).map(drop)
+}

@@ -74,6 +74,7 @@ tests_on! { flights_1_6, V1_6:
     flight_faults::leader_is_cancelled,
     flight_faults::all_mirrors_die,
     flight_faults::leader_is_unauthorized,
+    flight_faults::leader_gets_wrong_bytes,
 }
 
 tests_on! { flights_1_7, V1_7:
@@ -94,6 +95,7 @@ tests_on! { flights_2, V2:
     flight_faults::leaders_mirror_dies,
     flight_faults::all_mirrors_die,
     flight_faults::leader_is_unauthorized,
+    flight_faults::leader_gets_wrong_bytes,
 }
 
 tests! {

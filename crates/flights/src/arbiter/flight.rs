@@ -12,22 +12,33 @@ use super::waiting::Waiting;
 
 /// Sources of one flight that are kept.
 const MAX_SOURCES: usize = 16_384;
+/// Who has outrun so many is the slow one itself.
+const MOST_OUTRUN: u8 = 4;
 
 /// How far a source is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
+    /// It asks the arbiter of the whole cluster, or of another district.
+    Sent,
     /// It was told to lead and has no byte yet.
     Granted,
     /// It pulls from upstream and has bytes.
     Begun,
     /// It takes its bytes from another source.
     Following,
+    /// It takes its bytes from a node of another district.
+    Fed,
     Complete,
 }
 
 impl State {
     pub fn is_lead(self) -> bool {
         matches!(self, Self::Granted | Self::Begun)
+    }
+
+    /// Others wait for what comes of it.
+    pub fn is_awaited(self) -> bool {
+        matches!(self, Self::Granted | Self::Sent)
     }
 }
 
@@ -54,11 +65,30 @@ pub(super) struct Source {
     pub heard: Time,
     /// It has been heard of since it was told to lead.
     pub is_confirmed: bool,
-    /// Upstream sends it other objects.
+    /// Other objects come to it meanwhile.
     is_busy: bool,
     /// Somebody said that it was of no use, and it has not been heard of since.
     pub is_doubted: bool,
-    rank: Option<(bool, u64, u64)>,
+    /// It gets far less than others could: its own link is slow, or upstream is slow to it.
+    pub is_slow: bool,
+    /// It is slow, or somebody is by way of whom it gets its bytes.
+    is_held_up: bool,
+    /// What somebody got by way of the same root was wrong.
+    is_wrong: bool,
+    /// So many of those it feeds stayed behind it.
+    outran: u8,
+    /// Who fed it when it stayed behind.
+    outrun_by: Option<NodeId>,
+    rank: Option<Rank>,
+}
+
+/// The best comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    is_held_up: bool,
+    is_doubted: bool,
+    cost: u64,
+    lot: u64,
 }
 
 #[derive(Debug)]
@@ -70,16 +100,18 @@ pub(super) struct Flight {
     /// Whoever was told to lead last.
     pub leader: Option<NodeId>,
     sources: BTreeMap<NodeId, Source>,
-    /// Those who were told to lead and have no byte yet.
-    granted: BTreeSet<NodeId>,
+    /// Those who were told to lead and have no byte yet, or ask elsewhere.
+    awaited: BTreeSet<NodeId>,
     /// Who takes its bytes from a node, whether that is a source or not.
     children: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// The last question of a node that came to nothing: what is said of it later was said before.
     ended: BTreeMap<NodeId, u64>,
     shape: Shape,
     /// Those who can feed others, the best first.
-    ranked: BTreeSet<((bool, u64, u64), NodeId)>,
+    ranked: BTreeSet<(Rank, NodeId)>,
     pub waiting: Waiting,
+    /// A second one leads, because the first is slow.
+    pub is_doubled: bool,
     pub used: Time,
     /// When it is to be looked at next, and when those who are silent are looked for.
     pub due: Time,
@@ -95,12 +127,13 @@ impl Flight {
             streams: 1,
             leader: None,
             sources: BTreeMap::new(),
-            granted: BTreeSet::new(),
+            awaited: BTreeSet::new(),
             children: BTreeMap::new(),
             ended: BTreeMap::new(),
             shape: Shape::new(key, None, 1, 1),
             ranked: BTreeSet::new(),
             waiting: Waiting::default(),
+            is_doubled: false,
             used: now,
             due: now,
             lapse_at: now,
@@ -123,20 +156,27 @@ impl Flight {
         !self.sources.is_empty()
     }
 
-    /// Somebody who was told to lead and has no byte yet.
-    pub fn granted(&self) -> Option<NodeId> {
-        self.granted.first().copied()
+    /// Somebody who was told to lead and has no byte yet, or asks elsewhere.
+    pub fn awaited(&self) -> Option<NodeId> {
+        self.awaited.first().copied()
     }
 
-    /// Whether upstream sends that one other objects meanwhile.
-    pub fn is_granted_busy(&self) -> bool {
-        let granted = self.granted.first().and_then(|node| self.get(node));
-        granted.is_some_and(|source| source.is_busy)
+    /// Whether other objects come to that one meanwhile.
+    pub fn is_awaited_busy(&self) -> bool {
+        let awaited = self.awaited.first().and_then(|node| self.get(node));
+        awaited.is_some_and(|source| source.is_busy)
     }
 
+    /// Those who take their bytes from a node, not counting those who seem to be gone and, of one that is not slow
+    /// itself, the slow ones, who take little.
     pub fn children(&self, node: &NodeId) -> u16 {
-        let children = self.children.get(node).map_or(0, BTreeSet::len);
-        u16::try_from(children).unwrap_or(u16::MAX)
+        let is_slow = self.get(node).is_some_and(|source| source.is_slow);
+        let counts = |child: &&NodeId| {
+            let child = self.get(child);
+            child.is_none_or(|child| !child.is_doubted && (is_slow || !child.is_slow))
+        };
+        let children = self.children.get(node).into_iter().flatten();
+        u16::try_from(children.filter(counts).count()).unwrap_or(u16::MAX)
     }
 
     /// Nobody could be told to follow anybody.
@@ -166,6 +206,8 @@ impl Flight {
             source.heard = now;
             source.is_confirmed = false;
             source.is_doubted = false;
+            // It begins anew, or its digest has been looked at.
+            source.is_wrong = false;
         } else if self.sources.len() < MAX_SOURCES {
             self.next_order = order.saturating_add(1);
             let source = Source {
@@ -180,14 +222,19 @@ impl Flight {
                 is_confirmed: false,
                 is_busy: false,
                 is_doubted: false,
+                is_slow: false,
+                is_held_up: false,
+                is_wrong: false,
+                outran: 0,
+                outrun_by: None,
                 rank: None,
             };
             self.sources.insert(node, source);
         }
-        if state == State::Granted && self.sources.contains_key(&node) {
-            self.granted.insert(node);
+        if state.is_awaited() && self.sources.contains_key(&node) {
+            self.awaited.insert(node);
         } else {
-            self.granted.remove(&node);
+            self.awaited.remove(&node);
         }
         self.refresh(node);
     }
@@ -231,7 +278,7 @@ impl Flight {
     pub fn remove(&mut self, node: &NodeId) -> Option<Source> {
         self.cut(node);
         let source = self.sources.remove(node)?;
-        self.granted.remove(node);
+        self.awaited.remove(node);
         if let Some(rank) = source.rank {
             self.ranked.remove(&(rank, *node));
         }
@@ -244,23 +291,31 @@ impl Flight {
         Some(source)
     }
 
-    /// Works out whether a node and those below it are fed, and how deep they are.
+    /// Works out whether a node and those below it are fed, how deep they are, and whether somebody slow is above them.
     fn refresh(&mut self, node: NodeId) {
         let mut stale = vec![node];
         while let Some(node) = stale.pop() {
             let Some(source) = self.sources.get(&node) else {
                 continue;
             };
-            let was = (source.is_fed, source.depth);
+            let was = (source.is_fed, source.depth, source.is_held_up);
             let above = source.parent.map(|parent| self.sources.get(&parent));
+            let (is_slow, is_wrong) = (source.is_slow, source.is_wrong);
             let is = match above {
-                Some(Some(parent)) if parent.is_fed => (true, parent.depth.saturating_add(1)),
+                Some(Some(parent)) if parent.is_fed && !is_wrong => {
+                    let depth = parent.depth.saturating_add(1);
+                    (true, depth, is_slow || parent.is_held_up)
+                }
                 // In a ring nobody is fed, so nothing runs in circles here.
-                Some(_) => (false, source.depth),
-                None => (matches!(source.state, State::Begun | State::Complete), 0),
+                Some(_) => (false, source.depth, is_slow),
+                None => {
+                    let has_bytes =
+                        matches!(source.state, State::Begun | State::Fed | State::Complete);
+                    (has_bytes && !is_wrong, 0, is_slow)
+                }
             };
             if let Some(source) = self.sources.get_mut(&node) {
-                (source.is_fed, source.depth) = is;
+                (source.is_fed, source.depth, source.is_held_up) = is;
             }
             self.rank(&node);
             if is != was {
@@ -293,7 +348,9 @@ impl Flight {
             source.is_confirmed = true;
             source.is_doubted = false;
             source.is_busy = is_busy;
+            let parent = source.parent;
             self.rank(node);
+            parent.iter().for_each(|parent| self.rank(parent));
         }
     }
 
@@ -314,8 +371,71 @@ impl Flight {
     pub fn doubt(&mut self, node: &NodeId) {
         if let Some(source) = self.sources.get_mut(node) {
             source.is_doubted = true;
+            let parent = source.parent;
             self.rank(node);
+            parent.iter().for_each(|parent| self.rank(parent));
         }
+    }
+
+    /// A node says, or others do, whether it is slow.
+    pub fn slow(&mut self, node: &NodeId, is_slow: bool) {
+        let Some(source) = self.sources.get_mut(node) else {
+            return;
+        };
+        if std::mem::replace(&mut source.is_slow, is_slow) == is_slow {
+            return;
+        }
+        let parent = source.parent;
+        self.refresh(*node);
+        if let Some(parent) = parent {
+            self.rank(&parent);
+        }
+    }
+
+    /// A node says that one of those it feeds stays behind. Returns who may be the slow one.
+    pub fn outrun(&mut self, by: &NodeId, order: u32) -> Option<NodeId> {
+        let children = self.children.get(by)?;
+        let is_meant = |child: &&NodeId| {
+            self.get(child)
+                .is_some_and(|c| c.order == order && !c.is_slow)
+        };
+        let child = *children.iter().find(is_meant)?;
+        let outrun_by = &mut self.sources.get_mut(&child)?.outrun_by;
+        let is_news = outrun_by.replace(*by) != Some(*by);
+        let source = self.sources.get_mut(by)?;
+        source.outran = source.outran.saturating_add(u8::from(is_news));
+        let is_itself = source.outran >= MOST_OUTRUN && source.parent.is_some();
+        Some(if is_itself { *by } else { child })
+    }
+
+    /// Those who lead are slow: whoever gets its bytes by way of them does better elsewhere.
+    pub fn leads_are_slow(&mut self) {
+        let leads = self.sources.values().filter(|s| s.state == State::Begun);
+        for node in leads.map(|source| source.node).collect::<Vec<_>>() {
+            self.slow(&node, true);
+        }
+    }
+
+    /// What a node got was wrong. As it does not show who spoilt it, nobody gets anything from any node that has its bytes
+    /// from the same root.
+    pub fn condemn(&mut self, node: &NodeId) {
+        let mut root = *node;
+        // A ring that reports have closed has no root.
+        for _ in 0..self.sources.len() {
+            match self.get(&root).and_then(|source| source.parent) {
+                Some(parent) => root = parent,
+                None => break,
+            }
+        }
+        let mut below = vec![root];
+        while let Some(node) = below.pop() {
+            if let Some(source) = self.sources.get_mut(&node)
+                && !std::mem::replace(&mut source.is_wrong, true)
+            {
+                below.extend(self.children.get(&node).into_iter().flatten());
+            }
+        }
+        self.refresh(root);
     }
 
     fn rank(&mut self, node: &NodeId) {
@@ -329,7 +449,12 @@ impl Flight {
             State::Complete => place::lot(node, self.epoch),
             _ => u64::from(source.order),
         };
-        let rank = source.is_fed.then_some((source.is_doubted, cost, lot));
+        let rank = source.is_fed.then_some(Rank {
+            is_held_up: source.is_held_up,
+            is_doubted: source.is_doubted,
+            cost,
+            lot,
+        });
         if rank != source.rank {
             if let Some(rank) = source.rank {
                 self.ranked.remove(&(rank, *node));
@@ -343,9 +468,13 @@ impl Flight {
 
     /// The best source for whoever asks, which nobody feeds now. So nobody below it is fed, and no ring is closed.
     pub fn choose(&self, asker: &NodeId, seek: &Seek) -> Option<NodeId> {
-        let mut ranked = self.ranked.iter().map(|(_, node)| node);
-        let usable = |node: &&NodeId| *node != asker && !seek.failed.contains(node);
-        ranked.find(usable).copied()
+        let usable = |(_, node): &&(Rank, NodeId)| node != asker && !seek.failed.contains(node);
+        // Slow ones feed each other: to anybody else they would be a burden.
+        let slow = self.ranked.iter().rev();
+        let slow = slow.take_while(|(rank, _)| rank.is_held_up && seek.lags);
+        let best = slow.filter(usable).last();
+        let best = best.or_else(|| self.ranked.iter().find(usable));
+        best.map(|(_, node)| *node)
     }
 
     /// Takes out those of whom nothing was heard for too long, by what they do.
@@ -383,6 +512,8 @@ mod tests {
             yields: 0,
             patient: true,
             barred: false,
+            lags: false,
+            too_slow: false,
             silent: None,
             asker: None,
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::flight::{Asked, State};
+use super::place;
 use super::waiting::Waiter;
 use super::{Arbiter, BUSY_TICK};
 use crate::outbox::Outbox;
@@ -19,6 +20,8 @@ const PREFER_HOLD: Duration = Duration::from_millis(300);
 const BARRED_HOLD: Duration = Duration::from_secs(1);
 /// A leaf of a tree waits so long for an inner node to come before it.
 const GATHER: Duration = Duration::from_millis(100);
+/// So long a district's questions about a large object are gathered before one of its nodes asks for all of them.
+const MUSTER: Duration = Duration::from_millis(30);
 /// Who asked a node that is not the arbiter, and still is not after so long, is sent to who is.
 const STRAY: Duration = Duration::from_millis(600);
 
@@ -42,7 +45,7 @@ impl Arbiter {
         out: &mut Outbox,
     ) {
         let (key, number) = (seek.key, seek.number);
-        match self.take_seek(now, asker, seek) {
+        match self.take_seek(now, asker, seek, view) {
             Taken::Answered(verdict) => answer(out, asker, (key, number), verdict),
             Taken::Stale => {}
             Taken::Open(waiter) => self.try_answer(now, *waiter, view, out),
@@ -50,9 +53,16 @@ impl Arbiter {
     }
 
     /// Keeps a question, without an answer for now: this node is not the arbiter yet.
-    pub fn keep(&mut self, now: Time, asker: NodeId, seek: Seek, out: &mut Outbox) {
+    pub fn keep(
+        &mut self,
+        now: Time,
+        asker: NodeId,
+        seek: Seek,
+        view: &impl View,
+        out: &mut Outbox,
+    ) {
         let (key, number) = (seek.key, seek.number);
-        match self.take_seek(now, asker, seek) {
+        match self.take_seek(now, asker, seek, view) {
             Taken::Answered(verdict) => answer(out, asker, (key, number), verdict),
             Taken::Stale => {}
             Taken::Open(waiter) => self.wait(now, *waiter, out),
@@ -60,8 +70,8 @@ impl Arbiter {
     }
 
     /// Notes what a question says.
-    fn take_seek(&mut self, now: Time, asker: NodeId, seek: Seek) -> Taken {
-        let Some(flight) = self.open(now, seek.key) else {
+    fn take_seek(&mut self, now: Time, asker: NodeId, seek: Seek, view: &impl View) -> Taken {
+        let Some(flight) = self.open(now, seek.key, view) else {
             return Taken::Answered(Verdict::Alone);
         };
         if flight.is_stale(&asker, seek.number) {
@@ -72,7 +82,9 @@ impl Arbiter {
         flight.used = now;
         flight.size = flight.size.or(seek.size);
         flight.streams = flight.streams.max(seek.streams);
-        seek.failed.iter().for_each(|failed| flight.doubt(failed));
+        // Who lags leaves a source that is too good for it.
+        let doubted = seek.failed.iter().filter(|_| !seek.lags);
+        doubted.for_each(|failed| flight.doubt(failed));
         match source {
             // The same question has the same answer, or else this arbiter would not know which of them is kept to.
             Some((State::Complete, asked, ..)) if asked.number == seek.number => {
@@ -95,8 +107,8 @@ impl Arbiter {
                 return Taken::Answered(Verdict::Lead);
             }
             Some((State::Following, ..)) => flight.detach(&asker),
-            // It has lost it.
-            Some((State::Complete, ..)) => {
+            // It has lost it, or has to ask elsewhere again.
+            Some((State::Complete | State::Sent | State::Fed, ..)) => {
                 flight.remove(&asker);
             }
             None => {}
@@ -128,7 +140,7 @@ impl Arbiter {
             answer(out, waiter.node, name, Verdict::Alone);
             return;
         }
-        let lead = (flight.granted(), flight.is_granted_busy());
+        let lead = (flight.awaited(), flight.is_awaited_busy());
         tell(now, &mut waiter, lead, out);
         flight.waiting.push(waiter);
         self.schedule(key, now.after(BUSY_TICK));
@@ -144,13 +156,32 @@ impl Arbiter {
                 && !self.is_barred(now, prefer, seek.group)
         });
         let learns = !view.has_joined() || now < self.learns_until;
+        let is_root = view.root(&seek.key).is_none();
+        let is_own = is_root || view.is_near(&waiter.node);
+        let held_in = || self.district_of(&seek.key, &waiter.node, view);
+        let above = if is_root {
+            held_in()
+        } else {
+            view.root(&seek.key)
+        };
+        let above = above.filter(|_| is_own);
         let flight = self.flight(&seek.key)?;
         let waited = now.since(waiter.since);
         let asked = Asked {
             number: seek.number,
             group: Some(seek.group),
         };
-        let shape = flight.shape(&seek.key, view.members());
+        let shape = flight.shape(&seek.key, view.nearby());
+        if seek.too_slow && !seek.lags && !is_barred && !flight.is_doubled && !flight.feeds_nobody()
+        {
+            // What was sent upstream cannot be called back; the faster one wins.
+            flight.is_doubled = true;
+            flight.leads_are_slow();
+            flight.put(now, waiter.node, State::Begun, asked);
+            flight.slow(&waiter.node, false);
+            flight.leader = Some(waiter.node);
+            return Some(Verdict::Lead);
+        }
         // Whatever was said of it since it asked: nobody below it is to feed it.
         flight.detach(&waiter.node);
         if let Some(source) = flight.choose(&waiter.node, seek) {
@@ -162,6 +193,7 @@ impl Arbiter {
                 return None;
             }
             let order = flight.attach(now, waiter.node, source, asked);
+            flight.slow(&waiter.node, seek.lags);
             return Some(Verdict::Follow {
                 source,
                 epoch: flight.epoch,
@@ -169,8 +201,20 @@ impl Arbiter {
                 leader: flight.leader,
             });
         }
-        if flight.granted().is_some() {
+        if flight.awaited().is_some() {
             return waiter.later(now);
+        }
+        if let Some(above) = above {
+            let is_large = flight.size.is_none_or(|size| size > place::SMALL);
+            if is_large && waited < MUSTER && seek.patient {
+                return None;
+            }
+            // One asks for all of this district.
+            flight.put(now, waiter.node, State::Sent, asked);
+            return Some(Verdict::Redirect(above));
+        }
+        if !is_own {
+            return Some(Verdict::Alone);
         }
         let holds = learns
             || (has_better && (seek.yields > 0 || waited < PREFER_HOLD))
@@ -203,16 +247,21 @@ impl Arbiter {
         }
         let arbiter = view.arbiter(&key);
         let is_arbiter = arbiter == Some(view.me());
-        let lead = flight.granted();
+        let lead = flight.awaited();
         if is_arbiter && (lead.is_none() || !flight.feeds_nobody()) {
-            let shape = flight.shape(&key, view.members());
+            let shape = flight.shape(&key, view.nearby());
+            let is_sent = view.root(&key).is_some();
             let mut waiting = flight.waiting.take();
             waiting.sort_by_cached_key(|waiter| {
                 let Seek { barred, group, .. } = waiter.seek;
                 let is_barred = barred || self.is_barred(now, waiter.node, group);
                 (
                     is_barred,
+                    // Whole districts wait for those who ask for them.
+                    view.is_near(&waiter.node),
                     shape.has_classes() && !shape.is_inner(&waiter.node),
+                    // Who asks for its district feeds more than others: for each object another one.
+                    is_sent.then(|| place::lot(&waiter.node, key.hash())),
                 )
             });
             for waiter in waiting {
@@ -221,7 +270,7 @@ impl Arbiter {
             return;
         }
         if is_arbiter {
-            let is_busy = flight.is_granted_busy();
+            let is_busy = flight.is_awaited_busy();
             for waiter in flight.waiting.take() {
                 match waiter.later(now) {
                     Some(verdict) => {

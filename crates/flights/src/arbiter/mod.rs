@@ -20,6 +20,8 @@ use crate::{Key, NodeId, Time};
 use flight::{Flight, Source, State};
 use records::{MAX_HOLDERS, Record, Records};
 
+pub(crate) use records::Teller;
+
 /// Keys in flight at most.
 const MAX_FLIGHTS: usize = 1 << 16;
 /// Holders named in answer to a look-up.
@@ -51,8 +53,10 @@ pub(crate) struct Arbiter {
     records: Records,
     /// The keys in flight, by when they are to be looked at.
     agenda: BTreeSet<(Time, Key)>,
-    /// Hashes over what holders have told, by holder and slot.
-    told: BTreeMap<(NodeId, Slot), u64>,
+    /// Hashes over what tellers have told, by slot.
+    told: BTreeMap<(Teller, Slot), u64>,
+    /// Keys that somebody of this district holds since lately, or nobody does any more.
+    held: Vec<(Key, bool)>,
     /// Who does not lead in which group, until when.
     barred: BTreeMap<(NodeId, u64), Time>,
     purge_at: Option<Time>,
@@ -64,7 +68,7 @@ impl Arbiter {
     pub fn announced(
         &mut self,
         now: Time,
-        from: NodeId,
+        from: Teller,
         (forget, add, remove): (u64, &[Key], &[Key]),
         view: &impl View,
         out: &mut Outbox,
@@ -73,26 +77,83 @@ impl Arbiter {
         self.forget(from, forget);
         for key in add {
             *self.told.entry((from, Slot::of(&key.0))).or_default() ^= fold(0, key);
-            let Some(record) = self.records.entry(*key) else {
-                continue;
-            };
-            if record.holders.len() < MAX_HOLDERS && !record.holders.contains(&from) {
-                record.holders.push(from);
-            }
-            if let Some(flight) = &mut record.flight {
-                let asked = flight.get(&from).map(|source| source.asked);
-                flight.put(now, from, State::Complete, asked.unwrap_or_default());
-                self.settle(now, *key, view, out);
+            match from {
+                Teller::Holder(node) => self.holds(now, node, *key, view, out),
+                Teller::District(arbiter) => self.is_held_in(now, arbiter, *key, view, out),
             }
         }
         for key in remove {
             *self.told.entry((from, Slot::of(&key.0))).or_default() ^= fold(0, key);
-            self.lacks(from, key);
+            match from {
+                Teller::Holder(node) => self.lacks(node, key),
+                Teller::District(arbiter) => self.is_lost_in(arbiter, key),
+            }
         }
     }
 
+    fn holds(&mut self, now: Time, node: NodeId, key: Key, view: &impl View, out: &mut Outbox) {
+        let Some(record) = self.records.entry(key) else {
+            return;
+        };
+        if record.holders.is_empty() {
+            self.held.push((key, true));
+        }
+        if record.holders.len() < MAX_HOLDERS && !record.holders.contains(&node) {
+            record.holders.push(node);
+        }
+        if let Some(flight) = &mut record.flight {
+            let asked = flight.get(&node).map(|source| source.asked);
+            flight.put(now, node, State::Complete, asked.unwrap_or_default());
+            self.settle(now, key, view, out);
+        }
+    }
+
+    fn is_held_in(
+        &mut self,
+        now: Time,
+        arbiter: NodeId,
+        key: Key,
+        view: &impl View,
+        out: &mut Outbox,
+    ) {
+        if let Some(record) = self.records.entry(key) {
+            let district = view.district(&arbiter);
+            record
+                .districts
+                .retain(|other| view.district(other) != district);
+            record.districts.push(arbiter);
+            self.settle(now, key, view, out);
+        }
+    }
+
+    fn is_lost_in(&mut self, arbiter: NodeId, key: &Key) {
+        if let Some(record) = self.records.get_mut(key) {
+            record.districts.retain(|other| *other != arbiter);
+            self.records.tidy(key);
+        }
+    }
+
+    /// The keys that somebody of this district holds since the last call (true), or nobody any more.
+    pub fn take_held(&mut self) -> Vec<(Key, bool)> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// The keys of a slot that somebody of this district holds.
+    pub fn held(&self, slot: Slot) -> Vec<Key> {
+        self.records.held(slot).copied().collect()
+    }
+
+    /// The arbiter of a district where a key is held: another one than the asker's.
+    pub fn district_of(&self, key: &Key, asker: &NodeId, view: &impl View) -> Option<NodeId> {
+        let districts = self.records.get(key)?.districts.iter();
+        let mut others = districts.filter(|arbiter| {
+            **arbiter != view.me() && view.district(arbiter) != view.district(asker)
+        });
+        others.next().copied()
+    }
+
     /// Compares hashes; returns the slots that differ, a bit each.
-    pub fn renewed(&self, from: NodeId, slots: u64, hashes: &[u64]) -> u64 {
+    pub fn renewed(&self, from: Teller, slots: u64, hashes: &[u64]) -> u64 {
         let told = Slot::all().filter(|slot| slots >> slot.index() & 1 == 1);
         let differs = told.zip(hashes).filter(|(slot, hash)| {
             self.told.get(&(from, *slot)).copied().unwrap_or_default() != **hash
@@ -100,13 +161,18 @@ impl Arbiter {
         differs.fold(0, |slots, (slot, _)| slots | 1 << slot.index())
     }
 
-    /// Forgets what a node has told of these slots, a bit each.
-    fn forget(&mut self, node: NodeId, slots: u64) {
+    /// Forgets what somebody has told of these slots, a bit each.
+    fn forget(&mut self, teller: Teller, slots: u64) {
         for slot in Slot::all().filter(|slot| slots >> slot.index() & 1 == 1) {
-            if self.told.remove(&(node, slot)).is_some() {
-                self.records.forget(slot, |holder| *holder == node);
+            if self.told.remove(&(teller, slot)).is_some() {
+                self.forget_where(slot, |other| *other == teller);
             }
         }
+    }
+
+    fn forget_where(&mut self, slot: Slot, is_over: impl Fn(&Teller) -> bool) {
+        let lost = self.records.forget(slot, is_over);
+        self.held.extend(lost.into_iter().map(|key| (key, false)));
     }
 
     fn lacks(&mut self, node: NodeId, key: &Key) {
@@ -114,6 +180,9 @@ impl Arbiter {
             return;
         };
         record.holders.retain(|holder| *holder != node);
+        if record.holders.is_empty() {
+            self.held.push((*key, false));
+        }
         if let Some(flight) = &mut record.flight {
             let is_complete = |s: &Source| s.state == State::Complete;
             if flight.get(&node).is_some_and(is_complete) {
@@ -127,13 +196,14 @@ impl Arbiter {
     pub fn disowned(&mut self, slots: u64) {
         for slot in Slot::all().filter(|slot| slots >> slot.index() & 1 == 1) {
             self.told.retain(|(_, told), _| *told != slot);
-            self.records.forget(slot, |_| true);
+            self.forget_where(slot, |_| true);
         }
     }
 
     /// A member has left, or is dead.
     pub fn left(&mut self, now: Time, node: NodeId, view: &impl View, out: &mut Outbox) {
-        self.forget(node, u64::MAX);
+        self.forget(Teller::Holder(node), u64::MAX);
+        self.forget(Teller::District(node), u64::MAX);
         for (_, key) in self.agenda.clone() {
             if let Some(flight) = self.flight(&key) {
                 flight.waiting.remove(&node);
@@ -149,7 +219,7 @@ impl Arbiter {
         for (_, key) in self.agenda.clone() {
             if let Some(flight) = self.flight(&key) {
                 flight.waiting.remove(&to);
-                let is_unheard = |s: &Source| s.state == State::Granted && !s.is_confirmed;
+                let is_unheard = |s: &Source| s.state.is_awaited() && !s.is_confirmed;
                 if flight.get(&to).is_some_and(is_unheard) {
                     flight.remove(&to);
                     self.settle(now, key, view, out);
@@ -183,7 +253,9 @@ impl Arbiter {
     pub fn knows(&self, key: &Key) -> bool {
         self.records.get(key).is_some_and(|record| {
             let flies = |flight: &Flight| flight.has_sources();
-            !record.holders.is_empty() || record.flight.as_deref().is_some_and(flies)
+            !record.holders.is_empty()
+                || !record.districts.is_empty()
+                || record.flight.as_deref().is_some_and(flies)
         })
     }
 
@@ -219,6 +291,7 @@ impl Arbiter {
         let Record {
             holders,
             flight: Some(flight),
+            ..
         } = record
         else {
             return;
@@ -227,9 +300,10 @@ impl Arbiter {
             flight.lapse_at = now.after(QUIET_TICK / 2);
             flight.lapse(|source| {
                 let limit = match source.state {
+                    State::Sent => NEW_LEAD_SILENCE,
                     State::Granted | State::Begun if !source.is_confirmed => NEW_LEAD_SILENCE,
                     State::Granted | State::Begun => LEAD_SILENCE,
-                    State::Following => SOURCE_SILENCE,
+                    State::Following | State::Fed => SOURCE_SILENCE,
                     State::Complete if holders.contains(&source.node) => return false,
                     State::Complete => LANDING,
                 };
@@ -266,12 +340,14 @@ impl Arbiter {
         if !view.has_joined() {
             return;
         }
-        let strangers = self.told.keys().map(|(node, _)| *node);
-        let strangers: BTreeSet<_> = strangers.filter(|node| !view.is_member(node)).collect();
-        for node in strangers {
-            self.forget(node, u64::MAX);
+        let strangers = self.told.keys().map(|(teller, _)| *teller);
+        let strangers = strangers.filter(|teller| !view.is_member(teller.node()));
+        for teller in strangers.collect::<BTreeSet<_>>() {
+            self.forget(teller, u64::MAX);
         }
-        let is_foreign = |slot: &Slot| !view.owners(*slot).contains(&view.me());
+        let me = view.me();
+        let is_foreign =
+            |slot: &Slot| !view.owners(*slot).contains(&me) && !view.roots(*slot).contains(&me);
         let foreign = Slot::all().filter(is_foreign);
         self.disowned(foreign.fold(0, |slots, slot| slots | 1 << slot.index()));
     }
@@ -293,7 +369,7 @@ impl Arbiter {
     }
 
     /// The flight of a key, begun if there is none; `None` if there are too many.
-    fn open(&mut self, now: Time, key: Key) -> Option<&mut Flight> {
+    fn open(&mut self, now: Time, key: Key, view: &impl View) -> Option<&mut Flight> {
         let Self {
             records,
             epochs,
@@ -304,10 +380,14 @@ impl Arbiter {
         if !flies && agenda.len() >= MAX_FLIGHTS {
             return None;
         }
-        let Record { holders, flight } = records.entry(key)?;
+        let Record {
+            holders, flight, ..
+        } = records.entry(key)?;
         let flight = flight.get_or_insert_with(|| {
             *epochs = mix(*epochs ^ now.0 ^ key.hash());
-            let mut flight = Flight::new(now, *epochs, &key, holders);
+            // Odd where another arbiter is above this one: see `Place`.
+            let epoch = *epochs & !1 | u64::from(view.root(&key).is_some());
+            let mut flight = Flight::new(now, epoch, &key, holders);
             flight.due = now.after(QUIET_TICK);
             agenda.insert((flight.due, key));
             Box::new(flight)
@@ -325,7 +405,11 @@ impl Arbiter {
     pub fn check_is_quiet(&self, now: Time, view: &impl View) {
         assert!(self.agenda.is_empty(), "{:?}", self.agenda);
         assert!(self.barred.values().all(|until| *until > now));
-        assert!(self.told.keys().all(|(node, _)| view.is_member(node)));
+        assert!(
+            self.told
+                .keys()
+                .all(|(teller, _)| view.is_member(teller.node()))
+        );
         self.records.check(|holder| view.is_member(holder));
     }
 }

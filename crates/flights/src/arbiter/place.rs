@@ -12,7 +12,7 @@ use crate::{Key, NodeId};
 /// What a hop costs, in bytes that could have been sent meanwhile: what a node has taken in and not passed on yet.
 const HOP: u64 = 8 * 1024;
 /// Objects up to this size are verified and stored whole by each node before it passes them on…
-const SMALL: u64 = 1024 * 1024;
+pub(super) const SMALL: u64 = 1024 * 1024;
 /// …so that a hop costs far more than a further child.
 const WHOLE_HOP: u64 = 1024 * 1024;
 /// What a child costs, besides its share of the uplink: a connection and its buffers.

@@ -12,15 +12,42 @@ pub(super) const MAX_HOLDERS: usize = 32;
 /// Keys kept at most. At 2,000 images of 20 objects, all of them.
 const MAX_RECORDS: usize = 1 << 20;
 
+/// Who tells what is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Teller {
+    /// A node, of itself.
+    Holder(NodeId),
+    /// The arbiter of a district, of that.
+    District(NodeId),
+}
+
+impl Teller {
+    pub fn new(node: NodeId, of_district: bool) -> Self {
+        if of_district {
+            Self::District(node)
+        } else {
+            Self::Holder(node)
+        }
+    }
+
+    pub fn node(&self) -> &NodeId {
+        match self {
+            Self::Holder(node) | Self::District(node) => node,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Record {
     pub holders: Vec<NodeId>,
+    /// Arbiters of districts in which it is held, one of each: what the owners in the whole cluster are told.
+    pub districts: Vec<NodeId>,
     pub flight: Option<Box<Flight>>,
 }
 
 impl Record {
     fn is_empty(&self) -> bool {
-        self.holders.is_empty() && self.flight.is_none()
+        self.holders.is_empty() && self.districts.is_empty() && self.flight.is_none()
     }
 }
 
@@ -62,16 +89,34 @@ impl Records {
         }
     }
 
-    /// Forgets holders of the keys of a slot.
-    pub fn forget(&mut self, slot: Slot, is_over: impl Fn(&NodeId) -> bool) {
+    /// Forgets what tellers have told of the keys of a slot. Returns those that are held no more.
+    pub fn forget(&mut self, slot: Slot, is_over: impl Fn(&Teller) -> bool) -> Vec<Key> {
+        let mut lost = Vec::new();
         if let Some(slot) = self.slots.get_mut(slot.index()) {
             let before = slot.len();
-            slot.retain(|_, record| {
-                record.holders.retain(|holder| !is_over(holder));
+            slot.retain(|key, record| {
+                let was_held = !record.holders.is_empty();
+                record
+                    .holders
+                    .retain(|holder| !is_over(&Teller::Holder(*holder)));
+                record
+                    .districts
+                    .retain(|arbiter| !is_over(&Teller::District(*arbiter)));
+                if was_held && record.holders.is_empty() {
+                    lost.push(*key);
+                }
                 !record.is_empty()
             });
             self.len -= before - slot.len();
         }
+        lost
+    }
+
+    /// The keys of a slot that somebody holds.
+    pub fn held(&self, slot: Slot) -> impl Iterator<Item = &Key> {
+        let records = self.slots.get(slot.index()).into_iter().flatten();
+        let held = records.filter(|(_, record)| !record.holders.is_empty());
+        held.map(|(key, _)| key)
     }
 
     #[cfg(test)]

@@ -4,7 +4,7 @@ use super::Arbiter;
 use super::flight::{Asked, State};
 use crate::outbox::Outbox;
 use crate::view::View;
-use crate::wire::Stage;
+use crate::wire::{Message, Stage};
 use crate::{Key, NodeId, Time};
 
 impl Arbiter {
@@ -42,10 +42,11 @@ impl Arbiter {
         view: &impl View,
         out: &mut Outbox,
     ) {
-        if stage == Stage::Failed && self.flight(&key).is_none() {
+        let begins = matches!(stage, Stage::Alive { .. } | Stage::Done);
+        if !begins && self.flight(&key).is_none() {
             return;
         }
-        let Some(flight) = self.open(now, key) else {
+        let Some(flight) = self.open(now, key, view) else {
             return;
         };
         let known = flight.get(&from).map(|source| (source.state, source.asked));
@@ -61,22 +62,26 @@ impl Arbiter {
                 size,
                 source,
                 is_busy,
+                lags,
             } => {
                 flight.size = flight.size.or(size);
+                let is_known = |source| flight.get(&source).is_some() || view.is_near(&source);
                 let state = match (size, source) {
+                    (_, Some(source)) if !is_known(source) => State::Fed,
                     (_, Some(_)) => State::Following,
                     (Some(_), None) => State::Begun,
                     (None, None) => State::Granted,
                 };
                 let says_nothing_new = match known {
                     Some((State::Begun | State::Complete, _)) => is_same,
-                    Some((State::Following, _)) => is_same && source.is_some(),
+                    Some((State::Following | State::Fed, _)) => is_same && source.is_some(),
                     Some((State::Granted, _)) => is_same && state != State::Begun,
-                    None => false,
+                    Some((State::Sent, _)) | None => false,
                 };
                 match source {
                     _ if says_nothing_new => {}
                     Some(source) if source == from => return,
+                    Some(_) if state == State::Fed => flight.put(now, from, state, asked),
                     Some(source) => {
                         flight.attach(now, from, source, asked);
                     }
@@ -87,12 +92,25 @@ impl Arbiter {
                     }
                 }
                 flight.heard(now, &from, is_busy);
+                if lags {
+                    flight.slow(&from, true);
+                }
                 if says_nothing_new {
                     return;
                 }
             }
             Stage::Done => flight.put(now, from, State::Complete, asked),
-            Stage::Failed => {
+            Stage::Outrun { order, rate } => {
+                if let Some(slow) = flight.outrun(&from, order) {
+                    let rate = if slow == from { u64::MAX } else { rate };
+                    out.send(slow, Message::Outrun { key, rate });
+                }
+                return;
+            }
+            Stage::Failed | Stage::Wrong => {
+                if stage == Stage::Wrong {
+                    flight.condemn(&from);
+                }
                 flight.end(from, number);
                 let failed = flight.remove(&from);
                 let led = failed.filter(|source| source.state.is_lead());

@@ -25,6 +25,18 @@ impl View for Three {
     fn owners(&self, _: Slot) -> Owners {
         [0, 1, 2].map(|n| NodeId([n; 32])).into_iter().collect()
     }
+    fn roots(&self, _: Slot) -> Owners {
+        [].into_iter().collect()
+    }
+
+    fn districts(&self) -> u64 {
+        1
+    }
+
+    fn district(&self, _: &NodeId) -> u64 {
+        0
+    }
+
     fn before(&self, slot: Slot) -> Option<NodeId> {
         (slot.index() == 1).then_some(NodeId([1; 32]))
     }
@@ -71,6 +83,7 @@ fn wanted(key: Key) -> Wanted {
         offset: 0,
         failed: Vec::new(),
         yields: None,
+        too_slow: false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who owns what: keys fall into slots, and each slot has three owners among the members.
 
 mod ranking;
+mod realm;
 mod season;
 #[cfg(test)]
 mod tests;
@@ -8,6 +9,7 @@ mod tests;
 use std::cmp::Reverse;
 use std::fmt;
 
+pub use realm::{DISTRICT, Realm};
 pub use season::{SEASON, STEP};
 
 use crate::members::Change;
@@ -108,7 +110,7 @@ struct State {
 /// They are the three seasoned members whom rendezvous hashing ranks highest for the slot. Where fewer than three
 /// are seasoned, the oldest of the others fill up behind them, and those who started together are ranked in the same
 /// way: a cluster of one, or of fresh nodes, works at once, and nothing moves when these become seasoned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Slots {
     seasons: Seasons,
     states: Vec<State>,
@@ -159,6 +161,36 @@ impl Slots {
             dirty = u64::MAX;
         }
         self.settle(dirty);
+    }
+
+    /// So many are members.
+    pub fn members(&self) -> usize {
+        self.seasons.len()
+    }
+
+    /// The slots of a part of the members alone.
+    fn part(&self, now: Time, is_in: impl Fn(&NodeId) -> bool) -> Self {
+        let mut part = Self::new();
+        for (id, born) in self.seasons.ages().filter(|(id, _)| is_in(id)) {
+            part.seasons.set(id, born);
+        }
+        part.update(now, []);
+        part
+    }
+
+    /// Tells all anew at the next call of [`Self::take_changes`].
+    fn forget_told(&mut self) {
+        self.states.iter_mut().for_each(|s| s.told = Owners::NONE);
+    }
+
+    /// Takes the place of others: what has changed is what these own differently.
+    fn follows(&mut self, before: &Self) {
+        for (state, before) in self.states.iter_mut().zip(&before.states) {
+            state.told = before.told;
+            if state.owners.arbiter() != before.owners.arbiter() {
+                state.previous = before.owners.arbiter();
+            }
+        }
     }
 
     /// When [`Slots::update`] is to be called next, even if nothing changes until then.

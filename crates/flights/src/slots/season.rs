@@ -11,7 +11,7 @@ pub const SEASON: Duration = Duration::from_secs(10);
 /// Members become seasoned together, at moments this far apart.
 pub const STEP: Duration = Duration::from_secs(5);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Age {
     born: Born,
     seasoned: bool,
@@ -23,7 +23,7 @@ struct Age {
 /// within what a message takes: the age of the oldest member. Beats are [`STEP`] apart, half a step off its birth, so
 /// that members who started with it do not fall on a beat. So those who joined in a crowd become owners in the same
 /// moment in everybody's view, not one by one in an order that each view sees a little differently.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Seasons {
     ages: BTreeMap<NodeId, Age>,
     by_age: BTreeSet<(Born, NodeId)>,
@@ -57,6 +57,14 @@ impl Seasons {
         self.by_age.remove(&(age.born, *id));
         self.young.remove(&(age.born, *id));
         age.seasoned
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ages.len()
+    }
+
+    pub(super) fn ages(&self) -> impl Iterator<Item = (NodeId, Born)> {
+        self.ages.iter().map(|(id, age)| (*id, age.born))
     }
 
     pub(super) fn contains(&self, id: &NodeId) -> bool {

@@ -5,7 +5,7 @@ use prost::{Message, Oneof};
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Envelope {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub body: Option<Body>,
 }
 
@@ -17,8 +17,8 @@ pub enum Body {
     Announce(Announce),
     #[prost(message, tag = "3")]
     Renew(Renew),
-    #[prost(fixed64, tag = "4")]
-    Resync(u64),
+    #[prost(message, tag = "4")]
+    Resync(Resync),
     #[prost(message, tag = "5")]
     Seek(Box<Seek>),
     #[prost(message, tag = "6")]
@@ -31,6 +31,8 @@ pub enum Body {
     Find(Find),
     #[prost(message, tag = "10")]
     Found(Found),
+    #[prost(message, tag = "11")]
+    Outrun(Outrun),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -41,6 +43,16 @@ pub struct Announce {
     pub add: Bytes,
     #[prost(bytes = "bytes", tag = "3")]
     pub remove: Bytes,
+    #[prost(bool, tag = "4")]
+    pub of_district: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Resync {
+    #[prost(fixed64, tag = "1")]
+    pub slots: u64,
+    #[prost(bool, tag = "2")]
+    pub of_district: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -49,6 +61,8 @@ pub struct Renew {
     pub slots: u64,
     #[prost(fixed64, repeated, tag = "2")]
     pub hashes: Vec<u64>,
+    #[prost(bool, tag = "3")]
+    pub of_district: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -79,6 +93,10 @@ pub struct Seek {
     pub offset: u64,
     #[prost(bool, tag = "12")]
     pub barred: bool,
+    #[prost(bool, tag = "14")]
+    pub lags: bool,
+    #[prost(bool, tag = "15")]
+    pub too_slow: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -131,7 +149,7 @@ pub struct Follow {
 pub struct Report {
     #[prost(bytes = "bytes", tag = "1")]
     pub key: Bytes,
-    #[prost(oneof = "Stage", tags = "2, 3, 4")]
+    #[prost(oneof = "Stage", tags = "2, 3, 4, 6, 7")]
     pub stage: Option<Stage>,
     #[prost(fixed64, tag = "5")]
     pub number: u64,
@@ -145,6 +163,26 @@ pub enum Stage {
     Done(bool),
     #[prost(bool, tag = "4")]
     Failed(bool),
+    #[prost(bool, tag = "6")]
+    Wrong(bool),
+    #[prost(message, tag = "7")]
+    Outrun(Outran),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Outran {
+    #[prost(uint32, tag = "1")]
+    pub order: u32,
+    #[prost(uint64, tag = "2")]
+    pub rate: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Outrun {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    #[prost(uint64, tag = "2")]
+    pub rate: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -159,6 +197,8 @@ pub struct Wait {
 pub struct Alive {
     #[prost(bool, tag = "3")]
     pub is_busy: bool,
+    #[prost(bool, tag = "4")]
+    pub lags: bool,
     #[prost(uint64, optional, tag = "1")]
     pub size: Option<u64>,
     #[prost(bytes = "bytes", tag = "2")]

@@ -45,11 +45,11 @@ fn seek() -> impl Strategy<Value = Seek> {
         maybe(),
         maybe(),
     );
-    let how = (number(), any::<bool>(), any::<bool>(), 0..=MAX_YIELD);
+    let how = (number(), any::<[bool; 4]>(), 0..=MAX_YIELD);
     (what, who, how).prop_map(|(what, who, how)| {
         let (key, number, group, size, streams) = what;
         let (prefer, failed, silent, asker) = who;
-        let (offset, patient, barred, yields) = how;
+        let (offset, [patient, barred, lags, too_slow], yields) = how;
         Seek {
             key,
             number,
@@ -61,6 +61,8 @@ fn seek() -> impl Strategy<Value = Seek> {
             offset,
             patient,
             barred,
+            lags,
+            too_slow,
             yields,
             silent,
             asker,
@@ -87,15 +89,18 @@ fn verdict() -> impl Strategy<Value = Verdict> {
 
 fn stage() -> impl Strategy<Value = Stage> {
     prop_oneof![
-        (prop::option::of(number()), maybe(), any::<bool>()).prop_map(|(size, source, is_busy)| {
-            Stage::Alive {
+        (prop::option::of(number()), maybe(), any::<(bool, bool)>()).prop_map(
+            |(size, source, (is_busy, lags))| Stage::Alive {
                 size,
                 source,
                 is_busy,
+                lags,
             }
-        }),
+        ),
         Just(Stage::Done),
         Just(Stage::Failed),
+        Just(Stage::Wrong),
+        any::<(u32, u64)>().prop_map(|(order, rate)| Stage::Outrun { order, rate }),
     ]
 }
 
@@ -103,16 +108,26 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
     let numbered = || (key(), number());
     prop_oneof![
         prop::collection::vec(any::<u8>(), 0..50).prop_map(|bytes| Message::Members(bytes.into())),
-        (any::<u64>(), keys(), keys()).prop_map(|(forget, add, remove)| Message::Announce {
-            forget,
-            add,
-            remove
+        (any::<(bool, u64)>(), keys(), keys()).prop_map(|((of_district, forget), add, remove)| {
+            Message::Announce {
+                of_district,
+                forget,
+                add,
+                remove,
+            }
         }),
-        prop::collection::vec(any::<u64>(), 0..=64).prop_map(|hashes| {
-            let slots = (0..hashes.len()).fold(0, |slots, bit| slots | 1 << bit);
-            Message::Renew { slots, hashes }
-        }),
-        any::<u64>().prop_map(|slots| Message::Resync { slots }),
+        (any::<bool>(), prop::collection::vec(any::<u64>(), 0..=64)).prop_map(
+            |(of_district, hashes)| {
+                let slots = (0..hashes.len()).fold(0, |slots, bit| slots | 1 << bit);
+                Message::Renew {
+                    of_district,
+                    slots,
+                    hashes,
+                }
+            }
+        ),
+        any::<(bool, u64)>()
+            .prop_map(|(of_district, slots)| Message::Resync { of_district, slots }),
         seek().prop_map(Message::Seek),
         numbered().prop_map(|(key, number)| Message::Withdraw { key, number }),
         (numbered(), verdict()).prop_map(|((key, number), verdict)| Message::Answer {
@@ -136,6 +151,7 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
                 holders,
                 redirect
             }),
+        numbered().prop_map(|(key, rate)| Message::Outrun { key, rate }),
     ]
 }
 
@@ -175,6 +191,7 @@ fn the_longest_messages_fit_and_longer_ones_are_refused() {
     let add = vec![Key([255; 16]); MAX_KEYS];
     let (forget, remove) = (u64::MAX, Vec::new());
     let longest = Message::Announce {
+        of_district: true,
         forget,
         add,
         remove,

@@ -34,6 +34,7 @@ pub fn wanted(key: Key) -> Wanted {
         prefer: None,
         offset: 0,
         yields: None,
+        too_slow: false,
         failed: Vec::new(),
     }
 }

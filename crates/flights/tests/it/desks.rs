@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use flights::members::{Change, Contact, Member};
-use flights::slots::{Owners, Slot, Slots};
+use flights::slots::{Owners, Realm, Slot};
 use flights::{Born, Desk, Key, News, NodeId, Outcome, Time, View};
 
 use crate::cluster::{id, index, wanted};
 
 /// The members as some nodes see them.
 struct Directory {
-    slots: Slots,
+    /// By the number of the district.
+    realms: BTreeMap<u64, Realm>,
     members: usize,
 }
 
@@ -26,10 +27,25 @@ impl Directory {
             })
         });
         let joined: Vec<_> = joined.collect();
-        let mut slots = Slots::new();
-        slots.update(Time(0), &joined);
+        let mut realms = BTreeMap::new();
+        for change in &joined {
+            let Change::Joined(member) = change else {
+                continue;
+            };
+            let known: Option<&Realm> = realms.values().next();
+            if known.is_none_or(|realm| !realms.contains_key(&realm.district(&member.id))) {
+                let mut realm = Realm::new(member.id);
+                realm.update(Time(0), &joined);
+                realms.insert(realm.district(&member.id), realm);
+            }
+        }
         let members = joined.len();
-        Self { slots, members }
+        Self { realms, members }
+    }
+
+    fn realm(&self, node: &NodeId) -> &Realm {
+        let any = self.realms.values().next().expect("there are members");
+        &self.realms[&any.district(node)]
     }
 }
 
@@ -46,7 +62,16 @@ impl View for Sight<'_> {
         true
     }
     fn owners(&self, slot: Slot) -> Owners {
-        self.1.slots.owners(slot)
+        self.1.realm(&self.0).owners(slot)
+    }
+    fn roots(&self, slot: Slot) -> Owners {
+        self.1.realm(&self.0).roots(slot)
+    }
+    fn districts(&self) -> u64 {
+        self.1.realm(&self.0).districts()
+    }
+    fn district(&self, id: &NodeId) -> u64 {
+        self.1.realm(&self.0).district(id)
     }
     fn before(&self, _: Slot) -> Option<NodeId> {
         None
@@ -153,7 +178,7 @@ fn two_thousand_keys_are_announced_in_a_message_for_each_owner() {
         let each = |total: u64| total / announcing as u64;
         let (messages, bytes) = (each(desks.messages), each(desks.bytes));
         println!("{nodes} nodes, each announces 2,000 keys: {messages} messages, {bytes} bytes");
-        let owners = Slot::all().flat_map(|slot| all.slots.owners(slot).to_vec());
+        let owners = Slot::all().flat_map(|slot| all.realm(&id(0)).owners(slot).to_vec());
         let owners: std::collections::BTreeSet<_> = owners.collect();
         assert!(messages <= owners.len() as u64);
         assert!(bytes <= 3 * 2_000 * 16 + 64 * messages);

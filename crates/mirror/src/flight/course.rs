@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::Shared;
 use super::pulls::{Pull, Sharing};
 use super::range::first_byte;
+use super::rate::Window;
 use crate::fetch::{Answer, FetchError, Question};
 use crate::finder::{COMPLETE, Finder, Patience};
 use crate::peers::Fault;
@@ -36,6 +37,12 @@ const STALL_STEPS: u32 = 20;
 /// See [`Patience::crawl`].
 const CRAWL: Duration = Duration::from_secs(20);
 
+/// A source that gives far less than others did is left, for one of which the others may know that it is better, so many
+/// times for one body…
+const MOST_LEFT: u8 = 2;
+/// …and not again before.
+const LEAVE_EVERY: Duration = Duration::from_secs(60);
+
 /// Finds the sources of one body.
 pub struct Course {
     shared: Arc<Shared>,
@@ -44,7 +51,7 @@ pub struct Course {
     /// Of a pull that begins.
     sharing: Sharing,
     /// Nodes that its bytes pass.
-    order: AtomicU32,
+    steps: AtomicU32,
     /// The source that was found last is on its way to have the object itself.
     grows: AtomicBool,
     state: Mutex<State>,
@@ -59,6 +66,29 @@ struct State {
     /// The pull as it is watched now.
     pull: Option<Arc<Pull>>,
     leader: Option<PeerId>,
+    /// The source that was found last.
+    source: Option<PeerId>,
+    /// One that was left because it is too slow, as long as nobody was asked for a better one.
+    slow: Option<PeerId>,
+    /// What comes of this body.
+    window: Window,
+    /// How many sources were left, and when the last one was.
+    left: u8,
+    left_at: Option<Instant>,
+}
+
+impl State {
+    /// Leaves a source that is too slow, if that may be.
+    fn leave(&mut self, now: Instant) -> bool {
+        let is_soon = |at: Instant| now - at < LEAVE_EVERY;
+        if self.left >= MOST_LEFT || self.left_at.is_some_and(is_soon) {
+            return false;
+        }
+        self.left += 1;
+        self.left_at = Some(now);
+        self.slow = self.source.take();
+        self.slow.is_some()
+    }
 }
 
 impl Course {
@@ -68,7 +98,7 @@ impl Course {
             target,
             digest,
             sharing,
-            order: AtomicU32::new(0),
+            steps: AtomicU32::new(0),
             grows: AtomicBool::new(false),
             state: Mutex::default(),
         }
@@ -93,14 +123,14 @@ impl Course {
             return Turn::Alone;
         };
         let about = shared.about(&self.digest);
-        let failed = {
+        let (failed, slow) = {
             let mut state = self.state.lock();
             if state.seeks > 0 {
                 shared.metrics.flights_moves.inc();
             }
             state.seeks += 1;
             state.pull = Some(pull.clone());
-            state.failed.clone()
+            (state.failed.clone(), state.slow.take())
         };
         let has_failed = |peer: &PeerId| failed.contains(peer);
         let seek = Seek {
@@ -111,7 +141,8 @@ impl Course {
             prefer: about.leader,
             offset,
             yields,
-            failed: self.useless(&failed),
+            too_slow: slow.is_some(),
+            failed: self.useless(&failed, slow),
         };
         let asked = Instant::now();
         let turn = if failed.len() < MOST_FAILED {
@@ -132,11 +163,22 @@ impl Course {
         turn
     }
 
-    /// Sources that are none: those that failed this body, and whoever is put aside for failing another one.
-    fn useless(&self, failed: &[PeerId]) -> Vec<PeerId> {
+    /// Asks for the next source. Where there is none that is better than a slow one, that one will do.
+    async fn next(&self, offset: u64) -> Turn {
+        let was_slow = self.state.lock().slow.is_some();
+        match self.seek(offset, None).await {
+            Turn::Alone | Turn::Later if was_slow => self.seek(offset, None).await,
+            turn => turn,
+        }
+    }
+
+    /// Sources that are none: those that failed this body, one that is too slow, and whoever is put aside for failing
+    /// another body.
+    fn useless(&self, failed: &[PeerId], slow: Option<PeerId>) -> Vec<PeerId> {
         let mut useless = self.shared.fetcher.peers.aside(Instant::now());
         useless.retain(|peer| !failed.contains(peer));
         useless.extend_from_slice(failed);
+        useless.extend(slow);
         useless
     }
 
@@ -144,7 +186,7 @@ impl Course {
         let outcome = match turn {
             Turn::Follow { place, leader, .. } => {
                 pull.follows(*place);
-                self.order.store(place.order, Ordering::Relaxed);
+                self.steps.store(place.steps(), Ordering::Relaxed);
                 self.state.lock().leader.clone_from(leader);
                 "follow"
             }
@@ -167,7 +209,7 @@ impl Finder for Course {
             let granted = self.state.lock().granted.take();
             let turn = match granted {
                 Some(turn) => turn,
-                None => self.seek(offset, None).await,
+                None => self.next(offset).await,
             };
             let (source, place) = match turn {
                 Turn::Follow { source, place, .. } => (source, place),
@@ -180,6 +222,7 @@ impl Finder for Course {
             };
             match self.shared.fetcher.ask(&question, source).await {
                 Ok(answer) => {
+                    self.state.lock().source = Some(answer.candidate.peer.clone());
                     let grows = answer.head.headers.contains_key(FLIGHT);
                     self.grows.store(grows, Ordering::Relaxed);
                     return answer.satisfied();
@@ -203,17 +246,32 @@ impl Finder for Course {
         }
     }
 
-    fn received(&self, offset: u64, bytes: &Bytes) {
-        if let Some(pull) = &self.state.lock().pull {
+    /// A source is left when the whole node gets far less than it did, and that is not because the client takes no more.
+    fn received(&self, offset: u64, bytes: &Bytes, waited: Duration) -> bool {
+        let (now, count) = (Instant::now(), bytes.len() as u64);
+        let is_low = {
+            let mut rate = self.shared.rate.lock();
+            rate.came(now, count, waited);
+            rate.is_low(now)
+        };
+        let mut state = self.state.lock();
+        if let Some(pull) = &state.pull {
             pull.receive(offset, bytes);
         }
+        let has_waited = state.window.came(now, count, waited).is_some();
+        let leaves = has_waited && is_low && state.leave(now);
+        if leaves {
+            tracing::debug!(digest = %self.digest, offset, peer = ?state.slow, "a source is far too slow");
+            self.shared.metrics.flights_too_slow.inc();
+        }
+        leaves
     }
 
     fn patience(&self) -> Patience {
         if !self.grows.load(Ordering::Relaxed) {
             return COMPLETE;
         }
-        let steps = self.order.load(Ordering::Relaxed).min(STALL_STEPS);
+        let steps = self.steps.load(Ordering::Relaxed).min(STALL_STEPS);
         Patience {
             stall: STALL + STALL_STEP * steps,
             stall_least: STALL_LEAST + STALL_STEP * steps,

@@ -7,6 +7,7 @@ use oci::{Digest, MediaType};
 use tokio::time::timeout;
 
 use super::Flight;
+use super::feed::Feeding;
 use super::pulls::{Sharing, Standing};
 use super::range::first_byte;
 use super::uploads::Upload;
@@ -14,8 +15,7 @@ use crate::access::Access;
 use crate::found::{Found, Payload, Source};
 use crate::refusal::Refusal;
 use crate::request::Target;
-use crate::tap::TapReader;
-use crate::{Growing, Place, Progress, Stage, local};
+use crate::{Place, Progress, Stage, local};
 
 /// How long a follower may be ahead of this node's own request, or of what this node is told about it.
 const OFFER_LIMIT: Duration = Duration::from_millis(250);
@@ -39,27 +39,29 @@ impl Flight {
         };
         let offset = first_byte(target.ranges.as_ref());
         let opened = timeout(OFFER_LIMIT, self.ahead(digest, offset, place, access)).await;
-        let Some((size, growing, tap)) = opened.ok().flatten() else {
+        let Some(feeding) = opened.ok().flatten() else {
             // It may have become complete meanwhile.
             return local::find(&*self.shared.store, access, target).ok_or(nothing);
         };
+        let (size, growing) = (feeding.size, feeding.growing.clone());
+        let feed = feeding.open(&self.shared, offset, place);
         Ok(Found {
             digest: digest.clone(),
             media_type: MediaType::octet_stream(),
             size,
-            payload: Payload::Growing(growing, Some(tap)),
+            payload: Payload::Growing(growing, Some(feed)),
             source: Source::Growing,
         })
     }
 
-    /// The ingest of our own pull, and its size, if it is ahead of a follower.
+    /// Our own pull, if it is ahead of a follower.
     async fn ahead(
         &self,
         digest: &Digest,
         offset: u64,
         place: Place,
         access: &Access,
-    ) -> Option<(u64, Growing, TapReader)> {
+    ) -> Option<Feeding> {
         let pull = self.shared.pulls.wait(digest).await;
         let admits = |origin| access.filter.admits(origin);
         if !pull.origin.as_ref().is_none_or(admits) {
@@ -82,7 +84,12 @@ impl Flight {
         }
         let known = |p: &Progress| p.total.is_some() || p.stage != Stage::Filling;
         let size = growing.until(known).await.total?;
-        Some((size, growing, pull.tap.reader()))
+        Some(Feeding {
+            digest: digest.clone(),
+            size,
+            growing,
+            pull,
+        })
     }
 
     /// Admits a follower to what was found for it. `None`: it is too small to count.

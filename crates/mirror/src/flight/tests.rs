@@ -2,6 +2,7 @@
 //! is written down by the test.
 
 mod node;
+mod rate;
 
 use std::net::SocketAddr;
 
@@ -167,9 +168,18 @@ async fn what_becomes_of_a_lead_is_told() {
 
     let (other, failing) = (Digest::sha256(b"other"), News::Failed);
     let ingest = node.lead(&other, 5).await;
+    ingest.write(b"oth");
     ingest.fail(&node, &other);
     node.script.told(failing).await;
     assert_eq!(node.script.news.lock().last(), Some(&(other, failing)));
+
+    let (other, wrong) = (Digest::sha256(b"another"), News::Wrong);
+    let ingest = node.lead(&other, 6).await;
+    ingest.write(b"wrong!");
+    node.script.told(News::Begun { size: 6 }).await;
+    ingest.fail(&node, &other);
+    node.script.told(wrong).await;
+    assert_eq!(node.script.news.lock().last(), Some(&(other, wrong)));
 }
 
 #[tokio::test]
@@ -227,7 +237,8 @@ async fn where_nobody_answers_the_client_goes_upstream() {
 async fn a_source_that_is_not_there_is_passed_over() {
     let ((bytes, digest), leader, follower) = (layer(), node().await, node().await);
     let size = bytes.len() as u64;
-    leader.lead(&digest, size).await.write(&bytes);
+    let growing = leader.lead(&digest, size).await;
+    growing.write(&bytes);
     let _own = follower.ingest(&digest, size);
     let closed = candidate(SocketAddr::from(([127, 0, 0, 1], 1)));
     let gone = closed.peer.clone();

@@ -23,7 +23,7 @@ const QUEUE_LIMIT: Duration = Duration::from_secs(60);
 const COMMIT_LIMIT: Duration = Duration::from_secs(120);
 /// An object that is neither on its way nor here for this long is gone: between the two, containerd renames.
 const GONE_LIMIT: Duration = Duration::from_millis(250);
-/// Between words that upstream goes on sending.
+/// Between words that more goes on coming.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 /// Between looks for it.
 const GONE_LOOK: Duration = Duration::from_millis(25);
@@ -38,7 +38,10 @@ pub struct Watcher {
 /// Why an ingest is no longer followed.
 enum End {
     Complete,
-    Gone,
+    /// All of it had come, or not.
+    Gone {
+        was_full: bool,
+    },
     Stalled,
     Private,
 }
@@ -61,7 +64,7 @@ impl Watcher {
             let news = self.end().await;
             let shared = &self.shared;
             // A turn that was granted a moment ago may begin what seemed to have ended.
-            let goes_on = || news == News::Failed && self.states.has_changed().unwrap_or(false);
+            let goes_on = || news != News::Done && self.states.has_changed().unwrap_or(false);
             let tell = || {
                 shared.queue.forget(&self.digest);
                 shared.flights.report(&self.digest, news);
@@ -75,6 +78,7 @@ impl Watcher {
     async fn end(&mut self) -> News {
         let mut lost_since = None;
         loop {
+            let mut was_whole = false;
             if let Some(growing) = self.shared.ingest(&self.digest) {
                 if growing.progress().stage == Stage::Filling {
                     lost_since = None;
@@ -82,11 +86,15 @@ impl Watcher {
                 match self.follow(growing).await {
                     End::Complete => return News::Done,
                     End::Stalled | End::Private => return News::Failed,
-                    End::Gone => {}
+                    End::Gone { was_full } => was_whole = was_full,
                 }
             }
             if matches!(self.shared.store.open(&self.digest), Ok(Some(_))) {
                 return News::Done;
+            }
+            // All of it came and became nothing. At once, for the client may try again as soon.
+            if was_whole {
+                return News::Wrong;
             }
             if lost_since.get_or_insert_with(Instant::now).elapsed() > GONE_LIMIT {
                 // What was granted meanwhile is of no use: only what is granted later can be.
@@ -101,6 +109,7 @@ impl Watcher {
     async fn follow(&mut self, mut growing: Growing) -> End {
         let mut seen = growing.progress().written;
         self.pull.at_most(seen);
+        let mut position = seen;
         let mut since = Instant::now();
         let mut turns = None;
         let mut told = Instant::now();
@@ -129,12 +138,20 @@ impl Watcher {
                 progress = growing.until(|p| p.written > seen || p.stage != Stage::Filling) => {
                     match progress.stage {
                         Stage::Complete => return End::Complete,
-                        Stage::Failed => return End::Gone,
+                        Stage::Failed => {
+                            let was_full = progress.total == Some(progress.written);
+                            return End::Gone { was_full };
+                        }
                         Stage::Filling => {}
                     }
                     seen = progress.written;
                     since = Instant::now();
-                    if state.has_begun && state.standing == Standing::Leads && told.elapsed() >= TELL_EVERY {
+                    let before = std::mem::replace(&mut position, self.pull.position(&growing));
+                    if state.standing == Standing::Leads {
+                        let bytes = position.saturating_sub(before);
+                        self.shared.rate.lock().came(since, bytes, Duration::ZERO);
+                    }
+                    if state.has_begun && told.elapsed() >= TELL_EVERY {
                         told = since;
                         if let Some(size) = progress.total {
                             self.shared.flights.report(&self.digest, News::Begun { size });

@@ -43,6 +43,7 @@ pub(super) fn wanted(seek: &Seek) -> Wanted {
         offset: seek.offset,
         yields: seek.yields,
         failed: seek.failed.iter().filter_map(named).collect(),
+        too_slow: seek.too_slow,
     }
 }
 

@@ -36,6 +36,8 @@ const MAX_RETRIES: u8 = 2;
 pub(crate) enum Word {
     Seek(Box<Seek>, oneshot::Sender<Turn>),
     Report(Digest, News),
+    /// Whether others are held up behind this node.
+    Lag(bool),
 }
 
 /// A question to the rules, and who waits for its answer.
@@ -227,9 +229,16 @@ impl Flights {
                     News::Begun { size } => ::flights::News::Begun { size },
                     News::Done => ::flights::News::Done,
                     News::Failed => ::flights::News::Failed,
+                    News::Wrong => ::flights::News::Wrong,
+                    News::Outrun { place, rate } => {
+                        let Place { epoch, order } = place;
+                        let place = ::flights::Place { epoch, order };
+                        ::flights::News::Outrun { place, rate }
+                    }
                 };
                 self.node.report(self.now(), Key::of(digest.as_str()), news);
             }
+            Word::Lag(lags) => self.node.lag(self.now(), lags),
         }
     }
 
@@ -275,6 +284,12 @@ impl Flights {
         }
     }
 
+    /// What a node takes in, in bytes a second, that feeds this one and has far more than it takes, since this was last
+    /// asked.
+    pub(crate) fn take_outrun(&mut self) -> Option<u64> {
+        self.node.take_outrun()
+    }
+
     /// Passes on what came of the questions, and returns what came of look-ups.
     pub(crate) fn answers(&mut self) -> Vec<Answer> {
         let mut answers = Vec::new();
@@ -294,7 +309,7 @@ impl Flights {
                         wanted,
                         retries,
                         asker,
-                    }) => self.answer(&outcome, wanted, retries, asker),
+                    }) => self.answer(id, &outcome, wanted, retries, asker),
                     None => {}
                 }
             }
@@ -303,6 +318,7 @@ impl Flights {
 
     fn answer(
         &mut self,
+        id: SeekId,
         outcome: &Outcome,
         mut wanted: Wanted,
         retries: u8,
@@ -332,8 +348,10 @@ impl Flights {
                 None => Turn::Alone,
             },
         };
-        // Whoever asked may have gone.
-        let _ = asker.send(turn);
+        // Whoever asked may have gone: what was granted is for another node then.
+        if asker.send(turn).is_err() {
+            self.node.cancel(self.now(), id);
+        }
     }
 
     /// A member as the mirror knows it; `None` if it is none, or has no address that can be reached from here.

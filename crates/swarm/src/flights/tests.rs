@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use ::flights::Place;
 use libp2p::identity::Keypair;
 
@@ -21,6 +23,7 @@ fn seek(number: u8) -> Seek {
         offset: 0,
         yields: None,
         failed: Vec::new(),
+        too_slow: false,
     }
 }
 
@@ -44,11 +47,12 @@ fn a_source_that_is_no_member_is_not_followed() {
         place: Place::default(),
         leader: None,
     };
+    let id = flights.node.seek(flights.now(), wanted(&seek(2)));
     let (asker, mut turn) = oneshot::channel();
-    flights.answer(&follow, wanted(&seek(1)), MAX_RETRIES, asker);
+    flights.answer(id, &follow, wanted(&seek(1)), MAX_RETRIES, asker);
     assert!(matches!(turn.try_recv(), Ok(Turn::Alone)));
     let (asker, mut turn) = oneshot::channel();
-    flights.answer(&follow, wanted(&seek(1)), 0, asker);
+    flights.answer(id, &follow, wanted(&seek(1)), 0, asker);
     assert_eq!(flights.open_seeks(), 1, "it is asked again");
     flights.answers();
     assert!(matches!(turn.try_recv(), Ok(Turn::Lead)));
@@ -82,4 +86,20 @@ fn seeds_are_few_and_the_latest() {
     assert_eq!(flights.seeds.len(), MAX_SEEDS);
     assert_eq!(flights.seeds.back().copied(), node_id(&peers[2]));
     assert!(!flights.take_datagrams().is_empty(), "it asks to join");
+}
+
+#[test]
+fn what_was_granted_to_nobody_is_withdrawn() {
+    for is_there in [true, false] {
+        let mut flights = alone();
+        let (asker, mut turn) = oneshot::channel();
+        if !is_there {
+            turn.close();
+        }
+        flights.take_word(Word::Seek(Box::new(seek(1)), asker));
+        flights.answers();
+        // Who leads says so at every beat, twice a second; nothing else is due as soon.
+        let soon = flights.now().after(Duration::from_millis(700));
+        assert_eq!(flights.node.next_deadline() < soon, is_there);
+    }
 }

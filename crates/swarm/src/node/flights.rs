@@ -70,6 +70,9 @@ impl Node {
             return;
         };
         let answers = flights.answers();
+        if let Some(rate) = flights.take_outrun() {
+            self.outbox.outrun.send_replace(rate);
+        }
         for datagram in flights.take_datagrams() {
             let id = datagram.to;
             let (Some(to), Some(behaviour)) =

@@ -70,6 +70,8 @@ pub(crate) struct Outbox {
     pub(crate) addresses: watch::Sender<Vec<Multiaddr>>,
     /// Peers worth remembering.
     pub(crate) remembered: watch::Sender<Vec<Remembered>>,
+    /// What a node takes in, in bytes a second, that feeds this one and was found to have far more than it takes.
+    pub(crate) outrun: watch::Sender<u64>,
 }
 
 pub(crate) struct Node {

@@ -18,6 +18,7 @@ fn seek(number: usize) -> Seek {
         offset: 0,
         yields: None,
         failed: Vec::new(),
+        too_slow: false,
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::memory::{MemoryCluster, MemoryStore};
+use crate::request::{FLIGHT, MIRRORED};
 use crate::{
     Access, Body, Candidate, Ends, Flights, Growing, Holding, Limits, Mirror, News, Options, Parts,
     PeerId, Place, Progress, Reader, Seek, Stage, Turn,
@@ -36,6 +37,9 @@ pub struct Script {
     pub turns: Mutex<VecDeque<Turn>>,
     pub seeks: Mutex<Vec<Seek>>,
     pub news: Mutex<Vec<(Digest, News)>>,
+    /// What those take in who feed this node and have far more than it takes.
+    pub outrun: watch::Sender<u64>,
+    pub lags: Mutex<Vec<bool>>,
     happened: Notify,
 }
 
@@ -53,6 +57,15 @@ impl Flights for Script {
 
     fn report(&self, digest: &Digest, news: News) {
         self.news.lock().push((digest.clone(), news));
+        self.happened.notify_waiters();
+    }
+
+    fn outrun(&self) -> watch::Receiver<u64> {
+        self.outrun.subscribe()
+    }
+
+    fn lag(&self, lags: bool) {
+        self.lags.lock().push(lags);
         self.happened.notify_waiters();
     }
 }
@@ -163,6 +176,14 @@ impl Node {
             place: Place { epoch: 7, order },
             leader: Some(self.peer()),
         }
+    }
+
+    /// As a node that follows this one at the first place of its flight.
+    pub async fn fed(&self, digest: &Digest) -> Answer {
+        let headers = [(MIRRORED, "true"), (FLIGHT, "7-1")];
+        let elsewhere = SocketAddr::from(([10, 0, 0, 9], 9));
+        let path = format!("blobs/{digest}");
+        self.ask(&path, &headers, elsewhere).await
     }
 
     pub async fn ask(

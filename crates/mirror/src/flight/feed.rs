@@ -1,0 +1,93 @@
+//! What one follower is fed with, of an object that is still on its way to this node.
+
+use std::sync::Arc;
+
+use oci::{ByteRange, Digest};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::Shared;
+use super::aside::Since;
+use super::lag::{CLOSE, Lag, WINDOW};
+use super::pulls::Pull;
+use crate::tap::TapReader;
+use crate::{Growing, News, Place, Stage};
+
+/// A follower's end of a pull.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// What has just come.
+    pub tap: TapReader,
+    /// What of the object the follower is still to be handed.
+    left: watch::Sender<ByteRange>,
+    aside: Since,
+}
+
+/// A pull that feeds a follower.
+#[derive(Debug)]
+pub struct Feeding {
+    pub digest: Digest,
+    /// Of the whole object, in bytes.
+    pub size: u64,
+    pub growing: Growing,
+    pub pull: Arc<Pull>,
+}
+
+impl Feeding {
+    /// Feeds a follower at `place` from `offset` on, and sees whether it stays behind.
+    pub fn open(self, shared: &Arc<Shared>, offset: u64, place: Place) -> Feed {
+        let tap = self.pull.tap.reader();
+        let (left, left_of_it) = watch::channel(offset..self.size);
+        // Nobody can fall behind by more than there is.
+        if self.size > CLOSE {
+            shared.spawn(self.watch(shared.clone(), place, left_of_it));
+        }
+        Feed {
+            tap,
+            left,
+            aside: shared.aside.since(),
+        }
+    }
+
+    /// Tells the others of a follower that stays behind. A body does not know by itself: it is asked for bytes only when
+    /// its connection has taken those before.
+    async fn watch(self, shared: Arc<Shared>, place: Place, left: watch::Receiver<ByteRange>) {
+        let mut lag = Lag::default();
+        let mut looks = interval(WINDOW);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Until the body is dropped, or nothing more comes.
+        while left.has_changed().is_ok() && self.growing.progress().stage == Stage::Filling {
+            let now = looks.tick().await;
+            let left = left.borrow().clone();
+            let position = self.pull.position(&self.growing).min(left.end);
+            if lag.look(now, position, left.start) {
+                let rate = shared.rate.lock().lately(Instant::now());
+                tracing::debug!(digest = %self.digest, %place, rate, "a follower stays behind");
+                shared.metrics.flights_outrun.inc();
+                let news = News::Outrun { place, rate };
+                shared.flights.report(&self.digest, news);
+                lag = Lag::default();
+            }
+        }
+    }
+}
+
+impl Feed {
+    /// This much of the object is still to be handed to the follower.
+    pub fn left(&self, left: &ByteRange) {
+        self.left.send_replace(left.clone());
+    }
+
+    /// Whether the follower would do better elsewhere.
+    pub fn is_aside(&self) -> bool {
+        self.aside.has_stepped()
+    }
+
+    /// Waits until something has come since the last call, or until it would.
+    pub async fn wait(&mut self) {
+        tokio::select! {
+            () = self.tap.wait() => {}
+            () = self.aside.stepped() => {}
+        }
+    }
+}
