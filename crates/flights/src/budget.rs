@@ -15,8 +15,6 @@ const USUAL_MOST: Duration = Duration::from_secs(20);
 const FORGET: Duration = Duration::from_secs(60);
 /// Who failed does not lead in this group for so long.
 pub(crate) const BARRED: Duration = Duration::from_secs(3 * 60);
-/// Behind whom others were held up feeds nobody, if that can be, for so long.
-const LAGGING: Duration = Duration::from_secs(60 * 60);
 /// Pulls and registries remembered at once.
 const MAX_ACCOUNTS: usize = 1_024;
 /// Spans of counted waiting that are kept to find out what was counted already. With more, some would count twice.
@@ -64,8 +62,8 @@ pub(crate) struct Budgets {
     usual: BTreeMap<u64, u64>,
     /// Groups in which this node has led in vain, until when it is not to do so again.
     barred: BTreeMap<u64, Time>,
-    /// Until when this node is said to hold up others behind it.
-    lags_until: Time,
+    /// Others are held up behind this node.
+    pub lags: bool,
 }
 
 impl Budgets {
@@ -173,16 +171,6 @@ impl Budgets {
         if self.barred.len() < MAX_ACCOUNTS {
             self.barred.insert(group, now.after(BARRED));
         }
-    }
-
-    /// Others are held up behind this node, or are not any more.
-    pub fn lag(&mut self, now: Time, lags: bool) {
-        self.lags_until = if lags { now.after(LAGGING) } else { now };
-    }
-
-    /// Whether others were held up behind this node lately.
-    pub fn lags(&self, now: Time) -> bool {
-        now < self.lags_until
     }
 
     pub fn is_barred(&self, now: Time, group: u64) -> bool {

@@ -115,7 +115,7 @@ impl Desk {
 
     /// See [`crate::Node::lag`].
     pub fn lag(&mut self, now: Time, lags: bool, view: &impl View) {
-        self.seeks.budgets.lag(now, lags);
+        self.seeks.budgets.lags = lags;
         if lags {
             self.pulls.lag(view, &mut self.out);
         }

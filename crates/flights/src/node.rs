@@ -276,8 +276,8 @@ impl Node {
         self.desk.take_outrun()
     }
 
-    /// Others are held up behind this node, or are not any more. While they are, it feeds nobody who can be fed otherwise;
-    /// the caller ends what it passes on of objects that are not complete here, so that those who take it go on elsewhere.
+    /// Others are held up behind this node, or are not any more: until it says so, it feeds nobody who can be fed otherwise.
+    /// The caller ends what it passes on of objects that are not complete here, so that those who take it go on elsewhere.
     pub fn lag(&mut self, now: Time, lags: bool) {
         let (desk, view) = desk!(self);
         desk.lag(now, lags, view);

@@ -287,7 +287,7 @@ impl Pulls {
                 pull.beat_at = now.after(beat(pull.role));
                 let condition = Condition {
                     is_busy: self.grew.contains_key(&pull.registry),
-                    lags: budgets.lags(now),
+                    lags: budgets.lags,
                 };
                 pull.tell_as(*key, condition, view, out);
                 // While objects move the pull of their image is not over.

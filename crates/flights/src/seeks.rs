@@ -1,5 +1,7 @@
 //! What this node asks owners, until they answer or the time is up.
 
+mod answers;
+mod charge;
 mod open;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,18 +10,14 @@ use std::time::Duration;
 use crate::budget::Budgets;
 use crate::outbox::Outbox;
 use crate::random::mix;
-use crate::slots::{OWNERS, Slot};
+use crate::slots::Slot;
 use crate::view::View;
-use crate::wire::{MAX_NODES, Message, Seek, Verdict};
+use crate::wire::{MAX_NODES, Message, Seek};
 use crate::{Key, NodeId, Time};
-use open::{Lead, Open, Question, withdraw};
+use open::{Open, Question, withdraw};
 
 /// An owner says that often at least that somebody is being waited for.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
-/// A lead that has not begun is waited for at no charge so long at most, while its node gets other objects.
-const BUSY_MOST: Duration = Duration::from_secs(15);
-/// A question for which there is no time to wait: a round trip or two.
-const IMPATIENCE: Duration = Duration::from_millis(250);
 /// So long a question waits at no charge, if it ends with a source.
 const GRACE: Duration = Duration::from_millis(250);
 /// Of a budget so much is kept for such questions.
@@ -208,64 +206,6 @@ impl Seeks {
         std::mem::take(&mut self.settled)
     }
 
-    /// Charges what the questions of a pull have waited, and works out how long they may yet.
-    fn meter(&mut self, now: Time, group: u64) {
-        let Self { open, budgets, .. } = self;
-        budgets.touch(now, group);
-        let of_group = |open: &&mut Open| match &open.question {
-            Question::Seek(wanted) => wanted.group == group,
-            Question::Find(_) => false,
-        };
-        for open in open.values_mut().filter(of_group) {
-            budgets.charge(group, open.metered.max(open.free_until()), now);
-            open.metered = now;
-        }
-        let left = budgets.left(group);
-        for open in open.values_mut().filter(of_group) {
-            open.deadline = if open.is_patient {
-                let charged_from = now.max(open.free_until());
-                charged_from.after(left.saturating_sub(RESERVE))
-            } else {
-                open.started.after(IMPATIENCE)
-            };
-        }
-    }
-
-    /// The lead that a question waits for has come to nothing: that was in vain.
-    fn lost_lead(&mut self, now: Time, number: u64) {
-        if let Some(open) = self.open.get_mut(&number)
-            && let Question::Seek(wanted) = &open.question
-            && let Some(lead) = open.lead.take()
-        {
-            self.budgets
-                .charge_lost(wanted.group, lead.from, lead.until.min(now), RESERVE);
-            self.budgets.led(wanted.group, false);
-        }
-    }
-
-    /// Takes a question off the list; `well` if a lead that it waited for came to something.
-    fn close(&mut self, now: Time, number: u64, well: bool) -> Option<Open> {
-        let group = match &self.open.get(&number)?.question {
-            Question::Seek(wanted) => wanted.group,
-            Question::Find(_) => return self.open.remove(&number),
-        };
-        self.meter(now, group);
-        if !well {
-            self.lost_lead(now, number);
-        }
-        let open = self.open.remove(&number)?;
-        if !well {
-            let grace = open.started.after(GRACE).min(now);
-            self.budgets
-                .charge_lost(group, open.started, grace, RESERVE);
-        }
-        if open.lead.is_some() {
-            self.budgets.led(group, true);
-        }
-        self.meter(now, group);
-        Some(open)
-    }
-
     /// Asks `to`, or the first owner that is not silent; gives up where there is none.
     fn ask(
         &mut self,
@@ -312,7 +252,7 @@ impl Seeks {
                     }),
                     patient: open.is_patient,
                     barred: self.budgets.is_barred(now, wanted.group),
-                    lags: self.budgets.lags(now),
+                    lags: self.budgets.lags,
                     too_slow: wanted.too_slow,
                     silent: open.silent.last().copied(),
                     asker: None,
@@ -347,190 +287,6 @@ impl Seeks {
             by,
             outcome,
         });
-    }
-
-    /// An owner has answered. Says whether anybody waits for that.
-    pub fn answered(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        (key, number): (Key, u64),
-        verdict: Verdict,
-        view: &impl View,
-        out: &mut Outbox,
-    ) -> bool {
-        let open = self.open.get_mut(&number);
-        let Some(open) = open.filter(|open| open.is_seek_for(&key)) else {
-            return false;
-        };
-        let outcome = match verdict {
-            Verdict::Wait { lead, is_busy } => {
-                open.heard = Some(now);
-                // Another than who was asked, if the question was passed on.
-                open.asked = Some((from, now, 1));
-                self.waits_for(now, number, lead);
-                if is_busy {
-                    self.spare(now, number);
-                }
-                return true;
-            }
-            Verdict::Redirect(to) => {
-                self.redirected(now, number, from, to, view, out);
-                return true;
-            }
-            Verdict::Follow {
-                source,
-                epoch,
-                order,
-                leader,
-            } => Outcome::Follow {
-                source,
-                place: Place { epoch, order },
-                leader,
-            },
-            Verdict::Lead => Outcome::Lead,
-            Verdict::Alone => Outcome::Alone,
-            Verdict::Later => Outcome::Later,
-        };
-        // Waiting for a lead that has begun cost nothing but what was beyond upstream's own time.
-        // What is asked again later gave its place to others, who are as near.
-        let well = matches!(outcome, Outcome::Follow { .. } | Outcome::Later);
-        if let Some(open) = self.close(now, number, well) {
-            if let Question::Seek(wanted) = &open.question {
-                self.budgets.mute(wanted.group, false);
-            }
-            self.settle(number, open, Some(from), outcome);
-        }
-        true
-    }
-
-    /// The owner says for whom a question waits.
-    fn waits_for(&mut self, now: Time, number: u64, lead: Option<NodeId>) {
-        let Some(open) = self.open.get(&number) else {
-            return;
-        };
-        let Question::Seek(wanted) = &open.question else {
-            return;
-        };
-        if open.lead.map(|lead| lead.node) == lead {
-            return;
-        }
-        let (group, registry) = (wanted.group, wanted.registry);
-        self.meter(now, group);
-        self.lost_lead(now, number);
-        let credit = self.budgets.credit(group, registry);
-        // Who waits for several leads, one after the other, has the credit once.
-        let of_group = |open: &&Open| match &open.question {
-            Question::Seek(wanted) => wanted.group == group,
-            Question::Find(_) => false,
-        };
-        let waits_since = self.open.values().filter(of_group).map(|open| open.started);
-        let until = waits_since.min().unwrap_or(now).after(credit).max(now);
-        if let (Some(open), Some(node)) = (self.open.get_mut(&number), lead) {
-            // Upstream would not have been quicker for this node.
-            let from = now;
-            open.lead = Some(Lead { node, from, until });
-        }
-        self.meter(now, group);
-    }
-
-    /// The lead that a question waits for gets other objects from upstream meanwhile: this node would have to share its
-    /// link in the same way, so waiting costs nothing for now.
-    fn spare(&mut self, now: Time, number: u64) {
-        let Some(open) = self.open.get(&number) else {
-            return;
-        };
-        let (Question::Seek(wanted), Some(lead)) = (&open.question, open.lead) else {
-            return;
-        };
-        let group = wanted.group;
-        let until = now
-            .after(open::HEART_SILENCE)
-            .min(lead.from.after(BUSY_MOST));
-        if until <= lead.until {
-            return;
-        }
-        self.meter(now, group);
-        if let Some(open) = self.open.get_mut(&number) {
-            open.lead = Some(Lead { until, ..lead });
-        }
-        self.meter(now, group);
-    }
-
-    fn redirected(
-        &mut self,
-        now: Time,
-        number: u64,
-        from: NodeId,
-        to: NodeId,
-        view: &impl View,
-        out: &mut Outbox,
-    ) {
-        let Some(open) = self.open.get_mut(&number) else {
-            return;
-        };
-        if open.asked.is_none_or(|(asked, ..)| asked != from) {
-            return;
-        }
-        open.heard = None;
-        if open.redirects >= MAX_REDIRECTS || to == from {
-            self.is_silent(now, number, from, view, out);
-        } else {
-            open.redirects += 1;
-            open.silent.retain(|silent| *silent != to);
-            self.ask(now, number, Some(to), view, out);
-        }
-    }
-
-    /// An owner has answered a look-up.
-    pub fn found(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        number: u64,
-        (holders, redirect): (Vec<NodeId>, Option<NodeId>),
-        view: &impl View,
-        out: &mut Outbox,
-    ) {
-        let Some(open) = self.open.get_mut(&number) else {
-            return;
-        };
-        if !matches!(open.question, Question::Find(_)) {
-            return;
-        }
-        if let Some(to) = redirect.filter(|to| *to != from && open.redirects < MAX_REDIRECTS) {
-            open.redirects += 1;
-            self.ask(now, number, Some(to), view, out);
-        } else if let Some(open) = self.open.remove(&number) {
-            self.settle(number, open, Some(from), Outcome::Found(holders));
-        }
-    }
-
-    /// A message to `to` could not be delivered: what it was asked, others are asked now.
-    pub fn undelivered(&mut self, now: Time, to: NodeId, view: &impl View, out: &mut Outbox) {
-        let is_asked = |open: &Open| open.asked.is_some_and(|(asked, ..)| asked == to);
-        for number in self.numbers(is_asked) {
-            self.is_silent(now, number, to, view, out);
-        }
-    }
-
-    fn is_silent(
-        &mut self,
-        now: Time,
-        number: u64,
-        owner: NodeId,
-        view: &impl View,
-        out: &mut Outbox,
-    ) {
-        if let Some(open) = self.open.get_mut(&number) {
-            open.silent.push(owner);
-            open.heard = None;
-            if open.silent.len() > OWNERS + usize::from(MAX_REDIRECTS) {
-                self.give_up(now, number, out);
-            } else {
-                self.ask(now, number, None, view, out);
-            }
-        }
     }
 
     pub fn next_deadline(&self) -> Option<Time> {

@@ -94,6 +94,7 @@ pub(crate) struct Seek {
     pub size: Option<u64>,
     pub streams: u8,
     pub prefer: Option<NodeId>,
+    /// The latest first.
     pub failed: Vec<NodeId>,
     /// Bytes that the asker has already.
     pub offset: u64,
@@ -111,6 +112,14 @@ pub(crate) struct Seek {
     pub silent: Option<NodeId>,
     /// Who asks, where an arbiter passes the question on to the one before it.
     pub asker: Option<NodeId>,
+}
+
+impl Seek {
+    /// Sources that are none. One that is too slow is better than none, and it may be a lead by now.
+    pub fn useless(&self) -> &[NodeId] {
+        let slow = usize::from(self.too_slow).min(self.failed.len());
+        self.failed.get(slow..).unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

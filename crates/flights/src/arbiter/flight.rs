@@ -1,6 +1,8 @@
 //! One key in flight: who can give it to whom. A forest: leads and complete holders are roots, everybody else takes its
 //! bytes from the node above.
 
+mod blame;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::seeks::is_earlier;
@@ -12,9 +14,6 @@ use super::waiting::Waiting;
 
 /// Sources of one flight that are kept.
 const MAX_SOURCES: usize = 16_384;
-/// Who has outrun so many is the slow one itself.
-const MOST_OUTRUN: u8 = 4;
-
 /// How far a source is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -367,77 +366,6 @@ impl Flight {
         self.sources.values_mut().for_each(|s| s.heard = now);
     }
 
-    /// Somebody says that a node is of no use.
-    pub fn doubt(&mut self, node: &NodeId) {
-        if let Some(source) = self.sources.get_mut(node) {
-            source.is_doubted = true;
-            let parent = source.parent;
-            self.rank(node);
-            parent.iter().for_each(|parent| self.rank(parent));
-        }
-    }
-
-    /// A node says, or others do, whether it is slow.
-    pub fn slow(&mut self, node: &NodeId, is_slow: bool) {
-        let Some(source) = self.sources.get_mut(node) else {
-            return;
-        };
-        if std::mem::replace(&mut source.is_slow, is_slow) == is_slow {
-            return;
-        }
-        let parent = source.parent;
-        self.refresh(*node);
-        if let Some(parent) = parent {
-            self.rank(&parent);
-        }
-    }
-
-    /// A node says that one of those it feeds stays behind. Returns who may be the slow one.
-    pub fn outrun(&mut self, by: &NodeId, order: u32) -> Option<NodeId> {
-        let children = self.children.get(by)?;
-        let is_meant = |child: &&NodeId| {
-            self.get(child)
-                .is_some_and(|c| c.order == order && !c.is_slow)
-        };
-        let child = *children.iter().find(is_meant)?;
-        let outrun_by = &mut self.sources.get_mut(&child)?.outrun_by;
-        let is_news = outrun_by.replace(*by) != Some(*by);
-        let source = self.sources.get_mut(by)?;
-        source.outran = source.outran.saturating_add(u8::from(is_news));
-        let is_itself = source.outran >= MOST_OUTRUN && source.parent.is_some();
-        Some(if is_itself { *by } else { child })
-    }
-
-    /// Those who lead are slow: whoever gets its bytes by way of them does better elsewhere.
-    pub fn leads_are_slow(&mut self) {
-        let leads = self.sources.values().filter(|s| s.state == State::Begun);
-        for node in leads.map(|source| source.node).collect::<Vec<_>>() {
-            self.slow(&node, true);
-        }
-    }
-
-    /// What a node got was wrong. As it does not show who spoilt it, nobody gets anything from any node that has its bytes
-    /// from the same root.
-    pub fn condemn(&mut self, node: &NodeId) {
-        let mut root = *node;
-        // A ring that reports have closed has no root.
-        for _ in 0..self.sources.len() {
-            match self.get(&root).and_then(|source| source.parent) {
-                Some(parent) => root = parent,
-                None => break,
-            }
-        }
-        let mut below = vec![root];
-        while let Some(node) = below.pop() {
-            if let Some(source) = self.sources.get_mut(&node)
-                && !std::mem::replace(&mut source.is_wrong, true)
-            {
-                below.extend(self.children.get(&node).into_iter().flatten());
-            }
-        }
-        self.refresh(root);
-    }
-
     fn rank(&mut self, node: &NodeId) {
         let children = self.children(node);
         let Some(source) = self.sources.get_mut(node) else {
@@ -468,7 +396,8 @@ impl Flight {
 
     /// The best source for whoever asks, which nobody feeds now. So nobody below it is fed, and no ring is closed.
     pub fn choose(&self, asker: &NodeId, seek: &Seek) -> Option<NodeId> {
-        let usable = |(_, node): &&(Rank, NodeId)| node != asker && !seek.failed.contains(node);
+        let useless = seek.useless();
+        let usable = |(_, node): &&(Rank, NodeId)| node != asker && !useless.contains(node);
         // Slow ones feed each other: to anybody else they would be a burden.
         let slow = self.ranked.iter().rev();
         let slow = slow.take_while(|(rank, _)| rank.is_held_up && seek.lags);
@@ -481,7 +410,8 @@ impl Flight {
     pub fn lapse(&mut self, is_over: impl Fn(&Source) -> bool) {
         let is_over = |source: &&Source| {
             // Those it feeds would be lost with it.
-            let is_needed = source.state == State::Complete && self.children(&source.node) > 0;
+            let feeds = self.children.contains_key(&source.node);
+            let is_needed = source.state == State::Complete && feeds;
             !is_needed && is_over(source)
         };
         let over = self.sources.values().filter(is_over);
@@ -492,78 +422,4 @@ impl Flight {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(number: u8) -> NodeId {
-        NodeId([number; 32])
-    }
-
-    fn seek() -> Seek {
-        Seek {
-            key: Key::of("a"),
-            number: 1,
-            group: 1,
-            size: None,
-            streams: 1,
-            prefer: None,
-            failed: Vec::new(),
-            offset: 0,
-            yields: 0,
-            patient: true,
-            barred: false,
-            lags: false,
-            too_slow: false,
-            silent: None,
-            asker: None,
-        }
-    }
-
-    fn flight() -> Flight {
-        Flight::new(Time(0), 1, &Key::of("a"), &[])
-    }
-
-    #[test]
-    fn nobody_is_fed_by_those_it_feeds_in_whatever_order_they_came() {
-        let (mut flight, asked) = (flight(), Asked::default());
-        // A new arbiter hears of the child first.
-        flight.attach(Time(0), node(2), node(1), asked);
-        flight.attach(Time(0), node(3), node(2), asked);
-        assert_eq!(flight.choose(&node(9), &seek()), None);
-        flight.attach(Time(0), node(1), node(0), asked);
-        flight.put(Time(0), node(0), State::Begun, asked);
-        assert_eq!(flight.children(&node(1)), 1);
-        assert_eq!(flight.get(&node(3)).map(|source| source.depth), Some(3));
-        flight.detach(&node(1));
-        assert_eq!(flight.choose(&node(1), &seek()), Some(node(0)));
-        let failed = vec![node(0)];
-        let seek = Seek { failed, ..seek() };
-        assert_eq!(flight.choose(&node(1), &seek), None);
-    }
-
-    #[test]
-    fn who_has_lost_its_source_is_none() {
-        let (mut flight, asked) = (flight(), Asked::default());
-        flight.put(Time(0), node(1), State::Begun, asked);
-        flight.attach(Time(0), node(2), node(1), asked);
-        flight.remove(&node(1));
-        assert_eq!(flight.choose(&node(9), &seek()), None);
-        // A ring that reports have closed feeds nobody either.
-        flight.attach(Time(0), node(3), node(2), asked);
-        flight.attach(Time(0), node(2), node(3), asked);
-        assert_eq!(flight.choose(&node(9), &seek()), None);
-    }
-
-    #[test]
-    fn who_is_doubted_comes_last_until_heard_of() {
-        let (mut flight, asked) = (flight(), Asked::default());
-        flight.put(Time(0), node(1), State::Begun, asked);
-        flight.attach(Time(0), node(2), node(1), asked);
-        flight.doubt(&node(2));
-        assert_eq!(flight.choose(&node(9), &seek()), Some(node(1)));
-        flight.attach(Time(0), node(3), node(1), asked);
-        flight.doubt(&node(1));
-        flight.heard(Time(0), &node(2), false);
-        assert_ne!(flight.choose(&node(9), &seek()), Some(node(1)));
-    }
-}
+mod tests;

@@ -83,7 +83,7 @@ impl Arbiter {
         flight.size = flight.size.or(seek.size);
         flight.streams = flight.streams.max(seek.streams);
         // Who lags leaves a source that is too good for it.
-        let doubted = seek.failed.iter().filter(|_| !seek.lags);
+        let doubted = seek.useless().iter().filter(|_| !seek.lags);
         doubted.for_each(|failed| flight.doubt(failed));
         match source {
             // The same question has the same answer, or else this arbiter would not know which of them is kept to.
@@ -206,7 +206,7 @@ impl Arbiter {
         }
         if let Some(above) = above {
             let is_large = flight.size.is_none_or(|size| size > place::SMALL);
-            if is_large && waited < MUSTER && seek.patient {
+            if is_large && !is_root && waited < MUSTER && seek.patient {
                 return None;
             }
             // One asks for all of this district.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use flights::members::{Change, Contact, Member};
 use flights::slots::{Owners, Realm, Slot};
-use flights::{Born, Desk, Key, News, NodeId, Outcome, Time, View};
+use flights::{Born, Desk, Key, News, NodeId, Outcome, Time, View, Wanted};
 
 use crate::cluster::{id, index, wanted};
 
@@ -236,4 +236,164 @@ fn ten_thousand_ask_for_one_key_at_once() {
     );
     assert!(desks.messages <= 4 * nodes as u64);
     assert!(most <= Some(&4), "three streams make three children");
+}
+
+/// A node of each district and some more, spread over a cluster of four.
+fn some_of(all: &Directory, of_each: usize) -> Vec<usize> {
+    let mut by_district = BTreeMap::<u64, Vec<usize>>::new();
+    for n in 0..all.members {
+        let district = all.realm(&id(n)).district(&id(n));
+        by_district.entry(district).or_default().push(n);
+    }
+    assert_eq!(by_district.len(), 4);
+    by_district
+        .values()
+        .flat_map(|nodes| nodes[..of_each].to_vec())
+        .collect()
+}
+
+/// What an asker was told, once everything is said and done.
+fn told(desks: &mut Desks<'_>, asker: usize) -> Outcome {
+    let outcomes = desks.with(asker, |desk, _| desk.take_outcomes());
+    let [(_, outcome)] = &outcomes[..] else {
+        panic!("{outcomes:?}");
+    };
+    outcome.clone()
+}
+
+#[test]
+fn what_one_district_holds_the_others_find() {
+    let all = Directory::new(0..4_200);
+    let mut desks = Desks::new(4_200, |_| &all);
+    let nodes = some_of(&all, 2);
+    let holder = nodes[0];
+    let keys: Vec<_> = (0..50).map(|n| Key::of(&format!("sha256:{n}"))).collect();
+    desks.with(holder, |desk, _| desk.hold(Time(0), &keys));
+    // The holder tells its district, and that tells the cluster.
+    desks.tick(Time(100));
+    desks.tick(Time(200));
+    for key in &keys {
+        for asker in &nodes[1..] {
+            desks.with(*asker, |desk, view| desk.find(Time(300), *key, view));
+            assert!(desks.deliver(Time(300)) <= 6, "three round trips");
+            assert_eq!(told(&mut desks, *asker), Outcome::Found(vec![id(holder)]));
+        }
+    }
+    for key in &keys[..5] {
+        desks.with(nodes[7], |desk, view| {
+            desk.seek(Time(300), wanted(*key), view)
+        });
+        desks.deliver(Time(300));
+        desks.tick(Time(350));
+        let outcome = told(&mut desks, nodes[7]);
+        assert!(matches!(outcome, Outcome::Follow { source, .. } if source == id(holder)));
+    }
+    // And what it holds no longer, nobody is sent to.
+    desks.with(holder, |desk, _| desk.release(Time(400), &keys));
+    desks.tick(Time(500));
+    desks.tick(Time(600));
+    for key in &keys {
+        desks.with(nodes[7], |desk, view| desk.find(Time(700), *key, view));
+        desks.deliver(Time(700));
+        assert_eq!(told(&mut desks, nodes[7]), Outcome::Found(Vec::new()));
+    }
+}
+
+#[test]
+fn all_districts_together_have_one_lead() {
+    let all = Directory::new(0..4_200);
+    let mut desks = Desks::new(4_200, |_| &all);
+    let nodes = some_of(&all, 5);
+    for n in 0..20 {
+        let key = Key::of(&format!("sha256:{n}"));
+        let at = Time(n * 10_000);
+        for asker in &nodes {
+            desks.with(*asker, |desk, view| desk.seek(at, wanted(key), view));
+        }
+        // Districts gather their questions before one asks.
+        for beat in 1..=4 {
+            desks.deliver(at);
+            desks.tick(Time(at.0 + 50 * beat));
+        }
+        let outcomes = |desks: &mut Desks<'_>| -> BTreeMap<usize, Outcome> {
+            let each = nodes
+                .iter()
+                .map(|n| (*n, desks.with(*n, |d, _| d.take_outcomes())));
+            each.flat_map(|(n, all)| all.into_iter().map(move |(_, o)| (n, o)))
+                .collect()
+        };
+        let first = outcomes(&mut desks);
+        let leads: Vec<_> = first.iter().filter(|(_, o)| **o == Outcome::Lead).collect();
+        assert_eq!((first.len(), leads.len()), (1, 1), "{first:?}");
+        let leader = *leads[0].0;
+        let begun = News::Begun { size: 30_000_000 };
+        desks.with(leader, |desk, view| {
+            desk.report(Time(at.0 + 300), key, begun, view);
+        });
+        desks.deliver(Time(at.0 + 300));
+        for beat in 7..=9 {
+            desks.tick(Time(at.0 + 50 * beat));
+        }
+        let sources: BTreeMap<_, _> = outcomes(&mut desks)
+            .into_iter()
+            .map(|(n, outcome)| match outcome {
+                Outcome::Follow { source, .. } => (n, index(&source)),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(sources.len(), nodes.len() - 1);
+        // Everybody's bytes come from who leads.
+        for node in sources.keys() {
+            let mut at = *node;
+            for _ in 0..nodes.len() {
+                at = sources.get(&at).copied().unwrap_or(at);
+            }
+            assert_eq!(at, leader);
+        }
+        for node in &nodes {
+            desks.with(*node, |desk, view| {
+                desk.report(Time(at.0 + 900), key, News::Done, view);
+            });
+        }
+        desks.deliver(Time(at.0 + 900));
+    }
+}
+
+#[test]
+fn a_lead_that_is_far_too_slow_gets_a_second_one_and_no_third() {
+    let all = Directory::new(0..16);
+    let mut desks = Desks::new(16, |_| &all);
+    let key = Key::of("sha256:slow");
+    let mut ask = |asker: usize, source: Option<usize>| {
+        let wanted = Wanted {
+            offset: source.map_or(0, |_| 5),
+            failed: source.map(id).into_iter().collect(),
+            too_slow: source.is_some(),
+            ..wanted(key)
+        };
+        desks.with(asker, |desk, view| desk.seek(Time(100), wanted, view));
+        desks.deliver(Time(100));
+        let outcome = told(&mut desks, asker);
+        if outcome == Outcome::Lead {
+            let begun = News::Begun { size: 30_000_000 };
+            desks.with(asker, |desk, view| {
+                desk.report(Time(100), key, begun, view);
+            });
+            desks.deliver(Time(100));
+        }
+        match outcome {
+            Outcome::Follow { source, .. } => Some(index(&source)),
+            Outcome::Lead => None,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ask(1, None), None);
+    assert_eq!(ask(2, None), Some(1));
+    assert_eq!(ask(3, None), Some(2));
+    assert_eq!(ask(4, None), Some(3));
+    assert_eq!(ask(3, Some(2)), None, "the second");
+    // Who complains goes over to those behind it, or stays there.
+    assert_eq!(ask(2, Some(1)), Some(4));
+    assert_eq!(ask(4, Some(3)), Some(3));
+    assert_eq!(ask(5, None), Some(2));
 }
