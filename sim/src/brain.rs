@@ -126,13 +126,6 @@ struct Sight<'a> {
     unreachable: &'a BTreeMap<NodeId, Time>,
 }
 
-impl Sight<'_> {
-    fn reachable(&self, owners: Owners) -> Owners {
-        let reachable = owners.iter().filter(|o| !self.unreachable.contains_key(o));
-        reachable.copied().collect()
-    }
-}
-
 impl View for Sight<'_> {
     fn me(&self) -> NodeId {
         self.me
@@ -147,11 +140,13 @@ impl View for Sight<'_> {
     }
 
     fn owners(&self, slot: Slot) -> Owners {
-        self.reachable(self.directory.realm(&self.me).owners(slot))
+        let owners = self.directory.realm(&self.me).owners(slot);
+        owners.who(|owner| !self.unreachable.contains_key(owner))
     }
 
     fn roots(&self, slot: Slot) -> Owners {
-        self.reachable(self.directory.realm(&self.me).roots(slot))
+        let roots = self.directory.realm(&self.me).roots(slot);
+        roots.who(|root| !self.unreachable.contains_key(root))
     }
 
     fn districts(&self) -> u64 {

@@ -48,11 +48,8 @@ impl Holdings {
             return view.owners(slot);
         }
         let is_arbiter = view.owners(slot).arbiter() == Some(view.me());
-        let roots = view.roots(slot);
-        let others = roots
-            .iter()
-            .filter(|root| is_arbiter && **root != view.me());
-        others.copied().collect()
+        view.roots(slot)
+            .who(|root| is_arbiter && *root != view.me())
     }
 
     pub fn add(&mut self, now: Time, keys: &[Key]) {

@@ -44,13 +44,6 @@ struct Sight<'a> {
     moved: &'a BTreeMap<Slot, Time>,
 }
 
-impl Sight<'_> {
-    fn reachable(&self, owners: Owners) -> Owners {
-        let reachable = owners.iter().filter(|o| !self.unreachable.contains_key(o));
-        reachable.copied().collect()
-    }
-}
-
 impl View for Sight<'_> {
     fn me(&self) -> NodeId {
         self.members.me().id
@@ -65,11 +58,13 @@ impl View for Sight<'_> {
     }
 
     fn owners(&self, slot: Slot) -> Owners {
-        self.reachable(self.slots.owners(slot))
+        let owners = self.slots.owners(slot);
+        owners.who(|owner| !self.unreachable.contains_key(owner))
     }
 
     fn roots(&self, slot: Slot) -> Owners {
-        self.reachable(self.slots.roots(slot))
+        let roots = self.slots.roots(slot);
+        roots.who(|root| !self.unreachable.contains_key(root))
     }
 
     fn districts(&self) -> u64 {

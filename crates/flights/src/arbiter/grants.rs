@@ -44,11 +44,8 @@ impl Arbiter {
         view: &impl View,
         out: &mut Outbox,
     ) {
-        let (key, number) = (seek.key, seek.number);
-        match self.take_seek(now, asker, seek, view) {
-            Taken::Answered(verdict) => answer(out, asker, (key, number), verdict),
-            Taken::Stale => {}
-            Taken::Open(waiter) => self.try_answer(now, *waiter, view, out),
+        if let Some(waiter) = self.note(now, asker, seek, view, out) {
+            self.try_answer(now, waiter, view, out);
         }
     }
 
@@ -61,12 +58,27 @@ impl Arbiter {
         view: &impl View,
         out: &mut Outbox,
     ) {
+        if let Some(waiter) = self.note(now, asker, seek, view, out) {
+            self.wait(now, waiter, out);
+        }
+    }
+
+    /// Notes a question, and repeats its answer if it has one. Returns who waits for an answer.
+    fn note(
+        &mut self,
+        now: Time,
+        asker: NodeId,
+        seek: Seek,
+        view: &impl View,
+        out: &mut Outbox,
+    ) -> Option<Waiter> {
         let (key, number) = (seek.key, seek.number);
         match self.take_seek(now, asker, seek, view) {
             Taken::Answered(verdict) => answer(out, asker, (key, number), verdict),
             Taken::Stale => {}
-            Taken::Open(waiter) => self.wait(now, *waiter, out),
+            Taken::Open(waiter) => return Some(*waiter),
         }
+        None
     }
 
     /// Notes what a question says.

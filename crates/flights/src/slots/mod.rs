@@ -60,6 +60,12 @@ impl Owners {
     pub fn arbiter(&self) -> Option<NodeId> {
         self.first().copied()
     }
+
+    /// Those of them who…
+    #[must_use]
+    pub fn who(&self, is: impl Fn(&NodeId) -> bool) -> Self {
+        self.iter().filter(|owner| is(owner)).copied().collect()
+    }
 }
 
 impl FromIterator<NodeId> for Owners {
