@@ -166,14 +166,11 @@ impl Flight {
         awaited.is_some_and(|source| source.is_busy)
     }
 
-    /// Those who take their bytes from a node, not counting those who seem to be gone and, of one that is not slow
-    /// itself, the slow ones, who take little.
+    /// Those who take their bytes from a node, not counting, of one that is not slow itself, the slow ones, who take
+    /// little.
     pub fn children(&self, node: &NodeId) -> u16 {
-        let is_slow = self.get(node).is_some_and(|source| source.is_slow);
-        let counts = |child: &&NodeId| {
-            let child = self.get(child);
-            child.is_none_or(|child| !child.is_doubted && (is_slow || !child.is_slow))
-        };
+        let is_slow = |node: &NodeId| self.get(node).is_some_and(|source| source.is_slow);
+        let counts = |child: &&NodeId| is_slow(node) || !is_slow(child);
         let children = self.children.get(node).into_iter().flatten();
         u16::try_from(children.filter(counts).count()).unwrap_or(u16::MAX)
     }
@@ -347,9 +344,7 @@ impl Flight {
             source.is_confirmed = true;
             source.is_doubted = false;
             source.is_busy = is_busy;
-            let parent = source.parent;
             self.rank(node);
-            parent.iter().for_each(|parent| self.rank(parent));
         }
     }
 

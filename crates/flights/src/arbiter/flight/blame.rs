@@ -11,9 +11,7 @@ impl Flight {
     pub fn doubt(&mut self, node: &NodeId) {
         if let Some(source) = self.sources.get_mut(node) {
             source.is_doubted = true;
-            let parent = source.parent;
             self.rank(node);
-            parent.iter().for_each(|parent| self.rank(parent));
         }
     }
 

@@ -122,14 +122,6 @@ fn who_outruns_many_is_the_slow_one() {
 }
 
 #[test]
-fn who_seems_gone_leaves_its_place_to_those_behind_it() {
-    let mut flight = chain();
-    flight.doubt(&node(3));
-    flight.detach(&node(4));
-    assert_eq!(flight.choose(&node(4), &seek()), Some(node(2)));
-}
-
-#[test]
 fn nobody_is_fed_what_came_by_way_of_a_root_of_wrong_bytes() {
     let mut flight = chain();
     flight.put(Time(0), node(6), State::Begun, Asked::default());
