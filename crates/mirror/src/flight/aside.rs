@@ -13,7 +13,7 @@ const SLOWER: u64 = 2;
 /// …until it takes in so many times as much…
 const FASTER: u64 = 2;
 /// …or for so long…
-const FORGIVEN: Duration = Duration::from_secs(10 * 60);
+pub const FORGIVEN: Duration = Duration::from_secs(10 * 60);
 /// …as it finds out by looking so often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

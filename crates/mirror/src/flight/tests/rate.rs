@@ -125,6 +125,7 @@ async fn who_takes_in_as_much_as_others_is_slow_no_longer() {
     node.script.outrun.send_replace(10 * MIB as u64);
     told(&[true, false, true]).await;
     // Nothing more comes. That is not held against it for ever.
+    tokio::time::sleep(crate::flight::aside::FORGIVEN).await;
     told(&[true, false, true, false]).await;
 }
 
