@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oci::{Name, RegistryUrl, Scheme};
 use tokio::net::TcpListener;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking, yield_now};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -143,6 +143,8 @@ async fn pulls<W: Write>(
         let shown = screen.pulled(&report, &bars[index]);
         shown.map_err(DemoError::Output)?;
         reports.push(report);
+        // An interruption is heard between two nodes also when all of them are done.
+        yield_now().await;
     }
     reports.sort_by_key(|report| report.number);
     Ok(Report {
