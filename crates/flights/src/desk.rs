@@ -408,10 +408,9 @@ impl Desk {
                 self.pulls.begin(now, &settled, view, &mut self.out);
                 self.outcomes.push((settled.seek, settled.outcome));
             }
-            for (key, is_held) in self.arbiter.take_held() {
-                if view.districts() == 1 {
-                    break;
-                } else if is_held {
+            let held = self.arbiter.take_held().into_iter();
+            for (key, is_held) in held.filter(|_| view.districts() > 1) {
+                if is_held {
                     self.district.add(now, &[key]);
                 } else {
                     self.district.remove(now, &[key]);

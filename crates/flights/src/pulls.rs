@@ -132,10 +132,9 @@ impl Pulls {
             return;
         };
         let (key, number) = (wanted.key, settled.seek.0);
-        let arbiter = view
-            .arbiter(&key)
-            .filter(|arbiter| settled.by != Some(*arbiter));
-        if let Some(arbiter) = arbiter.filter(|_| settled.by.is_some()) {
+        if let (Some(by), Some(arbiter)) = (settled.by, view.arbiter(&key))
+            && by != arbiter
+        {
             out.send(arbiter, Message::Withdraw { key, number });
         }
     }
@@ -163,10 +162,10 @@ impl Pulls {
     pub fn decline(&mut self, seek: SeekId, view: &impl View, out: &mut Outbox) {
         let mut pulls = self.pulls.iter();
         let declined = pulls.find(|(_, pull)| pull.number == seek.0 && pull.size.is_none());
-        if let Some(key) = declined.map(|(key, _)| *key) {
-            self.pulls.remove(&key);
-            if let Some(arbiter) = view.arbiter(&key) {
-                let number = seek.0;
+        let key = declined.map(|(key, _)| *key);
+        if let Some((key, pull)) = key.and_then(|key| self.pulls.remove_entry(&key)) {
+            let number = pull.number;
+            for arbiter in pull.arbiters(&key, view) {
                 out.send(arbiter, Message::Withdraw { key, number });
             }
         }
@@ -218,18 +217,9 @@ impl Pulls {
             },
         };
         pull.beat_at = now.after(beat(pull.role));
-        let (number, is_head) = (pull.number, pull.is_head);
+        pull.report(key, stage, view, out);
         if matches!(stage, Stage::Done | Stage::Failed | Stage::Wrong) {
             self.pulls.remove(&key);
-        }
-        if let Some(arbiter) = view.arbiter(&key) {
-            out.send(arbiter, Message::Report { key, number, stage });
-            if let Some(pull) = self.pulls.get_mut(&key) {
-                pull.told = Some(arbiter);
-            }
-        }
-        if let Some(root) = view.root(&key).filter(|_| is_head) {
-            out.send(root, Message::Report { key, number, stage });
         }
         lesson
     }
@@ -326,14 +316,21 @@ impl Pull {
         if self.role == Role::Alone && self.size.is_none() {
             return;
         }
-        if let Some(arbiter) = view.arbiter(&key) {
-            let (number, stage) = (self.number, self.stage(condition));
-            self.told = Some(arbiter);
+        self.report(key, self.stage(condition), view, out);
+    }
+
+    fn report(&mut self, key: Key, stage: Stage, view: &impl View, out: &mut Outbox) {
+        let number = self.number;
+        self.told = view.arbiter(&key).or(self.told);
+        for arbiter in self.arbiters(&key, view) {
             out.send(arbiter, Message::Report { key, number, stage });
-            if let Some(root) = view.root(&key).filter(|_| self.is_head) {
-                out.send(root, Message::Report { key, number, stage });
-            }
         }
+    }
+
+    /// Who is told of it.
+    fn arbiters(&self, key: &Key, view: &impl View) -> impl Iterator<Item = NodeId> {
+        let root = view.root(key).filter(|_| self.is_head);
+        view.arbiter(key).into_iter().chain(root)
     }
 }
 

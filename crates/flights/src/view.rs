@@ -50,8 +50,4 @@ pub trait View {
     fn nearby(&self) -> usize {
         self.members() / usize::try_from(self.districts().max(1)).unwrap_or(1)
     }
-
-    fn is_arbiter(&self, key: &Key) -> bool {
-        self.arbiter(key) == Some(self.me())
-    }
 }

@@ -14,6 +14,7 @@ use super::waiting::Waiting;
 
 /// Sources of one flight that are kept.
 const MAX_SOURCES: usize = 16_384;
+
 /// How far a source is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -110,7 +111,7 @@ pub(super) struct Flight {
     ranked: BTreeSet<(Rank, NodeId)>,
     pub waiting: Waiting,
     /// A second one leads, because the first is slow.
-    pub is_doubled: bool,
+    is_doubled: bool,
     pub used: Time,
     /// When it is to be looked at next, and when those who are silent are looked for.
     pub due: Time,
@@ -233,6 +234,12 @@ impl Flight {
             self.awaited.remove(&node);
         }
         self.refresh(node);
+    }
+
+    /// Has a node pull it from upstream.
+    pub fn lead(&mut self, now: Time, node: NodeId, state: State, asked: Asked) {
+        self.put(now, node, state, asked);
+        self.leader = Some(node);
     }
 
     /// Lets `node` take its bytes from `parent`. Returns its place in the order.

@@ -168,15 +168,9 @@ impl Arbiter {
                 && !self.is_barred(now, prefer, seek.group)
         });
         let learns = !view.has_joined() || now < self.learns_until;
-        let is_root = view.root(&seek.key).is_none();
-        let is_own = is_root || view.is_near(&waiter.node);
-        let held_in = || self.district_of(&seek.key, &waiter.node, view);
-        let above = if is_root {
-            held_in()
-        } else {
-            view.root(&seek.key)
-        };
-        let above = above.filter(|_| is_own);
+        // In one district among several it is for another arbiter to say who leads.
+        let grants = view.root(&seek.key).is_none();
+        let elsewhere = self.elsewhere(&seek.key, &waiter.node, view);
         let flight = self.flight(&seek.key)?;
         let waited = now.since(waiter.since);
         let asked = Asked {
@@ -184,14 +178,8 @@ impl Arbiter {
             group: Some(seek.group),
         };
         let shape = flight.shape(&seek.key, view.nearby());
-        if seek.too_slow && !seek.lags && !is_barred && !flight.is_doubled && !flight.feeds_nobody()
-        {
-            // What was sent upstream cannot be called back; the faster one wins.
-            flight.is_doubled = true;
-            flight.leads_are_slow();
-            flight.put(now, waiter.node, State::Begun, asked);
-            flight.slow(&waiter.node, false);
-            flight.leader = Some(waiter.node);
+        let may_lead = grants && !is_barred && !seek.lags;
+        if seek.too_slow && may_lead && flight.double(now, waiter.node, asked) {
             return Some(Verdict::Lead);
         }
         // Whatever was said of it since it asked: nobody below it is to feed it.
@@ -216,16 +204,17 @@ impl Arbiter {
         if flight.awaited().is_some() {
             return waiter.later(now);
         }
-        if let Some(above) = above {
+        if let Some(elsewhere) = elsewhere {
             let is_large = flight.size.is_none_or(|size| size > place::SMALL);
-            if is_large && !is_root && waited < MUSTER && seek.patient {
+            if is_large && !grants && waited < MUSTER && seek.patient {
                 return None;
             }
             // One asks for all of this district.
             flight.put(now, waiter.node, State::Sent, asked);
-            return Some(Verdict::Redirect(above));
+            return Some(Verdict::Redirect(elsewhere));
         }
-        if !is_own {
+        if !grants {
+            // It was sent here for what is here no more.
             return Some(Verdict::Alone);
         }
         let holds = learns
@@ -244,9 +233,17 @@ impl Arbiter {
         } else {
             State::Granted
         };
-        flight.put(now, waiter.node, state, asked);
-        flight.leader = Some(waiter.node);
+        flight.lead(now, waiter.node, state, asked);
         Some(Verdict::Lead)
+    }
+
+    /// Whom to send an asker to for a key that nobody here has: the arbiter of the whole cluster, if that is another node,
+    /// or else that of a district where it is held. `None` for an asker of another district, who comes from there.
+    fn elsewhere(&self, key: &Key, asker: &NodeId, view: &impl View) -> Option<NodeId> {
+        match view.root(key) {
+            None => self.district_of(key, asker, view),
+            Some(root) => view.is_near(asker).then_some(root),
+        }
     }
 
     /// Tries all who wait: those who failed last, and those first who can pass it on.

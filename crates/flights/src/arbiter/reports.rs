@@ -86,10 +86,7 @@ impl Arbiter {
                         flight.attach(now, from, source, asked);
                     }
                     // It was sent upstream after all, or this arbiter is new.
-                    None => {
-                        flight.put(now, from, state, asked);
-                        flight.leader = Some(from);
-                    }
+                    None => flight.lead(now, from, state, asked),
                 }
                 flight.heard(now, &from, is_busy);
                 if lags {

@@ -93,8 +93,8 @@ impl Seeks {
         self.meter(now, group);
     }
 
-    /// The lead that a question waits for gets other objects from upstream meanwhile: this node would have to share its
-    /// link in the same way, so waiting costs nothing for now.
+    /// The lead that a question waits for gets other objects meanwhile: this node would have to share its link in the same
+    /// way, so waiting costs nothing for now.
     pub(super) fn spare(&mut self, now: Time, number: u64) {
         let Some(open) = self.open.get(&number) else {
             return;

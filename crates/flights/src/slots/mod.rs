@@ -9,7 +9,7 @@ mod tests;
 use std::cmp::Reverse;
 use std::fmt;
 
-pub use realm::{DISTRICT, Realm};
+pub use realm::Realm;
 pub use season::{SEASON, STEP};
 
 use crate::members::Change;
@@ -61,7 +61,7 @@ impl Owners {
         self.first().copied()
     }
 
-    /// Those of them who…
+    /// Those of them of whom this holds.
     #[must_use]
     pub fn who(&self, is: impl Fn(&NodeId) -> bool) -> Self {
         self.iter().filter(|owner| is(owner)).copied().collect()

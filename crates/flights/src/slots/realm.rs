@@ -9,7 +9,7 @@ use crate::members::Change;
 use crate::{NodeId, Time};
 
 /// Members of a district at the least, about. Up to twice as many a cluster is one district.
-pub const DISTRICT: usize = 1_024;
+const DISTRICT: usize = 1_024;
 
 /// How many districts a cluster has, a power of two: members fall into them by their ids, about as many into each.
 fn districts(members: usize) -> u64 {
@@ -96,6 +96,7 @@ impl Realm {
         }
     }
 
+    /// How many there are: 1, or another power of two.
     pub fn districts(&self) -> u64 {
         self.districts
     }

@@ -1,6 +1,5 @@
 //! Many nodes in one process, in virtual time.
 
-mod announcing;
 mod cluster;
 mod desks;
 mod flights;

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::request::{FLIGHT, MIRRORED};
 use crate::{News, Place};
-use node::{PATIENCE, Script, candidate, node, node_that_mirrors};
+use node::{Ingest, Node, PATIENCE, Script, candidate, node, node_that_mirrors};
 
 fn layer() -> (Bytes, Digest) {
     let bytes: Bytes = (0..3_000_000u32)
@@ -50,46 +50,68 @@ async fn a_follower_gets_it_while_it_grows() {
     assert_eq!(follower.metric("peili_bytes_from_peers_total"), size);
 }
 
-#[tokio::test]
-async fn a_follower_feeds_another() {
+/// A node that leads a layer, one that is to follow it, and one that is to follow that.
+struct Chain {
+    bytes: Bytes,
+    digest: Digest,
+    leader: Node,
+    first: Node,
+    second: Node,
+    /// What the leader gets from upstream.
+    growing: Ingest,
+    /// What the client of the first writes.
+    own: Ingest,
+    _last: Ingest,
+}
+
+async fn chain() -> Chain {
     let ((bytes, digest), leader) = (layer(), node().await);
     let (first, second) = (node().await, node().await);
     let size = bytes.len() as u64;
     let growing = leader.lead(&digest, size).await;
     let own = first.ingest(&digest, size);
-    let _own = second.ingest(&digest, size);
+    let _last = second.ingest(&digest, size);
     first.then(leader.follow(1));
     second.then(first.follow(2));
+    Chain {
+        bytes,
+        digest,
+        leader,
+        first,
+        second,
+        growing,
+        own,
+        _last,
+    }
+}
+
+#[tokio::test]
+async fn a_follower_feeds_another() {
+    let it = chain().await;
     // The second asks before the first knows of its own pull.
     let ((mut answer, ()), last) = tokio::join!(
         async {
-            second.script.until(|s| !s.seeks.lock().is_empty()).await;
-            (first.own(&digest).await, ())
+            it.second.script.until(|s| !s.seeks.lock().is_empty()).await;
+            (it.first.own(&it.digest).await, ())
         },
-        second.own(&digest)
+        it.second.own(&it.digest)
     );
-    growing.write(&bytes);
-    own.write(&answer.read(bytes.len()).await);
-    assert!(last.rest().await == (bytes, true));
-    first.script.told(News::Begun { size }).await;
+    it.growing.write(&it.bytes);
+    it.own.write(&answer.read(it.bytes.len()).await);
+    assert!(last.rest().await == (it.bytes.clone(), true));
+    let size = it.bytes.len() as u64;
+    it.first.script.told(News::Begun { size }).await;
 }
 
 #[tokio::test]
 async fn what_has_come_is_passed_on_before_it_is_written() {
-    let ((bytes, digest), leader) = (layer(), node().await);
-    let (first, second) = (node().await, node().await);
-    let size = bytes.len() as u64;
-    let growing = leader.lead(&digest, size).await;
-    let _own = first.ingest(&digest, size);
-    let _own = second.ingest(&digest, size);
-    first.then(leader.follow(1));
-    second.then(first.follow(2));
-    let mut answer = first.own(&digest).await;
-    let mut last = second.own(&digest).await;
-    growing.write(&bytes[..MIB]);
+    let it = chain().await;
+    let mut answer = it.first.own(&it.digest).await;
+    let mut last = it.second.own(&it.digest).await;
+    it.growing.write(&it.bytes[..MIB]);
     // The client of the first has a step of it and has written nothing.
-    assert!(answer.read(MIB).await == bytes[..MIB]);
-    assert!(last.read(MIB).await == bytes[..MIB]);
+    assert!(answer.read(MIB).await == it.bytes[..MIB]);
+    assert!(last.read(MIB).await == it.bytes[..MIB]);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Who is of no use, who is slow, and whose bytes are wrong.
 
-use super::{Flight, State};
-use crate::NodeId;
+use super::{Asked, Flight, State};
+use crate::{NodeId, Time};
 
 /// Who has outrun so many is the slow one itself.
 const MOST_OUTRUN: u8 = 4;
@@ -46,12 +46,20 @@ impl Flight {
         Some(if is_itself { *by } else { child })
     }
 
-    /// Those who lead are slow: whoever gets its bytes by way of them does better elsewhere.
-    pub fn leads_are_slow(&mut self) {
-        let leads = self.sources.values().filter(|s| s.state == State::Begun);
-        for node in leads.map(|source| source.node).collect::<Vec<_>>() {
-            self.slow(&node, true);
+    /// Has a node lead as well, because those who do are slow, if none does so yet: whoever gets its bytes by way of them
+    /// does better elsewhere. They cannot be called back; the faster one wins.
+    pub fn double(&mut self, now: Time, node: NodeId, asked: Asked) -> bool {
+        if self.is_doubled || self.feeds_nobody() {
+            return false;
         }
+        self.is_doubled = true;
+        let leads = self.sources.values().filter(|s| s.state == State::Begun);
+        for lead in leads.map(|source| source.node).collect::<Vec<_>>() {
+            self.slow(&lead, true);
+        }
+        self.lead(now, node, State::Begun, asked);
+        self.slow(&node, false);
+        true
     }
 
     /// What a node got was wrong. As it does not show who spoilt it, nobody gets anything from any node that has its bytes

@@ -66,33 +66,27 @@ async fn who_takes_all_there_is_does_not_stay_behind() {
 
 #[tokio::test]
 async fn who_steps_aside_ends_what_it_passes_on_before_it_has_it() {
-    let ((bytes, digest), leader) = (layer(), node().await);
-    let (first, second) = (node().await, node().await);
-    let size = bytes.len() as u64;
-    let growing = leader.lead(&digest, size).await;
-    let own = first.ingest(&digest, size);
-    let _own = second.ingest(&digest, size);
-    first.then(leader.follow(1));
-    second.then(first.follow(2));
-    second.then(leader.follow(1));
-    let mut answer = first.own(&digest).await;
-    let mut last = second.own(&digest).await;
-    growing.write(&bytes[..MIB]);
-    own.write(&answer.read(MIB).await);
+    let it = chain().await;
+    let (bytes, first) = (&it.bytes, &it.first);
+    it.second.then(it.leader.follow(1));
+    let mut answer = first.own(&it.digest).await;
+    let mut last = it.second.own(&it.digest).await;
+    it.growing.write(&bytes[..MIB]);
+    it.own.write(&answer.read(MIB).await);
     let begin = last.read(MIB).await;
 
     // What is no faster than this node is not held up by it.
     first.script.outrun.send_replace(0);
     tokio::task::yield_now().await;
     first.script.outrun.send_replace(u64::MAX);
-    growing.write(&bytes[MIB..]);
+    it.growing.write(&bytes[MIB..]);
     let (rest, is_all) = last.rest().await;
     assert!(is_all && begin == bytes[..MIB] && rest == bytes[MIB..]);
     assert!(
         answer.rest().await == (bytes.slice(MIB..), true),
         "its own client's"
     );
-    let moved = second.script.seeks.lock()[1].clone();
+    let moved = it.second.script.seeks.lock()[1].clone();
     assert_eq!(
         (moved.offset, moved.failed),
         (MIB as u64, vec![first.peer()])
@@ -102,9 +96,9 @@ async fn who_steps_aside_ends_what_it_passes_on_before_it_has_it() {
     assert_eq!(first.metric("peili_flights_stepped_aside_total"), 1);
 
     // Who asks afterwards is fed.
-    let mut late = first.fed(&digest).await;
+    let mut late = first.fed(&it.digest).await;
     late.read(MIB).await;
-    own.write(&bytes[MIB..]);
+    it.own.write(&bytes[MIB..]);
     assert!(late.rest().await == (bytes.slice(MIB..), true));
 }
 
