@@ -6,12 +6,12 @@ use std::collections::BinaryHeap;
 use bytes::Bytes;
 use flights::{Outcome, SeekId};
 
-use crate::setup::Micros;
+use crate::setup::{Micros, Plan};
 
 #[derive(Debug)]
 pub enum Event {
     Start {
-        plan: u32,
+        plan: Plan,
     },
     Retry {
         node: u32,

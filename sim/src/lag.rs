@@ -82,11 +82,12 @@ impl World {
     /// has not complete: who took that goes elsewhere.
     pub fn outrun(&mut self, node: u32, rate: u64) {
         let member = &mut self.members[node as usize];
-        if member.is_slow || member.best >= rate / 2 {
+        if member.best >= rate / 2 {
             return;
         }
-        member.is_slow = true;
-        self.think(node, |brain, now, dir| brain.lag(now, true, dir));
+        if !std::mem::replace(&mut member.is_slow, true) {
+            self.think(node, |brain, now, dir| brain.lag(now, true, dir));
+        }
         let flows = self.flows.iter().filter(|flow| flow.source == node);
         let growing = flows.filter(|flow| self.pull(node, flow.object).phase != Phase::Done);
         let pulls = growing.map(|flow| self.current(flow.node, flow.object));

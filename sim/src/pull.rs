@@ -6,7 +6,7 @@ use flights::{News, NodeId, Outcome, Place, SeekId, Wanted};
 
 use crate::brain::{id, number};
 use crate::event::{Attempt, Event};
-use crate::setup::{Containerd, MILLI, Micros, Mode, SECOND};
+use crate::setup::{Containerd, MILLI, Micros, Mode, Plan, SECOND};
 use crate::world::{Phase, STALL, Standing, World};
 
 /// Downloads of containerd at once.
@@ -28,8 +28,7 @@ const LOOK_UP: Micros = 4 * MILLI;
 const BACK_OFF: Micros = 10 * SECOND;
 
 impl World {
-    pub fn start(&mut self, plan: u32) {
-        let plan = self.setup.plans[plan as usize].clone();
+    pub fn start(&mut self, plan: Plan) {
         let member = &mut self.members[plan.node as usize];
         if !member.alive {
             return;
@@ -144,7 +143,8 @@ impl World {
             offset: pull.got,
             failed: pull.failed.clone(),
             yields: self.gives_way_after(node, object),
-            too_slow: false,
+            slow: None,
+            slow_lead: None,
         };
         self.pull_mut(node, object).phase = Phase::Seeking;
         let seek = self.think(node, |brain, now, dir| brain.seek(now, wanted, dir));
@@ -164,6 +164,7 @@ impl World {
                 source,
                 place,
                 leader,
+                ..
             } => {
                 self.pull_mut(node, object).leader = *leader;
                 self.follow(node, object, number(source), *place);

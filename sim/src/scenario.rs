@@ -36,6 +36,8 @@ pub enum Scenario {
     TwoImages,
     /// A tenth of the nodes has links ten times slower
     Slow,
+    /// The same, after all have pulled another image
+    SlowAgain,
     /// 5 % of the nodes die in flight
     Deaths,
     /// Those who own the keys die 400 ms after the beginning
@@ -105,6 +107,7 @@ impl Scenario {
             first_byte: FIRST_BYTE,
             objects: Vec::new(),
             images: Vec::new(),
+            before: None,
             plans: Vec::new(),
             holders: Vec::new(),
             denied: Vec::new(),
@@ -123,9 +126,14 @@ impl Scenario {
                 setup.image(&LAYERS);
                 setup.image(&LAYERS.map(|layer| layer + MB))
             }
+            Self::SlowAgain => {
+                setup.before = Some(setup.image(&LAYERS));
+                setup.image(&LAYERS)
+            }
             _ => setup.image(&LAYERS),
         };
-        let images: Vec<u32> = (0..setup.images.len() as u32).collect();
+        let images = 0..setup.images.len() as u32;
+        let images: Vec<u32> = images.filter(|i| Some(*i) != setup.before).collect();
         for node in 0..nodes {
             let at = match self {
                 Self::Ramp => 30 * SECOND * u64::from(node) / u64::from(nodes),
@@ -145,7 +153,7 @@ impl Scenario {
             chosen.into_iter().map(|node| node as u32 + 1).collect()
         };
         match self {
-            Self::Slow => {
+            Self::Slow | Self::SlowAgain => {
                 setup.left_out = some(&mut random, 10);
                 for node in setup.left_out.clone() {
                     setup.rates[node as usize] /= 10.0;

@@ -74,6 +74,8 @@ pub struct Setup {
     pub first_byte: Micros,
     pub objects: Vec<Object>,
     pub images: Vec<Image>,
+    /// One that all nodes pull before anything else, and that does not count.
+    pub before: Option<u32>,
     pub plans: Vec<Plan>,
     /// Nodes that have everything beforehand.
     pub holders: Vec<u32>,
@@ -123,8 +125,10 @@ impl Setup {
         image
     }
 
-    /// Bytes of all images together.
+    /// Bytes of all images that count, together.
     pub fn bytes(&self) -> u64 {
-        self.objects.iter().map(|object| object.size).sum()
+        let counts = |object: &&Object| Some(object.image) != self.before;
+        let counting = self.objects.iter().filter(counts);
+        counting.map(|object| object.size).sum()
     }
 }

@@ -9,7 +9,7 @@ use crate::event::{Agenda, Attempt, Event};
 use crate::lag::WINDOW;
 use crate::links::{Flow, Links};
 use crate::random::Random;
-use crate::setup::{MILLI, Membership, Micros, SECOND, Setup};
+use crate::setup::{MILLI, Membership, Micros, Plan, SECOND, Setup};
 
 /// Full nodes find each other for so long before anything is pulled.
 const WARM_UP: Micros = 40 * SECOND;
@@ -221,10 +221,31 @@ impl World {
         for node in self.setup.holders.clone() {
             self.give(node);
         }
+    }
+
+    /// All who pull anything pull this.
+    fn pull_before(&mut self, image: u32) {
         self.unfinished = self.setup.plans.len();
-        for plan in 0..self.setup.plans.len() {
-            let at = origin + self.setup.plans[plan].at;
-            self.push(at, Event::Start { plan: plan as u32 });
+        for plan in self.setup.plans.clone() {
+            let images = vec![image];
+            let plan = Plan { images, ..plan };
+            self.push(self.origin + plan.at, Event::Start { plan });
+        }
+        self.run_until(self.origin + self.setup.limit);
+        assert_eq!(self.unfinished, 0, "all have pulled what comes before");
+        self.counts = Counts::default();
+        self.members
+            .iter_mut()
+            .for_each(|member| member.finished = None);
+        self.origin = self.now + SECOND;
+    }
+
+    /// What was planned begins.
+    fn begin(&mut self) {
+        let origin = self.origin;
+        self.unfinished = self.setup.plans.len();
+        for plan in self.setup.plans.clone() {
+            self.push(origin + plan.at, Event::Start { plan });
         }
         for (at, node) in self.setup.deaths.clone() {
             self.push(origin + at, Event::Die { node });
@@ -248,7 +269,14 @@ impl World {
 
     /// Runs until everybody is done, or the limit is reached.
     pub fn run(&mut self) {
-        let end = self.origin + self.setup.limit;
+        if let Some(image) = self.setup.before {
+            self.pull_before(image);
+        }
+        self.begin();
+        self.run_until(self.origin + self.setup.limit);
+    }
+
+    fn run_until(&mut self, end: Micros) {
         while self.unfinished > 0 && self.now < end {
             let step_at = if self.flows.is_empty() {
                 Micros::MAX

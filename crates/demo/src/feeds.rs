@@ -103,6 +103,7 @@ mod tests {
                     },
                     place: Place::default(),
                     leader: None,
+                    led_for: None,
                 },
             }
         }
@@ -133,7 +134,8 @@ mod tests {
                 offset,
                 yields: None,
                 failed: Vec::new(),
-                too_slow: false,
+                slow: None,
+                slow_lead: None,
             };
             recorded.seek(seek).await;
         }

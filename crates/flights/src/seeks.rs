@@ -61,8 +61,10 @@ pub struct Wanted {
     /// After how long this node would rather ask again, when its other downloads have had their turn
     /// ([`Outcome::Later`]).
     pub yields: Option<Duration>,
-    /// Whether what its sources give is far less than what this node got of others lately.
-    pub too_slow: bool,
+    /// A source that gives far less than others did lately: any other is better.
+    pub slow: Option<NodeId>,
+    /// Who leads, and gives far less than leads did lately: this node should lead as well.
+    pub slow_lead: Option<NodeId>,
 }
 
 /// A place in the order in which the nodes of a flight get their bytes.
@@ -94,8 +96,10 @@ pub enum Outcome {
     Follow {
         source: NodeId,
         place: Place,
-        /// Who pulls it from upstream, if somebody does.
+        /// Who pulls or pulled it from upstream, if that is known.
         leader: Option<NodeId>,
+        /// For how long bytes have come from upstream to whoever leads, if one does.
+        led_for: Option<Duration>,
     },
     /// Pull it from upstream, for all.
     Lead,
@@ -253,7 +257,8 @@ impl Seeks {
                     patient: open.is_patient,
                     barred: self.budgets.is_barred(now, wanted.group),
                     lags: self.budgets.lags,
-                    too_slow: wanted.too_slow,
+                    slow: wanted.slow,
+                    slow_lead: wanted.slow_lead,
                     silent: open.silent.last().copied(),
                     asker: None,
                 })

@@ -106,20 +106,14 @@ pub(crate) struct Seek {
     pub barred: bool,
     /// Whether others were held up behind the asker lately.
     pub lags: bool,
-    /// Whether what the asker gets of it is far less than what it got of others lately.
-    pub too_slow: bool,
+    /// A source that gives the asker far less than others did lately.
+    pub slow: Option<NodeId>,
+    /// Who leads, and gives the asker far less than leads did lately.
+    pub slow_lead: Option<NodeId>,
     /// The owner before this one who did not answer.
     pub silent: Option<NodeId>,
     /// Who asks, where an arbiter passes the question on to the one before it.
     pub asker: Option<NodeId>,
-}
-
-impl Seek {
-    /// Sources that are none. One that is too slow is better than none, and it may be a lead by now.
-    pub fn useless(&self) -> &[NodeId] {
-        let slow = usize::from(self.too_slow).min(self.failed.len());
-        self.failed.get(slow..).unwrap_or_default()
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +123,8 @@ pub(crate) enum Verdict {
         epoch: u64,
         order: u32,
         leader: Option<NodeId>,
+        /// For how many milliseconds bytes have come from upstream to whoever leads, if one does.
+        led_for: Option<u32>,
     },
     Lead,
     Alone,
@@ -275,7 +271,8 @@ impl From<&Message> for proto::Body {
                 patient: seek.patient,
                 barred: seek.barred,
                 lags: seek.lags,
-                too_slow: seek.too_slow,
+                slow: one(&seek.slow),
+                slow_lead: one(&seek.slow_lead),
                 silent: one(&seek.silent),
                 asker: one(&seek.asker),
             })),
@@ -345,11 +342,13 @@ impl From<Verdict> for proto::Verdict {
                 epoch,
                 order,
                 leader,
+                led_for,
             } => Self::Follow(proto::Follow {
                 source: one(&Some(source)),
                 epoch,
                 order,
                 leader: one(&leader),
+                led_for,
             }),
             Verdict::Lead => Self::Lead(true),
             Verdict::Alone => Self::Alone(true),
@@ -402,7 +401,8 @@ impl TryFrom<proto::Body> for Message {
                 patient: seek.patient,
                 barred: seek.barred,
                 lags: seek.lags,
-                too_slow: seek.too_slow,
+                slow: node(&seek.slow, "slow")?,
+                slow_lead: node(&seek.slow_lead, "slow_lead")?,
                 silent: node(&seek.silent, "silent")?,
                 asker: node(&seek.asker, "asker")?,
             }),
@@ -465,6 +465,7 @@ impl TryFrom<proto::Verdict> for Verdict {
                 epoch: follow.epoch,
                 order: follow.order,
                 leader: node(&follow.leader, "leader")?,
+                led_for: follow.led_for,
             },
             proto::Verdict::Lead(_) => Self::Lead,
             proto::Verdict::Alone(_) => Self::Alone,

@@ -80,6 +80,9 @@ pub enum FetchError {
     Leads,
     #[error("this node pulls it from upstream by itself")]
     Alone,
+    /// See [`Turn::Later`](crate::Turn).
+    #[error("another source is asked for when the node's other downloads have had their turn")]
+    Later,
 }
 
 /// Options of the command line.

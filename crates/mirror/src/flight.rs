@@ -9,12 +9,14 @@ mod aside;
 mod course;
 mod feed;
 mod lag;
+mod left;
 mod offer;
 mod pulls;
 mod queue;
 mod range;
 mod rate;
 mod uploads;
+mod usual;
 mod watch;
 
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use std::time::Duration;
 
 use oci::{Digest, MediaType};
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +45,7 @@ use queue::Queue;
 use range::all_from;
 use rate::Rate;
 use uploads::Uploads;
+use usual::{Usual, Way, Window};
 use watch::Watcher;
 
 pub use feed::Feed;
@@ -73,6 +76,7 @@ struct Shared {
     uploads: Arc<Uploads>,
     /// What this node takes in.
     rate: Mutex<Rate>,
+    usual: Mutex<Usual>,
     aside: Aside,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -117,6 +121,13 @@ impl Shared {
         self.open(digest, self.images.about(&*self.store, digest).size)
     }
 
+    /// Bytes of one object came that had been `waited` for. See [`Usual::came`].
+    fn came(&self, way: Option<(&Way, &mut Window)>, bytes: u64, waited: Duration) -> bool {
+        let now = Instant::now();
+        self.rate.lock().came(now, bytes);
+        way.is_some_and(|way| self.usual.lock().came(way, now, bytes, waited))
+    }
+
     /// Bytes of an object that are here.
     fn written(&self, digest: &Digest) -> u64 {
         let growing = self.open(digest, None);
@@ -153,6 +164,7 @@ impl Flight {
             queue: Arc::default(),
             uploads: Arc::default(),
             rate: Mutex::default(),
+            usual: Mutex::default(),
             aside: Aside::default(),
             tasks: TaskTracker::new(),
             stop,
@@ -235,7 +247,7 @@ impl Flight {
         }
         let course = Course::new(shared.clone(), target.clone(), digest.clone(), sharing);
         let course = Arc::new(course);
-        let turn = course.seek(offset, self.yields(target, digest)).await;
+        let turn = course.next(offset, self.yields(target, digest)).await;
         if matches!(turn, Turn::Later) {
             return self.give_way(target, digest);
         }

@@ -50,9 +50,10 @@ pub struct Seek {
     pub yields: Option<Duration>,
     /// Sources that were of no use to this pull.
     pub failed: Vec<PeerId>,
-    /// What the last of them gave was far less than this node got lately: it should get another one, or lead beside the
-    /// one who does.
-    pub too_slow: bool,
+    /// One that gave far less than others did lately: any other is better.
+    pub slow: Option<PeerId>,
+    /// Who leads, and gives far less than leads did lately: this node should lead as well.
+    pub slow_lead: Option<PeerId>,
 }
 
 /// What a node is to do.
@@ -64,6 +65,8 @@ pub enum Turn {
         place: Place,
         /// Who pulls or pulled it from upstream, if that is known.
         leader: Option<PeerId>,
+        /// For how long bytes have come from upstream to whoever leads, if one does.
+        led_for: Option<Duration>,
     },
     /// Pull it from upstream, for all.
     Lead,

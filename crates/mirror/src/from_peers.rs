@@ -119,7 +119,7 @@ impl FromPeers {
                 FetchError::NoCandidate => Refusal::NoPeer(kind),
                 FetchError::Unsatisfiable { size } => Refusal::Unsatisfiable { size },
                 FetchError::Leads => Refusal::Leads(kind),
-                FetchError::Alone => Refusal::Alone(kind),
+                FetchError::Alone | FetchError::Later => Refusal::Alone(kind),
                 failed => Refusal::PeersFailed(kind, failed.to_string()),
             })?;
             let peer = answer.candidate.peer.clone();

@@ -4,6 +4,7 @@
 mod blame;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::seeks::is_earlier;
 use crate::wire::Seek;
@@ -102,6 +103,8 @@ pub(super) struct Flight {
     sources: BTreeMap<NodeId, Source>,
     /// Those who were told to lead and have no byte yet, or ask elsewhere.
     awaited: BTreeSet<NodeId>,
+    /// Those to whom bytes come from upstream, and since when.
+    begun: BTreeMap<NodeId, Time>,
     /// Who takes its bytes from a node, whether that is a source or not.
     children: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// The last question of a node that came to nothing: what is said of it later was said before.
@@ -110,8 +113,6 @@ pub(super) struct Flight {
     /// Those who can feed others, the best first.
     ranked: BTreeSet<(Rank, NodeId)>,
     pub waiting: Waiting,
-    /// A second one leads, because the first is slow.
-    is_doubled: bool,
     pub used: Time,
     /// When it is to be looked at next, and when those who are silent are looked for.
     pub due: Time,
@@ -128,12 +129,12 @@ impl Flight {
             leader: None,
             sources: BTreeMap::new(),
             awaited: BTreeSet::new(),
+            begun: BTreeMap::new(),
             children: BTreeMap::new(),
             ended: BTreeMap::new(),
             shape: Shape::new(key, None, 1, 1),
             ranked: BTreeSet::new(),
             waiting: Waiting::default(),
-            is_doubled: false,
             used: now,
             due: now,
             lapse_at: now,
@@ -165,6 +166,11 @@ impl Flight {
     pub fn is_awaited_busy(&self) -> bool {
         let awaited = self.awaited.first().and_then(|node| self.get(node));
         awaited.is_some_and(|source| source.is_busy)
+    }
+
+    /// For how long bytes have come from upstream to somebody.
+    pub fn led_for(&self, now: Time) -> Option<Duration> {
+        self.begun.values().min().map(|begun| now.since(*begun))
     }
 
     /// Those who take their bytes from a node, not counting, of one that is not slow itself, the slow ones, who take
@@ -233,6 +239,11 @@ impl Flight {
         } else {
             self.awaited.remove(&node);
         }
+        if state == State::Begun && self.sources.contains_key(&node) {
+            self.begun.entry(node).or_insert(now);
+        } else {
+            self.begun.remove(&node);
+        }
         self.refresh(node);
     }
 
@@ -282,6 +293,7 @@ impl Flight {
         self.cut(node);
         let source = self.sources.remove(node)?;
         self.awaited.remove(node);
+        self.begun.remove(node);
         if let Some(rank) = source.rank {
             self.ranked.remove(&(rank, *node));
         }
@@ -398,8 +410,7 @@ impl Flight {
 
     /// The best source for whoever asks, which nobody feeds now. So nobody below it is fed, and no ring is closed.
     pub fn choose(&self, asker: &NodeId, seek: &Seek) -> Option<NodeId> {
-        let useless = seek.useless();
-        let usable = |(_, node): &&(Rank, NodeId)| node != asker && !useless.contains(node);
+        let usable = |(_, node): &&(Rank, NodeId)| node != asker && !seek.failed.contains(node);
         // Slow ones feed each other: to anybody else they would be a burden.
         let slow = self.ranked.iter().rev();
         let slow = slow.take_while(|(rank, _)| rank.is_held_up && seek.lags);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::flight::{Asked, State};
+use super::flight::{Asked, Flight, State};
 use super::place;
 use super::waiting::Waiter;
 use super::{Arbiter, BUSY_TICK};
@@ -14,7 +14,8 @@ use crate::{Key, NodeId, Time};
 
 /// Nodes waiting for one key at most.
 const MAX_WAITING: usize = 16_384;
-/// Whoever should lead an image has so long to ask for the next of its objects.
+/// Whoever should lead an image has so long to ask for the next of its objects, and whoever is faster to ask before a node
+/// that is slow leads.
 const PREFER_HOLD: Duration = Duration::from_millis(300);
 /// Whoever failed has to let others ask first.
 const BARRED_HOLD: Duration = Duration::from_secs(1);
@@ -95,7 +96,8 @@ impl Arbiter {
         flight.size = flight.size.or(seek.size);
         flight.streams = flight.streams.max(seek.streams);
         // Who lags leaves a source that is too good for it.
-        let doubted = seek.useless().iter().filter(|_| !seek.lags);
+        let doubted = seek.failed.iter().chain(&seek.slow);
+        let doubted = doubted.filter(|_| !seek.lags);
         doubted.for_each(|failed| flight.doubt(failed));
         match source {
             // The same question has the same answer, or else this arbiter would not know which of them is kept to.
@@ -103,13 +105,7 @@ impl Arbiter {
                 return Taken::Stale;
             }
             Some((State::Following, asked, Some(source), order)) if asked.number == seek.number => {
-                let (epoch, leader) = (flight.epoch, flight.leader);
-                return Taken::Answered(Verdict::Follow {
-                    source,
-                    epoch,
-                    order,
-                    leader,
-                });
+                return Taken::Answered(follow(now, flight, source, order));
             }
             Some((State::Granted, asked, ..)) if seek.barred && asked.number != seek.number => {
                 flight.remove(&asker);
@@ -179,12 +175,22 @@ impl Arbiter {
         };
         let shape = flight.shape(&seek.key, view.nearby());
         let may_lead = grants && !is_barred && !seek.lags;
-        if seek.too_slow && may_lead && flight.double(now, waiter.node, asked) {
+        if let Some(slow) = seek.slow_lead.filter(|_| may_lead)
+            && flight.double(now, slow, waiter.node, asked)
+        {
             return Some(Verdict::Lead);
         }
         // Whatever was said of it since it asked: nobody below it is to feed it.
         flight.detach(&waiter.node);
         if let Some(source) = flight.choose(&waiter.node, seek) {
+            // Whoever is to be faster is worth waiting for.
+            if seek.slow_lead.is_some()
+                && seek.patient
+                && flight.awaited().is_some()
+                && flight.is_held_up(&source)
+            {
+                return waiter.later(now);
+            }
             let is_leaf = shape.has_classes() && !shape.is_inner(&waiter.node);
             let depth = flight.get(&source)?.depth;
             let has_room = shape.has_room(&source, depth, flight.children(&source));
@@ -194,12 +200,7 @@ impl Arbiter {
             }
             let order = flight.attach(now, waiter.node, source, asked);
             flight.slow(&waiter.node, seek.lags);
-            return Some(Verdict::Follow {
-                source,
-                epoch: flight.epoch,
-                order,
-                leader: flight.leader,
-            });
+            return Some(follow(now, flight, source, order));
         }
         if flight.awaited().is_some() {
             return waiter.later(now);
@@ -219,6 +220,7 @@ impl Arbiter {
         }
         let holds = learns
             || (has_better && (seek.yields > 0 || waited < PREFER_HOLD))
+            || (seek.lags && waited < PREFER_HOLD)
             || (is_barred && waited < BARRED_HOLD);
         if holds && seek.patient {
             return waiter.later(now);
@@ -266,6 +268,7 @@ impl Arbiter {
                 let is_barred = barred || self.is_barred(now, waiter.node, group);
                 (
                     is_barred,
+                    waiter.seek.lags,
                     // Whole districts wait for those who ask for them.
                     view.is_near(&waiter.node),
                     shape.has_classes() && !shape.is_inner(&waiter.node),
@@ -315,6 +318,17 @@ fn tell(now: Time, waiter: &mut Waiter, (lead, is_busy): (Option<NodeId>, bool),
         waiter.lead = lead;
         let name = (waiter.seek.key, waiter.seek.number);
         answer(out, waiter.node, name, Verdict::Wait { lead, is_busy });
+    }
+}
+
+fn follow(now: Time, flight: &Flight, source: NodeId, order: u32) -> Verdict {
+    let led_for = flight.led_for(now).map(|led_for| led_for.as_millis());
+    Verdict::Follow {
+        source,
+        epoch: flight.epoch,
+        order,
+        leader: flight.leader,
+        led_for: led_for.map(|millis| u32::try_from(millis).unwrap_or(u32::MAX)),
     }
 }
 

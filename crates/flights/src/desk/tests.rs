@@ -47,7 +47,7 @@ impl View for Three {
 
 #[derive(Clone, Debug)]
 enum Event {
-    Comes(NodeId, Message),
+    Comes(NodeId, Box<Message>),
     Seeks(Key),
     Reports(Key, News),
     Fails(NodeId),
@@ -63,7 +63,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just(News::Failed),
     ];
     prop_oneof![
-        20 => (node(), message()).prop_map(|(from, message)| Event::Comes(from, message)),
+        20 => (node(), message()).prop_map(|(from, message)| Event::Comes(from, Box::new(message))),
         2 => key().prop_map(Event::Seeks),
         2 => (key(), news).prop_map(|(key, news)| Event::Reports(key, news)),
         1 => node().prop_map(Event::Fails),
@@ -83,7 +83,8 @@ fn wanted(key: Key) -> Wanted {
         offset: 0,
         failed: Vec::new(),
         yields: None,
-        too_slow: false,
+        slow: None,
+        slow_lead: None,
     }
 }
 
@@ -98,7 +99,7 @@ proptest! {
             match event {
                 // What it says to itself it says itself.
                 Event::Comes(from, _) if from == ME => {}
-                Event::Comes(from, message) => desk.accept(now, from, message, view),
+                Event::Comes(from, message) => desk.accept(now, from, *message, view),
                 Event::Seeks(key) => {
                     desk.seek(now, wanted(key), view);
                 }

@@ -1,5 +1,7 @@
 //! What owners say, and what follows from their silence.
 
+use std::time::Duration;
+
 use super::open::{Open, Question};
 use super::{MAX_REDIRECTS, Outcome, Place, Seeks};
 use crate::outbox::Outbox;
@@ -43,10 +45,12 @@ impl Seeks {
                 epoch,
                 order,
                 leader,
+                led_for,
             } => Outcome::Follow {
                 source,
                 place: Place { epoch, order },
                 leader,
+                led_for: led_for.map(|millis| Duration::from_millis(millis.into())),
             },
             Verdict::Lead => Outcome::Lead,
             Verdict::Alone => Outcome::Alone,

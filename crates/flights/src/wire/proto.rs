@@ -95,8 +95,10 @@ pub struct Seek {
     pub barred: bool,
     #[prost(bool, tag = "14")]
     pub lags: bool,
-    #[prost(bool, tag = "15")]
-    pub too_slow: bool,
+    #[prost(bytes = "bytes", tag = "15")]
+    pub slow: Bytes,
+    #[prost(bytes = "bytes", tag = "16")]
+    pub slow_lead: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -143,6 +145,9 @@ pub struct Follow {
     pub order: u32,
     #[prost(bytes = "bytes", tag = "4")]
     pub leader: Bytes,
+    /// In milliseconds.
+    #[prost(uint32, optional, tag = "5")]
+    pub led_for: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -44,12 +44,14 @@ fn seek() -> impl Strategy<Value = Seek> {
         prop::collection::vec(node(), 0..=MAX_NODES),
         maybe(),
         maybe(),
+        maybe(),
+        maybe(),
     );
-    let how = (number(), any::<[bool; 4]>(), 0..=MAX_YIELD);
+    let how = (number(), any::<[bool; 3]>(), 0..=MAX_YIELD);
     (what, who, how).prop_map(|(what, who, how)| {
         let (key, number, group, size, streams) = what;
-        let (prefer, failed, silent, asker) = who;
-        let (offset, [patient, barred, lags, too_slow], yields) = how;
+        let (prefer, failed, slow, slow_lead, silent, asker) = who;
+        let (offset, [patient, barred, lags], yields) = how;
         Seek {
             key,
             number,
@@ -62,7 +64,8 @@ fn seek() -> impl Strategy<Value = Seek> {
             patient,
             barred,
             lags,
-            too_slow,
+            slow,
+            slow_lead,
             yields,
             silent,
             asker,
@@ -71,13 +74,15 @@ fn seek() -> impl Strategy<Value = Seek> {
 }
 
 fn verdict() -> impl Strategy<Value = Verdict> {
-    let follow = (node(), any::<u64>(), any::<u32>(), maybe());
+    let led_for = proptest::option::of(any::<u32>());
+    let follow = (node(), any::<u64>(), any::<u32>(), maybe(), led_for);
     prop_oneof![
-        follow.prop_map(|(source, epoch, order, leader)| Verdict::Follow {
+        follow.prop_map(|(source, epoch, order, leader, led_for)| Verdict::Follow {
             source,
             epoch,
             order,
-            leader
+            leader,
+            led_for
         }),
         Just(Verdict::Lead),
         Just(Verdict::Alone),

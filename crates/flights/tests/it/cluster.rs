@@ -34,7 +34,8 @@ pub fn wanted(key: Key) -> Wanted {
         prefer: None,
         offset: 0,
         yields: None,
-        too_slow: false,
+        slow: None,
+        slow_lead: None,
         failed: Vec::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! What look-ups and announcements cost where very many share one view of the members.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use flights::members::{Change, Contact, Member};
@@ -359,41 +360,131 @@ fn all_districts_together_have_one_lead() {
     }
 }
 
+/// A flight, and what comes of what is asked at once.
+struct Asking<'a> {
+    desks: Desks<'a>,
+    key: Key,
+}
+
+const BEGUN: News = News::Begun { size: 30_000_000 };
+
+impl<'a> Asking<'a> {
+    fn new(all: &'a Directory) -> Self {
+        let desks = Desks::new(16, |_| all);
+        let key = Key::of("sha256:slow");
+        Self { desks, key }
+    }
+
+    fn ask(&mut self, asker: usize) -> Option<Outcome> {
+        self.want(asker, wanted(self.key))
+    }
+
+    /// Somebody gets far less from its source than is usual.
+    fn complain(&mut self, asker: usize, slow: usize) -> Option<Outcome> {
+        let wanted = Wanted {
+            offset: 5,
+            slow: Some(id(slow)),
+            slow_lead: Some(id(1)),
+            ..wanted(self.key)
+        };
+        self.want(asker, wanted)
+    }
+
+    fn want(&mut self, asker: usize, wanted: Wanted) -> Option<Outcome> {
+        let ask = |desk: &mut Desk, view: &Sight<'_>| desk.seek(Time(100), wanted, view);
+        self.desks.with(asker, ask);
+        self.desks.deliver(Time(100));
+        self.outcome(asker)
+    }
+
+    fn report(&mut self, node: usize, news: News) {
+        let key = self.key;
+        let report = |desk: &mut Desk, view: &Sight<'_>| desk.report(Time(100), key, news, view);
+        self.desks.with(node, report);
+        self.desks.deliver(Time(100));
+    }
+
+    /// What has come of a node's last question, if something has.
+    fn outcome(&mut self, asker: usize) -> Option<Outcome> {
+        let outcomes = self.desks.with(asker, |desk, _| desk.take_outcomes());
+        outcomes.into_iter().next().map(|(_, outcome)| outcome)
+    }
+
+    /// Some nodes, each of which is fed by the one before it, and the first leads.
+    fn chain(&mut self, nodes: Range<usize>) {
+        for node in nodes.clone() {
+            let outcome = self.ask(node);
+            if node == nodes.start {
+                assert_eq!(outcome, Some(Outcome::Lead));
+                self.report(node, BEGUN);
+            } else {
+                assert_eq!(source(outcome), Some(node - 1));
+            }
+        }
+    }
+}
+
+fn source(outcome: Option<Outcome>) -> Option<usize> {
+    match outcome? {
+        Outcome::Follow { source, .. } => Some(index(&source)),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_lead_that_is_far_too_slow_gets_a_second_one_and_no_third() {
     let all = Directory::new(0..16);
-    let mut desks = Desks::new(16, |_| &all);
-    let key = Key::of("sha256:slow");
-    let mut ask = |asker: usize, source: Option<usize>| {
-        let wanted = Wanted {
-            offset: source.map_or(0, |_| 5),
-            failed: source.map(id).into_iter().collect(),
-            too_slow: source.is_some(),
-            ..wanted(key)
-        };
-        desks.with(asker, |desk, view| desk.seek(Time(100), wanted, view));
-        desks.deliver(Time(100));
-        let outcome = told(&mut desks, asker);
-        if outcome == Outcome::Lead {
-            let begun = News::Begun { size: 30_000_000 };
-            desks.with(asker, |desk, view| {
-                desk.report(Time(100), key, begun, view);
-            });
-            desks.deliver(Time(100));
+    let mut flight = Asking::new(&all);
+    flight.chain(1..5);
+    assert_eq!(flight.complain(3, 2), Some(Outcome::Lead));
+    // Who complains waits until the second one has begun, and is fed by way of it.
+    assert_eq!(flight.complain(2, 1), None);
+    flight.report(3, BEGUN);
+    assert_eq!(source(flight.outcome(2)), Some(4));
+    assert_eq!(source(flight.complain(4, 3)), Some(3), "or stays there");
+    assert_eq!(source(flight.ask(5)), Some(2));
+}
+
+#[test]
+fn a_lead_that_has_not_begun_gets_a_second_one_too() {
+    let all = Directory::new(0..16);
+    let mut flight = Asking::new(&all);
+    assert_eq!(flight.ask(1), Some(Outcome::Lead));
+    assert_eq!(flight.ask(2), None);
+    assert_eq!(flight.complain(3, 1), Some(Outcome::Lead));
+    flight.report(3, BEGUN);
+    assert_eq!(source(flight.outcome(2)), Some(3));
+}
+
+#[test]
+fn upstream_is_not_asked_for_what_somebody_has() {
+    let all = Directory::new(0..16);
+    let mut flight = Asking::new(&all);
+    flight.chain(1..4);
+    flight.report(1, News::Done);
+    assert_eq!(source(flight.complain(3, 2)), Some(1));
+    let mut flight = Asking::new(&all);
+    flight.chain(1..3);
+    flight.report(1, News::Done);
+    assert_eq!(source(flight.complain(2, 1)), Some(1), "there is no other");
+}
+
+#[test]
+fn who_lags_leads_if_nobody_else_asks() {
+    let all = Directory::new(0..16);
+    for others in [true, false] {
+        let mut flight = Asking::new(&all);
+        flight
+            .desks
+            .with(1, |desk, view| desk.lag(Time(0), true, view));
+        assert_eq!(flight.ask(1), None);
+        if others {
+            assert_eq!(flight.ask(2), Some(Outcome::Lead));
+            flight.report(2, BEGUN);
+            assert_eq!(source(flight.outcome(1)), Some(2));
+        } else {
+            flight.desks.tick(Time(450));
+            assert_eq!(flight.outcome(1), Some(Outcome::Lead));
         }
-        match outcome {
-            Outcome::Follow { source, .. } => Some(index(&source)),
-            Outcome::Lead => None,
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!(ask(1, None), None);
-    assert_eq!(ask(2, None), Some(1));
-    assert_eq!(ask(3, None), Some(2));
-    assert_eq!(ask(4, None), Some(3));
-    assert_eq!(ask(3, Some(2)), None, "the second");
-    // Who complains goes over to those behind it, or stays there.
-    assert_eq!(ask(2, Some(1)), Some(4));
-    assert_eq!(ask(4, Some(3)), Some(3));
-    assert_eq!(ask(5, None), Some(2));
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::Shared;
 
@@ -14,12 +14,20 @@ const SLOWER: u64 = 2;
 const FASTER: u64 = 2;
 /// …or for so long…
 pub const FORGIVEN: Duration = Duration::from_secs(10 * 60);
+/// …twice as long each time that it shows again soon, up to this: what is slow for good is not to hold others up, for the
+/// moment that it takes to show, at every pull…
+const FORGIVEN_LAST: Duration = Duration::from_secs(24 * 3600);
 /// …as it finds out by looking so often.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// The times that this node stepped aside.
+/// Where this node stands aside.
 #[derive(Debug, Default)]
-pub struct Aside(watch::Sender<u64>);
+pub struct Aside {
+    /// How often it stepped there.
+    times: watch::Sender<u64>,
+    /// As long as it is slow.
+    is_slow: watch::Sender<bool>,
+}
 
 /// Tells whether it has since this was made.
 #[derive(Clone, Debug)]
@@ -30,7 +38,7 @@ pub struct Since {
 
 impl Aside {
     pub fn since(&self) -> Since {
-        let times = self.0.subscribe();
+        let times = self.times.subscribe();
         let before = *times.borrow();
         Since { times, before }
     }
@@ -53,37 +61,88 @@ impl Since {
 /// Listens for those who feed this node and have far more than it takes of it, and steps aside if that is because this
 /// node is slow.
 pub async fn run(shared: Arc<Shared>, mut outrun: watch::Receiver<u64>) {
-    while outrun.changed().await.is_ok() {
-        let theirs = *outrun.borrow_and_update();
-        let own = shared.lately();
-        // Who gets as much in other ways holds nobody up.
-        if own >= theirs / SLOWER {
-            continue;
+    let mut slow: Option<Slow> = None;
+    let mut was_slow: Option<Slow> = None;
+    loop {
+        tokio::select! {
+            changed = outrun.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let theirs = *outrun.borrow_and_update();
+                let own = shared.lately();
+                // Who gets as much in other ways holds nobody up.
+                if own >= theirs / SLOWER {
+                    continue;
+                }
+                tracing::debug!(own, theirs, "others are held up behind this node; it steps aside");
+                shared.metrics.flights_stepped_aside.inc();
+                shared.aside.times.send_modify(|times| *times += 1);
+                if slow.is_none() {
+                    shared.lags(true);
+                    slow = Some(Slow::new(theirs, was_slow.take()));
+                }
+            }
+            caught_up = shared.redeems(&slow) => {
+                shared.lags(false);
+                was_slow = slow.take().filter(|_| !caught_up);
+            }
         }
-        tracing::debug!(
-            own,
+    }
+}
+
+/// That this node is slow.
+struct Slow {
+    /// What others take in, in bytes a second.
+    theirs: u64,
+    /// When that is forgiven, and after how long.
+    until: Instant,
+    span: Duration,
+}
+
+impl Slow {
+    /// It was `before`, and was forgiven.
+    fn new(theirs: u64, before: Option<Self>) -> Self {
+        let before = before.filter(|before| before.until.elapsed() < before.span);
+        let span = before.map_or(FORGIVEN, |before| (before.span * 2).min(FORGIVEN_LAST));
+        let until = Instant::now() + span;
+        Self {
             theirs,
-            "others are held up behind this node; it steps aside"
-        );
-        shared.metrics.flights_stepped_aside.inc();
-        shared.flights.lag(true);
-        shared.aside.0.send_modify(|times| *times += 1);
-        let _ = timeout(FORGIVEN, shared.catches_up(theirs)).await;
-        shared.flights.lag(false);
-        outrun.mark_unchanged();
+            until,
+            span,
+        }
     }
 }
 
 impl Shared {
+    fn lags(&self, lags: bool) {
+        if self.aside.is_slow.send_replace(lags) != lags {
+            self.flights.lag(lags);
+        }
+    }
+
+    /// It turns out that this node has taken in far more than it is given: others are slow.
+    pub fn is_able(&self) {
+        self.lags(false);
+    }
+
     /// What comes now, in bytes a second.
     fn lately(&self) -> u64 {
         self.rate.lock().lately(Instant::now())
     }
 
-    /// Waits until this node takes in far more than others did.
-    async fn catches_up(&self, theirs: u64) {
-        while self.lately() < theirs.saturating_mul(FASTER) {
+    /// Waits until this node is slow no longer. Says whether it takes in, or could, far more than others did, or is forgiven.
+    async fn redeems(&self, slow: &Option<Slow>) -> bool {
+        let Some(slow) = slow else {
+            return std::future::pending().await;
+        };
+        let enough = slow.theirs.saturating_mul(FASTER);
+        while Instant::now() < slow.until {
+            if self.lately() >= enough || !*self.aside.is_slow.borrow() {
+                return true;
+            }
             sleep(LOOK_EVERY).await;
         }
+        false
     }
 }

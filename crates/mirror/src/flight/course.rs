@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::Shared;
 use super::pulls::{Pull, Sharing};
 use super::range::first_byte;
-use super::rate::Window;
+use super::usual::{Way, Window};
 use crate::fetch::{Answer, FetchError, Question};
 use crate::finder::{COMPLETE, Finder, Patience};
 use crate::peers::Fault;
@@ -36,12 +36,6 @@ const STALL_STEP: Duration = Duration::from_millis(500);
 const STALL_STEPS: u32 = 20;
 /// See [`Patience::crawl`].
 const CRAWL: Duration = Duration::from_secs(20);
-
-/// A source that gives far less than others did is left, for one of which the others may know that it is better, so many
-/// times for one body…
-const MOST_LEFT: u8 = 2;
-/// …and not again before.
-const LEAVE_EVERY: Duration = Duration::from_secs(60);
 
 /// Finds the sources of one body.
 pub struct Course {
@@ -68,27 +62,10 @@ struct State {
     leader: Option<PeerId>,
     /// The source that was found last.
     source: Option<PeerId>,
-    /// One that was left because it is too slow, as long as nobody was asked for a better one.
-    slow: Option<PeerId>,
-    /// What comes of this body.
+    /// How its bytes come.
+    way: Option<Way>,
+    /// What comes of this source.
     window: Window,
-    /// How many sources were left, and when the last one was.
-    left: u8,
-    left_at: Option<Instant>,
-}
-
-impl State {
-    /// Leaves a source that is too slow, if that may be.
-    fn leave(&mut self, now: Instant) -> bool {
-        let is_soon = |at: Instant| now - at < LEAVE_EVERY;
-        if self.left >= MOST_LEFT || self.left_at.is_some_and(is_soon) {
-            return false;
-        }
-        self.left += 1;
-        self.left_at = Some(now);
-        self.slow = self.source.take();
-        self.slow.is_some()
-    }
 }
 
 impl Course {
@@ -114,23 +91,54 @@ impl Course {
         self.state.lock().leader.clone()
     }
 
-    /// Asks whom to follow from `offset` on.
-    pub async fn seek(&self, offset: u64, yields: Option<Duration>) -> Turn {
-        let shared = &self.shared;
+    /// Asks whom to follow from `offset` on. Where there is none that is better than a slow one, that one will do.
+    pub async fn next(&self, offset: u64, yields: Option<Duration>) -> Turn {
         // A pull whose bytes stopped may be watched no longer, and it begins anew.
-        let pull = shared.watch(&self.target, &self.digest, self.sharing);
+        let pull = self.shared.watch(&self.target, &self.digest, self.sharing);
         let Some(pull) = pull else {
             return Turn::Alone;
         };
+        let slow = pull.left.lock().take();
+        let registry = pull
+            .origin
+            .as_ref()
+            .map(|o| Way::Registry(o.registry.clone()));
+        let now = Instant::now();
+        let slow_lead = match &slow {
+            Some(slow) => slow.leader.clone(),
+            // What others of its image were left for would be as slow.
+            None => registry.and_then(|way| self.shared.usual.lock().slow_lead(&way, now)),
+        };
+        let complains = slow_lead.is_some();
+        let name = slow.as_ref().map(|slow| slow.source.clone());
+        let turn = self.seek(&pull, offset, yields, (name, slow_lead)).await;
+        match turn {
+            Turn::Alone if complains => self.seek(&pull, offset, yields, (None, None)).await,
+            Turn::Later => {
+                pull.left.lock().put_back(slow);
+                turn
+            }
+            turn => turn,
+        }
+    }
+
+    async fn seek(
+        &self,
+        pull: &Arc<Pull>,
+        offset: u64,
+        yields: Option<Duration>,
+        (slow, slow_lead): (Option<PeerId>, Option<PeerId>),
+    ) -> Turn {
+        let shared = &self.shared;
         let about = shared.about(&self.digest);
-        let (failed, slow) = {
+        let failed = {
             let mut state = self.state.lock();
             if state.seeks > 0 {
                 shared.metrics.flights_moves.inc();
             }
             state.seeks += 1;
             state.pull = Some(pull.clone());
-            (state.failed.clone(), state.slow.take())
+            state.failed.clone()
         };
         let has_failed = |peer: &PeerId| failed.contains(peer);
         let seek = Seek {
@@ -141,8 +149,9 @@ impl Course {
             prefer: about.leader,
             offset,
             yields,
-            too_slow: slow.is_some(),
-            failed: self.useless(&failed, slow),
+            failed: self.useless(&failed),
+            slow,
+            slow_lead,
         };
         let asked = Instant::now();
         let turn = if failed.len() < MOST_FAILED {
@@ -159,35 +168,40 @@ impl Course {
             .metrics
             .flights_seek_seconds
             .observe(asked.elapsed().as_secs_f64());
-        self.take(&turn, &pull);
+        self.take(&turn, pull);
         turn
     }
 
-    /// Asks for the next source. Where there is none that is better than a slow one, that one will do.
-    async fn next(&self, offset: u64) -> Turn {
-        let was_slow = self.state.lock().slow.is_some();
-        match self.seek(offset, None).await {
-            Turn::Alone | Turn::Later if was_slow => self.seek(offset, None).await,
-            turn => turn,
-        }
-    }
-
-    /// Sources that are none: those that failed this body, one that is too slow, and whoever is put aside for failing
-    /// another body.
-    fn useless(&self, failed: &[PeerId], slow: Option<PeerId>) -> Vec<PeerId> {
+    /// Sources that are none: those that failed this body, and whoever is put aside for failing another body.
+    fn useless(&self, failed: &[PeerId]) -> Vec<PeerId> {
         let mut useless = self.shared.fetcher.peers.aside(Instant::now());
         useless.retain(|peer| !failed.contains(peer));
         useless.extend_from_slice(failed);
-        useless.extend(slow);
         useless
+    }
+
+    /// Whether the body ends, as a slow source was left: requests that wait here for whoever is to lead as well would
+    /// keep the node's queue from one that this node leads itself.
+    fn gives_way(&self) -> bool {
+        let state = self.state.lock();
+        let has_left = |pull: &Arc<Pull>| pull.left.lock().is_waiting();
+        self.shared.store.downloads_share_slots() && state.pull.as_ref().is_some_and(has_left)
     }
 
     fn take(&self, turn: &Turn, pull: &Pull) {
         let outcome = match turn {
-            Turn::Follow { place, leader, .. } => {
+            Turn::Follow {
+                place,
+                leader,
+                led_for,
+                ..
+            } => {
                 pull.follows(*place);
                 self.steps.store(place.steps(), Ordering::Relaxed);
-                self.state.lock().leader.clone_from(leader);
+                let registry = pull.origin.as_ref().map(|origin| &origin.registry);
+                let mut state = self.state.lock();
+                state.leader.clone_from(leader);
+                state.way = Way::of(*led_for, registry);
                 "follow"
             }
             Turn::Lead => "lead",
@@ -209,7 +223,8 @@ impl Finder for Course {
             let granted = self.state.lock().granted.take();
             let turn = match granted {
                 Some(turn) => turn,
-                None => self.next(offset).await,
+                None if self.gives_way() => return Err(FetchError::Later),
+                None => self.next(offset, None).await,
             };
             let (source, place) = match turn {
                 Turn::Follow { source, place, .. } => (source, place),
@@ -222,7 +237,10 @@ impl Finder for Course {
             };
             match self.shared.fetcher.ask(&question, source).await {
                 Ok(answer) => {
-                    self.state.lock().source = Some(answer.candidate.peer.clone());
+                    let mut state = self.state.lock();
+                    state.source = Some(answer.candidate.peer.clone());
+                    state.window = Window::default();
+                    drop(state);
                     let grows = answer.head.headers.contains_key(FLIGHT);
                     self.grows.store(grows, Ordering::Relaxed);
                     return answer.satisfied();
@@ -248,21 +266,33 @@ impl Finder for Course {
 
     /// A source is left when the whole node gets far less than it did, and that is not because the client takes no more.
     fn received(&self, offset: u64, bytes: &Bytes, waited: Duration) -> bool {
-        let (now, count) = (Instant::now(), bytes.len() as u64);
-        let is_low = {
-            let mut rate = self.shared.rate.lock();
-            rate.came(now, count, waited);
-            rate.is_low(now)
-        };
         let mut state = self.state.lock();
-        if let Some(pull) = &state.pull {
-            pull.receive(offset, bytes);
-        }
-        let has_waited = state.window.came(now, count, waited).is_some();
-        let leaves = has_waited && is_low && state.leave(now);
+        let State {
+            pull: Some(pull),
+            source: Some(source),
+            leader,
+            way,
+            window,
+            ..
+        } = &mut *state
+        else {
+            return false;
+        };
+        pull.receive(offset, bytes);
+        let count = bytes.len() as u64;
+        let is_low = self
+            .shared
+            .came(way.as_ref().map(|way| (way, window)), count, waited);
+        let now = Instant::now();
+        let leader = leader.clone().filter(|_| *way != Some(Way::Peers));
+        let leaves = is_low && pull.left.lock().leave(now, source, leader.clone());
         if leaves {
-            tracing::debug!(digest = %self.digest, offset, peer = ?state.slow, "a source is far too slow");
+            tracing::debug!(digest = %self.digest, offset, peer = %source, "a source is far too slow");
             self.shared.metrics.flights_too_slow.inc();
+            self.shared.is_able();
+            if let (Some(way), Some(leader)) = (way, leader) {
+                self.shared.usual.lock().left(way, now, &leader);
+            }
         }
         leaves
     }

@@ -9,6 +9,7 @@ use oci::{Digest, Origin};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::left::Left;
 use crate::tap::Tap;
 use crate::{Growing, Place};
 
@@ -67,6 +68,7 @@ pub struct Pull {
     /// Where in the object the latest byte of a source ends.
     received: AtomicU64,
     state: watch::Sender<State>,
+    pub left: Mutex<Left>,
 }
 
 impl Pull {
@@ -83,6 +85,7 @@ impl Pull {
             tap: Arc::default(),
             received: AtomicU64::new(0),
             state: watch::Sender::new(state),
+            left: Mutex::default(),
         }
     }
 

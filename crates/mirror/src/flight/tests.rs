@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::request::{FLIGHT, MIRRORED};
-use crate::{News, Place};
-use node::{Ingest, Node, PATIENCE, Script, candidate, node, node_that_mirrors};
+use crate::{News, PeerId, Place};
+use node::{Answer, Ingest, Node, PATIENCE, Script, candidate, node, node_that_mirrors};
 
 fn layer() -> (Bytes, Digest) {
     let bytes: Bytes = (0..3_000_000u32)
@@ -268,6 +268,7 @@ async fn a_source_that_is_not_there_is_passed_over() {
         source: closed,
         place: Place::default(),
         leader: None,
+        led_for: None,
     });
     follower.then(leader.follow(1));
     let answer = follower.own(&digest).await;
@@ -466,6 +467,7 @@ async fn what_came_before_a_break_reaches_the_client_and_nothing_is_reset() {
         source: candidate(address),
         place: Place::default(),
         leader: None,
+        led_for: None,
     });
     follower.then(Turn::Alone);
     let (head, body) = over_the_network(&follower, &digest).await;

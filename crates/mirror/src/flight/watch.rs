@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Shared;
 use super::pulls::{Pull, Sharing, Standing, State};
+use super::usual::{Way, Window};
 use crate::{Growing, News, Stage};
 
 /// A pull whose bytes from upstream stop for this long has stalled…
@@ -113,6 +114,9 @@ impl Watcher {
         let mut since = Instant::now();
         let mut turns = None;
         let mut told = Instant::now();
+        let registry = self.pull.origin.as_ref().map(|origin| &origin.registry);
+        let way = Way::of(Some(Duration::ZERO), registry);
+        let mut window = Window::default();
         loop {
             let state = *self.states.borrow_and_update();
             if state.sharing == Sharing::Private {
@@ -145,11 +149,14 @@ impl Watcher {
                         Stage::Filling => {}
                     }
                     seen = progress.written;
+                    let waited = since.elapsed();
                     since = Instant::now();
                     let before = std::mem::replace(&mut position, self.pull.position(&growing));
                     if state.standing == Standing::Leads {
                         let bytes = position.saturating_sub(before);
-                        self.shared.rate.lock().came(since, bytes, Duration::ZERO);
+                        // What is usual shows here too. Whether it is low is for others to say.
+                        let way = way.as_ref().map(|way| (way, &mut window));
+                        self.shared.came(way, bytes, waited);
                     }
                     if state.has_begun && told.elapsed() >= TELL_EVERY {
                         told = since;

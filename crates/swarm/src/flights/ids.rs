@@ -43,7 +43,8 @@ pub(super) fn wanted(seek: &Seek) -> Wanted {
         offset: seek.offset,
         yields: seek.yields,
         failed: seek.failed.iter().filter_map(named).collect(),
-        too_slow: seek.too_slow,
+        slow: seek.slow.as_ref().and_then(named),
+        slow_lead: seek.slow_lead.as_ref().and_then(named),
     }
 }
 

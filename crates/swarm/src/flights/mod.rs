@@ -332,6 +332,7 @@ impl Flights {
                 source,
                 place,
                 leader,
+                led_for,
             } => match self.candidate(source) {
                 Some(candidate) => Turn::Follow {
                     source: candidate,
@@ -340,6 +341,7 @@ impl Flights {
                         order: place.order,
                     },
                     leader: leader.as_ref().and_then(name),
+                    led_for: *led_for,
                 },
                 None if retries < MAX_RETRIES => {
                     wanted.failed.push(*source);

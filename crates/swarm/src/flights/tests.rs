@@ -23,7 +23,8 @@ fn seek(number: u8) -> Seek {
         offset: 0,
         yields: None,
         failed: Vec::new(),
-        too_slow: false,
+        slow: None,
+        slow_lead: None,
     }
 }
 
@@ -46,6 +47,7 @@ fn a_source_that_is_no_member_is_not_followed() {
         source: stranger,
         place: Place::default(),
         leader: None,
+        led_for: None,
     };
     let id = flights.node.seek(flights.now(), wanted(&seek(2)));
     let (asker, mut turn) = oneshot::channel();

@@ -18,7 +18,8 @@ fn seek(number: usize) -> Seek {
         offset: 0,
         yields: None,
         failed: Vec::new(),
-        too_slow: false,
+        slow: None,
+        slow_lead: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who is of no use, who is slow, and whose bytes are wrong.
 
-use super::{Asked, Flight, State};
+use super::{Asked, Flight, Source, State};
 use crate::{NodeId, Time};
 
 /// Who has outrun so many is the slow one itself.
@@ -13,6 +13,11 @@ impl Flight {
             source.is_doubted = true;
             self.rank(node);
         }
+    }
+
+    /// Whether a node is slow, or gets its bytes by way of one that is.
+    pub fn is_held_up(&self, node: &NodeId) -> bool {
+        self.get(node).is_some_and(|source| source.is_held_up)
     }
 
     /// A node says, or others do, whether it is slow.
@@ -33,9 +38,14 @@ impl Flight {
     /// A node says that one of those it feeds stays behind. Returns who may be the slow one.
     pub fn outrun(&mut self, by: &NodeId, order: u32) -> Option<NodeId> {
         let children = self.children.get(by)?;
+        // One that is known as slow may have got others to feed before it was.
+        let feeds = |child: &NodeId| {
+            let mut fed = self.children.get(child).into_iter().flatten();
+            fed.any(|fed| self.get(fed).is_some_and(|fed| !fed.is_slow))
+        };
         let is_meant = |child: &&NodeId| {
-            self.get(child)
-                .is_some_and(|c| c.order == order && !c.is_slow)
+            let is_it = |c: &Source| c.order == order && (!c.is_slow || feeds(child));
+            self.get(child).is_some_and(is_it)
         };
         let child = *children.iter().find(is_meant)?;
         let outrun_by = &mut self.sources.get_mut(&child)?.outrun_by;
@@ -46,18 +56,20 @@ impl Flight {
         Some(if is_itself { *by } else { child })
     }
 
-    /// Has a node lead as well, because those who do are slow, if none does so yet: whoever gets its bytes by way of them
-    /// does better elsewhere. They cannot be called back; the faster one wins.
-    pub fn double(&mut self, now: Time, node: NodeId, asked: Asked) -> bool {
-        if self.is_doubled || self.feeds_nobody() {
+    /// Has a node lead as well, if the only one who does is slow: whoever gets its bytes by way of that one does better
+    /// elsewhere. It cannot be called back; the faster one wins. Where somebody has all of it, upstream is not needed, and
+    /// need not be there.
+    pub fn double(&mut self, now: Time, slow: NodeId, node: NodeId, asked: Asked) -> bool {
+        let is_root = |source: &&Source| source.state.is_lead() || source.state == State::Complete;
+        let mut roots = self.sources.values().filter(is_root);
+        let is_led_by_it = roots
+            .next()
+            .is_some_and(|root| root.node == slow && root.state.is_lead());
+        if !is_led_by_it || roots.next().is_some() || slow == node {
             return false;
         }
-        self.is_doubled = true;
-        let leads = self.sources.values().filter(|s| s.state == State::Begun);
-        for lead in leads.map(|source| source.node).collect::<Vec<_>>() {
-            self.slow(&lead, true);
-        }
-        self.lead(now, node, State::Begun, asked);
+        self.slow(&slow, true);
+        self.lead(now, node, State::Granted, asked);
         self.slow(&node, false);
         true
     }

@@ -18,7 +18,8 @@ fn seek() -> Seek {
         patient: true,
         barred: false,
         lags: false,
-        too_slow: false,
+        slow: None,
+        slow_lead: None,
         silent: None,
         asker: None,
     }
@@ -92,9 +93,12 @@ fn who_stays_behind_is_passed_over_and_those_behind_it_take_its_place() {
     assert_eq!(flight.outrun(&node(2), order(&flight, 4)), None, "no child");
     assert_eq!(flight.outrun(&node(2), order(&flight, 3)), Some(node(3)));
     flight.slow(&node(3), true);
+    // It hears of it again as long as it feeds somebody who is not slow.
+    assert_eq!(flight.outrun(&node(2), order(&flight, 3)), Some(node(3)));
     // Whoever is below it is held up with it.
     assert_eq!(flight.choose(&node(9), &seek()), Some(node(2)));
     flight.detach(&node(4));
+    assert_eq!(flight.outrun(&node(2), order(&flight, 3)), None);
     assert_eq!(flight.choose(&node(4), &seek()), Some(node(2)));
     flight.attach(Time(0), node(4), node(2), Asked::default());
     assert_eq!(flight.choose(&node(9), &seek()), Some(node(5)));

@@ -175,6 +175,7 @@ impl Node {
             source: candidate(self.address),
             place: Place { epoch: 7, order },
             leader: Some(self.peer()),
+            led_for: Some(Duration::ZERO),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What becomes of those who are slower than the others.
 
 use super::*;
+use crate::flight::aside::FORGIVEN;
 
 fn is_outrun(news: &News) -> bool {
     let outrun = Place { epoch: 7, order: 1 };
@@ -119,52 +120,153 @@ async fn who_takes_in_as_much_as_others_is_slow_no_longer() {
     node.script.outrun.send_replace(10 * MIB as u64);
     told(&[true, false, true]).await;
     // Nothing more comes. That is not held against it for ever.
-    tokio::time::sleep(crate::flight::aside::FORGIVEN).await;
+    tokio::time::sleep(FORGIVEN).await;
     told(&[true, false, true, false]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_is_far_too_slow_is_left_for_a_better_one() {
+async fn what_shows_again_and_again_counts_for_longer() {
+    let node = node().await;
+    let lags = || node.script.lags.lock().last() == Some(&true);
+    let lasts = async |expected: Duration| {
+        node.script.outrun.send_replace(MIB as u64);
+        node.script.until(|_| lags()).await;
+        tokio::time::sleep(expected - STEP).await;
+        assert!(lags(), "{expected:?}");
+        tokio::time::sleep(STEP * 2).await;
+        assert!(!lags(), "{expected:?}");
+    };
+    for times in [1, 2, 4] {
+        lasts(FORGIVEN * times).await;
+        tokio::time::sleep(FORGIVEN / 2).await;
+    }
+    tokio::time::sleep(FORGIVEN * 4).await;
+    // It was well for as long.
+    for doublings in 0..8 {
+        lasts(FORGIVEN * (1 << doublings)).await;
+    }
+    lasts(Duration::from_secs(24 * 3600)).await;
+}
+
+/// A follower that has got much more before of what a slow leader gives it.
+struct Slowed {
+    bytes: Bytes,
+    digest: Digest,
+    leader: Node,
+    follower: Node,
+    growing: Ingest,
+    _own: Ingest,
+}
+
+impl Slowed {
     const FAST: usize = MIB / 4;
     const SLOW: usize = MIB / 64;
-    let (bytes, leader, better) = (Bytes::from(vec![7; 32 * MIB]), node().await, node().await);
-    let (follower, digest) = (node().await, Digest::sha256(b"layer"));
-    let size = bytes.len() as u64;
-    let growing = leader.lead(&digest, size).await;
-    let has_all = better.lead(&digest, size).await;
-    has_all.write(&bytes);
-    let _own = follower.ingest(&digest, size);
-    follower.then(leader.follow(1));
-    let answer = follower.own(&digest).await;
-    let reading = tokio::spawn(answer.rest());
-    for _ in 0..70 {
-        growing.write(&bytes[..FAST]);
-        tokio::time::sleep(STEP).await;
+
+    async fn new() -> (Self, Answer) {
+        let (bytes, leader) = (Bytes::from(vec![7; 32 * MIB]), node().await);
+        let (follower, digest) = (node().await, Digest::sha256(b"layer"));
+        let size = bytes.len() as u64;
+        let growing = leader.lead(&digest, size).await;
+        let _own = follower.ingest(&digest, size);
+        follower.then(leader.follow(1));
+        let answer = follower.own(&digest).await;
+        let it = Self {
+            bytes,
+            digest,
+            leader,
+            follower,
+            growing,
+            _own,
+        };
+        (it, answer)
     }
-    assert_eq!(follower.script.seeks.lock().len(), 1);
-    // There is none that is better; then there is, but it is too soon to ask again.
-    follower.then(Turn::Alone);
-    follower.then(leader.follow(1));
-    for _ in 0..120 {
-        growing.write(&bytes[..SLOW]);
-        tokio::time::sleep(STEP).await;
+
+    async fn flow(&self, step: usize, steps: usize) {
+        for _ in 0..steps {
+            self.growing.write(&self.bytes[..step]);
+            tokio::time::sleep(STEP).await;
+        }
     }
-    let asked = |script: &Script| -> Vec<_> {
-        let seeks = script.seeks.lock();
-        let asked = seeks.iter().map(|s| (s.too_slow, s.failed.clone()));
+
+    /// The lead that the follower found slow, and its source, each time that it asked.
+    fn asked(&self) -> Vec<(Option<PeerId>, Option<PeerId>)> {
+        let seeks = self.follower.script.seeks.lock();
+        let asked = seeks.iter().map(|s| (s.slow_lead.clone(), s.slow.clone()));
         asked.collect()
-    };
-    let slow = (true, vec![leader.peer()]);
-    assert_eq!(
-        asked(&follower.script)[1..],
-        [slow.clone(), (false, vec![])]
-    );
-    follower.then(better.follow(1));
-    for _ in 0..600 {
-        growing.write(&bytes[..SLOW]);
-        tokio::time::sleep(STEP).await;
     }
-    assert!(reading.await.expect("no panic") == (bytes, true));
-    assert_eq!(asked(&follower.script)[3..], [slow]);
-    assert_eq!(follower.metric("peili_flights_too_slow_total"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_far_too_slow_is_left_for_a_better_one() {
+    let (it, answer) = Slowed::new().await;
+    let better = node().await;
+    let has_all = better.lead(&it.digest, it.bytes.len() as u64).await;
+    has_all.write(&it.bytes);
+    let reading = tokio::spawn(answer.rest());
+    it.flow(Slowed::FAST, 70).await;
+    assert_eq!(it.asked(), [(None, None)]);
+    // There is none that is better; then there is, but it is too soon to ask again.
+    it.follower.then(Turn::Alone);
+    it.follower.then(it.leader.follow(1));
+    it.flow(Slowed::SLOW, 60).await;
+    let slow = (Some(it.leader.peer()), Some(it.leader.peer()));
+    assert_eq!(it.asked()[1..], [slow.clone(), (None, None)]);
+    it.follower.then(better.follow(1));
+    it.flow(Slowed::SLOW, 200).await;
+    assert!(reading.await.expect("no panic") == (it.bytes.clone(), true));
+    assert_eq!(it.asked()[3..], [slow]);
+    assert_eq!(it.follower.metric("peili_flights_too_slow_total"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_got_far_more_than_it_is_given_is_not_the_slow_one() {
+    let (it, answer) = Slowed::new().await;
+    let _reading = tokio::spawn(answer.rest());
+    it.flow(Slowed::FAST, 70).await;
+    it.flow(Slowed::SLOW, 15).await;
+    it.follower.script.outrun.send_replace(10 * MIB as u64);
+    let lags = |lags: &'static [bool]| move |s: &Script| *s.lags.lock() == lags;
+    it.follower.script.until(lags(&[true])).await;
+    it.follower.then(it.leader.follow(1));
+    it.flow(Slowed::SLOW, 40).await;
+    it.follower.script.until(lags(&[true, false])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_slow_steps_aside_again_for_those_who_came_meanwhile() {
+    let node = node().await;
+    for times in 1..=3 {
+        node.script.outrun.send_replace(MIB as u64 + times);
+        let stepped = || node.metric("peili_flights_stepped_aside_total") == times;
+        while !stepped() {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(*node.script.lags.lock(), [true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_slow_gives_its_place_up_where_downloads_share_slots() {
+    let (it, mut answer) = Slowed::new().await;
+    it.follower.store.set_downloads_share_slots();
+    it.flow(Slowed::FAST, 70).await;
+    let begin = answer.read(70 * Slowed::FAST).await;
+    let reading = tokio::spawn(answer.rest());
+    it.flow(Slowed::SLOW, 60).await;
+    let (more, is_all) = reading.await.expect("no panic");
+    assert!(!is_all && begin.len() + more.len() < it.bytes.len());
+    assert_eq!(it.asked().len(), 1, "others had their turn first");
+
+    // Nobody has begun when it comes again, nor when another object of the image comes.
+    let slow = (Some(it.leader.peer()), Some(it.leader.peer()));
+    it.follower.then(Turn::Later);
+    it.follower.own(&it.digest).await;
+    it.follower.then(Turn::Lead);
+    assert_eq!(it.follower.own(&it.digest).await.0.status(), 404);
+    let next = Digest::sha256(b"next");
+    let _next = it.follower.ingest(&next, 9);
+    it.follower.then(Turn::Lead);
+    it.follower.own(&next).await;
+    let next = (Some(it.leader.peer()), None);
+    assert_eq!(it.asked()[1..], [slow.clone(), slow, next]);
 }

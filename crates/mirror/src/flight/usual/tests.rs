@@ -1,0 +1,114 @@
+//! What is low, and what only seems to be.
+
+use super::*;
+
+const STEP: Duration = Duration::from_millis(100);
+
+struct Flow {
+    usual: Usual,
+    now: Instant,
+}
+
+impl Flow {
+    fn new() -> Self {
+        let (usual, now) = (Usual::default(), Instant::now());
+        Self { usual, now }
+    }
+
+    /// Bytes come at so many a second for each of so many new objects, for so long, and are waited for so much of the
+    /// time, in percent. Says how many of them were low at the end.
+    fn of(&mut self, way: &Way, objects: usize, rate: u64, seconds: u32, waited: u32) -> usize {
+        let mut objects: Vec<_> = std::iter::repeat_with(Window::default)
+            .take(objects)
+            .collect();
+        let mut low = 0;
+        for _ in 0..seconds * 10 {
+            self.now += STEP;
+            let (now, waited) = (self.now, STEP * waited / 100);
+            let came = |object| self.usual.came((way, object), now, rate / 10, waited);
+            low = objects
+                .iter_mut()
+                .map(came)
+                .filter(|is_low| *is_low)
+                .count();
+        }
+        low
+    }
+}
+
+fn registry(name: &str) -> Way {
+    Way::Registry(name.parse().expect("a registry"))
+}
+
+#[test]
+fn far_less_than_the_best_is_low() {
+    let mut flow = Flow::new();
+    assert_eq!(flow.of(&Way::Peers, 1, 1_000, 10, 100), 0);
+    assert_eq!(flow.of(&Way::Peers, 1, 400, 10, 100), 0);
+    assert_eq!(
+        flow.of(&Way::Peers, 1, 100, 2, 100),
+        0,
+        "that may be chance"
+    );
+    assert_eq!(flow.of(&Way::Peers, 1, 100, 10, 100), 1);
+    // What is better for a while is what the node can get.
+    assert_eq!(flow.of(&Way::Peers, 1, 2_000, 10, 100), 0);
+    assert_eq!(flow.of(&Way::Peers, 1, 400, 10, 100), 1);
+    assert_eq!(flow.of(&Way::Peers, 1, 400, 600, 100), 0, "it was long ago");
+    let history = flow.usual.0.peek(&Way::Peers).expect("remembered");
+    assert!(history.alone.0.len() < 3_100 && history.window.marks.len() < 20);
+}
+
+#[test]
+fn what_the_client_does_not_take_is_not_low() {
+    let mut flow = Flow::new();
+    flow.of(&Way::Peers, 1, 1_000, 10, 100);
+    assert_eq!(flow.of(&Way::Peers, 1, 10, 10, 50), 0);
+    // Each waits for half of the time, and at the same moments.
+    assert_eq!(flow.of(&Way::Peers, 3, 10, 10, 50), 0);
+}
+
+#[test]
+fn ways_are_not_compared_with_each_other() {
+    let mut flow = Flow::new();
+    assert_eq!(flow.of(&Way::Peers, 1, 100_000, 10, 100), 0);
+    assert_eq!(flow.of(&registry("fast.example"), 1, 10_000, 10, 100), 0);
+    assert_eq!(flow.of(&registry("slow.example"), 1, 1_000, 10, 100), 0);
+    assert_eq!(flow.of(&registry("fast.example"), 1, 5_000, 10, 100), 0);
+    assert_eq!(flow.of(&registry("fast.example"), 1, 1_000, 10, 100), 1);
+    assert_eq!(flow.of(&Way::Peers, 1, 20_000, 10, 100), 1);
+}
+
+#[test]
+fn all_together_and_each_have_to_be_low() {
+    let (mut flow, way) = (Flow::new(), registry("registry.example"));
+    // The registry gives so much on each connection.
+    assert_eq!(flow.of(&way, 10, 1_000, 10, 100), 0);
+    assert_eq!(flow.of(&way, 1, 1_000, 10, 100), 0, "the last of an image");
+    assert_eq!(flow.of(&way, 10, 100, 10, 100), 10);
+    // The link gives so much in all.
+    assert_eq!(flow.of(&way, 1, 10_000, 10, 100), 0);
+    assert_eq!(flow.of(&way, 10, 1_000, 10, 100), 0);
+}
+
+#[test]
+fn who_comes_late_gets_bytes_in_two_ways() {
+    let name: Registry = "registry.example".parse().expect("a registry");
+    let way = |led_for| Way::of(led_for, Some(&name));
+    assert_eq!(way(None), Some(Way::Peers));
+    assert_eq!(way(Some(FRESH)), Some(registry("registry.example")));
+    assert_eq!(way(Some(FRESH * 2)), None);
+    assert_eq!(Way::of(Some(FRESH), None), None);
+}
+
+#[test]
+fn what_was_left_shows_for_a_moment() {
+    let (mut flow, way) = (Flow::new(), registry("registry.example"));
+    flow.of(&way, 1, 1_000, 1, 100);
+    let leader = PeerId::new("leader");
+    assert_eq!(flow.usual.slow_lead(&way, flow.now), None);
+    flow.usual.left(&way, flow.now, &leader);
+    assert_eq!(flow.usual.slow_lead(&Way::Peers, flow.now), None);
+    assert_eq!(flow.usual.slow_lead(&way, flow.now), Some(leader));
+    assert_eq!(flow.usual.slow_lead(&way, flow.now + WINDOW), None);
+}
