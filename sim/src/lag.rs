@@ -14,6 +14,8 @@ pub const WINDOW: Micros = 200 * MILLI;
 const CLOSE: u64 = 1024 * 1024;
 /// Looks in a row after which a follower is reported.
 const STRIKES: u8 = 2;
+/// A node that takes in less than so many parts of its share is slow. As `mirror::flight::aside`.
+const SLOWER: u64 = 3;
 /// What a node is able to take in fades by such a part in each window in which it takes in less.
 const FADES: u64 = 5;
 
@@ -46,6 +48,10 @@ impl World {
             let behind = own.got.saturating_sub(taker.got);
             tally.worst = tally.worst.max(Some((behind, flow.object)));
         }
+        let mut followers: BTreeMap<u32, u64> = BTreeMap::new();
+        for (source, _) in tallies.keys() {
+            *followers.entry(*source).or_default() += 1;
+        }
         let mut strikes = std::mem::take(&mut self.strikes);
         strikes.retain(|pair, _| tallies.contains_key(pair));
         for (pair, tally) in tallies {
@@ -60,7 +66,7 @@ impl World {
             if count.is_multiple_of(STRIKES)
                 && let Standing::Follows(_, place) = self.pull(follower, object).standing
             {
-                let rate = self.members[source as usize].rate;
+                let rate = self.members[source as usize].rate / followers[&source];
                 self.tell(source, object, News::Outrun { place, rate });
             }
         }
@@ -82,7 +88,7 @@ impl World {
     /// has not complete: who took that goes elsewhere.
     pub fn outrun(&mut self, node: u32, rate: u64) {
         let member = &mut self.members[node as usize];
-        if member.best >= rate / 2 {
+        if member.best >= rate / SLOWER {
             return;
         }
         if !std::mem::replace(&mut member.is_slow, true) {

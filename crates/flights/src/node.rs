@@ -118,6 +118,12 @@ impl Node {
         node
     }
 
+    /// A node of a cluster with other districts than are usual. See [`Realm::with_districts_of`].
+    pub fn with_districts_of(mut self, size: usize) -> Self {
+        self.slots = self.slots.with_districts_of(size);
+        self
+    }
+
     /// See [`Members::join`].
     pub fn join(&mut self, now: Time, seeds: impl IntoIterator<Item = NodeId>) {
         self.members.join(now, seeds);

@@ -11,17 +11,12 @@ use crate::{NodeId, Time};
 /// Members of a district at the least, about. Up to twice as many a cluster is one district.
 const DISTRICT: usize = 1_024;
 
-/// How many districts a cluster has, a power of two: members fall into them by their ids, about as many into each.
-fn districts(members: usize) -> u64 {
-    (members / DISTRICT)
-        .checked_ilog2()
-        .map_or(1, |log| 1 << log)
-}
-
 /// The owners of all slots, in this node's district and in the cluster.
 #[derive(Debug)]
 pub struct Realm {
     me: NodeId,
+    /// Members of a district at the least, about.
+    size: usize,
     /// A power of two.
     districts: u64,
     cluster: Slots,
@@ -34,16 +29,28 @@ impl Realm {
     pub fn new(me: NodeId) -> Self {
         Self {
             me,
+            size: DISTRICT,
             districts: 1,
             cluster: Slots::new(),
             district: None,
         }
     }
 
+    /// Has districts of `size` members at the least, about. All nodes of a cluster have to agree.
+    pub fn with_districts_of(self, size: usize) -> Self {
+        Self { size, ..self }
+    }
+
+    /// How many districts a cluster has, a power of two: members fall into them by their ids, about as many into each.
+    fn divided(&self, members: usize) -> u64 {
+        let whole = members.checked_div(self.size).unwrap_or_default();
+        whole.checked_ilog2().map_or(1, |log| 1 << log)
+    }
+
     /// See [`Slots::update`].
     pub fn update(&mut self, now: Time, changes: &[Change]) {
         self.cluster.update(now, changes);
-        let districts = districts(self.cluster.members());
+        let districts = self.divided(self.cluster.members());
         if districts != self.districts {
             self.divide(now, districts);
         } else if let Some(district) = &mut self.district {
@@ -182,7 +189,8 @@ mod tests {
             (2_048, 2),
             (10_000, 8),
         ] {
-            assert_eq!(districts(members), expected, "{members} members");
+            let districts = Realm::new(node(0)).divided(members);
+            assert_eq!(districts, expected, "{members} members");
         }
     }
 

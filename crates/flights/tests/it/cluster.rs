@@ -67,6 +67,8 @@ pub struct Cluster {
     pub doubled: u64,
     /// One way, in milliseconds: at least 1.
     pub latency: u64,
+    /// Members of a district at the least.
+    district: usize,
     pub messages: u64,
     pub bytes: u64,
     outcomes: Vec<(usize, SeekId, Outcome)>,
@@ -83,6 +85,7 @@ impl Cluster {
             lost: 0,
             doubled: 0,
             latency: 1,
+            district: usize::MAX,
             messages: 0,
             bytes: 0,
             outcomes: Vec::new(),
@@ -95,7 +98,13 @@ impl Cluster {
     }
 
     pub fn seeded(size: usize, seed: u64) -> Self {
+        Self::divided(size, seed, usize::MAX)
+    }
+
+    /// Of nodes in districts of so many at the least.
+    pub fn divided(size: usize, seed: u64, district: usize) -> Self {
         let mut cluster = Self::empty(seed);
+        cluster.district = district;
         for _ in 0..size {
             cluster.add(&[0]);
         }
@@ -122,7 +131,8 @@ impl Cluster {
     pub fn start(&mut self, node: usize, seeds: &[usize]) {
         let (now, seed) = (self.clock(node), self.random());
         let contact = Contact::default();
-        self.peers[node].node = Some(Node::new(now, id(node), contact, seed));
+        let started = Node::new(now, id(node), contact, seed);
+        self.peers[node].node = Some(started.with_districts_of(self.district));
         let seeds: Vec<_> = seeds.iter().map(|seed| id(*seed)).collect();
         self.with(node, |node, now| node.join(now, seeds));
     }

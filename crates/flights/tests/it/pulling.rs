@@ -30,6 +30,9 @@ pub struct Pull {
     pub group: u64,
     pub role: Option<Role>,
     pub place: Option<Place>,
+    leader: Option<NodeId>,
+    /// A source, and who leads, that give far less than others did.
+    slow: (Option<NodeId>, Option<NodeId>),
     pub written: u64,
     pub failed: Vec<NodeId>,
     /// Steps in this role, and since the last byte.
@@ -110,10 +113,13 @@ impl Pulling {
         let pull = self.pulls.entry((node, object)).or_default();
         pull.role = None;
         let (offset, failed, group) = (pull.written, pull.failed.clone(), pull.group);
+        let (slow, slow_lead) = std::mem::take(&mut pull.slow);
         let wanted = Wanted {
             group,
             offset,
             failed,
+            slow,
+            slow_lead,
             ..wanted(self.keys[object])
         };
         let from = self.cluster.now;
@@ -130,6 +136,25 @@ impl Pulling {
             knew,
             excused: false,
         });
+    }
+
+    /// What comes is far too little, by way of a source and of who leads.
+    pub fn complain(&mut self, node: usize, object: usize) {
+        let is_up = self.cluster.is_up(node) && !self.cluster.is_held(node);
+        let Some(pull) = self.pulls.get_mut(&(node, object)).filter(|_| is_up) else {
+            return;
+        };
+        if let Some(Role::Follow { source, .. }) = pull.role {
+            pull.slow = (Some(id(source)), pull.leader);
+            self.seek(node, object);
+        }
+    }
+
+    /// Others are held up behind a node, or are no longer.
+    pub fn lag(&mut self, node: usize, lags: bool) {
+        if self.cluster.is_up(node) && !self.cluster.is_held(node) {
+            self.cluster.with(node, |node, now| node.lag(now, lags));
+        }
     }
 
     /// The pod is deleted.
@@ -230,10 +255,15 @@ impl Pulling {
         pull.role = Some(match &outcome {
             Outcome::Lead => Role::Lead,
             Outcome::Alone => Role::Alone,
-            Outcome::Follow { source, place, .. } => {
+            Outcome::Follow {
+                source,
+                place,
+                leader,
+                ..
+            } => {
                 assert!(!pull.failed.contains(source), "it has failed");
                 assert_ne!(index(source), n, "nobody feeds itself");
-                pull.place = Some(*place);
+                (pull.place, pull.leader) = (Some(*place), *leader);
                 let (source, admitted) = (index(source), false);
                 Role::Follow { source, admitted }
             }
@@ -308,7 +338,7 @@ impl Pulling {
         let is_before = above
             .place
             .zip(pull.place)
-            .is_some_and(|(above, own)| above.epoch == own.epoch && above.order < own.order);
+            .is_some_and(|(above, own)| above.is_before(&own));
         let leads = matches!(above.role, Some(Role::Lead | Role::Alone));
         above.done
             || leads

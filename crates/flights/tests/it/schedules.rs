@@ -23,6 +23,16 @@ enum Action {
         node: usize,
         object: usize,
     },
+    /// What comes is far too little.
+    Complain {
+        node: usize,
+        object: usize,
+    },
+    /// Others are held up behind it, or are no longer.
+    Lag {
+        node: usize,
+        lags: bool,
+    },
     Kill {
         node: usize,
     },
@@ -49,6 +59,8 @@ enum Action {
 struct Schedule {
     nodes: usize,
     seed: u64,
+    /// Members of a district at the least.
+    district: usize,
     lost: u64,
     doubled: u64,
     latency: u64,
@@ -56,35 +68,42 @@ struct Schedule {
     actions: Vec<(u64, Action)>,
 }
 
-fn action(is_calm: bool) -> impl Strategy<Value = Action> {
-    let (node, object) = (0..7_usize, 0..OBJECTS);
-    let want =
-        (node.clone(), object.clone(), 0..2_u64).prop_map(|(node, object, group)| Action::Want {
-            node,
-            object,
-            group,
-        });
-    let rough = if is_calm { 0 } else { 1 };
-    prop_oneof![
-        12 => want,
-        2 => (node.clone(), object).prop_map(|(node, object)| Action::Cancel { node, object }),
+fn action(is_calm: bool) -> BoxedStrategy<Action> {
+    let (node, object) = (0..12_usize, 0..OBJECTS);
+    let both = (node.clone(), object);
+    let want = (both.clone(), 0..2_u64);
+    let calm = prop_oneof![
+        12 => want.prop_map(|((node, object), group)| Action::Want { node, object, group }),
+        2 => both.clone().prop_map(|(node, object)| Action::Cancel { node, object }),
+        1 => (node.clone(), any::<bool>()).prop_map(|(node, lags)| Action::Lag { node, lags }),
         1 => node.clone().prop_map(|node| Action::Kill { node }),
         1 => node.clone().prop_map(|node| Action::Start { node }),
         1 => node.clone().prop_map(|node| Action::Deny { node }),
         1 => node.clone().prop_map(|node| Action::Permit { node }),
-        rough => (node, 100..6_000_u64).prop_map(|(node, millis)| Action::HoldUp { node, millis }),
-        rough => (1..127_usize).prop_map(|parts| Action::Split { parts }),
-        rough => Just(Action::Heal),
-    ]
+    ];
+    let rough = prop_oneof![
+        2 => both.prop_map(|(node, object)| Action::Complain { node, object }),
+        1 => (node, 100..6_000_u64).prop_map(|(node, millis)| Action::HoldUp { node, millis }),
+        1 => (1..4_095_usize).prop_map(|parts| Action::Split { parts }),
+        1 => Just(Action::Heal),
+    ];
+    if is_calm {
+        calm.boxed()
+    } else {
+        prop_oneof![19 => calm, 5 => rough].boxed()
+    }
 }
 
 fn schedule(is_calm: bool) -> impl Strategy<Value = Schedule> {
     let lost = if is_calm { 0..1_u64 } else { 0..200_u64 };
     let latency = if is_calm { 1..20_u64 } else { 1..120_u64 };
     let actions = prop::collection::vec((0..8_u64, action(is_calm)), 1..40);
-    (2..7_usize, any::<u64>(), lost, 0..200_u64, latency, actions).prop_map(
-        |(nodes, seed, lost, doubled, latency, actions)| Schedule {
+    // Each node for itself, a few districts, or the whole cluster.
+    let cluster = prop_oneof![(2..7_usize, Just(usize::MAX)), (4..12_usize, 1..4_usize)];
+    (cluster, any::<u64>(), lost, 0..200_u64, latency, actions).prop_map(
+        |((nodes, district), seed, lost, doubled, latency, actions)| Schedule {
             nodes,
+            district,
             seed,
             lost,
             doubled,
@@ -112,7 +131,7 @@ fn run(
     is_lenient: bool,
     mut check: impl FnMut(&Pulling, &[(usize, usize, Outcome)]) -> Result<(), TestCaseError>,
 ) -> Result<Pulling, TestCaseError> {
-    let mut cluster = Cluster::seeded(schedule.nodes, schedule.seed);
+    let mut cluster = Cluster::divided(schedule.nodes, schedule.seed, schedule.district);
     cluster.lost = schedule.lost;
     cluster.doubled = schedule.doubled;
     cluster.latency = schedule.latency;
@@ -153,6 +172,8 @@ fn act(pulling: &mut Pulling, nodes: usize, action: &Action) {
             group,
         } => pulling.want(node % nodes, object, group),
         Action::Cancel { node, object } => pulling.cancel(node % nodes, object),
+        Action::Complain { node, object } => pulling.complain(node % nodes, object),
+        Action::Lag { node, lags } => pulling.lag(node % nodes, lags),
         Action::Kill { node } => pulling.kill(node % nodes),
         Action::Start { node } => {
             let others: Vec<_> = (0..nodes).filter(|n| *n != node % nodes).collect();

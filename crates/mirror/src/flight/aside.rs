@@ -8,10 +8,10 @@ use tokio::time::{Instant, sleep};
 
 use super::Shared;
 
-/// A node that takes in less than so many parts of what one that feeds it does is slow…
-const SLOWER: u64 = 2;
-/// …until it takes in so many times as much…
-const FASTER: u64 = 2;
+/// A node that takes in less than so many parts of what one that feeds it could give it is slow. Where links are full both
+/// ways, one that is as good as the others gets less than half for seconds…
+const SLOWER: u64 = 3;
+/// …until it takes in as much…
 /// …or for so long…
 pub const FORGIVEN: Duration = Duration::from_secs(10 * 60);
 /// …twice as long each time that it shows again soon, up to this: what is slow for good is not to hold others up, for the
@@ -93,7 +93,7 @@ pub async fn run(shared: Arc<Shared>, mut outrun: watch::Receiver<u64>) {
 
 /// That this node is slow.
 struct Slow {
-    /// What others take in, in bytes a second.
+    /// What it could be given, in bytes a second.
     theirs: u64,
     /// When that is forgiven, and after how long.
     until: Instant,
@@ -131,14 +131,13 @@ impl Shared {
         self.rate.lock().lately(Instant::now())
     }
 
-    /// Waits until this node is slow no longer. Says whether it takes in, or could, far more than others did, or is forgiven.
+    /// Waits until this node is slow no longer. Says whether it takes in, or could, as much as it was offered, or is forgiven.
     async fn redeems(&self, slow: &Option<Slow>) -> bool {
         let Some(slow) = slow else {
             return std::future::pending().await;
         };
-        let enough = slow.theirs.saturating_mul(FASTER);
         while Instant::now() < slow.until {
-            if self.lately() >= enough || !*self.aside.is_slow.borrow() {
+            if self.lately() >= slow.theirs || !*self.aside.is_slow.borrow() {
                 return true;
             }
             sleep(LOOK_EVERY).await;
