@@ -237,6 +237,9 @@ impl World {
         self.members
             .iter_mut()
             .for_each(|member| member.finished = None);
+        self.members
+            .iter_mut()
+            .for_each(|member| member.received = 0);
         self.origin = self.now + SECOND;
     }
 

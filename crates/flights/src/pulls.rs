@@ -103,7 +103,10 @@ impl Pulls {
         if role == Role::Alone {
             self.stand_back(settled, view, out);
         }
-        let size = self.pulls.get(&wanted.key).and_then(|pull| pull.size);
+        // What came of another source before is no sign that upstream sends anything.
+        let before = self.pulls.get(&wanted.key);
+        let before = before.filter(|_| matches!(role, Role::Follow(_)));
+        let size = before.and_then(|pull| pull.size);
         if self.pulls.len() >= MAX_PULLS && !self.pulls.contains_key(&wanted.key) {
             return;
         }

@@ -6,10 +6,10 @@
 //! served to whoever follows.
 
 mod aside;
+mod complaint;
 mod course;
 mod feed;
 mod lag;
-mod left;
 mod offer;
 mod pulls;
 mod queue;
@@ -76,6 +76,7 @@ struct Shared {
     uploads: Arc<Uploads>,
     /// What this node takes in.
     rate: Mutex<Rate>,
+    /// What it usually does.
     usual: Mutex<Usual>,
     aside: Aside,
     tasks: TaskTracker,

@@ -245,7 +245,7 @@ impl Metrics {
         );
         registry.register(
             "peili_flights_too_slow",
-            "Times a source was left because this node got far less than it had lately",
+            "Times a source was left because far less came than usual",
             self.flights_too_slow.clone(),
         );
     }

@@ -3,6 +3,8 @@
 
 mod blame;
 
+pub(super) use blame::Complaint;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -59,7 +61,8 @@ pub(super) struct Source {
     pub parent: Option<NodeId>,
     /// Its bytes come from a root, over however many hops. Nobody else can feed others.
     is_fed: bool,
-    /// Hops to a root.
+    /// The root that its bytes come from, or came from last, and how many hops it is away.
+    root: NodeId,
     pub depth: u16,
     /// Those that it feeds come after it.
     pub order: u32,
@@ -103,8 +106,10 @@ pub(super) struct Flight {
     sources: BTreeMap<NodeId, Source>,
     /// Those who were told to lead and have no byte yet, or ask elsewhere.
     awaited: BTreeSet<NodeId>,
-    /// Those to whom bytes come from upstream, and since when.
+    /// Since when bytes come from upstream to those who had none before.
     begun: BTreeMap<NodeId, Time>,
+    /// Who says that whoever leads is far too slow.
+    complaints: BTreeSet<NodeId>,
     /// Who takes its bytes from a node, whether that is a source or not.
     children: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// The last question of a node that came to nothing: what is said of it later was said before.
@@ -130,6 +135,7 @@ impl Flight {
             sources: BTreeMap::new(),
             awaited: BTreeSet::new(),
             begun: BTreeMap::new(),
+            complaints: BTreeSet::new(),
             children: BTreeMap::new(),
             ended: BTreeMap::new(),
             shape: Shape::new(key, None, 1, 1),
@@ -168,9 +174,14 @@ impl Flight {
         awaited.is_some_and(|source| source.is_busy)
     }
 
-    /// For how long bytes have come from upstream to somebody.
-    pub fn led_for(&self, now: Time) -> Option<Duration> {
-        self.begun.values().min().map(|begun| now.since(*begun))
+    /// For how long what comes by way of a source has come from upstream, if it does: for ever, if that is not known.
+    pub fn led_for(&self, now: Time, source: &NodeId) -> Option<Duration> {
+        let root = self.get(&self.get(source)?.root);
+        if root.is_some_and(|root| root.state == State::Complete) {
+            return None;
+        }
+        let begun = root.and_then(|root| self.begun.get(&root.node));
+        Some(begun.map_or(Duration::MAX, |begun| now.since(*begun)))
     }
 
     /// Those who take their bytes from a node, not counting, of one that is not slow itself, the slow ones, who take
@@ -203,6 +214,7 @@ impl Flight {
     pub fn put(&mut self, now: Time, node: NodeId, state: State, asked: Asked) {
         self.cut(&node);
         let order = self.next_order;
+        let was_granted = self.get(&node).map(|s| s.state) == Some(State::Granted);
         if let Some(source) = self.sources.get_mut(&node) {
             source.state = state;
             source.asked = asked;
@@ -219,6 +231,7 @@ impl Flight {
                 asked,
                 parent: None,
                 is_fed: false,
+                root: node,
                 depth: 0,
                 order,
                 heard: now,
@@ -239,10 +252,10 @@ impl Flight {
         } else {
             self.awaited.remove(&node);
         }
-        if state == State::Begun && self.sources.contains_key(&node) {
-            self.begun.entry(node).or_insert(now);
-        } else {
+        if state != State::Begun {
             self.begun.remove(&node);
+        } else if was_granted {
+            self.begun.insert(node, now);
         }
         self.refresh(node);
     }
@@ -313,24 +326,24 @@ impl Flight {
             let Some(source) = self.sources.get(&node) else {
                 continue;
             };
-            let was = (source.is_fed, source.depth, source.is_held_up);
+            let was = (source.is_fed, source.root, source.depth, source.is_held_up);
             let above = source.parent.map(|parent| self.sources.get(&parent));
             let (is_slow, is_wrong) = (source.is_slow, source.is_wrong);
             let is = match above {
                 Some(Some(parent)) if parent.is_fed && !is_wrong => {
                     let depth = parent.depth.saturating_add(1);
-                    (true, depth, is_slow || parent.is_held_up)
+                    (true, parent.root, depth, is_slow || parent.is_held_up)
                 }
                 // In a ring nobody is fed, so nothing runs in circles here.
-                Some(_) => (false, source.depth, is_slow),
+                Some(_) => (false, source.root, source.depth, is_slow),
                 None => {
                     let has_bytes =
                         matches!(source.state, State::Begun | State::Fed | State::Complete);
-                    (has_bytes && !is_wrong, 0, is_slow)
+                    (has_bytes && !is_wrong, node, 0, is_slow)
                 }
             };
             if let Some(source) = self.sources.get_mut(&node) {
-                (source.is_fed, source.depth, source.is_held_up) = is;
+                (source.is_fed, source.root, source.depth, source.is_held_up) = is;
             }
             self.rank(&node);
             if is != was {

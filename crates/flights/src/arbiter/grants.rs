@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::flight::{Asked, Flight, State};
+use super::flight::{Asked, Complaint, Flight, State};
 use super::place;
 use super::waiting::Waiter;
 use super::{Arbiter, BUSY_TICK};
@@ -19,6 +19,9 @@ const MAX_WAITING: usize = 16_384;
 const PREFER_HOLD: Duration = Duration::from_millis(300);
 /// Whoever failed has to let others ask first.
 const BARRED_HOLD: Duration = Duration::from_secs(1);
+/// Who gets far too little by way of whoever leads waits so long for another one to say so too, and for a second lead to
+/// begin: then a slow source is better than none.
+const SECOND_HOLD: Duration = Duration::from_secs(1);
 /// A leaf of a tree waits so long for an inner node to come before it.
 const GATHER: Duration = Duration::from_millis(100);
 /// So long a district's questions about a large object are gathered before one of its nodes asks for all of them.
@@ -174,18 +177,21 @@ impl Arbiter {
             group: Some(seek.group),
         };
         let shape = flight.shape(&seek.key, view.nearby());
-        let may_lead = grants && !is_barred && !seek.lags;
-        if let Some(slow) = seek.slow_lead.filter(|_| may_lead)
-            && flight.double(now, slow, waiter.node, asked)
-        {
-            return Some(Verdict::Lead);
+        let may_lead = grants && !is_barred && !seek.lags && !learns;
+        let complains = seek.patient && waited < SECOND_HOLD;
+        if let Some(slow) = seek.slow_lead.filter(|_| may_lead) {
+            match flight.complain(now, slow, waiter.node, asked) {
+                Complaint::Leads => return Some(Verdict::Lead),
+                Complaint::Alone if complains => return waiter.later(now),
+                Complaint::Alone | Complaint::Unfounded => {}
+            }
         }
         // Whatever was said of it since it asked: nobody below it is to feed it.
         flight.detach(&waiter.node);
         if let Some(source) = flight.choose(&waiter.node, seek) {
             // Whoever is to be faster is worth waiting for.
             if seek.slow_lead.is_some()
-                && seek.patient
+                && complains
                 && flight.awaited().is_some()
                 && flight.is_held_up(&source)
             {
@@ -322,7 +328,7 @@ fn tell(now: Time, waiter: &mut Waiter, (lead, is_busy): (Option<NodeId>, bool),
 }
 
 fn follow(now: Time, flight: &Flight, source: NodeId, order: u32) -> Verdict {
-    let led_for = flight.led_for(now).map(|led_for| led_for.as_millis());
+    let led_for = flight.led_for(now, &source).map(|led| led.as_millis());
     Verdict::Follow {
         source,
         epoch: flight.epoch,

@@ -65,7 +65,10 @@ impl Arbiter {
                 lags,
             } => {
                 flight.size = flight.size.or(size);
-                let is_known = |source| flight.get(&source).is_some() || view.is_near(&source);
+                // Above the arbiter of the whole cluster is nothing that it would not hear of.
+                let is_whole = view.root(&key).is_none();
+                let is_known =
+                    |source| is_whole || flight.get(&source).is_some() || view.is_near(&source);
                 let state = match (size, source) {
                     (_, Some(source)) if !is_known(source) => State::Fed,
                     (_, Some(_)) => State::Following,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flights::members::{Change, Contact, Member};
@@ -364,6 +365,7 @@ fn all_districts_together_have_one_lead() {
 struct Asking<'a> {
     desks: Desks<'a>,
     key: Key,
+    now: Time,
 }
 
 const BEGUN: News = News::Begun { size: 30_000_000 };
@@ -371,8 +373,8 @@ const BEGUN: News = News::Begun { size: 30_000_000 };
 impl<'a> Asking<'a> {
     fn new(all: &'a Directory) -> Self {
         let desks = Desks::new(16, |_| all);
-        let key = Key::of("sha256:slow");
-        Self { desks, key }
+        let (key, now) = (Key::of("sha256:slow"), Time(100));
+        Self { desks, key, now }
     }
 
     fn ask(&mut self, asker: usize) -> Option<Outcome> {
@@ -391,17 +393,17 @@ impl<'a> Asking<'a> {
     }
 
     fn want(&mut self, asker: usize, wanted: Wanted) -> Option<Outcome> {
-        let ask = |desk: &mut Desk, view: &Sight<'_>| desk.seek(Time(100), wanted, view);
+        let ask = |desk: &mut Desk, view: &Sight<'_>| desk.seek(self.now, wanted, view);
         self.desks.with(asker, ask);
-        self.desks.deliver(Time(100));
+        self.desks.deliver(self.now);
         self.outcome(asker)
     }
 
     fn report(&mut self, node: usize, news: News) {
-        let key = self.key;
-        let report = |desk: &mut Desk, view: &Sight<'_>| desk.report(Time(100), key, news, view);
+        let (now, key) = (self.now, self.key);
+        let report = |desk: &mut Desk, view: &Sight<'_>| desk.report(now, key, news, view);
         self.desks.with(node, report);
-        self.desks.deliver(Time(100));
+        self.desks.deliver(now);
     }
 
     /// What has come of a node's last question, if something has.
@@ -416,10 +418,10 @@ impl<'a> Asking<'a> {
             let outcome = self.ask(node);
             if node == nodes.start {
                 assert_eq!(outcome, Some(Outcome::Lead));
-                self.report(node, BEGUN);
             } else {
                 assert_eq!(source(outcome), Some(node - 1));
             }
+            self.report(node, BEGUN);
         }
     }
 }
@@ -436,13 +438,41 @@ fn a_lead_that_is_far_too_slow_gets_a_second_one_and_no_third() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);
     flight.chain(1..5);
+    assert_eq!(flight.complain(2, 1), None, "nobody else has said so");
     assert_eq!(flight.complain(3, 2), Some(Outcome::Lead));
     // Who complains waits until the second one has begun, and is fed by way of it.
-    assert_eq!(flight.complain(2, 1), None);
+    assert_eq!(flight.outcome(2), None);
+    assert_eq!(flight.complain(4, 3), None);
     flight.report(3, BEGUN);
-    assert_eq!(source(flight.outcome(2)), Some(4));
-    assert_eq!(source(flight.complain(4, 3)), Some(3), "or stays there");
-    assert_eq!(source(flight.ask(5)), Some(2));
+    assert_eq!(source(flight.outcome(2)), Some(3));
+    assert_eq!(source(flight.outcome(4)), Some(2));
+    assert_eq!(source(flight.complain(4, 2)), Some(3), "no third");
+    assert_eq!(source(flight.ask(5)), Some(4));
+}
+
+#[test]
+fn who_complains_alone_may_be_slow_itself() {
+    let all = Directory::new(0..16);
+    let mut flight = Asking::new(&all);
+    flight.chain(1..4);
+    assert_eq!(flight.complain(3, 2), None);
+    flight.desks.tick(Time(1_200));
+    assert_eq!(source(flight.outcome(3)), Some(1), "any other");
+    // In a cluster of two there is nobody else to say so.
+    let mut flight = Asking::new(&all);
+    flight.chain(1..3);
+    assert_eq!(flight.complain(2, 1), Some(Outcome::Lead));
+}
+
+#[test]
+fn a_second_lead_that_does_not_begin_is_not_waited_for_long() {
+    let all = Directory::new(0..16);
+    let mut flight = Asking::new(&all);
+    flight.chain(1..4);
+    flight.complain(3, 2);
+    assert_eq!(flight.complain(2, 1), Some(Outcome::Lead));
+    flight.desks.tick(Time(1_200));
+    assert_eq!(source(flight.outcome(3)), Some(1));
 }
 
 #[test]
@@ -450,10 +480,32 @@ fn a_lead_that_has_not_begun_gets_a_second_one_too() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);
     assert_eq!(flight.ask(1), Some(Outcome::Lead));
-    assert_eq!(flight.ask(2), None);
-    assert_eq!(flight.complain(3, 1), Some(Outcome::Lead));
-    flight.report(3, BEGUN);
-    assert_eq!(source(flight.outcome(2)), Some(3));
+    assert_eq!(flight.complain(2, 1), Some(Outcome::Lead));
+    assert_eq!(flight.ask(3), None);
+    flight.report(2, BEGUN);
+    assert_eq!(source(flight.outcome(3)), Some(2));
+}
+
+#[test]
+fn how_long_bytes_have_come_from_upstream_is_told() {
+    let all = Directory::new(0..16);
+    let led_for = |outcome: Option<Outcome>| match outcome {
+        Some(Outcome::Follow { led_for, .. }) => led_for,
+        other => panic!("{other:?}"),
+    };
+    let mut flight = Asking::new(&all);
+    flight.ask(1);
+    flight.report(1, BEGUN);
+    assert_eq!(led_for(flight.ask(2)), Some(Duration::ZERO));
+    flight.now = Time(700);
+    assert_eq!(led_for(flight.ask(3)), Some(Duration::from_millis(600)));
+    flight.report(1, News::Done);
+    assert_eq!(led_for(flight.ask(4)), None);
+    // It had some of it before.
+    let mut flight = Asking::new(&all);
+    flight.complain(1, 9);
+    flight.report(1, BEGUN);
+    assert!(led_for(flight.ask(2)) > Some(Duration::from_secs(86_400)));
 }
 
 #[test]

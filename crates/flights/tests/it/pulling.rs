@@ -77,8 +77,11 @@ pub struct Pulling {
     pub denied: Vec<bool>,
     /// Steps after which upstream refuses.
     pub refusal: u64,
-    /// When a process started last.
+    /// Others were held up behind these at some time.
+    pub lagged: Vec<bool>,
+    /// When a process started last, and when one ended.
     pub started: Option<u64>,
+    pub ended: Option<u64>,
     /// Sources take those ahead of them by the order alone, and do not cut them off when they get another place.
     pub is_lenient: bool,
 }
@@ -89,12 +92,14 @@ impl Pulling {
         Self {
             keys: keys.collect(),
             denied: vec![false; cluster.len()],
+            lagged: vec![false; cluster.len()],
             cluster,
             pulls: BTreeMap::new(),
             waits: Vec::new(),
             failures: Vec::new(),
             refusal: FIRST_BYTE,
             started: None,
+            ended: None,
             is_lenient: false,
         }
     }
@@ -153,6 +158,7 @@ impl Pulling {
     /// Others are held up behind a node, or are no longer.
     pub fn lag(&mut self, node: usize, lags: bool) {
         if self.cluster.is_up(node) && !self.cluster.is_held(node) {
+            self.lagged[node] |= lags;
             self.cluster.with(node, |node, now| node.lag(now, lags));
         }
     }
@@ -193,6 +199,7 @@ impl Pulling {
     }
 
     pub fn kill(&mut self, node: usize) {
+        self.ended = Some(self.cluster.now);
         self.cluster.kill(node);
         for object in 0..self.keys.len() {
             self.end(node, object);

@@ -68,6 +68,14 @@ struct Schedule {
     actions: Vec<(u64, Action)>,
 }
 
+impl Schedule {
+    /// What a pull may wait: where there are districts, for two arbiters.
+    fn limit(&self) -> u64 {
+        let is_one = self.district > self.nodes;
+        LIMIT + if is_one { 0 } else { USUAL }
+    }
+}
+
 fn action(is_calm: bool) -> BoxedStrategy<Action> {
     let (node, object) = (0..12_usize, 0..OBJECTS);
     let both = (node.clone(), object);
@@ -139,7 +147,7 @@ fn run(
     pulling.is_lenient = is_lenient;
     let mut step = |pulling: &mut Pulling| {
         let came = pulling.step();
-        in_time(pulling)?;
+        in_time(pulling, schedule)?;
         prop_assert_eq!(pulling.ring(), None, "nodes feed each other");
         check(pulling, &came)
     };
@@ -160,7 +168,7 @@ fn run(
     for node in (0..schedule.nodes).filter(|n| pulling.cluster.is_up(*n)) {
         prop_assert_eq!(pulling.cluster.node(node).open_questions(), 0);
     }
-    budgets(&pulling)?;
+    budgets(&pulling, schedule)?;
     Ok(pulling)
 }
 
@@ -196,11 +204,11 @@ fn act(pulling: &mut Pulling, nodes: usize, action: &Action) {
 }
 
 /// No question is open for longer than its budget and what upstream usually takes.
-fn in_time(pulling: &Pulling) -> Result<(), TestCaseError> {
+fn in_time(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> {
     for wait in pulling.waits.iter().filter(|wait| !wait.excused) {
         let to = wait.to.as_ref().map_or(pulling.cluster.now, |(to, _)| *to);
         prop_assert!(
-            to - wait.from <= LIMIT,
+            to - wait.from <= schedule.limit(),
             "{:?} at {}",
             wait,
             pulling.cluster.now
@@ -211,7 +219,7 @@ fn in_time(pulling: &Pulling) -> Result<(), TestCaseError> {
 
 /// What the questions of one pull have waited in all, what they waited at the same time once: for a source, what was
 /// beyond upstream's usual time; for anything else, all of it.
-fn budgets(pulling: &Pulling) -> Result<(), TestCaseError> {
+fn budgets(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> {
     for node in 0..pulling.cluster.len() {
         for group in 0..2 {
             let of_pull = |wait: &&Wait| (wait.node, wait.group) == (node, group);
@@ -227,7 +235,7 @@ fn budgets(pulling: &Pulling) -> Result<(), TestCaseError> {
                 end = end.max(to);
             }
             prop_assert!(
-                total <= LIMIT,
+                total <= schedule.limit(),
                 "{}/{} waited {} ms: {:?}",
                 node,
                 group,
@@ -259,7 +267,9 @@ proptest! {
     /// one leads only if the one after has found the one before of no use.
     #[test]
     fn no_two_lead_and_who_failed_lets_others_lead(schedule in schedule(true)) {
-        run(&schedule, true, |pulling, came| {
+        // Two arbiters know less than one: where there are districts, sources see to it themselves that there is no ring.
+        let is_one = schedule.district > schedule.nodes;
+        run(&schedule, is_one, |pulling, came| {
             for object in 0..OBJECTS {
                 let leads = pulling.leads(object);
                 let knows_none_of_use = |lead: &&usize| {
@@ -267,12 +277,19 @@ proptest! {
                     leads.iter().any(|other| failed.contains(&id(*other)))
                 };
                 let sound = leads.iter().filter(|lead| !knows_none_of_use(lead));
-                // Those who have just started see other owners than the others do, for a while.
-                let most = if is_settled(pulling) { 1 } else { 3 };
+                // Those who have just started see other owners than the others do, for a while; and where there are
+                // districts, who is new in place of an owner that died may not have heard of a lead that it granted.
+                let is_new = pulling.ended.is_some_and(|at| pulling.cluster.now < at + 15_000);
+                let most = match is_settled(pulling) {
+                    true if !is_one && is_new => 2,
+                    true => 1,
+                    false => 3,
+                };
                 prop_assert!(sound.count() <= most, "{:?} lead {}", leads, object);
             }
             for (node, object, outcome) in came {
-                if *outcome == Outcome::Lead && is_settled(pulling) {
+                // Of several arbiters none sees all who ask.
+                if is_one && *outcome == Outcome::Lead && is_settled(pulling) {
                     lets_others(pulling, *node, *object)?;
                 }
             }
@@ -302,6 +319,8 @@ fn lets_others(pulling: &Pulling, node: usize, object: usize) -> Result<(), Test
         let asks = other.object == object
             && other.node != node
             && other.knew
+            // Who is slow lets others lead for a moment.
+            && !pulling.lagged[other.node]
             && other.from + 100 < granted
             && other.to.as_ref().is_none_or(|(to, _)| *to > granted + 100);
         prop_assert!(

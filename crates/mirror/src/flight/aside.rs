@@ -1,6 +1,7 @@
 //! Steps aside where others are held up behind this node: what it passes on ends, so that those who take it go elsewhere.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -25,8 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub struct Aside {
     /// How often it stepped there.
     times: watch::Sender<u64>,
-    /// As long as it is slow.
-    is_slow: watch::Sender<bool>,
+    is_slow: AtomicBool,
 }
 
 /// Tells whether it has since this was made.
@@ -103,7 +103,9 @@ struct Slow {
 impl Slow {
     /// It was `before`, and was forgiven.
     fn new(theirs: u64, before: Option<Self>) -> Self {
-        let before = before.filter(|before| before.until.elapsed() < before.span);
+        // That it feeds many who stay behind may be theirs.
+        let is_sure = theirs < u64::MAX;
+        let before = before.filter(|b| is_sure && b.until.elapsed() < b.span);
         let span = before.map_or(FORGIVEN, |before| (before.span * 2).min(FORGIVEN_LAST));
         let until = Instant::now() + span;
         Self {
@@ -116,9 +118,14 @@ impl Slow {
 
 impl Shared {
     fn lags(&self, lags: bool) {
-        if self.aside.is_slow.send_replace(lags) != lags {
+        if self.aside.is_slow.swap(lags, Ordering::Relaxed) != lags {
             self.flights.lag(lags);
         }
+    }
+
+    /// Whether others are held up behind this node.
+    pub fn is_slow(&self) -> bool {
+        self.aside.is_slow.load(Ordering::Relaxed)
     }
 
     /// It turns out that this node has taken in far more than it is given: others are slow.
@@ -131,13 +138,14 @@ impl Shared {
         self.rate.lock().lately(Instant::now())
     }
 
-    /// Waits until this node is slow no longer. Says whether it takes in, or could, as much as it was offered, or is forgiven.
+    /// Waits until this node is slow no longer. `true`: it takes in as much as it was offered, or could. `false`: it is
+    /// forgiven.
     async fn redeems(&self, slow: &Option<Slow>) -> bool {
         let Some(slow) = slow else {
             return std::future::pending().await;
         };
         while Instant::now() < slow.until {
-            if self.lately() >= slow.theirs || !*self.aside.is_slow.borrow() {
+            if self.lately() >= slow.theirs || !self.is_slow() {
                 return true;
             }
             sleep(LOOK_EVERY).await;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::Shared;
+use super::lag::CLOSE;
 use super::pulls::{Pull, Sharing};
 use super::range::first_byte;
 use super::usual::{Way, Window};
@@ -62,10 +63,11 @@ struct State {
     leader: Option<PeerId>,
     /// The source that was found last.
     source: Option<PeerId>,
-    /// How its bytes come.
-    way: Option<Way>,
     /// What comes of this source.
     window: Window,
+    /// The body is to end, as a slow source was left: requests that wait here for whoever is to lead as well would keep the
+    /// node's queue from what this node leads itself.
+    gives_way: bool,
 }
 
 impl Course {
@@ -98,28 +100,31 @@ impl Course {
         let Some(pull) = pull else {
             return Turn::Alone;
         };
-        let slow = pull.left.lock().take();
-        let registry = pull
-            .origin
-            .as_ref()
-            .map(|o| Way::Registry(o.registry.clone()));
         let now = Instant::now();
-        let slow_lead = match &slow {
-            Some(slow) => slow.leader.clone(),
-            // What others of its image were left for would be as slow.
-            None => registry.and_then(|way| self.shared.usual.lock().slow_lead(&way, now)),
+        let complaint = pull.complaints.lock().take(now);
+        let slow_lead = match &complaint {
+            Some(complaint) => complaint.leader.clone(),
+            None => self.slow_lead(now),
         };
         let complains = slow_lead.is_some();
-        let name = slow.as_ref().map(|slow| slow.source.clone());
-        let turn = self.seek(&pull, offset, yields, (name, slow_lead)).await;
-        match turn {
-            Turn::Alone if complains => self.seek(&pull, offset, yields, (None, None)).await,
-            Turn::Later => {
-                pull.left.lock().put_back(slow);
-                turn
-            }
-            turn => turn,
+        let slow = complaint.as_ref().map(|complaint| complaint.source.clone());
+        let mut turn = self.seek(&pull, offset, yields, (slow, slow_lead)).await;
+        if complains && matches!(turn, Turn::Alone) {
+            turn = self.seek(&pull, offset, yields, (None, None)).await;
         }
+        if matches!(turn, Turn::Later) {
+            pull.complaints.lock().put_back(complaint);
+        }
+        self.take(&turn, &pull);
+        turn
+    }
+
+    /// Who leads others of its image, and was found far too slow a moment ago: this would be as slow.
+    fn slow_lead(&self, now: Instant) -> Option<PeerId> {
+        let size = self.shared.about(&self.digest).size;
+        let origin = self.target.origin.as_ref();
+        let origin = origin.filter(|_| size.is_some_and(|size| size > CLOSE))?;
+        self.shared.usual.lock().slow_lead(now, origin)
     }
 
     async fn seek(
@@ -168,7 +173,6 @@ impl Course {
             .metrics
             .flights_seek_seconds
             .observe(asked.elapsed().as_secs_f64());
-        self.take(&turn, pull);
         turn
     }
 
@@ -178,14 +182,6 @@ impl Course {
         useless.retain(|peer| !failed.contains(peer));
         useless.extend_from_slice(failed);
         useless
-    }
-
-    /// Whether the body ends, as a slow source was left: requests that wait here for whoever is to lead as well would
-    /// keep the node's queue from one that this node leads itself.
-    fn gives_way(&self) -> bool {
-        let state = self.state.lock();
-        let has_left = |pull: &Arc<Pull>| pull.left.lock().is_waiting();
-        self.shared.store.downloads_share_slots() && state.pull.as_ref().is_some_and(has_left)
     }
 
     fn take(&self, turn: &Turn, pull: &Pull) {
@@ -199,9 +195,8 @@ impl Course {
                 pull.follows(*place);
                 self.steps.store(place.steps(), Ordering::Relaxed);
                 let registry = pull.origin.as_ref().map(|origin| &origin.registry);
-                let mut state = self.state.lock();
-                state.leader.clone_from(leader);
-                state.way = Way::of(*led_for, registry);
+                pull.complaints.lock().follows(*led_for, registry);
+                self.state.lock().leader.clone_from(leader);
                 "follow"
             }
             Turn::Lead => "lead",
@@ -223,7 +218,7 @@ impl Finder for Course {
             let granted = self.state.lock().granted.take();
             let turn = match granted {
                 Some(turn) => turn,
-                None if self.gives_way() => return Err(FetchError::Later),
+                None if self.state.lock().gives_way => return Err(FetchError::Later),
                 None => self.next(offset, None).await,
             };
             let (source, place) = match turn {
@@ -264,37 +259,41 @@ impl Finder for Course {
         }
     }
 
-    /// A source is left when the whole node gets far less than it did, and that is not because the client takes no more.
+    /// A source is left when far less comes than usual, and that is not because the client takes no more.
     fn received(&self, offset: u64, bytes: &Bytes, waited: Duration) -> bool {
-        let mut state = self.state.lock();
+        let (shared, mut state) = (&self.shared, self.state.lock());
         let State {
             pull: Some(pull),
             source: Some(source),
             leader,
-            way,
             window,
+            gives_way,
             ..
         } = &mut *state
         else {
             return false;
         };
         pull.receive(offset, bytes);
-        let count = bytes.len() as u64;
-        let is_low = self
-            .shared
-            .came(way.as_ref().map(|way| (way, window)), count, waited);
-        let now = Instant::now();
-        let leader = leader.clone().filter(|_| *way != Some(Way::Peers));
-        let leaves = is_low && pull.left.lock().leave(now, source, leader.clone());
-        if leaves {
-            tracing::debug!(digest = %self.digest, offset, peer = %source, "a source is far too slow");
-            self.shared.metrics.flights_too_slow.inc();
-            self.shared.is_able();
-            if let (Some(way), Some(leader)) = (way, leader) {
-                self.shared.usual.lock().left(way, now, &leader);
-            }
+        let mut complaints = pull.complaints.lock();
+        let way = complaints.way().map(|way| (way, window));
+        if !shared.came(way, bytes.len() as u64, waited) {
+            return false;
         }
-        leaves
+        // Who holds others up itself does not know whether the lead is to blame.
+        let is_led = complaints.way() != Some(&Way::Peers) && !shared.is_slow();
+        let leader = leader.clone().filter(|_| is_led);
+        let now = Instant::now();
+        if !complaints.leave(now, source.clone(), leader.clone()) {
+            return false;
+        }
+        tracing::debug!(digest = %self.digest, offset, peer = %source, "a source is far too slow");
+        shared.metrics.flights_too_slow.inc();
+        shared.is_able();
+        *gives_way = shared.store.downloads_share_slots();
+        if let (Some(leader), Some(origin)) = (leader, &pull.origin) {
+            shared.usual.lock().left(now, leader, origin.clone());
+        }
+        true
     }
 
     fn patience(&self) -> Patience {

@@ -9,7 +9,7 @@ use oci::{Digest, Origin};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use super::left::Left;
+use super::complaint::Complaints;
 use crate::tap::Tap;
 use crate::{Growing, Place};
 
@@ -68,7 +68,8 @@ pub struct Pull {
     /// Where in the object the latest byte of a source ends.
     received: AtomicU64,
     state: watch::Sender<State>,
-    pub left: Mutex<Left>,
+    /// What it is given too little by.
+    pub complaints: Mutex<Complaints>,
 }
 
 impl Pull {
@@ -85,7 +86,7 @@ impl Pull {
             tap: Arc::default(),
             received: AtomicU64::new(0),
             state: watch::Sender::new(state),
-            left: Mutex::default(),
+            complaints: Mutex::default(),
         }
     }
 

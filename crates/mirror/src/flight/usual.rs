@@ -6,14 +6,14 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use lru::LruCache;
-use oci::Registry;
+use oci::{Origin, Registry};
 use tokio::time::Instant;
 
 use super::rate::per_second;
 use crate::PeerId;
 
 /// Rates that are compared with each other are those over so long…
-pub const WINDOW: Duration = Duration::from_secs(3);
+const WINDOW: Duration = Duration::from_secs(3);
 /// …from one of some marks that lie so far apart…
 const MARK_EVERY: Duration = Duration::from_millis(200);
 /// …in which so much of the time, in percent, bytes were waited for: else it was for the client to take them.
@@ -50,11 +50,16 @@ impl Way {
 
 /// What comes and what came, way by way.
 #[derive(Debug)]
-pub struct Usual(LruCache<Way, History>);
+pub struct Usual {
+    ways: LruCache<Way, History>,
+    /// By way of whom what was left last came from upstream, from where, and when.
+    slow: Option<(PeerId, Origin, Instant)>,
+}
 
 impl Default for Usual {
     fn default() -> Self {
-        Self(LruCache::new(MOST_WAYS))
+        let ways = LruCache::new(MOST_WAYS);
+        Self { ways, slow: None }
     }
 }
 
@@ -68,7 +73,7 @@ impl Usual {
         bytes: u64,
         waited: Duration,
     ) -> bool {
-        let history = self.0.get_or_insert_mut(way.clone(), History::default);
+        let history = self.ways.get_or_insert_mut(way.clone(), History::default);
         let together = history.window.came(now, bytes, waited);
         let alone = object.came(now, bytes, waited);
         let is_together = together.is_some_and(|rate| history.together.is_far_above(now, rate));
@@ -76,17 +81,15 @@ impl Usual {
         is_together && is_alone
     }
 
-    /// What comes by way of this leader was left because it was far too slow.
-    pub fn left(&mut self, way: &Way, now: Instant, leader: &PeerId) {
-        if let Some(history) = self.0.get_mut(way) {
-            history.left = Some((now, leader.clone()));
-        }
+    /// Something was left because it was far too slow by way of this leader.
+    pub fn left(&mut self, now: Instant, leader: PeerId, origin: Origin) {
+        self.slow = Some((leader, origin, now));
     }
 
-    /// By way of whom what was left a moment ago came.
-    pub fn slow_lead(&self, way: &Way, now: Instant) -> Option<PeerId> {
-        let (left, leader) = self.0.peek(way)?.left.clone()?;
-        (now - left < WINDOW).then_some(leader)
+    /// By way of whom something of the same origin was far too slow a moment ago.
+    pub fn slow_lead(&self, now: Instant, origin: &Origin) -> Option<PeerId> {
+        let (leader, of, at) = self.slow.as_ref()?;
+        (of == origin && now - *at < WINDOW).then(|| leader.clone())
     }
 }
 
@@ -98,7 +101,6 @@ struct History {
     together: Best,
     /// Of a single one.
     alone: Best,
-    left: Option<(Instant, PeerId)>,
 }
 
 /// Rates in bytes a second that were the best since, the best first.

@@ -6,6 +6,17 @@ use crate::{NodeId, Time};
 /// Who has outrun so many is the slow one itself.
 const MOST_OUTRUN: u8 = 4;
 
+/// What becomes of who says that whoever leads is far too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Complaint {
+    /// It leads as well.
+    Leads,
+    /// Nobody else has said so.
+    Alone,
+    /// Another one leads as well, or somebody has all of it.
+    Unfounded,
+}
+
 impl Flight {
     /// Somebody says that a node is of no use.
     pub fn doubt(&mut self, node: &NodeId) {
@@ -56,22 +67,33 @@ impl Flight {
         Some(if is_itself { *by } else { child })
     }
 
-    /// Has a node lead as well, if the only one who does is slow: whoever gets its bytes by way of that one does better
-    /// elsewhere. It cannot be called back; the faster one wins. Where somebody has all of it, upstream is not needed, and
-    /// need not be there.
-    pub fn double(&mut self, now: Time, slow: NodeId, node: NodeId, asked: Asked) -> bool {
-        let is_root = |source: &&Source| source.state.is_lead() || source.state == State::Complete;
-        let mut roots = self.sources.values().filter(is_root);
-        let is_led_by_it = roots
-            .next()
-            .is_some_and(|root| root.node == slow && root.state.is_lead());
-        if !is_led_by_it || roots.next().is_some() || slow == node {
-            return false;
+    /// Somebody says that it gets far too little by way of `slow`, and could lead as well. The first who says so does, as
+    /// soon as another one says it, if there is any: one alone may be slow itself.
+    pub fn complain(&mut self, now: Time, slow: NodeId, node: NodeId, asked: Asked) -> Complaint {
+        if slow == node || !self.is_led_by(&slow) {
+            return Complaint::Unfounded;
+        }
+        self.complaints.insert(node);
+        let counts = |n: &&NodeId| **n != slow && **n != node;
+        let others = self.sources.keys().filter(counts).count() + self.waiting.len();
+        let agree = self.complaints.iter().filter(counts).count();
+        if agree == 0 && others > 0 {
+            return Complaint::Alone;
         }
         self.slow(&slow, true);
+        // It cannot be called back; the faster one wins.
         self.lead(now, node, State::Granted, asked);
         self.slow(&node, false);
-        true
+        Complaint::Leads
+    }
+
+    /// Whether all there is comes from upstream by way of this one. Where somebody has all of it, upstream is not needed,
+    /// and need not be there.
+    fn is_led_by(&self, node: &NodeId) -> bool {
+        let is_root = |source: &&Source| source.state.is_lead() || source.state == State::Complete;
+        let mut roots = self.sources.values().filter(is_root);
+        let is_it = |root: &Source| root.node == *node && root.state.is_lead();
+        roots.next().is_some_and(is_it) && roots.next().is_none()
     }
 
     /// What a node got was wrong. As it does not show who spoilt it, nobody gets anything from any node that has its bytes

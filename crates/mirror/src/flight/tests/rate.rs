@@ -237,10 +237,12 @@ async fn who_is_slow_steps_aside_again_for_those_who_came_meanwhile() {
     let node = node().await;
     for times in 1..=3 {
         node.script.outrun.send_replace(MIB as u64 + times);
-        let stepped = || node.metric("peili_flights_stepped_aside_total") == times;
-        while !stepped() {
-            tokio::task::yield_now().await;
-        }
+        let stepped = async {
+            while node.metric("peili_flights_stepped_aside_total") < times {
+                tokio::time::sleep(STEP).await;
+            }
+        };
+        timeout(PATIENCE, stepped).await.expect("it steps aside");
     }
     assert_eq!(*node.script.lags.lock(), [true]);
 }
@@ -264,7 +266,7 @@ async fn what_is_too_slow_gives_its_place_up_where_downloads_share_slots() {
     it.follower.then(Turn::Lead);
     assert_eq!(it.follower.own(&it.digest).await.0.status(), 404);
     let next = Digest::sha256(b"next");
-    let _next = it.follower.ingest(&next, 9);
+    let _next = it.follower.ingest(&next, 2 * MIB as u64);
     it.follower.then(Turn::Lead);
     it.follower.own(&next).await;
     let next = (Some(it.leader.peer()), None);

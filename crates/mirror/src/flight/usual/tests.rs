@@ -55,7 +55,7 @@ fn far_less_than_the_best_is_low() {
     assert_eq!(flow.of(&Way::Peers, 1, 2_000, 10, 100), 0);
     assert_eq!(flow.of(&Way::Peers, 1, 400, 10, 100), 1);
     assert_eq!(flow.of(&Way::Peers, 1, 400, 600, 100), 0, "it was long ago");
-    let history = flow.usual.0.peek(&Way::Peers).expect("remembered");
+    let history = flow.usual.ways.peek(&Way::Peers).expect("remembered");
     assert!(history.alone.0.len() < 3_100 && history.window.marks.len() < 20);
 }
 
@@ -103,12 +103,16 @@ fn who_comes_late_gets_bytes_in_two_ways() {
 
 #[test]
 fn what_was_left_shows_for_a_moment() {
-    let (mut flow, way) = (Flow::new(), registry("registry.example"));
-    flow.of(&way, 1, 1_000, 1, 100);
+    let (mut usual, now) = (Usual::default(), Instant::now());
+    let origin = |name: &str| {
+        let name: oci::Name = name.parse().expect("a name");
+        name.origin
+    };
+    let (one, other) = (origin("r.example/one:1"), origin("r.example/other:1"));
     let leader = PeerId::new("leader");
-    assert_eq!(flow.usual.slow_lead(&way, flow.now), None);
-    flow.usual.left(&way, flow.now, &leader);
-    assert_eq!(flow.usual.slow_lead(&Way::Peers, flow.now), None);
-    assert_eq!(flow.usual.slow_lead(&way, flow.now), Some(leader));
-    assert_eq!(flow.usual.slow_lead(&way, flow.now + WINDOW), None);
+    assert_eq!(usual.slow_lead(now, &one), None);
+    usual.left(now, leader.clone(), one.clone());
+    assert_eq!(usual.slow_lead(now, &other), None);
+    assert_eq!(usual.slow_lead(now, &one), Some(leader));
+    assert_eq!(usual.slow_lead(now + WINDOW, &one), None);
 }
