@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use oci::{Digest, MediaType};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -78,6 +79,8 @@ struct Shared {
     rate: Mutex<Rate>,
     /// What it usually does.
     usual: Mutex<Usual>,
+    /// A lead was found far too slow.
+    found_slow: Notify,
     aside: Aside,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -166,6 +169,7 @@ impl Flight {
             uploads: Arc::default(),
             rate: Mutex::default(),
             usual: Mutex::default(),
+            found_slow: Notify::new(),
             aside: Aside::default(),
             tasks: TaskTracker::new(),
             stop,

@@ -106,9 +106,16 @@ impl Course {
             Some(complaint) => complaint.leader.clone(),
             None => self.slow_lead(now),
         };
-        let complains = slow_lead.is_some();
+        let mut complains = slow_lead.is_some();
         let slow = complaint.as_ref().map(|complaint| complaint.source.clone());
-        let mut turn = self.seek(&pull, offset, yields, (slow, slow_lead)).await;
+        let mut turn = tokio::select! {
+            biased;
+            turn = self.seek(&pull, offset, yields, (slow, slow_lead)) => turn,
+            lead = self.finds_slow(), if !complains => {
+                complains = true;
+                self.seek(&pull, offset, yields, (None, Some(lead))).await
+            }
+        };
         if complains && matches!(turn, Turn::Alone) {
             turn = self.seek(&pull, offset, yields, (None, None)).await;
         }
@@ -125,6 +132,20 @@ impl Course {
         let origin = self.target.origin.as_ref();
         let origin = origin.filter(|_| size.is_some_and(|size| size > CLOSE))?;
         self.shared.usual.lock().slow_lead(now, origin)
+    }
+
+    /// Waits until who leads others of its image is found far too slow.
+    async fn finds_slow(&self) -> PeerId {
+        loop {
+            let found = self.shared.found_slow.notified();
+            let mut found = std::pin::pin!(found);
+            // From here on no finding is missed.
+            found.as_mut().enable();
+            if let Some(lead) = self.slow_lead(Instant::now()) {
+                return lead;
+            }
+            found.await;
+        }
     }
 
     async fn seek(
@@ -292,6 +313,7 @@ impl Finder for Course {
         *gives_way = shared.store.downloads_share_slots();
         if let (Some(leader), Some(origin)) = (leader, &pull.origin) {
             shared.usual.lock().left(now, leader, origin.clone());
+            shared.found_slow.notify_waiters();
         }
         true
     }

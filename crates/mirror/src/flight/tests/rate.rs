@@ -272,3 +272,22 @@ async fn what_is_too_slow_gives_its_place_up_where_downloads_share_slots() {
     let next = (Some(it.leader.peer()), None);
     assert_eq!(it.asked()[1..], [slow.clone(), slow, next]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_lead_that_is_found_too_slow_says_so() {
+    let (it, answer) = Slowed::new().await;
+    it.follower.store.set_downloads_share_slots();
+    let _reading = tokio::spawn(answer.rest());
+    let next = Digest::sha256(b"next");
+    let _next = it.follower.ingest(&next, 2 * MIB as u64);
+    let waiting = it.follower.own(&next);
+    let found = async {
+        it.flow(Slowed::FAST, 70).await;
+        assert_eq!(it.asked().len(), 2);
+        it.follower.then(Turn::Lead);
+        it.flow(Slowed::SLOW, 60).await;
+    };
+    let (answer, ()) = tokio::join!(waiting, found);
+    assert_eq!(answer.0.status(), 404);
+    assert_eq!(it.asked()[2..], [(Some(it.leader.peer()), None)]);
+}
