@@ -12,8 +12,12 @@ use tokio::time::Instant;
 use super::rate::per_second;
 use crate::PeerId;
 
-/// Rates that are compared with each other are those over so long…
+/// Rates that are compared with each other are those over so long at least…
 const WINDOW: Duration = Duration::from_secs(3);
+/// …and this at most: where who leads fetches several ranges of an object at once, nothing comes in order for seconds…
+const WINDOW_LAST: Duration = Duration::from_secs(10);
+/// …since bytes were last not waited for for so long…
+const PAUSE: Duration = Duration::from_secs(1);
 /// …from one of some marks that lie so far apart…
 const MARK_EVERY: Duration = Duration::from_millis(200);
 /// …in which so much of the time, in percent, bytes were waited for: else it was for the client to take them.
@@ -141,14 +145,18 @@ struct Mark {
 impl Window {
     /// Bytes came that had been `waited` for. Returns the rate, in bytes a second, if somebody waited throughout.
     fn came(&mut self, now: Instant, bytes: u64, waited: Duration) -> Option<u64> {
-        let until = self.until.replace(now).unwrap_or(now);
+        let until = self.until.unwrap_or(now);
+        if (now - until).saturating_sub(waited) >= PAUSE {
+            *self = Self::default();
+        }
+        self.until = Some(now);
         self.now.waited += waited.min(now - until);
         self.now.bytes += bytes;
         let is_news = |(at, _): &(Instant, Mark)| now - *at >= MARK_EVERY;
         if self.marks.back().is_none_or(is_news) {
             self.marks.push_back((now, self.now));
         }
-        let is_over = |(at, _): &(Instant, Mark)| now - *at >= WINDOW;
+        let is_over = |(at, _): &(Instant, Mark)| now - *at >= WINDOW_LAST;
         while self.marks.get(1).is_some_and(is_over) {
             self.marks.pop_front();
         }

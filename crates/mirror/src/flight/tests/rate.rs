@@ -208,7 +208,7 @@ async fn a_source_that_is_far_too_slow_is_left_for_a_better_one() {
     // There is none that is better; then there is, but it is too soon to ask again.
     it.follower.then(Turn::Alone);
     it.follower.then(it.leader.follow(1));
-    it.flow(Slowed::SLOW, 60).await;
+    it.flow(Slowed::SLOW, 100).await;
     let slow = (Some(it.leader.peer()), Some(it.leader.peer()));
     assert_eq!(it.asked()[1..], [slow.clone(), (None, None)]);
     it.follower.then(better.follow(1));
@@ -228,7 +228,7 @@ async fn who_has_got_far_more_than_it_is_given_is_not_the_slow_one() {
     let lags = |lags: &'static [bool]| move |s: &Script| *s.lags.lock() == lags;
     it.follower.script.until(lags(&[true])).await;
     it.follower.then(it.leader.follow(1));
-    it.flow(Slowed::SLOW, 40).await;
+    it.flow(Slowed::SLOW, 100).await;
     it.follower.script.until(lags(&[true, false])).await;
 }
 
@@ -249,14 +249,13 @@ async fn who_is_slow_steps_aside_again_for_those_who_came_meanwhile() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_too_slow_gives_its_place_up_where_downloads_share_slots() {
-    let (it, mut answer) = Slowed::new().await;
+    let (it, answer) = Slowed::new().await;
     it.follower.store.set_downloads_share_slots();
-    it.flow(Slowed::FAST, 70).await;
-    let begin = answer.read(70 * Slowed::FAST).await;
     let reading = tokio::spawn(answer.rest());
-    it.flow(Slowed::SLOW, 60).await;
-    let (more, is_all) = reading.await.expect("no panic");
-    assert!(!is_all && begin.len() + more.len() < it.bytes.len());
+    it.flow(Slowed::FAST, 70).await;
+    it.flow(Slowed::SLOW, 100).await;
+    let (begin, is_all) = reading.await.expect("no panic");
+    assert!(!is_all && begin.len() < it.bytes.len());
     assert_eq!(it.asked().len(), 1, "others had their turn first");
 
     // Nobody has begun when it comes again, nor when another object of the image comes.
@@ -285,7 +284,7 @@ async fn who_waits_for_a_lead_that_is_found_too_slow_says_so() {
         it.flow(Slowed::FAST, 70).await;
         assert_eq!(it.asked().len(), 2);
         it.follower.then(Turn::Lead);
-        it.flow(Slowed::SLOW, 60).await;
+        it.flow(Slowed::SLOW, 100).await;
     };
     let (answer, ()) = tokio::join!(waiting, found);
     assert_eq!(answer.0.status(), 404);

@@ -56,7 +56,24 @@ fn far_less_than_the_best_is_low() {
     assert_eq!(flow.of(&Way::Peers, 1, 400, 10, 100), 1);
     assert_eq!(flow.of(&Way::Peers, 1, 400, 600, 100), 0, "it was long ago");
     let history = flow.usual.ways.peek(&Way::Peers).expect("remembered");
-    assert!(history.alone.0.len() < 3_100 && history.window.marks.len() < 20);
+    assert!(history.alone.0.len() < 3_100 && history.window.marks.len() < 60);
+}
+
+#[test]
+fn what_stops_for_seconds_and_goes_on_is_not_low() {
+    let mut flow = Flow::new();
+    let mut object = Window::default();
+    let mut low = 0;
+    for tenth in 0..300 {
+        flow.now += STEP;
+        // Of ten seconds nothing comes for five.
+        let bytes = if tenth % 100 < 50 { 100 } else { 1 };
+        low += u32::from(
+            flow.usual
+                .came((&Way::Peers, &mut object), flow.now, bytes, STEP),
+        );
+    }
+    assert_eq!(low, 0);
 }
 
 #[test]
