@@ -14,7 +14,7 @@ pub const WINDOW: Micros = 200 * MILLI;
 const CLOSE: u64 = 1024 * 1024;
 /// Looks in a row after which a follower is reported.
 const STRIKES: u8 = 2;
-/// A node that takes in less than so many parts of its share is slow. As `mirror::flight::aside`.
+/// A node that takes in less than so many parts of what its source does is slow. As `mirror::flight::aside`.
 const SLOWER: u64 = 3;
 /// What a node is able to take in fades by such a part in each window in which it takes in less.
 const FADES: u64 = 5;
@@ -48,10 +48,6 @@ impl World {
             let behind = own.got.saturating_sub(taker.got);
             tally.worst = tally.worst.max(Some((behind, flow.object)));
         }
-        let mut followers: BTreeMap<u32, u64> = BTreeMap::new();
-        for (source, _) in tallies.keys() {
-            *followers.entry(*source).or_default() += 1;
-        }
         let mut strikes = std::mem::take(&mut self.strikes);
         strikes.retain(|pair, _| tallies.contains_key(pair));
         for (pair, tally) in tallies {
@@ -66,7 +62,7 @@ impl World {
             if count.is_multiple_of(STRIKES)
                 && let Standing::Follows(_, place) = self.pull(follower, object).standing
             {
-                let rate = self.members[source as usize].rate / followers[&source];
+                let rate = self.members[source as usize].rate;
                 self.tell(source, object, News::Outrun { place, rate });
             }
         }

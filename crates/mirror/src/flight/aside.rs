@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use super::Shared;
 
-/// A node that takes in less than so many parts of what one that feeds it could give it is slow. Where links are full both
-/// ways, one that is as good as the others gets less than half for seconds…
+/// A node that takes in less than so many parts of what one that feeds it does is slow. Where links are full both ways, or
+/// two share an uplink, one that is as good as the others gets less than half for seconds…
 const SLOWER: u64 = 3;
 /// …until it takes in as much…
 /// …or for so long…
@@ -93,7 +93,7 @@ pub async fn run(shared: Arc<Shared>, mut outrun: watch::Receiver<u64>) {
 
 /// That this node is slow.
 struct Slow {
-    /// What it could be given, in bytes a second.
+    /// What others take in, in bytes a second.
     theirs: u64,
     /// When that is forgiven, and after how long.
     until: Instant,
@@ -138,7 +138,7 @@ impl Shared {
         self.rate.lock().lately(Instant::now())
     }
 
-    /// Waits until this node is slow no longer. `true`: it takes in as much as it was offered, or could. `false`: it is
+    /// Waits until this node is slow no longer. `true`: it takes in as much as others did, or could. `false`: it is
     /// forgiven.
     async fn redeems(&self, slow: &Option<Slow>) -> bool {
         let Some(slow) = slow else {

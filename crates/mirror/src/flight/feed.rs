@@ -61,9 +61,7 @@ impl Feeding {
             let left = left.borrow().clone();
             let position = self.pull.position(&self.growing).min(left.end);
             if lag.look(now, position, left.start) {
-                // Those it feeds share its link: each can be blamed for its share alone.
-                let shares = shared.uploads.followers().max(1) as u64;
-                let rate = shared.rate.lock().lately(Instant::now()) / shares;
+                let rate = shared.rate.lock().lately(Instant::now());
                 tracing::debug!(digest = %self.digest, %place, rate, "a follower stays behind");
                 shared.metrics.flights_outrun.inc();
                 let news = News::Outrun { place, rate };

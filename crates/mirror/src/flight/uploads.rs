@@ -1,6 +1,6 @@
 //! Admits followers, as many as a node can feed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -38,13 +38,6 @@ impl Uploads {
             key,
         })
     }
-
-    /// How many nodes something is sent to.
-    pub fn followers(&self) -> usize {
-        let uploads = self.0.lock();
-        let followers: HashSet<_> = uploads.keys().map(|(follower, _)| follower).collect();
-        followers.len()
-    }
 }
 
 impl Drop for Upload {
@@ -80,7 +73,6 @@ mod tests {
         assert!(uploads.admit(follower(0), &digest).is_some());
         ranges.truncate(1);
         assert!(one_more().is_none(), "one range is left");
-        assert_eq!(uploads.followers(), MOST_UPLOADS);
         ranges.clear();
         assert!(one_more().is_some());
     }
