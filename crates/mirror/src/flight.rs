@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use oci::{Digest, MediaType};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::watch::Sender;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -40,6 +40,7 @@ use crate::request::{Caller, Kind, Target};
 use crate::{Flights, Growing, News, Store, Turn};
 
 use aside::Aside;
+use complaint::SlowLead;
 use course::Course;
 use pulls::{Entry, Pull, Pulls, Standing};
 use queue::Queue;
@@ -79,8 +80,8 @@ struct Shared {
     rate: Mutex<Rate>,
     /// What it usually does.
     usual: Mutex<Usual>,
-    /// A lead was found far too slow.
-    found_slow: Notify,
+    /// The last lead that was found far too slow.
+    slow_lead: Sender<Option<SlowLead>>,
     aside: Aside,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -169,7 +170,7 @@ impl Flight {
             uploads: Arc::default(),
             rate: Mutex::default(),
             usual: Mutex::default(),
-            found_slow: Notify::new(),
+            slow_lead: Sender::default(),
             aside: Aside::default(),
             tasks: TaskTracker::new(),
             stop,

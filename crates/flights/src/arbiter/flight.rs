@@ -108,8 +108,8 @@ pub(super) struct Flight {
     awaited: BTreeSet<NodeId>,
     /// Since when bytes come from upstream to those who had none before.
     begun: BTreeMap<NodeId, Time>,
-    /// Who says that whoever leads is far too slow.
-    complaints: BTreeSet<NodeId>,
+    /// Who said first that whoever leads is far too slow.
+    complained: Option<NodeId>,
     /// Who takes its bytes from a node, whether that is a source or not.
     children: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// The last question of a node that came to nothing: what is said of it later was said before.
@@ -135,7 +135,7 @@ impl Flight {
             sources: BTreeMap::new(),
             awaited: BTreeSet::new(),
             begun: BTreeMap::new(),
-            complaints: BTreeSet::new(),
+            complained: None,
             children: BTreeMap::new(),
             ended: BTreeMap::new(),
             shape: Shape::new(key, None, 1, 1),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::flight::{Asked, Complaint, Flight, State};
-use super::place;
+use super::place::{self, Shape};
 use super::waiting::Waiter;
 use super::{Arbiter, BUSY_TICK};
 use crate::outbox::Outbox;
@@ -178,35 +178,17 @@ impl Arbiter {
         };
         let shape = flight.shape(&seek.key, view.nearby());
         let may_lead = grants && !is_barred && !seek.lags && !learns;
-        let complains = seek.patient && waited < SECOND_HOLD;
         if let Some(slow) = seek.slow_lead.filter(|_| may_lead) {
             match flight.complain(now, slow, waiter.node, asked) {
                 Complaint::Leads => return Some(Verdict::Lead),
-                Complaint::Alone if complains => return waiter.later(now),
+                Complaint::Alone if waits_for_second(now, waiter) => return waiter.later(now),
                 Complaint::Alone | Complaint::Unfounded => {}
             }
         }
         // Whatever was said of it since it asked: nobody below it is to feed it.
         flight.detach(&waiter.node);
         if let Some(source) = flight.choose(&waiter.node, seek) {
-            // Whoever is to be faster is worth waiting for.
-            if seek.slow_lead.is_some()
-                && complains
-                && flight.awaited().is_some()
-                && flight.is_held_up(&source)
-            {
-                return waiter.later(now);
-            }
-            let is_leaf = shape.has_classes() && !shape.is_inner(&waiter.node);
-            let depth = flight.get(&source)?.depth;
-            let has_room = shape.has_room(&source, depth, flight.children(&source));
-            let crowds = is_leaf && (depth == 0 || !has_room);
-            if crowds && waited < GATHER && seek.patient {
-                return None;
-            }
-            let order = flight.attach(now, waiter.node, source, asked);
-            flight.slow(&waiter.node, seek.lags);
-            return Some(follow(now, flight, source, order));
+            return feed(now, flight, (source, shape), waiter, asked);
         }
         if flight.awaited().is_some() {
             return waiter.later(now);
@@ -325,6 +307,37 @@ fn tell(now: Time, waiter: &mut Waiter, (lead, is_busy): (Option<NodeId>, bool),
         let name = (waiter.seek.key, waiter.seek.number);
         answer(out, waiter.node, name, Verdict::Wait { lead, is_busy });
     }
+}
+
+/// Whether something faster than what there is is worth waiting for, to one who gets far too little.
+fn waits_for_second(now: Time, waiter: &Waiter) -> bool {
+    let seek = &waiter.seek;
+    seek.slow_lead.is_some() && seek.patient && now.since(waiter.since) < SECOND_HOLD
+}
+
+/// Has a waiter fed by a source, or lets it wait for something better.
+fn feed(
+    now: Time,
+    flight: &mut Flight,
+    (source, shape): (NodeId, Shape),
+    waiter: &Waiter,
+    asked: Asked,
+) -> Option<Verdict> {
+    let (node, seek) = (waiter.node, &waiter.seek);
+    let is_second_near = flight.awaited().is_some() && flight.is_held_up(&source);
+    if is_second_near && waits_for_second(now, waiter) {
+        return waiter.later(now);
+    }
+    let is_leaf = shape.has_classes() && !shape.is_inner(&node);
+    let depth = flight.get(&source)?.depth;
+    let has_room = shape.has_room(&source, depth, flight.children(&source));
+    let crowds = is_leaf && (depth == 0 || !has_room);
+    if crowds && now.since(waiter.since) < GATHER && seek.patient {
+        return None;
+    }
+    let order = flight.attach(now, node, source, asked);
+    flight.slow(&node, seek.lags);
+    Some(follow(now, flight, source, order))
 }
 
 fn follow(now: Time, flight: &Flight, source: NodeId, order: u32) -> Verdict {

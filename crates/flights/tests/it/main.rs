@@ -3,6 +3,7 @@
 mod cluster;
 mod desks;
 mod flights;
+mod leads;
 mod members;
 mod net;
 mod pulling;

@@ -1,8 +1,8 @@
-//! Sources that one pull leaves because they give far too little.
+//! Sources that are left because they give far too little, and who is to blame for it.
 
 use std::time::Duration;
 
-use oci::Registry;
+use oci::{Origin, Registry};
 use tokio::time::Instant;
 
 use super::usual::Way;
@@ -12,6 +12,8 @@ use crate::PeerId;
 const MOST: u8 = 3;
 /// …and not again before. What was not asked for by then is forgotten.
 const EVERY: Duration = Duration::from_secs(10);
+/// What was found of who leads one object holds for the others of its repository for so long.
+const HOLDS: Duration = Duration::from_secs(3);
 
 /// A source that was left.
 #[derive(Clone, Debug)]
@@ -19,9 +21,9 @@ pub struct Complaint {
     pub source: PeerId,
     /// By way of whom its bytes come from upstream.
     pub leader: Option<PeerId>,
-    at: Instant,
 }
 
+/// Those of one pull.
 #[derive(Debug, Default)]
 pub struct Complaints {
     /// How the bytes of the pull come.
@@ -29,6 +31,7 @@ pub struct Complaints {
     /// The last one, as long as nobody was asked for a better source.
     open: Option<Complaint>,
     count: u8,
+    /// When the last one was.
     at: Option<Instant>,
 }
 
@@ -46,29 +49,43 @@ impl Complaints {
     }
 
     /// Leaves a source, if that may be. Says whether it may.
-    pub fn leave(&mut self, now: Instant, source: PeerId, leader: Option<PeerId>) -> bool {
-        let is_soon = self.at.is_some_and(|at| now - at < EVERY);
-        if self.count >= MOST || is_soon {
-            return false;
+    pub fn leave(&mut self, now: Instant, complaint: Complaint) -> bool {
+        let may = self.count < MOST && !self.is_recent(now);
+        if may {
+            self.count += 1;
+            self.at = Some(now);
+            self.open = Some(complaint);
         }
-        self.count += 1;
-        self.at = Some(now);
-        self.open = Some(Complaint {
-            source,
-            leader,
-            at: now,
-        });
-        true
+        may
     }
 
     /// What others are to be asked about.
     pub fn take(&mut self, now: Instant) -> Option<Complaint> {
-        let is_fresh = |complaint: &Complaint| now - complaint.at < EVERY;
-        self.open.take().filter(is_fresh)
+        let is_recent = self.is_recent(now);
+        self.open.take().filter(|_| is_recent)
     }
 
     /// They were asked, and will be asked again.
     pub fn put_back(&mut self, complaint: Option<Complaint>) {
         self.open = self.open.take().or(complaint);
+    }
+
+    fn is_recent(&self, now: Instant) -> bool {
+        self.at.is_some_and(|at| now - at < EVERY)
+    }
+}
+
+/// Who leads and was found far too slow.
+#[derive(Clone, Debug)]
+pub struct SlowLead {
+    pub leader: PeerId,
+    pub origin: Origin,
+    pub at: Instant,
+}
+
+impl SlowLead {
+    /// Whether that is to be said of another object of this origin.
+    pub fn holds_for(&self, origin: &Origin) -> bool {
+        self.origin == *origin && self.at.elapsed() < HOLDS
     }
 }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::Shared;
+use super::complaint::{Complaint, SlowLead};
 use super::lag::CLOSE;
 use super::pulls::{Pull, Sharing};
 use super::range::first_byte;
@@ -100,52 +101,51 @@ impl Course {
         let Some(pull) = pull else {
             return Turn::Alone;
         };
-        let now = Instant::now();
-        let complaint = pull.complaints.lock().take(now);
-        let slow_lead = match &complaint {
-            Some(complaint) => complaint.leader.clone(),
-            None => self.slow_lead(now),
-        };
-        let mut complains = slow_lead.is_some();
-        let slow = complaint.as_ref().map(|complaint| complaint.source.clone());
-        let mut turn = tokio::select! {
-            biased;
-            turn = self.seek(&pull, offset, yields, (slow, slow_lead)) => turn,
-            lead = self.finds_slow(), if !complains => {
-                complains = true;
-                self.seek(&pull, offset, yields, (None, Some(lead))).await
-            }
-        };
-        if complains && matches!(turn, Turn::Alone) {
-            turn = self.seek(&pull, offset, yields, (None, None)).await;
-        }
-        if matches!(turn, Turn::Later) {
-            pull.complaints.lock().put_back(complaint);
-        }
+        let asking = timeout(SEEK_LIMIT, self.ask(&pull, offset, yields));
+        let turn = asking.await.unwrap_or(Turn::Alone);
         self.take(&turn, &pull);
         turn
     }
 
-    /// Who leads others of its image, and was found far too slow a moment ago: this would be as slow.
-    fn slow_lead(&self, now: Instant) -> Option<PeerId> {
-        let size = self.shared.about(&self.digest).size;
-        let origin = self.target.origin.as_ref();
-        let origin = origin.filter(|_| size.is_some_and(|size| size > CLOSE))?;
-        self.shared.usual.lock().slow_lead(now, origin)
+    /// Asks, and says who is to blame if too little came.
+    async fn ask(&self, pull: &Arc<Pull>, offset: u64, yields: Option<Duration>) -> Turn {
+        let complaint = pull.complaints.lock().take(Instant::now());
+        let (slow, mut slow_lead) = match complaint.clone() {
+            Some(Complaint { source, leader }) => (Some(source), leader),
+            None => (None, None),
+        };
+        let mut turn = tokio::select! {
+            biased;
+            lead = self.slow_lead(), if slow.is_none() => {
+                slow_lead = Some(lead);
+                self.seek(pull, offset, yields, (None, slow_lead.clone())).await
+            }
+            turn = self.seek(pull, offset, yields, (slow.clone(), slow_lead.clone())) => turn,
+        };
+        if slow_lead.is_some() && matches!(turn, Turn::Alone) {
+            turn = self.seek(pull, offset, yields, (None, None)).await;
+        }
+        if matches!(turn, Turn::Later) {
+            pull.complaints.lock().put_back(complaint);
+        }
+        turn
     }
 
-    /// Waits until who leads others of its image is found far too slow.
-    async fn finds_slow(&self) -> PeerId {
-        loop {
-            let found = self.shared.found_slow.notified();
-            let mut found = std::pin::pin!(found);
-            // From here on no finding is missed.
-            found.as_mut().enable();
-            if let Some(lead) = self.slow_lead(Instant::now()) {
-                return lead;
+    /// Waits until who leads others of its repository is found far too slow: this would be as slow.
+    async fn slow_lead(&self) -> PeerId {
+        let origin = self.target.origin.as_ref();
+        let size = self.shared.about(&self.digest).size;
+        let mut found = self.shared.slow_lead.subscribe();
+        if let Some(origin) = origin.filter(|_| size.is_some_and(|size| size > CLOSE)) {
+            let holds =
+                |slow: &Option<SlowLead>| slow.as_ref().is_some_and(|slow| slow.holds_for(origin));
+            if let Ok(slow) = found.wait_for(holds).await
+                && let Some(slow) = &*slow
+            {
+                return slow.leader.clone();
             }
-            found.await;
         }
+        std::future::pending().await
     }
 
     async fn seek(
@@ -181,8 +181,7 @@ impl Course {
         };
         let asked = Instant::now();
         let turn = if failed.len() < MOST_FAILED {
-            let turn = timeout(SEEK_LIMIT, shared.flights.seek(seek)).await;
-            turn.unwrap_or(Turn::Alone)
+            shared.flights.seek(seek).await
         } else {
             Turn::Alone
         };
@@ -303,17 +302,21 @@ impl Finder for Course {
         // Who holds others up itself does not know whether the lead is to blame.
         let is_led = complaints.way() != Some(&Way::Peers) && !shared.is_slow();
         let leader = leader.clone().filter(|_| is_led);
-        let now = Instant::now();
-        if !complaints.leave(now, source.clone(), leader.clone()) {
+        let (source, at) = (source.clone(), Instant::now());
+        let complaint = Complaint {
+            source,
+            leader: leader.clone(),
+        };
+        if !complaints.leave(at, complaint) {
             return false;
         }
-        tracing::debug!(digest = %self.digest, offset, peer = %source, "a source is far too slow");
+        tracing::debug!(digest = %self.digest, offset, ?leader, "a source is far too slow");
         shared.metrics.flights_too_slow.inc();
         shared.is_able();
-        *gives_way = shared.store.downloads_share_slots();
-        if let (Some(leader), Some(origin)) = (leader, &pull.origin) {
-            shared.usual.lock().left(now, leader, origin.clone());
-            shared.found_slow.notify_waiters();
+        if let (Some(leader), Some(origin)) = (leader, pull.origin.clone()) {
+            *gives_way = shared.store.downloads_share_slots();
+            let found = SlowLead { leader, origin, at };
+            shared.slow_lead.send_replace(Some(found));
         }
         true
     }

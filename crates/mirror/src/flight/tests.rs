@@ -2,6 +2,7 @@
 //! is written down by the test.
 
 mod node;
+mod queue;
 mod rate;
 
 use std::net::SocketAddr;
@@ -403,48 +404,6 @@ async fn over_the_network(node: &node::Node, digest: &Digest) -> (String, usize)
     let end = end.expect("a whole head") + 4;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     (head, answer.len() - end)
-}
-
-/// Whether a request for the object waits for the other nodes, rather than being answered.
-async fn waits(node: &node::Node, digest: &Digest) -> bool {
-    let asked = node.script.seeks.lock().len();
-    let answer = over_the_network(node, digest);
-    let patient = async {
-        node.script.until(|s| s.seeks.lock().len() > asked).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    tokio::select! {
-        _ = answer => false,
-        () = patient => true,
-    }
-}
-
-async fn gives_way(node: &node::Node, digest: &Digest) {
-    let (head, body) = over_the_network(node, digest).await;
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    assert!(
-        head.contains("content-length: 5\r\n") && body == 0,
-        "{head}"
-    );
-}
-
-#[tokio::test]
-async fn a_request_that_is_told_to_come_again_gives_its_place_up_twice() {
-    let (node, digest) = (node().await, Digest::sha256(b"layer"));
-    let _ingest = node.ingest(&digest, 5);
-    assert!(waits(&node, &digest).await);
-    let yields = |node: &node::Node| node.script.seeks.lock().last().map(|seek| seek.yields);
-    assert_eq!(yields(&node), Some(None), "it has its place for itself");
-    node.store.set_downloads_share_slots();
-    for _ in 0..2 {
-        node.then(Turn::Later);
-        gives_way(&node, &digest).await;
-        assert!(yields(&node).flatten().is_some());
-    }
-    node.then(Turn::Lead);
-    let (head, _) = over_the_network(&node, &digest).await;
-    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
-    assert_eq!(yields(&node), Some(None), "it has done so often enough");
 }
 
 #[tokio::test]

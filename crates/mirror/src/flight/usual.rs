@@ -6,11 +6,10 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use lru::LruCache;
-use oci::{Origin, Registry};
+use oci::Registry;
 use tokio::time::Instant;
 
 use super::rate::per_second;
-use crate::PeerId;
 
 /// Rates that are compared with each other are those over so long at least…
 const WINDOW: Duration = Duration::from_secs(3);
@@ -22,8 +21,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 const MARK_EVERY: Duration = Duration::from_millis(200);
 /// …in which so much of the time, in percent, bytes were waited for: else it was for the client to take them.
 const WAITED_PERCENT: u32 = 90;
-/// The best rate counts for so long.
+/// The best rate counts for so long…
 const REMEMBERED: Duration = Duration::from_secs(600);
+/// …and then the best of those since, one in so long at the most.
+const NOTED_EVERY: Duration = Duration::from_secs(10);
 /// A rate below so many parts of the best is low.
 const LOW: u64 = 4;
 /// Ways that are remembered.
@@ -54,16 +55,11 @@ impl Way {
 
 /// What comes and what came, way by way.
 #[derive(Debug)]
-pub struct Usual {
-    ways: LruCache<Way, History>,
-    /// By way of whom what was left last came from upstream, from where, and when.
-    slow: Option<(PeerId, Origin, Instant)>,
-}
+pub struct Usual(LruCache<Way, History>);
 
 impl Default for Usual {
     fn default() -> Self {
-        let ways = LruCache::new(MOST_WAYS);
-        Self { ways, slow: None }
+        Self(LruCache::new(MOST_WAYS))
     }
 }
 
@@ -77,23 +73,12 @@ impl Usual {
         bytes: u64,
         waited: Duration,
     ) -> bool {
-        let history = self.ways.get_or_insert_mut(way.clone(), History::default);
+        let history = self.0.get_or_insert_mut(way.clone(), History::default);
         let together = history.window.came(now, bytes, waited);
         let alone = object.came(now, bytes, waited);
-        let is_together = together.is_some_and(|rate| history.together.is_far_above(now, rate));
-        let is_alone = alone.is_some_and(|rate| history.alone.is_far_above(now, rate));
+        let is_together = together.is_some_and(|rate| history.together.outdoes(now, rate));
+        let is_alone = alone.is_some_and(|rate| history.alone.outdoes(now, rate));
         is_together && is_alone
-    }
-
-    /// Something was left because it was far too slow by way of this leader.
-    pub fn left(&mut self, now: Instant, leader: PeerId, origin: Origin) {
-        self.slow = Some((leader, origin, now));
-    }
-
-    /// By way of whom something of the same origin was far too slow a moment ago.
-    pub fn slow_lead(&self, now: Instant, origin: &Origin) -> Option<PeerId> {
-        let (leader, of, at) = self.slow.as_ref()?;
-        (of == origin && now - *at < WINDOW).then(|| leader.clone())
     }
 }
 
@@ -113,11 +98,11 @@ struct Best(VecDeque<(Instant, u64)>);
 
 impl Best {
     /// Notes a rate, and says whether there was one that is many times as high.
-    fn is_far_above(&mut self, now: Instant, rate: u64) -> bool {
+    fn outdoes(&mut self, now: Instant, rate: u64) -> bool {
         let is_old = |(at, _): &mut (Instant, u64)| now - *at > REMEMBERED;
         while self.0.pop_front_if(is_old).is_some() {}
         while self.0.pop_back_if(|(_, best)| *best <= rate).is_some() {}
-        let is_news = |(at, _): &(Instant, u64)| now - *at >= MARK_EVERY;
+        let is_news = |(at, _): &(Instant, u64)| now - *at >= NOTED_EVERY;
         if self.0.back().is_none_or(is_news) {
             self.0.push_back((now, rate));
         }

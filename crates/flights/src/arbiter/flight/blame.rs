@@ -67,17 +67,16 @@ impl Flight {
         Some(if is_itself { *by } else { child })
     }
 
-    /// Somebody says that it gets far too little by way of `slow`, and could lead as well. The first who says so does, as
-    /// soon as another one says it, if there is any: one alone may be slow itself.
+    /// Somebody says that it gets far too little by way of `slow`, and could lead as well. It does if another one has said
+    /// so before, or if there is no other: one alone may be slow itself.
     pub fn complain(&mut self, now: Time, slow: NodeId, node: NodeId, asked: Asked) -> Complaint {
         if slow == node || !self.is_led_by(&slow) {
             return Complaint::Unfounded;
         }
-        self.complaints.insert(node);
-        let counts = |n: &&NodeId| **n != slow && **n != node;
-        let others = self.sources.keys().filter(counts).count() + self.waiting.len();
-        let agree = self.complaints.iter().filter(counts).count();
-        if agree == 0 && others > 0 {
+        let is_second = *self.complained.get_or_insert(node) != node;
+        let is_other = |other: &NodeId| *other != slow && *other != node;
+        let has_others = !self.waiting.is_empty() || self.sources.keys().any(is_other);
+        if has_others && !is_second {
             return Complaint::Alone;
         }
         self.slow(&slow, true);

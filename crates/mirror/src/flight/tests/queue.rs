@@ -1,0 +1,34 @@
+//! What becomes of a request's place in the node's queue.
+
+use super::*;
+
+async fn gives_way(node: &Node, digest: &Digest) {
+    let (head, body) = over_the_network(node, digest).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(
+        head.contains("content-length: 5\r\n") && body == 0,
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_is_told_to_come_again_gives_its_place_up_twice() {
+    let (node, digest) = (node().await, Digest::sha256(b"layer"));
+    let _ingest = node.ingest(&digest, 5);
+    tokio::select! {
+        _ = over_the_network(&node, &digest) => panic!("nobody has said what it is to do"),
+        () = node.script.until(|s| !s.seeks.lock().is_empty()) => {}
+    }
+    let yields = |node: &Node| node.script.seeks.lock().last().map(|seek| seek.yields);
+    assert_eq!(yields(&node), Some(None), "it has its place for itself");
+    node.store.set_downloads_share_slots();
+    for _ in 0..2 {
+        node.then(Turn::Later);
+        gives_way(&node, &digest).await;
+        assert!(yields(&node).flatten().is_some());
+    }
+    node.then(Turn::Lead);
+    let (head, _) = over_the_network(&node, &digest).await;
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+    assert_eq!(yields(&node), Some(None), "it has done so often enough");
+}
