@@ -65,6 +65,7 @@ impl World {
             node,
             source,
             object,
+            began: self.now,
             last: self.now,
             taken: self.pull(node, object).got,
             came: self.got_at(source, object),

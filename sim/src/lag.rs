@@ -8,12 +8,14 @@ use crate::event::Event;
 use crate::setup::{MILLI, Micros, SECOND};
 use crate::world::{Phase, Standing, World};
 
-/// Between two looks. As `mirror::flight::lag`, like the two below.
+/// Between two looks. As `mirror::flight::lag`, like the three below.
 pub const WINDOW: Micros = 200 * MILLI;
 /// Who is closer behind than so many bytes keeps up.
 const CLOSE: u64 = 1024 * 1024;
 /// Looks in a row after which a follower is reported.
 const STRIKES: u8 = 2;
+/// A follower is not looked at for so long.
+const GRACE: Micros = SECOND;
 /// A node that takes in less than so many parts of what its source does is slow. As `mirror::flight::aside`.
 const SLOWER: u64 = 3;
 /// What a node is able to take in fades by such a part in each window in which it takes in less.
@@ -24,6 +26,8 @@ const FADES: u64 = 5;
 struct Tally {
     taken: u64,
     came: u64,
+    /// In so many flows.
+    flows: u64,
     /// The object that it is furthest behind with, and by how much.
     worst: Option<(u64, u32)>,
 }
@@ -34,17 +38,20 @@ impl World {
         self.measure_rates();
         let (upstream, objects) = (self.links.upstream(), self.setup.objects.len());
         let mut tallies: BTreeMap<(u32, u32), Tally> = BTreeMap::new();
+        let mut sent: BTreeMap<u32, u64> = BTreeMap::new();
         for flow in self.flows.iter_mut().filter(|f| f.source != upstream) {
             let at = |node: u32| node as usize * objects + flow.object as usize;
             let (own, taker) = (&self.pulls[at(flow.source)], &self.pulls[at(flow.node)]);
             let (taken, came) = (taker.got - flow.taken, own.got - flow.came);
             (flow.taken, flow.came) = (taker.got, own.got);
-            if own.phase == Phase::Done {
+            *sent.entry(flow.source).or_default() += taken;
+            if own.phase == Phase::Done || self.now - flow.began < GRACE {
                 continue;
             }
             let tally = tallies.entry((flow.source, flow.node)).or_default();
             tally.taken += taken;
             tally.came += came;
+            tally.flows += 1;
             let behind = own.got.saturating_sub(taker.got);
             tally.worst = tally.worst.max(Some((behind, flow.object)));
         }
@@ -59,10 +66,17 @@ impl World {
             let count = strikes.entry(pair).or_insert(0);
             *count = count.wrapping_add(1);
             let (source, follower) = pair;
+            let sent = sent[&source] * SECOND / WINDOW;
+            let (rate, uploads) = (
+                self.members[source as usize].rate,
+                u64::from(self.members[source as usize].uploads),
+            );
+            let taken = tally.taken * SECOND / WINDOW / tally.flows;
+            let is_starved = sent >= rate / 2 && taken >= sent / uploads.max(1) / 2;
             if count.is_multiple_of(STRIKES)
+                && !is_starved
                 && let Standing::Follows(_, place) = self.pull(follower, object).standing
             {
-                let rate = self.members[source as usize].rate;
                 self.tell(source, object, News::Outrun { place, rate });
             }
         }

@@ -16,7 +16,8 @@ pub struct Flow {
     /// The node that sends, or [`Links::upstream`].
     pub source: u32,
     pub object: u32,
-    /// When bytes last came, in microseconds.
+    /// When it began, and when bytes last came, in microseconds.
+    pub began: u64,
     pub last: u64,
     /// Bytes at the node, and at the source, when they were last compared.
     pub taken: u64,
@@ -131,6 +132,7 @@ mod tests {
             node,
             source,
             object: 0,
+            began: 0,
             last: 0,
             taken: 0,
             came: 0,

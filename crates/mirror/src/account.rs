@@ -75,6 +75,9 @@ impl Account {
 
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+        if let Some(upload) = &self.upload {
+            upload.sent(bytes as u64);
+        }
         match self.source {
             Some(Source::Local) => self.metrics.bytes_from_local.inc_by(bytes as u64),
             Some(Source::Growing) => self.metrics.bytes_from_growing.inc_by(bytes as u64),

@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Shared;
 use super::aside::Since;
-use super::lag::{CLOSE, Lag, WINDOW};
+use super::lag::{CLOSE, Lag, WINDOW, is_starved};
 use super::pulls::Pull;
 use crate::tap::TapReader;
 use crate::{Growing, News, Place, Stage};
@@ -52,7 +52,7 @@ impl Feeding {
     /// Tells the others of a follower that stays behind. A body does not know by itself: it is asked for bytes only when
     /// its connection has taken those before.
     async fn watch(self, shared: Arc<Shared>, place: Place, left: watch::Receiver<ByteRange>) {
-        let mut lag = Lag::default();
+        let mut lag = Lag::new(Instant::now());
         let mut looks = interval(WINDOW);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Until the body is dropped, or nothing more comes.
@@ -60,13 +60,16 @@ impl Feeding {
             let now = looks.tick().await;
             let left = left.borrow().clone();
             let position = self.pull.position(&self.growing).min(left.end);
-            if lag.look(now, position, left.start) {
-                let rate = shared.rate.lock().lately(Instant::now());
+            if let Some(taken) = lag.look(now, position, left.start) {
+                lag.forget();
+                let rate = shared.rate.lock().lately(now);
+                if is_starved(taken, rate, shared.uploads.load(now)) {
+                    continue;
+                }
                 tracing::debug!(digest = %self.digest, %place, rate, "a follower stays behind");
                 shared.metrics.flights_outrun.inc();
                 let news = News::Outrun { place, rate };
                 shared.flights.report(&self.digest, news);
-                lag = Lag::default();
             }
         }
     }

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use oci::Digest;
 use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::rate::Rate;
 
 /// Objects sent to followers at once; parallel ranges of one object to one follower count as one. Eight followers with
 /// three layers each.
@@ -15,7 +18,22 @@ type Key = (IpAddr, Digest);
 
 /// The uploads that are going on.
 #[derive(Debug, Default)]
-pub struct Uploads(Mutex<HashMap<Key, usize>>);
+pub struct Uploads(Mutex<Going>);
+
+#[derive(Debug, Default)]
+struct Going {
+    /// How many streams each of them is.
+    streams: HashMap<Key, usize>,
+    sent: Rate,
+}
+
+/// What a node sends at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// In all, in bytes a second.
+    pub sent: u64,
+    pub uploads: u64,
+}
 
 /// An upload; over when it is dropped.
 #[derive(Debug)]
@@ -28,25 +46,40 @@ impl Uploads {
     /// `None`: there are enough already.
     pub fn admit(self: &Arc<Self>, follower: IpAddr, digest: &Digest) -> Option<Upload> {
         let key = (follower, digest.clone());
-        let mut uploads = self.0.lock();
-        if uploads.len() >= MOST_UPLOADS && !uploads.contains_key(&key) {
+        let streams = &mut self.0.lock().streams;
+        if streams.len() >= MOST_UPLOADS && !streams.contains_key(&key) {
             return None;
         }
-        *uploads.entry(key.clone()).or_default() += 1;
+        *streams.entry(key.clone()).or_default() += 1;
         Some(Upload {
             uploads: self.clone(),
             key,
         })
     }
+
+    pub fn load(&self, now: Instant) -> Load {
+        let mut going = self.0.lock();
+        Load {
+            sent: going.sent.lately(now),
+            uploads: going.streams.len() as u64,
+        }
+    }
+}
+
+impl Upload {
+    /// This much of it was handed to the connection.
+    pub fn sent(&self, bytes: u64) {
+        self.uploads.0.lock().sent.came(Instant::now(), bytes);
+    }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let mut uploads = self.uploads.0.lock();
-        if let Some(streams) = uploads.get_mut(&self.key) {
+        let all = &mut self.uploads.0.lock().streams;
+        if let Some(streams) = all.get_mut(&self.key) {
             *streams -= 1;
             if *streams == 0 {
-                uploads.remove(&self.key);
+                all.remove(&self.key);
             }
         }
     }
