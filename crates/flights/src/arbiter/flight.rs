@@ -63,6 +63,8 @@ pub(super) struct Source {
     is_fed: bool,
     /// The root that its bytes come from, or came from last, and how many hops it is away.
     root: NodeId,
+    /// That one has it complete.
+    has_landed: bool,
     pub depth: u16,
     /// Those that it feeds come after it.
     pub order: u32,
@@ -232,6 +234,7 @@ impl Flight {
                 parent: None,
                 is_fed: false,
                 root: node,
+                has_landed: false,
                 depth: 0,
                 order,
                 heard: now,
@@ -326,24 +329,33 @@ impl Flight {
             let Some(source) = self.sources.get(&node) else {
                 continue;
             };
-            let was = (source.is_fed, source.root, source.depth, source.is_held_up);
+            let place = |s: &Source| (s.is_fed, s.root, s.has_landed, s.depth, s.is_held_up);
+            let was = place(source);
             let above = source.parent.map(|parent| self.sources.get(&parent));
             let (is_slow, is_wrong) = (source.is_slow, source.is_wrong);
             let is = match above {
                 Some(Some(parent)) if parent.is_fed && !is_wrong => {
                     let depth = parent.depth.saturating_add(1);
-                    (true, parent.root, depth, is_slow || parent.is_held_up)
+                    let is_held_up = is_slow || parent.is_held_up;
+                    (true, parent.root, parent.has_landed, depth, is_held_up)
                 }
                 // In a ring nobody is fed, so nothing runs in circles here.
-                Some(_) => (false, source.root, source.depth, is_slow),
+                Some(_) => (false, source.root, false, source.depth, is_slow),
                 None => {
                     let has_bytes =
                         matches!(source.state, State::Begun | State::Fed | State::Complete);
-                    (has_bytes && !is_wrong, node, 0, is_slow)
+                    let has_landed = source.state == State::Complete;
+                    (has_bytes && !is_wrong, node, has_landed, 0, is_slow)
                 }
             };
             if let Some(source) = self.sources.get_mut(&node) {
-                (source.is_fed, source.root, source.depth, source.is_held_up) = is;
+                (
+                    source.is_fed,
+                    source.root,
+                    source.has_landed,
+                    source.depth,
+                    source.is_held_up,
+                ) = is;
             }
             self.rank(&node);
             if is != was {
@@ -398,11 +410,14 @@ impl Flight {
         let Some(source) = self.sources.get_mut(node) else {
             return;
         };
-        let cost = self.shape.cost(node, source.depth, children);
+        let is_complete = source.state == State::Complete;
+        let goes_on = source.has_landed && !is_complete;
+        let cost = self.shape.cost(node, source.depth, children, goes_on);
         // Who is there for the longest is likely to be the furthest. Complete holders are all alike: by lot.
-        let lot = match source.state {
-            State::Complete => place::lot(node, self.epoch),
-            _ => u64::from(source.order),
+        let lot = if is_complete {
+            place::lot(node, self.epoch)
+        } else {
+            u64::from(source.order)
         };
         let rank = source.is_fed.then_some(Rank {
             is_held_up: source.is_held_up,

@@ -17,6 +17,10 @@ pub(super) const SMALL: u64 = 1024 * 1024;
 const WHOLE_HOP: u64 = 1024 * 1024;
 /// What a child costs, besides its share of the uplink: a connection and its buffers.
 const CHILD: u64 = 8 * 1024;
+/// Who takes a large object sends one copy of it for each that comes, as long as others follow one another. Who has it
+/// complete may send any number of objects besides. So that few do, another chain begins at a complete holder only where
+/// the end of one has come so far. (What comes from upstream may be slower than both.)
+const CHAIN: u64 = 64;
 /// Children of one node for one key at most.
 const MAX_CHILDREN: u16 = 16;
 /// No object is larger, whatever is said.
@@ -75,8 +79,9 @@ impl Shape {
         u64::from(children) < self.room(node, depth)
     }
 
-    /// What it costs to become a child of `node`, in bytes.
-    pub fn cost(&self, node: &NodeId, depth: u16, children: u16) -> u64 {
+    /// What it costs to become a child of `node`, in bytes. `goes_on`: it is part of a chain that begins at a complete
+    /// holder.
+    pub fn cost(&self, node: &NodeId, depth: u16, children: u16, goes_on: bool) -> u64 {
         if children >= MAX_CHILDREN {
             return u64::MAX - u64::from(depth);
         }
@@ -87,8 +92,12 @@ impl Shape {
             _ if next <= room => 0,
             _ => self.size * (next - room) / room,
         };
-        let hop = if self.size <= SMALL { WHOLE_HOP } else { HOP };
-        u64::from(depth) * hop + u64::from(children) * CHILD + slower
+        let (hop, chain) = match self.size {
+            ..=SMALL => (WHOLE_HOP, 0),
+            _ => (HOP, CHAIN),
+        };
+        let hops = u64::from(depth) + if goes_on { 0 } else { chain };
+        hops * hop + u64::from(children) * CHILD + slower
     }
 }
 
@@ -111,15 +120,27 @@ mod tests {
     fn a_large_object_goes_down_a_chain() {
         let shape = Shape::new(&Key::of("a"), Some(128 * MIB), 3, 12);
         assert!(!shape.has_classes());
-        let end_of_chain = shape.cost(&node(1), 11, 0);
-        assert!(end_of_chain < shape.cost(&node(2), 0, 1));
+        let end_of_chain = shape.cost(&node(1), 11, 0, true);
+        assert!(end_of_chain < shape.cost(&node(2), 0, 1, false));
+    }
+
+    #[test]
+    fn a_chain_goes_on_before_another_begins_at_a_complete_holder() {
+        let shape = Shape::new(&Key::of("a"), Some(128 * MIB), 3, 1_000);
+        let holder = shape.cost(&node(2), 0, 0, false);
+        assert!(shape.cost(&node(1), 60, 0, true) < holder);
+        assert!(shape.cost(&node(1), 70, 0, true) > holder);
+        let shared = shape.cost(&node(3), 1, 1, true);
+        assert!(holder < shared, "rather than to halve what a node gets");
+        let led = shape.cost(&node(4), 1, 0, false);
+        assert!(holder < led, "rather than to wait for upstream");
     }
 
     #[test]
     fn a_small_one_is_given_to_several_at_once() {
         let shape = Shape::new(&Key::of("a"), Some(2_000), 1, 12);
-        assert!(shape.cost(&node(2), 0, 3) < shape.cost(&node(1), 1, 0));
-        assert!(shape.cost(&node(2), 0, MAX_CHILDREN) > shape.cost(&node(1), 9, 0));
+        assert!(shape.cost(&node(2), 0, 3, false) < shape.cost(&node(1), 1, 0, true));
+        assert!(shape.cost(&node(2), 0, MAX_CHILDREN, false) > shape.cost(&node(1), 9, 0, true));
     }
 
     #[test]
