@@ -3,8 +3,11 @@
 use flights::News;
 
 use crate::links::Flow;
-use crate::setup::SECOND;
+use crate::setup::{MILLI, Micros, SECOND};
 use crate::world::{FILE_STEP, Phase, STALL, Standing, World};
+
+/// Between words that more goes on coming. As `mirror::flight::watch`.
+const TELL_EVERY: Micros = 500 * MILLI;
 
 impl World {
     /// Lets the links work for one step.
@@ -67,6 +70,7 @@ impl World {
             object,
             began: self.now,
             last: self.now,
+            told: self.now,
             taken: self.pull(node, object).got,
             came: self.got_at(source, object),
             want: 0,
@@ -122,6 +126,9 @@ impl World {
                 done.push(at);
             } else if !pull.begun && pull.got / FILE_STEP > pull.mark / FILE_STEP {
                 pull.begun = true;
+                begun.push(at);
+            } else if pull.begun && came > 0 && self.now - flow.told >= TELL_EVERY {
+                flow.told = self.now;
                 begun.push(at);
             } else if flow.source != upstream && self.now - flow.last >= pull.standing.patience() {
                 broken.push(at);

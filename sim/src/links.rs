@@ -19,6 +19,8 @@ pub struct Flow {
     /// When it began, and when bytes last came, in microseconds.
     pub began: u64,
     pub last: u64,
+    /// When it was last said that bytes come.
+    pub told: u64,
     /// Bytes at the node, and at the source, when they were last compared.
     pub taken: u64,
     pub came: u64,
@@ -134,6 +136,7 @@ mod tests {
             object: 0,
             began: 0,
             last: 0,
+            told: 0,
             taken: 0,
             came: 0,
             want,

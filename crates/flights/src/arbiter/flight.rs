@@ -93,6 +93,7 @@ pub(super) struct Source {
 struct Rank {
     is_held_up: bool,
     is_doubted: bool,
+    leads_for_all: bool,
     cost: u64,
     lot: u64,
 }
@@ -153,6 +154,17 @@ impl Flight {
         flight
     }
 
+    /// Whether another arbiter is above this one.
+    fn is_of_district(&self) -> bool {
+        self.epoch & 1 == 1
+    }
+
+    /// Whether a node of a district pulls from upstream what the districts pass on to each other.
+    pub fn leads_for_all(&self, node: &NodeId) -> bool {
+        let leads = |source: &Source| source.state.is_lead();
+        self.is_of_district() && self.get(node).is_some_and(leads)
+    }
+
     pub fn get(&self, node: &NodeId) -> Option<&Source> {
         self.sources.get(node)
     }
@@ -173,7 +185,7 @@ impl Flight {
     /// Whether other objects come to that one meanwhile.
     pub fn is_awaited_busy(&self) -> bool {
         let awaited = self.awaited.first().and_then(|node| self.get(node));
-        awaited.is_some_and(|source| source.is_busy)
+        awaited.is_some_and(|source| source.is_busy || source.state == State::Sent)
     }
 
     /// For how long what comes by way of a source has come from upstream, if it does: for ever, if that is not known.
@@ -407,6 +419,7 @@ impl Flight {
 
     fn rank(&mut self, node: &NodeId) {
         let children = self.children(node);
+        let is_of_district = self.is_of_district();
         let Some(source) = self.sources.get_mut(node) else {
             return;
         };
@@ -422,6 +435,7 @@ impl Flight {
         let rank = source.is_fed.then_some(Rank {
             is_held_up: source.is_held_up,
             is_doubted: source.is_doubted,
+            leads_for_all: is_of_district && source.state.is_lead(),
             cost,
             lot,
         });

@@ -135,7 +135,14 @@ impl Arbiter {
     fn try_answer(&mut self, now: Time, waiter: Waiter, view: &impl View, out: &mut Outbox) {
         let name = (waiter.seek.key, waiter.seek.number);
         match self.decide(now, &waiter, view) {
-            Some(verdict) => answer(out, waiter.node, name, verdict),
+            Some(verdict) => {
+                if verdict == Verdict::Later
+                    && let Some(flight) = self.flight(&name.0)
+                {
+                    flight.end(waiter.node, name.1);
+                }
+                answer(out, waiter.node, name, verdict);
+            }
             None if !waiter.seek.patient => answer(out, waiter.node, name, Verdict::Alone),
             None => self.wait(now, waiter, out),
         }
@@ -187,7 +194,11 @@ impl Arbiter {
         }
         // Whatever was said of it since it asked: nobody below it is to feed it.
         flight.detach(&waiter.node);
-        if let Some(source) = flight.choose(&waiter.node, seek) {
+        // Whoever leads often leads all of an image. It feeds one other node for each object, as everybody does: the
+        // first of the heads of the districts. Its own district has another head.
+        let may_go_on = elsewhere.is_some() && seek.patient && seek.failed.is_empty();
+        let source = flight.choose(&waiter.node, seek);
+        if let Some(source) = source.filter(|s| !may_go_on || !flight.leads_for_all(s)) {
             return feed(now, flight, (source, shape), waiter, asked);
         }
         if flight.awaited().is_some() {
@@ -274,6 +285,7 @@ impl Arbiter {
             for waiter in flight.waiting.take() {
                 match waiter.later(now) {
                     Some(verdict) => {
+                        flight.end(waiter.node, waiter.seek.number);
                         answer(out, waiter.node, (key, waiter.seek.number), verdict);
                     }
                     None => flight.waiting.push(waiter),
