@@ -40,9 +40,8 @@ pub(super) struct Shape {
 impl Shape {
     pub fn new(key: &Key, size: Option<u64>, streams: u8, members: usize) -> Self {
         let size = size.unwrap_or(SIZE_GUESS).min(MAX_SIZE);
-        // Up to so many hops a chain costs half of what a second child does; what is small is not worth waiting for an
-        // inner node.
-        let longest = size / HOP / 2;
+        // Up to so many hops a chain costs no more than a second child does, at every node on the way.
+        let longest = size / HOP;
         let classes = if members as u64 <= longest || size <= SMALL {
             1
         } else {
