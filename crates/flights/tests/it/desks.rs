@@ -261,6 +261,15 @@ fn told(desks: &mut Desks<'_>, asker: usize) -> Outcome {
     outcome.clone()
 }
 
+/// What these nodes were told since the last call.
+fn outcomes(desks: &mut Desks<'_>, nodes: &[usize]) -> BTreeMap<usize, Outcome> {
+    let each = nodes
+        .iter()
+        .map(|n| (*n, desks.with(*n, |d, _| d.take_outcomes())));
+    each.flat_map(|(n, all)| all.into_iter().map(move |(_, o)| (n, o)))
+        .collect()
+}
+
 #[test]
 fn what_one_district_holds_the_others_find() {
     let all = Directory::new(0..4_200);
@@ -315,14 +324,7 @@ fn all_districts_together_have_one_lead() {
             desks.deliver(at);
             desks.tick(Time(at.0 + 50 * beat));
         }
-        let outcomes = |desks: &mut Desks<'_>| -> BTreeMap<usize, Outcome> {
-            let each = nodes
-                .iter()
-                .map(|n| (*n, desks.with(*n, |d, _| d.take_outcomes())));
-            each.flat_map(|(n, all)| all.into_iter().map(move |(_, o)| (n, o)))
-                .collect()
-        };
-        let first = outcomes(&mut desks);
+        let first = outcomes(&mut desks, &nodes);
         let leads: Vec<_> = first.iter().filter(|(_, o)| **o == Outcome::Lead).collect();
         assert_eq!((first.len(), leads.len()), (1, 1), "{first:?}");
         let leader = *leads[0].0;
@@ -334,7 +336,7 @@ fn all_districts_together_have_one_lead() {
         for beat in 7..=9 {
             desks.tick(Time(at.0 + 50 * beat));
         }
-        let sources: BTreeMap<_, _> = outcomes(&mut desks)
+        let sources: BTreeMap<_, _> = outcomes(&mut desks, &nodes)
             .into_iter()
             .map(|(n, outcome)| match outcome {
                 Outcome::Follow { source, .. } => (n, index(&source)),
@@ -342,6 +344,9 @@ fn all_districts_together_have_one_lead() {
             })
             .collect();
         assert_eq!(sources.len(), nodes.len() - 1);
+        // Whoever leads may lead all of an image: even its own district has another head.
+        let fed = sources.values().filter(|source| **source == leader);
+        assert_eq!(fed.count(), 1, "{sources:?}");
         // Everybody's bytes come from who leads.
         for node in sources.keys() {
             let mut at = *node;
