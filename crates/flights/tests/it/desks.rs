@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use flights::members::{Change, Contact, Member};
 use flights::slots::{Owners, Realm, Slot};
-use flights::{Born, Desk, Key, News, NodeId, Outcome, Time, View};
+use flights::{Born, Desk, Key, News, NodeId, Outcome, Time, View, Wanted};
 
 use crate::cluster::{id, index, wanted};
 
@@ -362,4 +362,58 @@ fn all_districts_together_have_one_lead() {
         }
         desks.deliver(Time(at.0 + 900));
     }
+}
+
+#[test]
+fn a_district_waits_for_a_lead_that_is_queued() {
+    let all = Directory::new(0..4_200);
+    let mut desks = Desks::new(4_200, |_| &all);
+    let nodes = some_of(&all, 3);
+    let [first, second] = ["sha256:first", "sha256:second"].map(Key::of);
+    let wanted = |key| Wanted {
+        registry: 1,
+        ..wanted(key)
+    };
+    let begun = News::Begun { size: 30_000_000 };
+    for asker in &nodes {
+        desks.with(*asker, |desk, view| {
+            desk.seek(Time(0), wanted(second), view)
+        });
+    }
+    desks.deliver(Time(0));
+    let mut told = BTreeMap::new();
+    for beat in 1..=4 {
+        desks.tick(Time(50 * beat));
+        told.extend(outcomes(&mut desks, &nodes));
+    }
+    let [(leader, Outcome::Lead)] = told.iter().collect::<Vec<_>>()[..] else {
+        panic!("{told:?}");
+    };
+    // It is told to lead another one as well, which comes first.
+    let leader = *leader;
+    desks.with(leader, |desk, view| {
+        desk.seek(Time(250), wanted(first), view)
+    });
+    for beat in 3..50 {
+        let now = Time(100 * beat);
+        desks.deliver(now);
+        desks.with(leader, |desk, view| desk.report(now, first, begun, view));
+        desks.tick(now);
+    }
+    let others = nodes.iter().filter(|node| **node != leader);
+    let told = outcomes(&mut desks, &others.copied().collect::<Vec<_>>());
+    assert!(told.is_empty(), "they wait at no charge: {told:?}");
+    desks.with(leader, |desk, view| {
+        desk.report(Time(5_000), second, begun, view);
+    });
+    for beat in 50..54 {
+        desks.deliver(Time(100 * beat));
+        desks.tick(Time(100 * beat));
+    }
+    desks.with(leader, |desk, _| desk.take_outcomes());
+    let told = outcomes(&mut desks, &nodes);
+    let follow = told
+        .values()
+        .filter(|o| matches!(o, Outcome::Follow { .. }));
+    assert_eq!(follow.count(), nodes.len() - 1, "{told:?}");
 }
