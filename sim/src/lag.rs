@@ -21,6 +21,11 @@ const SLOWER: u64 = 3;
 /// What a node is able to take in fades by such a part in each window in which it takes in less.
 const FADES: u64 = 5;
 
+/// As `mirror::flight::lag`'s: whether a source is busy, with so many uploads, and gives a follower its share.
+fn is_starved(taken: u64, taken_in: u64, sent: u64, uploads: u32) -> bool {
+    sent >= taken_in / 2 && taken >= sent / u64::from(uploads.max(1)) / 2
+}
+
 /// What went to one follower since the last look.
 #[derive(Default)]
 struct Tally {
@@ -66,15 +71,12 @@ impl World {
             let count = strikes.entry(pair).or_insert(0);
             *count = count.wrapping_add(1);
             let (source, follower) = pair;
-            let sent = sent[&source] * SECOND / WINDOW;
-            let (rate, uploads) = (
-                self.members[source as usize].rate,
-                u64::from(self.members[source as usize].uploads),
-            );
+            let is_due = count.is_multiple_of(STRIKES);
+            let member = &self.members[source as usize];
+            let (rate, sent) = (member.rate, sent[&source] * SECOND / WINDOW);
             let taken = tally.taken * SECOND / WINDOW / tally.flows;
-            let is_starved = sent >= rate / 2 && taken >= sent / uploads.max(1) / 2;
-            if count.is_multiple_of(STRIKES)
-                && !is_starved
+            if is_due
+                && !is_starved(taken, rate, sent, member.uploads)
                 && let Standing::Follows(_, place) = self.pull(follower, object).standing
             {
                 self.tell(source, object, News::Outrun { place, rate });

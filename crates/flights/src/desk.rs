@@ -78,7 +78,7 @@ impl Desk {
 
     /// See [`crate::Node::cancel`].
     pub fn cancel(&mut self, now: Time, id: SeekId, view: &impl View) {
-        if !self.seeks.cancel(now, id, &mut self.out) {
+        if !self.seeks.cancel(now, id, view, &mut self.out) {
             self.outcomes.retain(|(settled, _)| *settled != id);
             self.pulls.decline(id, view, &mut self.out);
         }

@@ -58,8 +58,8 @@ struct Pull {
     beat_at: Time,
     /// The arbiter that heard of it last.
     told: Option<NodeId>,
-    /// It asked another arbiter than that of its district, for all of that: so the arbiter of the whole cluster is told
-    /// as well.
+    /// It leads, or asked another arbiter than that of its district, for all of that: so the arbiter of the whole cluster
+    /// is told as well.
     is_head: bool,
 }
 
@@ -120,7 +120,7 @@ impl Pulls {
             size,
             beat_at: now.after(beat(role)),
             told: settled.by,
-            is_head: settled.by.is_some_and(|by| Some(by) != arbiter),
+            is_head: role == Role::Lead || settled.by.is_some_and(|by| Some(by) != arbiter),
         };
         // Whoever granted a lead knows at once that it is taken, and so does the arbiter, if that is another one.
         if role == Role::Lead || pull.is_head {
@@ -146,7 +146,7 @@ impl Pulls {
     pub fn promote(&mut self, key: Key, view: &impl View, out: &mut Outbox) -> bool {
         match self.pulls.get_mut(&key) {
             Some(pull) if matches!(pull.role, Role::Lead | Role::Alone) => {
-                pull.role = Role::Lead;
+                (pull.role, pull.is_head) = (Role::Lead, true);
                 pull.tell(key, view, out);
                 true
             }

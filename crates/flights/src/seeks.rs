@@ -188,16 +188,16 @@ impl Seeks {
         if has_time && self.open.len() <= MAX_OPEN {
             self.ask(now, number, None, view, out);
         } else {
-            self.give_up(now, number, out);
+            self.give_up(now, number, view, out);
         }
         SeekId(number)
     }
 
     /// Nobody waits for the answer any more. Says whether somebody did.
-    pub fn cancel(&mut self, now: Time, id: SeekId, out: &mut Outbox) -> bool {
+    pub fn cancel(&mut self, now: Time, id: SeekId, view: &impl View, out: &mut Outbox) -> bool {
         let open = self.close(now, id.0, false);
         if let Some(open) = &open {
-            withdraw(open, id.0, out);
+            withdraw(open, id.0, view, out);
         }
         open.is_some()
     }
@@ -229,7 +229,7 @@ impl Seeks {
         let owners = view.owners(Slot::of(&open.question.key().0));
         let to = to.or_else(|| owners.iter().find(|o| !open.silent.contains(o)).copied());
         let Some(to) = to else {
-            self.give_up(now, number, out);
+            self.give_up(now, number, view, out);
             return;
         };
         open.asked = match open.asked {
@@ -267,9 +267,9 @@ impl Seeks {
         out.send(to, message);
     }
 
-    fn give_up(&mut self, now: Time, number: u64, out: &mut Outbox) {
+    fn give_up(&mut self, now: Time, number: u64, view: &impl View, out: &mut Outbox) {
         if let Some(open) = self.close(now, number, false) {
-            withdraw(&open, number, out);
+            withdraw(&open, number, view, out);
             let outcome = match &open.question {
                 Question::Seek(wanted) => {
                     self.budgets.mute(wanted.group, true);
@@ -311,7 +311,7 @@ impl Seeks {
                 continue;
             };
             match open.asked {
-                _ if open.deadline <= now => self.give_up(now, number, out),
+                _ if open.deadline <= now => self.give_up(now, number, view, out),
                 Some((owner, ..)) if open.silence() <= now => {
                     self.is_silent(now, number, owner, view, out);
                 }

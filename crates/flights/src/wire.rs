@@ -143,6 +143,13 @@ pub(crate) enum Verdict {
 /// How far a pull is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
+    /// The question, which this arbiter sent on to another, waits for its answer.
+    Asks {
+        /// The lead that it waits for, if it does.
+        lead: Option<NodeId>,
+        /// Whether other objects come to that node meanwhile.
+        is_busy: bool,
+    },
     /// Still going on. `source` is who feeds it, if anybody; `size` is there once it has begun.
     Alive {
         size: Option<u64>,
@@ -293,6 +300,10 @@ impl From<&Message> for proto::Body {
                 key: bytes(key),
                 number: *number,
                 stage: Some(match stage {
+                    Stage::Asks { lead, is_busy } => proto::Stage::Asks(proto::Wait {
+                        lead: one(lead),
+                        is_busy: *is_busy,
+                    }),
                     Stage::Alive {
                         size,
                         source,
@@ -422,6 +433,10 @@ impl TryFrom<proto::Body> for Message {
                 key: key(&report.key)?,
                 number: report.number,
                 stage: match report.stage.ok_or(DecodeError::Field("stage"))? {
+                    proto::Stage::Asks(wait) => Stage::Asks {
+                        lead: node(&wait.lead, "lead")?,
+                        is_busy: wait.is_busy,
+                    },
                     proto::Stage::Alive(alive) => Stage::Alive {
                         is_busy: alive.is_busy,
                         lags: alive.lags,

@@ -63,6 +63,8 @@ pub enum BodyError {
     Withheld,
     #[error("this node steps aside: others are held up behind it")]
     Aside,
+    #[error("nothing more comes, and this node may be fed by way of the one that it feeds")]
+    Ring,
 }
 
 type Bodies = BoxStream<'static, Result<Bytes, BodyError>>;
@@ -222,9 +224,10 @@ impl Follower {
     async fn next(&mut self, range: &ByteRange) -> Result<Bytes, BodyError> {
         loop {
             let feed = self.feed.as_ref();
-            if feed.is_some_and(Feed::is_aside) && self.growing.progress().stage != Stage::Complete
+            if let Some(why) = feed.and_then(Feed::lets_go)
+                && self.growing.progress().stage != Stage::Complete
             {
-                return Err(BodyError::Aside);
+                return Err(why);
             }
             if let Some(mut bytes) = feed.and_then(|feed| feed.tap.read(range.start)) {
                 bytes.truncate(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));

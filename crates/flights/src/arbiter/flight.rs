@@ -8,13 +8,15 @@ pub(super) use blame::Complaint;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::seeks::is_earlier;
+use crate::seeks::{Place, is_earlier};
 use crate::wire::Seek;
 use crate::{Key, NodeId, Time};
 
 use super::place::{self, Shape};
-use super::waiting::Waiting;
+use super::waiting::{Awaited, Waiter, Waiting};
 
+/// What was heard of a lead that another arbiter granted holds for so long.
+const ABOVE: Duration = Duration::from_millis(1_200);
 /// Sources of one flight that are kept.
 const MAX_SOURCES: usize = 16_384;
 
@@ -93,9 +95,18 @@ pub(super) struct Source {
 struct Rank {
     is_held_up: bool,
     is_doubted: bool,
+    /// See [`Flight::leads_for_all`].
     leads_for_all: bool,
     cost: u64,
     lot: u64,
+}
+
+/// A question that has come to nothing, by its number.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    number: u64,
+    /// The node was told to ask again later.
+    is_put_off: bool,
 }
 
 #[derive(Debug)]
@@ -109,6 +120,8 @@ pub(super) struct Flight {
     sources: BTreeMap<NodeId, Source>,
     /// Those who were told to lead and have no byte yet, or ask elsewhere.
     awaited: BTreeSet<NodeId>,
+    /// The lead that those wait for who ask elsewhere, and when one of them said so.
+    above: Option<(Awaited, Time)>,
     /// Since when bytes come from upstream to those who had none before.
     begun: BTreeMap<NodeId, Time>,
     /// Who said first that whoever leads is far too slow.
@@ -116,7 +129,7 @@ pub(super) struct Flight {
     /// Who takes its bytes from a node, whether that is a source or not.
     children: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// The last question of a node that came to nothing: what is said of it later was said before.
-    ended: BTreeMap<NodeId, u64>,
+    ended: BTreeMap<NodeId, Ended>,
     shape: Shape,
     /// Those who can feed others, the best first.
     ranked: BTreeSet<(Rank, NodeId)>,
@@ -137,6 +150,7 @@ impl Flight {
             leader: None,
             sources: BTreeMap::new(),
             awaited: BTreeSet::new(),
+            above: None,
             begun: BTreeMap::new(),
             complained: None,
             children: BTreeMap::new(),
@@ -152,17 +166,6 @@ impl Flight {
             flight.put(now, *holder, State::Complete, Asked::default());
         }
         flight
-    }
-
-    /// Whether another arbiter is above this one.
-    fn is_of_district(&self) -> bool {
-        self.epoch & 1 == 1
-    }
-
-    /// Whether a node of a district pulls from upstream what the districts pass on to each other.
-    pub fn leads_for_all(&self, node: &NodeId) -> bool {
-        let leads = |source: &Source| source.state.is_lead();
-        self.is_of_district() && self.get(node).is_some_and(leads)
     }
 
     pub fn get(&self, node: &NodeId) -> Option<&Source> {
@@ -182,10 +185,23 @@ impl Flight {
         self.awaited.first().copied()
     }
 
-    /// Whether other objects come to that one meanwhile.
-    pub fn is_awaited_busy(&self) -> bool {
+    /// The lead that those who wait wait for: where somebody asks elsewhere, the one that this one waits for there, or
+    /// that the one before it did.
+    pub fn awaited_lead(&self, now: Time) -> Awaited {
         let awaited = self.awaited.first().and_then(|node| self.get(node));
-        awaited.is_some_and(|source| source.is_busy || source.state == State::Sent)
+        let of_own = awaited.filter(|source| source.state != State::Sent);
+        let own = of_own.map(|lead| (Some(lead.node), lead.is_busy));
+        let above = self.above.filter(|(_, at)| now.since(*at) < ABOVE);
+        let above = above.map(|(above, _)| (above.lead, above.is_busy));
+        let (lead, is_busy) = own.or(above).unwrap_or_default();
+        Awaited { lead, is_busy }
+    }
+
+    /// Whether a node of this district pulls from upstream what the districts pass on to each other.
+    pub fn leads_for_all(&self, node: &NodeId) -> bool {
+        let (epoch, order) = (self.epoch, 0);
+        let leads = |source: &Source| source.state.is_lead();
+        Place { epoch, order }.is_of_district() && self.get(node).is_some_and(leads)
     }
 
     /// For how long what comes by way of a source has come from upstream, if it does: for ever, if that is not known.
@@ -378,9 +394,25 @@ impl Flight {
 
     /// What came of a question of a node has ended.
     pub fn end(&mut self, node: NodeId, number: u64) {
-        if self.ended.len() < MAX_SOURCES {
-            self.ended.insert(node, number);
+        self.ends(node, number, false);
+    }
+
+    /// A node is told to ask again later.
+    pub fn put_off(&mut self, waiter: &Waiter) {
+        self.ends(waiter.node, waiter.seek.number, true);
+    }
+
+    fn ends(&mut self, node: NodeId, number: u64, is_put_off: bool) {
+        if self.ended.len() < MAX_SOURCES || self.ended.contains_key(&node) {
+            let ended = Ended { number, is_put_off };
+            self.ended.insert(node, ended);
         }
+    }
+
+    /// Whether the answer to this question of a node was to ask again later.
+    pub fn is_put_off(&self, node: &NodeId, number: u64) -> bool {
+        let ended = self.ended.get(node);
+        ended.is_some_and(|ended| ended.number == number && ended.is_put_off)
     }
 
     /// Whether a message about a question of a node comes too late: a later one is known, or this one has ended.
@@ -388,9 +420,9 @@ impl Flight {
         let source = self.get(node).map(|source| source.asked.number);
         let waiter = self.waiting.get(node).map(|waiter| waiter.seek.number);
         let mut known = source.into_iter().chain(waiter);
-        let ended = self.ended.get(node);
+        let ended = self.ended.get(node).map(|ended| ended.number);
         known.any(|known| is_earlier(number, known))
-            || ended.is_some_and(|ended| number == *ended || is_earlier(number, *ended))
+            || ended.is_some_and(|ended| number == ended || is_earlier(number, ended))
     }
 
     /// A node is heard of.
@@ -402,6 +434,12 @@ impl Flight {
             source.is_busy = is_busy;
             self.rank(node);
         }
+    }
+
+    /// A node that asks elsewhere waits for a lead there.
+    pub fn asks(&mut self, now: Time, node: &NodeId, awaited: Awaited) {
+        self.heard(now, node, false);
+        self.above = Some((awaited, now));
     }
 
     /// A node that leads asks whether it does.
@@ -419,7 +457,7 @@ impl Flight {
 
     fn rank(&mut self, node: &NodeId) {
         let children = self.children(node);
-        let is_of_district = self.is_of_district();
+        let leads_for_all = self.leads_for_all(node);
         let Some(source) = self.sources.get_mut(node) else {
             return;
         };
@@ -435,7 +473,7 @@ impl Flight {
         let rank = source.is_fed.then_some(Rank {
             is_held_up: source.is_held_up,
             is_doubted: source.is_doubted,
-            leads_for_all: is_of_district && source.state.is_lead(),
+            leads_for_all,
             cost,
             lot,
         });

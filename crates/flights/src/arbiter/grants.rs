@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::flight::{Asked, Complaint, Flight, State};
 use super::place::{self, Shape};
-use super::waiting::Waiter;
+use super::waiting::{Awaited, Waiter};
 use super::{Arbiter, BUSY_TICK};
 use crate::outbox::Outbox;
 use crate::seeks::HEARTBEAT;
@@ -90,6 +90,9 @@ impl Arbiter {
         let Some(flight) = self.open(now, seek.key, view) else {
             return Taken::Answered(Verdict::Alone);
         };
+        if flight.is_put_off(&asker, seek.number) {
+            return Taken::Answered(Verdict::Later);
+        }
         if flight.is_stale(&asker, seek.number) {
             return Taken::Stale;
         }
@@ -110,7 +113,10 @@ impl Arbiter {
             Some((State::Following, asked, Some(source), order)) if asked.number == seek.number => {
                 return Taken::Answered(follow(now, flight, source, order));
             }
-            Some((State::Granted, asked, ..)) if seek.barred && asked.number != seek.number => {
+            // It has failed, and says so in a message that comes later.
+            Some((State::Granted | State::Begun, asked, ..))
+                if seek.barred && asked.number != seek.number =>
+            {
                 flight.remove(&asker);
             }
             Some((State::Granted | State::Begun, ..)) => {
@@ -139,7 +145,7 @@ impl Arbiter {
                 if verdict == Verdict::Later
                     && let Some(flight) = self.flight(&name.0)
                 {
-                    flight.end(waiter.node, name.1);
+                    flight.put_off(&waiter);
                 }
                 answer(out, waiter.node, name, verdict);
             }
@@ -158,7 +164,7 @@ impl Arbiter {
             answer(out, waiter.node, name, Verdict::Alone);
             return;
         }
-        let lead = (flight.awaited(), flight.is_awaited_busy());
+        let lead = flight.awaited_lead(now);
         tell(now, &mut waiter, lead, out);
         flight.waiting.push(waiter);
         self.schedule(key, now.after(BUSY_TICK));
@@ -257,8 +263,7 @@ impl Arbiter {
         }
         let arbiter = view.arbiter(&key);
         let is_arbiter = arbiter == Some(view.me());
-        let lead = flight.awaited();
-        if is_arbiter && (lead.is_none() || !flight.feeds_nobody()) {
+        if is_arbiter && (flight.awaited().is_none() || !flight.feeds_nobody()) {
             let shape = flight.shape(&key, view.nearby());
             let is_sent = view.root(&key).is_some();
             let mut waiting = flight.waiting.take();
@@ -281,18 +286,18 @@ impl Arbiter {
             return;
         }
         if is_arbiter {
-            let is_busy = flight.is_awaited_busy();
+            let lead = flight.awaited_lead(now);
             for waiter in flight.waiting.take() {
                 match waiter.later(now) {
                     Some(verdict) => {
-                        flight.end(waiter.node, waiter.seek.number);
+                        flight.put_off(&waiter);
                         answer(out, waiter.node, (key, waiter.seek.number), verdict);
                     }
                     None => flight.waiting.push(waiter),
                 }
             }
             let waiting = flight.waiting.iter_mut();
-            waiting.for_each(|waiter| tell(now, waiter, (lead, is_busy), out));
+            waiting.for_each(|waiter| tell(now, waiter, lead, out));
         } else if let Some(arbiter) = arbiter {
             for waiter in flight.waiting.take() {
                 if now.since(waiter.since) >= STRAY {
@@ -309,14 +314,15 @@ impl Arbiter {
     }
 }
 
-/// Tells a waiter to wait, if it has not heard that for a while or waits for another one than it heard.
-fn tell(now: Time, waiter: &mut Waiter, (lead, is_busy): (Option<NodeId>, bool), out: &mut Outbox) {
-    let lead = waiter.awaited(lead);
+/// Tells a waiter to wait, if it has not heard that for a while, or something else.
+fn tell(now: Time, waiter: &mut Waiter, lead: Awaited, out: &mut Outbox) {
+    let awaited = waiter.waits_for(lead);
     let is_due = waiter.told.is_none_or(|told| now.since(told) >= HEARTBEAT);
-    if is_due || waiter.lead != lead {
+    if is_due || waiter.awaited != awaited {
         waiter.told = Some(now);
-        waiter.lead = lead;
+        waiter.awaited = awaited;
         let name = (waiter.seek.key, waiter.seek.number);
+        let Awaited { lead, is_busy } = awaited;
         answer(out, waiter.node, name, Verdict::Wait { lead, is_busy });
     }
 }

@@ -300,9 +300,10 @@ impl Arbiter {
             flight.lapse_at = now.after(QUIET_TICK / 2);
             flight.lapse(|source| {
                 let limit = match source.state {
-                    State::Sent => NEW_LEAD_SILENCE,
-                    State::Granted | State::Begun if !source.is_confirmed => NEW_LEAD_SILENCE,
-                    State::Granted | State::Begun => LEAD_SILENCE,
+                    State::Sent | State::Granted | State::Begun => match source.is_confirmed {
+                        false => NEW_LEAD_SILENCE,
+                        true => LEAD_SILENCE,
+                    },
                     State::Following | State::Fed => SOURCE_SILENCE,
                     State::Complete if holders.contains(&source.node) => return false,
                     State::Complete => LANDING,

@@ -2,6 +2,7 @@
 
 use super::Arbiter;
 use super::flight::{Asked, State};
+use super::waiting::Awaited;
 use crate::outbox::Outbox;
 use crate::view::View;
 use crate::wire::{Message, Stage};
@@ -58,6 +59,12 @@ impl Arbiter {
         let asked = Asked { number, ..asked };
         flight.used = now;
         match stage {
+            Stage::Asks { lead, is_busy } => {
+                if is_same {
+                    flight.asks(now, &from, Awaited { lead, is_busy });
+                }
+                return;
+            }
             Stage::Alive {
                 size,
                 source,

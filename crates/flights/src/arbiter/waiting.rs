@@ -6,6 +6,14 @@ use std::time::Duration;
 use crate::wire::{Seek, Verdict};
 use crate::{NodeId, Time};
 
+/// A lead that is waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Awaited {
+    pub lead: Option<NodeId>,
+    /// Other objects come to that node meanwhile.
+    pub is_busy: bool,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
     pub seek: Seek,
@@ -14,7 +22,7 @@ pub(super) struct Waiter {
     /// When it was last told to wait.
     pub told: Option<Time>,
     /// For whom it was told to wait.
-    pub lead: Option<NodeId>,
+    pub awaited: Awaited,
 }
 
 impl Waiter {
@@ -24,7 +32,7 @@ impl Waiter {
             node,
             since: now,
             told: None,
-            lead: None,
+            awaited: Awaited::default(),
         }
     }
 
@@ -36,10 +44,12 @@ impl Waiter {
     }
 
     /// The lead that it waits for: one that was granted, or one that is held for who should lead.
-    pub fn awaited(&self, granted: Option<NodeId>) -> Option<NodeId> {
-        granted
-            .or(self.seek.prefer)
-            .filter(|lead| *lead != self.node)
+    pub fn waits_for(&self, granted: Awaited) -> Awaited {
+        let lead = granted.lead.or(self.seek.prefer);
+        Awaited {
+            lead: lead.filter(|lead| *lead != self.node),
+            ..granted
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use super::*;
 use crate::News;
 use crate::slots::Owners;
 use crate::wire::tests::{key, message, node};
+use crate::wire::{Seek, Stage, Verdict};
 
 /// Three members own all slots; this one is the arbiter of all.
 struct Three;
@@ -126,4 +127,69 @@ proptest! {
         prop_assert_eq!(desk.open_questions(), 0);
         desk.arbiter.check_is_quiet(end, view);
     }
+}
+
+/// What is answered to a node.
+fn told(desk: &mut Desk, to: NodeId) -> Vec<Verdict> {
+    let said = desk.take_datagrams().into_iter();
+    let said = said.filter(|(other, _)| *other == to);
+    let said = said.map(|(_, bytes)| Message::decode(&bytes).expect("its own message"));
+    said.filter_map(|message| match message {
+        Message::Answer { verdict, .. } => Some(verdict),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
+    let mut desk = Desk::new(ME, 1);
+    let [first, second] = [1, 2].map(|n| NodeId([n; 32]));
+    let (key, view) = (Key([9; 16]), &Three);
+    let seek = |number, yields| Seek {
+        key,
+        number,
+        group: 1,
+        size: Some(1 << 25),
+        streams: 1,
+        prefer: None,
+        failed: Vec::new(),
+        offset: 0,
+        yields,
+        patient: true,
+        barred: false,
+        lags: false,
+        slow: None,
+        slow_lead: None,
+        silent: None,
+        asker: None,
+    };
+    desk.accept(Time(0), first, Message::Seek(seek(1, 0)), view);
+    assert_eq!(told(&mut desk, first), [Verdict::Lead]);
+    desk.accept(Time(0), second, Message::Seek(seek(7, 200)), view);
+    desk.tick(Time(250), view);
+    assert_eq!(told(&mut desk, second).last(), Some(&Verdict::Later));
+    // Its answer was lost, or this copy was slow; the lead has begun.
+    let (size, source) = (Some(1 << 25), None);
+    let stage = Stage::Alive {
+        size,
+        source,
+        is_busy: false,
+        lags: false,
+    };
+    let number = 1;
+    desk.accept(
+        Time(300),
+        first,
+        Message::Report { key, number, stage },
+        view,
+    );
+    desk.accept(Time(300), second, Message::Seek(seek(7, 200)), view);
+    assert_eq!(told(&mut desk, second), [Verdict::Later]);
+    // It does not pull, so nobody is sent to it.
+    desk.accept(Time(350), second, Message::Seek(seek(8, 600)), view);
+    let [Verdict::Follow { source, .. }] = told(&mut desk, second)[..] else {
+        panic!("the lead has begun");
+    };
+    assert_eq!(source, first);
 }

@@ -7,7 +7,7 @@ use super::{MAX_REDIRECTS, Outcome, Place, Seeks};
 use crate::outbox::Outbox;
 use crate::slots::OWNERS;
 use crate::view::View;
-use crate::wire::Verdict;
+use crate::wire::{Message, Stage, Verdict};
 use crate::{Key, NodeId, Time};
 
 impl Seeks {
@@ -33,6 +33,11 @@ impl Seeks {
                 self.waits_for(now, number, lead);
                 if is_busy {
                     self.spare(now, number);
+                }
+                if let Some(arbiter) = view.arbiter(&key).filter(|arbiter| *arbiter != from) {
+                    // Others of this district wait for what comes of it.
+                    let stage = Stage::Asks { lead, is_busy };
+                    out.send(arbiter, Message::Report { key, number, stage });
                 }
                 return true;
             }
@@ -137,7 +142,7 @@ impl Seeks {
             open.silent.push(owner);
             open.heard = None;
             if open.silent.len() > OWNERS + usize::from(MAX_REDIRECTS) {
-                self.give_up(now, number, out);
+                self.give_up(now, number, view, out);
             } else {
                 self.ask(now, number, None, view, out);
             }

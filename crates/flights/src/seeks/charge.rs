@@ -6,7 +6,7 @@ use super::open::{HEART_SILENCE, Lead, Open, Question};
 use super::{GRACE, RESERVE, Seeks};
 use crate::{NodeId, Time};
 
-/// A lead that has not begun is waited for at no charge so long at most, while its node gets other objects.
+/// So long at most a question waits at no charge for leads that have not begun, while their nodes get other objects.
 const BUSY_MOST: Duration = Duration::from_secs(15);
 /// A question for which there is no time to wait: a round trip or two.
 const IMPATIENCE: Duration = Duration::from_millis(250);
@@ -103,7 +103,7 @@ impl Seeks {
             return;
         };
         let group = wanted.group;
-        let until = now.after(HEART_SILENCE).min(lead.from.after(BUSY_MOST));
+        let until = now.after(HEART_SILENCE).min(open.started.after(BUSY_MOST));
         if until <= lead.until {
             return;
         }

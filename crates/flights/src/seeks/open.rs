@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{GRACE, Wanted};
 use crate::outbox::Outbox;
+use crate::view::View;
 use crate::wire::Message;
 use crate::{Key, NodeId, Time};
 
@@ -94,9 +95,13 @@ impl Open {
     }
 }
 
-pub(super) fn withdraw(open: &Open, number: u64, out: &mut Outbox) {
+/// Lets all know who may have others wait for what comes of a question that nothing will come of it.
+pub(super) fn withdraw(open: &Open, number: u64, view: &impl View, out: &mut Outbox) {
     if let (Question::Seek(wanted), Some((owner, ..))) = (&open.question, open.asked) {
         let key = wanted.key;
-        out.send(owner, Message::Withdraw { key, number });
+        let sent_on = view.arbiter(&key).filter(|arbiter| *arbiter != owner);
+        for asked in sent_on.into_iter().chain([owner]) {
+            out.send(asked, Message::Withdraw { key, number });
+        }
     }
 }

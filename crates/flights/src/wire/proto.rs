@@ -154,7 +154,7 @@ pub struct Follow {
 pub struct Report {
     #[prost(bytes = "bytes", tag = "1")]
     pub key: Bytes,
-    #[prost(oneof = "Stage", tags = "2, 3, 4, 6, 7")]
+    #[prost(oneof = "Stage", tags = "2, 3, 4, 6, 7, 8")]
     pub stage: Option<Stage>,
     #[prost(fixed64, tag = "5")]
     pub number: u64,
@@ -172,6 +172,8 @@ pub enum Stage {
     Wrong(bool),
     #[prost(message, tag = "7")]
     Outrun(Outran),
+    #[prost(message, tag = "8")]
+    Asks(Wait),
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -105,6 +105,7 @@ fn stage() -> impl Strategy<Value = Stage> {
         Just(Stage::Done),
         Just(Stage::Failed),
         Just(Stage::Wrong),
+        (maybe(), any::<bool>()).prop_map(|(lead, is_busy)| Stage::Asks { lead, is_busy }),
         any::<(u32, u64)>().prop_map(|(order, rate)| Stage::Outrun { order, rate }),
     ]
 }

@@ -417,3 +417,41 @@ fn a_district_waits_for_a_lead_that_is_queued() {
         .filter(|o| matches!(o, Outcome::Follow { .. }));
     assert_eq!(follow.count(), nodes.len() - 1, "{told:?}");
 }
+
+#[test]
+fn a_lead_that_asks_again_in_its_district_leads_for_all() {
+    let all = Directory::new(0..4_200);
+    let mut desks = Desks::new(4_200, |_| &all);
+    let nodes = some_of(&all, 1);
+    let key = Key::of("sha256:asked twice");
+    let is_apart = |node: &&usize| {
+        all.realm(&id(**node)).owners(Slot::of(&key.0)).arbiter()
+            != all.realm(&id(**node)).roots(Slot::of(&key.0)).arbiter()
+    };
+    let (mut apart, mut others) = (nodes.iter().filter(is_apart), nodes.iter());
+    let leader = *apart.next().expect("three of four districts are");
+    let other = *others
+        .find(|node| **node != leader)
+        .expect("another district");
+    for at in [0, 1_000] {
+        desks.with(leader, |desk, view| desk.seek(Time(at), wanted(key), view));
+        for beat in 0..4 {
+            desks.deliver(Time(at + 50 * beat));
+            desks.tick(Time(at + 50 * beat));
+        }
+        let told = desks.with(leader, |desk, _| desk.take_outcomes());
+        assert!(matches!(told[..], [(_, Outcome::Lead)]), "{told:?}");
+    }
+    for beat in 10..50 {
+        desks.deliver(Time(100 * beat));
+        desks.tick(Time(100 * beat));
+    }
+    let now = 5_000;
+    desks.with(other, |desk, view| desk.seek(Time(now), wanted(key), view));
+    for beat in 0..4 {
+        desks.deliver(Time(now + 50 * beat));
+        desks.tick(Time(now + 50 * beat));
+    }
+    let told = desks.with(other, |desk, _| desk.take_outcomes());
+    assert!(told.is_empty(), "{told:?}");
+}

@@ -2,6 +2,7 @@
 //! admit whom they may, leads that fail.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use flights::{Key, News, NodeId, Outcome, Place, SeekId, Wanted};
 
@@ -14,8 +15,12 @@ pub const SIZE: u64 = 40;
 pub const STEP_MILLIS: u64 = 50;
 /// Steps to upstream's first byte: less than half of what upstream is taken to need, so that nothing is learned.
 const FIRST_BYTE: u64 = 6;
+/// Milliseconds after which a question would rather be asked again later, the first time and the second.
+const YIELDS: [u64; 2] = [200, 600];
 /// Steps without a byte after which a source has broken.
 const STALL: u64 = 80;
+/// Steps without a byte after which a source looks whether that is because of a ring.
+const STILL: u64 = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -39,6 +44,9 @@ pub struct Pull {
     steps: u64,
     dry: u64,
     begun: bool,
+    /// How often it was told to ask again later, and whether it is yet to.
+    put_off: usize,
+    asks_again: bool,
     pub done: bool,
 }
 
@@ -82,8 +90,12 @@ pub struct Pulling {
     /// When a process started last, and when one ended.
     pub started: Option<u64>,
     pub ended: Option<u64>,
-    /// Sources take those ahead of them by the order alone, and do not cut them off when they get another place.
+    /// Sources take those ahead of them by the order alone, and never look for rings.
     pub is_lenient: bool,
+    /// Downloads share the slots of a node: those that wait for others to begin come again later.
+    pub yields: bool,
+    /// Steps for which there has been a ring.
+    ring_lasts: u64,
 }
 
 impl Pulling {
@@ -101,6 +113,8 @@ impl Pulling {
             started: None,
             ended: None,
             is_lenient: false,
+            yields: false,
+            ring_lasts: 0,
         }
     }
 
@@ -119,12 +133,16 @@ impl Pulling {
         pull.role = None;
         let (offset, failed, group) = (pull.written, pull.failed.clone(), pull.group);
         let (slow, slow_lead) = std::mem::take(&mut pull.slow);
+        let yields = YIELDS.get(pull.put_off).filter(|_| self.yields);
+        let yields = yields.copied().map(Duration::from_millis);
+        pull.asks_again = false;
         let wanted = Wanted {
             group,
             offset,
             failed,
             slow,
             slow_lead,
+            yields,
             ..wanted(self.keys[object])
         };
         let from = self.cluster.now;
@@ -259,9 +277,15 @@ impl Pulling {
         let object = *object;
         pull.seek = None;
         (pull.steps, pull.dry) = (0, 0);
-        pull.role = Some(match &outcome {
-            Outcome::Lead => Role::Lead,
-            Outcome::Alone => Role::Alone,
+        pull.role = match &outcome {
+            Outcome::Lead => Some(Role::Lead),
+            Outcome::Alone => Some(Role::Alone),
+            Outcome::Later => {
+                assert!(self.yields && pull.put_off < YIELDS.len());
+                pull.put_off += 1;
+                pull.asks_again = true;
+                None
+            }
             Outcome::Follow {
                 source,
                 place,
@@ -272,14 +296,11 @@ impl Pulling {
                 assert_ne!(index(source), n, "nobody feeds itself");
                 (pull.place, pull.leader) = (Some(*place), *leader);
                 let (source, admitted) = (index(source), false);
-                Role::Follow { source, admitted }
+                Some(Role::Follow { source, admitted })
             }
-            Outcome::Later | Outcome::Found(_) => panic!("it did not look for holders"),
-        });
+            Outcome::Found(_) => panic!("it did not look for holders"),
+        };
         self.end_wait(n, object, Some(outcome.clone()));
-        if !self.is_lenient && matches!(outcome, Outcome::Follow { .. }) {
-            self.cut(n, object);
-        }
         Some((n, object, outcome))
     }
 
@@ -289,6 +310,7 @@ impl Pulling {
         (pull.steps, pull.dry) = (pull.steps + 1, pull.dry + 1);
         let before = pull.written;
         match pull.role {
+            None if pull.asks_again => return self.seek(node, object),
             None => return,
             Some(Role::Lead | Role::Alone) if self.denied[node] => {
                 if pull.steps >= self.refusal {
@@ -303,8 +325,9 @@ impl Pulling {
                 }
             }
             Some(Role::Follow { source, admitted }) => {
-                let may = admitted || self.admits(node, object, source);
+                let admits = self.admits(node, object, source);
                 let pull = self.pulls.get(&at).expect("it pulls");
+                let may = admits || (admitted && (self.is_lenient || pull.dry <= STILL));
                 if !may || !self.cluster.reaches(node, source) || pull.dry > STALL {
                     let pull = self.pulls.get_mut(&at).expect("it pulls");
                     pull.failed.push(id(source));
@@ -353,19 +376,19 @@ impl Pulling {
             || (is_before && (self.is_lenient || above.written == pull.written))
     }
 
-    /// A node has another place: those who are not behind it may be above it now.
-    fn cut(&mut self, node: usize, object: usize) {
-        let written = self.pulls[&(node, object)].written;
-        for ((_, o), pull) in &mut self.pulls {
-            let is_child = matches!(pull.role, Some(Role::Follow { source, .. }) if source == node);
-            if *o == object && is_child && pull.written >= written {
-                pull.dry = STALL + 1;
-            }
-        }
+    /// A ring of nodes that feed each other, and have had the time to look for it.
+    pub fn lasting_ring(&mut self) -> Option<Vec<usize>> {
+        let ring = self.ring();
+        let is_held = |ring: &Vec<usize>| ring.iter().any(|node| self.cluster.is_held(*node));
+        self.ring_lasts = match &ring {
+            Some(ring) if !is_held(ring) => self.ring_lasts + 1,
+            _ => 0,
+        };
+        let time = if self.is_lenient { 0 } else { STILL + 1 };
+        ring.filter(|_| self.ring_lasts > time)
     }
 
-    /// A ring of nodes that feed each other.
-    pub fn ring(&self) -> Option<Vec<usize>> {
+    fn ring(&self) -> Option<Vec<usize>> {
         let feeds = |node: usize, object: usize| match self.pulls.get(&(node, object))?.role {
             Some(Role::Follow { source, admitted }) if admitted => Some(source),
             _ => None,

@@ -61,6 +61,8 @@ struct Schedule {
     seed: u64,
     /// Members of a district at the least.
     district: usize,
+    /// Whether downloads share the slots of a node.
+    yields: bool,
     lost: u64,
     doubled: u64,
     latency: u64,
@@ -108,10 +110,12 @@ fn schedule(is_calm: bool) -> impl Strategy<Value = Schedule> {
     let actions = prop::collection::vec((0..8_u64, action(is_calm)), 1..40);
     // Each node for itself, a few districts, or the whole cluster.
     let cluster = prop_oneof![(2..7_usize, Just(usize::MAX)), (4..12_usize, 1..4_usize)];
-    (cluster, any::<u64>(), lost, 0..200_u64, latency, actions).prop_map(
-        |((nodes, district), seed, lost, doubled, latency, actions)| Schedule {
+    let chance = any::<(u64, bool)>();
+    (cluster, chance, lost, 0..200_u64, latency, actions).prop_map(
+        |((nodes, district), (seed, yields), lost, doubled, latency, actions)| Schedule {
             nodes,
             district,
+            yields,
             seed,
             lost,
             doubled,
@@ -145,10 +149,11 @@ fn run(
     cluster.latency = schedule.latency;
     let mut pulling = Pulling::new(cluster, OBJECTS);
     pulling.is_lenient = is_lenient;
+    pulling.yields = schedule.yields;
     let mut step = |pulling: &mut Pulling| {
         let came = pulling.step();
         in_time(pulling, schedule)?;
-        prop_assert_eq!(pulling.ring(), None, "nodes feed each other");
+        prop_assert_eq!(pulling.lasting_ring(), None, "nodes feed each other");
         check(pulling, &came)
     };
     for (steps, action) in &schedule.actions {
@@ -249,7 +254,9 @@ fn budgets(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> 
 
 fn cost(wait: &Wait) -> (u64, u64) {
     match &wait.to {
-        Some((to, Some(Outcome::Follow { .. }))) => ((wait.from + USUAL).min(*to), *to),
+        Some((to, Some(Outcome::Follow { .. } | Outcome::Later))) => {
+            ((wait.from + USUAL).min(*to), *to)
+        }
         Some((to, _)) => (wait.from, *to),
         None => panic!("{wait:?} has no end"),
     }

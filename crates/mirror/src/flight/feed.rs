@@ -1,17 +1,22 @@
 //! What one follower is fed with, of an object that is still on its way to this node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use oci::{ByteRange, Digest};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Shared;
 use super::aside::Since;
 use super::lag::{CLOSE, Lag, WINDOW, is_starved};
-use super::pulls::Pull;
+use super::pulls::{Pull, Standing, State};
+use crate::body::BodyError;
 use crate::tap::TapReader;
 use crate::{Growing, News, Place, Stage};
+
+/// When nothing has come for so long, it is looked at whether a ring is why.
+const STILL: Duration = Duration::from_secs(1);
 
 /// A follower's end of a pull.
 #[derive(Clone, Debug)]
@@ -21,6 +26,10 @@ pub struct Feed {
     /// What of the object the follower is still to be handed.
     left: watch::Sender<ByteRange>,
     aside: Since,
+    place: Place,
+    states: watch::Receiver<State>,
+    /// Nothing came for a while, and this node no longer comes before the follower.
+    is_in_ring: bool,
 }
 
 /// A pull that feeds a follower.
@@ -36,7 +45,7 @@ pub struct Feeding {
 impl Feeding {
     /// Feeds a follower at `place` from `offset` on, and sees whether it stays behind.
     pub fn open(self, shared: &Arc<Shared>, offset: u64, place: Place) -> Feed {
-        let tap = self.pull.tap.reader();
+        let (tap, states) = (self.pull.tap.reader(), self.pull.states());
         let (left, left_of_it) = watch::channel(offset..self.size);
         // Nobody can fall behind by more than there is.
         if self.size > CLOSE {
@@ -46,6 +55,9 @@ impl Feeding {
             tap,
             left,
             aside: shared.aside.since(),
+            place,
+            states,
+            is_in_ring: false,
         }
     }
 
@@ -81,16 +93,32 @@ impl Feed {
         self.left.send_replace(left.clone());
     }
 
-    /// Whether the follower would do better elsewhere.
-    pub fn is_aside(&self) -> bool {
-        self.aside.has_stepped()
+    /// Why the follower would do better elsewhere, if it would.
+    pub fn lets_go(&self) -> Option<BodyError> {
+        if self.aside.has_stepped() {
+            Some(BodyError::Aside)
+        } else {
+            self.is_in_ring.then_some(BodyError::Ring)
+        }
+    }
+
+    /// Whether the order in which places were given says that the follower, who has all that there is, may feed this node
+    /// over however many others: this node was given another place since. In a ring it does somewhere, for all have the
+    /// same bytes.
+    fn comes_after(&self) -> bool {
+        let standing = self.states.borrow().standing;
+        standing != Standing::Seeking && !standing.is_ahead_of(&self.place)
     }
 
     /// Waits until something has come since the last call, or until it would.
     pub async fn wait(&mut self) {
         tokio::select! {
+            biased;
             () = self.tap.wait() => {}
             () = self.aside.stepped() => {}
+            // With another source there is another second.
+            Ok(()) = self.states.changed() => {}
+            () = sleep(STILL) => self.is_in_ring = self.comes_after(),
         }
     }
 }

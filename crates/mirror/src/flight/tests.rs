@@ -334,6 +334,29 @@ async fn of_two_that_are_told_to_feed_each_other_one_does() {
 }
 
 #[tokio::test]
+async fn a_ring_that_comes_of_another_place_is_let_go() {
+    let (it, other) = (chain().await, node().await);
+    let size = it.bytes.len() as u64;
+    it.growing.write(&it.bytes[..MIB]);
+    let mut of_first = it.first.own(&it.digest).await;
+    let mut of_second = it.second.own(&it.digest).await;
+    it.own.write(&of_first.read(MIB).await);
+    of_second.read(MIB).await;
+    // An arbiter that does not know who feeds the second puts the first behind it.
+    it.first.then(it.second.follow(3));
+    it.growing.fail(&it.leader, &it.digest);
+    let has_all = other.lead(&it.digest, size).await;
+    has_all.write(&it.bytes);
+    it.second.then(other.follow(4));
+    let (of_first, of_second) = tokio::join!(of_first.rest(), of_second.rest());
+    let failed = |n: &Node| n.script.seeks.lock().last().expect("asked").failed.clone();
+    assert_eq!(failed(&it.first), [it.leader.peer()]);
+    assert_eq!(failed(&it.second), [it.first.peer()]);
+    let rest = (it.bytes.slice(MIB..), true);
+    assert!(of_first == rest && of_second == rest);
+}
+
+#[tokio::test]
 async fn a_range_of_all_is_answered_with_all_and_other_ranges_as_they_are() {
     let ((bytes, digest), leader, follower) = (layer(), node().await, node().await);
     let size = bytes.len() as u64;
