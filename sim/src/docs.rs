@@ -1,23 +1,29 @@
 //! `docs/simulation.md` and `docs/simulation.svg`.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context, Result};
 
-use crate::measure::Outcome;
+use crate::measure::{self, Outcome};
 use crate::plot;
-use crate::scenario::Scenario;
+use crate::scenario::{Common, Scenario};
 use crate::table;
 
 const MODEL: &str = include_str!("model.md");
 /// The plot is of this many nodes, or of the most that were simulated below that.
 const PLOTTED: u32 = 1_000;
+/// What chance does is shown by these seeds, of all at once, with so many nodes.
+const SEEDS: RangeInclusive<u64> = 1..=5;
+const SIZES: [u32; 3] = [1_000, 4_000, 10_000];
 
-/// Writes both into `folder`.
+/// Writes both into `folder`. By `common`, what else is shown.
 ///
 /// # Errors
 /// A file cannot be written, or nothing was simulated that the plot shows.
-pub fn write(folder: &Path, outcomes: &[Outcome], seed: u64) -> Result<()> {
+pub fn write(folder: &Path, outcomes: &[Outcome], common: &Common) -> Result<()> {
+    let seed = common.seed;
     let at_once = |o: &&Outcome| o.scenario == Scenario::AllAtOnce && o.nodes <= PLOTTED;
     let plotted = outcomes.iter().filter(at_once);
     let most = plotted.clone().max_by_key(|o| o.nodes);
@@ -41,7 +47,38 @@ pub fn write(folder: &Path, outcomes: &[Outcome], seed: u64) -> Result<()> {
         text += &format!("\n## Links of {megabits} Mbit/s, upstream ten times that\n");
         text += &table::markdown(&of_link);
     }
+    text += &by_chance(common);
     save(&folder.join("simulation.md"), &text)
+}
+
+/// The same scenario with several seeds.
+fn by_chance(common: &Common) -> String {
+    let run = |nodes: u32| {
+        let with = |seed| measure::run(Scenario::AllAtOnce, &Common { seed, ..*common }, nodes);
+        SEEDS.map(with).collect::<Vec<_>>()
+    };
+    let outcomes = thread::scope(|scope| {
+        let running = SIZES.map(|nodes| scope.spawn(move || run(nodes)));
+        running.map(|thread| thread.join().expect("a simulation does not panic"))
+    });
+    let megabits = common.link / 1e6;
+    let mut text = format!(
+        "\n## By chance\nAll at once at {megabits} Mbit/s: p99 / bound, and images from upstream, by seed.\n\n"
+    );
+    let heads = SEEDS.map(|seed| format!(" {seed} |"));
+    text += &format!("| nodes |{}\n", heads.collect::<String>());
+    text += &format!(
+        "| ----: |{}\n",
+        SEEDS.map(|_| " ---: |").collect::<String>()
+    );
+    for (nodes, outcomes) in SIZES.iter().zip(&outcomes) {
+        let cells = outcomes.iter().map(|outcome| {
+            let p99 = table::figure(outcome.quantile(0.99) / outcome.bound, 2);
+            format!(" {p99}, {} |", table::figure(outcome.upstream, 3))
+        });
+        text += &format!("| {nodes} |{}\n", cells.collect::<String>());
+    }
+    text
 }
 
 fn save(path: &Path, text: &str) -> Result<()> {

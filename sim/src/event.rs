@@ -21,6 +21,11 @@ pub enum Event {
     Pump {
         node: u32,
     },
+    Arrives {
+        from: u32,
+        to: u32,
+        bytes: Bytes,
+    },
     Deliver {
         from: u32,
         to: u32,

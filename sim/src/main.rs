@@ -71,6 +71,23 @@ struct Args {
     write_docs: bool,
 }
 
+impl Args {
+    /// What all scenarios have in common, with links of so many Mbit/s.
+    fn common(&self, mode: Mode, link: f64) -> Common {
+        Common {
+            seed: self.seed,
+            mode,
+            containerd: if self.old_containerd {
+                Containerd::PerImage
+            } else {
+                Containerd::PerNode
+            },
+            link: link * 1e6,
+            spread: self.spread * setup::MILLI,
+        }
+    }
+}
+
 fn megabits(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number".to_string())?;
     match value {
@@ -89,7 +106,7 @@ fn main() -> ExitCode {
     }
     if args.write_docs {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs");
-        if let Err(error) = docs::write(&folder, &outcomes, args.seed) {
+        if let Err(error) = docs::write(&folder, &outcomes, &args.common(Mode::Peili, LINKS[0])) {
             eprintln!("cargo xtask simulate: {error:#}");
             return ExitCode::FAILURE;
         }
@@ -110,17 +127,7 @@ fn simulate(args: &Args) -> Vec<Outcome> {
                     if *mode != Mode::Peili && !scenario.compares() && !is_asked_for {
                         continue;
                     }
-                    let common = Common {
-                        seed: args.seed,
-                        mode: *mode,
-                        containerd: if args.old_containerd {
-                            Containerd::PerImage
-                        } else {
-                            Containerd::PerNode
-                        },
-                        link: link * 1e6,
-                        spread: args.spread * setup::MILLI,
-                    };
+                    let common = args.common(*mode, *link);
                     let outcome = measure::run(*scenario, &common, *nodes);
                     let title = scenario.title();
                     eprintln!(

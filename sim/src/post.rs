@@ -60,8 +60,13 @@ impl World {
             }
         };
         let arrives = leaves.max(ready) + round_trip / 2;
+        self.push(arrives, Event::Arrives { from, to, bytes });
+    }
+
+    /// A datagram has come to a node, whose task takes it up after what came or was sent before.
+    pub fn arrives(&mut self, from: u32, to: u32, bytes: Bytes) {
         let receiver = &mut self.members[to as usize];
-        receiver.free = receiver.free.max(arrives) + DATAGRAM;
+        receiver.free = receiver.free.max(self.now) + DATAGRAM;
         let at = receiver.free;
         self.push(at, Event::Deliver { from, to, bytes });
     }

@@ -76,7 +76,7 @@ impl Scenario {
     /// Numbers of nodes that are simulated if nothing else is asked for.
     pub fn sizes(self, is_quick: bool) -> &'static [u32] {
         match (self, is_quick) {
-            (Self::AllAtOnce, false) => &[10, 100, 1_000, 10_000],
+            (Self::AllAtOnce, false) => &[10, 100, 1_000, 4_000, 10_000],
             (Self::AllAtOnce, true) => &[10, 100],
             (Self::Partition | Self::OwnersDie, false) => &[100],
             (Self::MassJoin, false) => &[259],

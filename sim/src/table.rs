@@ -71,7 +71,7 @@ fn row(outcome: &Outcome) -> [String; 13] {
 }
 
 /// A dash where nobody was done in time.
-fn figure(value: f64, digits: usize) -> String {
+pub fn figure(value: f64, digits: usize) -> String {
     if value.is_finite() {
         format!("{value:.digits$}")
     } else {

@@ -308,6 +308,7 @@ impl World {
             Event::Start { plan } => self.start(plan),
             Event::Retry { node, image } => self.pull_image(node, image),
             Event::Pump { node } => self.pump(node),
+            Event::Arrives { from, to, bytes } => self.arrives(from, to, bytes),
             Event::Deliver { from, to, bytes } => {
                 self.members[to as usize].received += 1;
                 let from = id(from, self.setup.seed);

@@ -297,14 +297,19 @@ impl Flight {
         self.leader = Some(node);
     }
 
-    /// Lets `node` take its bytes from `parent`. Returns its place in the order.
+    /// Lets `node` take its bytes from `parent`. Returns its place in the order: the one that it has, if that comes after
+    /// its parent's, so that it still comes before those that it feeds.
     pub fn attach(&mut self, now: Time, node: NodeId, parent: NodeId, asked: Asked) -> u32 {
         self.put(now, node, State::Following, asked);
-        let order = self.next_order;
-        self.next_order = order.saturating_add(1);
+        let after = self.get(&parent).map(|parent| parent.order);
+        let mut order = self.next_order;
         if let Some(source) = self.sources.get_mut(&node) {
             source.parent = Some(parent);
-            source.order = order;
+            if Some(source.order) <= after {
+                source.order = order;
+                self.next_order = order.saturating_add(1);
+            }
+            order = source.order;
             self.children.entry(parent).or_default().insert(node);
         }
         self.refresh(node);

@@ -34,7 +34,8 @@ impl Seeks {
                 if is_busy {
                     self.spare(now, number);
                 }
-                if let Some(arbiter) = view.arbiter(&key).filter(|arbiter| *arbiter != from) {
+                let arbiter = view.arbiter(&key).filter(|arbiter| *arbiter != from);
+                if let Some(arbiter) = arbiter.filter(|_| view.districts() > 1) {
                     // Others of this district wait for what comes of it.
                     let stage = Stage::Asks { lead, is_busy };
                     out.send(arbiter, Message::Report { key, number, stage });

@@ -143,3 +143,15 @@ fn nobody_is_fed_what_came_by_way_of_a_root_of_wrong_bytes() {
     flight.remove(&node(3));
     assert_eq!(flight.choose(&node(9), &seek()), Some(node(5)));
 }
+
+#[test]
+fn who_is_fed_anew_comes_after_its_source_and_before_those_it_feeds() {
+    let (mut flight, asked) = (chain(), Asked::default());
+    flight.detach(&node(3));
+    flight.attach(Time(0), node(3), node(1), asked);
+    let orders = [1, 2, 3, 4].map(|number| order(&flight, number));
+    assert!(orders.is_sorted_by(|a, b| a < b), "{orders:?}");
+    flight.detach(&node(2));
+    flight.attach(Time(0), node(2), node(5), asked);
+    assert!(order(&flight, 2) > order(&flight, 5));
+}
