@@ -54,7 +54,8 @@ pub fn write(folder: &Path, outcomes: &[Outcome], common: &Common) -> Result<()>
 /// The same scenario with several seeds.
 fn by_chance(common: &Common) -> String {
     let run = |nodes: u32| {
-        let with = |seed| measure::run(Scenario::AllAtOnce, &Common { seed, ..*common }, nodes);
+        let with =
+            |seed| measure::run_and_tell(Scenario::AllAtOnce, &Common { seed, ..*common }, nodes);
         SEEDS.map(with).collect::<Vec<_>>()
     };
     let outcomes = thread::scope(|scope| {

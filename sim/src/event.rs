@@ -21,11 +21,13 @@ pub enum Event {
     Pump {
         node: u32,
     },
+    /// A datagram has come to a node…
     Arrives {
         from: u32,
         to: u32,
         bytes: Bytes,
     },
+    /// …and is taken up there.
     Deliver {
         from: u32,
         to: u32,

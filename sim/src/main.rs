@@ -128,13 +128,7 @@ fn simulate(args: &Args) -> Vec<Outcome> {
                         continue;
                     }
                     let common = args.common(*mode, *link);
-                    let outcome = measure::run(*scenario, &common, *nodes);
-                    let title = scenario.title();
-                    eprintln!(
-                        "{title}, {nodes} nodes, {link} Mbit/s, {mode:?}: {:.1} s computed",
-                        outcome.took
-                    );
-                    outcomes.push(outcome);
+                    outcomes.push(measure::run_and_tell(*scenario, &common, *nodes));
                 }
             }
         }

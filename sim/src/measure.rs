@@ -33,6 +33,18 @@ pub struct Outcome {
     pub took: f64,
 }
 
+/// Runs a scenario, and says on standard error how long that took.
+pub fn run_and_tell(scenario: Scenario, common: &Common, nodes: u32) -> Outcome {
+    let outcome = run(scenario, common, nodes);
+    let (title, megabits) = (scenario.title(), common.link / 1e6);
+    let Common { mode, seed, .. } = common;
+    eprintln!(
+        "{title}, {nodes} nodes, {megabits} Mbit/s, {mode:?}, seed {seed}: {:.1} s computed",
+        outcome.took
+    );
+    outcome
+}
+
 /// Runs a scenario.
 pub fn run(scenario: Scenario, common: &Common, nodes: u32) -> Outcome {
     let began = Instant::now();

@@ -14,6 +14,7 @@ use crate::slots::Slot;
 use crate::view::View;
 use crate::wire::{MAX_NODES, Message, Seek};
 use crate::{Key, NodeId, Time};
+pub(crate) use open::HEART_SILENCE;
 use open::{Open, Question, withdraw};
 
 /// An owner says that often at least that somebody is being waited for.

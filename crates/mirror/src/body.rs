@@ -18,7 +18,7 @@ use oci::ByteRange;
 use tokio::time::timeout;
 
 use crate::account::Account;
-use crate::flight::Feed;
+use crate::flight::{Feed, LetGo};
 use crate::found::{Payload, Source};
 use crate::relay::RelayError;
 use crate::{Growing, Stage};
@@ -61,10 +61,8 @@ pub enum BodyError {
     Silent,
     #[error("ended without a byte, to be asked for again")]
     Withheld,
-    #[error("this node steps aside: others are held up behind it")]
-    Aside,
-    #[error("nothing more comes, and this node may be fed by way of the one that it feeds")]
-    Ring,
+    #[error(transparent)]
+    LetGo(#[from] LetGo),
 }
 
 type Bodies = BoxStream<'static, Result<Bytes, BodyError>>;
@@ -227,7 +225,7 @@ impl Follower {
             if let Some(why) = feed.and_then(Feed::lets_go)
                 && self.growing.progress().stage != Stage::Complete
             {
-                return Err(why);
+                return Err(why.into());
             }
             if let Some(mut bytes) = feed.and_then(|feed| feed.tap.read(range.start)) {
                 bytes.truncate(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));

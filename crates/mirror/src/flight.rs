@@ -50,7 +50,7 @@ use uploads::Uploads;
 use usual::{Usual, Way, Window};
 use watch::Watcher;
 
-pub use feed::Feed;
+pub use feed::{Feed, LetGo};
 pub use pulls::Sharing;
 pub use queue::Ending;
 pub use uploads::Upload;

@@ -8,15 +8,13 @@ pub(super) use blame::Complaint;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::seeks::{Place, is_earlier};
+use crate::seeks::{HEART_SILENCE, Place, is_earlier};
 use crate::wire::Seek;
 use crate::{Key, NodeId, Time};
 
 use super::place::{self, Shape};
 use super::waiting::{Awaited, Waiter, Waiting};
 
-/// What was heard of a lead that another arbiter granted holds for so long.
-const ABOVE: Duration = Duration::from_millis(1_200);
 /// Sources of one flight that are kept.
 const MAX_SOURCES: usize = 16_384;
 
@@ -190,11 +188,12 @@ impl Flight {
     pub fn awaited_lead(&self, now: Time) -> Awaited {
         let awaited = self.awaited.first().and_then(|node| self.get(node));
         let of_own = awaited.filter(|source| source.state != State::Sent);
-        let own = of_own.map(|lead| (Some(lead.node), lead.is_busy));
-        let above = self.above.filter(|(_, at)| now.since(*at) < ABOVE);
-        let above = above.map(|(above, _)| (above.lead, above.is_busy));
-        let (lead, is_busy) = own.or(above).unwrap_or_default();
-        Awaited { lead, is_busy }
+        let own = of_own.map(|lead| Awaited {
+            lead: Some(lead.node),
+            is_busy: lead.is_busy,
+        });
+        let above = self.above.filter(|(_, at)| now.since(*at) < HEART_SILENCE);
+        own.or(above.map(|(above, _)| above)).unwrap_or_default()
     }
 
     /// Whether a node of this district pulls from upstream what the districts pass on to each other.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::News;
 use crate::slots::Owners;
-use crate::wire::tests::{key, message, node};
+use crate::wire::tests::{asked, key, message, node};
 use crate::wire::{Seek, Stage, Verdict};
 
 /// Three members own all slots; this one is the arbiter of all.
@@ -147,22 +147,9 @@ fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
     let [first, second] = [1, 2].map(|n| NodeId([n; 32]));
     let (key, view) = (Key([9; 16]), &Three);
     let seek = |number, yields| Seek {
-        key,
-        number,
-        group: 1,
         size: Some(1 << 25),
-        streams: 1,
-        prefer: None,
-        failed: Vec::new(),
-        offset: 0,
         yields,
-        patient: true,
-        barred: false,
-        lags: false,
-        slow: None,
-        slow_lead: None,
-        silent: None,
-        asker: None,
+        ..asked(key, number)
     };
     desk.accept(Time(0), first, Message::Seek(seek(1, 0)), view);
     assert_eq!(told(&mut desk, first), [Verdict::Lead]);

@@ -15,7 +15,7 @@ const SILENCE: Duration = Duration::from_millis(400);
 /// An owner that missed a heartbeat is asked again by then…
 const HEART_REPEAT: Duration = Duration::from_millis(650);
 /// …and is taken to be silent by then.
-pub(super) const HEART_SILENCE: Duration = Duration::from_millis(1_200);
+pub(crate) const HEART_SILENCE: Duration = Duration::from_millis(1_200);
 
 #[derive(Debug)]
 pub(super) enum Question {

@@ -31,6 +31,28 @@ fn keys() -> impl Strategy<Value = Vec<Key>> {
     prop::collection::vec(key(), 0..20)
 }
 
+/// A question without anything special about it.
+pub(crate) fn asked(key: Key, number: u64) -> Seek {
+    Seek {
+        key,
+        number,
+        group: 1,
+        size: None,
+        streams: 1,
+        prefer: None,
+        failed: Vec::new(),
+        offset: 0,
+        yields: 0,
+        patient: true,
+        barred: false,
+        lags: false,
+        slow: None,
+        slow_lead: None,
+        silent: None,
+        asker: None,
+    }
+}
+
 fn seek() -> impl Strategy<Value = Seek> {
     let what = (
         key(),

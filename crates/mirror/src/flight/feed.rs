@@ -11,12 +11,20 @@ use super::Shared;
 use super::aside::Since;
 use super::lag::{CLOSE, Lag, WINDOW, is_starved};
 use super::pulls::{Pull, Standing, State};
-use crate::body::BodyError;
 use crate::tap::TapReader;
 use crate::{Growing, News, Place, Stage};
 
 /// When nothing has come for so long, it is looked at whether a ring is why.
 const STILL: Duration = Duration::from_secs(1);
+
+/// Why a follower does better elsewhere.
+#[derive(Debug, thiserror::Error)]
+pub enum LetGo {
+    #[error("this node steps aside: others are held up behind it")]
+    Aside,
+    #[error("nothing more comes, and this node may be fed by way of the one that it feeds")]
+    Ring,
+}
 
 /// A follower's end of a pull.
 #[derive(Clone, Debug)]
@@ -93,13 +101,11 @@ impl Feed {
         self.left.send_replace(left.clone());
     }
 
-    /// Why the follower would do better elsewhere, if it would.
-    pub fn lets_go(&self) -> Option<BodyError> {
-        if self.aside.has_stepped() {
-            Some(BodyError::Aside)
-        } else {
-            self.is_in_ring.then_some(BodyError::Ring)
-        }
+    /// Why the follower is to go elsewhere, if it is.
+    pub fn lets_go(&self) -> Option<LetGo> {
+        let is_aside = self.aside.has_stepped();
+        let ring = self.is_in_ring.then_some(LetGo::Ring);
+        is_aside.then_some(LetGo::Aside).or(ring)
     }
 
     /// Whether the order in which places were given says that the follower, who has all that there is, may feed this node

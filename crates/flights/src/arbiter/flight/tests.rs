@@ -1,28 +1,12 @@
 use super::*;
+use crate::wire::tests::asked;
 
 fn node(number: u8) -> NodeId {
     NodeId([number; 32])
 }
 
 fn seek() -> Seek {
-    Seek {
-        key: Key::of("a"),
-        number: 1,
-        group: 1,
-        size: None,
-        streams: 1,
-        prefer: None,
-        failed: Vec::new(),
-        offset: 0,
-        yields: 0,
-        patient: true,
-        barred: false,
-        lags: false,
-        slow: None,
-        slow_lead: None,
-        silent: None,
-        asker: None,
-    }
+    asked(Key::of("a"), 1)
 }
 
 fn flight() -> Flight {
