@@ -73,18 +73,17 @@ impl Drop for Network {
 impl Host {
     /// A command that runs on this host.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace]);
-        command.arg(program);
-        command
+        within(&self.namespace, program)
     }
 
     /// Limits what the host sends, in Mbit/s.
     pub fn limit_sending(&self, megabits: u32) -> Result<()> {
-        let rule = format!("tbf rate {megabits}mbit burst 64kb latency 100ms");
-        let mut tc = self.command("tc");
-        tc.args(["qdisc", "replace", "dev", "eth0", "root"]);
-        output(tc.args(rule.split(' '))).map(drop)
+        limit(&self.namespace, "eth0", megabits)
+    }
+
+    /// Limits what the host receives, in Mbit/s.
+    pub fn limit_receiving(&self, megabits: u32) -> Result<()> {
+        limit(&self.hub, &self.port, megabits)
     }
 
     /// Pulls the cable: nothing comes or goes, and nobody is told.
@@ -130,6 +129,22 @@ impl Drop for Host {
         // What stays is swept by the next run.
         let _ = ip(&format!("netns del {}", self.namespace));
     }
+}
+
+/// A command that runs in a namespace.
+fn within(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", namespace]);
+    command.arg(program);
+    command
+}
+
+/// Limits what is sent by a device of a namespace, in Mbit/s.
+fn limit(namespace: &str, device: &str, megabits: u32) -> Result<()> {
+    let rule = format!("tbf rate {megabits}mbit burst 64kb latency 100ms");
+    let mut tc = within(namespace, "tc");
+    tc.args(["qdisc", "replace", "dev", device, "root"]);
+    output(tc.args(rule.split(' '))).map(drop)
 }
 
 /// Runs `ip` with arguments parted by spaces, and returns what it prints.

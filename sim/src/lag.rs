@@ -17,7 +17,7 @@ const STRIKES: u8 = 2;
 /// A follower is not looked at for so long.
 const GRACE: Micros = SECOND;
 /// A node that takes in less than so many parts of what its source does is slow. As `mirror::flight::aside`.
-const SLOWER: u64 = 3;
+pub const SLOWER: u64 = 3;
 /// What a node is able to take in fades by such a part in each window in which it takes in less.
 const FADES: u64 = 5;
 

@@ -2,13 +2,14 @@
 //!
 //! - [`scenario`]: what happens to a cluster; [`setup`]: the same in figures.
 //! - [`world`], [`event`]: virtual time; [`pull`]: what containerd and the mirror of a node do; [`brain`]: what decides for them.
-//! - [`links`], [`flows`], [`lag`], [`post`]: bytes and datagrams between nodes.
+//! - [`links`], [`flows`], [`lag`], [`gauge`], [`post`]: bytes and datagrams between nodes.
 //! - [`measure`], [`table`], [`plot`], [`docs`]: what came of it.
 
 mod brain;
 mod docs;
 mod event;
 mod flows;
+mod gauge;
 mod lag;
 mod links;
 mod measure;

@@ -36,8 +36,10 @@ pub enum Scenario {
     TwoImages,
     /// A tenth of the nodes has links ten times slower
     Slow,
-    /// The same, after all have pulled another image
-    SlowAgain,
+    /// The same, since nodes have measured their links
+    Slowed,
+    /// The same as that, after all have pulled another image
+    SlowedAgain,
     /// 5 % of the nodes die in flight
     Deaths,
     /// Those who own the keys die 400 ms after the beginning
@@ -115,6 +117,7 @@ impl Scenario {
             owners_die: None,
             stalls: None,
             partition: None,
+            are_links_known: !matches!(self, Self::Slowed | Self::SlowedAgain),
             left_out: Vec::new(),
             step: 0,
             limit: 0,
@@ -126,7 +129,7 @@ impl Scenario {
                 setup.image(&LAYERS);
                 setup.image(&LAYERS.map(|layer| layer + MB))
             }
-            Self::SlowAgain => {
+            Self::SlowedAgain => {
                 setup.before = Some(setup.image(&LAYERS));
                 setup.image(&LAYERS)
             }
@@ -153,7 +156,7 @@ impl Scenario {
             chosen.into_iter().map(|node| node as u32 + 1).collect()
         };
         match self {
-            Self::Slow | Self::SlowAgain => {
+            Self::Slow | Self::Slowed | Self::SlowedAgain => {
                 setup.left_out = some(&mut random, 10);
                 for node in setup.left_out.clone() {
                     setup.rates[node as usize] /= 10.0;

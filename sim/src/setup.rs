@@ -88,6 +88,8 @@ pub struct Setup {
     pub stalls: Option<u32>,
     /// Even and odd nodes do not hear each other between these.
     pub partition: Option<(Micros, Micros)>,
+    /// Nodes measure their links before they pull anything; else these have become what they are since.
+    pub are_links_known: bool,
     /// Nodes whose times do not count.
     pub left_out: Vec<u32>,
     /// A step of the model of links.

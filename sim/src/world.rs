@@ -275,6 +275,9 @@ impl World {
         if let Some(image) = self.setup.before {
             self.pull_before(image);
         }
+        if self.setup.are_links_known {
+            self.measure_links();
+        }
         self.begin();
         self.run_until(self.origin + self.setup.limit);
     }

@@ -25,7 +25,7 @@ pub struct Account {
     method: Method,
     path: String,
     pub ip: IpAddr,
-    /// The step that answered: `manifest`, `blob`, `mirror`, `v2`, `readyz`, `livez`.
+    /// The step that answered: `manifest`, `blob`, `mirror`, `v2`, `readyz`, `livez`, `gauge`.
     pub handler: &'static str,
     /// `None` until there is an answer: the client left before.
     pub status: Option<StatusCode>,
@@ -124,7 +124,7 @@ impl Drop for Account {
                 handler: "registry",
             })
             .dec();
-        if matches!(self.handler, "readyz" | "livez") {
+        if matches!(self.handler, "readyz" | "livez" | "gauge") {
             return;
         }
         let source = self.source.map(|source| match source {

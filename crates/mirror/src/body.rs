@@ -96,6 +96,18 @@ impl Body {
         }
     }
 
+    /// These pieces, one after the other.
+    pub fn stream(
+        pieces: impl futures::Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
+    ) -> Self {
+        Self {
+            content: Content::Stream(pieces.boxed()),
+            source: None,
+            account: None,
+            broken: None,
+        }
+    }
+
     /// Has the body's bytes and its end written to this account.
     pub(crate) fn account(&mut self, mut account: Account) {
         account.source = self.source;

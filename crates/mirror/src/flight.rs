@@ -9,6 +9,7 @@ mod aside;
 mod complaint;
 mod course;
 mod feed;
+mod gauge;
 mod lag;
 mod offer;
 mod pulls;
@@ -42,6 +43,7 @@ use crate::{Flights, Growing, News, Store, Turn};
 use aside::Aside;
 use complaint::SlowLead;
 use course::Course;
+use gauge::Scales;
 use pulls::{Entry, Pull, Pulls, Standing};
 use queue::Queue;
 use range::all_from;
@@ -51,6 +53,7 @@ use usual::{Usual, Way, Window};
 use watch::Watcher;
 
 pub use feed::{Feed, LetGo};
+pub use gauge::Weighing;
 pub use pulls::Sharing;
 pub use queue::Ending;
 pub use uploads::Upload;
@@ -83,6 +86,7 @@ struct Shared {
     /// The last lead that was found far too slow.
     slow_lead: Sender<Option<SlowLead>>,
     aside: Aside,
+    scales: Scales,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -172,11 +176,13 @@ impl Flight {
             usual: Mutex::default(),
             slow_lead: Sender::default(),
             aside: Aside::default(),
+            scales: Scales::default(),
             tasks: TaskTracker::new(),
             stop,
         });
         let outrun = shared.flights.outrun();
         shared.spawn(aside::run(shared.clone(), outrun));
+        shared.spawn(gauge::run(shared.clone()));
         Self {
             shared,
             from_peers,
@@ -288,6 +294,11 @@ impl Flight {
             payload: Payload::Withheld,
             source: Source::Growing,
         })
+    }
+
+    /// Begins to measure the link to a node that asks for it. `None`: there are other things to do.
+    pub fn weigh(&self) -> Option<Weighing> {
+        self.shared.weigh()
     }
 
     /// Says whether others may have what this node is pulling.

@@ -26,6 +26,11 @@ pub trait Flights: Send + Sync + 'static {
         watch::channel(0).1
     }
 
+    /// A node by lot, other than this one, by which to measure what this node's link carries. By default there is none.
+    async fn companion(&self) -> Option<Candidate> {
+        None
+    }
+
     /// Others are held up behind this node, which takes in far less than they could, or are so no longer: for a while, and
     /// until then, it should feed nobody who can be fed otherwise. Cheap, and never waits. By default nobody is told.
     fn lag(&self, _lags: bool) {}

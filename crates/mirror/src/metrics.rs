@@ -79,6 +79,8 @@ pub struct Metrics {
     pub flights_outrun: Counter,
     pub flights_stepped_aside: Counter,
     pub flights_too_slow: Counter,
+    pub flights_link: Gauge,
+    pub flights_slow: Gauge,
 }
 
 impl Metrics {
@@ -112,6 +114,8 @@ impl Metrics {
             flights_outrun: Counter::default(),
             flights_stepped_aside: Counter::default(),
             flights_too_slow: Counter::default(),
+            flights_link: Gauge::default(),
+            flights_slow: Gauge::default(),
         };
         metrics.register_spegels(registry);
         metrics.register_ours(registry);
@@ -247,6 +251,17 @@ impl Metrics {
             "peili_flights_too_slow",
             "Times a source was left because far less came than usual",
             self.flights_too_slow.clone(),
+        );
+        registry.register(
+            "peili_flights_link_bytes_per_second",
+            "What this node's link carries at the least, as measured with a few other nodes while nothing was pulled; 0 until it was, and \
+             never more than 60000000",
+            self.flights_link.clone(),
+        );
+        registry.register(
+            "peili_flights_slow",
+            "1 while this node is taken to be much slower than others, and so feeds and leads nobody who can do without; else 0",
+            self.flights_slow.clone(),
         );
     }
 

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use crate::access::Access;
 use crate::account::Account;
 use crate::body::Body;
-use crate::fetch::{Fetcher, Limits};
+use crate::fetch::{Fetcher, Limits, gauge};
 use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Source};
 use crate::from_peers::FromPeers;
@@ -156,6 +156,11 @@ impl Mirror {
                 self.access.authorize(headers)?;
                 Ok(Response::new(Body::empty()))
             }
+            Request::Gauge => {
+                self.access.authorize(headers)?;
+                let weighing = self.flight.as_ref().and_then(|flight| flight.weigh());
+                Ok(gauge::answer(weighing.ok_or(Refusal::Occupied)?))
+            }
             Request::Content(mut target) => {
                 self.access.authorize(headers)?;
                 let same_host = request::is_this_host(ends.remote, ends.local);
@@ -257,6 +262,7 @@ fn handler(request: &Result<Request, request::RequestError>) -> &'static str {
         Ok(Request::Base) => "v2",
         Ok(Request::Ready) => "readyz",
         Ok(Request::Live) => "livez",
+        Ok(Request::Gauge) => "gauge",
         Ok(Request::Content(Target {
             kind: Kind::Manifest,
             ..

@@ -32,6 +32,8 @@ pub enum Refusal {
     Alone(Kind),
     #[error("this node feeds as many followers as it may")]
     Uploads(Kind),
+    #[error("this node measures no link now: others measure, or it has content to move")]
+    Occupied,
     #[error("no range lies within the object")]
     Unsatisfiable { size: Option<u64> },
     #[error(transparent)]
@@ -48,6 +50,8 @@ impl Refusal {
             Self::Request(RequestError::UriTooLong) => StatusCode::URI_TOO_LONG,
             Self::Request(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            // Nothing that a container runtime asks for.
+            Self::Occupied => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unsatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Filtered(_)
             | Self::NotHere(_)
@@ -77,7 +81,7 @@ impl Refusal {
             Self::Request(RequestError::Range(_)) | Self::Unsatisfiable { .. } => {
                 ErrorCode::SizeInvalid
             }
-            Self::Request(_) => ErrorCode::Unsupported,
+            Self::Request(_) | Self::Occupied => ErrorCode::Unsupported,
             Self::Unauthorized => ErrorCode::Unauthorized,
             Self::Filtered(_) => ErrorCode::NameUnknown,
             Self::NotHere(kind)

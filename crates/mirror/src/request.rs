@@ -21,6 +21,9 @@ pub const NODE_SECRET: HeaderName = HeaderName::from_static("x-peili-node-secret
 /// still growing is served to it too.
 pub const FLIGHT: HeaderName = HeaderName::from_static("x-peili-flight");
 
+/// Where a peer is asked for bytes that nobody needs, to measure a link.
+pub const GAUGE: &str = "/gauge";
+
 /// Longer paths with their queries are refused: a name of 255, a digest of 135 and a registry of 255 fit many times.
 const MAX_URI: usize = 4096;
 
@@ -91,6 +94,7 @@ pub enum Request {
     Base,
     Ready,
     Live,
+    Gauge,
     Content(Target),
 }
 
@@ -150,6 +154,7 @@ impl Reader {
             "/v2" | "/v2/" => return Ok(Request::Base),
             "/readyz" => return Ok(Request::Ready),
             "/livez" => return Ok(Request::Live),
+            GAUGE => return Ok(Request::Gauge),
             _ => {}
         }
         let path = uri

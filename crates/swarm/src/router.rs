@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use libp2p::PeerId;
-use mirror::{Health, News, Search, Seek, Turn};
+use mirror::{Candidate, Health, News, Search, Seek, Turn};
 use oci::{Digest, Key};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -144,6 +144,13 @@ impl mirror::Flights for Router {
         if words.try_send(Word::Report(digest.clone(), news)).is_err() {
             tracing::debug!(%digest, ?news, "too much waits to be told; the cluster does not hear how a pull goes on");
         }
+    }
+
+    async fn companion(&self) -> Option<Candidate> {
+        let words = self.words.as_ref()?;
+        let (asker, companion) = oneshot::channel();
+        words.send(Word::Companion(asker)).await.ok()?;
+        companion.await.ok()?
     }
 
     fn outrun(&self) -> watch::Receiver<u64> {

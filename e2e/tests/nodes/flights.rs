@@ -243,3 +243,26 @@ pub async fn retained_layers_are_served(lab: Lab, containerd: Generation) -> Res
     }
     Ok(())
 }
+
+/// What the slow node's link carries, in Mbit/s.
+const SLOW: u32 = 8;
+
+/// A node whose link is much slower than the others' knows it before anything is pulled.
+pub async fn slow_node_is_known(lab: Lab, containerd: Generation) -> Result<()> {
+    let [mut slow, others @ ..] = lab.start_nodes::<4>(containerd).await?;
+    slow.host.limit_sending(SLOW)?;
+    slow.host.limit_receiving(SLOW)?;
+    slow.take_mirror()?.stop().await?;
+    slow.start_mirror()?;
+    slow.ready().await?;
+    let link = "peili_flights_link_bytes_per_second";
+    let is_slow = "peili_flights_slow";
+    let known = async || Ok(slow.metric(is_slow)? == 1.0);
+    until("the slow node to be known", known).await?;
+    let carries = slow.metric(link)? / f64::from(SLOW) / 125_000.0;
+    ensure!((0.2..2.0).contains(&carries), "{carries} of its link");
+    for other in &others {
+        ensure!(other.metric(is_slow)? == 0.0, "{}", other.host.address);
+    }
+    Ok(())
+}

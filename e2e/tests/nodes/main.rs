@@ -82,6 +82,7 @@ tests_on! { flights_1_7, V1_7:
     flights::retained_layers_are_served,
     flight_faults::leader_is_cancelled,
     flight_faults::leaders_mirror_dies,
+    flights::slow_node_is_known,
     flight_faults::leader_is_rate_limited,
     flight_faults::owner_dies,
 }

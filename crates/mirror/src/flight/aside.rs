@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::Shared;
+use super::{Shared, gauge};
 
 /// A node that takes in less than so many parts of what one that feeds it does is slow. Where links are full both ways, or
 /// two share an uplink, one that is as good as the others gets less than half for seconds…
-const SLOWER: u64 = 3;
+pub const SLOWER: u64 = 3;
 /// …until it takes in as much, or for so long…
 pub const FORGIVEN: Duration = Duration::from_secs(10 * 60);
 /// …twice as long each time that it shows again soon, up to this: what is slow for good is not to hold others up, for the
@@ -26,6 +26,8 @@ pub struct Aside {
     /// How often it stepped there.
     times: watch::Sender<u64>,
     is_slow: AtomicBool,
+    /// What others are able to take in, in bytes a second, if a measurement has shown this node's link to be far slower.
+    pub gauged: watch::Sender<Option<u64>>,
 }
 
 /// Tells whether it has since this was made.
@@ -57,11 +59,12 @@ impl Since {
     }
 }
 
-/// Listens for those who feed this node and have far more than it takes of it, and steps aside if that is because this
+/// Listens for those who feed this node and have far more than it takes of it, and for measurements, and steps aside if this
 /// node is slow.
 pub async fn run(shared: Arc<Shared>, mut outrun: watch::Receiver<u64>) {
     let mut slow: Option<Slow> = None;
     let mut was_slow: Option<Slow> = None;
+    let mut gauged = shared.aside.gauged.subscribe();
     loop {
         tokio::select! {
             changed = outrun.changed() => {
@@ -82,6 +85,15 @@ pub async fn run(shared: Arc<Shared>, mut outrun: watch::Receiver<u64>) {
                     slow = Some(Slow::new(theirs, was_slow.take()));
                 }
             }
+            Ok(()) = gauged.changed() => {
+                let theirs = *gauged.borrow_and_update();
+                if theirs.is_none() && !slow.as_ref().is_some_and(|slow| slow.is_gauged) {
+                    continue;
+                }
+                tracing::debug!(?theirs, "this node's link was measured");
+                shared.lags(theirs.is_some());
+                slow = theirs.map(Slow::gauged);
+            }
             caught_up = shared.redeems(&slow) => {
                 shared.lags(false);
                 was_slow = slow.take().filter(|_| !caught_up);
@@ -97,6 +109,8 @@ struct Slow {
     /// When that is forgiven, and after how long.
     until: Instant,
     span: Duration,
+    /// A measurement has shown it.
+    is_gauged: bool,
 }
 
 impl Slow {
@@ -111,6 +125,18 @@ impl Slow {
             theirs,
             until,
             span,
+            is_gauged: false,
+        }
+    }
+
+    /// A measurement has shown it. The next one tells whether it still is.
+    fn gauged(theirs: u64) -> Self {
+        let span = gauge::LATER * 2;
+        Self {
+            theirs,
+            until: Instant::now() + span,
+            span,
+            is_gauged: true,
         }
     }
 }
@@ -118,6 +144,7 @@ impl Slow {
 impl Shared {
     fn lags(&self, lags: bool) {
         if self.aside.is_slow.swap(lags, Ordering::Relaxed) != lags {
+            self.metrics.flights_slow.set(lags.into());
             self.flights.lag(lags);
         }
     }

@@ -205,6 +205,10 @@ impl Pulls {
         self.pulls.lock().get(digest).cloned()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.pulls.lock().is_empty()
+    }
+
     /// Waits until there is a pull of this digest.
     pub async fn wait(&self, digest: &Digest) -> Arc<Pull> {
         loop {

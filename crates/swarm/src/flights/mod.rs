@@ -14,6 +14,7 @@ use ::flights::{Datagram, DecodeError, Key, NodeId, Outcome, SeekId, Time, Wante
 use libp2p::PeerId;
 use mirror::{Candidate, Holding, News, Place, Seek, Turn};
 use oci::Digest;
+use rand::seq::IteratorRandom as _;
 use tokio::sync::oneshot;
 
 use crate::addresses::{Endpoint, Scope};
@@ -30,6 +31,8 @@ const JOIN_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 /// How often a question is asked anew because the source that was named is no member, or cannot be reached from here.
 const MAX_RETRIES: u8 = 2;
+/// Members that are drawn until one can be reached from here.
+const COMPANIONS: usize = 3;
 
 /// What the mirror asks and tells.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub(crate) enum Word {
     Report(Digest, News),
     /// Whether others are held up behind this node.
     Lag(bool),
+    /// Who is another member, by lot?
+    Companion(oneshot::Sender<Option<Candidate>>),
 }
 
 /// A question to the rules, and who waits for its answer.
@@ -239,7 +244,21 @@ impl Flights {
                 self.node.report(self.now(), Key::of(digest.as_str()), news);
             }
             Word::Lag(lags) => self.node.lag(self.now(), lags),
+            Word::Companion(asker) => {
+                // Whoever asked may have gone.
+                let _ = asker.send(self.companion());
+            }
         }
+    }
+
+    /// Another member that can be reached from here, by lot.
+    fn companion(&self) -> Option<Candidate> {
+        let members = self.node.members();
+        let others = || members.iter().filter(|m| m.id != members.me().id);
+        (0..COMPANIONS).find_map(|_| {
+            let drawn = others().choose(&mut rand::rng())?;
+            self.candidate(&drawn.id)
+        })
     }
 
     fn seek(&mut self, wanted: Wanted, retries: u8, asker: oneshot::Sender<Turn>) {

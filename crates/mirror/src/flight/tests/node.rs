@@ -40,6 +40,8 @@ pub struct Script {
     /// What those take in who feed this node and have far more than it takes.
     pub outrun: watch::Sender<u64>,
     pub lags: Mutex<Vec<bool>>,
+    /// Nodes to measure by, in turn.
+    pub companions: Mutex<Vec<Candidate>>,
     happened: Notify,
 }
 
@@ -62,6 +64,13 @@ impl Flights for Script {
 
     fn outrun(&self) -> watch::Receiver<u64> {
         self.outrun.subscribe()
+    }
+
+    async fn companion(&self) -> Option<Candidate> {
+        let mut companions = self.companions.lock();
+        let next = companions.pop()?;
+        companions.insert(0, next.clone());
+        Some(next)
     }
 
     fn lag(&self, lags: bool) {

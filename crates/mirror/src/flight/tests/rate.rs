@@ -1,6 +1,7 @@
 //! What becomes of those who are slower than the others.
 
 use super::*;
+use crate::Candidate;
 use crate::flight::aside::FORGIVEN;
 
 fn is_outrun(news: &News) -> bool {
@@ -289,4 +290,72 @@ async fn who_waits_for_a_lead_that_is_found_too_slow_says_so() {
     let (answer, ()) = tokio::join!(waiting, found);
     assert_eq!(answer.0.status(), 404);
     assert_eq!(it.asked()[2..], [(Some(it.leader.peer()), None)]);
+}
+
+/// What a node answers that is asked for bytes to measure by: the status, the bytes, and what it knows of its link.
+async fn gauged(node: &Node) -> (StatusCode, usize, Option<String>) {
+    let (head, ()) = http::Request::get("/gauge")
+        .body(())
+        .expect("a request")
+        .into_parts();
+    let ends = crate::Ends {
+        remote: ([10, 0, 0, 9], 9).into(),
+        local: node.address,
+    };
+    let answer = Answer(node.mirror.answer(&head, ends).await);
+    let link = answer.0.headers().get("x-peili-link");
+    let link = link.map(|link| link.to_str().expect("text").to_owned());
+    (answer.0.status(), answer.rest().await.0.len(), link)
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_are_measured_while_nothing_else_moves() {
+    let (node, digest) = (node().await, Digest::sha256(b"layer"));
+    assert_eq!(gauged(&node).await, (StatusCode::OK, MIB, None));
+    let growing = node.lead(&digest, MIB as u64).await;
+    assert_eq!(gauged(&node).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    growing.fail(&node, &digest);
+    let over = async {
+        while gauged(&node).await.0 != StatusCode::OK {
+            tokio::time::sleep(STEP).await;
+        }
+    };
+    timeout(PATIENCE, over).await.expect("it is idle again");
+}
+
+/// A node that sends what others measure by in so much time at the least, and knows that its link carries far more.
+async fn companion(pause: Duration) -> Candidate {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            while let Ok(1..) = stream.read(&mut head).await {
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nX-Peili-Link: 50000000\r\nContent-Length: {MIB}\r\n\r\n"
+                );
+                stream.write_all(head.as_bytes()).await.expect("taken");
+                stream.write_all(&[0; MIB * 3 / 4]).await.expect("taken");
+                tokio::time::sleep(pause).await;
+                stream.write_all(&[0; MIB / 4]).await.expect("taken");
+            }
+        }
+    });
+    candidate(address)
+}
+
+#[tokio::test]
+async fn who_finds_its_link_far_slower_than_those_of_others_says_so() {
+    let node = node().await;
+    let pause = Duration::from_millis(200);
+    let companions = [companion(pause).await, companion(pause).await];
+    *node.script.companions.lock() = companions.to_vec();
+    node.script
+        .until(|script| *script.lags.lock() == [true])
+        .await;
+    assert_eq!(node.metric("peili_flights_slow"), 1);
+    let link = node.metric("peili_flights_link_bytes_per_second");
+    assert!((1..=MIB as u64 / 2 * 5).contains(&link), "{link}");
+    let (status, _, known) = gauged(&node).await;
+    assert_eq!((status, known), (StatusCode::OK, Some(link.to_string())));
 }
