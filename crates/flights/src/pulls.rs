@@ -55,6 +55,7 @@ struct Pull {
     registry: u64,
     since: Time,
     size: Option<u64>,
+    is_large: bool,
     beat_at: Time,
     /// The arbiter that heard of it last.
     told: Option<NodeId>,
@@ -118,6 +119,7 @@ impl Pulls {
             registry: wanted.registry,
             since: now,
             size,
+            is_large: wanted.is_large(),
             beat_at: now.after(beat(role)),
             told: settled.by,
             is_head: role == Role::Lead || settled.by.is_some_and(|by| Some(by) != arbiter),
@@ -127,6 +129,16 @@ impl Pulls {
             pull.tell(wanted.key, view, out);
         }
         self.pulls.insert(wanted.key, pull);
+    }
+
+    /// A large object that comes to this node for its district, from another.
+    pub fn heads(&self, view: &impl View) -> Option<Key> {
+        let heads = |pull: &Pull| match pull.role {
+            Role::Follow(source) => pull.is_large && pull.is_head && !view.is_near(&source),
+            Role::Lead | Role::Alone => false,
+        };
+        let mut pulls = self.pulls.iter();
+        pulls.find(|(_, pull)| heads(pull)).map(|(key, _)| *key)
     }
 
     /// Nothing that others could wait for came of a question that the arbiter of this district had sent on.

@@ -7,6 +7,7 @@ mod open;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::arbiter::SMALL;
 use crate::budget::Budgets;
 use crate::outbox::Outbox;
 use crate::random::mix;
@@ -129,7 +130,16 @@ pub(crate) struct Seeks {
     open: BTreeMap<u64, Open>,
     last: u64,
     pub budgets: Budgets,
+    /// A large object that comes to this node for its district.
+    pub heads: Option<Key>,
     settled: Vec<Settled>,
+}
+
+impl Wanted {
+    /// Whether it is of a size at which it matters how many copies a node sends at once.
+    pub(crate) fn is_large(&self) -> bool {
+        self.size.is_some_and(|size| size > SMALL)
+    }
 }
 
 impl Seeks {
@@ -171,6 +181,7 @@ impl Seeks {
             asked: None,
             heard: None,
             lead: None,
+            is_for_district: None,
             redirects: 0,
             silent: Vec::new(),
         };
@@ -220,6 +231,8 @@ impl Seeks {
         view: &impl View,
         out: &mut Outbox,
     ) {
+        let key = self.open.get(&number).map(|open| *open.question.key());
+        let heads = key.is_some_and(|key| self.heads_beside(&key));
         let Some(open) = self.open.get_mut(&number) else {
             return;
         };
@@ -242,6 +255,9 @@ impl Seeks {
         let message = match &open.question {
             Question::Find(key) => Message::Find { key: *key, number },
             Question::Seek(wanted) => {
+                if heads {
+                    open.is_for_district.get_or_insert(false);
+                }
                 let failed = wanted.failed.iter().rev().take(MAX_NODES);
                 Message::Seek(Seek {
                     key: wanted.key,
@@ -258,6 +274,7 @@ impl Seeks {
                     patient: open.is_patient,
                     barred: self.budgets.is_barred(now, wanted.group),
                     lags: self.budgets.lags,
+                    heads,
                     slow: wanted.slow,
                     slow_lead: wanted.slow_lead,
                     silent: open.silent.last().copied(),
@@ -340,6 +357,13 @@ impl Seeks {
                 self.ask(now, number, Some(owner), view, out);
             }
         }
+    }
+
+    /// Whether this node gets, or is about to get, another large object for its district.
+    fn heads_beside(&self, key: &Key) -> bool {
+        let is_other =
+            |open: &Open| open.is_for_district == Some(true) && open.question.key() != key;
+        self.heads.is_some_and(|heads| heads != *key) || self.open.values().any(is_other)
     }
 
     fn numbers(&self, which: impl Fn(&Open) -> bool) -> Vec<u64> {

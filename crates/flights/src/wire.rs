@@ -106,6 +106,8 @@ pub(crate) struct Seek {
     pub barred: bool,
     /// Whether others were held up behind the asker lately.
     pub lags: bool,
+    /// Whether the asker gets another large object for its district from another.
+    pub heads: bool,
     /// A source that gives the asker far less than others did lately.
     pub slow: Option<NodeId>,
     /// Who leads, and gives the asker far less than leads did lately.
@@ -278,6 +280,7 @@ impl From<&Message> for proto::Body {
                 patient: seek.patient,
                 barred: seek.barred,
                 lags: seek.lags,
+                heads: seek.heads,
                 slow: one(&seek.slow),
                 slow_lead: one(&seek.slow_lead),
                 silent: one(&seek.silent),
@@ -412,6 +415,7 @@ impl TryFrom<proto::Body> for Message {
                 patient: seek.patient,
                 barred: seek.barred,
                 lags: seek.lags,
+                heads: seek.heads,
                 slow: node(&seek.slow, "slow")?,
                 slow_lead: node(&seek.slow_lead, "slow_lead")?,
                 silent: node(&seek.silent, "silent")?,

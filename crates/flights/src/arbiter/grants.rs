@@ -24,6 +24,8 @@ const BARRED_HOLD: Duration = Duration::from_secs(1);
 const SECOND_HOLD: Duration = Duration::from_secs(1);
 /// A leaf of a tree waits so long for an inner node to come before it.
 const GATHER: Duration = Duration::from_millis(100);
+/// Who gets another large object for its district waits so long for somebody else to get this one.
+const RELIEF: Duration = Duration::from_millis(60);
 /// So long a district's questions about a large object are gathered before one of its nodes asks for all of them.
 const MUSTER: Duration = Duration::from_millis(30);
 /// Who asked a node that is not the arbiter, and still is not after so long, is sent to who is.
@@ -48,8 +50,13 @@ impl Arbiter {
         view: &impl View,
         out: &mut Outbox,
     ) {
+        let (key, heads) = (seek.key, seek.heads);
         if let Some(waiter) = self.note(now, asker, seek, view, out) {
             self.try_answer(now, waiter, view, out);
+        }
+        if heads {
+            // It may have been asked to get it for others.
+            self.settle(now, key, view, out);
         }
     }
 
@@ -212,7 +219,8 @@ impl Arbiter {
         }
         if let Some(elsewhere) = elsewhere {
             let is_large = flight.size.is_none_or(|size| size > place::SMALL);
-            if is_large && !grants && waited < MUSTER && seek.patient {
+            let patience = if seek.heads { RELIEF } else { MUSTER };
+            if is_large && !grants && waited < patience && seek.patient {
                 return None;
             }
             // One asks for all of this district.
@@ -276,6 +284,7 @@ impl Arbiter {
                     // Whole districts wait for those who ask for them.
                     view.is_near(&waiter.node),
                     shape.has_classes() && !shape.is_inner(&waiter.node),
+                    is_sent && waiter.seek.heads,
                     // Who asks for its district feeds more than others: for each object another one.
                     is_sent.then(|| place::lot(&waiter.node, key.hash())),
                 )

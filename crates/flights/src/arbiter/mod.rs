@@ -20,6 +20,7 @@ use crate::{Key, NodeId, Time};
 use flight::{Flight, Source, State};
 use records::{MAX_HOLDERS, Record, Records};
 
+pub(crate) use place::SMALL;
 pub(crate) use records::Teller;
 
 /// Keys in flight at most.

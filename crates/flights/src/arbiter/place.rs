@@ -12,7 +12,7 @@ use crate::{Key, NodeId};
 /// What a hop costs, in bytes that could have been sent meanwhile: what a node has taken in and not passed on yet.
 const HOP: u64 = 8 * 1024;
 /// Objects up to this size are verified and stored whole by each node before it passes them on…
-pub(super) const SMALL: u64 = 1024 * 1024;
+pub(crate) const SMALL: u64 = 1024 * 1024;
 /// …so that a hop costs far more than a further child.
 const WHOLE_HOP: u64 = 1024 * 1024;
 /// What a child costs, besides its share of the uplink: a connection and its buffers.
@@ -95,7 +95,11 @@ impl Shape {
             ..=SMALL => (WHOLE_HOP, 0),
             _ => (HOP, CHAIN),
         };
-        let hops = u64::from(depth) + if goes_on { 0 } else { chain };
+        let above = u64::from(depth) + if goes_on { 0 } else { chain };
+        // All below a node that sends more than others do get less.
+        let below = u64::from(u16::MAX - depth);
+        let crowds = slower > 0 && self.size > SMALL;
+        let hops = if crowds { below } else { above };
         hops * hop + u64::from(children) * CHILD + slower
     }
 }

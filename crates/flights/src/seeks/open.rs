@@ -45,6 +45,8 @@ pub(super) struct Open {
     /// When the owner last said that the answer will come.
     pub heard: Option<Time>,
     pub lead: Option<Lead>,
+    /// Whether this node gets it for its district, once it was asked to, or has said that another one should.
+    pub is_for_district: Option<bool>,
     pub redirects: u8,
     /// Owners that did not answer.
     pub silent: Vec<NodeId>,

@@ -99,6 +99,8 @@ pub struct Seek {
     pub slow: Bytes,
     #[prost(bytes = "bytes", tag = "16")]
     pub slow_lead: Bytes,
+    #[prost(bool, tag = "17")]
+    pub heads: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -271,6 +271,50 @@ fn outcomes(desks: &mut Desks<'_>, nodes: &[usize]) -> BTreeMap<usize, Outcome> 
 }
 
 #[test]
+fn no_node_gets_two_objects_at_once_for_its_district() {
+    let all = Directory::new(0..4_200);
+    let mut desks = Desks::new(4_200, |_| &all);
+    let nodes = some_of(&all, 2);
+    let (holder, pair) = (nodes[0], [nodes[2], nodes[3]]);
+    let keys: Vec<_> = (0..20).map(|n| Key::of(&format!("sha256:{n}"))).collect();
+    desks.with(holder, |desk, _| desk.hold(Time(0), &keys));
+    desks.tick(Time(100));
+    desks.tick(Time(200));
+    let mut now = 300;
+    for keys in keys.chunks(2) {
+        let mut heads = Vec::new();
+        for (node, key) in pair
+            .iter()
+            .flat_map(|node| keys.iter().map(move |key| (*node, key)))
+        {
+            desks.with(node, |desk, view| desk.seek(Time(now), wanted(*key), view));
+        }
+        desks.deliver(Time(now));
+        for _ in 0..6 {
+            now += 50;
+            desks.tick(Time(now));
+        }
+        for node in pair {
+            for (_, outcome) in desks.with(node, |desk, _| desk.take_outcomes()) {
+                match outcome {
+                    Outcome::Follow { source, .. } if source == id(holder) => heads.push(node),
+                    Outcome::Follow { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            for key in keys {
+                desks.with(node, |desk, view| {
+                    desk.report(Time(now), *key, News::Done, view)
+                });
+            }
+        }
+        heads.sort_unstable();
+        assert_eq!(heads, pair);
+        desks.deliver(Time(now));
+    }
+}
+
+#[test]
 fn what_one_district_holds_the_others_find() {
     let all = Directory::new(0..4_200);
     let mut desks = Desks::new(4_200, |_| &all);
@@ -293,7 +337,9 @@ fn what_one_district_holds_the_others_find() {
             desk.seek(Time(300), wanted(*key), view)
         });
         desks.deliver(Time(300));
+        // It gets others for its district already, and nobody else asks.
         desks.tick(Time(350));
+        desks.tick(Time(400));
         let outcome = told(&mut desks, nodes[7]);
         assert!(matches!(outcome, Outcome::Follow { source, .. } if source == id(holder)));
     }
