@@ -304,7 +304,7 @@ fn no_node_gets_two_objects_at_once_for_its_district() {
             }
             for key in keys {
                 desks.with(node, |desk, view| {
-                    desk.report(Time(now), *key, News::Done, view)
+                    desk.report(Time(now), *key, News::Done, view);
                 });
             }
         }

@@ -26,7 +26,7 @@ const SKIPPED: usize = LENGTH / 2;
 /// In pieces of so many.
 const PIECE: usize = 64 * 1024;
 /// What has come by then shows enough of a link that is so slow.
-const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// A measured link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

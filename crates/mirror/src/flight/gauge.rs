@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::random_range;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 
 use super::Shared;
 use super::aside::SLOWER;
 use crate::PeerId;
+use crate::fetch::gauge::LIMIT;
 
 /// What so few bytes can show, in bytes a second: what is faster is as fast as this. Half a gigabit.
 const ENOUGH: u64 = 60_000_000;
@@ -90,36 +90,40 @@ impl Gauge {
 }
 
 /// This node's part in measuring: one at a time, and only while nothing else moves.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Scales {
     gauge: Mutex<Gauge>,
-    seat: Arc<Semaphore>,
+    /// When the one that goes on began.
+    begun: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Default for Scales {
-    fn default() -> Self {
-        Self {
-            gauge: Mutex::default(),
-            seat: Arc::new(Semaphore::new(1)),
-        }
-    }
-}
-
-/// A measurement that is going on; over when it is dropped.
+/// A measurement that is going on; over when it is dropped, and for others after [`LIMIT`]: whoever measures may forget it.
 #[derive(Debug)]
 pub struct Weighing {
     /// What the node that is asked knows of its own link, in bytes a second.
     pub carries: Option<u64>,
-    _seat: OwnedSemaphorePermit,
+    begun: Instant,
+    seat: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Drop for Weighing {
+    fn drop(&mut self) {
+        self.seat.lock().take_if(|begun| *begun == self.begun);
+    }
 }
 
 impl Shared {
     /// Begins a measurement, unless that would disturb something or be disturbed by it.
     pub fn weigh(&self) -> Option<Weighing> {
-        let seat = self.scales.seat.clone().try_acquire_owned().ok()?;
-        self.is_idle().then(|| Weighing {
-            carries: self.scales.gauge.lock().carries(),
-            _seat: seat,
+        let (now, mut going) = (Instant::now(), self.scales.begun.lock());
+        let is_free = going.is_none_or(|begun| now - begun >= LIMIT);
+        (is_free && self.is_idle()).then(|| {
+            *going = Some(now);
+            Weighing {
+                carries: self.scales.gauge.lock().carries(),
+                begun: now,
+                seat: self.scales.begun.clone(),
+            }
         })
     }
 

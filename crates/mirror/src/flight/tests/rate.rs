@@ -292,17 +292,21 @@ async fn who_waits_for_a_lead_that_is_found_too_slow_says_so() {
     assert_eq!(it.asked()[2..], [(Some(it.leader.peer()), None)]);
 }
 
-/// What a node answers that is asked for bytes to measure by: the status, the bytes, and what it knows of its link.
-async fn gauged(node: &Node) -> (StatusCode, usize, Option<String>) {
-    let (head, ()) = http::Request::get("/gauge")
-        .body(())
-        .expect("a request")
-        .into_parts();
-    let ends = crate::Ends {
+fn asking() -> http::request::Parts {
+    let request = http::Request::get("/gauge").body(());
+    request.expect("a request").into_parts().0
+}
+
+fn stranger(node: &Node) -> crate::Ends {
+    crate::Ends {
         remote: ([10, 0, 0, 9], 9).into(),
         local: node.address,
-    };
-    let answer = Answer(node.mirror.answer(&head, ends).await);
+    }
+}
+
+/// What a node answers that is asked for bytes to measure by: the status, the bytes, and what it knows of its link.
+async fn gauged(node: &Node) -> (StatusCode, usize, Option<String>) {
+    let answer = Answer(node.mirror.answer(&asking(), stranger(node)).await);
     let link = answer.0.headers().get("x-peili-link");
     let link = link.map(|link| link.to_str().expect("text").to_owned());
     (answer.0.status(), answer.rest().await.0.len(), link)
@@ -321,6 +325,13 @@ async fn links_are_measured_while_nothing_else_moves() {
         }
     };
     timeout(PATIENCE, over).await.expect("it is idle again");
+
+    // One at a time, unless somebody takes too long.
+    let forgotten = node.mirror.answer(&asking(), stranger(&node)).await;
+    assert_eq!(gauged(&node).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    tokio::time::sleep(crate::fetch::gauge::LIMIT).await;
+    assert_eq!(gauged(&node).await.0, StatusCode::OK);
+    drop(forgotten);
 }
 
 /// A node that sends what others measure by in so much time at the least, and knows that its link carries far more.
