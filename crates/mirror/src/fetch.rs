@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HOST, RANGE};
+use http::request::Builder;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -188,11 +189,7 @@ impl Fetcher {
         let request = self
             .request(question, &candidate)
             .map_err(|error| failed(error.to_string()))?;
-        let response = match timeout(ANSWER_LIMIT, self.client.request(request)).await {
-            Err(_) => return Err(failed(format!("no answer within {ANSWER_LIMIT:?}"))),
-            Ok(Err(error)) => return Err(failed(chain(&error))),
-            Ok(Ok(response)) => response,
-        };
+        let response = self.send(request).await.map_err(failed)?;
         let (head, body) = response.into_parts();
         match head.status {
             StatusCode::OK if question.ranges.is_none() => {}
@@ -235,19 +232,9 @@ impl Fetcher {
         let repository = origin.map_or("unknown", |origin| origin.repository.as_str());
         let namespace = origin.map_or(String::new(), |origin| format!("?ns={}", origin.registry));
         let path = format!("/v2/{repository}/{kind}/{}{namespace}", target.reference);
-        let uri = Uri::builder()
-            .scheme("http")
-            .authority(candidate.peer.as_str())
-            .path_and_query(path)
-            .build()?;
-        let host = candidate
-            .addresses
-            .first()
-            .map_or(String::new(), ToString::to_string);
-        let mut request = http::Request::builder()
+        let mut request = self
+            .request_to(candidate, &path)?
             .method(question.method.clone())
-            .uri(uri)
-            .header(http::header::HOST, host)
             .header(MIRRORED, "true");
         if let Some(origin) = origin {
             request = request.header(NAMESPACE, origin.registry.as_str());
@@ -261,10 +248,35 @@ impl Fetcher {
         if let Some(place) = &question.place {
             request = request.header(FLIGHT, place.to_string());
         }
+        request.body(Empty::new())
+    }
+
+    /// The head of any request to a peer.
+    fn request_to(&self, candidate: &Candidate, path: &str) -> Result<Builder, http::Error> {
+        let uri = Uri::builder()
+            .scheme("http")
+            .authority(candidate.peer.as_str())
+            .path_and_query(path)
+            .build()?;
+        let host = candidate.addresses.first();
+        let host = host.map_or(String::new(), ToString::to_string);
+        let mut request = http::Request::builder().uri(uri).header(HOST, host);
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
-        request.body(Empty::new())
+        Ok(request)
+    }
+
+    /// The head of a peer's answer, or why there is none.
+    async fn send(
+        &self,
+        request: http::Request<Empty<Bytes>>,
+    ) -> Result<Response<Incoming>, String> {
+        match timeout(ANSWER_LIMIT, self.client.request(request)).await {
+            Err(_) => Err(format!("no answer within {ANSWER_LIMIT:?}")),
+            Ok(Err(error)) => Err(chain(&error)),
+            Ok(Ok(response)) => Ok(response),
+        }
     }
 
     /// Remembers that a peer failed, for all requests.

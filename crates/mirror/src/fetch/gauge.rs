@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use http::header::{AUTHORIZATION, HOST};
-use http::{HeaderName, HeaderValue, Response, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
-use super::{ANSWER_LIMIT, Fetcher};
+use super::Fetcher;
 use crate::Candidate;
 use crate::body::Body;
 use crate::flight::Weighing;
@@ -61,14 +60,10 @@ impl Fetcher {
     /// Nothing can be said: it did not answer, or has other things to do.
     pub async fn gauge(&self, candidate: &Candidate) -> Result<Gauged, String> {
         let _in_flight = self.peers.begin(candidate);
-        let request = self.gauge_request(candidate);
+        let head = self.request_to(candidate, GAUGE);
+        let request = head.and_then(|head| head.body(Empty::new()));
         let request = request.map_err(|error| error.to_string())?;
-        let response = timeout(ANSWER_LIMIT, self.client.request(request)).await;
-        let response = match response {
-            Err(_) => return Err(format!("no answer within {ANSWER_LIMIT:?}")),
-            Ok(Err(error)) => return Err(super::chain(&error)),
-            Ok(Ok(response)) => response,
-        };
+        let response = self.send(request).await?;
         if response.status() != StatusCode::OK {
             return Err(format!("answered {}", response.status()));
         }
@@ -76,28 +71,9 @@ impl Fetcher {
         let mut look = Look::default();
         // Whatever came is what is to be known.
         let _ = timeout(LIMIT, look.at(response.into_body())).await;
-        let rate = look
-            .rate(Instant::now())
-            .ok_or("less came than was to come")?;
+        let rate = look.rate(Instant::now());
+        let rate = rate.ok_or("less came than was to come")?;
         Ok(Gauged { rate, theirs })
-    }
-
-    fn gauge_request(
-        &self,
-        candidate: &Candidate,
-    ) -> Result<http::Request<Empty<Bytes>>, http::Error> {
-        let uri = Uri::builder()
-            .scheme("http")
-            .authority(candidate.peer.as_str())
-            .path_and_query(GAUGE)
-            .build()?;
-        let host = candidate.addresses.first();
-        let host = host.map_or(String::new(), ToString::to_string);
-        let mut request = http::Request::get(uri).header(HOST, host);
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization.clone());
-        }
-        request.body(Empty::new())
     }
 }
 
