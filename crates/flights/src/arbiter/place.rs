@@ -140,6 +140,15 @@ mod tests {
     }
 
     #[test]
+    fn where_a_chain_has_to_be_shared_the_fewest_wait_for_it() {
+        let shape = Shape::new(&Key::of("a"), Some(128 * MIB), 3, 1_000);
+        let near_the_end = shape.cost(&node(1), 900, 1, true);
+        assert!(near_the_end < shape.cost(&node(2), 1, 1, true));
+        assert!(near_the_end < shape.cost(&node(3), 0, 1, false));
+        assert!(shape.cost(&node(4), 901, 0, true) < near_the_end);
+    }
+
+    #[test]
     fn a_small_one_is_given_to_several_at_once() {
         let shape = Shape::new(&Key::of("a"), Some(2_000), 1, 12);
         assert!(shape.cost(&node(2), 0, 3, false) < shape.cost(&node(1), 1, 0, true));

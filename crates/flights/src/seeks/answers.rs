@@ -106,8 +106,8 @@ impl Seeks {
     }
 
     /// The arbiter of this node's district sends it on to `to`, perhaps for all of the district. Says whether another node
-    /// should get it rather, for this one gets another object for the district: it would pass both on to two. Where the
-    /// arbiter knows that there is nobody else.
+    /// should get it rather, for this one gets another object for the district: it would pass both on to two. Not where the
+    /// arbiter was told so before: then there is nobody else.
     fn declines(&mut self, number: u64, from: NodeId, to: NodeId, view: &impl View) -> bool {
         let Some(open) = self.open.get(&number) else {
             return false;
