@@ -26,7 +26,7 @@ use std::time::Duration;
 use oci::{Digest, MediaType};
 use parking_lot::Mutex;
 use tokio::sync::watch::Sender;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -253,6 +253,11 @@ impl Flight {
         if !shared.queue.may_be_barren(digest) {
             return Err(Refusal::Alone(target.kind));
         }
+        if offset == 0 && self.comes_early(target, digest) {
+            // Until those that are to go first are queued as well.
+            sleep(queue::GATHER).await;
+            return self.give_way(target, digest);
+        }
         let begins_anew = |pull: Arc<Pull>| pull.begins_anew();
         if offset == 0 && shared.pulls.get(digest).is_some_and(begins_anew) {
             shared.flights.report(digest, News::Failed);
@@ -280,6 +285,17 @@ impl Flight {
             && shared.store.downloads_share_slots()
             && shared.about(digest).size.is_some();
         can.then(|| shared.queue.gives_way_after(digest)).flatten()
+    }
+
+    /// Whether the layers below this one are to have their turn first.
+    fn comes_early(&self, target: &Target, digest: &Digest) -> bool {
+        let (shared, store) = (&self.shared, &self.shared.store);
+        if target.kind != Kind::Blob || !store.downloads_share_slots() {
+            return false;
+        }
+        let is_here = |layer: &Digest| matches!(store.open(layer), Ok(Some(_)));
+        let layers = shared.about(digest).layers;
+        shared.queue.comes_early(digest, &layers, is_here)
     }
 
     /// An answer whose body ends without a byte.

@@ -2,6 +2,7 @@
 //! next, and how much of it moves at once.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use lru::LruCache;
 use oci::{Digest, Manifest, Role};
@@ -26,6 +27,8 @@ pub struct About {
     /// How many objects of the image are likely to move at the same moment: as many as its largest fits into it, 1 to
     /// 3.
     pub streams: u8,
+    /// Where it is a layer: all layers of the image, from the lowest on.
+    pub layers: Arc<[Digest]>,
     /// Who pulled the manifest from upstream, if it was another node.
     pub leader: Option<PeerId>,
 }
@@ -35,6 +38,7 @@ impl Default for About {
         Self {
             size: None,
             streams: 1,
+            layers: Arc::default(),
             leader: None,
         }
     }
@@ -76,6 +80,9 @@ impl Images {
         let largest = layers().map(|c| c.size).max().unwrap_or_default();
         // Never more than three.
         let streams = (total / largest.max(1)).clamp(1, MOST_STREAMS) as u8;
+        let is_layer = |role: Role| role == Role::Layer;
+        let all = manifest.children.iter().filter(|c| is_layer(c.role));
+        let all: Arc<[_]> = all.take(MOST_OF_ONE).map(|c| c.digest.clone()).collect();
         let mut objects = self.objects.lock();
         for child in manifest.children.iter().take(MOST_OF_ONE) {
             let about = About {
@@ -84,6 +91,11 @@ impl Images {
                     1
                 } else {
                     streams
+                },
+                layers: if is_layer(child.role) {
+                    all.clone()
+                } else {
+                    Arc::default()
                 },
                 leader: leader.cloned(),
             };

@@ -19,6 +19,12 @@ use parking_lot::Mutex;
 const WAYS: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(600)];
 /// Bodies in a row that may end without a byte for one object; containerd gives up after the fourth.
 const MOST_BARREN: u8 = 3;
+/// Downloads of a node that run at once: containerd's own setting, `max_concurrent_downloads`.
+const SLOTS: usize = 3;
+/// So many layers of an image are few.
+const FEW: usize = 2 * SLOTS;
+/// Within this time after the first of them, containerd has queued all layers of an image.
+pub const GATHER: Duration = Duration::from_millis(50);
 /// Objects for which such ends are remembered.
 const MOST_REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
@@ -46,6 +52,20 @@ impl Queue {
     /// After how long a request for this object gives its place up; `None`: it does not.
     pub fn gives_way_after(&self, digest: &Digest) -> Option<Duration> {
         WAYS.get(usize::from(self.barren(digest))).copied()
+    }
+
+    /// Whether a request for a layer comes before those below it in its image have had their turn.
+    pub fn comes_early(
+        &self,
+        digest: &Digest,
+        layers: &[Digest],
+        is_here: impl Fn(&Digest) -> bool,
+    ) -> bool {
+        if layers.len() > FEW || self.barren(digest) > 0 {
+            return false;
+        }
+        let below = layers.iter().take_while(|layer| *layer != digest);
+        below.filter(|layer| !is_here(layer)).count() >= SLOTS
     }
 
     /// Whether one more body for this object may end without a byte.
@@ -85,6 +105,26 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lowest_layers_that_are_missing_come_first() {
+        let queue = Arc::new(Queue::default());
+        let layers = |count: u8| -> Vec<_> { (0..count).map(|n| Digest::sha256(&[n])).collect() };
+        let early = |count: u8, here: &[usize]| {
+            let layers = layers(count);
+            let is_here = |layer: &Digest| here.iter().any(|n| layers[*n] == *layer);
+            let early = |n: &usize| queue.comes_early(&layers[*n], &layers, is_here);
+            (0..layers.len()).filter(early).collect::<Vec<_>>()
+        };
+        let none: [usize; 0] = [];
+        assert_eq!(early(3, &[]), none);
+        assert_eq!(early(5, &[]), [3, 4]);
+        assert_eq!(early(5, &[0, 2]), none);
+        assert_eq!(early(6, &[1]), [4, 5]);
+        assert_eq!(early(7, &[]), none, "little hangs on the last of many");
+        queue.ending(&layers(5)[3]).ended(0, true);
+        assert_eq!(early(5, &[]), [4], "once");
+    }
 
     #[test]
     fn three_ends_in_a_row_without_a_byte_are_all() {

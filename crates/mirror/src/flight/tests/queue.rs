@@ -32,3 +32,34 @@ async fn a_request_that_is_told_to_come_again_gives_its_place_up_twice() {
     assert!(head.starts_with("HTTP/1.1 404"), "{head}");
     assert_eq!(yields(&node), Some(None), "it has done so often enough");
 }
+
+#[tokio::test]
+async fn a_layer_lets_those_below_it_go_first_once() {
+    let node = node().await;
+    node.store.set_downloads_share_slots();
+    let layers = [0u8, 1, 2, 3].map(|n| Digest::sha256(&[n; 5]));
+    let named = layers
+        .each_ref()
+        .map(|layer| format!(r#"{{"digest":"{layer}","size":5}}"#));
+    let config = Digest::sha256(b"config");
+    let manifest = Bytes::from(format!(
+        r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":6}},"layers":[{}]}}"#,
+        named.join(",")
+    ));
+    let digest = Digest::sha256(&manifest);
+    let growing = node.ingest(&digest, manifest.len() as u64);
+    node.then(Turn::Lead);
+    let path = format!("manifests/{digest}");
+    node.ask(&path, &[], node.address).await;
+    growing.commit(&node, &manifest);
+
+    let [lowest @ .., last] = &layers;
+    let _ingests = layers.each_ref().map(|layer| node.ingest(layer, 5));
+    gives_way(&node, last).await;
+    assert_eq!(node.script.seeks.lock().len(), 1, "nobody was asked yet");
+    for layer in lowest.iter().chain([last]) {
+        node.then(Turn::Lead);
+        let (head, _) = over_the_network(&node, layer).await;
+        assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+    }
+}
