@@ -53,6 +53,10 @@ pub enum Event {
     Asked {
         pull: Attempt,
     },
+    /// The request lets others go first.
+    GivesWay {
+        pull: Attempt,
+    },
     /// The source has no use, or is gone.
     Useless {
         pull: Attempt,

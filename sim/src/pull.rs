@@ -20,6 +20,10 @@ const MOST_FAILED: usize = 16;
 const GONE_LIMIT: Micros = 250 * MILLI;
 /// After how long a request gives its place in containerd's queue up, the first time and the second. As `mirror::flight`.
 const GIVES_WAY: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(600)];
+/// So many layers of an image are few, and come in their order; within this time containerd has queued them all. As
+/// `mirror::flight::queue`.
+const FEW: u32 = 6;
+const GATHER: Micros = 50 * MILLI;
 /// A source that does not know yet what it does is asked again after so long.
 const AGAIN: Micros = 5 * MILLI;
 /// A look-up in Kademlia.
@@ -116,6 +120,26 @@ impl World {
         wait.filter(|_| self.setup.containerd == Containerd::PerNode)
     }
 
+    /// Whether the layers below are to have their turn first. As `mirror::flight::queue`.
+    fn comes_early(&self, node: u32, object: u32) -> bool {
+        let about = &self.setup.objects[object as usize];
+        let image = &self.setup.images[about.image as usize];
+        let (lowest, all) = (image.first + 2, image.first + image.objects);
+        let is_missing = |layer: &u32| self.pull(node, *layer).phase != Phase::Done;
+        self.setup.containerd == Containerd::PerNode
+            && self.pull(node, object).barren == 0
+            && self.pull(node, object).got == 0
+            && object >= lowest
+            && all - lowest <= FEW
+            && (lowest..object).filter(is_missing).count() >= usize::from(SLOTS)
+    }
+
+    pub fn gives_way(&mut self, pull: Attempt) {
+        if self.is_current(pull) {
+            self.end_barren(pull.node, pull.object);
+        }
+    }
+
     fn end_barren(&mut self, node: u32, object: u32) {
         self.pull_mut(node, object).barren += 1;
         self.free_place(node, object);
@@ -131,6 +155,10 @@ impl World {
         if pull.failed.len() >= MOST_FAILED {
             self.counts.alone += 1;
             return self.go_upstream(node, object);
+        }
+        if self.comes_early(node, object) {
+            let pull = self.attempt(node, object);
+            return self.push(self.now + GATHER, Event::GivesWay { pull });
         }
         let leader = self.pull(node, manifest).leader;
         let wanted = Wanted {

@@ -329,6 +329,7 @@ impl World {
             } => self.outcome(node, seek, &outcome),
             Event::LookedUp { node, object } => self.looked_up(node, object),
             Event::Asked { pull } => self.asked(pull),
+            Event::GivesWay { pull } => self.gives_way(pull),
             Event::Useless { pull } => self.useless(pull),
             Event::Begins { pull } => self.begins(pull),
             Event::Denied { pull } => self.denied(pull),

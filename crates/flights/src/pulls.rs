@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::budget::Budgets;
 use crate::outbox::Outbox;
-use crate::seeks::{HEARTBEAT, Outcome, Place, SeekId, Settled};
+use crate::seeks::{HEARTBEAT, Load, Outcome, Place, SeekId, Settled};
 use crate::slots::Slot;
 use crate::view::View;
 use crate::wire::{Message, Stage};
@@ -17,6 +17,8 @@ const FOLLOWER_BEAT: Duration = Duration::from_secs(30);
 const GROWS: Duration = Duration::from_secs(2);
 /// Pulls at once.
 const MAX_PULLS: usize = 4_096;
+/// An object of which nothing came for so long holds nothing else up.
+const STILL: Duration = Duration::from_millis(1_500);
 /// A pull of which the mirror says nothing for so long was forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
 
@@ -49,6 +51,7 @@ enum Role {
 #[derive(Debug)]
 struct Pull {
     role: Role,
+    seek: SeekId,
     /// Of the question that it came of.
     number: u64,
     group: u64,
@@ -56,6 +59,10 @@ struct Pull {
     since: Time,
     size: Option<u64>,
     is_large: bool,
+    /// Of its place, where it follows another.
+    order: u32,
+    /// When bytes of it came last, or it began.
+    came: Time,
     beat_at: Time,
     /// The arbiter that heard of it last.
     told: Option<NodeId>,
@@ -92,10 +99,10 @@ pub(crate) struct Pulls {
 impl Pulls {
     /// A question is settled: so this node pulls.
     pub fn begin(&mut self, now: Time, settled: &Settled, view: &impl View, out: &mut Outbox) {
-        let role = match &settled.outcome {
-            Outcome::Lead => Role::Lead,
-            Outcome::Alone => Role::Alone,
-            Outcome::Follow { source, .. } => Role::Follow(*source),
+        let (role, order) = match &settled.outcome {
+            Outcome::Lead => (Role::Lead, 0),
+            Outcome::Alone => (Role::Alone, 0),
+            Outcome::Follow { source, place, .. } => (Role::Follow(*source), place.order),
             Outcome::Later | Outcome::Found(_) => return self.stand_back(settled, view, out),
         };
         let Some(wanted) = &settled.wanted else {
@@ -114,12 +121,15 @@ impl Pulls {
         let arbiter = view.arbiter(&wanted.key);
         let mut pull = Pull {
             role,
-            number: settled.seek.0,
+            seek: settled.seek,
+            number: settled.number,
             group: wanted.group,
             registry: wanted.registry,
             since: now,
             size,
             is_large: wanted.is_large(),
+            order,
+            came: now,
             beat_at: now.after(beat(role)),
             told: settled.by,
             is_head: role == Role::Lead || settled.by.is_some_and(|by| Some(by) != arbiter),
@@ -131,14 +141,26 @@ impl Pulls {
         self.pulls.insert(wanted.key, pull);
     }
 
-    /// A large object that comes to this node for its district, from another.
-    pub fn heads(&self, view: &impl View) -> Option<Key> {
-        let heads = |pull: &Pull| match pull.role {
-            Role::Follow(source) => pull.is_large && pull.is_head && !view.is_near(&source),
-            Role::Lead | Role::Alone => false,
-        };
-        let mut pulls = self.pulls.iter();
-        pulls.find(|(_, pull)| heads(pull)).map(|(key, _)| *key)
+    /// Large objects that come to this node, as it matters to who gets them for its district.
+    pub fn load(&self, now: Time, view: &impl View) -> Load {
+        let mut load = Load::default();
+        let nearby = u32::try_from(view.nearby()).unwrap_or(u32::MAX);
+        for (key, pull) in self.pulls.iter().filter(|(_, pull)| pull.is_large) {
+            let behind = match pull.role {
+                Role::Alone => continue,
+                Role::Lead => nearby,
+                Role::Follow(source) if view.is_near(&source) => nearby.saturating_sub(pull.order),
+                Role::Follow(_) => {
+                    if pull.is_head && now.since(pull.came) < STILL {
+                        load.heads.push(*key);
+                    }
+                    nearby.saturating_mul(2)
+                }
+            };
+            load.large += 1;
+            load.behind = load.behind.saturating_add(behind);
+        }
+        load
     }
 
     /// Nothing that others could wait for came of a question that the arbiter of this district had sent on.
@@ -146,7 +168,7 @@ impl Pulls {
         let Some(wanted) = &settled.wanted else {
             return;
         };
-        let (key, number) = (wanted.key, settled.seek.0);
+        let (key, number) = (wanted.key, settled.number);
         if let (Some(by), Some(arbiter)) = (settled.by, view.arbiter(&key))
             && by != arbiter
         {
@@ -176,7 +198,7 @@ impl Pulls {
     /// The outcome of a question is not made use of.
     pub fn decline(&mut self, seek: SeekId, view: &impl View, out: &mut Outbox) {
         let mut pulls = self.pulls.iter();
-        let declined = pulls.find(|(_, pull)| pull.number == seek.0 && pull.size.is_none());
+        let declined = pulls.find(|(_, pull)| pull.seek == seek && pull.size.is_none());
         let key = declined.map(|(key, _)| *key);
         if let Some((key, pull)) = key.and_then(|key| self.pulls.remove_entry(&key)) {
             let number = pull.number;
@@ -207,6 +229,7 @@ impl Pulls {
                     let (registry, took) = (pull.registry, now.since(pull.since));
                     lesson = Some(Lesson::FirstByte { registry, took });
                 }
+                pull.came = now;
                 let goes_on = pull.size.replace(size).is_some();
                 if goes_on {
                     // The next heartbeats say so.

@@ -2,6 +2,7 @@
 
 mod answers;
 mod charge;
+mod heading;
 mod open;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,8 @@ use crate::slots::Slot;
 use crate::view::View;
 use crate::wire::{MAX_NODES, Message, Seek};
 use crate::{Key, NodeId, Time};
+use heading::Heading;
+pub(crate) use heading::Load;
 pub(crate) use open::HEART_SILENCE;
 use open::{Open, Question, withdraw};
 
@@ -118,6 +121,8 @@ pub enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub seek: SeekId,
+    /// By which it was asked.
+    pub number: u64,
     /// What was wanted, unless it was a look-up.
     pub wanted: Option<Wanted>,
     /// Who answered, if anybody did.
@@ -130,8 +135,9 @@ pub(crate) struct Seeks {
     open: BTreeMap<u64, Open>,
     last: u64,
     pub budgets: Budgets,
-    /// A large object that comes to this node for its district.
-    pub heads: Option<Key>,
+    /// A large object that this node gets for its district.
+    heading: Option<Heading>,
+    load: Load,
     settled: Vec<Settled>,
 }
 
@@ -162,6 +168,9 @@ impl Seeks {
         self.meter(now, group);
         // When nothing is left, what can be had at once is taken, as long as owners answer at once.
         let has_time = !left.is_zero() || !self.budgets.is_mute(group);
+        if has_time && self.hold_back(now, number, view, out) {
+            return SeekId(number);
+        }
         self.begin(now, number, has_time, view, out)
     }
 
@@ -171,8 +180,9 @@ impl Seeks {
     }
 
     fn open(&mut self, now: Time, question: Question, is_patient: bool, deadline: Time) -> u64 {
-        self.last = self.last.wrapping_add(1);
+        let number = self.number();
         let open = Open {
+            seek: SeekId(number),
             question,
             started: now,
             is_patient,
@@ -181,11 +191,19 @@ impl Seeks {
             asked: None,
             heard: None,
             lead: None,
-            is_for_district: None,
+            held: None,
+            is_for_district: false,
+            declines: false,
             redirects: 0,
             silent: Vec::new(),
         };
-        self.open.insert(self.last, open);
+        self.open.insert(number, open);
+        number
+    }
+
+    /// Another one than all before.
+    fn number(&mut self) -> u64 {
+        self.last = self.last.wrapping_add(1);
         self.last
     }
 
@@ -207,11 +225,13 @@ impl Seeks {
 
     /// Nobody waits for the answer any more. Says whether somebody did.
     pub fn cancel(&mut self, now: Time, id: SeekId, view: &impl View, out: &mut Outbox) -> bool {
-        let open = self.close(now, id.0, false);
-        if let Some(open) = &open {
-            withdraw(open, id.0, view, out);
+        let Some(number) = self.numbers(|open| open.seek == id).pop() else {
+            return false;
+        };
+        if let Some(open) = self.close(now, number, false) {
+            withdraw(&open, number, view, out);
         }
-        open.is_some()
+        true
     }
 
     pub fn len(&self) -> usize {
@@ -231,8 +251,6 @@ impl Seeks {
         view: &impl View,
         out: &mut Outbox,
     ) {
-        let key = self.open.get(&number).map(|open| *open.question.key());
-        let heads = key.is_some_and(|key| self.heads_beside(&key));
         let Some(open) = self.open.get_mut(&number) else {
             return;
         };
@@ -255,9 +273,6 @@ impl Seeks {
         let message = match &open.question {
             Question::Find(key) => Message::Find { key: *key, number },
             Question::Seek(wanted) => {
-                if heads {
-                    open.is_for_district.get_or_insert(false);
-                }
                 let failed = wanted.failed.iter().rev().take(MAX_NODES);
                 Message::Seek(Seek {
                     key: wanted.key,
@@ -274,7 +289,7 @@ impl Seeks {
                     patient: open.is_patient,
                     barred: self.budgets.is_barred(now, wanted.group),
                     lags: self.budgets.lags,
-                    heads,
+                    behind: self.load.behind,
                     slow: wanted.slow,
                     slow_lead: wanted.slow_lead,
                     silent: open.silent.last().copied(),
@@ -305,7 +320,8 @@ impl Seeks {
             Question::Find(_) => None,
         };
         self.settled.push(Settled {
-            seek: SeekId(number),
+            seek: open.seek,
+            number,
             wanted,
             by,
             outcome,
@@ -329,6 +345,7 @@ impl Seeks {
                 continue;
             };
             match open.asked {
+                _ if open.held.is_some() => self.look(now, number, view, out),
                 _ if open.deadline <= now => self.give_up(now, number, view, out),
                 Some((owner, ..)) if open.silence() <= now => {
                     self.is_silent(now, number, owner, view, out);
@@ -343,7 +360,7 @@ impl Seeks {
 
     /// This node has joined: what waited for that is asked now.
     pub fn joined(&mut self, now: Time, view: &impl View, out: &mut Outbox) {
-        for number in self.numbers(|open| open.asked.is_none()) {
+        for number in self.numbers(|open| open.asked.is_none() && open.held.is_none()) {
             self.ask(now, number, None, view, out);
         }
     }
@@ -357,13 +374,6 @@ impl Seeks {
                 self.ask(now, number, Some(owner), view, out);
             }
         }
-    }
-
-    /// Whether this node gets, or is about to get, another large object for its district.
-    fn heads_beside(&self, key: &Key) -> bool {
-        let is_other =
-            |open: &Open| open.is_for_district == Some(true) && open.question.key() != key;
-        self.heads.is_some_and(|heads| heads != *key) || self.open.values().any(is_other)
     }
 
     fn numbers(&self, which: impl Fn(&Open) -> bool) -> Vec<u64> {

@@ -106,8 +106,8 @@ pub(crate) struct Seek {
     pub barred: bool,
     /// Whether others were held up behind the asker lately.
     pub lags: bool,
-    /// Whether the asker gets another large object for its district from another.
-    pub heads: bool,
+    /// Nodes that may be behind the asker in all that it gets, at most.
+    pub behind: u32,
     /// A source that gives the asker far less than others did lately.
     pub slow: Option<NodeId>,
     /// Who leads, and gives the asker far less than leads did lately.
@@ -280,7 +280,7 @@ impl From<&Message> for proto::Body {
                 patient: seek.patient,
                 barred: seek.barred,
                 lags: seek.lags,
-                heads: seek.heads,
+                behind: seek.behind,
                 slow: one(&seek.slow),
                 slow_lead: one(&seek.slow_lead),
                 silent: one(&seek.silent),
@@ -415,7 +415,7 @@ impl TryFrom<proto::Body> for Message {
                 patient: seek.patient,
                 barred: seek.barred,
                 lags: seek.lags,
-                heads: seek.heads,
+                behind: seek.behind,
                 slow: node(&seek.slow, "slow")?,
                 slow_lead: node(&seek.slow_lead, "slow_lead")?,
                 silent: node(&seek.silent, "silent")?,

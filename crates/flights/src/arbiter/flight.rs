@@ -184,7 +184,7 @@ impl Flight {
     }
 
     /// The lead that those who wait wait for: where somebody asks elsewhere, the one that this one waits for there, or
-    /// that the one before it did.
+    /// that the one before it did, or the one that has begun here and feeds another district first.
     pub fn awaited_lead(&self, now: Time) -> Awaited {
         let awaited = self.awaited.first().and_then(|node| self.get(node));
         let of_own = awaited.filter(|source| source.state != State::Sent);
@@ -193,7 +193,14 @@ impl Flight {
             is_busy: lead.is_busy,
         });
         let above = self.above.filter(|(_, at)| now.since(*at) < HEART_SILENCE);
-        own.or(above.map(|(above, _)| above)).unwrap_or_default()
+        let begun = self.leader.and_then(|leader| self.get(&leader));
+        let begun = begun.filter(|source| source.state == State::Begun);
+        let begun = begun.map(|lead| Awaited {
+            lead: Some(lead.node),
+            is_busy: false,
+        });
+        let above = above.map(|(above, _)| above);
+        own.or(above).or(begun).unwrap_or_default()
     }
 
     /// Whether a node of this district pulls from upstream what the districts pass on to each other.

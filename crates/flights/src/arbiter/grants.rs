@@ -24,8 +24,8 @@ const BARRED_HOLD: Duration = Duration::from_secs(1);
 const SECOND_HOLD: Duration = Duration::from_secs(1);
 /// A leaf of a tree waits so long for an inner node to come before it.
 const GATHER: Duration = Duration::from_millis(100);
-/// Who gets another large object for its district waits so long for somebody else to get this one.
-const RELIEF: Duration = Duration::from_millis(60);
+/// Who has many behind it waits so long for somebody else to get it for the district.
+const RELIEF: Duration = Duration::from_millis(150);
 /// So long a district's questions about a large object are gathered before one of its nodes asks for all of them.
 const MUSTER: Duration = Duration::from_millis(30);
 /// Who asked a node that is not the arbiter, and still is not after so long, is sent to who is.
@@ -50,13 +50,8 @@ impl Arbiter {
         view: &impl View,
         out: &mut Outbox,
     ) {
-        let (key, heads) = (seek.key, seek.heads);
         if let Some(waiter) = self.note(now, asker, seek, view, out) {
             self.try_answer(now, waiter, view, out);
-        }
-        if heads {
-            // It may have been asked to get it for others.
-            self.settle(now, key, view, out);
         }
     }
 
@@ -192,6 +187,7 @@ impl Arbiter {
         let elsewhere = self.elsewhere(&seek.key, &waiter.node, view);
         let flight = self.flight(&seek.key)?;
         let waited = now.since(waiter.since);
+        let members = u32::try_from(view.nearby()).unwrap_or(u32::MAX);
         let asked = Asked {
             number: seek.number,
             group: Some(seek.group),
@@ -219,7 +215,11 @@ impl Arbiter {
         }
         if let Some(elsewhere) = elsewhere {
             let is_large = flight.size.is_none_or(|size| size > place::SMALL);
-            let patience = if seek.heads { RELIEF } else { MUSTER };
+            let patience = if seek.behind > members / 4 {
+                RELIEF
+            } else {
+                MUSTER
+            };
             if is_large && !grants && waited < patience && seek.patient {
                 return None;
             }
@@ -284,7 +284,7 @@ impl Arbiter {
                     // Whole districts wait for those who ask for them.
                     view.is_near(&waiter.node),
                     shape.has_classes() && !shape.is_inner(&waiter.node),
-                    is_sent && waiter.seek.heads,
+                    is_sent.then_some(waiter.seek.behind),
                     // Who asks for its district feeds more than others: for each object another one.
                     is_sent.then(|| place::lot(&waiter.node, key.hash())),
                 )

@@ -90,8 +90,8 @@ impl Seeks {
             return;
         }
         open.heard = None;
-        if self.declines(number, from, to, view) {
-            return self.ask(now, number, Some(from), view, out);
+        if self.declines(now, number, (from, to), view, out) {
+            return;
         }
         let Some(open) = self.open.get_mut(&number) else {
             return;
@@ -103,27 +103,6 @@ impl Seeks {
             open.silent.retain(|silent| *silent != to);
             self.ask(now, number, Some(to), view, out);
         }
-    }
-
-    /// The arbiter of this node's district sends it on to `to`, perhaps for all of the district. Says whether another node
-    /// should get it rather, for this one gets another object for the district: it would pass both on to two. Not where the
-    /// arbiter was told so before: then there is nobody else.
-    fn declines(&mut self, number: u64, from: NodeId, to: NodeId, view: &impl View) -> bool {
-        let Some(open) = self.open.get(&number) else {
-            return false;
-        };
-        let Question::Seek(wanted) = &open.question else {
-            return false;
-        };
-        let is_for_all = !view.is_near(&to) && view.arbiter(&wanted.key) == Some(from);
-        if !is_for_all || !wanted.is_large() {
-            return false;
-        }
-        let declines = open.is_for_district.is_none() && self.heads_beside(&wanted.key);
-        if let Some(open) = self.open.get_mut(&number) {
-            open.is_for_district = Some(!declines);
-        }
-        declines
     }
 
     /// An owner has answered a look-up.

@@ -16,7 +16,8 @@ impl Seeks {
     pub(super) fn meter(&mut self, now: Time, group: u64) {
         let Self { open, budgets, .. } = self;
         budgets.touch(now, group);
-        let of_group = |open: &&mut Open| open.group() == Some(group);
+        // What is kept back is not waited for in vain.
+        let of_group = |open: &&mut Open| open.group() == Some(group) && open.held.is_none();
         for open in open.values_mut().filter(of_group) {
             budgets.charge(group, open.metered.max(open.free_until()), now);
             open.metered = now;
@@ -82,7 +83,7 @@ impl Seeks {
         self.lost_lead(now, number);
         let credit = self.budgets.credit(group, registry);
         // Who waits for several leads, one after the other, has the credit once.
-        let of_group = |open: &&Open| open.group() == Some(group);
+        let of_group = |open: &&Open| open.group() == Some(group) && open.held.is_none();
         let waits_since = self.open.values().filter(of_group).map(|open| open.started);
         let until = waits_since.min().unwrap_or(now).after(credit).max(now);
         if let (Some(open), Some(node)) = (self.open.get_mut(&number), lead) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{GRACE, Wanted};
+use super::{GRACE, SeekId, Wanted};
 use crate::outbox::Outbox;
 use crate::view::View;
 use crate::wire::Message;
@@ -33,6 +33,7 @@ pub(super) struct Lead {
 
 #[derive(Debug)]
 pub(super) struct Open {
+    pub seek: SeekId,
     pub question: Question,
     pub started: Time,
     /// There is time to wait for somebody.
@@ -45,8 +46,12 @@ pub(super) struct Open {
     /// When the owner last said that the answer will come.
     pub heard: Option<Time>,
     pub lead: Option<Lead>,
-    /// Whether this node gets it for its district, once it was asked to, or has said that another one should.
-    pub is_for_district: Option<bool>,
+    /// It is kept back, and looked at again by then.
+    pub held: Option<Time>,
+    /// This node gets it for its district…
+    pub is_for_district: bool,
+    /// …or was asked to, and somebody else should.
+    pub declines: bool,
     pub redirects: u8,
     /// Owners that did not answer.
     pub silent: Vec<NodeId>,
@@ -59,12 +64,24 @@ impl Question {
             Self::Find(key) => key,
         }
     }
+
+    pub fn is_large(&self) -> bool {
+        matches!(self, Self::Seek(wanted) if wanted.is_large())
+    }
 }
 
 impl Open {
     pub fn group(&self) -> Option<u64> {
         match &self.question {
             Question::Seek(wanted) => Some(wanted.group),
+            Question::Find(_) => None,
+        }
+    }
+
+    /// After how long it would rather come again later.
+    pub fn yields(&self) -> Option<Duration> {
+        match &self.question {
+            Question::Seek(wanted) => wanted.yields,
             Question::Find(_) => None,
         }
     }
@@ -88,6 +105,9 @@ impl Open {
     }
 
     pub fn due(&self) -> Time {
+        if let Some(held) = self.held {
+            return held;
+        }
         let repeat = match (self.heard, self.asked) {
             (None, Some((_, since, 1))) => since.after(REPEAT),
             (Some(heard), Some((_, _, 1))) => heard.after(HEART_REPEAT),

@@ -99,8 +99,8 @@ pub struct Seek {
     pub slow: Bytes,
     #[prost(bytes = "bytes", tag = "16")]
     pub slow_lead: Bytes,
-    #[prost(bool, tag = "17")]
-    pub heads: bool,
+    #[prost(uint32, tag = "17")]
+    pub behind: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]

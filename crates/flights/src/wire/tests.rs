@@ -46,7 +46,7 @@ pub(crate) fn asked(key: Key, number: u64) -> Seek {
         patient: true,
         barred: false,
         lags: false,
-        heads: false,
+        behind: 0,
         slow: None,
         slow_lead: None,
         silent: None,
@@ -70,11 +70,11 @@ fn seek() -> impl Strategy<Value = Seek> {
         maybe(),
         maybe(),
     );
-    let how = (number(), any::<[bool; 4]>(), 0..=MAX_YIELD);
+    let how = (number(), any::<[bool; 3]>(), any::<u32>(), 0..=MAX_YIELD);
     (what, who, how).prop_map(|(what, who, how)| {
         let (key, number, group, size, streams) = what;
         let (prefer, failed, slow, slow_lead, silent, asker) = who;
-        let (offset, [patient, barred, lags, heads], yields) = how;
+        let (offset, [patient, barred, lags], behind, yields) = how;
         Seek {
             key,
             number,
@@ -87,7 +87,7 @@ fn seek() -> impl Strategy<Value = Seek> {
             patient,
             barred,
             lags,
-            heads,
+            behind,
             slow,
             slow_lead,
             yields,

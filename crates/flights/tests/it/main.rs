@@ -2,6 +2,7 @@
 
 mod cluster;
 mod desks;
+mod districts;
 mod flights;
 mod leads;
 mod members;

@@ -11,6 +11,8 @@ const USUAL: u64 = 1_000;
 const OBJECTS: usize = 3;
 /// Of a pull's budget and what upstream takes.
 const LIMIT: u64 = BUDGET.as_millis() as u64 + USUAL;
+/// Until it shows that nothing comes of an object that others are kept back for.
+const BESIDE: u64 = 2_000;
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -71,10 +73,11 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// What a pull may wait: where there are districts, for two arbiters.
+    /// What a pull may wait: where there are districts, for two arbiters, and besides an object for the district of which
+    /// nothing comes.
     fn limit(&self) -> u64 {
         let is_one = self.district > self.nodes;
-        LIMIT + if is_one { 0 } else { USUAL }
+        LIMIT + if is_one { 0 } else { USUAL + BESIDE }
     }
 }
 
