@@ -2,8 +2,10 @@
 //! bytes from the node above.
 
 mod blame;
+mod source;
 
 pub(super) use blame::Complaint;
+pub(super) use source::{Asked, Source, State};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,90 +16,10 @@ use crate::{Key, NodeId, Time};
 
 use super::place::{self, Shape};
 use super::waiting::{Awaited, Waiter, Waiting};
+use source::Rank;
 
 /// Sources of one flight that are kept.
 const MAX_SOURCES: usize = 16_384;
-
-/// How far a source is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// It asks the arbiter of the whole cluster, or of another district.
-    Sent,
-    /// It was told to lead and has no byte yet.
-    Granted,
-    /// It pulls from upstream and has bytes.
-    Begun,
-    /// It takes its bytes from another source.
-    Following,
-    /// It takes its bytes from a node of another district.
-    Fed,
-    Complete,
-}
-
-impl State {
-    pub fn is_lead(self) -> bool {
-        matches!(self, Self::Granted | Self::Begun)
-    }
-
-    /// Others wait for what comes of it.
-    pub fn is_awaited(self) -> bool {
-        matches!(self, Self::Granted | Self::Sent)
-    }
-}
-
-/// A question of a node: its number, and the group that it was asked for, where this arbiter has seen it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Asked {
-    pub number: u64,
-    pub group: Option<u64>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Source {
-    pub node: NodeId,
-    pub state: State,
-    /// What it does came of this question.
-    pub asked: Asked,
-    pub parent: Option<NodeId>,
-    /// Its bytes come from a root, over however many hops. Nobody else can feed others.
-    is_fed: bool,
-    /// The root that its bytes come from, or came from last, and how many hops it is away.
-    root: NodeId,
-    /// That one has it complete.
-    has_landed: bool,
-    pub depth: u16,
-    /// Those that it feeds come after it.
-    pub order: u32,
-    pub heard: Time,
-    /// It has been heard of since it was told to lead.
-    pub is_confirmed: bool,
-    /// Other objects come to it meanwhile.
-    is_busy: bool,
-    /// Somebody said that it was of no use, and it has not been heard of since.
-    pub is_doubted: bool,
-    /// It gets far less than others could: its own link is slow, or upstream is slow to it.
-    pub is_slow: bool,
-    /// It is slow, or somebody is by way of whom it gets its bytes.
-    is_held_up: bool,
-    /// What somebody got by way of the same root was wrong.
-    is_wrong: bool,
-    /// So many of those it feeds stayed behind it.
-    outran: u8,
-    /// Who fed it when it stayed behind.
-    outrun_by: Option<NodeId>,
-    rank: Option<Rank>,
-}
-
-/// The best comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
-    is_held_up: bool,
-    is_doubted: bool,
-    /// See [`Flight::leads_for_all`].
-    leads_for_all: bool,
-    cost: u64,
-    lot: u64,
-}
 
 /// A question that has come to nothing, by its number.
 #[derive(Clone, Copy, Debug)]

@@ -139,3 +139,13 @@ fn who_is_fed_anew_comes_after_its_source_and_before_those_it_feeds() {
     flight.attach(Time(0), node(2), node(5), asked);
     assert!(order(&flight, 2) > order(&flight, 5));
 }
+
+#[test]
+fn while_somebody_asks_elsewhere_the_lead_that_has_begun_here_is_not_lost() {
+    let mut flight = flight();
+    flight.lead(Time(0), node(1), State::Granted, Asked::default());
+    assert_eq!(flight.awaited_lead(Time(0)).lead, Some(node(1)));
+    flight.lead(Time(1), node(1), State::Begun, Asked::default());
+    flight.put(Time(1), node(2), State::Sent, Asked::default());
+    assert_eq!(flight.awaited_lead(Time(1)).lead, Some(node(1)));
+}
