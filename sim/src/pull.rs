@@ -132,6 +132,18 @@ impl World {
             && object >= lowest
             && all - lowest <= FEW
             && (lowest..object).filter(is_missing).count() >= usize::from(SLOTS)
+            && !self.pulls_beside(node, about.image)
+    }
+
+    /// Whether layers of another image are on their way to a node as well.
+    fn pulls_beside(&self, node: u32, image: u32) -> bool {
+        let is_coming = |object: u32| {
+            let phase = self.pull(node, object).phase;
+            !matches!(phase, Phase::Absent | Phase::Done)
+        };
+        let others = (0..).zip(&self.setup.images).filter(|(n, _)| *n != image);
+        let mut layers = others.flat_map(|(_, image)| image.first + 2..image.first + image.objects);
+        layers.any(is_coming)
     }
 
     pub fn gives_way(&mut self, pull: Attempt) {

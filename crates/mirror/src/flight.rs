@@ -295,7 +295,9 @@ impl Flight {
         }
         let is_here = |layer: &Digest| matches!(store.open(layer), Ok(Some(_)));
         let layers = shared.about(digest).layers;
+        // The tail is behind what comes of other images.
         shared.queue.comes_early(digest, &layers, is_here)
+            && !shared.images.others_come(&layers, is_here)
     }
 
     /// An answer whose body ends without a byte.

@@ -1,12 +1,15 @@
 //! What image an object belongs to: manifests that this node's client asked for tell the sizes of what it asks for
 //! next, and how much of it moves at once.
 
+use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lru::LruCache;
 use oci::{Digest, Manifest, Role};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::{PeerId, Store, local};
 
@@ -16,6 +19,9 @@ const MOST_OBJECTS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 const MOST_OF_ONE: usize = 1024;
 /// Manifests on their way into the store that are looked for there.
 const MOST_EXPECTED: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
+/// Images whose layers may still be on their way, for so long after their manifest came.
+const MOST_RECENT: usize = 8;
+const RECENT: Duration = Duration::from_secs(60);
 /// Layers that containerd pulls at once.
 const MOST_STREAMS: u64 = 3;
 
@@ -48,6 +54,8 @@ impl Default for About {
 pub struct Images {
     objects: Mutex<LruCache<Digest, About>>,
     expected: Mutex<LruCache<Digest, ()>>,
+    /// The layers of those whose manifests came last, and when.
+    recent: Mutex<VecDeque<(Instant, Arc<[Digest]>)>>,
 }
 
 impl Default for Images {
@@ -55,6 +63,7 @@ impl Default for Images {
         Self {
             objects: Mutex::new(LruCache::new(MOST_OBJECTS)),
             expected: Mutex::new(LruCache::new(MOST_EXPECTED)),
+            recent: Mutex::default(),
         }
     }
 }
@@ -83,6 +92,13 @@ impl Images {
         let is_layer = |role: Role| role == Role::Layer;
         let all = manifest.children.iter().filter(|c| is_layer(c.role));
         let all: Arc<[_]> = all.take(MOST_OF_ONE).map(|c| c.digest.clone()).collect();
+        if !all.is_empty() {
+            let mut recent = self.recent.lock();
+            recent.push_back((Instant::now(), all.clone()));
+            if recent.len() > MOST_RECENT {
+                recent.pop_front();
+            }
+        }
         let mut objects = self.objects.lock();
         for child in manifest.children.iter().take(MOST_OF_ONE) {
             let about = About {
@@ -111,6 +127,16 @@ impl Images {
         self.look_for_expected(store);
         let mut objects = self.objects.lock();
         objects.get(digest).cloned().unwrap_or_default()
+    }
+
+    /// Whether layers of another image than the one of these are on their way as well.
+    pub fn others_come(&self, layers: &[Digest], is_here: impl Fn(&Digest) -> bool) -> bool {
+        let recent = self.recent.lock().clone();
+        let others = recent
+            .iter()
+            .filter(|(came, other)| came.elapsed() < RECENT && **other != *layers);
+        let mut missing = others.flat_map(|(_, other)| other.iter());
+        missing.any(|layer| !layers.contains(layer) && !is_here(layer))
     }
 
     /// Reads the manifests that have come since.
@@ -184,6 +210,20 @@ mod tests {
         store.put(&origin, bytes);
         let about = images.about(&store, &digest("a"));
         assert_eq!((about.size, about.leader), (Some(7), None));
+    }
+
+    #[test]
+    fn another_image_comes_as_long_as_layers_of_it_are_missing() {
+        let images = Images::default();
+        let layers = |names: [&str; 2]| names.map(digest);
+        images.learn(&manifest(&[("a", 1), ("b", 1)]), None);
+        let come = |here: &[Digest]| {
+            images.others_come(&layers(["a", "b"]), |layer: &Digest| here.contains(layer))
+        };
+        assert!(!come(&[]), "no other");
+        images.learn(&manifest(&[("b", 1), ("c", 1)]), None);
+        assert!(come(&[]));
+        assert!(!come(&[digest("c")]));
     }
 
     #[test]

@@ -5,6 +5,12 @@
 //! begin, and two nodes that wait for each other's would wait for ever. So a request that has waited for a while is
 //! ended without a byte ([`Turn::Later`](crate::Turn)): it gives its place up and comes again when those behind it have
 //! had theirs. containerd bears three such ends in a row.
+//!
+//! From 2.1 on, too, the layers of an image come in any order. Where one node takes other layers first than another does,
+//! more of them move at once than either takes, each with less of a link, and what a node had to leave for later comes
+//! when the others are through. So of an image of few layers those above the lowest that are missing are sent to the
+//! tail, once, before anything else. With many layers little hangs on the last; and not where other images come to the
+//! node at the same time, for the tail is behind those.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
