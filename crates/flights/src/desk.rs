@@ -408,10 +408,8 @@ impl Desk {
                 self.pulls.begin(now, &settled, view, &mut self.out);
                 self.outcomes.push((settled.seek, settled.outcome));
             }
-            if view.districts() > 1 {
-                let load = self.pulls.load(now, view);
-                self.seeks.bears(now, load, view, &mut self.out);
-            }
+            let load = self.pulls.load(now, view);
+            self.seeks.bears(now, load, view, &mut self.out);
             let held = self.arbiter.take_held().into_iter();
             for (key, is_held) in held.filter(|_| view.districts() > 1) {
                 if is_held {

@@ -168,9 +168,6 @@ impl Seeks {
         self.meter(now, group);
         // When nothing is left, what can be had at once is taken, as long as owners answer at once.
         let has_time = !left.is_zero() || !self.budgets.is_mute(group);
-        if has_time && self.hold_back(now, number, view, out) {
-            return SeekId(number);
-        }
         self.begin(now, number, has_time, view, out)
     }
 
@@ -216,7 +213,9 @@ impl Seeks {
         out: &mut Outbox,
     ) -> SeekId {
         if has_time && self.open.len() <= MAX_OPEN {
-            self.ask(now, number, None, view, out);
+            if !self.hold_back(now, number, view, out) {
+                self.ask(now, number, None, view, out);
+            }
         } else {
             self.give_up(now, number, view, out);
         }

@@ -187,7 +187,6 @@ impl Arbiter {
         let elsewhere = self.elsewhere(&seek.key, &waiter.node, view);
         let flight = self.flight(&seek.key)?;
         let waited = now.since(waiter.since);
-        let members = u32::try_from(view.nearby()).unwrap_or(u32::MAX);
         let asked = Asked {
             number: seek.number,
             group: Some(seek.group),
@@ -215,6 +214,7 @@ impl Arbiter {
         }
         if let Some(elsewhere) = elsewhere {
             let is_large = flight.size.is_none_or(|size| size > place::SMALL);
+            let members = u32::try_from(view.nearby()).unwrap_or(u32::MAX);
             let patience = if seek.behind > members / 4 {
                 RELIEF
             } else {

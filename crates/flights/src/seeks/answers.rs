@@ -90,7 +90,7 @@ impl Seeks {
             return;
         }
         open.heard = None;
-        if self.declines(now, number, (from, to), view, out) {
+        if !self.takes_on(now, number, (from, to), view, out) {
             return;
         }
         let Some(open) = self.open.get_mut(&number) else {

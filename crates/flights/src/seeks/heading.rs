@@ -56,9 +56,9 @@ impl Seeks {
         }
     }
 
-    /// The arbiter of this node's district, `from`, sends a question on to `to`, where it stands for all of the district if
-    /// the object is a large one. Says whether the question is put off instead.
-    pub(super) fn declines(
+    /// `from` sends a question on to `to`: if that is for all of this node's district, and the object is a large one, others
+    /// are kept back from now on. Says whether the question goes on, for this node may get another one for its district.
+    pub(super) fn takes_on(
         &mut self,
         now: Time,
         number: u64,
@@ -67,18 +67,18 @@ impl Seeks {
         out: &mut Outbox,
     ) -> bool {
         let Some(open) = self.open.get_mut(&number) else {
-            return false;
+            return true;
         };
         let key = *open.question.key();
         let is_for_all = !view.is_near(&to) && view.arbiter(&key) == Some(from);
         if !is_for_all || !open.question.is_large() {
-            return false;
+            return true;
         }
         let heading = *self.heading.get_or_insert(Heading { key, since: now });
         if heading.key != key {
             open.declines = true;
             if self.hold_back(now, number, view, out) {
-                return true;
+                return false;
             }
         }
         if let Some(open) = self.open.get_mut(&number) {
@@ -88,7 +88,7 @@ impl Seeks {
         for other in self.numbers(is_other) {
             self.hold_back(now, other, view, out);
         }
-        false
+        true
     }
 
     /// Keeps a question back, if it is to be. Says whether it is.
