@@ -110,6 +110,9 @@ pub(crate) struct Generation(u32, u32);
 impl Generation {
     /// From here on a node's downloads share one queue.
     pub(crate) const SHARES_SLOTS: Self = Self(2, 1);
+    /// From here on pulls go through the transfer service, which takes a list in `config_path` for one folder (tried
+    /// with 2.1.9, 2.3.7 and 2.4.2). `discard_unpacked_layers = true` keeps the older way, which splits the list.
+    const READS_NO_LIST: Self = Self(2, 1);
 
     /// Of `1.6.20~ds1`, `v2.1.9`, `2.1.9+unknown`; 0.0 of what is no version.
     pub(crate) fn of(text: &str) -> Self {
@@ -157,6 +160,9 @@ fn version(text: &str, generation: Generation) -> Finding {
     }
 }
 
+/// What `config_path` is from containerd 2.2 on where it is not set.
+const DEFAULT_CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
+
 fn registry_config(settings: &Settings, generation: Generation, expected: &Path) -> Finding {
     const WHAT: &str = "registry config_path";
     let remedy = format!(
@@ -164,14 +170,23 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &Path)
         generation.images_table(),
         expected.display().to_string()
     );
-    match &settings.config_path {
-        Setting::Is(paths) if paths.is_empty() => {
-            Finding::warning(WHAT, "not set: containerd asks no mirror".into(), remedy)
+    let paths = match &settings.config_path {
+        Setting::Is(paths) if !paths.is_empty() => paths.as_str(),
+        Setting::Is(_) if generation >= Generation(2, 2) => DEFAULT_CONFIG_PATH,
+        Setting::Is(_) => {
+            let found = "not set: containerd asks no mirror".to_owned();
+            return Finding::warning(WHAT, found, remedy);
         }
-        Setting::Is(paths) if paths.split(':').any(|p| Path::new(p) == expected) => {
-            Finding::ok(WHAT, paths.clone())
+        Setting::Unknown(why) => {
+            let remedy = format!(
+                "name the file that containerd runs with by --containerd-config, mounted here, or make sure that \
+                 config_path is set; if not, {remedy}"
+            );
+            return Finding::unknown(WHAT, why.clone(), Some(remedy));
         }
-        Setting::Is(paths) => Finding::warning(
+    };
+    if !paths.split(':').any(|p| Path::new(p) == expected) {
+        return Finding::warning(
             WHAT,
             format!(
                 "containerd looks for hosts.toml in {paths}, not in {}",
@@ -180,28 +195,46 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &Path)
             format!(
                 "give --containerd-registry-config-path the path that containerd uses, or {remedy}"
             ),
-        ),
-        Setting::Unknown(why) => Finding::unknown(
+        );
+    }
+    let is_list = paths.contains(':') && generation >= Generation::READS_NO_LIST;
+    let ignored = format!(
+        "containerd reads {paths} as the name of one folder, and so ignores hosts.toml, where it pulls with its \
+         transfer service"
+    );
+    match &settings.discard_unpacked_layers {
+        _ if !is_list => Finding::ok(WHAT, paths.to_owned()),
+        Setting::Is(true) => Finding::ok(
             WHAT,
-            why.clone(),
-            Some(format!(
-                "name the file that containerd runs with by --containerd-config, mounted here, or make sure that \
-                 config_path is set; if not, {remedy}"
-            )),
+            format!(
+                "{paths}; keep discard_unpacked_layers = true, which has containerd pull in the mode that reads each \
+                 folder of the list"
+            ),
         ),
+        Setting::Is(false) => Finding::warning(WHAT, ignored, remedy),
+        Setting::Unknown(_) => Finding::unknown(WHAT, ignored, Some(remedy)),
     }
 }
 
-fn layers(settings: &Settings, generation: Generation, retain: Option<&Retain>) -> Finding {
+fn layers(settings: &Settings, generation: Generation, retaining: Option<&Retain>) -> Finding {
     const WHAT: &str = "discard_unpacked_layers";
-    let remedy = format!(
-        "to share them, run with --retain-for 10m, or write to containerd's configuration and restart it:\n[{}]\n  \
-         discard_unpacked_layers = false",
-        generation.layers_table()
-    );
+    let is_list = match &settings.config_path {
+        Setting::Is(paths) => paths.is_empty() || paths.contains(':'),
+        Setting::Unknown(_) => true,
+    };
+    let retain = "to share them, run with --retain-for 10m";
+    let remedy = if is_list && generation >= Generation::READS_NO_LIST {
+        // With false, containerd would ignore hosts.toml.
+        retain.to_owned()
+    } else {
+        format!(
+            "{retain}, or write to containerd's configuration and restart it:\n[{}]\n  discard_unpacked_layers = false",
+            generation.layers_table()
+        )
+    };
     match &settings.discard_unpacked_layers {
         Setting::Is(false) => Finding::ok(WHAT, "false: layers stay and can be shared".into()),
-        Setting::Is(true) if let Some(retain) = retain => Finding::ok(
+        Setting::Is(true) if let Some(retain) = retaining => Finding::ok(
             WHAT,
             format!(
                 "true: layers are retained for {:?} to be shared",
@@ -317,6 +350,49 @@ mod tests {
         let state = |expected| registry_config(&list, Generation(1, 7), Path::new(expected)).state;
         assert_eq!(state("/etc/containerd/certs.d"), State::Ok);
         assert_eq!(state("/etc/containerd"), State::Warning);
+    }
+
+    #[test]
+    fn from_2_1_on_a_list_is_read_only_where_layers_are_discarded() {
+        let list = "/etc/containerd/certs.d:/etc/docker/certs.d";
+        let find = |path: &str, discard: Setting<bool>, generation| {
+            let settings = settings(Setting::Is(path.into()), discard);
+            let ours = Path::new("/etc/containerd/certs.d");
+            let finding = registry_config(&settings, generation, ours);
+            let layers = layers(&settings, generation, None).remedy;
+            (finding.state, layers.unwrap_or_default())
+        };
+        let unknown = || Setting::Unknown(String::new());
+        for (path, discard, generation, state) in [
+            (list, Setting::Is(false), Generation(2, 0), State::Ok),
+            (list, Setting::Is(false), Generation(2, 1), State::Warning),
+            (list, Setting::Is(true), Generation(2, 1), State::Ok),
+            (list, unknown(), Generation(2, 4), State::Unknown),
+            ("", Setting::Is(true), Generation(2, 3), State::Ok),
+            ("", Setting::Is(false), Generation(2, 3), State::Warning),
+            ("", Setting::Is(true), Generation(2, 1), State::Warning),
+        ] {
+            assert_eq!(
+                find(path, discard, generation).0,
+                state,
+                "{path} {generation:?}"
+            );
+        }
+        let remedy = find(list, Setting::Is(true), Generation(2, 3)).1;
+        assert!(
+            remedy.contains("--retain-for") && !remedy.contains("= false"),
+            "{remedy}"
+        );
+        let remedy = find(
+            "/etc/containerd/certs.d",
+            Setting::Is(true),
+            Generation(2, 3),
+        )
+        .1;
+        assert!(
+            remedy.contains("discard_unpacked_layers = false"),
+            "{remedy}"
+        );
     }
 
     #[test]

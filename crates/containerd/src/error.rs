@@ -16,6 +16,12 @@ pub enum Error {
         .path.display()
     )]
     Content { path: PathBuf, source: io::Error },
+    #[error(
+        "keeps its content in {}, and the folder named by --containerd-content-path, {}, has none of it; name the folder \
+         that containerd uses (in the chart: peili.containerdContentPath)",
+        .root.display(), .path.display()
+    )]
+    OtherContent { root: PathBuf, path: PathBuf },
     #[error("closed the connection")]
     Closed,
     #[error("was given up: a task ended before its time")]

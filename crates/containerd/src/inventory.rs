@@ -36,6 +36,13 @@ pub(crate) struct Listing {
     pub images: BTreeMap<ImageKey, Image>,
 }
 
+impl Listing {
+    /// Whether containerd holds content and none of it is in the folder.
+    pub fn lacks_all_files(&self) -> bool {
+        !self.labels.is_empty() && !self.labels.keys().any(|d| self.files.contains_key(d))
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Blob {
     /// In bytes; `None`: not on disk.

@@ -26,6 +26,7 @@ mod questions;
 mod retain;
 mod session;
 mod store;
+mod trial;
 mod watch;
 
 pub use checks::{Finding, Setup, State, check};
@@ -35,6 +36,7 @@ pub use error::Error;
 pub use ingest::Ingest;
 pub use retain::Retain;
 pub use store::Containerd;
+pub use trial::{TrialError, run_trial};
 
 #[cfg(test)]
 mod fake;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::checks::Generation;
-use crate::client::{self, CallError, Client, Event};
+use crate::client::{CallError, Client, Event};
 use crate::inventory::{Image, ImageKey, Inventory, Listing};
 use crate::listing::list;
 use crate::metrics::Source;
@@ -35,6 +35,9 @@ pub(crate) struct Session<'a> {
     client: Client,
     version: String,
     content: Arc<Path>,
+    /// Where containerd says that its content lies, if the configuration names another folder. That may be the same
+    /// folder, mounted elsewhere.
+    other_root: Option<PathBuf>,
     /// `None`: the node's limits for inotify are reached.
     watch: Option<Watch>,
     inventory: Inventory,
@@ -52,7 +55,12 @@ impl<'a> Session<'a> {
         let client = Client::connect(&store.config).await?;
         let version = client.version().await?;
         store.set_generation(Generation::of(&version));
-        let content: Arc<Path> = client::content_path(&store.config, &client).await?.into();
+        let root = client.content_root().await;
+        let (content, other_root) = match &store.config.content_path {
+            Some(path) => (path.clone(), root.ok().filter(|root| root != path)),
+            None => (root?, None),
+        };
+        let content: Arc<Path> = content.into();
         let watch = watch(&content)?;
         store
             .metrics
@@ -70,6 +78,7 @@ impl<'a> Session<'a> {
             client,
             version,
             content,
+            other_root,
             watch,
             inventory: Inventory::default(),
             listing: JoinSet::new(),
@@ -126,6 +135,14 @@ impl<'a> Session<'a> {
 
     fn listed(&mut self, listing: Result<Result<Listing, Error>, JoinError>) -> Result<(), Error> {
         let mut listing = listing.map_err(|_| Error::Interrupted)??;
+        if let Some(root) = &self.other_root
+            && listing.lacks_all_files()
+        {
+            return Err(Error::OtherContent {
+                root: root.clone(),
+                path: self.content.to_path_buf(),
+            });
+        }
         let new = std::mem::take(&mut listing.new);
         self.inventory.apply(listing, &self.store.catalog);
         for digest in new {

@@ -1,6 +1,7 @@
 //! The whole store against a containerd that the test plays.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +85,32 @@ async fn waits_for_containerd_and_says_so() {
     );
     fake.start();
     ready(&fake, &store).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_the_content_store_makes_it_unready() {
+    let mut fake = Fake::new();
+    let blob = fake.put_file(b"blob");
+    fake.label("k8s.io", &blob, Some(("quay.io", "a")));
+    fake.start();
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let config = |path: &Path| Config {
+        content_path: Some(path.to_owned()),
+        ..config(&fake)
+    };
+    let (store, _tasks) = open(config(elsewhere.path()));
+    let (root, path) = (fake.content().display().to_string(), elsewhere.path());
+    until("the reason", || match store.health() {
+        Health::Waiting(why) => why.contains(&root) && why.contains(&path.display().to_string()),
+        Health::Ready => false,
+    })
+    .await;
+
+    // The same folder under another path is right.
+    let mounted = elsewhere.path().join("mounted");
+    std::os::unix::fs::symlink(fake.content(), &mounted).expect("a link");
+    let (store, _tasks) = open(config(&mounted));
+    until("ready", || store.health().is_ready()).await;
 }
 
 #[tokio::test]

@@ -171,11 +171,11 @@ impl Node {
     }
 
     pub(crate) fn bytes_from_upstream(&self) -> u64 {
-        self.number_of("peili_bytes_from_upstream_total")
+        self.number_of(r#"peili_bytes_total{source="upstream"}"#)
     }
 
     pub(crate) fn bytes_from_peers(&self) -> u64 {
-        self.number_of("peili_bytes_from_peers_total")
+        self.number_of(r#"peili_bytes_total{source="peer"}"#)
     }
 
     /// Reads a counter or gauge as a scrape of the node would.

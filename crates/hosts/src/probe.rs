@@ -1,8 +1,8 @@
-//! The clean-up probe: waiting until each node says that its folder has been put back.
+//! Asking every node at once: each address of a headless service's name, over HTTP.
 //!
-//! When a release is uninstalled, a DaemonSet runs `peili cleanup` on each node, which answers `/readyz` from then on,
+//! Two commands do so. When a release is uninstalled, a DaemonSet runs `peili cleanup` on each node, which answers `/readyz` from then on,
 //! and one pod runs `peili cleanup-wait` ([`wait()`]) against the headless service of that DaemonSet, whose name
-//! resolves to all its pods.
+//! resolves to all its pods. `peili pull-test` reads the metrics of all mirrors ([`get_all`]).
 
 use std::fmt;
 use std::future::Future;
@@ -16,7 +16,7 @@ use futures::{StreamExt as _, stream};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
 use http::{Request, StatusCode, header};
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -26,8 +26,12 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 const READY: &str = "/readyz";
 /// Addresses asked at once.
 const CONCURRENCY: usize = 10;
-/// For one address, from connecting to the head of the answer.
+/// For one address, from connecting to the end of the answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(1);
+/// The longest answer that is read, in bytes: a page of metrics has a few ten thousand.
+const LONGEST_ANSWER: usize = 4 << 20;
+/// In characters, of what a node says is wrong.
+const LONGEST_LINE: usize = 512;
 /// For the name, search list and all.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 /// Shortest time between rounds.
@@ -37,15 +41,17 @@ const NAMED: usize = 5;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    #[error("--probe-endpoint {0:?} has to be host:port, with an IPv6 address in brackets")]
+    #[error("{0:?} has to be host:port, with an IPv6 address in brackets")]
     Endpoint(String),
+    #[error("{0}")]
+    Name(String),
     #[error("the system's name servers cannot be read from /etc/resolv.conf")]
     Resolver(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("ended before all nodes were clean")]
-    Interrupted,
+    #[error("ended before all nodes were clean{}", .0.as_deref().map(|last| format!("; at last {last}")).unwrap_or_default())]
+    Interrupted(Option<String>),
 }
 
-/// `--probe-endpoint`: `host:port`, an IPv6 address in brackets.
+/// `host:port`, an IPv6 address in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     host: String,
@@ -97,13 +103,22 @@ pub async fn wait(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ProbeError> {
     let names = Names::new(endpoint)?;
+    let mut last = None;
     tokio::select! {
-        () = shutdown => Err(ProbeError::Interrupted),
-        () = rounds(endpoint, &names, period, threshold) => Ok(()),
+        () = shutdown => {}
+        () = rounds(endpoint, &names, period, threshold, &mut last) => return Ok(()),
     }
+    Err(ProbeError::Interrupted(last))
 }
 
-async fn rounds(endpoint: &Endpoint, names: &Names, period: Duration, threshold: NonZeroU32) {
+/// Ends when all rounds in a row were good. Keeps what the last one that was not has found.
+async fn rounds(
+    endpoint: &Endpoint,
+    names: &Names,
+    period: Duration,
+    threshold: NonZeroU32,
+    last: &mut Option<String>,
+) {
     let mut clock = interval(period.max(MIN_PERIOD));
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut good = 0;
@@ -119,6 +134,7 @@ async fn rounds(endpoint: &Endpoint, names: &Names, period: Duration, threshold:
             Err(error) => {
                 good = 0;
                 tracing::warn!(%endpoint, error, "not all nodes are clean yet");
+                *last = Some(error);
             }
         }
     }
@@ -126,24 +142,12 @@ async fn rounds(endpoint: &Endpoint, names: &Names, period: Duration, threshold:
 
 /// How many addresses were asked, all of which are ready; else who is not.
 async fn round(endpoint: &Endpoint, names: &Names) -> Result<usize, String> {
-    let addresses = names.addresses().await?;
-    let nodes = addresses.len();
-    let mut not_ready: Vec<String> = stream::iter(addresses)
-        .map(|ip| async move {
-            let address = SocketAddr::new(ip, endpoint.port);
-            match timeout(REQUEST_LIMIT, ready(address)).await {
-                Ok(Ok(())) => None,
-                Ok(Err(fault)) => Some(format!("{address}: {fault}")),
-                Err(_) => Some(format!(
-                    "{address}: no answer within {} s",
-                    REQUEST_LIMIT.as_secs()
-                )),
-            }
-        })
-        .buffer_unordered(CONCURRENCY)
-        .filter_map(std::future::ready)
-        .collect()
-        .await;
+    let answers = ask(endpoint, names, READY).await?;
+    let nodes = answers.len();
+    let mut not_ready: Vec<_> = answers
+        .into_iter()
+        .filter_map(|(address, answer)| Some(format!("{address}: {}", answer.err()?)))
+        .collect();
     if not_ready.is_empty() {
         return Ok(nodes);
     }
@@ -155,38 +159,68 @@ async fn round(endpoint: &Endpoint, names: &Names) -> Result<usize, String> {
     ))
 }
 
-async fn ready(address: SocketAddr) -> Result<(), String> {
+/// What one address answered, or why it did not.
+pub type Answer = (SocketAddr, Result<Bytes, String>);
+
+/// Asks every address of the endpoint for a path, once.
+///
+/// # Errors
+/// The name does not resolve, or there are no name servers to ask.
+pub async fn get_all(endpoint: &Endpoint, path: &str) -> Result<Vec<Answer>, ProbeError> {
+    let names = Names::new(endpoint)?;
+    ask(endpoint, &names, path).await.map_err(ProbeError::Name)
+}
+
+async fn ask(endpoint: &Endpoint, names: &Names, path: &str) -> Result<Vec<Answer>, String> {
+    let addresses = names.addresses().await?;
+    let answers = stream::iter(addresses).map(|ip| async move {
+        let address = SocketAddr::new(ip, endpoint.port);
+        let answer = timeout(REQUEST_LIMIT, get(address, path)).await;
+        let late = || format!("no answer within {} s", REQUEST_LIMIT.as_secs());
+        (address, answer.unwrap_or_else(|_| Err(late())))
+    });
+    Ok(answers.buffer_unordered(CONCURRENCY).collect().await)
+}
+
+/// The body of an answer with status 200.
+async fn get(address: SocketAddr, path: &str) -> Result<Bytes, String> {
+    let text = |error: hyper::Error| error.to_string();
     let stream = TcpStream::connect(address)
         .await
         .map_err(|e| e.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| e.to_string())?;
-    let request = Request::get(READY)
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+    let request = Request::get(path)
         .header(header::HOST, address.to_string())
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|e| e.to_string())?;
     let answer = async move {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|e| e.to_string())?;
-        match response.status() {
-            StatusCode::OK => Ok(()),
-            other => Err(other.to_string()),
+        let response = sender.send_request(request).await.map_err(text)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect();
+        let body = body.await.map_err(|e| e.to_string())?.to_bytes();
+        match status {
+            StatusCode::OK => Ok(body),
+            other => Err(format!("{other}: {}", first_line(&body))),
         }
     };
     // The connection has to be driven while its answer is awaited, and its end is not for it to judge: it may come
     // together with the answer.
     let drive = async {
         let _ = connection.await;
-        std::future::pending::<Result<(), String>>().await
+        std::future::pending::<Result<Bytes, String>>().await
     };
     tokio::select! {
         answer = answer => answer,
         never = drive => never,
     }
+}
+
+/// What an answer begins with, for a log line.
+fn first_line(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let line = text.lines().next().unwrap_or_default();
+    line.chars().take(LONGEST_LINE).collect()
 }
 
 /// Where the addresses of the endpoint come from.

@@ -79,8 +79,8 @@ impl Account {
             upload.sent(bytes as u64);
         }
         match self.source {
-            Some(Source::Local) => self.metrics.bytes_from_local.inc_by(bytes as u64),
-            Some(Source::Growing) => self.metrics.bytes_from_growing.inc_by(bytes as u64),
+            Some(Source::Local) => self.metrics.bytes.local.inc_by(bytes as u64),
+            Some(Source::Growing) => self.metrics.bytes.growing.inc_by(bytes as u64),
             Some(Source::Peer | Source::Upstream) | None => 0,
         };
     }

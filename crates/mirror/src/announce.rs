@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use oci::Key;
+use oci::{Digest, Key};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::metrics::{Metrics, RegistryLabels};
@@ -13,12 +15,13 @@ use crate::{Router, Store};
 /// Keys handed to the router at a time.
 const BATCH: usize = 256;
 
-/// Runs for ever.
+/// Runs until `leave`, and then withdraws all that was announced.
 pub async fn run(
     store: Arc<dyn Store>,
     router: Arc<dyn Router>,
     access: Access,
     metrics: Arc<Metrics>,
+    leave: CancellationToken,
 ) {
     let mut changes = store.catalog().changes();
     let mut announcer = Announcer {
@@ -27,24 +30,12 @@ pub async fn run(
         access,
         metrics,
         announced: HashMap::new(),
+        images: HashMap::new(),
     };
-    announcer.all().await;
-    loop {
-        match changes.recv().await {
-            Ok(key) => {
-                let mut keys = vec![key];
-                while keys.len() < BATCH
-                    && let Ok(key) = changes.try_recv()
-                {
-                    keys.push(key);
-                }
-                announcer.some(keys).await;
-            }
-            Err(RecvError::Lagged(_)) => announcer.all().await,
-            // The store that holds the other end is ours.
-            Err(RecvError::Closed) => std::future::pending().await,
-        }
-    }
+    leave
+        .run_until_cancelled(announcer.follow(&mut changes))
+        .await;
+    announcer.nothing().await;
 }
 
 struct Announcer {
@@ -52,11 +43,49 @@ struct Announcer {
     router: Arc<dyn Router>,
     access: Access,
     metrics: Arc<Metrics>,
-    /// What the router was told, under which registry it is counted.
-    announced: HashMap<Key, RegistryLabels>,
+    /// What the router was told, and how it is counted.
+    announced: HashMap<Key, Counted>,
+    /// How many announced tags of a registry point at an image.
+    images: HashMap<(RegistryLabels, Digest), usize>,
+}
+
+/// How a key is counted.
+struct Counted {
+    registry: RegistryLabels,
+    /// What a tag points at.
+    image: Option<Digest>,
 }
 
 impl Announcer {
+    /// Keeps the router's announcements equal to the catalog, for ever.
+    async fn follow(&mut self, changes: &mut Receiver<Key>) {
+        self.all().await;
+        loop {
+            match changes.recv().await {
+                Ok(key) => {
+                    let mut keys = vec![key];
+                    while keys.len() < BATCH
+                        && let Ok(key) = changes.try_recv()
+                    {
+                        keys.push(key);
+                    }
+                    self.some(keys).await;
+                }
+                Err(RecvError::Lagged(_)) => self.all().await,
+                // The store that holds the other end is ours.
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Withdraws everything.
+    async fn nothing(&mut self) {
+        let keys: Vec<_> = self.announced.keys().cloned().collect();
+        for batch in keys.chunks(BATCH) {
+            self.router.withdraw(batch.to_vec()).await;
+        }
+    }
+
     /// Looks at every key that is in the catalog or was announced.
     async fn all(&mut self) {
         let mut keys = self.store.catalog().keys();
@@ -72,14 +101,19 @@ impl Announcer {
             // A tag that would not be answered would make a liar of this node.
             let answered = self.access.resolve_tags || matches!(key, Key::Digest(_));
             let wanted = answered && self.store.catalog().announces(&key, &self.access.filter);
-            if wanted && !self.announced.contains_key(&key) {
-                let labels = self.labels(&key);
-                self.count(&key, &labels, 1);
-                self.announced.insert(key.clone(), labels);
-                announce.push(key);
-            } else if !wanted && let Some(labels) = self.announced.remove(&key) {
-                self.count(&key, &labels, -1);
-                withdraw.push(key);
+            let known = self.announced.remove(&key);
+            if let Some(counted) = &known {
+                self.count(&key, counted, -1);
+            }
+            if wanted {
+                let counted = self.counted(&key);
+                self.count(&key, &counted, 1);
+                self.announced.insert(key.clone(), counted);
+            }
+            match (known, wanted) {
+                (None, true) => announce.push(key),
+                (Some(_), false) => withdraw.push(key),
+                (None, false) | (Some(_), true) => {}
             }
         }
         if !withdraw.is_empty() {
@@ -90,24 +124,112 @@ impl Announcer {
         }
     }
 
-    fn count(&self, key: &Key, labels: &RegistryLabels, by: i64) {
+    fn count(&mut self, key: &Key, counted: &Counted, by: i64) {
         let family = match key {
             Key::Tag(_) => &self.metrics.advertised_tags,
             Key::Digest(_) => &self.metrics.advertised_digests,
         };
-        family.get_or_create(labels).inc_by(by);
+        family.get_or_create(&counted.registry).inc_by(by);
+        if let Some(image) = &counted.image {
+            let entry = (counted.registry.clone(), image.clone());
+            let tags = self.images.entry(entry.clone()).or_default();
+            let before = usize::from(*tags > 0);
+            *tags = tags.saturating_add_signed(by as isize);
+            let after = usize::from(*tags > 0);
+            if after == 0 {
+                self.images.remove(&entry);
+            }
+            self.metrics
+                .advertised_images
+                .get_or_create(&counted.registry)
+                .inc_by(after as i64 - before as i64);
+        }
     }
 
-    fn labels(&self, key: &Key) -> RegistryLabels {
-        let registry = match key {
-            Key::Tag(name) => Some(name.origin.registry.to_string()),
+    fn counted(&self, key: &Key) -> Counted {
+        let catalog = self.store.catalog();
+        let (registry, image) = match key {
+            Key::Tag(name) => {
+                let registry = name.origin.registry.to_string();
+                (Some(registry), catalog.resolve(name))
+            }
             Key::Digest(digest) => {
-                let object = self.store.catalog().object(digest);
-                object.and_then(|o| o.origins.first().map(|origin| origin.registry.to_string()))
+                let object = catalog.object(digest);
+                let origin = object.and_then(|o| o.origins.first().cloned());
+                (origin.map(|origin| origin.registry.to_string()), None)
             }
         };
-        RegistryLabels {
-            registry: registry.unwrap_or_default(),
+        Counted {
+            registry: RegistryLabels {
+                registry: registry.unwrap_or_default(),
+            },
+            image,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use oci::TagName;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::memory::{MemoryCluster, MemoryStore};
+    use crate::{Candidate, Holding, PeerId};
+
+    #[tokio::test]
+    async fn gauges_follow_what_is_announced() {
+        let store = Arc::new(MemoryStore::default());
+        let tag = |text: &str| -> TagName {
+            let name = text.parse::<oci::Name>().ok();
+            name.and_then(|name| name.tag_name())
+                .expect("a tag in full")
+        };
+        let (one, two) = (tag("quay.io/a/b:1"), tag("quay.io/a/b:2"));
+        let image = store.put(&one.origin, Bytes::from_static(b"image"));
+        let layer = store.put(&one.origin, Bytes::from_static(b"layer"));
+        let here = Candidate {
+            peer: PeerId::new("here"),
+            addresses: Arc::new([]),
+            holding: Holding::Complete,
+            zone: None,
+        };
+        let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+        let catalog = store.catalog();
+        catalog.tag(one.clone(), image.clone());
+        catalog.tag(two.clone(), image.clone());
+        let mut announcer = Announcer {
+            store: store.clone(),
+            router: Arc::new(MemoryCluster::default().router(here)),
+            access: Access {
+                resolve_tags: true,
+                ..Access::default()
+            },
+            metrics: metrics.clone(),
+            announced: HashMap::new(),
+            images: HashMap::new(),
+        };
+        let labels = RegistryLabels {
+            registry: "quay.io".into(),
+        };
+        let gauges = || {
+            [
+                &metrics.advertised_tags,
+                &metrics.advertised_images,
+                &metrics.advertised_digests,
+            ]
+            .map(|family| family.get_or_create(&labels).get())
+        };
+        announcer.all().await;
+        announcer.all().await;
+        assert_eq!(gauges(), [2, 1, 2], "two tags of one image, and a layer");
+        catalog.tag(two.clone(), layer.clone());
+        announcer.all().await;
+        assert_eq!(gauges(), [2, 2, 2], "a tag that moved");
+        catalog.untag(&one);
+        announcer.all().await;
+        assert_eq!(gauges(), [1, 1, 2]);
+        announcer.nothing().await;
     }
 }

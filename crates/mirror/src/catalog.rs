@@ -6,6 +6,8 @@ use oci::{Digest, Filter, Key, Origin, TagName};
 use parking_lot::RwLock;
 use tokio::sync::broadcast;
 
+use crate::trial;
+
 /// Changes that a slow listener may fall behind before it has to look at everything again.
 const CHANGE_QUEUE: usize = 1024;
 
@@ -128,8 +130,8 @@ impl Catalog {
             .collect()
     }
 
-    /// Whether peers may be told of this key: it is here, not private, and belongs to a place that the filter admits.
-    /// A tag counts as here only with the manifest it points at.
+    /// Whether peers may be told of this key: it is here, not private, no trial image's, and belongs to a place that
+    /// the filter admits. A tag counts as here only with the manifest it points at.
     pub fn announces(&self, key: &Key, filter: &Filter) -> bool {
         let inner = self.inner.read();
         let digest = match key {
@@ -139,8 +141,11 @@ impl Catalog {
         digest
             .and_then(|d| inner.objects.get(d))
             .is_some_and(|object| {
-                object.visibility == Visibility::Shared
-                    && filter.admits_key(key, object.origins.iter().cloned())
+                let origins = object
+                    .origins
+                    .iter()
+                    .filter(|origin| !trial::is_trial(origin));
+                object.visibility == Visibility::Shared && filter.admits_key(key, origins.cloned())
             })
     }
 
@@ -238,6 +243,9 @@ mod tests {
         assert!(catalog.announces(&by_digest, &all) && catalog.announces(&by_tag, &all));
         let ghcr = Filter::new(&["https://ghcr.io".into()], &[]).expect("sound");
         assert!(!catalog.announces(&by_digest, &ghcr) && !catalog.announces(&by_tag, &ghcr));
+        let trial = name("a.invalid/peili-mirror-trial/0a:1");
+        catalog.insert(digest.clone(), object(&[&trial]));
+        assert!(!catalog.announces(&by_digest, &all), "an image of a trial");
         catalog.insert(
             digest,
             Object {

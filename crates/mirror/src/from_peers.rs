@@ -217,10 +217,7 @@ impl FromPeers {
             }
         }
         answer.finished();
-        self.fetcher
-            .metrics
-            .bytes_from_peers
-            .inc_by(bytes.len() as u64);
+        self.fetcher.metrics.bytes.peer.inc_by(bytes.len() as u64);
         Ok(Bytes::from_owner(Held {
             bytes: bytes.freeze(),
             _room: room,

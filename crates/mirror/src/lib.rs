@@ -35,7 +35,9 @@ pub mod serve;
 mod store;
 mod take_in;
 mod tap;
+mod trial;
 mod upstream;
+mod upstream_bytes;
 
 pub use access::{Access, Secret};
 pub use body::{Body, BodyError};
@@ -51,4 +53,5 @@ pub use request::{
 };
 pub use router::{Candidate, Holding, PeerId, Router, Search};
 pub use store::{Begun, Content, Intake, IntakeError, Provenance, Sink, Store};
+pub use trial::{Served, TRIAL_REPOSITORY, Trial, Trials, trial_registry};
 pub use upstream::{Upstream, UpstreamBlob, UpstreamError, UpstreamManifest};

@@ -1,6 +1,7 @@
 //! What the mirror counts. Names that Spegel has too mean the same here.
 
 use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -38,6 +39,41 @@ pub struct RegistryLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct SourceLabels {
+    /// `local`, `growing`, `peer` or `upstream`.
+    pub source: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ReasonLabels {
+    /// As [`Refusal::reason`](crate::refusal::Refusal::reason) has it.
+    pub reason: &'static str,
+}
+
+/// One counter for each source of bytes.
+pub struct Bytes {
+    family: Family<SourceLabels, Counter>,
+    pub local: Counter,
+    pub growing: Counter,
+    pub peer: Counter,
+    pub upstream: Counter,
+}
+
+impl Default for Bytes {
+    fn default() -> Self {
+        let family: Family<SourceLabels, Counter> = Family::default();
+        let of = |source| family.get_or_create_owned(&SourceLabels { source });
+        Self {
+            local: of("local"),
+            growing: of("growing"),
+            peer: of("peer"),
+            upstream: of("upstream"),
+            family,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct FaultLabels {
     /// `failed`, `broke`, `lacking` or `wrong`.
     pub fault: &'static str,
@@ -62,15 +98,15 @@ pub struct Metrics {
     pub requests_in_flight: Family<HandlerLabels, Gauge>,
     pub advertised_tags: Family<RegistryLabels, Gauge>,
     pub advertised_digests: Family<RegistryLabels, Gauge>,
-    pub bytes_from_local: Counter,
-    pub bytes_from_peers: Counter,
-    pub bytes_from_upstream: Counter,
+    pub advertised_images: Family<RegistryLabels, Gauge>,
+    pub bytes: Bytes,
+    pub upstream_bytes: Family<ReasonLabels, Counter>,
+    pub own_client_last_request: Gauge,
     pub misses: Counter,
     pub peer_failures: Family<FaultLabels, Counter>,
     pub peer_answer_seconds: Histogram,
     pub hedged: Counter,
     pub broken_bodies: Counter,
-    pub bytes_from_growing: Counter,
     pub flights_sought: Family<OutcomeLabels, Counter>,
     pub flights_seek_seconds: Histogram,
     pub flights_moves: Counter,
@@ -97,15 +133,15 @@ impl Metrics {
             requests_in_flight: Family::default(),
             advertised_tags: Family::default(),
             advertised_digests: Family::default(),
-            bytes_from_local: Counter::default(),
-            bytes_from_peers: Counter::default(),
-            bytes_from_upstream: Counter::default(),
+            advertised_images: Family::default(),
+            bytes: Bytes::default(),
+            upstream_bytes: Family::default(),
+            own_client_last_request: Gauge::default(),
             misses: Counter::default(),
             peer_failures: Family::default(),
             peer_answer_seconds: seconds(),
             hedged: Counter::default(),
             broken_bodies: Counter::default(),
-            bytes_from_growing: Counter::default(),
             flights_sought: Family::default(),
             flights_seek_seconds: seconds(),
             flights_moves: Counter::default(),
@@ -140,6 +176,11 @@ impl Metrics {
             self.advertised_tags.clone(),
         );
         registry.register(
+            "spegel_advertised_image_digests",
+            "Digests of tagged images that peers are told of",
+            self.advertised_images.clone(),
+        );
+        registry.register(
             "spegel_advertised_content_digests",
             "Digests that peers are told of",
             self.advertised_digests.clone(),
@@ -163,19 +204,21 @@ impl Metrics {
 
     fn register_ours(&self, registry: &mut Registry) {
         registry.register(
-            "peili_bytes_from_local",
-            "Bytes served from this node's own content",
-            self.bytes_from_local.clone(),
+            "peili_bytes",
+            "Bytes of content by source: local (served from this node's content), growing (served to peers while this node still \
+             receives them), peer (received from peers), upstream (received from the registry, by containerd or the embedded store)",
+            self.bytes.family.clone(),
         );
         registry.register(
-            "peili_bytes_from_peers",
-            "Bytes received from peers",
-            self.bytes_from_peers.clone(),
+            "peili_upstream_bytes",
+            "Bytes received from the registry, by reason: no_peer, peers_failed, leads (for all nodes), alone (waiting for others would have \
+             taken too long), filtered, busy, other",
+            self.upstream_bytes.clone(),
         );
         registry.register(
-            "peili_bytes_from_upstream",
-            "Bytes received from upstream by the embedded store",
-            self.bytes_from_upstream.clone(),
+            "peili_own_client_last_request_timestamp_seconds",
+            "When this node's own containerd or client last asked this mirror for content, in seconds since 1970",
+            self.own_client_last_request.clone(),
         );
         registry.register(
             "peili_misses",
@@ -206,11 +249,6 @@ impl Metrics {
     }
 
     fn register_flights(&self, registry: &mut Registry) {
-        registry.register(
-            "peili_bytes_from_growing",
-            "Bytes sent to peers of what this node was still receiving itself",
-            self.bytes_from_growing.clone(),
-        );
         registry.register(
             "peili_flights_sought",
             "Times the other nodes were asked whom to take an object from, by their answer: follow (from a peer), lead (from upstream, \
@@ -265,6 +303,14 @@ impl Metrics {
         );
     }
 
+    /// Bytes came from upstream, for this reason.
+    pub fn count_upstream(&self, reason: &'static str, bytes: u64) {
+        self.bytes.upstream.inc_by(bytes);
+        self.upstream_bytes
+            .get_or_create(&ReasonLabels { reason })
+            .inc_by(bytes);
+    }
+
     pub fn flight_sought(&self, outcome: &'static str) {
         let labels = OutcomeLabels { outcome };
         self.flights_sought.get_or_create(&labels).inc();
@@ -283,6 +329,13 @@ impl Metrics {
             known.insert(registry.clone());
         }
         registry.to_string()
+    }
+
+    /// Sets a gauge to the time of now.
+    pub fn stamp(gauge: &Gauge) {
+        if let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) {
+            gauge.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        }
     }
 
     pub fn peer_failed(&self, fault: Fault) {

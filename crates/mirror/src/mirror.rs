@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Response, StatusCode};
 use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::account::Account;
@@ -21,6 +22,8 @@ use crate::metrics::{Metrics, MirrorLabels};
 use crate::refusal::Refusal;
 use crate::request::{self, Caller, Kind, Reader, Request, Target};
 use crate::take_in::TakeIn;
+use crate::trial::Trials;
+use crate::upstream_bytes::UpstreamBytes;
 use crate::{Flights, Health, Intake, Router, Store, Upstream, local, send};
 
 /// The adapters that a mirror stands between.
@@ -50,7 +53,10 @@ pub struct Mirror {
     from_peers: Arc<FromPeers>,
     flight: Option<Arc<Flight>>,
     take_in: Option<TakeIn>,
+    trials: Arc<Trials>,
+    upstream_bytes: UpstreamBytes,
     metrics: Arc<Metrics>,
+    leave: CancellationToken,
 }
 
 /// The ends of the connection that a request came on.
@@ -99,18 +105,41 @@ impl Mirror {
             from_peers,
             flight,
             take_in,
+            trials: Arc::default(),
+            upstream_bytes: UpstreamBytes::new(metrics.clone()),
             metrics,
+            leave: CancellationToken::new(),
         }
     }
 
-    /// Keeps peers told of what this node holds. Ends when the store is gone.
+    /// Keeps peers told of what this node holds. Ends after [`Self::leave`], when all of it is withdrawn.
     pub async fn announce(&self) {
         let (store, router) = (self.store.clone(), self.router.clone());
-        crate::announce::run(store, router, self.access.clone(), self.metrics.clone()).await;
+        let (access, metrics) = (self.access.clone(), self.metrics.clone());
+        crate::announce::run(store, router, access, metrics, self.leave.clone()).await;
+    }
+
+    /// Counts what this node's containerd fetches from upstream. Runs for ever.
+    pub async fn count_upstream_bytes(&self) {
+        let changes = self.store.catalog().changes();
+        self.upstream_bytes.count(&*self.store, changes).await;
+    }
+
+    /// Withdraws what this node announced and makes it unready, for good. Requests are still answered.
+    pub fn leave(&self) {
+        self.leave.cancel();
+    }
+
+    /// The trial images that this mirror serves to its own node.
+    pub fn trials(&self) -> Arc<Trials> {
+        self.trials.clone()
     }
 
     /// What `/readyz` says.
     pub fn health(&self) -> Health {
+        if self.leave.is_cancelled() {
+            return Health::Waiting("shutting down".into());
+        }
         match self.store.health() {
             Health::Ready => self.router.health(),
             waiting @ Health::Waiting(_) => waiting,
@@ -167,6 +196,9 @@ impl Mirror {
                 target.caller = self
                     .access
                     .caller(headers, &target, same_host, &*self.store);
+                if target.caller == Caller::Own {
+                    Metrics::stamp(&self.metrics.own_client_last_request);
+                }
                 account.registry = target
                     .origin
                     .as_ref()
@@ -178,6 +210,9 @@ impl Mirror {
     }
 
     async fn find(&self, target: &mut Target, account: &mut Account) -> Result<Found, Refusal> {
+        if let Some(found) = self.trials.find(target) {
+            return Ok(found);
+        }
         self.access.admit(target)?;
         if target.caller == Caller::Peer {
             return self.find_for_peer(target, account).await;
@@ -213,6 +248,12 @@ impl Mirror {
             }
             (None, None) => self.from_peers.find(target).await,
         };
+        if take_in.is_none() && target.caller == Caller::Own {
+            match &result {
+                Ok(_) => self.upstream_bytes.kept(target),
+                Err(refusal) => self.upstream_bytes.sent(target, refusal),
+            }
+        }
         self.count(target, result.as_ref().ok());
         result
     }
@@ -249,10 +290,8 @@ impl Mirror {
         if found.is_none() {
             self.metrics.misses.inc();
         }
-        if hit && let Ok(now) = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
-            self.metrics
-                .mirror_last_success
-                .set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        if hit {
+            Metrics::stamp(&self.metrics.mirror_last_success);
         }
     }
 }

@@ -66,6 +66,19 @@ impl Refusal {
         }
     }
 
+    /// Why the client has to go upstream, in a word for the metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotHere(_) | Self::NoPeer(_) => "no_peer",
+            Self::PeersFailed(..) => "peers_failed",
+            Self::Leads(_) => "leads",
+            Self::Alone(_) => "alone",
+            Self::Filtered(_) => "filtered",
+            Self::Busy(_) => "busy",
+            _ => "other",
+        }
+    }
+
     fn code(&self) -> ErrorCode {
         let unknown = |kind: &Kind| match kind {
             Kind::Manifest => ErrorCode::ManifestUnknown,

@@ -155,7 +155,7 @@ impl Relay {
         answer: Answer,
         waited: Duration,
     ) -> (Bytes, ByteRange) {
-        self.metrics.bytes_from_peers.inc_by(bytes.len() as u64);
+        self.metrics.bytes.peer.inc_by(bytes.len() as u64);
         let is_poor = self.finder.received(range.start, &bytes, waited);
         let rest = range.start + bytes.len() as u64..range.end;
         if rest.is_empty() {

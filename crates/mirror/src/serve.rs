@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,12 +27,34 @@ const MOST_OWN_CONNECTIONS: usize = 512;
 const HEAD_LIMIT: Duration = Duration::from_secs(60);
 /// The head of a request, and what a connection may hold of an answer before the client has taken it, in bytes.
 const BUFFER: usize = 256 * 1024;
+/// The same once the port drains: who connects then has a request to send.
+const DRAIN_HEAD_LIMIT: Duration = Duration::from_secs(1);
 /// When no connection can be taken (no descriptors left), the next attempt is made this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers requests on `listener` until `shutdown`; then takes no new ones and returns when those begun are done.
-/// Whoever calls bounds that by a deadline of their own.
-pub async fn registry(listener: TcpListener, mirror: Arc<Mirror>, shutdown: CancellationToken) {
+/// How a port is closed, in two steps. Between them the port still accepts connections, for clients that do not know
+/// yet that this process is about to end.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// From here on, each connection is closed after the request that is being answered, or after its first.
+    pub drain: CancellationToken,
+    /// From here on, no connection is accepted but those that the kernel has accepted already.
+    pub close: CancellationToken,
+}
+
+impl From<CancellationToken> for Shutdown {
+    /// Both steps at once.
+    fn from(token: CancellationToken) -> Self {
+        Self {
+            drain: token.clone(),
+            close: token,
+        }
+    }
+}
+
+/// Answers requests on `listener` until `shutdown`; then accepts no more and returns when those begun are done.
+/// The caller bounds that by a deadline of its own.
+pub async fn registry(listener: TcpListener, mirror: Arc<Mirror>, shutdown: impl Into<Shutdown>) {
     serve(
         listener,
         shutdown,
@@ -48,64 +71,51 @@ pub async fn registry(listener: TcpListener, mirror: Arc<Mirror>, shutdown: Canc
 }
 
 /// The same for any handler.
-pub async fn serve<H, F>(listener: TcpListener, shutdown: CancellationToken, handler: H)
+pub async fn serve<H, F>(listener: TcpListener, shutdown: impl Into<Shutdown>, handler: H)
 where
     H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
+    let shutdown = shutdown.into();
     let connections = TaskTracker::new();
     let seats = Seats {
         own: Arc::new(Semaphore::new(MOST_OWN_CONNECTIONS)),
         others: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
     };
-    while let Some(accepted) = shutdown
-        .run_until_cancelled(accept(&listener, &seats))
-        .await
-    {
-        let (stream, ends, permit) = match accepted {
-            Ok(accepted) => accepted,
+    let answer = |accepted: Accepted| {
+        let (handler, drain) = (handler.clone(), shutdown.drain.clone());
+        connections.spawn(async move {
+            connection(accepted.stream, accepted.ends, handler, drain).await;
+            drop(accepted.seat);
+        });
+    };
+    while let Some(accepted) = shutdown.close.run_until_cancelled(listener.accept()).await {
+        match accepted.and_then(|(stream, remote)| seats.seat(stream, remote)) {
+            Ok(Some(accepted)) => answer(accepted),
+            Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot take a connection");
                 let _ = shutdown
+                    .close
                     .run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE))
                     .await;
-                continue;
             }
-        };
-        let (handler, shutdown) = (handler.clone(), shutdown.clone());
-        connections.spawn(async move {
-            connection(stream, ends, handler, shutdown).await;
-            drop(permit);
-        });
+        }
     }
-    drop(listener);
+    // What the kernel has accepted for us must not end in a reset: the client holds a connection and has sent a request.
+    match accepted_by_kernel(listener, &seats) {
+        Ok(rest) => rest.into_iter().for_each(answer),
+        Err(error) => tracing::debug!(%error, "connections that waited to be accepted were lost"),
+    }
     connections.close();
     connections.wait().await;
 }
 
-/// The next connection. This host's own clients have seats of their own, so that nobody can take theirs; a stranger
-/// for whom there is none is turned away rather than kept waiting.
-async fn accept(
-    listener: &TcpListener,
-    seats: &Seats,
-) -> io::Result<(TcpStream, Ends, OwnedSemaphorePermit)> {
-    loop {
-        let (stream, remote) = listener.accept().await?;
-        let ends = Ends {
-            remote,
-            local: stream.local_addr()?,
-        };
-        let seats = if is_this_host(ends.remote, ends.local) {
-            &seats.own
-        } else {
-            &seats.others
-        };
-        if let Ok(seat) = seats.clone().try_acquire_owned() {
-            stream.set_nodelay(true)?;
-            return Ok((stream, ends, seat));
-        }
-        tracing::debug!(remote = %ends.remote, "turned away: too many connections");
-    }
+/// A connection, and the place that it takes.
+struct Accepted {
+    stream: TcpStream,
+    ends: Ends,
+    seat: OwnedSemaphorePermit,
 }
 
 struct Seats {
@@ -113,7 +123,45 @@ struct Seats {
     others: Arc<Semaphore>,
 }
 
-async fn connection<H, F>(stream: TcpStream, ends: Ends, handler: H, shutdown: CancellationToken)
+impl Seats {
+    /// Gives a connection a place. This host's own clients have places of their own, so that nobody can take theirs;
+    /// anybody else for whom there is none is turned away rather than kept waiting.
+    fn seat(&self, stream: TcpStream, remote: SocketAddr) -> io::Result<Option<Accepted>> {
+        let ends = Ends {
+            remote,
+            local: stream.local_addr()?,
+        };
+        let seats = if is_this_host(ends.remote, ends.local) {
+            &self.own
+        } else {
+            &self.others
+        };
+        let Ok(seat) = seats.clone().try_acquire_owned() else {
+            tracing::debug!(%remote, "turned away: too many connections");
+            return Ok(None);
+        };
+        stream.set_nodelay(true)?;
+        Ok(Some(Accepted { stream, ends, seat }))
+    }
+}
+
+/// Closes the port, after taking the connections that wait in the kernel's queue.
+fn accepted_by_kernel(listener: TcpListener, seats: &Seats) -> io::Result<Vec<Accepted>> {
+    let listener = listener.into_std()?;
+    let mut accepted = Vec::new();
+    loop {
+        match listener.accept() {
+            Ok((stream, remote)) => {
+                stream.set_nonblocking(true)?;
+                accepted.extend(seats.seat(TcpStream::from_std(stream)?, remote)?);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(accepted),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn connection<H, F>(stream: TcpStream, ends: Ends, handler: H, drain: CancellationToken)
 where
     H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F,
     F: Future<Output = Response<Body>>,
@@ -122,15 +170,17 @@ where
         let answer = handler(request, ends);
         async move { Ok::<_, Infallible>(answer.await) }
     });
+    let drains = drain.is_cancelled();
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
+        .header_read_timeout(if drains { DRAIN_HEAD_LIMIT } else { HEAD_LIMIT })
+        .keep_alive(!drains)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = shutdown.cancelled() => {
+        () = drain.cancelled(), if !drains => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -74,7 +74,8 @@ impl Tools {
 
 /// A source that has begun to send.
 struct Begin {
-    source: Source,
+    /// Why upstream sends it; `None`: a peer does.
+    from_upstream: Option<&'static str>,
     visibility: Visibility,
     /// Of the whole object.
     size: Option<u64>,
@@ -169,6 +170,7 @@ impl TakeIn {
         let (found, visibility) = match found {
             Ok(found) => (found, Visibility::Shared),
             Err(refusal) => {
+                let reason = refusal.reason();
                 let origin = target.origin.as_ref().ok_or(refusal)?;
                 let asked = self.tools.upstream.manifest(origin, &target.reference);
                 let fetched = timeout(BEGIN_LIMIT, asked)
@@ -176,8 +178,7 @@ impl TakeIn {
                     .map_err(|_| late(origin))??;
                 self.tools
                     .metrics
-                    .bytes_from_upstream
-                    .inc_by(fetched.bytes.len() as u64);
+                    .count_upstream(reason, fetched.bytes.len() as u64);
                 let found = local::manifest(digest, fetched.bytes, Source::Upstream);
                 let found = found.ok_or_else(|| {
                     UpstreamError::Protocol(origin.clone(), "what it sent is not a manifest".into())
@@ -313,7 +314,11 @@ impl Fill {
                 return;
             }
         };
-        let _ = tell.send(Ok(begin.source));
+        let source = match begin.from_upstream {
+            Some(_) => Source::Upstream,
+            None => Source::Peer,
+        };
+        let _ = tell.send(Ok(source));
         let visibility = match self.fill(&mut *sink, begin).await {
             Ok(visibility) => visibility,
             Err(error) => {
@@ -350,11 +355,10 @@ impl Fill {
                     Ok(None) => break FillError::Short(sink.written()),
                     Err(_) => break FillError::Stalled,
                 };
-                if begin.source == Source::Upstream {
+                if let Some(reason) = begin.from_upstream {
                     self.tools
                         .metrics
-                        .bytes_from_upstream
-                        .inc_by(bytes.len() as u64);
+                        .count_upstream(reason, bytes.len() as u64);
                 }
                 sink.write(bytes).await?;
             };
@@ -390,6 +394,7 @@ impl Fill {
             }
             Err(refusal) => refusal,
         };
+        let reason = refusal.reason();
         let origin = self.target.origin.as_ref().ok_or(refusal)?;
         let asked = self.tools.upstream.blob(origin, &self.digest, offset);
         let blob = timeout(BEGIN_LIMIT, asked)
@@ -397,7 +402,7 @@ impl Fill {
             .map_err(|_| late(origin))??;
         self.tools.share(&self.digest, blob.visibility);
         Ok(Begin {
-            source: Source::Upstream,
+            from_upstream: Some(reason),
             visibility: blob.visibility,
             size: blob.size,
             body: blob.body.map_err(FillError::from).boxed(),
@@ -415,7 +420,7 @@ fn from_peer(found: Found, offset: u64) -> Begin {
     let parts = vec![crate::body::Part::Range(offset..found.size)];
     let body = crate::body::of(found.payload, parts, Source::Peer);
     Begin {
-        source: Source::Peer,
+        from_upstream: None,
         visibility: Visibility::Shared,
         size: Some(found.size),
         body: http_body_util::BodyDataStream::new(body)

@@ -1,20 +1,30 @@
 //! `peili cleanup` and `peili cleanup-wait`: what is run on each node, and once, when Peili leaves a cluster.
 
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use hosts::probe::{self, Endpoint};
 use http::{Response, StatusCode};
-use mirror::{Body, Ends, ListenAddress};
+use mirror::{Body, Ends, Health, ListenAddress};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CleanupArgs, CleanupWaitArgs};
 use crate::configuration;
 use crate::duration;
 use crate::fault::Faults;
+use crate::settings::node_name;
 
-/// Puts containerd's configuration back, then says so on `/readyz` until it is stopped.
+/// Between two attempts to put the configuration back.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Puts containerd's configuration back, as often as it takes, and says on `/readyz` whether that is done, until
+/// `shutdown`.
+///
+/// # Errors
+/// The arguments are at fault, the port is taken, or it was not done before `shutdown`.
 pub async fn run(arguments: &CleanupArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut faults = Faults::default();
     let address = faults.take("--addr", arguments.addr.parse::<ListenAddress>());
@@ -22,20 +32,55 @@ pub async fn run(arguments: &CleanupArgs, shutdown: CancellationToken) -> anyhow
     let listener = address
         .bind()
         .with_context(|| format!("cannot listen on --addr {address}"))?;
-    let path = Path::new(&arguments.containerd_registry_config_path);
-    let report =
-        hosts::cleanup(path).context("containerd's registry configuration was not put back")?;
-    configuration::log(&report);
-    tracing::info!(%address, "put back; answering /readyz until stopped");
-    let handler = |request: http::Request<hyper::body::Incoming>, _: Ends| async move {
-        let mut response = Response::new(Body::empty());
-        if request.uri().path() != "/readyz" || request.method() != http::Method::GET {
+    let node = node_name(&arguments.node_name);
+    let begun = Health::Waiting(format!("{node}: not put back yet"));
+    let (tell, state) = watch::channel(begun);
+    let handler = move |request: http::Request<hyper::body::Incoming>, _: Ends| {
+        let state = state.borrow().clone();
+        async move {
+            if request.uri().path() == "/readyz" && request.method() == http::Method::GET {
+                return mirror::ready(&state);
+            }
+            let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NOT_FOUND;
+            response
         }
-        response
     };
-    mirror::serve::serve(listener, shutdown, handler).await;
-    Ok(())
+    let serving = mirror::serve::serve(listener, shutdown.clone(), handler);
+    let path = PathBuf::from(&arguments.containerd_registry_config_path);
+    let putting_back = async {
+        let done = shutdown
+            .run_until_cancelled(put_back(path, &node, &tell))
+            .await;
+        done.context("containerd's registry configuration was not put back")
+    };
+    let ((), done) = tokio::join!(serving, putting_back);
+    done
+}
+
+/// Ends when it is done, and tells how it stands until then.
+async fn put_back(path: PathBuf, node: &str, tell: &watch::Sender<Health>) {
+    loop {
+        let path = path.clone();
+        let attempt = tokio::task::spawn_blocking(move || hosts::cleanup(&path)).await;
+        match attempt
+            .map_err(anyhow::Error::from)
+            .and_then(|r| r.map_err(Into::into))
+        {
+            Ok(report) => {
+                configuration::log(&report);
+                tracing::info!(node, "put back; answering /readyz until stopped");
+                tell.send_replace(Health::Ready);
+                return;
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(node, error, "not put back; trying again");
+                tell.send_replace(Health::Waiting(format!("{node}: {error}")));
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
 }
 
 /// Returns when every node has cleaned up.

@@ -20,10 +20,12 @@ pub enum Command {
     Registry(Box<RegistryArgs>),
     /// Write containerd's hosts.toml files, so that it asks the mirror first.
     Configuration(ConfigurationArgs),
-    /// Put containerd's configuration back as it was, then answer /readyz until stopped.
+    /// Put containerd's configuration back as it was, and answer /readyz until stopped.
     Cleanup(CleanupArgs),
     /// Wait until all nodes have cleaned up.
     CleanupWait(CleanupWaitArgs),
+    /// Tell whether this node's containerd asks this node's mirror; the chart's test.
+    PullTest(PullTestArgs),
     /// Show Peili at work: a cluster on loopback that pulls an image from upstream once.
     Demo(DemoArgs),
     /// Print the version.
@@ -38,6 +40,8 @@ pub struct RegistryArgs {
     pub store: StoreArgs,
     #[command(flatten)]
     pub mirror: MirrorArgs,
+    #[command(flatten)]
+    pub node: NodeArgs,
     /// Address of metrics and health.
     #[arg(long, env = "METRICS_ADDR", default_value = ":9090")]
     pub metrics_addr: String,
@@ -50,9 +54,33 @@ pub struct RegistryArgs {
     /// Address of the registry, for containerd and for peers.
     #[arg(long, env = "REGISTRY_ADDR", default_value = ":5000")]
     pub registry_addr: String,
-    /// How long requests begun may take to end after SIGTERM.
+    /// How long connections are still accepted after SIGTERM, while clients learn that this mirror is about to end.
+    #[arg(long, env = "SHUTDOWN_DELAY", default_value = "5s")]
+    pub shutdown_delay: String,
+    /// How long requests in progress may take to finish once no more connections are accepted.
     #[arg(long, env = "DRAIN_TIMEOUT", default_value = "10s")]
     pub drain_timeout: String,
+}
+
+#[derive(Args, Debug)]
+pub struct NodeArgs {
+    /// Name of this node, for the metrics and in Kubernetes; empty: its host name.
+    #[arg(long, env = "NODE_NAME", default_value = "")]
+    pub node_name: String,
+    /// How Kubernetes is told that this node's mirror works: taint (a startup taint is removed), condition (the node
+    /// condition peili.dev/MirrorReady is set) or off.
+    #[arg(long, env = "NODE_READINESS", default_value = "off")]
+    pub node_readiness: String,
+    /// taint: the key of the startup taint.
+    #[arg(
+        long,
+        env = "NODE_READINESS_TAINT",
+        default_value = "peili.dev/mirror-not-ready"
+    )]
+    pub node_readiness_taint: String,
+    /// taint: how long the node keeps the taint if the mirror does not get ready.
+    #[arg(long, env = "NODE_READINESS_TIMEOUT", default_value = "5m")]
+    pub node_readiness_timeout: String,
 }
 
 #[derive(Args, Debug)]
@@ -222,13 +250,19 @@ pub struct ConfigurationArgs {
     pub node_secret_file: String,
     #[command(flatten)]
     pub credentials: CredentialsArgs,
+    /// Stay, and write the files again whenever somebody else has changed them, until SIGTERM.
+    #[arg(long, env = "WATCH", default_value = "false", num_args = 0..=1, default_missing_value = "true")]
+    pub watch: String,
 }
 
 #[derive(Args, Debug)]
 pub struct CleanupArgs {
-    /// Address at which /readyz is answered when all is put back.
+    /// Address at which /readyz says whether all is put back.
     #[arg(long, env = "ADDR")]
     pub addr: String,
+    /// Name of this node, which /readyz says where it is not; empty: its host name.
+    #[arg(long, env = "NODE_NAME", default_value = "")]
+    pub node_name: String,
     /// Folder of containerd's registry configuration (config_path).
     #[arg(
         long,
@@ -249,6 +283,19 @@ pub struct CleanupWaitArgs {
     /// Time between two rounds.
     #[arg(long, env = "PERIOD", default_value = "2s")]
     pub period: String,
+}
+
+#[derive(Args, Debug)]
+pub struct PullTestArgs {
+    /// host:port whose addresses, all of them, are asked for /metrics.
+    #[arg(long, env = "METRICS_ENDPOINT")]
+    pub metrics_endpoint: String,
+    /// The node that this command runs on.
+    #[arg(long, env = "NODE_NAME", default_value = "")]
+    pub node_name: String,
+    /// How long ago the mirror may have been asked at the most.
+    #[arg(long, env = "WITHIN", default_value = "5m")]
+    pub within: String,
 }
 
 #[derive(Args, Debug)]
@@ -312,7 +359,10 @@ pub fn parse() -> Cli {
                 cli.log_level = "ERROR".into();
             }
         }
-        Command::Cleanup(_) | Command::CleanupWait(_) | Command::Version(_) => {}
+        Command::Cleanup(_)
+        | Command::CleanupWait(_)
+        | Command::PullTest(_)
+        | Command::Version(_) => {}
     }
     cli
 }

@@ -1,19 +1,61 @@
 //! `peili configuration`: containerd is told to ask this node's mirror first.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use hosts::{Configuration, Mirrored, Report, Target};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::ConfigurationArgs;
 use crate::fault::Faults;
 use crate::{credentials, value};
 
-pub fn run(arguments: &ConfigurationArgs) -> anyhow::Result<()> {
-    let configuration = validate(arguments)?;
-    let report = hosts::configure(&configuration)
+/// How often the files are looked at with `--watch`. That reads a handful of small files; a watch by inotify would miss
+/// folders that are replaced and mounts that come later.
+const WATCH_PERIOD: Duration = Duration::from_secs(2);
+
+/// Writes the files, and with `--watch` keeps them so until `shutdown`.
+pub async fn run(arguments: &ConfigurationArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let (configuration, watch) = validate(arguments)?;
+    let configuration = Arc::new(configuration);
+    let apply = || {
+        let configuration = configuration.clone();
+        tokio::task::spawn_blocking(move || hosts::configure(&configuration))
+    };
+    let report = apply()
+        .await?
         .context("containerd's registry configuration was not written")?;
     log(&report);
+    if !watch {
+        return Ok(());
+    }
+    tracing::info!("written; watching until stopped");
+    let mut failure = String::new();
+    while shutdown
+        .run_until_cancelled(tokio::time::sleep(WATCH_PERIOD))
+        .await
+        .is_some()
+    {
+        match apply().await? {
+            Ok(report) => {
+                failure.clear();
+                if !report.written.is_empty() {
+                    tracing::info!("somebody changed the files; they are written again");
+                    log(&report);
+                }
+            }
+            Err(error) => {
+                // Once for each reason: whoever rewrites the folder may take a while.
+                let text = format!("{:#}", anyhow::Error::from(error));
+                if text != failure {
+                    tracing::warn!(error = text, "cannot write the files; trying again");
+                    failure = text;
+                }
+            }
+        }
+    }
     Ok(())
 }
 
@@ -35,7 +77,8 @@ pub fn log(report: &Report) {
     }
 }
 
-fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<Configuration> {
+/// What to write, and whether to stay.
+fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<(Configuration, bool)> {
     let mut faults = Faults::default();
     let registries = faults.list(
         "--mirrored-registries",
@@ -58,8 +101,10 @@ fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<Configuration> {
         "--prepend-existing",
         value::boolean(&arguments.prepend_existing),
     );
+    let watch = faults.take("--watch", value::boolean(&arguments.watch));
     let credentials = credentials::read(&arguments.credentials, &mut faults);
-    let (Some(resolve_tags), Some(prepend_existing)) = (resolve_tags, prepend) else {
+    let (Some(resolve_tags), Some(prepend_existing), Some(watch)) = (resolve_tags, prepend, watch)
+    else {
         return Err(faults.into());
     };
     faults.settle(Some(()))?;
@@ -68,7 +113,7 @@ fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<Configuration> {
         "" => None,
         file => Some(hosts::secret::ensure(Path::new(file))?),
     };
-    Ok(Configuration {
+    let configuration = Configuration {
         path: (&arguments.containerd_registry_config_path).into(),
         registries,
         targets,
@@ -76,5 +121,6 @@ fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<Configuration> {
         prepend_existing,
         credentials,
         node_secret,
-    })
+    };
+    Ok((configuration, watch))
 }

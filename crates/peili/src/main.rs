@@ -8,7 +8,10 @@ mod demo;
 mod duration;
 mod fault;
 mod observe;
+mod pull_test;
+mod readiness;
 mod registry;
+mod service_manager;
 mod settings;
 mod size;
 mod telemetry;
@@ -60,9 +63,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         let shutdown = shutdown()?;
         match cli.command {
             Command::Registry(arguments) => Box::pin(registry::run(&arguments, shutdown)).await,
-            Command::Configuration(arguments) => configuration::run(&arguments),
+            Command::Configuration(arguments) => configuration::run(&arguments, shutdown).await,
             Command::Cleanup(arguments) => cleanup::run(&arguments, shutdown).await,
             Command::CleanupWait(arguments) => cleanup::wait(&arguments, shutdown).await,
+            Command::PullTest(arguments) => pull_test::run(&arguments).await,
             Command::Demo(arguments) => demo::run(&arguments, shutdown).await,
             Command::Version(arguments) => version::run(&arguments),
         }

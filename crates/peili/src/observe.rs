@@ -4,23 +4,47 @@ use std::sync::Arc;
 
 use http::{Response, StatusCode, header};
 use mirror::{Body, Ends, Mirror};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Registers `peili_node_info`: which node this is, and what it runs.
+pub fn register_node(registry: &mut Registry, node: &str) {
+    let labels = vec![
+        ("node", node.to_owned()),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    registry.register(
+        "peili_node",
+        "The node of this mirror and the version that it runs",
+        Info::new(labels),
+    );
+}
+
 /// Answers `/metrics`, `/readyz` and `/livez` until `shutdown`.
 pub async fn serve(
     listener: TcpListener,
-    metrics: Registry,
+    mut metrics: Registry,
     mirror: Arc<Mirror>,
     shutdown: CancellationToken,
 ) {
+    let ready = Gauge::<i64>::default();
+    metrics.register(
+        "peili_ready",
+        "1 while /readyz says that the mirror is ready, else 0",
+        ready.clone(),
+    );
     let metrics = Arc::new(metrics);
     let handler = move |request: http::Request<hyper::body::Incoming>, _: Ends| {
-        let (metrics, mirror) = (metrics.clone(), mirror.clone());
-        async move { answer(request.uri().path(), &metrics, &mirror) }
+        let (metrics, mirror, ready) = (metrics.clone(), mirror.clone(), ready.clone());
+        async move {
+            ready.set(i64::from(mirror.health().is_ready()));
+            answer(request.uri().path(), &metrics, &mirror)
+        }
     };
     mirror::serve::serve(listener, shutdown, handler).await;
 }

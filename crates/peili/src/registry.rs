@@ -1,10 +1,13 @@
 //! `peili registry`: binds, wires the adapters together, runs, drains.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use containerd::{Containerd, Setup, State};
+use kubernetes::NodeReadiness;
 use layout::Layout;
+use mirror::serve::Shutdown;
 use mirror::{Intake, Mirror, Parts, Router, Upstream};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -13,8 +16,12 @@ use tokio_util::sync::CancellationToken;
 use upstream::Registries;
 
 use crate::cli::RegistryArgs;
-use crate::observe;
+use crate::readiness::MirrorProbe;
 use crate::settings::{Settings, Store};
+use crate::{observe, service_manager};
+
+/// For peers and Kubernetes to be told that this mirror is about to end.
+const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs the mirror until `shutdown`.
 pub async fn run(arguments: &RegistryArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -34,6 +41,7 @@ struct Bound {
 impl Bound {
     async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let mut metrics = Registry::default();
+        observe::register_node(&mut metrics, &settings.node_name);
         let taken = |flag, address| {
             format!("cannot listen on {flag} {address}; free the port or choose another")
         };
@@ -71,23 +79,49 @@ impl Bound {
         let (registry_address, metrics_address) = (registry.local_addr()?, observe.local_addr()?);
         let router_port = swarm.port();
         let (router, mut cluster) = swarm.spawn();
+        let containerd = match &settings.store {
+            Store::Containerd { config, .. } => Some(config.clone()),
+            Store::Layout { .. } => None,
+        };
         let mut parts = open(settings.store, router.clone(), &mut metrics, &mut tasks).await?;
         if settings.flights {
             parts.flights = Some(router);
         }
         let mirror = Arc::new(Mirror::new(parts, settings.mirror, &mut metrics));
+        // Kubernetes is told that the mirror ends before it ends.
+        let leaving = CancellationToken::new();
+        let mut told = JoinSet::new();
+        if let (Some(settings), Some(containerd)) = (settings.node_readiness, containerd) {
+            let readiness = NodeReadiness::new(settings.config, settings.account, &mut metrics);
+            let probe = MirrorProbe {
+                mirror: mirror.clone(),
+                containerd,
+                registry: settings.registry,
+            };
+            let leaving = leaving.clone();
+            told.spawn(async move { readiness.keep(&probe, leaving).await });
+        }
 
         let announcing = mirror.clone();
-        tasks.spawn(async move { announcing.announce().await });
-        // Peers must stop finding this node before it stops answering them.
-        let closing = CancellationToken::new();
+        let mut announcing = tokio::spawn(async move { announcing.announce().await });
+        let port = Shutdown {
+            drain: CancellationToken::new(),
+            close: CancellationToken::new(),
+        };
         tasks.spawn(observe::serve(
             observe,
             metrics,
             mirror.clone(),
-            closing.clone(),
+            port.close.clone(),
         ));
-        let mut serving = tokio::spawn(mirror::serve::registry(registry, mirror, closing.clone()));
+        let counting = mirror.clone();
+        tasks.spawn(async move { counting.count_upstream_bytes().await });
+        tasks.spawn(service_manager::notify(mirror.clone()));
+        let mut serving = tokio::spawn(mirror::serve::registry(
+            registry,
+            mirror.clone(),
+            port.clone(),
+        ));
         tracing::info!(
             registry = %registry_address,
             metrics = %metrics_address,
@@ -100,10 +134,20 @@ impl Bound {
             () = shutdown.cancelled() => Ok(()),
             () = cluster.failed() => Err(anyhow::anyhow!("the router ended; its last log lines say why")),
             ended = &mut serving => return Err(unexpected(ended)),
+            ended = &mut announcing => return Err(unexpected(ended)),
             Some(ended) = tasks.join_next() => Err(unexpected(ended)),
+            Some(ended) = told.join_next() => Err(unexpected(ended)),
         };
+        service_manager::stopping();
+        // First nobody finds this node any more, then it stops answering those who have found it.
+        mirror.leave();
+        port.drain.cancel();
+        leaving.cancel();
+        let withdrawn = tokio::time::timeout(WITHDRAW_LIMIT, announcing);
+        let told = tokio::time::timeout(WITHDRAW_LIMIT, told.join_all());
+        let _ = tokio::join!(withdrawn, told, tokio::time::sleep(settings.shutdown_delay));
+        port.close.cancel();
         cluster.shutdown().await;
-        closing.cancel();
         if tokio::time::timeout(settings.drain_timeout, serving)
             .await
             .is_err()

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod mirror;
+mod node;
 mod store;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use swarm::Bootstrap;
 use crate::cli::RegistryArgs;
 use crate::fault::Faults;
 use crate::{duration, value};
+pub use node::{NodeReadiness, node_name};
 pub use store::Store;
 
 /// A configuration that can work.
@@ -21,12 +23,17 @@ pub struct Settings {
     pub registry_addr: ListenAddress,
     pub metrics_addr: ListenAddress,
     pub router_addr: ListenAddress,
+    pub node_name: String,
+    /// `None`: Kubernetes is told nothing.
+    pub node_readiness: Option<NodeReadiness>,
     pub data_dir: Option<PathBuf>,
     pub bootstrap: Bootstrap,
     pub store: Store,
     pub mirror: Options,
     /// Whether this node takes part in flights.
     pub flights: bool,
+    /// Between the signal to end and the end of accepting connections.
+    pub shutdown_delay: Duration,
     pub drain_timeout: Duration,
 }
 
@@ -38,6 +45,10 @@ impl Settings {
         let registry_addr = faults.take("--registry-addr", arguments.registry_addr.parse());
         let metrics_addr = faults.take("--metrics-addr", arguments.metrics_addr.parse());
         let router_addr = faults.take("--router-addr", arguments.router_addr.parse());
+        let shutdown_delay = faults.take(
+            "--shutdown-delay",
+            duration::parse(&arguments.shutdown_delay),
+        );
         let drain_timeout =
             faults.take("--drain-timeout", duration::parse(&arguments.drain_timeout));
         let registries = mirror::registries(&arguments.mirror, &mut faults);
@@ -45,6 +56,12 @@ impl Settings {
         let mirror = mirror::read(&arguments.mirror, &mut faults);
         let flights = faults.take("--flights", value::on_or_off(&arguments.mirror.flights));
         let filter = mirror.as_ref().map(|mirror| mirror.access.filter.clone());
+        let node_readiness = node::readiness(
+            &arguments.node,
+            &arguments.mirror.mirrored_registries,
+            &arguments.store.store,
+            &mut faults,
+        );
         let retain = store::retain(&arguments.store, filter, &mut faults);
         let store = store::read(&arguments.store, registries, retain, &mut faults);
         let settings = || {
@@ -52,11 +69,14 @@ impl Settings {
                 registry_addr: registry_addr?,
                 metrics_addr: metrics_addr?,
                 router_addr: router_addr?,
+                node_name: node_name(&arguments.node.node_name),
+                node_readiness,
                 data_dir: value::path(&arguments.data_dir),
                 bootstrap: bootstrap?,
                 store: store?,
                 mirror: mirror?,
                 flights: flights?,
+                shutdown_delay: shutdown_delay?,
                 drain_timeout: drain_timeout?,
             })
         };
@@ -112,7 +132,7 @@ mod tests {
         let faults = validate(
             "--bootstrap-kind udp --registry-addr 5000 --router-addr x --metrics-addr :99999 --store layout \
              --store-limit 5x --mirrored-registries docker.io --registry-filters ( --mirror-resolve-timeout 5 \
-             --mirror-resolve-retries 0 --resolve-tags maybe --default-registry a/b --drain-timeout x \
+             --mirror-resolve-retries 0 --resolve-tags maybe --default-registry a/b --drain-timeout x --shutdown-delay 5 \
              --debug-web-enabled=2 --flights maybe --retain-for x --retain-bytes y --retain-disk-percent z",
         );
         let text = faults.expect_err("nothing of it is right").to_string();
@@ -130,6 +150,7 @@ mod tests {
             "--resolve-tags",
             "--default-registry",
             "--drain-timeout",
+            "--shutdown-delay",
             "--debug-web-enabled",
             "--flights",
             "--retain-for",

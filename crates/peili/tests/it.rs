@@ -1,8 +1,10 @@
 //! The binary as its users start it.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 fn peili() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_peili"));
@@ -26,6 +28,7 @@ fn help_says_what_there_is() {
         "configuration",
         "cleanup",
         "cleanup-wait",
+        "pull-test",
         "demo",
         "version",
     ] {
@@ -99,55 +102,189 @@ impl Drop for Running {
     }
 }
 
+/// A mirror on free ports of loopback.
+struct Mirror {
+    process: Running,
+    log: Lines<BufReader<ChildStderr>>,
+    registry: String,
+    metrics: String,
+}
+
+impl Mirror {
+    fn start(store: &Path, more: &[&str]) -> Self {
+        let any = "127.0.0.1:0";
+        let mut child = peili()
+            .args([
+                "registry",
+                "--basic-auth-dir=",
+                "--store=layout",
+                "--bootstrap-kind=static",
+                "--node-name=n1",
+            ])
+            .args(["--registry-addr", any, "--router-addr", any])
+            .args(["--metrics-addr", any])
+            .arg("--store-path")
+            .arg(store)
+            .args(more)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let log = child.stderr.take().expect("piped");
+        let process = Running(child);
+        let mut log = BufReader::new(log).lines();
+        let started = log
+            .find_map(|line| line.ok().filter(|line| line.contains("peili runs")))
+            .expect("it runs");
+        let started: serde_json::Value =
+            serde_json::from_str(&started).expect("a log line is JSON");
+        Self {
+            process,
+            log,
+            registry: address(&started, "registry"),
+            metrics: address(&started, "metrics"),
+        }
+    }
+
+    /// Bootstrapping is one round, bounded by seconds; each request waits for the one before.
+    fn wait_for(&self, status: &str) {
+        while !get(&self.registry, "/readyz").starts_with(&format!("HTTP/1.1 {status}")) {}
+    }
+
+    fn terminate(&self) {
+        terminate(&self.process);
+    }
+}
+
+fn terminate(running: &Running) {
+    let pid = rustix::process::Pid::from_child(&running.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+}
+
 #[test]
 fn it_runs_alone_says_ready_and_ends_in_order() {
     let folder = tempfile::tempdir().expect("a folder");
-    let any = "127.0.0.1:0";
-    let mut child = peili()
-        .args([
-            "registry",
-            "--basic-auth-dir=",
-            "--store=layout",
-            "--bootstrap-kind=static",
-        ])
-        .args([
-            "--registry-addr",
-            any,
-            "--router-addr",
-            any,
-            "--metrics-addr",
-            any,
-            "--store-path",
-        ])
-        .arg(folder.path().join("store"))
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let log = child.stderr.take().expect("piped");
-    let mut running = Running(child);
-    let mut lines = BufReader::new(log).lines();
-    let started = lines
-        .find_map(|line| line.ok().filter(|line| line.contains("peili runs")))
-        .expect("it runs");
-    let started: serde_json::Value = serde_json::from_str(&started).expect("a log line is JSON");
-    let (registry, metrics) = (address(&started, "registry"), address(&started, "metrics"));
-    // Bootstrapping is one round, bounded by seconds; each request waits for the one before.
-    while !get(&registry, "/readyz").starts_with("HTTP/1.1 200") {}
-    assert!(get(&registry, "/v2/").starts_with("HTTP/1.1 200"));
-    assert!(get(&registry, "/v2/a/blobs/sha256:0").starts_with("HTTP/1.1 400"));
-    let metrics = get(&metrics, "/metrics");
+    let mut mirror = Mirror::start(&folder.path().join("store"), &["--shutdown-delay=0s"]);
+    mirror.wait_for("200");
+    assert!(get(&mirror.registry, "/v2/").starts_with("HTTP/1.1 200"));
+    assert!(get(&mirror.registry, "/v2/a/blobs/sha256:0").starts_with("HTTP/1.1 400"));
+    let metrics = get(&mirror.metrics, "/metrics");
+    for metric in [
+        "http_request_duration_seconds_count",
+        "peili_node_info{node=\"n1\",version=",
+        "peili_bytes_total{source=\"upstream\"} 0",
+    ] {
+        assert!(metrics.contains(metric), "{metric} is not in {metrics}");
+    }
+    mirror.terminate();
+    let rest: Vec<String> = mirror.log.map_while(Result::ok).collect();
     assert!(
-        metrics.contains("http_request_duration_seconds_count"),
-        "{metrics}"
+        mirror.process.0.wait().expect("it ends").success(),
+        "{rest:?}"
     );
-    let pid = rustix::process::Pid::from_child(&running.0);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
-    let rest: Vec<String> = lines.map_while(Result::ok).collect();
-    assert!(running.0.wait().expect("it ends").success(), "{rest:?}");
     assert!(
         !rest.iter().any(|line| line.contains("\"ERROR\"")),
         "{rest:?}"
     );
+}
+
+#[test]
+fn after_sigterm_it_is_unready_and_serves_on_until_a_second_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut mirror = Mirror::start(&folder.path().join("store"), &["--shutdown-delay=1h"]);
+    mirror.wait_for("200");
+    mirror.terminate();
+    mirror.wait_for("503");
+    assert!(get(&mirror.registry, "/readyz").ends_with("shutting down"));
+    assert!(get(&mirror.registry, "/v2/").starts_with("HTTP/1.1 200"));
+    mirror.terminate();
+    let ended = mirror.process.0.wait().expect("it ends");
+    assert_eq!(ended.code(), Some(143));
+}
+
+#[test]
+fn a_service_manager_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    let mut command = peili();
+    command
+        .env("NOTIFY_SOCKET", &path)
+        .args(["registry", "--basic-auth-dir=", "--bootstrap-kind=static"])
+        .args(["--shutdown-delay=0s", "--registry-addr=127.0.0.1:0"])
+        .args(["--router-addr=127.0.0.1:0", "--metrics-addr=127.0.0.1:0"])
+        .args(["--store=layout", "--store-path"])
+        .arg(folder.path().join("store"))
+        .stderr(Stdio::null());
+    let running = Running(command.spawn().expect("it starts"));
+    let until = |state: &str| {
+        let mut message = [0; 1024];
+        loop {
+            let length = socket.recv(&mut message).expect("told");
+            if text(&message[..length]).lines().any(|line| line == state) {
+                return;
+            }
+        }
+    };
+    until("READY=1");
+    until("STATUS=ready");
+    terminate(&running);
+    until("STOPPING=1");
+}
+
+#[test]
+fn cleanup_says_why_it_is_not_done_and_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("certs.d");
+    std::fs::write(&path, "no folder").expect("a file");
+    let address = TcpListener::bind("127.0.0.1:0")
+        .and_then(|free| free.local_addr())
+        .expect("a free port")
+        .to_string();
+    let mut command = peili();
+    command
+        .args(["cleanup", "--node-name=n1", "--addr", &address])
+        .arg("--containerd-registry-config-path")
+        .arg(&path)
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let log = child.stderr.take().expect("piped");
+    let mut running = Running(child);
+    let mut log = BufReader::new(log).lines().map_while(Result::ok);
+    assert!(log.any(|line| line.contains("not put back; trying again")));
+    let answer = get(&address, "/readyz");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("n1: "), "{answer}");
+    std::fs::remove_file(&path).expect("a file");
+    assert!(log.any(|line| line.contains("put back; answering")));
+    assert!(get(&address, "/readyz").starts_with("HTTP/1.1 200"));
+    terminate(&running);
+    assert!(running.0.wait().expect("it ends").success());
+}
+
+#[test]
+fn configuration_that_watches_writes_again_what_somebody_changed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("_default/hosts.toml");
+    let mut command = peili();
+    command
+        .args(["configuration", "--basic-auth-dir=", "--watch"])
+        .args(["--mirror-targets", "http://10.0.0.1:5000"])
+        .arg("--containerd-registry-config-path")
+        .arg(folder.path())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let log = child.stderr.take().expect("piped");
+    let mut running = Running(child);
+    let mut log = BufReader::new(log).lines().map_while(Result::ok);
+    let mut until = |what: &str| assert!(log.any(|line| line.contains(what)), "{what}");
+    until("watching until stopped");
+    let written = std::fs::read_to_string(&file).expect("written");
+    std::fs::remove_file(&file).expect("ours");
+    until("somebody changed the files");
+    until("written");
+    assert_eq!(std::fs::read_to_string(&file).expect("again"), written);
+    terminate(&running);
+    assert!(running.0.wait().expect("it ends").success());
 }
 
 fn address(line: &serde_json::Value, field: &str) -> String {

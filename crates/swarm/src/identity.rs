@@ -1,13 +1,17 @@
 //! The node's key pair: what its peer id is made of, and what lets it keep that id over restarts.
+//!
+//! A data folder has two places for an identity, because two mirrors of one node overlap while one replaces the other
+//! (a rolling update with surge). A mirror takes the first that no other mirror holds, and holds it for as long as it
+//! runs, by a lock on the file. It never waits for one.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use libp2p::identity::Keypair;
 
-/// The same name as Spegel's, so that a node that moves keeps its id.
-const FILE: &str = "private.key";
+/// The first is Spegel's name, so that a node that moves keeps its id.
+const FILES: [&str; 2] = ["private.key", "private-2.key"];
 /// The label of a PKCS#8 key, RFC 7468 section 10.
 const LABEL: &str = "PRIVATE KEY";
 /// What stands before the 32 bytes of an Ed25519 seed in PKCS#8 version 1 (RFC 8410 section 7); Go writes the same.
@@ -31,28 +35,80 @@ pub enum IdentityError {
     Write { path: PathBuf, source: io::Error },
 }
 
-/// Reads the identity kept in `data_dir`, or makes a new one and keeps it there.
-///
-/// # Errors
-/// The folder or file cannot be read or written, or the file is broken; it is then left as it is.
-pub(crate) fn load_or_create(data_dir: &Path) -> Result<Keypair, IdentityError> {
-    let path = data_dir.join(FILE);
-    match read(&path) {
-        Ok(text) => parse(&text).map_err(|what| IdentityError::Broken { path, what }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let seed: [u8; 32] = rand::random();
-            match create(data_dir, &path, &seed) {
-                Ok(()) => keypair(seed).map_err(|what| IdentityError::Broken { path, what }),
-                Err(source) => Err(IdentityError::Write { path, source }),
-            }
-        }
-        Err(source) => Err(IdentityError::Read { path, source }),
-    }
+/// The node's key pair.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) keypair: Keypair,
+    /// Keeps other mirrors from using the same key pair; `None`: it is kept nowhere.
+    _lock: Option<File>,
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    let file = fs::File::open(path)?;
-    io::read_to_string(io::Read::take(file, MAX_FILE))
+impl Identity {
+    /// A new key pair that is kept nowhere.
+    pub(crate) fn ephemeral() -> Self {
+        Self {
+            keypair: Keypair::generate_ed25519(),
+            _lock: None,
+        }
+    }
+
+    /// Takes the first identity in `data_dir` that no other mirror holds, after making it if it is missing. Where
+    /// all are held, the node runs under one that is kept nowhere.
+    ///
+    /// # Errors
+    /// The folder or a file cannot be read or written, or a file is broken; it is then left as it is.
+    pub(crate) fn claim(data_dir: &Path) -> Result<Self, IdentityError> {
+        for file in FILES {
+            let path = data_dir.join(file);
+            if let Some(identity) = Self::claim_file(data_dir, path)? {
+                return Ok(identity);
+            }
+        }
+        tracing::warn!(
+            folder = %data_dir.display(),
+            "other mirrors hold all identities of the data folder; this one runs under a new one, and forgets it"
+        );
+        Ok(Self::ephemeral())
+    }
+
+    /// `None`: another mirror holds it.
+    fn claim_file(data_dir: &Path, path: PathBuf) -> Result<Option<Self>, IdentityError> {
+        let open = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match create(data_dir, &path, &rand::random()) {
+                    // Another mirror that starts now may have been faster.
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(source) => return Err(IdentityError::Write { path, source }),
+                }
+                File::open(&path)
+            }
+            open => open,
+        };
+        let read = |source| IdentityError::Read {
+            path: path.clone(),
+            source,
+        };
+        let file = open.map_err(read)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            // Some network file systems have no locks. Better an identity that two may use than none.
+            Err(TryLockError::Error(error)) => {
+                tracing::debug!(path = %path.display(), %error, "the identity cannot be locked");
+            }
+        }
+        let mut text = String::new();
+        (&file)
+            .take(MAX_FILE)
+            .read_to_string(&mut text)
+            .map_err(read)?;
+        let keypair = parse(&text).map_err(|what| IdentityError::Broken { path, what })?;
+        Ok(Some(Self {
+            keypair,
+            _lock: Some(file),
+        }))
+    }
 }
 
 fn parse(text: &str) -> Result<Keypair, &'static str> {
@@ -100,7 +156,7 @@ mod tests {
     fn reads_and_writes_what_go_does() {
         let seed: [u8; 32] = std::array::from_fn(|i| i as u8);
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join(FILE);
+        let path = folder.path().join(FILES[0]);
         create(folder.path(), &path, &seed).expect("writable");
         assert_eq!(fs::read_to_string(&path).expect("written"), FROM_GO);
         let mode = fs::metadata(&path).expect("written").permissions().mode();
@@ -113,17 +169,31 @@ mod tests {
     fn keeps_the_identity() {
         let folder = tempfile::tempdir().expect("a folder");
         let data_dir = folder.path().join("made/on/the/way");
-        let first = load_or_create(&data_dir).expect("a new one").public();
-        assert_eq!(
-            load_or_create(&data_dir).expect("the old one").public(),
-            first
-        );
+        let claim = || Identity::claim(&data_dir).expect("a sound folder");
+        let first = claim().keypair.public();
+        assert_eq!(claim().keypair.public(), first);
+    }
+
+    #[test]
+    fn mirrors_that_overlap_have_identities_of_their_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let claim = || Identity::claim(folder.path()).expect("a sound folder");
+        let id = |identity: &Identity| identity.keypair.public();
+        let (first, second) = (claim(), claim());
+        let third = claim();
+        assert!(id(&first) != id(&second) && id(&second) != id(&third));
+        let kept = (id(&first), id(&second));
+        drop(first);
+        let again = claim();
+        assert_eq!(id(&again), kept.0, "the place that is free again");
+        drop((second, third));
+        assert_eq!(id(&claim()), kept.1);
     }
 
     #[test]
     fn leaves_a_broken_file_alone() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join(FILE);
+        let path = folder.path().join(FILES[0]);
         for broken in [
             "",
             "not a key",
@@ -131,7 +201,7 @@ mod tests {
             "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n",
         ] {
             fs::write(&path, broken).expect("writable");
-            let error = load_or_create(folder.path()).expect_err("broken");
+            let error = Identity::claim(folder.path()).expect_err("broken");
             assert!(
                 error.to_string().contains(&path.display().to_string()),
                 "{error}"

@@ -38,7 +38,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, noise};
 use mirror::ListenAddress;
 use prometheus_client::registry::Registry;
@@ -58,6 +57,7 @@ use crate::flights::Flights;
 use addresses::{Endpoint, Scope};
 use behaviour::Behaviour;
 use bootstrap::{Bootstrapper, Server, Source, Status};
+use identity::Identity;
 use metrics::Metrics;
 use node::{Inbox, Node, Outbox};
 use peers::Remembered;
@@ -101,10 +101,11 @@ pub enum SwarmError {
 /// # Errors
 /// An address is taken, or what is in the data folder or among the certificates cannot be used.
 pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, SwarmError> {
-    let keypair = match &config.data_dir {
-        Some(folder) => identity::load_or_create(folder)?,
-        None => Keypair::generate_ed25519(),
+    let identity = match &config.data_dir {
+        Some(folder) => Identity::claim(folder)?,
+        None => Identity::ephemeral(),
     };
+    let keypair = &identity.keypair;
     let remembered = config.data_dir.as_deref().map(peers::load);
     let source = Source::new(&config.bootstrap)?;
     let server = match &config.bootstrap {
@@ -120,8 +121,8 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
 
     let scope = Scope::new(config.listen.ip.is_some_and(|ip| ip.is_loopback()));
     let swarm = libp2p::Swarm::new(
-        behaviour::transport(&keypair, &scope)?,
-        Behaviour::new(&keypair, config.flights),
+        behaviour::transport(keypair, &scope)?,
+        Behaviour::new(keypair, config.flights),
         keypair.public().into(),
         libp2p::swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(behaviour::IDLE_CONNECTION_TIMEOUT),
@@ -146,6 +147,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
     let port = listen(&mut node, config.listen).await?;
     Ok(Bound {
         node,
+        identity,
         id,
         port,
         source,
@@ -224,6 +226,7 @@ fn probe(address: ListenAddress) -> Result<(), SwarmError> {
 /// A router whose addresses are taken.
 pub struct Bound {
     node: Node,
+    identity: Identity,
     id: libp2p::PeerId,
     port: u16,
     source: Source,
@@ -286,7 +289,12 @@ impl Bound {
         let commands = (finds_in, commands_in, words_in);
         let watches = (status, self.peers, self.outrun);
         let router = Router::new(self.id, commands, watches, has_strangers);
-        (Arc::new(router), Handle { stop, tasks })
+        let handle = Handle {
+            stop,
+            tasks,
+            _identity: self.identity,
+        };
+        (Arc::new(router), handle)
     }
 }
 
@@ -299,6 +307,7 @@ async fn bounded(stop: CancellationToken, task: impl Future<Output = ()>) {
 pub struct Handle {
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    _identity: Identity,
 }
 
 impl Handle {

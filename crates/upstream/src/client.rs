@@ -1,4 +1,5 @@
-//! The HTTP clients: TLS by rustls with ring, the system's root certificates, no redirects of their own.
+//! The HTTP clients: TLS by rustls with ring, the system's root certificates or else Mozilla's, which are
+//! built in, no redirects of their own.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -92,17 +93,17 @@ fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, SetupError> {
         tracing::debug!(%error, "some of the system's certificates cannot be read");
     }
     roots.add_parsable_certificates(system.certs);
+    if roots.is_empty() {
+        // An image with nothing but this binary in it has no certificates of a system.
+        tracing::debug!("the system has no root certificates; those built in are used");
+        roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+    }
     if let Some(path) = ca_file {
         for certificate in certificates(path)? {
             roots
                 .add(certificate)
                 .map_err(|error| certificate_fault(path, error))?;
         }
-    }
-    if roots.is_empty() {
-        tracing::warn!(
-            "no root certificates: every https registry will be refused; install ca-certificates or set SSL_CERT_FILE"
-        );
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)

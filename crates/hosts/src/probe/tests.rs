@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Endpoint, Names, ProbeError, wait};
+use super::{Endpoint, Names, ProbeError, round, wait};
 
 /// Far more than anything here takes.
 const GENEROUS: Duration = Duration::from_secs(30);
@@ -59,6 +59,25 @@ async fn waits_until_all_rounds_in_a_row_were_good() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_not_ready_is_named_in_its_own_words() {
+    let listener = TcpListener::bind(loopback()).await.expect("bound");
+    let address = listener.local_addr().expect("known");
+    let server = async {
+        let (mut stream, _) = listener.accept().await.expect("accepted");
+        let mut request = [0; 1024];
+        let _ = stream.read(&mut request).await.expect("read");
+        let answer = "HTTP/1.1 503 No\r\ncontent-length: 19\r\n\r\nn1: read-only\nmore\n";
+        stream.write_all(answer.as_bytes()).await.expect("answered");
+    };
+    let endpoint = endpoint(&address.to_string());
+    let names = Names::new(&endpoint).expect("a literal");
+    let (answer, ()) = tokio::join!(round(&endpoint, &names), server);
+    let fault = answer.expect_err("not ready");
+    let expected = format!("1 of 1 not ready: {address}: 503 Service Unavailable: n1: read-only");
+    assert_eq!(fault, expected);
+}
+
+#[tokio::test]
 async fn gives_up_when_told_to() {
     let listener = TcpListener::bind(loopback()).await.expect("bound");
     let address = listener.local_addr().expect("known");
@@ -76,7 +95,7 @@ async fn gives_up_when_told_to() {
         .await
         .expect("in time")
         .expect("no panic");
-    assert!(matches!(ended, Err(ProbeError::Interrupted)));
+    assert!(matches!(ended, Err(ProbeError::Interrupted(_))));
 }
 
 #[test]
@@ -102,7 +121,7 @@ fn endpoints() {
         "a b:1",
     ] {
         let fault = bad.parse::<Endpoint>().expect_err(bad).to_string();
-        assert!(fault.contains("--probe-endpoint"), "{fault}");
+        assert!(fault.contains("has to be host:port"), "{fault}");
     }
 }
 

@@ -47,8 +47,11 @@ async fn a_follower_gets_it_while_it_grows() {
     growing.commit(&leader, &bytes);
     assert!(answer.rest().await == (bytes.slice(MIB..), true));
     leader.script.told(News::Done).await;
-    assert_eq!(leader.metric("peili_bytes_from_growing_total"), size);
-    assert_eq!(follower.metric("peili_bytes_from_peers_total"), size);
+    assert_eq!(
+        leader.metric(r#"peili_bytes_total{source="growing"}"#),
+        size
+    );
+    assert_eq!(follower.metric(r#"peili_bytes_total{source="peer"}"#), size);
 }
 
 /// A node that leads a layer, one that is to follow it, and one that is to follow that.

@@ -244,3 +244,43 @@ async fn what_was_begun_is_finished_at_shutdown() {
         "the port is closed"
     );
 }
+
+/// Between the two steps of a shutdown the port serves one more request a connection; at the second, connections that
+/// wait in the kernel's queue are served too.
+#[tokio::test]
+async fn whoever_connects_while_the_port_drains_is_served_once() {
+    const GET: &[u8] = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
+    async fn answer(mut stream: TcpStream) -> String {
+        stream.write_all(GET).await.expect("open");
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .await
+            .expect("closed in order");
+        answer
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let shutdown = Shutdown {
+        drain: CancellationToken::new(),
+        close: CancellationToken::new(),
+    };
+    let handler = |_, _| async { Response::new(Body::empty()) };
+    let server = serve(listener, shutdown.clone(), handler);
+    let connect = || TcpStream::connect(address);
+    shutdown.drain.cancel();
+    let clients = async {
+        let drained = answer(connect().await.expect("listening")).await;
+        assert!(drained.starts_with("HTTP/1.1 200"), "{drained}");
+        assert!(drained.contains("connection: close"), "{drained}");
+        // On this one thread the server accepts nothing before this task waits.
+        let waiting = std::net::TcpStream::connect(address).expect("listening");
+        shutdown.close.cancel();
+        waiting.set_nonblocking(true).expect("a socket");
+        let waiting = TcpStream::from_std(waiting).expect("a socket");
+        let late = answer(waiting).await;
+        assert!(late.starts_with("HTTP/1.1 200"), "{late}");
+    };
+    tokio::join!(server, clients);
+    assert!(connect().await.is_err(), "the port is closed");
+}

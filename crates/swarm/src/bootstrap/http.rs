@@ -36,6 +36,12 @@ impl HttpSource {
             // Peers are in the cluster.
             .no_proxy()
             .dns_resolver(Arc::new(Resolver));
+        if rustls_native_certs::load_native_certs().certs.is_empty() {
+            // A client without any root certificate cannot be built, not even for plain http.
+            let built_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
+            let built_in = built_in.filter_map(|root| Certificate::from_der(root).ok());
+            builder = builder.tls_certs_merge(built_in);
+        }
         if let Some(folder) = &config.certificates {
             let unusable = |source| CertificateError::Unusable {
                 path: folder.clone(),

@@ -1,0 +1,49 @@
+//! The Event that tells an operator of a node whose mirror did not get ready.
+
+use serde_json::{Value, json};
+
+use crate::node::Node;
+
+/// Events of objects without a namespace, such as nodes, belong into this one.
+pub(crate) const NAMESPACE: &str = "default";
+/// The longest message that the API server takes, in bytes.
+const MOST_MESSAGE: usize = 1024;
+
+/// A warning about a node. `now`: RFC 3339; `id` tells it from other Events of the node.
+pub(crate) fn warning(name: &str, node: &Node, message: &str, now: &str, id: u64) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": { "name": format!("{name}.{id:016x}"), "namespace": NAMESPACE },
+        "involvedObject": { "apiVersion": "v1", "kind": "Node", "name": name, "uid": node.metadata.uid },
+        "type": "Warning",
+        "reason": "MirrorNotReady",
+        "message": shortened(message),
+        "source": { "component": "peili", "host": name },
+        "reportingComponent": "peili.dev/mirror",
+        "reportingInstance": name,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    })
+}
+
+fn shortened(message: &str) -> &str {
+    let mut end = message.len().min(MOST_MESSAGE);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    &message[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        assert_eq!(shortened("short"), "short");
+        let long = format!("x{}", "ä".repeat(MOST_MESSAGE));
+        assert_eq!(shortened(&long).len(), MOST_MESSAGE - 1);
+    }
+}
