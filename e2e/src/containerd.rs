@@ -2,72 +2,103 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::cri::Cri;
 use crate::image::{Blob, Image};
+use crate::lab::Settings;
 use crate::network::Host;
 use crate::process::{self, Daemon};
 use crate::site::Site;
 
-/// The containerd releases in use, by what they behave like.
+/// Names the folder of the programs of [`Generation::Given`].
+const GIVEN: &str = "PEILI_E2E_CONTAINERD";
+
+/// A containerd release that nodes run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
     V1_6,
     V1_7,
     V2,
+    /// Whichever `cargo xtask test --containerd` names.
+    Given,
 }
 
 impl Generation {
-    fn name(self) -> &'static str {
-        match self {
-            Generation::V1_6 => "1.6",
-            Generation::V1_7 => "1.7",
-            Generation::V2 => "2.x",
-        }
-    }
-
-    /// Where its programs lie.
+    /// The folder of its programs.
     fn programs(self) -> Result<PathBuf> {
-        let programs = Site::get()?.containerd(self.name()).join("usr/bin");
+        let debian = |name| Ok(Site::get()?.containerd(name).join("usr/bin"));
+        let programs = match self {
+            Generation::V1_6 => debian("1.6"),
+            Generation::V1_7 => debian("1.7"),
+            Generation::V2 => debian("2.x"),
+            Generation::Given => std::env::var_os(GIVEN).map(PathBuf::from).with_context(|| {
+                format!("{GIVEN} names no folder: cargo xtask test --containerd DIR sets it")
+            }),
+        }?;
         if !programs.join("containerd").exists() {
             bail!(
-                "no containerd in {}: cargo xtask test puts it there",
+                "no containerd in {}: cargo xtask test puts it there, or --containerd names another folder",
                 programs.display()
             );
         }
         Ok(programs)
     }
+
+    /// Whether this is a containerd 1: its configuration has other tables than that of containerd 2.
+    fn is_1(self) -> Result<bool> {
+        match self {
+            Generation::V1_6 | Generation::V1_7 => Ok(true),
+            Generation::V2 => Ok(false),
+            Generation::Given => {
+                let containerd = self.programs()?.join("containerd");
+                let version = process::output(Command::new(containerd).arg("--version"))?;
+                is_version_1(&version)
+                    .with_context(|| format!("containerd says {version:?} for a version"))
+            }
+        }
+    }
+}
+
+/// Reads `containerd <module> <version> <revision>`. Some builds put a `v` before the version.
+fn is_version_1(output: &str) -> Option<bool> {
+    let version = output.split_whitespace().nth(2)?.trim_start_matches('v');
+    let (major, _) = version.split_once('.')?;
+    Some(major.parse::<u32>().ok()? == 1)
 }
 
 /// One node's containerd: its files, and its process while it runs.
 pub struct Containerd {
     generation: Generation,
     folder: PathBuf,
+    /// The text of its configuration file.
+    config: String,
     log: PathBuf,
     daemon: Option<Daemon>,
     pub cri: Cri,
 }
 
 impl Containerd {
-    /// Starts a containerd on the host, with all its files in `folder` and `more` at the end of its
-    /// configuration, and waits until it answers the CRI.
+    /// Starts a containerd on the host, with all its files in `folder`, and waits until it answers
+    /// the CRI.
     pub async fn start(
         generation: Generation,
-        more: &str,
+        settings: &Settings,
         host: &Host,
         folder: &Path,
         log: PathBuf,
     ) -> Result<Containerd> {
         fs::create_dir_all(folder.join("certs.d"))?;
-        let config = config(generation, folder) + more;
-        fs::write(folder.join("config.toml"), config)?;
+        let config = config(generation.is_1()?, settings, folder);
+        fs::write(folder.join("config.toml"), &config)?;
         let cri = Cri::new(&folder.join("containerd.sock"))?;
         let folder = folder.to_owned();
         let mut containerd = Containerd {
             generation,
             folder,
+            config,
             log,
             daemon: None,
             cri,
@@ -104,6 +135,13 @@ impl Containerd {
     /// The folder of hosts.toml files that it reads.
     pub fn hosts(&self) -> PathBuf {
         self.folder.join("certs.d")
+    }
+
+    /// Fails unless its configuration file is as it was at the first start.
+    pub fn ensure_config_untouched(&self) -> Result<()> {
+        let now = fs::read_to_string(self.folder.join("config.toml"))?;
+        ensure!(now == self.config, "config.toml was changed to:\n{now}");
+        Ok(())
     }
 
     /// The root of its content store.
@@ -155,18 +193,33 @@ impl Containerd {
 
 /// Everything under `folder`, and nothing loaded that could reach out of it or is not there: the
 /// plugins that are left out need devices, other file systems or the machine's own sockets.
-fn config(generation: Generation, folder: &Path) -> String {
+fn config(is_1: bool, settings: &Settings, folder: &Path) -> String {
     let folder = folder.display();
-    let (version, images, runtime) = match generation {
-        Generation::V1_6 | Generation::V1_7 => {
-            (2, "io.containerd.grpc.v1.cri", "io.containerd.grpc.v1.cri")
-        }
-        Generation::V2 => (
+    let (version, images, runtime) = if is_1 {
+        (2, "io.containerd.grpc.v1.cri", "io.containerd.grpc.v1.cri")
+    } else {
+        (
             3,
             "io.containerd.cri.v1.images",
             "io.containerd.cri.v1.runtime",
-        ),
+        )
     };
+    let docker = if settings.lists_config_paths {
+        format!(":{folder}/docker/certs.d")
+    } else {
+        String::new()
+    };
+    let layers = if is_1 {
+        format!("'{images}'.containerd")
+    } else {
+        format!("'{images}'")
+    };
+    let discard = if settings.discards_layers {
+        format!("[plugins.{layers}]\ndiscard_unpacked_layers = true\n")
+    } else {
+        String::new()
+    };
+    let more = settings.containerd;
     format!(
         "version = {version}
 root = '{folder}/root'
@@ -184,10 +237,24 @@ address = '{folder}/containerd.sock'
 [plugins.'io.containerd.internal.v1.opt']
 path = '{folder}/opt'
 [plugins.'{images}'.registry]
-config_path = '{folder}/certs.d'
+config_path = '{folder}/certs.d{docker}'
 [plugins.'{runtime}'.cni]
 bin_dir = '{folder}/cni/bin'
 conf_dir = '{folder}/cni/net.d'
-"
+{discard}{more}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_read() {
+        let debian = "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6\n";
+        assert_eq!(is_version_1(debian), Some(true));
+        let own = "containerd github.com/containerd/containerd/v2 v2.4.2 \n";
+        assert_eq!(is_version_1(own), Some(false));
+        assert_eq!(is_version_1("containerd"), None);
+    }
 }

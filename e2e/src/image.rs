@@ -50,23 +50,35 @@ impl Image {
     /// content of its own.
     pub fn generate(registry: &str, repository: &str, tag: &str, layers: &[usize]) -> Image {
         let name = format!("{registry}/{repository}:{tag}");
-        let layers: Vec<_> = layers
+        let layers = layers
             .iter()
             .enumerate()
             .map(|(index, &size)| {
                 let content = noise(&format!("{name} layer {index}"), size);
-                Blob::new(
-                    Tar::default()
-                        .file(&format!("layer{index}"), &content)
-                        .finish(),
-                )
+                Tar::default().file(&format!("layer{index}"), &content)
             })
+            .collect();
+        Image::of_layers(registry, repository, tag, layers, &json!({}))
+    }
+
+    /// An image of these layers. `run` says what a container of it runs, in the terms of an image
+    /// configuration.
+    pub fn of_layers(
+        registry: &str,
+        repository: &str,
+        tag: &str,
+        layers: Vec<Tar>,
+        run: &Value,
+    ) -> Image {
+        let layers: Vec<_> = layers
+            .into_iter()
+            .map(|tar| Blob::new(tar.finish()))
             .collect();
         let config = json!({
             "architecture": "amd64",
             "os": "linux",
-            "author": name,
-            "config": {},
+            "author": format!("{registry}/{repository}:{tag}"),
+            "config": run,
             "rootfs": {
                 "type": "layers",
                 "diff_ids": layers.iter().map(|layer| &layer.digest).collect::<Vec<_>>(),
@@ -137,7 +149,7 @@ impl Image {
 }
 
 /// Bytes that do not compress, the same for the same seed: a chain of hashes.
-fn noise(seed: &str, size: usize) -> Vec<u8> {
+pub fn noise(seed: &str, size: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size + 32);
     for block in 0_u64.. {
         if bytes.len() >= size {

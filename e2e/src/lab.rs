@@ -24,6 +24,10 @@ const UPSTREAM_PORT: u16 = 5000;
 pub struct Settings {
     /// Further lines of containerd's configuration.
     pub containerd: &'static str,
+    /// Whether containerd removes layers once they are unpacked: `discard_unpacked_layers`.
+    pub discards_layers: bool,
+    /// Whether `config_path` is a list with colons, of which the folder in use is the first.
+    pub lists_config_paths: bool,
     /// Further options of the mirror.
     pub mirror: &'static [&'static str],
     /// Whether the mirror knows its containerd by a secret.

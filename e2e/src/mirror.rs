@@ -86,6 +86,8 @@ impl Mirror {
         }
         serve.arg("--data-dir").arg(data);
         serve.arg("--mirrored-registries").args(registries);
+        // Nothing here has to learn that a mirror is about to end.
+        serve.env("SHUTDOWN_DELAY", "0s");
         serve.args(more);
         Ok(Mirror {
             daemon: Daemon::spawn("peili", &mut serve, log)?,

@@ -1,7 +1,7 @@
 //! Networks of namespaces: a bridge in a namespace of its own, and hosts that hang on it.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
@@ -105,6 +105,11 @@ impl Host {
     /// Opens a connection from this host.
     pub fn connect(&self, to: SocketAddr) -> Result<TcpStream> {
         self.inside(|| Ok(TcpStream::connect_timeout(&to, CONNECT_LIMIT)?))
+    }
+
+    /// Listens on a port of this host.
+    pub fn listen(&self, port: u16) -> Result<TcpListener> {
+        self.inside(|| Ok(TcpListener::bind((self.address, port))?))
     }
 
     /// Does something on a thread that is in the host's namespace. A socket keeps the namespace

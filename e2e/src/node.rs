@@ -47,14 +47,8 @@ impl Node {
             .context("a node's folder has a name")?
             .to_string_lossy();
         let containerd_log = logs.join(format!("{name}-containerd.log"));
-        let containerd = Containerd::start(
-            generation,
-            settings.containerd,
-            &host,
-            folder,
-            containerd_log,
-        )
-        .await?;
+        let containerd =
+            Containerd::start(generation, &settings, &host, folder, containerd_log).await?;
         let secret = settings.secret.then(|| folder.join("secret"));
         let knows: Vec<_> = secret.iter().flat_map(|file| by_secret(file)).collect();
         mirror::configure(&containerd.hosts(), registries, host.address, &knows)?;

@@ -49,7 +49,8 @@ impl Daemon {
         Ok(kill_process(self.pid()?, Signal::KILL)?)
     }
 
-    fn pid(&self) -> Result<Pid> {
+    /// Its process id.
+    pub fn pid(&self) -> Result<Pid> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         pid.context("a process id")
     }

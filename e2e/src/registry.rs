@@ -104,8 +104,13 @@ impl Registry {
         &self.host
     }
 
+    /// The folder of its content, which another registry may serve too.
+    pub fn storage(&self) -> &Path {
+        &self.storage
+    }
+
     /// Writes the image as the registry itself would: it looks its files up at each request.
-    fn store(&self, image: &Image) -> Result<()> {
+    pub fn store(&self, image: &Image) -> Result<()> {
         let root = self.storage.join("docker/registry/v2");
         let repository = root.join("repositories").join(&image.repository);
         for blob in image.blobs.iter().chain([&image.manifest]) {

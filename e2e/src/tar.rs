@@ -11,8 +11,17 @@ pub struct Tar {
 
 impl Tar {
     /// Appends a file. Its path must not be longer than 99 bytes.
-    pub fn file(mut self, path: &str, content: &[u8]) -> Tar {
-        self.bytes.extend(header(path, content.len()));
+    pub fn file(self, path: &str, content: &[u8]) -> Tar {
+        self.entry(path, "0000644", content)
+    }
+
+    /// Appends a file that can be executed.
+    pub fn program(self, path: &str, content: &[u8]) -> Tar {
+        self.entry(path, "0000755", content)
+    }
+
+    fn entry(mut self, path: &str, mode: &str, content: &[u8]) -> Tar {
+        self.bytes.extend(header(path, mode, content.len()));
         self.bytes.extend(content);
         self.bytes
             .resize(self.bytes.len().next_multiple_of(BLOCK), 0);
@@ -26,13 +35,13 @@ impl Tar {
     }
 }
 
-fn header(path: &str, size: usize) -> [u8; BLOCK] {
+fn header(path: &str, mode: &str, size: usize) -> [u8; BLOCK] {
     let mut header = [0; BLOCK];
     let mut put = |at: usize, text: &str| {
         header[at..at + text.len()].copy_from_slice(text.as_bytes());
     };
     put(0, path);
-    put(100, "0000644\0");
+    put(100, mode);
     put(108, "0000000\0");
     put(116, "0000000\0");
     put(124, &format!("{size:011o}\0"));
@@ -53,6 +62,7 @@ mod tests {
     fn archive_is_made_of_whole_blocks() {
         let archive = Tar::default().file("a/b", b"content").finish();
         assert_eq!(archive.len(), 4 * BLOCK);
+        assert_eq!(&archive[100..108], b"0000644\0");
         assert_eq!(&archive[..4], b"a/b\0");
         assert_eq!(&archive[124..136], b"00000000007\0");
         assert_eq!(&archive[BLOCK..BLOCK + 7], b"content");

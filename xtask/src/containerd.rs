@@ -1,8 +1,8 @@
 //! The containerds that the end-to-end tests run: one of each generation in use, from Debian,
-//! unpacked beside each other and never installed.
+//! unpacked beside each other and never installed; and those that the developer has built.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -96,16 +96,34 @@ fn install_from(generation: &Generation, suite: &str, e2e: &Path, folder: &Path)
     archive.remove()
 }
 
+/// The absolute path of a folder with programs of containerd that the developer names.
+pub fn given(folder: &Path) -> Result<PathBuf> {
+    let folder = folder
+        .canonicalize()
+        .with_context(|| format!("--containerd {}", folder.display()))?;
+    let version = version(&folder.join("containerd"))?;
+    if !folder.join("ctr").exists() {
+        bail!(
+            "--containerd {}: has no ctr; put containerd and ctr of one version there",
+            folder.display()
+        );
+    }
+    println!("containerd {version}: {}", folder.display());
+    Ok(folder)
+}
+
+/// Asks the program: `containerd <module> <version> <revision>`. Some builds put a `v` before the
+/// version.
+fn version(containerd: &Path) -> Result<String> {
+    let output = process::output(Command::new(containerd).arg("--version"))?;
+    let version = output.split_whitespace().nth(2).unwrap_or_default();
+    Ok(version.trim_start_matches('v').to_owned())
+}
+
 /// Asserts that what lies in the folder is of the generation, whatever it was downloaded as.
 fn check_version(generation: &Generation, folder: &Path) -> Result<()> {
-    let output = process::output(Command::new(folder.join("usr/bin/containerd")).arg("--version"))?;
-    // `containerd <module> <version> <revision>`; some builds put a `v` before the version.
-    let version = output
-        .split_whitespace()
-        .nth(2)
-        .unwrap_or_default()
-        .trim_start_matches('v');
-    if !generation.includes(version) {
+    let version = version(&folder.join("usr/bin/containerd"))?;
+    if !generation.includes(&version) {
         bail!(
             "{} holds containerd {version}, not {}: remove it to have it downloaded again",
             folder.display(),

@@ -1,4 +1,4 @@
-//! What the end-to-end tests take from the machine: root, and packages of its own Debian.
+//! What the tests take from the machine: root, and packages of its own Debian.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +14,7 @@ struct Need {
     package: &'static str,
 }
 
-const NEEDS: [Need; 6] = [
+const NEEDS: [Need; 7] = [
     Need {
         program: "runc",
         package: "runc",
@@ -36,8 +36,24 @@ const NEEDS: [Need; 6] = [
         package: "skopeo",
     },
     Need {
+        program: "podman",
+        package: "podman",
+    },
+    Need {
         program: "dpkg-deb",
         package: "dpkg",
+    },
+];
+
+/// What the tests of the chart take from Debian.
+const CHART_NEEDS: [Need; 2] = [
+    Need {
+        program: "promtool",
+        package: "prometheus",
+    },
+    Need {
+        program: "python3",
+        package: "python3-venv",
     },
 ];
 
@@ -53,9 +69,19 @@ pub fn require_root() -> Result<()> {
     Ok(())
 }
 
-/// Installs the packages whose programs are not here, and names those that cannot be had.
+/// Installs what the end-to-end tests need and is not here.
 pub fn install_packages() -> Result<()> {
-    let mut missing: Vec<_> = missing().collect();
+    install(&NEEDS)
+}
+
+/// Installs what the chart's tests need and is not here.
+pub fn install_chart_tools() -> Result<()> {
+    install(&CHART_NEEDS)
+}
+
+/// Installs the packages whose programs are not here, and names those that cannot be had.
+fn install(needs: &[Need]) -> Result<()> {
+    let mut missing: Vec<_> = missing(needs).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -74,7 +100,7 @@ pub fn install_packages() -> Result<()> {
     process::run(install.env("DEBIAN_FRONTEND", "noninteractive"))
         .with_context(|| format!("could not install: {}", missing.join(", ")))?;
 
-    let missing: Vec<_> = self::missing().collect();
+    let missing: Vec<_> = self::missing(needs).collect();
     if !missing.is_empty() {
         bail!(
             "installed, but their programs are not on the PATH: {}",
@@ -84,8 +110,8 @@ pub fn install_packages() -> Result<()> {
     Ok(())
 }
 
-fn missing() -> impl Iterator<Item = &'static str> {
-    NEEDS
+fn missing(needs: &[Need]) -> impl Iterator<Item = &'static str> {
+    needs
         .iter()
         .filter(|need| !process::exists(need.program))
         .map(|need| need.package)

@@ -1,9 +1,12 @@
 //! What a developer runs on this workspace: `cargo xtask test`, `cargo xtask simulate`.
 
 mod apt;
+mod chart;
 mod containerd;
 mod debian;
 mod deny;
+mod dist;
+mod kube;
 mod process;
 mod simulate;
 mod test;
@@ -26,12 +29,18 @@ enum Command {
     Test(test::Args),
     /// Run the rules of flights on a model of links, with up to 10,000 nodes
     Simulate(simulate::Args),
+    /// Make what a release consists of: image, packages, chart archive, SBOM, checksums
+    Dist(dist::Args),
+    /// Run the chart's end-to-end tests on a real Kubernetes in namespaces
+    Kube(kube::Args),
 }
 
 fn main() -> ExitCode {
     let result = workspace::Workspace::open().and_then(|workspace| match Args::parse().command {
         Command::Test(args) => test::run(&workspace, &args),
         Command::Simulate(args) => simulate::run(&workspace, &args),
+        Command::Dist(args) => dist::run(&workspace, &args),
+        Command::Kube(args) => kube::run(&workspace, &args),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,14 +1,14 @@
 //! `cargo xtask test`: every check of the workspace, one after the other, until one fails.
 
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
 
 use crate::workspace::Workspace;
-use crate::{containerd, debian, deny, process};
+use crate::{chart, containerd, debian, deny, process};
 
 /// Labs that run side by side in the end-to-end tests. Each is a handful of processes that mostly
 /// wait; more of them would compete for two cores.
@@ -23,6 +23,10 @@ pub struct Args {
     /// Leave these steps out; the summary says so
     #[arg(long, value_name = "STEP", num_args = 1..)]
     skip: Vec<Step>,
+    /// Run the end-to-end tests with this containerd too: a folder with the programs containerd and
+    /// ctr. May be given several times
+    #[arg(long, value_name = "DIR")]
+    containerd: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,6 +39,8 @@ enum Step {
     Deny,
     /// All tests that need neither root nor packages
     Test,
+    /// Tests of the chart; needs Go, Python and Debian's promtool
+    Chart,
     /// End-to-end tests with real containerds; needs root and Debian packages
     E2e,
 }
@@ -60,7 +66,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         }
         println!("\n=== {name}");
         let began = Instant::now();
-        let remark = step.run(workspace).with_context(|| {
+        let remark = step.run(workspace, args).with_context(|| {
             let took = began.elapsed().as_secs_f32();
             format!("{name} FAILED after {took:.1} s; again: cargo xtask test --only {name}")
         })?;
@@ -101,12 +107,13 @@ impl Step {
             Step::Clippy => "clippy",
             Step::Deny => "deny",
             Step::Test => "test",
+            Step::Chart => "chart",
             Step::E2e => "e2e",
         }
     }
 
     /// Runs the step; what it could not check is returned as a remark for the summary.
-    fn run(self, workspace: &Workspace) -> Result<Option<String>> {
+    fn run(self, workspace: &Workspace, args: &Args) -> Result<Option<String>> {
         match self {
             Step::Fmt => process::run(&mut workspace.cargo(["fmt", "--all", "--check"]))?,
             Step::Clippy => clippy(workspace)?,
@@ -114,7 +121,8 @@ impl Step {
             // The whole workspace, and the same again in the step below: with another choice of
             // packages cargo unifies features otherwise and builds many dependencies anew.
             Step::Test => process::run(&mut workspace.cargo(["test", "--locked", "--workspace"]))?,
-            Step::E2e => end_to_end(workspace)?,
+            Step::Chart => chart::run(workspace)?,
+            Step::E2e => end_to_end(workspace, &args.containerd)?,
         }
         Ok(None)
     }
@@ -122,7 +130,7 @@ impl Step {
 
 fn clippy(workspace: &Workspace) -> Result<()> {
     // The end-to-end tests are no target unless they are named, not even one of all.
-    for targets in ["--all-targets", "--test=nodes"] {
+    for targets in ["--all-targets", "--test=nodes", "--test=chart"] {
         let lint = [
             "clippy",
             "--locked",
@@ -136,22 +144,33 @@ fn clippy(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-fn end_to_end(workspace: &Workspace) -> Result<()> {
+/// Runs the end-to-end tests with the containerds of Debian, and once more with each that is given.
+fn end_to_end(workspace: &Workspace, given: &[PathBuf]) -> Result<()> {
     debian::require_root()?;
     debian::install_packages()?;
     for generation in containerd::GENERATIONS {
         containerd::install(generation, &workspace.e2e())?;
     }
+    let given = given.iter().map(|folder| containerd::given(folder));
+    let given = given.collect::<Result<Vec<_>>>()?;
     let peili = build_peili(workspace)?;
-    let tests = [
-        "test",
-        "--locked",
-        "--workspace",
-        "--test=nodes",
-        "--",
-        E2E_THREADS,
-    ];
-    process::run(workspace.cargo(tests).env("PEILI_E2E_BINARY", peili))
+    let mut tests = nodes(workspace, &peili, &[]);
+    process::run(&mut tests)?;
+    for folder in given {
+        println!("\nwith the containerd in {}", folder.display());
+        let mut tests = nodes(workspace, &peili, &["--ignored", "containerd_given::"]);
+        process::run(tests.env("PEILI_E2E_CONTAINERD", folder))?;
+    }
+    Ok(())
+}
+
+/// The end-to-end tests on nodes, run with more arguments of the test program.
+fn nodes(workspace: &Workspace, peili: &Path, more: &[&str]) -> Command {
+    let tests = ["test", "--locked", "--workspace", "--test=nodes", "--"];
+    let mut command = workspace.cargo(tests);
+    command.arg(E2E_THREADS).args(more);
+    command.env("PEILI_E2E_BINARY", peili);
+    command
 }
 
 /// Builds the binary under test as the step `test` does, and finds it.

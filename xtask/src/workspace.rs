@@ -51,6 +51,11 @@ impl Workspace {
         self.target.join("e2e")
     }
 
+    /// What a release is made in, and its artifacts.
+    pub fn dist(&self) -> PathBuf {
+        self.target.join("dist")
+    }
+
     /// The workspace's root folder.
     pub fn root(&self) -> &Path {
         &self.root

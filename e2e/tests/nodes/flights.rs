@@ -218,32 +218,6 @@ pub async fn plain_mirror_without_flights(lab: Lab, containerd: Generation) -> R
     Ok(())
 }
 
-/// On nodes that discard layers once they are unpacked, others get what is retained.
-pub async fn retained_layers_are_served(lab: Lab, containerd: Generation) -> Result<()> {
-    let settings = Settings {
-        containerd: match containerd {
-            Generation::V1_6 | Generation::V1_7 => {
-                "[plugins.'io.containerd.grpc.v1.cri'.containerd]\ndiscard_unpacked_layers = true\n"
-            }
-            Generation::V2 => {
-                "[plugins.'io.containerd.cri.v1.images']\ndiscard_unpacked_layers = true\n"
-            }
-        },
-        // However full the disk is that the test runs on.
-        mirror: &["--retain-for", "10m", "--retain-disk-percent", "100"],
-        ..Settings::default()
-    };
-    let [holder, others @ ..] = lab.start_nodes_with::<3>(containerd, settings).await?;
-    let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
-    holder.pull(&image).await?;
-    for other in &others {
-        other.finds(&image).await?;
-        let sent = lab.upstream.sent_during(other.pull(&image)).await?;
-        ensure_nothing(sent)?;
-    }
-    Ok(())
-}
-
 /// What the slow node's link carries, in Mbit/s.
 const SLOW: u32 = 8;
 

@@ -3,12 +3,15 @@
 use anyhow::{Result, ensure};
 use e2e::Image;
 
+mod clients;
+mod discard;
 mod faults;
 mod flight_faults;
 mod flights;
 mod hosts;
 mod pulls;
 mod store;
+mod trial;
 
 /// What a small image looks like: its layers in bytes.
 const LAYERS: [usize; 4] = [2 << 20, 2 << 20, 2 << 20, 300];
@@ -30,12 +33,18 @@ macro_rules! tests {
     };
 }
 
-/// Makes a module of tests on one generation of containerd.
+/// Makes a module of tests on one generation of containerd. An attribute before its name is given
+/// to each test.
 macro_rules! tests_on {
-    ($name:ident, $generation:ident: $($module:ident::$test:ident),* $(,)?) => {
+    ($name:ident, $($tests:tt)*) => {
+        // An attribute that changes nothing.
+        tests_on!(#[cfg(all())] $name, $($tests)*);
+    };
+    (#[$attribute:meta] $name:ident, $generation:ident: $($module:ident::$test:ident),* $(,)?) => {
         mod $name {
             $(
                 #[test]
+                #[$attribute]
                 fn $test() {
                     let name = concat!(stringify!($name), "::", stringify!($test));
                     let generation = e2e::Generation::$generation;
@@ -46,12 +55,16 @@ macro_rules! tests_on {
     };
 }
 
-/// Makes such a module for each generation.
+/// Makes such a module for each generation, and one for the containerd that the developer names.
 macro_rules! tests_on_each_containerd {
     ($($tests:tt)*) => {
         tests_on!(containerd_1_6, V1_6: $($tests)*);
         tests_on!(containerd_1_7, V1_7: $($tests)*);
         tests_on!(containerd_2, V2: $($tests)*);
+        tests_on!(
+            #[ignore = "cargo xtask test --containerd DIR runs these"]
+            containerd_given, Given: $($tests)*
+        );
     };
 }
 
@@ -67,6 +80,8 @@ tests_on_each_containerd! {
     faults::mirror_restarted,
     faults::containerd_restarted,
     flights::cold_pull_costs_upstream_once,
+    discard::eks_node_shares_untouched,
+    trial::trial_needs_hosts_toml,
 }
 
 tests_on! { flights_1_6, V1_6:
@@ -79,7 +94,6 @@ tests_on! { flights_1_6, V1_6:
 
 tests_on! { flights_1_7, V1_7:
     flights::strangers_lead_and_follow_nothing,
-    flights::retained_layers_are_served,
     flight_faults::leader_is_cancelled,
     flight_faults::leaders_mirror_dies,
     flights::slow_node_is_known,
@@ -91,18 +105,20 @@ tests_on! { flights_2, V2:
     flights::strangers_lead_and_follow_nothing,
     flights::parallel_ranges_cost_upstream_once,
     flights::opposite_order_blocks_nobody,
-    flights::retained_layers_are_served,
     flight_faults::leaders_containerd_dies,
     flight_faults::leaders_mirror_dies,
     flight_faults::all_mirrors_die,
     flight_faults::leader_is_unauthorized,
     flight_faults::leader_gets_wrong_bytes,
+    discard::transfer_service_ignores_lists,
 }
 
 tests! {
     hosts::cleanup_restores_the_folder,
     hosts::cleanup_restores_what_spegel_found,
     store::skopeo_pulls_from_two_registries,
+    clients::podman_pulls_through_registries_conf,
+    clients::skopeo_pulls_through_registries_conf,
 }
 
 /// Fails unless what the upstream sent is the whole image.

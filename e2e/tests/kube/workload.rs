@@ -1,0 +1,84 @@
+//! A Deployment whose pods start on all nodes at once.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::suite::{Outcome, Suite};
+
+/// The most that upstream may send, over the image's size: every handshake and manifest included.
+const MOST: f64 = 1.1;
+
+const DEPLOYMENT: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app}
+spec:
+  replicas: 3
+  selector:
+    matchLabels: {app: app}
+  template:
+    metadata:
+      labels: {app: app}
+    spec:
+      terminationGracePeriodSeconds: 1
+      affinity:
+        podAntiAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+          - labelSelector:
+              matchLabels: {app: app}
+            topologyKey: kubernetes.io/hostname
+      containers:
+      - {name: app, image: 'registry.lab/lab/app:v1'}
+";
+
+/// An image that three nodes pull at the same time crosses upstream once.
+pub async fn three_pods_at_once(suite: &Suite) -> Result<Outcome> {
+    suite.install(&[])?;
+    let cluster = &suite.cluster;
+    let image = cluster.upstream.push("lab/app", "v1", &[25_000_000; 4])?;
+    let sent = suite
+        .sent_during(async {
+            cluster.control.apply(DEPLOYMENT)?;
+            cluster.rolled_out("default deployment/app")
+        })
+        .await?;
+    let slowest = slowest_pull(suite, &image.by_tag())?;
+    cluster.control.kubectl("delete deployment app --wait")?;
+    let times = sent as f64 / image.size() as f64;
+    ensure!(times <= MOST, "upstream sent {times:.2} times the image");
+    Ok(Outcome::Passed(format!(
+        "3 pods, {:.1} MB in 4 layers: upstream sent {times:.3} times the image; slowest pull {slowest:.2} s",
+        image.size() as f64 / 1e6,
+    )))
+}
+
+/// How long the slowest of the kubelets' pulls of an image took, in seconds.
+fn slowest_pull(suite: &Suite, image: &str) -> Result<f64> {
+    let events = suite
+        .cluster
+        .control
+        .get("events --field-selector reason=Pulled")?;
+    let events = events["items"].as_array().context("a list of events")?;
+    // `Successfully pulled image "<image>" in 895ms (895ms including waiting). …`
+    let begin = format!("Successfully pulled image \"{image}\" in ");
+    let took = events.iter().filter_map(|event| {
+        let rest = event["message"].as_str()?.strip_prefix(&begin)?;
+        seconds(rest.split(' ').next()?)
+    });
+    let took: Vec<_> = took.collect();
+    ensure!(
+        took.len() == 3,
+        "{} kubelets say that they pulled {image}",
+        took.len()
+    );
+    Ok(took.into_iter().fold(0.0, f64::max))
+}
+
+/// Reads a duration as Go writes it: `895ms`, `1.2s`, `1m2.5s`.
+fn seconds(text: &str) -> Option<f64> {
+    if let Some(milliseconds) = text.strip_suffix("ms") {
+        return Some(milliseconds.parse::<f64>().ok()? / 1e3);
+    }
+    let (minutes, seconds) = text.split_once('m').unwrap_or(("0", text));
+    let seconds = seconds.strip_suffix('s')?.parse::<f64>().ok()?;
+    Some(minutes.parse::<f64>().ok()? * 60.0 + seconds)
+}
