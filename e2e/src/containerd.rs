@@ -77,6 +77,7 @@ pub struct Containerd {
     config: String,
     log: PathBuf,
     daemon: Option<Daemon>,
+    runs_containers: bool,
     pub cri: Cri,
 }
 
@@ -101,6 +102,7 @@ impl Containerd {
             config,
             log,
             daemon: None,
+            runs_containers: settings.runs_containers,
             cri,
         };
         containerd.restart(host).await?;
@@ -112,7 +114,12 @@ impl Containerd {
         if let Some(daemon) = self.daemon.take() {
             daemon.stop().await?;
         }
-        let mut serve = host.command(self.generation.programs()?.join("containerd"));
+        let program = self.generation.programs()?.join("containerd");
+        let mut serve = if self.runs_containers {
+            host.runtime(program)
+        } else {
+            host.command(program)
+        };
         serve.arg("--config").arg(self.folder.join("config.toml"));
         let daemon = self
             .daemon
@@ -176,15 +183,19 @@ impl Containerd {
         data.ok().map(|data| data.len())
     }
 
+    /// Its command-line client, in the namespace of the CRI.
+    pub fn ctr(&self, host: &Host) -> Result<std::process::Command> {
+        let mut ctr = host.command(self.generation.programs()?.join("ctr"));
+        ctr.arg("--address").arg(self.socket());
+        ctr.args(["--namespace", "k8s.io"]);
+        Ok(ctr)
+    }
+
     /// Imports an image from an archive, as `ctr images import` does.
     pub fn import(&self, host: &Host, image: &Image) -> Result<()> {
         let archive = self.folder.join("import.tar");
         fs::write(&archive, image.archive())?;
-        let mut ctr = host.command(self.generation.programs()?.join("ctr"));
-        ctr.arg("--address")
-            .arg(self.socket())
-            .args(["--namespace", "k8s.io"]);
-        process::output(ctr.args(["images", "import"]).arg(&archive))
+        process::output(self.ctr(host)?.args(["images", "import"]).arg(&archive))
             .with_context(|| format!("{} could not be imported", image.by_tag()))?;
         fs::remove_file(&archive)?;
         Ok(())

@@ -28,6 +28,8 @@ pub struct Settings {
     pub discards_layers: bool,
     /// Whether `config_path` is a list with colons, of which the folder in use is the first.
     pub lists_config_paths: bool,
+    /// Whether containerd runs containers, not only pulls images.
+    pub runs_containers: bool,
     /// Further options of the mirror.
     pub mirror: &'static [&'static str],
     /// Whether the mirror knows its containerd by a secret.

@@ -34,4 +34,5 @@ pub use node::Node;
 pub use process::{Daemon, output};
 pub use registry::Registry;
 pub use run::run;
+pub use tar::Tar;
 pub use wait::until;

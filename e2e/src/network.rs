@@ -76,6 +76,15 @@ impl Host {
         within(&self.namespace, program)
     }
 
+    /// A command that runs on this host and starts containers: with mounts of its own and the
+    /// machine's control groups, which other commands do not see.
+    pub fn runtime(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.namespace));
+        command.args(["unshare", "--mount", "--"]).arg(program);
+        command
+    }
+
     /// Limits what the host sends, in Mbit/s.
     pub fn limit_sending(&self, megabits: u32) -> Result<()> {
         limit(&self.namespace, "eth0", megabits)

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use e2e::Image;
 
 mod clients;
+mod container;
 mod discard;
 mod faults;
 mod flight_faults;
@@ -117,6 +118,7 @@ tests! {
     hosts::cleanup_restores_the_folder,
     hosts::cleanup_restores_what_spegel_found,
     store::skopeo_pulls_from_two_registries,
+    container::restricted_mirror_serves,
     clients::podman_pulls_through_registries_conf,
     clients::skopeo_pulls_through_registries_conf,
 }
