@@ -1,4 +1,7 @@
-//! The static program: one file that runs in an empty root, with the same bytes wherever it is built.
+//! The static program: one file that runs in an empty root and names no folder of the machine that built it.
+//!
+//! Its bytes still depend on the folder. Procedural macros are built for the host, without the flags that rename
+//! folders; their hashes differ with the folder and decide in which order functions are laid out.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
