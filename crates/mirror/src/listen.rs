@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 /// Connections that wait in the kernel to be taken.
-const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 
 /// `ADDRESS:PORT` as Go writes it: without an address it means all, of both families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
+use crate::listen::BACKLOG;
 use crate::mirror::{Ends, Mirror};
 use crate::request::is_this_host;
 
@@ -103,8 +104,10 @@ where
         }
     }
     // What the kernel has accepted for us must not end in a reset: the client holds a connection and has sent a request.
-    match accepted_by_kernel(listener, &seats) {
-        Ok(rest) => rest.into_iter().for_each(answer),
+    match listener.into_std() {
+        Ok(listener) => accepted_by_kernel(&listener, &seats)
+            .into_iter()
+            .for_each(answer),
         Err(error) => tracing::debug!(%error, "connections that waited to be accepted were lost"),
     }
     connections.close();
@@ -145,20 +148,24 @@ impl Seats {
     }
 }
 
-/// Closes the port, after taking the connections that wait in the kernel's queue.
-fn accepted_by_kernel(listener: TcpListener, seats: &Seats) -> io::Result<Vec<Accepted>> {
-    let listener = listener.into_std()?;
+/// The connections that wait in the kernel's queue. It holds [`BACKLOG`] at the most, and whoever connects while it is
+/// emptied is not waited for.
+fn accepted_by_kernel(listener: &std::net::TcpListener, seats: &Seats) -> Vec<Accepted> {
     let mut accepted = Vec::new();
-    loop {
-        match listener.accept() {
-            Ok((stream, remote)) => {
-                stream.set_nonblocking(true)?;
-                accepted.extend(seats.seat(TcpStream::from_std(stream)?, remote)?);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(accepted),
-            Err(error) => return Err(error),
+    for _ in 0..BACKLOG {
+        let Ok((stream, remote)) = listener.accept() else {
+            break;
+        };
+        let seated = stream
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(stream))
+            .and_then(|stream| seats.seat(stream, remote));
+        match seated {
+            Ok(seated) => accepted.extend(seated),
+            Err(error) => tracing::debug!(%remote, %error, "a connection that waited was lost"),
         }
     }
+    accepted
 }
 
 async fn connection<H, F>(stream: TcpStream, ends: Ends, handler: H, drain: CancellationToken)
