@@ -7,12 +7,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
+use http::header::CONNECTION;
+use http::{HeaderValue, Response};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -98,7 +100,7 @@ where
                 tracing::warn!(%error, "cannot take a connection");
                 let _ = shutdown
                     .close
-                    .run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE))
+                    .run_until_cancelled(sleep(ACCEPT_PAUSE))
                     .await;
             }
         }
@@ -173,9 +175,18 @@ where
     H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F,
     F: Future<Output = Response<Body>>,
 {
+    let requested = CancellationToken::new();
     let service = service_fn(|request| {
-        let answer = handler(request, ends);
-        async move { Ok::<_, Infallible>(answer.await) }
+        requested.cancel();
+        let (answer, drain) = (handler(request, ends), &drain);
+        async move {
+            let mut response = answer.await;
+            if drain.is_cancelled() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let drains = drain.is_cancelled();
     let connection = http1::Builder::new()
@@ -188,8 +199,15 @@ where
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = drain.cancelled(), if !drains => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            let first_request = timeout(DRAIN_HEAD_LIMIT, requested.cancelled());
+            tokio::select! {
+                result = connection.as_mut() => result,
+                // hyper closes at once what has sent no request yet, so it waits for the first one.
+                _ = first_request => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
     };
     if let Err(error) = result {

@@ -268,8 +268,18 @@ async fn whoever_connects_while_the_port_drains_is_served_once() {
     let handler = |_, _| async { Response::new(Body::empty()) };
     let server = serve(listener, shutdown.clone(), handler);
     let connect = || TcpStream::connect(address);
-    shutdown.drain.cancel();
     let clients = async {
+        let silent = connect().await.expect("listening");
+        let mut kept = connect().await.expect("listening");
+        kept.write_all(GET).await.expect("open");
+        let mut status = [0; 12];
+        kept.read_exact(&mut status).await.expect("an answer");
+        // Accepted after the silent one, which therefore is accepted too.
+        shutdown.drain.cancel();
+        kept.read_to_end(&mut Vec::new()).await.expect("closed");
+        let first = answer(silent).await;
+        assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+        assert!(first.contains("connection: close"), "{first}");
         let drained = answer(connect().await.expect("listening")).await;
         assert!(drained.starts_with("HTTP/1.1 200"), "{drained}");
         assert!(drained.contains("connection: close"), "{drained}");
