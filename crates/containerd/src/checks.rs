@@ -15,8 +15,8 @@ pub struct Setup {
     /// containerd's configuration as this process sees it, usually `/etc/containerd/config.toml`. Read for what
     /// containerd from 2.0 on does not tell.
     pub config_file: PathBuf,
-    /// Where hosts.toml files are written, as containerd sees it.
-    pub registry_config_path: PathBuf,
+    /// The folders in which hosts.toml files are written, as containerd sees them and in its order.
+    pub registry_config_paths: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,16 +78,10 @@ impl Finding {
     }
 }
 
-/// Looks once, over a connection of its own, for 35 s at the most. Where containerd does not answer, that is
-/// the one finding.
+/// Looks once, over a connection of its own, for 35 s at the most. Where containerd does not answer there are no
+/// findings: the store tells that, and goes on trying.
 pub async fn check(config: &Config, setup: &Setup) -> Vec<Finding> {
-    match look(config, setup).await {
-        Ok(findings) => findings,
-        Err(error) => {
-            let found = format!("containerd at {} {error}", config.socket.display());
-            vec![Finding::unknown("containerd", found, None)]
-        }
-    }
+    look(config, setup).await.unwrap_or_default()
 }
 
 async fn look(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error> {
@@ -97,7 +91,7 @@ async fn look(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error> {
     let settings = Settings::find(&client, generation, &setup.config_file).await;
     Ok(vec![
         version(&text, generation),
-        registry_config(&settings, generation, &setup.registry_config_path),
+        registry_config(&settings, generation, &setup.registry_config_paths),
         layers(&settings, generation, config.retain.as_ref()),
         content(&content_path(config, &client).await?),
     ])
@@ -163,12 +157,14 @@ fn version(text: &str, generation: Generation) -> Finding {
 /// What `config_path` is from containerd 2.2 on where it is not set.
 const DEFAULT_CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
 
-fn registry_config(settings: &Settings, generation: Generation, expected: &Path) -> Finding {
+fn registry_config(settings: &Settings, generation: Generation, expected: &[PathBuf]) -> Finding {
     const WHAT: &str = "registry config_path";
+    let list: Vec<_> = expected.iter().map(|p| p.display().to_string()).collect();
     let remedy = format!(
         "write to containerd's configuration and restart it:\n[{}.registry]\n  config_path = {:?}",
         generation.images_table(),
-        expected.display().to_string()
+        list.first()
+            .map_or("/etc/containerd/certs.d", String::as_str)
     );
     let paths = match &settings.config_path {
         Setting::Is(paths) if !paths.is_empty() => paths.as_str(),
@@ -185,12 +181,13 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &Path)
             return Finding::unknown(WHAT, why.clone(), Some(remedy));
         }
     };
-    if !paths.split(':').any(|p| Path::new(p) == expected) {
+    let read: Vec<_> = paths.split(':').map(Path::new).collect();
+    if !expected.iter().all(|path| read.contains(&path.as_path())) {
         return Finding::warning(
             WHAT,
             format!(
                 "containerd looks for hosts.toml in {paths}, not in {}",
-                expected.display()
+                list.join(":")
             ),
             format!(
                 "give --containerd-registry-config-path the path that containerd uses, or {remedy}"
@@ -305,7 +302,7 @@ mod tests {
     #[test]
     fn a_registry_without_config_path_gets_the_lines_for_its_version() {
         let unset = settings(Setting::Is(String::new()), Setting::Is(false));
-        let expected = Path::new("/etc/containerd/certs.d");
+        let expected = [PathBuf::from("/etc/containerd/certs.d")];
         for (generation, table) in [
             (
                 Generation(1, 7),
@@ -316,7 +313,7 @@ mod tests {
                 r#"[plugins."io.containerd.cri.v1.images".registry]"#,
             ),
         ] {
-            let finding = registry_config(&unset, generation, expected);
+            let finding = registry_config(&unset, generation, &expected);
             assert_eq!(finding.state, State::Warning);
             let remedy = finding.remedy.expect("lines to write");
             let lines = format!("{table}\n  config_path = \"/etc/containerd/certs.d\"");
@@ -330,8 +327,8 @@ mod tests {
             Setting::Unknown("config.toml: cannot be read here".into()),
             Setting::Unknown(String::new()),
         );
-        let expected = Path::new("/etc/containerd/certs.d");
-        let finding = registry_config(&unknown, Generation(2, 1), expected);
+        let expected = [PathBuf::from("/etc/containerd/certs.d")];
+        let finding = registry_config(&unknown, Generation(2, 1), &expected);
         assert_eq!(finding.state, State::Unknown);
         let text = finding.to_string();
         for part in [
@@ -347,9 +344,15 @@ mod tests {
     fn a_list_of_paths_is_right_if_ours_is_in_it() {
         let list = "/etc/docker/certs.d:/etc/containerd/certs.d";
         let list = settings(Setting::Is(list.into()), Setting::Is(false));
-        let state = |expected| registry_config(&list, Generation(1, 7), Path::new(expected)).state;
-        assert_eq!(state("/etc/containerd/certs.d"), State::Ok);
-        assert_eq!(state("/etc/containerd"), State::Warning);
+        let state = |expected: &[&str]| {
+            let expected: Vec<_> = expected.iter().map(PathBuf::from).collect();
+            registry_config(&list, Generation(1, 7), &expected).state
+        };
+        assert_eq!(state(&["/etc/containerd/certs.d"]), State::Ok);
+        let both = ["/etc/docker/certs.d", "/etc/containerd/certs.d"];
+        assert_eq!(state(&both), State::Ok);
+        assert_eq!(state(&["/etc/containerd"]), State::Warning);
+        assert_eq!(state(&["/etc/docker/certs.d", "/other"]), State::Warning);
     }
 
     #[test]
@@ -357,8 +360,8 @@ mod tests {
         let list = "/etc/containerd/certs.d:/etc/docker/certs.d";
         let find = |path: &str, discard: Setting<bool>, generation| {
             let settings = settings(Setting::Is(path.into()), discard);
-            let ours = Path::new("/etc/containerd/certs.d");
-            let finding = registry_config(&settings, generation, ours);
+            let ours = [PathBuf::from("/etc/containerd/certs.d")];
+            let finding = registry_config(&settings, generation, &ours);
             let layers = layers(&settings, generation, None).remedy;
             (finding.state, layers.unwrap_or_default())
         };

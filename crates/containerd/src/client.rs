@@ -39,8 +39,12 @@ const CONTENT_PLUGIN: &str = "io.containerd.content.v1";
 /// A call that did not give what it should. Reads on after "containerd at …".
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    #[error("does not answer: {0}; is it running, and is its socket mounted here?")]
-    Connect(String),
+    #[error("does not answer: {reason}; {advice}")]
+    Connect {
+        reason: String,
+        /// What the operator can do about it.
+        advice: &'static str,
+    },
     #[error("gave no answer to {call} within {} s", .limit.as_secs())]
     TimedOut { call: &'static str, limit: Duration },
     #[error("answered {call} with {code:?}: {message}")]
@@ -76,6 +80,21 @@ pub(crate) struct Client {
     ported: Vec<Registry>,
 }
 
+fn unconnected(error: &io::Error) -> CallError {
+    CallError::Connect {
+        reason: error.to_string(),
+        advice: match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "its socket is root's: run this as root, or give this user's group the right to write to the socket"
+            }
+            io::ErrorKind::NotADirectory => {
+                "a part of the path is a file: name containerd's socket"
+            }
+            _ => "is it running, and is its socket mounted here?",
+        },
+    }
+}
+
 impl Client {
     pub async fn connect(config: &Config) -> Result<Self, CallError> {
         let limit = CONNECT_LIMIT;
@@ -83,12 +102,12 @@ impl Client {
         let connecting = async {
             let stream = UnixStream::connect(&config.socket)
                 .await
-                .map_err(|e: io::Error| CallError::Connect(e.to_string()))?;
+                .map_err(|error| unconnected(&error))?;
             // The address is of no meaning on a socket, but a request has to have one.
             Endpoint::from_static("http://containerd")
                 .connect_with_connector(Once::new(stream))
                 .await
-                .map_err(|e| CallError::Connect(e.to_string()))
+                .map_err(|error| unconnected(&io::Error::other(error)))
         };
         let channel = tokio::time::timeout(limit, connecting)
             .await
@@ -302,5 +321,24 @@ pub(crate) async fn content_path(config: &Config, client: &Client) -> Result<Pat
     match &config.content_path {
         Some(path) => Ok(path.clone()),
         None => client.content_root().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_fits_why_containerd_does_not_answer() {
+        for (kind, word) in [
+            (io::ErrorKind::PermissionDenied, "root's"),
+            (io::ErrorKind::NotFound, "is it running"),
+            (io::ErrorKind::ConnectionRefused, "is it running"),
+            (io::ErrorKind::NotADirectory, "is a file"),
+        ] {
+            let told = unconnected(&kind.into()).to_string();
+            assert!(told.contains(word), "{told}");
+            assert_eq!(told.contains("running"), word.contains("running"), "{told}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Carrying out steps on the file system.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{
@@ -8,16 +10,46 @@ use std::os::unix::fs::{
 use std::path::{Path, PathBuf};
 
 use crate::HostsError;
-use crate::steps::Step;
-use crate::tree::{Meta, STAGING, failed};
+use crate::error::failed;
+use crate::steps::{Scope, Step};
+use crate::tree::{Meta, STAGING};
 
 const FOLDER_MODE: u32 = 0o755;
 
+/// The entries of which a step has failed, and why.
+pub(crate) type Failed = BTreeMap<OsString, HostsError>;
+
 /// Carries out the steps in the configuration folder, each made durable before the next begins.
-pub(crate) fn run(root: &Path, steps: &[Step]) -> Result<(), HostsError> {
-    steps
-        .iter()
-        .try_for_each(|step| Applier { root }.step(step))
+///
+/// # Errors
+/// A step failed that is not for one entry alone.
+pub(crate) fn run(root: &Path, steps: &[Step]) -> Result<Failed, HostsError> {
+    let applier = Applier { root };
+    let mut failed = Failed::new();
+    let mut scope = &Scope::Whole;
+    for step in steps {
+        if let Step::For(next) = step {
+            scope = next;
+            continue;
+        }
+        let left_out = match scope {
+            Scope::Whole => false,
+            Scope::Entry(entry) => failed.contains_key(entry),
+            Scope::Finish => !failed.is_empty(),
+        };
+        if left_out {
+            continue;
+        }
+        match (applier.step(step), scope) {
+            (Ok(()), _) => {}
+            (Err(error), Scope::Entry(entry)) => {
+                applier.remove_staged("part")?;
+                failed.insert(entry.clone(), error);
+            }
+            (Err(error), Scope::Whole | Scope::Finish) => return Err(error),
+        }
+    }
+    Ok(failed)
 }
 
 struct Applier<'a> {
@@ -28,6 +60,7 @@ impl Applier<'_> {
     fn step(&self, step: &Step) -> Result<(), HostsError> {
         let at = |path: &Path| self.root.join(path);
         match step {
+            Step::For(_) => Ok(()),
             Step::BeginStaging => {
                 self.clear_staging()?;
                 let staging = self.staging("");
@@ -66,16 +99,12 @@ impl Applier<'_> {
     }
 
     fn clear_staging(&self) -> Result<(), HostsError> {
-        let staging = self.root.join(STAGING);
-        let removed = match fs::symlink_metadata(&staging) {
-            Ok(found) if found.is_dir() => fs::remove_dir_all(&staging),
-            Ok(_) => fs::remove_file(&staging),
-            Err(e) => Err(e),
-        };
-        match removed {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &staging)(e)),
-            _ => Ok(()),
-        }
+        remove(&self.root.join(STAGING))
+    }
+
+    /// What a step that failed has left there would be in the way of the next.
+    fn remove_staged(&self, name: &str) -> Result<(), HostsError> {
+        remove(&self.staging(name))
     }
 
     /// A folder appears with its rights, for they are all that tells whether it is finished.
@@ -118,6 +147,19 @@ impl Applier<'_> {
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
         rename(&part, path)
+    }
+}
+
+/// Removes whatever is at the path, if anything is.
+fn remove(path: &Path) -> Result<(), HostsError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(e)),
+        _ => Ok(()),
     }
 }
 

@@ -1,14 +1,13 @@
 //! What is to be configured: which registries, through which mirrors, with which headers.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use oci::{NameError, RegistryUrl};
 
-use crate::{HostsError, NODE_SECRET_HEADER, NodeSecret};
+use crate::{ConfigPath, HostsError, NODE_SECRET_HEADER, NodeSecret};
 
 /// The folder that containerd looks into for hosts without one of their own.
 pub(crate) const DEFAULT_FOLDER: &str = "_default";
@@ -16,8 +15,8 @@ pub(crate) const DEFAULT_FOLDER: &str = "_default";
 /// Everything that `peili configuration` needs to know.
 #[derive(Clone, Debug)]
 pub struct Configuration {
-    /// `--containerd-registry-config-path`. One folder, which is made if it is missing.
-    pub path: PathBuf,
+    /// `--containerd-registry-config-path`. Where none of its folders exists, the first is made.
+    pub path: ConfigPath,
     /// `--mirrored-registries`. Empty: all of them, as [`Mirrored::Default`].
     pub registries: Vec<Mirrored>,
     /// `--mirror-targets`, in the order in which containerd shall ask them. The first is this node's own mirror.

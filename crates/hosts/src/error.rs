@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::advice::advice;
 
 /// A fault in one file of the user's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +26,8 @@ impl fmt::Display for FileFault {
     }
 }
 
-/// Why nothing, or with `Io` not everything, was done. Running the same command again is always safe.
+/// Why nothing, or with `Io` not everything, was done. Running the same command again is always safe. What concerns
+/// one registry alone is in [`Report::failures`](crate::Report) instead.
 #[derive(Debug, thiserror::Error)]
 pub enum HostsError {
     #[error(
@@ -33,14 +36,17 @@ pub enum HostsError {
     NoTarget,
     #[error("--mirrored-registries names {folder} twice, as http and as https; keep one")]
     RegistryTwice { folder: String },
-    #[error(
-        "with --prepend-existing these files of yours cannot be combined with the mirror's; correct them or leave it \
-         out. Nothing was changed:{}", lines(.0)
-    )]
-    Files(Vec<FileFault>),
-    #[error("{path} is not a folder; move it away")]
+    #[error("no folder is named by --containerd-registry-config-path")]
+    NoFolder,
+    #[error("{path} is not a folder, and a folder is needed here; move it away, or name another")]
     NotAFolder { path: PathBuf },
-    #[error("{path} is a folder; it has to be a file, or containerd fails each pull that reads it")]
+    #[error(
+        "{path} is a symbolic link that leads nowhere; make the folder that it leads to, or remove it"
+    )]
+    DanglingLink { path: PathBuf },
+    #[error(
+        "{path} is a folder; it has to be a file, or containerd fails each pull that reads it; move it away"
+    )]
     NotAFile { path: PathBuf },
     #[error(
         "{path} is neither a file, a folder nor a symbolic link; move it out of the registry configuration"
@@ -52,16 +58,21 @@ pub enum HostsError {
     TooLarge { path: PathBuf, limit: &'static str },
     #[error("another process has been changing {path} for {seconds} s; end it and try again")]
     Busy { path: PathBuf, seconds: u64 },
-    #[error(
-        "cannot {action} {path}; it takes the rights of root on a writable --containerd-registry-config-path"
-    )]
+    /// With the cause in its text: what the operator can do follows from that.
+    #[error("cannot {action} {path}: {cause}; {}", advice(.cause))]
     Io {
         action: &'static str,
         path: PathBuf,
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
-fn lines(faults: &[FileFault]) -> String {
-    faults.iter().map(|fault| format!("\n  {fault}")).collect()
+/// An error for this action on this path, from what the system said.
+pub(crate) fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> HostsError {
+    let path = path.to_owned();
+    move |cause| HostsError::Io {
+        action,
+        path: path.clone(),
+        cause,
+    }
 }

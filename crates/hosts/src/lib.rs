@@ -28,8 +28,19 @@
 //! without a folder, whatever is or is not in that. So where all registries are mirrored, through `_default`, our hosts
 //! also go in front of the user's in each folder that the user has for a host, always: what was configured for one
 //! host keeps working and does not take that host out of the mirror. Where that cannot be done (TOML that is broken, a
-//! folder that is a link, hosts that are not in tables of their own), the folder stays as it is, with a warning. Only
-//! `--prepend-existing` makes that an error, for `_default` itself and registries that are named.
+//! folder that is a link, hosts that are not in tables of their own, a file that containerd 1.6 ignores: `dormant`), the
+//! folder stays as it is, with a warning. Where `--prepend-existing` asks for it, for `_default` itself and registries
+//! that are named, it is a failure.
+//!
+//! # Faults of one entry
+//! An entry that cannot be read, kept in `_backup` or written is left as it is and reported; all others are done. Steps
+//! carry the entry that they are for, and the first that fails ends the steps of its entry alone. Where an entry cannot
+//! be put back, `_backup` stays.
+//!
+//! # Several folders
+//! `config_path` may be a list. containerd takes the first folder that has an entry for the host or a `_default`. So our
+//! files go where the user's are found, and `_default` behind all of the user's hosts (`select`). Each folder has a
+//! `_backup` of its own.
 //!
 //! # Order of steps
 //! `_backup` is complete before the first live file changes. `hosts.toml` tells whose a folder is: where the user's
@@ -40,26 +51,34 @@
 //!
 //! [hosts.md]: https://github.com/containerd/containerd/blob/main/docs/hosts.md
 
+mod advice;
 mod apply;
 mod configuration;
+mod dormant;
 mod error;
+mod folders;
 mod merge;
+mod mirrored;
 mod plan;
 pub mod probe;
 mod recognise;
 mod render;
 mod report;
+mod root;
 mod run;
+mod scan;
 pub mod secret;
 mod select;
 mod steps;
 mod tree;
 mod users;
+mod want;
 
 pub use configuration::{
     Configuration, Credentials, CredentialsError, Mirrored, Target, TargetError,
 };
 pub use error::{FileFault, HostsError};
-pub use report::{Report, Warning};
+pub use folders::{ConfigPath, ConfigPathError};
+pub use report::{Failure, Report, Warning};
 pub use run::{cleanup, configure};
 pub use secret::{NODE_SECRET_HEADER, NodeSecret, SecretError};

@@ -18,9 +18,14 @@ pub(crate) struct TextFault {
 
 /// Whether containerd can read this file as TOML.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), TextFault> {
+    parse(bytes).map(drop)
+}
+
+/// The file as a text and as TOML.
+pub(crate) fn parse(bytes: &[u8]) -> Result<(&str, Document<&str>), TextFault> {
     let text = utf8(bytes)?;
-    Document::parse(text).map_err(|e| not_toml(text, &e))?;
-    Ok(())
+    let document = Document::parse(text).map_err(|e| not_toml(text, &e))?;
+    Ok((text, document))
 }
 
 /// The user's file with our targets in front of their hosts. All else stays: `server`, what belongs to it, hosts with
@@ -32,8 +37,7 @@ pub(crate) fn prepend(
     upstream: Option<&RegistryUrl>,
     bytes: &[u8],
 ) -> Result<String, TextFault> {
-    let text = utf8(bytes)?;
-    let document = Document::parse(text).map_err(|e| not_toml(text, &e))?;
+    let (text, document) = parse(bytes)?;
     check_hosts(text, &document)?;
     let mut document = document.into_mut();
     let mut ours = String::new();
@@ -227,7 +231,7 @@ fn not_toml(text: &str, error: &toml_edit::TomlError) -> TextFault {
 }
 
 /// The line and column of an offset in bytes, both counted from 1, columns in characters.
-fn position(text: &str, offset: usize) -> (usize, usize) {
+pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.rsplit('\n').next().unwrap_or_default();
     (before.matches('\n').count() + 1, line.chars().count() + 1)

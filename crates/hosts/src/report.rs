@@ -1,7 +1,7 @@
 //! What a run did, and what the operator should know.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci::Registry;
 
@@ -20,6 +20,51 @@ pub struct Report {
     /// Files and folders of a mirror's that are gone.
     pub removed: Vec<PathBuf>,
     pub warnings: Vec<Warning>,
+    /// What could not be done. All else was.
+    pub failures: Vec<Failure>,
+}
+
+/// Something that was asked for and could not be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The registry's folder, or a configuration folder as a whole.
+    pub path: PathBuf,
+    /// What failed, on what, why, and what the operator can do.
+    pub reason: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.reason)
+    }
+}
+
+impl Report {
+    /// Adds what was done in another configuration folder.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.written.extend(other.written);
+        self.unchanged.extend(other.unchanged);
+        self.restored.extend(other.restored);
+        self.removed.extend(other.removed);
+        self.warnings.extend(other.warnings);
+        self.failures.extend(other.failures);
+    }
+
+    /// Notes that this entry of a configuration folder is not as the plan has it.
+    pub(crate) fn fail(&mut self, entry: &Path, reason: impl fmt::Display) {
+        for list in [
+            &mut self.written,
+            &mut self.unchanged,
+            &mut self.restored,
+            &mut self.removed,
+        ] {
+            list.retain(|path| !path.starts_with(entry));
+        }
+        self.failures.push(Failure {
+            path: entry.to_owned(),
+            reason: reason.to_string(),
+        });
+    }
 }
 
 /// Something that is not as the operator may expect.
@@ -30,6 +75,11 @@ pub enum Warning {
     NotMirrored(FileFault),
     /// containerd looks into `host_port_` before `host:port`, so our file is there.
     Underscored { registry: Registry, folder: PathBuf },
+    /// A file of the user's that containerd 1.6 and 1.7 ignore, for it has no `[host]` table, and that would be in force
+    /// with ours in it. The folder was left as it is.
+    Dormant(FileFault),
+    /// A pipe, a socket or a device, which is kept nowhere else.
+    Special { path: PathBuf },
     /// A file of the user's that containerd cannot read and that need not be combined with ours. It was kept as it is.
     Broken(FileFault),
     /// containerd 1.6 and 1.7 read TOML with go-toml 1, which takes no `[` inside the name of a table. They then read
@@ -43,6 +93,15 @@ impl fmt::Display for Warning {
             Self::NotMirrored(fault) => write!(
                 f,
                 "{fault}; your folder was left as it is and comes before _default, so this registry is not mirrored"
+            ),
+            Self::Dormant(fault) => write!(
+                f,
+                "{fault}; your folder was left as it is, so this registry is not mirrored"
+            ),
+            Self::Special { path } => write!(
+                f,
+                "{} is neither a file, a folder nor a symbolic link; it was left as it is and is not in _backup",
+                path.display()
             ),
             Self::Underscored { registry, folder } => write!(
                 f,

@@ -1,50 +1,89 @@
 //! The two commands.
 
-use std::fs::{self, File, TryLockError};
-use std::io;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::error::failed;
 use crate::plan::{self, Plan};
-use crate::tree::{self, failed};
-use crate::{Configuration, HostsError, Report, apply};
+use crate::recognise::Spegel;
+use crate::root::Root;
+use crate::select::select;
+use crate::{ConfigPath, Configuration, HostsError, Report, Warning, apply};
 
 /// How long another run on the same folder is waited for.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// Puts the mirrors first for the registries named, after keeping what the user has in `_backup`. Does nothing where
-/// all stands as it should.
+/// all stands as it should. What cannot be done for one registry is in [`Report::failures`]; the others are done.
 ///
 /// # Errors
-/// Faults in the configuration, and with `--prepend-existing` in what the user has for the registries named, are found
-/// before anything is changed. After any other error, the folder is in a state from which this and [`cleanup`] end
-/// right.
+/// Faults in the configuration are found before anything is changed. After any other error, the folders are in a state
+/// from which this and [`cleanup`] end right.
 pub fn configure(configuration: &Configuration) -> Result<Report, HostsError> {
-    fs::create_dir_all(&configuration.path).map_err(failed("make", &configuration.path))?;
-    let _lock = lock(&configuration.path)?;
-    let snapshot = tree::scan(&configuration.path)?;
-    let Plan { steps, report } = plan::configure(&snapshot, configuration)?;
-    apply::run(&configuration.path, &steps)?;
+    let targets = configuration.distinct_targets()?;
+    let paths = configuration.path.existing_or_made()?;
+    let _locks = lock_all(&paths)?;
+    let roots = paths.iter().map(|path| Root::read(path, Spegel::Exactly));
+    let roots = roots.collect::<Result<Vec<_>, _>>()?;
+    let mut report = Report::default();
+    let selected = select(configuration, &roots, &mut report.warnings)?;
+    for (root, selected) in roots.iter().zip(&selected) {
+        let plan = plan::configure(root, selected, configuration, &targets);
+        report.extend(carry_out(root, plan, roots.len() == 1)?);
+    }
+    let ipv6 = targets.iter().filter(|target| target.is_ipv6_literal());
+    report
+        .warnings
+        .extend(ipv6.map(|target| Warning::Ipv6Literal {
+            target: (*target).clone(),
+        }));
     Ok(report)
 }
 
-/// Leaves the folder as the user had it, and no `_backup`. Where there is no `_backup`, only files of ours go. A second
-/// run does nothing. The configuration folder itself stays.
+/// Leaves the folders as the user had them, and no `_backup`. Where there is no `_backup`, only files of ours go. A
+/// second run does nothing. The configuration folders themselves stay. What cannot be put back is in
+/// [`Report::failures`], and stays in `_backup`.
 ///
 /// # Errors
 /// As with [`configure`]; a folder that does not exist is no error.
-pub fn cleanup(path: &Path) -> Result<Report, HostsError> {
-    match fs::metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Report::default()),
-        found => found.map_err(failed("read", path))?,
-    };
-    let _lock = lock(path)?;
-    let snapshot = tree::scan(path)?;
-    let Plan { steps, report } = plan::cleanup(&snapshot, path);
-    apply::run(path, &steps)?;
+pub fn cleanup(path: &ConfigPath) -> Result<Report, HostsError> {
+    let paths = path.existing()?;
+    let _locks = lock_all(&paths)?;
+    let mut report = Report::default();
+    for path in &paths {
+        let only = paths.len() == 1;
+        let done = Root::read(path, Spegel::Never)
+            .and_then(|root| carry_out(&root, plan::cleanup(&root), only));
+        match done {
+            Ok(done) => report.extend(done),
+            Err(error) if only => return Err(error),
+            Err(error) => report.fail(path, error),
+        }
+    }
     Ok(report)
+}
+
+/// Carries out a plan, and tells what has been done of it. Where this is the `only` folder, that nothing could be done
+/// is an error.
+fn carry_out(root: &Root<'_>, plan: Plan, only: bool) -> Result<Report, HostsError> {
+    let Plan { steps, mut report } = plan;
+    match apply::run(root.path, &steps) {
+        Ok(failed) => {
+            for (entry, error) in failed {
+                report.fail(&root.path.join(entry), error);
+            }
+        }
+        Err(error) if only => return Err(error),
+        Err(error) => report.fail(root.path, error),
+    }
+    Ok(report)
+}
+
+fn lock_all(paths: &[&Path]) -> Result<Vec<File>, HostsError> {
+    paths.iter().map(|path| lock(path)).collect()
 }
 
 /// Keeps other runs off the folder as long as the file is open.

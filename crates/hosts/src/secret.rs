@@ -30,6 +30,8 @@ pub enum SecretError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error("--node-secret-file {path} is a folder; name a file in it")]
+    Folder { path: PathBuf },
     #[error(
         "--node-secret-file {path} has mode {mode:04o}, so others on this node can read it; run: chmod 600 {path}"
     )]
@@ -120,7 +122,13 @@ fn read(path: &Path) -> Result<NodeSecret, SecretError> {
         source,
     };
     let file = fs::File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(SecretError::Folder {
+            path: path.to_owned(),
+        });
+    }
+    let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(SecretError::Exposed {
             path: path.to_owned(),
@@ -204,6 +212,13 @@ mod tests {
             let message = ensure(&path).expect_err("exposed").to_string();
             assert!(message.contains("chmod 600 "), "{message}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_no_file() {
+        let folder = folder();
+        let fault = ensure(folder.path()).expect_err("a folder");
+        assert!(matches!(fault, SecretError::Folder { .. }), "{fault}");
     }
 
     #[test]

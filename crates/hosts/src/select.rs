@@ -1,11 +1,11 @@
 //! Which folders shall hold a file of ours.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use oci::{Registry, RegistryUrl};
 
 use crate::configuration::DEFAULT_FOLDER;
-use crate::tree::{Entries, is_file};
+use crate::root::Root;
 use crate::{Configuration, HostsError, Mirrored, Warning};
 
 /// A folder that shall hold a file of ours.
@@ -26,14 +26,29 @@ pub(crate) enum UsersHosts {
     BehindIfPossible,
 }
 
-/// One folder for each registry named; with `_default` also those that the user has for other hosts, since containerd
-/// looks into them and not into `_default`.
+/// For each of the configuration folders, in containerd's order, the folders in it that shall hold a file of ours: one
+/// for each registry named; with `_default` also those that the user has for other hosts, since containerd looks into
+/// them and not into `_default`.
+///
+/// A file of ours goes where containerd finds the user's. Where there is none it goes into the first configuration
+/// folder, for that comes first; but `_default` goes behind all hosts that the user has, or these would not be found any
+/// more.
 pub(crate) fn select<'a>(
     configuration: &'a Configuration,
-    users: &Entries,
+    roots: &[Root<'_>],
     warnings: &mut Vec<Warning>,
-) -> Result<Vec<Selected<'a>>, HostsError> {
-    let mut selected: Vec<Selected<'a>> = Vec::new();
+) -> Result<Vec<Vec<Selected<'a>>>, HostsError> {
+    let users_default = roots
+        .iter()
+        .position(|root| root.has(DEFAULT_FOLDER.as_ref()));
+    // containerd looks no further than the first `_default`.
+    let read = &roots[..users_default.map_or(roots.len(), |n| n + 1)];
+    let last_with_hosts = read
+        .iter()
+        .rposition(|root| root.own_folders().next().is_some());
+    let default_root = users_default.or(last_with_hosts).unwrap_or(0);
+
+    let mut selected: Vec<Vec<Selected<'a>>> = roots.iter().map(|_| Vec::new()).collect();
     let mut all: Vec<Option<&RegistryUrl>> = configuration
         .registries
         .iter()
@@ -48,12 +63,12 @@ pub(crate) fn select<'a>(
         UsersHosts::PutAside
     };
     for upstream in &all {
-        let folder = match upstream {
-            None => DEFAULT_FOLDER.into(),
-            Some(url) => folder_of(&url.registry, configuration, users, warnings),
+        let (root, folder) = match upstream {
+            None => (default_root, DEFAULT_FOLDER.into()),
+            Some(url) => place_of(&url.registry, read, warnings),
         };
-        match selected.iter().find(|other| other.folder == folder) {
-            None => selected.push(Selected {
+        match selected[root].iter().find(|other| other.folder == folder) {
+            None => selected[root].push(Selected {
                 folder,
                 upstream: *upstream,
                 users_hosts,
@@ -66,55 +81,57 @@ pub(crate) fn select<'a>(
         }
     }
     if all.contains(&None) {
-        for folder in own_folders(users) {
-            if !selected.iter().any(|other| other.folder == *folder) {
-                selected.push(Selected {
-                    folder: folder.clone(),
-                    upstream: None,
-                    users_hosts: UsersHosts::BehindIfPossible,
-                });
+        for (n, root) in read.iter().enumerate() {
+            for folder in root.own_folders() {
+                let is_hidden = read[..n].iter().any(|earlier| earlier.has(folder));
+                if !is_hidden && !selected[n].iter().any(|other| other.folder == *folder) {
+                    selected[n].push(Selected {
+                        folder: folder.clone(),
+                        upstream: None,
+                        users_hosts: UsersHosts::BehindIfPossible,
+                    });
+                }
             }
         }
     }
     Ok(selected)
 }
 
-/// The folder that containerd reads for this registry.
-fn folder_of(
+/// The configuration folder, and the folder in it, that containerd reads for this registry.
+fn place_of(
     registry: &Registry,
-    configuration: &Configuration,
-    users: &Entries,
+    roots: &[Root<'_>],
     warnings: &mut Vec<Warning>,
-) -> OsString {
-    let name = registry.as_str();
-    if let Some((host, port)) = name.rsplit_once(':') {
-        let underscored = OsString::from(format!("{host}_{port}_"));
-        if users.contains_key(&underscored) {
+) -> (usize, OsString) {
+    let name = OsString::from(registry.as_str());
+    let underscored = registry
+        .as_str()
+        .rsplit_once(':')
+        .map(|(host, port)| OsString::from(format!("{host}_{port}_")));
+    for (n, root) in roots.iter().enumerate() {
+        if let Some(underscored) = underscored.as_ref().filter(|name| root.has(name)) {
             let warning = Warning::Underscored {
                 registry: registry.clone(),
-                folder: configuration.path.join(&underscored),
+                folder: root.path.join(underscored),
             };
             if !warnings.contains(&warning) {
                 warnings.push(warning);
             }
-            return underscored;
+            return (n, underscored.clone());
+        }
+        if root.has(&name) {
+            return (n, name);
         }
     }
-    name.into()
+    (0, name)
 }
 
-/// The user's entries that containerd takes for a host's, so that it does not look into `_default` for it.
-fn own_folders(users: &Entries) -> impl Iterator<Item = &OsString> {
-    let folders = users.iter().filter(|(_, entry)| !is_file(entry));
-    folders.map(|(name, _)| name).filter(|name| {
-        name.to_str().is_some_and(|name| {
-            let underscored = name
-                .strip_suffix('_')
-                .and_then(|rest| rest.rsplit_once('_'))
-                .map(|(host, port)| format!("{host}:{port}"));
-            let is_registry = |name: &str| name.parse::<Registry>().is_ok();
-            name != DEFAULT_FOLDER
-                && (is_registry(name) || underscored.is_some_and(|name| is_registry(&name)))
-        })
-    })
+/// The registry that containerd reads a folder of this name for.
+pub(crate) fn registry_of(folder: &OsStr) -> Option<Registry> {
+    let name = folder.to_str()?;
+    let underscored = name
+        .strip_suffix('_')
+        .and_then(|rest| rest.rsplit_once('_'))
+        .and_then(|(host, port)| format!("{host}:{port}").parse().ok());
+    underscored.or_else(|| name.parse().ok())
 }

@@ -1,15 +1,18 @@
 //! From one state of an entry to another, in steps that may be cut off after any of them.
 
-use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::recognise::{Author, Spegel, author};
 use crate::tree::{Entry, HOSTS, Meta, Node, STAGING, hosts_toml};
+use crate::want::{Want, Wanted, unchanged};
 
 /// One change of the configuration folder; each is atomic or touches nothing but `_peili.tmp`. Paths are relative to
 /// the configuration folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// For whom the steps up to the next of these are.
+    For(Scope),
     /// An empty `_peili.tmp`, whatever is left in it.
     BeginStaging,
     /// No `_peili.tmp`.
@@ -47,45 +50,15 @@ pub(crate) enum Step {
     },
 }
 
-/// What should stand at a path.
+/// What becomes of the other steps where one fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
-    /// What the user has there.
-    Users(Node),
-    /// Some folder.
-    Folder,
-    Ours {
-        bytes: Vec<u8>,
-        mode: u32,
-    },
-}
-
-/// What an entry should be, by paths relative to it.
-pub(crate) type Wanted = BTreeMap<PathBuf, Want>;
-
-impl Want {
-    fn is_met_by(&self, node: &Node) -> bool {
-        match (self, node) {
-            (Self::Users(wanted), node) => wanted == node,
-            (Self::Folder, Node::Folder(_)) => true,
-            (Self::Ours { bytes, mode }, Node::File { bytes: found, meta }) => {
-                bytes == found && *mode == meta.mode
-            }
-            _ => false,
-        }
-    }
-
-    fn is_folder(&self) -> bool {
-        matches!(self, Self::Folder | Self::Users(Node::Folder(_)))
-    }
-}
-
-/// The user's entry as it is.
-pub(crate) fn unchanged(entry: &Entry) -> Wanted {
-    entry
-        .iter()
-        .map(|(path, node)| (path.clone(), Want::Users(node.clone())))
-        .collect()
+pub(crate) enum Scope {
+    /// All steps after it are left out.
+    Whole,
+    /// The later ones for the same entry of the configuration folder are left out.
+    Entry(OsString),
+    /// As `Whole`; and these are left out themselves where one for an entry has failed.
+    Finish,
 }
 
 /// Collects steps.
@@ -117,11 +90,30 @@ impl Steps {
         steps
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.steps.len()
+    /// What `plan` adds, for this entry alone. Whether it added anything.
+    pub(crate) fn for_entry(&mut self, entry: &OsStr, plan: impl FnOnce(&mut Self)) -> bool {
+        self.scoped(Scope::Entry(entry.to_owned()), plan)
     }
 
-    /// The whole backup, in one go.
+    /// What `plan` adds, which is left out where anything failed before.
+    pub(crate) fn finishing(&mut self, plan: impl FnOnce(&mut Self)) {
+        self.scoped(Scope::Finish, plan);
+    }
+
+    fn scoped(&mut self, scope: Scope, plan: impl FnOnce(&mut Self)) -> bool {
+        let before = self.steps.len();
+        self.steps.push(Step::For(scope));
+        plan(self);
+        let added = self.steps.len() > before + 1;
+        if added {
+            self.steps.push(Step::For(Scope::Whole));
+        } else {
+            self.steps.truncate(before);
+        }
+        added
+    }
+
+    /// The whole backup, in one go, without the entries that cannot be read.
     pub(crate) fn make_backup(&mut self, backup: &Path, entries: &crate::tree::Entries) {
         let staged = self.staged_path();
         self.steps.push(Step::MakeFolder {
@@ -129,7 +121,9 @@ impl Steps {
             meta: None,
         });
         for (name, entry) in entries {
-            self.build(&staged.join(name), Path::new(name), &unchanged(entry));
+            self.for_entry(name, |steps| {
+                steps.create(&staged.join(name), Path::new(name), &unchanged(entry));
+            });
         }
         self.steps.push(Step::Move {
             from: staged,

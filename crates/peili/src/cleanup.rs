@@ -1,10 +1,10 @@
 //! `peili cleanup` and `peili cleanup-wait`: what is run on each node, and once, when Peili leaves a cluster.
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use hosts::ConfigPath;
 use hosts::probe::{self, Endpoint};
 use http::{Response, StatusCode};
 use mirror::{Body, Ends, Health, ListenAddress};
@@ -12,10 +12,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CleanupArgs, CleanupWaitArgs};
-use crate::configuration;
-use crate::duration;
 use crate::fault::Faults;
 use crate::settings::node_name;
+use crate::{address, configuration, duration};
 
 /// Between two attempts to put the configuration back.
 const RETRY: Duration = Duration::from_secs(5);
@@ -28,10 +27,11 @@ const RETRY: Duration = Duration::from_secs(5);
 pub async fn run(arguments: &CleanupArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut faults = Faults::default();
     let address = faults.take("--addr", arguments.addr.parse::<ListenAddress>());
-    let address = faults.settle(address)?;
-    let listener = address
-        .bind()
-        .with_context(|| format!("cannot listen on --addr {address}"))?;
+    let path = arguments.containerd_registry_config_path.parse();
+    let path = faults.take("--containerd-registry-config-path", path);
+    let all = || Some((address?, path?));
+    let (address, path) = faults.settle(all())?;
+    let listener = address::bind("--addr", address)?;
     let node = node_name(&arguments.node_name);
     let begun = Health::Waiting(format!("{node}: not put back yet"));
     let (tell, state) = watch::channel(begun);
@@ -47,7 +47,6 @@ pub async fn run(arguments: &CleanupArgs, shutdown: CancellationToken) -> anyhow
         }
     };
     let serving = mirror::serve::serve(listener, shutdown.clone(), handler);
-    let path = PathBuf::from(&arguments.containerd_registry_config_path);
     let putting_back = async {
         let done = shutdown
             .run_until_cancelled(put_back(path, &node, &tell))
@@ -59,27 +58,34 @@ pub async fn run(arguments: &CleanupArgs, shutdown: CancellationToken) -> anyhow
 }
 
 /// Ends when it is done, and tells how it stands until then.
-async fn put_back(path: PathBuf, node: &str, tell: &watch::Sender<Health>) {
+async fn put_back(path: ConfigPath, node: &str, tell: &watch::Sender<Health>) {
+    let mut last = String::new();
     loop {
         let path = path.clone();
         let attempt = tokio::task::spawn_blocking(move || hosts::cleanup(&path)).await;
-        match attempt
+        let error = match attempt
             .map_err(anyhow::Error::from)
             .and_then(|r| r.map_err(Into::into))
         {
             Ok(report) => {
                 configuration::log(&report);
-                tracing::info!(node, "put back; answering /readyz until stopped");
-                tell.send_replace(Health::Ready);
-                return;
+                if report.failures.is_empty() {
+                    tracing::info!(node, "put back; answering /readyz until stopped");
+                    tell.send_replace(Health::Ready);
+                    return;
+                }
+                let failures = report.failures.iter().map(ToString::to_string);
+                failures.collect::<Vec<_>>().join("; ")
             }
-            Err(error) => {
-                let error = format!("{error:#}");
-                tracing::error!(node, error, "not put back; trying again");
-                tell.send_replace(Health::Waiting(format!("{node}: {error}")));
-                tokio::time::sleep(RETRY).await;
-            }
+            Err(error) => format!("{error:#}"),
+        };
+        // Once for each reason.
+        if error != last {
+            tracing::error!(node, error, "not put back; trying again");
+            tell.send_replace(Health::Waiting(format!("{node}: {error}")));
+            last = error;
         }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

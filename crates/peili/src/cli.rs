@@ -1,8 +1,13 @@
 //! The command line: Spegel's, of its releases and of its main branch, and what is ours. Values are texts here; what
 //! they mean, and all that is wrong with them, is found in [`crate::settings`] before anything starts.
 
-use clap::parser::ValueSource;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+mod read;
+
+use clap::{Args, Parser, Subcommand};
+
+#[cfg(test)]
+pub use read::read;
+pub use read::{Given, Source, parse};
 
 #[derive(Debug, Parser)]
 #[command(name = "peili", about, version)]
@@ -32,8 +37,20 @@ pub enum Command {
     Version(VersionArgs),
 }
 
+/// What `registry` takes from the environment beside its options.
+const ENVIRONMENT: &str = "\
+Environment, where registries are asked (--store layout):
+  SSL_CERT_FILE, SSL_CERT_DIR
+          A file, and a folder, of certificate authorities that count instead of the system's.
+  HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
+          Proxies to registries, and hosts that are reached without. Peers are always reached without.";
+
 #[derive(Args, Debug)]
+#[command(after_help = ENVIRONMENT)]
 pub struct RegistryArgs {
+    /// What was not left at its default.
+    #[arg(skip)]
+    pub given: Given,
     #[command(flatten)]
     pub bootstrap: BootstrapArgs,
     #[command(flatten)]
@@ -46,12 +63,13 @@ pub struct RegistryArgs {
     #[arg(long, env = "METRICS_ADDR", default_value = ":9090")]
     pub metrics_addr: String,
     /// Folder in which the node's identity and the peers it knew are kept over restarts.
-    #[arg(long, env = "DATA_DIR", default_value = "")]
+    #[arg(long, env = "DATA_DIR", default_value = "", hide_default_value = true)]
     pub data_dir: String,
     /// Address at which peers connect over libp2p.
     #[arg(long, env = "ROUTER_ADDR", default_value = ":5001")]
     pub router_addr: String,
-    /// Address of the registry, for containerd and for peers.
+    /// Address of the registry, for containerd and for peers. On 127.0.0.1 it serves this host alone, and peers on other
+    /// hosts get nothing from it.
     #[arg(long, env = "REGISTRY_ADDR", default_value = ":5000")]
     pub registry_addr: String,
     /// How long connections are still accepted after SIGTERM, while clients learn that this mirror is about to end.
@@ -65,7 +83,7 @@ pub struct RegistryArgs {
 #[derive(Args, Debug)]
 pub struct NodeArgs {
     /// Name of this node, for the metrics and in Kubernetes; empty: its host name.
-    #[arg(long, env = "NODE_NAME", default_value = "")]
+    #[arg(long, env = "NODE_NAME", default_value = "", hide_default_value = true)]
     pub node_name: String,
     /// How Kubernetes is told that this node's mirror works: taint (a startup taint is removed), condition (the node
     /// condition peili.dev/MirrorReady is set) or off.
@@ -85,25 +103,57 @@ pub struct NodeArgs {
 
 #[derive(Args, Debug)]
 pub struct BootstrapArgs {
-    /// Where the first peers come from: dns, http or static.
-    #[arg(long, env = "BOOTSTRAP_KIND", default_value = "")]
+    /// Where the first peers come from: dns, http or static. A single host needs none: without it this node looks for
+    /// no peers.
+    #[arg(
+        long,
+        env = "BOOTSTRAP_KIND",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub bootstrap_kind: String,
     /// dns: name whose A and AAAA records are the peers' addresses.
-    #[arg(long, env = "DNS_BOOTSTRAP_DOMAIN", default_value = "")]
+    #[arg(
+        long,
+        env = "DNS_BOOTSTRAP_DOMAIN",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub dns_bootstrap_domain: String,
     /// http: address at which this node tells its own (/id); empty: it does not.
-    #[arg(long, env = "HTTP_BOOTSTRAP_ADDR", default_value = "")]
+    #[arg(
+        long,
+        env = "HTTP_BOOTSTRAP_ADDR",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub http_bootstrap_addr: String,
     /// http: base URL of a peer's bootstrap address, /id is appended (Spegel's releases).
-    #[arg(long, env = "HTTP_BOOTSTRAP_PEER", default_value = "")]
+    #[arg(
+        long,
+        env = "HTTP_BOOTSTRAP_PEER",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub http_bootstrap_peer: String,
     /// http: full URL of a bootstrap address (Spegel's main branch).
-    #[arg(long, env = "HTTP_BOOTSTRAP_URL", default_value = "")]
+    #[arg(
+        long,
+        env = "HTTP_BOOTSTRAP_URL",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub http_bootstrap_url: String,
     /// http: folder with ca.crt, tls.crt and tls.key for https.
-    #[arg(long, env = "HTTP_BOOTSTRAP_CERT_DIR", default_value = "")]
+    #[arg(
+        long,
+        env = "HTTP_BOOTSTRAP_CERT_DIR",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub http_bootstrap_cert_dir: String,
-    /// static: peers as multiaddresses, with or without /p2p/ID, or as host:port. Any one that is alive will do.
+    /// static: peers as host:port, or as multiaddresses with or without /p2p/ID, with spaces or commas between. Any one
+    /// that is alive will do.
     #[arg(long, env = "STATIC_BOOTSTRAP_PEERS", num_args = 0..)]
     pub static_bootstrap_peers: Vec<String>,
 }
@@ -124,7 +174,12 @@ pub struct StoreArgs {
     #[arg(long, env = "CONTAINERD_NAMESPACE", default_value = "k8s.io")]
     pub containerd_namespace: String,
     /// containerd's content store; empty: where containerd says it is.
-    #[arg(long, env = "CONTAINERD_CONTENT_PATH", default_value = "")]
+    #[arg(
+        long,
+        env = "CONTAINERD_CONTENT_PATH",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub containerd_content_path: String,
     /// containerd's configuration file, read by the checks at the start.
     #[arg(
@@ -133,7 +188,7 @@ pub struct StoreArgs {
         default_value = "/etc/containerd/config.toml"
     )]
     pub containerd_config: String,
-    /// Folder of containerd's registry configuration (config_path), for the same checks.
+    /// containerd's config_path, for the same checks: a folder, or several with colons between.
     #[arg(
         long,
         env = "CONTAINERD_REGISTRY_CONFIG_PATH",
@@ -151,20 +206,35 @@ pub struct StoreArgs {
     /// from 85 down to 80.
     #[arg(long, env = "RETAIN_DISK_PERCENT", default_value = "80")]
     pub retain_disk_percent: String,
-    /// layout: folder of the OCI image layout that holds the content.
-    #[arg(long, env = "STORE_PATH", default_value = "")]
+    /// layout: folder of the OCI image layout that holds the content. A service of systemd has one by default, store in
+    /// its state folder.
+    #[arg(
+        long,
+        env = "STORE_PATH",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub store_path: String,
-    /// layout: bytes that it may take, as in 20GiB; what was used least lately goes first.
+    /// The service's state folder, which systemd names.
+    #[arg(long, env = "STATE_DIRECTORY", default_value = "", hide = true)]
+    pub state_directory: String,
+    /// layout: bytes that it may take, with a unit, as in 20GiB; what was used least lately goes first.
     #[arg(long, env = "STORE_LIMIT", default_value = "20GiB")]
     pub store_limit: String,
     /// layout: a docker config.json with credentials of upstream registries.
-    #[arg(long, env = "REGISTRY_AUTH_FILE", default_value = "")]
+    #[arg(
+        long,
+        env = "REGISTRY_AUTH_FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub registry_auth_file: String,
 }
 
 #[derive(Args, Debug)]
 pub struct MirrorArgs {
-    /// Registries that are mirrored, as https://host; none: all.
+    /// Registries that are mirrored, as https://host[:port] or http://host[:port]; _default: all. None: all. Naming some
+    /// leaves out all others.
     #[arg(long, env = "MIRRORED_REGISTRIES", num_args = 0..)]
     pub mirrored_registries: Vec<String>,
     /// Regular expressions; images whose registry/name:tag one of them matches are left out.
@@ -182,11 +252,23 @@ pub struct MirrorArgs {
     /// Whether tags are answered, not digests alone.
     #[arg(long, env = "RESOLVE_TAGS", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
     pub resolve_tags: String,
-    /// Registry of names that come without one, as from Docker's registry-mirrors: docker.io.
-    #[arg(long, env = "DEFAULT_REGISTRY", default_value = "")]
+    /// Registry that is meant where a client names none. Docker's registry-mirrors, for one, needs docker.io here. Clients
+    /// that put the registry first in the path, as in 127.0.0.1:5000/quay.io/app, need nothing; a port follows an
+    /// underscore there: 127.0.0.1:5000/10.0.0.1_5000/app.
+    #[arg(
+        long,
+        env = "DEFAULT_REGISTRY",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub default_registry: String,
     /// Secret by which this node's containerd is known; made by the configuration command.
-    #[arg(long, env = "NODE_SECRET_FILE", default_value = "")]
+    #[arg(
+        long,
+        env = "NODE_SECRET_FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub node_secret_file: String,
     #[command(flatten)]
     pub credentials: CredentialsArgs,
@@ -197,7 +279,8 @@ pub struct MirrorArgs {
 
 #[derive(Args, Debug)]
 pub struct CredentialsArgs {
-    /// Folder with the files username and password, which then guard the mirror.
+    /// Folder with the files username and password, which then guard the mirror. It has to exist if it is given; the
+    /// default one need not.
     #[arg(
         long,
         env = "BASIC_AUTH_DIR",
@@ -225,14 +308,19 @@ pub struct CredentialsArgs {
 
 #[derive(Args, Debug)]
 pub struct ConfigurationArgs {
-    /// Folder of containerd's registry configuration (config_path).
+    /// What was not left at its default.
+    #[arg(skip)]
+    pub given: Given,
+    /// containerd's config_path: the folder of its registry configuration, or several with colons between. What exists
+    /// of them is written, where containerd looks first.
     #[arg(
         long,
         env = "CONTAINERD_REGISTRY_CONFIG_PATH",
         default_value = "/etc/containerd/certs.d"
     )]
     pub containerd_registry_config_path: String,
-    /// Registries that are mirrored, as https://host; none: all.
+    /// Registries that are mirrored, as https://host[:port] or http://host[:port]; _default: all. None: all. Naming some
+    /// leaves out all others, unless _default is among them.
     #[arg(long, env = "MIRRORED_REGISTRIES", num_args = 0..)]
     pub mirrored_registries: Vec<String>,
     /// Mirrors in the order in which containerd asks them, this node's first, as http://host:port.
@@ -246,7 +334,12 @@ pub struct ConfigurationArgs {
     #[arg(long, env = "PREPEND_EXISTING", default_value = "false", num_args = 0..=1, default_missing_value = "true")]
     pub prepend_existing: String,
     /// Secret by which the mirror will know this node's containerd; made if the file is missing.
-    #[arg(long, env = "NODE_SECRET_FILE", default_value = "")]
+    #[arg(
+        long,
+        env = "NODE_SECRET_FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub node_secret_file: String,
     #[command(flatten)]
     pub credentials: CredentialsArgs,
@@ -261,9 +354,9 @@ pub struct CleanupArgs {
     #[arg(long, env = "ADDR")]
     pub addr: String,
     /// Name of this node, which /readyz says where it is not; empty: its host name.
-    #[arg(long, env = "NODE_NAME", default_value = "")]
+    #[arg(long, env = "NODE_NAME", default_value = "", hide_default_value = true)]
     pub node_name: String,
-    /// Folder of containerd's registry configuration (config_path).
+    /// containerd's config_path: a folder, or several with colons between.
     #[arg(
         long,
         env = "CONTAINERD_REGISTRY_CONFIG_PATH",
@@ -288,10 +381,10 @@ pub struct CleanupWaitArgs {
 #[derive(Args, Debug)]
 pub struct PullTestArgs {
     /// host:port whose addresses, all of them, are asked for /metrics.
-    #[arg(long, env = "METRICS_ENDPOINT")]
+    #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
     pub metrics_endpoint: String,
-    /// The node that this command runs on.
-    #[arg(long, env = "NODE_NAME", default_value = "")]
+    /// The node that this command runs on; empty: its host name.
+    #[arg(long, env = "NODE_NAME", default_value = "", hide_default_value = true)]
     pub node_name: String,
     /// How long ago the mirror may have been asked at the most.
     #[arg(long, env = "WITHIN", default_value = "5m")]
@@ -322,122 +415,4 @@ pub struct VersionArgs {
     /// text or json.
     #[arg(long, default_value = "text")]
     pub format: String,
-}
-
-/// Reads the command line and the environment; ends the process where they are not understood.
-pub fn parse() -> Cli {
-    let matches = Cli::command().get_matches();
-    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let Some((_, given)) = matches.subcommand() else {
-        return cli;
-    };
-    // A list from the environment is one text with commas in it; a list of arguments may have commas in its values.
-    let split = |id: &str, list: &mut Vec<String>| {
-        if given.value_source(id) == Some(ValueSource::EnvVariable) {
-            *list = list.iter().flat_map(|text| split_list(text)).collect();
-        }
-    };
-    match &mut cli.command {
-        Command::Registry(arguments) => {
-            split(
-                "mirrored_registries",
-                &mut arguments.mirror.mirrored_registries,
-            );
-            split("registry_filters", &mut arguments.mirror.registry_filters);
-            split(
-                "static_bootstrap_peers",
-                &mut arguments.bootstrap.static_bootstrap_peers,
-            );
-        }
-        Command::Configuration(arguments) => {
-            split("mirrored_registries", &mut arguments.mirrored_registries);
-            split("mirror_targets", &mut arguments.mirror_targets);
-        }
-        Command::Demo(_) => {
-            // What its nodes log would fill its screen; what matters the demo says itself.
-            if given.value_source("log_level") == Some(ValueSource::DefaultValue) {
-                cli.log_level = "ERROR".into();
-            }
-        }
-        Command::Cleanup(_)
-        | Command::CleanupWait(_)
-        | Command::PullTest(_)
-        | Command::Version(_) => {}
-    }
-    cli
-}
-
-/// Splits at commas outside double quotes (RFC 4180, as Go reads lists from the environment); empty elements are
-/// left out.
-fn split_list(text: &str) -> Vec<String> {
-    let (mut list, mut element, mut quoted) = (Vec::new(), String::new(), false);
-    for c in text.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            ',' if !quoted => list.push(std::mem::take(&mut element)),
-            c => element.push(c),
-        }
-    }
-    list.push(element);
-    list.retain(|element| !element.trim().is_empty());
-    list
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_in_the_environment_is_split_at_its_commas() {
-        assert_eq!(
-            split_list("https://a,https://b,"),
-            ["https://a", "https://b"]
-        );
-        assert_eq!(split_list(r#""a{1,2}",b"#), ["a{1,2}", "b"]);
-        assert!(split_list("").is_empty());
-    }
-
-    #[test]
-    fn spegels_command_lines_are_understood() {
-        let chart = "peili registry --log-level=INFO --mirror-resolve-retries=3 --mirror-resolve-timeout=20ms \
-            --registry-addr=:5000 --router-addr=:5001 --metrics-addr=:9090 --mirrored-registries https://docker.io \
-            https://ghcr.io --containerd-sock=/run/containerd/containerd.sock --containerd-namespace=k8s.io \
-            --bootstrap-kind=dns --dns-bootstrap-domain=spegel-bootstrap.spegel.svc.cluster.local. \
-            --registry-filters :latest$ --containerd-content-path=/content --debug-web-enabled=false --data-dir=/data";
-        let cli = Cli::try_parse_from(chart.split_whitespace()).expect("understood");
-        let Command::Registry(registry) = cli.command else {
-            panic!("another command")
-        };
-        assert_eq!(
-            registry.mirror.mirrored_registries,
-            ["https://docker.io", "https://ghcr.io"]
-        );
-        assert_eq!(registry.mirror.registry_filters, [":latest$"]);
-        let main = "peili configuration --containerd-registry-config-path /c --mirrored-registries https://docker.io \
-            --mirror-targets http://10.0.0.1:30020 http://10.0.0.1:30021 --resolve-tags --prepend-existing=true";
-        let cli = Cli::try_parse_from(main.split_whitespace()).expect("understood");
-        let Command::Configuration(configuration) = cli.command else {
-            panic!("another command")
-        };
-        assert_eq!(configuration.mirror_targets.len(), 2);
-        assert_eq!(
-            (
-                &*configuration.resolve_tags,
-                &*configuration.prepend_existing
-            ),
-            ("true", "true")
-        );
-        for line in [
-            "peili cleanup --addr :8080 --containerd-registry-config-path=/c",
-            "peili cleanup-wait --probe-endpoint=a:8080 --period=2s --threshold 3",
-            "peili version --format json",
-        ] {
-            Cli::try_parse_from(line.split_whitespace()).expect(line);
-        }
-    }
-
-    #[test]
-    fn the_definitions_hold_together() {
-        Cli::command().debug_assert();
-    }
 }

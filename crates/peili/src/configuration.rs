@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use hosts::{Configuration, Mirrored, Report, Target};
+use anyhow::{Context, bail};
+use hosts::{Configuration, Failure, Mirrored, Report, Target};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::ConfigurationArgs;
@@ -17,6 +17,9 @@ use crate::{credentials, value};
 const WATCH_PERIOD: Duration = Duration::from_secs(2);
 
 /// Writes the files, and with `--watch` keeps them so until `shutdown`.
+///
+/// # Errors
+/// The arguments are at fault, or not all of the files could be written, in the end where they are watched.
 pub async fn run(arguments: &ConfigurationArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let (configuration, watch) = validate(arguments)?;
     let configuration = Arc::new(configuration);
@@ -28,35 +31,53 @@ pub async fn run(arguments: &ConfigurationArgs, shutdown: CancellationToken) -> 
         .await?
         .context("containerd's registry configuration was not written")?;
     log(&report);
-    if !watch {
-        return Ok(());
+    let mut failures = report.failures;
+    tell(&failures);
+    if watch {
+        tracing::info!("written; watching until stopped");
     }
-    tracing::info!("written; watching until stopped");
-    let mut failure = String::new();
-    while shutdown
-        .run_until_cancelled(tokio::time::sleep(WATCH_PERIOD))
-        .await
-        .is_some()
+    let mut error = String::new();
+    while watch
+        && shutdown
+            .run_until_cancelled(tokio::time::sleep(WATCH_PERIOD))
+            .await
+            .is_some()
     {
         match apply().await? {
             Ok(report) => {
-                failure.clear();
+                error.clear();
                 if !report.written.is_empty() {
                     tracing::info!("somebody changed the files; they are written again");
                     log(&report);
                 }
+                // Once for each reason: whoever is at fault may take a while.
+                if report.failures != failures {
+                    failures = report.failures;
+                    tell(&failures);
+                }
             }
-            Err(error) => {
-                // Once for each reason: whoever rewrites the folder may take a while.
-                let text = format!("{:#}", anyhow::Error::from(error));
-                if text != failure {
-                    tracing::warn!(error = text, "cannot write the files; trying again");
-                    failure = text;
+            Err(now) => {
+                let now = format!("{now:#}");
+                if now != error {
+                    tracing::warn!(error = now, "cannot write the files; trying again");
+                    error = now;
                 }
             }
         }
     }
-    Ok(())
+    match failures.len() {
+        0 => Ok(()),
+        count => bail!(
+            "{count} of the files for containerd could not be written; each is named above, with what to do"
+        ),
+    }
+}
+
+/// Tells what could not be done.
+pub fn tell(failures: &[Failure]) {
+    for failure in failures {
+        tracing::error!(path = %failure.path.display(), "not done: {}", failure.reason);
+    }
 }
 
 /// Tells what a run did.
@@ -102,19 +123,18 @@ fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<(Configuration, boo
         value::boolean(&arguments.prepend_existing),
     );
     let watch = faults.take("--watch", value::boolean(&arguments.watch));
-    let credentials = credentials::read(&arguments.credentials, &mut faults);
-    let (Some(resolve_tags), Some(prepend_existing), Some(watch)) = (resolve_tags, prepend, watch)
-    else {
-        return Err(faults.into());
-    };
-    faults.settle(Some(()))?;
+    let credentials = credentials::read(&arguments.credentials, &arguments.given, &mut faults);
+    let path = arguments.containerd_registry_config_path.parse();
+    let path = faults.take("--containerd-registry-config-path", path);
+    let all = || Some((path?, resolve_tags?, prepend?, watch?));
+    let (path, resolve_tags, prepend_existing, watch) = faults.settle(all())?;
     // Made only now: a command line with faults leaves nothing behind.
     let node_secret = match arguments.node_secret_file.as_str() {
         "" => None,
         file => Some(hosts::secret::ensure(Path::new(file))?),
     };
     let configuration = Configuration {
-        path: (&arguments.containerd_registry_config_path).into(),
+        path,
         registries,
         targets,
         resolve_tags,

@@ -1,5 +1,6 @@
 //! What is wrong with a command line, all of it at once.
 
+use std::error::Error;
 use std::fmt;
 
 /// One fault: the flag, what is wrong with its value, what would be right.
@@ -21,17 +22,27 @@ impl Faults {
         });
     }
 
-    /// The value, or `None` after noting down what is wrong with it.
-    pub fn take<T, E: fmt::Display>(
+    /// The value, or `None` after noting down what is wrong with it, with all causes.
+    pub fn take<T, E: Into<Box<dyn Error>>>(
         &mut self,
         flag: &'static str,
         result: Result<T, E>,
     ) -> Option<T> {
-        result.map_err(|error| self.add(flag, error)).ok()
+        let note = |error: E| {
+            let error = error.into();
+            let mut what = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                what.push_str(&format!(": {error}"));
+                cause = error.source();
+            }
+            self.add(flag, what);
+        };
+        result.map_err(note).ok()
     }
 
     /// The values of a list that are sound; the others are noted down.
-    pub fn list<T, E: fmt::Display>(
+    pub fn list<T, E: Into<Box<dyn Error>>>(
         &mut self,
         flag: &'static str,
         values: &[String],
@@ -63,4 +74,4 @@ impl fmt::Display for Faults {
     }
 }
 
-impl std::error::Error for Faults {}
+impl Error for Faults {}

@@ -1,5 +1,6 @@
 //! The binary: command line and wiring, nothing else.
 
+mod address;
 mod cleanup;
 mod cli;
 mod configuration;

@@ -9,6 +9,7 @@ use hosts::probe::{self, Endpoint};
 use crate::cli::PullTestArgs;
 use crate::duration;
 use crate::fault::Faults;
+use crate::settings::node_name;
 
 /// Reads the metrics of all mirrors and says whether the one of this node was asked of late.
 pub async fn run(arguments: &PullTestArgs) -> anyhow::Result<()> {
@@ -16,25 +17,20 @@ pub async fn run(arguments: &PullTestArgs) -> anyhow::Result<()> {
     let endpoint = arguments.metrics_endpoint.parse::<Endpoint>();
     let endpoint = faults.take("--metrics-endpoint", endpoint);
     let within = faults.take("--within", duration::parse(&arguments.within));
-    if arguments.node_name.is_empty() {
-        faults.add(
-            "--node-name",
-            "is needed: the node that this command runs on",
-        );
-    }
     let all = || Some((endpoint?, within?));
     let (endpoint, within) = faults.settle(all())?;
+    let node = &node_name(&arguments.node_name);
     let mut failed = Vec::new();
     for (address, answer) in probe::get_all(&endpoint, "/metrics").await? {
         match answer.map(|page| Page(String::from_utf8_lossy(&page).into_owned())) {
-            Ok(page) if page.is_of(&arguments.node_name) => {
+            Ok(page) if page.is_of(node) => {
                 let age = page.age()?;
                 let Some(age) = age.filter(|age| *age <= within) else {
-                    bail!("{}", unasked(&arguments.node_name, age, within));
+                    bail!("{}", unasked(node, age, within));
                 };
                 println!(
                     "the containerd of node {} asked its mirror {} s ago",
-                    arguments.node_name,
+                    node,
                     age.as_secs()
                 );
                 return Ok(());
@@ -45,7 +41,7 @@ pub async fn run(arguments: &PullTestArgs) -> anyhow::Result<()> {
     }
     bail!(
         "no mirror behind {endpoint} runs on node {}{}",
-        arguments.node_name,
+        node,
         if failed.is_empty() {
             String::new()
         } else {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use containerd::{Containerd, Setup, State};
 use kubernetes::NodeReadiness;
 use layout::Layout;
 use mirror::serve::Shutdown;
 use mirror::{Intake, Mirror, Parts, Router, Upstream};
 use prometheus_client::registry::Registry;
+use swarm::SwarmError;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use upstream::Registries;
 use crate::cli::RegistryArgs;
 use crate::readiness::MirrorProbe;
 use crate::settings::{Settings, Store};
-use crate::{observe, service_manager};
+use crate::{address, observe, service_manager};
 
 /// For peers and Kubernetes to be told that this mirror is about to end.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
@@ -26,7 +26,38 @@ const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
 /// Runs the mirror until `shutdown`.
 pub async fn run(arguments: &RegistryArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let settings = Settings::validate(arguments)?;
+    tell_what_is_not_shared(arguments, &settings);
     Bound::bind(settings).await?.run(shutdown).await
+}
+
+/// Says so where this node, by its options, has no peers or is of no use to them.
+fn tell_what_is_not_shared(arguments: &RegistryArgs, settings: &Settings) {
+    if arguments.bootstrap.bootstrap_kind.is_empty() {
+        tracing::info!(
+            "this node looks for no peers; to share images with other hosts, set --bootstrap-kind"
+        );
+        return;
+    }
+    let ports = [
+        (
+            "--registry-addr",
+            settings.registry_addr,
+            "fetch nothing from this node",
+        ),
+        (
+            "--router-addr",
+            settings.router_addr,
+            "cannot connect to this node, and may not find what it has",
+        ),
+    ];
+    for (flag, address, what) in ports {
+        if address::is_loopback(address) {
+            tracing::warn!(
+                "{flag} {address} can be reached from this host alone, so other hosts {what}; to share images, write :PORT or \
+                 an address that they can reach"
+            );
+        }
+    }
 }
 
 /// All ports taken, nothing running yet: what cannot work is known before anybody is told of this node.
@@ -42,14 +73,8 @@ impl Bound {
     async fn bind(settings: Settings) -> anyhow::Result<Self> {
         let mut metrics = Registry::default();
         observe::register_node(&mut metrics, &settings.node_name);
-        let taken = |flag, address| {
-            format!("cannot listen on {flag} {address}; free the port or choose another")
-        };
-        let registry = settings.registry_addr.bind();
-        let registry =
-            registry.with_context(|| taken("--registry-addr", settings.registry_addr))?;
-        let observe = settings.metrics_addr.bind();
-        let observe = observe.with_context(|| taken("--metrics-addr", settings.metrics_addr))?;
+        let registry = address::bind("--registry-addr", settings.registry_addr)?;
+        let observe = address::bind("--metrics-addr", settings.metrics_addr)?;
         let config = swarm::Config {
             listen: settings.router_addr,
             registry_port: registry.local_addr()?.port(),
@@ -57,7 +82,17 @@ impl Bound {
             bootstrap: settings.bootstrap.clone(),
             flights: settings.flights,
         };
-        let swarm = swarm::bind(config, &mut metrics).await?;
+        let swarm = swarm::bind(config, &mut metrics)
+            .await
+            .map_err(|error| match error {
+                SwarmError::Listen { address, source } => {
+                    address::refused("--router-addr", address, &source)
+                }
+                SwarmError::Serve { address, source } => {
+                    address::refused("--http-bootstrap-addr", address, &source)
+                }
+                other => other.into(),
+            })?;
         Ok(Self {
             settings,
             metrics,

@@ -1,5 +1,6 @@
 //! What the registry command's arguments mean. Validated whole: every fault is found before anything starts.
 
+mod applies;
 mod bootstrap;
 mod mirror;
 mod node;
@@ -45,6 +46,7 @@ impl Settings {
         let registry_addr = faults.take("--registry-addr", arguments.registry_addr.parse());
         let metrics_addr = faults.take("--metrics-addr", arguments.metrics_addr.parse());
         let router_addr = faults.take("--router-addr", arguments.router_addr.parse());
+        applies::check(arguments, &mut faults);
         let shutdown_delay = faults.take(
             "--shutdown-delay",
             duration::parse(&arguments.shutdown_delay),
@@ -53,7 +55,7 @@ impl Settings {
             faults.take("--drain-timeout", duration::parse(&arguments.drain_timeout));
         let registries = mirror::registries(&arguments.mirror, &mut faults);
         let bootstrap = bootstrap::read(&arguments.bootstrap, &mut faults);
-        let mirror = mirror::read(&arguments.mirror, &mut faults);
+        let mirror = mirror::read(&arguments.mirror, &arguments.given, &mut faults);
         let flights = faults.take("--flights", value::on_or_off(&arguments.mirror.flights));
         let filter = mirror.as_ref().map(|mirror| mirror.access.filter.clone());
         let node_readiness = node::readiness(
@@ -64,6 +66,16 @@ impl Settings {
         );
         let retain = store::retain(&arguments.store, filter, &mut faults);
         let store = store::read(&arguments.store, registries, retain, &mut faults);
+        let data_dir = value::path(&arguments.data_dir);
+        if let Some(folder) = &data_dir {
+            faults.take("--data-dir", value::folder(folder));
+        }
+        let ports = [
+            ("--registry-addr", registry_addr),
+            ("--metrics-addr", metrics_addr),
+            ("--router-addr", router_addr),
+        ];
+        refuse_one_port_for_two(&ports, &mut faults);
         let settings = || {
             Some(Self {
                 registry_addr: registry_addr?,
@@ -71,7 +83,7 @@ impl Settings {
                 router_addr: router_addr?,
                 node_name: node_name(&arguments.node.node_name),
                 node_readiness,
-                data_dir: value::path(&arguments.data_dir),
+                data_dir,
                 bootstrap: bootstrap?,
                 store: store?,
                 mirror: mirror?,
@@ -84,17 +96,33 @@ impl Settings {
     }
 }
 
+/// The second of two options with the same address would find it taken, by this very process.
+fn refuse_one_port_for_two(ports: &[(&'static str, Option<ListenAddress>)], faults: &mut Faults) {
+    for (n, (flag, address)) in ports.iter().enumerate() {
+        let Some(address) =
+            address.filter(|address| address.sockets().iter().all(|s| s.port() != 0))
+        else {
+            continue;
+        };
+        let same = ports[..n].iter().find(|(_, other)| *other == Some(address));
+        if let Some((other, _)) = same {
+            faults.add(
+                flag,
+                format!("{address} is the address of {other} too; choose another port"),
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::{self, Command};
 
     /// What a command line comes to.
     pub(super) fn validate(line: &str) -> Result<Settings, Faults> {
         let line = format!("peili registry --basic-auth-dir= {line}");
-        match Cli::try_parse_from(line.split_whitespace())
+        match cli::read(line.split_whitespace())
             .expect("understood")
             .command
         {
@@ -128,12 +156,68 @@ mod tests {
     }
 
     #[test]
+    fn two_options_cannot_have_one_port() {
+        let text = validate("--registry-addr :5000 --metrics-addr :5000").expect_err("one port");
+        let text = text.to_string();
+        assert!(
+            text.contains("--metrics-addr: :5000 is the address of --registry-addr too"),
+            "{text}"
+        );
+        assert!(validate("--registry-addr 127.0.0.1:0 --metrics-addr 127.0.0.1:0").is_ok());
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_what_it_has_to_be_is_told_before_anything_starts() {
+        let temporary = tempfile::tempdir().expect("a folder");
+        let file = temporary.path().join("file");
+        std::fs::write(&file, "no JSON").expect("written");
+        let (folder, file) = (temporary.path().display(), file.display());
+        let text = validate(&format!(
+            "--store layout --store-path {file} --data-dir {file}/below --registry-auth-file {folder} \
+             --node-secret-file {folder} --bootstrap-kind http --http-bootstrap-addr :1 --http-bootstrap-cert-dir {file}"
+        ));
+        let text = text.expect_err("no path is right").to_string();
+        for fault in [
+            format!("--store-path: {file} is not a folder"),
+            format!("--data-dir: {file}/below cannot be looked at: Not a directory"),
+            format!("--registry-auth-file: {folder} is a folder"),
+            format!("--node-secret-file: --node-secret-file {folder} is a folder"),
+            format!("--http-bootstrap-cert-dir: {file} is not a folder"),
+        ] {
+            assert!(
+                text.contains(&format!("\n  {fault}")),
+                "{fault} is not in {text}"
+            );
+        }
+        for (path, word) in [
+            (format!("{file}"), "config.json"),
+            (format!("{folder}/none"), "No such file"),
+        ] {
+            let text = validate(&format!(
+                "--store layout --store-path /x/y --registry-auth-file {path}"
+            ));
+            let text = text.expect_err("no sound file").to_string();
+            assert!(
+                text.contains("--registry-auth-file: ") && text.contains(word),
+                "{text}"
+            );
+        }
+        let text = validate(&format!(
+            "--containerd-sock {file} --containerd-content-path {file}"
+        ));
+        let text = text.expect_err("neither").to_string();
+        for fault in ["is not a socket", "is not a folder"] {
+            assert!(text.contains(fault), "{fault} is not in {text}");
+        }
+    }
+
+    #[test]
     fn all_faults_are_told_at_once_each_with_its_flag() {
         let faults = validate(
             "--bootstrap-kind udp --registry-addr 5000 --router-addr x --metrics-addr :99999 --store layout \
              --store-limit 5x --mirrored-registries docker.io --registry-filters ( --mirror-resolve-timeout 5 \
              --mirror-resolve-retries 0 --resolve-tags maybe --default-registry a/b --drain-timeout x --shutdown-delay 5 \
-             --debug-web-enabled=2 --flights maybe --retain-for x --retain-bytes y --retain-disk-percent z",
+             --debug-web-enabled=2 --flights maybe --retain-for x",
         );
         let text = faults.expect_err("nothing of it is right").to_string();
         for flag in [
@@ -154,8 +238,6 @@ mod tests {
             "--debug-web-enabled",
             "--flights",
             "--retain-for",
-            "--retain-bytes",
-            "--retain-disk-percent",
         ] {
             assert_eq!(
                 text.matches(&format!("\n  {flag}: ")).count(),

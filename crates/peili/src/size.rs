@@ -1,7 +1,10 @@
-//! Sizes in bytes: a number, with a unit of 1000 (`GB`) or 1024 (`GiB`, `G`) if one is given.
+//! Sizes in bytes: a number with a unit of 1000 (`GB`) or 1024 (`GiB`, `G`). A number alone is one of bytes.
+
+/// The least number without a unit: below it, one was forgotten.
+const LEAST_WITHOUT_UNIT: u64 = 1 << 20;
 
 /// # Errors
-/// It is none, or zero, or beyond 64 bits.
+/// It is none, or zero, or beyond 64 bits, or a small number without a unit.
 pub fn parse(text: &str) -> Result<u64, String> {
     let fault = || format!("{text:?} is not a size; write 20GiB, 500MB or a number of bytes");
     let end = text
@@ -9,6 +12,11 @@ pub fn parse(text: &str) -> Result<u64, String> {
         .unwrap_or(text.len());
     let number: u64 = text[..end].parse().map_err(|_| fault())?;
     let factor = match text[end..].trim() {
+        "" if (1..LEAST_WITHOUT_UNIT).contains(&number) => {
+            return Err(format!(
+                "{text:?} is {number} bytes without a unit; write {number}GiB or {number}MiB"
+            ));
+        }
         "" | "B" => 1,
         "kB" | "KB" => 1000,
         "MB" => 1000 * 1000,
@@ -33,14 +41,21 @@ mod tests {
     #[test]
     fn with_units_and_without() {
         for (text, expected) in [
-            ("1", 1),
+            ("1048576", 1 << 20),
+            ("20B", 20),
             ("20GiB", 20 << 30),
             ("5MB", 5_000_000),
             ("7 K", 7 << 10),
         ] {
             assert_eq!(parse(text), Ok(expected));
         }
+        let fault = parse("20").expect_err("no unit");
+        assert!(
+            fault.contains("20 bytes") && fault.contains("20GiB"),
+            "{fault}"
+        );
         for bad in [
+            "1048575",
             "",
             "0",
             "GiB",

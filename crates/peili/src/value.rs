@@ -1,13 +1,36 @@
 //! Values of flags that several commands have.
 
 use std::fmt::Display;
+use std::fs;
+use std::io;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// A path; `None` where the flag is left empty.
 pub fn path(text: &str) -> Option<PathBuf> {
     (!text.is_empty()).then(|| text.into())
+}
+
+/// A folder that is there, or whose place is free.
+///
+/// # Errors
+/// Something else is at the path or on the way to it, or that cannot be found out.
+pub fn folder(path: &Path) -> Result<(), String> {
+    let at = path.display();
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(format!(
+            "{at} is not a folder, and a folder is needed; name another path, or move the file away"
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.is_symlink() {
+            true => Err(format!(
+                "{at} is a symbolic link that leads nowhere; make the folder that it leads to, or remove it"
+            )),
+            false => Ok(()),
+        },
+        Err(error) => Err(format!("{at} cannot be looked at: {error}")),
+    }
 }
 
 /// A truth value as Go's strconv.ParseBool reads it.
@@ -46,6 +69,26 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_one_or_can_be_made() {
+        let temporary = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| temporary.path().join(name);
+        fs::write(path("file"), "").expect("written");
+        std::os::unix::fs::symlink("nowhere", path("dangling")).expect("linked");
+        std::os::unix::fs::symlink(".", path("link")).expect("linked");
+        for good in ["", "new", "new/below", "link"] {
+            assert_eq!(folder(&path(good)), Ok(()), "{good}");
+        }
+        for (bad, word) in [
+            ("file", "is not a folder"),
+            ("file/below", "Not a directory"),
+            ("dangling", "leads nowhere"),
+        ] {
+            let fault = folder(&path(bad)).expect_err(bad);
+            assert!(fault.contains(word), "{fault}");
+        }
+    }
 
     #[test]
     fn numbers_have_both_ends() {

@@ -75,6 +75,85 @@ fn a_faulty_configuration_is_told_whole_and_starts_nothing() {
 }
 
 #[test]
+fn an_address_of_another_host_is_not_said_to_be_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for flag in ["--registry-addr", "--metrics-addr", "--router-addr"] {
+        let mut command = peili();
+        command.args(["registry", "--basic-auth-dir=", "--store=layout"]);
+        for other in ["--registry-addr", "--metrics-addr", "--router-addr"] {
+            let address = if other == flag {
+                "192.0.2.1:5000"
+            } else {
+                "127.0.0.1:0"
+            };
+            command.args([other, address]);
+        }
+        command.arg("--store-path").arg(folder.path().join("store"));
+        let output = command.output().expect("it starts");
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(
+            told.contains(&format!("cannot listen on {flag} 192.0.2.1:5000")),
+            "{told}"
+        );
+        assert!(told.contains("this host has no such address"), "{told}");
+        assert!(!told.contains("free the port"), "{told}");
+    }
+}
+
+#[test]
+fn a_port_on_loopback_that_ends_sharing_is_told_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let told = |more: &[&str]| {
+        let mirror = Mirror::start(&folder.path().join("store"), more);
+        let lines = mirror.begun.iter();
+        lines
+            .filter(|line| {
+                line.contains("\"WARN\"") && line.contains("can be reached from this host alone")
+            })
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let with_peers = told(&["--bootstrap-kind=static"]);
+    assert_eq!(with_peers.len(), 2, "{with_peers:?}");
+    assert!(
+        with_peers[0].contains("--registry-addr 127.0.0.1:0"),
+        "{with_peers:?}"
+    );
+    assert_eq!(told(&[]), [] as [String; 0], "a single host shares nothing");
+}
+
+#[test]
+fn one_registry_that_cannot_be_written_costs_the_others_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    std::fs::create_dir_all(first.join("docker.io/hosts.toml")).expect("made");
+    std::fs::create_dir_all(second.join("quay.io")).expect("made");
+    std::fs::write(second.join("quay.io/ca.crt"), "certificate").expect("written");
+    let list = format!("{}:{}", first.display(), second.display());
+    let output = run(&[
+        "configuration",
+        "--basic-auth-dir=",
+        "--mirror-targets=http://127.0.0.1:5000",
+        "--containerd-registry-config-path",
+        &list,
+    ]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for part in [
+        "docker.io/hosts.toml is a folder",
+        "1 of the files for containerd could not be written",
+    ] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+    for file in ["quay.io/hosts.toml", "_default/hosts.toml"] {
+        let hosts = std::fs::read_to_string(second.join(file)).expect("written");
+        assert!(hosts.contains("127.0.0.1:5000"), "{hosts}");
+    }
+    assert!(!folder.path().join(&list).exists());
+}
+
+#[test]
 fn lists_come_from_the_environment_too() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = peili()
@@ -105,6 +184,8 @@ impl Drop for Running {
 /// A mirror on free ports of loopback.
 struct Mirror {
     process: Running,
+    /// What was logged until it ran.
+    begun: Vec<String>,
     log: Lines<BufReader<ChildStderr>>,
     registry: String,
     metrics: String,
@@ -118,7 +199,6 @@ impl Mirror {
                 "registry",
                 "--basic-auth-dir=",
                 "--store=layout",
-                "--bootstrap-kind=static",
                 "--node-name=n1",
             ])
             .args(["--registry-addr", any, "--router-addr", any])
@@ -132,13 +212,18 @@ impl Mirror {
         let log = child.stderr.take().expect("piped");
         let process = Running(child);
         let mut log = BufReader::new(log).lines();
-        let started = log
-            .find_map(|line| line.ok().filter(|line| line.contains("peili runs")))
-            .expect("it runs");
-        let started: serde_json::Value =
-            serde_json::from_str(&started).expect("a log line is JSON");
+        let mut begun = Vec::new();
+        while !begun
+            .last()
+            .is_some_and(|line: &String| line.contains("peili runs"))
+        {
+            begun.push(log.next().expect("it runs").expect("text"));
+        }
+        let started = begun.last().expect("the line above");
+        let started: serde_json::Value = serde_json::from_str(started).expect("a log line is JSON");
         Self {
             process,
+            begun,
             log,
             registry: address(&started, "registry"),
             metrics: address(&started, "metrics"),

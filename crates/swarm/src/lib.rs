@@ -80,14 +80,14 @@ pub enum SwarmError {
     Identity(#[from] IdentityError),
     #[error("the identity cannot be used for Noise")]
     Noise(#[from] noise::Error),
-    #[error("cannot listen on {address}; free the port or choose another --router-addr")]
+    #[error("cannot listen on --router-addr {address}")]
     Listen {
         address: ListenAddress,
         source: io::Error,
     },
     #[error("no network interface to listen on within {BIND_TIMEOUT:?}")]
     NoInterface,
-    #[error("cannot serve /id on {address}; free the port or choose another --http-bootstrap-addr")]
+    #[error("cannot serve /id on --http-bootstrap-addr {address}")]
     Serve {
         address: ListenAddress,
         source: io::Error,

@@ -77,6 +77,14 @@ struct State {
 /// What of a file changes when it is written or replaced.
 type Stamp = (SystemTime, u64, u64);
 
+/// Finds out whether a file holds credentials that can be used.
+///
+/// # Errors
+/// It does not, or it cannot be read.
+pub fn check_auth_file(path: &Path) -> Result<(), CredentialsError> {
+    Credentials::new(Some(path.to_owned())).map(drop)
+}
+
 impl Credentials {
     /// # Errors
     /// There is a path, and no sound file at it.

@@ -20,7 +20,7 @@ mod session;
 mod token;
 
 pub use client::SetupError;
-pub use credentials::CredentialsError;
+pub use credentials::{CredentialsError, check_auth_file};
 pub use registries::{Limits, Options, Registries};
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::{Credentials, NodeSecret};
 
 fn configuration(targets: &[&str]) -> Configuration {
     Configuration {
-        path: "/etc/containerd/certs.d".into(),
+        path: "/etc/containerd/certs.d".parse().expect("a path"),
         registries: Vec::new(),
         targets: targets
             .iter()

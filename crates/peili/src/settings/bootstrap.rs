@@ -6,6 +6,7 @@ use crate::cli::BootstrapArgs;
 use crate::fault::Faults;
 use crate::value;
 
+/// Without a kind the node looks for nobody.
 pub fn read(arguments: &BootstrapArgs, faults: &mut Faults) -> Option<Bootstrap> {
     match arguments.bootstrap_kind.as_str() {
         "dns" if arguments.dns_bootstrap_domain.is_empty() => {
@@ -24,10 +25,11 @@ pub fn read(arguments: &BootstrapArgs, faults: &mut Faults) -> Option<Bootstrap>
             let peers = faults.list("--static-bootstrap-peers", peers, str::parse::<PeerAddress>);
             Some(Bootstrap::Static { peers })
         }
+        "" => Some(Bootstrap::Static { peers: Vec::new() }),
         other => {
             faults.add(
                 "--bootstrap-kind",
-                format!("{other:?} is none of dns, http and static"),
+                format!("{other:?} is none of dns, http and static; a single host needs none"),
             );
             None
         }
@@ -49,6 +51,10 @@ fn http_bootstrap(arguments: &BootstrapArgs, faults: &mut Faults) -> Option<Http
     if !url.is_empty() {
         endpoints.extend(faults.take("--http-bootstrap-url", HttpBootstrap::endpoint(url)));
     }
+    let certificates = value::path(&arguments.http_bootstrap_cert_dir);
+    if let Some(folder) = &certificates {
+        faults.take("--http-bootstrap-cert-dir", value::folder(folder));
+    }
     let serve = match arguments.http_bootstrap_addr.as_str() {
         "" => None,
         address => Some(faults.take("--http-bootstrap-addr", address.parse())?),
@@ -68,7 +74,7 @@ fn http_bootstrap(arguments: &BootstrapArgs, faults: &mut Faults) -> Option<Http
         } else {
             IdForm::One
         },
-        certificates: value::path(&arguments.http_bootstrap_cert_dir),
+        certificates,
     })
 }
 
@@ -76,6 +82,22 @@ fn http_bootstrap(arguments: &BootstrapArgs, faults: &mut Faults) -> Option<Http
 mod tests {
     use super::*;
     use crate::settings::tests::validate;
+
+    #[test]
+    fn a_single_host_needs_no_kind() {
+        let settings = validate("").expect("sound");
+        let Bootstrap::Static { peers } = settings.bootstrap else {
+            panic!("another kind: {:?}", settings.bootstrap);
+        };
+        assert!(peers.is_empty());
+        let text = validate("--bootstrap-kind udp")
+            .expect_err("no kind")
+            .to_string();
+        assert!(
+            text.contains("--bootstrap-kind: \"udp\" is none of"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn a_peer_of_a_release_is_asked_as_a_release_answers() {

@@ -4,12 +4,12 @@ use hosts::NodeSecret;
 use mirror::{Access, Limits, Options, Reader, Secret};
 use oci::{Filter, Registry, RegistryUrl};
 
-use crate::cli::MirrorArgs;
+use crate::cli::{Given, MirrorArgs};
 use crate::fault::Faults;
 use crate::value;
 use crate::{credentials, duration};
 
-pub fn read(arguments: &MirrorArgs, faults: &mut Faults) -> Option<Options> {
+pub fn read(arguments: &MirrorArgs, given: &Given, faults: &mut Faults) -> Option<Options> {
     // Faults of --mirrored-registries are told where its URLs are read.
     let filter = Filter::new(&arguments.mirrored_registries, &arguments.registry_filters);
     for fault in filter.as_ref().err().into_iter().flatten() {
@@ -19,6 +19,16 @@ pub fn read(arguments: &MirrorArgs, faults: &mut Faults) -> Option<Options> {
                 format!("{value:?} is no regular expression: {source}"),
             );
         }
+    }
+    for filter in arguments
+        .registry_filters
+        .iter()
+        .filter(|filter| is_list(filter))
+    {
+        faults.add(
+            "--registry-filters",
+            format!("{filter:?} has a comma, which no image has in its name; write a space between two expressions"),
+        );
     }
     let resolve_timeout = faults.take(
         "--mirror-resolve-timeout",
@@ -36,7 +46,7 @@ pub fn read(arguments: &MirrorArgs, faults: &mut Faults) -> Option<Options> {
         text => faults.take("--default-registry", text.parse::<Registry>()),
     };
     let node_secret = node_secret(&arguments.node_secret_file, faults);
-    let authorization = credentials::read(&arguments.credentials, faults);
+    let authorization = credentials::read(&arguments.credentials, given, faults);
     let secret = |text: &str| Secret::new(text.to_owned());
     Some(Options {
         access: Access {
@@ -53,6 +63,22 @@ pub fn read(arguments: &MirrorArgs, faults: &mut Faults) -> Option<Options> {
     })
 }
 
+/// Whether an expression has a comma outside of `{1,2}` and `[…]`.
+fn is_list(expression: &str) -> bool {
+    let (mut depth, mut is_escaped) = (0_usize, false);
+    for c in expression.chars() {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
 fn node_secret(file: &str, faults: &mut Faults) -> Option<NodeSecret> {
     let file = value::path(file)?;
     faults.take("--node-secret-file", hosts::secret::ensure(&file))
@@ -66,4 +92,19 @@ pub fn registries(arguments: &MirrorArgs, faults: &mut Faults) -> Vec<RegistryUr
         .filter(|text| !matches!(text.as_str(), "_default" | "*"));
     let named: Vec<String> = named.cloned().collect();
     faults.list("--mirrored-registries", &named, str::parse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_expressions_is_told_from_one() {
+        for one in ["a{1,2}", "[a,b]", r":latest$", r"a\,b", ""] {
+            assert!(!is_list(one), "{one}");
+        }
+        for list in [":latest$,:dev$", "a{1,2},b", ","] {
+            assert!(is_list(list), "{list}");
+        }
+    }
 }

@@ -1,8 +1,11 @@
 //! Which store the node has, and what is retained in containerd's.
 
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use containerd::Retain;
+use hosts::ConfigPath;
 use oci::{Filter, RegistryUrl};
 
 use crate::cli::StoreArgs;
@@ -63,18 +66,43 @@ fn containerd_store(
         );
         return None;
     }
+    let socket = PathBuf::from(&arguments.containerd_sock);
+    faults.take("--containerd-sock", socket_or_nothing(&socket));
+    let content_path = value::path(&arguments.containerd_content_path);
+    if let Some(folder) = &content_path {
+        faults.take("--containerd-content-path", value::folder(folder));
+    }
+    let path = &arguments.containerd_registry_config_path;
+    let path = faults.take(
+        "--containerd-registry-config-path",
+        path.parse::<ConfigPath>(),
+    );
     let config = containerd::Config {
-        socket: (&arguments.containerd_sock).into(),
+        socket,
         namespaces,
-        content_path: value::path(&arguments.containerd_content_path),
+        content_path,
         registries: registries.iter().map(|url| url.registry.clone()).collect(),
         retain,
     };
     let setup = containerd::Setup {
         config_file: (&arguments.containerd_config).into(),
-        registry_config_path: (&arguments.containerd_registry_config_path).into(),
+        registry_config_paths: path?.folders().to_vec(),
     };
     Some(Store::Containerd { config, setup })
+}
+
+/// A socket, or none yet: containerd may start later.
+fn socket_or_nothing(path: &Path) -> Result<(), String> {
+    let what = match std::fs::metadata(path) {
+        Ok(found) if found.file_type().is_socket() => return Ok(()),
+        Ok(found) if found.is_dir() => {
+            "a folder, as a mount of a socket that is not there makes one; remove it, or name containerd's socket"
+        }
+        Ok(_) => "a file; name containerd's socket",
+        // What cannot be looked at now is told by the store, and may be mended while it runs.
+        Err(_) => return Ok(()),
+    };
+    Err(format!("{} is not a socket but {what}", path.display()))
 }
 
 fn layout_store(
@@ -83,16 +111,21 @@ fn layout_store(
     faults: &mut Faults,
 ) -> Option<Store> {
     let limit = faults.take("--store-limit", size::parse(&arguments.store_limit));
-    let path = value::path(&arguments.store_path);
-    if path.is_none() {
-        faults.add(
+    let path = store_path(arguments);
+    match &path {
+        Some(folder) => drop(faults.take("--store-path", value::folder(folder))),
+        None => faults.add(
             "--store-path",
             "is needed with --store layout: the folder for the content",
-        );
+        ),
+    }
+    let auth_file = value::path(&arguments.registry_auth_file);
+    if let Some(file) = &auth_file {
+        faults.take("--registry-auth-file", check_auth_file(file));
     }
     let upstream = upstream::Options {
         registries,
-        auth_file: value::path(&arguments.registry_auth_file),
+        auth_file,
         ca_file: None,
         use_proxies: true,
         limits: upstream::Limits::default(),
@@ -104,23 +137,39 @@ fn layout_store(
     Some(Store::Layout { options, upstream })
 }
 
+/// The folder that is given, or one in the state folder that systemd gives a service (systemd.exec, `StateDirectory=`).
+fn store_path(arguments: &StoreArgs) -> Option<PathBuf> {
+    value::path(&arguments.store_path).or_else(|| {
+        let first = arguments.state_directory.split(':').next()?;
+        Some(value::path(first)?.join("store"))
+    })
+}
+
+fn check_auth_file(path: &Path) -> Result<(), String> {
+    if path.is_dir() {
+        return Err(format!(
+            "{} is a folder; name the file in it, usually config.json",
+            path.display()
+        ));
+    }
+    upstream::check_auth_file(path).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+}
+
 /// What is kept of layers that containerd discards; `None`: nothing, or it is at fault.
 pub fn retain(
     arguments: &StoreArgs,
     filter: Option<Filter>,
     faults: &mut Faults,
 ) -> Option<Retain> {
+    if arguments.store != "containerd" {
+        return None;
+    }
     let time = faults.take("--retain-for", duration::parse(&arguments.retain_for));
     let bytes = faults.take("--retain-bytes", size::parse(&arguments.retain_bytes));
     let disk_percent = value::number(&arguments.retain_disk_percent, 1..=100);
     let disk_percent = faults.take("--retain-disk-percent", disk_percent);
     let time = time.filter(|time| !time.is_zero())?;
-    if arguments.store == "layout" {
-        faults.add(
-            "--retain-for",
-            "is for --store containerd; what the store of --store layout keeps is bounded by --store-limit alone",
-        );
-    } else if time < RETAIN_LEAST {
+    if time < RETAIN_LEAST {
         faults.add(
             "--retain-for",
             format!(
@@ -144,6 +193,18 @@ mod tests {
     use crate::settings::tests::validate;
 
     #[test]
+    fn a_service_has_a_folder_for_its_store() {
+        let path = |line: &str| match validate(line).expect("sound").store {
+            Store::Layout { options, .. } => options.path,
+            Store::Containerd { .. } => panic!("another store"),
+        };
+        let service = "--store layout --state-directory /nowhere/peili:/nowhere/other";
+        assert_eq!(path(service), Path::new("/nowhere/peili/store"));
+        let given = format!("{service} --store-path /nowhere/mine");
+        assert_eq!(path(&given), Path::new("/nowhere/mine"));
+    }
+
+    #[test]
     fn retaining_is_for_containerd_and_off_at_first() {
         let retain = |line: &str| -> Result<Option<Retain>, Faults> {
             let line = format!("--bootstrap-kind static {line}");
@@ -154,7 +215,7 @@ mod tests {
         };
         assert!(retain("").expect("sound").is_none());
         assert!(
-            retain("--store layout --store-path /x --retain-bytes 1GB")
+            retain("--store layout --store-path /x")
                 .expect("sound")
                 .is_none()
         );
@@ -171,7 +232,7 @@ mod tests {
         for (line, what) in [
             (
                 "--store layout --store-path /x --retain-for 1m",
-                "--retain-for: is for --store containerd",
+                "--retain-for: is for --store containerd; with --store layout leave it out",
             ),
             ("--retain-for 9s", "--retain-for: \"9s\" is too short"),
             (

@@ -2,7 +2,9 @@
 //! off, and mixed with Spegel's.
 
 mod default;
+mod faults;
 mod folders;
+mod lists;
 mod prepend;
 mod properties;
 mod sequences;
@@ -13,7 +15,8 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::tree::{BACKUP, HOSTS, Snapshot, scan};
+use crate::scan::scan;
+use crate::tree::{BACKUP, HOSTS, Snapshot};
 
 /// A configuration folder for one test.
 struct Folder {
@@ -81,7 +84,7 @@ impl Folder {
 
     fn configuration(&self, registries: &[&str]) -> Configuration {
         Configuration {
-            path: self.path.clone(),
+            path: self.path.clone().into(),
             registries: registries
                 .iter()
                 .map(|r| r.parse().expect("well-formed"))
@@ -98,15 +101,27 @@ impl Folder {
         configure(&self.configuration(registries)).expect("configured")
     }
 
-    fn prepend(&self, registries: &[&str]) -> Result<Report, HostsError> {
-        configure(&Configuration {
+    fn prepend(&self, registries: &[&str]) -> Report {
+        let configuration = Configuration {
             prepend_existing: true,
             ..self.configuration(registries)
-        })
+        };
+        configure(&configuration).expect("configured")
     }
 
     fn cleanup(&self) -> Report {
-        cleanup(&self.path).expect("cleaned up")
+        cleanup(&self.path.clone().into()).expect("cleaned up")
+    }
+
+    fn configure_plan(&self, configuration: &Configuration) -> Plan {
+        let roots = [Root::read(&self.path, Spegel::Exactly).expect("readable")];
+        let targets = configuration.distinct_targets().expect("some");
+        let selected = select(configuration, &roots, &mut Vec::new()).expect("sound");
+        plan::configure(&roots[0], &selected[0], configuration, &targets)
+    }
+
+    fn cleanup_plan(&self) -> Plan {
+        plan::cleanup(&Root::read(&self.path, Spegel::Never).expect("readable"))
     }
 
     fn entries(&self) -> impl Iterator<Item = fs::DirEntry> {

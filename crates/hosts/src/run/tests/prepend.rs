@@ -13,9 +13,7 @@ fn the_users_file_and_what_it_refers_to_stay() {
         ("docker.io/nested/key", "key"),
     ]);
     let before = folder.snapshot();
-    folder
-        .prepend(&["https://docker.io", "https://ghcr.io"])
-        .expect("configured");
+    folder.prepend(&["https://docker.io", "https://ghcr.io"]);
     let text = folder.read("docker.io/hosts.toml");
     let ours = "[host.'http://127.0.0.1:5000']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n";
     let (server, office) = OFFICE.split_at(OFFICE.find("\n[host").expect("there"));
@@ -28,7 +26,6 @@ fn the_users_file_and_what_it_refers_to_stay() {
     assert_eq!(
         folder
             .prepend(&["https://docker.io", "https://ghcr.io"])
-            .expect("again")
             .written,
         [] as [PathBuf; 0]
     );
@@ -43,9 +40,9 @@ fn a_certificate_renewed_meanwhile_stays_renewed() {
         ("docker.io/hosts.toml", OFFICE),
         ("docker.io/office.crt", "old"),
     ]);
-    folder.prepend(&["https://docker.io"]).expect("configured");
+    folder.prepend(&["https://docker.io"]);
     folder.put("docker.io/office.crt", "new");
-    folder.prepend(&["https://docker.io"]).expect("configured");
+    folder.prepend(&["https://docker.io"]);
     assert_eq!(folder.read("docker.io/office.crt"), "new");
     folder.cleanup();
     assert_eq!(folder.read("docker.io/office.crt"), "new");
@@ -59,14 +56,14 @@ fn certificates_without_hosts_toml_go_on_working() {
         ("a.io/me.cert", ""),
         ("a.io/me.key", ""),
     ]);
-    folder.prepend(&["https://a.io"]).expect("configured");
+    folder.prepend(&["https://a.io"]);
     let text = folder.read("a.io/hosts.toml");
     let settings = "server = 'https://a.io'\nca = [\"up.crt\"]\nclient = [[\"me.cert\", \"me.key\"]]\n\n[host.";
     assert!(text.contains(settings), "{text}");
 }
 
 #[test]
-fn broken_files_are_all_named_and_nothing_is_changed() {
+fn broken_files_are_all_named_and_left_and_the_others_written() {
     let folder = Folder::with(&[
         ("a.io/hosts.toml", "server = 'x'\n[host"),
         ("b.io/hosts.toml", "host = { a = {} }"),
@@ -81,17 +78,23 @@ fn broken_files_are_all_named_and_nothing_is_changed() {
         "https://c.io",
         "https://d.io",
         "https://e.io",
+        "https://f.io",
     ];
-    let refused = folder.prepend(&all).expect_err("broken").to_string();
-    for part in [
+    let report = folder.prepend(&all);
+    let failures: Vec<_> = report.failures.iter().map(ToString::to_string).collect();
+    assert_eq!(failures.len(), 4, "{failures:?}");
+    for (failure, part) in failures.iter().zip([
         "a.io/hosts.toml:2:6: is not TOML",
         "b.io/hosts.toml:1:1: ",
         "d.io/hosts.toml: the folder is a symb",
         "e.io/hosts.toml: is a symb",
-    ] {
-        assert!(refused.contains(part), "{part} in {refused}");
+    ]) {
+        assert!(failure.contains(part), "{part} in {failure}");
+        assert!(failure.contains("--prepend-existing"), "{failure}");
     }
-    assert!(!refused.contains("c.io/hosts.toml"), "{refused}");
+    let written = ["c.io/hosts.toml", "f.io/hosts.toml"].map(|file| folder.path.join(file));
+    assert_eq!(report.written, written);
+    folder.cleanup();
     assert_eq!(folder.snapshot(), before);
     // Where the user's file need not be read, it is put aside as it is.
     let report = folder.configure(&all);
@@ -115,9 +118,7 @@ fn a_link_out_of_the_folder_is_read_from_where_it_belongs() {
     folder.link("b.io/hosts.toml", "real");
     let before = folder.snapshot();
     for _ in 0..2 {
-        folder
-            .prepend(&["https://a.io", "https://b.io"])
-            .expect("configured");
+        folder.prepend(&["https://a.io", "https://b.io"]);
         assert!(
             folder
                 .read("a.io/hosts.toml")
@@ -140,6 +141,6 @@ fn a_file_that_was_not_for_everybody_still_is_not() {
         "[host.'https://x'.header]\nAuthorization = 'Basic eA=='\n",
     )]);
     folder.set_mode("a.io/hosts.toml", 0o600);
-    folder.prepend(&["https://a.io"]).expect("configured");
+    folder.prepend(&["https://a.io"]);
     assert_eq!(folder.mode("a.io/hosts.toml"), 0o600);
 }

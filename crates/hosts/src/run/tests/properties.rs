@@ -153,29 +153,24 @@ fn without_hosts(entry: &Entry) -> Entry {
 
 fn cut_off(folder: &Folder, steps: &[crate::steps::Step], share: u8) {
     let kept = steps.len() * usize::from(share) / 256;
-    apply::run(&folder.path, &steps[..kept]).expect("carried out");
+    let failed = apply::run(&folder.path, &steps[..kept]).expect("carried out");
+    assert!(failed.is_empty(), "{failed:?}");
 }
 
 fn carry_out(folder: &Folder, command: &Command) {
     match command {
-        Command::Configure(wish) => match configure(&wished(folder, wish)) {
+        Command::Configure(wish) => {
+            let report = configure(&wished(folder, wish)).expect("configured");
             // A broken file is the user's affair.
-            Ok(_) => {}
-            Err(HostsError::Files(_)) if wish.1 => {}
-            Err(other) => panic!("{other}"),
-        },
+            assert!(wish.1 || report.failures.is_empty(), "{report:?}");
+        }
         Command::Cleanup => drop(folder.cleanup()),
         Command::ConfigureCutOff(wish, share) => {
-            if let Ok(plan) = plan::configure(&folder.snapshot(), &wished(folder, wish)) {
-                cut_off(folder, &plan.steps, *share);
-            }
+            let plan = folder.configure_plan(&wished(folder, wish));
+            cut_off(folder, &plan.steps, *share);
         }
         Command::CleanupCutOff(share) => {
-            cut_off(
-                folder,
-                &plan::cleanup(&folder.snapshot(), &folder.path).steps,
-                *share,
-            );
+            cut_off(folder, &folder.cleanup_plan().steps, *share);
         }
         Command::SpegelConfigures(registries) => folder.spegel_configures(registries),
         Command::SpegelPrepends(registries) => folder.spegel_prepends(registries),
@@ -209,18 +204,21 @@ proptest! {
         let folder = build(&tree);
         let before = folder.snapshot();
         let fresh = build(&tree);
-        let refused = configure(&wished(&fresh, &wish)).is_err();
+        let failures = |folder: &Folder| {
+            let report = configure(&wished(folder, &wish)).expect("configured");
+            let inner = |failure: &crate::Failure| failure.path.strip_prefix(&folder.path).map(Path::to_owned);
+            report.failures.iter().map(inner).collect::<Vec<_>>()
+        };
+        let failed = failures(&fresh);
         for command in &commands {
             carry_out(&folder, command);
         }
-        prop_assert_eq!(configure(&wished(&folder, &wish)).is_err(), refused);
-        if !refused {
-            prop_assert_eq!(folder.snapshot(), fresh.snapshot());
-            let again = plan::configure(&folder.snapshot(), &wished(&folder, &wish)).expect("sound");
-            prop_assert_eq!(again.steps, []);
-            folder.spegel_cleans_up();
-            prop_assert_eq!(folder.snapshot(), before);
-        }
+        prop_assert_eq!(failures(&folder), failed);
+        prop_assert_eq!(folder.snapshot(), fresh.snapshot());
+        let again = folder.configure_plan(&wished(&folder, &wish));
+        prop_assert_eq!(again.steps, []);
+        folder.spegel_cleans_up();
+        prop_assert_eq!(folder.snapshot(), before);
     }
 
     #[test]
@@ -232,16 +230,15 @@ proptest! {
         let folder = build(&tree);
         let before = folder.snapshot().live;
         let wish = (named.into_iter().chain(["*"]).collect(), prepend_existing);
-        let Ok(report) = configure(&wished(&folder, &wish)) else {
-            prop_assert!(prepend_existing, "asked for by nobody");
-            return Ok(());
-        };
+        let report = configure(&wished(&folder, &wish)).expect("configured");
         let after = folder.snapshot().live;
         for (name, entry) in before.iter().filter(|(_, entry)| !is_file(entry)) {
             let path = folder.path.join(name).join(HOSTS);
             // Also through a link.
             let is_ours = fs::read(&path).is_ok_and(|file| author(&file, Spegel::Never) == Author::Peili);
-            let is_warned_of = report.warnings.iter().any(|warning| {
+            let is_failed = report.failures.iter().any(|failure| failure.path == folder.path.join(name));
+            prop_assert!(!is_failed || prepend_existing, "asked for by nobody: {:?}", report);
+            let is_warned_of = is_failed || report.warnings.iter().any(|warning| {
                 matches!(warning, Warning::NotMirrored(fault) if fault.path == path)
             });
             prop_assert_eq!(is_ours, !is_warned_of, "{:?}: {:?}", name, report);
@@ -263,7 +260,7 @@ proptest! {
                 Some(false) => folder.spegel_configures(&REGISTRIES[..3]),
                 None => {}
             }
-            let Ok(plan) = plan::configure(&folder.snapshot(), &wished(&folder, &wish)) else { return Ok(()) };
+            let plan = folder.configure_plan(&wished(&folder, &wish));
             if steps == plan.steps.len() {
                 break;
             }
@@ -273,7 +270,7 @@ proptest! {
         }
         configure(&wished(&folder, &wish)).expect("configured");
         let configured = folder.snapshot();
-        let plan = plan::cleanup(&configured, &folder.path);
+        let plan = folder.cleanup_plan();
         for steps in 0..plan.steps.len() {
             apply::run(&folder.path, &plan.steps[..steps]).expect("carried out");
             configure(&wished(&folder, &wish)).expect("configured again");

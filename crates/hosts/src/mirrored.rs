@@ -1,0 +1,117 @@
+//! What a folder holds that containerd is to be led to a mirror by.
+
+use std::path::{Path, PathBuf};
+
+use crate::merge::{self, TextFault};
+use crate::select::{Selected, UsersHosts, registry_of};
+use crate::tree::{Entry, HOSTS, Node};
+use crate::want::{Want, Wanted, unchanged};
+use crate::{Configuration, Target, dormant, render};
+
+/// Rights of a file of ours that holds a secret, and of one that does not.
+const CONFIDENTIAL: u32 = 0o600;
+const PUBLIC: u32 = 0o644;
+
+/// Why the user's file cannot be combined with ours.
+#[derive(Debug)]
+pub(crate) enum Obstacle {
+    /// Its form.
+    Text(TextFault),
+    /// It would come to life.
+    Dormant(TextFault),
+}
+
+impl From<TextFault> for Obstacle {
+    fn from(fault: TextFault) -> Self {
+        Self::Text(fault)
+    }
+}
+
+/// A folder with a file of ours in it, and what the user has there if that is kept.
+pub(crate) fn mirrored(
+    configuration: &Configuration,
+    targets: &[&Target],
+    selected: &Selected<'_>,
+    users: Option<&Entry>,
+) -> Result<Wanted, Obstacle> {
+    let upstream = selected.upstream;
+    let keep = selected.users_hosts != UsersHosts::PutAside;
+    let plain = |root: &str| render::file(configuration, targets, upstream, root).into_bytes();
+    let mode = if configuration.is_confidential() {
+        CONFIDENTIAL
+    } else {
+        PUBLIC
+    };
+    let folder = users.and_then(|users| users.get(Path::new("")));
+    let (mut wanted, bytes, mode) = match (users, folder) {
+        (Some(_), Some(Node::Link(link))) if keep => {
+            return Err(Obstacle::Text(TextFault {
+                position: None,
+                message: format!(
+                    "the folder is a symbolic link to {}; make it a folder",
+                    link.target.display()
+                ),
+            }));
+        }
+        (Some(users), Some(Node::Folder(_))) if keep => {
+            let (file, users_mode) = users_file(users)?;
+            let bytes = match file {
+                Some(file) => {
+                    let text = merge::prepend(configuration, targets, upstream, file)?;
+                    let registry = registry_of(&selected.folder);
+                    dormant::check(file, users, registry.as_ref()).map_err(Obstacle::Dormant)?;
+                    text.into_bytes()
+                }
+                None => plain(&merge::certificates(&files(users))),
+            };
+            // What the user keeps from others on the node stays kept from them.
+            let mode = if users_mode & 0o004 == 0 {
+                CONFIDENTIAL
+            } else {
+                mode
+            };
+            (unchanged(users), bytes, mode)
+        }
+        (_, Some(folder @ Node::Folder(_))) => {
+            let wanted = Wanted::from([(PathBuf::new(), Want::Users(folder.clone()))]);
+            (wanted, plain(""), mode)
+        }
+        _ => (
+            Wanted::from([(PathBuf::new(), Want::Folder)]),
+            plain(""),
+            mode,
+        ),
+    };
+    wanted.insert(HOSTS.into(), Want::Ours { bytes, mode });
+    Ok(wanted)
+}
+
+/// The bytes and mode of the user's `hosts.toml`. containerd treats an empty one as none.
+fn users_file(users: &Entry) -> Result<(Option<&[u8]>, u32), TextFault> {
+    let (bytes, mode) = match users.get(Path::new(HOSTS)) {
+        None | Some(Node::Folder(_)) => return Ok((None, PUBLIC)),
+        Some(Node::File { bytes, meta }) => (bytes, meta.mode),
+        Some(Node::Link(link)) => {
+            let (bytes, mode) = link.contents.as_ref().ok_or_else(|| TextFault {
+                position: None,
+                message: format!(
+                    "is a symbolic link to {}, which cannot be read from here; put the file itself there",
+                    link.target.display()
+                ),
+            })?;
+            (bytes, *mode)
+        }
+    };
+    Ok((
+        Some(bytes.as_slice()).filter(|bytes| !bytes.is_empty()),
+        mode,
+    ))
+}
+
+/// The names of what lies directly in the folder and is no folder itself.
+fn files(users: &Entry) -> impl Iterator<Item = &str> + Clone {
+    users.iter().filter_map(|(path, node)| {
+        let direct = path.components().count() == 1 && !matches!(node, Node::Folder(_));
+        direct.then(|| path.to_str()).flatten()
+    })
+}
