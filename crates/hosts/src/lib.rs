@@ -28,7 +28,7 @@
 //! without a folder, whatever is or is not in that. So where all registries are mirrored, through `_default`, our hosts
 //! also go in front of the user's in each folder that the user has for a host, always: what was configured for one
 //! host keeps working and does not take that host out of the mirror. Where that cannot be done (TOML that is broken, a
-//! folder that is a link, hosts that are not in tables of their own, a file that containerd 1.6 ignores: `dormant`), the
+//! folder that is a link, hosts that are not in tables of their own, a file that would mean something else: `meaning`), the
 //! folder stays as it is, with a warning. Where `--prepend-existing` asks for it, for `_default` itself and registries
 //! that are named, it is a failure.
 //!
@@ -54,9 +54,9 @@
 mod advice;
 mod apply;
 mod configuration;
-mod dormant;
 mod error;
 mod folders;
+mod meaning;
 mod merge;
 mod mirrored;
 mod plan;

@@ -6,7 +6,7 @@ use crate::merge::{self, TextFault};
 use crate::select::{Selected, UsersHosts, registry_of};
 use crate::tree::{Entry, HOSTS, Node};
 use crate::want::{Want, Wanted, unchanged};
-use crate::{Configuration, Target, dormant, render};
+use crate::{Configuration, Target, meaning, render};
 
 /// Rights of a file of ours that holds a secret, and of one that does not.
 const CONFIDENTIAL: u32 = 0o600;
@@ -17,8 +17,8 @@ const PUBLIC: u32 = 0o644;
 pub(crate) enum Obstacle {
     /// Its form.
     Text(TextFault),
-    /// It would come to life.
-    Dormant(TextFault),
+    /// It would mean something else.
+    Meaning(TextFault),
 }
 
 impl From<TextFault> for Obstacle {
@@ -59,7 +59,8 @@ pub(crate) fn mirrored(
                 Some(file) => {
                     let text = merge::prepend(configuration, targets, upstream, file)?;
                     let registry = registry_of(&selected.folder);
-                    dormant::check(file, users, registry.as_ref()).map_err(Obstacle::Dormant)?;
+                    meaning::check(file, users, registry.as_ref(), targets)
+                        .map_err(Obstacle::Meaning)?;
                     text.into_bytes()
                 }
                 None => plain(&merge::certificates(&files(users))),

@@ -143,9 +143,9 @@ impl<'a> Choice<'a> {
             Ok(entry) => {
                 self.ours.insert(folder, entry);
             }
-            Err(Obstacle::Dormant(fault)) => {
+            Err(Obstacle::Meaning(fault)) => {
                 let fault = root.in_file(folder, fault);
-                report.warnings.push(Warning::Dormant(fault));
+                report.warnings.push(Warning::OtherMeaning(fault));
             }
             Err(Obstacle::Text(fault)) if selected.users_hosts == UsersHosts::BehindIfPossible => {
                 self.left.insert(folder, root.in_file(folder, fault));

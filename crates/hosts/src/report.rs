@@ -75,9 +75,9 @@ pub enum Warning {
     NotMirrored(FileFault),
     /// containerd looks into `host_port_` before `host:port`, so our file is there.
     Underscored { registry: Registry, folder: PathBuf },
-    /// A file of the user's that containerd 1.6 and 1.7 ignore, for it has no `[host]` table, and that would be in force
-    /// with ours in it. The folder was left as it is.
-    Dormant(FileFault),
+    /// A file of the user's that would mean something else to some release of containerd with ours in it. The folder was
+    /// left as it is.
+    OtherMeaning(FileFault),
     /// A pipe, a socket or a device, which is kept nowhere else.
     Special { path: PathBuf },
     /// A file of the user's that containerd cannot read and that need not be combined with ours. It was kept as it is.
@@ -94,7 +94,7 @@ impl fmt::Display for Warning {
                 f,
                 "{fault}; your folder was left as it is and comes before _default, so this registry is not mirrored"
             ),
-            Self::Dormant(fault) => write!(
+            Self::OtherMeaning(fault) => write!(
                 f,
                 "{fault}; your folder was left as it is, so this registry is not mirrored"
             ),

@@ -11,6 +11,7 @@ mod flight_faults;
 mod flights;
 mod hosts;
 mod pulls;
+mod readme;
 mod store;
 mod trial;
 
@@ -119,6 +120,7 @@ tests! {
     hosts::cleanup_restores_what_spegel_found,
     store::skopeo_pulls_from_two_registries,
     container::restricted_mirror_serves,
+    readme::three_commands_work,
     clients::podman_pulls_through_registries_conf,
     clients::skopeo_pulls_through_registries_conf,
 }

@@ -156,7 +156,7 @@ fn a_dormant_file_is_left_with_the_way_out() {
             false => folder.configure(&[]),
             true => folder.prepend(&["https://a.io", "*"]),
         };
-        let [Warning::Dormant(fault)] = &report.warnings[..] else {
+        let [Warning::OtherMeaning(fault)] = &report.warnings[..] else {
             panic!("{report:?}")
         };
         assert_eq!(fault.path, folder.path.join("a.io/hosts.toml"));

@@ -1,16 +1,22 @@
-//! Files that containerd 1.6 and 1.7 ignore, and what a table of ours would make of them.
+//! What a table of ours would make of the user's file.
 //!
-//! These versions take a `hosts.toml` without a `[host]` table for an error, and go on with what they do without a
-//! file: they ask the registry itself, over https, with the certificates of Docker's pattern that lie in the folder
+//! containerd 1.6 and 1.7 take a `hosts.toml` without a `[host]` table for an error, and go on with what they do without
+//! a file: they ask the registry itself, over https, with the certificates of Docker's pattern that lie in the folder
 //! (containerd, `getSortedHosts` and `loadHostDir` in `hosts.go`). containerd 2 reads such a file. With a table of ours
 //! in it, the older versions read it too. That must not change how the registry is reached: a `ca` that cannot be read,
 //! for one, fails every pull.
+//!
+//! With a target whose name is an IPv6 address it is the other way round: the older versions can read nothing of the
+//! file, the user's hosts included.
+//!
+//! The version is not known where the files are written. So they have to mean the same to all.
 
 use std::path::Path;
 
 use oci::Registry;
 use toml_edit::{Document, Item};
 
+use crate::Target;
 use crate::merge::{TextFault, parse, position};
 use crate::tree::{Entry, Node};
 
@@ -18,35 +24,50 @@ use crate::tree::{Entry, Node};
 const OTHERS: [&str; 4] = ["client", "header", "override_path", "capabilities"];
 const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// Refuses a file without a `[host]` table that would mean something else with one.
+/// Refuses a file that would mean something else to some containerd with tables for these targets.
 ///
-/// `registry` is the one whose folder this is, `None` for `_default`. Files outside of the folder are not looked at: they
-/// may not be seen from here as containerd sees them.
+/// `registry` is the one whose folder this is, `None` for `_default`. Files outside of the folder are not looked at:
+/// they may not be seen from here as containerd sees them.
 pub(crate) fn check(
     file: &[u8],
     entry: &Entry,
     registry: Option<&Registry>,
+    targets: &[&Target],
 ) -> Result<(), TextFault> {
     let (text, document) = parse(file)?;
-    if document.contains_key("host") {
-        return Ok(());
-    }
-    let Some(key) = awakened(&document, entry, registry) else {
-        return Ok(());
+    let is_read_by_all = document.contains_key("host");
+    let unreadable = targets.iter().find(|target| target.is_ipv6_literal());
+    let (key, message) = match unreadable {
+        Some(target) if is_read_by_all => (
+            "host",
+            format!(
+                "has a [host] table, and containerd 1.6 and 1.7 could read nothing of the file with {target} in it; give \
+                 --mirror-targets a name that resolves to the address"
+            ),
+        ),
+        None if !is_read_by_all => match awakened(&document, entry, registry) {
+            None => return Ok(()),
+            Some(key) => (key, come_to_life(key)),
+        },
+        _ => return Ok(()),
     };
     let span = document.as_table().key(key).and_then(toml_edit::Key::span);
+    Err(TextFault {
+        position: span.map(|span| position(text, span.start)),
+        message,
+    })
+}
+
+fn come_to_life(key: &str) -> String {
     let what = if key == CERTIFICATES {
         "end the use of the certificates beside it".to_owned()
     } else {
         format!("bring its `{key}` into force")
     };
-    Err(TextFault {
-        position: span.map(|span| position(text, span.start)),
-        message: format!(
-            "has no [host] table, so containerd 1.6 and 1.7 ignore it, and the mirror's table would {what} there; add a \
-             line [host] at its end if it is to be in force, or remove the file"
-        ),
-    })
+    format!(
+        "has no [host] table, so containerd 1.6 and 1.7 ignore it, and the mirror's table would {what} there; add a \
+         line [host] at its end if it is to be in force, or remove the file"
+    )
 }
 
 /// Stands for files of Docker's pattern that the text does not name.
@@ -141,8 +162,23 @@ mod tests {
     }
 
     fn refused(text: &str, files: &[(&str, &str)], registry: &str) -> Option<String> {
+        refused_with("http://127.0.0.1:5000", text, files, registry)
+    }
+
+    fn refused_with(
+        target: &str,
+        text: &str,
+        files: &[(&str, &str)],
+        registry: &str,
+    ) -> Option<String> {
         let registry: Option<Registry> = registry.parse().ok();
-        let checked = check(text.as_bytes(), &entry(files), registry.as_ref());
+        let target = target.parse().expect("well-formed");
+        let checked = check(
+            text.as_bytes(),
+            &entry(files),
+            registry.as_ref(),
+            &[&target],
+        );
         checked.err().map(|fault| fault.message)
     }
 
@@ -225,5 +261,18 @@ mod tests {
                 "{text}: {message}"
             );
         }
+    }
+
+    #[test]
+    fn what_an_ipv6_target_would_hide_is_refused() {
+        let target = "http://[fd00::1]:5000";
+        let dormant = "server = 'https://b.io'\nca = '/nowhere'\n";
+        assert_eq!(refused_with(target, dormant, &[], "a.io"), None);
+        let live = "server = 'https://a.io'\n[host.'https://b.io']\n";
+        let message = refused_with(target, live, &[], "a.io").expect("hidden");
+        assert!(
+            message.contains(target) && message.contains("a name"),
+            "{message}"
+        );
     }
 }
