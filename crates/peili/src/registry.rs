@@ -60,9 +60,11 @@ fn tell_what_is_not_shared(arguments: &RegistryArgs, settings: &Settings) {
     }
 }
 
-/// All ports taken, nothing running yet: what cannot work is known before anybody is told of this node.
+/// All ports taken and the store opened, nothing running yet: what cannot work is known before anybody is told of this
+/// node.
 struct Bound {
     settings: Settings,
+    store: Opened,
     metrics: Registry,
     registry: TcpListener,
     observe: TcpListener,
@@ -93,8 +95,10 @@ impl Bound {
                 }
                 other => other.into(),
             })?;
+        let store = open(settings.store.clone(), &mut metrics).await?;
         Ok(Self {
             settings,
+            store,
             metrics,
             registry,
             observe,
@@ -105,6 +109,7 @@ impl Bound {
     async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self {
             settings,
+            store,
             mut metrics,
             registry,
             observe,
@@ -114,11 +119,11 @@ impl Bound {
         let (registry_address, metrics_address) = (registry.local_addr()?, observe.local_addr()?);
         let router_port = swarm.port();
         let (router, mut cluster) = swarm.spawn();
-        let containerd = match &settings.store {
-            Store::Containerd { config, .. } => Some(config.clone()),
-            Store::Layout { .. } => None,
+        let containerd = match &store {
+            Opened::Containerd { config, .. } => Some(config.clone()),
+            Opened::Layout { .. } => None,
         };
-        let mut parts = open(settings.store, router.clone(), &mut metrics, &mut tasks).await?;
+        let mut parts = start(store, router.clone(), &mut metrics, &mut tasks);
         if settings.flights {
             parts.flights = Some(router);
         }
@@ -201,42 +206,65 @@ fn unexpected(ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {
     }
 }
 
-/// Opens the store and starts what keeps it right.
-async fn open(
-    store: Store,
+/// A store that is ready to be used.
+enum Opened {
+    /// containerd may come and go: its store connects by itself.
+    Containerd {
+        config: containerd::Config,
+        setup: Setup,
+    },
+    Layout {
+        store: Arc<Layout>,
+        upstream: Arc<dyn Upstream>,
+    },
+}
+
+async fn open(store: Store, metrics: &mut Registry) -> anyhow::Result<Opened> {
+    match store {
+        Store::Containerd { config, setup } => Ok(Opened::Containerd { config, setup }),
+        Store::Layout { options, upstream } => {
+            let mut registry = std::mem::take(metrics);
+            let opening = move || {
+                let layout = Layout::open(&options, &mut registry);
+                (layout, registry)
+            };
+            let (layout, registry) = tokio::task::spawn_blocking(opening).await?;
+            *metrics = registry;
+            Ok(Opened::Layout {
+                store: Arc::new(layout?),
+                upstream: Arc::new(Registries::new(upstream)?),
+            })
+        }
+    }
+}
+
+/// Starts what keeps the store right.
+fn start(
+    store: Opened,
     router: Arc<dyn Router>,
     metrics: &mut Registry,
     tasks: &mut JoinSet<()>,
-) -> anyhow::Result<Parts> {
+) -> Parts {
     match store {
-        Store::Containerd { config, setup } => {
+        Opened::Containerd { config, setup } => {
             tasks.spawn(check(config.clone(), setup));
             let (store, keeper) = Containerd::open(config, metrics);
             tasks.spawn(keeper);
-            Ok(Parts {
+            Parts {
                 store,
                 router,
                 intake: None,
                 flights: None,
-            })
+            }
         }
-        Store::Layout { options, upstream } => {
-            let mut opened = std::mem::take(metrics);
-            let opening = move || {
-                let layout = Layout::open(&options, &mut opened);
-                (layout, opened)
-            };
-            let (layout, opened) = tokio::task::spawn_blocking(opening).await?;
-            *metrics = opened;
-            let store = Arc::new(layout?);
-            let upstream: Arc<dyn Upstream> = Arc::new(Registries::new(upstream)?);
+        Opened::Layout { store, upstream } => {
             let intake: Arc<dyn Intake> = store.clone();
-            Ok(Parts {
+            Parts {
                 store,
                 router,
                 intake: Some((intake, upstream)),
                 flights: None,
-            })
+            }
         }
     }
 }

@@ -135,6 +135,8 @@ fn without_wild_guess(mut error: clap::Error) -> clap::Error {
         && text(ContextKind::SuggestedArg) != Some(LOG_LEVEL.trim_start_matches('-'));
     if is_wild && is_guess {
         error.remove(ContextKind::SuggestedArg);
+        // It shows how the suggested one is used.
+        error.remove(ContextKind::Usage);
     }
     error
 }
@@ -258,7 +260,10 @@ mod tests {
         }
         for line in ["peili registry --verify", "peili registry --resolve"] {
             let told = told(line);
-            assert!(!told.contains("similar"), "{told}");
+            assert!(
+                !told.contains("similar") && !told.contains("--resolve-tags"),
+                "{told}"
+            );
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{duration, size, value};
 const RETAIN_LEAST: Duration = Duration::from_secs(10);
 
 /// Which store the node has.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Store {
     Containerd {
         config: containerd::Config,
