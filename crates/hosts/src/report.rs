@@ -78,6 +78,12 @@ pub enum Warning {
     /// A file of the user's that would mean something else to some release of containerd with ours in it. The folder was
     /// left as it is.
     OtherMeaning(FileFault),
+    /// A registry that is named and has no folder of the user's: with a folder of ours, containerd no longer looks for it
+    /// into the user's `_default`.
+    HidesDefault {
+        registry: Registry,
+        default: PathBuf,
+    },
     /// A pipe, a socket or a device, which is kept nowhere else.
     Special { path: PathBuf },
     /// A file of the user's that containerd cannot read and that need not be combined with ours. It was kept as it is.
@@ -97,6 +103,12 @@ impl fmt::Display for Warning {
             Self::OtherMeaning(fault) => write!(
                 f,
                 "{fault}; your folder was left as it is, so this registry is not mirrored"
+            ),
+            Self::HidesDefault { registry, default } => write!(
+                f,
+                "{registry} is mirrored by a folder of its own, so containerd no longer asks the hosts in your {} for it; \
+                 if it needs them, give it a folder with these hosts and set --prepend-existing",
+                default.display()
             ),
             Self::Special { path } => write!(
                 f,

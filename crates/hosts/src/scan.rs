@@ -65,8 +65,9 @@ impl Refused {
     fn new(root: &Path, name: &OsStr, reason: &HostsError) -> Self {
         let path = root.join(name);
         let hosts = path.join(HOSTS);
-        // Whatever else it is could keep the reader waiting, as a pipe does.
-        let file = hosts.is_file().then(|| read(&hosts).ok()).flatten();
+        // A link is nothing that a mirror writes; a pipe would keep the reader waiting.
+        let is_file = fs::symlink_metadata(&hosts).is_ok_and(|meta| meta.is_file());
+        let file = is_file.then(|| read(&hosts).ok()).flatten();
         let is_mirrors = file.is_some_and(|file| author(&file, Spegel::Exactly) != Author::User);
         Self {
             reason: reason.to_string(),

@@ -67,6 +67,15 @@ pub(crate) fn select<'a>(
             None => (default_root, DEFAULT_FOLDER.into()),
             Some(url) => place_of(&url.registry, read, warnings),
         };
+        if let Some(url) = upstream
+            && let Some(default) = users_default
+            && !roots[root].has(&folder)
+        {
+            warnings.push(Warning::HidesDefault {
+                registry: url.registry.clone(),
+                default: roots[default].path.join(DEFAULT_FOLDER),
+            });
+        }
         match selected[root].iter().find(|other| other.folder == folder) {
             None => selected[root].push(Selected {
                 folder,

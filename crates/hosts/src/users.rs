@@ -5,7 +5,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::recognise::{Author, Spegel, author};
-use crate::tree::{Entries, Entry, HOSTS, Node, Snapshot, hosts_toml, is_empty_folder, is_folder};
+use crate::tree::{
+    Entries, Entry, HOSTS, Link, Node, Snapshot, hosts_toml, is_empty_folder, is_folder,
+};
 
 /// The user's entries, from the live folder and `_backup`.
 pub(crate) fn users_own(snapshot: &Snapshot, spegel: Spegel) -> Entries {
@@ -33,7 +35,7 @@ fn users_entry(live: &Entry, kept: Option<Entry>, spegel: Spegel) -> Option<Entr
         return Some(live.clone());
     }
     let Some(kept) = kept else {
-        return without_hosts_by(live, spegel);
+        return link_to_mirrors(live).or_else(|| without_hosts_by(live, spegel));
     };
     let Some(rest) = without_hosts_by(live, spegel).filter(|rest| !is_empty_folder(rest)) else {
         return Some(kept);
@@ -43,6 +45,21 @@ fn users_entry(live: &Entry, kept: Option<Entry>, spegel: Spegel) -> Option<Entr
         Author::Spegel => Some(supplement(kept, rest)),
         Author::User | Author::Peili => Some(overlay(kept, rest)),
     }
+}
+
+/// The entry, if its `hosts.toml` is a link: no mirror writes one, so it is the user's, though it leads to a file that is
+/// a mirror's now. That file is no text of the user's, so the link is one that cannot be read.
+fn link_to_mirrors(entry: &Entry) -> Option<Entry> {
+    let Some(Node::Link(link)) = entry.get(Path::new(HOSTS)) else {
+        return None;
+    };
+    let link = Link {
+        contents: None,
+        ..link.clone()
+    };
+    let mut users = entry.clone();
+    users.insert(HOSTS.into(), Node::Link(link));
+    Some(users)
 }
 
 /// The entry without a `hosts.toml` that a mirror wrote, or nothing if it was there for that alone.

@@ -27,7 +27,8 @@ const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
 pub async fn run(arguments: &RegistryArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let settings = Settings::validate(arguments)?;
     tell_what_is_not_shared(arguments, &settings);
-    Bound::bind(settings).await?.run(shutdown).await
+    let bound = Bound::bind(settings).await?;
+    Box::pin(bound.run(shutdown)).await
 }
 
 /// Says so where this node, by its options, has no peers or is of no use to them.

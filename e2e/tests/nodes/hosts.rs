@@ -3,9 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Daemon, Lab, configure, peili, until};
+use e2e::{
+    Containerd, Daemon, Generation, Host, Lab, Mirror, Settings, Store, configure, output, peili,
+    until,
+};
+
+use crate::LAYERS;
 
 /// What a user may have there: comments and spacing of their own, a certificate, a registry that
 /// is not mirrored.
@@ -54,6 +60,52 @@ pub async fn cleanup_restores_what_spegel_found(lab: Lab) -> Result<()> {
     configure_and_clean_up(&lab, &folder, &found).await
 }
 
+/// `config_path` is a list, and the user's only entry lies in its second folder: containerd asks the mirror, and still
+/// finds the entry, which a `_default` in the first folder would hide.
+pub async fn list_hides_nothing(lab: Lab, generation: Generation) -> Result<()> {
+    let host = lab.add_host("node", 21)?;
+    let folder = lab.folder("node")?;
+    let settings = Settings {
+        // So that all generations read the list.
+        discards_layers: true,
+        lists_config_paths: true,
+        ..Settings::default()
+    };
+    let log = lab.log("containerd");
+    let containerd = Containerd::start(generation, &settings, &host, &folder, log).await?;
+    let (first, second) = (containerd.hosts(), folder.join("docker/certs.d"));
+    // Without this entry, containerd would ask over https.
+    let url = lab.upstream.url();
+    let users = format!("server = \"{url}\"\n[host.\"{url}\"]\n");
+    write(
+        &second,
+        &[(&format!("{}/hosts.toml", lab.upstream.name()), &users)],
+    )?;
+    let found = snapshot(&second)?;
+
+    let mut configuration = Command::new(peili()?);
+    let list = format!("{}:{}", first.display(), second.display());
+    configuration.args(["configuration", "--containerd-registry-config-path", &list]);
+    let target = format!("http://{}:5000", host.address);
+    output(configuration.args(["--mirror-targets", &target]))?;
+    let store = Store::Containerd(&containerd);
+    let (data, log) = (lab.folder("data")?, lab.log("peili"));
+    let mut mirror = Mirror::start(&host, &store, &[url], &data, host.address, &[], &log)?;
+    mirror.ready(&host).await?;
+
+    let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
+    containerd.cri.pull(&image.by_tag()).await?;
+    let asked = mirror.metric(&host, "peili_own_client_last_request_timestamp_seconds")?;
+    ensure!(asked > 0.0, "containerd has not asked the mirror");
+    mirror.stop().await?;
+    clean_up(&lab, &host, &list).await?;
+    let left = snapshot(&second)?;
+    ensure!(left == found, "found {found:#?}, left {left:#?}");
+    let left = snapshot(&first)?;
+    ensure!(left.is_empty(), "{left:#?}");
+    Ok(())
+}
+
 async fn configure_and_clean_up(lab: &Lab, folder: &Path, found: &Snapshot) -> Result<()> {
     let host = lab.add_host("node", 21)?;
     let registries = ["https://docker.io".to_owned(), lab.upstream.url()];
@@ -69,23 +121,26 @@ async fn configure_and_clean_up(lab: &Lab, folder: &Path, found: &Snapshot) -> R
         }
     }
 
+    clean_up(lab, &host, &folder.display().to_string()).await?;
+    let left = snapshot(folder)?;
+    ensure!(left == *found, "found {found:#?}, left {left:#?}");
+    Ok(())
+}
+
+async fn clean_up(lab: &Lab, host: &Host, path: &str) -> Result<()> {
     let probe = (host.address, PROBE_PORT).into();
     let mut cleanup = host.command(peili()?);
     cleanup
         .arg("cleanup")
         .arg("--containerd-registry-config-path")
-        .arg(folder);
+        .arg(path);
     cleanup.arg("--addr").arg(format!("{probe}"));
     let cleanup = Daemon::spawn("peili cleanup", &mut cleanup, &lab.log("cleanup"))?;
     until("cleanup to be done", async || {
         Ok(host.request("GET", probe, "/readyz")? == 200)
     })
     .await?;
-    cleanup.stop().await?;
-
-    let left = snapshot(folder)?;
-    ensure!(left == *found, "found {found:#?}, left {left:#?}");
-    Ok(())
+    cleanup.stop().await
 }
 
 /// All below a folder, by relative path: files with their content, folders with nothing.

@@ -83,6 +83,7 @@ tests_on_each_containerd! {
     faults::containerd_restarted,
     flights::cold_pull_costs_upstream_once,
     discard::eks_node_shares_untouched,
+    hosts::list_hides_nothing,
     trial::trial_needs_hosts_toml,
 }
 

@@ -172,3 +172,21 @@ fn a_dormant_file_is_left_with_the_way_out() {
     folder.cleanup();
     assert_eq!(folder.snapshot(), before);
 }
+
+#[test]
+fn a_link_that_leads_to_a_mirrors_file_is_the_users_also_without_a_backup() {
+    let folder = Folder::with(&[("quay.io/ca.crt", "certificate")]);
+    folder.link("docker.io/hosts.toml", "../quay.io/hosts.toml");
+    let before = folder.snapshot();
+    let steps = folder
+        .configure_plan(&folder.configuration(&["https://quay.io"]))
+        .steps;
+    apply::run(&folder.path, &steps).expect("carried out");
+    // As where it could not be copied there.
+    fs::remove_dir_all(folder.path.join(BACKUP).join("docker.io")).expect("removed");
+    folder.configure(&["https://quay.io"]);
+    assert!(folder.exists(&format!("{BACKUP}/docker.io/hosts.toml")));
+    fs::remove_dir_all(folder.path.join(BACKUP).join("docker.io")).expect("removed");
+    folder.cleanup();
+    assert_eq!(folder.snapshot(), before);
+}

@@ -35,6 +35,23 @@ fn ours_goes_where_containerd_looks_first() {
 }
 
 #[test]
+fn a_folder_of_ours_that_hides_the_users_default_is_told() {
+    let folder = Folder::with(&[
+        ("_default/hosts.toml", "[host.'https://office']\n"),
+        ("a.io/hosts.toml", "[host.'https://x']\n"),
+    ]);
+    let hidden = |report: &Report| {
+        let default = folder.path.join("_default");
+        let registry = "new.io".parse().expect("well-formed");
+        report.warnings == [Warning::HidesDefault { registry, default }]
+    };
+    let registries = ["https://a.io", "https://new.io"];
+    assert!(hidden(&folder.configure(&registries)));
+    assert!(hidden(&folder.prepend(&registries)), "also in a second run");
+    assert!(folder.configure(&["https://a.io", "*"]).warnings.is_empty());
+}
+
+#[test]
 fn what_a_run_left_behind_is_cleared_away() {
     let folder = Folder::with(&[
         (&format!("{STAGING}/1/x"), "half"),

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::Warning;
 use crate::recognise::{Author, Spegel, author};
+use crate::steps::{Scope, Step};
 use crate::tree::{Entry, is_file, is_folder};
 
 const NAMES: &[&str] = &[
@@ -151,10 +152,37 @@ fn without_hosts(entry: &Entry) -> Entry {
     rest
 }
 
-fn cut_off(folder: &Folder, steps: &[crate::steps::Step], share: u8) {
+fn cut_off(folder: &Folder, steps: &[Step], share: u8) {
     let kept = steps.len() * usize::from(share) / 256;
     let failed = apply::run(&folder.path, &steps[..kept]).expect("carried out");
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+/// What is carried out where the step with this number fails: nothing more of its entry, and nothing that needs all
+/// entries done. `None`: the step is not for one entry.
+fn failing_at(steps: &[Step], number: usize) -> Option<Vec<Step>> {
+    let mut scope = &Scope::Whole;
+    let mut failed = None;
+    let mut kept = Vec::new();
+    for (n, step) in steps.iter().enumerate() {
+        if let Step::For(next) = step {
+            scope = next;
+        } else if n == number {
+            match scope {
+                Scope::Entry(entry) => failed = Some(entry),
+                Scope::Whole | Scope::Finish => return None,
+            }
+        }
+        let left_out = match scope {
+            Scope::Whole => false,
+            Scope::Entry(entry) => failed == Some(entry),
+            Scope::Finish => failed.is_some(),
+        };
+        if !left_out {
+            kept.push(step.clone());
+        }
+    }
+    failed.map(|_| kept)
 }
 
 fn carry_out(folder: &Folder, command: &Command) {
@@ -237,8 +265,12 @@ proptest! {
             // Also through a link.
             let is_ours = fs::read(&path).is_ok_and(|file| author(&file, Spegel::Never) == Author::Peili);
             let is_failed = report.failures.iter().any(|failure| failure.path == folder.path.join(name));
-            prop_assert!(!is_failed || prepend_existing, "asked for by nobody: {:?}", report);
-            let is_warned_of = is_failed || report.warnings.iter().any(|warning| {
+            if is_failed {
+                prop_assert!(prepend_existing, "asked for by nobody: {:?}", report);
+                prop_assert_eq!(&after[name], entry);
+                continue;
+            }
+            let is_warned_of = report.warnings.iter().any(|warning| {
                 matches!(warning, Warning::NotMirrored(fault) if fault.path == path)
             });
             prop_assert_eq!(is_ours, !is_warned_of, "{:?}: {:?}", name, report);
@@ -275,6 +307,33 @@ proptest! {
             apply::run(&folder.path, &plan.steps[..steps]).expect("carried out");
             configure(&wished(&folder, &wish)).expect("configured again");
             prop_assert_eq!(&folder.snapshot(), &configured, "after {} of {:?}", steps, plan.steps);
+        }
+    }
+
+    #[test]
+    fn every_step_of_an_entry_may_fail(tree in tree(), wish in wish()) {
+        let folder = build(&tree);
+        let before = folder.snapshot();
+        let apply = |steps: &[Step]| {
+            let failed = apply::run(&folder.path, steps).expect("carried out");
+            assert!(failed.is_empty(), "{failed:?}");
+        };
+        let steps = folder.configure_plan(&wished(&folder, &wish)).steps;
+        for number in 0..steps.len() {
+            let Some(rest) = failing_at(&steps, number) else { continue };
+            apply(&rest);
+            folder.cleanup();
+            prop_assert_eq!(&folder.snapshot(), &before, "step {} of {:?}", number, steps);
+        }
+        configure(&wished(&folder, &wish)).expect("configured");
+        let configured = folder.snapshot();
+        let steps = folder.cleanup_plan().steps;
+        for number in 0..steps.len() {
+            let Some(rest) = failing_at(&steps, number) else { continue };
+            apply(&rest);
+            prop_assert!(folder.exists(BACKUP), "what is left to do is lost");
+            configure(&wished(&folder, &wish)).expect("configured again");
+            prop_assert_eq!(&folder.snapshot(), &configured, "step {} of {:?}", number, steps);
         }
     }
 }
