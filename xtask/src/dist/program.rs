@@ -1,9 +1,9 @@
-//! The static program: one file that runs in an empty root and names no folder of the machine that built it.
-//!
-//! Its bytes still depend on the folder. Procedural macros are built for the host, without the flags that rename
-//! folders; their hashes differ with the folder and decide in which order functions are laid out.
+//! The static program: one file that runs in an empty root, names no folder of the machine that built it, and has the
+//! same bytes whatever the folders are called.
 
 use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,17 +14,26 @@ use super::tools;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// What separates flags in `CARGO_ENCODED_RUSTFLAGS`.
-const SEPARATOR: &str = "\x1f";
-
 /// Variables that would change the program's bytes and are not for a release to take over.
 const IGNORED_VARIABLES: [&str; 5] = [
-    "RUSTFLAGS",
+    "CARGO_ENCODED_RUSTFLAGS",
     "CARGO_BUILD_RUSTFLAGS",
-    "RUSTC_WRAPPER",
+    "CARGO_BUILD_RUSTC_WRAPPER",
     "CFLAGS",
     "CARGO_INCREMENTAL",
 ];
+
+const WRAPPER: &str = r#"#!/bin/sh
+case $1 in */cargo-auditable) ours=yes ;; *) ours= ;; esac
+for argument do
+    shift
+    case $ours$argument in yesmetadata=*) argument=metadata=$CARGO_PKG_NAME ;; esac
+    set -- "$@" "$argument"
+done
+exec "$@""#;
+
+const OUTPUT_OF_BUILD_SCRIPT: &str =
+    " ${OUT_DIR:+\"--remap-path-prefix=$OUT_DIR=/target/out/$CARGO_PKG_NAME\"}\n";
 
 /// Builds the program for one architecture by a profile of cargo's, and returns its path.
 ///
@@ -45,7 +54,8 @@ pub fn build(workspace: &Workspace, architecture: &Architecture, profile: &str) 
     for variable in IGNORED_VARIABLES {
         build.env_remove(variable);
     }
-    build.env("CARGO_ENCODED_RUSTFLAGS", paths.rust_flags());
+    build.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    build.env("RUSTC_WRAPPER", paths.write_rustc_wrapper()?);
     // Read by the crate cc for this target alone; ring has C code and assembly.
     let target_variable = architecture.rust_target.replace('-', "_");
     build.env(format!("CFLAGS_{target_variable}"), paths.c_flags());
@@ -81,16 +91,31 @@ impl Paths {
         ]
     }
 
-    fn rust_flags(&self) -> OsString {
-        let mut flags = OsString::from("-Ctarget-feature=+crt-static");
+    /// Writes the script that cargo calls instead of `rustc`, and returns its path.
+    ///
+    /// Two things would let the folders into the program that no flag of cargo's keeps out. `RUSTFLAGS` reach the crates
+    /// of the target alone, while the hashes of procedural macros, built for the host, go into those of the crates that
+    /// use them and decide the order of functions. And cargo hashes the path of its workspace wrapper, which
+    /// cargo-auditable is, into the metadata of our own crates and into the names of their build scripts' folders.
+    fn write_rustc_wrapper(&self) -> Result<PathBuf> {
+        fs::create_dir_all(&self.target)
+            .with_context(|| format!("the folder {}", self.target.display()))?;
+        let path = self.target.join("rustc-without-folders");
+        fs::write(&path, self.rustc_wrapper())
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("the script {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Cargo calls it as `SCRIPT [WORKSPACE WRAPPER] rustc ARGUMENT…`.
+    fn rustc_wrapper(&self) -> String {
+        let mut script = String::from(WRAPPER);
         for (folder, name) in self.names() {
-            flags.push(SEPARATOR);
-            flags.push("--remap-path-prefix=");
-            flags.push(folder);
-            flags.push("=");
-            flags.push(name);
+            let folder = folder.display().to_string().replace('\'', r"'\''");
+            script.push_str(&format!(" '--remap-path-prefix={folder}={name}'"));
         }
-        flags
+        script.push_str(OUTPUT_OF_BUILD_SCRIPT);
+        script
     }
 
     fn c_flags(&self) -> OsString {
@@ -129,16 +154,11 @@ mod tests {
             cargo_home: "/home/me/.cargo".into(),
             target: "/home/me/peili/target/dist/build".into(),
         };
-        let flags = paths.rust_flags().into_string().expect("text");
-        let flags: Vec<_> = flags.split(SEPARATOR).collect();
-        assert_eq!(
-            flags,
-            [
-                "-Ctarget-feature=+crt-static",
-                "--remap-path-prefix=/home/me/peili=/peili",
-                "--remap-path-prefix=/home/me/.cargo=/cargo",
-                "--remap-path-prefix=/home/me/peili/target/dist/build=/target",
-            ]
-        );
+        assert!(paths.rustc_wrapper().ends_with(
+            "\nexec \"$@\" '--remap-path-prefix=/home/me/peili=/peili' \
+             '--remap-path-prefix=/home/me/.cargo=/cargo' \
+             '--remap-path-prefix=/home/me/peili/target/dist/build=/target' \
+             ${OUT_DIR:+\"--remap-path-prefix=$OUT_DIR=/target/out/$CARGO_PKG_NAME\"}\n"
+        ));
     }
 }
