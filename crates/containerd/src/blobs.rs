@@ -10,9 +10,6 @@ use std::time::SystemTime;
 use oci::Digest;
 use rustix::fs::OFlags;
 
-/// The folders that blobs may lie in: the algorithms that [`Digest`] knows.
-pub(crate) const ALGORITHMS: [&str; 2] = ["sha256", "sha512"];
-
 pub(crate) fn folder(content: &Path, algorithm: &str) -> PathBuf {
     content.join("blobs").join(algorithm)
 }
@@ -104,7 +101,7 @@ pub(crate) fn list(content: &Path) -> io::Result<HashMap<Digest, Found>> {
         }
         Err(e) => return Err(e),
     }
-    for algorithm in ALGORITHMS {
+    for algorithm in Digest::ALGORITHMS {
         let entries = match folder(content, algorithm).read_dir() {
             Ok(entries) => entries,
             // containerd makes the folder with the first blob.

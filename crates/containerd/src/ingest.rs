@@ -138,9 +138,9 @@ fn read_total(ingest: &Path) -> Option<u64> {
 /// The digest at the end of a reference. Its head varies: `k8s.io/1/layer-sha256:…` with the namespace and a
 /// sequence number, `manifest-`, `config-`, `unknown-`, or an image's name and `@`.
 fn digest_of(reference: &str) -> Option<Digest> {
-    let start = ["sha256:", "sha512:"]
+    let start = Digest::ALGORITHMS
         .iter()
-        .filter_map(|a| reference.rfind(a))
+        .filter_map(|algorithm| reference.rfind(&format!("{algorithm}:")))
         .max()?;
     reference.get(start..)?.trim_end().parse().ok()
 }

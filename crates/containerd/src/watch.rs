@@ -8,7 +8,7 @@ use futures::StreamExt;
 use inotify::{Event, EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
 use oci::Digest;
 
-use crate::blobs::{self, ALGORITHMS};
+use crate::blobs;
 
 /// Bytes for events read at once, about a hundred.
 const BUFFER: usize = 16 << 10;
@@ -120,7 +120,7 @@ impl Watch {
             self.add(Folder::Content)?;
         }
         self.add(Folder::Blobs)?;
-        for algorithm in ALGORITHMS {
+        for algorithm in Digest::ALGORITHMS {
             self.add(Folder::Algorithm(algorithm))?;
         }
         Ok(())

@@ -121,7 +121,8 @@ pub(crate) async fn pull(
     let mut seen = BTreeSet::new();
     let mut children = manifest.children;
     children.retain(|child| seen.insert(child.digest.clone()));
-    let sizes = children.iter().map(|child| child.size);
+    let size_of = |child: &Child| child.size.unwrap_or_default();
+    let sizes = children.iter().map(size_of);
     let content = sizes.fold(0, u64::saturating_add);
     let total = content.saturating_add(metadata);
     client.watch.size(total);
@@ -132,11 +133,11 @@ pub(crate) async fn pull(
         .try_collect::<()>()
         .await?;
     let configs = children.iter().filter(|child| child.role == Role::Config);
-    objects.extend(children.iter().map(|c| (c.digest.clone(), c.size)));
+    objects.extend(children.iter().map(|c| (c.digest.clone(), size_of(c))));
     Ok(Pulled {
         digest,
         bytes: total,
-        metadata: metadata + configs.map(|config| config.size).sum::<u64>(),
+        metadata: metadata + configs.map(size_of).sum::<u64>(),
         objects,
     })
 }
@@ -201,9 +202,11 @@ impl Client {
             .ask(&Method::GET, "blobs", child.digest.as_str(), &what)
             .await?;
         let watch = |piece: &Bytes| self.watch.more(piece.len() as u64);
-        let received = read(answer, &child.digest, child.size, &what, watch).await?;
-        if received != child.size {
-            let expected = child.size;
+        let limit = child.size.unwrap_or(u64::MAX);
+        let received = read(answer, &child.digest, limit, &what, watch).await?;
+        if let Some(expected) = child.size
+            && received != expected
+        {
             return Err(PullError::Size {
                 what,
                 received,

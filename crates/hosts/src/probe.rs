@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use names::Cache;
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -45,8 +44,6 @@ pub enum ProbeError {
     Endpoint(String),
     #[error("{0}")]
     Name(String),
-    #[error("the system's name servers cannot be read from /etc/resolv.conf")]
-    Resolver(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("ended before all nodes were clean{}", .0.as_deref().map(|last| format!("; at last {last}")).unwrap_or_default())]
     Interrupted(Option<String>),
 }
@@ -95,14 +92,14 @@ impl fmt::Display for Endpoint {
 /// nodes may take is for the caller to say, through `shutdown`.
 ///
 /// # Errors
-/// `shutdown` came first, or there are no name servers to ask.
+/// `shutdown` came first.
 pub async fn wait(
     endpoint: &Endpoint,
     period: Duration,
     threshold: NonZeroU32,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ProbeError> {
-    let names = Names::new(endpoint)?;
+    let names = Names::new(endpoint);
     let mut last = None;
     tokio::select! {
         () = shutdown => {}
@@ -165,9 +162,9 @@ pub type Answer = (SocketAddr, Result<Bytes, String>);
 /// Asks every address of the endpoint for a path, once.
 ///
 /// # Errors
-/// The name does not resolve, or there are no name servers to ask.
+/// The name does not resolve.
 pub async fn get_all(endpoint: &Endpoint, path: &str) -> Result<Vec<Answer>, ProbeError> {
-    let names = Names::new(endpoint)?;
+    let names = Names::new(endpoint);
     ask(endpoint, &names, path).await.map_err(ProbeError::Name)
 }
 
@@ -223,48 +220,26 @@ fn first_line(body: &[u8]) -> String {
     line.chars().take(LONGEST_LINE).collect()
 }
 
-/// Where the addresses of the endpoint come from.
-enum Names {
-    Literal(IpAddr),
-    System {
-        resolver: Box<TokioResolver>,
-        host: String,
-    },
+/// Where the addresses of the endpoint come from. Pods come and go between rounds.
+struct Names {
+    system: names::Names,
+    host: String,
 }
 
 impl Names {
-    fn new(endpoint: &Endpoint) -> Result<Self, ProbeError> {
-        if let Ok(literal) = endpoint.host.parse() {
-            return Ok(Self::Literal(literal));
-        }
-        let failed = |e: hickory_resolver::net::NetError| ProbeError::Resolver(Box::new(e));
-        let mut builder = TokioResolver::builder_tokio().map_err(failed)?;
-        let options = builder.options_mut();
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        // Pods come and go between rounds.
-        options.cache_size = 0;
-        let resolver = Box::new(builder.build().map_err(failed)?);
-        Ok(Self::System {
-            resolver,
+    fn new(endpoint: &Endpoint) -> Self {
+        Self {
+            system: names::Names::of_system(Cache::Unused),
             host: endpoint.host.clone(),
-        })
+        }
     }
 
     async fn addresses(&self) -> Result<Vec<IpAddr>, String> {
-        let (resolver, host) = match self {
-            Self::Literal(address) => return Ok(vec![*address]),
-            Self::System { resolver, host } => (resolver, host),
-        };
-        let found = timeout(LOOKUP_LIMIT, resolver.lookup_ip(host.as_str()))
+        let host = &self.host;
+        timeout(LOOKUP_LIMIT, self.system.addresses(host))
             .await
             .map_err(|_| format!("{host} did not resolve within {} s", LOOKUP_LIMIT.as_secs()))?
-            .map_err(|e| format!("{host} does not resolve: {e}"))?;
-        let addresses: Vec<_> = found.iter().collect();
-        if addresses.is_empty() {
-            Err(format!("{host} has no address"))
-        } else {
-            Ok(addresses)
-        }
+            .map_err(|error| error.to_string())
     }
 }
 

@@ -2,14 +2,10 @@
 
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Client, Method, StatusCode};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -158,18 +154,12 @@ impl Api {
             path: self.account.folder.join("ca.crt"),
             cause,
         };
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&self.read("ca.crt").await?) {
-            let certificate = certificate.map_err(|error| fault(error.into()))?;
-            roots
-                .add(certificate)
-                .map_err(|error| fault(error.into()))?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut roots = tls::Roots::none();
+        let text = self.read("ca.crt").await?;
+        roots
+            .add_pem(&self.account.folder.join("ca.crt"), &text)
+            .map_err(|error| fault(error.into()))?;
+        let tls = tls::client(roots, None)?;
         Client::builder()
             .tls_backend_preconfigured(tls)
             // A proxy is for the way out of the cluster.

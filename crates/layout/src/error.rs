@@ -55,11 +55,23 @@ pub enum OpenError {
          remove the file or give another --store-path"
     )]
     Damaged(PathBuf),
+    #[error(
+        "the file system that {0} was on is not mounted there any more; mount it again or restart Peili"
+    )]
+    OtherDevice(PathBuf),
     #[error("cannot read or write {path} of the store; check its owner, its mode and the disk")]
     Io { path: PathBuf, source: io::Error },
 }
 
 impl OpenError {
+    /// What the disk said, or else what is said here.
+    pub(crate) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => source,
+            other => io::Error::other(other.to_string()),
+        }
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         |source| Self::Io {
             path: path.to_owned(),

@@ -8,24 +8,37 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Opens a regular file.
+use crate::identity::Identity;
+
+/// Opens a regular file. Anything else is [`io::ErrorKind::InvalidData`].
 pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    options.custom_flags(flags.bits().cast_signed());
-    let file = options.open(path).map_err(|error| {
-        if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
-            return io::Error::other("it is a link, not a regular file");
-        }
-        error
-    })?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    Ok(file)
+    Ok(open_identified(path, options)?.0)
 }
 
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     open(path, File::options().read(true))
+}
+
+/// Opens a regular file to read it, and says which one that is.
+pub(crate) fn open_object(path: &Path) -> io::Result<(File, Identity)> {
+    open_identified(path, File::options().read(true))
+}
+
+fn open_identified(path: &Path, options: &mut OpenOptions) -> io::Result<(File, Identity)> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    options.custom_flags(flags.bits().cast_signed());
+    let other = |text| io::Error::new(io::ErrorKind::InvalidData, text);
+    let file = options.open(path).map_err(|error| {
+        if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
+            return other("it is a link, not a regular file");
+        }
+        error
+    })?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(other("it is not a regular file"));
+    }
+    Ok((file, Identity::from(&metadata)))
 }
 
 /// Reads a file that may have at most `limit` bytes.
@@ -34,17 +47,32 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = open_to_read(path)?;
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("more than {limit} bytes"),
-        ));
+        return Err(io::Error::other(format!("more than {limit} bytes")));
     }
     Ok(bytes)
 }
 
-/// Removes a file, which may have gone already.
+/// Makes a file that is not there yet. What an earlier attempt could not remove goes first: the caller knows that
+/// nobody uses it.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            remove(path)?;
+            options.open(path)
+        }
+        opened => opened,
+    }
+}
+
+/// Removes a file, which may have gone already, or an empty folder in its place.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    let removed = match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir(path),
+        removed => removed,
+    };
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -1,89 +1,142 @@
 //! The folder on disk: where its parts lie, and how files in it are replaced so that a crash leaves old or new.
 
-use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use oci::Digest;
-use serde::Deserialize;
+use parking_lot::Mutex;
 
+use crate::disk;
 use crate::error::OpenError;
-use crate::files::{self, read_bounded};
+use crate::files;
+use crate::inspect::{Origin, entries, inspect, leftovers, version};
 
 pub(crate) const INDEX: &str = "index.json";
 pub(crate) const JOURNAL: &str = "peili.journal";
-const LAYOUT: &str = "oci-layout";
-const LOCK: &str = "peili.lock";
-const BLOBS: &str = "blobs";
-const INGEST: &str = "ingest";
+pub(crate) const LAYOUT: &str = "oci-layout";
+pub(crate) const LOCK: &str = "peili.lock";
+pub(crate) const BLOBS: &str = "blobs";
+pub(crate) const INGEST: &str = "ingest";
 /// How the names of files in `ingest/` begin that are on their way out.
 pub(crate) const REMOVED: &str = "removed-";
-const ALGORITHMS: [&str; 2] = ["sha256", "sha512"];
+/// What follows the name of a file that is put aside.
+const DAMAGED: &str = ".damaged";
 
 /// The one version that image-layout.md names; it has not changed with the specification's.
-const LAYOUT_VERSION: &str = "1.0.0";
-/// `oci-layout` is one short line.
-const MAX_LAYOUT_FILE: u64 = 4096;
+pub(crate) const LAYOUT_VERSION: &str = "1.0.0";
+/// Bytes that [`Folder::try_write`] writes.
+const TRIAL_SIZE: usize = 4096;
 
 /// An image layout that no other process of ours has open.
 pub(crate) struct Folder {
     root: PathBuf,
     origin: Origin,
-    /// Locked for as long as it is open.
-    _lock: File,
-}
-
-/// Whose the folder was when it was opened.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// A layout with our journal.
-    Ours,
-    /// A layout that another tool made, or a first start of ours that did not get far.
-    Others,
-    /// Not a layout yet.
-    Empty,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LayoutFile {
-    image_layout_version: String,
+    /// The file system that it lies on, once that is known.
+    device: OnceLock<u64>,
+    /// Locked for as long as it is open. `None` until it can be made: the disk was full or read-only.
+    lock: Mutex<Option<File>>,
 }
 
 impl Folder {
     /// Makes the folder a layout where it is not one yet, and locks it. What is in it stays: other programs keep
-    /// folders with the same names, and a mistaken path must not cost them anything.
-    pub(crate) fn open(root: &Path) -> Result<Self, OpenError> {
+    /// folders with the same names, and a mistaken path must not cost them anything. Where the disk takes no more, the
+    /// folder is opened as it is, and the error is handed back beside it.
+    pub(crate) fn open(root: &Path) -> Result<(Self, Option<io::Error>), OpenError> {
+        let folder = Self {
+            root: root.to_owned(),
+            origin: inspect(root)?,
+            device: OnceLock::new(),
+            lock: Mutex::new(None),
+        };
+        match folder.prepare() {
+            Ok(()) => Ok((folder, None)),
+            Err(OpenError::Io { path, source }) if disk::takes_no_more(&source) => {
+                Ok((folder, Some(disk::explain(&path, &source))))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes what is missing of the layout: all of it at the first start, later what somebody removed.
+    ///
+    /// # Errors
+    /// It cannot be written, is somebody else's by now, or its file system is not mounted any more: what lies below
+    /// the place where it was mounted is not ours to fill.
+    pub(crate) fn prepare(&self) -> Result<(), OpenError> {
+        self.refuse_other_device()?;
         // What it will hold may be private: nobody else reads a folder that we make.
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        builder.create(root).map_err(OpenError::io(root))?;
-        let origin = origin(root)?;
-        let [blobs, ingest] = [BLOBS, INGEST].map(|name| root.join(name));
-        let algorithms = ALGORITHMS.map(|algorithm| blobs.join(algorithm));
-        let parts = [&blobs, &ingest];
-        for path in parts.into_iter().chain(&algorithms) {
-            refuse_other_than_folder(path)?;
-        }
-        if origin == Origin::Empty {
-            refuse_blobs(&blobs)?;
-        }
-        leftovers(&ingest, origin)?;
-        let folder = Self {
-            root: root.to_owned(),
-            origin,
-            _lock: lock(root)?,
-        };
-        for path in algorithms.iter().chain([&ingest]) {
+        builder
+            .create(&self.root)
+            .map_err(OpenError::io(&self.root))?;
+        let metadata = fs::metadata(&self.root).map_err(OpenError::io(&self.root))?;
+        self.device.get_or_init(|| metadata.dev());
+        self.lock()?;
+        let blobs = self.root.join(BLOBS);
+        let algorithms = Digest::ALGORITHMS.map(|algorithm| blobs.join(algorithm));
+        for path in algorithms.iter().chain([&self.root.join(INGEST)]) {
             builder.create(path).map_err(OpenError::io(path))?;
         }
-        if origin == Origin::Empty {
+        let layout = self.root.join(LAYOUT);
+        let is_missing = match version(&layout) {
+            Ok(version) => version.is_empty(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if is_missing {
             let text = format!(r#"{{"imageLayoutVersion":"{LAYOUT_VERSION}"}}"#);
-            let written = folder.replace(LAYOUT, text.as_bytes());
-            written.map_err(OpenError::io(&root.join(LAYOUT)))?;
+            let written = self.replace(LAYOUT, text.as_bytes());
+            written.map_err(OpenError::io(&layout))?;
         }
-        Ok(folder)
+        Ok(())
+    }
+
+    fn refuse_other_device(&self) -> Result<(), OpenError> {
+        let Some(device) = self.device.get() else {
+            return Ok(());
+        };
+        // Where the folder is missing, it would be made on the file system of what is above it.
+        let metadata = self
+            .root
+            .ancestors()
+            .find_map(|path| fs::metadata(path).ok());
+        if metadata.is_some_and(|metadata| metadata.dev() == *device) {
+            return Ok(());
+        }
+        Err(OpenError::OtherDevice(self.root.clone()))
+    }
+
+    /// Locks the folder, unless it is.
+    fn lock(&self) -> Result<(), OpenError> {
+        let mut lock = self.lock.lock();
+        if let Some(file) = &*lock
+            && file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+        {
+            return Ok(());
+        }
+        if lock.is_some() {
+            // It was removed with the lock: what is there now may be anybody's.
+            inspect(&self.root)?;
+        }
+        let path = self.root.join(LOCK);
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true);
+        let file = match files::open(&path, &mut options) {
+            // One that is there already can be locked without writing.
+            Err(error) if disk::takes_no_more(&error) => {
+                files::open_to_read(&path).map_err(|_| OpenError::io(&path)(error))
+            }
+            opened => opened.map_err(OpenError::io(&path)),
+        }?;
+        match file.try_lock() {
+            Ok(()) => *lock = Some(file),
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(self.root.clone())),
+            Err(TryLockError::Error(source)) => return Err(OpenError::Io { path, source }),
+        }
+        Ok(())
     }
 
     /// Removes what an earlier process of ours left half done.
@@ -92,6 +145,15 @@ impl Folder {
             files::remove(&path).map_err(OpenError::io(&path))?;
         }
         Ok(())
+    }
+
+    /// Whether it had our journal when it was opened.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.origin == Origin::Ours
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -112,7 +174,7 @@ impl Folder {
     /// The objects in `blobs/` with their sizes in bytes. What is no regular file or not named by a digest is none.
     pub(crate) fn blobs(&self) -> Result<Vec<(Digest, u64)>, OpenError> {
         let mut found = Vec::new();
-        for algorithm in ALGORITHMS {
+        for algorithm in Digest::ALGORITHMS {
             let folder = self.root.join(BLOBS).join(algorithm);
             for (name, metadata) in entries(&folder)? {
                 let text = format!("{algorithm}:{name}");
@@ -130,8 +192,7 @@ impl Folder {
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let prepared = self.ingest(name);
         // An earlier process may have left one there.
-        files::remove(&prepared)?;
-        let written = File::create_new(&prepared)
+        let written = files::create(&prepared)
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&prepared, self.root.join(name)));
         if let Err(error) = written {
@@ -140,6 +201,15 @@ impl Folder {
             return Err(error);
         }
         sync_folder(&self.root)
+    }
+
+    /// Puts a file of the root aside, so that another can take its place.
+    pub(crate) fn set_aside(&self, name: &str) -> io::Result<()> {
+        let aside = self.root.join(format!("{name}{DAMAGED}"));
+        match fs::rename(self.root.join(name), aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Moves a prepared file into `blobs/`, for good.
@@ -152,137 +222,34 @@ impl Folder {
             let _ = fs::remove_file(&blob);
         })
     }
+
+    /// Finds out whether `bytes` more can be written, by what the file system says and by writing a little.
+    pub(crate) fn try_write(&self, bytes: u64) -> io::Result<()> {
+        let free = rustix::fs::statvfs(&self.root)?;
+        if free.f_bavail.saturating_mul(free.f_frsize) < bytes {
+            return Err(io::Error::from(rustix::io::Errno::NOSPC));
+        }
+        // No file on its way out has this number.
+        let path = self.ingest(&format!("{REMOVED}0"));
+        let written = files::create(&path).and_then(|mut file| {
+            file.write_all(&[0; TRIAL_SIZE])
+                .and_then(|()| file.sync_all())
+        });
+        // What it could not remove, the next trial does.
+        written.and(files::remove(&path))
+    }
+}
+
+impl Drop for Folder {
+    /// A child that another thread has just forked holds the file open until it executes its program: closing it does
+    /// not unlock it then.
+    fn drop(&mut self) {
+        if let Some(lock) = self.lock.get_mut() {
+            let _ = lock.unlock();
+        }
+    }
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
-}
-
-fn origin(root: &Path) -> Result<Origin, OpenError> {
-    let is_there = |name| {
-        let path = root.join(name);
-        match path.symlink_metadata() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(OpenError::Io { path, source }),
-        }
-    };
-    if is_there(LAYOUT)? {
-        check_version(&root.join(LAYOUT))?;
-        return Ok(if is_there(JOURNAL)? {
-            Origin::Ours
-        } else {
-            Origin::Others
-        });
-    }
-    // What a first start of ours can have left there; a file system of its own may be mounted there.
-    let expected = [LOCK, BLOBS, INGEST, "lost+found"];
-    for (name, _) in entries(root)? {
-        if !expected.contains(&name.as_str()) {
-            return Err(OpenError::NotALayout(root.to_owned()));
-        }
-    }
-    Ok(Origin::Empty)
-}
-
-fn check_version(path: &Path) -> Result<(), OpenError> {
-    let text = read_bounded(path, MAX_LAYOUT_FILE).map_err(OpenError::io(path))?;
-    let version = serde_json::from_slice::<LayoutFile>(&text)
-        .map(|file| file.image_layout_version)
-        .unwrap_or_default();
-    if version != LAYOUT_VERSION {
-        return Err(OpenError::LayoutVersion {
-            path: path.to_owned(),
-            version,
-            known: LAYOUT_VERSION,
-        });
-    }
-    Ok(())
-}
-
-/// A link could lead into somebody else's folder, whose files would then count as ours.
-fn refuse_other_than_folder(path: &Path) -> Result<(), OpenError> {
-    match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(OpenError::NotAFolder(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(OpenError::io(path)(source)),
-    }
-}
-
-/// Without a layout, nothing can be in `blobs/` but the empty folders of a first start of ours.
-fn refuse_blobs(blobs: &Path) -> Result<(), OpenError> {
-    for (name, _) in entries(blobs)? {
-        let path = blobs.join(&name);
-        if !ALGORITHMS.contains(&name.as_str()) {
-            return Err(OpenError::NotOurs(path));
-        }
-        if let Some((name, _)) = entries(&path)?.first() {
-            return Err(OpenError::NotOurs(path.join(name)));
-        }
-    }
-    Ok(())
-}
-
-/// What an earlier process of ours left half done in `ingest/`.
-///
-/// # Errors
-/// Something there is not ours.
-fn leftovers(ingest: &Path, origin: Origin) -> Result<Vec<PathBuf>, OpenError> {
-    let mut found = Vec::new();
-    for (name, metadata) in entries(ingest)? {
-        let path = ingest.join(&name);
-        if !metadata.is_file() {
-            return Err(OpenError::NotAFile(path));
-        }
-        let is_ours = match origin {
-            Origin::Ours => {
-                [LAYOUT, INDEX, JOURNAL].contains(&name.as_str())
-                    || name.starts_with(REMOVED)
-                    || ALGORITHMS.iter().any(|a| name.starts_with(a))
-            }
-            // As far as a first start of ours can have come.
-            Origin::Others | Origin::Empty => [LAYOUT, JOURNAL].contains(&name.as_str()),
-        };
-        if !is_ours {
-            return Err(OpenError::NotOurs(path));
-        }
-        found.push(path);
-    }
-    Ok(found)
-}
-
-/// The entries of a folder, themselves and not what they link to; none where it is missing.
-fn entries(folder: &Path) -> Result<Vec<(String, Metadata)>, OpenError> {
-    let read = match fs::read_dir(folder) {
-        Ok(read) => read,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(OpenError::io(folder)(source)),
-    };
-    let mut found = Vec::new();
-    for entry in read {
-        let entry = entry.map_err(OpenError::io(folder))?;
-        match entry.metadata() {
-            // A name that is no text is none of ours either way.
-            Ok(metadata) => {
-                found.push((entry.file_name().to_string_lossy().into_owned(), metadata));
-            }
-            // Gone since the folder was read.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(OpenError::io(&entry.path())(source)),
-        }
-    }
-    Ok(found)
-}
-
-fn lock(root: &Path) -> Result<File, OpenError> {
-    let path = root.join(LOCK);
-    let mut options = File::options();
-    options.create(true).truncate(false).write(true);
-    let file = files::open(&path, &mut options).map_err(OpenError::io(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(root.to_owned())),
-        Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
-    }
 }

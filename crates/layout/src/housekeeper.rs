@@ -1,6 +1,8 @@
-//! What is written down later and off the runtime's threads: tags, and when objects were used.
+//! What is done later and off the runtime's threads: tags and times of use are written down, files removed, and a
+//! folder that lost parts is mended.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -8,8 +10,10 @@ use std::time::Duration;
 use oci::Digest;
 use parking_lot::{Condvar, Mutex};
 
+use crate::disk;
+use crate::error::OpenError;
+use crate::folder::{INDEX, JOURNAL};
 use crate::index::Index;
-use crate::journal::Journal;
 use crate::store::Shared;
 
 /// Use times younger than this may be lost in a crash.
@@ -22,16 +26,38 @@ pub(crate) struct Wake {
     changed: Condvar,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Due {
     index: bool,
+    /// The folder may lack parts, which can be made again.
+    mend: bool,
+    /// Files that were taken out, to be removed.
+    removals: Vec<PathBuf>,
     end: bool,
+}
+
+impl Due {
+    fn is_nothing(&self) -> bool {
+        !self.index && !self.mend && self.removals.is_empty() && !self.end
+    }
 }
 
 impl Wake {
     /// Asks for `index.json` to be written. Many asking are served by one writing.
     pub(crate) fn index(&self) {
         self.due.lock().index = true;
+        self.changed.notify_one();
+    }
+
+    /// Asks for the folder to be mended.
+    pub(crate) fn mend(&self) {
+        self.due.lock().mend = true;
+        self.changed.notify_one();
+    }
+
+    /// Asks for a file to be removed that was taken out.
+    pub(crate) fn remove(&self, path: PathBuf) {
+        self.due.lock().removals.push(path);
         self.changed.notify_one();
     }
 
@@ -42,12 +68,20 @@ impl Wake {
 
     fn wait(&self) -> Due {
         let mut due = self.due.lock();
-        if !due.index && !due.end {
+        if due.is_nothing() {
             self.changed.wait_for(&mut due, SAVE_EVERY);
         }
-        let told = *due;
-        due.index = false;
-        told
+        let end = due.end;
+        Due {
+            end,
+            ..std::mem::replace(
+                &mut due,
+                Due {
+                    end,
+                    ..Due::default()
+                },
+            )
+        }
     }
 }
 
@@ -65,8 +99,9 @@ impl Housekeeper {
             .spawn(move || {
                 loop {
                     let due = own.wake.wait();
+                    let is_last = due.end;
                     round(&own, &mut index, due);
-                    if due.end {
+                    if is_last {
                         break;
                     }
                 }
@@ -89,14 +124,55 @@ impl Drop for Housekeeper {
 }
 
 fn round(shared: &Shared, index: &mut Index, due: Due) {
-    if due.index
+    for path in due.removals {
+        Shared::remove(&path);
+    }
+    if !mend(shared) {
+        // Nothing can be written where the folder cannot be whole.
+        return;
+    }
+    if (due.index || due.mend || index.is_behind())
         && let Err(error) = index.write(&shared.folder, &shared.catalog)
     {
-        tracing::warn!(%error, "cannot write the tags of the store; check the disk under --store-path");
+        tell(shared, INDEX, &error);
     }
     if let Err(error) = save_uses(shared) {
-        tracing::warn!(%error, "cannot write the journal of the store; check the disk under --store-path");
+        tell(shared, JOURNAL, &error);
     }
+}
+
+/// Says what could not be written: what the disk refuses counts as an outage, anything else is logged by itself.
+fn tell(shared: &Shared, name: &str, error: &io::Error) {
+    let path = shared.folder.path(name);
+    if error.raw_os_error().is_some() {
+        shared.disk.failed(&disk::explain(&path, error), 0);
+    } else {
+        let path = path.display();
+        tracing::warn!(%path, %error, "cannot write a file of the store");
+    }
+}
+
+/// Makes parts of the folder again that somebody removed, and looks whether an outage is over. Whether the folder is
+/// whole.
+fn mend(shared: &Shared) -> bool {
+    let mended = shared.folder.prepare().map_err(|error| match error {
+        OpenError::Io { path, source } => disk::explain(&path, &source),
+        other => io::Error::other(other.to_string()),
+    });
+    let is_whole = mended.is_ok();
+    let needed = shared.disk.needed();
+    let written = mended.and_then(|()| match needed {
+        Some(bytes) => {
+            let written = shared.folder.try_write(bytes);
+            written.map_err(|error| disk::explain(shared.folder.root(), &error))
+        }
+        None => Ok(()),
+    });
+    match written {
+        Ok(()) => shared.disk.wrote(needed.unwrap_or(0)),
+        Err(error) => shared.disk.failed(&error, needed.unwrap_or(0)),
+    }
+    is_whole
 }
 
 fn save_uses(shared: &Shared) -> io::Result<()> {
@@ -110,24 +186,12 @@ fn save_uses(shared: &Shared) -> io::Result<()> {
         });
         (uses.collect(), state.space.len())
     };
-    if journal.is_long(objects) {
-        *journal = rewrite(shared)?;
+    if journal.is_long(objects) || !journal.is_sound() {
+        *journal = shared.renew_journal()?;
         return Ok(());
     }
-    journal.record_uses(&uses)
-}
-
-/// Writes the journal anew. The caller holds it, so that no object is between its line and the catalog.
-fn rewrite(shared: &Shared) -> io::Result<Journal> {
-    let digests = shared.catalog.digests();
-    let objects: Vec<_> = digests
-        .into_iter()
-        .filter_map(|digest| {
-            let object = shared.catalog.object(&digest)?;
-            let used = shared.state.lock().space.used(&digest);
-            Some((digest, object, used))
-        })
-        .collect();
-    let records = objects.iter().map(|(d, object, used)| (d, object, *used));
-    Journal::rewrite(&shared.folder, records)
+    journal.record_uses(&uses).inspect_err(|_| {
+        let digests = uses.into_iter().map(|(digest, _)| digest);
+        shared.state.lock().unsaved_uses.extend(digests);
+    })
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use mirror::Catalog;
-use oci::{Digest, MAX_MANIFEST_SIZE, Manifest, Name, TagName};
+use oci::{Digest, MAX_MANIFEST_SIZE, MediaType, Name, TagName};
 use serde_json::{Value, json};
 
 use crate::error::OpenError;
@@ -24,6 +24,10 @@ pub(crate) struct Index {
     tags: BTreeMap<TagName, Entry>,
     /// Entries whose name is none of ours, or none: kept as they are for as long as what they name is here.
     others: Vec<Entry>,
+    /// Whether what is on disk cannot be understood. It is put aside before it is replaced.
+    is_damaged: bool,
+    /// Whether what was last to be written is on disk.
+    is_written: bool,
 }
 
 struct Entry {
@@ -32,7 +36,7 @@ struct Entry {
 }
 
 impl Index {
-    /// Reads the index; none is an empty one.
+    /// Reads the index; none is an empty one, and so is one of ours that lost its bytes: tags are asked for again.
     pub(crate) fn read(folder: &Folder) -> Result<Self, OpenError> {
         let path = folder.path(INDEX);
         let fault = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Index {
@@ -47,9 +51,21 @@ impl Index {
             }
             Err(error) => return Err(fault(error.into())),
         };
-        let document: Value = serde_json::from_slice(&bytes).map_err(|e| fault(e.into()))?;
-        let Some(descriptors) = document["manifests"].as_array() else {
-            return Err(fault("no list of manifests".into()));
+        let parsed = serde_json::from_slice::<Value>(&bytes);
+        let descriptors = match &parsed {
+            Ok(document) => document["manifests"].as_array(),
+            Err(_) => None,
+        };
+        let Some(descriptors) = descriptors else {
+            if folder.is_ours() {
+                tracing::warn!(path = %path.display(), "the tags of the store are damaged; they are asked for again");
+                return Ok(Self {
+                    is_damaged: true,
+                    ..Self::default()
+                });
+            }
+            let source = parsed.map_or_else(Into::into, |_| "no list of manifests".into());
+            return Err(fault(source));
         };
         let mut index = Self::default();
         for descriptor in descriptors {
@@ -74,6 +90,11 @@ impl Index {
         self.tags.iter().map(|(name, entry)| (name, &entry.digest))
     }
 
+    /// Whether what is on disk may be older than what the catalog last said.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.is_written
+    }
+
     /// Writes the tags of the catalog whose manifests are here.
     pub(crate) fn write(&mut self, folder: &Folder, catalog: &Catalog) -> io::Result<()> {
         let mut tags = BTreeMap::new();
@@ -93,23 +114,56 @@ impl Index {
         let manifests: Vec<_> = entries.map(|entry| &entry.descriptor).collect();
         let document = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests});
         let bytes = serde_json::to_vec(&document)?;
+        self.is_written = false;
         if bytes.len() as u64 > MAX_INDEX {
+            // They stay too many: only what the disk refuses is tried again.
+            self.is_written = true;
             let text = format!("{} tags are too many for {INDEX}", self.tags.len());
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+            return Err(io::Error::other(text));
         }
-        folder.replace(INDEX, &bytes)
+        if self.is_damaged {
+            folder.set_aside(INDEX)?;
+            self.is_damaged = false;
+        }
+        let written = folder.replace(INDEX, &bytes);
+        self.is_written = written.is_ok();
+        written
     }
 }
 
-/// The descriptor of a tag's manifest; `None` if it is none, or has gone.
+/// The descriptor of a tag's manifest, whatever its form; `None` if it has gone.
 fn describe(blob: &Path, name: &TagName, digest: Digest) -> Option<Entry> {
     let bytes = read_bounded(blob, MAX_MANIFEST_SIZE).ok()?;
-    let manifest = Manifest::parse(&bytes).ok()?;
     let descriptor = json!({
-        "mediaType": manifest.media_type.as_str(),
+        "mediaType": MediaType::of_manifest(&bytes, None).as_str(),
         "digest": digest.as_str(),
         "size": bytes.len(),
         "annotations": {REF_NAME: name.to_string()},
     });
     Some(Entry { digest, descriptor })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_described_whatever_the_form_of_its_manifest() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let name: Name = "quay.io/a/b:1".parse().expect("a name");
+        let name = name.tag_name().expect("a tag");
+        let path = folder.path().join("blob");
+        for (bytes, media_type) in [
+            (&br#"{"manifests":null}"#[..], INDEX_TYPE),
+            (br#"{"mediaType":"a/b"}"#, "a/b"),
+            (b"no JSON", "application/octet-stream"),
+        ] {
+            std::fs::write(&path, bytes).expect("a file");
+            let entry = describe(&path, &name, Digest::sha256(bytes)).expect("it is here");
+            assert_eq!(entry.descriptor["mediaType"], media_type);
+            assert_eq!(entry.descriptor["size"], bytes.len());
+        }
+        let gone = folder.path().join("gone");
+        assert!(describe(&gone, &name, Digest::sha256(b"")).is_none());
+    }
 }

@@ -13,6 +13,9 @@ use oci::{Digest, Hasher};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
+use crate::files;
+use crate::folder::JOURNAL;
+use crate::identity::{self, Identity};
 use crate::store::{Shared, State};
 
 /// Room is made this far ahead of what has been written, and not for all that a peer announces: who announces much and
@@ -28,12 +31,7 @@ pub(crate) fn begin(
     let name = format!("{}-{}", digest.algorithm(), digest.encoded());
     let path = shared.folder.ingest(&name);
     // Followers read through the same descriptor, each at an offset of its own.
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .map_err(|error| explain(&error))?;
+    let file = files::create(&path).map_err(|error| shared.failed(&path, &error, 0))?;
     let file = Arc::new(file);
     let (progress, reader) = watch::channel(Progress {
         written: 0,
@@ -113,9 +111,8 @@ impl Ingest {
         }
         self.promise_up_to(size)?;
         self.claim_up_to(size);
-        self.file
-            .write_all_at(bytes, self.written)
-            .map_err(|error| explain(&error))?;
+        let written = self.file.write_all_at(bytes, self.written);
+        written.map_err(|error| self.failed(&error, size))?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
         }
@@ -131,7 +128,7 @@ impl Ingest {
         if !is_whole || computed.as_ref() != Some(&digest) {
             return Err(IntakeError::Mismatch { digest });
         }
-        self.file.sync_all().map_err(|error| explain(&error))?;
+        self.seal()?;
         let object = Object {
             size: self.written,
             origins: provenance.origin.into_iter().collect(),
@@ -141,24 +138,51 @@ impl Ingest {
         let shared = self.shared.clone();
         let mut journal = shared.journal.lock();
         let used = shared.state.lock().space.next_use();
-        journal
-            .record(&digest, &object, used)
-            .and_then(|()| shared.folder.admit(&self.path, &digest))
-            .map_err(|error| explain(&error))?;
+        let recorded = shared.record(&mut journal, &digest, &object, used);
+        recorded.map_err(|error| shared.failed(&shared.folder.path(JOURNAL), &error, written))?;
+        let admitted = shared.folder.admit(&self.path, &digest);
+        admitted.map_err(|error| self.failed(&error, written))?;
+        // The rename was the last change of the file that is ours.
+        let identity = Identity::of(&self.file).ok();
         // It is here for good. Now it is seen, by all at once.
         let mut state = shared.state.lock();
         self.is_committed = true;
         state.ingests.remove(&digest);
         state.space.release(self.promised, self.claimed);
         state.space.insert(digest.clone(), object.size);
+        if let Some(identity) = identity {
+            state.note_verified(&digest, identity);
+        }
         shared.metrics.show(&state.space);
         shared.catalog.insert(digest.clone(), object);
         drop((state, journal));
+        shared.disk.wrote(written);
         self.progress.send_modify(|p| {
             p.total = Some(written);
             p.stage = Stage::Complete;
         });
         Ok(())
+    }
+}
+
+impl Ingest {
+    /// Puts the file on disk as it will stay.
+    fn seal(&self) -> Result<(), IntakeError> {
+        // Without it a change right after is noticed a little later, by the background of the next start.
+        let _ = identity::seal(&self.file);
+        let synced = self.file.sync_all();
+        synced.map_err(|error| self.failed(&error, self.written))?;
+        let found = Identity::of(&self.file).map_err(|error| self.failed(&error, self.written))?;
+        if found.size != self.written {
+            let digest = self.digest.clone();
+            return Err(IntakeError::Mismatch { digest });
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: &io::Error, needed: u64) -> io::Error {
+        let needed = self.expected.unwrap_or(needed);
+        self.shared.failed(&self.path, error, needed)
     }
 }
 
@@ -179,20 +203,6 @@ impl Drop for Ingest {
         }
         self.progress.send_modify(|p| p.stage = Stage::Failed);
     }
-}
-
-/// Says what an operator can do about an error of the disk.
-fn explain(error: &io::Error) -> io::Error {
-    let advice = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "the disk under --store-path is full; make room or lower --store-limit"
-        }
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-            "--store-path cannot be written; check its mount and its owner"
-        }
-        _ => "check the disk under --store-path",
-    };
-    io::Error::new(error.kind(), format!("{error}: {advice}"))
 }
 
 /// The end that an async task writes to. The disk's work is done on the runtime's blocking threads, one piece of it

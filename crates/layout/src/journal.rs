@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use mirror::{Object, Visibility};
@@ -152,8 +152,9 @@ fn parse_origin(text: &str) -> Option<Origin> {
 
 /// The writing end.
 pub(crate) struct Journal {
-    file: File,
-    /// Bytes of whole lines. What a failed write left behind them is overwritten.
+    /// `None` where it could not be written at the start.
+    file: Option<File>,
+    /// Bytes of whole lines.
     length: u64,
     lines: usize,
 }
@@ -172,16 +173,39 @@ impl Journal {
         }
         folder.replace(JOURNAL, &bytes)?;
         Ok(Self {
-            file: files::open(&folder.path(JOURNAL), File::options().write(true))?,
+            file: Some(files::open(
+                &folder.path(JOURNAL),
+                File::options().write(true),
+            )?),
             length: bytes.len() as u64,
             lines,
         })
     }
 
+    /// One that cannot be written now. What an earlier one says stays on disk.
+    pub(crate) fn unwritten() -> Self {
+        Self {
+            file: None,
+            length: 0,
+            lines: 0,
+        }
+    }
+
+    /// Whether what is on disk is what was written: nobody removed or changed it, and no failed write left anything
+    /// behind. If not, it has to be written anew before it is appended to.
+    pub(crate) fn is_sound(&self) -> bool {
+        let metadata = self.file.as_ref().map(File::metadata);
+        metadata.is_some_and(|found| found.is_ok_and(|m| m.nlink() > 0 && m.len() == self.length))
+    }
+
     /// Puts on disk what will be true of an object.
     pub(crate) fn record(&mut self, digest: &Digest, object: &Object, used: u64) -> io::Result<()> {
         self.append(&encode(&object_line(digest, object, used))?, 1)?;
-        self.file.sync_data()
+        let synced = self.file.as_ref().map(File::sync_data);
+        synced.unwrap_or(Ok(())).inspect_err(|_| {
+            // The kernel may have dropped what it could not write, this line or any before it.
+            self.file = None;
+        })
     }
 
     /// Notes uses. They are not worth waiting for the disk.
@@ -198,12 +222,13 @@ impl Journal {
     }
 
     fn append(&mut self, bytes: &[u8], lines: usize) -> io::Result<()> {
-        self.file
-            .write_all_at(bytes, self.length)
-            .inspect_err(|_| {
-                // On a full disk part of a line may stand there. Cut off now, or else overwritten by the next one.
-                let _ = self.file.set_len(self.length);
-            })?;
+        let Some(file) = &self.file else {
+            return Err(io::Error::other("the journal has to be written anew"));
+        };
+        file.write_all_at(bytes, self.length).inspect_err(|_| {
+            // On a full disk part of a line may stand there. Where it cannot be cut off, the journal is not sound.
+            let _ = file.set_len(self.length);
+        })?;
         self.length += bytes.len() as u64;
         self.lines += lines;
         Ok(())

@@ -17,6 +17,17 @@
 //! verified when first seen and counts as private, since nobody can say what it took to get it. Lost may be the last
 //! minute of use times (they decide removal only) and tags of the last moments (they are asked for again).
 //!
+//! # What is damaged
+//! An object is trusted for as long as its file is the one that was verified: the same inode, size and times. Any other
+//! is compared with its digest before its end is handed out, each object so once after a start, by the background if
+//! nobody asks for it. One that is wrong, unreadable or gone is no longer counted, removed, and fetched anew when it is
+//! asked for. An index of ours that lost its bytes is put aside as `index.json.damaged`: tags are asked for again.
+//!
+//! # A disk that takes no more
+//! A store on a full or read-only disk is opened all the same and serves what it has. What cannot be written fails its
+//! own intake and nothing else, is told once in the log and by `health` until as much can be written again, and changes
+//! neither what is on disk nor what is known of it: the journal and the index are written anew when they can be.
+//!
 //! # What is removed
 //! Every object stands alone: a mirror answers for one digest at a time, so a manifest whose layers were removed is
 //! no lie, they are fetched again. Removed is what was used longest ago, from two groups: *small* objects (manifests
@@ -27,21 +38,29 @@
 //!
 //! # Folders of others
 //! A layout that another tool made is adopted: from then on it is ours, and what is in it makes room like the rest. But
-//! opening removes nothing that the journal did not know before. What does not fit the limit or is not what its name
-//! says is refused; so is a folder that is no layout and not empty, such as containerd's content store.
+//! opening removes nothing that the journal did not know before. What does not fit the limit is refused, and so is a
+//! folder that is no layout and not empty, such as containerd's content store. A file that is not what its name says is
+//! refused in a layout that is adopted, and left unserved in one that was ours before.
 
+mod checks;
+mod disk;
 mod error;
 mod files;
 mod folder;
 mod housekeeper;
+mod identity;
 mod index;
+mod inspect;
 mod intake;
 mod journal;
 mod load;
 mod metrics;
+mod reading;
+mod removal;
 mod space;
 mod store;
 mod tags;
+mod verify;
 
 pub use error::OpenError;
 pub use store::{Layout, Options};

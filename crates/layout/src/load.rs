@@ -1,22 +1,22 @@
 //! What is in the folder when a store is opened.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read as _};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 use std::path::Path;
 
 use mirror::{Catalog, Object, Visibility};
-use oci::{Digest, Hasher, MAX_MANIFEST_SIZE, Manifest, Origin};
+use oci::{Digest, MAX_MANIFEST_SIZE, Manifest, Origin};
 
+use crate::disk;
 use crate::error::OpenError;
 use crate::files::{self, read_bounded};
 use crate::folder::{Folder, JOURNAL};
+use crate::identity::Identity;
 use crate::index::Index;
 use crate::journal::{self, Journal, Record};
 use crate::space::Space;
 use crate::tags::Tags;
-
-/// Bytes read at once when an object is verified.
-const VERIFY_BUFFER: usize = 256 * 1024;
+use crate::verify::{Verdict, verify};
 
 pub(crate) struct Loaded {
     pub(crate) catalog: Catalog,
@@ -24,6 +24,10 @@ pub(crate) struct Loaded {
     pub(crate) space: Space,
     pub(crate) index: Index,
     pub(crate) journal: Journal,
+    /// Objects whose bytes were found right just now.
+    pub(crate) verified: HashMap<Digest, Identity>,
+    /// Why nothing can be written.
+    pub(crate) outage: Option<io::Error>,
 }
 
 /// What lies in `blobs/`, by whether the journal knows it.
@@ -37,7 +41,12 @@ struct Stock {
 
 /// Takes stock: objects of ours as the journal knows them, others' after verifying them; then keeps the limit. Removes
 /// only what the journal knows, and nothing before it is certain that the folder is not refused.
-pub(crate) fn load(folder: &Folder, limit: u64) -> Result<Loaded, OpenError> {
+/// With an `outage` nothing is written.
+pub(crate) fn load(
+    folder: &Folder,
+    limit: u64,
+    mut outage: Option<io::Error>,
+) -> Result<Loaded, OpenError> {
     let index = Index::read(folder)?;
     let mut stock = take_stock(folder)?;
     let mut space = Space::new(limit);
@@ -52,17 +61,17 @@ pub(crate) fn load(folder: &Folder, limit: u64) -> Result<Loaded, OpenError> {
     space
         .promise(held)
         .map_err(|_| OpenError::OverLimit { path, held, limit })?;
-    verify_others(folder, &mut stock, &index)?;
+    let verified = verify_others(folder, &mut stock, &index)?;
 
-    folder.clear_ingest()?;
+    unless_full(folder.clear_ingest(), &mut outage)?;
     for digest in &stock.broken {
-        tracing::warn!(%digest, "removed from the store: its bytes are not what its name says");
-        remove(folder, digest)?;
+        tracing::warn!(%digest, "an object of the store is damaged: it has another size than it was stored with");
+        unless_full(remove(folder, digest), &mut outage)?;
     }
     for digest in space.claim(held) {
         tracing::warn!(%digest, "removed: the store holds more than --store-limit");
         stock.ours.remove(&digest);
-        remove(folder, &digest)?;
+        unless_full(remove(folder, &digest), &mut outage)?;
     }
     space.release(held, held);
     for (digest, record) in &stock.others {
@@ -73,7 +82,12 @@ pub(crate) fn load(folder: &Folder, limit: u64) -> Result<Loaded, OpenError> {
     let known = records
         .iter()
         .map(|(digest, record)| (digest, &record.object, space.used(digest)));
-    let journal = Journal::rewrite(folder, known).map_err(OpenError::io(&folder.path(JOURNAL)))?;
+    let mut journal = Journal::unwritten();
+    if outage.is_none() {
+        let rewritten = Journal::rewrite(folder, known).map(|written| journal = written);
+        let path = folder.path(JOURNAL);
+        unless_full(rewritten.map_err(OpenError::io(&path)), &mut outage)?;
+    }
     let (catalog, mut tags) = (Catalog::default(), Tags::default());
     for (digest, record) in records {
         catalog.insert(digest, record.object);
@@ -89,6 +103,8 @@ pub(crate) fn load(folder: &Folder, limit: u64) -> Result<Loaded, OpenError> {
         space,
         index,
         journal,
+        verified,
+        outage,
     })
 }
 
@@ -114,14 +130,33 @@ fn take_stock(folder: &Folder) -> Result<Stock, OpenError> {
     Ok(stock)
 }
 
-fn verify_others(folder: &Folder, stock: &mut Stock, index: &Index) -> Result<(), OpenError> {
-    let mut gone = Vec::new();
+fn verify_others(
+    folder: &Folder,
+    stock: &mut Stock,
+    index: &Index,
+) -> Result<HashMap<Digest, Identity>, OpenError> {
+    let (mut gone, mut verified) = (Vec::new(), HashMap::new());
     for digest in stock.others.keys() {
         let path = folder.blob(digest);
-        match verify(&path, digest) {
-            Ok(true) => {}
-            Ok(false) => return Err(OpenError::Damaged(path)),
+        let verdict = files::open_object(&path).and_then(|(file, identity)| {
+            let verdict = verify(&file, identity.size, digest, |_| true)?;
+            Ok((verdict, identity))
+        });
+        match verdict {
+            Ok((Verdict::Right, identity)) => {
+                verified.insert(digest.clone(), identity);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => gone.push(digest.clone()),
+            // What was given up and could not be removed may lie there too.
+            Ok(_) if folder.is_ours() => {
+                unserved(&path, "its bytes are not what its name says");
+                gone.push(digest.clone());
+            }
+            Err(error) if folder.is_ours() => {
+                unserved(&path, &error.to_string());
+                gone.push(digest.clone());
+            }
+            Ok(_) => return Err(OpenError::Damaged(path)),
             Err(source) => return Err(OpenError::Io { path, source }),
         }
     }
@@ -137,7 +172,12 @@ fn verify_others(folder: &Folder, stock: &mut Stock, index: &Index) -> Result<()
     for (name, digest) in index.tags() {
         give_origin(folder, &mut stock.others, digest, &name.origin);
     }
-    Ok(())
+    Ok(verified)
+}
+
+fn unserved(path: &Path, error: &str) {
+    let path = path.display();
+    tracing::warn!(%path, error, "a file in the store is not served; remove it");
 }
 
 /// Says of others' objects where they belong: where the tag belongs from which manifests lead to them.
@@ -165,18 +205,21 @@ fn give_origin(
     }
 }
 
-fn verify(path: &Path, digest: &Digest) -> io::Result<bool> {
-    let mut file = files::open_to_read(path)?;
-    let (mut hasher, mut buffer) = (Hasher::new(digest), vec![0; VERIFY_BUFFER]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finish() == *digest),
-            n => hasher.update(&buffer[..n]),
-        }
-    }
-}
-
 fn remove(folder: &Folder, digest: &Digest) -> Result<(), OpenError> {
     let path = folder.blob(digest);
     files::remove(&path).map_err(OpenError::io(&path))
+}
+
+/// Goes on where the disk takes no more, and keeps the first error that said so.
+fn unless_full(
+    done: Result<(), OpenError>,
+    outage: &mut Option<io::Error>,
+) -> Result<(), OpenError> {
+    match done {
+        Err(OpenError::Io { path, source }) if disk::takes_no_more(&source) => {
+            outage.get_or_insert_with(|| disk::explain(&path, &source));
+            Ok(())
+        }
+        done => done,
+    }
 }

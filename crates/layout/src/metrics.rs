@@ -16,6 +16,8 @@ pub(crate) struct Metrics {
     objects: Gauge,
     /// `peili_store_evictions_total`: objects removed to make room.
     pub(crate) evictions: Counter,
+    /// `peili_store_damaged_total`: objects that were found removed, damaged or unreadable and are fetched anew.
+    pub(crate) damaged: Counter,
     /// `peili_store_failed_intakes_total`: objects that were begun and did not become part of the store: given up by
     /// whoever fetched them, wrong bytes, no room, a failing disk.
     pub(crate) failed_intakes: Counter,
@@ -43,6 +45,11 @@ impl Metrics {
             "peili_store_evictions",
             "Objects removed from the embedded store to make room",
             metrics.evictions.clone(),
+        );
+        registry.register(
+            "peili_store_damaged",
+            "Objects of the embedded store that were found removed, damaged or unreadable",
+            metrics.damaged.clone(),
         );
         registry.register(
             "peili_store_failed_intakes",

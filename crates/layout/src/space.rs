@@ -82,6 +82,17 @@ impl Space {
         self.clock + 1
     }
 
+    /// The objects, the one used last first.
+    pub(crate) fn by_last_use(&self) -> Vec<Digest> {
+        let mut uses: Vec<_> = self.small.by_use.iter().collect();
+        uses.extend(&self.large.by_use);
+        uses.sort_unstable();
+        uses.iter()
+            .rev()
+            .map(|(_, digest)| digest.clone())
+            .collect()
+    }
+
     /// Counts an object in, as just used.
     pub(crate) fn insert(&mut self, digest: Digest, size: u64) {
         self.remove(&digest);
@@ -184,6 +195,7 @@ mod tests {
             space.insert(digest(n), LARGE);
         }
         space.touch(&digest(0));
+        assert_eq!(space.by_last_use(), [0, 2, 1].map(digest));
         assert_eq!(reserve(&mut space, 1), Ok(vec![digest(1)]));
         assert_eq!(reserve(&mut space, LARGE), Ok(vec![digest(2)]));
         assert_eq!(space.held(), LARGE);

@@ -1,26 +1,30 @@
 //! The store: what it holds in memory, and the mirror's two traits over it.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mirror::{Begun, Catalog, Content, Growing, Health, Intake, IntakeError, Store};
+use mirror::{Begun, Catalog, Content, Growing, Health, Intake, IntakeError, Object, Store};
 use oci::{Digest, TagName};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
+use crate::checks::{Check, Checks};
+use crate::disk::{self, Disk};
 use crate::error::OpenError;
-use crate::files;
-use crate::folder::{Folder, INDEX, REMOVED};
+use crate::folder::{Folder, INDEX};
 use crate::housekeeper::{Housekeeper, Wake};
+use crate::identity::Identity;
 use crate::intake;
 use crate::journal::Journal;
 use crate::load::{Loaded, load};
 use crate::metrics::Metrics;
 use crate::space::Space;
 use crate::tags::Tags;
+
+/// An object that comes while it is looked for is looked for again, so often at most.
+const BEGIN_TRIES: u32 = 8;
 
 /// Where a store lies and how large it may become.
 #[derive(Clone, Debug)]
@@ -45,17 +49,32 @@ impl Layout {
     /// # Errors
     /// The folder is in use, is something else than a layout, or cannot be read and written.
     pub fn open(options: &Options, registry: &mut Registry) -> Result<Self, OpenError> {
-        let folder = Folder::open(&options.path)?;
+        let (folder, outage) = Folder::open(&options.path)?;
         let Loaded {
             catalog,
             tags,
             space,
             mut index,
             journal,
-        } = load(&folder, options.limit)?;
-        index
-            .write(&folder, &catalog)
-            .map_err(OpenError::io(&folder.path(INDEX)))?;
+            verified,
+            mut outage,
+        } = load(&folder, options.limit, outage)?;
+        if outage.is_none()
+            && let Err(error) = index.write(&folder, &catalog)
+        {
+            let path = folder.path(INDEX);
+            if !disk::takes_no_more(&error) {
+                return Err(OpenError::Io {
+                    path,
+                    source: error,
+                });
+            }
+            outage = Some(disk::explain(&path, &error));
+        }
+        let disk = Disk::default();
+        if let Some(outage) = outage {
+            disk.failed(&outage, 0);
+        }
         let metrics = Metrics::register(registry);
         metrics.show(&space);
         let shared = Arc::new(Shared {
@@ -63,21 +82,27 @@ impl Layout {
             catalog,
             metrics,
             wake: Wake::default(),
+            checks: Checks::default(),
+            disk,
             journal: Mutex::new(journal),
             state: Mutex::new(State {
                 space,
                 tags,
                 ingests: HashMap::new(),
+                verified,
+                checks: HashMap::new(),
                 unsaved_uses: HashSet::new(),
                 removals: 0,
             }),
         });
-        let housekeeper =
-            Housekeeper::start(shared.clone(), index).map_err(OpenError::io(&options.path))?;
-        Ok(Self {
+        let housekeeper = Housekeeper::start(shared.clone(), index);
+        let layout = Self {
+            _housekeeper: housekeeper.map_err(OpenError::io(&options.path))?,
             shared,
-            _housekeeper: housekeeper,
-        })
+        };
+        let started = layout.shared.verify_in_the_background();
+        started.map_err(OpenError::io(&options.path))?;
+        Ok(layout)
     }
 }
 
@@ -87,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) catalog: Catalog,
     pub(crate) metrics: Metrics,
     pub(crate) wake: Wake,
+    pub(crate) checks: Checks,
+    pub(crate) disk: Disk,
     /// Held from the line about an object until the object is in the catalog: whoever writes the journal anew from the
     /// catalog forgets nothing. Commits therefore follow one another.
     pub(crate) journal: Mutex<Journal>,
@@ -96,18 +123,25 @@ pub(crate) struct Shared {
 /// The lock on it is held for a few renames at the longest.
 pub(crate) struct State {
     pub(crate) space: Space,
-    tags: Tags,
+    pub(crate) tags: Tags,
     pub(crate) ingests: HashMap<Digest, Growing>,
+    /// Which file each object was when its bytes were last found right, since the start.
+    pub(crate) verified: HashMap<Digest, Identity>,
+    /// Verifications that run beside requests.
+    pub(crate) checks: HashMap<Digest, Check>,
     /// Used since that was last written down.
     pub(crate) unsaved_uses: HashSet<Digest>,
     /// Names of files on their way out.
-    removals: u64,
+    pub(crate) removals: u64,
 }
 
 impl State {
-    fn touch(&mut self, digest: &Digest) {
-        self.space.touch(digest);
-        self.unsaved_uses.insert(digest.clone());
+    /// Marks a use of an object, if it is counted.
+    pub(crate) fn touch(&mut self, digest: &Digest) {
+        if self.space.size(digest).is_some() {
+            self.space.touch(digest);
+            self.unsaved_uses.insert(digest.clone());
+        }
     }
 }
 
@@ -119,93 +153,59 @@ impl Shared {
         if size > limit {
             return Err(IntakeError::TooLarge { size, limit });
         }
-        state.space.promise(bytes).map_err(|_| {
-            let full = "all of --store-limit is taken by objects on their way in; raise it";
-            io::Error::new(io::ErrorKind::StorageFull, full).into()
-        })
+        let promised = state.space.promise(bytes);
+        promised.map_err(|_| IntakeError::Crowded { limit })
     }
 
-    /// Makes room for `bytes` that are promised, removing what was not used for longest.
-    pub(crate) fn claim(&self, bytes: u64) {
-        let leaving = {
-            let mut state = self.state.lock();
-            let victims = state.space.claim(bytes);
-            self.metrics.evictions.inc_by(victims.len() as u64);
-            self.forget(&mut state, &victims);
-            victims
-                .iter()
-                .filter_map(|digest| self.take_out(&mut state, &self.folder.blob(digest)))
-                .collect::<Vec<_>>()
-        };
-        for path in leaving {
-            Self::remove(&path);
+    /// Says what an error of the disk means and what can be done about it; `needed` bytes could not be written.
+    pub(crate) fn failed(&self, path: &Path, error: &io::Error, needed: u64) -> io::Error {
+        let error = disk::explain(path, error);
+        self.disk.failed(&error, needed);
+        if matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        ) {
+            self.wake.mend();
         }
+        error
     }
 
-    /// Moves a file that is forgotten out of the way, and says which one there is left to remove: removing a large one
-    /// takes time, and once it is out of the way the same object may come in again.
-    pub(crate) fn take_out(&self, state: &mut State, path: &Path) -> Option<PathBuf> {
-        state.removals += 1;
-        let leaving = self.folder.ingest(&format!("{REMOVED}{}", state.removals));
-        match fs::rename(path, &leaving) {
-            Ok(()) => Some(leaving),
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    warn_of_removal(path, &error);
-                }
-                None
-            }
+    /// Puts on disk what will be true of an object, in a journal that is sound. The caller holds it.
+    pub(crate) fn record(
+        &self,
+        journal: &mut Journal,
+        digest: &Digest,
+        object: &Object,
+        used: u64,
+    ) -> io::Result<()> {
+        if !journal.is_sound() {
+            *journal = self.renew_journal()?;
         }
+        journal.record(digest, object, used)
     }
 
-    /// Removes what was taken out, without a lock.
-    pub(crate) fn remove(path: &Path) {
-        if let Err(error) = files::remove(path) {
-            warn_of_removal(path, &error);
-        }
-    }
-
-    /// Makes objects invisible, with the tags that point at them.
-    fn forget(&self, state: &mut State, digests: &[Digest]) {
-        for digest in digests {
-            state.space.remove(digest);
-            state.unsaved_uses.remove(digest);
-            self.catalog.remove(digest);
-            if state.tags.forget(&self.catalog, digest) {
-                self.wake.index();
-            }
-        }
-        self.metrics.show(&state.space);
-    }
-
-    /// Opens an object that is counted. One that somebody removed behind our back is no longer.
-    fn open(&self, state: &mut State, digest: &Digest) -> io::Result<Option<Content>> {
-        let Some(size) = state.space.size(digest) else {
-            return Ok(None);
-        };
-        let path = self.folder.blob(digest);
-        match files::open_to_read(&path) {
-            Ok(file) => {
-                state.touch(digest);
-                let file = Arc::new(file);
-                Ok(Some(Content::File { file, size }))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                tracing::warn!(%digest, "somebody removed an object from the store");
-                self.forget(state, std::slice::from_ref(digest));
-                Ok(None)
-            }
-            Err(error) => {
-                let text = format!("cannot open {}: {error}", path.display());
-                Err(io::Error::new(error.kind(), text))
-            }
-        }
+    /// Writes the journal anew, in a folder that is whole. The caller holds it, so that no object is between its line
+    /// and the catalog.
+    pub(crate) fn renew_journal(&self) -> io::Result<Journal> {
+        self.folder.prepare().map_err(OpenError::into_io)?;
+        let digests = self.catalog.digests();
+        let objects: Vec<_> = digests
+            .into_iter()
+            .filter_map(|digest| {
+                let object = self.catalog.object(&digest)?;
+                let used = self.state.lock().space.used(&digest);
+                Some((digest, object, used))
+            })
+            .collect();
+        let records = objects.iter().map(|(d, object, used)| (d, object, *used));
+        Journal::rewrite(&self.folder, records)
     }
 }
 
-fn warn_of_removal(path: &Path, error: &io::Error) {
-    let path = path.display();
-    tracing::warn!(%path, %error, "cannot remove a file of the store");
+impl Drop for Layout {
+    fn drop(&mut self) {
+        self.shared.checks.end();
+    }
 }
 
 impl Store for Layout {
@@ -214,7 +214,7 @@ impl Store for Layout {
     }
 
     fn open(&self, digest: &Digest) -> io::Result<Option<Content>> {
-        self.shared.open(&mut self.shared.state.lock(), digest)
+        self.shared.open(digest)
     }
 
     /// Never: what is on its way here the mirror fetches, for whoever asked, and that proves nothing about who asks.
@@ -231,23 +231,34 @@ impl Store for Layout {
         false
     }
 
-    /// A store that was opened is ready.
+    /// Ready while what comes can be stored.
     fn health(&self) -> Health {
-        Health::Ready
+        self.shared.disk.health()
+    }
+
+    fn report_damaged(&self, digest: &Digest) {
+        self.shared.reported(digest);
     }
 }
 
 impl Intake for Layout {
     fn begin(&self, digest: &Digest) -> Result<Begun, IntakeError> {
-        let mut state = self.shared.state.lock();
-        if let Some(growing) = state.ingests.get(digest) {
-            return Ok(Begun::Joined(growing.clone()));
+        for _ in 0..BEGIN_TRIES {
+            if let Some(content) = self.shared.open(digest)? {
+                return Ok(Begun::Present(content));
+            }
+            let mut state = self.shared.state.lock();
+            if let Some(growing) = state.ingests.get(digest) {
+                return Ok(Begun::Joined(growing.clone()));
+            }
+            // It may have come since it was looked for; then it can be opened.
+            if state.space.size(digest).is_none() {
+                let (sink, growing) = intake::begin(&self.shared, &mut state, digest)?;
+                return Ok(Begun::New(Box::new(sink), growing));
+            }
         }
-        if let Some(content) = self.shared.open(&mut state, digest)? {
-            return Ok(Begun::Present(content));
-        }
-        let (sink, growing) = intake::begin(&self.shared, &mut state, digest)?;
-        Ok(Begun::New(Box::new(sink), growing))
+        let text = format!("{digest} is replaced in the store again and again");
+        Err(io::Error::other(text).into())
     }
 
     /// Is on disk a moment later. Of a manifest that could not be kept nothing is remembered, and that the tag pointed

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use oci::Filter;
+use oci::{Digest, Filter, Origin};
 use subtle::ConstantTimeEq as _;
 
 use crate::refusal::Refusal;
@@ -64,7 +64,7 @@ impl Access {
     pub fn caller(
         &self,
         headers: &HeaderMap,
-        target: &Target,
+        digest: Option<&Digest>,
         same_host: bool,
         store: &dyn Store,
     ) -> Caller {
@@ -75,12 +75,7 @@ impl Access {
             Some(secret) => headers
                 .get(NODE_SECRET)
                 .is_some_and(|given| secret.is(given.as_bytes())),
-            None => {
-                same_host
-                    || target
-                        .digest()
-                        .is_some_and(|digest| store.is_ingesting(digest))
-            }
+            None => same_host || digest.is_some_and(|digest| store.is_ingesting(digest)),
         };
         if own { Caller::Own } else { Caller::Stranger }
     }
@@ -91,11 +86,17 @@ impl Access {
         let Some(origin) = &target.origin else {
             return Ok(());
         };
-        let admitted = match target.tag_name() {
-            Some(name) => self.resolve_tags && self.filter.admits_tag(&name),
-            None => self.filter.admits(origin),
-        };
-        if admitted {
+        match target.tag_name() {
+            Some(name) if self.resolve_tags && self.filter.admits_tag(&name) => Ok(()),
+            Some(_) => Err(Refusal::Filtered(origin.to_string())),
+            None => self.admit_repository(origin),
+        }
+    }
+
+    /// # Errors
+    /// The repository is not mirrored.
+    pub fn admit_repository(&self, origin: &Origin) -> Result<(), Refusal> {
+        if self.filter.admits(origin) {
             Ok(())
         } else {
             Err(Refusal::Filtered(origin.to_string()))

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use crate::account::Account;
 use crate::flight::{Feed, LetGo};
 use crate::found::{Payload, Source};
+use crate::pull_through::DownloadError;
 use crate::relay::RelayError;
 use crate::{Growing, Stage};
 
@@ -55,6 +56,8 @@ pub enum BodyError {
     Read(#[from] io::Error),
     #[error(transparent)]
     Relay(#[from] RelayError),
+    #[error(transparent)]
+    Download(#[from] Box<DownloadError>),
     #[error("the object stopped growing at {written} bytes")]
     Stunted { written: u64 },
     #[error("the object did not grow for {SILENCE_LIMIT:?}")]
@@ -146,9 +149,13 @@ fn one(payload: Payload, range: ByteRange) -> Bodies {
     match payload {
         Payload::Empty => stream::empty().boxed(),
         Payload::Bytes(bytes) => stream::iter([Ok(slice(&bytes, &range))]).boxed(),
-        Payload::File(file) => file_range(Reader::new(file), range),
+        Payload::File(file) => file_range(FileReader::new(file), range),
         Payload::Growing(growing, feed) => growing_range(growing, feed, range),
         Payload::Relay(relay) => relay.stream(range).map_err(BodyError::from).boxed(),
+        Payload::Download(download) => download
+            .stream(range)
+            .map_err(|error| Box::new(error).into())
+            .boxed(),
         Payload::Withheld => stream::iter([Err(BodyError::Withheld)]).boxed(),
     }
 }
@@ -186,10 +193,14 @@ fn fork(payload: Payload) -> (Payload, Payload) {
             let later = relay.again();
             (Payload::Relay(relay), Payload::Relay(Box::new(later)))
         }
+        Payload::Download(download) => {
+            let later = Box::new(download.again());
+            (Payload::Download(download), Payload::Download(later))
+        }
     }
 }
 
-fn file_range(reader: Reader, range: ByteRange) -> Bodies {
+fn file_range(reader: FileReader, range: ByteRange) -> Bodies {
     let stream = stream::try_unfold((reader, range), |(mut reader, range)| async move {
         if range.is_empty() {
             return Ok(None);
@@ -203,7 +214,7 @@ fn file_range(reader: Reader, range: ByteRange) -> Bodies {
 
 fn growing_range(growing: Growing, feed: Option<Feed>, range: ByteRange) -> Bodies {
     let follower = Follower {
-        reader: Reader::new(growing.file().clone()),
+        reader: FileReader::new(growing.file().clone()),
         growing,
         feed,
     };
@@ -226,7 +237,7 @@ fn growing_range(growing: Growing, feed: Option<Feed>, range: ByteRange) -> Bodi
 struct Follower {
     growing: Growing,
     feed: Option<Feed>,
-    reader: Reader,
+    reader: FileReader,
 }
 
 impl Follower {
@@ -273,13 +284,13 @@ impl Follower {
 
 /// Reads a file in chunks on the threads for blocking work, into a buffer that is used again once the connection has
 /// sent it.
-struct Reader {
+pub struct FileReader {
     file: Arc<File>,
     lent: Bytes,
 }
 
-impl Reader {
-    fn new(file: Arc<File>) -> Self {
+impl FileReader {
+    pub fn new(file: Arc<File>) -> Self {
         Self {
             file,
             lent: Bytes::new(),
@@ -287,7 +298,7 @@ impl Reader {
     }
 
     /// The first bytes of the range, at most [`CHUNK`].
-    async fn read(&mut self, range: &ByteRange) -> io::Result<Bytes> {
+    pub async fn read(&mut self, range: &ByteRange) -> io::Result<Bytes> {
         let offset = range.start;
         let length = usize::try_from(range.end - offset)
             .unwrap_or(CHUNK)

@@ -46,7 +46,7 @@ use course::Course;
 use gauge::Scales;
 use pulls::{Entry, Pull, Pulls, Standing};
 use queue::Queue;
-use range::all_from;
+pub use range::all_from;
 use rate::Rate;
 use uploads::Uploads;
 use usual::{Usual, Way, Window};
@@ -308,7 +308,7 @@ impl Flight {
         Ok(Found {
             digest: digest.clone(),
             media_type: MediaType::octet_stream(),
-            size,
+            size: Some(size),
             payload: Payload::Withheld,
             source: Source::Growing,
         })

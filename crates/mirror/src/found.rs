@@ -7,6 +7,7 @@ use bytes::Bytes;
 use oci::{Digest, MediaType};
 
 use crate::flight::Feed;
+use crate::pull_through::Download;
 use crate::relay::Relay;
 use crate::{Content, Growing};
 
@@ -25,8 +26,8 @@ pub enum Source {
 pub struct Found {
     pub digest: Digest,
     pub media_type: MediaType,
-    /// Of the whole object, in bytes.
-    pub size: u64,
+    /// Of the whole object, in bytes. `None`: upstream does not say, and its bytes are sent on as they come.
+    pub size: Option<u64>,
     pub payload: Payload,
     pub source: Source,
 }
@@ -42,6 +43,8 @@ pub enum Payload {
     Growing(Growing, Option<Feed>),
     /// A peer's answer, passed on while it arrives.
     Relay(Box<Relay>),
+    /// What comes from other nodes or from upstream, kept on the way where it can be.
+    Download(Box<Download>),
     /// The body ends without a byte: the client is to ask again.
     Withheld,
 }
@@ -51,6 +54,7 @@ impl From<Content> for Payload {
         match content {
             Content::Bytes(bytes) => Self::Bytes(bytes),
             Content::File { file, .. } => Self::File(file),
+            Content::Verifying { growing, .. } => Self::Growing(growing, None),
         }
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
+use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt;
-use oci::{Digest, MAX_MANIFEST_SIZE, MediaType, Ranges};
+use oci::{Digest, MAX_MANIFEST_SIZE, Manifest, MediaType, Ranges};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -148,14 +149,18 @@ impl FromPeers {
         answer: Answer,
     ) -> Result<Found, Unusable> {
         let stall = finder.patience().stall;
+        let sent_as = answer.head.headers.get(CONTENT_TYPE);
+        let sent_as = sent_as.and_then(|value| MediaType::new(value.to_str().ok()?));
         let bytes = self.whole(answer, MAX_MANIFEST_SIZE, stall).await?;
-        let digest = match question.target.digest() {
-            Some(digest) => digest.clone(),
-            None => Digest::sha256(&bytes),
+        let (digest, right) = match question.target.digest() {
+            Some(digest) => (digest.clone(), digest.verifies(&bytes)),
+            // No digest says what the bytes of a tag are to be, so their form has to.
+            None => (Digest::sha256(&bytes), Manifest::parse(&bytes).is_ok()),
         };
-        let found = Some(bytes).filter(|bytes| digest.verifies(bytes));
-        let found = found.and_then(|bytes| local::manifest(&digest, bytes, Source::Peer));
-        found.ok_or(Unusable::Fault(Fault::Wrong))
+        if !right {
+            return Err(Fault::Wrong.into());
+        }
+        Ok(local::manifest(&digest, bytes, sent_as, Source::Peer))
     }
 
     async fn blob(
@@ -182,7 +187,7 @@ impl FromPeers {
         Ok(Found {
             digest: digest.clone(),
             media_type: MediaType::octet_stream(),
-            size,
+            size: Some(size),
             payload,
             source: Source::Peer,
         })

@@ -5,7 +5,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     Ready,
-    /// Not now; the text says what is waited for and, where an operator can help, what to do.
+    /// Not now, or not all of it; the text says what is waited for and, where an operator can help, what to do.
     Waiting(String),
 }
 

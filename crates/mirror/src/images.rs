@@ -85,8 +85,9 @@ impl Images {
                 .iter()
                 .filter(|c| c.role != Role::Manifest)
         };
-        let total = layers().map(|c| c.size).fold(0, u64::saturating_add);
-        let largest = layers().map(|c| c.size).max().unwrap_or_default();
+        let sizes = || layers().filter_map(|c| c.size);
+        let total = sizes().fold(0, u64::saturating_add);
+        let largest = sizes().max().unwrap_or_default();
         // Never more than three.
         let streams = (total / largest.max(1)).clamp(1, MOST_STREAMS) as u8;
         let is_layer = |role: Role| role == Role::Layer;
@@ -102,7 +103,7 @@ impl Images {
         let mut objects = self.objects.lock();
         for child in manifest.children.iter().take(MOST_OF_ONE) {
             let about = About {
-                size: Some(child.size),
+                size: child.size,
                 streams: if child.role == Role::Manifest {
                     1
                 } else {

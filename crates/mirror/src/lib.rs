@@ -26,6 +26,7 @@ pub mod memory;
 mod metrics;
 mod mirror;
 mod peers;
+mod pull_through;
 mod refusal;
 mod relay;
 mod request;
@@ -33,7 +34,6 @@ mod router;
 mod send;
 pub mod serve;
 mod store;
-mod take_in;
 mod tap;
 mod trial;
 mod upstream;
@@ -54,4 +54,7 @@ pub use request::{
 pub use router::{Candidate, Holding, PeerId, Router, Search};
 pub use store::{Begun, Content, Intake, IntakeError, Provenance, Sink, Store};
 pub use trial::{Served, TRIAL_REPOSITORY, Trial, Trials, trial_registry};
-pub use upstream::{Upstream, UpstreamBlob, UpstreamError, UpstreamManifest};
+pub use upstream::{
+    ClientCredentials, List, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest,
+    UpstreamPage, UpstreamRepository,
+};

@@ -2,12 +2,13 @@
 //!
 //! who asks ([`request`](crate::request)) → may they ([`access`](crate::access)) → have we got it
 //! ([`local`](crate::local)) → who is getting it ([`flight`](crate::flight)) → who has it ([`fetch`](crate::fetch),
-//! [`relay`](crate::relay)) or whence do we take it in ([`take_in`](crate::take_in)) → send it ([`send`](crate::send)) → account for it ([`account`](crate::account)).
+//! [`relay`](crate::relay)) or how do we get it ([`pull_through`](crate::pull_through)) → send it ([`send`](crate::send)) → account for it ([`account`](crate::account)).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, Response, StatusCode};
+use oci::Digest;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -19,9 +20,10 @@ use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Source};
 use crate::from_peers::FromPeers;
 use crate::metrics::{Metrics, MirrorLabels};
+use crate::pull_through::{Client, PullThrough};
 use crate::refusal::Refusal;
-use crate::request::{self, Caller, Kind, Reader, Request, Target};
-use crate::take_in::TakeIn;
+use crate::request::conditions::{self, Outcome};
+use crate::request::{self, Caller, Kind, Reader, Request, RequestError, Target};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
 use crate::{Flights, Health, Intake, Router, Store, Upstream, local, send};
@@ -52,7 +54,7 @@ pub struct Mirror {
     reader: Reader,
     from_peers: Arc<FromPeers>,
     flight: Option<Arc<Flight>>,
-    take_in: Option<TakeIn>,
+    pull_through: Option<PullThrough>,
     trials: Arc<Trials>,
     upstream_bytes: UpstreamBytes,
     metrics: Arc<Metrics>,
@@ -87,10 +89,9 @@ impl Mirror {
                 metrics.clone(),
             ))
         });
-        let take_in = parts.intake.map(|(intake, upstream)| {
-            TakeIn::new(
-                intake,
-                upstream,
+        let pull_through = parts.intake.map(|sides| {
+            PullThrough::new(
+                sides,
                 parts.store.clone(),
                 from_peers.clone(),
                 flight.clone(),
@@ -104,7 +105,7 @@ impl Mirror {
             reader,
             from_peers,
             flight,
-            take_in,
+            pull_through,
             trials: Arc::default(),
             upstream_bytes: UpstreamBytes::new(metrics.clone()),
             metrics,
@@ -146,6 +147,17 @@ impl Mirror {
         }
     }
 
+    /// What `/readyz` answers: the health, and what went wrong lately with upstream registries. That some registry cannot
+    /// be reached makes no mirror unready: the others can.
+    pub fn readiness(&self) -> Response<Body> {
+        let health = self.health();
+        let faults = self.pull_through.as_ref().map(PullThrough::faults);
+        let lines: Vec<_> = std::iter::once(health.to_string())
+            .chain(faults.unwrap_or_default())
+            .collect();
+        readiness(&health, lines.join("\n"))
+    }
+
     /// Answers a request. Its body is not looked at: a request that has one is refused.
     pub async fn answer(&self, head: &http::request::Parts, ends: Ends) -> Response<Body> {
         let request = self.reader.read(&head.method, &head.uri, &head.headers);
@@ -159,7 +171,7 @@ impl Mirror {
             handler,
         );
         let result = match request {
-            Ok(request) => self.serve(request, &head.headers, ends, &mut account).await,
+            Ok(request) => self.serve(request, head, ends, &mut account).await,
             Err(error) => Err(error.into()),
         };
         let mut response = result.unwrap_or_else(|refusal: Refusal| {
@@ -174,13 +186,14 @@ impl Mirror {
     async fn serve(
         &self,
         request: Request,
-        headers: &HeaderMap,
+        head: &http::request::Parts,
         ends: Ends,
         account: &mut Account,
     ) -> Result<Response<Body>, Refusal> {
+        let headers = &head.headers;
         match request {
             Request::Live => Ok(Response::new(Body::empty())),
-            Request::Ready => Ok(ready(&self.health())),
+            Request::Ready => Ok(self.readiness()),
             Request::Base => {
                 self.access.authorize(headers)?;
                 Ok(Response::new(Body::empty()))
@@ -190,12 +203,31 @@ impl Mirror {
                 let weighing = self.flight.as_ref().and_then(|flight| flight.weigh());
                 Ok(gauge::answer(weighing.ok_or(Refusal::Occupied)?))
             }
+            Request::List {
+                origin,
+                list,
+                query,
+            } => {
+                self.access.authorize(headers)?;
+                let same_host = request::is_this_host(ends.remote, ends.local);
+                let caller = self.access.caller(headers, None, same_host, &*self.store);
+                // With containerd, lists are not asked of mirrors.
+                let fetches = self.pull_through.as_ref();
+                let fetches = fetches.filter(|_| caller == Caller::Own);
+                let fetches = fetches.ok_or(RequestError::UnknownPath)?;
+                let origin = origin.ok_or(RequestError::TagWithoutRegistry)?;
+                self.access.admit_repository(&origin)?;
+                let client = Client::of(headers, &self.access);
+                fetches
+                    .page(&origin, &list, (&head.uri, &query), &client)
+                    .await
+            }
             Request::Content(mut target) => {
                 self.access.authorize(headers)?;
                 let same_host = request::is_this_host(ends.remote, ends.local);
-                target.caller = self
-                    .access
-                    .caller(headers, &target, same_host, &*self.store);
+                target.caller =
+                    self.access
+                        .caller(headers, target.digest(), same_host, &*self.store);
                 if target.caller == Caller::Own {
                     Metrics::stamp(&self.metrics.own_client_last_request);
                 }
@@ -203,13 +235,25 @@ impl Mirror {
                     .origin
                     .as_ref()
                     .map(|origin| origin.registry.to_string());
-                let found = self.find(&mut target, account).await?;
-                send::found(&target, found)
+                if target
+                    .digest()
+                    .is_some_and(|digest| !sends(headers, digest))
+                {
+                    target.ask_for_head_only();
+                }
+                let client = Client::of(headers, &self.access);
+                let found = self.find(&mut target, &client, account).await?;
+                send::found(&target, headers, found)
             }
         }
     }
 
-    async fn find(&self, target: &mut Target, account: &mut Account) -> Result<Found, Refusal> {
+    async fn find(
+        &self,
+        target: &mut Target,
+        client: &Client,
+        account: &mut Account,
+    ) -> Result<Found, Refusal> {
         if let Some(found) = self.trials.find(target) {
             return Ok(found);
         }
@@ -217,19 +261,23 @@ impl Mirror {
         if target.caller == Caller::Peer {
             return self.find_for_peer(target, account).await;
         }
-        let take_in = self
-            .take_in
+        let pull_through = self
+            .pull_through
             .as_ref()
             .filter(|_| target.caller == Caller::Own);
-        // A tag is what upstream says it is, where this mirror can ask.
-        let asks_first = take_in.is_some() && target.digest().is_none();
-        if !asks_first && let Some(found) = local::find(&*self.store, &self.access, target) {
+        // Where this mirror can ask upstream, a manifest from the store is more than its bytes: a tag's may be stale, and
+        // an image's is a promise for the rest of it.
+        let asks_first = pull_through.is_some() && target.kind == Kind::Manifest;
+        if !asks_first
+            && let Some(found) = local::find(&*self.store, &self.access, target)
+            && let Some(found) = local::unless_damaged(found).await
+        {
             return Ok(found);
         }
         account.handler = "mirror";
         let flight = self.flight.as_ref().filter(|f| f.concerns(target));
-        let result = match (take_in, flight) {
-            (Some(take_in), _) => take_in.find(target, &self.access).await,
+        let result = match (pull_through, flight) {
+            (Some(fetches), _) => fetches.find(target, client, &self.access).await,
             (None, Some(flight)) => {
                 Flight::ignore_range_of_all(target);
                 account.ending = flight.ending(target);
@@ -248,7 +296,7 @@ impl Mirror {
             }
             (None, None) => self.from_peers.find(target).await,
         };
-        if take_in.is_none() && target.caller == Caller::Own {
+        if pull_through.is_none() && target.caller == Caller::Own {
             match &result {
                 Ok(_) => self.upstream_bytes.kept(target),
                 Err(refusal) => self.upstream_bytes.sent(target, refusal),
@@ -296,7 +344,7 @@ impl Mirror {
     }
 }
 
-fn handler(request: &Result<Request, request::RequestError>) -> &'static str {
+fn handler(request: &Result<Request, RequestError>) -> &'static str {
     match request {
         Ok(Request::Base) => "v2",
         Ok(Request::Ready) => "readyz",
@@ -309,13 +357,22 @@ fn handler(request: &Result<Request, request::RequestError>) -> &'static str {
         Ok(Request::Content(Target {
             kind: Kind::Blob, ..
         })) => "blob",
-        Err(_) => "registry",
+        Ok(Request::List { .. }) | Err(_) => "registry",
     }
+}
+
+/// Whether the conditions of a request let this object be sent.
+fn sends(headers: &HeaderMap, digest: &Digest) -> bool {
+    conditions::outcome(headers, digest) == Outcome::Send
 }
 
 /// What a probe of readiness is told.
 pub fn ready(health: &Health) -> Response<Body> {
-    let mut response = Response::new(Body::bytes(health.to_string().into()));
+    readiness(health, health.to_string())
+}
+
+fn readiness(health: &Health, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::bytes(text.into()));
     if !health.is_ready() {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }

@@ -1,14 +1,19 @@
 //! Every way in which a pull ends without content, and the one place that says what the client is told.
 //!
 //! containerd goes on to its next host after 404. After 408 and 429 it would ask again at once, up to five times, so
-//! neither is ever answered.
+//! neither is ever answered to it. Clients that have no other host get upstream's own 401 and 429.
 
 use http::StatusCode;
-use http::header::{ALLOW, CONTENT_RANGE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue};
-use oci::{ErrorBody, ErrorCode, RangeError};
+use oci::{ErrorBody, ErrorCode, NameError, RangeError};
 
+use crate::UpstreamError;
 use crate::request::{Kind, RequestError};
+
+/// Seconds after which a client may ask again where upstream does not say. Clients that have another way to upstream
+/// (skopeo, Podman) take it only when they have asked five times; left to themselves they wait a minute in all.
+const RETRY_SOON: &str = "1";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -34,24 +39,33 @@ pub enum Refusal {
     Uploads(Kind),
     #[error("this node measures no link now: others measure, or it has content to move")]
     Occupied,
+    #[error("the object is another one than If-Match names")]
+    ConditionFailed,
     #[error("no range lies within the object")]
     Unsatisfiable { size: Option<u64> },
-    #[error(transparent)]
-    Upstream(#[from] crate::UpstreamError),
-    #[error(transparent)]
-    Intake(#[from] crate::IntakeError),
+    #[error("{1}")]
+    Upstream(Kind, crate::UpstreamError),
+    /// The same, handed on with what upstream said of signing in and slowing down.
+    #[error("{1}")]
+    Relayed(Kind, crate::UpstreamError),
+    #[error("the list cannot be had: {0}")]
+    NoList(crate::UpstreamError),
 }
 
 impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Request(RequestError::Method(_)) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Request(RequestError::UnknownPath) => StatusCode::NOT_FOUND,
+            // A tag that cannot exist does not exist: registries say so, and clients go on to the next host.
+            Self::Request(RequestError::UnknownPath | RequestError::Name(NameError::Tag(_))) => {
+                StatusCode::NOT_FOUND
+            }
             Self::Request(RequestError::UriTooLong) => StatusCode::URI_TOO_LONG,
             Self::Request(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             // Nothing that a container runtime asks for.
             Self::Occupied => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::Unsatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Filtered(_)
             | Self::NotHere(_)
@@ -61,8 +75,17 @@ impl Refusal {
             | Self::Leads(_)
             | Self::Alone(_)
             | Self::Uploads(_) => StatusCode::NOT_FOUND,
+            Self::Relayed(_, UpstreamError::Denied { challenges, .. })
+                if !challenges.is_empty() =>
+            {
+                StatusCode::UNAUTHORIZED
+            }
+            Self::Relayed(_, UpstreamError::TooManyRequests { .. }) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::NoList(_) => StatusCode::BAD_GATEWAY,
             // Whoever asks a mirror has another way to upstream, and 404 is what sends it there.
-            Self::Upstream(_) | Self::Intake(_) => StatusCode::NOT_FOUND,
+            Self::Upstream(..) | Self::Relayed(..) => StatusCode::NOT_FOUND,
         }
     }
 
@@ -85,16 +108,19 @@ impl Refusal {
             Kind::Blob => ErrorCode::BlobUnknown,
         };
         match self {
-            Self::Request(
-                RequestError::Name(oci::NameError::Digest(_)) | RequestError::BlobByTag,
-            ) => ErrorCode::DigestInvalid,
-            Self::Request(RequestError::Name(_) | RequestError::TagWithoutRegistry) => {
-                ErrorCode::NameInvalid
+            Self::Request(RequestError::Name(NameError::Digest(_)) | RequestError::BlobByTag) => {
+                ErrorCode::DigestInvalid
             }
+            Self::Request(RequestError::Name(NameError::Tag(_))) => ErrorCode::ManifestUnknown,
+            Self::Request(
+                RequestError::Name(_)
+                | RequestError::PathEncoding
+                | RequestError::TagWithoutRegistry,
+            ) => ErrorCode::NameInvalid,
             Self::Request(RequestError::Range(_)) | Self::Unsatisfiable { .. } => {
                 ErrorCode::SizeInvalid
             }
-            Self::Request(_) | Self::Occupied => ErrorCode::Unsupported,
+            Self::Request(_) | Self::Occupied | Self::ConditionFailed => ErrorCode::Unsupported,
             Self::Unauthorized => ErrorCode::Unauthorized,
             Self::Filtered(_) => ErrorCode::NameUnknown,
             Self::NotHere(kind)
@@ -104,26 +130,45 @@ impl Refusal {
             | Self::Leads(kind)
             | Self::Alone(kind)
             | Self::Uploads(kind) => unknown(kind),
-            Self::Upstream(crate::UpstreamError::Denied(_)) => ErrorCode::Denied,
-            Self::Upstream(_) | Self::Intake(_) => ErrorCode::ManifestUnknown,
+            Self::Relayed(_, UpstreamError::Denied { challenges, .. })
+                if !challenges.is_empty() =>
+            {
+                ErrorCode::Unauthorized
+            }
+            Self::Relayed(_, UpstreamError::TooManyRequests { .. }) => ErrorCode::TooManyRequests,
+            Self::Upstream(_, UpstreamError::Denied { .. })
+            | Self::Relayed(_, UpstreamError::Denied { .. }) => ErrorCode::Denied,
+            Self::NoList(_) => ErrorCode::Unsupported,
+            Self::Upstream(kind, _) | Self::Relayed(kind, _) => unknown(kind),
         }
     }
 
-    /// The header that the status calls for.
-    pub fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+    /// The headers that the status calls for.
+    pub fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         match self {
             Self::Request(RequestError::Method(_)) => {
-                Some((ALLOW, HeaderValue::from_static("GET, HEAD")))
+                vec![(ALLOW, HeaderValue::from_static("GET, HEAD"))]
             }
-            Self::Unauthorized => Some((
+            Self::Unauthorized => vec![(
                 WWW_AUTHENTICATE,
                 HeaderValue::from_static("Basic realm=\"peili\""),
-            )),
+            )],
+            Self::Relayed(_, UpstreamError::Denied { challenges, .. }) => {
+                let challenge = |value: &HeaderValue| (WWW_AUTHENTICATE, value.clone());
+                challenges.iter().map(challenge).collect()
+            }
+            Self::Relayed(_, UpstreamError::TooManyRequests { retry_after, .. }) => {
+                let soon = || HeaderValue::from_static(RETRY_SOON);
+                vec![(RETRY_AFTER, retry_after.clone().unwrap_or_else(soon))]
+            }
             Self::Unsatisfiable { size: Some(size) } => {
                 let value = HeaderValue::from_str(&format!("bytes */{size}"));
-                value.ok().map(|value| (CONTENT_RANGE, value))
+                value
+                    .map(|value| (CONTENT_RANGE, value))
+                    .into_iter()
+                    .collect()
             }
-            _ => None,
+            _ => Vec::new(),
         }
     }
 

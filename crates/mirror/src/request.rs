@@ -1,7 +1,12 @@
 //! Who asks, and for what: the first step of a pull.
 //!
-//! Paths are those of the distribution specification ("Endpoints": end-1, end-2, end-3), with the registry named by
-//! `?ns=` (containerd), by the `OCI-Namespace` header, or as the first part of the name (clients that send neither).
+//! Paths are those of the distribution specification ("Endpoints": end-1, end-2, end-3, end-8, end-12), with the registry
+//! named by `?ns=` (containerd), by the `OCI-Namespace` header, or as the first part of the name (clients that send
+//! neither). There a registry with a port is written `host_port`, since no reference has a colon in a name.
+
+pub mod conditions;
+pub mod host;
+mod path;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +14,9 @@ use http::header::{CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Uri};
 use oci::{Digest, Key, NameError, Origin, RangeError, Ranges, Reference, Registry, TagName};
 
-use crate::Place;
+use crate::{List, Place};
+use host::HostError;
+use path::Page;
 
 /// Marks a request that a mirror sends to a peer: it goes no further. It grants nothing.
 pub const MIRRORED: HeaderName = HeaderName::from_static("x-spegel-mirrored");
@@ -23,6 +30,9 @@ pub const FLIGHT: HeaderName = HeaderName::from_static("x-peili-flight");
 
 /// Where a peer is asked for bytes that nobody needs, to measure a link.
 pub const GAUGE: &str = "/gauge";
+
+/// The parameter of a query that names the registry, as containerd sends it.
+const NS: &str = "ns=";
 
 /// Longer paths with their queries are refused: a name of 255, a digest of 135 and a registry of 255 fit many times.
 const MAX_URI: usize = 4096;
@@ -85,6 +95,12 @@ impl Target {
             None => self.tag_name().map(Key::Tag),
         }
     }
+
+    /// Goes on as if the head alone had been asked for: the answer will have no bytes of the object.
+    pub fn ask_for_head_only(&mut self) {
+        self.head_only = true;
+        self.ranges = None;
+    }
 }
 
 /// A request, understood.
@@ -96,6 +112,13 @@ pub enum Request {
     Live,
     Gauge,
     Content(Target),
+    List {
+        /// `None` where the client names no registry.
+        origin: Option<Origin>,
+        list: List,
+        /// The query without `ns`, as the client wrote it.
+        query: String,
+    },
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -108,6 +131,10 @@ pub enum RequestError {
     UriTooLong,
     #[error("no such page; ask for /v2/<name>/manifests/<reference> or /v2/<name>/blobs/<digest>")]
     UnknownPath,
+    #[error("the path is not UTF-8 once its percent-encoding is undone")]
+    PathEncoding,
+    #[error(transparent)]
+    Host(#[from] HostError),
     #[error(transparent)]
     Name(#[from] NameError),
     #[error("a blob is asked for by its digest")]
@@ -150,34 +177,37 @@ impl Reader {
         if uri.path().len() + uri.query().map_or(0, str::len) > MAX_URI {
             return Err(RequestError::UriTooLong);
         }
-        match uri.path() {
+        let path = path::decode(uri.path())?;
+        match &*path {
             "/v2" | "/v2/" => return Ok(Request::Base),
             "/readyz" => return Ok(Request::Ready),
             "/livez" => return Ok(Request::Live),
             GAUGE => return Ok(Request::Gauge),
             _ => {}
         }
-        let path = uri
-            .path()
-            .strip_prefix("/v2/")
-            .ok_or(RequestError::UnknownPath)?;
-        let (name, kind, reference) = split(path).ok_or(RequestError::UnknownPath)?;
-        let reference: Reference = reference.parse()?;
-        let ranges = match headers.get(RANGE) {
+        let path = path.strip_prefix("/v2/").ok_or(RequestError::UnknownPath)?;
+        let (name, page) = path::split(path).ok_or(RequestError::UnknownPath)?;
+        let (kind, reference) = match page {
+            Page::Manifest(reference) => (Kind::Manifest, reference.parse()?),
+            Page::Blob(digest) if !digest.contains(':') => return Err(RequestError::BlobByTag),
+            Page::Blob(digest) => (Kind::Blob, Reference::Digest(parse_digest(digest)?)),
+            Page::Tags => return self.list(name, List::Tags, uri, headers),
+            Page::Referrers(digest) => {
+                let list = List::Referrers(parse_digest(digest)?);
+                return self.list(name, list, uri, headers);
+            }
+        };
+        let origin = self.origin(name, uri.query(), headers)?;
+        if matches!(reference, Reference::Tag(_)) && origin.is_none() {
+            return Err(RequestError::TagWithoutRegistry);
+        }
+        let ranges = match &reference {
             // Ranges are defined for GET alone (RFC 9110, 14.2), and nobody resumes a manifest.
-            Some(range) if kind == Kind::Blob && !head_only => {
-                Ranges::parse(range.to_str().map_err(|_| RangeError::Malformed)?)?
+            Reference::Digest(digest) if kind == Kind::Blob && !head_only => {
+                ranges(headers, digest)?
             }
             _ => None,
         };
-        let origin = self.origin(name, uri.query(), headers)?;
-        match (&reference, kind, &origin) {
-            (Reference::Tag(_), Kind::Blob, _) => return Err(RequestError::BlobByTag),
-            (Reference::Tag(_), Kind::Manifest, None) => {
-                return Err(RequestError::TagWithoutRegistry);
-            }
-            _ => {}
-        }
         Ok(Request::Content(Target {
             kind,
             origin,
@@ -191,6 +221,24 @@ impl Reader {
         }))
     }
 
+    fn list(
+        &self,
+        name: &str,
+        list: List,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Request, RequestError> {
+        let pairs = uri.query().unwrap_or_default().split('&');
+        let others: Vec<_> = pairs.filter(|pair| !pair.starts_with(NS)).collect();
+        Ok(Request::List {
+            origin: self.origin(name, uri.query(), headers)?,
+            list,
+            query: others.join("&"),
+        })
+    }
+
+    /// The registry and the repository. Where no parameter and no header names the registry, the first part of the name
+    /// does, if it looks like one or ends in an underscore and a port.
     fn origin(
         &self,
         name: &str,
@@ -206,14 +254,18 @@ impl Reader {
                 repository,
             }));
         }
-        if let Some((first, rest)) = name.split_once('/')
-            && Registry::looks_like(first)
-        {
-            let (registry, repository) = (first.parse()?, rest.parse()?);
-            return Ok(Some(Origin {
-                registry,
-                repository,
-            }));
+        if let Some((first, rest)) = name.split_once('/') {
+            let registry = match Registry::with_underscored_port(first) {
+                None if Registry::looks_like(first) => Some(first.parse()?),
+                with_port => with_port,
+            };
+            if let Some(registry) = registry {
+                let repository = rest.parse()?;
+                return Ok(Some(Origin {
+                    registry,
+                    repository,
+                }));
+            }
         }
         let repository = name.parse()?;
         let registry = self.default_registry.clone();
@@ -224,23 +276,25 @@ impl Reader {
     }
 }
 
-/// `<name>/manifests/<reference>` or `<name>/blobs/<reference>`. The reference holds no slash, so the last two
-/// slashes decide even where a repository has a part called `blobs`.
-fn split(path: &str) -> Option<(&str, Kind, &str)> {
-    let (rest, reference) = path.rsplit_once('/')?;
-    let (name, kind) = rest.rsplit_once('/')?;
-    let kind = match kind {
-        "manifests" => Kind::Manifest,
-        "blobs" => Kind::Blob,
-        _ => return None,
-    };
-    Some((name, kind, reference))
+/// The ranges that a request for a blob asks for, unless they are meant for another object.
+fn ranges(headers: &HeaderMap, digest: &Digest) -> Result<Option<Ranges>, RangeError> {
+    match headers.get(RANGE) {
+        Some(range) if conditions::range_counts(headers, digest) => {
+            let range = range.to_str().map(Ranges::parse);
+            range.unwrap_or_else(|_| Ok(Some(Ranges::outside())))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn parse_digest(text: &str) -> Result<Digest, NameError> {
+    text.parse().map_err(NameError::Digest)
 }
 
 /// The value of `ns` in a query.
 fn namespace(query: Option<&str>) -> Result<Option<String>, NameError> {
     let pairs = query.unwrap_or_default().split('&');
-    let Some(value) = pairs.filter_map(|pair| pair.strip_prefix("ns=")).next() else {
+    let Some(value) = pairs.filter_map(|pair| pair.strip_prefix(NS)).next() else {
         return Ok(None);
     };
     let decoded = percent_encoding::percent_decode_str(value).decode_utf8();

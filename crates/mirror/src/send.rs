@@ -6,45 +6,60 @@ use http::header::{
     HeaderValue,
 };
 use http::{Response, StatusCode};
-use oci::ByteRange;
+use oci::{ByteRange, MediaType};
 
 use crate::body::{self, Body, Part};
 use crate::content_range::ContentRange;
 use crate::found::{Found, Payload};
 use crate::refusal::Refusal;
+use crate::request::conditions::{self, Outcome};
 use crate::request::{FLIGHT, Kind, NAMESPACE, Target};
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-/// The answer that hands over what was found.
+
+/// The answer that hands over what was found, or says that the client has it (status 304). `asked`: the headers of the
+/// request.
 ///
 /// # Errors
-/// The ranges asked for lie outside the object, or are longer than it.
-pub fn found(target: &Target, found: Found) -> Result<Response<Body>, Refusal> {
+/// The ranges asked for lie outside the object, or are longer than it; or the client wants another object.
+pub fn found(target: &Target, asked: &HeaderMap, found: Found) -> Result<Response<Body>, Refusal> {
+    let outcome = conditions::outcome(asked, &found.digest);
+    if outcome == Outcome::Failed {
+        return Err(Refusal::ConditionFailed);
+    }
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     set(headers, DIGEST, found.digest.as_str());
-    set(headers, ETAG, &format!("\"{}\"", found.digest));
-    set(headers, CONTENT_TYPE, found.media_type.as_str());
+    set(headers, ETAG, &conditions::entity_tag(&found.digest));
     if let Some(origin) = &target.origin {
         set(headers, NAMESPACE, origin.registry.as_str());
     }
+    if outcome == Outcome::NotModified {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return Ok(response);
+    }
+    set(headers, CONTENT_TYPE, found.media_type.as_str());
     if matches!(found.payload, Payload::Growing(_, Some(_))) {
         headers.insert(FLIGHT, HeaderValue::from_static("growing"));
     }
     if target.kind == Kind::Blob {
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
-    let parts = match &target.ranges {
-        None => vec![Part::Range(0..found.size)],
-        Some(ranges) => {
-            let ranges = ranges.resolve(found.size)?;
-            let parts = partial(&found, &ranges, headers);
+    let parts = match (&target.ranges, found.size) {
+        // A range of what has no size yet cannot be told; the whole is always a right answer (RFC 9110, 14.2).
+        (_, None) => vec![Part::Range(0..u64::MAX)],
+        (None, Some(size)) => vec![Part::Range(0..size)],
+        (Some(ranges), Some(size)) => {
+            let ranges = ranges.resolve(size)?;
+            let parts = partial(&found.media_type, size, &ranges, headers);
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             parts
         }
     };
-    let length: u64 = parts.iter().map(Part::len).sum();
-    set(response.headers_mut(), CONTENT_LENGTH, &length.to_string());
+    if found.size.is_some() {
+        let length: u64 = parts.iter().map(Part::len).sum();
+        set(response.headers_mut(), CONTENT_LENGTH, &length.to_string());
+    }
     let payload = if target.head_only {
         Payload::Empty
     } else {
@@ -61,18 +76,23 @@ pub fn refused(refusal: &Refusal) -> Response<Body> {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some((name, value)) = refusal.header() {
-        response.headers_mut().insert(name, value);
+    for (name, value) in refusal.headers() {
+        response.headers_mut().append(name, value);
     }
     response
 }
 
 /// The body of a 206 and the headers that describe it (RFC 9110, 15.3.7).
-fn partial(found: &Found, ranges: &[ByteRange], headers: &mut HeaderMap) -> Vec<Part> {
+fn partial(
+    media_type: &MediaType,
+    size: u64,
+    ranges: &[ByteRange],
+    headers: &mut HeaderMap,
+) -> Vec<Part> {
     let shown = |range: &ByteRange| {
         ContentRange {
             range: range.clone(),
-            size: found.size,
+            size,
         }
         .to_string()
     };
@@ -89,7 +109,7 @@ fn partial(found: &Found, ranges: &[ByteRange], headers: &mut HeaderMap) -> Vec<
     );
     let mut parts = Vec::with_capacity(ranges.len() * 2 + 1);
     for range in ranges {
-        let (media_type, shown) = (&found.media_type, shown(range));
+        let shown = shown(range);
         let head = format!(
             "\r\n--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: {shown}\r\n\r\n"
         );

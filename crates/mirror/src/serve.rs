@@ -1,5 +1,7 @@
 //! Listening: connections of the registry port, and of any other HTTP port of ours.
 
+mod http2;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -21,7 +23,8 @@ use tokio_util::task::TaskTracker;
 use crate::body::Body;
 use crate::listen::BACKLOG;
 use crate::mirror::{Ends, Mirror};
-use crate::request::is_this_host;
+use crate::request::{RequestError, host, is_this_host};
+use crate::send;
 
 /// Connections from other hosts at once, and from this one.
 const MOST_CONNECTIONS: usize = 4096;
@@ -170,17 +173,44 @@ fn accepted_by_kernel(listener: &std::net::TcpListener, seats: &Seats) -> Vec<Ac
     accepted
 }
 
-async fn connection<H, F>(stream: TcpStream, ends: Ends, handler: H, drain: CancellationToken)
+/// Serves a connection to its end.
+async fn connection<H, F>(mut stream: TcpStream, ends: Ends, handler: H, drain: CancellationToken)
+where
+    H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F,
+    F: Future<Output = Response<Body>>,
+{
+    if let Err(error) = requests(&mut stream, ends, handler, drain).await {
+        tracing::debug!(%error, remote = %ends.remote, "connection ended");
+        if error.is_parse_version_h2() {
+            http2::refuse(&mut stream).await;
+        }
+    }
+}
+
+/// Answers the requests of a connection, for as long as they are such.
+async fn requests<H, F>(
+    stream: &mut TcpStream,
+    ends: Ends,
+    handler: H,
+    drain: CancellationToken,
+) -> hyper::Result<()>
 where
     H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F,
     F: Future<Output = Response<Body>>,
 {
     let requested = CancellationToken::new();
-    let service = service_fn(|request| {
+    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         requested.cancel();
-        let (answer, drain) = (handler(request, ends), &drain);
+        let host = host::check(request.version(), request.headers());
+        let (answer, drain) = (host.map(|()| handler(request, ends)), &drain);
         async move {
-            let mut response = answer.await;
+            let mut response = match answer {
+                Ok(answer) => answer.await,
+                Err(error) => {
+                    tracing::debug!(%error, remote = %ends.remote, "refused a request");
+                    send::refused(&RequestError::from(error).into())
+                }
+            };
             if drain.is_cancelled() {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
@@ -196,7 +226,7 @@ where
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
+    tokio::select! {
         result = connection.as_mut() => result,
         () = drain.cancelled(), if !drains => {
             let first_request = timeout(DRAIN_HEAD_LIMIT, requested.cancelled());
@@ -209,9 +239,6 @@ where
                 }
             }
         }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, remote = %ends.remote, "connection ended");
     }
 }
 

@@ -19,6 +19,13 @@ pub enum Content {
         /// In bytes.
         size: u64,
     },
+    /// A file whose bytes are being compared with its digest while they are handed out, the end of it withheld until
+    /// that is done. It fails where they are wrong; then the store has it no longer.
+    Verifying {
+        growing: Growing,
+        /// In bytes.
+        size: u64,
+    },
 }
 
 impl Content {
@@ -26,18 +33,19 @@ impl Content {
     pub fn size(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File { size, .. } => *size,
+            Self::File { size, .. } | Self::Verifying { size, .. } => *size,
         }
     }
 }
 
-/// A node's content. Its methods answer from memory or with a system call or two; none waits for another process.
+/// A node's content. Its methods answer from memory, with a system call or two, or after a millisecond of work at the
+/// most; none waits for another process.
 pub trait Store: Send + Sync + 'static {
     /// What is here. Kept right by the store while images come and go.
     fn catalog(&self) -> &Catalog;
 
     /// Opens a complete object; `None` if it is not here, whatever the catalog says: an object may have come or gone
-    /// a moment ago.
+    /// a moment ago, or have been found damaged just now.
     ///
     /// # Errors
     /// The object is here and cannot be read.
@@ -64,7 +72,12 @@ pub trait Store: Send + Sync + 'static {
     /// tail (containerd from 2.1 on; before, a pull keeps its place).
     fn downloads_share_slots(&self) -> bool;
 
+    /// Whether the store can do its work. One that cannot be written is not ready, although it serves what it has.
     fn health(&self) -> Health;
+
+    /// Is told that bytes of an object which the store handed out are not what the digest names. A store of its own
+    /// gives the object up, so that it is fetched anew; for any other there is nothing to do.
+    fn report_damaged(&self, _: &Digest) {}
 }
 
 /// A store that the mirror itself fills (the embedded one; containerd fills its own).
@@ -129,6 +142,11 @@ pub enum IntakeError {
     TooLong { expected: u64 },
     #[error("the bytes are not what {digest} names")]
     Mismatch { digest: Digest },
-    #[error("cannot write to the store")]
+    #[error(
+        "all {limit} bytes of the store are taken by objects on their way in; raise --store-limit"
+    )]
+    Crowded { limit: u64 },
+    /// Its text says which path, why, and what the operator can do.
+    #[error(transparent)]
     Io(#[from] io::Error),
 }

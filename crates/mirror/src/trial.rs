@@ -161,11 +161,11 @@ impl Image {
             }
         }
         match target.kind {
-            Kind::Manifest => local::manifest(digest, bytes.clone(), Source::Local),
+            Kind::Manifest => Some(local::manifest(digest, bytes.clone(), None, Source::Local)),
             Kind::Blob => Some(Found {
                 digest: digest.clone(),
                 media_type: MediaType::octet_stream(),
-                size: bytes.len() as u64,
+                size: Some(bytes.len() as u64),
                 payload: Payload::Bytes(bytes.clone()),
                 source: Source::Local,
             }),

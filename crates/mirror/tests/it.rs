@@ -3,6 +3,10 @@
 
 #[path = "it/flights.rs"]
 mod flights;
+#[path = "it/forms.rs"]
+mod forms;
+#[path = "it/pull_through.rs"]
+mod pull_through;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,13 +22,17 @@ use http_body_util::BodyExt;
 use layout::Layout;
 use mirror::memory::MemoryCluster;
 use mirror::{
-    Access, Body, Candidate, Ends, Flights, Holding, Limits, MIRRORED, Mirror, Options, Parts,
-    PeerId, Reader, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest, Visibility,
+    Access, Body, Candidate, Ends, Flights, Holding, Limits, List, MIRRORED, Mirror, Options,
+    Parts, PeerId, Reader, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest,
+    UpstreamPage, UpstreamRepository, Visibility,
 };
-use oci::{Digest, Origin, Reference};
+use oci::{Digest, Origin, Ranges, Tag};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
+
+/// How a registry refuses.
+type Refuse = fn(Origin) -> UpstreamError;
 
 /// What the upstream registry has, and how it behaves.
 #[derive(Default)]
@@ -38,6 +46,10 @@ struct Fake {
     /// Lets pieces of 1,000 bytes through, as many as it has permits.
     gate: Mutex<Option<Arc<Semaphore>>>,
     blobs_asked: AtomicUsize,
+    bytes_sent: AtomicUsize,
+    tells_no_size: Mutex<bool>,
+    /// What those get who bring no credentials.
+    refusal: Mutex<Option<Refuse>>,
 }
 
 impl Fake {
@@ -58,11 +70,20 @@ impl Fake {
         digest
     }
 
-    fn reach(&self, origin: &Origin) -> Result<(), UpstreamError> {
-        if *self.gone.lock() {
-            return Err(UpstreamError::Unreachable(origin.clone(), "gone".into()));
+    fn reach<'a>(&self, repository: &'a UpstreamRepository) -> Result<&'a Origin, UpstreamError> {
+        let origin = &repository.origin;
+        let is_known = repository.credentials.is_some();
+        match self.refusal.lock().as_ref() {
+            _ if *self.gone.lock() => {
+                Err(UpstreamError::Unreachable(origin.clone(), "gone".into()))
+            }
+            Some(refuse) if !is_known => Err(refuse(origin.clone())),
+            _ => Ok(origin),
         }
-        Ok(())
+    }
+
+    fn tells_sizes(&self) -> bool {
+        !*self.tells_no_size.lock()
     }
 
     fn visibility(&self) -> Visibility {
@@ -78,41 +99,69 @@ impl Fake {
 impl Upstream for Fake {
     async fn resolve(
         &self,
-        origin: &Origin,
-        reference: &Reference,
-    ) -> Result<Digest, UpstreamError> {
-        self.reach(origin)?;
-        let tag = self.tags.lock().get(&reference.to_string()).cloned();
-        tag.ok_or_else(|| UpstreamError::NotFound(origin.clone()))
+        repository: &UpstreamRepository,
+        tag: &Tag,
+    ) -> Result<Resolved, UpstreamError> {
+        let origin = self.reach(repository)?;
+        let digest = self.tags.lock().get(tag.as_str()).cloned();
+        Ok(Resolved {
+            digest: digest.ok_or_else(|| UpstreamError::NotFound(origin.clone()))?,
+            manifest: None,
+        })
     }
 
     async fn manifest(
         &self,
-        origin: &Origin,
-        reference: &Reference,
+        repository: &UpstreamRepository,
+        digest: &Digest,
     ) -> Result<UpstreamManifest, UpstreamError> {
-        self.reach(origin)?;
-        let digest: Digest = reference.to_string().parse().expect("asked for by digest");
-        let bytes = self.objects.lock().get(&digest).cloned();
+        let origin = self.reach(repository)?;
+        let bytes = self.objects.lock().get(digest).cloned();
         let bytes = bytes.ok_or_else(|| UpstreamError::NotFound(origin.clone()))?;
         Ok(UpstreamManifest {
             bytes,
-            digest,
+            digest: digest.clone(),
+            media_type: None,
             visibility: self.visibility(),
         })
     }
 
+    async fn blob_size(
+        &self,
+        repository: &UpstreamRepository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, UpstreamError> {
+        let origin = self.reach(repository)?;
+        let bytes = self.objects.lock().get(digest).cloned();
+        let bytes = bytes.ok_or_else(|| UpstreamError::NotFound(origin.clone()))?;
+        Ok(self.tells_sizes().then_some(bytes.len() as u64))
+    }
+
     async fn blob(
         &self,
-        origin: &Origin,
+        repository: &UpstreamRepository,
         digest: &Digest,
-        offset: u64,
+        ranges: Option<&Ranges>,
     ) -> Result<UpstreamBlob, UpstreamError> {
-        self.reach(origin)?;
+        let origin = self.reach(repository)?;
         self.blobs_asked.fetch_add(1, Ordering::Relaxed);
         let bytes = self.objects.lock().get(digest).cloned();
         let bytes = bytes.ok_or_else(|| UpstreamError::NotFound(origin.clone()))?;
-        let rest = bytes.slice(usize::try_from(offset).expect("small")..);
+        let size = bytes.len() as u64;
+        let range = match ranges {
+            None => 0..size,
+            Some(ranges) => match ranges.first().resolve(size) {
+                Ok(ranges) => ranges[0].clone(),
+                Err(_) => {
+                    return Err(UpstreamError::Unsatisfiable {
+                        origin: origin.clone(),
+                        size: Some(size),
+                    });
+                }
+            },
+        };
+        let rest = bytes.slice(range.start as usize..range.end as usize);
+        self.bytes_sent.fetch_add(rest.len(), Ordering::Relaxed);
         let sent = self
             .breaks_after
             .lock()
@@ -139,9 +188,25 @@ impl Upstream for Fake {
         };
         let body = futures::stream::iter(pieces).then(through).boxed();
         Ok(UpstreamBlob {
-            size: Some(bytes.len() as u64),
+            size: self.tells_sizes().then_some(size),
+            offset: range.start,
             visibility: self.visibility(),
             body,
+        })
+    }
+
+    async fn page(
+        &self,
+        repository: &UpstreamRepository,
+        list: &List,
+        query: &str,
+    ) -> Result<UpstreamPage, UpstreamError> {
+        self.reach(repository)?;
+        Ok(UpstreamPage {
+            bytes: format!("{list:?} {query}").into(),
+            content_type: None,
+            next: Some("n=1&last=a".to_owned()),
+            filters_applied: Some(HeaderValue::from_static("artifactType")),
         })
     }
 }
@@ -149,7 +214,7 @@ impl Upstream for Fake {
 struct TestApp {
     mirror: Arc<Mirror>,
     upstream: Arc<Fake>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 const HERE: SocketAddr = SocketAddr::new(
@@ -166,11 +231,16 @@ fn app() -> TestApp {
 }
 
 fn app_of_cluster(flights: Option<Arc<dyn Flights>>) -> TestApp {
+    app_of(100 << 20, flights)
+}
+
+/// `limit`: of the store, in bytes.
+fn app_of(limit: u64, flights: Option<Arc<dyn Flights>>) -> TestApp {
     let folder = tempfile::tempdir().expect("a folder");
     let mut registry = Registry::default();
     let options = layout::Options {
         path: folder.path().join("store"),
-        limit: 100 << 20,
+        limit,
     };
     let store = Arc::new(Layout::open(&options, &mut registry).expect("a new store"));
     let upstream = Arc::new(Fake::default());
@@ -201,7 +271,7 @@ fn app_of_cluster(flights: Option<Arc<dyn Flights>>) -> TestApp {
     TestApp {
         mirror,
         upstream,
-        _folder: folder,
+        folder,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::Digest as _;
 
-/// The digest of an object: `sha256` or `sha512`, the two algorithms that the image specification registers.
+/// The digest of an object, by one of [`Self::ALGORITHMS`].
 ///
 /// A value of this type is well-formed, so its text can stand in a path or a header as it is.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,7 +16,7 @@ pub struct Digest(Arc<str>);
 pub enum DigestError {
     #[error("a digest is algorithm:hex, as in sha256:e3b0…, this has no colon")]
     NoAlgorithm,
-    #[error("digest algorithm is neither sha256 nor sha512")]
+    #[error("digest algorithm is none of sha256, sha384 and sha512")]
     UnknownAlgorithm,
     #[error(
         "a {algorithm} digest has {expected} lower-case hexadecimal characters after its colon"
@@ -28,7 +28,11 @@ pub enum DigestError {
 }
 
 impl Digest {
-    /// `sha256` or `sha512`.
+    /// The two algorithms that the image specification registers, and the third that the Go clients know
+    /// (opencontainers/go-digest).
+    pub const ALGORITHMS: [&str; 3] = ["sha256", "sha384", "sha512"];
+
+    /// One of [`Self::ALGORITHMS`].
     pub fn algorithm(&self) -> &str {
         self.parts().0
     }
@@ -68,6 +72,7 @@ impl FromStr for Digest {
         let (algorithm, encoded) = text.split_once(':').ok_or(DigestError::NoAlgorithm)?;
         let (algorithm, expected) = match algorithm {
             "sha256" => ("sha256", 64),
+            "sha384" => ("sha384", 96),
             "sha512" => ("sha512", 128),
             _ => return Err(DigestError::UnknownAlgorithm),
         };
@@ -97,6 +102,7 @@ impl fmt::Debug for Digest {
 /// Computes a digest from bytes that come in pieces.
 pub enum Hasher {
     Sha256(sha2::Sha256),
+    Sha384(sha2::Sha384),
     Sha512(sha2::Sha512),
 }
 
@@ -104,6 +110,7 @@ impl Hasher {
     /// A hasher of the algorithm of `expected`.
     pub fn new(expected: &Digest) -> Self {
         match expected.algorithm() {
+            "sha384" => Self::Sha384(sha2::Sha384::new()),
             "sha512" => Self::Sha512(sha2::Sha512::new()),
             _ => Self::Sha256(sha2::Sha256::new()),
         }
@@ -112,6 +119,7 @@ impl Hasher {
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(h) => h.update(bytes),
+            Self::Sha384(h) => h.update(bytes),
             Self::Sha512(h) => h.update(bytes),
         }
     }
@@ -119,6 +127,7 @@ impl Hasher {
     pub fn finish(self) -> Digest {
         Digest(match self {
             Self::Sha256(h) => format!("sha256:{}", hex::encode(h.finalize())).into(),
+            Self::Sha384(h) => format!("sha384:{}", hex::encode(h.finalize())).into(),
             Self::Sha512(h) => format!("sha512:{}", hex::encode(h.finalize())).into(),
         })
     }
@@ -141,11 +150,15 @@ mod tests {
     }
 
     #[test]
-    fn sha512_verifies_too() {
-        let text = format!("sha512:{}", hex::encode(sha2::Sha512::digest(b"abc")));
-        let digest: Digest = text.parse().expect("well-formed");
-        assert!(digest.verifies(b"abc"));
-        assert!(!digest.verifies(b"abd"));
+    fn the_longer_ones_verify_too() {
+        for text in [
+            format!("sha384:{}", hex::encode(sha2::Sha384::digest(b"abc"))),
+            format!("sha512:{}", hex::encode(sha2::Sha512::digest(b"abc"))),
+        ] {
+            let digest: Digest = text.parse().expect("well-formed");
+            assert!(digest.verifies(b"abc"));
+            assert!(!digest.verifies(b"abd"));
+        }
     }
 
     #[test]

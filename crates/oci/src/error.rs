@@ -12,6 +12,8 @@ pub enum ErrorCode {
     NameInvalid,
     NameUnknown,
     SizeInvalid,
+    #[serde(rename = "TOOMANYREQUESTS")]
+    TooManyRequests,
     Unauthorized,
     Denied,
     Unsupported,

@@ -1,11 +1,12 @@
-//! Image manifests and indexes, OCI and Docker schema 2: as much of them as a mirror needs.
+//! Image manifests and indexes, OCI and Docker: as much of them as a mirror needs.
+
+mod document;
 
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Deserialize;
-
 use crate::Digest;
+use document::{Descriptor, Document};
 
 /// Manifests larger than this are neither served nor fetched (distribution-spec, "Pushing Manifests": registries
 /// should take 4 MiB; containerd reads no more than 8 MiB).
@@ -13,9 +14,16 @@ pub const MAX_MANIFEST_SIZE: u64 = 4 * 1024 * 1024;
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+const DOCKER_SCHEMA_1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
+/// RFC 6838, section 4.2: type and subtype have at most 127 characters each. In bytes.
+const MAX_MEDIA_TYPE: usize = 255;
+
+/// A media type, as `Content-Type` has it. Its text can stand in a header as it is.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct MediaType(Arc<str>);
 
@@ -25,18 +33,41 @@ impl MediaType {
          application/vnd.docker.distribution.manifest.list.v2+json, \
          application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1";
 
+    /// Takes a text of printable ASCII, such as the value of a `Content-Type` header. `None` for any other, for an empty
+    /// one, and for one of more than 255 bytes.
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let printable = text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+        (printable && !text.is_empty() && text.len() <= MAX_MEDIA_TYPE).then(|| Self(text.into()))
+    }
+
     pub fn octet_stream() -> Self {
         Self("application/octet-stream".into())
+    }
+
+    /// The media type that an object has where it is asked for as a manifest, whatever its form: the one that the
+    /// document names, else the one that its fields tell, else `hint`, else `application/octet-stream`.
+    pub fn of_manifest(bytes: &[u8], hint: Option<Self>) -> Self {
+        let document = read(bytes).ok();
+        let own = document.as_ref().and_then(media_type);
+        own.or(hint).unwrap_or_else(Self::octet_stream)
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
+    /// Whether it is one of the media types of manifests and indexes that the specifications define or have defined.
     pub fn is_manifest(&self) -> bool {
         matches!(
             &*self.0,
-            OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST
+            OCI_INDEX
+                | OCI_MANIFEST
+                | OCI_ARTIFACT
+                | DOCKER_LIST
+                | DOCKER_MANIFEST
+                | DOCKER_SCHEMA_1
+                | DOCKER_SCHEMA_1_SIGNED
         )
     }
 }
@@ -66,8 +97,8 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Child {
     pub digest: Digest,
-    /// In bytes, as the manifest says.
-    pub size: u64,
+    /// In bytes, as the manifest says; `None` if it says nothing of use (schema 1, negative or fractional numbers).
+    pub size: Option<u64>,
     pub role: Role,
 }
 
@@ -75,7 +106,8 @@ pub struct Child {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     pub media_type: MediaType,
-    /// In the order of the document; a config before its layers.
+    /// In the order of the document; a config before its layers, and layers from the lowest on. Descriptors whose digest
+    /// is of an unknown algorithm are left out.
     pub children: Vec<Child>,
 }
 
@@ -87,68 +119,32 @@ pub enum ManifestError {
     Json(#[from] serde_json::Error),
     #[error("neither an image manifest nor an index")]
     NotAManifest,
-    #[error("a descriptor's digest")]
-    Digest(#[from] crate::DigestError),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Document {
-    media_type: Option<String>,
-    config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    manifests: Option<Vec<Descriptor>>,
-}
-
-#[derive(Deserialize)]
-struct Descriptor {
-    digest: String,
-    #[serde(default)]
-    size: u64,
-}
-
-impl Descriptor {
-    fn child(self, role: Role) -> Result<Child, ManifestError> {
-        Ok(Child {
-            digest: self.digest.parse()?,
-            size: self.size,
-            role,
-        })
-    }
 }
 
 impl Manifest {
-    /// Reads a manifest or an index. Its media type is the document's own; a document without one (OCI allows that)
-    /// is told by its fields.
+    /// Reads a manifest or an index of any form that clients take: OCI, artifact, Docker schema 2 and 1, with fields that
+    /// are absent, null or given twice.
     ///
     /// # Errors
-    /// When the bytes are anything else, so that this is also the test of what a blob is.
+    /// When neither the media type nor the fields are those of a manifest, so that this is also the test of what an
+    /// object is. Do not use it to decide whether an object that was asked for by its digest is handed over: any is
+    /// ([`MediaType::of_manifest`]).
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        if bytes.len() as u64 > MAX_MANIFEST_SIZE {
-            return Err(ManifestError::TooLarge(bytes.len()));
-        }
-        let document: Document = serde_json::from_slice(bytes)?;
-        let told = match (&document.manifests, &document.config, &document.layers) {
-            (Some(_), ..) => OCI_INDEX,
-            (None, Some(_), Some(_)) => OCI_MANIFEST,
-            _ => return Err(ManifestError::NotAManifest),
-        };
-        let media_type = MediaType(document.media_type.as_deref().unwrap_or(told).into());
-        if !media_type.is_manifest() {
+        let document = read(bytes)?;
+        let media_type = media_type(&document).ok_or(ManifestError::NotAManifest)?;
+        if !media_type.is_manifest() && told_by_fields(&document).is_none() {
             return Err(ManifestError::NotAManifest);
         }
-        let with = |role| move |d: Descriptor| d.child(role);
-        let manifests = document
-            .manifests
-            .into_iter()
-            .flatten()
-            .map(with(Role::Manifest));
-        let config = document.config.into_iter().map(with(Role::Config));
-        let layers = document.layers.into_iter().flatten().map(with(Role::Layer));
+        let with = |role| move |Descriptor { digest, size }| Child { digest, size, role };
+        let manifests = document.manifests.descriptors.into_iter();
+        let layers = document.layers.descriptors.into_iter();
+        let layers = layers.chain(document.blobs.descriptors);
+        let layers = layers.chain(document.fs_layers.descriptors.into_iter().rev());
         let children = manifests
-            .chain(config)
-            .chain(layers)
-            .collect::<Result<_, _>>()?;
+            .map(with(Role::Manifest))
+            .chain(document.config.descriptor.map(with(Role::Config)))
+            .chain(layers.map(with(Role::Layer)))
+            .collect();
         Ok(Self {
             media_type,
             children,
@@ -156,72 +152,38 @@ impl Manifest {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn descriptor(text: &str) -> String {
-        format!(
-            r#"{{"mediaType":"x","digest":"{}","size":7}}"#,
-            Digest::sha256(text.as_bytes())
-        )
+fn read(bytes: &[u8]) -> Result<Document, ManifestError> {
+    if bytes.len() as u64 > MAX_MANIFEST_SIZE {
+        return Err(ManifestError::TooLarge(bytes.len()));
     }
+    Ok(Document::read(bytes)?)
+}
 
-    #[test]
-    fn an_image_and_its_children() {
-        let json = format!(
-            r#"{{"schemaVersion":2,"mediaType":"{DOCKER_MANIFEST}","config":{},"layers":[{},{}]}}"#,
-            descriptor("c"),
-            descriptor("l"),
-            descriptor("m")
-        );
-        let manifest = Manifest::parse(json.as_bytes()).expect("a manifest");
-        assert_eq!(manifest.media_type.as_str(), DOCKER_MANIFEST);
-        let roles: Vec<_> = manifest.children.iter().map(|c| (c.role, c.size)).collect();
-        assert_eq!(
-            roles,
-            [(Role::Config, 7), (Role::Layer, 7), (Role::Layer, 7)]
-        );
-    }
+/// The media type that the document names, or that its fields tell (OCI allows a document without one).
+fn media_type(document: &Document) -> Option<MediaType> {
+    let named = document.media_type.as_deref().and_then(MediaType::new);
+    named.or_else(|| Some(MediaType(told_by_fields(document)?.into())))
+}
 
-    #[test]
-    fn an_index_without_a_media_type() {
-        let json = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, descriptor("m"));
-        let manifest = Manifest::parse(json.as_bytes()).expect("an index");
-        assert_eq!(manifest.media_type.as_str(), OCI_INDEX);
-        assert_eq!(manifest.children[0].role, Role::Manifest);
-    }
-
-    #[test]
-    fn anything_else_is_not_one() {
-        let config = br#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}"#;
-        for other in [
-            &b""[..],
-            b"{}",
-            b"[]",
-            b"null",
-            b"\x1f\x8b\x08",
-            config,
-            br#"{"config":{},"layers":[]}"#,
-            br#"{"manifests":[{"digest":"sha256:../../etc"}]}"#,
-        ] {
-            assert!(
-                Manifest::parse(other).is_err(),
-                "{:?}",
-                String::from_utf8_lossy(other)
-            );
-        }
-        assert!(matches!(
-            Manifest::parse(&vec![b' '; 5 << 20]),
-            Err(ManifestError::TooLarge(_))
-        ));
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Manifest::parse(&bytes);
-        }
+/// The media type that goes with the fields of a document. The config of an image has a field `config` too, so that
+/// field alone does not make a manifest: it has to be a descriptor, or the document to say which schema it has.
+fn told_by_fields(document: &Document) -> Option<&'static str> {
+    let descriptors = document.config.is_descriptor || !document.layers.descriptors.is_empty();
+    let fields = document.config.given || document.layers.given;
+    if document.manifests.given {
+        Some(OCI_INDEX)
+    } else if descriptors || (fields && document.schema_version == Some(2)) {
+        Some(OCI_MANIFEST)
+    } else if document.schema_version == Some(1) && document.fs_layers.given {
+        Some(if document.signed {
+            DOCKER_SCHEMA_1_SIGNED
+        } else {
+            DOCKER_SCHEMA_1
+        })
+    } else {
+        None
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,12 +8,11 @@ pub type ByteRange = Range<u64>;
 /// More ranges than this in one request are refused. An eStargz reader asks for a few dozen at most.
 pub const MAX_RANGES: usize = 256;
 
+/// Larger offsets count as this one, which lies outside every object and which servers in all languages can read.
+const MAX_OFFSET: u64 = i64::MAX as u64;
+
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RangeError {
-    #[error(
-        "Range is not of the form bytes=first-last, bytes=first- or bytes=-length, separated by commas"
-    )]
-    Malformed,
     #[error("Range names more than {MAX_RANGES} ranges; ask in several requests")]
     TooMany,
     #[error("Range asks for more bytes than the object has; ask for ranges that do not overlap")]
@@ -33,6 +32,10 @@ enum Spec {
 }
 
 /// What a `Range` header asks for, before the size of the object is known.
+///
+/// A header that is not well-formed asks for a range outside every object: [`Self::resolve`] then fails as for any other
+/// such range, and the client is told the size (status 416). Go's `http.ServeContent`, behind most registries, refuses
+/// it with the same status; RFC 9110, 14.2 leaves the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranges(Vec<Spec>);
 
@@ -40,9 +43,11 @@ impl Ranges {
     /// Reads a `Range` header. `None` for a unit other than bytes, which a server has to ignore (RFC 9110, 14.2).
     ///
     /// # Errors
-    /// A malformed header or one with more than [`MAX_RANGES`] ranges.
+    /// A header with more than [`MAX_RANGES`] ranges.
     pub fn parse(header: &str) -> Result<Option<Self>, RangeError> {
-        let (unit, set) = header.split_once('=').ok_or(RangeError::Malformed)?;
+        let Some((unit, set)) = header.split_once('=') else {
+            return Ok(Some(Self::outside()));
+        };
         if !unit.trim().eq_ignore_ascii_case("bytes") {
             return Ok(None);
         }
@@ -52,12 +57,20 @@ impl Ranges {
             if specs.len() == MAX_RANGES {
                 return Err(RangeError::TooMany);
             }
-            specs.push(Spec::parse(text)?);
+            let Some(spec) = Spec::parse(text) else {
+                return Ok(Some(Self::outside()));
+            };
+            specs.push(spec);
         }
         if specs.is_empty() {
-            return Err(RangeError::Malformed);
+            return Ok(Some(Self::outside()));
         }
         Ok(Some(Self(specs)))
+    }
+
+    /// A range that lies outside every object.
+    pub fn outside() -> Self {
+        Self(vec![Spec::From(MAX_OFFSET)])
     }
 
     /// One range of known ends; it must not be empty.
@@ -96,23 +109,15 @@ impl Ranges {
 }
 
 impl Spec {
-    fn parse(text: &str) -> Result<Self, RangeError> {
-        let (first, last) = text.split_once('-').ok_or(RangeError::Malformed)?;
-        // u64::from_str takes a leading plus; the grammar has digits only.
-        let number = |t: &str| match t.bytes().all(|b| b.is_ascii_digit()) {
-            true => t.parse::<u64>().map_err(|_| RangeError::Malformed),
-            false => Err(RangeError::Malformed),
-        };
+    /// `None` if it is not well-formed, or its end lies before its beginning.
+    fn parse(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-')?;
         match (first, last) {
-            ("", "") => Err(RangeError::Malformed),
-            ("", length) => Ok(Self::Suffix(number(length)?)),
-            (first, "") => Ok(Self::From(number(first)?)),
+            ("", length) => Some(Self::Suffix(offset(length)?)),
+            (first, "") => Some(Self::From(offset(first)?)),
             (first, last) => {
-                let (first, last) = (number(first)?, number(last)?);
-                if last < first {
-                    return Err(RangeError::Malformed);
-                }
-                Ok(Self::Between(first, last))
+                let (first, last) = (offset(first)?, offset(last)?);
+                (first <= last).then_some(Self::Between(first, last))
             }
         }
     }
@@ -125,6 +130,16 @@ impl Spec {
         };
         (range.start < range.end).then_some(range)
     }
+}
+
+/// A number of bytes, at most [`MAX_OFFSET`]. `None` if it is not digits alone.
+fn offset(text: &str) -> Option<u64> {
+    // u64::from_str takes a leading plus.
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    // Digits alone fail for being too many.
+    Some(text.parse().unwrap_or(MAX_OFFSET).min(MAX_OFFSET))
 }
 
 impl std::fmt::Display for Ranges {
@@ -171,11 +186,20 @@ mod tests {
             Ok(vec![(0, 2), (4, 6), (9, 10)])
         );
         assert_eq!(resolve("bytes=0-1,20-", 10), Ok(vec![(0, 2)]));
+        let endless = "99999999999999999999";
+        for header in [format!("bytes=0-{endless}"), format!("bytes=-{endless}")] {
+            assert_eq!(resolve(&header, 10), Ok(vec![(0, 10)]), "{header}");
+        }
     }
 
     #[test]
     fn outside() {
-        for header in ["bytes=10-", "bytes=10-20", "bytes=-0"] {
+        for header in [
+            "bytes=10-",
+            "bytes=10-20",
+            "bytes=-0",
+            "bytes=99999999999999999999-",
+        ] {
             assert_eq!(
                 resolve(header, 10),
                 Err(RangeError::Unsatisfiable { size: 10 })
@@ -189,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed() {
+    fn what_is_not_well_formed_lies_outside() {
         for header in [
             "",
             "bytes",
@@ -197,16 +221,16 @@ mod tests {
             "bytes=,",
             "bytes=-",
             "bytes=5-2",
+            "bytes=0-1,5-2",
             "bytes=a-b",
             "bytes=+1-2",
             "bytes=1--2",
             "bytes=0x1-2",
-            "bytes=99999999999999999999-",
             "bytes=1",
         ] {
             assert_eq!(
-                Ranges::parse(header),
-                Err(RangeError::Malformed),
+                resolve(header, 10),
+                Err(RangeError::Unsatisfiable { size: 10 }),
                 "{header:?}"
             );
         }

@@ -101,6 +101,17 @@ impl Registry {
     pub fn looks_like(component: &str) -> bool {
         component == "localhost" || component.contains(['.', ':'])
     }
+
+    /// The registry that a first path component `host_port` spells, as in `10.0.0.1_5000`: a component of a reference
+    /// cannot hold a colon, so the last underscore stands for it. `None` if what follows is no port (1 to 65535, without
+    /// leading zeros), or what precedes is no host.
+    pub fn with_underscored_port(component: &str) -> Option<Self> {
+        let (host, port) = component.rsplit_once('_')?;
+        if host.contains(':') || port.starts_with('0') {
+            return None;
+        }
+        format!("{host}:{port}").parse().ok()
+    }
 }
 
 /// A repository name: `<name>` of the distribution specification.
@@ -367,6 +378,42 @@ mod tests {
             assert!(!ok::<Registry>(bad), "{bad:?}");
         }
         assert!(!ok::<Registry>(&"a".repeat(256)));
+    }
+
+    #[test]
+    fn a_port_behind_an_underscore() {
+        let spelled = |component| Registry::with_underscored_port(component);
+        for (component, registry) in [
+            ("10.0.0.1_5000", "10.0.0.1:5000"),
+            ("registry.example_5000", "registry.example:5000"),
+            ("localhost_1", "localhost:1"),
+            ("kind-registry_65535", "kind-registry:65535"),
+            ("a_b.local_80", "a_b.local:80"),
+        ] {
+            let registry = registry.parse().expect("a registry");
+            assert_eq!(spelled(component), Some(registry), "{component}");
+            let mirrored = format!("127.0.0.1:5000/{component}/app:1");
+            assert!(ok::<Name>(&mirrored), "{component} in a reference");
+        }
+        for other in [
+            "",
+            "_",
+            "a",
+            "a_",
+            "_5000",
+            "a_b",
+            "a_5000x",
+            "a_+5",
+            "a_0",
+            "a_080",
+            "a_65536",
+            "a:1_5000",
+            "[::1]_5000",
+            "a..b_5000",
+            "a/b_5000",
+        ] {
+            assert_eq!(spelled(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     telemetry::install(&cli.log_level)?;
     // One provider for every TLS connection of the process: two of them panic at run time.
-    let installed = rustls::crypto::ring::default_provider().install_default();
+    let installed = tls::provider().install_default();
     debug_assert!(installed.is_ok(), "the provider is installed once");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -68,7 +68,7 @@ fn answer(path: &str, metrics: &Registry, mirror: &Mirror) -> Response<Body> {
                 .insert(header::CONTENT_TYPE, media_type);
             response
         }
-        "/readyz" => mirror::ready(&mirror.health()),
+        "/readyz" => mirror.readiness(),
         "/livez" => text(StatusCode::OK, String::new()),
         _ => text(
             StatusCode::NOT_FOUND,

@@ -1,114 +1,214 @@
-//! A blob on its way, from an offset on.
+//! A blob, or a part of it, on its way.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use http::StatusCode;
-use http::header::CONTENT_RANGE;
 use mirror::UpstreamError;
-use oci::Origin;
+use oci::{Digest, Origin};
 use reqwest::Response;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::call::{next_chunk, protocol, unreachable};
+use crate::call::next_chunk;
+use crate::encoding::{self, Form, Forms, Unlabelled};
+use crate::fault::{protocol, unreachable};
+use crate::part::Cut;
 
-type Body = BoxStream<'static, Result<Bytes, UpstreamError>>;
+/// A labelled body up to this size is held until its digest has told what it is. In bytes.
+const HELD: usize = 1024 * 1024;
 
-/// The size of the whole blob, where it is known, and its bytes from `offset` on. A registry that ignores ranges sends
-/// all of it; what stands before the offset is then read and dropped. `turn` is given back when the body has ended.
-pub(crate) fn open(
-    origin: &Origin,
+pub(crate) type Body = BoxStream<'static, Result<Bytes, UpstreamError>>;
+
+/// The bytes of an answer as they come.
+pub(crate) struct Incoming {
+    origin: Origin,
     response: Response,
-    offset: u64,
     stall: Duration,
-    turn: OwnedSemaphorePermit,
-) -> Result<(Option<u64>, Body), UpstreamError> {
-    let length = response.content_length();
-    let (skip, size) = match response.status() {
-        StatusCode::OK => (offset, length),
-        StatusCode::PARTIAL_CONTENT if offset > 0 => {
-            let range = response.headers().get(CONTENT_RANGE);
-            let (_, size) = range
-                .and_then(|value| content_range(value.to_str().ok()?))
-                .filter(|(start, _)| *start == offset)
-                .ok_or_else(|| protocol(origin, "another range than was asked for"))?;
-            (
-                0,
-                size.or(length.and_then(|length| length.checked_add(offset))),
-            )
+    /// Bytes that were read to see what comes, in order.
+    held: VecDeque<Bytes>,
+}
+
+impl Incoming {
+    pub(crate) fn new(origin: &Origin, response: Response, stall: Duration) -> Self {
+        Self {
+            origin: origin.clone(),
+            response,
+            stall,
+            held: VecDeque::new(),
         }
-        status => return Err(protocol(origin, &format!("{status} to a GET"))),
-    };
-    if size.is_some_and(|size| size < offset) {
-        return Err(protocol(origin, "a blob that ends before the offset"));
     }
-    let body = BlobBody {
-        origin: origin.clone(),
-        response,
-        skip,
-        left: size.map(|size| size - offset),
-        stall,
+
+    async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        match self.held.pop_front() {
+            Some(bytes) => Ok(Some(bytes)),
+            None => next_chunk(&self.origin, &mut self.response, self.stall).await,
+        }
+    }
+
+    /// The first bytes, which [`Self::next`] gives again: [`HELD`] or more, or all, and whether they are all.
+    async fn hold(&mut self) -> Result<(Vec<u8>, bool), UpstreamError> {
+        let mut bytes = Vec::new();
+        while bytes.len() < HELD {
+            let next = next_chunk(&self.origin, &mut self.response, self.stall).await?;
+            let Some(next) = next else {
+                return Ok((bytes, true));
+            };
+            bytes.extend_from_slice(&next);
+            self.held.push_back(next);
+        }
+        Ok((bytes, false))
+    }
+}
+
+/// Bytes of the object, before they are cut.
+pub(crate) enum Source {
+    Plain(Box<Incoming>),
+    Labelled(Box<Labelled>),
+}
+
+impl Source {
+    fn origin(&self) -> &Origin {
+        match self {
+            Self::Plain(incoming) => &incoming.origin,
+            Self::Labelled(labelled) => &labelled.incoming.origin,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        match self {
+            Self::Plain(incoming) => incoming.next().await,
+            Self::Labelled(labelled) => labelled.next().await,
+        }
+    }
+}
+
+/// The object in a whole body that is labelled as encoded, rightly or not.
+pub(crate) struct Labelled {
+    incoming: Incoming,
+    /// What has come and is not looked at yet.
+    input: Bytes,
+    /// `None` when the end has been reached.
+    object: Option<Unlabelled>,
+    form: Form,
+    digest: Digest,
+    forms: Arc<Forms>,
+}
+
+impl Labelled {
+    /// Tells also what the body is: by the digest where it is small, else by its beginning.
+    pub(crate) async fn open(
+        mut incoming: Incoming,
+        digest: &Digest,
+        forms: &Arc<Forms>,
+    ) -> Result<(Self, Form), UpstreamError> {
+        let (beginning, is_whole) = incoming.hold().await?;
+        let form = if is_whole {
+            encoding::form_of(&beginning, digest).ok_or_else(|| {
+                let text = format!("bytes that are not {digest}, encoded or not");
+                protocol(&incoming.origin, &text)
+            })?
+        } else {
+            let known = forms.get(digest);
+            known.unwrap_or_else(|| encoding::likely_form(&beginning))
+        };
+        let labelled = Self {
+            incoming,
+            input: Bytes::new(),
+            object: Some(Unlabelled::new(form, digest)),
+            form,
+            digest: digest.clone(),
+            forms: forms.clone(),
+        };
+        Ok((labelled, form))
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        while let Some(object) = &mut self.object {
+            if self.input.is_empty() {
+                let Some(input) = self.incoming.next().await? else {
+                    let ended = self.object.take().map(Unlabelled::end);
+                    return match ended {
+                        Some(Ok((bytes, true))) => Ok(Some(bytes).filter(|b| !b.is_empty())),
+                        _ => Err(self.was_wrong()),
+                    };
+                };
+                self.input = input;
+            }
+            let Ok(bytes) = object.next(&mut self.input) else {
+                return Err(self.was_wrong());
+            };
+            if !bytes.is_empty() {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next one who asks gets the other form.
+    fn was_wrong(&self) -> UpstreamError {
+        self.forms.was_wrong(&self.digest, self.form);
+        let text = format!(
+            "an encoding label that is wrong for {}; ask again",
+            self.digest
+        );
+        protocol(&self.incoming.origin, &text)
+    }
+}
+
+/// The bytes that were asked for. `turn` is given back when they have ended.
+pub(crate) fn cut(source: Source, cut: &Cut, turn: OwnedSemaphorePermit) -> Body {
+    let body = CutBody {
+        source,
+        skip: cut.skip,
+        left: cut.take,
         _turn: turn,
     };
     let body = stream::try_unfold(body, async |mut body| {
         Ok(body.next().await?.map(|bytes| (bytes, body)))
     });
-    Ok((size, body.boxed()))
+    body.boxed()
 }
 
-/// A blob's bytes as they come.
-struct BlobBody {
-    origin: Origin,
-    response: Response,
+struct CutBody {
+    source: Source,
     /// Bytes to drop before the first that was asked for.
     skip: u64,
-    /// Bytes there have to be, where that is known.
+    /// Bytes still to come, where that is known.
     left: Option<u64>,
-    stall: Duration,
     _turn: OwnedSemaphorePermit,
 }
 
-impl BlobBody {
+impl CutBody {
     async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {
-            let chunk = next_chunk(&self.origin, &mut self.response, self.stall).await?;
-            let Some(mut bytes) = chunk else {
+            if self.left == Some(0) {
+                return Ok(None);
+            }
+            let Some(mut bytes) = self.source.next().await? else {
+                let origin = self.source.origin();
                 return match self.left {
-                    Some(1..) => Err(unreachable(&self.origin, "the body ended early")),
-                    _ if self.skip > 0 => {
-                        Err(protocol(&self.origin, "a blob that ends before the offset"))
+                    Some(_) => Err(unreachable(origin, "the body ended early")),
+                    None if self.skip > 0 => {
+                        Err(protocol(origin, "a blob that ends before the offset"))
                     }
-                    _ => Ok(None),
+                    None => Ok(None),
                 };
             };
             let skipped = self.skip.min(bytes.len() as u64);
             self.skip -= skipped;
             // At most the length of these bytes.
             bytes = bytes.slice(usize::try_from(skipped).unwrap_or(bytes.len())..);
-            if bytes.is_empty() {
-                continue;
-            }
             if let Some(left) = &mut self.left {
-                *left = left
-                    .checked_sub(bytes.len() as u64)
-                    .ok_or_else(|| protocol(&self.origin, "more bytes than announced"))?;
+                let kept = usize::try_from(*left).map_or(bytes.len(), |l| l.min(bytes.len()));
+                bytes.truncate(kept);
+                *left -= bytes.len() as u64;
             }
-            return Ok(Some(bytes));
+            if !bytes.is_empty() {
+                return Ok(Some(bytes));
+            }
         }
     }
-}
-
-/// `bytes 5-9/10` or `bytes 5-9/*` (RFC 9110, section 14.4): where it starts, and the size of the whole.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
-    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (start, end) = range.split_once('-')?;
-    let (start, end): (u64, u64) = (start.parse().ok()?, end.parse().ok()?);
-    let size = match size {
-        "*" => None,
-        size => Some(size.parse().ok()?),
-    };
-    let is_sound = start <= end && size.is_none_or(|size| end < size);
-    is_sound.then_some((start, size))
 }

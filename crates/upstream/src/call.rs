@@ -1,36 +1,55 @@
-//! One request, over all its redirects, each of them vetted.
+//! One request, over all its redirects. Every hop is checked against the address policy.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use mirror::UpstreamError;
 use oci::Origin;
+use percent_encoding::{AsciiSet, percent_encode};
 use reqwest::Response;
 use tokio::time::timeout;
 use url::Url;
 
 use crate::client::Clients;
-use crate::policy::{Base, Policy, Reach, Refused};
+use crate::fault::{self, forbidden, protocol};
+use crate::policy::{Base, Policy, Reach};
 use crate::registries::Limits;
 use crate::resolve::Names;
 
 /// Redirects followed for one request. Registries send blobs to a store or a cache: one or two.
 const MAX_REDIRECTS: usize = 5;
+/// Bytes of a `Location` that are percent-encoded before it is read as a URL: all but ASCII.
+const NOT_ASCII: &AsciiSet = &AsciiSet::EMPTY;
 
-/// A request as it sets out.
+/// A request before any redirect.
 #[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
-    /// For the host of `url` alone.
+    /// For the origin of `url` alone.
     pub(crate) authorization: Option<HeaderValue>,
     /// Of a POST. A call with a form follows no redirect: what is in the form is for the host of `url` too.
     pub(crate) form: Option<String>,
+}
+
+/// Who gave an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AnsweredBy {
+    /// The origin that was asked, without a redirect.
+    Asked,
+    /// The origin that was asked, after redirects within it.
+    SameOrigin,
+    /// Whoever a redirect led to, or anybody after that.
+    Elsewhere,
+}
+
+pub(crate) struct Answer {
+    pub(crate) response: Response,
+    pub(crate) by: AnsweredBy,
 }
 
 /// Makes calls.
@@ -48,8 +67,9 @@ impl Caller {
         origin: &Origin,
         base: &Base,
         call: &Call,
-    ) -> Result<Response, UpstreamError> {
+    ) -> Result<Answer, UpstreamError> {
         let (mut url, mut authorization) = (call.url.clone(), call.authorization.as_ref());
+        let mut by = AnsweredBy::Asked;
         for _ in 0..=MAX_REDIRECTS {
             let reach = self
                 .policy
@@ -58,12 +78,15 @@ impl Caller {
                 .map_err(|refused| forbidden(origin, &refused))?;
             let response = self.hop(origin, reach, call, &url, authorization).await?;
             if !is_redirect(response.status()) || call.form.is_some() {
-                return Ok(response);
+                return Ok(Answer { response, by });
             }
-            let next = location(&url, &response)
+            let next = location(&url, response.headers())
                 .ok_or_else(|| protocol(origin, "a redirect that leads nowhere"))?;
             if next.origin() != url.origin() {
                 authorization = None;
+                by = AnsweredBy::Elsewhere;
+            } else if by == AnsweredBy::Asked {
+                by = AnsweredBy::SameOrigin;
             }
             url = next;
         }
@@ -71,6 +94,9 @@ impl Caller {
         Err(protocol(origin, &many))
     }
 
+    /// One request. If a kept connection is closed before the answer begins, the request is made again on a new
+    /// connection (RFC 9112, section 9.3.1), as Go's client does. A POST goes out on a new connection at once, as it
+    /// must not be repeated.
     async fn hop(
         &self,
         origin: &Origin,
@@ -79,21 +105,39 @@ impl Caller {
         url: &Url,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, UpstreamError> {
-        let client = self.clients.of(reach);
-        let mut request = client
-            .request(call.method.clone(), url.clone())
-            .headers(call.headers.clone());
-        if let Some(authorization) = authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
-        if let Some(form) = &call.form {
-            request = request
-                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                .body(form.clone());
-        }
-        match timeout(self.limits.header, request.send()).await {
-            Ok(answer) => answer.map_err(|error| fault(origin, error)),
-            Err(_) => Err(silence(origin, self.limits.header)),
+        let send = |client: &reqwest::Client| {
+            let mut request = client
+                .request(call.method.clone(), url.clone())
+                .headers(call.headers.clone());
+            if let Some(authorization) = authorization {
+                request = request.header(AUTHORIZATION, authorization);
+            }
+            if let Some(form) = &call.form {
+                request = request
+                    .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                    .body(form.clone());
+            }
+            request.send()
+        };
+        let sending = async {
+            if call.form.is_some() {
+                return send(self.clients.unpooled(reach)).await;
+            }
+            match send(self.clients.pooled(reach)).await {
+                Err(error) if fault::closed_unanswered(&error) => {
+                    tracing::debug!(%origin, "a kept connection was closed; asking on a new one");
+                    send(self.clients.unpooled(reach)).await
+                }
+                // A kept connection was closed in these words (RFC 9110, section 15.5.9).
+                Ok(answer) if answer.status() == StatusCode::REQUEST_TIMEOUT => {
+                    send(self.clients.unpooled(reach)).await
+                }
+                answer => answer,
+            }
+        };
+        match timeout(self.limits.header, sending).await {
+            Ok(answer) => answer.map_err(|error| fault::of_request(origin, url, error)),
+            Err(_) => Err(fault::silence(origin, self.limits.header)),
         }
     }
 
@@ -130,47 +174,55 @@ pub(crate) async fn next_chunk(
     stall: Duration,
 ) -> Result<Option<Bytes>, UpstreamError> {
     match timeout(stall, response.chunk()).await {
-        Ok(chunk) => chunk.map_err(|error| fault(origin, error)),
-        Err(_) => Err(silence(origin, stall)),
+        Ok(Err(error)) if ends_with_its_connection(response) && fault::is_end(&error) => Ok(None),
+        Ok(chunk) => chunk.map_err(|error| fault::of_body(origin, error)),
+        Err(_) => Err(fault::silence(origin, stall)),
     }
+}
+
+/// Whether a body ends where its connection does (RFC 9112, section 6.3, rule 8). Many servers then leave out the last
+/// message of TLS, and Go takes that for the end as well. Nothing tells such a body from one that broke off, but its
+/// digest.
+fn ends_with_its_connection(response: &Response) -> bool {
+    let headers = response.headers();
+    !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING)
 }
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-fn location(from: &Url, response: &Response) -> Option<Url> {
-    let text = response.headers().get(LOCATION)?.to_str().ok()?;
-    from.join(text).ok()
+/// Where a redirect leads. Bytes beyond ASCII, which some registries send raw, are percent-encoded first.
+fn location(from: &Url, headers: &HeaderMap) -> Option<Url> {
+    let value = headers.get(LOCATION).filter(|value| !value.is_empty())?;
+    let text = percent_encode(value.as_bytes(), NOT_ASCII).to_string();
+    from.join(&text).ok()
 }
 
-pub(crate) fn protocol(origin: &Origin, text: &str) -> UpstreamError {
-    UpstreamError::Protocol(origin.clone(), text.to_owned())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-pub(crate) fn unreachable(origin: &Origin, text: &str) -> UpstreamError {
-    UpstreamError::Unreachable(origin.clone(), text.to_owned())
-}
-
-fn silence(origin: &Origin, limit: Duration) -> UpstreamError {
-    unreachable(origin, &format!("not a byte in {limit:?}"))
-}
-
-pub(crate) fn forbidden(origin: &Origin, refused: &Refused) -> UpstreamError {
-    UpstreamError::Forbidden(origin.clone(), refused.to_string())
-}
-
-/// An error of the client in words, without the URL: its query may carry a signature.
-fn fault(origin: &Origin, error: reqwest::Error) -> UpstreamError {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(refused) = cause.downcast_ref::<Refused>() {
-            return forbidden(origin, refused);
+    #[test]
+    fn a_location_is_followed_in_any_spelling() {
+        let from = Url::parse("https://r.example/v2/a/blobs/x").expect("a URL");
+        for (value, to) in [
+            (
+                "/caf\u{e9}?n=\u{fc}",
+                Some("https://r.example/caf%C3%A9?n=%C3%BC"),
+            ),
+            ("/caf%C3%A9", Some("https://r.example/caf%C3%A9")),
+            ("//cdn.example/x", Some("https://cdn.example/x")),
+            ("y", Some("https://r.example/v2/a/blobs/y")),
+            ("/a b", Some("https://r.example/a%20b")),
+            ("", None),
+            ("https://", None),
+        ] {
+            let value = HeaderValue::from_bytes(value.as_bytes()).expect("a header");
+            let headers = HeaderMap::from_iter([(LOCATION, value)]);
+            let found = location(&from, &headers);
+            assert_eq!(found.as_ref().map(Url::as_str), to);
         }
-        text = format!("{text}: {cause}");
-        source = cause.source();
+        assert_eq!(location(&from, &HeaderMap::new()), None);
     }
-    unreachable(origin, &text)
 }

@@ -1,8 +1,10 @@
 //! What a registry asks for in `WWW-Authenticate` (RFC 9110, section 11.6.1; RFC 6750; distribution's token
 //! specification).
 
-use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
+use http::{HeaderMap, HeaderValue};
+
+use crate::quoted;
 
 /// More of such headers in one answer are not read. In bytes.
 const MAX_CHALLENGES: usize = 8 * 1024;
@@ -10,7 +12,7 @@ const MAX_CHALLENGES: usize = 8 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Challenge {
     Basic,
-    /// Fetch a token at `realm`, a URL.
+    /// Fetch a token at `realm`, a URL. Parameters that are empty count as absent.
     Bearer {
         realm: String,
         service: Option<String>,
@@ -18,106 +20,99 @@ pub(crate) enum Challenge {
     },
 }
 
+/// A challenge as it stands in a header.
+struct Stated {
+    /// In lower case.
+    scheme: String,
+    parameters: Vec<(String, String)>,
+    text: String,
+}
+
 impl Challenge {
     /// The challenge to answer: a token before a password, which then goes to the token service alone.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut found = None;
-        let mut budget = MAX_CHALLENGES;
-        for value in headers.get_all(WWW_AUTHENTICATE) {
-            let Some(rest) = budget.checked_sub(value.len()) else {
-                break;
-            };
-            budget = rest;
-            for challenge in value.to_str().map(parse).unwrap_or_default() {
-                if found.is_none() || matches!(challenge, Self::Bearer { .. }) {
-                    found = Some(challenge);
-                }
+        for challenge in stated(headers).iter().filter_map(Self::known) {
+            if found.is_none() || matches!(challenge, Self::Bearer { .. }) {
+                found = Some(challenge);
             }
         }
         found
     }
-}
 
-fn parse(text: &str) -> Vec<Challenge> {
-    let mut schemes: Vec<(String, Vec<(String, String)>)> = Vec::new();
-    for part in split_outside_quotes(text) {
-        let part = part.trim();
-        let (first, rest) = part.split_once([' ', '\t']).unwrap_or((part, ""));
-        let parameter = if first.is_empty() || first.contains('=') {
-            part
-        } else {
-            schemes.push((first.to_ascii_lowercase(), Vec::new()));
-            rest.trim()
-        };
-        if let (Some((_, parameters)), Some((key, value))) =
-            (schemes.last_mut(), parameter.split_once('='))
-        {
-            parameters.push((key.trim().to_ascii_lowercase(), unquote(value.trim())));
+    fn known(stated: &Stated) -> Option<Self> {
+        match stated.scheme.as_str() {
+            "basic" => Some(Self::Basic),
+            "bearer" => {
+                let parameter = |name| {
+                    let mut found = stated.parameters.iter().rev();
+                    let value = &found.find(|(key, _)| key == name)?.1;
+                    (!value.trim().is_empty()).then(|| value.clone())
+                };
+                Some(Self::Bearer {
+                    realm: parameter("realm")?,
+                    service: parameter("service"),
+                    scope: parameter("scope"),
+                })
+            }
+            _ => None,
         }
     }
-    schemes
-        .into_iter()
-        .filter_map(|(scheme, parameters)| known(&scheme, parameters))
+}
+
+/// The challenges that a client can be told: Basic and Bearer, each as it was stated.
+pub(crate) fn relayable(headers: &HeaderMap) -> Vec<HeaderValue> {
+    let stated = stated(headers);
+    let known = stated.iter().filter(|s| Challenge::known(s).is_some());
+    known
+        .filter_map(|s| HeaderValue::from_bytes(s.text.as_bytes()).ok())
         .collect()
 }
 
-fn known(scheme: &str, parameters: Vec<(String, String)>) -> Option<Challenge> {
-    if scheme == "basic" {
-        return Some(Challenge::Basic);
+fn stated(headers: &HeaderMap) -> Vec<Stated> {
+    let mut found = Vec::new();
+    let mut budget = MAX_CHALLENGES;
+    for value in headers.get_all(WWW_AUTHENTICATE) {
+        let Some(rest) = budget.checked_sub(value.len()) else {
+            break;
+        };
+        budget = rest;
+        found.extend(parse(&String::from_utf8_lossy(value.as_bytes())));
     }
-    let (mut realm, mut service, mut scope) = (None, None, None);
-    for (key, value) in parameters {
-        match key.as_str() {
-            "realm" => realm = Some(value),
-            "service" => service = Some(value),
-            "scope" => scope = Some(value),
-            _ => {}
-        }
-    }
-    let realm = realm.filter(|_| scheme == "bearer")?;
-    Some(Challenge::Bearer {
-        realm,
-        service,
-        scope,
-    })
+    found
 }
 
-fn split_outside_quotes(text: &str) -> Vec<&str> {
-    let (mut parts, mut from) = (Vec::new(), 0);
-    let (mut quoted, mut escaped) = (false, false);
-    for (at, c) in text.char_indices() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' if quoted => escaped = true,
-            '"' => quoted = !quoted,
-            ',' if !quoted => {
-                parts.push(&text[from..at]);
-                from = at + 1;
+fn parse(text: &str) -> Vec<Stated> {
+    let mut schemes: Vec<Stated> = Vec::new();
+    for part in quoted::split(text, ',') {
+        let part = part.trim();
+        let (first, rest) = part.split_once([' ', '\t']).unwrap_or((part, ""));
+        let parameter = if first.is_empty() || first.contains('=') {
+            if let Some(stated) = schemes.last_mut().filter(|_| !part.is_empty()) {
+                stated.text.push(',');
+                stated.text.push_str(part);
             }
-            _ => {}
+            part
+        } else {
+            schemes.push(Stated {
+                scheme: first.to_ascii_lowercase(),
+                parameters: Vec::new(),
+                text: part.to_owned(),
+            });
+            rest.trim()
+        };
+        if let (Some(stated), Some((key, value))) = (schemes.last_mut(), parameter.split_once('='))
+        {
+            let key = key.trim().to_ascii_lowercase();
+            stated.parameters.push((key, quoted::unquote(value.trim())));
         }
     }
-    parts.push(&text[from..]);
-    parts
-}
-
-fn unquote(value: &str) -> String {
-    let Some(inner) = value.strip_prefix('"') else {
-        return value.to_owned();
-    };
-    let inner = inner.strip_suffix('"').unwrap_or(inner);
-    let mut text = String::new();
-    let mut chars = inner.chars();
-    while let Some(c) = chars.next() {
-        text.extend(if c == '\\' { chars.next() } else { Some(c) });
-    }
-    text
+    schemes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     fn of(values: &[&str]) -> Option<Challenge> {
@@ -164,9 +159,39 @@ mod tests {
             "Negotiate",
             "Digest realm=x",
             r#"Bearer service="x""#,
+            r#"Bearer realm="",service="x""#,
         ] {
             assert_eq!(of(&[none]), None, "{none}");
         }
+    }
+
+    #[test]
+    fn what_is_empty_counts_as_absent() {
+        let expected = Challenge::Bearer {
+            realm: "x".into(),
+            service: None,
+            scope: None,
+        };
+        let found = of(&[r#"Bearer realm="x",service="",scope=" ""#]);
+        assert_eq!(found, Some(expected));
+    }
+
+    #[test]
+    fn a_client_is_told_of_basic_and_bearer_alone() {
+        let mut headers = HeaderMap::new();
+        for value in [
+            r#"Negotiate, Basic realm="a, b" , charset=UTF-8,Digest realm="d""#,
+            r#"Bearer realm="https://t.example/x",, scope="s""#,
+            "Bearer",
+        ] {
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(value));
+        }
+        let told = relayable(&headers);
+        let expected = [
+            r#"Basic realm="a, b",charset=UTF-8"#,
+            r#"Bearer realm="https://t.example/x",scope="s""#,
+        ];
+        assert_eq!(told, expected);
     }
 
     proptest! {
@@ -179,8 +204,9 @@ mod tests {
         fn quoted_text_comes_back(realm in "[ -~]{0,40}") {
             let escaped = realm.replace('\\', "\\\\").replace('"', "\\\"");
             let told = of(&[&format!("Bearer realm=\"{escaped}\", service=s")]);
+            let is_given = !realm.trim().is_empty();
             let expected = Challenge::Bearer { realm, service: Some("s".into()), scope: None };
-            prop_assert_eq!(told, Some(expected));
+            prop_assert_eq!(told, is_given.then_some(expected));
         }
     }
 }

@@ -14,12 +14,16 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use oci::{Registry, RegistryUrl, Scheme};
+use tokio::time::timeout;
 use url::{Host, Url};
 
 use crate::resolve::Names;
 
+/// How long it is looked up where a registry stands that has been called already.
+const STANDING_LIMIT: Duration = Duration::from_secs(2);
 /// Docker Hub is named `docker.io` and served from here.
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
@@ -217,7 +221,8 @@ impl Policy {
             Target::Name => {
                 let host = base.url.host_str().unwrap_or_default();
                 // Behind a proxy names may not resolve here; then it counts as public.
-                let addresses = names.addresses(host).await.unwrap_or_default();
+                let found = timeout(STANDING_LIMIT, names.addresses(host)).await;
+                let addresses = found.unwrap_or(Ok(Vec::new())).unwrap_or_default();
                 let outmost = addresses.into_iter().map(standing_at).min();
                 outmost.unwrap_or(Reach::Public).min(Reach::Private)
             }
@@ -230,7 +235,7 @@ impl Policy {
             Some(Host::Ipv6(address)) => Ok(Target::Address(address.into())),
             Some(Host::Domain(name)) => {
                 let name = name.trim_end_matches('.');
-                if is_localhost(name) {
+                if names::is_localhost(name) {
                     Ok(Target::Localhost)
                 } else if self.proxies.contains(name) {
                     Err(Refused(format!("{name} is this host's proxy")))
@@ -247,12 +252,6 @@ enum Target {
     Address(IpAddr),
     Localhost,
     Name,
-}
-
-/// RFC 6761, section 6.3: names that mean loopback whatever a server says. `name` is in lower case.
-pub(crate) fn is_localhost(name: &str) -> bool {
-    let name = name.trim_end_matches('.');
-    name == "localhost" || name.ends_with(".localhost")
 }
 
 #[cfg(test)]

@@ -1,29 +1,35 @@
 //! The registries, as the mirror asks them.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, RANGE};
+use http::header::{ACCEPT_ENCODING, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use lru::LruCache;
-use mirror::{Upstream, UpstreamBlob, UpstreamError, UpstreamManifest};
-use oci::{Digest, MAX_MANIFEST_SIZE, MediaType, Origin, Reference, Registry, RegistryUrl};
+use mirror::{
+    List, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest, UpstreamPage,
+    UpstreamRepository,
+};
+use oci::{Digest, Origin, Ranges, Registry, RegistryUrl, Tag};
 use parking_lot::Mutex;
-use reqwest::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use url::Url;
 
-use crate::blob;
-use crate::call::{Call, Caller, forbidden, protocol, unreachable};
-use crate::client::{Clients, SetupError, proxies_of_environment};
+use crate::call::{AnsweredBy, Call, Caller};
+use crate::challenge::relayable;
+use crate::client::{Clients, SetupError};
 use crate::credentials::Credentials;
+use crate::encoding::Forms;
+use crate::fault::{EXPECTS_TLS, forbidden, protocol, unreachable};
+use crate::manifests::Tags;
 use crate::policy::Policy;
+use crate::proxy::Proxies;
 use crate::resolve::{Names, SystemNames};
-use crate::session::{Answer, Sessions};
+use crate::session::{Granted, Sessions};
 
 /// Requests of one registry at the same time, blobs on their way included: five pulls of three layers each.
 pub(crate) const PARALLEL_REQUESTS: usize = 16;
@@ -31,7 +37,6 @@ pub(crate) const PARALLEL_REQUESTS: usize = 16;
 const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// From a request to the head of its answer, with waiting for a turn, signing in and redirects.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// How registries are talked to.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +48,7 @@ pub struct Options {
     pub auth_file: Option<PathBuf>,
     /// PEM certificates to trust besides the system's.
     pub ca_file: Option<PathBuf>,
-    /// Whether `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured.
+    /// Whether `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured, as Go's clients do.
     pub use_proxies: bool,
     pub limits: Limits,
 }
@@ -71,10 +76,15 @@ impl Default for Limits {
 
 /// Upstream registries over HTTP.
 pub struct Registries {
-    caller: Caller,
+    pub(crate) caller: Caller,
     sessions: Sessions,
     turns: Mutex<LruCache<Registry, Arc<Semaphore>>>,
+    pub(crate) tags: Tags,
+    pub(crate) forms: Arc<Forms>,
 }
+
+/// The turn of a request that is on its way.
+pub(crate) type Turn = OwnedSemaphorePermit;
 
 impl Registries {
     /// Reads the credentials and the certificates.
@@ -82,34 +92,45 @@ impl Registries {
     /// # Errors
     /// One of them cannot be read.
     pub fn new(options: Options) -> Result<Self, SetupError> {
-        Self::with_names(options, Arc::new(SystemNames::new()))
+        let proxies = match options.use_proxies {
+            true => Proxies::of_environment(),
+            false => Proxies::default(),
+        };
+        Self::with(options, Arc::new(SystemNames::new()), &proxies)
     }
 
-    pub(crate) fn with_names(options: Options, names: Arc<dyn Names>) -> Result<Self, SetupError> {
-        let proxies: Option<BTreeSet<String>> = options.use_proxies.then(proxies_of_environment);
+    pub(crate) fn with(
+        options: Options,
+        names: Arc<dyn Names>,
+        proxies: &Proxies,
+    ) -> Result<Self, SetupError> {
         let ca_file = options.ca_file.as_deref();
-        let clients = Clients::new(&names, ca_file, proxies.as_ref(), &options.limits)?;
+        let clients = Clients::new(&names, ca_file, proxies, &options.limits)?;
         let credentials = Credentials::new(options.auth_file)?;
         Ok(Self {
             caller: Caller {
                 clients,
-                policy: Policy::new(options.registries, proxies.unwrap_or_default()),
+                policy: Policy::new(options.registries, proxies.hosts()),
                 names,
                 limits: options.limits,
             },
             sessions: Sessions::new(credentials),
             turns: Mutex::new(LruCache::new(MAX_REGISTRIES)),
+            tags: Tags::new(),
+            forms: Arc::new(Forms::new()),
         })
     }
 
-    /// Asks for `/v2/<repository>/<path>`. The turn is to be kept until the body has ended.
-    async fn ask(
+    /// Asks for `/v2/<repository>/<path>`. The turn is to be kept until the body has ended. The answer may be a refusal:
+    /// see [`check`].
+    pub(crate) async fn ask(
         &self,
-        origin: &Origin,
+        repository: &UpstreamRepository,
         method: Method,
-        path: &str,
+        (path, query): (&str, &str),
         mut headers: HeaderMap,
-    ) -> Result<(Answer, OwnedSemaphorePermit), UpstreamError> {
+    ) -> Result<Asked, UpstreamError> {
+        let origin = &repository.origin;
         let base = self
             .caller
             .policy
@@ -118,6 +139,7 @@ impl Registries {
         let mut url = base.url.clone();
         // A repository, a tag and a digest have no character that means something in a path.
         url.set_path(&format!("/v2/{}/{path}", origin.repository));
+        url.set_query(Some(query).filter(|query| !query.is_empty()));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let call = Call {
             method,
@@ -129,17 +151,20 @@ impl Registries {
         let asking = async {
             let closed = |_| unreachable(origin, "the node is stopping");
             let turn = self.turns(origin).acquire_owned().await.map_err(closed)?;
-            let answer = self
+            let granted = self
                 .sessions
-                .ask(&self.caller, origin, &base, &call)
+                .ask(&self.caller, repository, &base, &call)
                 .await?;
-            Ok((answer, turn))
+            Ok((granted, turn))
         };
-        let ((response, visibility), turn) = timeout(ANSWER_TIMEOUT, asking)
+        let (granted, turn) = timeout(ANSWER_TIMEOUT, asking)
             .await
             .map_err(|_| unreachable(origin, &format!("no answer in {ANSWER_TIMEOUT:?}")))??;
-        check(origin, &response)?;
-        Ok(((response, visibility), turn))
+        Ok(Asked {
+            granted,
+            turn,
+            url: call.url,
+        })
     }
 
     fn turns(&self, origin: &Origin) -> Arc<Semaphore> {
@@ -147,129 +172,112 @@ impl Registries {
         let new = || Arc::new(Semaphore::new(PARALLEL_REQUESTS));
         turns.get_or_insert(origin.registry.clone(), new).clone()
     }
+}
 
-    async fn ask_manifest(
-        &self,
-        origin: &Origin,
-        method: Method,
-        reference: &Reference,
-    ) -> Result<(Answer, OwnedSemaphorePermit), UpstreamError> {
-        let accept = HeaderValue::from_static(MediaType::ACCEPT);
-        let headers = HeaderMap::from_iter([(ACCEPT, accept)]);
-        self.ask(origin, method, &format!("manifests/{reference}"), headers)
-            .await
+/// An answer to a request, and what goes with it.
+pub(crate) struct Asked {
+    pub(crate) granted: Granted,
+    pub(crate) turn: Turn,
+    /// What was asked for.
+    pub(crate) url: Url,
+}
+
+impl Asked {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.granted.answer.response.status()
     }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.granted.answer.response.headers()
+    }
+
+    /// What the status means for whoever asked.
+    ///
+    /// # Errors
+    /// It is no success.
+    pub(crate) fn check(self, origin: &Origin) -> Result<Self, UpstreamError> {
+        let (status, by) = (self.status(), self.granted.answer.by);
+        Err(match status {
+            _ if status.is_success() => return Ok(self),
+            StatusCode::NOT_FOUND => UpstreamError::NotFound(origin.clone()),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if by == AnsweredBy::Elsewhere => {
+                let host = self.granted.answer.response.url().host_str();
+                let host = host.unwrap_or_default();
+                let text = format!("{host}, to which it redirects, answers {status}");
+                unreachable(origin, &text)
+            }
+            StatusCode::UNAUTHORIZED => UpstreamError::Denied {
+                origin: origin.clone(),
+                challenges: match by {
+                    AnsweredBy::Asked => relayable(self.headers()),
+                    AnsweredBy::SameOrigin | AnsweredBy::Elsewhere => Vec::new(),
+                },
+            },
+            StatusCode::FORBIDDEN => UpstreamError::Denied {
+                origin: origin.clone(),
+                challenges: Vec::new(),
+            },
+            StatusCode::TOO_MANY_REQUESTS => UpstreamError::TooManyRequests {
+                origin: origin.clone(),
+                retry_after: retry_after(self.headers()),
+            },
+            _ if status.is_server_error() => unreachable(origin, &format!("it answers {status}")),
+            // Servers written in Go answer so to HTTP where they expect TLS.
+            StatusCode::BAD_REQUEST if self.url.scheme() == "http" => {
+                protocol(origin, &format!("{status}; {EXPECTS_TLS}"))
+            }
+            _ => protocol(origin, &status.to_string()),
+        })
+    }
+}
+
+/// How long to wait, where that is said.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<HeaderValue> {
+    let value = headers.get(RETRY_AFTER);
+    value.filter(|value| !value.is_empty()).cloned()
 }
 
 #[async_trait]
 impl Upstream for Registries {
     async fn resolve(
         &self,
-        origin: &Origin,
-        reference: &Reference,
-    ) -> Result<Digest, UpstreamError> {
-        let asked = self.ask_manifest(origin, Method::HEAD, reference).await;
-        let named = match asked {
-            Ok(((response, _), _)) => named_digest(origin, &response)?,
-            // Not all registries know HEAD: GET tells what is wrong, if something is.
-            Err(UpstreamError::Protocol(..)) => None,
-            Err(error) => return Err(error),
-        };
-        match (named, reference) {
-            (Some(named), Reference::Digest(digest)) if named != *digest => {
-                Err(protocol(origin, "another digest than was asked for"))
-            }
-            (Some(named), _) => Ok(named),
-            (None, _) => Ok(self.manifest(origin, reference).await?.digest),
-        }
+        repository: &UpstreamRepository,
+        tag: &Tag,
+    ) -> Result<Resolved, UpstreamError> {
+        self.resolve_tag(repository, tag).await
     }
 
     async fn manifest(
         &self,
-        origin: &Origin,
-        reference: &Reference,
+        repository: &UpstreamRepository,
+        digest: &Digest,
     ) -> Result<UpstreamManifest, UpstreamError> {
-        let ((response, visibility), _turn) =
-            self.ask_manifest(origin, Method::GET, reference).await?;
-        if response.status() != StatusCode::OK {
-            return Err(protocol(origin, &format!("{} to a GET", response.status())));
-        }
-        let named = named_digest(origin, &response)?;
-        let bytes = self
-            .caller
-            .read(origin, response, MAX_MANIFEST_SIZE)
-            .await?;
-        let digest = match (reference, named) {
-            (Reference::Digest(digest), _) => digest.clone(),
-            (Reference::Tag(_), Some(named)) => named,
-            (Reference::Tag(_), None) => Digest::sha256(&bytes),
-        };
-        if !digest.verifies(&bytes) {
-            let text = format!("a manifest that is not {digest}");
-            return Err(protocol(origin, &text));
-        }
-        Ok(UpstreamManifest {
-            bytes,
-            digest,
-            visibility,
-        })
+        self.manifest_by_digest(repository, digest).await
+    }
+
+    async fn blob_size(
+        &self,
+        repository: &UpstreamRepository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, UpstreamError> {
+        self.size_of_blob(repository, digest).await
     }
 
     async fn blob(
         &self,
-        origin: &Origin,
+        repository: &UpstreamRepository,
         digest: &Digest,
-        offset: u64,
+        ranges: Option<&Ranges>,
     ) -> Result<UpstreamBlob, UpstreamError> {
-        let mut headers = HeaderMap::new();
-        if offset > 0
-            && let Ok(range) = HeaderValue::from_str(&format!("bytes={offset}-"))
-        {
-            headers.insert(RANGE, range);
-        }
-        let path = format!("blobs/{digest}");
-        let ((response, visibility), turn) = self.ask(origin, Method::GET, &path, headers).await?;
-        let stall = self.caller.limits.stall;
-        blob::open(origin, response, offset, stall, turn).map(|(size, body)| UpstreamBlob {
-            size,
-            visibility,
-            body,
-        })
+        self.open_blob(repository, digest, ranges).await
     }
-}
 
-/// What an answer's status means for whoever asked.
-fn check(origin: &Origin, response: &Response) -> Result<(), UpstreamError> {
-    let status = response.status();
-    match status {
-        _ if status.is_success() => {}
-        StatusCode::NOT_FOUND => return Err(UpstreamError::NotFound(origin.clone())),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            return Err(UpstreamError::Denied(origin.clone()));
-        }
-        StatusCode::TOO_MANY_REQUESTS => {
-            return Err(UpstreamError::TooManyRequests(origin.clone()));
-        }
-        _ if status.is_server_error() => {
-            return Err(unreachable(origin, &format!("it answers {status}")));
-        }
-        _ => return Err(protocol(origin, &status.to_string())),
+    async fn page(
+        &self,
+        repository: &UpstreamRepository,
+        list: &List,
+        query: &str,
+    ) -> Result<UpstreamPage, UpstreamError> {
+        self.page_of_list(repository, list, query).await
     }
-    // Encoded bytes are not the bytes that a digest names.
-    let encoding = response.headers().get(CONTENT_ENCODING);
-    if encoding.is_some_and(|value| value != "identity") {
-        return Err(protocol(origin, "an encoded body, which was not asked for"));
-    }
-    Ok(())
-}
-
-/// What an answer says that its manifest's digest is.
-fn named_digest(origin: &Origin, response: &Response) -> Result<Option<Digest>, UpstreamError> {
-    let Some(value) = response.headers().get(DOCKER_CONTENT_DIGEST) else {
-        return Ok(None);
-    };
-    let digest = value.to_str().ok().and_then(|text| text.parse().ok());
-    digest
-        .map(Some)
-        .ok_or_else(|| protocol(origin, "a Docker-Content-Digest that is no digest"))
 }

@@ -1,22 +1,14 @@
 //! Names to addresses, and the vetting of addresses before anything connects to them.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
+use names::{Cache, NameError};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use crate::policy::{Reach, Refused, is_localhost};
-
-#[derive(Debug, thiserror::Error)]
-#[error("{host} cannot be resolved: {reason}")]
-pub(crate) struct NameError {
-    host: String,
-    reason: String,
-}
+use crate::policy::{Reach, Refused};
 
 /// Resolves names.
 #[async_trait]
@@ -25,35 +17,19 @@ pub(crate) trait Names: Send + Sync + 'static {
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, NameError>;
 }
 
-/// As this host is configured to (`/etc/resolv.conf`, `/etc/hosts`), with a cache that keeps to the records' times.
-/// A host without name servers can still call addresses, as air-gapped ones do.
-pub(crate) struct SystemNames(Result<TokioResolver, String>);
+/// As this host is configured to, with a cache that keeps to the records' times.
+pub(crate) struct SystemNames(names::Names);
 
 impl SystemNames {
     pub(crate) fn new() -> Self {
-        let build = || {
-            let mut builder = TokioResolver::builder_tokio().map_err(|e| e.to_string())?;
-            builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-            builder.build().map_err(|e| e.to_string())
-        };
-        Self(build())
+        Self(names::Names::of_system(Cache::Kept))
     }
 }
 
 #[async_trait]
 impl Names for SystemNames {
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, NameError> {
-        if is_localhost(host) {
-            return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
-        }
-        let failed = |reason| NameError {
-            host: host.to_owned(),
-            reason,
-        };
-        let resolver = self.0.as_ref().map_err(|reason| failed(reason.clone()))?;
-        let found = resolver.lookup_ip(host).await;
-        let found = found.map_err(|error| failed(error.to_string()))?;
-        Ok(found.iter().collect())
+        self.0.addresses(host).await
     }
 }
 

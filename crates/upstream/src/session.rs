@@ -1,16 +1,16 @@
-//! Requests with leave to make them: anonymously first, then with credentials; what worked is remembered.
+//! Requests with leave to make them: anonymously first, then with this node's credentials; what worked is remembered.
+//! With a client's own credentials there is no signing in, and nothing is remembered.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use http::StatusCode;
 use lru::LruCache;
-use mirror::{UpstreamError, Visibility};
+use mirror::{UpstreamError, UpstreamRepository, Visibility};
 use oci::Origin;
 use parking_lot::Mutex;
-use reqwest::Response;
 
-use crate::call::{Call, Caller};
+use crate::call::{Answer, AnsweredBy, Call, Caller};
 use crate::challenge::Challenge;
 use crate::credentials::Credentials;
 use crate::policy::Base;
@@ -28,7 +28,35 @@ pub(crate) struct Sessions {
 }
 
 /// An answer, and what it took to get it.
-pub(crate) type Answer = (Response, Visibility);
+pub(crate) struct Granted {
+    pub(crate) answer: Answer,
+    pub(crate) visibility: Visibility,
+}
+
+impl Granted {
+    fn status(&self) -> StatusCode {
+        self.answer.response.status()
+    }
+
+    /// The challenge of the registry itself. Whoever a redirect leads to may ask for nothing: it would be told the
+    /// credentials of the registry.
+    fn challenge(&self) -> Option<Challenge> {
+        match self.answer.by {
+            AnsweredBy::Asked | AnsweredBy::SameOrigin => {
+                Challenge::of(self.answer.response.headers())
+            }
+            AnsweredBy::Elsewhere => None,
+        }
+    }
+}
+
+/// One call that may need a sign-in.
+struct Asking<'a> {
+    caller: &'a Caller,
+    origin: &'a Origin,
+    base: &'a Base,
+    call: &'a Call,
+}
 
 impl Sessions {
     pub(crate) fn new(credentials: Credentials) -> Self {
@@ -42,15 +70,38 @@ impl Sessions {
     pub(crate) async fn ask(
         &self,
         caller: &Caller,
-        origin: &Origin,
+        repository: &UpstreamRepository,
         base: &Base,
         call: &Call,
-    ) -> Result<Answer, UpstreamError> {
-        let session = self.session(origin);
+    ) -> Result<Granted, UpstreamError> {
+        let origin = &repository.origin;
+        let asking = Asking {
+            caller,
+            origin,
+            base,
+            call,
+        };
+        // In clear text anybody on the way could read them.
+        let own = repository.credentials.as_ref();
+        if let Some(own) = own.filter(|_| base.url.scheme() == "https") {
+            let call = Call {
+                authorization: Some(own.header().clone()),
+                ..call.clone()
+            };
+            return Ok(Granted {
+                answer: caller.call(origin, base, &call).await?,
+                visibility: Visibility::Private,
+            });
+        }
+        self.ask_as_node(&asking).await
+    }
+
+    async fn ask_as_node(&self, asking: &Asking<'_>) -> Result<Granted, UpstreamError> {
+        let session = self.session(asking.origin);
         let known = session.lock().await.clone().filter(Grant::is_valid);
-        let answer = with(caller, origin, base, call, known.as_ref()).await?;
-        if !self.may_be_refused(origin, &answer).await {
-            return Ok(answer);
+        let granted = asking.with(known.as_ref()).await?;
+        if !self.may_be_refused(asking, &granted, known.is_some()).await {
+            return Ok(granted);
         }
         let mut slot = session.lock().await;
         let newer = slot.clone().filter(|newer| {
@@ -59,60 +110,76 @@ impl Sessions {
         });
         if let Some(newer) = newer {
             // Somebody else has signed in while this request was on its way.
-            let answer = with(caller, origin, base, call, Some(&newer)).await?;
-            if !is_refusal(answer.0.status()) {
-                return Ok(answer);
+            let granted = asking.with(Some(&newer)).await?;
+            if !is_refusal(granted.status()) {
+                return Ok(granted);
             }
         }
         *slot = None;
         let anonymous = if known.is_some() {
-            with(caller, origin, base, call, None).await?
+            asking.with(None).await?
         } else {
-            answer
+            granted
         };
-        self.sign_in(caller, origin, base, call, anonymous, &mut slot)
-            .await
+        self.sign_in(asking, anonymous, &mut slot).await
     }
 
     async fn sign_in(
         &self,
-        caller: &Caller,
-        origin: &Origin,
-        base: &Base,
-        call: &Call,
-        refused: Answer,
+        asking: &Asking<'_>,
+        refused: Granted,
         slot: &mut Option<Grant>,
-    ) -> Result<Answer, UpstreamError> {
-        let mut answer = refused;
-        let Some(challenge) = Challenge::of(answer.0.headers()) else {
-            return Ok(answer);
+    ) -> Result<Granted, UpstreamError> {
+        let mut granted = refused;
+        let Some(challenge) = granted.challenge() else {
+            return Ok(granted);
         };
-        if let Some(grant) = obtain(caller, origin, base, &challenge, None).await? {
-            answer = with(caller, origin, base, call, Some(&grant)).await?;
-            *slot = Some(grant);
-            if !is_refusal(answer.0.status()) {
-                return Ok(answer);
+        let secret = self.credentials.of(asking.origin).await;
+        match asking.obtain(&challenge, None).await {
+            Ok(Some(grant)) => {
+                granted = asking.with(Some(&grant)).await?;
+                *slot = Some(grant);
+                if !is_refusal(granted.status()) {
+                    return Ok(granted);
+                }
+            }
+            Ok(None) => {}
+            // A token service may be one for those it knows alone.
+            Err(error) if secret.is_none() => return Err(error),
+            Err(error) => {
+                tracing::debug!(origin = %asking.origin, %error, "no anonymous token; signing in");
             }
         }
-        let Some(secret) = self.credentials.of(origin).await else {
-            return Ok(answer);
+        let Some(secret) = secret else {
+            return Ok(granted);
         };
-        if let Some(grant) = obtain(caller, origin, base, &challenge, Some(&secret)).await? {
-            answer = with(caller, origin, base, call, Some(&grant)).await?;
-            if answer.0.status().is_success() {
+        if let Some(grant) = asking.obtain(&challenge, Some(&secret)).await? {
+            granted = asking.with(Some(&grant)).await?;
+            if granted.status().is_success() {
                 *slot = Some(grant);
             }
         }
-        Ok(answer)
+        Ok(granted)
     }
 
-    /// Whether an answer says, or may hide, that leave is missing which could be had. Registries hide what is private
-    /// behind 403 and 404, and serve those they know when they turn strangers away with 429.
-    async fn may_be_refused(&self, origin: &Origin, (response, visibility): &Answer) -> bool {
-        match response.status() {
-            StatusCode::UNAUTHORIZED => true,
-            status if is_refusal(status) => {
-                *visibility == Visibility::Shared && self.credentials.of(origin).await.is_some()
+    /// Whether an answer says, or may hide, that leave is missing which could be had. A token that was good before may
+    /// be refused with 400, 401 or 403. Registries hide what is private behind 403 and 404, and serve those they know
+    /// when they turn strangers away with 429.
+    async fn may_be_refused(
+        &self,
+        asking: &Asking<'_>,
+        granted: &Granted,
+        was_known: bool,
+    ) -> bool {
+        if granted.answer.by == AnsweredBy::Elsewhere {
+            return false;
+        }
+        match granted.status().as_u16() {
+            401 => true,
+            400 | 403 if was_known => true,
+            403 | 404 | 429 => {
+                granted.visibility == Visibility::Shared
+                    && self.credentials.of(asking.origin).await.is_some()
             }
             _ => false,
         }
@@ -126,21 +193,27 @@ impl Sessions {
     }
 }
 
-fn is_refusal(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 401 | 403 | 404 | 429)
+impl Asking<'_> {
+    async fn with(&self, grant: Option<&Grant>) -> Result<Granted, UpstreamError> {
+        let call = Call {
+            authorization: grant.map(|grant| grant.authorization.clone()),
+            ..self.call.clone()
+        };
+        Ok(Granted {
+            answer: self.caller.call(self.origin, self.base, &call).await?,
+            visibility: grant.map_or(Visibility::Shared, |grant| grant.visibility),
+        })
+    }
+
+    async fn obtain(
+        &self,
+        challenge: &Challenge,
+        secret: Option<&crate::credentials::Secret>,
+    ) -> Result<Option<Grant>, UpstreamError> {
+        obtain(self.caller, self.origin, self.base, challenge, secret).await
+    }
 }
 
-async fn with(
-    caller: &Caller,
-    origin: &Origin,
-    base: &Base,
-    call: &Call,
-    grant: Option<&Grant>,
-) -> Result<Answer, UpstreamError> {
-    let call = Call {
-        authorization: grant.map(|grant| grant.authorization.clone()),
-        ..call.clone()
-    };
-    let response = caller.call(origin, base, &call).await?;
-    Ok((response, grant.map_or(Visibility::Shared, |g| g.visibility)))
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 401 | 403 | 404 | 429)
 }

@@ -1,6 +1,11 @@
 //! Conversations with a registry on loopback: getting in, and being led on.
 
+mod blobs;
 mod content;
+mod credential_leaks;
+mod encodings;
+mod lists;
+mod reached;
 mod server;
 
 use std::sync::Arc;
@@ -9,20 +14,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use http::Response;
-use mirror::{Upstream as _, UpstreamBlob, UpstreamError, Visibility};
-use oci::{Digest, MediaType, Origin, Reference};
+use mirror::{
+    ClientCredentials, Resolved, Upstream as _, UpstreamBlob, UpstreamError, UpstreamManifest,
+    UpstreamRepository, Visibility,
+};
+use oci::{Digest, MediaType, Ranges, Tag};
 
 use self::server::{Body, Seen, Server, response};
 use crate::policy::tests::FakeNames;
+use crate::proxy::Proxies;
 use crate::{Options, Registries};
 
 const MANIFEST: &[u8] = br#"{"schemaVersion":2,"manifests":[]}"#;
 const PASSWORD: &str = "open sesame";
 
-fn origin(server: &Server) -> Origin {
-    Origin {
-        registry: server.address.to_string().parse().expect("a registry"),
-        repository: "team/app".parse().expect("a repository"),
+fn repository(server: &Server) -> UpstreamRepository {
+    named(server, "team/app")
+}
+
+fn named(server: &Server, repository: &str) -> UpstreamRepository {
+    UpstreamRepository {
+        origin: oci::Origin {
+            registry: server.address.to_string().parse().expect("a registry"),
+            repository: repository.parse().expect("a repository"),
+        },
+        credentials: None,
     }
 }
 
@@ -31,20 +47,50 @@ fn registries(server: &Server, options: Options) -> Registries {
         registries: vec![server.url("").parse().expect("a registry")],
         ..options
     };
-    Registries::with_names(options, Arc::new(FakeNames)).expect("set up")
+    Registries::with(options, Arc::new(FakeNames), &Proxies::default()).expect("set up")
 }
 
-fn tag() -> Reference {
-    "v1".parse().expect("a tag")
+fn tag(text: &str) -> Tag {
+    text.parse().expect("a tag")
 }
 
-fn by_digest(bytes: &[u8]) -> Reference {
-    Reference::Digest(Digest::sha256(bytes))
+fn ranges(header: &str) -> Ranges {
+    Ranges::parse(header)
+        .expect("well-formed")
+        .expect("of bytes")
 }
+
+/// What `v1` points at, by whatever way there is.
+async fn v1(
+    registries: &Registries,
+    repository: &UpstreamRepository,
+) -> Result<UpstreamManifest, UpstreamError> {
+    match registries.resolve(repository, &tag("v1")).await? {
+        Resolved {
+            manifest: Some(manifest),
+            ..
+        } => Ok(manifest),
+        Resolved { digest, .. } => registries.manifest(repository, &digest).await,
+    }
+}
+
+/// The manifest of all tests, by its digest.
+async fn the_manifest(
+    registries: &Registries,
+    repository: &UpstreamRepository,
+) -> Result<UpstreamManifest, UpstreamError> {
+    let digest = Digest::sha256(MANIFEST);
+    registries.manifest(repository, &digest).await
+}
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 fn manifest_answer() -> Response<Body> {
     let digest = Digest::sha256(MANIFEST).to_string();
-    let headers = [("docker-content-digest", digest.as_str())];
+    let headers = [
+        ("docker-content-digest", digest.as_str()),
+        ("content-type", INDEX),
+    ];
     response(200, &headers, MANIFEST)
 }
 
@@ -99,8 +145,7 @@ async fn a_public_repository_takes_an_anonymous_token_once() {
     let server = token_registry(true).await;
     let (registries, _file) = with_credentials(&server);
     for _ in 0..2 {
-        let manifest = registries
-            .manifest(&origin(&server), &tag())
+        let manifest = the_manifest(&registries, &repository(&server))
             .await
             .expect("there");
         assert_eq!(manifest.bytes, MANIFEST);
@@ -109,7 +154,8 @@ async fn a_public_repository_takes_an_anonymous_token_once() {
     }
     let seen = server.seen();
     let targets: Vec<_> = seen.iter().map(|s| s.target.as_str()).collect();
-    let manifest = "/v2/team/app/manifests/v1";
+    let manifest = format!("/v2/team/app/manifests/{}", Digest::sha256(MANIFEST));
+    let manifest = manifest.as_str();
     let token = "/token?x=y&service=reg&scope=repository%3Ateam%2Fapp%3Apull";
     assert_eq!(targets, [manifest, token, manifest, manifest]);
     assert_eq!(seen[0].header("accept"), Some(MediaType::ACCEPT));
@@ -124,8 +170,7 @@ async fn what_takes_credentials_is_private_and_said_so_from_memory_too() {
     let server = token_registry(false).await;
     let (registries, _file) = with_credentials(&server);
     for _ in 0..2 {
-        let manifest = registries
-            .manifest(&origin(&server), &tag())
+        let manifest = the_manifest(&registries, &repository(&server))
             .await
             .expect("there");
         assert_eq!(manifest.visibility, Visibility::Private);
@@ -143,20 +188,18 @@ async fn what_takes_credentials_is_private_and_said_so_from_memory_too() {
     assert!(passwords[0].starts_with("/token") && passwords[0].contains("account=ali"));
 
     let strangers = self::registries(&server, Options::default());
-    let fault = strangers
-        .manifest(&origin(&server), &tag())
+    let fault = the_manifest(&strangers, &repository(&server))
         .await
         .expect_err("closed");
-    assert!(matches!(fault, UpstreamError::Denied(_)), "{fault}");
+    assert!(matches!(fault, UpstreamError::Denied { .. }), "{fault}");
 }
 
 #[tokio::test]
 async fn many_at_once_sign_in_once() {
     let server = token_registry(true).await;
     let registries = registries(&server, Options::default());
-    let origin = origin(&server);
-    let reference = tag();
-    let asked = (0..16).map(|_| registries.manifest(&origin, &reference));
+    let repository = repository(&server);
+    let asked = (0..16).map(|_| the_manifest(&registries, &repository));
     for manifest in futures::future::join_all(asked).await {
         manifest.expect("there");
     }
@@ -201,13 +244,11 @@ async fn an_expired_or_revoked_token_is_replaced() {
     })
     .await;
     let registries = registries(&server, Options::default());
-    registries
-        .manifest(&origin(&server), &tag())
+    the_manifest(&registries, &repository(&server))
         .await
         .expect("there");
     revoked.store(true, Ordering::SeqCst);
-    registries
-        .manifest(&origin(&server), &tag())
+    the_manifest(&registries, &repository(&server))
         .await
         .expect("there again");
 }
@@ -223,17 +264,15 @@ async fn basic_is_private_and_needs_credentials() {
     })
     .await;
     let (known, _file) = with_credentials(&server);
-    let manifest = known
-        .manifest(&origin(&server), &tag())
+    let manifest = the_manifest(&known, &repository(&server))
         .await
         .expect("there");
     assert_eq!(manifest.visibility, Visibility::Private);
     let stranger = registries(&server, Options::default());
-    let fault = stranger
-        .manifest(&origin(&server), &tag())
+    let fault = the_manifest(&stranger, &repository(&server))
         .await
         .expect_err("closed");
-    assert!(matches!(fault, UpstreamError::Denied(_)));
+    assert!(matches!(fault, UpstreamError::Denied { .. }));
     assert!(!fault.to_string().contains(PASSWORD));
 }
 
@@ -267,8 +306,7 @@ async fn an_identity_token_is_exchanged() {
         auth_file: Some(file.path().to_owned()),
         ..Options::default()
     };
-    let manifest = registries(&server, options)
-        .manifest(&origin(&server), &tag())
+    let manifest = the_manifest(&registries(&server, options), &repository(&server))
         .await
         .expect("there");
     assert_eq!(manifest.visibility, Visibility::Private);
@@ -288,7 +326,7 @@ async fn authorization_stays_with_its_host() {
     .await;
     let (registries, _file) = with_credentials(&server);
     let blob = registries
-        .blob(&origin(&server), &Digest::sha256(b"blob"), 0)
+        .blob(&repository(&server), &Digest::sha256(b"blob"), None)
         .await;
     let blob = blob.expect("there");
     assert_eq!((blob.size, blob.visibility), (Some(4), Visibility::Private));
@@ -315,7 +353,7 @@ async fn redirects_and_realms_are_vetted_before_anything_connects() {
         .await;
         for server in [redirecting, challenging] {
             let registries = registries(&server, Options::default());
-            let fault = registries.manifest(&origin(&server), &tag()).await;
+            let fault = the_manifest(&registries, &repository(&server)).await;
             let fault = fault.expect_err("refused");
             assert!(
                 matches!(fault, UpstreamError::Forbidden(..)),
@@ -326,10 +364,9 @@ async fn redirects_and_realms_are_vetted_before_anything_connects() {
     }
     // A registry that nobody listed is not called on loopback either.
     let server = Server::start(|_: &Seen| Some(manifest_answer())).await;
-    let registries =
-        Registries::with_names(Options::default(), Arc::new(FakeNames)).expect("set up");
-    let fault = registries
-        .manifest(&origin(&server), &tag())
+    let registries = Registries::with(Options::default(), Arc::new(FakeNames), &Proxies::default())
+        .expect("set up");
+    let fault = the_manifest(&registries, &repository(&server))
         .await
         .expect_err("refused");
     assert!(matches!(fault, UpstreamError::Forbidden(..)), "{fault}");

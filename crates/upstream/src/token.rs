@@ -11,10 +11,13 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use url::{Url, form_urlencoded};
 
-use crate::call::{Call, Caller, protocol, unreachable};
+use crate::call::{Call, Caller};
 use crate::challenge::Challenge;
 use crate::credentials::Secret;
+use crate::encoding;
+use crate::fault::{protocol, unreachable};
 use crate::policy::Base;
+use crate::registries::retry_after;
 
 /// An answer of a token service larger than this is refused. In bytes.
 const MAX_TOKEN_ANSWER: u64 = 64 * 1024;
@@ -50,11 +53,33 @@ impl Grant {
     }
 }
 
+/// What a token service answers. A field that is empty counts as absent.
 #[derive(Deserialize)]
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    /// In seconds; some services send a text, and some numbers that are none of seconds.
+    #[serde(default)]
+    expires_in: serde_json::Value,
+}
+
+impl TokenAnswer {
+    fn validity(&self) -> Duration {
+        let seconds = match &self.expires_in {
+            serde_json::Value::String(text) => text.trim().parse().ok(),
+            value => value.as_u64(),
+        };
+        seconds
+            .filter(|seconds| *seconds > 0)
+            .map_or(DEFAULT_VALIDITY, Duration::from_secs)
+            .min(MAX_VALIDITY)
+            .saturating_sub(MARGIN)
+    }
+
+    fn token(self) -> Option<String> {
+        let given = [self.token, self.access_token].into_iter().flatten();
+        given.into_iter().find(|token| !token.is_empty())
+    }
 }
 
 /// Answers a challenge with or without credentials. `None`: there is no such answer, or it was refused.
@@ -86,7 +111,7 @@ pub(crate) async fn obtain(
         .clone()
         .unwrap_or_else(|| format!("repository:{}:pull", origin.repository));
     let call = token_call(realm, service.as_deref(), &scope, secret);
-    let response = caller.call(origin, base, &call).await?;
+    let response = caller.call(origin, base, &call).await?.response;
     match response.status() {
         StatusCode::OK => {}
         StatusCode::BAD_REQUEST
@@ -94,7 +119,10 @@ pub(crate) async fn obtain(
         | StatusCode::FORBIDDEN
         | StatusCode::NOT_FOUND => return Ok(None),
         StatusCode::TOO_MANY_REQUESTS => {
-            return Err(UpstreamError::TooManyRequests(origin.clone()));
+            return Err(UpstreamError::TooManyRequests {
+                origin: origin.clone(),
+                retry_after: retry_after(response.headers()),
+            });
         }
         status => {
             let text = format!("its token service answers {status}");
@@ -102,19 +130,14 @@ pub(crate) async fn obtain(
         }
     }
     let body = caller.read(origin, response, MAX_TOKEN_ANSWER).await?;
+    let body = encoding::document(body, MAX_TOKEN_ANSWER);
     // Not the parser's words: they might quote the token.
     let answer: TokenAnswer = serde_json::from_slice(&body)
         .map_err(|_| protocol("a token service whose answer is not JSON of a token"))?;
+    let validity = answer.validity();
     let token = answer
-        .token
-        .or(answer.access_token)
-        .filter(|token| !token.is_empty())
+        .token()
         .ok_or_else(|| protocol("a token service that gives no token"))?;
-    let validity = answer
-        .expires_in
-        .map_or(DEFAULT_VALIDITY, Duration::from_secs)
-        .min(MAX_VALIDITY)
-        .saturating_sub(MARGIN);
     let visibility = match secret {
         Some(_) => Visibility::Private,
         None => Visibility::Shared,
@@ -175,4 +198,40 @@ fn secret_value(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_empty_in_a_token_counts_as_absent() {
+        for (json, token, seconds) in [
+            (r#"{"token":"a"}"#, Some("a"), 50),
+            (
+                r#"{"token":"","access_token":"b","expires_in":300}"#,
+                Some("b"),
+                290,
+            ),
+            (
+                r#"{"token":null,"access_token":"b","expires_in":null}"#,
+                Some("b"),
+                50,
+            ),
+            (
+                r#"{"token":"a","access_token":"b","expires_in":"120"}"#,
+                Some("a"),
+                110,
+            ),
+            (r#"{"token":"a","expires_in":0}"#, Some("a"), 50),
+            (r#"{"token":"a","expires_in":-1}"#, Some("a"), 50),
+            (r#"{"token":"a","expires_in":1e9}"#, Some("a"), 50),
+            (r#"{"token":"a","expires_in":999999}"#, Some("a"), 3590),
+            (r#"{"token":"","access_token":""}"#, None, 50),
+        ] {
+            let answer: TokenAnswer = serde_json::from_str(json).expect("JSON");
+            assert_eq!(answer.validity(), Duration::from_secs(seconds), "{json}");
+            assert_eq!(answer.token().as_deref(), token, "{json}");
+        }
+    }
 }

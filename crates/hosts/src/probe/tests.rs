@@ -70,7 +70,7 @@ async fn a_node_that_is_not_ready_is_named_in_its_own_words() {
         stream.write_all(answer.as_bytes()).await.expect("answered");
     };
     let endpoint = endpoint(&address.to_string());
-    let names = Names::new(&endpoint).expect("a literal");
+    let names = Names::new(&endpoint);
     let (answer, ()) = tokio::join!(round(&endpoint, &names), server);
     let fault = answer.expect_err("not ready");
     let expected = format!("1 of 1 not ready: {address}: 503 Service Unavailable: n1: read-only");
@@ -127,7 +127,7 @@ fn endpoints() {
 
 #[tokio::test]
 async fn a_name_resolves_by_the_systems_means() {
-    let names = |text: &str| Names::new(&text.parse().expect("well-formed")).expect("configured");
+    let names = |text: &str| Names::new(&text.parse().expect("well-formed"));
     let found = names("localhost:80")
         .addresses()
         .await

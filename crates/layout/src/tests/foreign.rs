@@ -125,19 +125,33 @@ async fn what_others_put_into_a_store_of_ours_makes_ours_go_and_stays() {
 }
 
 #[test]
+fn a_store_of_ours_starts_beside_a_file_that_it_cannot_serve() {
+    let (root, target) = (folder(), folder());
+    drop(open(root.path()));
+    put(root.path(), &blob(b"right"), b"wrong");
+    symlink(target.path(), root.path().join(blob(b"link"))).expect("a link");
+    put(root.path(), &blob(b"served"), b"served");
+    let store = open(root.path());
+    assert_eq!(store.catalog().digests(), [Digest::sha256(b"served")]);
+    assert!(
+        root.path().join(blob(b"right")).exists(),
+        "nobody's to remove"
+    );
+}
+
+#[test]
 fn a_newer_layout_is_refused_before_anything_is_cleared() {
     let root = folder();
     drop(open(root.path()));
     put(root.path(), "ingest/removed-1", b"x");
-    for (name, text) in [
-        ("oci-layout", r#"{"imageLayoutVersion":"2.0.0"}"#),
-        ("index.json", "{"),
-    ] {
-        let sound = fs::read(root.path().join(name)).expect("there");
-        put(root.path(), name, text.as_bytes());
-        refused(root.path(), MIB);
-        put(root.path(), name, &sound);
-    }
+    let sound = fs::read(root.path().join("oci-layout")).expect("there");
+    put(
+        root.path(),
+        "oci-layout",
+        br#"{"imageLayoutVersion":"2.0.0"}"#,
+    );
+    refused(root.path(), MIB);
+    put(root.path(), "oci-layout", &sound);
     open(root.path());
     assert!(files(&root.path().join("ingest")).is_empty());
 }
@@ -195,16 +209,18 @@ fn put_special(path: &Path, kind: &str, target: &Path) {
 }
 
 #[tokio::test]
-async fn an_object_that_became_something_else_is_an_error_that_names_it() {
+async fn an_object_that_became_something_else_is_fetched_anew() {
     let (root, target) = (folder(), folder());
     let store = open(root.path());
     let content = bytes(1, 1000);
-    let digest = take_in(&store, &content, shared()).await;
     let path = root.path().join(blob(&content));
-    for kind in ["link", "pipe"] {
+    for kind in ["link", "pipe", "folder"] {
+        let digest = take_in(&store, &content, shared()).await;
         fs::remove_file(&path).expect("there");
         put_special(&path, kind, target.path());
-        let fault = store.open(&digest).expect_err("no regular file");
-        assert!(fault.to_string().contains(&*path.to_string_lossy()));
+        assert_eq!(read(&store, &digest), None);
+        assert!(!path.exists(), "{kind}");
     }
+    assert_eq!(fs::read(target.path().join("x")).expect("there"), b"x");
+    take_in(&store, &content, shared()).await;
 }

@@ -48,7 +48,7 @@ impl Flight {
         Ok(Found {
             digest: digest.clone(),
             media_type: MediaType::octet_stream(),
-            size,
+            size: Some(size),
             payload: Payload::Growing(growing, Some(feed)),
             source: Source::Growing,
         })
@@ -102,7 +102,7 @@ impl Flight {
         found: &Found,
         follower: IpAddr,
     ) -> Result<Option<Upload>, Refusal> {
-        if found.size <= SMALL {
+        if found.size.is_some_and(|size| size <= SMALL) {
             return Ok(None);
         }
         let upload = self.shared.uploads.admit(follower, &found.digest);

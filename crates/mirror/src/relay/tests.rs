@@ -114,13 +114,14 @@ struct TestApp {
 
 /// A mirror with an empty store whose peers announce `digest`.
 async fn app(digest: &Digest, peers: &[Peer]) -> TestApp {
+    app_of(oci::Key::Digest(digest.clone()), peers).await
+}
+
+async fn app_of(key: oci::Key, peers: &[Peer]) -> TestApp {
     let cluster = MemoryCluster::default();
     for (number, peer) in peers.iter().enumerate() {
         let node = candidate(number, spawn(peer.clone()).await);
-        cluster
-            .router(node)
-            .announce(vec![oci::Key::Digest(digest.clone())])
-            .await;
+        cluster.router(node).announce(vec![key.clone()]).await;
     }
     let here = candidate(99, SocketAddr::from(([127, 0, 0, 1], 1)));
     let parts = Parts {
@@ -362,6 +363,42 @@ async fn a_manifest_is_verified_and_named_by_what_it_is() {
         bad.get(&path, HeaderMap::new()).await.status(),
         StatusCode::NOT_FOUND
     );
+}
+
+#[tokio::test]
+async fn by_digest_a_manifest_of_any_form_is_taken_and_by_tag_a_known_one() {
+    let bytes = Bytes::from_static(b"\x1f\x8b no JSON at all");
+    let digest = Digest::sha256(&bytes);
+    let by_digest = app(&digest, &[Peer::Good(bytes.clone())]).await;
+    let path = format!("/v2/lab/app/manifests/{digest}?ns=quay.io");
+    let response = by_digest.get(&path, HeaderMap::new()).await;
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/octet-stream"
+    );
+    assert_eq!(whole(response).await.expect("a body"), bytes);
+
+    let name: oci::Name = "quay.io/lab/app:1".parse().expect("a name");
+    let tag = || oci::Key::Tag(name.tag_name().expect("tagged"));
+    let schema_1 = Bytes::from_static(br#"{"schemaVersion":1,"fsLayers":[]}"#);
+    for (bytes, status) in [(bytes, StatusCode::NOT_FOUND), (schema_1, StatusCode::OK)] {
+        let by_tag = app_of(tag(), &[Peer::Good(bytes)]).await;
+        let path = "/v2/lab/app/manifests/1?ns=quay.io";
+        let response = by_tag.get(path, HeaderMap::new()).await;
+        assert_eq!(response.status(), status);
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_is_not_well_formed_is_told_the_size() {
+    let (_, digest) = large();
+    let app = app(&digest, &[Peer::Denies(600)]).await;
+    let range = http::HeaderValue::from_static("bytes=5-2");
+    let headers = HeaderMap::from_iter([(http::header::RANGE, range)]);
+    let path = format!("/v2/lab/app/blobs/{digest}?ns=quay.io");
+    let response = app.get(&path, headers).await;
+    assert_eq!(response.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(response.headers()["content-range"], "bytes */600");
 }
 
 #[tokio::test]

@@ -118,6 +118,11 @@ async fn local_content_is_served_whole_and_in_ranges() {
         outside.starts_with("HTTP/1.1 416") && outside.contains("content-range: bytes */10"),
         "{outside}"
     );
+    let reversed = app.get(&path, "range: bytes=5-2\r\n").await;
+    assert!(
+        reversed.starts_with("HTTP/1.1 416") && reversed.contains("content-range: bytes */10"),
+        "{reversed}"
+    );
     let several = app.get(&path, "range: bytes=0-0,5-6\r\n").await;
     assert!(
         several.contains("multipart/byteranges") && several.contains("bytes 5-6/10\r\n\r\n56\r\n"),
@@ -130,6 +135,88 @@ async fn local_content_is_served_whole_and_in_ranges() {
         head.contains("content-length: 10") && head.ends_with("\r\n\r\n"),
         "{head}"
     );
+}
+
+#[tokio::test]
+async fn conditions_hold_for_what_is_asked_for() {
+    let app = app().await;
+    let etag = format!("\"{}\"", app.blob);
+    for (kind, condition, status) in [
+        ("blobs", format!("if-none-match: W/{etag}, \"x\""), "304"),
+        ("manifests", format!("if-none-match: {etag}"), "304"),
+        ("manifests", "if-none-match: *".into(), "304"),
+        (
+            "blobs",
+            format!("if-none-match: {etag}\r\nrange: bytes=5-2"),
+            "304",
+        ),
+        ("blobs", "if-none-match: \"x\"".into(), "200"),
+        ("manifests", "if-match: \"x\"".into(), "412"),
+        ("manifests", format!("if-match: {etag}"), "200"),
+        (
+            "blobs",
+            format!("range: bytes=0-0\r\nif-range: {etag}"),
+            "206",
+        ),
+        ("blobs", "range: bytes=0-0\r\nif-range: \"x\"".into(), "200"),
+    ] {
+        let path = format!("/v2/a/b/{kind}/{}?ns=quay.io", app.blob);
+        for method in ["GET", "HEAD"] {
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{condition}\r\n\r\n"
+            );
+            let answer = app.raw(request.as_bytes()).await;
+            let status = if (method, status) == ("HEAD", "206") {
+                "200"
+            } else {
+                status
+            };
+            let said = format!("{method} {kind}, {condition}: {answer}");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{said}");
+            if status != "412" {
+                assert!(answer.contains(&format!("\r\netag: {etag}\r\n")), "{said}");
+            }
+            if status == "304" {
+                assert!(answer.ends_with("\r\n\r\n"), "{said}");
+                assert!(!answer.contains("content-length"), "{said}");
+                assert!(!answer.contains("content-type"), "{said}");
+            }
+        }
+    }
+    let absent = format!("/v2/a/b/blobs/{}?ns=quay.io", Digest::sha256(b"x"));
+    let absent = app.get(&absent, "if-none-match: *\r\n").await;
+    assert!(absent.starts_with("HTTP/1.1 404"), "{absent}");
+}
+
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let app = app().await;
+    for (request, status) in [
+        ("GET /livez HTTP/1.0\r\n", "200"),
+        ("GET /livez HTTP/1.1\r\nhost: \r\n", "200"),
+        ("GET http://a/livez HTTP/1.1\r\nhost: a\r\n", "200"),
+        ("GET /livez HTTP/1.1\r\n", "400"),
+        ("GET http://a/livez HTTP/1.1\r\n", "400"),
+        ("GET /livez HTTP/1.1\r\nhost: a\r\nhost: a\r\n", "400"),
+        ("GET /livez HTTP/1.0\r\nhost: a\r\nhost: b\r\n", "400"),
+        ("GET /livez HTTP/1.1\r\nhost: a/b\r\n", "400"),
+    ] {
+        let answer = app
+            .raw(format!("{request}connection: close\r\n\r\n").as_bytes())
+            .await;
+        let line = answer.lines().next().unwrap_or_default();
+        assert!(line.contains(status), "{request}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn http_2_with_prior_knowledge_is_refused_with_words() {
+    let app = app().await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let answer = app.raw(&[&preface[..], &settings].concat()).await;
+    assert!(answer.starts_with("HTTP/1.1 505 "), "{answer}");
+    assert!(answer.contains("HTTP/1.1; have the client"), "{answer}");
 }
 
 #[tokio::test]
@@ -160,9 +247,20 @@ async fn bad_input_gets_a_clear_answer() {
             app.get("/v2/A/manifests/x?ns=q.io", "").await,
         ),
         (
+            "404",
+            "MANIFEST_UNKNOWN",
+            app.get("/v2/a/manifests/.x?ns=q.io", "").await,
+        ),
+        (
             "400",
             "NAME_INVALID",
-            app.get("/v2/a/manifests/.x?ns=q.io", "").await,
+            app.get("/v2/a/manifests/%ff?ns=q.io", "").await,
+        ),
+        (
+            "404",
+            "BLOB_UNKNOWN",
+            app.get(&format!("/v2/a/b/blobs/{}?ns=quay.io", Digest::sha256(b"x")), "")
+                .await,
         ),
         (
             "400",
@@ -170,9 +268,19 @@ async fn bad_input_gets_a_clear_answer() {
             app.get("/v2/a/manifests/x?ns=..%2f", "").await,
         ),
         (
-            "400",
+            "416",
             "SIZE_INVALID",
             app.get(&blob, "range: bytes=x\r\n").await,
+        ),
+        (
+            "400",
+            "SIZE_INVALID",
+            app.get(&blob, "range: bytes=0-,0-\r\n").await,
+        ),
+        (
+            "412",
+            "UNSUPPORTED",
+            app.get(&blob, "if-match: \"x\"\r\n").await,
         ),
         (
             "400",

@@ -59,6 +59,12 @@ fn follower() -> HeaderMap {
     ])
 }
 
+/// A client that asks upstream by itself for what it does not get here.
+fn containerd() -> HeaderMap {
+    let agent = HeaderValue::from_static("containerd/v2.1.9");
+    HeaderMap::from_iter([(http::header::USER_AGENT, agent)])
+}
+
 #[tokio::test]
 async fn what_it_leads_is_for_followers_while_it_comes() {
     let (app, script) = node([Turn::Lead]);
@@ -125,12 +131,11 @@ async fn what_it_follows_it_takes_in_and_goes_on_with_upstream_where_the_source_
     ));
 
     let path = format!("manifests/{manifest}");
-    assert!(manifest.verifies(&leader.get(&path).await.1));
+    let first = leader.ask(&path, HERE, containerd()).await;
+    assert!(manifest.verifies(&read(first).await.1));
     leading.told(News::Done).await;
-    assert!(
-        manifest.verifies(&app.get(&path).await.1),
-        "from the leader"
-    );
+    let from_leader = app.ask(&path, HERE, containerd()).await;
+    assert!(manifest.verifies(&read(from_leader).await.1));
 
     // Its upstream breaks at the first megabyte, for good.
     let gate = Arc::new(Semaphore::new(0));

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use names::Names;
+use reqwest::Client;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Certificate, Client, Identity};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
-use super::{CertificateError, SourceError, id, resolve};
+use super::{CertificateError, SourceError, id};
 use crate::{HttpBootstrap, PeerAddress};
 
 /// Spegel's names, and those of a Kubernetes TLS secret.
@@ -30,43 +33,24 @@ pub(crate) struct HttpSource {
 }
 
 impl HttpSource {
-    pub(super) fn new(config: &HttpBootstrap) -> Result<Self, CertificateError> {
-        let mut builder = Client::builder()
+    pub(super) fn new(config: &HttpBootstrap, names: Arc<Names>) -> Result<Self, CertificateError> {
+        let folder = config.certificates.as_deref();
+        let roots = roots(folder, &config.endpoints)?;
+        let identity = folder.map(identity).transpose()?.flatten();
+        let tls = tls::client(roots, identity).map_err(|source| match folder {
+            Some(folder) => unusable(folder, source),
+            None => CertificateError::Tls(source),
+        })?;
+        let client = Client::builder()
             .timeout(REQUEST_TIMEOUT)
             // Peers are in the cluster.
             .no_proxy()
-            .dns_resolver(Arc::new(Resolver));
-        if rustls_native_certs::load_native_certs().certs.is_empty() {
-            // A client without any root certificate cannot be built, not even for plain http.
-            let built_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
-            let built_in = built_in.filter_map(|root| Certificate::from_der(root).ok());
-            builder = builder.tls_certs_merge(built_in);
-        }
-        if let Some(folder) = &config.certificates {
-            let unusable = |source| CertificateError::Unusable {
-                path: folder.clone(),
-                source,
-            };
-            if let Some(pem) = read(&folder.join(CA_FILE))? {
-                let roots = Certificate::from_pem_bundle(&pem).map_err(unusable)?;
-                if roots.is_empty() {
-                    let path = folder.join(CA_FILE);
-                    return Err(CertificateError::NoCertificate { path });
-                }
-                builder = builder.tls_certs_only(roots);
-            }
-            let certificate = read(&folder.join(CERTIFICATE_FILE))?;
-            match (certificate, read(&folder.join(KEY_FILE))?) {
-                (Some(certificate), Some(key)) => {
-                    let pem = [certificate, key].concat();
-                    builder = builder.identity(Identity::from_pem(&pem).map_err(unusable)?);
-                }
-                (None, None) => {}
-                _ => return Err(CertificateError::Incomplete(folder.clone())),
-            }
-        }
+            .tls_backend_preconfigured(tls)
+            .dns_resolver(Arc::new(Resolver(names)))
+            .build()
+            .map_err(CertificateError::Client)?;
         Ok(Self {
-            client: builder.build().map_err(CertificateError::Client)?,
+            client,
             endpoints: config.endpoints.clone(),
         })
     }
@@ -107,6 +91,44 @@ impl HttpSource {
     }
 }
 
+/// Those of the folder alone, or else the system's, if they are needed.
+fn roots(folder: Option<&Path>, endpoints: &[Url]) -> Result<tls::Roots, CertificateError> {
+    let file = folder.map(|folder| folder.join(CA_FILE));
+    let pem = file.as_deref().map(read).transpose()?.flatten();
+    if let (Some(file), Some(pem)) = (file, pem) {
+        let mut roots = tls::Roots::none();
+        roots.add_pem(&file, &pem)?;
+        return Ok(roots);
+    }
+    Ok(match endpoints.iter().any(|url| url.scheme() == "https") {
+        true => tls::Roots::of_system(),
+        false => tls::Roots::none(),
+    })
+}
+
+fn identity(folder: &Path) -> Result<Option<tls::Identity>, CertificateError> {
+    let certificate = read(&folder.join(CERTIFICATE_FILE))?;
+    let (certificate, key) = match (certificate, read(&folder.join(KEY_FILE))?) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) => return Ok(None),
+        _ => return Err(CertificateError::Incomplete(folder.into())),
+    };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&certificate).collect();
+    let chain = chain.map_err(|source| unusable(folder, source))?;
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|source| unusable(folder, source))?;
+    Ok(Some(tls::Identity { chain, key }))
+}
+
+fn unusable(
+    folder: &Path,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> CertificateError {
+    CertificateError::Unusable {
+        path: folder.into(),
+        source: Box::new(source),
+    }
+}
+
 /// `None` where the file is not there or empty.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, CertificateError> {
     match fs::read(path) {
@@ -119,17 +141,17 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, CertificateError> {
     }
 }
 
-/// The resolver of everything here: a static binary has no other.
-struct Resolver;
+/// The names of peers are resolved as all others.
+struct Resolver(Arc<Names>);
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
+        let names = self.0.clone();
         Box::pin(async move {
-            let resolver = resolve::resolver()?;
-            let found = resolver.lookup_ip(name.as_str()).await?;
+            let found = names.addresses(name.as_str()).await?;
             // Port 0: the URL's.
-            let sockets: Vec<_> = found.iter().map(|ip| (ip, 0).into()).collect();
-            let addresses: Addrs = Box::new(sockets.into_iter());
+            let sockets = found.into_iter().map(|ip| (ip, 0).into());
+            let addresses: Addrs = Box::new(sockets);
             Ok(addresses)
         })
     }
@@ -137,19 +159,20 @@ impl Resolve for Resolver {
 
 #[cfg(test)]
 mod tests {
+    use names::Cache;
+
     use super::*;
 
     fn with(files: &[(&str, &str)]) -> Result<HttpSource, CertificateError> {
-        // Fails where another test came first.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().expect("a folder");
         for (name, text) in files {
             fs::write(folder.path().join(name), text).expect("writable");
         }
-        HttpSource::new(&HttpBootstrap {
+        let config = HttpBootstrap {
             certificates: Some(folder.path().into()),
             ..HttpBootstrap::default()
-        })
+        };
+        HttpSource::new(&config, Arc::new(Names::of_system(Cache::Unused)))
     }
 
     #[test]
@@ -158,10 +181,7 @@ mod tests {
         let error = with(&[(CERTIFICATE_FILE, "x")]).err();
         assert!(matches!(error, Some(CertificateError::Incomplete(_))));
         let error = with(&[(CA_FILE, "no certificate")]).err();
-        assert!(matches!(
-            error,
-            Some(CertificateError::NoCertificate { .. })
-        ));
+        assert!(matches!(error, Some(CertificateError::Roots(_))));
         let error = with(&[(CERTIFICATE_FILE, "x"), (KEY_FILE, "y")]).err();
         assert!(matches!(error, Some(CertificateError::Unusable { .. })));
     }

@@ -8,9 +8,11 @@ mod round;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::PeerId;
+use names::{Cache, NameError, Names};
 use rand::seq::SliceRandom as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -48,13 +50,8 @@ pub(crate) struct Seed {
 /// Why a source gave no peers.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SourceError {
-    #[error("cannot read this host's resolver configuration (/etc/resolv.conf)")]
-    Resolver(#[source] hickory_resolver::net::NetError),
-    #[error("cannot resolve {name}")]
-    Name {
-        name: String,
-        source: hickory_resolver::net::NetError,
-    },
+    #[error(transparent)]
+    Name(#[from] NameError),
     #[error("no answer for {name} within {limit:?}", limit = resolve::NAME_TIMEOUT)]
     SilentName { name: String },
     #[error("cannot get {url}")]
@@ -81,20 +78,27 @@ pub enum CertificateError {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("{path} holds no certificate as PEM")]
-    NoCertificate { path: PathBuf },
+    #[error(transparent)]
+    Roots(#[from] tls::RootsError),
     #[error("{0} needs both tls.crt and tls.key, or neither")]
     Incomplete(PathBuf),
     #[error("the certificates in {path} cannot be used")]
     Unusable {
         path: PathBuf,
-        source: reqwest::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("cannot set up TLS")]
+    Tls(#[source] rustls::Error),
     #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),
 }
 
-pub(crate) enum Source {
+pub(crate) struct Source {
+    kind: Kind,
+    names: Arc<Names>,
+}
+
+enum Kind {
     Dns(String),
     Http(HttpSource),
     Static(Vec<PeerAddress>),
@@ -102,33 +106,36 @@ pub(crate) enum Source {
 
 impl Source {
     pub(crate) fn new(bootstrap: &crate::Bootstrap) -> Result<Self, CertificateError> {
-        Ok(match bootstrap {
-            crate::Bootstrap::Dns { domain } => Self::Dns(domain.clone()),
-            crate::Bootstrap::Http(http) => Self::Http(HttpSource::new(http)?),
-            crate::Bootstrap::Static { peers } => Self::Static(peers.clone()),
-        })
+        // An answer of the last round is no news.
+        let names = Arc::new(Names::of_system(Cache::Unused));
+        let kind = match bootstrap {
+            crate::Bootstrap::Dns { domain } => Kind::Dns(domain.clone()),
+            crate::Bootstrap::Http(http) => Kind::Http(HttpSource::new(http, names.clone())?),
+            crate::Bootstrap::Static { peers } => Kind::Static(peers.clone()),
+        };
+        Ok(Self { kind, names })
     }
 
     fn name(&self) -> &'static str {
-        match self {
-            Self::Dns(_) => "DNS",
-            Self::Http(_) => "HTTP",
-            Self::Static(_) => "the configured peers",
+        match &self.kind {
+            Kind::Dns(_) => "DNS",
+            Kind::Http(_) => "HTTP",
+            Kind::Static(_) => "the configured peers",
         }
     }
 
     /// Who is there, and what went wrong in finding out: some peers may be found and others not.
     async fn seeds(&self, port: u16) -> (Vec<Seed>, Option<SourceError>) {
-        let (peers, first_error) = match self {
-            Self::Dns(domain) => {
+        let (peers, first_error) = match &self.kind {
+            Kind::Dns(domain) => {
                 let host = Host::Name(domain.clone());
                 let (port, id) = (None, None);
                 (vec![PeerAddress { host, port, id }], None)
             }
-            Self::Http(http) => http.peers().await,
-            Self::Static(peers) => (peers.clone(), None),
+            Kind::Http(http) => http.peers().await,
+            Kind::Static(peers) => (peers.clone(), None),
         };
-        let (seeds, error) = resolve::seeds(&peers, port).await;
+        let (seeds, error) = resolve::seeds(&self.names, &peers, port).await;
         (seeds, first_error.or(error))
     }
 }
@@ -272,7 +279,7 @@ mod tests {
         let (node, mut commands) = mpsc::channel(1);
         let (meet, live) = watch::channel(Vec::new());
         let mut bootstrapper = Bootstrapper {
-            source: Source::Static(Vec::new()),
+            source: Source::new(&crate::Bootstrap::Static { peers: Vec::new() }).expect("no files"),
             loaded: vec![remembered(&loaded)],
             met: live,
             port: 5001,

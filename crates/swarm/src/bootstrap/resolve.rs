@@ -1,12 +1,11 @@
 //! Names into addresses, by the host's resolver configuration.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
-use hickory_resolver::net::NetError;
+use names::{NameError, Names};
 use rand::seq::SliceRandom as _;
 use tokio::time::timeout;
 
@@ -23,26 +22,29 @@ pub(super) const NAME_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Every address of both families. A name that does not resolve hides neither other names nor plain addresses.
 pub(super) async fn seeds(
+    names: &Arc<Names>,
     peers: &[PeerAddress],
     default_port: u16,
 ) -> (Vec<Seed>, Option<SourceError>) {
-    let look_up = |resolver: TokioResolver, name| async move {
-        let found = resolver.lookup_ip(name).await?;
-        Ok(found.iter().take(MAX_ADDRESSES).collect())
+    let look_up = |name: String| {
+        let names = names.clone();
+        async move {
+            let mut found = names.addresses(&name).await?;
+            found.truncate(MAX_ADDRESSES);
+            Ok(found)
+        }
     };
-    seeds_by(peers, default_port, resolver, look_up, NAME_TIMEOUT).await
+    seeds_by(peers, default_port, look_up, NAME_TIMEOUT).await
 }
 
-/// `resolver` is made only if there is a name to ask it for.
-async fn seeds_by<R: Clone, F>(
+async fn seeds_by<F>(
     peers: &[PeerAddress],
     default_port: u16,
-    resolver: impl FnOnce() -> Result<R, SourceError>,
-    look_up: impl Fn(R, String) -> F,
+    look_up: impl Fn(String) -> F,
     limit: Duration,
 ) -> (Vec<Seed>, Option<SourceError>)
 where
-    F: Future<Output = Result<Vec<IpAddr>, NetError>>,
+    F: Future<Output = Result<Vec<IpAddr>, NameError>>,
 {
     let (mut seeds, mut names) = (Vec::new(), Vec::new());
     let seed = |peer: &PeerAddress, ip| Seed {
@@ -55,43 +57,25 @@ where
             Host::Name(name) => names.push((peer, name)),
         }
     }
-    if names.is_empty() {
-        return (seeds, None);
-    }
-    let resolver = match resolver() {
-        Ok(resolver) => resolver,
-        Err(why) => return (seeds, Some(why)),
-    };
     names.shuffle(&mut rand::rng());
     names.truncate(MAX_NAMES);
     let answers = join_all(names.into_iter().map(|(peer, name)| {
-        let answer = timeout(limit, look_up(resolver.clone(), name.clone()));
+        let answer = timeout(limit, look_up(name.clone()));
         async move { (peer, name.clone(), answer.await) }
     }));
     let mut error = None;
     for (peer, name, answer) in answers.await {
         match answer {
             Ok(Ok(found)) => seeds.extend(found.into_iter().map(|ip| seed(peer, ip))),
-            Ok(Err(source)) => error = Some(SourceError::Name { name, source }),
+            Ok(Err(why)) => error = Some(SourceError::Name(why)),
             Err(_) => error = Some(SourceError::SilentName { name }),
         }
     }
     (seeds, error)
 }
 
-/// Made anew for each round: the host's configuration may change, and an answer of the last round is no news.
-pub(super) fn resolver() -> Result<TokioResolver, SourceError> {
-    let mut builder = TokioResolver::builder_tokio().map_err(SourceError::Resolver)?;
-    let options = builder.options_mut();
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    options.cache_size = 0;
-    builder.build().map_err(SourceError::Resolver)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::sync::Barrier;
 
     use super::*;
@@ -107,17 +91,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn addresses_need_no_resolver() {
-        let plain = peers(["10.0.0.1", "[fd00::1]:7"]);
-        let (found, error) = seeds(&plain, 5001).await;
+    async fn an_unknown_name_hides_no_address() {
+        let mixed = peers(["a-name", "10.0.0.1", "[fd00::1]:7"]);
+        let look_up = |name| async {
+            let servers = "10.0.0.9".to_owned();
+            Err(NameError::Unknown { name, servers })
+        };
+        let (found, error) = seeds_by(&mixed, 5001, look_up, NAME_TIMEOUT).await;
         assert_eq!(sockets(&found), ["10.0.0.1:5001", "[fd00::1]:7"]);
-        assert!(error.is_none());
-        let mixed = peers(["a-name", "10.0.0.1"]);
-        let none = || Err(SourceError::Resolver("no file".into()));
-        let look_up = |(), _| async { Ok(Vec::new()) };
-        let (found, error) = seeds_by(&mixed, 5001, none, look_up, NAME_TIMEOUT).await;
-        assert_eq!(sockets(&found), ["10.0.0.1:5001"]);
-        assert!(matches!(error, Some(SourceError::Resolver(_))));
+        assert!(matches!(error, Some(SourceError::Name(_))));
     }
 
     #[tokio::test]
@@ -126,14 +108,17 @@ mod tests {
         let mixed = peers(["silent-1", "known-1:7", "silent-2", "known-2:8", "10.0.0.1"]);
         // Each of the known waits for the other.
         let both = Arc::new(Barrier::new(2));
-        let look_up = |both: Arc<Barrier>, name: String| async move {
-            if name.starts_with("silent") {
-                std::future::pending::<()>().await;
+        let look_up = |name: String| {
+            let both = both.clone();
+            async move {
+                if name.starts_with("silent") {
+                    std::future::pending::<()>().await;
+                }
+                both.wait().await;
+                Ok(vec![[10, 0, 0, 2].into()])
             }
-            both.wait().await;
-            Ok(vec![[10, 0, 0, 2].into()])
         };
-        let (found, error) = seeds_by(&mixed, 5001, || Ok(both), look_up, SHORT).await;
+        let (found, error) = seeds_by(&mixed, 5001, look_up, SHORT).await;
         let expected = ["10.0.0.1:5001", "10.0.0.2:7", "10.0.0.2:8"];
         assert_eq!(sockets(&found), expected);
         assert!(matches!(error, Some(SourceError::SilentName { .. })));

@@ -276,7 +276,6 @@ async fn remembers_identity_and_peers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bootstraps_over_http_in_both_forms() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     for form in [IdForm::List, IdForm::One] {
         let http = |http| Config {
             bootstrap: Bootstrap::Http(http),

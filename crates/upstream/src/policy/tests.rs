@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use names::NameError;
 use proptest::prelude::*;
 use reqwest::dns::Resolve as _;
 
 use super::*;
-use crate::resolve::{NameError, Vetted};
+use crate::resolve::Vetted;
 
 /// Names as a test, or an attacker, has set them up.
 pub(crate) struct FakeNames;

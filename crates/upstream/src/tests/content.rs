@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::server::{cut, endless};
+use super::server::endless;
 use super::*;
 use crate::Limits;
 use crate::registries::PARALLEL_REQUESTS;
@@ -11,198 +11,162 @@ use crate::registries::PARALLEL_REQUESTS;
 async fn redirects_come_to_an_end() {
     let server =
         Server::start(|_: &Seen| Some(response(302, &[("location", "/v2/round")], ""))).await;
-    let fault = registries(&server, Options::default())
-        .manifest(&origin(&server), &tag())
-        .await
-        .expect_err("no end");
+    let fault = the_manifest(
+        &registries(&server, Options::default()),
+        &repository(&server),
+    )
+    .await
+    .expect_err("no end");
     assert!(matches!(fault, UpstreamError::Protocol(..)), "{fault}");
     assert_eq!(server.seen().len(), 6);
 }
 
 #[tokio::test]
-async fn manifests_are_what_they_are_said_to_be() {
+async fn a_tag_is_what_it_is_said_to_be() {
     let other = Digest::sha256(b"other").to_string();
     let server = Server::start(move |seen: &Seen| {
-        let encoded = [("content-encoding", "gzip")];
+        if seen.method == "HEAD" {
+            return Some(response(405, &[], ""));
+        }
+        let name = "docker-content-digest";
         Some(match seen.target.rsplit_once('/').expect("a path").1 {
-            "lies" => response(200, &[("docker-content-digest", &other)], MANIFEST),
-            "garbled" => response(200, &[("docker-content-digest", "sha256:x")], MANIFEST),
+            "lies" => response(200, &[(name, &other)], MANIFEST),
+            "garbled" => response(200, &[(name, "sha256:x")], MANIFEST),
+            "empty" => response(200, &[(name, "")], MANIFEST),
             "silent" => response(200, &[], MANIFEST),
-            "encoded" => response(200, &encoded, MANIFEST),
             _ => response(200, &[], "something else"),
         })
     })
     .await;
-    let (registries, origin) = (registries(&server, Options::default()), origin(&server));
-    for reference in [
-        "lies",
-        "garbled",
-        "encoded",
-        Digest::sha256(MANIFEST).as_str(),
-    ] {
-        let reference = reference.parse().expect("a reference");
-        let fault = registries
-            .manifest(&origin, &reference)
-            .await
-            .expect_err("wrong");
-        assert!(
-            matches!(fault, UpstreamError::Protocol(..)),
-            "{reference}: {fault}"
-        );
+    let (registries, repository) = (registries(&server, Options::default()), repository(&server));
+    for good in ["garbled", "empty", "silent"] {
+        let resolved = registries.resolve(&repository, &tag(good)).await;
+        let resolved = resolved.expect(good);
+        assert_eq!(resolved.digest, Digest::sha256(MANIFEST), "{good}");
+        assert_eq!(resolved.manifest.expect("by GET").bytes, MANIFEST);
     }
-    let silent = registries
-        .manifest(&origin, &"silent".parse().expect("a tag"))
-        .await;
-    assert_eq!(silent.expect("right").digest, Digest::sha256(MANIFEST));
+    let fault = registries.resolve(&repository, &tag("lies")).await;
+    let fault = fault.expect_err("another digest");
+    assert!(matches!(fault, UpstreamError::Protocol(..)), "{fault}");
+    let fault = the_manifest(&registries, &named(&server, "another")).await;
+    let fault = fault.expect_err("other bytes");
+    assert!(matches!(fault, UpstreamError::Protocol(..)), "{fault}");
 }
 
 #[tokio::test]
 async fn large_manifests_are_refused_announced_or_not() {
     let large = vec![b' '; usize::try_from(oci::MAX_MANIFEST_SIZE).expect("small") + 1];
     let large = Bytes::from(large);
+    let announced = Digest::sha256(b"announced");
+    let path = announced.to_string();
     let server = Server::start(move |seen: &Seen| {
-        Some(if seen.target.ends_with("v1") {
+        Some(if seen.target.ends_with(&path) {
             response(200, &[], large.clone())
         } else {
             endless(&[], Bytes::from_static(&[b' '; 64 * 1024]), 65)
         })
     })
     .await;
-    let (registries, origin) = (registries(&server, Options::default()), origin(&server));
-    for reference in [tag(), by_digest(b"x")] {
-        let fault = registries
-            .manifest(&origin, &reference)
-            .await
-            .expect_err("large");
+    let (registries, repository) = (registries(&server, Options::default()), repository(&server));
+    for digest in [announced, Digest::sha256(b"x")] {
+        let fault = registries.manifest(&repository, &digest).await;
+        let fault = fault.expect_err("large");
         assert!(matches!(fault, UpstreamError::Protocol(..)), "{fault}");
     }
 }
 
 #[tokio::test]
-async fn tags_resolve_by_head_or_else_by_get() {
+async fn a_tag_is_resolved_by_head_or_else_by_get() {
     let server = Server::start(|seen: &Seen| {
-        Some(
-            match (
-                seen.method.as_str(),
-                seen.target.rsplit_once('/').expect("a path").1,
-            ) {
-                ("HEAD", "unknown") => response(405, &[], ""),
-                ("HEAD", "silent") => response(200, &[], ""),
-                (_, "gone") => response(404, &[], ""),
-                _ => manifest_answer(),
-            },
-        )
+        let name = seen.target.rsplit_once('/').expect("a path").1;
+        Some(match (seen.method.as_str(), name) {
+            ("HEAD", "silent") => response(200, &[], ""),
+            ("HEAD", "round") => response(302, &[("location", "")], ""),
+            ("HEAD", "limited") => response(429, &[("retry-after", "7")], ""),
+            ("HEAD", name) if name.parse::<u16>().is_ok() => {
+                response(name.parse().expect("a status"), &[], "")
+            }
+            (_, "gone") => response(404, &[], ""),
+            _ => manifest_answer(),
+        })
     })
     .await;
-    let (registries, origin) = (registries(&server, Options::default()), origin(&server));
-    let resolve = async |text: &str| {
-        registries
-            .resolve(&origin, &text.parse().expect("a tag"))
-            .await
-    };
+    let (registries, repository) = (registries(&server, Options::default()), repository(&server));
+    let resolve = async |text: &str| registries.resolve(&repository, &tag(text)).await;
     let digest = Digest::sha256(MANIFEST);
-    for tag in ["plain", "unknown", "silent"] {
-        assert_eq!(resolve(tag).await.expect("there"), digest, "{tag}");
+    let by_head = resolve("plain").await.expect("there");
+    assert_eq!(
+        (by_head.digest, by_head.manifest.is_none()),
+        (digest.clone(), true)
+    );
+    for text in [
+        "silent", "round", "400", "401", "403", "404", "405", "500", "501",
+    ] {
+        let resolved = resolve(text).await.expect(text);
+        assert_eq!(resolved.digest, digest, "{text}");
+        let manifest = resolved.manifest.expect("by GET");
+        let media_type = manifest.media_type.expect("said");
+        assert_eq!(
+            (manifest.bytes, media_type.as_str()),
+            (MANIFEST.into(), INDEX)
+        );
     }
-    let methods: Vec<_> = server.seen().into_iter().map(|s| s.method).collect();
-    assert_eq!(methods, ["HEAD", "HEAD", "GET", "HEAD", "GET"]);
     assert!(matches!(
         resolve("gone").await,
         Err(UpstreamError::NotFound(_))
     ));
-    let wrong = registries.resolve(&origin, &by_digest(b"other")).await;
-    assert!(matches!(wrong, Err(UpstreamError::Protocol(..))));
+    let limited = resolve("limited").await.expect_err("429");
+    let UpstreamError::TooManyRequests { retry_after, .. } = limited else {
+        panic!("{limited}");
+    };
+    assert_eq!(retry_after.expect("said"), "7");
+    let after = server.seen().pop().expect("a request");
+    assert_eq!(
+        after.method, "HEAD",
+        "a registry that is overrun is not asked twice"
+    );
+}
+
+#[tokio::test]
+async fn a_manifest_that_only_its_tag_opens_is_had_by_its_tag() {
+    let server = Server::start(|seen: &Seen| {
+        Some(match seen.target.ends_with("/v1") {
+            true => manifest_answer(),
+            false => response(404, &[], ""),
+        })
+    })
+    .await;
+    let (registries, repository) = (registries(&server, Options::default()), repository(&server));
+    let unknown = the_manifest(&registries, &repository).await;
+    assert!(matches!(unknown, Err(UpstreamError::NotFound(_))));
+    let manifest = v1(&registries, &repository).await.expect("by the tag");
+    assert_eq!(manifest.bytes, MANIFEST);
+    let other = Digest::sha256(b"other");
+    let other = registries.manifest(&repository, &other).await;
+    assert!(matches!(other, Err(UpstreamError::NotFound(_))));
 }
 
 #[tokio::test]
 async fn each_status_has_its_meaning() {
     let server = Server::start(|seen: &Seen| {
-        let status = seen.target.rsplit_once('/').expect("a path").1;
+        let status = seen.target.split('/').nth(2).expect("a repository");
         Some(response(status.parse().expect("a status"), &[], ""))
     })
     .await;
-    let (registries, origin) = (registries(&server, Options::default()), origin(&server));
+    let registries = registries(&server, Options::default());
     for status in [
         "400", "401", "403", "404", "410", "416", "429", "500", "503", "204",
     ] {
-        let reference = status.parse().expect("a tag");
-        let fault = registries
-            .manifest(&origin, &reference)
-            .await
-            .expect_err("no answer");
+        let fault = the_manifest(&registries, &named(&server, status)).await;
+        let fault = fault.expect_err("no answer");
         let is_right = match status {
-            "401" | "403" => matches!(fault, UpstreamError::Denied(_)),
+            "401" | "403" => matches!(fault, UpstreamError::Denied { .. }),
             "404" => matches!(fault, UpstreamError::NotFound(_)),
-            "429" => matches!(fault, UpstreamError::TooManyRequests(_)),
+            "429" => matches!(fault, UpstreamError::TooManyRequests { .. }),
             "500" | "503" => matches!(fault, UpstreamError::Unreachable(..)),
             _ => matches!(fault, UpstreamError::Protocol(..)),
         };
         assert!(is_right, "{status}: {fault}");
-    }
-    drop(server);
-    let fault = registries
-        .manifest(&origin, &tag())
-        .await
-        .expect_err("nobody there");
-    assert!(matches!(fault, UpstreamError::Unreachable(..)), "{fault}");
-}
-
-/// A blob of ten bytes under several roofs.
-async fn blob_registry() -> Server {
-    Server::start(|seen: &Seen| {
-        let ranged = seen.header("range") == Some("bytes=4-");
-        let range = |text| response(206, &[("content-range", text)], "456789");
-        Some(match (seen.target.split('/').nth(2), ranged) {
-            (Some("plain"), true) => range("bytes 4-9/10"),
-            (Some("unsized"), true) => range("bytes 4-9/*"),
-            (Some("shifted"), true) => range("bytes 3-8/10"),
-            (Some("senseless"), true) => range("bytes 9-4/10"),
-            (Some("short"), true) => range("bytes 4-9/20"),
-            (Some("long"), true) => range("bytes 4-7/8"),
-            (Some("tiny"), _) => response(200, &[], "012"),
-            (Some("cut"), _) => cut(20, Bytes::from_static(b"0123456789")),
-            _ => response(200, &[], "0123456789"),
-        })
-    })
-    .await
-}
-
-#[tokio::test]
-async fn blobs_come_from_the_offset_on() {
-    let server = blob_registry().await;
-    let registries = registries(&server, Options::default());
-    let digest = Digest::sha256(b"0123456789");
-    for (repository, offset, expected) in [
-        ("plain", 0, Some("0123456789")),
-        ("plain", 4, Some("456789")),
-        ("unsized", 4, Some("456789")),
-        ("ignoring", 4, Some("456789")),
-        ("ignoring", 10, Some("")),
-        ("shifted", 4, None),
-        ("senseless", 4, None),
-        ("short", 4, None),
-        ("long", 4, None),
-        ("tiny", 4, None),
-        ("cut", 0, None),
-    ] {
-        let origin = Origin {
-            repository: repository.parse().expect("a repository"),
-            ..origin(&server)
-        };
-        let got = match registries.blob(&origin, &digest, offset).await {
-            Ok(blob) => {
-                let size = blob.size;
-                let bytes = read(blob).await;
-                assert!(bytes.is_err() || size == Some(10), "{repository}");
-                bytes.ok()
-            }
-            Err(_) => None,
-        };
-        assert_eq!(
-            got.as_deref(),
-            expected.map(str::as_bytes),
-            "{repository} {offset}"
-        );
     }
 }
 
@@ -222,19 +186,23 @@ async fn silence_ends() {
         registries(&server, options)
     };
     let short = Duration::from_millis(100);
-    let origin = origin(&server);
+    let repository = repository(&server);
     let stalling = with(Limits {
         stall: short,
         ..Limits::default()
     });
-    let blob = stalling.blob(&origin, &Digest::sha256(b"x"), 0).await;
+    let blob = stalling
+        .blob(&repository, &Digest::sha256(b"x"), None)
+        .await;
     let fault = read(blob.expect("begun")).await.expect_err("silence");
     assert!(matches!(fault, UpstreamError::Unreachable(..)), "{fault}");
     let silent = with(Limits {
         header: short,
         ..Limits::default()
     });
-    let fault = silent.manifest(&origin, &tag()).await.expect_err("silence");
+    let fault = the_manifest(&silent, &repository)
+        .await
+        .expect_err("silence");
     assert!(matches!(fault, UpstreamError::Unreachable(..)), "{fault}");
 }
 
@@ -245,13 +213,14 @@ async fn requests_of_one_registry_take_turns() {
         Some(endless(&headers, Bytes::from_static(b"0123456789"), 1))
     })
     .await;
-    let (registries, origin) = (registries(&server, Options::default()), origin(&server));
+    let (registries, repository) = (registries(&server, Options::default()), repository(&server));
     let digest = Digest::sha256(b"x");
     let mut blobs = Vec::new();
     for _ in 0..PARALLEL_REQUESTS {
-        blobs.push(registries.blob(&origin, &digest, 0).await.expect("begun"));
+        let blob = registries.blob(&repository, &digest, None).await;
+        blobs.push(blob.expect("begun"));
     }
-    let mut next = std::pin::pin!(registries.blob(&origin, &digest, 0));
+    let mut next = std::pin::pin!(registries.blob(&repository, &digest, None));
     // A request that goes out would need far less; one that waits its turn waits however long this is.
     let early = tokio::time::timeout(Duration::from_millis(100), &mut next).await;
     assert!(early.is_err(), "it did not wait");

@@ -13,8 +13,12 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -40,6 +44,10 @@ impl Seen {
 
 pub(super) struct Server {
     pub(super) address: SocketAddr,
+    /// `http` or `https`.
+    scheme: &'static str,
+    /// The PEM certificate of a server with TLS.
+    pub(super) certificate: Option<String>,
     seen: Arc<Mutex<Vec<Seen>>>,
     /// Ends with the server.
     _tasks: JoinSet<()>,
@@ -51,26 +59,48 @@ impl Server {
     where
         F: Fn(&Seen) -> Option<Response<Body>> + Send + Sync + 'static,
     {
+        Self::start_with(None, answer).await
+    }
+
+    /// A server with a certificate of its own for 127.0.0.1.
+    pub(super) async fn start_tls<F>(answer: F) -> Self
+    where
+        F: Fn(&Seen) -> Option<Response<Body>> + Send + Sync + 'static,
+    {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("made");
+        Self::start_with(Some(&made), answer).await
+    }
+
+    async fn start_with<F>(tls: Option<&rcgen::CertifiedKey<rcgen::KeyPair>>, answer: F) -> Self
+    where
+        F: Fn(&Seen) -> Option<Response<Body>> + Send + Sync + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let (seen, answer) = (Arc::<Mutex<Vec<Seen>>>::default(), Arc::new(answer));
         let log = seen.clone();
+        let acceptor = tls.map(acceptor);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
-                let (log, answer) = (log.clone(), answer.clone());
+                let (log, answer, acceptor) = (log.clone(), answer.clone(), acceptor.clone());
                 connections.spawn(async move {
-                    let service =
-                        service_fn(move |request| respond(request, log.clone(), answer.clone()));
-                    let http = hyper::server::conn::http1::Builder::new();
-                    // A client that goes away is none of the server's faults.
-                    let _ = http.serve_connection(TokioIo::new(socket), service).await;
+                    match acceptor {
+                        Some(acceptor) => {
+                            if let Ok(socket) = acceptor.accept(socket).await {
+                                serve(socket, log, answer).await;
+                            }
+                        }
+                        None => serve(socket, log, answer).await,
+                    }
                 });
             }
         });
         Self {
             address,
+            scheme: if tls.is_some() { "https" } else { "http" },
+            certificate: tls.map(|made| made.cert.pem()),
             seen,
             _tasks: tasks,
         }
@@ -81,8 +111,30 @@ impl Server {
     }
 
     pub(super) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
+}
+
+pub(super) fn acceptor(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> TlsAcceptor {
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let config = ServerConfig::builder_with_provider(Arc::new(tls::provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], PrivateKeyDer::Pkcs8(key))
+        .expect("a key that fits");
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn serve<S, F>(socket: S, log: Arc<Mutex<Vec<Seen>>>, answer: Arc<F>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    F: Fn(&Seen) -> Option<Response<Body>> + Send + Sync + 'static,
+{
+    let service = service_fn(move |request| respond(request, log.clone(), answer.clone()));
+    let http = hyper::server::conn::http1::Builder::new();
+    // A client that goes away is none of the server's faults.
+    let _ = http.serve_connection(TokioIo::new(socket), service).await;
 }
 
 async fn respond<F>(
@@ -144,4 +196,18 @@ fn with_body(status: u16, headers: &[(&str, &str)], body: Body) -> Response<Body
         builder = builder.header(*name, *value);
     }
     builder.body(body).expect("an answer")
+}
+
+/// An answer in chunks, whose length is not said.
+pub(super) fn chunked(pieces: &[&'static [u8]]) -> Response<Body> {
+    let pieces: Vec<_> = pieces
+        .iter()
+        .map(|piece| Bytes::from_static(piece))
+        .collect();
+    let frames = pieces.into_iter().map(|piece| Ok(Frame::data(piece)));
+    with_body(
+        200,
+        &[],
+        StreamBody::new(stream::iter(frames)).boxed_unsync(),
+    )
 }

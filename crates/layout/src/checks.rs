@@ -1,0 +1,216 @@
+//! Objects are compared with their digests beside the requests: large ones while they are handed out, and all that was
+//! not verified since the start, little by little.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mirror::{Content, Growing, Progress, Stage};
+use oci::Digest;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
+
+use crate::files;
+use crate::identity::Identity;
+use crate::store::Shared;
+use crate::verify::Verdict;
+
+/// The last bytes of an object that is being verified are withheld until it is found right: with the end missing no
+/// client takes wrong bytes for the whole. The verification reads them within milliseconds, so that a sound object is
+/// sent without a pause; an object up to this size is withheld whole.
+const WITHHELD: u64 = 8 * 1024 * 1024;
+/// How long the end is withheld at the most: some clients ask for the end of a very large object alone. A client that
+/// wants the whole of it takes longer, and its body ends as soon as the object is found wrong. Tests wait for the end:
+/// what they see must not depend on how fast the machine computes digests.
+const WITHHELD_FOR: Duration = Duration::from_millis(if cfg!(test) { 60_000 } else { 250 });
+/// Verifications that run beside requests at once. An object beyond them is handed out unverified, and verified later.
+const MOST_AT_ONCE: usize = 4;
+/// How fast the background reads what has not been verified since the start. In bytes a second.
+const BACKGROUND_RATE: u64 = 16 * 1024 * 1024;
+/// How long the background rests after each round in which it has looked at every file.
+const REST: Duration = Duration::from_secs(600);
+
+/// A verification beside requests: others that ask for the same file join it.
+pub(crate) struct Check {
+    identity: Identity,
+    growing: Growing,
+}
+
+/// What ends the verifications, and those that run beside requests.
+#[derive(Default)]
+pub(crate) struct Checks {
+    ended: Mutex<bool>,
+    changed: Condvar,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Checks {
+    fn has_ended(&self) -> bool {
+        *self.ended.lock()
+    }
+
+    /// Waits until then. False if it is to end.
+    fn wait_until(&self, then: Instant) -> bool {
+        let mut ended = self.ended.lock();
+        while !*ended {
+            if self.changed.wait_until(&mut ended, then).timed_out() {
+                break;
+            }
+        }
+        !*ended
+    }
+
+    fn spawn(&self, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name("layout-verify".into());
+        let thread = thread.spawn(work)?;
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(())
+    }
+
+    /// Ends all of them.
+    pub(crate) fn end(&self) {
+        *self.ended.lock() = true;
+        self.changed.notify_all();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // It has no way to panic that would not have been told already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Hands out an object that is verified meanwhile.
+    pub(crate) fn verify_beside(
+        self: &Arc<Self>,
+        digest: &Digest,
+        file: Arc<File>,
+        identity: Identity,
+    ) -> Content {
+        let size = identity.size;
+        let mut state = self.state.lock();
+        if let Some(check) = state.checks.get(digest)
+            && check.identity == identity
+        {
+            let growing = check.growing.clone();
+            return Content::Verifying { growing, size };
+        }
+        if state.checks.len() >= MOST_AT_ONCE || state.checks.contains_key(digest) {
+            return Content::File { file, size };
+        }
+        let (progress, reader) = watch::channel(Progress {
+            written: size.saturating_sub(WITHHELD),
+            total: Some(size),
+            stage: Stage::Filling,
+        });
+        let growing = Growing::new(file.clone(), reader);
+        let (shared, name) = (self.clone(), digest.clone());
+        let own = file.clone();
+        let spawned = self.checks.spawn(move || {
+            let began = Instant::now();
+            let verdict = shared.verify(&name, &own, identity, |_| {
+                if began.elapsed() > WITHHELD_FOR {
+                    progress.send_if_modified(|p| std::mem::replace(&mut p.written, size) < size);
+                }
+                !shared.checks.has_ended()
+            });
+            // Withdrawn before anybody is told: who asks again because of it gets it from elsewhere.
+            shared.state.lock().checks.remove(&name);
+            progress.send_modify(|p| match verdict {
+                Ok(Verdict::Right) => {
+                    p.written = size;
+                    p.stage = Stage::Complete;
+                }
+                Ok(Verdict::Wrong | Verdict::Stopped) | Err(_) => {
+                    p.written = 0;
+                    p.stage = Stage::Failed;
+                }
+            });
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%digest, %error, "cannot verify an object while it is handed out");
+            return Content::File { file, size };
+        }
+        let joined = growing.clone();
+        let check = Check { identity, growing };
+        state.checks.insert(digest.clone(), check);
+        Content::Verifying {
+            growing: joined,
+            size,
+        }
+    }
+
+    /// Starts to verify in the background what has not been since the start, and what has changed since it was.
+    pub(crate) fn verify_in_the_background(self: &Arc<Self>) -> std::io::Result<()> {
+        let shared = self.clone();
+        self.checks.spawn(move || {
+            while shared.verify_all() && shared.checks.wait_until(Instant::now() + REST) {}
+        })
+    }
+
+    /// One round. False if it is to end.
+    fn verify_all(&self) -> bool {
+        let mut next = Instant::now();
+        let digests = self.state.lock().space.by_last_use();
+        digests.iter().all(|digest| {
+            self.verify_unless_known(digest, |bytes| {
+                next = next.max(Instant::now()) + pause_after(bytes);
+                self.checks.wait_until(next)
+            });
+            !self.checks.has_ended()
+        })
+    }
+
+    fn verify_unless_known(&self, digest: &Digest, go_on: impl FnMut(u64) -> bool) {
+        let (file, identity) = match files::open_object(&self.folder.blob(digest)) {
+            Ok(opened) => opened,
+            Err(error) => {
+                // What says nothing about the object is looked at again in the next round.
+                let _ = self.not_opened(digest, &error);
+                return;
+            }
+        };
+        {
+            let state = self.state.lock();
+            let is_known = state.verified.get(digest) == Some(&identity);
+            if is_known || state.checks.contains_key(digest) {
+                return;
+            }
+        }
+        if let Err(error) = self.verify(digest, &file, identity, go_on) {
+            tracing::debug!(%digest, %error, "cannot verify an object now");
+        }
+    }
+}
+
+/// How long reading so many bytes is to take in the background.
+fn pause_after(bytes: u64) -> Duration {
+    Duration::from_secs(1).mul_f64(bytes as f64 / BACKGROUND_RATE as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_background_keeps_its_rate() {
+        assert_eq!(pause_after(BACKGROUND_RATE), Duration::from_secs(1));
+        assert_eq!(
+            pause_after(BACKGROUND_RATE / 64),
+            Duration::from_secs(1) / 64
+        );
+    }
+
+    #[test]
+    fn a_wait_ends_early_when_all_is_to_end() {
+        let checks = Arc::new(Checks::default());
+        let waiting = checks.clone();
+        let far = Instant::now() + Duration::from_secs(3600);
+        let waiter = std::thread::spawn(move || waiting.wait_until(far));
+        checks.end();
+        assert!(!waiter.join().expect("no panic"));
+        assert!(!checks.wait_until(far), "nor begins again");
+    }
+}

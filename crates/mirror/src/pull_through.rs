@@ -1,0 +1,153 @@
+//! The way to the registry, for a store that the mirror fills itself: what the store lacks comes from other nodes, else
+//! from upstream, and is kept on the way where it can be.
+//!
+//! This is done for the node's own clients alone: upstream is asked with the node's credentials, and what is on its way
+//! shows only when it has arrived whether it took them. A stranger gets what is here and shared, or what a peer has.
+//!
+//! Unlike containerd, the clients of such a store take one source for a whole image. So a client never gets less here
+//! than at the registry: a part is fetched as a part, what cannot be kept is handed on all the same, and the first
+//! answer of an image is given only if the rest can be had (`promise`).
+
+mod blob;
+mod client;
+mod download;
+mod fill;
+mod list;
+mod manifest;
+mod parts;
+mod promise;
+mod sources;
+mod standing;
+mod tag;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci::{Digest, Origin, Reference};
+use tokio_util::task::TaskTracker;
+
+use crate::access::Access;
+use crate::flight::{Flight, Sharing};
+use crate::found::Found;
+use crate::from_peers::FromPeers;
+use crate::images::Images;
+use crate::metrics::Metrics;
+use crate::refusal::Refusal;
+use crate::request::{Kind, RequestError, Target};
+use crate::{Intake, Store, Upstream, UpstreamError, Visibility};
+
+use parts::Parts;
+use standing::Standing;
+
+pub use client::Client;
+pub use download::{Download, DownloadError};
+
+/// How long upstream may take to say what a tag points at before the last known answer is given.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
+/// How long upstream may take to begin sending, redirects and tokens included.
+const BEGIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// The step of a pull that fetches.
+pub struct PullThrough {
+    tools: Arc<Tools>,
+    parts: Parts,
+    /// Objects on their way into the store; each goes on when its client leaves, for the next one.
+    tasks: TaskTracker,
+}
+
+/// What this step needs of the others.
+struct Tools {
+    intake: Arc<dyn Intake>,
+    upstream: Arc<dyn Upstream>,
+    store: Arc<dyn Store>,
+    from_peers: Arc<FromPeers>,
+    flight: Option<Arc<Flight>>,
+    metrics: Arc<Metrics>,
+    images: Images,
+    standing: Standing,
+}
+
+impl Tools {
+    /// Says whether others may have what comes of an object that this node takes in.
+    fn share(&self, digest: &Digest, visibility: Visibility) {
+        let sharing = match visibility {
+            Visibility::Shared => Sharing::Shared,
+            Visibility::Private => Sharing::Private,
+        };
+        if let Some(flight) = &self.flight {
+            flight.share(digest, sharing);
+        }
+    }
+
+    /// What upstream answers within `limit`; its registry's standing follows from it.
+    async fn ask<T>(
+        &self,
+        origin: &Origin,
+        limit: Duration,
+        asked: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        let answer = match tokio::time::timeout(limit, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(UpstreamError::Unreachable(
+                origin.clone(),
+                format!("no answer within {limit:?}"),
+            )),
+        };
+        self.standing.note(origin, answer.as_ref().err());
+        answer
+    }
+}
+
+impl PullThrough {
+    pub fn new(
+        (intake, upstream): (Arc<dyn Intake>, Arc<dyn Upstream>),
+        store: Arc<dyn Store>,
+        from_peers: Arc<FromPeers>,
+        flight: Option<Arc<Flight>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let tools = Arc::new(Tools {
+            intake,
+            upstream,
+            store,
+            from_peers,
+            flight,
+            metrics,
+            images: Images::default(),
+            standing: Standing::default(),
+        });
+        Self {
+            tools,
+            parts: Parts::default(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Finds what is asked for here, at other nodes or upstream.
+    ///
+    /// # Errors
+    /// None of them gave it, or it may not be handed to this caller.
+    pub async fn find(
+        &self,
+        target: &Target,
+        client: &Client,
+        access: &Access,
+    ) -> Result<Found, Refusal> {
+        let found = match (target.kind, &target.reference) {
+            (Kind::Manifest, Reference::Tag(_)) => self.tag(target, client, access).await,
+            (Kind::Manifest, Reference::Digest(digest)) => {
+                self.manifest(target, digest, client, access).await
+            }
+            (Kind::Blob, Reference::Digest(digest)) => {
+                self.blob(target, digest, client, access).await
+            }
+            (Kind::Blob, Reference::Tag(_)) => Err(RequestError::BlobByTag.into()),
+        };
+        found.map_err(|refusal| client.told(refusal))
+    }
+
+    /// What went wrong lately with registries, a line for each, for `/readyz`.
+    pub fn faults(&self) -> Vec<String> {
+        self.tools.standing.faults()
+    }
+}

@@ -1,0 +1,268 @@
+//! A blob: whole, in parts, or its head.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{Either, select};
+use oci::{Digest, MediaType, Ranges};
+use tokio::time::timeout;
+
+use super::download::Download;
+use super::fill::Fill;
+use super::manifest::not_kept;
+use super::sources::{Nodes, Opened, Sources};
+use super::{BEGIN_LIMIT, Client, PullThrough};
+use crate::access::Access;
+use crate::flight::all_from;
+use crate::found::{Found, Payload, Source};
+use crate::refusal::Refusal;
+use crate::request::Target;
+use crate::{Begun, Growing, Stage, local};
+
+/// How long whoever finds an object on its way waits for its first byte before it opens a source for itself.
+const JOIN_LIMIT: Duration = Duration::from_secs(30);
+
+impl PullThrough {
+    pub(super) async fn blob(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        client: &Client,
+        access: &Access,
+    ) -> Result<Found, Refusal> {
+        if target.head_only {
+            return self.head(target, digest, client).await;
+        }
+        if client.credentials.is_some() {
+            return self.unstored(target, digest, client).await;
+        }
+        if all_from(target.ranges.as_ref()) == Some(0) {
+            self.whole(target, digest, client, access).await
+        } else {
+            self.part(target, digest, client, access).await
+        }
+    }
+
+    /// What is known of a blob without fetching it: from whoever answers first.
+    async fn head(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        client: &Client,
+    ) -> Result<Found, Refusal> {
+        let tools = &self.tools;
+        let of_peer = async {
+            match client.credentials {
+                Some(_) => Err(Refusal::NoPeer(target.kind)),
+                None => tools.from_peers.find(target).await,
+            }
+        };
+        let of_upstream = async {
+            let origin = target.origin.as_ref();
+            let origin = origin.ok_or(Refusal::NoPeer(target.kind))?;
+            let repository = client.repository(origin);
+            let asked = tools.upstream.blob_size(&repository, digest);
+            let size = tools.ask(origin, BEGIN_LIMIT, asked).await;
+            let size = size.map_err(|error| Refusal::Upstream(target.kind, error))?;
+            let size = size.or_else(|| self.told_size(digest));
+            Ok(found(digest, size, Payload::Empty, Source::Upstream))
+        };
+        first_good(of_peer, of_upstream).await
+    }
+
+    /// A part, fetched as such. The whole is fetched beside it once that pays.
+    async fn part(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        client: &Client,
+        access: &Access,
+    ) -> Result<Found, Refusal> {
+        let Some(ranges) = &target.ranges else {
+            return self.whole(target, digest, client, access).await;
+        };
+        let sources = self.sources(target, digest, client, Nodes::AsPeers);
+        if let Some((growing, size)) = self.growing(digest)
+            && let Some(range) = ranges.resolve(size)?.first()
+            && range.start < growing.progress().written
+        {
+            let download = Download::of_store(sources, growing, Some(size));
+            let payload = Payload::Download(Box::new(download));
+            return Ok(found(digest, Some(size), payload, Source::Growing));
+        }
+        let first = ranges.first();
+        let opened = match self.parts.source(digest) {
+            Some(Source::Upstream) => sources.open_upstream(Some(&first), "no_peer").await,
+            Some(_) => sources.open(Some(&first)).await,
+            None => {
+                let at_node = sources.open_at_node(Some(&first));
+                let upstream = sources.open_upstream(Some(&first), "no_peer");
+                first_good(at_node, upstream).await
+            }
+        }?;
+        let Some(size) = opened.size.or_else(|| self.told_size(digest)) else {
+            // Which part that is nobody says; the whole is a right answer as well (RFC 9110, 14.2).
+            return self.whole(target, digest, client, access).await;
+        };
+        let asked = ranges.resolve(size)?;
+        let bytes = asked.iter().map(|range| range.end - range.start).sum();
+        let source = opened.source();
+        if self.parts.began(digest, source, bytes, size) {
+            self.fetch_beside(target, digest, client);
+        }
+        let download = Download::of_source(sources, opened, Some(size));
+        let payload = Payload::Download(Box::new(download));
+        Ok(found(digest, Some(size), payload, source))
+    }
+
+    /// All of a blob, written into the store while it is sent.
+    async fn whole(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        client: &Client,
+        access: &Access,
+    ) -> Result<Found, Refusal> {
+        let (sink, growing) = match self.tools.intake.begin(digest) {
+            Ok(Begun::New(sink, growing)) => (sink, growing),
+            Ok(Begun::Joined(growing)) => return self.join(target, digest, client, growing).await,
+            Ok(Begun::Present(_)) => match local::find(&*self.tools.store, access, target) {
+                Some(stored) => return Ok(stored),
+                None => return self.unstored(target, digest, client).await,
+            },
+            Err(error) => {
+                not_kept(digest, &error);
+                return self.unstored(target, digest, client).await;
+            }
+        };
+        let sources = self.sources(target, digest, client, Nodes::InFlight);
+        let opened = sources.open(None).await?;
+        let (mut sink, source) = (sink, opened.source());
+        let size = opened.size.or_else(|| self.told_size(digest));
+        if let Some(size) = opened.size
+            && let Err(error) = sink.expect(size).await
+        {
+            not_kept(digest, &error);
+            return Ok(self.sent_on(digest, sources, opened));
+        }
+        let origin = target.origin.as_ref();
+        let fill = Fill::new(digest, origin, sink, sources, opened);
+        self.tasks.spawn(fill.run());
+        // Once the store fails the way through the flight is over.
+        let sources = self.sources(target, digest, client, Nodes::AsPeers);
+        let download = Download::of_store(sources, growing, size);
+        let payload = Payload::Download(Box::new(download));
+        Ok(found(digest, size, payload, source))
+    }
+
+    /// What somebody else is taking in already.
+    async fn join(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        client: &Client,
+        mut growing: Growing,
+    ) -> Result<Found, Refusal> {
+        let begun =
+            growing.until(|p| p.total.is_some() || p.written > 0 || p.stage != Stage::Filling);
+        let progress = match timeout(JOIN_LIMIT, begun).await {
+            Ok(progress) if progress.stage != Stage::Failed => progress,
+            _ => return self.unstored(target, digest, client).await,
+        };
+        let complete = (progress.stage == Stage::Complete).then_some(progress.written);
+        let size = progress.total.or(complete);
+        let size = size.or_else(|| self.told_size(digest));
+        let sources = self.sources(target, digest, client, Nodes::AsPeers);
+        let download = Download::of_store(sources, growing, size);
+        let payload = Payload::Download(Box::new(download));
+        Ok(found(digest, size, payload, Source::Growing))
+    }
+
+    /// What is handed on without being kept.
+    async fn unstored(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        client: &Client,
+    ) -> Result<Found, Refusal> {
+        let sources = self.sources(target, digest, client, Nodes::AsPeers);
+        let first = target.ranges.as_ref().map(Ranges::first);
+        let opened = sources.open(first.as_ref()).await?;
+        Ok(self.sent_on(digest, sources, opened))
+    }
+
+    fn sent_on(&self, digest: &Digest, sources: Arc<Sources>, opened: Opened) -> Found {
+        let (source, size) = (opened.source(), opened.size);
+        let size = size.or_else(|| self.told_size(digest));
+        let download = Download::of_source(sources, opened, size);
+        found(digest, size, Payload::Download(Box::new(download)), source)
+    }
+
+    /// Takes a blob in that nobody waits for.
+    fn fetch_beside(&self, target: &Target, digest: &Digest, client: &Client) {
+        let Ok(Begun::New(mut sink, _)) = self.tools.intake.begin(digest) else {
+            return;
+        };
+        let sources = self.sources(target, digest, client, Nodes::InFlight);
+        let (digest, origin) = (digest.clone(), target.origin.clone());
+        self.tasks.spawn(async move {
+            let Ok(opened) = sources.open(None).await else {
+                return;
+            };
+            if let Some(size) = opened.size
+                && let Err(error) = sink.expect(size).await
+            {
+                return not_kept(&digest, &error);
+            }
+            Fill::new(&digest, origin.as_ref(), sink, sources, opened)
+                .run()
+                .await;
+        });
+    }
+
+    fn sources(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        client: &Client,
+        nodes: Nodes,
+    ) -> Arc<Sources> {
+        Arc::new(Sources::new(&self.tools, target, digest, client, nodes))
+    }
+
+    /// What is on its way into the store, if its size is known.
+    fn growing(&self, digest: &Digest) -> Option<(Growing, u64)> {
+        let growing = self.tools.store.ingest(digest, None).ok()??;
+        let size = growing.progress().total?;
+        Some((growing, size))
+    }
+
+    /// The size that a manifest gives.
+    fn told_size(&self, digest: &Digest) -> Option<u64> {
+        let about = self.tools.images.about(&*self.tools.store, digest);
+        about.size.filter(|size| *size > 0)
+    }
+}
+
+fn found(digest: &Digest, size: Option<u64>, payload: Payload, source: Source) -> Found {
+    Found {
+        digest: digest.clone(),
+        media_type: MediaType::octet_stream(),
+        size,
+        payload,
+        source,
+    }
+}
+
+/// The first of two that succeeds. Where neither does, upstream's reason is the one to tell.
+async fn first_good<T>(
+    of_node: impl Future<Output = Result<T, Refusal>>,
+    of_upstream: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    let (of_node, of_upstream) = (std::pin::pin!(of_node), std::pin::pin!(of_upstream));
+    match select(of_node, of_upstream).await {
+        Either::Left((Ok(good), _)) | Either::Right((Ok(good), _)) => Ok(good),
+        Either::Left((Err(_), of_upstream)) => of_upstream.await,
+        Either::Right((Err(error), of_node)) => of_node.await.map_err(|_| error),
+    }
+}

@@ -1,0 +1,54 @@
+//! Whom the answer is for: what a client brings along, and what it does when it is refused.
+
+use http::header::{AUTHORIZATION, USER_AGENT};
+use http::{HeaderMap, HeaderValue};
+use oci::Origin;
+
+use crate::access::Access;
+use crate::refusal::Refusal;
+use crate::{ClientCredentials, UpstreamRepository};
+
+/// A client of a store that the mirror fills.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Credentials of its own, for the registry that it names.
+    pub credentials: Option<ClientCredentials>,
+    /// Whether it takes one source for a whole image. containerd looks for each object at all of its hosts.
+    pub keeps_to_one_source: bool,
+    /// Whether it says what it is.
+    pub names_itself: bool,
+    /// Whether it is handed what upstream says of signing in and slowing down. containerd asks a mirror again after
+    /// 429, and a mirror that is itself guarded has challenges of its own.
+    hears_upstream: bool,
+}
+
+impl Client {
+    pub fn of(headers: &HeaderMap, access: &Access) -> Self {
+        let agent = headers.get(USER_AGENT).map(HeaderValue::as_bytes);
+        let is_containerd = agent.is_some_and(|agent| agent.starts_with(b"containerd/"));
+        let is_guarded = access.authorization.is_some();
+        let credentials = headers.get(AUTHORIZATION).filter(|_| !is_guarded);
+        Self {
+            credentials: credentials.cloned().map(ClientCredentials::new),
+            keeps_to_one_source: !is_containerd,
+            names_itself: agent.is_some(),
+            hears_upstream: !is_containerd && !is_guarded,
+        }
+    }
+
+    /// A repository as it is asked for this client.
+    pub fn repository(&self, origin: &Origin) -> UpstreamRepository {
+        UpstreamRepository {
+            origin: origin.clone(),
+            credentials: self.credentials.clone(),
+        }
+    }
+
+    /// What this client is told where `refusal` is the reason.
+    pub fn told(&self, refusal: Refusal) -> Refusal {
+        match refusal {
+            Refusal::Upstream(kind, error) if self.hears_upstream => Refusal::Relayed(kind, error),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Lists of a repository, which upstream keeps: its tags, and what refers to a manifest.
+
+use http::header::{CONTENT_TYPE, LINK};
+use http::{HeaderName, HeaderValue, Response, Uri};
+use oci::Origin;
+
+use super::{BEGIN_LIMIT, Client, PullThrough};
+use crate::body::Body;
+use crate::refusal::Refusal;
+use crate::request::Kind;
+use crate::{List, UpstreamPage};
+
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+impl PullThrough {
+    /// A page of a list, as upstream has it now. `uri`: as the client asked; the next page is asked for in the same way.
+    /// `query`: the one in it, without `ns`.
+    ///
+    /// # Errors
+    /// Upstream does not give it.
+    pub async fn page(
+        &self,
+        origin: &Origin,
+        list: &List,
+        (uri, query): (&Uri, &str),
+        client: &Client,
+    ) -> Result<Response<Body>, Refusal> {
+        let repository = client.repository(origin);
+        let asked = self.tools.upstream.page(&repository, list, query);
+        let page = self.tools.ask(origin, BEGIN_LIMIT, asked).await;
+        let page = page.map_err(|error| client.told_of_list(error))?;
+        Ok(answer(uri, page))
+    }
+}
+
+impl Client {
+    /// A list that cannot be had is never called empty.
+    fn told_of_list(&self, error: crate::UpstreamError) -> Refusal {
+        match self.told(Refusal::Upstream(Kind::Manifest, error)) {
+            Refusal::Upstream(_, error) | Refusal::Relayed(_, error)
+                if !super::promise::is_refusal(&error) =>
+            {
+                Refusal::NoList(error)
+            }
+            refusal => refusal,
+        }
+    }
+}
+
+fn answer(uri: &Uri, page: UpstreamPage) -> Response<Body> {
+    let mut response = Response::new(Body::bytes(page.bytes));
+    let headers = response.headers_mut();
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(CONTENT_TYPE, page.content_type.unwrap_or(json));
+    if let Some(filters) = page.filters_applied {
+        headers.insert(FILTERS_APPLIED, filters);
+    }
+    let next = page.next.and_then(|next| {
+        let mut asked = uri.query().unwrap_or_default().split('&');
+        let namespace = asked.find(|pair| pair.starts_with("ns="));
+        let namespace = namespace.map_or_else(String::new, |pair| format!("&{pair}"));
+        let link = format!("<{}?{next}{namespace}>; rel=\"next\"", uri.path());
+        HeaderValue::try_from(link).ok()
+    });
+    headers.extend(next.map(|next| (LINK, next)));
+    response
+}

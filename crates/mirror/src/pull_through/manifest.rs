@@ -1,0 +1,190 @@
+//! A manifest by digest.
+
+use bytes::Bytes;
+use oci::{Digest, Origin};
+
+use super::promise::is_refusal;
+use super::standing::Access as Standing;
+use super::{BEGIN_LIMIT, Client, PullThrough, RESOLVE_LIMIT};
+use crate::access::Access;
+use crate::flight::Sharing;
+use crate::found::{Found, Payload, Source};
+use crate::refusal::Refusal;
+use crate::request::Target;
+use crate::{Begun, IntakeError, Provenance, Sink, UpstreamManifest, Visibility, local};
+
+impl PullThrough {
+    pub(super) async fn manifest(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        client: &Client,
+        access: &Access,
+    ) -> Result<Found, Refusal> {
+        if let Some(found) = local::find(&*self.tools.store, access, target) {
+            self.may_begin(target.origin.as_ref(), digest, client)
+                .await
+                .map_err(|error| Refusal::Upstream(target.kind, error))?;
+            self.learn(&found);
+            return Ok(found);
+        }
+        self.fetch(target, digest, client).await
+    }
+
+    /// Fetches a manifest that is not here.
+    pub(super) async fn fetch(
+        &self,
+        target: &Target,
+        digest: &Digest,
+        client: &Client,
+    ) -> Result<Found, Refusal> {
+        let tools = &self.tools;
+        if let Some(origin) = &target.origin
+            && self.asks_upstream_first(origin, client)
+        {
+            let repository = client.repository(origin);
+            let asked = tools.upstream.manifest(&repository, digest);
+            match tools.ask(origin, RESOLVE_LIMIT, asked).await {
+                Ok(manifest) => {
+                    tools
+                        .metrics
+                        .count_upstream("no_peer", manifest.bytes.len() as u64);
+                    return Ok(self.received(target, client, manifest).await);
+                }
+                Err(error) if is_refusal(&error) || client.credentials.is_some() => {
+                    return Err(Refusal::Upstream(target.kind, error));
+                }
+                Err(error) => {
+                    let found = self.fetch_at_node_or_upstream(target, digest).await;
+                    // The first cause is the one to tell.
+                    return found.map_err(|_| Refusal::Upstream(target.kind, error));
+                }
+            }
+        }
+        self.fetch_at_node_or_upstream(target, digest).await
+    }
+
+    /// Whether a peer's manifest may be the beginning of an image whose rest nobody gives this client. To ask upstream
+    /// costs what sharing is to save, so it is asked for those who say what they are, or where it has just refused.
+    fn asks_upstream_first(&self, origin: &Origin, client: &Client) -> bool {
+        if client.credentials.is_some() {
+            return true;
+        }
+        client.keeps_to_one_source
+            && match self.tools.standing.access(origin) {
+                Some(Standing::Admitted | Standing::Unreachable) => false,
+                Some(Standing::Refused) => true,
+                None => client.names_itself,
+            }
+    }
+
+    /// Hands over, and keeps, what upstream sent.
+    pub(super) async fn received(
+        &self,
+        target: &Target,
+        client: &Client,
+        manifest: UpstreamManifest,
+    ) -> Found {
+        let UpstreamManifest {
+            bytes,
+            digest,
+            media_type,
+            visibility,
+        } = manifest;
+        let found = local::manifest(&digest, bytes.clone(), media_type, Source::Upstream);
+        if client.credentials.is_none() {
+            let sink = self.begin_manifest(&digest);
+            self.keep(sink, target, &digest, bytes, visibility).await;
+        }
+        self.learn(&found);
+        found
+    }
+
+    /// Asks other nodes, then upstream. The way into the store is opened before: a flight offers what is on its way.
+    async fn fetch_at_node_or_upstream(
+        &self,
+        target: &Target,
+        digest: &Digest,
+    ) -> Result<Found, Refusal> {
+        let tools = &self.tools;
+        let sink = self.begin_manifest(digest);
+        let whole = Target {
+            head_only: false,
+            ..target.clone()
+        };
+        // Whoever comes second looks for it himself, and does not keep it.
+        let asked = match (&sink, &tools.flight) {
+            (Some(_), Some(flight)) => flight.find(&whole, Sharing::Unknown).await,
+            _ => tools.from_peers.find(&whole).await,
+        };
+        let (found, visibility) = match asked {
+            Ok(found) => (found, Visibility::Shared),
+            Err(refusal) => {
+                let reason = refusal.reason();
+                let origin = target.origin.as_ref().ok_or(refusal)?;
+                let repository = super::sources::anonymous(origin);
+                let asked = tools.upstream.manifest(&repository, digest);
+                let fetched = tools
+                    .ask(origin, BEGIN_LIMIT, asked)
+                    .await
+                    .map_err(|error| Refusal::Upstream(target.kind, error))?;
+                let size = fetched.bytes.len() as u64;
+                tools.metrics.count_upstream(reason, size);
+                let hint = fetched.media_type;
+                let found = local::manifest(digest, fetched.bytes, hint, Source::Upstream);
+                (found, fetched.visibility)
+            }
+        };
+        tools.share(digest, visibility);
+        if let Payload::Bytes(bytes) = &found.payload {
+            let bytes = bytes.clone();
+            self.keep(sink, target, digest, bytes, visibility).await;
+        }
+        self.learn(&found);
+        Ok(found)
+    }
+
+    /// `None`: it is here, on its way, or cannot be kept.
+    fn begin_manifest(&self, digest: &Digest) -> Option<Box<dyn Sink>> {
+        match self.tools.intake.begin(digest) {
+            Ok(Begun::New(sink, _)) => Some(sink),
+            Ok(Begun::Present(_) | Begun::Joined(_)) => None,
+            Err(error) => {
+                not_kept(digest, &error);
+                None
+            }
+        }
+    }
+
+    async fn keep(
+        &self,
+        sink: Option<Box<dyn Sink>>,
+        target: &Target,
+        digest: &Digest,
+        bytes: Bytes,
+        visibility: Visibility,
+    ) {
+        let Some(mut sink) = sink else { return };
+        let origin = target.origin.clone();
+        let kept = async {
+            sink.expect(bytes.len() as u64).await?;
+            sink.write(bytes).await?;
+            sink.commit(Provenance { origin, visibility }).await
+        };
+        if let Err(error) = kept.await {
+            not_kept(digest, &error);
+        }
+    }
+
+    /// Remembers the sizes that a manifest tells, for registries that do not.
+    fn learn(&self, found: &Found) {
+        if let Payload::Bytes(bytes) = &found.payload {
+            self.tools.images.learn(bytes, None);
+        }
+    }
+}
+
+/// The store says once, with what to do, why it keeps nothing.
+pub(super) fn not_kept(digest: &Digest, error: &IntakeError) {
+    tracing::debug!(%digest, %error, "passed on without being kept");
+}

@@ -1,0 +1,64 @@
+//! Objects that clients read in parts (eStargz, SOCI, zstd:chunked): what came of them, and whether fetching the whole
+//! pays by now.
+
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+use oci::Digest;
+use parking_lot::Mutex;
+
+use crate::found::Source;
+
+/// Objects remembered; the one that was not read for longest goes first.
+const MOST_OBJECTS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+
+#[derive(Debug)]
+pub struct Parts(Mutex<LruCache<Digest, Past>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    /// Of all parts together.
+    bytes: u64,
+    source: Source,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(MOST_OBJECTS)))
+    }
+}
+
+impl Parts {
+    /// Where the last part of an object came from.
+    pub fn source(&self, digest: &Digest) -> Option<Source> {
+        self.0.lock().get(digest).map(|past| past.source)
+    }
+
+    /// A part of `bytes` has begun to come. Says whether the whole object, of `size` bytes, is worth fetching now: its
+    /// parts have cost half as much. That is said once.
+    pub fn began(&self, digest: &Digest, source: Source, bytes: u64, size: u64) -> bool {
+        let mut objects = self.0.lock();
+        let past = objects.get_or_insert_mut(digest.clone(), || Past { bytes: 0, source });
+        let before = past.bytes;
+        past.bytes = before.saturating_add(bytes);
+        past.source = source;
+        let pays = size / 2;
+        before <= pays && past.bytes > pays
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_pays_once_half_of_it_was_read() {
+        let (parts, digest) = (Parts::default(), Digest::sha256(b"a"));
+        assert_eq!(parts.source(&digest), None);
+        assert!(!parts.began(&digest, Source::Upstream, 50, 100));
+        assert_eq!(parts.source(&digest), Some(Source::Upstream));
+        assert!(parts.began(&digest, Source::Peer, 1, 100));
+        assert_eq!(parts.source(&digest), Some(Source::Peer));
+        assert!(!parts.began(&digest, Source::Peer, u64::MAX, 100));
+    }
+}

@@ -1,0 +1,98 @@
+//! The first answer of an image is a promise for the rest of it, to clients that take one source for a whole image.
+
+use oci::{Digest, Manifest, Origin};
+
+use super::standing::Access;
+use super::{Client, PullThrough, RESOLVE_LIMIT};
+use crate::{UpstreamError, local};
+
+/// Manifests and layers looked at. An image with more is not called complete.
+const MOST_OBJECTS: usize = 4096;
+/// Indexes within indexes.
+const MOST_DEPTH: usize = 4;
+
+impl PullThrough {
+    /// Whether a client that is handed this manifest from here will get the rest of the image.
+    ///
+    /// # Errors
+    /// Something of it is missing, and upstream refuses it: the client gets further with upstream's own answer.
+    pub(super) async fn may_begin(
+        &self,
+        origin: Option<&Origin>,
+        digest: &Digest,
+        client: &Client,
+    ) -> Result<(), UpstreamError> {
+        let Some(origin) = origin.filter(|_| client.keeps_to_one_source) else {
+            return Ok(());
+        };
+        if self.is_complete(digest) {
+            return Ok(());
+        }
+        self.lets_in(origin, digest, client).await
+    }
+
+    /// Whether upstream hands out what it has of this repository. Where it cannot be reached, the client could not
+    /// reach it either.
+    ///
+    /// # Errors
+    /// It refuses.
+    async fn lets_in(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+        client: &Client,
+    ) -> Result<(), UpstreamError> {
+        let tools = &self.tools;
+        if client.credentials.is_none()
+            && let Some(Access::Admitted | Access::Unreachable) = tools.standing.access(origin)
+        {
+            return Ok(());
+        }
+        let repository = client.repository(origin);
+        let asked = tools.upstream.manifest(&repository, digest);
+        match tools.ask(origin, RESOLVE_LIMIT, asked).await {
+            Err(error) if is_refusal(&error) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether all of an image is here, for all of its platforms.
+    pub(super) fn is_complete(&self, digest: &Digest) -> bool {
+        let mut left = MOST_OBJECTS;
+        self.is_complete_within(digest, MOST_DEPTH, &mut left)
+    }
+
+    fn is_complete_within(&self, digest: &Digest, depth: usize, left: &mut usize) -> bool {
+        let store = &*self.tools.store;
+        let Some(bytes) = local::manifest_bytes(store, digest) else {
+            return false;
+        };
+        // What names nothing is complete by itself.
+        let children = Manifest::parse(&bytes).map_or_else(|_| Vec::new(), |m| m.children);
+        children.iter().all(|child| {
+            *left = left.saturating_sub(1);
+            *left > 0
+                && match child.role {
+                    oci::Role::Manifest => {
+                        depth > 0 && self.is_complete_within(&child.digest, depth - 1, left)
+                    }
+                    oci::Role::Config | oci::Role::Layer => {
+                        matches!(store.open(&child.digest), Ok(Some(_)))
+                    }
+                }
+        })
+    }
+}
+
+/// Whether upstream has answered, and will not give it: unlike an outage, another client may fare better.
+pub(super) fn is_refusal(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::NotFound(_)
+        | UpstreamError::Denied { .. }
+        | UpstreamError::TooManyRequests { .. } => true,
+        UpstreamError::Unsatisfiable { .. }
+        | UpstreamError::Forbidden(..)
+        | UpstreamError::Protocol(..)
+        | UpstreamError::Unreachable(..) => false,
+    }
+}

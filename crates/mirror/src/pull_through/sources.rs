@@ -1,0 +1,279 @@
+//! Where the bytes of an object are had, best first: other nodes, then upstream; and one source after the other, where
+//! they break.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use oci::{ByteRange, Digest, Origin, Ranges};
+use tokio::time::timeout;
+
+use super::{BEGIN_LIMIT, Client, Tools};
+use crate::body::{self, BodyError, Part};
+use crate::flight::Sharing;
+use crate::found::{Found, Source};
+use crate::refusal::Refusal;
+use crate::request::Target;
+use crate::{IntakeError, UpstreamError, UpstreamRepository, Visibility};
+
+/// A source whose bytes stop for this long has broken.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// Times in a row that an object is gone on with elsewhere, without a byte between them.
+const MOST_BREAKS: u32 = 5;
+
+/// The sources of one object, for one client.
+pub struct Sources {
+    tools: Arc<Tools>,
+    /// The whole object.
+    target: Target,
+    digest: Digest,
+    repository: Option<UpstreamRepository>,
+    nodes: Nodes,
+}
+
+/// How other nodes are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nodes {
+    /// As the one who takes the object in for this node.
+    InFlight,
+    /// As anybody.
+    AsPeers,
+    /// Not at all: upstream is asked with a client's own credentials.
+    Never,
+}
+
+/// A source that has begun to send.
+pub struct Opened {
+    /// Why upstream sends it; `None`: another node does.
+    upstream_reason: Option<&'static str>,
+    pub visibility: Visibility,
+    /// Of the whole object, in bytes.
+    pub size: Option<u64>,
+    /// Where in the object the body begins.
+    pub offset: u64,
+    body: BoxStream<'static, Result<Bytes, SourceError>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error(transparent)]
+    Peer(#[from] Box<BodyError>),
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("no bytes for {STALL_LIMIT:?}")]
+    Stalled,
+    #[error("the sources ended at {0} bytes, too early")]
+    Short(u64),
+}
+
+impl Opened {
+    pub fn source(&self) -> Source {
+        match self.upstream_reason {
+            Some(_) => Source::Upstream,
+            None => Source::Peer,
+        }
+    }
+}
+
+impl Sources {
+    pub(super) fn new(
+        tools: &Arc<Tools>,
+        target: &Target,
+        digest: &Digest,
+        client: &Client,
+        nodes: Nodes,
+    ) -> Self {
+        let origin = target.origin.as_ref();
+        Self {
+            tools: tools.clone(),
+            target: Target {
+                ranges: None,
+                head_only: false,
+                ..target.clone()
+            },
+            digest: digest.clone(),
+            repository: origin.map(|origin| client.repository(origin)),
+            nodes: match client.credentials {
+                Some(_) => Nodes::Never,
+                None => nodes,
+            },
+        }
+    }
+
+    /// Opens the object, or the first of `ranges`: at another node, else upstream.
+    pub async fn open(&self, ranges: Option<&Ranges>) -> Result<Opened, Refusal> {
+        let refusal = match self.open_at_node(ranges).await {
+            Ok(opened) => return Ok(opened),
+            Err(refusal) => refusal,
+        };
+        if self.repository.is_none() {
+            return Err(refusal);
+        }
+        self.open_upstream(ranges, refusal.reason()).await
+    }
+
+    pub async fn open_at_node(&self, ranges: Option<&Ranges>) -> Result<Opened, Refusal> {
+        let target = Target {
+            ranges: ranges.cloned(),
+            ..self.target.clone()
+        };
+        let found = match (self.nodes, &self.tools.flight) {
+            (Nodes::InFlight, Some(flight)) => flight.find(&target, Sharing::Unknown).await?,
+            (Nodes::InFlight | Nodes::AsPeers, _) => self.tools.from_peers.find(&target).await?,
+            (Nodes::Never, _) => return Err(Refusal::NoPeer(self.target.kind)),
+        };
+        self.share(Visibility::Shared);
+        self.opened_at_node(found, ranges)
+    }
+
+    fn opened_at_node(&self, found: Found, ranges: Option<&Ranges>) -> Result<Opened, Refusal> {
+        let size = found.size.ok_or(Refusal::NotHere(self.target.kind))?;
+        let range = match ranges {
+            Some(ranges) => ranges.first().resolve(size)?.swap_remove(0),
+            None => 0..size,
+        };
+        let offset = range.start;
+        let body = body::of(found.payload, vec![Part::Range(range)], Source::Peer);
+        let body = http_body_util::BodyDataStream::new(body);
+        Ok(Opened {
+            upstream_reason: None,
+            visibility: Visibility::Shared,
+            size: Some(size),
+            offset,
+            body: body
+                .map_err(|error| SourceError::Peer(Box::new(error)))
+                .boxed(),
+        })
+    }
+
+    /// `reason`: why no other node gave it.
+    pub async fn open_upstream(
+        &self,
+        ranges: Option<&Ranges>,
+        reason: &'static str,
+    ) -> Result<Opened, Refusal> {
+        let kind = self.target.kind;
+        let repository = self.repository.as_ref().ok_or(Refusal::NoPeer(kind))?;
+        let asked = self.tools.upstream.blob(repository, &self.digest, ranges);
+        let blob = self.tools.ask(&repository.origin, BEGIN_LIMIT, asked).await;
+        let blob = blob.map_err(|error| match error {
+            UpstreamError::Unsatisfiable { size, .. } => Refusal::Unsatisfiable { size },
+            error => Refusal::Upstream(kind, error),
+        })?;
+        self.share(blob.visibility);
+        Ok(Opened {
+            upstream_reason: Some(reason),
+            visibility: blob.visibility,
+            size: blob.size,
+            offset: blob.offset,
+            body: blob.body.map_err(SourceError::from).boxed(),
+        })
+    }
+
+    fn share(&self, visibility: Visibility) {
+        if self.nodes == Nodes::InFlight {
+            self.tools.share(&self.digest, visibility);
+        }
+    }
+}
+
+/// An object, or a range of it, from one source after the other.
+pub struct Transfer {
+    sources: Arc<Sources>,
+    opened: Opened,
+    /// Of the next byte.
+    offset: u64,
+    /// Of the last byte and one, where it is known.
+    end: Option<u64>,
+    /// Private if one of the sources was.
+    visibility: Visibility,
+    /// In a row, without a byte between them.
+    breaks: u32,
+}
+
+impl Transfer {
+    /// From where the source that is open has begun.
+    pub fn new(sources: Arc<Sources>, opened: Opened, end: Option<u64>) -> Self {
+        Self {
+            sources,
+            offset: opened.offset,
+            end,
+            visibility: opened.visibility,
+            breaks: 0,
+            opened,
+        }
+    }
+
+    pub fn visibility(&self) -> Visibility {
+        self.visibility
+    }
+
+    /// The next bytes; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        loop {
+            if self.end == Some(self.offset) {
+                return Ok(None);
+            }
+            let failed = match timeout(STALL_LIMIT, self.opened.body.next()).await {
+                Ok(Some(Ok(bytes))) if bytes.is_empty() => continue,
+                Ok(Some(Ok(bytes))) => return Ok(Some(self.received(bytes))),
+                Ok(Some(Err(error))) => error,
+                Ok(None) if self.end.is_none() => return Ok(None),
+                Ok(None) => SourceError::Short(self.offset),
+                Err(_) => SourceError::Stalled,
+            };
+            let digest = &self.sources.digest;
+            tracing::debug!(%digest, error = %failed, "a source broke; going on with another");
+            self.breaks += 1;
+            if self.breaks > MOST_BREAKS {
+                return Err(failed);
+            }
+            let end = self.end.filter(|_| self.end != self.opened.size);
+            let rest = rest(self.offset, end);
+            let Ok(opened) = self.sources.open(rest.as_ref()).await else {
+                return Err(failed);
+            };
+            if opened.offset != self.offset {
+                return Err(failed);
+            }
+            if opened.visibility == Visibility::Private {
+                self.visibility = Visibility::Private;
+            }
+            self.opened = opened;
+        }
+    }
+
+    fn received(&mut self, mut bytes: Bytes) -> Bytes {
+        if let Some(end) = self.end {
+            bytes.truncate(usize::try_from(end - self.offset).unwrap_or(usize::MAX));
+        }
+        let size = bytes.len() as u64;
+        if let Some(reason) = self.opened.upstream_reason {
+            self.sources.tools.metrics.count_upstream(reason, size);
+        }
+        self.offset += size;
+        self.breaks = 0;
+        bytes
+    }
+}
+
+/// The range from an offset to an end, or to the end of the object where none is given; `None` for all of it.
+pub fn rest(offset: u64, end: Option<u64>) -> Option<Ranges> {
+    match end {
+        Some(end) if offset < end => Some(Ranges::of(&ByteRange { start: offset, end })),
+        _ if offset == 0 => None,
+        _ => Ranges::parse(&format!("bytes={offset}-")).ok()?,
+    }
+}
+
+pub fn anonymous(origin: &Origin) -> UpstreamRepository {
+    UpstreamRepository {
+        origin: origin.clone(),
+        credentials: None,
+    }
+}

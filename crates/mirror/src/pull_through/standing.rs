@@ -1,0 +1,159 @@
+//! How the registries have answered lately.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use lru::LruCache;
+use oci::Origin;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::promise::is_refusal;
+use crate::UpstreamError;
+
+/// Repositories that are remembered.
+const MOST_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+/// For so long a repository is not asked again whether it lets this node in: the requests that begin one pull.
+const ADMISSION_VALIDITY: Duration = Duration::from_secs(1);
+/// For so long after it has refused something it is asked before a pull is begun.
+const REFUSAL_VALIDITY: Duration = Duration::from_secs(60);
+/// For so long after it could not be reached nobody waits for it again just to be sure.
+const OUTAGE_VALIDITY: Duration = Duration::from_secs(10);
+/// For so long a fault is told.
+const FAULT_VALIDITY: Duration = Duration::from_secs(300);
+
+/// What a repository's last answer says about the next ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It hands out what it has.
+    Admitted,
+    /// It turns this node away, or slows it down.
+    Refused,
+    /// It gives no answer.
+    Unreachable,
+}
+
+/// The repositories' last answers.
+#[derive(Debug)]
+pub struct Standing(Mutex<LruCache<Origin, Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    at: Instant,
+    access: Option<Access>,
+    /// In words.
+    fault: Option<String>,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(MOST_REPOSITORIES)))
+    }
+}
+
+impl Standing {
+    /// A repository has answered, well or with this error.
+    pub fn note(&self, origin: &Origin, error: Option<&UpstreamError>) {
+        let (access, fault) = match error {
+            // That one object is not there says nothing about others.
+            Some(UpstreamError::NotFound(_) | UpstreamError::Unsatisfiable { .. }) => return,
+            None => (Some(Access::Admitted), None),
+            Some(error @ UpstreamError::Unreachable(..)) => {
+                (Some(Access::Unreachable), Some(error.to_string()))
+            }
+            Some(error) if is_refusal(error) => (Some(Access::Refused), Some(error.to_string())),
+            Some(error) => (None, Some(error.to_string())),
+        };
+        let entry = Entry {
+            at: Instant::now(),
+            access,
+            fault,
+        };
+        self.0.lock().put(origin.clone(), entry);
+    }
+
+    /// What is known of a repository without asking it.
+    pub fn access(&self, origin: &Origin) -> Option<Access> {
+        let mut entries = self.0.lock();
+        let entry = entries.get(origin)?;
+        let validity = match entry.access? {
+            Access::Admitted => ADMISSION_VALIDITY,
+            Access::Refused => REFUSAL_VALIDITY,
+            Access::Unreachable => OUTAGE_VALIDITY,
+        };
+        (entry.at.elapsed() < validity).then_some(entry.access)?
+    }
+
+    /// The last fault of each registry that had one lately and has not answered well since.
+    pub fn faults(&self) -> Vec<String> {
+        let entries = self.0.lock();
+        let recent = entries
+            .iter()
+            .filter(|(_, entry)| entry.at.elapsed() < FAULT_VALIDITY);
+        let mut latest = BTreeMap::<_, &Entry>::new();
+        for (origin, entry) in recent {
+            let known = latest.entry(origin.registry.as_str()).or_insert(entry);
+            if known.at < entry.at {
+                *known = entry;
+            }
+        }
+        latest
+            .into_values()
+            .filter_map(|entry| entry.fault.clone())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(repository: &str) -> Origin {
+        Origin {
+            registry: "quay.io".parse().expect("a registry"),
+            repository: repository.parse().expect("a repository"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_remembered_for_its_time() {
+        let standing = Standing::default();
+        let (a, b) = (origin("a"), origin("b"));
+        assert_eq!(standing.access(&a), None);
+        standing.note(&a, None);
+        let missing = UpstreamError::NotFound(a.clone());
+        standing.note(&a, Some(&missing));
+        assert_eq!(standing.access(&a), Some(Access::Admitted));
+        assert_eq!(standing.access(&b), None);
+        let gone = UpstreamError::Unreachable(b.clone(), "refused".into());
+        standing.note(&b, Some(&gone));
+        assert_eq!(standing.access(&b), Some(Access::Unreachable));
+        assert_eq!(standing.faults(), [gone.to_string()]);
+        tokio::time::advance(OUTAGE_VALIDITY).await;
+        assert_eq!(standing.access(&b), None);
+        assert_eq!(standing.access(&a), None);
+        standing.note(&a, None);
+        assert_eq!(
+            standing.faults(),
+            [""; 0],
+            "the registry has answered since"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_remembered_and_told() {
+        let (standing, a) = (Standing::default(), origin("a"));
+        standing.note(&a, None);
+        let refused = UpstreamError::TooManyRequests {
+            origin: a.clone(),
+            retry_after: None,
+        };
+        standing.note(&a, Some(&refused));
+        assert_eq!(standing.access(&a), Some(Access::Refused));
+        assert_eq!(standing.faults().len(), 1);
+        tokio::time::advance(FAULT_VALIDITY).await;
+        assert_eq!(standing.faults().len(), 0);
+        assert_eq!(standing.access(&a), None);
+    }
+}

@@ -1,0 +1,317 @@
+//! A mirror on the way to a registry, for clients that take one source for a whole image.
+
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, RANGE, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
+};
+
+use super::*;
+
+fn containerd() -> HeaderMap {
+    let agent = HeaderValue::from_static("containerd/v2.1.9");
+    HeaderMap::from_iter([(USER_AGENT, agent)])
+}
+
+fn known() -> HeaderMap {
+    let authorization = HeaderValue::from_static("Basic bWU6cHc=");
+    HeaderMap::from_iter([(AUTHORIZATION, authorization)])
+}
+
+fn range(text: &str) -> HeaderMap {
+    HeaderMap::from_iter([(RANGE, HeaderValue::from_str(text).expect("a header"))])
+}
+
+fn turned_away(origin: Origin) -> UpstreamError {
+    UpstreamError::TooManyRequests {
+        origin,
+        retry_after: None,
+    }
+}
+
+fn unknown(origin: Origin) -> UpstreamError {
+    let challenge = |text| HeaderValue::from_static(text);
+    UpstreamError::Denied {
+        origin,
+        challenges: vec![
+            challenge("Bearer realm=\"https://a.io/token\""),
+            challenge("Basic"),
+        ],
+    }
+}
+
+impl TestApp {
+    async fn head(&self, path: &str) -> Response<Body> {
+        let request = http::Request::head(format!("/v2/a/b/{path}?ns=quay.io"));
+        let (head, ()) = request.body(()).expect("a request").into_parts();
+        let ends = Ends {
+            remote: HERE,
+            local: HERE,
+        };
+        self.mirror.answer(&head, ends).await
+    }
+
+    fn bytes_sent(&self) -> usize {
+        self.upstream.bytes_sent.load(Ordering::Relaxed)
+    }
+
+    fn refuse(&self, with: Option<Refuse>) {
+        *self.upstream.refusal.lock() = with;
+    }
+}
+
+#[tokio::test]
+async fn heads_and_parts_fetch_nothing_else() {
+    let app = app();
+    let digest = app.upstream.put(layer());
+    let path = format!("blobs/{digest}");
+    let head = app.head(&path).await;
+    assert_eq!(head.status(), StatusCode::OK);
+    assert_eq!(head.headers()[CONTENT_LENGTH], "3000000");
+    assert_eq!(app.bytes_sent(), 0);
+    let last = app.ask(&path, HERE, range("bytes=-51")).await;
+    assert_eq!(
+        last.headers()["content-range"],
+        "bytes 2999949-2999999/3000000"
+    );
+    assert_eq!(read(last).await.1, layer().slice(2_999_949..));
+    assert_eq!(app.bytes_sent(), 51);
+    let several = app.ask(&path, HERE, range("bytes=0-9,100-109")).await;
+    assert_eq!(several.status(), StatusCode::PARTIAL_CONTENT);
+    let several = read(several).await.1;
+    assert!(
+        several
+            .windows(10)
+            .any(|part| part == layer().slice(100..110))
+    );
+    assert_eq!(app.bytes_sent(), 51 + 10 + 10);
+    let outside = app.ask(&path, HERE, range("bytes=3000000-")).await;
+    assert_eq!(outside.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+}
+
+#[tokio::test]
+async fn the_whole_is_fetched_beside_once_its_parts_cost_as_much() {
+    let app = app();
+    let digest = app.upstream.put(layer());
+    let path = format!("blobs/{digest}");
+    for part in ["bytes=0-999999", "bytes=1000000-1999999"] {
+        let part = app.ask(&path, HERE, range(part)).await;
+        assert_eq!(read(part).await.1.len(), 1_000_000);
+    }
+    app.stored(&digest).await;
+    assert_eq!(app.asked(), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_handed_on_all_the_same() {
+    let app = app_of(2_000_000, None);
+    let digest = app.upstream.put(layer());
+    let path = format!("blobs/{digest}");
+    for tells_no_size in [false, true] {
+        *app.upstream.tells_no_size.lock() = tells_no_size;
+        for _ in 0..2 {
+            let (status, bytes) = app.get(&path).await;
+            assert_eq!(status, StatusCode::OK);
+            assert!(bytes == layer(), "{} bytes", bytes.len());
+        }
+        let part = app.ask(&path, HERE, range("bytes=2999990-2999999")).await;
+        let first = if tells_no_size { 0 } else { 2_999_990 };
+        assert!(read(part).await.1 == layer().slice(first..));
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_length_is_sent_as_it_comes() {
+    let app = app();
+    *app.upstream.tells_no_size.lock() = true;
+    let gate = Arc::new(Semaphore::new(1000));
+    *app.upstream.gate.lock() = Some(gate.clone());
+    let digest = app.upstream.put(layer());
+    let answer = app
+        .ask(&format!("blobs/{digest}"), HERE, HeaderMap::new())
+        .await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.headers().get(CONTENT_LENGTH), None);
+    let mut body = answer.into_body();
+    let first = body.frame().await.expect("bytes").expect("good");
+    assert!(
+        first
+            .data_ref()
+            .is_some_and(|data| layer().starts_with(data))
+    );
+    gate.add_permits(layer().len());
+    let rest = body.collect().await.expect("a whole body").to_bytes();
+    assert_eq!(
+        first.into_data().expect("data").len() + rest.len(),
+        3_000_000
+    );
+    app.stored(&digest).await;
+}
+
+#[tokio::test]
+async fn a_manifest_tells_the_length_that_upstream_does_not() {
+    let app = app();
+    *app.upstream.tells_no_size.lock() = true;
+    let layer = app.upstream.put(Bytes::from_static(b"x"));
+    app.upstream.image("1", &layer);
+    app.get("manifests/1").await;
+    let answer = app
+        .ask(&format!("blobs/{layer}"), HERE, HeaderMap::new())
+        .await;
+    assert_eq!(answer.headers()[CONTENT_LENGTH], "1");
+    assert_eq!(read(answer).await.1, "x");
+}
+
+#[tokio::test]
+async fn what_an_image_is_begun_with_is_given_only_if_the_rest_can_be_had() {
+    let app = app();
+    let layer = app.upstream.put(layer());
+    let manifest = app.upstream.image("1", &layer);
+    let (by_tag, by_digest) = ("manifests/1".to_owned(), format!("manifests/{manifest}"));
+    assert_eq!(app.get(&by_tag).await.0, StatusCode::OK);
+    app.refuse(Some(turned_away));
+    let refused = app.ask(&by_tag, HERE, HeaderMap::new()).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()[RETRY_AFTER], "1");
+    let refused = app.ask(&by_digest, HERE, HeaderMap::new()).await;
+    assert_eq!(
+        refused.status(),
+        StatusCode::TOO_MANY_REQUESTS,
+        "its layer is not here"
+    );
+    for path in [&by_tag, &by_digest] {
+        let answer = app.ask(path, HERE, containerd()).await;
+        assert_eq!(
+            answer.status(),
+            StatusCode::OK,
+            "containerd asks elsewhere for the rest"
+        );
+    }
+    app.refuse(None);
+    let config = Digest::sha256(b"{}");
+    for blob in [&layer, &config] {
+        app.get(&format!("blobs/{blob}")).await;
+        app.stored(blob).await;
+    }
+    app.refuse(Some(turned_away));
+    for path in [&by_tag, &by_digest] {
+        assert_eq!(app.get(path).await.0, StatusCode::OK, "all of it is here");
+    }
+}
+
+#[tokio::test]
+async fn who_is_unknown_upstream_is_told_how_to_sign_in() {
+    let app = app();
+    let layer = app.upstream.put(layer());
+    app.upstream.image("1", &layer);
+    app.refuse(Some(unknown));
+    for path in ["manifests/1".to_owned(), format!("blobs/{layer}")] {
+        let refused = app.ask(&path, HERE, HeaderMap::new()).await;
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED, "{path}");
+        let challenges = refused.headers().get_all(WWW_AUTHENTICATE);
+        assert_eq!(challenges.iter().count(), 2);
+        let refused = app.ask(&path, HERE, containerd()).await;
+        assert_eq!(refused.status(), StatusCode::NOT_FOUND, "{path}");
+        assert_eq!(refused.headers().get(WWW_AUTHENTICATE), None);
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_has_credentials_for_is_its_own() {
+    let app = app();
+    *app.upstream.private.lock() = true;
+    app.refuse(Some(unknown));
+    let layer = app.upstream.put(layer());
+    let manifest = app.upstream.image("1", &layer);
+    let paths = [
+        "manifests/1".to_owned(),
+        format!("manifests/{manifest}"),
+        format!("blobs/{layer}"),
+    ];
+    let gate = Arc::new(Semaphore::new(1000));
+    *app.upstream.gate.lock() = Some(gate.clone());
+    for path in &paths {
+        let (first, second) = (
+            app.ask(path, HERE, known()).await,
+            app.ask(path, HERE, HeaderMap::new()).await,
+        );
+        assert_eq!(first.status(), StatusCode::OK, "{path}");
+        assert_eq!(
+            second.status(),
+            StatusCode::UNAUTHORIZED,
+            "{path}, on its way"
+        );
+        gate.add_permits(5000);
+        first.into_body().collect().await.expect("whole");
+        let after = app.ask(path, HERE, HeaderMap::new()).await;
+        assert_eq!(after.status(), StatusCode::UNAUTHORIZED, "{path}, after");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_cannot_be_reached_is_named() {
+    let app = app();
+    *app.upstream.gone.lock() = true;
+    let (status, body) = app.get("manifests/1").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let told = "quay.io/a/b cannot be reached: gone";
+    assert!(String::from_utf8_lossy(&body).contains(told), "{body:?}");
+    let readiness = app.mirror.readiness();
+    assert_eq!(readiness.status(), StatusCode::OK);
+    let (_, text) = read(readiness).await;
+    assert_eq!(text, format!("ready\n{told}"));
+}
+
+#[tokio::test]
+async fn lists_come_from_upstream_page_by_page() {
+    let app = app();
+    let list = |path: &str| {
+        let request = http::Request::get(format!("/v2/{path}"));
+        let (head, ()) = request.body(()).expect("a request").into_parts();
+        let ends = Ends {
+            remote: HERE,
+            local: HERE,
+        };
+        let mirror = app.mirror.clone();
+        async move { mirror.answer(&head, ends).await }
+    };
+    for (path, next) in [
+        (
+            "a/b/tags/list?n=1&ns=quay.io",
+            "</v2/a/b/tags/list?n=1&last=a&ns=quay.io>; rel=\"next\"",
+        ),
+        (
+            "quay.io/a/b/tags/list?n=1",
+            "</v2/quay.io/a/b/tags/list?n=1&last=a>; rel=\"next\"",
+        ),
+    ] {
+        let page = list(path).await;
+        assert_eq!(page.headers()["link"], next);
+        assert_eq!(page.headers()["oci-filters-applied"], "artifactType");
+        assert_eq!(read(page).await.1, "Tags n=1");
+    }
+    app.refuse(Some(unknown));
+    let refused = list("quay.io/a/b/tags/list").await;
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    *app.upstream.gone.lock() = true;
+    let digest = Digest::sha256(b"x");
+    let lost = list(&format!("quay.io/a/b/referrers/{digest}")).await;
+    assert_eq!(lost.status(), StatusCode::BAD_GATEWAY, "not an empty list");
+}
+
+#[tokio::test]
+async fn what_is_damaged_on_disk_is_fetched_anew_at_once() {
+    let app = app();
+    let digest = app.upstream.put(layer());
+    let path = format!("blobs/{digest}");
+    app.get(&path).await;
+    app.stored(&digest).await;
+    let file = app
+        .folder
+        .path()
+        .join("store/blobs/sha256")
+        .join(digest.encoded());
+    std::fs::write(file, vec![0; 3_000_000]).expect("a file of the store");
+    let (status, bytes) = app.get(&path).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(bytes == layer());
+    assert_eq!(app.asked(), 2);
+}
