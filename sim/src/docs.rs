@@ -12,16 +12,15 @@ use crate::scenario::{Common, Scenario};
 use crate::table;
 
 const MODEL: &str = include_str!("model.md");
-/// The plot is of this many nodes, or of the most that were simulated below that.
+/// The plot shows this many nodes, or the most that were simulated below that.
 const PLOTTED: u32 = 1_000;
-/// What chance does is shown by these seeds, of all at once, with so many nodes.
+/// The seeds that show the effect of chance, for all nodes at once.
 const SEEDS: RangeInclusive<u64> = 1..=5;
 const SIZES: [u32; 3] = [1_000, 4_000, 10_000];
 
-/// Writes both into `folder`. By `common`, what else is shown.
+/// Writes both files into `folder`. `common` is described in the text.
 ///
-/// # Errors
-/// A file cannot be written, or nothing was simulated that the plot shows.
+/// # Errors A file cannot be written, or nothing was simulated that the plot shows.
 pub fn write(folder: &Path, outcomes: &[Outcome], common: &Common) -> Result<()> {
     let seed = common.seed;
     let at_once = |o: &&Outcome| o.scenario == Scenario::AllAtOnce && o.nodes <= PLOTTED;
@@ -66,8 +65,8 @@ fn by_chance(common: &Common) -> String {
     let mut text = format!(
         "\n## By chance\nAll at once at {megabits} Mbit/s: p99 / bound, and images from upstream, by seed.\n\n"
     );
-    let heads = SEEDS.map(|seed| format!(" {seed} |"));
-    text += &format!("| nodes |{}\n", heads.collect::<String>());
+    let titles = SEEDS.map(|seed| format!(" {seed} |"));
+    text += &format!("| nodes |{}\n", titles.collect::<String>());
     text += &format!(
         "| ----: |{}\n",
         SEEDS.map(|_| " ---: |").collect::<String>()

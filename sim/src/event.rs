@@ -1,10 +1,10 @@
-//! What is to happen, and when.
+//! Events in virtual time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use bytes::Bytes;
-use flights::{Outcome, SeekId};
+use flights::{Decision, RequestId};
 
 use crate::setup::{Micros, Plan};
 
@@ -17,17 +17,17 @@ pub enum Event {
         node: u32,
         image: u32,
     },
-    /// There may be a place for a download.
+    /// A download may have a slot.
     Pump {
         node: u32,
     },
-    /// A datagram has come to a node…
+    /// A datagram arrives at a node.
     Arrives {
         from: u32,
         to: u32,
         bytes: Bytes,
     },
-    /// …and is taken up there.
+    /// A node handles a datagram.
     Deliver {
         from: u32,
         to: u32,
@@ -40,25 +40,25 @@ pub enum Event {
     Wake {
         node: u32,
     },
-    Outcome {
+    Decided {
         node: u32,
-        seek: SeekId,
-        outcome: Outcome,
+        request: RequestId,
+        decision: Decision,
     },
     LookedUp {
         node: u32,
         object: u32,
     },
-    /// The request is at the source.
+    /// A request arrives at a source.
     Asked {
         pull: Attempt,
     },
-    /// The request lets others go first.
-    GivesWay {
+    /// A request is requeued.
+    Requeue {
         pull: Attempt,
     },
-    /// The source has no use, or is gone.
-    Useless {
+    /// The source refused, failed or died.
+    SourceFailed {
         pull: Attempt,
     },
     /// Upstream begins to send.
@@ -68,16 +68,16 @@ pub enum Event {
     Denied {
         pull: Attempt,
     },
-    /// A small object is there.
-    Landed {
+    /// A small object has arrived.
+    Completed {
         pull: Attempt,
     },
     Die {
         node: u32,
     },
     OwnersDie,
-    /// A node hears that it stays behind another, which takes in so many bytes a second.
-    Outrun {
+    /// A node is told that it is too slow for its source, which receives `rate` bytes per second.
+    TooSlow {
         node: u32,
         rate: u64,
     },
@@ -89,7 +89,7 @@ pub enum Event {
     },
 }
 
-/// One try to get an object to a node; what belongs to an earlier one is void.
+/// One attempt to get an object to a node. Events of an earlier attempt are void.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     pub node: u32,
@@ -124,14 +124,14 @@ impl PartialEq for Timed {
     }
 }
 
-/// Events in the order of time, and of their coming where that is the same.
+/// Events by time; those of the same time in the order of their creation.
 #[derive(Debug, Default)]
-pub struct Agenda {
+pub struct EventQueue {
     events: BinaryHeap<Reverse<Timed>>,
     count: u64,
 }
 
-impl Agenda {
+impl EventQueue {
     pub fn push(&mut self, at: Micros, event: Event) {
         self.count += 1;
         self.events.push(Reverse(Timed {
@@ -141,7 +141,7 @@ impl Agenda {
         }));
     }
 
-    /// The next event, if it is due by then.
+    /// The next event, if it is due by `limit`.
     pub fn pop_by(&mut self, limit: Micros) -> Option<(Micros, Event)> {
         let Reverse(next) = self.events.peek()?;
         if next.at > limit {

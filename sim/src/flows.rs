@@ -1,16 +1,16 @@
-//! Bytes on their way: flows begin and end, and each step of the links brings them on.
+//! Flows of bytes: they begin and end, and advance with each step of the links.
 
-use flights::News;
+use flights::PullProgress;
 
 use crate::links::Flow;
 use crate::setup::{MILLI, Micros, SECOND};
-use crate::world::{FILE_STEP, Phase, STALL, Standing, World};
+use crate::world::{FILE_STEP, Phase, Role, STALL, World};
 
-/// Between words that more goes on coming. As `mirror::flight::watch`.
-const TELL_EVERY: Micros = 500 * MILLI;
+/// The interval of reports while bytes arrive. As in `mirror::flight::watcher`.
+const REPORT_EVERY: Micros = 500 * MILLI;
 
 impl World {
-    /// Lets the links work for one step.
+    /// Advances all flows by one step.
     pub fn step(&mut self) {
         let (upstream, objects) = (self.links.upstream(), self.setup.objects.len());
         for index in 0..self.flows.len() {
@@ -35,22 +35,22 @@ impl World {
         self.settle_flows();
     }
 
-    /// Bytes that upstream gives a node.
+    /// The bytes of an object that upstream offers a node.
     fn upstream_gives(&mut self, node: u32, object: u32) -> u64 {
         let size = self.setup.objects[object as usize].size;
-        if self.setup.stalls == Some(object) && *self.stuck.get_or_insert(node) == node {
+        if self.setup.stalls == Some(object) && *self.stalled_leader.get_or_insert(node) == node {
             size / 3
         } else {
             size
         }
     }
 
-    /// Bytes of an object that others can read at a node.
+    /// The bytes of an object that others can read at a node.
     pub fn visible(&self, node: u32, object: u32) -> u64 {
         let pull = self.pull(node, object);
         let is_whole = pull.got == self.setup.objects[object as usize].size;
-        // Followers pass bytes on from memory, before the file has them.
-        let is_tapped = pull.standing != Standing::Leads;
+        // Followers serve bytes from memory before the file has them.
+        let is_tapped = pull.role != Role::Leads;
         if is_whole || is_tapped {
             pull.got
         } else {
@@ -70,7 +70,7 @@ impl World {
             object,
             began: self.now,
             last: self.now,
-            told: self.now,
+            reported: self.now,
             taken: self.pull(node, object).got,
             came: self.got_at(source, object),
             want: 0,
@@ -81,7 +81,7 @@ impl World {
         }
     }
 
-    /// Bytes of an object at a node; none of upstream's.
+    /// The bytes of an object at a node; none for upstream.
     fn got_at(&self, node: u32, object: u32) -> u64 {
         let at = node as usize * self.setup.objects.len() + object as usize;
         self.pulls.get(at).map_or(0, |pull| pull.got)
@@ -103,7 +103,7 @@ impl World {
         }
     }
 
-    /// Takes in the bytes of one step.
+    /// Accounts for the bytes of one step.
     fn settle_flows(&mut self) {
         let upstream = self.links.upstream();
         let (mut done, mut begun, mut broken, mut stalled) = (vec![], vec![], vec![], vec![]);
@@ -127,10 +127,10 @@ impl World {
             } else if !pull.begun && pull.got / FILE_STEP > pull.mark / FILE_STEP {
                 pull.begun = true;
                 begun.push(at);
-            } else if pull.begun && came > 0 && self.now - flow.told >= TELL_EVERY {
-                flow.told = self.now;
+            } else if pull.begun && came > 0 && self.now - flow.reported >= REPORT_EVERY {
+                flow.reported = self.now;
                 begun.push(at);
-            } else if flow.source != upstream && self.now - flow.last >= pull.standing.patience() {
+            } else if flow.source != upstream && self.now - flow.last >= pull.role.stall_limit() {
                 broken.push(at);
             } else if self.now - flow.last >= STALL && !pull.stalled {
                 pull.stalled = true;
@@ -139,14 +139,14 @@ impl World {
         }
         for (node, object) in begun {
             let size = self.setup.objects[object as usize].size;
-            self.tell(node, object, News::Begun { size });
+            self.report(node, object, PullProgress::Begun { size });
         }
         for (node, object) in stalled {
-            self.tell(node, object, News::Failed);
+            self.report(node, object, PullProgress::Failed);
         }
         for (node, object) in broken {
             self.counts.broken += 1;
-            self.useless(self.current(node, object));
+            self.source_failed(self.current(node, object));
         }
         for (node, object) in done {
             self.finish(node, object);

@@ -1,38 +1,38 @@
 //! Links and the flows that share them, in steps of time.
 //!
 //! A flow crosses two links: the uplink of its source and the downlink of its node. In each step rates are raised in
-//! rounds: every flow that wants more gets the smaller of the fair shares of what is left of its two links; flows that
-//! are satisfied or stand at a full link drop out. After infinitely many rounds this is max-min fair; after
-//! [`ROUNDS`] a link may be left idle in part, never overcommitted. Not modelled: TCP's slow start, unfairness and
-//! losses, and acknowledgements that wait behind data.
+//! rounds: every flow that wants more gets the smaller of the fair shares of what is left of its two links. Flows that
+//! are satisfied or meet a full link drop out. After infinitely many rounds this is max-min fair. After [`ROUNDS`] a
+//! link may be partly idle, never overcommitted. Not modelled: TCP's slow start, unfairness and losses, and
+//! acknowledgements that wait behind data.
 
-/// Rounds of a step. Three times as many change the times of the docs by less than 1 %.
+/// The rounds of a step. Three times as many change the times in the docs by less than 1 %.
 const ROUNDS: usize = 4;
 
-/// Bytes on their way from a node, or from upstream, to a node.
+/// Bytes on the way from a node or upstream to a node.
 #[derive(Clone, Debug)]
 pub struct Flow {
     pub node: u32,
     /// The node that sends, or [`Links::upstream`].
     pub source: u32,
     pub object: u32,
-    /// When it began, and when bytes last came, in microseconds.
+    /// When it began, and when the last bytes came, in microseconds.
     pub began: u64,
     pub last: u64,
-    /// When it was last said that bytes come.
-    pub told: u64,
-    /// Bytes at the node, and at the source, when they were last compared.
+    /// When the last report of bytes was sent.
+    pub reported: u64,
+    /// The bytes at the node and at the source at the last comparison.
     pub taken: u64,
     pub came: u64,
-    /// Bytes that the source could send now.
+    /// The bytes that the source could send now.
     pub want: u64,
-    /// Bytes of this step.
+    /// The bytes of this step.
     pub given: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
-    /// Bytes a second.
+    /// Bytes per second.
     rate: f64,
     left: f64,
     flows: u32,
@@ -50,14 +50,14 @@ impl Link {
 
 #[derive(Debug)]
 pub struct Links {
-    /// Of the nodes; upstream's is the last.
+    /// One for each node; upstream's is the last.
     up: Vec<Link>,
     down: Vec<Link>,
     open: Vec<(u32, f64)>,
 }
 
 impl Links {
-    /// `nodes`: bytes a second of each node, up and down alike.
+    /// `nodes`: bytes per second of each node, in each direction.
     pub fn new(nodes: &[f64], upstream: f64) -> Self {
         let link = |rate: &f64| Link {
             rate: *rate,
@@ -73,7 +73,7 @@ impl Links {
         }
     }
 
-    /// What stands for upstream among sources.
+    /// Stands for upstream among sources.
     pub fn upstream(&self) -> u32 {
         self.down.len() as u32
     }
@@ -136,7 +136,7 @@ mod tests {
             object: 0,
             began: 0,
             last: 0,
-            told: 0,
+            reported: 0,
             taken: 0,
             came: 0,
             want,

@@ -1,24 +1,25 @@
 //! `cargo xtask simulate`: the real state machine of `crates/flights` on a model of links.
 //!
 //! - [`scenario`]: what happens to a cluster; [`setup`]: the same in figures.
-//! - [`world`], [`event`]: virtual time; [`pull`]: what containerd and the mirror of a node do; [`brain`]: what decides for them.
-//! - [`links`], [`flows`], [`lag`], [`gauge`], [`post`]: bytes and datagrams between nodes.
-//! - [`measure`], [`table`], [`plot`], [`docs`]: what came of it.
+//! - [`world`], [`event`]: virtual time; [`pull`]: what containerd and the mirror of a node do; [`state_machine`]: the
+//!   rules.
+//! - [`links`], [`flows`], [`follower_lag`], [`link_probe`], [`network`]: bytes and datagrams between nodes.
+//! - [`measure`], [`table`], [`plot`], [`docs`]: the results.
 
-mod brain;
 mod docs;
 mod event;
 mod flows;
-mod gauge;
-mod lag;
+mod follower_lag;
+mod link_probe;
 mod links;
 mod measure;
+mod network;
 mod plot;
-mod post;
 mod pull;
 mod random;
 mod scenario;
 mod setup;
+mod state_machine;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -33,7 +34,7 @@ use measure::Outcome;
 use scenario::{Common, Scenario};
 use setup::{Containerd, Mode};
 
-/// Mbit/s of the links of nodes, unless something else is asked for.
+/// The default bandwidths of nodes, in Mbit/s.
 const LINKS: [f64; 2] = [200.0, 1_000.0];
 
 /// How 10 to 10,000 nodes pull an image, in virtual time
@@ -73,7 +74,7 @@ struct Args {
 }
 
 impl Args {
-    /// What all scenarios have in common, with links of so many Mbit/s.
+    /// The settings that all scenarios share, with links of this many Mbit/s.
     fn common(&self, mode: Mode, link: f64) -> Common {
         Common {
             seed: self.seed,
@@ -115,7 +116,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs everything that is asked for, one after the other.
+/// Runs all simulations, one after the other.
 fn simulate(args: &Args) -> Vec<Outcome> {
     let scenarios = or(&args.scenario, Scenario::value_variants());
     let links = or(&args.link, if args.quick { &LINKS[..1] } else { &LINKS });

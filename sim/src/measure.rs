@@ -1,4 +1,4 @@
-//! What a run came to.
+//! The result of a run.
 
 use std::time::Instant;
 
@@ -14,9 +14,9 @@ pub struct Outcome {
     pub mode: Mode,
     pub nodes: u32,
     pub link: f64,
-    /// Seconds from each node's own beginning to its end, in order.
+    /// Seconds from each node's own start to its end, sorted.
     pub times: Vec<f64>,
-    /// The same from the beginning of all.
+    /// The same from the start of the first node.
     pub ends: Vec<f64>,
     pub unfinished: usize,
     pub bound: f64,
@@ -27,13 +27,13 @@ pub struct Outcome {
     pub refused: u64,
     pub broken: u64,
     pub datagrams: u64,
-    /// Datagrams that the busiest node got.
+    /// The most datagrams that a node received.
     pub busiest: u64,
-    /// How long this took to compute. Not part of any output that is to be the same again.
+    /// The time of the computation. Not part of any reproducible output.
     pub took: f64,
 }
 
-/// Runs a scenario, and says on standard error how long that took.
+/// Runs a scenario, and prints the time of the computation to standard error.
 pub fn run_and_tell(scenario: Scenario, common: &Common, nodes: u32) -> Outcome {
     let outcome = run(scenario, common, nodes);
     let (title, megabits) = (scenario.title(), common.link / 1e6);
@@ -56,7 +56,7 @@ pub fn run(scenario: Scenario, common: &Common, nodes: u32) -> Outcome {
     for plan in &world.setup.plans {
         let member = &world.members[plan.node as usize];
         let left_out = world.setup.left_out.contains(&plan.node);
-        if left_out || !member.alive || world.stuck == Some(plan.node) {
+        if left_out || !member.alive || world.stalled_leader == Some(plan.node) {
             continue;
         }
         match member.finished {
@@ -91,7 +91,7 @@ pub fn run(scenario: Scenario, common: &Common, nodes: u32) -> Outcome {
 }
 
 impl Outcome {
-    /// The time within which this part of the nodes that count was done, in seconds; infinite where it never was.
+    /// The time in which this fraction of the counted nodes finished, in seconds; infinite if it never did.
     pub fn quantile(&self, part: f64) -> f64 {
         let all = self.times.len() + self.unfinished;
         let index = (part * all as f64).ceil() as usize;

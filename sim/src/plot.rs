@@ -1,4 +1,4 @@
-//! How many nodes are done by when, as an SVG.
+//! How many nodes have finished by when, as an SVG.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 48.0;
 const BOTTOM: f64 = 56.0;
-/// Points of a curve.
+/// The points of a curve.
 const POINTS: usize = 200;
 
 /// Draws one curve for each outcome, and the bound of the first, over time on a logarithmic scale.

@@ -1,34 +1,37 @@
-//! What a node's containerd and mirror do to get an image.
+//! What a node's containerd and mirror do to pull an image.
 
 use std::time::Duration;
 
-use flights::{News, NodeId, Outcome, Place, SeekId, Wanted};
+use flights::{
+    ChainPosition, Decision, NodeId, PullProgress, RequestId, SourceRequest, node_field,
+    nodes_field,
+};
 
-use crate::brain::{id, number};
 use crate::event::{Attempt, Event};
 use crate::setup::{Containerd, MILLI, Micros, Mode, Plan, SECOND};
-use crate::world::{Phase, STALL, Standing, World};
+use crate::state_machine::{id, number};
+use crate::world::{Phase, Role, STALL, World};
 
-/// Downloads of containerd at once.
+/// The downloads of containerd at once.
 const SLOTS: u8 = 3;
-/// Objects up to this size cross a link in no time.
+/// Objects up to this size, in bytes, cross a link in no time.
 pub const SMALL: u64 = 64 * 1024;
-/// Uploads of a node at once. As `mirror::flight`, like the four below.
+/// The uploads of a node at once. As in `mirror::flight`, like the four below.
 const MOST_UPLOADS: u32 = 24;
 const ANSWER_LIMIT: Micros = SECOND;
 const MOST_FAILED: usize = 16;
 const GONE_LIMIT: Micros = 250 * MILLI;
-/// After how long a request gives its place in containerd's queue up, the first time and the second. As `mirror::flight`.
-const GIVES_WAY: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(600)];
-/// So many layers of an image are few, and come in their order; within this time containerd has queued them all. As
-/// `mirror::flight::queue`.
+/// The time after which a request is requeued, the first and the second time. As in `mirror::flight`.
+const REQUEUE_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(600)];
+/// An image with at most this many layers is reordered, once containerd has queued them all. As in
+/// `mirror::flight::containerd_slots`.
 const FEW: u32 = 6;
-const GATHER: Micros = 50 * MILLI;
-/// A source that does not know yet what it does is asked again after so long.
+const QUEUE_GATHER: Micros = 50 * MILLI;
+/// The interval at which a source is asked that has no decision yet.
 const AGAIN: Micros = 5 * MILLI;
-/// A look-up in Kademlia.
+/// The time of a lookup in Kademlia.
 const LOOK_UP: Micros = 4 * MILLI;
-/// The kubelet pulls again after a failure.
+/// The kubelet retries a failed pull after this time.
 const BACK_OFF: Micros = 10 * SECOND;
 
 impl World {
@@ -73,7 +76,7 @@ impl World {
         queue.push_back((object, goes_upstream));
     }
 
-    /// The images whose downloads share places with this one's.
+    /// The group of downloads that share slots with this one.
     fn group(&self, object: u32) -> usize {
         match self.setup.containerd {
             Containerd::PerImage => self.setup.objects[object as usize].image as usize,
@@ -81,7 +84,7 @@ impl World {
         }
     }
 
-    /// Begins downloads for which there is a place.
+    /// Starts downloads for which there is a slot.
     pub fn pump(&mut self, node: u32) {
         loop {
             let member = &self.members[node as usize];
@@ -98,9 +101,9 @@ impl World {
             match self.setup.mode {
                 _ if goes_upstream => self.ask_upstream(node, object),
                 Mode::Alone => self.ask_upstream(node, object),
-                Mode::Peili => self.seek(node, object),
+                Mode::Peili => self.request_source(node, object),
                 Mode::Spegel => {
-                    self.pull_mut(node, object).phase = Phase::Seeking;
+                    self.pull_mut(node, object).phase = Phase::Requesting;
                     let event = Event::LookedUp { node, object };
                     self.push(self.now + LOOK_UP, event);
                 }
@@ -108,35 +111,35 @@ impl World {
         }
     }
 
-    fn free_place(&mut self, node: u32, object: u32) {
+    fn free_slot(&mut self, node: u32, object: u32) {
         let group = self.group(object);
         self.members[node as usize].running[group] -= 1;
     }
 
-    /// After how long a request is ended without a byte, upon which containerd asks again at the end of its queue.
-    fn gives_way_after(&self, node: u32, object: u32) -> Option<Duration> {
-        let barren = usize::from(self.pull(node, object).barren);
-        let wait = GIVES_WAY.get(barren).copied();
+    /// The time after which a request ends without a byte, so that containerd requeues it.
+    fn requeue_after(&self, node: u32, object: u32) -> Option<Duration> {
+        let empty_attempts = usize::from(self.pull(node, object).empty_attempts);
+        let wait = REQUEUE_AFTER.get(empty_attempts).copied();
         wait.filter(|_| self.setup.containerd == Containerd::PerNode)
     }
 
-    /// Whether the layers below are to have their turn first. As `mirror::flight::queue`.
-    fn comes_early(&self, node: u32, object: u32) -> bool {
+    /// Whether the layers below should go first. As in `mirror::flight::containerd_slots`.
+    fn waits_for_lower_layers(&self, node: u32, object: u32) -> bool {
         let about = &self.setup.objects[object as usize];
         let image = &self.setup.images[about.image as usize];
         let (lowest, all) = (image.first + 2, image.first + image.objects);
         let is_missing = |layer: &u32| self.pull(node, *layer).phase != Phase::Done;
         self.setup.containerd == Containerd::PerNode
-            && self.pull(node, object).barren == 0
+            && self.pull(node, object).empty_attempts == 0
             && self.pull(node, object).got == 0
             && object >= lowest
             && all - lowest <= FEW
             && (lowest..object).filter(is_missing).count() >= usize::from(SLOTS)
-            && !self.pulls_beside(node, about.image)
+            && !self.has_other_missing_layers(node, about.image)
     }
 
-    /// Whether layers of another image are on their way to a node as well.
-    fn pulls_beside(&self, node: u32, image: u32) -> bool {
+    /// Whether the node is pulling layers of another image as well.
+    fn has_other_missing_layers(&self, node: u32, image: u32) -> bool {
         let is_coming = |object: u32| {
             let phase = self.pull(node, object).phase;
             !matches!(phase, Phase::Absent | Phase::Done)
@@ -146,20 +149,20 @@ impl World {
         layers.any(is_coming)
     }
 
-    pub fn gives_way(&mut self, pull: Attempt) {
+    pub fn requeue(&mut self, pull: Attempt) {
         if self.is_current(pull) {
-            self.end_barren(pull.node, pull.object);
+            self.end_empty(pull.node, pull.object);
         }
     }
 
-    fn end_barren(&mut self, node: u32, object: u32) {
-        self.pull_mut(node, object).barren += 1;
-        self.free_place(node, object);
+    fn end_empty(&mut self, node: u32, object: u32) {
+        self.pull_mut(node, object).empty_attempts += 1;
+        self.free_slot(node, object);
         self.enqueue(node, object, false);
         self.push(self.now + MILLI, Event::Pump { node });
     }
 
-    fn seek(&mut self, node: u32, object: u32) {
+    fn request_source(&mut self, node: u32, object: u32) {
         let about = &self.setup.objects[object as usize];
         let manifest = self.setup.images[about.image as usize].first;
         let is_manifest = object == manifest;
@@ -168,57 +171,59 @@ impl World {
             self.counts.alone += 1;
             return self.go_upstream(node, object);
         }
-        if self.comes_early(node, object) {
+        if self.waits_for_lower_layers(node, object) {
             let pull = self.attempt(node, object);
-            return self.push(self.now + GATHER, Event::GivesWay { pull });
+            return self.push(self.now + QUEUE_GATHER, Event::Requeue { pull });
         }
         let leader = self.pull(node, manifest).leader;
-        let wanted = Wanted {
-            key: about.key,
-            group: u64::from(about.image),
+        let leader = leader.filter(|leader| !is_manifest && number(leader) != node);
+        let requeue_after = self.requeue_after(node, object).unwrap_or_default();
+        let wanted = SourceRequest {
+            repository: u64::from(about.image),
             registry: 1,
             size: Some(about.size).filter(|_| !is_manifest),
-            streams: about.streams,
-            prefer: leader.filter(|leader| !is_manifest && number(leader) != node),
+            concurrent_objects: about.concurrent_objects.into(),
+            preferred_leader: node_field(leader),
             offset: pull.got,
-            failed: pull.failed.clone(),
-            yields: self.gives_way_after(node, object),
-            slow: None,
-            slow_lead: None,
+            // The latest first.
+            failed_sources: nodes_field(pull.failed.iter().rev().copied()),
+            requeue_after_ms: requeue_after.as_millis() as u32,
+            ..SourceRequest::of_key(about.key)
         };
-        self.pull_mut(node, object).phase = Phase::Seeking;
-        let seek = self.think(node, |brain, now, dir| brain.seek(now, wanted, dir));
-        if let Some(seek) = seek {
-            self.members[node as usize].seeks.push((seek, object));
+        self.pull_mut(node, object).phase = Phase::Requesting;
+        let request = self.drive(node, |machine, now, dir| {
+            machine.request_source(now, wanted, dir)
+        });
+        if let Some(request) = request {
+            self.members[node as usize].requests.push((request, object));
         }
     }
 
-    pub fn outcome(&mut self, node: u32, seek: SeekId, outcome: &Outcome) {
-        let seeks = &mut self.members[node as usize].seeks;
-        let Some(index) = seeks.iter().position(|(id, _)| *id == seek) else {
+    pub fn decision(&mut self, node: u32, request: RequestId, decision: &Decision) {
+        let requests = &mut self.members[node as usize].requests;
+        let Some(index) = requests.iter().position(|(id, _)| *id == request) else {
             return;
         };
-        let (_, object) = seeks.swap_remove(index);
-        match outcome {
-            Outcome::Follow {
+        let (_, object) = requests.swap_remove(index);
+        match decision {
+            Decision::Follow {
                 source,
-                place,
+                position,
                 leader,
                 ..
             } => {
                 self.pull_mut(node, object).leader = *leader;
-                self.follow(node, object, number(source), *place);
+                self.follow(node, object, number(source), *position);
             }
-            Outcome::Lead => {
+            Decision::Lead => {
                 self.counts.leads += 1;
                 self.go_upstream(node, object);
             }
-            Outcome::Alone => {
+            Decision::Alone => {
                 self.counts.alone += 1;
                 self.go_upstream(node, object);
             }
-            Outcome::Later => self.end_barren(node, object),
-            Outcome::Found(_) => {}
+            Decision::Later => self.end_empty(node, object),
         }
     }
 
@@ -239,21 +244,21 @@ impl World {
             && self.pull(attempt.node, attempt.object).attempt == attempt.number
     }
 
-    fn follow(&mut self, node: u32, object: u32, source: u32, place: Place) {
-        self.pull_mut(node, object).standing = Standing::Follows(source, place);
+    fn follow(&mut self, node: u32, object: u32, source: u32, position: ChainPosition) {
+        self.pull_mut(node, object).role = Role::Follows(source, position);
         let pull = self.attempt(node, object);
         if !self.members[source as usize].alive || self.is_cut(node, source) {
-            return self.push(self.now + ANSWER_LIMIT, Event::Useless { pull });
+            return self.push(self.now + ANSWER_LIMIT, Event::SourceFailed { pull });
         }
         // One round trip connects, half of another carries the request.
         let at = self.handshake(node, source) + self.round_trip(node, source) * 3 / 2;
         self.push(at, Event::Asked { pull });
     }
 
-    /// A request of another node has come to a source.
+    /// Handles a request at its source.
     pub fn asked(&mut self, pull: Attempt) {
         let Attempt { node, object, .. } = pull;
-        let Standing::Follows(source, place) = self.pull(node, object).standing else {
+        let Role::Follows(source, position) = self.pull(node, object).role else {
             return;
         };
         if !self.is_current(pull) {
@@ -261,35 +266,35 @@ impl World {
         }
         let back = self.now + self.round_trip(node, source) / 2;
         if !self.members[source as usize].alive || self.is_cut(node, source) {
-            return self.push(self.now + ANSWER_LIMIT, Event::Useless { pull });
+            return self.push(self.now + ANSWER_LIMIT, Event::SourceFailed { pull });
         }
         let own = self.pull(source, object);
         let is_done = own.phase == Phase::Done;
-        let is_ahead = match own.standing {
-            Standing::None => false,
-            Standing::Leads => true,
-            Standing::Follows(_, own) => own.is_before(&place),
+        let is_ahead = match own.role {
+            Role::None => false,
+            Role::Leads => true,
+            Role::Follows(_, own) => own.is_before(&position),
         };
         let has_more = self.visible(source, object) > self.pull(node, object).got;
-        if own.phase == Phase::Seeking && !has_more {
+        if own.phase == Phase::Requesting && !has_more {
             return self.push(self.now + AGAIN, Event::Asked { pull });
         }
         let may = is_done || has_more || (is_ahead && own.phase != Phase::Absent);
         if !may || self.members[source as usize].uploads >= MOST_UPLOADS {
             self.counts.refused += 1;
-            self.push(back, Event::Useless { pull });
+            self.push(back, Event::SourceFailed { pull });
         } else if self.setup.objects[object as usize].size > SMALL {
             self.start_flow(node, object, source);
         } else if is_done {
-            self.push(back, Event::Landed { pull });
+            self.push(back, Event::Completed { pull });
         } else {
             self.waiters.entry((source, object)).or_default().push(pull);
-            self.push(self.now + STALL, Event::Useless { pull });
+            self.push(self.now + STALL, Event::SourceFailed { pull });
         }
     }
 
-    /// A source could not be used, or broke: on to the next.
-    pub fn useless(&mut self, pull: Attempt) {
+    /// Requests another source.
+    pub fn source_failed(&mut self, pull: Attempt) {
         let Attempt { node, object, .. } = pull;
         if !self.is_current(pull) || self.pull(node, object).phase == Phase::Done {
             return;
@@ -298,23 +303,23 @@ impl World {
         let seed = self.setup.seed;
         let it = self.pull_mut(node, object);
         it.attempt += 1;
-        if let Standing::Follows(source, _) = it.standing {
+        if let Role::Follows(source, _) = it.role {
             it.failed.push(id(source, seed));
         }
         match self.setup.mode {
-            Mode::Peili => self.seek(node, object),
+            Mode::Peili => self.request_source(node, object),
             Mode::Spegel | Mode::Alone => self.looked_up(node, object),
         }
     }
 
-    /// The mirror says 404, or ends the body: containerd goes to upstream, from 2.1 on by way of its queue.
+    /// The mirror answers 404 or ends the body, so containerd pulls from upstream; from 2.1, by way of its queue.
     fn go_upstream(&mut self, node: u32, object: u32) {
         let pull = self.pull_mut(node, object);
-        (pull.standing, pull.begun, pull.mark) = (Standing::Leads, false, pull.got);
+        (pull.role, pull.begun, pull.mark) = (Role::Leads, false, pull.got);
         match self.setup.containerd {
             Containerd::PerImage => self.ask_upstream(node, object),
             Containerd::PerNode => {
-                self.free_place(node, object);
+                self.free_slot(node, object);
                 self.enqueue(node, object, true);
                 self.pump(node);
             }
@@ -323,7 +328,7 @@ impl World {
 
     fn ask_upstream(&mut self, node: u32, object: u32) {
         let it = self.pull_mut(node, object);
-        (it.standing, it.begun, it.mark) = (Standing::Leads, false, it.got);
+        (it.role, it.begun, it.mark) = (Role::Leads, false, it.got);
         let pull = self.attempt(node, object);
         let at = self.now + self.setup.first_byte;
         let event = if self.setup.denied.contains(&node) {
@@ -331,7 +336,7 @@ impl World {
         } else if self.setup.objects[object as usize].size > SMALL {
             Event::Begins { pull }
         } else {
-            Event::Landed { pull }
+            Event::Completed { pull }
         };
         self.push(at, event);
     }
@@ -343,7 +348,7 @@ impl World {
         }
     }
 
-    /// The pull of the image has failed; others hear of it, and the kubelet tries again.
+    /// Fails the pull of an image. Other nodes are told, and the kubelet retries.
     pub fn denied(&mut self, pull: Attempt) {
         if !self.is_current(pull) {
             return;
@@ -366,31 +371,33 @@ impl World {
                 let queue = &mut self.members[node as usize].queue;
                 queue.retain(|(queued, _)| *queued != object);
             }
-            Phase::Seeking => {
-                let seeks = &mut self.members[node as usize].seeks;
-                let index = seeks.iter().position(|(_, o)| *o == object);
-                if let Some((seek, _)) = index.map(|index| seeks.swap_remove(index)) {
-                    self.think(node, |brain, now, dir| brain.cancel(now, seek, dir));
+            Phase::Requesting => {
+                let requests = &mut self.members[node as usize].requests;
+                let index = requests.iter().position(|(_, o)| *o == object);
+                if let Some((request, _)) = index.map(|index| requests.swap_remove(index)) {
+                    self.drive(node, |machine, now, dir| {
+                        machine.cancel(now, request, dir);
+                    });
                 }
-                self.free_place(node, object);
+                self.free_slot(node, object);
             }
             Phase::Asking | Phase::Flowing(_) => {
                 self.drop_flow(node, object);
-                self.free_place(node, object);
+                self.free_slot(node, object);
             }
         }
         let pull = self.pull_mut(node, object);
-        (pull.phase, pull.standing) = (Phase::Absent, Standing::None);
+        (pull.phase, pull.role) = (Phase::Absent, Role::None);
         pull.attempt += 1;
         pull.begun = false;
         pull.failed.clear();
-        self.tell(node, object, News::Failed);
+        self.report(node, object, PullProgress::Failed);
         let orphans = self.flows.iter();
         let orphans = orphans.filter(|f| f.source == node && f.object == object);
         let mut orphans: Vec<_> = orphans.map(|f| self.current(f.node, f.object)).collect();
         orphans.extend(self.waiters.remove(&(node, object)).unwrap_or_default());
         for pull in orphans {
-            self.push(self.now + GONE_LIMIT, Event::Useless { pull });
+            self.push(self.now + GONE_LIMIT, Event::SourceFailed { pull });
         }
     }
 
@@ -403,22 +410,24 @@ impl World {
         }
     }
 
-    pub fn tell(&mut self, node: u32, object: u32, news: News) {
+    pub fn report(&mut self, node: u32, object: u32, progress: PullProgress) {
         if self.setup.mode == Mode::Peili {
             let key = self.setup.objects[object as usize].key;
-            self.think(node, |brain, now, dir| brain.report(now, key, news, dir));
+            self.drive(node, |machine, now, dir| {
+                machine.report(now, key, progress, dir);
+            });
         }
     }
 
-    /// A small object has come whole.
-    pub fn landed(&mut self, pull: Attempt) {
+    /// Handles a small object that has arrived.
+    pub fn completed(&mut self, pull: Attempt) {
         if !self.is_current(pull) {
             return;
         }
         let Attempt { node, object, .. } = pull;
         let size = self.setup.objects[object as usize].size;
-        match self.pull(node, object).standing {
-            Standing::Leads => self.counts.upstream_bytes += size,
+        match self.pull(node, object).role {
+            Role::Leads => self.counts.upstream_bytes += size,
             _ => self.counts.peer_bytes += size,
         }
         self.finish(node, object);
@@ -433,18 +442,18 @@ impl World {
         let had_begun = std::mem::replace(&mut pull.begun, true);
         if !had_begun {
             let size = about.size;
-            self.tell(node, object, News::Begun { size });
+            self.report(node, object, PullProgress::Begun { size });
         }
-        self.tell(node, object, News::Done);
+        self.report(node, object, PullProgress::Done);
         self.complete[object as usize].push(node);
         if self.setup.mode == Mode::Peili {
-            self.think(node, |brain, now, _| brain.hold(now, &[about.key]));
+            self.drive(node, |machine, now, _| machine.hold(now, &[about.key]));
         }
         for pull in self.waiters.remove(&(node, object)).unwrap_or_default() {
             let at = self.now + self.round_trip(node, pull.node) / 2;
-            self.push(at, Event::Landed { pull });
+            self.push(at, Event::Completed { pull });
         }
-        self.free_place(node, object);
+        self.free_slot(node, object);
         if object == self.setup.images[about.image as usize].first {
             self.pull_layers(node, about.image);
         }
@@ -458,7 +467,7 @@ impl World {
         self.pump(node);
     }
 
-    /// Spegel's rule: a complete holder by chance, or upstream.
+    /// Spegel's rule: a random complete holder, or upstream.
     pub fn looked_up(&mut self, node: u32, object: u32) {
         let failed: Vec<NodeId> = self.pull(node, object).failed.clone();
         let seed = self.setup.seed;
@@ -468,7 +477,7 @@ impl World {
             many => Some(holders[self.random.below(many) as usize]),
         };
         match holder.filter(|holder| !failed.contains(&id(*holder, seed))) {
-            Some(holder) => self.follow(node, object, holder, Place::default()),
+            Some(holder) => self.follow(node, object, holder, ChainPosition::default()),
             None => self.go_upstream(node, object),
         }
     }

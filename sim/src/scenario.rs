@@ -1,4 +1,4 @@
-//! What happens to a cluster, by name.
+//! The scenarios.
 
 use clap::ValueEnum;
 
@@ -8,16 +8,16 @@ use crate::setup::{Containerd, MILLI, Membership, Micros, Mode, Plan, SECOND, Se
 const MB: u64 = 1_000_000;
 /// The image of most scenarios: 341 MB in five layers.
 const LAYERS: [u64; 5] = [30 * MB, 120 * MB, 90 * MB, 70 * MB, 31 * MB];
-/// Nodes that join begin to pull so much later.
+/// Joining nodes start to pull this much later.
 const JOIN: Micros = 200 * MILLI;
-/// Upstream's first byte.
+/// The time to upstream's first byte.
 const FIRST_BYTE: Micros = 150 * MILLI;
-/// Bytes that a node's link carries in a step of the model: a hop takes a step.
+/// The bytes that a node's link carries in a step: a hop takes a step.
 const QUANTUM: f64 = 32.0 * 1024.0;
-/// Whoever begins last has so many times the bound and so many seconds, done or not.
+/// The last node to start gets this many times the bound and [`GRACE`] seconds.
 const MOST_BOUNDS: f64 = 20.0;
 const GRACE: f64 = 20.0;
-/// Upstream's link, in links of nodes.
+/// Upstream's bandwidth, in links of nodes.
 const UPSTREAM: f64 = 10.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -62,9 +62,9 @@ pub struct Common {
     pub seed: u64,
     pub mode: Mode,
     pub containerd: Containerd,
-    /// Bits a second of a node's link.
+    /// The bandwidth of a node's link in bits per second.
     pub link: f64,
-    /// Nodes that are told to pull at once begin within this time.
+    /// Nodes told to pull at once start within this time.
     pub spread: Micros,
 }
 
@@ -75,7 +75,7 @@ impl Scenario {
         value.map_or_else(String::new, |value| value.get_name().replace('-', " "))
     }
 
-    /// Numbers of nodes that are simulated if nothing else is asked for.
+    /// The default numbers of nodes.
     pub fn sizes(self, is_quick: bool) -> &'static [u32] {
         match (self, is_quick) {
             (Self::AllAtOnce, false) => &[10, 100, 1_000, 4_000, 10_000],
@@ -150,7 +150,7 @@ impl Scenario {
             }
             setup.plans.push(Plan { node, at, images });
         }
-        // Those by lot: never the first, whom others join by.
+        // Random nodes, but never the first, which the others join by.
         let some = |random: &mut Random, part: u32| -> Vec<u32> {
             let chosen = random.choose((nodes / part).max(1) as usize, nodes as usize - 1);
             chosen.into_iter().map(|node| node as u32 + 1).collect()
@@ -200,7 +200,7 @@ impl Setup {
     fn pace(&mut self, rate: f64) {
         let step = QUANTUM / rate;
         let upstream = self.plans.len() as f64 * self.bytes() as f64 / self.upstream;
-        // What hangs on upstream alone needs no finer steps than a four thousandth of all.
+        // What depends on upstream alone needs no finer steps than a 4,000th of the total.
         let step = match self.mode {
             Mode::Peili => step,
             Mode::Spegel | Mode::Alone => step.max(upstream / 4_000.0),
@@ -215,9 +215,10 @@ impl Setup {
         self.limit = limit + last.unwrap_or_default();
     }
 
-    /// The seconds below which not everybody who counts can have everything: the larger of what upstream takes to give
-    /// it once, what a node's link takes, and what all links together take to carry a copy to each.
-    /// (Mundinger, Weber, Weiss: Optimal Scheduling of Peer-to-Peer File Dissemination, 2008.)
+    /// The lower bound, in seconds, of the time until all counted nodes have everything: the largest of what upstream
+    /// takes to send it once, what a node's link takes, and what all links together take for a copy to each node.
+    ///
+    /// Source: Mundinger, Weber, Weiss: Optimal Scheduling of Peer-to-Peer File Dissemination, 2008.
     pub fn bound(&self) -> f64 {
         let size = self.bytes() as f64;
         let counts = |node: &usize| !self.left_out.contains(&(*node as u32));

@@ -1,4 +1,4 @@
-//! What is simulated: nodes, links, images, and what happens when.
+//! What is simulated: nodes, links, images, and events.
 
 use flights::Key;
 
@@ -8,23 +8,23 @@ pub type Micros = u64;
 pub const MILLI: Micros = 1_000;
 pub const SECOND: Micros = 1_000_000;
 
-/// Who decides where a node takes an object from.
+/// Who decides where a node pulls an object from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// The rules of `crates/flights`.
+    /// The rules of `crates/flights`
     Peili,
-    /// A complete holder picked at random, or else upstream: Spegel's rule.
+    /// A complete holder picked at random, or else upstream: Spegel's rule
     Spegel,
-    /// Upstream.
+    /// Upstream
     Alone,
 }
 
-/// How containerd limits its downloads, three at once.
+/// How containerd limits its downloads: three at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Containerd {
-    /// Up to 2.0: for each image, held through.
+    /// Up to 2.0: for each image; a slot is kept throughout.
     PerImage,
-    /// From 2.1 on: for the whole node, and the mirror's 404 sends a download to the end of the queue.
+    /// From 2.1: for the whole node; after a 404 of the mirror a download goes to the end of the queue.
     PerNode,
 }
 
@@ -33,11 +33,11 @@ pub struct Object {
     pub key: Key,
     pub size: u64,
     pub image: u32,
-    /// As the mirror reckons it: how many objects of the image are likely to move at once.
-    pub streams: u8,
+    /// As the mirror computes it: how many objects of the image probably move at once.
+    pub concurrent_objects: u8,
 }
 
-/// An image: its manifest is the object `first`, its config and layers follow.
+/// An image: its manifest is the object `first`; its config and layers follow.
 #[derive(Clone, Debug)]
 pub struct Image {
     pub first: u32,
@@ -48,16 +48,16 @@ pub struct Image {
 pub struct Plan {
     pub node: u32,
     pub at: Micros,
-    /// Asked for at the same moment, in this order.
+    /// Requested at the same moment, in this order.
     pub images: Vec<u32>,
 }
 
 /// Where nodes get their list of members from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership {
-    /// Each runs the real membership; the first `founders` are there before, the others join when the pulls begin.
+    /// Each runs the real membership. The first `founders` exist before; the others join when the pulls begin.
     Own { founders: u32 },
-    /// All share one list; who dies is taken off it after a while.
+    /// All share one list. A dead node is removed after a while.
     Shared,
 }
 
@@ -67,34 +67,34 @@ pub struct Setup {
     pub mode: Mode,
     pub containerd: Containerd,
     pub membership: Membership,
-    /// Bytes a second, up and down alike.
+    /// Bytes per second, in each direction.
     pub rates: Vec<f64>,
     pub upstream: f64,
-    /// To upstream's first byte.
+    /// The time to upstream's first byte.
     pub first_byte: Micros,
     pub objects: Vec<Object>,
     pub images: Vec<Image>,
-    /// One that all nodes pull before anything else, and that does not count.
+    /// An image that all nodes pull first, and that does not count.
     pub before: Option<u32>,
     pub plans: Vec<Plan>,
     /// Nodes that have everything beforehand.
     pub holders: Vec<u32>,
-    /// Nodes whom upstream denies everything.
+    /// Nodes that upstream denies everything.
     pub denied: Vec<u32>,
     pub deaths: Vec<(Micros, u32)>,
-    /// Those who own the keys die at this moment.
+    /// When the owners of the keys die.
     pub owners_die: Option<Micros>,
-    /// The first lead of this object gets a third of it from upstream and no more.
+    /// The first leader of this object gets a third of it from upstream and no more.
     pub stalls: Option<u32>,
-    /// Even and odd nodes do not hear each other between these.
+    /// Even and odd nodes do not hear each other between these times.
     pub partition: Option<(Micros, Micros)>,
-    /// Nodes measure their links before they pull anything; else these have become what they are since.
+    /// Nodes measure their links before they pull anything. Otherwise the links have changed since.
     pub are_links_known: bool,
     /// Nodes whose times do not count.
     pub left_out: Vec<u32>,
     /// A step of the model of links.
     pub step: Micros,
-    /// What is not done by then stays undone.
+    /// The end of the simulation.
     pub limit: Micros,
 }
 
@@ -111,7 +111,7 @@ impl Setup {
         let total: u64 = layers.iter().sum::<u64>() + CONFIG;
         let largest = layers.iter().max().copied().unwrap_or(1);
         // As `mirror::images`.
-        let streams = (total / largest.max(1)).clamp(1, 3) as u8;
+        let concurrent_objects = (total / largest.max(1)).clamp(1, 3) as u8;
         let first = self.objects.len() as u32;
         for (number, size) in [MANIFEST, CONFIG].iter().chain(layers).enumerate() {
             let name = format!("sha256:{}-{image}-{number}", self.seed);
@@ -119,7 +119,7 @@ impl Setup {
                 key: Key::of(&name),
                 size: *size,
                 image,
-                streams: if number == 0 { 1 } else { streams },
+                concurrent_objects: if number == 0 { 1 } else { concurrent_objects },
             });
         }
         let objects = layers.len() as u32 + 2;
@@ -127,7 +127,7 @@ impl Setup {
         image
     }
 
-    /// Bytes of all images that count, together.
+    /// The bytes of all counted images.
     pub fn bytes(&self) -> u64 {
         let counts = |object: &&Object| Some(object.image) != self.before;
         let counting = self.objects.iter().filter(counts);

@@ -1,4 +1,4 @@
-//! Outcomes for people and for programs.
+//! The results as a table and as JSON.
 
 use std::fmt::Write as _;
 
@@ -70,7 +70,7 @@ fn row(outcome: &Outcome) -> [String; 13] {
     ]
 }
 
-/// A dash where nobody was done in time.
+/// A dash if no node finished in time.
 pub fn figure(value: f64, digits: usize) -> String {
     if value.is_finite() {
         format!("{value:.digits$}")

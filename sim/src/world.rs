@@ -2,24 +2,24 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use flights::{NodeId, Place, SeekId, Time};
+use flights::{ChainPosition, NodeId, RequestId, Time};
 
-use crate::brain::{Brain, Directory, id};
-use crate::event::{Agenda, Attempt, Event};
-use crate::lag::WINDOW;
+use crate::event::{Attempt, Event, EventQueue};
+use crate::follower_lag::WINDOW;
 use crate::links::{Flow, Links};
 use crate::random::Random;
 use crate::setup::{MILLI, Membership, Micros, Plan, SECOND, Setup};
+use crate::state_machine::{SharedMembership, StateMachine, id};
 
-/// Full nodes find each other for so long before anything is pulled.
+/// Full nodes find each other for this long before the pulls.
 const WARM_UP: Micros = 40 * SECOND;
-/// After a death, until everybody's list of members says so.
+/// The time from a death until every list of members shows it.
 const DETECTION: Micros = 8 * SECOND;
-/// A containerd's file grows in steps of so many bytes.
+/// A file of containerd grows in steps of this many bytes.
 pub const FILE_STEP: u64 = 1024 * 1024;
-/// A pull whose bytes stop for so long has stalled, and a source that never gave any has failed. As `mirror::flight`.
+/// A pull has stalled after this time without a byte, and so has a source that never sent any. As in `mirror::flight`.
 pub const STALL: Micros = 10 * SECOND;
-/// A source whose bytes stop for so long has broken, and later where it is further down a chain.
+/// A source has failed after this time without a byte, and later if it is further down a chain.
 const BREAK: Micros = 4 * SECOND;
 const BREAK_STEP: Micros = SECOND / 2;
 const BREAK_STEPS: u64 = 20;
@@ -29,7 +29,7 @@ pub enum Phase {
     #[default]
     Absent,
     Queued,
-    Seeking,
+    Requesting,
     /// On the way to a source or upstream.
     Asking,
     /// A flow, by its index.
@@ -38,19 +38,23 @@ pub enum Phase {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Standing {
+pub enum Role {
     #[default]
     None,
-    Follows(u32, Place),
+    Follows(u32, ChainPosition),
     Leads,
 }
 
-impl Standing {
+impl Role {
     /// How long the bytes of a source may stop.
-    pub fn patience(&self) -> Micros {
+    pub fn stall_limit(&self) -> Micros {
         match self {
-            Self::Follows(_, place) if place.is_of_district() => BREAK + BREAK_STEP * BREAK_STEPS,
-            Self::Follows(_, place) => BREAK + BREAK_STEP * u64::from(place.order).min(BREAK_STEPS),
+            Self::Follows(_, position) if position.is_of_shard() => {
+                BREAK + BREAK_STEP * BREAK_STEPS
+            }
+            Self::Follows(_, position) => {
+                BREAK + BREAK_STEP * u64::from(position.order).min(BREAK_STEPS)
+            }
             Self::None | Self::Leads => BREAK,
         }
     }
@@ -60,45 +64,45 @@ impl Standing {
 #[derive(Clone, Debug, Default)]
 pub struct Pull {
     pub phase: Phase,
-    pub standing: Standing,
+    pub role: Role,
     pub got: u64,
     pub attempt: u32,
-    /// Bytes that were there when the lead was granted.
+    /// The bytes present when the lead was granted.
     pub mark: u64,
-    /// It has been reported that bytes come.
+    /// The first bytes were reported.
     pub begun: bool,
-    /// It has been reported that they do not.
+    /// A stall was reported.
     pub stalled: bool,
-    pub barren: u8,
+    pub empty_attempts: u8,
     pub failed: Vec<NodeId>,
     pub leader: Option<NodeId>,
 }
 
 #[derive(Debug)]
 pub struct Member {
-    pub brain: Brain,
+    pub machine: StateMachine,
     pub alive: bool,
-    pub seeks: Vec<(SeekId, u32)>,
-    /// Downloads that wait for a place, and whether they go upstream.
+    pub requests: Vec<(RequestId, u32)>,
+    /// Downloads that wait for a slot, and whether they go upstream.
     pub queue: VecDeque<(u32, bool)>,
-    /// Downloads that have one, by image or all together.
+    /// Downloads with a slot, for each group.
     pub running: Vec<u8>,
-    /// Objects to come until everything asked for is there.
+    /// The objects still missing.
     pub missing: u32,
     pub uploads: u32,
     pub started: Micros,
     pub finished: Option<Micros>,
     pub received: u64,
-    /// Bytes that came until the last look at laggards, and how many a second between the last two.
+    /// The bytes received until the last check of followers, and the rate between the last two.
     pub taken: u64,
     pub rate: u64,
-    /// As much as it took in lately.
+    /// The most received lately.
     pub best: u64,
-    /// Others were held up behind it.
+    /// Whether the node is slow.
     pub is_slow: bool,
     wake_at: Option<Micros>,
     ticked: Micros,
-    /// When the task that handles messages is free, and the cores that make connections.
+    /// When the task that handles messages is free, and when the cores that make connections are.
     pub free: Micros,
     pub cores_free: Micros,
 }
@@ -117,29 +121,29 @@ pub struct Counts {
 pub struct World {
     pub setup: Setup,
     pub now: Micros,
-    /// When pulls begin.
+    /// When the pulls begin.
     pub origin: Micros,
     pub members: Vec<Member>,
     pub pulls: Vec<Pull>,
-    pub directory: Directory,
+    pub membership: SharedMembership,
     pub links: Links,
     pub flows: Vec<Flow>,
     pub counts: Counts,
     pub random: Random,
     /// When the connection between two nodes is ready.
     pub connections: HashMap<(u32, u32), Micros>,
-    /// Who waits for a small object at a source.
+    /// The nodes that wait for a small object at a source.
     pub waiters: HashMap<(u32, u32), Vec<Attempt>>,
-    /// Who holds what, for Spegel's rule.
+    /// The holders of each object, for Spegel's rule.
     pub complete: Vec<Vec<u32>>,
-    /// Looks in a row at which a follower of a node was far behind.
+    /// The checks in a row in which a follower was too slow.
     pub strikes: BTreeMap<(u32, u32), u8>,
-    look_at: Micros,
-    /// Whose upstream has stalled.
-    pub stuck: Option<u32>,
+    check_followers_at: Micros,
+    /// The node whose upstream has stalled.
+    pub stalled_leader: Option<u32>,
     pub unfinished: usize,
-    agenda: Agenda,
-    /// When the links work next.
+    queue: EventQueue,
+    /// When the links advance next.
     pub step_at: Micros,
 }
 
@@ -154,13 +158,13 @@ impl World {
                 .wrapping_mul(0x1_0001)
                 .wrapping_add(u64::from(node));
             Member {
-                brain: if is_own {
-                    Brain::own(Time(0), me, seed)
+                machine: if is_own {
+                    StateMachine::own(Time(0), me, seed)
                 } else {
-                    Brain::sharing(me, seed)
+                    StateMachine::sharing(me, seed)
                 },
                 alive: true,
-                seeks: Vec::new(),
+                requests: Vec::new(),
                 queue: VecDeque::new(),
                 running: vec![0; setup.images.len()],
                 missing: 0,
@@ -183,7 +187,7 @@ impl World {
             origin: if is_own { WARM_UP } else { SECOND },
             members: (0..nodes).map(member).collect(),
             pulls: vec![Pull::default(); nodes as usize * setup.objects.len()],
-            directory: Directory::new(nodes, setup.seed),
+            membership: SharedMembership::new(nodes, setup.seed),
             links: Links::new(&setup.rates, setup.upstream),
             flows: Vec::new(),
             counts: Counts::default(),
@@ -192,10 +196,10 @@ impl World {
             waiters: HashMap::new(),
             complete: vec![Vec::new(); setup.objects.len()],
             strikes: BTreeMap::new(),
-            look_at: 0,
-            stuck: None,
+            check_followers_at: 0,
+            stalled_leader: None,
             unfinished: 0,
-            agenda: Agenda::default(),
+            queue: EventQueue::default(),
             step_at: 0,
             setup,
         };
@@ -223,7 +227,7 @@ impl World {
         }
     }
 
-    /// All who pull anything pull this.
+    /// Lets all nodes pull this image first.
     fn pull_before(&mut self, image: u32) {
         self.unfinished = self.setup.plans.len();
         for plan in self.setup.plans.clone() {
@@ -243,7 +247,7 @@ impl World {
         self.origin = self.now + SECOND;
     }
 
-    /// What was planned begins.
+    /// Starts what was planned.
     fn begin(&mut self) {
         let origin = self.origin;
         self.unfinished = self.setup.plans.len();
@@ -258,7 +262,7 @@ impl World {
         }
     }
 
-    /// A node has everything from the beginning.
+    /// Gives a node everything.
     fn give(&mut self, node: u32) {
         let keys: Vec<_> = self.setup.objects.iter().map(|o| o.key).collect();
         for (object, size) in self.setup.objects.iter().map(|o| o.size).enumerate() {
@@ -266,11 +270,11 @@ impl World {
             (pull.phase, pull.got) = (Phase::Done, size);
             self.complete[object].push(node);
         }
-        self.members[node as usize].brain.hold(Time(0), &keys);
+        self.members[node as usize].machine.hold(Time(0), &keys);
         self.settle(node);
     }
 
-    /// Runs until everybody is done, or the limit is reached.
+    /// Runs until all nodes have finished, or the limit is reached.
     pub fn run(&mut self) {
         if let Some(image) = self.setup.before {
             self.pull_before(image);
@@ -289,7 +293,7 @@ impl World {
             } else {
                 self.step_at
             };
-            if let Some((at, event)) = self.agenda.pop_by(step_at) {
+            if let Some((at, event)) = self.queue.pop_by(step_at) {
                 self.now = at;
                 self.handle(event);
             } else if step_at == Micros::MAX {
@@ -297,9 +301,9 @@ impl World {
             } else {
                 self.now = step_at;
                 self.step();
-                if self.look_at <= self.now {
-                    self.look_at = self.now + WINDOW;
-                    self.look_for_laggards();
+                if self.check_followers_at <= self.now {
+                    self.check_followers_at = self.now + WINDOW;
+                    self.find_slow_followers();
                 }
                 self.step_at = step_at + self.setup.step;
             }
@@ -315,30 +319,32 @@ impl World {
             Event::Deliver { from, to, bytes } => {
                 self.members[to as usize].received += 1;
                 let from = id(from, self.setup.seed);
-                self.think(to, |brain, now, dir| brain.receive(now, from, &bytes, dir));
+                self.drive(to, |machine, now, dir| {
+                    machine.receive(now, from, &bytes, dir);
+                });
             }
             Event::Undelivered { from, to } => {
                 let to = id(to, self.setup.seed);
-                self.think(from, |brain, now, dir| brain.undelivered(now, to, dir));
+                self.drive(from, |machine, now, dir| machine.undelivered(now, to, dir));
             }
             Event::Wake { node } => self.wake(node),
-            Event::Outcome {
+            Event::Decided {
                 node,
-                seek,
-                outcome,
-            } => self.outcome(node, seek, &outcome),
+                request,
+                decision,
+            } => self.decision(node, request, &decision),
             Event::LookedUp { node, object } => self.looked_up(node, object),
             Event::Asked { pull } => self.asked(pull),
-            Event::GivesWay { pull } => self.gives_way(pull),
-            Event::Useless { pull } => self.useless(pull),
+            Event::Requeue { pull } => self.requeue(pull),
+            Event::SourceFailed { pull } => self.source_failed(pull),
             Event::Begins { pull } => self.begins(pull),
             Event::Denied { pull } => self.denied(pull),
-            Event::Landed { pull } => self.landed(pull),
+            Event::Completed { pull } => self.completed(pull),
             Event::Die { node } => self.die(node),
             Event::OwnersDie => {
                 let keys = self.setup.objects.iter().map(|o| o.key);
-                let owners = keys.flat_map(|key| self.directory.arbiters(key));
-                let mut owners: Vec<_> = owners.map(|o| crate::brain::number(&o)).collect();
+                let owners = keys.flat_map(|key| self.membership.arbiters(key));
+                let mut owners: Vec<_> = owners.map(|o| crate::state_machine::number(&o)).collect();
                 owners.sort_unstable();
                 owners.dedup();
                 for owner in owners {
@@ -346,65 +352,65 @@ impl World {
                 }
             }
             Event::Detected { nodes } => self.detected(&nodes),
-            Event::Outrun { node, rate } => self.outrun(node, rate),
+            Event::TooSlow { node, rate } => self.on_too_slow(node, rate),
             Event::Join { node } => {
                 let seed = id(0, self.setup.seed);
-                self.think(node, |brain, now, _| brain.join(now, seed));
+                self.drive(node, |machine, now, _| machine.join(now, seed));
             }
         }
     }
 
     pub fn push(&mut self, at: Micros, event: Event) {
-        self.agenda.push(at, event);
+        self.queue.push(at, event);
     }
 
     pub fn time(&self) -> Time {
         Time(self.now / MILLI)
     }
 
-    /// Calls a node's state machine and carries out what it decides. Nothing if it is dead.
-    pub fn think<T>(
+    /// Calls a node's state machine and carries out its decisions. Does nothing if the node is dead.
+    pub fn drive<T>(
         &mut self,
         node: u32,
-        call: impl FnOnce(&mut Brain, Time, &Directory) -> T,
+        call: impl FnOnce(&mut StateMachine, Time, &SharedMembership) -> T,
     ) -> Option<T> {
         let now = self.time();
         let member = &mut self.members[node as usize];
         if !member.alive {
             return None;
         }
-        let result = call(&mut member.brain, now, &self.directory);
+        let result = call(&mut member.machine, now, &self.membership);
         self.settle(node);
         Some(result)
     }
 
     fn settle(&mut self, node: u32) {
         let member = &mut self.members[node as usize];
-        let mut datagrams = member.brain.take_datagrams();
-        let outcomes = member.brain.take_outcomes();
-        let outrun = member.brain.take_outrun();
-        // What is due already and was not done in this millisecond is done in the next.
+        let mut datagrams = member.machine.take_datagrams();
+        let decisions = member.machine.take_decisions();
+        let on_too_slow = member.machine.take_too_slow();
+        // What was due and not done in this millisecond is done in the next one.
         let earliest = self.now.max(member.ticked + MILLI);
-        let due = member.brain.next_deadline();
+        let due = member.machine.next_deadline();
         let due = due.map(|at| (at.0 * MILLI).max(earliest));
         if let Some(at) = due.filter(|at| member.wake_at.is_none_or(|wake| *at < wake)) {
             member.wake_at = Some(at);
             self.push(at, Event::Wake { node });
         }
-        for (seek, outcome) in outcomes {
-            let event = Event::Outcome {
+        for (request, decision) in decisions {
+            let event = Event::Decided {
                 node,
-                seek,
-                outcome,
+                request,
+                decision,
             };
             self.push(self.now, event);
         }
-        if let Some(rate) = outrun {
-            self.push(self.now, Event::Outrun { node, rate });
+        if let Some(rate) = on_too_slow {
+            self.push(self.now, Event::TooSlow { node, rate });
         }
         datagrams.sort_by_key(|(to, _)| *to);
         for (to, bytes) in datagrams {
-            self.post(node, crate::brain::number(&to), bytes);
+            self.send_datagram(node, crate::state_machine::number(&to), bytes);
         }
     }
 
@@ -415,7 +421,7 @@ impl World {
         }
         member.wake_at = None;
         member.ticked = self.now;
-        self.think(node, Brain::tick);
+        self.drive(node, StateMachine::tick);
     }
 
     fn die(&mut self, node: u32) {
@@ -440,9 +446,11 @@ impl World {
     fn detected(&mut self, nodes: &[u32]) {
         let now = self.time();
         let dead: Vec<_> = nodes.iter().map(|n| id(*n, self.setup.seed)).collect();
-        let moves = self.directory.left(now, &dead);
+        let moves = self.membership.left(now, &dead);
         for node in 0..self.setup.nodes() {
-            self.think(node, |brain, now, dir| brain.left(now, &dead, &moves, dir));
+            self.drive(node, |machine, now, dir| {
+                machine.left(now, &dead, &moves, dir);
+            });
         }
     }
 

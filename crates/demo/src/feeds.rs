@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use mirror::{Flights, News, PeerId, Seek, Turn};
+use flights::Key;
+use mirror::{Candidate, Decision, Flights, PeerId, PullProgress, SourceRequest};
 use oci::Digest;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 /// The flights of a node, and a record of what they answered.
 pub(crate) struct Recorded {
     flights: Arc<dyn Flights>,
-    legs: Mutex<HashMap<Digest, Vec<Leg>>>,
+    legs: Mutex<HashMap<Key, Vec<Leg>>>,
 }
 
 /// Part of an object's way to the node: from this byte on, to the next leg or the end.
@@ -38,7 +39,9 @@ impl Recorded {
         let legs = self.legs.lock();
         let mut fed = BTreeMap::new();
         for (digest, size) in objects {
-            let legs = legs.get(digest).map_or(&[][..], Vec::as_slice);
+            let legs = legs
+                .get(&Key::of(digest.as_str()))
+                .map_or(&[][..], Vec::as_slice);
             let ends = legs.iter().skip(1).map(|leg| leg.offset).chain([*size]);
             for (leg, end) in legs.iter().zip(ends) {
                 let bytes = end.saturating_sub(leg.offset);
@@ -53,36 +56,38 @@ impl Recorded {
 
 #[async_trait]
 impl Flights for Recorded {
-    async fn seek(&self, seek: Seek) -> Turn {
-        let (digest, offset, failed) = (seek.digest.clone(), seek.offset, seek.failed.clone());
-        let turn = self.flights.seek(seek).await;
-        let source = match &turn {
-            Turn::Follow { source, .. } => Some(source.peer.clone()),
-            Turn::Lead | Turn::Alone | Turn::Later => None,
+    async fn request_source(&self, request: SourceRequest) -> Decision<Candidate> {
+        let (key, offset) = (request.key(), request.offset);
+        let failed: Vec<_> = request.failed_sources().collect();
+        let decision = self.flights.request_source(request).await;
+        let source = match &decision {
+            Decision::Follow { source, .. } => Some(source.peer.clone()),
+            Decision::Lead | Decision::Alone | Decision::Later => None,
         };
-        // The mirror goes upstream rather than to one that has failed it.
-        let source = source.filter(|source| !failed.contains(source));
+        // The mirror pulls from upstream rather than from a source that has failed.
+        let has_failed = |peer: &PeerId| peer.node().is_some_and(|node| failed.contains(&node));
+        let source = source.filter(|source| !has_failed(source));
         let mut legs = self.legs.lock();
-        legs.entry(digest).or_default().push(Leg { offset, source });
-        turn
+        legs.entry(key).or_default().push(Leg { offset, source });
+        decision
     }
 
-    fn report(&self, digest: &Digest, news: News) {
-        self.flights.report(digest, news);
+    fn report(&self, digest: &Digest, progress: PullProgress) {
+        self.flights.report(digest, progress);
     }
 
-    fn outrun(&self) -> watch::Receiver<u64> {
-        self.flights.outrun()
+    fn too_slow_reports(&self) -> watch::Receiver<u64> {
+        self.flights.too_slow_reports()
     }
 
-    fn lag(&self, lags: bool) {
-        self.flights.lag(lags);
+    fn set_slow(&self, is_slow: bool) {
+        self.flights.set_slow(is_slow);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use mirror::{Candidate, Holding, Place};
+    use mirror::{ChainPosition, Holding};
 
     use super::*;
 
@@ -91,24 +96,24 @@ mod tests {
 
     #[async_trait]
     impl Flights for Scripted {
-        async fn seek(&self, _: Seek) -> Turn {
+        async fn request_source(&self, _: SourceRequest) -> Decision<Candidate> {
             match self.0.lock().pop().expect("no more is asked") {
-                "" => Turn::Lead,
-                peer => Turn::Follow {
+                "" => Decision::Lead,
+                peer => Decision::Follow {
                     source: Candidate {
                         peer: PeerId::new(peer),
                         addresses: Arc::new([]),
                         holding: Holding::Complete,
                         zone: None,
                     },
-                    place: Place::default(),
+                    position: ChainPosition::default(),
                     leader: None,
                     led_for: None,
                 },
             }
         }
 
-        fn report(&self, _: &Digest, _: News) {}
+        fn report(&self, _: &Digest, _: PullProgress) {}
     }
 
     #[tokio::test]
@@ -125,19 +130,11 @@ mod tests {
             (&config, 0),
         ];
         for (digest, offset) in questions {
-            let seek = Seek {
-                digest: digest.clone(),
-                origin: None,
-                size: None,
-                streams: 1,
-                prefer: None,
+            let request = SourceRequest {
                 offset,
-                yields: None,
-                failed: Vec::new(),
-                slow: None,
-                slow_lead: None,
+                ..SourceRequest::new(digest.as_str(), None)
             };
-            recorded.seek(seek).await;
+            recorded.request_source(request).await;
         }
         let fed = recorded.fed_by(&[(layer, 100), (config, 7), (Digest::sha256(b"x"), 9)]);
         let expected = [("a", 47), ("b", 30)].map(|(peer, bytes)| (PeerId::new(peer), bytes));

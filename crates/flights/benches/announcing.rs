@@ -48,7 +48,7 @@ fn grown(nodes: usize) -> Cluster {
         cluster.add(&[0]);
         cluster.run(2);
     }
-    // Until all know all and are seasoned.
+    // Until all know all and are eligible.
     cluster.run(60_000);
     for node in 0..nodes {
         assert_eq!(cluster.node(node).members().len(), nodes);

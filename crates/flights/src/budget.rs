@@ -1,38 +1,38 @@
-//! What waiting may cost an image pull: 2 s in all, by the rule that a pull is never worse off than without us.
+//! The budget of an image pull for waiting: 2 s in all, because a pull must never be worse off than without Peili.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::Time;
 
-/// What waiting may add to the pull of one image.
+/// The most time that waiting may add to the pull of one image.
 pub const BUDGET: Duration = Duration::from_secs(2);
-/// What upstream is taken to need for its first byte, until it is known.
-pub(crate) const USUAL_GUESS: Duration = Duration::from_secs(1);
-/// No upstream is waited for longer on the ground that it is always slow.
-const USUAL_MOST: Duration = Duration::from_secs(20);
-/// A pull of which nothing was heard for this long is over.
-const FORGET: Duration = Duration::from_secs(60);
-/// Who failed does not lead in this group for so long.
-pub(crate) const BARRED: Duration = Duration::from_secs(3 * 60);
-/// Pulls and registries remembered at once.
-const MAX_ACCOUNTS: usize = 1_024;
-/// Spans of counted waiting that are kept to find out what was counted already. With more, some would count twice.
+/// The assumed time to upstream's first byte, until it is known.
+pub(crate) const FIRST_BYTE_GUESS: Duration = Duration::from_secs(1);
+/// The most time that a slow upstream justifies waiting.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(20);
+/// A budget is full again after this time without a request or report of the pull.
+const BUDGET_RESET: Duration = Duration::from_secs(60);
+/// A node that failed as a leader does not lead in this repository for this long.
+pub(crate) const LEADER_COOLDOWN: Duration = Duration::from_secs(3 * 60);
+/// The most repositories and registries to remember.
+const MAX_REPOSITORIES: usize = 1_024;
+/// The most spans of charged waiting to keep. With more, overlapping waiting may be charged twice.
 const MAX_SPANS: usize = 32;
 
 #[derive(Debug)]
-struct Account {
+struct RepositoryBudget {
     spent: Duration,
-    /// Waiting that is counted: what several requests wait at the same time counts once.
+    /// The spans that were charged. Requests that wait at the same time are charged once.
     counted: Vec<(Time, Time)>,
-    /// The last lead that was waited for came to nothing.
-    is_unlucky: bool,
-    /// The last question without time to wait was not answered at once.
-    is_mute: bool,
+    /// The last leader that this pull waited for failed.
+    last_lead_failed: bool,
+    /// The last request without time to wait was not answered at once.
+    arbiter_silent: bool,
     used: Time,
 }
 
-impl Account {
+impl RepositoryBudget {
     fn count(&mut self, from: Time, to: Time) {
         if to <= from {
             return;
@@ -54,127 +54,134 @@ impl Account {
     }
 }
 
-/// The accounts of the image pulls of this node, by the hash of registry and repository.
+/// The budgets of this node's image pulls, by the hash of the repository.
 #[derive(Debug, Default)]
 pub(crate) struct Budgets {
-    accounts: BTreeMap<u64, Account>,
-    /// Milliseconds to upstream's first byte, smoothed, by the hash of the registry.
-    usual: BTreeMap<u64, u64>,
-    /// Groups in which this node has led in vain, until when it is not to do so again.
-    barred: BTreeMap<u64, Time>,
-    /// Others are held up behind this node.
-    pub lags: bool,
+    repositories: BTreeMap<u64, RepositoryBudget>,
+    /// The smoothed time to upstream's first byte, in milliseconds, by the hash of the registry.
+    first_byte: BTreeMap<u64, u64>,
+    /// Repositories in which this node failed as a leader, and until when it should not lead.
+    leader_cooldown: BTreeMap<u64, Time>,
+    /// Whether this node counts as slow.
+    pub is_slow: bool,
 }
 
 impl Budgets {
-    /// What a pull may still wait.
-    pub fn left(&self, group: u64) -> Duration {
-        let account = self.accounts.get(&group);
-        account.map_or(Duration::ZERO, |account| BUDGET - account.spent)
+    /// The time that a pull may still wait.
+    pub fn left(&self, repository: u64) -> Duration {
+        let budget = self.repositories.get(&repository);
+        budget.map_or(Duration::ZERO, |budget| BUDGET - budget.spent)
     }
 
-    /// The pull goes on.
-    pub fn touch(&mut self, now: Time, group: u64) {
-        let is_known = self.accounts.contains_key(&group);
-        if !is_known && self.accounts.len() >= MAX_ACCOUNTS {
-            self.accounts.retain(|_, a| now.since(a.used) < FORGET);
-            if self.accounts.len() >= MAX_ACCOUNTS {
+    /// Records that the pull goes on.
+    pub fn touch(&mut self, now: Time, repository: u64) {
+        let is_known = self.repositories.contains_key(&repository);
+        if !is_known && self.repositories.len() >= MAX_REPOSITORIES {
+            self.repositories
+                .retain(|_, a| now.since(a.used) < BUDGET_RESET);
+            if self.repositories.len() >= MAX_REPOSITORIES {
                 return;
             }
         }
-        let new = || Account {
+        let new = || RepositoryBudget {
             spent: Duration::ZERO,
             counted: Vec::new(),
-            is_unlucky: false,
-            is_mute: false,
+            last_lead_failed: false,
+            arbiter_silent: false,
             used: now,
         };
-        let account = self.accounts.entry(group).or_insert_with(new);
-        if now.since(account.used) >= FORGET {
-            *account = new();
+        let budget = self.repositories.entry(repository).or_insert_with(new);
+        if now.since(budget.used) >= BUDGET_RESET {
+            *budget = new();
         }
-        account.used = now;
+        budget.used = now;
     }
 
-    /// A request of the pull has waited in vain from one moment to another.
-    pub fn charge(&mut self, group: u64, from: Time, to: Time) {
-        if let Some(account) = self.accounts.get_mut(&group) {
-            account.count(from, to);
-        }
-    }
-
-    /// A lead that was waited for in vain at no charge is charged after all; `reserve` is left of what was.
-    pub fn charge_lost(&mut self, group: u64, from: Time, to: Time, reserve: Duration) {
-        if let Some(account) = self.accounts.get_mut(&group) {
-            let before = account.spent;
-            account.count(from, to);
-            account.spent = account.spent.min((BUDGET - reserve).max(before));
+    /// Charges a span of waiting.
+    pub fn charge(&mut self, repository: u64, from: Time, to: Time) {
+        if let Some(budget) = self.repositories.get_mut(&repository) {
+            budget.count(from, to);
         }
     }
 
-    /// A lead that the pull waited for has come to something, or has not.
-    pub fn led(&mut self, group: u64, well: bool) {
-        if let Some(account) = self.accounts.get_mut(&group) {
-            account.is_unlucky = !well;
+    /// Charges waiting that was free until the leader failed. `reserve` stays in the budget if it was there.
+    pub fn charge_failed(&mut self, repository: u64, from: Time, to: Time, reserve: Duration) {
+        if let Some(budget) = self.repositories.get_mut(&repository) {
+            let before = budget.spent;
+            budget.count(from, to);
+            budget.spent = budget.spent.min((BUDGET - reserve).max(before));
         }
     }
 
-    /// A question without time to wait was answered at once, or was not.
-    pub fn mute(&mut self, group: u64, is_mute: bool) {
-        if let Some(account) = self.accounts.get_mut(&group) {
-            account.is_mute = is_mute;
+    /// Records whether the leader that the pull waited for succeeded.
+    pub fn record_lead(&mut self, repository: u64, succeeded: bool) {
+        if let Some(budget) = self.repositories.get_mut(&repository) {
+            budget.last_lead_failed = !succeeded;
         }
     }
 
-    /// Whether there is no use in asking without time to wait.
-    pub fn is_mute(&self, group: u64) -> bool {
-        self.accounts
-            .get(&group)
-            .is_none_or(|account| account.is_mute)
-    }
-
-    /// How long a live lead is waited for at no charge: as long as upstream would have taken. After one that failed
-    /// it is what upstream is known to take beyond the guess, so that leads that fail one after the other cost no more
-    /// than the budget.
-    pub fn credit(&self, group: u64, registry: u64) -> Duration {
-        let usual = self.usual(registry);
-        match self.accounts.get(&group) {
-            Some(account) if account.is_unlucky => usual.saturating_sub(USUAL_GUESS),
-            _ => usual,
+    /// Records whether a request without time to wait was answered at once.
+    pub fn set_arbiter_silent(&mut self, repository: u64, arbiter_silent: bool) {
+        if let Some(budget) = self.repositories.get_mut(&repository) {
+            budget.arbiter_silent = arbiter_silent;
         }
     }
 
-    /// What upstream usually takes to its first byte.
-    fn usual(&self, registry: u64) -> Duration {
-        let usual = self.usual.get(&registry).copied();
-        usual.map_or(USUAL_GUESS, Duration::from_millis)
+    /// Whether requests without time to wait are useless.
+    pub fn is_arbiter_silent(&self, repository: u64) -> bool {
+        self.repositories
+            .get(&repository)
+            .is_none_or(|budget| budget.arbiter_silent)
     }
 
-    /// Upstream took so long to its first byte.
-    pub fn learn(&mut self, registry: u64, took: Duration) {
-        if self.usual.len() >= MAX_ACCOUNTS && !self.usual.contains_key(&registry) {
+    /// How long waiting for a live leader is free: as long as upstream would have taken.
+    ///
+    /// After a failed leader only what upstream takes beyond the guess is free, so that a series of failing leaders
+    /// costs no more than the budget.
+    pub fn free_wait(&self, repository: u64, registry: u64) -> Duration {
+        let first_byte = self.first_byte(registry);
+        match self.repositories.get(&repository) {
+            Some(budget) if budget.last_lead_failed => first_byte.saturating_sub(FIRST_BYTE_GUESS),
+            _ => first_byte,
+        }
+    }
+
+    /// The usual time to upstream's first byte.
+    fn first_byte(&self, registry: u64) -> Duration {
+        let first_byte = self.first_byte.get(&registry).copied();
+        first_byte.map_or(FIRST_BYTE_GUESS, Duration::from_millis)
+    }
+
+    /// Learns the time to upstream's first byte.
+    pub fn learn_first_byte(&mut self, registry: u64, took: Duration) {
+        if self.first_byte.len() >= MAX_REPOSITORIES && !self.first_byte.contains_key(&registry) {
             return;
         }
-        let was = self.usual(registry);
-        // Twice what was seen, for the next may be slower; never less than the guess.
-        let seen = took.saturating_mul(2).clamp(USUAL_GUESS, USUAL_MOST);
+        let was = self.first_byte(registry);
+        // Twice the time seen, as the next may be slower; never less than the guess.
+        let seen = took
+            .saturating_mul(2)
+            .clamp(FIRST_BYTE_GUESS, FIRST_BYTE_MAX);
         let millis = (was * 3 + seen).as_millis() / 4;
-        self.usual
+        self.first_byte
             .insert(registry, u64::try_from(millis).unwrap_or(u64::MAX));
     }
 
-    /// This node has led in vain.
-    pub fn bar(&mut self, now: Time, group: u64) {
-        if self.barred.len() >= MAX_ACCOUNTS {
-            self.barred.retain(|_, until| *until > now);
+    /// Starts the leader cooldown: this node has failed as a leader.
+    pub fn start_leader_cooldown(&mut self, now: Time, repository: u64) {
+        if self.leader_cooldown.len() >= MAX_REPOSITORIES {
+            self.leader_cooldown.retain(|_, until| *until > now);
         }
-        if self.barred.len() < MAX_ACCOUNTS {
-            self.barred.insert(group, now.after(BARRED));
+        if self.leader_cooldown.len() < MAX_REPOSITORIES {
+            self.leader_cooldown
+                .insert(repository, now.after(LEADER_COOLDOWN));
         }
     }
 
-    pub fn is_barred(&self, now: Time, group: u64) -> bool {
-        self.barred.get(&group).is_some_and(|until| *until > now)
+    pub fn in_leader_cooldown(&self, now: Time, repository: u64) -> bool {
+        self.leader_cooldown
+            .get(&repository)
+            .is_some_and(|until| *until > now)
     }
 }
 
@@ -187,7 +194,11 @@ mod tests {
     #[test]
     fn what_is_waited_at_the_same_time_counts_once() {
         let mut budgets = Budgets::default();
-        assert_eq!(budgets.left(1), Duration::ZERO, "no account, no credit");
+        assert_eq!(
+            budgets.left(1),
+            Duration::ZERO,
+            "no budget before the first request"
+        );
         budgets.touch(Time(0), 1);
         budgets.touch(Time(0), 2);
         budgets.charge(1, Time(0), Time(500));
@@ -197,7 +208,7 @@ mod tests {
         budgets.charge(1, Time(600), Time(9_000));
         assert_eq!(budgets.left(1), Duration::ZERO);
         budgets.touch(Time(9_000), 1);
-        budgets.touch(Time(9_000).after(FORGET), 1);
+        budgets.touch(Time(9_000).after(BUDGET_RESET), 1);
         assert_eq!(budgets.left(1), BUDGET, "the next pull");
     }
 
@@ -220,26 +231,26 @@ mod tests {
     fn a_slow_upstream_is_learned_and_forgotten_again() {
         let mut budgets = Budgets::default();
         for _ in 0..20 {
-            budgets.learn(7, Duration::from_secs(4));
+            budgets.learn_first_byte(7, Duration::from_secs(4));
         }
-        assert!(budgets.usual(7) > Duration::from_secs(7));
+        assert!(budgets.first_byte(7) > Duration::from_secs(7));
         for _ in 0..40 {
-            budgets.learn(7, Duration::from_millis(50));
+            budgets.learn_first_byte(7, Duration::from_millis(50));
         }
-        assert!(budgets.usual(7) < USUAL_GUESS + Duration::from_millis(10));
-        assert_eq!(budgets.usual(8), USUAL_GUESS);
+        assert!(budgets.first_byte(7) < FIRST_BYTE_GUESS + Duration::from_millis(10));
+        assert_eq!(budgets.first_byte(8), FIRST_BYTE_GUESS);
     }
 
     #[test]
     fn after_a_lead_that_failed_only_what_is_known_of_upstream_is_free() {
         let mut budgets = Budgets::default();
         budgets.touch(Time(0), 1);
-        assert_eq!(budgets.credit(1, 7), USUAL_GUESS);
-        budgets.led(1, false);
-        assert_eq!(budgets.credit(1, 7), Duration::ZERO);
-        budgets.learn(7, Duration::from_secs(4));
-        assert!(budgets.credit(1, 7) > USUAL_GUESS);
-        budgets.led(1, true);
-        assert!(budgets.credit(1, 7) > 2 * USUAL_GUESS);
+        assert_eq!(budgets.free_wait(1, 7), FIRST_BYTE_GUESS);
+        budgets.record_lead(1, false);
+        assert_eq!(budgets.free_wait(1, 7), Duration::ZERO);
+        budgets.learn_first_byte(7, Duration::from_secs(4));
+        assert!(budgets.free_wait(1, 7) > FIRST_BYTE_GUESS);
+        budgets.record_lead(1, true);
+        assert!(budgets.free_wait(1, 7) > 2 * FIRST_BYTE_GUESS);
     }
 }

@@ -1,55 +1,55 @@
-//! What this node holds complete, and telling owners of it: changes in batches, a hash now and then, everything when
-//! an owner is new or has lost count.
+//! The complete objects of this node, and their announcement to owners: changes in batches, a hash now and then, and
+//! everything if an owner is new or its hash differs.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use crate::outbox::Outbox;
+use crate::outbox::{Context, Outbox};
 use crate::random::mix;
 use crate::slots::{Owners, SLOTS, Slot};
 use crate::view::View;
-use crate::wire::{MAX_KEYS, Message};
+use crate::wire::{Announce, MAX_KEYS, Message, Renew, keys_field};
 use crate::{Key, NodeId, Time};
 
-/// Changes wait that long for others to go with them.
+/// Changes are collected for this long.
 const BATCH: Duration = Duration::from_millis(40);
-/// Between two comparisons of hashes with the owners.
+/// The interval between comparisons of hashes with the owners.
 const RENEW: Duration = Duration::from_secs(10 * 60);
 
-/// A hash over a set of keys: whatever the order, equal sets, equal hashes.
+/// Folds a key into a hash over a set of keys. The order does not matter.
 pub(crate) fn fold(hash: u64, key: &Key) -> u64 {
     hash ^ mix(key.hash())
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Holdings {
-    /// They are those of this node's district: what the arbiter of a district tells the owners in the whole cluster.
-    of_district: bool,
+    /// These are the holdings of the shard, which its arbiter announces to the global owners.
+    of_shard: bool,
     slots: Vec<HashSet<Key>>,
-    /// Keys that have come (true) or gone since owners were last told.
+    /// Keys that were added (true) or removed (false) since the last announcement.
     changed: BTreeMap<Key, bool>,
     flush_at: Option<Time>,
     renew_at: Option<Time>,
-    /// Owners to be told everything of these slots, a bit each.
-    whole: BTreeMap<NodeId, u64>,
+    /// Owners that get a complete announcement of these slots, one bit each.
+    announce_all_to: BTreeMap<NodeId, u64>,
 }
 
 impl Holdings {
-    pub fn of_district() -> Self {
+    pub fn of_shard() -> Self {
         Self {
-            of_district: true,
+            of_shard: true,
             ..Self::default()
         }
     }
 
-    /// Who is told of a slot.
+    /// The owners that hear of a slot.
     fn owners(&self, slot: Slot, view: &impl View) -> Owners {
-        if !self.of_district {
+        if !self.of_shard {
             return view.owners(slot);
         }
         let is_arbiter = view.owners(slot).arbiter() == Some(view.me());
-        view.roots(slot)
-            .who(|root| is_arbiter && *root != view.me())
+        view.global_owners(slot)
+            .filter_by(|root| is_arbiter && *root != view.me())
     }
 
     pub fn add(&mut self, now: Time, keys: &[Key]) {
@@ -77,12 +77,12 @@ impl Holdings {
         self.renew_at.get_or_insert(now.after(RENEW));
     }
 
-    /// Owners are to be told all of these slots (a bit each), as soon as changes are told next.
-    pub fn tell_whole(&mut self, now: Time, owner: NodeId, slots: u64) {
+    /// Announces everything in these slots (one bit each) to an owner, with the next changes.
+    pub fn announce_all(&mut self, now: Time, owner: NodeId, slots: u64) {
         if self.slots.is_empty() {
             return;
         }
-        *self.whole.entry(owner).or_default() |= slots;
+        *self.announce_all_to.entry(owner).or_default() |= slots;
         self.flush_at.get_or_insert(now.after(BATCH));
     }
 
@@ -90,25 +90,25 @@ impl Holdings {
         [self.flush_at, self.renew_at].into_iter().flatten().min()
     }
 
-    pub fn tick(&mut self, now: Time, view: &impl View, out: &mut Outbox) {
-        // Who does not know the owners yet tells them when it does.
-        if self.flush_at.is_some_and(|at| at <= now) {
+    pub fn tick(&mut self, cx: &mut Context<'_, impl View>) {
+        // A node that does not know the owners yet announces to them once it does.
+        if self.flush_at.is_some_and(|at| at <= cx.now) {
             self.flush_at = None;
-            self.flush(view, out);
+            self.flush(cx);
         }
-        if self.renew_at.is_some_and(|at| at <= now) {
-            self.renew_at = Some(now.after(RENEW));
-            self.renew(view, out);
+        if self.renew_at.is_some_and(|at| at <= cx.now) {
+            self.renew_at = Some(cx.now.after(RENEW));
+            self.renew(cx);
         }
     }
 
-    fn flush(&mut self, view: &impl View, out: &mut Outbox) {
-        let whole = std::mem::take(&mut self.whole);
+    fn flush(&mut self, cx: &mut Context<'_, impl View>) {
+        let announce_all_to = std::mem::take(&mut self.announce_all_to);
         let mut changes: BTreeMap<NodeId, (Vec<Key>, Vec<Key>)> = BTreeMap::new();
         for (key, here) in std::mem::take(&mut self.changed) {
             let slot = Slot::of(&key.0);
-            for owner in self.owners(slot, view).iter() {
-                let is_told_whole = whole
+            for owner in self.owners(slot, cx.view).iter() {
+                let is_told_whole = announce_all_to
                     .get(owner)
                     .is_some_and(|slots| slots >> slot.index() & 1 == 1);
                 if is_told_whole {
@@ -119,34 +119,27 @@ impl Holdings {
             }
         }
         for (owner, (add, remove)) in changes {
-            self.announce(out, owner, &add, &remove);
+            self.announce(cx.out, owner, &add, &remove);
         }
-        for (owner, slots) in whole {
+        for (owner, slots) in announce_all_to {
             let is_meant = |slot: &Slot| {
-                slots >> slot.index() & 1 == 1 && self.owners(*slot, view).contains(&owner)
+                slots >> slot.index() & 1 == 1 && self.owners(*slot, cx.view).contains(&owner)
             };
-            self.tell(owner, Slot::all().filter(is_meant), out);
+            self.tell(owner, Slot::all().filter(is_meant), cx.out);
         }
     }
 
-    /// Tells an owner all of these slots. Messages may overtake each other, so each one makes it forget no more than
-    /// it tells anew; only a slot that takes several is at the mercy of their order.
+    /// Announces everything in these slots to an owner.
+    ///
+    /// Messages may overtake each other, so each one makes the owner forget only what it announces itself. Only a slot
+    /// that takes several messages depends on their order.
     fn tell(&self, owner: NodeId, slots: impl Iterator<Item = Slot>, out: &mut Outbox) {
         let mut forget = 0;
         let mut add: Vec<Key> = Vec::new();
         let mut send = |forget: &mut u64, add: Vec<Key>| {
             let forget = std::mem::take(forget);
             if forget != 0 || !add.is_empty() {
-                let remove = Vec::new();
-                out.send(
-                    owner,
-                    Message::Announce {
-                        of_district: self.of_district,
-                        forget,
-                        add,
-                        remove,
-                    },
-                );
+                self.send_announce(out, owner, forget, &add, &[]);
             }
         };
         for slot in slots {
@@ -170,29 +163,28 @@ impl Holdings {
         send(&mut forget, add);
     }
 
-    fn renew(&self, view: &impl View, out: &mut Outbox) {
+    fn renew(&self, cx: &mut Context<'_, impl View>) {
         let mut hashes: BTreeMap<NodeId, (u64, Vec<u64>)> = BTreeMap::new();
         for (slot, keys) in Slot::all().zip(&self.slots) {
             let hash = keys.iter().fold(0, fold);
-            for owner in self.owners(slot, view).iter() {
+            for owner in self.owners(slot, cx.view).iter() {
                 let (slots, of_owner) = hashes.entry(*owner).or_default();
                 *slots |= 1 << slot.index();
                 of_owner.push(hash);
             }
         }
         for (owner, (slots, hashes)) in hashes {
-            out.send(
-                owner,
-                Message::Renew {
-                    of_district: self.of_district,
-                    slots,
-                    hashes,
-                },
-            );
+            let of_shard = self.of_shard;
+            let renew = Renew {
+                slots,
+                hashes,
+                of_shard,
+            };
+            cx.out.send(owner, Message::Renew(renew));
         }
     }
 
-    /// Tells an owner what has changed, in as many messages as it takes.
+    /// Announces changes to an owner, in as many messages as it takes.
     fn announce(&self, out: &mut Outbox, owner: NodeId, add: &[Key], remove: &[Key]) {
         let all = add.iter().map(|key| (*key, true));
         let all: Vec<_> = all.chain(remove.iter().map(|key| (*key, false))).collect();
@@ -201,16 +193,25 @@ impl Holdings {
                 let keys = part.iter().filter(|(_, h)| *h == here);
                 keys.map(|(key, _)| *key).collect()
             };
-            let (add, remove) = (pick(true), pick(false));
-            out.send(
-                owner,
-                Message::Announce {
-                    of_district: self.of_district,
-                    forget: 0,
-                    add,
-                    remove,
-                },
-            );
+            let (add, remove): (Vec<_>, Vec<_>) = (pick(true), pick(false));
+            self.send_announce(out, owner, 0, &add, &remove);
         }
+    }
+
+    fn send_announce(
+        &self,
+        out: &mut Outbox,
+        owner: NodeId,
+        forget: u64,
+        add: &[Key],
+        remove: &[Key],
+    ) {
+        let announce = Announce {
+            forget,
+            add: keys_field(add),
+            remove: keys_field(remove),
+            of_shard: self.of_shard,
+        };
+        out.send(owner, Message::Announce(announce));
     }
 }

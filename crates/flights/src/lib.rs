@@ -1,17 +1,21 @@
-//! Once per cluster: the rules by which nodes that pull one image at the same moment take it from upstream once.
+//! Once per cluster: the rules by which nodes that pull an image at the same moment pull it from upstream once.
 //!
-//! Pure: no I/O, no clock, no randomness of its own. Time, messages and a seed go in; messages to send, deadlines and
-//! decisions come out. The libp2p adapter, the property tests and the simulator drive the same code.
+//! Pure: no I/O, no clock, no source of randomness. Time, messages and a seed go in; messages to send, deadlines and
+//! decisions come out. The libp2p adapter, the property tests and the simulator run the same code.
 //!
-//! - [`members`]: who is in the cluster, by SWIM.
-//! - [`slots`]: who owns which keys, from the members alone; the districts of a large cluster.
-//! - `arbiter`: what an owner does: who has what, who leads, who follows whom.
-//! - `holdings`, `seeks`, `pulls`, `budget`: what a node tells owners, asks them, and may wait for.
-//! - [`Node`]: all of it; [`Desk`]: all but the members.
+//! - [`members`]: the members of the cluster, by SWIM.
+//! - [`slots`]: which node owns which keys, derived from the members; the shards of a large cluster.
+//! - `arbiter`: the owner's side: holders, leaders and followers of each key.
+//! - `holdings`, `requests`, `pulls`, `budget`: what a node announces, requests and reports, and how long it may wait.
+//! - `wire`: the messages, as defined in `proto/flights.proto`.
+//! - [`Node`]: all of it; [`Coordinator`]: all but the members.
+
+#![warn(missing_docs)]
 
 mod arbiter;
 mod budget;
-mod desk;
+mod coordinator;
+mod decision;
 mod holdings;
 mod key;
 pub mod members;
@@ -19,19 +23,20 @@ mod node;
 mod outbox;
 mod pulls;
 mod random;
-mod seeks;
+mod requests;
 pub mod slots;
 mod time;
 mod view;
 mod wire;
 
 pub use budget::BUDGET;
-pub use desk::Desk;
+pub use coordinator::Coordinator;
+pub use decision::{ChainPosition, Decision};
 pub use key::Key;
 pub use members::{Datagram, NodeId};
 pub use node::Node;
-pub use pulls::News;
-pub use seeks::{Outcome, Place, SeekId, Wanted};
+pub use pulls::PullProgress;
+pub use requests::RequestId;
 pub use time::{Born, Time};
 pub use view::View;
-pub use wire::{DecodeError, MAX_DATAGRAM};
+pub use wire::{DecodeError, MAX_DATAGRAM, SourceRequest, node_field, nodes_field};

@@ -1,35 +1,37 @@
-//! A node of the cluster: who is there, who owns what, and this node's part in flights.
+//! A node of the cluster: the membership, the owners of each slot, and this node's part in flights.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::desk::Desk;
+use crate::coordinator::Coordinator;
 use crate::members::{Change, Contact, Datagram, Members};
-use crate::pulls::News;
-use crate::seeks::{Outcome, SeekId, Wanted};
-use crate::slots::{Owners, Realm, Slot};
+use crate::pulls::PullProgress;
+use crate::requests::RequestId;
+use crate::slots::{Owners, ShardMap, Slot};
 use crate::view::View;
-use crate::wire::Message;
-use crate::{DecodeError, Key, NodeId, Time};
+use crate::wire::{Message, SourceRequest};
+use crate::{Decision, DecodeError, Key, NodeId, Time};
 
-/// A member that could not be reached is passed over as an owner for so long, unless it is heard of.
+/// A member that could not be reached does not count as an owner for this long, unless it is heard from.
 const UNREACHABLE: Duration = Duration::from_secs(5);
-/// A member that others call silent and that does not answer for so long is passed over too.
-const DOUBT: Duration = Duration::from_millis(500);
-/// An arbiter new to a slot passes on for so long what it does not know to the one before it.
+/// A member that another one reports as silent does not count as an owner either, if it does not answer within this
+/// time.
+const SUSPICION: Duration = Duration::from_millis(500);
+/// For this long, an arbiter new to a slot forwards requests for keys it does not know to the previous arbiter.
 const HANDOVER: Duration = Duration::from_secs(3);
 
-/// All rules of one node. After each call take the datagrams and outcomes, and call [`Node::tick`] at
-/// [`Node::next_deadline`].
+/// All rules of one node.
+///
+/// After each call take the datagrams, decisions and lookups, and call [`Node::tick`] at [`Node::next_deadline`].
 #[derive(Debug)]
 pub struct Node {
     members: Members,
-    slots: Realm,
-    desk: Desk,
-    /// Passed over as owners, until when.
+    slots: ShardMap,
+    coordinator: Coordinator,
+    /// Members that do not count as owners, and until when.
     unreachable: BTreeMap<NodeId, Time>,
-    /// To be passed over, unless they are heard of until then.
-    doubted: BTreeMap<NodeId, Time>,
+    /// Members that will not count as owners unless they are heard from before this time.
+    suspects: BTreeMap<NodeId, Time>,
     /// When slots got another arbiter.
     moved: BTreeMap<Slot, Time>,
     has_joined: bool,
@@ -37,14 +39,14 @@ pub struct Node {
 }
 
 /// The cluster as this node sees it.
-struct Sight<'a> {
+struct ClusterView<'a> {
     members: &'a Members,
-    slots: &'a Realm,
+    slots: &'a ShardMap,
     unreachable: &'a BTreeMap<NodeId, Time>,
     moved: &'a BTreeMap<Slot, Time>,
 }
 
-impl View for Sight<'_> {
+impl View for ClusterView<'_> {
     fn me(&self) -> NodeId {
         self.members.me().id
     }
@@ -59,23 +61,23 @@ impl View for Sight<'_> {
 
     fn owners(&self, slot: Slot) -> Owners {
         let owners = self.slots.owners(slot);
-        owners.who(|owner| !self.unreachable.contains_key(owner))
+        owners.filter_by(|owner| !self.unreachable.contains_key(owner))
     }
 
-    fn roots(&self, slot: Slot) -> Owners {
-        let roots = self.slots.roots(slot);
-        roots.who(|root| !self.unreachable.contains_key(root))
+    fn global_owners(&self, slot: Slot) -> Owners {
+        let roots = self.slots.global_owners(slot);
+        roots.filter_by(|root| !self.unreachable.contains_key(root))
     }
 
-    fn districts(&self) -> u64 {
-        self.slots.districts()
+    fn shard_count(&self) -> u64 {
+        self.slots.shard_count()
     }
 
-    fn district(&self, id: &NodeId) -> u64 {
-        self.slots.district(id)
+    fn shard_of(&self, id: &NodeId) -> u64 {
+        self.slots.shard_of(id)
     }
 
-    fn before(&self, slot: Slot) -> Option<NodeId> {
+    fn previous_arbiter(&self, slot: Slot) -> Option<NodeId> {
         self.moved.get(&slot)?;
         let before = self.slots.previous_arbiter(slot);
         before.filter(|before| !self.unreachable.contains_key(before))
@@ -86,12 +88,12 @@ impl View for Sight<'_> {
     }
 }
 
-/// The view and the desk, borrowed apart.
-macro_rules! desk {
+/// Borrows the coordinator and the view separately.
+macro_rules! coordinator {
     ($node:ident) => {
         (
-            &mut $node.desk,
-            &Sight {
+            &mut $node.coordinator,
+            &ClusterView {
                 members: &$node.members,
                 slots: &$node.slots,
                 unreachable: &$node.unreachable,
@@ -102,38 +104,38 @@ macro_rules! desk {
 }
 
 impl Node {
-    /// A node that knows of nobody yet. `seed` spreads its choices; give each node and each start another one.
+    /// A node that knows no other node yet. `seed` spreads its choices and must differ for each node and each start.
     pub fn new(now: Time, id: NodeId, contact: Contact, seed: u64) -> Self {
         let mut node = Self {
             members: Members::new(now, id, contact, seed),
-            slots: Realm::new(id),
-            desk: Desk::new(id, seed),
+            slots: ShardMap::new(id),
+            coordinator: Coordinator::new(id, seed),
             unreachable: BTreeMap::new(),
-            doubted: BTreeMap::new(),
+            suspects: BTreeMap::new(),
             moved: BTreeMap::new(),
             has_joined: false,
             datagrams: Vec::new(),
         };
-        node.settle(now);
+        node.apply_changes(now);
         node
     }
 
-    /// A node of a cluster with other districts than are usual. See [`Realm::with_districts_of`].
-    pub fn with_districts_of(mut self, size: usize) -> Self {
-        self.slots = self.slots.with_districts_of(size);
+    /// Changes the minimal size of shards. See [`ShardMap::with_shards_of`].
+    pub fn with_shards_of(mut self, size: usize) -> Self {
+        self.slots = self.slots.with_shards_of(size);
         self
     }
 
     /// See [`Members::join`].
     pub fn join(&mut self, now: Time, seeds: impl IntoIterator<Item = NodeId>) {
         self.members.join(now, seeds);
-        self.settle(now);
+        self.apply_changes(now);
     }
 
     /// See [`Members::set_contact`].
     pub fn set_contact(&mut self, now: Time, contact: Contact) {
         self.members.set_contact(now, contact);
-        self.settle(now);
+        self.apply_changes(now);
     }
 
     /// See [`Members::leave`].
@@ -142,123 +144,124 @@ impl Node {
         self.flush();
     }
 
+    /// The members of the cluster.
     pub fn members(&self) -> &Members {
         &self.members
     }
 
-    /// Questions that wait for an answer.
-    pub fn open_questions(&self) -> usize {
-        self.desk.open_questions()
+    /// The number of requests that wait for an answer.
+    pub fn pending_requests(&self) -> usize {
+        self.coordinator.pending_requests()
     }
 
-    /// This node holds these keys, complete: others may be told.
+    /// Announces complete objects of this node.
     pub fn hold(&mut self, now: Time, keys: &[Key]) {
-        self.desk.hold(now, keys);
+        self.coordinator.hold(now, keys);
     }
 
-    /// This node holds these keys no longer.
+    /// Withdraws announcements: this node no longer holds these objects.
     pub fn release(&mut self, now: Time, keys: &[Key]) {
-        self.desk.release(now, keys);
+        self.coordinator.release(now, keys);
     }
 
-    /// This node's containerd wants an object: what is it to do? There is an [`Outcome`] in any case, within what the
-    /// pull's budget leaves and what upstream usually takes to answer.
-    pub fn seek(&mut self, now: Time, wanted: Wanted) -> SeekId {
-        let (desk, view) = desk!(self);
-        let id = desk.seek(now, wanted, view);
-        self.settle(now);
-        id
-    }
-
-    /// Who has this key complete? The outcome is [`Outcome::Found`], within a second.
-    pub fn find(&mut self, now: Time, key: Key) -> SeekId {
-        let (desk, view) = desk!(self);
-        let id = desk.find(now, key, view);
-        self.settle(now);
-        id
-    }
-
-    /// Nobody waits for this outcome any more, or it came and nothing was begun on the ground of it.
-    pub fn cancel(&mut self, now: Time, id: SeekId) {
-        let (desk, view) = desk!(self);
-        desk.cancel(now, id, view);
-        self.settle(now);
-    }
-
-    /// How a pull that was sought goes on.
-    pub fn report(&mut self, now: Time, key: Key, news: News) {
-        let (desk, view) = desk!(self);
-        desk.report(now, key, news, view);
-        self.settle(now);
-    }
-
-    /// Takes a datagram that `from` sent, as the transport has authenticated it.
+    /// Asks where to pull an object from that this node's containerd requests.
     ///
-    /// # Errors
-    /// It cannot be read; nothing has changed.
+    /// There is a [`Decision`] in any case, within the budget of the pull and the usual time to upstream's first byte.
+    pub fn request_source(&mut self, now: Time, request: SourceRequest) -> RequestId {
+        let (coordinator, view) = coordinator!(self);
+        let id = coordinator.request_source(now, request, view);
+        self.apply_changes(now);
+        id
+    }
+
+    /// Looks up who has an object complete. [`Node::take_found`] has the answer within a second.
+    pub fn find_holders(&mut self, now: Time, key: Key) -> RequestId {
+        let (coordinator, view) = coordinator!(self);
+        let id = coordinator.find_holders(now, key, view);
+        self.apply_changes(now);
+        id
+    }
+
+    /// Cancels a request: nobody waits for its decision, or the decision is not used.
+    pub fn cancel(&mut self, now: Time, id: RequestId) {
+        let (coordinator, view) = coordinator!(self);
+        coordinator.cancel(now, id, view);
+        self.apply_changes(now);
+    }
+
+    /// Reports the progress of a pull.
+    pub fn report(&mut self, now: Time, key: Key, progress: PullProgress) {
+        let (coordinator, view) = coordinator!(self);
+        coordinator.report(now, key, progress, view);
+        self.apply_changes(now);
+    }
+
+    /// Handles a datagram. `from` is its sender as authenticated by the transport.
+    ///
+    /// # Errors The datagram cannot be decoded; nothing has changed.
     pub fn receive(&mut self, now: Time, from: NodeId, datagram: &[u8]) -> Result<(), DecodeError> {
-        match Message::decode(datagram)? {
+        match Message::from_datagram(datagram)? {
             Message::Members(bytes) => self.members.receive(now, from, &bytes)?,
             message => {
-                let (desk, view) = desk!(self);
-                desk.accept(now, from, message, view);
+                let (coordinator, view) = coordinator!(self);
+                coordinator.accept(now, from, message, view);
             }
         }
         self.unreachable.remove(&from);
-        self.doubted.remove(&from);
-        self.settle(now);
+        self.suspects.remove(&from);
+        self.apply_changes(now);
         Ok(())
     }
 
-    /// A datagram to `to` could not be delivered: it cannot be reached.
+    /// Handles a datagram that could not be delivered: its recipient cannot be reached.
     pub fn undelivered(&mut self, now: Time, to: NodeId) {
-        self.pass_over(now, to);
-        let (desk, view) = desk!(self);
-        desk.undelivered(now, to, view);
-        self.members.doubt(now, to);
-        self.settle(now);
+        self.mark_unreachable(now, to);
+        let (coordinator, view) = coordinator!(self);
+        coordinator.undelivered(now, to, view);
+        self.members.probe_now(now, to);
+        self.apply_changes(now);
     }
 
-    fn pass_over(&mut self, now: Time, node: NodeId) {
-        self.doubted.remove(&node);
+    fn mark_unreachable(&mut self, now: Time, node: NodeId) {
+        self.suspects.remove(&node);
         let until = now.after(UNREACHABLE);
         let is_known = self.unreachable.insert(node, until).is_some();
-        let (desk, view) = desk!(self);
+        let (coordinator, view) = coordinator!(self);
         let passes_to_me = |slot: Slot| {
             let levels = [
                 (view.slots.owners(slot), view.owners(slot)),
-                (view.slots.roots(slot), view.roots(slot)),
+                (view.slots.global_owners(slot), view.global_owners(slot)),
             ];
             let mut levels = levels.iter();
             levels.any(|(all, can)| all.contains(&node) && can.arbiter() == Some(view.me()))
         };
         if !is_known && Slot::all().any(passes_to_me) {
-            desk.takes_over(now);
+            coordinator.take_over(now);
         }
-        desk.silent(now, node, view);
+        coordinator.member_silent(now, node, view);
     }
 
     /// When [`Node::tick`] is to be called next.
     pub fn next_deadline(&self) -> Time {
-        let others = [self.slots.next_deadline(), self.desk.next_deadline()];
-        let own = self.unreachable.values().chain(self.doubted.values());
+        let others = [self.slots.next_deadline(), self.coordinator.next_deadline()];
+        let own = self.unreachable.values().chain(self.suspects.values());
         let own = own.copied().chain(others.into_iter().flatten());
         own.fold(self.members.next_deadline(), Time::min)
     }
 
-    /// Does what is due by now.
+    /// Performs all actions that are due.
     pub fn tick(&mut self, now: Time) {
         self.members.tick(now);
         self.unreachable.retain(|_, until| *until > now);
         self.moved.retain(|_, at| now.since(*at) < HANDOVER);
-        let silent = self.doubted.iter().filter(|(_, until)| **until <= now);
-        for node in silent.map(|(node, _)| *node).collect::<Vec<_>>() {
-            self.pass_over(now, node);
+        let member_silent = self.suspects.iter().filter(|(_, until)| **until <= now);
+        for node in member_silent.map(|(node, _)| *node).collect::<Vec<_>>() {
+            self.mark_unreachable(now, node);
         }
-        self.settle(now);
-        let (desk, view) = desk!(self);
-        desk.tick(now, view);
-        self.settle(now);
+        self.apply_changes(now);
+        let (coordinator, view) = coordinator!(self);
+        coordinator.tick(now, view);
+        self.apply_changes(now);
     }
 
     /// The messages to send, in order.
@@ -266,27 +269,35 @@ impl Node {
         std::mem::take(&mut self.datagrams)
     }
 
-    /// What came of questions.
-    pub fn take_outcomes(&mut self) -> Vec<(SeekId, Outcome)> {
-        self.desk.take_outcomes()
+    /// The decisions on requests.
+    pub fn take_decisions(&mut self) -> Vec<(RequestId, Decision)> {
+        self.coordinator.take_decisions()
     }
 
-    /// What a node takes in, in bytes a second, that feeds this one and says that it stays far behind, since this was
-    /// last asked. If this node takes in far less in all, it [lags](Node::lag); else it has better sources elsewhere.
-    pub fn take_outrun(&mut self) -> Option<u64> {
-        self.desk.take_outrun()
+    /// The holders found by lookups.
+    pub fn take_found(&mut self) -> Vec<(RequestId, Vec<NodeId>)> {
+        self.coordinator.take_found()
     }
 
-    /// Others are held up behind this node, or are not any more: until it says so, it feeds nobody who can be fed otherwise.
-    /// The caller ends what it passes on of objects that are not complete here, so that those who take it go on elsewhere.
-    pub fn lag(&mut self, now: Time, lags: bool) {
-        let (desk, view) = desk!(self);
-        desk.lag(now, lags, view);
-        self.settle(now);
+    /// What the source of this node receives in all, in bytes per second, if a source reported this node as too slow
+    /// since the last call.
+    ///
+    /// If this node receives far less in all, it is [slow](Node::set_slow); otherwise it has better sources.
+    pub fn take_too_slow(&mut self) -> Option<u64> {
+        self.coordinator.take_too_slow()
     }
 
-    /// Draws the conclusions of what changed about the members.
-    fn settle(&mut self, now: Time) {
+    /// Sets whether this node is slow. While it is, it feeds only nodes that have no other source.
+    ///
+    /// The caller ends the streams of followers for incomplete objects, so that they go on with another source.
+    pub fn set_slow(&mut self, now: Time, is_slow: bool) {
+        let (coordinator, view) = coordinator!(self);
+        coordinator.set_slow(now, is_slow, view);
+        self.apply_changes(now);
+    }
+
+    /// Acts on changes of the membership.
+    fn apply_changes(&mut self, now: Time) {
         let changes = self.members.take_changes();
         let is_due = self.slots.next_deadline().is_some_and(|at| at <= now);
         if !changes.is_empty() || is_due {
@@ -301,29 +312,29 @@ impl Node {
                 self.moved.insert(change.slot, now);
             }
         }
-        let root_moves = self.slots.take_root_changes();
+        let global_changes = self.slots.take_global_changes();
         let has_joined = self.members.has_joined();
         let joins = has_joined && !self.has_joined;
         self.has_joined = has_joined;
-        let (desk, view) = desk!(self);
+        let (coordinator, view) = coordinator!(self);
         if !moves.is_empty() {
-            desk.moved(now, &moves, view);
+            coordinator.owners_changed(now, &moves, view);
         }
-        if !root_moves.is_empty() {
-            desk.roots_moved(now, &root_moves, view);
+        if !global_changes.is_empty() {
+            coordinator.global_owners_changed(now, &global_changes, view);
         }
         for change in &changes {
             if let Change::Left(node) = change {
-                desk.left(now, *node, view);
+                coordinator.member_left(now, *node, view);
             }
         }
         if joins {
-            desk.joined(now, view);
+            coordinator.joined(now, view);
         }
-        for node in desk.take_doubted() {
-            if !self.unreachable.contains_key(&node) && !self.doubted.contains_key(&node) {
-                self.doubted.insert(node, now.after(DOUBT));
-                self.members.doubt(now, node);
+        for node in coordinator.take_suspects() {
+            if !self.unreachable.contains_key(&node) && !self.suspects.contains_key(&node) {
+                self.suspects.insert(node, now.after(SUSPICION));
+                self.members.probe_now(now, node);
             }
         }
         self.flush();
@@ -331,13 +342,13 @@ impl Node {
 
     fn flush(&mut self) {
         for datagram in self.members.take_datagrams() {
-            let bytes = Message::Members(datagram.bytes).encode();
+            let bytes = Message::Members(datagram.bytes).to_datagram();
             self.datagrams.push(Datagram {
                 to: datagram.to,
                 bytes,
             });
         }
-        let others = self.desk.take_datagrams();
+        let others = self.coordinator.take_datagrams();
         let others = others.into_iter().map(|(to, bytes)| Datagram { to, bytes });
         self.datagrams.extend(others);
     }

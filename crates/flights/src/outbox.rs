@@ -1,11 +1,12 @@
-//! Messages on their way out of the state machine.
+//! Messages that the state machine sends.
 
 use std::collections::VecDeque;
 
-use crate::NodeId;
+use crate::view::View;
 use crate::wire::Message;
+use crate::{NodeId, Time};
 
-/// What is to be sent, in order.
+/// The messages to send, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox(VecDeque<(NodeId, Message)>);
 
@@ -16,5 +17,18 @@ impl Outbox {
 
     pub fn next(&mut self) -> Option<(NodeId, Message)> {
         self.0.pop_front()
+    }
+}
+
+/// What a rule reads and writes besides its own state: the time, the cluster, and messages to send.
+pub(crate) struct Context<'a, V> {
+    pub now: Time,
+    pub view: &'a V,
+    pub out: &'a mut Outbox,
+}
+
+impl<'a, V: View> Context<'a, V> {
+    pub fn new(now: Time, view: &'a V, out: &'a mut Outbox) -> Self {
+        Self { now, view, out }
     }
 }

@@ -1,44 +1,48 @@
-//! What this node pulls right now, in flights: it tells the arbiters how that goes on.
+//! The pulls of this node, and the reports to arbiters about them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::budget::Budgets;
-use crate::outbox::Outbox;
-use crate::seeks::{HEARTBEAT, Load, Outcome, Place, SeekId, Settled};
+use crate::outbox::Context;
+use crate::requests::{ActivePulls, CompletedRequest, HEARTBEAT, RequestId};
 use crate::slots::Slot;
 use crate::view::View;
-use crate::wire::{Message, Stage};
-use crate::{Key, NodeId, Time};
+use crate::wire::{Alive, FollowerTooSlow, Message, PullState, node_field};
+use crate::{ChainPosition, Decision, Key, NodeId, Time};
 
-/// How often a follower says that it is still there; who leads says so at every heartbeat.
-const FOLLOWER_BEAT: Duration = Duration::from_secs(30);
-/// A node is getting something of a registry if something came so long ago.
-const GROWS: Duration = Duration::from_secs(2);
-/// Pulls at once.
+/// The interval between reports of a follower. A leader reports every [`HEARTBEAT`].
+const FOLLOWER_HEARTBEAT: Duration = Duration::from_secs(30);
+/// A node is busy with a registry for this long after the last bytes from it.
+const BUSY_WINDOW: Duration = Duration::from_secs(2);
+/// The most pulls at once.
 const MAX_PULLS: usize = 4_096;
-/// An object of which nothing came for so long holds nothing else up.
-const STILL: Duration = Duration::from_millis(1_500);
-/// A pull of which the mirror says nothing for so long was forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(2 * 3600);
+/// A pull without bytes for this long defers no other request.
+const STALLED_AFTER: Duration = Duration::from_millis(1_500);
+/// A pull that the mirror does not report on for this long is dropped.
+const PULL_EXPIRY: Duration = Duration::from_secs(2 * 3600);
 
-/// How a pull goes on, as the mirror sees it.
+/// The progress of a pull, as the mirror reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
-    /// The first bytes are there and can be passed on.
+pub enum PullProgress {
+    /// The first bytes are here and can be served. Repeated while more arrive.
     Begun {
-        /// Of the whole object, in bytes.
+        /// Bytes of the whole object.
         size: u64,
     },
-    /// It is complete here.
+    /// The object is complete here.
     Done,
-    /// It ended, or stalled, before it was complete.
+    /// The pull ended or stalled before it was complete.
     Failed,
-    /// It came whole, and its digest was another.
+    /// The object is complete, but its digest does not match.
     Wrong,
-    /// Whom this node feeds at this place of the flight takes far less than what this node could pass on, which takes in
-    /// so many bytes a second, in all: nobody should have to wait behind it.
-    Outrun { place: Place, rate: u64 },
+    /// A follower is far slower than this node.
+    FollowerTooSlow {
+        /// The follower's position.
+        position: ChainPosition,
+        /// What this node receives in all, in bytes per second.
+        rate: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,275 +55,287 @@ enum Role {
 #[derive(Debug)]
 struct Pull {
     role: Role,
-    seek: SeekId,
-    /// Of the question that it came of.
+    request: RequestId,
+    /// Of the request that it results from.
     number: u64,
-    group: u64,
+    repository: u64,
     registry: u64,
     since: Time,
     size: Option<u64>,
     is_large: bool,
-    /// Of its place, where it follows another.
+    /// This node's order in the chain, if it follows.
     order: u32,
-    /// When bytes of it came last, or it began.
-    came: Time,
-    beat_at: Time,
-    /// The arbiter that heard of it last.
-    told: Option<NodeId>,
-    /// It leads, or asked another arbiter than that of its district, for all of that: so the arbiter of the whole cluster
-    /// is told as well.
-    is_head: bool,
+    /// When the last bytes arrived, or the pull began.
+    last_came: Time,
+    heartbeat_at: Time,
+    /// The arbiter that was last reported to.
+    reported_to: Option<NodeId>,
+    /// The global arbiter hears of this pull as well: it leads, or it asked an arbiter outside its shard on behalf of
+    /// the shard.
+    reports_globally: bool,
 }
 
-/// What matters to others about a node besides its pull.
+/// The state of this node beyond the pull reported.
 #[derive(Clone, Copy, Debug, Default)]
-struct Condition {
-    /// Other objects come to it.
+struct NodeCondition {
+    /// It receives other objects.
     is_busy: bool,
-    /// Others were held up behind it.
-    lags: bool,
+    /// It counts as slow.
+    is_slow: bool,
 }
 
-/// What is learned from a report.
+/// What this node learns from its own reports.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Lesson {
-    /// Upstream took so long to its first byte.
+pub(crate) enum Feedback {
+    /// The time until upstream's first byte.
     FirstByte { registry: u64, took: Duration },
-    /// This node went upstream in vain.
-    Failed { group: u64 },
+    /// This node pulled from upstream and failed.
+    Failed { repository: u64 },
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Pulls {
     pulls: BTreeMap<Key, Pull>,
-    /// When something of a registry last came, by its hash.
-    grew: BTreeMap<u64, Time>,
+    /// When the last bytes of each registry came, by its hash.
+    last_bytes_at: BTreeMap<u64, Time>,
 }
 
 impl Pulls {
-    /// A question is settled: so this node pulls.
-    pub fn begin(&mut self, now: Time, settled: &Settled, view: &impl View, out: &mut Outbox) {
-        let (role, order) = match &settled.outcome {
-            Outcome::Lead => (Role::Lead, 0),
-            Outcome::Alone => (Role::Alone, 0),
-            Outcome::Follow { source, place, .. } => (Role::Follow(*source), place.order),
-            Outcome::Later | Outcome::Found(_) => return self.stand_back(settled, view, out),
+    /// Starts a pull: a request for a source has its decision.
+    pub fn begin(&mut self, completed: &CompletedRequest, cx: &mut Context<'_, impl View>) {
+        let (role, order) = match &completed.decision {
+            Decision::Lead => (Role::Lead, 0),
+            Decision::Alone => (Role::Alone, 0),
+            Decision::Follow {
+                source, position, ..
+            } => (Role::Follow(*source), position.order),
+            Decision::Later => {
+                return self.withdraw_from_local_arbiter(completed, cx);
+            }
         };
-        let Some(wanted) = &settled.wanted else {
-            return;
-        };
+        let (key, request) = (completed.request.key(), &completed.request);
         if role == Role::Alone {
-            self.stand_back(settled, view, out);
+            self.withdraw_from_local_arbiter(completed, cx);
         }
-        // What came of another source before is no sign that upstream sends anything.
-        let before = self.pulls.get(&wanted.key);
+        // Bytes of an earlier source do not show that upstream sends any.
+        let before = self.pulls.get(&key);
         let before = before.filter(|_| matches!(role, Role::Follow(_)));
         let size = before.and_then(|pull| pull.size);
-        if self.pulls.len() >= MAX_PULLS && !self.pulls.contains_key(&wanted.key) {
+        if self.pulls.len() >= MAX_PULLS && !self.pulls.contains_key(&key) {
             return;
         }
-        let arbiter = view.arbiter(&wanted.key);
+        let arbiter = cx.view.arbiter(&key);
         let mut pull = Pull {
             role,
-            seek: settled.seek,
-            number: settled.number,
-            group: wanted.group,
-            registry: wanted.registry,
-            since: now,
+            request: completed.id,
+            number: completed.number,
+            repository: request.repository,
+            registry: request.registry,
+            since: cx.now,
             size,
-            is_large: wanted.is_large(),
+            is_large: request.is_large(),
             order,
-            came: now,
-            beat_at: now.after(beat(role)),
-            told: settled.by,
-            is_head: role == Role::Lead || settled.by.is_some_and(|by| Some(by) != arbiter),
+            last_came: cx.now,
+            heartbeat_at: cx.now.after(heartbeat_interval(role)),
+            reported_to: completed.by,
+            reports_globally: role == Role::Lead
+                || completed.by.is_some_and(|by| Some(by) != arbiter),
         };
-        // Whoever granted a lead knows at once that it is taken, and so does the arbiter, if that is another one.
-        if role == Role::Lead || pull.is_head {
-            pull.tell(wanted.key, view, out);
+        // The node that granted the lead learns at once that it is taken, and so does the arbiter, if that is another
+        // node.
+        if role == Role::Lead || pull.reports_globally {
+            pull.report_state(key, cx);
         }
-        self.pulls.insert(wanted.key, pull);
+        self.pulls.insert(key, pull);
     }
 
-    /// Large objects that come to this node, as it matters to who gets them for its district.
-    pub fn load(&self, now: Time, view: &impl View) -> Load {
-        let mut load = Load::default();
-        let nearby = u32::try_from(view.nearby()).unwrap_or(u32::MAX);
+    /// The large objects that this node receives.
+    pub fn active_pulls(&self, now: Time, view: &impl View) -> ActivePulls {
+        let mut active_pulls = ActivePulls::default();
+        let shard_size = u32::try_from(view.shard_size()).unwrap_or(u32::MAX);
         for (key, pull) in self.pulls.iter().filter(|(_, pull)| pull.is_large) {
-            let behind = match pull.role {
+            let downstream = match pull.role {
                 Role::Alone => continue,
-                Role::Lead => nearby,
-                Role::Follow(source) if view.is_near(&source) => nearby.saturating_sub(pull.order),
+                Role::Lead => shard_size,
+                Role::Follow(source) if view.is_in_my_shard(&source) => {
+                    shard_size.saturating_sub(pull.order)
+                }
                 Role::Follow(_) => {
-                    if pull.is_head && now.since(pull.came) < STILL {
-                        load.heads.push(*key);
+                    if pull.reports_globally && now.since(pull.last_came) < STALLED_AFTER {
+                        active_pulls.shard_fetches.push(*key);
                     }
-                    nearby.saturating_mul(2)
+                    shard_size.saturating_mul(2)
                 }
             };
-            load.large += 1;
-            load.behind = load.behind.saturating_add(behind);
+            active_pulls.large += 1;
+            active_pulls.downstream = active_pulls.downstream.saturating_add(downstream);
         }
-        load
+        active_pulls
     }
 
-    /// Nothing that others could wait for came of a question that the arbiter of this district had sent on.
-    fn stand_back(&self, settled: &Settled, view: &impl View, out: &mut Outbox) {
-        let Some(wanted) = &settled.wanted else {
-            return;
-        };
-        let (key, number) = (wanted.key, settled.number);
-        if let (Some(by), Some(arbiter)) = (settled.by, view.arbiter(&key))
+    /// Tells this shard's arbiter, which redirected the request, that nothing will come of it.
+    fn withdraw_from_local_arbiter(
+        &self,
+        completed: &CompletedRequest,
+        cx: &mut Context<'_, impl View>,
+    ) {
+        let (key, number) = (completed.request.key(), completed.number);
+        if let (Some(by), Some(arbiter)) = (completed.by, cx.view.arbiter(&key))
             && by != arbiter
         {
-            out.send(arbiter, Message::Withdraw { key, number });
+            cx.out.send(arbiter, Message::withdraw(key, number));
         }
     }
 
-    /// An arbiter grants a lead that nobody waits for any more. Says whether this node goes upstream anyway.
-    pub fn promote(&mut self, key: Key, view: &impl View, out: &mut Outbox) -> bool {
+    /// Handles a granted lead that nobody waits for any more. Returns whether this node pulls from upstream anyway.
+    pub fn promote(&mut self, key: Key, cx: &mut Context<'_, impl View>) -> bool {
         match self.pulls.get_mut(&key) {
             Some(pull) if matches!(pull.role, Role::Lead | Role::Alone) => {
-                (pull.role, pull.is_head) = (Role::Lead, true);
-                pull.tell(key, view, out);
+                (pull.role, pull.reports_globally) = (Role::Lead, true);
+                pull.report_state(key, cx);
                 true
             }
             _ => false,
         }
     }
 
-    /// Whether this node pulls what this question was about, by its answer.
-    pub fn came_of(&self, key: &Key, number: u64) -> bool {
+    /// Whether the pull of this key results from this request.
+    pub fn is_of_request(&self, key: &Key, number: u64) -> bool {
         self.pulls
             .get(key)
             .is_some_and(|pull| pull.number == number)
     }
 
-    /// The outcome of a question is not made use of.
-    pub fn decline(&mut self, seek: SeekId, view: &impl View, out: &mut Outbox) {
+    /// Drops the pull of a request whose decision is not used.
+    pub fn decline(&mut self, request: RequestId, cx: &mut Context<'_, impl View>) {
         let mut pulls = self.pulls.iter();
-        let declined = pulls.find(|(_, pull)| pull.seek == seek && pull.size.is_none());
+        let declined = pulls.find(|(_, pull)| pull.request == request && pull.size.is_none());
         let key = declined.map(|(key, _)| *key);
         if let Some((key, pull)) = key.and_then(|key| self.pulls.remove_entry(&key)) {
             let number = pull.number;
-            for arbiter in pull.arbiters(&key, view) {
-                out.send(arbiter, Message::Withdraw { key, number });
+            for arbiter in pull.arbiters(&key, cx.view) {
+                cx.out.send(arbiter, Message::withdraw(key, number));
             }
         }
     }
 
-    /// Passes news on to the arbiter.
+    /// Reports progress to the arbiters.
     pub fn report(
         &mut self,
-        now: Time,
         key: Key,
-        news: News,
-        view: &impl View,
-        out: &mut Outbox,
-    ) -> Option<Lesson> {
+        progress: PullProgress,
+        cx: &mut Context<'_, impl View>,
+    ) -> Option<Feedback> {
         let pull = self.pulls.get_mut(&key)?;
-        let mut lesson = None;
-        // Wherever it came from: a node that gets much from peers begins the next of its downloads late as well.
-        if matches!(news, News::Begun { .. } | News::Done) {
-            self.grew.insert(pull.registry, now);
+        let mut feedback = None;
+        // This counts for any source: a node that receives much from peers begins its next download late as well.
+        if matches!(progress, PullProgress::Begun { .. } | PullProgress::Done) {
+            self.last_bytes_at.insert(pull.registry, cx.now);
         }
-        let stage = match news {
-            News::Begun { size } => {
+        let state = match progress {
+            PullProgress::Begun { size } => {
                 if pull.size.is_none() && pull.role == Role::Lead {
-                    let (registry, took) = (pull.registry, now.since(pull.since));
-                    lesson = Some(Lesson::FirstByte { registry, took });
+                    let (registry, took) = (pull.registry, cx.now.since(pull.since));
+                    feedback = Some(Feedback::FirstByte { registry, took });
                 }
-                pull.came = now;
+                pull.last_came = cx.now;
                 let goes_on = pull.size.replace(size).is_some();
                 if goes_on {
-                    // The next heartbeats say so.
+                    // The next heartbeats report it.
                     return None;
                 }
-                pull.stage(Condition::default())
+                pull.state(NodeCondition::default())
             }
-            News::Done => Stage::Done,
-            News::Failed | News::Wrong => {
+            PullProgress::Done => PullState::Done(true),
+            PullProgress::Failed | PullProgress::Wrong => {
                 if pull.is_upstream() {
-                    let group = pull.group;
-                    lesson = Some(Lesson::Failed { group });
+                    let repository = pull.repository;
+                    feedback = Some(Feedback::Failed { repository });
                 }
-                if news == News::Wrong {
-                    Stage::Wrong
+                if progress == PullProgress::Wrong {
+                    PullState::WrongDigest(true)
                 } else {
-                    Stage::Failed
+                    PullState::Failed(true)
                 }
             }
-            News::Outrun { place, rate } => Stage::Outrun {
-                order: place.order,
-                rate,
-            },
+            PullProgress::FollowerTooSlow { position, rate } => {
+                let (order, source_rate) = (position.order, rate);
+                PullState::FollowerTooSlow(FollowerTooSlow { order, source_rate })
+            }
         };
-        pull.beat_at = now.after(beat(pull.role));
-        pull.report(key, stage, view, out);
-        if matches!(stage, Stage::Done | Stage::Failed | Stage::Wrong) {
+        pull.heartbeat_at = cx.now.after(heartbeat_interval(pull.role));
+        let is_over = !matches!(state, PullState::Alive(_) | PullState::FollowerTooSlow(_));
+        pull.report(key, &state, cx);
+        if is_over {
             self.pulls.remove(&key);
         }
-        lesson
+        feedback
     }
 
-    /// These slots (a bit each) have another arbiter: it is told what this node pulls.
-    pub fn moved(&mut self, slots: u64, view: &impl View, out: &mut Outbox) {
+    /// Reports all pulls in these slots (one bit each) to their new arbiter.
+    pub fn owners_changed(&mut self, slots: u64, cx: &mut Context<'_, impl View>) {
         for (key, pull) in &mut self.pulls {
             if slots >> Slot::of(&key.0).index() & 1 == 1 {
-                pull.tell(*key, view, out);
+                pull.report_state(*key, cx);
             }
         }
     }
 
-    /// Whether somebody feeds this node, and this is who says what the arbiter has to say about it.
-    pub fn is_fed(&self, key: &Key, says: NodeId, view: &impl View) -> bool {
+    /// Whether this node follows another one in the pull of a key, and `says` is an arbiter of it.
+    pub fn is_arbiter_of_follower(&self, key: &Key, says: NodeId, view: &impl View) -> bool {
         let is_so = |pull: &Pull| {
             matches!(pull.role, Role::Follow(_))
-                && [pull.told, view.arbiter(key), view.root(key)].contains(&Some(says))
+                && [
+                    pull.reported_to,
+                    view.arbiter(key),
+                    view.global_arbiter(key),
+                ]
+                .contains(&Some(says))
         };
         self.pulls.get(key).is_some_and(is_so)
     }
 
-    /// Others are held up behind this node: arbiters are told.
-    pub fn lag(&mut self, view: &impl View, out: &mut Outbox) {
-        let condition = Condition {
+    /// Tells the arbiters that this node is slow.
+    pub fn report_slow(&mut self, cx: &mut Context<'_, impl View>) {
+        let condition = NodeCondition {
             is_busy: false,
-            lags: true,
+            is_slow: true,
         };
         for (key, pull) in &mut self.pulls {
             if matches!(pull.role, Role::Follow(_)) {
-                pull.tell_as(*key, condition, view, out);
+                pull.report_state_as(*key, condition, cx);
             }
         }
     }
 
-    /// An arbiter cannot be reached: the next one is told what this one was.
-    pub fn undelivered(&mut self, to: NodeId, view: &impl View, out: &mut Outbox) {
+    /// Reports pulls to the next arbiter: this one cannot be reached.
+    pub fn undelivered(&mut self, to: NodeId, cx: &mut Context<'_, impl View>) {
         for (key, pull) in &mut self.pulls {
-            if pull.told == Some(to) && view.arbiter(key) != Some(to) {
-                pull.tell(*key, view, out);
+            if pull.reported_to == Some(to) && cx.view.arbiter(key) != Some(to) {
+                pull.report_state(*key, cx);
             }
         }
     }
 
     pub fn next_deadline(&self) -> Option<Time> {
-        self.pulls.values().map(|pull| pull.beat_at).min()
+        self.pulls.values().map(|pull| pull.heartbeat_at).min()
     }
 
-    pub fn tick(&mut self, now: Time, budgets: &mut Budgets, view: &impl View, out: &mut Outbox) {
+    pub fn tick(&mut self, budgets: &mut Budgets, cx: &mut Context<'_, impl View>) {
         self.pulls
-            .retain(|_, pull| now.since(pull.since) < FORGOTTEN);
-        self.grew.retain(|_, at| now.since(*at) < GROWS);
+            .retain(|_, pull| cx.now.since(pull.since) < PULL_EXPIRY);
+        self.last_bytes_at
+            .retain(|_, at| cx.now.since(*at) < BUSY_WINDOW);
         for (key, pull) in &mut self.pulls {
-            if pull.beat_at <= now {
-                pull.beat_at = now.after(beat(pull.role));
-                let condition = Condition {
-                    is_busy: self.grew.contains_key(&pull.registry),
-                    lags: budgets.lags,
+            if pull.heartbeat_at <= cx.now {
+                pull.heartbeat_at = cx.now.after(heartbeat_interval(pull.role));
+                let condition = NodeCondition {
+                    is_busy: self.last_bytes_at.contains_key(&pull.registry),
+                    is_slow: budgets.is_slow,
                 };
-                pull.tell_as(*key, condition, view, out);
-                // While objects move the pull of their image is not over.
-                budgets.touch(now, pull.group);
+                pull.report_state_as(*key, condition, cx);
+                // The pull of an image lasts while its objects are pulled.
+                budgets.touch(cx.now, pull.repository);
             }
         }
     }
@@ -330,51 +346,56 @@ impl Pull {
         matches!(self.role, Role::Lead | Role::Alone)
     }
 
-    fn stage(&self, condition: Condition) -> Stage {
-        let Condition { is_busy, lags } = condition;
+    fn state(&self, condition: NodeCondition) -> PullState {
+        let NodeCondition { is_busy, is_slow } = condition;
         let source = match self.role {
             Role::Lead | Role::Alone => None,
             Role::Follow(source) => Some(source),
         };
-        let size = self.size;
-        Stage::Alive {
-            size,
-            source,
+        PullState::Alive(Alive {
+            size: self.size,
+            source: node_field(source),
             is_busy,
-            lags,
-        }
+            is_slow,
+        })
     }
 
-    fn tell(&mut self, key: Key, view: &impl View, out: &mut Outbox) {
-        self.tell_as(key, Condition::default(), view, out);
+    fn report_state(&mut self, key: Key, cx: &mut Context<'_, impl View>) {
+        self.report_state_as(key, NodeCondition::default(), cx);
     }
 
-    fn tell_as(&mut self, key: Key, condition: Condition, view: &impl View, out: &mut Outbox) {
-        // Who pulls for itself is of use to others from its first byte on.
+    fn report_state_as(
+        &mut self,
+        key: Key,
+        condition: NodeCondition,
+        cx: &mut Context<'_, impl View>,
+    ) {
+        // A node that pulls alone is of use to others from its first byte on.
         if self.role == Role::Alone && self.size.is_none() {
             return;
         }
-        self.report(key, self.stage(condition), view, out);
+        self.report(key, &self.state(condition), cx);
     }
 
-    fn report(&mut self, key: Key, stage: Stage, view: &impl View, out: &mut Outbox) {
+    fn report(&mut self, key: Key, state: &PullState, cx: &mut Context<'_, impl View>) {
         let number = self.number;
-        self.told = view.arbiter(&key).or(self.told);
-        for arbiter in self.arbiters(&key, view) {
-            out.send(arbiter, Message::Report { key, number, stage });
+        self.reported_to = cx.view.arbiter(&key).or(self.reported_to);
+        for arbiter in self.arbiters(&key, cx.view) {
+            cx.out
+                .send(arbiter, Message::report(key, number, state.clone()));
         }
     }
 
-    /// Who is told of it.
+    /// The arbiters that hear of this pull.
     fn arbiters(&self, key: &Key, view: &impl View) -> impl Iterator<Item = NodeId> {
-        let root = view.root(key).filter(|_| self.is_head);
+        let root = view.global_arbiter(key).filter(|_| self.reports_globally);
         view.arbiter(key).into_iter().chain(root)
     }
 }
 
-fn beat(role: Role) -> Duration {
+fn heartbeat_interval(role: Role) -> Duration {
     match role {
         Role::Lead | Role::Alone => HEARTBEAT,
-        Role::Follow(_) => FOLLOWER_BEAT,
+        Role::Follow(_) => FOLLOWER_HEARTBEAT,
     }
 }

@@ -151,7 +151,8 @@ impl Shared {
         let mut state = self.state.lock();
         let limit = state.space.limit();
         if size > limit {
-            return Err(IntakeError::TooLarge { size, limit });
+            let path = self.folder.root().to_owned();
+            return Err(IntakeError::TooLarge { path, size, limit });
         }
         let promised = state.space.promise(bytes);
         promised.map_err(|_| IntakeError::Crowded { limit })

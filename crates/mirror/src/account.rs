@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use crate::body::BodyError;
-use crate::flight::{Ending, Upload};
+use crate::flight::{BodyEndHook, Upload};
 use crate::found::Source;
 use crate::metrics::{HandlerLabels, HttpLabels, Metrics};
 
@@ -34,7 +34,7 @@ pub struct Account {
     pub refusal: Option<String>,
     pub(crate) source: Option<Source>,
     /// What is told how the body of a flight ends.
-    pub(crate) ending: Option<Ending>,
+    pub(crate) ending: Option<BodyEndHook>,
     /// The upload that the body is.
     pub(crate) upload: Option<Upload>,
     bytes: u64,

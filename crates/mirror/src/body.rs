@@ -18,7 +18,7 @@ use oci::ByteRange;
 use tokio::time::timeout;
 
 use crate::account::Account;
-use crate::flight::{Feed, LetGo};
+use crate::flight::{Eviction, FollowerStream};
 use crate::found::{Payload, Source};
 use crate::pull_through::DownloadError;
 use crate::relay::RelayError;
@@ -63,9 +63,9 @@ pub enum BodyError {
     #[error("the object did not grow for {SILENCE_LIMIT:?}")]
     Silent,
     #[error("ended without a byte, to be asked for again")]
-    Withheld,
+    RetryLater,
     #[error(transparent)]
-    LetGo(#[from] LetGo),
+    Eviction(#[from] Eviction),
 }
 
 type Bodies = BoxStream<'static, Result<Bytes, BodyError>>;
@@ -150,13 +150,13 @@ fn one(payload: Payload, range: ByteRange) -> Bodies {
         Payload::Empty => stream::empty().boxed(),
         Payload::Bytes(bytes) => stream::iter([Ok(slice(&bytes, &range))]).boxed(),
         Payload::File(file) => file_range(FileReader::new(file), range),
-        Payload::Growing(growing, feed) => growing_range(growing, feed, range),
+        Payload::Growing(growing, follower) => growing_range(growing, follower, range),
         Payload::Relay(relay) => relay.stream(range).map_err(BodyError::from).boxed(),
         Payload::Download(download) => download
             .stream(range)
             .map_err(|error| Box::new(error).into())
             .boxed(),
-        Payload::Withheld => stream::iter([Err(BodyError::Withheld)]).boxed(),
+        Payload::RetryLater => stream::iter([Err(BodyError::RetryLater)]).boxed(),
     }
 }
 
@@ -182,12 +182,12 @@ fn several(payload: Payload, parts: Vec<Part>) -> Bodies {
 fn fork(payload: Payload) -> (Payload, Payload) {
     match payload {
         Payload::Empty => (Payload::Empty, Payload::Empty),
-        Payload::Withheld => (Payload::Withheld, Payload::Withheld),
+        Payload::RetryLater => (Payload::RetryLater, Payload::RetryLater),
         Payload::Bytes(bytes) => (Payload::Bytes(bytes.clone()), Payload::Bytes(bytes)),
         Payload::File(file) => (Payload::File(file.clone()), Payload::File(file)),
-        Payload::Growing(growing, feed) => (
-            Payload::Growing(growing.clone(), feed.clone()),
-            Payload::Growing(growing, feed),
+        Payload::Growing(growing, follower) => (
+            Payload::Growing(growing.clone(), follower.clone()),
+            Payload::Growing(growing, follower),
         ),
         Payload::Relay(relay) => {
             let later = relay.again();
@@ -212,11 +212,11 @@ fn file_range(reader: FileReader, range: ByteRange) -> Bodies {
     stream.boxed()
 }
 
-fn growing_range(growing: Growing, feed: Option<Feed>, range: ByteRange) -> Bodies {
+fn growing_range(growing: Growing, follower: Option<FollowerStream>, range: ByteRange) -> Bodies {
     let follower = Follower {
         reader: FileReader::new(growing.file().clone()),
         growing,
-        feed,
+        follower,
     };
     let stream = stream::try_unfold((follower, range), |(mut follower, range)| async move {
         if range.is_empty() {
@@ -225,8 +225,8 @@ fn growing_range(growing: Growing, feed: Option<Feed>, range: ByteRange) -> Bodi
         let bytes = timeout(SILENCE_LIMIT, follower.next(&range)).await;
         let bytes = bytes.map_err(|_| BodyError::Silent)??;
         let rest = range.start + bytes.len() as u64..range.end;
-        if let Some(feed) = &follower.feed {
-            feed.left(&rest);
+        if let Some(follower) = &follower.follower {
+            follower.left(&rest);
         }
         Ok(Some((bytes, (follower, rest))))
     });
@@ -236,7 +236,7 @@ fn growing_range(growing: Growing, feed: Option<Feed>, range: ByteRange) -> Bodi
 /// Reads what is still being written: from memory what has just come, else from the file.
 struct Follower {
     growing: Growing,
-    feed: Option<Feed>,
+    follower: Option<FollowerStream>,
     reader: FileReader,
 }
 
@@ -244,13 +244,13 @@ impl Follower {
     /// The first bytes of the range, as soon as there are any.
     async fn next(&mut self, range: &ByteRange) -> Result<Bytes, BodyError> {
         loop {
-            let feed = self.feed.as_ref();
-            if let Some(why) = feed.and_then(Feed::lets_go)
+            let follower = self.follower.as_ref();
+            if let Some(why) = follower.and_then(FollowerStream::eviction)
                 && self.growing.progress().stage != Stage::Complete
             {
                 return Err(why.into());
             }
-            if let Some(mut bytes) = feed.and_then(|feed| feed.tap.read(range.start)) {
+            if let Some(mut bytes) = follower.and_then(|follower| follower.tail.read(range.start)) {
                 bytes.truncate(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
                 return Ok(bytes);
             }
@@ -259,11 +259,11 @@ impl Follower {
                 let range = range.start..range.end.min(progress.written);
                 return Ok(self.reader.read(&range).await?);
             }
-            let (growing, feed) = (&mut self.growing, &mut self.feed);
+            let (growing, follower) = (&mut self.growing, &mut self.follower);
             let grown = growing.until(|p| p.written > range.start || p.stage != Stage::Filling);
             let came = async {
-                match feed {
-                    Some(feed) => feed.wait().await,
+                match follower {
+                    Some(follower) => follower.wait().await,
                     None => std::future::pending().await,
                 }
             };

@@ -1,7 +1,7 @@
 //! Who has it: the fourth step of a pull. Peers are asked over connections that are kept, one by name or those that the
 //! router finds ([`race`]).
 
-pub(crate) mod gauge;
+pub(crate) mod link_probe;
 mod race;
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::connect::Connector;
 use crate::metrics::Metrics;
 use crate::peers::{Fault, InFlight, Peers};
 use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, Target};
-use crate::{Candidate, PeerId, Place, Router};
+use crate::{Candidate, ChainPosition, PeerId, Router};
 use race::Race;
 
 /// A peer that has not begun to answer after this long has failed.
@@ -82,7 +82,7 @@ pub enum FetchError {
     Leads,
     #[error("this node pulls it from upstream by itself")]
     Alone,
-    /// See [`Turn::Later`](crate::Turn).
+    /// See [`Decision::Later`](crate::Decision).
     #[error("another source is asked for when the node's other downloads have had their turn")]
     Later,
 }
@@ -116,7 +116,7 @@ pub struct Question {
     /// Of the whole object in bytes, where an earlier answer has told.
     pub size: Option<u64>,
     /// This node's place in the object's flight, for a source that it follows.
-    pub place: Option<Place>,
+    pub position: Option<ChainPosition>,
 }
 
 impl Question {
@@ -245,8 +245,8 @@ impl Fetcher {
         if let Some(ranges) = &question.ranges {
             request = request.header(RANGE, ranges.to_string());
         }
-        if let Some(place) = &question.place {
-            request = request.header(FLIGHT, place.to_string());
+        if let Some(position) = &question.position {
+            request = request.header(FLIGHT, position.to_string());
         }
         request.body(Empty::new())
     }
@@ -280,8 +280,8 @@ impl Fetcher {
     }
 
     /// Remembers that a peer failed, for all requests.
-    pub fn disappointed(&self, peer: &PeerId, key: &Key, fault: Fault) {
-        self.peers.disappointed(peer, key, fault, Instant::now());
+    pub fn report_fault(&self, peer: &PeerId, key: &Key, fault: Fault) {
+        self.peers.report_fault(peer, key, fault, Instant::now());
         self.metrics.peer_failed(fault);
     }
 

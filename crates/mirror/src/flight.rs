@@ -1,24 +1,23 @@
-//! Who is getting it: the step of a pull between *have we got it* and *who has it*, in which the nodes that pull the
-//! same object agree on one that pulls it from upstream while the others follow (docs/decisions/0005).
+//! The step of a pull between *have we got it* and *who has it*: the nodes that pull the same object agree on one that
+//! pulls it from upstream, and the others follow (docs/decisions/0005-flights.md).
 //!
-//! What this node's own client wants is sought among the nodes of the flight; it is taken from the source they name, or
-//! the client is sent upstream. Either way a watcher tells the others how the pull goes on, and what has come so far is
-//! served to whoever follows.
+//! For the node's own client the flight names a source, or sends the client upstream. A watcher reports the progress of
+//! the pull, and the bytes received so far are served to followers.
 
-mod aside;
-mod complaint;
-mod course;
-mod feed;
-mod gauge;
-mod lag;
-mod offer;
+mod containerd_slots;
+mod flight_source;
+mod follower_lag;
+mod follower_stream;
+mod link_probe;
 mod pulls;
-mod queue;
 mod range;
 mod rate;
+mod serve_growing;
+mod slow_source;
+mod slow_state;
+mod throughput_baseline;
 mod uploads;
-mod usual;
-mod watch;
+mod watcher;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,41 +30,41 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::fetch::Fetcher;
-use crate::finder::Finder;
 use crate::found::{Found, Payload, Source};
 use crate::from_peers::FromPeers;
-use crate::images::{About, Images};
+use crate::images::{Images, ObjectInfo};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::request::{Caller, Kind, Target};
-use crate::{Flights, Growing, News, Store, Turn};
+use crate::source_provider::SourceProvider;
+use crate::{Decision, Flights, Growing, PullProgress, Store};
 
-use aside::Aside;
-use complaint::SlowLead;
-use course::Course;
-use gauge::Scales;
-use pulls::{Entry, Pull, Pulls, Standing};
-use queue::Queue;
+use containerd_slots::ContainerdSlots;
+use flight_source::FlightSource;
+use link_probe::ProbeSlot;
+use pulls::{Entry, Pull, Pulls, Role};
 pub use range::all_from;
-use rate::Rate;
+use rate::RateMeter;
+use slow_source::SlowLeader;
+use slow_state::SlowState;
+use throughput_baseline::{Path, ThroughputBaseline, Window};
 use uploads::Uploads;
-use usual::{Usual, Way, Window};
-use watch::Watcher;
+use watcher::Watcher;
 
-pub use feed::{Feed, LetGo};
-pub use gauge::Weighing;
+pub use containerd_slots::BodyEndHook;
+pub use follower_stream::{Eviction, FollowerStream};
+pub use link_probe::ProbePermit;
 pub use pulls::Sharing;
-pub use queue::Ending;
 pub use uploads::Upload;
 
-/// What seeking and following may take until there is an answer: containerd from 2.3 on waits 30 s for its head.
+/// The limit of the request and the first source. containerd from 2.3 waits 30 s for the head of an answer.
 const FIND_LIMIT: Duration = Duration::from_secs(25);
 
 /// The step.
 pub struct Flight {
     shared: Arc<Shared>,
     from_peers: Arc<FromPeers>,
-    /// Tasks end with the mirror.
+    /// Stops the tasks when the mirror is dropped.
     _stops: DropGuard,
 }
 
@@ -77,30 +76,30 @@ struct Shared {
     metrics: Arc<Metrics>,
     images: Images,
     pulls: Pulls,
-    queue: Arc<Queue>,
+    slots: Arc<ContainerdSlots>,
     uploads: Arc<Uploads>,
-    /// What this node takes in.
-    rate: Mutex<Rate>,
-    /// What it usually does.
-    usual: Mutex<Usual>,
-    /// The last lead that was found far too slow.
-    slow_lead: Sender<Option<SlowLead>>,
-    aside: Aside,
-    scales: Scales,
+    /// What this node receives.
+    rate: Mutex<RateMeter>,
+    /// What this node usually receives.
+    baseline: Mutex<ThroughputBaseline>,
+    /// The last leader that was found far too slow.
+    slow_leader: Sender<Option<SlowLeader>>,
+    slow_state: SlowState,
+    probe_slot: ProbeSlot,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Shared {
-    fn about(&self, digest: &Digest) -> About {
-        let mut about = self.images.about(&*self.store, digest);
-        if about.size.is_none() {
-            about.size = self.open(digest, None).and_then(|g| g.progress().total);
+    fn object_info(&self, digest: &Digest) -> ObjectInfo {
+        let mut object_info = self.images.object_info(&*self.store, digest);
+        if object_info.size.is_none() {
+            object_info.size = self.open(digest, None).and_then(|g| g.progress().total);
         }
-        about
+        object_info
     }
 
-    /// The pull that a request belongs to, watched from now on. `None`: too many are.
+    /// Returns the pull that a request belongs to, and watches it. `None`: there are too many.
     fn watch(
         self: &Arc<Self>,
         target: &Target,
@@ -119,25 +118,25 @@ impl Shared {
         }
     }
 
-    /// Has a task run until it ends, or the mirror does.
+    /// Runs a task until it or the mirror ends.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(stop.run_until_cancelled_owned(task));
     }
 
-    /// What has come of an object so far.
+    /// The bytes of an object received so far.
     fn ingest(&self, digest: &Digest) -> Option<Growing> {
-        self.open(digest, self.images.about(&*self.store, digest).size)
+        self.open(digest, self.images.object_info(&*self.store, digest).size)
     }
 
-    /// Bytes of one object came that had been `waited` for. See [`Usual::came`].
-    fn came(&self, way: Option<(&Way, &mut Window)>, bytes: u64, waited: Duration) -> bool {
+    /// Records bytes of one object that took `waited` to arrive. See [`ThroughputBaseline::received`].
+    fn received(&self, path: Option<(&Path, &mut Window)>, bytes: u64, waited: Duration) -> bool {
         let now = Instant::now();
-        self.rate.lock().came(now, bytes);
-        way.is_some_and(|way| self.usual.lock().came(way, now, bytes, waited))
+        self.rate.lock().received(now, bytes);
+        path.is_some_and(|path| self.baseline.lock().received(path, now, bytes, waited))
     }
 
-    /// Bytes of an object that are here.
+    /// The number of bytes of an object written so far.
     fn written(&self, digest: &Digest) -> u64 {
         let growing = self.open(digest, None);
         growing.map_or(0, |growing| growing.progress().written)
@@ -147,7 +146,7 @@ impl Shared {
         self.store
             .ingest(digest, size)
             .unwrap_or_else(|error| {
-                tracing::warn!(%digest, %error, "cannot read what is being fetched; it is not passed on");
+                tracing::warn!(%digest, %error, "cannot read the ingest; it is not served to followers");
                 None
             })
     }
@@ -170,19 +169,19 @@ impl Flight {
             metrics,
             images: Images::default(),
             pulls: Pulls::default(),
-            queue: Arc::default(),
+            slots: Arc::default(),
             uploads: Arc::default(),
             rate: Mutex::default(),
-            usual: Mutex::default(),
-            slow_lead: Sender::default(),
-            aside: Aside::default(),
-            scales: Scales::default(),
+            baseline: Mutex::default(),
+            slow_leader: Sender::default(),
+            slow_state: SlowState::default(),
+            probe_slot: ProbeSlot::default(),
             tasks: TaskTracker::new(),
             stop,
         });
-        let outrun = shared.flights.outrun();
-        shared.spawn(aside::run(shared.clone(), outrun));
-        shared.spawn(gauge::run(shared.clone()));
+        let too_slow_reports = shared.flights.too_slow_reports();
+        shared.spawn(slow_state::run(shared.clone(), too_slow_reports));
+        shared.spawn(link_probe::run(shared.clone()));
         Self {
             shared,
             from_peers,
@@ -200,23 +199,24 @@ impl Flight {
                 .is_some_and(|digest| self.shared.store.is_ingesting(digest))
     }
 
-    /// Has a request that asks for all of an object by a range answered with the whole (a server may ignore a range, RFC
-    /// 9110, 14.2): containerd then leaves it at one stream, which a flight serves best.
+    /// Drops a range that covers the whole object, so that the answer is 200 with the whole object.
+    ///
+    /// A server may ignore a range (RFC 9110, 14.2). containerd then uses one stream, which suits a flight best.
     pub fn ignore_range_of_all(target: &mut Target) {
         target.ranges.take_if(|r| all_from(Some(r)) == Some(0));
     }
 
-    /// What is to be told how the body of the answer ends.
-    pub fn ending(&self, target: &Target) -> Option<Ending> {
+    /// The hook to call when the body of the answer ends.
+    pub fn body_end_hook(&self, target: &Target) -> Option<BodyEndHook> {
         let digest = target.digest()?;
-        Some(self.shared.queue.ending(digest))
+        Some(self.shared.slots.body_end_hook(digest))
     }
 
-    /// Finds what the node's own client asks for at the source that the flight names. `sharing`: whether others may
-    /// have what comes; [`Self::share`] tells it later.
+    /// Finds an object for the node's own client at the source that the flight names.
     ///
-    /// # Errors
-    /// The client has to go upstream ([`Refusal::Leads`], [`Refusal::Alone`]), within [`FIND_LIMIT`].
+    /// `sharing`: whether other nodes may have it; [`Self::share`] can set it later.
+    ///
+    /// # Errors The client must pull from upstream ([`Refusal::Leads`], [`Refusal::Alone`]), within [`FIND_LIMIT`].
     pub async fn find(&self, target: &Target, sharing: Sharing) -> Result<Found, Refusal> {
         let kind = target.kind;
         let (Some(digest), Some(offset)) = (target.digest(), all_from(target.ranges.as_ref()))
@@ -235,7 +235,7 @@ impl Flight {
             self.shared.images.expect(digest);
         }
         if let Some(pull) = self.shared.watch(target, digest, sharing)
-            && pull.states().borrow().standing != Standing::Leads
+            && pull.states().borrow().role != Role::Leads
         {
             pull.leads(self.shared.written(digest));
         }
@@ -250,76 +250,87 @@ impl Flight {
         sharing: Sharing,
     ) -> Result<Found, Refusal> {
         let shared = &self.shared;
-        if !shared.queue.may_be_barren(digest) {
+        if !shared.slots.may_end_empty(digest) {
             return Err(Refusal::Alone(target.kind));
         }
-        if offset == 0 && self.comes_early(target, digest) {
-            // Until those that are to go first are queued as well.
-            sleep(queue::GATHER).await;
-            return self.give_way(target, digest);
+        if offset == 0 && self.waits_for_lower_layers(target, digest) {
+            // By then the layers that should go first are queued as well.
+            sleep(containerd_slots::GATHER).await;
+            return self.requeue(target, digest);
         }
-        let begins_anew = |pull: Arc<Pull>| pull.begins_anew();
-        if offset == 0 && shared.pulls.get(digest).is_some_and(begins_anew) {
-            shared.flights.report(digest, News::Failed);
+        let restarted_after_failure = |pull: Arc<Pull>| pull.restarted_after_failure();
+        if offset == 0
+            && shared
+                .pulls
+                .get(digest)
+                .is_some_and(restarted_after_failure)
+        {
+            shared.flights.report(digest, PullProgress::Failed);
         }
-        let course = Course::new(shared.clone(), target.clone(), digest.clone(), sharing);
-        let course = Arc::new(course);
-        let turn = course.next(offset, self.yields(target, digest)).await;
-        if matches!(turn, Turn::Later) {
-            return self.give_way(target, digest);
+        let flight_source =
+            FlightSource::new(shared.clone(), target.clone(), digest.clone(), sharing);
+        let flight_source = Arc::new(flight_source);
+        let decision = flight_source
+            .next(offset, self.requeue_after(target, digest))
+            .await;
+        if matches!(decision, Decision::Later) {
+            return self.requeue(target, digest);
         }
-        course.grant(turn);
-        let finder: Arc<dyn Finder> = course.clone();
-        let found = self.from_peers.find_by(&finder, target).await?;
+        flight_source.grant(decision);
+        let provider: Arc<dyn SourceProvider> = flight_source.clone();
+        let found = self.from_peers.find_by(&provider, target).await?;
         if let (Kind::Manifest, Payload::Bytes(bytes)) = (target.kind, &found.payload) {
-            shared.images.learn(bytes, course.leader().as_ref());
+            shared.images.learn(bytes, flight_source.leader());
         }
         Ok(found)
     }
 
-    /// After how long a request gives its place in the node's queue up and comes again later. A manifest comes before the
-    /// downloads that are queued; what has no size yet cannot have a head.
-    fn yields(&self, target: &Target, digest: &Digest) -> Option<Duration> {
+    /// After which time a request is requeued.
+    ///
+    /// A manifest precedes the queued downloads. An object of unknown size cannot get a head.
+    fn requeue_after(&self, target: &Target, digest: &Digest) -> Option<Duration> {
         let shared = &self.shared;
         let can = target.kind == Kind::Blob
             && shared.store.downloads_share_slots()
-            && shared.about(digest).size.is_some();
-        can.then(|| shared.queue.gives_way_after(digest)).flatten()
+            && shared.object_info(digest).size.is_some();
+        can.then(|| shared.slots.requeue_after(digest)).flatten()
     }
 
-    /// Whether the layers below this one are to have their turn first.
-    fn comes_early(&self, target: &Target, digest: &Digest) -> bool {
+    /// Whether the layers below this one should go first.
+    fn waits_for_lower_layers(&self, target: &Target, digest: &Digest) -> bool {
         let (shared, store) = (&self.shared, &self.shared.store);
         if target.kind != Kind::Blob || !store.downloads_share_slots() {
             return false;
         }
         let is_here = |layer: &Digest| matches!(store.open(layer), Ok(Some(_)));
-        let layers = shared.about(digest).layers;
+        let layers = shared.object_info(digest).layers;
         // The tail is behind what comes of other images.
-        shared.queue.comes_early(digest, &layers, is_here)
-            && !shared.images.others_come(&layers, is_here)
+        shared
+            .slots
+            .waits_for_lower_layers(digest, &layers, is_here)
+            && !shared.images.has_other_missing_layers(&layers, is_here)
     }
 
-    /// An answer whose body ends without a byte.
-    fn give_way(&self, target: &Target, digest: &Digest) -> Result<Found, Refusal> {
-        let size = self.shared.about(digest).size;
+    /// An answer whose body ends without a byte, so that containerd requeues the request.
+    fn requeue(&self, target: &Target, digest: &Digest) -> Result<Found, Refusal> {
+        let size = self.shared.object_info(digest).size;
         let size = size.ok_or(Refusal::Alone(target.kind))?;
-        self.shared.metrics.flights_gave_way.inc();
+        self.shared.metrics.flights_requeued.inc();
         Ok(Found {
             digest: digest.clone(),
             media_type: MediaType::octet_stream(),
             size: Some(size),
-            payload: Payload::Withheld,
+            payload: Payload::RetryLater,
             source: Source::Growing,
         })
     }
 
-    /// Begins to measure the link to a node that asks for it. `None`: there are other things to do.
-    pub fn weigh(&self) -> Option<Weighing> {
-        self.shared.weigh()
+    /// Permits another node to measure its link against this one. `None`: this node is busy.
+    pub fn probe_permit(&self) -> Option<ProbePermit> {
+        self.shared.probe_permit()
     }
 
-    /// Says whether others may have what this node is pulling.
+    /// Sets whether other nodes may have what this node pulls.
     pub fn share(&self, digest: &Digest, sharing: Sharing) {
         if let Some(pull) = self.shared.pulls.get(digest) {
             pull.share(sharing);

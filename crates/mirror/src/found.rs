@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use oci::{Digest, MediaType};
 
-use crate::flight::Feed;
+use crate::flight::FollowerStream;
 use crate::pull_through::Download;
 use crate::relay::Relay;
 use crate::{Content, Growing};
@@ -40,13 +40,13 @@ pub enum Payload {
     Bytes(Bytes),
     File(Arc<File>),
     /// A file that is still being written; with what a follower gets before it is in there.
-    Growing(Growing, Option<Feed>),
+    Growing(Growing, Option<FollowerStream>),
     /// A peer's answer, passed on while it arrives.
     Relay(Box<Relay>),
     /// What comes from other nodes or from upstream, kept on the way where it can be.
     Download(Box<Download>),
     /// The body ends without a byte: the client is to ask again.
-    Withheld,
+    RetryLater,
 }
 
 impl From<Content> for Payload {

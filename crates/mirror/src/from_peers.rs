@@ -14,13 +14,13 @@ use tokio::time::timeout;
 
 use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Fetcher, Question};
-use crate::finder::Finder;
 use crate::found::{Found, Payload, Source};
 use crate::local;
 use crate::peers::Fault;
 use crate::refusal::Refusal;
 use crate::relay::Relay;
 use crate::request::{Kind, Target};
+use crate::source_provider::SourceProvider;
 
 /// What asking peers may take in all, with reading and verifying what is small: then the client is sent upstream.
 const FIND_LIMIT: Duration = Duration::from_secs(5);
@@ -76,8 +76,8 @@ impl FromPeers {
     /// # Errors
     /// No peer has it, or none could give it, within [`FIND_LIMIT`].
     pub async fn find(&self, target: &Target) -> Result<Found, Refusal> {
-        let finder: Arc<dyn Finder> = self.fetcher.clone();
-        match timeout(FIND_LIMIT, self.find_by(&finder, target)).await {
+        let provider: Arc<dyn SourceProvider> = self.fetcher.clone();
+        match timeout(FIND_LIMIT, self.find_by(&provider, target)).await {
             Ok(result) => result,
             Err(_) => Err(Refusal::PeersFailed(
                 target.kind,
@@ -92,7 +92,7 @@ impl FromPeers {
     /// None gives it.
     pub async fn find_by(
         &self,
-        finder: &Arc<dyn Finder>,
+        provider: &Arc<dyn SourceProvider>,
         target: &Target,
     ) -> Result<Found, Refusal> {
         let key = target.key().ok_or(Refusal::NoPeer(target.kind))?;
@@ -108,15 +108,19 @@ impl FromPeers {
             key,
             ranges,
             size: None,
-            place: None,
+            position: None,
         };
-        self.ask(finder, &question).await
+        self.ask(provider, &question).await
     }
 
-    async fn ask(&self, finder: &Arc<dyn Finder>, question: &Question) -> Result<Found, Refusal> {
+    async fn ask(
+        &self,
+        provider: &Arc<dyn SourceProvider>,
+        question: &Question,
+    ) -> Result<Found, Refusal> {
         let kind = question.target.kind;
         for _ in 0..MOST_TRIES {
-            let answer = finder.find(question).await.map_err(|error| match error {
+            let answer = provider.find(question).await.map_err(|error| match error {
                 FetchError::NoCandidate => Refusal::NoPeer(kind),
                 FetchError::Unsatisfiable { size } => Refusal::Unsatisfiable { size },
                 FetchError::Leads => Refusal::Leads(kind),
@@ -125,13 +129,13 @@ impl FromPeers {
             })?;
             let peer = answer.candidate.peer.clone();
             let found = match (kind, question.target.digest()) {
-                (Kind::Blob, Some(digest)) => self.blob(finder, question, digest, answer).await,
-                _ => self.manifest(finder, question, answer).await,
+                (Kind::Blob, Some(digest)) => self.blob(provider, question, digest, answer).await,
+                _ => self.manifest(provider, question, answer).await,
             };
             match found {
                 Ok(found) => return Ok(found),
                 Err(Unusable::Fault(fault)) => {
-                    finder.disappointed(&peer, &question.key, fault);
+                    provider.report_fault(&peer, &question.key, fault);
                 }
                 Err(Unusable::NoMemory) => return Err(Refusal::Busy(kind)),
             }
@@ -144,11 +148,11 @@ impl FromPeers {
 
     async fn manifest(
         &self,
-        finder: &Arc<dyn Finder>,
+        provider: &Arc<dyn SourceProvider>,
         question: &Question,
         answer: Answer,
     ) -> Result<Found, Unusable> {
-        let stall = finder.patience().stall;
+        let stall = provider.stall_limits().stall;
         let sent_as = answer.head.headers.get(CONTENT_TYPE);
         let sent_as = sent_as.and_then(|value| MediaType::new(value.to_str().ok()?));
         let bytes = self.whole(answer, MAX_MANIFEST_SIZE, stall).await?;
@@ -165,7 +169,7 @@ impl FromPeers {
 
     async fn blob(
         &self,
-        finder: &Arc<dyn Finder>,
+        provider: &Arc<dyn SourceProvider>,
         question: &Question,
         digest: &Digest,
         answer: Answer,
@@ -175,13 +179,13 @@ impl FromPeers {
         let payload = if question.method == Method::HEAD {
             Payload::Empty
         } else if part.range == (0..size) && size <= VERIFIED_WHOLE {
-            let stall = finder.patience().stall;
+            let stall = provider.stall_limits().stall;
             let bytes = self.whole(answer, size, stall).await?;
             let verified = Some(bytes).filter(|bytes| digest.verifies(bytes));
             Payload::Bytes(verified.ok_or(Fault::Wrong)?)
         } else {
             let metrics = self.fetcher.metrics.clone();
-            let relay = Relay::new(finder.clone(), metrics, question.clone(), part, answer);
+            let relay = Relay::new(provider.clone(), metrics, question.clone(), part, answer);
             Payload::Relay(Box::new(relay))
         };
         Ok(Found {

@@ -1,5 +1,5 @@
-//! What image an object belongs to: manifests that this node's client asked for tell the sizes of what it asks for
-//! next, and how much of it moves at once.
+//! Which image an object belongs to. Manifests requested by the node's client tell the sizes of the objects requested
+//! next, and how many of them move at once.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -11,35 +11,34 @@ use oci::{Digest, Manifest, Role};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{PeerId, Store, local};
+use crate::{NodeId, Store, local};
 
-/// Objects remembered: of some dozen images that are being pulled.
-const MOST_OBJECTS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
-/// Objects of one manifest that are remembered.
-const MOST_OF_ONE: usize = 1024;
-/// Manifests on their way into the store that are looked for there.
-const MOST_EXPECTED: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
-/// Images whose layers may still be on their way, for so long after their manifest came.
-const MOST_RECENT: usize = 8;
+/// The most objects to remember: those of some dozen images being pulled.
+const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
+/// The most objects of one manifest to remember.
+const MAX_OBJECTS_PER_MANIFEST: usize = 1024;
+/// The most manifests to look for in the store.
+const MAX_EXPECTED: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
+/// The most images whose layers may still be on the way, for [`RECENT`] after their manifest.
+const MAX_RECENT: usize = 8;
 const RECENT: Duration = Duration::from_secs(60);
-/// Layers that containerd pulls at once.
-const MOST_STREAMS: u64 = 3;
+/// The layers that containerd pulls at once.
+const MAX_CONCURRENT: u64 = 3;
 
-/// What the manifest of an object says about it.
+/// What a manifest says about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
-    /// Of the object, in bytes.
+pub struct ObjectInfo {
+    /// Bytes of the object.
     pub size: Option<u64>,
-    /// How many objects of the image are likely to move at the same moment: as many as its largest fits into it, 1 to
-    /// 3.
+    /// How many objects of the image probably move at once: as many as its largest fits into it, 1 to 3.
     pub streams: u8,
-    /// Where it is a layer: all layers of the image, from the lowest on.
+    /// If it is a layer: all layers of the image, lowest first.
     pub layers: Arc<[Digest]>,
-    /// Who pulled the manifest from upstream, if it was another node.
-    pub leader: Option<PeerId>,
+    /// The node that pulled the manifest from upstream, if it was another one.
+    pub leader: Option<NodeId>,
 }
 
-impl Default for About {
+impl Default for ObjectInfo {
     fn default() -> Self {
         Self {
             size: None,
@@ -52,30 +51,30 @@ impl Default for About {
 
 #[derive(Debug)]
 pub struct Images {
-    objects: Mutex<LruCache<Digest, About>>,
+    objects: Mutex<LruCache<Digest, ObjectInfo>>,
     expected: Mutex<LruCache<Digest, ()>>,
-    /// The layers of those whose manifests came last, and when.
+    /// The layers of the latest manifests, and when these came.
     recent: Mutex<VecDeque<(Instant, Arc<[Digest]>)>>,
 }
 
 impl Default for Images {
     fn default() -> Self {
         Self {
-            objects: Mutex::new(LruCache::new(MOST_OBJECTS)),
-            expected: Mutex::new(LruCache::new(MOST_EXPECTED)),
+            objects: Mutex::new(LruCache::new(MAX_OBJECTS)),
+            expected: Mutex::new(LruCache::new(MAX_EXPECTED)),
             recent: Mutex::default(),
         }
     }
 }
 
 impl Images {
-    /// This manifest was asked for and will come from upstream.
+    /// Records that this manifest was requested and will come from upstream.
     pub fn expect(&self, manifest: &Digest) {
         self.expected.lock().put(manifest.clone(), ());
     }
 
-    /// Remembers what a manifest says. Bytes that are none say nothing.
-    pub fn learn(&self, bytes: &[u8], leader: Option<&PeerId>) {
+    /// Remembers what a manifest says. Other bytes are ignored.
+    pub fn learn(&self, bytes: &[u8], leader: Option<NodeId>) {
         let Ok(manifest) = Manifest::parse(bytes) else {
             return;
         };
@@ -89,20 +88,23 @@ impl Images {
         let total = sizes().fold(0, u64::saturating_add);
         let largest = sizes().max().unwrap_or_default();
         // Never more than three.
-        let streams = (total / largest.max(1)).clamp(1, MOST_STREAMS) as u8;
+        let streams = (total / largest.max(1)).clamp(1, MAX_CONCURRENT) as u8;
         let is_layer = |role: Role| role == Role::Layer;
         let all = manifest.children.iter().filter(|c| is_layer(c.role));
-        let all: Arc<[_]> = all.take(MOST_OF_ONE).map(|c| c.digest.clone()).collect();
+        let all: Arc<[_]> = all
+            .take(MAX_OBJECTS_PER_MANIFEST)
+            .map(|c| c.digest.clone())
+            .collect();
         if !all.is_empty() {
             let mut recent = self.recent.lock();
             recent.push_back((Instant::now(), all.clone()));
-            if recent.len() > MOST_RECENT {
+            if recent.len() > MAX_RECENT {
                 recent.pop_front();
             }
         }
         let mut objects = self.objects.lock();
-        for child in manifest.children.iter().take(MOST_OF_ONE) {
-            let about = About {
+        for child in manifest.children.iter().take(MAX_OBJECTS_PER_MANIFEST) {
+            let object_info = ObjectInfo {
                 size: child.size,
                 streams: if child.role == Role::Manifest {
                     1
@@ -114,24 +116,28 @@ impl Images {
                 } else {
                     Arc::default()
                 },
-                leader: leader.cloned(),
+                leader,
             };
-            objects.put(child.digest.clone(), about);
+            objects.put(child.digest.clone(), object_info);
         }
     }
 
     /// What is known about an object.
-    pub fn about(&self, store: &dyn Store, digest: &Digest) -> About {
-        if let Some(about) = self.objects.lock().get(digest) {
-            return about.clone();
+    pub fn object_info(&self, store: &dyn Store, digest: &Digest) -> ObjectInfo {
+        if let Some(object_info) = self.objects.lock().get(digest) {
+            return object_info.clone();
         }
-        self.look_for_expected(store);
+        self.read_expected_manifests(store);
         let mut objects = self.objects.lock();
         objects.get(digest).cloned().unwrap_or_default()
     }
 
-    /// Whether layers of another image than the one of these are on their way as well.
-    pub fn others_come(&self, layers: &[Digest], is_here: impl Fn(&Digest) -> bool) -> bool {
+    /// Whether layers of another image are still missing.
+    pub fn has_other_missing_layers(
+        &self,
+        layers: &[Digest],
+        is_here: impl Fn(&Digest) -> bool,
+    ) -> bool {
         let recent = self.recent.lock().clone();
         let others = recent
             .iter()
@@ -140,8 +146,8 @@ impl Images {
         missing.any(|layer| !layers.contains(layer) && !is_here(layer))
     }
 
-    /// Reads the manifests that have come since.
-    fn look_for_expected(&self, store: &dyn Store) {
+    /// Reads expected manifests that have arrived.
+    fn read_expected_manifests(&self, store: &dyn Store) {
         let expected: Vec<_> = {
             let expected = self.expected.lock();
             expected.iter().map(|(digest, ())| digest.clone()).collect()
@@ -189,12 +195,18 @@ mod tests {
             (&[("a", 0)], 1),
         ] {
             let (images, store) = (Images::default(), MemoryStore::default());
-            let leader = PeerId::new("leader");
-            images.learn(&manifest(layers), Some(&leader));
-            let about = images.about(&store, &digest("a"));
-            assert_eq!(about.size, Some(layers[0].1));
-            assert_eq!((about.streams, about.leader), (streams, Some(leader)));
-            assert_eq!(images.about(&store, &digest("x")), About::default());
+            let leader = NodeId([7; 32]);
+            images.learn(&manifest(layers), Some(leader));
+            let object_info = images.object_info(&store, &digest("a"));
+            assert_eq!(object_info.size, Some(layers[0].1));
+            assert_eq!(
+                (object_info.streams, object_info.leader),
+                (streams, Some(leader))
+            );
+            assert_eq!(
+                images.object_info(&store, &digest("x")),
+                ObjectInfo::default()
+            );
         }
     }
 
@@ -203,14 +215,14 @@ mod tests {
         let (images, store) = (Images::default(), MemoryStore::default());
         let bytes = manifest(&[("a", 7)]);
         images.expect(&Digest::sha256(&bytes));
-        assert_eq!(images.about(&store, &digest("a")).size, None);
+        assert_eq!(images.object_info(&store, &digest("a")).size, None);
         let origin = Origin {
             registry: "quay.io".parse().expect("a registry"),
             repository: "a/b".parse().expect("a repository"),
         };
         store.put(&origin, bytes);
-        let about = images.about(&store, &digest("a"));
-        assert_eq!((about.size, about.leader), (Some(7), None));
+        let object_info = images.object_info(&store, &digest("a"));
+        assert_eq!((object_info.size, object_info.leader), (Some(7), None));
     }
 
     #[test]
@@ -219,7 +231,9 @@ mod tests {
         let layers = |names: [&str; 2]| names.map(digest);
         images.learn(&manifest(&[("a", 1), ("b", 1)]), None);
         let come = |here: &[Digest]| {
-            images.others_come(&layers(["a", "b"]), |layer: &Digest| here.contains(layer))
+            images.has_other_missing_layers(&layers(["a", "b"]), |layer: &Digest| {
+                here.contains(layer)
+            })
         };
         assert!(!come(&[]), "no other");
         images.learn(&manifest(&[("b", 1), ("c", 1)]), None);

@@ -12,7 +12,6 @@ mod catalog;
 mod connect;
 mod content_range;
 mod fetch;
-mod finder;
 mod flight;
 mod flights;
 mod found;
@@ -33,17 +32,20 @@ mod request;
 mod router;
 mod send;
 pub mod serve;
+mod source_provider;
 mod store;
-mod tap;
+mod tail_buffer;
 mod trial;
 mod upstream;
 mod upstream_bytes;
 
+pub use crate::flights::{
+    ChainPosition, Decision, Flights, NodeId, PullProgress, SourceRequest, node_field, nodes_field,
+};
 pub use access::{Access, Secret};
 pub use body::{Body, BodyError};
 pub use catalog::{Catalog, Object, Visibility};
 pub use fetch::Limits;
-pub use flights::{Flights, News, Place, Seek, Turn};
 pub use growing::{Growing, Progress, Stage};
 pub use health::Health;
 pub use listen::{ListenAddress, ListenAddressError};

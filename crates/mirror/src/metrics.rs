@@ -110,10 +110,10 @@ pub struct Metrics {
     pub flights_sought: Family<OutcomeLabels, Counter>,
     pub flights_seek_seconds: Histogram,
     pub flights_moves: Counter,
-    pub flights_gave_way: Counter,
+    pub flights_requeued: Counter,
     pub flights_uploads_refused: Counter,
-    pub flights_outrun: Counter,
-    pub flights_stepped_aside: Counter,
+    pub flights_slow_followers: Counter,
+    pub flights_evictions: Counter,
     pub flights_too_slow: Counter,
     pub flights_link: Gauge,
     pub flights_slow: Gauge,
@@ -145,10 +145,10 @@ impl Metrics {
             flights_sought: Family::default(),
             flights_seek_seconds: seconds(),
             flights_moves: Counter::default(),
-            flights_gave_way: Counter::default(),
+            flights_requeued: Counter::default(),
             flights_uploads_refused: Counter::default(),
-            flights_outrun: Counter::default(),
-            flights_stepped_aside: Counter::default(),
+            flights_slow_followers: Counter::default(),
+            flights_evictions: Counter::default(),
             flights_too_slow: Counter::default(),
             flights_link: Gauge::default(),
             flights_slow: Gauge::default(),
@@ -227,7 +227,7 @@ impl Metrics {
         );
         registry.register(
             "peili_peer_failures",
-            "Answers of peers that disappointed: failed (no connection, no answer), broke (in the middle of a body), lacking (not what \
+            "Failed answers of peers: failed (no connection, no answer), broke (in the middle of a body), lacking (not what \
              it announced), wrong (bytes that are not what was asked for)",
             self.peer_failures.clone(),
         );
@@ -251,54 +251,54 @@ impl Metrics {
     fn register_flights(&self, registry: &mut Registry) {
         registry.register(
             "peili_flights_sought",
-            "Times the other nodes were asked whom to take an object from, by their answer: follow (from a peer), lead (from upstream, \
-             for others too), alone (from upstream)",
+            "Requests for a source, by decision: follow (pull from a peer), lead (pull from upstream for the cluster), alone (pull from \
+             upstream for this node only), later (end the request; containerd retries)",
             self.flights_sought.clone(),
         );
         registry.register(
             "peili_flights_seek_seconds",
-            "Time until that answer",
+            "Time from a request for a source to its decision",
             self.flights_seek_seconds.clone(),
         );
         registry.register(
             "peili_flights_moves",
-            "Times they were asked again because a source refused or broke",
+            "Requests for another source, after a source refused or failed",
             self.flights_moves.clone(),
         );
         registry.register(
             "peili_flights_gave_way",
-            "Requests that were ended without a byte, to be asked again, so that a download of this node could begin",
-            self.flights_gave_way.clone(),
+            "Requests ended without a byte, so that containerd requeues them and starts another download of this node",
+            self.flights_requeued.clone(),
         );
         registry.register(
             "peili_flights_uploads_refused",
-            "Followers that were turned away because this node fed as many as it may",
+            "Followers refused because this node already serves the maximum number of uploads",
             self.flights_uploads_refused.clone(),
         );
         registry.register(
             "peili_flights_outrun",
-            "Followers of which the others were told that they stay far behind what this node has",
-            self.flights_outrun.clone(),
+            "Followers that this node reported as too slow",
+            self.flights_slow_followers.clone(),
         );
         registry.register(
             "peili_flights_stepped_aside",
-            "Times that this node ended what it passed on, because others were held up behind it",
-            self.flights_stepped_aside.clone(),
+            "Times this node ended the streams of its followers because it was too slow for them",
+            self.flights_evictions.clone(),
         );
         registry.register(
             "peili_flights_too_slow",
-            "Times a source was left because far less came than usual",
+            "Times this node left a source because its throughput was far below the baseline",
             self.flights_too_slow.clone(),
         );
         registry.register(
             "peili_flights_link_bytes_per_second",
-            "What this node's link carries at the least, as measured with a few other nodes while nothing was pulled; 0 until it was, and \
-             never more than 60000000",
+            "Bandwidth of this node in bytes per second, measured against a few peers while idle: a lower bound, 0 until measured, \
+             60000000 at most",
             self.flights_link.clone(),
         );
         registry.register(
             "peili_flights_slow",
-            "1 while this node is taken to be much slower than others, and so feeds and leads nobody who can do without; else 0",
+            "1 while this node counts as slow: other nodes then avoid it as source and as leader; otherwise 0",
             self.flights_slow.clone(),
         );
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::account::Account;
 use crate::body::Body;
-use crate::fetch::{Fetcher, Limits, gauge};
+use crate::fetch::{Fetcher, Limits, link_probe};
 use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Source};
 use crate::from_peers::FromPeers;
@@ -200,8 +200,11 @@ impl Mirror {
             }
             Request::Gauge => {
                 self.access.authorize(headers)?;
-                let weighing = self.flight.as_ref().and_then(|flight| flight.weigh());
-                Ok(gauge::answer(weighing.ok_or(Refusal::Occupied)?))
+                let permit = self
+                    .flight
+                    .as_ref()
+                    .and_then(|flight| flight.probe_permit());
+                Ok(link_probe::answer(permit.ok_or(Refusal::Occupied)?))
             }
             Request::List {
                 origin,
@@ -280,10 +283,10 @@ impl Mirror {
             (Some(fetches), _) => fetches.find(target, client, &self.access).await,
             (None, Some(flight)) => {
                 Flight::ignore_range_of_all(target);
-                account.ending = flight.ending(target);
+                account.ending = flight.body_end_hook(target);
                 match flight.find(target, Sharing::Shared).await {
                     Err(refusal @ (Refusal::Leads(_) | Refusal::Alone(_)))
-                        if self.router.has_strangers() =>
+                        if self.router.has_legacy_peers() =>
                     {
                         match self.from_peers.find(target).await {
                             // Why it goes upstream is what the flight has said.
@@ -314,12 +317,12 @@ impl Mirror {
     ) -> Result<Found, Refusal> {
         let found = local::find(&*self.store, &self.access, target);
         let flight = self.flight.as_ref().filter(|_| !target.head_only);
-        let (Some(flight), Some(place)) = (flight, target.place) else {
+        let (Some(flight), Some(position)) = (flight, target.place) else {
             return found.ok_or(Refusal::NotHere(target.kind));
         };
         let found = match found {
             Some(found) => found,
-            None => flight.offer(target, place, &self.access).await?,
+            None => flight.serve_growing(target, position, &self.access).await?,
         };
         account.upload = flight.admit(target, &found, account.ip)?;
         Ok(found)

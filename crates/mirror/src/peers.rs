@@ -1,4 +1,4 @@
-//! What is known of peers from dealing with them: who answers, how fast, and who is put aside for a while.
+//! What earlier requests have shown about peers: who answers, how fast, and who is in back-off.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -12,28 +12,30 @@ use tokio::time::Instant;
 
 use crate::{Candidate, PeerId};
 
-/// A peer that failed is put aside for this long at first, and twice as long each further time…
-const ASIDE_FIRST: Duration = Duration::from_secs(1);
-/// …up to this.
-const ASIDE_MOST: Duration = Duration::from_secs(60);
-/// For how long a peer is not asked again for what it announced and lacked. Its announcement may stand for minutes.
+/// The first back-off after a failure. It doubles with each further failure, up to [`BACK_OFF_MAX`].
+const BACK_OFF_FIRST: Duration = Duration::from_secs(1);
+/// The longest back-off.
+const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+/// A peer that lacked an announced object is not asked for that object again for this long. Its announcement may
+/// outlive the object by minutes.
 const LACKING: Duration = Duration::from_secs(30);
-/// Objects lacked in a row that make a liar of a peer; it is then put aside for everything.
-const LIES: u32 = 4;
-/// Peers remembered. More than a large cluster has; the least recently met are forgotten first.
-const MOST_PEERS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
-/// (peer, key) pairs remembered as lacking.
-const MOST_LACKING: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
-/// Peers that are looked at for those put aside, and of these so many are told.
-const MOST_LATELY: usize = 256;
-const MOST_ASIDE: usize = 8;
-/// What a peer that has not been asked yet is taken to need for an answer.
+/// After this many announced objects in a row that it lacked, a peer backs off for all objects.
+const MAX_FALSE_ANNOUNCEMENTS: u32 = 4;
+/// The most peers to remember. The least recently used is evicted first.
+const MAX_PEERS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+/// The most (peer, key) pairs to remember as lacking.
+const MAX_LACKING: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+/// [`Peers::backed_off`] looks at this many of the most recently used peers.
+const MAX_RECENT: usize = 256;
+/// [`Peers::backed_off`] returns at most this many peers.
+const MAX_BACKED_OFF: usize = 8;
+/// The assumed latency of a peer that has not been asked yet.
 const LATENCY_GUESS: Duration = Duration::from_millis(20);
 
-/// For how long a measured time counts.
+/// A measured latency is valid for this long.
 const LATENCY_FRESH: Duration = Duration::from_secs(30);
 
-/// How a peer disappointed.
+/// How a peer failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It could not be connected, did not answer in time, or answered nonsense.
@@ -50,15 +52,15 @@ pub enum Fault {
 struct Record {
     addresses: Arc<[SocketAddr]>,
     failures: u32,
-    lies: u32,
-    aside_until: Option<Instant>,
+    false_announcements: u32,
+    backed_off_until: Option<Instant>,
     /// Smoothed time to the head of an answer, and when it was last heard of.
     latency: Duration,
     measured: Instant,
     in_flight: u32,
 }
 
-/// The book of peers, shared by all requests.
+/// The records of all peers, shared by all requests.
 #[derive(Debug)]
 pub struct Peers {
     records: Mutex<LruCache<PeerId, Record>>,
@@ -68,8 +70,8 @@ pub struct Peers {
 impl Default for Peers {
     fn default() -> Self {
         Self {
-            records: Mutex::new(LruCache::new(MOST_PEERS)),
-            lacking: Mutex::new(LruCache::new(MOST_LACKING)),
+            records: Mutex::new(LruCache::new(MAX_PEERS)),
+            lacking: Mutex::new(LruCache::new(MAX_LACKING)),
         }
     }
 }
@@ -77,13 +79,13 @@ impl Default for Peers {
 impl Peers {
     /// Whether this candidate is worth asking for this key now.
     pub fn may_ask(&self, candidate: &Candidate, key: &Key, now: Instant) -> bool {
-        let aside = self
+        let backed_off = self
             .records
             .lock()
             .get(&candidate.peer)
-            .is_some_and(|record| record.is_aside(now));
+            .is_some_and(|record| record.is_backed_off(now));
         let pair = (candidate.peer.clone(), key.clone());
-        !aside
+        !backed_off
             && self
                 .lacking
                 .lock()
@@ -91,19 +93,20 @@ impl Peers {
                 .is_none_or(|until| *until <= now)
     }
 
-    /// Some of the peers that are put aside: of those met lately.
-    pub fn aside(&self, now: Instant) -> Vec<PeerId> {
+    /// Returns some of the peers in back-off, from the most recently used.
+    pub fn backed_off(&self, now: Instant) -> Vec<PeerId> {
         let records = self.records.lock();
-        let lately = records.iter().take(MOST_LATELY);
-        let aside = lately.filter(|(_, record)| record.is_aside(now));
-        aside
-            .take(MOST_ASIDE)
+        let lately = records.iter().take(MAX_RECENT);
+        let backed_off = lately.filter(|(_, record)| record.is_backed_off(now));
+        backed_off
+            .take(MAX_BACKED_OFF)
             .map(|(peer, _)| peer.clone())
             .collect()
     }
 
-    /// The time that an answer's head is likely to take.
-    /// What was measured long ago says nothing: who was slow once gets another chance.
+    /// The expected time until the head of an answer.
+    ///
+    /// A measurement older than [`LATENCY_FRESH`] is ignored, so a peer that was slow once gets another chance.
     pub fn latency(&self, peer: &PeerId) -> Duration {
         let records = self.records.lock();
         let fresh = records
@@ -112,7 +115,7 @@ impl Peers {
         fresh.map_or(LATENCY_GUESS, |record| record.latency)
     }
 
-    /// Lower is better: the likely time, times the requests that we already have with the peer.
+    /// The expected latency, multiplied by the requests that are open with the peer. Lower is better.
     pub fn cost(&self, peer: &PeerId) -> Duration {
         let in_flight = self
             .records
@@ -130,7 +133,7 @@ impl Peers {
             .map(|record| record.addresses.clone())
     }
 
-    /// A request to the candidate begins; it counts as in flight until the guard is dropped.
+    /// Counts a request to the candidate as in flight until the guard is dropped.
     pub fn begin(self: &Arc<Self>, candidate: &Candidate) -> InFlight {
         let mut records = self.records.lock();
         let record = records.get_or_insert_mut(candidate.peer.clone(), Record::new);
@@ -144,7 +147,7 @@ impl Peers {
         }
     }
 
-    pub fn disappointed(&self, peer: &PeerId, key: &Key, fault: Fault, now: Instant) {
+    pub fn report_fault(&self, peer: &PeerId, key: &Key, fault: Fault, now: Instant) {
         if fault != Fault::Failed {
             self.lacking
                 .lock()
@@ -155,21 +158,21 @@ impl Peers {
             return;
         };
         match fault {
-            Fault::Lacking if record.lies + 1 < LIES => {
-                record.lies += 1;
+            Fault::Lacking if record.false_announcements + 1 < MAX_FALSE_ANNOUNCEMENTS => {
+                record.false_announcements += 1;
                 return;
             }
             Fault::Lacking | Fault::Failed | Fault::Broke | Fault::Wrong => {}
         }
         // One event that breaks ten streams is one failure.
-        if record.is_aside(now) {
+        if record.is_backed_off(now) {
             return;
         }
-        let aside = ASIDE_FIRST * 2u32.saturating_pow(record.failures.min(16));
+        let backed_off = BACK_OFF_FIRST * 2u32.saturating_pow(record.failures.min(16));
         record.failures += 1;
-        record.lies = 0;
-        record.aside_until = Some(now + aside.min(ASIDE_MOST));
-        tracing::debug!(%peer, ?fault, "peer put aside");
+        record.false_announcements = 0;
+        record.backed_off_until = Some(now + backed_off.min(BACK_OFF_MAX));
+        tracing::debug!(%peer, ?fault, "peer is in back-off");
     }
 }
 
@@ -178,16 +181,16 @@ impl Record {
         Self {
             addresses: Arc::new([]),
             failures: 0,
-            lies: 0,
-            aside_until: None,
+            false_announcements: 0,
+            backed_off_until: None,
             latency: LATENCY_GUESS,
             measured: Instant::now(),
             in_flight: 0,
         }
     }
 
-    fn is_aside(&self, now: Instant) -> bool {
-        self.aside_until.is_some_and(|until| now < until)
+    fn is_backed_off(&self, now: Instant) -> bool {
+        self.backed_off_until.is_some_and(|until| now < until)
     }
 }
 
@@ -201,7 +204,7 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// The peer has begun to answer. Returns how long that took.
+    /// Records that the head of the answer has come. Returns how long that took.
     pub fn answered(&mut self, now: Instant) -> Duration {
         let after = now.saturating_duration_since(self.asked);
         self.answered = true;
@@ -214,12 +217,12 @@ impl InFlight {
 }
 
 impl InFlight {
-    /// The answer was good to its last byte: what was held against the peer is forgotten.
+    /// Clears the peer's failures: its answer was good to the last byte.
     pub fn finished(&self) {
         if let Some(record) = self.peers.records.lock().get_mut(&self.peer) {
             record.failures = 0;
-            record.lies = 0;
-            record.aside_until = None;
+            record.false_announcements = 0;
+            record.backed_off_until = None;
         }
     }
 }
@@ -231,7 +234,7 @@ impl Drop for InFlight {
             return;
         };
         record.in_flight = record.in_flight.saturating_sub(1);
-        // Given up on because another was quicker: it takes at least this long, and comes after those that do not.
+        // Another peer was quicker. This one takes at least this long, so it is asked after peers that do not.
         if !self.answered {
             record.latency = record.latency.max(self.asked.elapsed() * 2);
             record.measured = Instant::now();
@@ -260,23 +263,23 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_puts_aside_for_everything_and_longer_each_time() {
+    fn a_failure_backs_off_for_all_objects_and_longer_each_time() {
         let (peers, a, mut now) = (Arc::new(Peers::default()), candidate("a"), Instant::now());
         let _in_flight = peers.begin(&a);
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
-            peers.disappointed(&a.peer, &key("x"), Fault::Failed, now);
+            peers.report_fault(&a.peer, &key("x"), Fault::Failed, now);
             now += Duration::from_secs(seconds) - Duration::from_millis(1);
             assert!(
                 !peers.may_ask(&a, &key("y"), now),
-                "still aside after {seconds} s"
+                "still in back-off after {seconds} s"
             );
             now += Duration::from_millis(1);
             assert!(peers.may_ask(&a, &key("y"), now), "back after {seconds} s");
         }
         peers.begin(&a).finished();
-        peers.disappointed(&a.peer, &key("x"), Fault::Failed, now);
+        peers.report_fault(&a.peer, &key("x"), Fault::Failed, now);
         assert!(
-            peers.may_ask(&a, &key("y"), now + ASIDE_FIRST),
+            peers.may_ask(&a, &key("y"), now + BACK_OFF_FIRST),
             "an answer wipes the slate"
         );
     }
@@ -286,12 +289,12 @@ mod tests {
         let (peers, a, now) = (Arc::new(Peers::default()), candidate("a"), Instant::now());
         let _in_flight = peers.begin(&a);
         for stream in 0..10 {
-            peers.disappointed(&a.peer, &key(&stream.to_string()), Fault::Broke, now);
+            peers.report_fault(&a.peer, &key(&stream.to_string()), Fault::Broke, now);
         }
         assert!(!peers.may_ask(&a, &key("y"), now));
-        assert!(peers.may_ask(&a, &key("y"), now + ASIDE_FIRST));
+        assert!(peers.may_ask(&a, &key("y"), now + BACK_OFF_FIRST));
         assert!(
-            !peers.may_ask(&a, &key("3"), now + ASIDE_FIRST),
+            !peers.may_ask(&a, &key("3"), now + BACK_OFF_FIRST),
             "what broke is not asked for again at once"
         );
     }
@@ -300,12 +303,12 @@ mod tests {
     fn lacking_one_object_costs_that_object_lacking_many_costs_all() {
         let (peers, a, now) = (Arc::new(Peers::default()), candidate("a"), Instant::now());
         let _in_flight = peers.begin(&a);
-        peers.disappointed(&a.peer, &key("x"), Fault::Lacking, now);
+        peers.report_fault(&a.peer, &key("x"), Fault::Lacking, now);
         assert!(!peers.may_ask(&a, &key("x"), now) && peers.may_ask(&a, &key("y"), now));
         let now = now + LACKING;
         assert!(peers.may_ask(&a, &key("x"), now));
-        for lie in 1..LIES {
-            peers.disappointed(&a.peer, &key(&lie.to_string()), Fault::Lacking, now);
+        for lie in 1..MAX_FALSE_ANNOUNCEMENTS {
+            peers.report_fault(&a.peer, &key(&lie.to_string()), Fault::Lacking, now);
         }
         assert!(!peers.may_ask(&a, &key("y"), now));
     }

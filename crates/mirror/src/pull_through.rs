@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oci::{Digest, Origin, Reference};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
@@ -34,7 +36,7 @@ use crate::images::Images;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::request::{Kind, RequestError, Target};
-use crate::{Intake, Store, Upstream, UpstreamError, Visibility};
+use crate::{Intake, IntakeError, Store, Upstream, UpstreamError, Visibility};
 
 use parts::Parts;
 use standing::Standing;
@@ -46,6 +48,8 @@ pub use download::{Download, DownloadError};
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 /// How long upstream may take to begin sending, redirects and tokens included.
 const BEGIN_LIMIT: Duration = Duration::from_secs(30);
+/// For so long a fault is told at `/readyz`.
+const FAULT_VALIDITY: Duration = Duration::from_secs(300);
 
 /// The step of a pull that fetches.
 pub struct PullThrough {
@@ -65,6 +69,8 @@ struct Tools {
     metrics: Arc<Metrics>,
     images: Images,
     standing: Standing,
+    /// The last object that was too large for the store, in words, and when it came.
+    too_large: Mutex<Option<(Instant, String)>>,
 }
 
 impl Tools {
@@ -76,6 +82,16 @@ impl Tools {
         };
         if let Some(flight) = &self.flight {
             flight.share(digest, sharing);
+        }
+    }
+
+    /// An object is handed on without being kept. Where the disk is the reason, the store says so itself, once.
+    fn not_kept(&self, digest: &Digest, error: &IntakeError) {
+        if matches!(error, IntakeError::TooLarge { .. }) {
+            tracing::warn!(%digest, %error, "passed on without being kept");
+            *self.too_large.lock() = Some((Instant::now(), format!("not kept: {error}")));
+        } else {
+            tracing::debug!(%digest, %error, "passed on without being kept");
         }
     }
 
@@ -115,6 +131,7 @@ impl PullThrough {
             metrics,
             images: Images::default(),
             standing: Standing::default(),
+            too_large: Mutex::default(),
         });
         Self {
             tools,
@@ -146,8 +163,12 @@ impl PullThrough {
         found.map_err(|refusal| client.told(refusal))
     }
 
-    /// What went wrong lately with registries, a line for each, for `/readyz`.
+    /// What went wrong lately with registries and with keeping what came, a line for each, for `/readyz`.
     pub fn faults(&self) -> Vec<String> {
-        self.tools.standing.faults()
+        let mut faults = self.tools.standing.faults();
+        let too_large = self.tools.too_large.lock().clone();
+        let recent = too_large.filter(|(at, _)| at.elapsed() < FAULT_VALIDITY);
+        faults.extend(recent.map(|(_, text)| text));
+        faults
     }
 }

@@ -13,13 +13,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Question};
-use crate::finder::Finder;
 use crate::metrics::Metrics;
 use crate::peers::Fault;
+use crate::source_provider::SourceProvider;
 
 /// Breaks in a row without a byte between them, after which the body ends. containerd gives up after three of ours.
 const MOST_BREAKS: u32 = 2;
-/// A peer that sends less than this within [`Patience::crawl`] crawls, which is as bad as stalling: a client that sees
+/// A peer that sends less than this within [`StallLimits::crawl`](crate::source_provider::StallLimits::crawl) crawls, which is as bad as stalling: a client that sees
 /// some progress never goes elsewhere by itself.
 const CRAWL: u64 = 40 * 1024;
 
@@ -33,26 +33,26 @@ pub enum RelayError {
 
 /// A peer's answer that has begun, and the means to go on elsewhere.
 pub struct Relay {
-    finder: Arc<dyn Finder>,
+    provider: Arc<dyn SourceProvider>,
     metrics: Arc<Metrics>,
     question: Question,
     /// Of the whole object.
     size: u64,
     /// The range that the open answer holds.
     open: Option<(ByteRange, Answer)>,
-    pace: Pace,
+    meter: ReceiveMeter,
 }
 
 /// How long a peer was waited for, and what came of it. Time in which the client does not take bytes does not count.
 #[derive(Default)]
-struct Pace {
+struct ReceiveMeter {
     waited: Duration,
     bytes: u64,
     /// Between two bytes, so far.
     longest: Option<Duration>,
 }
 
-impl Pace {
+impl ReceiveMeter {
     /// Whether the peer crawls.
     fn add(&mut self, waited: Duration, bytes: usize, window: Duration) -> bool {
         self.waited += waited;
@@ -78,7 +78,7 @@ impl std::fmt::Debug for Relay {
 impl Relay {
     /// `part` is what the answer holds.
     pub fn new(
-        finder: Arc<dyn Finder>,
+        provider: Arc<dyn SourceProvider>,
         metrics: Arc<Metrics>,
         mut question: Question,
         part: ContentRange,
@@ -86,12 +86,12 @@ impl Relay {
     ) -> Self {
         question.size = Some(part.size);
         Self {
-            finder,
+            provider,
             metrics,
             question,
             size: part.size,
             open: Some((part.range, answer)),
-            pace: Pace::default(),
+            meter: ReceiveMeter::default(),
         }
     }
 
@@ -106,12 +106,12 @@ impl Relay {
     /// The same relay for another range of the object, with no answer open yet.
     pub fn again(&self) -> Self {
         Self {
-            finder: self.finder.clone(),
+            provider: self.provider.clone(),
             metrics: self.metrics.clone(),
             question: self.question.clone(),
             size: self.size,
             open: None,
-            pace: Pace::default(),
+            meter: ReceiveMeter::default(),
         }
     }
 
@@ -121,7 +121,7 @@ impl Relay {
             return Ok(None);
         }
         let offset = range.start;
-        let stall = self.finder.patience().next(self.pace.longest);
+        let stall = self.provider.stall_limits().next(self.meter.longest);
         let mut breaks = 0;
         loop {
             let mut answer = match self.open.take() {
@@ -156,13 +156,13 @@ impl Relay {
         waited: Duration,
     ) -> (Bytes, ByteRange) {
         self.metrics.bytes.peer.inc_by(bytes.len() as u64);
-        let is_poor = self.finder.received(range.start, &bytes, waited);
+        let is_poor = self.provider.received(range.start, &bytes, waited);
         let rest = range.start + bytes.len() as u64..range.end;
         if rest.is_empty() {
             answer.finished();
         } else if self
-            .pace
-            .add(waited, bytes.len(), self.finder.patience().crawl)
+            .meter
+            .add(waited, bytes.len(), self.provider.stall_limits().crawl)
         {
             self.broke(&answer, rest.start);
         } else if !is_poor {
@@ -174,8 +174,8 @@ impl Relay {
     fn broke(&self, answer: &Answer, offset: u64) {
         let peer = &answer.candidate.peer;
         tracing::debug!(%peer, key = %self.question.key, offset, "peer broke in the middle of a body");
-        self.finder
-            .disappointed(peer, &self.question.key, Fault::Broke);
+        self.provider
+            .report_fault(peer, &self.question.key, Fault::Broke);
         self.metrics.broken_bodies.inc();
     }
 
@@ -183,7 +183,7 @@ impl Relay {
     async fn open_at(&mut self, range: &ByteRange) -> Result<Answer, RelayError> {
         self.question.ranges = Some(Ranges::of(range));
         loop {
-            let answer = self.finder.find(&self.question).await;
+            let answer = self.provider.find(&self.question).await;
             let answer = answer.map_err(|source| RelayError::Interrupted {
                 offset: range.start,
                 source,
@@ -195,8 +195,8 @@ impl Relay {
             if ContentRange::of(&answer.head.headers) == Some(asked) {
                 return Ok(answer);
             }
-            self.finder
-                .disappointed(&answer.candidate.peer, &self.question.key, Fault::Wrong);
+            self.provider
+                .report_fault(&answer.candidate.peer, &self.question.key, Fault::Wrong);
         }
     }
 }

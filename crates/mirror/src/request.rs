@@ -14,7 +14,7 @@ use http::header::{CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Uri};
 use oci::{Digest, Key, NameError, Origin, RangeError, Ranges, Reference, Registry, TagName};
 
-use crate::{List, Place};
+use crate::{ChainPosition, List};
 use host::HostError;
 use path::Page;
 
@@ -24,7 +24,7 @@ pub const MIRRORED: HeaderName = HeaderName::from_static("x-spegel-mirrored");
 pub const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// Proves that a request comes from this node's containerd, whose hosts.toml carries the secret.
 pub const NODE_SECRET: HeaderName = HeaderName::from_static("x-peili-node-secret");
-/// The asker's place in the flight of what it asks a peer for, [`Place`] as `<epoch>-<order>` in hexadecimal: what is
+/// The asker's place in the flight of what it asks a peer for, [`ChainPosition`] as `<epoch>-<order>` in hexadecimal: what is
 /// still growing is served to it too.
 pub const FLIGHT: HeaderName = HeaderName::from_static("x-peili-flight");
 
@@ -66,7 +66,7 @@ pub struct Target {
     /// `HEAD`: the answer has no body.
     pub head_only: bool,
     /// Of a peer that follows the flight of this object; `None` too where what it says of it is not well-formed.
-    pub place: Option<Place>,
+    pub place: Option<ChainPosition>,
 }
 
 impl Target {
@@ -217,7 +217,7 @@ impl Reader {
             head_only,
             place: headers
                 .get(FLIGHT)
-                .and_then(|place| Place::parse(place.to_str().ok()?)),
+                .and_then(|place| ChainPosition::parse(place.to_str().ok()?)),
         }))
     }
 

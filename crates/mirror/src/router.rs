@@ -1,6 +1,8 @@
 //! Who has it: the trait that the mirror asks, and what it gets for an answer.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,31 +10,75 @@ use async_trait::async_trait;
 use oci::Key;
 use tokio::sync::mpsc;
 
-use crate::Health;
+use crate::{Health, NodeId};
 
-/// A node of the cluster, by a name that stays the same while its addresses change (for libp2p its peer id).
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PeerId(Arc<str>);
+/// A node of the cluster, by a name that stays the same while its addresses change: for libp2p its peer id.
+///
+/// Two are equal if their names are.
+#[derive(Clone)]
+pub struct PeerId {
+    name: Arc<str>,
+    node: Option<NodeId>,
+}
 
 impl PeerId {
-    pub fn new(text: &str) -> Self {
-        Self(text.into())
+    /// A peer that takes part in no flights.
+    pub fn new(name: &str) -> Self {
+        let (name, node) = (name.into(), None);
+        Self { name, node }
+    }
+
+    /// A peer that takes part in flights.
+    pub fn of_node(name: &str, node: NodeId) -> Self {
+        let (name, node) = (name.into(), Some(node));
+        Self { name, node }
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    /// The peer's id in flights, if it takes part in them.
+    pub fn node(&self) -> Option<NodeId> {
+        self.node
+    }
+}
+
+impl PartialEq for PeerId {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for PeerId {}
+
+impl Hash for PeerId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl PartialOrd for PeerId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PeerId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name)
     }
 }
 
 impl fmt::Display for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 
 impl fmt::Debug for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 
@@ -85,7 +131,7 @@ pub trait Router: Send + Sync + 'static {
     async fn withdraw(&self, keys: Vec<Key>);
 
     /// Whether there are peers that take part in no flights, and may hold what nobody in them has.
-    fn has_strangers(&self) -> bool {
+    fn has_legacy_peers(&self) -> bool {
         false
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -136,8 +137,14 @@ pub struct Provenance {
 
 #[derive(Debug, thiserror::Error)]
 pub enum IntakeError {
-    #[error("an object of {size} bytes does not fit into a store of {limit}; raise --store-limit")]
-    TooLarge { size: u64, limit: u64 },
+    #[error(
+        "{path}: an object of {size} bytes does not fit into a store of {limit}; raise --store-limit"
+    )]
+    TooLarge {
+        path: PathBuf,
+        size: u64,
+        limit: u64,
+    },
     #[error("more bytes came than the {expected} announced")]
     TooLong { expected: u64 },
     #[error("the bytes are not what {digest} names")]

@@ -75,7 +75,7 @@ impl From<Endpoint> for Multiaddr {
 
 /// Which addresses mean anything between this node and its peers.
 #[derive(Clone, Debug)]
-pub(crate) struct Scope {
+pub(crate) struct AddressFilter {
     /// The node listens on loopback only, and so do its peers (a demonstration, a test): loopback addresses count.
     pub(crate) loopback: bool,
     /// The sockets of this node. Hosts share addresses (that of a bridge such as docker0), so a peer may in good faith
@@ -83,7 +83,7 @@ pub(crate) struct Scope {
     own: Arc<RwLock<HashSet<SocketAddr>>>,
 }
 
-impl Scope {
+impl AddressFilter {
     pub(crate) fn new(loopback: bool) -> Self {
         Self {
             loopback,
@@ -133,7 +133,7 @@ pub(crate) struct Sockets {
 impl Sockets {
     /// Takes what may be tried out of what was told.
     pub(crate) fn of<'a>(
-        scope: &Scope,
+        filter: &AddressFilter,
         addresses: impl IntoIterator<Item = &'a Multiaddr>,
     ) -> Self {
         let mut sockets = Self::default();
@@ -142,7 +142,7 @@ impl Sockets {
                 Endpoint::Router(socket) => (&mut sockets.router, socket),
                 Endpoint::Registry(socket) => (&mut sockets.registry, socket),
             };
-            if list.len() < MAX_ADDRESSES && scope.admits(&socket) && !list.contains(&socket) {
+            if list.len() < MAX_ADDRESSES && filter.admits(&socket) && !list.contains(&socket) {
                 list.push(socket);
             }
         }
@@ -162,7 +162,7 @@ pub(crate) struct Software {
 
 impl Software {
     /// It finds content by provider records alone.
-    pub(crate) fn is_foreign(self) -> bool {
+    pub(crate) fn is_legacy(self) -> bool {
         self.kademlia && !self.flights
     }
 }
@@ -186,7 +186,7 @@ impl Known {
     }
 
     /// Where to ask for content: what the peer said, else Spegel's rule: its addresses and this node's own port.
-    pub(crate) fn registries(&self, scope: &Scope, own_port: u16) -> Vec<SocketAddr> {
+    pub(crate) fn registries(&self, filter: &AddressFilter, own_port: u16) -> Vec<SocketAddr> {
         let port = self
             .told
             .registry
@@ -200,7 +200,7 @@ impl Known {
         } else {
             registries.extend(&self.told.registry);
         }
-        registries.retain(|socket| scope.admits(socket));
+        registries.retain(|socket| filter.admits(socket));
         dedup(registries)
     }
 }
@@ -264,9 +264,9 @@ mod tests {
         text.parse().expect("a multiaddress")
     }
 
-    fn telling(scope: &Scope, told: &[Multiaddr]) -> Known {
+    fn telling(filter: &AddressFilter, told: &[Multiaddr]) -> Known {
         Known {
-            told: Sockets::of(scope, told),
+            told: Sockets::of(filter, told),
             ..Known::default()
         }
     }
@@ -279,38 +279,38 @@ mod tests {
         assert_eq!(Endpoint::parse(&registry.into()), Some(registry));
         let router = Endpoint::Router(socket("10.0.0.1:5001"));
         assert_eq!(Endpoint::parse(&router.into()), Some(router));
-        for foreign in [
+        for other in [
             "/ip4/10.0.0.1/udp/5001/quic-v1",
             "/dns4/host/tcp/5001",
             "/ip4/10.0.0.1",
             "/ip4/10.0.0.1/tcp/5001/ws",
             "/ip4/10.0.0.1/tcp/5001/http/http",
         ] {
-            assert_eq!(Endpoint::parse(&multiaddr(foreign)), None, "{foreign}");
+            assert_eq!(Endpoint::parse(&multiaddr(other)), None, "{other}");
         }
     }
 
     #[test]
     fn loopback_counts_among_loopback_nodes_only() {
         let told = ["/ip4/127.0.0.1/tcp/5001", "/ip4/10.0.0.1/tcp/5001"].map(multiaddr);
-        let wide = Sockets::of(&Scope::new(false), &told);
+        let wide = Sockets::of(&AddressFilter::new(false), &told);
         assert_eq!(wide.router, [socket("10.0.0.1:5001")]);
-        let local = Sockets::of(&Scope::new(true), &told);
+        let local = Sockets::of(&AddressFilter::new(true), &told);
         assert_eq!(local.router, [socket("127.0.0.1:5001")]);
     }
 
     #[test]
     fn never_leads_back_to_ourselves() {
-        let scope = Scope::new(false);
+        let filter = AddressFilter::new(false);
         for own in ["172.17.0.1:5001", "172.17.0.1:5000"] {
-            scope.add_own(socket(own));
+            filter.add_own(socket(own));
         }
         let told = ["/ip4/172.17.0.1/tcp/5001", "/ip4/10.0.0.2/tcp/5001"].map(multiaddr);
-        let known = telling(&scope, &told);
-        assert_eq!(known.registries(&scope, 5000), [socket("10.0.0.2:5000")]);
+        let known = telling(&filter, &told);
+        assert_eq!(known.registries(&filter, 5000), [socket("10.0.0.2:5000")]);
         // Another node on our host, told apart by its port.
         let told = ["/ip4/172.17.0.1/tcp/5011", "/ip4/172.17.0.1/tcp/5010/http"].map(multiaddr);
-        let known = telling(&scope, &told);
-        assert_eq!(known.registries(&scope, 5000), [socket("172.17.0.1:5010")]);
+        let known = telling(&filter, &told);
+        assert_eq!(known.registries(&filter, 5000), [socket("172.17.0.1:5010")]);
     }
 }

@@ -15,7 +15,7 @@ use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Transport, identify, kad, noise, ping, tcp, yamux,
 };
 
-use crate::addresses::{Endpoint, Scope};
+use crate::addresses::{AddressFilter, Endpoint};
 use crate::datagrams;
 use crate::publish::RECORD_TTL;
 use crate::store::ProviderStore;
@@ -114,13 +114,13 @@ impl Behaviour {
 /// The key pair cannot sign for Noise.
 pub(crate) fn transport(
     keypair: &Keypair,
-    scope: &Scope,
+    filter: &AddressFilter,
 ) -> Result<transport::Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default());
     let tcp = TransportTimeout::with_outgoing_timeout(tcp, CONNECT_TIMEOUT);
     let others = Others {
         inner: tcp,
-        scope: scope.clone(),
+        filter: filter.clone(),
     };
     Ok(others
         .upgrade(Version::V1Lazy)
@@ -134,7 +134,7 @@ pub(crate) fn transport(
 /// have a docker0 of the same address) gives up the peer; so such an address has to fail before it is tried.
 struct Others<T> {
     inner: T,
-    scope: Scope,
+    filter: AddressFilter,
 }
 
 impl<T: Transport + Unpin> Transport for Others<T> {
@@ -160,7 +160,7 @@ impl<T: Transport + Unpin> Transport for Others<T> {
         address: Multiaddr,
         options: DialOpts,
     ) -> Result<T::Dial, TransportError<T::Error>> {
-        if Endpoint::router(&address).is_some_and(|socket| self.scope.is_own(&socket)) {
+        if Endpoint::router(&address).is_some_and(|socket| self.filter.is_own(&socket)) {
             return Err(TransportError::MultiaddrNotSupported(address));
         }
         self.inner.dial(address, options)

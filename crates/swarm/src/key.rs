@@ -88,14 +88,14 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_sha256_multihash() {
-        for foreign in [
+        for legacy_peers in [
             &b""[..],
             b"\x12",
             b"\x12\x20short",
             &[0x12; 35],
             &[0x11; 34],
         ] {
-            assert!(RoutingKey::try_from(&RecordKey::new(&foreign)).is_err());
+            assert!(RoutingKey::try_from(&RecordKey::new(&legacy_peers)).is_err());
         }
     }
 }

@@ -5,7 +5,7 @@
 //! what it holds, who answers a look-up and who pulls what from upstream, in datagrams (`/peili/flights/1`; module
 //! `datagrams`) of which this crate knows nothing but the way. For those who speak Kademlia alone, Spegel's nodes and
 //! ours without flights, keys are published and asked for as provider records, too, that last 19 minutes, as long as
-//! such a node is about (module `foreign`): publishing is what costs most here. One task owns all of libp2p (module
+//! such a node is about (module `legacy_peers`): publishing is what costs most here. One task owns all of libp2p (module
 //! `node`); the rest sends it commands.
 //!
 //! In clusters of a few to some hundred nodes connections stay open and a look-up is one round trip. What is bounded
@@ -19,9 +19,9 @@ mod bootstrap;
 mod config;
 mod datagrams;
 mod flights;
-mod foreign;
 mod identity;
 mod key;
+mod legacy_peers;
 mod metrics;
 mod node;
 mod peer_address;
@@ -54,7 +54,7 @@ pub use peer_address::PeerAddress;
 pub use router::Router;
 
 use crate::flights::Flights;
-use addresses::{Endpoint, Scope};
+use addresses::{AddressFilter, Endpoint};
 use behaviour::Behaviour;
 use bootstrap::{Bootstrapper, Server, Source, Status};
 use identity::Identity;
@@ -119,9 +119,9 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
         Bootstrap::Dns { .. } | Bootstrap::Static { .. } => None,
     };
 
-    let scope = Scope::new(config.listen.ip.is_some_and(|ip| ip.is_loopback()));
+    let filter = AddressFilter::new(config.listen.ip.is_some_and(|ip| ip.is_loopback()));
     let swarm = libp2p::Swarm::new(
-        behaviour::transport(keypair, &scope)?,
+        behaviour::transport(keypair, &filter)?,
         Behaviour::new(keypair, config.flights),
         keypair.public().into(),
         libp2p::swarm::Config::with_tokio_executor()
@@ -132,18 +132,25 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
     let (peers_out, peers) = watch::channel(0);
     let (addresses_out, addresses) = watch::channel(Vec::new());
     let (remembered_out, remembered_now) = watch::channel(Vec::new());
-    let (outrun_out, outrun) = watch::channel(0);
+    let (outrun_out, too_slow) = watch::channel(0);
     let outbox = Outbox {
         peers: peers_out,
         addresses: addresses_out,
         remembered: remembered_out,
-        outrun: outrun_out,
+        too_slow: outrun_out,
     };
     let flights = match config.flights {
-        true => Flights::new(&id, scope.clone()),
+        true => Flights::new(&id, filter.clone()),
         false => None,
     };
-    let mut node = Node::new(swarm, scope, config.registry_port, flights, metrics, outbox);
+    let mut node = Node::new(
+        swarm,
+        filter,
+        config.registry_port,
+        flights,
+        metrics,
+        outbox,
+    );
     let port = listen(&mut node, config.listen).await?;
     Ok(Bound {
         node,
@@ -157,7 +164,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
         peers,
         addresses,
         remembered_now,
-        outrun,
+        too_slow,
     })
 }
 
@@ -236,7 +243,7 @@ pub struct Bound {
     peers: watch::Receiver<usize>,
     addresses: watch::Receiver<Vec<Multiaddr>>,
     remembered_now: watch::Receiver<Vec<Remembered>>,
-    outrun: watch::Receiver<u64>,
+    too_slow: watch::Receiver<u64>,
 }
 
 impl Bound {
@@ -254,7 +261,7 @@ impl Bound {
     pub fn spawn(self) -> (Arc<Router>, Handle) {
         let (finds_in, finds) = mpsc::channel(FIND_QUEUE);
         let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
-        let (words_in, words) = mpsc::channel(WORD_QUEUE);
+        let (words_in, flight_commands) = mpsc::channel(WORD_QUEUE);
         let words_in = self.node.takes_part().then_some(words_in);
         let report = String::from("looking for peers");
         let (status_out, status) = watch::channel(Status {
@@ -263,11 +270,11 @@ impl Bound {
         });
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let has_strangers = self.node.has_strangers.clone();
+        let has_legacy_peers = self.node.has_legacy_peers.clone();
         let inbox = Inbox {
             finds,
             commands,
-            words,
+            flight_commands,
         };
         tasks.spawn(self.node.run(inbox, stop.clone()));
         let bootstrapper = Bootstrapper {
@@ -287,8 +294,8 @@ impl Bound {
             tasks.spawn(peers::keep(folder, self.remembered_now));
         }
         let commands = (finds_in, commands_in, words_in);
-        let watches = (status, self.peers, self.outrun);
-        let router = Router::new(self.id, commands, watches, has_strangers);
+        let watches = (status, self.peers, self.too_slow);
+        let router = Router::new(self.id, commands, watches, has_legacy_peers);
         let handle = Handle {
             stop,
             tasks,

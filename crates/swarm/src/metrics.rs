@@ -14,7 +14,7 @@ const RESOLVE_BUCKETS: [f64; 14] = [
 /// Cheap to clone: the clones count together.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    /// `spegel_resolve_duration_seconds{router="libp2p"}`: from the start of a look-up to its first candidate, or to
+    /// `spegel_resolve_duration_seconds{router="libp2p"}`: from the start of a lookup to its first candidate, or to
     /// its end where nobody has the key. Spegel's name and meaning.
     pub(crate) resolve_duration: Histogram,
     /// `peili_router_peers`: peers in the routing table.
@@ -72,7 +72,7 @@ impl Metrics {
             .sub_registry_with_label(("router".into(), "libp2p".into()))
             .register_with_unit(
                 "spegel_resolve_duration",
-                "From the start of a look-up to its first candidate, or to its end",
+                "Time from the start of a lookup to its first candidate, or to its end",
                 Unit::Seconds,
                 metrics.resolve_duration.clone(),
             );
@@ -86,12 +86,12 @@ impl Metrics {
             ),
             (
                 "announcements",
-                "Keys the cluster has been told this node holds",
+                "Keys announced by this node",
                 &metrics.announcements,
             ),
             (
                 "announcements_pending",
-                "Keys the cluster has yet to be told about",
+                "Keys not announced yet",
                 &metrics.announcements_pending,
             ),
             (
@@ -101,7 +101,7 @@ impl Metrics {
             ),
             (
                 "seeks",
-                "Questions about pulls that wait for an answer",
+                "Requests for a source that wait for an answer",
                 &metrics.seeks,
             ),
         ];
@@ -116,7 +116,7 @@ impl Metrics {
         let counters = [
             (
                 "provider_records_dropped",
-                "Provider records given up because there were too many",
+                "Provider records dropped because there were too many",
                 &metrics.provider_records_dropped,
             ),
             (
@@ -126,12 +126,12 @@ impl Metrics {
             ),
             (
                 "dials_failed",
-                "Connections to a known peer that could not be made",
+                "Failed connections to known peers",
                 &metrics.dials_failed,
             ),
             (
                 "peers_lost",
-                "Peers dropped because a dial or a ping failed, or as members that are gone",
+                "Peers dropped because a dial or ping failed, or because they left",
                 &metrics.peers_lost,
             ),
             (
@@ -146,7 +146,7 @@ impl Metrics {
             ),
             (
                 "datagrams_undelivered",
-                "Times that messages to a member are known to be lost",
+                "Losses of messages to a member that were detected",
                 &metrics.datagrams_undelivered,
             ),
         ];

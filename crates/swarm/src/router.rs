@@ -1,4 +1,4 @@
-//! The mirror's side of the node.
+//! The mirror's handle to the node.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use libp2p::PeerId;
-use mirror::{Candidate, Health, News, Search, Seek, Turn};
+use mirror::{Candidate, Decision, Health, PullProgress, Search, SourceRequest};
 use oci::{Digest, Key};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::bootstrap::Status;
-use crate::flights::Word;
+use crate::flights::{FlightCommand, mirror_peer};
 use crate::key::RoutingKey;
 use crate::node::{Command, Find};
 
-/// Keys that the node takes in at once, before it looks after other things again.
+/// The most keys passed to the node at once, so that it can do other work in between.
 const BATCH: usize = 1024;
-/// For an answer about a pull. The rules answer within a budget of some seconds; this is for faults of ours.
-const SEEK_LIMIT: Duration = Duration::from_secs(30);
+/// The limit of a request for a source. The rules answer within some seconds; this covers faults of Peili.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// Finds peers that hold content, and agrees with them on who pulls it from upstream, over libp2p.
 #[derive(Debug)]
@@ -28,53 +28,53 @@ pub struct Router {
     finds: mpsc::Sender<Find>,
     commands: mpsc::Sender<Command>,
     /// `None`: this node takes part in no flights.
-    words: Option<mpsc::Sender<Word>>,
+    flight_commands: Option<mpsc::Sender<FlightCommand>>,
     status: watch::Receiver<Status>,
     peers: watch::Receiver<usize>,
-    /// What a node takes in that feeds this one and was found to have far more than it takes.
-    outrun: watch::Receiver<u64>,
-    has_strangers: Arc<AtomicBool>,
+    /// What a source receives, in bytes per second, that reported this node as too slow.
+    too_slow: watch::Receiver<u64>,
+    has_legacy_peers: Arc<AtomicBool>,
 }
 
 impl Router {
     pub(crate) fn new(
         id: PeerId,
-        (finds, commands, words): (
+        (finds, commands, flight_commands): (
             mpsc::Sender<Find>,
             mpsc::Sender<Command>,
-            Option<mpsc::Sender<Word>>,
+            Option<mpsc::Sender<FlightCommand>>,
         ),
-        (status, peers, outrun): (
+        (status, peers, too_slow): (
             watch::Receiver<Status>,
             watch::Receiver<usize>,
             watch::Receiver<u64>,
         ),
-        has_strangers: Arc<AtomicBool>,
+        has_legacy_peers: Arc<AtomicBool>,
     ) -> Self {
         Self {
             id,
             finds,
             commands,
-            words,
+            flight_commands,
             status,
             peers,
-            outrun,
-            has_strangers,
+            too_slow,
+            has_legacy_peers,
         }
     }
 
-    /// This node's name among its peers.
+    /// This node's id among its peers.
     pub fn id(&self) -> mirror::PeerId {
-        mirror::PeerId::new(&self.id.to_string())
+        mirror_peer(&self.id)
     }
 
-    /// Peers in the routing table. A node that is alone has none, and that is no fault.
+    /// The peers in the routing table. A node that is alone has none, which is no error.
     pub fn peers(&self) -> usize {
         *self.peers.borrow()
     }
 
     async fn command(&self, command: Command) {
-        // Without a node nobody can be told anything; whoever runs it has seen it end.
+        // Without a node no peer can be told; whoever runs the node has seen it end.
         if self.commands.send(command).await.is_err() {
             tracing::debug!("the router has ended");
         }
@@ -87,7 +87,7 @@ impl mirror::Router for Router {
         let (asker, search) = Search::channel();
         let key = RoutingKey::from(key);
         if self.finds.try_send(Find { key, asker }).is_err() {
-            tracing::debug!("too many look-ups wait; one finds nothing");
+            tracing::debug!("too many lookups are queued; this one finds nothing");
         }
         search
     }
@@ -106,11 +106,11 @@ impl mirror::Router for Router {
         }
     }
 
-    fn has_strangers(&self) -> bool {
-        self.has_strangers.load(Ordering::Relaxed)
+    fn has_legacy_peers(&self) -> bool {
+        self.has_legacy_peers.load(Ordering::Relaxed)
     }
 
-    /// Ready once a round of bootstrapping has ended, whatever its end: alone is a valid cluster.
+    /// Ready once a round of bootstrapping has ended, with any result: a single node is a valid cluster.
     fn health(&self) -> Health {
         let status = self.status.borrow();
         if status.done {
@@ -123,47 +123,63 @@ impl mirror::Router for Router {
 
 #[async_trait]
 impl mirror::Flights for Router {
-    async fn seek(&self, seek: Seek) -> Turn {
-        let Some(words) = &self.words else {
-            return Turn::Alone;
+    async fn request_source(&self, request: SourceRequest) -> Decision<Candidate> {
+        let Some(flight_commands) = &self.flight_commands else {
+            return Decision::Alone;
         };
-        let turn = async {
-            let (asker, turn) = oneshot::channel();
-            words.send(Word::Seek(Box::new(seek), asker)).await.ok()?;
-            turn.await.ok()
+        let decision = async {
+            let (asker, decision) = oneshot::channel();
+            flight_commands
+                .send(FlightCommand::RequestSource(Box::new(request), asker))
+                .await
+                .ok()?;
+            decision.await.ok()
         };
-        timeout(SEEK_LIMIT, turn)
+        timeout(REQUEST_LIMIT, decision)
             .await
             .ok()
             .flatten()
-            .unwrap_or(Turn::Alone)
+            .unwrap_or(Decision::Alone)
     }
 
-    fn report(&self, digest: &Digest, news: News) {
-        let Some(words) = &self.words else { return };
-        if words.try_send(Word::Report(digest.clone(), news)).is_err() {
-            tracing::debug!(%digest, ?news, "too much waits to be told; the cluster does not hear how a pull goes on");
+    fn report(&self, digest: &Digest, progress: PullProgress) {
+        let Some(flight_commands) = &self.flight_commands else {
+            return;
+        };
+        if flight_commands
+            .try_send(FlightCommand::Report(digest.clone(), progress))
+            .is_err()
+        {
+            tracing::debug!(%digest, ?progress, "the queue to the router is full; the cluster does not learn of this progress");
         }
     }
 
-    async fn companion(&self) -> Option<Candidate> {
-        let words = self.words.as_ref()?;
-        let (asker, companion) = oneshot::channel();
-        words.send(Word::Companion(asker)).await.ok()?;
-        companion.await.ok()?
+    async fn random_peer(&self) -> Option<Candidate> {
+        let flight_commands = self.flight_commands.as_ref()?;
+        let (asker, random_peer) = oneshot::channel();
+        flight_commands
+            .send(FlightCommand::RandomPeer(asker))
+            .await
+            .ok()?;
+        random_peer.await.ok()?
     }
 
-    fn outrun(&self) -> watch::Receiver<u64> {
-        let mut outrun = self.outrun.clone();
-        outrun.mark_unchanged();
-        outrun
+    fn too_slow_reports(&self) -> watch::Receiver<u64> {
+        let mut too_slow = self.too_slow.clone();
+        too_slow.mark_unchanged();
+        too_slow
     }
 
-    fn lag(&self, lags: bool) {
-        let Some(words) = &self.words else { return };
-        if words.try_send(Word::Lag(lags)).is_err() {
+    fn set_slow(&self, is_slow: bool) {
+        let Some(flight_commands) = &self.flight_commands else {
+            return;
+        };
+        if flight_commands
+            .try_send(FlightCommand::SetSlow(is_slow))
+            .is_err()
+        {
             tracing::debug!(
-                "too much waits to be told; the cluster does not hear that this node is slow"
+                "the queue to the router is full; the cluster does not learn whether this node is slow"
             );
         }
     }

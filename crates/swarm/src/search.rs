@@ -141,7 +141,7 @@ impl Searches {
     }
 
     /// The keys for which nobody waits any more, and the time it took if nothing was found. They are forgotten.
-    pub(crate) fn sweep(&mut self, now: Instant) -> Vec<(RoutingKey, Option<Duration>)> {
+    pub(crate) fn cancel_abandoned(&mut self, now: Instant) -> Vec<(RoutingKey, Option<Duration>)> {
         let mut abandoned = Vec::new();
         self.0.retain(|key, running| {
             running.waiting.retain(|asker| !asker.is_closed());
@@ -206,9 +206,12 @@ mod tests {
         searches.join(key, first, now);
         searches.join(key, second, now);
         drop(one);
-        assert!(searches.sweep(now).is_empty());
+        assert!(searches.cancel_abandoned(now).is_empty());
         drop(two);
-        assert_eq!(searches.sweep(now), [(key, Some(Duration::ZERO))]);
+        assert_eq!(
+            searches.cancel_abandoned(now),
+            [(key, Some(Duration::ZERO))]
+        );
         assert!(searches.is_empty());
     }
 }

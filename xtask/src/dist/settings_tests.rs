@@ -49,7 +49,10 @@ fn every_setting_of_the_units_is_an_option() {
 #[test]
 fn both_units_are_sandboxed_alike() {
     // The configuration has no network, and alone writes containerd's folder.
-    let own = ["ReadWritePaths=/etc/containerd -/etc/docker/certs.d", "PrivateNetwork=yes"];
+    let own = [
+        "ReadWritePaths=/etc/containerd -/etc/docker/certs.d",
+        "PrivateNetwork=yes",
+    ];
     let sandbox = |unit: &str| -> BTreeSet<String> {
         let unit = read(&format!("packaging/{unit}"));
         let lines = unit.lines().filter(|line| {

@@ -1,390 +1,405 @@
-//! Answers to those who ask what to do: lead, follow, or wait.
+//! Answers to requests for a source: lead, follow, or wait.
 
 use std::time::Duration;
 
-use super::flight::{Asked, Complaint, Flight, State};
-use super::place::{self, Shape};
+use super::flight::{Asked, Flight, SecondLead, State};
+use super::tree::{self, TreeShape};
 use super::waiting::{Awaited, Waiter};
 use super::{Arbiter, BUSY_TICK};
-use crate::outbox::Outbox;
-use crate::seeks::HEARTBEAT;
+use crate::outbox::{Context, Outbox};
+use crate::requests::HEARTBEAT;
 use crate::view::View;
-use crate::wire::{Message, Seek, Verdict};
+use crate::wire::{Follow, Message, Reply, SourceRequest, Wait, node_field};
 use crate::{Key, NodeId, Time};
 
-/// Nodes waiting for one key at most.
+/// The most nodes that wait for one object.
 const MAX_WAITING: usize = 16_384;
-/// Whoever should lead an image has so long to ask for the next of its objects, and whoever is faster to ask before a node
-/// that is slow leads.
+/// The lead is held this long for the preferred leader of an image, and for a node faster than the slow one that asks.
 const PREFER_HOLD: Duration = Duration::from_millis(300);
-/// Whoever failed has to let others ask first.
-const BARRED_HOLD: Duration = Duration::from_secs(1);
-/// Who gets far too little by way of whoever leads waits so long for another one to say so too, and for a second lead to
-/// begin: then a slow source is better than none.
-const SECOND_HOLD: Duration = Duration::from_secs(1);
-/// A leaf of a tree waits so long for an inner node to come before it.
-const GATHER: Duration = Duration::from_millis(100);
-/// Who has many behind it waits so long for somebody else to get it for the district.
-const RELIEF: Duration = Duration::from_millis(150);
-/// So long a district's questions about a large object are gathered before one of its nodes asks for all of them.
-const MUSTER: Duration = Duration::from_millis(30);
-/// Who asked a node that is not the arbiter, and still is not after so long, is sent to who is.
-const STRAY: Duration = Duration::from_millis(600);
+/// A node in leader cooldown leads only after this time, so that other nodes can ask first.
+const COOLDOWN_HOLD: Duration = Duration::from_secs(1);
+/// A node with a far too slow leader waits this long for a second report and a second lead. Then a slow source is
+/// better than none.
+const SECOND_LEAD_WAIT: Duration = Duration::from_secs(1);
+/// A leaf of a tree waits this long for an inner node to attach first.
+const INNER_NODE_WAIT: Duration = Duration::from_millis(100);
+/// A node with many nodes downstream waits this long for another node to fetch the object for the shard.
+const BUSY_FETCHER_WAIT: Duration = Duration::from_millis(150);
+/// A shard's requests for a large object are collected for this long before one of its nodes is sent to the global
+/// arbiter.
+const SHARD_GATHER: Duration = Duration::from_millis(30);
+/// A request at a node that is not the arbiter is redirected after this time.
+const REDIRECT_AFTER: Duration = Duration::from_millis(600);
 
-/// What a question is to the flight that it is about.
+/// What a request means for its flight.
 enum Taken {
-    /// Another copy of one that has its answer, or one that cannot wait for any.
-    Answered(Verdict),
-    /// Of the same node a later one has come before.
+    /// A copy of a request that has its answer, or a request that cannot wait.
+    Answered(Reply),
+    /// The node has sent a later request.
     Stale,
     Open(Box<Waiter>),
 }
 
 impl Arbiter {
-    /// Answers a question, now or later.
-    pub fn seek(
+    /// Answers a request, now or later.
+    pub fn source_requested(
         &mut self,
-        now: Time,
         asker: NodeId,
-        seek: Seek,
-        view: &impl View,
-        out: &mut Outbox,
+        request: SourceRequest,
+        cx: &mut Context<'_, impl View>,
     ) {
-        if let Some(waiter) = self.note(now, asker, seek, view, out) {
-            self.try_answer(now, waiter, view, out);
+        if let Some(waiter) = self.note(asker, request, cx) {
+            self.try_answer(waiter, cx);
         }
     }
 
-    /// Keeps a question, without an answer for now: this node is not the arbiter yet.
-    pub fn keep(
-        &mut self,
-        now: Time,
-        asker: NodeId,
-        seek: Seek,
-        view: &impl View,
-        out: &mut Outbox,
-    ) {
-        if let Some(waiter) = self.note(now, asker, seek, view, out) {
-            self.wait(now, waiter, out);
+    /// Keeps a request without an answer: this node is not the arbiter yet.
+    pub fn keep(&mut self, asker: NodeId, request: SourceRequest, cx: &mut Context<'_, impl View>) {
+        if let Some(waiter) = self.note(asker, request, cx) {
+            self.wait(cx.now, waiter, cx.out);
         }
     }
 
-    /// Notes a question, and repeats its answer if it has one. Returns who waits for an answer.
+    /// Notes a request, and repeats its answer if it has one. Returns the waiter if it needs an answer.
     fn note(
         &mut self,
-        now: Time,
         asker: NodeId,
-        seek: Seek,
-        view: &impl View,
-        out: &mut Outbox,
+        request: SourceRequest,
+        cx: &mut Context<'_, impl View>,
     ) -> Option<Waiter> {
-        let (key, number) = (seek.key, seek.number);
-        match self.take_seek(now, asker, seek, view) {
-            Taken::Answered(verdict) => answer(out, asker, (key, number), verdict),
+        let (key, number) = (request.key(), request.number);
+        match self.note_request(cx.now, asker, request, cx.view) {
+            Taken::Answered(reply) => answer(cx.out, asker, (key, number), reply),
             Taken::Stale => {}
             Taken::Open(waiter) => return Some(*waiter),
         }
         None
     }
 
-    /// Notes what a question says.
-    fn take_seek(&mut self, now: Time, asker: NodeId, seek: Seek, view: &impl View) -> Taken {
-        let Some(flight) = self.open(now, seek.key, view) else {
-            return Taken::Answered(Verdict::Alone);
+    /// Notes what a request says about its flight.
+    fn note_request(
+        &mut self,
+        now: Time,
+        asker: NodeId,
+        request: SourceRequest,
+        view: &impl View,
+    ) -> Taken {
+        let Some(flight) = self.open(now, request.key(), view) else {
+            return Taken::Answered(Reply::Alone(true));
         };
-        if flight.is_put_off(&asker, seek.number) {
-            return Taken::Answered(Verdict::Later);
+        if flight.is_answered_later(&asker, request.number) {
+            return Taken::Answered(Reply::Later(true));
         }
-        if flight.is_stale(&asker, seek.number) {
+        if flight.is_stale(&asker, request.number) {
             return Taken::Stale;
         }
         let source = flight.get(&asker);
         let source = source.map(|source| (source.state, source.asked, source.parent, source.order));
         flight.used = now;
-        flight.size = flight.size.or(seek.size);
-        flight.streams = flight.streams.max(seek.streams);
-        // Who lags leaves a source that is too good for it.
-        let doubted = seek.failed.iter().chain(&seek.slow);
-        let doubted = doubted.filter(|_| !seek.lags);
-        doubted.for_each(|failed| flight.doubt(failed));
+        flight.size = flight.size.or(request.size);
+        flight.concurrent_objects = flight.concurrent_objects.max(request.concurrent_objects);
+        // A slow node leaves a source that is too fast for it; that is not the source's fault.
+        let doubted = request.failed_sources().chain(request.slow_source());
+        let doubted = doubted.filter(|_| !request.is_slow);
+        doubted.for_each(|failed| flight.mark_doubtful(&failed));
         match source {
-            // The same question has the same answer, or else this arbiter would not know which of them is kept to.
-            Some((State::Complete, asked, ..)) if asked.number == seek.number => {
+            // The same request gets the same answer: otherwise the arbiter would not know which one the node acts on.
+            Some((State::Complete, asked, ..)) if asked.number == request.number => {
                 return Taken::Stale;
             }
-            Some((State::Following, asked, Some(source), order)) if asked.number == seek.number => {
+            Some((State::Following, asked, Some(source), order))
+                if asked.number == request.number =>
+            {
                 return Taken::Answered(follow(now, flight, source, order));
             }
-            // It has failed, and says so in a message that comes later.
+            // It has failed, and its report is still on the way.
             Some((State::Granted | State::Begun, asked, ..))
-                if seek.barred && asked.number != seek.number =>
+                if request.leader_cooldown && asked.number != request.number =>
             {
                 flight.remove(&asker);
             }
             Some((State::Granted | State::Begun, ..)) => {
-                flight.ask_again(now, &asker, seek.number);
-                return Taken::Answered(Verdict::Lead);
+                flight.ask_again(now, &asker, request.number);
+                return Taken::Answered(Reply::Lead(true));
             }
             Some((State::Following, ..)) => flight.detach(&asker),
-            // It has lost it, or has to ask elsewhere again.
-            Some((State::Complete | State::Sent | State::Fed, ..)) => {
+            // It has lost the object, or must ask elsewhere again.
+            Some((State::Complete | State::AskingElsewhere | State::FollowingElsewhere, ..)) => {
                 flight.remove(&asker);
             }
             None => {}
         }
         let waiter = match flight.waiting.remove(&asker) {
-            Some(waiter) if waiter.seek.number == seek.number => Waiter { seek, ..waiter },
-            _ => Waiter::new(now, asker, seek),
+            Some(waiter) if waiter.request.number == request.number => Waiter { request, ..waiter },
+            _ => Waiter::new(now, asker, request),
         };
         Taken::Open(Box::new(waiter))
     }
 
     /// Answers a waiter, or lets it wait.
-    fn try_answer(&mut self, now: Time, waiter: Waiter, view: &impl View, out: &mut Outbox) {
-        let name = (waiter.seek.key, waiter.seek.number);
-        match self.decide(now, &waiter, view) {
-            Some(verdict) => {
-                if verdict == Verdict::Later
+    fn try_answer(&mut self, waiter: Waiter, cx: &mut Context<'_, impl View>) {
+        let name = (waiter.request.key(), waiter.request.number);
+        match self.decide(cx.now, &waiter, cx.view) {
+            Some(reply) => {
+                if matches!(reply, Reply::Later(_))
                     && let Some(flight) = self.flight(&name.0)
                 {
-                    flight.put_off(&waiter);
+                    flight.answer_later(&waiter);
                 }
-                answer(out, waiter.node, name, verdict);
+                answer(cx.out, waiter.node, name, reply);
             }
-            None if !waiter.seek.patient => answer(out, waiter.node, name, Verdict::Alone),
-            None => self.wait(now, waiter, out),
+            None if !waiter.request.can_wait => {
+                answer(cx.out, waiter.node, name, Reply::Alone(true));
+            }
+            None => self.wait(cx.now, waiter, cx.out),
         }
     }
 
     fn wait(&mut self, now: Time, mut waiter: Waiter, out: &mut Outbox) {
-        let key = waiter.seek.key;
+        let key = waiter.request.key();
         let Some(flight) = self.flight(&key) else {
             return;
         };
         if flight.waiting.len() >= MAX_WAITING {
-            let name = (key, waiter.seek.number);
-            answer(out, waiter.node, name, Verdict::Alone);
+            let name = (key, waiter.request.number);
+            answer(out, waiter.node, name, Reply::Alone(true));
             return;
         }
         let lead = flight.awaited_lead(now);
-        tell(now, &mut waiter, lead, out);
+        send_wait(now, &mut waiter, lead, out);
         flight.waiting.push(waiter);
         self.schedule(key, now.after(BUSY_TICK));
     }
 
-    /// What a waiter is to do; `None`: wait.
-    fn decide(&mut self, now: Time, waiter: &Waiter, view: &impl View) -> Option<Verdict> {
-        let seek = &waiter.seek;
-        let is_barred = seek.barred || self.is_barred(now, waiter.node, seek.group);
-        let has_better = seek.prefer.is_some_and(|prefer| {
-            prefer != waiter.node
-                && view.is_member(&prefer)
-                && !self.is_barred(now, prefer, seek.group)
+    /// What a waiter should do. `None`: wait.
+    fn decide(&mut self, now: Time, waiter: &Waiter, view: &impl View) -> Option<Reply> {
+        let request = &waiter.request;
+        let in_leader_cooldown = request.leader_cooldown
+            || self.in_leader_cooldown(now, waiter.node, request.repository);
+        let has_better = request.preferred_leader().is_some_and(|preferred_leader| {
+            preferred_leader != waiter.node
+                && view.is_member(&preferred_leader)
+                && !self.in_leader_cooldown(now, preferred_leader, request.repository)
         });
-        let learns = !view.has_joined() || now < self.learns_until;
-        // In one district among several it is for another arbiter to say who leads.
-        let grants = view.root(&seek.key).is_none();
-        let elsewhere = self.elsewhere(&seek.key, &waiter.node, view);
-        let flight = self.flight(&seek.key)?;
+        let learns = !view.has_joined() || now < self.learning_until;
+        // In a sharded cluster the global arbiter decides who leads.
+        let grants = view.global_arbiter(&request.key()).is_none();
+        let elsewhere = self.elsewhere(&request.key(), &waiter.node, view);
+        let flight = self.flight(&request.key())?;
         let waited = now.since(waiter.since);
         let asked = Asked {
-            number: seek.number,
-            group: Some(seek.group),
+            number: request.number,
+            repository: Some(request.repository),
         };
-        let shape = flight.shape(&seek.key, view.nearby());
-        let may_lead = grants && !is_barred && !seek.lags && !learns;
-        if let Some(slow) = seek.slow_lead.filter(|_| may_lead) {
-            match flight.complain(now, slow, waiter.node, asked) {
-                Complaint::Leads => return Some(Verdict::Lead),
-                Complaint::Alone if waits_for_second(now, waiter) => return waiter.later(now),
-                Complaint::Alone | Complaint::Unfounded => {}
+        let shape = flight.shape(&request.key(), view.shard_size());
+        let may_lead = grants && !in_leader_cooldown && !request.is_slow && !learns;
+        if let Some(slow) = request.slow_leader().filter(|_| may_lead) {
+            match flight.request_second_lead(now, slow, waiter.node, asked) {
+                SecondLead::Granted => return Some(Reply::Lead(true)),
+                SecondLead::NeedsSecondReport if waits_for_second_lead(now, waiter) => {
+                    return waiter.requeue_if_due(now);
+                }
+                SecondLead::NeedsSecondReport | SecondLead::Unfounded => {}
             }
         }
-        // Whatever was said of it since it asked: nobody below it is to feed it.
+        // No node below it may feed it, whatever was reported since it asked.
         flight.detach(&waiter.node);
-        // Whoever leads often leads all of an image. It feeds one other node for each object, as everybody does: the
-        // first of the heads of the districts. Its own district has another head.
-        let may_go_on = elsewhere.is_some() && seek.patient && seek.failed.is_empty();
-        let source = flight.choose(&waiter.node, seek);
+        // A leader often leads all objects of an image. It should feed one node for each object, like every other node:
+        // the first node that fetches for a shard. Its own shard gets another fetcher.
+        let may_go_on =
+            elsewhere.is_some() && request.can_wait && request.failed_sources.is_empty();
+        let source = flight.best_source(&waiter.node, request);
         if let Some(source) = source.filter(|s| !may_go_on || !flight.leads_for_all(s)) {
-            return feed(now, flight, (source, shape), waiter, asked);
+            return attach_or_wait(now, flight, (source, shape), waiter, asked);
         }
         if flight.awaited().is_some() {
-            return waiter.later(now);
+            return waiter.requeue_if_due(now);
         }
         if let Some(elsewhere) = elsewhere {
-            let is_large = flight.size.is_none_or(|size| size > place::SMALL);
-            let members = u32::try_from(view.nearby()).unwrap_or(u32::MAX);
-            let patience = if seek.behind > members / 4 {
-                RELIEF
+            let is_large = flight.size.is_none_or(|size| size > tree::SMALL_OBJECT);
+            let members = u32::try_from(view.shard_size()).unwrap_or(u32::MAX);
+            let patience = if request.downstream_nodes > members / 4 {
+                BUSY_FETCHER_WAIT
             } else {
-                MUSTER
+                SHARD_GATHER
             };
-            if is_large && !grants && waited < patience && seek.patient {
+            if is_large && !grants && waited < patience && request.can_wait {
                 return None;
             }
-            // One asks for all of this district.
-            flight.put(now, waiter.node, State::Sent, asked);
-            return Some(Verdict::Redirect(elsewhere));
+            // One node asks for the whole shard.
+            flight.put(now, waiter.node, State::AskingElsewhere, asked);
+            return Some(Reply::Redirect(node_field(Some(elsewhere))));
         }
         if !grants {
-            // It was sent here for what is here no more.
-            return Some(Verdict::Alone);
+            // It was sent here for an object that is no longer here.
+            return Some(Reply::Alone(true));
         }
-        let holds = learns
-            || (has_better && (seek.yields > 0 || waited < PREFER_HOLD))
-            || (seek.lags && waited < PREFER_HOLD)
-            || (is_barred && waited < BARRED_HOLD);
-        if holds && seek.patient {
-            return waiter.later(now);
+        let add_holder = learns
+            || (has_better && (request.requeue_after_ms > 0 || waited < PREFER_HOLD))
+            || (request.is_slow && waited < PREFER_HOLD)
+            || (in_leader_cooldown && waited < COOLDOWN_HOLD);
+        if add_holder && request.can_wait {
+            return waiter.requeue_if_due(now);
         }
-        if is_barred && !seek.patient {
+        if in_leader_cooldown && !request.can_wait {
             // It need not lead to go upstream, and others would wait for it.
-            return Some(Verdict::Alone);
+            return Some(Reply::Alone(true));
         }
-        let has_bytes = seek.offset > 0;
+        let has_bytes = request.offset > 0;
         let state = if has_bytes {
             State::Begun
         } else {
             State::Granted
         };
         flight.lead(now, waiter.node, state, asked);
-        Some(Verdict::Lead)
+        Some(Reply::Lead(true))
     }
 
-    /// Whom to send an asker to for a key that nobody here has: the arbiter of the whole cluster, if that is another node,
-    /// or else that of a district where it is held. `None` for an asker of another district, who comes from there.
+    /// The arbiter to redirect an asker to if no node here has the object: the global arbiter, or the arbiter of a
+    /// shard that holds it. `None` for an asker of another shard.
     fn elsewhere(&self, key: &Key, asker: &NodeId, view: &impl View) -> Option<NodeId> {
-        match view.root(key) {
-            None => self.district_of(key, asker, view),
-            Some(root) => view.is_near(asker).then_some(root),
+        match view.global_arbiter(key) {
+            None => self.arbiter_of_other_shard(key, asker, view),
+            Some(root) => view.is_in_my_shard(asker).then_some(root),
         }
     }
 
-    /// Tries all who wait: those who failed last, and those first who can pass it on.
-    pub(super) fn settle(&mut self, now: Time, key: Key, view: &impl View, out: &mut Outbox) {
+    /// Tries to answer all waiting nodes: those that failed last, and those first that can pass the object on.
+    pub(super) fn answer_waiting(&mut self, key: Key, cx: &mut Context<'_, impl View>) {
         let Some(flight) = self.flight(&key) else {
             return;
         };
         if flight.waiting.is_empty() {
             return;
         }
-        let arbiter = view.arbiter(&key);
-        let is_arbiter = arbiter == Some(view.me());
+        let arbiter = cx.view.arbiter(&key);
+        let is_arbiter = arbiter == Some(cx.view.me());
         if is_arbiter && (flight.awaited().is_none() || !flight.feeds_nobody()) {
-            let shape = flight.shape(&key, view.nearby());
-            let is_sent = view.root(&key).is_some();
+            let shape = flight.shape(&key, cx.view.shard_size());
+            let is_sent = cx.view.global_arbiter(&key).is_some();
             let mut waiting = flight.waiting.take();
             waiting.sort_by_cached_key(|waiter| {
-                let Seek { barred, group, .. } = waiter.seek;
-                let is_barred = barred || self.is_barred(now, waiter.node, group);
+                let SourceRequest {
+                    leader_cooldown,
+                    repository,
+                    ..
+                } = waiter.request;
+                let in_leader_cooldown =
+                    leader_cooldown || self.in_leader_cooldown(cx.now, waiter.node, repository);
                 (
-                    is_barred,
-                    waiter.seek.lags,
-                    // Whole districts wait for those who ask for them.
-                    view.is_near(&waiter.node),
+                    in_leader_cooldown,
+                    waiter.request.is_slow,
+                    // A whole shard waits for its fetcher.
+                    cx.view.is_in_my_shard(&waiter.node),
                     shape.has_classes() && !shape.is_inner(&waiter.node),
-                    is_sent.then_some(waiter.seek.behind),
-                    // Who asks for its district feeds more than others: for each object another one.
-                    is_sent.then(|| place::lot(&waiter.node, key.hash())),
+                    is_sent.then_some(waiter.request.downstream_nodes),
+                    // The fetcher feeds more nodes than others do: a different one for each object.
+                    is_sent.then(|| tree::tie_break(&waiter.node, key.hash())),
                 )
             });
             for waiter in waiting {
-                self.try_answer(now, waiter, view, out);
+                self.try_answer(waiter, cx);
             }
             return;
         }
         if is_arbiter {
-            let lead = flight.awaited_lead(now);
+            let lead = flight.awaited_lead(cx.now);
             for waiter in flight.waiting.take() {
-                match waiter.later(now) {
-                    Some(verdict) => {
-                        flight.put_off(&waiter);
-                        answer(out, waiter.node, (key, waiter.seek.number), verdict);
+                match waiter.requeue_if_due(cx.now) {
+                    Some(reply) => {
+                        flight.answer_later(&waiter);
+                        answer(cx.out, waiter.node, (key, waiter.request.number), reply);
                     }
                     None => flight.waiting.push(waiter),
                 }
             }
             let waiting = flight.waiting.iter_mut();
-            waiting.for_each(|waiter| tell(now, waiter, lead, out));
+            waiting.for_each(|waiter| send_wait(cx.now, waiter, lead, cx.out));
         } else if let Some(arbiter) = arbiter {
             for waiter in flight.waiting.take() {
-                if now.since(waiter.since) >= STRAY {
-                    let name = (key, waiter.seek.number);
-                    answer(out, waiter.node, name, Verdict::Redirect(arbiter));
+                if cx.now.since(waiter.since) >= REDIRECT_AFTER {
+                    let name = (key, waiter.request.number);
+                    answer(
+                        cx.out,
+                        waiter.node,
+                        name,
+                        Reply::Redirect(node_field(Some(arbiter))),
+                    );
                 } else {
                     flight.waiting.push(waiter);
                 }
             }
         }
         if !flight.waiting.is_empty() {
-            self.schedule(key, now.after(BUSY_TICK));
+            self.schedule(key, cx.now.after(BUSY_TICK));
         }
     }
 }
 
-/// Tells a waiter to wait, if it has not heard that for a while, or something else.
-fn tell(now: Time, waiter: &mut Waiter, lead: Awaited, out: &mut Outbox) {
+/// Tells a waiter to wait, unless it was told the same within [`HEARTBEAT`].
+fn send_wait(now: Time, waiter: &mut Waiter, lead: Awaited, out: &mut Outbox) {
     let awaited = waiter.waits_for(lead);
-    let is_due = waiter.told.is_none_or(|told| now.since(told) >= HEARTBEAT);
+    let is_due = waiter
+        .announced
+        .is_none_or(|announced| now.since(announced) >= HEARTBEAT);
     if is_due || waiter.awaited != awaited {
-        waiter.told = Some(now);
+        waiter.announced = Some(now);
         waiter.awaited = awaited;
-        let name = (waiter.seek.key, waiter.seek.number);
-        let Awaited { lead, is_busy } = awaited;
-        answer(out, waiter.node, name, Verdict::Wait { lead, is_busy });
+        let name = (waiter.request.key(), waiter.request.number);
+        let (leader, is_busy) = (node_field(awaited.lead), awaited.is_busy);
+        answer(
+            out,
+            waiter.node,
+            name,
+            Reply::Wait(Wait { leader, is_busy }),
+        );
     }
 }
 
-/// Whether something faster than what there is is worth waiting for, to one who gets far too little.
-fn waits_for_second(now: Time, waiter: &Waiter) -> bool {
-    let seek = &waiter.seek;
-    seek.slow_lead.is_some() && seek.patient && now.since(waiter.since) < SECOND_HOLD
+/// Whether a node with a far too slow leader should wait for a faster one.
+fn waits_for_second_lead(now: Time, waiter: &Waiter) -> bool {
+    let request = &waiter.request;
+    request.slow_leader().is_some()
+        && request.can_wait
+        && now.since(waiter.since) < SECOND_LEAD_WAIT
 }
 
-/// Has a waiter fed by a source, or lets it wait for something better.
-fn feed(
+/// Attaches a waiter to a source, or lets it wait for a better one.
+fn attach_or_wait(
     now: Time,
     flight: &mut Flight,
-    (source, shape): (NodeId, Shape),
+    (source, shape): (NodeId, TreeShape),
     waiter: &Waiter,
     asked: Asked,
-) -> Option<Verdict> {
-    let (node, seek) = (waiter.node, &waiter.seek);
-    let is_second_near = flight.awaited().is_some() && flight.is_held_up(&source);
-    if is_second_near && waits_for_second(now, waiter) {
-        return waiter.later(now);
+) -> Option<Reply> {
+    let (node, request) = (waiter.node, &waiter.request);
+    let is_second_near = flight.awaited().is_some() && flight.is_behind_slow_node(&source);
+    if is_second_near && waits_for_second_lead(now, waiter) {
+        return waiter.requeue_if_due(now);
     }
     let is_leaf = shape.has_classes() && !shape.is_inner(&node);
     let depth = flight.get(&source)?.depth;
     let has_room = shape.has_room(&source, depth, flight.children(&source));
     let crowds = is_leaf && (depth == 0 || !has_room);
-    if crowds && now.since(waiter.since) < GATHER && seek.patient {
+    if crowds && now.since(waiter.since) < INNER_NODE_WAIT && request.can_wait {
         return None;
     }
     let order = flight.attach(now, node, source, asked);
-    flight.slow(&node, seek.lags);
+    flight.set_slow(&node, request.is_slow);
     Some(follow(now, flight, source, order))
 }
 
-fn follow(now: Time, flight: &Flight, source: NodeId, order: u32) -> Verdict {
+fn follow(now: Time, flight: &Flight, source: NodeId, order: u32) -> Reply {
     let led_for = flight.led_for(now, &source).map(|led| led.as_millis());
-    Verdict::Follow {
-        source,
+    Reply::Follow(Follow {
+        source: node_field(Some(source)),
         epoch: flight.epoch,
         order,
-        leader: flight.leader,
-        led_for: led_for.map(|millis| u32::try_from(millis).unwrap_or(u32::MAX)),
-    }
+        leader: node_field(flight.leader),
+        led_for_ms: led_for.map(|millis| u32::try_from(millis).unwrap_or(u32::MAX)),
+    })
 }
 
-fn answer(out: &mut Outbox, to: NodeId, (key, number): (Key, u64), verdict: Verdict) {
-    out.send(
-        to,
-        Message::Answer {
-            key,
-            number,
-            verdict,
-        },
-    );
+fn answer(out: &mut Outbox, to: NodeId, (key, number): (Key, u64), reply: Reply) {
+    out.send(to, Message::answer(key, number, reply));
 }

@@ -1,291 +1,146 @@
-//! What an owner does: it keeps who has what, and its arbiter says who leads and who follows whom.
+//! An owner's side: which nodes have an object, and, where the owner is the arbiter, which node leads and which node
+//! follows which.
 
+mod announcements;
 mod flight;
 mod grants;
-mod place;
 mod records;
 mod reports;
+mod tree;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::budget::BARRED;
-use crate::holdings::fold;
-use crate::outbox::Outbox;
+use crate::budget::LEADER_COOLDOWN;
+use crate::outbox::Context;
 use crate::random::mix;
 use crate::slots::Slot;
 use crate::view::View;
 use crate::{Key, NodeId, Time};
 use flight::{Flight, Source, State};
-use records::{MAX_HOLDERS, Record, Records};
+use records::{Record, Records};
 
-pub(crate) use place::SMALL;
-pub(crate) use records::Teller;
+pub(crate) use records::Announcer;
+pub(crate) use tree::SMALL_OBJECT;
 
-/// Keys in flight at most.
+/// The most flights at once.
 const MAX_FLIGHTS: usize = 1 << 16;
-/// Holders named in answer to a look-up.
+/// The most holders named in the answer to a lookup.
 const MAX_FOUND: usize = 8;
-/// A lead that says nothing for so long has lapsed…
+/// A leader that reports nothing for this long has lost its lead.
 const LEAD_SILENCE: Duration = Duration::from_secs(2);
-/// …and one that never said anything sooner.
+/// A leader that has never reported anything loses its lead after this time.
 const NEW_LEAD_SILENCE: Duration = Duration::from_millis(1_200);
-/// A source that takes its bytes from another one says so more rarely.
+/// A follower that reports nothing for this long is forgotten. Followers report every 30 s.
 const SOURCE_SILENCE: Duration = Duration::from_secs(90);
-const MAX_BARRED: usize = 16_384;
-/// Who said that it has a key complete has announced it by then.
-const LANDING: Duration = Duration::from_secs(10);
-/// A flight that nobody asks about is over.
+const MAX_COOLDOWNS: usize = 16_384;
+/// A node that reported an object complete announces it within this time.
+const ANNOUNCE_WAIT: Duration = Duration::from_secs(10);
+/// A flight ends after this time without a message about it.
 const IDLE: Duration = Duration::from_secs(30);
-/// Between looks at a flight, while nodes wait…
+/// The interval between checks of a flight while nodes wait for an answer.
 const BUSY_TICK: Duration = Duration::from_millis(50);
-/// …and otherwise.
+/// The interval between checks of a flight while no node waits.
 const QUIET_TICK: Duration = Duration::from_secs(1);
-/// An arbiter that is new grants no lead before it has heard of those that there are.
+/// A new arbiter grants no lead for this long: nodes first report the leads that exist.
 const LEARNING: Duration = Duration::from_millis(600);
-/// A tick so late was held up, and so was what others said.
+/// After a tick this late, the arbiter treats all nodes as just heard: their messages were delayed as well.
 const OVERSLEPT: Duration = Duration::from_secs(1);
-/// Between looks for what nobody withdrew.
+/// The interval between sweeps for state that nobody withdrew.
 const PURGE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(crate) struct Arbiter {
     records: Records,
-    /// The keys in flight, by when they are to be looked at.
-    agenda: BTreeSet<(Time, Key)>,
-    /// Hashes over what tellers have told, by slot.
-    told: BTreeMap<(Teller, Slot), u64>,
-    /// Keys that somebody of this district holds since lately, or nobody does any more.
+    /// The keys of all flights, by the time of their next check.
+    check_queue: BTreeSet<(Time, Key)>,
+    /// A hash over the keys that each announcer has announced, by slot.
+    announced: BTreeMap<(Announcer, Slot), u64>,
+    /// Keys that a node of this shard has begun to hold (true), or that none holds any more (false).
     held: Vec<(Key, bool)>,
-    /// Who does not lead in which group, until when.
-    barred: BTreeMap<(NodeId, u64), Time>,
+    /// Nodes that may not lead in a repository, and until when.
+    leader_cooldown: BTreeMap<(NodeId, u64), Time>,
     purge_at: Option<Time>,
-    learns_until: Time,
+    learning_until: Time,
     epochs: u64,
 }
 
 impl Arbiter {
-    pub fn announced(
-        &mut self,
-        now: Time,
-        from: Teller,
-        (forget, add, remove): (u64, &[Key], &[Key]),
-        view: &impl View,
-        out: &mut Outbox,
-    ) {
-        self.purge_at.get_or_insert(now.after(PURGE));
-        self.forget(from, forget);
-        for key in add {
-            *self.told.entry((from, Slot::of(&key.0))).or_default() ^= fold(0, key);
-            match from {
-                Teller::Holder(node) => self.holds(now, node, *key, view, out),
-                Teller::District(arbiter) => self.is_held_in(now, arbiter, *key, view, out),
-            }
-        }
-        for key in remove {
-            *self.told.entry((from, Slot::of(&key.0))).or_default() ^= fold(0, key);
-            match from {
-                Teller::Holder(node) => self.lacks(node, key),
-                Teller::District(arbiter) => self.is_lost_in(arbiter, key),
-            }
-        }
-    }
-
-    fn holds(&mut self, now: Time, node: NodeId, key: Key, view: &impl View, out: &mut Outbox) {
-        let Some(record) = self.records.entry(key) else {
-            return;
-        };
-        if record.holders.is_empty() {
-            self.held.push((key, true));
-        }
-        if record.holders.len() < MAX_HOLDERS && !record.holders.contains(&node) {
-            record.holders.push(node);
-        }
-        if let Some(flight) = &mut record.flight {
-            let asked = flight.get(&node).map(|source| source.asked);
-            flight.put(now, node, State::Complete, asked.unwrap_or_default());
-            self.settle(now, key, view, out);
-        }
-    }
-
-    fn is_held_in(
-        &mut self,
-        now: Time,
-        arbiter: NodeId,
-        key: Key,
-        view: &impl View,
-        out: &mut Outbox,
-    ) {
-        if let Some(record) = self.records.entry(key) {
-            let district = view.district(&arbiter);
-            record
-                .districts
-                .retain(|other| view.district(other) != district);
-            record.districts.push(arbiter);
-            self.settle(now, key, view, out);
-        }
-    }
-
-    fn is_lost_in(&mut self, arbiter: NodeId, key: &Key) {
-        if let Some(record) = self.records.get_mut(key) {
-            record.districts.retain(|other| *other != arbiter);
-            self.records.tidy(key);
-        }
-    }
-
-    /// The keys that somebody of this district holds since the last call (true), or nobody any more.
-    pub fn take_held(&mut self) -> Vec<(Key, bool)> {
-        std::mem::take(&mut self.held)
-    }
-
-    /// The keys of a slot that somebody of this district holds.
-    pub fn held(&self, slot: Slot) -> Vec<Key> {
-        self.records.held(slot).copied().collect()
-    }
-
-    /// The arbiter of a district where a key is held: another one than the asker's.
-    pub fn district_of(&self, key: &Key, asker: &NodeId, view: &impl View) -> Option<NodeId> {
-        let districts = self.records.get(key)?.districts.iter();
-        let mut others = districts.filter(|arbiter| {
-            **arbiter != view.me() && view.district(arbiter) != view.district(asker)
-        });
-        others.next().copied()
-    }
-
-    /// Compares hashes; returns the slots that differ, a bit each.
-    pub fn renewed(&self, from: Teller, slots: u64, hashes: &[u64]) -> u64 {
-        let told = Slot::all().filter(|slot| slots >> slot.index() & 1 == 1);
-        let differs = told.zip(hashes).filter(|(slot, hash)| {
-            self.told.get(&(from, *slot)).copied().unwrap_or_default() != **hash
-        });
-        differs.fold(0, |slots, (slot, _)| slots | 1 << slot.index())
-    }
-
-    /// Forgets what somebody has told of these slots, a bit each.
-    fn forget(&mut self, teller: Teller, slots: u64) {
-        for slot in Slot::all().filter(|slot| slots >> slot.index() & 1 == 1) {
-            if self.told.remove(&(teller, slot)).is_some() {
-                self.forget_where(slot, |other| *other == teller);
-            }
-        }
-    }
-
-    fn forget_where(&mut self, slot: Slot, is_over: impl Fn(&Teller) -> bool) {
-        let lost = self.records.forget(slot, is_over);
-        self.held.extend(lost.into_iter().map(|key| (key, false)));
-    }
-
-    fn lacks(&mut self, node: NodeId, key: &Key) {
-        let Some(record) = self.records.get_mut(key) else {
-            return;
-        };
-        record.holders.retain(|holder| *holder != node);
-        if record.holders.is_empty() {
-            self.held.push((*key, false));
-        }
-        if let Some(flight) = &mut record.flight {
-            let is_complete = |s: &Source| s.state == State::Complete;
-            if flight.get(&node).is_some_and(is_complete) {
-                flight.remove(&node);
-            }
-        }
-        self.records.tidy(key);
-    }
-
-    /// What is kept of slots that this node no longer owns (a bit each) goes; flights that still run end by themselves.
-    pub fn disowned(&mut self, slots: u64) {
-        for slot in Slot::all().filter(|slot| slots >> slot.index() & 1 == 1) {
-            self.told.retain(|(_, told), _| *told != slot);
-            self.forget_where(slot, |_| true);
-        }
-    }
-
-    /// A member has left, or is dead.
-    pub fn left(&mut self, now: Time, node: NodeId, view: &impl View, out: &mut Outbox) {
-        self.forget(Teller::Holder(node), u64::MAX);
-        self.forget(Teller::District(node), u64::MAX);
-        for (_, key) in self.agenda.clone() {
+    /// Removes a member that has left or died from all flights.
+    pub fn member_left(&mut self, node: NodeId, cx: &mut Context<'_, impl View>) {
+        self.forget(Announcer::Holder(node), u64::MAX);
+        self.forget(Announcer::Shard(node), u64::MAX);
+        for (_, key) in self.check_queue.clone() {
             if let Some(flight) = self.flight(&key) {
                 flight.waiting.remove(&node);
                 if flight.remove(&node).is_some() {
-                    self.settle(now, key, view, out);
+                    self.answer_waiting(key, cx);
                 }
             }
         }
     }
 
-    /// A message to a node could not be delivered: what it was granted, it perhaps does not know of.
-    pub fn undelivered(&mut self, now: Time, to: NodeId, view: &impl View, out: &mut Outbox) {
-        for (_, key) in self.agenda.clone() {
+    /// Handles a message that could not be delivered: the node may not know of a lead that it was granted.
+    pub fn undelivered(&mut self, to: NodeId, cx: &mut Context<'_, impl View>) {
+        for (_, key) in self.check_queue.clone() {
             if let Some(flight) = self.flight(&key) {
                 flight.waiting.remove(&to);
                 let is_unheard = |s: &Source| s.state.is_awaited() && !s.is_confirmed;
                 if flight.get(&to).is_some_and(is_unheard) {
                     flight.remove(&to);
-                    self.settle(now, key, view, out);
+                    self.answer_waiting(key, cx);
                 }
             }
         }
     }
 
-    /// Others may have been granted what this arbiter knows nothing of yet, but will be told.
-    pub fn learn(&mut self, now: Time) {
-        self.learns_until = now.after(LEARNING);
+    /// Grants no lead for [`LEARNING`]: nodes may hold leads that this arbiter does not know of yet.
+    pub fn start_learning(&mut self, now: Time) {
+        self.learning_until = now.after(LEARNING);
     }
 
-    /// Who has it complete: at most [`MAX_FOUND`], others for each who asks.
-    pub fn holders(&self, key: &Key, asker: NodeId) -> Vec<NodeId> {
-        let Some(record) = self.records.get(key) else {
-            return Vec::new();
-        };
-        let landed = record.flight.iter().flat_map(|flight| flight.sources());
-        let landed = landed.filter(|source| source.state == State::Complete);
-        let mut holders: Vec<_> = landed.map(|source| source.node).collect();
-        holders.extend(&record.holders);
-        holders.retain(|holder| *holder != asker);
-        holders.sort_unstable_by_key(|holder| (place::lot(holder, asker.hash()), *holder));
-        holders.dedup();
-        holders.truncate(MAX_FOUND);
-        holders
-    }
-
-    /// Whether this arbiter knows of anybody who has the key or is on the way to have it.
+    /// Whether this arbiter knows a node that has the object or is receiving it.
     pub fn knows(&self, key: &Key) -> bool {
         self.records.get(key).is_some_and(|record| {
             let flies = |flight: &Flight| flight.has_sources();
             !record.holders.is_empty()
-                || !record.districts.is_empty()
+                || !record.shards.is_empty()
                 || record.flight.as_deref().is_some_and(flies)
         })
     }
 
     pub fn next_deadline(&self) -> Option<Time> {
-        let due = self.agenda.first().map(|(due, _)| *due);
+        let due = self.check_queue.first().map(|(due, _)| *due);
         due.into_iter().chain(self.purge_at).min()
     }
 
-    pub fn tick(&mut self, now: Time, view: &impl View, out: &mut Outbox) {
-        let due = self.agenda.first().map(|(due, _)| *due);
-        if due.is_some_and(|due| now.since(due) > OVERSLEPT) {
-            for (_, key) in self.agenda.clone() {
+    pub fn tick(&mut self, cx: &mut Context<'_, impl View>) {
+        let due = self.check_queue.first().map(|(due, _)| *due);
+        if due.is_some_and(|due| cx.now.since(due) > OVERSLEPT) {
+            for (_, key) in self.check_queue.clone() {
                 if let Some(flight) = self.flight(&key) {
-                    flight.spare(now);
+                    flight.mark_all_heard(cx.now);
                 }
             }
         }
-        while let Some((due, key)) = self.agenda.first().copied().filter(|(due, _)| *due <= now) {
-            self.agenda.remove(&(due, key));
-            self.look(now, key, view, out);
+        while let Some((due, key)) = self
+            .check_queue
+            .first()
+            .copied()
+            .filter(|(due, _)| *due <= cx.now)
+        {
+            self.check_queue.remove(&(due, key));
+            self.check(key, cx);
         }
-        if self.purge_at.is_some_and(|at| at <= now) {
-            self.purge_at = Some(now.after(PURGE));
-            self.purge(now, view);
+        if self.purge_at.is_some_and(|at| at <= cx.now) {
+            self.purge_at = Some(cx.now.after(PURGE));
+            self.purge(cx.now, cx.view);
         }
     }
 
-    /// Looks at one flight: who is silent, who can be answered, whether it is over.
-    fn look(&mut self, now: Time, key: Key, view: &impl View, out: &mut Outbox) {
+    /// Checks one flight: which nodes are silent, which requests can be answered, whether the flight is over.
+    fn check(&mut self, key: Key, cx: &mut Context<'_, impl View>) {
         let Some(record) = self.records.get_mut(&key) else {
             return;
         };
@@ -297,72 +152,76 @@ impl Arbiter {
         else {
             return;
         };
-        if flight.lapse_at <= now {
-            flight.lapse_at = now.after(QUIET_TICK / 2);
+        if flight.lapse_at <= cx.now {
+            flight.lapse_at = cx.now.after(QUIET_TICK / 2);
             flight.lapse(|source| {
                 let limit = match source.state {
-                    State::Sent | State::Granted | State::Begun => match source.is_confirmed {
-                        false => NEW_LEAD_SILENCE,
-                        true => LEAD_SILENCE,
-                    },
-                    State::Following | State::Fed => SOURCE_SILENCE,
+                    State::AskingElsewhere | State::Granted | State::Begun => {
+                        match source.is_confirmed {
+                            false => NEW_LEAD_SILENCE,
+                            true => LEAD_SILENCE,
+                        }
+                    }
+                    State::Following | State::FollowingElsewhere => SOURCE_SILENCE,
                     State::Complete if holders.contains(&source.node) => return false,
-                    State::Complete => LANDING,
+                    State::Complete => ANNOUNCE_WAIT,
                 };
-                now.since(source.heard) >= limit
+                cx.now.since(source.heard) >= limit
             });
         }
         let runs = |s: &Source| s.state != State::Complete;
         let is_over = flight.waiting.is_empty()
-            && now.since(flight.used) >= IDLE
+            && cx.now.since(flight.used) >= IDLE
             && !flight.sources().any(runs);
         if is_over {
             record.flight = None;
             self.records.tidy(&key);
             return;
         }
-        flight.due = now.after(QUIET_TICK);
-        self.agenda.insert((flight.due, key));
-        self.settle(now, key, view, out);
+        flight.due = cx.now.after(QUIET_TICK);
+        self.check_queue.insert((flight.due, key));
+        self.answer_waiting(key, cx);
     }
 
     fn schedule(&mut self, key: Key, at: Time) {
         if let Some(flight) = self.records.get_mut(&key).and_then(|r| r.flight.as_mut())
             && at < flight.due
         {
-            self.agenda.remove(&(flight.due, key));
+            self.check_queue.remove(&(flight.due, key));
             flight.due = at;
-            self.agenda.insert((at, key));
+            self.check_queue.insert((at, key));
         }
     }
 
-    /// Forgets what those have told who are no members, and what belongs to slots of others.
+    /// Forgets announcements of nodes that are no longer members, and those in slots that this node does not own.
     fn purge(&mut self, now: Time, view: &impl View) {
-        self.barred.retain(|_, until| *until > now);
+        self.leader_cooldown.retain(|_, until| *until > now);
         if !view.has_joined() {
             return;
         }
-        let strangers = self.told.keys().map(|(teller, _)| *teller);
-        let strangers = strangers.filter(|teller| !view.is_member(teller.node()));
-        for teller in strangers.collect::<BTreeSet<_>>() {
-            self.forget(teller, u64::MAX);
+        let departed = self.announced.keys().map(|(announcer, _)| *announcer);
+        let departed = departed.filter(|announcer| !view.is_member(announcer.node()));
+        for announcer in departed.collect::<BTreeSet<_>>() {
+            self.forget(announcer, u64::MAX);
         }
         let me = view.me();
-        let is_foreign =
-            |slot: &Slot| !view.owners(*slot).contains(&me) && !view.roots(*slot).contains(&me);
-        let foreign = Slot::all().filter(is_foreign);
-        self.disowned(foreign.fold(0, |slots, slot| slots | 1 << slot.index()));
+        let is_not_owned = |slot: &Slot| {
+            !view.owners(*slot).contains(&me) && !view.global_owners(*slot).contains(&me)
+        };
+        let not_owned = Slot::all().filter(is_not_owned);
+        self.disowned(not_owned.fold(0, |slots, slot| slots | 1 << slot.index()));
     }
 
-    fn bar(&mut self, now: Time, node: NodeId, group: u64) {
+    fn start_leader_cooldown(&mut self, now: Time, node: NodeId, repository: u64) {
         self.purge_at.get_or_insert(now.after(PURGE));
-        if self.barred.len() < MAX_BARRED {
-            self.barred.insert((node, group), now.after(BARRED));
+        if self.leader_cooldown.len() < MAX_COOLDOWNS {
+            self.leader_cooldown
+                .insert((node, repository), now.after(LEADER_COOLDOWN));
         }
     }
 
-    fn is_barred(&self, now: Time, node: NodeId, group: u64) -> bool {
-        let until = self.barred.get(&(node, group));
+    fn in_leader_cooldown(&self, now: Time, node: NodeId, repository: u64) -> bool {
+        let until = self.leader_cooldown.get(&(node, repository));
         until.is_some_and(|until| *until > now)
     }
 
@@ -370,16 +229,16 @@ impl Arbiter {
         self.records.get_mut(key)?.flight.as_deref_mut()
     }
 
-    /// The flight of a key, begun if there is none; `None` if there are too many.
+    /// Returns the flight of a key, and starts it if there is none. `None`: there are too many.
     fn open(&mut self, now: Time, key: Key, view: &impl View) -> Option<&mut Flight> {
         let Self {
             records,
             epochs,
-            agenda,
+            check_queue,
             ..
         } = self;
         let flies = records.get(&key).is_some_and(|r| r.flight.is_some());
-        if !flies && agenda.len() >= MAX_FLIGHTS {
+        if !flies && check_queue.len() >= MAX_FLIGHTS {
             return None;
         }
         let Record {
@@ -387,30 +246,29 @@ impl Arbiter {
         } = records.entry(key)?;
         let flight = flight.get_or_insert_with(|| {
             *epochs = mix(*epochs ^ now.0 ^ key.hash());
-            // Odd where another arbiter is above this one: see `Place`.
-            let epoch = *epochs & !1 | u64::from(view.root(&key).is_some());
+            // Odd in a shard: see `ChainPosition::epoch`.
+            let epoch = *epochs & !1 | u64::from(view.global_arbiter(&key).is_some());
             let mut flight = Flight::new(now, epoch, &key, holders);
             flight.due = now.after(QUIET_TICK);
-            agenda.insert((flight.due, key));
+            check_queue.insert((flight.due, key));
             Box::new(flight)
         });
         Some(flight)
     }
 
-    /// Names epochs unlike those of other arbiters.
+    /// Seeds the epochs, so that they differ from those of other arbiters.
     pub fn seed(&mut self, me: NodeId, seed: u64) {
         self.epochs = mix(me.hash() ^ seed);
     }
 
-    /// Nothing is left but what members hold.
     #[cfg(test)]
     pub fn check_is_quiet(&self, now: Time, view: &impl View) {
-        assert!(self.agenda.is_empty(), "{:?}", self.agenda);
-        assert!(self.barred.values().all(|until| *until > now));
+        assert!(self.check_queue.is_empty(), "{:?}", self.check_queue);
+        assert!(self.leader_cooldown.values().all(|until| *until > now));
         assert!(
-            self.told
+            self.announced
                 .keys()
-                .all(|(teller, _)| view.is_member(teller.node()))
+                .all(|(announcer, _)| view.is_member(announcer.node()))
         );
         self.records.check(|holder| view.is_member(holder));
     }

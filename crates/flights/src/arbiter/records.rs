@@ -1,4 +1,4 @@
-//! What an owner keeps of each key, by slot: what a node has told of one slot goes without a look at the others.
+//! What an owner keeps about each key, grouped by slot, so that forgetting one slot touches no other.
 
 use std::collections::HashMap;
 
@@ -7,24 +7,24 @@ use crate::{Key, NodeId};
 
 use super::flight::Flight;
 
-/// Complete holders of one key that are kept. Others who hold it are not needed to spread it.
+/// The most complete holders kept for one key. More are not needed to spread an object.
 pub(super) const MAX_HOLDERS: usize = 32;
-/// Keys kept at most. At 2,000 images of 20 objects, all of them.
+/// The most keys: enough for 2,000 images of 20 objects each on every node.
 const MAX_RECORDS: usize = 1 << 20;
 
-/// Who tells what is held.
+/// The sender of announcements, and whether it speaks for itself or for its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Teller {
-    /// A node, of itself.
+pub(crate) enum Announcer {
+    /// A node, about itself.
     Holder(NodeId),
-    /// The arbiter of a district, of that.
-    District(NodeId),
+    /// The arbiter of a shard, about its shard.
+    Shard(NodeId),
 }
 
-impl Teller {
-    pub fn new(node: NodeId, of_district: bool) -> Self {
-        if of_district {
-            Self::District(node)
+impl Announcer {
+    pub fn new(node: NodeId, of_shard: bool) -> Self {
+        if of_shard {
+            Self::Shard(node)
         } else {
             Self::Holder(node)
         }
@@ -32,7 +32,7 @@ impl Teller {
 
     pub fn node(&self) -> &NodeId {
         match self {
-            Self::Holder(node) | Self::District(node) => node,
+            Self::Holder(node) | Self::Shard(node) => node,
         }
     }
 }
@@ -40,14 +40,14 @@ impl Teller {
 #[derive(Debug, Default)]
 pub(super) struct Record {
     pub holders: Vec<NodeId>,
-    /// Arbiters of districts in which it is held, one of each: what the owners in the whole cluster are told.
-    pub districts: Vec<NodeId>,
+    /// The arbiters of shards that hold the key, one for each shard. Only global owners are told.
+    pub shards: Vec<NodeId>,
     pub flight: Option<Box<Flight>>,
 }
 
 impl Record {
     fn is_empty(&self) -> bool {
-        self.holders.is_empty() && self.districts.is_empty() && self.flight.is_none()
+        self.holders.is_empty() && self.shards.is_empty() && self.flight.is_none()
     }
 }
 
@@ -66,7 +66,7 @@ impl Records {
         self.slots.get_mut(Slot::of(&key.0).index())?.get_mut(key)
     }
 
-    /// The record of a key, a new one if there is none; `None` if there are too many.
+    /// Returns the record of a key, and creates it if there is none. `None`: there are too many.
     pub fn entry(&mut self, key: Key) -> Option<&mut Record> {
         self.slots.resize_with(SLOTS, HashMap::new);
         let slot = self.slots.get_mut(Slot::of(&key.0).index())?;
@@ -79,7 +79,7 @@ impl Records {
         Some(slot.entry(key).or_default())
     }
 
-    /// Forgets a key of which nothing is known any more.
+    /// Removes the record of a key if it is empty.
     pub fn tidy(&mut self, key: &Key) {
         if let Some(slot) = self.slots.get_mut(Slot::of(&key.0).index())
             && slot.get(key).is_some_and(Record::is_empty)
@@ -89,8 +89,8 @@ impl Records {
         }
     }
 
-    /// Forgets what tellers have told of the keys of a slot. Returns those that are held no more.
-    pub fn forget(&mut self, slot: Slot, is_over: impl Fn(&Teller) -> bool) -> Vec<Key> {
+    /// Forgets what announcers announced about the keys of a slot. Returns the keys that no node holds any more.
+    pub fn forget(&mut self, slot: Slot, is_over: impl Fn(&Announcer) -> bool) -> Vec<Key> {
         let mut lost = Vec::new();
         if let Some(slot) = self.slots.get_mut(slot.index()) {
             let before = slot.len();
@@ -98,10 +98,10 @@ impl Records {
                 let was_held = !record.holders.is_empty();
                 record
                     .holders
-                    .retain(|holder| !is_over(&Teller::Holder(*holder)));
+                    .retain(|holder| !is_over(&Announcer::Holder(*holder)));
                 record
-                    .districts
-                    .retain(|arbiter| !is_over(&Teller::District(*arbiter)));
+                    .shards
+                    .retain(|arbiter| !is_over(&Announcer::Shard(*arbiter)));
                 if was_held && record.holders.is_empty() {
                     lost.push(*key);
                 }
@@ -112,7 +112,7 @@ impl Records {
         lost
     }
 
-    /// The keys of a slot that somebody holds.
+    /// The keys of a slot that some node holds.
     pub fn held(&self, slot: Slot) -> impl Iterator<Item = &Key> {
         let records = self.slots.get(slot.index()).into_iter().flatten();
         let held = records.filter(|(_, record)| !record.holders.is_empty());

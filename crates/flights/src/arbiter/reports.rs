@@ -1,53 +1,47 @@
-//! What nodes say about their pulls, unasked.
+//! Handles what nodes report about their pulls.
 
 use super::Arbiter;
 use super::flight::{Asked, State};
 use super::waiting::Awaited;
-use crate::outbox::Outbox;
+use crate::outbox::Context;
 use crate::view::View;
-use crate::wire::{Message, Stage};
-use crate::{Key, NodeId, Time};
+use crate::wire::{self, Message, PullState, Report, TooSlow, Wait};
+use crate::{Key, NodeId};
 
 impl Arbiter {
-    /// A question is withdrawn, or what was answered is not made use of.
+    /// Handles a request that was withdrawn, or whose answer is not used.
     pub fn withdrawn(
         &mut self,
-        now: Time,
         from: NodeId,
         (key, number): (Key, u64),
-        view: &impl View,
-        out: &mut Outbox,
+        cx: &mut Context<'_, impl View>,
     ) {
         let Some(flight) = self.flight(&key) else {
             return;
         };
         flight.end(from, number);
         let waiter = flight.waiting.get(&from);
-        if waiter.is_some_and(|waiter| waiter.seek.number == number) {
+        if waiter.is_some_and(|waiter| waiter.request.number == number) {
             flight.waiting.remove(&from);
         }
         let source = flight.get(&from);
         if source.is_some_and(|s| s.asked.number == number && s.state != State::Complete) {
             flight.remove(&from);
-            self.settle(now, key, view, out);
+            self.answer_waiting(key, cx);
         }
     }
 
-    /// A pull goes on, or has ended.
-    pub fn reported(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        (key, number): (Key, u64),
-        stage: Stage,
-        view: &impl View,
-        out: &mut Outbox,
-    ) {
-        let begins = matches!(stage, Stage::Alive { .. } | Stage::Done);
+    /// Handles the state of a pull.
+    pub fn reported(&mut self, from: NodeId, report: Report, cx: &mut Context<'_, impl View>) {
+        let (key, number) = (wire::key(&report.key), report.number);
+        let Some(stage) = report.state else {
+            return;
+        };
+        let begins = matches!(stage, PullState::Alive(_) | PullState::Done(_));
         if !begins && self.flight(&key).is_none() {
             return;
         }
-        let Some(flight) = self.open(now, key, view) else {
+        let Some(flight) = self.open(cx.now, key, cx.view) else {
             return;
         };
         let known = flight.get(&from).map(|source| (source.state, source.asked));
@@ -57,75 +51,83 @@ impl Arbiter {
         }
         let is_same = asked.number == number;
         let asked = Asked { number, ..asked };
-        flight.used = now;
+        flight.used = cx.now;
         match stage {
-            Stage::Asks { lead, is_busy } => {
+            PullState::WaitingElsewhere(Wait { leader, is_busy }) => {
+                let lead = wire::node(&leader);
                 if is_same {
-                    flight.asks(now, &from, Awaited { lead, is_busy });
+                    flight.asks(cx.now, &from, Awaited { lead, is_busy });
                 }
                 return;
             }
-            Stage::Alive {
-                size,
-                source,
-                is_busy,
-                lags,
-            } => {
+            PullState::Alive(alive) => {
+                let (size, source) = (alive.size, wire::node(&alive.source));
                 flight.size = flight.size.or(size);
-                // Above the arbiter of the whole cluster is nothing that it would not hear of.
-                let is_whole = view.root(&key).is_none();
-                let is_known =
-                    |source| is_whole || flight.get(&source).is_some() || view.is_near(&source);
+                // The global arbiter hears of every source.
+                let is_whole = cx.view.global_arbiter(&key).is_none();
+                let is_known = |source| {
+                    is_whole || flight.get(&source).is_some() || cx.view.is_in_my_shard(&source)
+                };
                 let state = match (size, source) {
-                    (_, Some(source)) if !is_known(source) => State::Fed,
+                    (_, Some(source)) if !is_known(source) => State::FollowingElsewhere,
                     (_, Some(_)) => State::Following,
                     (Some(_), None) => State::Begun,
                     (None, None) => State::Granted,
                 };
                 let says_nothing_new = match known {
                     Some((State::Begun | State::Complete, _)) => is_same,
-                    Some((State::Following | State::Fed, _)) => is_same && source.is_some(),
+                    Some((State::Following | State::FollowingElsewhere, _)) => {
+                        is_same && source.is_some()
+                    }
                     Some((State::Granted, _)) => is_same && state != State::Begun,
-                    Some((State::Sent, _)) | None => false,
+                    Some((State::AskingElsewhere, _)) | None => false,
                 };
                 match source {
                     _ if says_nothing_new => {}
                     Some(source) if source == from => return,
-                    Some(_) if state == State::Fed => flight.put(now, from, state, asked),
-                    Some(source) => {
-                        flight.attach(now, from, source, asked);
+                    Some(_) if state == State::FollowingElsewhere => {
+                        flight.put(cx.now, from, state, asked);
                     }
-                    // It was sent upstream after all, or this arbiter is new.
-                    None => flight.lead(now, from, state, asked),
+                    Some(source) => {
+                        flight.attach(cx.now, from, source, asked);
+                    }
+                    // It went upstream after all, or this arbiter is new.
+                    None => flight.lead(cx.now, from, state, asked),
                 }
-                flight.heard(now, &from, is_busy);
-                if lags {
-                    flight.slow(&from, true);
+                flight.heard(cx.now, &from, alive.is_busy);
+                if alive.is_slow {
+                    flight.set_slow(&from, true);
                 }
                 if says_nothing_new {
                     return;
                 }
             }
-            Stage::Done => flight.put(now, from, State::Complete, asked),
-            Stage::Outrun { order, rate } => {
-                if let Some(slow) = flight.outrun(&from, order) {
-                    let rate = if slow == from { u64::MAX } else { rate };
-                    out.send(slow, Message::Outrun { key, rate });
+            PullState::Done(_) => flight.put(cx.now, from, State::Complete, asked),
+            PullState::FollowerTooSlow(report) => {
+                if let Some(slow) = flight.follower_too_slow(&from, report.order) {
+                    let source_rate = if slow == from {
+                        u64::MAX
+                    } else {
+                        report.source_rate
+                    };
+                    let key = wire::key_field(key);
+                    cx.out
+                        .send(slow, Message::TooSlow(TooSlow { key, source_rate }));
                 }
                 return;
             }
-            Stage::Failed | Stage::Wrong => {
-                if stage == Stage::Wrong {
-                    flight.condemn(&from);
+            PullState::Failed(_) | PullState::WrongDigest(_) => {
+                if matches!(stage, PullState::WrongDigest(_)) {
+                    flight.mark_wrong(&from);
                 }
                 flight.end(from, number);
                 let failed = flight.remove(&from);
                 let led = failed.filter(|source| source.state.is_lead());
-                if let Some(group) = led.and_then(|led| led.asked.group) {
-                    self.bar(now, from, group);
+                if let Some(repository) = led.and_then(|led| led.asked.repository) {
+                    self.start_leader_cooldown(cx.now, from, repository);
                 }
             }
         }
-        self.settle(now, key, view, out);
+        self.answer_waiting(key, cx);
     }
 }

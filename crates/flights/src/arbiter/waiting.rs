@@ -1,51 +1,51 @@
-//! Who waits for an answer about one key, in the order in which they asked.
+//! The nodes that wait for an answer about one object, in the order in which they asked.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::wire::{Seek, Verdict};
+use crate::wire::{Reply, SourceRequest};
 use crate::{NodeId, Time};
 
-/// A lead that is waited for.
+/// A leader that nodes wait for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Awaited {
     pub lead: Option<NodeId>,
-    /// Other objects come to that node meanwhile.
+    /// That node receives other objects meanwhile.
     pub is_busy: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
-    pub seek: Seek,
+    pub request: SourceRequest,
     pub node: NodeId,
     pub since: Time,
     /// When it was last told to wait.
-    pub told: Option<Time>,
-    /// For whom it was told to wait.
+    pub announced: Option<Time>,
+    /// The leader that it was told about.
     pub awaited: Awaited,
 }
 
 impl Waiter {
-    pub fn new(now: Time, node: NodeId, seek: Seek) -> Self {
+    pub fn new(now: Time, node: NodeId, request: SourceRequest) -> Self {
         Self {
-            seek,
+            request,
             node,
             since: now,
-            told: None,
+            announced: None,
             awaited: Awaited::default(),
         }
     }
 
-    /// What it is told when it has waited long enough for one that can come again.
-    pub fn later(&self, now: Time) -> Option<Verdict> {
-        let patience = Duration::from_millis(self.seek.yields.into());
+    /// Returns [`Reply::Later`] once a waiter that can retry has waited long enough.
+    pub fn requeue_if_due(&self, now: Time) -> Option<Reply> {
+        let patience = Duration::from_millis(self.request.requeue_after_ms.into());
         let is_enough = !patience.is_zero() && now.since(self.since) >= patience;
-        is_enough.then_some(Verdict::Later)
+        is_enough.then_some(Reply::Later(true))
     }
 
-    /// The lead that it waits for: one that was granted, or one that is held for who should lead.
+    /// The leader that it waits for: the one granted, or the one that the lead is held for.
     pub fn waits_for(&self, granted: Awaited) -> Awaited {
-        let lead = granted.lead.or(self.seek.prefer);
+        let lead = granted.lead.or(self.request.preferred_leader());
         Awaited {
             lead: lead.filter(|lead| *lead != self.node),
             ..granted
@@ -53,44 +53,44 @@ impl Waiter {
     }
 }
 
-/// Each node once.
+/// The waiting nodes, each once.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    by_turn: BTreeMap<u64, Waiter>,
-    turns: BTreeMap<NodeId, u64>,
+    by_order: BTreeMap<u64, Waiter>,
+    orders: BTreeMap<NodeId, u64>,
     last: u64,
 }
 
 impl Waiting {
     pub fn len(&self) -> usize {
-        self.by_turn.len()
+        self.by_order.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.by_turn.is_empty()
+        self.by_order.is_empty()
     }
 
     pub fn push(&mut self, waiter: Waiter) {
         self.remove(&waiter.node);
         self.last += 1;
-        self.turns.insert(waiter.node, self.last);
-        self.by_turn.insert(self.last, waiter);
+        self.orders.insert(waiter.node, self.last);
+        self.by_order.insert(self.last, waiter);
     }
 
     pub fn get(&self, node: &NodeId) -> Option<&Waiter> {
-        self.by_turn.get(self.turns.get(node)?)
+        self.by_order.get(self.orders.get(node)?)
     }
 
     pub fn remove(&mut self, node: &NodeId) -> Option<Waiter> {
-        self.by_turn.remove(&self.turns.remove(node)?)
+        self.by_order.remove(&self.orders.remove(node)?)
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiter> {
-        self.by_turn.values_mut()
+        self.by_order.values_mut()
     }
 
     pub fn take(&mut self) -> Vec<Waiter> {
-        self.turns.clear();
-        std::mem::take(&mut self.by_turn).into_values().collect()
+        self.orders.clear();
+        std::mem::take(&mut self.by_order).into_values().collect()
     }
 }

@@ -1,30 +1,35 @@
-//! What news do to what this node knows.
+//! Applies updates about members.
 
 use std::time::Duration;
 
 use super::member::{Member, NodeId};
-use super::pace::{GOSSIP_BATCH, REMEMBER_DEAD, SUSPICION_HEARD};
 use super::roster::Status;
-use super::wire::{Claim, Kind, MAX_MESSAGE, Message, News};
+use super::timing::{GOSSIP_BATCH, REMEMBER_DEAD, SUSPICION_HEARD};
+use super::wire::{Claim, Kind, MAX_MESSAGE, MemberUpdate, Message};
 use super::{Change, Datagram, Members, alive};
 use crate::{Born, Time};
 
-/// A claimed age that is higher than that held by less than this is not worth telling. Messages spend that much on
-/// the way.
+/// A claimed age that exceeds the known one by less than this, in milliseconds, is ignored: messages take that long.
 const AGE_SLACK_MILLIS: u64 = 50;
 
 impl Members {
-    /// Takes news in. Where they are from a list (`hearsay`), a death among them may be one long refuted.
-    pub(super) fn learn_all(&mut self, now: Time, from: NodeId, news: Vec<News>, hearsay: bool) {
-        let mut is_wrong_about_me = false;
-        for news in news {
+    /// Applies updates. In a list (`hearsay`) a death may have been refuted long ago.
+    pub(super) fn learn_all(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        updates: Vec<MemberUpdate>,
+        hearsay: bool,
+    ) {
+        let mut must_refute = false;
+        for update in updates {
             let before = self.me.incarnation;
-            is_wrong_about_me |= news.id == self.me.id && news.incarnation < before;
-            self.learn(now, news, hearsay);
-            is_wrong_about_me |= self.me.incarnation != before;
+            must_refute |= update.id == self.me.id && update.incarnation < before;
+            self.learn(now, update, hearsay);
+            must_refute |= self.me.incarnation != before;
         }
-        if is_wrong_about_me {
-            // Whoever told it gets the answer first: it may be about to bury this node.
+        if must_refute {
+            // The sender is answered first: it may be about to declare this node dead.
             let mut message = Message::new(&Kind::Gossip);
             message.push(&alive(now, &self.me), MAX_MESSAGE);
             self.datagrams.push(Datagram {
@@ -34,14 +39,14 @@ impl Members {
         }
     }
 
-    fn learn(&mut self, now: Time, news: News, hearsay: bool) {
-        let News {
+    fn learn(&mut self, now: Time, update: MemberUpdate, hearsay: bool) {
+        let MemberUpdate {
             id,
             incarnation,
             claim,
-        } = news;
+        } = update;
         if id == self.me.id {
-            return self.learn_of_me(now, incarnation, &claim);
+            return self.learn_about_self(now, incarnation, &claim);
         }
         match claim {
             Claim::Alive { contact, age } => {
@@ -58,12 +63,12 @@ impl Members {
                 );
             }
             Claim::Down if !hearsay => {
-                self.learn_ill(now, id, incarnation, Status::Down, REMEMBER_DEAD);
+                self.learn_not_alive(now, id, incarnation, Status::Down, REMEMBER_DEAD);
             }
             Claim::Suspect | Claim::Down => {
-                self.learn_ill(now, id, incarnation, Status::Suspect, SUSPICION_HEARD);
+                self.learn_not_alive(now, id, incarnation, Status::Suspect, SUSPICION_HEARD);
             }
-            Claim::Gone => self.learn_ill(now, id, incarnation, Status::Gone, REMEMBER_DEAD),
+            Claim::Left => self.learn_not_alive(now, id, incarnation, Status::Left, REMEMBER_DEAD),
         }
     }
 
@@ -96,20 +101,21 @@ impl Members {
         } else if member.incarnation == known.incarnation && is_older {
             // The same life, by an age that spent less time on the way.
             let (status, deadline) = (entry.status, entry.deadline);
+            // The same incarnation, with an age that was delayed less.
             self.changes.push(Change::Updated(member.clone()));
             self.roster.put(member, status, deadline, &mut self.random);
         }
     }
 
     fn spread_alive(&mut self, now: Time, id: NodeId, hearsay: bool) {
-        // The first list is known to those who sent it.
+        // The senders of the first list know its members already.
         if self.has_joined() || !hearsay {
             self.spread(now, id);
         }
     }
 
-    /// The member is suspect, dead or gone in its life `incarnation`, and that holds for `wait`.
-    pub(super) fn learn_ill(
+    /// Records that a member is suspect, dead or gone in this incarnation, for the time `wait`.
+    pub(super) fn learn_not_alive(
         &mut self,
         now: Time,
         id: NodeId,
@@ -147,23 +153,23 @@ impl Members {
         self.spread(now, id);
     }
 
-    fn learn_of_me(&mut self, now: Time, incarnation: u32, claim: &Claim) {
+    fn learn_about_self(&mut self, now: Time, incarnation: u32, claim: &Claim) {
         let is_so = match claim {
             Claim::Alive { contact, age } => {
-                // Ages are never told too high: an older one is that of an earlier process with this key.
+                // Ages are never too high: an older one belongs to an earlier process with this key.
                 let earlier = self.me.born.millis_after(Born::from_age(now, *age));
                 let same_life = **contact == *self.me.contact && earlier <= AGE_SLACK_MILLIS;
                 incarnation < self.me.incarnation
                     || (incarnation == self.me.incarnation && same_life)
             }
-            Claim::Suspect | Claim::Down | Claim::Gone => incarnation < self.me.incarnation,
+            Claim::Suspect | Claim::Down | Claim::Left => incarnation < self.me.incarnation,
         };
         if !is_so {
             self.reincarnate(now, incarnation);
         }
     }
 
-    /// Raises this node's incarnation above `incarnation` and tells everybody.
+    /// Raises this node's incarnation above `incarnation` and tells all members.
     pub(super) fn reincarnate(&mut self, now: Time, incarnation: u32) {
         self.roster.count(&self.me);
         self.me.incarnation = incarnation.max(self.me.incarnation).saturating_add(1);

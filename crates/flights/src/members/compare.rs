@@ -1,27 +1,27 @@
-//! Comparing lists: how a node joins, how what rumours missed is found, how a partition heals.
+//! Compares lists of members: how a node joins, how updates missed by gossip are found, how a partition heals.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::member::NodeId;
-use super::pace::{JOIN_PATIENCE, JOIN_RETRY, SYNC_AGAIN, sync_every};
 use super::roster::{Entry, Status, bucket};
-use super::wire::{Claim, Digest, Kind, MAX_MESSAGE, Message, News};
-use super::{Datagram, Members, alive, news};
+use super::timing::{JOIN_PATIENCE, JOIN_RETRY, SYNC_AGAIN, sync_every};
+use super::wire::{Claim, Digest, Kind, MAX_MESSAGE, MemberUpdate, Message};
+use super::{Datagram, Members, alive, update_about};
 use crate::Time;
 use crate::time::millis;
 
-/// Where this node is on its way into the cluster.
+/// The state of joining.
 #[derive(Debug, Default)]
 pub(super) struct Joining {
     seeds: Vec<NodeId>,
     next_seed: usize,
-    /// The first list is awaited.
+    /// The first list has not arrived yet.
     is_waiting: bool,
-    /// When the next seed is asked, while there is one to ask.
+    /// When the next seed is asked, if there is one.
     retry: Option<Time>,
     give_up: Time,
-    /// Messages of the first list that came.
+    /// The messages of the first list that have arrived.
     parts: u8,
 }
 
@@ -36,10 +36,11 @@ impl Joining {
 }
 
 impl Members {
-    /// Joins the cluster that `seeds` are in: nodes to whom the transport knows the way already. They are asked one
-    /// after the other until one sends its list, and those who are not on it are asked too, or else nodes that all
-    /// start together would end up as clusters around their seeds. Without seeds this node is a cluster of its own,
-    /// until somebody joins it. May be called again at any time, with others; what is known stays known.
+    /// Joins the cluster of `seeds`: nodes that the transport can reach already.
+    ///
+    /// The seeds are asked in turn until one sends its list. Seeds that are not on the list are asked too; otherwise
+    /// nodes that all start together would form clusters around their seeds. Without seeds this node is a cluster of
+    /// its own until another one joins it. May be called again with other seeds; known members stay.
     pub fn join(&mut self, now: Time, seeds: impl IntoIterator<Item = NodeId>) {
         let me = self.me.id;
         let mut seeds: Vec<_> = seeds.into_iter().filter(|seed| *seed != me).collect();
@@ -68,7 +69,7 @@ impl Members {
         }
     }
 
-    /// The seed whose turn it is; once this node has joined, of those who are not known as members.
+    /// The next seed to ask. Once this node has joined, only seeds that are not members.
     fn seed(&mut self) -> Option<NodeId> {
         let Joining {
             seeds,
@@ -90,20 +91,24 @@ impl Members {
         None
     }
 
-    /// Compares lists with a member picked at random: one in four times with one that is thought dead, or with a seed
-    /// that is no member, and always so where nobody lives.
+    /// Compares lists with a random member. One in four times, and always if no member is alive, with a dead member or
+    /// a seed that is no member.
     pub(super) fn sync(&mut self, now: Time) {
         let every = sync_every(self.len());
-        self.next_sync = self.about(now, every);
+        self.next_sync = self.jittered(now, every);
         let look_for_lost = self.roster.live().is_empty() || self.random.below(4) == 0;
-        let lost = if look_for_lost { self.lost() } else { None };
+        let pick_lost = if look_for_lost {
+            self.pick_lost()
+        } else {
+            None
+        };
         let anybody = || self.roster.pick(1, &mut self.random).pop();
-        if let Some(to) = lost.or_else(anybody) {
+        if let Some(to) = pick_lost.or_else(anybody) {
             self.send_sync(now, to);
         }
     }
 
-    fn lost(&mut self) -> Option<NodeId> {
+    fn pick_lost(&mut self) -> Option<NodeId> {
         let down = self.roster.down();
         let down = down.get(self.random.below(down.len())).copied();
         let by_seed = down.is_none() || self.random.below(2) == 0;
@@ -111,8 +116,8 @@ impl Members {
         seed.or(down)
     }
 
-    /// After about `wait`: spread, so that nodes that started together do not all ask together.
-    fn about(&mut self, now: Time, wait: Duration) -> Time {
+    /// The time after about `wait`, with jitter, so that nodes that started together do not all ask together.
+    fn jittered(&mut self, now: Time, wait: Duration) -> Time {
         let spread = self
             .random
             .below(usize::try_from(millis(wait)).unwrap_or(0));
@@ -126,8 +131,8 @@ impl Members {
             digest,
         });
         message.push(&alive(now, &self.me), MAX_MESSAGE);
-        if let Some(news) = self.objection(now, &to) {
-            message.push(&news, MAX_MESSAGE);
+        if let Some(update) = self.claim_to_refute(now, &to) {
+            message.push(&update, MAX_MESSAGE);
         }
         self.datagrams.push(Datagram {
             to,
@@ -135,7 +140,7 @@ impl Members {
         });
     }
 
-    /// Answers with all that this node knows of the buckets that differ.
+    /// Answers with everything that this node knows about the buckets that differ.
     pub(super) fn answer_sync(&mut self, now: Time, from: NodeId, joining: bool, theirs: &Digest) {
         let ours = self.roster.digest();
         let mut differ = 0_u64;
@@ -150,13 +155,13 @@ impl Members {
         }
     }
 
-    /// Sends as many messages as `news` take. A bucket cut in two is not told to be whole.
-    fn send_list(&mut self, to: NodeId, news: Vec<News>, differ: u64) {
-        // How many messages there are is known only in the end, so they are laid out first.
+    /// Sends updates in as many messages as they need. A bucket that is split between messages is not marked as whole.
+    fn send_list(&mut self, to: NodeId, updates: Vec<MemberUpdate>, differ: u64) {
+        // The number of messages is known only at the end, so they are planned first.
         let empty = Message::new(&Kind::List { parts: 0, whole: 0 });
-        let mut parts: Vec<(u64, Vec<News>)> = vec![(differ, Vec::new())];
+        let mut parts: Vec<(u64, Vec<MemberUpdate>)> = vec![(differ, Vec::new())];
         let mut size = empty.clone();
-        for item in news {
+        for item in updates {
             if !size.push(&item, MAX_MESSAGE) {
                 let cut = 1_u64 << bucket(&item.id);
                 let later = !(cut | (cut - 1));
@@ -188,29 +193,32 @@ impl Members {
         }
     }
 
-    /// Takes a list in, and tells its sender what it lacks of the buckets that it sent whole.
+    /// Applies a list, and sends back what its sender lacks in the buckets that it sent whole.
     pub(super) fn take_list(
         &mut self,
         now: Time,
         from: NodeId,
         parts: u8,
         whole: u64,
-        news: Vec<News>,
+        updates: Vec<MemberUpdate>,
     ) {
-        let theirs: BTreeMap<NodeId, (u32, bool)> = news
+        let theirs: BTreeMap<NodeId, (u32, bool)> = updates
             .iter()
-            .map(|news| {
+            .map(|update| {
                 (
-                    news.id,
-                    (news.incarnation, matches!(news.claim, Claim::Alive { .. })),
+                    update.id,
+                    (
+                        update.incarnation,
+                        matches!(update.claim, Claim::Alive { .. }),
+                    ),
                 )
             })
             .collect();
         let before = self.changes.len();
-        self.learn_all(now, from, news, true);
+        self.learn_all(now, from, updates, true);
         if self.changes.len() > before {
-            // Rumours do not do here: a crowd joins, or a partition heals.
-            let again = self.about(now, SYNC_AGAIN);
+            // Gossip does not suffice here: a crowd joins, or a partition heals.
+            let again = self.jittered(now, SYNC_AGAIN);
             self.next_sync = self.next_sync.min(again);
         }
         if whole != 0 {
@@ -228,10 +236,10 @@ impl Members {
                     })
             };
             let lacking: Vec<_> = self.roster.entries().filter(lacks).collect();
-            let i_am_new = !theirs
+            let is_self_unknown = !theirs
                 .get(&self.me.id)
                 .is_some_and(|(incarnation, alive)| *alive && *incarnation == self.me.incarnation);
-            if !lacking.is_empty() || i_am_new {
+            if !lacking.is_empty() || is_self_unknown {
                 self.send_list(from, list(now, &self.me, &lacking), 0);
             }
         }
@@ -250,14 +258,15 @@ impl Members {
     }
 }
 
-/// This node and `entries`: a suspect as alive and then suspect, for those who do not know it yet.
-fn list(now: Time, me: &super::Member, entries: &[&Entry]) -> Vec<News> {
+/// Updates about this node and `entries`. A suspect is listed as alive and then as suspect, for nodes that do not know
+/// it yet.
+fn list(now: Time, me: &super::Member, entries: &[&Entry]) -> Vec<MemberUpdate> {
     let mut all = vec![alive(now, me)];
     for entry in entries {
         if entry.status == Status::Suspect {
             all.push(alive(now, &entry.member));
         }
-        all.push(news(now, entry));
+        all.push(update_about(now, entry));
     }
     all
 }

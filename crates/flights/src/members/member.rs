@@ -1,4 +1,4 @@
-//! What is known of a member.
+//! What is known about a member.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,17 +7,18 @@ use std::sync::Arc;
 use crate::Born;
 use crate::random::mix;
 
-/// Addresses of one kind that a member may have: IPv4 and IPv6 of two interfaces.
+/// The most addresses of one kind: IPv4 and IPv6 of two interfaces.
 pub const MAX_ADDRESSES: usize = 4;
-/// Bytes of a zone's name: that of a Kubernetes label value, where zones come from.
+/// The most bytes of a zone's name: the limit of Kubernetes label values, where zones come from.
 pub const MAX_ZONE: usize = 63;
 
-/// A node: its Ed25519 public key, which its libp2p peer id is made of.
+/// A node, identified by its Ed25519 public key, from which its libp2p peer id is derived.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub [u8; 32]);
 
 impl NodeId {
-    /// 64 well-mixed bits of it. The same on every platform and in every version: owners follow from it.
+    /// A well-mixed hash of 64 bits. It must be the same on every platform and in every version, as owners follow from
+    /// it.
     pub(crate) fn hash(&self) -> u64 {
         let words = self.0.chunks_exact(8);
         words.fold(0, |hash, word| {
@@ -46,7 +47,7 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// How others reach a member, and where it stands.
+/// The addresses and the zone of a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contact {
     router: Vec<SocketAddr>,
@@ -54,20 +55,22 @@ pub struct Contact {
     zone: Option<String>,
 }
 
-/// A contact that others would refuse to read.
+/// A contact that other nodes would reject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContactError {
+    /// There are too many addresses.
     #[error("more than {MAX_ADDRESSES} addresses of one kind: announce fewer")]
     Addresses,
     #[error(
         "a zone is 1 to {MAX_ZONE} bytes of letters, digits, '-', '_' and '.', as the value of a Kubernetes label"
     )]
+    /// The zone's name is no label value.
     Zone,
 }
 
 impl Contact {
-    /// The addresses of the router and of the registry, best first, and the zone where the node knows it.
-    /// Of an IPv6 address scope and flow label are not told to others.
+    /// A contact with the addresses of router and registry, best first, and the zone if known. Scope and flow label of
+    /// IPv6 addresses are dropped.
     pub fn new(
         router: Vec<SocketAddr>,
         registry: Vec<SocketAddr>,
@@ -86,14 +89,17 @@ impl Contact {
         })
     }
 
+    /// The addresses of the router, best first.
     pub fn router(&self) -> &[SocketAddr] {
         &self.router
     }
 
+    /// The addresses of the registry, best first.
     pub fn registry(&self) -> &[SocketAddr] {
         &self.registry
     }
 
+    /// The zone, if known.
     pub fn zone(&self) -> Option<&str> {
         self.zone.as_deref()
     }
@@ -107,10 +113,12 @@ fn is_zone(zone: &str) -> bool {
 /// A member as this node knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
+    /// The member's id.
     pub id: NodeId,
+    /// Its addresses and zone.
     pub contact: Arc<Contact>,
-    /// Raised by the member alone, whenever others hold something about it that is not so. Higher is newer.
+    /// Raised only by the member itself, when others believe something wrong about it. Higher is newer.
     pub incarnation: u32,
-    /// When it entered the cluster. A restarted process enters anew; one that was falsely taken for dead does not.
+    /// When it joined the cluster. A restarted process joins again; one that was wrongly declared dead does not.
     pub born: Born,
 }

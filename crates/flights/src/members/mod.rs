@@ -1,34 +1,35 @@
-//! Who is in the cluster: full membership by SWIM, over a transport that knows who sent what.
+//! The members of the cluster: full membership by SWIM, over a transport that authenticates senders.
 //!
-//! - Every member probes another one in each period, in random order, directly and then through three others. One
-//!   that does not answer is suspect, everybody is told, and it is dead if it has not refuted that in 6 s.
-//! - News spread as rumours: each member tells three others at a time until it has told enough.
-//! - What rumours missed is found by comparing lists: a hash for each of 64 buckets, and the lists of those that
-//!   differ. A node joins in the same way, with a list of itself alone. The dead are compared with, too, now and
-//!   then: so a partition heals.
-//! - A member's record carries the age that the member itself claims, so that a node that has just got its first
-//!   list sees the same members as seasoned as those who sent it (see [`crate::slots`]).
+//! - Every member probes another one in each period, in random order, directly and then through three others. A member
+//!   that does not answer is suspect; all members are told, and it is dead unless it refutes that within 6 s.
+//! - Updates spread by gossip: each member tells three others at a time until it has told each update often enough.
+//! - Comparing lists finds what gossip missed: 64 hashes, one for each bucket of members, and the lists of buckets that
+//!   differ. A node joins in the same way, with a list of itself only. Dead members are contacted now and then as well,
+//!   so partitions heal.
+//! - A member's record carries the age that the member claims. A node with its first list therefore sees the same
+//!   members as eligible as the nodes that sent it (see [`crate::slots`]).
 //!
-//! Why not the crate `foca`, which is SWIM too: it has nowhere to put an age that is reckoned when it is told; its probe
-//! period is fixed when it starts, ours follows the size; a joiner gets one packet of members picked at random and
-//! lists are never compared; each message carries both identities whole, 150 bytes, where a ping here is 2; it searches
-//! all members for each piece of news (0.4 µs at 1,024, 4 µs at 10,000: bearable for a node, not for a simulator); and
-//! a process that restarts must know how often it did before.
+//! Why not the crate `foca`, which implements SWIM too: it has no field for an age that is computed when it is sent;
+//! its probe period is fixed at the start, ours follows the size of the cluster; a joining node gets one packet of
+//! random members, and lists are never compared; each message carries both identities in full, 150 bytes, where a ping
+//! here has 2; it searches all members for each update (0.4 µs at 1,024, 4 µs at 10,000 members: too slow for the
+//! simulator); and a restarted process must know its earlier incarnations.
 //!
-//! Sources: SWIM (Das, Gupta, Motivala, 2002) with suspicion; comparing lists by Demers et al., Epidemic Algorithms
-//! for Replicated Database Maintenance, 1987. What differs from SWIM: death is not for ever (a higher incarnation
-//! brings a member back), and death by hearsay is a suspicion only, or else two healing parts would bury each other.
+//! Sources: SWIM (Das, Gupta, Motivala, 2002) with suspicion; comparison of lists by Demers et al., Epidemic Algorithms
+//! for Replicated Database Maintenance, 1987. Unlike in SWIM, death is not final (a higher incarnation brings a member
+//! back), and a death heard in a list is only a suspicion: otherwise the parts of a healing partition would declare
+//! each other dead.
 
 mod apply;
 mod compare;
 mod member;
-mod pace;
 mod probes;
 mod roster;
 mod rumors;
 #[cfg(test)]
 mod tests;
 mod tick;
+mod timing;
 mod wire;
 
 use std::sync::Arc;
@@ -46,32 +47,36 @@ use compare::Joining;
 use probes::Probes;
 use roster::{Entry, Roster, Status};
 use rumors::Rumors;
-use wire::{Claim, Kind, Message, News};
+use wire::{Claim, Kind, MemberUpdate, Message};
 
-/// News that go with a probe or its answer, in bytes at most.
+/// The most bytes of updates on a probe or its answer.
 const PIGGYBACK: usize = 1_200;
-/// News of one round of gossip, in bytes at most.
+/// The most bytes of updates in one round of gossip.
 const GOSSIP: usize = 16 * 1024;
 
-/// A message to send. Losing it does no harm but delay. Where nobody knows the addresses of `to`, it is a seed.
+/// A message to send. If it is lost, only time is lost. If no node knows the addresses of `to`, it is a seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
+    /// The recipient.
     pub to: NodeId,
+    /// The message.
     pub bytes: Bytes,
 }
 
-/// What has changed about the members.
+/// A change of the membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// A node has joined.
     Joined(Member),
-    /// Its contact or its age is another than was told.
+    /// Its contact or age has changed.
     Updated(Member),
-    /// It left, or is taken for dead.
+    /// It has left, or was declared dead.
     Left(NodeId),
 }
 
-/// The membership as one node sees it. After each call take the messages and changes, and call [`Members::tick`] at
-/// [`Members::next_deadline`].
+/// The membership as one node sees it.
+///
+/// After each call take the messages and changes, and call [`Members::tick`] at [`Members::next_deadline`].
 #[derive(Debug)]
 pub struct Members {
     me: Member,
@@ -89,7 +94,7 @@ pub struct Members {
 }
 
 impl Members {
-    /// A node that knows of nobody yet. `seed` spreads its choices; give each node and each start another one.
+    /// A node that knows no other node yet. `seed` spreads its choices and must differ for each node and each start.
     pub fn new(now: Time, id: NodeId, contact: Contact, seed: u64) -> Self {
         let born = Born::from_age(now, Duration::ZERO);
         let me = Member {
@@ -109,9 +114,9 @@ impl Members {
             probes: Probes::default(),
             joining: Joining::default(),
             random: Random::new(seed),
-            next_probe: now.after(pace::probe_every(1)),
+            next_probe: now.after(timing::probe_every(1)),
             next_gossip: None,
-            next_sync: now.after(pace::SYNC_AGAIN),
+            next_sync: now.after(timing::SYNC_AGAIN),
             datagrams: Vec::new(),
         }
     }
@@ -132,20 +137,20 @@ impl Members {
             .map(|entry| &entry.member)
     }
 
-    /// Everybody who lives, this node included.
+    /// All living members, this node included.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
         let others = self.roster.entries().filter(|entry| entry.status.is_live());
         std::iter::once(&self.me).chain(others.map(|entry| &entry.member))
     }
 
-    /// How many live, this node included: at least 1.
+    /// The number of living members, this node included: at least 1.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
         self.roster.live().len() + 1
     }
 
-    /// Says whether this node has its first list, or has waited for one in vain. Before that it knows of too few to
-    /// say who owns what.
+    /// Whether this node has its first list, or has stopped waiting for one. Before that it knows too few members to
+    /// tell who owns what.
     pub fn has_joined(&self) -> bool {
         self.joining.is_over()
     }
@@ -155,12 +160,12 @@ impl Members {
         std::mem::take(&mut self.datagrams)
     }
 
-    /// What changed since the last call, in order.
+    /// The changes since the last call, in order.
     pub fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)
     }
 
-    /// This node is reached elsewhere from now on: the others are told.
+    /// Changes this node's addresses and tells the other members.
     pub fn set_contact(&mut self, now: Time, contact: Contact) {
         if *self.me.contact != contact {
             self.me.contact = Arc::new(contact);
@@ -169,26 +174,26 @@ impl Members {
         }
     }
 
-    /// A member could not be reached: it is probed at once instead of when its turn comes.
-    pub fn doubt(&mut self, now: Time, id: NodeId) {
+    /// Probes a member at once: it could not be reached.
+    pub fn probe_now(&mut self, now: Time, id: NodeId) {
         self.probe(now, id);
     }
 
-    /// This node shuts down: the others learn it from the messages that this leaves, and it says no more afterwards.
+    /// Leaves the cluster. The resulting messages tell the other members; the node sends nothing afterwards.
     pub fn leave(&mut self) {
         self.has_left = true;
         let mut message = Message::new(&Kind::Gossip);
         let incarnation = self.me.incarnation;
         message.push(
-            &News {
+            &MemberUpdate {
                 id: self.me.id,
                 incarnation,
-                claim: Claim::Gone,
+                claim: Claim::Left,
             },
             MAX_MESSAGE,
         );
         let bytes = message.finish();
-        for to in self.roster.pick(pace::LEAVE_FANOUT, &mut self.random) {
+        for to in self.roster.pick(timing::LEAVE_FANOUT, &mut self.random) {
             self.datagrams.push(Datagram {
                 to,
                 bytes: bytes.clone(),
@@ -196,38 +201,38 @@ impl Members {
         }
     }
 
-    /// Takes a message that `from` sent, as the transport has authenticated it. One that cannot be read changes
-    /// nothing.
+    /// Handles a message. `from` is its sender as authenticated by the transport. A message that cannot be decoded
+    /// changes nothing.
     pub fn receive(&mut self, now: Time, from: NodeId, message: &[u8]) -> Result<(), DecodeError> {
-        let (kind, news) = wire::decode(message)?;
+        let (kind, updates) = wire::decode(message)?;
         if self.has_left || from == self.me.id {
             return Ok(());
         }
         match kind {
-            Kind::List { parts, whole } => self.take_list(now, from, parts, whole, news),
+            Kind::List { parts, whole } => self.take_list(now, from, parts, whole, updates),
             Kind::Sync { joining, digest } => {
-                self.learn_all(now, from, news, false);
+                self.learn_all(now, from, updates, false);
                 self.answer_sync(now, from, joining, &digest);
             }
             Kind::Ping { number } => {
-                self.learn_all(now, from, news, false);
-                self.send_with_news(now, from, &Kind::Ack { number });
+                self.learn_all(now, from, updates, false);
+                self.send_with_updates(now, from, &Kind::Ack { number });
             }
             Kind::Ack { number } => {
-                self.learn_all(now, from, news, false);
+                self.learn_all(now, from, updates, false);
                 if let Some((origin, number)) = self.probes.answered(from, number) {
-                    self.send_with_news(now, origin, &Kind::Ack { number });
+                    self.send_with_updates(now, origin, &Kind::Ack { number });
                 }
-                self.correct(now, from);
+                self.tell_sender_about_itself(now, from);
             }
             Kind::PingFor { target, number } => {
-                self.learn_all(now, from, news, false);
+                self.learn_all(now, from, updates, false);
                 self.probe_for(now, from, target, number);
-                self.correct(now, from);
+                self.tell_sender_about_itself(now, from);
             }
             Kind::Gossip => {
-                self.learn_all(now, from, news, false);
-                self.correct(now, from);
+                self.learn_all(now, from, updates, false);
+                self.tell_sender_about_itself(now, from);
             }
         }
         Ok(())
@@ -242,7 +247,7 @@ impl Members {
             return;
         };
         if let Some(number) = self.probes.begin(now, target, entry.member.incarnation) {
-            self.send_with_news(now, target, &Kind::Ping { number });
+            self.send_with_updates(now, target, &Kind::Ping { number });
         }
     }
 
@@ -251,15 +256,15 @@ impl Members {
             return;
         }
         if let Some(number) = self.probes.relay(now, target, origin, number) {
-            self.send_with_news(now, target, &Kind::Ping { number });
+            self.send_with_updates(now, target, &Kind::Ping { number });
         }
     }
 
-    /// Sends a message with what `to` must know about itself and with some of the rumours.
-    fn send_with_news(&mut self, now: Time, to: NodeId, kind: &Kind) {
+    /// Sends a message with any claim about `to` that it should refute, and with some updates.
+    fn send_with_updates(&mut self, now: Time, to: NodeId, kind: &Kind) {
         let mut message = Message::new(kind);
-        if let Some(news) = self.objection(now, &to) {
-            message.push(&news, PIGGYBACK);
+        if let Some(update) = self.claim_to_refute(now, &to) {
+            message.push(&update, PIGGYBACK);
         }
         self.add_rumors(now, &mut message, 1, PIGGYBACK);
         self.datagrams.push(Datagram {
@@ -268,13 +273,13 @@ impl Members {
         });
     }
 
-    /// Tells a sender what it must know about itself; asks a stranger who it is.
-    fn correct(&mut self, now: Time, from: NodeId) {
+    /// Tells a sender any claim that it should refute; asks an unknown sender for its list.
+    fn tell_sender_about_itself(&mut self, now: Time, from: NodeId) {
         if self.roster.get(&from).is_none() {
             self.send_sync(now, from);
-        } else if let Some(news) = self.objection(now, &from) {
+        } else if let Some(update) = self.claim_to_refute(now, &from) {
             let mut message = Message::new(&Kind::Gossip);
-            message.push(&news, MAX_MESSAGE);
+            message.push(&update, MAX_MESSAGE);
             self.datagrams.push(Datagram {
                 to: from,
                 bytes: message.finish(),
@@ -282,51 +287,51 @@ impl Members {
         }
     }
 
-    /// What this node holds about `id` that `id` would refute.
-    fn objection(&self, now: Time, id: &NodeId) -> Option<News> {
+    /// The claim about `id` that `id` would refute, if there is one.
+    fn claim_to_refute(&self, now: Time, id: &NodeId) -> Option<MemberUpdate> {
         let entry = self
             .roster
             .get(id)
             .filter(|entry| entry.status != Status::Alive)?;
-        Some(news(now, entry))
+        Some(update_about(now, entry))
     }
 
     fn add_rumors(&mut self, now: Time, message: &mut Message, times: u8, limit: usize) {
         let Self {
             rumors, roster, me, ..
         } = self;
-        rumors.tell(times, pace::copies(roster.live().len() + 1), |id| {
-            let news = if id == me.id {
+        rumors.tell(times, timing::copies(roster.live().len() + 1), |id| {
+            let update = if id == me.id {
                 Some(alive(now, me))
             } else {
-                roster.get(&id).map(|entry| news(now, entry))
+                roster.get(&id).map(|entry| update_about(now, entry))
             };
-            // One that is forgotten by now needs no telling.
-            news.is_none_or(|news| message.push(&news, limit))
+            // A member forgotten meanwhile needs no update.
+            update.is_none_or(|update| message.push(&update, limit))
         });
     }
 }
 
-fn alive(now: Time, member: &Member) -> News {
+fn alive(now: Time, member: &Member) -> MemberUpdate {
     let claim = Claim::Alive {
         contact: Arc::clone(&member.contact),
         age: member.born.age(now),
     };
-    News {
+    MemberUpdate {
         id: member.id,
         incarnation: member.incarnation,
         claim,
     }
 }
 
-fn news(now: Time, entry: &Entry) -> News {
+fn update_about(now: Time, entry: &Entry) -> MemberUpdate {
     let claim = match entry.status {
         Status::Alive => return alive(now, &entry.member),
         Status::Suspect => Claim::Suspect,
         Status::Down => Claim::Down,
-        Status::Gone => Claim::Gone,
+        Status::Left => Claim::Left,
     };
-    News {
+    MemberUpdate {
         id: entry.member.id,
         incarnation: entry.member.incarnation,
         claim,

@@ -1,14 +1,14 @@
-//! Probes under way, and those made for others.
+//! The probes in progress: this node's own, and those on behalf of others.
 
 use std::collections::VecDeque;
 
 use super::member::NodeId;
-use super::pace::{DIRECT_WAIT, PROBE_WAIT};
+use super::timing::{DIRECT_WAIT, PROBE_WAIT};
 use crate::Time;
 
-/// Probes under way at once at most: one a period, and those of members in doubt.
+/// The most own probes at once: one each period, and those of suspected members.
 const MAX_PROBES: usize = 16;
-/// Probes made for others at once at most; more are not made.
+/// The most probes on behalf of others at once.
 const MAX_RELAYS: usize = 64;
 
 #[derive(Debug)]
@@ -16,7 +16,7 @@ struct Probe {
     target: NodeId,
     incarnation: u32,
     number: u32,
-    /// When others are asked to help; none once they were.
+    /// When other members are asked to help. `None`: they were.
     ask_at: Option<Time>,
     helpers: Vec<NodeId>,
     until: Time,
@@ -31,7 +31,7 @@ struct Relay {
     until: Time,
 }
 
-/// What a probe that was not answered needs.
+/// What to do about a probe without an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Due {
     Help { target: NodeId, number: u32 },
@@ -46,7 +46,7 @@ pub(super) struct Probes {
 }
 
 impl Probes {
-    /// Begins a probe and returns its number, unless the target is being probed or too many are.
+    /// Starts a probe and returns its number. `None`: the target is being probed already, or there are too many probes.
     pub(super) fn begin(&mut self, now: Time, target: NodeId, incarnation: u32) -> Option<u32> {
         let known = self.running.iter().any(|probe| probe.target == target);
         if known || self.running.len() >= MAX_PROBES {
@@ -64,7 +64,7 @@ impl Probes {
         Some(self.last)
     }
 
-    /// Begins a probe for somebody else and returns its number, unless too many are under way.
+    /// Starts a probe on behalf of another node and returns its number. `None`: there are too many.
     pub(super) fn relay(
         &mut self,
         now: Time,
@@ -90,7 +90,7 @@ impl Probes {
         Some(self.last)
     }
 
-    /// Takes an answer. Returns to whom and under which number it is to be passed on, if the probe was another's.
+    /// Handles an answer. If the probe was on behalf of another node, returns that node and its number.
     pub(super) fn answered(&mut self, from: NodeId, number: u32) -> Option<(NodeId, u32)> {
         self.running.retain(|probe| {
             let from_it = probe.target == from || probe.helpers.contains(&from);
@@ -105,7 +105,7 @@ impl Probes {
         Some((relay.origin, relay.origin_number))
     }
 
-    /// The members who were asked to help with a probe: their answers count as its target's.
+    /// Records the members that help with a probe: their answers count as the target's.
     pub(super) fn helped_by(&mut self, number: u32, helpers: &[NodeId]) {
         if let Some(probe) = self.running.iter_mut().find(|probe| probe.number == number) {
             probe.helpers = helpers.to_vec();
@@ -140,7 +140,7 @@ impl Probes {
             .min()
     }
 
-    /// Drops the probes under way: this node did not hear their answers.
+    /// Drops all own probes: this node could not hear their answers.
     pub(super) fn void(&mut self) {
         self.running.clear();
     }

@@ -1,4 +1,4 @@
-//! Who is known, in which state; lists to choose from, deadlines, and a hash for comparing.
+//! All known members with their status, lists to choose from, deadlines, and a digest for comparison.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,9 +7,9 @@ use super::wire::{BUCKETS, Digest};
 use crate::Time;
 use crate::random::{GOLDEN, Random, mix};
 
-/// Living members other than this node at most; more are not taken in.
+/// The most living members besides this node. Further ones are ignored.
 pub const MAX_MEMBERS: usize = 16_384;
-/// The dead that are remembered at most; of more, those dead longest are forgotten.
+/// The most dead members to remember. The oldest are forgotten first.
 pub(super) const MAX_DEAD: usize = 4_096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +17,10 @@ pub(super) enum Status {
     Alive,
     /// Counts as a member until its deadline.
     Suspect,
-    /// Thought dead. Remembered until its deadline, so that old news do not bring it back.
+    /// Declared dead. Remembered until its deadline, so that old updates do not bring it back.
     Down,
-    /// Left of its own will. Remembered as the dead are, but not looked for.
-    Gone,
+    /// Has left. Remembered like the dead, but never contacted again.
+    Left,
 }
 
 impl Status {
@@ -34,15 +34,15 @@ pub(super) struct Entry {
     pub(super) member: Member,
     pub(super) status: Status,
     pub(super) deadline: Option<Time>,
-    /// Where it stands in the list of its status.
+    /// Its index in the list of its status.
     position: usize,
 }
 
-/// Everybody but this node itself, and the digest over everybody.
+/// All known members except this node, and the digest over all living members.
 #[derive(Debug)]
 pub(super) struct Roster {
     entries: BTreeMap<NodeId, Entry>,
-    /// In the random order in which they are probed.
+    /// In the random order of probing.
     live: Vec<NodeId>,
     down: Vec<NodeId>,
     deadlines: BTreeSet<(Time, NodeId)>,
@@ -82,7 +82,7 @@ impl Roster {
         self.entries.values()
     }
 
-    /// Says whether there is room for one more living member.
+    /// Whether there is room for one more living member.
     pub(super) fn has_room(&self) -> bool {
         self.live.len() < MAX_MEMBERS
     }
@@ -108,7 +108,7 @@ impl Roster {
                 self.down.push(id);
                 self.down.len() - 1
             }
-            Status::Gone => 0,
+            Status::Left => 0,
         };
         self.entries.insert(
             id,
@@ -137,7 +137,7 @@ impl Roster {
                 &mut self.live
             }
             Status::Down => &mut self.down,
-            Status::Gone => return,
+            Status::Left => return,
         };
         list.swap_remove(entry.position);
         if let Some(moved) = list
@@ -148,7 +148,7 @@ impl Roster {
         }
     }
 
-    /// Adds a living member to the digest, or takes it out again: the two are one operation.
+    /// Adds a living member to the digest, or removes it: the operation is its own inverse.
     pub(super) fn count(&mut self, member: &Member) {
         let hash = member.id.hash();
         let incarnation = u64::from(member.incarnation).wrapping_mul(GOLDEN);
@@ -157,7 +157,7 @@ impl Roster {
         }
     }
 
-    /// The living member whose turn it is to be probed: each once, in random order, then all anew in another order.
+    /// The next member to probe. Each is probed once in random order, then all again in another order.
     pub(super) fn next_to_probe(&mut self, random: &mut Random) -> Option<NodeId> {
         if self.cursor >= self.live.len() {
             self.cursor = 0;
@@ -193,7 +193,7 @@ impl Roster {
             .map(|(_, id)| *id)
     }
 
-    /// Moves every deadline of a suspect to `deadline`, if it is before that.
+    /// Extends the deadlines of all suspects to at least `deadline`.
     pub(super) fn spare_suspects(&mut self, deadline: Time) {
         let early: Vec<_> = self
             .deadlines
@@ -233,7 +233,7 @@ impl Roster {
     }
 }
 
-/// The bucket that a member is compared in.
+/// The bucket in which a member is compared.
 pub(super) fn bucket(id: &NodeId) -> usize {
     const { assert!(BUCKETS == 64) };
     (id.hash() >> 58) as usize
@@ -274,7 +274,7 @@ mod tests {
                     0 => roster.put(it, Status::Alive, None, &mut random),
                     1 => roster.put(it, Status::Suspect, deadline, &mut random),
                     2 => roster.put(it, Status::Down, deadline, &mut random),
-                    3 => roster.put(it, Status::Gone, deadline, &mut random),
+                    3 => roster.put(it, Status::Left, deadline, &mut random),
                     4 => roster.remove(&it.id),
                     _ => { roster.next_to_probe(&mut random); }
                 }
@@ -284,7 +284,7 @@ mod tests {
                 let mut deadlines = 0;
                 for entry in roster.entries() {
                     let list = if entry.status.is_live() { roster.live() } else { roster.down() };
-                    if entry.status != Status::Gone {
+                    if entry.status != Status::Left {
                         prop_assert_eq!(list.get(entry.position), Some(&entry.member.id));
                     }
                     if entry.status.is_live() {

@@ -1,18 +1,18 @@
-//! News that are being passed on: those told least come first.
+//! Updates that are being spread. Those told least often go first.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::member::NodeId;
 
-/// Members of whom there are news. What the news are is looked up when they are told, so they are never stale.
+/// The members about which there are updates. The update itself is looked up when it is sent, so it is never stale.
 ///
-/// Each is told a fixed number of times. Telling it less often once others tell it too was tried: a third fewer bytes,
-/// but 4 % of members unknown to somebody after a partition of 256 healed, for 20 s instead of 2 s.
+/// Each is told a fixed number of times. Stopping earlier when others tell it too was tried: it saves a third of the
+/// bytes, but after a partition of 256 nodes healed, 4 % of members were unknown to some node for 20 s instead of 2 s.
 #[derive(Debug, Default)]
 pub(super) struct Rumors {
     /// How often each was told.
     told: BTreeMap<NodeId, u8>,
-    /// By how often they were told. An id whose count is another one by now is left over, and passed over.
+    /// Members by how often they were told. An entry whose count has changed is stale and skipped.
     queues: Vec<VecDeque<NodeId>>,
 }
 
@@ -21,13 +21,13 @@ impl Rumors {
         self.told.is_empty()
     }
 
-    /// There are news of `id`: they are told from the beginning.
+    /// Starts spreading an update about `id`.
     pub(super) fn add(&mut self, id: NodeId) {
         self.set(id, 0);
     }
 
-    /// Offers ids to `tell`, least told first, until it refuses one by `false`. Each that it takes counts as told
-    /// `times` more, and is dropped once told `copies` times.
+    /// Offers ids to `tell`, least told first, until it returns false. Each accepted id counts as told `times` more,
+    /// and is dropped after `copies` times.
     pub(super) fn tell(&mut self, times: u8, copies: u8, mut tell: impl FnMut(NodeId) -> bool) {
         let mut taken = Vec::new();
         'full: for (told, queue) in self.queues.iter_mut().enumerate() {
@@ -58,7 +58,7 @@ impl Rumors {
         } else {
             self.told.remove(&id);
             if self.told.is_empty() {
-                // What is left over in them is of the past.
+                // Only stale entries are left in them.
                 self.queues.clear();
             }
         }

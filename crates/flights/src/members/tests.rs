@@ -12,7 +12,7 @@ fn id(number: u8) -> NodeId {
     NodeId([number; 32])
 }
 
-fn told() -> impl Strategy<Value = News> {
+fn told() -> impl Strategy<Value = MemberUpdate> {
     let claim = prop_oneof![
         (0..20_000_u64).prop_map(|age| Claim::Alive {
             contact: Arc::default(),
@@ -20,9 +20,9 @@ fn told() -> impl Strategy<Value = News> {
         }),
         Just(Claim::Suspect),
         Just(Claim::Down),
-        Just(Claim::Gone),
+        Just(Claim::Left),
     ];
-    (0..8_u8, 0..4_u32, claim).prop_map(|(number, incarnation, claim)| News {
+    (0..8_u8, 0..4_u32, claim).prop_map(|(number, incarnation, claim)| MemberUpdate {
         id: id(number),
         incarnation,
         claim,
@@ -48,7 +48,7 @@ fn kind() -> impl Strategy<Value = Kind> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Hear(u8, Kind, Vec<News>),
+    Hear(u8, Kind, Vec<MemberUpdate>),
     Wait(u64),
     Doubt(u8),
     Join(u8),
@@ -57,7 +57,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..8_u8, kind(), prop::collection::vec(told(), 0..5))
-            .prop_map(|(from, kind, news)| Step::Hear(from, kind, news)),
+            .prop_map(|(from, kind, update)| Step::Hear(from, kind, update)),
         2 => (1..40_000_u64).prop_map(Step::Wait),
         1 => (0..8_u8).prop_map(Step::Doubt),
         1 => (0..8_u8).prop_map(Step::Join),
@@ -73,15 +73,15 @@ proptest! {
         let mut incarnation = 0;
         for step in steps {
             match step {
-                Step::Hear(from, kind, news) => {
+                Step::Hear(from, kind, update) => {
                     let mut message = Message::new(&kind);
-                    for news in news {
-                        message.push(&news, MAX_MESSAGE);
+                    for update in update {
+                        message.push(&update, MAX_MESSAGE);
                     }
                     members.receive(now, id(from), &message.finish())?;
                 }
                 Step::Wait(wait) => now = Time(now.0 + wait),
-                Step::Doubt(number) => members.doubt(now, id(number)),
+                Step::Doubt(number) => members.probe_now(now, id(number)),
                 Step::Join(seed) => members.join(now, [id(seed)]),
             }
             // It does not ask to be woken for what it has just done.
@@ -121,7 +121,7 @@ fn one_who_leaves_says_no_more() {
         age: Duration::ZERO,
     };
     hello.push(
-        &News {
+        &MemberUpdate {
             id: id(1),
             incarnation: 0,
             claim: alive,

@@ -1,16 +1,16 @@
-//! What happens because time passes.
+//! What happens as time passes.
 
-use super::pace::{
-    FANOUT, GOSSIP_EVERY, HELPERS, OVERSLEPT, REMEMBER_DEAD, SUSPICION, probe_every,
-};
 use super::probes::Due;
 use super::roster::Status;
+use super::timing::{
+    FANOUT, GOSSIP_EVERY, INDIRECT_PROBES, OVERSLEPT, REMEMBER_DEAD, SUSPICION, probe_every,
+};
 use super::wire::{Kind, MAX_MESSAGE, Message};
 use super::{Datagram, GOSSIP, Members, NodeId};
 use crate::Time;
 
 impl Members {
-    /// When [`Members::tick`] is to be called next. Later does little harm, earlier none.
+    /// When [`Members::tick`] must be called next. Calling it late does little harm, early none.
     pub fn next_deadline(&self) -> Time {
         let deadlines = [
             Some(self.next_probe),
@@ -27,7 +27,7 @@ impl Members {
             .unwrap_or(self.next_probe)
     }
 
-    /// Does what is due by now.
+    /// Performs all actions that are due.
     pub fn tick(&mut self, now: Time) {
         if self.has_left {
             return;
@@ -64,21 +64,21 @@ impl Members {
     }
 
     fn ask_others(&mut self, now: Time, target: NodeId, number: u32) {
-        let mut helpers = self.roster.pick(HELPERS + 1, &mut self.random);
+        let mut helpers = self.roster.pick(INDIRECT_PROBES + 1, &mut self.random);
         helpers.retain(|helper| *helper != target);
-        helpers.truncate(HELPERS);
+        helpers.truncate(INDIRECT_PROBES);
         self.probes.helped_by(number, &helpers);
         for helper in helpers {
-            self.send_with_news(now, helper, &Kind::PingFor { target, number });
+            self.send_with_updates(now, helper, &Kind::PingFor { target, number });
         }
     }
 
-    /// The member did not answer. It is told at once, so that it can refute that.
+    /// Suspects a member that did not answer. It is told at once, so that it can refute this.
     fn suspect(&mut self, now: Time, target: NodeId, incarnation: u32) {
-        self.learn_ill(now, target, incarnation, Status::Suspect, SUSPICION);
-        if let Some(news) = self.objection(now, &target) {
+        self.learn_not_alive(now, target, incarnation, Status::Suspect, SUSPICION);
+        if let Some(update) = self.claim_to_refute(now, &target) {
             let mut message = Message::new(&Kind::Gossip);
-            message.push(&news, MAX_MESSAGE);
+            message.push(&update, MAX_MESSAGE);
             self.datagrams.push(Datagram {
                 to: target,
                 bytes: message.finish(),
@@ -86,24 +86,24 @@ impl Members {
         }
     }
 
-    /// The deadline of a suspect or of a dead one has come.
+    /// Handles the deadline of a suspect or dead member.
     fn expire(&mut self, now: Time, id: NodeId) {
         match self.roster.get(&id) {
             Some(entry) if entry.status == Status::Suspect => {
                 let incarnation = entry.member.incarnation;
-                self.learn_ill(now, id, incarnation, Status::Down, REMEMBER_DEAD);
+                self.learn_not_alive(now, id, incarnation, Status::Down, REMEMBER_DEAD);
             }
             _ => self.roster.remove(&id),
         }
     }
 
-    /// Tells some members what is new, and goes on while there is anything.
+    /// Sends updates to a few members, and schedules the next round if there are more.
     fn gossip(&mut self, now: Time) {
         self.next_gossip = None;
         let targets = self.roster.pick(FANOUT, &mut self.random);
         let times = u8::try_from(targets.len()).unwrap_or(u8::MAX);
         if times == 0 {
-            // Nobody to tell; whoever comes gets the whole list.
+            // There is nobody to tell; a joining member gets the whole list.
             self.rumors = Default::default();
             return;
         }

@@ -1,7 +1,7 @@
-//! What members say to each other, and its encoding.
+//! The messages of the membership, and their encoding.
 //!
-//! One byte of kind, the kind's own fields, then news about members up to the end of the message. Numbers are varints
-//! (LEB128) unless noted. The sender is not named: the transport has authenticated it.
+//! A message is one byte for its kind, the fields of that kind, and updates about members up to the end. Numbers are
+//! varints (LEB128) unless noted. The sender is not named: the transport authenticates it.
 
 mod read;
 #[cfg(test)]
@@ -19,44 +19,44 @@ use crate::time::millis;
 pub use read::DecodeError;
 pub(super) use read::decode;
 
-/// Bytes of a message at most, sent or taken.
+/// The most bytes of a message, sent or received.
 pub const MAX_MESSAGE: usize = 64 * 1024;
-/// Parts of the key space whose lists of members are compared by hash.
+/// The number of buckets. Lists of members are compared by one hash for each bucket.
 pub(super) const BUCKETS: usize = 64;
 
-/// A hash over the members of each bucket: equal lists, equal hashes.
+/// One hash for each bucket, over its members. Equal lists have equal hashes.
 pub(super) type Digest = [u64; BUCKETS];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Are you there? Answered by [`Kind::Ack`] with the same number.
+    /// A probe, answered by [`Kind::Ack`] with the same number.
     Ping {
         number: u32,
     },
     Ack {
         number: u32,
     },
-    /// Ping `target` for me, and pass its answer on under my number.
+    /// Asks the recipient to probe `target` and to pass the answer on under this number.
     PingFor {
         target: NodeId,
         number: u32,
     },
-    /// Only the news.
+    /// Updates only.
     Gossip,
-    /// This is my list: tell me what differs, or all the same if I am `joining`.
+    /// Compares lists. The answer has what differs; a `joining` node gets an answer in any case.
     Sync {
         joining: bool,
         digest: Box<Digest>,
     },
-    /// One of `parts` messages of an answer to [`Kind::Sync`], all that the sender knows of the buckets in `whole` (a
-    /// bit each), or the answer to such an answer (`whole` = 0). What it says of deaths may be old.
+    /// One of `parts` messages that answer [`Kind::Sync`], with everything in the buckets of `whole` (one bit each); or
+    /// the answer to such an answer (`whole` = 0). Deaths in it may be outdated.
     List {
         parts: u8,
         whole: u64,
     },
 }
 
-/// What is told of a member.
+/// What is claimed about a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
     Alive {
@@ -65,12 +65,12 @@ pub(super) enum Claim {
     },
     Suspect,
     Down,
-    /// It said so itself.
-    Gone,
+    /// It has announced that it leaves.
+    Left,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct News {
+pub(super) struct MemberUpdate {
     pub(super) id: NodeId,
     pub(super) incarnation: u32,
     pub(super) claim: Claim,
@@ -116,10 +116,10 @@ impl Message {
         self.0.len()
     }
 
-    /// Adds `news`, unless the message would then be longer than `limit` bytes: then it stays as it was.
-    pub(super) fn push(&mut self, news: &News, limit: usize) -> bool {
+    /// Adds an update, unless the message would exceed `limit` bytes.
+    pub(super) fn push(&mut self, update: &MemberUpdate, limit: usize) -> bool {
         let before = self.0.len();
-        put_news(&mut self.0, news);
+        put_update(&mut self.0, update);
         let fits = self.0.len() <= limit.min(MAX_MESSAGE);
         if !fits {
             self.0.truncate(before);
@@ -132,16 +132,16 @@ impl Message {
     }
 }
 
-fn put_news(buf: &mut BytesMut, news: &News) {
-    buf.put_slice(&news.id.0);
-    buf.put_u8(match news.claim {
+fn put_update(buf: &mut BytesMut, update: &MemberUpdate) {
+    buf.put_slice(&update.id.0);
+    buf.put_u8(match update.claim {
         Claim::Alive { .. } => 0,
         Claim::Suspect => 1,
         Claim::Down => 2,
-        Claim::Gone => 3,
+        Claim::Left => 3,
     });
-    put_varint(buf, u64::from(news.incarnation));
-    if let Claim::Alive { contact, age } = &news.claim {
+    put_varint(buf, u64::from(update.incarnation));
+    if let Claim::Alive { contact, age } = &update.claim {
         put_varint(buf, millis(*age));
         put_addresses(buf, contact.router());
         put_addresses(buf, contact.registry());
@@ -151,7 +151,7 @@ fn put_news(buf: &mut BytesMut, news: &News) {
     }
 }
 
-/// A count, then for each 4 or 6, the address and the port, big-endian.
+/// A count; for each address 4 or 6, the address, and the port, big-endian.
 fn put_addresses(buf: &mut BytesMut, addresses: &[SocketAddr]) {
     put_varint(buf, addresses.len() as u64);
     for address in addresses {

@@ -1,25 +1,25 @@
-//! Who owns what: keys fall into slots, and each slot has three owners among the members.
+//! Which node owns which keys: keys fall into slots, and each slot has three owners among the members.
 
+mod eligibility;
 mod ranking;
-mod realm;
-mod season;
+mod shard_map;
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Reverse;
 use std::fmt;
 
-pub use realm::Realm;
-pub use season::{SEASON, STEP};
+pub use eligibility::{ELIGIBLE_AFTER, ROUND};
+pub use shard_map::ShardMap;
 
 use crate::members::Change;
 use crate::{NodeId, Time};
+use eligibility::Eligibility;
 use ranking::{Ranking, score};
-use season::Seasons;
 
-/// Parts of the key space. A node keeps in touch with owners alone: three of each slot.
+/// The number of slots. A node keeps in touch with owners only: three of each slot.
 pub const SLOTS: usize = 64;
-/// Owners of a slot.
+/// The number of owners of a slot.
 pub const OWNERS: usize = 3;
 
 /// A part of the key space.
@@ -27,12 +27,13 @@ pub const OWNERS: usize = 3;
 pub struct Slot(u8);
 
 impl Slot {
-    /// The slot of a key, by the first six bits of its hash.
+    /// The slot of a key: the first six bits.
     pub fn of(key: &[u8; 16]) -> Self {
         const { assert!(SLOTS == 64) };
         Self(key[0] >> 2)
     }
 
+    /// All slots, in order.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..SLOTS as u8).map(Self)
     }
@@ -43,7 +44,7 @@ impl Slot {
     }
 }
 
-/// The owners of a slot, the arbiter first; fewer than three only where there are fewer members.
+/// The owners of a slot, the arbiter first. Fewer than three only if there are fewer members.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Owners {
     ids: [NodeId; OWNERS],
@@ -56,24 +57,24 @@ impl Owners {
         len: 0,
     };
 
-    /// The one who grants leads.
+    /// The owner that grants leads.
     pub fn arbiter(&self) -> Option<NodeId> {
         self.first().copied()
     }
 
     /// Those of them of whom this holds.
     #[must_use]
-    pub fn who(&self, is: impl Fn(&NodeId) -> bool) -> Self {
+    pub fn filter_by(&self, is: impl Fn(&NodeId) -> bool) -> Self {
         self.iter().filter(|owner| is(owner)).copied().collect()
     }
 }
 
 impl FromIterator<NodeId> for Owners {
-    /// The first three.
+    /// Takes the first three.
     fn from_iter<I: IntoIterator<Item = NodeId>>(ids: I) -> Self {
         let mut owners = Self::NONE;
-        for (place, id) in owners.ids.iter_mut().zip(ids) {
-            *place = id;
+        for (entry, id) in owners.ids.iter_mut().zip(ids) {
+            *entry = id;
             owners.len += 1;
         }
         owners
@@ -94,33 +95,36 @@ impl fmt::Debug for Owners {
     }
 }
 
-/// A slot that has other owners than when it was last asked for.
+/// A slot whose owners have changed since the last call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotChange {
+    /// The slot.
     pub slot: Slot,
+    /// Its owners at the last call.
     pub before: Owners,
+    /// Its owners now.
     pub after: Owners,
 }
 
-/// What belongs to one slot.
+/// The state of one slot.
 #[derive(Clone, Debug)]
 struct State {
     ranking: Ranking,
     owners: Owners,
-    told: Owners,
+    reported: Owners,
     previous: Option<NodeId>,
 }
 
-/// The owners of all slots, as they follow from the members that one node knows.
+/// The owners of all slots, derived from the members that one node knows.
 ///
-/// They are the three seasoned members whom rendezvous hashing ranks highest for the slot. Where fewer than three
-/// are seasoned, the oldest of the others fill up behind them, and those who started together are ranked in the same
-/// way: a cluster of one, or of fresh nodes, works at once, and nothing moves when these become seasoned.
+/// They are the three eligible members that rendezvous hashing ranks highest for the slot. If fewer than three are
+/// eligible, the oldest other members fill up, and members that started together are ranked in the same way. So a
+/// cluster of one node, or of new nodes, works at once, and nothing moves when these become eligible.
 #[derive(Clone, Debug)]
 pub struct Slots {
-    seasons: Seasons,
+    eligibility: Eligibility,
     states: Vec<State>,
-    /// The members who fill up, and the beat that each belongs to.
+    /// The members that fill up, each with its round.
     fill: Vec<(u64, NodeId)>,
 }
 
@@ -131,77 +135,79 @@ impl Default for Slots {
 }
 
 impl Slots {
-    /// Of a cluster without members.
+    /// The slots of a cluster without members.
     pub fn new() -> Self {
-        let (owners, told) = (Owners::NONE, Owners::NONE);
+        let (owners, reported) = (Owners::NONE, Owners::NONE);
         let state = State {
             ranking: Ranking::default(),
             owners,
-            told,
+            reported,
             previous: None,
         };
         Self {
-            seasons: Seasons::default(),
+            eligibility: Eligibility::default(),
             states: vec![state; SLOTS],
             fill: Vec::new(),
         }
     }
 
-    /// Takes in what changed about the members, and that it is `now`. All changes of one moment belong into one call.
+    /// Applies changes of the membership at the time `now`. Pass all changes of one moment in one call.
     pub fn update<'a>(&mut self, now: Time, changes: impl IntoIterator<Item = &'a Change>) {
         let mut dirty = 0_u64;
         for change in changes {
             match change {
                 Change::Joined(member) | Change::Updated(member) => {
-                    self.seasons.set(member.id, member.born);
+                    self.eligibility.set(member.id, member.born);
                 }
                 Change::Left(id) => dirty |= self.remove(id),
             }
         }
-        while let Some(id) = self.seasons.next(now) {
+        while let Some(id) = self.eligibility.next(now) {
             dirty |= self.enter(id);
         }
-        let fill = self.seasons.fill(OWNERS);
+        let fill = self.eligibility.fill(OWNERS);
         if fill != self.fill {
             self.fill = fill;
             dirty = u64::MAX;
         }
-        self.settle(dirty);
+        self.recompute_owners(dirty);
     }
 
-    /// So many are members.
+    /// The number of members.
     pub fn members(&self) -> usize {
-        self.seasons.len()
+        self.eligibility.len()
     }
 
-    /// The slots of a part of the members alone.
-    fn part(&self, now: Time, is_in: impl Fn(&NodeId) -> bool) -> Self {
-        let mut part = Self::new();
-        for (id, born) in self.seasons.ages().filter(|(id, _)| is_in(id)) {
-            part.seasons.set(id, born);
+    /// The slots of a subset of the members.
+    fn shard_part(&self, now: Time, is_in: impl Fn(&NodeId) -> bool) -> Self {
+        let mut shard_part = Self::new();
+        for (id, born) in self.eligibility.ages().filter(|(id, _)| is_in(id)) {
+            shard_part.eligibility.set(id, born);
         }
-        part.update(now, []);
-        part
+        shard_part.update(now, []);
+        shard_part
     }
 
-    /// Tells all anew at the next call of [`Self::take_changes`].
-    fn forget_told(&mut self) {
-        self.states.iter_mut().for_each(|s| s.told = Owners::NONE);
+    /// Makes the next [`Self::take_changes`] return all slots.
+    fn report_all_again(&mut self) {
+        self.states
+            .iter_mut()
+            .for_each(|s| s.reported = Owners::NONE);
     }
 
-    /// Takes the place of others: what has changed is what these own differently.
-    fn follows(&mut self, before: &Self) {
+    /// Continues from other slots: changes are reported relative to theirs.
+    fn continue_from(&mut self, before: &Self) {
         for (state, before) in self.states.iter_mut().zip(&before.states) {
-            state.told = before.told;
+            state.reported = before.reported;
             if state.owners.arbiter() != before.owners.arbiter() {
                 state.previous = before.owners.arbiter();
             }
         }
     }
 
-    /// When [`Slots::update`] is to be called next, even if nothing changes until then.
+    /// When [`Slots::update`] must be called next, even without changes.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.seasons.next_at()
+        self.eligibility.next_at()
     }
 
     /// The owners of a slot, the arbiter first.
@@ -211,20 +217,20 @@ impl Slots {
             .map_or(Owners::NONE, |state| state.owners)
     }
 
-    /// The arbiter before the present one, if this node has seen one and it is still a member: an arbiter new to a
-    /// slot asks it what it has granted.
+    /// The previous arbiter, if this node has seen one and it is still a member. A new arbiter asks it what it has
+    /// granted.
     pub fn previous_arbiter(&self, slot: Slot) -> Option<NodeId> {
         let previous = self.states.get(slot.index())?.previous?;
-        self.seasons.contains(&previous).then_some(previous)
+        self.eligibility.contains(&previous).then_some(previous)
     }
 
-    /// The slots whose owners are others than at the last call.
+    /// The slots whose owners have changed since the last call.
     pub fn take_changes(&mut self) -> Vec<SlotChange> {
         let states = Slot::all().zip(&mut self.states);
-        let changed = states.filter(|(_, state)| state.told != state.owners);
+        let changed = states.filter(|(_, state)| state.reported != state.owners);
         changed
             .map(|(slot, state)| {
-                let before = std::mem::replace(&mut state.told, state.owners);
+                let before = std::mem::replace(&mut state.reported, state.owners);
                 SlotChange {
                     slot,
                     before,
@@ -234,10 +240,10 @@ impl Slots {
             .collect()
     }
 
-    /// Enters a seasoned member. Returns the slots that it owns now, a bit each.
+    /// Adds an eligible member. Returns the slots that it now owns, one bit each.
     fn enter(&mut self, id: NodeId) -> u64 {
         let hash = id.hash();
-        let others = self.seasons.seasoned_len() - 1;
+        let others = self.eligibility.eligible_len() - 1;
         let mut dirty = 0;
         for (slot, state) in Slot::all().zip(&mut self.states) {
             let rank = state.ranking.add(score(slot, hash), id, others);
@@ -246,30 +252,32 @@ impl Slots {
         dirty
     }
 
-    /// Takes a member out. Returns the slots that it owned, a bit each.
+    /// Removes a member. Returns the slots that it owned, one bit each.
     fn remove(&mut self, id: &NodeId) -> u64 {
-        if !self.seasons.remove(id) {
+        if !self.eligibility.remove(id) {
             return 0;
         }
-        let left = self.seasons.seasoned_len();
+        let left = self.eligibility.eligible_len();
         let mut dirty = 0;
         for (slot, state) in Slot::all().zip(&mut self.states) {
             let rank = state.ranking.remove(id);
             dirty |= u64::from(rank.is_some_and(|rank| rank < OWNERS)) << slot.0;
             if state.ranking.len() < OWNERS.min(left) {
                 let scored = |id: NodeId| (score(slot, id.hash()), id);
-                state.ranking.rebuild(self.seasons.seasoned().map(scored));
+                state
+                    .ranking
+                    .rebuild(self.eligibility.eligible().map(scored));
             }
         }
         dirty
     }
 
-    /// Works out the owners of the slots in `dirty`, a bit each.
-    fn settle(&mut self, dirty: u64) {
+    /// Recomputes the owners of the slots in `dirty`, one bit each.
+    fn recompute_owners(&mut self, dirty: u64) {
         let fill: Vec<_> = self
             .fill
             .iter()
-            .map(|(beat, id)| (*beat, id.hash(), *id))
+            .map(|(round, id)| (*round, id.hash(), *id))
             .collect();
         for (slot, state) in Slot::all().zip(&mut self.states) {
             if dirty >> slot.0 & 1 == 0 {
@@ -277,7 +285,7 @@ impl Slots {
             }
             let mut fill: Vec<_> = fill
                 .iter()
-                .map(|(beat, hash, id)| (*beat, Reverse((score(slot, *hash), *id))))
+                .map(|(round, hash, id)| (*round, Reverse((score(slot, *hash), *id))))
                 .collect();
             if fill.len() > OWNERS {
                 fill.select_nth_unstable(OWNERS - 1);

@@ -1,23 +1,23 @@
 //! Rendezvous hashing: each slot ranks the members by a hash of both.
 //!
-//! Source: Thaler and Ravishankar, A Name-Based Mapping Scheme for Rendezvous, 1996. A member that comes or goes
-//! moves only the slots that it is among the first of.
+//! Source: Thaler and Ravishankar, A Name-Based Mapping Scheme for Rendezvous, 1996. A member that joins or leaves
+//! moves only the slots in which it ranks among the first.
 
 use super::Slot;
 use crate::NodeId;
 use crate::random::{GOLDEN, mix};
 
-/// The best of a slot that are kept: three owners, and so many more that a slot must lose before all members have to
-/// be ranked again.
+/// The number of ranks kept for a slot: three owners, and spares, so that all members are ranked again only after many
+/// of them have left.
 const KEPT: usize = 8;
 
-/// What a member is worth to a slot; the highest is its first owner. The same on every platform and in every version
-/// of Peili, or else nodes of different versions would not agree.
+/// The score of a member for a slot; the highest is the first owner. It must be the same on every platform and in every
+/// version of Peili.
 pub(super) fn score(slot: Slot, hash: u64) -> u64 {
     mix(hash.wrapping_add(GOLDEN.wrapping_mul(u64::from(slot.0) + 1)))
 }
 
-/// The best members of one slot, best first: exactly the first of all candidates, or all of them.
+/// The highest-ranked members of one slot, best first. The list is exact: no other member ranks between them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ranking(Vec<(u64, NodeId)>);
 
@@ -26,10 +26,10 @@ impl Ranking {
         self.0.iter().map(|(_, id)| *id)
     }
 
-    /// Enters a candidate where there were `others` before. Returns its rank, if it is kept.
+    /// Adds a candidate to `others` existing ones. Returns its rank if it is kept.
     pub(super) fn add(&mut self, score: u64, id: NodeId, others: usize) -> Option<usize> {
         let rank = self.0.partition_point(|better| *better > (score, id));
-        // Behind the last that is kept there may be others whom only a full ranking would show.
+        // Behind the last rank kept there may be others that only a full ranking would find.
         let is_exact = rank < self.0.len() || self.0.len() == others;
         if !is_exact || rank >= KEPT {
             return None;
@@ -39,7 +39,7 @@ impl Ranking {
         Some(rank)
     }
 
-    /// Takes a candidate out. Returns the rank it had, if it was kept.
+    /// Removes a candidate. Returns its rank if it was kept.
     pub(super) fn remove(&mut self, id: &NodeId) -> Option<usize> {
         let rank = self.0.iter().position(|(_, kept)| kept == id)?;
         self.0.remove(rank);
@@ -50,11 +50,11 @@ impl Ranking {
         self.0.len()
     }
 
-    /// Ranks all candidates anew.
+    /// Ranks all candidates again.
     pub(super) fn rebuild(&mut self, candidates: impl Iterator<Item = (u64, NodeId)>) {
         self.0.clear();
         for (score, id) in candidates {
-            // Nothing has been passed over yet that is better than what is kept.
+            // No candidate so far is better than those kept.
             self.add(score, id, self.0.len());
         }
     }

@@ -81,13 +81,13 @@ fn a_cluster_of_one_works_at_once_and_grows() {
     assert_eq!(slots.take_changes().len(), SLOTS);
     assert_eq!(slots.take_changes(), []);
 
-    // One that comes later stands behind it until both are seasoned.
+    // One that comes later stands behind it until both are eligible.
     let later = NOW.after(Duration::from_secs(4));
     slots.update(later, &[joined(2, Born::from_age(later, Duration::ZERO))]);
     assert!(Slot::all().all(|slot| *slots.owners(slot) == [id(1), id(2)]));
-    let seasoned = NOW.after(Duration::from_millis(12_500));
-    assert_eq!(slots.next_deadline(), Some(seasoned));
-    slots.update(seasoned, &[]);
+    let eligible = NOW.after(Duration::from_millis(12_500));
+    assert_eq!(slots.next_deadline(), Some(eligible));
+    slots.update(eligible, &[]);
     assert_eq!(
         slots.next_deadline(),
         Some(NOW.after(Duration::from_millis(17_500)))
@@ -109,7 +109,7 @@ fn a_cluster_of_one_works_at_once_and_grows() {
 }
 
 #[test]
-fn fresh_nodes_that_started_together_keep_their_slots_when_they_are_seasoned() {
+fn new_nodes_that_started_together_keep_their_slots_when_they_become_eligible() {
     let mut slots = Slots::new();
     let change = |number| {
         joined(

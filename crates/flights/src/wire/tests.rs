@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Often one of a few.
-pub(crate) fn node() -> impl Strategy<Value = NodeId> {
+pub(crate) fn some_node() -> impl Strategy<Value = NodeId> {
     prop_oneof![
         8 => (0..6_u8).prop_map(|n| NodeId([n; 32])),
         1 => any::<[u8; 32]>().prop_map(NodeId),
@@ -11,7 +11,7 @@ pub(crate) fn node() -> impl Strategy<Value = NodeId> {
 }
 
 /// Often one of four, each of another slot.
-pub(crate) fn key() -> impl Strategy<Value = Key> {
+pub(crate) fn some_key() -> impl Strategy<Value = Key> {
     prop_oneof![
         8 => (0..4_u8).prop_map(|n| Key([n * 64; 16])),
         1 => any::<[u8; 16]>().prop_map(Key),
@@ -23,188 +23,200 @@ fn number() -> impl Strategy<Value = u64> {
     prop_oneof![8 => 0..8_u64, 1 => Just(u64::MAX), 1 => any::<u64>()]
 }
 
-fn maybe() -> impl Strategy<Value = Option<NodeId>> {
-    prop::option::of(node())
+fn key_bytes() -> impl Strategy<Value = Bytes> {
+    some_key().prop_map(key_field)
 }
 
-fn keys() -> impl Strategy<Value = Vec<Key>> {
-    prop::collection::vec(key(), 0..20)
+fn node_bytes() -> impl Strategy<Value = Bytes> {
+    some_node().prop_map(|node| node_field(Some(node)))
 }
 
-/// A question without anything special about it.
-pub(crate) fn asked(key: Key, number: u64) -> Seek {
-    Seek {
-        key,
+fn maybe() -> impl Strategy<Value = Bytes> {
+    prop_oneof![Just(Bytes::new()), node_bytes()]
+}
+
+fn many_keys() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(some_key(), 0..20).prop_map(|keys| keys_field(&keys))
+}
+
+fn many_nodes() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(some_node(), 0..=MAX_NODES).prop_map(nodes_field)
+}
+
+/// A request without anything special about it.
+pub(crate) fn asked(key: Key, number: u64) -> SourceRequest {
+    SourceRequest {
         number,
-        group: 1,
-        size: None,
-        streams: 1,
-        prefer: None,
-        failed: Vec::new(),
-        offset: 0,
-        yields: 0,
-        patient: true,
-        barred: false,
-        lags: false,
-        behind: 0,
-        slow: None,
-        slow_lead: None,
-        silent: None,
-        asker: None,
+        repository: 1,
+        can_wait: true,
+        ..SourceRequest::of_key(key)
     }
 }
 
-fn seek() -> impl Strategy<Value = Seek> {
+fn source_request() -> impl Strategy<Value = SourceRequest> {
     let what = (
-        key(),
-        any::<u64>(),
-        any::<u64>(),
+        key_bytes(),
+        any::<[u64; 2]>(),
         any::<Option<u64>>(),
-        1..=8_u8,
+        1..=8_u32,
     );
-    let who = (
-        maybe(),
-        prop::collection::vec(node(), 0..=MAX_NODES),
-        maybe(),
-        maybe(),
-        maybe(),
-        maybe(),
+    let who = (maybe(), many_nodes(), maybe(), maybe(), maybe(), maybe());
+    let how = (
+        number(),
+        any::<[bool; 3]>(),
+        any::<u32>(),
+        0..=MAX_REQUEUE_AFTER_MS,
     );
-    let how = (number(), any::<[bool; 3]>(), any::<u32>(), 0..=MAX_YIELD);
     (what, who, how).prop_map(|(what, who, how)| {
-        let (key, number, group, size, streams) = what;
-        let (prefer, failed, slow, slow_lead, silent, asker) = who;
-        let (offset, [patient, barred, lags], behind, yields) = how;
-        Seek {
+        let (key, [number, repository], size, concurrent_objects) = what;
+        let (
+            preferred_leader,
+            failed_sources,
+            slow_source,
+            slow_leader,
+            silent_owner,
+            on_behalf_of,
+        ) = who;
+        let (offset, [can_wait, leader_cooldown, is_slow], downstream_nodes, requeue_after_ms) =
+            how;
+        SourceRequest {
             key,
             number,
-            group,
+            repository,
             size,
-            streams,
-            prefer,
-            failed,
+            concurrent_objects,
+            preferred_leader,
+            failed_sources,
+            can_wait,
+            silent_owner,
+            on_behalf_of,
             offset,
-            patient,
-            barred,
-            lags,
-            behind,
-            slow,
-            slow_lead,
-            yields,
-            silent,
-            asker,
+            leader_cooldown,
+            requeue_after_ms,
+            is_slow,
+            slow_source,
+            slow_leader,
+            downstream_nodes,
+            registry: 0,
         }
     })
 }
 
-fn verdict() -> impl Strategy<Value = Verdict> {
-    let led_for = proptest::option::of(any::<u32>());
-    let follow = (node(), any::<u64>(), any::<u32>(), maybe(), led_for);
+fn wait() -> impl Strategy<Value = Wait> {
+    (maybe(), any::<bool>()).prop_map(|(leader, is_busy)| Wait { leader, is_busy })
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    let led_for_ms = proptest::option::of(any::<u32>());
+    let follow = (
+        node_bytes(),
+        any::<u64>(),
+        any::<u32>(),
+        maybe(),
+        led_for_ms,
+    );
     prop_oneof![
-        follow.prop_map(|(source, epoch, order, leader, led_for)| Verdict::Follow {
-            source,
-            epoch,
-            order,
-            leader,
-            led_for
-        }),
-        Just(Verdict::Lead),
-        Just(Verdict::Alone),
-        Just(Verdict::Later),
-        (maybe(), any::<bool>()).prop_map(|(lead, is_busy)| Verdict::Wait { lead, is_busy }),
-        node().prop_map(Verdict::Redirect),
+        follow.prop_map(
+            |(source, epoch, order, leader, led_for_ms)| Reply::Follow(Follow {
+                source,
+                epoch,
+                order,
+                leader,
+                led_for_ms
+            })
+        ),
+        Just(Reply::Lead(true)),
+        Just(Reply::Alone(true)),
+        Just(Reply::Later(true)),
+        wait().prop_map(Reply::Wait),
+        node_bytes().prop_map(Reply::Redirect),
     ]
 }
 
-fn stage() -> impl Strategy<Value = Stage> {
+fn state() -> impl Strategy<Value = PullState> {
     prop_oneof![
         (prop::option::of(number()), maybe(), any::<(bool, bool)>()).prop_map(
-            |(size, source, (is_busy, lags))| Stage::Alive {
+            |(size, source, (is_busy, is_slow))| PullState::Alive(Alive {
                 size,
                 source,
                 is_busy,
-                lags,
-            }
+                is_slow,
+            })
         ),
-        Just(Stage::Done),
-        Just(Stage::Failed),
-        Just(Stage::Wrong),
-        (maybe(), any::<bool>()).prop_map(|(lead, is_busy)| Stage::Asks { lead, is_busy }),
-        any::<(u32, u64)>().prop_map(|(order, rate)| Stage::Outrun { order, rate }),
+        Just(PullState::Done(true)),
+        Just(PullState::Failed(true)),
+        Just(PullState::WrongDigest(true)),
+        wait().prop_map(PullState::WaitingElsewhere),
+        any::<(u32, u64)>().prop_map(|(order, source_rate)| PullState::FollowerTooSlow(
+            FollowerTooSlow { order, source_rate }
+        )),
     ]
 }
 
 pub(crate) fn message() -> impl Strategy<Value = Message> {
-    let numbered = || (key(), number());
+    let numbered = || (some_key(), number());
     prop_oneof![
         prop::collection::vec(any::<u8>(), 0..50).prop_map(|bytes| Message::Members(bytes.into())),
-        (any::<(bool, u64)>(), keys(), keys()).prop_map(|((of_district, forget), add, remove)| {
-            Message::Announce {
-                of_district,
+        (any::<(bool, u64)>(), many_keys(), many_keys()).prop_map(
+            |((of_shard, forget), add, remove)| Message::Announce(Announce {
                 forget,
                 add,
                 remove,
-            }
-        }),
+                of_shard,
+            })
+        ),
         (any::<bool>(), prop::collection::vec(any::<u64>(), 0..=64)).prop_map(
-            |(of_district, hashes)| {
+            |(of_shard, hashes)| {
                 let slots = (0..hashes.len()).fold(0, |slots, bit| slots | 1 << bit);
-                Message::Renew {
-                    of_district,
+                Message::Renew(Renew {
                     slots,
                     hashes,
-                }
+                    of_shard,
+                })
             }
         ),
         any::<(bool, u64)>()
-            .prop_map(|(of_district, slots)| Message::Resync { of_district, slots }),
-        seek().prop_map(Message::Seek),
-        numbered().prop_map(|(key, number)| Message::Withdraw { key, number }),
-        (numbered(), verdict()).prop_map(|((key, number), verdict)| Message::Answer {
-            key,
-            number,
-            verdict
-        }),
-        (numbered(), stage()).prop_map(|((key, number), stage)| Message::Report {
-            key,
-            number,
-            stage
-        }),
-        numbered().prop_map(|(key, number)| Message::Find { key, number }),
-        (
-            any::<u64>(),
-            prop::collection::vec(node(), 0..=MAX_NODES),
-            maybe()
-        )
-            .prop_map(|(number, holders, redirect)| Message::Found {
+            .prop_map(|(of_shard, slots)| Message::Resync(Resync { slots, of_shard })),
+        source_request().prop_map(Message::SourceRequest),
+        numbered().prop_map(|(key, number)| Message::withdraw(key, number)),
+        (numbered(), reply())
+            .prop_map(|((key, number), reply)| Message::answer(key, number, reply)),
+        (numbered(), state())
+            .prop_map(|((key, number), state)| Message::report(key, number, state)),
+        (key_bytes(), number())
+            .prop_map(|(key, number)| Message::FindHolders(FindHolders { key, number })),
+        (any::<u64>(), many_nodes(), maybe()).prop_map(|(number, holders, redirect)| {
+            Message::Holders(Holders {
                 number,
                 holders,
-                redirect
-            }),
-        numbered().prop_map(|(key, rate)| Message::Outrun { key, rate }),
+                redirect,
+            })
+        }),
+        (key_bytes(), number())
+            .prop_map(|(key, source_rate)| Message::TooSlow(TooSlow { key, source_rate })),
     ]
 }
 
 proptest! {
     #[test]
-    fn what_is_said_is_what_is_heard(message in message()) {
-        let bytes = message.encode();
+    fn a_message_decodes_as_it_was_encoded(message in message()) {
+        let bytes = message.to_datagram();
         prop_assert!(bytes.len() <= MAX_DATAGRAM);
-        prop_assert_eq!(Message::decode(&bytes), Ok(message));
+        prop_assert_eq!(Message::from_datagram(&bytes), Ok(message));
     }
 
     #[test]
-    fn whatever_comes_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        let _ = Message::decode(&bytes);
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let _ = Message::from_datagram(&bytes);
     }
 
     #[test]
-    fn what_was_damaged_on_the_way_is_read_or_refused(
+    fn no_damage_makes_it_panic(
         message in message(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut bytes = message.encode().to_vec();
+        let mut bytes = message.to_datagram().to_vec();
         for (at, byte) in damage {
             if !bytes.is_empty() {
                 let at = at.index(bytes.len());
@@ -212,24 +224,175 @@ proptest! {
             }
         }
         bytes.truncate(cut.index(bytes.len() + 1));
-        let _ = Message::decode(&bytes);
+        if let Ok(Message::SourceRequest(request)) = Message::from_datagram(&bytes) {
+            prop_assert_eq!(key_field(request.key()), request.key);
+        }
     }
 }
 
 #[test]
 fn the_longest_messages_fit_and_longer_ones_are_refused() {
-    let add = vec![Key([255; 16]); MAX_KEYS];
-    let (forget, remove) = (u64::MAX, Vec::new());
-    let longest = Message::Announce {
-        of_district: true,
-        forget,
-        add,
-        remove,
-    };
-    assert!(longest.encode().len() <= MAX_DATAGRAM);
+    let longest = Message::Announce(Announce {
+        forget: u64::MAX,
+        add: keys_field(&[Key([255; 16]); MAX_KEYS]),
+        remove: Bytes::new(),
+        of_shard: true,
+    });
+    assert!(longest.to_datagram().len() <= MAX_DATAGRAM);
     let members = Message::Members(vec![0; MAX_MESSAGE].into());
-    assert_eq!(Message::decode(&members.encode()), Ok(members));
+    assert_eq!(Message::from_datagram(&members.to_datagram()), Ok(members));
     let longer = vec![0; MAX_DATAGRAM + 1];
     let refused = DecodeError::TooLong(longer.len());
-    assert_eq!(Message::decode(&longer), Err(refused));
+    assert_eq!(Message::from_datagram(&longer), Err(refused));
+}
+
+#[test]
+fn fields_of_wrong_lengths_are_refused() {
+    type Change = fn(&mut SourceRequest, Bytes);
+    let short = Bytes::from_static(&[1; 15]);
+    let request = |change: Change| {
+        let mut request = asked(Key([1; 16]), 7);
+        change(&mut request, short.clone());
+        Message::from_datagram(&Message::SourceRequest(request).to_datagram())
+    };
+    let changes: [(&str, Change); 7] = [
+        ("key", |r, b| r.key = b),
+        ("preferred_leader", |r, b| r.preferred_leader = b),
+        ("failed_sources", |r, b| r.failed_sources = b),
+        ("silent_owner", |r, b| r.silent_owner = b),
+        ("on_behalf_of", |r, b| r.on_behalf_of = b),
+        ("slow_source", |r, b| r.slow_source = b),
+        ("slow_leader", |r, b| r.slow_leader = b),
+    ];
+    for (field, change) in changes {
+        assert_eq!(request(change), Err(DecodeError::Field(field)));
+    }
+    let source = Bytes::new();
+    let nobody = Reply::Follow(Follow {
+        source,
+        ..Follow::default()
+    });
+    for (reply, field) in [(nobody, "source"), (Reply::Redirect(short), "redirect")] {
+        let answer = Message::answer(Key([1; 16]), 7, reply).to_datagram();
+        assert_eq!(
+            Message::from_datagram(&answer),
+            Err(DecodeError::Field(field))
+        );
+    }
+}
+
+/// One message of each kind, with every field set, and a request with the fewest.
+fn one_of_each() -> Vec<Message> {
+    let node = |n: u8| node_field(Some(NodeId([n; 32])));
+    let nodes = |many: [u8; 2]| nodes_field(many.map(|n| NodeId([n; 32])));
+    let key = |n: u8| Key([n; 16]);
+    let (wait, number) = (
+        Wait {
+            leader: node(2),
+            is_busy: true,
+        },
+        7,
+    );
+    let full = SourceRequest {
+        key: key_field(key(1)),
+        number: 0x0102_0304_0506_0708,
+        repository: 9,
+        size: Some(300),
+        concurrent_objects: 3,
+        preferred_leader: node(2),
+        failed_sources: nodes([3, 4]),
+        can_wait: true,
+        silent_owner: node(7),
+        on_behalf_of: node(8),
+        offset: 1 << 20,
+        leader_cooldown: true,
+        requeue_after_ms: 200,
+        is_slow: true,
+        slow_source: node(5),
+        slow_leader: node(6),
+        downstream_nodes: 77,
+        registry: 0,
+    };
+    let follow = Follow {
+        source: node(2),
+        epoch: 4,
+        order: 5,
+        leader: node(3),
+        led_for_ms: Some(0),
+    };
+    let alive = Alive {
+        size: Some(300),
+        source: node(2),
+        is_busy: true,
+        is_slow: true,
+    };
+    let too_slow = FollowerTooSlow {
+        order: 5,
+        source_rate: 1000,
+    };
+    let answer = |reply| Message::answer(key(1), number, reply);
+    let report = |state| Message::report(key(1), number, state);
+    let (of_shard, forget, slots) = (true, 5, 6);
+    let (add, remove) = (keys_field(&[key(1), key(2)]), keys_field(&[key(3)]));
+    let (holders, redirect, source_rate) = (nodes([2, 3]), node(4), 1000);
+    vec![
+        Message::Members(vec![1, 2, 3].into()),
+        Message::Announce(Announce {
+            forget,
+            add,
+            remove,
+            of_shard,
+        }),
+        Message::Renew(Renew {
+            slots: 3,
+            hashes: vec![1, 2],
+            of_shard,
+        }),
+        Message::Resync(Resync { slots, of_shard }),
+        Message::SourceRequest(full),
+        Message::SourceRequest(asked(key(1), number)),
+        Message::withdraw(key(1), number),
+        answer(Reply::Follow(follow)),
+        answer(Reply::Lead(true)),
+        answer(Reply::Alone(true)),
+        answer(Reply::Later(true)),
+        answer(Reply::Wait(wait.clone())),
+        answer(Reply::Redirect(node(2))),
+        report(PullState::WaitingElsewhere(wait)),
+        report(PullState::Alive(alive)),
+        report(PullState::Done(true)),
+        report(PullState::Failed(true)),
+        report(PullState::WrongDigest(true)),
+        report(PullState::FollowerTooSlow(too_slow)),
+        Message::FindHolders(FindHolders {
+            key: key_field(key(1)),
+            number,
+        }),
+        Message::Holders(Holders {
+            number,
+            holders,
+            redirect,
+        }),
+        Message::TooSlow(TooSlow {
+            key: key_field(key(1)),
+            source_rate,
+        }),
+    ]
+}
+
+/// During a rolling update nodes of two versions exchange these. `messages.hex` was written by the first version.
+#[test]
+fn the_bytes_are_those_of_the_first_version() {
+    let hex = |bytes: &Bytes| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    let known: Vec<_> = include_str!("messages.hex").lines().collect();
+    let messages = one_of_each();
+    assert_eq!(messages.len(), known.len());
+    for (message, known) in messages.iter().zip(known) {
+        assert_eq!(hex(&message.to_datagram()), known, "{message:?}");
+    }
 }

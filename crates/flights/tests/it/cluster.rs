@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flights::members::Contact;
-use flights::{Key, News, Node, NodeId, Outcome, SeekId, Time, Wanted};
+use flights::{Decision, Key, Node, NodeId, PullProgress, RequestId, SourceRequest, Time};
 
 /// Nodes know no common clock: each one's own is ahead by so much times its number.
 const CLOCK_SKEW: u64 = 7_919;
@@ -23,20 +23,14 @@ pub fn index(id: &NodeId) -> usize {
     u64::from_le_bytes(number) as usize
 }
 
-pub fn wanted(key: Key) -> Wanted {
-    Wanted {
-        key,
-        group: 1,
+pub fn wanted(key: Key) -> SourceRequest {
+    SourceRequest {
+        repository: 1,
         // Another one for each key, so that no object's progress excuses another's.
         registry: u64::from(key.0[0]),
         size: Some(32 * 1024 * 1024),
-        streams: 3,
-        prefer: None,
-        offset: 0,
-        yields: None,
-        slow: None,
-        slow_lead: None,
-        failed: Vec::new(),
+        concurrent_objects: 3,
+        ..SourceRequest::of_key(key)
     }
 }
 
@@ -67,11 +61,11 @@ pub struct Cluster {
     pub doubled: u64,
     /// One way, in milliseconds: at least 1.
     pub latency: u64,
-    /// Members of a district at the least.
-    district: usize,
+    /// Members of a shard at the least.
+    shard: usize,
     pub messages: u64,
     pub bytes: u64,
-    outcomes: Vec<(usize, SeekId, Outcome)>,
+    decisions: Vec<(usize, RequestId, Decision)>,
 }
 
 impl Cluster {
@@ -85,10 +79,10 @@ impl Cluster {
             lost: 0,
             doubled: 0,
             latency: 1,
-            district: usize::MAX,
+            shard: usize::MAX,
             messages: 0,
             bytes: 0,
-            outcomes: Vec::new(),
+            decisions: Vec::new(),
         }
     }
 
@@ -101,10 +95,10 @@ impl Cluster {
         Self::divided(size, seed, usize::MAX)
     }
 
-    /// Of nodes in districts of so many at the least.
-    pub fn divided(size: usize, seed: u64, district: usize) -> Self {
+    /// Of nodes in shards of so many at the least.
+    pub fn divided(size: usize, seed: u64, shard: usize) -> Self {
         let mut cluster = Self::empty(seed);
-        cluster.district = district;
+        cluster.shard = shard;
         for _ in 0..size {
             cluster.add(&[0]);
         }
@@ -132,7 +126,7 @@ impl Cluster {
         let (now, seed) = (self.clock(node), self.random());
         let contact = Contact::default();
         let started = Node::new(now, id(node), contact, seed);
-        self.peers[node].node = Some(started.with_districts_of(self.district));
+        self.peers[node].node = Some(started.with_shards_of(self.shard));
         let seeds: Vec<_> = seeds.iter().map(|seed| id(*seed)).collect();
         self.with(node, |node, now| node.join(now, seeds));
     }
@@ -178,10 +172,10 @@ impl Cluster {
         let now = self.clock(n);
         let node = self.peers[n].node.as_mut().expect("it is up");
         let result = act(node, now);
-        let (datagrams, outcomes) = (node.take_datagrams(), node.take_outcomes());
+        let (datagrams, decisions) = (node.take_datagrams(), node.take_decisions());
         let wait = node.next_deadline().since(now).as_millis() as u64;
-        self.outcomes
-            .extend(outcomes.into_iter().map(|(seek, o)| (n, seek, o)));
+        self.decisions
+            .extend(decisions.into_iter().map(|(request, o)| (n, request, o)));
         for datagram in datagrams {
             self.messages += 1;
             self.bytes += datagram.bytes.len() as u64;
@@ -257,35 +251,46 @@ impl Cluster {
         }
     }
 
-    pub fn seek(&mut self, n: usize, key: Key) -> SeekId {
-        self.seek_for(n, wanted(key))
+    pub fn request_source(&mut self, n: usize, key: Key) -> RequestId {
+        self.request_source_for(n, wanted(key))
     }
 
-    pub fn seek_for(&mut self, n: usize, wanted: Wanted) -> SeekId {
-        self.with(n, |node, now| node.seek(now, wanted))
+    pub fn request_source_for(&mut self, n: usize, wanted: SourceRequest) -> RequestId {
+        self.with(n, |node, now| node.request_source(now, wanted))
     }
 
-    pub fn report(&mut self, n: usize, key: Key, news: News) {
-        self.with(n, |node, now| node.report(now, key, news));
+    pub fn report(&mut self, n: usize, key: Key, progress: PullProgress) {
+        self.with(n, |node, now| node.report(now, key, progress));
     }
 
-    pub fn outcomes(&mut self) -> Vec<(usize, SeekId, Outcome)> {
-        std::mem::take(&mut self.outcomes)
+    /// What the only lookup of a node has found.
+    pub fn found(&mut self, node: usize) -> Vec<NodeId> {
+        let mut found = self.with(node, |node, _| node.take_found());
+        assert_eq!(found.len(), 1);
+        found.remove(0).1
     }
 
-    pub fn taken(&mut self) -> Vec<(usize, Outcome)> {
-        let outcomes = self.outcomes();
-        outcomes.into_iter().map(|(n, _, o)| (n, o)).collect()
+    pub fn decisions(&mut self) -> Vec<(usize, RequestId, Decision)> {
+        std::mem::take(&mut self.decisions)
+    }
+
+    pub fn taken(&mut self) -> Vec<(usize, Decision)> {
+        let decisions = self.decisions();
+        decisions.into_iter().map(|(n, _, o)| (n, o)).collect()
     }
 
     /// Runs until so many outcomes have come, and returns them; fails after `limit` milliseconds.
-    pub fn await_outcomes(&mut self, count: usize, limit: u64) -> Vec<(usize, SeekId, Outcome)> {
+    pub fn await_decisions(
+        &mut self,
+        count: usize,
+        limit: u64,
+    ) -> Vec<(usize, RequestId, Decision)> {
         let end = self.now + limit;
-        while self.outcomes.len() < count {
-            assert!(self.now < end, "{:?} after {limit} ms", self.outcomes);
+        while self.decisions.len() < count {
+            assert!(self.now < end, "{:?} after {limit} ms", self.decisions);
             self.run(1);
         }
-        self.outcomes()
+        self.decisions()
     }
 
     /// Who is the arbiter of a key, as a node sees it that looks at the members alone.

@@ -1,6 +1,6 @@
 //! What comes of it when nodes pull together: the scenarios of the design that need no bytes.
 
-use flights::{Key, News, Outcome};
+use flights::{Decision, Key, PullProgress};
 
 use crate::cluster::{Cluster, id, index};
 
@@ -9,22 +9,22 @@ fn one_leads_and_the_others_form_a_chain() {
     let mut cluster = Cluster::new(6);
     let key = Key::of("sha256:a");
     for n in 0..6 {
-        cluster.seek(n, key);
+        cluster.request_source(n, key);
     }
     cluster.run(20);
     let first = cluster.taken();
-    let [(leader, Outcome::Lead)] = first[..] else {
+    let [(leader, Decision::Lead)] = first[..] else {
         panic!("one leads and nobody else has an answer yet: {first:?}");
     };
     cluster.run(200);
     let size = 32 * 1024 * 1024;
-    cluster.report(leader, key, News::Begun { size });
+    cluster.report(leader, key, PullProgress::Begun { size });
     cluster.run(20);
     let mut sources: Vec<_> = cluster
         .taken()
         .into_iter()
-        .map(|(n, outcome)| match outcome {
-            Outcome::Follow { source, .. } => {
+        .map(|(n, decision)| match decision {
+            Decision::Follow { source, .. } => {
                 assert_ne!(index(&source), n);
                 index(&source)
             }
@@ -42,24 +42,24 @@ fn the_next_leads_when_the_first_may_not() {
     let mut cluster = Cluster::new(4);
     let key = Key::of("sha256:b");
     for n in 0..4 {
-        cluster.seek(n, key);
+        cluster.request_source(n, key);
     }
     cluster.run(50);
     let first = cluster.taken();
-    let [(leader, Outcome::Lead)] = first[..] else {
+    let [(leader, Decision::Lead)] = first[..] else {
         panic!("{first:?}");
     };
-    cluster.report(leader, key, News::Failed);
+    cluster.report(leader, key, PullProgress::Failed);
     cluster.run(50);
     let second = cluster.taken();
-    let [(next, Outcome::Lead)] = second[..] else {
+    let [(next, Decision::Lead)] = second[..] else {
         panic!("{second:?}");
     };
     assert_ne!(leader, next);
-    cluster.seek(leader, key);
+    cluster.request_source(leader, key);
     cluster.run(2_500);
     assert!(
-        cluster.taken().iter().all(|(_, o)| *o == Outcome::Alone),
+        cluster.taken().iter().all(|(_, o)| *o == Decision::Alone),
         "whoever waits for a lead that never begins goes upstream"
     );
 }
@@ -70,21 +70,21 @@ fn who_has_it_feeds_the_others() {
     let key = Key::of("sha256:c");
     cluster.with(3, |node, now| node.hold(now, &[key]));
     cluster.run(200);
-    cluster.seek(1, key);
+    cluster.request_source(1, key);
     cluster.run(10);
-    let place = cluster.taken();
+    let decision = cluster.taken();
     assert!(
-        matches!(&place[..], [(1, Outcome::Follow { source, .. })] if *source == id(3)),
-        "{place:?}"
+        matches!(&decision[..], [(1, Decision::Follow { source, .. })] if *source == id(3)),
+        "{decision:?}"
     );
-    cluster.with(0, |node, now| node.find(now, key));
+    cluster.with(0, |node, now| node.find_holders(now, key));
     cluster.run(10);
-    assert_eq!(cluster.taken(), [(0, Outcome::Found(vec![id(3)]))]);
+    assert_eq!(cluster.found(0), [id(3)]);
     cluster.with(3, |node, now| node.release(now, &[key]));
     cluster.run(200);
-    cluster.with(0, |node, now| node.find(now, key));
+    cluster.with(0, |node, now| node.find_holders(now, key));
     cluster.run(10);
-    assert_eq!(cluster.taken(), [(0, Outcome::Found(vec![]))]);
+    assert_eq!(cluster.found(0), []);
 }
 
 #[test]
@@ -97,15 +97,15 @@ fn an_arbiter_that_dies_costs_no_answer() {
         }
         let alive: Vec<_> = (0..5).filter(|n| cluster.is_up(*n)).collect();
         for n in &alive {
-            cluster.seek(*n, key);
+            cluster.request_source(*n, key);
         }
         // An arbiter that takes over first hears of the leads that there are.
         cluster.run(if object == 20 { 1_000 } else { 100 });
         let taken = cluster.taken();
-        let [(leader, Outcome::Lead)] = taken[..] else {
+        let [(leader, Decision::Lead)] = taken[..] else {
             panic!("{object}: {taken:?}");
         };
-        cluster.report(leader, key, News::Begun { size: 1 });
+        cluster.report(leader, key, PullProgress::Begun { size: 1 });
         cluster.run(100);
         assert_eq!(cluster.taken().len(), alive.len() - 1, "{object}");
     }

@@ -3,79 +3,89 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use flights::{Desk, Key, News, Outcome, Time, Wanted};
+use flights::{Coordinator, Decision, Key, PullProgress, SourceRequest, Time, node_field};
 
 use crate::cluster::{id, index, wanted};
-use crate::desks::{Desks, Directory, Sight};
+use crate::coordinators::{ClusterView, Coordinators, Directory};
 
 /// A flight, and what comes of what is asked at once.
 struct Asking<'a> {
-    desks: Desks<'a>,
+    coordinators: Coordinators<'a>,
     key: Key,
     now: Time,
 }
 
-const BEGUN: News = News::Begun { size: 30_000_000 };
+const BEGUN: PullProgress = PullProgress::Begun { size: 30_000_000 };
 
 impl<'a> Asking<'a> {
     fn new(all: &'a Directory) -> Self {
-        let desks = Desks::new(16, |_| all);
+        let coordinators = Coordinators::new(16, |_| all);
         let (key, now) = (Key::of("sha256:slow"), Time(100));
-        Self { desks, key, now }
+        Self {
+            coordinators,
+            key,
+            now,
+        }
     }
 
-    fn ask(&mut self, asker: usize) -> Option<Outcome> {
+    fn ask(&mut self, asker: usize) -> Option<Decision> {
         self.want(asker, wanted(self.key))
     }
 
     /// Somebody gets far less from its source than is usual.
-    fn complain(&mut self, asker: usize, slow: usize) -> Option<Outcome> {
-        let wanted = Wanted {
+    fn report_slow_leader(&mut self, asker: usize, slow: usize) -> Option<Decision> {
+        let wanted = SourceRequest {
             offset: 5,
-            slow: Some(id(slow)),
-            slow_lead: Some(id(1)),
+            slow_source: node_field(Some(id(slow))),
+            slow_leader: node_field(Some(id(1))),
             ..wanted(self.key)
         };
         self.want(asker, wanted)
     }
 
-    fn want(&mut self, asker: usize, wanted: Wanted) -> Option<Outcome> {
-        let ask = |desk: &mut Desk, view: &Sight<'_>| desk.seek(self.now, wanted, view);
-        self.desks.with(asker, ask);
-        self.desks.deliver(self.now);
-        self.outcome(asker)
+    fn want(&mut self, asker: usize, wanted: SourceRequest) -> Option<Decision> {
+        let ask = |coordinator: &mut Coordinator, view: &ClusterView<'_>| {
+            coordinator.request_source(self.now, wanted, view)
+        };
+        self.coordinators.with(asker, ask);
+        self.coordinators.deliver(self.now);
+        self.decision(asker)
     }
 
-    fn report(&mut self, node: usize, news: News) {
+    fn report(&mut self, node: usize, progress: PullProgress) {
         let (now, key) = (self.now, self.key);
-        let report = |desk: &mut Desk, view: &Sight<'_>| desk.report(now, key, news, view);
-        self.desks.with(node, report);
-        self.desks.deliver(now);
+        let report = |coordinator: &mut Coordinator, view: &ClusterView<'_>| {
+            coordinator.report(now, key, progress, view);
+        };
+        self.coordinators.with(node, report);
+        self.coordinators.deliver(now);
     }
 
     /// What has come of a node's last question, if something has.
-    fn outcome(&mut self, asker: usize) -> Option<Outcome> {
-        let outcomes = self.desks.with(asker, |desk, _| desk.take_outcomes());
-        outcomes.into_iter().next().map(|(_, outcome)| outcome)
+    fn decision(&mut self, asker: usize) -> Option<Decision> {
+        let decisions = self
+            .coordinators
+            .with(asker, |coordinator, _| coordinator.take_decisions());
+        decisions.into_iter().next().map(|(_, decision)| decision)
     }
 
     /// Some nodes, each of which is fed by the one before it, and the first leads.
     fn chain(&mut self, nodes: Range<usize>) {
         for node in nodes.clone() {
-            let outcome = self.ask(node);
+            let decision = self.ask(node);
             if node == nodes.start {
-                assert_eq!(outcome, Some(Outcome::Lead));
+                assert_eq!(decision, Some(Decision::Lead));
             } else {
-                assert_eq!(source(outcome), Some(node - 1));
+                assert_eq!(source(decision), Some(node - 1));
             }
             self.report(node, BEGUN);
         }
     }
 }
 
-fn source(outcome: Option<Outcome>) -> Option<usize> {
-    match outcome? {
-        Outcome::Follow { source, .. } => Some(index(&source)),
+fn source(decision: Option<Decision>) -> Option<usize> {
+    match decision? {
+        Decision::Follow { source, .. } => Some(index(&source)),
         other => panic!("{other:?}"),
     }
 }
@@ -85,30 +95,34 @@ fn a_lead_that_is_far_too_slow_gets_a_second_one_and_no_third() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);
     flight.chain(1..5);
-    assert_eq!(flight.complain(2, 1), None, "nobody else has said so");
-    assert_eq!(flight.complain(3, 2), Some(Outcome::Lead));
+    assert_eq!(
+        flight.report_slow_leader(2, 1),
+        None,
+        "nobody else has said so"
+    );
+    assert_eq!(flight.report_slow_leader(3, 2), Some(Decision::Lead));
     // Who complains waits until the second one has begun, and is fed by way of it.
-    assert_eq!(flight.outcome(2), None);
-    assert_eq!(flight.complain(4, 3), None);
+    assert_eq!(flight.decision(2), None);
+    assert_eq!(flight.report_slow_leader(4, 3), None);
     flight.report(3, BEGUN);
-    assert_eq!(source(flight.outcome(2)), Some(3));
-    assert_eq!(source(flight.outcome(4)), Some(2));
-    assert_eq!(source(flight.complain(4, 2)), Some(3), "no third");
+    assert_eq!(source(flight.decision(2)), Some(3));
+    assert_eq!(source(flight.decision(4)), Some(2));
+    assert_eq!(source(flight.report_slow_leader(4, 2)), Some(3), "no third");
     assert_eq!(source(flight.ask(5)), Some(4));
 }
 
 #[test]
-fn who_complains_alone_may_be_slow_itself() {
+fn a_single_reporter_may_be_slow_itself() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);
     flight.chain(1..4);
-    assert_eq!(flight.complain(3, 2), None);
-    flight.desks.tick(Time(1_200));
-    assert_eq!(source(flight.outcome(3)), Some(1), "any other");
+    assert_eq!(flight.report_slow_leader(3, 2), None);
+    flight.coordinators.tick(Time(1_200));
+    assert_eq!(source(flight.decision(3)), Some(1), "any other");
     // In a cluster of two there is nobody else to say so.
     let mut flight = Asking::new(&all);
     flight.chain(1..3);
-    assert_eq!(flight.complain(2, 1), Some(Outcome::Lead));
+    assert_eq!(flight.report_slow_leader(2, 1), Some(Decision::Lead));
 }
 
 #[test]
@@ -116,28 +130,28 @@ fn a_second_lead_that_does_not_begin_is_not_waited_for_long() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);
     flight.chain(1..4);
-    flight.complain(3, 2);
-    assert_eq!(flight.complain(2, 1), Some(Outcome::Lead));
-    flight.desks.tick(Time(1_200));
-    assert_eq!(source(flight.outcome(3)), Some(1));
+    flight.report_slow_leader(3, 2);
+    assert_eq!(flight.report_slow_leader(2, 1), Some(Decision::Lead));
+    flight.coordinators.tick(Time(1_200));
+    assert_eq!(source(flight.decision(3)), Some(1));
 }
 
 #[test]
 fn a_lead_that_has_not_begun_gets_a_second_one_too() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);
-    assert_eq!(flight.ask(1), Some(Outcome::Lead));
-    assert_eq!(flight.complain(2, 1), Some(Outcome::Lead));
+    assert_eq!(flight.ask(1), Some(Decision::Lead));
+    assert_eq!(flight.report_slow_leader(2, 1), Some(Decision::Lead));
     assert_eq!(flight.ask(3), None);
     flight.report(2, BEGUN);
-    assert_eq!(source(flight.outcome(3)), Some(2));
+    assert_eq!(source(flight.decision(3)), Some(2));
 }
 
 #[test]
 fn how_long_bytes_have_come_from_upstream_is_told() {
     let all = Directory::new(0..16);
-    let led_for = |outcome: Option<Outcome>| match outcome {
-        Some(Outcome::Follow { led_for, .. }) => led_for,
+    let led_for = |decision: Option<Decision>| match decision {
+        Some(Decision::Follow { led_for, .. }) => led_for,
         other => panic!("{other:?}"),
     };
     let mut flight = Asking::new(&all);
@@ -146,11 +160,11 @@ fn how_long_bytes_have_come_from_upstream_is_told() {
     assert_eq!(led_for(flight.ask(2)), Some(Duration::ZERO));
     flight.now = Time(700);
     assert_eq!(led_for(flight.ask(3)), Some(Duration::from_millis(600)));
-    flight.report(1, News::Done);
+    flight.report(1, PullProgress::Done);
     assert_eq!(led_for(flight.ask(4)), None);
     // It had some of it before.
     let mut flight = Asking::new(&all);
-    flight.complain(1, 9);
+    flight.report_slow_leader(1, 9);
     flight.report(1, BEGUN);
     assert!(led_for(flight.ask(2)) > Some(Duration::from_secs(86_400)));
 }
@@ -160,12 +174,16 @@ fn upstream_is_not_asked_for_what_somebody_has() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);
     flight.chain(1..4);
-    flight.report(1, News::Done);
-    assert_eq!(source(flight.complain(3, 2)), Some(1));
+    flight.report(1, PullProgress::Done);
+    assert_eq!(source(flight.report_slow_leader(3, 2)), Some(1));
     let mut flight = Asking::new(&all);
     flight.chain(1..3);
-    flight.report(1, News::Done);
-    assert_eq!(source(flight.complain(2, 1)), Some(1), "there is no other");
+    flight.report(1, PullProgress::Done);
+    assert_eq!(
+        source(flight.report_slow_leader(2, 1)),
+        Some(1),
+        "there is no other"
+    );
 }
 
 #[test]
@@ -173,17 +191,17 @@ fn who_lags_leads_if_nobody_else_asks() {
     let all = Directory::new(0..16);
     for others in [true, false] {
         let mut flight = Asking::new(&all);
-        flight
-            .desks
-            .with(1, |desk, view| desk.lag(Time(0), true, view));
+        flight.coordinators.with(1, |coordinator, view| {
+            coordinator.set_slow(Time(0), true, view);
+        });
         assert_eq!(flight.ask(1), None);
         if others {
-            assert_eq!(flight.ask(2), Some(Outcome::Lead));
+            assert_eq!(flight.ask(2), Some(Decision::Lead));
             flight.report(2, BEGUN);
-            assert_eq!(source(flight.outcome(1)), Some(2));
+            assert_eq!(source(flight.decision(1)), Some(2));
         } else {
-            flight.desks.tick(Time(450));
-            assert_eq!(flight.outcome(1), Some(Outcome::Lead));
+            flight.coordinators.tick(Time(450));
+            assert_eq!(flight.decision(1), Some(Decision::Lead));
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Many nodes in one process, in virtual time.
 
 mod cluster;
-mod desks;
-mod districts;
+mod coordinators;
 mod flights;
 mod leads;
 mod members;
@@ -10,4 +9,5 @@ mod net;
 mod pulling;
 mod scenarios;
 mod schedules;
+mod shards;
 mod slots;

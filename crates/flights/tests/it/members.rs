@@ -82,7 +82,7 @@ fn a_death_is_noticed() {
 fn a_death_is_noticed_sooner_where_somebody_doubts() {
     let mut net = cluster(64, 3);
     net.nodes[5].up = false;
-    net.on(9, |members, now| members.doubt(now, id(5)));
+    net.on(9, |members, now| members.probe_now(now, id(5)));
     let time = net.run_until(Duration::from_secs(10), |net| net.knowing(5) == 0);
     println!("{time:?}");
     assert!(time.is_some());
@@ -172,13 +172,13 @@ fn a_node_without_seeds_or_whose_seeds_are_silent_is_a_cluster_of_one() {
     let mut net = Net::new(9);
     let alone = net.start(&[]);
     assert!(net.nodes[alone].members.has_joined());
-    let deaf = net.start(&[7]);
-    assert!(!net.nodes[deaf].members.has_joined());
+    let isolated = net.start(&[7]);
+    assert!(!net.nodes[isolated].members.has_joined());
     net.run(Duration::from_secs(6));
-    assert!(net.nodes[deaf].members.has_joined());
+    assert!(net.nodes[isolated].members.has_joined());
     // It goes on asking, and finds the seed once there is one.
     (2..8).for_each(|_| {
-        net.start(&[deaf]);
+        net.start(&[isolated]);
     });
     net.nodes[alone].up = false;
     assert!(net.run_until(Duration::from_secs(10), Net::agree).is_some());

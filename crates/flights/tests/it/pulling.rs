@@ -2,21 +2,23 @@
 //! admit whom they may, leads that fail.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use flights::{Key, News, NodeId, Outcome, Place, SeekId, Wanted};
+use flights::{
+    ChainPosition, Decision, Key, NodeId, PullProgress, RequestId, SourceRequest, node_field,
+    nodes_field,
+};
 
 use crate::cluster::{Cluster, id, index, wanted};
 
 /// Bytes in a step of a source, and of an object.
-const STEP: u64 = 1;
+const ROUND: u64 = 1;
 pub const SIZE: u64 = 40;
 /// Milliseconds in a step.
 pub const STEP_MILLIS: u64 = 50;
 /// Steps to upstream's first byte: less than half of what upstream is taken to need, so that nothing is learned.
 const FIRST_BYTE: u64 = 6;
 /// Milliseconds after which a question would rather be asked again later, the first time and the second.
-const YIELDS: [u64; 2] = [200, 600];
+const REQUEUE_AFTER: [u32; 2] = [200, 600];
 /// Steps without a byte after which a source has broken.
 const STALL: u64 = 80;
 /// Steps without a byte after which a source looks whether that is because of a ring.
@@ -31,10 +33,10 @@ pub enum Role {
 
 #[derive(Clone, Debug, Default)]
 pub struct Pull {
-    pub seek: Option<SeekId>,
-    pub group: u64,
+    pub request: Option<RequestId>,
+    pub repository: u64,
     pub role: Option<Role>,
-    pub place: Option<Place>,
+    pub position: Option<ChainPosition>,
     leader: Option<NodeId>,
     /// A source, and who leads, that give far less than others did.
     slow: (Option<NodeId>, Option<NodeId>),
@@ -45,7 +47,7 @@ pub struct Pull {
     dry: u64,
     begun: bool,
     /// How often it was told to ask again later, and whether it is yet to.
-    put_off: usize,
+    requeued: usize,
     asks_again: bool,
     pub done: bool,
 }
@@ -55,10 +57,10 @@ pub struct Pull {
 pub struct Wait {
     pub node: usize,
     pub object: usize,
-    pub group: u64,
+    pub repository: u64,
     pub from: u64,
     /// When it ended, and whether by a source.
-    pub to: Option<(u64, Option<Outcome>)>,
+    pub to: Option<(u64, Option<Decision>)>,
     /// It knew whom to ask.
     pub knew: bool,
     /// The node itself was held up meanwhile.
@@ -69,7 +71,7 @@ pub struct Wait {
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub node: usize,
-    pub group: u64,
+    pub repository: u64,
     pub at: u64,
     /// Of a process that has ended. Others may remember it.
     pub is_past: bool,
@@ -93,7 +95,7 @@ pub struct Pulling {
     /// Sources take those ahead of them by the order alone, and never look for rings.
     pub is_lenient: bool,
     /// Downloads share the slots of a node: those that wait for others to begin come again later.
-    pub yields: bool,
+    pub requeue_after: bool,
     /// Steps for which there has been a ring.
     ring_lasts: u64,
 }
@@ -113,47 +115,50 @@ impl Pulling {
             started: None,
             ended: None,
             is_lenient: false,
-            yields: false,
+            requeue_after: false,
             ring_lasts: 0,
         }
     }
 
     /// containerd at `node` wants an object, unless it has it or is about to.
-    pub fn want(&mut self, node: usize, object: usize, group: u64) {
+    pub fn want(&mut self, node: usize, object: usize, repository: u64) {
         let is_up = self.cluster.is_up(node) && !self.cluster.is_held(node);
         if is_up && !self.pulls.contains_key(&(node, object)) {
             let pull = self.pulls.entry((node, object)).or_default();
-            pull.group = group;
-            self.seek(node, object);
+            pull.repository = repository;
+            self.request_source(node, object);
         }
     }
 
-    fn seek(&mut self, node: usize, object: usize) {
+    fn request_source(&mut self, node: usize, object: usize) {
         let pull = self.pulls.entry((node, object)).or_default();
         pull.role = None;
-        let (offset, failed, group) = (pull.written, pull.failed.clone(), pull.group);
-        let (slow, slow_lead) = std::mem::take(&mut pull.slow);
-        let yields = YIELDS.get(pull.put_off).filter(|_| self.yields);
-        let yields = yields.copied().map(Duration::from_millis);
+        let (offset, failed, repository) = (pull.written, pull.failed.clone(), pull.repository);
+        let (slow, slow_leader) = std::mem::take(&mut pull.slow);
+        let requeue_after = REQUEUE_AFTER
+            .get(pull.requeued)
+            .filter(|_| self.requeue_after);
+        let requeue_after_ms = requeue_after.copied().unwrap_or_default();
         pull.asks_again = false;
-        let wanted = Wanted {
-            group,
+        let wanted = SourceRequest {
+            repository,
             offset,
-            failed,
-            slow,
-            slow_lead,
-            yields,
+            // The latest first.
+            failed_sources: nodes_field(failed.into_iter().rev()),
+            slow_source: node_field(slow),
+            slow_leader: node_field(slow_leader),
+            requeue_after_ms,
             ..wanted(self.keys[object])
         };
         let from = self.cluster.now;
         let knew = self.cluster.node(node).members().has_joined();
-        let seek = self.cluster.seek_for(node, wanted);
+        let request = self.cluster.request_source_for(node, wanted);
         let pull = self.pulls.entry((node, object)).or_default();
-        pull.seek = Some(seek);
+        pull.request = Some(request);
         self.waits.push(Wait {
             node,
             object,
-            group,
+            repository,
             from,
             to: None,
             knew,
@@ -162,22 +167,23 @@ impl Pulling {
     }
 
     /// What comes is far too little, by way of a source and of who leads.
-    pub fn complain(&mut self, node: usize, object: usize) {
+    pub fn report_slow_leader(&mut self, node: usize, object: usize) {
         let is_up = self.cluster.is_up(node) && !self.cluster.is_held(node);
         let Some(pull) = self.pulls.get_mut(&(node, object)).filter(|_| is_up) else {
             return;
         };
         if let Some(Role::Follow { source, .. }) = pull.role {
             pull.slow = (Some(id(source)), pull.leader);
-            self.seek(node, object);
+            self.request_source(node, object);
         }
     }
 
     /// Others are held up behind a node, or are no longer.
-    pub fn lag(&mut self, node: usize, lags: bool) {
+    pub fn set_slow(&mut self, node: usize, is_slow: bool) {
         if self.cluster.is_up(node) && !self.cluster.is_held(node) {
-            self.lagged[node] |= lags;
-            self.cluster.with(node, |node, now| node.lag(now, lags));
+            self.lagged[node] |= is_slow;
+            self.cluster
+                .with(node, |node, now| node.set_slow(now, is_slow));
         }
     }
 
@@ -189,8 +195,9 @@ impl Pulling {
         if !self.cluster.is_up(node) || self.cluster.is_held(node) || pull.done {
             return;
         }
-        if let Some(seek) = pull.seek.take() {
-            self.cluster.with(node, |node, now| node.cancel(now, seek));
+        if let Some(request) = pull.request.take() {
+            self.cluster
+                .with(node, |node, now| node.cancel(now, request));
             self.end_wait(node, object, None);
         } else if pull.role.is_some() {
             self.fail(node, object);
@@ -227,11 +234,11 @@ impl Pulling {
         own.for_each(|failure| failure.is_past = true);
     }
 
-    fn end_wait(&mut self, node: usize, object: usize, outcome: Option<Outcome>) {
+    fn end_wait(&mut self, node: usize, object: usize, decision: Option<Decision>) {
         let now = self.cluster.now;
         let is_it = |w: &&mut Wait| (w.node, w.object) == (node, object) && w.to.is_none();
         let wait = self.waits.iter_mut().find(is_it).expect("it waited");
-        wait.to = Some((now, outcome));
+        wait.to = Some((now, decision));
     }
 
     fn fail(&mut self, node: usize, object: usize) {
@@ -239,21 +246,22 @@ impl Pulling {
         if matches!(pull.role, Some(Role::Lead | Role::Alone)) {
             self.failures.push(Failure {
                 node,
-                group: pull.group,
+                repository: pull.repository,
                 at: self.cluster.now,
                 is_past: false,
             });
         }
-        self.cluster.report(node, self.keys[object], News::Failed);
+        self.cluster
+            .report(node, self.keys[object], PullProgress::Failed);
     }
 
     /// Lets the next step pass. Returns the outcomes that came.
-    pub fn step(&mut self) -> Vec<(usize, usize, Outcome)> {
+    pub fn step(&mut self) -> Vec<(usize, usize, Decision)> {
         let mut came = Vec::new();
         for _ in 0..STEP_MILLIS {
             self.cluster.run(1);
-            for (node, seek, outcome) in self.cluster.outcomes() {
-                came.extend(self.take(node, seek, outcome));
+            for (node, request, decision) in self.cluster.decisions() {
+                came.extend(self.take(node, request, decision));
             }
         }
         for (node, object) in self.pulls.keys().copied().collect::<Vec<_>>() {
@@ -267,41 +275,40 @@ impl Pulling {
     fn take(
         &mut self,
         n: usize,
-        seek: SeekId,
-        outcome: Outcome,
-    ) -> Option<(usize, usize, Outcome)> {
+        request: RequestId,
+        decision: Decision,
+    ) -> Option<(usize, usize, Decision)> {
         let is_it = |((node, _), pull): &(&(usize, usize), &mut Pull)| {
-            *node == n && pull.seek == Some(seek)
+            *node == n && pull.request == Some(request)
         };
         let ((_, object), pull) = self.pulls.iter_mut().find(is_it)?;
         let object = *object;
-        pull.seek = None;
+        pull.request = None;
         (pull.steps, pull.dry) = (0, 0);
-        pull.role = match &outcome {
-            Outcome::Lead => Some(Role::Lead),
-            Outcome::Alone => Some(Role::Alone),
-            Outcome::Later => {
-                assert!(self.yields && pull.put_off < YIELDS.len());
-                pull.put_off += 1;
+        pull.role = match &decision {
+            Decision::Lead => Some(Role::Lead),
+            Decision::Alone => Some(Role::Alone),
+            Decision::Later => {
+                assert!(self.requeue_after && pull.requeued < REQUEUE_AFTER.len());
+                pull.requeued += 1;
                 pull.asks_again = true;
                 None
             }
-            Outcome::Follow {
+            Decision::Follow {
                 source,
-                place,
+                position,
                 leader,
                 ..
             } => {
                 assert!(!pull.failed.contains(source), "it has failed");
                 assert_ne!(index(source), n, "nobody feeds itself");
-                (pull.place, pull.leader) = (Some(*place), *leader);
+                (pull.position, pull.leader) = (Some(*position), *leader);
                 let (source, admitted) = (index(source), false);
                 Some(Role::Follow { source, admitted })
             }
-            Outcome::Found(_) => panic!("it did not look for holders"),
         };
-        self.end_wait(n, object, Some(outcome.clone()));
-        Some((n, object, outcome))
+        self.end_wait(n, object, Some(decision.clone()));
+        Some((n, object, decision))
     }
 
     fn go_on(&mut self, node: usize, object: usize) {
@@ -310,7 +317,7 @@ impl Pulling {
         (pull.steps, pull.dry) = (pull.steps + 1, pull.dry + 1);
         let before = pull.written;
         match pull.role {
-            None if pull.asks_again => return self.seek(node, object),
+            None if pull.asks_again => return self.request_source(node, object),
             None => return,
             Some(Role::Lead | Role::Alone) if self.denied[node] => {
                 if pull.steps >= self.refusal {
@@ -321,7 +328,7 @@ impl Pulling {
             }
             Some(Role::Lead | Role::Alone) => {
                 if pull.steps >= FIRST_BYTE {
-                    pull.written += 2 * STEP;
+                    pull.written += 2 * ROUND;
                 }
             }
             Some(Role::Follow { source, admitted }) => {
@@ -331,14 +338,14 @@ impl Pulling {
                 if !may || !self.cluster.reaches(node, source) || pull.dry > STALL {
                     let pull = self.pulls.get_mut(&at).expect("it pulls");
                     pull.failed.push(id(source));
-                    return self.seek(node, object);
+                    return self.request_source(node, object);
                 }
                 let ahead = self.pulls.get(&(source, object));
                 let ahead = ahead.map_or(0, |ahead| ahead.written);
                 let pull = self.pulls.get_mut(&at).expect("it pulls");
                 let admitted = true;
                 pull.role = Some(Role::Follow { source, admitted });
-                pull.written = (pull.written + 2 * STEP).min(ahead).max(pull.written);
+                pull.written = (pull.written + 2 * ROUND).min(ahead).max(pull.written);
             }
         }
         let pull = self.pulls.get_mut(&at).expect("it pulls");
@@ -347,13 +354,14 @@ impl Pulling {
             pull.dry = 0;
             if !pull.begun {
                 pull.begun = true;
-                self.cluster.report(node, key, News::Begun { size: SIZE });
+                self.cluster
+                    .report(node, key, PullProgress::Begun { size: SIZE });
             }
         }
         let pull = self.pulls.get_mut(&at).expect("it pulls");
         if pull.written >= SIZE {
             (pull.role, pull.done) = (None, true);
-            self.cluster.report(node, key, News::Done);
+            self.cluster.report(node, key, PullProgress::Done);
             self.cluster.with(node, |node, now| node.hold(now, &[key]));
         }
     }
@@ -366,8 +374,8 @@ impl Pulling {
         };
         let pull = &self.pulls[&(node, object)];
         let is_before = above
-            .place
-            .zip(pull.place)
+            .position
+            .zip(pull.position)
             .is_some_and(|(above, own)| above.is_before(&own));
         let leads = matches!(above.role, Some(Role::Lead | Role::Alone));
         above.done

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use flights::{Key, News, Outcome};
+use flights::{Decision, Key, PullProgress, nodes_field};
 
 use crate::cluster::{Cluster, id, index, wanted};
 
-const BEGUN: News = News::Begun { size: 32 << 20 };
+const BEGUN: PullProgress = PullProgress::Begun { size: 32 << 20 };
 
 /// A key whose arbiter is the last node, which takes no part.
 fn flown(cluster: &Cluster) -> Key {
@@ -17,32 +17,32 @@ fn flown(cluster: &Cluster) -> Key {
 fn of_two_equally_far_whose_leader_dies_one_leads_on() {
     let mut cluster = Cluster::new(4);
     let key = flown(&cluster);
-    cluster.seek(0, key);
-    cluster.await_outcomes(1, 10);
+    cluster.request_source(0, key);
+    cluster.await_decisions(1, 10);
     cluster.report(0, key, BEGUN);
     for follower in [1, 2] {
-        cluster.seek(follower, key);
-        cluster.await_outcomes(1, 10);
+        cluster.request_source(follower, key);
+        cluster.await_decisions(1, 10);
         cluster.report(follower, key, BEGUN);
     }
     cluster.kill(0);
     for follower in [1, 2] {
-        let (offset, failed) = (16 << 20, vec![id(0)]);
+        let (offset, failed) = (16 << 20, nodes_field([id(0)]));
         let again = wanted(key);
-        cluster.seek_for(
+        cluster.request_source_for(
             follower,
-            flights::Wanted {
+            flights::SourceRequest {
                 offset,
-                failed,
+                failed_sources: failed,
                 ..again
             },
         );
     }
-    let mut taken = cluster.await_outcomes(2, 100);
-    taken.sort_by_key(|(_, _, outcome)| *outcome != Outcome::Lead);
+    let mut taken = cluster.await_decisions(2, 100);
+    taken.sort_by_key(|(_, _, decision)| *decision != Decision::Lead);
     let [
-        (leader, _, Outcome::Lead),
-        (_, _, Outcome::Follow { source, .. }),
+        (leader, _, Decision::Lead),
+        (_, _, Decision::Follow { source, .. }),
     ] = &taken[..]
     else {
         panic!("{taken:?}");
@@ -58,33 +58,36 @@ fn who_may_not_pull_does_not_lead_again_for_minutes_while_others_ask() {
     for object in 0..40 {
         let key = Key::of(&format!("sha256:{object}"));
         for n in 0..5 {
-            cluster.seek(n, key);
+            cluster.request_source(n, key);
         }
-        let (mut leader, ..) = cluster.await_outcomes(1, 50).remove(0);
+        let (mut leader, ..) = cluster.await_decisions(1, 50).remove(0);
         if denied.is_none() {
             denied = Some(leader);
             cluster.run(500);
-            cluster.report(leader, key, News::Failed);
-            let next = cluster.await_outcomes(1, 50).remove(0);
-            assert_eq!(next.2, Outcome::Lead);
+            cluster.report(leader, key, PullProgress::Failed);
+            let next = cluster.await_decisions(1, 50).remove(0);
+            assert_eq!(next.2, Decision::Lead);
             assert!(cluster.now - start < 2_000);
             leader = next.0;
-            cluster.seek(denied.expect("just seen"), key);
+            cluster.request_source(denied.expect("just seen"), key);
         }
         assert_ne!(Some(leader), denied, "{object}");
         cluster.report(leader, key, BEGUN);
-        for (_, _, outcome) in cluster.await_outcomes(4, 300) {
-            assert!(matches!(outcome, Outcome::Follow { .. }), "{outcome:?}");
+        for (_, _, decision) in cluster.await_decisions(4, 300) {
+            assert!(matches!(decision, Decision::Follow { .. }), "{decision:?}");
         }
         for n in 0..5 {
-            cluster.report(n, key, News::Done);
+            cluster.report(n, key, PullProgress::Done);
         }
         cluster.run(4_000);
     }
     // If nobody else does, it may.
-    cluster.seek(denied.expect("the first"), Key::of("sha256:alone"));
+    cluster.request_source(denied.expect("the first"), Key::of("sha256:alone"));
     let asked = cluster.now;
-    assert_eq!(cluster.await_outcomes(1, 1_200).remove(0).2, Outcome::Lead);
+    assert_eq!(
+        cluster.await_decisions(1, 1_200).remove(0).2,
+        Decision::Lead
+    );
     assert!(
         cluster.now - asked >= 1_000,
         "others could have asked before"
@@ -104,7 +107,7 @@ fn parts_lead_once_each_and_nobody_is_stuck() {
             cluster.split(|node| node % 2);
             cluster.run(wait);
             for n in 0..6 {
-                cluster.seek(n, key);
+                cluster.request_source(n, key);
             }
             let (asked, mut pulling, mut settled) = (cluster.now, 0, 0);
             while settled < 6 {
@@ -113,9 +116,9 @@ fn parts_lead_once_each_and_nobody_is_stuck() {
                     "object {object}: somebody is stuck"
                 );
                 cluster.run(1);
-                for (n, outcome) in cluster.taken() {
+                for (n, decision) in cluster.taken() {
                     settled += 1;
-                    if matches!(outcome, Outcome::Lead | Outcome::Alone) {
+                    if matches!(decision, Decision::Lead | Decision::Alone) {
                         pulling += 1;
                         cluster.report(n, key, BEGUN);
                     }
@@ -138,9 +141,9 @@ fn who_joins_while_all_pull_follows() {
     for object in 0..20 {
         let key = Key::of(&format!("sha256:{object}"));
         for n in 0..8 {
-            cluster.seek(n, key);
+            cluster.request_source(n, key);
         }
-        let (leader, ..) = cluster.await_outcomes(1, 50).remove(0);
+        let (leader, ..) = cluster.await_decisions(1, 50).remove(0);
         cluster.report(leader, key, BEGUN);
     }
     cluster.run(500);
@@ -148,10 +151,10 @@ fn who_joins_while_all_pull_follows() {
     let joiner = cluster.add(&[0]);
     let asked = cluster.now;
     for object in 0..20 {
-        cluster.seek(joiner, Key::of(&format!("sha256:{object}")));
+        cluster.request_source(joiner, Key::of(&format!("sha256:{object}")));
     }
-    for (_, _, outcome) in cluster.await_outcomes(20, 150) {
-        assert!(matches!(outcome, Outcome::Follow { .. }), "{outcome:?}");
+    for (_, _, decision) in cluster.await_decisions(20, 150) {
+        assert!(matches!(decision, Decision::Follow { .. }), "{decision:?}");
     }
     println!("20 objects found {:?} after the start", cluster.time(asked));
 }
@@ -164,24 +167,24 @@ fn a_crowd_that_joins_and_asks_at_once_pulls_three_times_at_most() {
     let keys: Vec<_> = (0..5).map(|n| Key::of(&format!("sha256:{n}"))).collect();
     let crowd: Vec<_> = (0..256).map(|_| cluster.add(&[0, 1, 2])).collect();
     let asked = cluster.now;
-    let mut seeks = BTreeMap::new();
+    let mut requests = BTreeMap::new();
     for n in crowd {
         for key in &keys {
-            seeks.insert((n, cluster.seek(n, *key)), *key);
+            requests.insert((n, cluster.request_source(n, *key)), *key);
         }
     }
     let mut pulls = BTreeMap::new();
     let mut begins = Vec::new();
-    while !seeks.is_empty() {
+    while !requests.is_empty() {
         assert!(
             cluster.now - asked < 3_000,
             "{} are not settled",
-            seeks.len()
+            requests.len()
         );
         cluster.run(1);
-        for (n, seek, outcome) in cluster.outcomes() {
-            let key = seeks.remove(&(n, seek)).expect("it was asked");
-            if matches!(outcome, Outcome::Lead | Outcome::Alone) {
+        for (n, request, decision) in cluster.decisions() {
+            let key = requests.remove(&(n, request)).expect("it was asked");
+            if matches!(decision, Decision::Lead | Decision::Alone) {
                 *pulls.entry(key).or_insert(0) += 1;
                 begins.push((cluster.now + 300, n, key));
             }

@@ -1,16 +1,16 @@
 //! Whatever is lost, doubled, delayed, dies, restarts or oversleeps.
 
-use flights::{BUDGET, Outcome};
+use flights::{BUDGET, Decision};
 use proptest::prelude::*;
 
 use crate::cluster::{Cluster, id};
 use crate::pulling::{Pulling, STEP_MILLIS, Wait};
 
 /// What upstream is taken to need to its first byte.
-const USUAL: u64 = 1_000;
+const FIRST_BYTE: u64 = 1_000;
 const OBJECTS: usize = 3;
 /// Of a pull's budget and what upstream takes.
-const LIMIT: u64 = BUDGET.as_millis() as u64 + USUAL;
+const LIMIT: u64 = BUDGET.as_millis() as u64 + FIRST_BYTE;
 /// Until it shows that nothing comes of an object that others are kept back for.
 const BESIDE: u64 = 2_000;
 
@@ -19,7 +19,7 @@ enum Action {
     Want {
         node: usize,
         object: usize,
-        group: u64,
+        repository: u64,
     },
     Cancel {
         node: usize,
@@ -33,7 +33,7 @@ enum Action {
     /// Others are held up behind it, or are no longer.
     Lag {
         node: usize,
-        lags: bool,
+        is_slow: bool,
     },
     Kill {
         node: usize,
@@ -61,10 +61,10 @@ enum Action {
 struct Schedule {
     nodes: usize,
     seed: u64,
-    /// Members of a district at the least.
-    district: usize,
+    /// Members of a shard at the least.
+    shard: usize,
     /// Whether downloads share the slots of a node.
-    yields: bool,
+    requeue_after: bool,
     lost: u64,
     doubled: u64,
     latency: u64,
@@ -73,11 +73,11 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// What a pull may wait: where there are districts, for two arbiters, and besides an object for the district of which
+    /// What a pull may wait: where there are shards, for two arbiters, and besides an object for the shard of which
     /// nothing comes.
     fn limit(&self) -> u64 {
-        let is_one = self.district > self.nodes;
-        LIMIT + if is_one { 0 } else { USUAL + BESIDE }
+        let is_one = self.shard > self.nodes;
+        LIMIT + if is_one { 0 } else { FIRST_BYTE + BESIDE }
     }
 }
 
@@ -86,9 +86,9 @@ fn action(is_calm: bool) -> BoxedStrategy<Action> {
     let both = (node.clone(), object);
     let want = (both.clone(), 0..2_u64);
     let calm = prop_oneof![
-        12 => want.prop_map(|((node, object), group)| Action::Want { node, object, group }),
+        12 => want.prop_map(|((node, object), repository)| Action::Want { node, object, repository }),
         2 => both.clone().prop_map(|(node, object)| Action::Cancel { node, object }),
-        1 => (node.clone(), any::<bool>()).prop_map(|(node, lags)| Action::Lag { node, lags }),
+        1 => (node.clone(), any::<bool>()).prop_map(|(node, is_slow)| Action::Lag { node, is_slow }),
         1 => node.clone().prop_map(|node| Action::Kill { node }),
         1 => node.clone().prop_map(|node| Action::Start { node }),
         1 => node.clone().prop_map(|node| Action::Deny { node }),
@@ -111,14 +111,14 @@ fn schedule(is_calm: bool) -> impl Strategy<Value = Schedule> {
     let lost = if is_calm { 0..1_u64 } else { 0..200_u64 };
     let latency = if is_calm { 1..20_u64 } else { 1..120_u64 };
     let actions = prop::collection::vec((0..8_u64, action(is_calm)), 1..40);
-    // Each node for itself, a few districts, or the whole cluster.
+    // Each node for itself, a few shards, or the whole cluster.
     let cluster = prop_oneof![(2..7_usize, Just(usize::MAX)), (4..12_usize, 1..4_usize)];
     let chance = any::<(u64, bool)>();
     (cluster, chance, lost, 0..200_u64, latency, actions).prop_map(
-        |((nodes, district), (seed, yields), lost, doubled, latency, actions)| Schedule {
+        |((nodes, shard), (seed, requeue_after), lost, doubled, latency, actions)| Schedule {
             nodes,
-            district,
-            yields,
+            shard,
+            requeue_after,
             seed,
             lost,
             doubled,
@@ -144,15 +144,15 @@ fn config(cases: u32) -> ProptestConfig {
 fn run(
     schedule: &Schedule,
     is_lenient: bool,
-    mut check: impl FnMut(&Pulling, &[(usize, usize, Outcome)]) -> Result<(), TestCaseError>,
+    mut check: impl FnMut(&Pulling, &[(usize, usize, Decision)]) -> Result<(), TestCaseError>,
 ) -> Result<Pulling, TestCaseError> {
-    let mut cluster = Cluster::divided(schedule.nodes, schedule.seed, schedule.district);
+    let mut cluster = Cluster::divided(schedule.nodes, schedule.seed, schedule.shard);
     cluster.lost = schedule.lost;
     cluster.doubled = schedule.doubled;
     cluster.latency = schedule.latency;
     let mut pulling = Pulling::new(cluster, OBJECTS);
     pulling.is_lenient = is_lenient;
-    pulling.yields = schedule.yields;
+    pulling.requeue_after = schedule.requeue_after;
     let mut step = |pulling: &mut Pulling| {
         let came = pulling.step();
         in_time(pulling, schedule)?;
@@ -174,7 +174,7 @@ fn run(
         prop_assert!(pull.done, "{} has no {}: {:?}", node, object, pull);
     }
     for node in (0..schedule.nodes).filter(|n| pulling.cluster.is_up(*n)) {
-        prop_assert_eq!(pulling.cluster.node(node).open_questions(), 0);
+        prop_assert_eq!(pulling.cluster.node(node).pending_requests(), 0);
     }
     budgets(&pulling, schedule)?;
     Ok(pulling)
@@ -185,11 +185,11 @@ fn act(pulling: &mut Pulling, nodes: usize, action: &Action) {
         Action::Want {
             node,
             object,
-            group,
-        } => pulling.want(node % nodes, object, group),
+            repository,
+        } => pulling.want(node % nodes, object, repository),
         Action::Cancel { node, object } => pulling.cancel(node % nodes, object),
-        Action::Complain { node, object } => pulling.complain(node % nodes, object),
-        Action::Lag { node, lags } => pulling.lag(node % nodes, lags),
+        Action::Complain { node, object } => pulling.report_slow_leader(node % nodes, object),
+        Action::Lag { node, is_slow } => pulling.set_slow(node % nodes, is_slow),
         Action::Kill { node } => pulling.kill(node % nodes),
         Action::Start { node } => {
             let others: Vec<_> = (0..nodes).filter(|n| *n != node % nodes).collect();
@@ -229,8 +229,8 @@ fn in_time(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> 
 /// beyond upstream's usual time; for anything else, all of it.
 fn budgets(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> {
     for node in 0..pulling.cluster.len() {
-        for group in 0..2 {
-            let of_pull = |wait: &&Wait| (wait.node, wait.group) == (node, group);
+        for repository in 0..2 {
+            let of_pull = |wait: &&Wait| (wait.node, wait.repository) == (node, repository);
             let waits = pulling.waits.iter().filter(of_pull);
             if waits.clone().any(|wait| wait.excused) {
                 continue;
@@ -246,7 +246,7 @@ fn budgets(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> 
                 total <= schedule.limit(),
                 "{}/{} waited {} ms: {:?}",
                 node,
-                group,
+                repository,
                 total,
                 pulling.waits
             );
@@ -257,8 +257,8 @@ fn budgets(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> 
 
 fn cost(wait: &Wait) -> (u64, u64) {
     match &wait.to {
-        Some((to, Some(Outcome::Follow { .. } | Outcome::Later))) => {
-            ((wait.from + USUAL).min(*to), *to)
+        Some((to, Some(Decision::Follow { .. } | Decision::Later))) => {
+            ((wait.from + FIRST_BYTE).min(*to), *to)
         }
         Some((to, _)) => (wait.from, *to),
         None => panic!("{wait:?} has no end"),
@@ -277,8 +277,8 @@ proptest! {
     /// one leads only if the one after has found the one before of no use.
     #[test]
     fn no_two_lead_and_who_failed_lets_others_lead(schedule in schedule(true)) {
-        // Two arbiters know less than one: where there are districts, sources see to it themselves that there is no ring.
-        let is_one = schedule.district > schedule.nodes;
+        // Two arbiters know less than one: where there are shards, sources see to it themselves that there is no ring.
+        let is_one = schedule.shard > schedule.nodes;
         run(&schedule, is_one, |pulling, came| {
             for object in 0..OBJECTS {
                 let leads = pulling.leads(object);
@@ -288,7 +288,7 @@ proptest! {
                 };
                 let sound = leads.iter().filter(|lead| !knows_none_of_use(lead));
                 // Those who have just started see other owners than the others do, for a while; and where there are
-                // districts, who is new in place of an owner that died may not have heard of a lead that it granted.
+                // shards, who is new in place of an owner that died may not have heard of a lead that it granted.
                 let is_new = pulling.ended.is_some_and(|at| pulling.cluster.now < at + 15_000);
                 let most = match is_settled(pulling) {
                     true if !is_one && is_new => 2,
@@ -297,9 +297,9 @@ proptest! {
                 };
                 prop_assert!(sound.count() <= most, "{:?} lead {}", leads, object);
             }
-            for (node, object, outcome) in came {
+            for (node, object, decision) in came {
                 // Of several arbiters none sees all who ask.
-                if is_one && *outcome == Outcome::Lead && is_settled(pulling) {
+                if is_one && *decision == Decision::Lead && is_settled(pulling) {
                     lets_others(pulling, *node, *object)?;
                 }
             }
@@ -318,11 +318,11 @@ fn lets_others(pulling: &Pulling, node: usize, object: usize) -> Result<(), Test
     let is_it = |w: &&Wait| (w.node, w.object) == (node, object);
     let wait = pulling.waits.iter().rfind(is_it).expect("it waited");
     let granted = wait.to.as_ref().expect("it was granted").0;
-    let failed = |node: usize, group: u64, before: u64, is_past: bool| {
+    let failed = |node: usize, repository: u64, before: u64, is_past: bool| {
         let mut failures = pulling.failures.iter().filter(|f| is_past || !f.is_past);
-        failures.any(|f| (f.node, f.group) == (node, group) && f.at <= before)
+        failures.any(|f| (f.node, f.repository) == (node, repository) && f.at <= before)
     };
-    if !failed(node, wait.group, wait.from, false) {
+    if !failed(node, wait.repository, wait.from, false) {
         return Ok(());
     }
     for other in &pulling.waits {
@@ -334,7 +334,7 @@ fn lets_others(pulling: &Pulling, node: usize, object: usize) -> Result<(), Test
             && other.from + 100 < granted
             && other.to.as_ref().is_none_or(|(to, _)| *to > granted + 100);
         prop_assert!(
-            !asks || failed(other.node, other.group, granted, true),
+            !asks || failed(other.node, other.repository, granted, true),
             "{} was told to lead {} while {} waited",
             node,
             object,

@@ -66,7 +66,7 @@ impl<'a> Race<'a> {
                     Ok(answer) => return answer.satisfied(),
                     Err((candidate, fault, why)) => {
                         tracing::debug!(peer = %candidate.peer, key = %self.question.key, error = why, "peer failed");
-                        self.fetcher.disappointed(&candidate.peer, &self.question.key, fault);
+                        self.fetcher.report_fault(&candidate.peer, &self.question.key, fault);
                         self.last = Some(why);
                     }
                 },

@@ -1,4 +1,4 @@
-//! What this node is pulling under our watch, and where it stands in each flight.
+//! The pulls of this node that are watched, and its role in each flight.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,38 +9,38 @@ use oci::{Digest, Origin};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use super::complaint::Complaints;
-use crate::tap::Tap;
-use crate::{Growing, Place};
+use super::slow_source::SlowSourceReports;
+use crate::tail_buffer::TailBuffer;
+use crate::{ChainPosition, Growing};
 
-/// Pulls watched at once. A node downloads a dozen objects at a time.
-const MOST_PULLS: usize = 1024;
+/// The most pulls watched at once. A node downloads a dozen objects at a time.
+const MAX_PULLS: usize = 1024;
 
-/// Where this node's bytes of an object come from.
+/// Where this node pulls an object from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// That is being asked.
-    Seeking,
-    Follows(Place),
+pub enum Role {
+    /// Not decided yet.
+    Undecided,
+    Follows(ChainPosition),
     /// Upstream.
     Leads,
 }
 
-impl Standing {
-    /// Whether a node at `place` gets its bytes after this one.
-    pub fn is_ahead_of(&self, place: &Place) -> bool {
+impl Role {
+    /// Whether this node receives its bytes before a node at `position`.
+    pub fn is_ahead_of(&self, position: &ChainPosition) -> bool {
         match self {
-            Self::Seeking => false,
-            Self::Follows(own) => own.is_before(place),
+            Self::Undecided => false,
+            Self::Follows(own) => own.is_before(position),
             Self::Leads => true,
         }
     }
 }
 
-/// Whether others may have what is on its way.
+/// Whether other nodes may have an object that is being pulled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// Upstream has not said yet whether it takes credentials.
+    /// Upstream has not shown yet whether it requires credentials.
     Unknown,
     Shared,
     Private,
@@ -48,45 +48,45 @@ pub enum Sharing {
 
 #[derive(Clone, Copy, Debug)]
 pub struct State {
-    pub standing: Standing,
-    /// Turns granted so far.
-    pub turns: u32,
-    /// Whether bytes have come since the last lead was granted…
+    pub role: Role,
+    /// The number of decisions so far.
+    pub decisions: u32,
+    /// Whether bytes beyond `resumed_from` have arrived since the last lead was granted.
     pub has_begun: bool,
-    /// …that is, more than these: a pull may resume what a broken one has left.
-    pub mark: u64,
+    /// The bytes that were there when the lead was granted: a pull may resume a broken one.
+    pub resumed_from: u64,
     pub sharing: Sharing,
 }
 
-/// A pull of this node's own.
+/// A pull of this node.
 #[derive(Debug)]
 pub struct Pull {
-    /// Where the client wants it from.
+    /// Where the client pulls it from.
     pub origin: Option<Origin>,
-    /// What a source sends of it.
-    pub tap: Arc<Tap>,
-    /// Where in the object the latest byte of a source ends.
+    /// The latest bytes from a source.
+    pub tail: Arc<TailBuffer>,
+    /// The offset after the latest byte from a source.
     received: AtomicU64,
     state: watch::Sender<State>,
-    /// What it is given too little by.
-    pub complaints: Mutex<Complaints>,
+    /// The sources that were too slow.
+    pub slow_sources: Mutex<SlowSourceReports>,
 }
 
 impl Pull {
     fn new(origin: Option<Origin>, sharing: Sharing, written: u64) -> Self {
         let state = State {
-            standing: Standing::Seeking,
-            turns: 0,
+            role: Role::Undecided,
+            decisions: 0,
             has_begun: false,
-            mark: written,
+            resumed_from: written,
             sharing,
         };
         Self {
             origin,
-            tap: Arc::default(),
+            tail: Arc::default(),
             received: AtomicU64::new(0),
             state: watch::Sender::new(state),
-            complaints: Mutex::default(),
+            slow_sources: Mutex::default(),
         }
     }
 
@@ -94,52 +94,53 @@ impl Pull {
         self.state.subscribe()
     }
 
-    pub fn follows(&self, place: Place) {
+    pub fn follows(&self, position: ChainPosition) {
         self.state.send_modify(|state| {
-            state.standing = Standing::Follows(place);
-            state.turns = state.turns.wrapping_add(1);
+            state.role = Role::Follows(position);
+            state.decisions = state.decisions.wrapping_add(1);
         });
     }
 
-    /// These bytes of the object have come from a source.
+    /// Records bytes of the object from a source.
     pub fn receive(&self, offset: u64, bytes: &Bytes) {
         let end = offset + bytes.len() as u64;
         self.received.fetch_max(end, Ordering::Relaxed);
-        self.tap.write(offset, bytes);
+        self.tail.write(offset, bytes);
     }
 
-    /// How far it is: what is written, and what has come and is on its way into the file.
+    /// The offset reached: the bytes written, or those received and not written yet.
     pub fn position(&self, growing: &Growing) -> u64 {
         let received = self.received.load(Ordering::Relaxed);
         growing.progress().written.max(received)
     }
 
-    /// The client asks for all of an object that upstream has sent some of: that came to nothing. Says whether it did.
-    pub fn begins_anew(&self) -> bool {
+    /// Handles a request for the whole object while upstream has sent some of it: that pull failed. Returns whether it
+    /// did.
+    pub fn restarted_after_failure(&self) -> bool {
         self.state.send_if_modified(|state| {
-            let anew = state.standing == Standing::Leads && state.has_begun;
+            let anew = state.role == Role::Leads && state.has_begun;
             if anew {
-                state.standing = Standing::Seeking;
+                state.role = Role::Undecided;
                 state.has_begun = false;
             }
             anew
         })
     }
 
-    /// The client is sent upstream with `written` bytes in hand.
+    /// Records that the client pulls from upstream, with `written` bytes present.
     pub fn leads(&self, written: u64) {
         self.state.send_modify(|state| {
-            state.standing = Standing::Leads;
-            state.turns = state.turns.wrapping_add(1);
+            state.role = Role::Leads;
+            state.decisions = state.decisions.wrapping_add(1);
             state.has_begun = false;
-            state.mark = written;
+            state.resumed_from = written;
         });
     }
 
-    /// What comes from peers, or from upstream for anybody, may be passed on.
+    /// Sets whether other nodes may have the bytes.
     pub fn share(&self, sharing: Sharing) {
         self.state.send_if_modified(|state| {
-            // What was private once stays so: the bytes are mixed.
+            // A private pull stays private: the bytes are mixed.
             let changes = state.sharing != sharing && state.sharing != Sharing::Private;
             if changes {
                 state.sharing = sharing;
@@ -148,11 +149,11 @@ impl Pull {
         });
     }
 
-    /// No more than `written` bytes are here: the ingest is another one.
+    /// Records that only `written` bytes are present: the ingest is a new one.
     pub fn at_most(&self, written: u64) {
         let lower = |state: &mut State| {
-            let is_lower = written < state.mark;
-            state.mark = state.mark.min(written);
+            let is_lower = written < state.resumed_from;
+            state.resumed_from = state.resumed_from.min(written);
             is_lower
         };
         self.state.send_if_modified(lower);
@@ -168,19 +169,19 @@ impl Pull {
 #[derive(Debug, Default)]
 pub struct Pulls {
     pulls: Mutex<HashMap<Digest, Arc<Pull>>>,
-    came: Notify,
+    received: Notify,
 }
 
-/// The pull of a digest, and whether somebody watches it already.
+/// The pull of a digest, and whether it is watched already.
 pub enum Entry {
     New(Arc<Pull>),
     Watched(Arc<Pull>),
-    /// Too many are.
+    /// There are too many.
     Full,
 }
 
 impl Pulls {
-    /// The pull of a digest; `written` bytes of it are here.
+    /// The pull of a digest, of which `written` bytes are present.
     pub fn enter(
         &self,
         digest: &Digest,
@@ -192,12 +193,12 @@ impl Pulls {
         if let Some(pull) = pulls.get(digest) {
             return Entry::Watched(pull.clone());
         }
-        if pulls.len() >= MOST_PULLS {
+        if pulls.len() >= MAX_PULLS {
             return Entry::Full;
         }
         let pull = Arc::new(Pull::new(origin.cloned(), sharing, written));
         pulls.insert(digest.clone(), pull.clone());
-        self.came.notify_waiters();
+        self.received.notify_waiters();
         Entry::New(pull)
     }
 
@@ -209,22 +210,22 @@ impl Pulls {
         self.pulls.lock().is_empty()
     }
 
-    /// Waits until there is a pull of this digest.
+    /// Waits for a pull of this digest.
     pub async fn wait(&self, digest: &Digest) -> Arc<Pull> {
         loop {
-            let came = self.came.notified();
-            let mut came = std::pin::pin!(came);
-            // From here on no coming is missed.
-            came.as_mut().enable();
+            let received = self.received.notified();
+            let mut received = std::pin::pin!(received);
+            // From here on no new pull is missed.
+            received.as_mut().enable();
             if let Some(pull) = self.get(digest) {
                 return pull;
             }
-            came.await;
+            received.await;
         }
     }
 
-    /// Ends a pull and tells of it, unless `goes_on`: both at once, so that the next pull of the digest is told of after
-    /// this one.
+    /// Ends a pull and reports it, unless `goes_on`. Both happen at once, so that the next pull of the digest is
+    /// reported after this one.
     pub fn end(&self, digest: &Digest, goes_on: impl Fn() -> bool, tell: impl FnOnce()) -> bool {
         let mut pulls = self.pulls.lock();
         let ends = !goes_on();

@@ -1,17 +1,17 @@
-//! Where in an object a request begins, before the object's size is known.
+//! The start of a requested range, before the size of the object is known.
 
 use oci::{ByteRange, Ranges};
 
-/// Larger than any object: what a range looks like that is resolved against it tells how it was written.
+/// Larger than any object: a range resolved against it shows how it was written.
 const ENDLESS: u64 = u64::MAX;
-/// Of no object's bytes; a range that begins beyond it is one of the last bytes.
+/// A range that starts beyond this is one of the last bytes.
 const NO_OFFSET: u64 = 1 << 62;
 
 fn resolved(ranges: &Ranges) -> Vec<ByteRange> {
     ranges.resolve(ENDLESS).unwrap_or_default()
 }
 
-/// From which byte on all of the object is asked for; `None` if it is something else that is asked for.
+/// The offset from which the whole rest is requested. `None`: the request is for something else.
 pub fn all_from(ranges: Option<&Ranges>) -> Option<u64> {
     let Some(ranges) = ranges else {
         return Some(0);
@@ -22,7 +22,7 @@ pub fn all_from(ranges: Option<&Ranges>) -> Option<u64> {
     }
 }
 
-/// The first byte that is asked for.
+/// The first byte requested.
 pub fn first_byte(ranges: Option<&Ranges>) -> u64 {
     let first = ranges.and_then(|ranges| resolved(ranges).into_iter().next());
     first.map_or(0, |range| range.start)

@@ -1,25 +1,25 @@
-//! How much this node takes in of what it pulls in flights, altogether.
+//! Measures what this node receives in flights, in total.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What came so long ago at most shows what comes now…
+/// The rate covers at most this time.
 const LATELY: Duration = Duration::from_secs(1);
-/// …measured from one of some marks that lie so far apart.
+/// The interval between samples.
 const MARK_EVERY: Duration = Duration::from_millis(200);
 
 /// What the node takes in, in bytes a second.
 #[derive(Debug, Default)]
-pub struct Rate {
+pub struct RateMeter {
     total: u64,
-    /// When how much had come.
+    /// Samples of the time and the total.
     marks: VecDeque<(Instant, u64)>,
 }
 
-impl Rate {
-    pub fn came(&mut self, now: Instant, bytes: u64) {
+impl RateMeter {
+    pub fn received(&mut self, now: Instant, bytes: u64) {
         self.forget(now);
         self.total += bytes;
         let is_recent = |(at, _): &(Instant, u64)| now - *at < MARK_EVERY;
@@ -28,8 +28,8 @@ impl Rate {
         }
     }
 
-    /// What comes now.
-    pub fn lately(&mut self, now: Instant) -> u64 {
+    /// The rate of the last second, in bytes per second.
+    pub fn recent_rate(&mut self, now: Instant) -> u64 {
         self.forget(now);
         let Some((since, before)) = self.marks.front() else {
             return 0;
@@ -54,21 +54,24 @@ mod tests {
 
     #[test]
     fn what_comes_now_is_that_of_the_last_second() {
-        let (mut rate, mut now) = (Rate::default(), Instant::now());
+        let (mut rate, mut now) = (RateMeter::default(), Instant::now());
         let step = Duration::from_millis(100);
-        let mut flow = |rate: &mut Rate, bytes: u64, seconds: u32| {
+        let mut flow = |rate: &mut RateMeter, bytes: u64, seconds: u32| {
             for _ in 0..seconds * 10 {
                 now += step;
-                rate.came(now, bytes / 10);
+                rate.received(now, bytes / 10);
             }
             now
         };
-        assert_eq!(rate.lately(Instant::now()), 0);
+        assert_eq!(rate.recent_rate(Instant::now()), 0);
         let now = flow(&mut rate, 1_000, 20);
-        assert!((900..=1_200).contains(&rate.lately(now)), "{rate:?}");
+        assert!((900..=1_200).contains(&rate.recent_rate(now)), "{rate:?}");
         let now = flow(&mut rate, 100_000, 2);
-        assert!((90_000..=120_000).contains(&rate.lately(now)), "{rate:?}");
+        assert!(
+            (90_000..=120_000).contains(&rate.recent_rate(now)),
+            "{rate:?}"
+        );
         assert!(rate.marks.len() <= 6);
-        assert_eq!(rate.lately(now + LATELY * 2), 0);
+        assert_eq!(rate.recent_rate(now + LATELY * 2), 0);
     }
 }

@@ -1,8 +1,8 @@
 //! What nodes that follow one another hand over. Each is a mirror with a port of its own; what the other nodes agree on
 //! is written down by the test.
 
+mod containerd_slots;
 mod node;
-mod queue;
 mod rate;
 
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::request::{FLIGHT, MIRRORED};
-use crate::{News, PeerId, Place};
+use crate::{ChainPosition, NodeId, PullProgress, SourceRequest};
 use node::{Answer, Ingest, Node, PATIENCE, Script, candidate, node, node_that_mirrors};
 
 fn layer() -> (Bytes, Digest) {
@@ -42,11 +42,11 @@ async fn a_follower_gets_it_while_it_grows() {
     assert_eq!(answer.header(&CONTENT_LENGTH), size.to_string());
     growing.write(&bytes[..MIB]);
     assert!(answer.read(MIB).await == bytes[..MIB], "a step at a time");
-    leader.script.told(News::Begun { size }).await;
+    leader.script.told(PullProgress::Begun { size }).await;
     growing.write(&bytes[MIB..]);
     growing.commit(&leader, &bytes);
     assert!(answer.rest().await == (bytes.slice(MIB..), true));
-    leader.script.told(News::Done).await;
+    leader.script.told(PullProgress::Done).await;
     assert_eq!(
         leader.metric(r#"peili_bytes_total{source="growing"}"#),
         size
@@ -95,7 +95,10 @@ async fn a_follower_feeds_another() {
     // The second asks before the first knows of its own pull.
     let ((mut answer, ()), last) = tokio::join!(
         async {
-            it.second.script.until(|s| !s.seeks.lock().is_empty()).await;
+            it.second
+                .script
+                .until(|s| !s.requests.lock().is_empty())
+                .await;
             (it.first.own(&it.digest).await, ())
         },
         it.second.own(&it.digest)
@@ -104,7 +107,7 @@ async fn a_follower_feeds_another() {
     it.own.write(&answer.read(it.bytes.len()).await);
     assert!(last.rest().await == (it.bytes.clone(), true));
     let size = it.bytes.len() as u64;
-    it.first.script.told(News::Begun { size }).await;
+    it.first.script.told(PullProgress::Begun { size }).await;
 }
 
 #[tokio::test]
@@ -135,12 +138,13 @@ async fn where_a_source_breaks_the_next_goes_on_unseen() {
     breaks.fail(&first, &digest);
     let (rest, is_all) = answer.rest().await;
     assert!(is_all && begin == bytes[..MIB] && rest == bytes[MIB..]);
-    first.script.told(News::Failed).await;
-    let seeks = follower.script.seeks.lock();
-    let asked: Vec<_> = seeks.iter().map(|s| (s.offset, s.failed.clone())).collect();
-    assert_eq!(asked, [(0, vec![]), (MIB as u64, vec![first.peer()])]);
-    assert_eq!(seeks[0].size, Some(size));
-    drop(seeks);
+    first.script.told(PullProgress::Failed).await;
+    let requests = follower.script.requests.lock();
+    let asked = |r: &SourceRequest| (r.offset, r.failed_sources().collect());
+    let asked: Vec<(u64, Vec<_>)> = requests.iter().map(asked).collect();
+    assert_eq!(asked, [(0, vec![]), (MIB as u64, vec![first.id()])]);
+    assert_eq!(requests[0].size, Some(size));
+    drop(requests);
     assert_eq!(follower.metric("peili_flights_moves_total"), 1);
 }
 
@@ -152,26 +156,32 @@ async fn a_lead_in_the_middle_ends_the_body_and_the_next_request_goes_upstream()
     breaks.write(&bytes[..MIB]);
     let own = follower.ingest(&digest, size);
     follower.then(source.follow(1));
-    follower.then(Turn::Lead);
+    follower.then(Decision::Lead);
     let mut answer = follower.own(&digest).await;
     own.write(&answer.read(MIB).await);
-    follower.script.told(News::Begun { size }).await;
+    follower.script.told(PullProgress::Begun { size }).await;
     breaks.fail(&source, &digest);
     let (rest, is_all) = answer.rest().await;
     assert!(rest.is_empty() && !is_all, "an early end");
 
-    follower.then(Turn::Lead);
+    follower.then(Decision::Lead);
     let range = format!("bytes={MIB}-");
     let answer = follower.own_from(&digest, &[(RANGE, &range)]).await;
     assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
     assert!(answer.text().await.contains("leads"));
     assert_eq!(
-        follower.script.seeks.lock().last().expect("asked").offset,
+        follower
+            .script
+            .requests
+            .lock()
+            .last()
+            .expect("asked")
+            .offset,
         MIB as u64
     );
     // It has begun once more when upstream has sent something.
-    let begun = News::Begun { size };
-    let times = |s: &Script| s.news().iter().filter(|n| **n == begun).count();
+    let begun = PullProgress::Begun { size };
+    let times = |s: &Script| s.progress().iter().filter(|n| **n == begun).count();
     assert_eq!(times(&follower.script), 1);
     own.write(&bytes[MIB..]);
     follower.script.until(|s| times(s) == 2).await;
@@ -182,30 +192,33 @@ async fn what_becomes_of_a_lead_is_told() {
     let ((bytes, digest), node) = (layer(), node().await);
     let size = bytes.len() as u64;
     let ingest = node.ingest(&digest, size);
-    node.then(Turn::Alone);
+    node.then(Decision::Alone);
     let answer = node.own(&digest).await;
     assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
     assert!(answer.text().await.contains("alone"));
     ingest.write(&bytes);
-    node.script.told(News::Begun { size }).await;
+    node.script.told(PullProgress::Begun { size }).await;
     ingest.commit(&node, &bytes);
-    node.script.told(News::Done).await;
-    assert_eq!(node.script.news(), [News::Begun { size }, News::Done]);
+    node.script.told(PullProgress::Done).await;
+    assert_eq!(
+        node.script.progress(),
+        [PullProgress::Begun { size }, PullProgress::Done]
+    );
 
-    let (other, failing) = (Digest::sha256(b"other"), News::Failed);
+    let (other, failing) = (Digest::sha256(b"other"), PullProgress::Failed);
     let ingest = node.lead(&other, 5).await;
     ingest.write(b"oth");
     ingest.fail(&node, &other);
     node.script.told(failing).await;
-    assert_eq!(node.script.news.lock().last(), Some(&(other, failing)));
+    assert_eq!(node.script.progress.lock().last(), Some(&(other, failing)));
 
-    let (other, wrong) = (Digest::sha256(b"another"), News::Wrong);
+    let (other, wrong) = (Digest::sha256(b"another"), PullProgress::Wrong);
     let ingest = node.lead(&other, 6).await;
     ingest.write(b"wrong!");
-    node.script.told(News::Begun { size: 6 }).await;
+    node.script.told(PullProgress::Begun { size: 6 }).await;
     ingest.fail(&node, &other);
     node.script.told(wrong).await;
-    assert_eq!(node.script.news.lock().last(), Some(&(other, wrong)));
+    assert_eq!(node.script.progress.lock().last(), Some(&(other, wrong)));
 }
 
 #[tokio::test]
@@ -213,10 +226,13 @@ async fn a_lead_that_is_asked_for_again_from_its_start_has_failed() {
     let (digest, node) = (Digest::sha256(b"layer"), node().await);
     let ingest = node.lead(&digest, 5).await;
     ingest.write(b"la");
-    node.script.told(News::Begun { size: 5 }).await;
-    node.then(Turn::Lead);
+    node.script.told(PullProgress::Begun { size: 5 }).await;
+    node.then(Decision::Lead);
     node.own(&digest).await;
-    assert_eq!(node.script.news(), [News::Begun { size: 5 }, News::Failed]);
+    assert_eq!(
+        node.script.progress(),
+        [PullProgress::Begun { size: 5 }, PullProgress::Failed]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,28 +240,31 @@ async fn a_lead_that_gets_no_byte_has_failed() {
     let (digest, node) = (Digest::sha256(b"layer"), node().await);
     let started = tokio::time::Instant::now();
     let ingest = node.lead(&digest, 5).await;
-    node.script.told(News::Failed).await;
+    node.script.told(PullProgress::Failed).await;
     assert!((29..=31).contains(&started.elapsed().as_secs()));
 
     // Behind the node's other downloads it may take longer.
-    node.script.news.lock().clear();
+    node.script.progress.lock().clear();
     node.store.set_downloads_share_slots();
-    node.then(Turn::Lead);
+    node.then(Decision::Lead);
     node.own(&digest).await;
     let started = tokio::time::Instant::now();
-    node.script.told(News::Failed).await;
+    node.script.told(PullProgress::Failed).await;
     assert!((59..=61).contains(&started.elapsed().as_secs()));
 
     // What was there before does not count, and a byte buys ten seconds.
     ingest.write(b"lay");
-    node.script.news.lock().clear();
-    node.then(Turn::Lead);
+    node.script.progress.lock().clear();
+    node.then(Decision::Lead);
     node.own(&digest).await;
     let started = tokio::time::Instant::now();
     ingest.write(b"e");
-    node.script.told(News::Failed).await;
+    node.script.told(PullProgress::Failed).await;
     assert!((9..=11).contains(&started.elapsed().as_secs()));
-    assert_eq!(node.script.news(), [News::Begun { size: 5 }, News::Failed]);
+    assert_eq!(
+        node.script.progress(),
+        [PullProgress::Begun { size: 5 }, PullProgress::Failed]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -267,17 +286,17 @@ async fn a_source_that_is_not_there_is_passed_over() {
     growing.write(&bytes);
     let _own = follower.ingest(&digest, size);
     let closed = candidate(SocketAddr::from(([127, 0, 0, 1], 1)));
-    let gone = closed.peer.clone();
-    follower.then(Turn::Follow {
+    let gone = closed.peer.node().expect("it takes part");
+    follower.then(Decision::Follow {
         source: closed,
-        place: Place::default(),
+        position: ChainPosition::default(),
         leader: None,
         led_for: None,
     });
     follower.then(leader.follow(1));
     let answer = follower.own(&digest).await;
     assert!(answer.rest().await == (bytes, true));
-    assert_eq!(follower.script.seeks.lock()[1].failed, [gone]);
+    assert_eq!(follower.script.failed(1), [gone]);
 }
 
 #[tokio::test]
@@ -287,8 +306,8 @@ async fn what_grows_is_for_followers_alone() {
     growing.write(&bytes[..MIB]);
     let elsewhere = SocketAddr::from(([10, 0, 0, 9], 9));
     let path = format!("blobs/{digest}");
-    let place = Place { epoch: 1, order: 1 }.to_string();
-    let follower = [(MIRRORED, "true"), (FLIGHT, place.as_str())];
+    let position = ChainPosition { epoch: 1, order: 1 }.to_string();
+    let follower = [(MIRRORED, "true"), (FLIGHT, position.as_str())];
     let statuses = async |headers: &[(HeaderName, &str)]| {
         let answer = leader.ask(&path, headers, elsewhere).await;
         answer.0.status()
@@ -298,7 +317,7 @@ async fn what_grows_is_for_followers_alone() {
     let garbled = [(MIRRORED, "true"), (FLIGHT, "1-x")];
     assert_eq!(statuses(&garbled).await, StatusCode::NOT_FOUND);
     // Without the mark of a mirror it is this node's own client, which is not fed from its own ingest.
-    leader.then(Turn::Lead);
+    leader.then(Decision::Lead);
     assert_eq!(statuses(&follower[1..]).await, StatusCode::NOT_FOUND);
 
     // An ingest that began without us is nobody's.
@@ -316,7 +335,7 @@ async fn what_is_not_mirrored_is_not_offered() {
     let ingest = node.ingest(&digest, bytes.len() as u64);
     ingest.write(&bytes);
     assert_eq!(node.own(&digest).await.0.status(), StatusCode::NOT_FOUND);
-    assert!(node.script.seeks.lock().is_empty(), "it is no flight");
+    assert!(node.script.requests.lock().is_empty(), "it is no flight");
 }
 
 #[tokio::test]
@@ -327,17 +346,17 @@ async fn of_two_that_are_told_to_feed_each_other_one_does() {
     a.then(b.follow(1));
     b.then(a.follow(2));
     // B refuses A, which comes before it; then nobody is left for A.
-    a.then(Turn::Lead);
+    a.then(Decision::Lead);
     let (of_a, of_b) = tokio::join!(a.own(&digest), b.own(&digest));
     assert_eq!(of_a.0.status(), StatusCode::NOT_FOUND);
     assert_eq!(of_b.0.status(), StatusCode::OK);
-    assert_eq!(a.script.seeks.lock()[1].failed, [b.peer()]);
+    assert_eq!(a.script.failed(1), [b.id()]);
     own_a.write(&bytes);
     assert!(of_b.rest().await == (bytes, true));
 }
 
 #[tokio::test]
-async fn a_ring_that_comes_of_another_place_is_let_go() {
+async fn a_ring_that_results_from_another_position_is_broken() {
     let (it, other) = (chain().await, node().await);
     let size = it.bytes.len() as u64;
     it.growing.write(&it.bytes[..MIB]);
@@ -352,9 +371,12 @@ async fn a_ring_that_comes_of_another_place_is_let_go() {
     has_all.write(&it.bytes);
     it.second.then(other.follow(4));
     let (of_first, of_second) = tokio::join!(of_first.rest(), of_second.rest());
-    let failed = |n: &Node| n.script.seeks.lock().last().expect("asked").failed.clone();
-    assert_eq!(failed(&it.first), [it.leader.peer()]);
-    assert_eq!(failed(&it.second), [it.first.peer()]);
+    let failed = |n: &Node| {
+        let last = n.script.requests.lock().len() - 1;
+        n.script.failed(last)
+    };
+    assert_eq!(failed(&it.first), [it.leader.id()]);
+    assert_eq!(failed(&it.second), [it.first.id()]);
     let rest = (it.bytes.slice(MIB..), true);
     assert!(of_first == rest && of_second == rest);
 }
@@ -392,7 +414,7 @@ async fn a_manifest_tells_what_its_layers_are_and_who_should_lead_them() {
     let digest = Digest::sha256(&manifest);
     let path = format!("manifests/{digest}");
     let growing = leader.ingest(&digest, manifest.len() as u64);
-    leader.then(Turn::Lead);
+    leader.then(Decision::Lead);
     leader.ask(&path, &[], leader.address).await;
     let _own = follower.ingest(&digest, manifest.len() as u64);
     follower.then(leader.follow(1));
@@ -402,12 +424,18 @@ async fn a_manifest_tells_what_its_layers_are_and_who_should_lead_them() {
     assert!(answer.rest().await == (manifest.clone(), true));
     growing.commit(&leader, &manifest);
 
-    for (node, prefer) in [(&leader, None), (&follower, Some(leader.peer()))] {
+    for (node, preferred_leader) in [(&leader, None), (&follower, Some(leader.id()))] {
         let _ingest = node.lead(&layer, bytes.len() as u64).await;
-        let seeks = node.script.seeks.lock();
-        let seek = seeks.last().expect("asked");
-        assert_eq!(seek.size, Some(bytes.len() as u64));
-        assert_eq!((seek.streams, &seek.prefer), (1, &prefer));
+        let requests = node.script.requests.lock();
+        let request_source = requests.last().expect("asked");
+        assert_eq!(request_source.size, Some(bytes.len() as u64));
+        assert_eq!(
+            (
+                request_source.concurrent_objects,
+                request_source.preferred_leader()
+            ),
+            (1, preferred_leader)
+        );
     }
 }
 
@@ -448,13 +476,13 @@ async fn what_came_before_a_break_reaches_the_client_and_nothing_is_reset() {
         let _ = stream.write_all(&part).await;
     });
     let _own = follower.ingest(&digest, size as u64);
-    follower.then(Turn::Follow {
+    follower.then(Decision::Follow {
         source: candidate(address),
-        place: Place::default(),
+        position: ChainPosition::default(),
         leader: None,
         led_for: None,
     });
-    follower.then(Turn::Alone);
+    follower.then(Decision::Alone);
     let (head, body) = over_the_network(&follower, &digest).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert_eq!(body, 50_000);
@@ -467,19 +495,22 @@ async fn a_node_feeds_as_many_as_it_can() {
     growing.write(&bytes);
     let headers = [(MIRRORED, "true"), (FLIGHT, "1-1")];
     let path = format!("blobs/{digest}");
-    let mut fed = Vec::new();
+    let mut follow_first = Vec::new();
     let refused = loop {
-        let follower = SocketAddr::from(([10, 0, 1, u8::try_from(fed.len()).expect("few")], 9));
+        let follower = SocketAddr::from((
+            [10, 0, 1, u8::try_from(follow_first.len()).expect("few")],
+            9,
+        ));
         let answer = leader.ask(&path, &headers, follower).await;
         if answer.0.status() == StatusCode::NOT_FOUND {
             break answer;
         }
-        fed.push(answer);
+        follow_first.push(answer);
     };
-    assert_eq!(fed.len(), 24);
+    assert_eq!(follow_first.len(), 24);
     assert!(refused.text().await.contains("as many followers as it may"));
     assert_eq!(leader.metric("peili_flights_uploads_refused_total"), 1);
-    fed.pop();
+    follow_first.pop();
     let last = SocketAddr::from(([10, 0, 2, 1], 9));
     let answer = leader.ask(&path, &headers, last).await;
     assert_eq!(answer.0.status(), StatusCode::OK);

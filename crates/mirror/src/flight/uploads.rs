@@ -1,4 +1,4 @@
-//! Admits followers, as many as a node can feed.
+//! Admits as many followers as a node can feed.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,34 +8,34 @@ use oci::Digest;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::rate::Rate;
+use super::rate::RateMeter;
 
-/// Objects sent to followers at once; parallel ranges of one object to one follower count as one. Eight followers with
-/// three layers each.
-const MOST_UPLOADS: usize = 24;
+/// The most objects sent to followers at once. Parallel ranges of one object to one follower count once. Enough for
+/// eight followers with three layers each.
+const MAX_UPLOADS: usize = 24;
 
 type Key = (IpAddr, Digest);
 
-/// The uploads that are going on.
+/// The uploads in progress.
 #[derive(Debug, Default)]
 pub struct Uploads(Mutex<Going>);
 
 #[derive(Debug, Default)]
 struct Going {
-    /// How many streams each of them is.
+    /// The number of streams of each upload.
     streams: HashMap<Key, usize>,
-    sent: Rate,
+    sent: RateMeter,
 }
 
-/// What a node sends at the moment.
+/// What a node sends now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// In all, in bytes a second.
+pub struct UploadRate {
+    /// In total, in bytes per second.
     pub sent: u64,
     pub uploads: u64,
 }
 
-/// An upload; over when it is dropped.
+/// An upload. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Upload {
     uploads: Arc<Uploads>,
@@ -43,11 +43,11 @@ pub struct Upload {
 }
 
 impl Uploads {
-    /// `None`: there are enough already.
+    /// Admits an upload. `None`: there are too many.
     pub fn admit(self: &Arc<Self>, follower: IpAddr, digest: &Digest) -> Option<Upload> {
         let key = (follower, digest.clone());
         let streams = &mut self.0.lock().streams;
-        if streams.len() >= MOST_UPLOADS && !streams.contains_key(&key) {
+        if streams.len() >= MAX_UPLOADS && !streams.contains_key(&key) {
             return None;
         }
         *streams.entry(key.clone()).or_default() += 1;
@@ -57,19 +57,19 @@ impl Uploads {
         })
     }
 
-    pub fn load(&self, now: Instant) -> Load {
+    pub fn upload_rate(&self, now: Instant) -> UploadRate {
         let mut going = self.0.lock();
-        Load {
-            sent: going.sent.lately(now),
+        UploadRate {
+            sent: going.sent.recent_rate(now),
             uploads: going.streams.len() as u64,
         }
     }
 }
 
 impl Upload {
-    /// This much of it was handed to the connection.
+    /// Records bytes handed to the connection.
     pub fn sent(&self, bytes: u64) {
-        self.uploads.0.lock().sent.came(Instant::now(), bytes);
+        self.uploads.0.lock().sent.received(Instant::now(), bytes);
     }
 }
 
@@ -97,11 +97,11 @@ mod tests {
         let mut ranges: Vec<_> = (0..8)
             .map(|_| uploads.admit(follower(0), &digest))
             .collect();
-        let others: Vec<_> = (1..MOST_UPLOADS)
+        let others: Vec<_> = (1..MAX_UPLOADS)
             .map(|n| uploads.admit(follower(n), &digest))
             .collect();
         assert!(ranges.iter().chain(&others).all(Option::is_some));
-        let one_more = || uploads.admit(follower(MOST_UPLOADS), &digest);
+        let one_more = || uploads.admit(follower(MAX_UPLOADS), &digest);
         assert!(one_more().is_none());
         assert!(uploads.admit(follower(0), &digest).is_some());
         ranges.truncate(1);

@@ -9,7 +9,6 @@ use tokio::time::timeout;
 
 use super::download::Download;
 use super::fill::Fill;
-use super::manifest::not_kept;
 use super::sources::{Nodes, Opened, Sources};
 use super::{BEGIN_LIMIT, Client, PullThrough};
 use crate::access::Access;
@@ -131,7 +130,7 @@ impl PullThrough {
                 None => return self.unstored(target, digest, client).await,
             },
             Err(error) => {
-                not_kept(digest, &error);
+                self.tools.not_kept(digest, &error);
                 return self.unstored(target, digest, client).await;
             }
         };
@@ -142,11 +141,11 @@ impl PullThrough {
         if let Some(size) = opened.size
             && let Err(error) = sink.expect(size).await
         {
-            not_kept(digest, &error);
+            self.tools.not_kept(digest, &error);
             return Ok(self.sent_on(digest, sources, opened));
         }
         let origin = target.origin.as_ref();
-        let fill = Fill::new(digest, origin, sink, sources, opened);
+        let fill = Fill::new(&self.tools, digest, origin, sink, sources, opened);
         self.tasks.spawn(fill.run());
         // Once the store fails the way through the flight is over.
         let sources = self.sources(target, digest, client, Nodes::AsPeers);
@@ -204,7 +203,8 @@ impl PullThrough {
             return;
         };
         let sources = self.sources(target, digest, client, Nodes::InFlight);
-        let (digest, origin) = (digest.clone(), target.origin.clone());
+        let (tools, digest) = (self.tools.clone(), digest.clone());
+        let origin = target.origin.clone();
         self.tasks.spawn(async move {
             let Ok(opened) = sources.open(None).await else {
                 return;
@@ -212,9 +212,9 @@ impl PullThrough {
             if let Some(size) = opened.size
                 && let Err(error) = sink.expect(size).await
             {
-                return not_kept(&digest, &error);
+                return tools.not_kept(&digest, &error);
             }
-            Fill::new(&digest, origin.as_ref(), sink, sources, opened)
+            Fill::new(&tools, &digest, origin.as_ref(), sink, sources, opened)
                 .run()
                 .await;
         });
@@ -239,7 +239,7 @@ impl PullThrough {
 
     /// The size that a manifest gives.
     fn told_size(&self, digest: &Digest) -> Option<u64> {
-        let about = self.tools.images.about(&*self.tools.store, digest);
+        let about = self.tools.images.object_info(&*self.tools.store, digest);
         about.size.filter(|size| *size > 0)
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use oci::{Digest, Origin};
 
+use super::Tools;
 use super::sources::{Opened, SourceError, Sources, Transfer};
 use crate::{Provenance, Sink};
 
@@ -13,10 +14,12 @@ pub struct Fill {
     pub origin: Option<Origin>,
     pub sink: Box<dyn Sink>,
     pub transfer: Transfer,
+    tools: Arc<Tools>,
 }
 
 impl Fill {
-    pub fn new(
+    pub(super) fn new(
+        tools: &Arc<Tools>,
         digest: &Digest,
         origin: Option<&Origin>,
         sink: Box<dyn Sink>,
@@ -28,16 +31,17 @@ impl Fill {
             digest: digest.clone(),
             origin: origin.cloned(),
             sink,
+            tools: tools.clone(),
             transfer: Transfer::new(sources, opened, size),
         }
     }
 
     /// Ends when the object is here. Where it cannot be, whoever reads it goes on without the store.
     pub async fn run(self) {
-        let digest = self.digest.clone();
+        let (digest, tools) = (self.digest.clone(), self.tools.clone());
         match self.fill().await {
             Ok(()) => {}
-            Err(SourceError::Intake(error)) => super::manifest::not_kept(&digest, &error),
+            Err(SourceError::Intake(error)) => tools.not_kept(&digest, &error),
             Err(error) => tracing::warn!(%digest, %error, "could not take in a blob"),
         }
     }

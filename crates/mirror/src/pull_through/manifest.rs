@@ -11,7 +11,7 @@ use crate::flight::Sharing;
 use crate::found::{Found, Payload, Source};
 use crate::refusal::Refusal;
 use crate::request::Target;
-use crate::{Begun, IntakeError, Provenance, Sink, UpstreamManifest, Visibility, local};
+use crate::{Begun, Provenance, Sink, UpstreamManifest, Visibility, local};
 
 impl PullThrough {
     pub(super) async fn manifest(
@@ -150,7 +150,7 @@ impl PullThrough {
             Ok(Begun::New(sink, _)) => Some(sink),
             Ok(Begun::Present(_) | Begun::Joined(_)) => None,
             Err(error) => {
-                not_kept(digest, &error);
+                self.tools.not_kept(digest, &error);
                 None
             }
         }
@@ -172,7 +172,7 @@ impl PullThrough {
             sink.commit(Provenance { origin, visibility }).await
         };
         if let Err(error) = kept.await {
-            not_kept(digest, &error);
+            self.tools.not_kept(digest, &error);
         }
     }
 
@@ -182,9 +182,4 @@ impl PullThrough {
             self.tools.images.learn(bytes, None);
         }
     }
-}
-
-/// The store says once, with what to do, why it keeps nothing.
-pub(super) fn not_kept(digest: &Digest, error: &IntakeError) {
-    tracing::debug!(%digest, %error, "passed on without being kept");
 }

@@ -9,6 +9,7 @@ use oci::Origin;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::FAULT_VALIDITY;
 use super::promise::is_refusal;
 use crate::UpstreamError;
 
@@ -20,8 +21,6 @@ const ADMISSION_VALIDITY: Duration = Duration::from_secs(1);
 const REFUSAL_VALIDITY: Duration = Duration::from_secs(60);
 /// For so long after it could not be reached nobody waits for it again just to be sure.
 const OUTAGE_VALIDITY: Duration = Duration::from_secs(10);
-/// For so long a fault is told.
-const FAULT_VALIDITY: Duration = Duration::from_secs(300);
 
 /// What a repository's last answer says about the next ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use mirror::{FLIGHT, News, Place, Seek, Turn};
+use mirror::{ChainPosition, Decision, FLIGHT, PullProgress, SourceRequest};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -15,29 +15,29 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What the other nodes agree on, as the test has it.
 #[derive(Default)]
 struct Script {
-    turns: Mutex<VecDeque<Turn>>,
+    decisions: Mutex<VecDeque<Decision<Candidate>>>,
     offsets: Mutex<Vec<u64>>,
-    news: Mutex<Vec<News>>,
+    progress: Mutex<Vec<PullProgress>>,
     told: Notify,
 }
 
 #[async_trait]
 impl Flights for Script {
-    async fn seek(&self, seek: Seek) -> Turn {
-        self.offsets.lock().push(seek.offset);
-        self.turns.lock().pop_front().unwrap_or(Turn::Alone)
+    async fn request_source(&self, request: SourceRequest) -> Decision<Candidate> {
+        self.offsets.lock().push(request.offset);
+        self.decisions.lock().pop_front().unwrap_or(Decision::Alone)
     }
 
-    fn report(&self, _: &Digest, news: News) {
-        self.news.lock().push(news);
+    fn report(&self, _: &Digest, progress: PullProgress) {
+        self.progress.lock().push(progress);
         self.told.notify_one();
     }
 }
 
 impl Script {
-    async fn told(&self, news: News) {
+    async fn told(&self, progress: PullProgress) {
         let told = async {
-            while !self.news.lock().contains(&news) {
+            while !self.progress.lock().contains(&progress) {
                 self.told.notified().await;
             }
         };
@@ -45,9 +45,9 @@ impl Script {
     }
 }
 
-fn node(turns: impl IntoIterator<Item = Turn>) -> (TestApp, Arc<Script>) {
+fn node(decisions: impl IntoIterator<Item = Decision<Candidate>>) -> (TestApp, Arc<Script>) {
     let script = Arc::new(Script::default());
-    script.turns.lock().extend(turns);
+    script.decisions.lock().extend(decisions);
     (app_of_cluster(Some(script.clone())), script)
 }
 
@@ -67,14 +67,14 @@ fn containerd() -> HeaderMap {
 
 #[tokio::test]
 async fn what_it_leads_is_for_followers_while_it_comes() {
-    let (app, script) = node([Turn::Lead]);
+    let (app, script) = node([Decision::Lead]);
     let gate = Arc::new(Semaphore::new(1000));
     *app.upstream.gate.lock() = Some(gate.clone());
     let (bytes, digest) = (layer(), app.upstream.put(layer()));
     let path = format!("blobs/{digest}");
     let own = app.ask(&path, HERE, HeaderMap::new()).await;
     let size = bytes.len() as u64;
-    script.told(News::Begun { size }).await;
+    script.told(PullProgress::Begun { size }).await;
     let followers = app.ask(&path, ELSEWHERE, follower()).await;
     assert_eq!(followers.status(), StatusCode::OK);
     let peer = HeaderMap::from_iter([(MIRRORED, HeaderValue::from_static("true"))]);
@@ -82,46 +82,46 @@ async fn what_it_leads_is_for_followers_while_it_comes() {
     assert_eq!(peers.status(), StatusCode::NOT_FOUND);
     gate.add_permits(bytes.len());
     assert!(read(own).await.1 == bytes && read(followers).await.1 == bytes);
-    script.told(News::Done).await;
+    script.told(PullProgress::Done).await;
     assert_eq!(app.asked(), 1);
 }
 
 #[tokio::test]
 async fn what_takes_credentials_is_not_led() {
-    let (app, script) = node([Turn::Lead]);
+    let (app, script) = node([Decision::Lead]);
     *app.upstream.private.lock() = true;
     let gate = Arc::new(Semaphore::new(1000));
     *app.upstream.gate.lock() = Some(gate.clone());
     let digest = app.upstream.put(layer());
     let path = format!("blobs/{digest}");
     let own = app.ask(&path, HERE, HeaderMap::new()).await;
-    script.told(News::Failed).await;
+    script.told(PullProgress::Failed).await;
     let followers = app.ask(&path, ELSEWHERE, follower()).await;
     assert_eq!(followers.status(), StatusCode::NOT_FOUND);
     gate.add_permits(layer().len());
     assert!(read(own).await.1 == layer());
-    assert!(!script.news.lock().contains(&News::Done));
+    assert!(!script.progress.lock().contains(&PullProgress::Done));
 }
 
 #[tokio::test]
 async fn what_it_follows_it_takes_in_and_goes_on_with_upstream_where_the_source_breaks() {
-    let (leader, leading) = node([Turn::Lead, Turn::Lead]);
+    let (leader, leading) = node([Decision::Lead, Decision::Lead]);
     let bytes = layer();
     let layer = leader.upstream.put(bytes.clone());
     let manifest = leader.upstream.image("1", &layer);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let follow = || Turn::Follow {
+    let follow = || Decision::Follow {
         source: Candidate {
             peer: PeerId::new("leader"),
             addresses: Arc::new([listener.local_addr().expect("bound")]),
             holding: Holding::Complete,
             zone: None,
         },
-        place: Place { epoch: 1, order: 1 },
+        position: ChainPosition { epoch: 1, order: 1 },
         leader: None,
         led_for: None,
     };
-    let (app, script) = node([follow(), follow(), Turn::Lead]);
+    let (app, script) = node([follow(), follow(), Decision::Lead]);
     let stop = CancellationToken::new();
     let _ends = stop.clone().drop_guard();
     tokio::spawn(mirror::serve::registry(
@@ -133,7 +133,7 @@ async fn what_it_follows_it_takes_in_and_goes_on_with_upstream_where_the_source_
     let path = format!("manifests/{manifest}");
     let first = leader.ask(&path, HERE, containerd()).await;
     assert!(manifest.verifies(&read(first).await.1));
-    leading.told(News::Done).await;
+    leading.told(PullProgress::Done).await;
     let from_leader = app.ask(&path, HERE, containerd()).await;
     assert!(manifest.verifies(&read(from_leader).await.1));
 
@@ -150,6 +150,6 @@ async fn what_it_follows_it_takes_in_and_goes_on_with_upstream_where_the_source_
     assert!(read(answer).await.1 == bytes);
     assert_eq!(app.asked(), 1, "for the rest");
     assert_eq!(*script.offsets.lock(), [0, 0, 1_000_000, 1_000_000]);
-    script.told(News::Done).await;
+    script.told(PullProgress::Done).await;
     app.stored(&layer).await;
 }

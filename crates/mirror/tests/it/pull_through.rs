@@ -103,6 +103,8 @@ async fn the_whole_is_fetched_beside_once_its_parts_cost_as_much() {
 #[tokio::test]
 async fn what_cannot_be_kept_is_handed_on_all_the_same() {
     let app = app_of(2_000_000, None);
+    let readiness = async || read(app.mirror.readiness()).await;
+    assert_eq!(readiness().await.1, "ready");
     let digest = app.upstream.put(layer());
     let path = format!("blobs/{digest}");
     for tells_no_size in [false, true] {
@@ -116,6 +118,13 @@ async fn what_cannot_be_kept_is_handed_on_all_the_same() {
         let first = if tells_no_size { 0 } else { 2_999_990 };
         assert!(read(part).await.1 == layer().slice(first..));
     }
+    let (status, text) = readiness().await;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert_eq!(status, StatusCode::OK);
+    assert!(
+        text.contains("/store: an object of ") && text.contains("a store of 2000000"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

@@ -1,22 +1,22 @@
-//! How much a peer may say. Pure: time comes in.
+//! A rate limit for each peer. Pure: time is passed in.
 
 use std::time::{Duration, Instant};
 
-/// Datagrams that are taken from a connection in a second, over a while. A node of 10,000 gets a few from each peer.
+/// The datagrams accepted from a connection per second. A node of 10,000 gets a few from each peer.
 const RATE: u32 = 2_000;
-/// So many bytes of a datagram count as one more.
+/// Each further group of this many bytes counts as another datagram.
 const BYTES_PER_UNIT: usize = 8 * 1024;
-/// What a new stream costs, in datagrams.
+/// The cost of a new stream, in datagrams.
 pub(super) const STREAM_COST: u32 = 20;
-/// What may come at once, as the time in which it would come at [`RATE`].
+/// The burst accepted at once, as the time it would take at [`RATE`].
 const BURST: Duration = Duration::from_secs(1);
 
-/// A bucket of tokens, told by when it will be full again.
+/// A token bucket, stored as the time when it is full again.
 #[derive(Debug, Default)]
 pub(super) struct Allowance(Option<Instant>);
 
 impl Allowance {
-    /// How long to wait before more may be taken.
+    /// How long to wait before more is accepted.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         let over = self.0?.checked_duration_since(now)?.checked_sub(BURST)?;
         (!over.is_zero()).then_some(over)

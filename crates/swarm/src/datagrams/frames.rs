@@ -10,11 +10,12 @@ use futures::{AsyncRead, AsyncWrite};
 
 use super::MAX_LEN;
 
-/// Bytes of the length.
+/// The bytes of the length.
 const HEAD: usize = size_of::<u32>();
-/// Bytes written at once: small datagrams that wait together go out together.
+/// The most bytes written at once: small datagrams that wait are sent together.
 const WRITE_BATCH: usize = 16 * 1024;
-/// Bytes read at once: most datagrams whole, and of long ones no more than this is set aside before it comes.
+/// The bytes read at once: most datagrams are read whole, and no more memory is allocated for a long one before it
+/// arrives.
 const LEAST_READ: usize = 512;
 const READ_BATCH: usize = 4 * 1024;
 
@@ -34,7 +35,7 @@ impl<S: AsyncWrite + Unpin> Writer<S> {
         }
     }
 
-    /// Writes all of `queue`. Ready once nothing is left to do.
+    /// Writes all of `queue`. Ready once nothing is left.
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -62,7 +63,7 @@ impl<S: AsyncWrite + Unpin> Writer<S> {
         if !self.is_flushed {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.is_flushed = true;
-            // Most streams are silent most of the time.
+            // Most streams are idle most of the time.
             self.buf = BytesMut::new();
         }
         Poll::Ready(Ok(()))
@@ -85,8 +86,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
 
     /// The next datagram; `None` at the end of the stream.
     ///
-    /// # Errors
-    /// The stream broke, ended amid a datagram, or announces one that is too long.
+    /// # Errors The stream broke, ended within a datagram, or announces one that is too long.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         loop {
             let missing = match self.missing()? {
@@ -119,7 +119,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
         }
     }
 
-    /// Bytes that the next datagram lacks, as far as is known.
+    /// The bytes missing for the next datagram, as far as known.
     fn missing(&self) -> io::Result<usize> {
         let Some(head) = self.buf.first_chunk::<HEAD>() else {
             return Ok(HEAD - self.buf.len());

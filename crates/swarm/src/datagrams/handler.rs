@@ -1,4 +1,4 @@
-//! One connection's streams of datagrams: at most one out, few in.
+//! The streams of datagrams on one connection: at most one out, a few in.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,18 +21,18 @@ use super::allowance::{Allowance, STREAM_COST};
 use super::frames::{Reader, Writer};
 use super::{FLIGHTS_PROTOCOL, IN_USE, Load, MAX_QUEUED, queued};
 
-/// For the peer to agree to a stream.
+/// The limit for the peer to accept a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(3);
-/// Streams read from; the oldest makes way for a new one, for its sender may have given it up unheard.
+/// The most streams read from. A new one replaces the oldest, whose sender may have abandoned it.
 const MAX_INBOUND: usize = 2;
-/// Datagrams taken in before the node hears of them.
+/// The most datagrams passed to the node at once.
 const MAX_BATCH: usize = 64;
 
 /// What a connection is told.
 #[derive(Debug)]
 pub(crate) enum Order {
     Send(Load),
-    /// The peer sends what cannot be read: its streams are closed.
+    /// Closes the peer's streams: it sends what cannot be decoded.
     Refuse,
 }
 
@@ -40,7 +40,7 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) enum Report {
     Received(Vec<Bytes>),
-    /// Some of what was to be sent is lost.
+    /// Some datagrams were lost.
     Undelivered,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct Handler {
     is_undelivered: bool,
     inbound: VecDeque<Reader<Stream>>,
     allowance: Allowance,
-    /// While the peer has said more than it may.
+    /// Set while the peer exceeds its rate limit.
     pause: Option<Pin<Box<Sleep>>>,
     last_used: Instant,
 }
@@ -86,7 +86,7 @@ impl Handler {
     fn queue(&mut self, load: Load) {
         self.last_used = Instant::now();
         if queued(&self.queue) + queued(&load.datagrams) > MAX_QUEUED {
-            // The peer takes them too slowly, or not at all.
+            // The peer reads too slowly, or not at all.
             self.is_undelivered = true;
             return;
         }
@@ -94,7 +94,7 @@ impl Handler {
         self.loads.push(load.unsent);
     }
 
-    /// The stream out cannot be had, or broke.
+    /// Handles an outgoing stream that failed or could not be opened.
     fn lose(&mut self, why: &dyn std::fmt::Display) {
         tracing::debug!(peer = %self.peer, error = %why, "cannot send datagrams");
         self.outbound = Outbound::Closed;
@@ -147,7 +147,7 @@ impl Handler {
         )))
     }
 
-    /// Reads what has come and may be taken. Whether the stream goes on.
+    /// Reads what has arrived, within the rate limit. Returns whether the stream goes on.
     fn read(
         &mut self,
         cx: &mut Context<'_>,
@@ -193,7 +193,7 @@ impl ConnectionHandler for Handler {
         SubstreamProtocol::new(ReadyUpgrade::new(FLIGHTS_PROTOCOL), ())
     }
 
-    /// Streams stay open as long as the connection does, so they say nothing about its use.
+    /// Streams stay open as long as the connection, so they do not show whether it is in use.
     fn connection_keep_alive(&self) -> bool {
         self.last_used.elapsed() < IN_USE
     }

@@ -1,10 +1,9 @@
-//! `/peili/flights/1`: datagrams between Peili nodes, one way each.
+//! `/peili/flights/1`: one-way datagrams between Peili nodes.
 //!
-//! One long-lived stream a peer and direction carries them, so that a datagram costs no more than its bytes: no
-//! stream to negotiate, no answer to wait for, and those that wait together travel together. (request-response opens a
-//! stream and awaits an answer for each message; the crate libp2p-stream would do, but is an alpha, and a task and a
-//! channel for each stream.) A datagram may be lost, which its sender then hears of as a rule; order holds as long as
-//! a stream does.
+//! One long-lived stream for each peer and direction carries them, so a datagram costs little more than its bytes: no
+//! stream is negotiated, no answer is awaited, and datagrams that wait are sent together. (request-response opens a
+//! stream and awaits an answer for each message; the crate libp2p-stream would do, but is an alpha, and needs a task
+//! and a channel for each stream.) A datagram may be lost; its sender is usually told. Order holds within a stream.
 
 mod allowance;
 mod frames;
@@ -31,21 +30,21 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use handler::{Handler, Order, Report};
 
 pub(crate) const FLIGHTS_PROTOCOL: StreamProtocol = StreamProtocol::new("/peili/flights/1");
-/// Bytes of a datagram at most.
+/// The most bytes of a datagram.
 pub(crate) const MAX_LEN: usize = flights::MAX_DATAGRAM;
 
-/// What waits for one peer at most, in bytes; more is not delivered.
+/// The most bytes queued for one peer. More is not delivered.
 const MAX_QUEUED: usize = 1024 * 1024;
-/// What a datagram that waits costs beside its bytes.
+/// The assumed cost of a queued datagram besides its bytes.
 const OVERHEAD: usize = 64;
-/// Peers that are being connected to for datagrams, at once.
+/// The most peers being dialled for datagrams.
 const MAX_DIALS: usize = 512;
-/// A connection without datagrams for so long counts as idle.
+/// A connection without datagrams for this long counts as idle.
 const IN_USE: Duration = Duration::from_secs(60);
-/// What was handed to a connection that breaks is taken for lost if it was handed over that shortly before.
+/// If a connection breaks, datagrams handed to it within this time before count as lost.
 const UNCERTAIN: Duration = Duration::from_secs(2);
 
-/// What the node hears.
+/// An event for the node.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Received {
@@ -74,31 +73,31 @@ fn queued<'a>(datagrams: impl IntoIterator<Item = &'a Bytes>) -> usize {
 
 #[derive(Debug, Default)]
 struct Peer {
-    /// The first carries the datagrams.
+    /// The first one carries the datagrams.
     connections: Vec<ConnectionId>,
     waiting: Vec<Bytes>,
     /// Bytes of those.
     queued: usize,
-    /// Where it is, if it was not connected when it was first sent something.
+    /// The peer's addresses, if it was not connected when the first datagram was sent.
     addresses: Vec<Multiaddr>,
     last_handed: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Behaviour {
-    /// Those that are connected or being connected to.
+    /// Peers that are connected or being dialled.
     peers: HashMap<PeerId, Peer>,
     dials: usize,
-    /// Connected peers for whom something waits.
+    /// Connected peers with queued datagrams.
     ready: HashSet<PeerId>,
     events: VecDeque<ToSwarm<Event, Order>>,
-    /// Shared by all that is not sent yet.
+    /// Shared by everything that is not sent yet.
     unsent: Arc<()>,
 }
 
 impl Behaviour {
-    /// Sends a datagram to a peer, which is connected to first if need be: at `addresses`, or where others know it to
-    /// be. The swarm is to be polled afterwards.
+    /// Sends a datagram to a peer. If it is not connected, it is dialled at `addresses` or where other behaviours know
+    /// it. The swarm must be polled afterwards.
     pub(crate) fn send(
         &mut self,
         to: PeerId,
@@ -126,18 +125,18 @@ impl Behaviour {
             };
             self.peers.insert(to, peer);
             self.dials += 1;
-            // Addresses come from all who know some, this behaviour included.
+            // All behaviours that know addresses contribute, this one included.
             let opts = DialOpts::from(to);
             self.events.push_back(ToSwarm::Dial { opts });
         }
     }
 
-    /// Closes the streams that come in by this connection.
+    /// Closes the incoming streams of this connection.
     pub(crate) fn refuse(&mut self, from: PeerId, connection: ConnectionId) {
         self.notify(from, connection, Order::Refuse);
     }
 
-    /// Whether the peer was sent something lately.
+    /// Whether the peer was sent a datagram lately.
     pub(crate) fn is_in_use(&self, id: &PeerId) -> bool {
         let last = self.peers.get(id).and_then(|peer| peer.last_handed);
         last.is_some_and(|at| at.elapsed() < IN_USE)
@@ -161,7 +160,7 @@ impl Behaviour {
         let event = Event::Undelivered { to };
         let is_same =
             |last: &ToSwarm<Event, Order>| matches!(last, ToSwarm::GenerateEvent(e) if *e == event);
-        // A burst that is lost is lost once.
+        // A lost burst is reported once.
         if !self.events.back().is_some_and(is_same) {
             self.events.push_back(ToSwarm::GenerateEvent(event));
         }
@@ -219,7 +218,7 @@ impl Behaviour {
     }
 
     fn on_dial_failed(&mut self, id: PeerId, error: &DialError) {
-        // Somebody else is connecting to it, and either end of that is heard of here.
+        // The peer is being dialled already, and the result is reported here.
         if matches!(error, DialError::DialPeerConditionFalse(_)) {
             return;
         }
@@ -306,7 +305,7 @@ impl NetworkBehaviour for Behaviour {
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
         self.hand_over();
-        // Whatever fills these is done by the task that polls.
+        // Events are added only by the task that polls.
         self.events.pop_front().map_or(Poll::Pending, Poll::Ready)
     }
 }

@@ -1,6 +1,6 @@
-//! This node's part in flights: the rules of the crate `flights` in the words of libp2p and of the mirror.
+//! This node's part in flights: connects the rules of the crate `flights` to libp2p and the mirror.
 
-mod home;
+mod advertised_addresses;
 mod ids;
 #[cfg(test)]
 mod tests;
@@ -10,60 +10,62 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ::flights::members::Contact;
-use ::flights::{Datagram, DecodeError, Key, NodeId, Outcome, SeekId, Time, Wanted};
+use ::flights::{
+    Datagram, Decision, DecodeError, Key, NodeId, PullProgress, RequestId, SourceRequest, Time,
+};
 use libp2p::PeerId;
-use mirror::{Candidate, Holding, News, Place, Seek, Turn};
+use mirror::{Candidate, Holding};
 use oci::Digest;
 use rand::seq::IteratorRandom as _;
 use tokio::sync::oneshot;
 
-use crate::addresses::{Endpoint, Scope};
+use crate::addresses::{AddressFilter, Endpoint};
 use crate::key::RoutingKey;
-use home::Home;
-use ids::{name, wanted};
-pub(crate) use ids::{node_id, peer_id};
+use advertised_addresses::AdvertisedAddresses;
+pub(crate) use ids::{mirror_peer, node_id, peer_id};
 
-/// Peers that may get this node into the cluster, the latest met.
+/// The most peers to join the cluster by; the latest are kept.
 const MAX_SEEDS: usize = 32;
-/// Between two times of joining by new seeds: those met meanwhile are mostly members by then.
+/// The minimal interval between joins by new seeds: most peers met meanwhile are members by then.
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
-/// A deadline that is farther off is looked at again by then.
+/// The longest sleep until a deadline is checked again.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
-/// How often a question is asked anew because the source that was named is no member, or cannot be reached from here.
+/// How often a request is repeated because the named source is no member, or has no address that can be reached from
+/// here.
 const MAX_RETRIES: u8 = 2;
-/// Members that are drawn until one can be reached from here.
-const COMPANIONS: usize = 3;
+/// How many members are drawn until one can be reached from here.
+const RANDOM_PEER_DRAWS: usize = 3;
 
-/// What the mirror asks and tells.
+/// What the mirror requests and reports.
 #[derive(Debug)]
-pub(crate) enum Word {
-    Seek(Box<Seek>, oneshot::Sender<Turn>),
-    Report(Digest, News),
-    /// Whether others are held up behind this node.
-    Lag(bool),
-    /// Who is another member, by lot?
-    Companion(oneshot::Sender<Option<Candidate>>),
+pub(crate) enum FlightCommand {
+    RequestSource(Box<SourceRequest>, oneshot::Sender<Decision<Candidate>>),
+    Report(Digest, PullProgress),
+    /// Whether this node is slow.
+    SetSlow(bool),
+    /// Requests a random member.
+    RandomPeer(oneshot::Sender<Option<Candidate>>),
 }
 
-/// A question to the rules, and who waits for its answer.
+/// A request to the rules, and who waits for the answer.
 #[derive(Debug)]
 enum Question {
-    Seek {
-        wanted: Wanted,
+    Source {
+        request: Box<SourceRequest>,
         retries: u8,
-        asker: oneshot::Sender<Turn>,
+        asker: oneshot::Sender<Decision<Candidate>>,
     },
     Find(RoutingKey),
-    /// Has anybody met nodes that speak Kademlia alone?
-    Foreign,
+    /// Whether any node has met legacy peers.
+    LegacyPeers,
 }
 
-/// What has come of a look-up.
+/// The answer to a lookup.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Found(RoutingKey, Vec<NodeId>),
-    /// Whether others have met nodes that speak Kademlia alone.
-    Foreign(bool),
+    /// Whether other nodes have met legacy peers.
+    LegacyPeers(bool),
 }
 
 #[derive(Debug)]
@@ -71,29 +73,29 @@ pub(crate) struct Flights {
     node: ::flights::Node,
     /// The origin of [`Time`].
     started: Instant,
-    scope: Scope,
-    questions: HashMap<SeekId, Question>,
+    filter: AddressFilter,
+    questions: HashMap<RequestId, Question>,
     seeds: VecDeque<NodeId>,
-    /// There are seeds that were not joined by.
+    /// There are seeds that have not been used yet.
     has_new_seeds: bool,
     last_join: Option<Instant>,
-    home: Home,
+    advertised: AdvertisedAddresses,
 }
 
 impl Flights {
-    /// `None` for an identity that is no Ed25519 key.
-    pub(crate) fn new(id: &PeerId, scope: Scope) -> Option<Self> {
+    /// `None`: the identity is no Ed25519 key.
+    pub(crate) fn new(id: &PeerId, filter: AddressFilter) -> Option<Self> {
         let contact = Contact::default();
         let node = ::flights::Node::new(Time(0), node_id(id)?, contact, rand::random());
         Some(Self {
             node,
             started: Instant::now(),
-            scope,
+            filter,
             questions: HashMap::new(),
             seeds: VecDeque::new(),
             has_new_seeds: false,
             last_join: None,
-            home: Home::default(),
+            advertised: AdvertisedAddresses::default(),
         })
     }
 
@@ -101,7 +103,7 @@ impl Flights {
         Time::default().after(self.started.elapsed())
     }
 
-    /// When [`Self::tick`] is to be called next.
+    /// When [`Self::tick`] must be called next.
     pub(crate) fn next_deadline(&self) -> Instant {
         let wait = self.node.next_deadline().since(self.now());
         Instant::now() + wait.min(MAX_SLEEP)
@@ -117,7 +119,7 @@ impl Flights {
 
     pub(crate) fn receive(&mut self, from: &PeerId, datagram: &[u8]) -> Result<(), DecodeError> {
         let now = self.now();
-        // Others do not speak the protocol; if one does it is talking to itself.
+        // Other peers do not speak the protocol. If one does, it is ignored.
         node_id(from).map_or(Ok(()), |from| self.node.receive(now, from, datagram))
     }
 
@@ -131,20 +133,20 @@ impl Flights {
         self.node.take_datagrams()
     }
 
-    /// Where a member says its router is.
+    /// The router addresses of a member.
     pub(crate) fn routers(&self, id: &NodeId) -> Vec<SocketAddr> {
         let contact = self.node.members().get(id).map(|member| &member.contact);
         let routers = contact.map_or(&[][..], |contact| contact.router());
-        let admitted = routers.iter().filter(|socket| self.scope.admits(socket));
+        let admitted = routers.iter().filter(|socket| self.filter.admits(socket));
         admitted.copied().collect()
     }
 
-    /// Members, this node included.
+    /// The number of members, this node included.
     pub(crate) fn members(&self) -> usize {
         self.node.members().len()
     }
 
-    /// Whether look-ups among the members miss nothing that members hold.
+    /// Whether lookups among the members find everything that members hold.
     pub(crate) fn has_joined(&self) -> bool {
         self.members() > 1 && self.node.members().has_joined()
     }
@@ -157,19 +159,19 @@ impl Flights {
         self.node.members().get(id).is_some()
     }
 
-    /// Whether anything waits for an answer.
+    /// Whether a request waits for its answer.
     pub(crate) fn has_questions(&self) -> bool {
         !self.questions.is_empty()
     }
 
-    pub(crate) fn open_seeks(&self) -> usize {
+    pub(crate) fn open_requests(&self) -> usize {
         let questions = self.questions.values();
         questions
-            .filter(|question| matches!(question, Question::Seek { .. }))
+            .filter(|question| matches!(question, Question::Source { .. }))
             .count()
     }
 
-    /// A peer that takes part is connected.
+    /// Handles a connection to a peer that takes part in flights.
     pub(crate) fn met(&mut self, peer: &PeerId) {
         let Some(id) = node_id(peer).filter(|id| !self.has_member(id)) else {
             return;
@@ -183,7 +185,7 @@ impl Flights {
         self.join();
     }
 
-    /// Joins the cluster by those met since it last did.
+    /// Joins the cluster by the peers met since the last time.
     pub(crate) fn join(&mut self) {
         let is_soon = |last: Instant| last.elapsed() < JOIN_INTERVAL;
         if !self.has_new_seeds || self.last_join.is_some_and(is_soon) {
@@ -196,23 +198,23 @@ impl Flights {
         }
     }
 
-    /// This node is reached at these addresses.
+    /// Sets the addresses of this node.
     pub(crate) fn set_addresses(&mut self, endpoints: Vec<Endpoint>) {
-        self.home.set(endpoints);
+        self.advertised.set(endpoints);
         self.set_contact();
     }
 
-    /// A peer has met this node at this address.
+    /// Records that a peer has reached this node at this address.
     pub(crate) fn proven(&mut self, ip: IpAddr) {
-        if self.home.prove(ip) {
+        if self.advertised.prove(ip) {
             self.set_contact();
         }
     }
 
     fn set_contact(&mut self) {
-        match self.home.contact() {
+        match self.advertised.contact() {
             Ok(contact) => self.node.set_contact(self.now(), contact),
-            Err(error) => tracing::warn!(%error, "cannot tell others where this node is"),
+            Err(error) => tracing::warn!(%error, "cannot advertise the addresses of this node"),
         }
     }
 
@@ -226,72 +228,69 @@ impl Flights {
         self.node.release(self.now(), &keys);
     }
 
-    pub(crate) fn take_word(&mut self, word: Word) {
-        match word {
-            Word::Seek(seek, asker) => self.seek(wanted(&seek), 0, asker),
-            Word::Report(digest, news) => {
-                let news = match news {
-                    News::Begun { size } => ::flights::News::Begun { size },
-                    News::Done => ::flights::News::Done,
-                    News::Failed => ::flights::News::Failed,
-                    News::Wrong => ::flights::News::Wrong,
-                    News::Outrun { place, rate } => {
-                        let Place { epoch, order } = place;
-                        let place = ::flights::Place { epoch, order };
-                        ::flights::News::Outrun { place, rate }
-                    }
-                };
-                self.node.report(self.now(), Key::of(digest.as_str()), news);
+    pub(crate) fn handle_command(&mut self, command: FlightCommand) {
+        match command {
+            FlightCommand::RequestSource(request, asker) => {
+                self.request_source(request, 0, asker);
             }
-            Word::Lag(lags) => self.node.lag(self.now(), lags),
-            Word::Companion(asker) => {
-                // Whoever asked may have gone.
-                let _ = asker.send(self.companion());
+            FlightCommand::Report(digest, progress) => {
+                let key = Key::of(digest.as_str());
+                self.node.report(self.now(), key, progress);
+            }
+            FlightCommand::SetSlow(is_slow) => self.node.set_slow(self.now(), is_slow),
+            FlightCommand::RandomPeer(asker) => {
+                // The requester may have gone.
+                let _ = asker.send(self.random_peer());
             }
         }
     }
 
-    /// Another member that can be reached from here, by lot.
-    fn companion(&self) -> Option<Candidate> {
+    /// A random member that can be reached from here.
+    fn random_peer(&self) -> Option<Candidate> {
         let members = self.node.members();
         let others = || members.iter().filter(|m| m.id != members.me().id);
-        (0..COMPANIONS).find_map(|_| {
+        (0..RANDOM_PEER_DRAWS).find_map(|_| {
             let drawn = others().choose(&mut rand::rng())?;
             self.candidate(&drawn.id)
         })
     }
 
-    fn seek(&mut self, wanted: Wanted, retries: u8, asker: oneshot::Sender<Turn>) {
-        let id = self.node.seek(self.now(), wanted.clone());
-        let question = Question::Seek {
-            wanted,
+    fn request_source(
+        &mut self,
+        request: Box<SourceRequest>,
+        retries: u8,
+        asker: oneshot::Sender<Decision<Candidate>>,
+    ) {
+        let id = self.node.request_source(self.now(), *request.clone());
+        let question = Question::Source {
+            request,
             retries,
             asker,
         };
         self.questions.insert(id, question);
     }
 
-    /// Asks who has the key. [`Self::answers`] brings the answer.
+    /// Looks up the holders of a key. [`Self::answers`] has the answer.
     pub(crate) fn find(&mut self, key: RoutingKey) {
-        let id = self.node.find(self.now(), Key::from(&key));
+        let id = self.node.find_holders(self.now(), Key::from(&key));
         self.questions.insert(id, Question::Find(key));
     }
 
-    /// Asks whether others have met nodes that speak Kademlia alone. [`Self::answers`] brings the answer.
-    pub(crate) fn ask_for_foreign(&mut self, sign: &RoutingKey) {
-        let id = self.node.find(self.now(), Key::from(sign));
-        self.questions.insert(id, Question::Foreign);
+    /// Looks up whether other nodes have met legacy peers. [`Self::answers`] has the answer.
+    pub(crate) fn ask_for_legacy_peers(&mut self, sign: &RoutingKey) {
+        let id = self.node.find_holders(self.now(), Key::from(sign));
+        self.questions.insert(id, Question::LegacyPeers);
     }
 
-    /// Nobody looks for the key any more.
+    /// Cancels the lookups of a key.
     pub(crate) fn cancel_find(&mut self, key: &RoutingKey) {
         self.cancel(|question| matches!(question, Question::Find(k) if k == key));
     }
 
-    /// Withdraws the questions whose askers have gone.
-    pub(crate) fn sweep(&mut self) {
+    /// Cancels the requests whose requesters have gone.
+    pub(crate) fn cancel_abandoned(&mut self) {
         self.cancel(
-            |question| matches!(question, Question::Seek { asker, .. } if asker.is_closed()),
+            |question| matches!(question, Question::Source { asker, .. } if asker.is_closed()),
         );
     }
 
@@ -303,99 +302,75 @@ impl Flights {
         }
     }
 
-    /// What a node takes in, in bytes a second, that feeds this one and has far more than it takes, since this was last
-    /// asked.
-    pub(crate) fn take_outrun(&mut self) -> Option<u64> {
-        self.node.take_outrun()
+    /// See [`Node::take_too_slow`](::flights::Node::take_too_slow).
+    pub(crate) fn take_too_slow(&mut self) -> Option<u64> {
+        self.node.take_too_slow()
     }
 
-    /// Passes on what came of the questions, and returns what came of look-ups.
+    /// Delivers decisions to their requesters, and returns the answers to lookups.
     pub(crate) fn answers(&mut self) -> Vec<Answer> {
         let mut answers = Vec::new();
-        // An answer may lead to another question with an immediate answer.
+        // A decision may lead to another request that is decided at once.
         loop {
-            let outcomes = self.node.take_outcomes();
-            if outcomes.is_empty() {
+            let (decisions, found) = (self.node.take_decisions(), self.node.take_found());
+            if decisions.is_empty() && found.is_empty() {
                 return answers;
             }
-            for (id, outcome) in outcomes {
+            for (id, holders) in found {
                 match self.questions.remove(&id) {
-                    Some(Question::Find(key)) => answers.push(Answer::Found(key, holders(outcome))),
-                    Some(Question::Foreign) => {
-                        answers.push(Answer::Foreign(!holders(outcome).is_empty()));
+                    Some(Question::Find(key)) => answers.push(Answer::Found(key, holders)),
+                    Some(Question::LegacyPeers) => {
+                        answers.push(Answer::LegacyPeers(!holders.is_empty()));
                     }
-                    Some(Question::Seek {
-                        wanted,
-                        retries,
-                        asker,
-                    }) => self.answer(id, &outcome, wanted, retries, asker),
-                    None => {}
+                    Some(Question::Source { .. }) | None => {}
                 }
+            }
+            for (id, decision) in decisions {
+                self.answer(id, decision);
             }
         }
     }
 
-    fn answer(
-        &mut self,
-        id: SeekId,
-        outcome: &Outcome,
-        mut wanted: Wanted,
-        retries: u8,
-        asker: oneshot::Sender<Turn>,
-    ) {
-        let turn = match outcome {
-            Outcome::Lead => Turn::Lead,
-            Outcome::Alone | Outcome::Found(_) => Turn::Alone,
-            Outcome::Later => Turn::Later,
-            Outcome::Follow {
-                source,
-                place,
-                leader,
-                led_for,
-            } => match self.candidate(source) {
-                Some(candidate) => Turn::Follow {
-                    source: candidate,
-                    place: Place {
-                        epoch: place.epoch,
-                        order: place.order,
-                    },
-                    leader: leader.as_ref().and_then(name),
-                    led_for: *led_for,
-                },
-                None if retries < MAX_RETRIES => {
-                    wanted.failed.push(*source);
-                    return self.seek(wanted, retries + 1, asker);
-                }
-                None => Turn::Alone,
-            },
+    fn answer(&mut self, id: RequestId, decision: Decision) {
+        let Some(Question::Source {
+            mut request,
+            retries,
+            asker,
+        }) = self.questions.remove(&id)
+        else {
+            return;
         };
-        // Whoever asked may have gone: what was granted is for another node then.
-        if asker.send(turn).is_err() {
+        let source = match &decision {
+            Decision::Follow { source, .. } => Some(*source),
+            Decision::Lead | Decision::Alone | Decision::Later => None,
+        };
+        let decision = decision.with_source(|source| self.candidate(source));
+        if let (None, Some(source)) = (&decision, source)
+            && retries < MAX_RETRIES
+        {
+            request.add_failed_source(source);
+            return self.request_source(request, retries + 1, asker);
+        }
+        // Without a requester the decision is for another node.
+        if asker.send(decision.unwrap_or(Decision::Alone)).is_err() {
             self.node.cancel(self.now(), id);
         }
     }
 
-    /// A member as the mirror knows it; `None` if it is none, or has no address that can be reached from here.
+    /// A member as the mirror knows it. `None`: it is no member, or has no address that can be reached from here.
     pub(crate) fn candidate(&self, id: &NodeId) -> Option<Candidate> {
         let member = self.node.members().get(id)?;
         let registries = member.contact.registry().iter();
         let addresses: Vec<_> = registries
-            .filter(|socket| self.scope.admits(socket))
+            .filter(|socket| self.filter.admits(socket))
             .copied()
             .collect();
         let has_any = !addresses.is_empty();
         has_any.then_some(Candidate {
-            peer: name(id)?,
+            peer: mirror_peer(&peer_id(id)?),
             addresses: addresses.into(),
             holding: Holding::Complete,
             zone: member.contact.zone().map(Into::into),
         })
-    }
-}
-
-fn holders(outcome: Outcome) -> Vec<NodeId> {
-    match outcome {
-        Outcome::Found(holders) => holders,
-        _ => Vec::new(),
     }
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use ::flights::Place;
+use ::flights::ChainPosition;
 use libp2p::identity::Keypair;
 
 use super::*;
@@ -10,67 +10,65 @@ fn peer() -> PeerId {
 }
 
 fn alone() -> Flights {
-    Flights::new(&peer(), Scope::new(true)).expect("an Ed25519 key")
+    Flights::new(&peer(), AddressFilter::new(true)).expect("an Ed25519 key")
 }
 
-fn seek(number: u8) -> Seek {
-    Seek {
-        digest: Digest::sha256(&[number]),
-        origin: None,
-        size: None,
-        streams: 0,
-        prefer: Some(mirror::PeerId::new("no peer id")),
-        offset: 0,
-        yields: None,
-        failed: Vec::new(),
-        slow: None,
-        slow_lead: None,
-    }
+fn request(number: u8) -> SourceRequest {
+    SourceRequest::new(Digest::sha256(&[number]).as_str(), None)
 }
 
 #[test]
 fn who_is_alone_leads() {
     let mut flights = alone();
-    let (asker, mut turn) = oneshot::channel();
-    flights.take_word(Word::Seek(Box::new(seek(1)), asker));
-    assert_eq!(flights.open_seeks(), 1);
+    let (asker, mut decision) = oneshot::channel();
+    flights.handle_command(FlightCommand::RequestSource(Box::new(request(1)), asker));
+    assert_eq!(flights.open_requests(), 1);
     assert!(flights.answers().is_empty());
-    assert!(matches!(turn.try_recv(), Ok(Turn::Lead)));
+    assert!(matches!(decision.try_recv(), Ok(Decision::Lead)));
     assert!(!flights.has_questions());
 }
 
 #[test]
 fn a_source_that_is_no_member_is_not_followed() {
     let mut flights = alone();
-    let stranger = node_id(&peer()).expect("an Ed25519 key");
-    let follow = Outcome::Follow {
-        source: stranger,
-        place: Place::default(),
+    let outsider = node_id(&peer()).expect("an Ed25519 key");
+    let follow = Decision::Follow {
+        source: outsider,
+        position: ChainPosition::default(),
         leader: None,
         led_for: None,
     };
-    let id = flights.node.seek(flights.now(), wanted(&seek(2)));
-    let (asker, mut turn) = oneshot::channel();
-    flights.answer(id, &follow, wanted(&seek(1)), MAX_RETRIES, asker);
-    assert!(matches!(turn.try_recv(), Ok(Turn::Alone)));
-    let (asker, mut turn) = oneshot::channel();
-    flights.answer(id, &follow, wanted(&seek(1)), 0, asker);
-    assert_eq!(flights.open_seeks(), 1, "it is asked again");
+    let id = flights.node.request_source(flights.now(), request(2));
+    let mut answer = |retries| {
+        let (asker, decision) = oneshot::channel();
+        let question = Question::Source {
+            request: request(1).into(),
+            retries,
+            asker,
+        };
+        flights.questions.insert(id, question);
+        flights.answer(id, follow.clone());
+        decision
+    };
+    let mut decision = answer(MAX_RETRIES);
+    assert!(matches!(decision.try_recv(), Ok(Decision::Alone)));
+    let mut decision = answer(0);
+    assert_eq!(flights.open_requests(), 1, "it is asked again");
     flights.answers();
-    assert!(matches!(turn.try_recv(), Ok(Turn::Lead)));
+    assert!(matches!(decision.try_recv(), Ok(Decision::Lead)));
 }
 
 #[test]
 fn questions_without_askers_are_withdrawn() {
     let mut flights = alone();
-    let (asker, turn) = oneshot::channel();
-    flights.take_word(Word::Seek(Box::new(seek(1)), asker));
+    let (asker, decision) = oneshot::channel();
+    flights.handle_command(FlightCommand::RequestSource(Box::new(request(1)), asker));
     flights.find(RoutingKey::numbered(1));
-    flights.sweep();
-    assert_eq!(flights.open_seeks(), 1);
-    drop(turn);
-    flights.sweep();
-    assert_eq!(flights.open_seeks(), 0);
+    flights.cancel_abandoned();
+    assert_eq!(flights.open_requests(), 1);
+    drop(decision);
+    flights.cancel_abandoned();
+    assert_eq!(flights.open_requests(), 0);
     flights.cancel_find(&RoutingKey::numbered(1));
     assert!(!flights.has_questions() && flights.answers().is_empty());
 }
@@ -94,13 +92,13 @@ fn seeds_are_few_and_the_latest() {
 fn what_was_granted_to_nobody_is_withdrawn() {
     for is_there in [true, false] {
         let mut flights = alone();
-        let (asker, mut turn) = oneshot::channel();
+        let (asker, mut decision) = oneshot::channel();
         if !is_there {
-            turn.close();
+            decision.close();
         }
-        flights.take_word(Word::Seek(Box::new(seek(1)), asker));
+        flights.handle_command(FlightCommand::RequestSource(Box::new(request(1)), asker));
         flights.answers();
-        // Who leads says so at every beat, twice a second; nothing else is due as soon.
+        // A leader reports at every heartbeat, twice a second; nothing else is due as soon.
         let soon = flights.now().after(Duration::from_millis(700));
         assert_eq!(flights.node.next_deadline() < soon, is_there);
     }

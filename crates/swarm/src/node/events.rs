@@ -54,7 +54,7 @@ impl Node {
                     error,
                     "no longer listens for peers; the router ends"
                 );
-                self.deaf = true;
+                self.listener_lost = true;
             }
             _ => {}
         }
@@ -66,14 +66,14 @@ impl Node {
             return;
         };
         let registry = SocketAddr::new(router.ip(), self.registry_port);
-        let tell = self.scope.tells(&router);
+        let tell = self.filter.tells(&router);
         for endpoint in [Endpoint::Router(router), Endpoint::Registry(registry)] {
             let socket = endpoint.socket();
             let address = Multiaddr::from(endpoint);
             if new {
-                self.scope.add_own(socket);
+                self.filter.add_own(socket);
             } else {
-                self.scope.remove_own(&socket);
+                self.filter.remove_own(&socket);
             }
             if new && tell {
                 self.swarm.add_external_address(address);
@@ -139,7 +139,7 @@ impl Node {
     }
 
     fn on_introduction(&mut self, peer: PeerId, info: &identify::Info) {
-        let told = Sockets::of(&self.scope, &info.listen_addrs);
+        let told = Sockets::of(&self.filter, &info.listen_addrs);
         let software = Software {
             peili: info.agent_version.starts_with(AGENT),
             flights: info.protocols.contains(&FLIGHTS_PROTOCOL),
@@ -158,9 +158,9 @@ impl Node {
         }
         self.book.introduced(peer, told, software);
         self.on_proven(&info.observed_addr);
-        if software.is_foreign() {
-            self.foreign.met(Instant::now());
-            self.has_strangers.store(true, Ordering::Relaxed);
+        if software.is_legacy() {
+            self.legacy_peers.met(Instant::now());
+            self.has_legacy_peers.store(true, Ordering::Relaxed);
         } else if software.flights
             && let Some(flights) = &mut self.flights
         {

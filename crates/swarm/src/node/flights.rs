@@ -1,4 +1,4 @@
-//! What flights ask of the swarm, and what it tells them.
+//! The node's side of flights: sends their messages and handles their answers.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -14,19 +14,19 @@ use tokio::time::{sleep, timeout};
 use super::Node;
 use crate::addresses::{Endpoint, Known, Software};
 use crate::datagrams::Event;
-use crate::flights::{Answer, Flights, Word, node_id, peer_id};
-use crate::foreign::{SIGN, Sign};
+use crate::flights::{Answer, FlightCommand, Flights, node_id, peer_id};
 use crate::key::RoutingKey;
+use crate::legacy_peers::{SIGN, Sign};
 
-/// For the last messages of a node that leaves.
+/// The limit for the last messages of a leaving node.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(200);
-/// Between looks whether they are sent.
+/// The interval between checks whether they are sent.
 const LEAVE_INTERVAL: Duration = Duration::from_millis(5);
 
 impl Node {
-    pub(super) fn on_word(&mut self, word: Word) {
+    pub(super) fn on_flight_command(&mut self, command: FlightCommand) {
         if let Some(flights) = &mut self.flights {
-            flights.take_word(word);
+            flights.handle_command(command);
         }
     }
 
@@ -53,7 +53,7 @@ impl Node {
                 for datagram in datagrams {
                     self.metrics.datagrams_received.inc();
                     if let Err(error) = flights.receive(&from, &datagram) {
-                        tracing::debug!(peer = %from, %error, "cannot read a message of a peer");
+                        tracing::debug!(peer = %from, %error, "cannot decode a message of a peer");
                         if let Some(behaviour) = self.swarm.behaviour_mut().flights.as_mut() {
                             behaviour.refuse(from, connection);
                         }
@@ -64,14 +64,14 @@ impl Node {
         }
     }
 
-    /// Sends what flights have to say, and passes on what came of questions.
-    pub(super) fn fly(&mut self) {
+    /// Sends the messages of flights, and handles the answers to lookups.
+    pub(super) fn flush_flights(&mut self) {
         let Some(flights) = &mut self.flights else {
             return;
         };
         let answers = flights.answers();
-        if let Some(rate) = flights.take_outrun() {
-            self.outbox.outrun.send_replace(rate);
+        if let Some(rate) = flights.take_too_slow() {
+            self.outbox.too_slow.send_replace(rate);
         }
         for datagram in flights.take_datagrams() {
             let id = datagram.to;
@@ -97,8 +97,8 @@ impl Node {
         for answer in answers {
             match answer {
                 Answer::Found(key, holders) => self.on_holders(&key, &holders),
-                Answer::Foreign(true) => self.foreign.heard(Instant::now()),
-                Answer::Foreign(false) => {}
+                Answer::LegacyPeers(true) => self.legacy_peers.heard(Instant::now()),
+                Answer::LegacyPeers(false) => {}
             }
         }
     }
@@ -117,15 +117,15 @@ impl Node {
         self.observe(ended);
     }
 
-    /// Whether provider records say what others here do not.
+    /// Whether provider records may have what members do not.
     pub(super) fn asks_kademlia(&self) -> bool {
         let has_joined = self.flights.as_ref().is_some_and(Flights::has_joined);
-        !has_joined || self.foreign.is_there(Instant::now())
+        !has_joined || self.legacy_peers.is_there(Instant::now())
     }
 
-    /// Whether there is anybody for whom provider records are published.
+    /// Whether provider records should be published.
     pub(super) fn tells_kademlia(&self) -> bool {
-        self.flights.is_none() || self.foreign.is_there(Instant::now())
+        self.flights.is_none() || self.legacy_peers.is_there(Instant::now())
     }
 
     pub(super) fn maintain_flights(&mut self) {
@@ -134,24 +134,25 @@ impl Node {
             return;
         };
         self.metrics.members.set(flights.members() as i64);
-        self.metrics.seeks.set(flights.open_seeks() as i64);
+        self.metrics.seeks.set(flights.open_requests() as i64);
         flights.join();
         let now = Instant::now();
-        if known.iter().any(|(_, software)| software.is_foreign()) {
-            self.foreign.met(now);
+        if known.iter().any(|(_, software)| software.is_legacy()) {
+            self.legacy_peers.met(now);
         }
-        let has_strangers = self.foreign.is_there(now);
-        self.has_strangers.store(has_strangers, Ordering::Relaxed);
+        let has_legacy_peers = self.legacy_peers.is_there(now);
+        self.has_legacy_peers
+            .store(has_legacy_peers, Ordering::Relaxed);
         let sign = RoutingKey::of(SIGN);
-        match self.foreign.sign(now) {
+        match self.legacy_peers.sign(now) {
             Some(Sign::PutUp) => flights.hold(&[sign]),
             Some(Sign::TakeDown) => flights.release(&[sign]),
-            None if flights.has_joined() && self.foreign.is_to_ask(now) => {
-                flights.ask_for_foreign(&sign);
+            None if flights.has_joined() && self.legacy_peers.is_to_ask(now) => {
+                flights.ask_for_legacy_peers(&sign);
             }
             None => {}
         }
-        // Members find out who is dead; Kademlia, which is hardly asked any more, would not.
+        // The membership detects deaths. Kademlia, which is rarely queried, would not.
         let is_dead = |(peer, software): &(PeerId, Software)| {
             software.flights && !flights.is_member(peer) && !self.swarm.is_connected(peer)
         };
@@ -161,7 +162,7 @@ impl Node {
         }
     }
 
-    /// The peers that are connected or in the routing table, as far as they were introduced.
+    /// The peers that are connected or in the routing table, with their software.
     fn known_peers(&mut self) -> Vec<(PeerId, Software)> {
         let mut peers: HashSet<_> = self.swarm.connected_peers().copied().collect();
         for bucket in self.swarm.behaviour_mut().kad.kbuckets() {
@@ -171,14 +172,14 @@ impl Node {
         peers.into_iter().filter_map(software).collect()
     }
 
-    /// Which of this node's addresses a peer has reached it by.
+    /// Records by which of this node's addresses a peer has reached it.
     pub(super) fn on_reached(&mut self, endpoint: &ConnectedPoint) {
         if let ConnectedPoint::Listener { local_addr, .. } = endpoint {
             self.on_proven(local_addr);
         }
     }
 
-    /// A peer sees this node at this address, whatever its port.
+    /// Records that a peer sees this node at this address, whatever the port.
     pub(super) fn on_proven(&mut self, address: &Multiaddr) {
         let ip: Option<IpAddr> = address.iter().find_map(|part| match part {
             Protocol::Ip4(ip) => Some(ip.into()),
@@ -190,13 +191,13 @@ impl Node {
         }
     }
 
-    /// Tells the others that this node leaves.
+    /// Tells the other members that this node leaves.
     pub(super) async fn leave(&mut self) {
         let Some(flights) = &mut self.flights else {
             return;
         };
         flights.leave();
-        self.fly();
+        self.flush_flights();
         let sent = async {
             while self.has_unsent() {
                 tokio::select! {
@@ -206,7 +207,7 @@ impl Node {
             }
         };
         if timeout(LEAVE_TIMEOUT, sent).await.is_err() {
-            tracing::debug!("not all members could be told that this node leaves");
+            tracing::debug!("this node leaves before all members could be told");
         }
     }
 

@@ -21,12 +21,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::addresses::{AddressBook, Endpoint, Scope};
+use crate::addresses::{AddressBook, AddressFilter, Endpoint};
 use crate::behaviour::Behaviour;
 use crate::bootstrap::{Outcome, Round, Seed, Step};
-use crate::flights::{Flights, Word};
-use crate::foreign::Foreign;
+use crate::flights::{FlightCommand, Flights};
 use crate::key::RoutingKey;
+use crate::legacy_peers::LegacyPeers;
 use crate::metrics::Metrics;
 use crate::peers::{MAX_PEERS, Remembered};
 use crate::publish::Publisher;
@@ -37,7 +37,7 @@ use queries::Query;
 /// Open connections that are kept; beyond them the oldest is closed that is not in use. Enough for the routing table of
 /// a cluster of any size (some 200 at 10,000 nodes) or for all owners of slots (at most 192), at some 30 KB each.
 pub(crate) const KEPT_CONNECTIONS: usize = 256;
-/// Between looks at what only time changes.
+/// The interval of checks for what only time changes.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) struct Find {
@@ -59,7 +59,7 @@ pub(crate) enum Command {
 pub(crate) struct Inbox {
     pub(crate) finds: mpsc::Receiver<Find>,
     pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) words: mpsc::Receiver<Word>,
+    pub(crate) flight_commands: mpsc::Receiver<FlightCommand>,
 }
 
 /// What others may see.
@@ -70,13 +70,13 @@ pub(crate) struct Outbox {
     pub(crate) addresses: watch::Sender<Vec<Multiaddr>>,
     /// Peers worth remembering.
     pub(crate) remembered: watch::Sender<Vec<Remembered>>,
-    /// What a node takes in, in bytes a second, that feeds this one and was found to have far more than it takes.
-    pub(crate) outrun: watch::Sender<u64>,
+    /// What a source receives, in bytes per second, that reported this node as too slow.
+    pub(crate) too_slow: watch::Sender<u64>,
 }
 
 pub(crate) struct Node {
     swarm: Swarm<Behaviour>,
-    scope: Scope,
+    filter: AddressFilter,
     registry_port: u16,
     metrics: Metrics,
     outbox: Outbox,
@@ -85,9 +85,9 @@ pub(crate) struct Node {
     searches: Searches,
     /// `None`: this node does not take part.
     flights: Option<Flights>,
-    foreign: Foreign,
+    legacy_peers: LegacyPeers,
     /// Whether there are any, for the router to see.
-    pub(crate) has_strangers: Arc<AtomicBool>,
+    pub(crate) has_legacy_peers: Arc<AtomicBool>,
     queries: HashMap<QueryId, Query>,
     round: Option<Round>,
     /// Open connections, the oldest first.
@@ -99,13 +99,13 @@ pub(crate) struct Node {
     /// It was said once that provider records had to be dropped.
     dropping: bool,
     /// A socket of this node has closed: some peers can no longer reach it.
-    deaf: bool,
+    listener_lost: bool,
 }
 
 impl Node {
     pub(crate) fn new(
         swarm: Swarm<Behaviour>,
-        scope: Scope,
+        filter: AddressFilter,
         registry_port: u16,
         flights: Option<Flights>,
         metrics: Metrics,
@@ -113,7 +113,7 @@ impl Node {
     ) -> Self {
         Self {
             swarm,
-            scope,
+            filter,
             registry_port,
             metrics,
             outbox,
@@ -121,15 +121,15 @@ impl Node {
             publisher: Publisher::default(),
             searches: Searches::default(),
             flights,
-            foreign: Foreign::default(),
-            has_strangers: Arc::default(),
+            legacy_peers: LegacyPeers::default(),
+            has_legacy_peers: Arc::default(),
             queries: HashMap::new(),
             round: None,
             connections: VecDeque::new(),
             size: 1,
             table_changed: false,
             dropping: false,
-            deaf: false,
+            listener_lost: false,
         }
     }
 
@@ -156,12 +156,12 @@ impl Node {
 
     /// Runs until told to stop, or until a socket to listen on is lost, for then only a restart helps.
     pub(crate) async fn run(mut self, mut inbox: Inbox, stop: CancellationToken) {
-        let mut sweep = interval(SWEEP_INTERVAL);
+        let mut cancel_abandoned = interval(SWEEP_INTERVAL);
         let mut maintenance = interval(MAINTENANCE_INTERVAL);
-        for ticks in [&mut sweep, &mut maintenance] {
+        for ticks in [&mut cancel_abandoned, &mut maintenance] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
-        while !self.deaf {
+        while !self.listener_lost {
             let waits = !self.searches.is_empty()
                 || self.flights.as_ref().is_some_and(Flights::has_questions);
             let deadline = self.flights.as_ref().map(Flights::next_deadline);
@@ -169,14 +169,14 @@ impl Node {
                 () = stop.cancelled() => break,
                 Some(find) = inbox.finds.recv() => self.find(find),
                 Some(command) = inbox.commands.recv() => self.on_command(command),
-                Some(word) = inbox.words.recv() => self.on_word(word),
+                Some(command) = inbox.flight_commands.recv() => self.on_flight_command(command),
                 event = self.swarm.select_next_some() => self.on_event(event),
                 () = until(deadline), if deadline.is_some() => self.tick(),
-                _ = sweep.tick(), if waits => self.sweep(),
+                _ = cancel_abandoned.tick(), if waits => self.cancel_abandoned(),
                 _ = maintenance.tick() => self.maintain(),
             }
             self.publish();
-            self.fly();
+            self.flush_flights();
         }
         self.remember();
         self.leave().await;
@@ -196,7 +196,7 @@ impl Node {
         let mut to_dial: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
         for seed in seeds {
             let peer = seed.id.or_else(|| self.book.owner(&seed.socket));
-            if self.scope.is_own(&seed.socket) || peer == Some(*self.swarm.local_peer_id()) {
+            if self.filter.is_own(&seed.socket) || peer == Some(*self.swarm.local_peer_id()) {
                 continue;
             }
             let address = Endpoint::Router(seed.socket).into();

@@ -15,6 +15,7 @@ use mirror::{Candidate, Holding};
 use super::{Find, Node};
 use crate::addresses::Sockets;
 use crate::bootstrap::Round;
+use crate::flights::mirror_peer;
 use crate::key::RoutingKey;
 
 /// A query of Kademlia's that is on its way, and what it is for.
@@ -90,16 +91,16 @@ impl Node {
     /// Whether the provider has an address to be offered with.
     fn offer(&mut self, key: &RoutingKey, provider: PeerId, addresses: &[Multiaddr]) -> bool {
         let mut known = self.book.get(&provider).cloned().unwrap_or_default();
-        let told = Sockets::of(&self.scope, addresses);
+        let told = Sockets::of(&self.filter, addresses);
         // Either may be the newer: a peer keeps its id when it moves.
         known.told.router.extend(told.router);
         known.told.registry.extend(told.registry);
-        let addresses = known.registries(&self.scope, self.registry_port);
+        let addresses = known.registries(&self.filter, self.registry_port);
         if addresses.is_empty() {
             return false;
         }
         let candidate = Candidate {
-            peer: mirror::PeerId::new(&provider.to_string()),
+            peer: mirror_peer(&provider),
             addresses: addresses.into(),
             holding: Holding::Complete,
             zone: None,
@@ -143,7 +144,7 @@ impl Node {
                 if !last && self.searches.has_enough(&key) {
                     self.finish(id);
                 } else if self.searches.is_abandoned(&key) {
-                    self.sweep();
+                    self.cancel_abandoned();
                 }
             }
             Query::Locate { key, provider } => {
@@ -176,11 +177,11 @@ impl Node {
     }
 
     /// Stops queries whose askers have all gone.
-    pub(super) fn sweep(&mut self) {
+    pub(super) fn cancel_abandoned(&mut self) {
         if let Some(flights) = &mut self.flights {
-            flights.sweep();
+            flights.cancel_abandoned();
         }
-        for (key, took) in self.searches.sweep(Instant::now()) {
+        for (key, took) in self.searches.cancel_abandoned(Instant::now()) {
             self.observe(took);
             if let Some(flights) = &mut self.flights {
                 flights.cancel_find(&key);

@@ -1,26 +1,20 @@
 //! Nodes that are members of each other, among themselves and beside others that are not.
 
-use mirror::{Flights as _, News, Seek, Turn};
+use mirror::{Candidate, Decision, Flights as _, PullProgress, SourceRequest, nodes_field};
 
 use super::*;
 
-fn seek(number: usize) -> Seek {
-    let origin = oci::Origin {
-        registry: "registry.example".parse().expect("a registry"),
-        repository: "team/app".parse().expect("a repository"),
-    };
-    Seek {
-        digest: digest(number),
-        origin: Some(origin),
-        size: None,
-        streams: 1,
-        prefer: None,
-        offset: 0,
-        yields: None,
-        failed: Vec::new(),
-        slow: None,
-        slow_lead: None,
-    }
+/// An object by its number.
+struct Object {
+    digest: Digest,
+    request: SourceRequest,
+}
+
+fn object(number: usize) -> Object {
+    let digest = digest(number);
+    let origin = ("registry.example", "registry.example/team/app");
+    let request = SourceRequest::new(digest.as_str(), Some(origin));
+    Object { digest, request }
 }
 
 fn digest(number: usize) -> Digest {
@@ -43,15 +37,16 @@ async fn members(nodes: &[Node], count: u64) {
     .await;
 }
 
-/// Seeks until the node is to take it from a peer or to pull it; begins in that case.
-async fn pull(node: &Node, seek: Seek) -> Turn {
-    let digest = seek.digest.clone();
-    let turn = timeout(GENEROUS, node.router.seek(seek)).await;
-    let turn = turn.expect("an answer");
-    if matches!(turn, Turn::Lead) {
-        node.router.report(&digest, News::Begun { size: 1_000 });
+/// Requests a source, and begins if the node leads.
+async fn pull(node: &Node, object: Object) -> Decision<Candidate> {
+    let Object { digest, request } = object;
+    let decision = timeout(GENEROUS, node.router.request_source(request)).await;
+    let decision = decision.expect("an answer");
+    if matches!(decision, Decision::Lead) {
+        node.router
+            .report(&digest, PullProgress::Begun { size: 1_000 });
     }
-    turn
+    decision
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,13 +73,16 @@ async fn of_two_that_seek_at_once_one_leads_and_the_other_follows() {
     let nodes = cluster(3, config).await;
     members(&nodes, 3).await;
     for number in 0..8 {
-        let turns = tokio::join!(pull(&nodes[1], seek(number)), pull(&nodes[2], seek(number)));
-        let (leader, follower) = match turns {
-            (Turn::Lead, turn) => (&nodes[1], turn),
-            (turn, Turn::Lead) => (&nodes[2], turn),
-            turns => panic!("nobody leads: {turns:?}"),
+        let decisions = tokio::join!(
+            pull(&nodes[1], object(number)),
+            pull(&nodes[2], object(number))
+        );
+        let (leader, follower) = match decisions {
+            (Decision::Lead, decision) => (&nodes[1], decision),
+            (decision, Decision::Lead) => (&nodes[2], decision),
+            decisions => panic!("nobody leads: {decisions:?}"),
         };
-        let Turn::Follow { source, .. } = follower else {
+        let Decision::Follow { source, .. } = follower else {
             panic!("{follower:?}");
         };
         assert_eq!(source.peer, leader.router.id());
@@ -99,8 +97,8 @@ async fn a_leader_that_dies_is_followed_by_another() {
     members(&nodes, 4).await;
     let dying = nodes.pop().expect("four");
     for number in 0..8 {
-        assert!(matches!(pull(&dying, seek(number)).await, Turn::Lead));
-        let Turn::Follow { source, .. } = pull(&nodes[0], seek(number)).await else {
+        assert!(matches!(pull(&dying, object(number)).await, Decision::Lead));
+        let Decision::Follow { source, .. } = pull(&nodes[0], object(number)).await else {
             panic!("there is a leader");
         };
         assert_eq!(source.peer, dying.router.id());
@@ -108,12 +106,10 @@ async fn a_leader_that_dies_is_followed_by_another() {
     let dead = dying.router.id();
     drop(dying);
     for number in 0..8 {
-        let seek = Seek {
-            failed: vec![dead.clone()],
-            ..seek(number)
-        };
-        let turn = pull(&nodes[0], seek).await;
-        assert!(matches!(turn, Turn::Lead), "{turn:?}");
+        let mut object = object(number);
+        object.request.failed_sources = nodes_field(dead.node());
+        let decision = pull(&nodes[0], object).await;
+        assert!(matches!(decision, Decision::Lead), "{decision:?}");
     }
     members(&nodes, 3).await;
 }
@@ -136,9 +132,9 @@ async fn who_leaves_is_no_member_at_once() {
 async fn a_question_that_is_dropped_is_withdrawn() {
     let nodes = cluster(2, config).await;
     members(&nodes, 2).await;
-    let led = nodes[0].router.seek(seek(1)).await;
-    assert!(matches!(led, Turn::Lead));
-    let waiting = nodes[1].router.seek(seek(1));
+    let led = nodes[0].router.request_source(object(1).request).await;
+    assert!(matches!(led, Decision::Lead));
+    let waiting = nodes[1].router.request_source(object(1).request);
     let dropped = timeout(Duration::from_millis(100), waiting).await;
     assert!(dropped.is_err(), "the leader has not begun");
     until(|| metric(&nodes[1], "peili_router_seeks ") == 0).await;
@@ -160,7 +156,10 @@ async fn with_and_without_flights_find_each_other() {
         }
     }
     members(&nodes[..3], 3).await;
-    assert!(matches!(nodes[3].router.seek(seek(1)).await, Turn::Alone));
+    assert!(matches!(
+        nodes[3].router.request_source(object(1).request).await,
+        Decision::Alone
+    ));
     // Those who are no members get the records, not just answers from the holders themselves.
     let published = |node| metric(node, "peili_router_announcements_published_total ");
     until(|| nodes.iter().all(|node| published(node) > 0)).await;

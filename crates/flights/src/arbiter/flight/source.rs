@@ -1,20 +1,20 @@
-//! A node that has a key, or is on its way to have it.
+//! A node that has an object or is receiving it.
 
 use crate::{NodeId, Time};
 
-/// How far a source is.
+/// The state of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::arbiter) enum State {
-    /// It asks the arbiter of the whole cluster, or of another district.
-    Sent,
-    /// It was told to lead and has no byte yet.
+    /// It asks the arbiter of the cluster, or of another shard.
+    AskingElsewhere,
+    /// It was granted the lead and has no byte yet.
     Granted,
     /// It pulls from upstream and has bytes.
     Begun,
-    /// It takes its bytes from another source.
+    /// It pulls from another source.
     Following,
-    /// It takes its bytes from a node of another district.
-    Fed,
+    /// It pulls from a node of another shard.
+    FollowingElsewhere,
     Complete,
 }
 
@@ -23,62 +23,62 @@ impl State {
         matches!(self, Self::Granted | Self::Begun)
     }
 
-    /// Others wait for what comes of it.
+    /// Whether others wait for the outcome.
     pub fn is_awaited(self) -> bool {
-        matches!(self, Self::Granted | Self::Sent)
+        matches!(self, Self::Granted | Self::AskingElsewhere)
     }
 }
 
-/// A question of a node: its number, and the group that it was asked for, where this arbiter has seen it.
+/// A request of a node: its number, and its repository if this arbiter has seen the request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::arbiter) struct Asked {
     pub number: u64,
-    pub group: Option<u64>,
+    pub repository: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
 pub(in crate::arbiter) struct Source {
     pub node: NodeId,
     pub state: State,
-    /// What it does came of this question.
+    /// The request that this state results from.
     pub asked: Asked,
     pub parent: Option<NodeId>,
-    /// Its bytes come from a root, over however many hops. Nobody else can feed others.
+    /// Its bytes come from a root, directly or through other nodes. Only then can it feed others.
     pub(super) is_fed: bool,
-    /// The root that its bytes come from, or came from last, and how many hops it is away.
+    /// The root that its bytes come from, or came from last.
     pub(super) root: NodeId,
-    /// That one has it complete.
-    pub(super) has_landed: bool,
+    /// The root has the complete object.
+    pub(super) root_is_complete: bool,
     pub depth: u16,
-    /// Those that it feeds come after it.
+    /// Its followers have a higher order.
     pub order: u32,
     pub heard: Time,
-    /// It has been heard of since it was told to lead.
+    /// It was heard from since it was granted the lead.
     pub is_confirmed: bool,
-    /// Other objects come to it meanwhile.
+    /// It receives other objects meanwhile.
     pub(super) is_busy: bool,
-    /// Somebody said that it was of no use, and it has not been heard of since.
-    pub is_doubted: bool,
-    /// It gets far less than others could: its own link is slow, or upstream is slow to it.
+    /// A node reported it as failed, and it has not been heard from since.
+    pub is_doubtful: bool,
+    /// It receives far less than others could: its own link is slow, or upstream is slow for it.
     pub is_slow: bool,
-    /// It is slow, or somebody is by way of whom it gets its bytes.
-    pub(super) is_held_up: bool,
-    /// What somebody got by way of the same root was wrong.
+    /// It is slow itself, or a node above it is.
+    pub(super) is_behind_slow_node: bool,
+    /// A node below the same root received bytes with a wrong digest.
     pub(super) is_wrong: bool,
-    /// So many of those it feeds stayed behind it.
-    pub(super) outran: u8,
-    /// Who fed it when it stayed behind.
-    pub(super) outrun_by: Option<NodeId>,
+    /// How many of its followers it has reported as too slow.
+    pub(super) followers_reported: u8,
+    /// The source that last reported it as too slow.
+    pub(super) reported_slow_by: Option<NodeId>,
     pub(super) rank: Option<Rank>,
 }
 
-/// The best comes first.
+/// The order of sources, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
-    pub is_held_up: bool,
-    pub is_doubted: bool,
+    pub is_behind_slow_node: bool,
+    pub is_doubtful: bool,
     /// See [`Flight::leads_for_all`](super::Flight::leads_for_all).
     pub leads_for_all: bool,
     pub cost: u64,
-    pub lot: u64,
+    pub tie_break: u64,
 }

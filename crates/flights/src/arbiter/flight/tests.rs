@@ -1,11 +1,12 @@
 use super::*;
 use crate::wire::tests::asked;
+use crate::wire::{SourceRequest, nodes_field};
 
 fn node(number: u8) -> NodeId {
     NodeId([number; 32])
 }
 
-fn seek() -> Seek {
+fn request() -> SourceRequest {
     asked(Key::of("a"), 1)
 }
 
@@ -19,16 +20,19 @@ fn nobody_is_fed_by_those_it_feeds_in_whatever_order_they_came() {
     // A new arbiter hears of the child first.
     flight.attach(Time(0), node(2), node(1), asked);
     flight.attach(Time(0), node(3), node(2), asked);
-    assert_eq!(flight.choose(&node(9), &seek()), None);
+    assert_eq!(flight.best_source(&node(9), &request()), None);
     flight.attach(Time(0), node(1), node(0), asked);
     flight.put(Time(0), node(0), State::Begun, asked);
     assert_eq!(flight.children(&node(1)), 1);
     assert_eq!(flight.get(&node(3)).map(|source| source.depth), Some(3));
     flight.detach(&node(1));
-    assert_eq!(flight.choose(&node(1), &seek()), Some(node(0)));
-    let failed = vec![node(0)];
-    let seek = Seek { failed, ..seek() };
-    assert_eq!(flight.choose(&node(1), &seek), None);
+    assert_eq!(flight.best_source(&node(1), &request()), Some(node(0)));
+    let failed_sources = nodes_field([node(0)]);
+    let request = SourceRequest {
+        failed_sources,
+        ..request()
+    };
+    assert_eq!(flight.best_source(&node(1), &request), None);
 }
 
 #[test]
@@ -37,11 +41,11 @@ fn who_has_lost_its_source_is_none() {
     flight.put(Time(0), node(1), State::Begun, asked);
     flight.attach(Time(0), node(2), node(1), asked);
     flight.remove(&node(1));
-    assert_eq!(flight.choose(&node(9), &seek()), None);
+    assert_eq!(flight.best_source(&node(9), &request()), None);
     // A ring that reports have closed feeds nobody either.
     flight.attach(Time(0), node(3), node(2), asked);
     flight.attach(Time(0), node(2), node(3), asked);
-    assert_eq!(flight.choose(&node(9), &seek()), None);
+    assert_eq!(flight.best_source(&node(9), &request()), None);
 }
 
 #[test]
@@ -49,12 +53,12 @@ fn who_is_doubted_comes_last_until_heard_of() {
     let (mut flight, asked) = (flight(), Asked::default());
     flight.put(Time(0), node(1), State::Begun, asked);
     flight.attach(Time(0), node(2), node(1), asked);
-    flight.doubt(&node(2));
-    assert_eq!(flight.choose(&node(9), &seek()), Some(node(1)));
+    flight.mark_doubtful(&node(2));
+    assert_eq!(flight.best_source(&node(9), &request()), Some(node(1)));
     flight.attach(Time(0), node(3), node(1), asked);
-    flight.doubt(&node(1));
+    flight.mark_doubtful(&node(1));
     flight.heard(Time(0), &node(2), false);
-    assert_ne!(flight.choose(&node(9), &seek()), Some(node(1)));
+    assert_ne!(flight.best_source(&node(9), &request()), Some(node(1)));
 }
 
 /// A chain of four behind node 1, who leads.
@@ -74,58 +78,68 @@ fn order(flight: &Flight, number: u8) -> u32 {
 #[test]
 fn who_stays_behind_is_passed_over_and_those_behind_it_take_its_place() {
     let mut flight = chain();
-    assert_eq!(flight.outrun(&node(2), order(&flight, 4)), None, "no child");
-    assert_eq!(flight.outrun(&node(2), order(&flight, 3)), Some(node(3)));
-    flight.slow(&node(3), true);
+    assert_eq!(
+        flight.follower_too_slow(&node(2), order(&flight, 4)),
+        None,
+        "no child"
+    );
+    assert_eq!(
+        flight.follower_too_slow(&node(2), order(&flight, 3)),
+        Some(node(3))
+    );
+    flight.set_slow(&node(3), true);
     // It hears of it again as long as it feeds somebody who is not slow.
-    assert_eq!(flight.outrun(&node(2), order(&flight, 3)), Some(node(3)));
+    assert_eq!(
+        flight.follower_too_slow(&node(2), order(&flight, 3)),
+        Some(node(3))
+    );
     // Whoever is below it is held up with it.
-    assert_eq!(flight.choose(&node(9), &seek()), Some(node(2)));
+    assert_eq!(flight.best_source(&node(9), &request()), Some(node(2)));
     flight.detach(&node(4));
-    assert_eq!(flight.outrun(&node(2), order(&flight, 3)), None);
-    assert_eq!(flight.choose(&node(4), &seek()), Some(node(2)));
+    assert_eq!(flight.follower_too_slow(&node(2), order(&flight, 3)), None);
+    assert_eq!(flight.best_source(&node(4), &request()), Some(node(2)));
     flight.attach(Time(0), node(4), node(2), Asked::default());
-    assert_eq!(flight.choose(&node(9), &seek()), Some(node(5)));
+    assert_eq!(flight.best_source(&node(9), &request()), Some(node(5)));
     // Another slow one is fed by the first.
-    let lags = Seek {
-        lags: true,
-        ..seek()
+    let is_slow = SourceRequest {
+        is_slow: true,
+        ..request()
     };
-    assert_eq!(flight.choose(&node(9), &lags), Some(node(3)));
+    assert_eq!(flight.best_source(&node(9), &is_slow), Some(node(3)));
 }
 
 #[test]
-fn who_outruns_many_is_the_slow_one() {
+fn a_source_that_reports_many_followers_is_the_slow_one() {
     let mut flight = flight();
     flight.put(Time(0), node(1), State::Begun, Asked::default());
     flight.attach(Time(0), node(2), node(1), Asked::default());
     for child in 3..=6 {
         flight.attach(Time(0), node(child), node(2), Asked::default());
     }
-    let outrun: Vec<_> = [3, 3, 3, 4, 5, 6]
-        .map(|child| flight.outrun(&node(2), order(&flight, child)))
+    let reported: Vec<_> = [3, 3, 3, 4, 5, 6]
+        .map(|child| flight.follower_too_slow(&node(2), order(&flight, child)))
         .into();
-    assert_eq!(outrun[..5], [3, 3, 3, 4, 5].map(|n| Some(node(n))));
-    assert_eq!(outrun[5], Some(node(2)));
+    assert_eq!(reported[..5], [3, 3, 3, 4, 5].map(|n| Some(node(n))));
+    assert_eq!(reported[5], Some(node(2)));
 }
 
 #[test]
 fn nobody_is_fed_what_came_by_way_of_a_root_of_wrong_bytes() {
     let mut flight = chain();
     flight.put(Time(0), node(6), State::Begun, Asked::default());
-    flight.condemn(&node(3));
+    flight.mark_wrong(&node(3));
     flight.remove(&node(3));
-    assert_eq!(flight.choose(&node(9), &seek()), Some(node(6)));
+    assert_eq!(flight.best_source(&node(9), &request()), Some(node(6)));
     // It leads now: what those had from it before stays wrong.
     flight.put(Time(0), node(3), State::Begun, Asked::default());
     flight.remove(&node(6));
-    assert_eq!(flight.choose(&node(9), &seek()), Some(node(3)));
+    assert_eq!(flight.best_source(&node(9), &request()), Some(node(3)));
     flight.attach(Time(0), node(7), node(3), Asked::default());
-    assert_eq!(flight.choose(&node(9), &seek()), Some(node(7)));
+    assert_eq!(flight.best_source(&node(9), &request()), Some(node(7)));
     // Who shows by its digest that it has the right bytes, has them.
     flight.put(Time(0), node(5), State::Complete, Asked::default());
     flight.remove(&node(3));
-    assert_eq!(flight.choose(&node(9), &seek()), Some(node(5)));
+    assert_eq!(flight.best_source(&node(9), &request()), Some(node(5)));
 }
 
 #[test]
@@ -146,6 +160,6 @@ fn while_somebody_asks_elsewhere_the_lead_that_has_begun_here_is_not_lost() {
     flight.lead(Time(0), node(1), State::Granted, Asked::default());
     assert_eq!(flight.awaited_lead(Time(0)).lead, Some(node(1)));
     flight.lead(Time(1), node(1), State::Begun, Asked::default());
-    flight.put(Time(1), node(2), State::Sent, Asked::default());
+    flight.put(Time(1), node(2), State::AskingElsewhere, Asked::default());
     assert_eq!(flight.awaited_lead(Time(1)).lead, Some(node(1)));
 }

@@ -1,42 +1,49 @@
-//! Decoding: nothing read sizes an allocation before it is bounded, no input panics.
+//! Decodes messages. No size from the wire allocates memory before it is checked, and no input panics.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BUCKETS, Claim, Kind, MAX_MESSAGE, News};
+use super::{BUCKETS, Claim, Kind, MAX_MESSAGE, MemberUpdate};
 use crate::members::member::{Contact, ContactError, MAX_ADDRESSES, MAX_ZONE, NodeId};
 
-/// A message of the members' that cannot be read: its sender speaks another version, or is no node of ours.
+/// A membership message that cannot be decoded: its sender runs another version, or is no node of Peili.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
+    /// It exceeds [`MAX_MESSAGE`].
     #[error("message of {0} bytes, more than {MAX_MESSAGE}")]
     TooLong(usize),
+    /// It ends within a field.
     #[error("message ends in the middle of a field")]
     Truncated,
+    /// Its kind is unknown.
     #[error("unknown kind of message {0}")]
     Kind(u8),
+    /// A claim in it is unknown.
     #[error("unknown claim {0} about a member")]
     Claim(u8),
+    /// The kind of an address is unknown.
     #[error("unknown kind of address {0}")]
     Address(u8),
+    /// A number is out of range.
     #[error("number out of its range")]
     Number,
-    #[error("the contact of a member is not one")]
+    /// The contact of a member is malformed.
+    #[error("the contact of a member is malformed")]
     Contact(#[source] ContactError),
 }
 
-pub(in crate::members) fn decode(message: &[u8]) -> Result<(Kind, Vec<News>), DecodeError> {
+pub(in crate::members) fn decode(message: &[u8]) -> Result<(Kind, Vec<MemberUpdate>), DecodeError> {
     if message.len() > MAX_MESSAGE {
         return Err(DecodeError::TooLong(message.len()));
     }
     let mut input = Input(message);
     let kind = kind(&mut input)?;
-    let mut news = Vec::new();
+    let mut updates = Vec::new();
     while !input.0.is_empty() {
-        news.push(one(&mut input)?);
+        updates.push(one(&mut input)?);
     }
-    Ok((kind, news))
+    Ok((kind, updates))
 }
 
 fn kind(input: &mut Input<'_>) -> Result<Kind, DecodeError> {
@@ -68,7 +75,7 @@ fn kind(input: &mut Input<'_>) -> Result<Kind, DecodeError> {
     })
 }
 
-fn one(input: &mut Input<'_>) -> Result<News, DecodeError> {
+fn one(input: &mut Input<'_>) -> Result<MemberUpdate, DecodeError> {
     let id = NodeId(input.array()?);
     let claim = input.byte()?;
     let incarnation = input.number()?;
@@ -79,10 +86,10 @@ fn one(input: &mut Input<'_>) -> Result<News, DecodeError> {
         },
         1 => Claim::Suspect,
         2 => Claim::Down,
-        3 => Claim::Gone,
+        3 => Claim::Left,
         other => return Err(DecodeError::Claim(other)),
     };
-    Ok(News {
+    Ok(MemberUpdate {
         id,
         incarnation,
         claim,

@@ -22,7 +22,7 @@ fn claim() -> impl Strategy<Value = Claim> {
         alive,
         Just(Claim::Suspect),
         Just(Claim::Down),
-        Just(Claim::Gone)
+        Just(Claim::Left)
     ]
 }
 
@@ -43,8 +43,8 @@ fn kind() -> impl Strategy<Value = Kind> {
     ]
 }
 
-fn news() -> impl Strategy<Value = News> {
-    (any::<[u8; 32]>(), any::<u32>(), claim()).prop_map(|(id, incarnation, claim)| News {
+fn update() -> impl Strategy<Value = MemberUpdate> {
+    (any::<[u8; 32]>(), any::<u32>(), claim()).prop_map(|(id, incarnation, claim)| MemberUpdate {
         id: NodeId(id),
         incarnation,
         claim,
@@ -53,10 +53,10 @@ fn news() -> impl Strategy<Value = News> {
 
 proptest! {
     #[test]
-    fn what_is_said_is_what_is_heard(kind in kind(), news in prop::collection::vec(news(), 0..20)) {
+    fn what_is_said_is_what_is_heard(kind in kind(), update in prop::collection::vec(update(), 0..20)) {
         let mut message = Message::new(&kind);
-        prop_assert!(news.iter().all(|news| message.push(news, MAX_MESSAGE)));
-        prop_assert_eq!(decode(&message.finish()), Ok((kind, news)));
+        prop_assert!(update.iter().all(|update| message.push(update, MAX_MESSAGE)));
+        prop_assert_eq!(decode(&message.finish()), Ok((kind, update)));
     }
 
     #[test]
@@ -66,9 +66,9 @@ proptest! {
     }
 
     #[test]
-    fn no_damage_panics(news in prop::collection::vec(news(), 1..4), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn no_damage_panics(update in prop::collection::vec(update(), 1..4), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut message = Message::new(&Kind::Gossip);
-        news.iter().for_each(|news| { message.push(news, MAX_MESSAGE); });
+        update.iter().for_each(|update| { message.push(update, MAX_MESSAGE); });
         let mut bytes = message.finish().to_vec();
         let at = at.index(bytes.len());
         let _ = decode(&bytes[..at]);
@@ -77,9 +77,9 @@ proptest! {
     }
 
     #[test]
-    fn a_message_keeps_its_limit(news in prop::collection::vec(news(), 0..20), limit in 1usize..1000) {
+    fn a_message_keeps_its_limit(update in prop::collection::vec(update(), 0..20), limit in 1usize..1000) {
         let mut message = Message::new(&Kind::Gossip);
-        let taken: Vec<_> = news.into_iter().filter(|news| message.push(news, limit)).collect();
+        let taken: Vec<_> = update.into_iter().filter(|update| message.push(update, limit)).collect();
         prop_assert!(message.len() <= limit);
         prop_assert_eq!(decode(&message.finish()), Ok((Kind::Gossip, taken)));
     }

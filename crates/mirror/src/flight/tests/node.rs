@@ -23,8 +23,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::memory::{MemoryCluster, MemoryStore};
 use crate::request::{FLIGHT, MIRRORED};
 use crate::{
-    Access, Body, Candidate, Ends, Flights, Growing, Holding, Limits, Mirror, News, Options, Parts,
-    PeerId, Place, Progress, Reader, Seek, Stage, Turn,
+    Access, Body, Candidate, ChainPosition, Decision, Ends, Flights, Growing, Holding, Limits,
+    Mirror, NodeId, Options, Parts, PeerId, Progress, PullProgress, Reader, SourceRequest, Stage,
 };
 
 /// Longer than anything here takes.
@@ -34,52 +34,57 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// none waits.
 #[derive(Default)]
 pub struct Script {
-    pub turns: Mutex<VecDeque<Turn>>,
-    pub seeks: Mutex<Vec<Seek>>,
-    pub news: Mutex<Vec<(Digest, News)>>,
-    /// What those take in who feed this node and have far more than it takes.
-    pub outrun: watch::Sender<u64>,
-    pub lags: Mutex<Vec<bool>>,
-    /// Nodes to measure by, in turn.
-    pub companions: Mutex<Vec<Candidate>>,
+    pub decisions: Mutex<VecDeque<Decision<Candidate>>>,
+    pub requests: Mutex<Vec<SourceRequest>>,
+    pub progress: Mutex<Vec<(Digest, PullProgress)>>,
+    /// What sources receive that report this node as too slow.
+    pub too_slow_reports: watch::Sender<u64>,
+    pub is_slow: Mutex<Vec<bool>>,
+    /// Peers to measure against, in turn.
+    pub random_peers: Mutex<Vec<Candidate>>,
     happened: Notify,
 }
 
 #[async_trait]
 impl Flights for Script {
-    async fn seek(&self, seek: Seek) -> Turn {
-        self.seeks.lock().push(seek);
+    async fn request_source(&self, request: SourceRequest) -> Decision<Candidate> {
+        self.requests.lock().push(request);
         self.happened.notify_waiters();
-        let turn = self.turns.lock().pop_front();
-        match turn {
-            Some(turn) => turn,
+        let decision = self.decisions.lock().pop_front();
+        match decision {
+            Some(decision) => decision,
             None => std::future::pending().await,
         }
     }
 
-    fn report(&self, digest: &Digest, news: News) {
-        self.news.lock().push((digest.clone(), news));
+    fn report(&self, digest: &Digest, progress: PullProgress) {
+        self.progress.lock().push((digest.clone(), progress));
         self.happened.notify_waiters();
     }
 
-    fn outrun(&self) -> watch::Receiver<u64> {
-        self.outrun.subscribe()
+    fn too_slow_reports(&self) -> watch::Receiver<u64> {
+        self.too_slow_reports.subscribe()
     }
 
-    async fn companion(&self) -> Option<Candidate> {
-        let mut companions = self.companions.lock();
-        let next = companions.pop()?;
-        companions.insert(0, next.clone());
+    async fn random_peer(&self) -> Option<Candidate> {
+        let mut random_peers = self.random_peers.lock();
+        let next = random_peers.pop()?;
+        random_peers.insert(0, next.clone());
         Some(next)
     }
 
-    fn lag(&self, lags: bool) {
-        self.lags.lock().push(lags);
+    fn set_slow(&self, is_slow: bool) {
+        self.is_slow.lock().push(is_slow);
         self.happened.notify_waiters();
     }
 }
 
 impl Script {
+    /// The nodes that had failed by the request of this number.
+    pub fn failed(&self, request: usize) -> Vec<NodeId> {
+        self.requests.lock()[request].failed_sources().collect()
+    }
+
     /// Waits until something holds of it.
     pub async fn until(&self, holds: impl Fn(&Self) -> bool) {
         let waiting = async {
@@ -95,13 +100,17 @@ impl Script {
         timeout(PATIENCE, waiting).await.expect("it happens");
     }
 
-    pub async fn told(&self, news: News) {
-        self.until(|s| s.news.lock().iter().any(|(_, n)| *n == news))
+    pub async fn told(&self, progress: PullProgress) {
+        self.until(|s| s.progress.lock().iter().any(|(_, n)| *n == progress))
             .await;
     }
 
-    pub fn news(&self) -> Vec<News> {
-        self.news.lock().iter().map(|(_, news)| *news).collect()
+    pub fn progress(&self) -> Vec<PullProgress> {
+        self.progress
+            .lock()
+            .iter()
+            .map(|(_, progress)| *progress)
+            .collect()
     }
 }
 
@@ -162,11 +171,19 @@ pub async fn node_that_mirrors(filter: Filter) -> Node {
 
 pub fn candidate(address: SocketAddr) -> Candidate {
     Candidate {
-        peer: PeerId::new(&format!("peer-{}", address.port())),
+        peer: peer(&format!("peer-{}", address.port())),
         addresses: Arc::new([address]),
         holding: Holding::Complete,
         zone: None,
     }
+}
+
+/// A peer that takes part in flights, by its name.
+pub fn peer(name: &str) -> PeerId {
+    let node = Digest::sha256(name.as_bytes());
+    let mut id = [0; 32];
+    id.copy_from_slice(&node.as_str().as_bytes()[8..40]);
+    PeerId::of_node(name, NodeId(id))
 }
 
 impl Node {
@@ -174,22 +191,27 @@ impl Node {
         candidate(self.address).peer
     }
 
-    pub fn then(&self, turn: Turn) {
-        self.script.turns.lock().push_back(turn);
+    /// Its id in flights.
+    pub fn id(&self) -> NodeId {
+        self.peer().node().expect("it takes part")
     }
 
-    /// The turn of a node that follows this one.
-    pub fn follow(&self, order: u32) -> Turn {
-        Turn::Follow {
+    pub fn then(&self, decision: Decision<Candidate>) {
+        self.script.decisions.lock().push_back(decision);
+    }
+
+    /// The decision for a node that follows this one.
+    pub fn follow(&self, order: u32) -> Decision<Candidate> {
+        Decision::Follow {
             source: candidate(self.address),
-            place: Place { epoch: 7, order },
-            leader: Some(self.peer()),
+            position: ChainPosition { epoch: 7, order },
+            leader: self.peer().node(),
             led_for: Some(Duration::ZERO),
         }
     }
 
-    /// As a node that follows this one at the first place of its flight.
-    pub async fn fed(&self, digest: &Digest) -> Answer {
+    /// As a node that follows this one at the first position of its flight.
+    pub async fn follow_first(&self, digest: &Digest) -> Answer {
         let headers = [(MIRRORED, "true"), (FLIGHT, "7-1")];
         let elsewhere = SocketAddr::from(([10, 0, 0, 9], 9));
         let path = format!("blobs/{digest}");
@@ -242,7 +264,7 @@ impl Node {
     /// Leads, with an ingest that has not begun.
     pub async fn lead(&self, digest: &Digest, total: u64) -> Ingest {
         let ingest = self.ingest(digest, total);
-        self.then(Turn::Lead);
+        self.then(Decision::Lead);
         let answer = self.own(digest).await;
         assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
         ingest

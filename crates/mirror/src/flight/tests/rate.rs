@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::Candidate;
-use crate::flight::aside::FORGIVEN;
+use crate::flight::slow_state::SLOW_FOR;
 
-fn is_outrun(news: &News) -> bool {
-    let outrun = Place { epoch: 7, order: 1 };
-    matches!(news, News::Outrun { place, .. } if *place == outrun)
+fn is_too_slow(progress: &PullProgress) -> bool {
+    let too_slow_reports = ChainPosition { epoch: 7, order: 1 };
+    matches!(progress, PullProgress::FollowerTooSlow { position, .. } if *position == too_slow_reports)
 }
 
 /// Of the leader's ingest.
@@ -17,26 +17,32 @@ async fn of_a_follower_that_stays_behind_the_others_are_told_now_and_then() {
     let (leader, digest) = (node().await, Digest::sha256(b"layer"));
     let growing = leader.lead(&digest, 40 * MIB as u64).await;
     growing.write(&[0; MIB]);
-    let mut answer = leader.fed(&digest).await;
+    let mut answer = leader.follow_first(&digest).await;
     answer.read(MIB).await;
     for _ in 0..30 {
         growing.write(&[0; MIB]);
         tokio::time::sleep(STEP).await;
     }
-    let outrun = |script: &Script| {
-        let news = script.news().into_iter();
-        news.filter(is_outrun).collect::<Vec<_>>()
+    let too_slow_reports = |script: &Script| {
+        let progress = script.progress().into_iter();
+        progress.filter(is_too_slow).collect::<Vec<_>>()
     };
-    leader.script.until(|s| !outrun(s).is_empty()).await;
-    let outrun = outrun(&leader.script);
-    assert!((2..10).contains(&outrun.len()), "{outrun:?}");
-    let Some(News::Outrun { rate, .. }) = outrun.last() else {
-        panic!("{outrun:?}");
+    leader
+        .script
+        .until(|s| !too_slow_reports(s).is_empty())
+        .await;
+    let too_slow_reports = too_slow_reports(&leader.script);
+    assert!(
+        (2..10).contains(&too_slow_reports.len()),
+        "{too_slow_reports:?}"
+    );
+    let Some(PullProgress::FollowerTooSlow { rate, .. }) = too_slow_reports.last() else {
+        panic!("{too_slow_reports:?}");
     };
     let mib = *rate as f64 / MIB as f64;
     assert!((8.0..12.0).contains(&mib), "{mib} MiB/s");
     let counted = leader.metric("peili_flights_outrun_total");
-    assert_eq!(counted, outrun.len() as u64);
+    assert_eq!(counted, too_slow_reports.len() as u64);
     // It may go on, as slow as it is.
     answer.read(MIB).await;
 }
@@ -47,13 +53,13 @@ async fn who_takes_all_there_is_does_not_stay_behind() {
     let growing = leader.lead(&digest, 40 * MIB as u64).await;
     growing.write(&[0; 4 * MIB]);
     // One that takes it as it comes, one that comes late, and one that has nothing to take.
-    let mut close = leader.fed(&digest).await;
+    let mut close = leader.follow_first(&digest).await;
     for _ in 0..15 {
         growing.write(&[0; MIB]);
         close.read(MIB).await;
         tokio::time::sleep(STEP).await;
     }
-    let mut late = leader.fed(&digest).await;
+    let mut late = leader.follow_first(&digest).await;
     for _ in 0..15 {
         growing.write(&[0; MIB]);
         late.read(MIB).await;
@@ -62,12 +68,12 @@ async fn who_takes_all_there_is_does_not_stay_behind() {
     }
     drop(close);
     tokio::time::sleep(STEP * 30).await;
-    assert!(!leader.script.news().iter().any(is_outrun));
+    assert!(!leader.script.progress().iter().any(is_too_slow));
     drop(late);
 }
 
 #[tokio::test]
-async fn who_steps_aside_ends_what_it_passes_on_before_it_has_it() {
+async fn a_slow_node_ends_the_streams_of_incomplete_objects() {
     let it = chain().await;
     let (bytes, first) = (&it.bytes, &it.first);
     it.second.then(it.leader.follow(1));
@@ -78,9 +84,9 @@ async fn who_steps_aside_ends_what_it_passes_on_before_it_has_it() {
     let begin = last.read(MIB).await;
 
     // What is no faster than this node is not held up by it.
-    first.script.outrun.send_replace(0);
+    first.script.too_slow_reports.send_replace(0);
     tokio::task::yield_now().await;
-    first.script.outrun.send_replace(u64::MAX);
+    first.script.too_slow_reports.send_replace(u64::MAX);
     it.growing.write(&bytes[MIB..]);
     let (rest, is_all) = last.rest().await;
     assert!(is_all && begin == bytes[..MIB] && rest == bytes[MIB..]);
@@ -88,17 +94,18 @@ async fn who_steps_aside_ends_what_it_passes_on_before_it_has_it() {
         answer.rest().await == (bytes.slice(MIB..), true),
         "its own client's"
     );
-    let moved = it.second.script.seeks.lock()[1].clone();
+    assert_eq!(it.second.script.requests.lock()[1].offset, MIB as u64);
+    assert_eq!(it.second.script.failed(1), [first.id()]);
+    assert_eq!(*first.script.is_slow.lock(), [true]);
     assert_eq!(
-        (moved.offset, moved.failed),
-        (MIB as u64, vec![first.peer()])
+        first.script.requests.lock().len(),
+        1,
+        "it goes on where it is"
     );
-    assert_eq!(*first.script.lags.lock(), [true]);
-    assert_eq!(first.script.seeks.lock().len(), 1, "it goes on where it is");
     assert_eq!(first.metric("peili_flights_stepped_aside_total"), 1);
 
     // Who asks afterwards is fed.
-    let mut late = first.fed(&it.digest).await;
+    let mut late = first.follow_first(&it.digest).await;
     late.read(MIB).await;
     it.own.write(&bytes[MIB..]);
     assert!(late.rest().await == (bytes.slice(MIB..), true));
@@ -108,43 +115,43 @@ async fn who_steps_aside_ends_what_it_passes_on_before_it_has_it() {
 async fn who_takes_in_as_much_as_others_is_slow_no_longer() {
     let (node, digest) = (node().await, Digest::sha256(b"layer"));
     let growing = node.lead(&digest, 40 * MIB as u64).await;
-    let told = async |lags: &[bool]| node.script.until(|s| *s.lags.lock() == lags).await;
-    node.script.outrun.send_replace(4 * MIB as u64);
+    let told = async |is_slow: &[bool]| node.script.until(|s| *s.is_slow.lock() == is_slow).await;
+    node.script.too_slow_reports.send_replace(4 * MIB as u64);
     told(&[true]).await;
     for _ in 0..30 {
         growing.write(&[0; MIB]);
         tokio::time::sleep(STEP).await;
     }
     told(&[true, false]).await;
-    node.script.outrun.send_replace(10 * MIB as u64);
+    node.script.too_slow_reports.send_replace(10 * MIB as u64);
     tokio::time::sleep(STEP * 20).await;
-    node.script.outrun.send_replace(10 * MIB as u64);
+    node.script.too_slow_reports.send_replace(10 * MIB as u64);
     told(&[true, false, true]).await;
     // Nothing more comes. That is not held against it for ever.
-    tokio::time::sleep(FORGIVEN).await;
+    tokio::time::sleep(SLOW_FOR).await;
     told(&[true, false, true, false]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_shows_again_and_again_counts_for_longer() {
     let node = node().await;
-    let lags = || node.script.lags.lock().last() == Some(&true);
+    let is_slow = || node.script.is_slow.lock().last() == Some(&true);
     let lasts = async |expected: Duration| {
-        node.script.outrun.send_replace(MIB as u64);
-        node.script.until(|_| lags()).await;
+        node.script.too_slow_reports.send_replace(MIB as u64);
+        node.script.until(|_| is_slow()).await;
         tokio::time::sleep(expected - STEP).await;
-        assert!(lags(), "{expected:?}");
+        assert!(is_slow(), "{expected:?}");
         tokio::time::sleep(STEP * 2).await;
-        assert!(!lags(), "{expected:?}");
+        assert!(!is_slow(), "{expected:?}");
     };
     for times in [1, 2, 4] {
-        lasts(FORGIVEN * times).await;
-        tokio::time::sleep(FORGIVEN / 2).await;
+        lasts(SLOW_FOR * times).await;
+        tokio::time::sleep(SLOW_FOR / 2).await;
     }
-    tokio::time::sleep(FORGIVEN * 4).await;
+    tokio::time::sleep(SLOW_FOR * 4).await;
     // It was well for as long.
     for doublings in 0..8 {
-        lasts(FORGIVEN * (1 << doublings)).await;
+        lasts(SLOW_FOR * (1 << doublings)).await;
     }
     lasts(Duration::from_secs(24 * 3600)).await;
 }
@@ -190,9 +197,9 @@ impl Slowed {
     }
 
     /// The lead that the follower found slow, and its source, each time that it asked.
-    fn asked(&self) -> Vec<(Option<PeerId>, Option<PeerId>)> {
-        let seeks = self.follower.script.seeks.lock();
-        let asked = seeks.iter().map(|s| (s.slow_lead.clone(), s.slow.clone()));
+    fn asked(&self) -> Vec<(Option<NodeId>, Option<NodeId>)> {
+        let requests = self.follower.script.requests.lock();
+        let asked = requests.iter().map(|s| (s.slow_leader(), s.slow_source()));
         asked.collect()
     }
 }
@@ -207,11 +214,11 @@ async fn a_source_that_is_far_too_slow_is_left_for_a_better_one() {
     it.flow(Slowed::FAST, 70).await;
     assert_eq!(it.asked(), [(None, None)]);
     // There is none that is better; then there is, but it is too soon to ask again.
-    it.follower.then(Turn::Alone);
+    it.follower.then(Decision::Alone);
     it.follower.then(it.leader.follow(1));
     it.flow(Slowed::SLOW, 100).await;
-    let slow = (Some(it.leader.peer()), Some(it.leader.peer()));
-    assert_eq!(it.asked()[1..], [slow.clone(), (None, None)]);
+    let slow = (Some(it.leader.id()), Some(it.leader.id()));
+    assert_eq!(it.asked()[1..], [slow, (None, None)]);
     it.follower.then(better.follow(1));
     it.flow(Slowed::SLOW, 200).await;
     assert!(reading.await.expect("no panic") == (it.bytes.clone(), true));
@@ -225,31 +232,36 @@ async fn who_has_got_far_more_than_it_is_given_is_not_the_slow_one() {
     let _reading = tokio::spawn(answer.rest());
     it.flow(Slowed::FAST, 70).await;
     it.flow(Slowed::SLOW, 15).await;
-    it.follower.script.outrun.send_replace(10 * MIB as u64);
-    let lags = |lags: &'static [bool]| move |s: &Script| *s.lags.lock() == lags;
-    it.follower.script.until(lags(&[true])).await;
+    it.follower
+        .script
+        .too_slow_reports
+        .send_replace(10 * MIB as u64);
+    let is_slow = |is_slow: &'static [bool]| move |s: &Script| *s.is_slow.lock() == is_slow;
+    it.follower.script.until(is_slow(&[true])).await;
     it.follower.then(it.leader.follow(1));
     it.flow(Slowed::SLOW, 100).await;
-    it.follower.script.until(lags(&[true, false])).await;
+    it.follower.script.until(is_slow(&[true, false])).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_slow_steps_aside_again_for_those_who_came_meanwhile() {
+async fn a_slow_node_evicts_new_followers_again() {
     let node = node().await;
     for times in 1..=3 {
-        node.script.outrun.send_replace(MIB as u64 + times);
-        let stepped = async {
+        node.script
+            .too_slow_reports
+            .send_replace(MIB as u64 + times);
+        let raised = async {
             while node.metric("peili_flights_stepped_aside_total") < times {
                 tokio::time::sleep(STEP).await;
             }
         };
-        timeout(PATIENCE, stepped).await.expect("it steps aside");
+        timeout(PATIENCE, raised).await.expect("it steps aside");
     }
-    assert_eq!(*node.script.lags.lock(), [true]);
+    assert_eq!(*node.script.is_slow.lock(), [true]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_too_slow_gives_its_place_up_where_downloads_share_slots() {
+async fn a_slow_pull_is_requeued_where_downloads_share_slots() {
     let (it, answer) = Slowed::new().await;
     it.follower.store.set_downloads_share_slots();
     let reading = tokio::spawn(answer.rest());
@@ -260,17 +272,17 @@ async fn what_is_too_slow_gives_its_place_up_where_downloads_share_slots() {
     assert_eq!(it.asked().len(), 1, "others had their turn first");
 
     // Nobody has begun when it comes again, nor when another object of the image comes.
-    let slow = (Some(it.leader.peer()), Some(it.leader.peer()));
-    it.follower.then(Turn::Later);
+    let slow = (Some(it.leader.id()), Some(it.leader.id()));
+    it.follower.then(Decision::Later);
     it.follower.own(&it.digest).await;
-    it.follower.then(Turn::Lead);
+    it.follower.then(Decision::Lead);
     assert_eq!(it.follower.own(&it.digest).await.0.status(), 404);
     let next = Digest::sha256(b"next");
     let _next = it.follower.ingest(&next, 2 * MIB as u64);
-    it.follower.then(Turn::Lead);
+    it.follower.then(Decision::Lead);
     it.follower.own(&next).await;
-    let next = (Some(it.leader.peer()), None);
-    assert_eq!(it.asked()[1..], [slow.clone(), slow, next]);
+    let next = (Some(it.leader.id()), None);
+    assert_eq!(it.asked()[1..], [slow, slow, next]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,12 +296,12 @@ async fn who_waits_for_a_lead_that_is_found_too_slow_says_so() {
     let found = async {
         it.flow(Slowed::FAST, 70).await;
         assert_eq!(it.asked().len(), 2);
-        it.follower.then(Turn::Lead);
+        it.follower.then(Decision::Lead);
         it.flow(Slowed::SLOW, 100).await;
     };
     let (answer, ()) = tokio::join!(waiting, found);
     assert_eq!(answer.0.status(), 404);
-    assert_eq!(it.asked()[2..], [(Some(it.leader.peer()), None)]);
+    assert_eq!(it.asked()[2..], [(Some(it.leader.id()), None)]);
 }
 
 fn asking() -> http::request::Parts {
@@ -297,7 +309,7 @@ fn asking() -> http::request::Parts {
     request.expect("a request").into_parts().0
 }
 
-fn stranger(node: &Node) -> crate::Ends {
+fn remote(node: &Node) -> crate::Ends {
     crate::Ends {
         remote: ([10, 0, 0, 9], 9).into(),
         local: node.address,
@@ -305,8 +317,8 @@ fn stranger(node: &Node) -> crate::Ends {
 }
 
 /// What a node answers that is asked for bytes to measure by: the status, the bytes, and what it knows of its link.
-async fn gauged(node: &Node) -> (StatusCode, usize, Option<String>) {
-    let answer = Answer(node.mirror.answer(&asking(), stranger(node)).await);
+async fn measured(node: &Node) -> (StatusCode, usize, Option<String>) {
+    let answer = Answer(node.mirror.answer(&asking(), remote(node)).await);
     let link = answer.0.headers().get("x-peili-link");
     let link = link.map(|link| link.to_str().expect("text").to_owned());
     (answer.0.status(), answer.rest().await.0.len(), link)
@@ -315,27 +327,27 @@ async fn gauged(node: &Node) -> (StatusCode, usize, Option<String>) {
 #[tokio::test(start_paused = true)]
 async fn links_are_measured_while_nothing_else_moves() {
     let (node, digest) = (node().await, Digest::sha256(b"layer"));
-    assert_eq!(gauged(&node).await, (StatusCode::OK, MIB, None));
+    assert_eq!(measured(&node).await, (StatusCode::OK, MIB, None));
     let growing = node.lead(&digest, MIB as u64).await;
-    assert_eq!(gauged(&node).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(measured(&node).await.0, StatusCode::SERVICE_UNAVAILABLE);
     growing.fail(&node, &digest);
     let over = async {
-        while gauged(&node).await.0 != StatusCode::OK {
+        while measured(&node).await.0 != StatusCode::OK {
             tokio::time::sleep(STEP).await;
         }
     };
     timeout(PATIENCE, over).await.expect("it is idle again");
 
     // One at a time, unless somebody takes too long.
-    let forgotten = node.mirror.answer(&asking(), stranger(&node)).await;
-    assert_eq!(gauged(&node).await.0, StatusCode::SERVICE_UNAVAILABLE);
-    tokio::time::sleep(crate::fetch::gauge::LIMIT).await;
-    assert_eq!(gauged(&node).await.0, StatusCode::OK);
+    let forgotten = node.mirror.answer(&asking(), remote(&node)).await;
+    assert_eq!(measured(&node).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    tokio::time::sleep(crate::fetch::link_probe::LIMIT).await;
+    assert_eq!(measured(&node).await.0, StatusCode::OK);
     drop(forgotten);
 }
 
 /// A node that sends what others measure by in so much time at the least, and knows that its link carries far more.
-async fn companion(pause: Duration) -> Candidate {
+async fn random_peer(pause: Duration) -> Candidate {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
@@ -359,14 +371,14 @@ async fn companion(pause: Duration) -> Candidate {
 async fn who_finds_its_link_far_slower_than_those_of_others_says_so() {
     let node = node().await;
     let pause = Duration::from_millis(200);
-    let companions = [companion(pause).await, companion(pause).await];
-    *node.script.companions.lock() = companions.to_vec();
+    let random_peers = [random_peer(pause).await, random_peer(pause).await];
+    *node.script.random_peers.lock() = random_peers.to_vec();
     node.script
-        .until(|script| *script.lags.lock() == [true])
+        .until(|script| *script.is_slow.lock() == [true])
         .await;
     assert_eq!(node.metric("peili_flights_slow"), 1);
     let link = node.metric("peili_flights_link_bytes_per_second");
     assert!((1..=MIB as u64 / 2 * 5).contains(&link), "{link}");
-    let (status, _, known) = gauged(&node).await;
+    let (status, _, known) = measured(&node).await;
     assert_eq!((status, known), (StatusCode::OK, Some(link.to_string())));
 }

@@ -1,0 +1,147 @@
+//! Derives which sources are fed, and their rank.
+
+use std::time::Duration;
+
+use crate::wire::SourceRequest;
+use crate::{ChainPosition, Key, NodeId, Time};
+
+use super::source::Rank;
+use super::{Flight, Source, State};
+use crate::arbiter::tree::{self, TreeShape};
+
+impl Flight {
+    /// Recomputes, for a node and all below it: whether it is fed, its root, its depth, and whether a slow node is
+    /// above it.
+    pub(super) fn refresh(&mut self, node: NodeId) {
+        let mut stale = vec![node];
+        while let Some(node) = stale.pop() {
+            let Some(source) = self.sources.get(&node) else {
+                continue;
+            };
+            let derived = |s: &Source| {
+                (
+                    s.is_fed,
+                    s.root,
+                    s.root_is_complete,
+                    s.depth,
+                    s.is_behind_slow_node,
+                )
+            };
+            let was = derived(source);
+            let above = source.parent.map(|parent| self.sources.get(&parent));
+            let (is_slow, is_wrong) = (source.is_slow, source.is_wrong);
+            let is = match above {
+                Some(Some(parent)) if parent.is_fed && !is_wrong => {
+                    let depth = parent.depth.saturating_add(1);
+                    let is_behind_slow_node = is_slow || parent.is_behind_slow_node;
+                    (
+                        true,
+                        parent.root,
+                        parent.root_is_complete,
+                        depth,
+                        is_behind_slow_node,
+                    )
+                }
+                // In a ring no node is fed, so this loop ends.
+                Some(_) => (false, source.root, false, source.depth, is_slow),
+                None => {
+                    let has_bytes = matches!(
+                        source.state,
+                        State::Begun | State::FollowingElsewhere | State::Complete
+                    );
+                    let root_is_complete = source.state == State::Complete;
+                    (has_bytes && !is_wrong, node, root_is_complete, 0, is_slow)
+                }
+            };
+            if let Some(source) = self.sources.get_mut(&node) {
+                (
+                    source.is_fed,
+                    source.root,
+                    source.root_is_complete,
+                    source.depth,
+                    source.is_behind_slow_node,
+                ) = is;
+            }
+            self.rank(&node);
+            if is != was {
+                stale.extend(self.children.get(&node).into_iter().flatten());
+            }
+        }
+    }
+
+    pub(super) fn rank(&mut self, node: &NodeId) {
+        let children = self.children(node);
+        let leads_for_all = self.leads_for_all(node);
+        let Some(source) = self.sources.get_mut(node) else {
+            return;
+        };
+        let is_complete = source.state == State::Complete;
+        let goes_on = source.root_is_complete && !is_complete;
+        let cost = self.shape.cost(node, source.depth, children, goes_on);
+        // The oldest source is probably the furthest. Among complete holders the choice is random.
+        let tie_break = if is_complete {
+            tree::tie_break(node, self.epoch)
+        } else {
+            u64::from(source.order)
+        };
+        let rank = source.is_fed.then_some(Rank {
+            is_behind_slow_node: source.is_behind_slow_node,
+            is_doubtful: source.is_doubtful,
+            leads_for_all,
+            cost,
+            tie_break,
+        });
+        if rank != source.rank {
+            if let Some(rank) = source.rank {
+                self.ranked.remove(&(rank, *node));
+            }
+            if let Some(rank) = rank {
+                self.ranked.insert((rank, *node));
+            }
+            source.rank = rank;
+        }
+    }
+
+    /// The best source for `asker`, which must be detached: then no node below it is fed, and no ring can close.
+    pub fn best_source(&self, asker: &NodeId, request: &SourceRequest) -> Option<NodeId> {
+        let usable = |(_, node): &&(Rank, NodeId)| {
+            node != asker && !request.failed_sources().any(|failed| failed == *node)
+        };
+        // Slow nodes feed each other; to any other node they would be a burden.
+        let slow = self.ranked.iter().rev();
+        let slow = slow.take_while(|(rank, _)| rank.is_behind_slow_node && request.is_slow);
+        let best = slow.filter(usable).last();
+        let best = best.or_else(|| self.ranked.iter().find(usable));
+        best.map(|(_, node)| *node)
+    }
+
+    /// The tree that this object takes, recomputed if size or members have changed.
+    pub fn shape(&mut self, key: &Key, members: usize) -> TreeShape {
+        let shape = TreeShape::new(key, self.size, self.concurrent_objects, members);
+        if shape != self.shape {
+            self.shape = shape;
+            for node in self.sources.keys().copied().collect::<Vec<_>>() {
+                self.rank(&node);
+            }
+        }
+        shape
+    }
+
+    /// How long the bytes of a source have come from upstream. `None`: they come from a complete holder.
+    /// `Duration::MAX`: unknown.
+    pub fn led_for(&self, now: Time, source: &NodeId) -> Option<Duration> {
+        let root = self.get(&self.get(source)?.root);
+        if root.is_some_and(|root| root.state == State::Complete) {
+            return None;
+        }
+        let begun = root.and_then(|root| self.begun.get(&root.node));
+        Some(begun.map_or(Duration::MAX, |begun| now.since(*begun)))
+    }
+
+    /// Whether this node pulls from upstream, in a shard, what all shards then share.
+    pub fn leads_for_all(&self, node: &NodeId) -> bool {
+        let (epoch, order) = (self.epoch, 0);
+        let leads = |source: &Source| source.state.is_lead();
+        ChainPosition { epoch, order }.is_of_shard() && self.get(node).is_some_and(leads)
+    }
+}

@@ -1,0 +1,330 @@
+//! A node's part in flights, given the members: owner, holder and requester in one.
+
+use crate::arbiter::Arbiter;
+use crate::holdings::Holdings;
+use crate::outbox::{Context, Outbox};
+use crate::pulls::{Feedback, PullProgress, Pulls};
+use crate::requests::{RequestId, SourceRequests};
+use crate::slots::SlotChange;
+use crate::view::View;
+use crate::wire::{Message, SourceRequest};
+use crate::{Decision, DecodeError, Key, NodeId, Time};
+use bytes::Bytes;
+
+mod messages;
+#[cfg(test)]
+mod tests;
+
+/// All rules but membership; [`crate::Node`] adds that. Separate, so that in the simulator ten thousand coordinators
+/// share one view.
+#[derive(Debug)]
+pub struct Coordinator {
+    arbiter: Arbiter,
+    holdings: Holdings,
+    /// What this node's shard holds, in the slots that this node owns.
+    shard: Holdings,
+    requests: SourceRequests,
+    pulls: Pulls,
+    out: Outbox,
+    datagrams: Vec<(NodeId, Bytes)>,
+    decisions: Vec<(RequestId, Decision)>,
+    /// Members that another one reported as silent.
+    suspects: Vec<NodeId>,
+    /// What a source receives, in bytes per second, that reported this node as too slow.
+    too_slow_for: Option<u64>,
+}
+
+impl Coordinator {
+    /// A coordinator that knows nothing yet. `seed` spreads its choices and must differ for each node and each start.
+    pub fn new(me: NodeId, seed: u64) -> Self {
+        let mut coordinator = Self {
+            arbiter: Arbiter::default(),
+            holdings: Holdings::default(),
+            shard: Holdings::of_shard(),
+            requests: SourceRequests::default(),
+            pulls: Pulls::default(),
+            out: Outbox::default(),
+            datagrams: Vec::new(),
+            decisions: Vec::new(),
+            suspects: Vec::new(),
+            too_slow_for: None,
+        };
+        coordinator.arbiter.seed(me, seed);
+        coordinator.requests.seed(seed);
+        coordinator
+    }
+
+    /// See [`crate::Node::hold`].
+    pub fn hold(&mut self, now: Time, keys: &[Key]) {
+        self.holdings.add(now, keys);
+    }
+
+    /// See [`crate::Node::release`].
+    pub fn release(&mut self, now: Time, keys: &[Key]) {
+        self.holdings.remove(now, keys);
+    }
+
+    /// See [`crate::Node::request_source`].
+    pub fn request_source(
+        &mut self,
+        now: Time,
+        request: SourceRequest,
+        view: &impl View,
+    ) -> RequestId {
+        let id = self
+            .requests
+            .request_source(request, &mut Context::new(now, view, &mut self.out));
+        self.deliver_own(now, view);
+        id
+    }
+
+    /// See [`crate::Node::find_holders`].
+    pub fn find_holders(&mut self, now: Time, key: Key, view: &impl View) -> RequestId {
+        let id = self
+            .requests
+            .find_holders(key, &mut Context::new(now, view, &mut self.out));
+        self.deliver_own(now, view);
+        id
+    }
+
+    /// See [`crate::Node::cancel`].
+    pub fn cancel(&mut self, now: Time, id: RequestId, view: &impl View) {
+        if !self
+            .requests
+            .cancel(id, &mut Context::new(now, view, &mut self.out))
+        {
+            self.decisions.retain(|(completed, _)| *completed != id);
+            self.pulls
+                .decline(id, &mut Context::new(now, view, &mut self.out));
+        }
+        self.deliver_own(now, view);
+    }
+
+    /// See [`crate::Node::report`].
+    pub fn report(&mut self, now: Time, key: Key, progress: PullProgress, view: &impl View) {
+        match self
+            .pulls
+            .report(key, progress, &mut Context::new(now, view, &mut self.out))
+        {
+            Some(Feedback::FirstByte { registry, took }) => {
+                self.requests.budgets.learn_first_byte(registry, took);
+            }
+            Some(Feedback::Failed { repository }) => {
+                self.requests
+                    .start_leader_cooldown(repository, &mut Context::new(now, view, &mut self.out));
+            }
+            None => {}
+        }
+        self.deliver_own(now, view);
+    }
+
+    /// The number of requests that wait for an answer.
+    pub fn pending_requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// The messages to send, in order.
+    pub fn take_datagrams(&mut self) -> Vec<(NodeId, Bytes)> {
+        std::mem::take(&mut self.datagrams)
+    }
+
+    /// See [`crate::Node::take_decisions`].
+    pub fn take_decisions(&mut self) -> Vec<(RequestId, Decision)> {
+        std::mem::take(&mut self.decisions)
+    }
+
+    /// See [`crate::Node::take_found`].
+    pub fn take_found(&mut self) -> Vec<(RequestId, Vec<NodeId>)> {
+        self.requests.take_found()
+    }
+
+    /// See [`crate::Node::take_too_slow`].
+    pub fn take_too_slow(&mut self) -> Option<u64> {
+        self.too_slow_for.take()
+    }
+
+    /// See [`crate::Node::set_slow`].
+    pub fn set_slow(&mut self, now: Time, is_slow: bool, view: &impl View) {
+        self.requests.budgets.is_slow = is_slow;
+        if is_slow {
+            self.pulls
+                .report_slow(&mut Context::new(now, view, &mut self.out));
+        }
+        self.deliver_own(now, view);
+    }
+
+    /// Members that should be probed now.
+    pub(crate) fn take_suspects(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.suspects)
+    }
+
+    /// Handles a message about keys.
+    ///
+    /// # Errors The message cannot be decoded; nothing has changed.
+    pub fn receive(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        datagram: &[u8],
+        view: &impl View,
+    ) -> Result<(), DecodeError> {
+        self.accept(now, from, Message::from_datagram(datagram)?, view);
+        Ok(())
+    }
+
+    pub(crate) fn accept(&mut self, now: Time, from: NodeId, message: Message, view: &impl View) {
+        self.take(now, from, message, view);
+        self.deliver_own(now, view);
+    }
+
+    /// Handles a message that could not be delivered.
+    pub fn undelivered(&mut self, now: Time, to: NodeId, view: &impl View) {
+        self.arbiter
+            .undelivered(to, &mut Context::new(now, view, &mut self.out));
+        self.member_silent(now, to, view);
+    }
+
+    /// Takes over slots whose arbiter cannot be reached.
+    pub(crate) fn take_over(&mut self, now: Time) {
+        self.arbiter.start_learning(now);
+    }
+
+    /// Handles a member that does not answer.
+    pub(crate) fn member_silent(&mut self, now: Time, node: NodeId, view: &impl View) {
+        // Pulls that it was the arbiter of are reported to the next arbiter.
+        self.pulls
+            .undelivered(node, &mut Context::new(now, view, &mut self.out));
+        self.requests
+            .undelivered(node, &mut Context::new(now, view, &mut self.out));
+        self.deliver_own(now, view);
+    }
+
+    /// Handles changes of slot owners in this node's shard.
+    pub fn owners_changed(&mut self, now: Time, changes: &[SlotChange], view: &impl View) {
+        let me = view.me();
+        let (mut arbiters, mut disowned, mut gained) = (0, 0, false);
+        for change in changes {
+            let bit = 1 << change.slot.index();
+            if change.before.arbiter() != change.after.arbiter() {
+                arbiters |= bit;
+                if change.after.arbiter() == Some(me) {
+                    for root in view.global_owners(change.slot).iter() {
+                        self.shard.announce_all(now, *root, bit);
+                    }
+                }
+                gained |= change.before.arbiter().is_some() && change.after.arbiter() == Some(me);
+            }
+            if change.before.contains(&me) && !change.after.contains(&me) {
+                disowned |= bit;
+            }
+            let fresh = |owner: &&NodeId| !change.before.contains(owner);
+            for owner in change.after.iter().filter(fresh) {
+                self.holdings.announce_all(now, *owner, bit);
+            }
+        }
+        if gained {
+            self.arbiter.start_learning(now);
+        }
+        if view.shard_count() == 1 {
+            self.shard = Holdings::of_shard();
+        }
+        self.arbiter.disowned(disowned);
+        self.pulls
+            .owners_changed(arbiters, &mut Context::new(now, view, &mut self.out));
+        self.deliver_own(now, view);
+    }
+
+    /// Handles changes of the global owners of slots.
+    pub fn global_owners_changed(&mut self, now: Time, changes: &[SlotChange], view: &impl View) {
+        let mut arbiters = 0;
+        for change in changes {
+            let bit = 1 << change.slot.index();
+            if change.before.arbiter() != change.after.arbiter() {
+                arbiters |= bit;
+            }
+            if change.before.is_empty() {
+                self.shard.add(now, &self.arbiter.held(change.slot));
+            }
+            let fresh = |owner: &&NodeId| !change.before.contains(owner);
+            for owner in change.after.iter().filter(fresh) {
+                self.shard.announce_all(now, *owner, bit);
+            }
+        }
+        self.pulls
+            .owners_changed(arbiters, &mut Context::new(now, view, &mut self.out));
+        self.deliver_own(now, view);
+    }
+
+    /// Handles a member that has left or died.
+    pub fn member_left(&mut self, now: Time, node: NodeId, view: &impl View) {
+        self.arbiter
+            .member_left(node, &mut Context::new(now, view, &mut self.out));
+        self.deliver_own(now, view);
+    }
+
+    /// Handles the end of joining: this node has its first list of members.
+    pub fn joined(&mut self, now: Time, view: &impl View) {
+        if view.members() > 1 {
+            self.arbiter.start_learning(now);
+        }
+        self.requests
+            .joined(&mut Context::new(now, view, &mut self.out));
+        self.deliver_own(now, view);
+    }
+
+    /// When [`Coordinator::tick`] must be called next.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let deadlines = [
+            self.arbiter.next_deadline(),
+            self.holdings.next_deadline(),
+            self.shard.next_deadline(),
+            self.requests.next_deadline(),
+            self.pulls.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Performs all actions that are due.
+    pub fn tick(&mut self, now: Time, view: &impl View) {
+        self.requests
+            .tick(&mut Context::new(now, view, &mut self.out));
+        self.holdings
+            .tick(&mut Context::new(now, view, &mut self.out));
+        self.shard.tick(&mut Context::new(now, view, &mut self.out));
+        self.pulls.tick(
+            &mut self.requests.budgets,
+            &mut Context::new(now, view, &mut self.out),
+        );
+        self.arbiter
+            .tick(&mut Context::new(now, view, &mut self.out));
+        self.deliver_own(now, view);
+    }
+
+    /// Handles the messages that this node has for itself; the others become datagrams.
+    fn deliver_own(&mut self, now: Time, view: &impl View) {
+        let me = view.me();
+        loop {
+            for completed in self.requests.take_completed() {
+                self.pulls
+                    .begin(&completed, &mut Context::new(now, view, &mut self.out));
+                self.decisions.push((completed.id, completed.decision));
+            }
+            let active_pulls = self.pulls.active_pulls(now, view);
+            self.requests
+                .set_active_pulls(active_pulls, &mut Context::new(now, view, &mut self.out));
+            let held = self.arbiter.take_held_changes().into_iter();
+            for (key, is_held) in held.filter(|_| view.shard_count() > 1) {
+                if is_held {
+                    self.shard.add(now, &[key]);
+                } else {
+                    self.shard.remove(now, &[key]);
+                }
+            }
+            match self.out.next() {
+                Some((to, message)) if to == me => self.take(now, me, message, view),
+                Some((to, message)) => self.datagrams.push((to, message.to_datagram())),
+                None => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::PullProgress;
+use crate::slots::{Owners, Slot};
+use crate::wire::tests::{asked, message, some_key, some_node};
+use crate::wire::{Alive, PullState, Reply, node};
+
+/// Three members own all slots; this one is the arbiter of all.
+struct Three;
+
+const ME: NodeId = NodeId([0; 32]);
+
+impl View for Three {
+    fn me(&self) -> NodeId {
+        ME
+    }
+    fn members(&self) -> usize {
+        3
+    }
+    fn is_member(&self, id: &NodeId) -> bool {
+        id.0[0] < 3
+    }
+    fn owners(&self, _: Slot) -> Owners {
+        [0, 1, 2].map(|n| NodeId([n; 32])).into_iter().collect()
+    }
+    fn global_owners(&self, _: Slot) -> Owners {
+        [].into_iter().collect()
+    }
+
+    fn shard_count(&self) -> u64 {
+        1
+    }
+
+    fn shard_of(&self, _: &NodeId) -> u64 {
+        0
+    }
+
+    fn previous_arbiter(&self, slot: Slot) -> Option<NodeId> {
+        (slot.index() == 1).then_some(NodeId([1; 32]))
+    }
+    fn has_joined(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Comes(NodeId, Box<Message>),
+    SourceRequests(Key),
+    Reports(Key, PullProgress),
+    Fails(NodeId),
+    Left(NodeId),
+    Passes(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let size = prop_oneof![Just(0), Just(u64::MAX), any::<u64>()];
+    let progress = prop_oneof![
+        size.prop_map(|size| PullProgress::Begun { size }),
+        Just(PullProgress::Done),
+        Just(PullProgress::Failed),
+    ];
+    prop_oneof![
+        20 => (some_node(), message()).prop_map(|(from, message)| Event::Comes(from, Box::new(message))),
+        2 => some_key().prop_map(Event::SourceRequests),
+        2 => (some_key(), progress).prop_map(|(key, progress)| Event::Reports(key, progress)),
+        1 => some_node().prop_map(Event::Fails),
+        1 => some_node().prop_map(Event::Left),
+        4 => (0..3_000_u64).prop_map(Event::Passes),
+    ]
+}
+
+fn wanted(key: Key) -> SourceRequest {
+    SourceRequest {
+        repository: 1,
+        registry: 1,
+        ..SourceRequest::of_key(key)
+    }
+}
+
+proptest! {
+    /// Whatever others say, in whatever order: nothing panics, and when they fall silent nothing stays but what members
+    /// say that they hold.
+    #[test]
+    fn nothing_is_kept_of_those_who_fall_silent(events in prop::collection::vec(event(), 0..120)) {
+        let mut coordinator = Coordinator::new(ME, 1);
+        let (mut now, view) = (Time(0), &Three);
+        for event in events {
+            match event {
+                // What it says to itself it says itself.
+                Event::Comes(from, _) if from == ME => {}
+                Event::Comes(from, message) => coordinator.accept(now, from, *message, view),
+                Event::SourceRequests(key) => {
+                    coordinator.request_source(now, wanted(key), view);
+                }
+                Event::Reports(key, progress) => coordinator.report(now, key, progress, view),
+                Event::Fails(node) => coordinator.undelivered(now, node, view),
+                Event::Left(node) => coordinator.member_left(now, node, view),
+                Event::Passes(millis) => now = now.after(Duration::from_millis(millis)),
+            }
+            coordinator.tick(now, view);
+        }
+        for n in 0..4_u8 {
+            coordinator.report(now, Key([n * 64; 16]), PullProgress::Failed, view);
+        }
+        let end = now.after(Duration::from_secs(400));
+        while let Some(next) = coordinator.next_deadline().filter(|next| *next <= end) {
+            prop_assert!(next >= now, "time goes on");
+            now = next;
+            coordinator.tick(now, view);
+            for (request, _) in coordinator.take_decisions() {
+                coordinator.cancel(now, request, view);
+            }
+        }
+        coordinator.tick(end, view);
+        prop_assert_eq!(coordinator.pending_requests(), 0);
+        coordinator.arbiter.check_is_quiet(end, view);
+    }
+}
+
+/// What is answered to a node.
+fn answers_to(coordinator: &mut Coordinator, to: NodeId) -> Vec<Reply> {
+    let said = coordinator.take_datagrams().into_iter();
+    let said = said.filter(|(other, _)| *other == to);
+    let said = said.map(|(_, bytes)| Message::from_datagram(&bytes).expect("its own message"));
+    said.filter_map(|message| match message {
+        Message::Answer(answer) => answer.reply,
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
+    let mut coordinator = Coordinator::new(ME, 1);
+    let [first, second] = [1, 2].map(|n| NodeId([n; 32]));
+    let (key, view) = (Key([9; 16]), &Three);
+    let request = |number, requeue_after_ms| {
+        Message::SourceRequest(SourceRequest {
+            size: Some(1 << 25),
+            requeue_after_ms,
+            ..asked(key, number)
+        })
+    };
+    coordinator.accept(Time(0), first, request(1, 0), view);
+    assert_eq!(answers_to(&mut coordinator, first), [Reply::Lead(true)]);
+    coordinator.accept(Time(0), second, request(7, 200), view);
+    coordinator.tick(Time(250), view);
+    let answers = answers_to(&mut coordinator, second);
+    assert_eq!(answers.last(), Some(&Reply::Later(true)));
+    // Its answer was lost, or this copy was slow; the lead has begun.
+    let alive = PullState::Alive(Alive {
+        size: Some(1 << 25),
+        ..Alive::default()
+    });
+    coordinator.accept(Time(300), first, Message::report(key, 1, alive), view);
+    coordinator.accept(Time(300), second, request(7, 200), view);
+    assert_eq!(answers_to(&mut coordinator, second), [Reply::Later(true)]);
+    // It does not pull, so nobody is sent to it.
+    coordinator.accept(Time(350), second, request(8, 600), view);
+    let [Reply::Follow(follow)] = &answers_to(&mut coordinator, second)[..] else {
+        panic!("the lead has begun");
+    };
+    assert_eq!(node(&follow.source), Some(first));
+}

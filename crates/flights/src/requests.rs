@@ -1,0 +1,289 @@
+//! The requests of this node to owners, until they are answered or their time is up.
+
+mod answers;
+mod charge;
+mod pending;
+mod shard_fetch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::budget::Budgets;
+use crate::outbox::Context;
+use crate::random::mix;
+use crate::slots::Slot;
+use crate::view::View;
+use crate::wire::{FindHolders, Message, SourceRequest, key_field, node_field};
+use crate::{Decision, Key, NodeId, Time};
+pub(crate) use pending::HEART_SILENCE;
+use pending::{PendingRequest, Query, withdraw};
+pub(crate) use shard_fetch::ActivePulls;
+use shard_fetch::ShardFetch;
+
+/// An owner tells waiting nodes at least this often that their answer will come.
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
+/// Waiting is free for this long, if the request ends with a source.
+const GRACE: Duration = Duration::from_millis(250);
+/// The part of a budget that is kept for such requests.
+const RESERVE: Duration = Duration::from_millis(500);
+/// The limit of a lookup.
+const FIND_LIMIT: Duration = Duration::from_millis(900);
+/// The most redirects of a request: to the arbiter, to the global arbiter, to the arbiter of another shard.
+const MAX_REDIRECTS: u8 = 3;
+/// The most pending requests. A node pulls a dozen objects at the same time.
+const MAX_OPEN: usize = 4_096;
+
+/// Whether a request is earlier than another one of the same process. The upper half of a number identifies the
+/// process, the lower half counts.
+pub(crate) fn is_earlier(number: u64, than: u64) -> bool {
+    number >> 32 == than >> 32 && number < than
+}
+
+/// Identifies a request of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub(crate) u64);
+
+/// A request for a source that has its decision.
+#[derive(Debug)]
+pub(crate) struct CompletedRequest {
+    pub id: RequestId,
+    /// The number under which it was last sent.
+    pub number: u64,
+    pub request: SourceRequest,
+    /// The owner that answered, if one did.
+    pub by: Option<NodeId>,
+    pub decision: Decision,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct SourceRequests {
+    open: BTreeMap<u64, PendingRequest>,
+    last: u64,
+    pub budgets: Budgets,
+    /// The large object that this node fetches for its shard.
+    shard_fetch: Option<ShardFetch>,
+    active_pulls: ActivePulls,
+    completed: Vec<CompletedRequest>,
+    /// The answers to lookups.
+    found: Vec<(RequestId, Vec<NodeId>)>,
+}
+
+impl SourceRequests {
+    /// Seeds the numbers, so that they differ from those of an earlier process.
+    pub fn seed(&mut self, seed: u64) {
+        self.last = mix(seed) << 32;
+    }
+
+    pub fn request_source(
+        &mut self,
+        request: SourceRequest,
+        cx: &mut Context<'_, impl View>,
+    ) -> RequestId {
+        let repository = request.repository;
+        self.charge_waiting(cx.now, repository);
+        let left = self.budgets.left(repository);
+        let number = self.open(
+            cx.now,
+            Query::Source(request.into()),
+            left > RESERVE,
+            cx.now,
+        );
+        self.charge_waiting(cx.now, repository);
+        // Without budget, a source that is available at once is still used, as long as owners answer at once.
+        let has_time = !left.is_zero() || !self.budgets.is_arbiter_silent(repository);
+        self.begin(number, has_time, cx)
+    }
+
+    pub fn find_holders(&mut self, key: Key, cx: &mut Context<'_, impl View>) -> RequestId {
+        let number = self.open(cx.now, Query::Holders(key), false, cx.now.after(FIND_LIMIT));
+        self.begin(number, true, cx)
+    }
+
+    fn open(&mut self, now: Time, query: Query, can_wait: bool, deadline: Time) -> u64 {
+        let number = self.number();
+        let open = PendingRequest {
+            id: RequestId(number),
+            query,
+            started: now,
+            can_wait,
+            deadline,
+            charged_until: now,
+            asked: None,
+            heard_at: None,
+            lead: None,
+            deferred_until: None,
+            is_for_shard: false,
+            declined_for_shard: false,
+            redirects: 0,
+            silent: Vec::new(),
+        };
+        self.open.insert(number, open);
+        number
+    }
+
+    /// Returns an unused number.
+    fn number(&mut self) -> u64 {
+        self.last = self.last.wrapping_add(1);
+        self.last
+    }
+
+    fn begin(&mut self, number: u64, has_time: bool, cx: &mut Context<'_, impl View>) -> RequestId {
+        if has_time && self.open.len() <= MAX_OPEN {
+            if !self.defer(number, cx) {
+                self.ask(number, None, cx);
+            }
+        } else {
+            self.give_up(number, cx);
+        }
+        RequestId(number)
+    }
+
+    /// Cancels a request. Returns whether it was pending.
+    pub fn cancel(&mut self, id: RequestId, cx: &mut Context<'_, impl View>) -> bool {
+        let Some(number) = self.numbers(|open| open.id == id).pop() else {
+            return false;
+        };
+        if let Some(open) = self.close(cx.now, number, false) {
+            withdraw(&open, number, cx);
+        }
+        true
+    }
+
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub fn take_completed(&mut self) -> Vec<CompletedRequest> {
+        std::mem::take(&mut self.completed)
+    }
+
+    /// The holders found by lookups.
+    pub fn take_found(&mut self) -> Vec<(RequestId, Vec<NodeId>)> {
+        std::mem::take(&mut self.found)
+    }
+
+    /// Sends a request to `to`, or to the first owner that is not silent. Gives up if there is none.
+    fn ask(&mut self, number: u64, to: Option<NodeId>, cx: &mut Context<'_, impl View>) {
+        let Some(open) = self.open.get_mut(&number) else {
+            return;
+        };
+        if !cx.view.has_joined() {
+            // It is sent once this node has joined.
+            return;
+        }
+        let owners = cx.view.owners(Slot::of(&open.query.key().0));
+        let to = to.or_else(|| owners.iter().find(|o| !open.silent.contains(o)).copied());
+        let Some(to) = to else {
+            self.give_up(number, cx);
+            return;
+        };
+        open.asked = match open.asked {
+            Some((asked, since, times)) if asked == to => {
+                Some((to, since, times.saturating_add(1)))
+            }
+            _ => Some((to, cx.now, 1)),
+        };
+        let message = match &open.query {
+            Query::Holders(key) => {
+                let key = key_field(*key);
+                Message::FindHolders(FindHolders { key, number })
+            }
+            Query::Source(request) => Message::SourceRequest(SourceRequest {
+                number,
+                can_wait: open.can_wait,
+                leader_cooldown: self.budgets.in_leader_cooldown(cx.now, request.repository),
+                is_slow: self.budgets.is_slow,
+                downstream_nodes: self.active_pulls.downstream,
+                silent_owner: node_field(open.silent.last().copied()),
+                registry: 0,
+                ..(**request).clone()
+            }),
+        };
+        cx.out.send(to, message);
+    }
+
+    fn give_up(&mut self, number: u64, cx: &mut Context<'_, impl View>) {
+        if let Some(open) = self.close(cx.now, number, false) {
+            withdraw(&open, number, cx);
+            if let Some(repository) = open.repository() {
+                self.budgets.set_arbiter_silent(repository, true);
+            }
+            match open.query {
+                Query::Source(request) => {
+                    let (id, decision) = (open.id, Decision::Alone);
+                    self.complete(number, (id, *request), None, decision);
+                }
+                Query::Holders(_) => self.found.push((open.id, Vec::new())),
+            }
+        }
+    }
+
+    fn complete(
+        &mut self,
+        number: u64,
+        (id, request): (RequestId, SourceRequest),
+        by: Option<NodeId>,
+        decision: Decision,
+    ) {
+        self.completed.push(CompletedRequest {
+            id,
+            number,
+            request,
+            by,
+            decision,
+        });
+    }
+
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.open.values().map(PendingRequest::due).min()
+    }
+
+    pub fn tick(&mut self, cx: &mut Context<'_, impl View>) {
+        let due = self.numbers(|open| open.due() <= cx.now);
+        let repositories = due
+            .iter()
+            .filter_map(|number| self.open.get(number)?.repository());
+        for repository in repositories.collect::<BTreeSet<_>>() {
+            self.charge_waiting(cx.now, repository);
+        }
+        for number in due {
+            let Some(open) = self.open.get(&number) else {
+                continue;
+            };
+            match open.asked {
+                _ if open.deferred_until.is_some() => self.recheck_deferred(number, cx),
+                _ if open.deadline <= cx.now => self.give_up(number, cx),
+                Some((owner, ..)) if open.silent_at() <= cx.now => {
+                    self.is_silent(number, owner, cx);
+                }
+                Some((owner, ..)) if open.due() <= cx.now => {
+                    self.ask(number, Some(owner), cx);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Sends the requests that waited for this node to join.
+    pub fn joined(&mut self, cx: &mut Context<'_, impl View>) {
+        for number in self.numbers(|open| open.asked.is_none() && open.deferred_until.is_none()) {
+            self.ask(number, None, cx);
+        }
+    }
+
+    /// Starts the leader cooldown, and tells the owners of pending requests of the same repository.
+    pub fn start_leader_cooldown(&mut self, repository: u64, cx: &mut Context<'_, impl View>) {
+        self.budgets.start_leader_cooldown(cx.now, repository);
+        for number in self.numbers(|open| open.repository() == Some(repository)) {
+            let asked = self.open.get(&number).and_then(|open| open.asked);
+            if let Some((owner, ..)) = asked {
+                self.ask(number, Some(owner), cx);
+            }
+        }
+    }
+
+    fn numbers(&self, which: impl Fn(&PendingRequest) -> bool) -> Vec<u64> {
+        let open = self.open.iter().filter(|(_, open)| which(open));
+        open.map(|(number, _)| *number).collect()
+    }
+}

@@ -1,0 +1,151 @@
+//! Handles the answers of owners, and their silence.
+
+use std::time::Duration;
+
+use super::pending::{PendingRequest, Query};
+use super::{MAX_REDIRECTS, SourceRequests};
+use crate::outbox::Context;
+use crate::slots::OWNERS;
+use crate::view::View;
+use crate::wire::{Holders, Message, PullState, Reply, node, nodes};
+use crate::{ChainPosition, Decision, Key, NodeId};
+
+impl SourceRequests {
+    /// Handles an answer. Returns whether a request waits for it.
+    pub fn answered(
+        &mut self,
+        from: NodeId,
+        (key, number): (Key, u64),
+        reply: Reply,
+        cx: &mut Context<'_, impl View>,
+    ) -> bool {
+        let open = self.open.get_mut(&number);
+        let Some(open) = open.filter(|open| open.is_seek_for(&key)) else {
+            return false;
+        };
+        let decision = match reply {
+            Reply::Wait(wait) => {
+                let (lead, is_busy) = (node(&wait.leader), wait.is_busy);
+                open.heard_at = Some(cx.now);
+                // If the request was forwarded, this is not the node that was asked.
+                open.asked = Some((from, cx.now, 1));
+                self.set_awaited_lead(cx.now, number, lead);
+                if is_busy {
+                    self.extend_free_wait(cx.now, number);
+                }
+                let arbiter = cx.view.arbiter(&key).filter(|arbiter| *arbiter != from);
+                if let Some(arbiter) = arbiter.filter(|_| cx.view.shard_count() > 1) {
+                    // Other nodes of the shard wait for the outcome.
+                    let state = PullState::WaitingElsewhere(wait);
+                    cx.out.send(arbiter, Message::report(key, number, state));
+                }
+                return true;
+            }
+            Reply::Redirect(to) => {
+                if let Some(to) = node(&to) {
+                    self.redirected(number, from, to, cx);
+                }
+                return true;
+            }
+            Reply::Follow(follow) => {
+                let Some(source) = node(&follow.source) else {
+                    return false;
+                };
+                let (epoch, order) = (follow.epoch, follow.order);
+                let led_for = follow.led_for_ms.map(u64::from);
+                Decision::Follow {
+                    source,
+                    position: ChainPosition { epoch, order },
+                    leader: node(&follow.leader),
+                    led_for: led_for.map(Duration::from_millis),
+                }
+            }
+            Reply::Lead(_) => Decision::Lead,
+            Reply::Alone(_) => Decision::Alone,
+            Reply::Later(_) => Decision::Later,
+        };
+        // Waiting for a leader that has begun costs only what exceeds upstream's own time. A request that is retried
+        // later gave its slot to others.
+        let succeeded = matches!(decision, Decision::Follow { .. } | Decision::Later);
+        if let Some(open) = self.close(cx.now, number, succeeded)
+            && let Query::Source(request) = open.query
+        {
+            self.budgets.set_arbiter_silent(request.repository, false);
+            self.complete(number, (open.id, *request), Some(from), decision);
+        }
+        true
+    }
+
+    fn redirected(
+        &mut self,
+        number: u64,
+        from: NodeId,
+        to: NodeId,
+        cx: &mut Context<'_, impl View>,
+    ) {
+        let Some(open) = self.open.get_mut(&number) else {
+            return;
+        };
+        if open.asked.is_none_or(|(asked, ..)| asked != from) {
+            return;
+        }
+        open.heard_at = None;
+        if !self.accept_shard_redirect(number, (from, to), cx) {
+            return;
+        }
+        let Some(open) = self.open.get_mut(&number) else {
+            return;
+        };
+        if open.redirects >= MAX_REDIRECTS || to == from {
+            self.is_silent(number, from, cx);
+        } else {
+            open.redirects += 1;
+            open.silent.retain(|silent| *silent != to);
+            self.ask(number, Some(to), cx);
+        }
+    }
+
+    /// Handles the answer to a lookup.
+    pub fn found(&mut self, from: NodeId, found: &Holders, cx: &mut Context<'_, impl View>) {
+        let number = found.number;
+        let Some(open) = self.open.get_mut(&number) else {
+            return;
+        };
+        if !matches!(open.query, Query::Holders(_)) {
+            return;
+        }
+        if let Some(to) =
+            node(&found.redirect).filter(|to| *to != from && open.redirects < MAX_REDIRECTS)
+        {
+            open.redirects += 1;
+            self.ask(number, Some(to), cx);
+        } else if let Some(open) = self.open.remove(&number) {
+            self.found.push((open.id, nodes(&found.holders).collect()));
+        }
+    }
+
+    /// Asks the next owner: a message to this one could not be delivered.
+    pub fn undelivered(&mut self, to: NodeId, cx: &mut Context<'_, impl View>) {
+        let is_asked = |open: &PendingRequest| open.asked.is_some_and(|(asked, ..)| asked == to);
+        for number in self.numbers(is_asked) {
+            self.is_silent(number, to, cx);
+        }
+    }
+
+    pub(super) fn is_silent(
+        &mut self,
+        number: u64,
+        owner: NodeId,
+        cx: &mut Context<'_, impl View>,
+    ) {
+        if let Some(open) = self.open.get_mut(&number) {
+            open.silent.push(owner);
+            open.heard_at = None;
+            if open.silent.len() > OWNERS + usize::from(MAX_REDIRECTS) {
+                self.give_up(number, cx);
+            } else {
+                self.ask(number, None, cx);
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Serves followers what this node is still receiving.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use oci::{Digest, MediaType};
+use tokio::time::timeout;
+
+use super::Flight;
+use super::follower_stream::SharedPull;
+use super::pulls::{Role, Sharing};
+use super::range::first_byte;
+use super::uploads::Upload;
+use crate::access::Access;
+use crate::found::{Found, Payload, Source};
+use crate::refusal::Refusal;
+use crate::request::Target;
+use crate::{ChainPosition, Progress, Stage, local};
+
+/// A follower's request may come this much before this node's own, or before this node knows its role.
+const SERVE_WAIT: Duration = Duration::from_millis(250);
+/// Objects up to this size, in bytes, are served to every follower: refusing costs more.
+const SMALL: u64 = 1024 * 1024;
+
+impl Flight {
+    /// Finds what this node is pulling, for a follower at `position`.
+    ///
+    /// # Errors This node does not pull the object, may not share it, or is not ahead of the follower.
+    pub async fn serve_growing(
+        &self,
+        target: &Target,
+        position: ChainPosition,
+        access: &Access,
+    ) -> Result<Found, Refusal> {
+        let nothing = Refusal::NotHere(target.kind);
+        let Some(digest) = target.digest() else {
+            return Err(nothing);
+        };
+        let offset = first_byte(target.ranges.as_ref());
+        let opened = timeout(SERVE_WAIT, self.ahead(digest, offset, position, access)).await;
+        let Some(shared_pull) = opened.ok().flatten() else {
+            // It may have become complete meanwhile.
+            return local::find(&*self.shared.store, access, target).ok_or(nothing);
+        };
+        let (size, growing) = (shared_pull.size, shared_pull.growing.clone());
+        let follower_stream = shared_pull.open(&self.shared, offset, position);
+        Ok(Found {
+            digest: digest.clone(),
+            media_type: MediaType::octet_stream(),
+            size: Some(size),
+            payload: Payload::Growing(growing, Some(follower_stream)),
+            source: Source::Growing,
+        })
+    }
+
+    /// This node's own pull, if it is ahead of a follower.
+    async fn ahead(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        position: ChainPosition,
+        access: &Access,
+    ) -> Option<SharedPull> {
+        let pull = self.shared.pulls.wait(digest).await;
+        let admits = |origin| access.filter.admits(origin);
+        if !pull.origin.as_ref().is_none_or(admits) {
+            return None;
+        }
+        let mut states = pull.states();
+        let state = states.wait_for(|s| s.sharing != Sharing::Unknown).await;
+        if state.ok()?.sharing != Sharing::Shared {
+            return None;
+        }
+        let mut growing = self.shared.ingest(digest)?;
+        if pull.position(&growing) <= offset {
+            let state = states.wait_for(|s| s.role != Role::Undecided).await;
+            let role = state.ok()?.role;
+            // A node behind the follower is no source, whatever the order. Upstream is behind no node.
+            let is_level = role == Role::Leads || pull.position(&growing) >= offset;
+            if !is_level || !role.is_ahead_of(&position) {
+                return None;
+            }
+        }
+        let known = |p: &Progress| p.total.is_some() || p.stage != Stage::Filling;
+        let size = growing.until(known).await.total?;
+        Some(SharedPull {
+            digest: digest.clone(),
+            size,
+            growing,
+            pull,
+        })
+    }
+
+    /// Admits a follower. `None`: the object is too small to count.
+    ///
+    /// # Errors This node serves the maximum number of uploads.
+    pub fn admit(
+        &self,
+        target: &Target,
+        found: &Found,
+        follower: IpAddr,
+    ) -> Result<Option<Upload>, Refusal> {
+        if found.size.is_some_and(|size| size <= SMALL) {
+            return Ok(None);
+        }
+        let upload = self.shared.uploads.admit(follower, &found.digest);
+        if upload.is_none() {
+            self.shared.metrics.flights_uploads_refused.inc();
+            return Err(Refusal::Uploads(target.kind));
+        }
+        Ok(upload)
+    }
+}

@@ -1,0 +1,187 @@
+//! Watches a pull of this node and reports its progress.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci::Digest;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::Shared;
+use super::pulls::{Pull, Role, Sharing, State};
+use super::throughput_baseline::{Path, Window};
+use crate::{Growing, PullProgress, Stage};
+
+/// A pull from upstream has stalled after this time without a byte.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
+/// A pull from a peer has stalled after this time without a byte. Its body changes the source much earlier.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(30);
+/// The limit until upstream's first byte: redirects and tokens.
+const BEGIN_LIMIT: Duration = Duration::from_secs(30);
+/// The same if the request goes to the tail of the node's queue.
+const QUEUE_LIMIT: Duration = Duration::from_secs(60);
+/// The limit until a complete object is committed to the store: a slow disk syncs.
+const COMMIT_LIMIT: Duration = Duration::from_secs(120);
+/// An object that is neither being ingested nor in the store for this long is gone. In between containerd renames it.
+const GONE_LIMIT: Duration = Duration::from_millis(250);
+/// The interval of reports while bytes arrive.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// The interval between checks for an object that seems gone.
+const GONE_CHECK_EVERY: Duration = Duration::from_millis(25);
+
+pub struct Watcher {
+    shared: Arc<Shared>,
+    digest: Digest,
+    pull: Arc<Pull>,
+    states: watch::Receiver<State>,
+}
+
+/// Why an ingest is no longer watched.
+enum End {
+    Complete,
+    /// The ingest is gone. `was_full`: all bytes had arrived.
+    Gone {
+        was_full: bool,
+    },
+    Stalled,
+    Private,
+}
+
+impl Watcher {
+    /// Watches the pull from now on.
+    pub fn new(shared: Arc<Shared>, digest: Digest, pull: Arc<Pull>) -> Self {
+        let states = pull.states();
+        Self {
+            shared,
+            digest,
+            pull,
+            states,
+        }
+    }
+
+    /// Watches until the pull has ended.
+    pub async fn run(mut self) {
+        loop {
+            let progress = self.end().await;
+            let shared = &self.shared;
+            // A decision made a moment ago may continue what seemed to have ended.
+            let goes_on =
+                || progress != PullProgress::Done && self.states.has_changed().unwrap_or(false);
+            let tell = || {
+                shared.slots.forget(&self.digest);
+                shared.flights.report(&self.digest, progress);
+            };
+            if shared.pulls.end(&self.digest, goes_on, tell) {
+                return;
+            }
+        }
+    }
+
+    async fn end(&mut self) -> PullProgress {
+        let mut lost_since = None;
+        loop {
+            let mut was_whole = false;
+            if let Some(growing) = self.shared.ingest(&self.digest) {
+                if growing.progress().stage == Stage::Filling {
+                    lost_since = None;
+                }
+                match self.follow(growing).await {
+                    End::Complete => return PullProgress::Done,
+                    End::Stalled | End::Private => return PullProgress::Failed,
+                    End::Gone { was_full } => was_whole = was_full,
+                }
+            }
+            if matches!(self.shared.store.open(&self.digest), Ok(Some(_))) {
+                return PullProgress::Done;
+            }
+            // All bytes arrived and the object was not committed. Reported at once, as the client may retry at once.
+            if was_whole {
+                return PullProgress::Wrong;
+            }
+            if lost_since.get_or_insert_with(Instant::now).elapsed() > GONE_LIMIT {
+                // Earlier decisions are void; only a later one can continue the pull.
+                self.states.mark_unchanged();
+                return PullProgress::Failed;
+            }
+            sleep(GONE_CHECK_EVERY).await;
+        }
+    }
+
+    /// Watches one ingest to its end.
+    async fn follow(&mut self, mut growing: Growing) -> End {
+        let mut seen = growing.progress().written;
+        self.pull.at_most(seen);
+        let mut position = seen;
+        let mut since = Instant::now();
+        let mut decisions = None;
+        let mut told = Instant::now();
+        let registry = self.pull.origin.as_ref().map(|origin| &origin.registry);
+        let path = Path::of(Some(Duration::ZERO), registry);
+        let mut window = Window::default();
+        loop {
+            let state = *self.states.borrow_and_update();
+            if state.sharing == Sharing::Private {
+                return End::Private;
+            }
+            if decisions.replace(state.decisions) != Some(state.decisions) {
+                since = Instant::now();
+            }
+            let progress = growing.progress();
+            let is_full = progress.total == Some(progress.written);
+            if let Some(size) = progress.total
+                && !state.has_begun
+                && (is_full || progress.written > state.resumed_from)
+            {
+                self.pull.begun();
+                self.shared
+                    .flights
+                    .report(&self.digest, PullProgress::Begun { size });
+                continue;
+            }
+            let limit = self.limit(&state, is_full);
+            tokio::select! {
+                progress = growing.until(|p| p.written > seen || p.stage != Stage::Filling) => {
+                    match progress.stage {
+                        Stage::Complete => return End::Complete,
+                        Stage::Failed => {
+                            let was_full = progress.total == Some(progress.written);
+                            return End::Gone { was_full };
+                        }
+                        Stage::Filling => {}
+                    }
+                    seen = progress.written;
+                    let waited = since.elapsed();
+                    since = Instant::now();
+                    let before = std::mem::replace(&mut position, self.pull.position(&growing));
+                    if state.role == Role::Leads {
+                        let bytes = position.saturating_sub(before);
+                        // The baseline learns from this as well. Other nodes judge whether it is low.
+                        let path = path.as_ref().map(|path| (path, &mut window));
+                        self.shared.received(path, bytes, waited);
+                    }
+                    if state.has_begun && told.elapsed() >= REPORT_EVERY {
+                        told = since;
+                        if let Some(size) = progress.total {
+                            self.shared.flights.report(&self.digest, PullProgress::Begun { size });
+                        }
+                    }
+                }
+                _ = self.states.changed() => {}
+                () = sleep_until(since + limit) => return End::Stalled,
+            }
+        }
+    }
+
+    /// How long the next byte may take.
+    fn limit(&self, state: &State, is_full: bool) -> Duration {
+        match state.role {
+            _ if is_full => COMMIT_LIMIT,
+            Role::Follows(_) => FOLLOW_LIMIT,
+            Role::Undecided | Role::Leads if state.has_begun => STALL_LIMIT,
+            Role::Undecided | Role::Leads if self.shared.store.downloads_share_slots() => {
+                QUEUE_LIMIT
+            }
+            Role::Undecided | Role::Leads => BEGIN_LIMIT,
+        }
+    }
+}

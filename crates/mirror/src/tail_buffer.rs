@@ -1,0 +1,165 @@
+//! The latest bytes of an object that are not in its file yet, for followers close behind. containerd writes in steps
+//! of 1 MiB, for which every node of a chain would wait again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// The most bytes to keep. More than a step of containerd's; a reader further behind reads the file.
+const MOST_BYTES: u64 = 2 * 1024 * 1024;
+
+/// The latest bytes of an object being received. Nothing is kept while there is no reader.
+#[derive(Debug)]
+pub struct TailBuffer {
+    ring: Mutex<Ring>,
+    /// The offset after the latest byte.
+    end: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    readers: usize,
+    /// The offset of the first byte kept.
+    start: u64,
+    end: u64,
+    chunks: VecDeque<Bytes>,
+}
+
+impl Default for TailBuffer {
+    fn default() -> Self {
+        Self {
+            ring: Mutex::default(),
+            end: watch::Sender::new(0),
+        }
+    }
+}
+
+impl TailBuffer {
+    /// Records bytes of the object.
+    pub fn write(&self, offset: u64, bytes: &Bytes) {
+        let mut ring = self.ring.lock();
+        if ring.readers == 0 || bytes.is_empty() {
+            return;
+        }
+        if ring.end != offset {
+            ring.begin_at(offset);
+        }
+        ring.end += bytes.len() as u64;
+        ring.chunks.push_back(bytes.clone());
+        while ring.end - ring.start > MOST_BYTES
+            && let Some(first) = ring.chunks.pop_front()
+        {
+            ring.start += first.len() as u64;
+        }
+        let end = ring.end;
+        drop(ring);
+        self.end.send_replace(end);
+    }
+
+    pub fn reader(self: &Arc<Self>) -> TailReader {
+        self.ring.lock().readers += 1;
+        TailReader {
+            tail: self.clone(),
+            end: self.end.subscribe(),
+        }
+    }
+}
+
+impl Ring {
+    fn begin_at(&mut self, offset: u64) {
+        self.chunks.clear();
+        (self.start, self.end) = (offset, offset);
+    }
+
+    /// The bytes at `offset`, as they arrived.
+    fn read(&self, offset: u64) -> Option<Bytes> {
+        if !(self.start..self.end).contains(&offset) {
+            return None;
+        }
+        let mut at = self.start;
+        for chunk in &self.chunks {
+            let next = at + chunk.len() as u64;
+            if offset < next {
+                return Some(chunk.slice((offset - at) as usize..));
+            }
+            at = next;
+        }
+        None
+    }
+}
+
+/// A reader. Dropping the last one frees the bytes.
+#[derive(Debug)]
+pub struct TailReader {
+    tail: Arc<TailBuffer>,
+    end: watch::Receiver<u64>,
+}
+
+impl TailReader {
+    /// Bytes that begin at `offset`, if they are kept.
+    pub fn read(&self, offset: u64) -> Option<Bytes> {
+        self.tail.ring.lock().read(offset)
+    }
+
+    /// Waits until bytes have arrived since the last call.
+    pub async fn wait(&mut self) {
+        // The buffer lives as long as its reader.
+        let _ = self.end.changed().await;
+    }
+}
+
+impl Clone for TailReader {
+    fn clone(&self) -> Self {
+        self.tail.reader()
+    }
+}
+
+impl Drop for TailReader {
+    fn drop(&mut self) {
+        let mut ring = self.tail.ring.lock();
+        ring.readers -= 1;
+        if ring.readers == 0 {
+            ring.begin_at(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keeps_the_latest_for_those_who_read() {
+        let tail = Arc::new(TailBuffer::default());
+        tail.write(0, &Bytes::from_static(b"nobody reads"));
+        let mut reader = tail.reader();
+        assert_eq!(reader.read(0), None);
+        tail.write(12, &Bytes::from_static(b"abc"));
+        tail.write(15, &Bytes::from_static(b"def"));
+        reader.wait().await;
+        assert_eq!(reader.read(13).as_deref(), Some(&b"bc"[..]));
+        assert_eq!(reader.read(15).as_deref(), Some(&b"def"[..]));
+        assert_eq!((reader.read(18), reader.read(11)), (None, None));
+        // Another request for the object, from another offset.
+        tail.write(100, &Bytes::from_static(b"x"));
+        assert_eq!(reader.read(15), None);
+        assert_eq!(reader.read(100).as_deref(), Some(&b"x"[..]));
+        drop(reader);
+        assert_eq!(tail.reader().read(100), None, "nothing was kept");
+    }
+
+    #[test]
+    fn keeps_no_more_than_it_may() {
+        let tail = Arc::new(TailBuffer::default());
+        let reader = tail.reader();
+        let chunk = Bytes::from(vec![7; 100_000]);
+        for n in 0..100 {
+            tail.write(n * 100_000, &chunk);
+        }
+        let kept = (0..100).filter(|n| reader.read(n * 100_000).is_some());
+        assert_eq!(kept.count(), 20);
+    }
+}
