@@ -22,6 +22,7 @@
     {{- if $settings.nodeSecret.enabled }}
     - --node-secret-file={{ $settings.persistence.path }}/node-secret
     {{- end }}
+    - --allow-partial
     {{- if $settings.watchConfiguration }}
     - --watch
     {{- end }}

@@ -343,6 +343,10 @@ pub struct ConfigurationArgs {
     pub node_secret_file: String,
     #[command(flatten)]
     pub credentials: CredentialsArgs,
+    /// End with exit code 0 although some registries could not be written. Each is named as an error all the same; its
+    /// pulls go on without the mirror.
+    #[arg(long, env = "ALLOW_PARTIAL", default_value = "false", num_args = 0..=1, default_missing_value = "true")]
+    pub allow_partial: String,
     /// Stay, and write the files again whenever somebody else has changed them, until SIGTERM.
     #[arg(long, env = "WATCH", default_value = "false", num_args = 0..=1, default_missing_value = "true")]
     pub watch: String,

@@ -21,7 +21,11 @@ const WATCH_PERIOD: Duration = Duration::from_secs(2);
 /// # Errors
 /// The arguments are at fault, or not all of the files could be written, in the end where they are watched.
 pub async fn run(arguments: &ConfigurationArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let (configuration, watch) = validate(arguments)?;
+    let Work {
+        configuration,
+        allow_partial,
+        watch,
+    } = validate(arguments)?;
     let configuration = Arc::new(configuration);
     let apply = || {
         let configuration = configuration.clone();
@@ -67,6 +71,7 @@ pub async fn run(arguments: &ConfigurationArgs, shutdown: CancellationToken) -> 
     }
     match failures.len() {
         0 => Ok(()),
+        _ if allow_partial => Ok(()),
         count => bail!(
             "{count} of the files for containerd could not be written; each is named above, with what to do"
         ),
@@ -98,8 +103,16 @@ pub fn log(report: &Report) {
     }
 }
 
-/// What to write, and whether to stay.
-fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<(Configuration, bool)> {
+/// What to do.
+struct Work {
+    configuration: Configuration,
+    /// Whether registries that cannot be written are no fault of the whole.
+    allow_partial: bool,
+    /// Whether to stay.
+    watch: bool,
+}
+
+fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<Work> {
     let mut faults = Faults::default();
     let registries = faults.list(
         "--mirrored-registries",
@@ -122,12 +135,13 @@ fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<(Configuration, boo
         "--prepend-existing",
         value::boolean(&arguments.prepend_existing),
     );
+    let allow_partial = faults.take("--allow-partial", value::boolean(&arguments.allow_partial));
     let watch = faults.take("--watch", value::boolean(&arguments.watch));
     let credentials = credentials::read(&arguments.credentials, &arguments.given, &mut faults);
     let path = arguments.containerd_registry_config_path.parse();
     let path = faults.take("--containerd-registry-config-path", path);
-    let all = || Some((path?, resolve_tags?, prepend?, watch?));
-    let (path, resolve_tags, prepend_existing, watch) = faults.settle(all())?;
+    let all = || Some((path?, resolve_tags?, prepend?, allow_partial?, watch?));
+    let (path, resolve_tags, prepend_existing, allow_partial, watch) = faults.settle(all())?;
     // Made only now: a command line with faults leaves nothing behind.
     let node_secret = match arguments.node_secret_file.as_str() {
         "" => None,
@@ -142,5 +156,9 @@ fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<(Configuration, boo
         credentials,
         node_secret,
     };
-    Ok((configuration, watch))
+    Ok(Work {
+        configuration,
+        allow_partial,
+        watch,
+    })
 }

@@ -347,6 +347,31 @@ fn cleanup_says_why_it_is_not_done_and_goes_on() {
 }
 
 #[test]
+fn one_registry_that_cannot_be_written_is_named_and_may_be_allowed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir_all(folder.path().join("docker.io/hosts.toml")).expect("a folder");
+    for (more, code) in [(None, 1), (Some("--allow-partial"), 0)] {
+        let output = peili()
+            .args(["configuration", "--basic-auth-dir="])
+            .args([
+                "--mirrored-registries",
+                "https://docker.io",
+                "https://quay.io",
+            ])
+            .args(["--mirror-targets", "http://10.0.0.1:5000"])
+            .arg("--containerd-registry-config-path")
+            .arg(folder.path())
+            .args(more)
+            .output()
+            .expect("it starts");
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        assert!(told.contains("docker.io/hosts.toml is a folder"), "{told}");
+        assert!(folder.path().join("quay.io/hosts.toml").is_file(), "{told}");
+    }
+}
+
+#[test]
 fn configuration_that_watches_writes_again_what_somebody_changed() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("_default/hosts.toml");
