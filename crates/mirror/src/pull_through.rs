@@ -23,7 +23,7 @@ mod tag;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oci::{Digest, Origin, Reference};
+use oci::{Digest, Reference};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -36,7 +36,7 @@ use crate::images::Images;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::request::{Kind, RequestError, Target};
-use crate::{Intake, IntakeError, Store, Upstream, UpstreamError, Visibility};
+use crate::{Intake, IntakeError, Store, Upstream, UpstreamError, UpstreamRepository, Visibility};
 
 use parts::Parts;
 use standing::Standing;
@@ -87,29 +87,39 @@ impl Tools {
 
     /// An object is handed on without being kept. Where the disk is the reason, the store says so itself, once.
     fn not_kept(&self, digest: &Digest, error: &IntakeError) {
-        if matches!(error, IntakeError::TooLarge { .. }) {
-            tracing::warn!(%digest, %error, "passed on without being kept");
-            *self.too_large.lock() = Some((Instant::now(), format!("not kept: {error}")));
-        } else {
-            tracing::debug!(%digest, %error, "passed on without being kept");
+        match error {
+            IntakeError::TooLarge { .. } => {
+                tracing::warn!(%digest, %error, "passed on without being kept");
+                *self.too_large.lock() = Some((Instant::now(), format!("not kept: {error}")));
+            }
+            IntakeError::Mismatch { .. } | IntakeError::TooLong { .. } => {
+                tracing::warn!(%digest, %error, "what was passed on was wrong");
+            }
+            IntakeError::Crowded { .. } | IntakeError::Io(_) => {
+                tracing::debug!(%digest, %error, "passed on without being kept");
+            }
         }
     }
 
-    /// What upstream answers within `limit`; its registry's standing follows from it.
+    /// What upstream answers within `limit`. How it stands with this node follows from that, but not from what a client
+    /// gets with credentials of its own.
     async fn ask<T>(
         &self,
-        origin: &Origin,
+        repository: &UpstreamRepository,
         limit: Duration,
         asked: impl Future<Output = Result<T, UpstreamError>>,
     ) -> Result<T, UpstreamError> {
         let answer = match tokio::time::timeout(limit, asked).await {
             Ok(answer) => answer,
             Err(_) => Err(UpstreamError::Unreachable(
-                origin.clone(),
+                repository.origin.clone(),
                 format!("no answer within {limit:?}"),
             )),
         };
-        self.standing.note(origin, answer.as_ref().err());
+        if repository.credentials.is_none() {
+            self.standing
+                .note(&repository.origin, answer.as_ref().err());
+        }
         answer
     }
 }

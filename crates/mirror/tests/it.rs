@@ -48,6 +48,8 @@ struct Fake {
     blobs_asked: AtomicUsize,
     bytes_sent: AtomicUsize,
     tells_no_size: Mutex<bool>,
+    /// How long it takes to say what a tag points at.
+    slow: Mutex<Duration>,
     /// What those get who bring no credentials.
     refusal: Mutex<Option<Refuse>>,
 }
@@ -102,6 +104,8 @@ impl Upstream for Fake {
         repository: &UpstreamRepository,
         tag: &Tag,
     ) -> Result<Resolved, UpstreamError> {
+        let slow = *self.slow.lock();
+        tokio::time::sleep(slow).await;
         let origin = self.reach(repository)?;
         let digest = self.tags.lock().get(tag.as_str()).cloned();
         Ok(Resolved {

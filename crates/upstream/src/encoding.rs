@@ -88,6 +88,9 @@ pub(crate) fn likely_form(beginning: &[u8]) -> Form {
     }
 }
 
+/// What a small labelled body may decode to, in bytes, while its form is found out.
+const MAX_DECODED: usize = 16 * 1024 * 1024;
+
 /// Which form a whole labelled body has that is to be the object of this digest. `None`: neither.
 pub(crate) fn form_of(body: &[u8], digest: &Digest) -> Option<Form> {
     if digest.verifies(body) {
@@ -95,8 +98,14 @@ pub(crate) fn form_of(body: &[u8], digest: &Digest) -> Option<Form> {
     }
     let mut hasher = Hasher::new(digest);
     let mut decoder = Decoder::new();
+    let mut decoded = 0;
     for part in body.chunks(DECODED_AT_ONCE) {
-        hasher.update(&decoder.push(part).ok()?);
+        let found = decoder.push(part).ok()?;
+        decoded += found.len();
+        if decoded > MAX_DECODED {
+            return None;
+        }
+        hasher.update(&found);
     }
     hasher.update(&decoder.end().ok()?);
     (hasher.finish() == *digest).then_some(Form::Gzip)

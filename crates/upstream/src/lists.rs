@@ -30,7 +30,13 @@ impl Registries {
         };
         let headers = HeaderMap::from_iter([(ACCEPT, accept)]);
         let asked = self.ask(repository, Method::GET, (&path, query), headers);
-        let asked = asked.await?.check(origin)?;
+        let asked = asked.await?;
+        // A registry that does not keep such lists; clients have another way then (distribution-spec, "Unavailable
+        // Referrers API").
+        if matches!(asked.status().as_u16(), 400 | 405 | 406 | 501) {
+            return Err(UpstreamError::NotFound(origin.clone()));
+        }
+        let asked = asked.check(origin)?;
         if asked.status() != StatusCode::OK {
             return Err(protocol(origin, &format!("{} to a GET", asked.status())));
         }

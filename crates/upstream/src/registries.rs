@@ -31,8 +31,11 @@ use crate::proxy::Proxies;
 use crate::resolve::{Names, SystemNames};
 use crate::session::{Granted, Sessions};
 
-/// Requests of one registry at the same time, blobs on their way included: five pulls of three layers each.
+/// Requests of one registry at the same time, blobs on their way left out.
 pub(crate) const PARALLEL_REQUESTS: usize = 16;
+/// Blobs on their way from one registry at the same time. They are counted apart, so that slow ones keep nobody from
+/// asking what a tag points at.
+pub(crate) const PARALLEL_BLOBS: usize = 64;
 /// Registries whose requests are counted; those not asked for longest are forgotten.
 const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// From a request to the head of its answer, with waiting for a turn, signing in and redirects.
@@ -78,7 +81,8 @@ impl Default for Limits {
 pub struct Registries {
     pub(crate) caller: Caller,
     sessions: Sessions,
-    turns: Mutex<LruCache<Registry, Arc<Semaphore>>>,
+    /// By registry, for blobs and for all else.
+    turns: Mutex<LruCache<(Registry, bool), Arc<Semaphore>>>,
     pub(crate) tags: Tags,
     pub(crate) forms: Arc<Forms>,
 }
@@ -148,9 +152,11 @@ impl Registries {
             authorization: None,
             form: None,
         };
+        let is_blob = call.method == Method::GET && path.starts_with("blobs/");
         let asking = async {
             let closed = |_| unreachable(origin, "the node is stopping");
-            let turn = self.turns(origin).acquire_owned().await.map_err(closed)?;
+            let turns = self.turns(origin, is_blob);
+            let turn = turns.acquire_owned().await.map_err(closed)?;
             let granted = self
                 .sessions
                 .ask(&self.caller, repository, &base, &call)
@@ -167,10 +173,15 @@ impl Registries {
         })
     }
 
-    fn turns(&self, origin: &Origin) -> Arc<Semaphore> {
+    fn turns(&self, origin: &Origin, of_blobs: bool) -> Arc<Semaphore> {
         let mut turns = self.turns.lock();
-        let new = || Arc::new(Semaphore::new(PARALLEL_REQUESTS));
-        turns.get_or_insert(origin.registry.clone(), new).clone()
+        let most = match of_blobs {
+            true => PARALLEL_BLOBS,
+            false => PARALLEL_REQUESTS,
+        };
+        let new = || Arc::new(Semaphore::new(most));
+        let key = (origin.registry.clone(), of_blobs);
+        turns.get_or_insert(key, new).clone()
     }
 }
 

@@ -144,10 +144,11 @@ impl Sessions {
                 }
             }
             Ok(None) => {}
-            // A token service may be one for those it knows alone.
-            Err(error) if secret.is_none() => return Err(error),
+            Err(error @ UpstreamError::Forbidden(..)) if secret.is_none() => return Err(error),
+            // A token service may be one for those it knows alone. The registry's own challenge then tells a client with
+            // credentials where to sign in.
             Err(error) => {
-                tracing::debug!(origin = %asking.origin, %error, "no anonymous token; signing in");
+                tracing::debug!(origin = %asking.origin, %error, "no anonymous token");
             }
         }
         let Some(secret) = secret else {

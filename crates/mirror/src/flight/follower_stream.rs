@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Shared;
 use super::follower_lag::{FollowerLag, SMALL_LAG, WINDOW, is_starved};
-use super::pulls::{Pull, Role, State};
+use super::pulls::{Pull, Role, Sharing, State};
 use super::slow_state::EvictionSignal;
 use crate::tail_buffer::TailReader;
 use crate::{ChainPosition, Growing, PullProgress, Stage};
@@ -24,6 +24,8 @@ pub enum Eviction {
     SlowState,
     #[error("no bytes arrive, and this node may be downstream of its own follower")]
     Ring,
+    #[error("what arrives now took credentials, and is for this node alone")]
+    Private,
 }
 
 /// The stream to one follower.
@@ -115,6 +117,9 @@ impl FollowerStream {
     /// Why the follower should use another source, if it should.
     pub fn eviction(&self) -> Option<Eviction> {
         let is_slow_node = self.eviction.is_raised();
+        if self.states.borrow().sharing == Sharing::Private {
+            return Some(Eviction::Private);
+        }
         let ring = self.is_in_ring.then_some(Eviction::Ring);
         is_slow_node.then_some(Eviction::SlowState).or(ring)
     }

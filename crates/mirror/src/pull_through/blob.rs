@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use oci::{Digest, MediaType, Ranges};
+use oci::{Digest, MediaType, RangeError, Ranges};
 use tokio::time::timeout;
 
 use super::download::Download;
@@ -61,7 +61,7 @@ impl PullThrough {
             let origin = origin.ok_or(Refusal::NoPeer(target.kind))?;
             let repository = client.repository(origin);
             let asked = tools.upstream.blob_size(&repository, digest);
-            let size = tools.ask(origin, BEGIN_LIMIT, asked).await;
+            let size = tools.ask(&repository, BEGIN_LIMIT, asked).await;
             let size = size.map_err(|error| Refusal::Upstream(target.kind, error))?;
             let size = size.or_else(|| self.told_size(digest));
             Ok(found(digest, size, Payload::Empty, Source::Upstream))
@@ -80,6 +80,10 @@ impl PullThrough {
         let Some(ranges) = &target.ranges else {
             return self.whole(target, digest, client, access).await;
         };
+        if ranges.resolve(u64::MAX) == Err(RangeError::Unsatisfiable { size: u64::MAX }) {
+            // `bytes=-0`: of no object.
+            return Err(Refusal::Unsatisfiable { size: None });
+        }
         let sources = self.sources(target, digest, client, Nodes::AsPeers);
         if let Some((growing, size)) = self.growing(digest)
             && let Some(range) = ranges.resolve(size)?.first()
@@ -91,7 +95,10 @@ impl PullThrough {
         }
         let first = ranges.first();
         let opened = match self.parts.source(digest) {
-            Some(Source::Upstream) => sources.open_upstream(Some(&first), "no_peer").await,
+            Some(Source::Upstream) => match sources.open_upstream(Some(&first), "no_peer").await {
+                Err(error) => sources.open_at_node(Some(&first)).await.map_err(|_| error),
+                opened => opened,
+            },
             Some(_) => sources.open(Some(&first)).await,
             None => {
                 let at_node = sources.open_at_node(Some(&first));
@@ -137,8 +144,8 @@ impl PullThrough {
         let sources = self.sources(target, digest, client, Nodes::InFlight);
         let opened = sources.open(None).await?;
         let (mut sink, source) = (sink, opened.source());
-        let size = opened.size.or_else(|| self.told_size(digest));
-        if let Some(size) = opened.size
+        let size = opened.size;
+        if let Some(size) = size
             && let Err(error) = sink.expect(size).await
         {
             self.tools.not_kept(digest, &error);
@@ -170,7 +177,6 @@ impl PullThrough {
         };
         let complete = (progress.stage == Stage::Complete).then_some(progress.written);
         let size = progress.total.or(complete);
-        let size = size.or_else(|| self.told_size(digest));
         let sources = self.sources(target, digest, client, Nodes::AsPeers);
         let download = Download::of_store(sources, growing, size);
         let payload = Payload::Download(Box::new(download));
@@ -192,7 +198,6 @@ impl PullThrough {
 
     fn sent_on(&self, digest: &Digest, sources: Arc<Sources>, opened: Opened) -> Found {
         let (source, size) = (opened.source(), opened.size);
-        let size = size.or_else(|| self.told_size(digest));
         let download = Download::of_source(sources, opened, size);
         found(digest, size, Payload::Download(Box::new(download)), source)
     }
@@ -237,7 +242,7 @@ impl PullThrough {
         Some((growing, size))
     }
 
-    /// The size that a manifest gives.
+    /// The size that a manifest gives. Anybody may write a manifest, so it bounds no body that is fetched whole.
     fn told_size(&self, digest: &Digest) -> Option<u64> {
         let about = self.tools.images.object_info(&*self.tools.store, digest);
         about.size.filter(|size| *size > 0)

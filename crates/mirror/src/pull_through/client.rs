@@ -27,7 +27,9 @@ impl Client {
         let agent = headers.get(USER_AGENT).map(HeaderValue::as_bytes);
         let is_containerd = agent.is_some_and(|agent| agent.starts_with(b"containerd/"));
         let is_guarded = access.authorization.is_some();
-        let credentials = headers.get(AUTHORIZATION).filter(|_| !is_guarded);
+        let credentials = headers
+            .get(AUTHORIZATION)
+            .filter(|value| !is_guarded && !value.is_empty());
         Self {
             credentials: credentials.cloned().map(ClientCredentials::new),
             keeps_to_one_source: !is_containerd,

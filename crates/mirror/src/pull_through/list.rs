@@ -1,14 +1,14 @@
 //! Lists of a repository, which upstream keeps: its tags, and what refers to a manifest.
 
 use http::header::{CONTENT_TYPE, LINK};
-use http::{HeaderName, HeaderValue, Response, Uri};
+use http::{HeaderName, HeaderValue, Response, StatusCode, Uri};
 use oci::Origin;
 
 use super::{BEGIN_LIMIT, Client, PullThrough};
 use crate::body::Body;
 use crate::refusal::Refusal;
 use crate::request::Kind;
-use crate::{List, UpstreamPage};
+use crate::{List, UpstreamError, UpstreamPage};
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
@@ -27,7 +27,7 @@ impl PullThrough {
     ) -> Result<Response<Body>, Refusal> {
         let repository = client.repository(origin);
         let asked = self.tools.upstream.page(&repository, list, query);
-        let page = self.tools.ask(origin, BEGIN_LIMIT, asked).await;
+        let page = self.tools.ask(&repository, BEGIN_LIMIT, asked).await;
         let page = page.map_err(|error| client.told_of_list(error))?;
         Ok(answer(uri, page))
     }
@@ -35,13 +35,12 @@ impl PullThrough {
 
 impl Client {
     /// A list that cannot be had is never called empty.
-    fn told_of_list(&self, error: crate::UpstreamError) -> Refusal {
+    fn told_of_list(&self, error: UpstreamError) -> Refusal {
         match self.told(Refusal::Upstream(Kind::Manifest, error)) {
-            Refusal::Upstream(_, error) | Refusal::Relayed(_, error)
-                if !super::promise::is_refusal(&error) =>
-            {
-                Refusal::NoList(error)
-            }
+            refusal @ Refusal::Upstream(_, UpstreamError::NotFound(_)) => refusal,
+            refusal @ Refusal::Relayed(..) if refusal.status() != StatusCode::NOT_FOUND => refusal,
+            refusal @ Refusal::Relayed(_, UpstreamError::NotFound(_)) => refusal,
+            Refusal::Upstream(_, error) | Refusal::Relayed(_, error) => Refusal::NoList(error),
             refusal => refusal,
         }
     }
@@ -56,6 +55,9 @@ fn answer(uri: &Uri, page: UpstreamPage) -> Response<Body> {
         headers.insert(FILTERS_APPLIED, filters);
     }
     let next = page.next.and_then(|next| {
+        // Which registry is asked is for the client to say.
+        let of_list = next.split('&').filter(|pair| !pair.starts_with("ns="));
+        let next = of_list.collect::<Vec<_>>().join("&");
         let mut asked = uri.query().unwrap_or_default().split('&');
         let namespace = asked.find(|pair| pair.starts_with("ns="));
         let namespace = namespace.map_or_else(String::new, |pair| format!("&{pair}"));

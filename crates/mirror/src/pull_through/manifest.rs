@@ -44,7 +44,7 @@ impl PullThrough {
         {
             let repository = client.repository(origin);
             let asked = tools.upstream.manifest(&repository, digest);
-            match tools.ask(origin, RESOLVE_LIMIT, asked).await {
+            match tools.ask(&repository, RESOLVE_LIMIT, asked).await {
                 Ok(manifest) => {
                     tools
                         .metrics
@@ -125,7 +125,7 @@ impl PullThrough {
                 let repository = super::sources::anonymous(origin);
                 let asked = tools.upstream.manifest(&repository, digest);
                 let fetched = tools
-                    .ask(origin, BEGIN_LIMIT, asked)
+                    .ask(&repository, BEGIN_LIMIT, asked)
                     .await
                     .map_err(|error| Refusal::Upstream(target.kind, error))?;
                 let size = fetched.bytes.len() as u64;

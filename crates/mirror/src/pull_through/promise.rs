@@ -1,15 +1,16 @@
 //! The first answer of an image is a promise for the rest of it, to clients that take one source for a whole image.
 
-use oci::{Digest, Manifest, Origin};
+use std::collections::HashSet;
+
+use oci::{Digest, Manifest, Origin, Role};
+use tokio::task::spawn_blocking;
 
 use super::standing::Access;
 use super::{Client, PullThrough, RESOLVE_LIMIT};
-use crate::{UpstreamError, local};
+use crate::{Store, UpstreamError, local};
 
 /// Manifests and layers looked at. An image with more is not called complete.
 const MOST_OBJECTS: usize = 4096;
-/// Indexes within indexes.
-const MOST_DEPTH: usize = 4;
 
 impl PullThrough {
     /// Whether a client that is handed this manifest from here will get the rest of the image.
@@ -25,7 +26,7 @@ impl PullThrough {
         let Some(origin) = origin.filter(|_| client.keeps_to_one_source) else {
             return Ok(());
         };
-        if self.is_complete(digest) {
+        if self.is_complete(digest).await {
             return Ok(());
         }
         self.lets_in(origin, digest, client).await
@@ -50,38 +51,46 @@ impl PullThrough {
         }
         let repository = client.repository(origin);
         let asked = tools.upstream.manifest(&repository, digest);
-        match tools.ask(origin, RESOLVE_LIMIT, asked).await {
+        match tools.ask(&repository, RESOLVE_LIMIT, asked).await {
             Err(error) if is_refusal(&error) => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
     /// Whether all of an image is here, for all of its platforms.
-    pub(super) fn is_complete(&self, digest: &Digest) -> bool {
-        let mut left = MOST_OBJECTS;
-        self.is_complete_within(digest, MOST_DEPTH, &mut left)
+    pub(super) async fn is_complete(&self, digest: &Digest) -> bool {
+        let (store, digest) = (self.tools.store.clone(), digest.clone());
+        let looked = spawn_blocking(move || is_complete(&*store, digest)).await;
+        looked.unwrap_or(false)
     }
+}
 
-    fn is_complete_within(&self, digest: &Digest, depth: usize, left: &mut usize) -> bool {
-        let store = &*self.tools.store;
-        let Some(bytes) = local::manifest_bytes(store, digest) else {
+fn is_complete(store: &dyn Store, root: Digest) -> bool {
+    let (mut manifests, mut seen) = (vec![root], HashSet::new());
+    while let Some(digest) = manifests.pop() {
+        if !seen.insert(digest.clone()) {
+            continue;
+        }
+        let Some(bytes) = local::manifest_bytes(store, &digest) else {
             return false;
         };
         // What names nothing is complete by itself.
         let children = Manifest::parse(&bytes).map_or_else(|_| Vec::new(), |m| m.children);
-        children.iter().all(|child| {
-            *left = left.saturating_sub(1);
-            *left > 0
-                && match child.role {
-                    oci::Role::Manifest => {
-                        depth > 0 && self.is_complete_within(&child.digest, depth - 1, left)
-                    }
-                    oci::Role::Config | oci::Role::Layer => {
-                        matches!(store.open(&child.digest), Ok(Some(_)))
-                    }
+        for child in children {
+            if child.role == Role::Manifest {
+                manifests.push(child.digest);
+            } else if !seen.contains(&child.digest) {
+                if !matches!(store.open(&child.digest), Ok(Some(_))) {
+                    return false;
                 }
-        })
+                seen.insert(child.digest);
+            }
+            if seen.len() + manifests.len() > MOST_OBJECTS {
+                return false;
+            }
+        }
     }
+    true
 }
 
 /// Whether upstream has answered, and will not give it: unlike an outage, another client may fare better.

@@ -2,6 +2,7 @@
 //! they break.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ pub struct Sources {
     digest: Digest,
     repository: Option<UpstreamRepository>,
     nodes: Nodes,
+    /// Whether some of its bytes took credentials. From then on it is no part of a flight.
+    is_private: AtomicBool,
 }
 
 /// How other nodes are asked.
@@ -102,6 +105,7 @@ impl Sources {
                 Some(_) => Nodes::Never,
                 None => nodes,
             },
+            is_private: AtomicBool::new(false),
         }
     }
 
@@ -122,8 +126,11 @@ impl Sources {
             ranges: ranges.cloned(),
             ..self.target.clone()
         };
+        let is_private = self.is_private.load(Ordering::Relaxed);
         let found = match (self.nodes, &self.tools.flight) {
-            (Nodes::InFlight, Some(flight)) => flight.find(&target, Sharing::Unknown).await?,
+            (Nodes::InFlight, Some(flight)) if !is_private => {
+                flight.find(&target, Sharing::Unknown).await?
+            }
             (Nodes::InFlight | Nodes::AsPeers, _) => self.tools.from_peers.find(&target).await?,
             (Nodes::Never, _) => return Err(Refusal::NoPeer(self.target.kind)),
         };
@@ -160,7 +167,7 @@ impl Sources {
         let kind = self.target.kind;
         let repository = self.repository.as_ref().ok_or(Refusal::NoPeer(kind))?;
         let asked = self.tools.upstream.blob(repository, &self.digest, ranges);
-        let blob = self.tools.ask(&repository.origin, BEGIN_LIMIT, asked).await;
+        let blob = self.tools.ask(repository, BEGIN_LIMIT, asked).await;
         let blob = blob.map_err(|error| match error {
             UpstreamError::Unsatisfiable { size, .. } => Refusal::Unsatisfiable { size },
             error => Refusal::Upstream(kind, error),
@@ -176,7 +183,12 @@ impl Sources {
     }
 
     fn share(&self, visibility: Visibility) {
-        if self.nodes == Nodes::InFlight {
+        if visibility == Visibility::Private {
+            self.is_private.store(true, Ordering::Relaxed);
+        }
+        let stays_private =
+            visibility == Visibility::Shared && self.is_private.load(Ordering::Relaxed);
+        if self.nodes == Nodes::InFlight && !stays_private {
             self.tools.share(&self.digest, visibility);
         }
     }

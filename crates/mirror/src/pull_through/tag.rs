@@ -1,14 +1,16 @@
 //! What a tag points at: upstream says it; while it cannot, the store's last answer stands, then the peers'.
 
-use oci::Reference;
+use oci::{Reference, TagName};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::promise::is_refusal;
-use super::{Client, PullThrough, RESOLVE_LIMIT};
+use super::{BEGIN_LIMIT, Client, PullThrough, RESOLVE_LIMIT};
 use crate::access::Access;
 use crate::found::Found;
 use crate::refusal::Refusal;
 use crate::request::Target;
-use crate::{UpstreamError, local};
+use crate::{Resolved, UpstreamError, local};
 
 impl PullThrough {
     pub(super) async fn tag(
@@ -21,9 +23,35 @@ impl PullThrough {
             return Err(Refusal::NoPeer(target.kind));
         };
         let tools = &self.tools;
-        let repository = client.repository(&name.origin);
-        let asked = tools.upstream.resolve(&repository, &name.tag);
-        let resolved = match tools.ask(&name.origin, RESOLVE_LIMIT, asked).await {
+        let mut asked = self.resolve(&name, client);
+        let resolved = match timeout(RESOLVE_LIMIT, &mut asked).await {
+            Ok(resolved) => resolved,
+            Err(_) => {
+                let late = UpstreamError::Unreachable(
+                    name.origin.clone(),
+                    format!("no answer within {RESOLVE_LIMIT:?}"),
+                );
+                let known = self.last_known(target, client, access, late).await;
+                if !client.keeps_to_one_source && known.is_err() {
+                    return known;
+                }
+                if let Ok(found) = known {
+                    // The answer counts for the next pull.
+                    let (tools, credentials) = (tools.clone(), client.credentials.is_some());
+                    self.tasks.spawn(async move {
+                        if let Ok(Ok(resolved)) = asked.await
+                            && !credentials
+                        {
+                            tools.intake.tag(&name, &resolved.digest);
+                        }
+                    });
+                    return Ok(found);
+                }
+                asked.await
+            }
+        };
+        // The task ends early with the mirror alone.
+        let resolved = match resolved.map_err(|_| Refusal::NoPeer(target.kind))? {
             Ok(resolved) => resolved,
             Err(error) => return self.last_known(target, client, access, error).await,
         };
@@ -45,6 +73,20 @@ impl PullThrough {
         Ok(found)
     }
 
+    /// Asks upstream what a tag points at, in a task: what a slow registry answers counts although nobody waits for it.
+    fn resolve(
+        &self,
+        name: &TagName,
+        client: &Client,
+    ) -> JoinHandle<Result<Resolved, UpstreamError>> {
+        let (tools, name) = (self.tools.clone(), name.clone());
+        let repository = client.repository(&name.origin);
+        self.tasks.spawn(async move {
+            let asked = tools.upstream.resolve(&repository, &name.tag);
+            tools.ask(&repository, BEGIN_LIMIT, asked).await
+        })
+    }
+
     /// What a tag pointed at when upstream last said so.
     async fn last_known(
         &self,
@@ -62,8 +104,13 @@ impl PullThrough {
         }
         // Something else than an outage: a client on its own may get more than this node.
         let must_be_whole = client.keeps_to_one_source && is_refusal(&error);
-        match local::find(&*self.tools.store, access, target) {
-            Some(found) if !must_be_whole || self.is_complete(&found.digest) => Ok(found),
+        let known = local::find(&*self.tools.store, access, target);
+        let may_be_given = match &known {
+            Some(found) => !must_be_whole || self.is_complete(&found.digest).await,
+            None => false,
+        };
+        match known {
+            Some(found) if may_be_given => Ok(found),
             _ if must_be_whole => Err(refused(error)),
             _ => match self.tools.from_peers.find(target).await {
                 Ok(found) => Ok(found),

@@ -156,17 +156,14 @@ async fn what_has_no_length_is_sent_as_it_comes() {
 }
 
 #[tokio::test]
-async fn a_manifest_tells_the_length_that_upstream_does_not() {
+async fn a_manifest_tells_the_size_that_upstream_does_not() {
     let app = app();
     *app.upstream.tells_no_size.lock() = true;
     let layer = app.upstream.put(Bytes::from_static(b"x"));
     app.upstream.image("1", &layer);
     app.get("manifests/1").await;
-    let answer = app
-        .ask(&format!("blobs/{layer}"), HERE, HeaderMap::new())
-        .await;
-    assert_eq!(answer.headers()[CONTENT_LENGTH], "1");
-    assert_eq!(read(answer).await.1, "x");
+    let head = app.head(&format!("blobs/{layer}")).await;
+    assert_eq!(head.headers()[CONTENT_LENGTH], "1");
 }
 
 #[tokio::test]
@@ -323,4 +320,68 @@ async fn what_is_damaged_on_disk_is_fetched_anew_at_once() {
     assert_eq!(status, StatusCode::OK);
     assert!(bytes == layer());
     assert_eq!(app.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_registry_is_waited_for_where_nobody_knows_the_tag() {
+    let app = app();
+    let layer = app.upstream.put(layer());
+    let old = app.upstream.image("latest", &layer);
+    *app.upstream.slow.lock() = Duration::from_secs(5);
+    let refused = app.ask("manifests/latest", HERE, containerd()).await;
+    assert_eq!(refused.status(), StatusCode::NOT_FOUND, "it asks elsewhere");
+    assert!(old.verifies(&app.get("manifests/latest").await.1));
+    let other = app.upstream.put(Bytes::from_static(b"another layer"));
+    let new = app.upstream.image("latest", &other);
+    assert!(
+        old.verifies(&app.get("manifests/latest").await.1),
+        "the last known at once"
+    );
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(
+        new.verifies(&app.get("manifests/latest").await.1),
+        "the next pull has what the registry said in the end"
+    );
+}
+
+#[tokio::test]
+async fn one_clients_credentials_say_nothing_of_others() {
+    let app = app();
+    let layer = app.upstream.put(layer());
+    let manifest = app.upstream.image("1", &layer);
+    let by_digest = format!("manifests/{manifest}");
+    assert_eq!(app.get(&by_digest).await.0, StatusCode::OK, "kept");
+    app.refuse(Some(turned_away));
+    let known = app.ask("manifests/1", HERE, known()).await;
+    assert_eq!(known.status(), StatusCode::OK);
+    let unknown = app.ask("manifests/1", HERE, HeaderMap::new()).await;
+    assert_eq!(unknown.status(), StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
+async fn a_range_of_no_byte_is_out_of_range() {
+    let app = app();
+    let digest = app.upstream.put(layer());
+    let none = app
+        .ask(&format!("blobs/{digest}"), HERE, range("bytes=-0"))
+        .await;
+    assert_eq!(none.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(app.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_list_that_is_denied_is_not_called_empty() {
+    let app = app();
+    app.refuse(Some(|origin| UpstreamError::Denied {
+        origin,
+        challenges: Vec::new(),
+    }));
+    let request = http::Request::get("/v2/quay.io/a/b/tags/list");
+    let (head, ()) = request.body(()).expect("a request").into_parts();
+    let ends = Ends {
+        remote: HERE,
+        local: HERE,
+    };
+    let denied = app.mirror.answer(&head, ends).await;
+    assert_eq!(denied.status(), StatusCode::BAD_GATEWAY);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::server::endless;
 use super::*;
 use crate::Limits;
-use crate::registries::PARALLEL_REQUESTS;
+use crate::registries::PARALLEL_BLOBS;
 
 #[tokio::test]
 async fn redirects_come_to_an_end() {
@@ -216,7 +216,7 @@ async fn requests_of_one_registry_take_turns() {
     let (registries, repository) = (registries(&server, Options::default()), repository(&server));
     let digest = Digest::sha256(b"x");
     let mut blobs = Vec::new();
-    for _ in 0..PARALLEL_REQUESTS {
+    for _ in 0..PARALLEL_BLOBS {
         let blob = registries.blob(&repository, &digest, None).await;
         blobs.push(blob.expect("begun"));
     }
@@ -224,7 +224,7 @@ async fn requests_of_one_registry_take_turns() {
     // A request that goes out would need far less; one that waits its turn waits however long this is.
     let early = tokio::time::timeout(Duration::from_millis(100), &mut next).await;
     assert!(early.is_err(), "it did not wait");
-    assert_eq!(server.seen().len(), PARALLEL_REQUESTS);
+    assert_eq!(server.seen().len(), PARALLEL_BLOBS);
     blobs.pop();
     next.await.expect("its turn");
 }
