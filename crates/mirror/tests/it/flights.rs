@@ -103,6 +103,20 @@ async fn what_takes_credentials_is_not_led() {
     assert!(!script.progress.lock().contains(&PullProgress::Done));
 }
 
+/// A peer that gave the rest would have made the whole object count as shared.
+#[tokio::test]
+async fn what_took_credentials_stays_out_of_flights_when_its_source_breaks() {
+    let (app, script) = node([Decision::Lead]);
+    *app.upstream.private.lock() = true;
+    *app.upstream.breaks_after.lock() = Some(1_200_000);
+    let digest = app.upstream.put(layer());
+    let (status, bytes) = app.get(&format!("blobs/{digest}")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(bytes == layer());
+    assert_eq!(app.asked(), 3);
+    assert_eq!(*script.offsets.lock(), [0]);
+}
+
 #[tokio::test]
 async fn what_it_follows_it_takes_in_and_goes_on_with_upstream_where_the_source_breaks() {
     let (leader, leading) = node([Decision::Lead, Decision::Lead]);
