@@ -112,9 +112,11 @@ impl Arbiter {
             {
                 return Taken::Answered(follow(now, flight, source, order));
             }
-            // It has failed, and its report is still on the way.
+            // Its download has failed, and its report is still on the way; or it ended early, and need not go on
+            // upstream.
             Some((State::Granted | State::Begun, asked, ..))
-                if request.leader_cooldown && asked.number != request.number =>
+                if asked.number != request.number
+                    && (request.leader_cooldown || flight.has_holder_for(&asker, &request)) =>
             {
                 flight.remove(&asker);
             }

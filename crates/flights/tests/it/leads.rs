@@ -205,3 +205,17 @@ fn who_lags_leads_if_nobody_else_asks() {
         }
     }
 }
+
+#[test]
+fn a_leader_whose_download_ended_early_follows_a_holder() {
+    let all = Directory::new(0..16);
+    let mut flight = Asking::new(&all);
+    flight.chain(1..3);
+    let resumed = SourceRequest {
+        offset: 5,
+        ..wanted(flight.key)
+    };
+    assert_eq!(flight.want(1, resumed.clone()), Some(Decision::Lead));
+    flight.report(2, PullProgress::Done);
+    assert_eq!(source(flight.want(1, resumed)), Some(2));
+}

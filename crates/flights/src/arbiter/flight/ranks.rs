@@ -115,6 +115,15 @@ impl Flight {
         best.map(|(_, node)| *node)
     }
 
+    /// Whether another node has the complete object and has not failed `asker`.
+    pub fn has_holder_for(&self, asker: &NodeId, request: &SourceRequest) -> bool {
+        self.sources.values().any(|source| {
+            source.state == State::Complete
+                && source.node != *asker
+                && !request.failed_sources().any(|failed| failed == source.node)
+        })
+    }
+
     /// The tree that this object takes, recomputed if size or members have changed.
     pub fn shape(&mut self, key: &Key, members: usize) -> TreeShape {
         let shape = TreeShape::new(key, self.size, self.concurrent_objects, members);
