@@ -145,10 +145,10 @@ impl Node {
 
     /// Asks this node's mirror for a blob from another host, or from the node itself, as no
     /// containerd does: status and body of the response.
-    pub fn asked_by(&self, stranger: &Host, image: &Image, blob: &Blob) -> Result<(u16, Vec<u8>)> {
+    pub fn asked_by(&self, client: &Host, image: &Image, blob: &Blob) -> Result<(u16, Vec<u8>)> {
         let (repository, digest) = (&image.repository, &blob.digest);
         let path = format!("/v2/{repository}/blobs/{digest}?ns={}", image.registry);
-        stranger.get(self.mirror()?.registry(), &path)
+        client.get(self.mirror()?.registry(), &path)
     }
 
     /// A metric of the mirror's, summed over its labels.

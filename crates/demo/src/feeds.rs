@@ -87,7 +87,7 @@ impl Flights for Recorded {
 
 #[cfg(test)]
 mod tests {
-    use mirror::{ChainPosition, Holding};
+    use mirror::ChainPosition;
 
     use super::*;
 
@@ -103,8 +103,6 @@ mod tests {
                     source: Candidate {
                         peer: PeerId::new(peer),
                         addresses: Arc::new([]),
-                        holding: Holding::Complete,
-                        zone: None,
                     },
                     position: ChainPosition::default(),
                     leader: None,

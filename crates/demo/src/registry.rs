@@ -18,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mirror::memory::MemoryCluster;
-use mirror::{Candidate, Ends, Holding, Mirror, Parts, PeerId, Reader};
+use mirror::{Candidate, Ends, Mirror, Parts, PeerId, Reader};
 use oci::Registry;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry as Metrics;
@@ -62,8 +62,6 @@ impl UpstreamRegistry {
         let alone = Candidate {
             peer: PeerId::new("upstream"),
             addresses: Arc::new([address]),
-            holding: Holding::Complete,
-            zone: None,
         };
         let parts = Parts {
             store: layout,

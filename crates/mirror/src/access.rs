@@ -77,7 +77,7 @@ impl Access {
                 .is_some_and(|given| secret.is(given.as_bytes())),
             None => same_host || digest.is_some_and(|digest| store.is_ingesting(digest)),
         };
-        if own { Caller::Own } else { Caller::Stranger }
+        if own { Caller::Own } else { Caller::Remote }
     }
 
     /// # Errors

@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
     use crate::memory::{MemoryCluster, MemoryStore};
-    use crate::{Candidate, Holding, PeerId};
+    use crate::{Candidate, PeerId};
 
     #[tokio::test]
     async fn gauges_follow_what_is_announced() {
@@ -192,8 +192,6 @@ mod tests {
         let here = Candidate {
             peer: PeerId::new("here"),
             addresses: Arc::new([]),
-            holding: Holding::Complete,
-            zone: None,
         };
         let metrics = Arc::new(Metrics::register(&mut Registry::default()));
         let catalog = store.catalog();

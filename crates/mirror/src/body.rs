@@ -17,11 +17,11 @@ use http_body::{Frame, SizeHint};
 use oci::ByteRange;
 use tokio::time::timeout;
 
-use crate::account::Account;
 use crate::flight::{Eviction, FollowerStream};
 use crate::found::{Payload, Source};
 use crate::pull_through::DownloadError;
 use crate::relay::RelayError;
+use crate::request_record::RequestRecord;
 use crate::{Growing, Stage};
 
 /// Bytes read from a file at a time. Larger reads cost memory for each stream and gain nothing measurable; smaller
@@ -74,7 +74,7 @@ type Bodies = BoxStream<'static, Result<Bytes, BodyError>>;
 pub struct Body {
     content: Content,
     source: Option<Source>,
-    account: Option<Account>,
+    record: Option<RequestRecord>,
     /// What broke the body. The connection is told a turn later and has sent by then what came before, the head too:
     /// what it still has when it is told, it drops.
     broken: Option<BodyError>,
@@ -94,7 +94,7 @@ impl Body {
         Self {
             content: Content::Bytes(bytes),
             source: None,
-            account: None,
+            record: None,
             broken: None,
         }
     }
@@ -106,15 +106,15 @@ impl Body {
         Self {
             content: Content::Stream(pieces.boxed()),
             source: None,
-            account: None,
+            record: None,
             broken: None,
         }
     }
 
-    /// Has the body's bytes and its end written to this account.
-    pub(crate) fn account(&mut self, mut account: Account) {
-        account.source = self.source;
-        self.account = Some(account);
+    /// Has the body's bytes and its end written to this record.
+    pub(crate) fn record(&mut self, mut record: RequestRecord) {
+        record.source = self.source;
+        self.record = Some(record);
     }
 }
 
@@ -130,7 +130,7 @@ pub fn of(payload: Payload, parts: Vec<Part>, source: Source) -> Body {
     Body {
         content,
         source: Some(source),
-        account: None,
+        record: None,
         broken: None,
     }
 }
@@ -345,10 +345,10 @@ impl http_body::Body for Body {
                 Poll::Ready(next) => next,
             },
         };
-        if let Some(account) = &mut this.account {
+        if let Some(record) = &mut this.record {
             match &next {
-                Some(Ok(bytes)) => account.sent(bytes.len()),
-                Some(Err(error)) => account.broke(error),
+                Some(Ok(bytes)) => record.sent(bytes.len()),
+                Some(Err(error)) => record.broke(error),
                 None => {}
             }
         }

@@ -115,7 +115,7 @@ pub struct Question {
     pub ranges: Option<Ranges>,
     /// Of the whole object in bytes, where an earlier answer has told.
     pub size: Option<u64>,
-    /// This node's place in the object's flight, for a source that it follows.
+    /// This node's position in the object's flight, for a source that it follows.
     pub position: Option<ChainPosition>,
 }
 

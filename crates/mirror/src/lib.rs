@@ -1,11 +1,10 @@
 //! The life of a pull: from a request on the registry port to the bytes that answer it.
 //!
-//! [`Mirror::answer`] is the corridor that a request walks through; each step of it is a module. What it needs of the
+//! [`Mirror::answer`] runs the request pipeline; each step of it is a module. What it needs of the
 //! world it asks through five traits: [`Store`] (what this node holds), [`Router`] (who else has it), [`Flights`] (who is
 //! getting it), and, for a store that the mirror fills itself, [`Intake`] and [`Upstream`].
 
 mod access;
-mod account;
 mod announce;
 mod body;
 mod catalog;
@@ -29,6 +28,7 @@ mod pull_through;
 mod refusal;
 mod relay;
 mod request;
+mod request_record;
 mod router;
 mod send;
 pub mod serve;
@@ -53,7 +53,7 @@ pub use mirror::{Ends, Mirror, Options, Parts, ready};
 pub use request::{
     Caller, FLIGHT, Kind, MIRRORED, NAMESPACE, NODE_SECRET, Reader, Request, RequestError, Target,
 };
-pub use router::{Candidate, Holding, PeerId, Router, Search};
+pub use router::{Candidate, PeerId, Router, Search};
 pub use store::{Begun, Content, Intake, IntakeError, Provenance, Sink, Store};
 pub use trial::{Served, TRIAL_REPOSITORY, Trial, Trials, trial_registry};
 pub use upstream::{

@@ -1,8 +1,8 @@
-//! The corridor: the life of a pull, one step after the other.
+//! The request pipeline: the life of a pull, one step after the other.
 //!
 //! who asks ([`request`](crate::request)) → may they ([`access`](crate::access)) → have we got it
 //! ([`local`](crate::local)) → who is getting it ([`flight`](crate::flight)) → who has it ([`fetch`](crate::fetch),
-//! [`relay`](crate::relay)) or how do we get it ([`pull_through`](crate::pull_through)) → send it ([`send`](crate::send)) → account for it ([`account`](crate::account)).
+//! [`relay`](crate::relay)) or how do we get it ([`pull_through`](crate::pull_through)) → send it ([`send`](crate::send)) → record it ([`request_record`](crate::request_record)).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
-use crate::account::Account;
 use crate::body::Body;
 use crate::fetch::{Fetcher, Limits, link_probe};
 use crate::flight::{Flight, Sharing};
@@ -24,6 +23,7 @@ use crate::pull_through::{Client, PullThrough};
 use crate::refusal::Refusal;
 use crate::request::conditions::{self, Outcome};
 use crate::request::{self, Caller, Kind, Reader, Request, RequestError, Target};
+use crate::request_record::RequestRecord;
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
 use crate::{Flights, Health, Intake, Router, Store, Upstream, local, send};
@@ -163,7 +163,7 @@ impl Mirror {
         let request = self.reader.read(&head.method, &head.uri, &head.headers);
         let handler = handler(&request);
         let ip = ends.remote.ip().to_canonical();
-        let mut account = Account::open(
+        let mut record = RequestRecord::open(
             self.metrics.clone(),
             head.method.clone(),
             head.uri.path(),
@@ -171,15 +171,15 @@ impl Mirror {
             handler,
         );
         let result = match request {
-            Ok(request) => self.serve(request, head, ends, &mut account).await,
+            Ok(request) => self.serve(request, head, ends, &mut record).await,
             Err(error) => Err(error.into()),
         };
         let mut response = result.unwrap_or_else(|refusal: Refusal| {
-            account.refusal = Some(refusal.to_string());
+            record.refusal = Some(refusal.to_string());
             send::refused(&refusal)
         });
-        account.status = Some(response.status());
-        response.body_mut().account(account);
+        record.status = Some(response.status());
+        response.body_mut().record(record);
         response
     }
 
@@ -188,7 +188,7 @@ impl Mirror {
         request: Request,
         head: &http::request::Parts,
         ends: Ends,
-        account: &mut Account,
+        record: &mut RequestRecord,
     ) -> Result<Response<Body>, Refusal> {
         let headers = &head.headers;
         match request {
@@ -234,7 +234,7 @@ impl Mirror {
                 if target.caller == Caller::Own {
                     Metrics::stamp(&self.metrics.own_client_last_request);
                 }
-                account.registry = target
+                record.registry = target
                     .origin
                     .as_ref()
                     .map(|origin| origin.registry.to_string());
@@ -245,7 +245,7 @@ impl Mirror {
                     target.ask_for_head_only();
                 }
                 let client = Client::of(headers, &self.access);
-                let found = self.find(&mut target, &client, account).await?;
+                let found = self.find(&mut target, &client, record).await?;
                 send::found(&target, headers, found)
             }
         }
@@ -255,14 +255,14 @@ impl Mirror {
         &self,
         target: &mut Target,
         client: &Client,
-        account: &mut Account,
+        record: &mut RequestRecord,
     ) -> Result<Found, Refusal> {
         if let Some(found) = self.trials.find(target) {
             return Ok(found);
         }
         self.access.admit(target)?;
         if target.caller == Caller::Peer {
-            return self.find_for_peer(target, account).await;
+            return self.find_for_peer(target, record).await;
         }
         let pull_through = self
             .pull_through
@@ -277,13 +277,13 @@ impl Mirror {
         {
             return Ok(found);
         }
-        account.handler = "mirror";
+        record.handler = "mirror";
         let flight = self.flight.as_ref().filter(|f| f.concerns(target));
         let result = match (pull_through, flight) {
             (Some(fetches), _) => fetches.find(target, client, &self.access).await,
             (None, Some(flight)) => {
                 Flight::ignore_range_of_all(target);
-                account.ending = flight.body_end_hook(target);
+                record.ending = flight.body_end_hook(target);
                 match flight.find(target, Sharing::Shared).await {
                     Err(refusal @ (Refusal::Leads(_) | Refusal::Alone(_)))
                         if self.router.has_legacy_peers() =>
@@ -313,18 +313,18 @@ impl Mirror {
     async fn find_for_peer(
         &self,
         target: &Target,
-        account: &mut Account,
+        record: &mut RequestRecord,
     ) -> Result<Found, Refusal> {
         let found = local::find(&*self.store, &self.access, target);
         let flight = self.flight.as_ref().filter(|_| !target.head_only);
-        let (Some(flight), Some(position)) = (flight, target.place) else {
+        let (Some(flight), Some(position)) = (flight, target.position) else {
             return found.ok_or(Refusal::NotHere(target.kind));
         };
         let found = match found {
             Some(found) => found,
             None => flight.serve_growing(target, position, &self.access).await?,
         };
-        account.upload = flight.admit(target, &found, account.ip)?;
+        record.upload = flight.admit(target, &found, record.ip)?;
         Ok(found)
     }
 

@@ -247,14 +247,11 @@ mod tests {
     use oci::Digest;
 
     use super::*;
-    use crate::Holding;
 
     fn candidate(name: &str) -> Candidate {
         Candidate {
             peer: PeerId::new(name),
             addresses: Arc::new([SocketAddr::from(([127, 0, 0, 1], 1))]),
-            holding: Holding::Complete,
-            zone: None,
         }
     }
 

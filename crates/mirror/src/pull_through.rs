@@ -2,7 +2,7 @@
 //! from upstream, and is kept on the way where it can be.
 //!
 //! This is done for the node's own clients alone: upstream is asked with the node's credentials, and what is on its way
-//! shows only when it has arrived whether it took them. A stranger gets what is here and shared, or what a peer has.
+//! shows only when it has arrived whether it took them. A remote client gets what is here and shared, or what a peer has.
 //!
 //! Unlike containerd, the clients of such a store take one source for a whole image. So a client never gets less here
 //! than at the registry: a part is fetched as a part, what cannot be kept is handed on all the same, and the first

@@ -24,7 +24,7 @@ pub const MIRRORED: HeaderName = HeaderName::from_static("x-spegel-mirrored");
 pub const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// Proves that a request comes from this node's containerd, whose hosts.toml carries the secret.
 pub const NODE_SECRET: HeaderName = HeaderName::from_static("x-peili-node-secret");
-/// The asker's place in the flight of what it asks a peer for, [`ChainPosition`] as `<epoch>-<order>` in hexadecimal: what is
+/// The asker's position in the flight of what it asks a peer for, [`ChainPosition`] as `<epoch>-<order>` in hexadecimal: what is
 /// still growing is served to it too.
 pub const FLIGHT: HeaderName = HeaderName::from_static("x-peili-flight");
 
@@ -45,7 +45,7 @@ pub enum Caller {
     /// Another node's mirror. It says so itself; nothing is granted for it.
     Peer,
     /// Anybody else.
-    Stranger,
+    Remote,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct Target {
     /// `HEAD`: the answer has no body.
     pub head_only: bool,
     /// Of a peer that follows the flight of this object; `None` too where what it says of it is not well-formed.
-    pub place: Option<ChainPosition>,
+    pub position: Option<ChainPosition>,
 }
 
 impl Target {
@@ -153,7 +153,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads a request. Who sent it is for [`crate::access`] to say; until then it is a stranger's.
+    /// Reads a request. Who sent it is for [`crate::access`] to say; until then it is a remote client's.
     ///
     /// # Errors
     /// Whatever the client got wrong.
@@ -213,11 +213,11 @@ impl Reader {
             origin,
             reference,
             ranges,
-            caller: Caller::Stranger,
+            caller: Caller::Remote,
             head_only,
-            place: headers
+            position: headers
                 .get(FLIGHT)
-                .and_then(|place| ChainPosition::parse(place.to_str().ok()?)),
+                .and_then(|position| ChainPosition::parse(position.to_str().ok()?)),
         }))
     }
 

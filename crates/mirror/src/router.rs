@@ -82,21 +82,12 @@ impl fmt::Debug for PeerId {
     }
 }
 
-/// How much of the object a candidate has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holding {
-    Complete,
-}
-
 /// A peer that may have what was looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub peer: PeerId,
     /// Where the peer's registry listens: all its addresses, IPv4 and IPv6, in no order. Never empty.
     pub addresses: Arc<[SocketAddr]>,
-    pub holding: Holding,
-    /// The peer's failure domain, where it has said so.
-    pub zone: Option<Arc<str>>,
 }
 
 /// Candidates as they are found. Ends when all who could know have answered; dropping it ends the search.

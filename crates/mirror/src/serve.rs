@@ -84,7 +84,7 @@ where
 {
     let shutdown = shutdown.into();
     let connections = TaskTracker::new();
-    let seats = Seats {
+    let permits = ConnectionPermits {
         own: Arc::new(Semaphore::new(MOST_OWN_CONNECTIONS)),
         others: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
     };
@@ -92,11 +92,11 @@ where
         let (handler, drain) = (handler.clone(), shutdown.drain.clone());
         connections.spawn(async move {
             connection(accepted.stream, accepted.ends, handler, drain).await;
-            drop(accepted.seat);
+            drop(accepted.permit);
         });
     };
     while let Some(accepted) = shutdown.close.run_until_cancelled(listener.accept()).await {
-        match accepted.and_then(|(stream, remote)| seats.seat(stream, remote)) {
+        match accepted.and_then(|(stream, remote)| permits.admit(stream, remote)) {
             Ok(Some(accepted)) => answer(accepted),
             Ok(None) => {}
             Err(error) => {
@@ -110,7 +110,7 @@ where
     }
     // What the kernel has accepted for us must not end in a reset: the client holds a connection and has sent a request.
     match listener.into_std() {
-        Ok(listener) => accepted_by_kernel(&listener, &seats)
+        Ok(listener) => accepted_by_kernel(&listener, &permits)
             .into_iter()
             .for_each(answer),
         Err(error) => tracing::debug!(%error, "connections that waited to be accepted were lost"),
@@ -119,54 +119,61 @@ where
     connections.wait().await;
 }
 
-/// A connection, and the place that it takes.
+/// A connection, and the permit that it holds.
 struct Accepted {
     stream: TcpStream,
     ends: Ends,
-    seat: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
-struct Seats {
+struct ConnectionPermits {
     own: Arc<Semaphore>,
     others: Arc<Semaphore>,
 }
 
-impl Seats {
-    /// Gives a connection a place. This host's own clients have places of their own, so that nobody can take theirs;
-    /// anybody else for whom there is none is turned away rather than kept waiting.
-    fn seat(&self, stream: TcpStream, remote: SocketAddr) -> io::Result<Option<Accepted>> {
+impl ConnectionPermits {
+    /// Admits a connection. This host's own clients have permits of their own, so that nobody can take theirs. Other
+    /// clients without a permit are turned away rather than kept waiting.
+    fn admit(&self, stream: TcpStream, remote: SocketAddr) -> io::Result<Option<Accepted>> {
         let ends = Ends {
             remote,
             local: stream.local_addr()?,
         };
-        let seats = if is_this_host(ends.remote, ends.local) {
+        let permits = if is_this_host(ends.remote, ends.local) {
             &self.own
         } else {
             &self.others
         };
-        let Ok(seat) = seats.clone().try_acquire_owned() else {
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
             tracing::debug!(%remote, "turned away: too many connections");
             return Ok(None);
         };
         stream.set_nodelay(true)?;
-        Ok(Some(Accepted { stream, ends, seat }))
+        Ok(Some(Accepted {
+            stream,
+            ends,
+            permit,
+        }))
     }
 }
 
 /// The connections that wait in the kernel's queue. It holds [`BACKLOG`] at the most, and whoever connects while it is
 /// emptied is not waited for.
-fn accepted_by_kernel(listener: &std::net::TcpListener, seats: &Seats) -> Vec<Accepted> {
+fn accepted_by_kernel(
+    listener: &std::net::TcpListener,
+    permits: &ConnectionPermits,
+) -> Vec<Accepted> {
     let mut accepted = Vec::new();
     for _ in 0..BACKLOG {
         let Ok((stream, remote)) = listener.accept() else {
             break;
         };
-        let seated = stream
+        let admitted = stream
             .set_nonblocking(true)
             .and_then(|()| TcpStream::from_std(stream))
-            .and_then(|stream| seats.seat(stream, remote));
-        match seated {
-            Ok(seated) => accepted.extend(seated),
+            .and_then(|stream| permits.admit(stream, remote));
+        match admitted {
+            Ok(admitted) => accepted.extend(admitted),
             Err(error) => tracing::debug!(%remote, %error, "a connection that waited was lost"),
         }
     }

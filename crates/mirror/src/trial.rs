@@ -216,9 +216,9 @@ mod tests {
             origin: Some(trial.image.origin.clone()),
             reference: Reference::Digest(digest.clone()),
             ranges: None,
-            caller: Caller::Stranger,
+            caller: Caller::Remote,
             head_only: false,
-            place: None,
+            position: None,
         }
     }
 

@@ -110,7 +110,7 @@ mod tests {
             ranges,
             caller: Caller::Own,
             head_only: false,
-            place: None,
+            position: None,
         }
     }
 

@@ -22,9 +22,9 @@ use http_body_util::BodyExt;
 use layout::Layout;
 use mirror::memory::MemoryCluster;
 use mirror::{
-    Access, Body, Candidate, Ends, Flights, Holding, Limits, List, MIRRORED, Mirror, Options,
-    Parts, PeerId, Reader, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest,
-    UpstreamPage, UpstreamRepository, Visibility,
+    Access, Body, Candidate, Ends, Flights, Limits, List, MIRRORED, Mirror, Options, Parts, PeerId,
+    Reader, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest, UpstreamPage,
+    UpstreamRepository, Visibility,
 };
 use oci::{Digest, Origin, Ranges, Tag};
 use parking_lot::Mutex;
@@ -251,8 +251,6 @@ fn app_of(limit: u64, flights: Option<Arc<dyn Flights>>) -> TestApp {
     let node = Candidate {
         peer: PeerId::new("here"),
         addresses: Arc::new([HERE]),
-        holding: Holding::Complete,
-        zone: None,
     };
     let parts = Parts {
         store: store.clone(),

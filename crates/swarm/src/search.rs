@@ -158,7 +158,7 @@ impl Searches {
 
 #[cfg(test)]
 mod tests {
-    use mirror::{Holding, Search};
+    use mirror::Search;
 
     use super::*;
 
@@ -166,8 +166,6 @@ mod tests {
         Candidate {
             peer: mirror::PeerId::new(name),
             addresses: [([127, 0, 0, 1], 5000).into()].into(),
-            holding: Holding::Complete,
-            zone: None,
         }
     }
 

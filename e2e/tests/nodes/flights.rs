@@ -123,15 +123,18 @@ async fn has_begun(node: &Node, image: &Image) -> Result<()> {
 }
 
 /// Where the mirror knows its containerd by a secret, whoever else asks while a layer is on its way
-/// gets complete content or none: another node, a client on the node itself, a stranger. No pull
+/// gets complete content or none: another node, a client on the node itself, another host. No pull
 /// begins on their behalf, and none is waited for.
-pub async fn strangers_lead_and_follow_nothing(lab: Lab, containerd: Generation) -> Result<()> {
+pub async fn remote_clients_lead_and_follow_nothing(
+    lab: Lab,
+    containerd: Generation,
+) -> Result<()> {
     let settings = Settings {
         secret: true,
         ..Settings::default()
     };
     let [puller, other] = start(&lab, containerd, settings).await?;
-    let stranger = lab.add_host("stranger", 41)?;
+    let outside = lab.add_host("outside", 41)?;
     let image = lab.upstream.push("lab/app", "v1", &[LONG_LAYER])?;
     let layer = &image.blobs[1];
     let sought = || -> Result<f64> {
@@ -140,7 +143,7 @@ pub async fn strangers_lead_and_follow_nothing(lab: Lab, containerd: Generation)
     };
     let asks = async || -> Result<bool> {
         for (asked, host) in [
-            (&puller, &stranger),
+            (&puller, &outside),
             (&puller, &other.host),
             (&puller, &puller.host),
             (&other, &other.host),

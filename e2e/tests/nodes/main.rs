@@ -96,7 +96,7 @@ tests_on! { flights_1_6, V1_6:
 }
 
 tests_on! { flights_1_7, V1_7:
-    flights::strangers_lead_and_follow_nothing,
+    flights::remote_clients_lead_and_follow_nothing,
     flight_faults::leader_is_cancelled,
     flight_faults::leaders_mirror_dies,
     flights::slow_node_is_known,
@@ -105,7 +105,7 @@ tests_on! { flights_1_7, V1_7:
 }
 
 tests_on! { flights_2, V2:
-    flights::strangers_lead_and_follow_nothing,
+    flights::remote_clients_lead_and_follow_nothing,
     flights::parallel_ranges_cost_upstream_once,
     flights::opposite_order_blocks_nobody,
     flight_faults::leaders_containerd_dies,

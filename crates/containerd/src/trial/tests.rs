@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use http_body_util::BodyExt as _;
 use mirror::memory::{MemoryCluster, MemoryStore};
-use mirror::{Access, Candidate, Ends, Holding, Limits, Mirror, Options, Parts, PeerId, Reader};
+use mirror::{Access, Candidate, Ends, Limits, Mirror, Options, Parts, PeerId, Reader};
 use parking_lot::Mutex;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -78,8 +78,6 @@ fn mirror() -> Mirror {
     let node = Candidate {
         peer: PeerId::new("node"),
         addresses: [([127, 0, 0, 1], 5000).into()].into(),
-        holding: Holding::Complete,
-        zone: None,
     };
     let parts = Parts {
         store: Arc::new(MemoryStore::default()),

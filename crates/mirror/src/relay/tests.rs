@@ -14,7 +14,7 @@ use super::*;
 use crate::fetch::Limits;
 use crate::memory::{MemoryCluster, MemoryStore};
 use crate::mirror::{Ends, Mirror, Options, Parts};
-use crate::{Body, Candidate, Holding, PeerId, Router};
+use crate::{Body, Candidate, PeerId, Router};
 
 /// What a peer does with the connections it gets.
 #[derive(Clone)]
@@ -152,8 +152,6 @@ fn candidate(number: usize, address: SocketAddr) -> Candidate {
     Candidate {
         peer: PeerId::new(&format!("peer{number}")),
         addresses: Arc::new([address]),
-        holding: Holding::Complete,
-        zone: None,
     }
 }
 

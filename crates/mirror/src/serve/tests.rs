@@ -11,7 +11,7 @@ use super::*;
 use crate::fetch::Limits;
 use crate::memory::{MemoryCluster, MemoryStore};
 use crate::mirror::{Options, Parts};
-use crate::{Candidate, Holding, PeerId};
+use crate::{Candidate, PeerId};
 
 struct TestApp {
     address: SocketAddr,
@@ -32,8 +32,6 @@ async fn app() -> TestApp {
     let here = Candidate {
         peer: PeerId::new("here"),
         addresses: Arc::new([]),
-        holding: Holding::Complete,
-        zone: None,
     };
     let parts = Parts {
         store,

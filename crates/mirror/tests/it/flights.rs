@@ -128,8 +128,6 @@ async fn what_it_follows_it_takes_in_and_goes_on_with_upstream_where_the_source_
         source: Candidate {
             peer: PeerId::new("leader"),
             addresses: Arc::new([listener.local_addr().expect("bound")]),
-            holding: Holding::Complete,
-            zone: None,
         },
         position: ChainPosition { epoch: 1, order: 1 },
         leader: None,

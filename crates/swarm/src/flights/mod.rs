@@ -14,7 +14,7 @@ use ::flights::{
     Datagram, Decision, DecodeError, Key, NodeId, PullProgress, RequestId, SourceRequest, Time,
 };
 use libp2p::PeerId;
-use mirror::{Candidate, Holding};
+use mirror::Candidate;
 use oci::Digest;
 use rand::seq::IteratorRandom as _;
 use tokio::sync::oneshot;
@@ -369,8 +369,6 @@ impl Flights {
         has_any.then_some(Candidate {
             peer: mirror_peer(&peer_id(id)?),
             addresses: addresses.into(),
-            holding: Holding::Complete,
-            zone: member.contact.zone().map(Into::into),
         })
     }
 }

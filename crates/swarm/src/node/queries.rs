@@ -10,7 +10,7 @@ use libp2p::kad::{
 };
 use libp2p::swarm::{ConnectionId, NetworkBehaviour as _};
 use libp2p::{Multiaddr, PeerId};
-use mirror::{Candidate, Holding};
+use mirror::Candidate;
 
 use super::{Find, Node};
 use crate::addresses::Sockets;
@@ -102,8 +102,6 @@ impl Node {
         let candidate = Candidate {
             peer: mirror_peer(&provider),
             addresses: addresses.into(),
-            holding: Holding::Complete,
-            zone: None,
         };
         self.deliver(key, candidate);
         true

@@ -23,8 +23,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::memory::{MemoryCluster, MemoryStore};
 use crate::request::{FLIGHT, MIRRORED};
 use crate::{
-    Access, Body, Candidate, ChainPosition, Decision, Ends, Flights, Growing, Holding, Limits,
-    Mirror, NodeId, Options, Parts, PeerId, Progress, PullProgress, Reader, SourceRequest, Stage,
+    Access, Body, Candidate, ChainPosition, Decision, Ends, Flights, Growing, Limits, Mirror,
+    NodeId, Options, Parts, PeerId, Progress, PullProgress, Reader, SourceRequest, Stage,
 };
 
 /// Longer than anything here takes.
@@ -173,8 +173,6 @@ pub fn candidate(address: SocketAddr) -> Candidate {
     Candidate {
         peer: peer(&format!("peer-{}", address.port())),
         addresses: Arc::new([address]),
-        holding: Holding::Complete,
-        zone: None,
     }
 }
 

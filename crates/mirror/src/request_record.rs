@@ -1,4 +1,4 @@
-//! Account for it: the last step of a pull. One log line and one set of metrics for each request, written when the
+//! Records a request: the last step of a pull. One log line and one set of metrics for each request, written when the
 //! last byte of its answer has been sent, or when the client is gone.
 
 use std::net::IpAddr;
@@ -18,8 +18,8 @@ const MOST_PATH: usize = 512;
 /// The status noted down for a client that left before there was an answer, as nginx has it.
 const CLIENT_GONE: u16 = 499;
 
-/// What is noted down about a request. Dropping it closes the account.
-pub struct Account {
+/// What is noted down about a request. Dropping it closes the record.
+pub struct RequestRecord {
     metrics: Arc<Metrics>,
     started: Instant,
     method: Method,
@@ -41,7 +41,7 @@ pub struct Account {
     broken: Option<String>,
 }
 
-impl Account {
+impl RequestRecord {
     pub fn open(
         metrics: Arc<Metrics>,
         method: Method,
@@ -93,7 +93,7 @@ impl Account {
     }
 }
 
-impl Drop for Account {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         if let Some(ending) = &self.ending {
             ending.ended(self.bytes, self.broken.is_some());
