@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use bytes::Bytes;
-use flights::{Decision, RequestId};
+use flights::{Decision, Event as FlightEvent, RequestId, SourceStatus};
 
 use crate::setup::{Micros, Plan};
 
@@ -76,10 +76,18 @@ pub enum Event {
         node: u32,
     },
     OwnersDie,
-    /// A node is told that it is too slow for its source, which receives `rate` bytes per second.
-    TooSlow {
+    /// A node has something to do, or learns something about itself.
+    Flight {
         node: u32,
-        rate: u64,
+        event: FlightEvent,
+    },
+    LinkTested {
+        node: u32,
+    },
+    /// A source says how far it is.
+    Status {
+        pull: Attempt,
+        status: SourceStatus,
     },
     Detected {
         nodes: Vec<u32>,

@@ -1,6 +1,6 @@
 //! Flows of bytes: they begin and end, and advance with each step of the links.
 
-use flights::PullProgress;
+use flights::{PullProgress, SourceWatch};
 
 use crate::links::Flow;
 use crate::setup::{MILLI, Micros, SECOND};
@@ -68,23 +68,16 @@ impl World {
             node,
             source,
             object,
-            began: self.now,
             last: self.now,
             reported: self.now,
-            taken: self.pull(node, object).got,
-            came: self.got_at(source, object),
+            watch: SourceWatch::new(self.time()),
+            is_asking: false,
             want: 0,
             given: 0.0,
         });
         if source != self.links.upstream() {
             self.members[source as usize].uploads += 1;
         }
-    }
-
-    /// The bytes of an object at a node; none for upstream.
-    fn got_at(&self, node: u32, object: u32) -> u64 {
-        let at = node as usize * self.setup.objects.len() + object as usize;
-        self.pulls.get(at).map_or(0, |pull| pull.got)
     }
 
     /// Ends the flow of an object to a node, if there is one.
@@ -106,7 +99,7 @@ impl World {
     /// Accounts for the bytes of one step.
     fn settle_flows(&mut self) {
         let upstream = self.links.upstream();
-        let (mut done, mut begun, mut broken, mut stalled) = (vec![], vec![], vec![], vec![]);
+        let (mut done, mut begun, mut stalled) = (vec![], vec![], vec![]);
         let objects = self.setup.objects.len();
         for flow in &mut self.flows {
             let pull = &mut self.pulls[flow.node as usize * objects + flow.object as usize];
@@ -114,9 +107,11 @@ impl World {
             let came = flow.given.ceil().min(flow.want as f64) as u64;
             pull.got += came;
             if flow.source == upstream {
+                pull.led += came;
                 self.counts.upstream_bytes += came;
             } else {
                 self.counts.peer_bytes += came;
+                self.members[flow.source as usize].sent.total += came;
             }
             if came > 0 {
                 flow.last = self.now;
@@ -130,8 +125,6 @@ impl World {
             } else if pull.begun && came > 0 && self.now - flow.reported >= REPORT_EVERY {
                 flow.reported = self.now;
                 begun.push(at);
-            } else if flow.source != upstream && self.now - flow.last >= pull.role.stall_limit() {
-                broken.push(at);
             } else if self.now - flow.last >= STALL && !pull.stalled {
                 pull.stalled = true;
                 stalled.push(at);
@@ -144,12 +137,9 @@ impl World {
         for (node, object) in stalled {
             self.report(node, object, PullProgress::Failed);
         }
-        for (node, object) in broken {
-            self.counts.broken += 1;
-            self.source_failed(self.current(node, object));
-        }
         for (node, object) in done {
             self.finish(node, object);
         }
+        self.watch_sources();
     }
 }

@@ -6,24 +6,25 @@
 //! link may be partly idle, never overcommitted. Not modelled: TCP's slow start, unfairness and losses, and
 //! acknowledgements that wait behind data.
 
+use flights::SourceWatch;
+
 /// The rounds of a step. Three times as many change the times in the docs by less than 1 %.
 const ROUNDS: usize = 4;
 
 /// Bytes on the way from a node or upstream to a node.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Flow {
     pub node: u32,
     /// The node that sends, or [`Links::upstream`].
     pub source: u32,
     pub object: u32,
-    /// When it began, and when the last bytes came, in microseconds.
-    pub began: u64,
+    /// When the last bytes came, in microseconds.
     pub last: u64,
     /// When the last report of bytes was sent.
     pub reported: u64,
-    /// The bytes at the node and at the source at the last comparison.
-    pub taken: u64,
-    pub came: u64,
+    pub watch: SourceWatch,
+    /// A question to the source is on the way.
+    pub is_asking: bool,
     /// The bytes that the source could send now.
     pub want: u64,
     /// The bytes of this step.
@@ -127,6 +128,8 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
+    use flights::Time;
+
     use super::*;
 
     fn flow(source: u32, node: u32, want: u64) -> Flow {
@@ -134,11 +137,10 @@ mod tests {
             node,
             source,
             object: 0,
-            began: 0,
             last: 0,
             reported: 0,
-            taken: 0,
-            came: 0,
+            watch: SourceWatch::new(Time(0)),
+            is_asking: false,
             want,
             given: 0.0,
         }

@@ -3,14 +3,12 @@
 //! - [`scenario`]: what happens to a cluster; [`setup`]: the same in figures.
 //! - [`world`], [`event`]: virtual time; [`pull`]: what containerd and the mirror of a node do; [`state_machine`]: the
 //!   rules.
-//! - [`links`], [`flows`], [`follower_lag`], [`link_probe`], [`network`]: bytes and datagrams between nodes.
+//! - [`links`], [`flows`], [`speed`], [`network`]: bytes and datagrams between nodes.
 //! - [`measure`], [`table`], [`plot`], [`docs`]: the results.
 
 mod docs;
 mod event;
 mod flows;
-mod follower_lag;
-mod link_probe;
 mod links;
 mod measure;
 mod network;
@@ -19,6 +17,7 @@ mod pull;
 mod random;
 mod scenario;
 mod setup;
+mod speed;
 mod state_machine;
 mod table;
 #[cfg(test)]

@@ -19,6 +19,9 @@ pub const SMALL: u64 = 64 * 1024;
 /// The uploads of a node at once. As in `mirror::flight`, like the four below.
 const MOST_UPLOADS: u32 = 24;
 const ANSWER_LIMIT: Micros = SECOND;
+const EVICTED_FOR: Micros = 2 * SECOND;
+const MAX_LEFT: u8 = 3;
+const LEFT_PAUSE: Micros = 10 * SECOND;
 const MOST_FAILED: usize = 16;
 const GONE_LIMIT: Micros = 250 * MILLI;
 /// The time after which a request is requeued, the first and the second time. As in `mirror::flight`.
@@ -180,17 +183,20 @@ impl World {
         let requeue_after = self.requeue_after(node, object).unwrap_or_default();
         let wanted = SourceRequest {
             repository: u64::from(about.image),
-            registry: 1,
+            registry: crate::speed::REGISTRY,
             size: Some(about.size).filter(|_| !is_manifest),
             concurrent_objects: about.concurrent_objects.into(),
             preferred_leader: node_field(leader),
             offset: pull.got,
             // The latest first.
             failed_sources: nodes_field(pull.failed.iter().rev().copied()),
+            slow_source: node_field(pull.slow_source),
             requeue_after_ms: requeue_after.as_millis() as u32,
             ..SourceRequest::of_key(about.key)
         };
-        self.pull_mut(node, object).phase = Phase::Requesting;
+        let pull = self.pull_mut(node, object);
+        pull.phase = Phase::Requesting;
+        pull.slow_source = None;
         let request = self.drive(node, |machine, now, dir| {
             machine.request_source(now, wanted, dir)
         });
@@ -239,7 +245,7 @@ impl World {
         }
     }
 
-    fn is_current(&self, attempt: Attempt) -> bool {
+    pub fn is_current(&self, attempt: Attempt) -> bool {
         self.members[attempt.node as usize].alive
             && self.pull(attempt.node, attempt.object).attempt == attempt.number
     }
@@ -279,7 +285,8 @@ impl World {
         if own.phase == Phase::Requesting && !has_more {
             return self.push(self.now + AGAIN, Event::Asked { pull });
         }
-        let may = is_done || has_more || (is_ahead && own.phase != Phase::Absent);
+        let is_evicted = own.evicted.is_some_and(|at| self.now - at < EVICTED_FOR);
+        let may = is_done || !is_evicted && (has_more || is_ahead && own.phase != Phase::Absent);
         if !may || self.members[source as usize].uploads >= MOST_UPLOADS {
             self.counts.refused += 1;
             self.push(back, Event::SourceFailed { pull });
@@ -309,6 +316,23 @@ impl World {
         match self.setup.mode {
             Mode::Peili => self.request_source(node, object),
             Mode::Spegel | Mode::Alone => self.looked_up(node, object),
+        }
+    }
+
+    /// Goes on with another source than a slow one.
+    pub fn leave_slow(&mut self, node: u32, object: u32) {
+        let (now, seed) = (self.now, self.setup.seed);
+        let it = self.pull_mut(node, object);
+        let (times, last) = it.left;
+        if let Role::Follows(source, _) = it.role
+            && times < MAX_LEFT
+            && (times == 0 || now - last >= LEFT_PAUSE)
+        {
+            it.left = (times + 1, now);
+            it.slow_source = Some(id(source, seed));
+            self.drop_flow(node, object);
+            self.pull_mut(node, object).attempt += 1;
+            self.request_source(node, object);
         }
     }
 

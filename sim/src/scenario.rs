@@ -117,7 +117,7 @@ impl Scenario {
             owners_die: None,
             stalls: None,
             partition: None,
-            are_links_known: !matches!(self, Self::Slowed | Self::SlowedAgain),
+            were_links_fast: matches!(self, Self::Slowed | Self::SlowedAgain),
             left_out: Vec::new(),
             step: 0,
             limit: 0,

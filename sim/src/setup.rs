@@ -88,8 +88,8 @@ pub struct Setup {
     pub stalls: Option<u32>,
     /// Even and odd nodes do not hear each other between these times.
     pub partition: Option<(Micros, Micros)>,
-    /// Nodes measure their links before they pull anything. Otherwise the links have changed since.
-    pub are_links_known: bool,
+    /// Links have become slow since nodes tested them.
+    pub were_links_fast: bool,
     /// Nodes whose times do not count.
     pub left_out: Vec<u32>,
     /// A step of the model of links.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use flights::members::{Change, Contact, Member};
 use flights::slots::{Owners, ShardMap, Slot, SlotChange};
 use flights::{
-    Born, Coordinator, Decision, Key, Node, NodeId, PullProgress, RequestId, SourceRequest, Time,
-    View,
+    Born, Coordinator, Decision, Event, Key, LinkTest, Node, NodeId, PullProgress, ReceiveRates,
+    RequestId, SourceRequest, Time, View,
 };
 
 /// How long an unreachable member does not count as an owner. As in `flights::Node`.
@@ -349,20 +349,37 @@ impl StateMachine {
         }
     }
 
-    pub fn take_too_slow(&mut self) -> Option<u64> {
+    pub fn take_events(&mut self) -> Vec<Event> {
         match self {
-            Self::Own(node) => node.take_too_slow(),
-            Self::Shares(sharer) => sharer.coordinator.take_too_slow(),
+            Self::Own(node) => node.take_events(),
+            Self::Shares(sharer) => sharer.coordinator.take_events(),
         }
     }
 
-    pub fn set_slow(&mut self, now: Time, is_slow: bool, membership: &SharedMembership) {
+    pub fn observe(&mut self, now: Time, rates: &ReceiveRates, membership: &SharedMembership) {
         match self {
-            Self::Own(node) => node.set_slow(now, is_slow),
+            Self::Own(node) => node.observe(now, rates),
             Self::Shares(sharer) => {
                 let (coordinator, view) = sharer.parts(now, membership);
-                coordinator.set_slow(now, is_slow, &view);
+                coordinator.observe(now, rates, &view);
             }
+        }
+    }
+
+    pub fn link_tested(&mut self, now: Time, test: LinkTest, membership: &SharedMembership) {
+        match self {
+            Self::Own(node) => node.link_tested(now, test),
+            Self::Shares(sharer) => {
+                let (coordinator, view) = sharer.parts(now, membership);
+                coordinator.link_tested(now, test, &view);
+            }
+        }
+    }
+
+    pub fn bandwidth(&self) -> Option<u64> {
+        match self {
+            Self::Own(node) => node.bandwidth(),
+            Self::Shares(sharer) => sharer.coordinator.bandwidth(),
         }
     }
 

@@ -1,14 +1,14 @@
 //! Virtual time: events, steps of the links, and the state of all nodes.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
-use flights::{ChainPosition, NodeId, RequestId, Time};
+use flights::{ChainPosition, Condition, NodeId, RequestId, Time};
 
 use crate::event::{Attempt, Event, EventQueue};
-use crate::follower_lag::WINDOW;
 use crate::links::{Flow, Links};
 use crate::random::Random;
 use crate::setup::{MILLI, Membership, Micros, Plan, SECOND, Setup};
+use crate::speed::{Meter, OBSERVE_EVERY, SentMeter};
 use crate::state_machine::{SharedMembership, StateMachine, id};
 
 /// Full nodes find each other for this long before the pulls.
@@ -17,13 +17,8 @@ const WARM_UP: Micros = 40 * SECOND;
 const DETECTION: Micros = 8 * SECOND;
 /// A file of containerd grows in steps of this many bytes.
 pub const FILE_STEP: u64 = 1024 * 1024;
-/// A pull has stalled after this time without a byte, and so has a source that never sent any. As in `mirror::flight`.
-pub const STALL: Micros = 10 * SECOND;
-/// A source has failed after this time without a byte, and later if it is further down a chain.
-const BREAK: Micros = 4 * SECOND;
-const BREAK_STEP: Micros = SECOND / 2;
-const BREAK_STEPS: u64 = 20;
-
+/// A pull has stalled after this time without a byte. As in `mirror::flight`.
+pub const STALL: Micros = 3 * SECOND;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     #[default]
@@ -45,27 +40,16 @@ pub enum Role {
     Leads,
 }
 
-impl Role {
-    /// How long the bytes of a source may stop.
-    pub fn stall_limit(&self) -> Micros {
-        match self {
-            Self::Follows(_, position) if position.is_of_shard() => {
-                BREAK + BREAK_STEP * BREAK_STEPS
-            }
-            Self::Follows(_, position) => {
-                BREAK + BREAK_STEP * u64::from(position.order).min(BREAK_STEPS)
-            }
-            Self::None | Self::Leads => BREAK,
-        }
-    }
-}
-
 /// An object at a node.
 #[derive(Clone, Debug, Default)]
 pub struct Pull {
     pub phase: Phase,
     pub role: Role,
     pub got: u64,
+    /// Of these, from upstream.
+    pub led: u64,
+    /// When its followers were told to use another source.
+    pub evicted: Option<Micros>,
     pub attempt: u32,
     /// The bytes present when the lead was granted.
     pub mark: u64,
@@ -75,6 +59,10 @@ pub struct Pull {
     pub stalled: bool,
     pub empty_attempts: u8,
     pub failed: Vec<NodeId>,
+    /// The source that was left because it is slow, until it is reported.
+    pub slow_source: Option<NodeId>,
+    /// How often that happened, and when last.
+    pub left: (u8, Micros),
     pub leader: Option<NodeId>,
 }
 
@@ -93,13 +81,9 @@ pub struct Member {
     pub started: Micros,
     pub finished: Option<Micros>,
     pub received: u64,
-    /// The bytes received until the last check of followers, and the rate between the last two.
-    pub taken: u64,
-    pub rate: u64,
-    /// The most received lately.
-    pub best: u64,
-    /// Whether the node is slow.
-    pub is_slow: bool,
+    pub meter: Meter,
+    pub sent: SentMeter,
+    pub condition: Condition,
     wake_at: Option<Micros>,
     ticked: Micros,
     /// When the task that handles messages is free, and when the cores that make connections are.
@@ -136,9 +120,7 @@ pub struct World {
     pub waiters: HashMap<(u32, u32), Vec<Attempt>>,
     /// The holders of each object, for Spegel's rule.
     pub complete: Vec<Vec<u32>>,
-    /// The checks in a row in which a follower was too slow.
-    pub strikes: BTreeMap<(u32, u32), u8>,
-    check_followers_at: Micros,
+    observe_at: Micros,
     /// The node whose upstream has stalled.
     pub stalled_leader: Option<u32>,
     pub unfinished: usize,
@@ -172,10 +154,9 @@ impl World {
                 started: 0,
                 finished: None,
                 received: 0,
-                taken: 0,
-                rate: 0,
-                best: 0,
-                is_slow: false,
+                meter: Meter::default(),
+                sent: SentMeter::default(),
+                condition: Condition::default(),
                 wake_at: None,
                 ticked: 0,
                 free: 0,
@@ -184,7 +165,7 @@ impl World {
         };
         let mut world = Self {
             now: 0,
-            origin: if is_own { WARM_UP } else { SECOND },
+            origin: if is_own { WARM_UP } else { 5 * SECOND },
             members: (0..nodes).map(member).collect(),
             pulls: vec![Pull::default(); nodes as usize * setup.objects.len()],
             membership: SharedMembership::new(nodes, setup.seed),
@@ -195,8 +176,7 @@ impl World {
             connections: HashMap::new(),
             waiters: HashMap::new(),
             complete: vec![Vec::new(); setup.objects.len()],
-            strikes: BTreeMap::new(),
-            check_followers_at: 0,
+            observe_at: 0,
             stalled_leader: None,
             unfinished: 0,
             queue: EventQueue::default(),
@@ -224,6 +204,9 @@ impl World {
         }
         for node in self.setup.holders.clone() {
             self.give(node);
+        }
+        for node in 0..self.setup.nodes() {
+            self.drive(node, StateMachine::tick);
         }
     }
 
@@ -279,9 +262,6 @@ impl World {
         if let Some(image) = self.setup.before {
             self.pull_before(image);
         }
-        if self.setup.are_links_known {
-            self.measure_links();
-        }
         self.begin();
         self.run_until(self.origin + self.setup.limit);
     }
@@ -301,9 +281,9 @@ impl World {
             } else {
                 self.now = step_at;
                 self.step();
-                if self.check_followers_at <= self.now {
-                    self.check_followers_at = self.now + WINDOW;
-                    self.find_slow_followers();
+                if self.observe_at <= self.now {
+                    self.observe_at = self.now + OBSERVE_EVERY;
+                    self.observe();
                 }
                 self.step_at = step_at + self.setup.step;
             }
@@ -352,7 +332,9 @@ impl World {
                 }
             }
             Event::Detected { nodes } => self.detected(&nodes),
-            Event::TooSlow { node, rate } => self.on_too_slow(node, rate),
+            Event::Flight { node, event } => self.on_flight_event(node, event),
+            Event::LinkTested { node } => self.link_tested(node),
+            Event::Status { pull, status } => self.status(pull, status),
             Event::Join { node } => {
                 let seed = id(0, self.setup.seed);
                 self.drive(node, |machine, now, _| machine.join(now, seed));
@@ -388,7 +370,7 @@ impl World {
         let member = &mut self.members[node as usize];
         let mut datagrams = member.machine.take_datagrams();
         let decisions = member.machine.take_decisions();
-        let on_too_slow = member.machine.take_too_slow();
+        let events = member.machine.take_events();
         // What was due and not done in this millisecond is done in the next one.
         let earliest = self.now.max(member.ticked + MILLI);
         let due = member.machine.next_deadline();
@@ -405,8 +387,8 @@ impl World {
             };
             self.push(self.now, event);
         }
-        if let Some(rate) = on_too_slow {
-            self.push(self.now, Event::TooSlow { node, rate });
+        for event in events {
+            self.push(self.now, Event::Flight { node, event });
         }
         datagrams.sort_by_key(|(to, _)| *to);
         for (to, bytes) in datagrams {

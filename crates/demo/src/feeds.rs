@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flights::Key;
-use mirror::{Candidate, Decision, Flights, PeerId, PullProgress, SourceRequest};
+use mirror::{
+    Candidate, Decision, FlightEvent, Flights, LinkTest, PeerId, PullProgress, ReceiveRates,
+    SourceRequest,
+};
 use oci::Digest;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 
 /// The flights of a node, and a record of what they answered.
 pub(crate) struct Recorded {
@@ -76,12 +79,16 @@ impl Flights for Recorded {
         self.flights.report(digest, progress);
     }
 
-    fn too_slow_reports(&self) -> watch::Receiver<u64> {
-        self.flights.too_slow_reports()
+    fn observe(&self, rates: ReceiveRates) {
+        self.flights.observe(rates);
     }
 
-    fn set_slow(&self, is_slow: bool) {
-        self.flights.set_slow(is_slow);
+    fn link_tested(&self, test: LinkTest) {
+        self.flights.link_tested(test);
+    }
+
+    fn events(&self) -> mpsc::Receiver<FlightEvent> {
+        self.flights.events()
     }
 }
 
@@ -106,7 +113,6 @@ mod tests {
                     },
                     position: ChainPosition::default(),
                     leader: None,
-                    led_for: None,
                 },
             }
         }

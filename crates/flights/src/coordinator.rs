@@ -6,12 +6,14 @@ use crate::outbox::{Context, Outbox};
 use crate::pulls::{Feedback, PullProgress, Pulls};
 use crate::requests::{RequestId, SourceRequests};
 use crate::slots::SlotChange;
+use crate::speed::{Condition, Link};
 use crate::view::View;
 use crate::wire::{Message, SourceRequest};
 use crate::{Decision, DecodeError, Key, NodeId, Time};
 use bytes::Bytes;
 
 mod messages;
+mod speed;
 #[cfg(test)]
 mod tests;
 
@@ -30,8 +32,21 @@ pub struct Coordinator {
     decisions: Vec<(RequestId, Decision)>,
     /// Members that another one reported as silent.
     suspects: Vec<NodeId>,
-    /// What a source receives, in bytes per second, that reported this node as too slow.
-    too_slow_for: Option<u64>,
+    link: Link,
+    condition: Condition,
+    events: Vec<Event>,
+}
+
+/// What the mirror has to do, or should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Test the link of this node against others, and call `link_tested`.
+    TestLink,
+    /// The condition of this node has changed. While it is slow, it serves no incomplete objects.
+    Condition(Condition),
+    /// A registry, by its hash, gives this node far less than other nodes, or little and nobody knows what it gives others.
+    /// The followers of what this node leads from it should go on elsewhere.
+    SlowRegistry(u64),
 }
 
 impl Coordinator {
@@ -47,7 +62,9 @@ impl Coordinator {
             datagrams: Vec::new(),
             decisions: Vec::new(),
             suspects: Vec::new(),
-            too_slow_for: None,
+            link: Link::default(),
+            condition: Condition::default(),
+            events: Vec::new(),
         };
         coordinator.arbiter.seed(me, seed);
         coordinator.requests.seed(seed);
@@ -136,21 +153,6 @@ impl Coordinator {
     /// See [`crate::Node::take_found`].
     pub fn take_found(&mut self) -> Vec<(RequestId, Vec<NodeId>)> {
         self.requests.take_found()
-    }
-
-    /// See [`crate::Node::take_too_slow`].
-    pub fn take_too_slow(&mut self) -> Option<u64> {
-        self.too_slow_for.take()
-    }
-
-    /// See [`crate::Node::set_slow`].
-    pub fn set_slow(&mut self, now: Time, is_slow: bool, view: &impl View) {
-        self.requests.budgets.is_slow = is_slow;
-        if is_slow {
-            self.pulls
-                .report_slow(&mut Context::new(now, view, &mut self.out));
-        }
-        self.deliver_own(now, view);
     }
 
     /// Members that should be probed now.
@@ -280,6 +282,7 @@ impl Coordinator {
             self.shard.next_deadline(),
             self.requests.next_deadline(),
             self.pulls.next_deadline(),
+            self.link.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -293,10 +296,12 @@ impl Coordinator {
         self.shard.tick(&mut Context::new(now, view, &mut self.out));
         self.pulls.tick(
             &mut self.requests.budgets,
+            &self.requests.registries,
             &mut Context::new(now, view, &mut self.out),
         );
         self.arbiter
             .tick(&mut Context::new(now, view, &mut self.out));
+        self.check_speed(now, view);
         self.deliver_own(now, view);
     }
 

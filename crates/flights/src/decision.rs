@@ -1,7 +1,6 @@
 //! The answer to a request for a source, and the order of sources in a flight.
 
 use std::fmt;
-use std::time::Duration;
 
 use crate::NodeId;
 
@@ -16,8 +15,6 @@ pub enum Decision<S = NodeId> {
         position: ChainPosition,
         /// The node that pulls or pulled the object from upstream, if known.
         leader: Option<NodeId>,
-        /// How long the leader has received bytes from upstream, if one does.
-        led_for: Option<Duration>,
     },
     /// Pull from upstream, for the cluster.
     Lead,
@@ -36,12 +33,10 @@ impl Decision {
                 source,
                 position,
                 leader,
-                led_for,
             } => Decision::Follow {
                 source: lookup(&source)?,
                 position,
                 leader,
-                led_for,
             },
             Self::Lead => Decision::Lead,
             Self::Alone => Decision::Alone,

@@ -7,6 +7,7 @@
 //! - [`slots`]: which node owns which keys, derived from the members; the shards of a large cluster.
 //! - `arbiter`: the owner's side: holders, leaders and followers of each key.
 //! - `holdings`, `requests`, `pulls`, `budget`: what a node announces, requests and reports, and how long it may wait.
+//! - `speed`: whether this node and its registries are as fast as they are for others, and whether a source is.
 //! - `wire`: the messages, as defined in `proto/flights.proto`.
 //! - [`Node`]: all of it; [`Coordinator`]: all but the members.
 
@@ -25,18 +26,20 @@ mod pulls;
 mod random;
 mod requests;
 pub mod slots;
+mod speed;
 mod time;
 mod view;
 mod wire;
 
 pub use budget::BUDGET;
-pub use coordinator::Coordinator;
+pub use coordinator::{Coordinator, Event};
 pub use decision::{ChainPosition, Decision};
 pub use key::Key;
 pub use members::{Datagram, NodeId};
 pub use node::Node;
 pub use pulls::PullProgress;
 pub use requests::RequestId;
+pub use speed::{Condition, LinkTest, ReceiveRates, SourceStatus, SourceWatch, Step};
 pub use time::{Born, Time};
 pub use view::View;
-pub use wire::{DecodeError, MAX_DATAGRAM, SourceRequest, node_field, nodes_field};
+pub use wire::{DecodeError, MAX_DATAGRAM, SourceRequest, node_field, nodes_field, registry_hash};

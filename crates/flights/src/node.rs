@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Event};
 use crate::members::{Change, Contact, Datagram, Members};
 use crate::pulls::PullProgress;
 use crate::requests::RequestId;
 use crate::slots::{Owners, ShardMap, Slot};
+use crate::speed::{LinkTest, ReceiveRates};
 use crate::view::View;
 use crate::wire::{Message, SourceRequest};
 use crate::{Decision, DecodeError, Key, NodeId, Time};
@@ -279,21 +280,28 @@ impl Node {
         self.coordinator.take_found()
     }
 
-    /// What the source of this node receives in all, in bytes per second, if a source reported this node as too slow
-    /// since the last call.
-    ///
-    /// If this node receives far less in all, it is [slow](Node::set_slow); otherwise it has better sources.
-    pub fn take_too_slow(&mut self) -> Option<u64> {
-        self.coordinator.take_too_slow()
+    /// Tells what this node receives, a few times a second while it receives large objects.
+    pub fn observe(&mut self, now: Time, rates: &ReceiveRates) {
+        let (coordinator, view) = coordinator!(self);
+        coordinator.observe(now, rates, view);
+        self.apply_changes(now);
     }
 
-    /// Sets whether this node is slow. While it is, it feeds only nodes that have no other source.
-    ///
-    /// The caller ends the streams of followers for incomplete objects, so that they go on with another source.
-    pub fn set_slow(&mut self, now: Time, is_slow: bool) {
+    /// Handles the result of a test that [`Event::TestLink`] asked for.
+    pub fn link_tested(&mut self, now: Time, test: LinkTest) {
         let (coordinator, view) = coordinator!(self);
-        coordinator.set_slow(now, is_slow, view);
+        coordinator.link_tested(now, test, view);
         self.apply_changes(now);
+    }
+
+    /// The bandwidth of this node's link in bytes per second, once a test has shown it.
+    pub fn bandwidth(&self) -> Option<u64> {
+        self.coordinator.bandwidth()
+    }
+
+    /// What the mirror has to do or should know, since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.coordinator.take_events()
     }
 
     /// Acts on changes of the membership.
@@ -322,6 +330,9 @@ impl Node {
         }
         if !global_changes.is_empty() {
             coordinator.global_owners_changed(now, &global_changes, view);
+        }
+        if !changes.is_empty() {
+            coordinator.check_speed(now, view);
         }
         for change in &changes {
             if let Change::Left(node) = change {

@@ -7,9 +7,10 @@ use crate::budget::Budgets;
 use crate::outbox::Context;
 use crate::requests::{ActivePulls, CompletedRequest, HEARTBEAT, RequestId};
 use crate::slots::Slot;
+use crate::speed::RegistryRates;
 use crate::view::View;
-use crate::wire::{Alive, FollowerTooSlow, Message, PullState, node_field};
-use crate::{ChainPosition, Decision, Key, NodeId, Time};
+use crate::wire::{Alive, Message, PullState, node_field};
+use crate::{Decision, Key, NodeId, Time};
 
 /// The interval between reports of a follower. A leader reports every [`HEARTBEAT`].
 const FOLLOWER_HEARTBEAT: Duration = Duration::from_secs(30);
@@ -36,13 +37,6 @@ pub enum PullProgress {
     Failed,
     /// The object is complete, but its digest does not match.
     Wrong,
-    /// A follower is far slower than this node.
-    FollowerTooSlow {
-        /// The follower's position.
-        position: ChainPosition,
-        /// What this node receives in all, in bytes per second.
-        rate: u64,
-    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +57,8 @@ struct Pull {
     since: Time,
     size: Option<u64>,
     is_large: bool,
+    /// Another node leads already.
+    is_second: bool,
     /// This node's order in the chain, if it follows.
     order: u32,
     /// When the last bytes arrived, or the pull began.
@@ -80,8 +76,10 @@ struct Pull {
 struct NodeCondition {
     /// It receives other objects.
     is_busy: bool,
-    /// It counts as slow.
+    /// It counts as slow, or upstream gives it far less than other nodes.
     is_slow: bool,
+    /// What the registry of the pull gives a node, if this one leads.
+    registry_rate: u64,
 }
 
 /// What this node learns from its own reports.
@@ -134,6 +132,7 @@ impl Pulls {
             since: cx.now,
             size,
             is_large: request.is_large(),
+            is_second: completed.is_second_lead,
             order,
             last_came: cx.now,
             heartbeat_at: cx.now.after(heartbeat_interval(role)),
@@ -258,13 +257,9 @@ impl Pulls {
                     PullState::Failed(true)
                 }
             }
-            PullProgress::FollowerTooSlow { position, rate } => {
-                let (order, source_rate) = (position.order, rate);
-                PullState::FollowerTooSlow(FollowerTooSlow { order, source_rate })
-            }
         };
         pull.heartbeat_at = cx.now.after(heartbeat_interval(pull.role));
-        let is_over = !matches!(state, PullState::Alive(_) | PullState::FollowerTooSlow(_));
+        let is_over = !matches!(state, PullState::Alive(_));
         pull.report(key, &state, cx);
         if is_over {
             self.pulls.remove(&key);
@@ -281,31 +276,23 @@ impl Pulls {
         }
     }
 
-    /// Whether this node follows another one in the pull of a key, and `says` is an arbiter of it.
-    pub fn is_arbiter_of_follower(&self, key: &Key, says: NodeId, view: &impl View) -> bool {
-        let is_so = |pull: &Pull| {
-            matches!(pull.role, Role::Follow(_))
-                && [
-                    pull.reported_to,
-                    view.arbiter(key),
-                    view.global_arbiter(key),
-                ]
-                .contains(&Some(says))
-        };
-        self.pulls.get(key).is_some_and(is_so)
-    }
-
-    /// Tells the arbiters that this node is slow.
-    pub fn report_slow(&mut self, cx: &mut Context<'_, impl View>) {
+    /// Tells the arbiters that this node is slow: in all pulls, or in those that it leads from a registry.
+    pub fn report_slow(&mut self, registry: Option<u64>, cx: &mut Context<'_, impl View>) {
         let condition = NodeCondition {
-            is_busy: false,
             is_slow: true,
+            ..NodeCondition::default()
         };
         for (key, pull) in &mut self.pulls {
-            if matches!(pull.role, Role::Follow(_)) {
+            if registry.is_none_or(|registry| pull.leads_from(registry)) {
                 pull.report_state_as(*key, condition, cx);
             }
         }
+    }
+
+    /// Whether this node leads from a registry beside another leader.
+    pub fn leads_beside_another(&self, registry: u64) -> bool {
+        let mut pulls = self.pulls.values();
+        pulls.any(|pull| pull.is_second && pull.leads_from(registry))
     }
 
     /// Reports pulls to the next arbiter: this one cannot be reached.
@@ -321,7 +308,12 @@ impl Pulls {
         self.pulls.values().map(|pull| pull.heartbeat_at).min()
     }
 
-    pub fn tick(&mut self, budgets: &mut Budgets, cx: &mut Context<'_, impl View>) {
+    pub fn tick(
+        &mut self,
+        budgets: &mut Budgets,
+        registries: &RegistryRates,
+        cx: &mut Context<'_, impl View>,
+    ) {
         self.pulls
             .retain(|_, pull| cx.now.since(pull.since) < PULL_EXPIRY);
         self.last_bytes_at
@@ -332,6 +324,7 @@ impl Pulls {
                 let condition = NodeCondition {
                     is_busy: self.last_bytes_at.contains_key(&pull.registry),
                     is_slow: budgets.is_slow,
+                    registry_rate: registries.get(cx.now, pull.registry),
                 };
                 pull.report_state_as(*key, condition, cx);
                 // The pull of an image lasts while its objects are pulled.
@@ -342,12 +335,20 @@ impl Pulls {
 }
 
 impl Pull {
+    fn leads_from(&self, registry: u64) -> bool {
+        self.role == Role::Lead && self.registry == registry
+    }
+
     fn is_upstream(&self) -> bool {
         matches!(self.role, Role::Lead | Role::Alone)
     }
 
     fn state(&self, condition: NodeCondition) -> PullState {
-        let NodeCondition { is_busy, is_slow } = condition;
+        let NodeCondition {
+            is_busy,
+            is_slow,
+            registry_rate,
+        } = condition;
         let source = match self.role {
             Role::Lead | Role::Alone => None,
             Role::Follow(source) => Some(source),
@@ -357,6 +358,8 @@ impl Pull {
             source: node_field(source),
             is_busy,
             is_slow,
+            registry: if source.is_none() { self.registry } else { 0 },
+            registry_rate,
         })
     }
 

@@ -12,8 +12,9 @@ use crate::budget::Budgets;
 use crate::outbox::Context;
 use crate::random::mix;
 use crate::slots::Slot;
+use crate::speed::RegistryRates;
 use crate::view::View;
-use crate::wire::{FindHolders, Message, SourceRequest, key_field, node_field};
+use crate::wire::{FindHolders, Message, RegistryRate, SourceRequest, key_field, node_field};
 use crate::{Decision, Key, NodeId, Time};
 pub(crate) use pending::HEART_SILENCE;
 use pending::{PendingRequest, Query, withdraw};
@@ -53,6 +54,8 @@ pub(crate) struct CompletedRequest {
     /// The owner that answered, if one did.
     pub by: Option<NodeId>,
     pub decision: Decision,
+    /// Where this node leads: another one does already.
+    pub is_second_lead: bool,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +63,7 @@ pub(crate) struct SourceRequests {
     open: BTreeMap<u64, PendingRequest>,
     last: u64,
     pub budgets: Budgets,
+    pub registries: RegistryRates,
     /// The large object that this node fetches for its shard.
     shard_fetch: Option<ShardFetch>,
     active_pulls: ActivePulls,
@@ -195,7 +199,7 @@ impl SourceRequests {
                 is_slow: self.budgets.is_slow,
                 downstream_nodes: self.active_pulls.downstream,
                 silent_owner: node_field(open.silent.last().copied()),
-                registry: 0,
+                registry_rate: self.registries.get(cx.now, request.registry),
                 ..(**request).clone()
             }),
         };
@@ -211,7 +215,7 @@ impl SourceRequests {
             match open.query {
                 Query::Source(request) => {
                     let (id, decision) = (open.id, Decision::Alone);
-                    self.complete(number, (id, *request), None, decision);
+                    self.complete(number, (id, *request), decision);
                 }
                 Query::Holders(_) => self.found.push((open.id, Vec::new())),
             }
@@ -222,15 +226,15 @@ impl SourceRequests {
         &mut self,
         number: u64,
         (id, request): (RequestId, SourceRequest),
-        by: Option<NodeId>,
         decision: Decision,
     ) {
         self.completed.push(CompletedRequest {
             id,
             number,
             request,
-            by,
+            by: None,
             decision,
+            is_second_lead: false,
         });
     }
 
@@ -279,6 +283,22 @@ impl SourceRequests {
             if let Some((owner, ..)) = asked {
                 self.ask(number, Some(owner), cx);
             }
+        }
+    }
+
+    /// Learns what another node knows of a registry, and tells it what it does not know.
+    pub fn exchange_rate(
+        &mut self,
+        from: NodeId,
+        request: &SourceRequest,
+        cx: &mut Context<'_, impl View>,
+    ) {
+        let (registry, theirs) = (request.registry, request.registry_rate);
+        self.registries.learn(cx.now, registry, theirs);
+        let rate = self.registries.get(cx.now, registry);
+        if rate / 4 * 3 > theirs && from != cx.view.me() {
+            let message = RegistryRate { registry, rate };
+            cx.out.send(from, Message::RegistryRate(message));
         }
     }
 

@@ -24,8 +24,8 @@ pub(crate) use generated::answer::Reply;
 pub(crate) use generated::envelope::Message;
 pub(crate) use generated::report::State as PullState;
 pub(crate) use generated::{
-    Alive, Announce, Answer, FindHolders, Follow, FollowerTooSlow, Holders, Renew, Report, Resync,
-    TooSlow, Wait, Withdraw,
+    Alive, Announce, Answer, FindHolders, Follow, Holders, RegistryRate, Renew, Report, Resync,
+    Wait, Withdraw,
 };
 
 /// The most bytes of a datagram, sent or received.
@@ -110,7 +110,7 @@ impl Message {
                 check_list(&found.holders, 32, MAX_NODES, "holders")?;
                 check_node(&found.redirect, "redirect")
             }
-            Self::TooSlow(report) => check_key(&report.key),
+            Self::RegistryRate(_) => Ok(()),
         }
     }
 }
@@ -191,13 +191,18 @@ pub fn nodes_field(nodes: impl IntoIterator<Item = NodeId>) -> Bytes {
     nodes.flat_map(|node| node.0).collect()
 }
 
+/// The hash by which messages name a registry.
+pub fn registry_hash(registry: &str) -> u64 {
+    Key::of(registry).hash()
+}
+
 impl SourceRequest {
     /// A request for an object, by its digest or tag and where it is pulled from: the registry, and the repository with
     /// its registry (`registry/repository`).
     pub fn new(name: &str, origin: Option<(&str, &str)>) -> Self {
         let hash = |text: &str| Key::of(text).hash();
         Self {
-            registry: origin.map_or(0, |(registry, _)| hash(registry)),
+            registry: origin.map_or(0, |(registry, _)| registry_hash(registry)),
             repository: origin.map_or(0, |(_, repository)| hash(repository)),
             ..Self::of_key(Key::of(name))
         }
@@ -222,14 +227,9 @@ impl SourceRequest {
         node(&self.preferred_leader)
     }
 
-    /// A source whose throughput was far below the baseline.
+    /// A source that sends far less than it has.
     pub fn slow_source(&self) -> Option<NodeId> {
         node(&self.slow_source)
-    }
-
-    /// A leader whose throughput was far below the baseline.
-    pub fn slow_leader(&self) -> Option<NodeId> {
-        node(&self.slow_leader)
     }
 
     /// Nodes that failed as a source, latest first.
@@ -261,7 +261,6 @@ impl SourceRequest {
         check_node(&self.silent_owner, "silent_owner")?;
         check_node(&self.on_behalf_of, "on_behalf_of")?;
         check_node(&self.slow_source, "slow_source")?;
-        check_node(&self.slow_leader, "slow_leader")?;
         self.concurrent_objects = self.concurrent_objects.clamp(1, MAX_CONCURRENT);
         self.requeue_after_ms = self.requeue_after_ms.min(MAX_REQUEUE_AFTER_MS);
         Ok(())

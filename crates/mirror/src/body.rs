@@ -121,7 +121,7 @@ impl Body {
 /// The parts of a payload, one after the other.
 pub fn of(payload: Payload, parts: Vec<Part>, source: Source) -> Body {
     let content = match (payload, parts.as_slice()) {
-        (Payload::Empty, _) => Content::Bytes(Bytes::new()),
+        (Payload::Empty | Payload::Progress { .. }, _) => Content::Bytes(Bytes::new()),
         // Most bodies are one range of a few kilobytes in memory or of a file.
         (Payload::Bytes(bytes), [Part::Range(range)]) => Content::Bytes(slice(&bytes, range)),
         (payload, [Part::Range(range)]) => Content::Stream(one(payload, range.clone())),
@@ -147,7 +147,7 @@ fn slice(bytes: &Bytes, range: &ByteRange) -> Bytes {
 /// One range of a payload.
 fn one(payload: Payload, range: ByteRange) -> Bodies {
     match payload {
-        Payload::Empty => stream::empty().boxed(),
+        Payload::Empty | Payload::Progress { .. } => stream::empty().boxed(),
         Payload::Bytes(bytes) => stream::iter([Ok(slice(&bytes, &range))]).boxed(),
         Payload::File(file) => file_range(FileReader::new(file), range),
         Payload::Growing(growing, follower) => growing_range(growing, follower, range),
@@ -181,7 +181,7 @@ fn several(payload: Payload, parts: Vec<Part>) -> Bodies {
 /// A payload to read a range of now, and one for the ranges after it.
 fn fork(payload: Payload) -> (Payload, Payload) {
     match payload {
-        Payload::Empty => (Payload::Empty, Payload::Empty),
+        Payload::Empty | Payload::Progress { .. } => (Payload::Empty, Payload::Empty),
         Payload::RetryLater => (Payload::RetryLater, Payload::RetryLater),
         Payload::Bytes(bytes) => (Payload::Bytes(bytes.clone()), Payload::Bytes(bytes)),
         Payload::File(file) => (Payload::File(file.clone()), Payload::File(file)),
@@ -225,9 +225,6 @@ fn growing_range(growing: Growing, follower: Option<FollowerStream>, range: Byte
         let bytes = timeout(SILENCE_LIMIT, follower.next(&range)).await;
         let bytes = bytes.map_err(|_| BodyError::Silent)??;
         let rest = range.start + bytes.len() as u64..range.end;
-        if let Some(follower) = &follower.follower {
-            follower.left(&rest);
-        }
         Ok(Some((bytes, (follower, rest))))
     });
     stream.boxed()

@@ -1,7 +1,7 @@
 //! Who has it: the fourth step of a pull. Peers are asked over connections that are kept, one by name or those that the
 //! router finds ([`race`]).
 
-pub(crate) mod link_probe;
+pub(crate) mod link_test;
 mod race;
 
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::access::Secret;
 use crate::connect::Connector;
 use crate::metrics::Metrics;
 use crate::peers::{Fault, InFlight, Peers};
-use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, Target};
-use crate::{Candidate, ChainPosition, PeerId, Router};
+use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, OFFSET, SENT, Target};
+use crate::{Candidate, ChainPosition, PeerId, Router, SourceStatus};
 use race::Race;
 
 /// A peer that has not begun to answer after this long has failed.
@@ -215,6 +215,32 @@ impl Fetcher {
             candidate,
             in_flight,
         })
+    }
+
+    /// Asks a peer how much it has of what it was asked for.
+    pub async fn status(&self, question: &Question, source: &Candidate) -> SourceStatus {
+        let question = Question {
+            method: Method::HEAD,
+            ranges: None,
+            ..question.clone()
+        };
+        let Ok(request) = self.request(&question, source) else {
+            return SourceStatus::Gone;
+        };
+        match self.client.request(request).await {
+            Ok(response) if response.status() == StatusCode::OK => {
+                let number = |name| response.headers().get(name)?.to_str().ok()?.parse().ok();
+                SourceStatus::Has {
+                    offset: number(OFFSET).unwrap_or(u64::MAX),
+                    sent: number(SENT),
+                }
+            }
+            Ok(_) => SourceStatus::Gone,
+            Err(error) => {
+                tracing::debug!(peer = %source.peer, error = chain(&error), "a source does not answer");
+                SourceStatus::Silent
+            }
+        }
     }
 
     fn request(

@@ -6,30 +6,26 @@
 
 mod containerd_slots;
 mod flight_source;
-mod follower_lag;
 mod follower_stream;
-mod link_probe;
 mod pulls;
 mod range;
 mod rate;
 mod serve_growing;
-mod slow_source;
-mod slow_state;
-mod throughput_baseline;
+mod slow_sources;
+mod speed;
 mod uploads;
 mod watcher;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Response;
 use oci::{Digest, MediaType};
-use parking_lot::Mutex;
-use tokio::sync::watch::Sender;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::fetch::Fetcher;
+use crate::fetch::{Fetcher, link_test};
 use crate::found::{Found, Payload, Source};
 use crate::from_peers::FromPeers;
 use crate::images::{Images, ObjectInfo};
@@ -37,23 +33,19 @@ use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::request::{Caller, Kind, Target};
 use crate::source_provider::SourceProvider;
-use crate::{Decision, Flights, Growing, PullProgress, Store};
+use crate::{Body, Decision, Flights, Growing, PullProgress, Store};
 
 use containerd_slots::ContainerdSlots;
 use flight_source::FlightSource;
-use link_probe::ProbeSlot;
 use pulls::{Entry, Pull, Pulls, Role};
 pub use range::all_from;
-use rate::RateMeter;
-use slow_source::SlowLeader;
-use slow_state::SlowState;
-use throughput_baseline::{Path, ThroughputBaseline, Window};
+pub use rate::per_second;
+use speed::Speed;
 use uploads::Uploads;
 use watcher::Watcher;
 
 pub use containerd_slots::BodyEndHook;
 pub use follower_stream::{Eviction, FollowerStream};
-pub use link_probe::ProbePermit;
 pub use pulls::Sharing;
 pub use uploads::Upload;
 
@@ -78,14 +70,7 @@ struct Shared {
     pulls: Pulls,
     slots: Arc<ContainerdSlots>,
     uploads: Arc<Uploads>,
-    /// What this node receives.
-    rate: Mutex<RateMeter>,
-    /// What this node usually receives.
-    baseline: Mutex<ThroughputBaseline>,
-    /// The last leader that was found far too slow.
-    slow_leader: Sender<Option<SlowLeader>>,
-    slow_state: SlowState,
-    probe_slot: ProbeSlot,
+    speed: Speed,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -124,16 +109,17 @@ impl Shared {
         self.tasks.spawn(stop.run_until_cancelled_owned(task));
     }
 
+    /// After which time a body that has begun ends, rather than wait for another source.
+    fn end_after(&self, digest: &Digest) -> Option<Duration> {
+        let shares_slots = self.store.downloads_share_slots();
+        shares_slots
+            .then(|| self.slots.requeue_after(digest))
+            .flatten()
+    }
+
     /// The bytes of an object received so far.
     fn ingest(&self, digest: &Digest) -> Option<Growing> {
         self.open(digest, self.images.object_info(&*self.store, digest).size)
-    }
-
-    /// Records bytes of one object that took `waited` to arrive. See [`ThroughputBaseline::received`].
-    fn received(&self, path: Option<(&Path, &mut Window)>, bytes: u64, waited: Duration) -> bool {
-        let now = Instant::now();
-        self.rate.lock().received(now, bytes);
-        path.is_some_and(|path| self.baseline.lock().received(path, now, bytes, waited))
     }
 
     /// The number of bytes of an object written so far.
@@ -171,17 +157,11 @@ impl Flight {
             pulls: Pulls::default(),
             slots: Arc::default(),
             uploads: Arc::default(),
-            rate: Mutex::default(),
-            baseline: Mutex::default(),
-            slow_leader: Sender::default(),
-            slow_state: SlowState::default(),
-            probe_slot: ProbeSlot::default(),
+            speed: Speed::default(),
             tasks: TaskTracker::new(),
             stop,
         });
-        let too_slow_reports = shared.flights.too_slow_reports();
-        shared.spawn(slow_state::run(shared.clone(), too_slow_reports));
-        shared.spawn(link_probe::run(shared.clone()));
+        shared.spawn(speed::run(shared.clone(), shared.flights.events()));
         Self {
             shared,
             from_peers,
@@ -325,9 +305,16 @@ impl Flight {
         })
     }
 
-    /// Permits another node to measure its link against this one. `None`: this node is busy.
-    pub fn probe_permit(&self) -> Option<ProbePermit> {
-        self.shared.probe_permit()
+    /// Answers another node that tests its link.
+    ///
+    /// # Errors Too many have done so just now.
+    pub fn answer_link_test(&self) -> Result<Response<Body>, Refusal> {
+        let speed = &self.shared.speed;
+        if speed.test_permits.admit() {
+            Ok(link_test::answer(speed.bandwidth()))
+        } else {
+            Err(Refusal::Occupied)
+        }
     }
 
     /// Sets whether other nodes may have what this node pulls.

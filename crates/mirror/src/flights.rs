@@ -3,13 +3,25 @@
 
 use async_trait::async_trait;
 use oci::Digest;
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 
 pub use ::flights::{
-    ChainPosition, Decision, NodeId, PullProgress, SourceRequest, node_field, nodes_field,
+    ChainPosition, Condition, Decision, LinkTest, NodeId, PullProgress, ReceiveRates,
+    SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field, registry_hash,
 };
 
 use crate::Candidate;
+
+/// What flights ask of the mirror, or tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlightEvent {
+    /// Test this node's link against these, and call [`Flights::link_tested`].
+    TestLink(Vec<Candidate>),
+    /// The condition of this node has changed. While it is slow, it serves no incomplete objects.
+    Condition(Condition),
+    /// What this node leads from this registry, by its hash, should come to others by another way.
+    SlowRegistry(u64),
+}
 
 /// Agrees with the other nodes on one that pulls an object from upstream, and on the source of each other node.
 #[async_trait]
@@ -22,18 +34,14 @@ pub trait Flights: Send + Sync + 'static {
     /// Reports the progress of a pull for which [`Flights::request_source`] was called. Never blocks.
     fn report(&self, digest: &Digest, progress: PullProgress);
 
-    /// Changes whenever another node reports this one as far slower than its source, to what that source receives in
-    /// all, in bytes per second. By default no node does.
-    fn too_slow_reports(&self) -> watch::Receiver<u64> {
-        watch::channel(0).1
-    }
+    /// Tells what this node receives, a few times a second while it receives anything. Never blocks.
+    fn observe(&self, _rates: ReceiveRates) {}
 
-    /// Another node, picked at random, to measure the bandwidth of this one against. By default there is none.
-    async fn random_peer(&self) -> Option<Candidate> {
-        None
-    }
+    /// Tells the result of a test. Never blocks.
+    fn link_tested(&self, _test: LinkTest) {}
 
-    /// Tells the other nodes whether this one is slow. While it is, they avoid it as a source. Never blocks. By default
-    /// nobody is told.
-    fn set_slow(&self, _is_slow: bool) {}
+    /// The events from now on. They are handed out once; by default there are none.
+    fn events(&self) -> mpsc::Receiver<FlightEvent> {
+        mpsc::channel(1).1
+    }
 }

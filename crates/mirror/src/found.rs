@@ -41,6 +41,11 @@ pub enum Payload {
     File(Arc<File>),
     /// A file that is still being written; with what a follower gets before it is in there.
     Growing(Growing, Option<FollowerStream>),
+    /// None: a follower asks how many bytes are there so far, and what this node sends to all, in bytes per second.
+    Progress {
+        offset: u64,
+        sent: u64,
+    },
     /// A peer's answer, passed on while it arrives.
     Relay(Box<Relay>),
     /// What comes from other nodes or from upstream, kept on the way where it can be.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use http::header::CONTENT_TYPE;
-use http_body_util::BodyExt;
 use oci::{Digest, MAX_MANIFEST_SIZE, Manifest, MediaType, Ranges};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -21,6 +20,7 @@ use crate::refusal::Refusal;
 use crate::relay::Relay;
 use crate::request::{Kind, Target};
 use crate::source_provider::SourceProvider;
+use crate::source_reader::{Next, SourceReader};
 
 /// What asking peers may take in all, with reading and verifying what is small: then the client is sent upstream.
 const FIND_LIMIT: Duration = Duration::from_secs(5);
@@ -152,10 +152,10 @@ impl FromPeers {
         question: &Question,
         answer: Answer,
     ) -> Result<Found, Unusable> {
-        let stall = provider.stall_limits().stall;
         let sent_as = answer.head.headers.get(CONTENT_TYPE);
         let sent_as = sent_as.and_then(|value| MediaType::new(value.to_str().ok()?));
-        let bytes = self.whole(answer, MAX_MANIFEST_SIZE, stall).await?;
+        let reader = SourceReader::new(provider.clone(), question.clone(), answer);
+        let bytes = self.whole(reader, MAX_MANIFEST_SIZE).await?;
         let (digest, right) = match question.target.digest() {
             Some(digest) => (digest.clone(), digest.verifies(&bytes)),
             // No digest says what the bytes of a tag are to be, so their form has to.
@@ -179,8 +179,8 @@ impl FromPeers {
         let payload = if question.method == Method::HEAD {
             Payload::Empty
         } else if part.range == (0..size) && size <= VERIFIED_WHOLE {
-            let stall = provider.stall_limits().stall;
-            let bytes = self.whole(answer, size, stall).await?;
+            let reader = SourceReader::new(provider.clone(), question.clone(), answer);
+            let bytes = self.whole(reader, size).await?;
             let verified = Some(bytes).filter(|bytes| digest.verifies(bytes));
             Payload::Bytes(verified.ok_or(Fault::Wrong)?)
         } else {
@@ -197,14 +197,9 @@ impl FromPeers {
         })
     }
 
-    /// Reads an answer to its end, within `limit` bytes and without a pause of `stall`.
-    async fn whole(
-        &self,
-        mut answer: Answer,
-        limit: u64,
-        stall: Duration,
-    ) -> Result<Bytes, Unusable> {
-        let size = ContentRange::of(&answer.head.headers).map_or(limit, |part| part.size);
+    /// Reads an answer to its end, within `limit` bytes.
+    async fn whole(&self, mut reader: SourceReader, limit: u64) -> Result<Bytes, Unusable> {
+        let size = ContentRange::of(&reader.answer.head.headers).map_or(limit, |part| part.size);
         if size > limit {
             return Err(Fault::Wrong.into());
         }
@@ -213,19 +208,16 @@ impl FromPeers {
         let room = room.ok().and_then(Result::ok).ok_or(Unusable::NoMemory)?;
         let mut bytes = BytesMut::new();
         loop {
-            let frame = match timeout(stall, answer.body.frame()).await {
-                Ok(Some(Ok(frame))) => frame,
-                Ok(None) => break,
-                Ok(Some(Err(_))) | Err(_) => return Err(Fault::Broke.into()),
-            };
-            if let Ok(data) = frame.into_data() {
-                bytes.extend_from_slice(&data);
+            match reader.next(bytes.len() as u64).await {
+                Next::Bytes(data, _) => bytes.extend_from_slice(&data),
+                Next::End => break,
+                Next::Broken => return Err(Fault::Broke.into()),
             }
             if bytes.len() as u64 > size {
                 return Err(Fault::Wrong.into());
             }
         }
-        answer.finished();
+        reader.answer.finished();
         self.fetcher.metrics.bytes.peer.inc_by(bytes.len() as u64);
         Ok(Bytes::from_owner(Held {
             bytes: bytes.freeze(),

@@ -33,6 +33,7 @@ mod router;
 mod send;
 pub mod serve;
 mod source_provider;
+mod source_reader;
 mod store;
 mod tail_buffer;
 mod trial;
@@ -40,7 +41,9 @@ mod upstream;
 mod upstream_bytes;
 
 pub use crate::flights::{
-    ChainPosition, Decision, Flights, NodeId, PullProgress, SourceRequest, node_field, nodes_field,
+    ChainPosition, Condition, Decision, FlightEvent, Flights, LinkTest, NodeId, PullProgress,
+    ReceiveRates, SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field,
+    registry_hash,
 };
 pub use access::{Access, Secret};
 pub use body::{Body, BodyError};

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::body::Body;
-use crate::fetch::{Fetcher, Limits, link_probe};
+use crate::fetch::{Fetcher, Limits};
 use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Source};
 use crate::from_peers::FromPeers;
@@ -198,13 +198,10 @@ impl Mirror {
                 self.access.authorize(headers)?;
                 Ok(Response::new(Body::empty()))
             }
-            Request::Gauge => {
+            Request::LinkTest => {
                 self.access.authorize(headers)?;
-                let permit = self
-                    .flight
-                    .as_ref()
-                    .and_then(|flight| flight.probe_permit());
-                Ok(link_probe::answer(permit.ok_or(Refusal::Occupied)?))
+                let flight = self.flight.as_ref().ok_or(RequestError::UnknownPath)?;
+                flight.answer_link_test()
             }
             Request::List {
                 origin,
@@ -316,10 +313,13 @@ impl Mirror {
         record: &mut RequestRecord,
     ) -> Result<Found, Refusal> {
         let found = local::find(&*self.store, &self.access, target);
-        let flight = self.flight.as_ref().filter(|_| !target.head_only);
-        let (Some(flight), Some(position)) = (flight, target.position) else {
+        let (Some(flight), Some(position)) = (&self.flight, target.position) else {
             return found.ok_or(Refusal::NotHere(target.kind));
         };
+        if target.head_only {
+            let progress = flight.progress(target, found, &self.access);
+            return progress.ok_or(Refusal::NotHere(target.kind));
+        }
         let found = match found {
             Some(found) => found,
             None => flight.serve_growing(target, position, &self.access).await?,
@@ -352,7 +352,7 @@ fn handler(request: &Result<Request, RequestError>) -> &'static str {
         Ok(Request::Base) => "v2",
         Ok(Request::Ready) => "readyz",
         Ok(Request::Live) => "livez",
-        Ok(Request::Gauge) => "gauge",
+        Ok(Request::LinkTest) => "link-test",
         Ok(Request::Content(Target {
             kind: Kind::Manifest,
             ..

@@ -7,20 +7,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream;
-use http_body_util::BodyExt;
 use oci::{ByteRange, Ranges};
-use tokio::time::{Instant, timeout};
 
 use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Question};
 use crate::metrics::Metrics;
 use crate::peers::Fault;
 use crate::source_provider::SourceProvider;
+use crate::source_reader::{Next, SourceReader};
 
 /// Breaks in a row without a byte between them, after which the body ends. containerd gives up after three of ours.
 const MOST_BREAKS: u32 = 2;
-/// A peer that sends less than this within [`StallLimits::crawl`](crate::source_provider::StallLimits::crawl) crawls, which is as bad as stalling: a client that sees
-/// some progress never goes elsewhere by itself.
+/// A peer that sends less than this within [`SourceProvider::crawl_limit`] crawls, which is as bad as sending nothing: a
+/// client that sees some progress never goes elsewhere by itself.
 const CRAWL: u64 = 40 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +38,7 @@ pub struct Relay {
     /// Of the whole object.
     size: u64,
     /// The range that the open answer holds.
-    open: Option<(ByteRange, Answer)>,
+    open: Option<(ByteRange, SourceReader)>,
     meter: ReceiveMeter,
 }
 
@@ -48,8 +47,6 @@ pub struct Relay {
 struct ReceiveMeter {
     waited: Duration,
     bytes: u64,
-    /// Between two bytes, so far.
-    longest: Option<Duration>,
 }
 
 impl ReceiveMeter {
@@ -57,7 +54,6 @@ impl ReceiveMeter {
     fn add(&mut self, waited: Duration, bytes: usize, window: Duration) -> bool {
         self.waited += waited;
         self.bytes += bytes as u64;
-        self.longest = self.longest.max(Some(waited));
         if self.waited < window {
             return false;
         }
@@ -85,12 +81,13 @@ impl Relay {
         answer: Answer,
     ) -> Self {
         question.size = Some(part.size);
+        let reader = SourceReader::new(provider.clone(), question.clone(), answer);
         Self {
             provider,
             metrics,
             question,
             size: part.size,
-            open: Some((part.range, answer)),
+            open: Some((part.range, reader)),
             meter: ReceiveMeter::default(),
         }
     }
@@ -121,24 +118,18 @@ impl Relay {
             return Ok(None);
         }
         let offset = range.start;
-        let stall = self.provider.stall_limits().next(self.meter.longest);
         let mut breaks = 0;
         loop {
-            let mut answer = match self.open.take() {
-                Some((at, answer)) if at == range => answer,
+            let mut reader = match self.open.take() {
+                Some((at, reader)) if at == range => reader,
                 _ => self.open_at(&range).await?,
             };
-            let asked = Instant::now();
-            if let Ok(Some(Ok(frame))) = timeout(stall, answer.body.frame()).await {
-                let Ok(mut bytes) = frame.into_data() else {
-                    self.open = Some((range.clone(), answer));
-                    continue;
-                };
+            if let Next::Bytes(mut bytes, waited) = reader.next(offset).await {
                 bytes.truncate(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
-                return Ok(Some(self.received(bytes, &range, answer, asked.elapsed())));
+                return Ok(Some(self.received(bytes, &range, reader, waited)));
             }
-            // An early end, a broken connection, a stall: all the same to the client.
-            self.broke(&answer, offset);
+            // An early end, a broken connection, a source of no use: all the same to the client.
+            self.broke(&reader.answer, offset);
             breaks += 1;
             if breaks > MOST_BREAKS {
                 return Err(RelayError::Broken { offset });
@@ -152,21 +143,21 @@ impl Relay {
         &mut self,
         bytes: Bytes,
         range: &ByteRange,
-        answer: Answer,
+        reader: SourceReader,
         waited: Duration,
     ) -> (Bytes, ByteRange) {
         self.metrics.bytes.peer.inc_by(bytes.len() as u64);
-        let is_poor = self.provider.received(range.start, &bytes, waited);
+        self.provider.received(range.start, &bytes);
         let rest = range.start + bytes.len() as u64..range.end;
         if rest.is_empty() {
-            answer.finished();
+            reader.answer.finished();
         } else if self
             .meter
-            .add(waited, bytes.len(), self.provider.stall_limits().crawl)
+            .add(waited, bytes.len(), self.provider.crawl_limit())
         {
-            self.broke(&answer, rest.start);
-        } else if !is_poor {
-            self.open = Some((rest.clone(), answer));
+            self.broke(&reader.answer, rest.start);
+        } else if !reader.is_slow() {
+            self.open = Some((rest.clone(), reader));
         }
         (bytes, rest)
     }
@@ -180,7 +171,7 @@ impl Relay {
     }
 
     /// Asks a peer for the range.
-    async fn open_at(&mut self, range: &ByteRange) -> Result<Answer, RelayError> {
+    async fn open_at(&mut self, range: &ByteRange) -> Result<SourceReader, RelayError> {
         self.question.ranges = Some(Ranges::of(range));
         loop {
             let answer = self.provider.find(&self.question).await;
@@ -193,7 +184,8 @@ impl Relay {
                 size: self.size,
             };
             if ContentRange::of(&answer.head.headers) == Some(asked) {
-                return Ok(answer);
+                let (provider, question) = (self.provider.clone(), self.question.clone());
+                return Ok(SourceReader::new(provider, question, answer));
             }
             self.provider
                 .report_fault(&answer.candidate.peer, &self.question.key, Fault::Wrong);

@@ -28,8 +28,13 @@ pub const NODE_SECRET: HeaderName = HeaderName::from_static("x-peili-node-secret
 /// still growing is served to it too.
 pub const FLIGHT: HeaderName = HeaderName::from_static("x-peili-flight");
 
-/// Where a peer is asked for bytes that nobody needs, to measure a link.
-pub const GAUGE: &str = "/gauge";
+/// In the answer to a follower's HEAD: the bytes that are there, and what this node sends to all followers together, in
+/// bytes per second.
+pub const OFFSET: HeaderName = HeaderName::from_static("x-peili-offset");
+pub const SENT: HeaderName = HeaderName::from_static("x-peili-sent");
+
+/// Where a peer is asked for bytes that nobody needs, to test a link.
+pub const LINK_TEST: &str = "/link-test";
 
 /// The parameter of a query that names the registry, as containerd sends it.
 const NS: &str = "ns=";
@@ -110,7 +115,7 @@ pub enum Request {
     Base,
     Ready,
     Live,
-    Gauge,
+    LinkTest,
     Content(Target),
     List {
         /// `None` where the client names no registry.
@@ -182,7 +187,7 @@ impl Reader {
             "/v2" | "/v2/" => return Ok(Request::Base),
             "/readyz" => return Ok(Request::Ready),
             "/livez" => return Ok(Request::Live),
-            GAUGE => return Ok(Request::Gauge),
+            LINK_TEST => return Ok(Request::LinkTest),
             _ => {}
         }
         let path = path.strip_prefix("/v2/").ok_or(RequestError::UnknownPath)?;

@@ -25,7 +25,7 @@ pub struct RequestRecord {
     method: Method,
     path: String,
     pub ip: IpAddr,
-    /// The step that answered: `manifest`, `blob`, `mirror`, `v2`, `readyz`, `livez`, `gauge`.
+    /// The step that answered: `manifest`, `blob`, `mirror`, `v2`, `readyz`, `livez`, `link-test`.
     pub handler: &'static str,
     /// `None` until there is an answer: the client left before.
     pub status: Option<StatusCode>,
@@ -124,7 +124,7 @@ impl Drop for RequestRecord {
                 handler: "registry",
             })
             .dec();
-        if matches!(self.handler, "readyz" | "livez" | "gauge") {
+        if matches!(self.handler, "readyz" | "livez" | "link-test") {
             return;
         }
         let source = self.source.map(|source| match source {

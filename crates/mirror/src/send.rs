@@ -13,7 +13,7 @@ use crate::content_range::ContentRange;
 use crate::found::{Found, Payload};
 use crate::refusal::Refusal;
 use crate::request::conditions::{self, Outcome};
-use crate::request::{FLIGHT, Kind, NAMESPACE, Target};
+use crate::request::{FLIGHT, Kind, NAMESPACE, OFFSET, SENT, Target};
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -41,6 +41,10 @@ pub fn found(target: &Target, asked: &HeaderMap, found: Found) -> Result<Respons
     set(headers, CONTENT_TYPE, found.media_type.as_str());
     if matches!(found.payload, Payload::Growing(_, Some(_))) {
         headers.insert(FLIGHT, HeaderValue::from_static("growing"));
+    }
+    if let Payload::Progress { offset, sent } = found.payload {
+        headers.insert(OFFSET, offset.into());
+        headers.insert(SENT, sent.into());
     }
     if target.kind == Kind::Blob {
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));

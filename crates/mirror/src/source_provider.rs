@@ -6,36 +6,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use oci::Key;
 
-use crate::PeerId;
 use crate::fetch::{Answer, FetchError, Fetcher, Question};
 use crate::peers::Fault;
+use crate::{Candidate, PeerId, SourceStatus};
 
-/// The limits for peers that have the object.
-pub const COMPLETE: StallLimits = StallLimits {
-    stall: Duration::from_secs(2),
-    stall_least: Duration::from_secs(2),
-    crawl: Duration::from_secs(5),
-};
-
-/// How long bytes of an answer are waited for.
-#[derive(Clone, Copy, Debug)]
-pub struct StallLimits {
-    /// A peer has failed after this time without a byte.
-    pub stall: Duration,
-    /// The time is four times the longest gap so far, but at least this.
-    pub stall_least: Duration,
-    /// A peer that was waited for this long in total and sent next to nothing has failed as well.
-    pub crawl: Duration,
-}
-
-impl StallLimits {
-    /// The limit for the next bytes, if `longest` was the longest gap so far.
-    pub fn next(&self, longest: Option<Duration>) -> Duration {
-        longest.map_or(self.stall, |longest| {
-            (longest * 4).clamp(self.stall_least, self.stall)
-        })
-    }
-}
+/// See [`SourceProvider::crawl_limit`]: for peers that have the complete object.
+pub const COMPLETE_CRAWL: Duration = Duration::from_secs(5);
 
 /// Provides an answer to a question, and another one if that fails.
 #[async_trait]
@@ -47,10 +23,24 @@ pub trait SourceProvider: Send + Sync {
     /// Reports that a peer's answer was of no use, or broke.
     fn report_fault(&self, peer: &PeerId, key: &Key, fault: Fault);
 
-    fn stall_limits(&self) -> StallLimits;
+    /// Asks a peer how much it has of what it was asked for. Has no limit of its own.
+    async fn status(&self, question: &Question, peer: &Candidate) -> SourceStatus;
 
-    /// Records bytes of the object at `offset` that took `waited` to arrive. Returns whether to use another source.
-    fn received(&self, _offset: u64, _bytes: &Bytes, _waited: Duration) -> bool {
+    /// A peer that was waited for this long in all and sent next to nothing has failed.
+    fn crawl_limit(&self) -> Duration {
+        COMPLETE_CRAWL
+    }
+
+    /// Records bytes of the object at `offset`.
+    fn received(&self, _offset: u64, _bytes: &Bytes) {}
+
+    /// The bandwidth of this node's link in bytes per second, if it receives far less than that.
+    fn starved_of(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whether to leave a peer that sends far less than it has.
+    fn leave_slow(&self, _peer: &PeerId) -> bool {
         false
     }
 }
@@ -66,7 +56,7 @@ impl SourceProvider for Fetcher {
         self.report_fault(peer, key, fault);
     }
 
-    fn stall_limits(&self) -> StallLimits {
-        COMPLETE
+    async fn status(&self, question: &Question, peer: &Candidate) -> SourceStatus {
+        Fetcher::status(self, question, peer).await
     }
 }

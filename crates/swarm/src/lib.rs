@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::{Multiaddr, noise};
-use mirror::ListenAddress;
+use mirror::{FlightEvent, ListenAddress};
 use prometheus_client::registry::Registry;
 use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
@@ -72,6 +72,8 @@ const FIND_QUEUE: usize = 1024;
 const COMMAND_QUEUE: usize = 64;
 /// Questions and news about pulls that wait; whoever asks more waits with them, and news beyond them are lost.
 const WORD_QUEUE: usize = 1024;
+/// Events of flights that the mirror has not taken yet.
+const EVENT_QUEUE: usize = 64;
 
 /// Why the router cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -132,12 +134,12 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
     let (peers_out, peers) = watch::channel(0);
     let (addresses_out, addresses) = watch::channel(Vec::new());
     let (remembered_out, remembered_now) = watch::channel(Vec::new());
-    let (outrun_out, too_slow) = watch::channel(0);
+    let (events_out, events) = mpsc::channel(EVENT_QUEUE);
     let outbox = Outbox {
         peers: peers_out,
         addresses: addresses_out,
         remembered: remembered_out,
-        too_slow: outrun_out,
+        events: events_out,
     };
     let flights = match config.flights {
         true => Flights::new(&id, filter.clone()),
@@ -164,7 +166,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
         peers,
         addresses,
         remembered_now,
-        too_slow,
+        events,
     })
 }
 
@@ -243,7 +245,7 @@ pub struct Bound {
     peers: watch::Receiver<usize>,
     addresses: watch::Receiver<Vec<Multiaddr>>,
     remembered_now: watch::Receiver<Vec<Remembered>>,
-    too_slow: watch::Receiver<u64>,
+    events: mpsc::Receiver<FlightEvent>,
 }
 
 impl Bound {
@@ -294,8 +296,8 @@ impl Bound {
             tasks.spawn(peers::keep(folder, self.remembered_now));
         }
         let commands = (finds_in, commands_in, words_in);
-        let watches = (status, self.peers, self.too_slow);
-        let router = Router::new(self.id, commands, watches, has_legacy_peers);
+        let outputs = (status, self.peers, self.events);
+        let router = Router::new(self.id, commands, outputs, has_legacy_peers);
         let handle = Handle {
             stop,
             tasks,

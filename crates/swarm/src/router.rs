@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use libp2p::PeerId;
-use mirror::{Candidate, Decision, Health, PullProgress, Search, SourceRequest};
+use mirror::{
+    Candidate, Decision, FlightEvent, Health, LinkTest, PullProgress, ReceiveRates, Search,
+    SourceRequest,
+};
 use oci::{Digest, Key};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -31,8 +35,8 @@ pub struct Router {
     flight_commands: Option<mpsc::Sender<FlightCommand>>,
     status: watch::Receiver<Status>,
     peers: watch::Receiver<usize>,
-    /// What a source receives, in bytes per second, that reported this node as too slow.
-    too_slow: watch::Receiver<u64>,
+    /// What flights ask of the mirror, until it takes them.
+    events: Mutex<Option<mpsc::Receiver<FlightEvent>>>,
     has_legacy_peers: Arc<AtomicBool>,
 }
 
@@ -44,10 +48,10 @@ impl Router {
             mpsc::Sender<Command>,
             Option<mpsc::Sender<FlightCommand>>,
         ),
-        (status, peers, too_slow): (
+        (status, peers, events): (
             watch::Receiver<Status>,
             watch::Receiver<usize>,
-            watch::Receiver<u64>,
+            mpsc::Receiver<FlightEvent>,
         ),
         has_legacy_peers: Arc<AtomicBool>,
     ) -> Self {
@@ -58,7 +62,7 @@ impl Router {
             flight_commands,
             status,
             peers,
-            too_slow,
+            events: Mutex::new(Some(events)),
             has_legacy_peers,
         }
     }
@@ -77,6 +81,16 @@ impl Router {
         // Without a node no peer can be told; whoever runs the node has seen it end.
         if self.commands.send(command).await.is_err() {
             tracing::debug!("the router has ended");
+        }
+    }
+}
+
+impl Router {
+    fn command_flights(&self, command: FlightCommand) {
+        if let Some(flight_commands) = &self.flight_commands
+            && let Err(error) = flight_commands.try_send(command)
+        {
+            tracing::debug!(%error, "the cluster does not learn of this");
         }
     }
 }
@@ -143,44 +157,19 @@ impl mirror::Flights for Router {
     }
 
     fn report(&self, digest: &Digest, progress: PullProgress) {
-        let Some(flight_commands) = &self.flight_commands else {
-            return;
-        };
-        if flight_commands
-            .try_send(FlightCommand::Report(digest.clone(), progress))
-            .is_err()
-        {
-            tracing::debug!(%digest, ?progress, "the queue to the router is full; the cluster does not learn of this progress");
-        }
+        self.command_flights(FlightCommand::Report(digest.clone(), progress));
     }
 
-    async fn random_peer(&self) -> Option<Candidate> {
-        let flight_commands = self.flight_commands.as_ref()?;
-        let (asker, random_peer) = oneshot::channel();
-        flight_commands
-            .send(FlightCommand::RandomPeer(asker))
-            .await
-            .ok()?;
-        random_peer.await.ok()?
+    fn observe(&self, rates: ReceiveRates) {
+        self.command_flights(FlightCommand::Observe(rates));
     }
 
-    fn too_slow_reports(&self) -> watch::Receiver<u64> {
-        let mut too_slow = self.too_slow.clone();
-        too_slow.mark_unchanged();
-        too_slow
+    fn link_tested(&self, test: LinkTest) {
+        self.command_flights(FlightCommand::LinkTested(test));
     }
 
-    fn set_slow(&self, is_slow: bool) {
-        let Some(flight_commands) = &self.flight_commands else {
-            return;
-        };
-        if flight_commands
-            .try_send(FlightCommand::SetSlow(is_slow))
-            .is_err()
-        {
-            tracing::debug!(
-                "the queue to the router is full; the cluster does not learn whether this node is slow"
-            );
-        }
+    fn events(&self) -> mpsc::Receiver<FlightEvent> {
+        let events = self.events.lock().take();
+        events.unwrap_or_else(|| mpsc::channel(1).1)
     }
 }

@@ -7,7 +7,6 @@ mod faults;
 mod ranks;
 mod source;
 
-pub(super) use faults::SecondLead;
 pub(super) use source::{Asked, Source, State};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,10 +42,6 @@ pub(super) struct Flight {
     awaited: BTreeSet<NodeId>,
     /// The leader that nodes asking another arbiter wait for there, and when one of them last reported it.
     above: Option<(Awaited, Time)>,
-    /// When each leader received its first byte.
-    begun: BTreeMap<NodeId, Time>,
-    /// The first node that reported the leader as far too slow.
-    slow_leader_reporter: Option<NodeId>,
     /// The followers of each node, whether it is a source or not.
     children: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// The last request of each node that ended. Later messages about it are stale.
@@ -73,8 +68,6 @@ impl Flight {
             sources: BTreeMap::new(),
             awaited: BTreeSet::new(),
             above: None,
-            begun: BTreeMap::new(),
-            slow_leader_reporter: None,
             children: BTreeMap::new(),
             ended: BTreeMap::new(),
             shape: TreeShape::new(key, None, 1, 1),
@@ -102,9 +95,11 @@ impl Flight {
         !self.sources.is_empty()
     }
 
-    /// A node whose outcome others wait for: a leader without a byte, or a node that asks another arbiter.
-    pub fn awaited(&self) -> Option<NodeId> {
-        self.awaited.first().copied()
+    /// Whether there is a node whose outcome another one waits for: a leader without a byte, or a node that asks another
+    /// arbiter. Only slow nodes wait for a slow one.
+    pub fn is_awaited_by(&self, is_slow: bool) -> bool {
+        let is_good = |node: &NodeId| self.get(node).is_some_and(|source| !source.is_slow);
+        self.awaited.iter().any(|node| is_slow || is_good(node))
     }
 
     /// The leader that waiting nodes are told about: the one granted here; else the one that a node of this flight
@@ -144,7 +139,6 @@ impl Flight {
     pub fn put(&mut self, now: Time, node: NodeId, state: State, asked: Asked) {
         self.cut(&node);
         let order = self.next_order;
-        let was_granted = self.get(&node).map(|s| s.state) == Some(State::Granted);
         if let Some(source) = self.sources.get_mut(&node) {
             source.state = state;
             source.asked = asked;
@@ -172,8 +166,6 @@ impl Flight {
                 is_slow: false,
                 is_behind_slow_node: false,
                 is_wrong: false,
-                followers_reported: 0,
-                reported_slow_by: None,
                 rank: None,
             };
             self.sources.insert(node, source);
@@ -182,11 +174,6 @@ impl Flight {
             self.awaited.insert(node);
         } else {
             self.awaited.remove(&node);
-        }
-        if state != State::Begun {
-            self.begun.remove(&node);
-        } else if was_granted {
-            self.begun.insert(node, now);
         }
         self.refresh(node);
     }
@@ -243,7 +230,6 @@ impl Flight {
         self.cut(node);
         let source = self.sources.remove(node)?;
         self.awaited.remove(node);
-        self.begun.remove(node);
         if let Some(rank) = source.rank {
             self.ranked.remove(&(rank, *node));
         }

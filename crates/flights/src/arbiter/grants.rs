@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::flight::{Asked, Flight, SecondLead, State};
+use super::flight::{Asked, Flight, State};
 use super::tree::{self, TreeShape};
 use super::waiting::{Awaited, Waiter};
 use super::{Arbiter, BUSY_TICK};
@@ -18,8 +18,7 @@ const MAX_WAITING: usize = 16_384;
 const PREFER_HOLD: Duration = Duration::from_millis(300);
 /// A node in leader cooldown leads only after this time, so that other nodes can ask first.
 const COOLDOWN_HOLD: Duration = Duration::from_secs(1);
-/// A node with a far too slow leader waits this long for a second report and a second lead. Then a slow source is
-/// better than none.
+/// A node with slow sources only waits this long for another leader's first byte. Then a slow source is better than none.
 const SECOND_LEAD_WAIT: Duration = Duration::from_secs(1);
 /// A leaf of a tree waits this long for an inner node to attach first.
 const INNER_NODE_WAIT: Duration = Duration::from_millis(100);
@@ -99,9 +98,12 @@ impl Arbiter {
         flight.size = flight.size.or(request.size);
         flight.concurrent_objects = flight.concurrent_objects.max(request.concurrent_objects);
         // A slow node leaves a source that is too fast for it; that is not the source's fault.
-        let doubted = request.failed_sources().chain(request.slow_source());
-        let doubted = doubted.filter(|_| !request.is_slow);
-        doubted.for_each(|failed| flight.mark_doubtful(&failed));
+        if !request.is_slow {
+            let failed = request.failed_sources();
+            failed.for_each(|failed| flight.mark_doubtful(&failed));
+            let slow = request.slow_source();
+            slow.map(|slow| flight.set_slow(&slow, true));
+        }
         match source {
             // The same request gets the same answer: otherwise the arbiter would not know which one the node acts on.
             Some((State::Complete, asked, ..)) if asked.number == request.number => {
@@ -110,7 +112,7 @@ impl Arbiter {
             Some((State::Following, asked, Some(source), order))
                 if asked.number == request.number =>
             {
-                return Taken::Answered(follow(now, flight, source, order));
+                return Taken::Answered(follow(flight, source, order));
             }
             // Its download has failed, and its report is still on the way; or it ended early, and need not go on
             // upstream.
@@ -122,7 +124,7 @@ impl Arbiter {
             }
             Some((State::Granted | State::Begun, ..)) => {
                 flight.ask_again(now, &asker, request.number);
-                return Taken::Answered(Reply::Lead(true));
+                return Taken::Answered(Reply::Lead(false));
             }
             Some((State::Following, ..)) => flight.detach(&asker),
             // It has lost the object, or must ask elsewhere again.
@@ -188,6 +190,8 @@ impl Arbiter {
         let grants = view.global_arbiter(&request.key()).is_none();
         let elsewhere = self.elsewhere(&request.key(), &waiter.node, view);
         let flight = self.flight(&request.key())?;
+        let is_slow = |node: NodeId| flight.get(&node).is_some_and(|source| source.is_slow);
+        let has_better = has_better && !request.preferred_leader().is_some_and(is_slow);
         let waited = now.since(waiter.since);
         let asked = Asked {
             number: request.number,
@@ -195,15 +199,6 @@ impl Arbiter {
         };
         let shape = flight.shape(&request.key(), view.shard_size());
         let may_lead = grants && !in_leader_cooldown && !request.is_slow && !learns;
-        if let Some(slow) = request.slow_leader().filter(|_| may_lead) {
-            match flight.request_second_lead(now, slow, waiter.node, asked) {
-                SecondLead::Granted => return Some(Reply::Lead(true)),
-                SecondLead::NeedsSecondReport if waits_for_second_lead(now, waiter) => {
-                    return waiter.requeue_if_due(now);
-                }
-                SecondLead::NeedsSecondReport | SecondLead::Unfounded => {}
-            }
-        }
         // No node below it may feed it, whatever was reported since it asked.
         flight.detach(&waiter.node);
         // A leader often leads all objects of an image. It should feed one node for each object, like every other node:
@@ -211,10 +206,22 @@ impl Arbiter {
         let may_go_on =
             elsewhere.is_some() && request.can_wait && request.failed_sources.is_empty();
         let source = flight.best_source(&waiter.node, request);
-        if let Some(source) = source.filter(|s| !may_go_on || !flight.leads_for_all(s)) {
+        let source = source.filter(|s| !may_go_on || !flight.leads_for_all(s));
+        let is_poor = |source| flight.is_behind_slow_node(&source) && !request.is_slow;
+        if source.is_none_or(is_poor) && may_lead && flight.allows_another_lead() {
+            // The slow lead cannot be called back; the faster one wins.
+            if !flight.is_awaited_by(request.is_slow) {
+                flight.lead(now, waiter.node, lead_state(request), asked);
+                return Some(Reply::Lead(true));
+            }
+            if waited < SECOND_LEAD_WAIT && request.can_wait {
+                return waiter.requeue_if_due(now);
+            }
+        }
+        if let Some(source) = source {
             return attach_or_wait(now, flight, (source, shape), waiter, asked);
         }
-        if flight.awaited().is_some() {
+        if flight.is_awaited_by(request.is_slow) {
             return waiter.requeue_if_due(now);
         }
         if let Some(elsewhere) = elsewhere {
@@ -247,14 +254,9 @@ impl Arbiter {
             // It need not lead to go upstream, and others would wait for it.
             return Some(Reply::Alone(true));
         }
-        let has_bytes = request.offset > 0;
-        let state = if has_bytes {
-            State::Begun
-        } else {
-            State::Granted
-        };
-        flight.lead(now, waiter.node, state, asked);
-        Some(Reply::Lead(true))
+        flight.lead(now, waiter.node, lead_state(request), asked);
+        flight.set_slow(&waiter.node, request.is_slow);
+        Some(Reply::Lead(false))
     }
 
     /// The arbiter to redirect an asker to if no node here has the object: the global arbiter, or the arbiter of a
@@ -276,7 +278,7 @@ impl Arbiter {
         }
         let arbiter = cx.view.arbiter(&key);
         let is_arbiter = arbiter == Some(cx.view.me());
-        if is_arbiter && (flight.awaited().is_none() || !flight.feeds_nobody()) {
+        if is_arbiter && (!flight.is_awaited_by(false) || !flight.feeds_nobody()) {
             let shape = flight.shape(&key, cx.view.shard_size());
             let is_sent = cx.view.global_arbiter(&key).is_some();
             let mut waiting = flight.waiting.take();
@@ -338,6 +340,15 @@ impl Arbiter {
     }
 }
 
+/// The state of a leader when it is granted the lead: it can feed others if it has bytes already.
+fn lead_state(request: &SourceRequest) -> State {
+    if request.offset > 0 {
+        State::Begun
+    } else {
+        State::Granted
+    }
+}
+
 /// Tells a waiter to wait, unless it was told the same within [`HEARTBEAT`].
 fn send_wait(now: Time, waiter: &mut Waiter, lead: Awaited, out: &mut Outbox) {
     let awaited = waiter.waits_for(lead);
@@ -358,14 +369,6 @@ fn send_wait(now: Time, waiter: &mut Waiter, lead: Awaited, out: &mut Outbox) {
     }
 }
 
-/// Whether a node with a far too slow leader should wait for a faster one.
-fn waits_for_second_lead(now: Time, waiter: &Waiter) -> bool {
-    let request = &waiter.request;
-    request.slow_leader().is_some()
-        && request.can_wait
-        && now.since(waiter.since) < SECOND_LEAD_WAIT
-}
-
 /// Attaches a waiter to a source, or lets it wait for a better one.
 fn attach_or_wait(
     now: Time,
@@ -375,10 +378,6 @@ fn attach_or_wait(
     asked: Asked,
 ) -> Option<Reply> {
     let (node, request) = (waiter.node, &waiter.request);
-    let is_second_near = flight.awaited().is_some() && flight.is_behind_slow_node(&source);
-    if is_second_near && waits_for_second_lead(now, waiter) {
-        return waiter.requeue_if_due(now);
-    }
     let is_leaf = shape.has_classes() && !shape.is_inner(&node);
     let depth = flight.get(&source)?.depth;
     let has_room = shape.has_room(&source, depth, flight.children(&source));
@@ -388,17 +387,15 @@ fn attach_or_wait(
     }
     let order = flight.attach(now, node, source, asked);
     flight.set_slow(&node, request.is_slow);
-    Some(follow(now, flight, source, order))
+    Some(follow(flight, source, order))
 }
 
-fn follow(now: Time, flight: &Flight, source: NodeId, order: u32) -> Reply {
-    let led_for = flight.led_for(now, &source).map(|led| led.as_millis());
+fn follow(flight: &Flight, source: NodeId, order: u32) -> Reply {
     Reply::Follow(Follow {
         source: node_field(Some(source)),
         epoch: flight.epoch,
         order,
         leader: node_field(flight.leader),
-        led_for_ms: led_for.map(|millis| u32::try_from(millis).unwrap_or(u32::MAX)),
     })
 }
 

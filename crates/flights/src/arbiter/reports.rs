@@ -5,7 +5,7 @@ use super::flight::{Asked, State};
 use super::waiting::Awaited;
 use crate::outbox::Context;
 use crate::view::View;
-use crate::wire::{self, Message, PullState, Report, TooSlow, Wait};
+use crate::wire::{self, PullState, Report, Wait};
 use crate::{Key, NodeId};
 
 impl Arbiter {
@@ -95,27 +95,12 @@ impl Arbiter {
                     None => flight.lead(cx.now, from, state, asked),
                 }
                 flight.heard(cx.now, &from, alive.is_busy);
-                if alive.is_slow {
-                    flight.set_slow(&from, true);
-                }
-                if says_nothing_new {
+                let is_slow_now = alive.is_slow && flight.set_slow(&from, true);
+                if says_nothing_new && !is_slow_now {
                     return;
                 }
             }
             PullState::Done(_) => flight.put(cx.now, from, State::Complete, asked),
-            PullState::FollowerTooSlow(report) => {
-                if let Some(slow) = flight.follower_too_slow(&from, report.order) {
-                    let source_rate = if slow == from {
-                        u64::MAX
-                    } else {
-                        report.source_rate
-                    };
-                    let key = wire::key_field(key);
-                    cx.out
-                        .send(slow, Message::TooSlow(TooSlow { key, source_rate }));
-                }
-                return;
-            }
             PullState::Failed(_) | PullState::WrongDigest(_) => {
                 if matches!(stage, PullState::WrongDigest(_)) {
                     flight.mark_wrong(&from);

@@ -5,8 +5,8 @@ use crate::outbox::Context;
 use crate::slots::Slot;
 use crate::view::View;
 use crate::wire::{
-    self, Answer, FindHolders, Holders, Message, Reply, Resync, SourceRequest, TooSlow, Withdraw,
-    node, node_field, nodes_field,
+    self, Answer, FindHolders, Holders, Message, PullState, RegistryRate, Reply, Resync,
+    SourceRequest, Withdraw, node, node_field, nodes_field,
 };
 use crate::{NodeId, Time};
 
@@ -50,6 +50,10 @@ impl Coordinator {
             }
             Message::Answer(answer) => self.answered(now, from, answer, view),
             Message::Report(report) => {
+                if let Some(PullState::Alive(alive)) = &report.state {
+                    let registries = &mut requests.registries;
+                    registries.learn(now, alive.registry, alive.registry_rate);
+                }
                 arbiter.reported(from, report, &mut Context::new(now, view, out));
             }
             Message::FindHolders(FindHolders { key, number }) => {
@@ -75,13 +79,8 @@ impl Coordinator {
             Message::Holders(found) => {
                 requests.found(from, &found, &mut Context::new(now, view, out));
             }
-            Message::TooSlow(TooSlow { key, source_rate }) => {
-                if self
-                    .pulls
-                    .is_arbiter_of_follower(&wire::key(&key), from, view)
-                {
-                    self.too_slow_for = self.too_slow_for.max(Some(source_rate));
-                }
+            Message::RegistryRate(RegistryRate { registry, rate }) => {
+                requests.registries.learn(now, registry, rate);
             }
         }
     }
@@ -94,8 +93,16 @@ impl Coordinator {
         mut request: SourceRequest,
         view: &impl View,
     ) {
-        let Self { arbiter, out, .. } = self;
+        let Self {
+            arbiter,
+            requests,
+            out,
+            ..
+        } = self;
         let key = request.key();
+        if request.on_behalf_of.is_empty() {
+            requests.exchange_rate(from, &request, &mut Context::new(now, view, out));
+        }
         if let Some(asker) = node(&std::mem::take(&mut request.on_behalf_of)) {
             // The arbiter after this one forwarded it, as it knows nothing about the key yet.
             arbiter.source_requested(asker, request, &mut Context::new(now, view, out));

@@ -146,7 +146,7 @@ fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
         })
     };
     coordinator.accept(Time(0), first, request(1, 0), view);
-    assert_eq!(answers_to(&mut coordinator, first), [Reply::Lead(true)]);
+    assert_eq!(answers_to(&mut coordinator, first), [Reply::Lead(false)]);
     coordinator.accept(Time(0), second, request(7, 200), view);
     coordinator.tick(Time(250), view);
     let answers = answers_to(&mut coordinator, second);

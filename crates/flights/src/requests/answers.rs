@@ -1,9 +1,7 @@
 //! Handles the answers of owners, and their silence.
 
-use std::time::Duration;
-
 use super::pending::{PendingRequest, Query};
-use super::{MAX_REDIRECTS, SourceRequests};
+use super::{CompletedRequest, MAX_REDIRECTS, SourceRequests};
 use crate::outbox::Context;
 use crate::slots::OWNERS;
 use crate::view::View;
@@ -23,6 +21,7 @@ impl SourceRequests {
         let Some(open) = open.filter(|open| open.is_seek_for(&key)) else {
             return false;
         };
+        let mut is_second_lead = false;
         let decision = match reply {
             Reply::Wait(wait) => {
                 let (lead, is_busy) = (node(&wait.leader), wait.is_busy);
@@ -52,15 +51,16 @@ impl SourceRequests {
                     return false;
                 };
                 let (epoch, order) = (follow.epoch, follow.order);
-                let led_for = follow.led_for_ms.map(u64::from);
                 Decision::Follow {
                     source,
                     position: ChainPosition { epoch, order },
                     leader: node(&follow.leader),
-                    led_for: led_for.map(Duration::from_millis),
                 }
             }
-            Reply::Lead(_) => Decision::Lead,
+            Reply::Lead(is_second) => {
+                is_second_lead = is_second;
+                Decision::Lead
+            }
             Reply::Alone(_) => Decision::Alone,
             Reply::Later(_) => Decision::Later,
         };
@@ -71,7 +71,14 @@ impl SourceRequests {
             && let Query::Source(request) = open.query
         {
             self.budgets.set_arbiter_silent(request.repository, false);
-            self.complete(number, (open.id, *request), Some(from), decision);
+            self.completed.push(CompletedRequest {
+                id: open.id,
+                number,
+                request: *request,
+                by: Some(from),
+                decision,
+                is_second_lead,
+            });
         }
         true
     }

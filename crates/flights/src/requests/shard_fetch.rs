@@ -161,7 +161,7 @@ impl SourceRequests {
             Some(_) if is_requeued => {
                 let open = self.open.remove(&number);
                 if let Some((id, Query::Source(request))) = open.map(|open| (open.id, open.query)) {
-                    self.complete(number, (id, *request), None, Decision::Later);
+                    self.complete(number, (id, *request), Decision::Later);
                 }
             }
             Some(until) if is_due => {

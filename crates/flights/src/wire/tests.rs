@@ -60,25 +60,24 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
         any::<Option<u64>>(),
         1..=8_u32,
     );
-    let who = (maybe(), many_nodes(), maybe(), maybe(), maybe(), maybe());
+    let who = (maybe(), many_nodes(), maybe(), maybe(), maybe());
     let how = (
         number(),
         any::<[bool; 3]>(),
         any::<u32>(),
         0..=MAX_REQUEUE_AFTER_MS,
+        any::<[u64; 2]>(),
     );
     (what, who, how).prop_map(|(what, who, how)| {
         let (key, [number, repository], size, concurrent_objects) = what;
+        let (preferred_leader, failed_sources, slow_source, silent_owner, on_behalf_of) = who;
         let (
-            preferred_leader,
-            failed_sources,
-            slow_source,
-            slow_leader,
-            silent_owner,
-            on_behalf_of,
-        ) = who;
-        let (offset, [can_wait, leader_cooldown, is_slow], downstream_nodes, requeue_after_ms) =
-            how;
+            offset,
+            [can_wait, leader_cooldown, is_slow],
+            downstream_nodes,
+            requeue_after_ms,
+            [registry, registry_rate],
+        ) = how;
         SourceRequest {
             key,
             number,
@@ -95,9 +94,9 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             requeue_after_ms,
             is_slow,
             slow_source,
-            slow_leader,
             downstream_nodes,
-            registry: 0,
+            registry,
+            registry_rate,
         }
     })
 }
@@ -107,25 +106,15 @@ fn wait() -> impl Strategy<Value = Wait> {
 }
 
 fn reply() -> impl Strategy<Value = Reply> {
-    let led_for_ms = proptest::option::of(any::<u32>());
-    let follow = (
-        node_bytes(),
-        any::<u64>(),
-        any::<u32>(),
-        maybe(),
-        led_for_ms,
-    );
+    let follow = (node_bytes(), any::<u64>(), any::<u32>(), maybe());
     prop_oneof![
-        follow.prop_map(
-            |(source, epoch, order, leader, led_for_ms)| Reply::Follow(Follow {
-                source,
-                epoch,
-                order,
-                leader,
-                led_for_ms
-            })
-        ),
-        Just(Reply::Lead(true)),
+        follow.prop_map(|(source, epoch, order, leader)| Reply::Follow(Follow {
+            source,
+            epoch,
+            order,
+            leader,
+        })),
+        any::<bool>().prop_map(Reply::Lead),
         Just(Reply::Alone(true)),
         Just(Reply::Later(true)),
         wait().prop_map(Reply::Wait),
@@ -135,21 +124,27 @@ fn reply() -> impl Strategy<Value = Reply> {
 
 fn state() -> impl Strategy<Value = PullState> {
     prop_oneof![
-        (prop::option::of(number()), maybe(), any::<(bool, bool)>()).prop_map(
-            |(size, source, (is_busy, is_slow))| PullState::Alive(Alive {
-                size,
-                source,
-                is_busy,
-                is_slow,
-            })
-        ),
+        (
+            prop::option::of(number()),
+            maybe(),
+            any::<(bool, bool)>(),
+            any::<[u64; 2]>()
+        )
+            .prop_map(|(size, source, (is_busy, is_slow), rate)| {
+                let [registry, registry_rate] = rate;
+                PullState::Alive(Alive {
+                    size,
+                    source,
+                    is_busy,
+                    is_slow,
+                    registry,
+                    registry_rate,
+                })
+            }),
         Just(PullState::Done(true)),
         Just(PullState::Failed(true)),
         Just(PullState::WrongDigest(true)),
         wait().prop_map(PullState::WaitingElsewhere),
-        any::<(u32, u64)>().prop_map(|(order, source_rate)| PullState::FollowerTooSlow(
-            FollowerTooSlow { order, source_rate }
-        )),
     ]
 }
 
@@ -192,8 +187,8 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
                 redirect,
             })
         }),
-        (key_bytes(), number())
-            .prop_map(|(key, source_rate)| Message::TooSlow(TooSlow { key, source_rate })),
+        any::<(u64, u64)>()
+            .prop_map(|(registry, rate)| Message::RegistryRate(RegistryRate { registry, rate })),
     ]
 }
 
@@ -255,14 +250,13 @@ fn fields_of_wrong_lengths_are_refused() {
         change(&mut request, short.clone());
         Message::from_datagram(&Message::SourceRequest(request).to_datagram())
     };
-    let changes: [(&str, Change); 7] = [
+    let changes: [(&str, Change); 6] = [
         ("key", |r, b| r.key = b),
         ("preferred_leader", |r, b| r.preferred_leader = b),
         ("failed_sources", |r, b| r.failed_sources = b),
         ("silent_owner", |r, b| r.silent_owner = b),
         ("on_behalf_of", |r, b| r.on_behalf_of = b),
         ("slow_source", |r, b| r.slow_source = b),
-        ("slow_leader", |r, b| r.slow_leader = b),
     ];
     for (field, change) in changes {
         assert_eq!(request(change), Err(DecodeError::Field(field)));
@@ -309,32 +303,29 @@ fn one_of_each() -> Vec<Message> {
         requeue_after_ms: 200,
         is_slow: true,
         slow_source: node(5),
-        slow_leader: node(6),
         downstream_nodes: 77,
-        registry: 0,
+        registry: 10,
+        registry_rate: 1000,
     };
     let follow = Follow {
         source: node(2),
         epoch: 4,
         order: 5,
         leader: node(3),
-        led_for_ms: Some(0),
     };
     let alive = Alive {
         size: Some(300),
         source: node(2),
         is_busy: true,
         is_slow: true,
-    };
-    let too_slow = FollowerTooSlow {
-        order: 5,
-        source_rate: 1000,
+        registry: 10,
+        registry_rate: 1000,
     };
     let answer = |reply| Message::answer(key(1), number, reply);
     let report = |state| Message::report(key(1), number, state);
     let (of_shard, forget, slots) = (true, 5, 6);
     let (add, remove) = (keys_field(&[key(1), key(2)]), keys_field(&[key(3)]));
-    let (holders, redirect, source_rate) = (nodes([2, 3]), node(4), 1000);
+    let (holders, redirect, registry, rate) = (nodes([2, 3]), node(4), 10, 1000);
     vec![
         Message::Members(vec![1, 2, 3].into()),
         Message::Announce(Announce {
@@ -363,7 +354,6 @@ fn one_of_each() -> Vec<Message> {
         report(PullState::Done(true)),
         report(PullState::Failed(true)),
         report(PullState::WrongDigest(true)),
-        report(PullState::FollowerTooSlow(too_slow)),
         Message::FindHolders(FindHolders {
             key: key_field(key(1)),
             number,
@@ -373,10 +363,7 @@ fn one_of_each() -> Vec<Message> {
             holders,
             redirect,
         }),
-        Message::TooSlow(TooSlow {
-            key: key_field(key(1)),
-            source_rate,
-        }),
+        Message::RegistryRate(RegistryRate { registry, rate }),
     ]
 }
 

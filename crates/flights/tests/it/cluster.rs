@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flights::members::Contact;
-use flights::{Decision, Key, Node, NodeId, PullProgress, RequestId, SourceRequest, Time};
+use flights::{
+    Decision, Key, LinkTest, Node, NodeId, PullProgress, RequestId, SourceRequest, Time,
+};
 
 /// Nodes know no common clock: each one's own is ahead by so much times its number.
 const CLOCK_SKEW: u64 = 7_919;
@@ -21,6 +23,14 @@ pub fn index(id: &NodeId) -> usize {
     let mut number = [0; 8];
     number.copy_from_slice(&id.0[..8]);
     u64::from_le_bytes(number) as usize
+}
+
+/// A test that shows whether a node is slow.
+pub fn link_test(is_slow: bool) -> LinkTest {
+    LinkTest {
+        bandwidth: Some(if is_slow { 1_000_000 } else { 9_000_000 }),
+        others: [90, 91].map(|node| (id(node), 9_000_000)).into(),
+    }
 }
 
 pub fn wanted(key: Key) -> SourceRequest {

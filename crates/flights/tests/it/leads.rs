@@ -3,9 +3,12 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use flights::{Coordinator, Decision, Key, PullProgress, SourceRequest, Time, node_field};
+use flights::{
+    Condition, Coordinator, Decision, Event, Key, PullProgress, ReceiveRates, SourceRequest, Time,
+    node_field, registry_hash,
+};
 
-use crate::cluster::{id, index, wanted};
+use crate::cluster::{id, index, link_test, wanted};
 use crate::coordinators::{ClusterView, Coordinators, Directory};
 
 /// A flight, and what comes of what is asked at once.
@@ -32,15 +35,25 @@ impl<'a> Asking<'a> {
         self.want(asker, wanted(self.key))
     }
 
-    /// Somebody gets far less from its source than is usual.
-    fn report_slow_leader(&mut self, asker: usize, slow: usize) -> Option<Decision> {
+    /// A follower goes on elsewhere, because its source is far too slow.
+    fn leave(&mut self, asker: usize, slow: usize) -> Option<Decision> {
         let wanted = SourceRequest {
             offset: 5,
             slow_source: node_field(Some(id(slow))),
-            slow_leader: node_field(Some(id(1))),
             ..wanted(self.key)
         };
         self.want(asker, wanted)
+    }
+
+    /// The link of a node becomes slow, or fast again.
+    fn test_link(&mut self, node: usize, is_slow: bool) -> Vec<Event> {
+        let now = self.now;
+        self.coordinators.with(node, |coordinator, view| {
+            coordinator.link_tested(now, link_test(is_slow), view);
+        });
+        self.coordinators.deliver(now);
+        self.coordinators
+            .with(node, |coordinator, _| coordinator.take_events())
     }
 
     fn want(&mut self, asker: usize, wanted: SourceRequest) -> Option<Decision> {
@@ -91,82 +104,39 @@ fn source(decision: Option<Decision>) -> Option<usize> {
 }
 
 #[test]
-fn a_lead_that_is_far_too_slow_gets_a_second_one_and_no_third() {
+fn a_slow_leader_gets_another_beside_it_and_the_others_follow_that() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);
     flight.chain(1..5);
     assert_eq!(
-        flight.report_slow_leader(2, 1),
-        None,
-        "nobody else has said so"
+        flight.test_link(1, true),
+        [Event::Condition(Condition::Slow)]
     );
-    assert_eq!(flight.report_slow_leader(3, 2), Some(Decision::Lead));
-    // Who complains waits until the second one has begun, and is fed by way of it.
-    assert_eq!(flight.decision(2), None);
-    assert_eq!(flight.report_slow_leader(4, 3), None);
-    flight.report(3, BEGUN);
-    assert_eq!(source(flight.decision(2)), Some(3));
-    assert_eq!(source(flight.decision(4)), Some(2));
-    assert_eq!(source(flight.report_slow_leader(4, 2)), Some(3), "no third");
+    // Whoever was fed by it goes on elsewhere. The others are behind that node.
+    assert_eq!(flight.leave(2, 1), Some(Decision::Lead));
     assert_eq!(source(flight.ask(5)), Some(4));
+    assert_eq!(source(flight.leave(4, 3)), Some(2));
 }
 
 #[test]
-fn a_single_reporter_may_be_slow_itself() {
+fn a_source_that_one_follower_found_slow_comes_last() {
     let all = Directory::new(0..16);
-    let mut flight = Asking::new(&all);
-    flight.chain(1..4);
-    assert_eq!(flight.report_slow_leader(3, 2), None);
-    flight.coordinators.tick(Time(1_200));
-    assert_eq!(source(flight.decision(3)), Some(1), "any other");
-    // In a cluster of two there is nobody else to say so.
     let mut flight = Asking::new(&all);
     flight.chain(1..3);
-    assert_eq!(flight.report_slow_leader(2, 1), Some(Decision::Lead));
+    // Its uplink is slow, of which it knows nothing.
+    assert_eq!(flight.leave(2, 1), Some(Decision::Lead));
+    flight.report(2, BEGUN);
+    assert_eq!(source(flight.ask(3)), Some(2));
 }
 
 #[test]
-fn a_second_lead_that_does_not_begin_is_not_waited_for_long() {
-    let all = Directory::new(0..16);
-    let mut flight = Asking::new(&all);
-    flight.chain(1..4);
-    flight.report_slow_leader(3, 2);
-    assert_eq!(flight.report_slow_leader(2, 1), Some(Decision::Lead));
-    flight.coordinators.tick(Time(1_200));
-    assert_eq!(source(flight.decision(3)), Some(1));
-}
-
-#[test]
-fn a_lead_that_has_not_begun_gets_a_second_one_too() {
+fn nobody_waits_for_a_slow_leader_to_begin() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);
     assert_eq!(flight.ask(1), Some(Decision::Lead));
-    assert_eq!(flight.report_slow_leader(2, 1), Some(Decision::Lead));
-    assert_eq!(flight.ask(3), None);
-    flight.report(2, BEGUN);
-    assert_eq!(source(flight.decision(3)), Some(2));
-}
-
-#[test]
-fn how_long_bytes_have_come_from_upstream_is_told() {
-    let all = Directory::new(0..16);
-    let led_for = |decision: Option<Decision>| match decision {
-        Some(Decision::Follow { led_for, .. }) => led_for,
-        other => panic!("{other:?}"),
-    };
-    let mut flight = Asking::new(&all);
-    flight.ask(1);
-    flight.report(1, BEGUN);
-    assert_eq!(led_for(flight.ask(2)), Some(Duration::ZERO));
-    flight.now = Time(700);
-    assert_eq!(led_for(flight.ask(3)), Some(Duration::from_millis(600)));
-    flight.report(1, PullProgress::Done);
-    assert_eq!(led_for(flight.ask(4)), None);
-    // It had some of it before.
-    let mut flight = Asking::new(&all);
-    flight.report_slow_leader(1, 9);
-    flight.report(1, BEGUN);
-    assert!(led_for(flight.ask(2)) > Some(Duration::from_secs(86_400)));
+    assert_eq!(flight.ask(2), None);
+    flight.test_link(1, true);
+    assert_eq!(flight.decision(2), Some(Decision::Lead));
 }
 
 #[test]
@@ -175,15 +145,94 @@ fn upstream_is_not_asked_for_what_somebody_has() {
     let mut flight = Asking::new(&all);
     flight.chain(1..4);
     flight.report(1, PullProgress::Done);
-    assert_eq!(source(flight.report_slow_leader(3, 2)), Some(1));
+    assert_eq!(source(flight.leave(3, 2)), Some(1));
     let mut flight = Asking::new(&all);
     flight.chain(1..3);
     flight.report(1, PullProgress::Done);
+    assert_eq!(source(flight.leave(2, 1)), Some(1), "there is no other");
+}
+
+/// What a leader receives from the registry, second by second. Returns whether it lets its followers go.
+fn leaves_followers(
+    flight: &mut Asking<'_>,
+    node: usize,
+    rates: impl IntoIterator<Item = u64>,
+) -> bool {
+    let mut events = Vec::new();
+    for rate in rates {
+        flight.now = flight.now.after(Duration::from_secs(1));
+        let now = flight.now;
+        let rates = ReceiveRates {
+            total: rate,
+            led: vec![(registry_hash("registry"), rate)],
+        };
+        events.extend(flight.coordinators.with(node, |coordinator, view| {
+            coordinator.observe(now, &rates, view);
+            coordinator.take_events()
+        }));
+        flight.coordinators.tick(now);
+        flight.coordinators.deliver(now);
+    }
+    events.contains(&Event::SlowRegistry(registry_hash("registry")))
+}
+
+fn of_registry(key: Key) -> SourceRequest {
+    let request = SourceRequest::new("x", Some(("registry", "registry/app")));
+    SourceRequest {
+        key: wanted(key).key,
+        ..request
+    }
+}
+
+#[test]
+fn what_a_registry_gives_is_known_to_others() {
+    let all = Directory::new(0..16);
+    let mut flight = Asking::new(&all);
+    let request = of_registry(flight.key);
+    assert_eq!(flight.want(1, request.clone()), Some(Decision::Lead));
+    flight.report(1, BEGUN);
+    assert!(!leaves_followers(&mut flight, 1, [8_000_000; 5]));
+    // The next one that asks is told, and finds later that it gets far less.
+    flight.want(2, request.clone());
+    flight.report(1, PullProgress::Failed);
     assert_eq!(
-        source(flight.report_slow_leader(2, 1)),
-        Some(1),
-        "there is no other"
+        flight.want(
+            2,
+            SourceRequest {
+                offset: 5,
+                ..request
+            }
+        ),
+        Some(Decision::Lead)
     );
+    assert!(!leaves_followers(&mut flight, 2, [3_000_000; 5]));
+    assert!(leaves_followers(&mut flight, 2, [1_000_000; 5]));
+    assert!(!leaves_followers(&mut flight, 2, [1_000_000; 5]), "once");
+}
+
+#[test]
+fn a_registry_that_nobody_knows_is_tried_by_another_node_once() {
+    let all = Directory::new(0..16);
+    let mut flight = Asking::new(&all);
+    let request = of_registry(flight.key);
+    assert_eq!(flight.want(1, request.clone()), Some(Decision::Lead));
+    flight.report(1, BEGUN);
+    assert!(
+        !leaves_followers(&mut flight, 1, [1_000_000; 5]),
+        "perhaps its link"
+    );
+    flight.test_link(1, false);
+    assert!(leaves_followers(&mut flight, 1, [1_000_000; 5]));
+    // The second leader gets as little, and accepts it.
+    let resumed = SourceRequest {
+        offset: 5,
+        slow_source: node_field(Some(id(1))),
+        ..request
+    };
+    assert_eq!(flight.want(2, resumed), Some(Decision::Lead));
+    flight.report(2, BEGUN);
+    flight.test_link(2, false);
+    assert!(!leaves_followers(&mut flight, 2, [1_000_000; 5]));
 }
 
 #[test]
@@ -191,9 +240,7 @@ fn who_lags_leads_if_nobody_else_asks() {
     let all = Directory::new(0..16);
     for others in [true, false] {
         let mut flight = Asking::new(&all);
-        flight.coordinators.with(1, |coordinator, view| {
-            coordinator.set_slow(Time(0), true, view);
-        });
+        flight.test_link(1, true);
         assert_eq!(flight.ask(1), None);
         if others {
             assert_eq!(flight.ask(2), Some(Decision::Lead));

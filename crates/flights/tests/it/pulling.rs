@@ -1,14 +1,14 @@
 //! What mirrors and containerds do with the outcomes, as far as the rules depend on it: bytes by the step, sources that
 //! admit whom they may, leads that fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flights::{
     ChainPosition, Decision, Key, NodeId, PullProgress, RequestId, SourceRequest, node_field,
     nodes_field,
 };
 
-use crate::cluster::{Cluster, id, index, wanted};
+use crate::cluster::{Cluster, id, index, link_test, wanted};
 
 /// Bytes in a step of a source, and of an object.
 const ROUND: u64 = 1;
@@ -39,7 +39,7 @@ pub struct Pull {
     pub position: Option<ChainPosition>,
     leader: Option<NodeId>,
     /// A source, and who leads, that give far less than others did.
-    slow: (Option<NodeId>, Option<NodeId>),
+    slow: Option<NodeId>,
     pub written: u64,
     pub failed: Vec<NodeId>,
     /// Steps in this role, and since the last byte.
@@ -89,6 +89,8 @@ pub struct Pulling {
     pub refusal: u64,
     /// Others were held up behind these at some time.
     pub lagged: Vec<bool>,
+    /// Sources that somebody left because they were slow, and the object.
+    pub left: BTreeSet<(usize, usize)>,
     /// When a process started last, and when one ended.
     pub started: Option<u64>,
     pub ended: Option<u64>,
@@ -107,6 +109,7 @@ impl Pulling {
             keys: keys.collect(),
             denied: vec![false; cluster.len()],
             lagged: vec![false; cluster.len()],
+            left: BTreeSet::new(),
             cluster,
             pulls: BTreeMap::new(),
             waits: Vec::new(),
@@ -134,7 +137,7 @@ impl Pulling {
         let pull = self.pulls.entry((node, object)).or_default();
         pull.role = None;
         let (offset, failed, repository) = (pull.written, pull.failed.clone(), pull.repository);
-        let (slow, slow_leader) = std::mem::take(&mut pull.slow);
+        let slow = pull.slow.take();
         let requeue_after = REQUEUE_AFTER
             .get(pull.requeued)
             .filter(|_| self.requeue_after);
@@ -146,7 +149,6 @@ impl Pulling {
             // The latest first.
             failed_sources: nodes_field(failed.into_iter().rev()),
             slow_source: node_field(slow),
-            slow_leader: node_field(slow_leader),
             requeue_after_ms,
             ..wanted(self.keys[object])
         };
@@ -166,14 +168,15 @@ impl Pulling {
         });
     }
 
-    /// What comes is far too little, by way of a source and of who leads.
-    pub fn report_slow_leader(&mut self, node: usize, object: usize) {
+    /// What comes of a source is far less than it has.
+    pub fn leave_slow_source(&mut self, node: usize, object: usize) {
         let is_up = self.cluster.is_up(node) && !self.cluster.is_held(node);
         let Some(pull) = self.pulls.get_mut(&(node, object)).filter(|_| is_up) else {
             return;
         };
         if let Some(Role::Follow { source, .. }) = pull.role {
-            pull.slow = (Some(id(source)), pull.leader);
+            pull.slow = Some(id(source));
+            self.left.insert((source, object));
             self.request_source(node, object);
         }
     }
@@ -183,7 +186,7 @@ impl Pulling {
         if self.cluster.is_up(node) && !self.cluster.is_held(node) {
             self.lagged[node] |= is_slow;
             self.cluster
-                .with(node, |node, now| node.set_slow(now, is_slow));
+                .with(node, |node, now| node.link_tested(now, link_test(is_slow)));
         }
     }
 

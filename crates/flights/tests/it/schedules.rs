@@ -188,7 +188,7 @@ fn act(pulling: &mut Pulling, nodes: usize, action: &Action) {
             repository,
         } => pulling.want(node % nodes, object, repository),
         Action::Cancel { node, object } => pulling.cancel(node % nodes, object),
-        Action::Complain { node, object } => pulling.report_slow_leader(node % nodes, object),
+        Action::Complain { node, object } => pulling.leave_slow_source(node % nodes, object),
         Action::Lag { node, is_slow } => pulling.set_slow(node % nodes, is_slow),
         Action::Kill { node } => pulling.kill(node % nodes),
         Action::Start { node } => {
@@ -286,7 +286,10 @@ proptest! {
                     let failed = &pulling.pulls[&(**lead, object)].failed;
                     leads.iter().any(|other| failed.contains(&id(*other)))
                 };
-                let sound = leads.iter().filter(|lead| !knows_none_of_use(lead));
+                let is_slow = |lead: &&usize| {
+                    pulling.lagged[**lead] || pulling.left.contains(&(**lead, object))
+                };
+                let sound = leads.iter().filter(|lead| !is_slow(lead) && !knows_none_of_use(lead));
                 // Those who have just started see other owners than the others do, for a while; and where there are
                 // shards, who is new in place of an owner that died may not have heard of a lead that it granted.
                 let is_new = pulling.ended.is_some_and(|at| pulling.cluster.now < at + 15_000);

@@ -1,7 +1,7 @@
 //! Provides the sources of one body: those that the flight names, one after the other.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,32 +11,23 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::Shared;
-use super::follower_lag::SMALL_LAG;
 use super::pulls::{Pull, Sharing};
 use super::range::first_byte;
-use super::slow_source::{SlowLeader, SlowSourceReport};
-use super::throughput_baseline::{Path, Window};
 use crate::fetch::{Answer, FetchError, Question};
 use crate::peers::Fault;
 use crate::request::{FLIGHT, Target};
-use crate::source_provider::{COMPLETE, SourceProvider, StallLimits};
-use crate::{Candidate, Decision, NodeId, PeerId, SourceRequest, node_field, nodes_field};
+use crate::source_provider::{COMPLETE_CRAWL, SourceProvider};
+use crate::{
+    Candidate, ChainPosition, Condition, Decision, NodeId, PeerId, SourceRequest, SourceStatus,
+    node_field, nodes_field,
+};
 
 /// The limit of a request for a source. containerd from 2.3 waits 30 s for the head of an answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 /// The most sources that may fail one body.
 const MAX_FAILED: usize = 16;
-/// A source that is still receiving the object has failed after this time without a byte. Its bytes arrive in steps of
-/// 1 MiB.
-const STALL: Duration = Duration::from_secs(10);
-/// The least such time, if the source's steps have been quicker.
-const STALL_LEAST: Duration = Duration::from_secs(4);
-/// The time added for each node that the bytes pass, up to [`STALL_STEPS`]: if the first node of a chain stalls, the
-/// second one leaves it, and those after it stay.
-const STALL_STEP: Duration = Duration::from_millis(500);
-const STALL_STEPS: u32 = 20;
-/// See [`StallLimits::crawl`].
-const CRAWL: Duration = Duration::from_secs(20);
+/// See [`SourceProvider::crawl_limit`]: a source that is still receiving the object sends what comes.
+const GROWING_CRAWL: Duration = Duration::from_secs(20);
 
 /// The sources of one body.
 pub struct FlightSource {
@@ -45,8 +36,6 @@ pub struct FlightSource {
     digest: Digest,
     /// Applies to a pull that begins.
     sharing: Sharing,
-    /// The number of nodes that the bytes pass.
-    steps: AtomicU32,
     /// Whether the last source was still receiving the object.
     grows: AtomicBool,
     state: Mutex<State>,
@@ -61,13 +50,8 @@ struct State {
     /// The pull as it is watched now.
     pull: Option<Arc<Pull>>,
     leader: Option<NodeId>,
-    /// The last source found.
-    source: Option<NodeId>,
-    /// What this source has sent lately.
-    window: Window,
-    /// The body must end, because a slow source was left. A request that waits here for the second leader would block
-    /// the slot of what this node leads itself.
-    must_end: bool,
+    /// This node's position behind the last source.
+    position: Option<ChainPosition>,
 }
 
 impl FlightSource {
@@ -77,7 +61,6 @@ impl FlightSource {
             target,
             digest,
             sharing,
-            steps: AtomicU32::new(0),
             grows: AtomicBool::new(false),
             state: Mutex::default(),
         }
@@ -100,59 +83,15 @@ impl FlightSource {
         let Some(pull) = pull else {
             return Decision::Alone;
         };
-        let asking = timeout(REQUEST_LIMIT, self.ask(&pull, offset, requeue_after));
-        let decision = asking.await.unwrap_or(Decision::Alone);
+        let slow_source = pull.slow_sources.lock().take(Instant::now());
+        let asking = self.request_source(&pull, offset, requeue_after, slow_source);
+        let decision = timeout(REQUEST_LIMIT, asking).await;
+        let decision = decision.unwrap_or(Decision::Alone);
+        if matches!(decision, Decision::Later) {
+            pull.slow_sources.lock().put_back(slow_source);
+        }
         self.take(&decision, &pull);
         decision
-    }
-
-    /// Requests a source, and reports a source that was too slow.
-    async fn ask(
-        &self,
-        pull: &Arc<Pull>,
-        offset: u64,
-        requeue_after: Option<Duration>,
-    ) -> Decision<Candidate> {
-        let report = pull.slow_sources.lock().take(Instant::now());
-        let (slow, mut slow_leader) = match report.clone() {
-            Some(SlowSourceReport { source, leader }) => (Some(source), leader),
-            None => (None, None),
-        };
-        let mut decision = tokio::select! {
-            biased;
-            lead = self.slow_leader(), if slow.is_none() => {
-                slow_leader = Some(lead);
-                self.request_source(pull, offset, requeue_after, (None, slow_leader)).await
-            }
-            decision = self.request_source(pull, offset, requeue_after, (slow, slow_leader)) => decision,
-        };
-        if slow_leader.is_some() && matches!(decision, Decision::Alone) {
-            decision = self
-                .request_source(pull, offset, requeue_after, (None, None))
-                .await;
-        }
-        if matches!(decision, Decision::Later) {
-            pull.slow_sources.lock().put_back(report);
-        }
-        decision
-    }
-
-    /// Waits until the leader of another object of this repository is found far too slow: it would be as slow here.
-    async fn slow_leader(&self) -> NodeId {
-        let origin = self.target.origin.as_ref();
-        let size = self.shared.object_info(&self.digest).size;
-        let mut found = self.shared.slow_leader.subscribe();
-        if let Some(origin) = origin.filter(|_| size.is_some_and(|size| size > SMALL_LAG)) {
-            let holds = |slow: &Option<SlowLeader>| {
-                slow.as_ref().is_some_and(|slow| slow.holds_for(origin))
-            };
-            if let Ok(slow) = found.wait_for(holds).await
-                && let Some(slow) = &*slow
-            {
-                return slow.leader;
-            }
-        }
-        std::future::pending().await
     }
 
     async fn request_source(
@@ -160,7 +99,7 @@ impl FlightSource {
         pull: &Arc<Pull>,
         offset: u64,
         requeue_after: Option<Duration>,
-        (slow, slow_leader): (Option<NodeId>, Option<NodeId>),
+        slow_source: Option<NodeId>,
     ) -> Decision<Candidate> {
         let shared = &self.shared;
         let object_info = shared.object_info(&self.digest);
@@ -173,7 +112,9 @@ impl FlightSource {
             state.pull = Some(pull.clone());
             state.failed.clone()
         };
-        let has_failed = |peer: &PeerId| failed.contains(peer);
+        if failed.len() >= MAX_FAILED {
+            return Decision::Alone;
+        }
         let origin = self.target.origin.as_ref();
         let names = origin.map(|origin| (origin.registry.as_str(), origin.to_string()));
         let names = names
@@ -187,25 +128,19 @@ impl FlightSource {
             offset,
             requeue_after_ms: u32::try_from(millis).unwrap_or(u32::MAX),
             failed_sources: nodes_field(self.unusable_sources(&failed)),
-            slow_source: node_field(slow),
-            slow_leader: node_field(slow_leader),
+            slow_source: node_field(slow_source),
             ..SourceRequest::new(self.digest.as_str(), names)
         };
         let asked = Instant::now();
-        let decision = if failed.len() < MAX_FAILED {
-            shared.flights.request_source(request).await
-        } else {
-            Decision::Alone
-        };
-        let decision = match decision {
-            Decision::Follow { source, .. } if has_failed(&source.peer) => Decision::Alone,
-            decision => decision,
-        };
+        let decision = shared.flights.request_source(request).await;
         shared
             .metrics
             .flights_seek_seconds
             .observe(asked.elapsed().as_secs_f64());
-        decision
+        match decision {
+            Decision::Follow { source, .. } if failed.contains(&source.peer) => Decision::Alone,
+            decision => decision,
+        }
     }
 
     /// Nodes that are no source for this body, latest first: those that failed it, then those in back-off.
@@ -220,22 +155,18 @@ impl FlightSource {
     fn take(&self, decision: &Decision<Candidate>, pull: &Pull) {
         let outcome = match decision {
             Decision::Follow {
-                position,
-                leader,
-                led_for,
-                ..
+                position, leader, ..
             } => {
                 pull.follows(*position);
-                self.steps.store(position.hops(), Ordering::Relaxed);
-                let registry = pull.origin.as_ref().map(|origin| &origin.registry);
-                pull.slow_sources.lock().follows(*led_for, registry);
-                self.state.lock().leader = *leader;
+                let mut state = self.state.lock();
+                (state.leader, state.position) = (*leader, Some(*position));
                 "follow"
             }
             Decision::Lead => "lead",
             Decision::Alone => "alone",
             Decision::Later => "later",
         };
+        tracing::debug!(digest = %self.digest, outcome, "decided where to pull from");
         if matches!(decision, Decision::Lead | Decision::Alone) {
             pull.leads(self.shared.written(&self.digest));
         }
@@ -251,15 +182,15 @@ impl SourceProvider for FlightSource {
             let granted = self.state.lock().granted.take();
             let decision = match granted {
                 Some(decision) => decision,
-                None if self.state.lock().must_end => return Err(FetchError::Later),
-                None => self.next(offset, None).await,
+                None => self.next(offset, self.shared.end_after(&self.digest)).await,
             };
             let (source, position) = match decision {
                 Decision::Follow {
                     source, position, ..
                 } => (source, position),
                 Decision::Lead => return Err(FetchError::Leads),
-                Decision::Alone | Decision::Later => return Err(FetchError::Alone),
+                Decision::Alone => return Err(FetchError::Alone),
+                Decision::Later => return Err(FetchError::Later),
             };
             let question = Question {
                 position: Some(position),
@@ -267,10 +198,6 @@ impl SourceProvider for FlightSource {
             };
             match self.shared.fetcher.ask(&question, source).await {
                 Ok(answer) => {
-                    let mut state = self.state.lock();
-                    state.source = answer.candidate.peer.node();
-                    state.window = Window::default();
-                    drop(state);
                     let grows = answer.head.headers.contains_key(FLIGHT);
                     self.grows.store(grows, Ordering::Relaxed);
                     return answer.satisfied();
@@ -294,54 +221,47 @@ impl SourceProvider for FlightSource {
         }
     }
 
-    /// Leaves a source that sends far less than usual, unless the client is the reason.
-    fn received(&self, offset: u64, bytes: &Bytes, waited: Duration) -> bool {
-        let (shared, mut state) = (&self.shared, self.state.lock());
-        let State {
-            pull: Some(pull),
-            source: Some(source),
-            leader,
-            window,
-            must_end,
-            ..
-        } = &mut *state
-        else {
-            return false;
-        };
-        pull.receive(offset, bytes);
-        let mut slow_sources = pull.slow_sources.lock();
-        let path = slow_sources.path().map(|path| (path, window));
-        if !shared.received(path, bytes.len() as u64, waited) {
-            return false;
+    fn received(&self, offset: u64, bytes: &Bytes) {
+        if let Some(pull) = &self.state.lock().pull {
+            pull.receive(offset, bytes);
         }
-        // A slow node cannot tell whether the leader is to blame.
-        let is_led = slow_sources.path() != Some(&Path::Peers) && !shared.is_slow();
-        let leader = leader.filter(|_| is_led);
-        let (source, at) = (*source, Instant::now());
-        let report = SlowSourceReport { source, leader };
-        if !slow_sources.leave(at, report) {
-            return false;
-        }
-        tracing::debug!(digest = %self.digest, offset, ?leader, "a source is far too slow");
-        shared.metrics.flights_too_slow.inc();
-        shared.clear_slow();
-        if let (Some(leader), Some(origin)) = (leader, pull.origin.clone()) {
-            *must_end = shared.store.downloads_share_slots();
-            let found = SlowLeader { leader, origin, at };
-            shared.slow_leader.send_replace(Some(found));
-        }
-        true
+        self.shared.speed.received(None, bytes.len() as u64);
     }
 
-    fn stall_limits(&self) -> StallLimits {
-        if !self.grows.load(Ordering::Relaxed) {
-            return COMPLETE;
+    fn starved_of(&self) -> Option<u64> {
+        let speed = &self.shared.speed;
+        let is_starved = speed.condition() == Condition::Starved;
+        speed.bandwidth().filter(|_| is_starved)
+    }
+
+    async fn status(&self, question: &Question, source: &Candidate) -> SourceStatus {
+        let position = self.state.lock().position;
+        let question = Question {
+            position,
+            ..question.clone()
+        };
+        self.shared.fetcher.status(&question, source).await
+    }
+
+    fn leave_slow(&self, source: &PeerId) -> bool {
+        let state = self.state.lock();
+        let pull = state.pull.as_ref();
+        let left = pull.zip(source.node()).is_some_and(|(pull, source)| {
+            let mut slow_sources = pull.slow_sources.lock();
+            slow_sources.leave(Instant::now(), source)
+        });
+        if left {
+            tracing::debug!(digest = %self.digest, %source, "a source is far too slow");
+            self.shared.metrics.flights_too_slow.inc();
         }
-        let steps = self.steps.load(Ordering::Relaxed).min(STALL_STEPS);
-        StallLimits {
-            stall: STALL + STALL_STEP * steps,
-            stall_least: STALL_LEAST + STALL_STEP * steps,
-            crawl: CRAWL,
+        left
+    }
+
+    fn crawl_limit(&self) -> Duration {
+        if self.grows.load(Ordering::Relaxed) {
+            GROWING_CRAWL
+        } else {
+            COMPLETE_CRAWL
         }
     }
 }

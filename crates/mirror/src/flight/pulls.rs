@@ -8,8 +8,9 @@ use bytes::Bytes;
 use oci::{Digest, Origin};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
-use super::slow_source::SlowSourceReports;
+use super::slow_sources::SlowSources;
 use crate::tail_buffer::TailBuffer;
 use crate::{ChainPosition, Growing};
 
@@ -56,6 +57,8 @@ pub struct State {
     /// The bytes that were there when the lead was granted: a pull may resume a broken one.
     pub resumed_from: u64,
     pub sharing: Sharing,
+    /// When the followers were last told to use another source.
+    pub evicted: Option<Instant>,
 }
 
 /// A pull of this node.
@@ -69,7 +72,7 @@ pub struct Pull {
     received: AtomicU64,
     state: watch::Sender<State>,
     /// The sources that were too slow.
-    pub slow_sources: Mutex<SlowSourceReports>,
+    pub slow_sources: Mutex<SlowSources>,
 }
 
 impl Pull {
@@ -80,6 +83,7 @@ impl Pull {
             has_begun: false,
             resumed_from: written,
             sharing,
+            evicted: None,
         };
         Self {
             origin,
@@ -160,6 +164,17 @@ impl Pull {
         self.received.fetch_min(written, Ordering::Relaxed);
     }
 
+    /// Lets the followers go on with another source.
+    pub fn evict(&self) {
+        self.state
+            .send_modify(|state| state.evicted = Some(Instant::now()));
+    }
+
+    /// Whether bytes of the object have arrived.
+    pub fn is_moving(&self) -> bool {
+        self.received.load(Ordering::Relaxed) > 0 || self.state.borrow().has_begun
+    }
+
     pub fn begun(&self) {
         self.state.send_modify(|state| state.has_begun = true);
     }
@@ -208,6 +223,23 @@ impl Pulls {
 
     pub fn is_empty(&self) -> bool {
         self.pulls.lock().is_empty()
+    }
+
+    pub fn any(&self, is: impl FnMut(&Arc<Pull>) -> bool) -> bool {
+        self.pulls.lock().values().any(is)
+    }
+
+    pub fn for_each(&self, act: impl FnMut(&Arc<Pull>)) {
+        self.pulls.lock().values().for_each(act);
+    }
+
+    /// Waits until there is a pull.
+    pub async fn wait_for_any(&self) {
+        let mut received = std::pin::pin!(self.received.notified());
+        received.as_mut().enable();
+        if self.is_empty() {
+            received.await;
+        }
     }
 
     /// Waits for a pull of this digest.

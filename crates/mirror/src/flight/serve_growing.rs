@@ -19,6 +19,9 @@ use crate::{ChainPosition, Progress, Stage, local};
 
 /// A follower's request may come this much before this node's own, or before this node knows its role.
 const SERVE_WAIT: Duration = Duration::from_millis(250);
+/// After its followers were told to go on elsewhere, a pull is served to nobody for this long: the other nodes may not
+/// know yet.
+const EVICTED_FOR: Duration = Duration::from_secs(2);
 /// Objects up to this size, in bytes, are served to every follower: refusing costs more.
 const SMALL: u64 = 1024 * 1024;
 
@@ -43,12 +46,46 @@ impl Flight {
             return local::find(&*self.shared.store, access, target).ok_or(nothing);
         };
         let (size, growing) = (shared_pull.size, shared_pull.growing.clone());
-        let follower_stream = shared_pull.open(&self.shared, offset, position);
+        let follower_stream = shared_pull.open(position);
         Ok(Found {
             digest: digest.clone(),
             media_type: MediaType::octet_stream(),
             size: Some(size),
             payload: Payload::Growing(growing, Some(follower_stream)),
+            source: Source::Growing,
+        })
+    }
+
+    /// How far this node is, for a follower that gets too little. `complete`: what the store has. `None`: the pull has
+    /// ended.
+    pub fn progress(
+        &self,
+        target: &Target,
+        complete: Option<Found>,
+        access: &Access,
+    ) -> Option<Found> {
+        let sent = self.shared.uploads.sent();
+        if let Some(found) = complete {
+            let offset = found.size.unwrap_or(u64::MAX);
+            let payload = Payload::Progress { offset, sent };
+            return Some(Found { payload, ..found });
+        }
+        let digest = target.digest()?;
+        let pull = self.shared.pulls.get(digest)?;
+        let admits = |origin| access.filter.admits(origin);
+        let is_shared = pull.states().borrow().sharing == Sharing::Shared;
+        if !is_shared || !pull.origin.as_ref().is_none_or(admits) {
+            return None;
+        }
+        let growing = self.shared.ingest(digest)?;
+        Some(Found {
+            digest: digest.clone(),
+            media_type: MediaType::octet_stream(),
+            size: growing.progress().total,
+            payload: Payload::Progress {
+                offset: pull.position(&growing),
+                sent,
+            },
             source: Source::Growing,
         })
     }
@@ -67,8 +104,12 @@ impl Flight {
             return None;
         }
         let mut states = pull.states();
-        let state = states.wait_for(|s| s.sharing != Sharing::Unknown).await;
-        if state.ok()?.sharing != Sharing::Shared {
+        let state = *states
+            .wait_for(|s| s.sharing != Sharing::Unknown)
+            .await
+            .ok()?;
+        let is_slow = state.evicted.is_some_and(|at| at.elapsed() < EVICTED_FOR);
+        if state.sharing != Sharing::Shared || is_slow {
             return None;
         }
         let mut growing = self.shared.ingest(digest)?;
@@ -84,7 +125,6 @@ impl Flight {
         let known = |p: &Progress| p.total.is_some() || p.stage != Stage::Filling;
         let size = growing.until(known).await.total?;
         Some(SharedPull {
-            digest: digest.clone(),
             size,
             growing,
             pull,

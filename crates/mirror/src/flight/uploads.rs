@@ -27,14 +27,6 @@ struct Going {
     sent: RateMeter,
 }
 
-/// What a node sends now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UploadRate {
-    /// In total, in bytes per second.
-    pub sent: u64,
-    pub uploads: u64,
-}
-
 /// An upload. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Upload {
@@ -57,12 +49,9 @@ impl Uploads {
         })
     }
 
-    pub fn upload_rate(&self, now: Instant) -> UploadRate {
-        let mut going = self.0.lock();
-        UploadRate {
-            sent: going.sent.recent_rate(now),
-            uploads: going.streams.len() as u64,
-        }
+    /// What is sent now, in bytes per second.
+    pub fn sent(&self) -> u64 {
+        self.0.lock().sent.recent_rate(Instant::now())
     }
 }
 

@@ -9,11 +9,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Shared;
 use super::pulls::{Pull, Role, Sharing, State};
-use super::throughput_baseline::{Path, Window};
+use super::speed::Lead;
 use crate::{Growing, PullProgress, Stage};
 
 /// A pull from upstream has stalled after this time without a byte.
-const STALL_LIMIT: Duration = Duration::from_secs(10);
+const STALL_LIMIT: Duration = Duration::from_secs(3);
 /// A pull from a peer has stalled after this time without a byte. Its body changes the source much earlier.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(30);
 /// The limit until upstream's first byte: redirects and tokens.
@@ -115,9 +115,7 @@ impl Watcher {
         let mut since = Instant::now();
         let mut decisions = None;
         let mut told = Instant::now();
-        let registry = self.pull.origin.as_ref().map(|origin| &origin.registry);
-        let path = Path::of(Some(Duration::ZERO), registry);
-        let mut window = Window::default();
+        let mut lead: Option<Lead> = None;
         loop {
             let state = *self.states.borrow_and_update();
             if state.sharing == Sharing::Private {
@@ -138,6 +136,12 @@ impl Watcher {
                     .report(&self.digest, PullProgress::Begun { size });
                 continue;
             }
+            let leads = state.role == Role::Leads && state.has_begun && !is_full;
+            lead = if leads {
+                lead.or_else(|| self.lead())
+            } else {
+                None
+            };
             let limit = self.limit(&state, is_full);
             tokio::select! {
                 progress = growing.until(|p| p.written > seen || p.stage != Stage::Filling) => {
@@ -150,14 +154,10 @@ impl Watcher {
                         Stage::Filling => {}
                     }
                     seen = progress.written;
-                    let waited = since.elapsed();
                     since = Instant::now();
                     let before = std::mem::replace(&mut position, self.pull.position(&growing));
-                    if state.role == Role::Leads {
-                        let bytes = position.saturating_sub(before);
-                        // The baseline learns from this as well. Other nodes judge whether it is low.
-                        let path = path.as_ref().map(|path| (path, &mut window));
-                        self.shared.received(path, bytes, waited);
+                    if let Some(lead) = &lead {
+                        lead.received(position.saturating_sub(before));
                     }
                     if state.has_begun && told.elapsed() >= REPORT_EVERY {
                         told = since;
@@ -170,6 +170,12 @@ impl Watcher {
                 () = sleep_until(since + limit) => return End::Stalled,
             }
         }
+    }
+
+    /// This pull as one that leads.
+    fn lead(&self) -> Option<Lead> {
+        let origin = self.pull.origin.as_ref()?;
+        Some(Lead::begin(self.shared.clone(), origin.registry.clone()))
     }
 
     /// How long the next byte may take.

@@ -131,7 +131,6 @@ async fn what_it_follows_it_takes_in_and_goes_on_with_upstream_where_the_source_
         },
         position: ChainPosition { epoch: 1, order: 1 },
         leader: None,
-        led_for: None,
     };
     let (app, script) = node([follow(), follow(), Decision::Lead]);
     let stop = CancellationToken::new();

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use ::flights::members::Contact;
 use ::flights::{
-    Datagram, Decision, DecodeError, Key, NodeId, PullProgress, RequestId, SourceRequest, Time,
+    Datagram, Decision, DecodeError, Event, Key, LinkTest, NodeId, PullProgress, ReceiveRates,
+    RequestId, SourceRequest, Time,
 };
 use libp2p::PeerId;
-use mirror::Candidate;
+use mirror::{Candidate, FlightEvent};
 use oci::Digest;
 use rand::seq::IteratorRandom as _;
 use tokio::sync::oneshot;
@@ -33,18 +34,16 @@ const MAX_SLEEP: Duration = Duration::from_secs(60);
 /// How often a request is repeated because the named source is no member, or has no address that can be reached from
 /// here.
 const MAX_RETRIES: u8 = 2;
-/// How many members are drawn until one can be reached from here.
-const RANDOM_PEER_DRAWS: usize = 3;
+/// The members that a link is tested against, at once.
+const TEST_PEERS: usize = 3;
 
 /// What the mirror requests and reports.
 #[derive(Debug)]
 pub(crate) enum FlightCommand {
     RequestSource(Box<SourceRequest>, oneshot::Sender<Decision<Candidate>>),
     Report(Digest, PullProgress),
-    /// Whether this node is slow.
-    SetSlow(bool),
-    /// Requests a random member.
-    RandomPeer(oneshot::Sender<Option<Candidate>>),
+    Observe(ReceiveRates),
+    LinkTested(LinkTest),
 }
 
 /// A request to the rules, and who waits for the answer.
@@ -237,22 +236,17 @@ impl Flights {
                 let key = Key::of(digest.as_str());
                 self.node.report(self.now(), key, progress);
             }
-            FlightCommand::SetSlow(is_slow) => self.node.set_slow(self.now(), is_slow),
-            FlightCommand::RandomPeer(asker) => {
-                // The requester may have gone.
-                let _ = asker.send(self.random_peer());
-            }
+            FlightCommand::Observe(rates) => self.node.observe(self.now(), &rates),
+            FlightCommand::LinkTested(test) => self.node.link_tested(self.now(), test),
         }
     }
 
-    /// A random member that can be reached from here.
-    fn random_peer(&self) -> Option<Candidate> {
+    /// Random members that can be reached from here.
+    fn random_peers(&self) -> Vec<Candidate> {
         let members = self.node.members();
-        let others = || members.iter().filter(|m| m.id != members.me().id);
-        (0..RANDOM_PEER_DRAWS).find_map(|_| {
-            let drawn = others().choose(&mut rand::rng())?;
-            self.candidate(&drawn.id)
-        })
+        let others = members.iter().filter(|m| m.id != members.me().id);
+        let drawn = others.sample(&mut rand::rng(), TEST_PEERS);
+        drawn.iter().filter_map(|m| self.candidate(&m.id)).collect()
     }
 
     fn request_source(
@@ -302,9 +296,15 @@ impl Flights {
         }
     }
 
-    /// See [`Node::take_too_slow`](::flights::Node::take_too_slow).
-    pub(crate) fn take_too_slow(&mut self) -> Option<u64> {
-        self.node.take_too_slow()
+    /// What the mirror has to do or should know.
+    pub(crate) fn take_events(&mut self) -> Vec<FlightEvent> {
+        let events = self.node.take_events().into_iter();
+        let events = events.map(|event| match event {
+            Event::TestLink => FlightEvent::TestLink(self.random_peers()),
+            Event::Condition(condition) => FlightEvent::Condition(condition),
+            Event::SlowRegistry(registry) => FlightEvent::SlowRegistry(registry),
+        });
+        events.collect()
     }
 
     /// Delivers decisions to their requesters, and returns the answers to lookups.

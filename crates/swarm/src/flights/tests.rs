@@ -36,7 +36,6 @@ fn a_source_that_is_no_member_is_not_followed() {
         source: outsider,
         position: ChainPosition::default(),
         leader: None,
-        led_for: None,
     };
     let id = flights.node.request_source(flights.now(), request(2));
     let mut answer = |retries| {

@@ -70,8 +70,9 @@ impl Node {
             return;
         };
         let answers = flights.answers();
-        if let Some(rate) = flights.take_too_slow() {
-            self.outbox.too_slow.send_replace(rate);
+        for event in flights.take_events() {
+            // A mirror that is behind by a whole queue has stopped.
+            let _ = self.outbox.events.try_send(event);
         }
         for datagram in flights.take_datagrams() {
             let id = datagram.to;

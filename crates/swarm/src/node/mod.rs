@@ -16,7 +16,7 @@ use libp2p::kad::QueryId;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, PeerId, Swarm};
-use mirror::Candidate;
+use mirror::{Candidate, FlightEvent};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -70,8 +70,8 @@ pub(crate) struct Outbox {
     pub(crate) addresses: watch::Sender<Vec<Multiaddr>>,
     /// Peers worth remembering.
     pub(crate) remembered: watch::Sender<Vec<Remembered>>,
-    /// What a source receives, in bytes per second, that reported this node as too slow.
-    pub(crate) too_slow: watch::Sender<u64>,
+    /// What flights ask of the mirror.
+    pub(crate) events: mpsc::Sender<FlightEvent>,
 }
 
 pub(crate) struct Node {

@@ -1,21 +1,10 @@
 //! Sources that fail, are slow, or have wrong bytes.
 
-use super::{Asked, Flight, Source, State};
-use crate::{NodeId, Time};
+use super::{Flight, State};
+use crate::NodeId;
 
-/// A source that has reported this many followers as too slow is itself the slow one.
-const MAX_FOLLOWERS_REPORTED: u8 = 4;
-
-/// Whether a node that finds its leader far too slow may lead as well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SecondLead {
-    /// It leads as well.
-    Granted,
-    /// No other node has reported the leader.
-    NeedsSecondReport,
-    /// Another node leads as well, or a node has the complete object.
-    Unfounded,
-}
+/// The most nodes that lead at once. A slow lead cannot be called back.
+const MAX_LEADS: u32 = 3;
 
 impl Flight {
     /// Ranks a source last until it is heard from: a node reported it as failed.
@@ -32,75 +21,34 @@ impl Flight {
             .is_some_and(|source| source.is_behind_slow_node)
     }
 
-    /// Sets whether a node is slow.
-    pub fn set_slow(&mut self, node: &NodeId, is_slow: bool) {
+    /// Sets whether a node is slow. Returns whether that is news.
+    pub fn set_slow(&mut self, node: &NodeId, is_slow: bool) -> bool {
         let Some(source) = self.sources.get_mut(node) else {
-            return;
+            return false;
         };
         if std::mem::replace(&mut source.is_slow, is_slow) == is_slow {
-            return;
+            return false;
         }
         let parent = source.parent;
         self.refresh(*node);
         if let Some(parent) = parent {
             self.rank(&parent);
         }
+        true
     }
 
-    /// Handles a source's report that a follower is too slow. Returns the node that is probably slow.
-    pub fn follower_too_slow(&mut self, by: &NodeId, order: u32) -> Option<NodeId> {
-        let children = self.children.get(by)?;
-        // A node that is already known as slow may have gained followers before it was.
-        let feeds = |child: &NodeId| {
-            let mut fed = self.children.get(child).into_iter().flatten();
-            fed.any(|fed| self.get(fed).is_some_and(|fed| !fed.is_slow))
-        };
-        let is_meant = |child: &&NodeId| {
-            let is_it = |c: &Source| c.order == order && (!c.is_slow || feeds(child));
-            self.get(child).is_some_and(is_it)
-        };
-        let child = *children.iter().find(is_meant)?;
-        let reported_slow_by = &mut self.sources.get_mut(&child)?.reported_slow_by;
-        let is_news = reported_slow_by.replace(*by) != Some(*by);
-        let source = self.sources.get_mut(by)?;
-        source.followers_reported = source.followers_reported.saturating_add(u8::from(is_news));
-        let is_itself =
-            source.followers_reported >= MAX_FOLLOWERS_REPORTED && source.parent.is_some();
-        Some(if is_itself { *by } else { child })
-    }
-
-    /// Decides on a second lead beside a leader that is far too slow for `node`.
-    ///
-    /// It takes two reports by different nodes, unless `node` is the only one: a single reporter may be slow itself.
-    pub fn request_second_lead(
-        &mut self,
-        now: Time,
-        slow: NodeId,
-        node: NodeId,
-        asked: Asked,
-    ) -> SecondLead {
-        if slow == node || !self.is_led_by(&slow) {
-            return SecondLead::Unfounded;
+    /// Whether a node that is not slow should lead beside the slow leaders: nobody has the complete object, and there are
+    /// few leads.
+    pub fn allows_another_lead(&self) -> bool {
+        let mut leads = 0;
+        for source in self.sources.values() {
+            match source.state {
+                State::Complete => return false,
+                State::Granted | State::Begun => leads += 1,
+                _ => {}
+            }
         }
-        let is_second = *self.slow_leader_reporter.get_or_insert(node) != node;
-        let is_other = |other: &NodeId| *other != slow && *other != node;
-        let has_others = !self.waiting.is_empty() || self.sources.keys().any(is_other);
-        if has_others && !is_second {
-            return SecondLead::NeedsSecondReport;
-        }
-        self.set_slow(&slow, true);
-        // The slow lead cannot be called back; the faster one wins.
-        self.lead(now, node, State::Granted, asked);
-        self.set_slow(&node, false);
-        SecondLead::Granted
-    }
-
-    /// Whether this node is the only root and pulls from upstream. With a complete holder, upstream is not needed.
-    fn is_led_by(&self, node: &NodeId) -> bool {
-        let is_root = |source: &&Source| source.state.is_lead() || source.state == State::Complete;
-        let mut roots = self.sources.values().filter(is_root);
-        let is_it = |root: &Source| root.node == *node && root.state.is_lead();
-        roots.next().is_some_and(is_it) && roots.next().is_none()
+        (1..MAX_LEADS).contains(&leads)
     }
 
     /// Excludes all nodes below the root of a node that received wrong bytes: it is unknown which of them corrupted the

@@ -1,9 +1,7 @@
 //! Derives which sources are fed, and their rank.
 
-use std::time::Duration;
-
 use crate::wire::SourceRequest;
-use crate::{ChainPosition, Key, NodeId, Time};
+use crate::{ChainPosition, Key, NodeId};
 
 use super::source::Rank;
 use super::{Flight, Source, State};
@@ -103,16 +101,24 @@ impl Flight {
     }
 
     /// The best source for `asker`, which must be detached: then no node below it is fed, and no ring can close.
+    ///
+    /// A source that was too slow for `asker` is the last choice.
     pub fn best_source(&self, asker: &NodeId, request: &SourceRequest) -> Option<NodeId> {
+        let slow_source = request.slow_source();
         let usable = |(_, node): &&(Rank, NodeId)| {
-            node != asker && !request.failed_sources().any(|failed| failed == *node)
+            node != asker && Some(*node) != slow_source && !has_failed(node, request)
         };
         // Slow nodes feed each other; to any other node they would be a burden.
         let slow = self.ranked.iter().rev();
         let slow = slow.take_while(|(rank, _)| rank.is_behind_slow_node && request.is_slow);
         let best = slow.filter(usable).last();
         let best = best.or_else(|| self.ranked.iter().find(usable));
-        best.map(|(_, node)| *node)
+        let is_fed = |node: &NodeId| self.get(node).is_some_and(|source| source.is_fed);
+        let is_poor = |(rank, _): &&(Rank, NodeId)| rank.is_behind_slow_node && !request.is_slow;
+        let left = slow_source.filter(|slow| is_fed(slow) && !has_failed(slow, request));
+        let good = best.filter(|best| !is_poor(best));
+        let node = |(_, node): &(Rank, NodeId)| *node;
+        good.map(node).or(left).or_else(|| best.map(node))
     }
 
     /// Whether another node has the complete object and has not failed `asker`.
@@ -120,7 +126,7 @@ impl Flight {
         self.sources.values().any(|source| {
             source.state == State::Complete
                 && source.node != *asker
-                && !request.failed_sources().any(|failed| failed == source.node)
+                && !has_failed(&source.node, request)
         })
     }
 
@@ -136,21 +142,14 @@ impl Flight {
         shape
     }
 
-    /// How long the bytes of a source have come from upstream. `None`: they come from a complete holder.
-    /// `Duration::MAX`: unknown.
-    pub fn led_for(&self, now: Time, source: &NodeId) -> Option<Duration> {
-        let root = self.get(&self.get(source)?.root);
-        if root.is_some_and(|root| root.state == State::Complete) {
-            return None;
-        }
-        let begun = root.and_then(|root| self.begun.get(&root.node));
-        Some(begun.map_or(Duration::MAX, |begun| now.since(*begun)))
-    }
-
     /// Whether this node pulls from upstream, in a shard, what all shards then share.
     pub fn leads_for_all(&self, node: &NodeId) -> bool {
         let (epoch, order) = (self.epoch, 0);
         let leads = |source: &Source| source.state.is_lead();
         ChainPosition { epoch, order }.is_of_shard() && self.get(node).is_some_and(leads)
     }
+}
+
+fn has_failed(node: &NodeId, request: &SourceRequest) -> bool {
+    request.failed_sources().any(|failed| failed == *node)
 }

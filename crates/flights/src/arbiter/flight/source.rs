@@ -65,10 +65,6 @@ pub(in crate::arbiter) struct Source {
     pub(super) is_behind_slow_node: bool,
     /// A node below the same root received bytes with a wrong digest.
     pub(super) is_wrong: bool,
-    /// How many of its followers it has reported as too slow.
-    pub(super) followers_reported: u8,
-    /// The source that last reported it as too slow.
-    pub(super) reported_slow_by: Option<NodeId>,
     pub(super) rank: Option<Rank>,
 }
 

@@ -76,27 +76,13 @@ fn order(flight: &Flight, number: u8) -> u32 {
 }
 
 #[test]
-fn who_stays_behind_is_passed_over_and_those_behind_it_take_its_place() {
+fn a_slow_node_and_those_behind_it_come_last() {
     let mut flight = chain();
-    assert_eq!(
-        flight.follower_too_slow(&node(2), order(&flight, 4)),
-        None,
-        "no child"
-    );
-    assert_eq!(
-        flight.follower_too_slow(&node(2), order(&flight, 3)),
-        Some(node(3))
-    );
-    flight.set_slow(&node(3), true);
-    // It hears of it again as long as it feeds somebody who is not slow.
-    assert_eq!(
-        flight.follower_too_slow(&node(2), order(&flight, 3)),
-        Some(node(3))
-    );
+    assert!(flight.set_slow(&node(3), true));
+    assert!(!flight.set_slow(&node(3), true), "no news");
     // Whoever is below it is held up with it.
     assert_eq!(flight.best_source(&node(9), &request()), Some(node(2)));
     flight.detach(&node(4));
-    assert_eq!(flight.follower_too_slow(&node(2), order(&flight, 3)), None);
     assert_eq!(flight.best_source(&node(4), &request()), Some(node(2)));
     flight.attach(Time(0), node(4), node(2), Asked::default());
     assert_eq!(flight.best_source(&node(9), &request()), Some(node(5)));
@@ -106,21 +92,6 @@ fn who_stays_behind_is_passed_over_and_those_behind_it_take_its_place() {
         ..request()
     };
     assert_eq!(flight.best_source(&node(9), &is_slow), Some(node(3)));
-}
-
-#[test]
-fn a_source_that_reports_many_followers_is_the_slow_one() {
-    let mut flight = flight();
-    flight.put(Time(0), node(1), State::Begun, Asked::default());
-    flight.attach(Time(0), node(2), node(1), Asked::default());
-    for child in 3..=6 {
-        flight.attach(Time(0), node(child), node(2), Asked::default());
-    }
-    let reported: Vec<_> = [3, 3, 3, 4, 5, 6]
-        .map(|child| flight.follower_too_slow(&node(2), order(&flight, child)))
-        .into();
-    assert_eq!(reported[..5], [3, 3, 3, 4, 5].map(|n| Some(node(n))));
-    assert_eq!(reported[5], Some(node(2)));
 }
 
 #[test]

@@ -16,15 +16,16 @@ use oci::{Digest, Filter, Origin};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::memory::{MemoryCluster, MemoryStore};
 use crate::request::{FLIGHT, MIRRORED};
 use crate::{
-    Access, Body, Candidate, ChainPosition, Decision, Ends, Flights, Growing, Limits, Mirror,
-    NodeId, Options, Parts, PeerId, Progress, PullProgress, Reader, SourceRequest, Stage,
+    Access, Body, Candidate, ChainPosition, Decision, Ends, FlightEvent, Flights, Growing, Limits,
+    LinkTest, Mirror, NodeId, Options, Parts, PeerId, Progress, PullProgress, Reader, ReceiveRates,
+    SourceRequest, Stage,
 };
 
 /// Longer than anything here takes.
@@ -32,17 +33,32 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the other nodes agree on: answers that a test has written down, one after the other. Who asks when there is
 /// none waits.
-#[derive(Default)]
 pub struct Script {
     pub decisions: Mutex<VecDeque<Decision<Candidate>>>,
     pub requests: Mutex<Vec<SourceRequest>>,
     pub progress: Mutex<Vec<(Digest, PullProgress)>>,
-    /// What sources receive that report this node as too slow.
-    pub too_slow_reports: watch::Sender<u64>,
-    pub is_slow: Mutex<Vec<bool>>,
-    /// Peers to measure against, in turn.
-    pub random_peers: Mutex<Vec<Candidate>>,
+    /// What the mirror is asked or told.
+    pub events: mpsc::Sender<FlightEvent>,
+    taken: Mutex<Option<mpsc::Receiver<FlightEvent>>>,
+    pub link_tests: Mutex<Vec<LinkTest>>,
+    pub rates: Mutex<Vec<ReceiveRates>>,
     happened: Notify,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        let (events, taken) = mpsc::channel(16);
+        Self {
+            decisions: Mutex::default(),
+            requests: Mutex::default(),
+            progress: Mutex::default(),
+            events,
+            taken: Mutex::new(Some(taken)),
+            link_tests: Mutex::default(),
+            rates: Mutex::default(),
+            happened: Notify::default(),
+        }
+    }
 }
 
 #[async_trait]
@@ -62,20 +78,18 @@ impl Flights for Script {
         self.happened.notify_waiters();
     }
 
-    fn too_slow_reports(&self) -> watch::Receiver<u64> {
-        self.too_slow_reports.subscribe()
-    }
-
-    async fn random_peer(&self) -> Option<Candidate> {
-        let mut random_peers = self.random_peers.lock();
-        let next = random_peers.pop()?;
-        random_peers.insert(0, next.clone());
-        Some(next)
-    }
-
-    fn set_slow(&self, is_slow: bool) {
-        self.is_slow.lock().push(is_slow);
+    fn observe(&self, rates: ReceiveRates) {
+        self.rates.lock().push(rates);
         self.happened.notify_waiters();
+    }
+
+    fn link_tested(&self, test: LinkTest) {
+        self.link_tests.lock().push(test);
+        self.happened.notify_waiters();
+    }
+
+    fn events(&self) -> mpsc::Receiver<FlightEvent> {
+        self.taken.lock().take().expect("taken once")
     }
 }
 
@@ -204,7 +218,6 @@ impl Node {
             source: candidate(self.address),
             position: ChainPosition { epoch: 7, order },
             leader: self.peer().node(),
-            led_for: Some(Duration::ZERO),
         }
     }
 

@@ -1,0 +1,70 @@
+//! Tests this node's link, and compares what registries give.
+
+use super::{Coordinator, Event};
+use crate::Time;
+use crate::outbox::Context;
+use crate::speed::{Condition, LinkTest, ReceiveRates, Verdict};
+use crate::view::View;
+
+impl Coordinator {
+    /// See [`crate::Node::observe`].
+    pub fn observe(&mut self, now: Time, rates: &ReceiveRates, view: &impl View) {
+        if self.link.observe(now, rates.total) {
+            self.events.push(Event::TestLink);
+        }
+        let registries = &mut self.requests.registries;
+        registries.leads_from(&rates.led);
+        let condition = self.link.condition(now);
+        let bandwidth = self
+            .link
+            .bandwidth()
+            .filter(|_| condition == Condition::Starved);
+        for (registry, rate) in &rates.led {
+            if registries.judge(now, *registry, *rate, bandwidth) == Verdict::Fine {
+                continue;
+            }
+            registries.accept(now, *registry, *rate);
+            if condition != Condition::Slow && !self.pulls.leads_beside_another(*registry) {
+                self.events.push(Event::SlowRegistry(*registry));
+                self.pulls
+                    .report_slow(Some(*registry), &mut Context::new(now, view, &mut self.out));
+            }
+        }
+        self.check_speed(now, view);
+        self.deliver_own(now, view);
+    }
+
+    /// See [`crate::Node::link_tested`].
+    pub fn link_tested(&mut self, now: Time, test: LinkTest, view: &impl View) {
+        self.link.tested(now, test);
+        self.check_speed(now, view);
+        self.deliver_own(now, view);
+    }
+
+    /// See [`crate::Node::bandwidth`].
+    pub fn bandwidth(&self) -> Option<u64> {
+        self.link.bandwidth()
+    }
+
+    /// See [`crate::Node::take_events`].
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Begins the first test, and acts on a new condition.
+    pub(crate) fn check_speed(&mut self, now: Time, view: &impl View) {
+        if self.link.tick(now, view.members().saturating_sub(1)) {
+            self.events.push(Event::TestLink);
+        }
+        let condition = self.link.condition(now);
+        if std::mem::replace(&mut self.condition, condition) == condition {
+            return;
+        }
+        self.events.push(Event::Condition(condition));
+        self.requests.budgets.is_slow = condition == Condition::Slow;
+        if condition == Condition::Slow {
+            self.pulls
+                .report_slow(None, &mut Context::new(now, view, &mut self.out));
+        }
+    }
+}

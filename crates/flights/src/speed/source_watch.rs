@@ -1,0 +1,237 @@
+//! Watches the source of one object: is it alive, and does it send what it has?
+
+use std::time::Duration;
+
+use super::link::SLOWER;
+use crate::Time;
+
+/// After this long without a byte, the source is asked how far it is.
+const ASK_AFTER: Duration = Duration::from_millis(300);
+/// A source that does not answer within this time is dead.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_millis(700);
+/// The interval between such questions.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// A source that says that it has more bytes is left after this long without one of them: the path does not carry them.
+const STUCK_AFTER: Duration = Duration::from_millis(500);
+/// A source that waits itself is left after this long without a byte.
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
+/// A source is slow once it has stayed ahead of this node for this long, while this node was starved.
+const BEHIND_FOR: Duration = Duration::from_millis(1_500);
+/// A lead of this many bytes shows nothing: one step of containerd's file.
+const SMALL_LAG: u64 = 1024 * 1024;
+
+/// What a source says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceStatus {
+    /// It has the object, or is receiving it.
+    Has {
+        /// The bytes that are there.
+        offset: u64,
+        /// What it sends to all nodes together, in bytes per second, if it says so.
+        sent: Option<u64>,
+    },
+    /// It does not have the object any more.
+    Gone,
+    /// It does not answer.
+    Silent,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Wait for bytes until this time.
+    WaitUntil(Time),
+    /// Ask the source for its status.
+    Ask,
+    /// Leave the source.
+    Leave,
+}
+
+/// The watch over one source.
+#[derive(Debug)]
+pub struct SourceWatch {
+    /// When the last bytes came, or the wait for bytes began.
+    waits_since: Time,
+    ask_at: Time,
+    /// The bandwidth of this node's link, if it receives far less than that.
+    starved_of: Option<u64>,
+    /// Since when the source has been far ahead of a starved node, and how much of that time it was waited for.
+    behind: Option<(Time, Duration)>,
+    /// Since when the source has had more bytes, while none has arrived.
+    ahead_since: Option<Time>,
+    is_useless: bool,
+}
+
+impl SourceWatch {
+    /// The source answers from now on.
+    pub fn new(now: Time) -> Self {
+        Self {
+            waits_since: now,
+            ask_at: now.after(ASK_AFTER),
+            starved_of: None,
+            behind: None,
+            ahead_since: None,
+            is_useless: false,
+        }
+    }
+
+    /// The limit of a question to the source.
+    pub fn answer_limit() -> Duration {
+        ANSWER_LIMIT
+    }
+
+    /// Begins to wait for bytes. Before, the client took none, so none were expected.
+    pub fn wait(&mut self, now: Time) {
+        self.waits_since = now;
+        self.ahead_since = None;
+        if self.starved_of.is_none() {
+            self.ask_at = now.after(ASK_AFTER);
+        }
+    }
+
+    /// Records that bytes have arrived after a wait. `starved_of`: the bandwidth of this node's link in bytes per second,
+    /// if it receives far less than that.
+    pub fn received(&mut self, waited: Duration, starved_of: Option<u64>) {
+        self.starved_of = starved_of;
+        self.ahead_since = None;
+        match &mut self.behind {
+            Some(_) if starved_of.is_none() => self.behind = None,
+            Some((_, in_all)) => *in_all += waited,
+            None => {}
+        }
+    }
+
+    /// What to do while bytes are awaited.
+    pub fn next(&self, now: Time) -> Step {
+        if self.is_useless || now.since(self.waits_since) >= WAIT_LIMIT {
+            Step::Leave
+        } else if now >= self.ask_at {
+            Step::Ask
+        } else {
+            Step::WaitUntil(self.ask_at)
+        }
+    }
+
+    /// Whether the uplink of the source is slow: it has far more bytes, and sends to all nodes together far less than this
+    /// node's link carries. Not if the client is the reason.
+    pub fn is_slow(&self, now: Time) -> bool {
+        self.behind.is_some_and(|(since, waited)| {
+            let took = now.since(since);
+            took >= BEHIND_FOR && waited * 2 >= took
+        })
+    }
+
+    /// Handles the status of the source. `offset`: the bytes that this node has.
+    pub fn answered(&mut self, now: Time, offset: u64, status: SourceStatus) {
+        self.ask_at = now.after(ASK_EVERY);
+        let SourceStatus::Has {
+            offset: theirs,
+            sent,
+        } = status
+        else {
+            self.is_useless = true;
+            return;
+        };
+        if theirs > offset {
+            let since = *self.ahead_since.get_or_insert(now);
+            self.is_useless = now.since(since) >= STUCK_AFTER;
+        } else {
+            self.ahead_since = None;
+        }
+        let is_slow = self.starved_of.zip(sent).is_some_and(|(bandwidth, sent)| {
+            theirs.saturating_sub(offset) > SMALL_LAG && sent.saturating_mul(SLOWER) < bandwidth
+        });
+        if !is_slow {
+            self.behind = None;
+        } else {
+            self.behind.get_or_insert((now, Duration::ZERO));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(100);
+
+    fn has(offset: u64) -> SourceStatus {
+        SourceStatus::Has { offset, sent: None }
+    }
+
+    /// Waits, and lets the source answer whenever it is asked. Returns when it is left.
+    fn left_after(status: impl Fn(Time) -> Option<SourceStatus>) -> Option<Duration> {
+        let mut watch = SourceWatch::new(Time(0));
+        watch.wait(Time(0));
+        let mut now = Time(0);
+        while now < Time(60_000) {
+            match watch.next(now) {
+                Step::Leave => return Some(now.since(Time(0))),
+                Step::WaitUntil(at) => now = at,
+                Step::Ask => {
+                    let status = status(now);
+                    now = now.after(if status.is_some() { STEP } else { ANSWER_LIMIT });
+                    watch.answered(now, 100, status.unwrap_or(SourceStatus::Silent));
+                }
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_dead_source_is_left_within_a_second() {
+        assert_eq!(left_after(|_| None), Some(Duration::from_secs(1)));
+        assert!(left_after(|_| Some(SourceStatus::Gone)) < Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_source_whose_bytes_do_not_arrive_is_left() {
+        let left = left_after(|_| Some(has(101)));
+        assert!(
+            left >= Some(STUCK_AFTER) && left <= Some(Duration::from_secs(1)),
+            "{left:?}"
+        );
+    }
+
+    #[test]
+    fn a_source_that_waits_itself_is_waited_for() {
+        let left = left_after(|_| Some(has(100)));
+        let expected = Some(WAIT_LIMIT)..Some(WAIT_LIMIT + ASK_EVERY);
+        assert!(expected.contains(&left), "{left:?}");
+        let dies = |now| (now < Time(5_000)).then_some(has(100));
+        let left = left_after(dies).expect("it dies");
+        assert!(left < Duration::from_millis(6_500), "{left:?}");
+    }
+
+    /// Receives a little from a source that is far ahead. Returns whether the source is found slow.
+    fn is_slow(starved_of: Option<u64>, waited: Duration, sent: u64) -> bool {
+        let mut watch = SourceWatch::new(Time(0));
+        (0..30).any(|step| {
+            let now = Time(step * 100);
+            watch.wait(now);
+            watch.received(waited, starved_of);
+            if watch.next(now) == Step::Ask {
+                watch.answered(
+                    now,
+                    step,
+                    SourceStatus::Has {
+                        offset: 1 << 30,
+                        sent: Some(sent),
+                    },
+                );
+            }
+            watch.is_slow(now)
+        })
+    }
+
+    #[test]
+    fn a_source_that_sends_far_less_than_it_has_is_slow() {
+        assert!(is_slow(Some(9_000), STEP, 1_000));
+        assert!(!is_slow(None, STEP, 1_000), "the link carries no more");
+        assert!(
+            !is_slow(Some(9_000), STEP / 4, 1_000),
+            "the client takes no more"
+        );
+        assert!(!is_slow(Some(9_000), STEP, 5_000), "its uplink is shared");
+    }
+}

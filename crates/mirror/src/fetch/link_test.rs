@@ -1,0 +1,206 @@
+//! Tests the link of this node with bytes that nobody needs, from several peers at once.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, future, stream};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+
+use super::Fetcher;
+use crate::body::Body;
+use crate::flight::per_second;
+use crate::request::LINK_TEST;
+use crate::{Candidate, LinkTest, NodeId};
+
+/// A header of the answer: the sender's own bandwidth in bytes per second, if known.
+const BANDWIDTH: HeaderName = HeaderName::from_static("x-peili-bandwidth");
+/// The bytes that end a test, of all peers together. Each sends as many, as one of them may be slow.
+const LENGTH: usize = 3 * 1024 * 1024;
+/// The size of the pieces sent.
+const PIECE: usize = 32 * 1024;
+/// The bytes, of all peers together, that do not count: while they arrive, connections speed up (slow start, RFC 5681,
+/// 3.1), and a traffic shaper passes a burst.
+const SKIPPED: u64 = 512 * 1024;
+/// The test ends this long after the first byte: what has arrived shows a slow link.
+const LIMIT: Duration = Duration::from_millis(400);
+/// The interval between checks whether a test is over. (The head of an answer has a limit of its own.)
+const CHECK_EVERY: Duration = Duration::from_millis(20);
+/// Faster links count as this fast, in bytes per second: half a gigabit. So few bytes cannot tell them apart.
+const ENOUGH: u64 = 60_000_000;
+/// The tests that a node answers in a second: about the uplink of a slow node.
+const MAX_TESTS: u32 = 8;
+
+/// Admits the tests of other nodes.
+#[derive(Debug, Default)]
+pub struct TestPermits(Mutex<Option<(Instant, u32)>>);
+
+impl TestPermits {
+    /// Whether another test is answered within this second.
+    pub fn admit(&self) -> bool {
+        let (now, mut window) = (Instant::now(), self.0.lock());
+        let is_over = |(since, _): &mut (Instant, u32)| now - *since >= Duration::from_secs(1);
+        window.take_if(is_over);
+        let (_, count) = window.get_or_insert((now, 0));
+        *count += 1;
+        *count <= MAX_TESTS
+    }
+}
+
+/// The answer to a peer that tests its link. `bandwidth`: of this node, if known.
+pub fn answer(bandwidth: Option<u64>) -> Response<Body> {
+    let piece = Bytes::from(vec![0; PIECE]);
+    let pieces = stream::repeat(piece).take(LENGTH / PIECE);
+    let mut response = Response::new(Body::stream(pieces.map(Ok)));
+    if let Some(bandwidth) = bandwidth {
+        response.headers_mut().insert(BANDWIDTH, bandwidth.into());
+    }
+    response
+}
+
+/// What has arrived in a test.
+#[derive(Debug, Default)]
+struct Received {
+    bytes: u64,
+    /// When the first bytes came.
+    began: Option<Instant>,
+    /// The time and the number of bytes when counting began.
+    skipped: Option<(Instant, u64)>,
+    last: Option<Instant>,
+    others: Vec<(NodeId, u64)>,
+}
+
+impl Received {
+    fn receive(&mut self, now: Instant, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.began.get_or_insert(now);
+        self.last = Some(now);
+        if self.bytes >= SKIPPED {
+            self.skipped.get_or_insert((now, self.bytes));
+        }
+    }
+
+    /// In bytes per second. `None`: nothing has come.
+    fn rate(&self, now: Instant) -> Option<u64> {
+        let has_ended = self.bytes >= LENGTH as u64;
+        let end = if has_ended { self.last? } else { now };
+        let rate = |bytes: u64, since: Instant| per_second(bytes, end - since);
+        match self.skipped {
+            Some((since, before)) if self.bytes > before => Some(rate(self.bytes - before, since)),
+            _ => self.began.map(|began| rate(self.bytes, began)),
+        }
+    }
+}
+
+impl Fetcher {
+    /// Tests the link with these peers. `pulled`: what this node receives besides, in bytes per second.
+    pub async fn test_link(&self, peers: &[Candidate], pulled: impl Fn() -> u64) -> LinkTest {
+        let before = pulled();
+        let received = Mutex::new(Received::default());
+        let downloads = peers.iter().map(|peer| self.receive(peer, &received));
+        tokio::select! {
+            _ = future::join_all(downloads) => {}
+            () = ends(&received) => {}
+        }
+        let received = received.into_inner();
+        let rate = received.rate(Instant::now());
+        let pulled = pulled().min(before);
+        LinkTest {
+            bandwidth: rate.map(|rate| (rate + pulled).min(ENOUGH)),
+            others: received.others,
+        }
+    }
+
+    /// Receives what one peer sends for a test.
+    async fn receive(&self, peer: &Candidate, received: &Mutex<Received>) {
+        let _in_flight = self.peers.begin(peer);
+        let request = self.request_to(peer, LINK_TEST);
+        let request = request.and_then(|head| head.body(Empty::new()));
+        let Ok(request) = request else {
+            return;
+        };
+        let mut body = match self.send(request).await {
+            Ok(response) if response.status() == StatusCode::OK => {
+                let bandwidth = response.headers().get(BANDWIDTH).and_then(number);
+                let theirs = peer.peer.node().zip(bandwidth);
+                let theirs = theirs.map(|(node, bandwidth)| (node, bandwidth.min(ENOUGH)));
+                received.lock().others.extend(theirs);
+                response.into_body()
+            }
+            Ok(response) => {
+                tracing::debug!(peer = %peer.peer, status = %response.status(), "a peer takes no part in a test");
+                return;
+            }
+            Err(why) => {
+                tracing::debug!(peer = %peer.peer, why, "cannot test the link to a peer");
+                return;
+            }
+        };
+        let mut left = LENGTH;
+        while left > 0
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            left = left.saturating_sub(bytes);
+            received.lock().receive(Instant::now(), bytes);
+        }
+    }
+}
+
+/// Waits until a test is over: enough has come, or its time is up.
+async fn ends(received: &Mutex<Received>) {
+    loop {
+        sleep(CHECK_EVERY).await;
+        let received = received.lock();
+        let is_late = received.began.is_some_and(|began| began.elapsed() >= LIMIT);
+        if is_late || received.bytes >= LENGTH as u64 {
+            return;
+        }
+    }
+}
+
+fn number(value: &HeaderValue) -> Option<u64> {
+    value.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_burst_at_the_beginning_does_not_count() {
+        let began = Instant::now();
+        let mut received = Received::default();
+        received.receive(began, 10);
+        received.receive(began + MILLISECOND * 2, SKIPPED as usize);
+        for step in 1..=10 {
+            received.receive(began + MILLISECOND * (2 + 10 * step), 100_000);
+        }
+        assert_eq!(received.rate(began + MILLISECOND * 202), Some(5_000_000));
+        received.receive(began + MILLISECOND * 202, LENGTH);
+        assert!(received.rate(began + MILLISECOND * 900) > Some(15_000_000));
+    }
+
+    #[test]
+    fn a_link_too_slow_for_the_test_is_known_by_what_came() {
+        let began = Instant::now();
+        let mut received = Received::default();
+        assert_eq!(received.rate(began), None);
+        received.receive(began, 1_000);
+        received.receive(began + MILLISECOND * 300, 39_000);
+        assert_eq!(received.rate(began + LIMIT), Some(100_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_answers_so_many_tests_in_a_second() {
+        let permits = TestPermits::default();
+        let admitted = (0..20).filter(|_| permits.admit()).count();
+        assert_eq!(admitted, MAX_TESTS as usize);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(permits.admit());
+    }
+}

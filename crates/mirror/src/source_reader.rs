@@ -1,0 +1,113 @@
+//! Reads the answer of a source, and watches the source meanwhile: a dead one is left within about a second.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::fetch::{Answer, Question};
+use crate::source_provider::SourceProvider;
+use crate::{SourceStatus, SourceWatch, Step, Time};
+
+/// The origin of [`Time`] in this module.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn now() -> Time {
+    Time::default().after(ORIGIN.elapsed())
+}
+
+/// What became of a wait for bytes.
+pub enum Next {
+    /// Bytes, and how long they were waited for.
+    Bytes(Bytes, Duration),
+    End,
+    /// The connection broke, or the source is of no use.
+    Broken,
+}
+
+/// An answer that is being read.
+pub struct SourceReader {
+    provider: Arc<dyn SourceProvider>,
+    question: Question,
+    pub answer: Answer,
+    watch: SourceWatch,
+    /// The question to the source that is on the way.
+    asking: Option<AbortOnDropHandle<SourceStatus>>,
+}
+
+impl SourceReader {
+    pub fn new(provider: Arc<dyn SourceProvider>, question: Question, answer: Answer) -> Self {
+        Self {
+            provider,
+            question,
+            answer,
+            watch: SourceWatch::new(now()),
+            asking: None,
+        }
+    }
+
+    /// Waits for the bytes at `offset` of the object.
+    pub async fn next(&mut self, offset: u64) -> Next {
+        // While the client takes nothing, nothing is expected of the source.
+        self.watch.wait(now());
+        let began = Instant::now();
+        loop {
+            let wait = match self.watch.next(now()) {
+                Step::Leave => return Next::Broken,
+                Step::Ask => {
+                    self.ask();
+                    SourceWatch::answer_limit()
+                }
+                Step::WaitUntil(at) => at.since(now()),
+            };
+            let Self { answer, asking, .. } = self;
+            let status = async {
+                match asking {
+                    Some(asking) => asking.await.unwrap_or(SourceStatus::Silent),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                frame = answer.body.frame() => match frame {
+                    Some(Ok(frame)) => {
+                        let Ok(bytes) = frame.into_data() else {
+                            continue;
+                        };
+                        let waited = began.elapsed();
+                        self.watch.received(waited, self.provider.starved_of());
+                        return Next::Bytes(bytes, waited);
+                    }
+                    Some(Err(_)) => return Next::Broken,
+                    None => return Next::End,
+                },
+                status = status => {
+                    self.asking = None;
+                    self.watch.answered(now(), offset, status);
+                }
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Asks the source for its status, unless the last question is still on the way.
+    fn ask(&mut self) {
+        self.asking.get_or_insert_with(|| {
+            let (provider, question) = (self.provider.clone(), self.question.clone());
+            let source = self.answer.candidate.clone();
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                let status = provider.status(&question, &source);
+                let status = timeout(SourceWatch::answer_limit(), status).await;
+                status.unwrap_or(SourceStatus::Silent)
+            }))
+        });
+    }
+
+    /// Whether to leave the source because it sends far less than it has.
+    pub fn is_slow(&self) -> bool {
+        self.watch.is_slow(now()) && self.provider.leave_slow(&self.answer.candidate.peer)
+    }
+}
