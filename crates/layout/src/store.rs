@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mirror::{Begun, Catalog, Content, Growing, Health, Intake, IntakeError, Object, Store};
+use mirror::{
+    Begun, Catalog, Content, Growing, Health, Intake, IntakeError, Object, OwnersIngest, Store,
+};
 use oci::{Digest, TagName};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -218,9 +220,9 @@ impl Store for Layout {
         self.shared.open(digest)
     }
 
-    /// Never: what is on its way here the mirror fetches, for whoever asked, and that proves nothing about who asks.
-    fn is_ingesting(&self, _: &Digest) -> bool {
-        false
+    /// None: the mirror itself fetches what is on its way, and that does not tell who asks.
+    fn owners_ingest(&self, _: &Digest) -> Option<OwnersIngest> {
+        None
     }
 
     fn ingest(&self, digest: &Digest, _: Option<u64>) -> io::Result<Option<Growing>> {

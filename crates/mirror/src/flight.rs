@@ -35,7 +35,7 @@ use crate::from_peers::FromPeers;
 use crate::images::{Images, ObjectInfo};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::request::{Caller, Kind, Target};
+use crate::request::{Kind, Target};
 use crate::source_provider::SourceProvider;
 use crate::{Decision, Flights, Growing, PullProgress, Store};
 
@@ -187,16 +187,6 @@ impl Flight {
             from_peers,
             _stops,
         }
-    }
-
-    /// Whether a request is one of this node's containerd that takes part in a flight.
-    pub fn concerns(&self, target: &Target) -> bool {
-        target.caller == Caller::Own
-            && !target.head_only
-            && all_from(target.ranges.as_ref()).is_some()
-            && target
-                .digest()
-                .is_some_and(|digest| self.shared.store.is_ingesting(digest))
     }
 
     /// Drops a range that covers the whole object, so that the answer is 200 with the whole object.

@@ -39,6 +39,18 @@ impl Content {
     }
 }
 
+/// An ingest that the store's owner has open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnersIngest {
+    pub id: IngestId,
+    /// Bytes written so far.
+    pub written: u64,
+}
+
+/// Tells the ingests of one digest apart. Changes when an ingest is closed and when another one is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IngestId(pub u64, pub u64);
+
 /// A node's content. Its methods answer from memory, with a system call or two, or after a millisecond of work at the
 /// most; none waits for another process.
 pub trait Store: Send + Sync + 'static {
@@ -52,11 +64,12 @@ pub trait Store: Send + Sync + 'static {
     /// The object is here and cannot be read.
     fn open(&self, digest: &Digest) -> io::Result<Option<Content>>;
 
-    /// Whether the store's owner is fetching this object right now: containerd opens an ingest before it sends its
-    /// request, so a request for a digest without one does not come from this node's containerd. Says who asks, not
-    /// what can be read: false for a store that the mirror fills itself, whose ingests prove nothing about who asks,
-    /// and for containerd's cheaper than [`Self::ingest`], as nothing is opened.
-    fn is_ingesting(&self, digest: &Digest) -> bool;
+    /// The ingest that the store's owner has open for this object.
+    ///
+    /// containerd opens an ingest before it sends its request, so a request for a digest without one does not come from
+    /// this node's containerd. Always `None` for a store that the mirror fills itself: its ingests do not tell who
+    /// asks. Costs less than [`Self::ingest`], because nothing is opened.
+    fn owners_ingest(&self, digest: &Digest) -> Option<OwnersIngest>;
 
     /// What is on its way into the store, to be read while it grows; `None` if it is not on its way, or has arrived a
     /// moment ago ([`Self::open`] tells). `size` in bytes where the caller knows it; what the store knows counts before
