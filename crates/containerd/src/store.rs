@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mirror::{Catalog, Content, Growing, Health, OwnersIngest, Store};
+use mirror::{Catalog, Content, Growing, Health, OwnersIngest, Store, StoredObject, Visibility};
 use oci::Digest;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
@@ -81,7 +81,9 @@ impl Store for Containerd {
         &self.catalog
     }
 
-    fn open(&self, digest: &Digest) -> io::Result<Option<Content>> {
+    /// All of containerd's content is shared, whether or not an image or a label explains it: whoever reaches the port
+    /// gets it by its digest, as from Spegel.
+    fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>> {
         let Some(content) = self.content() else {
             return Ok(None);
         };
@@ -91,7 +93,10 @@ impl Store for Containerd {
             return Ok(None);
         };
         let file = Arc::new(file);
-        Ok(Some(Content::File { file, size }))
+        Ok(Some(StoredObject {
+            content: Content::File { file, size },
+            visibility: Visibility::Shared,
+        }))
     }
 
     fn owners_ingest(&self, digest: &Digest) -> Option<OwnersIngest> {

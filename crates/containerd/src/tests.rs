@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mirror::{Catalog, Content, Health, Stage, Store};
+use mirror::{Catalog, Content, Health, Stage, Store, Visibility};
 use oci::{Digest, Name, TagName};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
@@ -191,7 +191,9 @@ async fn follows_a_pull_and_a_removal() {
         origins(catalog, &layer) == from(&["quay.io/a"])
     })
     .await;
-    match store.open(&layer).expect("readable").expect("there") {
+    let opened = store.open(&layer).expect("readable").expect("there");
+    assert_eq!(opened.visibility, Visibility::Shared);
+    match opened.content {
         Content::File { size, .. } => assert_eq!(size, 5),
         other => panic!("not a file: {other:?}"),
     }

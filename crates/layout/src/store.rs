@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mirror::{
-    Begun, Catalog, Content, Growing, Health, Intake, IntakeError, Object, OwnersIngest, Store,
+    Begun, Catalog, Growing, Health, Intake, IntakeError, Object, OwnersIngest, Store,
+    StoredObject, Visibility,
 };
 use oci::{Digest, TagName};
 use parking_lot::Mutex;
@@ -216,8 +217,16 @@ impl Store for Layout {
         &self.shared.catalog
     }
 
-    fn open(&self, digest: &Digest) -> io::Result<Option<Content>> {
-        self.shared.open(digest)
+    fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>> {
+        let Some(content) = self.shared.open(digest)? else {
+            return Ok(None);
+        };
+        // Looked up after the content was opened. What was evicted meanwhile is private, too.
+        let visibility = self.shared.catalog.visibility(digest);
+        Ok(Some(StoredObject {
+            content,
+            visibility: visibility.unwrap_or(Visibility::Private),
+        }))
     }
 
     /// None: the mirror itself fetches what is on its way, and that does not tell who asks.
@@ -247,8 +256,8 @@ impl Store for Layout {
 impl Intake for Layout {
     fn begin(&self, digest: &Digest) -> Result<Begun, IntakeError> {
         for _ in 0..BEGIN_TRIES {
-            if let Some(content) = self.shared.open(digest)? {
-                return Ok(Begun::Present(content));
+            if self.shared.open(digest)?.is_some() {
+                return Ok(Begun::Present);
             }
             let mut state = self.shared.state.lock();
             if let Some(growing) = state.ingests.get(digest) {

@@ -5,9 +5,9 @@ use http::header::AUTHORIZATION;
 use oci::{Filter, Origin};
 use subtle::ConstantTimeEq as _;
 
+use crate::Visibility;
 use crate::refusal::Refusal;
 use crate::request::{Caller, ClientAddress, MIRRORED, NODE_SECRET, Target};
-use crate::{Object, Visibility};
 
 /// What a request has to carry, and what is mirrored at all.
 #[derive(Clone, Debug, Default)]
@@ -104,10 +104,12 @@ impl Access {
         }
     }
 
-    /// Whether this object may be handed to this caller.
-    pub fn shows(&self, object: Option<&Object>, caller: Caller) -> bool {
-        let private = object.is_some_and(|object| object.visibility == Visibility::Private);
-        !private || caller == Caller::Own
+    /// Whether an object of this visibility may be handed to this caller.
+    pub fn shows(&self, visibility: Visibility, caller: Caller) -> bool {
+        match visibility {
+            Visibility::Shared => true,
+            Visibility::Private => caller == Caller::Own,
+        }
     }
 }
 

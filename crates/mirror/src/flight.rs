@@ -92,7 +92,7 @@ struct Shared {
 
 impl Shared {
     fn object_info(&self, digest: &Digest) -> ObjectInfo {
-        let mut object_info = self.images.object_info(&*self.store, digest);
+        let mut object_info = self.images.object_info(digest);
         if object_info.size.is_none() {
             object_info.size = self.open(digest, None).and_then(|g| g.progress().total);
         }
@@ -126,7 +126,7 @@ impl Shared {
 
     /// The bytes of an object received so far.
     fn ingest(&self, digest: &Digest) -> Option<Growing> {
-        self.open(digest, self.images.object_info(&*self.store, digest).size)
+        self.open(digest, self.images.object_info(digest).size)
     }
 
     /// Records bytes of one object that took `waited` to arrive. See [`ThroughputBaseline::received`].
@@ -213,7 +213,10 @@ impl Flight {
         else {
             return Err(Refusal::NoPeer(kind));
         };
-        let following = self.follow(target, digest, offset, sharing);
+        let following = async {
+            self.shared.images.learn_expected(&self.shared.store).await;
+            self.follow(target, digest, offset, sharing).await
+        };
         let result = match timeout(FIND_LIMIT, following).await {
             Ok(result) => result,
             Err(_) => Err(Refusal::Alone(kind)),

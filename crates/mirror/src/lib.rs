@@ -57,6 +57,7 @@ pub use request::{
 pub use router::{Candidate, PeerId, Router, Search};
 pub use store::{
     Begun, Content, IngestId, Intake, IntakeError, OwnersIngest, Provenance, Sink, Store,
+    StoredObject,
 };
 pub use trial::{Served, TRIAL_REPOSITORY, Trial, Trials, trial_registry};
 pub use upstream::{

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::{
     Candidate, Catalog, Content, Growing, Health, IngestId, Object, OwnersIngest, PeerId, Router,
-    Search, Store, Visibility,
+    Search, Store, StoredObject, Visibility,
 };
 
 /// A store that holds its objects in memory.
@@ -76,8 +76,14 @@ impl Store for MemoryStore {
         &self.catalog
     }
 
-    fn open(&self, digest: &Digest) -> io::Result<Option<Content>> {
-        Ok(self.objects.lock().get(digest).cloned().map(Content::Bytes))
+    fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>> {
+        let Some(bytes) = self.objects.lock().get(digest).cloned() else {
+            return Ok(None);
+        };
+        Ok(Some(StoredObject {
+            content: Content::Bytes(bytes),
+            visibility: self.catalog.visibility(digest).unwrap_or_default(),
+        }))
     }
 
     fn owners_ingest(&self, digest: &Digest) -> Option<OwnersIngest> {

@@ -284,7 +284,7 @@ impl Mirror {
         // an image's is a promise for the rest of it.
         let asks_first = pull_through.is_some() && target.kind == Kind::Manifest;
         if !asks_first
-            && let Some(found) = local::find(&*self.store, &self.access, target)
+            && let Some(found) = local::find(&self.store, &self.access, target).await
             && let Some(found) = local::unless_damaged(found).await
         {
             return Ok(found);
@@ -327,7 +327,7 @@ impl Mirror {
         target: &Target,
         record: &mut RequestRecord,
     ) -> Result<Found, Refusal> {
-        let found = local::find(&*self.store, &self.access, target);
+        let found = local::find(&self.store, &self.access, target).await;
         let flight = self.flight.as_ref().filter(|_| !target.head_only);
         let (Some(flight), Some(position)) = (flight, target.position) else {
             return found.ok_or(Refusal::NotHere(target.kind));
