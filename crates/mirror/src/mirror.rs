@@ -342,9 +342,10 @@ impl Mirror {
 
     fn count(&self, target: &Target, found: Option<&Found>) {
         let hit = found.is_some_and(|found| found.source == Source::Peer);
-        let registry = self
-            .metrics
-            .registry_label(target.origin.as_ref().map(|origin| &origin.registry));
+        let registry = self.metrics.registry_label(
+            target.origin.as_ref().map(|origin| &origin.registry),
+            target.caller,
+        );
         let cache = if hit { "hit" } else { "miss" };
         self.metrics
             .mirror_requests
