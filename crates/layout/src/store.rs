@@ -42,7 +42,7 @@ pub struct Options {
 pub struct Layout {
     shared: Arc<Shared>,
     /// Ends, and writes what is left to write, when the store is dropped.
-    _housekeeper: Housekeeper,
+    housekeeper: Housekeeper,
 }
 
 impl Layout {
@@ -100,7 +100,7 @@ impl Layout {
         });
         let housekeeper = Housekeeper::start(shared.clone(), index);
         let layout = Self {
-            _housekeeper: housekeeper.map_err(OpenError::io(&options.path))?,
+            housekeeper: housekeeper.map_err(OpenError::io(&options.path))?,
             shared,
         };
         let started = layout.shared.verify_in_the_background();
@@ -206,6 +206,14 @@ impl Shared {
     }
 }
 
+#[cfg(test)]
+impl Layout {
+    /// Ends the housekeeper's thread as a panic of it would.
+    pub(crate) fn end_housekeeping(&self) {
+        self.shared.wake.end();
+    }
+}
+
 impl Drop for Layout {
     fn drop(&mut self) {
         self.shared.checks.end();
@@ -243,8 +251,12 @@ impl Store for Layout {
         false
     }
 
-    /// Ready while what comes can be stored.
+    /// Ready while what comes can be stored, and what goes can be removed.
     fn health(&self) -> Health {
+        if self.housekeeper.has_failed() {
+            let text = "the thread that keeps the store's files in order has failed; restart peili";
+            return Health::Waiting(text.into());
+        }
         self.shared.disk.health()
     }
 
