@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::bootstrap::Status;
-use crate::flights::{FlightCommand, mirror_peer};
+use crate::flights::{CommandSender, FlightCommand, mirror_peer};
 use crate::key::RoutingKey;
 use crate::node::{Command, Find};
 
@@ -28,7 +28,7 @@ pub struct Router {
     finds: mpsc::Sender<Find>,
     commands: mpsc::Sender<Command>,
     /// `None`: this node takes part in no flights.
-    flight_commands: Option<mpsc::Sender<FlightCommand>>,
+    flight_commands: Option<CommandSender>,
     status: watch::Receiver<Status>,
     peers: watch::Receiver<usize>,
     /// What a source receives, in bytes per second, that reported this node as too slow.
@@ -42,7 +42,7 @@ impl Router {
         (finds, commands, flight_commands): (
             mpsc::Sender<Find>,
             mpsc::Sender<Command>,
-            Option<mpsc::Sender<FlightCommand>>,
+            Option<CommandSender>,
         ),
         (status, peers, too_slow): (
             watch::Receiver<Status>,
@@ -130,7 +130,7 @@ impl mirror::Flights for Router {
         let decision = async {
             let (asker, decision) = oneshot::channel();
             flight_commands
-                .send(FlightCommand::RequestSource(Box::new(request), asker))
+                .request(FlightCommand::RequestSource(Box::new(request), asker))
                 .await
                 .ok()?;
             decision.await.ok()
@@ -146,10 +146,7 @@ impl mirror::Flights for Router {
         let Some(flight_commands) = &self.flight_commands else {
             return;
         };
-        if flight_commands
-            .try_send(FlightCommand::Report(digest.clone(), progress))
-            .is_err()
-        {
+        if !flight_commands.report(digest, progress) {
             tracing::debug!(%digest, ?progress, "the queue to the router is full; the cluster does not learn of this progress");
         }
     }
@@ -158,7 +155,7 @@ impl mirror::Flights for Router {
         let flight_commands = self.flight_commands.as_ref()?;
         let (asker, random_peer) = oneshot::channel();
         flight_commands
-            .send(FlightCommand::RandomPeer(asker))
+            .request(FlightCommand::RandomPeer(asker))
             .await
             .ok()?;
         random_peer.await.ok()?
@@ -171,16 +168,8 @@ impl mirror::Flights for Router {
     }
 
     fn set_slow(&self, is_slow: bool) {
-        let Some(flight_commands) = &self.flight_commands else {
-            return;
-        };
-        if flight_commands
-            .try_send(FlightCommand::SetSlow(is_slow))
-            .is_err()
-        {
-            tracing::debug!(
-                "the queue to the router is full; the cluster does not learn whether this node is slow"
-            );
+        if let Some(flight_commands) = &self.flight_commands {
+            flight_commands.set_slow(is_slow);
         }
     }
 }
