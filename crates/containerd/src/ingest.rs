@@ -189,6 +189,8 @@ mod tests {
         assert!(is_open(&ours) && !is_open(&other));
         ingest(content, "y", &format!("moby/8/quay.io/a/b:1@{other}"));
         assert!(is_open(&other));
+        // A reference that has been read is not read again.
+        std::fs::remove_file(content.join("ingest/y/ref")).expect("removed");
         std::fs::remove_dir_all(content.join("ingest/x")).expect("removed");
         assert!(!is_open(&ours) && is_open(&other));
     }
