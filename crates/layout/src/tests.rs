@@ -4,12 +4,12 @@ mod damage;
 mod folder;
 mod foreign;
 mod outage;
+mod private;
 mod sequences;
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -223,29 +223,6 @@ async fn sizes_are_bounded() {
     let fault = other.expect(1).await.expect_err("none left");
     assert!(matches!(fault, IntakeError::Crowded { limit: MIB }));
     assert!(store.health().is_ready(), "the disk is not at fault");
-}
-
-/// Whoever opens an object while it is being committed finds it absent or private.
-#[tokio::test]
-async fn a_private_object_is_private_from_the_moment_that_it_is_here() {
-    let root = folder();
-    let store = Arc::new(open(root.path()));
-    let private = || from(&tag_name("quay.io/a/b:1"), Visibility::Private);
-    for n in 0..32 {
-        let content = bytes(n, 1000);
-        let digest = Digest::sha256(&content);
-        let (opener, opened) = (store.clone(), digest.clone());
-        let opening = std::thread::spawn(move || {
-            loop {
-                if let Some(object) = opener.open(&opened).expect("readable") {
-                    return object.visibility;
-                }
-            }
-        });
-        take_in(&store, &content, private()).await;
-        assert_eq!(opening.join().expect("no panic"), Visibility::Private);
-        assert!(store.catalog().visibility(&digest).is_some());
-    }
 }
 
 #[tokio::test]
