@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::client::{Client, content_path};
+use crate::listing::blocking;
 use crate::{Config, Error, Retain, blobs};
 use settings::{Setting, Settings};
 
@@ -89,11 +90,13 @@ async fn look(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error> {
     let text = client.version().await?;
     let generation = Generation::of(&text);
     let settings = Settings::find(&client, generation, &setup.config_file).await;
+    let path = content_path(config, &client).await?;
+    let content = blocking(move || content(&path)).await?;
     Ok(vec![
         version(&text, generation),
         registry_config(&settings, generation, &setup.registry_config_paths),
         layers(&settings, generation, config.retain.as_ref()),
-        content(&content_path(config, &client).await?),
+        content,
     ])
 }
 
@@ -248,6 +251,7 @@ fn layers(settings: &Settings, generation: Generation, retaining: Option<&Retain
     }
 }
 
+/// Lists the whole folder, which takes long on a busy disk.
 fn content(path: &Path) -> Finding {
     const WHAT: &str = "content";
     match blobs::list(path) {

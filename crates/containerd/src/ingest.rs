@@ -1,41 +1,30 @@
 //! What containerd is fetching: the folders under `ingest/`. Each has `ref` (the digest is its tail), `data`, `total`
 //! where containerd was told a size, `startedat` and `updatedat`.
 
-use std::fs::{File, Metadata};
+use std::ffi::OsString;
+use std::fs::{DirEntry, File, Metadata};
 use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
+use lru::LruCache;
+use mirror::{IngestId, OwnersIngest};
 use oci::Digest;
+use parking_lot::Mutex;
 
 use crate::blobs::open_file;
 
 /// Ingests looked through for one answer. A node has as many as it downloads at once (three to a dozen), plus what
 /// broken pulls left behind until containerd clears it away.
 const MAX_INGESTS: usize = 1024;
+/// The most ingest folders to remember the reference of.
+const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(2 * MAX_INGESTS).expect("not zero");
 /// References longer than this, in bytes, are not recognised. A name has 255, a digest at most 135, and the head is
 /// short.
 const MAX_REFERENCE: u64 = 1024;
 /// Of a size in decimal digits, in bytes.
 const MAX_TOTAL: u64 = 20;
-
-/// An open ingest.
-#[derive(Clone, Debug)]
-pub struct Ingest {
-    pub digest: Digest,
-    /// Bytes that can be read.
-    pub written: u64,
-    /// Bytes that containerd expects, if it was told.
-    pub total: Option<u64>,
-    /// When it was begun; a resumed one keeps its time.
-    pub started: SystemTime,
-    /// When bytes last came.
-    pub updated: SystemTime,
-    /// Whether its pull closed it without an end: a killed `ctr` leaves an ingest behind for a day. It may be resumed;
-    /// then it is read whole first, and this is false again once it grows. An ingest whose containerd died does not
-    /// show by this, but by `updated` being before the connection was lost.
-    pub is_left: bool,
-}
 
 /// The bytes of an ingest.
 pub(crate) struct Opened {
@@ -44,75 +33,104 @@ pub(crate) struct Opened {
     pub total: Option<u64>,
 }
 
-/// Whether an ingest of this digest is open, in whichever namespace. Costs one system call for the folder and three
-/// for each ingest. A folder that cannot be read has no ingests.
-pub(crate) fn is_open(content: &Path, digest: &Digest) -> bool {
-    folders(content).any(|ingest| ingest.digest == *digest)
+/// The folders of ingests, and what is known of them: a reference is written once, when the ingest is begun, and is read
+/// once. To look for an ingest then costs the listing of one folder, however many ingests there are.
+#[derive(Debug)]
+pub(crate) struct Ingests {
+    /// What the reference in a folder names, by the folder's name and inode; `None`: no digest.
+    references: Mutex<LruCache<(OsString, u64), Option<Digest>>>,
 }
 
-/// All open ingests.
-pub(crate) fn list(content: &Path) -> Vec<Ingest> {
-    let look = |folder: Folder| {
-        let data = folder.path.join("data").symlink_metadata().ok()?;
-        Some(Ingest {
-            is_left: is_left(&folder.path, &data),
-            written: data.len(),
-            total: read_total(&folder.path),
-            started: folder.started?,
-            updated: data.modified().ok()?,
-            digest: folder.digest,
-        })
-    };
-    folders(content).filter_map(look).collect()
-}
-
-/// Opens the ingest of this digest; of several (each namespace has its own) the furthest that was not left behind.
-///
-/// # Errors
-/// There is one and it cannot be read.
-pub(crate) fn open(content: &Path, digest: &Digest) -> io::Result<Option<Opened>> {
-    let mut best = None;
-    for folder in folders(content).filter(|f| f.digest == *digest) {
-        // Committed or given up since the folder was read, if it is not there.
-        let Some((file, status)) = open_file(&folder.path.join("data"))? else {
-            continue;
-        };
-        let rank = (!is_left(&folder.path, &status), status.len());
-        if best.as_ref().is_none_or(|(most, _)| rank > *most) {
-            let total = read_total(&folder.path);
-            let opened = Opened {
-                file,
-                status,
-                total,
-            };
-            best = Some((rank, opened));
+impl Default for Ingests {
+    fn default() -> Self {
+        Self {
+            references: Mutex::new(LruCache::new(MAX_REMEMBERED)),
         }
     }
-    Ok(best.map(|(_, opened)| opened))
 }
 
-struct Folder {
-    path: PathBuf,
-    digest: Digest,
-    /// The reference is written once, when the ingest is begun.
-    started: Option<SystemTime>,
-}
+impl Ingests {
+    /// The ingest of this digest that is open, in whichever namespace: of several the one that [`Self::open`] opens. A
+    /// folder that cannot be read has no ingests.
+    pub fn find(&self, content: &Path, digest: &Digest) -> Option<OwnersIngest> {
+        let found = self.folders(content, digest).filter_map(|folder| {
+            let data = folder.join("data").symlink_metadata().ok()?;
+            let updated = folder.join("updatedat").symlink_metadata().ok();
+            // containerd writes `updatedat` anew when a writer is closed.
+            let updated = updated.map_or((0, 0), |s| (s.mtime(), s.mtime_nsec()));
+            let since = updated
+                .0
+                .wrapping_mul(1_000_000_000)
+                .wrapping_add(updated.1);
+            let ingest = OwnersIngest {
+                id: IngestId(data.ino(), since.cast_unsigned()),
+                written: data.len(),
+            };
+            Some((rank(&folder, &data), ingest))
+        });
+        found
+            .max_by_key(|(rank, _)| *rank)
+            .map(|(_, ingest)| ingest)
+    }
 
-fn folders(content: &Path) -> impl Iterator<Item = Folder> {
-    let entries = content.join("ingest").read_dir();
-    let folder = |entry: io::Result<std::fs::DirEntry>| {
-        let path = entry.ok()?.path();
-        let file = File::open(path.join("ref")).ok()?;
-        let started = file.metadata().and_then(|s| s.modified()).ok();
-        let digest = digest_of(&read_text(file, MAX_REFERENCE)?)?;
-        Some(Folder {
-            path,
-            digest,
-            started,
+    /// Opens the ingest of this digest; of several (each namespace has its own) the furthest that was not left behind.
+    ///
+    /// # Errors
+    /// There is one and it cannot be read.
+    pub fn open(&self, content: &Path, digest: &Digest) -> io::Result<Option<Opened>> {
+        let mut best = None;
+        for folder in self.folders(content, digest) {
+            // Committed or given up since the folder was read, if it is not there.
+            let Some((file, status)) = open_file(&folder.join("data"))? else {
+                continue;
+            };
+            let rank = rank(&folder, &status);
+            if best.as_ref().is_none_or(|(most, _)| rank > *most) {
+                let total = read_total(&folder);
+                let opened = Opened {
+                    file,
+                    status,
+                    total,
+                };
+                best = Some((rank, opened));
+            }
+        }
+        Ok(best.map(|(_, opened)| opened))
+    }
+
+    /// The folders of this digest's ingests.
+    fn folders<'a>(
+        &'a self,
+        content: &Path,
+        digest: &'a Digest,
+    ) -> impl Iterator<Item = PathBuf> + 'a {
+        let entries = content.join("ingest").read_dir();
+        let entries = entries.into_iter().flatten().take(MAX_INGESTS);
+        entries.filter_map(move |entry| {
+            let entry = entry.ok()?;
+            (self.reference(&entry)?.as_ref() == Some(digest)).then(|| entry.path())
         })
-    };
-    let entries = entries.into_iter().flatten();
-    entries.take(MAX_INGESTS).filter_map(folder)
+    }
+
+    /// What the reference in a folder names. `None`: it cannot be read, or is not written yet.
+    fn reference(&self, folder: &DirEntry) -> Option<Option<Digest>> {
+        let key = (folder.file_name(), folder.ino());
+        if let Some(known) = self.references.lock().get(&key) {
+            return Some(known.clone());
+        }
+        let text = read_text(File::open(folder.path().join("ref")).ok()?, MAX_REFERENCE)?;
+        if text.is_empty() {
+            return None;
+        }
+        let named = digest_of(&text);
+        self.references.lock().put(key, named.clone());
+        Some(named)
+    }
+}
+
+/// The ingest to take of several: the furthest that its pull has not left behind.
+fn rank(folder: &Path, data: &Metadata) -> (bool, u64) {
+    (!is_left(folder, data), data.len())
 }
 
 fn read_text(file: File, limit: u64) -> Option<String> {
@@ -122,7 +140,8 @@ fn read_text(file: File, limit: u64) -> Option<String> {
 }
 
 /// Whether its writer was closed and nothing was written since: containerd writes `updatedat` before it opens the data
-/// and after it closed it.
+/// and after it closed it. A killed `ctr` leaves an ingest behind for a day. It may be resumed; then it is read whole
+/// first, and this is false again once it grows.
 fn is_left(ingest: &Path, data: &Metadata) -> bool {
     let closed = ingest.join("updatedat").symlink_metadata();
     let closed = closed.and_then(|s| s.modified());
@@ -147,7 +166,7 @@ fn digest_of(reference: &str) -> Option<Digest> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
     use proptest::prelude::*;
@@ -156,24 +175,30 @@ mod tests {
         let folder = content.join("ingest").join(name);
         std::fs::create_dir_all(&folder).expect("a folder");
         std::fs::write(folder.join("ref"), reference).expect("a file");
+        std::fs::write(folder.join("data"), "").expect("a file");
     }
 
     #[test]
     fn finds_the_ingest_of_a_digest() {
         let folder = tempfile::tempdir().expect("a folder");
-        let content = folder.path();
+        let (content, ingests) = (folder.path(), Ingests::default());
         let (ours, other) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
-        assert!(!is_open(content, &ours), "no ingest folder yet");
+        let is_open = |digest| ingests.find(content, digest).is_some();
+        assert!(!is_open(&ours), "no ingest folder yet");
         ingest(content, "x", &format!("k8s.io/7/layer-{ours}"));
-        assert!(is_open(content, &ours) && !is_open(content, &other));
+        assert!(is_open(&ours) && !is_open(&other));
         ingest(content, "y", &format!("moby/8/quay.io/a/b:1@{other}"));
-        assert!(is_open(content, &other));
+        assert!(is_open(&other));
+        // A reference that has been read is not read again.
+        std::fs::remove_file(content.join("ingest/y/ref")).expect("removed");
+        std::fs::remove_dir_all(content.join("ingest/x")).expect("removed");
+        assert!(!is_open(&ours) && is_open(&other));
     }
 
     #[test]
     fn passes_over_what_is_broken() {
         let folder = tempfile::tempdir().expect("a folder");
-        let content = folder.path();
+        let (content, ingests) = (folder.path(), Ingests::default());
         std::fs::create_dir_all(content.join("ingest/without-ref")).expect("a folder");
         std::fs::write(content.join("ingest/a-file"), "").expect("a file");
         ingest(content, "empty", "");
@@ -184,44 +209,54 @@ mod tests {
             "endless",
             &format!("{}{digest}", "x".repeat(1 << 20)),
         );
-        assert!(!is_open(content, &digest));
-        ingest(content, "good", &format!("default/1/config-{digest}"));
-        assert!(is_open(content, &digest));
+        assert!(ingests.find(content, &digest).is_none());
+        // A reference that is written a moment after its folder was made.
+        ingest(content, "empty", &format!("default/1/config-{digest}"));
+        assert!(ingests.find(content, &digest).is_some());
     }
 
     #[test]
-    fn tells_of_each_ingest() {
+    fn a_size_is_a_number_or_unknown() {
         let folder = tempfile::tempdir().expect("a folder");
-        let content = folder.path();
-        let (told, untold) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
-        ingest(content, "x", &format!("k8s.io/7/layer-{told}"));
-        assert!(list(content).is_empty(), "no data yet");
-        for name in ["x", "y", "z"] {
-            ingest(content, name, &format!("k8s.io/7/layer-{told}"));
-            std::fs::write(content.join("ingest").join(name).join("data"), "abc").expect("a file");
-        }
-        std::fs::write(content.join("ingest/x/total"), "99").expect("a file");
-        std::fs::write(content.join("ingest/y/total"), "0").expect("a file");
-        ingest(content, "z", &format!("k8s.io/8/layer-{untold}"));
-        std::fs::write(content.join("ingest/z/total"), "-1 or what").expect("a file");
-        let mut found: Vec<_> = list(content)
-            .into_iter()
-            .map(|i| (i.digest, i.written, i.total))
-            .collect();
-        found.sort();
-        let mut expected = [
-            (told.clone(), 3, None),
-            (told, 3, Some(99)),
-            (untold, 3, None),
-        ];
-        expected.sort();
-        assert_eq!(found, expected);
+        let (content, ingests) = (folder.path(), Ingests::default());
+        let digest = Digest::sha256(b"a");
+        ingest(content, "x", &format!("k8s.io/7/layer-{digest}"));
+        let total = |text: &str| {
+            std::fs::write(content.join("ingest/x/total"), text).expect("a file");
+            let opened = ingests.open(content, &digest).expect("readable");
+            opened.expect("open").total
+        };
+        assert_eq!(total("99"), Some(99));
+        assert_eq!((total("0"), total("-1 or what")), (None, None));
+    }
+
+    #[test]
+    fn each_opening_of_an_ingest_is_told_from_the_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (content, ingests) = (folder.path(), Ingests::default());
+        let digest = Digest::sha256(b"a");
+        let write = |file: &str, text: &str| {
+            let path = content.join("ingest/x").join(file);
+            std::fs::write(path, text).expect("a file");
+        };
+        let found = || ingests.find(content, &digest).expect("open");
+        ingest(content, "x", &format!("k8s.io/7/layer-{digest}"));
+        write("updatedat", "");
+        let first = found();
+        write("data", "abc");
+        let grown = found();
+        assert_eq!((first.written, grown.written), (0, 3));
+        assert_eq!(first.id, grown.id, "it grows");
+        let updated = File::create(content.join("ingest/x/updatedat")).expect("a file");
+        let closed = SystemTime::now() + Duration::from_secs(1);
+        updated.set_modified(closed).expect("dated");
+        assert_ne!(grown.id, found().id, "its writer was closed");
     }
 
     #[test]
     fn opens_the_furthest_that_is_not_left_behind() {
         let folder = tempfile::tempdir().expect("a folder");
-        let content = folder.path();
+        let (content, ingests) = (folder.path(), Ingests::default());
         let digest = Digest::sha256(b"a");
         let written = |bytes: usize, name: &str| {
             ingest(content, name, &format!("{name}/1/layer-{digest}"));
@@ -231,8 +266,11 @@ mod tests {
             updated
         };
         let size = || {
-            let opened = open(content, &digest).expect("readable");
-            opened.map(|o| o.status.len())
+            let opened = ingests.open(content, &digest).expect("readable");
+            let size = opened.map(|o| o.status.len());
+            let found = ingests.find(content, &digest);
+            assert_eq!(found.map(|found| found.written), size);
+            size
         };
         assert_eq!(size(), None);
         let updated = written(9, "left");
@@ -240,7 +278,6 @@ mod tests {
         let later = SystemTime::now() + Duration::from_secs(1);
         updated.set_modified(later).expect("dated");
         assert_eq!(size(), Some(9), "it may be resumed");
-        assert!(list(content)[0].is_left);
         written(2, "behind");
         written(5, "ahead");
         written(0, "begun");

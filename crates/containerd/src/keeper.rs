@@ -14,14 +14,34 @@ const PAUSE_LEAST: Duration = Duration::from_millis(100);
 const PAUSE_MOST: Duration = Duration::from_secs(5);
 
 pub(crate) async fn keep(store: Arc<Containerd>) {
-    let mut tasks = JoinSet::new();
     let watched = store.clone();
     // Whoever follows an ingest does so whether or not containerd answers.
-    tasks.spawn(async move { watched.followed.watch().await });
+    let watch = async move { watched.followed.watch().await };
+    beside(watch, sessions(&store)).await;
+}
+
+/// Runs `work` in a task of its own beside the rest, and ends with whichever ends first.
+///
+/// # Panics
+/// If one of them does: whoever runs this must learn of it, because without the one the other is of no use.
+async fn beside(work: impl Future<Output = ()> + Send + 'static, rest: impl Future<Output = ()>) {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(work);
+    tokio::select! {
+        () = rest => {}
+        Some(Err(error)) = tasks.join_next() => {
+            if let Ok(panic) = error.try_into_panic() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+async fn sessions(store: &Containerd) {
     let mut pause = PAUSE_LEAST;
     let mut told = String::new();
     loop {
-        let (was_ready, error) = session(&store).await;
+        let (was_ready, error) = session(store).await;
         let reason = format!("containerd at {} {error}", store.config.socket.display());
         if was_ready {
             pause = PAUSE_LEAST;
@@ -46,5 +66,19 @@ async fn session(store: &Containerd) -> (bool, Error) {
             (session.was_ready(), error)
         }
         Err(error) => (false, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_of_the_task_beside_is_not_lost() {
+        let fails = async { panic!("on purpose") };
+        let run = tokio::spawn(beside(fails, std::future::pending()));
+        let ended = tokio::time::timeout(Duration::from_secs(60), run).await;
+        let error = ended.expect("in time").expect_err("a panic");
+        assert!(error.is_panic());
     }
 }

@@ -33,7 +33,6 @@ pub use checks::{Finding, Setup, State, check};
 pub use client::CallError;
 pub use config::{Config, Namespace, NamespaceError};
 pub use error::Error;
-pub use ingest::Ingest;
 pub use retain::Retain;
 pub use store::Containerd;
 pub use trial::{TrialError, run_trial};

@@ -5,15 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mirror::{Catalog, Content, Growing, Health, Store};
+use mirror::{Catalog, Content, Growing, Health, OwnersIngest, Store, StoredObject, Visibility};
 use oci::Digest;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 
 use crate::checks::Generation;
 use crate::follow::Followed;
+use crate::ingest::Ingests;
 use crate::metrics::Metrics;
-use crate::{Config, Ingest, blobs, ingest, keeper};
+use crate::{Config, blobs, keeper};
 
 /// A node's containerd.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub struct Containerd {
     pub(crate) catalog: Catalog,
     pub(crate) metrics: Metrics,
     pub(crate) followed: Followed,
+    ingests: Ingests,
     health: RwLock<Health>,
     /// Where the content lies, as soon as that is known.
     content: RwLock<Option<Arc<Path>>>,
@@ -45,17 +47,13 @@ impl Containerd {
             catalog: Catalog::default(),
             metrics: Metrics::new(registry),
             followed: Followed::default(),
+            ingests: Ingests::default(),
             health: RwLock::new(Health::Waiting(not_yet)),
             content: RwLock::new(config.content_path.as_deref().map(Into::into)),
             share_slots: AtomicBool::new(false),
             config,
         });
         (store.clone(), keeper::keep(store))
-    }
-
-    /// All that containerd is fetching, and what broken pulls left behind.
-    pub fn ingests(&self) -> Vec<Ingest> {
-        self.content().map_or_else(Vec::new, |c| ingest::list(&c))
     }
 
     pub(crate) fn set_health(&self, health: Health) {
@@ -83,7 +81,9 @@ impl Store for Containerd {
         &self.catalog
     }
 
-    fn open(&self, digest: &Digest) -> io::Result<Option<Content>> {
+    /// All of containerd's content is shared, whether or not an image or a label explains it: whoever reaches the port
+    /// gets it by its digest, as from Spegel.
+    fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>> {
         let Some(content) = self.content() else {
             return Ok(None);
         };
@@ -93,11 +93,14 @@ impl Store for Containerd {
             return Ok(None);
         };
         let file = Arc::new(file);
-        Ok(Some(Content::File { file, size }))
+        Ok(Some(StoredObject {
+            content: Content::File { file, size },
+            visibility: Visibility::Shared,
+        }))
     }
 
-    fn is_ingesting(&self, digest: &Digest) -> bool {
-        self.content().is_some_and(|c| ingest::is_open(&c, digest))
+    fn owners_ingest(&self, digest: &Digest) -> Option<OwnersIngest> {
+        self.ingests.find(&self.content()?, digest)
     }
 
     /// Progress is reported in containerd's steps of 1 MiB, for as long as the store's work is polled and somebody
@@ -108,7 +111,7 @@ impl Store for Containerd {
         let Some(content) = self.content() else {
             return Ok(None);
         };
-        let Some(mut opened) = ingest::open(&content, digest)? else {
+        let Some(mut opened) = self.ingests.open(&content, digest)? else {
             return Ok(None);
         };
         opened.total = opened.total.or(size);

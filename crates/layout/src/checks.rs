@@ -37,6 +37,18 @@ pub(crate) struct Check {
     growing: Growing,
 }
 
+/// A verification that others can join. Dropping it withdraws it.
+struct Running<'a> {
+    shared: &'a Shared,
+    digest: &'a Digest,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.shared.state.lock().checks.remove(self.digest);
+    }
+}
+
 /// What ends the verifications, and those that run beside requests.
 #[derive(Default)]
 pub(crate) struct Checks {
@@ -110,6 +122,11 @@ impl Shared {
         let own = file.clone();
         let spawned = self.checks.spawn(move || {
             let began = Instant::now();
+            // However it ends, others no longer join it.
+            let running = Running {
+                shared: &shared,
+                digest: &name,
+            };
             let verdict = shared.verify(&name, &own, identity, |_| {
                 if began.elapsed() > WITHHELD_FOR {
                     progress.send_if_modified(|p| std::mem::replace(&mut p.written, size) < size);
@@ -117,7 +134,7 @@ impl Shared {
                 !shared.checks.has_ended()
             });
             // Withdrawn before anybody is told: who asks again because of it gets it from elsewhere.
-            shared.state.lock().checks.remove(&name);
+            drop(running);
             progress.send_modify(|p| match verdict {
                 Ok(Verdict::Right) => {
                     p.written = size;

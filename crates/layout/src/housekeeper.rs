@@ -61,7 +61,7 @@ impl Wake {
         self.changed.notify_one();
     }
 
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         self.due.lock().end = true;
         self.changed.notify_one();
     }
@@ -110,6 +110,13 @@ impl Housekeeper {
             shared,
             thread: Some(thread),
         })
+    }
+}
+
+impl Housekeeper {
+    /// Whether the thread has ended, which only a panic brings about.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 }
 

@@ -5,7 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mirror::{Begun, Catalog, Content, Growing, Health, Intake, IntakeError, Object, Store};
+use mirror::{
+    Begun, Catalog, Growing, Health, Intake, IntakeError, Object, OwnersIngest, Store,
+    StoredObject, Visibility,
+};
 use oci::{Digest, TagName};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -39,7 +42,7 @@ pub struct Options {
 pub struct Layout {
     shared: Arc<Shared>,
     /// Ends, and writes what is left to write, when the store is dropped.
-    _housekeeper: Housekeeper,
+    housekeeper: Housekeeper,
 }
 
 impl Layout {
@@ -97,7 +100,7 @@ impl Layout {
         });
         let housekeeper = Housekeeper::start(shared.clone(), index);
         let layout = Self {
-            _housekeeper: housekeeper.map_err(OpenError::io(&options.path))?,
+            housekeeper: housekeeper.map_err(OpenError::io(&options.path))?,
             shared,
         };
         let started = layout.shared.verify_in_the_background();
@@ -203,6 +206,14 @@ impl Shared {
     }
 }
 
+#[cfg(test)]
+impl Layout {
+    /// Ends the housekeeper's thread as a panic of it would.
+    pub(crate) fn end_housekeeping(&self) {
+        self.shared.wake.end();
+    }
+}
+
 impl Drop for Layout {
     fn drop(&mut self) {
         self.shared.checks.end();
@@ -214,13 +225,21 @@ impl Store for Layout {
         &self.shared.catalog
     }
 
-    fn open(&self, digest: &Digest) -> io::Result<Option<Content>> {
-        self.shared.open(digest)
+    fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>> {
+        let Some(content) = self.shared.open(digest)? else {
+            return Ok(None);
+        };
+        // Looked up after the content was opened. What was evicted meanwhile is private, too.
+        let visibility = self.shared.catalog.visibility(digest);
+        Ok(Some(StoredObject {
+            content,
+            visibility: visibility.unwrap_or(Visibility::Private),
+        }))
     }
 
-    /// Never: what is on its way here the mirror fetches, for whoever asked, and that proves nothing about who asks.
-    fn is_ingesting(&self, _: &Digest) -> bool {
-        false
+    /// None: the mirror itself fetches what is on its way, and that does not tell who asks.
+    fn owners_ingest(&self, _: &Digest) -> Option<OwnersIngest> {
+        None
     }
 
     fn ingest(&self, digest: &Digest, _: Option<u64>) -> io::Result<Option<Growing>> {
@@ -232,8 +251,12 @@ impl Store for Layout {
         false
     }
 
-    /// Ready while what comes can be stored.
+    /// Ready while what comes can be stored, and what goes can be removed.
     fn health(&self) -> Health {
+        if self.housekeeper.has_failed() {
+            let text = "the thread that keeps the store's files in order has failed; restart peili";
+            return Health::Waiting(text.into());
+        }
         self.shared.disk.health()
     }
 
@@ -245,8 +268,8 @@ impl Store for Layout {
 impl Intake for Layout {
     fn begin(&self, digest: &Digest) -> Result<Begun, IntakeError> {
         for _ in 0..BEGIN_TRIES {
-            if let Some(content) = self.shared.open(digest)? {
-                return Ok(Begun::Present(content));
+            if self.shared.open(digest)?.is_some() {
+                return Ok(Begun::Present);
             }
             let mut state = self.shared.state.lock();
             if let Some(growing) = state.ingests.get(digest) {

@@ -4,6 +4,7 @@ mod damage;
 mod folder;
 mod foreign;
 mod outage;
+mod private;
 mod sequences;
 
 use std::fs;
@@ -61,7 +62,7 @@ fn bytes(n: u8, size: u64) -> Bytes {
 fn begin(store: &Layout, digest: &Digest) -> (Box<dyn Sink>, Growing) {
     match store.begin(digest).expect("room") {
         Begun::New(sink, growing) => (sink, growing),
-        Begun::Present(_) => panic!("{digest} is here"),
+        Begun::Present => panic!("{digest} is here"),
         Begun::Joined(_) => panic!("{digest} is on its way"),
     }
 }
@@ -76,12 +77,13 @@ async fn take_in(store: &Layout, bytes: &Bytes, provenance: Provenance) -> Diges
 }
 
 fn read(store: &Layout, digest: &Digest) -> Option<Vec<u8>> {
-    store.open(digest).expect("readable").map(|c| read_all(&c))
+    let opened = store.open(digest).expect("readable");
+    opened.map(|object| read_all(&object.content))
 }
 
 /// What a client gets: `None` where it is not here, or ends early.
 async fn pull(store: &Layout, digest: &Digest) -> Option<Vec<u8>> {
-    follow_all(store.open(digest).expect("readable")?).await
+    follow_all(store.open(digest).expect("readable")?.content).await
 }
 
 async fn follow_all(content: Content) -> Option<Vec<u8>> {
@@ -240,7 +242,7 @@ async fn the_longest_unused_makes_room_and_stays_readable_where_it_is_open() {
     take_in(&store, &bytes(3, MIB), shared()).await;
     let here: Vec<_> = digests.iter().map(|d| read(&store, d).is_some()).collect();
     assert_eq!(here, [true, false, true]);
-    assert_eq!(read_all(&second), bytes(1, MIB));
+    assert_eq!(read_all(&second.content), bytes(1, MIB));
     assert_eq!(files(&root.path().join("blobs/sha256")).len(), 3);
     assert!(files(&root.path().join("ingest")).is_empty());
 }
@@ -343,7 +345,7 @@ async fn one_of_many_takes_it_in_and_the_others_read_along() {
                     assert_eq!(follow(growing).await.as_deref(), Some(&content[..]));
                     false
                 }
-                Begun::Present(_) => panic!("nobody has committed yet"),
+                Begun::Present => panic!("nobody has committed yet"),
             }
         });
     }
@@ -351,7 +353,7 @@ async fn one_of_many_takes_it_in_and_the_others_read_along() {
         .await
         .expect("no waiting for ever");
     assert_eq!(led.iter().filter(|led| **led).count(), 1);
-    assert!(matches!(store.begin(&digest), Ok(Begun::Present(_))));
+    assert!(matches!(store.begin(&digest), Ok(Begun::Present)));
 }
 
 /// Reads what there is, as it comes; `None` where it ends early.

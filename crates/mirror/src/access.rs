@@ -2,12 +2,12 @@
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use oci::{Digest, Filter, Origin};
+use oci::{Filter, Origin};
 use subtle::ConstantTimeEq as _;
 
+use crate::Visibility;
 use crate::refusal::Refusal;
-use crate::request::{Caller, MIRRORED, NODE_SECRET, Target};
-use crate::{Object, Store, Visibility};
+use crate::request::{Caller, ClientAddress, MIRRORED, NODE_SECRET, Target};
 
 /// What a request has to carry, and what is mirrored at all.
 #[derive(Clone, Debug, Default)]
@@ -59,14 +59,15 @@ impl Access {
         }
     }
 
-    /// Who sent this request. A secret, where there is one, decides alone. Without one it is this node's containerd
-    /// that asks from this host, or for what the node's store has an open ingest of.
+    /// Determines who sent this request.
+    ///
+    /// If a node secret is set, it decides alone. Without one the node's own client is whoever asks from this host or
+    /// owns the pull of the object (`owns_pull`, see [`PullOwners`](crate::pull_owners::PullOwners)).
     pub fn caller(
         &self,
         headers: &HeaderMap,
-        digest: Option<&Digest>,
-        same_host: bool,
-        store: &dyn Store,
+        client: ClientAddress,
+        owns_pull: impl FnOnce() -> bool,
     ) -> Caller {
         if headers.get(MIRRORED).is_some_and(|value| value == "true") {
             return Caller::Peer;
@@ -75,7 +76,7 @@ impl Access {
             Some(secret) => headers
                 .get(NODE_SECRET)
                 .is_some_and(|given| secret.is(given.as_bytes())),
-            None => same_host || digest.is_some_and(|digest| store.is_ingesting(digest)),
+            None => owns_pull() || client == ClientAddress::ThisHost,
         };
         if own { Caller::Own } else { Caller::Remote }
     }
@@ -103,10 +104,12 @@ impl Access {
         }
     }
 
-    /// Whether this object may be handed to this caller.
-    pub fn shows(&self, object: Option<&Object>, caller: Caller) -> bool {
-        let private = object.is_some_and(|object| object.visibility == Visibility::Private);
-        !private || caller == Caller::Own
+    /// Whether an object of this visibility may be handed to this caller.
+    pub fn shows(&self, visibility: Visibility, caller: Caller) -> bool {
+        match visibility {
+            Visibility::Shared => true,
+            Visibility::Private => caller == Caller::Own,
+        }
     }
 }
 

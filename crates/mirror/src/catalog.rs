@@ -15,9 +15,10 @@ const CHANGE_QUEUE: usize = 1024;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Visibility {
     /// Whoever the access policy admits.
-    #[default]
     Shared,
-    /// This node's own clients only: upstream gave it in exchange for this node's credentials.
+    /// This node's own clients only: upstream gave it in exchange for this node's credentials, or nobody knows how it
+    /// came here.
+    #[default]
     Private,
 }
 
@@ -58,6 +59,12 @@ impl Default for Catalog {
 impl Catalog {
     pub fn object(&self, digest: &Digest) -> Option<Object> {
         self.inner.read().objects.get(digest).cloned()
+    }
+
+    /// Who may have an object; `None` if the catalog does not know it.
+    pub fn visibility(&self, digest: &Digest) -> Option<Visibility> {
+        let inner = self.inner.read();
+        inner.objects.get(digest).map(|object| object.visibility)
     }
 
     pub fn resolve(&self, name: &TagName) -> Option<Digest> {

@@ -31,7 +31,7 @@ use crate::from_peers::FromPeers;
 use crate::images::{Images, ObjectInfo};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::request::{Caller, Kind, Target};
+use crate::request::{Kind, Target};
 use crate::source_provider::SourceProvider;
 use crate::{Body, Decision, Flights, Growing, PullProgress, Store};
 
@@ -77,7 +77,7 @@ struct Shared {
 
 impl Shared {
     fn object_info(&self, digest: &Digest) -> ObjectInfo {
-        let mut object_info = self.images.object_info(&*self.store, digest);
+        let mut object_info = self.images.object_info(digest);
         if object_info.size.is_none() {
             object_info.size = self.open(digest, None).and_then(|g| g.progress().total);
         }
@@ -119,7 +119,7 @@ impl Shared {
 
     /// The bytes of an object received so far.
     fn ingest(&self, digest: &Digest) -> Option<Growing> {
-        self.open(digest, self.images.object_info(&*self.store, digest).size)
+        self.open(digest, self.images.object_info(digest).size)
     }
 
     /// The number of bytes of an object written so far.
@@ -169,16 +169,6 @@ impl Flight {
         }
     }
 
-    /// Whether a request is one of this node's containerd that takes part in a flight.
-    pub fn concerns(&self, target: &Target) -> bool {
-        target.caller == Caller::Own
-            && !target.head_only
-            && all_from(target.ranges.as_ref()).is_some()
-            && target
-                .digest()
-                .is_some_and(|digest| self.shared.store.is_ingesting(digest))
-    }
-
     /// Drops a range that covers the whole object, so that the answer is 200 with the whole object.
     ///
     /// A server may ignore a range (RFC 9110, 14.2). containerd then uses one stream, which suits a flight best.
@@ -203,7 +193,10 @@ impl Flight {
         else {
             return Err(Refusal::NoPeer(kind));
         };
-        let following = self.follow(target, digest, offset, sharing);
+        let following = async {
+            self.shared.images.learn_expected(&self.shared.store).await;
+            self.follow(target, digest, offset, sharing).await
+        };
         let result = match timeout(FIND_LIMIT, following).await {
             Ok(result) => result,
             Err(_) => Err(Refusal::Alone(kind)),

@@ -19,6 +19,8 @@ const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 const MAX_OBJECTS_PER_MANIFEST: usize = 1024;
 /// The most manifests to look for in the store.
 const MAX_EXPECTED: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
+/// A manifest that has not arrived after this time comes no more.
+const EXPECTED_FOR: Duration = Duration::from_secs(300);
 /// The most images whose layers may still be on the way, for [`RECENT`] after their manifest.
 const MAX_RECENT: usize = 8;
 const RECENT: Duration = Duration::from_secs(60);
@@ -52,7 +54,8 @@ impl Default for ObjectInfo {
 #[derive(Debug)]
 pub struct Images {
     objects: Mutex<LruCache<Digest, ObjectInfo>>,
-    expected: Mutex<LruCache<Digest, ()>>,
+    /// Manifests that are to arrive in the store, and since when.
+    expected: Mutex<LruCache<Digest, Instant>>,
     /// The layers of the latest manifests, and when these came.
     recent: Mutex<VecDeque<(Instant, Arc<[Digest]>)>>,
 }
@@ -70,7 +73,7 @@ impl Default for Images {
 impl Images {
     /// Records that this manifest was requested and will come from upstream.
     pub fn expect(&self, manifest: &Digest) {
-        self.expected.lock().put(manifest.clone(), ());
+        self.expected.lock().put(manifest.clone(), Instant::now());
     }
 
     /// Remembers what a manifest says. Other bytes are ignored.
@@ -123,11 +126,7 @@ impl Images {
     }
 
     /// What is known about an object.
-    pub fn object_info(&self, store: &dyn Store, digest: &Digest) -> ObjectInfo {
-        if let Some(object_info) = self.objects.lock().get(digest) {
-            return object_info.clone();
-        }
-        self.read_expected_manifests(store);
+    pub fn object_info(&self, digest: &Digest) -> ObjectInfo {
         let mut objects = self.objects.lock();
         objects.get(digest).cloned().unwrap_or_default()
     }
@@ -146,18 +145,42 @@ impl Images {
         missing.any(|layer| !layers.contains(layer) && !is_here(layer))
     }
 
-    /// Reads expected manifests that have arrived.
-    fn read_expected_manifests(&self, store: &dyn Store) {
-        let expected: Vec<_> = {
-            let expected = self.expected.lock();
-            expected.iter().map(|(digest, ())| digest.clone()).collect()
+    /// Remembers what the expected manifests say that have arrived in the store.
+    pub async fn learn_expected(&self, store: &Arc<dyn Store>) {
+        let expected = self.expected();
+        if expected.is_empty() {
+            return;
+        }
+        let read = |store: &dyn Store| -> Vec<_> {
+            let arrived = expected.into_iter().filter_map(|digest| {
+                let bytes = local::manifest_bytes(store, &digest)?;
+                Some((digest, bytes))
+            });
+            arrived.collect()
         };
-        for digest in expected {
-            if let Some(bytes) = local::manifest_bytes(store, &digest) {
-                self.expected.lock().pop(&digest);
-                self.learn(&bytes, None);
+        match local::read_store(store, read).await {
+            Ok(arrived) => {
+                for (digest, bytes) in arrived {
+                    self.expected.lock().pop(&digest);
+                    self.learn(&bytes, None);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot read manifests; the sizes of their layers are not known");
             }
         }
+    }
+
+    /// The manifests that may still arrive.
+    fn expected(&self) -> Vec<Digest> {
+        let mut expected = self.expected.lock();
+        while let Some((digest, since)) = expected.peek_lru()
+            && since.elapsed() > EXPECTED_FOR
+        {
+            let digest = digest.clone();
+            expected.pop(&digest);
+        }
+        expected.iter().map(|(digest, _)| digest.clone()).collect()
     }
 }
 
@@ -194,35 +217,43 @@ mod tests {
             (&[("a", u64::MAX), ("b", u64::MAX)], 1),
             (&[("a", 0)], 1),
         ] {
-            let (images, store) = (Images::default(), MemoryStore::default());
+            let images = Images::default();
             let leader = NodeId([7; 32]);
             images.learn(&manifest(layers), Some(leader));
-            let object_info = images.object_info(&store, &digest("a"));
+            let object_info = images.object_info(&digest("a"));
             assert_eq!(object_info.size, Some(layers[0].1));
             assert_eq!(
                 (object_info.streams, object_info.leader),
                 (streams, Some(leader))
             );
-            assert_eq!(
-                images.object_info(&store, &digest("x")),
-                ObjectInfo::default()
-            );
+            assert_eq!(images.object_info(&digest("x")), ObjectInfo::default());
         }
     }
 
-    #[test]
-    fn a_manifest_that_came_from_upstream_is_read_when_it_is_there() {
-        let (images, store) = (Images::default(), MemoryStore::default());
-        let bytes = manifest(&[("a", 7)]);
-        images.expect(&Digest::sha256(&bytes));
-        assert_eq!(images.object_info(&store, &digest("a")).size, None);
+    #[tokio::test(start_paused = true)]
+    async fn a_manifest_that_came_from_upstream_is_read_when_it_is_there() {
+        let (images, memory) = (Images::default(), Arc::new(MemoryStore::default()));
+        let store: Arc<dyn Store> = memory.clone();
         let origin = Origin {
             registry: "quay.io".parse().expect("a registry"),
             repository: "a/b".parse().expect("a repository"),
         };
-        store.put(&origin, bytes);
-        let object_info = images.object_info(&store, &digest("a"));
+        let (bytes, late) = (manifest(&[("a", 7)]), manifest(&[("b", 8)]));
+        images.expect(&Digest::sha256(&late));
+        tokio::time::advance(EXPECTED_FOR).await;
+        images.expect(&Digest::sha256(&bytes));
+        images.learn_expected(&store).await;
+        assert_eq!(images.object_info(&digest("a")).size, None);
+        memory.put(&origin, bytes);
+        images.learn_expected(&store).await;
+        let object_info = images.object_info(&digest("a"));
         assert_eq!((object_info.size, object_info.leader), (Some(7), None));
+        assert_eq!(images.expected().len(), 1);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        memory.put(&origin, late);
+        images.learn_expected(&store).await;
+        assert_eq!(images.object_info(&digest("b")).size, None);
+        assert!(images.expected().is_empty(), "it is looked for no longer");
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod memory;
 mod metrics;
 mod mirror;
 mod peers;
+mod pull_owners;
 mod pull_through;
 mod refusal;
 mod relay;
@@ -57,7 +58,10 @@ pub use request::{
     Caller, FLIGHT, Kind, MIRRORED, NAMESPACE, NODE_SECRET, Reader, Request, RequestError, Target,
 };
 pub use router::{Candidate, PeerId, Router, Search};
-pub use store::{Begun, Content, Intake, IntakeError, Provenance, Sink, Store};
+pub use store::{
+    Begun, Content, IngestId, Intake, IntakeError, OwnersIngest, Provenance, Sink, Store,
+    StoredObject,
+};
 pub use trial::{Served, TRIAL_REPOSITORY, Trial, Trials, trial_registry};
 pub use upstream::{
     ClientCredentials, List, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest,

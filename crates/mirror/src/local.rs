@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use oci::{Digest, MAX_MANIFEST_SIZE, MediaType, Reference};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::access::Access;
 use crate::found::{Found, Payload, Source};
 use crate::request::{Kind, Target};
-use crate::{Content, Stage, Store};
+use crate::{Content, Stage, Store, Visibility};
 
 /// Manifests up to this size are held in memory until they are sent, in bytes. Larger ones are read again piece by piece:
 /// any object up to [`MAX_MANIFEST_SIZE`] can be asked for as a manifest, by many clients that take their time.
@@ -21,26 +23,60 @@ const MOST_HELD: usize = 64 * 1024;
 /// How long an answer waits for the store to find an object damaged.
 const DAMAGE_LIMIT: Duration = Duration::from_millis(500);
 
-/// Finds what is asked for in this node's store. `None`: not here, or not for this caller, or unreadable; then the
-/// search goes on elsewhere.
-pub fn find(store: &dyn Store, access: &Access, target: &Target) -> Option<Found> {
+/// How long an answer waits for the store to open an object, and to read it if it is asked for as a manifest. A disk that
+/// hangs leaves the other steps of a pull their time: containerd from 2.3 waits 30 s for the head of an answer.
+const OPEN_LIMIT: Duration = Duration::from_secs(2);
+
+/// Finds what is asked for in this node's store. `None`: not here, or not for this caller, or not readable within
+/// [`OPEN_LIMIT`]; then the search goes on elsewhere.
+pub async fn find(store: &Arc<dyn Store>, access: &Access, target: &Target) -> Option<Found> {
     let digest = match &target.reference {
         Reference::Digest(digest) => digest.clone(),
         Reference::Tag(_) => store.catalog().resolve(&target.tag_name()?)?,
     };
-    if !access.shows(store.catalog().object(&digest).as_ref(), target.caller) {
-        return None;
-    }
-    open(store, target.kind, &digest).unwrap_or_else(|error| {
+    let (kind, sees_private) = (
+        target.kind,
+        access.shows(Visibility::Private, target.caller),
+    );
+    let named = digest.clone();
+    let found = read_store(store, move |store| open(store, kind, &named, sees_private)).await;
+    found.and_then(|found| found).unwrap_or_else(|error| {
         tracing::warn!(%digest, %error, "cannot read local content; looking for it elsewhere");
         None
     })
 }
 
-fn open(store: &dyn Store, kind: Kind, digest: &Digest) -> io::Result<Option<Found>> {
-    let Some(content) = store.open(digest)? else {
+/// Does what reads the store's disk where it holds up nobody else.
+///
+/// # Errors
+/// It takes longer than [`OPEN_LIMIT`]. It then ends unheeded.
+pub async fn read_store<T: Send + 'static>(
+    store: &Arc<dyn Store>,
+    work: impl FnOnce(&dyn Store) -> T + Send + 'static,
+) -> io::Result<T> {
+    let store = store.clone();
+    let done = timeout(OPEN_LIMIT, spawn_blocking(move || work(&*store))).await;
+    let late = |_| {
+        let text = format!("the disk of the store gave no answer within {OPEN_LIMIT:?}");
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    };
+    done.map_err(late)?.map_err(io::Error::other)
+}
+
+/// `sees_private`: whether the caller may have private content.
+fn open(
+    store: &dyn Store,
+    kind: Kind,
+    digest: &Digest,
+    sees_private: bool,
+) -> io::Result<Option<Found>> {
+    let Some(object) = store.open(digest)? else {
         return Ok(None);
     };
+    if object.visibility == Visibility::Private && !sees_private {
+        return Ok(None);
+    }
+    let content = object.content;
     match kind {
         Kind::Blob => Ok(Some(Found {
             digest: digest.clone(),
@@ -103,10 +139,11 @@ pub fn manifest(
     }
 }
 
-/// The bytes of an object that may be a manifest, unverified; `None` if it is not here or cannot be read.
+/// The bytes of an object that may be a manifest, unverified and for this node's own use; `None` if it is not here or
+/// cannot be read. Reads the disk.
 pub fn manifest_bytes(store: &dyn Store, digest: &Digest) -> Option<Bytes> {
-    let content = store.open(digest).ok()??;
-    read(&content).ok()?
+    let object = store.open(digest).ok()??;
+    read(&object.content).ok()?
 }
 
 /// Reads a manifest whole; `None` if it is too large to be one.
@@ -126,3 +163,6 @@ fn read_file(file: &File, size: u64) -> io::Result<Option<Bytes>> {
     file.read_exact_at(&mut bytes, 0)?;
     Ok(Some(bytes.into()))
 }
+
+#[cfg(test)]
+mod tests;

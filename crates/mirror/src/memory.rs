@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,7 +11,8 @@ use oci::{Digest, Key, Origin};
 use parking_lot::Mutex;
 
 use crate::{
-    Candidate, Catalog, Content, Growing, Health, Object, PeerId, Router, Search, Store, Visibility,
+    Candidate, Catalog, Content, Growing, Health, IngestId, Object, OwnersIngest, PeerId, Router,
+    Search, Store, StoredObject, Visibility,
 };
 
 /// A store that holds its objects in memory.
@@ -19,8 +20,10 @@ use crate::{
 pub struct MemoryStore {
     catalog: Catalog,
     objects: Mutex<HashMap<Digest, Bytes>>,
-    ingesting: Mutex<BTreeSet<Digest>>,
+    owners_ingests: Mutex<HashMap<Digest, IngestId>>,
     ingests: Mutex<HashMap<Digest, Growing>>,
+    /// Ingests opened so far.
+    opened: AtomicU64,
     share_slots: AtomicBool,
 }
 
@@ -43,11 +46,14 @@ impl MemoryStore {
         self.catalog.remove(digest);
     }
 
+    /// Has its owner open an ingest, other than all before it, through which nothing can be read.
     pub fn set_ingesting(&self, digest: &Digest) {
-        self.ingesting.lock().insert(digest.clone());
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        let mut ingests = self.owners_ingests.lock();
+        ingests.insert(digest.clone(), IngestId(number, 0));
     }
 
-    /// An object is on its way, to be read through `growing`.
+    /// Has its owner open an ingest, other than all before it, to be read through `growing`.
     pub fn ingest_from(&self, digest: &Digest, growing: Growing) {
         self.ingests.lock().insert(digest.clone(), growing);
         self.set_ingesting(digest);
@@ -56,7 +62,7 @@ impl MemoryStore {
     /// An object is on its way no longer.
     pub fn end_ingest(&self, digest: &Digest) {
         self.ingests.lock().remove(digest);
-        self.ingesting.lock().remove(digest);
+        self.owners_ingests.lock().remove(digest);
     }
 
     /// Has its owner's downloads wait in one queue.
@@ -70,12 +76,21 @@ impl Store for MemoryStore {
         &self.catalog
     }
 
-    fn open(&self, digest: &Digest) -> io::Result<Option<Content>> {
-        Ok(self.objects.lock().get(digest).cloned().map(Content::Bytes))
+    fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>> {
+        let Some(bytes) = self.objects.lock().get(digest).cloned() else {
+            return Ok(None);
+        };
+        Ok(Some(StoredObject {
+            content: Content::Bytes(bytes),
+            visibility: self.catalog.visibility(digest).unwrap_or_default(),
+        }))
     }
 
-    fn is_ingesting(&self, digest: &Digest) -> bool {
-        self.ingesting.lock().contains(digest)
+    fn owners_ingest(&self, digest: &Digest) -> Option<OwnersIngest> {
+        let id = *self.owners_ingests.lock().get(digest)?;
+        let ingests = self.ingests.lock();
+        let written = ingests.get(digest).map_or(0, |g| g.progress().written);
+        Some(OwnersIngest { id, written })
     }
 
     fn ingest(&self, digest: &Digest, _: Option<u64>) -> io::Result<Option<Growing>> {

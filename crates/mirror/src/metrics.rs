@@ -12,10 +12,12 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::peers::Fault;
+use crate::request::Caller;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct MirrorLabels {
-    /// As the client named it; empty where it named none, `other` for the 65th and further.
+    /// As the client named it; empty where it named none, `other` for the 65th and further, and for those that this
+    /// node's own client has never named.
     pub registry: String,
     /// `hit` or `miss`.
     pub cache: &'static str,
@@ -316,14 +318,15 @@ impl Metrics {
         self.flights_sought.get_or_create(&labels).inc();
     }
 
-    /// What a registry is counted under: the first ones to be named under their names, the rest as `other`.
-    pub fn registry_label(&self, registry: Option<&oci::Registry>) -> String {
+    /// What a registry is counted under: the first [`MOST_REGISTRIES`] that this node's own client names under their
+    /// names, the rest as `other`. Others may name what they like, so they add none.
+    pub fn registry_label(&self, registry: Option<&oci::Registry>, caller: Caller) -> String {
         let Some(registry) = registry else {
             return String::new();
         };
         let mut known = self.registries.lock();
         if !known.contains(registry) {
-            if known.len() == MOST_REGISTRIES {
+            if known.len() >= MOST_REGISTRIES || caller != Caller::Own {
                 return "other".into();
             }
             known.insert(registry.clone());
@@ -348,5 +351,29 @@ impl Metrics {
         self.peer_failures
             .get_or_create(&FaultLabels { fault })
             .inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_nodes_own_client_adds_registries() {
+        let metrics = Metrics::register(&mut Registry::default());
+        let label = |n: usize, caller| {
+            let registry = format!("r{n}.example").parse().expect("a registry");
+            metrics.registry_label(Some(&registry), caller)
+        };
+        for n in 0..2 * MOST_REGISTRIES {
+            assert_eq!(label(n, Caller::Remote), "other");
+        }
+        assert_eq!(label(0, Caller::Own), "r0.example");
+        assert_eq!(label(0, Caller::Remote), "r0.example");
+        for n in 1..MOST_REGISTRIES {
+            assert_eq!(label(n, Caller::Own), format!("r{n}.example"));
+        }
+        assert_eq!(label(MOST_REGISTRIES, Caller::Own), "other");
+        assert_eq!(metrics.registry_label(None, Caller::Remote), "");
     }
 }

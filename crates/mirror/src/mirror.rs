@@ -19,10 +19,11 @@ use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Source};
 use crate::from_peers::FromPeers;
 use crate::metrics::{Metrics, MirrorLabels};
+use crate::pull_owners::{self, PullOwners};
 use crate::pull_through::{Client, PullThrough};
 use crate::refusal::Refusal;
 use crate::request::conditions::{self, Outcome};
-use crate::request::{self, Caller, Kind, Reader, Request, RequestError, Target};
+use crate::request::{Caller, ClientAddress, Kind, Reader, Request, RequestError, Target};
 use crate::request_record::RequestRecord;
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
@@ -56,6 +57,7 @@ pub struct Mirror {
     flight: Option<Arc<Flight>>,
     pull_through: Option<PullThrough>,
     trials: Arc<Trials>,
+    pull_owners: PullOwners,
     upstream_bytes: UpstreamBytes,
     metrics: Arc<Metrics>,
     leave: CancellationToken,
@@ -107,6 +109,7 @@ impl Mirror {
             flight,
             pull_through,
             trials: Arc::default(),
+            pull_owners: PullOwners::default(),
             upstream_bytes: UpstreamBytes::new(metrics.clone()),
             metrics,
             leave: CancellationToken::new(),
@@ -209,8 +212,8 @@ impl Mirror {
                 query,
             } => {
                 self.access.authorize(headers)?;
-                let same_host = request::is_this_host(ends.remote, ends.local);
-                let caller = self.access.caller(headers, None, same_host, &*self.store);
+                let client = ClientAddress::of(ends.remote, ends.local);
+                let caller = self.access.caller(headers, client, || false);
                 // With containerd, lists are not asked of mirrors.
                 let fetches = self.pull_through.as_ref();
                 let fetches = fetches.filter(|_| caller == Caller::Own);
@@ -224,10 +227,7 @@ impl Mirror {
             }
             Request::Content(mut target) => {
                 self.access.authorize(headers)?;
-                let same_host = request::is_this_host(ends.remote, ends.local);
-                target.caller =
-                    self.access
-                        .caller(headers, target.digest(), same_host, &*self.store);
+                self.identify(&mut target, headers, ends);
                 if target.caller == Caller::Own {
                     Metrics::stamp(&self.metrics.own_client_last_request);
                 }
@@ -246,6 +246,18 @@ impl Mirror {
                 send::found(&target, headers, found)
             }
         }
+    }
+
+    /// Determines who sent a request for content, and whether it belongs to a pull of this node.
+    fn identify(&self, target: &mut Target, headers: &HeaderMap, ends: Ends) {
+        let client = ClientAddress::of(ends.remote, ends.local);
+        let filled = pull_owners::ingest_to_fill(target, &*self.store);
+        let owns_pull =
+            || filled.is_some_and(|(digest, ingest)| self.pull_owners.owns(digest, ingest, client));
+        let caller = self.access.caller(headers, client, owns_pull);
+        let fills_ingest = filled.is_some() && caller == Caller::Own;
+        target.caller = caller;
+        target.fills_ingest = fills_ingest;
     }
 
     async fn find(
@@ -269,13 +281,13 @@ impl Mirror {
         // an image's is a promise for the rest of it.
         let asks_first = pull_through.is_some() && target.kind == Kind::Manifest;
         if !asks_first
-            && let Some(found) = local::find(&*self.store, &self.access, target)
+            && let Some(found) = local::find(&self.store, &self.access, target).await
             && let Some(found) = local::unless_damaged(found).await
         {
             return Ok(found);
         }
         record.handler = "mirror";
-        let flight = self.flight.as_ref().filter(|f| f.concerns(target));
+        let flight = self.flight.as_ref().filter(|_| target.fills_ingest);
         let result = match (pull_through, flight) {
             (Some(fetches), _) => fetches.find(target, client, &self.access).await,
             (None, Some(flight)) => {
@@ -296,7 +308,7 @@ impl Mirror {
             }
             (None, None) => self.from_peers.find(target).await,
         };
-        if pull_through.is_none() && target.caller == Caller::Own {
+        if target.fills_ingest {
             match &result {
                 Ok(_) => self.upstream_bytes.kept(target),
                 Err(refusal) => self.upstream_bytes.sent(target, refusal),
@@ -312,7 +324,7 @@ impl Mirror {
         target: &Target,
         record: &mut RequestRecord,
     ) -> Result<Found, Refusal> {
-        let found = local::find(&*self.store, &self.access, target);
+        let found = local::find(&self.store, &self.access, target).await;
         let (Some(flight), Some(position)) = (&self.flight, target.position) else {
             return found.ok_or(Refusal::NotHere(target.kind));
         };
@@ -330,9 +342,10 @@ impl Mirror {
 
     fn count(&self, target: &Target, found: Option<&Found>) {
         let hit = found.is_some_and(|found| found.source == Source::Peer);
-        let registry = self
-            .metrics
-            .registry_label(target.origin.as_ref().map(|origin| &origin.registry));
+        let registry = self.metrics.registry_label(
+            target.origin.as_ref().map(|origin| &origin.registry),
+            target.caller,
+        );
         let cache = if hit { "hit" } else { "miss" };
         self.metrics
             .mirror_requests

@@ -20,11 +20,13 @@ mod sources;
 mod standing;
 mod tag;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use oci::{Digest, Reference};
 use parking_lot::Mutex;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -36,7 +38,9 @@ use crate::images::Images;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::request::{Kind, RequestError, Target};
-use crate::{Intake, IntakeError, Store, Upstream, UpstreamError, UpstreamRepository, Visibility};
+use crate::{
+    Begun, Intake, IntakeError, Store, Upstream, UpstreamError, UpstreamRepository, Visibility,
+};
 
 use parts::Parts;
 use standing::Standing;
@@ -83,6 +87,13 @@ impl Tools {
         if let Some(flight) = &self.flight {
             flight.share(digest, sharing);
         }
+    }
+
+    /// Begins to take in an object, on a thread that may wait for the disk.
+    async fn begin(&self, digest: &Digest) -> Result<Begun, IntakeError> {
+        let (intake, digest) = (self.intake.clone(), digest.clone());
+        let begun = spawn_blocking(move || intake.begin(&digest)).await;
+        begun.map_err(io::Error::other)?
     }
 
     /// An object is handed on without being kept. Where the disk is the reason, the store says so itself, once.

@@ -42,6 +42,26 @@ const NS: &str = "ns=";
 /// Longer paths with their queries are refused: a name of 255, a digest of 135 and a registry of 255 fit many times.
 const MAX_URI: usize = 4096;
 
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// This host, by whichever of its addresses.
+    ThisHost,
+    /// Any other, an IPv4 address never as a mapped one. A gateway stands for all clients behind it.
+    Other(IpAddr),
+}
+
+impl ClientAddress {
+    /// Of the client of a connection.
+    pub fn of(remote: SocketAddr, local: SocketAddr) -> Self {
+        if is_this_host(remote, local) {
+            Self::ThisHost
+        } else {
+            Self::Other(remote.ip().to_canonical())
+        }
+    }
+}
+
 /// Who sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
@@ -68,6 +88,9 @@ pub struct Target {
     pub reference: Reference,
     pub ranges: Option<Ranges>,
     pub caller: Caller,
+    /// Whether the client fills an ingest of this node's store with the answer: the only requests that take part in a
+    /// flight and change the state of a pull.
+    pub fills_ingest: bool,
     /// `HEAD`: the answer has no body.
     pub head_only: bool,
     /// Of a peer that follows the flight of this object; `None` too where what it says of it is not well-formed.
@@ -219,6 +242,7 @@ impl Reader {
             reference,
             ranges,
             caller: Caller::Remote,
+            fills_ingest: false,
             head_only,
             position: headers
                 .get(FLIGHT)

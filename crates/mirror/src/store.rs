@@ -39,8 +39,28 @@ impl Content {
     }
 }
 
-/// A node's content. Its methods answer from memory, with a system call or two, or after a millisecond of work at the
-/// most; none waits for another process.
+/// A complete object, opened, and who may have it.
+#[derive(Clone, Debug)]
+pub struct StoredObject {
+    pub content: Content,
+    /// As known when the content was opened, not before: an object may be replaced or committed meanwhile.
+    pub visibility: Visibility,
+}
+
+/// An ingest that the store's owner has open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnersIngest {
+    pub id: IngestId,
+    /// Bytes written so far.
+    pub written: u64,
+}
+
+/// Tells the ingests of one digest apart. Changes when an ingest is closed and when another one is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IngestId(pub u64, pub u64);
+
+/// A node's content. No method waits for another process. [`Self::open`] may wait for the disk; the others answer from
+/// memory or with a few system calls.
 pub trait Store: Send + Sync + 'static {
     /// What is here. Kept right by the store while images come and go.
     fn catalog(&self) -> &Catalog;
@@ -48,15 +68,19 @@ pub trait Store: Send + Sync + 'static {
     /// Opens a complete object; `None` if it is not here, whatever the catalog says: an object may have come or gone
     /// a moment ago, or have been found damaged just now.
     ///
+    /// A store that keeps private objects says [`Visibility::Private`] of what its catalog does not know
+    /// (docs/decisions/0012-who-may-see-an-object.md). Reads the disk: call it where that holds up nobody else.
+    ///
     /// # Errors
     /// The object is here and cannot be read.
-    fn open(&self, digest: &Digest) -> io::Result<Option<Content>>;
+    fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>>;
 
-    /// Whether the store's owner is fetching this object right now: containerd opens an ingest before it sends its
-    /// request, so a request for a digest without one does not come from this node's containerd. Says who asks, not
-    /// what can be read: false for a store that the mirror fills itself, whose ingests prove nothing about who asks,
-    /// and for containerd's cheaper than [`Self::ingest`], as nothing is opened.
-    fn is_ingesting(&self, digest: &Digest) -> bool;
+    /// The ingest that the store's owner has open for this object.
+    ///
+    /// containerd opens an ingest before it sends its request, so a request for a digest without one does not come from
+    /// this node's containerd. Always `None` for a store that the mirror fills itself: its ingests do not tell who
+    /// asks. Costs less than [`Self::ingest`], because nothing is opened.
+    fn owners_ingest(&self, digest: &Digest) -> Option<OwnersIngest>;
 
     /// What is on its way into the store, to be read while it grows; `None` if it is not on its way, or has arrived a
     /// moment ago ([`Self::open`] tells). `size` in bytes where the caller knows it; what the store knows counts before
@@ -83,7 +107,8 @@ pub trait Store: Send + Sync + 'static {
 
 /// A store that the mirror itself fills (the embedded one; containerd fills its own).
 pub trait Intake: Send + Sync + 'static {
-    /// Begins to take in an object, unless it is here or on its way already.
+    /// Begins to take in an object, unless it is here or on its way already. Reads and writes the disk: call it where
+    /// that holds up nobody else.
     ///
     /// # Errors
     /// The store has no room or cannot be written.
@@ -94,8 +119,8 @@ pub trait Intake: Send + Sync + 'static {
 }
 
 pub enum Begun {
-    /// It is here.
-    Present(Content),
+    /// It is here; [`Store::open`] gives it.
+    Present,
     /// Somebody else is taking it in.
     Joined(Growing),
     /// The caller takes it in: writes all of it, then commits. Dropping the sink gives it up and fails who joined.

@@ -217,6 +217,7 @@ mod tests {
             reference: Reference::Digest(digest.clone()),
             ranges: None,
             caller: Caller::Remote,
+            fills_ingest: false,
             head_only: false,
             position: None,
         }

@@ -109,6 +109,7 @@ mod tests {
             reference: oci::Reference::Digest(digest.clone()),
             ranges,
             caller: Caller::Own,
+            fills_ingest: false,
             head_only: false,
             position: None,
         }

@@ -53,7 +53,7 @@ pub use identity::IdentityError;
 pub use peer_address::PeerAddress;
 pub use router::Router;
 
-use crate::flights::Flights;
+use crate::flights::{Flights, command_queue};
 use addresses::{AddressFilter, Endpoint};
 use behaviour::Behaviour;
 use bootstrap::{Bootstrapper, Server, Source, Status};
@@ -70,8 +70,6 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const FIND_QUEUE: usize = 1024;
 /// Other commands that wait; whoever sends more waits with them.
 const COMMAND_QUEUE: usize = 64;
-/// Questions and news about pulls that wait; whoever asks more waits with them, and news beyond them are lost.
-const WORD_QUEUE: usize = 1024;
 /// Events of flights that the mirror has not taken yet.
 const EVENT_QUEUE: usize = 64;
 
@@ -263,8 +261,8 @@ impl Bound {
     pub fn spawn(self) -> (Arc<Router>, Handle) {
         let (finds_in, finds) = mpsc::channel(FIND_QUEUE);
         let (commands_in, commands) = mpsc::channel(COMMAND_QUEUE);
-        let (words_in, flight_commands) = mpsc::channel(WORD_QUEUE);
-        let words_in = self.node.takes_part().then_some(words_in);
+        let (flight_commands_in, flight_commands) = command_queue();
+        let flight_commands_in = self.node.takes_part().then_some(flight_commands_in);
         let report = String::from("looking for peers");
         let (status_out, status) = watch::channel(Status {
             done: false,
@@ -295,7 +293,7 @@ impl Bound {
         if let Some(folder) = self.data_dir {
             tasks.spawn(peers::keep(folder, self.remembered_now));
         }
-        let commands = (finds_in, commands_in, words_in);
+        let commands = (finds_in, commands_in, flight_commands_in);
         let outputs = (status, self.peers, self.events);
         let router = Router::new(self.id, commands, outputs, has_legacy_peers);
         let handle = Handle {

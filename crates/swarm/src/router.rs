@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::bootstrap::Status;
-use crate::flights::{FlightCommand, mirror_peer};
+use crate::flights::{CommandSender, FlightCommand, mirror_peer};
 use crate::key::RoutingKey;
 use crate::node::{Command, Find};
 
@@ -32,7 +32,7 @@ pub struct Router {
     finds: mpsc::Sender<Find>,
     commands: mpsc::Sender<Command>,
     /// `None`: this node takes part in no flights.
-    flight_commands: Option<mpsc::Sender<FlightCommand>>,
+    flight_commands: Option<CommandSender>,
     status: watch::Receiver<Status>,
     peers: watch::Receiver<usize>,
     /// What flights ask of the mirror, until it takes them.
@@ -46,7 +46,7 @@ impl Router {
         (finds, commands, flight_commands): (
             mpsc::Sender<Find>,
             mpsc::Sender<Command>,
-            Option<mpsc::Sender<FlightCommand>>,
+            Option<CommandSender>,
         ),
         (status, peers, events): (
             watch::Receiver<Status>,
@@ -88,9 +88,11 @@ impl Router {
 impl Router {
     fn command_flights(&self, command: FlightCommand) {
         if let Some(flight_commands) = &self.flight_commands
-            && let Err(error) = flight_commands.try_send(command)
+            && !flight_commands.send(command)
         {
-            tracing::debug!(%error, "the cluster does not learn of this");
+            tracing::debug!(
+                "the queue to the router is full; the cluster does not learn of some progress"
+            );
         }
     }
 }
@@ -144,7 +146,7 @@ impl mirror::Flights for Router {
         let decision = async {
             let (asker, decision) = oneshot::channel();
             flight_commands
-                .send(FlightCommand::RequestSource(Box::new(request), asker))
+                .request(FlightCommand::RequestSource(Box::new(request), asker))
                 .await
                 .ok()?;
             decision.await.ok()

@@ -129,8 +129,20 @@ pub async fn remote_clients_lead_and_follow_nothing(
     lab: Lab,
     containerd: Generation,
 ) -> Result<()> {
+    only_the_puller_takes_part(lab, containerd, true).await
+}
+
+/// The same where no secret tells who asks: the pull belongs to whoever began it.
+pub async fn without_a_secret_nobody_else_takes_part(
+    lab: Lab,
+    containerd: Generation,
+) -> Result<()> {
+    only_the_puller_takes_part(lab, containerd, false).await
+}
+
+async fn only_the_puller_takes_part(lab: Lab, containerd: Generation, secret: bool) -> Result<()> {
     let settings = Settings {
-        secret: true,
+        secret,
         ..Settings::default()
     };
     let [puller, other] = start(&lab, containerd, settings).await?;

@@ -97,6 +97,7 @@ tests_on! { flights_1_6, V1_6:
 
 tests_on! { flights_1_7, V1_7:
     flights::remote_clients_lead_and_follow_nothing,
+    flights::without_a_secret_nobody_else_takes_part,
     flight_faults::leader_is_cancelled,
     flight_faults::leaders_mirror_dies,
     flights::slow_node_is_known,
@@ -106,6 +107,7 @@ tests_on! { flights_1_7, V1_7:
 
 tests_on! { flights_2, V2:
     flights::remote_clients_lead_and_follow_nothing,
+    flights::without_a_secret_nobody_else_takes_part,
     flights::parallel_ranges_cost_upstream_once,
     flights::opposite_order_blocks_nobody,
     flight_faults::leaders_containerd_dies,

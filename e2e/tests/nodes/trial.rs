@@ -9,7 +9,7 @@ use containerd::{Config, TrialError, run_trial};
 use e2e::{Containerd, Generation, Host, Lab, Settings};
 use mirror::memory::{MemoryCluster, MemoryStore};
 use mirror::{
-    Access, Candidate, Holding, Limits, Mirror, Options, Parts, PeerId, Reader, TRIAL_REPOSITORY,
+    Access, Candidate, Limits, Mirror, Options, Parts, PeerId, Reader, TRIAL_REPOSITORY,
     trial_registry,
 };
 use prometheus_client::registry::Registry;
@@ -66,8 +66,6 @@ fn mirror(host: &Host) -> Mirror {
     let alone = Candidate {
         peer: PeerId::new("node"),
         addresses: [(host.address, PORT).into()].into(),
-        holding: Holding::Complete,
-        zone: None,
     };
     let parts = Parts {
         store: Arc::new(MemoryStore::default()),

@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::{blobs, ingest};
+use crate::blobs;
+use crate::ingest::Ingests;
 
 /// What may take milliseconds, on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,7 +56,8 @@ impl Node {
 
     fn follow(&self, size: Option<u64>) -> Option<Growing> {
         let content = self.folder.path();
-        let mut opened = ingest::open(content, &digest()).expect("readable")?;
+        let opened = Ingests::default().open(content, &digest());
+        let mut opened = opened.expect("readable")?;
         opened.total = opened.total.or(size);
         let blob = blobs::path(content, &digest());
         self.followed.follow(opened, blob)

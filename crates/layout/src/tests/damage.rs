@@ -102,7 +102,7 @@ async fn what_is_sound_is_verified_once_and_then_handed_out_at_once() {
     let store = open(root.path());
     for content in &contents {
         let digest = take_in(&store, content, shared()).await;
-        let opened = store.open(&digest).expect("readable");
+        let opened = store.open(&digest).expect("readable").map(|o| o.content);
         assert!(matches!(opened, Some(Content::File { .. })), "just written");
     }
     drop(store);
@@ -110,14 +110,15 @@ async fn what_is_sound_is_verified_once_and_then_handed_out_at_once() {
     for content in &contents {
         let digest = Digest::sha256(content);
         assert_eq!(pull(&store, &digest).await.as_deref(), Some(&content[..]));
-        let opened = store.open(&digest).expect("readable");
+        let opened = store.open(&digest).expect("readable").map(|o| o.content);
         assert!(matches!(opened, Some(Content::File { .. })), "verified");
     }
     // A change of the file that is none of its bytes costs one more verification.
     let digest = Digest::sha256(&contents[1]);
     let path = blob_path(root.path(), &digest);
     fs::hard_link(&path, root.path().join("backup")).expect("a link");
-    let opened = store.open(&digest).expect("readable").expect("there");
+    let opened = store.open(&digest).expect("readable");
+    let opened = opened.expect("there").content;
     assert!(matches!(opened, Content::Verifying { .. }), "changed since");
     assert_eq!(follow_all(opened).await.as_deref(), Some(&contents[1][..]));
 }
@@ -132,8 +133,8 @@ async fn all_who_ask_during_a_verification_share_it_and_its_outcome() {
     let opened: Vec<_> = (0..3).map(|_| store.open(&digest)).collect();
     for content in opened {
         // The last may come when it is over; then it is not here.
-        if let Some(content) = content.expect("readable") {
-            assert_eq!(follow_all(content).await, None);
+        if let Some(object) = content.expect("readable") {
+            assert_eq!(follow_all(object.content).await, None);
         }
     }
     assert_eq!(store.catalog().object(&digest), None);
@@ -166,7 +167,7 @@ async fn what_is_being_read_stays_readable_when_it_is_given_up() {
     let held = store.open(&digest).expect("readable").expect("there");
     store.report_damaged(&digest);
     assert_eq!(read(&store, &digest), None, "as the mirror said");
-    assert_eq!(read_all(&held), content);
+    assert_eq!(read_all(&held.content), content);
     take_in(&store, &content, shared()).await;
     assert_eq!(read(&store, &digest).as_deref(), Some(&content[..]));
     store.report_damaged(&Digest::sha256(b"not here"));

@@ -283,3 +283,17 @@ async fn what_an_earlier_attempt_could_not_remove_is_no_obstacle() {
     assert!(files(&root.path().join("ingest")).is_empty());
     assert_eq!(read(&store, &digest).as_deref(), Some(&content[..]));
 }
+
+#[tokio::test]
+async fn a_store_that_nobody_keeps_in_order_is_not_ready() {
+    let root = folder();
+    let store = open(root.path());
+    assert!(store.health().is_ready());
+    store.end_housekeeping();
+    let unready = async {
+        while store.health().is_ready() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, unready).await.expect("told");
+}

@@ -37,7 +37,7 @@ async fn try_take_in(store: &Layout, content: &Bytes) -> Result<(), IntakeError>
     let digest = Digest::sha256(content);
     loop {
         match store.begin(&digest)? {
-            Begun::Present(found) => match follow_all(found).await {
+            Begun::Present => match pull(store, &digest).await {
                 Some(found) => {
                     assert_eq!(found, *content);
                     return Ok(());

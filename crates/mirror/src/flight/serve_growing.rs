@@ -43,7 +43,8 @@ impl Flight {
         let opened = timeout(SERVE_WAIT, self.ahead(digest, offset, position, access)).await;
         let Some(shared_pull) = opened.ok().flatten() else {
             // It may have become complete meanwhile.
-            return local::find(&*self.shared.store, access, target).ok_or(nothing);
+            let found = local::find(&self.shared.store, access, target).await;
+            return found.ok_or(nothing);
         };
         let (size, growing) = (shared_pull.size, shared_pull.growing.clone());
         let follower_stream = shared_pull.open(position);

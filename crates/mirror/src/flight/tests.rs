@@ -3,6 +3,7 @@
 
 mod containerd_slots;
 mod node;
+mod owners;
 mod speed;
 
 use std::net::SocketAddr;
@@ -227,6 +228,8 @@ async fn a_lead_that_is_asked_for_again_from_its_start_has_failed() {
     let ingest = node.lead(&digest, 5).await;
     ingest.write(b"la");
     node.script.told(PullProgress::Begun { size: 5 }).await;
+    // containerd gives up what it has, and begins anew.
+    let _own = node.ingest(&digest, 5);
     node.then(Decision::Lead);
     node.own(&digest).await;
     assert_eq!(
@@ -256,7 +259,7 @@ async fn a_lead_that_gets_no_byte_has_failed() {
     ingest.write(b"lay");
     node.script.progress.lock().clear();
     node.then(Decision::Lead);
-    node.own(&digest).await;
+    node.own_from(&digest, &[(RANGE, "bytes=3-")]).await;
     let started = tokio::time::Instant::now();
     ingest.write(b"e");
     node.script.told(PullProgress::Failed).await;
@@ -315,8 +318,7 @@ async fn what_grows_is_for_followers_alone() {
     assert_eq!(statuses(&follower[..1]).await, StatusCode::NOT_FOUND);
     let garbled = [(MIRRORED, "true"), (FLIGHT, "1-x")];
     assert_eq!(statuses(&garbled).await, StatusCode::NOT_FOUND);
-    // Without the mark of a mirror it is this node's own client, which is not fed from its own ingest.
-    leader.then(Decision::Lead);
+    // Without the mark of a mirror it is a remote client.
     assert_eq!(statuses(&follower[1..]).await, StatusCode::NOT_FOUND);
 
     // An ingest that began without us is nobody's.

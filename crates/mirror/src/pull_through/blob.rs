@@ -129,10 +129,10 @@ impl PullThrough {
         client: &Client,
         access: &Access,
     ) -> Result<Found, Refusal> {
-        let (sink, growing) = match self.tools.intake.begin(digest) {
+        let (sink, growing) = match self.tools.begin(digest).await {
             Ok(Begun::New(sink, growing)) => (sink, growing),
             Ok(Begun::Joined(growing)) => return self.join(target, digest, client, growing).await,
-            Ok(Begun::Present(_)) => match local::find(&*self.tools.store, access, target) {
+            Ok(Begun::Present) => match local::find(&self.tools.store, access, target).await {
                 Some(stored) => return Ok(stored),
                 None => return self.unstored(target, digest, client).await,
             },
@@ -204,13 +204,13 @@ impl PullThrough {
 
     /// Takes a blob in that nobody waits for.
     fn fetch_beside(&self, target: &Target, digest: &Digest, client: &Client) {
-        let Ok(Begun::New(mut sink, _)) = self.tools.intake.begin(digest) else {
-            return;
-        };
         let sources = self.sources(target, digest, client, Nodes::InFlight);
         let (tools, digest) = (self.tools.clone(), digest.clone());
         let origin = target.origin.clone();
         self.tasks.spawn(async move {
+            let Ok(Begun::New(mut sink, _)) = tools.begin(&digest).await else {
+                return;
+            };
             let Ok(opened) = sources.open(None).await else {
                 return;
             };
@@ -244,7 +244,7 @@ impl PullThrough {
 
     /// The size that a manifest gives. Anybody may write a manifest, so it bounds no body that is fetched whole.
     fn told_size(&self, digest: &Digest) -> Option<u64> {
-        let about = self.tools.images.object_info(&*self.tools.store, digest);
+        let about = self.tools.images.object_info(digest);
         about.size.filter(|size| *size > 0)
     }
 }

@@ -21,7 +21,7 @@ impl PullThrough {
         client: &Client,
         access: &Access,
     ) -> Result<Found, Refusal> {
-        if let Some(found) = local::find(&*self.tools.store, access, target) {
+        if let Some(found) = local::find(&self.tools.store, access, target).await {
             self.may_begin(target.origin.as_ref(), digest, client)
                 .await
                 .map_err(|error| Refusal::Upstream(target.kind, error))?;
@@ -93,7 +93,7 @@ impl PullThrough {
         } = manifest;
         let found = local::manifest(&digest, bytes.clone(), media_type, Source::Upstream);
         if client.credentials.is_none() {
-            let sink = self.begin_manifest(&digest);
+            let sink = self.begin_manifest(&digest).await;
             self.keep(sink, target, &digest, bytes, visibility).await;
         }
         self.learn(&found);
@@ -107,7 +107,7 @@ impl PullThrough {
         digest: &Digest,
     ) -> Result<Found, Refusal> {
         let tools = &self.tools;
-        let sink = self.begin_manifest(digest);
+        let sink = self.begin_manifest(digest).await;
         let whole = Target {
             head_only: false,
             ..target.clone()
@@ -145,10 +145,10 @@ impl PullThrough {
     }
 
     /// `None`: it is here, on its way, or cannot be kept.
-    fn begin_manifest(&self, digest: &Digest) -> Option<Box<dyn Sink>> {
-        match self.tools.intake.begin(digest) {
+    async fn begin_manifest(&self, digest: &Digest) -> Option<Box<dyn Sink>> {
+        match self.tools.begin(digest).await {
             Ok(Begun::New(sink, _)) => Some(sink),
-            Ok(Begun::Present(_) | Begun::Joined(_)) => None,
+            Ok(Begun::Present | Begun::Joined(_)) => None,
             Err(error) => {
                 self.tools.not_kept(digest, &error);
                 None

@@ -59,10 +59,8 @@ impl PullThrough {
             reference: Reference::Digest(resolved.digest.clone()),
             ..target.clone()
         };
-        let found = match (
-            local::find(&*tools.store, access, &by_digest),
-            resolved.manifest,
-        ) {
+        let stored = local::find(&tools.store, access, &by_digest).await;
+        let found = match (stored, resolved.manifest) {
             (Some(found), _) => found,
             (None, Some(manifest)) => self.received(&by_digest, client, manifest).await,
             (None, None) => self.fetch(&by_digest, &resolved.digest, client).await?,
@@ -104,7 +102,7 @@ impl PullThrough {
         }
         // Something else than an outage: a client on its own may get more than this node.
         let must_be_whole = client.keeps_to_one_source && is_refusal(&error);
-        let known = local::find(&*self.tools.store, access, target);
+        let known = local::find(&self.tools.store, access, target).await;
         let may_be_given = match &known {
             Some(found) => !must_be_whole || self.is_complete(&found.digest).await,
             None => false,

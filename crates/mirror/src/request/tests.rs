@@ -273,6 +273,18 @@ fn a_connection_from_this_host_is_told_by_its_addresses() {
     ));
     assert!(is_this_host(at("10.0.0.1:9"), at("[::ffff:10.0.0.1]:5000")));
     assert!(!is_this_host(at("10.0.0.2:9"), at("10.0.0.1:5000")));
+
+    let of = |remote| ClientAddress::of(at(remote), at("[::ffff:10.0.0.1]:5000"));
+    for here in [
+        "127.0.0.1:9",
+        "[::1]:9",
+        "10.0.0.1:9",
+        "[::ffff:127.0.0.1]:9",
+    ] {
+        assert_eq!(of(here), ClientAddress::ThisHost, "{here}");
+    }
+    assert_eq!(of("10.0.0.2:9"), of("[::ffff:10.0.0.2]:10"));
+    assert_ne!(of("10.0.0.2:9"), of("10.0.0.3:9"));
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! This node's part in flights: connects the rules of the crate `flights` to libp2p and the mirror.
 
 mod advertised_addresses;
+mod command_queue;
 mod ids;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use tokio::sync::oneshot;
 use crate::addresses::{AddressFilter, Endpoint};
 use crate::key::RoutingKey;
 use advertised_addresses::AdvertisedAddresses;
+pub(crate) use command_queue::{CommandReceiver, CommandSender, command_queue};
 pub(crate) use ids::{mirror_peer, node_id, peer_id};
 
 /// The most peers to join the cluster by; the latest are kept.

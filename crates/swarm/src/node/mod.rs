@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::addresses::{AddressBook, AddressFilter, Endpoint};
 use crate::behaviour::Behaviour;
 use crate::bootstrap::{Outcome, Round, Seed, Step};
-use crate::flights::{FlightCommand, Flights};
+use crate::flights::{CommandReceiver, Flights};
 use crate::key::RoutingKey;
 use crate::legacy_peers::LegacyPeers;
 use crate::metrics::Metrics;
@@ -59,7 +59,7 @@ pub(crate) enum Command {
 pub(crate) struct Inbox {
     pub(crate) finds: mpsc::Receiver<Find>,
     pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) flight_commands: mpsc::Receiver<FlightCommand>,
+    pub(crate) flight_commands: CommandReceiver,
 }
 
 /// What others may see.
@@ -169,7 +169,7 @@ impl Node {
                 () = stop.cancelled() => break,
                 Some(find) = inbox.finds.recv() => self.find(find),
                 Some(command) = inbox.commands.recv() => self.on_command(command),
-                Some(command) = inbox.flight_commands.recv() => self.on_flight_command(command),
+                command = inbox.flight_commands.recv() => self.on_flight_command(command),
                 event = self.swarm.select_next_some() => self.on_event(event),
                 () = until(deadline), if deadline.is_some() => self.tick(),
                 _ = cancel_abandoned.tick(), if waits => self.cancel_abandoned(),

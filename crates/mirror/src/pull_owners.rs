@@ -1,0 +1,67 @@
+//! Which client a pull of this node belongs to, where no node secret proves it.
+//!
+//! containerd opens an ingest before it sends its request. So the first client that asks for the bytes of an open ingest
+//! owns the pull, for as long as that ingest stays open; whoever else asks for the digest meanwhile is a remote client.
+//! That may be the containerd of another node that a node port led here, or any other host. A client on this host takes
+//! precedence over one elsewhere, because an ingest may wait in containerd's queue before its first request is sent.
+//!
+//! Clients behind one gateway cannot be told apart. But the writer of an ingest never asks again for bytes that it has,
+//! so a request from the start of an ingest that has grown belongs to no pull, whoever sends it.
+
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+use oci::Digest;
+use parking_lot::Mutex;
+
+use crate::flight::all_from;
+use crate::request::{ClientAddress, Target};
+use crate::{IngestId, OwnersIngest, Store};
+
+/// The most pulls to remember the owner of; the one asked for least lately is forgotten first. A node downloads a dozen
+/// objects at a time.
+const MAX_PULLS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+
+/// The owners of the pulls of this node.
+#[derive(Debug)]
+pub struct PullOwners(Mutex<LruCache<Digest, Owner>>);
+
+#[derive(Debug)]
+struct Owner {
+    ingest: IngestId,
+    client: ClientAddress,
+}
+
+impl Default for PullOwners {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(MAX_PULLS)))
+    }
+}
+
+impl PullOwners {
+    /// Whether a client owns the pull that fills this ingest. The first one that asks does.
+    pub fn owns(&self, digest: &Digest, ingest: OwnersIngest, client: ClientAddress) -> bool {
+        let mut owners = self.0.lock();
+        match owners.get(digest) {
+            Some(owner) if owner.ingest == ingest.id && owner.client == client => true,
+            Some(owner) if owner.ingest == ingest.id && client != ClientAddress::ThisHost => false,
+            _ => {
+                let ingest = ingest.id;
+                owners.put(digest.clone(), Owner { ingest, client });
+                true
+            }
+        }
+    }
+}
+
+/// The open ingest that the answer to this request could fill: the request asks for all bytes from some offset on, and
+/// not for those that the ingest has already.
+pub fn ingest_to_fill<'a>(
+    target: &'a Target,
+    store: &dyn Store,
+) -> Option<(&'a Digest, OwnersIngest)> {
+    let digest = target.digest().filter(|_| !target.head_only)?;
+    let offset = all_from(target.ranges.as_ref())?;
+    let ingest = store.owners_ingest(digest)?;
+    (offset > 0 || ingest.written == 0).then_some((digest, ingest))
+}
