@@ -114,7 +114,6 @@ pub struct Metrics {
     pub flights_moves: Counter,
     pub flights_requeued: Counter,
     pub flights_uploads_refused: Counter,
-    pub flights_slow_followers: Counter,
     pub flights_evictions: Counter,
     pub flights_too_slow: Counter,
     pub flights_link: Gauge,
@@ -149,7 +148,6 @@ impl Metrics {
             flights_moves: Counter::default(),
             flights_requeued: Counter::default(),
             flights_uploads_refused: Counter::default(),
-            flights_slow_followers: Counter::default(),
             flights_evictions: Counter::default(),
             flights_too_slow: Counter::default(),
             flights_link: Gauge::default(),
@@ -278,24 +276,18 @@ impl Metrics {
             self.flights_uploads_refused.clone(),
         );
         registry.register(
-            "peili_flights_outrun",
-            "Followers that this node reported as too slow",
-            self.flights_slow_followers.clone(),
-        );
-        registry.register(
             "peili_flights_stepped_aside",
-            "Times this node ended the streams of its followers because it was too slow for them",
+            "Times this node let its followers go on elsewhere, because its link was slow or upstream gave it little",
             self.flights_evictions.clone(),
         );
         registry.register(
             "peili_flights_too_slow",
-            "Times this node left a source because its throughput was far below the baseline",
+            "Times this node left a source that sent far less than it had",
             self.flights_too_slow.clone(),
         );
         registry.register(
             "peili_flights_link_bytes_per_second",
-            "Bandwidth of this node in bytes per second, measured against a few peers while idle: a lower bound, 0 until measured, \
-             60000000 at most",
+            "Bandwidth of this node in bytes per second, as the last test against other nodes showed it: 0 until tested, 60000000 at most",
             self.flights_link.clone(),
         );
         registry.register(

@@ -163,7 +163,10 @@ impl Shared {
             }
             FlightEvent::SlowRegistry(hash) => {
                 let rates = self.speed.rates();
-                tracing::debug!(?rates, "a registry gives this node little: another node tries it");
+                tracing::debug!(
+                    ?rates,
+                    "a registry gives this node little: another node tries it"
+                );
                 let is_meant = |registry: &Registry| registry_hash(registry.as_str()) == hash;
                 self.evict(|pull| {
                     let origin = pull.origin.as_ref();
