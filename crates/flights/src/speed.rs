@@ -9,7 +9,7 @@ mod source_watch;
 
 pub(crate) use link::Link;
 pub use link::{Condition, LinkTest};
-pub(crate) use registries::{RegistryRates, Verdict};
+pub(crate) use registries::{LeadRate, RegistryRates};
 pub use source_watch::{SourceStatus, SourceWatch, Step};
 
 /// What this node receives, in bytes per second.

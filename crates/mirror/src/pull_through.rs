@@ -12,12 +12,12 @@ mod blob;
 mod client;
 mod download;
 mod fill;
+mod last_answers;
 mod list;
 mod manifest;
 mod parts;
 mod promise;
 mod sources;
-mod standing;
 mod tag;
 
 use std::io;
@@ -42,8 +42,8 @@ use crate::{
     Begun, Intake, IntakeError, Store, Upstream, UpstreamError, UpstreamRepository, Visibility,
 };
 
+use last_answers::LastAnswers;
 use parts::Parts;
-use standing::Standing;
 
 pub use client::Client;
 pub use download::{Download, DownloadError};
@@ -72,7 +72,7 @@ struct Tools {
     flight: Option<Arc<Flight>>,
     metrics: Arc<Metrics>,
     images: Images,
-    standing: Standing,
+    last_answers: LastAnswers,
     /// The last object that was too large for the store, in words, and when it came.
     too_large: Mutex<Option<(Instant, String)>>,
 }
@@ -128,7 +128,7 @@ impl Tools {
             )),
         };
         if repository.credentials.is_none() {
-            self.standing
+            self.last_answers
                 .note(&repository.origin, answer.as_ref().err());
         }
         answer
@@ -151,7 +151,7 @@ impl PullThrough {
             flight,
             metrics,
             images: Images::default(),
-            standing: Standing::default(),
+            last_answers: LastAnswers::default(),
             too_large: Mutex::default(),
         });
         Self {
@@ -186,7 +186,7 @@ impl PullThrough {
 
     /// What went wrong lately with registries and with keeping what came, a line for each, for `/readyz`.
     pub fn faults(&self) -> Vec<String> {
-        let mut faults = self.tools.standing.faults();
+        let mut faults = self.tools.last_answers.faults();
         let too_large = self.tools.too_large.lock().clone();
         let recent = too_large.filter(|(at, _)| at.elapsed() < FAULT_VALIDITY);
         faults.extend(recent.map(|(_, text)| text));

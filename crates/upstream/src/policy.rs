@@ -45,11 +45,11 @@ impl Reach {
     pub(crate) const ALL: [Self; 3] = [Self::Public, Self::Private, Self::Loopback];
 
     pub(crate) fn vet(self, address: IpAddr) -> Result<(), Refused> {
-        let what = match place(address) {
-            Place::Reachable(needed) if self >= needed => return Ok(()),
-            Place::Reachable(Self::Loopback) => "a loopback",
-            Place::Reachable(_) => "a private",
-            Place::Never(what) => what,
+        let what = match class_of(address) {
+            AddressClass::Reachable(needed) if self >= needed => return Ok(()),
+            AddressClass::Reachable(Self::Loopback) => "a loopback",
+            AddressClass::Reachable(_) => "a private",
+            AddressClass::Never(what) => what,
         };
         Err(Refused(format!("{address} is {what} address")))
     }
@@ -57,38 +57,38 @@ impl Reach {
 
 /// Where an address lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum AddressClass {
     Reachable(Reach),
     /// Nowhere an answer may lead to.
     Never(&'static str),
 }
 
-fn place(address: IpAddr) -> Place {
+fn class_of(address: IpAddr) -> AddressClass {
     match address {
-        IpAddr::V4(v4) => place_v4(v4),
-        IpAddr::V6(v6) => place_v6(v6),
+        IpAddr::V4(v4) => class_of_v4(v4),
+        IpAddr::V6(v6) => class_of_v6(v6),
     }
 }
 
-fn place_v4(address: Ipv4Addr) -> Place {
+fn class_of_v4(address: Ipv4Addr) -> AddressClass {
     let octets = address.octets();
     match octets {
         // Azure's wire server and Alibaba's metadata service lie outside link-local.
         [168, 63, 129, 16] | [100, 100, 100, 200] | [192, 0, 0, 0..=255] => {
-            Place::Never("a metadata")
+            AddressClass::Never("a metadata")
         }
-        [169, 254, ..] => Place::Never("a link-local or metadata"),
-        [0, ..] => Place::Never("an unspecified"),
-        [224..=239, ..] => Place::Never("a multicast"),
-        [240..=255, ..] => Place::Never("a reserved"),
-        [127, ..] => Place::Reachable(Reach::Loopback),
+        [169, 254, ..] => AddressClass::Never("a link-local or metadata"),
+        [0, ..] => AddressClass::Never("an unspecified"),
+        [224..=239, ..] => AddressClass::Never("a multicast"),
+        [240..=255, ..] => AddressClass::Never("a reserved"),
+        [127, ..] => AddressClass::Reachable(Reach::Loopback),
         // RFC 1918; RFC 6598, which some clusters number their nodes from; RFC 2544.
         [10, ..]
         | [172, 16..=31, ..]
         | [192, 168, ..]
         | [100, 64..=127, ..]
-        | [198, 18..=19, ..] => Place::Reachable(Reach::Private),
-        _ => Place::Reachable(Reach::Public),
+        | [198, 18..=19, ..] => AddressClass::Reachable(Reach::Private),
+        _ => AddressClass::Reachable(Reach::Public),
     }
 }
 
@@ -100,15 +100,16 @@ const METADATA_V6: [Ipv6Addr; 4] = [
     Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
 ];
 
-fn place_v6(address: Ipv6Addr) -> Place {
+fn class_of_v6(address: Ipv6Addr) -> AddressClass {
     if METADATA_V6.contains(&address) {
-        return Place::Never("a metadata");
+        return AddressClass::Never("a metadata");
     }
     let segments = address.segments();
-    let v4 = |high: u16, low: u16| place_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    let v4 =
+        |high: u16, low: u16| class_of_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
     match segments {
-        [0, 0, 0, 0, 0, 0, 0, 0] => Place::Never("an unspecified"),
-        [0, 0, 0, 0, 0, 0, 0, 1] => Place::Reachable(Reach::Loopback),
+        [0, 0, 0, 0, 0, 0, 0, 0] => AddressClass::Never("an unspecified"),
+        [0, 0, 0, 0, 0, 0, 0, 1] => AddressClass::Reachable(Reach::Loopback),
         // An IPv4 address in other clothes: mapped, compatible, translated (RFC 6052, RFC 8215), 6to4.
         [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => {
             v4(high, low)
@@ -116,20 +117,20 @@ fn place_v6(address: Ipv6Addr) -> Place {
         [0x64, 0xff9b, .., high, low] => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
         // Teredo hides its client's address.
-        [0x2001, 0, ..] => Place::Never("a tunnelled"),
-        [0xfe80..=0xfebf, ..] => Place::Never("a link-local"),
-        [0xff00..=0xffff, ..] => Place::Never("a multicast"),
-        [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => Place::Reachable(Reach::Private),
-        _ => Place::Reachable(Reach::Public),
+        [0x2001, 0, ..] => AddressClass::Never("a tunnelled"),
+        [0xfe80..=0xfebf, ..] => AddressClass::Never("a link-local"),
+        [0xff00..=0xffff, ..] => AddressClass::Never("a multicast"),
+        [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => AddressClass::Reachable(Reach::Private),
+        _ => AddressClass::Reachable(Reach::Public),
     }
 }
 
 /// How far inside a registry at this address stands. At a special one, which the operator has listed, it is in the
 /// private network; no answer of it leads to others of its kind.
 fn standing_at(address: IpAddr) -> Reach {
-    match place(address) {
-        Place::Reachable(reach) => reach,
-        Place::Never(_) => Reach::Private,
+    match class_of(address) {
+        AddressClass::Reachable(reach) => reach,
+        AddressClass::Never(_) => Reach::Private,
     }
 }
 

@@ -88,7 +88,7 @@ pub struct Registries {
 }
 
 /// The turn of a request that is on its way.
-pub(crate) type Turn = OwnedSemaphorePermit;
+pub(crate) type DownloadPermit = OwnedSemaphorePermit;
 
 impl Registries {
     /// Reads the credentials and the certificates.
@@ -188,7 +188,7 @@ impl Registries {
 /// An answer to a request, and what goes with it.
 pub(crate) struct Asked {
     pub(crate) granted: Granted,
-    pub(crate) turn: Turn,
+    pub(crate) turn: DownloadPermit,
     /// What was asked for.
     pub(crate) url: Url,
 }

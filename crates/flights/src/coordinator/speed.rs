@@ -3,7 +3,7 @@
 use super::{Coordinator, Event};
 use crate::Time;
 use crate::outbox::Context;
-use crate::speed::{Condition, LinkTest, ReceiveRates, Verdict};
+use crate::speed::{Condition, LeadRate, LinkTest, ReceiveRates};
 use crate::view::View;
 
 impl Coordinator {
@@ -20,7 +20,7 @@ impl Coordinator {
             .bandwidth()
             .filter(|_| condition == Condition::Starved);
         for (registry, rate) in &rates.led {
-            if registries.judge(now, *registry, *rate, bandwidth) == Verdict::Fine {
+            if registries.judge(now, *registry, *rate, bandwidth) == LeadRate::Fine {
                 continue;
             }
             registries.accept(now, *registry, *rate);

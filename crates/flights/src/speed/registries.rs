@@ -17,7 +17,7 @@ const MAX_REGISTRIES: usize = 1_024;
 
 /// What a leader's rate says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum LeadRate {
     /// Nothing is wrong, or nothing is known.
     Fine,
     /// The registry gives others far more.
@@ -83,21 +83,21 @@ impl RegistryRates {
         registry: u64,
         rate: u64,
         bandwidth: Option<u64>,
-    ) -> Verdict {
+    ) -> LeadRate {
         let Some(known) = self.entry(registry) else {
-            return Verdict::Fine;
+            return LeadRate::Fine;
         };
         let since = *known.leading_since.get_or_insert(now);
         if now.since(since) < JUDGED_AFTER {
-            return Verdict::Fine;
+            return LeadRate::Fine;
         }
         let usual = known.rate(now);
         known.learn(now, rate);
         let is_below = |usual: u64| rate.saturating_mul(LOW) < usual;
         match bandwidth {
-            _ if known.is_confirmed && is_below(usual) => Verdict::FarBelow,
-            Some(bandwidth) if !known.is_confirmed && is_below(bandwidth) => Verdict::Unknown,
-            _ => Verdict::Fine,
+            _ if known.is_confirmed && is_below(usual) => LeadRate::FarBelow,
+            Some(bandwidth) if !known.is_confirmed && is_below(bandwidth) => LeadRate::Unknown,
+            _ => LeadRate::Fine,
         }
     }
 

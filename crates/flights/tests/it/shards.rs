@@ -220,7 +220,7 @@ fn an_object_of_which_nothing_comes_holds_nothing_up() {
 }
 
 #[test]
-fn all_districts_together_have_one_lead() {
+fn all_shards_together_have_one_lead() {
     let all = Directory::new(0..4_200);
     let mut coordinators = Coordinators::new(4_200, |_| &all);
     let nodes = some_of(&all, 5);
@@ -233,9 +233,9 @@ fn all_districts_together_have_one_lead() {
             });
         }
         // Shards gather their questions before one asks.
-        for beat in 1..=4 {
+        for step in 1..=4 {
             coordinators.deliver(at);
-            coordinators.tick(Time(at.0 + 50 * beat));
+            coordinators.tick(Time(at.0 + 50 * step));
         }
         let first = decisions(&mut coordinators, &nodes);
         let leads: Vec<_> = first
@@ -249,8 +249,8 @@ fn all_districts_together_have_one_lead() {
             coordinator.report(Time(at.0 + 300), key, begun, view);
         });
         coordinators.deliver(Time(at.0 + 300));
-        for beat in 7..=9 {
-            coordinators.tick(Time(at.0 + 50 * beat));
+        for step in 7..=9 {
+            coordinators.tick(Time(at.0 + 50 * step));
         }
         let sources: BTreeMap<_, _> = decisions(&mut coordinators, &nodes)
             .into_iter()
@@ -281,7 +281,7 @@ fn all_districts_together_have_one_lead() {
 }
 
 #[test]
-fn a_district_waits_for_a_lead_that_is_queued() {
+fn a_shard_waits_for_a_lead_that_is_queued() {
     let all = Directory::new(0..4_200);
     let mut coordinators = Coordinators::new(4_200, |_| &all);
     let nodes = some_of(&all, 3);
@@ -298,8 +298,8 @@ fn a_district_waits_for_a_lead_that_is_queued() {
     }
     coordinators.deliver(Time(0));
     let mut told = BTreeMap::new();
-    for beat in 1..=4 {
-        coordinators.tick(Time(50 * beat));
+    for step in 1..=4 {
+        coordinators.tick(Time(50 * step));
         told.extend(decisions(&mut coordinators, &nodes));
     }
     let [(leader, Decision::Lead)] = told.iter().collect::<Vec<_>>()[..] else {
@@ -310,8 +310,8 @@ fn a_district_waits_for_a_lead_that_is_queued() {
     coordinators.with(leader, |coordinator, view| {
         coordinator.request_source(Time(250), wanted(first), view)
     });
-    for beat in 3..50 {
-        let now = Time(100 * beat);
+    for step in 3..50 {
+        let now = Time(100 * step);
         coordinators.deliver(now);
         coordinators.with(leader, |coordinator, view| {
             coordinator.report(now, first, begun, view);
@@ -324,9 +324,9 @@ fn a_district_waits_for_a_lead_that_is_queued() {
     coordinators.with(leader, |coordinator, view| {
         coordinator.report(Time(5_000), second, begun, view);
     });
-    for beat in 50..54 {
-        coordinators.deliver(Time(100 * beat));
-        coordinators.tick(Time(100 * beat));
+    for step in 50..54 {
+        coordinators.deliver(Time(100 * step));
+        coordinators.tick(Time(100 * step));
     }
     coordinators.with(leader, |coordinator, _| coordinator.take_decisions());
     let told = decisions(&mut coordinators, &nodes);
@@ -337,7 +337,7 @@ fn a_district_waits_for_a_lead_that_is_queued() {
 }
 
 #[test]
-fn a_lead_that_asks_again_in_its_district_leads_for_all() {
+fn a_lead_that_asks_again_in_its_shard_leads_for_all() {
     let all = Directory::new(0..4_200);
     let mut coordinators = Coordinators::new(4_200, |_| &all);
     let nodes = some_of(&all, 1);
@@ -358,24 +358,24 @@ fn a_lead_that_asks_again_in_its_district_leads_for_all() {
         coordinators.with(leader, |coordinator, view| {
             coordinator.request_source(Time(at), wanted(key), view)
         });
-        for beat in 0..4 {
-            coordinators.deliver(Time(at + 50 * beat));
-            coordinators.tick(Time(at + 50 * beat));
+        for step in 0..4 {
+            coordinators.deliver(Time(at + 50 * step));
+            coordinators.tick(Time(at + 50 * step));
         }
         let told = coordinators.with(leader, |coordinator, _| coordinator.take_decisions());
         assert!(matches!(told[..], [(_, Decision::Lead)]), "{told:?}");
     }
-    for beat in 10..50 {
-        coordinators.deliver(Time(100 * beat));
-        coordinators.tick(Time(100 * beat));
+    for step in 10..50 {
+        coordinators.deliver(Time(100 * step));
+        coordinators.tick(Time(100 * step));
     }
     let now = 5_000;
     coordinators.with(other, |coordinator, view| {
         coordinator.request_source(Time(now), wanted(key), view)
     });
-    for beat in 0..4 {
-        coordinators.deliver(Time(now + 50 * beat));
-        coordinators.tick(Time(now + 50 * beat));
+    for step in 0..4 {
+        coordinators.deliver(Time(now + 50 * step));
+        coordinators.tick(Time(now + 50 * step));
     }
     let told = coordinators.with(other, |coordinator, _| coordinator.take_decisions());
     assert!(told.is_empty(), "{told:?}");

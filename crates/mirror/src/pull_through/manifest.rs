@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use oci::{Digest, Origin};
 
+use super::last_answers::Access as LastAnswers;
 use super::promise::is_refusal;
-use super::standing::Access as Standing;
 use super::{BEGIN_LIMIT, Client, PullThrough, RESOLVE_LIMIT};
 use crate::access::Access;
 use crate::flight::Sharing;
@@ -71,9 +71,9 @@ impl PullThrough {
             return true;
         }
         client.keeps_to_one_source
-            && match self.tools.standing.access(origin) {
-                Some(Standing::Admitted | Standing::Unreachable) => false,
-                Some(Standing::Refused) => true,
+            && match self.tools.last_answers.access(origin) {
+                Some(LastAnswers::Admitted | LastAnswers::Unreachable) => false,
+                Some(LastAnswers::Refused) => true,
                 None => client.names_itself,
             }
     }

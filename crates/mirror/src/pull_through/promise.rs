@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use oci::{Digest, Manifest, Origin, Role};
 use tokio::task::spawn_blocking;
 
-use super::standing::Access;
+use super::last_answers::Access;
 use super::{Client, PullThrough, RESOLVE_LIMIT};
 use crate::{Store, UpstreamError, local};
 
@@ -45,7 +45,7 @@ impl PullThrough {
     ) -> Result<(), UpstreamError> {
         let tools = &self.tools;
         if client.credentials.is_none()
-            && let Some(Access::Admitted | Access::Unreachable) = tools.standing.access(origin)
+            && let Some(Access::Admitted | Access::Unreachable) = tools.last_answers.access(origin)
         {
             return Ok(());
         }

@@ -19,7 +19,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::allowance::{Allowance, STREAM_COST};
 use super::frames::{Reader, Writer};
-use super::{FLIGHTS_PROTOCOL, IN_USE, Load, MAX_QUEUED, queued};
+use super::{Batch, FLIGHTS_PROTOCOL, IN_USE, MAX_QUEUED, queued};
 
 /// The limit for the peer to accept a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(3);
@@ -31,7 +31,7 @@ const MAX_BATCH: usize = 64;
 /// What a connection is told.
 #[derive(Debug)]
 pub(crate) enum Order {
-    Send(Load),
+    Send(Batch),
     /// Closes the peer's streams: it sends what cannot be decoded.
     Refuse,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Handler {
     peer: PeerId,
     queue: VecDeque<Bytes>,
     /// Held until the queue is written.
-    loads: Vec<Arc<()>>,
+    batches: Vec<Arc<()>>,
     outbound: Outbound,
     is_undelivered: bool,
     inbound: VecDeque<Reader<Stream>>,
@@ -73,7 +73,7 @@ impl Handler {
         Self {
             peer,
             queue: VecDeque::new(),
-            loads: Vec::new(),
+            batches: Vec::new(),
             outbound: Outbound::Closed,
             is_undelivered: false,
             inbound: VecDeque::new(),
@@ -83,15 +83,15 @@ impl Handler {
         }
     }
 
-    fn queue(&mut self, load: Load) {
+    fn queue(&mut self, batch: Batch) {
         self.last_used = Instant::now();
-        if queued(&self.queue) + queued(&load.datagrams) > MAX_QUEUED {
+        if queued(&self.queue) + queued(&batch.datagrams) > MAX_QUEUED {
             // The peer reads too slowly, or not at all.
             self.is_undelivered = true;
             return;
         }
-        self.queue.extend(load.datagrams);
-        self.loads.push(load.unsent);
+        self.queue.extend(batch.datagrams);
+        self.batches.push(batch.unsent);
     }
 
     /// Handles an outgoing stream that failed or could not be opened.
@@ -99,7 +99,7 @@ impl Handler {
         tracing::debug!(peer = %self.peer, error = %why, "cannot send datagrams");
         self.outbound = Outbound::Closed;
         self.queue.clear();
-        self.loads.clear();
+        self.batches.clear();
         self.is_undelivered = true;
     }
 
@@ -113,7 +113,7 @@ impl Handler {
             }
             Outbound::Closed | Outbound::Opening => {}
             Outbound::Open(writer) => match writer.poll_write(cx, &mut self.queue) {
-                Poll::Ready(Ok(())) => self.loads.clear(),
+                Poll::Ready(Ok(())) => self.batches.clear(),
                 Poll::Ready(Err(error)) => self.lose(&error),
                 Poll::Pending => {}
             },
@@ -207,7 +207,7 @@ impl ConnectionHandler for Handler {
 
     fn on_behaviour_event(&mut self, order: Order) {
         match order {
-            Order::Send(load) => self.queue(load),
+            Order::Send(batch) => self.queue(batch),
             Order::Refuse => self.inbound.clear(),
         }
     }

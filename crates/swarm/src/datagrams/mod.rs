@@ -58,7 +58,7 @@ pub(crate) enum Event {
 
 /// Datagrams on their way to a connection.
 #[derive(Debug)]
-pub(crate) struct Load {
+pub(crate) struct Batch {
     datagrams: Vec<Bytes>,
     /// Dropped when they are sent or lost.
     unsent: Arc<()>,
@@ -176,11 +176,11 @@ impl Behaviour {
             };
             peer.last_handed = Some(Instant::now());
             peer.queued = 0;
-            let load = Load {
+            let batch = Batch {
                 datagrams: std::mem::take(&mut peer.waiting),
                 unsent: Arc::clone(&self.unsent),
             };
-            self.notify(id, connection, Order::Send(load));
+            self.notify(id, connection, Order::Send(batch));
         }
     }
 

@@ -35,7 +35,7 @@ pub enum Access {
 
 /// The repositories' last answers.
 #[derive(Debug)]
-pub struct Standing(Mutex<LruCache<Origin, Entry>>);
+pub struct LastAnswers(Mutex<LruCache<Origin, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
@@ -45,13 +45,13 @@ struct Entry {
     fault: Option<String>,
 }
 
-impl Default for Standing {
+impl Default for LastAnswers {
     fn default() -> Self {
         Self(Mutex::new(LruCache::new(MOST_REPOSITORIES)))
     }
 }
 
-impl Standing {
+impl LastAnswers {
     /// A repository has answered, well or with this error.
     pub fn note(&self, origin: &Origin, error: Option<&UpstreamError>) {
         let (access, fault) = match error {
@@ -117,24 +117,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_remembered_for_its_time() {
-        let standing = Standing::default();
+        let last_answers = LastAnswers::default();
         let (a, b) = (origin("a"), origin("b"));
-        assert_eq!(standing.access(&a), None);
-        standing.note(&a, None);
+        assert_eq!(last_answers.access(&a), None);
+        last_answers.note(&a, None);
         let missing = UpstreamError::NotFound(a.clone());
-        standing.note(&a, Some(&missing));
-        assert_eq!(standing.access(&a), Some(Access::Admitted));
-        assert_eq!(standing.access(&b), None);
+        last_answers.note(&a, Some(&missing));
+        assert_eq!(last_answers.access(&a), Some(Access::Admitted));
+        assert_eq!(last_answers.access(&b), None);
         let gone = UpstreamError::Unreachable(b.clone(), "refused".into());
-        standing.note(&b, Some(&gone));
-        assert_eq!(standing.access(&b), Some(Access::Unreachable));
-        assert_eq!(standing.faults(), [gone.to_string()]);
+        last_answers.note(&b, Some(&gone));
+        assert_eq!(last_answers.access(&b), Some(Access::Unreachable));
+        assert_eq!(last_answers.faults(), [gone.to_string()]);
         tokio::time::advance(OUTAGE_VALIDITY).await;
-        assert_eq!(standing.access(&b), None);
-        assert_eq!(standing.access(&a), None);
-        standing.note(&a, None);
+        assert_eq!(last_answers.access(&b), None);
+        assert_eq!(last_answers.access(&a), None);
+        last_answers.note(&a, None);
         assert_eq!(
-            standing.faults(),
+            last_answers.faults(),
             [""; 0],
             "the registry has answered since"
         );
@@ -142,17 +142,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_remembered_and_told() {
-        let (standing, a) = (Standing::default(), origin("a"));
-        standing.note(&a, None);
+        let (last_answers, a) = (LastAnswers::default(), origin("a"));
+        last_answers.note(&a, None);
         let refused = UpstreamError::TooManyRequests {
             origin: a.clone(),
             retry_after: None,
         };
-        standing.note(&a, Some(&refused));
-        assert_eq!(standing.access(&a), Some(Access::Refused));
-        assert_eq!(standing.faults().len(), 1);
+        last_answers.note(&a, Some(&refused));
+        assert_eq!(last_answers.access(&a), Some(Access::Refused));
+        assert_eq!(last_answers.faults().len(), 1);
         tokio::time::advance(FAULT_VALIDITY).await;
-        assert_eq!(standing.faults().len(), 0);
-        assert_eq!(standing.access(&a), None);
+        assert_eq!(last_answers.faults().len(), 0);
+        assert_eq!(last_answers.access(&a), None);
     }
 }
