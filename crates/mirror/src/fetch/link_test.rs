@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_millis(400);
 const CHECK_EVERY: Duration = Duration::from_millis(20);
 /// Faster links count as this fast, in bytes per second: half a gigabit. So few bytes cannot tell them apart.
 const ENOUGH: u64 = 60_000_000;
-/// The tests that a node answers in a second: about the uplink of a slow node.
+/// The tests that a node answers in a second. A tester takes about a third of what it is offered, and stops.
 const MAX_TESTS: u32 = 8;
 
 /// Admits the tests of other nodes.
