@@ -37,7 +37,7 @@ pub enum Refusal {
     Alone(Kind),
     #[error("this node feeds as many followers as it may")]
     Uploads(Kind),
-    #[error("this node measures no link now: others measure, or it has content to move")]
+    #[error("this node has answered enough tests of links within this second; try again later")]
     Occupied,
     #[error("the object is another one than If-Match names")]
     ConditionFailed,
