@@ -123,10 +123,19 @@ impl Coordinator {
             .pulls
             .report(key, progress, &mut Context::new(now, view, &mut self.out))
         {
-            Some(Feedback::FirstByte { registry, took }) => {
-                self.requests.budgets.learn_first_byte(registry, took);
+            Some(Feedback::FirstByte {
+                repository,
+                registry,
+                took,
+            }) => {
+                self.requests.ledger.record_upstream(repository, true);
+                self.requests.ledger.learn_first_byte(registry, took);
             }
-            Some(Feedback::Failed { repository }) => {
+            Some(Feedback::Failed {
+                repository,
+                has_begun,
+            }) => {
+                self.requests.ledger.record_upstream(repository, has_begun);
                 self.requests
                     .start_leader_cooldown(repository, &mut Context::new(now, view, &mut self.out));
             }
@@ -295,8 +304,9 @@ impl Coordinator {
             .tick(&mut Context::new(now, view, &mut self.out));
         self.shard.tick(&mut Context::new(now, view, &mut self.out));
         self.pulls.tick(
-            &mut self.requests.budgets,
+            &mut self.requests.ledger,
             &self.requests.registries,
+            self.requests.is_slow,
             &mut Context::new(now, view, &mut self.out),
         );
         self.arbiter

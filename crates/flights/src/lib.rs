@@ -6,7 +6,7 @@
 //! - [`members`]: the members of the cluster, by SWIM.
 //! - [`slots`]: which node owns which keys, derived from the members; the shards of a large cluster.
 //! - `arbiter`: the owner's side: holders, leaders and followers of each key.
-//! - `holdings`, `requests`, `pulls`, `budget`: what a node announces, requests and reports, and how long it may wait.
+//! - `holdings`, `requests`, `pulls`, `ledger`: what a node announces, requests and reports, and how long it may wait.
 //! - `speed`: whether this node and its registries are as fast as they are for others, and whether a source is.
 //! - `wire`: the messages, as defined in `proto/flights.proto`.
 //! - [`Node`]: all of it; [`Coordinator`]: all but the members.
@@ -14,11 +14,11 @@
 #![warn(missing_docs)]
 
 mod arbiter;
-mod budget;
 mod coordinator;
 mod decision;
 mod holdings;
 mod key;
+mod ledger;
 pub mod members;
 mod node;
 mod outbox;
@@ -31,10 +31,10 @@ mod time;
 mod view;
 mod wire;
 
-pub use budget::BUDGET;
 pub use coordinator::{Coordinator, Event};
 pub use decision::{ChainPosition, Decision};
 pub use key::Key;
+pub use ledger::BUDGET;
 pub use members::{Datagram, NodeId};
 pub use node::Node;
 pub use pulls::PullProgress;

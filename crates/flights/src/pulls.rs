@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::budget::Budgets;
+use crate::ledger::Ledger;
 use crate::outbox::Context;
 use crate::requests::{ActivePulls, CompletedRequest, HEARTBEAT, RequestId};
 use crate::slots::Slot;
@@ -14,8 +14,6 @@ use crate::{Decision, Key, NodeId, Time};
 
 /// The interval between reports of a follower. A leader reports every [`HEARTBEAT`].
 const FOLLOWER_HEARTBEAT: Duration = Duration::from_secs(30);
-/// A node is busy with a registry for this long after the last bytes from it.
-const BUSY_WINDOW: Duration = Duration::from_secs(2);
 /// The most pulls at once.
 const MAX_PULLS: usize = 4_096;
 /// A pull without bytes for this long defers no other request.
@@ -74,8 +72,6 @@ struct Pull {
 /// The state of this node beyond the pull reported.
 #[derive(Clone, Copy, Debug, Default)]
 struct NodeCondition {
-    /// It receives other objects.
-    is_busy: bool,
     /// It counts as slow, or upstream gives it far less than other nodes.
     is_slow: bool,
     /// What the registry of the pull gives a node, if this one leads.
@@ -86,16 +82,18 @@ struct NodeCondition {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Feedback {
     /// The time until upstream's first byte.
-    FirstByte { registry: u64, took: Duration },
+    FirstByte {
+        repository: u64,
+        registry: u64,
+        took: Duration,
+    },
     /// This node pulled from upstream and failed.
-    Failed { repository: u64 },
+    Failed { repository: u64, has_begun: bool },
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Pulls {
     pulls: BTreeMap<Key, Pull>,
-    /// When the last bytes of each registry came, by its hash.
-    last_bytes_at: BTreeMap<u64, Time>,
 }
 
 impl Pulls {
@@ -227,15 +225,14 @@ impl Pulls {
     ) -> Option<Feedback> {
         let pull = self.pulls.get_mut(&key)?;
         let mut feedback = None;
-        // This counts for any source: a node that receives much from peers begins its next download late as well.
-        if matches!(progress, PullProgress::Begun { .. } | PullProgress::Done) {
-            self.last_bytes_at.insert(pull.registry, cx.now);
-        }
         let state = match progress {
             PullProgress::Begun { size } => {
                 if pull.size.is_none() && pull.role == Role::Lead {
-                    let (registry, took) = (pull.registry, cx.now.since(pull.since));
-                    feedback = Some(Feedback::FirstByte { registry, took });
+                    feedback = Some(Feedback::FirstByte {
+                        repository: pull.repository,
+                        registry: pull.registry,
+                        took: cx.now.since(pull.since),
+                    });
                 }
                 pull.last_came = cx.now;
                 let goes_on = pull.size.replace(size).is_some();
@@ -248,8 +245,10 @@ impl Pulls {
             PullProgress::Done => PullState::Done(true),
             PullProgress::Failed | PullProgress::Wrong => {
                 if pull.is_upstream() {
-                    let repository = pull.repository;
-                    feedback = Some(Feedback::Failed { repository });
+                    feedback = Some(Feedback::Failed {
+                        repository: pull.repository,
+                        has_begun: pull.size.is_some(),
+                    });
                 }
                 if progress == PullProgress::Wrong {
                     PullState::WrongDigest(true)
@@ -310,25 +309,23 @@ impl Pulls {
 
     pub fn tick(
         &mut self,
-        budgets: &mut Budgets,
+        ledger: &mut Ledger,
         registries: &RegistryRates,
+        is_slow: bool,
         cx: &mut Context<'_, impl View>,
     ) {
         self.pulls
             .retain(|_, pull| cx.now.since(pull.since) < PULL_EXPIRY);
-        self.last_bytes_at
-            .retain(|_, at| cx.now.since(*at) < BUSY_WINDOW);
         for (key, pull) in &mut self.pulls {
             if pull.heartbeat_at <= cx.now {
                 pull.heartbeat_at = cx.now.after(heartbeat_interval(pull.role));
                 let condition = NodeCondition {
-                    is_busy: self.last_bytes_at.contains_key(&pull.registry),
-                    is_slow: budgets.is_slow,
+                    is_slow,
                     registry_rate: registries.get(cx.now, pull.registry),
                 };
                 pull.report_state_as(*key, condition, cx);
                 // The pull of an image lasts while its objects are pulled.
-                budgets.touch(cx.now, pull.repository);
+                ledger.touch(cx.now, pull.repository);
             }
         }
     }
@@ -345,7 +342,6 @@ impl Pull {
 
     fn state(&self, condition: NodeCondition) -> PullState {
         let NodeCondition {
-            is_busy,
             is_slow,
             registry_rate,
         } = condition;
@@ -356,7 +352,6 @@ impl Pull {
         PullState::Alive(Alive {
             size: self.size,
             source: node_field(source),
-            is_busy,
             is_slow,
             registry: if source.is_none() { self.registry } else { 0 },
             registry_rate,

@@ -1,14 +1,13 @@
 //! The requests of this node to owners, until they are answered or their time is up.
 
 mod answers;
-mod charge;
 mod pending;
 mod shard_fetch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::budget::Budgets;
+use crate::ledger::Ledger;
 use crate::outbox::Context;
 use crate::random::mix;
 use crate::slots::Slot;
@@ -17,7 +16,7 @@ use crate::view::View;
 use crate::wire::{FindHolders, Message, RegistryRate, SourceRequest, key_field, node_field};
 use crate::{Decision, Key, NodeId, Time};
 pub(crate) use pending::HEART_SILENCE;
-use pending::{PendingRequest, Query, withdraw};
+use pending::{Lead, PendingRequest, Query, withdraw};
 pub(crate) use shard_fetch::ActivePulls;
 use shard_fetch::ShardFetch;
 
@@ -25,8 +24,6 @@ use shard_fetch::ShardFetch;
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Waiting is free for this long, if the request ends with a source.
 const GRACE: Duration = Duration::from_millis(250);
-/// The part of a budget that is kept for such requests.
-const RESERVE: Duration = Duration::from_millis(500);
 /// The limit of a lookup.
 const FIND_LIMIT: Duration = Duration::from_millis(900);
 /// The most redirects of a request: to the arbiter, to the global arbiter, to the arbiter of another shard.
@@ -62,8 +59,10 @@ pub(crate) struct CompletedRequest {
 pub(crate) struct SourceRequests {
     open: BTreeMap<u64, PendingRequest>,
     last: u64,
-    pub budgets: Budgets,
+    pub ledger: Ledger,
     pub registries: RegistryRates,
+    /// Whether this node counts as slow.
+    pub is_slow: bool,
     /// The large object that this node fetches for its shard.
     shard_fetch: Option<ShardFetch>,
     active_pulls: ActivePulls,
@@ -84,34 +83,31 @@ impl SourceRequests {
         cx: &mut Context<'_, impl View>,
     ) -> RequestId {
         let repository = request.repository;
-        self.charge_waiting(cx.now, repository);
-        let left = self.budgets.left(repository);
-        let number = self.open(
-            cx.now,
-            Query::Source(request.into()),
-            left > RESERVE,
-            cx.now,
-        );
-        self.charge_waiting(cx.now, repository);
-        // Without budget, a source that is available at once is still used, as long as owners answer at once.
-        let has_time = !left.is_zero() || !self.budgets.is_arbiter_silent(repository);
+        self.settle(cx.now, repository);
+        let has_time = !self.ledger.left(repository, Duration::ZERO).is_zero();
+        let number = self.open(cx.now, Query::Source(request.into()), cx.now);
+        self.settle(cx.now, repository);
         self.begin(number, has_time, cx)
     }
 
     pub fn find_holders(&mut self, key: Key, cx: &mut Context<'_, impl View>) -> RequestId {
-        let number = self.open(cx.now, Query::Holders(key), false, cx.now.after(FIND_LIMIT));
+        let number = self.open(cx.now, Query::Holders(key), cx.now.after(FIND_LIMIT));
         self.begin(number, true, cx)
     }
 
-    fn open(&mut self, now: Time, query: Query, can_wait: bool, deadline: Time) -> u64 {
+    fn open(&mut self, now: Time, query: Query, deadline: Time) -> u64 {
         let number = self.number();
+        let in_vain_before = match &query {
+            Query::Source(request) => self.ledger.in_vain(request.repository),
+            Query::Holders(_) => Duration::ZERO,
+        };
         let open = PendingRequest {
             id: RequestId(number),
             query,
             started: now,
-            can_wait,
+            in_vain_before,
+            waited: Duration::ZERO,
             deadline,
-            charged_until: now,
             asked: None,
             heard_at: None,
             lead: None,
@@ -194,9 +190,8 @@ impl SourceRequests {
             }
             Query::Source(request) => Message::SourceRequest(SourceRequest {
                 number,
-                can_wait: open.can_wait,
-                leader_cooldown: self.budgets.in_leader_cooldown(cx.now, request.repository),
-                is_slow: self.budgets.is_slow,
+                leader_cooldown: self.ledger.in_leader_cooldown(cx.now, request.repository),
+                is_slow: self.is_slow,
                 downstream_nodes: self.active_pulls.downstream,
                 silent_owner: node_field(open.silent.last().copied()),
                 registry_rate: self.registries.get(cx.now, request.registry),
@@ -209,9 +204,6 @@ impl SourceRequests {
     fn give_up(&mut self, number: u64, cx: &mut Context<'_, impl View>) {
         if let Some(open) = self.close(cx.now, number, false) {
             withdraw(&open, number, cx);
-            if let Some(repository) = open.repository() {
-                self.budgets.set_arbiter_silent(repository, true);
-            }
             match open.query {
                 Query::Source(request) => {
                     let (id, decision) = (open.id, Decision::Alone);
@@ -248,7 +240,7 @@ impl SourceRequests {
             .iter()
             .filter_map(|number| self.open.get(number)?.repository());
         for repository in repositories.collect::<BTreeSet<_>>() {
-            self.charge_waiting(cx.now, repository);
+            self.settle(cx.now, repository);
         }
         for number in due {
             let Some(open) = self.open.get(&number) else {
@@ -277,7 +269,7 @@ impl SourceRequests {
 
     /// Starts the leader cooldown, and tells the owners of pending requests of the same repository.
     pub fn start_leader_cooldown(&mut self, repository: u64, cx: &mut Context<'_, impl View>) {
-        self.budgets.start_leader_cooldown(cx.now, repository);
+        self.ledger.start_leader_cooldown(cx.now, repository);
         for number in self.numbers(|open| open.repository() == Some(repository)) {
             let asked = self.open.get(&number).and_then(|open| open.asked);
             if let Some((owner, ..)) = asked {
@@ -300,6 +292,91 @@ impl SourceRequests {
             let message = RegistryRate { registry, rate };
             cx.out.send(from, Message::RegistryRate(message));
         }
+    }
+
+    /// Records what this node receives in all, in bytes per second.
+    pub fn observe(&mut self, now: Time, intake: u64) {
+        let waiting = self.open.values().filter_map(PendingRequest::repository);
+        for repository in waiting.collect::<BTreeSet<_>>() {
+            self.settle(now, repository);
+        }
+        self.ledger.observe(now, intake);
+    }
+
+    /// Charges what the requests of a pull have waited, and updates their deadlines.
+    fn settle(&mut self, now: Time, repository: u64) {
+        let Self {
+            open,
+            ledger,
+            registries,
+            ..
+        } = self;
+        ledger.touch(now, repository);
+        // A deferred request waits for nothing.
+        let waits = |open: &&mut PendingRequest| {
+            open.repository() == Some(repository) && open.deferred_until.is_none()
+        };
+        let waiting = open.values_mut().filter(waits);
+        let since = waiting.map(|open| (open.free_until(), open.registry()));
+        let since = since.min();
+        let rate = since.map_or(0, |(_, registry)| registries.get(now, registry));
+        let charged_since = ledger.settle(now, repository, since.map(|(since, _)| since), rate);
+        for open in open.values_mut().filter(waits) {
+            if let Some(since) = charged_since {
+                open.waited += now.since(since.max(open.free_until()));
+            }
+            let left = ledger.left(repository, open.waited);
+            open.deadline = now.max(open.free_until()).after(left);
+        }
+    }
+
+    /// Removes a request. `succeeded`: a source was found, or the request will be repeated.
+    fn close(&mut self, now: Time, number: u64, succeeded: bool) -> Option<PendingRequest> {
+        let Some(repository) = self.open.get(&number)?.repository() else {
+            return self.open.remove(&number);
+        };
+        self.settle(now, repository);
+        let open = self.open.remove(&number)?;
+        if succeeded {
+            // Upstream would have been no faster.
+            let free = match open.lead {
+                Some(_) => self.ledger.first_byte(open.registry()),
+                None => GRACE,
+            };
+            self.ledger.refund(repository, open.waited.min(free));
+        } else {
+            let (before, waited) = (open.in_vain_before, open.waited);
+            self.ledger.charge_in_vain(repository, before, waited);
+        }
+        if open.lead.is_some() {
+            self.ledger.record_lead(repository, succeeded);
+        }
+        self.settle(now, repository);
+        Some(open)
+    }
+
+    /// Records the leader that a request waits for.
+    fn set_awaited_lead(&mut self, now: Time, number: u64, node: Option<NodeId>) {
+        let Some(open) = self.open.get(&number) else {
+            return;
+        };
+        let (Some(repository), registry) = (open.repository(), open.registry()) else {
+            return;
+        };
+        if open.lead.map(|lead| lead.node) == node {
+            return;
+        }
+        let has_failed = open.lead.is_some();
+        self.settle(now, repository);
+        if has_failed {
+            self.ledger.record_lead(repository, false);
+        }
+        let free = self.ledger.free_wait(repository, registry);
+        if let Some(open) = self.open.get_mut(&number) {
+            let free_until = open.started.after(free);
+            open.lead = node.map(|node| Lead { node, free_until });
+        }
+        self.settle(now, repository);
     }
 
     fn numbers(&self, which: impl Fn(&PendingRequest) -> bool) -> Vec<u64> {

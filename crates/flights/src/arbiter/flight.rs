@@ -15,7 +15,7 @@ use crate::requests::{HEART_SILENCE, is_earlier};
 use crate::{Key, NodeId, Time};
 
 use super::tree::TreeShape;
-use super::waiting::{Awaited, Waiter, Waiting};
+use super::waiting::{Waiter, Waiting};
 use source::Rank;
 
 /// The most sources kept for one flight.
@@ -41,7 +41,7 @@ pub(super) struct Flight {
     /// Nodes whose outcome others wait for: leaders without a byte, and nodes that ask another arbiter.
     awaited: BTreeSet<NodeId>,
     /// The leader that nodes asking another arbiter wait for there, and when one of them last reported it.
-    above: Option<(Awaited, Time)>,
+    above: Option<(Option<NodeId>, Time)>,
     /// The followers of each node, whether it is a source or not.
     children: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// The last request of each node that ended. Later messages about it are stale.
@@ -104,22 +104,17 @@ impl Flight {
 
     /// The leader that waiting nodes are told about: the one granted here; else the one that a node of this flight
     /// waits for at another arbiter; else the one that has begun here and feeds another shard first.
-    pub fn awaited_lead(&self, now: Time) -> Awaited {
+    pub fn awaited_lead(&self, now: Time) -> Option<NodeId> {
         let awaited = self.awaited.first().and_then(|node| self.get(node));
-        let of_own = awaited.filter(|source| source.state != State::AskingElsewhere);
-        let own = of_own.map(|lead| Awaited {
-            lead: Some(lead.node),
-            is_busy: lead.is_busy,
-        });
+        let own = awaited.filter(|source| source.state != State::AskingElsewhere);
         let above = self.above.filter(|(_, at)| now.since(*at) < HEART_SILENCE);
         let begun = self.leader.and_then(|leader| self.get(&leader));
         let begun = begun.filter(|source| source.state == State::Begun);
-        let begun = begun.map(|lead| Awaited {
-            lead: Some(lead.node),
-            is_busy: false,
-        });
-        let above = above.map(|(above, _)| above);
-        own.or(above).or(begun).unwrap_or_default()
+        let node = |source: &Source| source.node;
+        match above {
+            Some((above, _)) if own.is_none() => above,
+            _ => own.or(begun).map(node),
+        }
     }
 
     /// The number of followers of a node. Slow followers take little, so they count only for a slow node.
@@ -161,7 +156,6 @@ impl Flight {
                 order,
                 heard: now,
                 is_confirmed: false,
-                is_busy: false,
                 is_doubtful: false,
                 is_slow: false,
                 is_behind_slow_node: false,
@@ -279,19 +273,18 @@ impl Flight {
     }
 
     /// Records that a node was heard from.
-    pub fn heard(&mut self, now: Time, node: &NodeId, is_busy: bool) {
+    pub fn heard(&mut self, now: Time, node: &NodeId) {
         if let Some(source) = self.sources.get_mut(node) {
             source.heard = now;
             source.is_confirmed = true;
             source.is_doubtful = false;
-            source.is_busy = is_busy;
             self.rank(node);
         }
     }
 
     /// Records which leader a node waits for at another arbiter.
-    pub fn asks(&mut self, now: Time, node: &NodeId, awaited: Awaited) {
-        self.heard(now, node, false);
+    pub fn asks(&mut self, now: Time, node: &NodeId, awaited: Option<NodeId>) {
+        self.heard(now, node);
         self.above = Some((awaited, now));
     }
 

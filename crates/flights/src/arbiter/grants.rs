@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::flight::{Asked, Flight, State};
 use super::tree::{self, TreeShape};
-use super::waiting::{Awaited, Waiter};
+use super::waiting::Waiter;
 use super::{Arbiter, BUSY_TICK};
 use crate::outbox::{Context, Outbox};
 use crate::requests::HEARTBEAT;
@@ -152,9 +152,6 @@ impl Arbiter {
                 }
                 answer(cx.out, waiter.node, name, reply);
             }
-            None if !waiter.request.can_wait => {
-                answer(cx.out, waiter.node, name, Reply::Alone(true));
-            }
             None => self.wait(cx.now, waiter, cx.out),
         }
     }
@@ -203,8 +200,7 @@ impl Arbiter {
         flight.detach(&waiter.node);
         // A leader often leads all objects of an image. It should feed one node for each object, like every other node:
         // the first node that fetches for a shard. Its own shard gets another fetcher.
-        let may_go_on =
-            elsewhere.is_some() && request.can_wait && request.failed_sources.is_empty();
+        let may_go_on = elsewhere.is_some() && request.failed_sources.is_empty();
         let source = flight.best_source(&waiter.node, request);
         let source = source.filter(|s| !may_go_on || !flight.leads_for_all(s));
         let is_poor = |source| flight.is_behind_slow_node(&source) && !request.is_slow;
@@ -214,7 +210,7 @@ impl Arbiter {
                 flight.lead(now, waiter.node, lead_state(request), asked);
                 return Some(Reply::Lead(true));
             }
-            if waited < SECOND_LEAD_WAIT && request.can_wait {
+            if waited < SECOND_LEAD_WAIT {
                 return waiter.requeue_if_due(now);
             }
         }
@@ -232,7 +228,7 @@ impl Arbiter {
             } else {
                 SHARD_GATHER
             };
-            if is_large && !grants && waited < patience && request.can_wait {
+            if is_large && !grants && waited < patience {
                 return None;
             }
             // One node asks for the whole shard.
@@ -247,12 +243,8 @@ impl Arbiter {
             || (has_better && (request.requeue_after_ms > 0 || waited < PREFER_HOLD))
             || (request.is_slow && waited < PREFER_HOLD)
             || (in_leader_cooldown && waited < COOLDOWN_HOLD);
-        if add_holder && request.can_wait {
+        if add_holder {
             return waiter.requeue_if_due(now);
-        }
-        if in_leader_cooldown && !request.can_wait {
-            // It need not lead to go upstream, and others would wait for it.
-            return Some(Reply::Alone(true));
         }
         flight.lead(now, waiter.node, lead_state(request), asked);
         flight.set_slow(&waiter.node, request.is_slow);
@@ -350,7 +342,7 @@ fn lead_state(request: &SourceRequest) -> State {
 }
 
 /// Tells a waiter to wait, unless it was told the same within [`HEARTBEAT`].
-fn send_wait(now: Time, waiter: &mut Waiter, lead: Awaited, out: &mut Outbox) {
+fn send_wait(now: Time, waiter: &mut Waiter, lead: Option<NodeId>, out: &mut Outbox) {
     let awaited = waiter.waits_for(lead);
     let is_due = waiter
         .announced
@@ -359,13 +351,8 @@ fn send_wait(now: Time, waiter: &mut Waiter, lead: Awaited, out: &mut Outbox) {
         waiter.announced = Some(now);
         waiter.awaited = awaited;
         let name = (waiter.request.key(), waiter.request.number);
-        let (leader, is_busy) = (node_field(awaited.lead), awaited.is_busy);
-        answer(
-            out,
-            waiter.node,
-            name,
-            Reply::Wait(Wait { leader, is_busy }),
-        );
+        let leader = node_field(awaited);
+        answer(out, waiter.node, name, Reply::Wait(Wait { leader }));
     }
 }
 
@@ -382,7 +369,7 @@ fn attach_or_wait(
     let depth = flight.get(&source)?.depth;
     let has_room = shape.has_room(&source, depth, flight.children(&source));
     let crowds = is_leaf && (depth == 0 || !has_room);
-    if crowds && now.since(waiter.since) < INNER_NODE_WAIT && request.can_wait {
+    if crowds && now.since(waiter.since) < INNER_NODE_WAIT {
         return None;
     }
     let order = flight.attach(now, node, source, asked);

@@ -12,7 +12,7 @@ mod waiting;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::budget::LEADER_COOLDOWN;
+use crate::ledger::LEADER_COOLDOWN;
 use crate::outbox::Context;
 use crate::random::mix;
 use crate::slots::Slot;

@@ -2,7 +2,6 @@
 
 use super::Arbiter;
 use super::flight::{Asked, State};
-use super::waiting::Awaited;
 use crate::outbox::Context;
 use crate::view::View;
 use crate::wire::{self, PullState, Report, Wait};
@@ -53,10 +52,10 @@ impl Arbiter {
         let asked = Asked { number, ..asked };
         flight.used = cx.now;
         match stage {
-            PullState::WaitingElsewhere(Wait { leader, is_busy }) => {
+            PullState::WaitingElsewhere(Wait { leader }) => {
                 let lead = wire::node(&leader);
                 if is_same {
-                    flight.asks(cx.now, &from, Awaited { lead, is_busy });
+                    flight.asks(cx.now, &from, lead);
                 }
                 return;
             }
@@ -94,7 +93,7 @@ impl Arbiter {
                     // It went upstream after all, or this arbiter is new.
                     None => flight.lead(cx.now, from, state, asked),
                 }
-                flight.heard(cx.now, &from, alive.is_busy);
+                flight.heard(cx.now, &from);
                 let is_slow_now = alive.is_slow && flight.set_slow(&from, true);
                 if says_nothing_new && !is_slow_now {
                     return;

@@ -6,14 +6,6 @@ use std::time::Duration;
 use crate::wire::{Reply, SourceRequest};
 use crate::{NodeId, Time};
 
-/// A leader that nodes wait for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Awaited {
-    pub lead: Option<NodeId>,
-    /// That node receives other objects meanwhile.
-    pub is_busy: bool,
-}
-
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
     pub request: SourceRequest,
@@ -22,7 +14,7 @@ pub(super) struct Waiter {
     /// When it was last told to wait.
     pub announced: Option<Time>,
     /// The leader that it was told about.
-    pub awaited: Awaited,
+    pub awaited: Option<NodeId>,
 }
 
 impl Waiter {
@@ -32,7 +24,7 @@ impl Waiter {
             node,
             since: now,
             announced: None,
-            awaited: Awaited::default(),
+            awaited: None,
         }
     }
 
@@ -44,12 +36,9 @@ impl Waiter {
     }
 
     /// The leader that it waits for: the one granted, or the one that the lead is held for.
-    pub fn waits_for(&self, granted: Awaited) -> Awaited {
-        let lead = granted.lead.or(self.request.preferred_leader());
-        Awaited {
-            lead: lead.filter(|lead| *lead != self.node),
-            ..granted
-        }
+    pub fn waits_for(&self, granted: Option<NodeId>) -> Option<NodeId> {
+        let lead = granted.or(self.request.preferred_leader());
+        lead.filter(|lead| *lead != self.node)
     }
 }
 

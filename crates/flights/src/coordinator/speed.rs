@@ -12,6 +12,7 @@ impl Coordinator {
         if self.link.observe(now, rates.total) {
             self.events.push(Event::TestLink);
         }
+        self.requests.observe(now, rates.total);
         let registries = &mut self.requests.registries;
         registries.leads_from(&rates.led);
         let condition = self.link.condition(now);
@@ -61,7 +62,7 @@ impl Coordinator {
             return;
         }
         self.events.push(Event::Condition(condition));
-        self.requests.budgets.is_slow = condition == Condition::Slow;
+        self.requests.is_slow = condition == Condition::Slow;
         if condition == Condition::Slow {
             self.pulls
                 .report_slow(None, &mut Context::new(now, view, &mut self.out));

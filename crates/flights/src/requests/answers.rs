@@ -24,14 +24,11 @@ impl SourceRequests {
         let mut is_second_lead = false;
         let decision = match reply {
             Reply::Wait(wait) => {
-                let (lead, is_busy) = (node(&wait.leader), wait.is_busy);
+                let lead = node(&wait.leader);
                 open.heard_at = Some(cx.now);
                 // If the request was forwarded, this is not the node that was asked.
                 open.asked = Some((from, cx.now, 1));
                 self.set_awaited_lead(cx.now, number, lead);
-                if is_busy {
-                    self.extend_free_wait(cx.now, number);
-                }
                 let arbiter = cx.view.arbiter(&key).filter(|arbiter| *arbiter != from);
                 if let Some(arbiter) = arbiter.filter(|_| cx.view.shard_count() > 1) {
                     // Other nodes of the shard wait for the outcome.
@@ -70,7 +67,6 @@ impl SourceRequests {
         if let Some(open) = self.close(cx.now, number, succeeded)
             && let Query::Source(request) = open.query
         {
-            self.budgets.set_arbiter_silent(request.repository, false);
             self.completed.push(CompletedRequest {
                 id: open.id,
                 number,

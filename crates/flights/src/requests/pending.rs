@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{GRACE, RequestId};
+use super::RequestId;
 use crate::outbox::Context;
 use crate::view::View;
 use crate::wire::{Message, SourceRequest};
@@ -23,12 +23,12 @@ pub(super) enum Query {
     Holders(Key),
 }
 
-/// A leader that a request waits for; free until `until`.
+/// A leader that a request waits for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lead {
     pub node: NodeId,
-    pub from: Time,
-    pub until: Time,
+    /// Waiting is free until then.
+    pub free_until: Time,
 }
 
 #[derive(Debug)]
@@ -36,11 +36,10 @@ pub(super) struct PendingRequest {
     pub id: RequestId,
     pub query: Query,
     pub started: Time,
-    /// The budget leaves time to wait.
-    pub can_wait: bool,
+    /// What the pull had lost in vain before, and what this request has waited since, as far as it is charged.
+    pub in_vain_before: Duration,
+    pub waited: Duration,
     pub deadline: Time,
-    /// Waiting before this time has been charged.
-    pub charged_until: Time,
     /// The owner asked, since when, and how often.
     pub asked: Option<(NodeId, Time, u8)>,
     /// When the owner last said that the answer will come.
@@ -78,6 +77,14 @@ impl PendingRequest {
         }
     }
 
+    /// The registry, by its hash; 0: unknown.
+    pub fn registry(&self) -> u64 {
+        match &self.query {
+            Query::Source(request) => request.registry,
+            Query::Holders(_) => 0,
+        }
+    }
+
     /// The time after which the client should rather retry later.
     pub fn requeue_after(&self) -> Option<Duration> {
         match &self.query {
@@ -91,8 +98,7 @@ impl PendingRequest {
     }
 
     pub fn free_until(&self) -> Time {
-        let grace = self.started.after(GRACE);
-        self.lead.map_or(grace, |lead| lead.until.max(grace))
+        self.lead.map_or(self.started, |lead| lead.free_until)
     }
 
     /// When the owner counts as silent.

@@ -101,7 +101,7 @@ impl SourceRequests {
             return false;
         };
         if let Some(repository) = open.repository() {
-            self.charge_waiting(cx.now, repository);
+            self.settle(cx.now, repository);
         }
         let Some(mut open) = self.open.remove(&number) else {
             return false;
@@ -126,7 +126,7 @@ impl SourceRequests {
             .shard_fetch
             .filter(|shard_fetch| shard_fetch.key != request.key())?;
         // A pull that has begun goes on: others may wait for it downstream.
-        if !request.is_large() || request.offset > 0 || !open.can_wait {
+        if !request.is_large() || request.offset > 0 {
             return None;
         }
         let is_other = |open: &&PendingRequest| {
@@ -172,10 +172,9 @@ impl SourceRequests {
             Some(_) => {}
             None => {
                 if let Some(open) = self.open.get_mut(&number) {
-                    (open.deferred_until, open.started, open.charged_until) =
-                        (None, cx.now, cx.now);
+                    (open.deferred_until, open.started) = (None, cx.now);
                     if let Some(repository) = open.repository() {
-                        self.charge_waiting(cx.now, repository);
+                        self.settle(cx.now, repository);
                     }
                 }
                 self.ask(number, None, cx);

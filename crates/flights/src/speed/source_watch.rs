@@ -6,9 +6,9 @@ use super::link::SLOWER;
 use crate::Time;
 
 /// After this long without a byte, the source is asked how far it is.
-const ASK_AFTER: Duration = Duration::from_millis(300);
+const ASK_AFTER: Duration = Duration::from_millis(250);
 /// A source that does not answer within this time is dead.
-pub(crate) const ANSWER_LIMIT: Duration = Duration::from_millis(700);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_millis(400);
 /// The interval between such questions.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 /// A source that says that it has more bytes is left after this long without one of them: the path does not carry them.
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_dead_source_is_left_within_a_second() {
-        assert_eq!(left_after(|_| None), Some(Duration::from_secs(1)));
+        assert_eq!(left_after(|_| None), Some(ASK_AFTER + ANSWER_LIMIT));
         assert!(left_after(|_| Some(SourceStatus::Gone)) < Some(Duration::from_secs(1)));
     }
 

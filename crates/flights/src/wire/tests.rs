@@ -48,7 +48,6 @@ pub(crate) fn asked(key: Key, number: u64) -> SourceRequest {
     SourceRequest {
         number,
         repository: 1,
-        can_wait: true,
         ..SourceRequest::of_key(key)
     }
 }
@@ -63,7 +62,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
     let who = (maybe(), many_nodes(), maybe(), maybe(), maybe());
     let how = (
         number(),
-        any::<[bool; 3]>(),
+        any::<[bool; 2]>(),
         any::<u32>(),
         0..=MAX_REQUEUE_AFTER_MS,
         any::<[u64; 2]>(),
@@ -73,7 +72,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
         let (preferred_leader, failed_sources, slow_source, silent_owner, on_behalf_of) = who;
         let (
             offset,
-            [can_wait, leader_cooldown, is_slow],
+            [leader_cooldown, is_slow],
             downstream_nodes,
             requeue_after_ms,
             [registry, registry_rate],
@@ -86,7 +85,6 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             concurrent_objects,
             preferred_leader,
             failed_sources,
-            can_wait,
             silent_owner,
             on_behalf_of,
             offset,
@@ -102,7 +100,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
 }
 
 fn wait() -> impl Strategy<Value = Wait> {
-    (maybe(), any::<bool>()).prop_map(|(leader, is_busy)| Wait { leader, is_busy })
+    maybe().prop_map(|leader| Wait { leader })
 }
 
 fn reply() -> impl Strategy<Value = Reply> {
@@ -127,15 +125,14 @@ fn state() -> impl Strategy<Value = PullState> {
         (
             prop::option::of(number()),
             maybe(),
-            any::<(bool, bool)>(),
+            any::<bool>(),
             any::<[u64; 2]>()
         )
-            .prop_map(|(size, source, (is_busy, is_slow), rate)| {
+            .prop_map(|(size, source, is_slow, rate)| {
                 let [registry, registry_rate] = rate;
                 PullState::Alive(Alive {
                     size,
                     source,
-                    is_busy,
                     is_slow,
                     registry,
                     registry_rate,
@@ -280,13 +277,7 @@ fn one_of_each() -> Vec<Message> {
     let node = |n: u8| node_field(Some(NodeId([n; 32])));
     let nodes = |many: [u8; 2]| nodes_field(many.map(|n| NodeId([n; 32])));
     let key = |n: u8| Key([n; 16]);
-    let (wait, number) = (
-        Wait {
-            leader: node(2),
-            is_busy: true,
-        },
-        7,
-    );
+    let (wait, number) = (Wait { leader: node(2) }, 7);
     let full = SourceRequest {
         key: key_field(key(1)),
         number: 0x0102_0304_0506_0708,
@@ -295,7 +286,6 @@ fn one_of_each() -> Vec<Message> {
         concurrent_objects: 3,
         preferred_leader: node(2),
         failed_sources: nodes([3, 4]),
-        can_wait: true,
         silent_owner: node(7),
         on_behalf_of: node(8),
         offset: 1 << 20,
@@ -316,7 +306,6 @@ fn one_of_each() -> Vec<Message> {
     let alive = Alive {
         size: Some(300),
         source: node(2),
-        is_busy: true,
         is_slow: true,
         registry: 10,
         registry_rate: 1000,

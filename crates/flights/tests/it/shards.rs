@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use flights::slots::Slot;
-use flights::{Decision, Key, NodeId, PullProgress, RequestId, SourceRequest, Time};
+use flights::{Decision, Key, NodeId, PullProgress, ReceiveRates, RequestId, SourceRequest, Time};
 
 use crate::cluster::{id, index, wanted};
 use crate::coordinators::{Coordinators, Directory};
@@ -291,6 +291,11 @@ fn a_shard_waits_for_a_lead_that_is_queued() {
         ..wanted(key)
     };
     let begun = PullProgress::Begun { size: 30_000_000 };
+    // Other objects of the image.
+    let receiving = ReceiveRates {
+        total: 10_000_000,
+        led: Vec::new(),
+    };
     for asker in &nodes {
         coordinators.with(*asker, |coordinator, view| {
             coordinator.request_source(Time(0), wanted(second), view)
@@ -316,6 +321,11 @@ fn a_shard_waits_for_a_lead_that_is_queued() {
         coordinators.with(leader, |coordinator, view| {
             coordinator.report(now, first, begun, view);
         });
+        for node in &nodes {
+            coordinators.with(*node, |coordinator, view| {
+                coordinator.observe(now, &receiving, view);
+            });
+        }
         coordinators.tick(now);
     }
     let others = nodes.iter().filter(|node| **node != leader);

@@ -55,8 +55,6 @@ pub(in crate::arbiter) struct Source {
     pub heard: Time,
     /// It was heard from since it was granted the lead.
     pub is_confirmed: bool,
-    /// It receives other objects meanwhile.
-    pub(super) is_busy: bool,
     /// A node reported it as failed, and it has not been heard from since.
     pub is_doubtful: bool,
     /// It receives far less than others could: its own link is slow, or upstream is slow for it.

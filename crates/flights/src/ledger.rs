@@ -1,0 +1,309 @@
+//! What the pull of each image has lost by waiting, compared with upstream alone: 2 s at most, because a pull must never
+//! be worse off than without Peili.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::Time;
+
+/// The most that waiting may cost the pull of one image.
+pub const BUDGET: Duration = Duration::from_secs(2);
+/// The assumed time to upstream's first byte, until it is known.
+const FIRST_BYTE_GUESS: Duration = Duration::from_secs(1);
+/// The most time that a slow upstream justifies waiting.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(20);
+/// An account is new again after this time without a request or report of the pull.
+const RESET: Duration = Duration::from_secs(60);
+/// A node that failed as a leader does not lead in this repository for this long.
+pub(crate) const LEADER_COOLDOWN: Duration = Duration::from_secs(3 * 60);
+/// The most repositories and registries to remember.
+const MAX_REPOSITORIES: usize = 1_024;
+/// What a node receives is too old to count after this time.
+const INTAKE_AGE: Duration = Duration::from_millis(500);
+/// Waiting costs nothing while the node receives half of what the registry gives, or this much if that is unknown, in
+/// bytes per second.
+const MIN_INTAKE: u64 = 64 * 1024;
+
+/// The account of one pull.
+#[derive(Debug)]
+struct Account {
+    lost: Duration,
+    /// The part of it that is not taken back: it was in vain.
+    in_vain: Duration,
+    /// Waiting before this time has been charged.
+    settled: Time,
+    /// The last leader that this pull waited for failed.
+    last_lead_failed: bool,
+    /// Upstream has failed this node, and sent nothing since.
+    upstream_fails: bool,
+    used: Time,
+}
+
+/// The accounts of this node's image pulls, by the hash of the repository.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    accounts: BTreeMap<u64, Account>,
+    /// The smoothed time to upstream's first byte, in milliseconds, by the hash of the registry.
+    first_byte: BTreeMap<u64, u64>,
+    /// Repositories in which this node failed as a leader, and until when it should not lead.
+    leader_cooldown: BTreeMap<u64, Time>,
+    /// What this node receives in all, in bytes per second, and when that was observed.
+    intake: (u64, Time),
+}
+
+impl Ledger {
+    /// The time that a request which has waited this long may still wait: what its pull may still lose. Where upstream
+    /// fails, other nodes are all there is, and each request may lose as much.
+    pub fn left(&self, repository: u64, waited: Duration) -> Duration {
+        match self.accounts.get(&repository) {
+            Some(account) if account.upstream_fails => BUDGET.saturating_sub(waited),
+            Some(account) => BUDGET - account.lost,
+            None => Duration::ZERO,
+        }
+    }
+
+    /// What a pull has lost in vain.
+    pub fn in_vain(&self, repository: u64) -> Duration {
+        let account = self.accounts.get(&repository);
+        account.map_or(BUDGET, |account| account.in_vain)
+    }
+
+    /// Records that the pull goes on.
+    pub fn touch(&mut self, now: Time, repository: u64) {
+        let is_known = self.accounts.contains_key(&repository);
+        if !is_known && self.accounts.len() >= MAX_REPOSITORIES {
+            self.accounts.retain(|_, a| now.since(a.used) < RESET);
+            if self.accounts.len() >= MAX_REPOSITORIES {
+                return;
+            }
+        }
+        let new = || Account {
+            lost: Duration::ZERO,
+            in_vain: Duration::ZERO,
+            settled: now,
+            last_lead_failed: false,
+            upstream_fails: false,
+            used: now,
+        };
+        let account = self.accounts.entry(repository).or_insert_with(new);
+        if now.since(account.used) >= RESET {
+            *account = new();
+        }
+        account.used = now;
+    }
+
+    /// Charges the time up to `now` in which requests waited: from `waits_since` on, where any does. `registry_rate`: what
+    /// the registry gives a node, in bytes per second; 0: unknown. Returns since when waiting was charged, if it was.
+    pub fn settle(
+        &mut self,
+        now: Time,
+        repository: u64,
+        waits_since: Option<Time>,
+        registry_rate: u64,
+    ) -> Option<Time> {
+        let (intake, at) = self.intake;
+        let is_receiving =
+            now.since(at) < INTAKE_AGE && intake >= MIN_INTAKE.max(registry_rate / 2);
+        let account = self.accounts.get_mut(&repository)?;
+        let settled = std::mem::replace(&mut account.settled, now);
+        let waited = waits_since.map(|since| now.since(since.max(settled)));
+        let charged = waited.filter(|_| !is_receiving)?;
+        account.lost = (account.lost + charged).min(BUDGET);
+        Some(settled)
+    }
+
+    /// Takes back what a request has waited: upstream would have taken as long.
+    pub fn refund(&mut self, repository: u64, waited: Duration) {
+        if let Some(account) = self.accounts.get_mut(&repository) {
+            account.lost = account.lost.saturating_sub(waited).max(account.in_vain);
+        }
+    }
+
+    /// Charges for good what a request has waited, since the pull had lost `before` in vain.
+    pub fn charge_in_vain(&mut self, repository: u64, before: Duration, waited: Duration) {
+        if let Some(account) = self.accounts.get_mut(&repository) {
+            account.lost = account.lost.max(before + waited).min(BUDGET);
+            account.in_vain = account.lost;
+        }
+    }
+
+    /// Records what this node receives in all, in bytes per second. Settle all accounts first.
+    pub fn observe(&mut self, now: Time, intake: u64) {
+        self.intake = (intake, now);
+    }
+
+    /// Records whether the leader that the pull waited for succeeded.
+    pub fn record_lead(&mut self, repository: u64, succeeded: bool) {
+        if let Some(account) = self.accounts.get_mut(&repository) {
+            account.last_lead_failed = !succeeded;
+        }
+    }
+
+    /// How long waiting for a leader is free: what upstream takes beyond the guess, which is charged at first, and taken
+    /// back if the leader succeeds. Nothing after a leader that failed, so that a series of them costs no more than the
+    /// budget.
+    pub fn free_wait(&self, repository: u64, registry: u64) -> Duration {
+        match self.accounts.get(&repository) {
+            Some(account) if account.last_lead_failed => Duration::ZERO,
+            _ => self.first_byte(registry).saturating_sub(FIRST_BYTE_GUESS),
+        }
+    }
+
+    /// The usual time to upstream's first byte.
+    pub fn first_byte(&self, registry: u64) -> Duration {
+        let first_byte = self.first_byte.get(&registry).copied();
+        first_byte.map_or(FIRST_BYTE_GUESS, Duration::from_millis)
+    }
+
+    /// Records whether upstream sends anything of the repository.
+    pub fn record_upstream(&mut self, repository: u64, sends: bool) {
+        if let Some(account) = self.accounts.get_mut(&repository) {
+            account.upstream_fails = !sends;
+        }
+    }
+
+    /// Learns the time to upstream's first byte.
+    pub fn learn_first_byte(&mut self, registry: u64, took: Duration) {
+        if self.first_byte.len() >= MAX_REPOSITORIES && !self.first_byte.contains_key(&registry) {
+            return;
+        }
+        let was = self.first_byte(registry);
+        // Twice the time seen, as the next may be slower; never less than the guess.
+        let seen = took
+            .saturating_mul(2)
+            .clamp(FIRST_BYTE_GUESS, FIRST_BYTE_MAX);
+        let millis = (was * 3 + seen).as_millis() / 4;
+        self.first_byte
+            .insert(registry, u64::try_from(millis).unwrap_or(u64::MAX));
+    }
+
+    /// Starts the leader cooldown: this node has failed as a leader.
+    pub fn start_leader_cooldown(&mut self, now: Time, repository: u64) {
+        if self.leader_cooldown.len() >= MAX_REPOSITORIES {
+            self.leader_cooldown.retain(|_, until| *until > now);
+        }
+        if self.leader_cooldown.len() < MAX_REPOSITORIES {
+            self.leader_cooldown
+                .insert(repository, now.after(LEADER_COOLDOWN));
+        }
+    }
+
+    pub fn in_leader_cooldown(&self, now: Time, repository: u64) -> bool {
+        self.leader_cooldown
+            .get(&repository)
+            .is_some_and(|until| *until > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    fn left(ledger: &Ledger, repository: u64) -> Duration {
+        ledger.left(repository, Duration::ZERO)
+    }
+
+    /// Charges a wait of the repository 1.
+    fn charge(ledger: &mut Ledger, from: u64, to: u64) {
+        ledger.settle(Time(from), 1, None, 0);
+        ledger.settle(Time(to), 1, Some(Time(from)), 0);
+    }
+
+    #[test]
+    fn a_pull_may_lose_two_seconds_and_the_next_one_again() {
+        let mut ledger = Ledger::default();
+        assert_eq!(
+            left(&ledger, 1),
+            Duration::ZERO,
+            "no account before the first request"
+        );
+        ledger.touch(Time(0), 1);
+        ledger.touch(Time(0), 2);
+        charge(&mut ledger, 0, 500);
+        charge(&mut ledger, 600, 700);
+        assert_eq!(left(&ledger, 1), 1_400 * MILLI);
+        assert_eq!(left(&ledger, 2), BUDGET, "another pull");
+        charge(&mut ledger, 700, 9_000);
+        assert_eq!(left(&ledger, 1), Duration::ZERO);
+        ledger.touch(Time(9_000), 1);
+        ledger.touch(Time(9_000).after(RESET), 1);
+        assert_eq!(left(&ledger, 1), BUDGET);
+    }
+
+    #[test]
+    fn where_upstream_has_failed_other_nodes_are_waited_for() {
+        let mut ledger = Ledger::default();
+        ledger.touch(Time(0), 1);
+        charge(&mut ledger, 0, 9_000);
+        assert_eq!(left(&ledger, 1), Duration::ZERO);
+        ledger.record_upstream(1, false);
+        let waited = 500 * MILLI;
+        assert_eq!(ledger.left(1, waited), BUDGET - waited, "each request");
+        ledger.record_upstream(1, true);
+        assert_eq!(left(&ledger, 1), Duration::ZERO);
+    }
+
+    #[test]
+    fn waiting_costs_nothing_while_as_much_arrives_as_the_registry_gives() {
+        let mut ledger = Ledger::default();
+        ledger.touch(Time(0), 1);
+        let mut wait = |intake, rate| {
+            ledger.refund(1, BUDGET);
+            ledger.observe(Time(0), intake);
+            ledger.settle(Time(0), 1, None, rate);
+            ledger.settle(Time(400), 1, Some(Time(0)), rate);
+            ledger.accounts.get_mut(&1).expect("touched").settled = Time(0);
+            BUDGET - left(&ledger, 1)
+        };
+        assert_eq!(wait(5_000_000, 10_000_000), Duration::ZERO);
+        assert_eq!(wait(4_000_000, 10_000_000), 400 * MILLI);
+        assert_eq!(wait(MIN_INTAKE, 0), Duration::ZERO);
+        assert_eq!(wait(MIN_INTAKE - 1, 0), 400 * MILLI);
+        ledger.settle(Time(400), 1, None, 0);
+        ledger.settle(Time(900), 1, Some(Time(400)), 0);
+        let left = left(&ledger, 1);
+        assert_eq!(left, BUDGET - 900 * MILLI, "what came is long ago");
+    }
+
+    #[test]
+    fn what_one_request_has_waited_in_vain_is_charged_whatever_another_one_found() {
+        let mut ledger = Ledger::default();
+        ledger.touch(Time(0), 1);
+        let before = ledger.in_vain(1);
+        charge(&mut ledger, 0, 1_000);
+        ledger.refund(1, 900 * MILLI);
+        assert_eq!(left(&ledger, 1), BUDGET - 100 * MILLI);
+        ledger.charge_in_vain(1, before, 1_000 * MILLI);
+        ledger.refund(1, 900 * MILLI);
+        assert_eq!(left(&ledger, 1), BUDGET - 1_000 * MILLI);
+    }
+
+    #[test]
+    fn a_slow_upstream_is_learned_and_forgotten_again() {
+        let mut ledger = Ledger::default();
+        for _ in 0..20 {
+            ledger.learn_first_byte(7, Duration::from_secs(4));
+        }
+        assert!(ledger.first_byte(7) > Duration::from_secs(7));
+        assert!(ledger.free_wait(1, 7) > Duration::from_secs(6));
+        for _ in 0..40 {
+            ledger.learn_first_byte(7, 50 * MILLI);
+        }
+        assert!(ledger.first_byte(7) < FIRST_BYTE_GUESS + 10 * MILLI);
+        assert_eq!(ledger.first_byte(8), FIRST_BYTE_GUESS);
+    }
+
+    #[test]
+    fn after_a_lead_that_failed_nothing_is_free() {
+        let mut ledger = Ledger::default();
+        ledger.touch(Time(0), 1);
+        ledger.learn_first_byte(7, Duration::from_secs(4));
+        assert!(ledger.free_wait(1, 7) > FIRST_BYTE_GUESS);
+        ledger.record_lead(1, false);
+        assert_eq!(ledger.free_wait(1, 7), Duration::ZERO);
+        ledger.record_lead(1, true);
+        assert!(ledger.free_wait(1, 7) > FIRST_BYTE_GUESS);
+    }
+}
