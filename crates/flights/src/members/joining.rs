@@ -1,0 +1,85 @@
+//! Joins a cluster by seeds.
+
+use super::Members;
+use super::member::NodeId;
+use super::timing::{JOIN_PATIENCE, JOIN_RETRY};
+use crate::Time;
+
+/// The state of joining.
+#[derive(Debug, Default)]
+pub(super) struct Joining {
+    seeds: Vec<NodeId>,
+    next_seed: usize,
+    /// The first list has not arrived yet.
+    is_waiting: bool,
+    /// When the next seed is asked, if there is one.
+    retry: Option<Time>,
+    give_up: Time,
+}
+
+impl Joining {
+    pub(super) fn is_over(&self) -> bool {
+        !self.is_waiting
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        self.retry
+    }
+}
+
+impl Members {
+    /// Joins the cluster of `seeds`: nodes that the transport can reach already.
+    ///
+    /// The seeds are asked in turn until one sends its list. Seeds that are not on the list are asked too; otherwise
+    /// nodes that all start together would form clusters around their seeds. Without seeds this node is a cluster of
+    /// its own until another one joins it. May be called again with other seeds; known members stay.
+    pub fn join(&mut self, now: Time, seeds: impl IntoIterator<Item = NodeId>) {
+        let me = self.me().id;
+        let mut seeds: Vec<_> = seeds.into_iter().filter(|seed| *seed != me).collect();
+        self.random.shuffle(&mut seeds);
+        let has_any = !seeds.is_empty();
+        self.joining = Joining {
+            seeds,
+            next_seed: 0,
+            is_waiting: has_any && self.len() == 1,
+            retry: has_any.then_some(now),
+            give_up: now.after(JOIN_PATIENCE),
+        };
+        self.ask_seed(now);
+    }
+
+    pub(super) fn ask_seed(&mut self, now: Time) {
+        if self.joining.retry.is_none_or(|retry| retry > now) {
+            return;
+        }
+        self.joining.retry = None;
+        if self.joining.give_up <= now {
+            self.joining.is_waiting = false;
+        } else if let Some(seed) = self.next_seed() {
+            self.joining.retry = Some(now.after(JOIN_RETRY));
+            self.send_sync(now, seed);
+        }
+    }
+
+    /// The next seed to ask. Once this node has joined, only seeds that are not members.
+    pub(super) fn next_seed(&mut self) -> Option<NodeId> {
+        let count = self.joining.seeds.len();
+        for _ in 0..count {
+            let seed = *self.joining.seeds.get(self.joining.next_seed % count)?;
+            self.joining.next_seed = self.joining.next_seed.wrapping_add(1);
+            if self.joining.is_waiting || self.get(&seed).is_none() {
+                return Some(seed);
+            }
+        }
+        None
+    }
+
+    /// Ends the wait for the first list if this node knows all `members` that a seed knows.
+    pub(super) fn advance_joining(&mut self, now: Time, from: NodeId, members: u32) {
+        let is_complete = self.len() >= members as usize && self.joining.seeds.contains(&from);
+        if self.joining.is_waiting && is_complete {
+            self.joining.is_waiting = false;
+            self.joining.retry = Some(now);
+        }
+    }
+}
