@@ -7,15 +7,19 @@ use super::Members;
 use super::apply::Source;
 use super::member::NodeId;
 use super::roster::{Entry, bucket};
-use super::timing::{SYNC_AGAIN, sync_every};
+use super::timing::{JOIN_RETRY, SYNC_AGAIN, sync_every};
 use super::wire::{Claim, Draft, Kind, List, MAX_MESSAGE, MemberUpdate, Sync};
 use crate::Time;
 use crate::time::millis;
 
 impl Members {
-    /// Compares lists with a random member. One in four times, and always if no member is alive, with a dead member or
-    /// a seed that is no member.
+    /// Compares lists: with a seed while this node joins, then with a random member. One in four times, and always if no
+    /// member is alive, with a dead member or a seed that is no member.
     pub(super) fn sync(&mut self, now: Time) {
+        if let Some(seed) = self.seed_to_join(now) {
+            self.next_sync = now.after(JOIN_RETRY);
+            return self.send_sync(now, seed);
+        }
         let every = sync_every(self.len());
         self.next_sync = self.jittered(now, every);
         let look_for_lost = self.len() == 1 || self.random.below(4) == 0;

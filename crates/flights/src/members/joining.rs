@@ -2,7 +2,7 @@
 
 use super::Members;
 use super::member::NodeId;
-use super::timing::{JOIN_PATIENCE, JOIN_RETRY};
+use super::timing::JOIN_PATIENCE;
 use crate::Time;
 
 /// The state of joining.
@@ -11,20 +11,9 @@ pub(super) struct Joining {
     seeds: Vec<NodeId>,
     next_seed: usize,
     /// The first list has not arrived yet.
-    is_waiting: bool,
-    /// When the next seed is asked, if there is one.
-    retry: Option<Time>,
-    give_up: Time,
-}
-
-impl Joining {
-    pub(super) fn is_over(&self) -> bool {
-        !self.is_waiting
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.retry
-    }
+    pub(super) is_waiting: bool,
+    /// Until then seeds are asked before other members.
+    end: Time,
 }
 
 impl Members {
@@ -37,31 +26,25 @@ impl Members {
         let me = self.me().id;
         let mut seeds: Vec<_> = seeds.into_iter().filter(|seed| *seed != me).collect();
         self.random.shuffle(&mut seeds);
-        let has_any = !seeds.is_empty();
         self.joining = Joining {
+            is_waiting: !seeds.is_empty() && self.len() == 1,
             seeds,
             next_seed: 0,
-            is_waiting: has_any && self.len() == 1,
-            retry: has_any.then_some(now),
-            give_up: now.after(JOIN_PATIENCE),
+            end: now.after(JOIN_PATIENCE),
         };
-        self.ask_seed(now);
+        self.sync(now);
     }
 
-    pub(super) fn ask_seed(&mut self, now: Time) {
-        if self.joining.retry.is_none_or(|retry| retry > now) {
-            return;
-        }
-        self.joining.retry = None;
-        if self.joining.give_up <= now {
+    /// The seed to ask now, while this node joins.
+    pub(super) fn seed_to_join(&mut self, now: Time) -> Option<NodeId> {
+        if self.joining.end <= now {
             self.joining.is_waiting = false;
-        } else if let Some(seed) = self.next_seed() {
-            self.joining.retry = Some(now.after(JOIN_RETRY));
-            self.send_sync(now, seed);
+            return None;
         }
+        self.next_seed()
     }
 
-    /// The next seed to ask. Once this node has joined, only seeds that are not members.
+    /// The next seed in turn. Once this node has joined, only seeds that are not members.
     pub(super) fn next_seed(&mut self) -> Option<NodeId> {
         let count = self.joining.seeds.len();
         for _ in 0..count {
@@ -79,7 +62,8 @@ impl Members {
         let is_complete = self.len() >= members as usize && self.joining.seeds.contains(&from);
         if self.joining.is_waiting && is_complete {
             self.joining.is_waiting = false;
-            self.joining.retry = Some(now);
+            // The next seed that is no member yet is asked at once.
+            self.sync(now);
         }
     }
 }

@@ -143,7 +143,7 @@ impl Members {
     /// Whether this node has its first list, or has stopped waiting for one. Before that it knows too few members to
     /// tell who owns what.
     pub fn has_joined(&self) -> bool {
-        self.joining.is_over()
+        !self.joining.is_waiting
     }
 
     /// The messages to send, in order.

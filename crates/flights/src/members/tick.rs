@@ -18,7 +18,6 @@ impl Members {
             self.next_gossip,
             self.probes.next_deadline(),
             self.roster.next_deadline(),
-            self.joining.next_deadline(),
         ];
         deadlines
             .into_iter()
@@ -54,7 +53,6 @@ impl Members {
                 self.probe_now(now, target);
             }
         }
-        self.ask_seed(now);
         if self.next_sync <= now {
             self.sync(now);
         }

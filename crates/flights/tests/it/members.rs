@@ -53,8 +53,8 @@ fn mass_join(nodes: usize) -> (Duration, f64, f64) {
     )
 }
 
-/// Measured, all but the three seeds joining within 1 s, counted from the last: 16 nodes 1.0 s, 25 messages and 4.5 kB
-/// sent by each; 64: 0.8 s, 29, 23 kB; 256: 1.4 s, 31, 118 kB; 1,024: 2.0 s, 51, 651 kB.
+/// Measured, all but the three seeds joining within 1 s, counted from the last: 16 nodes 0.2 s, 24 messages and 4.6 kB
+/// sent by each; 64: 0.6 s, 33, 22 kB; 256: 0.9 s, 38, 108 kB; 1,024: 2.0 s, 52, 661 kB.
 #[test]
 fn nodes_that_join_together_converge() {
     for nodes in [16, 64, 256, 1_024] {
