@@ -1,4 +1,4 @@
-//! Generates the messages of `proto/flights.proto`, without a `protoc` on the machine.
+//! Generates the messages of `proto/flights.proto` and `proto/members.proto`, without a `protoc` on the machine.
 
 use std::error::Error;
 

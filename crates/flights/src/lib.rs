@@ -8,7 +8,7 @@
 //! - `arbiter`: the owner's side: holders, leaders and followers of each key.
 //! - `holdings`, `requests`, `pulls`, `ledger`: what a node announces, requests and reports, and how long it may wait.
 //! - `speed`: whether this node and its registries are as fast as they are for others, and whether a source is.
-//! - `wire`: the messages, as defined in `proto/flights.proto`.
+//! - `wire`: the messages, as defined in `proto/`.
 //! - [`Node`]: all of it; [`Coordinator`]: all but the members.
 
 #![warn(missing_docs)]

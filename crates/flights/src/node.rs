@@ -202,7 +202,7 @@ impl Node {
     /// # Errors The datagram cannot be decoded; nothing has changed.
     pub fn receive(&mut self, now: Time, from: NodeId, datagram: &[u8]) -> Result<(), DecodeError> {
         match Message::from_datagram(datagram)? {
-            Message::Members(bytes) => self.members.receive(now, from, &bytes)?,
+            Message::Members(message) => self.members.accept(now, from, message)?,
             message => {
                 let (coordinator, view) = coordinator!(self);
                 coordinator.accept(now, from, message, view);
@@ -352,13 +352,7 @@ impl Node {
     }
 
     fn flush(&mut self) {
-        for datagram in self.members.take_datagrams() {
-            let bytes = Message::Members(datagram.bytes).to_datagram();
-            self.datagrams.push(Datagram {
-                to: datagram.to,
-                bytes,
-            });
-        }
+        self.datagrams.extend(self.members.take_datagrams());
         let others = self.coordinator.take_datagrams();
         let others = others.into_iter().map(|(to, bytes)| Datagram { to, bytes });
         self.datagrams.extend(others);

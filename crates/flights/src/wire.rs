@@ -5,17 +5,16 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use prost::Message as _;
 
 use crate::arbiter::SMALL_OBJECT;
-use crate::members::MAX_MESSAGE;
 use crate::{Key, NodeId};
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-mod generated {
+pub(crate) mod generated {
     include!(concat!(env!("OUT_DIR"), "/peili.flights.rs"));
 }
 
@@ -29,7 +28,7 @@ pub(crate) use generated::{
 };
 
 /// The most bytes of a datagram, sent or received.
-pub const MAX_DATAGRAM: usize = MAX_MESSAGE + 16;
+pub const MAX_DATAGRAM: usize = 64 * 1024 + 16;
 /// The most keys in one message, so that it stays below [`MAX_DATAGRAM`].
 pub(crate) const MAX_KEYS: usize = 3_072;
 /// The most nodes named in one message.
@@ -54,22 +53,25 @@ pub enum DecodeError {
     /// A field is missing or has a wrong length.
     #[error("{0} is missing or malformed")]
     Field(&'static str),
-    /// The message for the membership is malformed.
-    #[error(transparent)]
-    Members(#[from] crate::members::DecodeError),
 }
 
 impl Message {
     pub fn to_datagram(&self) -> Bytes {
-        let message = Some(self.clone());
-        generated::Envelope { message }.encode_to_vec().into()
+        let mut bytes = BytesMut::with_capacity(self.encoded_len());
+        self.encode(&mut bytes);
+        bytes.freeze()
     }
 
     /// # Errors
     /// The bytes are no message that this version knows, or a field is malformed.
     pub fn from_datagram(bytes: &[u8]) -> Result<Self, DecodeError> {
-        if bytes.len() > MAX_DATAGRAM {
-            return Err(DecodeError::TooLong(bytes.len()));
+        Self::from_buf(bytes)
+    }
+
+    /// Like [`Message::from_datagram`]. Given [`Bytes`], the fields of the message keep the whole datagram in memory.
+    pub fn from_buf(bytes: impl Buf) -> Result<Self, DecodeError> {
+        if bytes.remaining() > MAX_DATAGRAM {
+            return Err(DecodeError::TooLong(bytes.remaining()));
         }
         let envelope = generated::Envelope::decode(bytes)?;
         let mut message = envelope.message.ok_or(DecodeError::Unknown)?;
@@ -80,6 +82,7 @@ impl Message {
     /// Checks what protobuf does not: the lengths of fields.
     fn check(&mut self) -> Result<(), DecodeError> {
         match self {
+            // Checked as it is applied (`crate::members`).
             Self::Members(_) => Ok(()),
             Self::Announce(announce) => {
                 check_list(&announce.add, 16, MAX_KEYS, "add")?;
@@ -135,7 +138,7 @@ fn check_key(bytes: &Bytes) -> Result<(), DecodeError> {
         .ok_or(DecodeError::Field("key"))
 }
 
-fn check_node(bytes: &Bytes, name: &'static str) -> Result<(), DecodeError> {
+pub(crate) fn check_node(bytes: &Bytes, name: &'static str) -> Result<(), DecodeError> {
     check_list(bytes, 32, 1, name)
 }
 

@@ -9,8 +9,6 @@ use crate::random::mix;
 
 /// The most addresses of one kind: IPv4 and IPv6 of two interfaces.
 pub const MAX_ADDRESSES: usize = 4;
-/// The most bytes of a zone's name: the limit of Kubernetes label values, where zones come from.
-pub const MAX_ZONE: usize = 63;
 
 /// A node, identified by its Ed25519 public key, from which its libp2p peer id is derived.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,46 +45,20 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// The addresses and the zone of a member.
+/// The addresses of a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contact {
     router: Vec<SocketAddr>,
     registry: Vec<SocketAddr>,
-    zone: Option<String>,
-}
-
-/// A contact that other nodes would reject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ContactError {
-    /// There are too many addresses.
-    #[error("more than {MAX_ADDRESSES} addresses of one kind: announce fewer")]
-    Addresses,
-    #[error(
-        "a zone is 1 to {MAX_ZONE} bytes of letters, digits, '-', '_' and '.', as the value of a Kubernetes label"
-    )]
-    /// The zone's name is no label value.
-    Zone,
 }
 
 impl Contact {
-    /// A contact with the addresses of router and registry, best first, and the zone if known. Scope and flow label of
-    /// IPv6 addresses are dropped.
-    pub fn new(
-        router: Vec<SocketAddr>,
-        registry: Vec<SocketAddr>,
-        zone: Option<String>,
-    ) -> Result<Self, ContactError> {
-        if router.len() > MAX_ADDRESSES || registry.len() > MAX_ADDRESSES {
-            return Err(ContactError::Addresses);
-        }
-        if zone.as_deref().is_some_and(|zone| !is_zone(zone)) {
-            return Err(ContactError::Zone);
-        }
-        Ok(Self {
-            router,
-            registry,
-            zone,
-        })
+    /// The addresses of router and registry, best first: the first [`MAX_ADDRESSES`] of each. Other members do not learn
+    /// scope and flow label of IPv6 addresses.
+    pub fn new(mut router: Vec<SocketAddr>, mut registry: Vec<SocketAddr>) -> Self {
+        router.truncate(MAX_ADDRESSES);
+        registry.truncate(MAX_ADDRESSES);
+        Self { router, registry }
     }
 
     /// The addresses of the router, best first.
@@ -98,16 +70,6 @@ impl Contact {
     pub fn registry(&self) -> &[SocketAddr] {
         &self.registry
     }
-
-    /// The zone, if known.
-    pub fn zone(&self) -> Option<&str> {
-        self.zone.as_deref()
-    }
-}
-
-fn is_zone(zone: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    (1..=MAX_ZONE).contains(&zone.len()) && zone.bytes().all(plain)
 }
 
 /// A member as this node knows it.
@@ -115,7 +77,7 @@ fn is_zone(zone: &str) -> bool {
 pub struct Member {
     /// The member's id.
     pub id: NodeId,
-    /// Its addresses and zone.
+    /// Its addresses.
     pub contact: Arc<Contact>,
     /// Raised only by the member itself, when others believe something wrong about it. Higher is newer.
     pub incarnation: u32,

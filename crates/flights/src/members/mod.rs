@@ -12,7 +12,7 @@
 //! Why not the crate `foca`, which implements SWIM too: it has no field for an age that is computed when it is sent;
 //! its probe period is fixed at the start, ours follows the size of the cluster; a joining node gets one packet of
 //! random members, and lists are never compared; each message carries both identities in full, 150 bytes, where a ping
-//! here has 2; it searches all members for each update (0.4 µs at 1,024, 4 µs at 10,000 members: too slow for the
+//! here has 6; it searches all members for each update (0.4 µs at 1,024, 4 µs at 10,000 members: too slow for the
 //! simulator); and a restarted process must know its earlier incarnations.
 //!
 //! Sources: SWIM (Das, Gupta, Motivala, 2002) with suspicion; comparison of lists by Demers et al., Epidemic Algorithms
@@ -22,6 +22,7 @@
 
 mod apply;
 mod compare;
+mod joining;
 mod member;
 mod probes;
 mod roster;
@@ -30,28 +31,29 @@ mod rumors;
 mod tests;
 mod tick;
 mod timing;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use member::{Contact, ContactError, MAX_ADDRESSES, MAX_ZONE, Member, NodeId};
+pub use member::{Contact, MAX_ADDRESSES, Member, NodeId};
 pub use roster::MAX_MEMBERS;
-pub use wire::{DecodeError, MAX_MESSAGE};
 
 use crate::random::Random;
-use crate::{Born, Time};
-use compare::Joining;
+use crate::wire::{Message, node, node_field};
+use crate::{Born, DecodeError, Time};
+use apply::Source;
+use joining::Joining;
 use probes::Probes;
-use roster::{Entry, Roster, Status};
+use roster::Roster;
 use rumors::Rumors;
-use wire::{Claim, Kind, MemberUpdate, Message};
+use wire::{Draft, Kind, MAX_MESSAGE, MemberUpdate, MembersMessage, Probe, Status};
 
-/// The most bytes of updates on a probe or its answer.
+/// The most bytes of a probe or its answer, with updates.
 const PIGGYBACK: usize = 1_200;
-/// The most bytes of updates in one round of gossip.
+/// The most bytes of one round of gossip.
 const GOSSIP: usize = 16 * 1024;
 
 /// A message to send. If it is lost, only time is lost. If no node knows the addresses of `to`, it is a seed.
@@ -79,7 +81,6 @@ pub enum Change {
 /// After each call take the messages and changes, and call [`Members::tick`] at [`Members::next_deadline`].
 #[derive(Debug)]
 pub struct Members {
-    me: Member,
     has_left: bool,
     roster: Roster,
     rumors: Rumors,
@@ -96,20 +97,16 @@ pub struct Members {
 impl Members {
     /// A node that knows no other node yet. `seed` spreads its choices and must differ for each node and each start.
     pub fn new(now: Time, id: NodeId, contact: Contact, seed: u64) -> Self {
-        let born = Born::from_age(now, Duration::ZERO);
         let me = Member {
             id,
             contact: Arc::new(contact),
             incarnation: 0,
-            born,
+            born: Born::from_age(now, Duration::ZERO),
         };
-        let mut roster = Roster::new();
-        roster.count(&me);
         Self {
             changes: vec![Change::Joined(me.clone())],
-            me,
             has_left: false,
-            roster,
+            roster: Roster::new(me),
             rumors: Rumors::default(),
             probes: Probes::default(),
             joining: Joining::default(),
@@ -123,36 +120,30 @@ impl Members {
 
     /// This node itself.
     pub fn me(&self) -> &Member {
-        &self.me
+        self.roster.me()
     }
 
     /// A living member, this node included.
     pub fn get(&self, id: &NodeId) -> Option<&Member> {
-        if *id == self.me.id {
-            return Some(&self.me);
-        }
-        self.roster
-            .get(id)
-            .filter(|entry| entry.status.is_live())
-            .map(|entry| &entry.member)
+        self.roster.get_live(id).map(|entry| &entry.member)
     }
 
     /// All living members, this node included.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
-        let others = self.roster.entries().filter(|entry| entry.status.is_live());
-        std::iter::once(&self.me).chain(others.map(|entry| &entry.member))
+        let live = self.roster.entries().filter(|entry| entry.status.is_live());
+        live.map(|entry| &entry.member)
     }
 
     /// The number of living members, this node included: at least 1.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.roster.live().len() + 1
+        self.roster.live() + 1
     }
 
     /// Whether this node has its first list, or has stopped waiting for one. Before that it knows too few members to
     /// tell who owns what.
     pub fn has_joined(&self) -> bool {
-        self.joining.is_over()
+        !self.joining.is_waiting
     }
 
     /// The messages to send, in order.
@@ -167,173 +158,146 @@ impl Members {
 
     /// Changes this node's addresses and tells the other members.
     pub fn set_contact(&mut self, now: Time, contact: Contact) {
-        if *self.me.contact != contact {
-            self.me.contact = Arc::new(contact);
-            self.changes.push(Change::Updated(self.me.clone()));
-            self.reincarnate(now, self.me.incarnation);
+        let mut me = self.me().clone();
+        if *me.contact != contact {
+            me.contact = Arc::new(contact);
+            self.changes.push(Change::Updated(me.clone()));
+            let incarnation = me.incarnation;
+            self.roster.set_me(me);
+            self.reincarnate(now, incarnation);
         }
-    }
-
-    /// Probes a member at once: it could not be reached.
-    pub fn probe_now(&mut self, now: Time, id: NodeId) {
-        self.probe(now, id);
     }
 
     /// Leaves the cluster. The resulting messages tell the other members; the node sends nothing afterwards.
     pub fn leave(&mut self) {
         self.has_left = true;
-        let mut message = Message::new(&Kind::Gossip);
-        let incarnation = self.me.incarnation;
-        message.push(
-            &MemberUpdate {
-                id: self.me.id,
-                incarnation,
-                claim: Claim::Left,
-            },
-            MAX_MESSAGE,
-        );
-        let bytes = message.finish();
-        for to in self.roster.pick(timing::LEAVE_FANOUT, &mut self.random) {
-            self.datagrams.push(Datagram {
-                to,
-                bytes: bytes.clone(),
-            });
+        let mut message = Draft::new(None);
+        // Without an age, for which the time would matter.
+        let update = MemberUpdate::new(Time::default(), self.me(), Status::Left);
+        message.push(update, MAX_MESSAGE);
+        let targets = self.roster.pick(timing::LEAVE_FANOUT, &mut self.random);
+        self.send_to_all(targets, message);
+    }
+
+    /// Handles a datagram. `from` is its sender as authenticated by the transport. Only messages of the membership
+    /// have an effect.
+    ///
+    /// # Errors The datagram cannot be decoded; nothing has changed.
+    pub fn receive(&mut self, now: Time, from: NodeId, datagram: Bytes) -> Result<(), DecodeError> {
+        match Message::from_buf(datagram)? {
+            Message::Members(message) => self.accept(now, from, message),
+            _ => Ok(()),
         }
     }
 
-    /// Handles a message. `from` is its sender as authenticated by the transport. A message that cannot be decoded
-    /// changes nothing.
-    pub fn receive(&mut self, now: Time, from: NodeId, message: &[u8]) -> Result<(), DecodeError> {
-        let (kind, updates) = wire::decode(message)?;
-        if self.has_left || from == self.me.id {
+    /// Handles a message of the membership. See [`Members::receive`].
+    pub(crate) fn accept(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        message: MembersMessage,
+    ) -> Result<(), DecodeError> {
+        let (kind, claims) = message.read(now)?;
+        if self.has_left || from == self.me().id {
             return Ok(());
         }
+        if let Some(Kind::List(list)) = kind {
+            self.take_list(now, from, &list, claims);
+            return Ok(());
+        }
+        self.learn_all(now, from, claims, Source::Gossip);
         match kind {
-            Kind::List { parts, whole } => self.take_list(now, from, parts, whole, updates),
-            Kind::Sync { joining, digest } => {
-                self.learn_all(now, from, updates, false);
-                self.answer_sync(now, from, joining, &digest);
+            Some(Kind::Sync(sync)) => {
+                self.answer_sync(now, from, &sync);
+                return Ok(());
             }
-            Kind::Ping { number } => {
-                self.learn_all(now, from, updates, false);
-                self.send_with_updates(now, from, &Kind::Ack { number });
-            }
-            Kind::Ack { number } => {
-                self.learn_all(now, from, updates, false);
-                if let Some((origin, number)) = self.probes.answered(from, number) {
-                    self.send_with_updates(now, origin, &Kind::Ack { number });
-                }
-                self.tell_sender_about_itself(now, from);
-            }
-            Kind::PingFor { target, number } => {
-                self.learn_all(now, from, updates, false);
-                self.probe_for(now, from, target, number);
-                self.tell_sender_about_itself(now, from);
-            }
-            Kind::Gossip => {
-                self.learn_all(now, from, updates, false);
-                self.tell_sender_about_itself(now, from);
-            }
+            Some(Kind::Ping(probe)) => self.answer_ping(now, from, probe),
+            Some(Kind::Ack(probe)) => self.take_ack(now, from, probe),
+            Some(Kind::List(_)) | None => {}
+        }
+        // Asks an unknown sender for its list, and tells a known one what it should refute.
+        match self.roster.get(&from).map(|entry| entry.status) {
+            None => self.send_sync(now, from),
+            Some(Status::Alive) => {}
+            Some(_) => self.send(now, from, Draft::new(None)),
         }
         Ok(())
     }
 
-    fn probe(&mut self, now: Time, target: NodeId) {
-        let Some(entry) = self
-            .roster
-            .get(&target)
-            .filter(|entry| entry.status.is_live())
-        else {
+    /// Probes a member at once, for example because it could not be reached.
+    pub fn probe_now(&mut self, now: Time, target: NodeId) {
+        let entry = self.roster.get_live(&target);
+        let Some(entry) = entry.filter(|entry| entry.member.id != self.me().id) else {
             return;
         };
         if let Some(number) = self.probes.begin(now, target, entry.member.incarnation) {
-            self.send_with_updates(now, target, &Kind::Ping { number });
+            let probe = Probe {
+                number,
+                ..Probe::default()
+            };
+            self.send(now, target, Draft::new(Some(Kind::Ping(probe))));
         }
     }
 
-    fn probe_for(&mut self, now: Time, origin: NodeId, target: NodeId, number: u32) {
-        if self.roster.get(&target).is_none() {
-            return;
+    /// Answers a ping, or passes it on to the member that the sender wants to be probed.
+    fn answer_ping(&mut self, now: Time, from: NodeId, mut probe: Probe) {
+        match node(&probe.target).filter(|target| *target != self.me().id) {
+            None => self.send(now, from, Draft::new(Some(Kind::Ack(probe)))),
+            Some(target) if self.roster.get(&target).is_some() => {
+                probe.origin = node_field(Some(from));
+                self.send(now, target, Draft::new(Some(Kind::Ping(probe))));
+            }
+            Some(_) => {}
         }
-        if let Some(number) = self.probes.relay(now, target, origin, number) {
-            self.send_with_updates(now, target, &Kind::Ping { number });
+    }
+
+    /// Ends a probe, or passes the answer on to the node that asked for help.
+    fn take_ack(&mut self, now: Time, from: NodeId, mut probe: Probe) {
+        match node(&probe.origin) {
+            None => {
+                let target = node(&probe.target).unwrap_or(from);
+                self.probes.answered(from, target, probe.number);
+            }
+            Some(origin) if origin != self.me().id && self.roster.get(&origin).is_some() => {
+                probe.target = node_field(Some(from));
+                probe.origin.clear();
+                self.send(now, origin, Draft::new(Some(Kind::Ack(probe))));
+            }
+            Some(_) => {}
         }
     }
 
     /// Sends a message with any claim about `to` that it should refute, and with some updates.
-    fn send_with_updates(&mut self, now: Time, to: NodeId, kind: &Kind) {
-        let mut message = Message::new(kind);
-        if let Some(update) = self.claim_to_refute(now, &to) {
-            message.push(&update, PIGGYBACK);
+    fn send(&mut self, now: Time, to: NodeId, mut message: Draft) {
+        let about_it = self.roster.get(&to);
+        if let Some(entry) = about_it.filter(|entry| entry.status != Status::Alive) {
+            message.push(
+                MemberUpdate::new(now, &entry.member, entry.status),
+                MAX_MESSAGE,
+            );
         }
         self.add_rumors(now, &mut message, 1, PIGGYBACK);
-        self.datagrams.push(Datagram {
+        self.send_to_all([to], message);
+    }
+
+    fn send_to_all(&mut self, targets: impl IntoIterator<Item = NodeId>, message: Draft) {
+        let bytes = message.finish();
+        let to_each = |to| Datagram {
             to,
-            bytes: message.finish(),
-        });
+            bytes: bytes.clone(),
+        };
+        self.datagrams.extend(targets.into_iter().map(to_each));
     }
 
-    /// Tells a sender any claim that it should refute; asks an unknown sender for its list.
-    fn tell_sender_about_itself(&mut self, now: Time, from: NodeId) {
-        if self.roster.get(&from).is_none() {
-            self.send_sync(now, from);
-        } else if let Some(update) = self.claim_to_refute(now, &from) {
-            let mut message = Message::new(&Kind::Gossip);
-            message.push(&update, MAX_MESSAGE);
-            self.datagrams.push(Datagram {
-                to: from,
-                bytes: message.finish(),
-            });
-        }
-    }
-
-    /// The claim about `id` that `id` would refute, if there is one.
-    fn claim_to_refute(&self, now: Time, id: &NodeId) -> Option<MemberUpdate> {
-        let entry = self
-            .roster
-            .get(id)
-            .filter(|entry| entry.status != Status::Alive)?;
-        Some(update_about(now, entry))
-    }
-
-    fn add_rumors(&mut self, now: Time, message: &mut Message, times: u8, limit: usize) {
-        let Self {
-            rumors, roster, me, ..
-        } = self;
-        rumors.tell(times, timing::copies(roster.live().len() + 1), |id| {
-            let update = if id == me.id {
-                Some(alive(now, me))
-            } else {
-                roster.get(&id).map(|entry| update_about(now, entry))
-            };
+    fn add_rumors(&mut self, now: Time, message: &mut Draft, times: u8, limit: usize) {
+        let copies = timing::copies(self.len());
+        let roster = &self.roster;
+        self.rumors.tell(times, copies, |id| {
+            let update = roster
+                .get(&id)
+                .map(|entry| MemberUpdate::new(now, &entry.member, entry.status));
             // A member forgotten meanwhile needs no update.
-            update.is_none_or(|update| message.push(&update, limit))
+            update.is_none_or(|update| message.push(update, limit))
         });
-    }
-}
-
-fn alive(now: Time, member: &Member) -> MemberUpdate {
-    let claim = Claim::Alive {
-        contact: Arc::clone(&member.contact),
-        age: member.born.age(now),
-    };
-    MemberUpdate {
-        id: member.id,
-        incarnation: member.incarnation,
-        claim,
-    }
-}
-
-fn update_about(now: Time, entry: &Entry) -> MemberUpdate {
-    let claim = match entry.status {
-        Status::Alive => return alive(now, &entry.member),
-        Status::Suspect => Claim::Suspect,
-        Status::Down => Claim::Down,
-        Status::Left => Claim::Left,
-    };
-    MemberUpdate {
-        id: entry.member.id,
-        incarnation: entry.member.incarnation,
-        claim,
     }
 }

@@ -1,6 +1,6 @@
 //! Updates that are being spread. Those told least often go first.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::member::NodeId;
 
@@ -10,15 +10,18 @@ use super::member::NodeId;
 /// bytes, but after a partition of 256 nodes healed, 4 % of members were unknown to some node for 20 s instead of 2 s.
 #[derive(Debug, Default)]
 pub(super) struct Rumors {
-    /// How often each was told.
-    told: BTreeMap<NodeId, u8>,
-    /// Members by how often they were told. An entry whose count has changed is stale and skipped.
-    queues: Vec<VecDeque<NodeId>>,
+    /// By how often each was told, then by age.
+    queue: BTreeMap<Place, NodeId>,
+    places: BTreeMap<NodeId, Place>,
+    count: u64,
 }
+
+/// How often an update was told, and a number that orders updates told equally often.
+type Place = (u8, u64);
 
 impl Rumors {
     pub(super) fn is_empty(&self) -> bool {
-        self.told.is_empty()
+        self.queue.is_empty()
     }
 
     /// Starts spreading an update about `id`.
@@ -29,49 +32,28 @@ impl Rumors {
     /// Offers ids to `tell`, least told first, until it returns false. Each accepted id counts as told `times` more,
     /// and is dropped after `copies` times.
     pub(super) fn tell(&mut self, times: u8, copies: u8, mut tell: impl FnMut(NodeId) -> bool) {
-        let mut taken = Vec::new();
-        'full: for (told, queue) in self.queues.iter_mut().enumerate() {
-            while let Some(id) = queue.pop_front() {
-                let current = self
-                    .told
-                    .get(&id)
-                    .is_some_and(|count| usize::from(*count) == told);
-                if !current {
-                    continue;
-                }
-                if !tell(id) {
-                    queue.push_front(id);
-                    break 'full;
-                }
-                taken.push(id);
-            }
-        }
-        for id in taken {
-            let told = self.told.get(&id).copied().unwrap_or(copies);
-            self.finish(id, told.saturating_add(times), copies);
-        }
-    }
-
-    fn finish(&mut self, id: NodeId, told: u8, copies: u8) {
-        if told < copies {
-            self.set(id, told);
-        } else {
-            self.told.remove(&id);
-            if self.told.is_empty() {
-                // Only stale entries are left in them.
-                self.queues.clear();
+        let offered = self.queue.iter().take_while(|(_, id)| tell(**id));
+        let taken: Vec<_> = offered.map(|((told, _), id)| (*id, *told)).collect();
+        for (id, told) in taken {
+            let told = told.saturating_add(times);
+            if told < copies {
+                self.set(id, told);
+            } else {
+                self.remove(id);
             }
         }
     }
 
     fn set(&mut self, id: NodeId, told: u8) {
-        self.told.insert(id, told);
-        let level = usize::from(told);
-        if self.queues.len() <= level {
-            self.queues.resize_with(level + 1, VecDeque::new);
-        }
-        if let Some(queue) = self.queues.get_mut(level) {
-            queue.push_back(id);
+        self.remove(id);
+        self.count += 1;
+        self.queue.insert((told, self.count), id);
+        self.places.insert(id, (told, self.count));
+    }
+
+    fn remove(&mut self, id: NodeId) {
+        if let Some(place) = self.places.remove(&id) {
+            self.queue.remove(&place);
         }
     }
 }

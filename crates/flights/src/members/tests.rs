@@ -1,65 +1,85 @@
-//! Whatever a node is told, in whatever order, and however late it wakes.
+//! Properties of the membership under any sequence of messages, and single rules.
 
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::wire::Claim;
+use super::wire::tests::{NOW, members_message};
 use super::*;
+use crate::wire::MAX_DATAGRAM;
 
-const ME: u8 = 0;
+const ME: NodeId = NodeId([0; 32]);
 
-fn id(number: u8) -> NodeId {
-    NodeId([number; 32])
+fn id(number: u32) -> NodeId {
+    let mut id = [7; 32];
+    id[..4].copy_from_slice(&number.to_be_bytes());
+    NodeId(id)
 }
 
-fn told() -> impl Strategy<Value = MemberUpdate> {
-    let claim = prop_oneof![
-        (0..20_000_u64).prop_map(|age| Claim::Alive {
-            contact: Arc::default(),
-            age: Duration::from_millis(age)
-        }),
-        Just(Claim::Suspect),
-        Just(Claim::Down),
-        Just(Claim::Left),
-    ];
-    (0..8_u8, 0..4_u32, claim).prop_map(|(number, incarnation, claim)| MemberUpdate {
+fn me() -> Members {
+    Members::new(NOW, ME, Contact::default(), 1)
+}
+
+/// A member with an address of each kind, 400 s old.
+fn member(number: u32, incarnation: u32) -> Member {
+    let at = |port| vec![(std::net::Ipv4Addr::from(0x0a00_0000 + number), port).into()];
+    Member {
         id: id(number),
+        contact: Arc::new(Contact::new(at(5001), at(5000))),
         incarnation,
-        claim,
-    })
+        born: Born::from_age(NOW, Duration::from_secs(400)),
+    }
 }
 
-fn kind() -> impl Strategy<Value = Kind> {
-    prop_oneof![
-        (0..5_u32).prop_map(|number| Kind::Ping { number }),
-        (0..5_u32).prop_map(|number| Kind::Ack { number }),
-        (0..8_u8, 0..5_u32).prop_map(|(target, number)| Kind::PingFor {
-            target: id(target),
-            number
-        }),
-        Just(Kind::Gossip),
-        any::<(bool, u64)>().prop_map(|(joining, hash)| Kind::Sync {
-            joining,
-            digest: Box::new([hash; 64])
-        }),
-        any::<(u8, u64)>().prop_map(|(parts, whole)| Kind::List { parts, whole }),
-    ]
+fn message(kind: Option<Kind>, updates: &[Claim]) -> MembersMessage {
+    let update = |(member, status): &Claim| MemberUpdate::new(NOW, member, *status);
+    MembersMessage {
+        kind,
+        updates: updates.iter().map(update).collect(),
+    }
+}
+
+impl Members {
+    fn hear(&mut self, now: Time, from: NodeId, kind: Option<Kind>, updates: &[Claim]) {
+        let message = message(kind, updates);
+        self.accept(now, from, message).expect("a valid message");
+    }
+
+    /// Ticks whenever it asks for that, and returns the time of the last tick.
+    fn run(&mut self, start: Time, time: Duration) -> Time {
+        let mut now = start;
+        while self.next_deadline() <= start.after(time) {
+            now = self.next_deadline();
+            self.tick(now);
+        }
+        now
+    }
+
+    /// The messages of the membership that are to be sent.
+    fn sent(&mut self) -> Vec<(NodeId, MembersMessage)> {
+        let sent = self.take_datagrams().into_iter();
+        sent.map(|datagram| match Message::from_datagram(&datagram.bytes) {
+            Ok(Message::Members(message)) => (datagram.to, message),
+            other => panic!("{other:?}"),
+        })
+        .collect()
+    }
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Hear(u8, Kind, Vec<MemberUpdate>),
+    Receive(u8, MembersMessage),
     Wait(u64),
-    Doubt(u8),
+    Probe(u8),
     Join(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..8_u8, kind(), prop::collection::vec(told(), 0..5))
-            .prop_map(|(from, kind, update)| Step::Hear(from, kind, update)),
+        4 => (0..8_u8, members_message()).prop_map(|(from, message)| Step::Receive(from, message)),
         2 => (1..40_000_u64).prop_map(Step::Wait),
-        1 => (0..8_u8).prop_map(Step::Doubt),
+        1 => (0..8_u8).prop_map(Step::Probe),
         1 => (0..8_u8).prop_map(Step::Join),
     ]
 }
@@ -67,21 +87,16 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn changes_add_up_to_the_members(steps in prop::collection::vec(step(), 0..60)) {
-        let mut now = Time(50_000);
-        let mut members = Members::new(now, id(ME), Contact::default(), 1);
+        let mut now = NOW;
+        let mut members = me();
         let mut listed = BTreeSet::new();
         let mut incarnation = 0;
         for step in steps {
+            let id = |number| NodeId([number; 32]);
             match step {
-                Step::Hear(from, kind, update) => {
-                    let mut message = Message::new(&kind);
-                    for update in update {
-                        message.push(&update, MAX_MESSAGE);
-                    }
-                    members.receive(now, id(from), &message.finish())?;
-                }
+                Step::Receive(from, message) => members.accept(now, id(from), message)?,
                 Step::Wait(wait) => now = Time(now.0 + wait),
-                Step::Doubt(number) => members.probe_now(now, id(number)),
+                Step::Probe(number) => members.probe_now(now, id(number)),
                 Step::Join(seed) => members.join(now, [id(seed)]),
             }
             // It does not ask to be woken for what it has just done.
@@ -100,45 +115,186 @@ proptest! {
             let all: BTreeSet<_> = members.iter().map(|member| member.id).collect();
             prop_assert_eq!(&all, &listed);
             prop_assert_eq!(all.len(), members.len());
-            prop_assert!(all.contains(&id(ME)), "nobody buries the living");
+            prop_assert!(all.contains(&ME), "a node never removes itself");
             prop_assert!(members.me().incarnation >= incarnation);
             incarnation = members.me().incarnation;
             for datagram in members.take_datagrams() {
-                prop_assert!(datagram.to != id(ME));
-                prop_assert!(datagram.bytes.len() <= MAX_MESSAGE);
+                prop_assert!(datagram.to != ME);
+                prop_assert!(datagram.bytes.len() <= MAX_DATAGRAM);
             }
         }
     }
 }
 
 #[test]
-fn one_who_leaves_says_no_more() {
-    let now = Time(0);
-    let mut members = Members::new(now, id(ME), Contact::default(), 1);
-    let mut hello = Message::new(&Kind::Ping { number: 1 });
-    let alive = Claim::Alive {
-        contact: Arc::default(),
-        age: Duration::ZERO,
-    };
-    hello.push(
-        &MemberUpdate {
-            id: id(1),
-            incarnation: 0,
-            claim: alive,
-        },
-        MAX_MESSAGE,
-    );
-    let hello = hello.finish();
-    members
-        .receive(now, id(1), &hello)
-        .expect("a valid message");
+fn a_node_that_has_left_sends_nothing() {
+    let mut members = me();
+    let ping = || Some(Kind::Ping(Probe::default()));
+    members.hear(NOW, id(1), ping(), &[(member(1, 0), Status::Alive)]);
     members.take_datagrams();
 
     members.leave();
     assert_eq!(members.take_datagrams().len(), 1);
-    members
-        .receive(now, id(1), &hello)
-        .expect("a valid message");
-    members.tick(Time(60_000));
+    members.hear(NOW, id(1), ping(), &[]);
+    members.tick(NOW.after(Duration::from_secs(60)));
     assert_eq!(members.take_datagrams(), []);
+}
+
+/// Measured with a list of 1,000 members: 58 bytes each.
+#[test]
+fn lists_and_gossip_are_small() {
+    let mut members = me();
+    for number in 1..1_000 {
+        members.hear(NOW, id(1), None, &[(member(number, 0), Status::Alive)]);
+    }
+    members.take_datagrams();
+    let sync = Kind::Sync(wire::Sync {
+        joining: true,
+        bucket_hashes: vec![1; 64],
+    });
+    members.hear(NOW, id(1), Some(sync), &[]);
+    let answer: Vec<_> = members.take_datagrams();
+    let bytes: usize = answer.iter().map(|datagram| datagram.bytes.len()).sum();
+    println!("1,000 members: {bytes} bytes in {} messages", answer.len());
+    assert!(bytes < 59_000, "{bytes}");
+
+    members.tick(NOW.after(timing::GOSSIP_BATCH));
+    let gossip = members.sent();
+    assert_eq!(gossip.len(), timing::FANOUT);
+    let told = gossip[0].1.updates.len();
+    println!("gossip about {told} members of at most {GOSSIP} bytes");
+    assert!(told > GOSSIP / 60, "{told}");
+}
+
+#[test]
+fn a_list_that_needs_several_messages_is_complete() {
+    let mut members = me();
+    for number in 1..=3_000 {
+        members.hear(NOW, id(1), None, &[(member(number, 0), Status::Alive)]);
+    }
+    members.take_datagrams();
+    let sync = Kind::Sync(wire::Sync {
+        joining: true,
+        bucket_hashes: vec![1; 64],
+    });
+    members.hear(NOW, id(1), Some(sync), &[]);
+    let parts = members.take_datagrams();
+    assert_eq!(parts.len(), 3);
+
+    let mut joining = Members::new(NOW, id(5_000), Contact::default(), 2);
+    joining.join(NOW, [ME]);
+    joining.take_datagrams();
+    for part in parts.iter().rev() {
+        assert!(!joining.has_joined());
+        joining
+            .receive(NOW, ME, part.bytes.clone())
+            .expect("a valid message");
+    }
+    assert!(joining.has_joined());
+    assert_eq!(joining.len(), 3_002);
+    // Of the buckets that were split it cannot tell what is lacking; of the others nothing is but itself.
+    let sent = joining.sent();
+    let lacking = sent.iter().flat_map(|(_, message)| &message.updates);
+    let mut lacking: Vec<_> = lacking.map(|update| update.id.clone()).collect();
+    lacking.dedup();
+    assert_eq!(lacking, [node_field(Some(id(5_000)))]);
+}
+
+#[test]
+fn a_death_in_a_list_is_only_a_suspicion() {
+    let list = || Some(Kind::List(wire::List::default()));
+    let mut members = me();
+    members.hear(NOW, id(1), None, &[(member(2, 3), Status::Alive)]);
+    members.hear(NOW, id(1), list(), &[(member(2, 3), Status::Dead)]);
+    assert!(members.get(&id(2)).is_some());
+    members.hear(NOW, id(1), None, &[(member(2, 3), Status::Dead)]);
+    assert!(members.get(&id(2)).is_none());
+    // Lists of others may be older. A higher incarnation is newer.
+    members.hear(NOW, id(1), list(), &[(member(2, 3), Status::Suspect)]);
+    members.hear(NOW, id(1), list(), &[(member(2, 4), Status::Dead)]);
+    assert!(members.get(&id(2)).is_none());
+    members.hear(NOW, id(1), list(), &[(member(2, 4), Status::Suspect)]);
+    assert!(members.get(&id(2)).is_some());
+    // Who leaves says so itself.
+    members.hear(NOW, id(1), list(), &[(member(2, 4), Status::Left)]);
+    assert!(members.get(&id(2)).is_none());
+}
+
+#[test]
+fn a_suspect_is_known_with_its_addresses() {
+    let mut members = me();
+    members.hear(NOW, id(1), None, &[(member(2, 3), Status::Suspect)]);
+    assert_eq!(members.get(&id(2)), Some(&member(2, 3)));
+    members.run(NOW, timing::SUSPICION_HEARD);
+    assert!(members.get(&id(2)).is_none());
+}
+
+#[test]
+fn helpers_pass_probes_and_answers_on() {
+    let [origin, helper, target] = [1, 2, 3].map(|number| member(number, 0));
+    let everybody = [&origin, &helper, &target].map(|it| (it.clone(), Status::Alive));
+    let start = |me: &Member| {
+        let mut members = Members::new(NOW, me.id, Contact::default(), 1);
+        for (member, status) in everybody.iter().filter(|(member, _)| member.id != me.id) {
+            members.hear(NOW, id(9), None, &[(member.clone(), *status)]);
+        }
+        members.take_datagrams();
+        members
+    };
+    let [mut at_origin, mut at_helper, mut at_target] = [&origin, &helper, &target].map(start);
+    let probe = |members: &mut Members, to: NodeId| {
+        let sent = members.sent().into_iter();
+        let is_it = |(recipient, message): &(NodeId, MembersMessage)| {
+            *recipient == to && matches!(message.kind, Some(Kind::Ping(_) | Kind::Ack(_)))
+        };
+        sent.filter(is_it)
+            .map(|(_, message)| message)
+            .next()
+            .expect("a probe or its answer")
+    };
+
+    at_origin.probe_now(NOW, target.id);
+    at_origin.take_datagrams();
+    let asked = NOW.after(timing::DIRECT_WAIT);
+    at_origin.tick(asked);
+    let ping = probe(&mut at_origin, helper.id);
+    at_helper.accept(asked, origin.id, ping).expect("valid");
+    let ping = probe(&mut at_helper, target.id);
+    at_target.accept(asked, helper.id, ping).expect("valid");
+    let ack = probe(&mut at_target, helper.id);
+    // Another node cannot answer for the target.
+    at_helper.accept(asked, id(9), ack.clone()).expect("valid");
+    let forged = probe(&mut at_helper, origin.id);
+    at_origin.accept(asked, helper.id, forged).expect("valid");
+    assert!(at_origin.probes.next_deadline().is_some());
+
+    at_helper.accept(asked, target.id, ack).expect("valid");
+    let ack = probe(&mut at_helper, origin.id);
+    // Nor can a node that was not asked to help.
+    at_origin.accept(asked, id(9), ack.clone()).expect("valid");
+    assert!(at_origin.probes.next_deadline().is_some());
+    at_origin.accept(asked, helper.id, ack).expect("valid");
+    assert_eq!(at_origin.probes.next_deadline(), None);
+}
+
+#[test]
+fn a_node_that_was_stopped_declares_nobody_dead() {
+    let mut members = me();
+    members.hear(NOW, id(1), None, &[(member(1, 0), Status::Alive)]);
+    members.probe_now(NOW, id(1));
+    let mut now = members.run(NOW, Duration::from_secs(3));
+    let is_told = |members: &mut Members| {
+        let sent = members.sent();
+        let updates = sent.iter().flat_map(|(_, message)| &message.updates);
+        let statuses: Vec<_> = updates.map(MemberUpdate::status).collect();
+        statuses.contains(&Status::Suspect)
+    };
+    assert!(is_told(&mut members), "the member does not answer");
+    // The node is stopped; the member's answer waits meanwhile.
+    now = now.after(Duration::from_secs(60));
+    members.tick(now);
+    assert!(members.get(&id(1)).is_some());
+    members.hear(now, id(1), None, &[(member(1, 1), Status::Alive)]);
+    members.tick(now.after(timing::SUSPICION));
+    assert!(members.get(&id(1)).is_some());
 }

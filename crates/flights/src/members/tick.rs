@@ -1,13 +1,13 @@
 //! What happens as time passes.
 
+use super::apply::Source;
 use super::probes::Due;
-use super::roster::Status;
-use super::timing::{
-    FANOUT, GOSSIP_EVERY, INDIRECT_PROBES, OVERSLEPT, REMEMBER_DEAD, SUSPICION, probe_every,
-};
-use super::wire::{Kind, MAX_MESSAGE, Message};
-use super::{Datagram, GOSSIP, Members, NodeId};
+use super::roster::Entry;
+use super::timing::{FANOUT, GOSSIP_EVERY, INDIRECT_PROBES, OVERSLEPT, SUSPICION, probe_every};
+use super::wire::{Draft, Kind, Probe, Status};
+use super::{GOSSIP, Members, NodeId};
 use crate::Time;
+use crate::wire::node_field;
 
 impl Members {
     /// When [`Members::tick`] must be called next. Calling it late does little harm, early none.
@@ -18,7 +18,6 @@ impl Members {
             self.next_gossip,
             self.probes.next_deadline(),
             self.roster.next_deadline(),
-            self.joining.next_deadline(),
         ];
         deadlines
             .into_iter()
@@ -32,9 +31,9 @@ impl Members {
         if self.has_left {
             return;
         }
-        if now.since(self.next_deadline()) > OVERSLEPT {
-            self.probes.void();
-            self.roster.spare_suspects(now.after(SUSPICION));
+        let overslept = now.since(self.next_deadline()) > OVERSLEPT;
+        if overslept {
+            self.probes.clear();
         }
         while let Some(due) = self.probes.due(now) {
             match due {
@@ -45,16 +44,15 @@ impl Members {
                 } => self.suspect(now, target, incarnation),
             }
         }
-        while let Some(id) = self.roster.due(now) {
-            self.expire(now, id);
+        while let Some(entry) = self.roster.due(now).cloned() {
+            self.expire(now, entry, overslept);
         }
         if self.next_probe <= now {
             self.next_probe = now.after(probe_every(self.len()));
             if let Some(target) = self.roster.next_to_probe(&mut self.random) {
-                self.probe(now, target);
+                self.probe_now(now, target);
             }
         }
-        self.ask_seed(now);
         if self.next_sync <= now {
             self.sync(now);
         }
@@ -67,33 +65,40 @@ impl Members {
         let mut helpers = self.roster.pick(INDIRECT_PROBES + 1, &mut self.random);
         helpers.retain(|helper| *helper != target);
         helpers.truncate(INDIRECT_PROBES);
-        self.probes.helped_by(number, &helpers);
-        for helper in helpers {
-            self.send_with_updates(now, helper, &Kind::PingFor { target, number });
+        for helper in &helpers {
+            let probe = Probe {
+                number,
+                target: node_field(Some(target)),
+                ..Probe::default()
+            };
+            self.send(now, *helper, Draft::new(Some(Kind::Ping(probe))));
         }
+        self.probes.helped_by(number, helpers);
     }
 
     /// Suspects a member that did not answer. It is told at once, so that it can refute this.
     fn suspect(&mut self, now: Time, target: NodeId, incarnation: u32) {
-        self.learn_not_alive(now, target, incarnation, Status::Suspect, SUSPICION);
-        if let Some(update) = self.claim_to_refute(now, &target) {
-            let mut message = Message::new(&Kind::Gossip);
-            message.push(&update, MAX_MESSAGE);
-            self.datagrams.push(Datagram {
-                to: target,
-                bytes: message.finish(),
-            });
-        }
+        let entry = self.roster.get_live(&target);
+        // With another incarnation it has been heard from since the probe began.
+        let Some(entry) = entry.filter(|entry| entry.member.incarnation == incarnation) else {
+            return;
+        };
+        let member = entry.member.clone();
+        self.learn(now, member, Status::Suspect, Source::Probes);
+        self.send(now, target, Draft::new(None));
     }
 
     /// Handles the deadline of a suspect or dead member.
-    fn expire(&mut self, now: Time, id: NodeId) {
-        match self.roster.get(&id) {
-            Some(entry) if entry.status == Status::Suspect => {
-                let incarnation = entry.member.incarnation;
-                self.learn_not_alive(now, id, incarnation, Status::Down, REMEMBER_DEAD);
+    fn expire(&mut self, now: Time, entry: Entry, overslept: bool) {
+        match entry.status {
+            // It may have refuted the suspicion meanwhile.
+            Status::Suspect if overslept => {
+                let deadline = Some(now.after(SUSPICION));
+                let entry = Entry { deadline, ..entry };
+                self.roster.put(entry, &mut self.random);
             }
-            _ => self.roster.remove(&id),
+            Status::Suspect => self.learn(now, entry.member, Status::Dead, Source::Probes),
+            _ => self.roster.forget(&entry.member.id),
         }
     }
 
@@ -107,16 +112,10 @@ impl Members {
             self.rumors = Default::default();
             return;
         }
-        let mut message = Message::new(&Kind::Gossip);
-        let empty = message.len();
+        let mut message = Draft::new(None);
         self.add_rumors(now, &mut message, times, GOSSIP);
-        if message.len() > empty {
-            let bytes = message.finish();
-            let to_each = |to| Datagram {
-                to,
-                bytes: bytes.clone(),
-            };
-            self.datagrams.extend(targets.into_iter().map(to_each));
+        if message.has_updates() {
+            self.send_to_all(targets, message);
         }
         if !self.rumors.is_empty() {
             self.next_gossip = Some(now.after(GOSSIP_EVERY));

@@ -10,8 +10,8 @@ use std::time::Duration;
 /// A probe without an answer is repeated through other members after this time. It covers a new connection (four round
 /// trips) across zones, and a busy node.
 pub(super) const DIRECT_WAIT: Duration = Duration::from_millis(500);
-/// A member that has not answered by then, directly or through others, is suspect.
-pub(super) const PROBE_WAIT: Duration = Duration::from_millis(1_500);
+/// A member that has not answered after this time more, directly or through others, is suspect.
+pub(super) const INDIRECT_WAIT: Duration = Duration::from_secs(1);
 /// The number of members that help with a probe. Source: SWIM (Das, Gupta, Motivala, 2002), section 3.1; k = 3.
 pub(super) const INDIRECT_PROBES: usize = 3;
 /// The member that raised a suspicion declares the suspect dead after this time.

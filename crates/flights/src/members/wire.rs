@@ -1,178 +1,176 @@
-//! The messages of the membership, and their encoding.
-//!
-//! A message is one byte for its kind, the fields of that kind, and updates about members up to the end. Numbers are
-//! varints (LEB128) unless noted. The sender is not named: the transport authenticates it.
-
-mod read;
-#[cfg(test)]
-mod tests;
+//! Messages of the membership: reads and writes what `proto/members.proto` defines.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
+use prost::Message as _;
 
-use super::member::{Contact, NodeId};
+use super::member::{Contact, MAX_ADDRESSES, Member};
+use super::roster::BUCKETS;
 use crate::time::millis;
+use crate::wire::{MAX_DATAGRAM, Message, check_node, node, node_field};
+use crate::{Born, DecodeError, Time};
 
-pub use read::DecodeError;
-pub(super) use read::decode;
+#[cfg(test)]
+pub(crate) mod tests;
 
-/// The most bytes of a message, sent or received.
-pub const MAX_MESSAGE: usize = 64 * 1024;
-/// The number of buckets. Lists of members are compared by one hash for each bucket.
-pub(super) const BUCKETS: usize = 64;
+pub(super) use crate::wire::generated::member_update::Status;
+pub(super) use crate::wire::generated::members_message::Kind;
+pub(super) use crate::wire::generated::{List, MemberUpdate, MembersMessage, Probe, Sync};
 
-/// One hash for each bucket, over its members. Equal lists have equal hashes.
-pub(super) type Digest = [u64; BUCKETS];
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A probe, answered by [`Kind::Ack`] with the same number.
-    Ping {
-        number: u32,
-    },
-    Ack {
-        number: u32,
-    },
-    /// Asks the recipient to probe `target` and to pass the answer on under this number.
-    PingFor {
-        target: NodeId,
-        number: u32,
-    },
-    /// Updates only.
-    Gossip,
-    /// Compares lists. The answer has what differs; a `joining` node gets an answer in any case.
-    Sync {
-        joining: bool,
-        digest: Box<Digest>,
-    },
-    /// One of `parts` messages that answer [`Kind::Sync`], with everything in the buckets of `whole` (one bit each); or
-    /// the answer to such an answer (`whole` = 0). Deaths in it may be outdated.
-    List {
-        parts: u8,
-        whole: u64,
-    },
-}
+/// The most bytes of a message, without the envelope.
+pub(super) const MAX_MESSAGE: usize = MAX_DATAGRAM - 16;
 
 /// What is claimed about a member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Claim {
-    Alive {
-        contact: Arc<Contact>,
-        age: Duration,
-    },
-    Suspect,
-    Down,
-    /// It has announced that it leaves.
-    Left,
+pub(super) type Claim = (Member, Status);
+
+impl Status {
+    pub(super) fn is_live(self) -> bool {
+        matches!(self, Self::Alive | Self::Suspect)
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct MemberUpdate {
-    pub(super) id: NodeId,
-    pub(super) incarnation: u32,
-    pub(super) claim: Claim,
+impl MemberUpdate {
+    pub(super) fn new(now: Time, member: &Member, status: Status) -> Self {
+        let mut update = Self {
+            id: node_field(Some(member.id)),
+            incarnation: member.incarnation,
+            status: status.into(),
+            ..Self::default()
+        };
+        if status.is_live() {
+            update.age_ms = millis(member.born.age(now));
+            update.router = address_field(member.contact.router());
+            update.registry = address_field(member.contact.registry());
+        }
+        update
+    }
+
+    /// The member and its status. Of a dead member only id and incarnation mean something.
+    fn read(&self, now: Time) -> Result<Claim, DecodeError> {
+        let member = Member {
+            id: node(&self.id).ok_or(DecodeError::Field("id"))?,
+            contact: Arc::new(Contact::new(
+                addresses(&self.router, "router")?,
+                addresses(&self.registry, "registry")?,
+            )),
+            incarnation: self.incarnation,
+            born: Born::from_age(now, Duration::from_millis(self.age_ms)),
+        };
+        let status = Status::try_from(self.status).map_err(|_| DecodeError::Field("status"))?;
+        Ok((member, status))
+    }
+}
+
+impl MembersMessage {
+    /// Checks what protobuf does not, and gives the updates the types of this crate.
+    pub(super) fn read(self, now: Time) -> Result<(Option<Kind>, Vec<Claim>), DecodeError> {
+        match &self.kind {
+            Some(Kind::Ping(probe) | Kind::Ack(probe)) => {
+                check_node(&probe.target, "target")?;
+                check_node(&probe.origin, "origin")?;
+            }
+            Some(Kind::Sync(sync)) if sync.bucket_hashes.len() != BUCKETS => {
+                return Err(DecodeError::Field("bucket_hashes"));
+            }
+            Some(Kind::Sync(_) | Kind::List(_)) | None => {}
+        }
+        let claims = self.updates.iter().map(|update| update.read(now));
+        let claims = claims.collect::<Result<_, _>>()?;
+        Ok((self.kind, claims))
+    }
 }
 
 /// A message under construction.
-#[derive(Clone)]
-pub(super) struct Message(BytesMut);
+pub(super) struct Draft {
+    message: MembersMessage,
+    len: usize,
+}
 
-impl Message {
-    pub(super) fn new(kind: &Kind) -> Self {
-        let mut buf = BytesMut::with_capacity(64);
-        match kind {
-            Kind::Ping { number } => {
-                buf.put_u8(1);
-                put_varint(&mut buf, u64::from(*number));
-            }
-            Kind::Ack { number } => {
-                buf.put_u8(2);
-                put_varint(&mut buf, u64::from(*number));
-            }
-            Kind::PingFor { target, number } => {
-                buf.put_u8(3);
-                buf.put_slice(&target.0);
-                put_varint(&mut buf, u64::from(*number));
-            }
-            Kind::Gossip => buf.put_u8(4),
-            Kind::Sync { joining, digest } => {
-                buf.put_u8(5);
-                buf.put_u8(u8::from(*joining));
-                digest.iter().for_each(|hash| buf.put_u64_le(*hash));
-            }
-            Kind::List { parts, whole } => {
-                buf.put_u8(6);
-                buf.put_u8(*parts);
-                buf.put_u64_le(*whole);
-            }
-        }
-        Self(buf)
+impl Draft {
+    /// A message without updates. `None`: gossip.
+    pub(super) fn new(kind: Option<Kind>) -> Self {
+        let message = MembersMessage {
+            kind,
+            updates: Vec::new(),
+        };
+        let len = message.encoded_len();
+        Self { message, len }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Adds an update, unless the message would exceed `limit` bytes.
-    pub(super) fn push(&mut self, update: &MemberUpdate, limit: usize) -> bool {
-        let before = self.0.len();
-        put_update(&mut self.0, update);
-        let fits = self.0.len() <= limit.min(MAX_MESSAGE);
-        if !fits {
-            self.0.truncate(before);
+    /// Adds an update, unless the message would exceed `limit` or [`MAX_MESSAGE`] bytes. Returns whether it fits.
+    pub(super) fn push(&mut self, update: MemberUpdate, limit: usize) -> bool {
+        let len = update.encoded_len();
+        // A field number below 16 takes one byte.
+        let len = self.len + 1 + prost::length_delimiter_len(len) + len;
+        let fits = len <= limit.min(MAX_MESSAGE);
+        if fits {
+            self.message.updates.push(update);
+            self.len = len;
         }
         fits
     }
 
+    /// Replaces the kind by one that is not longer.
+    pub(super) fn with_kind(mut self, kind: Option<Kind>) -> Self {
+        self.message.kind = kind;
+        self
+    }
+
+    pub(super) fn has_updates(&self) -> bool {
+        !self.message.updates.is_empty()
+    }
+
     pub(super) fn finish(self) -> Bytes {
-        self.0.freeze()
+        Message::Members(self.message).to_datagram()
     }
 }
 
-fn put_update(buf: &mut BytesMut, update: &MemberUpdate) {
-    buf.put_slice(&update.id.0);
-    buf.put_u8(match update.claim {
-        Claim::Alive { .. } => 0,
-        Claim::Suspect => 1,
-        Claim::Down => 2,
-        Claim::Left => 3,
-    });
-    put_varint(buf, u64::from(update.incarnation));
-    if let Claim::Alive { contact, age } = &update.claim {
-        put_varint(buf, millis(*age));
-        put_addresses(buf, contact.router());
-        put_addresses(buf, contact.registry());
-        let zone = contact.zone().unwrap_or_default();
-        put_varint(buf, zone.len() as u64);
-        buf.put_slice(zone.as_bytes());
-    }
-}
-
-/// A count; for each address 4 or 6, the address, and the port, big-endian.
-fn put_addresses(buf: &mut BytesMut, addresses: &[SocketAddr]) {
-    put_varint(buf, addresses.len() as u64);
+fn address_field(addresses: &[SocketAddr]) -> Bytes {
+    let mut field = Vec::with_capacity(addresses.len() * 19);
     for address in addresses {
         match address.ip() {
             IpAddr::V4(ip) => {
-                buf.put_u8(4);
-                buf.put_slice(&ip.octets());
+                field.push(4);
+                field.extend(ip.octets());
             }
             IpAddr::V6(ip) => {
-                buf.put_u8(6);
-                buf.put_slice(&ip.octets());
+                field.push(16);
+                field.extend(ip.octets());
             }
         }
-        buf.put_u16(address.port());
+        field.extend(address.port().to_be_bytes());
     }
+    field.into()
 }
 
-fn put_varint(buf: &mut BytesMut, mut number: u64) {
-    while number >= 0x80 {
-        buf.put_u8((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
+fn addresses(mut field: &[u8], name: &'static str) -> Result<Vec<SocketAddr>, DecodeError> {
+    let mut addresses = Vec::new();
+    while !field.is_empty() {
+        let (address, rest) = address(field).ok_or(DecodeError::Field(name))?;
+        if addresses.len() == MAX_ADDRESSES {
+            return Err(DecodeError::Field(name));
+        }
+        addresses.push(address);
+        field = rest;
     }
-    buf.put_u8(number as u8);
+    Ok(addresses)
+}
+
+/// The first address of a field, and the rest of the field.
+fn address(field: &[u8]) -> Option<(SocketAddr, &[u8])> {
+    let (length, rest) = field.split_first()?;
+    let (ip, rest): (IpAddr, _) = match length {
+        4 => rest
+            .split_first_chunk::<4>()
+            .map(|(ip, rest)| ((*ip).into(), rest))?,
+        16 => rest
+            .split_first_chunk::<16>()
+            .map(|(ip, rest)| ((*ip).into(), rest))?,
+        _ => return None,
+    };
+    let (port, rest) = rest.split_first_chunk()?;
+    Some((SocketAddr::new(ip, u16::from_be_bytes(*port)), rest))
 }

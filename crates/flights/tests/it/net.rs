@@ -8,14 +8,14 @@ use flights::members::{Change, Contact, Members};
 use flights::slots::{Slot, Slots};
 use flights::{NodeId, Time};
 
-/// Nodes know no common clock: each one's own is ahead of the network's by so much times its number.
+/// Nodes share no clock: each one's is ahead of the network's by this times its number.
 const CLOCK_SKEW_MILLIS: u64 = 7_919;
 
 pub struct Node {
     pub members: Members,
     pub slots: Slots,
     pub up: bool,
-    /// Messages that it sent, and bytes.
+    /// The messages that it sent, and their bytes.
     pub sent: u64,
     pub bytes: u64,
     wake_at: Option<u64>,
@@ -34,11 +34,11 @@ enum Event {
 pub struct Net {
     pub now: u64,
     pub nodes: Vec<Node>,
-    /// Of a thousand messages, so many are lost.
+    /// Lost messages of a thousand.
     pub loss_per_mille: u64,
     /// One way, in milliseconds.
     pub latency: std::ops::Range<u64>,
-    /// Members who were taken off some node's list.
+    /// How often a node removed a member.
     pub departures: u64,
     /// By time, then in the order in which they were made.
     events: BTreeMap<(u64, u64), Event>,
@@ -61,7 +61,7 @@ fn index(id: NodeId) -> usize {
 fn contact(node: usize) -> Contact {
     let ip = [10, (node >> 16) as u8, (node >> 8) as u8, node as u8];
     let at = |port| vec![(ip, port).into()];
-    Contact::new(at(5001), at(5000), Some(format!("zone-{}", node % 3))).expect("a valid contact")
+    Contact::new(at(5001), at(5000))
 }
 
 impl Net {
@@ -95,7 +95,7 @@ impl Net {
         node
     }
 
-    /// The process of a node ends without a word and starts anew.
+    /// Stops the process of a node without notice and starts it again.
     pub fn restart(&mut self, node: usize, seeds: &[usize]) {
         let members = self.fresh(node);
         let it = &mut self.nodes[node];
@@ -108,14 +108,14 @@ impl Net {
         self.on(node, |members, now| members.join(now, seeds));
     }
 
-    /// Calls a node, and carries off what follows.
+    /// Calls a node, then delivers its messages and applies its changes.
     pub fn on(&mut self, node: usize, call: impl FnOnce(&mut Members, Time)) {
         let now = self.clock(node);
         call(&mut self.nodes[node].members, now);
         self.settle(node);
     }
 
-    /// Nodes of different parts do not hear each other.
+    /// Drops messages between nodes of different parts.
     pub fn split(&mut self, part: impl Fn(usize) -> usize) {
         for (number, node) in self.nodes.iter_mut().enumerate() {
             node.part = part(number);
@@ -144,7 +144,7 @@ impl Net {
         None
     }
 
-    /// Says whether each node that is up has exactly those who are up as its members.
+    /// Whether the members of each node that is up are exactly the nodes that are up.
     pub fn agree(&self) -> bool {
         let up: Vec<_> = (0..self.nodes.len())
             .filter(|node| self.nodes[*node].up)
@@ -157,14 +157,14 @@ impl Net {
             })
     }
 
-    /// The nodes that know of `member`, among those who are up.
+    /// The number of nodes that are up and list `member`.
     pub fn knowing(&self, member: usize) -> usize {
         let up = self.nodes.iter().filter(|node| node.up);
         up.filter(|node| node.members.get(&id(member)).is_some())
             .count()
     }
 
-    /// How many nodes are taken for the arbiter of a slot by anybody who has joined.
+    /// The number of arbiters of a slot, as the nodes that have joined see it.
     pub fn arbiters(&self, slot: Slot) -> usize {
         let views = self
             .nodes
@@ -229,7 +229,7 @@ impl Net {
                 if self.nodes[to].up && reachable {
                     self.on(to, |members, now| {
                         members
-                            .receive(now, id(from), &bytes)
+                            .receive(now, id(from), bytes)
                             .expect("nodes understand each other");
                     });
                 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ::flights::members::{Contact, ContactError, MAX_ADDRESSES};
+use ::flights::members::Contact;
 
 use crate::addresses::Endpoint;
 
@@ -30,7 +30,8 @@ impl AdvertisedAddresses {
         is_news
     }
 
-    pub(super) fn contact(&self) -> Result<Contact, ContactError> {
+    /// The best addresses of each kind.
+    pub(super) fn contact(&self) -> Contact {
         let mut best = self.endpoints.clone();
         best.sort_by_key(|endpoint| !self.proven.contains(&endpoint.socket().ip()));
         let (mut router, mut registry) = (Vec::new(), Vec::new());
@@ -40,9 +41,7 @@ impl AdvertisedAddresses {
                 Endpoint::Registry(socket) => registry.push(socket),
             }
         }
-        router.truncate(MAX_ADDRESSES);
-        registry.truncate(MAX_ADDRESSES);
-        Contact::new(router, registry, None)
+        Contact::new(router, registry)
     }
 }
 
@@ -69,7 +68,7 @@ mod tests {
         advertised.set(endpoints.collect());
         assert!(advertised.prove(socket(6, 0).ip()) && !advertised.prove(socket(6, 0).ip()));
         assert!(!advertised.prove(socket(7, 0).ip()), "not ours");
-        let contact = advertised.contact().expect("few");
+        let contact = advertised.contact();
         assert_eq!(
             contact.router(),
             [6, 1, 2, 3].map(|host| socket(host, 5001))
@@ -79,10 +78,7 @@ mod tests {
             [6, 1, 2, 3].map(|host| socket(host, 5000))
         );
         advertised.set(vec![Endpoint::Router(socket(1, 5001))]);
-        assert_eq!(
-            advertised.contact().expect("few").router(),
-            [socket(1, 5001)]
-        );
+        assert_eq!(advertised.contact().router(), [socket(1, 5001)]);
         assert!(advertised.proven.is_empty());
     }
 }

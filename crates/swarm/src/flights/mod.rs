@@ -213,10 +213,7 @@ impl Flights {
     }
 
     fn set_contact(&mut self) {
-        match self.advertised.contact() {
-            Ok(contact) => self.node.set_contact(self.now(), contact),
-            Err(error) => tracing::warn!(%error, "cannot advertise the addresses of this node"),
-        }
+        self.node.set_contact(self.now(), self.advertised.contact());
     }
 
     pub(crate) fn hold(&mut self, keys: &[RoutingKey]) {
