@@ -3,15 +3,17 @@
 //! A body that cannot go on ends early. hyper then closes the connection with FIN, and containerd resumes by range
 //! elsewhere; a reset would fail its pull.
 
+pub mod client_socket;
+pub mod send_memory;
+
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use http_body::{Frame, SizeHint};
 use oci::ByteRange;
@@ -23,10 +25,12 @@ use crate::pull_through::DownloadError;
 use crate::relay::RelayError;
 use crate::request_record::RequestRecord;
 use crate::{Growing, Stage};
+use client_socket::{ClientSocket, Sending};
+use send_memory::Share;
 
-/// Bytes read from a file at a time. Larger reads cost memory for each stream and gain nothing measurable; smaller
-/// ones cost CPU (4 KiB: eight times as much).
-const CHUNK: usize = 256 * 1024;
+/// A client that has taken this many bytes of a file gets it in large chunks: more than the kernels of both sides hold
+/// for one that takes nothing.
+const LARGE_AFTER: u64 = 256 * 1024;
 
 /// How long a body waits for a growing object's next byte. Whoever writes it gives up much earlier; this is for those
 /// that died.
@@ -75,6 +79,11 @@ pub struct Body {
     content: Content,
     source: Option<Source>,
     record: Option<RequestRecord>,
+    /// Whether it is for this node's own client.
+    for_own: bool,
+    reads_file: bool,
+    /// The way to the client. `None` where this process reads the body.
+    sending: Option<Sending>,
     /// What broke the body. The connection is told a turn later and has sent by then what came before, the head too:
     /// what it still has when it is told, it drops.
     broken: Option<BodyError>,
@@ -91,10 +100,17 @@ impl Body {
     }
 
     pub fn bytes(bytes: Bytes) -> Self {
+        Self::new(Content::Bytes(bytes), None)
+    }
+
+    fn new(content: Content, source: Option<Source>) -> Self {
         Self {
-            content: Content::Bytes(bytes),
-            source: None,
+            content,
+            source,
             record: None,
+            for_own: false,
+            reads_file: false,
+            sending: None,
             broken: None,
         }
     }
@@ -103,12 +119,12 @@ impl Body {
     pub fn stream(
         pieces: impl futures::Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
     ) -> Self {
-        Self {
-            content: Content::Stream(pieces.boxed()),
-            source: None,
-            record: None,
-            broken: None,
-        }
+        Self::new(Content::Stream(pieces.boxed()), None)
+    }
+
+    /// Has it sent to this client: nothing more of it is read while the client takes nothing.
+    pub(crate) fn send_to(&mut self, client: Arc<ClientSocket>) {
+        self.sending = Some(Sending::begin(client, self.for_own));
     }
 
     /// Has the body's bytes and its end written to this record.
@@ -118,21 +134,20 @@ impl Body {
     }
 }
 
-/// The parts of a payload, one after the other.
-pub fn of(payload: Payload, parts: Vec<Part>, source: Source) -> Body {
+/// The parts of a payload, one after the other, read into this share of the memory.
+pub fn of(payload: Payload, parts: Vec<Part>, source: Source, share: &Arc<Share>) -> Body {
+    let (share, for_own) = (share.clone(), share.is_own);
+    let reads_file = !matches!(payload, Payload::Bytes(_) | Payload::Relay(_));
     let content = match (payload, parts.as_slice()) {
         (Payload::Empty | Payload::Progress { .. }, _) => Content::Bytes(Bytes::new()),
         // Most bodies are one range of a few kilobytes in memory or of a file.
         (Payload::Bytes(bytes), [Part::Range(range)]) => Content::Bytes(slice(&bytes, range)),
-        (payload, [Part::Range(range)]) => Content::Stream(one(payload, range.clone())),
-        (payload, _) => Content::Stream(several(payload, parts)),
+        (payload, [Part::Range(range)]) => Content::Stream(one(payload, range.clone(), share)),
+        (payload, _) => Content::Stream(several(payload, parts, share)),
     };
-    Body {
-        content,
-        source: Some(source),
-        record: None,
-        broken: None,
-    }
+    let mut body = Body::new(content, Some(source));
+    (body.for_own, body.reads_file) = (for_own, reads_file);
+    body
 }
 
 fn slice(bytes: &Bytes, range: &ByteRange) -> Bytes {
@@ -145,15 +160,15 @@ fn slice(bytes: &Bytes, range: &ByteRange) -> Bytes {
 }
 
 /// One range of a payload.
-fn one(payload: Payload, range: ByteRange) -> Bodies {
+fn one(payload: Payload, range: ByteRange, share: Arc<Share>) -> Bodies {
     match payload {
         Payload::Empty | Payload::Progress { .. } => stream::empty().boxed(),
         Payload::Bytes(bytes) => stream::iter([Ok(slice(&bytes, &range))]).boxed(),
-        Payload::File(file) => file_range(FileReader::new(file), range),
-        Payload::Growing(growing, follower) => growing_range(growing, follower, range),
+        Payload::File(file) => file_range(FileReader::new(file, share), range),
+        Payload::Growing(growing, follower) => growing_range(growing, follower, range, share),
         Payload::Relay(relay) => relay.stream(range).map_err(BodyError::from).boxed(),
         Payload::Download(download) => download
-            .stream(range)
+            .stream(range, share)
             .map_err(|error| Box::new(error).into())
             .boxed(),
         Payload::RetryLater => stream::iter([Err(BodyError::RetryLater)]).boxed(),
@@ -161,18 +176,18 @@ fn one(payload: Payload, range: ByteRange) -> Bodies {
 }
 
 /// Texts and ranges, one after the other, each begun when the one before has ended.
-fn several(payload: Payload, parts: Vec<Part>) -> Bodies {
+fn several(payload: Payload, parts: Vec<Part>, share: Arc<Share>) -> Bodies {
     let whole = stream::unfold(
-        (payload, parts.into_iter()),
-        |(payload, mut parts)| async move {
+        (payload, parts.into_iter(), share),
+        |(payload, mut parts, share)| async move {
             let (body, payload): (Bodies, Payload) = match parts.next()? {
                 Part::Text(text) => (stream::iter([Ok(text)]).boxed(), payload),
                 Part::Range(range) => {
                     let (now, later) = fork(payload);
-                    (one(now, range), later)
+                    (one(now, range, share.clone()), later)
                 }
             };
-            Some((body, (payload, parts)))
+            Some((body, (payload, parts, share)))
         },
     );
     whole.flatten().boxed()
@@ -212,9 +227,14 @@ fn file_range(reader: FileReader, range: ByteRange) -> Bodies {
     stream.boxed()
 }
 
-fn growing_range(growing: Growing, follower: Option<FollowerStream>, range: ByteRange) -> Bodies {
+fn growing_range(
+    growing: Growing,
+    follower: Option<FollowerStream>,
+    range: ByteRange,
+    share: Arc<Share>,
+) -> Bodies {
     let follower = Follower {
-        reader: FileReader::new(growing.file().clone()),
+        reader: FileReader::new(growing.file().clone(), share),
         growing,
         follower,
     };
@@ -279,45 +299,31 @@ impl Follower {
     }
 }
 
-/// Reads a file in chunks on the threads for blocking work, into a buffer that is used again once the connection has
-/// sent it.
+/// Reads a file in chunks on the threads for blocking work. The chunks grow with what the client takes: each is read when
+/// the one before has been sent.
 pub struct FileReader {
     file: Arc<File>,
-    lent: Bytes,
+    share: Arc<Share>,
+    taken: u64,
 }
 
 impl FileReader {
-    pub fn new(file: Arc<File>) -> Self {
-        Self {
-            file,
-            lent: Bytes::new(),
-        }
+    pub fn new(file: Arc<File>, share: Arc<Share>) -> Self {
+        let taken = 0;
+        Self { file, share, taken }
     }
 
-    /// The first bytes of the range, at most [`CHUNK`].
+    /// The first bytes of the range, a chunk at the most.
     pub async fn read(&mut self, range: &ByteRange) -> io::Result<Bytes> {
         let offset = range.start;
-        let length = usize::try_from(range.end - offset)
-            .unwrap_or(CHUNK)
-            .min(CHUNK);
-        let mut buffer = std::mem::take(&mut self.lent)
-            .try_into_mut()
-            .unwrap_or_default();
+        let most = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
+        let chunk = self.share.chunk(most, self.taken >= LARGE_AFTER).await?;
         let file = self.file.clone();
-        let read = move || {
-            buffer.resize(length, 0);
-            let count = file.read_at(&mut buffer, offset)?;
-            buffer.truncate(count);
-            io::Result::Ok(buffer)
-        };
-        let buffer: BytesMut = tokio::task::spawn_blocking(read)
+        let chunk = tokio::task::spawn_blocking(move || chunk.read(&file, offset))
             .await
             .map_err(io::Error::other)??;
-        if buffer.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let bytes = buffer.freeze();
-        self.lent = bytes.clone();
+        let bytes = Bytes::from_owner(chunk);
+        self.taken += bytes.len() as u64;
         Ok(bytes)
     }
 }
@@ -337,10 +343,18 @@ impl http_body::Body for Body {
         let next = match &mut this.content {
             Content::Bytes(bytes) if bytes.is_empty() => None,
             Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
-            Content::Stream(stream) => match stream.poll_next_unpin(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(next) => next,
-            },
+            Content::Stream(stream) => {
+                if let Some(sending) = &this.sending {
+                    ready!(sending.socket().poll_takes_bytes(cx));
+                }
+                let next = ready!(stream.poll_next_unpin(cx));
+                // Whoever in this process reads a file may keep the bytes, but not the memory of the mirror.
+                let may_keep = this.sending.is_none() && this.reads_file;
+                next.map(|next| match next {
+                    Ok(bytes) if may_keep => Ok(Bytes::copy_from_slice(&bytes)),
+                    next => next,
+                })
+            }
         };
         if let Some(record) = &mut this.record {
             match &next {

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Method;
 use http::header::CONTENT_TYPE;
 use oci::{Digest, MAX_MANIFEST_SIZE, Manifest, MediaType, Ranges};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::body::send_memory::{Chunk, SendMemory, Share};
 use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Fetcher, Question};
 use crate::found::{Found, Payload, Source};
@@ -29,15 +29,13 @@ const MOST_TRIES: usize = 3;
 /// Blobs up to this size are verified whole before a byte is handed over. Configs are among them; layers of this size
 /// cost nothing. Larger ones containerd verifies as it stores them.
 const VERIFIED_WHOLE: u64 = 1024 * 1024;
-/// KiB that objects read whole may take in memory together, from the first byte read to the last one sent.
-const WHOLE_KIB: usize = 16 * 1024;
-/// How long an object may wait for that memory.
-const MEMORY_LIMIT: Duration = Duration::from_secs(1);
+/// Bytes of memory that a relay counts for: what the connection to the peer has read, and the next piece.
+const RELAY_BYTES: u64 = 128 * 1024;
 
 /// The step of the pull that asks peers.
 pub struct FromPeers {
     fetcher: Arc<Fetcher>,
-    memory: Arc<Semaphore>,
+    memory: SendMemory,
 }
 
 /// Why an answer was not taken.
@@ -53,22 +51,18 @@ impl From<Fault> for Unusable {
     }
 }
 
-/// Bytes, and the room that they take until the last of them is sent.
-struct Held {
-    bytes: Bytes,
-    _room: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
 impl FromPeers {
-    pub fn new(fetcher: Arc<Fetcher>) -> Self {
-        let memory = Arc::new(Semaphore::new(WHOLE_KIB));
+    pub fn new(fetcher: Arc<Fetcher>, memory: SendMemory) -> Self {
         Self { fetcher, memory }
+    }
+
+    /// The memory for bytes on their way to clients.
+    pub fn memory(&self) -> &SendMemory {
+        &self.memory
+    }
+
+    fn share(&self, question: &Question) -> &Arc<Share> {
+        self.memory.share(question.target.caller)
     }
 
     /// Finds what is asked for at any peer that has it.
@@ -155,7 +149,7 @@ impl FromPeers {
         let sent_as = answer.head.headers.get(CONTENT_TYPE);
         let sent_as = sent_as.and_then(|value| MediaType::new(value.to_str().ok()?));
         let reader = SourceReader::new(provider.clone(), question.clone(), answer);
-        let bytes = self.whole(reader, MAX_MANIFEST_SIZE).await?;
+        let bytes = self.whole(question, reader, MAX_MANIFEST_SIZE).await?;
         let (digest, right) = match question.target.digest() {
             Some(digest) => (digest.clone(), digest.verifies(&bytes)),
             // No digest says what the bytes of a tag are to be, so their form has to.
@@ -180,12 +174,15 @@ impl FromPeers {
             Payload::Empty
         } else if part.range == (0..size) && size <= VERIFIED_WHOLE {
             let reader = SourceReader::new(provider.clone(), question.clone(), answer);
-            let bytes = self.whole(reader, size).await?;
+            let bytes = self.whole(question, reader, size).await?;
             let verified = Some(bytes).filter(|bytes| digest.verifies(bytes));
             Payload::Bytes(verified.ok_or(Fault::Wrong)?)
         } else {
             let metrics = self.fetcher.metrics.clone();
-            let relay = Relay::new(provider.clone(), metrics, question.clone(), part, answer);
+            let permit = self.share(question).keep(RELAY_BYTES).await;
+            let permit = permit.ok_or(Unusable::NoMemory)?;
+            let (provider, question) = (provider.clone(), question.clone());
+            let relay = Relay::new(provider, metrics, question, part, answer, permit);
             Payload::Relay(Box::new(relay))
         };
         Ok(Found {
@@ -198,15 +195,20 @@ impl FromPeers {
     }
 
     /// Reads an answer to its end, within `limit` bytes.
-    async fn whole(&self, mut reader: SourceReader, limit: u64) -> Result<Bytes, Unusable> {
+    async fn whole(
+        &self,
+        question: &Question,
+        mut reader: SourceReader,
+        limit: u64,
+    ) -> Result<Bytes, Unusable> {
         let size = ContentRange::of(&reader.answer.head.headers).map_or(limit, |part| part.size);
         if size > limit {
             return Err(Fault::Wrong.into());
         }
-        let kib = u32::try_from(size.div_ceil(1024)).map_err(|_| Fault::Wrong)?;
-        let room = timeout(MEMORY_LIMIT, self.memory.clone().acquire_many_owned(kib)).await;
-        let room = room.ok().and_then(Result::ok).ok_or(Unusable::NoMemory)?;
-        let mut bytes = BytesMut::new();
+        let share = self.share(question).clone();
+        let permit = share.keep(size).await;
+        let permit = permit.ok_or(Unusable::NoMemory)?;
+        let mut bytes = Vec::new();
         loop {
             match reader.next(bytes.len() as u64).await {
                 Next::Bytes(data, _) => bytes.extend_from_slice(&data),
@@ -219,9 +221,7 @@ impl FromPeers {
         }
         reader.answer.finished();
         self.fetcher.metrics.bytes.peer.inc_by(bytes.len() as u64);
-        Ok(Bytes::from_owner(Held {
-            bytes: bytes.freeze(),
-            _room: room,
-        }))
+        let all = 0..bytes.len();
+        Ok(Bytes::from_owner(Chunk::new(bytes, all, share, permit)))
     }
 }

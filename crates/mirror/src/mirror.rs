@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::body::Body;
+use crate::body::send_memory::SendMemory;
 use crate::fetch::{Fetcher, Limits};
 use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Source};
@@ -59,6 +60,7 @@ pub struct Mirror {
     trials: Arc<Trials>,
     pull_owners: PullOwners,
     upstream_bytes: UpstreamBytes,
+    memory: SendMemory,
     metrics: Arc<Metrics>,
     leave: CancellationToken,
 }
@@ -81,7 +83,8 @@ impl Mirror {
         let authorization = access.authorization.as_ref();
         let fetcher = Fetcher::new(parts.router.clone(), limits, authorization, metrics.clone());
         let fetcher = Arc::new(fetcher);
-        let from_peers = Arc::new(FromPeers::new(fetcher.clone()));
+        let memory = SendMemory::default();
+        let from_peers = Arc::new(FromPeers::new(fetcher.clone(), memory.clone()));
         let flight = parts.flights.map(|flights| {
             Arc::new(Flight::new(
                 flights,
@@ -111,6 +114,7 @@ impl Mirror {
             trials: Arc::default(),
             pull_owners: PullOwners::default(),
             upstream_bytes: UpstreamBytes::new(metrics.clone()),
+            memory,
             metrics,
             leave: CancellationToken::new(),
         }
@@ -243,7 +247,7 @@ impl Mirror {
                 }
                 let client = Client::of(headers, &self.access);
                 let found = self.find(&mut target, &client, record).await?;
-                send::found(&target, headers, found)
+                send::found(&target, headers, found, &self.memory)
             }
         }
     }

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use futures::Stream;
 use futures::stream;
 use oci::{ByteRange, Ranges};
+use tokio::time::Instant;
 
+use crate::body::send_memory::MemoryPermit;
 use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Question};
 use crate::metrics::Metrics;
@@ -21,6 +23,9 @@ const MOST_BREAKS: u32 = 2;
 /// A peer that sends less than this within [`SourceProvider::crawl_limit`] crawls, which is as bad as sending nothing: a
 /// client that sees some progress never goes elsewhere by itself.
 const CRAWL: u64 = 40 * 1024;
+/// A client that has taken nothing for this long may have had the peer end the connection, which then is no fault of
+/// the peer.
+const PAUSE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
@@ -40,6 +45,9 @@ pub struct Relay {
     /// The range that the open answer holds.
     open: Option<(ByteRange, SourceReader)>,
     meter: ReceiveMeter,
+    /// When the client was handed bytes, the last time.
+    handed_over: Instant,
+    permit: Arc<MemoryPermit>,
 }
 
 /// How long a peer was waited for, and what came of it. Time in which the client does not take bytes does not count.
@@ -72,13 +80,14 @@ impl std::fmt::Debug for Relay {
 }
 
 impl Relay {
-    /// `part` is what the answer holds.
+    /// `part` is what the answer holds; `permit`, the memory for it.
     pub fn new(
         provider: Arc<dyn SourceProvider>,
         metrics: Arc<Metrics>,
         mut question: Question,
         part: ContentRange,
         answer: Answer,
+        permit: MemoryPermit,
     ) -> Self {
         question.size = Some(part.size);
         let reader = SourceReader::new(provider.clone(), question.clone(), answer);
@@ -89,6 +98,8 @@ impl Relay {
             size: part.size,
             open: Some((part.range, reader)),
             meter: ReceiveMeter::default(),
+            handed_over: Instant::now(),
+            permit: Arc::new(permit),
         }
     }
 
@@ -109,6 +120,8 @@ impl Relay {
             size: self.size,
             open: None,
             meter: ReceiveMeter::default(),
+            handed_over: Instant::now(),
+            permit: self.permit.clone(),
         }
     }
 
@@ -119,6 +132,7 @@ impl Relay {
         }
         let offset = range.start;
         let mut breaks = 0;
+        let mut has_paused = self.handed_over.elapsed() >= PAUSE;
         loop {
             let mut reader = match self.open.take() {
                 Some((at, reader)) if at == range => reader,
@@ -127,6 +141,10 @@ impl Relay {
             if let Next::Bytes(mut bytes, waited) = reader.next(offset).await {
                 bytes.truncate(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
                 return Ok(Some(self.received(bytes, &range, reader, waited)));
+            }
+            if std::mem::take(&mut has_paused) {
+                tracing::debug!(key = %self.question.key, offset, "a peer broke while the client took nothing");
+                continue;
             }
             // An early end, a broken connection, a source of no use: all the same to the client.
             self.broke(&reader.answer, offset);
@@ -146,6 +164,7 @@ impl Relay {
         reader: SourceReader,
         waited: Duration,
     ) -> (Bytes, ByteRange) {
+        self.handed_over = Instant::now();
         self.metrics.bytes.peer.inc_by(bytes.len() as u64);
         self.provider.received(range.start, &bytes);
         let rest = range.start + bytes.len() as u64..range.end;
@@ -193,5 +212,7 @@ impl Relay {
     }
 }
 
+#[cfg(test)]
+mod limit_tests;
 #[cfg(test)]
 mod tests;

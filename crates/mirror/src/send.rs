@@ -8,6 +8,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use oci::{ByteRange, MediaType};
 
+use crate::body::send_memory::SendMemory;
 use crate::body::{self, Body, Part};
 use crate::content_range::ContentRange;
 use crate::found::{Found, Payload};
@@ -22,7 +23,12 @@ const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 ///
 /// # Errors
 /// The ranges asked for lie outside the object, or are longer than it; or the client wants another object.
-pub fn found(target: &Target, asked: &HeaderMap, found: Found) -> Result<Response<Body>, Refusal> {
+pub fn found(
+    target: &Target,
+    asked: &HeaderMap,
+    found: Found,
+    memory: &SendMemory,
+) -> Result<Response<Body>, Refusal> {
     let outcome = conditions::outcome(asked, &found.digest);
     if outcome == Outcome::Failed {
         return Err(Refusal::ConditionFailed);
@@ -69,7 +75,8 @@ pub fn found(target: &Target, asked: &HeaderMap, found: Found) -> Result<Respons
     } else {
         found.payload
     };
-    *response.body_mut() = body::of(payload, parts, found.source);
+    let share = memory.share(target.caller);
+    *response.body_mut() = body::of(payload, parts, found.source, share);
     Ok(response)
 }
 

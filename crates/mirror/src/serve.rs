@@ -1,11 +1,10 @@
 //! Listening: connections of the registry port, and of any other HTTP port of ours.
 
-mod http2;
+mod admission;
+mod refuse;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,25 +14,22 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
+use crate::body::client_socket::{ClientSocket, ClientStream};
 use crate::listen::BACKLOG;
 use crate::mirror::{Ends, Mirror};
-use crate::request::{RequestError, host, is_this_host};
+use crate::request::{RequestError, host};
 use crate::send;
+use admission::{Accepted, Admission};
 
-/// Connections from other hosts at once, and from this one.
-const MOST_CONNECTIONS: usize = 4096;
-const MOST_OWN_CONNECTIONS: usize = 512;
-/// A client has this long to send the head of a request, and an idle connection to send the next.
-const HEAD_LIMIT: Duration = Duration::from_secs(60);
-/// The head of a request, and what a connection may hold of an answer before the client has taken it, in bytes.
-const BUFFER: usize = 256 * 1024;
-/// The same once the port drains: who connects then has a request to send.
+/// The head of a request has no more bytes, and while hyper holds this many of an answer, it asks for no more of it. The
+/// least that carries the tokens of registries, and no more than a small chunk, which a socket takes whole.
+const BUFFER: usize = 16 * 1024;
+/// Once the port drains, a client has this long to send its request.
 const DRAIN_HEAD_LIMIT: Duration = Duration::from_secs(1);
 /// When no connection can be taken (no descriptors left), the next attempt is made this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -82,23 +78,26 @@ where
     H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let shutdown = shutdown.into();
+    serve_within(Admission::default(), listener, shutdown.into(), handler).await;
+}
+
+async fn serve_within<H, F>(
+    admission: Admission,
+    listener: TcpListener,
+    shutdown: Shutdown,
+    handler: H,
+) where
+    H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
     let connections = TaskTracker::new();
-    let permits = ConnectionPermits {
-        own: Arc::new(Semaphore::new(MOST_OWN_CONNECTIONS)),
-        others: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
-    };
     let answer = |accepted: Accepted| {
         let (handler, drain) = (handler.clone(), shutdown.drain.clone());
-        connections.spawn(async move {
-            connection(accepted.stream, accepted.ends, handler, drain).await;
-            drop(accepted.permit);
-        });
+        connections.spawn(connection(accepted, handler, drain));
     };
     while let Some(accepted) = shutdown.close.run_until_cancelled(listener.accept()).await {
-        match accepted.and_then(|(stream, remote)| permits.admit(stream, remote)) {
-            Ok(Some(accepted)) => answer(accepted),
-            Ok(None) => {}
+        match accepted.and_then(|(stream, remote)| admission.accept(stream, remote)) {
+            Ok(accepted) => answer(accepted),
             Err(error) => {
                 tracing::warn!(%error, "cannot take a connection");
                 let _ = shutdown
@@ -110,7 +109,7 @@ where
     }
     // What the kernel has accepted for us must not end in a reset: the client holds a connection and has sent a request.
     match listener.into_std() {
-        Ok(listener) => accepted_by_kernel(&listener, &permits)
+        Ok(listener) => accepted_by_kernel(&listener, &admission)
             .into_iter()
             .for_each(answer),
         Err(error) => tracing::debug!(%error, "connections that waited to be accepted were lost"),
@@ -119,61 +118,20 @@ where
     connections.wait().await;
 }
 
-/// A connection, and the permit that it holds.
-struct Accepted {
-    stream: TcpStream,
-    ends: Ends,
-    permit: OwnedSemaphorePermit,
-}
-
-struct ConnectionPermits {
-    own: Arc<Semaphore>,
-    others: Arc<Semaphore>,
-}
-
-impl ConnectionPermits {
-    /// Admits a connection. This host's own clients have permits of their own, so that nobody can take theirs. Other
-    /// clients without a permit are turned away rather than kept waiting.
-    fn admit(&self, stream: TcpStream, remote: SocketAddr) -> io::Result<Option<Accepted>> {
-        let ends = Ends {
-            remote,
-            local: stream.local_addr()?,
-        };
-        let permits = if is_this_host(ends.remote, ends.local) {
-            &self.own
-        } else {
-            &self.others
-        };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            tracing::debug!(%remote, "turned away: too many connections");
-            return Ok(None);
-        };
-        stream.set_nodelay(true)?;
-        Ok(Some(Accepted {
-            stream,
-            ends,
-            permit,
-        }))
-    }
-}
-
 /// The connections that wait in the kernel's queue. It holds [`BACKLOG`] at the most, and whoever connects while it is
 /// emptied is not waited for.
-fn accepted_by_kernel(
-    listener: &std::net::TcpListener,
-    permits: &ConnectionPermits,
-) -> Vec<Accepted> {
+fn accepted_by_kernel(listener: &std::net::TcpListener, admission: &Admission) -> Vec<Accepted> {
     let mut accepted = Vec::new();
     for _ in 0..BACKLOG {
         let Ok((stream, remote)) = listener.accept() else {
             break;
         };
-        let admitted = stream
+        let taken = stream
             .set_nonblocking(true)
             .and_then(|()| TcpStream::from_std(stream))
-            .and_then(|stream| permits.admit(stream, remote));
-        match admitted {
-            Ok(admitted) => accepted.extend(admitted),
+            .and_then(|stream| admission.accept(stream, remote));
+        match taken {
+            Ok(taken) => accepted.push(taken),
             Err(error) => tracing::debug!(%remote, %error, "a connection that waited was lost"),
         }
     }
@@ -181,22 +139,36 @@ fn accepted_by_kernel(
 }
 
 /// Serves a connection to its end.
-async fn connection<H, F>(mut stream: TcpStream, ends: Ends, handler: H, drain: CancellationToken)
+async fn connection<H, F>(accepted: Accepted, handler: H, drain: CancellationToken)
 where
     H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F,
     F: Future<Output = Response<Body>>,
 {
-    if let Err(error) = requests(&mut stream, ends, handler, drain).await {
-        tracing::debug!(%error, remote = %ends.remote, "connection ended");
+    let remote = accepted.ends.remote;
+    let Some(_permit) = accepted.admit().await else {
+        tracing::debug!(%remote, "turned away: too many connections");
+        refuse::too_many_connections(&mut ClientStream(accepted.client.clone())).await;
+        return;
+    };
+    let (client, ends) = (&accepted.client, accepted.ends);
+    let result = tokio::select! {
+        result = requests(client, ends, handler, drain) => result,
+        why = accepted.cut_off() => {
+            tracing::debug!(why, %remote, "connection ended");
+            return;
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, %remote, "connection ended");
         if error.is_parse_version_h2() {
-            http2::refuse(&mut stream).await;
+            refuse::http2(&mut ClientStream(client.clone())).await;
         }
     }
 }
 
 /// Answers the requests of a connection, for as long as they are such.
 async fn requests<H, F>(
-    stream: &mut TcpStream,
+    client: &Arc<ClientSocket>,
     ends: Ends,
     handler: H,
     drain: CancellationToken,
@@ -208,8 +180,11 @@ where
     let requested = CancellationToken::new();
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         requested.cancel();
+        client.begin_request();
         let host = host::check(request.version(), request.headers());
-        let (answer, drain) = (host.map(|()| handler(request, ends)), &drain);
+        // hyper keeps space for what answers a request as long as the connection lasts: for a pointer, this way.
+        let answer = host.map(|()| Box::pin(handler(request, ends)));
+        let drain = &drain;
         async move {
             let mut response = match answer {
                 Ok(answer) => answer.await,
@@ -218,6 +193,7 @@ where
                     send::refused(&RequestError::from(error).into())
                 }
             };
+            response.body_mut().send_to(client.clone());
             if drain.is_cancelled() {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
@@ -226,13 +202,16 @@ where
         }
     });
     let drains = drain.is_cancelled();
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(if drains { DRAIN_HEAD_LIMIT } else { HEAD_LIMIT })
-        .keep_alive(!drains)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
+    // `ClientSocket::cut_off` limits the time for a request otherwise.
+    let head_limit = drains.then_some(DRAIN_HEAD_LIMIT);
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head_limit)
+            .keep_alive(!drains)
+            .max_buf_size(BUFFER)
+            .serve_connection(TokioIo::new(ClientStream(client.clone())), service)
+    );
     tokio::select! {
         result = connection.as_mut() => result,
         () = drain.cancelled(), if !drains => {
@@ -249,5 +228,7 @@ where
     }
 }
 
+#[cfg(test)]
+mod stall_tests;
 #[cfg(test)]
 mod tests;

@@ -3,11 +3,14 @@ use std::io::Write;
 use http_body_util::BodyExt;
 use tokio::sync::watch;
 
+use super::send_memory::{LARGE_CHUNK, SendMemory};
 use super::*;
 use crate::Progress;
 
 fn object() -> Vec<u8> {
-    (0..CHUNK * 2 + 1000).map(|n| (n % 251) as u8).collect()
+    (0..LARGE_CHUNK * 3 + 1000)
+        .map(|n| (n % 251) as u8)
+        .collect()
 }
 
 fn file(bytes: &[u8]) -> (std::fs::File, Arc<File>) {
@@ -18,7 +21,7 @@ fn file(bytes: &[u8]) -> (std::fs::File, Arc<File>) {
 }
 
 async fn read(payload: Payload, parts: Vec<Part>) -> Result<Bytes, BodyError> {
-    of(payload, parts, Source::Local)
+    of(payload, parts, Source::Local, &SendMemory::default().own)
         .collect()
         .await
         .map(http_body_util::Collected::to_bytes)
@@ -94,6 +97,7 @@ async fn a_writer_that_fails_or_vanishes_ends_the_body_after_what_it_wrote() {
             Payload::Growing(Growing::new(file, follow), None),
             vec![Part::Range(0..8)],
             Source::Local,
+            &SendMemory::default().own,
         );
         let first = body
             .frame()

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::sources::{Opened, SourceError, Sources, Transfer, rest};
 use crate::body::FileReader;
+use crate::body::send_memory::Share;
 use crate::refusal::Refusal;
 use crate::{Growing, Stage};
 
@@ -78,12 +79,13 @@ impl Download {
     pub fn stream(
         self,
         range: ByteRange,
+        share: Arc<Share>,
     ) -> impl Stream<Item = Result<Bytes, DownloadError>> + Send {
         let reader = Reader {
             file: self
                 .growing
                 .as_ref()
-                .map(|growing| FileReader::new(growing.file().clone())),
+                .map(|growing| FileReader::new(growing.file().clone(), share)),
             transfer: None,
             offset: range.start,
             end: self.size.map(|size| range.end.min(size)),

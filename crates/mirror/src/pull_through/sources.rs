@@ -145,7 +145,13 @@ impl Sources {
             None => 0..size,
         };
         let offset = range.start;
-        let body = body::of(found.payload, vec![Part::Range(range)], Source::Peer);
+        let share = self.tools.from_peers.memory().own.clone();
+        let body = body::of(
+            found.payload,
+            vec![Part::Range(range)],
+            Source::Peer,
+            &share,
+        );
         let body = http_body_util::BodyDataStream::new(body);
         Ok(Opened {
             upstream_reason: None,

@@ -18,7 +18,7 @@ use crate::{Body, Candidate, PeerId, Router};
 
 /// What a peer does with the connections it gets.
 #[derive(Clone)]
-enum Peer {
+pub enum Peer {
     /// Serves the object, ranges included.
     Good(Bytes),
     /// Serves this many bytes of what it was asked for, then closes.
@@ -107,13 +107,13 @@ async fn talk(mut stream: TcpStream, peer: Peer) {
     }
 }
 
-struct TestApp {
+pub struct TestApp {
     mirror: Mirror,
     registry: Registry,
 }
 
 /// A mirror with an empty store whose peers announce `digest`.
-async fn app(digest: &Digest, peers: &[Peer]) -> TestApp {
+pub async fn app(digest: &Digest, peers: &[Peer]) -> TestApp {
     app_of(oci::Key::Digest(digest.clone()), peers).await
 }
 
@@ -157,24 +157,31 @@ fn candidate(number: usize, address: SocketAddr) -> Candidate {
 
 impl TestApp {
     async fn get(&self, path: &str, headers: HeaderMap) -> Response<Body> {
+        self.get_from([10, 0, 0, 1], path, headers).await
+    }
+
+    /// For a client at this address.
+    async fn get_from(&self, ip: [u8; 4], path: &str, headers: HeaderMap) -> Response<Body> {
         let mut request = http::Request::get(path).body(()).expect("a request");
         *request.headers_mut() = headers;
         let ends = Ends {
-            remote: SocketAddr::from(([10, 0, 0, 1], 1)),
+            remote: SocketAddr::from((ip, 1)),
             local: SocketAddr::from(([10, 0, 0, 2], 5000)),
         };
         self.mirror.answer(&request.into_parts().0, ends).await
     }
 
-    async fn blob(&self, digest: &Digest) -> Response<Body> {
-        self.get(
-            &format!("/v2/lab/app/blobs/{digest}?ns=quay.io"),
-            HeaderMap::new(),
-        )
-        .await
+    pub async fn blob(&self, digest: &Digest) -> Response<Body> {
+        self.blob_for(digest, [10, 0, 0, 1]).await
     }
 
-    fn metric(&self, name: &str) -> u64 {
+    /// For a client at this address.
+    pub async fn blob_for(&self, digest: &Digest, ip: [u8; 4]) -> Response<Body> {
+        let path = format!("/v2/lab/app/blobs/{digest}?ns=quay.io");
+        self.get_from(ip, &path, HeaderMap::new()).await
+    }
+
+    pub fn metric(&self, name: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
         let line = text
@@ -188,7 +195,7 @@ impl TestApp {
     }
 }
 
-async fn whole(response: Response<Body>) -> Result<Bytes, crate::BodyError> {
+pub async fn whole(response: Response<Body>) -> Result<Bytes, crate::BodyError> {
     response
         .into_body()
         .collect()
@@ -197,7 +204,7 @@ async fn whole(response: Response<Body>) -> Result<Bytes, crate::BodyError> {
 }
 
 /// Too large to be verified whole, so that it is streamed.
-fn large() -> (Bytes, Digest) {
+pub fn large() -> (Bytes, Digest) {
     let bytes: Bytes = (0..3 * 1024 * 1024u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
         .collect();
