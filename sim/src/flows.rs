@@ -1,13 +1,11 @@
 //! Flows of bytes: they begin and end, and advance with each step of the links.
 
+use flights::pulling::{REPORT_EVERY, Role, STALL_LIMIT};
 use flights::{PullProgress, SourceWatch};
 
 use crate::links::Flow;
-use crate::setup::{MILLI, Micros, SECOND};
-use crate::world::{FILE_STEP, Phase, Role, STALL, World};
-
-/// The interval of reports while bytes arrive. As in `mirror::flight::watcher`.
-const REPORT_EVERY: Micros = 500 * MILLI;
+use crate::setup::{SECOND, micros};
+use crate::world::{FILE_STEP, Phase, World};
 
 impl World {
     /// Advances all flows by one step.
@@ -111,6 +109,7 @@ impl World {
                 self.counts.upstream_bytes += came;
             } else {
                 self.counts.peer_bytes += came;
+                pull.is_requeued &= came == 0;
                 self.members[flow.source as usize].sent.total += came;
             }
             if came > 0 {
@@ -122,10 +121,10 @@ impl World {
             } else if !pull.begun && pull.got / FILE_STEP > pull.mark / FILE_STEP {
                 pull.begun = true;
                 begun.push(at);
-            } else if pull.begun && came > 0 && self.now - flow.reported >= REPORT_EVERY {
+            } else if pull.begun && came > 0 && self.now - flow.reported >= micros(REPORT_EVERY) {
                 flow.reported = self.now;
                 begun.push(at);
-            } else if self.now - flow.last >= STALL && !pull.stalled {
+            } else if self.now - flow.last >= micros(STALL_LIMIT) && !pull.stalled {
                 pull.stalled = true;
                 stalled.push(at);
             }

@@ -2,34 +2,22 @@
 
 use std::time::Duration;
 
+use flights::pulling::{
+    self, CONTAINERD_SLOTS, EVICTED_FOR, GONE_LIMIT, MAX_FAILED_SOURCES, MAX_UPLOADS, QUEUED_AFTER,
+    REQUEUE_AFTER, Role, SOURCE_ANSWER_LIMIT, STALL_LIMIT,
+};
 use flights::{
     ChainPosition, Decision, NodeId, PullProgress, RequestId, SourceRequest, node_field,
     nodes_field,
 };
 
 use crate::event::{Attempt, Event};
-use crate::setup::{Containerd, MILLI, Micros, Mode, Plan, SECOND};
+use crate::setup::{Containerd, MILLI, Micros, Mode, Plan, SECOND, micros};
 use crate::state_machine::{id, number};
-use crate::world::{Phase, Role, STALL, World};
+use crate::world::{Phase, Pull, World};
 
-/// The downloads of containerd at once.
-const SLOTS: u8 = 3;
 /// Objects up to this size, in bytes, cross a link in no time.
 pub const SMALL: u64 = 64 * 1024;
-/// The uploads of a node at once. As in `mirror::flight`, like the four below.
-const MOST_UPLOADS: u32 = 24;
-const ANSWER_LIMIT: Micros = SECOND;
-const EVICTED_FOR: Micros = 2 * SECOND;
-const MAX_LEFT: u8 = 3;
-const LEFT_PAUSE: Micros = 10 * SECOND;
-const MOST_FAILED: usize = 16;
-const GONE_LIMIT: Micros = 250 * MILLI;
-/// The time after which a request is requeued, the first and the second time. As in `mirror::flight`.
-const REQUEUE_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(600)];
-/// An image with at most this many layers is reordered, once containerd has queued them all. As in
-/// `mirror::flight::containerd_slots`.
-const FEW: u32 = 6;
-const QUEUE_GATHER: Micros = 50 * MILLI;
 /// The interval at which a source is asked that has no decision yet.
 const AGAIN: Micros = 5 * MILLI;
 /// The time of a lookup in Kademlia.
@@ -91,7 +79,8 @@ impl World {
     pub fn pump(&mut self, node: u32) {
         loop {
             let member = &self.members[node as usize];
-            let has_place = |(object, _): &(u32, bool)| member.running[self.group(*object)] < SLOTS;
+            let has_place =
+                |(object, _): &(u32, bool)| member.running[self.group(*object)] < CONTAINERD_SLOTS;
             let Some(next) = member.queue.iter().position(has_place) else {
                 return;
             };
@@ -121,23 +110,21 @@ impl World {
 
     /// The time after which a request ends without a byte, so that containerd requeues it.
     fn requeue_after(&self, node: u32, object: u32) -> Option<Duration> {
-        let empty_attempts = usize::from(self.pull(node, object).empty_attempts);
-        let wait = REQUEUE_AFTER.get(empty_attempts).copied();
-        wait.filter(|_| self.setup.containerd == Containerd::PerNode)
+        let may_requeue =
+            !self.pull(node, object).is_requeued && self.setup.containerd == Containerd::PerNode;
+        may_requeue.then_some(REQUEUE_AFTER)
     }
 
-    /// Whether the layers below should go first. As in `mirror::flight::containerd_slots`.
+    /// Whether the layers below should go first.
     fn waits_for_lower_layers(&self, node: u32, object: u32) -> bool {
         let about = &self.setup.objects[object as usize];
         let image = &self.setup.images[about.image as usize];
         let (lowest, all) = (image.first + 2, image.first + image.objects);
         let is_missing = |layer: &u32| self.pull(node, *layer).phase != Phase::Done;
-        self.setup.containerd == Containerd::PerNode
-            && self.pull(node, object).empty_attempts == 0
+        let missing_below = (lowest..object.max(lowest)).filter(is_missing).count();
+        self.requeue_after(node, object).is_some()
             && self.pull(node, object).got == 0
-            && object >= lowest
-            && all - lowest <= FEW
-            && (lowest..object).filter(is_missing).count() >= usize::from(SLOTS)
+            && pulling::waits_for_lower_layers((all - lowest) as usize, missing_below)
             && !self.has_other_missing_layers(node, about.image)
     }
 
@@ -159,7 +146,7 @@ impl World {
     }
 
     fn end_empty(&mut self, node: u32, object: u32) {
-        self.pull_mut(node, object).empty_attempts += 1;
+        self.pull_mut(node, object).is_requeued = true;
         self.free_slot(node, object);
         self.enqueue(node, object, false);
         self.push(self.now + MILLI, Event::Pump { node });
@@ -170,17 +157,23 @@ impl World {
         let manifest = self.setup.images[about.image as usize].first;
         let is_manifest = object == manifest;
         let pull = self.pull(node, object);
-        if pull.failed.len() >= MOST_FAILED {
+        if pull.failed.len() >= MAX_FAILED_SOURCES {
             self.counts.alone += 1;
             return self.go_upstream(node, object);
         }
         if self.waits_for_lower_layers(node, object) {
             let pull = self.attempt(node, object);
-            return self.push(self.now + QUEUE_GATHER, Event::Requeue { pull });
+            return self.push(self.now + micros(QUEUED_AFTER), Event::Requeue { pull });
         }
         let leader = self.pull(node, manifest).leader;
         let leader = leader.filter(|leader| !is_manifest && number(leader) != node);
         let requeue_after = self.requeue_after(node, object).unwrap_or_default();
+        let now = self.time();
+        let slow_source = self.pull_mut(node, object).slow_sources.take(now);
+        let (pull, about) = (
+            self.pull(node, object),
+            &self.setup.objects[object as usize],
+        );
         let wanted = SourceRequest {
             repository: u64::from(about.image),
             registry: crate::speed::REGISTRY,
@@ -190,13 +183,12 @@ impl World {
             offset: pull.got,
             // The latest first.
             failed_sources: nodes_field(pull.failed.iter().rev().copied()),
-            slow_source: node_field(pull.slow_source),
+            slow_source: node_field(slow_source),
             requeue_after_ms: requeue_after.as_millis() as u32,
             ..SourceRequest::of_key(about.key)
         };
         let pull = self.pull_mut(node, object);
         pull.phase = Phase::Requesting;
-        pull.slow_source = None;
         let request = self.drive(node, |machine, now, dir| {
             machine.request_source(now, wanted, dir)
         });
@@ -251,10 +243,14 @@ impl World {
     }
 
     fn follow(&mut self, node: u32, object: u32, source: u32, position: ChainPosition) {
-        self.pull_mut(node, object).role = Role::Follows(source, position);
+        let it = self.pull_mut(node, object);
+        (it.role, it.source) = (Role::Follows(position), source);
         let pull = self.attempt(node, object);
         if !self.members[source as usize].alive || self.is_cut(node, source) {
-            return self.push(self.now + ANSWER_LIMIT, Event::SourceFailed { pull });
+            return self.push(
+                self.now + micros(SOURCE_ANSWER_LIMIT),
+                Event::SourceFailed { pull },
+            );
         }
         // One round trip connects, half of another carries the request.
         let at = self.handshake(node, source) + self.round_trip(node, source) * 3 / 2;
@@ -264,7 +260,8 @@ impl World {
     /// Handles a request at its source.
     pub fn asked(&mut self, pull: Attempt) {
         let Attempt { node, object, .. } = pull;
-        let Role::Follows(source, position) = self.pull(node, object).role else {
+        let &Pull { role, source, .. } = self.pull(node, object);
+        let Role::Follows(position) = role else {
             return;
         };
         if !self.is_current(pull) {
@@ -272,22 +269,24 @@ impl World {
         }
         let back = self.now + self.round_trip(node, source) / 2;
         if !self.members[source as usize].alive || self.is_cut(node, source) {
-            return self.push(self.now + ANSWER_LIMIT, Event::SourceFailed { pull });
+            return self.push(
+                self.now + micros(SOURCE_ANSWER_LIMIT),
+                Event::SourceFailed { pull },
+            );
         }
         let own = self.pull(source, object);
         let is_done = own.phase == Phase::Done;
-        let is_ahead = match own.role {
-            Role::None => false,
-            Role::Leads => true,
-            Role::Follows(_, own) => own.is_before(&position),
-        };
-        let has_more = self.visible(source, object) > self.pull(node, object).got;
+        let (have, got) = (self.visible(source, object), self.pull(node, object).got);
+        let has_more = have > got;
+        let serves = own.phase != Phase::Absent && own.role.serves(have, got, &position);
         if own.phase == Phase::Requesting && !has_more {
             return self.push(self.now + AGAIN, Event::Asked { pull });
         }
-        let is_evicted = own.evicted.is_some_and(|at| self.now - at < EVICTED_FOR);
-        let may = is_done || !is_evicted && (has_more || is_ahead && own.phase != Phase::Absent);
-        if !may || self.members[source as usize].uploads >= MOST_UPLOADS {
+        let is_evicted = own
+            .evicted
+            .is_some_and(|at| self.now - at < micros(EVICTED_FOR));
+        let may = is_done || (!is_evicted && serves);
+        if !may || self.members[source as usize].uploads >= MAX_UPLOADS {
             self.counts.refused += 1;
             self.push(back, Event::SourceFailed { pull });
         } else if self.setup.objects[object as usize].size > SMALL {
@@ -296,7 +295,7 @@ impl World {
             self.push(back, Event::Completed { pull });
         } else {
             self.waiters.entry((source, object)).or_default().push(pull);
-            self.push(self.now + STALL, Event::SourceFailed { pull });
+            self.push(self.now + micros(STALL_LIMIT), Event::SourceFailed { pull });
         }
     }
 
@@ -310,8 +309,8 @@ impl World {
         let seed = self.setup.seed;
         let it = self.pull_mut(node, object);
         it.attempt += 1;
-        if let Role::Follows(source, _) = it.role {
-            it.failed.push(id(source, seed));
+        if let Role::Follows(_) = it.role {
+            it.failed.push(id(it.source, seed));
         }
         match self.setup.mode {
             Mode::Peili => self.request_source(node, object),
@@ -321,15 +320,10 @@ impl World {
 
     /// Goes on with another source than a slow one.
     pub fn leave_slow(&mut self, node: u32, object: u32) {
-        let (now, seed) = (self.now, self.setup.seed);
+        let (now, seed) = (self.time(), self.setup.seed);
         let it = self.pull_mut(node, object);
-        let (times, last) = it.left;
-        if let Role::Follows(source, _) = it.role
-            && times < MAX_LEFT
-            && (times == 0 || now - last >= LEFT_PAUSE)
-        {
-            it.left = (times + 1, now);
-            it.slow_source = Some(id(source, seed));
+        let source = id(it.source, seed);
+        if matches!(it.role, Role::Follows(_)) && it.slow_sources.leave(now, source) {
             self.drop_flow(node, object);
             self.pull_mut(node, object).attempt += 1;
             self.request_source(node, object);
@@ -411,7 +405,7 @@ impl World {
             }
         }
         let pull = self.pull_mut(node, object);
-        (pull.phase, pull.role) = (Phase::Absent, Role::None);
+        (pull.phase, pull.role) = (Phase::Absent, Role::Undecided);
         pull.attempt += 1;
         pull.begun = false;
         pull.failed.clear();
@@ -421,7 +415,7 @@ impl World {
         let mut orphans: Vec<_> = orphans.map(|f| self.current(f.node, f.object)).collect();
         orphans.extend(self.waiters.remove(&(node, object)).unwrap_or_default());
         for pull in orphans {
-            self.push(self.now + GONE_LIMIT, Event::SourceFailed { pull });
+            self.push(self.now + micros(GONE_LIMIT), Event::SourceFailed { pull });
         }
     }
 

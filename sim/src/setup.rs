@@ -5,6 +5,10 @@ use flights::Key;
 /// Microseconds of virtual time.
 pub type Micros = u64;
 
+pub fn micros(time: std::time::Duration) -> Micros {
+    time.as_micros() as Micros
+}
+
 pub const MILLI: Micros = 1_000;
 pub const SECOND: Micros = 1_000_000;
 

@@ -1,5 +1,6 @@
 //! What nodes receive, tests of their links, and the watch over sources: the rules of `flights`, on modelled links.
 
+use flights::pulling::Role;
 use flights::{
     Condition, Event as FlightEvent, LinkTest, ReceiveRates, SourceStatus, SourceWatch, Step,
 };
@@ -7,7 +8,7 @@ use flights::{
 use crate::event::{Attempt, Event};
 use crate::setup::{MILLI, Micros, SECOND};
 use crate::state_machine::id;
-use crate::world::{Phase, Role, World};
+use crate::world::{Phase, Pull, World};
 
 /// The interval between observations of what a node receives.
 pub const OBSERVE_EVERY: Micros = 250 * MILLI;
@@ -191,7 +192,8 @@ impl World {
         }
         for (node, object, step) in steps {
             let pull = self.current(node, object);
-            let Role::Follows(source, _) = self.pull(node, object).role else {
+            let &Pull { role, source, .. } = self.pull(node, object);
+            let Role::Follows(_) = role else {
                 continue;
             };
             if step == Step::Leave {

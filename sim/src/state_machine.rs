@@ -7,14 +7,9 @@ use bytes::Bytes;
 use flights::members::{Change, Contact, Member};
 use flights::slots::{Owners, ShardMap, Slot, SlotChange};
 use flights::{
-    Born, Coordinator, Decision, Event, Key, LinkTest, Node, NodeId, PullProgress, ReceiveRates,
-    RequestId, SourceRequest, Time, View,
+    Born, Coordinator, Decision, Event, HANDOVER, Key, LinkTest, Node, NodeId, PullProgress,
+    ReceiveRates, RequestId, SourceRequest, Time, UNREACHABLE, View,
 };
-
-/// How long an unreachable member does not count as an owner. As in `flights::Node`.
-const UNREACHABLE: Duration = Duration::from_secs(5);
-/// How long a new arbiter asks the previous one. As in `flights::Node`.
-const HANDOVER: Duration = Duration::from_secs(3);
 
 /// The id of a node, by its number.
 pub fn id(node: u32, seed: u64) -> NodeId {

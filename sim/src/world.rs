@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use flights::{ChainPosition, Condition, NodeId, RequestId, Time};
+use flights::pulling::Role;
+use flights::{Condition, NodeId, RequestId, SlowSources, Time};
 
 use crate::event::{Attempt, Event, EventQueue};
 use crate::links::{Flow, Links};
@@ -17,8 +18,7 @@ const WARM_UP: Micros = 40 * SECOND;
 const DETECTION: Micros = 8 * SECOND;
 /// A file of containerd grows in steps of this many bytes.
 pub const FILE_STEP: u64 = 1024 * 1024;
-/// A pull has stalled after this time without a byte. As in `mirror::flight`.
-pub const STALL: Micros = 3 * SECOND;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     #[default]
@@ -32,19 +32,13 @@ pub enum Phase {
     Done,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Role {
-    #[default]
-    None,
-    Follows(u32, ChainPosition),
-    Leads,
-}
-
 /// An object at a node.
 #[derive(Clone, Debug, Default)]
 pub struct Pull {
     pub phase: Phase,
     pub role: Role,
+    /// The node that it follows.
+    pub source: u32,
     pub got: u64,
     /// Of these, from upstream.
     pub led: u64,
@@ -57,12 +51,10 @@ pub struct Pull {
     pub begun: bool,
     /// A stall was reported.
     pub stalled: bool,
-    pub empty_attempts: u8,
+    /// A request ended without a byte, and none has come since.
+    pub is_requeued: bool,
     pub failed: Vec<NodeId>,
-    /// The source that was left because it is slow, until it is reported.
-    pub slow_source: Option<NodeId>,
-    /// How often that happened, and when last.
-    pub left: (u8, Micros),
+    pub slow_sources: SlowSources,
     pub leader: Option<NodeId>,
 }
 
@@ -74,10 +66,10 @@ pub struct Member {
     /// Downloads that wait for a slot, and whether they go upstream.
     pub queue: VecDeque<(u32, bool)>,
     /// Downloads with a slot, for each group.
-    pub running: Vec<u8>,
+    pub running: Vec<usize>,
     /// The objects still missing.
     pub missing: u32,
-    pub uploads: u32,
+    pub uploads: usize,
     pub started: Micros,
     pub finished: Option<Micros>,
     pub received: u64,

@@ -7,6 +7,7 @@
 //! - [`slots`]: which node owns which keys, derived from the members; the shards of a large cluster.
 //! - `arbiter`: the owner's side: holders, leaders and followers of each key.
 //! - `holdings`, `requests`, `pulls`, `ledger`: what a node announces, requests and reports, and how long it may wait.
+//! - [`pulling`]: how a node pulls an object, and what it serves of it meanwhile.
 //! - `speed`: whether this node and its registries are as fast as they are for others, and whether a source is.
 //! - `wire`: the messages, as defined in `proto/`.
 //! - [`Node`]: all of it; [`Coordinator`]: all but the members.
@@ -22,6 +23,7 @@ mod ledger;
 pub mod members;
 mod node;
 mod outbox;
+pub mod pulling;
 mod pulls;
 mod random;
 mod requests;
@@ -36,10 +38,10 @@ pub use decision::{ChainPosition, Decision};
 pub use key::Key;
 pub use ledger::BUDGET;
 pub use members::{Datagram, NodeId};
-pub use node::Node;
+pub use node::{HANDOVER, Node, UNREACHABLE};
 pub use pulls::PullProgress;
 pub use requests::RequestId;
-pub use speed::{Condition, LinkTest, ReceiveRates, SourceStatus, SourceWatch, Step};
+pub use speed::{Condition, LinkTest, ReceiveRates, SlowSources, SourceStatus, SourceWatch, Step};
 pub use time::{Born, Time};
 pub use view::View;
 pub use wire::{DecodeError, MAX_DATAGRAM, SourceRequest, node_field, nodes_field, registry_hash};

@@ -5,11 +5,13 @@
 
 mod link;
 mod registries;
+mod slow_sources;
 mod source_watch;
 
 pub(crate) use link::Link;
 pub use link::{Condition, LinkTest};
 pub(crate) use registries::{LeadRate, RegistryRates};
+pub use slow_sources::SlowSources;
 pub use source_watch::{SourceStatus, SourceWatch, Step};
 
 /// What this node receives, in bytes per second.

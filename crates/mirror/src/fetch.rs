@@ -20,14 +20,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::access::Secret;
 use crate::connect::Connector;
+use crate::flights::pulling::SOURCE_ANSWER_LIMIT;
 use crate::metrics::Metrics;
 use crate::peers::{Fault, InFlight, Peers};
 use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, OFFSET, SENT, Target};
 use crate::{Candidate, ChainPosition, PeerId, Router, SourceStatus};
 use race::Race;
 
-/// A peer that has not begun to answer after this long has failed.
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// What asking peers may take in all, until one of them answers: then the client is sent upstream.
 const RACE_LIMIT: Duration = Duration::from_secs(2);
 /// A second peer is asked when the first has not answered after twice the usual time, but within these bounds.
@@ -298,8 +297,8 @@ impl Fetcher {
         &self,
         request: http::Request<Empty<Bytes>>,
     ) -> Result<Response<Incoming>, String> {
-        match timeout(ANSWER_LIMIT, self.client.request(request)).await {
-            Err(_) => Err(format!("no answer within {ANSWER_LIMIT:?}")),
+        match timeout(SOURCE_ANSWER_LIMIT, self.client.request(request)).await {
+            Err(_) => Err(format!("no answer within {SOURCE_ANSWER_LIMIT:?}")),
             Ok(Err(error)) => Err(chain(&error)),
             Ok(Ok(response)) => Ok(response),
         }

@@ -4,14 +4,12 @@
 //! For the node's own client the flight names a source, or sends the client upstream. A watcher reports the progress of
 //! the pull, and the bytes received so far are served to followers.
 
-mod containerd_slots;
 mod flight_source;
 mod follower_stream;
 mod pulls;
 mod range;
 mod rate;
 mod serve_growing;
-mod slow_sources;
 mod speed;
 mod uploads;
 mod watcher;
@@ -26,6 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::fetch::{Fetcher, link_test};
+use crate::flights::pulling::{self, Role};
 use crate::found::{Found, Payload, Source};
 use crate::from_peers::FromPeers;
 use crate::images::{Images, ObjectInfo};
@@ -35,16 +34,14 @@ use crate::request::{Kind, Target};
 use crate::source_provider::SourceProvider;
 use crate::{Body, Decision, Flights, Growing, PullProgress, Store};
 
-use containerd_slots::ContainerdSlots;
 use flight_source::FlightSource;
-use pulls::{Entry, Pull, Pulls, Role};
+use pulls::{Entry, Pull, Pulls};
 pub use range::all_from;
 pub use rate::per_second;
 use speed::Speed;
 use uploads::Uploads;
 use watcher::Watcher;
 
-pub use containerd_slots::BodyEndHook;
 pub use follower_stream::{Eviction, FollowerStream};
 pub use pulls::Sharing;
 pub use uploads::Upload;
@@ -68,7 +65,6 @@ struct Shared {
     metrics: Arc<Metrics>,
     images: Images,
     pulls: Pulls,
-    slots: Arc<ContainerdSlots>,
     uploads: Arc<Uploads>,
     speed: Speed,
     tasks: TaskTracker,
@@ -109,12 +105,12 @@ impl Shared {
         self.tasks.spawn(stop.run_until_cancelled_owned(task));
     }
 
-    /// After which time a body that has begun ends, rather than wait for another source.
-    fn end_after(&self, digest: &Digest) -> Option<Duration> {
-        let shares_slots = self.store.downloads_share_slots();
-        shares_slots
-            .then(|| self.slots.requeue_after(digest))
-            .flatten()
+    /// After which time a body ends, rather than wait for another source. containerd asks for the rest of it after its
+    /// queued downloads.
+    fn end_after(&self) -> Option<Duration> {
+        self.store
+            .downloads_share_slots()
+            .then_some(pulling::REQUEUE_AFTER)
     }
 
     /// The bytes of an object received so far.
@@ -155,7 +151,6 @@ impl Flight {
             metrics,
             images: Images::default(),
             pulls: Pulls::default(),
-            slots: Arc::default(),
             uploads: Arc::default(),
             speed: Speed::default(),
             tasks: TaskTracker::new(),
@@ -174,12 +169,6 @@ impl Flight {
     /// A server may ignore a range (RFC 9110, 14.2). containerd then uses one stream, which suits a flight best.
     pub fn ignore_range_of_all(target: &mut Target) {
         target.ranges.take_if(|r| all_from(Some(r)) == Some(0));
-    }
-
-    /// The hook to call when the body of the answer ends.
-    pub fn body_end_hook(&self, target: &Target) -> Option<BodyEndHook> {
-        let digest = target.digest()?;
-        Some(self.shared.slots.body_end_hook(digest))
     }
 
     /// Finds an object for the node's own client at the source that the flight names.
@@ -223,12 +212,12 @@ impl Flight {
         sharing: Sharing,
     ) -> Result<Found, Refusal> {
         let shared = &self.shared;
-        if !shared.slots.may_end_empty(digest) {
+        if target.are_attempts_spent() {
             return Err(Refusal::Alone(target.kind));
         }
         if offset == 0 && self.waits_for_lower_layers(target, digest) {
             // By then the layers that should go first are queued as well.
-            sleep(containerd_slots::GATHER).await;
+            sleep(pulling::QUEUED_AFTER).await;
             return self.requeue(target, digest);
         }
         let restarted_after_failure = |pull: Arc<Pull>| pull.restarted_after_failure();
@@ -264,23 +253,25 @@ impl Flight {
     fn requeue_after(&self, target: &Target, digest: &Digest) -> Option<Duration> {
         let shared = &self.shared;
         let can = target.kind == Kind::Blob
+            && target.may_requeue()
             && shared.store.downloads_share_slots()
             && shared.object_info(digest).size.is_some();
-        can.then(|| shared.slots.requeue_after(digest)).flatten()
+        can.then_some(pulling::REQUEUE_AFTER)
     }
 
     /// Whether the layers below this one should go first.
     fn waits_for_lower_layers(&self, target: &Target, digest: &Digest) -> bool {
         let (shared, store) = (&self.shared, &self.shared.store);
-        if target.kind != Kind::Blob || !store.downloads_share_slots() {
+        let may_requeue = target.kind == Kind::Blob && target.may_requeue();
+        if !may_requeue || !store.downloads_share_slots() {
             return false;
         }
         let is_here = |layer: &Digest| matches!(store.open(layer), Ok(Some(_)));
         let layers = shared.object_info(digest).layers;
+        let below = layers.iter().take_while(|layer| *layer != digest);
+        let missing = below.filter(|layer| !is_here(layer)).count();
         // The tail is behind what comes of other images.
-        shared
-            .slots
-            .waits_for_lower_layers(digest, &layers, is_here)
+        pulling::waits_for_lower_layers(layers.len(), missing)
             && !shared.images.has_other_missing_layers(&layers, is_here)
     }
 
@@ -288,6 +279,9 @@ impl Flight {
     fn requeue(&self, target: &Target, digest: &Digest) -> Result<Found, Refusal> {
         let size = self.shared.object_info(digest).size;
         let size = size.ok_or(Refusal::Alone(target.kind))?;
+        if let Some(attempts) = &target.attempts {
+            attempts.requeued();
+        }
         self.shared.metrics.flights_requeued.inc();
         Ok(Found {
             digest: digest.clone(),

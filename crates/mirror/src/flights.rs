@@ -1,14 +1,24 @@
 //! The trait by which the mirror takes part in flights: who pulls an object from upstream, and who takes it from whom
 //! (docs/decisions/0005-flights.md).
 
+use std::sync::LazyLock;
+
 use async_trait::async_trait;
 use oci::Digest;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 pub use ::flights::{
-    ChainPosition, Condition, Decision, LinkTest, NodeId, PullProgress, ReceiveRates,
-    SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field, registry_hash,
+    ChainPosition, Condition, Decision, LinkTest, NodeId, PullProgress, ReceiveRates, SlowSources,
+    SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field, pulling,
+    registry_hash,
 };
+
+/// The present time, as the rules of flights have it.
+pub(crate) fn now() -> Time {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Time::default().after(ORIGIN.elapsed())
+}
 
 use crate::Candidate;
 

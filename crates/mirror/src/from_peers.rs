@@ -17,7 +17,7 @@ use crate::found::{Found, Payload, Source};
 use crate::local;
 use crate::peers::Fault;
 use crate::refusal::Refusal;
-use crate::relay::Relay;
+use crate::relay::{Relay, RelayError};
 use crate::request::{Kind, Target};
 use crate::source_provider::SourceProvider;
 use crate::source_reader::{Next, SourceReader};
@@ -43,6 +43,8 @@ enum Unusable {
     Fault(Fault),
     /// It is our own fault: too much is being read already.
     NoMemory,
+    /// No byte came, of this peer or of those asked after it.
+    NoBytes(RelayError),
 }
 
 impl From<Fault> for Unusable {
@@ -114,13 +116,11 @@ impl FromPeers {
     ) -> Result<Found, Refusal> {
         let kind = question.target.kind;
         for _ in 0..MOST_TRIES {
-            let answer = provider.find(question).await.map_err(|error| match error {
-                FetchError::NoCandidate => Refusal::NoPeer(kind),
-                FetchError::Unsatisfiable { size } => Refusal::Unsatisfiable { size },
-                FetchError::Leads => Refusal::Leads(kind),
-                FetchError::Alone | FetchError::Later => Refusal::Alone(kind),
-                failed => Refusal::PeersFailed(kind, failed.to_string()),
-            })?;
+            if question.target.are_attempts_spent() {
+                break;
+            }
+            let answer = provider.find(question).await;
+            let answer = answer.map_err(|error| refusal(kind, error))?;
             let peer = answer.candidate.peer.clone();
             let found = match (kind, question.target.digest()) {
                 (Kind::Blob, Some(digest)) => self.blob(provider, question, digest, answer).await,
@@ -130,13 +130,22 @@ impl FromPeers {
                 Ok(found) => return Ok(found),
                 Err(Unusable::Fault(fault)) => {
                     provider.report_fault(&peer, &question.key, fault);
+                    if let Some(attempts) = &question.target.attempts {
+                        attempts.failed();
+                    }
                 }
                 Err(Unusable::NoMemory) => return Err(Refusal::Busy(kind)),
+                Err(Unusable::NoBytes(RelayError::Interrupted { source, .. })) => {
+                    return Err(refusal(kind, source));
+                }
+                Err(Unusable::NoBytes(error)) => {
+                    return Err(Refusal::PeersFailed(kind, error.to_string()));
+                }
             }
         }
         Err(Refusal::PeersFailed(
             kind,
-            format!("what {MOST_TRIES} of them sent was of no use"),
+            "what several of them sent was of no use".into(),
         ))
     }
 
@@ -182,7 +191,9 @@ impl FromPeers {
             let permit = self.share(question).keep(RELAY_BYTES).await;
             let permit = permit.ok_or(Unusable::NoMemory)?;
             let (provider, question) = (provider.clone(), question.clone());
-            let relay = Relay::new(provider, metrics, question, part, answer, permit);
+            let mut relay = Relay::new(provider, metrics, question, part, answer, permit);
+            let first = relay.wait_for_first_bytes().await;
+            first.map_err(Unusable::NoBytes)?;
             Payload::Relay(Box::new(relay))
         };
         Ok(Found {
@@ -221,7 +232,20 @@ impl FromPeers {
         }
         reader.answer.finished();
         self.fetcher.metrics.bytes.peer.inc_by(bytes.len() as u64);
+        if let Some(attempts) = &question.target.attempts {
+            attempts.received(bytes.len() as u64);
+        }
         let all = 0..bytes.len();
         Ok(Bytes::from_owner(Chunk::new(bytes, all, share, permit)))
+    }
+}
+
+fn refusal(kind: Kind, error: FetchError) -> Refusal {
+    match error {
+        FetchError::NoCandidate => Refusal::NoPeer(kind),
+        FetchError::Unsatisfiable { size } => Refusal::Unsatisfiable { size },
+        FetchError::Leads => Refusal::Leads(kind),
+        FetchError::Alone | FetchError::Later => Refusal::Alone(kind),
+        failed => Refusal::PeersFailed(kind, failed.to_string()),
     }
 }

@@ -6,6 +6,7 @@
 
 mod access;
 mod announce;
+mod attempts;
 mod body;
 mod catalog;
 mod connect;

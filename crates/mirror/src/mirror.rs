@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::attempts::AttemptsByDigest;
 use crate::body::Body;
 use crate::body::send_memory::SendMemory;
 use crate::fetch::{Fetcher, Limits};
@@ -59,6 +60,7 @@ pub struct Mirror {
     pull_through: Option<PullThrough>,
     trials: Arc<Trials>,
     pull_owners: PullOwners,
+    attempts: AttemptsByDigest,
     upstream_bytes: UpstreamBytes,
     memory: SendMemory,
     metrics: Arc<Metrics>,
@@ -113,6 +115,7 @@ impl Mirror {
             pull_through,
             trials: Arc::default(),
             pull_owners: PullOwners::default(),
+            attempts: AttemptsByDigest::default(),
             upstream_bytes: UpstreamBytes::new(metrics.clone()),
             memory,
             metrics,
@@ -259,9 +262,10 @@ impl Mirror {
         let owns_pull =
             || filled.is_some_and(|(digest, ingest)| self.pull_owners.owns(digest, ingest, client));
         let caller = self.access.caller(headers, client, owns_pull);
-        let fills_ingest = filled.is_some() && caller == Caller::Own;
+        let filled = filled.filter(|_| caller == Caller::Own);
+        let attempts = filled.map(|(digest, _)| self.attempts.of(digest));
         target.caller = caller;
-        target.fills_ingest = fills_ingest;
+        target.attempts = attempts;
     }
 
     async fn find(
@@ -291,12 +295,11 @@ impl Mirror {
             return Ok(found);
         }
         record.handler = "mirror";
-        let flight = self.flight.as_ref().filter(|_| target.fills_ingest);
+        let flight = self.flight.as_ref().filter(|_| target.fills_ingest());
         let result = match (pull_through, flight) {
             (Some(fetches), _) => fetches.find(target, client, &self.access).await,
             (None, Some(flight)) => {
                 Flight::ignore_range_of_all(target);
-                record.ending = flight.body_end_hook(target);
                 match flight.find(target, Sharing::Shared).await {
                     Err(refusal @ (Refusal::Leads(_) | Refusal::Alone(_)))
                         if self.router.has_legacy_peers() =>
@@ -312,7 +315,7 @@ impl Mirror {
             }
             (None, None) => self.from_peers.find(target).await,
         };
-        if target.fills_ingest {
+        if target.fills_ingest() {
             match &result {
                 Ok(_) => self.upstream_bytes.kept(target),
                 Err(refusal) => self.upstream_bytes.sent(target, refusal),

@@ -10,6 +10,7 @@ use futures::stream;
 use oci::{ByteRange, Ranges};
 use tokio::time::Instant;
 
+use crate::attempts::Attempts;
 use crate::body::send_memory::MemoryPermit;
 use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Question};
@@ -18,8 +19,6 @@ use crate::peers::Fault;
 use crate::source_provider::SourceProvider;
 use crate::source_reader::{Next, SourceReader};
 
-/// Breaks in a row without a byte between them, after which the body ends. containerd gives up after three of ours.
-const MOST_BREAKS: u32 = 2;
 /// A peer that sends less than this within [`SourceProvider::crawl_limit`] crawls, which is as bad as sending nothing: a
 /// client that sees some progress never goes elsewhere by itself.
 const CRAWL: u64 = 40 * 1024;
@@ -31,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 pub enum RelayError {
     #[error("no further peer can go on at byte {offset}")]
     Interrupted { offset: u64, source: FetchError },
-    #[error("{MOST_BREAKS} peers broke one after the other at byte {offset}")]
+    #[error("too many peers broke, the last at byte {offset}")]
     Broken { offset: u64 },
 }
 
@@ -44,6 +43,9 @@ pub struct Relay {
     size: u64,
     /// The range that the open answer holds.
     open: Option<(ByteRange, SourceReader)>,
+    /// The first bytes of a range, and what is left of it, if they are here already.
+    first: Option<(ByteRange, Bytes, ByteRange)>,
+    attempts: Arc<Attempts>,
     meter: ReceiveMeter,
     /// When the client was handed bytes, the last time.
     handed_over: Instant,
@@ -90,6 +92,7 @@ impl Relay {
         permit: MemoryPermit,
     ) -> Self {
         question.size = Some(part.size);
+        let attempts = question.target.attempts.clone().unwrap_or_default();
         let reader = SourceReader::new(provider.clone(), question.clone(), answer);
         Self {
             provider,
@@ -97,10 +100,25 @@ impl Relay {
             question,
             size: part.size,
             open: Some((part.range, reader)),
+            first: None,
+            attempts,
             meter: ReceiveMeter::default(),
             handed_over: Instant::now(),
             permit: Arc::new(permit),
         }
+    }
+
+    /// Waits for the first bytes. A client that gets a head gets a byte: it counts bodies that end without one.
+    ///
+    /// # Errors
+    /// No peer sends any.
+    pub async fn wait_for_first_bytes(&mut self) -> Result<(), RelayError> {
+        if let Some((range, _)) = &self.open {
+            let range = range.clone();
+            let next = self.next(range.clone()).await?;
+            self.first = next.map(|(bytes, rest)| (range, bytes, rest));
+        }
+        Ok(())
     }
 
     /// The bytes of a range. The answer that is open serves it, if it holds that very range.
@@ -119,6 +137,8 @@ impl Relay {
             question: self.question.clone(),
             size: self.size,
             open: None,
+            first: None,
+            attempts: self.attempts.clone(),
             meter: ReceiveMeter::default(),
             handed_over: Instant::now(),
             permit: self.permit.clone(),
@@ -130,8 +150,10 @@ impl Relay {
         if range.is_empty() {
             return Ok(None);
         }
+        if let Some((_, bytes, rest)) = self.first.take_if(|(first, ..)| *first == range) {
+            return Ok(Some((bytes, rest)));
+        }
         let offset = range.start;
-        let mut breaks = 0;
         let mut has_paused = self.handed_over.elapsed() >= PAUSE;
         loop {
             let mut reader = match self.open.take() {
@@ -140,18 +162,14 @@ impl Relay {
             };
             if let Next::Bytes(mut bytes, waited) = reader.next(offset).await {
                 bytes.truncate(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
-                return Ok(Some(self.received(bytes, &range, reader, waited)));
+                return self.received(bytes, &range, reader, waited).map(Some);
             }
             if std::mem::take(&mut has_paused) {
                 tracing::debug!(key = %self.question.key, offset, "a peer broke while the client took nothing");
                 continue;
             }
             // An early end, a broken connection, a source of no use: all the same to the client.
-            self.broke(&reader.answer, offset);
-            breaks += 1;
-            if breaks > MOST_BREAKS {
-                return Err(RelayError::Broken { offset });
-            }
+            self.broke(&reader.answer, offset)?;
         }
     }
 
@@ -163,10 +181,11 @@ impl Relay {
         range: &ByteRange,
         reader: SourceReader,
         waited: Duration,
-    ) -> (Bytes, ByteRange) {
+    ) -> Result<(Bytes, ByteRange), RelayError> {
         self.handed_over = Instant::now();
         self.metrics.bytes.peer.inc_by(bytes.len() as u64);
         self.provider.received(range.start, &bytes);
+        self.attempts.received(bytes.len() as u64);
         let rest = range.start + bytes.len() as u64..range.end;
         if rest.is_empty() {
             reader.answer.finished();
@@ -174,19 +193,27 @@ impl Relay {
             .meter
             .add(waited, bytes.len(), self.provider.crawl_limit())
         {
-            self.broke(&reader.answer, rest.start);
+            self.broke(&reader.answer, rest.start)?;
         } else if !reader.is_slow() {
             self.open = Some((rest.clone(), reader));
         }
-        (bytes, rest)
+        Ok((bytes, rest))
     }
 
-    fn broke(&self, answer: &Answer, offset: u64) {
+    /// # Errors
+    /// Too many have.
+    fn broke(&self, answer: &Answer, offset: u64) -> Result<(), RelayError> {
         let peer = &answer.candidate.peer;
         tracing::debug!(%peer, key = %self.question.key, offset, "peer broke in the middle of a body");
         self.provider
             .report_fault(peer, &self.question.key, Fault::Broke);
         self.metrics.broken_bodies.inc();
+        self.attempts.failed();
+        if self.attempts.are_spent() {
+            Err(RelayError::Broken { offset })
+        } else {
+            Ok(())
+        }
     }
 
     /// Asks a peer for the range.

@@ -9,11 +9,13 @@ pub mod host;
 mod path;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Uri};
 use oci::{Digest, Key, NameError, Origin, RangeError, Ranges, Reference, Registry, TagName};
 
+use crate::attempts::Attempts;
 use crate::{ChainPosition, List};
 use host::HostError;
 use path::Page;
@@ -88,9 +90,9 @@ pub struct Target {
     pub reference: Reference,
     pub ranges: Option<Ranges>,
     pub caller: Caller,
-    /// Whether the client fills an ingest of this node's store with the answer: the only requests that take part in a
-    /// flight and change the state of a pull.
-    pub fills_ingest: bool,
+    /// What was tried for the object, if the client fills an ingest of this node's store with the answer. Only such
+    /// requests take part in a flight and change the state of a pull.
+    pub attempts: Option<Arc<Attempts>>,
     /// `HEAD`: the answer has no body.
     pub head_only: bool,
     /// Of a peer that follows the flight of this object; `None` too where what it says of it is not well-formed.
@@ -98,6 +100,20 @@ pub struct Target {
 }
 
 impl Target {
+    pub fn fills_ingest(&self) -> bool {
+        self.attempts.is_some()
+    }
+
+    /// Whether the answer may end without a byte, so that containerd requeues the request.
+    pub fn may_requeue(&self) -> bool {
+        self.attempts.as_ref().is_some_and(|a| a.may_requeue())
+    }
+
+    /// Whether peers have failed so often that the client should go upstream.
+    pub fn are_attempts_spent(&self) -> bool {
+        self.attempts.as_ref().is_some_and(|a| a.are_spent())
+    }
+
     pub fn digest(&self) -> Option<&Digest> {
         match &self.reference {
             Reference::Digest(digest) => Some(digest),
@@ -242,7 +258,7 @@ impl Reader {
             reference,
             ranges,
             caller: Caller::Remote,
-            fills_ingest: false,
+            attempts: None,
             head_only,
             position: headers
                 .get(FLIGHT)

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use crate::body::BodyError;
-use crate::flight::{BodyEndHook, Upload};
+use crate::flight::Upload;
 use crate::found::Source;
 use crate::metrics::{HandlerLabels, HttpLabels, Metrics};
 
@@ -33,8 +33,6 @@ pub struct RequestRecord {
     pub registry: Option<String>,
     pub refusal: Option<String>,
     pub(crate) source: Option<Source>,
-    /// What is told how the body of a flight ends.
-    pub(crate) ending: Option<BodyEndHook>,
     /// The upload that the body is.
     pub(crate) upload: Option<Upload>,
     bytes: u64,
@@ -66,7 +64,6 @@ impl RequestRecord {
             registry: None,
             refusal: None,
             source: None,
-            ending: None,
             upload: None,
             bytes: 0,
             broken: None,
@@ -95,9 +92,6 @@ impl RequestRecord {
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
-        if let Some(ending) = &self.ending {
-            ending.ended(self.bytes, self.broken.is_some());
-        }
         let method = match self.method {
             Method::GET => "GET",
             Method::HEAD => "HEAD",

@@ -1,6 +1,6 @@
 //! Reads the answer of a source, and watches the source meanwhile: a dead one is left within about a second.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,15 +9,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::fetch::{Answer, Question};
+use crate::flights::now;
 use crate::source_provider::SourceProvider;
-use crate::{SourceStatus, SourceWatch, Step, Time};
-
-/// The origin of [`Time`] in this module.
-static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-fn now() -> Time {
-    Time::default().after(ORIGIN.elapsed())
-}
+use crate::{SourceStatus, SourceWatch, Step};
 
 /// What became of a wait for bytes.
 pub enum Next {

@@ -217,7 +217,7 @@ mod tests {
             reference: Reference::Digest(digest.clone()),
             ranges: None,
             caller: Caller::Remote,
-            fills_ingest: false,
+            attempts: None,
             head_only: false,
             position: None,
         }

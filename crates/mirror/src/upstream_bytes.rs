@@ -109,7 +109,7 @@ mod tests {
             reference: oci::Reference::Digest(digest.clone()),
             ranges,
             caller: Caller::Own,
-            fills_ingest: false,
+            attempts: None,
             head_only: false,
             position: None,
         }

@@ -14,6 +14,8 @@ use super::Shared;
 use super::pulls::{Pull, Sharing};
 use super::range::first_byte;
 use crate::fetch::{Answer, FetchError, Question};
+use crate::flights::now;
+use crate::flights::pulling::MAX_FAILED_SOURCES;
 use crate::peers::Fault;
 use crate::request::{FLIGHT, Target};
 use crate::source_provider::{COMPLETE_CRAWL, SourceProvider};
@@ -24,8 +26,6 @@ use crate::{
 
 /// The limit of a request for a source. containerd from 2.3 waits 30 s for the head of an answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
-/// The most sources that may fail one body.
-const MAX_FAILED: usize = 16;
 /// See [`SourceProvider::crawl_limit`]: a source that is still receiving the object sends what comes.
 const GROWING_CRAWL: Duration = Duration::from_secs(20);
 
@@ -38,6 +38,8 @@ pub struct FlightSource {
     sharing: Sharing,
     /// Whether the last source was still receiving the object.
     grows: AtomicBool,
+    /// Whether a source has sent a byte.
+    has_bytes: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -62,6 +64,7 @@ impl FlightSource {
             digest,
             sharing,
             grows: AtomicBool::new(false),
+            has_bytes: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
@@ -83,7 +86,7 @@ impl FlightSource {
         let Some(pull) = pull else {
             return Decision::Alone;
         };
-        let slow_source = pull.slow_sources.lock().take(Instant::now());
+        let slow_source = pull.slow_sources.lock().take(now());
         let asking = self.request_source(&pull, offset, requeue_after, slow_source);
         let decision = timeout(REQUEST_LIMIT, asking).await;
         let decision = decision.unwrap_or(Decision::Alone);
@@ -112,7 +115,7 @@ impl FlightSource {
             state.pull = Some(pull.clone());
             state.failed.clone()
         };
-        if failed.len() >= MAX_FAILED {
+        if failed.len() >= MAX_FAILED_SOURCES {
             return Decision::Alone;
         }
         let origin = self.target.origin.as_ref();
@@ -182,7 +185,12 @@ impl SourceProvider for FlightSource {
             let granted = self.state.lock().granted.take();
             let decision = match granted {
                 Some(decision) => decision,
-                None => self.next(offset, self.shared.end_after(&self.digest)).await,
+                // Without a byte, the answer has no head yet.
+                None => {
+                    let has_bytes = self.has_bytes.load(Ordering::Relaxed);
+                    let end_after = self.shared.end_after().filter(|_| has_bytes);
+                    self.next(offset, end_after).await
+                }
             };
             let (source, position) = match decision {
                 Decision::Follow {
@@ -222,6 +230,7 @@ impl SourceProvider for FlightSource {
     }
 
     fn received(&self, offset: u64, bytes: &Bytes) {
+        self.has_bytes.store(true, Ordering::Relaxed);
         if let Some(pull) = &self.state.lock().pull {
             pull.receive(offset, bytes);
         }
@@ -248,7 +257,7 @@ impl SourceProvider for FlightSource {
         let pull = state.pull.as_ref();
         let left = pull.zip(source.node()).is_some_and(|(pull, source)| {
             let mut slow_sources = pull.slow_sources.lock();
-            slow_sources.leave(Instant::now(), source)
+            slow_sources.leave(now(), source)
         });
         if left {
             tracing::debug!(digest = %self.digest, %source, "a source is far too slow");

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::pulls::{Pull, Role, Sharing, State};
+use super::pulls::{Pull, Sharing, State};
+use crate::flights::pulling::Role;
 use crate::tail_buffer::TailReader;
 use crate::{ChainPosition, Growing};
 

@@ -10,33 +10,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::slow_sources::SlowSources;
+use crate::flights::SlowSources;
+use crate::flights::pulling::Role;
 use crate::tail_buffer::TailBuffer;
 use crate::{ChainPosition, Growing};
 
 /// The most pulls watched at once. A node downloads a dozen objects at a time.
 const MAX_PULLS: usize = 1024;
-
-/// Where this node pulls an object from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Not decided yet.
-    Undecided,
-    Follows(ChainPosition),
-    /// Upstream.
-    Leads,
-}
-
-impl Role {
-    /// Whether this node receives its bytes before a node at `position`.
-    pub fn is_ahead_of(&self, position: &ChainPosition) -> bool {
-        match self {
-            Self::Undecided => false,
-            Self::Follows(own) => own.is_before(position),
-            Self::Leads => true,
-        }
-    }
-}
 
 /// Whether other nodes may have an object that is being pulled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,11 @@ use tokio::time::timeout;
 
 use super::Flight;
 use super::follower_stream::SharedPull;
-use super::pulls::{Role, Sharing};
+use super::pulls::Sharing;
 use super::range::first_byte;
 use super::uploads::Upload;
 use crate::access::Access;
+use crate::flights::pulling::{EVICTED_FOR, Role};
 use crate::found::{Found, Payload, Source};
 use crate::refusal::Refusal;
 use crate::request::Target;
@@ -19,9 +20,6 @@ use crate::{ChainPosition, Progress, Stage, local};
 
 /// A follower's request may come this much before this node's own, or before this node knows its role.
 const SERVE_WAIT: Duration = Duration::from_millis(250);
-/// After its followers were told to go on elsewhere, a pull is served to nobody for this long: the other nodes may not
-/// know yet.
-const EVICTED_FOR: Duration = Duration::from_secs(2);
 /// Objects up to this size, in bytes, are served to every follower: refusing costs more.
 const SMALL: u64 = 1024 * 1024;
 
@@ -117,9 +115,7 @@ impl Flight {
         if pull.position(&growing) <= offset {
             let state = states.wait_for(|s| s.role != Role::Undecided).await;
             let role = state.ok()?.role;
-            // A node behind the follower is no source, whatever the order. Upstream is behind no node.
-            let is_level = role == Role::Leads || pull.position(&growing) >= offset;
-            if !is_level || !role.is_ahead_of(&position) {
+            if !role.serves(pull.position(&growing), offset, &position) {
                 return None;
             }
         }

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Shared;
-use super::pulls::Role;
 use super::rate::RateMeter;
 use crate::fetch::link_test::TestPermits;
+use crate::flights::pulling::Role;
 use crate::{Candidate, Condition, FlightEvent, ReceiveRates, registry_hash};
 
 /// The interval between observations while anything is received.

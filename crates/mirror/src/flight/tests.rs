@@ -1,9 +1,9 @@
 //! What nodes that follow one another hand over. Each is a mirror with a port of its own; what the other nodes agree on
 //! is written down by the test.
 
-mod containerd_slots;
 mod node;
 mod owners;
+mod requeue;
 mod speed;
 
 use std::net::SocketAddr;
@@ -37,11 +37,17 @@ async fn a_follower_gets_it_while_it_grows() {
     let growing = leader.lead(&digest, size).await;
     let _own = follower.ingest(&digest, size);
     follower.then(leader.follow(1));
-    // The head is there before a byte is.
+    // The head waits for the first byte.
+    tokio::select! {
+        biased;
+        _ = follower.own(&digest) => panic!("no byte has come"),
+        () = follower.script.until(|s| !s.requests.lock().is_empty()) => {}
+    }
+    growing.write(&bytes[..MIB]);
+    follower.then(leader.follow(1));
     let mut answer = follower.own(&digest).await;
     assert_eq!(answer.0.status(), StatusCode::OK);
     assert_eq!(answer.header(&CONTENT_LENGTH), size.to_string());
-    growing.write(&bytes[..MIB]);
     assert!(answer.read(MIB).await == bytes[..MIB], "a step at a time");
     leader.script.told(PullProgress::Begun { size }).await;
     growing.write(&bytes[MIB..]);
@@ -94,18 +100,18 @@ async fn chain() -> Chain {
 async fn a_follower_feeds_another() {
     let it = chain().await;
     // The second asks before the first knows of its own pull.
-    let ((mut answer, ()), last) = tokio::join!(
+    let ((), last) = tokio::join!(
         async {
             it.second
                 .script
                 .until(|s| !s.requests.lock().is_empty())
                 .await;
-            (it.first.own(&it.digest).await, ())
+            it.growing.write(&it.bytes);
+            let mut answer = it.first.own(&it.digest).await;
+            it.own.write(&answer.read(it.bytes.len()).await);
         },
         it.second.own(&it.digest)
     );
-    it.growing.write(&it.bytes);
-    it.own.write(&answer.read(it.bytes.len()).await);
     assert!(last.rest().await == (it.bytes.clone(), true));
     let size = it.bytes.len() as u64;
     it.first.script.told(PullProgress::Begun { size }).await;
@@ -114,12 +120,15 @@ async fn a_follower_feeds_another() {
 #[tokio::test]
 async fn what_has_come_is_passed_on_before_it_is_written() {
     let it = chain().await;
-    let mut answer = it.first.own(&it.digest).await;
-    let mut last = it.second.own(&it.digest).await;
     it.growing.write(&it.bytes[..MIB]);
-    // The client of the first has a step of it and has written nothing.
-    assert!(answer.read(MIB).await == it.bytes[..MIB]);
+    let mut answer = it.first.own(&it.digest).await;
+    it.own.write(&answer.read(MIB).await);
+    let mut last = it.second.own(&it.digest).await;
     assert!(last.read(MIB).await == it.bytes[..MIB]);
+    it.growing.write(&it.bytes[MIB..2 * MIB]);
+    // The client of the first has another step of it and has not written it.
+    assert!(answer.read(MIB).await == it.bytes[MIB..2 * MIB]);
+    assert!(last.read(MIB).await == it.bytes[MIB..2 * MIB]);
 }
 
 #[tokio::test]
@@ -348,11 +357,14 @@ async fn of_two_that_are_told_to_feed_each_other_one_does() {
     b.then(a.follow(2));
     // B refuses A, which comes before it; then nobody is left for A.
     a.then(Decision::Lead);
-    let (of_a, of_b) = tokio::join!(a.own(&digest), b.own(&digest));
+    let leads = async {
+        a.script.until(|s| s.requests.lock().len() == 2).await;
+        own_a.write(&bytes);
+    };
+    let (of_a, of_b, ()) = tokio::join!(a.own(&digest), b.own(&digest), leads);
     assert_eq!(of_a.0.status(), StatusCode::NOT_FOUND);
     assert_eq!(of_b.0.status(), StatusCode::OK);
     assert_eq!(a.script.failed(1), [b.id()]);
-    own_a.write(&bytes);
     assert!(of_b.rest().await == (bytes, true));
 }
 
@@ -362,8 +374,8 @@ async fn a_ring_that_results_from_another_position_is_broken() {
     let size = it.bytes.len() as u64;
     it.growing.write(&it.bytes[..MIB]);
     let mut of_first = it.first.own(&it.digest).await;
-    let mut of_second = it.second.own(&it.digest).await;
     it.own.write(&of_first.read(MIB).await);
+    let mut of_second = it.second.own(&it.digest).await;
     of_second.read(MIB).await;
     // An arbiter that does not know who feeds the second puts the first behind it.
     it.first.then(it.second.follow(3));

@@ -9,10 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::rate::RateMeter;
-
-/// The most objects sent to followers at once. Parallel ranges of one object to one follower count once. Enough for
-/// eight followers with three layers each.
-const MAX_UPLOADS: usize = 24;
+use crate::flights::pulling::MAX_UPLOADS;
 
 type Key = (IpAddr, Digest);
 

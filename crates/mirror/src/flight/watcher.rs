@@ -8,12 +8,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Shared;
-use super::pulls::{Pull, Role, Sharing, State};
+use super::pulls::{Pull, Sharing, State};
 use super::speed::Lead;
+use crate::flights::pulling::{GONE_LIMIT, REPORT_EVERY, Role, STALL_LIMIT};
 use crate::{Growing, PullProgress, Stage};
 
-/// A pull from upstream has stalled after this time without a byte.
-const STALL_LIMIT: Duration = Duration::from_secs(3);
 /// A pull from a peer has stalled after this time without a byte. Its body changes the source much earlier.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(30);
 /// The limit until upstream's first byte: redirects and tokens.
@@ -22,10 +21,6 @@ const BEGIN_LIMIT: Duration = Duration::from_secs(30);
 const QUEUE_LIMIT: Duration = Duration::from_secs(60);
 /// The limit until a complete object is committed to the store: a slow disk syncs.
 const COMMIT_LIMIT: Duration = Duration::from_secs(120);
-/// An object that is neither being ingested nor in the store for this long is gone. In between containerd renames it.
-const GONE_LIMIT: Duration = Duration::from_millis(250);
-/// The interval of reports while bytes arrive.
-const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// The interval between checks for an object that seems gone.
 const GONE_CHECK_EVERY: Duration = Duration::from_millis(25);
 
@@ -68,7 +63,6 @@ impl Watcher {
             let goes_on =
                 || progress != PullProgress::Done && self.states.has_changed().unwrap_or(false);
             let tell = || {
-                shared.slots.forget(&self.digest);
                 shared.flights.report(&self.digest, progress);
             };
             if shared.pulls.end(&self.digest, goes_on, tell) {

@@ -66,7 +66,7 @@ fn target(digest: &Digest, caller: Caller) -> Target {
         reference: Reference::Digest(digest.clone()),
         ranges: None,
         caller,
-        fills_ingest: false,
+        attempts: None,
         head_only: false,
         position: None,
     }

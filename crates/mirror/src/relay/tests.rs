@@ -109,6 +109,7 @@ async fn talk(mut stream: TcpStream, peer: Peer) {
 
 pub struct TestApp {
     mirror: Mirror,
+    store: Arc<MemoryStore>,
     registry: Registry,
 }
 
@@ -124,8 +125,9 @@ async fn app_of(key: oci::Key, peers: &[Peer]) -> TestApp {
         cluster.router(node).announce(vec![key.clone()]).await;
     }
     let here = candidate(99, SocketAddr::from(([127, 0, 0, 1], 1)));
+    let store = Arc::new(MemoryStore::default());
     let parts = Parts {
-        store: Arc::new(MemoryStore::default()),
+        store: store.clone(),
         router: Arc::new(cluster.router(here)),
         intake: None,
         flights: None,
@@ -144,6 +146,7 @@ async fn app_of(key: oci::Key, peers: &[Peer]) -> TestApp {
     let mut registry = Registry::default();
     TestApp {
         mirror: Mirror::new(parts, options, &mut registry),
+        store,
         registry,
     }
 }
@@ -412,6 +415,38 @@ async fn peers_that_begin_well_and_stall_end_in_a_miss() {
     let stalls = Peer::Stalls(bytes, 3);
     let app = app(&digest, &[stalls.clone(), stalls]).await;
     assert_eq!(app.blob(&digest).await.status(), StatusCode::NOT_FOUND);
+}
+
+/// containerd takes three bodies in a row without a byte for a broken pull, and never asks upstream.
+#[tokio::test]
+async fn peers_that_answer_and_close_end_in_a_miss() {
+    let (bytes, digest) = large();
+    let app = app(&digest, &vec![Peer::Breaks(bytes, 0); 13]).await;
+    for _ in 0..4 {
+        assert_eq!(app.blob(&digest).await.status(), StatusCode::NOT_FOUND);
+    }
+}
+
+/// Each sends a byte, which shows progress, and fails. Identities are free.
+#[tokio::test]
+async fn the_nodes_own_pull_goes_upstream_after_two_peers_have_failed_it() {
+    let (bytes, digest) = large();
+    let app = app(&digest, &vec![Peer::Breaks(bytes, 1); 25]).await;
+    app.store.set_ingesting(&digest);
+    let first = app.blob(&digest).await;
+    assert_eq!(first.status(), StatusCode::OK);
+    let mut body = first.into_body();
+    let mut received = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        received += frame.into_data().map_or(0, |bytes| bytes.len());
+    }
+    assert_eq!(received, 2);
+    let mut headers = HeaderMap::new();
+    headers.insert("range", "bytes=2-".parse().expect("a value"));
+    let path = format!("/v2/lab/app/blobs/{digest}?ns=quay.io");
+    let next = app.get(&path, headers).await;
+    assert_eq!(next.status(), StatusCode::NOT_FOUND);
+    assert_eq!(app.metric("peili_bytes_total{source=\"peer\"}"), 2);
 }
 
 #[tokio::test]

@@ -155,6 +155,7 @@ async fn what_it_follows_it_takes_in_and_goes_on_with_upstream_where_the_source_
     let path = format!("blobs/{layer}");
     let _own = leader.ask(&path, HERE, HeaderMap::new()).await;
     app.upstream.put(bytes.clone());
+    gate.add_permits(100_000);
     let answer = app.ask(&path, HERE, HeaderMap::new()).await;
     *leader.upstream.gone.lock() = true;
     gate.add_permits(bytes.len());

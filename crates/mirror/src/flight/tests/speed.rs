@@ -13,10 +13,10 @@ async fn the_followers_of_a_slow_node_go_on_elsewhere() {
     let it = chain().await;
     let (bytes, first) = (&it.bytes, &it.first);
     it.second.then(it.leader.follow(1));
-    let mut answer = first.own(&it.digest).await;
-    let mut last = it.second.own(&it.digest).await;
     it.growing.write(&bytes[..MIB]);
+    let mut answer = first.own(&it.digest).await;
     it.own.write(&answer.read(MIB).await);
+    let mut last = it.second.own(&it.digest).await;
     let begin = last.read(MIB).await;
 
     let event = |condition| first.script.events.send(FlightEvent::Condition(condition));

@@ -2,26 +2,25 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use crate::NodeId;
+use crate::{NodeId, Time};
 
 /// The most times that one pull leaves a source as too slow.
 const MAX_TIMES: u8 = 3;
 /// A pull leaves no further source for this long. A report that was not sent by then is dropped.
 const PAUSE: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Default)]
+/// Which sources a pull has left as too slow, and when.
+#[derive(Clone, Debug, Default)]
 pub struct SlowSources {
     count: u8,
     /// The last one, until other nodes are told.
     unreported: Option<NodeId>,
-    at: Option<Instant>,
+    at: Option<Time>,
 }
 
 impl SlowSources {
     /// Records that a source is left, if that is allowed. Returns whether it is.
-    pub fn leave(&mut self, now: Instant, source: NodeId) -> bool {
+    pub fn leave(&mut self, now: Time, source: NodeId) -> bool {
         let may = self.count < MAX_TIMES && !self.is_recent(now);
         if may {
             self.count += 1;
@@ -32,7 +31,7 @@ impl SlowSources {
     }
 
     /// The source to report, if there is one.
-    pub fn take(&mut self, now: Instant) -> Option<NodeId> {
+    pub fn take(&mut self, now: Time) -> Option<NodeId> {
         let is_recent = self.is_recent(now);
         self.unreported.take().filter(|_| is_recent)
     }
@@ -42,7 +41,7 @@ impl SlowSources {
         self.unreported = self.unreported.take().or(source);
     }
 
-    fn is_recent(&self, now: Instant) -> bool {
-        self.at.is_some_and(|at| now - at < PAUSE)
+    fn is_recent(&self, now: Time) -> bool {
+        self.at.is_some_and(|at| now.since(at) < PAUSE)
     }
 }

@@ -1,0 +1,103 @@
+//! How a node pulls an object, and what it serves of it meanwhile.
+
+use std::time::Duration;
+
+use crate::ChainPosition;
+
+/// A source that has not begun to answer after this long has failed.
+pub const SOURCE_ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// The most sources that may fail one body.
+pub const MAX_FAILED_SOURCES: usize = 16;
+/// The most objects sent to followers at once. Parallel ranges of one object to one follower count once. Enough for
+/// eight followers with three layers each.
+pub const MAX_UPLOADS: usize = 24;
+/// After its followers were told to go on elsewhere, a pull is served to nobody for this long: the other nodes may not
+/// know yet.
+pub const EVICTED_FOR: Duration = Duration::from_secs(2);
+/// The interval of reports while bytes arrive.
+pub const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// A pull from upstream that has begun has stalled after this time without a byte.
+pub const STALL_LIMIT: Duration = Duration::from_secs(3);
+/// An object that is neither being ingested nor in the store for this long is gone. In between containerd renames it.
+pub const GONE_LIMIT: Duration = Duration::from_millis(250);
+
+/// The downloads of a node at once: the default of containerd's `max_concurrent_downloads`.
+pub const CONTAINERD_SLOTS: usize = 3;
+/// The time after which a request is requeued, where downloads share slots: once for each object until bytes of it come.
+///
+/// From containerd 2.1, three downloads of a node run at once, and a request sent upstream goes to the tail of its queue.
+/// Requests that wait for leaders of other nodes hold slots. If all three did, a lead of this node could never begin, and
+/// two nodes would wait for each other. So a request that has waited for this long ends without a byte
+/// ([`Decision::Later`](crate::Decision)): it frees its slot, and containerd retries it after the queued ones. containerd
+/// tolerates three such ends in a row, and upstream may need the others.
+pub const REQUEUE_AFTER: Duration = Duration::from_millis(400);
+/// An image with at most this many layers is reordered.
+const FEW_LAYERS: usize = 2 * CONTAINERD_SLOTS;
+/// containerd has queued all layers of an image within this time after the first.
+pub const QUEUED_AFTER: Duration = Duration::from_millis(50);
+
+/// Whether a request for a layer should be requeued for the layers below it in its image. `missing_below`: how many of
+/// those are not here.
+///
+/// From containerd 2.1, the layers of an image are requested in any order. If nodes pull different layers first, more
+/// layers move at once than a node has slots, each with a smaller share of a link. With many layers the last one matters
+/// little.
+pub fn waits_for_lower_layers(layers: usize, missing_below: usize) -> bool {
+    layers <= FEW_LAYERS && missing_below >= CONTAINERD_SLOTS
+}
+
+/// Where a node pulls an object from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Not decided yet.
+    #[default]
+    Undecided,
+    /// Another node.
+    Follows(ChainPosition),
+    /// Upstream.
+    Leads,
+}
+
+impl Role {
+    /// Whether the node receives its bytes before a node at `position`.
+    pub fn is_ahead_of(&self, position: &ChainPosition) -> bool {
+        match self {
+            Self::Undecided => false,
+            Self::Follows(own) => own.is_before(position),
+            Self::Leads => true,
+        }
+    }
+
+    /// Whether the node, which has the first `own` bytes of an incomplete object, serves a follower that has the first
+    /// `theirs` and is at `position`. A node behind the follower is no source, whatever the order. Upstream is behind no
+    /// node.
+    pub fn serves(&self, own: u64, theirs: u64, position: &ChainPosition) -> bool {
+        let is_level = own >= theirs || *self == Self::Leads;
+        own > theirs || (is_level && self.is_ahead_of(position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_layers_come_first_in_an_image_of_few() {
+        assert!(!waits_for_lower_layers(5, 2));
+        assert!(waits_for_lower_layers(5, 3));
+        assert!(waits_for_lower_layers(6, 4));
+        assert!(!waits_for_lower_layers(7, 6));
+    }
+
+    #[test]
+    fn a_node_serves_those_behind_it() {
+        let at = |order| ChainPosition { epoch: 2, order };
+        let follows = Role::Follows(at(3));
+        assert!(follows.serves(2, 1, &at(1)), "it has more bytes");
+        assert!(follows.serves(1, 1, &at(4)));
+        assert!(!follows.serves(1, 1, &at(2)), "that would close a ring");
+        assert!(!follows.serves(0, 1, &at(4)));
+        assert!(Role::Leads.serves(0, 1, &at(1)));
+        assert!(!Role::Undecided.serves(1, 1, &at(4)));
+    }
+}
