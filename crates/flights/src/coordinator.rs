@@ -30,7 +30,7 @@ pub struct Coordinator {
     out: Outbox,
     datagrams: Vec<(NodeId, Bytes)>,
     decisions: Vec<(RequestId, Decision)>,
-    /// Members that another one reported as silent.
+    /// Members that another one reported as silent, or that failed as a source.
     suspects: Vec<NodeId>,
     link: Link,
     condition: Condition,
@@ -88,6 +88,8 @@ impl Coordinator {
         request: SourceRequest,
         view: &impl View,
     ) -> RequestId {
+        // A source that has failed may be dead, and own keys.
+        self.suspects.extend(request.failed_sources().next());
         let id = self
             .requests
             .request_source(request, &mut Context::new(now, view, &mut self.out));

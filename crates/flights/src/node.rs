@@ -15,9 +15,9 @@ use crate::{Decision, DecodeError, Key, NodeId, Time};
 
 /// A member that could not be reached does not count as an owner for this long, unless it is heard from.
 pub const UNREACHABLE: Duration = Duration::from_secs(5);
-/// A member that another one reports as silent does not count as an owner either, if it does not answer within this
+/// A member that another one reports as silent, or as a source that failed, does not count as an owner either, if it does not answer within this
 /// time.
-const SUSPICION: Duration = Duration::from_millis(500);
+const SUSPICION: Duration = Duration::from_millis(300);
 /// For this long, an arbiter new to a slot forwards requests for keys it does not know to the previous arbiter.
 pub const HANDOVER: Duration = Duration::from_secs(3);
 

@@ -111,6 +111,7 @@ impl Coordinator {
         let owners = view.owners(Slot::of(&key.0));
         let is_root = |node: &NodeId| view.global_owners(Slot::of(&key.0)).contains(node);
         let silent = node(&request.silent_owner);
+        self.suspects.extend(request.failed_sources().next());
         self.suspects.extend(silent.filter(is_root));
         match owners.arbiter() {
             Some(first) if first == view.me() => {
