@@ -140,6 +140,7 @@ impl Flight {
             source.heard = now;
             source.is_confirmed = false;
             source.is_doubtful = false;
+            source.is_second_lead &= state.is_lead();
             // It starts again, or its digest has been verified.
             source.is_wrong = false;
         } else if self.sources.len() < MAX_SOURCES {
@@ -158,6 +159,7 @@ impl Flight {
                 is_confirmed: false,
                 is_doubtful: false,
                 is_slow: false,
+                is_second_lead: false,
                 is_behind_slow_node: false,
                 is_wrong: false,
                 rank: None,
@@ -288,11 +290,20 @@ impl Flight {
         self.above = Some((awaited, now));
     }
 
-    /// Records that a leader has repeated its request.
-    pub fn ask_again(&mut self, now: Time, node: &NodeId, number: u64) {
+    /// Records that a leader has repeated its request. Returns whether it leads beside another one.
+    pub fn ask_again(&mut self, now: Time, node: &NodeId, number: u64) -> bool {
+        let Some(source) = self.sources.get_mut(node) else {
+            return false;
+        };
+        source.heard = now;
+        source.asked.number = number;
+        source.is_second_lead
+    }
+
+    /// Records that a leader was granted the lead beside another one.
+    pub fn set_second_lead(&mut self, node: &NodeId) {
         if let Some(source) = self.sources.get_mut(node) {
-            source.heard = now;
-            source.asked.number = number;
+            source.is_second_lead = true;
         }
     }
 

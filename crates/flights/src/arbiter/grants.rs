@@ -123,8 +123,8 @@ impl Arbiter {
                 flight.remove(&asker);
             }
             Some((State::Granted | State::Begun, ..)) => {
-                flight.ask_again(now, &asker, request.number);
-                return Taken::Answered(Reply::Lead(false));
+                let is_second = flight.ask_again(now, &asker, request.number);
+                return Taken::Answered(Reply::Lead(is_second));
             }
             Some((State::Following, ..)) => flight.detach(&asker),
             // It has lost the object, or must ask elsewhere again.
@@ -208,6 +208,7 @@ impl Arbiter {
             // The slow lead cannot be called back; the faster one wins.
             if !flight.is_awaited_by(request.is_slow) {
                 flight.lead(now, waiter.node, lead_state(request), asked);
+                flight.set_second_lead(&waiter.node);
                 return Some(Reply::Lead(true));
             }
             if waited < SECOND_LEAD_WAIT {

@@ -200,7 +200,7 @@ fn what_a_registry_gives_is_known_to_others() {
             2,
             SourceRequest {
                 offset: 5,
-                ..request
+                ..request.clone()
             }
         ),
         Some(Decision::Lead)
@@ -208,6 +208,18 @@ fn what_a_registry_gives_is_known_to_others() {
     assert!(!leaves_followers(&mut flight, 2, [3_000_000; 5]));
     assert!(leaves_followers(&mut flight, 2, [1_000_000; 5]));
     assert!(!leaves_followers(&mut flight, 2, [1_000_000; 5]), "once");
+    // Another one leads beside it, and its containerd asks again by way of its queue. It gets as little, and keeps its
+    // followers: a third lead would only take its share of the registry.
+    let resumed = SourceRequest {
+        offset: 5,
+        slow_source: node_field(Some(id(2))),
+        ..request
+    };
+    for _ in 0..2 {
+        assert_eq!(flight.want(3, resumed.clone()), Some(Decision::Lead));
+    }
+    flight.report(3, BEGUN);
+    assert!(!leaves_followers(&mut flight, 3, [1_000_000; 5]));
 }
 
 #[test]

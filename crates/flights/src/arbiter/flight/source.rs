@@ -57,6 +57,8 @@ pub(in crate::arbiter) struct Source {
     pub is_confirmed: bool,
     /// A node reported it as failed, and it has not been heard from since.
     pub is_doubtful: bool,
+    /// It leads beside another node.
+    pub is_second_lead: bool,
     /// It receives far less than others could: its own link is slow, or upstream is slow for it.
     pub is_slow: bool,
     /// It is slow itself, or a node above it is.
