@@ -20,8 +20,8 @@ pub(crate) const LEADER_COOLDOWN: Duration = Duration::from_secs(3 * 60);
 const MAX_REPOSITORIES: usize = 1_024;
 /// What a node receives is too old to count after this time.
 const INTAKE_AGE: Duration = Duration::from_millis(500);
-/// Waiting costs nothing while the node receives half of what the registry gives, or this much if that is unknown, in
-/// bytes per second.
+/// Waiting costs nothing while the node receives this much, in bytes per second. If that is little, the rules about slow
+/// nodes and sources apply: the nodes that wait would share upstream, and be slower together.
 const MIN_INTAKE: u64 = 64 * 1024;
 
 /// The account of one pull.
@@ -92,18 +92,16 @@ impl Ledger {
         account.used = now;
     }
 
-    /// Charges the time up to `now` in which requests waited: from `waits_since` on, where any does. `registry_rate`: what
-    /// the registry gives a node, in bytes per second; 0: unknown. Returns since when waiting was charged, if it was.
+    /// Charges the time up to `now` in which requests waited: from `waits_since` on, where any does. Returns since when
+    /// waiting was charged, if it was.
     pub fn settle(
         &mut self,
         now: Time,
         repository: u64,
         waits_since: Option<Time>,
-        registry_rate: u64,
     ) -> Option<Time> {
         let (intake, at) = self.intake;
-        let is_receiving =
-            now.since(at) < INTAKE_AGE && intake >= MIN_INTAKE.max(registry_rate / 2);
+        let is_receiving = now.since(at) < INTAKE_AGE && intake >= MIN_INTAKE;
         let account = self.accounts.get_mut(&repository)?;
         let settled = std::mem::replace(&mut account.settled, now);
         let waited = waits_since.map(|since| now.since(since.max(settled)));
@@ -207,8 +205,8 @@ mod tests {
 
     /// Charges a wait of the repository 1.
     fn charge(ledger: &mut Ledger, from: u64, to: u64) {
-        ledger.settle(Time(from), 1, None, 0);
-        ledger.settle(Time(to), 1, Some(Time(from)), 0);
+        ledger.settle(Time(from), 1, None);
+        ledger.settle(Time(to), 1, Some(Time(from)));
     }
 
     #[test]
@@ -246,23 +244,21 @@ mod tests {
     }
 
     #[test]
-    fn waiting_costs_nothing_while_as_much_arrives_as_the_registry_gives() {
+    fn waiting_costs_nothing_while_something_arrives() {
         let mut ledger = Ledger::default();
         ledger.touch(Time(0), 1);
-        let mut wait = |intake, rate| {
+        let mut wait = |intake| {
             ledger.refund(1, BUDGET);
             ledger.observe(Time(0), intake);
-            ledger.settle(Time(0), 1, None, rate);
-            ledger.settle(Time(400), 1, Some(Time(0)), rate);
+            ledger.settle(Time(0), 1, None);
+            ledger.settle(Time(400), 1, Some(Time(0)));
             ledger.accounts.get_mut(&1).expect("touched").settled = Time(0);
             BUDGET - left(&ledger, 1)
         };
-        assert_eq!(wait(5_000_000, 10_000_000), Duration::ZERO);
-        assert_eq!(wait(4_000_000, 10_000_000), 400 * MILLI);
-        assert_eq!(wait(MIN_INTAKE, 0), Duration::ZERO);
-        assert_eq!(wait(MIN_INTAKE - 1, 0), 400 * MILLI);
-        ledger.settle(Time(400), 1, None, 0);
-        ledger.settle(Time(900), 1, Some(Time(400)), 0);
+        assert_eq!(wait(MIN_INTAKE), Duration::ZERO);
+        assert_eq!(wait(MIN_INTAKE - 1), 400 * MILLI);
+        ledger.settle(Time(400), 1, None);
+        ledger.settle(Time(900), 1, Some(Time(400)));
         let left = left(&ledger, 1);
         assert_eq!(left, BUDGET - 900 * MILLI, "what came is long ago");
     }

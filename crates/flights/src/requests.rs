@@ -24,6 +24,8 @@ use shard_fetch::ShardFetch;
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Waiting is free for this long, if the request ends with a source.
 const GRACE: Duration = Duration::from_millis(250);
+/// The most that a request waits, whatever the node receives meanwhile.
+const MAX_WAIT: Duration = Duration::from_secs(15);
 /// The limit of a lookup.
 const FIND_LIMIT: Duration = Duration::from_millis(900);
 /// The most redirects of a request: to the arbiter, to the global arbiter, to the arbiter of another shard.
@@ -305,28 +307,22 @@ impl SourceRequests {
 
     /// Charges what the requests of a pull have waited, and updates their deadlines.
     fn settle(&mut self, now: Time, repository: u64) {
-        let Self {
-            open,
-            ledger,
-            registries,
-            ..
-        } = self;
+        let Self { open, ledger, .. } = self;
         ledger.touch(now, repository);
         // A deferred request waits for nothing.
         let waits = |open: &&mut PendingRequest| {
             open.repository() == Some(repository) && open.deferred_until.is_none()
         };
         let waiting = open.values_mut().filter(waits);
-        let since = waiting.map(|open| (open.free_until(), open.registry()));
-        let since = since.min();
-        let rate = since.map_or(0, |(_, registry)| registries.get(now, registry));
-        let charged_since = ledger.settle(now, repository, since.map(|(since, _)| since), rate);
+        let since = waiting.map(|open| open.free_until()).min();
+        let charged_since = ledger.settle(now, repository, since);
         for open in open.values_mut().filter(waits) {
             if let Some(since) = charged_since {
                 open.waited += now.since(since.max(open.free_until()));
             }
             let left = ledger.left(repository, open.waited);
-            open.deadline = now.max(open.free_until()).after(left);
+            let latest = open.started.after(MAX_WAIT).max(now);
+            open.deadline = now.max(open.free_until()).after(left).min(latest);
         }
     }
 

@@ -12,6 +12,9 @@ const LOW: u64 = 4;
 const HALF_LIFE: Duration = Duration::from_secs(10 * 60);
 /// A lead is judged only after this time: connections speed up.
 const JUDGED_AFTER: Duration = Duration::from_secs(2);
+/// After a lead was found far too slow, no other one is judged for this long: the nodes that lead instead share the
+/// registry with it, and others still pass on what it gave before.
+const ACCEPTED_FOR: Duration = Duration::from_secs(60);
 /// The most registries to remember.
 const MAX_REGISTRIES: usize = 1_024;
 
@@ -33,6 +36,8 @@ struct Registry {
     at: Time,
     /// Another node has pulled from it.
     is_confirmed: bool,
+    /// No lead is judged until then.
+    accepted_until: Time,
     /// Since when this node leads from it.
     leading_since: Option<Time>,
 }
@@ -93,6 +98,9 @@ impl RegistryRates {
         }
         let usual = known.rate(now);
         known.learn(now, rate);
+        if now < known.accepted_until {
+            return LeadRate::Fine;
+        }
         let is_below = |usual: u64| rate.saturating_mul(LOW) < usual;
         match bandwidth {
             _ if known.is_confirmed && is_below(usual) => LeadRate::FarBelow,
@@ -106,6 +114,7 @@ impl RegistryRates {
     pub fn accept(&mut self, now: Time, registry: u64, rate: u64) {
         if let Some(known) = self.entry(registry) {
             (known.rate, known.at, known.is_confirmed) = (rate, now, true);
+            known.accepted_until = now.after(ACCEPTED_FOR);
         }
     }
 
@@ -116,5 +125,24 @@ impl RegistryRates {
                 known.leading_since = None;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_remember_is_not_held_against_the_next_lead() {
+        let (mut rates, mut now) = (RegistryRates::default(), Time(0));
+        rates.learn(now, 7, 8_000_000);
+        rates.judge(now, 7, 1_000_000, None);
+        now = now.after(JUDGED_AFTER);
+        assert_eq!(rates.judge(now, 7, 1_000_000, None), LeadRate::FarBelow);
+        rates.accept(now, 7, 1_000_000);
+        rates.learn(now, 7, 8_000_000);
+        assert_eq!(rates.judge(now, 7, 1_000_000, None), LeadRate::Fine);
+        now = now.after(ACCEPTED_FOR);
+        assert_eq!(rates.judge(now, 7, 1_000_000, None), LeadRate::FarBelow);
     }
 }
