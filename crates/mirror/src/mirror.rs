@@ -26,7 +26,7 @@ use crate::pull_through::{Client, PullThrough};
 use crate::refusal::Refusal;
 use crate::request::conditions::{self, Outcome};
 use crate::request::{Caller, ClientAddress, Kind, Reader, Request, RequestError, Target};
-use crate::request_record::RequestRecord;
+use crate::request_record::{RequestRecord, handler};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
 use crate::{Flights, Health, Intake, Router, Store, Upstream, local, send};
@@ -364,23 +364,6 @@ impl Mirror {
         if hit {
             Metrics::stamp(&self.metrics.mirror_last_success);
         }
-    }
-}
-
-fn handler(request: &Result<Request, RequestError>) -> &'static str {
-    match request {
-        Ok(Request::Base) => "v2",
-        Ok(Request::Ready) => "readyz",
-        Ok(Request::Live) => "livez",
-        Ok(Request::LinkTest) => "link-test",
-        Ok(Request::Content(Target {
-            kind: Kind::Manifest,
-            ..
-        })) => "manifest",
-        Ok(Request::Content(Target {
-            kind: Kind::Blob, ..
-        })) => "blob",
-        Ok(Request::List { .. }) | Err(_) => "registry",
     }
 }
 

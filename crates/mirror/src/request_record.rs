@@ -11,6 +11,7 @@ use crate::body::BodyError;
 use crate::flight::Upload;
 use crate::found::Source;
 use crate::metrics::{HandlerLabels, HttpLabels, Metrics};
+use crate::request::{Kind, Request, RequestError, Target};
 
 /// Longer paths are cut in the log.
 const MOST_PATH: usize = 512;
@@ -37,6 +38,24 @@ pub struct RequestRecord {
     pub(crate) upload: Option<Upload>,
     bytes: u64,
     broken: Option<String>,
+}
+
+/// The step that answers a request, as far as its path tells.
+pub fn handler(request: &Result<Request, RequestError>) -> &'static str {
+    match request {
+        Ok(Request::Base) => "v2",
+        Ok(Request::Ready) => "readyz",
+        Ok(Request::Live) => "livez",
+        Ok(Request::LinkTest) => "link-test",
+        Ok(Request::Content(Target {
+            kind: Kind::Manifest,
+            ..
+        })) => "manifest",
+        Ok(Request::Content(Target {
+            kind: Kind::Blob, ..
+        })) => "blob",
+        Ok(Request::List { .. }) | Err(_) => "registry",
+    }
 }
 
 impl RequestRecord {

@@ -1,0 +1,157 @@
+use std::time::Duration;
+
+use super::*;
+
+fn settings(config_path: Setting<String>, discard: Setting<bool>) -> Settings {
+    Settings {
+        config_path,
+        discard_unpacked_layers: discard,
+    }
+}
+
+#[test]
+fn generations() {
+    for (text, generation) in [
+        ("1.6.20~ds1", Generation(1, 6)),
+        ("v2.1.9", Generation(2, 1)),
+        ("2.1.9+unknown", Generation(2, 1)),
+        ("2", Generation(2, 0)),
+        ("devel", Generation(0, 0)),
+        ("", Generation(0, 0)),
+        ("99999999999999.1", Generation(0, 1)),
+    ] {
+        assert_eq!(Generation::of(text), generation, "{text}");
+        let shares = generation == Generation(2, 1);
+        assert_eq!(generation >= Generation::SHARES_SLOTS, shares, "{text}");
+    }
+    assert_eq!(
+        version("devel", Generation::of("devel")).state,
+        State::Unknown
+    );
+    assert_eq!(version("1.5.9", Generation(1, 5)).state, State::Warning);
+}
+
+#[test]
+fn a_registry_without_config_path_gets_the_lines_for_its_version() {
+    let unset = settings(Setting::Is(String::new()), Setting::Is(false));
+    let expected = [PathBuf::from("/etc/containerd/certs.d")];
+    for (generation, table) in [
+        (
+            Generation(1, 7),
+            r#"[plugins."io.containerd.grpc.v1.cri".registry]"#,
+        ),
+        (
+            Generation(2, 1),
+            r#"[plugins."io.containerd.cri.v1.images".registry]"#,
+        ),
+    ] {
+        let finding = registry_config(&unset, generation, &expected);
+        assert_eq!(finding.state, State::Warning);
+        let remedy = finding.remedy.expect("lines to write");
+        let lines = format!("{table}\n  config_path = \"/etc/containerd/certs.d\"");
+        assert!(remedy.contains(&lines), "{remedy}");
+    }
+}
+
+#[test]
+fn what_is_not_known_is_no_warning_and_has_a_way_to_know() {
+    let unknown = settings(
+        Setting::Unknown("config.toml: cannot be read here".into()),
+        Setting::Unknown(String::new()),
+    );
+    let expected = [PathBuf::from("/etc/containerd/certs.d")];
+    let finding = registry_config(&unknown, Generation(2, 1), &expected);
+    assert_eq!(finding.state, State::Unknown);
+    let text = finding.to_string();
+    for part in [
+        "cannot be read here",
+        "--containerd-config",
+        "config_path = ",
+    ] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+}
+
+#[test]
+fn a_list_of_paths_is_right_if_ours_is_in_it() {
+    let list = "/etc/docker/certs.d:/etc/containerd/certs.d";
+    let list = settings(Setting::Is(list.into()), Setting::Is(false));
+    let state = |expected: &[&str]| {
+        let expected: Vec<_> = expected.iter().map(PathBuf::from).collect();
+        registry_config(&list, Generation(1, 7), &expected).state
+    };
+    assert_eq!(state(&["/etc/containerd/certs.d"]), State::Ok);
+    let both = ["/etc/docker/certs.d", "/etc/containerd/certs.d"];
+    assert_eq!(state(&both), State::Ok);
+    assert_eq!(state(&["/etc/containerd"]), State::Warning);
+    assert_eq!(state(&["/etc/docker/certs.d", "/other"]), State::Warning);
+}
+
+#[test]
+fn from_2_1_on_a_list_is_read_only_where_layers_are_discarded() {
+    let list = "/etc/containerd/certs.d:/etc/docker/certs.d";
+    let find = |path: &str, discard: Setting<bool>, generation| {
+        let settings = settings(Setting::Is(path.into()), discard);
+        let ours = [PathBuf::from("/etc/containerd/certs.d")];
+        let finding = registry_config(&settings, generation, &ours);
+        let layers = layers(&settings, generation, None).remedy;
+        (finding.state, layers.unwrap_or_default())
+    };
+    let unknown = || Setting::Unknown(String::new());
+    for (path, discard, generation, state) in [
+        (list, Setting::Is(false), Generation(2, 0), State::Ok),
+        (list, Setting::Is(false), Generation(2, 1), State::Warning),
+        (list, Setting::Is(true), Generation(2, 1), State::Ok),
+        (list, unknown(), Generation(2, 4), State::Unknown),
+        ("", Setting::Is(true), Generation(2, 3), State::Ok),
+        ("", Setting::Is(false), Generation(2, 3), State::Warning),
+        ("", Setting::Is(true), Generation(2, 1), State::Warning),
+    ] {
+        assert_eq!(
+            find(path, discard, generation).0,
+            state,
+            "{path} {generation:?}"
+        );
+    }
+    let remedy = find(list, Setting::Is(true), Generation(2, 3)).1;
+    assert!(
+        remedy.contains("--retain-for") && !remedy.contains("= false"),
+        "{remedy}"
+    );
+    let remedy = find(
+        "/etc/containerd/certs.d",
+        Setting::Is(true),
+        Generation(2, 3),
+    )
+    .1;
+    assert!(
+        remedy.contains("discard_unpacked_layers = false"),
+        "{remedy}"
+    );
+}
+
+#[test]
+fn discarded_layers_are_a_warning() {
+    let discards = settings(Setting::Is(String::new()), Setting::Is(true));
+    let finding = layers(&discards, Generation(1, 6), None);
+    assert_eq!(finding.state, State::Warning);
+    let remedy = finding.remedy.expect("lines to write");
+    assert!(remedy.contains(r#"[plugins."io.containerd.grpc.v1.cri".containerd]"#));
+    let retain = Retain {
+        time: Duration::from_secs(600),
+        bytes: 1,
+        disk_percent: 80,
+        filter: oci::Filter::default(),
+    };
+    let finding = layers(&discards, Generation(1, 6), Some(&retain));
+    assert_eq!(finding.state, State::Ok);
+}
+
+#[test]
+fn content_that_is_not_mounted_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    assert_eq!(content(folder.path()).state, State::Ok);
+    let finding = content(&folder.path().join("not/mounted"));
+    assert_eq!(finding.state, State::Warning);
+    assert!(finding.to_string().contains("not/mounted"));
+}
