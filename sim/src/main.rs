@@ -7,6 +7,7 @@
 //! - [`measure`], [`table`], [`plot`], [`docs`]: the results.
 
 mod docs;
+mod downloads;
 mod event;
 mod flows;
 mod links;

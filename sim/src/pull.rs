@@ -1,10 +1,8 @@
-//! What a node's containerd and mirror do to pull an image.
-
-use std::time::Duration;
+//! What the mirror of a node does to pull an object.
 
 use flights::pulling::{
-    self, CONTAINERD_SLOTS, EVICTED_FOR, GONE_LIMIT, MAX_FAILED_SOURCES, MAX_UPLOADS, QUEUED_AFTER,
-    REQUEUE_AFTER, Role, SOURCE_ANSWER_LIMIT, STALL_LIMIT,
+    EVICTED_FOR, GONE_LIMIT, MAX_FAILED_SOURCES, MAX_UPLOADS, QUEUED_AFTER, Role,
+    SOURCE_ANSWER_LIMIT, STALL_LIMIT,
 };
 use flights::{
     ChainPosition, Decision, NodeId, PullProgress, RequestId, SourceRequest, node_field,
@@ -12,7 +10,7 @@ use flights::{
 };
 
 use crate::event::{Attempt, Event};
-use crate::setup::{Containerd, MILLI, Micros, Mode, Plan, SECOND, micros};
+use crate::setup::{Containerd, MILLI, Micros, Mode, SECOND, micros};
 use crate::state_machine::{id, number};
 use crate::world::{Phase, Pull, World};
 
@@ -20,139 +18,11 @@ use crate::world::{Phase, Pull, World};
 pub const SMALL: u64 = 64 * 1024;
 /// The interval at which a source is asked that has no decision yet.
 const AGAIN: Micros = 5 * MILLI;
-/// The time of a lookup in Kademlia.
-const LOOK_UP: Micros = 4 * MILLI;
 /// The kubelet retries a failed pull after this time.
 const BACK_OFF: Micros = 10 * SECOND;
 
 impl World {
-    pub fn start(&mut self, plan: Plan) {
-        let member = &mut self.members[plan.node as usize];
-        if !member.alive {
-            return;
-        }
-        member.started = self.now;
-        let images = plan.images.iter().map(|i| &self.setup.images[*i as usize]);
-        member.missing = images.map(|image| image.objects).sum();
-        for image in plan.images {
-            self.pull_image(plan.node, image);
-        }
-    }
-
-    pub fn pull_image(&mut self, node: u32, image: u32) {
-        if !self.members[node as usize].alive {
-            return;
-        }
-        let manifest = self.setup.images[image as usize].first;
-        if self.pull(node, manifest).phase == Phase::Done {
-            self.pull_layers(node, image);
-        } else {
-            self.enqueue(node, manifest, false);
-        }
-        self.pump(node);
-    }
-
-    fn pull_layers(&mut self, node: u32, image: u32) {
-        let image = &self.setup.images[image as usize];
-        for object in image.first + 1..image.first + image.objects {
-            if self.pull(node, object).phase == Phase::Absent {
-                self.enqueue(node, object, false);
-            }
-        }
-    }
-
-    fn enqueue(&mut self, node: u32, object: u32, goes_upstream: bool) {
-        self.pull_mut(node, object).phase = Phase::Queued;
-        let queue = &mut self.members[node as usize].queue;
-        queue.push_back((object, goes_upstream));
-    }
-
-    /// The group of downloads that share slots with this one.
-    fn group(&self, object: u32) -> usize {
-        match self.setup.containerd {
-            Containerd::PerImage => self.setup.objects[object as usize].image as usize,
-            Containerd::PerNode => 0,
-        }
-    }
-
-    /// Starts downloads for which there is a slot.
-    pub fn pump(&mut self, node: u32) {
-        loop {
-            let member = &self.members[node as usize];
-            let has_place =
-                |(object, _): &(u32, bool)| member.running[self.group(*object)] < CONTAINERD_SLOTS;
-            let Some(next) = member.queue.iter().position(has_place) else {
-                return;
-            };
-            let Some((object, goes_upstream)) = self.members[node as usize].queue.remove(next)
-            else {
-                return;
-            };
-            let group = self.group(object);
-            self.members[node as usize].running[group] += 1;
-            match self.setup.mode {
-                _ if goes_upstream => self.ask_upstream(node, object),
-                Mode::Alone => self.ask_upstream(node, object),
-                Mode::Peili => self.request_source(node, object),
-                Mode::Spegel => {
-                    self.pull_mut(node, object).phase = Phase::Requesting;
-                    let event = Event::LookedUp { node, object };
-                    self.push(self.now + LOOK_UP, event);
-                }
-            }
-        }
-    }
-
-    fn free_slot(&mut self, node: u32, object: u32) {
-        let group = self.group(object);
-        self.members[node as usize].running[group] -= 1;
-    }
-
-    /// The time after which a request ends without a byte, so that containerd requeues it.
-    fn requeue_after(&self, node: u32, object: u32) -> Option<Duration> {
-        let may_requeue =
-            !self.pull(node, object).is_requeued && self.setup.containerd == Containerd::PerNode;
-        may_requeue.then_some(REQUEUE_AFTER)
-    }
-
-    /// Whether the layers below should go first.
-    fn waits_for_lower_layers(&self, node: u32, object: u32) -> bool {
-        let about = &self.setup.objects[object as usize];
-        let image = &self.setup.images[about.image as usize];
-        let (lowest, all) = (image.first + 2, image.first + image.objects);
-        let is_missing = |layer: &u32| self.pull(node, *layer).phase != Phase::Done;
-        let missing_below = (lowest..object.max(lowest)).filter(is_missing).count();
-        self.requeue_after(node, object).is_some()
-            && self.pull(node, object).got == 0
-            && pulling::waits_for_lower_layers((all - lowest) as usize, missing_below)
-            && !self.has_other_missing_layers(node, about.image)
-    }
-
-    /// Whether the node is pulling layers of another image as well.
-    fn has_other_missing_layers(&self, node: u32, image: u32) -> bool {
-        let is_coming = |object: u32| {
-            let phase = self.pull(node, object).phase;
-            !matches!(phase, Phase::Absent | Phase::Done)
-        };
-        let others = (0..).zip(&self.setup.images).filter(|(n, _)| *n != image);
-        let mut layers = others.flat_map(|(_, image)| image.first + 2..image.first + image.objects);
-        layers.any(is_coming)
-    }
-
-    pub fn requeue(&mut self, pull: Attempt) {
-        if self.is_current(pull) {
-            self.end_empty(pull.node, pull.object);
-        }
-    }
-
-    fn end_empty(&mut self, node: u32, object: u32) {
-        self.pull_mut(node, object).is_requeued = true;
-        self.free_slot(node, object);
-        self.enqueue(node, object, false);
-        self.push(self.now + MILLI, Event::Pump { node });
-    }
-
-    fn request_source(&mut self, node: u32, object: u32) {
+    pub fn request_source(&mut self, node: u32, object: u32) {
         let about = &self.setup.objects[object as usize];
         let manifest = self.setup.images[about.image as usize].first;
         let is_manifest = object == manifest;
@@ -344,7 +214,7 @@ impl World {
         }
     }
 
-    fn ask_upstream(&mut self, node: u32, object: u32) {
+    pub fn ask_upstream(&mut self, node: u32, object: u32) {
         let it = self.pull_mut(node, object);
         (it.role, it.begun, it.mark) = (Role::Leads, false, it.got);
         let pull = self.attempt(node, object);
