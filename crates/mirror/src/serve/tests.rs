@@ -372,7 +372,8 @@ async fn whoever_connects_while_the_port_drains_is_served_once() {
         close: CancellationToken::new(),
     };
     let handler = |_, _| async { Response::new(Body::empty()) };
-    let server = serve(listener, shutdown.clone(), handler);
+    let limits = ConnectionLimits::default().registry;
+    let server = serve(limits, listener, shutdown.clone(), handler);
     let connect = || TcpStream::connect(address);
     let clients = async {
         let silent = connect().await.expect("listening");
