@@ -65,6 +65,7 @@ pub(crate) fn mirror_options() -> Options {
             filter: Filter::default(),
             authorization: None,
             node_secret: None,
+            own_names: Vec::new(),
             resolve_tags: true,
         },
         reader: Reader::default(),

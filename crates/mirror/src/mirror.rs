@@ -201,6 +201,10 @@ impl Mirror {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Refusal> {
         let headers = &head.headers;
+        if self.pull_through.is_some() && !matches!(request, Request::Live | Request::Ready) {
+            let client = ClientAddress::of(ends.remote, ends.local);
+            self.access.check_host(headers, client)?;
+        }
         match request {
             Request::Live => Ok(Response::new(Body::empty())),
             Request::Ready => Ok(self.readiness()),

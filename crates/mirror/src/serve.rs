@@ -24,7 +24,7 @@ use crate::body::Body;
 use crate::body::client_socket::{ClientSocket, ClientStream};
 use crate::listen::BACKLOG;
 use crate::mirror::{Ends, Mirror};
-use crate::request::{RequestError, host};
+use crate::request::{RequestError, browser, host};
 use crate::send;
 use admission::{Accepted, Admission};
 use spare::Spare;
@@ -191,6 +191,13 @@ where
     }
 }
 
+/// What is checked of a request whatever it asks for.
+fn check<B>(request: &http::Request<B>) -> Result<(), RequestError> {
+    host::check(request.version(), request.headers())?;
+    browser::check(request.headers())?;
+    Ok(())
+}
+
 /// Answers the requests of a connection, for as long as they are such.
 async fn requests<H, F>(
     client: &Arc<ClientSocket>,
@@ -206,16 +213,16 @@ where
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         requested.cancel();
         client.begin_request();
-        let host = host::check(request.version(), request.headers());
+        let checked = check(&request);
         // hyper keeps space for what answers a request as long as the connection lasts: for a pointer, this way.
-        let answer = host.map(|()| Box::pin(handler(request, ends)));
+        let answer = checked.map(|()| Box::pin(handler(request, ends)));
         let drain = &drain;
         async move {
             let mut response = match answer {
                 Ok(answer) => answer.await,
                 Err(error) => {
                     tracing::debug!(%error, remote = %ends.remote, "refused a request");
-                    send::refused(&RequestError::from(error).into())
+                    send::refused(&error.into())
                 }
             };
             response.body_mut().send_to(client.clone());
