@@ -254,6 +254,9 @@ impl Mirror {
                 }
                 let client = Client::of(headers, &self.access);
                 let found = self.find(&mut target, &client, record).await?;
+                if target.kind == Kind::Manifest && target.caller == Caller::Own {
+                    self.from_peers.sizes().expect(&found.digest);
+                }
                 send::found(&target, headers, found, &self.memory)
             }
         }
@@ -281,6 +284,11 @@ impl Mirror {
         if let Some(found) = self.trials.find(target) {
             return Ok(found);
         }
+        if let (Kind::Manifest, Some(digest)) = (target.kind, target.digest())
+            && target.caller == Caller::Own
+        {
+            self.from_peers.sizes().expect(digest);
+        }
         self.access.admit(target)?;
         if target.caller == Caller::Peer {
             return self.find_for_peer(target, record).await;
@@ -299,6 +307,7 @@ impl Mirror {
             return Ok(found);
         }
         record.handler = "mirror";
+        self.learn_sizes(target).await;
         let flight = self.flight.as_ref().filter(|_| target.fills_ingest());
         let result = match (pull_through, flight) {
             (Some(fetches), _) => fetches.find(target, client, &self.access).await,
@@ -327,6 +336,16 @@ impl Mirror {
         }
         self.count(target, result.as_ref().ok());
         result
+    }
+
+    /// Looks up how large a blob has to be that peers are about to be asked for.
+    async fn learn_sizes(&self, target: &Target) {
+        if let (Kind::Blob, Some(digest)) = (target.kind, target.digest()) {
+            let sizes = self.from_peers.sizes();
+            if sizes.of(digest).is_none() {
+                sizes.learn_expected(&self.store).await;
+            }
+        }
     }
 
     /// A peer gets what is here; one that follows a flight gets what is on its way too.

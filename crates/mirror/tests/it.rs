@@ -64,8 +64,9 @@ impl Fake {
     /// An image of one layer; its manifest's digest.
     fn image(&self, tag: &str, layer: &Digest) -> Digest {
         let config = self.put(Bytes::from_static(b"{}"));
+        let size = self.objects.lock().get(layer).map_or(1, Bytes::len);
         let manifest = format!(
-            r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":2}},"layers":[{{"digest":"{layer}","size":1}}]}}"#
+            r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":2}},"layers":[{{"digest":"{layer}","size":{size}}}]}}"#
         );
         let digest = self.put(manifest.into());
         self.tags.lock().insert(tag.to_owned(), digest.clone());
