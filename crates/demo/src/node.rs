@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mirror::serve::ConnectionLimits;
 use mirror::{
     Access, Intake, Limits, Mirror, Options, Parts, PeerId, Reader, Router as _, Upstream,
 };
@@ -64,6 +65,7 @@ pub(crate) fn mirror_options() -> Options {
             filter: Filter::default(),
             authorization: None,
             node_secret: None,
+            own_names: Vec::new(),
             resolve_tags: true,
         },
         reader: Reader::default(),
@@ -101,6 +103,7 @@ impl Node {
                 peers: others.iter().filter_map(Self::router_address).collect(),
             },
             flights: true,
+            connections: ConnectionLimits::default(),
         };
         let bound = swarm::bind(config, &mut metrics)
             .await

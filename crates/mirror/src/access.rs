@@ -7,7 +7,8 @@ use subtle::ConstantTimeEq as _;
 
 use crate::Visibility;
 use crate::refusal::Refusal;
-use crate::request::{Caller, ClientAddress, MIRRORED, NODE_SECRET, Target};
+use crate::request::host;
+use crate::request::{Caller, ClientAddress, MIRRORED, NODE_SECRET, RequestError, Target};
 
 /// What a request has to carry, and what is mirrored at all.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +18,8 @@ pub struct Access {
     pub authorization: Option<Secret>,
     /// What this node's containerd sends as [`NODE_SECRET`].
     pub node_secret: Option<Secret>,
+    /// Names of this host, by which its clients may ask, besides those of loopback.
+    pub own_names: Vec<String>,
     /// Whether tags are answered at all.
     pub resolve_tags: bool,
 }
@@ -57,6 +60,19 @@ impl Access {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks that a client on this host means this host, where that alone would make it the node's own client: for a
+    /// store that the mirror fills, without a node secret.
+    ///
+    /// # Errors
+    /// It has come by the name of somebody else; see [`host::check_leads_here`].
+    pub fn check_host(&self, headers: &HeaderMap, client: ClientAddress) -> Result<(), Refusal> {
+        if client == ClientAddress::ThisHost && self.node_secret.is_none() {
+            let checked = host::check_leads_here(headers, &self.own_names);
+            checked.map_err(RequestError::from)?;
+        }
+        Ok(())
     }
 
     /// Determines who sent this request.

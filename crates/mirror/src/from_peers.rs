@@ -15,6 +15,7 @@ use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Fetcher, Question};
 use crate::found::{Found, Payload, Source};
 use crate::local;
+use crate::object_sizes::ObjectSizes;
 use crate::peers::Fault;
 use crate::refusal::Refusal;
 use crate::relay::{Relay, RelayError};
@@ -36,6 +37,7 @@ const RELAY_BYTES: u64 = 128 * 1024;
 pub struct FromPeers {
     fetcher: Arc<Fetcher>,
     memory: SendMemory,
+    sizes: ObjectSizes,
 }
 
 /// Why an answer was not taken.
@@ -55,12 +57,21 @@ impl From<Fault> for Unusable {
 
 impl FromPeers {
     pub fn new(fetcher: Arc<Fetcher>, memory: SendMemory) -> Self {
-        Self { fetcher, memory }
+        Self {
+            fetcher,
+            memory,
+            sizes: ObjectSizes::default(),
+        }
     }
 
     /// The memory for bytes on their way to clients.
     pub fn memory(&self) -> &SendMemory {
         &self.memory
+    }
+
+    /// The sizes of objects, by the manifests that clients were given.
+    pub fn sizes(&self) -> &ObjectSizes {
+        &self.sizes
     }
 
     fn share(&self, question: &Question) -> &Arc<Share> {
@@ -103,10 +114,15 @@ impl FromPeers {
             target: target.clone(),
             key,
             ranges,
-            size: None,
+            size: self.known_size(target),
             position: None,
         };
         self.ask(provider, &question).await
+    }
+
+    fn known_size(&self, target: &Target) -> Option<u64> {
+        let blob = target.digest().filter(|_| target.kind == Kind::Blob);
+        self.sizes.of(blob?)
     }
 
     async fn ask(
@@ -167,6 +183,7 @@ impl FromPeers {
         if !right {
             return Err(Fault::Wrong.into());
         }
+        self.sizes.learn(&bytes);
         Ok(local::manifest(&digest, bytes, sent_as, Source::Peer))
     }
 
@@ -178,6 +195,9 @@ impl FromPeers {
         answer: Answer,
     ) -> Result<Found, Unusable> {
         let part = ContentRange::of(&answer.head.headers).ok_or(Fault::Failed)?;
+        if question.size.is_some_and(|size| size != part.size) {
+            return Err(Fault::Wrong.into());
+        }
         let size = part.size;
         let payload = if question.method == Method::HEAD {
             Payload::Empty

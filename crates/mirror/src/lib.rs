@@ -24,6 +24,7 @@ mod local;
 pub mod memory;
 mod metrics;
 mod mirror;
+mod object_sizes;
 mod peers;
 mod pull_owners;
 mod pull_through;

@@ -201,6 +201,10 @@ impl Mirror {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Refusal> {
         let headers = &head.headers;
+        if self.pull_through.is_some() && !matches!(request, Request::Live | Request::Ready) {
+            let client = ClientAddress::of(ends.remote, ends.local);
+            self.access.check_host(headers, client)?;
+        }
         match request {
             Request::Live => Ok(Response::new(Body::empty())),
             Request::Ready => Ok(self.readiness()),
@@ -250,6 +254,9 @@ impl Mirror {
                 }
                 let client = Client::of(headers, &self.access);
                 let found = self.find(&mut target, &client, record).await?;
+                if target.kind == Kind::Manifest && target.caller == Caller::Own {
+                    self.from_peers.sizes().expect(&found.digest);
+                }
                 send::found(&target, headers, found, &self.memory)
             }
         }
@@ -277,6 +284,11 @@ impl Mirror {
         if let Some(found) = self.trials.find(target) {
             return Ok(found);
         }
+        if let (Kind::Manifest, Some(digest)) = (target.kind, target.digest())
+            && target.caller == Caller::Own
+        {
+            self.from_peers.sizes().expect(digest);
+        }
         self.access.admit(target)?;
         if target.caller == Caller::Peer {
             return self.find_for_peer(target, record).await;
@@ -295,6 +307,7 @@ impl Mirror {
             return Ok(found);
         }
         record.handler = "mirror";
+        self.learn_sizes(target).await;
         let flight = self.flight.as_ref().filter(|_| target.fills_ingest());
         let result = match (pull_through, flight) {
             (Some(fetches), _) => fetches.find(target, client, &self.access).await,
@@ -323,6 +336,16 @@ impl Mirror {
         }
         self.count(target, result.as_ref().ok());
         result
+    }
+
+    /// Looks up how large a blob has to be that peers are about to be asked for.
+    async fn learn_sizes(&self, target: &Target) {
+        if let (Kind::Blob, Some(digest)) = (target.kind, target.digest()) {
+            let sizes = self.from_peers.sizes();
+            if sizes.of(digest).is_none() {
+                sizes.learn_expected(&self.store).await;
+            }
+        }
     }
 
     /// A peer gets what is here; one that follows a flight gets what is on its way too.

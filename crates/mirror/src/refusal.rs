@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 use oci::{ErrorBody, ErrorCode, NameError, RangeError};
 
 use crate::UpstreamError;
+use crate::request::host::HostError;
 use crate::request::{Kind, RequestError};
 
 /// Seconds after which a client may ask again where upstream does not say. Clients that have another way to upstream
@@ -59,6 +60,10 @@ impl Refusal {
             // A tag that cannot exist does not exist: registries say so, and clients go on to the next host.
             Self::Request(RequestError::UnknownPath | RequestError::Name(NameError::Tag(_))) => {
                 StatusCode::NOT_FOUND
+            }
+            Self::Request(RequestError::Page(_)) => StatusCode::FORBIDDEN,
+            Self::Request(RequestError::Host(HostError::Foreign(_))) => {
+                StatusCode::MISDIRECTED_REQUEST
             }
             Self::Request(RequestError::UriTooLong) => StatusCode::URI_TOO_LONG,
             Self::Request(_) => StatusCode::BAD_REQUEST,
@@ -119,6 +124,9 @@ impl Refusal {
             ) => ErrorCode::NameInvalid,
             Self::Request(RequestError::Range(_)) | Self::Unsatisfiable { .. } => {
                 ErrorCode::SizeInvalid
+            }
+            Self::Request(RequestError::Page(_) | RequestError::Host(HostError::Foreign(_))) => {
+                ErrorCode::Denied
             }
             Self::Request(_) | Self::Occupied | Self::ConditionFailed => ErrorCode::Unsupported,
             Self::Unauthorized => ErrorCode::Unauthorized,

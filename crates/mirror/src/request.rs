@@ -4,6 +4,7 @@
 //! named by `?ns=` (containerd), by the `OCI-Namespace` header, or as the first part of the name (clients that send
 //! neither). There a registry with a port is written `host_port`, since no reference has a colon in a name.
 
+pub mod browser;
 pub mod conditions;
 pub mod host;
 mod path;
@@ -17,6 +18,7 @@ use oci::{Digest, Key, NameError, Origin, RangeError, Ranges, Reference, Registr
 
 use crate::attempts::Attempts;
 use crate::{ChainPosition, List};
+use browser::AskedByPage;
 use host::HostError;
 use path::Page;
 
@@ -179,6 +181,8 @@ pub enum RequestError {
     PathEncoding,
     #[error(transparent)]
     Host(#[from] HostError),
+    #[error(transparent)]
+    Page(#[from] AskedByPage),
     #[error(transparent)]
     Name(#[from] NameError),
     #[error("a blob is asked for by its digest")]

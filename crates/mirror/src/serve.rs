@@ -1,7 +1,9 @@
 //! Listening: connections of the registry port, and of any other HTTP port of ours.
 
 mod admission;
+mod limits;
 mod refuse;
+mod spare;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -22,16 +24,19 @@ use crate::body::Body;
 use crate::body::client_socket::{ClientSocket, ClientStream};
 use crate::listen::BACKLOG;
 use crate::mirror::{Ends, Mirror};
-use crate::request::{RequestError, host};
+use crate::request::{RequestError, browser, host};
 use crate::send;
 use admission::{Accepted, Admission};
+use spare::Spare;
+
+pub use limits::{ConnectionLimits, PortLimits};
 
 /// The head of a request has no more bytes, and while hyper holds this many of an answer, it asks for no more of it. The
 /// least that carries the tokens of registries, and no more than a small chunk, which a socket takes whole.
 const BUFFER: usize = 16 * 1024;
 /// Once the port drains, a client has this long to send its request.
 const DRAIN_HEAD_LIMIT: Duration = Duration::from_secs(1);
-/// When no connection can be taken (no descriptors left), the next attempt is made this much later.
+/// When no connection can be taken, the next attempt is made this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How a port is closed, in two steps. Between them the port still accepts connections, for clients that do not know
@@ -57,7 +62,19 @@ impl From<CancellationToken> for Shutdown {
 /// Answers requests on `listener` until `shutdown`; then accepts no more and returns when those begun are done.
 /// The caller bounds that by a deadline of its own.
 pub async fn registry(listener: TcpListener, mirror: Arc<Mirror>, shutdown: impl Into<Shutdown>) {
+    let limits = ConnectionLimits::default().registry;
+    registry_within(limits, listener, mirror, shutdown).await;
+}
+
+/// The same with at most so many connections.
+pub async fn registry_within(
+    limits: PortLimits,
+    listener: TcpListener,
+    mirror: Arc<Mirror>,
+    shutdown: impl Into<Shutdown>,
+) {
     serve(
+        limits,
         listener,
         shutdown,
         move |request: http::Request<hyper::body::Incoming>, ends| {
@@ -73,23 +90,17 @@ pub async fn registry(listener: TcpListener, mirror: Arc<Mirror>, shutdown: impl
 }
 
 /// The same for any handler.
-pub async fn serve<H, F>(listener: TcpListener, shutdown: impl Into<Shutdown>, handler: H)
-where
-    H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Body>> + Send + 'static,
-{
-    serve_within(Admission::default(), listener, shutdown.into(), handler).await;
-}
-
-async fn serve_within<H, F>(
-    admission: Admission,
+pub async fn serve<H, F>(
+    limits: PortLimits,
     listener: TcpListener,
-    shutdown: Shutdown,
+    shutdown: impl Into<Shutdown>,
     handler: H,
 ) where
     H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
+    let (admission, shutdown) = (Admission::new(limits), shutdown.into());
+    let mut spare = Spare::new(&listener);
     let connections = TaskTracker::new();
     let answer = |accepted: Accepted| {
         let (handler, drain) = (handler.clone(), shutdown.drain.clone());
@@ -99,6 +110,15 @@ async fn serve_within<H, F>(
         match accepted.and_then(|(stream, remote)| admission.accept(stream, remote)) {
             Ok(accepted) => answer(accepted),
             Err(error) => {
+                if let Some((stream, remote)) = spare.accept(&listener, &error) {
+                    if let Ok(accepted) = admission.accept(stream, remote) {
+                        accepted.end_idle();
+                        turn_away(&accepted).await;
+                    }
+                    spare.keep(&listener);
+                    continue;
+                }
+                spare.keep(&listener);
                 tracing::warn!(%error, "cannot take a connection");
                 let _ = shutdown
                     .close
@@ -138,6 +158,11 @@ fn accepted_by_kernel(listener: &std::net::TcpListener, admission: &Admission) -
     accepted
 }
 
+/// Tells a client that there are too many, without waiting for it.
+async fn turn_away(accepted: &Accepted) {
+    refuse::too_many_connections(&mut ClientStream(accepted.client.clone())).await;
+}
+
 /// Serves a connection to its end.
 async fn connection<H, F>(accepted: Accepted, handler: H, drain: CancellationToken)
 where
@@ -147,7 +172,7 @@ where
     let remote = accepted.ends.remote;
     let Some(_permit) = accepted.admit().await else {
         tracing::debug!(%remote, "turned away: too many connections");
-        refuse::too_many_connections(&mut ClientStream(accepted.client.clone())).await;
+        turn_away(&accepted).await;
         return;
     };
     let (client, ends) = (&accepted.client, accepted.ends);
@@ -166,6 +191,13 @@ where
     }
 }
 
+/// What is checked of a request whatever it asks for.
+fn check<B>(request: &http::Request<B>) -> Result<(), RequestError> {
+    host::check(request.version(), request.headers())?;
+    browser::check(request.headers())?;
+    Ok(())
+}
+
 /// Answers the requests of a connection, for as long as they are such.
 async fn requests<H, F>(
     client: &Arc<ClientSocket>,
@@ -181,16 +213,16 @@ where
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         requested.cancel();
         client.begin_request();
-        let host = host::check(request.version(), request.headers());
+        let checked = check(&request);
         // hyper keeps space for what answers a request as long as the connection lasts: for a pointer, this way.
-        let answer = host.map(|()| Box::pin(handler(request, ends)));
+        let answer = checked.map(|()| Box::pin(handler(request, ends)));
         let drain = &drain;
         async move {
             let mut response = match answer {
                 Ok(answer) => answer.await,
                 Err(error) => {
                     tracing::debug!(%error, remote = %ends.remote, "refused a request");
-                    send::refused(&RequestError::from(error).into())
+                    send::refused(&error.into())
                 }
             };
             response.body_mut().send_to(client.clone());

@@ -64,8 +64,9 @@ impl Fake {
     /// An image of one layer; its manifest's digest.
     fn image(&self, tag: &str, layer: &Digest) -> Digest {
         let config = self.put(Bytes::from_static(b"{}"));
+        let size = self.objects.lock().get(layer).map_or(1, Bytes::len);
         let manifest = format!(
-            r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":2}},"layers":[{{"digest":"{layer}","size":1}}]}}"#
+            r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":2}},"layers":[{{"digest":"{layer}","size":{size}}}]}}"#
         );
         let digest = self.put(manifest.into());
         self.tags.lock().insert(tag.to_owned(), digest.clone());
@@ -261,6 +262,7 @@ fn app_of(limit: u64, flights: Option<Arc<dyn Flights>>) -> TestApp {
     let options = Options {
         access: Access {
             resolve_tags: true,
+            own_names: vec!["node-1".into()],
             ..Access::default()
         },
         reader: Reader::default(),
@@ -453,6 +455,30 @@ async fn a_tag_is_what_upstream_says_and_the_last_known_while_upstream_is_gone()
         app.get("manifests/never-seen").await.0,
         StatusCode::NOT_FOUND
     );
+}
+
+/// A page of evil.example, whose name was made to lead to this host, is of the mirror's own origin to the browser.
+#[tokio::test]
+async fn a_client_on_this_host_that_asks_for_another_host_gets_nothing() {
+    let app = app();
+    let digest = app.upstream.put(layer());
+    let path = format!("blobs/{digest}");
+    let status = async |remote, host: &'static str| {
+        let host = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static(host))]);
+        app.ask(&path, remote, host).await.status()
+    };
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 9));
+    for remote in [HERE, loopback] {
+        let foreign = status(remote, "evil.example:5000").await;
+        assert_eq!(foreign, StatusCode::MISDIRECTED_REQUEST);
+    }
+    assert_eq!(app.asked(), 0);
+    for host in ["10.0.0.1:5000", "localhost:5000", "[::1]", "node-1:5000"] {
+        assert_eq!(status(loopback, host).await, StatusCode::OK, "{host}");
+    }
+    app.stored(&digest).await;
+    // By whichever name another host reaches this one, it is no client of this node's own.
+    assert_eq!(status(ELSEWHERE, "ingress.example").await, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ pub async fn run(arguments: &CleanupArgs, shutdown: CancellationToken) -> anyhow
     let all = || Some((address?, path?));
     let (address, path) = faults.settle(all())?;
     let listener = address::bind("--addr", address)?;
+    let limits = mirror::serve::ConnectionLimits::default().http;
     let node = node_name(&arguments.node_name);
     let begun = Health::Waiting(format!("{node}: not put back yet"));
     let (tell, state) = watch::channel(begun);
@@ -46,7 +47,7 @@ pub async fn run(arguments: &CleanupArgs, shutdown: CancellationToken) -> anyhow
             response
         }
     };
-    let serving = mirror::serve::serve(listener, shutdown.clone(), handler);
+    let serving = mirror::serve::serve(limits, listener, shutdown.clone(), handler);
     let putting_back = async {
         let done = shutdown
             .run_until_cancelled(put_back(path, &node, &tell))

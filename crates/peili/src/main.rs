@@ -6,6 +6,7 @@ mod cli;
 mod configuration;
 mod credentials;
 mod demo;
+mod descriptors;
 mod duration;
 mod fault;
 mod observe;

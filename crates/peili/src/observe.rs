@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{Response, StatusCode, header};
+use mirror::serve::PortLimits;
 use mirror::{Body, Ends, Mirror};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
@@ -27,6 +28,7 @@ pub fn register_node(registry: &mut Registry, node: &str) {
 
 /// Answers `/metrics`, `/readyz` and `/livez` until `shutdown`.
 pub async fn serve(
+    limits: PortLimits,
     listener: TcpListener,
     mut metrics: Registry,
     mirror: Arc<Mirror>,
@@ -46,7 +48,7 @@ pub async fn serve(
             answer(request.uri().path(), &metrics, &mirror)
         }
     };
-    mirror::serve::serve(listener, shutdown, handler).await;
+    mirror::serve::serve(limits, listener, shutdown, handler).await;
 }
 
 fn answer(path: &str, metrics: &Registry, mirror: &Mirror) -> Response<Body> {

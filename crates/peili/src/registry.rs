@@ -6,7 +6,7 @@ use std::time::Duration;
 use containerd::{Containerd, Setup, State};
 use kubernetes::NodeReadiness;
 use layout::Layout;
-use mirror::serve::Shutdown;
+use mirror::serve::{ConnectionLimits, Shutdown};
 use mirror::{Intake, Mirror, Parts, Router, Upstream};
 use prometheus_client::registry::Registry;
 use swarm::SwarmError;
@@ -18,7 +18,7 @@ use upstream::Registries;
 use crate::cli::RegistryArgs;
 use crate::readiness::MirrorProbe;
 use crate::settings::{Settings, Store};
-use crate::{address, observe, service_manager};
+use crate::{address, descriptors, observe, service_manager};
 
 /// For peers and Kubernetes to be told that this mirror is about to end.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
@@ -65,6 +65,7 @@ fn tell_what_is_not_shared(arguments: &RegistryArgs, settings: &Settings) {
 /// node.
 struct Bound {
     settings: Settings,
+    connections: ConnectionLimits,
     store: Opened,
     metrics: Registry,
     registry: TcpListener,
@@ -74,6 +75,7 @@ struct Bound {
 
 impl Bound {
     async fn bind(settings: Settings) -> anyhow::Result<Self> {
+        let connections = ConnectionLimits::within(descriptors::raise());
         let mut metrics = Registry::default();
         observe::register_node(&mut metrics, &settings.node_name);
         let registry = address::bind("--registry-addr", settings.registry_addr)?;
@@ -84,6 +86,7 @@ impl Bound {
             data_dir: settings.data_dir.clone(),
             bootstrap: settings.bootstrap.clone(),
             flights: settings.flights,
+            connections,
         };
         let swarm = swarm::bind(config, &mut metrics)
             .await
@@ -99,6 +102,7 @@ impl Bound {
         let store = open(settings.store.clone(), &mut metrics).await?;
         Ok(Self {
             settings,
+            connections,
             store,
             metrics,
             registry,
@@ -110,6 +114,7 @@ impl Bound {
     async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self {
             settings,
+            connections,
             store,
             mut metrics,
             registry,
@@ -150,6 +155,7 @@ impl Bound {
             close: CancellationToken::new(),
         };
         tasks.spawn(observe::serve(
+            connections.http,
             observe,
             metrics,
             mirror.clone(),
@@ -158,7 +164,8 @@ impl Bound {
         let counting = mirror.clone();
         tasks.spawn(async move { counting.count_upstream_bytes().await });
         tasks.spawn(service_manager::notify(mirror.clone()));
-        let mut serving = tokio::spawn(mirror::serve::registry(
+        let mut serving = tokio::spawn(mirror::serve::registry_within(
+            connections.registry,
             registry,
             mirror.clone(),
             port.clone(),

@@ -55,7 +55,12 @@ impl Settings {
             faults.take("--drain-timeout", duration::parse(&arguments.drain_timeout));
         let registries = mirror::registries(&arguments.mirror, &mut faults);
         let bootstrap = bootstrap::read(&arguments.bootstrap, &mut faults);
-        let mirror = mirror::read(&arguments.mirror, &arguments.given, &mut faults);
+        let mirror = mirror::read(
+            &arguments.mirror,
+            &arguments.given,
+            &arguments.node.node_name,
+            &mut faults,
+        );
         let flights = faults.take("--flights", value::on_or_off(&arguments.mirror.flights));
         let filter = mirror.as_ref().map(|mirror| mirror.access.filter.clone());
         let node_readiness = node::readiness(

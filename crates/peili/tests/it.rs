@@ -1,5 +1,8 @@
 //! The binary as its users start it.
 
+#[path = "it/descriptors.rs"]
+mod descriptors;
+
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
@@ -193,8 +196,13 @@ struct Mirror {
 
 impl Mirror {
     fn start(store: &Path, more: &[&str]) -> Self {
+        Self::start_as(peili(), store, more)
+    }
+
+    /// `command` is a program that runs the binary with the arguments that follow.
+    fn start_as(mut command: Command, store: &Path, more: &[&str]) -> Self {
         let any = "127.0.0.1:0";
-        let mut child = peili()
+        let mut child = command
             .args([
                 "registry",
                 "--basic-auth-dir=",
@@ -405,7 +413,7 @@ fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("it listens");
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     )
     .expect("open");
     let mut answer = String::new();

@@ -47,9 +47,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// [`crate::node::KEPT_CONNECTIONS`] bounds them.
 pub(crate) const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
-/// Against floods. A cluster of 10,000 nodes keeps far below.
-const MAX_PENDING_INCOMING: u32 = 256;
-const MAX_ESTABLISHED_INCOMING: u32 = 4096;
+/// Against floods: an eighth of the established ones may be pending, but no more than this.
+const MAX_PENDING_INCOMING: usize = 256;
 const MAX_CONNECTIONS_PER_PEER: u32 = 4;
 
 /// Beside Kademlia stand what keeps connections and addresses right, and what Peili nodes say to each other.
@@ -63,11 +62,13 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(keypair: &Keypair, flights: bool) -> Self {
+    pub(crate) fn new(keypair: &Keypair, flights: bool, max_incoming: usize) -> Self {
         let id = PeerId::from(keypair.public());
+        let count = |connections: usize| u32::try_from(connections).unwrap_or(u32::MAX);
+        let max_pending = (max_incoming / 8).clamp(1, MAX_PENDING_INCOMING);
         let limits = ConnectionLimits::default()
-            .with_max_pending_incoming(Some(MAX_PENDING_INCOMING))
-            .with_max_established_incoming(Some(MAX_ESTABLISHED_INCOMING))
+            .with_max_pending_incoming(Some(count(max_pending)))
+            .with_max_established_incoming(Some(count(max_incoming)))
             .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER));
 
         let mut config = kad::Config::new(KAD_PROTOCOL);

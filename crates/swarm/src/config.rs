@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use mirror::ListenAddress;
+use mirror::serve::ConnectionLimits;
 use url::Url;
 
 use crate::PeerAddress;
@@ -20,6 +21,8 @@ pub struct Config {
     /// Whether this node takes part in flights (`--flights`). One that does not finds content and is found by provider
     /// records alone, as Spegel's nodes are.
     pub flights: bool,
+    /// The most connections of the ports, by the descriptors that there are.
+    pub connections: ConnectionLimits,
 }
 
 /// Where the first peers come from.

@@ -111,7 +111,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
     let server = match &config.bootstrap {
         Bootstrap::Http(http) => match http.serve {
             Some(address) => Some(
-                Server::bind(address, http.form)
+                Server::bind(address, http.form, config.connections.http)
                     .map_err(|source| SwarmError::Serve { address, source })?,
             ),
             None => None,
@@ -122,7 +122,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
     let filter = AddressFilter::new(config.listen.ip.is_some_and(|ip| ip.is_loopback()));
     let swarm = libp2p::Swarm::new(
         behaviour::transport(keypair, &filter)?,
-        Behaviour::new(keypair, config.flights),
+        Behaviour::new(keypair, config.flights, config.connections.router),
         keypair.public().into(),
         libp2p::swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(behaviour::IDLE_CONNECTION_TIMEOUT),
@@ -337,6 +337,8 @@ impl Handle {
 
 #[cfg(test)]
 mod tests {
+    use mirror::serve::ConnectionLimits;
+
     use super::*;
 
     #[test]
@@ -358,6 +360,7 @@ mod tests {
             data_dir: None,
             bootstrap: Bootstrap::Static { peers: Vec::new() },
             flights: true,
+            connections: ConnectionLimits::default(),
         };
         let bound = bind(config, &mut Registry::default()).await;
         let mut bound = bound.expect("loopback is there");

@@ -348,6 +348,62 @@ async fn wrong_bytes_of_a_config_are_not_handed_over() {
     );
 }
 
+/// Bytes that are handed over cannot be taken back, and of a large layer they are not verified first.
+#[tokio::test]
+async fn not_a_byte_of_an_object_is_taken_from_a_peer_that_tells_another_size() {
+    let (bytes, digest) = large();
+    let config = Digest::sha256(b"c");
+    let manifest = Bytes::from(format!(
+        r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":1}},"layers":[{{"digest":"{digest}","size":{}}}]}}"#,
+        bytes.len()
+    ));
+    let manifest_path = format!(
+        "/v2/lab/app/manifests/{}?ns=quay.io",
+        Digest::sha256(&manifest)
+    );
+    let path = format!("/v2/lab/app/blobs/{digest}?ns=quay.io");
+    let origin: Origin = Origin {
+        registry: "quay.io".parse().expect("a registry"),
+        repository: "lab/app".parse().expect("a repository"),
+    };
+    let on_this_host = [10, 0, 0, 2];
+    let shorter = Peer::Lies(bytes.slice(1..));
+    let longer = Peer::Lies([bytes.clone(), Bytes::from_static(b"x")].concat().into());
+    for (peers, ranges, status) in [
+        (vec![shorter.clone()], None, StatusCode::NOT_FOUND),
+        (vec![longer.clone()], None, StatusCode::NOT_FOUND),
+        (
+            vec![shorter.clone()],
+            Some("bytes=5-"),
+            StatusCode::NOT_FOUND,
+        ),
+        (
+            vec![shorter, Peer::Good(bytes.clone())],
+            None,
+            StatusCode::OK,
+        ),
+        (
+            vec![longer, Peer::Good(bytes.clone())],
+            None,
+            StatusCode::OK,
+        ),
+    ] {
+        let app = app(&digest, &peers).await;
+        // Asked for first and there later, as what comes from upstream is.
+        let asked = app.get_from(on_this_host, &manifest_path, HeaderMap::new());
+        assert_eq!(asked.await.status(), StatusCode::NOT_FOUND);
+        app.store.put(&origin, manifest.clone());
+        let range = ranges.map(http::HeaderValue::from_static);
+        let headers = range.into_iter().map(|range| (http::header::RANGE, range));
+        let response = app.get_from(on_this_host, &path, headers.collect());
+        let response = response.await;
+        assert_eq!(response.status(), status);
+        if status == StatusCode::OK {
+            assert!(whole(response).await.expect("a body") == bytes);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_manifest_is_verified_and_named_by_what_it_is() {
     let digest_of_config = Digest::sha256(b"c");

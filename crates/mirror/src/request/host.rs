@@ -1,4 +1,9 @@
 //! The `Host` header, which a server has to check before anything else (RFC 9112, section 3.2).
+//!
+//! It also tells by which name a client has come. A page whose name is made to lead to this host (DNS rebinding) is, to
+//! the browser, of the same origin as the mirror: nothing else tells its requests from those of a client on this host.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use http::header::HOST;
 use http::{HeaderMap, Version};
@@ -11,6 +16,11 @@ pub enum HostError {
     Several,
     #[error("Host is not of the form host or host:port")]
     Malformed,
+    #[error(
+        "{0:?} is no name of this host; a client on it has to ask for localhost, an address, or the node's name, \
+         or to send the node secret"
+    )]
+    Foreign(String),
 }
 
 /// Checks that there is one `Host`, which may be empty. HTTP/1.0 needs none.
@@ -25,6 +35,47 @@ pub fn check(version: Version, headers: &HeaderMap) -> Result<(), HostError> {
         (Some(_), Some(_)) => Err(HostError::Several),
         (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
         (Some(_), None) => Err(HostError::Malformed),
+    }
+}
+
+/// Checks that `Host` is one that nobody else can make lead here: an address, a name of loopback, one of `names`, or none
+/// at all, which no browser leaves out.
+///
+/// # Errors
+/// It is another name.
+pub fn check_leads_here(headers: &HeaderMap, names: &[String]) -> Result<(), HostError> {
+    /// Characters of the name that are repeated to the client.
+    const TOLD: usize = 64;
+    let Some(host) = headers.get(HOST) else {
+        return Ok(());
+    };
+    let text = String::from_utf8_lossy(host.as_bytes());
+    let name = without_port(&text).trim_end_matches('.');
+    let is = |other: &str| name.eq_ignore_ascii_case(other.trim_end_matches('.'));
+    let is_loopback = is("localhost") || name.to_ascii_lowercase().ends_with(".localhost");
+    if name.is_empty() || is_address(name) || is_loopback || names.iter().any(|name| is(name)) {
+        Ok(())
+    } else {
+        Err(HostError::Foreign(name.chars().take(TOLD).collect()))
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// Whether this is an IPv4 address, or an IPv6 address in brackets, with or without a zone.
+fn is_address(name: &str) -> bool {
+    let bracketed = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+    match bracketed {
+        Some(v6) => {
+            let address = v6.split_once('%').map_or(v6, |(address, _zone)| address);
+            address.parse::<Ipv6Addr>().is_ok()
+        }
+        None => name.parse::<Ipv4Addr>().is_ok(),
     }
 }
 
@@ -60,6 +111,49 @@ mod tests {
             headers.append(HOST, HeaderValue::from_static(host));
         }
         check(version, &headers)
+    }
+
+    #[test]
+    fn only_names_that_nobody_else_can_make_lead_here_do() {
+        let names = ["Node-1".to_owned(), "node-1.example".to_owned()];
+        let of = |host: &'static str| {
+            let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
+            check_leads_here(&headers, &names)
+        };
+        for here in [
+            "",
+            "127.0.0.1",
+            "10.0.0.1:5000",
+            "[::1]:5000",
+            "[fe80::1%25eth0]",
+            "LocalHost:5000",
+            "localhost.",
+            "a.localhost:",
+            "node-1:5000",
+            "NODE-1.example",
+        ] {
+            assert_eq!(of(here), Ok(()), "{here}");
+        }
+        for foreign in [
+            "evil.example:5000",
+            "localhost.evil.example",
+            "evillocalhost",
+            "127.0.0.1.evil.example",
+            "node-1.evil.example",
+            "node-1.example.evil",
+            "127.0.0.1x",
+            "[::1].evil",
+            "x",
+        ] {
+            assert!(
+                matches!(of(foreign), Err(HostError::Foreign(_))),
+                "{foreign}"
+            );
+        }
+        assert_eq!(check_leads_here(&HeaderMap::new(), &names), Ok(()));
+        let long = HeaderValue::from_bytes(&[b'x'; 1000]).expect("a header");
+        let error = check_leads_here(&HeaderMap::from_iter([(HOST, long)]), &names);
+        assert_eq!(error, Err(HostError::Foreign("x".repeat(64))));
     }
 
     #[test]

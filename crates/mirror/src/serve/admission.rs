@@ -10,16 +10,13 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::limits::PortLimits;
 use crate::body::client_socket::ClientSocket;
 use crate::mirror::Ends;
 use crate::request::is_this_host;
 
-/// Connections from other hosts at once, and from this one. Each takes about 20 KiB while its client takes nothing, most
-/// of it buffers of hyper.
-const MOST_CONNECTIONS: usize = 2048;
-const MOST_OWN_CONNECTIONS: usize = 512;
-/// How long a new connection waits for the permit of one that is of no use, and how many may wait. The rest are turned
-/// away at once.
+/// How long a new connection waits for the permit of one that is of no use, and how many may wait: a quarter of those
+/// that there are permits for, as each has a descriptor, but no more than this. The rest are turned away at once.
 const PERMIT_LIMIT: Duration = Duration::from_secs(1);
 const MOST_NEWCOMERS: usize = 64;
 
@@ -47,18 +44,12 @@ pub struct Accepted {
     pool: Arc<Pool>,
 }
 
-impl Default for Admission {
-    fn default() -> Self {
-        Self::new(MOST_OWN_CONNECTIONS, MOST_CONNECTIONS)
-    }
-}
-
 impl Admission {
-    pub fn new(own: usize, others: usize) -> Self {
+    pub fn new(PortLimits { own, others }: PortLimits) -> Self {
         let pool = |most| {
             Arc::new(Pool {
                 permits: Arc::new(Semaphore::new(most)),
-                newcomers: Semaphore::new(MOST_NEWCOMERS),
+                newcomers: Semaphore::new((most / 4).clamp(1, MOST_NEWCOMERS)),
                 wanted: Notify::new(),
             })
         };
@@ -100,6 +91,11 @@ impl Accepted {
         self.pool.wanted.notify_one();
         let permit = timeout(PERMIT_LIMIT, permits.clone().acquire_owned());
         permit.await.ok()?.ok()
+    }
+
+    /// Ends the connection of the same kind that is of no use for the longest, so that there is room for the next client.
+    pub fn end_idle(&self) {
+        self.pool.wanted.notify_one();
     }
 
     /// Waits until the connection has to end, and says why.

@@ -48,9 +48,11 @@ async fn serve_file(connections: usize) -> Server {
         let response = Response::builder().header("content-length", SIZE);
         async { response.body(body).expect("well-formed") }
     };
-    let admission = Admission::new(connections, 0);
-    let shutdown = CancellationToken::new().into();
-    tokio::spawn(serve_within(admission, listener, shutdown, handler));
+    let limits = PortLimits {
+        own: connections,
+        others: 0,
+    };
+    tokio::spawn(serve(limits, listener, CancellationToken::new(), handler));
     Server {
         address,
         object,

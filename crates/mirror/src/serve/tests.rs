@@ -135,6 +135,27 @@ async fn local_content_is_served_whole_and_in_ranges() {
     );
 }
 
+/// DNS rebinding aside (see `request::host`), this is what tells a page from a client.
+#[tokio::test]
+async fn a_web_page_gets_nothing() {
+    let app = app().await;
+    let blob = format!("/v2/a/b/blobs/{}?ns=quay.io", app.blob);
+    for path in [&blob, "/v2/", "/readyz", "/no-such-page"] {
+        for header in [
+            "origin: http://evil.example\r\n",
+            "origin: null\r\n",
+            "sec-fetch-site: cross-site\r\n",
+        ] {
+            let answer = app.get(path, header).await;
+            assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+            assert!(answer.contains("\"DENIED\""), "{answer}");
+            assert!(!answer.contains("0123456789"), "{answer}");
+        }
+    }
+    let by_user = app.get(&blob, "sec-fetch-site: none\r\n").await;
+    assert!(by_user.starts_with("HTTP/1.1 200"), "{by_user}");
+}
+
 #[tokio::test]
 async fn conditions_hold_for_what_is_asked_for() {
     let app = app().await;
@@ -372,7 +393,8 @@ async fn whoever_connects_while_the_port_drains_is_served_once() {
         close: CancellationToken::new(),
     };
     let handler = |_, _| async { Response::new(Body::empty()) };
-    let server = serve(listener, shutdown.clone(), handler);
+    let limits = ConnectionLimits::default().registry;
+    let server = serve(limits, listener, shutdown.clone(), handler);
     let connect = || TcpStream::connect(address);
     let clients = async {
         let silent = connect().await.expect("listening");

@@ -9,7 +9,13 @@ use crate::fault::Faults;
 use crate::value;
 use crate::{credentials, duration};
 
-pub fn read(arguments: &MirrorArgs, given: &Given, faults: &mut Faults) -> Option<Options> {
+/// `node_name` is the value of `--node-name`.
+pub fn read(
+    arguments: &MirrorArgs,
+    given: &Given,
+    node_name: &str,
+    faults: &mut Faults,
+) -> Option<Options> {
     // Faults of --mirrored-registries are told where its URLs are read.
     let filter = Filter::new(&arguments.mirrored_registries, &arguments.registry_filters);
     for fault in filter.as_ref().err().into_iter().flatten() {
@@ -53,6 +59,7 @@ pub fn read(arguments: &MirrorArgs, given: &Given, faults: &mut Faults) -> Optio
             filter: filter.ok()?,
             authorization: authorization.map(|credentials| secret(credentials.header_value())),
             node_secret: node_secret.map(|node_secret| secret(node_secret.header_value())),
+            own_names: own_names(node_name),
             resolve_tags: resolve_tags?,
         },
         reader: Reader { default_registry },
@@ -61,6 +68,13 @@ pub fn read(arguments: &MirrorArgs, given: &Given, faults: &mut Faults) -> Optio
             attempts: attempts?,
         },
     })
+}
+
+/// What clients on this host may call it: the name of the node that was given, and the host's own.
+fn own_names(node_name: &str) -> Vec<String> {
+    let host = super::node_name("");
+    let given = (!node_name.is_empty()).then(|| node_name.to_owned());
+    given.into_iter().chain([host]).collect()
 }
 
 /// Whether an expression has a comma outside of `{1,2}` and `[…]`.

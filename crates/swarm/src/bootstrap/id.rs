@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use libp2p::{Multiaddr, PeerId};
+use mirror::serve::PortLimits;
 use mirror::{Body, Ends, ListenAddress};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -58,15 +59,21 @@ pub(crate) struct Server {
     listener: TcpListener,
     pub(crate) address: SocketAddr,
     form: IdForm,
+    limits: PortLimits,
 }
 
 impl Server {
-    pub(crate) fn bind(address: ListenAddress, form: IdForm) -> io::Result<Self> {
+    pub(crate) fn bind(
+        address: ListenAddress,
+        form: IdForm,
+        limits: PortLimits,
+    ) -> io::Result<Self> {
         let listener = address.bind()?;
         Ok(Self {
             address: listener.local_addr()?,
             listener,
             form,
+            limits,
         })
     }
 
@@ -81,7 +88,7 @@ impl Server {
         let handler = move |request: Request<Incoming>, _: Ends| {
             std::future::ready(answer(&request, id, &addresses.borrow(), form))
         };
-        mirror::serve::serve(self.listener, stop, handler).await;
+        mirror::serve::serve(self.limits, self.listener, stop, handler).await;
     }
 }
 

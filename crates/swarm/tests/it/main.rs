@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use mirror::serve::ConnectionLimits;
 use mirror::{Candidate, Router as _};
 use oci::{Digest, Key};
 use prometheus_client::registry::Registry;
@@ -34,6 +35,7 @@ fn config(registry_port: u16, peers: &[u16]) -> Config {
             peers: peers.map(|p| p.parse().expect("a peer")).collect(),
         },
         flights: true,
+        connections: ConnectionLimits::default(),
     }
 }
 
