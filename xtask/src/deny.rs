@@ -1,9 +1,10 @@
 //! The step `deny`: cargo-deny over the dependencies, by the rules of deny.toml.
 
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::process;
 use crate::workspace::Workspace;
@@ -14,8 +15,15 @@ const VERSION: &str = "0.20.2";
 /// How long the advisory database may take to fetch before it counts as not reachable.
 const FETCH_LIMIT: Duration = Duration::from_secs(60);
 
+/// Where the advisory database is fetched from, and how long a connection there may take.
+const DATABASE: (&str, u16) = ("github.com", 443);
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
 /// Checks licences, bans and sources offline, and advisories where their database can be had.
 /// Returns what was not checked.
+///
+/// # Errors
+/// A rule is broken, or the host of the advisory database can be reached and the database cannot be had.
 pub fn run(workspace: &Workspace) -> Result<Option<String>> {
     install(workspace)?;
     // Every crate of the lock file, those of other platforms too: the rest then works offline.
@@ -29,13 +37,24 @@ pub fn run(workspace: &Workspace) -> Result<Option<String>> {
     ]))?;
 
     if !process::succeeds_within(cargo_deny(workspace).args(["fetch", "db"]), FETCH_LIMIT)? {
-        println!("advisories: unchecked, database not reachable");
-        return Ok(Some(
-            "advisories unchecked: database not reachable".to_owned(),
-        ));
+        let (host, _) = DATABASE;
+        if is_reachable() {
+            bail!(
+                "advisories: {host} can be reached, and the database cannot be fetched; `cargo deny fetch db` says why"
+            );
+        }
+        println!("advisories: NOT CHECKED, this machine does not reach {host}");
+        return Ok(Some(format!("advisories NOT CHECKED: no way to {host}")));
     }
     process::run(cargo_deny(workspace).args(["--offline", "check", "advisories"]))?;
     Ok(None)
+}
+
+fn is_reachable() -> bool {
+    let Ok(mut addresses) = DATABASE.to_socket_addrs() else {
+        return false;
+    };
+    addresses.any(|address| TcpStream::connect_timeout(&address, CONNECT_LIMIT).is_ok())
 }
 
 fn cargo_deny(workspace: &Workspace) -> Command {

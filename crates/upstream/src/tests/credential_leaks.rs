@@ -36,6 +36,78 @@ async fn where_a_redirect_leads_nobody_is_told_a_password() {
     assert_saw_nothing(&stranger);
 }
 
+/// The token service is the registry's own; where it redirects to is not.
+#[tokio::test]
+async fn where_a_token_service_redirects_no_secret_goes() {
+    for status in [301, 302, 303, 307, 308] {
+        for secret in [
+            r#""auth":"YWxpOm9wZW4gc2VzYW1l""#,
+            r#""identitytoken":"idt/1""#,
+        ] {
+            let stranger = stranger().await;
+            let elsewhere = stranger.url("/elsewhere");
+            let server = Server::start(move |seen: &Seen| {
+                if seen.target.starts_with("/token") {
+                    return Some(response(status, &[("location", &elsewhere)], ""));
+                }
+                let realm = format!("http://{}/token", seen.header("host").expect("a host"));
+                let challenge = format!("Bearer realm=\"{realm}\"");
+                Some(response(401, &[("www-authenticate", &challenge)], ""))
+            })
+            .await;
+            let file = tempfile::NamedTempFile::new().expect("a file");
+            let auths = format!(r#"{{"auths":{{"{}":{{{secret}}}}}}}"#, server.address);
+            std::fs::write(file.path(), auths).expect("written");
+            let options = Options {
+                auth_file: Some(file.path().to_owned()),
+                ..Options::default()
+            };
+            let registries = registries(&server, options);
+            let fault = the_manifest(&registries, &repository(&server)).await;
+            fault.expect_err("nobody gives a token");
+            let asked = server.seen();
+            let signs_in =
+                |seen: &&Seen| seen.authorization() == Some(BASIC) || seen.method == "POST";
+            assert!(asked.iter().any(|seen| signs_in(&seen)), "{asked:?}");
+            assert_saw_nothing(&stranger);
+            let seen = stranger.seen();
+            assert!(seen.iter().all(|seen| seen.body.is_empty()), "{seen:?}");
+            assert!(
+                seen.iter().all(|seen| !seen.target.contains("account")),
+                "{seen:?}"
+            );
+        }
+    }
+}
+
+/// By a redirect and by a realm; the signed query is in no error.
+#[tokio::test]
+async fn from_https_no_way_leads_to_http() {
+    let stranger = stranger().await;
+    for by_realm in [false, true] {
+        let elsewhere = stranger.url("/x?signature=secret");
+        let server = Server::start_tls(move |_: &Seen| {
+            let challenge = format!("Bearer realm=\"{elsewhere}\"");
+            Some(match by_realm {
+                true => response(401, &[("www-authenticate", &challenge)], ""),
+                false => response(307, &[("location", &elsewhere)], ""),
+            })
+        })
+        .await;
+        let auth = auth_file(&server);
+        let options = Options {
+            auth_file: Some(auth.path().to_owned()),
+            ..Options::default()
+        };
+        let (registries, _file) = trusting(&server, options);
+        let fault = the_manifest(&registries, &repository(&server)).await;
+        let fault = fault.expect_err("refused");
+        assert!(matches!(fault, UpstreamError::Forbidden(..)), "{fault}");
+        assert!(!format!("{fault} {fault:?}").contains("secret"), "{fault}");
+    }
+    assert!(stranger.seen().is_empty());
+}
+
 #[tokio::test]
 async fn a_client_is_told_the_challenges_of_the_registry_alone() {
     let server = Server::start(|seen: &Seen| {
