@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flights::members::{Change, Contact, Member};
+use flights::members::{Change, Contact, Member, Signature, Signatures};
 use flights::slots::{Owners, ShardMap, Slot, SlotChange};
 use flights::{
     Born, Coordinator, Decision, Event, HANDOVER, Key, LinkTest, Node, NodeId, PullProgress,
@@ -17,6 +17,20 @@ pub fn id(node: u32, seed: u64) -> NodeId {
     id[..4].copy_from_slice(&node.to_le_bytes());
     id[8..16].copy_from_slice(&seed.to_le_bytes());
     NodeId(id)
+}
+
+/// No node of the simulator forges the record of another one.
+#[derive(Debug)]
+struct Unsigned;
+
+impl Signatures for Unsigned {
+    fn sign(&self, _: &[u8]) -> Signature {
+        [0; 64]
+    }
+
+    fn verify(&self, _: &NodeId, _: &[u8], _: &Signature) -> bool {
+        true
+    }
 }
 
 /// The number of a node.
@@ -198,7 +212,13 @@ impl Sharer {
 
 impl StateMachine {
     pub fn own(now: Time, me: NodeId, seed: u64) -> Self {
-        Self::Own(Box::new(Node::new(now, me, Contact::default(), seed)))
+        Self::Own(Box::new(Node::new(
+            now,
+            me,
+            Contact::default(),
+            seed,
+            Box::new(Unsigned),
+        )))
     }
 
     pub fn sharing(me: NodeId, seed: u64) -> Self {

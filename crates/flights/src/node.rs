@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::coordinator::{Coordinator, Event};
-use crate::members::{Change, Contact, Datagram, Members};
+use crate::members::{Change, Contact, Datagram, Members, Signatures};
 use crate::pulls::PullProgress;
 use crate::requests::RequestId;
 use crate::slots::{Owners, ShardMap, Slot};
@@ -105,10 +105,16 @@ macro_rules! coordinator {
 }
 
 impl Node {
-    /// A node that knows no other node yet. `seed` spreads its choices and must differ for each node and each start.
-    pub fn new(now: Time, id: NodeId, contact: Contact, seed: u64) -> Self {
+    /// A node that knows no other node yet. See [`Members::new`].
+    pub fn new(
+        now: Time,
+        id: NodeId,
+        contact: Contact,
+        seed: u64,
+        signatures: Box<dyn Signatures>,
+    ) -> Self {
         let mut node = Self {
-            members: Members::new(now, id, contact, seed),
+            members: Members::new(now, id, contact, seed, signatures),
             slots: ShardMap::new(id),
             coordinator: Coordinator::new(id, seed),
             unreachable: BTreeMap::new(),

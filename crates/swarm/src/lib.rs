@@ -140,7 +140,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
         events: events_out,
     };
     let flights = match config.flights {
-        true => Flights::new(&id, filter.clone()),
+        true => Flights::new(keypair, filter.clone()),
         false => None,
     };
     let mut node = Node::new(

@@ -1,43 +1,47 @@
 //! Applies what is told and observed about members.
+//!
+//! A member's record counts with its own signature only, whoever passes it on. What another node thinks of a member
+//! changes nothing: this node probes the member itself. So whatever one node says, it removes nobody.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::member::{Member, NodeId};
 use super::roster::Entry;
-use super::timing::{GOSSIP_BATCH, REMEMBER_DEAD, SUSPICION, SUSPICION_HEARD};
-use super::wire::{Claim, Draft, MAX_MESSAGE, MemberUpdate, Status};
+use super::timing::{GOSSIP_BATCH, REFUTE_EVERY, REMEMBER_DEAD, SUSPICION};
+use super::wire::{Claim, Draft, MAX_MESSAGE, MemberUpdate, Status, signed_bytes};
 use super::{Change, Members};
 use crate::Time;
 
 /// An age that differs by less than this from the known one, in milliseconds, is the same: messages take that long.
 const AGE_SLACK_MILLIS: u64 = 50;
 
-/// Where a node knows something about a member from.
+/// How a node learns something about a member.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// From its own probes.
-    Probes,
     /// Another node has spread it.
     Gossip,
-    /// It was in another node's list. A death in a list may have been refuted long ago.
+    /// It was in another node's list.
     List,
 }
 
 impl Members {
+    /// Applies the claims of a message. From a node that is no member only what it says about itself counts, unless
+    /// `is_trusted`: this node has asked it for its list.
     pub(super) fn learn_all(
         &mut self,
         now: Time,
         from: NodeId,
         claims: Vec<Claim>,
         source: Source,
+        is_trusted: bool,
     ) {
         let mut must_refute = false;
-        for (member, status) in claims {
-            if member.id == self.me().id {
-                must_refute |= !self.check_claim_about_self(now, &member, status);
-            } else {
-                self.learn(now, member, status, source);
+        for claim in claims {
+            if claim.member.id == self.me().id {
+                must_refute |= !self.check_claim_about_self(now, &claim);
+            } else if claim.member.id == from || is_trusted {
+                self.learn(now, claim, source);
             }
         }
         if must_refute {
@@ -48,61 +52,156 @@ impl Members {
         }
     }
 
-    /// Applies a claim about another node, if it takes precedence over what is known.
-    pub(super) fn learn(&mut self, now: Time, member: Member, status: Status, source: Source) {
-        let known = self.roster.get(&member.id);
+    /// Applies a claim about another node.
+    fn learn(&mut self, now: Time, claim: Claim, source: Source) {
+        let id = claim.member.id;
+        let known = self.roster.get(&id);
+        let order = known.map_or(Ordering::Greater, |known| {
+            claim.member.incarnation.cmp(&known.member.incarnation)
+        });
         let was_live = known.is_some_and(|known| known.status.is_live());
-        let may_join = status.is_live() && self.roster.has_room();
-        if !was_live && !may_join {
-            return;
+        match order {
+            Ordering::Less => {}
+            // Only a higher incarnation brings a member back.
+            Ordering::Equal if !was_live => {}
+            Ordering::Equal => self.learn_about_same(now, claim, source),
+            // Nothing bad counts about a life that was never seen.
+            Ordering::Greater if !was_live && !claim.status.is_live() => {}
+            Ordering::Greater if !was_live && !self.roster.has_room() => {}
+            Ordering::Greater => self.learn_newer(now, claim, source),
         }
-        let mut told = entry(now, member, status, source);
-        let mut is_news = true;
-        if let Some(known) = known {
-            // Only a higher incarnation brings a dead member back.
-            let order = told.member.incarnation.cmp(&known.member.incarnation);
-            if order == Ordering::Less || (order == Ordering::Equal && !was_live) {
-                return;
-            }
-            is_news = told.precedence() > known.precedence();
-            keep_contact_and_age(&mut told.member, &known.member, status);
-            if !is_news {
-                // The age may be better, and the deadline sooner.
-                let deadlines = [told.deadline, known.deadline];
-                told.deadline = deadlines.into_iter().flatten().min();
-                told.status = known.status;
-                if told.member == known.member && told.deadline == known.deadline {
-                    return;
+    }
+
+    /// Applies a claim about the incarnation that is known of a live member.
+    fn learn_about_same(&mut self, now: Time, claim: Claim, source: Source) {
+        let Some(known) = self.roster.get(&claim.member.id).cloned() else {
+            return;
+        };
+        match claim.status {
+            Status::Alive => {
+                if known.member.born.millis_after(claim.member.born) > AGE_SLACK_MILLIS {
+                    let born = claim.member.born;
+                    let member = Member {
+                        born,
+                        ..known.member
+                    };
+                    self.changes.push(Change::Updated(member.clone()));
+                    self.roster.put(Entry { member, ..known }, &mut self.random);
                 }
             }
-            if was_live && told.status.is_live() && is_changed(&told.member, &known.member) {
-                self.changes.push(Change::Updated(told.member.clone()));
+            Status::Suspect | Status::Dead => self.doubts.add(now, claim.member.id),
+            Status::Left => self.learn_newer(now, claim, source),
+        }
+    }
+
+    /// Applies a record that is newer than the known one, or says that a live member leaves, if the member has signed
+    /// it.
+    fn learn_newer(&mut self, now: Time, claim: Claim, source: Source) {
+        let Claim {
+            mut member,
+            status,
+            signature,
+        } = claim;
+        let leaves = status == Status::Left;
+        let record = signed_bytes(&member, leaves);
+        if !self.signatures.verify(&member.id, &record, &signature) {
+            return;
+        }
+        let id = member.id;
+        let known = self.roster.get(&id);
+        let was_live = known.is_some_and(|known| known.status.is_live());
+        if let Some(known) = known {
+            keep_age(&mut member, &known.member);
+            if was_live && !leaves && is_changed(&member, &known.member) {
+                self.changes.push(Change::Updated(member.clone()));
             }
         }
-        let id = told.member.id;
-        match (was_live, told.status.is_live()) {
-            (false, _) => self.changes.push(Change::Joined(told.member.clone())),
-            (true, false) => self.changes.push(Change::Left(id)),
-            (true, true) => {}
+        match (was_live, leaves) {
+            (false, _) => self.changes.push(Change::Joined(member.clone())),
+            (true, true) => self.changes.push(Change::Left(id)),
+            (true, false) => {}
         }
-        self.roster.put(told, &mut self.random);
+        let entry = Entry {
+            member,
+            status: if leaves { status } else { Status::Alive },
+            signature,
+            deadline: leaves.then(|| now.after(REMEMBER_DEAD)),
+        };
+        self.roster.put(entry, &mut self.random);
+        if matches!(status, Status::Suspect | Status::Dead) {
+            self.doubts.add(now, id);
+        }
         // The senders of the first list know its members already.
-        if is_news && (source != Source::List || self.has_joined()) {
+        if source != Source::List || self.has_joined() {
             self.spread(now, id);
         }
     }
 
+    /// Records what this node has found out about a member itself, and tells the others.
+    pub(super) fn set_status(&mut self, now: Time, id: NodeId, status: Status) {
+        let Some(known) = self.roster.get_live(&id).cloned() else {
+            return;
+        };
+        let deadline = match status {
+            Status::Alive => None,
+            Status::Suspect => {
+                let told = self.doubts.end(now, &id);
+                Some(told.unwrap_or(now.after(SUSPICION)))
+            }
+            Status::Dead | Status::Left => Some(now.after(REMEMBER_DEAD)),
+        };
+        if !status.is_live() {
+            self.changes.push(Change::Left(id));
+        }
+        let entry = Entry {
+            status,
+            deadline,
+            ..known
+        };
+        self.roster.put(entry, &mut self.random);
+        if status != Status::Alive {
+            self.spread(now, id);
+        }
+    }
+
+    /// Ends this node's suspicion of a member from which it has heard.
+    pub(super) fn clear_suspicion(&mut self, now: Time, id: NodeId) {
+        let entry = self.roster.get(&id);
+        if entry.is_some_and(|entry| entry.status == Status::Suspect) {
+            self.set_status(now, id, Status::Alive);
+        }
+    }
+
     /// Refutes a wrong claim about this node. Returns whether the claim is true.
-    fn check_claim_about_self(&mut self, now: Time, told: &Member, status: Status) -> bool {
+    ///
+    /// A higher incarnation than this node's counts only with its own signature: it is that of an earlier process. So
+    /// others cannot use up the incarnations.
+    fn check_claim_about_self(&mut self, now: Time, claim: &Claim) -> bool {
         let me = self.me();
+        let (told, incarnation) = (&claim.member, me.incarnation);
         // Ages are never too high: an older one belongs to an earlier process with this key.
         let is_same_life =
             told.contact == me.contact && me.born.millis_after(told.born) <= AGE_SLACK_MILLIS;
-        let is_true = status == Status::Alive && told.incarnation == me.incarnation && is_same_life;
-        if !is_true && told.incarnation >= me.incarnation {
-            self.reincarnate(now, told.incarnation);
+        let is_alive = claim.status == Status::Alive;
+        match told.incarnation.cmp(&incarnation) {
+            Ordering::Less => false,
+            Ordering::Equal if is_alive && is_same_life => true,
+            Ordering::Equal => {
+                if self.next_refutation <= now {
+                    self.next_refutation = now.after(REFUTE_EVERY);
+                    self.reincarnate(now, incarnation);
+                }
+                false
+            }
+            Ordering::Greater => {
+                let record = signed_bytes(told, claim.status == Status::Left);
+                let is_own = self.signatures.verify(&told.id, &record, &claim.signature);
+                if is_own {
+                    self.reincarnate(now, told.incarnation);
+                }
+                !is_own
+            }
         }
-        is_true
     }
 
     /// Raises this node's incarnation above `incarnation` and tells all members.
@@ -110,12 +209,13 @@ impl Members {
         let mut me = self.me().clone();
         me.incarnation = incarnation.saturating_add(1);
         let id = me.id;
-        self.roster.set_me(me);
+        let signature = self.signatures.sign(&signed_bytes(&me, false));
+        self.roster.set_me(me, signature);
         self.spread(now, id);
     }
 
     pub(super) fn update_about_self(&self, now: Time) -> MemberUpdate {
-        MemberUpdate::new(now, self.me(), Status::Alive)
+        self.roster.my_entry().update(now)
     }
 
     fn spread(&mut self, now: Time, id: NodeId) {
@@ -124,36 +224,15 @@ impl Members {
     }
 }
 
-/// What a claim means for this node. A death in a list is only a suspicion.
-fn entry(now: Time, member: Member, status: Status, source: Source) -> Entry {
-    let (status, wait) = match (status, source) {
-        (Status::Alive, _) => (Status::Alive, None),
-        (Status::Suspect, Source::Probes) => (Status::Suspect, Some(SUSPICION)),
-        (Status::Suspect, _) | (Status::Dead, Source::List) => {
-            (Status::Suspect, Some(SUSPICION_HEARD))
-        }
-        (Status::Dead | Status::Left, _) => (status, Some(REMEMBER_DEAD)),
-    };
-    Entry {
-        member,
-        status,
-        deadline: wait.map(|wait| now.after(wait)),
-    }
-}
-
-/// Takes contact and age from what is known, unless the update has better ones.
-///
-/// A newer incarnation may have other ones. Of the same incarnation the higher age is right: it spent less time on the
-/// way.
-fn keep_contact_and_age(told: &mut Member, known: &Member, status: Status) {
-    let is_newer = status.is_live() && told.incarnation > known.incarnation;
+/// Takes the age from what is known, unless that of the newer record differs.
+fn keep_age(told: &mut Member, known: &Member) {
     let is_older = known.born.millis_after(told.born) > AGE_SLACK_MILLIS;
     let is_younger = told.born.millis_after(known.born) > AGE_SLACK_MILLIS;
-    if !is_newer {
-        told.contact = Arc::clone(&known.contact);
-    }
-    if !(status.is_live() && is_older || is_newer && is_younger) {
+    if !is_older && !is_younger {
         told.born = known.born;
+    }
+    if *told.contact == *known.contact {
+        told.contact = Arc::clone(&known.contact);
     }
 }
 

@@ -7,8 +7,8 @@ use super::Members;
 use super::apply::Source;
 use super::member::NodeId;
 use super::roster::{Entry, bucket};
-use super::timing::{JOIN_RETRY, SYNC_AGAIN, sync_every};
-use super::wire::{Claim, Draft, Kind, List, MAX_MESSAGE, MemberUpdate, Sync};
+use super::timing::{JOIN_RETRY, LIST_WAIT, SYNC_AGAIN, sync_every};
+use super::wire::{Claim, Draft, Kind, List, MAX_MESSAGE, Sync};
 use crate::Time;
 use crate::time::millis;
 
@@ -54,6 +54,8 @@ impl Members {
             bucket_hashes: self.roster.hashes().to_vec(),
         })));
         message.push(self.update_about_self(now), MAX_MESSAGE);
+        self.asked.retain(|_, until| *until > now);
+        self.asked.insert(to, now.after(LIST_WAIT));
         self.send(now, to, message);
     }
 
@@ -84,14 +86,13 @@ impl Members {
         let mut parts = Vec::new();
         let (mut part, mut rest) = (Draft::new(kind(whole)), whole);
         for entry in entries {
-            let update = || MemberUpdate::new(now, &entry.member, entry.status);
-            if !part.push(update(), MAX_MESSAGE) {
+            if !part.push(entry.update(now), MAX_MESSAGE) {
                 let split = 1_u64 << bucket(&entry.member.id);
                 let before = split - 1;
                 parts.push(part.with_kind(kind(rest & before)));
                 rest &= !(before | split);
                 part = Draft::new(kind(whole));
-                part.push(update(), MAX_MESSAGE);
+                part.push(entry.update(now), MAX_MESSAGE);
             }
         }
         parts.push(part.with_kind(kind(rest)));
@@ -103,10 +104,15 @@ impl Members {
     /// Applies a list, and sends back what its sender lacks in the buckets that it sent whole.
     pub(super) fn take_list(&mut self, now: Time, from: NodeId, list: &List, claims: Vec<Claim>) {
         let theirs = claims.iter();
-        let theirs = theirs.map(|(member, status)| (member.id, (member.incarnation, *status)));
+        let theirs = theirs.map(|it| (it.member.id, (it.member.incarnation, it.status)));
         let theirs: BTreeMap<_, _> = theirs.collect();
         let changes_before = self.changes.len();
-        self.learn_all(now, from, claims, Source::List);
+        let is_asked = self.asked.get(&from).is_some_and(|until| *until > now);
+        let is_trusted = is_asked || self.get(&from).is_some();
+        self.learn_all(now, from, claims, Source::List, is_trusted);
+        if !is_trusted {
+            return;
+        }
         if self.changes.len() > changes_before {
             // Gossip does not suffice here: a crowd joins, or a partition heals.
             let again = self.jittered(now, SYNC_AGAIN);

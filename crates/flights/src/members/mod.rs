@@ -1,7 +1,10 @@
 //! The members of the cluster: full membership by SWIM, over a transport that authenticates senders.
 //!
+//! - A member's record (incarnation, addresses) is signed with the key that is its id, and counts only with a valid
+//!   signature. A member leaves by its own signature only.
 //! - Every member probes another one in each period, in random order, directly and then through three others. A member
-//!   that does not answer is suspect; all members are told, and it is dead unless it refutes that within 6 s.
+//!   that does not answer is suspect; all members are told and probe it themselves. Each declares it dead after 6 s,
+//!   unless it hears from it. What others say causes one probe, at a bounded rate, and changes nothing by itself.
 //! - Updates spread by gossip: each member tells three others at a time until it has told each update often enough.
 //! - Comparing lists finds what gossip missed: 64 hashes, one for each bucket of members, and the lists of buckets that
 //!   differ. A node joins in the same way, with a list of itself only. Dead members are contacted now and then as well,
@@ -17,22 +20,27 @@
 //!
 //! Sources: SWIM (Das, Gupta, Motivala, 2002) with suspicion; comparison of lists by Demers et al., Epidemic Algorithms
 //! for Replicated Database Maintenance, 1987. Unlike in SWIM, death is not final (a higher incarnation brings a member
-//! back), and a death heard in a list is only a suspicion: otherwise the parts of a healing partition would declare
-//! each other dead.
+//! back), and a death that others report only causes a probe: otherwise one hostile node could remove any other, and the
+//! parts of a healing partition would declare each other dead.
 
 mod apply;
 mod compare;
+mod doubts;
+#[cfg(test)]
+mod hostile_tests;
 mod joining;
 mod member;
 mod probes;
 mod roster;
 mod rumors;
+mod signatures;
 #[cfg(test)]
 mod tests;
 mod tick;
 mod timing;
 pub(crate) mod wire;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,16 +48,18 @@ use bytes::Bytes;
 
 pub use member::{Contact, MAX_ADDRESSES, Member, NodeId};
 pub use roster::MAX_MEMBERS;
+pub use signatures::{Signature, Signatures};
 
 use crate::random::Random;
 use crate::wire::{Message, node, node_field};
 use crate::{Born, DecodeError, Time};
 use apply::Source;
+use doubts::Doubts;
 use joining::Joining;
 use probes::Probes;
 use roster::Roster;
 use rumors::Rumors;
-use wire::{Draft, Kind, MAX_MESSAGE, MemberUpdate, MembersMessage, Probe, Status};
+use wire::{Draft, Kind, MAX_MESSAGE, MemberUpdate, MembersMessage, Probe, Status, signed_bytes};
 
 /// The most bytes of a probe or its answer, with updates.
 const PIGGYBACK: usize = 1_200;
@@ -82,9 +92,14 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Members {
     has_left: bool,
+    signatures: Box<dyn Signatures>,
     roster: Roster,
     rumors: Rumors,
     probes: Probes,
+    doubts: Doubts,
+    /// Nodes that were asked for their lists, and until when they may send them.
+    asked: BTreeMap<NodeId, Time>,
+    next_refutation: Time,
     joining: Joining,
     random: Random,
     next_probe: Time,
@@ -95,20 +110,32 @@ pub struct Members {
 }
 
 impl Members {
-    /// A node that knows no other node yet. `seed` spreads its choices and must differ for each node and each start.
-    pub fn new(now: Time, id: NodeId, contact: Contact, seed: u64) -> Self {
+    /// A node that knows no other node yet. `seed` spreads its choices and must differ for each node and each start;
+    /// `signatures` signs with the key of `id`.
+    pub fn new(
+        now: Time,
+        id: NodeId,
+        contact: Contact,
+        seed: u64,
+        signatures: Box<dyn Signatures>,
+    ) -> Self {
         let me = Member {
             id,
             contact: Arc::new(contact),
             incarnation: 0,
             born: Born::from_age(now, Duration::ZERO),
         };
+        let signature = signatures.sign(&signed_bytes(&me, false));
         Self {
             changes: vec![Change::Joined(me.clone())],
             has_left: false,
-            roster: Roster::new(me),
+            signatures,
+            roster: Roster::new(me, signature),
             rumors: Rumors::default(),
             probes: Probes::default(),
+            doubts: Doubts::default(),
+            asked: BTreeMap::new(),
+            next_refutation: now,
             joining: Joining::default(),
             random: Random::new(seed),
             next_probe: now.after(timing::probe_every(1)),
@@ -163,7 +190,9 @@ impl Members {
             me.contact = Arc::new(contact);
             self.changes.push(Change::Updated(me.clone()));
             let incarnation = me.incarnation;
-            self.roster.set_me(me);
+            // Signed with the next incarnation.
+            let unsigned = self.roster.my_entry().signature;
+            self.roster.set_me(me, unsigned);
             self.reincarnate(now, incarnation);
         }
     }
@@ -173,7 +202,8 @@ impl Members {
         self.has_left = true;
         let mut message = Draft::new(None);
         // Without an age, for which the time would matter.
-        let update = MemberUpdate::new(Time::default(), self.me(), Status::Left);
+        let signature = self.signatures.sign(&signed_bytes(self.me(), true));
+        let update = MemberUpdate::new(Time::default(), self.me(), Status::Left, &signature);
         message.push(update, MAX_MESSAGE);
         let targets = self.roster.pick(timing::LEAVE_FANOUT, &mut self.random);
         self.send_to_all(targets, message);
@@ -201,11 +231,13 @@ impl Members {
         if self.has_left || from == self.me().id {
             return Ok(());
         }
+        self.clear_suspicion(now, from);
         if let Some(Kind::List(list)) = kind {
             self.take_list(now, from, &list, claims);
             return Ok(());
         }
-        self.learn_all(now, from, claims, Source::Gossip);
+        let is_member = self.get(&from).is_some();
+        self.learn_all(now, from, claims, Source::Gossip, is_member);
         match kind {
             Some(Kind::Sync(sync)) => {
                 self.answer_sync(now, from, &sync);
@@ -226,6 +258,11 @@ impl Members {
 
     /// Probes a member at once, for example because it could not be reached.
     pub fn probe_now(&mut self, now: Time, target: NodeId) {
+        self.probe(now, target, None);
+    }
+
+    /// Probes a member, with an update for it.
+    fn probe(&mut self, now: Time, target: NodeId, update: Option<MemberUpdate>) {
         let entry = self.roster.get_live(&target);
         let Some(entry) = entry.filter(|entry| entry.member.id != self.me().id) else {
             return;
@@ -235,7 +272,9 @@ impl Members {
                 number,
                 ..Probe::default()
             };
-            self.send(now, target, Draft::new(Some(Kind::Ping(probe))));
+            let mut message = Draft::new(Some(Kind::Ping(probe)));
+            update.map(|update| message.push(update, MAX_MESSAGE));
+            self.send(now, target, message);
         }
     }
 
@@ -256,7 +295,9 @@ impl Members {
         match node(&probe.origin) {
             None => {
                 let target = node(&probe.target).unwrap_or(from);
-                self.probes.answered(from, target, probe.number);
+                if self.probes.answered(from, target, probe.number) {
+                    self.clear_suspicion(now, target);
+                }
             }
             Some(origin) if origin != self.me().id && self.roster.get(&origin).is_some() => {
                 probe.target = node_field(Some(from));
@@ -271,10 +312,7 @@ impl Members {
     fn send(&mut self, now: Time, to: NodeId, mut message: Draft) {
         let about_it = self.roster.get(&to);
         if let Some(entry) = about_it.filter(|entry| entry.status != Status::Alive) {
-            message.push(
-                MemberUpdate::new(now, &entry.member, entry.status),
-                MAX_MESSAGE,
-            );
+            message.push(entry.update(now), MAX_MESSAGE);
         }
         self.add_rumors(now, &mut message, 1, PIGGYBACK);
         self.send_to_all([to], message);
@@ -293,9 +331,7 @@ impl Members {
         let copies = timing::copies(self.len());
         let roster = &self.roster;
         self.rumors.tell(times, copies, |id| {
-            let update = roster
-                .get(&id)
-                .map(|entry| MemberUpdate::new(now, &entry.member, entry.status));
+            let update = roster.get(&id).map(|entry| entry.update(now));
             // A member forgotten meanwhile needs no update.
             update.is_none_or(|update| message.push(update, limit))
         });

@@ -4,8 +4,8 @@ use super::member::NodeId;
 use super::timing::{DIRECT_WAIT, INDIRECT_WAIT};
 use crate::Time;
 
-/// The most probes at once: one each period, and those of suspected members.
-const MAX_PROBES: usize = 16;
+/// The most probes at once: one each period, and those of members that others suspect.
+const MAX_PROBES: usize = 32;
 
 #[derive(Debug)]
 struct Probe {
@@ -20,8 +20,15 @@ struct Probe {
 /// What to do about a probe without an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    Help { target: NodeId, number: u32 },
-    Failed { target: NodeId, incarnation: u32 },
+    Help {
+        target: NodeId,
+        incarnation: u32,
+        number: u32,
+    },
+    Failed {
+        target: NodeId,
+        incarnation: u32,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -31,10 +38,14 @@ pub(super) struct Probes {
 }
 
 impl Probes {
+    pub(super) fn has_room(&self) -> bool {
+        self.running.len() < MAX_PROBES
+    }
+
     /// Starts a probe and returns its number. `None`: the target is being probed already, or there are too many probes.
     pub(super) fn begin(&mut self, now: Time, target: NodeId, incarnation: u32) -> Option<u32> {
         let is_probed = self.running.iter().any(|probe| probe.target == target);
-        if is_probed || self.running.len() >= MAX_PROBES {
+        if is_probed || !self.has_room() {
             return None;
         }
         self.last = self.last.wrapping_add(1);
@@ -48,13 +59,16 @@ impl Probes {
         Some(self.last)
     }
 
-    /// Ends a probe: `target` has answered, by itself or as a helper (`from`) says.
-    pub(super) fn answered(&mut self, from: NodeId, target: NodeId, number: u32) {
+    /// Ends a probe: `target` has answered, by itself or as a helper (`from`) says. Returns whether there was such a
+    /// probe.
+    pub(super) fn answered(&mut self, from: NodeId, target: NodeId, number: u32) -> bool {
+        let before = self.running.len();
         self.running.retain(|probe| {
             let helps = || probe.helpers.iter().flatten().any(|helper| *helper == from);
             let is_credible = from == target || helps();
             !(probe.number == number && probe.target == target && is_credible)
         });
+        self.running.len() < before
     }
 
     /// Records the members that help with a probe.
@@ -73,13 +87,23 @@ impl Probes {
         if probe.helpers.is_none() {
             probe.helpers = Some(Vec::new());
             probe.deadline = now.after(INDIRECT_WAIT);
-            return Some(Due::Help { target, number });
+            return Some(Due::Help {
+                target,
+                incarnation,
+                number,
+            });
         }
         self.running.remove(at);
         Some(Due::Failed {
             target,
             incarnation,
         })
+    }
+
+    /// The number of the last probe.
+    #[cfg(test)]
+    pub(super) fn last(&self) -> u32 {
+        self.last
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {

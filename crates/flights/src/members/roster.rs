@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::member::{Member, NodeId};
-use super::wire::Status;
+use super::signatures::Signature;
+use super::wire::{MemberUpdate, Status};
 use crate::Time;
 use crate::random::{GOLDEN, Random, mix};
 
@@ -18,6 +19,8 @@ pub(super) const BUCKETS: usize = 64;
 pub(super) struct Entry {
     pub(super) member: Member,
     pub(super) status: Status,
+    /// The member's, of its record.
+    pub(super) signature: Signature,
     /// When a suspect is declared dead, or a dead member forgotten.
     pub(super) deadline: Option<Time>,
 }
@@ -27,9 +30,13 @@ impl Entry {
         self.status.is_live()
     }
 
-    /// Of two claims about a member the higher one counts.
+    /// Of two claims about a member, what the higher one says is sent to whoever has sent the lower one.
     pub(super) fn precedence(&self) -> (u32, Status) {
         (self.member.incarnation, self.status)
+    }
+
+    pub(super) fn update(&self, now: Time) -> MemberUpdate {
+        MemberUpdate::new(now, &self.member, self.status, &self.signature)
     }
 }
 
@@ -47,13 +54,14 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    pub(super) fn new(me: Member) -> Self {
+    pub(super) fn new(me: Member, signature: Signature) -> Self {
         let mut hashes = [0; BUCKETS];
         count(&mut hashes, &me);
         Self {
             me: Entry {
                 member: me,
                 status: Status::Alive,
+                signature,
                 deadline: None,
             },
             others: BTreeMap::new(),
@@ -68,10 +76,15 @@ impl Roster {
         &self.me.member
     }
 
-    pub(super) fn set_me(&mut self, me: Member) {
+    pub(super) fn my_entry(&self) -> &Entry {
+        &self.me
+    }
+
+    pub(super) fn set_me(&mut self, me: Member, signature: Signature) {
         count(&mut self.hashes, &self.me.member);
         count(&mut self.hashes, &me);
         self.me.member = me;
+        self.me.signature = signature;
     }
 
     /// The number of living members besides this node.
@@ -242,6 +255,7 @@ mod tests {
         Entry {
             member: member(NodeId([number; 32]), incarnation),
             status,
+            signature: [0; 64],
             deadline: (status != Status::Alive).then_some(Time(deadline)),
         }
     }
@@ -253,7 +267,7 @@ mod tests {
     proptest! {
         #[test]
         fn lists_deadlines_and_hashes_follow_the_entries(steps in prop::collection::vec(step(), 0..200)) {
-            let (mut roster, mut random) = (Roster::new(member(ME, 0)), Random::new(1));
+            let (mut roster, mut random) = (Roster::new(member(ME, 0), [0; 64]), Random::new(1));
             for (number, action, time) in steps {
                 let mut put = |status| roster.put(entry(number, time as u32, status, time), &mut random);
                 match action {
@@ -284,7 +298,7 @@ mod tests {
 
         #[test]
         fn every_member_is_probed_once_a_round(members in 1..20_u8, joining in 0..5_u8) {
-            let (mut roster, mut random) = (Roster::new(member(ME, 0)), Random::new(2));
+            let (mut roster, mut random) = (Roster::new(member(ME, 0), [0; 64]), Random::new(2));
             for number in 0..members {
                 roster.put(entry(number, 0, Status::Alive, 0), &mut random);
             }
@@ -308,7 +322,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_too_many_dead_members_are_forgotten() {
-        let (mut roster, mut random) = (Roster::new(member(ME, 0)), Random::new(3));
+        let (mut roster, mut random) = (Roster::new(member(ME, 0), [0; 64]), Random::new(3));
         roster.put(entry(1, 0, Status::Suspect, 0), &mut random);
         for number in 0..MAX_DEAD as u64 + 1 {
             let mut dead = entry(0, 0, Status::Dead, number + 1);

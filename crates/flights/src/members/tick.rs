@@ -1,10 +1,9 @@
 //! What happens as time passes.
 
-use super::apply::Source;
 use super::probes::Due;
 use super::roster::Entry;
 use super::timing::{FANOUT, GOSSIP_EVERY, INDIRECT_PROBES, OVERSLEPT, SUSPICION, probe_every};
-use super::wire::{Draft, Kind, Probe, Status};
+use super::wire::{Draft, Kind, MemberUpdate, Probe, Status};
 use super::{GOSSIP, Members, NodeId};
 use crate::Time;
 use crate::wire::node_field;
@@ -17,6 +16,7 @@ impl Members {
             Some(self.next_sync),
             self.next_gossip,
             self.probes.next_deadline(),
+            self.next_doubt(),
             self.roster.next_deadline(),
         ];
         deadlines
@@ -37,7 +37,17 @@ impl Members {
         }
         while let Some(due) = self.probes.due(now) {
             match due {
-                Due::Help { target, number } => self.ask_others(now, target, number),
+                Due::Help {
+                    target,
+                    incarnation,
+                    number,
+                } => {
+                    // Another node got no answer from it either. The others are told before the probe ends.
+                    if self.doubts.end(now, &target).is_some() {
+                        self.suspect(now, target, incarnation);
+                    }
+                    self.ask_others(now, target, number);
+                }
                 Due::Failed {
                     target,
                     incarnation,
@@ -46,6 +56,11 @@ impl Members {
         }
         while let Some(entry) = self.roster.due(now).cloned() {
             self.expire(now, entry, overslept);
+        }
+        while self.next_doubt().is_some_and(|at| at <= now) {
+            if let Some(target) = self.doubts.take(now) {
+                self.probe_doubted(now, target);
+            }
         }
         if self.next_probe <= now {
             self.next_probe = now.after(probe_every(self.len()));
@@ -58,6 +73,20 @@ impl Members {
         }
         if self.next_gossip.is_some_and(|at| at <= now) {
             self.gossip(now);
+        }
+    }
+
+    fn next_doubt(&self) -> Option<Time> {
+        let deadline = self.doubts.next_deadline();
+        deadline.filter(|_| self.probes.has_room())
+    }
+
+    /// Probes a member of which another node says something bad, and tells it that, so that it can refute this.
+    fn probe_doubted(&mut self, now: Time, target: NodeId) {
+        if let Some(entry) = self.roster.get_live(&target) {
+            let status = Status::Suspect;
+            let update = MemberUpdate::new(now, &entry.member, status, &entry.signature);
+            self.probe(now, target, Some(update));
         }
     }
 
@@ -80,11 +109,13 @@ impl Members {
     fn suspect(&mut self, now: Time, target: NodeId, incarnation: u32) {
         let entry = self.roster.get_live(&target);
         // With another incarnation it has been heard from since the probe began.
-        let Some(entry) = entry.filter(|entry| entry.member.incarnation == incarnation) else {
-            return;
+        let is_news = |entry: &Entry| {
+            entry.member.incarnation == incarnation && entry.status != Status::Suspect
         };
-        let member = entry.member.clone();
-        self.learn(now, member, Status::Suspect, Source::Probes);
+        if !entry.is_some_and(is_news) {
+            return;
+        }
+        self.set_status(now, target, Status::Suspect);
         self.send(now, target, Draft::new(None));
     }
 
@@ -97,7 +128,7 @@ impl Members {
                 let entry = Entry { deadline, ..entry };
                 self.roster.put(entry, &mut self.random);
             }
-            Status::Suspect => self.learn(now, entry.member, Status::Dead, Source::Probes),
+            Status::Suspect => self.set_status(now, entry.member.id, Status::Dead),
             _ => self.roster.forget(&entry.member.id),
         }
     }

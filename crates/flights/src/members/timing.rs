@@ -14,15 +14,15 @@ pub(super) const DIRECT_WAIT: Duration = Duration::from_millis(500);
 pub(super) const INDIRECT_WAIT: Duration = Duration::from_secs(1);
 /// The number of members that help with a probe. Source: SWIM (Das, Gupta, Motivala, 2002), section 3.1; k = 3.
 pub(super) const INDIRECT_PROBES: usize = 3;
-/// The member that raised a suspicion declares the suspect dead after this time.
+/// A member that suspects another one declares it dead after this time.
 ///
 /// A suspect is told and answers at once, so this time covers lost messages and nodes without CPU.
 pub(super) const SUSPICION: Duration = Duration::from_secs(6);
-/// Other members declare a suspect dead after this time.
-///
-/// It is long enough for a comparison of lists to bring a refutation that gossip missed. It matters only if the member
-/// that raised the suspicion has died as well.
-pub(super) const SUSPICION_HEARD: Duration = Duration::from_secs(30);
+/// The minimal interval between two refutations by new incarnations. Others may provoke them, and each costs gossip. A
+/// suspicion lasts longer, and ends with any message of the suspect.
+pub(super) const REFUTE_EVERY: Duration = Duration::from_secs(1);
+/// A list is taken from a node that is no member for this long after it was asked for.
+pub(super) const LIST_WAIT: Duration = Duration::from_secs(10);
 /// The interval of gossip while there are updates.
 pub(super) const GOSSIP_EVERY: Duration = Duration::from_millis(200);
 /// Updates are collected for this long before the first round of gossip.

@@ -9,6 +9,7 @@ use prost::Message as _;
 
 use super::member::{Contact, MAX_ADDRESSES, Member};
 use super::roster::BUCKETS;
+use super::signatures::Signature;
 use crate::time::millis;
 use crate::wire::{MAX_DATAGRAM, Message, check_node, node, node_field};
 use crate::{Born, DecodeError, Time};
@@ -23,8 +24,35 @@ pub(super) use crate::wire::generated::{List, MemberUpdate, MembersMessage, Prob
 /// The most bytes of a message, without the envelope.
 pub(super) const MAX_MESSAGE: usize = MAX_DATAGRAM - 16;
 
-/// What is claimed about a member.
-pub(super) type Claim = (Member, Status);
+/// What the signature of a record begins with, so that it is valid for nothing else.
+const SIGNED_AS: &[u8] = b"peili member 1";
+
+/// What is claimed about a member, with the signature of its record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(super) member: Member,
+    pub(super) status: Status,
+    pub(super) signature: Signature,
+}
+
+/// What a member signs: see the field `signature` in `proto/members.proto`.
+pub(super) fn signed_bytes(member: &Member, leaves: bool) -> Vec<u8> {
+    let router = address_field(member.contact.router());
+    let registry = address_field(member.contact.registry());
+    let incarnation = member.incarnation.to_be_bytes();
+    // At most 76 bytes.
+    let length = u8::try_from(router.len()).unwrap_or(u8::MAX);
+    let marks = [u8::from(leaves), length];
+    let parts: [&[u8]; 6] = [
+        SIGNED_AS,
+        &member.id.0,
+        &incarnation,
+        &marks,
+        &router,
+        &registry,
+    ];
+    parts.concat()
+}
 
 impl Status {
     pub(super) fn is_live(self) -> bool {
@@ -33,22 +61,19 @@ impl Status {
 }
 
 impl MemberUpdate {
-    pub(super) fn new(now: Time, member: &Member, status: Status) -> Self {
-        let mut update = Self {
+    pub(super) fn new(now: Time, member: &Member, status: Status, signature: &Signature) -> Self {
+        Self {
             id: node_field(Some(member.id)),
             incarnation: member.incarnation,
             status: status.into(),
-            ..Self::default()
-        };
-        if status.is_live() {
-            update.age_ms = millis(member.born.age(now));
-            update.router = address_field(member.contact.router());
-            update.registry = address_field(member.contact.registry());
+            age_ms: millis(member.born.age(now)),
+            router: address_field(member.contact.router()),
+            registry: address_field(member.contact.registry()),
+            signature: Bytes::copy_from_slice(signature),
         }
-        update
     }
 
-    /// The member and its status. Of a dead member only id and incarnation mean something.
+    /// The record and its status. The signature is not verified yet.
     fn read(&self, now: Time) -> Result<Claim, DecodeError> {
         let member = Member {
             id: node(&self.id).ok_or(DecodeError::Field("id"))?,
@@ -60,7 +85,12 @@ impl MemberUpdate {
             born: Born::from_age(now, Duration::from_millis(self.age_ms)),
         };
         let status = Status::try_from(self.status).map_err(|_| DecodeError::Field("status"))?;
-        Ok((member, status))
+        let signature = self.signature.as_ref().try_into();
+        Ok(Claim {
+            member,
+            status,
+            signature: signature.map_err(|_| DecodeError::Field("signature"))?,
+        })
     }
 }
 

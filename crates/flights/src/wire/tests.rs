@@ -381,6 +381,7 @@ fn members_of_each() -> Vec<Message> {
         age_ms: 100_000,
         router: Bytes::from_static(&[4; 14]),
         registry: Bytes::from_static(&[16; 19]),
+        signature: Bytes::from_static(&[9; 64]),
     });
     let of_kind = |kind| {
         Message::Members(MembersMessage {

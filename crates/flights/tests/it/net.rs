@@ -8,6 +8,8 @@ use flights::members::{Change, Contact, Members};
 use flights::slots::{Slot, Slots};
 use flights::{NodeId, Time};
 
+use crate::cluster::TestKey;
+
 /// Nodes share no clock: each one's is ahead of the network's by this times its number.
 const CLOCK_SKEW_MILLIS: u64 = 7_919;
 
@@ -198,7 +200,8 @@ impl Net {
 
     fn fresh(&mut self, node: usize) -> Members {
         let seed = self.next_random();
-        Members::new(self.clock(node), id(node), contact(node), seed)
+        let keys = Box::new(TestKey(id(node)));
+        Members::new(self.clock(node), id(node), contact(node), seed, keys)
     }
 
     fn clock(&self, node: usize) -> Time {

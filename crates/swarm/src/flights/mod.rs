@@ -3,6 +3,7 @@
 mod advertised_addresses;
 mod command_queue;
 mod ids;
+mod record_key;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use ::flights::{
     RequestId, SourceRequest, Time,
 };
 use libp2p::PeerId;
+use libp2p::identity::Keypair;
 use mirror::{Candidate, FlightEvent};
 use oci::Digest;
 use rand::seq::IteratorRandom as _;
@@ -26,6 +28,7 @@ use crate::key::RoutingKey;
 use advertised_addresses::AdvertisedAddresses;
 pub(crate) use command_queue::{CommandReceiver, CommandSender, command_queue};
 pub(crate) use ids::{mirror_peer, node_id, peer_id};
+use record_key::RecordKey;
 
 /// The most peers to join the cluster by; the latest are kept.
 const MAX_SEEDS: usize = 32;
@@ -85,9 +88,11 @@ pub(crate) struct Flights {
 
 impl Flights {
     /// `None`: the identity is no Ed25519 key.
-    pub(crate) fn new(id: &PeerId, filter: AddressFilter) -> Option<Self> {
-        let contact = Contact::default();
-        let node = ::flights::Node::new(Time(0), node_id(id)?, contact, rand::random());
+    pub(crate) fn new(identity: &Keypair, filter: AddressFilter) -> Option<Self> {
+        let id = node_id(&identity.public().into())?;
+        let records = RecordKey::new(identity.clone())?;
+        let (contact, seed) = (Contact::default(), rand::random());
+        let node = ::flights::Node::new(Time(0), id, contact, seed, Box::new(records));
         Some(Self {
             node,
             started: Instant::now(),

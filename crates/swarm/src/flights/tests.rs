@@ -10,7 +10,7 @@ fn peer() -> PeerId {
 }
 
 fn alone() -> Flights {
-    Flights::new(&peer(), AddressFilter::new(true)).expect("an Ed25519 key")
+    Flights::new(&Keypair::generate_ed25519(), AddressFilter::new(true)).expect("an Ed25519 key")
 }
 
 fn request(number: u8) -> SourceRequest {
