@@ -235,6 +235,12 @@ impl Relay {
             }
             self.provider
                 .report_fault(&answer.candidate.peer, &self.question.key, Fault::Wrong);
+            self.attempts.failed();
+            if self.attempts.are_spent() {
+                return Err(RelayError::Broken {
+                    offset: range.start,
+                });
+            }
         }
     }
 }
