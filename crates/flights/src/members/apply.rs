@@ -118,7 +118,10 @@ impl Members {
         }
         match (was_live, leaves) {
             (false, _) => self.changes.push(Change::Joined(member.clone())),
-            (true, true) => self.changes.push(Change::Left(id)),
+            (true, true) => {
+                self.contacts.forget(&id);
+                self.changes.push(Change::Left(id));
+            }
             (true, false) => {}
         }
         let entry = Entry {
@@ -151,6 +154,7 @@ impl Members {
             Status::Dead | Status::Left => Some(now.after(REMEMBER_DEAD)),
         };
         if !status.is_live() {
+            self.contacts.forget(&id);
             self.changes.push(Change::Left(id));
         }
         let entry = Entry {

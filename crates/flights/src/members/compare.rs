@@ -29,7 +29,10 @@ impl Members {
             None
         };
         if let Some(to) = lost.or_else(|| self.roster.pick(1, &mut self.random).pop()) {
-            self.send_sync(now, to);
+            // A seed that is no member has been met by the transport.
+            if self.roster.get(&to).is_none() || self.contacts.admits(now, &to) {
+                self.send_sync(now, to);
+            }
         }
     }
 

@@ -31,6 +31,9 @@ impl Doubts {
         if is_known || self.queue.len() >= MAX_DOUBTS {
             return;
         }
+        if self.queue.is_empty() {
+            self.next = self.next.max(now);
+        }
         self.recent.insert(id, None);
         self.queue.push_back(id);
     }

@@ -12,6 +12,8 @@ const HOSTILE: u32 = 99;
 const STEP_MILLIS: u64 = 20;
 /// Made-up members have numbers from here on.
 const MADE_UP: u32 = 1_000;
+/// The hostile member's other identities, as which it sends, have numbers from here on.
+const STRANGER: u32 = 2_000;
 
 struct Cluster {
     now: Time,
@@ -25,7 +27,7 @@ struct Cluster {
     /// Since when an honest member is missing on another one's list.
     missing: BTreeMap<(usize, u32), Time>,
     longest_absence: Duration,
-    /// Messages to made-up members, and the nodes' own refutations.
+    /// Messages to made-up members, each of which may be a connection.
     to_made_up: usize,
 }
 
@@ -71,8 +73,8 @@ impl Cluster {
             }
             let from = node.me().id;
             for Datagram { to, bytes } in node.take_datagrams() {
-                let is_honest = (0..HONEST).any(|number| id(number) == to);
-                self.to_made_up += usize::from(!is_honest && to != id(HOSTILE));
+                let is_made_up = (MADE_UP..STRANGER).any(|number| id(number) == to);
+                self.to_made_up += usize::from(is_made_up);
                 self.carried.push((from, to, bytes));
             }
         }
@@ -161,7 +163,7 @@ impl Cluster {
             updates: updates.collect(),
         });
         let from = match random.below(8) {
-            0 => made_up(random).id,
+            0 => id(STRANGER + random.below(500) as u32),
             _ => id(HOSTILE),
         };
         let to = id(random.below(HONEST as usize) as u32);
@@ -197,6 +199,7 @@ fn a_hostile_member_removes_nobody() {
         let cluster = attacked(seed, 0);
         assert_eq!(cluster.longest_absence, Duration::ZERO, "seed {seed}");
         for node in &cluster.nodes {
+            // At most one refutation a second.
             assert!(node.me().incarnation <= 62, "{}", node.me().incarnation);
         }
     }
@@ -209,4 +212,16 @@ fn where_messages_are_lost_it_hides_nobody_for_long() {
         let longest = cluster.longest_absence;
         assert!(longest <= timing::SUSPICION, "seed {seed}: {longest:?}");
     }
+}
+
+#[test]
+fn made_up_members_cause_connections_at_a_bounded_rate() {
+    let cluster = attacked(7, 0);
+    assert!(cluster.nodes[0].len() > 100, "some are admitted");
+    let in_a_minute =
+        contacts::BURST as usize + 60_000 / contacts::UNPROVEN_EVERY.as_millis() as usize;
+    // Beside these, a suspect is told that it is one; at most 32 members are probed at once, for 1.5 s.
+    let limit = HONEST as usize * (in_a_minute * 2);
+    println!("{} messages of {limit}", cluster.to_made_up);
+    assert!(cluster.to_made_up <= limit, "{}", cluster.to_made_up);
 }

@@ -25,6 +25,7 @@
 
 mod apply;
 mod compare;
+mod contacts;
 mod doubts;
 #[cfg(test)]
 mod hostile_tests;
@@ -54,6 +55,7 @@ use crate::random::Random;
 use crate::wire::{Message, node, node_field};
 use crate::{Born, DecodeError, Time};
 use apply::Source;
+use contacts::Contacts;
 use doubts::Doubts;
 use joining::Joining;
 use probes::Probes;
@@ -97,6 +99,7 @@ pub struct Members {
     rumors: Rumors,
     probes: Probes,
     doubts: Doubts,
+    contacts: Contacts,
     /// Nodes that were asked for their lists, and until when they may send them.
     asked: BTreeMap<NodeId, Time>,
     next_refutation: Time,
@@ -134,6 +137,7 @@ impl Members {
             rumors: Rumors::default(),
             probes: Probes::default(),
             doubts: Doubts::default(),
+            contacts: Contacts::new(now),
             asked: BTreeMap::new(),
             next_refutation: now,
             joining: Joining::default(),
@@ -232,6 +236,9 @@ impl Members {
             return Ok(());
         }
         self.clear_suspicion(now, from);
+        if self.get(&from).is_some() {
+            self.contacts.heard(from);
+        }
         if let Some(Kind::List(list)) = kind {
             self.take_list(now, from, &list, claims);
             return Ok(());
@@ -267,7 +274,11 @@ impl Members {
         let Some(entry) = entry.filter(|entry| entry.member.id != self.me().id) else {
             return;
         };
-        if let Some(number) = self.probes.begin(now, target, entry.member.incarnation) {
+        let incarnation = entry.member.incarnation;
+        if !self.contacts.admits(now, &target) {
+            return;
+        }
+        if let Some(number) = self.probes.begin(now, target, incarnation) {
             let probe = Probe {
                 number,
                 ..Probe::default()
@@ -282,7 +293,7 @@ impl Members {
     fn answer_ping(&mut self, now: Time, from: NodeId, mut probe: Probe) {
         match node(&probe.target).filter(|target| *target != self.me().id) {
             None => self.send(now, from, Draft::new(Some(Kind::Ack(probe)))),
-            Some(target) if self.roster.get(&target).is_some() => {
+            Some(target) if self.may_pass_on(now, &target) => {
                 probe.origin = node_field(Some(from));
                 self.send(now, target, Draft::new(Some(Kind::Ping(probe))));
             }
@@ -299,13 +310,18 @@ impl Members {
                     self.clear_suspicion(now, target);
                 }
             }
-            Some(origin) if origin != self.me().id && self.roster.get(&origin).is_some() => {
+            Some(origin) if origin != self.me().id && self.may_pass_on(now, &origin) => {
                 probe.target = node_field(Some(from));
                 probe.origin.clear();
                 self.send(now, origin, Draft::new(Some(Kind::Ack(probe))));
             }
             Some(_) => {}
         }
+    }
+
+    /// Whether a message of another node may be passed on to this one.
+    fn may_pass_on(&mut self, now: Time, to: &NodeId) -> bool {
+        self.roster.get(to).is_some() && self.contacts.admits(now, to)
     }
 
     /// Sends a message with any claim about `to` that it should refute, and with some updates.

@@ -11,12 +11,17 @@ use crate::wire::node_field;
 impl Members {
     /// When [`Members::tick`] must be called next. Calling it late does little harm, early none.
     pub fn next_deadline(&self) -> Time {
+        let timer = self.next_timer();
+        self.next_doubt().map_or(timer, |doubt| doubt.min(timer))
+    }
+
+    /// The next deadline, but for doubts: their time may have come long before a probe ends and makes room.
+    fn next_timer(&self) -> Time {
         let deadlines = [
             Some(self.next_probe),
             Some(self.next_sync),
             self.next_gossip,
             self.probes.next_deadline(),
-            self.next_doubt(),
             self.roster.next_deadline(),
         ];
         deadlines
@@ -31,7 +36,7 @@ impl Members {
         if self.has_left {
             return;
         }
-        let overslept = now.since(self.next_deadline()) > OVERSLEPT;
+        let overslept = now.since(self.next_timer()) > OVERSLEPT;
         if overslept {
             self.probes.clear();
         }
@@ -92,7 +97,7 @@ impl Members {
 
     fn ask_others(&mut self, now: Time, target: NodeId, number: u32) {
         let mut helpers = self.roster.pick(INDIRECT_PROBES + 1, &mut self.random);
-        helpers.retain(|helper| *helper != target);
+        helpers.retain(|helper| *helper != target && self.contacts.admits(now, helper));
         helpers.truncate(INDIRECT_PROBES);
         for helper in &helpers {
             let probe = Probe {
@@ -136,17 +141,21 @@ impl Members {
     /// Sends updates to a few members, and schedules the next round if there are more.
     fn gossip(&mut self, now: Time) {
         self.next_gossip = None;
-        let targets = self.roster.pick(FANOUT, &mut self.random);
+        let is_alone = self.roster.live() == 0;
+        let mut targets = self.roster.pick(FANOUT, &mut self.random);
+        targets.retain(|target| self.contacts.admits(now, target));
         let times = u8::try_from(targets.len()).unwrap_or(u8::MAX);
-        if times == 0 {
+        if is_alone {
             // There is nobody to tell; a joining member gets the whole list.
             self.rumors = Default::default();
             return;
         }
-        let mut message = Draft::new(None);
-        self.add_rumors(now, &mut message, times, GOSSIP);
-        if message.has_updates() {
-            self.send_to_all(targets, message);
+        if times > 0 {
+            let mut message = Draft::new(None);
+            self.add_rumors(now, &mut message, times, GOSSIP);
+            if message.has_updates() {
+                self.send_to_all(targets, message);
+            }
         }
         if !self.rumors.is_empty() {
             self.next_gossip = Some(now.after(GOSSIP_EVERY));
