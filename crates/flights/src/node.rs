@@ -1,6 +1,6 @@
 //! A node of the cluster: the membership, the owners of each slot, and this node's part in flights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::coordinator::{Coordinator, Event};
@@ -348,7 +348,10 @@ impl Node {
         if joins {
             coordinator.joined(now, view);
         }
-        for node in coordinator.take_suspects() {
+        let suspects = coordinator.take_suspects().into_iter();
+        // Others may name anybody, this node too.
+        let suspects = suspects.filter(|node| *node != view.me() && view.is_member(node));
+        for node in suspects.collect::<BTreeSet<_>>() {
             if !self.unreachable.contains_key(&node) && !self.suspects.contains_key(&node) {
                 self.suspects.insert(node, now.after(SUSPICION));
                 self.members.probe_now(now, node);

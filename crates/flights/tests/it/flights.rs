@@ -1,8 +1,8 @@
 //! What comes of it when nodes pull together: the scenarios of the design that need no bytes.
 
-use flights::{Decision, Key, PullProgress};
+use flights::{Decision, Key, PullProgress, SourceRequest, nodes_field};
 
-use crate::cluster::{Cluster, id, index};
+use crate::cluster::{Cluster, id, index, wanted};
 
 #[test]
 fn one_leads_and_the_others_form_a_chain() {
@@ -109,4 +109,29 @@ fn an_arbiter_that_dies_costs_no_answer() {
         cluster.run(100);
         assert_eq!(cluster.taken().len(), alive.len() - 1, "{object}");
     }
+}
+
+/// A node that serves nobody any more is named to it as a failed source. It stays the arbiter.
+#[test]
+fn an_arbiter_that_failed_as_a_source_decides_on() {
+    let mut cluster = Cluster::new(4);
+    let key = Key::of("sha256:a");
+    let arbiter = cluster.arbiter(&key);
+    let asker = (arbiter + 1) % 4;
+    let request = SourceRequest {
+        failed_sources: nodes_field([id(arbiter)]),
+        ..wanted(key)
+    };
+    cluster.request_source_for(asker, request);
+    cluster.await_decisions(1, 100);
+    // By then a node that is dead counts for nothing.
+    cluster.run(1_000);
+    let other = (arbiter + 2) % 4;
+    let key = cluster.key_of_arbiter(arbiter);
+    cluster.request_source(other, key);
+    let decisions = cluster.await_decisions(1, 20);
+    assert!(
+        matches!(decisions[..], [(_, _, Decision::Lead)]),
+        "{decisions:?}"
+    );
 }
