@@ -118,6 +118,7 @@ impl Node {
             store: layout,
             router: router.clone(),
             intake: Some((intake, upstream)),
+            checks: None,
             flights: Some(feeds.clone()),
         };
         let mirror = Arc::new(Mirror::new(parts, mirror_options(), &mut metrics));

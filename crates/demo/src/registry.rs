@@ -67,6 +67,7 @@ impl UpstreamRegistry {
             store: layout,
             router: Arc::new(MemoryCluster::default().router(alone)),
             intake: None,
+            checks: None,
             flights: None,
         };
         let mut options = mirror_options();

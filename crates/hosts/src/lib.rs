@@ -59,6 +59,7 @@ mod folders;
 mod meaning;
 mod merge;
 mod mirrored;
+mod next_host;
 mod plan;
 pub mod probe;
 mod recognise;
@@ -79,6 +80,7 @@ pub use configuration::{
 };
 pub use error::{FileFault, HostsError};
 pub use folders::{ConfigPath, ConfigPathError};
+pub use next_host::{NextHost, NextHostError, next_host};
 pub use report::{Failure, Report, Warning};
 pub use run::{cleanup, configure};
 pub use secret::{NODE_SECRET_HEADER, NodeSecret, SecretError};

@@ -42,6 +42,7 @@ mod tail_buffer;
 mod trial;
 mod upstream;
 mod upstream_bytes;
+mod upstream_check;
 
 pub use crate::flights::{
     ChainPosition, Condition, Decision, FlightEvent, Flights, LinkTest, NodeId, PullProgress,
@@ -66,6 +67,7 @@ pub use store::{
 };
 pub use trial::{Served, TRIAL_REPOSITORY, Trial, Trials, trial_registry};
 pub use upstream::{
-    ClientCredentials, List, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest,
-    UpstreamPage, UpstreamRepository,
+    ClientCredentials, List, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamHead,
+    UpstreamManifest, UpstreamPage, UpstreamRepository,
 };
+pub use upstream_check::{CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, TagPolicy};

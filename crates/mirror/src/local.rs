@@ -146,6 +146,44 @@ pub fn manifest_bytes(store: &dyn Store, digest: &Digest) -> Option<Bytes> {
     read(&object.content).ok()?
 }
 
+/// Some bytes of an object, at an offset that nobody can foresee; `None` if it is not here or is empty. At most `most`.
+pub fn sample(store: &dyn Store, digest: &Digest, most: u64) -> Option<(u64, Bytes)> {
+    let content = store.open(digest).ok()??.content;
+    let last_offset = content.size().saturating_sub(most);
+    let offset = rand::random_range(0..=last_offset);
+    let bytes = read_part(&content, offset, most)?;
+    (!bytes.is_empty()).then_some((offset, bytes))
+}
+
+/// Whether an object may be a JSON document, such as a manifest or a config, by its first byte. Layers are archives.
+pub fn looks_like_document(store: &dyn Store, digest: &Digest) -> bool {
+    let Ok(Some(object)) = store.open(digest) else {
+        return true;
+    };
+    if object.content.size() > MAX_MANIFEST_SIZE {
+        return false;
+    }
+    // RFC 8259 allows white space before a value.
+    let first = read_part(&object.content, 0, 16);
+    let first = first.as_deref().map(<[u8]>::trim_ascii_start);
+    first.is_none_or(|first| matches!(first, [] | [b'{' | b'[' | 0xef, ..]))
+}
+
+fn read_part(content: &Content, offset: u64, most: u64) -> Option<Bytes> {
+    let length = content.size().checked_sub(offset)?.min(most);
+    let file = match content {
+        Content::Bytes(bytes) => {
+            let range = usize::try_from(offset).ok()?..usize::try_from(offset + length).ok()?;
+            return Some(bytes.slice(range));
+        }
+        Content::File { file, .. } => file,
+        Content::Verifying { growing, .. } => growing.file(),
+    };
+    let mut bytes = vec![0; usize::try_from(length).ok()?];
+    file.read_exact_at(&mut bytes, offset).ok()?;
+    Some(bytes.into())
+}
+
 /// Reads a manifest whole; `None` if it is too large to be one.
 fn read(content: &Content) -> io::Result<Option<Bytes>> {
     match content {

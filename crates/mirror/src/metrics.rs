@@ -82,6 +82,12 @@ pub struct FaultLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct CheckLabels {
+    /// `granted`, `refused`, `not_found`, `failed`, `slow` or `unreachable`.
+    pub answer: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct OutcomeLabels {
     /// `follow`, `lead`, `alone` or `later`.
     pub outcome: &'static str,
@@ -103,6 +109,7 @@ pub struct Metrics {
     pub advertised_images: Family<RegistryLabels, Gauge>,
     pub bytes: Bytes,
     pub upstream_bytes: Family<ReasonLabels, Counter>,
+    pub upstream_checks: Family<CheckLabels, Counter>,
     pub own_client_last_request: Gauge,
     pub misses: Counter,
     pub peer_failures: Family<FaultLabels, Counter>,
@@ -137,6 +144,7 @@ impl Metrics {
             advertised_images: Family::default(),
             bytes: Bytes::default(),
             upstream_bytes: Family::default(),
+            upstream_checks: Family::default(),
             own_client_last_request: Gauge::default(),
             misses: Counter::default(),
             peer_failures: Family::default(),
@@ -212,8 +220,13 @@ impl Metrics {
         registry.register(
             "peili_upstream_bytes",
             "Bytes received from the registry, by reason: no_peer, peers_failed, leads (for all nodes), alone (waiting for others would have \
-             taken too long), filtered, busy, other",
+             taken too long), filtered, private, tag_check, busy, other",
             self.upstream_bytes.clone(),
+        );
+        registry.register(
+            "peili_upstream_checks",
+            "Checks of tags and visibility upstream, by answer: granted, refused (to an anonymous client), not_found, failed (429, 5xx),              slow, unreachable",
+            self.upstream_checks.clone(),
         );
         registry.register(
             "peili_own_client_last_request_timestamp_seconds",
@@ -303,6 +316,11 @@ impl Metrics {
         self.upstream_bytes
             .get_or_create(&ReasonLabels { reason })
             .inc_by(bytes);
+    }
+
+    pub fn count_check(&self, answer: &'static str) {
+        let labels = CheckLabels { answer };
+        self.upstream_checks.get_or_create(&labels).inc();
     }
 
     pub fn flight_sought(&self, outcome: &'static str) {

@@ -29,7 +29,8 @@ use crate::request::{Caller, ClientAddress, Kind, Reader, Request, RequestError,
 use crate::request_record::{RequestRecord, handler};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
-use crate::{Flights, Health, Intake, Router, Store, Upstream, local, send};
+use crate::upstream_check::UpstreamCheck;
+use crate::{CheckOptions, Flights, Health, Intake, Router, Store, Upstream, local, send};
 
 /// The adapters that a mirror stands between.
 #[derive(Clone)]
@@ -38,6 +39,9 @@ pub struct Parts {
     pub router: Arc<dyn Router>,
     /// For a store that the mirror fills itself: its writing side, and where content comes from that no peer has.
     pub intake: Option<(Arc<dyn Intake>, Arc<dyn Upstream>)>,
+    /// For a store that containerd fills: where upstream is asked what a tag points at and what is public, and what is
+    /// asked. `None`: this node and its peers are believed.
+    pub checks: Option<(Arc<dyn Upstream>, CheckOptions)>,
     /// The agreement with other nodes on who pulls what from upstream. `None`: a plain mirror, of complete content.
     pub flights: Option<Arc<dyn Flights>>,
 }
@@ -61,6 +65,7 @@ pub struct Mirror {
     trials: Arc<Trials>,
     pull_owners: PullOwners,
     attempts: AttemptsByDigest,
+    upstream_check: Option<UpstreamCheck>,
     upstream_bytes: UpstreamBytes,
     memory: SendMemory,
     metrics: Arc<Metrics>,
@@ -105,6 +110,9 @@ impl Mirror {
                 metrics.clone(),
             )
         });
+        let upstream_check = parts.checks.map(|(upstream, options)| {
+            UpstreamCheck::new(upstream, parts.store.clone(), options, metrics.clone())
+        });
         Self {
             store: parts.store,
             router: parts.router,
@@ -116,6 +124,7 @@ impl Mirror {
             trials: Arc::default(),
             pull_owners: PullOwners::default(),
             attempts: AttemptsByDigest::default(),
+            upstream_check,
             upstream_bytes: UpstreamBytes::new(metrics.clone()),
             memory,
             metrics,
@@ -134,6 +143,14 @@ impl Mirror {
     pub async fn count_upstream_bytes(&self) {
         let changes = self.store.catalog().changes();
         self.upstream_bytes.count(&*self.store, changes).await;
+    }
+
+    /// Keeps on disk which repositories are public. Runs for ever.
+    pub async fn keep_proofs(&self) {
+        match &self.upstream_check {
+            Some(check) => check.keep_proofs().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Withdraws what this node announced and makes it unready, for good. Requests are still answered.
@@ -293,6 +310,22 @@ impl Mirror {
         if target.caller == Caller::Peer {
             return self.find_for_peer(target, record).await;
         }
+        if let Some(check) = &self.upstream_check {
+            let is_proven_own = target.caller == Caller::Own && self.access.node_secret.is_some();
+            let credentials = client.credentials.as_ref();
+            match check.admit(target, credentials, is_proven_own).await {
+                Ok(head) => {
+                    let found = head.filter(|_| target.head_only);
+                    if let Some(found) = found.as_ref().and_then(UpstreamCheck::head_found) {
+                        return Ok(found);
+                    }
+                }
+                Err(refusal) => {
+                    self.upstream_bytes.note(target, Err(&refusal));
+                    return Err(refusal);
+                }
+            }
+        }
         let pull_through = self
             .pull_through
             .as_ref()
@@ -301,7 +334,7 @@ impl Mirror {
         // an image's is a promise for the rest of it.
         let asks_first = pull_through.is_some() && target.kind == Kind::Manifest;
         if !asks_first
-            && let Some(found) = local::find(&self.store, &self.access, target).await
+            && let Some(found) = self.find_here(target).await
             && let Some(found) = local::unless_damaged(found).await
         {
             return Ok(found);
@@ -328,14 +361,19 @@ impl Mirror {
             }
             (None, None) => self.from_peers.find(target).await,
         };
-        if target.fills_ingest() {
-            match &result {
-                Ok(_) => self.upstream_bytes.kept(target),
-                Err(refusal) => self.upstream_bytes.sent(target, refusal),
-            }
-        }
+        self.upstream_bytes.note(target, result.as_ref().map(drop));
         self.count(target, result.as_ref().ok());
         result
+    }
+
+    /// Finds what this node has and the client may have.
+    async fn find_here(&self, target: &Target) -> Option<Found> {
+        if let Some(check) = &self.upstream_check
+            && !check.shows(target).await
+        {
+            return None;
+        }
+        local::find(&self.store, &self.access, target).await
     }
 
     /// Looks up how large a blob has to be that peers are about to be asked for.
@@ -354,7 +392,7 @@ impl Mirror {
         target: &Target,
         record: &mut RequestRecord,
     ) -> Result<Found, Refusal> {
-        let found = local::find(&self.store, &self.access, target).await;
+        let found = self.find_here(target).await;
         let (Some(flight), Some(position)) = (&self.flight, target.position) else {
             return found.ok_or(Refusal::NotHere(target.kind));
         };

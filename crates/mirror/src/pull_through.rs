@@ -122,7 +122,7 @@ impl Tools {
     ) -> Result<T, UpstreamError> {
         let answer = match tokio::time::timeout(limit, asked).await {
             Ok(answer) => answer,
-            Err(_) => Err(UpstreamError::Unreachable(
+            Err(_) => Err(UpstreamError::Failed(
                 repository.origin.clone(),
                 format!("no answer within {limit:?}"),
             )),

@@ -32,6 +32,10 @@ pub enum Refusal {
     PeersFailed(Kind, String),
     #[error("this mirror reads as many small objects as it has memory for")]
     Busy(Kind),
+    #[error("{1} is not known to be public; the client asks upstream with its own credentials")]
+    NotPublic(Kind, oci::Origin),
+    #[error("only upstream says what the tag points at: {0}")]
+    TagUnchecked(&'static str),
     #[error("leads: this node pulls it from upstream, for others too")]
     Leads(Kind),
     #[error("alone: this node pulls it from upstream by itself")]
@@ -73,6 +77,8 @@ impl Refusal {
             Self::ConditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::Unsatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Filtered(_)
+            | Self::NotPublic(..)
+            | Self::TagUnchecked(_)
             | Self::NotHere(_)
             | Self::NoPeer(_)
             | Self::PeersFailed(..)
@@ -102,6 +108,8 @@ impl Refusal {
             Self::Leads(_) => "leads",
             Self::Alone(_) => "alone",
             Self::Filtered(_) => "filtered",
+            Self::NotPublic(..) => "private",
+            Self::TagUnchecked(_) => "tag_check",
             Self::Busy(_) => "busy",
             _ => "other",
         }
@@ -131,7 +139,9 @@ impl Refusal {
             Self::Request(_) | Self::Occupied | Self::ConditionFailed => ErrorCode::Unsupported,
             Self::Unauthorized => ErrorCode::Unauthorized,
             Self::Filtered(_) => ErrorCode::NameUnknown,
+            Self::TagUnchecked(_) => ErrorCode::ManifestUnknown,
             Self::NotHere(kind)
+            | Self::NotPublic(kind, _)
             | Self::NoPeer(kind)
             | Self::PeersFailed(kind, _)
             | Self::Busy(kind)

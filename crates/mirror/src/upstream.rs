@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use http::HeaderValue;
-use oci::{Digest, MediaType, Origin, Ranges, Tag};
+use oci::{Digest, MediaType, Origin, Ranges, Reference, Tag};
 
 use crate::Visibility;
 
@@ -46,6 +46,18 @@ pub struct Resolved {
     pub digest: Digest,
     /// The manifest itself, where finding out took a GET.
     pub manifest: Option<UpstreamManifest>,
+}
+
+/// What upstream says of a manifest without sending it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamHead {
+    /// `None` where upstream does not say; of a digest that was asked for, that one.
+    pub digest: Option<Digest>,
+    /// In bytes, where upstream says so.
+    pub size: Option<u64>,
+    pub media_type: Option<MediaType>,
+    /// Private if it took credentials to be told.
+    pub visibility: Visibility,
 }
 
 /// A manifest as upstream has it now. The bytes are verified where a digest was asked for.
@@ -98,6 +110,13 @@ pub trait Upstream: Send + Sync + 'static {
         repository: &UpstreamRepository,
         tag: &Tag,
     ) -> Result<Resolved, UpstreamError>;
+
+    /// What upstream says of a manifest now, by `HEAD` alone: a `GET` may count as a pull.
+    async fn head(
+        &self,
+        repository: &UpstreamRepository,
+        reference: &Reference,
+    ) -> Result<UpstreamHead, UpstreamError>;
 
     /// A manifest of at most [`oci::MAX_MANIFEST_SIZE`] bytes.
     async fn manifest(
@@ -152,6 +171,10 @@ pub enum UpstreamError {
     Forbidden(Origin, String),
     #[error("{0} answered against the specification: {1}")]
     Protocol(Origin, String),
+    /// There is no connection to it: no name, no route, nobody who listens, or no common TLS.
     #[error("{0} cannot be reached: {1}")]
     Unreachable(Origin, String),
+    /// It was reached and gives no answer that can be used.
+    #[error("{0} fails: {1}")]
+    Failed(Origin, String),
 }

@@ -40,8 +40,17 @@ impl UpstreamBytes {
         }
     }
 
+    /// Notes how a request of the client whose answer fills the store was answered.
+    pub fn note(&self, target: &Target, result: Result<(), &Refusal>) {
+        match result {
+            _ if !target.fills_ingest() => {}
+            Ok(()) => self.kept(target),
+            Err(refusal) => self.sent(target, refusal),
+        }
+    }
+
     /// The client was sent upstream for this object.
-    pub fn sent(&self, target: &Target, refusal: &Refusal) {
+    fn sent(&self, target: &Target, refusal: &Refusal) {
         if let Some(digest) = target.digest().filter(|_| !target.head_only) {
             let sent = Sent {
                 reason: refusal.reason(),
@@ -52,7 +61,7 @@ impl UpstreamBytes {
     }
 
     /// The client gets this object here after all.
-    pub fn kept(&self, target: &Target) {
+    fn kept(&self, target: &Target) {
         if let Some(digest) = target.digest() {
             self.waiting.lock().pop(digest);
         }

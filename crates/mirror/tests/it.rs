@@ -100,6 +100,14 @@ impl Fake {
 
 #[async_trait]
 impl Upstream for Fake {
+    async fn head(
+        &self,
+        _: &UpstreamRepository,
+        _: &oci::Reference,
+    ) -> Result<mirror::UpstreamHead, UpstreamError> {
+        unreachable!("the embedded store resolves tags")
+    }
+
     async fn resolve(
         &self,
         repository: &UpstreamRepository,
@@ -257,6 +265,7 @@ fn app_of(limit: u64, flights: Option<Arc<dyn Flights>>) -> TestApp {
         store: store.clone(),
         router: Arc::new(MemoryCluster::default().router(node)),
         intake: Some((store, upstream.clone())),
+        checks: None,
         flights,
     };
     let options = Options {

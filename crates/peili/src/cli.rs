@@ -58,6 +58,8 @@ pub struct RegistryArgs {
     #[command(flatten)]
     pub mirror: MirrorArgs,
     #[command(flatten)]
+    pub checks: CheckArgs,
+    #[command(flatten)]
     pub node: NodeArgs,
     /// Address of metrics and health.
     #[arg(long, env = "METRICS_ADDR", default_value = ":9090")]
@@ -188,7 +190,7 @@ pub struct StoreArgs {
         default_value = "/etc/containerd/config.toml"
     )]
     pub containerd_config: String,
-    /// containerd's config_path, for the same checks: a folder, or several with colons between.
+    /// containerd's config_path, for the same checks, and to know where upstream is: a folder, or several with colons between.
     #[arg(
         long,
         env = "CONTAINERD_REGISTRY_CONFIG_PATH",
@@ -275,6 +277,25 @@ pub struct MirrorArgs {
     /// Spegel's debug page. Taken and without effect.
     #[arg(long, env = "DEBUG_WEB_ENABLED", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
     pub debug_web_enabled: String,
+}
+
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// containerd: who says what a tag points at: fresh (upstream; this node and its peers only where it cannot be
+    /// reached), peers (this node and its peers, as in Spegel) or upstream (clients are sent there).
+    #[arg(long, env = "TAG_POLICY", default_value = "fresh")]
+    pub tag_policy: String,
+    /// containerd: for how long the digest of a tag is not asked for again.
+    #[arg(long, env = "TAG_MAX_AGE", default_value = "30s")]
+    pub tag_max_age: String,
+    /// containerd: who gets images that upstream does not give to an anonymous client: auto (nobody; everybody while
+    /// upstream was never asked and cannot be reached), share (everybody, as in Spegel) or protect (nobody). For one
+    /// registry or a part of it: registry.example/team=share. Several with spaces between.
+    #[arg(long, env = "PRIVATE", num_args = 0..)]
+    pub private: Vec<String>,
+    /// containerd: for how long a repository that was public counts as public while upstream gives no answer.
+    #[arg(long, env = "PUBLIC_PROOF_MAX_AGE", default_value = "24h")]
+    pub public_proof_max_age: String,
 }
 
 #[derive(Args, Debug)]

@@ -9,6 +9,7 @@ mod demo;
 mod descriptors;
 mod duration;
 mod fault;
+mod next_hosts;
 mod observe;
 mod pull_test;
 mod readiness;

@@ -7,21 +7,29 @@ use containerd::{Containerd, Setup, State};
 use kubernetes::NodeReadiness;
 use layout::Layout;
 use mirror::serve::{ConnectionLimits, Shutdown};
-use mirror::{Intake, Mirror, Parts, Router, Upstream};
+use mirror::{CheckOptions, Intake, Mirror, Parts, Router, TagPolicy, Upstream};
 use prometheus_client::registry::Registry;
 use swarm::SwarmError;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use upstream::Registries;
+use upstream::{Registries, SetupError};
 
 use crate::cli::RegistryArgs;
+use crate::next_hosts::NextHosts;
 use crate::readiness::MirrorProbe;
-use crate::settings::{Settings, Store};
+use crate::settings::{Checks, Settings, Store};
 use crate::{address, descriptors, observe, service_manager};
 
 /// For peers and Kubernetes to be told that this mirror is about to end.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a registry may take in a check; the client waits for less.
+const CHECK_LIMITS: upstream::Limits = upstream::Limits {
+    connect: Duration::from_secs(3),
+    header: Duration::from_secs(5),
+    stall: Duration::from_secs(5),
+};
 
 /// Runs the mirror until `shutdown`.
 pub async fn run(arguments: &RegistryArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -133,6 +141,9 @@ impl Bound {
         if settings.flights {
             parts.flights = Some(router);
         }
+        if containerd.is_some() {
+            parts.checks = checks(settings.checks, registry_address.port())?;
+        }
         let mirror = Arc::new(Mirror::new(parts, settings.mirror, &mut metrics));
         // Kubernetes is told that the mirror ends before it ends.
         let leaving = CancellationToken::new();
@@ -163,6 +174,8 @@ impl Bound {
         ));
         let counting = mirror.clone();
         tasks.spawn(async move { counting.count_upstream_bytes().await });
+        let keeping = mirror.clone();
+        tasks.spawn(async move { keeping.keep_proofs().await });
         tasks.spawn(service_manager::notify(mirror.clone()));
         let mut serving = tokio::spawn(mirror::serve::registry_within(
             connections.registry,
@@ -246,6 +259,23 @@ async fn open(store: Store, metrics: &mut Registry) -> anyhow::Result<Opened> {
     }
 }
 
+/// Who is asked upstream, and what.
+type Checked = (Arc<dyn Upstream>, CheckOptions);
+
+/// How upstream is asked what a tag points at and what is public; `None` where nothing is asked.
+fn checks(checks: Checks, port: u16) -> Result<Option<Checked>, SetupError> {
+    let options = checks.options;
+    if options.private.share_all() && options.tags == TagPolicy::Peers {
+        return Ok(None);
+    }
+    let hosts = NextHosts {
+        config_path: checks.config_path,
+        port,
+    };
+    let registries = Registries::at_hosts(Arc::new(hosts), CHECK_LIMITS)?;
+    Ok(Some((Arc::new(registries), options)))
+}
+
 /// Starts what keeps the store right.
 fn start(
     store: Opened,
@@ -263,6 +293,7 @@ fn start(
                 router,
                 intake: None,
                 flights: None,
+                checks: None,
             }
         }
         Opened::Layout { store, upstream } => {
@@ -272,6 +303,7 @@ fn start(
                 router,
                 intake: Some((intake, upstream)),
                 flights: None,
+                checks: None,
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod applies;
 mod bootstrap;
+mod checks;
 mod mirror;
 mod node;
 mod store;
@@ -15,6 +16,7 @@ use swarm::Bootstrap;
 use crate::cli::RegistryArgs;
 use crate::fault::Faults;
 use crate::{duration, value};
+pub use checks::Checks;
 pub use node::{NodeReadiness, node_name};
 pub use store::Store;
 
@@ -31,6 +33,8 @@ pub struct Settings {
     pub bootstrap: Bootstrap,
     pub store: Store,
     pub mirror: Options,
+    /// What is checked upstream, where the store is containerd's.
+    pub checks: Checks,
     /// Whether this node takes part in flights.
     pub flights: bool,
     /// Between the signal to end and the end of accepting connections.
@@ -75,6 +79,12 @@ impl Settings {
         if let Some(folder) = &data_dir {
             faults.take("--data-dir", value::folder(folder));
         }
+        let checks = checks::read(
+            &arguments.checks,
+            &arguments.store,
+            data_dir.as_deref(),
+            &mut faults,
+        );
         let ports = [
             ("--registry-addr", registry_addr),
             ("--metrics-addr", metrics_addr),
@@ -92,6 +102,7 @@ impl Settings {
                 bootstrap: bootstrap?,
                 store: store?,
                 mirror: mirror?,
+                checks: checks?,
                 flights: flights?,
                 shutdown_delay: shutdown_delay?,
                 drain_timeout: drain_timeout?,

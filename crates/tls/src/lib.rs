@@ -6,6 +6,7 @@
 //! additions: `docs/decisions/0010-tls-provider.md`.
 
 mod ecdsa;
+mod identity;
 mod provider;
 mod roots;
 mod verifier;
@@ -13,27 +14,39 @@ mod verifier;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+pub use identity::{Identity, IdentityError};
 pub use provider::provider;
 pub use roots::{Roots, RootsError};
 
 use verifier::Verifier;
-
-/// What this side of a connection shows a server that asks for a certificate.
-pub struct Identity {
-    /// The certificate of the key first.
-    pub chain: Vec<CertificateDer<'static>>,
-    pub key: PrivateKeyDer<'static>,
-}
 
 /// The configuration of a client that trusts these roots.
 ///
 /// # Errors
 /// The key of the identity is of a kind that cannot sign, or does not belong to its certificate.
 pub fn client(roots: Roots, identity: Option<Identity>) -> Result<ClientConfig, rustls::Error> {
+    let algorithms = provider().signature_verification_algorithms;
+    with_verifier(Verifier::new(roots, algorithms), identity)
+}
+
+/// The configuration of a client that takes any certificate, for a server that the operator has excepted
+/// (`skip_verify` of containerd's hosts.toml).
+///
+/// # Errors
+/// As [`client`].
+pub fn client_without_verification(
+    identity: Option<Identity>,
+) -> Result<ClientConfig, rustls::Error> {
+    let algorithms = provider().signature_verification_algorithms;
+    with_verifier(Verifier::of_any(algorithms), identity)
+}
+
+fn with_verifier(
+    verifier: Verifier,
+    identity: Option<Identity>,
+) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(provider());
-    let verifier = Verifier::new(roots, provider.signature_verification_algorithms);
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()

@@ -23,6 +23,7 @@ pub(crate) struct Verifier {
     roots: Arc<RootCertStore>,
     certificates: HashSet<[u8; 32]>,
     algorithms: WebPkiSupportedAlgorithms,
+    takes_any: bool,
 }
 
 impl Verifier {
@@ -31,6 +32,15 @@ impl Verifier {
             roots: Arc::new(roots.store),
             certificates: roots.certificates,
             algorithms,
+            takes_any: false,
+        }
+    }
+
+    /// Checks only that the server has the key of the certificate that it shows.
+    pub(crate) fn of_any(algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self {
+            takes_any: true,
+            ..Self::new(Roots::none(), algorithms)
         }
     }
 }
@@ -44,6 +54,9 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        if self.takes_any {
+            return Ok(ServerCertVerified::assertion());
+        }
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let by_roots = verify_server_cert_signed_by_trust_anchor(
             &parsed,

@@ -32,6 +32,8 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     /// For the origin of `url` alone.
     pub(crate) authorization: Option<HeaderValue>,
+    /// For the origin of `url` alone too.
+    pub(crate) own_headers: HeaderMap,
     /// Of a POST. A call with a form follows no redirect: what is in the form is for the host of `url` too.
     pub(crate) form: Option<String>,
 }
@@ -54,7 +56,7 @@ pub(crate) struct Answer {
 
 /// Makes calls.
 pub(crate) struct Caller {
-    pub(crate) clients: Clients,
+    pub(crate) clients: Arc<Clients>,
     pub(crate) policy: Policy,
     pub(crate) names: Arc<dyn Names>,
     pub(crate) limits: Limits,
@@ -68,7 +70,11 @@ impl Caller {
         base: &Base,
         call: &Call,
     ) -> Result<Answer, UpstreamError> {
-        let (mut url, mut authorization) = (call.url.clone(), call.authorization.as_ref());
+        let mut url = call.url.clone();
+        let mut own_headers = call.own_headers.clone();
+        if let Some(authorization) = &call.authorization {
+            own_headers.insert(AUTHORIZATION, authorization.clone());
+        }
         let mut by = AnsweredBy::Asked;
         for _ in 0..=MAX_REDIRECTS {
             let reach = self
@@ -76,14 +82,14 @@ impl Caller {
                 .reach(base, &url, &*self.names)
                 .await
                 .map_err(|refused| forbidden(origin, &refused))?;
-            let response = self.hop(origin, reach, call, &url, authorization).await?;
+            let response = self.hop(origin, reach, call, &url, &own_headers).await?;
             if !is_redirect(response.status()) || call.form.is_some() {
                 return Ok(Answer { response, by });
             }
             let next = location(&url, response.headers())
                 .ok_or_else(|| protocol(origin, "a redirect that leads nowhere"))?;
             if next.origin() != url.origin() {
-                authorization = None;
+                own_headers.clear();
                 by = AnsweredBy::Elsewhere;
             } else if by == AnsweredBy::Asked {
                 by = AnsweredBy::SameOrigin;
@@ -103,15 +109,13 @@ impl Caller {
         reach: Reach,
         call: &Call,
         url: &Url,
-        authorization: Option<&HeaderValue>,
+        own_headers: &HeaderMap,
     ) -> Result<Response, UpstreamError> {
         let send = |client: &reqwest::Client| {
             let mut request = client
                 .request(call.method.clone(), url.clone())
-                .headers(call.headers.clone());
-            if let Some(authorization) = authorization {
-                request = request.header(AUTHORIZATION, authorization);
-            }
+                .headers(call.headers.clone())
+                .headers(own_headers.clone());
             if let Some(form) = &call.form {
                 request = request
                     .header(CONTENT_TYPE, "application/x-www-form-urlencoded")

@@ -11,6 +11,7 @@ use crate::policy::Reach;
 use crate::proxy::Proxies;
 use crate::registries::Limits;
 use crate::resolve::{Names, Vetted};
+use crate::routes::HostTls;
 
 /// Connections kept for the next request, for each host …
 const IDLE_CONNECTIONS: usize = 4;
@@ -22,6 +23,8 @@ const IDLE_TIME: Duration = Duration::from_secs(30);
 pub enum SetupError {
     #[error(transparent)]
     Certificates(#[from] tls::RootsError),
+    #[error(transparent)]
+    Identity(#[from] tls::IdentityError),
     #[error("TLS cannot be set up")]
     Tls(#[from] rustls::Error),
     #[error("the HTTP client cannot be set up")]
@@ -69,7 +72,37 @@ impl Clients {
         if let Some(path) = ca_file {
             roots.add_file(path)?;
         }
-        let tls = tls::client(roots, None)?;
+        Self::with_tls(names, &tls::client(roots, None)?, proxies, limits)
+    }
+
+    /// Clients for one host, by the files that are named for it. Reads them.
+    pub(crate) fn of_host(
+        names: &Arc<dyn Names>,
+        tls: &HostTls,
+        proxies: &Proxies,
+        limits: &Limits,
+    ) -> Result<Self, SetupError> {
+        let mut roots = tls::Roots::of_system();
+        for path in &tls.authorities {
+            roots.add_file(path)?;
+        }
+        let identity = tls.identity.as_ref();
+        let identity = identity
+            .map(|(chain, key)| tls::Identity::of_files(chain, key.as_deref().unwrap_or(chain)));
+        let identity = identity.transpose()?;
+        let config = match tls.skip_verify {
+            true => tls::client_without_verification(identity)?,
+            false => tls::client(roots, identity)?,
+        };
+        Self::with_tls(names, &config, proxies, limits)
+    }
+
+    fn with_tls(
+        names: &Arc<dyn Names>,
+        tls: &rustls::ClientConfig,
+        proxies: &Proxies,
+        limits: &Limits,
+    ) -> Result<Self, SetupError> {
         let build = |reach, idle_connections| {
             let vetted = Vetted {
                 names: names.clone(),

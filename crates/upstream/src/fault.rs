@@ -20,8 +20,12 @@ pub(crate) fn unreachable(origin: &Origin, text: &str) -> UpstreamError {
     UpstreamError::Unreachable(origin.clone(), text.to_owned())
 }
 
+pub(crate) fn failed(origin: &Origin, text: &str) -> UpstreamError {
+    UpstreamError::Failed(origin.clone(), text.to_owned())
+}
+
 pub(crate) fn silence(origin: &Origin, limit: Duration) -> UpstreamError {
-    unreachable(origin, &format!("not a byte in {limit:?}"))
+    failed(origin, &format!("not a byte in {limit:?}"))
 }
 
 pub(crate) fn forbidden(origin: &Origin, refused: &Refused) -> UpstreamError {
@@ -77,6 +81,7 @@ pub(crate) fn of_request(origin: &Origin, url: &Url, error: reqwest::Error) -> U
         let text = format!("{host}:{port} closes the connection without an answer{advice}");
         return protocol(origin, &text);
     }
+    let was_connected = !error.is_connect();
     let is_silent = error.is_connect() && error.is_timeout();
     let silent = "nobody answers there: check the address and what filters the way to it, or set HTTPS_PROXY";
     let advice = advice(&error).or(is_silent.then_some(silent));
@@ -86,12 +91,15 @@ pub(crate) fn of_request(origin: &Origin, url: &Url, error: reqwest::Error) -> U
         words(&error),
         advice.unwrap_or_default()
     );
-    unreachable(origin, &text)
+    match was_connected {
+        true => failed(origin, &text),
+        false => unreachable(origin, &text),
+    }
 }
 
 /// A body that broke off.
 pub(crate) fn of_body(origin: &Origin, error: reqwest::Error) -> UpstreamError {
-    unreachable(origin, &words(&error.without_url()))
+    failed(origin, &words(&error.without_url()))
 }
 
 /// What may be wrong with a registry that is called without TLS.

@@ -27,12 +27,14 @@ mod proxy;
 mod quoted;
 mod registries;
 mod resolve;
+mod routes;
 mod session;
 mod token;
 
 pub use client::SetupError;
 pub use credentials::{CredentialsError, check_auth_file};
 pub use registries::{Limits, Options, Registries};
+pub use routes::{HostTls, RegistryHost, RegistryHosts};
 
 #[cfg(test)]
 mod tests;

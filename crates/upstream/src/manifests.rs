@@ -2,10 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use lru::LruCache;
-use mirror::{Resolved, UpstreamError, UpstreamManifest, UpstreamRepository};
+use mirror::{Resolved, UpstreamError, UpstreamHead, UpstreamManifest, UpstreamRepository};
 use oci::{Digest, MAX_MANIFEST_SIZE, MediaType, Origin, Reference, Tag};
 use parking_lot::Mutex;
 
@@ -87,6 +87,35 @@ impl Registries {
             // The first cause is the one that matters.
             _ => Err(error),
         }
+    }
+
+    /// What a `HEAD` tells, and no more than that.
+    pub(crate) async fn head_of_manifest(
+        &self,
+        repository: &UpstreamRepository,
+        reference: &Reference,
+    ) -> Result<UpstreamHead, UpstreamError> {
+        let origin = &repository.origin;
+        let asked = self
+            .ask_manifest(repository, Method::HEAD, reference)
+            .await?;
+        let asked = asked.check(origin)?;
+        let named = named_digest(asked.headers());
+        let digest = match (reference, named) {
+            (Reference::Digest(digest), Some(named)) if named != *digest => {
+                let text = format!("{named} for {digest}");
+                return Err(protocol(origin, &text));
+            }
+            (Reference::Digest(digest), _) => Some(digest.clone()),
+            (Reference::Tag(_), named) => named,
+        };
+        let text = |name| asked.headers().get(name)?.to_str().ok();
+        Ok(UpstreamHead {
+            digest,
+            size: text(CONTENT_LENGTH).and_then(|length| length.parse().ok()),
+            media_type: text(CONTENT_TYPE).and_then(MediaType::new),
+            visibility: asked.granted.visibility,
+        })
     }
 
     /// The digest of a tag, by `HEAD`. `None` where that is refused, or answered without a digest that can be used:

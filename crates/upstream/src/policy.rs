@@ -149,6 +149,13 @@ pub(crate) struct Policy {
     proxies: BTreeSet<String>,
 }
 
+impl Base {
+    /// Whether images of this registry are at this host.
+    pub(crate) fn is_at(&self, registry: &Registry) -> bool {
+        registry.as_str() == DOCKER_HUB && self.url.host_str() == Some(DOCKER_HUB_HOST)
+    }
+}
+
 impl Policy {
     pub(crate) fn new(listed: Vec<RegistryUrl>, proxies: BTreeSet<String>) -> Self {
         Self { listed, proxies }

@@ -10,10 +10,10 @@ use http::header::{ACCEPT_ENCODING, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use lru::LruCache;
 use mirror::{
-    List, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest, UpstreamPage,
-    UpstreamRepository,
+    List, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamHead, UpstreamManifest,
+    UpstreamPage, UpstreamRepository, Visibility,
 };
-use oci::{Digest, Origin, Ranges, Registry, RegistryUrl, Tag};
+use oci::{Digest, Origin, Ranges, Reference, Registry, RegistryUrl, Tag};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -24,11 +24,12 @@ use crate::challenge::relayable;
 use crate::client::{Clients, SetupError};
 use crate::credentials::Credentials;
 use crate::encoding::Forms;
-use crate::fault::{EXPECTS_TLS, forbidden, protocol, unreachable};
+use crate::fault::{EXPECTS_TLS, failed, protocol, unreachable};
 use crate::manifests::Tags;
 use crate::policy::Policy;
 use crate::proxy::Proxies;
 use crate::resolve::{Names, SystemNames};
+use crate::routes::{OwnHosts, RegistryHosts, Routes};
 use crate::session::{Granted, Sessions};
 
 /// Requests of one registry at the same time, blobs on their way left out.
@@ -79,7 +80,8 @@ impl Default for Limits {
 
 /// Upstream registries over HTTP.
 pub struct Registries {
-    pub(crate) caller: Caller,
+    pub(crate) caller: Arc<Caller>,
+    routes: Routes,
     sessions: Sessions,
     /// By registry, for blobs and for all else.
     turns: Mutex<LruCache<(Registry, bool), Arc<Semaphore>>>,
@@ -103,21 +105,46 @@ impl Registries {
         Self::with(options, Arc::new(SystemNames::new()), &proxies)
     }
 
+    /// Registries at the hosts that `hosts` names, by the system's trust store and the environment's proxies, asked
+    /// without credentials of this node.
+    ///
+    /// # Errors
+    /// The certificates cannot be read.
+    pub fn at_hosts(hosts: Arc<dyn RegistryHosts>, limits: Limits) -> Result<Self, SetupError> {
+        let options = Options {
+            limits,
+            ..Options::default()
+        };
+        let (names, proxies) = (Arc::new(SystemNames::new()), Proxies::of_environment());
+        Self::with_hosts(options, names, &proxies, hosts)
+    }
+
     pub(crate) fn with(
         options: Options,
         names: Arc<dyn Names>,
         proxies: &Proxies,
     ) -> Result<Self, SetupError> {
+        Self::with_hosts(options, names, proxies, Arc::new(OwnHosts))
+    }
+
+    pub(crate) fn with_hosts(
+        options: Options,
+        names: Arc<dyn Names>,
+        proxies: &Proxies,
+        hosts: Arc<dyn RegistryHosts>,
+    ) -> Result<Self, SetupError> {
         let ca_file = options.ca_file.as_deref();
         let clients = Clients::new(&names, ca_file, proxies, &options.limits)?;
         let credentials = Credentials::new(options.auth_file)?;
+        let caller = Arc::new(Caller {
+            clients: Arc::new(clients),
+            policy: Policy::new(options.registries, proxies.hosts()),
+            names,
+            limits: options.limits,
+        });
         Ok(Self {
-            caller: Caller {
-                clients,
-                policy: Policy::new(options.registries, proxies.hosts()),
-                names,
-                limits: options.limits,
-            },
+            routes: Routes::new(hosts, caller.clone(), proxies.clone()),
+            caller,
             sessions: Sessions::new(credentials),
             turns: Mutex::new(LruCache::new(MAX_REGISTRIES)),
             tags: Tags::new(),
@@ -135,21 +162,22 @@ impl Registries {
         mut headers: HeaderMap,
     ) -> Result<Asked, UpstreamError> {
         let origin = &repository.origin;
-        let base = self
-            .caller
-            .policy
-            .base(&origin.registry)
-            .map_err(|refused| forbidden(origin, &refused))?;
-        let mut url = base.url.clone();
+        let route = self.routes.of(origin).await?;
+        let mut url = route.base.url.clone();
         // A repository, a tag and a digest have no character that means something in a path.
-        url.set_path(&format!("/v2/{}/{path}", origin.repository));
+        url.set_path(&format!("{}/{}/{path}", route.path, origin.repository));
         url.set_query(Some(query).filter(|query| !query.is_empty()));
+        if route.names_registry {
+            let registry = origin.registry.as_str();
+            url.query_pairs_mut().append_pair("ns", registry);
+        }
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let call = Call {
             method,
             url,
             headers,
             authorization: None,
+            own_headers: route.headers.clone(),
             form: None,
         };
         let is_blob = call.method == Method::GET && path.starts_with("blobs/");
@@ -157,15 +185,16 @@ impl Registries {
             let closed = |_| unreachable(origin, "the node is stopping");
             let turns = self.turns(origin, is_blob);
             let turn = turns.acquire_owned().await.map_err(closed)?;
-            let granted = self
-                .sessions
-                .ask(&self.caller, repository, &base, &call)
-                .await?;
+            let (caller, base) = (&route.caller, &route.base);
+            let mut granted = self.sessions.ask(caller, repository, base, &call).await?;
+            if route.knows_this_node() {
+                granted.visibility = Visibility::Private;
+            }
             Ok((granted, turn))
         };
         let (granted, turn) = timeout(ANSWER_TIMEOUT, asking)
             .await
-            .map_err(|_| unreachable(origin, &format!("no answer in {ANSWER_TIMEOUT:?}")))??;
+            .map_err(|_| failed(origin, &format!("no answer in {ANSWER_TIMEOUT:?}")))??;
         Ok(Asked {
             granted,
             turn,
@@ -215,7 +244,7 @@ impl Asked {
                 let host = self.granted.answer.response.url().host_str();
                 let host = host.unwrap_or_default();
                 let text = format!("{host}, to which it redirects, answers {status}");
-                unreachable(origin, &text)
+                failed(origin, &text)
             }
             StatusCode::UNAUTHORIZED => UpstreamError::Denied {
                 origin: origin.clone(),
@@ -232,7 +261,7 @@ impl Asked {
                 origin: origin.clone(),
                 retry_after: retry_after(self.headers()),
             },
-            _ if status.is_server_error() => unreachable(origin, &format!("it answers {status}")),
+            _ if status.is_server_error() => failed(origin, &format!("it answers {status}")),
             // Servers written in Go answer so to HTTP where they expect TLS.
             StatusCode::BAD_REQUEST if self.url.scheme() == "http" => {
                 protocol(origin, &format!("{status}; {EXPECTS_TLS}"))
@@ -256,6 +285,14 @@ impl Upstream for Registries {
         tag: &Tag,
     ) -> Result<Resolved, UpstreamError> {
         self.resolve_tag(repository, tag).await
+    }
+
+    async fn head(
+        &self,
+        repository: &UpstreamRepository,
+        reference: &Reference,
+    ) -> Result<UpstreamHead, UpstreamError> {
+        self.head_of_manifest(repository, reference).await
     }
 
     async fn manifest(

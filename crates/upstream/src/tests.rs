@@ -4,6 +4,7 @@ mod blobs;
 mod content;
 mod credential_leaks;
 mod encodings;
+mod hosts;
 mod lists;
 mod reached;
 mod server;

@@ -15,7 +15,7 @@ use crate::call::{Call, Caller};
 use crate::challenge::Challenge;
 use crate::credentials::Secret;
 use crate::encoding;
-use crate::fault::{protocol, unreachable};
+use crate::fault::{failed, protocol};
 use crate::policy::Base;
 use crate::registries::retry_after;
 
@@ -126,7 +126,7 @@ pub(crate) async fn obtain(
         }
         status => {
             let text = format!("its token service answers {status}");
-            return Err(unreachable(origin, &text));
+            return Err(failed(origin, &text));
         }
     }
     let body = caller.read(origin, response, MAX_TOKEN_ANSWER).await?;
@@ -185,6 +185,7 @@ fn token_call(mut realm: Url, service: Option<&str>, scope: &str, secret: Option
         url: realm,
         headers: HeaderMap::new(),
         authorization,
+        own_headers: HeaderMap::new(),
         form,
     }
 }

@@ -83,6 +83,7 @@ fn mirror() -> Mirror {
         store: Arc::new(MemoryStore::default()),
         router: Arc::new(MemoryCluster::default().router(node)),
         intake: None,
+        checks: None,
         flights: None,
     };
     let options = Options {

@@ -58,7 +58,7 @@ impl LastAnswers {
             // That one object is not there says nothing about others.
             Some(UpstreamError::NotFound(_) | UpstreamError::Unsatisfiable { .. }) => return,
             None => (Some(Access::Admitted), None),
-            Some(error @ UpstreamError::Unreachable(..)) => {
+            Some(error @ (UpstreamError::Unreachable(..) | UpstreamError::Failed(..))) => {
                 (Some(Access::Unreachable), Some(error.to_string()))
             }
             Some(error) if is_refusal(error) => (Some(Access::Refused), Some(error.to_string())),

@@ -102,6 +102,7 @@ pub(super) fn is_refusal(error: &UpstreamError) -> bool {
         UpstreamError::Unsatisfiable { .. }
         | UpstreamError::Forbidden(..)
         | UpstreamError::Protocol(..)
-        | UpstreamError::Unreachable(..) => false,
+        | UpstreamError::Unreachable(..)
+        | UpstreamError::Failed(..) => false,
     }
 }

@@ -27,7 +27,7 @@ impl PullThrough {
         let resolved = match timeout(RESOLVE_LIMIT, &mut asked).await {
             Ok(resolved) => resolved,
             Err(_) => {
-                let late = UpstreamError::Unreachable(
+                let late = UpstreamError::Failed(
                     name.origin.clone(),
                     format!("no answer within {RESOLVE_LIMIT:?}"),
                 );

@@ -130,6 +130,7 @@ async fn app_of(key: oci::Key, peers: &[Peer]) -> TestApp {
         store: store.clone(),
         router: Arc::new(cluster.router(here)),
         intake: None,
+        checks: None,
         flights: None,
     };
     let options = Options {

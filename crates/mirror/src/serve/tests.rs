@@ -37,6 +37,7 @@ async fn app() -> TestApp {
         store,
         router: Arc::new(MemoryCluster::default().router(here)),
         intake: None,
+        checks: None,
         flights: None,
     };
     let options = Options {

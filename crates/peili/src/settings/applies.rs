@@ -25,6 +25,10 @@ const STORES: [Choice; 2] = [
             ("retain_for", "--retain-for"),
             ("retain_bytes", "--retain-bytes"),
             ("retain_disk_percent", "--retain-disk-percent"),
+            ("tag_policy", "--tag-policy"),
+            ("tag_max_age", "--tag-max-age"),
+            ("private", "--private"),
+            ("public_proof_max_age", "--public-proof-max-age"),
         ],
     ),
     (

@@ -163,7 +163,7 @@ async fn each_status_has_its_meaning() {
             "401" | "403" => matches!(fault, UpstreamError::Denied { .. }),
             "404" => matches!(fault, UpstreamError::NotFound(_)),
             "429" => matches!(fault, UpstreamError::TooManyRequests { .. }),
-            "500" | "503" => matches!(fault, UpstreamError::Unreachable(..)),
+            "500" | "503" => matches!(fault, UpstreamError::Failed(..)),
             _ => matches!(fault, UpstreamError::Protocol(..)),
         };
         assert!(is_right, "{status}: {fault}");
@@ -195,7 +195,7 @@ async fn silence_ends() {
         .blob(&repository, &Digest::sha256(b"x"), None)
         .await;
     let fault = read(blob.expect("begun")).await.expect_err("silence");
-    assert!(matches!(fault, UpstreamError::Unreachable(..)), "{fault}");
+    assert!(matches!(fault, UpstreamError::Failed(..)), "{fault}");
     let silent = with(Limits {
         header: short,
         ..Limits::default()
@@ -203,7 +203,7 @@ async fn silence_ends() {
     let fault = the_manifest(&silent, &repository)
         .await
         .expect_err("silence");
-    assert!(matches!(fault, UpstreamError::Unreachable(..)), "{fault}");
+    assert!(matches!(fault, UpstreamError::Failed(..)), "{fault}");
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ async fn where_a_redirect_leads_nobody_is_told_a_password() {
     let fault = the_manifest(&registries, &repository(&server)).await;
     let fault = fault.expect_err("refused there");
     assert!(fault.to_string().contains("redirects"), "{fault}");
-    assert!(matches!(fault, UpstreamError::Unreachable(..)), "{fault}");
+    assert!(matches!(fault, UpstreamError::Failed(..)), "{fault}");
     assert!(!stranger.seen().is_empty());
     assert_saw_nothing(&stranger);
 }

@@ -152,6 +152,7 @@ pub async fn node_that_mirrors(filter: Filter) -> Node {
         store: store.clone(),
         router: Arc::new(MemoryCluster::default().router(candidate(address))),
         intake: None,
+        checks: None,
         flights: Some(script.clone()),
     };
     let options = Options {

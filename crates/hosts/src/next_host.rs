@@ -1,0 +1,283 @@
+//! Which host containerd asks after the mirrors: whoever checks something upstream asks there too.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use oci::{Registry, RegistryUrl};
+use toml_edit::{Item, TableLike};
+
+use crate::ConfigPath;
+use crate::configuration::DEFAULT_FOLDER;
+use crate::merge;
+use crate::recognise::{Author, Spegel, author};
+use crate::render::DIAL_TIMEOUT;
+
+/// Files larger than this are not read, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// A host of hosts.toml, with what containerd reaches it by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHost {
+    pub url: RegistryUrl,
+    /// What stands before `/<repository>/manifests/…`, without a slash at its end.
+    pub path: String,
+    /// PEM files of authorities to trust besides the system's.
+    pub authorities: Vec<PathBuf>,
+    /// PEM files of a client's certificate and its key; without a second one, the first has both.
+    pub identity: Option<(PathBuf, Option<PathBuf>)>,
+    pub skip_verify: bool,
+    pub headers: HeaderMap,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NextHostError {
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path}: {what}")]
+    Content { path: PathBuf, what: String },
+}
+
+/// The first host that containerd asks for images of a registry and that is no mirror of ours, as the files stand now
+/// (containerd, `docs/hosts.md`). `None`: the registry itself, by its name. Reads files.
+///
+/// `is_mirror` says of a host whether it is this node's own mirror. Hosts that a mirror wrote are known by their file.
+///
+/// # Errors
+/// A file cannot be read, or is not what containerd could read either.
+pub fn next_host(
+    config_path: &ConfigPath,
+    registry: &Registry,
+    is_mirror: impl Fn(&RegistryUrl) -> bool,
+) -> Result<Option<NextHost>, NextHostError> {
+    let Some(folder) = folder_of(config_path, registry) else {
+        return Ok(None);
+    };
+    let path = folder.join("hosts.toml");
+    let Some(bytes) = read(&path)? else {
+        return Ok(by_certificates(&folder, registry));
+    };
+    let fault = |what: String| NextHostError::Content {
+        path: path.clone(),
+        what,
+    };
+    let (_, document) = merge::parse(&bytes).map_err(|error| fault(error.message))?;
+    let by_a_mirror = author(&bytes, Spegel::Roughly) != Author::User;
+    let hosts = document.get("host").and_then(Item::as_table_like);
+    for (name, item) in hosts.into_iter().flat_map(TableLike::iter) {
+        let Some(table) = item.as_table_like() else {
+            continue;
+        };
+        let address = Address::parse(name).ok_or_else(|| fault(format!("{name:?} is no host")))?;
+        // As our files and Spegel's have it.
+        let has_our_timeout =
+            text_of(table, "dial_timeout") == Some(DIAL_TIMEOUT.trim_matches('\''));
+        if (by_a_mirror && has_our_timeout) || is_mirror(&address.url) {
+            continue;
+        }
+        if is_asked(table) {
+            return Ok(Some(host(&folder, address, table)));
+        }
+    }
+    let root = document.as_table();
+    let address = match text_of(root, "server") {
+        Some(server) => {
+            Address::parse(server).ok_or_else(|| fault(format!("server {server:?} is no host")))?
+        }
+        None => Address::of(registry),
+    };
+    Ok(Some(host(&folder, address, root)).filter(|host| !is_plain(host, registry)))
+}
+
+/// The folder that containerd reads for a registry (containerd, `HostDirFromRoot` in `hosts.go`).
+fn folder_of(config_path: &ConfigPath, registry: &Registry) -> Option<PathBuf> {
+    let name = registry.as_str();
+    let underscored = name
+        .rsplit_once(':')
+        .map(|(host, port)| format!("{host}_{port}_"));
+    let names = || {
+        underscored
+            .as_deref()
+            .into_iter()
+            .chain([name, DEFAULT_FOLDER])
+    };
+    let folders = config_path.folders().iter();
+    let mut folders = folders.flat_map(|root| names().map(|name| root.join(name)));
+    folders.find(|folder| folder.is_dir())
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, NextHostError> {
+    let fault = |source| NextHostError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > MAX_FILE => Err(NextHostError::Content {
+            path: path.to_owned(),
+            what: format!("has more than {MAX_FILE} bytes"),
+        }),
+        Ok(_) => fs::read(path).map(Some).map_err(fault),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(fault(error)),
+    }
+}
+
+/// A host as hosts.toml writes it.
+struct Address {
+    url: RegistryUrl,
+    /// Without a slash at its end.
+    path: String,
+}
+
+impl Address {
+    fn of(registry: &Registry) -> Self {
+        let name = match registry.as_str() {
+            "docker.io" => "registry-1.docker.io",
+            name => name,
+        };
+        // The name of a registry is one of a host.
+        let registry = name.parse().unwrap_or_else(|_| registry.clone());
+        Self {
+            url: RegistryUrl {
+                scheme: oci::Scheme::Https,
+                registry,
+            },
+            path: String::new(),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("https", text));
+        let (host, path) = match rest.split_once('/') {
+            Some((host, path)) => (host, format!("/{}", path.trim_end_matches('/'))),
+            None => (rest, String::new()),
+        };
+        Some(Self {
+            url: format!("{scheme}://{host}").parse().ok()?,
+            path: path.trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+/// Whether a host is asked for manifests, by tag too.
+fn is_asked(table: &dyn TableLike) -> bool {
+    let Some(capabilities) = table.get("capabilities").and_then(Item::as_array) else {
+        return true;
+    };
+    let has = |name| capabilities.iter().any(|c| c.as_str() == Some(name));
+    has("pull") && has("resolve")
+}
+
+fn host(folder: &Path, address: Address, table: &dyn TableLike) -> NextHost {
+    let overrides = table.get("override_path").and_then(Item::as_bool) == Some(true);
+    let path = match overrides || address.path.ends_with("/v2") {
+        true => address.path,
+        false => format!("{}/v2", address.path),
+    };
+    let file = |name: &str| folder.join(name);
+    let texts = |item: Option<&Item>| match item {
+        Some(item) => match (item.as_str(), item.as_array()) {
+            (Some(one), _) => vec![one.to_owned()],
+            (None, Some(list)) => {
+                let texts = list.iter().filter_map(toml_edit::Value::as_str);
+                texts.map(ToOwned::to_owned).collect()
+            }
+            (None, None) => Vec::new(),
+        },
+        None => Vec::new(),
+    };
+    let client = table.get("client");
+    let pair = client
+        .and_then(Item::as_array)
+        .and_then(|list| list.get(0)?.as_array());
+    let identity = match pair {
+        Some(pair) => {
+            let name = |n| pair.get(n).and_then(toml_edit::Value::as_str);
+            let key = name(1).filter(|key| !key.is_empty()).map(file);
+            name(0).map(|chain| (file(chain), key))
+        }
+        None => texts(client).first().map(|chain| (file(chain), None)),
+    };
+    NextHost {
+        url: address.url,
+        path,
+        authorities: texts(table.get("ca"))
+            .iter()
+            .map(|name| file(name))
+            .collect(),
+        identity,
+        skip_verify: table.get("skip_verify").and_then(Item::as_bool) == Some(true),
+        headers: headers(table),
+    }
+}
+
+/// The headers that can be sent; what none could send, containerd does not send either.
+fn headers(table: &dyn TableLike) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let given = table.get("header").and_then(Item::as_table_like);
+    for (name, item) in given.into_iter().flat_map(TableLike::iter) {
+        let values = match (item.as_str(), item.as_array()) {
+            (Some(one), _) => vec![one],
+            (None, Some(list)) => list.iter().filter_map(toml_edit::Value::as_str).collect(),
+            (None, None) => Vec::new(),
+        };
+        for value in values {
+            let (Ok(name), Ok(mut value)) =
+                (name.parse::<HeaderName>(), HeaderValue::from_str(value))
+            else {
+                continue;
+            };
+            value.set_sensitive(true);
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+fn text_of<'a>(table: &'a dyn TableLike, key: &str) -> Option<&'a str> {
+    table.get(key)?.as_str()
+}
+
+/// A folder without `hosts.toml`: the registry itself, by the certificates of Docker's pattern.
+fn by_certificates(folder: &Path, registry: &Registry) -> Option<NextHost> {
+    let names = fs::read_dir(folder).ok()?.filter_map(Result::ok);
+    let mut names: Vec<_> = names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    let file = |name: &str| folder.join(name);
+    let authorities: Vec<_> = names
+        .iter()
+        .filter(|n| n.ends_with(".crt"))
+        .map(|n| file(n))
+        .collect();
+    let identity = names.iter().find_map(|name| {
+        let key = format!("{}.key", name.strip_suffix(".cert")?);
+        let key = names.contains(&key).then(|| file(&key));
+        Some((file(name), key))
+    });
+    let host = NextHost {
+        authorities,
+        identity,
+        ..host(folder, Address::of(registry), &toml_edit::Table::new())
+    };
+    Some(host).filter(|host| !is_plain(host, registry))
+}
+
+/// Whether this is the registry as its name alone says it.
+fn is_plain(host: &NextHost, registry: &Registry) -> bool {
+    let address = Address::of(registry);
+    let plain = NextHost {
+        url: address.url,
+        path: "/v2".to_owned(),
+        authorities: Vec::new(),
+        identity: None,
+        skip_verify: false,
+        headers: HeaderMap::new(),
+    };
+    *host == plain
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! Where upstream is asked: at the host that this node's containerd would ask after the mirror.
+
+use std::net::{IpAddr, UdpSocket};
+
+use hosts::{ConfigPath, NextHost};
+use oci::{Registry, RegistryUrl, Scheme};
+use upstream::{HostTls, RegistryHost, RegistryHosts};
+
+/// containerd's hosts.toml files, read when a registry is asked.
+pub struct NextHosts {
+    pub config_path: ConfigPath,
+    /// The port of this node's mirror.
+    pub port: u16,
+}
+
+impl RegistryHosts for NextHosts {
+    fn of(&self, registry: &Registry) -> Result<Option<RegistryHost>, String> {
+        let is_mirror = |url: &RegistryUrl| self.is_this_mirror(url);
+        let host = hosts::next_host(&self.config_path, registry, is_mirror);
+        let host = host.map_err(|error| match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        })?;
+        Ok(host.map(registry_host))
+    }
+}
+
+impl NextHosts {
+    /// Whether a host that somebody has written into hosts.toml by hand is this mirror.
+    fn is_this_mirror(&self, url: &RegistryUrl) -> bool {
+        let name = url.registry.as_str();
+        let (host, port) = match name.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
+            _ => (name, None),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_here = match host.parse::<IpAddr>() {
+            // Only an address of this host can be bound.
+            Ok(address) => address.is_loopback() || UdpSocket::bind((address, 0)).is_ok(),
+            Err(_) => names::is_localhost(host),
+        };
+        url.scheme == Scheme::Http && port == Some(self.port) && is_here
+    }
+}
+
+fn registry_host(host: NextHost) -> RegistryHost {
+    RegistryHost {
+        url: host.url,
+        path: host.path,
+        tls: HostTls {
+            authorities: host.authorities,
+            identity: host.identity,
+            skip_verify: host.skip_verify,
+        },
+        headers: host.headers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_mirror_is_known_by_its_address() {
+        let hosts = NextHosts {
+            config_path: "/nowhere".parse().expect("a path"),
+            port: 5000,
+        };
+        for (url, is_mirror) in [
+            ("http://127.0.0.1:5000", true),
+            ("http://localhost:5000", true),
+            ("http://[::1]:5000", true),
+            ("http://127.0.0.1:5001", false),
+            ("https://127.0.0.1:5000", false),
+            ("http://192.0.2.1:5000", false),
+            ("http://registry.example:5000", false),
+            ("http://127.0.0.1", false),
+        ] {
+            let parsed = url.parse().expect("a URL");
+            assert_eq!(hosts.is_this_mirror(&parsed), is_mirror, "{url}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What is checked upstream, and where.
+
+use std::path::Path;
+
+use hosts::ConfigPath;
+use mirror::{CheckOptions, PrivatePolicies};
+
+use crate::cli::{CheckArgs, StoreArgs};
+use crate::duration;
+use crate::fault::Faults;
+
+/// Repositories that were public, below `--data-dir`.
+const PROOFS_FILE: &str = "public-repositories.json";
+
+/// What is checked for a store that containerd fills.
+#[derive(Clone, Debug)]
+pub struct Checks {
+    pub options: CheckOptions,
+    /// Where containerd's hosts.toml files are.
+    pub config_path: ConfigPath,
+}
+
+pub fn read(
+    arguments: &CheckArgs,
+    store: &StoreArgs,
+    data_dir: Option<&Path>,
+    faults: &mut Faults,
+) -> Option<Checks> {
+    let tags = faults.take("--tag-policy", arguments.tag_policy.parse());
+    let tag_max_age = faults.take("--tag-max-age", duration::parse(&arguments.tag_max_age));
+    let entries = arguments.private.iter().map(String::as_str);
+    let private = faults.take("--private", PrivatePolicies::parse(entries));
+    let max_age = duration::parse(&arguments.public_proof_max_age);
+    let public_proof_max_age = faults.take("--public-proof-max-age", max_age);
+    let config_path = store.containerd_registry_config_path.parse();
+    let config_path = faults.take("--containerd-registry-config-path", config_path);
+    Some(Checks {
+        options: CheckOptions {
+            tags: tags?,
+            tag_max_age: tag_max_age?,
+            private: private?,
+            public_proof_max_age: public_proof_max_age?,
+            proofs_file: data_dir.map(|folder| folder.join(PROOFS_FILE)),
+        },
+        config_path: config_path?,
+    })
+}

@@ -1,0 +1,58 @@
+//! What this side of a connection shows a server that asks for a certificate.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Why files hold no certificate with its key.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} holds no {what} as PEM")]
+    Pem {
+        path: PathBuf,
+        what: &'static str,
+        source: pem::Error,
+    },
+}
+
+/// A client's certificate.
+pub struct Identity {
+    /// The certificate of the key first.
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// Reads two PEM files, which may be one.
+    ///
+    /// # Errors
+    /// One of them cannot be read, or does not hold what it should.
+    pub fn of_files(chain: &Path, key: &Path) -> Result<Self, IdentityError> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|source| IdentityError::Read {
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let fault = |path: &Path, what, source| IdentityError::Pem {
+            path: path.to_owned(),
+            what,
+            source,
+        };
+        let certificates: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(&read(chain)?).collect();
+        let certificates = match certificates {
+            Ok(certificates) if certificates.is_empty() => Err(pem::Error::NoItemsFound),
+            certificates => certificates,
+        };
+        Ok(Self {
+            chain: certificates.map_err(|source| fault(chain, "certificate", source))?,
+            key: PrivateKeyDer::from_pem_slice(&read(key)?)
+                .map_err(|source| fault(key, "private key", source))?,
+        })
+    }
+}
