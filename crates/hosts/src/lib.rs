@@ -56,6 +56,8 @@ mod apply;
 mod configuration;
 mod error;
 mod folders;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod meaning;
 mod merge;
 mod mirrored;

@@ -58,18 +58,25 @@ pub fn next_host(
     let Some(bytes) = read(&path)? else {
         return Ok(by_certificates(&folder, registry));
     };
-    let fault = |what: String| NextHostError::Content {
-        path: path.clone(),
-        what,
-    };
-    let (_, document) = merge::parse(&bytes).map_err(|error| fault(error.message))?;
-    let by_a_mirror = author(&bytes, Spegel::Roughly) != Author::User;
+    of_file(&bytes, &folder, registry, is_mirror)
+        .map_err(|what| NextHostError::Content { path, what })
+}
+
+/// The same of one file of a folder. Errors are in words.
+pub(crate) fn of_file(
+    bytes: &[u8],
+    folder: &Path,
+    registry: &Registry,
+    is_mirror: impl Fn(&RegistryUrl) -> bool,
+) -> Result<Option<NextHost>, String> {
+    let (_, document) = merge::parse(bytes).map_err(|error| error.message)?;
+    let by_a_mirror = author(bytes, Spegel::Roughly) != Author::User;
     let hosts = document.get("host").and_then(Item::as_table_like);
     for (name, item) in hosts.into_iter().flat_map(TableLike::iter) {
         let Some(table) = item.as_table_like() else {
             continue;
         };
-        let address = Address::parse(name).ok_or_else(|| fault(format!("{name:?} is no host")))?;
+        let address = Address::parse(name).ok_or_else(|| format!("{name:?} is no host"))?;
         // As our files and Spegel's have it.
         let has_our_timeout =
             text_of(table, "dial_timeout") == Some(DIAL_TIMEOUT.trim_matches('\''));
@@ -77,17 +84,17 @@ pub fn next_host(
             continue;
         }
         if is_asked(table) {
-            return Ok(Some(host(&folder, address, table)));
+            return Ok(Some(host(folder, address, table)));
         }
     }
     let root = document.as_table();
     let address = match text_of(root, "server") {
         Some(server) => {
-            Address::parse(server).ok_or_else(|| fault(format!("server {server:?} is no host")))?
+            Address::parse(server).ok_or_else(|| format!("server {server:?} is no host"))?
         }
         None => Address::of(registry),
     };
-    Ok(Some(host(&folder, address, root)).filter(|host| !is_plain(host, registry)))
+    Ok(Some(host(folder, address, root)).filter(|host| !is_plain(host, registry)))
 }
 
 /// The folder that containerd reads for a registry (containerd, `HostDirFromRoot` in `hosts.go`).

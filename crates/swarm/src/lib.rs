@@ -19,6 +19,8 @@ mod bootstrap;
 mod config;
 mod datagrams;
 mod flights;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod identity;
 mod key;
 mod legacy_peers;

@@ -168,7 +168,10 @@ async fn read(path: &Path) -> Result<HashMap<String, Secret>, CredentialsError> 
     parse(path, &bytes)
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Secret>, CredentialsError> {
+pub(crate) fn parse(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<HashMap<String, Secret>, CredentialsError> {
     let path_buf = || path.to_owned();
     if bytes.len() as u64 > MAX_FILE {
         return Err(CredentialsError::TooLarge { path: path_buf() });

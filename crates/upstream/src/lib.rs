@@ -18,6 +18,8 @@ mod client;
 mod credentials;
 mod encoding;
 mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod link;
 mod lists;
 mod manifests;

@@ -35,7 +35,7 @@ enum Answer {
 
 /// Understands both forms. Addresses that this node cannot use (QUIC) are passed over, and a peer id that is absent or
 /// unreadable is learned by connecting.
-pub(super) fn parse(body: &[u8]) -> Result<Vec<PeerAddress>, serde_json::Error> {
+pub(crate) fn parse(body: &[u8]) -> Result<Vec<PeerAddress>, serde_json::Error> {
     let infos = match serde_json::from_slice(body)? {
         Answer::List(infos) => infos,
         Answer::One(info) => vec![info],

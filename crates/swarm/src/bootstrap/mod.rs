@@ -6,6 +6,9 @@ mod id;
 mod resolve;
 mod round;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use id::parse as parse_id;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -133,6 +133,15 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     }
 }
 
+/// Reads a stream to its end or its first fault.
+#[cfg(feature = "fuzzing")]
+pub(crate) async fn read_all(stream: impl AsyncRead + Unpin) {
+    let mut reader = Reader::new(stream);
+    while let Ok(Some(datagram)) = std::future::poll_fn(|cx| reader.poll_next(cx)).await {
+        assert!(datagram.len() <= MAX_LEN);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;

@@ -27,6 +27,8 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use frames::read_all;
 use handler::{Handler, Order, Report};
 
 pub(crate) const FLIGHTS_PROTOCOL: StreamProtocol = StreamProtocol::new("/peili/flights/1");

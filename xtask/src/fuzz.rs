@@ -1,0 +1,59 @@
+//! `cargo xtask fuzz`: the fuzz targets, each for a while.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process;
+use crate::workspace::Workspace;
+
+/// How long, and which.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Seconds for each target
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+    /// The targets, by the names of the files in fuzz/fuzz_targets; all without any
+    targets: Vec<String>,
+}
+
+/// Runs the targets one after the other, with the committed seeds beside what earlier runs found. Needs a nightly compiler and
+/// cargo-fuzz.
+pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
+    let folder = workspace.root().join("fuzz");
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder.join("fuzz_targets"))? {
+        let path = entry?.path();
+        all.extend(
+            path.file_stem()
+                .map(|name| name.to_string_lossy().into_owned()),
+        );
+    }
+    all.sort();
+    let unknown = args.targets.iter().find(|target| !all.contains(target));
+    ensure!(
+        unknown.is_none(),
+        "{unknown:?} is no target; there are {}",
+        all.join(", ")
+    );
+    let chosen = if args.targets.is_empty() {
+        all
+    } else {
+        args.targets.clone()
+    };
+    for target in chosen {
+        println!("\n=== {target}, {} s", args.seconds);
+        let found = folder.join("corpus").join(&target);
+        std::fs::create_dir_all(&found)?;
+        let mut fuzz = workspace.cargo(["+nightly", "fuzz", "run", "--features", "libfuzzer"]);
+        fuzz.arg("--fuzz-dir").arg(&folder).arg(&target);
+        fuzz.arg(found).arg(folder.join("seeds").join(&target));
+        fuzz.args([
+            "--",
+            &format!("-max_total_time={}", args.seconds),
+            "-max_len=8192",
+        ]);
+        process::run(&mut fuzz).with_context(|| {
+            format!("{target} failed: the bytes are in fuzz/artifacts/{target}; keep them as a seed. Without cargo-fuzz: cargo install cargo-fuzz")
+        })?;
+    }
+    Ok(())
+}
