@@ -1,5 +1,7 @@
 //! `cargo xtask fuzz`: the fuzz targets, each for a while.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 
 use crate::process;
@@ -43,7 +45,11 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         println!("\n=== {target}, {} s", args.seconds);
         let found = folder.join("corpus").join(&target);
         std::fs::create_dir_all(&found)?;
-        let mut fuzz = workspace.cargo(["+nightly", "fuzz", "run", "--features", "libfuzzer"]);
+        // By the name that rustup goes by, which chooses the compiler.
+        let mut fuzz = Command::new("cargo");
+        fuzz.current_dir(workspace.root())
+            .env_remove("RUSTUP_TOOLCHAIN");
+        fuzz.args(["+nightly", "fuzz", "run", "--features", "libfuzzer"]);
         fuzz.arg("--fuzz-dir").arg(&folder).arg(&target);
         fuzz.arg(found).arg(folder.join("seeds").join(&target));
         fuzz.args([
@@ -52,7 +58,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             "-max_len=8192",
         ]);
         process::run(&mut fuzz).with_context(|| {
-            format!("{target} failed: the bytes are in fuzz/artifacts/{target}; keep them as a seed. Without cargo-fuzz: cargo install cargo-fuzz")
+            format!("{target}: bytes that make it fail are in fuzz/artifacts/{target}, to be kept as a seed; if there are none, install rustup, a nightly toolchain and cargo-fuzz")
         })?;
     }
     Ok(())

@@ -58,6 +58,7 @@ mod error;
 mod folders;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod inspect;
 mod meaning;
 mod merge;
 mod mirrored;
@@ -82,6 +83,7 @@ pub use configuration::{
 };
 pub use error::{FileFault, HostsError};
 pub use folders::{ConfigPath, ConfigPathError};
+pub use inspect::{InspectedFile, InspectedFolder, inspect};
 pub use next_host::{NextHost, NextHostError, next_host};
 pub use report::{Failure, Report, Warning};
 pub use run::{cleanup, configure};

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use oci::{Registry, RegistryUrl};
-use toml_edit::{Item, TableLike};
+use toml_edit::{Document, Item, TableLike};
 
 use crate::ConfigPath;
 use crate::configuration::DEFAULT_FOLDER;
 use crate::merge;
 use crate::recognise::{Author, Spegel, author};
 use crate::render::DIAL_TIMEOUT;
+use crate::tree::HOSTS;
 
 /// Files larger than this are not read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -54,7 +55,7 @@ pub fn next_host(
     let Some(folder) = folder_of(config_path, registry) else {
         return Ok(None);
     };
-    let path = folder.join("hosts.toml");
+    let path = folder.join(HOSTS);
     let Some(bytes) = read(&path)? else {
         return Ok(by_certificates(&folder, registry));
     };
@@ -70,20 +71,8 @@ pub(crate) fn of_file(
     is_mirror: impl Fn(&RegistryUrl) -> bool,
 ) -> Result<Option<NextHost>, String> {
     let (_, document) = merge::parse(bytes).map_err(|error| error.message)?;
-    let by_a_mirror = author(bytes, Spegel::Roughly) != Author::User;
-    let hosts = document.get("host").and_then(Item::as_table_like);
-    for (name, item) in hosts.into_iter().flat_map(TableLike::iter) {
-        let Some(table) = item.as_table_like() else {
-            continue;
-        };
-        let address = Address::parse(name).ok_or_else(|| format!("{name:?} is no host"))?;
-        // As our files and Spegel's have it.
-        let has_our_timeout =
-            text_of(table, "dial_timeout") == Some(DIAL_TIMEOUT.trim_matches('\''));
-        if (by_a_mirror && has_our_timeout) || is_mirror(&address.url) {
-            continue;
-        }
-        if is_asked(table) {
+    for (address, table, is_ours) in tables_of(bytes, &document, &is_mirror)? {
+        if !is_ours && is_asked(table) {
             return Ok(Some(host(folder, address, table)));
         }
     }
@@ -95,6 +84,44 @@ pub(crate) fn of_file(
         None => Address::of(registry),
     };
     Ok(Some(host(folder, address, root)).filter(|host| !is_plain(host, registry)))
+}
+
+/// The hosts of a file in containerd's order, and whether each is a mirror of ours.
+pub(crate) fn hosts_of(
+    bytes: &[u8],
+    is_mirror: &impl Fn(&RegistryUrl) -> bool,
+) -> Result<Vec<(RegistryUrl, bool)>, String> {
+    let (_, document) = merge::parse(bytes).map_err(|error| match error.position {
+        Some((line, column)) => format!("line {line}, column {column}: {}", error.message),
+        None => error.message,
+    })?;
+    let tables = tables_of(bytes, &document, is_mirror)?.into_iter();
+    let hosts = tables.map(|(address, _, is_ours)| (address.url, is_ours));
+    Ok(hosts.collect())
+}
+
+type HostTable<'a> = (Address, &'a dyn TableLike, bool);
+
+fn tables_of<'a>(
+    bytes: &[u8],
+    document: &'a Document<&str>,
+    is_mirror: &impl Fn(&RegistryUrl) -> bool,
+) -> Result<Vec<HostTable<'a>>, String> {
+    let by_a_mirror = author(bytes, Spegel::Roughly) != Author::User;
+    let hosts = document.get("host").and_then(Item::as_table_like);
+    let mut tables = Vec::new();
+    for (name, item) in hosts.into_iter().flat_map(TableLike::iter) {
+        let Some(table) = item.as_table_like() else {
+            continue;
+        };
+        let address = Address::parse(name).ok_or_else(|| format!("{name:?} is no host"))?;
+        // As our files and Spegel's have it.
+        let has_our_timeout =
+            text_of(table, "dial_timeout") == Some(DIAL_TIMEOUT.trim_matches('\''));
+        let is_ours = (by_a_mirror && has_our_timeout) || is_mirror(&address.url);
+        tables.push((address, table, is_ours));
+    }
+    Ok(tables)
 }
 
 /// The folder that containerd reads for a registry (containerd, `HostDirFromRoot` in `hosts.go`).
@@ -114,7 +141,7 @@ fn folder_of(config_path: &ConfigPath, registry: &Registry) -> Option<PathBuf> {
     folders.find(|folder| folder.is_dir())
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, NextHostError> {
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, NextHostError> {
     let fault = |source| NextHostError::Read {
         path: path.to_owned(),
         source,

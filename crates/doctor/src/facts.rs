@@ -1,0 +1,136 @@
+//! What was gathered about a node.
+
+use crate::finding::{Check, Severity};
+
+/// Everything that the rules look at.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub containerd: Containerd,
+    /// containerd's registry configuration, in containerd's order of folders.
+    pub hosts: Vec<HostsFolder>,
+    /// The mirrors that hosts.toml names, and who answers there.
+    pub addresses: Vec<AddressAnswer>,
+    /// Where the mirror's own port of metrics and health was asked.
+    pub mirror_address: String,
+    /// What it answered, or why it did not.
+    pub mirror: Result<Mirror, String>,
+    /// `None`: no trial was made.
+    pub trial: Option<Trial>,
+}
+
+/// The node's containerd.
+#[derive(Clone, Debug)]
+pub enum Containerd {
+    Unreachable {
+        socket: String,
+        error: String,
+    },
+    Reached(Vec<Advice>),
+    /// This node has none: the mirror has a store of its own.
+    None,
+}
+
+/// What is said of one setting of containerd.
+#[derive(Clone, Debug)]
+pub struct Advice {
+    pub check: &'static Check,
+    pub severity: Severity,
+    pub text: String,
+    pub remedy: Option<String>,
+}
+
+/// A folder of containerd's `config_path`.
+#[derive(Clone, Debug)]
+pub struct HostsFolder {
+    pub path: String,
+    /// Why it cannot be read, or that it is missing.
+    pub problem: Option<String>,
+    pub files: Vec<HostsFile>,
+}
+
+/// A hosts.toml.
+#[derive(Clone, Debug)]
+pub struct HostsFile {
+    pub path: String,
+    /// The registry that containerd reads it for; `None`: all that have no folder.
+    pub registry: Option<String>,
+    /// Why containerd cannot read it.
+    pub problem: Option<String>,
+    /// Whether a mirror wrote it.
+    pub by_mirror: bool,
+    /// The hosts in containerd's order, and whether each is a mirror of ours.
+    pub hosts: Vec<(String, bool)>,
+    /// Another folder for the same registry that containerd does not read because of this one.
+    pub hides: Option<String>,
+}
+
+/// Who answers at an address that hosts.toml names.
+#[derive(Clone, Debug)]
+pub struct AddressAnswer {
+    pub url: String,
+    pub answer: Answered,
+}
+
+#[derive(Clone, Debug)]
+pub enum Answered {
+    ThisNode,
+    /// The mirror of another node, by its name.
+    OtherNode(String),
+    /// Something else than a mirror of this version.
+    Something(String),
+    Nothing(String),
+}
+
+/// A mirror, by what it says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Mirror {
+    pub version: String,
+    /// Why it is not ready.
+    pub not_ready: Option<String>,
+    /// The most files that it may have open.
+    pub open_files: u64,
+    /// Its clock less this command's, in seconds.
+    pub clock_ahead: i64,
+    /// Since it started, in seconds.
+    pub uptime: u64,
+    /// Since the node's own client asked it last, in seconds. `None`: it never did.
+    pub asked_ago: Option<u64>,
+    /// Whether it looks for peers at all.
+    pub looks_for_peers: bool,
+    /// Why the last attempt to find peers failed.
+    pub bootstrap_error: Option<String>,
+    pub peers: Vec<Peer>,
+    pub registries: Vec<Registry>,
+}
+
+/// Another node.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    pub name: String,
+    /// `None`: it is not known, or another program.
+    pub version: Option<String>,
+    /// What went wrong with it last, while it is not asked because of that.
+    pub error: Option<String>,
+    /// How often it lacked what it announced.
+    pub lacking: u64,
+}
+
+/// An upstream registry that was asked.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    pub name: String,
+    /// Why it cannot be reached.
+    pub unreachable: Option<String>,
+    /// Why it was reached and gave no answer that can be used.
+    pub failing: Option<String>,
+}
+
+/// A pull of an image that only the mirror has.
+#[derive(Clone, Debug)]
+pub enum Trial {
+    CameThrough {
+        milliseconds: u64,
+    },
+    /// Why it did not.
+    Failed(String),
+}

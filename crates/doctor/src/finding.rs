@@ -1,0 +1,133 @@
+//! What a check has found.
+
+use serde::Serialize;
+
+/// What a finding is about. Findings are shown in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Category {
+    Containerd,
+    /// containerd's hosts.toml files.
+    Hosts,
+    Mirror,
+    Peers,
+    Upstream,
+    Trial,
+}
+
+impl Category {
+    pub const ALL: [Self; 6] = [
+        Self::Containerd,
+        Self::Hosts,
+        Self::Mirror,
+        Self::Peers,
+        Self::Upstream,
+        Self::Trial,
+    ];
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Containerd => "containerd",
+            Self::Hosts => "hosts.toml",
+            Self::Mirror => "mirror",
+            Self::Peers => "peers",
+            Self::Upstream => "upstream",
+            Self::Trial => "trial",
+        }
+    }
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    Ok,
+    /// It could not be found out.
+    Unknown,
+    /// It works, and not as well as it could.
+    Warning,
+    /// It does not work.
+    Fault,
+}
+
+/// Names a check for good: documentation, scripts and reports refer to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(into = "String")]
+pub struct Code {
+    pub category: Category,
+    /// Within the category; never used for anything else again.
+    pub number: u8,
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let letter = match self.category {
+            Category::Containerd => 'C',
+            Category::Hosts => 'H',
+            Category::Mirror => 'M',
+            Category::Peers => 'P',
+            Category::Upstream => 'U',
+            Category::Trial => 'T',
+        };
+        write!(f, "PEILI-{letter}{:03}", self.number)
+    }
+}
+
+impl From<Code> for String {
+    fn from(code: Code) -> Self {
+        code.to_string()
+    }
+}
+
+/// The outcome of one check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub code: Code,
+    pub severity: Severity,
+    /// What was found, in one sentence.
+    pub text: String,
+    /// What to do, with the very lines to write or to run. Only where something is to be done.
+    pub remedy: Option<String>,
+}
+
+/// A check, as documented.
+#[derive(Clone, Copy, Debug)]
+pub struct Check {
+    pub code: Code,
+    /// What is looked at, in a few words.
+    pub title: &'static str,
+    /// Checks whose finding explains one of this check that is no worse: only the cause is shown.
+    pub causes: &'static [Code],
+}
+
+impl Check {
+    pub fn ok(&self, text: impl Into<String>) -> Finding {
+        self.finding(Severity::Ok, text, None)
+    }
+
+    pub fn unknown(&self, text: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        self.finding(Severity::Unknown, text, Some(remedy.into()))
+    }
+
+    pub fn warning(&self, text: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        self.finding(Severity::Warning, text, Some(remedy.into()))
+    }
+
+    pub fn fault(&self, text: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        self.finding(Severity::Fault, text, Some(remedy.into()))
+    }
+
+    fn finding(
+        &self,
+        severity: Severity,
+        text: impl Into<String>,
+        remedy: Option<String>,
+    ) -> Finding {
+        Finding {
+            code: self.code,
+            severity,
+            text: text.into(),
+            remedy: remedy.filter(|remedy| !remedy.is_empty()),
+        }
+    }
+}

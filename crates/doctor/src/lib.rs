@@ -1,0 +1,30 @@
+//! What is wrong with a node's mirror, why, and what to do.
+//!
+//! Pure: [`Facts`] are gathered elsewhere, [`diagnose`] turns them into a [`Report`]. Each [`Finding`] has a code that is
+//! documented in `docs/doctor.md`, a severity, and a remedy with the very lines to write. Of findings that have one cause,
+//! only the cause is reported.
+
+pub mod checks;
+mod facts;
+mod finding;
+mod report;
+mod rules;
+
+pub use facts::{
+    AddressAnswer, Advice, Answered, Containerd, Facts, HostsFile, HostsFolder, Mirror, Peer,
+    Registry, Trial,
+};
+pub use finding::{Category, Check, Code, Finding, Severity};
+pub use report::Report;
+
+/// Draws the conclusions from what was gathered.
+pub fn diagnose(facts: &Facts) -> Report {
+    let findings = rules::containerd(facts)
+        .into_iter()
+        .chain(rules::hosts(facts))
+        .chain(rules::mirror(facts))
+        .chain(rules::peers(facts))
+        .chain(rules::upstream(facts))
+        .chain(rules::trial(facts));
+    Report::new(findings)
+}

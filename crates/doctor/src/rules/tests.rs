@@ -1,0 +1,226 @@
+use super::*;
+use crate::checks::{CONFIG_PATH, CONTAINERD_VERSION};
+use crate::facts::{AddressAnswer, Advice, HostsFolder, Peer, Registry};
+use crate::finding::{Check, Severity};
+use crate::{Report, diagnose};
+
+/// A node on which all is well.
+fn sound() -> Facts {
+    let file = HostsFile {
+        path: "/etc/containerd/certs.d/_default/hosts.toml".into(),
+        registry: None,
+        problem: None,
+        by_mirror: true,
+        hosts: vec![("http://127.0.0.1:5000".into(), true)],
+        hides: None,
+    };
+    Facts {
+        containerd: Containerd::Reached(vec![Advice {
+            check: &CONTAINERD_VERSION,
+            severity: Severity::Ok,
+            text: "containerd 2.1".into(),
+            remedy: None,
+        }]),
+        hosts: vec![HostsFolder {
+            path: "/etc/containerd/certs.d".into(),
+            problem: None,
+            files: vec![file],
+        }],
+        addresses: vec![AddressAnswer {
+            url: "http://127.0.0.1:5000".into(),
+            answer: Answered::ThisNode,
+        }],
+        mirror_address: "127.0.0.1:9090".into(),
+        mirror: Ok(Mirror {
+            version: "1.0".into(),
+            open_files: 65_536,
+            uptime: 1000,
+            asked_ago: Some(3),
+            looks_for_peers: true,
+            peers: vec![Peer {
+                name: "n2".into(),
+                version: Some("1.0".into()),
+                ..Peer::default()
+            }],
+            registries: vec![Registry {
+                name: "docker.io".into(),
+                ..Registry::default()
+            }],
+            ..Mirror::default()
+        }),
+        trial: Some(Trial::CameThrough { milliseconds: 5 }),
+    }
+}
+
+/// What is not well, by its check and severity.
+fn problems(report: &Report) -> Vec<(String, Severity)> {
+    let findings = report.findings().iter();
+    let bad = findings.filter(|finding| finding.severity != Severity::Ok);
+    bad.map(|finding| {
+        assert!(finding.remedy.is_some(), "{finding:?} says not what to do");
+        (finding.code.to_string(), finding.severity)
+    })
+    .collect()
+}
+
+fn mirror_of(facts: &mut Facts) -> &mut Mirror {
+    facts.mirror.as_mut().expect("it answers")
+}
+
+fn file_of(facts: &mut Facts) -> &mut HostsFile {
+    &mut facts.hosts[0].files[0]
+}
+
+#[test]
+fn a_sound_node_has_no_problem() {
+    let report = diagnose(&sound());
+    assert_eq!(problems(&report), []);
+    assert!(report.text(false).ends_with("All is well.\n"));
+}
+
+/// Breaks one thing of a sound node.
+type Break = fn(&mut Facts);
+
+#[test]
+fn each_fault_is_named_and_nothing_else() {
+    use Severity::{Fault, Unknown, Warning};
+    let table: [(&Check, Severity, Break); 22] = [
+        (&CONTAINERD_ANSWERS, Fault, |f| {
+            f.containerd = Containerd::Unreachable {
+                socket: "/run/containerd/containerd.sock".into(),
+                error: "no such file".into(),
+            };
+            f.trial = Some(Trial::Failed("nobody pulled".into()));
+            mirror_of(f).not_ready = Some("waits for containerd".into());
+        }),
+        (&CONFIG_PATH, Fault, |f| {
+            f.containerd = Containerd::Reached(vec![Advice {
+                check: &CONFIG_PATH,
+                severity: Fault,
+                text: "not set".into(),
+                remedy: Some("config_path = …".into()),
+            }]);
+            f.trial = Some(Trial::Failed("nobody asked".into()));
+            mirror_of(f).asked_ago = None;
+        }),
+        (&HOSTS_FOLDER, Fault, |f| {
+            f.hosts[0].files.clear();
+            f.addresses.clear();
+            f.trial = Some(Trial::Failed("nobody asked".into()));
+        }),
+        (&HOSTS_FOLDER, Fault, |f| {
+            f.hosts[0].files.clear();
+            f.addresses.clear();
+            f.hosts[0].problem = Some("permission denied".into());
+        }),
+        (&HOSTS_READABLE, Fault, |f| {
+            let mut broken = file_of(f).clone();
+            broken.problem = Some("line 3: not TOML".into());
+            f.hosts[0].files.push(broken);
+        }),
+        (&HOSTS_OURS, Fault, |f| {
+            file_of(f).hosts = vec![("https://other".into(), false)];
+            f.addresses.clear();
+            mirror_of(f).asked_ago = None;
+        }),
+        (&HOSTS_OURS, Warning, |f| {
+            let mut other = file_of(f).clone();
+            other.hosts.clear();
+            f.hosts[0].files.push(other);
+        }),
+        (&HOSTS_FIRST, Warning, |f| {
+            file_of(f).hosts.insert(0, ("https://other".into(), false));
+        }),
+        (&HOSTS_SHADOWED, Warning, |f| {
+            file_of(f).hides = Some("/etc/containerd/certs.d/a:5000".into());
+        }),
+        (&HOSTS_ADDRESS, Fault, |f| {
+            f.addresses[0].answer = Answered::OtherNode("n3".into());
+        }),
+        (&HOSTS_ADDRESS, Fault, |f| {
+            f.addresses[0].answer = Answered::Something("404 of nginx".into());
+            mirror_of(f).asked_ago = None;
+        }),
+        (&HOSTS_ADDRESS, Fault, |f| {
+            f.addresses[0].answer = Answered::Nothing("connection refused".into());
+        }),
+        (&ASKED, Warning, |f| {
+            mirror_of(f).asked_ago = None;
+            mirror_of(f).uptime = 100_000;
+        }),
+        (&ASKED, Unknown, |f| mirror_of(f).asked_ago = None),
+        (&MIRROR_ANSWERS, Fault, |f| {
+            f.mirror = Err("connection refused".into());
+            f.addresses[0].answer = Answered::Nothing("connection refused".into());
+            f.trial = Some(Trial::Failed("nobody answers".into()));
+        }),
+        (&MIRROR_READY, Fault, |f| {
+            mirror_of(f).not_ready = Some("the store cannot be written".into());
+        }),
+        (&DESCRIPTORS, Warning, |f| mirror_of(f).open_files = 1024),
+        (&CLOCK, Warning, |f| mirror_of(f).clock_ahead = -3600),
+        (&PEERS_FOUND, Fault, |f| {
+            mirror_of(f).peers.clear();
+            mirror_of(f).bootstrap_error = Some("peili-bootstrap does not resolve".into());
+        }),
+        (&PEERS_REACHED, Fault, |f| {
+            mirror_of(f).peers[0].error = Some("no answer".into());
+        }),
+        (&UPSTREAM_REACHED, Warning, |f| {
+            let registry = &mut mirror_of(f).registries[0];
+            registry.unreachable = Some("does not resolve".into());
+            registry.failing = Some("does not resolve".into());
+        }),
+        (&TRIAL, Fault, |f| {
+            f.trial = Some(Trial::Failed("the mirror was not asked".into()));
+        }),
+    ];
+    for (check, severity, breaks) in table {
+        let mut facts = sound();
+        breaks(&mut facts);
+        let found = problems(&diagnose(&facts));
+        assert_eq!(
+            found,
+            [(check.code.to_string(), severity)],
+            "{}",
+            check.title
+        );
+    }
+}
+
+#[test]
+fn peers_that_differ_or_lack_are_warned_of() {
+    let mut facts = sound();
+    let peers = &mut mirror_of(&mut facts).peers;
+    for n in 3..8 {
+        peers.push(Peer {
+            name: format!("n{n}"),
+            version: Some("0.9".into()),
+            lacking: n,
+            ..Peer::default()
+        });
+    }
+    let report = diagnose(&facts);
+    let codes: Vec<_> = problems(&report)
+        .into_iter()
+        .map(|(code, _)| code)
+        .collect();
+    assert_eq!(codes, ["PEILI-P003", "PEILI-P004"]);
+    assert!(
+        report.text(false).contains("and 2 more"),
+        "{}",
+        report.text(false)
+    );
+}
+
+#[test]
+fn a_host_without_containerd_is_not_told_of_it() {
+    let facts = Facts {
+        containerd: Containerd::None,
+        hosts: Vec::new(),
+        addresses: Vec::new(),
+        trial: None,
+        ..sound()
+    };
+    assert_eq!(problems(&diagnose(&facts)), []);
+}
