@@ -1,0 +1,164 @@
+//! The model: what the page, the API and the commands show.
+
+use std::collections::BTreeMap;
+
+use doctor::Finding;
+use serde::{Deserialize, Serialize};
+
+/// How a mirror is doing now, and what it has done since it started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub node: Node,
+    pub totals: Totals,
+    /// Images that are being pulled, the latest first.
+    pub pulls: Vec<Pull>,
+    pub peers: Vec<Peer>,
+    /// Images that were pulled, the latest first.
+    pub finished: Vec<Finished>,
+    /// What is not well.
+    #[serde(skip_deserializing)]
+    pub findings: Vec<Finding>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub name: String,
+    pub version: String,
+    /// Since the mirror started, in seconds.
+    pub uptime: u64,
+    /// Why it is not ready; `None` if it is.
+    pub not_ready: Option<String>,
+}
+
+/// What this node's own clients got since the mirror started, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// From this node's own store.
+    pub local: u64,
+    pub peers: u64,
+    pub upstream: u64,
+    /// The bytes from upstream, by the reason.
+    pub upstream_by_reason: BTreeMap<String, u64>,
+    /// What this node sent to its peers.
+    pub sent: u64,
+    /// What pulls would have taken longer at the rate that upstream was measured at; `None` without such a rate.
+    pub seconds_saved: Option<u64>,
+}
+
+impl Totals {
+    /// What came to this node, in bytes.
+    pub fn pulled(&self) -> u64 {
+        self.peers.saturating_add(self.upstream)
+    }
+}
+
+/// An image that is being pulled.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pull {
+    /// Registry and repository.
+    pub image: String,
+    /// Since it began, in seconds.
+    pub age: u64,
+    pub objects: Vec<Object>,
+}
+
+impl Pull {
+    /// Bytes that are here, and of all objects whose size is known.
+    pub fn progress(&self) -> (u64, u64) {
+        let sum = |of: fn(&Object) -> u64| self.objects.iter().map(of).fold(0, u64::saturating_add);
+        (sum(|o| o.offset), sum(|o| o.size.unwrap_or(o.offset)))
+    }
+
+    /// In bytes per second.
+    pub fn rate(&self) -> u64 {
+        let rates = self.objects.iter().map(|object| object.rate);
+        rates.fold(0, u64::saturating_add)
+    }
+}
+
+/// A layer, config or manifest that is being pulled.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Object {
+    pub digest: String,
+    /// In bytes; `None` if nobody has said it yet.
+    pub size: Option<u64>,
+    /// Bytes that are here.
+    pub offset: u64,
+    /// In bytes per second, lately.
+    pub rate: u64,
+    pub source: Source,
+    /// Nodes that stream it from this one.
+    pub followers: Vec<String>,
+    /// The nodes that pull it, as far as they are known: the leader first, each before its followers.
+    pub tree: Vec<TreeNode>,
+}
+
+/// Where the bytes come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "node")]
+pub enum Source {
+    /// It has not begun.
+    #[default]
+    Waiting,
+    /// This node pulls it from the registry, for others too.
+    Upstream,
+    /// Another node, by its name.
+    Peer(String),
+}
+
+/// A node that pulls an object, in the tree of all that do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TreeNode {
+    pub name: String,
+    /// Where in the list its source is; `None`: it pulls from the registry.
+    pub source: Option<usize>,
+    /// Bytes that it has.
+    pub offset: u64,
+    /// In bytes per second.
+    pub rate: u64,
+    pub is_this_node: bool,
+}
+
+/// Another node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    pub name: String,
+    pub address: String,
+    /// `None`: unknown, or another program.
+    pub version: Option<String>,
+    pub state: PeerState,
+    /// The best rate at which it gave this node something lately, in bytes per second.
+    pub rate: Option<u64>,
+    /// In bytes, since this mirror started.
+    pub received: u64,
+    pub sent: u64,
+    /// What went wrong with it last, and how many seconds ago.
+    pub last_error: Option<(String, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerState {
+    #[default]
+    Ok,
+    /// It is not asked for a while, after a failure.
+    BackOff,
+    /// It takes no part in flights: Spegel, or a mirror with flights off.
+    Legacy,
+}
+
+/// An image that was pulled.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Finished {
+    pub image: String,
+    /// Since it ended, in seconds.
+    pub ago: u64,
+    /// How long it took, in milliseconds.
+    pub took: u64,
+    /// In bytes.
+    pub local: u64,
+    pub peers: u64,
+    pub upstream: u64,
+    /// The bytes from upstream, by the reason.
+    pub reasons: BTreeMap<String, u64>,
+}

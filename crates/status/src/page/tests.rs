@@ -1,0 +1,141 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{Node, Totals, TreeNode};
+
+/// A node in the middle of a cold pull of six.
+pub fn sample() -> Status {
+    let tree = [
+        ("node-1", None, 31_000_000, false),
+        ("node-2", Some(0), 30_400_000, false),
+        ("node-3", Some(1), 30_100_000, true),
+        ("node-4", Some(2), 29_000_000, false),
+        ("node-5", Some(2), 28_700_000, false),
+        ("node-6", Some(3), 12_000_000, false),
+    ];
+    let tree = tree.map(|(name, source, offset, is_this_node)| TreeNode {
+        name: name.into(),
+        source,
+        offset,
+        rate: 11_900_000,
+        is_this_node,
+    });
+    let object = |digest: char, offset, source, tree: &[TreeNode]| Object {
+        digest: format!("sha256:{}", digest.to_string().repeat(64)),
+        size: Some(32_000_000),
+        offset,
+        rate: 11_900_000,
+        source,
+        followers: vec!["node-4".into(), "node-5".into()],
+        tree: tree.to_vec(),
+    };
+    let peer = |n: u64| Peer {
+        name: format!("node-{n}"),
+        address: format!("10.0.0.{n}:5000"),
+        version: (n != 4).then(|| "0.1.0".into()),
+        state: match n {
+            4 => PeerState::Legacy,
+            5 => PeerState::BackOff,
+            _ => PeerState::Ok,
+        },
+        rate: (n != 5).then_some(12_000_000 * n),
+        received: n * 1_000_000_000,
+        sent: 500_000_000,
+        last_error: (n == 5).then(|| ("no answer within 1 s".into(), 12)),
+    };
+    Status {
+        node: Node {
+            name: "node-3".into(),
+            version: "0.1.0".into(),
+            uptime: 273_000,
+            not_ready: None,
+        },
+        totals: Totals {
+            local: 1_000_000,
+            peers: 403_000_000_000,
+            upstream: 9_000_000_000,
+            upstream_by_reason: BTreeMap::from([("leads".into(), 9_000_000_000)]),
+            sent: 388_000_000_000,
+            seconds_saved: Some(6_720),
+        },
+        pulls: vec![Pull {
+            image: "registry.example/team/app:v2".into(),
+            age: 4,
+            objects: vec![
+                object('a', 30_100_000, Source::Peer("node-2".into()), &tree),
+                object('b', 4_000_000, Source::Upstream, &[]),
+                object('c', 0, Source::Waiting, &[]),
+            ],
+        }],
+        peers: [1, 2, 4, 5, 6].map(peer).to_vec(),
+        finished: vec![Finished {
+            image: "docker.io/library/<b>evil</b>:1".into(),
+            ago: 95,
+            took: 11_340,
+            local: 2_000,
+            peers: 120_000_000,
+            upstream: 8_000_000,
+            reasons: BTreeMap::from([("private".into(), 2_000_000), ("leads".into(), 6_000_000)]),
+        }],
+        findings: vec![doctor::checks::LAYERS_KEPT.warning(
+            "true: layers are deleted",
+            "discard_unpacked_layers = false\nrestart",
+        )],
+    }
+}
+
+#[test]
+fn the_page_is_as_it_was() {
+    insta::assert_snapshot!(page(&sample()).replace("><", ">\n<"));
+}
+
+#[test]
+fn nothing_on_the_page_comes_from_elsewhere_or_is_run() {
+    let page = page(&sample());
+    assert!(!page.contains("<b>evil</b>"), "names are text");
+    assert!(!page.contains(" style="), "the policy forbids it");
+    for line in page.split('<') {
+        let leads = |attribute: &str| line.split(attribute).nth(1).unwrap_or_default();
+        for target in [leads("src=\""), leads("href=\"")] {
+            let is_elsewhere = target.starts_with("http") || target.starts_with("//");
+            assert!(!is_elsewhere, "{line}");
+        }
+    }
+    let size = page.len() + STYLE.len() + SCRIPT.len();
+    assert!(size < 150_000, "{size} bytes");
+}
+
+#[test]
+fn what_is_wrong_comes_first_with_its_remedy() {
+    let mut status = sample();
+    let fault = doctor::checks::MIRROR_READY.fault("the disk is full", "make room");
+    status.findings.push(fault);
+    let text = summary(&status).into_string();
+    assert!(
+        text.contains("the disk is full") && text.contains("make room"),
+        "{text}"
+    );
+    status.findings.clear();
+    status.node.not_ready = Some("waiting for containerd".into());
+    assert!(
+        summary(&status)
+            .into_string()
+            .contains("Not ready: waiting for containerd")
+    );
+}
+
+#[test]
+fn an_event_is_one_line() {
+    let event = event(&sample());
+    assert!(!event.contains(['\n', '\r']));
+    assert!(event.contains("discard_unpacked_layers = false&#10;restart"));
+}
+
+#[test]
+fn programs_read_what_people_see() {
+    let sample = sample();
+    let json = serde_json::to_value(&sample).expect("plain data");
+    assert_eq!(json["pulls"][0]["objects"][0]["source"]["node"], "node-2");
+    let back: Status = serde_json::from_value(json).expect("the same");
+    assert_eq!(back.pulls, sample.pulls);
+}

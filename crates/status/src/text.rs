@@ -1,0 +1,193 @@
+//! The status for a terminal.
+
+use std::fmt::Write as _;
+
+use crate::words;
+use crate::{PeerState, Source, Status};
+
+/// The characters of a bar.
+const BAR: usize = 20;
+
+/// A table with columns as wide as they need.
+fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        let widths = cells.map(|cell| cell.chars().count());
+        widths.max().unwrap_or(0).max(head[column].len())
+    };
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let mut text = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            // Writing to a text does not fail.
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    };
+    line(&mut head.iter().copied());
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+    text
+}
+
+/// How much of something is there.
+fn bar(part: u64, whole: u64) -> String {
+    let filled = (u128::from(part.min(whole)) * BAR as u128 / u128::from(whole.max(1))) as usize;
+    format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled))
+}
+
+/// `peili status`: what the first screen of the page shows.
+pub fn status(status: &Status) -> String {
+    let (node, totals) = (&status.node, &status.totals);
+    let mut text = String::new();
+    let _ = match &node.not_ready {
+        None => writeln!(
+            text,
+            "{} is mirroring. Peers: {}.",
+            node.name,
+            status.peers.len()
+        ),
+        Some(why) => writeln!(text, "{} is not ready: {why}", node.name),
+    };
+    let saved = totals
+        .seconds_saved
+        .map(|saved| format!(", {} saved", words::seconds(saved)));
+    let _ = writeln!(
+        text,
+        "In the last {}: {} pulled, {} from upstream ({}){}. {} sent to peers.",
+        words::seconds(node.uptime),
+        words::bytes(totals.pulled()),
+        words::bytes(totals.upstream),
+        words::percent(totals.upstream, totals.pulled()),
+        saved.unwrap_or_default(),
+        words::bytes(totals.sent),
+    );
+    if !status.pulls.is_empty() {
+        text.push_str("\nPulls now\n");
+        text.push_str(&pulls(status));
+    }
+    if !status.finished.is_empty() {
+        text.push_str("\nLast pulls\n");
+        text.push_str(&finished(status));
+    }
+    text
+}
+
+/// The pulls of now, a row for each object.
+fn pulls(status: &Status) -> String {
+    let mut rows = Vec::new();
+    for pull in &status.pulls {
+        let (offset, size) = pull.progress();
+        rows.push(vec![
+            pull.image.clone(),
+            bar(offset, size),
+            words::bytes(size),
+            words::rate(pull.rate()),
+            words::seconds(pull.age),
+        ]);
+        for object in &pull.objects {
+            let size = object.size.unwrap_or(object.offset);
+            let hex = object.digest.split_once(':').map_or("", |(_, hex)| hex);
+            let source = match &object.source {
+                Source::Waiting => "waits".to_owned(),
+                Source::Upstream => "registry".to_owned(),
+                Source::Peer(name) => format!("from {name}"),
+            };
+            rows.push(vec![
+                format!("  {} {source}", hex.chars().take(12).collect::<String>()),
+                bar(object.offset, size),
+                words::bytes(size),
+                words::rate(object.rate),
+                String::new(),
+            ]);
+        }
+    }
+    table(&["IMAGE", "PROGRESS", "SIZE", "RATE", "FOR"], &rows)
+}
+
+fn finished(status: &Status) -> String {
+    let rows: Vec<_> = status
+        .finished
+        .iter()
+        .map(|pull| {
+            let reasons = pull.reasons.iter();
+            let reasons: Vec<_> = reasons
+                .map(|(reason, bytes)| {
+                    format!("{} {}", words::bytes(*bytes), words::reason(reason))
+                })
+                .collect();
+            vec![
+                pull.image.clone(),
+                format!("{} ago", words::seconds(pull.ago)),
+                words::milliseconds(pull.took),
+                words::bytes(pull.local),
+                words::bytes(pull.peers),
+                words::bytes(pull.upstream),
+                reasons.join(", "),
+            ]
+        })
+        .collect();
+    let head = [
+        "IMAGE",
+        "WHEN",
+        "TOOK",
+        "HERE",
+        "PEERS",
+        "UPSTREAM",
+        "WHY FROM UPSTREAM",
+    ];
+    table(&head, &rows)
+}
+
+/// `peili peers`: a row for each.
+pub fn peers(status: &Status) -> String {
+    let rows: Vec<_> = status
+        .peers
+        .iter()
+        .map(|peer| {
+            let state = match peer.state {
+                PeerState::Ok => "ok",
+                PeerState::BackOff => "not asked",
+                PeerState::Legacy => "no flights",
+            };
+            let error = peer.last_error.as_ref();
+            let error = error.map(|(error, ago)| format!("{error}, {} ago", words::seconds(*ago)));
+            vec![
+                peer.name.clone(),
+                peer.address.clone(),
+                state.to_owned(),
+                peer.rate.map(words::rate).unwrap_or_default(),
+                words::bytes(peer.received),
+                words::bytes(peer.sent),
+                peer.version.clone().unwrap_or_default(),
+                error.unwrap_or_default(),
+            ]
+        })
+        .collect();
+    let head = [
+        "NAME",
+        "ADDRESS",
+        "STATE",
+        "RATE",
+        "RECEIVED",
+        "SENT",
+        "VERSION",
+        "LAST ERROR",
+    ];
+    table(&head, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::tests::sample;
+
+    #[test]
+    fn a_terminal_shows_what_the_page_shows() {
+        insta::assert_snapshot!(status(&sample()));
+        insta::assert_snapshot!(peers(&sample()));
+    }
+}
