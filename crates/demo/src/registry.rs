@@ -66,7 +66,7 @@ impl UpstreamRegistry {
         let parts = Parts {
             store: layout,
             router: Arc::new(MemoryCluster::default().router(alone)),
-            intake: None,
+            pull_through: None,
             flights: None,
         };
         let mut options = mirror_options();

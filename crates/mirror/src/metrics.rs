@@ -82,7 +82,7 @@ pub struct FaultLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct OutcomeLabels {
+pub struct DecisionLabels {
     /// `follow`, `lead`, `alone` or `later`.
     pub outcome: &'static str,
 }
@@ -109,7 +109,7 @@ pub struct Metrics {
     pub peer_answer_seconds: Histogram,
     pub hedged: Counter,
     pub broken_bodies: Counter,
-    pub flights_sought: Family<OutcomeLabels, Counter>,
+    pub flights_sought: Family<DecisionLabels, Counter>,
     pub flights_seek_seconds: Histogram,
     pub flights_moves: Counter,
     pub flights_requeued: Counter,
@@ -305,8 +305,8 @@ impl Metrics {
             .inc_by(bytes);
     }
 
-    pub fn flight_sought(&self, outcome: &'static str) {
-        let labels = OutcomeLabels { outcome };
+    pub fn flight_sought(&self, decision: &'static str) {
+        let labels = DecisionLabels { outcome: decision };
         self.flights_sought.get_or_create(&labels).inc();
     }
 
