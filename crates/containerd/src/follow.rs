@@ -15,7 +15,7 @@ use std::time::Duration;
 use mirror::{Growing, Progress, Stage};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::task::spawn_blocking;
 
 use crate::ingest::Opened;
 
@@ -85,15 +85,25 @@ impl Followed {
         Some(Growing::new(file, progress))
     }
 
-    /// Reports progress, for as long as it is polled; when it is dropped, everything that is followed has failed.
-    pub async fn watch(&self) {
+    /// Reports progress, for as long as it is polled; when it is dropped, everything that is followed has failed. The
+    /// disk is looked at on a thread that may wait for it.
+    ///
+    /// # Panics
+    /// If a look does: whoever runs this must learn of it, because nobody looks any more.
+    pub async fn watch(self: &Arc<Self>) {
         let _watching = Watching::begin(self);
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.begun.notified().await;
-            while self.look() {
-                looks.tick().await;
+            let followed = self.clone();
+            let looks = spawn_blocking(move || {
+                while followed.look() {
+                    std::thread::sleep(LOOK_EVERY);
+                }
+            });
+            if let Err(error) = looks.await
+                && let Ok(panic) = error.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
             }
         }
     }

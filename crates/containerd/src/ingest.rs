@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use lru::LruCache;
-use mirror::{IngestId, OwnersIngest};
+use mirror::IngestId;
 use oci::Digest;
 use parking_lot::Mutex;
 
@@ -26,8 +26,9 @@ const MAX_REFERENCE: u64 = 1024;
 /// Of a size in decimal digits, in bytes.
 const MAX_TOTAL: u64 = 20;
 
-/// The bytes of an ingest.
+/// An ingest that is read.
 pub(crate) struct Opened {
+    pub id: IngestId,
     pub file: File,
     pub status: Metadata,
     pub total: Option<u64>,
@@ -50,30 +51,9 @@ impl Default for Ingests {
 }
 
 impl Ingests {
-    /// The ingest of this digest that is open, in whichever namespace: of several the one that [`Self::open`] opens. A
-    /// folder that cannot be read has no ingests.
-    pub fn find(&self, content: &Path, digest: &Digest) -> Option<OwnersIngest> {
-        let found = self.folders(content, digest).filter_map(|folder| {
-            let data = folder.join("data").symlink_metadata().ok()?;
-            let updated = folder.join("updatedat").symlink_metadata().ok();
-            // containerd writes `updatedat` anew when a writer is closed.
-            let updated = updated.map_or((0, 0), |s| (s.mtime(), s.mtime_nsec()));
-            let since = updated
-                .0
-                .wrapping_mul(1_000_000_000)
-                .wrapping_add(updated.1);
-            let ingest = OwnersIngest {
-                id: IngestId(data.ino(), since.cast_unsigned()),
-                written: data.len(),
-            };
-            Some((rank(&folder, &data), ingest))
-        });
-        found
-            .max_by_key(|(rank, _)| *rank)
-            .map(|(_, ingest)| ingest)
-    }
-
     /// Opens the ingest of this digest; of several (each namespace has its own) the furthest that was not left behind.
+    ///
+    /// A folder that cannot be read has none.
     ///
     /// # Errors
     /// There is one and it cannot be read.
@@ -88,6 +68,7 @@ impl Ingests {
             if best.as_ref().is_none_or(|(most, _)| rank > *most) {
                 let total = read_total(&folder);
                 let opened = Opened {
+                    id: id(&folder, &status),
                     file,
                     status,
                     total,
@@ -126,6 +107,14 @@ impl Ingests {
         self.references.lock().put(key, named.clone());
         Some(named)
     }
+}
+
+/// containerd writes `updatedat` anew when a writer is closed.
+fn id(folder: &Path, data: &Metadata) -> IngestId {
+    let updated = folder.join("updatedat").symlink_metadata().ok();
+    let (seconds, nanos) = updated.map_or((0, 0), |s| (s.mtime(), s.mtime_nsec()));
+    let since = seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos);
+    IngestId(data.ino(), since.cast_unsigned())
 }
 
 /// The ingest to take of several: the furthest that its pull has not left behind.
@@ -183,7 +172,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (content, ingests) = (folder.path(), Ingests::default());
         let (ours, other) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
-        let is_open = |digest| ingests.find(content, digest).is_some();
+        let is_open = |digest| matches!(ingests.open(content, digest), Ok(Some(_)));
         assert!(!is_open(&ours), "no ingest folder yet");
         ingest(content, "x", &format!("k8s.io/7/layer-{ours}"));
         assert!(is_open(&ours) && !is_open(&other));
@@ -209,10 +198,11 @@ mod tests {
             "endless",
             &format!("{}{digest}", "x".repeat(1 << 20)),
         );
-        assert!(ingests.find(content, &digest).is_none());
+        let is_open = || matches!(ingests.open(content, &digest), Ok(Some(_)));
+        assert!(!is_open());
         // A reference that is written a moment after its folder was made.
         ingest(content, "empty", &format!("default/1/config-{digest}"));
-        assert!(ingests.find(content, &digest).is_some());
+        assert!(is_open());
     }
 
     #[test]
@@ -239,13 +229,14 @@ mod tests {
             let path = content.join("ingest/x").join(file);
             std::fs::write(path, text).expect("a file");
         };
-        let found = || ingests.find(content, &digest).expect("open");
+        let opened = || ingests.open(content, &digest).expect("readable");
+        let found = || opened().expect("open");
         ingest(content, "x", &format!("k8s.io/7/layer-{digest}"));
         write("updatedat", "");
         let first = found();
         write("data", "abc");
         let grown = found();
-        assert_eq!((first.written, grown.written), (0, 3));
+        assert_eq!((first.status.len(), grown.status.len()), (0, 3));
         assert_eq!(first.id, grown.id, "it grows");
         let updated = File::create(content.join("ingest/x/updatedat")).expect("a file");
         let closed = SystemTime::now() + Duration::from_secs(1);
@@ -267,10 +258,7 @@ mod tests {
         };
         let size = || {
             let opened = ingests.open(content, &digest).expect("readable");
-            let size = opened.map(|o| o.status.len());
-            let found = ingests.find(content, &digest);
-            assert_eq!(found.map(|found| found.written), size);
-            size
+            opened.map(|o| o.status.len())
         };
         assert_eq!(size(), None);
         let updated = written(9, "left");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mirror::{Catalog, Content, Growing, Health, OwnersIngest, Store, StoredObject, Visibility};
+use mirror::{Catalog, Content, Health, Ingest, Store, StoredObject, Visibility};
 use oci::Digest;
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
@@ -22,7 +22,7 @@ pub struct Containerd {
     pub(crate) config: Config,
     pub(crate) catalog: Catalog,
     pub(crate) metrics: Metrics,
-    pub(crate) followed: Followed,
+    pub(crate) followed: Arc<Followed>,
     ingests: Ingests,
     health: RwLock<Health>,
     /// Where the content lies, as soon as that is known.
@@ -46,7 +46,7 @@ impl Containerd {
         let store = Arc::new(Self {
             catalog: Catalog::default(),
             metrics: Metrics::new(registry),
-            followed: Followed::default(),
+            followed: Arc::default(),
             ingests: Ingests::default(),
             health: RwLock::new(Health::Waiting(not_yet)),
             content: RwLock::new(config.content_path.as_deref().map(Into::into)),
@@ -99,23 +99,20 @@ impl Store for Containerd {
         }))
     }
 
-    fn owners_ingest(&self, digest: &Digest) -> Option<OwnersIngest> {
-        self.ingests.find(&self.content()?, digest)
-    }
-
     /// Progress is reported in containerd's steps of 1 MiB, for as long as the store's work is polled and somebody
     /// holds the reader's end. [`Stage::Complete`](mirror::Stage) means committed: before that all bytes may be
     /// readable, for the seconds that the disk takes to sync. [`Stage::Failed`](mirror::Stage) means that the ingest is
     /// gone.
-    fn ingest(&self, digest: &Digest, size: Option<u64>) -> io::Result<Option<Growing>> {
+    fn ingest(&self, digest: &Digest) -> io::Result<Option<Ingest>> {
         let Some(content) = self.content() else {
             return Ok(None);
         };
-        let Some(mut opened) = self.ingests.open(&content, digest)? else {
+        let Some(opened) = self.ingests.open(&content, digest)? else {
             return Ok(None);
         };
-        opened.total = opened.total.or(size);
-        Ok(self.followed.follow(opened, blobs::path(&content, digest)))
+        let id = Some(opened.id);
+        let growing = self.followed.follow(opened, blobs::path(&content, digest));
+        Ok(growing.map(|growing| Ingest { id, growing }))
     }
 
     fn downloads_share_slots(&self) -> bool {

@@ -9,12 +9,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flights::Key;
 use mirror::{
-    Candidate, Decision, FlightEvent, Flights, LinkTest, PeerId, PullProgress, ReceiveRates,
+    Candidate, Decision, FlightEvents, Flights, LinkTest, PeerId, PullProgress, ReceiveRates,
     SourceRequest,
 };
 use oci::Digest;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 
 /// The flights of a node, and a record of what they answered.
 pub(crate) struct Recorded {
@@ -87,7 +86,7 @@ impl Flights for Recorded {
         self.flights.link_tested(test);
     }
 
-    fn events(&self) -> mpsc::Receiver<FlightEvent> {
+    fn events(&self) -> FlightEvents {
         self.flights.events()
     }
 }

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mirror::serve::ConnectionLimits;
-use mirror::{
-    Access, Intake, Limits, Mirror, Options, Parts, PeerId, Reader, Router as _, Upstream,
-};
+use mirror::{Access, Limits, Mirror, Options, Parts, PeerId, PullThrough, Reader, Router as _};
 use oci::{Digest, Filter, RegistryUrl};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
@@ -111,13 +109,15 @@ impl Node {
         let router_port = bound.port();
         let (router, cluster) = bound.spawn();
 
-        let intake: Arc<dyn Intake> = layout.clone();
-        let upstream: Arc<dyn Upstream> = Arc::new(Registries::new(upstream_options(source))?);
+        let pull_through = PullThrough {
+            intake: layout.clone(),
+            upstream: Arc::new(Registries::new(upstream_options(source))?),
+        };
         let feeds = Arc::new(Recorded::new(router.clone()));
         let parts = Parts {
             store: layout,
             router: router.clone(),
-            intake: Some((intake, upstream)),
+            pull_through: Some(pull_through),
             checks: None,
             flights: Some(feeds.clone()),
         };

@@ -66,7 +66,7 @@ impl UpstreamRegistry {
         let parts = Parts {
             store: layout,
             router: Arc::new(MemoryCluster::default().router(alone)),
-            intake: None,
+            pull_through: None,
             checks: None,
             flights: None,
         };

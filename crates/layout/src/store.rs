@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mirror::{
-    Begun, Catalog, Growing, Health, Intake, IntakeError, Object, OwnersIngest, Store,
-    StoredObject, Visibility,
+    Begun, Catalog, Growing, Health, Ingest, Intake, IntakeError, Object, Store, StoredObject,
+    Visibility,
 };
 use oci::{Digest, TagName};
 use parking_lot::Mutex;
@@ -237,13 +237,10 @@ impl Store for Layout {
         }))
     }
 
-    /// None: the mirror itself fetches what is on its way, and that does not tell who asks.
-    fn owners_ingest(&self, _: &Digest) -> Option<OwnersIngest> {
-        None
-    }
-
-    fn ingest(&self, digest: &Digest, _: Option<u64>) -> io::Result<Option<Growing>> {
-        Ok(self.shared.state.lock().ingests.get(digest).cloned())
+    /// Without an id: the mirror itself fetches what is on its way, and that does not tell who asks.
+    fn ingest(&self, digest: &Digest) -> io::Result<Option<Ingest>> {
+        let growing = self.shared.state.lock().ingests.get(digest).cloned();
+        Ok(growing.map(|growing| Ingest { id: None, growing }))
     }
 
     /// The mirror itself fetches what comes here.

@@ -326,7 +326,7 @@ async fn one_of_many_takes_it_in_and_the_others_read_along() {
         tasks.spawn(async move {
             start.wait().await;
             let begun = store.begin(&digest).expect("room");
-            let offered = store.ingest(&digest, None).expect("readable");
+            let offered = store.ingest(&digest).expect("readable");
             // Nobody writes before all have begun.
             start.wait().await;
             match begun {
@@ -341,7 +341,7 @@ async fn one_of_many_takes_it_in_and_the_others_read_along() {
                 }
                 Begun::Joined(growing) => {
                     let offered = offered.expect("on its way");
-                    assert_eq!(follow(offered).await.as_deref(), Some(&content[..]));
+                    assert_eq!(follow(offered.growing).await.as_deref(), Some(&content[..]));
                     assert_eq!(follow(growing).await.as_deref(), Some(&content[..]));
                     false
                 }

@@ -6,7 +6,7 @@ use oci::{Digest, Filter, Key, Origin, TagName};
 use parking_lot::RwLock;
 use tokio::sync::broadcast;
 
-use crate::trial;
+use crate::trial::repository::is_trial;
 
 /// Changes that a slow listener may fall behind before it has to look at everything again.
 const CHANGE_QUEUE: usize = 1024;
@@ -148,10 +148,7 @@ impl Catalog {
         digest
             .and_then(|d| inner.objects.get(d))
             .is_some_and(|object| {
-                let origins = object
-                    .origins
-                    .iter()
-                    .filter(|origin| !trial::is_trial(origin));
+                let origins = object.origins.iter().filter(|origin| !is_trial(origin));
                 object.visibility == Visibility::Shared && filter.admits_key(key, origins.cloned())
             })
     }

@@ -1,7 +1,7 @@
 //! Who has it: the fourth step of a pull. Peers are asked over connections that are kept, one by name or those that the
 //! router finds ([`race`]).
 
-pub(crate) mod link_test;
+pub(crate) mod bandwidth;
 mod race;
 
 use std::sync::Arc;

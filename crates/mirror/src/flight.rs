@@ -4,12 +4,12 @@
 //! For the node's own client the flight names a source, or sends the client upstream. A watcher reports the progress of
 //! the pull, and the bytes received so far are served to followers.
 
+mod events;
 mod flight_source;
 mod follower_stream;
 mod pulls;
-mod range;
-mod rate;
 mod serve_growing;
+mod shared;
 mod speed;
 mod uploads;
 mod watcher;
@@ -17,34 +17,32 @@ mod watcher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use http::Response;
-use oci::{Digest, MediaType};
+use oci::{ByteRange, Digest};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::fetch::{Fetcher, link_test};
+use crate::body::send_memory::Share;
+use crate::fetch::{Fetcher, bandwidth};
 use crate::flights::pulling::{self, Role};
 use crate::found::{Found, Payload, Source};
 use crate::from_peers::FromPeers;
-use crate::images::{Images, ObjectInfo};
+use crate::images::Images;
 use crate::metrics::Metrics;
+use crate::object_stream::{BodyError, ObjectStream, Pieces};
+use crate::open_range::all_from;
 use crate::refusal::Refusal;
 use crate::request::{Kind, Target};
 use crate::source_provider::SourceProvider;
-use crate::{Body, Decision, Flights, Growing, PullProgress, Store};
+use crate::{Body, Decision, Flights, PullProgress, Store, local};
 
 use flight_source::FlightSource;
-use pulls::{Entry, Pull, Pulls};
-pub use range::all_from;
-pub use rate::per_second;
-use speed::Speed;
-use uploads::Uploads;
-use watcher::Watcher;
+use pulls::Pull;
+use shared::Shared;
 
-pub use follower_stream::{Eviction, FollowerStream};
 pub use pulls::Sharing;
-pub use uploads::Upload;
 
 /// The limit of the request and the first source. containerd from 2.3 waits 30 s for the head of an answer.
 const FIND_LIMIT: Duration = Duration::from_secs(25);
@@ -55,83 +53,6 @@ pub struct Flight {
     from_peers: Arc<FromPeers>,
     /// Stops the tasks when the mirror is dropped.
     _stops: DropGuard,
-}
-
-/// What requests, bodies and watchers share.
-struct Shared {
-    flights: Arc<dyn Flights>,
-    store: Arc<dyn Store>,
-    fetcher: Arc<Fetcher>,
-    metrics: Arc<Metrics>,
-    images: Images,
-    pulls: Pulls,
-    uploads: Arc<Uploads>,
-    speed: Speed,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-}
-
-impl Shared {
-    fn object_info(&self, digest: &Digest) -> ObjectInfo {
-        let mut object_info = self.images.object_info(digest);
-        if object_info.size.is_none() {
-            object_info.size = self.open(digest, None).and_then(|g| g.progress().total);
-        }
-        object_info
-    }
-
-    /// Returns the pull that a request belongs to, and watches it. `None`: there are too many.
-    fn watch(
-        self: &Arc<Self>,
-        target: &Target,
-        digest: &Digest,
-        sharing: Sharing,
-    ) -> Option<Arc<Pull>> {
-        let (origin, written) = (target.origin.as_ref(), self.written(digest));
-        match self.pulls.enter(digest, origin, sharing, written) {
-            Entry::Watched(pull) => Some(pull),
-            Entry::Full => None,
-            Entry::New(pull) => {
-                let watcher = Watcher::new(self.clone(), digest.clone(), pull.clone());
-                self.spawn(watcher.run());
-                Some(pull)
-            }
-        }
-    }
-
-    /// Runs a task until it or the mirror ends.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
-        self.tasks.spawn(stop.run_until_cancelled_owned(task));
-    }
-
-    /// After which time a body ends, rather than wait for another source. containerd asks for the rest of it after its
-    /// queued downloads.
-    fn end_after(&self) -> Option<Duration> {
-        self.store
-            .downloads_share_slots()
-            .then_some(pulling::REQUEUE_AFTER)
-    }
-
-    /// The bytes of an object received so far.
-    fn ingest(&self, digest: &Digest) -> Option<Growing> {
-        self.open(digest, self.images.object_info(digest).size)
-    }
-
-    /// The number of bytes of an object written so far.
-    fn written(&self, digest: &Digest) -> u64 {
-        let growing = self.open(digest, None);
-        growing.map_or(0, |growing| growing.progress().written)
-    }
-
-    fn open(&self, digest: &Digest, size: Option<u64>) -> Option<Growing> {
-        self.store
-            .ingest(digest, size)
-            .unwrap_or_else(|error| {
-                tracing::warn!(%digest, %error, "cannot read the ingest; it is not served to followers");
-                None
-            })
-    }
 }
 
 impl Flight {
@@ -150,13 +71,13 @@ impl Flight {
             fetcher,
             metrics,
             images: Images::default(),
-            pulls: Pulls::default(),
+            pulls: pulls::Pulls::default(),
             uploads: Arc::default(),
-            speed: Speed::default(),
+            speed: Arc::default(),
             tasks: TaskTracker::new(),
             stop,
         });
-        shared.spawn(speed::run(shared.clone(), shared.flights.events()));
+        shared.spawn(events::run(shared.clone(), shared.flights.events()));
         Self {
             shared,
             from_peers,
@@ -196,10 +117,10 @@ impl Flight {
         if kind == Kind::Manifest {
             self.shared.images.expect(digest);
         }
-        if let Some(pull) = self.shared.watch(target, digest, sharing)
+        if let Some(pull) = watcher::watch(&self.shared, target, digest, sharing)
             && pull.states().borrow().role != Role::Leads
         {
-            pull.leads(self.shared.written(digest));
+            pull.leads();
         }
         result
     }
@@ -215,7 +136,7 @@ impl Flight {
         if target.are_attempts_spent() {
             return Err(Refusal::Alone(target.kind));
         }
-        if offset == 0 && self.waits_for_lower_layers(target, digest) {
+        if offset == 0 && self.waits_for_lower_layers(target, digest).await {
             // By then the layers that should go first are queued as well.
             sleep(pulling::QUEUED_AFTER).await;
             return self.requeue(target, digest);
@@ -255,41 +176,41 @@ impl Flight {
         let can = target.kind == Kind::Blob
             && target.may_requeue()
             && shared.store.downloads_share_slots()
-            && shared.object_info(digest).size.is_some();
+            && shared.object_info(target, digest).size.is_some();
         can.then_some(pulling::REQUEUE_AFTER)
     }
 
     /// Whether the layers below this one should go first.
-    fn waits_for_lower_layers(&self, target: &Target, digest: &Digest) -> bool {
-        let (shared, store) = (&self.shared, &self.shared.store);
+    async fn waits_for_lower_layers(&self, target: &Target, digest: &Digest) -> bool {
+        let shared = self.shared.clone();
         let may_requeue = target.kind == Kind::Blob && target.may_requeue();
-        if !may_requeue || !store.downloads_share_slots() {
+        if !may_requeue || !shared.store.downloads_share_slots() {
             return false;
         }
-        let is_here = |layer: &Digest| matches!(store.open(layer), Ok(Some(_)));
-        let layers = shared.object_info(digest).layers;
-        let below = layers.iter().take_while(|layer| *layer != digest);
-        let missing = below.filter(|layer| !is_here(layer)).count();
-        // The tail is behind what comes of other images.
-        pulling::waits_for_lower_layers(layers.len(), missing)
-            && !shared.images.has_other_missing_layers(&layers, is_here)
+        let layers = shared.object_info(target, digest).layers;
+        let below = layers.iter().take_while(|layer| *layer != digest).count();
+        let waits = move |store: &dyn Store| {
+            let is_here = |layer: &Digest| matches!(store.open(layer), Ok(Some(_)));
+            let below = layers.iter().take(below);
+            let missing = below.filter(|layer| !is_here(layer)).count();
+            // The tail is behind what comes of other images.
+            pulling::waits_for_lower_layers(layers.len(), missing)
+                && !shared.images.has_other_missing_layers(&layers, is_here)
+        };
+        let waits = local::read_store(&self.shared.store, waits).await;
+        waits.unwrap_or(false)
     }
 
     /// An answer whose body ends without a byte, so that containerd requeues the request.
     fn requeue(&self, target: &Target, digest: &Digest) -> Result<Found, Refusal> {
-        let size = self.shared.object_info(digest).size;
+        let size = self.shared.object_info(target, digest).size;
         let size = size.ok_or(Refusal::Alone(target.kind))?;
-        if let Some(attempts) = &target.attempts {
+        if let Some(attempts) = &target.pull.attempts {
             attempts.requeued();
         }
         self.shared.metrics.flights_requeued.inc();
-        Ok(Found {
-            digest: digest.clone(),
-            media_type: MediaType::octet_stream(),
-            size: Some(size),
-            payload: Payload::RetryLater,
-            source: Source::Growing,
-        })
+        let payload = Payload::stream(RetryLater);
+        Ok(Found::blob(digest, Some(size), payload, Source::Growing))
     }
 
     /// Answers another node that tests its link.
@@ -298,7 +219,7 @@ impl Flight {
     pub fn answer_link_test(&self) -> Result<Response<Body>, Refusal> {
         let speed = &self.shared.speed;
         if speed.test_permits.admit() {
-            Ok(link_test::answer(speed.bandwidth()))
+            Ok(bandwidth::answer(speed.bandwidth()))
         } else {
             Err(Refusal::Occupied)
         }
@@ -309,6 +230,22 @@ impl Flight {
         if let Some(pull) = self.shared.pulls.get(digest) {
             pull.share(sharing);
         }
+    }
+}
+
+/// A body that ends without a byte.
+#[derive(Debug, thiserror::Error)]
+#[error("ended without a byte, to be asked for again")]
+struct RetryLater;
+
+impl ObjectStream for RetryLater {
+    fn stream(self: Box<Self>, _: ByteRange, _: Arc<Share>) -> Pieces {
+        let end = Err(BodyError::Stream(self));
+        futures::stream::iter([end]).boxed()
+    }
+
+    fn again(&self) -> Box<dyn ObjectStream> {
+        Box::new(Self)
     }
 }
 

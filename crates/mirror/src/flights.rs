@@ -5,7 +5,6 @@ use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use oci::Digest;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 pub use ::flights::{
@@ -14,23 +13,13 @@ pub use ::flights::{
     registry_hash,
 };
 
+use crate::flight_events::flight_events;
+use crate::{Candidate, FlightEvents};
+
 /// The present time, as the rules of flights have it.
 pub(crate) fn now() -> Time {
     static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
     Time::default().after(ORIGIN.elapsed())
-}
-
-use crate::Candidate;
-
-/// What flights ask of the mirror, or tell it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FlightEvent {
-    /// Test this node's link against these, and call [`Flights::link_tested`].
-    TestLink(Vec<Candidate>),
-    /// The condition of this node has changed. While it is slow, it serves no incomplete objects.
-    Condition(Condition),
-    /// What this node leads from this registry, by its hash, should come to others by another way.
-    SlowRegistry(u64),
 }
 
 /// Agrees with the other nodes on one that pulls an object from upstream, and on the source of each other node.
@@ -51,7 +40,7 @@ pub trait Flights: Send + Sync + 'static {
     fn link_tested(&self, _test: LinkTest) {}
 
     /// The events from now on. They are handed out once; by default there are none.
-    fn events(&self) -> mpsc::Receiver<FlightEvent> {
-        mpsc::channel(1).1
+    fn events(&self) -> FlightEvents {
+        flight_events().1
     }
 }

@@ -4,11 +4,10 @@ use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use oci::{Digest, MediaType};
 
-use crate::flight::FollowerStream;
-use crate::pull_through::Download;
-use crate::relay::Relay;
+use crate::object_stream::{BodyHook, ObjectStream};
 use crate::{Content, Growing};
 
 /// Where an answer's bytes come from, for the log and the metrics.
@@ -22,7 +21,6 @@ pub enum Source {
 }
 
 /// An object that was found.
-#[derive(Debug)]
 pub struct Found {
     pub digest: Digest,
     pub media_type: MediaType,
@@ -30,28 +28,52 @@ pub struct Found {
     pub size: Option<u64>,
     pub payload: Payload,
     pub source: Source,
+    /// Headers of the answer besides those that describe the object.
+    pub headers: HeaderMap,
+    /// Hears of the body that is sent.
+    pub hook: Option<Box<dyn BodyHook>>,
 }
 
 /// The bytes of an object, or the way to them.
-#[derive(Debug)]
 pub enum Payload {
-    /// None: the client asked for the head alone.
+    /// None: the head alone is asked for.
     Empty,
     Bytes(Bytes),
     File(Arc<File>),
-    /// A file that is still being written; with what a follower gets before it is in there.
-    Growing(Growing, Option<FollowerStream>),
-    /// None: a follower asks how many bytes are there so far, and what this node sends to all, in bytes per second.
-    Progress {
-        offset: u64,
-        sent: u64,
-    },
-    /// A peer's answer, passed on while it arrives.
-    Relay(Box<Relay>),
-    /// What comes from other nodes or from upstream, kept on the way where it can be.
-    Download(Box<Download>),
-    /// The body ends without a byte: the client is to ask again.
-    RetryLater,
+    /// A file that is still being written.
+    Growing(Growing),
+    /// Bytes that come while they are sent.
+    Stream(Box<dyn ObjectStream>),
+}
+
+impl Found {
+    pub fn new(
+        digest: &Digest,
+        media_type: MediaType,
+        size: Option<u64>,
+        payload: Payload,
+        source: Source,
+    ) -> Self {
+        Self {
+            digest: digest.clone(),
+            media_type,
+            size,
+            payload,
+            source,
+            headers: HeaderMap::new(),
+            hook: None,
+        }
+    }
+
+    pub fn blob(digest: &Digest, size: Option<u64>, payload: Payload, source: Source) -> Self {
+        Self::new(digest, MediaType::octet_stream(), size, payload, source)
+    }
+}
+
+impl Payload {
+    pub fn stream(stream: impl ObjectStream + 'static) -> Self {
+        Self::Stream(Box::new(stream))
+    }
 }
 
 impl From<Content> for Payload {
@@ -59,7 +81,7 @@ impl From<Content> for Payload {
         match content {
             Content::Bytes(bytes) => Self::Bytes(bytes),
             Content::File { file, .. } => Self::File(file),
-            Content::Verifying { growing, .. } => Self::Growing(growing, None),
+            Content::Verifying { growing, .. } => Self::Growing(growing),
         }
     }
 }

@@ -146,7 +146,7 @@ impl FromPeers {
                 Ok(found) => return Ok(found),
                 Err(Unusable::Fault(fault)) => {
                     provider.report_fault(&peer, &question.key, fault);
-                    if let Some(attempts) = &question.target.attempts {
+                    if let Some(attempts) = &question.target.pull.attempts {
                         attempts.failed();
                     }
                 }
@@ -214,15 +214,9 @@ impl FromPeers {
             let mut relay = Relay::new(provider, metrics, question, part, answer, permit);
             let first = relay.wait_for_first_bytes().await;
             first.map_err(Unusable::NoBytes)?;
-            Payload::Relay(Box::new(relay))
+            Payload::stream(relay)
         };
-        Ok(Found {
-            digest: digest.clone(),
-            media_type: MediaType::octet_stream(),
-            size: Some(size),
-            payload,
-            source: Source::Peer,
-        })
+        Ok(Found::blob(digest, Some(size), payload, Source::Peer))
     }
 
     /// Reads an answer to its end, within `limit` bytes.
@@ -252,7 +246,7 @@ impl FromPeers {
         }
         reader.answer.finished();
         self.fetcher.metrics.bytes.peer.inc_by(bytes.len() as u64);
-        if let Some(attempts) = &question.target.attempts {
+        if let Some(attempts) = &question.target.pull.attempts {
             attempts.received(bytes.len() as u64);
         }
         let all = 0..bytes.len();

@@ -29,11 +29,23 @@ pub struct Progress {
 pub struct Growing {
     file: Arc<File>,
     progress: watch::Receiver<Progress>,
+    /// Where the writer does not know.
+    total: Option<u64>,
 }
 
 impl Growing {
     pub fn new(file: Arc<File>, progress: watch::Receiver<Progress>) -> Self {
-        Self { file, progress }
+        Self {
+            file,
+            progress,
+            total: None,
+        }
+    }
+
+    /// Bytes that there will be by another account, for a writer that does not know.
+    pub fn or_total(self, total: Option<u64>) -> Self {
+        let total = self.total.or(total);
+        Self { total, ..self }
     }
 
     pub fn file(&self) -> &Arc<File> {
@@ -41,19 +53,28 @@ impl Growing {
     }
 
     pub fn progress(&self) -> Progress {
-        *self.progress.borrow()
+        self.progress.borrow().or_total(self.total)
     }
 
     /// Waits until `done` holds of the progress. A writer that went away without a word has failed.
-    pub async fn until(&mut self, done: impl FnMut(&Progress) -> bool) -> Progress {
-        if let Ok(progress) = self.progress.wait_for(done).await {
-            return *progress;
+    pub async fn until(&mut self, mut done: impl FnMut(&Progress) -> bool) -> Progress {
+        let total = self.total;
+        let is_done = |progress: &Progress| done(&progress.or_total(total));
+        if let Ok(progress) = self.progress.wait_for(is_done).await {
+            return progress.or_total(total);
         }
-        let last = *self.progress.borrow();
+        let last = self.progress();
         let stage = match last.stage {
             Stage::Complete => Stage::Complete,
             Stage::Filling | Stage::Failed => Stage::Failed,
         };
         Progress { stage, ..last }
+    }
+}
+
+impl Progress {
+    fn or_total(self, total: Option<u64>) -> Self {
+        let total = self.total.or(total);
+        Self { total, ..self }
     }
 }

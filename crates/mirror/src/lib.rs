@@ -13,6 +13,7 @@ mod connect;
 mod content_range;
 mod fetch;
 mod flight;
+mod flight_events;
 mod flights;
 mod found;
 mod from_peers;
@@ -25,9 +26,13 @@ pub mod memory;
 mod metrics;
 mod mirror;
 mod object_sizes;
+mod object_stream;
+mod open_range;
+mod own_pull;
 mod peers;
 mod pull_owners;
 mod pull_through;
+mod rate;
 mod refusal;
 mod relay;
 mod request;
@@ -44,25 +49,26 @@ mod upstream;
 mod upstream_bytes;
 mod upstream_check;
 
+pub use crate::flight_events::{FlightEvent, FlightEventSender, FlightEvents, flight_events};
 pub use crate::flights::{
-    ChainPosition, Condition, Decision, FlightEvent, Flights, LinkTest, NodeId, PullProgress,
-    ReceiveRates, SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field,
-    registry_hash,
+    ChainPosition, Condition, Decision, Flights, LinkTest, NodeId, PullProgress, ReceiveRates,
+    SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field, registry_hash,
 };
 pub use access::{Access, Secret};
-pub use body::{Body, BodyError};
+pub use body::Body;
 pub use catalog::{Catalog, Object, Visibility};
 pub use fetch::Limits;
 pub use growing::{Growing, Progress, Stage};
 pub use health::Health;
 pub use listen::{ListenAddress, ListenAddressError};
 pub use mirror::{Ends, Mirror, Options, Parts, ready};
+pub use object_stream::BodyError;
 pub use request::{
     Caller, FLIGHT, Kind, MIRRORED, NAMESPACE, NODE_SECRET, Reader, Request, RequestError, Target,
 };
 pub use router::{Candidate, PeerId, Router, Search};
 pub use store::{
-    Begun, Content, IngestId, Intake, IntakeError, OwnersIngest, Provenance, Sink, Store,
+    Begun, Content, Ingest, IngestId, Intake, IntakeError, Provenance, PullThrough, Sink, Store,
     StoredObject,
 };
 pub use trial::{Served, TRIAL_REPOSITORY, Trial, Trials, trial_registry};

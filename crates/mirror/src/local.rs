@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::access::Access;
 use crate::found::{Found, Payload, Source};
 use crate::request::{Kind, Target};
-use crate::{Content, Stage, Store, Visibility};
+use crate::{Content, Ingest, Stage, Store, Visibility};
 
 /// Manifests up to this size are held in memory until they are sent, in bytes. Larger ones are read again piece by piece:
 /// any object up to [`MAX_MANIFEST_SIZE`] can be asked for as a manifest, by many clients that take their time.
@@ -42,6 +42,16 @@ pub async fn find(store: &Arc<dyn Store>, access: &Access, target: &Target) -> O
     let found = read_store(store, move |store| open(store, kind, &named, sees_private)).await;
     found.and_then(|found| found).unwrap_or_else(|error| {
         tracing::warn!(%digest, %error, "cannot read local content; looking for it elsewhere");
+        None
+    })
+}
+
+/// Finds what is on its way into the store. `None`: nothing is, or it cannot be told within [`OPEN_LIMIT`].
+pub async fn ingest(store: &Arc<dyn Store>, digest: &Digest) -> Option<Ingest> {
+    let named = digest.clone();
+    let found = read_store(store, move |store| store.ingest(&named)).await;
+    found.and_then(|found| found).unwrap_or_else(|error| {
+        tracing::warn!(%digest, %error, "cannot read the ingest; this pull takes part in no flight");
         None
     })
 }
@@ -78,13 +88,15 @@ fn open(
     }
     let content = object.content;
     match kind {
-        Kind::Blob => Ok(Some(Found {
-            digest: digest.clone(),
-            media_type: MediaType::octet_stream(),
-            size: Some(content.size()),
-            payload: content.into(),
-            source: Source::Local,
-        })),
+        Kind::Blob => {
+            let size = Some(content.size());
+            Ok(Some(Found::blob(
+                digest,
+                size,
+                content.into(),
+                Source::Local,
+            )))
+        }
         Kind::Manifest => {
             let Some(bytes) = read(&content)? else {
                 return Ok(None);
@@ -110,7 +122,7 @@ fn open(
 /// What was found here, unless it shows within [`DAMAGE_LIMIT`] that its bytes are not what its digest names. A store
 /// that still compares them lets none out before, where the object is small.
 pub async fn unless_damaged(found: Found) -> Option<Found> {
-    if let Payload::Growing(growing, None) = &found.payload {
+    if let Payload::Growing(growing) = &found.payload {
         let mut growing = growing.clone();
         let begun = growing.until(|p| p.written > 0 || p.stage != Stage::Filling);
         if let Ok(progress) = timeout(DAMAGE_LIMIT, begun).await
@@ -130,13 +142,9 @@ pub fn manifest(
     sent_as: Option<MediaType>,
     source: Source,
 ) -> Found {
-    Found {
-        digest: digest.clone(),
-        media_type: MediaType::of_manifest(&bytes, sent_as),
-        size: Some(bytes.len() as u64),
-        payload: Payload::Bytes(bytes),
-        source,
-    }
+    let media_type = MediaType::of_manifest(&bytes, sent_as);
+    let size = Some(bytes.len() as u64);
+    Found::new(digest, media_type, size, Payload::Bytes(bytes), source)
 }
 
 /// The bytes of an object that may be a manifest, unverified and for this node's own use; `None` if it is not here or

@@ -11,8 +11,8 @@ use oci::{Digest, Key, Origin};
 use parking_lot::Mutex;
 
 use crate::{
-    Candidate, Catalog, Content, Growing, Health, IngestId, Object, OwnersIngest, PeerId, Router,
-    Search, Store, StoredObject, Visibility,
+    Candidate, Catalog, Content, Growing, Health, Ingest, IngestId, Object, PeerId, Router, Search,
+    Store, StoredObject, Visibility,
 };
 
 /// A store that holds its objects in memory.
@@ -20,8 +20,7 @@ use crate::{
 pub struct MemoryStore {
     catalog: Catalog,
     objects: Mutex<HashMap<Digest, Bytes>>,
-    owners_ingests: Mutex<HashMap<Digest, IngestId>>,
-    ingests: Mutex<HashMap<Digest, Growing>>,
+    ingests: Mutex<HashMap<Digest, Ingest>>,
     /// Ingests opened so far.
     opened: AtomicU64,
     share_slots: AtomicBool,
@@ -46,23 +45,17 @@ impl MemoryStore {
         self.catalog.remove(digest);
     }
 
-    /// Has its owner open an ingest, other than all before it, through which nothing can be read.
-    pub fn set_ingesting(&self, digest: &Digest) {
-        let number = self.opened.fetch_add(1, Ordering::Relaxed);
-        let mut ingests = self.owners_ingests.lock();
-        ingests.insert(digest.clone(), IngestId(number, 0));
-    }
-
     /// Has its owner open an ingest, other than all before it, to be read through `growing`.
     pub fn ingest_from(&self, digest: &Digest, growing: Growing) {
-        self.ingests.lock().insert(digest.clone(), growing);
-        self.set_ingesting(digest);
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        let id = Some(IngestId(number, 0));
+        let ingest = Ingest { id, growing };
+        self.ingests.lock().insert(digest.clone(), ingest);
     }
 
     /// An object is on its way no longer.
     pub fn end_ingest(&self, digest: &Digest) {
         self.ingests.lock().remove(digest);
-        self.owners_ingests.lock().remove(digest);
     }
 
     /// Has its owner's downloads wait in one queue.
@@ -86,14 +79,7 @@ impl Store for MemoryStore {
         }))
     }
 
-    fn owners_ingest(&self, digest: &Digest) -> Option<OwnersIngest> {
-        let id = *self.owners_ingests.lock().get(digest)?;
-        let ingests = self.ingests.lock();
-        let written = ingests.get(digest).map_or(0, |g| g.progress().written);
-        Some(OwnersIngest { id, written })
-    }
-
-    fn ingest(&self, digest: &Digest, _: Option<u64>) -> io::Result<Option<Growing>> {
+    fn ingest(&self, digest: &Digest) -> io::Result<Option<Ingest>> {
         Ok(self.ingests.lock().get(digest).cloned())
     }
 

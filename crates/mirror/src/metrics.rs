@@ -88,7 +88,7 @@ pub struct CheckLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct OutcomeLabels {
+pub struct DecisionLabels {
     /// `follow`, `lead`, `alone` or `later`.
     pub outcome: &'static str,
 }
@@ -116,7 +116,7 @@ pub struct Metrics {
     pub peer_answer_seconds: Histogram,
     pub hedged: Counter,
     pub broken_bodies: Counter,
-    pub flights_sought: Family<OutcomeLabels, Counter>,
+    pub flights_sought: Family<DecisionLabels, Counter>,
     pub flights_seek_seconds: Histogram,
     pub flights_moves: Counter,
     pub flights_requeued: Counter,
@@ -323,8 +323,8 @@ impl Metrics {
         self.upstream_checks.get_or_create(&labels).inc();
     }
 
-    pub fn flight_sought(&self, outcome: &'static str) {
-        let labels = OutcomeLabels { outcome };
+    pub fn flight_sought(&self, decision: &'static str) {
+        let labels = DecisionLabels { outcome: decision };
         self.flights_sought.get_or_create(&labels).inc();
     }
 

@@ -4,11 +4,12 @@
 //! ([`local`](crate::local)) → who is getting it ([`flight`](crate::flight)) → who has it ([`fetch`](crate::fetch),
 //! [`relay`](crate::relay)) or how do we get it ([`pull_through`](crate::pull_through)) → send it ([`send`](crate::send)) → record it ([`request_record`](crate::request_record)).
 
+mod find;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, Response, StatusCode};
-use oci::Digest;
+use http::{Response, StatusCode};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -17,28 +18,27 @@ use crate::attempts::AttemptsByDigest;
 use crate::body::Body;
 use crate::body::send_memory::SendMemory;
 use crate::fetch::{Fetcher, Limits};
-use crate::flight::{Flight, Sharing};
-use crate::found::{Found, Source};
+use crate::flight::Flight;
 use crate::from_peers::FromPeers;
-use crate::metrics::{Metrics, MirrorLabels};
-use crate::pull_owners::{self, PullOwners};
-use crate::pull_through::{Client, PullThrough};
+use crate::metrics::Metrics;
+use crate::pull_owners::PullOwners;
+use crate::pull_through::{Client, PullThroughStep};
 use crate::refusal::Refusal;
-use crate::request::conditions::{self, Outcome};
-use crate::request::{Caller, ClientAddress, Kind, Reader, Request, RequestError, Target};
+use crate::request::conditions::{self, Conditions};
+use crate::request::{Caller, ClientAddress, Kind, Reader, Request, RequestError};
 use crate::request_record::{RequestRecord, handler};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
 use crate::upstream_check::UpstreamCheck;
-use crate::{CheckOptions, Flights, Health, Intake, Router, Store, Upstream, local, send};
+use crate::{CheckOptions, Flights, Health, PullThrough, Router, Store, Upstream, send};
 
 /// The adapters that a mirror stands between.
 #[derive(Clone)]
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub router: Arc<dyn Router>,
-    /// For a store that the mirror fills itself: its writing side, and where content comes from that no peer has.
-    pub intake: Option<(Arc<dyn Intake>, Arc<dyn Upstream>)>,
+    /// For a store that the mirror fills itself.
+    pub pull_through: Option<PullThrough>,
     /// For a store that containerd fills: where upstream is asked what a tag points at and what is public, and what is
     /// asked. `None`: this node and its peers are believed.
     pub checks: Option<(Arc<dyn Upstream>, CheckOptions)>,
@@ -61,7 +61,7 @@ pub struct Mirror {
     reader: Reader,
     from_peers: Arc<FromPeers>,
     flight: Option<Arc<Flight>>,
-    pull_through: Option<PullThrough>,
+    pull_through: Option<Arc<PullThroughStep>>,
     trials: Arc<Trials>,
     pull_owners: PullOwners,
     attempts: AttemptsByDigest,
@@ -101,14 +101,14 @@ impl Mirror {
                 metrics.clone(),
             ))
         });
-        let pull_through = parts.intake.map(|sides| {
-            PullThrough::new(
-                sides,
+        let pull_through = parts.pull_through.map(|adapters| {
+            Arc::new(PullThroughStep::new(
+                adapters,
                 parts.store.clone(),
                 from_peers.clone(),
                 flight.clone(),
                 metrics.clone(),
-            )
+            ))
         });
         let upstream_check = parts.checks.map(|(upstream, options)| {
             UpstreamCheck::new(upstream, parts.store.clone(), options, metrics.clone())
@@ -178,7 +178,7 @@ impl Mirror {
     /// be reached makes no mirror unready: the others can.
     pub fn readiness(&self) -> Response<Body> {
         let health = self.health();
-        let faults = self.pull_through.as_ref().map(PullThrough::faults);
+        let faults = self.pull_through.as_ref().map(|step| step.faults());
         let lines: Vec<_> = std::iter::once(health.to_string())
             .chain(faults.unwrap_or_default())
             .collect();
@@ -255,7 +255,7 @@ impl Mirror {
             }
             Request::Content(mut target) => {
                 self.access.authorize(headers)?;
-                self.identify(&mut target, headers, ends);
+                self.identify(&mut target, headers, ends).await;
                 if target.caller == Caller::Own {
                     Metrics::stamp(&self.metrics.own_client_last_request);
                 }
@@ -263,10 +263,8 @@ impl Mirror {
                     .origin
                     .as_ref()
                     .map(|origin| origin.registry.to_string());
-                if target
-                    .digest()
-                    .is_some_and(|digest| !sends(headers, digest))
-                {
+                let sends = |digest| conditions::check(headers, digest) == Conditions::Hold;
+                if target.digest().is_some_and(|digest| !sends(digest)) {
                     target.ask_for_head_only();
                 }
                 let client = Client::of(headers, &self.access);
@@ -278,159 +276,6 @@ impl Mirror {
             }
         }
     }
-
-    /// Determines who sent a request for content, and whether it belongs to a pull of this node.
-    fn identify(&self, target: &mut Target, headers: &HeaderMap, ends: Ends) {
-        let client = ClientAddress::of(ends.remote, ends.local);
-        let filled = pull_owners::ingest_to_fill(target, &*self.store);
-        let owns_pull =
-            || filled.is_some_and(|(digest, ingest)| self.pull_owners.owns(digest, ingest, client));
-        let caller = self.access.caller(headers, client, owns_pull);
-        let filled = filled.filter(|_| caller == Caller::Own);
-        let attempts = filled.map(|(digest, _)| self.attempts.of(digest));
-        target.caller = caller;
-        target.attempts = attempts;
-    }
-
-    async fn find(
-        &self,
-        target: &mut Target,
-        client: &Client,
-        record: &mut RequestRecord,
-    ) -> Result<Found, Refusal> {
-        if let Some(found) = self.trials.find(target) {
-            return Ok(found);
-        }
-        if let (Kind::Manifest, Some(digest)) = (target.kind, target.digest())
-            && target.caller == Caller::Own
-        {
-            self.from_peers.sizes().expect(digest);
-        }
-        self.access.admit(target)?;
-        if target.caller == Caller::Peer {
-            return self.find_for_peer(target, record).await;
-        }
-        if let Some(check) = &self.upstream_check {
-            let is_proven_own = target.caller == Caller::Own && self.access.node_secret.is_some();
-            let credentials = client.credentials.as_ref();
-            match check.admit(target, credentials, is_proven_own).await {
-                Ok(head) => {
-                    let found = head.filter(|_| target.head_only);
-                    if let Some(found) = found.as_ref().and_then(UpstreamCheck::head_found) {
-                        return Ok(found);
-                    }
-                }
-                Err(refusal) => {
-                    self.upstream_bytes.note(target, Err(&refusal));
-                    return Err(refusal);
-                }
-            }
-        }
-        let pull_through = self
-            .pull_through
-            .as_ref()
-            .filter(|_| target.caller == Caller::Own);
-        // Where this mirror can ask upstream, a manifest from the store is more than its bytes: a tag's may be stale, and
-        // an image's is a promise for the rest of it.
-        let asks_first = pull_through.is_some() && target.kind == Kind::Manifest;
-        if !asks_first
-            && let Some(found) = self.find_here(target).await
-            && let Some(found) = local::unless_damaged(found).await
-        {
-            return Ok(found);
-        }
-        record.handler = "mirror";
-        self.learn_sizes(target).await;
-        let flight = self.flight.as_ref().filter(|_| target.fills_ingest());
-        let result = match (pull_through, flight) {
-            (Some(fetches), _) => fetches.find(target, client, &self.access).await,
-            (None, Some(flight)) => {
-                Flight::ignore_range_of_all(target);
-                match flight.find(target, Sharing::Shared).await {
-                    Err(refusal @ (Refusal::Leads(_) | Refusal::Alone(_)))
-                        if self.router.has_legacy_peers() =>
-                    {
-                        match self.from_peers.find(target).await {
-                            // Why it goes upstream is what the flight has said.
-                            Err(Refusal::NoPeer(_)) => Err(refusal),
-                            result => result,
-                        }
-                    }
-                    result => result,
-                }
-            }
-            (None, None) => self.from_peers.find(target).await,
-        };
-        self.upstream_bytes.note(target, result.as_ref().map(drop));
-        self.count(target, result.as_ref().ok());
-        result
-    }
-
-    /// Finds what this node has and the client may have.
-    async fn find_here(&self, target: &Target) -> Option<Found> {
-        if let Some(check) = &self.upstream_check
-            && !check.shows(target).await
-        {
-            return None;
-        }
-        local::find(&self.store, &self.access, target).await
-    }
-
-    /// Looks up how large a blob has to be that peers are about to be asked for.
-    async fn learn_sizes(&self, target: &Target) {
-        if let (Kind::Blob, Some(digest)) = (target.kind, target.digest()) {
-            let sizes = self.from_peers.sizes();
-            if sizes.of(digest).is_none() {
-                sizes.learn_expected(&self.store).await;
-            }
-        }
-    }
-
-    /// A peer gets what is here; one that follows a flight gets what is on its way too.
-    async fn find_for_peer(
-        &self,
-        target: &Target,
-        record: &mut RequestRecord,
-    ) -> Result<Found, Refusal> {
-        let found = self.find_here(target).await;
-        let (Some(flight), Some(position)) = (&self.flight, target.position) else {
-            return found.ok_or(Refusal::NotHere(target.kind));
-        };
-        if target.head_only {
-            let progress = flight.progress(target, found, &self.access);
-            return progress.ok_or(Refusal::NotHere(target.kind));
-        }
-        let found = match found {
-            Some(found) => found,
-            None => flight.serve_growing(target, position, &self.access).await?,
-        };
-        record.upload = flight.admit(target, &found, record.ip)?;
-        Ok(found)
-    }
-
-    fn count(&self, target: &Target, found: Option<&Found>) {
-        let hit = found.is_some_and(|found| found.source == Source::Peer);
-        let registry = self.metrics.registry_label(
-            target.origin.as_ref().map(|origin| &origin.registry),
-            target.caller,
-        );
-        let cache = if hit { "hit" } else { "miss" };
-        self.metrics
-            .mirror_requests
-            .get_or_create(&MirrorLabels { registry, cache })
-            .inc();
-        if found.is_none() {
-            self.metrics.misses.inc();
-        }
-        if hit {
-            Metrics::stamp(&self.metrics.mirror_last_success);
-        }
-    }
-}
-
-/// Whether the conditions of a request let this object be sent.
-fn sends(headers: &HeaderMap, digest: &Digest) -> bool {
-    conditions::outcome(headers, digest) == Outcome::Send
 }
 
 /// What a probe of readiness is told.

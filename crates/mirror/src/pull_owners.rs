@@ -14,9 +14,9 @@ use lru::LruCache;
 use oci::Digest;
 use parking_lot::Mutex;
 
-use crate::flight::all_from;
+use crate::open_range::all_from;
 use crate::request::{ClientAddress, Target};
-use crate::{IngestId, OwnersIngest, Store};
+use crate::{Ingest, IngestId};
 
 /// The most pulls to remember the owner of; the one asked for least lately is forgotten first. A node downloads a dozen
 /// objects at a time.
@@ -40,13 +40,12 @@ impl Default for PullOwners {
 
 impl PullOwners {
     /// Whether a client owns the pull that fills this ingest. The first one that asks does.
-    pub fn owns(&self, digest: &Digest, ingest: OwnersIngest, client: ClientAddress) -> bool {
+    pub fn owns(&self, digest: &Digest, ingest: IngestId, client: ClientAddress) -> bool {
         let mut owners = self.0.lock();
         match owners.get(digest) {
-            Some(owner) if owner.ingest == ingest.id && owner.client == client => true,
-            Some(owner) if owner.ingest == ingest.id && client != ClientAddress::ThisHost => false,
+            Some(owner) if owner.ingest == ingest && owner.client == client => true,
+            Some(owner) if owner.ingest == ingest && client != ClientAddress::ThisHost => false,
             _ => {
-                let ingest = ingest.id;
                 owners.put(digest.clone(), Owner { ingest, client });
                 true
             }
@@ -54,14 +53,14 @@ impl PullOwners {
     }
 }
 
-/// The open ingest that the answer to this request could fill: the request asks for all bytes from some offset on, and
-/// not for those that the ingest has already.
-pub fn ingest_to_fill<'a>(
-    target: &'a Target,
-    store: &dyn Store,
-) -> Option<(&'a Digest, OwnersIngest)> {
+/// What a request asks for, if its answer may fill an ingest: all bytes of an object from some offset on.
+pub fn asks_for_rest(target: &Target) -> Option<(&Digest, u64)> {
     let digest = target.digest().filter(|_| !target.head_only)?;
-    let offset = all_from(target.ranges.as_ref())?;
-    let ingest = store.owners_ingest(digest)?;
-    (offset > 0 || ingest.written == 0).then_some((digest, ingest))
+    Some((digest, all_from(target.ranges.as_ref())?))
+}
+
+/// Which of its owner's ingests the bytes from `offset` on could fill: those that it has not got already.
+pub fn filled(ingest: &Ingest, offset: u64) -> Option<IngestId> {
+    let is_new = offset > 0 || ingest.growing.progress().written == 0;
+    ingest.id.filter(|_| is_new)
 }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
-use futures::stream;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use oci::{ByteRange, Ranges};
 use tokio::time::Instant;
 
 use crate::attempts::Attempts;
-use crate::body::send_memory::MemoryPermit;
+use crate::body::send_memory::{MemoryPermit, Share};
 use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Question};
 use crate::metrics::Metrics;
+use crate::object_stream::{BodyError, ObjectStream, Pieces};
 use crate::peers::Fault;
 use crate::source_provider::SourceProvider;
 use crate::source_reader::{Next, SourceReader};
@@ -73,14 +73,6 @@ impl ReceiveMeter {
     }
 }
 
-impl std::fmt::Debug for Relay {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relay")
-            .field("key", &self.question.key)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Relay {
     /// `part` is what the answer holds; `permit`, the memory for it.
     pub fn new(
@@ -92,7 +84,7 @@ impl Relay {
         permit: MemoryPermit,
     ) -> Self {
         question.size = Some(part.size);
-        let attempts = question.target.attempts.clone().unwrap_or_default();
+        let attempts = question.target.pull.attempts.clone().unwrap_or_default();
         let reader = SourceReader::new(provider.clone(), question.clone(), answer);
         Self {
             provider,
@@ -119,30 +111,6 @@ impl Relay {
             self.first = next.map(|(bytes, rest)| (range, bytes, rest));
         }
         Ok(())
-    }
-
-    /// The bytes of a range. The answer that is open serves it, if it holds that very range.
-    pub fn stream(self, range: ByteRange) -> impl Stream<Item = Result<Bytes, RelayError>> + Send {
-        stream::try_unfold((self, range), |(mut relay, range)| async move {
-            let next = relay.next(range).await?;
-            Ok(next.map(|(bytes, rest)| (bytes, (relay, rest))))
-        })
-    }
-
-    /// The same relay for another range of the object, with no answer open yet.
-    pub fn again(&self) -> Self {
-        Self {
-            provider: self.provider.clone(),
-            metrics: self.metrics.clone(),
-            question: self.question.clone(),
-            size: self.size,
-            open: None,
-            first: None,
-            attempts: self.attempts.clone(),
-            meter: ReceiveMeter::default(),
-            handed_over: Instant::now(),
-            permit: self.permit.clone(),
-        }
     }
 
     /// The next bytes of the range, and what is left of it.
@@ -242,6 +210,34 @@ impl Relay {
                 });
             }
         }
+    }
+}
+
+/// The answer that is open serves a range, if it holds that very range.
+impl ObjectStream for Relay {
+    fn stream(self: Box<Self>, range: ByteRange, _: Arc<Share>) -> Pieces {
+        let pieces = stream::try_unfold((self, range), |(mut relay, range)| async move {
+            let next = relay.next(range).await?;
+            Ok(next.map(|(bytes, rest)| (bytes, (relay, rest))))
+        });
+        pieces
+            .map_err(|error: RelayError| BodyError::of_stream(error))
+            .boxed()
+    }
+
+    fn again(&self) -> Box<dyn ObjectStream> {
+        Box::new(Self {
+            provider: self.provider.clone(),
+            metrics: self.metrics.clone(),
+            question: self.question.clone(),
+            size: self.size,
+            open: None,
+            first: None,
+            attempts: self.attempts.clone(),
+            meter: ReceiveMeter::default(),
+            handed_over: Instant::now(),
+            permit: self.permit.clone(),
+        })
     }
 }
 

@@ -10,13 +10,12 @@ pub mod host;
 mod path;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Uri};
 use oci::{Digest, Key, NameError, Origin, RangeError, Ranges, Reference, Registry, TagName};
 
-use crate::attempts::Attempts;
+use crate::own_pull::OwnPull;
 use crate::{ChainPosition, List};
 use browser::AskedByPage;
 use host::HostError;
@@ -92,9 +91,7 @@ pub struct Target {
     pub reference: Reference,
     pub ranges: Option<Ranges>,
     pub caller: Caller,
-    /// What was tried for the object, if the client fills an ingest of this node's store with the answer. Only such
-    /// requests take part in a flight and change the state of a pull.
-    pub attempts: Option<Arc<Attempts>>,
+    pub pull: OwnPull,
     /// `HEAD`: the answer has no body.
     pub head_only: bool,
     /// Of a peer that follows the flight of this object; `None` too where what it says of it is not well-formed.
@@ -103,17 +100,17 @@ pub struct Target {
 
 impl Target {
     pub fn fills_ingest(&self) -> bool {
-        self.attempts.is_some()
+        self.pull.attempts.is_some()
     }
 
     /// Whether the answer may end without a byte, so that containerd requeues the request.
     pub fn may_requeue(&self) -> bool {
-        self.attempts.as_ref().is_some_and(|a| a.may_requeue())
+        self.pull.attempts.as_ref().is_some_and(|a| a.may_requeue())
     }
 
     /// Whether peers have failed so often that the client should go upstream.
     pub fn are_attempts_spent(&self) -> bool {
-        self.attempts.as_ref().is_some_and(|a| a.are_spent())
+        self.pull.attempts.as_ref().is_some_and(|a| a.are_spent())
     }
 
     pub fn digest(&self) -> Option<&Digest> {
@@ -262,7 +259,7 @@ impl Reader {
             reference,
             ranges,
             caller: Caller::Remote,
-            attempts: None,
+            pull: OwnPull::default(),
             head_only,
             position: headers
                 .get(FLIGHT)

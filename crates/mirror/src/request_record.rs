@@ -7,10 +7,9 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
-use crate::body::BodyError;
-use crate::flight::Upload;
 use crate::found::Source;
 use crate::metrics::{HandlerLabels, HttpLabels, Metrics};
+use crate::object_stream::{BodyError, BodyHook};
 use crate::request::{Kind, Request, RequestError, Target};
 
 /// Longer paths are cut in the log.
@@ -34,8 +33,7 @@ pub struct RequestRecord {
     pub registry: Option<String>,
     pub refusal: Option<String>,
     pub(crate) source: Option<Source>,
-    /// The upload that the body is.
-    pub(crate) upload: Option<Upload>,
+    pub(crate) hook: Option<Box<dyn BodyHook>>,
     bytes: u64,
     broken: Option<String>,
 }
@@ -83,7 +81,7 @@ impl RequestRecord {
             registry: None,
             refusal: None,
             source: None,
-            upload: None,
+            hook: None,
             bytes: 0,
             broken: None,
         }
@@ -91,8 +89,8 @@ impl RequestRecord {
 
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
-        if let Some(upload) = &self.upload {
-            upload.sent(bytes as u64);
+        if let Some(hook) = &self.hook {
+            hook.sent(bytes as u64);
         }
         match self.source {
             Some(Source::Local) => self.metrics.bytes.local.inc_by(bytes as u64),

@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use oci::Key;
 use tokio::sync::mpsc;
 
-use crate::{Health, NodeId};
+use ::flights::NodeId;
+
+use crate::Health;
 
 /// A node of the cluster, by a name that stays the same while its addresses change: for libp2p its peer id.
 ///

@@ -13,8 +13,8 @@ use crate::body::{self, Body, Part};
 use crate::content_range::ContentRange;
 use crate::found::{Found, Payload};
 use crate::refusal::Refusal;
-use crate::request::conditions::{self, Outcome};
-use crate::request::{FLIGHT, Kind, NAMESPACE, OFFSET, SENT, Target};
+use crate::request::conditions::{self, Conditions};
+use crate::request::{Kind, NAMESPACE, Target};
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -26,11 +26,11 @@ const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 pub fn found(
     target: &Target,
     asked: &HeaderMap,
-    found: Found,
+    mut found: Found,
     memory: &SendMemory,
 ) -> Result<Response<Body>, Refusal> {
-    let outcome = conditions::outcome(asked, &found.digest);
-    if outcome == Outcome::Failed {
+    let conditions = conditions::check(asked, &found.digest);
+    if conditions == Conditions::Failed {
         return Err(Refusal::ConditionFailed);
     }
     let mut response = Response::new(Body::empty());
@@ -40,18 +40,12 @@ pub fn found(
     if let Some(origin) = &target.origin {
         set(headers, NAMESPACE, origin.registry.as_str());
     }
-    if outcome == Outcome::NotModified {
+    if conditions == Conditions::NotModified {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return Ok(response);
     }
     set(headers, CONTENT_TYPE, found.media_type.as_str());
-    if matches!(found.payload, Payload::Growing(_, Some(_))) {
-        headers.insert(FLIGHT, HeaderValue::from_static("growing"));
-    }
-    if let Payload::Progress { offset, sent } = found.payload {
-        headers.insert(OFFSET, offset.into());
-        headers.insert(SENT, sent.into());
-    }
+    headers.extend(std::mem::take(&mut found.headers));
     if target.kind == Kind::Blob {
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
@@ -70,13 +64,11 @@ pub fn found(
         let length: u64 = parts.iter().map(Part::len).sum();
         set(response.headers_mut(), CONTENT_LENGTH, &length.to_string());
     }
-    let payload = if target.head_only {
-        Payload::Empty
-    } else {
-        found.payload
-    };
+    if target.head_only {
+        found.payload = Payload::Empty;
+    }
     let share = memory.share(target.caller);
-    *response.body_mut() = body::of(payload, parts, found.source, share);
+    *response.body_mut() = body::of(found, parts, share);
     Ok(response)
 }
 

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use oci::{Digest, Origin, TagName};
 
-use crate::{Catalog, Growing, Health, Visibility};
+use crate::{Catalog, Growing, Health, Upstream, Visibility};
 
 /// A complete object, opened. It stays readable when the store removes it meanwhile.
 #[derive(Clone, Debug)]
@@ -47,20 +47,20 @@ pub struct StoredObject {
     pub visibility: Visibility,
 }
 
-/// An ingest that the store's owner has open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OwnersIngest {
-    pub id: IngestId,
-    /// Bytes written so far.
-    pub written: u64,
+/// An object on its way into the store.
+#[derive(Clone, Debug)]
+pub struct Ingest {
+    /// Which of its owner's ingests it is, for a store whose owner fills it. `None`: the mirror does.
+    pub id: Option<IngestId>,
+    pub growing: Growing,
 }
 
 /// Tells the ingests of one digest apart. Changes when an ingest is closed and when another one is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IngestId(pub u64, pub u64);
 
-/// A node's content. No method waits for another process. [`Self::open`] may wait for the disk; the others answer from
-/// memory or with a few system calls.
+/// A node's content. No method waits for another process. [`Self::open`] and [`Self::ingest`] may wait for the disk; the
+/// others answer from memory.
 pub trait Store: Send + Sync + 'static {
     /// What is here. Kept right by the store while images come and go.
     fn catalog(&self) -> &Catalog;
@@ -75,23 +75,16 @@ pub trait Store: Send + Sync + 'static {
     /// The object is here and cannot be read.
     fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>>;
 
-    /// The ingest that the store's owner has open for this object.
+    /// What is on its way into the store, to be read while it grows; `None` if it is not on its way, or has arrived a
+    /// moment ago ([`Self::open`] tells).
     ///
     /// containerd opens an ingest before it sends its request, so a request for a digest without one does not come from
-    /// this node's containerd. Always `None` for a store that the mirror fills itself: its ingests do not tell who
-    /// asks. Costs less than [`Self::ingest`], because nothing is opened.
-    fn owners_ingest(&self, digest: &Digest) -> Option<OwnersIngest>;
-
-    /// What is on its way into the store, to be read while it grows; `None` if it is not on its way, or has arrived a
-    /// moment ago ([`Self::open`] tells). `size` in bytes where the caller knows it; what the store knows counts before
-    /// it.
-    ///
-    /// A pull that died without clearing up leaves an object that neither grows nor ends: who waits has to bound the
-    /// wait.
+    /// this node's containerd. A pull that died without clearing up leaves an object that neither grows nor ends: who
+    /// waits has to bound the wait. Reads the disk: call it where that holds up nobody else.
     ///
     /// # Errors
     /// It is there and cannot be read.
-    fn ingest(&self, digest: &Digest, size: Option<u64>) -> io::Result<Option<Growing>>;
+    fn ingest(&self, digest: &Digest) -> io::Result<Option<Ingest>>;
 
     /// Whether the owner's downloads share one queue for the whole node, in which a request that is refused goes to the
     /// tail (containerd from 2.1 on; before, a pull keeps its place).
@@ -116,6 +109,13 @@ pub trait Intake: Send + Sync + 'static {
 
     /// Remembers what a tag points at.
     fn tag(&self, name: &TagName, digest: &Digest);
+}
+
+/// What a mirror that fills its own store needs: the way in, and where content comes from that no peer has.
+#[derive(Clone)]
+pub struct PullThrough {
+    pub intake: Arc<dyn Intake>,
+    pub upstream: Arc<dyn Upstream>,
 }
 
 pub enum Begun {

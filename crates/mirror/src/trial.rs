@@ -3,23 +3,24 @@
 //! A trial image lives in the memory of one mirror, under a random repository and with a random digest. Nobody else
 //! has it and nobody else knows its name. A containerd that can pull it has been led to this very mirror.
 
+pub(crate) mod repository;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use oci::{Digest, MediaType, NameError, Origin, Registry, RegistryUrl};
+use oci::{Digest, NameError, Origin, Registry, RegistryUrl};
 use parking_lot::Mutex;
 
 use crate::found::{Found, Payload, Source};
 use crate::local;
 use crate::request::{Caller, Kind, Target};
 
+pub use repository::TRIAL_REPOSITORY;
+
 /// The registry of trial images where all registries are mirrored. No registry can have this name: the top-level
 /// domain `invalid` is reserved (RFC 6761, section 6.4).
 const RESERVED_REGISTRY: &str = "mirror-trial.peili.invalid";
-
-/// The first component of the repositories of trial images. Nobody else uses it.
-pub const TRIAL_REPOSITORY: &str = "peili-mirror-trial";
 
 /// Returns a registry for trial images, one that containerd asks this mirror for.
 ///
@@ -36,12 +37,6 @@ pub fn trial_registry(mirrored: &[String]) -> Result<Registry, NameError> {
         Some(first) if !all => first.parse().map(|url: RegistryUrl| url.registry),
         _ => RESERVED_REGISTRY.parse(),
     }
-}
-
-/// Whether content of this origin belongs to a trial image. Peers are not told of such content.
-pub(crate) fn is_trial(origin: &Origin) -> bool {
-    let parts = origin.repository.as_str().split_once('/');
-    parts.is_some_and(|(first, _)| first == TRIAL_REPOSITORY)
 }
 
 /// The trial images of a mirror: one at most, for as long as its [`Trial`] lives.
@@ -162,13 +157,10 @@ impl Image {
         }
         match target.kind {
             Kind::Manifest => Some(local::manifest(digest, bytes.clone(), None, Source::Local)),
-            Kind::Blob => Some(Found {
-                digest: digest.clone(),
-                media_type: MediaType::octet_stream(),
-                size: Some(bytes.len() as u64),
-                payload: Payload::Bytes(bytes.clone()),
-                source: Source::Local,
-            }),
+            Kind::Blob => {
+                let (size, payload) = (bytes.len() as u64, Payload::Bytes(bytes.clone()));
+                Some(Found::blob(digest, Some(size), payload, Source::Local))
+            }
         }
     }
 }
@@ -203,7 +195,9 @@ impl Drop for Trial {
 
 #[cfg(test)]
 mod tests {
+    use super::repository::is_trial;
     use super::*;
+    use crate::own_pull::OwnPull;
     use oci::Reference;
 
     fn registry() -> Registry {
@@ -217,7 +211,7 @@ mod tests {
             reference: Reference::Digest(digest.clone()),
             ranges: None,
             caller: Caller::Remote,
-            attempts: None,
+            pull: OwnPull::default(),
             head_only: false,
             position: None,
         }

@@ -107,6 +107,7 @@ mod tests {
 
     use super::*;
     use crate::memory::MemoryStore;
+    use crate::own_pull::OwnPull;
     use crate::request::{Caller, Kind};
     use crate::{Object, metrics};
 
@@ -118,7 +119,7 @@ mod tests {
             reference: oci::Reference::Digest(digest.clone()),
             ranges,
             caller: Caller::Own,
-            attempts: None,
+            pull: OwnPull::default(),
             head_only: false,
             position: None,
         }

@@ -418,13 +418,15 @@ impl UpstreamCheck {
 
     /// The answer to a client that asks for the head of a manifest, as upstream gave it just now.
     pub fn head_found(head: &UpstreamHead) -> Option<Found> {
-        Some(Found {
-            digest: head.digest.clone()?,
-            media_type: head.media_type.clone()?,
-            size: Some(head.size?),
-            payload: Payload::Empty,
-            source: Source::Upstream,
-        })
+        let (media_type, size) = (head.media_type.clone()?, Some(head.size?));
+        let digest = head.digest.as_ref()?;
+        Some(Found::new(
+            digest,
+            media_type,
+            size,
+            Payload::Empty,
+            Source::Upstream,
+        ))
     }
 
     async fn ask(&self, question: &Question) -> Answer {

@@ -23,8 +23,8 @@ use layout::Layout;
 use mirror::memory::MemoryCluster;
 use mirror::{
     Access, Body, Candidate, Ends, Flights, Limits, List, MIRRORED, Mirror, Options, Parts, PeerId,
-    Reader, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest, UpstreamPage,
-    UpstreamRepository, Visibility,
+    PullThrough, Reader, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamManifest,
+    UpstreamPage, UpstreamRepository, Visibility,
 };
 use oci::{Digest, Origin, Ranges, Tag};
 use parking_lot::Mutex;
@@ -264,7 +264,10 @@ fn app_of(limit: u64, flights: Option<Arc<dyn Flights>>) -> TestApp {
     let parts = Parts {
         store: store.clone(),
         router: Arc::new(MemoryCluster::default().router(node)),
-        intake: Some((store, upstream.clone())),
+        pull_through: Some(PullThrough {
+            intake: store,
+            upstream: upstream.clone(),
+        }),
         checks: None,
         flights,
     };

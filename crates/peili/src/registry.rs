@@ -7,7 +7,7 @@ use containerd::{Containerd, Setup, State};
 use kubernetes::NodeReadiness;
 use layout::Layout;
 use mirror::serve::{ConnectionLimits, Shutdown};
-use mirror::{CheckOptions, Intake, Mirror, Parts, Router, TagPolicy, Upstream};
+use mirror::{CheckOptions, Mirror, Parts, PullThrough, Router, TagPolicy, Upstream};
 use prometheus_client::registry::Registry;
 use swarm::SwarmError;
 use tokio::net::TcpListener;
@@ -291,17 +291,20 @@ fn start(
             Parts {
                 store,
                 router,
-                intake: None,
+                pull_through: None,
                 flights: None,
                 checks: None,
             }
         }
         Opened::Layout { store, upstream } => {
-            let intake: Arc<dyn Intake> = store.clone();
+            let pull_through = PullThrough {
+                intake: store.clone(),
+                upstream,
+            };
             Parts {
                 store,
                 router,
-                intake: Some((intake, upstream)),
+                pull_through: Some(pull_through),
                 flights: None,
                 checks: None,
             }

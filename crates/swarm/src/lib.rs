@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::{Multiaddr, noise};
-use mirror::{FlightEvent, ListenAddress};
+use mirror::{FlightEvents, ListenAddress, flight_events};
 use prometheus_client::registry::Registry;
 use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
@@ -72,8 +72,6 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 const FIND_QUEUE: usize = 1024;
 /// Other commands that wait; whoever sends more waits with them.
 const COMMAND_QUEUE: usize = 64;
-/// Events of flights that the mirror has not taken yet.
-const EVENT_QUEUE: usize = 64;
 
 /// Why the router cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +132,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
     let (peers_out, peers) = watch::channel(0);
     let (addresses_out, addresses) = watch::channel(Vec::new());
     let (remembered_out, remembered_now) = watch::channel(Vec::new());
-    let (events_out, events) = mpsc::channel(EVENT_QUEUE);
+    let (events_out, events) = flight_events();
     let outbox = Outbox {
         peers: peers_out,
         addresses: addresses_out,
@@ -245,7 +243,7 @@ pub struct Bound {
     peers: watch::Receiver<usize>,
     addresses: watch::Receiver<Vec<Multiaddr>>,
     remembered_now: watch::Receiver<Vec<Remembered>>,
-    events: mpsc::Receiver<FlightEvent>,
+    events: FlightEvents,
 }
 
 impl Bound {

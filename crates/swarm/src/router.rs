@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use libp2p::PeerId;
 use mirror::{
-    Candidate, Decision, FlightEvent, Health, LinkTest, PullProgress, ReceiveRates, Search,
-    SourceRequest,
+    Candidate, Decision, FlightEvents, Health, LinkTest, PullProgress, ReceiveRates, Search,
+    SourceRequest, flight_events,
 };
 use oci::{Digest, Key};
 use parking_lot::Mutex;
@@ -36,7 +36,7 @@ pub struct Router {
     status: watch::Receiver<Status>,
     peers: watch::Receiver<usize>,
     /// What flights ask of the mirror, until it takes them.
-    events: Mutex<Option<mpsc::Receiver<FlightEvent>>>,
+    events: Mutex<Option<FlightEvents>>,
     has_legacy_peers: Arc<AtomicBool>,
 }
 
@@ -51,7 +51,7 @@ impl Router {
         (status, peers, events): (
             watch::Receiver<Status>,
             watch::Receiver<usize>,
-            mpsc::Receiver<FlightEvent>,
+            FlightEvents,
         ),
         has_legacy_peers: Arc<AtomicBool>,
     ) -> Self {
@@ -170,8 +170,8 @@ impl mirror::Flights for Router {
         self.command_flights(FlightCommand::LinkTested(test));
     }
 
-    fn events(&self) -> mpsc::Receiver<FlightEvent> {
+    fn events(&self) -> FlightEvents {
         let events = self.events.lock().take();
-        events.unwrap_or_else(|| mpsc::channel(1).1)
+        events.unwrap_or_else(|| flight_events().1)
     }
 }

@@ -82,7 +82,7 @@ fn mirror() -> Mirror {
     let parts = Parts {
         store: Arc::new(MemoryStore::default()),
         router: Arc::new(MemoryCluster::default().router(node)),
-        intake: None,
+        pull_through: None,
         checks: None,
         flights: None,
     };

@@ -1,11 +1,13 @@
+use std::fs::File;
 use std::io::Write;
 
 use http_body_util::BodyExt;
+use oci::Digest;
 use tokio::sync::watch;
 
 use super::send_memory::{LARGE_CHUNK, SendMemory};
 use super::*;
-use crate::Progress;
+use crate::{Growing, Progress, Stage};
 
 fn object() -> Vec<u8> {
     (0..LARGE_CHUNK * 3 + 1000)
@@ -20,8 +22,13 @@ fn file(bytes: &[u8]) -> (std::fs::File, Arc<File>) {
     (writer, Arc::new(reader))
 }
 
+fn body(payload: Payload, parts: Vec<Part>) -> Body {
+    let found = Found::blob(&Digest::sha256(b""), None, payload, Source::Local);
+    of(found, parts, &SendMemory::default().own)
+}
+
 async fn read(payload: Payload, parts: Vec<Part>) -> Result<Bytes, BodyError> {
-    of(payload, parts, Source::Local, &SendMemory::default().own)
+    body(payload, parts)
         .collect()
         .await
         .map(http_body_util::Collected::to_bytes)
@@ -66,7 +73,7 @@ async fn a_growing_file_is_followed_to_its_end() {
         total,
         stage: Stage::Filling,
     });
-    let growing = Payload::Growing(Growing::new(file, follow), None);
+    let growing = Payload::Growing(Growing::new(file, follow));
     let reading = tokio::spawn(read(growing, vec![Part::Range(10..bytes.len() as u64)]));
     let mut written = 0;
     for piece in bytes.chunks(100_000) {
@@ -93,12 +100,8 @@ async fn a_writer_that_fails_or_vanishes_ends_the_body_after_what_it_wrote() {
         } else {
             progress.send_modify(|p| p.stage = Stage::Failed);
         }
-        let mut body = of(
-            Payload::Growing(Growing::new(file, follow), None),
-            vec![Part::Range(0..8)],
-            Source::Local,
-            &SendMemory::default().own,
-        );
+        let payload = Payload::Growing(Growing::new(file, follow));
+        let mut body = body(payload, vec![Part::Range(0..8)]);
         let first = body
             .frame()
             .await

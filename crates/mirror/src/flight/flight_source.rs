@@ -10,12 +10,13 @@ use oci::{Digest, Key};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::Shared;
 use super::pulls::{Pull, Sharing};
-use super::range::first_byte;
+use super::shared::Shared;
+use super::watcher::watch;
 use crate::fetch::{Answer, FetchError, Question};
 use crate::flights::now;
 use crate::flights::pulling::MAX_FAILED_SOURCES;
+use crate::open_range::first_byte;
 use crate::peers::Fault;
 use crate::request::{FLIGHT, Target};
 use crate::source_provider::{COMPLETE_CRAWL, SourceProvider};
@@ -82,7 +83,7 @@ impl FlightSource {
     /// Requests the source to follow from `offset` on. If none is better than a slow one, that one is used.
     pub async fn next(&self, offset: u64, requeue_after: Option<Duration>) -> Decision<Candidate> {
         // A pull whose bytes stopped may no longer be watched: it starts again.
-        let pull = self.shared.watch(&self.target, &self.digest, self.sharing);
+        let pull = watch(&self.shared, &self.target, &self.digest, self.sharing);
         let Some(pull) = pull else {
             return Decision::Alone;
         };
@@ -105,7 +106,7 @@ impl FlightSource {
         slow_source: Option<NodeId>,
     ) -> Decision<Candidate> {
         let shared = &self.shared;
-        let object_info = shared.object_info(&self.digest);
+        let object_info = shared.object_info(&self.target, &self.digest);
         let failed = {
             let mut state = self.state.lock();
             if state.requests > 0 {
@@ -156,7 +157,7 @@ impl FlightSource {
     }
 
     fn take(&self, decision: &Decision<Candidate>, pull: &Pull) {
-        let outcome = match decision {
+        let name = match decision {
             Decision::Follow {
                 position, leader, ..
             } => {
@@ -169,11 +170,11 @@ impl FlightSource {
             Decision::Alone => "alone",
             Decision::Later => "later",
         };
-        tracing::debug!(digest = %self.digest, outcome, "decided where to pull from");
+        tracing::debug!(digest = %self.digest, decision = name, "decided where to pull from");
         if matches!(decision, Decision::Lead | Decision::Alone) {
-            pull.leads(self.shared.written(&self.digest));
+            pull.leads();
         }
-        self.shared.metrics.flight_sought(outcome);
+        self.shared.metrics.flight_sought(name);
     }
 }
 

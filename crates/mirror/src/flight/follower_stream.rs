@@ -3,11 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use oci::ByteRange;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::pulls::{Pull, Sharing, State};
+use crate::body::read::{GrowingReader, RangeReader, unless_silent};
+use crate::body::send_memory::Share;
 use crate::flights::pulling::Role;
+use crate::object_stream::{BodyError, ObjectStream, Pieces};
 use crate::tail_buffer::TailReader;
 use crate::{ChainPosition, Growing};
 
@@ -28,8 +33,9 @@ pub enum Eviction {
 /// The stream to one follower.
 #[derive(Clone, Debug)]
 pub struct FollowerStream {
+    ingest: Growing,
     /// The latest bytes received.
-    pub tail: TailReader,
+    tail: TailReader,
     opened: Instant,
     position: ChainPosition,
     states: watch::Receiver<State>,
@@ -37,31 +43,21 @@ pub struct FollowerStream {
     is_in_ring: bool,
 }
 
-/// A pull that serves a follower.
-#[derive(Debug)]
-pub struct SharedPull {
-    /// Bytes of the whole object.
-    pub size: u64,
-    pub growing: Growing,
-    pub pull: Arc<Pull>,
-}
-
-impl SharedPull {
-    /// Opens a stream for the follower at `position`.
-    pub fn open(self, position: ChainPosition) -> FollowerStream {
-        FollowerStream {
-            tail: self.pull.tail.reader(),
+impl FollowerStream {
+    /// Opens the stream of a pull for the follower at `position`.
+    pub fn open(pull: &Pull, ingest: Growing, position: ChainPosition) -> Self {
+        Self {
+            ingest,
+            tail: pull.tail.reader(),
             opened: Instant::now(),
             position,
-            states: self.pull.states(),
+            states: pull.states(),
             is_in_ring: false,
         }
     }
-}
 
-impl FollowerStream {
     /// Why the follower should use another source, if it should.
-    pub fn eviction(&self) -> Option<Eviction> {
+    fn eviction(&self) -> Option<Eviction> {
         let state = *self.states.borrow();
         if state.sharing == Sharing::Private {
             return Some(Eviction::Private);
@@ -79,7 +75,7 @@ impl FollowerStream {
     }
 
     /// Waits until bytes have arrived since the last call, or the stream should end.
-    pub async fn wait(&mut self) {
+    async fn wait(&mut self) {
         tokio::select! {
             biased;
             () = self.tail.wait() => {}
@@ -87,5 +83,55 @@ impl FollowerStream {
             Ok(()) = self.states.changed() => {}
             () = sleep(STALLED_AFTER) => self.is_in_ring = self.comes_after(),
         }
+    }
+}
+
+impl ObjectStream for FollowerStream {
+    fn stream(self: Box<Self>, range: ByteRange, share: Arc<Share>) -> Pieces {
+        let reader = GrowingReader::new(self.ingest.clone(), share);
+        let follower = *self;
+        FollowerReader { follower, reader }.pieces(range)
+    }
+
+    fn again(&self) -> Box<dyn ObjectStream> {
+        Box::new(self.clone())
+    }
+
+    fn takes_memory(&self) -> bool {
+        true
+    }
+}
+
+/// Reads what is still being received: from memory what has just come, else from the file.
+struct FollowerReader {
+    follower: FollowerStream,
+    reader: GrowingReader,
+}
+
+impl FollowerReader {
+    async fn first_bytes(&mut self, range: &ByteRange) -> Result<Bytes, BodyError> {
+        loop {
+            if let Some(why) = self.follower.eviction()
+                && !self.reader.is_complete()
+            {
+                return Err(BodyError::of_stream(why));
+            }
+            if let Some(mut bytes) = self.follower.tail.read(range.start) {
+                bytes.truncate(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
+                return Ok(bytes);
+            }
+            let written = tokio::select! {
+                biased;
+                written = self.reader.grown(range.start) => written?,
+                () = self.follower.wait() => continue,
+            };
+            return self.reader.read(range, written).await;
+        }
+    }
+}
+
+impl RangeReader for FollowerReader {
+    async fn next(&mut self, range: &ByteRange) -> Result<Bytes, BodyError> {
+        unless_silent(self.first_bytes(range)).await
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::flights::SlowSources;
 use crate::flights::pulling::Role;
 use crate::tail_buffer::TailBuffer;
-use crate::{ChainPosition, Growing};
+use crate::{ChainPosition, Growing, Stage};
 
 /// The most pulls watched at once. A node downloads a dozen objects at a time.
 const MAX_PULLS: usize = 1024;
@@ -46,6 +46,8 @@ pub struct State {
 pub struct Pull {
     /// Where the client pulls it from.
     pub origin: Option<Origin>,
+    /// The ingest that is written now, as far as is known.
+    ingest: Mutex<Growing>,
     /// The latest bytes from a source.
     pub tail: Arc<TailBuffer>,
     /// The offset after the latest byte from a source.
@@ -56,17 +58,18 @@ pub struct Pull {
 }
 
 impl Pull {
-    fn new(origin: Option<Origin>, sharing: Sharing, written: u64) -> Self {
+    fn new(origin: Option<Origin>, sharing: Sharing, ingest: Growing) -> Self {
         let state = State {
             role: Role::Undecided,
             decisions: 0,
             has_begun: false,
-            resumed_from: written,
+            resumed_from: ingest.progress().written,
             sharing,
             evicted: None,
         };
         Self {
             origin,
+            ingest: Mutex::new(ingest),
             tail: Arc::default(),
             received: AtomicU64::new(0),
             state: watch::Sender::new(state),
@@ -76,6 +79,18 @@ impl Pull {
 
     pub fn states(&self) -> watch::Receiver<State> {
         self.state.subscribe()
+    }
+
+    /// The bytes written so far.
+    pub fn ingest(&self) -> Growing {
+        self.ingest.lock().clone()
+    }
+
+    /// Sets the ingest that is written from now on, unless it has failed meanwhile.
+    pub fn set_ingest(&self, ingest: &Growing) {
+        if ingest.progress().stage != Stage::Failed {
+            *self.ingest.lock() = ingest.clone();
+        }
     }
 
     pub fn follows(&self, position: ChainPosition) {
@@ -93,9 +108,9 @@ impl Pull {
     }
 
     /// The offset reached: the bytes written, or those received and not written yet.
-    pub fn position(&self, growing: &Growing) -> u64 {
+    pub fn position(&self, ingest: &Growing) -> u64 {
         let received = self.received.load(Ordering::Relaxed);
-        growing.progress().written.max(received)
+        ingest.progress().written.max(received)
     }
 
     /// Handles a request for the whole object while upstream has sent some of it: that pull failed. Returns whether it
@@ -111,8 +126,9 @@ impl Pull {
         })
     }
 
-    /// Records that the client pulls from upstream, with `written` bytes present.
-    pub fn leads(&self, written: u64) {
+    /// Records that the client pulls from upstream what it does not have.
+    pub fn leads(&self) {
+        let written = self.ingest.lock().progress().written;
         self.state.send_modify(|state| {
             state.role = Role::Leads;
             state.decisions = state.decisions.wrapping_add(1);
@@ -176,22 +192,23 @@ pub enum Entry {
 }
 
 impl Pulls {
-    /// The pull of a digest, of which `written` bytes are present.
+    /// The pull of a digest, which writes this ingest.
     pub fn enter(
         &self,
         digest: &Digest,
         origin: Option<&Origin>,
         sharing: Sharing,
-        written: u64,
+        ingest: &Growing,
     ) -> Entry {
         let mut pulls = self.pulls.lock();
         if let Some(pull) = pulls.get(digest) {
+            pull.set_ingest(ingest);
             return Entry::Watched(pull.clone());
         }
         if pulls.len() >= MAX_PULLS {
             return Entry::Full;
         }
-        let pull = Arc::new(Pull::new(origin.cloned(), sharing, written));
+        let pull = Arc::new(Pull::new(origin.cloned(), sharing, ingest.clone()));
         pulls.insert(digest.clone(), pull.clone());
         self.received.notify_waiters();
         Entry::New(pull)

@@ -3,19 +3,19 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use oci::{Digest, MediaType};
+use http::HeaderValue;
+use oci::Digest;
 use tokio::time::timeout;
 
 use super::Flight;
-use super::follower_stream::SharedPull;
+use super::follower_stream::FollowerStream;
 use super::pulls::Sharing;
-use super::range::first_byte;
-use super::uploads::Upload;
 use crate::access::Access;
 use crate::flights::pulling::{EVICTED_FOR, Role};
 use crate::found::{Found, Payload, Source};
+use crate::open_range::first_byte;
 use crate::refusal::Refusal;
-use crate::request::Target;
+use crate::request::{FLIGHT, OFFSET, SENT, Target};
 use crate::{ChainPosition, Progress, Stage, local};
 
 /// A follower's request may come this much before this node's own, or before this node knows its role.
@@ -39,20 +39,17 @@ impl Flight {
         };
         let offset = first_byte(target.ranges.as_ref());
         let opened = timeout(SERVE_WAIT, self.ahead(digest, offset, position, access)).await;
-        let Some(shared_pull) = opened.ok().flatten() else {
+        let Some((size, stream)) = opened.ok().flatten() else {
             // It may have become complete meanwhile.
             let found = local::find(&self.shared.store, access, target).await;
             return found.ok_or(nothing);
         };
-        let (size, growing) = (shared_pull.size, shared_pull.growing.clone());
-        let follower_stream = shared_pull.open(position);
-        Ok(Found {
-            digest: digest.clone(),
-            media_type: MediaType::octet_stream(),
-            size: Some(size),
-            payload: Payload::Growing(growing, Some(follower_stream)),
-            source: Source::Growing,
-        })
+        let payload = Payload::stream(stream);
+        let mut found = Found::blob(digest, Some(size), payload, Source::Growing);
+        found
+            .headers
+            .insert(FLIGHT, HeaderValue::from_static("growing"));
+        Ok(found)
     }
 
     /// How far this node is, for a follower that gets too little. `complete`: what the store has. `None`: the pull has
@@ -63,40 +60,36 @@ impl Flight {
         complete: Option<Found>,
         access: &Access,
     ) -> Option<Found> {
-        let sent = self.shared.uploads.sent();
-        if let Some(found) = complete {
-            let offset = found.size.unwrap_or(u64::MAX);
-            let payload = Payload::Progress { offset, sent };
-            return Some(Found { payload, ..found });
-        }
         let digest = target.digest()?;
-        let pull = self.shared.pulls.get(digest)?;
-        let admits = |origin| access.filter.admits(origin);
-        let is_shared = pull.states().borrow().sharing == Sharing::Shared;
-        if !is_shared || !pull.origin.as_ref().is_none_or(admits) {
-            return None;
-        }
-        let growing = self.shared.ingest(digest)?;
-        Some(Found {
-            digest: digest.clone(),
-            media_type: MediaType::octet_stream(),
-            size: growing.progress().total,
-            payload: Payload::Progress {
-                offset: pull.position(&growing),
-                sent,
-            },
-            source: Source::Growing,
-        })
+        let (offset, mut found) = match complete {
+            Some(found) => (found.size.unwrap_or(u64::MAX), found),
+            None => {
+                let pull = self.shared.pulls.get(digest)?;
+                let admits = |origin| access.filter.admits(origin);
+                let is_shared = pull.states().borrow().sharing == Sharing::Shared;
+                if !is_shared || !pull.origin.as_ref().is_none_or(admits) {
+                    return None;
+                }
+                let ingest = pull.ingest();
+                let size = ingest.progress().total;
+                let found = Found::blob(digest, size, Payload::Empty, Source::Growing);
+                (pull.position(&ingest), found)
+            }
+        };
+        found.headers.insert(OFFSET, offset.into());
+        let sent = self.shared.uploads.sent();
+        found.headers.insert(SENT, sent.into());
+        Some(found)
     }
 
-    /// This node's own pull, if it is ahead of a follower.
+    /// The stream of this node's own pull and the size of the object, if the pull is ahead of a follower.
     async fn ahead(
         &self,
         digest: &Digest,
         offset: u64,
         position: ChainPosition,
         access: &Access,
-    ) -> Option<SharedPull> {
+    ) -> Option<(u64, FollowerStream)> {
         let pull = self.shared.pulls.wait(digest).await;
         let admits = |origin| access.filter.admits(origin);
         if !pull.origin.as_ref().is_none_or(admits) {
@@ -111,40 +104,40 @@ impl Flight {
         if state.sharing != Sharing::Shared || is_slow {
             return None;
         }
-        let mut growing = self.shared.ingest(digest)?;
-        if pull.position(&growing) <= offset {
+        let mut ingest = pull.ingest();
+        if ingest.progress().stage == Stage::Failed {
+            ingest = self.shared.ingest(digest).await?;
+        }
+        if pull.position(&ingest) <= offset {
             let state = states.wait_for(|s| s.role != Role::Undecided).await;
             let role = state.ok()?.role;
-            if !role.serves(pull.position(&growing), offset, &position) {
+            if !role.serves(pull.position(&ingest), offset, &position) {
                 return None;
             }
         }
         let known = |p: &Progress| p.total.is_some() || p.stage != Stage::Filling;
-        let size = growing.until(known).await.total?;
-        Some(SharedPull {
-            size,
-            growing,
-            pull,
-        })
+        let size = ingest.until(known).await.total?;
+        Some((size, FollowerStream::open(&pull, ingest, position)))
     }
 
-    /// Admits a follower. `None`: the object is too small to count.
+    /// Admits a follower, unless the object is too small to count.
     ///
     /// # Errors This node serves the maximum number of uploads.
     pub fn admit(
         &self,
         target: &Target,
-        found: &Found,
+        mut found: Found,
         follower: IpAddr,
-    ) -> Result<Option<Upload>, Refusal> {
+    ) -> Result<Found, Refusal> {
         if found.size.is_some_and(|size| size <= SMALL) {
-            return Ok(None);
+            return Ok(found);
         }
         let upload = self.shared.uploads.admit(follower, &found.digest);
-        if upload.is_none() {
+        let Some(upload) = upload else {
             self.shared.metrics.flights_uploads_refused.inc();
             return Err(Refusal::Uploads(target.kind));
-        }
-        Ok(upload)
+        };
+        found.hook = Some(Box::new(upload));
+        Ok(found)
     }
 }

@@ -7,6 +7,7 @@ mod requeue;
 mod speed;
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
@@ -245,6 +246,20 @@ async fn a_lead_that_is_asked_for_again_from_its_start_has_failed() {
         node.script.progress(),
         [PullProgress::Begun { size: 5 }, PullProgress::Failed]
     );
+}
+
+#[tokio::test]
+async fn a_lead_whose_watcher_panics_has_failed_and_may_begin_anew() {
+    let (digest, node) = (Digest::sha256(b"layer"), node().await);
+    let ingest = node.lead(&digest, 5).await;
+    node.script.panics.store(true, Ordering::Relaxed);
+    ingest.write(b"la");
+    node.script.told(PullProgress::Failed).await;
+    node.script.panics.store(false, Ordering::Relaxed);
+    node.then(Decision::Lead);
+    node.own_from(&digest, &[(RANGE, "bytes=2-")]).await;
+    ingest.write(b"y");
+    node.script.told(PullProgress::Begun { size: 5 }).await;
 }
 
 #[tokio::test(start_paused = true)]

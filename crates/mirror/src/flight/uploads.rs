@@ -8,8 +8,9 @@ use oci::Digest;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::rate::RateMeter;
 use crate::flights::pulling::MAX_UPLOADS;
+use crate::object_stream::BodyHook;
+use crate::rate::RateMeter;
 
 type Key = (IpAddr, Digest);
 
@@ -52,9 +53,8 @@ impl Uploads {
     }
 }
 
-impl Upload {
-    /// Records bytes handed to the connection.
-    pub fn sent(&self, bytes: u64) {
+impl BodyHook for Upload {
+    fn sent(&self, bytes: u64) {
         self.uploads.0.lock().sent.received(Instant::now(), bytes);
     }
 }

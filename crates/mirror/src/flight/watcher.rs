@@ -7,10 +7,11 @@ use oci::Digest;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Shared;
-use super::pulls::{Pull, Sharing, State};
+use super::pulls::{Entry, Pull, Sharing, State};
+use super::shared::Shared;
 use super::speed::Lead;
 use crate::flights::pulling::{GONE_LIMIT, REPORT_EVERY, Role, STALL_LIMIT};
+use crate::request::Target;
 use crate::{Growing, PullProgress, Stage};
 
 /// A pull from a peer has stalled after this time without a byte. Its body changes the source much earlier.
@@ -24,11 +25,54 @@ const COMMIT_LIMIT: Duration = Duration::from_secs(120);
 /// The interval between checks for an object that seems gone.
 const GONE_CHECK_EVERY: Duration = Duration::from_millis(25);
 
-pub struct Watcher {
+/// Returns the pull that a request belongs to, and watches it. `None`: there are too many, or nothing is on its way.
+pub fn watch(
+    shared: &Arc<Shared>,
+    target: &Target,
+    digest: &Digest,
+    sharing: Sharing,
+) -> Option<Arc<Pull>> {
+    let ingest = target.pull.ingest.clone()?;
+    let ingest = ingest.or_total(shared.images.object_info(digest).size);
+    let origin = target.origin.as_ref();
+    match shared.pulls.enter(digest, origin, sharing, &ingest) {
+        Entry::Watched(pull) => Some(pull),
+        Entry::Full => None,
+        Entry::New(pull) => {
+            let watcher = Watcher {
+                shared: shared.clone(),
+                digest: digest.clone(),
+                states: pull.states(),
+                pull: pull.clone(),
+                has_ended: false,
+            };
+            shared.spawn(watcher.run());
+            Some(pull)
+        }
+    }
+}
+
+struct Watcher {
     shared: Arc<Shared>,
     digest: Digest,
     pull: Arc<Pull>,
     states: watch::Receiver<State>,
+    /// The pull is no longer listed.
+    has_ended: bool,
+}
+
+/// A watcher that ends without a word, by a panic say, ends its pull: nobody else would.
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let tell = || {
+                self.shared
+                    .flights
+                    .report(&self.digest, PullProgress::Failed);
+            };
+            self.shared.pulls.end(&self.digest, || false, tell);
+        }
+    }
 }
 
 /// Why an ingest is no longer watched.
@@ -43,21 +87,11 @@ enum End {
 }
 
 impl Watcher {
-    /// Watches the pull from now on.
-    pub fn new(shared: Arc<Shared>, digest: Digest, pull: Arc<Pull>) -> Self {
-        let states = pull.states();
-        Self {
-            shared,
-            digest,
-            pull,
-            states,
-        }
-    }
-
     /// Watches until the pull has ended.
-    pub async fn run(mut self) {
+    async fn run(mut self) {
+        let mut ingest = Some(self.pull.ingest());
         loop {
-            let progress = self.end().await;
+            let progress = self.end(ingest).await;
             let shared = &self.shared;
             // A decision made a moment ago may continue what seemed to have ended.
             let goes_on =
@@ -66,26 +100,29 @@ impl Watcher {
                 shared.flights.report(&self.digest, progress);
             };
             if shared.pulls.end(&self.digest, goes_on, tell) {
+                self.has_ended = true;
                 return;
             }
+            let is_open = |ingest: &Growing| ingest.progress().stage == Stage::Filling;
+            ingest = Some(self.pull.ingest()).filter(is_open);
         }
     }
 
-    async fn end(&mut self) -> PullProgress {
+    async fn end(&mut self, mut ingest: Option<Growing>) -> PullProgress {
         let mut lost_since = None;
         loop {
             let mut was_whole = false;
-            if let Some(growing) = self.shared.ingest(&self.digest) {
-                if growing.progress().stage == Stage::Filling {
+            if let Some(ingest) = ingest {
+                if ingest.progress().stage == Stage::Filling {
                     lost_since = None;
                 }
-                match self.follow(growing).await {
+                match self.follow(ingest).await {
                     End::Complete => return PullProgress::Done,
                     End::Stalled | End::Private => return PullProgress::Failed,
                     End::Gone { was_full } => was_whole = was_full,
                 }
             }
-            if matches!(self.shared.store.open(&self.digest), Ok(Some(_))) {
+            if self.shared.holds(&self.digest).await {
                 return PullProgress::Done;
             }
             // All bytes arrived and the object was not committed. Reported at once, as the client may retry at once.
@@ -98,6 +135,10 @@ impl Watcher {
                 return PullProgress::Failed;
             }
             sleep(GONE_CHECK_EVERY).await;
+            ingest = self.shared.ingest(&self.digest).await;
+            if let Some(ingest) = &ingest {
+                self.pull.set_ingest(ingest);
+            }
         }
     }
 
@@ -169,7 +210,10 @@ impl Watcher {
     /// This pull as one that leads.
     fn lead(&self) -> Option<Lead> {
         let origin = self.pull.origin.as_ref()?;
-        Some(Lead::begin(self.shared.clone(), origin.registry.clone()))
+        Some(Lead::begin(
+            self.shared.speed.clone(),
+            origin.registry.clone(),
+        ))
     }
 
     /// How long the next byte may take.

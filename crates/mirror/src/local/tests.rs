@@ -6,8 +6,9 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::memory::MemoryStore;
+use crate::own_pull::OwnPull;
 use crate::request::Caller;
-use crate::{Catalog, Growing, Health, Object, OwnersIngest, StoredObject};
+use crate::{Catalog, Health, Object, StoredObject};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,26 +22,29 @@ struct Hanging {
     go_on: Mutex<mpsc::Receiver<()>>,
 }
 
+impl Hanging {
+    fn hang(&self, digest: &Digest) {
+        if *digest == self.hangs_on {
+            self.waited_for.notify_one();
+            let gone_on = self.go_on.lock().recv_timeout(PATIENCE);
+            gone_on.expect("others are answered meanwhile");
+        }
+    }
+}
+
 impl Store for Hanging {
     fn catalog(&self) -> &Catalog {
         self.memory.catalog()
     }
 
     fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>> {
-        if *digest == self.hangs_on {
-            self.waited_for.notify_one();
-            let gone_on = self.go_on.lock().recv_timeout(PATIENCE);
-            gone_on.expect("others are answered meanwhile");
-        }
+        self.hang(digest);
         self.memory.open(digest)
     }
 
-    fn owners_ingest(&self, digest: &Digest) -> Option<OwnersIngest> {
-        self.memory.owners_ingest(digest)
-    }
-
-    fn ingest(&self, digest: &Digest, size: Option<u64>) -> io::Result<Option<Growing>> {
-        self.memory.ingest(digest, size)
+    fn ingest(&self, digest: &Digest) -> io::Result<Option<Ingest>> {
+        self.hang(digest);
+        self.memory.ingest(digest)
     }
 
     fn downloads_share_slots(&self) -> bool {
@@ -66,7 +70,7 @@ fn target(digest: &Digest, caller: Caller) -> Target {
         reference: Reference::Digest(digest.clone()),
         ranges: None,
         caller,
-        attempts: None,
+        pull: OwnPull::default(),
         head_only: false,
         position: None,
     }
@@ -99,6 +103,20 @@ async fn a_disk_that_is_waited_for_holds_up_nobody_else() {
     };
     let (first, second) = tokio::join!(find(&store, &access, &cold), others);
     assert!(first.is_some() && second.is_some());
+}
+
+#[tokio::test]
+async fn an_ingest_that_is_looked_for_holds_up_nobody_else() {
+    let (hanging, cold, other, go_on) = hanging();
+    let store: Arc<dyn Store> = hanging.clone();
+    let others = async {
+        hanging.waited_for.notified().await;
+        let found = ingest(&store, &other).await;
+        go_on.send(()).expect("it still waits");
+        found
+    };
+    let (first, second) = tokio::join!(ingest(&store, &cold), others);
+    assert!(first.is_none() && second.is_none(), "all is complete");
 }
 
 #[tokio::test]

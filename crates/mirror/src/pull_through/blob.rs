@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use oci::{Digest, MediaType, RangeError, Ranges};
+use oci::{Digest, RangeError, Ranges};
 use tokio::time::timeout;
 
+use super::client::Client;
 use super::download::Download;
 use super::fill::Fill;
 use super::sources::{Nodes, Opened, Sources};
-use super::{BEGIN_LIMIT, Client, PullThrough};
+use super::state::{BEGIN_LIMIT, PullThroughStep};
 use crate::access::Access;
-use crate::flight::all_from;
 use crate::found::{Found, Payload, Source};
+use crate::open_range::all_from;
 use crate::refusal::Refusal;
 use crate::request::Target;
 use crate::{Begun, Growing, Stage, local};
@@ -21,9 +22,9 @@ use crate::{Begun, Growing, Stage, local};
 /// How long whoever finds an object on its way waits for its first byte before it opens a source for itself.
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
 
-impl PullThrough {
+impl PullThroughStep {
     pub(super) async fn blob(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
         client: &Client,
@@ -44,34 +45,33 @@ impl PullThrough {
 
     /// What is known of a blob without fetching it: from whoever answers first.
     async fn head(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
         client: &Client,
     ) -> Result<Found, Refusal> {
-        let tools = &self.tools;
         let of_peer = async {
             match client.credentials {
                 Some(_) => Err(Refusal::NoPeer(target.kind)),
-                None => tools.from_peers.find(target).await,
+                None => self.from_peers.find(target).await,
             }
         };
         let of_upstream = async {
             let origin = target.origin.as_ref();
             let origin = origin.ok_or(Refusal::NoPeer(target.kind))?;
             let repository = client.repository(origin);
-            let asked = tools.upstream.blob_size(&repository, digest);
-            let size = tools.ask(&repository, BEGIN_LIMIT, asked).await;
+            let asked = self.upstream.blob_size(&repository, digest);
+            let size = self.ask(&repository, BEGIN_LIMIT, asked).await;
             let size = size.map_err(|error| Refusal::Upstream(target.kind, error))?;
             let size = size.or_else(|| self.told_size(digest));
-            Ok(found(digest, size, Payload::Empty, Source::Upstream))
+            Ok(Found::blob(digest, size, Payload::Empty, Source::Upstream))
         };
         first_good(of_peer, of_upstream).await
     }
 
     /// A part, fetched as such. The whole is fetched beside it once that pays.
     async fn part(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
         client: &Client,
@@ -85,13 +85,13 @@ impl PullThrough {
             return Err(Refusal::Unsatisfiable { size: None });
         }
         let sources = self.sources(target, digest, client, Nodes::AsPeers);
-        if let Some((growing, size)) = self.growing(digest)
+        if let Some((growing, size)) = self.growing(digest).await
             && let Some(range) = ranges.resolve(size)?.first()
             && range.start < growing.progress().written
         {
             let download = Download::of_store(sources, growing, Some(size));
-            let payload = Payload::Download(Box::new(download));
-            return Ok(found(digest, Some(size), payload, Source::Growing));
+            let payload = Payload::stream(download);
+            return Ok(Found::blob(digest, Some(size), payload, Source::Growing));
         }
         let first = ranges.first();
         let opened = match self.parts.source(digest) {
@@ -117,53 +117,54 @@ impl PullThrough {
             self.fetch_beside(target, digest, client);
         }
         let download = Download::of_source(sources, opened, Some(size));
-        let payload = Payload::Download(Box::new(download));
-        Ok(found(digest, Some(size), payload, source))
+        let payload = Payload::stream(download);
+        Ok(Found::blob(digest, Some(size), payload, source))
     }
 
     /// All of a blob, written into the store while it is sent.
     async fn whole(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
         client: &Client,
         access: &Access,
     ) -> Result<Found, Refusal> {
-        let (sink, growing) = match self.tools.begin(digest).await {
+        let (sink, growing) = match self.begin(digest).await {
             Ok(Begun::New(sink, growing)) => (sink, growing),
             Ok(Begun::Joined(growing)) => return self.join(target, digest, client, growing).await,
-            Ok(Begun::Present) => match local::find(&self.tools.store, access, target).await {
+            Ok(Begun::Present) => match local::find(&self.store, access, target).await {
                 Some(stored) => return Ok(stored),
                 None => return self.unstored(target, digest, client).await,
             },
             Err(error) => {
-                self.tools.not_kept(digest, &error);
+                self.not_kept(digest, &error);
                 return self.unstored(target, digest, client).await;
             }
         };
-        let sources = self.sources(target, digest, client, Nodes::InFlight);
+        let nodes = Nodes::InFlight(growing.clone());
+        let sources = self.sources(target, digest, client, nodes);
         let opened = sources.open(None).await?;
         let (mut sink, source) = (sink, opened.source());
         let size = opened.size;
         if let Some(size) = size
             && let Err(error) = sink.expect(size).await
         {
-            self.tools.not_kept(digest, &error);
+            self.not_kept(digest, &error);
             return Ok(self.sent_on(digest, sources, opened));
         }
         let origin = target.origin.as_ref();
-        let fill = Fill::new(&self.tools, digest, origin, sink, sources, opened);
+        let fill = Fill::new(self, digest, origin, sink, sources, opened);
         self.tasks.spawn(fill.run());
         // Once the store fails the way through the flight is over.
         let sources = self.sources(target, digest, client, Nodes::AsPeers);
         let download = Download::of_store(sources, growing, size);
-        let payload = Payload::Download(Box::new(download));
-        Ok(found(digest, size, payload, source))
+        let payload = Payload::stream(download);
+        Ok(Found::blob(digest, size, payload, source))
     }
 
     /// What somebody else is taking in already.
     async fn join(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
         client: &Client,
@@ -179,13 +180,13 @@ impl PullThrough {
         let size = progress.total.or(complete);
         let sources = self.sources(target, digest, client, Nodes::AsPeers);
         let download = Download::of_store(sources, growing, size);
-        let payload = Payload::Download(Box::new(download));
-        Ok(found(digest, size, payload, Source::Growing))
+        let payload = Payload::stream(download);
+        Ok(Found::blob(digest, size, payload, Source::Growing))
     }
 
     /// What is handed on without being kept.
     async fn unstored(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
         client: &Client,
@@ -199,63 +200,53 @@ impl PullThrough {
     fn sent_on(&self, digest: &Digest, sources: Arc<Sources>, opened: Opened) -> Found {
         let (source, size) = (opened.source(), opened.size);
         let download = Download::of_source(sources, opened, size);
-        found(digest, size, Payload::Download(Box::new(download)), source)
+        Found::blob(digest, size, Payload::stream(download), source)
     }
 
     /// Takes a blob in that nobody waits for.
-    fn fetch_beside(&self, target: &Target, digest: &Digest, client: &Client) {
-        let sources = self.sources(target, digest, client, Nodes::InFlight);
-        let (tools, digest) = (self.tools.clone(), digest.clone());
-        let origin = target.origin.clone();
+    fn fetch_beside(self: &Arc<Self>, target: &Target, digest: &Digest, client: &Client) {
+        let (step, digest) = (self.clone(), digest.clone());
+        let (target, client) = (target.clone(), client.clone());
         self.tasks.spawn(async move {
-            let Ok(Begun::New(mut sink, _)) = tools.begin(&digest).await else {
+            let Ok(Begun::New(mut sink, growing)) = step.begin(&digest).await else {
                 return;
             };
+            let sources = step.sources(&target, &digest, &client, Nodes::InFlight(growing));
             let Ok(opened) = sources.open(None).await else {
                 return;
             };
             if let Some(size) = opened.size
                 && let Err(error) = sink.expect(size).await
             {
-                return tools.not_kept(&digest, &error);
+                return step.not_kept(&digest, &error);
             }
-            Fill::new(&tools, &digest, origin.as_ref(), sink, sources, opened)
-                .run()
-                .await;
+            let origin = target.origin.as_ref();
+            let fill = Fill::new(&step, &digest, origin, sink, sources, opened);
+            fill.run().await;
         });
     }
 
     fn sources(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
         client: &Client,
         nodes: Nodes,
     ) -> Arc<Sources> {
-        Arc::new(Sources::new(&self.tools, target, digest, client, nodes))
+        Arc::new(Sources::new(self, target, digest, client, nodes))
     }
 
     /// What is on its way into the store, if its size is known.
-    fn growing(&self, digest: &Digest) -> Option<(Growing, u64)> {
-        let growing = self.tools.store.ingest(digest, None).ok()??;
+    async fn growing(&self, digest: &Digest) -> Option<(Growing, u64)> {
+        let growing = local::ingest(&self.store, digest).await?.growing;
         let size = growing.progress().total?;
         Some((growing, size))
     }
 
     /// The size that a manifest gives. Anybody may write a manifest, so it bounds no body that is fetched whole.
     fn told_size(&self, digest: &Digest) -> Option<u64> {
-        let about = self.tools.images.object_info(digest);
+        let about = self.images.object_info(digest);
         about.size.filter(|size| *size > 0)
-    }
-}
-
-fn found(digest: &Digest, size: Option<u64>, payload: Payload, source: Source) -> Found {
-    Found {
-        digest: digest.clone(),
-        media_type: MediaType::octet_stream(),
-        size,
-        payload,
-        source,
     }
 }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
-use futures::stream;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use oci::ByteRange;
 use tokio::time::timeout;
 
 use super::sources::{Opened, SourceError, Sources, Transfer, rest};
-use crate::body::FileReader;
+use crate::body::read::FileReader;
 use crate::body::send_memory::Share;
+use crate::object_stream::{BodyError, ObjectStream, Pieces};
 use crate::refusal::Refusal;
 use crate::{Growing, Stage};
 
@@ -37,12 +37,6 @@ pub struct Download {
     opened: Option<Opened>,
     /// Of the whole object, where it is known, in bytes.
     size: Option<u64>,
-}
-
-impl std::fmt::Debug for Download {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Download").finish_non_exhaustive()
-    }
 }
 
 /// A reader of one range of it.
@@ -74,13 +68,11 @@ impl Download {
             size,
         }
     }
+}
 
-    /// The bytes of a range. Where the size of the object is unknown, it ends where the object does.
-    pub fn stream(
-        self,
-        range: ByteRange,
-        share: Arc<Share>,
-    ) -> impl Stream<Item = Result<Bytes, DownloadError>> + Send {
+/// Where the size of the object is unknown, a range ends where the object does.
+impl ObjectStream for Download {
+    fn stream(self: Box<Self>, range: ByteRange, share: Arc<Share>) -> Pieces {
         let reader = Reader {
             file: self
                 .growing
@@ -89,22 +81,28 @@ impl Download {
             transfer: None,
             offset: range.start,
             end: self.size.map(|size| range.end.min(size)),
-            download: self,
+            download: *self,
         };
-        stream::try_unfold(reader, |mut reader| async move {
+        let pieces = stream::try_unfold(reader, |mut reader| async move {
             let next = reader.next().await?;
             Ok(next.map(|bytes| (bytes, reader)))
-        })
+        });
+        pieces
+            .map_err(|error: DownloadError| BodyError::of_stream(error))
+            .boxed()
     }
 
-    /// The same for another range, with no source open yet.
-    pub fn again(&self) -> Self {
-        Self {
+    fn again(&self) -> Box<dyn ObjectStream> {
+        Box::new(Self {
             sources: self.sources.clone(),
             growing: self.growing.clone(),
             opened: None,
             size: self.size,
-        }
+        })
+    }
+
+    fn takes_memory(&self) -> bool {
+        true
     }
 }
 

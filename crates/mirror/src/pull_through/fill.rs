@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use oci::{Digest, Origin};
 
-use super::Tools;
 use super::sources::{Opened, SourceError, Sources, Transfer};
+use super::state::PullThroughStep;
 use crate::{Provenance, Sink};
 
 /// An object on its way into the store.
 pub struct Fill {
-    pub digest: Digest,
-    pub origin: Option<Origin>,
-    pub sink: Box<dyn Sink>,
-    pub transfer: Transfer,
-    tools: Arc<Tools>,
+    digest: Digest,
+    origin: Option<Origin>,
+    sink: Box<dyn Sink>,
+    transfer: Transfer,
+    step: Arc<PullThroughStep>,
 }
 
 impl Fill {
     pub(super) fn new(
-        tools: &Arc<Tools>,
+        step: &Arc<PullThroughStep>,
         digest: &Digest,
         origin: Option<&Origin>,
         sink: Box<dyn Sink>,
@@ -31,17 +31,17 @@ impl Fill {
             digest: digest.clone(),
             origin: origin.cloned(),
             sink,
-            tools: tools.clone(),
+            step: step.clone(),
             transfer: Transfer::new(sources, opened, size),
         }
     }
 
     /// Ends when the object is here. Where it cannot be, whoever reads it goes on without the store.
     pub async fn run(self) {
-        let (digest, tools) = (self.digest.clone(), self.tools.clone());
+        let (digest, step) = (self.digest.clone(), self.step.clone());
         match self.fill().await {
             Ok(()) => {}
-            Err(SourceError::Intake(error)) => tools.not_kept(&digest, &error),
+            Err(SourceError::Intake(error)) => step.not_kept(&digest, &error),
             Err(error) => tracing::warn!(%digest, %error, "could not take in a blob"),
         }
     }

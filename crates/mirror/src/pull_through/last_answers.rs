@@ -9,10 +9,10 @@ use oci::Origin;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::FAULT_VALIDITY;
-use super::promise::is_refusal;
 use crate::UpstreamError;
 
+/// For so long a fault is told at `/readyz`.
+pub const FAULT_VALIDITY: Duration = Duration::from_secs(300);
 /// Repositories that are remembered.
 const MOST_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// For so long a repository is not asked again whether it lets this node in: the requests that begin one pull.
@@ -101,6 +101,20 @@ impl LastAnswers {
             .into_values()
             .filter_map(|entry| entry.fault.clone())
             .collect()
+    }
+}
+
+/// Whether upstream has answered, and will not give it: unlike an outage, another client may fare better.
+pub fn is_refusal(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::NotFound(_)
+        | UpstreamError::Denied { .. }
+        | UpstreamError::TooManyRequests { .. } => true,
+        UpstreamError::Unsatisfiable { .. }
+        | UpstreamError::Forbidden(..)
+        | UpstreamError::Protocol(..)
+        | UpstreamError::Unreachable(..)
+        | UpstreamError::Failed(..) => false,
     }
 }
 

@@ -4,7 +4,8 @@ use http::header::{CONTENT_TYPE, LINK};
 use http::{HeaderName, HeaderValue, Response, StatusCode, Uri};
 use oci::Origin;
 
-use super::{BEGIN_LIMIT, Client, PullThrough};
+use super::client::Client;
+use super::state::{BEGIN_LIMIT, PullThroughStep};
 use crate::body::Body;
 use crate::refusal::Refusal;
 use crate::request::Kind;
@@ -12,7 +13,7 @@ use crate::{List, UpstreamError, UpstreamPage};
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-impl PullThrough {
+impl PullThroughStep {
     /// A page of a list, as upstream has it now. `uri`: as the client asked; the next page is asked for in the same way.
     /// `query`: the one in it, without `ns`.
     ///
@@ -26,8 +27,8 @@ impl PullThrough {
         client: &Client,
     ) -> Result<Response<Body>, Refusal> {
         let repository = client.repository(origin);
-        let asked = self.tools.upstream.page(&repository, list, query);
-        let page = self.tools.ask(&repository, BEGIN_LIMIT, asked).await;
+        let asked = self.upstream.page(&repository, list, query);
+        let page = self.ask(&repository, BEGIN_LIMIT, asked).await;
         let page = page.map_err(|error| client.told_of_list(error))?;
         Ok(answer(uri, page))
     }

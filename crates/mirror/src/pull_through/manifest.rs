@@ -3,17 +3,18 @@
 use bytes::Bytes;
 use oci::{Digest, Origin};
 
-use super::last_answers::Access as LastAnswers;
-use super::promise::is_refusal;
-use super::{BEGIN_LIMIT, Client, PullThrough, RESOLVE_LIMIT};
+use super::client::Client;
+use super::last_answers::{Access as LastAnswers, is_refusal};
+use super::sources::anonymous;
+use super::state::{BEGIN_LIMIT, PullThroughStep, RESOLVE_LIMIT};
 use crate::access::Access;
 use crate::flight::Sharing;
 use crate::found::{Found, Payload, Source};
 use crate::refusal::Refusal;
 use crate::request::Target;
-use crate::{Begun, Provenance, Sink, UpstreamManifest, Visibility, local};
+use crate::{Begun, Growing, Provenance, Sink, UpstreamManifest, Visibility, local};
 
-impl PullThrough {
+impl PullThroughStep {
     pub(super) async fn manifest(
         &self,
         target: &Target,
@@ -21,7 +22,7 @@ impl PullThrough {
         client: &Client,
         access: &Access,
     ) -> Result<Found, Refusal> {
-        if let Some(found) = local::find(&self.tools.store, access, target).await {
+        if let Some(found) = local::find(&self.store, access, target).await {
             self.may_begin(target.origin.as_ref(), digest, client)
                 .await
                 .map_err(|error| Refusal::Upstream(target.kind, error))?;
@@ -38,16 +39,14 @@ impl PullThrough {
         digest: &Digest,
         client: &Client,
     ) -> Result<Found, Refusal> {
-        let tools = &self.tools;
         if let Some(origin) = &target.origin
             && self.asks_upstream_first(origin, client)
         {
             let repository = client.repository(origin);
-            let asked = tools.upstream.manifest(&repository, digest);
-            match tools.ask(&repository, RESOLVE_LIMIT, asked).await {
+            let asked = self.upstream.manifest(&repository, digest);
+            match self.ask(&repository, RESOLVE_LIMIT, asked).await {
                 Ok(manifest) => {
-                    tools
-                        .metrics
+                    self.metrics
                         .count_upstream("no_peer", manifest.bytes.len() as u64);
                     return Ok(self.received(target, client, manifest).await);
                 }
@@ -71,7 +70,7 @@ impl PullThrough {
             return true;
         }
         client.keeps_to_one_source
-            && match self.tools.last_answers.access(origin) {
+            && match self.last_answers.access(origin) {
                 Some(LastAnswers::Admitted | LastAnswers::Unreachable) => false,
                 Some(LastAnswers::Refused) => true,
                 None => client.names_itself,
@@ -93,7 +92,7 @@ impl PullThrough {
         } = manifest;
         let found = local::manifest(&digest, bytes.clone(), media_type, Source::Upstream);
         if client.credentials.is_none() {
-            let sink = self.begin_manifest(&digest).await;
+            let (sink, _) = self.begin_manifest(&digest).await.unzip();
             self.keep(sink, target, &digest, bytes, visibility).await;
         }
         self.learn(&found);
@@ -106,36 +105,36 @@ impl PullThrough {
         target: &Target,
         digest: &Digest,
     ) -> Result<Found, Refusal> {
-        let tools = &self.tools;
-        let sink = self.begin_manifest(digest).await;
-        let whole = Target {
+        let (sink, ingest) = self.begin_manifest(digest).await.unzip();
+        let mut whole = Target {
             head_only: false,
             ..target.clone()
         };
+        whole.pull.ingest = ingest;
         // Whoever comes second looks for it himself, and does not keep it.
-        let asked = match (&sink, &tools.flight) {
+        let asked = match (&sink, &self.flight) {
             (Some(_), Some(flight)) => flight.find(&whole, Sharing::Unknown).await,
-            _ => tools.from_peers.find(&whole).await,
+            _ => self.from_peers.find(&whole).await,
         };
         let (found, visibility) = match asked {
             Ok(found) => (found, Visibility::Shared),
             Err(refusal) => {
                 let reason = refusal.reason();
                 let origin = target.origin.as_ref().ok_or(refusal)?;
-                let repository = super::sources::anonymous(origin);
-                let asked = tools.upstream.manifest(&repository, digest);
-                let fetched = tools
+                let repository = anonymous(origin);
+                let asked = self.upstream.manifest(&repository, digest);
+                let fetched = self
                     .ask(&repository, BEGIN_LIMIT, asked)
                     .await
                     .map_err(|error| Refusal::Upstream(target.kind, error))?;
                 let size = fetched.bytes.len() as u64;
-                tools.metrics.count_upstream(reason, size);
+                self.metrics.count_upstream(reason, size);
                 let hint = fetched.media_type;
                 let found = local::manifest(digest, fetched.bytes, hint, Source::Upstream);
                 (found, fetched.visibility)
             }
         };
-        tools.share(digest, visibility);
+        self.share(digest, visibility);
         if let Payload::Bytes(bytes) = &found.payload {
             let bytes = bytes.clone();
             self.keep(sink, target, digest, bytes, visibility).await;
@@ -145,12 +144,12 @@ impl PullThrough {
     }
 
     /// `None`: it is here, on its way, or cannot be kept.
-    async fn begin_manifest(&self, digest: &Digest) -> Option<Box<dyn Sink>> {
-        match self.tools.begin(digest).await {
-            Ok(Begun::New(sink, _)) => Some(sink),
+    async fn begin_manifest(&self, digest: &Digest) -> Option<(Box<dyn Sink>, Growing)> {
+        match self.begin(digest).await {
+            Ok(Begun::New(sink, growing)) => Some((sink, growing)),
             Ok(Begun::Present | Begun::Joined(_)) => None,
             Err(error) => {
-                self.tools.not_kept(digest, &error);
+                self.not_kept(digest, &error);
                 None
             }
         }
@@ -172,14 +171,14 @@ impl PullThrough {
             sink.commit(Provenance { origin, visibility }).await
         };
         if let Err(error) = kept.await {
-            self.tools.not_kept(digest, &error);
+            self.not_kept(digest, &error);
         }
     }
 
     /// Remembers the sizes that a manifest tells, for registries that do not.
     fn learn(&self, found: &Found) {
         if let Payload::Bytes(bytes) = &found.payload {
-            self.tools.images.learn(bytes, None);
+            self.images.learn(bytes, None);
         }
     }
 }

@@ -5,14 +5,15 @@ use std::collections::HashSet;
 use oci::{Digest, Manifest, Origin, Role};
 use tokio::task::spawn_blocking;
 
-use super::last_answers::Access;
-use super::{Client, PullThrough, RESOLVE_LIMIT};
+use super::client::Client;
+use super::last_answers::{Access, is_refusal};
+use super::state::{PullThroughStep, RESOLVE_LIMIT};
 use crate::{Store, UpstreamError, local};
 
 /// Manifests and layers looked at. An image with more is not called complete.
 const MOST_OBJECTS: usize = 4096;
 
-impl PullThrough {
+impl PullThroughStep {
     /// Whether a client that is handed this manifest from here will get the rest of the image.
     ///
     /// # Errors
@@ -43,15 +44,14 @@ impl PullThrough {
         digest: &Digest,
         client: &Client,
     ) -> Result<(), UpstreamError> {
-        let tools = &self.tools;
         if client.credentials.is_none()
-            && let Some(Access::Admitted | Access::Unreachable) = tools.last_answers.access(origin)
+            && let Some(Access::Admitted | Access::Unreachable) = self.last_answers.access(origin)
         {
             return Ok(());
         }
         let repository = client.repository(origin);
-        let asked = tools.upstream.manifest(&repository, digest);
-        match tools.ask(&repository, RESOLVE_LIMIT, asked).await {
+        let asked = self.upstream.manifest(&repository, digest);
+        match self.ask(&repository, RESOLVE_LIMIT, asked).await {
             Err(error) if is_refusal(&error) => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
@@ -59,7 +59,7 @@ impl PullThrough {
 
     /// Whether all of an image is here, for all of its platforms.
     pub(super) async fn is_complete(&self, digest: &Digest) -> bool {
-        let (store, digest) = (self.tools.store.clone(), digest.clone());
+        let (store, digest) = (self.store.clone(), digest.clone());
         let looked = spawn_blocking(move || is_complete(&*store, digest)).await;
         looked.unwrap_or(false)
     }
@@ -91,18 +91,4 @@ fn is_complete(store: &dyn Store, root: Digest) -> bool {
         }
     }
     true
-}
-
-/// Whether upstream has answered, and will not give it: unlike an outage, another client may fare better.
-pub(super) fn is_refusal(error: &UpstreamError) -> bool {
-    match error {
-        UpstreamError::NotFound(_)
-        | UpstreamError::Denied { .. }
-        | UpstreamError::TooManyRequests { .. } => true,
-        UpstreamError::Unsatisfiable { .. }
-        | UpstreamError::Forbidden(..)
-        | UpstreamError::Protocol(..)
-        | UpstreamError::Unreachable(..)
-        | UpstreamError::Failed(..) => false,
-    }
 }

@@ -10,13 +10,15 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use oci::{ByteRange, Digest, Origin, Ranges};
 use tokio::time::timeout;
 
-use super::{BEGIN_LIMIT, Client, Tools};
-use crate::body::{self, BodyError, Part};
+use super::client::Client;
+use super::state::{BEGIN_LIMIT, PullThroughStep};
+use crate::body::{self, Part};
 use crate::flight::Sharing;
 use crate::found::{Found, Source};
+use crate::object_stream::BodyError;
 use crate::refusal::Refusal;
 use crate::request::Target;
-use crate::{IntakeError, UpstreamError, UpstreamRepository, Visibility};
+use crate::{Growing, IntakeError, UpstreamError, UpstreamRepository, Visibility};
 
 /// A source whose bytes stop for this long has broken.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
@@ -25,7 +27,7 @@ const MOST_BREAKS: u32 = 5;
 
 /// The sources of one object, for one client.
 pub struct Sources {
-    tools: Arc<Tools>,
+    step: Arc<PullThroughStep>,
     /// The whole object.
     target: Target,
     digest: Digest,
@@ -36,10 +38,10 @@ pub struct Sources {
 }
 
 /// How other nodes are asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Nodes {
-    /// As the one who takes the object in for this node.
-    InFlight,
+    /// As the one who takes the object in for this node: it fills this.
+    InFlight(Growing),
     /// As anybody.
     AsPeers,
     /// Not at all: upstream is asked with a client's own credentials.
@@ -85,20 +87,24 @@ impl Opened {
 
 impl Sources {
     pub(super) fn new(
-        tools: &Arc<Tools>,
+        step: &Arc<PullThroughStep>,
         target: &Target,
         digest: &Digest,
         client: &Client,
         nodes: Nodes,
     ) -> Self {
         let origin = target.origin.as_ref();
+        let mut target = Target {
+            ranges: None,
+            head_only: false,
+            ..target.clone()
+        };
+        if let Nodes::InFlight(ingest) = &nodes {
+            target.pull.ingest = Some(ingest.clone());
+        }
         Self {
-            tools: tools.clone(),
-            target: Target {
-                ranges: None,
-                head_only: false,
-                ..target.clone()
-            },
+            step: step.clone(),
+            target,
             digest: digest.clone(),
             repository: origin.map(|origin| client.repository(origin)),
             nodes: match client.credentials {
@@ -127,11 +133,11 @@ impl Sources {
             ..self.target.clone()
         };
         let is_private = self.is_private.load(Ordering::Relaxed);
-        let found = match (self.nodes, &self.tools.flight) {
-            (Nodes::InFlight, Some(flight)) if !is_private => {
+        let found = match (&self.nodes, &self.step.flight) {
+            (Nodes::InFlight(_), Some(flight)) if !is_private => {
                 flight.find(&target, Sharing::Unknown).await?
             }
-            (Nodes::InFlight | Nodes::AsPeers, _) => self.tools.from_peers.find(&target).await?,
+            (Nodes::InFlight(_) | Nodes::AsPeers, _) => self.step.from_peers.find(&target).await?,
             (Nodes::Never, _) => return Err(Refusal::NoPeer(self.target.kind)),
         };
         self.share(Visibility::Shared);
@@ -145,13 +151,8 @@ impl Sources {
             None => 0..size,
         };
         let offset = range.start;
-        let share = self.tools.from_peers.memory().own.clone();
-        let body = body::of(
-            found.payload,
-            vec![Part::Range(range)],
-            Source::Peer,
-            &share,
-        );
+        let share = self.step.from_peers.memory().own.clone();
+        let body = body::of(found, vec![Part::Range(range)], &share);
         let body = http_body_util::BodyDataStream::new(body);
         Ok(Opened {
             upstream_reason: None,
@@ -172,8 +173,8 @@ impl Sources {
     ) -> Result<Opened, Refusal> {
         let kind = self.target.kind;
         let repository = self.repository.as_ref().ok_or(Refusal::NoPeer(kind))?;
-        let asked = self.tools.upstream.blob(repository, &self.digest, ranges);
-        let blob = self.tools.ask(repository, BEGIN_LIMIT, asked).await;
+        let asked = self.step.upstream.blob(repository, &self.digest, ranges);
+        let blob = self.step.ask(repository, BEGIN_LIMIT, asked).await;
         let blob = blob.map_err(|error| match error {
             UpstreamError::Unsatisfiable { size, .. } => Refusal::Unsatisfiable { size },
             error => Refusal::Upstream(kind, error),
@@ -194,8 +195,8 @@ impl Sources {
         }
         let stays_private =
             visibility == Visibility::Shared && self.is_private.load(Ordering::Relaxed);
-        if self.nodes == Nodes::InFlight && !stays_private {
-            self.tools.share(&self.digest, visibility);
+        if matches!(self.nodes, Nodes::InFlight(_)) && !stays_private {
+            self.step.share(&self.digest, visibility);
         }
     }
 }
@@ -272,7 +273,7 @@ impl Transfer {
         }
         let size = bytes.len() as u64;
         if let Some(reason) = self.opened.upstream_reason {
-            self.sources.tools.metrics.count_upstream(reason, size);
+            self.sources.step.metrics.count_upstream(reason, size);
         }
         self.offset += size;
         self.breaks = 0;

@@ -1,20 +1,23 @@
 //! What a tag points at: upstream says it; while it cannot, the store's last answer stands, then the peers'.
 
+use std::sync::Arc;
+
 use oci::{Reference, TagName};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::promise::is_refusal;
-use super::{BEGIN_LIMIT, Client, PullThrough, RESOLVE_LIMIT};
+use super::client::Client;
+use super::last_answers::is_refusal;
+use super::state::{BEGIN_LIMIT, PullThroughStep, RESOLVE_LIMIT};
 use crate::access::Access;
 use crate::found::Found;
 use crate::refusal::Refusal;
 use crate::request::Target;
 use crate::{Resolved, UpstreamError, local};
 
-impl PullThrough {
+impl PullThroughStep {
     pub(super) async fn tag(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
         client: &Client,
         access: &Access,
@@ -22,7 +25,6 @@ impl PullThrough {
         let Some(name) = target.tag_name() else {
             return Err(Refusal::NoPeer(target.kind));
         };
-        let tools = &self.tools;
         let mut asked = self.resolve(&name, client);
         let resolved = match timeout(RESOLVE_LIMIT, &mut asked).await {
             Ok(resolved) => resolved,
@@ -37,12 +39,12 @@ impl PullThrough {
                 }
                 if let Ok(found) = known {
                     // The answer counts for the next pull.
-                    let (tools, credentials) = (tools.clone(), client.credentials.is_some());
+                    let (step, credentials) = (self.clone(), client.credentials.is_some());
                     self.tasks.spawn(async move {
                         if let Ok(Ok(resolved)) = asked.await
                             && !credentials
                         {
-                            tools.intake.tag(&name, &resolved.digest);
+                            step.intake.tag(&name, &resolved.digest);
                         }
                     });
                     return Ok(found);
@@ -59,29 +61,29 @@ impl PullThrough {
             reference: Reference::Digest(resolved.digest.clone()),
             ..target.clone()
         };
-        let stored = local::find(&tools.store, access, &by_digest).await;
+        let stored = local::find(&self.store, access, &by_digest).await;
         let found = match (stored, resolved.manifest) {
             (Some(found), _) => found,
             (None, Some(manifest)) => self.received(&by_digest, client, manifest).await,
             (None, None) => self.fetch(&by_digest, &resolved.digest, client).await?,
         };
         if client.credentials.is_none() {
-            tools.intake.tag(&name, &resolved.digest);
+            self.intake.tag(&name, &resolved.digest);
         }
         Ok(found)
     }
 
     /// Asks upstream what a tag points at, in a task: what a slow registry answers counts although nobody waits for it.
     fn resolve(
-        &self,
+        self: &Arc<Self>,
         name: &TagName,
         client: &Client,
     ) -> JoinHandle<Result<Resolved, UpstreamError>> {
-        let (tools, name) = (self.tools.clone(), name.clone());
+        let (step, name) = (self.clone(), name.clone());
         let repository = client.repository(&name.origin);
         self.tasks.spawn(async move {
-            let asked = tools.upstream.resolve(&repository, &name.tag);
-            tools.ask(&repository, BEGIN_LIMIT, asked).await
+            let asked = step.upstream.resolve(&repository, &name.tag);
+            step.ask(&repository, BEGIN_LIMIT, asked).await
         })
     }
 
@@ -102,7 +104,7 @@ impl PullThrough {
         }
         // Something else than an outage: a client on its own may get more than this node.
         let must_be_whole = client.keeps_to_one_source && is_refusal(&error);
-        let known = local::find(&self.tools.store, access, target).await;
+        let known = local::find(&self.store, access, target).await;
         let may_be_given = match &known {
             Some(found) => !must_be_whole || self.is_complete(&found.digest).await,
             None => false,
@@ -110,7 +112,7 @@ impl PullThrough {
         match known {
             Some(found) if may_be_given => Ok(found),
             _ if must_be_whole => Err(refused(error)),
-            _ => match self.tools.from_peers.find(target).await {
+            _ => match self.from_peers.find(target).await {
                 Ok(found) => Ok(found),
                 // Why upstream was no help comes first.
                 Err(_) => Err(refused(error)),

@@ -129,7 +129,7 @@ async fn app_of(key: oci::Key, peers: &[Peer]) -> TestApp {
     let parts = Parts {
         store: store.clone(),
         router: Arc::new(cluster.router(here)),
-        intake: None,
+        pull_through: None,
         checks: None,
         flights: None,
     };
@@ -489,7 +489,14 @@ async fn peers_that_answer_and_close_end_in_a_miss() {
 async fn the_nodes_own_pull_goes_upstream_after_two_peers_have_failed_it() {
     let (bytes, digest) = large();
     let app = app(&digest, &vec![Peer::Breaks(bytes, 1); 25]).await;
-    app.store.set_ingesting(&digest);
+    let (_writer, progress) = tokio::sync::watch::channel(crate::Progress {
+        written: 0,
+        total: None,
+        stage: crate::Stage::Filling,
+    });
+    let file = tempfile::tempfile().expect("a file");
+    let ingest = crate::Growing::new(Arc::new(file), progress);
+    app.store.ingest_from(&digest, ingest);
     let first = app.blob(&digest).await;
     assert_eq!(first.status(), StatusCode::OK);
     let mut body = first.into_body();

@@ -6,11 +6,11 @@ use http::HeaderMap;
 use http::header::{AsHeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE};
 use oci::Digest;
 
-/// What the conditions of a request come to, once it is certain that there is an object.
+/// Whether the conditions of a request hold, once it is certain that there is an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is sent.
-    Send,
+pub enum Conditions {
+    /// The object is sent.
+    Hold,
     /// The client has it: status 304.
     NotModified,
     /// The client wants another one: status 412.
@@ -22,17 +22,17 @@ pub fn entity_tag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
-/// Weighs `If-Match`, then `If-None-Match` (RFC 9110, 13.2.2). A header without a value counts as absent.
-pub fn outcome(headers: &HeaderMap, digest: &Digest) -> Outcome {
+/// Checks `If-Match`, then `If-None-Match` (RFC 9110, 13.2.2). A header without a value counts as absent.
+pub fn check(headers: &HeaderMap, digest: &Digest) -> Conditions {
     let strong = |tag: Tag<'_>| tag.is_any() || (!tag.weak && tag.text == digest.as_str());
     let weak = |tag: Tag<'_>| tag.is_any() || tag.text == digest.as_str();
     let mut wanted = tags(headers, IF_MATCH).peekable();
     if wanted.peek().is_some() && !wanted.any(strong) {
-        Outcome::Failed
+        Conditions::Failed
     } else if tags(headers, IF_NONE_MATCH).any(weak) {
-        Outcome::NotModified
+        Conditions::NotModified
     } else {
-        Outcome::Send
+        Conditions::Hold
     }
 }
 
@@ -121,35 +121,39 @@ mod tests {
             format!("{OTHER} ,, W/\"x,y\",\t{same}"),
         );
         let weak_list = format!("{OTHER}, {weak}");
-        let of = |lines: &[(HeaderName, &str)]| outcome(&with(lines), &digest);
-        assert_eq!(of(&[]), Outcome::Send);
+        let of = |lines: &[(HeaderName, &str)]| check(&with(lines), &digest);
+        assert_eq!(of(&[]), Conditions::Hold);
         for there in [&*same, bare, &weak, &list, &weak_list, "*", " *"] {
             assert_eq!(
                 of(&[(IF_NONE_MATCH, there)]),
-                Outcome::NotModified,
+                Conditions::NotModified,
                 "{there}"
             );
         }
         for absent in ["", " ", ","] {
-            assert_eq!(of(&[(IF_MATCH, absent)]), Outcome::Send, "{absent:?}");
-            assert_eq!(of(&[(IF_NONE_MATCH, absent)]), Outcome::Send, "{absent:?}");
+            assert_eq!(of(&[(IF_MATCH, absent)]), Conditions::Hold, "{absent:?}");
+            assert_eq!(
+                of(&[(IF_NONE_MATCH, absent)]),
+                Conditions::Hold,
+                "{absent:?}"
+            );
         }
         for other in [OTHER, "\"*\"", "\"\"", "W/", "\"unclosed, *"] {
-            assert_eq!(of(&[(IF_NONE_MATCH, other)]), Outcome::Send, "{other}");
-            assert_eq!(of(&[(IF_MATCH, other)]), Outcome::Failed, "{other}");
+            assert_eq!(of(&[(IF_NONE_MATCH, other)]), Conditions::Hold, "{other}");
+            assert_eq!(of(&[(IF_MATCH, other)]), Conditions::Failed, "{other}");
         }
         for there in [&*same, bare, &list, "*"] {
-            assert_eq!(of(&[(IF_MATCH, there)]), Outcome::Send, "{there}");
+            assert_eq!(of(&[(IF_MATCH, there)]), Conditions::Hold, "{there}");
         }
         for weak in [&*weak, &weak_list] {
-            assert_eq!(of(&[(IF_MATCH, weak)]), Outcome::Failed, "weak: {weak}");
+            assert_eq!(of(&[(IF_MATCH, weak)]), Conditions::Failed, "weak: {weak}");
         }
         let lines = [(IF_NONE_MATCH, OTHER), (IF_NONE_MATCH, &*same)];
-        assert_eq!(of(&lines), Outcome::NotModified, "in the second line");
+        assert_eq!(of(&lines), Conditions::NotModified, "in the second line");
         let both = [(IF_NONE_MATCH, &*same), (IF_MATCH, OTHER)];
-        assert_eq!(of(&both), Outcome::Failed, "If-Match is first");
+        assert_eq!(of(&both), Conditions::Failed, "If-Match is first");
         let both = [(IF_NONE_MATCH, &*same), (IF_MATCH, &*same)];
-        assert_eq!(of(&both), Outcome::NotModified);
+        assert_eq!(of(&both), Conditions::NotModified);
     }
 
     #[test]

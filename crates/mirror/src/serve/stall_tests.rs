@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use oci::Digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
@@ -11,7 +12,7 @@ use super::*;
 use crate::body::client_socket::OWN_WAIT_LIMIT;
 use crate::body::send_memory::{LARGE_CHUNK, SendMemory};
 use crate::body::{self, Part};
-use crate::found::{Payload, Source};
+use crate::found::{Found, Payload, Source};
 
 /// More than the kernel holds for a client that takes nothing.
 const SIZE: usize = 8 * 1024 * 1024;
@@ -44,7 +45,9 @@ async fn serve_file(connections: usize) -> Server {
     let handler = move |_, _| {
         answers.fetch_add(1, Ordering::Relaxed);
         let parts = vec![Part::Range(0..SIZE as u64)];
-        let body = body::of(Payload::File(file.clone()), parts, Source::Local, &own);
+        let payload = Payload::File(file.clone());
+        let found = Found::blob(&Digest::sha256(b""), None, payload, Source::Local);
+        let body = body::of(found, parts, &own);
         let response = Response::builder().header("content-length", SIZE);
         async { response.body(body).expect("well-formed") }
     };

@@ -36,7 +36,7 @@ async fn app() -> TestApp {
     let parts = Parts {
         store,
         router: Arc::new(MemoryCluster::default().router(here)),
-        intake: None,
+        pull_through: None,
         checks: None,
         flights: None,
     };

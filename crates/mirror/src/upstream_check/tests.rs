@@ -184,7 +184,7 @@ fn target(repository: &str, reference: Reference, kind: Kind) -> Target {
         reference,
         ranges: None,
         caller: Caller::Own,
-        attempts: None,
+        pull: Default::default(),
         head_only: false,
         position: None,
     }

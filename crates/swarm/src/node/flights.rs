@@ -71,8 +71,7 @@ impl Node {
         };
         let answers = flights.answers();
         for event in flights.take_events() {
-            // A mirror that is behind by a whole queue has stopped.
-            let _ = self.outbox.events.try_send(event);
+            self.outbox.events.send(event);
         }
         for datagram in flights.take_datagrams() {
             let id = datagram.to;

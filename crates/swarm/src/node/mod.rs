@@ -16,7 +16,7 @@ use libp2p::kad::QueryId;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, PeerId, Swarm};
-use mirror::{Candidate, FlightEvent};
+use mirror::{Candidate, FlightEventSender};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -71,7 +71,7 @@ pub(crate) struct Outbox {
     /// Peers worth remembering.
     pub(crate) remembered: watch::Sender<Vec<Remembered>>,
     /// What flights ask of the mirror.
-    pub(crate) events: mpsc::Sender<FlightEvent>,
+    pub(crate) events: FlightEventSender,
 }
 
 pub(crate) struct Node {

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,16 +17,16 @@ use oci::{Digest, Filter, Origin};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::memory::{MemoryCluster, MemoryStore};
 use crate::request::{FLIGHT, MIRRORED};
 use crate::{
-    Access, Body, Candidate, ChainPosition, Decision, Ends, FlightEvent, Flights, Growing, Limits,
-    LinkTest, Mirror, NodeId, Options, Parts, PeerId, Progress, PullProgress, Reader, ReceiveRates,
-    SourceRequest, Stage,
+    Access, Body, Candidate, ChainPosition, Decision, Ends, FlightEventSender, FlightEvents,
+    Flights, Growing, Limits, LinkTest, Mirror, NodeId, Options, Parts, PeerId, Progress,
+    PullProgress, Reader, ReceiveRates, SourceRequest, Stage, flight_events,
 };
 
 /// Longer than anything here takes.
@@ -38,16 +39,18 @@ pub struct Script {
     pub requests: Mutex<Vec<SourceRequest>>,
     pub progress: Mutex<Vec<(Digest, PullProgress)>>,
     /// What the mirror is asked or told.
-    pub events: mpsc::Sender<FlightEvent>,
-    taken: Mutex<Option<mpsc::Receiver<FlightEvent>>>,
+    pub events: FlightEventSender,
+    taken: Mutex<Option<FlightEvents>>,
     pub link_tests: Mutex<Vec<LinkTest>>,
     pub rates: Mutex<Vec<ReceiveRates>>,
+    /// Whether to panic when a pull has begun.
+    pub panics: AtomicBool,
     happened: Notify,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        let (events, taken) = mpsc::channel(16);
+        let (events, taken) = flight_events();
         Self {
             decisions: Mutex::default(),
             requests: Mutex::default(),
@@ -56,6 +59,7 @@ impl Default for Script {
             taken: Mutex::new(Some(taken)),
             link_tests: Mutex::default(),
             rates: Mutex::default(),
+            panics: AtomicBool::new(false),
             happened: Notify::default(),
         }
     }
@@ -74,6 +78,11 @@ impl Flights for Script {
     }
 
     fn report(&self, digest: &Digest, progress: PullProgress) {
+        let has_begun = matches!(progress, PullProgress::Begun { .. });
+        assert!(
+            !(has_begun && self.panics.load(Ordering::Relaxed)),
+            "on purpose"
+        );
         self.progress.lock().push((digest.clone(), progress));
         self.happened.notify_waiters();
     }
@@ -88,7 +97,7 @@ impl Flights for Script {
         self.happened.notify_waiters();
     }
 
-    fn events(&self) -> mpsc::Receiver<FlightEvent> {
+    fn events(&self) -> FlightEvents {
         self.taken.lock().take().expect("taken once")
     }
 }
@@ -151,7 +160,7 @@ pub async fn node_that_mirrors(filter: Filter) -> Node {
     let parts = Parts {
         store: store.clone(),
         router: Arc::new(MemoryCluster::default().router(candidate(address))),
-        intake: None,
+        pull_through: None,
         checks: None,
         flights: Some(script.clone()),
     };

@@ -20,9 +20,9 @@ async fn the_followers_of_a_slow_node_go_on_elsewhere() {
     let begin = last.read(MIB).await;
 
     let event = |condition| first.script.events.send(FlightEvent::Condition(condition));
-    event(Condition::Starved).await.expect("taken");
+    event(Condition::Starved);
     tokio::task::yield_now().await;
-    event(Condition::Slow).await.expect("taken");
+    event(Condition::Slow);
     it.growing.write(&bytes[MIB..]);
     let (rest, is_all) = last.rest().await;
     assert!(is_all && begin == bytes[..MIB] && rest == bytes[MIB..]);
@@ -51,7 +51,7 @@ async fn what_others_should_get_elsewhere_is_given_to_nobody_for_a_while() {
     // Another registry is none of its business.
     for registry in ["docker.io", "quay.io"] {
         let event = FlightEvent::SlowRegistry(registry_hash(registry));
-        leader.script.events.send(event).await.expect("taken");
+        leader.script.events.send(event);
     }
     assert!(!follower.rest().await.1);
     assert_eq!(leader.follow_first(&digest).await.0.status(), 404);
@@ -102,7 +102,7 @@ async fn a_link_is_tested_against_others_and_the_result_is_passed_on() {
     assert_eq!(link_test(&node).await.2, None, "unknown");
     let peers = others.each_ref().map(|other| candidate(other.address));
     let event = FlightEvent::TestLink(peers.to_vec());
-    node.script.events.send(event).await.expect("taken");
+    node.script.events.send(event);
     node.script.until(|s| !s.link_tests.lock().is_empty()).await;
     let test = node.script.link_tests.lock()[0].clone();
     assert!(
@@ -118,7 +118,7 @@ async fn a_link_is_tested_against_others_and_the_result_is_passed_on() {
     );
     // The others learn it when they test theirs.
     let event = FlightEvent::TestLink(vec![candidate(node.address)]);
-    others[0].script.events.send(event).await.expect("taken");
+    others[0].script.events.send(event);
     others[0]
         .script
         .until(|s| !s.link_tests.lock().is_empty())

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Fetcher;
 use crate::body::Body;
-use crate::flight::per_second;
+use crate::rate::per_second;
 use crate::request::LINK_TEST;
 use crate::{Candidate, LinkTest, NodeId};
 

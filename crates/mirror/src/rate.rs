@@ -1,4 +1,4 @@
-//! Measures what this node receives in flights, in total.
+//! Measures bytes per second over the last second.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,7 +10,7 @@ const LATELY: Duration = Duration::from_secs(1);
 /// The interval between samples.
 const MARK_EVERY: Duration = Duration::from_millis(200);
 
-/// What the node takes in, in bytes a second.
+/// Bytes that come or go, in total and per second.
 #[derive(Debug, Default)]
 pub struct RateMeter {
     total: u64,

@@ -1,0 +1,102 @@
+//! Tells flights what this node receives, and does what they ask of the mirror.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use oci::Registry;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::pulls::Pull;
+use super::shared::Shared;
+use crate::flights::pulling::Role;
+use crate::{Candidate, Condition, FlightEvent, FlightEvents, registry_hash};
+
+/// The interval between observations while anything is received.
+const OBSERVE_EVERY: Duration = Duration::from_millis(250);
+
+/// Observes what arrives, and handles events, until the mirror or flights end.
+pub async fn run(shared: Arc<Shared>, mut events: FlightEvents) {
+    // Without this task no event would ever be handled again.
+    while AssertUnwindSafe(follow(&shared, &mut events))
+        .catch_unwind()
+        .await
+        .is_err()
+    {
+        tracing::error!("handling an event of flights panicked; this is a bug, please report it");
+    }
+}
+
+async fn follow(shared: &Arc<Shared>, events: &mut FlightEvents) {
+    let mut ticks = interval(OBSERVE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(event) => shared.handle(event),
+                None => return,
+            },
+            () = shared.pulls.wait_for_any(), if shared.pulls.is_empty() => {}
+            _ = ticks.tick(), if !shared.pulls.is_empty() => {
+                if shared.pulls.any(|pull| pull.is_moving()) {
+                    shared.flights.observe(shared.speed.rates());
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn handle(self: &Arc<Self>, event: FlightEvent) {
+        match event {
+            FlightEvent::TestLink(peers) => self.spawn(self.clone().test_link(peers)),
+            FlightEvent::Condition(condition) => {
+                tracing::debug!(?condition, "the speed of this node has changed");
+                self.speed.set_condition(condition);
+                let is_slow = condition == Condition::Slow;
+                self.metrics.flights_slow.set(is_slow.into());
+                if is_slow {
+                    self.evict(|_| true);
+                }
+            }
+            FlightEvent::SlowRegistry(hash) => {
+                let rates = self.speed.rates();
+                tracing::debug!(
+                    ?rates,
+                    "a registry gives this node little: another node tries it"
+                );
+                let is_meant = |registry: &Registry| registry_hash(registry.as_str()) == hash;
+                self.evict(|pull| {
+                    let origin = pull.origin.as_ref();
+                    pull.states().borrow().role == Role::Leads
+                        && origin.is_some_and(|origin| is_meant(&origin.registry))
+                });
+            }
+        }
+    }
+
+    /// Lets the followers of some pulls go on with another source.
+    fn evict(&self, which: impl Fn(&Pull) -> bool) {
+        self.metrics.flights_evictions.inc();
+        self.pulls.for_each(|pull| {
+            if which(pull) {
+                pull.evict();
+            }
+        });
+    }
+
+    async fn test_link(self: Arc<Self>, peers: Vec<Candidate>) {
+        let test = self
+            .fetcher
+            .test_link(&peers, || self.speed.received_lately())
+            .await;
+        tracing::debug!(?test, "tested the link of this node");
+        if let Some(bandwidth) = test.bandwidth {
+            self.speed.set_bandwidth(bandwidth);
+            let bandwidth = i64::try_from(bandwidth).unwrap_or(i64::MAX);
+            self.metrics.flights_link.set(bandwidth);
+        }
+        self.flights.link_tested(test);
+    }
+}

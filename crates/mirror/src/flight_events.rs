@@ -1,0 +1,144 @@
+//! The events of flights on their way to the mirror: bounded, and without loss. What is newer of a kind replaces what
+//! waits.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ::flights::Condition;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::Candidate;
+
+/// The most registries that wait. A node pulls from a few.
+const MAX_REGISTRIES: usize = 1024;
+
+/// What flights ask of the mirror, or tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlightEvent {
+    /// The condition of this node has changed. While it is slow, it serves no incomplete objects.
+    Condition(Condition),
+    /// What this node leads from this registry, by its hash, should come to others by another way.
+    SlowRegistry(u64),
+    /// Test this node's link against these, and call [`Flights::link_tested`](crate::Flights::link_tested).
+    TestLink(Vec<Candidate>),
+}
+
+/// The end that the mirror takes events from.
+#[derive(Debug)]
+pub struct FlightEvents(Arc<Queue>);
+
+/// The end that flights hand events to. Dropping it ends them.
+#[derive(Debug)]
+pub struct FlightEventSender(Arc<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    condition: Option<Condition>,
+    slow_registries: BTreeSet<u64>,
+    test_link: Option<Vec<Candidate>>,
+    is_closed: bool,
+}
+
+/// Returns both ends of a new queue.
+pub fn flight_events() -> (FlightEventSender, FlightEvents) {
+    let queue = Arc::new(Queue::default());
+    (FlightEventSender(queue.clone()), FlightEvents(queue))
+}
+
+impl FlightEventSender {
+    /// Never blocks.
+    pub fn send(&self, event: FlightEvent) {
+        let mut waiting = self.0.waiting.lock();
+        match event {
+            FlightEvent::Condition(condition) => waiting.condition = Some(condition),
+            FlightEvent::TestLink(peers) => waiting.test_link = Some(peers),
+            FlightEvent::SlowRegistry(registry) => {
+                if waiting.slow_registries.len() >= MAX_REGISTRIES {
+                    waiting.slow_registries.pop_first();
+                    tracing::warn!(
+                        "the mirror is behind: followers of a slow registry are not told to go on elsewhere"
+                    );
+                }
+                waiting.slow_registries.insert(registry);
+            }
+        }
+        self.0.changed.notify_one();
+    }
+}
+
+impl Drop for FlightEventSender {
+    fn drop(&mut self) {
+        self.0.waiting.lock().is_closed = true;
+        self.0.changed.notify_one();
+    }
+}
+
+impl FlightEvents {
+    /// The next event; `None` once there will be no more. Cancel-safe.
+    pub async fn next(&mut self) -> Option<FlightEvent> {
+        loop {
+            {
+                let mut waiting = self.0.waiting.lock();
+                if let Some(event) = waiting.take() {
+                    return Some(event);
+                }
+                if waiting.is_closed {
+                    return None;
+                }
+            }
+            self.0.changed.notified().await;
+        }
+    }
+}
+
+impl Waiting {
+    fn take(&mut self) -> Option<FlightEvent> {
+        let condition = self.condition.take().map(FlightEvent::Condition);
+        let mut registry = || self.slow_registries.pop_first();
+        let event = condition.or_else(|| registry().map(FlightEvent::SlowRegistry));
+        event.or_else(|| self.test_link.take().map(FlightEvent::TestLink))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn however_far_the_mirror_is_behind_it_learns_of_everything_once() {
+        let (sender, mut events) = flight_events();
+        for number in 0..500u64 {
+            sender.send(FlightEvent::SlowRegistry(number % 100));
+            sender.send(FlightEvent::TestLink(Vec::new()));
+            sender.send(FlightEvent::Condition(Condition::Starved));
+        }
+        sender.send(FlightEvent::Condition(Condition::Slow));
+        drop(sender);
+        let first = events.next().await;
+        assert_eq!(first, Some(FlightEvent::Condition(Condition::Slow)));
+        for registry in 0..100 {
+            let next = events.next().await;
+            assert_eq!(next, Some(FlightEvent::SlowRegistry(registry)));
+        }
+        let last = events.next().await;
+        assert_eq!(last, Some(FlightEvent::TestLink(Vec::new())));
+        assert_eq!(events.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn an_event_wakes_who_waits() {
+        let (sender, mut events) = flight_events();
+        let waiting = tokio::spawn(async move { events.next().await });
+        tokio::task::yield_now().await;
+        sender.send(FlightEvent::SlowRegistry(7));
+        let event = waiting.await.expect("no panic");
+        assert_eq!(event, Some(FlightEvent::SlowRegistry(7)));
+    }
+}

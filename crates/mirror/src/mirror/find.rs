@@ -1,0 +1,193 @@
+//! The steps of the pipeline between who asks and what is sent.
+
+use http::HeaderMap;
+use oci::Digest;
+
+use super::{Ends, Mirror};
+use crate::flight::{Flight, Sharing};
+use crate::found::{Found, Source};
+use crate::metrics::{Metrics, MirrorLabels};
+use crate::pull_owners::{asks_for_rest, filled};
+use crate::pull_through::Client;
+use crate::refusal::Refusal;
+use crate::request::{Caller, ClientAddress, Kind, Target};
+use crate::request_record::RequestRecord;
+use crate::upstream_check::UpstreamCheck;
+use crate::{Growing, IngestId, local};
+
+impl Mirror {
+    /// Determines who sent a request for content, and which pull of this node it belongs to.
+    pub(super) async fn identify(&self, target: &mut Target, headers: &HeaderMap, ends: Ends) {
+        let client = ClientAddress::of(ends.remote, ends.local);
+        // Nobody is more than this who owns no pull.
+        let caller = self.access.caller(headers, client, || false);
+        let may_own = match caller {
+            Caller::Own => true,
+            Caller::Peer => false,
+            Caller::Remote => self.access.node_secret.is_none(),
+        };
+        let filled = if may_own {
+            self.filled_ingest(target).await
+        } else {
+            None
+        };
+        let owns_pull = || {
+            let filled = filled.as_ref();
+            filled.is_some_and(|(digest, id, _)| self.pull_owners.owns(digest, *id, client))
+        };
+        target.caller = self.access.caller(headers, client, owns_pull);
+        if target.caller == Caller::Own
+            && let Some((digest, _, growing)) = filled
+        {
+            target.pull.attempts = Some(self.attempts.of(&digest));
+            target.pull.ingest = Some(growing);
+        }
+    }
+
+    /// The ingest of the store's owner that the answer to this request could fill.
+    async fn filled_ingest(&self, target: &Target) -> Option<(Digest, IngestId, Growing)> {
+        let (digest, offset) = asks_for_rest(target)?;
+        let ingest = local::ingest(&self.store, digest).await?;
+        let id = filled(&ingest, offset)?;
+        Some((digest.clone(), id, ingest.growing))
+    }
+
+    pub(super) async fn find(
+        &self,
+        target: &mut Target,
+        client: &Client,
+        record: &mut RequestRecord,
+    ) -> Result<Found, Refusal> {
+        if let Some(found) = self.trials.find(target) {
+            return Ok(found);
+        }
+        if let (Kind::Manifest, Some(digest)) = (target.kind, target.digest())
+            && target.caller == Caller::Own
+        {
+            self.from_peers.sizes().expect(digest);
+        }
+        self.access.admit(target)?;
+        if target.caller == Caller::Peer {
+            return self.find_for_peer(target, record).await;
+        }
+        if let Some(found) = self.check_upstream(target, client).await? {
+            return Ok(found);
+        }
+        let pull_through = self
+            .pull_through
+            .as_ref()
+            .filter(|_| target.caller == Caller::Own);
+        // Where this mirror can ask upstream, a manifest from the store is more than its bytes: a tag's may be stale, and
+        // an image's is a promise for the rest of it.
+        let asks_first = pull_through.is_some() && target.kind == Kind::Manifest;
+        if !asks_first
+            && let Some(found) = self.find_here(target).await
+            && let Some(found) = local::unless_damaged(found).await
+        {
+            return Ok(found);
+        }
+        record.handler = "mirror";
+        self.learn_sizes(target).await;
+        let flight = self.flight.as_ref().filter(|_| target.fills_ingest());
+        let result = match (pull_through, flight) {
+            (Some(fetches), _) => fetches.find(target, client, &self.access).await,
+            (None, Some(flight)) => {
+                Flight::ignore_range_of_all(target);
+                match flight.find(target, Sharing::Shared).await {
+                    Err(refusal @ (Refusal::Leads(_) | Refusal::Alone(_)))
+                        if self.router.has_legacy_peers() =>
+                    {
+                        match self.from_peers.find(target).await {
+                            // Why it goes upstream is what the flight has said.
+                            Err(Refusal::NoPeer(_)) => Err(refusal),
+                            result => result,
+                        }
+                    }
+                    result => result,
+                }
+            }
+            (None, None) => self.from_peers.find(target).await,
+        };
+        self.upstream_bytes.note(target, result.as_ref().map(drop));
+        self.count(target, result.as_ref().ok());
+        result
+    }
+
+    /// Asks whether upstream says so too. Returns the answer to a client that wants the head alone, where upstream gave it.
+    async fn check_upstream(
+        &self,
+        target: &mut Target,
+        client: &Client,
+    ) -> Result<Option<Found>, Refusal> {
+        let Some(check) = &self.upstream_check else {
+            return Ok(None);
+        };
+        let is_proven_own = target.caller == Caller::Own && self.access.node_secret.is_some();
+        let credentials = client.credentials.as_ref();
+        let admitted = check.admit(target, credentials, is_proven_own).await;
+        let head =
+            admitted.inspect_err(|refusal| self.upstream_bytes.note(target, Err(refusal)))?;
+        let head = head.filter(|_| target.head_only);
+        Ok(head.as_ref().and_then(UpstreamCheck::head_found))
+    }
+
+    /// Finds what this node has and the client may have.
+    async fn find_here(&self, target: &Target) -> Option<Found> {
+        if let Some(check) = &self.upstream_check
+            && !check.shows(target).await
+        {
+            return None;
+        }
+        local::find(&self.store, &self.access, target).await
+    }
+
+    /// Looks up how large a blob has to be that peers are about to be asked for.
+    async fn learn_sizes(&self, target: &Target) {
+        if let (Kind::Blob, Some(digest)) = (target.kind, target.digest()) {
+            let sizes = self.from_peers.sizes();
+            if sizes.of(digest).is_none() {
+                sizes.learn_expected(&self.store).await;
+            }
+        }
+    }
+
+    /// A peer gets what is here; one that follows a flight gets what is on its way too.
+    async fn find_for_peer(
+        &self,
+        target: &Target,
+        record: &mut RequestRecord,
+    ) -> Result<Found, Refusal> {
+        let found = self.find_here(target).await;
+        let (Some(flight), Some(position)) = (&self.flight, target.position) else {
+            return found.ok_or(Refusal::NotHere(target.kind));
+        };
+        if target.head_only {
+            let progress = flight.progress(target, found, &self.access);
+            return progress.ok_or(Refusal::NotHere(target.kind));
+        }
+        let found = match found {
+            Some(found) => found,
+            None => flight.serve_growing(target, position, &self.access).await?,
+        };
+        flight.admit(target, found, record.ip)
+    }
+
+    fn count(&self, target: &Target, found: Option<&Found>) {
+        let hit = found.is_some_and(|found| found.source == Source::Peer);
+        let registry = self.metrics.registry_label(
+            target.origin.as_ref().map(|origin| &origin.registry),
+            target.caller,
+        );
+        let cache = if hit { "hit" } else { "miss" };
+        self.metrics
+            .mirror_requests
+            .get_or_create(&MirrorLabels { registry, cache })
+            .inc();
+        if found.is_none() {
+            self.metrics.misses.inc();
+        }
+        if hit {
+            Metrics::stamp(&self.metrics.mirror_last_success);
+        }
+    }
+}

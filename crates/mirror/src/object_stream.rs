@@ -1,0 +1,55 @@
+//! Objects whose bytes are not at hand: they come from a peer, from upstream or from a pull on its way, while they are
+//! sent. What provides them hangs off the pipeline by these traits; no step of it names a provider.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use oci::ByteRange;
+
+use crate::body::send_memory::Share;
+
+/// The bytes of a range, one piece after the other.
+pub type Pieces = BoxStream<'static, Result<Bytes, BodyError>>;
+
+/// An object whose bytes come while they are sent.
+pub trait ObjectStream: Send {
+    /// The bytes of a range. What is read from a disk takes this share of the memory.
+    fn stream(self: Box<Self>, range: ByteRange, share: Arc<Share>) -> Pieces;
+
+    /// The same object once more, for a further range.
+    fn again(&self) -> Box<dyn ObjectStream>;
+
+    /// Whether pieces of it take memory of the mirror for as long as they are kept.
+    fn takes_memory(&self) -> bool {
+        false
+    }
+}
+
+/// Hears of a body until it ends, and is then dropped.
+pub trait BodyHook: Send + Sync {
+    /// These bytes were handed to the connection.
+    fn sent(&self, bytes: u64);
+}
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("reading local content")]
+    Read(#[from] io::Error),
+    #[error("the object stopped growing at {written} bytes")]
+    Stunted { written: u64 },
+    #[error("the object did not grow for too long")]
+    Silent,
+    /// What an [`ObjectStream`] says.
+    #[error(transparent)]
+    Stream(Box<dyn Error + Send + Sync>),
+}
+
+impl BodyError {
+    pub fn of_stream(error: impl Error + Send + Sync + 'static) -> Self {
+        Self::Stream(Box::new(error))
+    }
+}

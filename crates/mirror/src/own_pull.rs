@@ -1,0 +1,16 @@
+//! What is known of the pull that a request of this node's own client belongs to. Found out once, and carried along.
+
+use std::sync::Arc;
+
+use crate::Growing;
+use crate::attempts::Attempts;
+
+/// The pull that a request belongs to. Empty for requests of others.
+#[derive(Clone, Debug, Default)]
+pub struct OwnPull {
+    /// What was tried for the object, if the client fills an ingest of its own with the answer. Only such requests take
+    /// part in a flight and change the state of a pull.
+    pub attempts: Option<Arc<Attempts>>,
+    /// The object on its way into this node's store.
+    pub ingest: Option<Growing>,
+}

@@ -1,0 +1,133 @@
+//! What the ways to content of the pull-through step share.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci::Digest;
+use parking_lot::Mutex;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::last_answers::{FAULT_VALIDITY, LastAnswers};
+use super::parts::Parts;
+use crate::flight::{Flight, Sharing};
+use crate::from_peers::FromPeers;
+use crate::images::Images;
+use crate::metrics::Metrics;
+use crate::{
+    Begun, Intake, IntakeError, PullThrough, Store, Upstream, UpstreamError, UpstreamRepository,
+    Visibility,
+};
+
+/// How long upstream may take to say what a tag points at before the last known answer is given.
+pub const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
+/// How long upstream may take to begin sending, redirects and tokens included.
+pub const BEGIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// The step of a pull that fetches for a store that the mirror fills.
+pub struct PullThroughStep {
+    pub(super) intake: Arc<dyn Intake>,
+    pub(super) upstream: Arc<dyn Upstream>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) from_peers: Arc<FromPeers>,
+    pub(super) flight: Option<Arc<Flight>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) images: Images,
+    pub(super) last_answers: LastAnswers,
+    pub(super) parts: Parts,
+    /// Objects on their way into the store; each goes on when its client leaves, for the next one.
+    pub(super) tasks: TaskTracker,
+    /// The last object that was too large for the store, in words, and when it came.
+    too_large: Mutex<Option<(Instant, String)>>,
+}
+
+impl PullThroughStep {
+    pub fn new(
+        PullThrough { intake, upstream }: PullThrough,
+        store: Arc<dyn Store>,
+        from_peers: Arc<FromPeers>,
+        flight: Option<Arc<Flight>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            intake,
+            upstream,
+            store,
+            from_peers,
+            flight,
+            metrics,
+            images: Images::default(),
+            last_answers: LastAnswers::default(),
+            parts: Parts::default(),
+            tasks: TaskTracker::new(),
+            too_large: Mutex::default(),
+        }
+    }
+
+    /// Says whether others may have what comes of an object that this node takes in.
+    pub(super) fn share(&self, digest: &Digest, visibility: Visibility) {
+        let sharing = match visibility {
+            Visibility::Shared => Sharing::Shared,
+            Visibility::Private => Sharing::Private,
+        };
+        if let Some(flight) = &self.flight {
+            flight.share(digest, sharing);
+        }
+    }
+
+    /// Begins to take in an object, on a thread that may wait for the disk.
+    pub(super) async fn begin(&self, digest: &Digest) -> Result<Begun, IntakeError> {
+        let (intake, digest) = (self.intake.clone(), digest.clone());
+        let begun = spawn_blocking(move || intake.begin(&digest)).await;
+        begun.map_err(io::Error::other)?
+    }
+
+    /// An object is handed on without being kept. Where the disk is the reason, the store says so itself, once.
+    pub(super) fn not_kept(&self, digest: &Digest, error: &IntakeError) {
+        match error {
+            IntakeError::TooLarge { .. } => {
+                tracing::warn!(%digest, %error, "passed on without being kept");
+                *self.too_large.lock() = Some((Instant::now(), format!("not kept: {error}")));
+            }
+            IntakeError::Mismatch { .. } | IntakeError::TooLong { .. } => {
+                tracing::warn!(%digest, %error, "what was passed on was wrong");
+            }
+            IntakeError::Crowded { .. } | IntakeError::Io(_) => {
+                tracing::debug!(%digest, %error, "passed on without being kept");
+            }
+        }
+    }
+
+    /// What upstream answers within `limit`. How it stands with this node follows from that, but not from what a client
+    /// gets with credentials of its own.
+    pub(super) async fn ask<T>(
+        &self,
+        repository: &UpstreamRepository,
+        limit: Duration,
+        asked: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        let answer = match tokio::time::timeout(limit, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(UpstreamError::Failed(
+                repository.origin.clone(),
+                format!("no answer within {limit:?}"),
+            )),
+        };
+        if repository.credentials.is_none() {
+            self.last_answers
+                .note(&repository.origin, answer.as_ref().err());
+        }
+        answer
+    }
+
+    /// What went wrong lately with registries and with keeping what came, a line for each, for `/readyz`.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = self.last_answers.faults();
+        let too_large = self.too_large.lock().clone();
+        let recent = too_large.filter(|(at, _)| at.elapsed() < FAULT_VALIDITY);
+        faults.extend(recent.map(|(_, text)| text));
+        faults
+    }
+}
