@@ -19,6 +19,7 @@ use oci::{Key, MediaType, Ranges};
 use tokio::time::{Instant, timeout};
 
 use crate::access::Secret;
+use crate::activity::Changes;
 use crate::connect::Connector;
 use crate::flights::pulling::SOURCE_ANSWER_LIMIT;
 use crate::metrics::Metrics;
@@ -50,6 +51,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Counts bytes of its body.
+    pub fn received(&self, bytes: u64) {
+        self.in_flight.received(bytes);
+    }
+
     /// Its body was good to the last byte.
     pub fn finished(&self) {
         self.in_flight.finished();
@@ -141,8 +147,9 @@ impl Fetcher {
         limits: Limits,
         authorization: Option<&Secret>,
         metrics: Arc<Metrics>,
+        changes: Changes,
     ) -> Self {
-        let peers = Arc::new(Peers::default());
+        let peers = Arc::new(Peers::new(changes));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_LIMIT)
@@ -184,7 +191,10 @@ impl Fetcher {
         candidate: Candidate,
     ) -> Result<Answer, (Candidate, Fault, String)> {
         let mut in_flight = self.peers.begin(&candidate);
-        let failed = |why: String| (candidate.clone(), Fault::Failed, why);
+        let failed = |why: String| {
+            self.peers.note_error(&candidate.peer, &why);
+            (candidate.clone(), Fault::Failed, why)
+        };
         let request = self
             .request(question, &candidate)
             .map_err(|error| failed(error.to_string()))?;

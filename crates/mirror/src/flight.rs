@@ -14,6 +14,7 @@ mod speed;
 mod uploads;
 mod watcher;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -223,6 +224,11 @@ impl Flight {
         } else {
             Err(Refusal::Occupied)
         }
+    }
+
+    /// The nodes that receive an object from this one while it grows, by object.
+    pub fn followers(&self) -> HashMap<Digest, usize> {
+        self.shared.uploads.followers()
     }
 
     /// Sets whether other nodes may have what this node pulls.

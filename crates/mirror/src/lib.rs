@@ -5,6 +5,7 @@
 //! getting it), and, for a store that the mirror fills itself, [`Intake`] and [`Upstream`].
 
 mod access;
+mod activity;
 mod announce;
 mod attempts;
 mod body;
@@ -40,6 +41,7 @@ mod request_record;
 mod router;
 mod send;
 pub mod serve;
+pub mod snapshot;
 mod source_provider;
 mod source_reader;
 mod store;

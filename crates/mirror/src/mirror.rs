@@ -5,15 +5,18 @@
 //! [`relay`](crate::relay)) or how do we get it ([`pull_through`](crate::pull_through)) → send it ([`send`](crate::send)) → record it ([`request_record`](crate::request_record)).
 
 mod find;
+mod track;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::{Response, StatusCode};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::activity::{Activities, Changes};
 use crate::attempts::AttemptsByDigest;
 use crate::body::Body;
 use crate::body::send_memory::SendMemory;
@@ -21,6 +24,7 @@ use crate::fetch::{Fetcher, Limits};
 use crate::flight::Flight;
 use crate::from_peers::FromPeers;
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::pull_owners::PullOwners;
 use crate::pull_through::{Client, PullThroughStep};
 use crate::refusal::Refusal;
@@ -60,7 +64,7 @@ pub struct Mirror {
     access: Access,
     reader: Reader,
     from_peers: Arc<FromPeers>,
-    flight: Option<Arc<Flight>>,
+    pub(crate) flight: Option<Arc<Flight>>,
     pull_through: Option<Arc<PullThroughStep>>,
     trials: Arc<Trials>,
     pull_owners: PullOwners,
@@ -68,8 +72,12 @@ pub struct Mirror {
     upstream_check: Option<UpstreamCheck>,
     upstream_bytes: UpstreamBytes,
     memory: SendMemory,
-    metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     leave: CancellationToken,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) activities: Arc<Activities>,
+    pub(crate) changes: Changes,
+    pub(crate) started_at: SystemTime,
 }
 
 /// The ends of the connection that a request came on.
@@ -88,8 +96,16 @@ impl Mirror {
         } = options;
         let metrics = Arc::new(Metrics::register(registry));
         let authorization = access.authorization.as_ref();
-        let fetcher = Fetcher::new(parts.router.clone(), limits, authorization, metrics.clone());
-        let fetcher = Arc::new(fetcher);
+        let changes = Changes::default();
+        let fetcher = Arc::new(Fetcher::new(
+            parts.router.clone(),
+            limits,
+            authorization,
+            metrics.clone(),
+            changes.clone(),
+        ));
+        let (peers, activities) = (fetcher.peers.clone(), Activities::new(changes.clone()));
+        let activities = Arc::new(activities);
         let memory = SendMemory::default();
         let from_peers = Arc::new(FromPeers::new(fetcher.clone(), memory.clone()));
         let flight = parts.flights.map(|flights| {
@@ -125,10 +141,14 @@ impl Mirror {
             pull_owners: PullOwners::default(),
             attempts: AttemptsByDigest::default(),
             upstream_check,
-            upstream_bytes: UpstreamBytes::new(metrics.clone()),
+            upstream_bytes: UpstreamBytes::new(metrics.clone(), activities.clone()),
             memory,
             metrics,
             leave: CancellationToken::new(),
+            peers,
+            activities,
+            changes,
+            started_at: SystemTime::now(),
         }
     }
 
@@ -268,7 +288,12 @@ impl Mirror {
                     target.ask_for_head_only();
                 }
                 let client = Client::of(headers, &self.access);
-                let found = self.find(&mut target, &client, record).await?;
+                if let Some(digest) = target.digest().cloned() {
+                    self.track(&mut target, &digest, record);
+                }
+                let result = self.find(&mut target, &client, record).await;
+                self.tracked(&mut target, &result, record);
+                let found = result?;
                 if target.kind == Kind::Manifest && target.caller == Caller::Own {
                     self.from_peers.sizes().expect(&found.digest);
                 }

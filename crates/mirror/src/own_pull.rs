@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::Growing;
+use crate::activity::PullActivity;
 use crate::attempts::Attempts;
 
 /// The pull that a request belongs to. Empty for requests of others.
@@ -13,4 +14,6 @@ pub struct OwnPull {
     pub attempts: Option<Arc<Attempts>>,
     /// The object on its way into this node's store.
     pub ingest: Option<Growing>,
+    /// What is shown of the pull.
+    pub activity: Option<Arc<PullActivity>>,
 }

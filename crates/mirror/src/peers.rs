@@ -1,15 +1,18 @@
 //! What earlier requests have shown about peers: who answers, how fast, and who is in back-off.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
 use oci::Key;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::activity::Changes;
+use crate::rate::Throughput;
 use crate::{Candidate, PeerId};
 
 /// The first back-off after a failure. It doubles with each further failure, up to [`BACK_OFF_MAX`].
@@ -36,15 +39,16 @@ const LATENCY_GUESS: Duration = Duration::from_millis(20);
 const LATENCY_FRESH: Duration = Duration::from_secs(30);
 
 /// How a peer failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// It could not be connected, did not answer in time, or answered nonsense.
+    #[error("no connection, or no answer of use")]
     Failed,
-    /// Its answer began well and its body broke, stalled or crawled.
+    #[error("its body broke, stalled or crawled")]
     Broke,
-    /// It does not have what it announced.
+    #[error("it does not have what it announced")]
     Lacking,
-    /// It sent bytes that are not what was asked for.
+    #[error("it sent bytes that are not what was asked for")]
     Wrong,
 }
 
@@ -58,6 +62,23 @@ struct Record {
     latency: Duration,
     measured: Instant,
     in_flight: u32,
+    /// What it has sent.
+    received: Arc<Throughput>,
+    last_error: Option<(String, SystemTime)>,
+}
+
+/// What is known of a peer, to be shown.
+#[derive(Clone, Debug)]
+pub struct KnownPeer {
+    pub peer: PeerId,
+    pub addresses: Arc<[SocketAddr]>,
+    pub backed_off_for: Option<Duration>,
+    pub last_error: Option<(String, SystemTime)>,
+    pub requests: u32,
+    pub latency: Duration,
+    /// Bytes that it has sent in all, and what comes now.
+    pub received: u64,
+    pub bytes_per_second: u64,
 }
 
 /// The records of all peers, shared by all requests.
@@ -65,18 +86,27 @@ struct Record {
 pub struct Peers {
     records: Mutex<LruCache<PeerId, Record>>,
     lacking: Mutex<LruCache<(PeerId, Key), Instant>>,
+    /// Bytes sent to peers, by their address: what a request tells of a peer.
+    sent: Mutex<LruCache<IpAddr, Arc<AtomicU64>>>,
+    changes: Changes,
 }
 
 impl Default for Peers {
     fn default() -> Self {
-        Self {
-            records: Mutex::new(LruCache::new(MAX_PEERS)),
-            lacking: Mutex::new(LruCache::new(MAX_LACKING)),
-        }
+        Self::new(Changes::default())
     }
 }
 
 impl Peers {
+    pub fn new(changes: Changes) -> Self {
+        Self {
+            records: Mutex::new(LruCache::new(MAX_PEERS)),
+            lacking: Mutex::new(LruCache::new(MAX_LACKING)),
+            sent: Mutex::new(LruCache::new(MAX_PEERS)),
+            changes,
+        }
+    }
+
     /// Whether this candidate is worth asking for this key now.
     pub fn may_ask(&self, candidate: &Candidate, key: &Key, now: Instant) -> bool {
         let backed_off = self
@@ -141,9 +171,48 @@ impl Peers {
         record.in_flight += 1;
         InFlight {
             peers: self.clone(),
+            received: record.received.clone(),
             peer: candidate.peer.clone(),
             asked: Instant::now(),
             answered: false,
+        }
+    }
+
+    /// The counter of bytes sent to the peer at this address.
+    pub fn sent_to(&self, ip: IpAddr) -> Arc<AtomicU64> {
+        self.sent.lock().get_or_insert(ip, Arc::default).clone()
+    }
+
+    /// Bytes sent to peers, by their address.
+    pub fn sent(&self) -> Vec<(IpAddr, u64)> {
+        let sent = self.sent.lock();
+        let count = |(ip, count): (&IpAddr, &Arc<AtomicU64>)| (*ip, count.load(Ordering::Relaxed));
+        sent.iter().map(count).collect()
+    }
+
+    /// What is known of the peers used most recently, `most` of them.
+    pub fn known(&self, most: usize) -> Vec<KnownPeer> {
+        let (records, now) = (self.records.lock(), Instant::now());
+        let known = |(peer, record): (&PeerId, &Record)| KnownPeer {
+            peer: peer.clone(),
+            addresses: record.addresses.clone(),
+            backed_off_for: record.backed_off_until.and_then(|until| {
+                let left = until.saturating_duration_since(now);
+                (left > Duration::ZERO).then_some(left)
+            }),
+            last_error: record.last_error.clone(),
+            requests: record.in_flight,
+            latency: record.latency,
+            received: record.received.total(),
+            bytes_per_second: record.received.rate(),
+        };
+        records.iter().take(most).map(known).collect()
+    }
+
+    /// Remembers what went wrong with a peer, to be shown.
+    pub fn note_error(&self, peer: &PeerId, what: &str) {
+        if let Some(record) = self.records.lock().peek_mut(peer) {
+            record.last_error = Some((what.to_owned(), SystemTime::now()));
         }
     }
 
@@ -157,6 +226,9 @@ impl Peers {
         let Some(record) = records.get_mut(peer) else {
             return;
         };
+        if fault != Fault::Failed {
+            record.last_error = Some((fault.to_string(), SystemTime::now()));
+        }
         match fault {
             Fault::Lacking if record.false_announcements + 1 < MAX_FALSE_ANNOUNCEMENTS => {
                 record.false_announcements += 1;
@@ -172,6 +244,8 @@ impl Peers {
         record.failures += 1;
         record.false_announcements = 0;
         record.backed_off_until = Some(now + backed_off.min(BACK_OFF_MAX));
+        drop(records);
+        self.changes.tell();
         tracing::debug!(%peer, ?fault, "peer is in back-off");
     }
 }
@@ -186,6 +260,8 @@ impl Record {
             latency: LATENCY_GUESS,
             measured: Instant::now(),
             in_flight: 0,
+            received: Arc::default(),
+            last_error: None,
         }
     }
 
@@ -199,6 +275,7 @@ impl Record {
 pub struct InFlight {
     peers: Arc<Peers>,
     peer: PeerId,
+    received: Arc<Throughput>,
     asked: Instant,
     answered: bool,
 }
@@ -217,6 +294,11 @@ impl InFlight {
 }
 
 impl InFlight {
+    /// Counts bytes of the answer.
+    pub fn received(&self, bytes: u64) {
+        self.received.add(bytes);
+    }
+
     /// Clears the peer's failures: its answer was good to the last byte.
     pub fn finished(&self) {
         if let Some(record) = self.peers.records.lock().get_mut(&self.peer) {

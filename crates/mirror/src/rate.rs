@@ -1,6 +1,7 @@
 //! Measures bytes per second over the last second.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,6 +10,8 @@ use tokio::time::Instant;
 const LATELY: Duration = Duration::from_secs(1);
 /// The interval between samples.
 const MARK_EVERY: Duration = Duration::from_millis(200);
+/// What a [`Throughput`] is measured over, in milliseconds.
+const WINDOW_MS: u64 = 1000;
 
 /// Bytes that come or go, in total and per second.
 #[derive(Debug, Default)]
@@ -43,6 +46,74 @@ impl RateMeter {
     }
 }
 
+/// Bytes per second of one stream or of several, measured without a lock: what is added at the same moment by two may be
+/// attributed to the window after.
+#[derive(Debug)]
+pub struct Throughput {
+    began: Instant,
+    total: AtomicU64,
+    /// When this window began, in milliseconds since `began`, and the total by then.
+    window_at: AtomicU64,
+    window_total: AtomicU64,
+    /// Of the last window.
+    rate: AtomicU64,
+}
+
+impl Default for Throughput {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            total: AtomicU64::new(0),
+            window_at: AtomicU64::new(0),
+            window_total: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Throughput {
+    pub fn add(&self, bytes: u64) {
+        let total = self.total.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let (now, at) = (self.now(), self.window_at.load(Ordering::Relaxed));
+        let is_over = now.saturating_sub(at) >= WINDOW_MS;
+        let begin = || {
+            let order = Ordering::Relaxed;
+            self.window_at.compare_exchange(at, now, order, order)
+        };
+        if is_over && begin().is_ok() {
+            let before = self.window_total.swap(total, Ordering::Relaxed);
+            // After a pause a window begins anew.
+            let took = Duration::from_millis((now - at).min(2 * WINDOW_MS));
+            let rate = per_second(total.saturating_sub(before), took);
+            self.rate.store(rate, Ordering::Relaxed);
+        }
+    }
+
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// In bytes per second: of the last window, unless nothing has come since.
+    pub fn rate(&self) -> u64 {
+        let (took, rate) = (self.idle(), self.rate.load(Ordering::Relaxed));
+        if rate > 0 && took.as_millis() < u128::from(2 * WINDOW_MS) {
+            return rate;
+        }
+        let before = self.window_total.load(Ordering::Relaxed);
+        per_second(self.total().saturating_sub(before), took)
+    }
+
+    /// How long nothing has been added; for less than a window it may say more.
+    pub fn idle(&self) -> Duration {
+        let at = self.window_at.load(Ordering::Relaxed);
+        Duration::from_millis(self.now().saturating_sub(at))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 pub fn per_second(bytes: u64, took: Duration) -> u64 {
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     bytes.saturating_mul(1000) / millis.max(1)
@@ -73,5 +144,17 @@ mod tests {
         );
         assert!(rate.marks.len() <= 6);
         assert_eq!(rate.recent_rate(now + LATELY * 2), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throughput_is_that_of_the_last_window_and_falls_when_nothing_comes() {
+        let throughput = Throughput::default();
+        for _ in 0..30 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            throughput.add(100);
+        }
+        assert_eq!((throughput.total(), throughput.rate()), (3000, 1000));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(throughput.rate() < 20 && throughput.idle() >= Duration::from_secs(60));
     }
 }

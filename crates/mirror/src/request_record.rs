@@ -3,10 +3,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
+use crate::activity::ActiveRequest;
 use crate::found::Source;
 use crate::metrics::{HandlerLabels, HttpLabels, Metrics};
 use crate::object_stream::{BodyError, BodyHook};
@@ -34,6 +36,10 @@ pub struct RequestRecord {
     pub refusal: Option<String>,
     pub(crate) source: Option<Source>,
     pub(crate) hook: Option<Box<dyn BodyHook>>,
+    /// The pull of this node that the request is part of, and the first byte that it asks for.
+    pub(crate) pull: Option<(ActiveRequest, u64)>,
+    /// Counts what is sent to a peer.
+    pub(crate) sent_to: Option<Arc<AtomicU64>>,
     bytes: u64,
     broken: Option<String>,
 }
@@ -82,6 +88,8 @@ impl RequestRecord {
             refusal: None,
             source: None,
             hook: None,
+            pull: None,
+            sent_to: None,
             bytes: 0,
             broken: None,
         }
@@ -91,6 +99,16 @@ impl RequestRecord {
         self.bytes += bytes as u64;
         if let Some(hook) = &self.hook {
             hook.sent(bytes as u64);
+        }
+        if let Some(sent_to) = &self.sent_to {
+            sent_to.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        if let Some((request, start)) = &self.pull {
+            let pull = &request.pull;
+            pull.reached(start + self.bytes, bytes as u64);
+            if self.source == Some(Source::Local) {
+                pull.bytes.local.fetch_add(bytes as u64, Ordering::Relaxed);
+            }
         }
         match self.source {
             Some(Source::Local) => self.metrics.bytes.local.inc_by(bytes as u64),

@@ -1,6 +1,7 @@
 //! Reads the answer of a source, and watches the source meanwhile: a dead one is left within about a second.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::activity::PullSource;
 use crate::fetch::{Answer, Question};
 use crate::flights::now;
 use crate::source_provider::SourceProvider;
@@ -34,6 +36,9 @@ pub struct SourceReader {
 
 impl SourceReader {
     pub fn new(provider: Arc<dyn SourceProvider>, question: Question, answer: Answer) -> Self {
+        if let Some(activity) = &question.target.pull.activity {
+            activity.set_source(PullSource::Peer(answer.candidate.clone()));
+        }
         Self {
             provider,
             question,
@@ -73,6 +78,7 @@ impl SourceReader {
                         };
                         let waited = began.elapsed();
                         self.watch.received(waited, self.provider.starved_of());
+                        self.count(bytes.len() as u64);
                         return Next::Bytes(bytes, waited);
                     }
                     Some(Err(_)) => return Next::Broken,
@@ -84,6 +90,13 @@ impl SourceReader {
                 }
                 () = sleep(wait) => {}
             }
+        }
+    }
+
+    fn count(&self, bytes: u64) {
+        self.answer.received(bytes);
+        if let Some(activity) = &self.question.target.pull.activity {
+            activity.bytes.peers.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 

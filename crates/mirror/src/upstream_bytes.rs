@@ -11,6 +11,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::Store;
+use crate::activity::Activities;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::request::Target;
@@ -23,6 +24,7 @@ const WAITING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 pub struct UpstreamBytes {
     waiting: Mutex<LruCache<Digest, Sent>>,
     metrics: Arc<Metrics>,
+    activities: Arc<Activities>,
 }
 
 /// How the client was sent upstream.
@@ -33,10 +35,11 @@ struct Sent {
 }
 
 impl UpstreamBytes {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub fn new(metrics: Arc<Metrics>, activities: Arc<Activities>) -> Self {
         Self {
             waiting: Mutex::new(LruCache::new(WAITING)),
             metrics,
+            activities,
         }
     }
 
@@ -97,7 +100,11 @@ impl UpstreamBytes {
             let begin = ranges.and_then(|ranges| Some(ranges.first()?.start));
             let bytes = object.size - begin.unwrap_or(0).min(object.size);
             self.metrics.count_upstream(sent.reason, bytes);
+            if let Some(pull) = self.activities.get(digest) {
+                pull.bytes.add_upstream(sent.reason, bytes);
+            }
         }
+        self.activities.appeared(digest, object.size);
     }
 }
 
@@ -106,6 +113,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
+    use crate::activity::Changes;
     use crate::memory::MemoryStore;
     use crate::own_pull::OwnPull;
     use crate::request::{Caller, Kind};
@@ -129,7 +137,13 @@ mod tests {
     async fn what_appears_is_counted_once_by_reason_and_from_where_it_was_asked_for() {
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::register(&mut registry));
-        let (upstream, store) = (UpstreamBytes::new(metrics.clone()), MemoryStore::default());
+        let (upstream, store) = (
+            UpstreamBytes::new(
+                metrics.clone(),
+                Arc::new(Activities::new(Changes::default())),
+            ),
+            MemoryStore::default(),
+        );
         let digests = [b"a", b"b", b"c"].map(|text| Digest::sha256(text));
         let [whole, rest, kept] = &digests;
         let changes = store.catalog().changes();

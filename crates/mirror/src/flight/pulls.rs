@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::activity::PullActivity;
 use crate::flights::SlowSources;
 use crate::flights::pulling::Role;
 use crate::tail_buffer::TailBuffer;
@@ -48,6 +49,8 @@ pub struct Pull {
     pub origin: Option<Origin>,
     /// The ingest that is written now, as far as is known.
     ingest: Mutex<Growing>,
+    /// What is shown of the pull.
+    activity: Mutex<Option<Arc<PullActivity>>>,
     /// The latest bytes from a source.
     pub tail: Arc<TailBuffer>,
     /// The offset after the latest byte from a source.
@@ -70,6 +73,7 @@ impl Pull {
         Self {
             origin,
             ingest: Mutex::new(ingest),
+            activity: Mutex::default(),
             tail: Arc::default(),
             received: AtomicU64::new(0),
             state: watch::Sender::new(state),
@@ -90,6 +94,21 @@ impl Pull {
     pub fn set_ingest(&self, ingest: &Growing) {
         if ingest.progress().stage != Stage::Failed {
             *self.ingest.lock() = ingest.clone();
+        }
+    }
+
+    /// Sets what is shown of the pull.
+    pub fn set_activity(&self, activity: Option<&Arc<PullActivity>>) {
+        *self.activity.lock() = activity.cloned();
+    }
+
+    /// Shows how far a pull from upstream is: what comes from elsewhere passes through the mirror.
+    pub fn show(&self, total: Option<u64>, offset: u64, bytes: u64) {
+        if self.state.borrow().role == Role::Leads
+            && let Some(activity) = &*self.activity.lock()
+        {
+            activity.set_size(total);
+            activity.reached(offset, bytes);
         }
     }
 

@@ -4,6 +4,7 @@
 mod node;
 mod owners;
 mod requeue;
+mod snapshot;
 mod speed;
 
 use std::net::SocketAddr;

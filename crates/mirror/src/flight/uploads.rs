@@ -47,6 +47,15 @@ impl Uploads {
         })
     }
 
+    /// The number of followers of each object.
+    pub fn followers(&self) -> HashMap<Digest, usize> {
+        let mut followers = HashMap::new();
+        for (_, digest) in self.0.lock().streams.keys() {
+            *followers.entry(digest.clone()).or_default() += 1;
+        }
+        followers
+    }
+
     /// What is sent now, in bytes per second.
     pub fn sent(&self) -> u64 {
         self.0.lock().sent.recent_rate(Instant::now())

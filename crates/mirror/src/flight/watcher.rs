@@ -35,7 +35,11 @@ pub fn watch(
     let ingest = target.pull.ingest.clone()?;
     let ingest = ingest.or_total(shared.images.object_info(digest).size);
     let origin = target.origin.as_ref();
-    match shared.pulls.enter(digest, origin, sharing, &ingest) {
+    let entry = shared.pulls.enter(digest, origin, sharing, &ingest);
+    if let Entry::New(pull) | Entry::Watched(pull) = &entry {
+        pull.set_activity(target.pull.activity.as_ref());
+    }
+    match entry {
         Entry::Watched(pull) => Some(pull),
         Entry::Full => None,
         Entry::New(pull) => {
@@ -166,6 +170,7 @@ impl Watcher {
                 && (is_full || progress.written > state.resumed_from)
             {
                 self.pull.begun();
+                self.pull.show(progress.total, position, 0);
                 self.shared
                     .flights
                     .report(&self.digest, PullProgress::Begun { size });
@@ -191,8 +196,10 @@ impl Watcher {
                     seen = progress.written;
                     since = Instant::now();
                     let before = std::mem::replace(&mut position, self.pull.position(&growing));
+                    let moved = position.saturating_sub(before);
+                    self.pull.show(progress.total, position, moved);
                     if let Some(lead) = &lead {
-                        lead.received(position.saturating_sub(before));
+                        lead.received(moved);
                     }
                     if state.has_begun && told.elapsed() >= REPORT_EVERY {
                         told = since;

@@ -21,8 +21,10 @@ impl Mirror {
         let client = ClientAddress::of(ends.remote, ends.local);
         // Nobody is more than this who owns no pull.
         let caller = self.access.caller(headers, client, || false);
+        let is_here = |digest| self.store.catalog().visibility(digest).is_some();
         let may_own = match caller {
-            Caller::Own => true,
+            // What is complete fills no ingest.
+            Caller::Own => !target.digest().is_some_and(is_here),
             Caller::Peer => false,
             Caller::Remote => self.access.node_secret.is_none(),
         };

@@ -46,8 +46,8 @@ impl PullThroughStep {
             let asked = self.upstream.manifest(&repository, digest);
             match self.ask(&repository, RESOLVE_LIMIT, asked).await {
                 Ok(manifest) => {
-                    self.metrics
-                        .count_upstream("no_peer", manifest.bytes.len() as u64);
+                    let size = manifest.bytes.len() as u64;
+                    self.count_upstream(target, "no_peer", size);
                     return Ok(self.received(target, client, manifest).await);
                 }
                 Err(error) if is_refusal(&error) || client.credentials.is_some() => {
@@ -128,7 +128,7 @@ impl PullThroughStep {
                     .await
                     .map_err(|error| Refusal::Upstream(target.kind, error))?;
                 let size = fetched.bytes.len() as u64;
-                self.metrics.count_upstream(reason, size);
+                self.count_upstream(target, reason, size);
                 let hint = fetched.media_type;
                 let found = local::manifest(digest, fetched.bytes, hint, Source::Upstream);
                 (found, fetched.visibility)

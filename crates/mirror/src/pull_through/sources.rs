@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::client::Client;
 use super::state::{BEGIN_LIMIT, PullThroughStep};
+use crate::activity::PullSource;
 use crate::body::{self, Part};
 use crate::flight::Sharing;
 use crate::found::{Found, Source};
@@ -180,6 +181,9 @@ impl Sources {
             error => Refusal::Upstream(kind, error),
         })?;
         self.share(blob.visibility);
+        if let Some(activity) = &self.target.pull.activity {
+            activity.set_source(PullSource::Upstream(reason));
+        }
         Ok(Opened {
             upstream_reason: Some(reason),
             visibility: blob.visibility,
@@ -273,7 +277,8 @@ impl Transfer {
         }
         let size = bytes.len() as u64;
         if let Some(reason) = self.opened.upstream_reason {
-            self.sources.step.metrics.count_upstream(reason, size);
+            let Sources { step, target, .. } = &*self.sources;
+            step.count_upstream(target, reason, size);
         }
         self.offset += size;
         self.breaks = 0;

@@ -16,6 +16,7 @@ use crate::flight::{Flight, Sharing};
 use crate::from_peers::FromPeers;
 use crate::images::Images;
 use crate::metrics::Metrics;
+use crate::request::Target;
 use crate::{
     Begun, Intake, IntakeError, PullThrough, Store, Upstream, UpstreamError, UpstreamRepository,
     Visibility,
@@ -74,6 +75,14 @@ impl PullThroughStep {
         };
         if let Some(flight) = &self.flight {
             flight.share(digest, sharing);
+        }
+    }
+
+    /// Counts bytes that upstream sent, for this reason.
+    pub(super) fn count_upstream(&self, target: &Target, reason: &'static str, bytes: u64) {
+        self.metrics.count_upstream(reason, bytes);
+        if let Some(activity) = &target.pull.activity {
+            activity.bytes.add_upstream(reason, bytes);
         }
     }
 

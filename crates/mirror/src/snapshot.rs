@@ -1,0 +1,284 @@
+//! How the mirror is, in plain values that can be serialised: what a page, a status command and a doctor show.
+//!
+//! Times are in milliseconds since 1970, rates in bytes per second. What is not known is `None`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use oci::{Digest, Origin};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::activity::{BytesBySource, FinishedPull, PullActivity, PullSource};
+use crate::mirror::Mirror;
+use crate::peers::KnownPeer;
+use crate::refusal::REASONS;
+
+/// The most peers that a snapshot lists, those used latest first.
+const MAX_PEERS: usize = 1024;
+
+/// A mirror at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    pub at_ms: u64,
+    pub started_ms: u64,
+    /// Since the start.
+    pub totals: Totals,
+    /// The pulls of this node's own clients that are on their way, the latest first.
+    pub running: Vec<RunningPull>,
+    /// The last 64 of them that have ended, the last one first.
+    pub finished: Vec<EndedPull>,
+    /// The peers that this node has asked, or has sent bytes to.
+    pub peers: Vec<Peer>,
+}
+
+/// Bytes of content by where they came from or went to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Totals {
+    /// Served from this node's store.
+    pub from_store: u64,
+    /// Served to followers while this node still received them.
+    pub to_followers: u64,
+    pub from_peers: u64,
+    /// By the reason why no peer gave them.
+    pub from_upstream: BTreeMap<&'static str, u64>,
+}
+
+/// A pull that is on its way.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunningPull {
+    #[serde(flatten)]
+    pub object: Object,
+    pub offset: u64,
+    pub bytes_per_second: u64,
+    pub source: Source,
+    /// Nodes that receive it from this one meanwhile.
+    pub followers: usize,
+}
+
+/// A pull that has ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndedPull {
+    #[serde(flatten)]
+    pub object: Object,
+    pub took_ms: u64,
+    /// Whether all bytes are known to have come.
+    pub is_complete: bool,
+}
+
+/// What is pulled, and what has come of it by source.
+#[derive(Clone, Debug, Serialize)]
+pub struct Object {
+    pub registry: Option<String>,
+    pub repository: Option<String>,
+    /// The tag or digest that was asked for.
+    pub reference: String,
+    pub digest: String,
+    pub size: Option<u64>,
+    pub started_ms: u64,
+    pub from_store: u64,
+    pub from_peers: u64,
+    /// By the reason why no peer gave them. What containerd gets there by itself is known once it is complete.
+    pub from_upstream: BTreeMap<&'static str, u64>,
+}
+
+/// Where bytes come from now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Source {
+    Unknown,
+    Local,
+    Peer {
+        node: String,
+        addresses: Vec<SocketAddr>,
+    },
+    /// `leads`: for all nodes; otherwise why no peer gives it.
+    Upstream {
+        reason: &'static str,
+    },
+}
+
+/// A peer as this node has found it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Peer {
+    /// `None`: it asked this node, and was never asked.
+    pub node: Option<String>,
+    pub addresses: Vec<SocketAddr>,
+    /// It is not asked before this time. `None`: it may be.
+    pub back_off_until_ms: Option<u64>,
+    pub last_error: Option<PeerError>,
+    pub requests: u32,
+    pub latency_ms: u64,
+    pub bytes_per_second: u64,
+    pub received: u64,
+    /// By its address: of several peers with one address, the same for each.
+    pub sent: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerError {
+    pub what: String,
+    pub at_ms: u64,
+}
+
+impl Mirror {
+    /// How this mirror is now. Costs nothing until it is called.
+    pub fn snapshot(&self) -> Snapshot {
+        let followers = self.followers();
+        let running = self.activities.running();
+        let finished = self.activities.finished();
+        Snapshot {
+            at_ms: millis(SystemTime::now()),
+            started_ms: millis(self.started_at),
+            totals: self.totals(),
+            running: running
+                .iter()
+                .map(|pull| RunningPull::of(pull, &followers))
+                .collect(),
+            finished: finished.iter().map(EndedPull::of).collect(),
+            peers: self.known_peers(),
+        }
+    }
+
+    /// A number that changes when a snapshot shows another pull, source or state of a peer; not with each byte.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn totals(&self) -> Totals {
+        let (bytes, by_reason) = (&self.metrics.bytes, &self.metrics.upstream_bytes);
+        let of = |reason| {
+            let labels = crate::metrics::ReasonLabels { reason };
+            by_reason.get(&labels).map(|count| (reason, count.get()))
+        };
+        Totals {
+            from_store: bytes.local.get(),
+            to_followers: bytes.growing.get(),
+            from_peers: bytes.peer.get(),
+            from_upstream: REASONS.into_iter().filter_map(of).collect(),
+        }
+    }
+
+    fn followers(&self) -> HashMap<Digest, usize> {
+        let flight = self.flight.as_ref();
+        flight.map_or_else(HashMap::new, |flight| flight.followers())
+    }
+
+    fn known_peers(&self) -> Vec<Peer> {
+        let mut sent: HashMap<IpAddr, u64> = self.peers.sent().into_iter().collect();
+        let known = self.peers.known(MAX_PEERS);
+        let mut peers: Vec<_> = known
+            .into_iter()
+            .map(|known| Peer::of(known, &sent))
+            .collect();
+        for address in peers.iter().flat_map(|peer| &peer.addresses) {
+            sent.remove(&address.ip().to_canonical());
+        }
+        let others = sent.into_iter().map(|(ip, sent)| Peer {
+            node: None,
+            addresses: vec![SocketAddr::new(ip, 0)],
+            back_off_until_ms: None,
+            last_error: None,
+            requests: 0,
+            latency_ms: 0,
+            bytes_per_second: 0,
+            received: 0,
+            sent,
+        });
+        peers.extend(others);
+        peers.truncate(MAX_PEERS);
+        peers
+    }
+}
+
+impl RunningPull {
+    fn of(pull: &PullActivity, followers: &HashMap<Digest, usize>) -> Self {
+        Self {
+            object: Object::of(pull),
+            offset: pull.offset(),
+            bytes_per_second: pull.throughput.rate(),
+            source: pull.source().into(),
+            followers: followers.get(&pull.digest).copied().unwrap_or_default(),
+        }
+    }
+}
+
+impl EndedPull {
+    fn of(ended: &FinishedPull) -> Self {
+        Self {
+            object: Object::of(&ended.pull),
+            took_ms: in_millis(ended.took),
+            is_complete: ended.is_complete,
+        }
+    }
+}
+
+impl Object {
+    fn of(pull: &PullActivity) -> Self {
+        let origin = pull.origin.as_ref();
+        let BytesBySource {
+            local,
+            peers,
+            upstream,
+        } = &pull.bytes;
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let upstream = REASONS.into_iter().zip(upstream.iter().map(of));
+        Self {
+            registry: origin.map(|origin: &Origin| origin.registry.to_string()),
+            repository: origin.map(|origin| origin.repository.to_string()),
+            reference: pull.reference.to_string(),
+            digest: pull.digest.to_string(),
+            size: pull.size(),
+            started_ms: millis(pull.started_at),
+            from_store: of(local),
+            from_peers: of(peers),
+            from_upstream: upstream.filter(|(_, bytes)| *bytes > 0).collect(),
+        }
+    }
+}
+
+impl From<PullSource> for Source {
+    fn from(source: PullSource) -> Self {
+        match source {
+            PullSource::Unknown => Self::Unknown,
+            PullSource::Local => Self::Local,
+            PullSource::Peer(candidate) => Self::Peer {
+                node: candidate.peer.to_string(),
+                addresses: candidate.addresses.to_vec(),
+            },
+            PullSource::Upstream(reason) => Self::Upstream { reason },
+        }
+    }
+}
+
+impl Peer {
+    fn of(known: KnownPeer, sent: &HashMap<IpAddr, u64>) -> Self {
+        let ips = known.addresses.iter().map(|a| a.ip().to_canonical());
+        let sent = ips.filter_map(|ip| sent.get(&ip)).max();
+        let left = known.backed_off_for.map(|left| SystemTime::now() + left);
+        Self {
+            node: Some(known.peer.to_string()),
+            addresses: known.addresses.to_vec(),
+            back_off_until_ms: left.map(millis),
+            last_error: known.last_error.map(|(what, at)| PeerError {
+                what,
+                at_ms: millis(at),
+            }),
+            requests: known.requests,
+            latency_ms: in_millis(known.latency),
+            bytes_per_second: known.bytes_per_second,
+            received: known.received,
+            sent: sent.copied().unwrap_or_default(),
+        }
+    }
+}
+
+fn millis(at: SystemTime) -> u64 {
+    in_millis(at.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn in_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
