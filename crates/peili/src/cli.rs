@@ -64,6 +64,10 @@ pub struct RegistryArgs {
     /// Address of metrics and health.
     #[arg(long, env = "METRICS_ADDR", default_value = ":9090")]
     pub metrics_addr: String,
+    /// Who may see the status page and the API at the address of metrics: loopback (clients on this host, kubectl
+    /// port-forward among them) or anywhere.
+    #[arg(long, env = "PAGE_ACCESS", default_value = "loopback")]
+    pub page_access: String,
     /// Folder in which the node's identity and the peers it knew are kept over restarts.
     #[arg(long, env = "DATA_DIR", default_value = "", hide_default_value = true)]
     pub data_dir: String,

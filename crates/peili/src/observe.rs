@@ -1,5 +1,8 @@
 //! The port of metrics and health.
 
+mod page;
+mod status;
+
 use std::sync::Arc;
 
 use http::{Response, StatusCode, header};
@@ -10,6 +13,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+pub use page::{PageAccess, Pages};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -26,12 +31,12 @@ pub fn register_node(registry: &mut Registry, node: &str) {
     );
 }
 
-/// Answers `/metrics`, `/readyz` and `/livez` until `shutdown`.
+/// Answers `/metrics`, `/readyz` and `/livez`, and the pages, until `shutdown`.
 pub async fn serve(
     limits: PortLimits,
     listener: TcpListener,
     mut metrics: Registry,
-    mirror: Arc<Mirror>,
+    pages: Pages,
     shutdown: CancellationToken,
 ) {
     let ready = Gauge::<i64>::default();
@@ -40,12 +45,16 @@ pub async fn serve(
         "1 while /readyz says that the mirror is ready, else 0",
         ready.clone(),
     );
-    let metrics = Arc::new(metrics);
-    let handler = move |request: http::Request<hyper::body::Incoming>, _: Ends| {
-        let (metrics, mirror, ready) = (metrics.clone(), mirror.clone(), ready.clone());
+    let (metrics, pages) = (Arc::new(metrics), Arc::new(pages));
+    let handler = move |request: http::Request<hyper::body::Incoming>, ends: Ends| {
+        let (metrics, pages, ready) = (metrics.clone(), pages.clone(), ready.clone());
         async move {
-            ready.set(i64::from(mirror.health().is_ready()));
-            answer(request.uri().path(), &metrics, &mirror)
+            let path = request.uri().path();
+            if let Some(answer) = pages.answer(path, request.headers(), ends) {
+                return answer;
+            }
+            ready.set(i64::from(pages.mirror.health().is_ready()));
+            answer(path, &metrics, &pages.mirror)
         }
     };
     mirror::serve::serve(limits, listener, shutdown, handler).await;
@@ -74,7 +83,7 @@ fn answer(path: &str, metrics: &Registry, mirror: &Mirror) -> Response<Body> {
         "/livez" => text(StatusCode::OK, String::new()),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /metrics, /readyz and /livez\n".into(),
+            "there are /, /metrics, /readyz, /livez and /api/v1/status\n".into(),
         ),
     }
 }

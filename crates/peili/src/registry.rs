@@ -17,6 +17,7 @@ use upstream::{Registries, SetupError};
 
 use crate::cli::RegistryArgs;
 use crate::next_hosts::NextHosts;
+use crate::observe::Pages;
 use crate::readiness::MirrorProbe;
 use crate::settings::{Checks, Settings, Store};
 use crate::{address, descriptors, observe, service_manager};
@@ -144,6 +145,7 @@ impl Bound {
         if containerd.is_some() {
             parts.checks = checks(settings.checks, registry_address.port())?;
         }
+        let own_names = settings.mirror.access.own_names.clone();
         let mirror = Arc::new(Mirror::new(parts, settings.mirror, &mut metrics));
         // Kubernetes is told that the mirror ends before it ends.
         let leaving = CancellationToken::new();
@@ -169,7 +171,12 @@ impl Bound {
             connections.http,
             observe,
             metrics,
-            mirror.clone(),
+            Pages {
+                mirror: mirror.clone(),
+                node: settings.node_name.clone(),
+                access: settings.page_access,
+                own_names,
+            },
             port.close.clone(),
         ));
         let counting = mirror.clone();

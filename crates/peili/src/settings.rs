@@ -15,6 +15,7 @@ use swarm::Bootstrap;
 
 use crate::cli::RegistryArgs;
 use crate::fault::Faults;
+use crate::observe::PageAccess;
 use crate::{duration, value};
 pub use checks::Checks;
 pub use node::{NodeReadiness, node_name};
@@ -27,6 +28,7 @@ pub struct Settings {
     pub metrics_addr: ListenAddress,
     pub router_addr: ListenAddress,
     pub node_name: String,
+    pub page_access: PageAccess,
     /// `None`: Kubernetes is told nothing.
     pub node_readiness: Option<NodeReadiness>,
     pub data_dir: Option<PathBuf>,
@@ -59,6 +61,7 @@ impl Settings {
             faults.take("--drain-timeout", duration::parse(&arguments.drain_timeout));
         let registries = mirror::registries(&arguments.mirror, &mut faults);
         let bootstrap = bootstrap::read(&arguments.bootstrap, &mut faults);
+        let page_access = faults.take("--page-access", arguments.page_access.parse());
         let mirror = mirror::read(
             &arguments.mirror,
             &arguments.given,
@@ -96,6 +99,7 @@ impl Settings {
                 registry_addr: registry_addr?,
                 metrics_addr: metrics_addr?,
                 router_addr: router_addr?,
+                page_access: page_access?,
                 node_name: node_name(&arguments.node.node_name),
                 node_readiness,
                 data_dir,

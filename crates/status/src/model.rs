@@ -87,8 +87,8 @@ pub struct Object {
     /// In bytes per second, lately.
     pub rate: u64,
     pub source: Source,
-    /// Nodes that stream it from this one.
-    pub followers: Vec<String>,
+    /// How many nodes stream it from this one.
+    pub followers: usize,
     /// The nodes that pull it, as far as they are known: the leader first, each before its followers.
     pub tree: Vec<TreeNode>,
 }

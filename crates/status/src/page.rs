@@ -176,9 +176,7 @@ fn object_row(object: &Object) -> Markup {
                     span { (words::percent(object.offset, size)) }
                     span { (words::bytes(size)) }
                     span { (words::rate(object.rate)) }
-                    @if !object.followers.is_empty() {
-                        span title=(object.followers.join(", ")) { "feeds " (object.followers.len()) }
-                    }
+                    @if object.followers > 0 { span { "feeds " (object.followers) } }
                 }
             }
             @if object.tree.len() > 1 { (tree::tree(&object.tree, size)) }

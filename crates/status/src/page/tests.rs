@@ -26,7 +26,7 @@ pub fn sample() -> Status {
         offset,
         rate: 11_900_000,
         source,
-        followers: vec!["node-4".into(), "node-5".into()],
+        followers: 2,
         tree: tree.to_vec(),
     };
     let peer = |n: u64| Peer {
