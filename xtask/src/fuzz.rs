@@ -49,6 +49,8 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         let mut fuzz = Command::new("cargo");
         fuzz.current_dir(workspace.root())
             .env_remove("RUSTUP_TOOLCHAIN");
+        // What the coverage of libFuzzer is made of, link-time optimisation would drop.
+        fuzz.env("CARGO_PROFILE_RELEASE_LTO", "false");
         fuzz.args(["+nightly", "fuzz", "run", "--features", "libfuzzer"]);
         fuzz.arg("--fuzz-dir").arg(&folder).arg(&target);
         fuzz.arg(found).arg(folder.join("seeds").join(&target));

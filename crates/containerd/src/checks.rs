@@ -28,11 +28,30 @@ pub enum State {
     Unknown,
 }
 
+/// What was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    Version,
+    RegistryConfig,
+    Layers,
+    Content,
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Version => "version",
+            Self::RegistryConfig => "registry config_path",
+            Self::Layers => "discard_unpacked_layers",
+            Self::Content => "content",
+        })
+    }
+}
+
 /// The outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at, in a word or two.
-    pub what: &'static str,
+    pub what: Topic,
     pub state: State,
     /// What was found.
     pub found: String,
@@ -51,7 +70,7 @@ impl fmt::Display for Finding {
 }
 
 impl Finding {
-    fn ok(what: &'static str, found: String) -> Self {
+    fn ok(what: Topic, found: String) -> Self {
         Self {
             what,
             state: State::Ok,
@@ -60,7 +79,7 @@ impl Finding {
         }
     }
 
-    fn warning(what: &'static str, found: String, remedy: String) -> Self {
+    fn warning(what: Topic, found: String, remedy: String) -> Self {
         Self {
             what,
             state: State::Warning,
@@ -69,7 +88,7 @@ impl Finding {
         }
     }
 
-    fn unknown(what: &'static str, found: String, remedy: Option<String>) -> Self {
+    fn unknown(what: Topic, found: String, remedy: Option<String>) -> Self {
         Self {
             what,
             state: State::Unknown,
@@ -79,13 +98,11 @@ impl Finding {
     }
 }
 
-/// Looks once, over a connection of its own, for 35 s at the most. Where containerd does not answer there are no
-/// findings: the store tells that, and goes on trying.
-pub async fn check(config: &Config, setup: &Setup) -> Vec<Finding> {
-    look(config, setup).await.unwrap_or_default()
-}
-
-async fn look(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error> {
+/// Looks once, over a connection of its own, for 35 s at the most.
+///
+/// # Errors
+/// containerd does not answer.
+pub async fn check(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error> {
     let client = Client::connect(config).await?;
     let text = client.version().await?;
     let generation = Generation::of(&text);
@@ -142,7 +159,7 @@ impl Generation {
 }
 
 fn version(text: &str, generation: Generation) -> Finding {
-    const WHAT: &str = "version";
+    const WHAT: Topic = Topic::Version;
     match generation {
         Generation(0, _) => {
             let found = format!("containerd calls itself {text:?}");
@@ -161,7 +178,7 @@ fn version(text: &str, generation: Generation) -> Finding {
 const DEFAULT_CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
 
 fn registry_config(settings: &Settings, generation: Generation, expected: &[PathBuf]) -> Finding {
-    const WHAT: &str = "registry config_path";
+    const WHAT: Topic = Topic::RegistryConfig;
     let list: Vec<_> = expected.iter().map(|p| p.display().to_string()).collect();
     let remedy = format!(
         "write to containerd's configuration and restart it:\n[{}.registry]\n  config_path = {:?}",
@@ -217,7 +234,7 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &[Path
 }
 
 fn layers(settings: &Settings, generation: Generation, retaining: Option<&Retain>) -> Finding {
-    const WHAT: &str = "discard_unpacked_layers";
+    const WHAT: Topic = Topic::Layers;
     let is_list = match &settings.config_path {
         Setting::Is(paths) => paths.is_empty() || paths.contains(':'),
         Setting::Unknown(_) => true,
@@ -253,7 +270,7 @@ fn layers(settings: &Settings, generation: Generation, retaining: Option<&Retain
 
 /// Lists the whole folder, which takes long on a busy disk.
 fn content(path: &Path) -> Finding {
-    const WHAT: &str = "content";
+    const WHAT: Topic = Topic::Content;
     match blobs::list(path) {
         Ok(found) => Finding::ok(WHAT, format!("{} blobs in {}", found.len(), path.display())),
         Err(error) => Finding::warning(

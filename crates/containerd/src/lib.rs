@@ -29,7 +29,7 @@ mod store;
 mod trial;
 mod watch;
 
-pub use checks::{Finding, Setup, State, check};
+pub use checks::{Finding, Setup, State, Topic, check};
 pub use client::CallError;
 pub use config::{Config, Namespace, NamespaceError};
 pub use error::Error;

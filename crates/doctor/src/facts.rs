@@ -1,5 +1,7 @@
 //! What was gathered about a node.
 
+use serde::{Deserialize, Serialize};
+
 use crate::finding::{Check, Severity};
 
 /// Everything that the rules look at.
@@ -10,10 +12,14 @@ pub struct Facts {
     pub hosts: Vec<HostsFolder>,
     /// The mirrors that hosts.toml names, and who answers there.
     pub addresses: Vec<AddressAnswer>,
+    /// The clock of whoever looks, in seconds since 1970.
+    pub now: u64,
     /// Where the mirror's own port of metrics and health was asked.
     pub mirror_address: String,
     /// What it answered, or why it did not.
     pub mirror: Result<Mirror, String>,
+    /// Whether the mirror should run by now, and be configured.
+    pub is_installed: bool,
     /// `None`: no trial was made.
     pub trial: Option<Trial>,
 }
@@ -82,15 +88,15 @@ pub enum Answered {
 }
 
 /// A mirror, by what it says of itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Mirror {
     pub version: String,
     /// Why it is not ready.
     pub not_ready: Option<String>,
     /// The most files that it may have open.
     pub open_files: u64,
-    /// Its clock less this command's, in seconds.
-    pub clock_ahead: i64,
+    /// Its clock, in seconds since 1970.
+    pub now: u64,
     /// Since it started, in seconds.
     pub uptime: u64,
     /// Since the node's own client asked it last, in seconds. `None`: it never did.
@@ -104,7 +110,7 @@ pub struct Mirror {
 }
 
 /// Another node.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Peer {
     pub name: String,
     /// `None`: it is not known, or another program.
@@ -116,7 +122,7 @@ pub struct Peer {
 }
 
 /// An upstream registry that was asked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Registry {
     pub name: String,
     /// Why it cannot be reached.

@@ -19,7 +19,11 @@ pub use report::Report;
 
 /// Draws the conclusions from what was gathered.
 pub fn diagnose(facts: &Facts) -> Report {
-    let findings = rules::containerd(facts)
+    let containerd = rules::containerd(facts);
+    if !facts.is_installed {
+        return Report::new(containerd);
+    }
+    let findings = containerd
         .into_iter()
         .chain(rules::hosts(facts))
         .chain(rules::mirror(facts))

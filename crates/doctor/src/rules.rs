@@ -94,7 +94,7 @@ fn readable(files: &[&HostsFile]) -> Finding {
         .filter_map(|file| Some(format!("{}: {}", file.path, file.problem.as_ref()?)));
     let broken: Vec<_> = broken.collect();
     match broken.is_empty() {
-        true => HOSTS_READABLE.ok(format!("{} files", files.len())),
+        true => HOSTS_READABLE.ok(format!("{} of {}", files.len(), files.len())),
         false => HOSTS_READABLE.fault(
             broken.join("; "),
             "every pull from that registry fails until the file is mended: correct it, or remove it and run peili \
@@ -195,7 +195,7 @@ pub fn mirror(facts: &Facts) -> Vec<Finding> {
             return vec![MIRROR_ANSWERS.fault(
                 format!("{}: {error}", facts.mirror_address),
                 "start it (systemctl start peili; in Kubernetes kubectl get pods), or name the address of its metrics with \
-                 --metrics-addr",
+                 --metrics-endpoint",
             )];
         }
     };
@@ -216,7 +216,7 @@ pub fn mirror(facts: &Facts) -> Vec<Finding> {
     } else {
         DESCRIPTORS.ok(format!("{} at the most", mirror.open_files))
     });
-    let off = mirror.clock_ahead.unsigned_abs();
+    let off = mirror.now.abs_diff(facts.now);
     findings.push(if off > CLOCK_TOLERANCE {
         CLOCK.warning(
             format!("the node's clock differs from this one by {off} s"),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -23,6 +23,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// The path that is asked for.
 const READY: &str = "/readyz";
+/// Where a mirror says of which node it is, without credentials, and the header that does.
+const LIVE: &str = "/livez";
+const NODE: &str = "x-peili-node";
 /// Addresses asked at once.
 const CONCURRENCY: usize = 10;
 /// For one address, from connecting to the end of the answer.
@@ -168,6 +171,27 @@ pub async fn get_all(endpoint: &Endpoint, path: &str) -> Result<Vec<Answer>, Pro
     ask(endpoint, &names, path).await.map_err(ProbeError::Name)
 }
 
+/// The name of the node whose mirror answers at an endpoint; `None` if something else answers.
+///
+/// # Errors
+/// Nobody answers.
+pub async fn node_at(endpoint: &Endpoint) -> Result<Option<String>, String> {
+    let addresses = Names::new(endpoint).addresses().await?;
+    let mut error = "the name has no address".to_owned();
+    for ip in addresses {
+        let address = SocketAddr::new(ip, endpoint.port);
+        match timeout(REQUEST_LIMIT, send(address, LIVE)).await {
+            Ok(Ok(response)) => {
+                let node = response.headers().get(NODE);
+                return Ok(node.and_then(|node| Some(node.to_str().ok()?.to_owned())));
+            }
+            Ok(Err(failed)) => error = failed,
+            Err(_) => error = format!("no answer within {} s", REQUEST_LIMIT.as_secs()),
+        }
+    }
+    Err(error)
+}
+
 async fn ask(endpoint: &Endpoint, names: &Names, path: &str) -> Result<Vec<Answer>, String> {
     let addresses = names.addresses().await?;
     let answers = stream::iter(addresses).map(|ip| async move {
@@ -181,6 +205,14 @@ async fn ask(endpoint: &Endpoint, names: &Names, path: &str) -> Result<Vec<Answe
 
 /// The body of an answer with status 200.
 async fn get(address: SocketAddr, path: &str) -> Result<Bytes, String> {
+    let response = send(address, path).await?;
+    match response.status() {
+        StatusCode::OK => Ok(response.into_body()),
+        other => Err(format!("{other}: {}", first_line(response.body()))),
+    }
+}
+
+async fn send(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String> {
     let text = |error: hyper::Error| error.to_string();
     let stream = TcpStream::connect(address)
         .await
@@ -192,20 +224,20 @@ async fn get(address: SocketAddr, path: &str) -> Result<Bytes, String> {
         .body(Empty::<Bytes>::new())
         .map_err(|e| e.to_string())?;
     let answer = async move {
-        let response = sender.send_request(request).await.map_err(text)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect();
+        let (head, body) = sender
+            .send_request(request)
+            .await
+            .map_err(text)?
+            .into_parts();
+        let body = Limited::new(body, LONGEST_ANSWER).collect();
         let body = body.await.map_err(|e| e.to_string())?.to_bytes();
-        match status {
-            StatusCode::OK => Ok(body),
-            other => Err(format!("{other}: {}", first_line(&body))),
-        }
+        Ok(Response::from_parts(head, body))
     };
     // The connection has to be driven while its answer is awaited, and its end is not for it to judge: it may come
     // together with the answer.
     let drive = async {
         let _ = connection.await;
-        std::future::pending::<Result<Bytes, String>>().await
+        std::future::pending::<Result<Response<Bytes>, String>>().await
     };
     tokio::select! {
         answer = answer => answer,

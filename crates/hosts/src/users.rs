@@ -41,6 +41,8 @@ fn users_entry(live: &Entry, kept: Option<Entry>, spegel: Spegel) -> Option<Entr
         return Some(kept);
     };
     match author {
+        // Spegel has copied through a link what is beside its file (`--prepend-existing`).
+        Author::Spegel if !is_folder(&kept) => Some(kept),
         _ if !is_folder(&kept) => Some(rest),
         Author::Spegel => Some(supplement(kept, rest)),
         Author::User | Author::Peili => Some(overlay(kept, rest)),

@@ -9,9 +9,9 @@ mod track;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,7 @@ use crate::pull_owners::PullOwners;
 use crate::pull_through::{Client, PullThroughStep};
 use crate::refusal::Refusal;
 use crate::request::conditions::{self, Conditions};
-use crate::request::{Caller, ClientAddress, Kind, Reader, Request, RequestError};
+use crate::request::{Caller, ClientAddress, Kind, NODE, Reader, Request, RequestError};
 use crate::request_record::{RequestRecord, handler};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
@@ -183,6 +183,13 @@ impl Mirror {
         self.trials.clone()
     }
 
+    /// How long ago this node's own client asked for content; `None`: it never did.
+    pub fn own_client_asked_ago(&self) -> Option<Duration> {
+        let at = u64::try_from(self.metrics.own_client_last_request.get()).ok()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        (at > 0).then(|| now.saturating_sub(Duration::from_secs(at)))
+    }
+
     /// What `/readyz` says.
     pub fn health(&self) -> Health {
         if self.leave.is_cancelled() {
@@ -203,6 +210,16 @@ impl Mirror {
             .chain(faults.unwrap_or_default())
             .collect();
         readiness(&health, lines.join("\n"))
+    }
+
+    /// What `/livez` answers: that this node's mirror does.
+    fn liveness(&self) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        let name = self.access.own_names.first();
+        if let Some(name) = name.and_then(|name| HeaderValue::from_str(name).ok()) {
+            response.headers_mut().insert(NODE, name);
+        }
+        response
     }
 
     /// Answers a request. Its body is not looked at: a request that has one is refused.
@@ -243,7 +260,7 @@ impl Mirror {
             self.access.check_host(headers, client)?;
         }
         match request {
-            Request::Live => Ok(Response::new(Body::empty())),
+            Request::Live => Ok(self.liveness()),
             Request::Ready => Ok(self.readiness()),
             Request::Base => {
                 self.access.authorize(headers)?;

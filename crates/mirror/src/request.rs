@@ -21,6 +21,8 @@ use browser::AskedByPage;
 use host::HostError;
 use path::Page;
 
+/// The name of the node whose mirror answers, on `/livez`.
+pub const NODE: HeaderName = HeaderName::from_static("x-peili-node");
 /// Marks a request that a mirror sends to a peer: it goes no further. It grants nothing.
 pub const MIRRORED: HeaderName = HeaderName::from_static("x-spegel-mirrored");
 /// Names the registry, in requests and answers.

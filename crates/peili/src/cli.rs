@@ -31,6 +31,12 @@ pub enum Command {
     CleanupWait(CleanupWaitArgs),
     /// Tell whether this node's containerd asks this node's mirror; the chart's test.
     PullTest(PullTestArgs),
+    /// Find out what is wrong on this node, and what to do.
+    Doctor(DoctorArgs),
+    /// Show what the mirror of this node is doing and what it has saved.
+    Status(ShowArgs),
+    /// Show the peers of this node's mirror.
+    Peers(ShowArgs),
     /// Show Peili at work: a cluster on loopback that pulls an image from upstream once.
     Demo(DemoArgs),
     /// Print the version.
@@ -418,6 +424,64 @@ pub struct PullTestArgs {
     /// How long ago the mirror may have been asked at the most.
     #[arg(long, env = "WITHIN", default_value = "5m")]
     pub within: String,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// host:port of the mirror's metrics.
+    #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
+    pub metrics_endpoint: String,
+    /// containerd's socket.
+    #[arg(
+        long,
+        env = "CONTAINERD_SOCK",
+        default_value = "/run/containerd/containerd.sock"
+    )]
+    pub containerd_sock: String,
+    /// containerd's content store; empty: where containerd says it is.
+    #[arg(
+        long,
+        env = "CONTAINERD_CONTENT_PATH",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub containerd_content_path: String,
+    /// containerd's configuration file.
+    #[arg(
+        long,
+        env = "CONTAINERD_CONFIG",
+        default_value = "/etc/containerd/config.toml"
+    )]
+    pub containerd_config: String,
+    /// containerd's config_path: a folder, or several with colons between.
+    #[arg(
+        long,
+        env = "CONTAINERD_REGISTRY_CONFIG_PATH",
+        default_value = "/etc/containerd/certs.d"
+    )]
+    pub containerd_registry_config_path: String,
+    /// Look before the mirror is installed: whether it will work on this node.
+    #[arg(long)]
+    pub pre: bool,
+    /// Look again every second until nothing is at fault, for this long, as in 1m.
+    #[arg(long, default_value = "0")]
+    pub wait: String,
+    /// text, or json.
+    #[arg(long, default_value = "text")]
+    pub output: String,
+}
+
+#[derive(Args, Debug)]
+pub struct ShowArgs {
+    /// host:port of the mirror's metrics.
+    #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
+    pub metrics_endpoint: String,
+    /// text, or json as the API has it.
+    #[arg(long, default_value = "text")]
+    pub output: String,
+    /// Show it again every second, until interrupted.
+    #[arg(long)]
+    pub watch: bool,
 }
 
 #[derive(Args, Debug)]

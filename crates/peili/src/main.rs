@@ -7,6 +7,7 @@ mod configuration;
 mod credentials;
 mod demo;
 mod descriptors;
+mod doctor;
 mod duration;
 mod fault;
 mod next_hosts;
@@ -16,6 +17,7 @@ mod readiness;
 mod registry;
 mod service_manager;
 mod settings;
+mod show;
 mod size;
 mod telemetry;
 mod value;
@@ -70,6 +72,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Cleanup(arguments) => cleanup::run(&arguments, shutdown).await,
             Command::CleanupWait(arguments) => cleanup::wait(&arguments, shutdown).await,
             Command::PullTest(arguments) => pull_test::run(&arguments).await,
+            Command::Doctor(arguments) => doctor::run(&arguments, shutdown).await,
+            Command::Status(arguments) => show::run(&arguments, shutdown, show::status).await,
+            Command::Peers(arguments) => show::run(&arguments, shutdown, show::peers).await,
             Command::Demo(arguments) => demo::run(&arguments, shutdown).await,
             Command::Version(arguments) => version::run(&arguments),
         }

@@ -28,19 +28,21 @@ impl RegistryHosts for NextHosts {
 impl NextHosts {
     /// Whether a host that somebody has written into hosts.toml by hand is this mirror.
     fn is_this_mirror(&self, url: &RegistryUrl) -> bool {
-        let name = url.registry.as_str();
-        let (host, port) = match name.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
-            _ => (name, None),
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let is_here = match host.parse::<IpAddr>() {
-            // Only an address of this host can be bound.
-            Ok(address) => address.is_loopback() || UdpSocket::bind((address, 0)).is_ok(),
-            Err(_) => names::is_localhost(host),
-        };
-        url.scheme == Scheme::Http && port == Some(self.port) && is_here
+        url.scheme == Scheme::Http && leads_here(url) == Some(self.port)
     }
+}
+
+/// The port of a URL that leads to an address of this host. `None`: it leads elsewhere, or names no port.
+pub fn leads_here(url: &RegistryUrl) -> Option<u16> {
+    let (host, port) = url.registry.as_str().rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_here = match host.parse::<IpAddr>() {
+        // Only an address of this host can be bound.
+        Ok(address) => address.is_loopback() || UdpSocket::bind((address, 0)).is_ok(),
+        Err(_) => names::is_localhost(host),
+    };
+    is_here.then_some(port)
 }
 
 fn registry_host(host: NextHost) -> RegistryHost {

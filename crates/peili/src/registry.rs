@@ -9,7 +9,7 @@ use layout::Layout;
 use mirror::serve::{ConnectionLimits, Shutdown};
 use mirror::{CheckOptions, Mirror, Parts, PullThrough, Router, TagPolicy, Upstream};
 use prometheus_client::registry::Registry;
-use swarm::SwarmError;
+use swarm::{Bootstrap, SwarmError};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +75,8 @@ fn tell_what_is_not_shared(arguments: &RegistryArgs, settings: &Settings) {
 struct Bound {
     settings: Settings,
     connections: ConnectionLimits,
+    /// The most files that this process may have open.
+    open_files: usize,
     store: Opened,
     metrics: Registry,
     registry: TcpListener,
@@ -84,7 +86,8 @@ struct Bound {
 
 impl Bound {
     async fn bind(settings: Settings) -> anyhow::Result<Self> {
-        let connections = ConnectionLimits::within(descriptors::raise());
+        let open_files = descriptors::raise();
+        let connections = ConnectionLimits::within(open_files);
         let mut metrics = Registry::default();
         observe::register_node(&mut metrics, &settings.node_name);
         let registry = address::bind("--registry-addr", settings.registry_addr)?;
@@ -112,6 +115,7 @@ impl Bound {
         Ok(Self {
             settings,
             connections,
+            open_files,
             store,
             metrics,
             registry,
@@ -124,6 +128,7 @@ impl Bound {
         let Self {
             settings,
             connections,
+            open_files,
             store,
             mut metrics,
             registry,
@@ -145,6 +150,8 @@ impl Bound {
         if containerd.is_some() {
             parts.checks = checks(settings.checks, registry_address.port())?;
         }
+        let is_alone =
+            matches!(&settings.bootstrap, Bootstrap::Static { peers } if peers.is_empty());
         let own_names = settings.mirror.access.own_names.clone();
         let mirror = Arc::new(Mirror::new(parts, settings.mirror, &mut metrics));
         // Kubernetes is told that the mirror ends before it ends.
@@ -175,6 +182,8 @@ impl Bound {
                 mirror: mirror.clone(),
                 node: settings.node_name.clone(),
                 access: settings.page_access,
+                open_files: open_files as u64,
+                looks_for_peers: !is_alone,
                 own_names,
             },
             port.close.clone(),
@@ -321,7 +330,9 @@ fn start(
 
 /// Says what should be changed in containerd's configuration, then rests.
 async fn check(config: containerd::Config, setup: Setup) {
-    for finding in containerd::check(&config, &setup).await {
+    // Where containerd does not answer, the store says so, and goes on trying.
+    let findings = containerd::check(&config, &setup).await;
+    for finding in findings.unwrap_or_default() {
         match finding.state {
             State::Ok => tracing::debug!("{finding}"),
             State::Unknown => tracing::info!("{finding}"),

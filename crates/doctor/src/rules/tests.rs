@@ -30,10 +30,12 @@ fn sound() -> Facts {
             url: "http://127.0.0.1:5000".into(),
             answer: Answered::ThisNode,
         }],
+        now: 1_000_000,
         mirror_address: "127.0.0.1:9090".into(),
         mirror: Ok(Mirror {
             version: "1.0".into(),
             open_files: 65_536,
+            now: 1_000_000,
             uptime: 1000,
             asked_ago: Some(3),
             looks_for_peers: true,
@@ -48,6 +50,7 @@ fn sound() -> Facts {
             }],
             ..Mirror::default()
         }),
+        is_installed: true,
         trial: Some(Trial::CameThrough { milliseconds: 5 }),
     }
 }
@@ -158,7 +161,7 @@ fn each_fault_is_named_and_nothing_else() {
             mirror_of(f).not_ready = Some("the store cannot be written".into());
         }),
         (&DESCRIPTORS, Warning, |f| mirror_of(f).open_files = 1024),
-        (&CLOCK, Warning, |f| mirror_of(f).clock_ahead = -3600),
+        (&CLOCK, Warning, |f| mirror_of(f).now -= 3600),
         (&PEERS_FOUND, Fault, |f| {
             mirror_of(f).peers.clear();
             mirror_of(f).bootstrap_error = Some("peili-bootstrap does not resolve".into());
@@ -211,6 +214,17 @@ fn peers_that_differ_or_lack_are_warned_of() {
         "{}",
         report.text(false)
     );
+}
+
+#[test]
+fn before_the_installation_only_containerd_is_looked_at() {
+    let mut facts = sound();
+    facts.is_installed = false;
+    facts.mirror = Err("connection refused".into());
+    facts.hosts[0].files.clear();
+    facts.addresses.clear();
+    facts.trial = None;
+    assert_eq!(problems(&diagnose(&facts)), []);
 }
 
 #[test]

@@ -75,6 +75,7 @@ where
         Command::Registry(arguments) => {
             comma(&mut arguments.mirror.mirrored_registries);
             comma(&mut arguments.bootstrap.static_bootstrap_peers);
+            comma(&mut arguments.checks.private);
             // An expression may have a comma in it. From the environment the list is one text.
             if given.source("registry_filters") == Some(Source::Environment) {
                 comma(&mut arguments.mirror.registry_filters);
@@ -95,6 +96,9 @@ where
         Command::Cleanup(_)
         | Command::CleanupWait(_)
         | Command::PullTest(_)
+        | Command::Status(_)
+        | Command::Peers(_)
+        | Command::Doctor(_)
         | Command::Version(_) => {}
     }
     Ok(cli)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::status::page::{self, CONTENT_SECURITY_POLICY, SCRIPT, STYLE};
-use ::status::{Node, Status};
+use ::status::{Node, PeerState, Status};
 use bytes::Bytes;
 use futures::stream;
 use http::header::{
@@ -47,6 +47,9 @@ pub struct Pages {
     pub mirror: Arc<Mirror>,
     pub node: String,
     pub access: PageAccess,
+    /// The most files that this process may have open.
+    pub open_files: u64,
+    pub looks_for_peers: bool,
     /// Names of this host besides those of loopback, by which a browser may ask.
     pub own_names: Vec<String>,
 }
@@ -61,7 +64,7 @@ impl Pages {
     ) -> Option<Response<Body>> {
         let is_ours = matches!(
             path,
-            "/" | "/style.css" | "/script.js" | "/events" | "/api/v1/status"
+            "/" | "/style.css" | "/script.js" | "/events" | "/api/v1/status" | "/api/v1/doctor"
         ) || path.starts_with("/debug/web");
         if !is_ours {
             return None;
@@ -93,14 +96,8 @@ impl Pages {
             "/style.css" => asset("text/css; charset=utf-8", STYLE),
             "/script.js" => asset("text/javascript; charset=utf-8", SCRIPT),
             "/events" => self.events(),
-            "/api/v1/status" => match serde_json::to_vec(&self.status()) {
-                Ok(json) => answer(StatusCode::OK, "application/json", json),
-                Err(error) => answer(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "text/plain",
-                    error.to_string(),
-                ),
-            },
+            "/api/v1/status" => json(&self.status()),
+            "/api/v1/doctor" => json(&(&self.node, self.facts())),
             // Spegel's.
             _ => {
                 let mut response = answer(StatusCode::TEMPORARY_REDIRECT, "text/plain", "");
@@ -126,6 +123,40 @@ impl Pages {
             not_ready,
         };
         status::of(&snapshot, node)
+    }
+
+    /// What the mirror tells a doctor of itself.
+    fn facts(&self) -> doctor::Mirror {
+        let status = self.status();
+        let snapshot = self.mirror.snapshot();
+        let bootstrap_error = match &status.node.not_ready {
+            Some(why) if status.peers.is_empty() => Some(why.clone()),
+            _ => None,
+        };
+        doctor::Mirror {
+            version: status.node.version,
+            not_ready: status.node.not_ready,
+            open_files: self.open_files,
+            now: snapshot.at_ms / 1000,
+            uptime: status.node.uptime,
+            asked_ago: self.mirror.own_client_asked_ago().map(|ago| ago.as_secs()),
+            looks_for_peers: self.looks_for_peers,
+            bootstrap_error: bootstrap_error.filter(|_| self.looks_for_peers),
+            peers: status
+                .peers
+                .iter()
+                .map(|peer| doctor::Peer {
+                    name: peer.name.clone(),
+                    version: peer.version.clone(),
+                    error: match (&peer.last_error, peer.state) {
+                        (Some((error, _)), PeerState::BackOff) => Some(error.clone()),
+                        _ => None,
+                    },
+                    lacking: 0,
+                })
+                .collect(),
+            registries: Vec::new(),
+        }
     }
 
     /// Events with the content of the page, for as long as the browser listens.
@@ -168,6 +199,17 @@ impl Pages {
         let mut response = Response::new(Body::stream(events));
         head(response.headers_mut(), "text/event-stream", "no-store");
         response
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(json) => answer(StatusCode::OK, "application/json", json),
+        Err(error) => answer(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "text/plain",
+            error.to_string(),
+        ),
     }
 }
 

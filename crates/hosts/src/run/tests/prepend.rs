@@ -144,3 +144,19 @@ fn a_file_that_was_not_for_everybody_still_is_not() {
     folder.prepend(&["https://a.io"]);
     assert_eq!(folder.mode("a.io/hosts.toml"), 0o600);
 }
+
+#[test]
+fn a_folder_that_is_a_link_is_one_again_after_spegel_copied_through_it() {
+    let folder = Folder::new();
+    folder.put(
+        "quay.io/hosts.toml",
+        "server = 'https://a'\n[host.\"https://b\"]\nca = 'ca.crt'\n",
+    );
+    folder.put("quay.io/sub/x", "");
+    std::os::unix::fs::symlink("quay.io", folder.path.join("docker.io")).expect("linked");
+    let before = folder.snapshot();
+    folder.spegel_prepends(&["https://docker.io"]);
+    assert_ne!(folder.snapshot(), before);
+    folder.cleanup();
+    assert_eq!(folder.snapshot(), before);
+}

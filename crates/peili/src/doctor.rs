@@ -1,0 +1,221 @@
+//! `peili doctor`: gathers what the doctor's rules look at, on the node that it runs on.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ::doctor::checks::{CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, LAYERS_KEPT};
+use ::doctor::{
+    AddressAnswer, Advice, Answered, Containerd, Facts, HostsFile, HostsFolder, Mirror, Report,
+    Severity, diagnose,
+};
+use anyhow::bail;
+use containerd::{Setup, State, Topic};
+use hosts::ConfigPath;
+use hosts::probe::{self, Endpoint};
+use oci::{RegistryUrl, Scheme};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::DoctorArgs;
+use crate::fault::Faults;
+use crate::next_hosts::leads_here;
+use crate::show::{self, Output};
+use crate::{duration, value};
+
+/// Between two looks with `--wait`.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Where to look.
+struct Place {
+    endpoint: Endpoint,
+    config: containerd::Config,
+    setup: Setup,
+    config_path: ConfigPath,
+    /// The mirror does not run yet.
+    pre: bool,
+}
+
+/// Says what is wrong with this node's mirror, and what to do.
+///
+/// # Errors
+/// The arguments are at fault, or something does not work.
+pub async fn run(arguments: &DoctorArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut faults = Faults::default();
+    let endpoint = faults.take("--metrics-endpoint", arguments.metrics_endpoint.parse());
+    let output = faults.take("--output", arguments.output.parse::<Output>());
+    let wait = faults.take("--wait", duration::parse(&arguments.wait));
+    let path = arguments
+        .containerd_registry_config_path
+        .parse::<ConfigPath>();
+    let path = faults.take("--containerd-registry-config-path", path);
+    let all = || Some((endpoint?, output?, wait?, path?));
+    let (endpoint, output, wait, config_path) = faults.settle(all())?;
+    let place = Place {
+        endpoint,
+        config: containerd::Config {
+            socket: arguments.containerd_sock.clone().into(),
+            namespaces: Vec::new(),
+            content_path: value::path(&arguments.containerd_content_path),
+            registries: Vec::new(),
+            retain: None,
+        },
+        setup: Setup {
+            config_file: arguments.containerd_config.clone().into(),
+            registry_config_paths: config_path.folders().to_vec(),
+        },
+        config_path,
+        pre: arguments.pre,
+    };
+    let until = Instant::now() + wait;
+    let report = loop {
+        let report = diagnose(&place.facts().await);
+        let is_well = report.severity() < Severity::Fault;
+        if is_well || Instant::now() >= until {
+            break report;
+        }
+        if shutdown.run_until_cancelled(sleep(PERIOD)).await.is_none() {
+            break report;
+        }
+    };
+    show_report(&report, output)?;
+    if report.severity() == Severity::Fault {
+        bail!("something does not work");
+    }
+    Ok(())
+}
+
+fn show_report(report: &Report, output: Output) -> anyhow::Result<()> {
+    match output {
+        Output::Text => print!("{}", report.text(std::io::stdout().is_terminal())),
+        Output::Json => println!("{}", serde_json::to_string_pretty(report)?),
+    }
+    Ok(())
+}
+
+impl Place {
+    async fn facts(&self) -> Facts {
+        let (containerd, mirror) = tokio::join!(self.containerd(), self.mirror());
+        let (hosts, urls) = self.hosts();
+        let mut addresses = Vec::new();
+        if let Ok((node, _)) = &mirror {
+            for url in urls {
+                addresses.push(AddressAnswer {
+                    answer: answered(&url, node).await,
+                    url: url.to_string(),
+                });
+            }
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Facts {
+            containerd,
+            hosts,
+            addresses,
+            now: now.unwrap_or_default().as_secs(),
+            mirror_address: self.endpoint.to_string(),
+            mirror: mirror.map(|(_, mirror)| mirror),
+            is_installed: !self.pre,
+            trial: None,
+        }
+    }
+
+    async fn containerd(&self) -> Containerd {
+        match containerd::check(&self.config, &self.setup).await {
+            Ok(findings) => Containerd::Reached(findings.into_iter().map(advice).collect()),
+            Err(error) => Containerd::Unreachable {
+                socket: self.config.socket.display().to_string(),
+                error: error.to_string(),
+            },
+        }
+    }
+
+    /// What the mirror says of itself, and the name of its node.
+    async fn mirror(&self) -> Result<(String, Mirror), String> {
+        let facts = show::ask(&self.endpoint, "/api/v1/doctor").await?;
+        serde_json::from_slice(&facts).map_err(|_| "it answers with something else".to_owned())
+    }
+
+    /// containerd's registry configuration, and the mirrors that it names.
+    fn hosts(&self) -> (Vec<HostsFolder>, Vec<RegistryUrl>) {
+        let mut urls: Vec<RegistryUrl> = Vec::new();
+        // By hand a mirror is named by an address of this host.
+        let is_mirror = |url: &RegistryUrl| url.scheme == Scheme::Http && leads_here(url).is_some();
+        let folders = hosts::inspect(&self.config_path, is_mirror);
+        let folders = folders.into_iter().map(|folder| HostsFolder {
+            path: folder.path.display().to_string(),
+            problem: folder.problem,
+            files: folder
+                .files
+                .into_iter()
+                .map(|file| {
+                    // A second mirror is another node's, for when this node's is away.
+                    let ours = file.hosts.iter().find(|(_, is_ours)| *is_ours);
+                    if let Some((url, _)) = ours
+                        && !urls.contains(url)
+                    {
+                        urls.push(url.clone());
+                    }
+                    HostsFile {
+                        path: file.path.display().to_string(),
+                        registry: file.registry.map(|registry| registry.to_string()),
+                        problem: file.problem,
+                        by_mirror: file.by_mirror,
+                        hosts: file
+                            .hosts
+                            .into_iter()
+                            .map(|(url, is_ours)| (url.to_string(), is_ours))
+                            .collect(),
+                        hides: file.hides.map(|hidden| hidden.display().to_string()),
+                    }
+                })
+                .collect(),
+        });
+        (folders.collect(), urls)
+    }
+}
+
+fn advice(finding: containerd::Finding) -> Advice {
+    let (check, worst) = match finding.what {
+        Topic::Version => (&CONTAINERD_VERSION, Severity::Warning),
+        Topic::RegistryConfig => (&CONFIG_PATH, Severity::Fault),
+        Topic::Layers => (&LAYERS_KEPT, Severity::Warning),
+        Topic::Content => (&CONTENT_READABLE, Severity::Fault),
+    };
+    let severity = match finding.state {
+        State::Ok => Severity::Ok,
+        State::Warning => worst,
+        State::Unknown => Severity::Unknown,
+    };
+    let needs_remedy = severity != Severity::Ok && finding.remedy.is_none();
+    Advice {
+        check,
+        severity,
+        text: finding.found,
+        remedy: match needs_remedy {
+            true => Some("run this command on the node itself, as root".to_owned()),
+            false => finding.remedy,
+        },
+    }
+}
+
+/// Who answers at a mirror's address.
+async fn answered(url: &RegistryUrl, own_node: &str) -> Answered {
+    let name = url.registry.as_str();
+    let has_port = name
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.ends_with(']'));
+    let with_port = if has_port {
+        name.to_owned()
+    } else {
+        format!("{name}:80")
+    };
+    let endpoint = match with_port.parse::<Endpoint>() {
+        Ok(endpoint) => endpoint,
+        Err(error) => return Answered::Nothing(error.to_string()),
+    };
+    match probe::node_at(&endpoint).await {
+        Ok(Some(node)) if node == own_node => Answered::ThisNode,
+        Ok(Some(node)) => Answered::OtherNode(node),
+        Ok(None) => Answered::Something("it does not say of which node it is".to_owned()),
+        Err(error) => Answered::Nothing(error),
+    }
+}

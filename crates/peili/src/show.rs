@@ -1,0 +1,108 @@
+//! `peili status` and `peili peers`: what the mirror of this node, or another one, says of itself.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use ::status::{Status, text};
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use hosts::probe::{self, Endpoint};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::ShowArgs;
+use crate::fault::Faults;
+
+/// Between two looks with `--watch`.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Clears the screen and goes to its beginning (ECMA-48).
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// How something is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+impl std::str::FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("{text:?} is neither text nor json")),
+        }
+    }
+}
+
+/// Shows the status in one of its forms, once or until `shutdown`.
+///
+/// # Errors
+/// The arguments are at fault, or the mirror does not answer.
+pub async fn run(
+    arguments: &ShowArgs,
+    shutdown: CancellationToken,
+    form: fn(&Status) -> String,
+) -> anyhow::Result<()> {
+    let mut faults = Faults::default();
+    let endpoint = faults.take("--metrics-endpoint", arguments.metrics_endpoint.parse());
+    let output = faults.take("--output", arguments.output.parse());
+    let all = || Some((endpoint?, output?));
+    let (endpoint, output): (Endpoint, Output) = faults.settle(all())?;
+    loop {
+        let bytes = get(&endpoint, "/api/v1/status").await?;
+        let shown = match output {
+            Output::Json => String::from_utf8_lossy(&bytes).into_owned() + "\n",
+            Output::Text => {
+                let status = serde_json::from_slice(&bytes);
+                form(&status.context("the mirror answers with something else than a status")?)
+            }
+        };
+        let clears = arguments.watch && output == Output::Text && std::io::stdout().is_terminal();
+        let mut stdout = std::io::stdout().lock();
+        write!(stdout, "{}{shown}", if clears { CLEAR } else { "" })?;
+        stdout.flush()?;
+        drop(stdout);
+        if !arguments.watch {
+            return Ok(());
+        }
+        let waits = shutdown.run_until_cancelled(tokio::time::sleep(PERIOD));
+        if waits.await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+pub fn status(status: &Status) -> String {
+    text::status(status)
+}
+
+pub fn peers(status: &Status) -> String {
+    text::peers(status)
+}
+
+async fn get(endpoint: &Endpoint, path: &str) -> anyhow::Result<Bytes> {
+    ask(endpoint, path).await.or_else(|error| {
+        bail!(
+            "the mirror at {endpoint} does not answer: {error}\nStart it (systemctl start peili), or name the address of its \
+             metrics with --metrics-endpoint. In Kubernetes: kubectl exec POD -c registry -- peili status"
+        )
+    })
+}
+
+/// What a mirror answers at its port of metrics.
+///
+/// # Errors
+/// It does not answer.
+pub async fn ask(endpoint: &Endpoint, path: &str) -> Result<Bytes, String> {
+    let mut error = "the name has no address".to_owned();
+    let answers = probe::get_all(endpoint, path).await;
+    for (_, answer) in answers.map_err(|error| error.to_string())? {
+        match answer {
+            Ok(bytes) => return Ok(bytes),
+            Err(failed) => error = failed,
+        }
+    }
+    Err(error)
+}
