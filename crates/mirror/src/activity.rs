@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::Candidate;
 use crate::rate::Throughput;
-use crate::refusal::REASONS;
+use crate::upstream_reasons::REASONS;
 
 /// The most pulls to list; the one that was asked for least lately makes room.
 const MAX_RUNNING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");

@@ -62,6 +62,7 @@ impl Flight {
         store: Arc<dyn Store>,
         fetcher: Arc<Fetcher>,
         from_peers: Arc<FromPeers>,
+        images: Arc<Images>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let stop = CancellationToken::new();
@@ -71,7 +72,7 @@ impl Flight {
             store,
             fetcher,
             metrics,
-            images: Images::default(),
+            images,
             pulls: pulls::Pulls::default(),
             uploads: Arc::default(),
             speed: Arc::default(),
@@ -104,19 +105,13 @@ impl Flight {
         else {
             return Err(Refusal::NoPeer(kind));
         };
-        let following = async {
-            self.shared.images.learn_expected(&self.shared.store).await;
-            self.follow(target, digest, offset, sharing).await
-        };
+        let following = self.follow(target, digest, offset, sharing);
         let result = match timeout(FIND_LIMIT, following).await {
             Ok(result) => result,
             Err(_) => Err(Refusal::Alone(kind)),
         };
         if matches!(result, Ok(_) | Err(Refusal::Unsatisfiable { .. })) {
             return result;
-        }
-        if kind == Kind::Manifest {
-            self.shared.images.expect(digest);
         }
         if let Some(pull) = watcher::watch(&self.shared, target, digest, sharing)
             && pull.states().borrow().role != Role::Leads

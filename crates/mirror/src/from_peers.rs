@@ -14,8 +14,8 @@ use crate::body::send_memory::{Chunk, SendMemory, Share};
 use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Fetcher, Question};
 use crate::found::{Found, Payload, Source};
+use crate::images::Images;
 use crate::local;
-use crate::object_sizes::ObjectSizes;
 use crate::peers::Fault;
 use crate::refusal::Refusal;
 use crate::relay::{Relay, RelayError};
@@ -37,7 +37,7 @@ const RELAY_BYTES: u64 = 128 * 1024;
 pub struct FromPeers {
     fetcher: Arc<Fetcher>,
     memory: SendMemory,
-    sizes: ObjectSizes,
+    images: Arc<Images>,
 }
 
 /// Why an answer was not taken.
@@ -56,22 +56,17 @@ impl From<Fault> for Unusable {
 }
 
 impl FromPeers {
-    pub fn new(fetcher: Arc<Fetcher>, memory: SendMemory) -> Self {
+    pub fn new(fetcher: Arc<Fetcher>, memory: SendMemory, images: Arc<Images>) -> Self {
         Self {
             fetcher,
             memory,
-            sizes: ObjectSizes::default(),
+            images,
         }
     }
 
     /// The memory for bytes on their way to clients.
     pub fn memory(&self) -> &SendMemory {
         &self.memory
-    }
-
-    /// The sizes of objects, by the manifests that clients were given.
-    pub fn sizes(&self) -> &ObjectSizes {
-        &self.sizes
     }
 
     fn share(&self, question: &Question) -> &Arc<Share> {
@@ -122,7 +117,7 @@ impl FromPeers {
 
     fn known_size(&self, target: &Target) -> Option<u64> {
         let blob = target.digest().filter(|_| target.kind == Kind::Blob);
-        self.sizes.of(blob?)
+        self.images.size(blob?)
     }
 
     async fn ask(
@@ -183,7 +178,7 @@ impl FromPeers {
         if !right {
             return Err(Fault::Wrong.into());
         }
-        self.sizes.learn(&bytes);
+        self.images.learn(&bytes, None);
         Ok(local::manifest(&digest, bytes, sent_as, Source::Peer))
     }
 

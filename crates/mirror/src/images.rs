@@ -1,5 +1,5 @@
 //! Which image an object belongs to. Manifests requested by the node's client tell the sizes of the objects requested
-//! next, and how many of them move at once.
+//! next, and how many of them move at once. A peer that tells another size has not got the object.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use lru::LruCache;
 use oci::{Digest, Manifest, Role};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{NodeId, Store, local};
 
@@ -24,13 +24,15 @@ const EXPECTED_FOR: Duration = Duration::from_secs(300);
 /// The most images whose layers may still be on the way, for [`RECENT`] after their manifest.
 const MAX_RECENT: usize = 8;
 const RECENT: Duration = Duration::from_secs(60);
+/// A pull does not wait longer for the disk to tell what manifests say; then it is not known.
+const READ_LIMIT: Duration = Duration::from_millis(500);
 /// The layers that containerd pulls at once.
 const MAX_CONCURRENT: u64 = 3;
 
 /// What a manifest says about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
-    /// Bytes of the object.
+    /// Bytes of the object. `None`: no manifest tells, or some contradict each other, and anybody can write a manifest.
     pub size: Option<u64>,
     /// How many objects of the image probably move at once: as many as its largest fits into it, 1 to 3.
     pub streams: u8,
@@ -53,11 +55,18 @@ impl Default for ObjectInfo {
 
 #[derive(Debug)]
 pub struct Images {
-    objects: Mutex<LruCache<Digest, ObjectInfo>>,
+    objects: Mutex<LruCache<Digest, Entry>>,
     /// Manifests that are to arrive in the store, and since when.
     expected: Mutex<LruCache<Digest, Instant>>,
     /// The layers of the latest manifests, and when these came.
     recent: Mutex<VecDeque<(Instant, Arc<[Digest]>)>>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    object_info: ObjectInfo,
+    /// Manifests contradict each other about the size.
+    is_contested: bool,
 }
 
 impl Default for Images {
@@ -71,7 +80,7 @@ impl Default for Images {
 }
 
 impl Images {
-    /// Records that this manifest was requested and will come from upstream.
+    /// Records that this manifest was requested, and is in the store or will come there from upstream.
     pub fn expect(&self, manifest: &Digest) {
         self.expected.lock().put(manifest.clone(), Instant::now());
     }
@@ -100,6 +109,7 @@ impl Images {
             .collect();
         if !all.is_empty() {
             let mut recent = self.recent.lock();
+            recent.retain(|(_, layers)| *layers != all);
             recent.push_back((Instant::now(), all.clone()));
             if recent.len() > MAX_RECENT {
                 recent.pop_front();
@@ -107,8 +117,11 @@ impl Images {
         }
         let mut objects = self.objects.lock();
         for child in manifest.children.iter().take(MAX_OBJECTS_PER_MANIFEST) {
+            let before = objects.get(&child.digest);
+            let is_contested = before.is_some_and(|before| before.contradicts(child.size));
+            let known = before.and_then(|before| before.object_info.size);
             let object_info = ObjectInfo {
-                size: child.size,
+                size: child.size.or(known).filter(|_| !is_contested),
                 streams: if child.role == Role::Manifest {
                     1
                 } else {
@@ -121,14 +134,24 @@ impl Images {
                 },
                 leader,
             };
-            objects.put(child.digest.clone(), object_info);
+            let entry = Entry {
+                object_info,
+                is_contested,
+            };
+            objects.put(child.digest.clone(), entry);
         }
     }
 
     /// What is known about an object.
     pub fn object_info(&self, digest: &Digest) -> ObjectInfo {
         let mut objects = self.objects.lock();
-        objects.get(digest).cloned().unwrap_or_default()
+        let entry = objects.get(digest);
+        entry.map_or_else(ObjectInfo::default, |entry| entry.object_info.clone())
+    }
+
+    /// The bytes of an object, if that is known.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        self.objects.lock().get(digest)?.object_info.size
     }
 
     /// Whether layers of another image are still missing.
@@ -154,20 +177,19 @@ impl Images {
         let read = |store: &dyn Store| -> Vec<_> {
             let arrived = expected.into_iter().filter_map(|digest| {
                 let bytes = local::manifest_bytes(store, &digest)?;
-                Some((digest, bytes))
+                digest.verifies(&bytes).then_some((digest, bytes))
             });
             arrived.collect()
         };
-        match local::read_store(store, read).await {
-            Ok(arrived) => {
+        match timeout(READ_LIMIT, local::read_store(store, read)).await {
+            Ok(Ok(arrived)) => {
                 for (digest, bytes) in arrived {
                     self.expected.lock().pop(&digest);
                     self.learn(&bytes, None);
                 }
             }
-            Err(error) => {
-                tracing::debug!(%error, "cannot read manifests; the sizes of their layers are not known");
-            }
+            Ok(Err(error)) => tracing::debug!(%error, "cannot read manifests; sizes are not known"),
+            Err(_) => tracing::debug!("the disk is slow; sizes are not known"),
         }
     }
 
@@ -181,6 +203,14 @@ impl Images {
             expected.pop(&digest);
         }
         expected.iter().map(|(digest, _)| digest.clone()).collect()
+    }
+}
+
+impl Entry {
+    /// Whether manifests contradict each other, one that tells this size among them.
+    fn contradicts(&self, size: Option<u64>) -> bool {
+        let known = self.object_info.size;
+        self.is_contested || known.zip(size).is_some_and(|(known, told)| known != told)
     }
 }
 
@@ -270,6 +300,16 @@ mod tests {
         images.learn(&manifest(&[("b", 1), ("c", 1)]), None);
         assert!(come(&[]));
         assert!(!come(&[digest("c")]));
+    }
+
+    #[test]
+    fn a_size_counts_that_no_other_manifest_contradicts() {
+        let images = Images::default();
+        for (size, known) in [(7, Some(7)), (7, Some(7)), (8, None), (7, None)] {
+            images.learn(&manifest(&[("a", size)]), None);
+            assert_eq!(images.size(&digest("a")), known);
+        }
+        assert_eq!(images.size(&digest("config")), Some(1));
     }
 
     #[test]

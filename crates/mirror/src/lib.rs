@@ -26,7 +26,6 @@ mod local;
 pub mod memory;
 mod metrics;
 mod mirror;
-mod object_sizes;
 mod object_stream;
 mod open_range;
 mod own_pull;
@@ -50,6 +49,7 @@ mod trial;
 mod upstream;
 mod upstream_bytes;
 mod upstream_check;
+mod upstream_reasons;
 
 pub use crate::flight_events::{FlightEvent, FlightEventSender, FlightEvents, flight_events};
 pub use crate::flights::{

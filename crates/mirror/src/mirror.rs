@@ -23,13 +23,14 @@ use crate::body::send_memory::SendMemory;
 use crate::fetch::{Fetcher, Limits};
 use crate::flight::Flight;
 use crate::from_peers::FromPeers;
+use crate::images::Images;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::pull_owners::PullOwners;
 use crate::pull_through::{Client, PullThroughStep};
 use crate::refusal::Refusal;
 use crate::request::conditions::{self, Conditions};
-use crate::request::{Caller, ClientAddress, Kind, NODE, Reader, Request, RequestError};
+use crate::request::{Caller, ClientAddress, NODE, Reader, Request, RequestError};
 use crate::request_record::{RequestRecord, handler};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
@@ -64,6 +65,7 @@ pub struct Mirror {
     access: Access,
     reader: Reader,
     from_peers: Arc<FromPeers>,
+    images: Arc<Images>,
     pub(crate) flight: Option<Arc<Flight>>,
     pull_through: Option<Arc<PullThroughStep>>,
     trials: Arc<Trials>,
@@ -107,13 +109,16 @@ impl Mirror {
         let (peers, activities) = (fetcher.peers.clone(), Activities::new(changes.clone()));
         let activities = Arc::new(activities);
         let memory = SendMemory::default();
-        let from_peers = Arc::new(FromPeers::new(fetcher.clone(), memory.clone()));
+        let images = Arc::new(Images::default());
+        let from_peers = FromPeers::new(fetcher.clone(), memory.clone(), images.clone());
+        let from_peers = Arc::new(from_peers);
         let flight = parts.flights.map(|flights| {
             Arc::new(Flight::new(
                 flights,
                 parts.store.clone(),
                 fetcher,
                 from_peers.clone(),
+                images.clone(),
                 metrics.clone(),
             ))
         });
@@ -123,6 +128,7 @@ impl Mirror {
                 parts.store.clone(),
                 from_peers.clone(),
                 flight.clone(),
+                images.clone(),
                 metrics.clone(),
             ))
         });
@@ -135,6 +141,7 @@ impl Mirror {
             access,
             reader,
             from_peers,
+            images,
             flight,
             pull_through,
             trials: Arc::default(),
@@ -309,11 +316,9 @@ impl Mirror {
                     self.track(&mut target, &digest, record);
                 }
                 let result = self.find(&mut target, &client, record).await;
+                self.expect_manifest(&target, &result);
                 self.tracked(&mut target, &result, record);
                 let found = result?;
-                if target.kind == Kind::Manifest && target.caller == Caller::Own {
-                    self.from_peers.sizes().expect(&found.digest);
-                }
                 send::found(&target, headers, found, &self.memory)
             }
         }

@@ -16,19 +16,6 @@ use crate::request::{Kind, RequestError};
 /// (skopeo, Podman) take it only when they have asked five times; left to themselves they wait a minute in all.
 const RETRY_SOON: &str = "1";
 
-/// The reasons of [`Refusal::reason`].
-pub const REASONS: [&str; 9] = [
-    "no_peer",
-    "peers_failed",
-    "leads",
-    "alone",
-    "filtered",
-    "private",
-    "tag_check",
-    "busy",
-    "other",
-];
-
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     #[error(transparent)]

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::activity::{BytesBySource, FinishedPull, PullActivity, PullSource};
 use crate::mirror::Mirror;
 use crate::peers::KnownPeer;
-use crate::refusal::REASONS;
+use crate::upstream_reasons::REASONS;
 
 /// The most peers that a snapshot lists, those used latest first.
 const MAX_PEERS: usize = 1024;

@@ -22,7 +22,7 @@ pub struct Shared {
     pub store: Arc<dyn Store>,
     pub fetcher: Arc<Fetcher>,
     pub metrics: Arc<Metrics>,
-    pub images: Images,
+    pub images: Arc<Images>,
     pub pulls: Pulls,
     pub uploads: Arc<Uploads>,
     pub speed: Arc<Speed>,

@@ -63,11 +63,6 @@ impl Mirror {
         if let Some(found) = self.trials.find(target) {
             return Ok(found);
         }
-        if let (Kind::Manifest, Some(digest)) = (target.kind, target.digest())
-            && target.caller == Caller::Own
-        {
-            self.from_peers.sizes().expect(digest);
-        }
         self.access.admit(target)?;
         if target.caller == Caller::Peer {
             return self.find_for_peer(target, record).await;
@@ -89,7 +84,7 @@ impl Mirror {
             return Ok(found);
         }
         record.handler = "mirror";
-        self.learn_sizes(target).await;
+        self.learn_images(target).await;
         let flight = self.flight.as_ref().filter(|_| target.fills_ingest());
         let result = match (pull_through, flight) {
             (Some(fetches), _) => fetches.find(target, client, &self.access).await,
@@ -143,13 +138,26 @@ impl Mirror {
         local::find(&self.store, &self.access, target).await
     }
 
-    /// Looks up how large a blob has to be that peers are about to be asked for.
-    async fn learn_sizes(&self, target: &Target) {
-        if let (Kind::Blob, Some(digest)) = (target.kind, target.digest()) {
-            let sizes = self.from_peers.sizes();
-            if sizes.of(digest).is_none() {
-                sizes.learn_expected(&self.store).await;
-            }
+    /// Learns what manifests say of an object that others are about to be asked for.
+    async fn learn_images(&self, target: &Target) {
+        if let Some(digest) = target.digest()
+            && (target.fills_ingest() || self.images.size(digest).is_none())
+        {
+            self.images.learn_expected(&self.store).await;
+        }
+    }
+
+    /// Remembers a manifest that this node's client has asked for and that the store has, or will have from upstream.
+    pub(super) fn expect_manifest(&self, target: &Target, result: &Result<Found, Refusal>) {
+        let digest = match result {
+            Ok(found) => Some(&found.digest).filter(|_| found.source == Source::Local),
+            Err(_) => target.digest(),
+        };
+        if target.kind == Kind::Manifest
+            && target.caller == Caller::Own
+            && let Some(digest) = digest
+        {
+            self.images.expect(digest);
         }
     }
 

@@ -35,7 +35,7 @@ pub struct PullThroughStep {
     pub(super) from_peers: Arc<FromPeers>,
     pub(super) flight: Option<Arc<Flight>>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) images: Images,
+    pub(super) images: Arc<Images>,
     pub(super) last_answers: LastAnswers,
     pub(super) parts: Parts,
     /// Objects on their way into the store; each goes on when its client leaves, for the next one.
@@ -50,6 +50,7 @@ impl PullThroughStep {
         store: Arc<dyn Store>,
         from_peers: Arc<FromPeers>,
         flight: Option<Arc<Flight>>,
+        images: Arc<Images>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -59,7 +60,7 @@ impl PullThroughStep {
             from_peers,
             flight,
             metrics,
-            images: Images::default(),
+            images,
             last_answers: LastAnswers::default(),
             parts: Parts::default(),
             tasks: TaskTracker::new(),
