@@ -38,6 +38,4 @@ pub use store::Containerd;
 pub use trial::{TrialError, run_trial};
 
 #[cfg(test)]
-mod fake;
-#[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! The whole store against a containerd that the test plays.
 
+pub(crate) mod fake;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use oci::{Digest, Name, TagName};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 
-use crate::fake::Fake;
+use crate::tests::fake::Fake;
 use crate::{Config, Containerd, Setup, State, check};
 
 /// What may take milliseconds, on a machine that has other things to do.

@@ -7,8 +7,8 @@ use mirror::Store;
 use prost_types::Timestamp;
 
 use super::*;
-use crate::fake::{self, Fake};
 use crate::leases::whole_seconds;
+use crate::tests::fake::{self, Fake};
 use crate::tests::{config, open, ready, until};
 use crate::{Config, Containerd, blobs};
 

@@ -1,6 +1,8 @@
 //! What nodes that follow one another hand over. Each is a mirror with a port of its own; what the other nodes agree on
 //! is written down by the test.
 
+mod leads;
+mod limits;
 mod node;
 mod owners;
 mod requeue;
@@ -8,7 +10,6 @@ mod snapshot;
 mod speed;
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
@@ -200,113 +201,6 @@ async fn a_lead_in_the_middle_ends_the_body_and_the_next_request_goes_upstream()
 }
 
 #[tokio::test]
-async fn what_becomes_of_a_lead_is_told() {
-    let ((bytes, digest), node) = (layer(), node().await);
-    let size = bytes.len() as u64;
-    let ingest = node.ingest(&digest, size);
-    node.then(Decision::Alone);
-    let answer = node.own(&digest).await;
-    assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
-    assert!(answer.text().await.contains("alone"));
-    ingest.write(&bytes);
-    node.script.told(PullProgress::Begun { size }).await;
-    ingest.commit(&node, &bytes);
-    node.script.told(PullProgress::Done).await;
-    assert_eq!(
-        node.script.progress(),
-        [PullProgress::Begun { size }, PullProgress::Done]
-    );
-
-    let (other, failing) = (Digest::sha256(b"other"), PullProgress::Failed);
-    let ingest = node.lead(&other, 5).await;
-    ingest.write(b"oth");
-    ingest.fail(&node, &other);
-    node.script.told(failing).await;
-    assert_eq!(node.script.progress.lock().last(), Some(&(other, failing)));
-
-    let (other, wrong) = (Digest::sha256(b"another"), PullProgress::Wrong);
-    let ingest = node.lead(&other, 6).await;
-    ingest.write(b"wrong!");
-    node.script.told(PullProgress::Begun { size: 6 }).await;
-    ingest.fail(&node, &other);
-    node.script.told(wrong).await;
-    assert_eq!(node.script.progress.lock().last(), Some(&(other, wrong)));
-}
-
-#[tokio::test]
-async fn a_lead_that_is_asked_for_again_from_its_start_has_failed() {
-    let (digest, node) = (Digest::sha256(b"layer"), node().await);
-    let ingest = node.lead(&digest, 5).await;
-    ingest.write(b"la");
-    node.script.told(PullProgress::Begun { size: 5 }).await;
-    // containerd gives up what it has, and begins anew.
-    let _own = node.ingest(&digest, 5);
-    node.then(Decision::Lead);
-    node.own(&digest).await;
-    assert_eq!(
-        node.script.progress(),
-        [PullProgress::Begun { size: 5 }, PullProgress::Failed]
-    );
-}
-
-#[tokio::test]
-async fn a_lead_whose_watcher_panics_has_failed_and_may_begin_anew() {
-    let (digest, node) = (Digest::sha256(b"layer"), node().await);
-    let ingest = node.lead(&digest, 5).await;
-    node.script.panics.store(true, Ordering::Relaxed);
-    ingest.write(b"la");
-    node.script.told(PullProgress::Failed).await;
-    node.script.panics.store(false, Ordering::Relaxed);
-    node.then(Decision::Lead);
-    node.own_from(&digest, &[(RANGE, "bytes=2-")]).await;
-    ingest.write(b"y");
-    node.script.told(PullProgress::Begun { size: 5 }).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lead_that_gets_no_byte_has_failed() {
-    let (digest, node) = (Digest::sha256(b"layer"), node().await);
-    let started = tokio::time::Instant::now();
-    let ingest = node.lead(&digest, 5).await;
-    node.script.told(PullProgress::Failed).await;
-    assert!((29..=31).contains(&started.elapsed().as_secs()));
-
-    // Behind the node's other downloads it may take longer.
-    node.script.progress.lock().clear();
-    node.store.set_downloads_share_slots();
-    node.then(Decision::Lead);
-    node.own(&digest).await;
-    let started = tokio::time::Instant::now();
-    node.script.told(PullProgress::Failed).await;
-    assert!((59..=61).contains(&started.elapsed().as_secs()));
-
-    // What was there before does not count, and a byte buys three seconds.
-    ingest.write(b"lay");
-    node.script.progress.lock().clear();
-    node.then(Decision::Lead);
-    node.own_from(&digest, &[(RANGE, "bytes=3-")]).await;
-    let started = tokio::time::Instant::now();
-    ingest.write(b"e");
-    node.script.told(PullProgress::Failed).await;
-    assert!((2..=4).contains(&started.elapsed().as_secs()));
-    assert_eq!(
-        node.script.progress(),
-        [PullProgress::Begun { size: 5 }, PullProgress::Failed]
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn where_nobody_answers_the_client_goes_upstream() {
-    let (digest, node) = (Digest::sha256(b"layer"), node().await);
-    let _own = node.ingest(&digest, 5);
-    let started = tokio::time::Instant::now();
-    let answer = node.own(&digest).await;
-    assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
-    assert!(answer.text().await.contains("alone"));
-    assert!((19..=21).contains(&started.elapsed().as_secs()));
-}
-
-#[tokio::test]
 async fn a_source_that_is_not_there_is_passed_over() {
     let ((bytes, digest), leader, follower) = (layer(), node().await, node().await);
     let size = bytes.len() as u64;
@@ -324,44 +218,6 @@ async fn a_source_that_is_not_there_is_passed_over() {
     let answer = follower.own(&digest).await;
     assert!(answer.rest().await == (bytes, true));
     assert_eq!(follower.script.failed(1), [gone]);
-}
-
-#[tokio::test]
-async fn what_grows_is_for_followers_alone() {
-    let ((bytes, digest), leader) = (layer(), node().await);
-    let growing = leader.lead(&digest, bytes.len() as u64).await;
-    growing.write(&bytes[..MIB]);
-    let elsewhere = SocketAddr::from(([10, 0, 0, 9], 9));
-    let path = format!("blobs/{digest}");
-    let position = ChainPosition { epoch: 1, order: 1 }.to_string();
-    let follower = [(MIRRORED, "true"), (FLIGHT, position.as_str())];
-    let statuses = async |headers: &[(HeaderName, &str)]| {
-        let answer = leader.ask(&path, headers, elsewhere).await;
-        answer.0.status()
-    };
-    assert_eq!(statuses(&follower).await, StatusCode::OK);
-    assert_eq!(statuses(&follower[..1]).await, StatusCode::NOT_FOUND);
-    let garbled = [(MIRRORED, "true"), (FLIGHT, "1-x")];
-    assert_eq!(statuses(&garbled).await, StatusCode::NOT_FOUND);
-    // Without the mark of a mirror it is a remote client.
-    assert_eq!(statuses(&follower[1..]).await, StatusCode::NOT_FOUND);
-
-    // An ingest that began without us is nobody's.
-    let other = Digest::sha256(b"other");
-    leader.ingest(&other, 5).write(b"oth");
-    let path = format!("blobs/{other}");
-    let answer = leader.ask(&path, &follower, elsewhere).await;
-    assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
-}
-
-#[tokio::test]
-async fn what_is_not_mirrored_is_not_offered() {
-    let ((bytes, digest), filter) = (layer(), Filter::new(&["https://ghcr.io".into()], &[]));
-    let node = node_that_mirrors(filter.expect("sound")).await;
-    let ingest = node.ingest(&digest, bytes.len() as u64);
-    ingest.write(&bytes);
-    assert_eq!(node.own(&digest).await.0.status(), StatusCode::NOT_FOUND);
-    assert!(node.script.requests.lock().is_empty(), "it is no flight");
 }
 
 #[tokio::test]
@@ -514,32 +370,4 @@ async fn what_came_before_a_break_reaches_the_client_and_nothing_is_reset() {
     let (head, body) = over_the_network(&follower, &digest).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert_eq!(body, 50_000);
-}
-
-#[tokio::test]
-async fn a_node_feeds_as_many_as_it_can() {
-    let ((bytes, digest), leader) = (layer(), node().await);
-    let growing = leader.lead(&digest, bytes.len() as u64).await;
-    growing.write(&bytes);
-    let headers = [(MIRRORED, "true"), (FLIGHT, "1-1")];
-    let path = format!("blobs/{digest}");
-    let mut follow_first = Vec::new();
-    let refused = loop {
-        let follower = SocketAddr::from((
-            [10, 0, 1, u8::try_from(follow_first.len()).expect("few")],
-            9,
-        ));
-        let answer = leader.ask(&path, &headers, follower).await;
-        if answer.0.status() == StatusCode::NOT_FOUND {
-            break answer;
-        }
-        follow_first.push(answer);
-    };
-    assert_eq!(follow_first.len(), 24);
-    assert!(refused.text().await.contains("as many followers as it may"));
-    assert_eq!(leader.metric("peili_flights_uploads_refused_total"), 1);
-    follow_first.pop();
-    let last = SocketAddr::from(([10, 0, 2, 1], 9));
-    let answer = leader.ask(&path, &headers, last).await;
-    assert_eq!(answer.0.status(), StatusCode::OK);
 }

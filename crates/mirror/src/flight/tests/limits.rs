@@ -1,0 +1,69 @@
+//! Who gets what this node is still receiving, and who does not.
+
+use super::*;
+
+#[tokio::test]
+async fn what_grows_is_for_followers_alone() {
+    let ((bytes, digest), leader) = (layer(), node().await);
+    let growing = leader.lead(&digest, bytes.len() as u64).await;
+    growing.write(&bytes[..MIB]);
+    let elsewhere = SocketAddr::from(([10, 0, 0, 9], 9));
+    let path = format!("blobs/{digest}");
+    let position = ChainPosition { epoch: 1, order: 1 }.to_string();
+    let follower = [(MIRRORED, "true"), (FLIGHT, position.as_str())];
+    let statuses = async |headers: &[(HeaderName, &str)]| {
+        let answer = leader.ask(&path, headers, elsewhere).await;
+        answer.0.status()
+    };
+    assert_eq!(statuses(&follower).await, StatusCode::OK);
+    assert_eq!(statuses(&follower[..1]).await, StatusCode::NOT_FOUND);
+    let garbled = [(MIRRORED, "true"), (FLIGHT, "1-x")];
+    assert_eq!(statuses(&garbled).await, StatusCode::NOT_FOUND);
+    // Without the mark of a mirror it is a remote client.
+    assert_eq!(statuses(&follower[1..]).await, StatusCode::NOT_FOUND);
+
+    // An ingest that began without us is nobody's.
+    let other = Digest::sha256(b"other");
+    leader.ingest(&other, 5).write(b"oth");
+    let path = format!("blobs/{other}");
+    let answer = leader.ask(&path, &follower, elsewhere).await;
+    assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_is_not_mirrored_is_not_offered() {
+    let ((bytes, digest), filter) = (layer(), Filter::new(&["https://ghcr.io".into()], &[]));
+    let node = node_that_mirrors(filter.expect("sound")).await;
+    let ingest = node.ingest(&digest, bytes.len() as u64);
+    ingest.write(&bytes);
+    assert_eq!(node.own(&digest).await.0.status(), StatusCode::NOT_FOUND);
+    assert!(node.script.requests.lock().is_empty(), "it is no flight");
+}
+
+#[tokio::test]
+async fn a_node_feeds_as_many_as_it_can() {
+    let ((bytes, digest), leader) = (layer(), node().await);
+    let growing = leader.lead(&digest, bytes.len() as u64).await;
+    growing.write(&bytes);
+    let headers = [(MIRRORED, "true"), (FLIGHT, "1-1")];
+    let path = format!("blobs/{digest}");
+    let mut follow_first = Vec::new();
+    let refused = loop {
+        let follower = SocketAddr::from((
+            [10, 0, 1, u8::try_from(follow_first.len()).expect("few")],
+            9,
+        ));
+        let answer = leader.ask(&path, &headers, follower).await;
+        if answer.0.status() == StatusCode::NOT_FOUND {
+            break answer;
+        }
+        follow_first.push(answer);
+    };
+    assert_eq!(follow_first.len(), 24);
+    assert!(refused.text().await.contains("as many followers as it may"));
+    assert_eq!(leader.metric("peili_flights_uploads_refused_total"), 1);
+    follow_first.pop();
+    let last = SocketAddr::from(([10, 0, 2, 1], 9));
+    let answer = leader.ask(&path, &headers, last).await;
+    assert_eq!(answer.0.status(), StatusCode::OK);
+}

@@ -1,0 +1,209 @@
+//! A mirror and its peers, each a real socket.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body_util::BodyExt;
+use oci::Digest;
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::fetch::Limits;
+use crate::memory::{MemoryCluster, MemoryStore};
+use crate::mirror::{Ends, Mirror, Options, Parts};
+use crate::{Body, Candidate, PeerId, Router};
+
+/// What a peer does with the connections it gets.
+#[derive(Clone)]
+pub enum Peer {
+    /// Serves the object, ranges included.
+    Good(Bytes),
+    /// Serves this many bytes of what it was asked for, then closes.
+    Breaks(Bytes, usize),
+    /// The same, then says nothing more.
+    Stalls(Bytes, usize),
+    /// Takes the request and never answers.
+    Silent,
+    /// Has nothing.
+    Lacks,
+    /// Answers 200 with other bytes of the same length.
+    Lies(Bytes),
+    /// Answers 416, with this size.
+    Denies(u64),
+}
+
+async fn spawn(peer: Peer) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(talk(stream, peer.clone()));
+        }
+    });
+    address
+}
+
+async fn talk(mut stream: TcpStream, peer: Peer) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => request.push(byte),
+            Err(_) => return,
+        }
+    }
+    let text = String::from_utf8_lossy(&request).to_lowercase();
+    assert!(
+        text.contains("x-spegel-mirrored: true"),
+        "a peer is always told that its answer is final"
+    );
+    let (bytes, sent, then_wait) = match &peer {
+        Peer::Good(bytes) | Peer::Lies(bytes) => (bytes.clone(), usize::MAX, false),
+        Peer::Breaks(bytes, sent) => (bytes.clone(), *sent, false),
+        Peer::Stalls(bytes, sent) => (bytes.clone(), *sent, true),
+        Peer::Silent => std::future::pending().await,
+        Peer::Denies(size) => {
+            let head = format!(
+                "HTTP/1.1 416 No\r\ncontent-range: bytes */{size}\r\ncontent-length: 0\r\n\r\n"
+            );
+            let _ = stream.write_all(head.as_bytes()).await;
+            return;
+        }
+        Peer::Lacks => {
+            let _ = stream
+                .write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+                .await;
+            return;
+        }
+    };
+    let range = text
+        .split("range: bytes=")
+        .nth(1)
+        .and_then(|rest| rest.split(['\r', ',']).next());
+    let (head, body) = match range.and_then(|range| range.split_once('-')) {
+        None => (
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", bytes.len()),
+            bytes.clone(),
+        ),
+        Some((first, last)) => {
+            let first: usize = first.parse().expect("these tests ask for a first byte");
+            let last = last
+                .parse()
+                .map_or(bytes.len() - 1, |last: usize| last.min(bytes.len() - 1));
+            let part = bytes.slice(first..=last);
+            let (size, length) = (bytes.len(), part.len());
+            let head = format!(
+                "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {first}-{last}/{size}\r\ncontent-length: {length}\r\n\r\n"
+            );
+            (head, part)
+        }
+    };
+    let _ = stream.write_all(head.as_bytes()).await;
+    let _ = stream.write_all(&body[..sent.min(body.len())]).await;
+    if then_wait {
+        std::future::pending::<()>().await;
+    }
+}
+
+pub struct TestApp {
+    pub mirror: Mirror,
+    pub store: Arc<MemoryStore>,
+    registry: Registry,
+}
+
+/// A mirror with an empty store whose peers announce `digest`.
+pub async fn app(digest: &Digest, peers: &[Peer]) -> TestApp {
+    app_of(oci::Key::Digest(digest.clone()), peers).await
+}
+
+pub async fn app_of(key: oci::Key, peers: &[Peer]) -> TestApp {
+    let cluster = MemoryCluster::default();
+    for (number, peer) in peers.iter().enumerate() {
+        let node = candidate(number, spawn(peer.clone()).await);
+        cluster.router(node).announce(vec![key.clone()]).await;
+    }
+    let here = candidate(99, SocketAddr::from(([127, 0, 0, 1], 1)));
+    let store = Arc::new(MemoryStore::default());
+    let parts = Parts {
+        store: store.clone(),
+        router: Arc::new(cluster.router(here)),
+        pull_through: None,
+        checks: None,
+        flights: None,
+    };
+    let options = Options {
+        access: crate::Access {
+            resolve_tags: true,
+            ..Default::default()
+        },
+        reader: crate::Reader::default(),
+        limits: Limits {
+            resolve_timeout: Duration::from_secs(5),
+            attempts: 3,
+        },
+    };
+    let mut registry = Registry::default();
+    TestApp {
+        mirror: Mirror::new(parts, options, &mut registry),
+        store,
+        registry,
+    }
+}
+
+fn candidate(number: usize, address: SocketAddr) -> Candidate {
+    Candidate {
+        peer: PeerId::new(&format!("peer{number}")),
+        addresses: Arc::new([address]),
+    }
+}
+
+impl TestApp {
+    pub async fn get(&self, path: &str, headers: HeaderMap) -> Response<Body> {
+        self.get_from([10, 0, 0, 1], path, headers).await
+    }
+
+    /// For a client at this address.
+    pub async fn get_from(&self, ip: [u8; 4], path: &str, headers: HeaderMap) -> Response<Body> {
+        let mut request = http::Request::get(path).body(()).expect("a request");
+        *request.headers_mut() = headers;
+        let ends = Ends {
+            remote: SocketAddr::from((ip, 1)),
+            local: SocketAddr::from(([10, 0, 0, 2], 5000)),
+        };
+        self.mirror.answer(&request.into_parts().0, ends).await
+    }
+
+    pub async fn blob(&self, digest: &Digest) -> Response<Body> {
+        self.blob_for(digest, [10, 0, 0, 1]).await
+    }
+
+    /// For a client at this address.
+    pub async fn blob_for(&self, digest: &Digest, ip: [u8; 4]) -> Response<Body> {
+        let path = format!("/v2/lab/app/blobs/{digest}?ns=quay.io");
+        self.get_from(ip, &path, HeaderMap::new()).await
+    }
+
+    pub fn metric(&self, name: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect("a metric");
+        line.rsplit(' ')
+            .next()
+            .and_then(|value| value.parse().ok())
+            .expect("a number")
+    }
+}
+
+pub async fn whole(response: Response<Body>) -> Result<Bytes, crate::BodyError> {
+    response
+        .into_body()
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+}

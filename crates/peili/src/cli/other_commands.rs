@@ -1,0 +1,130 @@
+//! The options of commands other than `registry` and `configuration`.
+
+use clap::Args;
+
+#[derive(Args, Debug)]
+pub struct CleanupArgs {
+    /// Address at which /readyz says whether all is put back.
+    #[arg(long, env = "ADDR")]
+    pub addr: String,
+    /// Name of this node, which /readyz says where it is not; empty: its host name.
+    #[arg(long, env = "NODE_NAME", default_value = "", hide_default_value = true)]
+    pub node_name: String,
+    /// containerd's config_path: a folder, or several with colons between.
+    #[arg(
+        long,
+        env = "CONTAINERD_REGISTRY_CONFIG_PATH",
+        default_value = "/etc/containerd/certs.d"
+    )]
+    pub containerd_registry_config_path: String,
+}
+
+#[derive(Args, Debug)]
+pub struct CleanupWaitArgs {
+    /// host:port whose addresses, all of them, have to answer /readyz.
+    #[arg(long, env = "PROBE_ENDPOINT")]
+    pub probe_endpoint: String,
+    /// How many times in a row.
+    #[arg(long, env = "THRESHOLD", default_value = "3")]
+    pub threshold: String,
+    /// Time between two rounds.
+    #[arg(long, env = "PERIOD", default_value = "2s")]
+    pub period: String,
+}
+
+#[derive(Args, Debug)]
+pub struct PullTestArgs {
+    /// host:port whose addresses, all of them, are asked for /metrics.
+    #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
+    pub metrics_endpoint: String,
+    /// The node that this command runs on; empty: its host name.
+    #[arg(long, env = "NODE_NAME", default_value = "", hide_default_value = true)]
+    pub node_name: String,
+    /// How long ago the mirror may have been asked at the most.
+    #[arg(long, env = "WITHIN", default_value = "5m")]
+    pub within: String,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// host:port of the mirror's metrics.
+    #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
+    pub metrics_endpoint: String,
+    /// containerd's socket.
+    #[arg(
+        long,
+        env = "CONTAINERD_SOCK",
+        default_value = "/run/containerd/containerd.sock"
+    )]
+    pub containerd_sock: String,
+    /// containerd's content store; empty: where containerd says it is.
+    #[arg(
+        long,
+        env = "CONTAINERD_CONTENT_PATH",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub containerd_content_path: String,
+    /// containerd's configuration file.
+    #[arg(
+        long,
+        env = "CONTAINERD_CONFIG",
+        default_value = "/etc/containerd/config.toml"
+    )]
+    pub containerd_config: String,
+    /// containerd's config_path: a folder, or several with colons between.
+    #[arg(
+        long,
+        env = "CONTAINERD_REGISTRY_CONFIG_PATH",
+        default_value = "/etc/containerd/certs.d"
+    )]
+    pub containerd_registry_config_path: String,
+    /// Look before the mirror is installed: whether it will work on this node.
+    #[arg(long)]
+    pub pre: bool,
+    /// Look again every second until nothing is at fault, for this long, as in 1m.
+    #[arg(long, default_value = "0")]
+    pub wait: String,
+    /// text, or json.
+    #[arg(long, default_value = "text")]
+    pub output: String,
+}
+
+#[derive(Args, Debug)]
+pub struct ShowArgs {
+    /// host:port of the mirror's metrics.
+    #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
+    pub metrics_endpoint: String,
+    /// text, or json as the API has it.
+    #[arg(long, default_value = "text")]
+    pub output: String,
+    /// Show it again every second, until interrupted.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// How many nodes.
+    #[arg(long, default_value = "6")]
+    pub nodes: String,
+    /// How large the generated image is.
+    #[arg(long, default_value = "128MiB")]
+    pub size: String,
+    /// How many layers it has.
+    #[arg(long, default_value = "4")]
+    pub layers: String,
+    /// An image of a real registry to pull instead, as in docker.io/library/alpine:3. Needs the network.
+    #[arg(long, default_value = "", hide_default_value = true, conflicts_with_all = ["size", "layers"])]
+    pub image: String,
+    /// text, or json for a JSON object a line.
+    #[arg(long, default_value = "text")]
+    pub output: String,
+}
+
+#[derive(Args, Debug)]
+pub struct VersionArgs {
+    /// text or json.
+    #[arg(long, default_value = "text")]
+    pub format: String,
+}
