@@ -103,9 +103,10 @@ impl World {
     pub fn on_flight_event(&mut self, node: u32, event: FlightEvent) {
         match event {
             FlightEvent::TestLink => self.push(self.now + TEST, Event::LinkTested { node }),
-            FlightEvent::Condition(condition) => {
-                self.members[node as usize].condition = condition;
-                if condition == Condition::Slow {
+            FlightEvent::Link(state) => {
+                let known = &mut self.members[node as usize].condition;
+                let before = std::mem::replace(known, state.condition);
+                if state.condition == Condition::Slow && before != Condition::Slow {
                     self.evict(node, |_| true);
                 }
             }

@@ -6,7 +6,7 @@ use crate::outbox::{Context, Outbox};
 use crate::pulls::{Feedback, PullProgress, Pulls};
 use crate::requests::{RequestId, SourceRequests};
 use crate::slots::SlotChange;
-use crate::speed::{Condition, Link};
+use crate::speed::{Link, LinkState};
 use crate::view::View;
 use crate::wire::{Message, SourceRequest};
 use crate::{Decision, DecodeError, Key, NodeId, Time};
@@ -33,7 +33,7 @@ pub struct Coordinator {
     /// Members that another one reported as silent, or that failed as a source.
     suspects: Vec<NodeId>,
     link: Link,
-    condition: Condition,
+    link_state: LinkState,
     events: Vec<Event>,
 }
 
@@ -42,8 +42,8 @@ pub struct Coordinator {
 pub enum Event {
     /// Test the link of this node against others, and call `link_tested`.
     TestLink,
-    /// The condition of this node has changed. While it is slow, it serves no incomplete objects.
-    Condition(Condition),
+    /// What is known of this node's link has changed. While the node is slow, it serves no incomplete objects.
+    Link(LinkState),
     /// A registry, by its hash, gives this node far less than other nodes, or little and nobody knows what it gives others.
     /// The followers of what this node leads from it should go on elsewhere.
     SlowRegistry(u64),
@@ -63,7 +63,7 @@ impl Coordinator {
             decisions: Vec::new(),
             suspects: Vec::new(),
             link: Link::default(),
-            condition: Condition::default(),
+            link_state: LinkState::default(),
             events: Vec::new(),
         };
         coordinator.arbiter.seed(me, seed);

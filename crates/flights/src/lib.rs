@@ -41,7 +41,9 @@ pub use members::{Datagram, NodeId};
 pub use node::{HANDOVER, Node, UNREACHABLE};
 pub use pulls::PullProgress;
 pub use requests::RequestId;
-pub use speed::{Condition, LinkTest, ReceiveRates, SlowSources, SourceStatus, SourceWatch, Step};
+pub use speed::{
+    Condition, LinkState, LinkTest, ReceiveRates, SlowSources, SourceStatus, SourceWatch, Step,
+};
 pub use time::{Born, Time};
 pub use view::View;
 pub use wire::{DecodeError, MAX_DATAGRAM, SourceRequest, node_field, nodes_field, registry_hash};

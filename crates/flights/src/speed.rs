@@ -9,7 +9,7 @@ mod slow_sources;
 mod source_watch;
 
 pub(crate) use link::Link;
-pub use link::{Condition, LinkTest};
+pub use link::{Condition, LinkState, LinkTest};
 pub(crate) use registries::{LeadRate, RegistryRates};
 pub use slow_sources::SlowSources;
 pub use source_watch::{SourceStatus, SourceWatch, Step};

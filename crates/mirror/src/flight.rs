@@ -215,7 +215,7 @@ impl Flight {
     pub fn answer_link_test(&self) -> Result<Response<Body>, Refusal> {
         let speed = &self.shared.speed;
         if speed.test_permits.admit() {
-            Ok(bandwidth::answer(speed.bandwidth()))
+            Ok(bandwidth::answer(speed.link.borrow().bandwidth))
         } else {
             Err(Refusal::Occupied)
         }

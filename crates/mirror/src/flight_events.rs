@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ::flights::Condition;
+use ::flights::LinkState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -16,8 +16,8 @@ const MAX_REGISTRIES: usize = 1024;
 /// What flights ask of the mirror, or tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FlightEvent {
-    /// The condition of this node has changed. While it is slow, it serves no incomplete objects.
-    Condition(Condition),
+    /// What is known of this node's link has changed. While the node is slow, it serves no incomplete objects.
+    Link(LinkState),
     /// What this node leads from this registry, by its hash, should come to others by another way.
     SlowRegistry(u64),
     /// Test this node's link against these, and call [`Flights::link_tested`](crate::Flights::link_tested).
@@ -40,7 +40,7 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    condition: Option<Condition>,
+    link: Option<LinkState>,
     slow_registries: BTreeSet<u64>,
     test_link: Option<Vec<Candidate>>,
     is_closed: bool,
@@ -57,7 +57,7 @@ impl FlightEventSender {
     pub fn send(&self, event: FlightEvent) {
         let mut waiting = self.0.waiting.lock();
         match event {
-            FlightEvent::Condition(condition) => waiting.condition = Some(condition),
+            FlightEvent::Link(state) => waiting.link = Some(state),
             FlightEvent::TestLink(peers) => waiting.test_link = Some(peers),
             FlightEvent::SlowRegistry(registry) => {
                 if waiting.slow_registries.len() >= MAX_REGISTRIES {
@@ -100,9 +100,9 @@ impl FlightEvents {
 
 impl Waiting {
     fn take(&mut self) -> Option<FlightEvent> {
-        let condition = self.condition.take().map(FlightEvent::Condition);
+        let link = self.link.take().map(FlightEvent::Link);
         let mut registry = || self.slow_registries.pop_first();
-        let event = condition.or_else(|| registry().map(FlightEvent::SlowRegistry));
+        let event = link.or_else(|| registry().map(FlightEvent::SlowRegistry));
         event.or_else(|| self.test_link.take().map(FlightEvent::TestLink))
     }
 }
@@ -117,12 +117,16 @@ mod tests {
         for number in 0..500u64 {
             sender.send(FlightEvent::SlowRegistry(number % 100));
             sender.send(FlightEvent::TestLink(Vec::new()));
-            sender.send(FlightEvent::Condition(Condition::Starved));
+            sender.send(FlightEvent::Link(LinkState::default()));
         }
-        sender.send(FlightEvent::Condition(Condition::Slow));
+        let last = LinkState {
+            bandwidth: Some(7),
+            ..LinkState::default()
+        };
+        sender.send(FlightEvent::Link(last));
         drop(sender);
         let first = events.next().await;
-        assert_eq!(first, Some(FlightEvent::Condition(Condition::Slow)));
+        assert_eq!(first, Some(FlightEvent::Link(last)));
         for registry in 0..100 {
             let next = events.next().await;
             assert_eq!(next, Some(FlightEvent::SlowRegistry(registry)));

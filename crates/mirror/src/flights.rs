@@ -8,9 +8,9 @@ use oci::Digest;
 use tokio::time::Instant;
 
 pub use ::flights::{
-    ChainPosition, Condition, Decision, LinkTest, NodeId, PullProgress, ReceiveRates, SlowSources,
-    SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field, pulling,
-    registry_hash,
+    ChainPosition, Condition, Decision, LinkState, LinkTest, NodeId, PullProgress, ReceiveRates,
+    SlowSources, SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field,
+    pulling, registry_hash,
 };
 
 use crate::flight_events::flight_events;

@@ -53,8 +53,9 @@ mod upstream_reasons;
 
 pub use crate::flight_events::{FlightEvent, FlightEventSender, FlightEvents, flight_events};
 pub use crate::flights::{
-    ChainPosition, Condition, Decision, Flights, LinkTest, NodeId, PullProgress, ReceiveRates,
-    SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field, registry_hash,
+    ChainPosition, Condition, Decision, Flights, LinkState, LinkTest, NodeId, PullProgress,
+    ReceiveRates, SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field,
+    registry_hash,
 };
 pub use access::{Access, Secret};
 pub use body::Body;

@@ -57,13 +57,15 @@ impl Coordinator {
         if self.link.tick(now, view.members().saturating_sub(1)) {
             self.events.push(Event::TestLink);
         }
-        let condition = self.link.condition(now);
-        if std::mem::replace(&mut self.condition, condition) == condition {
+        let state = self.link.state(now);
+        let before = std::mem::replace(&mut self.link_state, state);
+        if before == state {
             return;
         }
-        self.events.push(Event::Condition(condition));
-        self.requests.is_slow = condition == Condition::Slow;
-        if condition == Condition::Slow {
+        self.events.push(Event::Link(state));
+        let was_slow = before.condition == Condition::Slow;
+        self.requests.is_slow = state.condition == Condition::Slow;
+        if self.requests.is_slow && !was_slow {
             self.pulls
                 .report_slow(None, &mut Context::new(now, view, &mut self.out));
         }

@@ -49,6 +49,15 @@ pub enum Condition {
     Slow,
 }
 
+/// What is known of this node's link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// How the node compares with others, and with its own link.
+    pub condition: Condition,
+    /// In bytes per second, once a test has shown it.
+    pub bandwidth: Option<u64>,
+}
+
 /// The result of a test.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkTest {
@@ -182,6 +191,13 @@ impl Link {
     /// In bytes per second, once known.
     pub fn bandwidth(&self) -> Option<u64> {
         self.bandwidth
+    }
+
+    pub fn state(&self, now: Time) -> LinkState {
+        LinkState {
+            condition: self.condition(now),
+            bandwidth: self.bandwidth,
+        }
     }
 
     pub fn condition(&self, now: Time) -> Condition {

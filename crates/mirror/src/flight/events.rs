@@ -51,12 +51,14 @@ impl Shared {
     fn handle(self: &Arc<Self>, event: FlightEvent) {
         match event {
             FlightEvent::TestLink(peers) => self.spawn(self.clone().test_link(peers)),
-            FlightEvent::Condition(condition) => {
-                tracing::debug!(?condition, "the speed of this node has changed");
-                self.speed.set_condition(condition);
-                let is_slow = condition == Condition::Slow;
+            FlightEvent::Link(state) => {
+                tracing::debug!(?state, "the speed of this node has changed");
+                let before = self.speed.link.send_replace(state);
+                let bandwidth = i64::try_from(state.bandwidth.unwrap_or_default());
+                self.metrics.flights_link.set(bandwidth.unwrap_or(i64::MAX));
+                let is_slow = state.condition == Condition::Slow;
                 self.metrics.flights_slow.set(is_slow.into());
-                if is_slow {
+                if is_slow && before.condition != Condition::Slow {
                     self.evict(|_| true);
                 }
             }
@@ -92,11 +94,6 @@ impl Shared {
             .test_link(&peers, || self.speed.received_lately())
             .await;
         tracing::debug!(?test, "tested the link of this node");
-        if let Some(bandwidth) = test.bandwidth {
-            self.speed.set_bandwidth(bandwidth);
-            let bandwidth = i64::try_from(bandwidth).unwrap_or(i64::MAX);
-            self.metrics.flights_link.set(bandwidth);
-        }
         self.flights.link_tested(test);
     }
 }

@@ -239,9 +239,9 @@ impl SourceProvider for FlightSource {
     }
 
     fn starved_of(&self) -> Option<u64> {
-        let speed = &self.shared.speed;
-        let is_starved = speed.condition() == Condition::Starved;
-        speed.bandwidth().filter(|_| is_starved)
+        let state = *self.shared.speed.link.borrow();
+        let is_starved = state.condition == Condition::Starved;
+        state.bandwidth.filter(|_| is_starved)
     }
 
     async fn status(&self, question: &Question, source: &Candidate) -> SourceStatus {

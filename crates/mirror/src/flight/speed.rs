@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use oci::Registry;
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::fetch::bandwidth::TestPermits;
 use crate::rate::RateMeter;
-use crate::{Condition, ReceiveRates, registry_hash};
+use crate::{LinkState, ReceiveRates, registry_hash};
 
 /// A rate covers a second, and counts once bytes have been on the way for as long.
 const MEASURED_AFTER: Duration = Duration::from_secs(1);
@@ -24,9 +23,8 @@ const MAX_REGISTRIES: usize = 64;
 pub struct Speed {
     total: Mutex<RateMeter>,
     led: Mutex<HashMap<Registry, Led>>,
-    condition: watch::Sender<Condition>,
-    /// The bandwidth of the link as the last test has shown it, in bytes per second; 0: unknown.
-    bandwidth: AtomicU64,
+    /// What flights have told last.
+    pub link: watch::Sender<LinkState>,
     pub test_permits: TestPermits,
 }
 
@@ -94,22 +92,6 @@ impl Speed {
     /// What arrives now in all, in bytes per second.
     pub fn received_lately(&self) -> u64 {
         self.total.lock().recent_rate(Instant::now())
-    }
-
-    pub fn set_condition(&self, condition: Condition) {
-        self.condition.send_replace(condition);
-    }
-
-    pub fn set_bandwidth(&self, bandwidth: u64) {
-        self.bandwidth.store(bandwidth, Ordering::Relaxed);
-    }
-
-    pub fn condition(&self) -> Condition {
-        *self.condition.borrow()
-    }
-
-    pub fn bandwidth(&self) -> Option<u64> {
-        Some(self.bandwidth.load(Ordering::Relaxed)).filter(|bandwidth| *bandwidth > 0)
     }
 }
 

@@ -305,7 +305,7 @@ impl Flights {
         let events = self.node.take_events().into_iter();
         let events = events.map(|event| match event {
             Event::TestLink => FlightEvent::TestLink(self.random_peers()),
-            Event::Condition(condition) => FlightEvent::Condition(condition),
+            Event::Link(state) => FlightEvent::Link(state),
             Event::SlowRegistry(registry) => FlightEvent::SlowRegistry(registry),
         });
         events.collect()

@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::*;
-use crate::{Condition, FlightEvent, registry_hash};
+use crate::{Condition, FlightEvent, LinkState, registry_hash};
 
 /// Of the leader's ingest.
 const STEP: Duration = Duration::from_millis(100);
@@ -19,7 +19,13 @@ async fn the_followers_of_a_slow_node_go_on_elsewhere() {
     let mut last = it.second.own(&it.digest).await;
     let begin = last.read(MIB).await;
 
-    let event = |condition| first.script.events.send(FlightEvent::Condition(condition));
+    let event = |condition| {
+        let state = LinkState {
+            condition,
+            bandwidth: None,
+        };
+        first.script.events.send(FlightEvent::Link(state));
+    };
     event(Condition::Starved);
     tokio::task::yield_now().await;
     event(Condition::Slow);
@@ -109,6 +115,17 @@ async fn a_link_is_tested_against_others_and_the_result_is_passed_on() {
         test.bandwidth > Some(0) && test.others.is_empty(),
         "{test:?}"
     );
+    let state = LinkState {
+        bandwidth: test.bandwidth,
+        ..LinkState::default()
+    };
+    node.script.events.send(FlightEvent::Link(state));
+    let told = async {
+        while node.metric("peili_flights_link_bytes_per_second") == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("in time");
     let (status, length, bandwidth) = link_test(&node).await;
     assert_eq!(status, 200);
     assert!(length > MIB);
