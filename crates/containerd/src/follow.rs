@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mirror::{Growing, Progress, Stage};
+use mirror::{Growing, IngestStage, Progress};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
@@ -69,7 +69,7 @@ impl Followed {
         let (sender, progress) = watch::channel(Progress {
             written: 0,
             total: opened.total,
-            stage: Stage::Filling,
+            stage: IngestStage::Filling,
         });
         let file = Arc::new(opened.file);
         let ingest = Ingest {
@@ -78,7 +78,7 @@ impl Followed {
             total: opened.total,
             progress: sender,
         };
-        if ingest.look() == Stage::Filling {
+        if ingest.look() == IngestStage::Filling {
             state.ingests.insert(key, ingest);
             self.begun.notify_one();
         }
@@ -111,7 +111,7 @@ impl Followed {
     /// Whether anything is left to look at.
     fn look(&self) -> bool {
         let ingests = &mut self.state.lock().ingests;
-        ingests.retain(|_, i| i.progress.receiver_count() > 0 && i.look() == Stage::Filling);
+        ingests.retain(|_, i| i.progress.receiver_count() > 0 && i.look() == IngestStage::Filling);
         !ingests.is_empty()
     }
 
@@ -138,10 +138,10 @@ impl Drop for Watching<'_> {
 }
 
 impl Ingest {
-    fn look(&self) -> Stage {
+    fn look(&self) -> IngestStage {
         let was = *self.progress.borrow();
         let is = look(&self.file, &self.blob, self.total).unwrap_or(Progress {
-            stage: Stage::Failed,
+            stage: IngestStage::Failed,
             ..was
         });
         self.progress
@@ -160,7 +160,7 @@ fn look(file: &File, blob: &Path, total: Option<u64>) -> io::Result<Progress> {
     let complete = |written| Progress {
         written,
         total: Some(written),
-        stage: Stage::Complete,
+        stage: IngestStage::Complete,
     };
     Ok(match (blob, status.nlink()) {
         // Its size, for bytes may have come between the two looks.
@@ -172,9 +172,9 @@ fn look(file: &File, blob: &Path, total: Option<u64>) -> io::Result<Progress> {
             written,
             total,
             stage: if links == 0 {
-                Stage::Failed
+                IngestStage::Failed
             } else {
-                Stage::Filling
+                IngestStage::Filling
             },
         },
     })

@@ -17,8 +17,8 @@ use crate::checks::Generation;
 use crate::client::{CallError, Client, Event};
 use crate::inventory::{Image, ImageKey, Inventory, Listing};
 use crate::listing::list;
+use crate::listing_schedule::ListingSchedule;
 use crate::metrics::Source;
-use crate::pace::Pace;
 use crate::questions::{Answer, Questions, TooMany};
 use crate::retain::Retaining;
 use crate::watch::{Change, Watch};
@@ -42,7 +42,7 @@ pub(crate) struct Session<'a> {
     watch: Option<Watch>,
     inventory: Inventory,
     listing: JoinSet<Result<Listing, Error>>,
-    pace: Pace,
+    schedule: ListingSchedule,
     /// Listings of this session.
     listings: u32,
     questions: Questions,
@@ -82,7 +82,7 @@ impl<'a> Session<'a> {
             watch,
             inventory: Inventory::default(),
             listing: JoinSet::new(),
-            pace: Pace::new(Instant::now()),
+            schedule: ListingSchedule::new(Instant::now()),
             listings: 0,
         })
     }
@@ -91,7 +91,7 @@ impl<'a> Session<'a> {
     pub async fn run(&mut self) -> Error {
         let mut events = pin!(self.client.events(&self.store.config.namespaces));
         loop {
-            let outcome = tokio::select! {
+            let result = tokio::select! {
                 change = next_change(&mut self.watch) => self.changed(change),
                 event = events.next() => match event {
                     Some(Ok(event)) => {
@@ -104,12 +104,12 @@ impl<'a> Session<'a> {
                 Some(answer) = self.questions.next() => self.answered(answer),
                 Some(listing) = self.listing.join_next() => self.listed(listing),
                 Some(()) = ended(&mut self.retaining) => Err(Error::Interrupted),
-                () = tokio::time::sleep_until(self.pace.next()), if self.listing.is_empty() => {
+                () = tokio::time::sleep_until(self.schedule.next()), if self.listing.is_empty() => {
                     self.list();
                     Ok(())
                 }
             };
-            if let Err(error) = outcome {
+            if let Err(error) = result {
                 return error;
             }
         }
@@ -124,13 +124,13 @@ impl<'a> Session<'a> {
         self.inventory.begin_listing();
         let (client, content) = (self.client.clone(), self.content.clone());
         let namespaces = self.store.config.namespaces.clone();
-        self.pace.begin(Instant::now());
+        self.schedule.begin(Instant::now());
         self.listing
             .spawn(async move { list(&client, &namespaces, &content).await });
     }
 
     fn list_soon(&mut self) {
-        self.pace.soon(Instant::now());
+        self.schedule.soon(Instant::now());
     }
 
     fn listed(&mut self, listing: Result<Result<Listing, Error>, JoinError>) -> Result<(), Error> {
@@ -160,7 +160,7 @@ impl<'a> Session<'a> {
             (1, Some(_)) => LIST_AGAIN,
             (_, Some(_)) => LIST_EVERY,
         };
-        self.pace.end(Instant::now(), wait);
+        self.schedule.end(Instant::now(), wait);
         self.tell_ready();
         Ok(())
     }

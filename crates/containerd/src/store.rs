@@ -100,8 +100,8 @@ impl Store for Containerd {
     }
 
     /// Progress is reported in containerd's steps of 1 MiB, for as long as the store's work is polled and somebody
-    /// holds the reader's end. [`Stage::Complete`](mirror::Stage) means committed: before that all bytes may be
-    /// readable, for the seconds that the disk takes to sync. [`Stage::Failed`](mirror::Stage) means that the ingest is
+    /// holds the reader's end. [`IngestStage::Complete`](mirror::IngestStage) means committed: before that all bytes may be
+    /// readable, for the seconds that the disk takes to sync. [`IngestStage::Failed`](mirror::IngestStage) means that the ingest is
     /// gone.
     fn ingest(&self, digest: &Digest) -> io::Result<Option<Ingest>> {
         let Some(content) = self.content() else {

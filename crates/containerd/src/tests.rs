@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mirror::{Catalog, Content, Health, Stage, Store, Visibility};
+use mirror::{Catalog, Content, Health, IngestStage, Store, Visibility};
 use oci::{Digest, Name, TagName};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
@@ -142,10 +142,14 @@ async fn what_is_being_fetched_can_be_followed() {
     std::fs::write(ingest.join("data"), "layer").expect("a file");
     let progress = tokio::time::timeout(PATIENCE, growing.until(|p| p.written == 5)).await;
     let progress = progress.expect("in time");
-    assert_eq!((progress.written, progress.stage), (5, Stage::Filling));
+    assert_eq!(
+        (progress.written, progress.stage),
+        (5, IngestStage::Filling)
+    );
     drop(tasks);
-    let end = tokio::time::timeout(PATIENCE, growing.until(|p| p.stage != Stage::Filling)).await;
-    assert_eq!(end.expect("in time").stage, Stage::Failed);
+    let end =
+        tokio::time::timeout(PATIENCE, growing.until(|p| p.stage != IngestStage::Filling)).await;
+    assert_eq!(end.expect("in time").stage, IngestStage::Failed);
     assert!(open().is_none());
 }
 

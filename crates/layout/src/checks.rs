@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mirror::{Content, Growing, Progress, Stage};
+use mirror::{Content, Growing, IngestStage, Progress};
 use oci::Digest;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::files;
 use crate::identity::Identity;
 use crate::store::Shared;
-use crate::verify::Verdict;
+use crate::verify::Verification;
 
 /// The last bytes of an object that is being verified are withheld until it is found right: with the end missing no
 /// client takes wrong bytes for the whole. The verification reads them within milliseconds, so that a sound object is
@@ -115,7 +115,7 @@ impl Shared {
         let (progress, reader) = watch::channel(Progress {
             written: size.saturating_sub(WITHHELD),
             total: Some(size),
-            stage: Stage::Filling,
+            stage: IngestStage::Filling,
         });
         let growing = Growing::new(file.clone(), reader);
         let (shared, name) = (self.clone(), digest.clone());
@@ -127,7 +127,7 @@ impl Shared {
                 shared: &shared,
                 digest: &name,
             };
-            let verdict = shared.verify(&name, &own, identity, |_| {
+            let verification = shared.verify(&name, &own, identity, |_| {
                 if began.elapsed() > WITHHELD_FOR {
                     progress.send_if_modified(|p| std::mem::replace(&mut p.written, size) < size);
                 }
@@ -135,14 +135,14 @@ impl Shared {
             });
             // Withdrawn before anybody is told: who asks again because of it gets it from elsewhere.
             drop(running);
-            progress.send_modify(|p| match verdict {
-                Ok(Verdict::Right) => {
+            progress.send_modify(|p| match verification {
+                Ok(Verification::Right) => {
                     p.written = size;
-                    p.stage = Stage::Complete;
+                    p.stage = IngestStage::Complete;
                 }
-                Ok(Verdict::Wrong | Verdict::Stopped) | Err(_) => {
+                Ok(Verification::Wrong | Verification::Stopped) | Err(_) => {
                     p.written = 0;
-                    p.stage = Stage::Failed;
+                    p.stage = IngestStage::Failed;
                 }
             });
         });

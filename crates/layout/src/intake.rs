@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use mirror::{Growing, IntakeError, Object, Progress, Provenance, Sink, Stage};
+use mirror::{Growing, IngestStage, IntakeError, Object, Progress, Provenance, Sink};
 use oci::{Digest, Hasher};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -36,7 +36,7 @@ pub(crate) fn begin(
     let (progress, reader) = watch::channel(Progress {
         written: 0,
         total: None,
-        stage: Stage::Filling,
+        stage: IngestStage::Filling,
     });
     let growing = Growing::new(file.clone(), reader);
     state.ingests.insert(digest.clone(), growing.clone());
@@ -159,7 +159,7 @@ impl Ingest {
         shared.disk.wrote(written);
         self.progress.send_modify(|p| {
             p.total = Some(written);
-            p.stage = Stage::Complete;
+            p.stage = IngestStage::Complete;
         });
         Ok(())
     }
@@ -201,7 +201,7 @@ impl Drop for Ingest {
         if let Some(path) = leaving {
             Shared::remove(&path);
         }
-        self.progress.send_modify(|p| p.stage = Stage::Failed);
+        self.progress.send_modify(|p| p.stage = IngestStage::Failed);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::index::Index;
 use crate::journal::{self, Journal, Record};
 use crate::space::Space;
 use crate::tags::Tags;
-use crate::verify::{Verdict, verify};
+use crate::verify::{Verification, verify};
 
 pub(crate) struct Loaded {
     pub(crate) catalog: Catalog,
@@ -138,12 +138,12 @@ fn verify_others(
     let (mut gone, mut verified) = (Vec::new(), HashMap::new());
     for digest in stock.others.keys() {
         let path = folder.blob(digest);
-        let verdict = files::open_object(&path).and_then(|(file, identity)| {
-            let verdict = verify(&file, identity.size, digest, |_| true)?;
-            Ok((verdict, identity))
+        let verification = files::open_object(&path).and_then(|(file, identity)| {
+            let verification = verify(&file, identity.size, digest, |_| true)?;
+            Ok((verification, identity))
         });
-        match verdict {
-            Ok((Verdict::Right, identity)) => {
+        match verification {
+            Ok((Verification::Right, identity)) => {
                 verified.insert(digest.clone(), identity);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => gone.push(digest.clone()),

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::files;
 use crate::identity::Identity;
 use crate::store::{Shared, State};
-use crate::verify::{Verdict, verify};
+use crate::verify::{Verification, verify};
 
 /// Objects up to this size are compared with their digests while the caller waits: about a millisecond. In bytes.
 pub(crate) const VERIFIED_AT_ONCE: u64 = 1024 * 1024;
@@ -70,7 +70,7 @@ impl Shared {
                 self.state.lock().touch(digest);
                 return Ok(Some(self.verify_beside(digest, file, identity)));
             }
-            if self.verify(digest, &file, identity, |_| true)? != Verdict::Right {
+            if self.verify(digest, &file, identity, |_| true)? != Verification::Right {
                 return Ok(None);
             }
         }
@@ -88,21 +88,23 @@ impl Shared {
         file: &File,
         identity: Identity,
         go_on: impl FnMut(u64) -> bool,
-    ) -> io::Result<Verdict> {
+    ) -> io::Result<Verification> {
         let fault = match verify(file, identity.size, digest, go_on) {
-            Ok(Verdict::Right) => {
+            Ok(Verification::Right) => {
                 // Written to while it was read, it is right once, not for good.
                 if Identity::of(file)? == identity {
                     self.state.lock().note_verified(digest, identity);
                 }
-                return Ok(Verdict::Right);
+                return Ok(Verification::Right);
             }
-            Ok(Verdict::Stopped) => return Ok(Verdict::Stopped),
-            Ok(Verdict::Wrong) => Fault::Damaged("its bytes are not what its name says".into()),
+            Ok(Verification::Stopped) => return Ok(Verification::Stopped),
+            Ok(Verification::Wrong) => {
+                Fault::Damaged("its bytes are not what its name says".into())
+            }
             Err(error) => Fault::of(&error).ok_or_else(|| self.cannot_read(digest, &error))?,
         };
         self.withdraw(digest, Some(identity), &fault);
-        Ok(Verdict::Wrong)
+        Ok(Verification::Wrong)
     }
 
     /// Withdraws an object whose bytes somebody else found wrong.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mirror::{Begun, Content, Growing, Intake, IntakeError, Provenance, Sink, Stage, Store};
+use mirror::{Begun, Content, Growing, IngestStage, Intake, IntakeError, Provenance, Sink, Store};
 use mirror::{Object, Visibility};
 use oci::{Digest, Name, TagName};
 use prometheus_client::registry::Registry;
@@ -159,8 +159,11 @@ async fn a_dropped_sink_leaves_nothing_and_fails_who_joined() {
     assert!(!files(&root.path().join("ingest")).is_empty());
     drop(sink);
     assert_eq!(
-        growing.until(|p| p.stage != Stage::Filling).await.stage,
-        Stage::Failed
+        growing
+            .until(|p| p.stage != IngestStage::Filling)
+            .await
+            .stage,
+        IngestStage::Failed
     );
     assert!(files(&root.path().join("ingest")).is_empty());
     // Its promise of room is taken back, and the next one may try.
@@ -179,9 +182,9 @@ async fn a_cancelled_write_gives_the_intake_up() {
     let first = std::future::poll_fn(|cx| std::task::Poll::Ready(write.as_mut().poll(cx))).await;
     drop(write);
     if first.is_pending() {
-        let end = growing.until(|p| p.stage == Stage::Failed);
+        let end = growing.until(|p| p.stage == IngestStage::Failed);
         let end = tokio::time::timeout(SOON, end).await.expect("given up");
-        assert_eq!(end.stage, Stage::Failed);
+        assert_eq!(end.stage, IngestStage::Failed);
         assert!(sink.write(Bytes::from_static(b"x")).await.is_err());
     }
 }
@@ -198,7 +201,7 @@ async fn wrong_bytes_are_never_seen() {
         sink.write(wrong).await.expect("written");
         let fault = sink.commit(shared()).await.expect_err("wrong");
         assert!(matches!(fault, IntakeError::Mismatch { .. }));
-        assert_eq!(growing.until(|_| true).await.stage, Stage::Failed);
+        assert_eq!(growing.until(|_| true).await.stage, IngestStage::Failed);
         assert_eq!(read(&store, &digest), None);
     }
     assert!(files(&root.path().join("blobs/sha256")).is_empty());

@@ -11,7 +11,7 @@ const PIECE: usize = 256 * 1024;
 
 /// What comes of reading a file to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Verification {
     Right,
     Wrong,
     /// `go_on` said no.
@@ -28,7 +28,7 @@ pub(crate) fn verify(
     size: u64,
     digest: &Digest,
     mut go_on: impl FnMut(u64) -> bool,
-) -> io::Result<Verdict> {
+) -> io::Result<Verification> {
     let largest = usize::try_from(size).map_or(PIECE, |size| size.clamp(1, PIECE));
     let (mut hasher, mut buffer) = (Hasher::new(digest), vec![0; largest]);
     let mut offset = 0;
@@ -41,18 +41,18 @@ pub(crate) fn verify(
         if count == 0 {
             let is_right = offset == size && hasher.finish() == *digest;
             return Ok(if is_right {
-                Verdict::Right
+                Verification::Right
             } else {
-                Verdict::Wrong
+                Verification::Wrong
             });
         }
         hasher.update(&buffer[..count]);
         offset += count as u64;
         if offset > size {
-            return Ok(Verdict::Wrong);
+            return Ok(Verification::Wrong);
         }
         if !go_on(count as u64) {
-            return Ok(Verdict::Stopped);
+            return Ok(Verification::Stopped);
         }
     }
 }
@@ -72,16 +72,20 @@ mod tests {
     fn the_whole_file_and_nothing_else_is_right() {
         let right = vec![7; PIECE + 10];
         let (digest, size) = (Digest::sha256(&right), right.len() as u64);
-        let verdict = |bytes: &[u8]| verify(&file(bytes), size, &digest, |_| true).expect("read");
-        assert_eq!(verdict(&right), Verdict::Right);
-        assert_eq!(verdict(&right[1..]), Verdict::Wrong);
-        assert_eq!(verdict(&[&right[..], b"x"].concat()), Verdict::Wrong);
-        assert_eq!(verdict(&vec![0; right.len()]), Verdict::Wrong);
-        assert_eq!(verdict(b""), Verdict::Wrong);
+        let verification =
+            |bytes: &[u8]| verify(&file(bytes), size, &digest, |_| true).expect("read");
+        assert_eq!(verification(&right), Verification::Right);
+        assert_eq!(verification(&right[1..]), Verification::Wrong);
+        assert_eq!(
+            verification(&[&right[..], b"x"].concat()),
+            Verification::Wrong
+        );
+        assert_eq!(verification(&vec![0; right.len()]), Verification::Wrong);
+        assert_eq!(verification(b""), Verification::Wrong);
         let empty = Digest::sha256(b"");
         assert_eq!(
             verify(&file(b""), 0, &empty, |_| true).expect("read"),
-            Verdict::Right
+            Verification::Right
         );
     }
 
@@ -89,7 +93,7 @@ mod tests {
     fn it_stops_when_told() {
         let bytes = vec![7; 3 * PIECE];
         let mut pieces = 0;
-        let verdict = verify(
+        let verification = verify(
             &file(&bytes),
             bytes.len() as u64,
             &Digest::sha256(&bytes),
@@ -98,6 +102,9 @@ mod tests {
                 pieces < 2
             },
         );
-        assert_eq!((verdict.expect("read"), pieces), (Verdict::Stopped, 2));
+        assert_eq!(
+            (verification.expect("read"), pieces),
+            (Verification::Stopped, 2)
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum IngestStage {
     Filling,
     /// All bytes are there and verified.
     Complete,
@@ -21,7 +21,7 @@ pub struct Progress {
     pub written: u64,
     /// Bytes there will be, once that is known.
     pub total: Option<u64>,
-    pub stage: Stage,
+    pub stage: IngestStage,
 }
 
 /// A reader's end of a growing file. The descriptor stays good when the file is renamed at commit or unlinked.
@@ -65,8 +65,8 @@ impl Growing {
         }
         let last = self.progress();
         let stage = match last.stage {
-            Stage::Complete => Stage::Complete,
-            Stage::Filling | Stage::Failed => Stage::Failed,
+            IngestStage::Complete => IngestStage::Complete,
+            IngestStage::Filling | IngestStage::Failed => IngestStage::Failed,
         };
         Progress { stage, ..last }
     }

@@ -61,7 +61,7 @@ pub use access::{Access, Secret};
 pub use body::Body;
 pub use catalog::{Catalog, Object, Visibility};
 pub use fetch::Limits;
-pub use growing::{Growing, Progress, Stage};
+pub use growing::{Growing, IngestStage, Progress};
 pub use health::Health;
 pub use listen::{ListenAddress, ListenAddressError};
 pub use mirror::{Ends, Mirror, Options, Parts, ready};

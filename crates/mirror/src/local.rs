@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::access::Access;
 use crate::found::{Found, Payload, Source};
 use crate::request::{Kind, Target};
-use crate::{Content, Ingest, Stage, Store, Visibility};
+use crate::{Content, Ingest, IngestStage, Store, Visibility};
 
 /// Manifests up to this size are held in memory until they are sent, in bytes. Larger ones are read again piece by piece:
 /// any object up to [`MAX_MANIFEST_SIZE`] can be asked for as a manifest, by many clients that take their time.
@@ -124,9 +124,9 @@ fn open(
 pub async fn unless_damaged(found: Found) -> Option<Found> {
     if let Payload::Growing(growing) = &found.payload {
         let mut growing = growing.clone();
-        let begun = growing.until(|p| p.written > 0 || p.stage != Stage::Filling);
+        let begun = growing.until(|p| p.written > 0 || p.stage != IngestStage::Filling);
         if let Ok(progress) = timeout(DAMAGE_LIMIT, begun).await
-            && progress.stage == Stage::Failed
+            && progress.stage == IngestStage::Failed
         {
             return None;
         }

@@ -98,7 +98,7 @@ async fn until(mut holds: impl FnMut() -> bool) {
         .expect("in time");
 }
 
-async fn told(growing: &mut Growing, written: u64, stage: Stage) -> Progress {
+async fn told(growing: &mut Growing, written: u64, stage: IngestStage) -> Progress {
     let told = growing.until(|p| p.written == written && p.stage == stage);
     let progress = tokio::time::timeout(PATIENCE, told).await.expect("in time");
     // It also ends when nothing more will be told.
@@ -129,7 +129,7 @@ async fn tells_of_each_step_until_the_commit() {
     );
     for (n, byte) in (1..).zip(BYTES) {
         writer.write(&[*byte]);
-        told(&mut growing, n, Stage::Filling).await;
+        told(&mut growing, n, IngestStage::Filling).await;
     }
     // It would be synced now: everything can be read, nothing is committed.
     assert_eq!(read(&growing, SIZE), BYTES);
@@ -137,7 +137,7 @@ async fn tells_of_each_step_until_the_commit() {
     assert_eq!(late.progress(), growing.progress());
     writer.commit();
     for growing in [&mut growing, &mut late] {
-        let progress = told(growing, SIZE, Stage::Complete).await;
+        let progress = told(growing, SIZE, IngestStage::Complete).await;
         assert_eq!(progress.total, Some(SIZE));
         assert_eq!(read(growing, SIZE), BYTES);
     }
@@ -150,9 +150,9 @@ async fn an_ingest_that_is_removed_has_failed() {
     let mut writer = node.begin("k8s.io");
     let mut growing = node.follow(Some(SIZE)).expect("open");
     writer.write(&BYTES[..5]);
-    told(&mut growing, 5, Stage::Filling).await;
+    told(&mut growing, 5, IngestStage::Filling).await;
     writer.abort();
-    let progress = told(&mut growing, 5, Stage::Failed).await;
+    let progress = told(&mut growing, 5, IngestStage::Failed).await;
     assert_eq!(progress.total, Some(SIZE));
     until(|| node.followed.len() == 0).await;
 }
@@ -163,7 +163,7 @@ async fn the_size_may_be_unknown_until_the_end() {
     let mut writer = node.begin("k8s.io");
     let mut growing = node.follow(None).expect("open");
     writer.write(BYTES);
-    let progress = told(&mut growing, SIZE, Stage::Filling).await;
+    let progress = told(&mut growing, SIZE, IngestStage::Filling).await;
     assert_eq!(progress.total, None);
     let knows = node.follow(Some(SIZE)).expect("open");
     assert_eq!(knows.progress().total, Some(SIZE));
@@ -171,7 +171,7 @@ async fn the_size_may_be_unknown_until_the_end() {
     let asks = node.follow(None).expect("open");
     assert_eq!(asks.progress().total, Some(SIZE), "nor is it forgotten");
     writer.commit();
-    told(&mut growing, SIZE, Stage::Complete).await;
+    told(&mut growing, SIZE, IngestStage::Complete).await;
 }
 
 #[tokio::test]
@@ -182,13 +182,13 @@ async fn of_two_the_later_commit_is_a_commit() {
     let mut followed = node.follow(None).expect("open");
     first.commit();
     let mut other = node.follow(None).expect("open");
-    told(&mut followed, SIZE, Stage::Complete).await;
+    told(&mut followed, SIZE, IngestStage::Complete).await;
     assert_eq!(other.progress().written, 0);
     second.write(BYTES);
     // The blob is there, but what is read is this file.
-    told(&mut other, SIZE, Stage::Filling).await;
+    told(&mut other, SIZE, IngestStage::Filling).await;
     second.commit();
-    told(&mut other, SIZE, Stage::Complete).await;
+    told(&mut other, SIZE, IngestStage::Complete).await;
     assert_eq!(read(&other, SIZE), BYTES);
 }
 
@@ -201,7 +201,7 @@ async fn a_blob_does_not_complete_another_ingest_that_was_given_up() {
     first.write(BYTES);
     first.commit();
     second.abort();
-    told(&mut growing, 5, Stage::Failed).await;
+    told(&mut growing, 5, IngestStage::Failed).await;
 }
 
 #[tokio::test]
@@ -211,7 +211,7 @@ async fn wrong_bytes_of_the_right_size_fail() {
     writer.write(&[0; BYTES.len()]);
     let mut growing = node.follow(Some(SIZE)).expect("open");
     writer.abort();
-    told(&mut growing, SIZE, Stage::Failed).await;
+    told(&mut growing, SIZE, IngestStage::Failed).await;
 }
 
 #[tokio::test]
@@ -221,7 +221,7 @@ async fn what_is_written_anew_is_told() {
     writer.write(&BYTES[..5]);
     let mut growing = node.follow(None).expect("open");
     writer.data.set_len(0).expect("truncated");
-    told(&mut growing, 0, Stage::Filling).await;
+    told(&mut growing, 0, IngestStage::Filling).await;
 }
 
 #[tokio::test]
@@ -232,13 +232,13 @@ async fn nothing_is_done_for_nobody() {
     assert_eq!(node.followed.len(), 1, "shared");
     drop(one);
     writer.write(BYTES);
-    told(&mut two.clone().expect("open"), SIZE, Stage::Filling).await;
+    told(&mut two.clone().expect("open"), SIZE, IngestStage::Filling).await;
     drop(two);
     until(|| node.followed.len() == 0).await;
 
     let mut again = node.follow(None).expect("open");
     assert_eq!(again.progress().written, SIZE);
     node.tasks.shutdown().await;
-    told(&mut again, SIZE, Stage::Failed).await;
+    told(&mut again, SIZE, IngestStage::Failed).await;
     assert!(node.follow(None).is_none(), "nobody looks any more");
 }

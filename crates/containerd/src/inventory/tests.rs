@@ -241,13 +241,13 @@ mod orders {
             for step in &steps {
                 take(&mut inventory, step, &catalog);
             }
-            let outcome = Listing {
+            let listing = Listing {
                 files: inventory.blobs.iter().filter_map(|(d, b)| Some((d.clone(), b.size?))).collect(),
                 labels: inventory.blobs.iter().filter_map(|(d, b)| Some((d.clone(), b.labels.clone()?))).collect(),
                 images: inventory.images.clone(),
                 new: Vec::new(),
             };
-            let (_, listed) = after(outcome);
+            let (_, listed) = after(listing);
             let sorted = |catalog: &Catalog| {
                 let objects: BTreeMap<_, _> = catalog
                     .digests()

@@ -60,7 +60,7 @@ impl Leases {
 struct Taken {
     digest: Digest,
     blob: Blob,
-    outcome: Result<(), CallError>,
+    result: Result<(), CallError>,
 }
 
 pub(super) struct Keeper {
@@ -169,12 +169,12 @@ impl Keeper {
         let (leases, blob) = (self.leases.clone(), Blob { size, expires });
         self.calls.spawn(async move {
             let lease = Lease { digest, expires };
-            let outcome = leases.take(&lease).await;
+            let result = leases.take(&lease).await;
             let Lease { digest, .. } = lease;
             Taken {
                 digest,
                 blob,
-                outcome,
+                result,
             }
         });
     }
@@ -183,7 +183,7 @@ impl Keeper {
         let Ok(taken) = taken else {
             return;
         };
-        match taken.outcome {
+        match taken.result {
             Ok(()) => self.kept.insert(taken.digest, taken.blob),
             // Leases that were taken in part expire.
             error => self.or_warn(error),
@@ -257,8 +257,8 @@ impl Keeper {
         left.map_or(LOOK_EVERY, |left| left.clamp(LOOK_SOONEST, LOOK_EVERY))
     }
 
-    fn or_warn(&mut self, outcome: Result<(), CallError>) {
-        let Err(error) = outcome else {
+    fn or_warn(&mut self, result: Result<(), CallError>) {
+        let Err(error) = result else {
             return;
         };
         self.metrics.failures.inc();

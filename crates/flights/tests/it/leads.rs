@@ -110,7 +110,10 @@ fn a_slow_leader_gets_another_beside_it_and_the_others_follow_that() {
     flight.chain(1..5);
     let events = flight.test_link(1, true);
     let is_slow = |event: &Event| matches!(event, Event::Link(s) if s.condition == Condition::Slow);
-    assert!(events.iter().all(is_slow) && events.len() == 1, "{events:?}");
+    assert!(
+        events.iter().all(is_slow) && events.len() == 1,
+        "{events:?}"
+    );
     // Whoever was fed by it goes on elsewhere. The others are behind that node.
     assert_eq!(flight.leave(2, 1), Some(Decision::Lead));
     assert_eq!(source(flight.ask(5)), Some(4));

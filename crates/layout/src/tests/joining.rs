@@ -52,9 +52,9 @@ pub async fn follow(mut growing: Growing) -> Option<Vec<u8>> {
     loop {
         let at = read.len() as u64;
         let progress = growing
-            .until(|p| p.written > at || p.stage != Stage::Filling)
+            .until(|p| p.written > at || p.stage != IngestStage::Filling)
             .await;
-        if progress.stage == Stage::Failed {
+        if progress.stage == IngestStage::Failed {
             return None;
         }
         let more = usize::try_from(progress.written - at).expect("small");
@@ -64,7 +64,7 @@ pub async fn follow(mut growing: Growing) -> Option<Vec<u8>> {
             .file()
             .read_exact_at(&mut read[from..], at)
             .expect("readable");
-        if progress.stage == Stage::Complete && Some(read.len() as u64) == progress.total {
+        if progress.stage == IngestStage::Complete && Some(read.len() as u64) == progress.total {
             return Some(read);
         }
     }

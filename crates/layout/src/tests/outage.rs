@@ -87,7 +87,7 @@ async fn an_outage_fails_one_intake_and_lasts_until_as_much_fits_again() {
         }
     }
     assert!(why(&store).contains("unstored"), "{}", why(&store));
-    assert_eq!(growing.until(|_| true).await.stage, Stage::Failed);
+    assert_eq!(growing.until(|_| true).await.stage, IngestStage::Failed);
     assert_eq!(files(&root.path().join("ingest")).len(), 1, "the other's");
 
     other.write(small.slice(10_000..)).await.expect("written");

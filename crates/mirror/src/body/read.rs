@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::send_memory::Share;
 use crate::object_stream::{BodyError, Pieces};
-use crate::{Growing, Stage};
+use crate::{Growing, IngestStage};
 
 /// A client that has taken this many bytes of a file gets it in large chunks: more than the kernels of both sides hold
 /// for one that takes nothing.
@@ -99,7 +99,7 @@ impl GrowingReader {
     }
 
     pub fn is_complete(&self) -> bool {
-        self.growing.progress().stage == Stage::Complete
+        self.growing.progress().stage == IngestStage::Complete
     }
 
     /// Waits until there is a byte at `offset`. Returns how many bytes the file has by then. Cancel-safe.
@@ -107,7 +107,7 @@ impl GrowingReader {
     /// # Errors
     /// There will be none.
     pub async fn grown(&mut self, offset: u64) -> Result<u64, BodyError> {
-        let has_grown = |p: &crate::Progress| p.written > offset || p.stage != Stage::Filling;
+        let has_grown = |p: &crate::Progress| p.written > offset || p.stage != IngestStage::Filling;
         let written = self.growing.until(has_grown).await.written;
         // What a failed writer has written is unverified like all that was sent before it; nothing of it is taken back.
         if written > offset {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::send_memory::{LARGE_CHUNK, SendMemory};
 use super::*;
-use crate::{Growing, Progress, Stage};
+use crate::{Growing, IngestStage, Progress};
 
 fn object() -> Vec<u8> {
     (0..LARGE_CHUNK * 3 + 1000)
@@ -71,7 +71,7 @@ async fn a_growing_file_is_followed_to_its_end() {
     let (progress, follow) = watch::channel(Progress {
         written: 0,
         total,
-        stage: Stage::Filling,
+        stage: IngestStage::Filling,
     });
     let growing = Payload::Growing(Growing::new(file, follow));
     let reading = tokio::spawn(read(growing, vec![Part::Range(10..bytes.len() as u64)]));
@@ -82,7 +82,7 @@ async fn a_growing_file_is_followed_to_its_end() {
         progress.send_modify(|p| p.written = written);
         tokio::task::yield_now().await;
     }
-    progress.send_modify(|p| p.stage = Stage::Complete);
+    progress.send_modify(|p| p.stage = IngestStage::Complete);
     assert!(reading.await.expect("no panic").expect("readable") == bytes[10..]);
 }
 
@@ -93,12 +93,12 @@ async fn a_writer_that_fails_or_vanishes_ends_the_body_after_what_it_wrote() {
         let (progress, follow) = watch::channel(Progress {
             written: 4,
             total: Some(8),
-            stage: Stage::Filling,
+            stage: IngestStage::Filling,
         });
         if vanish {
             drop(progress);
         } else {
-            progress.send_modify(|p| p.stage = Stage::Failed);
+            progress.send_modify(|p| p.stage = IngestStage::Failed);
         }
         let payload = Payload::Growing(Growing::new(file, follow));
         let mut body = body(payload, vec![Part::Range(0..8)]);

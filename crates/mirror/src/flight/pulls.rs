@@ -14,7 +14,7 @@ use crate::activity::PullActivity;
 use crate::flights::SlowSources;
 use crate::flights::pulling::Role;
 use crate::tail_buffer::TailBuffer;
-use crate::{ChainPosition, Growing, Stage};
+use crate::{ChainPosition, Growing, IngestStage};
 
 /// The most pulls watched at once. A node downloads a dozen objects at a time.
 const MAX_PULLS: usize = 1024;
@@ -92,7 +92,7 @@ impl Pull {
 
     /// Sets the ingest that is written from now on, unless it has failed meanwhile.
     pub fn set_ingest(&self, ingest: &Growing) {
-        if ingest.progress().stage != Stage::Failed {
+        if ingest.progress().stage != IngestStage::Failed {
             *self.ingest.lock() = ingest.clone();
         }
     }

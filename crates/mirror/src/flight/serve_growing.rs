@@ -16,7 +16,7 @@ use crate::found::{Found, Payload, Source};
 use crate::open_range::first_byte;
 use crate::refusal::Refusal;
 use crate::request::{FLIGHT, OFFSET, SENT, Target};
-use crate::{ChainPosition, Progress, Stage, local};
+use crate::{ChainPosition, IngestStage, Progress, local};
 
 /// A follower's request may come this much before this node's own, or before this node knows its role.
 const SERVE_WAIT: Duration = Duration::from_millis(250);
@@ -105,7 +105,7 @@ impl Flight {
             return None;
         }
         let mut ingest = pull.ingest();
-        if ingest.progress().stage == Stage::Failed {
+        if ingest.progress().stage == IngestStage::Failed {
             ingest = self.shared.ingest(digest).await?;
         }
         if pull.position(&ingest) <= offset {
@@ -115,7 +115,7 @@ impl Flight {
                 return None;
             }
         }
-        let known = |p: &Progress| p.total.is_some() || p.stage != Stage::Filling;
+        let known = |p: &Progress| p.total.is_some() || p.stage != IngestStage::Filling;
         let size = ingest.until(known).await.total?;
         Some((size, FollowerStream::open(&pull, ingest, position)))
     }

@@ -12,7 +12,7 @@ use super::shared::Shared;
 use super::speed::Lead;
 use crate::flights::pulling::{GONE_LIMIT, REPORT_EVERY, Role, STALL_LIMIT};
 use crate::request::Target;
-use crate::{Growing, PullProgress, Stage};
+use crate::{Growing, IngestStage, PullProgress};
 
 /// A pull from a peer has stalled after this time without a byte. Its body changes the source much earlier.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(30);
@@ -107,7 +107,7 @@ impl Watcher {
                 self.has_ended = true;
                 return;
             }
-            let is_open = |ingest: &Growing| ingest.progress().stage == Stage::Filling;
+            let is_open = |ingest: &Growing| ingest.progress().stage == IngestStage::Filling;
             ingest = Some(self.pull.ingest()).filter(is_open);
         }
     }
@@ -117,7 +117,7 @@ impl Watcher {
         loop {
             let mut was_whole = false;
             if let Some(ingest) = ingest {
-                if ingest.progress().stage == Stage::Filling {
+                if ingest.progress().stage == IngestStage::Filling {
                     lost_since = None;
                 }
                 match self.follow(ingest).await {
@@ -184,14 +184,14 @@ impl Watcher {
             };
             let limit = self.limit(&state, is_full);
             tokio::select! {
-                progress = growing.until(|p| p.written > seen || p.stage != Stage::Filling) => {
+                progress = growing.until(|p| p.written > seen || p.stage != IngestStage::Filling) => {
                     match progress.stage {
-                        Stage::Complete => return End::Complete,
-                        Stage::Failed => {
+                        IngestStage::Complete => return End::Complete,
+                        IngestStage::Failed => {
                             let was_full = progress.total == Some(progress.written);
                             return End::Gone { was_full };
                         }
-                        Stage::Filling => {}
+                        IngestStage::Filling => {}
                     }
                     seen = progress.written;
                     since = Instant::now();

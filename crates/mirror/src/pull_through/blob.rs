@@ -17,7 +17,7 @@ use crate::found::{Found, Payload, Source};
 use crate::open_range::all_from;
 use crate::refusal::Refusal;
 use crate::request::Target;
-use crate::{Begun, Growing, Stage, local};
+use crate::{Begun, Growing, IngestStage, local};
 
 /// How long whoever finds an object on its way waits for its first byte before it opens a source for itself.
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
@@ -170,13 +170,13 @@ impl PullThroughStep {
         client: &Client,
         mut growing: Growing,
     ) -> Result<Found, Refusal> {
-        let begun =
-            growing.until(|p| p.total.is_some() || p.written > 0 || p.stage != Stage::Filling);
+        let begun = growing
+            .until(|p| p.total.is_some() || p.written > 0 || p.stage != IngestStage::Filling);
         let progress = match timeout(JOIN_LIMIT, begun).await {
-            Ok(progress) if progress.stage != Stage::Failed => progress,
+            Ok(progress) if progress.stage != IngestStage::Failed => progress,
             _ => return self.unstored(target, digest, client).await,
         };
-        let complete = (progress.stage == Stage::Complete).then_some(progress.written);
+        let complete = (progress.stage == IngestStage::Complete).then_some(progress.written);
         let size = progress.total.or(complete);
         let sources = self.sources(target, digest, client, Nodes::AsPeers);
         let download = Download::of_store(sources, growing, size);

@@ -14,7 +14,7 @@ use crate::body::read::FileReader;
 use crate::body::send_memory::Share;
 use crate::object_stream::{BodyError, ObjectStream, Pieces};
 use crate::refusal::Refusal;
-use crate::{Growing, Stage};
+use crate::{Growing, IngestStage};
 
 /// How long the store's file is waited for while it does not grow. Whoever fills it gives up earlier; this is for one
 /// that is stuck.
@@ -113,7 +113,7 @@ impl Reader {
         }
         if let (Some(growing), Some(file)) = (&mut self.download.growing, &mut self.file) {
             let offset = self.offset;
-            let grown = growing.until(|p| p.written > offset || p.stage != Stage::Filling);
+            let grown = growing.until(|p| p.written > offset || p.stage != IngestStage::Filling);
             let progress = timeout(SILENCE_LIMIT, grown).await;
             match progress {
                 Ok(progress) if progress.written > offset => {
@@ -122,7 +122,7 @@ impl Reader {
                     self.offset += bytes.len() as u64;
                     return Ok(Some(bytes));
                 }
-                Ok(progress) if progress.stage == Stage::Complete => return Ok(None),
+                Ok(progress) if progress.stage == IngestStage::Complete => return Ok(None),
                 // The store failed, or nobody fills it any more.
                 Ok(_) | Err(_) => self.download.growing = None,
             }

@@ -296,7 +296,7 @@ async fn the_nodes_own_pull_goes_upstream_after_two_peers_have_failed_it() {
     let (_writer, progress) = tokio::sync::watch::channel(crate::Progress {
         written: 0,
         total: None,
-        stage: crate::Stage::Filling,
+        stage: crate::IngestStage::Filling,
     });
     let file = tempfile::tempfile().expect("a file");
     let ingest = crate::Growing::new(Arc::new(file), progress);

@@ -26,7 +26,7 @@ use crate::peer_address::Host;
 use crate::peers::{self, Remembered};
 use http::HttpSource;
 pub(crate) use id::Server;
-pub(crate) use round::{Outcome, Round, Step};
+pub(crate) use round::{Round, RoundResult, Step};
 
 /// For connecting to peers and filling the routing table. Ready at the latest after this and what the source takes:
 /// its answers each have a limit of their own and are waited for together (4 s for HTTP, then 2 s for names).
@@ -204,21 +204,21 @@ impl Bootstrapper {
         let (mut seeds, error) = (choose(found), why.map(|why| describe(&why)));
         seeds.extend(self.choose_remembered());
         let tried = seeds.len();
-        let (done, outcome) = oneshot::channel();
+        let (done, result) = oneshot::channel();
         self.node.send(Command::Round { seeds, done }).await.ok()?;
         let source = self.source.name();
-        let outcome = match timeout(ROUND_TIMEOUT, outcome).await {
-            Ok(outcome) => outcome.ok()?,
-            Err(_) => Outcome {
+        let result = match timeout(ROUND_TIMEOUT, result).await {
+            Ok(result) => result.ok()?,
+            Err(_) => RoundResult {
                 error: Some(format!("peers took longer than {ROUND_TIMEOUT:?}")),
-                ..Outcome::default()
+                ..RoundResult::default()
             },
         };
-        let connected = outcome.reached;
+        let connected = result.reached;
         let mut report = format!(
             "{connected} of {tried} addresses from {source} and of peers met before connected"
         );
-        for why in [error, outcome.error].into_iter().flatten() {
+        for why in [error, result.error].into_iter().flatten() {
             report.push_str("; ");
             report.push_str(&why);
         }

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 /// How a round ended.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct RoundResult {
     /// Peers that are connected, of those that were to be.
     pub(crate) reached: usize,
     /// The last thing that went wrong.
@@ -18,8 +18,8 @@ pub(crate) struct Outcome {
 pub(crate) struct Round {
     dials: HashSet<ConnectionId>,
     refreshing: bool,
-    outcome: Outcome,
-    done: oneshot::Sender<Outcome>,
+    result: RoundResult,
+    done: oneshot::Sender<RoundResult>,
 }
 
 /// What is to be done for a round.
@@ -32,11 +32,11 @@ pub(crate) enum Step {
 }
 
 impl Round {
-    pub(crate) fn new(done: oneshot::Sender<Outcome>) -> Self {
+    pub(crate) fn new(done: oneshot::Sender<RoundResult>) -> Self {
         Self {
             dials: HashSet::new(),
             refreshing: false,
-            outcome: Outcome::default(),
+            result: RoundResult::default(),
             done,
         }
     }
@@ -47,18 +47,18 @@ impl Round {
 
     /// A peer to dial is connected already.
     pub(crate) fn connected(&mut self) {
-        self.outcome.reached += 1;
+        self.result.reached += 1;
     }
 
     pub(crate) fn established(&mut self, connection: ConnectionId) {
         if self.dials.remove(&connection) {
-            self.outcome.reached += 1;
+            self.result.reached += 1;
         }
     }
 
     pub(crate) fn failed(&mut self, connection: ConnectionId, error: String) {
         if self.dials.remove(&connection) {
-            self.outcome.error = Some(error);
+            self.result.error = Some(error);
         }
     }
 
@@ -73,7 +73,7 @@ impl Round {
     pub(crate) fn step(&self) -> Step {
         if !self.dials.is_empty() || self.refreshing {
             Step::Wait
-        } else if self.outcome.reached > 0 {
+        } else if self.result.reached > 0 {
             Step::Refresh
         } else {
             Step::End
@@ -82,6 +82,6 @@ impl Round {
 
     pub(crate) fn end(self) {
         // Whoever asked may have stopped waiting.
-        let _ = self.done.send(self.outcome);
+        let _ = self.done.send(self.result);
     }
 }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::addresses::{AddressBook, AddressFilter, Endpoint};
 use crate::behaviour::Behaviour;
-use crate::bootstrap::{Outcome, Round, Seed, Step};
+use crate::bootstrap::{Round, RoundResult, Seed, Step};
 use crate::flights::{CommandReceiver, Flights};
 use crate::key::RoutingKey;
 use crate::legacy_peers::LegacyPeers;
@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// A round of bootstrapping.
     Round {
         seeds: Vec<Seed>,
-        done: oneshot::Sender<Outcome>,
+        done: oneshot::Sender<RoundResult>,
     },
 }
 
@@ -191,7 +191,7 @@ impl Node {
     }
 
     /// Connects to those who are not connected. A round that is still on its way is given up.
-    fn start_round(&mut self, seeds: &[Seed], done: oneshot::Sender<Outcome>) {
+    fn start_round(&mut self, seeds: &[Seed], done: oneshot::Sender<RoundResult>) {
         let mut round = Round::new(done);
         let mut to_dial: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
         for seed in seeds {

@@ -25,8 +25,8 @@ use crate::memory::{MemoryCluster, MemoryStore};
 use crate::request::{FLIGHT, MIRRORED};
 use crate::{
     Access, Body, Candidate, ChainPosition, Decision, Ends, FlightEventSender, FlightEvents,
-    Flights, Growing, Limits, LinkTest, Mirror, NodeId, Options, Parts, PeerId, Progress,
-    PullProgress, Reader, ReceiveRates, SourceRequest, Stage, flight_events,
+    Flights, Growing, IngestStage, Limits, LinkTest, Mirror, NodeId, Options, Parts, PeerId,
+    Progress, PullProgress, Reader, ReceiveRates, SourceRequest, flight_events,
 };
 
 /// Longer than anything here takes.
@@ -275,7 +275,7 @@ impl Node {
         let (progress, reader) = watch::channel(Progress {
             written: 0,
             total: Some(total),
-            stage: Stage::Filling,
+            stage: IngestStage::Filling,
         });
         self.store
             .ingest_from(digest, Growing::new(file.clone(), reader));
@@ -316,12 +316,13 @@ impl Ingest {
 
     pub fn fail(self, node: &Node, digest: &Digest) {
         node.store.end_ingest(digest);
-        self.progress.send_modify(|p| p.stage = Stage::Failed);
+        self.progress.send_modify(|p| p.stage = IngestStage::Failed);
     }
 
     pub fn commit(self, node: &Node, bytes: &Bytes) {
         node.store.put(&origin(), bytes.clone());
-        self.progress.send_modify(|p| p.stage = Stage::Complete);
+        self.progress
+            .send_modify(|p| p.stage = IngestStage::Complete);
     }
 }
 

@@ -10,7 +10,7 @@ const SOONEST: Duration = Duration::from_millis(100);
 const REST: u32 = 4;
 
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct ListingSchedule {
     next: Instant,
     soonest: Instant,
     begun: Instant,
@@ -18,7 +18,7 @@ pub(crate) struct Pace {
     wanted: bool,
 }
 
-impl Pace {
+impl ListingSchedule {
     /// The first listing is due at once.
     pub fn new(now: Instant) -> Self {
         Self {
@@ -65,31 +65,35 @@ mod tests {
     fn listings_that_are_asked_for_leave_room_between_them() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut pace = Pace::new(start);
-        assert_eq!(pace.next(), start);
-        pace.begin(start);
-        pace.end(at(10), MINUTE);
-        assert_eq!(pace.next(), at(10) + MINUTE);
-        pace.soon(at(20));
-        assert_eq!(pace.next(), at(110), "not at once");
-        pace.begin(at(110));
-        pace.end(at(1110), MINUTE);
-        pace.soon(at(1110));
-        assert_eq!(pace.next(), at(5110), "four times what the last one took");
-        pace.soon(at(6000));
-        assert_eq!(pace.next(), at(5110), "due already");
+        let mut schedule = ListingSchedule::new(start);
+        assert_eq!(schedule.next(), start);
+        schedule.begin(start);
+        schedule.end(at(10), MINUTE);
+        assert_eq!(schedule.next(), at(10) + MINUTE);
+        schedule.soon(at(20));
+        assert_eq!(schedule.next(), at(110), "not at once");
+        schedule.begin(at(110));
+        schedule.end(at(1110), MINUTE);
+        schedule.soon(at(1110));
+        assert_eq!(
+            schedule.next(),
+            at(5110),
+            "four times what the last one took"
+        );
+        schedule.soon(at(6000));
+        assert_eq!(schedule.next(), at(5110), "due already");
     }
 
     #[test]
     fn what_is_asked_for_during_a_listing_is_not_forgotten() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
-        pace.begin(start);
-        pace.soon(start);
-        pace.end(start, MINUTE);
-        assert_eq!(pace.next(), start + SOONEST);
-        pace.begin(pace.next());
-        pace.end(pace.next(), MINUTE);
-        assert_eq!(pace.next(), start + SOONEST + MINUTE);
+        let mut schedule = ListingSchedule::new(start);
+        schedule.begin(start);
+        schedule.soon(start);
+        schedule.end(start, MINUTE);
+        assert_eq!(schedule.next(), start + SOONEST);
+        schedule.begin(schedule.next());
+        schedule.end(schedule.next(), MINUTE);
+        assert_eq!(schedule.next(), start + SOONEST + MINUTE);
     }
 }
