@@ -177,6 +177,19 @@ async fn what_many_ask_for_at_once_comes_from_upstream_once() {
 }
 
 #[tokio::test]
+async fn a_snapshot_tells_why_bytes_came_from_upstream() {
+    let app = app();
+    let (size, digest) = (layer().len() as u64, app.upstream.put(layer()));
+    app.get(&format!("blobs/{digest}")).await;
+    let snapshot = app.mirror.snapshot();
+    assert!(snapshot.running.is_empty(), "{snapshot:?}");
+    let ended = &snapshot.finished[0];
+    assert!(ended.is_complete && ended.object.digest == digest.as_str());
+    assert_eq!(ended.object.from_upstream["no_peer"], size);
+    assert_eq!(snapshot.totals.from_upstream["no_peer"], size);
+}
+
+#[tokio::test]
 async fn a_range_of_what_is_still_coming() {
     let app = app();
     let digest = app.upstream.put(layer());
