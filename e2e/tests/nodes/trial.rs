@@ -70,7 +70,7 @@ fn mirror(host: &Host) -> Mirror {
     let parts = Parts {
         store: Arc::new(MemoryStore::default()),
         router: Arc::new(MemoryCluster::default().router(alone)),
-        intake: None,
+        pull_through: None,
         flights: None,
     };
     let options = Options {
