@@ -8,6 +8,7 @@ mod grants;
 mod passing_on;
 mod records;
 mod reports;
+mod requested;
 mod tree;
 mod waiting;
 
