@@ -21,14 +21,6 @@ use source::{Derived, Rank};
 /// The most sources kept for one flight.
 const MAX_SOURCES: usize = 16_384;
 
-/// A request that has ended without a pull, by its number.
-#[derive(Clone, Copy, Debug)]
-struct Ended {
-    number: u64,
-    /// It was answered [`Reply::Later`](crate::wire::Reply).
-    is_answered_later: bool,
-}
-
 #[derive(Debug)]
 pub(super) struct Flight {
     pub epoch: u64,
@@ -46,8 +38,9 @@ pub(super) struct Flight {
     pub fetcher: Option<NodeId>,
     /// The followers of each node, whether it is a source or not.
     children: BTreeMap<NodeId, BTreeSet<NodeId>>,
-    /// The last request of each node that ended. Later messages about it are stale.
-    ended: BTreeMap<NodeId, Ended>,
+    /// The last request of each node that ended without a pull, by its number, and whether it was answered
+    /// [`Reply::Later`](crate::wire::Reply). Later messages about it are stale.
+    ended: BTreeMap<NodeId, (u64, bool)>,
     shape: TreeShape,
     /// The sources that can feed others, best first.
     ranked: BTreeSet<(Rank, NodeId)>,
@@ -238,30 +231,16 @@ impl Flight {
         Some(source)
     }
 
-    /// Records that a request has ended.
-    pub fn end(&mut self, node: NodeId, number: u64) {
-        self.ends(node, number, false);
-    }
-
-    /// Records that a waiter was told to retry later.
-    pub fn answer_later(&mut self, waiter: &Waiter) {
-        self.ends(waiter.asker.node, waiter.request.number, true);
-    }
-
-    fn ends(&mut self, node: NodeId, number: u64, is_answered_later: bool) {
+    /// Records that a request has ended. `is_later`: the node was told to retry later.
+    pub fn end(&mut self, node: NodeId, number: u64, is_later: bool) {
         if self.ended.len() < MAX_SOURCES || self.ended.contains_key(&node) {
-            let ended = Ended {
-                number,
-                is_answered_later,
-            };
-            self.ended.insert(node, ended);
+            self.ended.insert(node, (number, is_later));
         }
     }
 
     /// Whether this request was answered with "retry later".
     pub fn is_answered_later(&self, node: &NodeId, number: u64) -> bool {
-        let ended = self.ended.get(node);
-        ended.is_some_and(|ended| ended.number == number && ended.is_answered_later)
+        self.ended.get(node) == Some(&(number, true))
     }
 
     /// Whether a message about a request is stale: a later request is known, or this one has ended.
@@ -269,7 +248,7 @@ impl Flight {
         let source = self.get(node).map(|source| source.asked.number);
         let waiter = self.waiting.get(node).map(|waiter| waiter.request.number);
         let mut known = source.into_iter().chain(waiter);
-        let ended = self.ended.get(node).map(|ended| ended.number);
+        let ended = self.ended.get(node).map(|(number, _)| *number);
         known.any(|known| is_earlier(number, known))
             || ended.is_some_and(|ended| number == ended || is_earlier(number, ended))
     }

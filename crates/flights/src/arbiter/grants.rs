@@ -62,7 +62,7 @@ impl Arbiter {
         if matches!(reply, Reply::Later(_))
             && let Some(flight) = self.flight(&key)
         {
-            flight.answer_later(waiter);
+            flight.end(waiter.asker.node, number, true);
         }
         waiter.asker.answer(key, number, reply, out);
     }

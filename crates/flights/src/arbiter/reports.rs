@@ -22,7 +22,7 @@ impl Arbiter {
         };
         let node = from.node;
         let is_told = is_told_above(flight, &node);
-        flight.end(node, number);
+        flight.end(node, number, false);
         let waiter = flight.waiting.get(&node);
         if waiter.is_some_and(|waiter| waiter.request.number == number)
             && let Some(waiter) = flight.stop_waiting(&node)
@@ -131,7 +131,7 @@ impl Arbiter {
                 if matches!(stage, PullState::WrongDigest(_)) {
                     flight.mark_wrong(&from);
                 }
-                flight.end(from, number);
+                flight.end(from, number, false);
                 let failed = flight.remove(&from);
                 let led = failed.filter(|source| source.state.is_lead());
                 if let Some(repository) = led.and_then(|led| led.asked.repository) {
