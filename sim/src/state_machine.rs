@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flights::members::{Change, Contact, Member, Signature, Signatures};
-use flights::slots::{Owners, ShardMap, Slot, SlotChange};
+use flights::slots::{Owners, Scope, Slot, SlotChange, Slots};
 use flights::{
     Born, Coordinator, Decision, Event, HANDOVER, Key, LinkTest, Node, NodeId, PullProgress,
     ReceiveRates, RequestId, SourceRequest, Time, UNREACHABLE, View,
@@ -41,19 +41,11 @@ pub fn number(id: &NodeId) -> u32 {
 /// The members as all coordinators see them, at the same moment.
 #[derive(Debug)]
 pub struct SharedMembership {
-    /// The owners as seen in each shard, by its number.
-    shard_maps: BTreeMap<u64, ShardMap>,
+    slots: Slots,
     is_member: Vec<bool>,
     members: usize,
-    /// When a slot of a shard got another arbiter.
-    moved: BTreeMap<(u64, Slot), Time>,
-}
-
-/// The changes of owners in one shard.
-#[derive(Debug, Default)]
-pub struct Moves {
-    owners: Vec<SlotChange>,
-    roots: Vec<SlotChange>,
+    /// When a slot got another arbiter.
+    moved: BTreeMap<Slot, Time>,
 }
 
 impl SharedMembership {
@@ -67,66 +59,39 @@ impl SharedMembership {
                 born: Born::from_age(Time(0), Duration::from_secs(3600)),
             })
         });
-        let joined: Vec<_> = joined.collect();
-        let mut shard_maps: BTreeMap<u64, ShardMap> = BTreeMap::new();
-        for node in (0..nodes).map(|node| id(node, seed)) {
-            let known = shard_maps.values().next();
-            if known.is_none_or(|shard_map| !shard_maps.contains_key(&shard_map.shard_of(&node))) {
-                let mut shard_map = ShardMap::new(node);
-                shard_map.update(Time(0), &joined);
-                shard_map.take_changes();
-                shard_map.take_global_changes();
-                shard_maps.insert(shard_map.shard_of(&node), shard_map);
-            }
-        }
+        let mut slots = Slots::new();
+        slots.update(Time(0), &joined.collect::<Vec<_>>());
+        slots.take_changes();
         Self {
-            shard_maps,
+            slots,
             is_member: vec![true; nodes as usize],
             members: nodes as usize,
             moved: BTreeMap::new(),
         }
     }
 
-    /// Removes dead members. Returns the changes in each shard. (The number of shards must not change.)
-    pub fn left(&mut self, now: Time, nodes: &[NodeId]) -> BTreeMap<u64, Moves> {
+    /// Removes dead members. Returns the changes of owners. (The number of shards must not change.)
+    pub fn left(&mut self, now: Time, nodes: &[NodeId]) -> Vec<SlotChange> {
         for node in nodes {
             self.is_member[number(node) as usize] = false;
         }
         self.members -= nodes.len();
         let changes: Vec<_> = nodes.iter().map(|node| Change::Left(*node)).collect();
-        let mut all = BTreeMap::new();
-        for (shard, shard_map) in &mut self.shard_maps {
-            shard_map.update(now, &changes);
-            let owners = shard_map.take_changes();
-            for change in &owners {
-                if change.before.arbiter() != change.after.arbiter() {
-                    self.moved.insert((*shard, change.slot), now);
-                }
+        self.slots.update(now, &changes);
+        let changes = self.slots.take_changes();
+        for change in &changes {
+            if change.before.arbiter() != change.after.arbiter() {
+                self.moved.insert(change.slot, now);
             }
-            let roots = shard_map.take_global_changes();
-            all.insert(*shard, Moves { owners, roots });
         }
-        all
+        changes
     }
 
     /// The arbiters of a key in all shards.
     pub fn arbiters(&self, key: Key) -> impl Iterator<Item = NodeId> {
         let slot = Slot::of(&key.0);
-        self.shard_maps
-            .values()
-            .filter_map(move |shard_map| shard_map.owners(slot).arbiter())
-    }
-
-    /// The number of a node's shard.
-    pub fn shard_of(&self, node: &NodeId) -> u64 {
-        self.shard_maps
-            .values()
-            .next()
-            .map_or(0, |shard_map| shard_map.shard_of(node))
-    }
-
-    fn shard_map(&self, node: &NodeId) -> &ShardMap {
-        &self.shard_maps[&self.shard_of(node)]
+        let scopes = self.slots.scopes();
+        scopes.filter_map(move |scope| self.slots.owners(scope, slot).arbiter())
     }
 }
 
@@ -151,28 +116,18 @@ impl View for ClusterView<'_> {
         self.membership.is_member[number(id) as usize]
     }
 
-    fn owners(&self, slot: Slot) -> Owners {
-        let owners = self.membership.shard_map(&self.me).owners(slot);
+    fn owners(&self, scope: Scope, slot: Slot) -> Owners {
+        let owners = self.membership.slots.owners(scope, slot);
         owners.filter_by(|owner| !self.unreachable.contains_key(owner))
     }
 
-    fn global_owners(&self, slot: Slot) -> Owners {
-        let roots = self.membership.shard_map(&self.me).global_owners(slot);
-        roots.filter_by(|root| !self.unreachable.contains_key(root))
-    }
-
     fn shard_count(&self) -> u64 {
-        self.membership.shard_map(&self.me).shard_count()
-    }
-
-    fn shard_of(&self, id: &NodeId) -> u64 {
-        self.membership.shard_of(id)
+        self.membership.slots.shard_count()
     }
 
     fn previous_arbiter(&self, slot: Slot) -> Option<NodeId> {
-        let shard = self.membership.shard_of(&self.me);
-        let moved = self.membership.moved.get(&(shard, slot))?;
-        let before = self.membership.shard_map(&self.me).previous_arbiter(slot)?;
+        let moved = self.membership.moved.get(&slot)?;
+        let before = self.membership.slots.previous_arbiter(slot)?;
         (self.now.since(*moved) < HANDOVER).then_some(before)
     }
 
@@ -317,16 +272,12 @@ impl StateMachine {
         &mut self,
         now: Time,
         nodes: &[NodeId],
-        moves: &BTreeMap<u64, Moves>,
+        moves: &[SlotChange],
         membership: &SharedMembership,
     ) {
         if let Self::Shares(sharer) = self {
-            let moves = moves.get(&membership.shard_of(&sharer.me));
             let (coordinator, view) = sharer.parts(now, membership);
-            if let Some(moves) = moves {
-                coordinator.owners_changed(now, &moves.owners, &view);
-                coordinator.global_owners_changed(now, &moves.roots, &view);
-            }
+            coordinator.owners_changed(now, moves, &view);
             for node in nodes {
                 coordinator.member_left(now, *node, &view);
             }

@@ -2,8 +2,8 @@
 
 use crate::arbiter::Arbiter;
 use crate::holdings::Holdings;
-use crate::outbox::{Context, Outbox};
-use crate::pulls::{Feedback, PullProgress, Pulls};
+use crate::outbox::{Context, Outbox, Passed};
+use crate::pulls::{PullProgress, Pulls};
 use crate::requests::{RequestId, SourceRequests};
 use crate::slots::SlotChange;
 use crate::speed::{Link, LinkState};
@@ -23,8 +23,6 @@ mod tests;
 pub struct Coordinator {
     arbiter: Arbiter,
     holdings: Holdings,
-    /// What this node's shard holds, in the slots that this node owns.
-    shard: Holdings,
     requests: SourceRequests,
     pulls: Pulls,
     out: Outbox,
@@ -55,7 +53,6 @@ impl Coordinator {
         let mut coordinator = Self {
             arbiter: Arbiter::default(),
             holdings: Holdings::default(),
-            shard: Holdings::of_shard(),
             requests: SourceRequests::default(),
             pulls: Pulls::default(),
             out: Outbox::default(),
@@ -90,58 +87,36 @@ impl Coordinator {
     ) -> RequestId {
         // A source that has failed may be dead, and own keys.
         self.suspects.extend(request.failed_sources().next());
-        let id = self
-            .requests
-            .request_source(request, &mut Context::new(now, view, &mut self.out));
+        let cx = &mut Context::new(now, view, &mut self.out);
+        let id = self.requests.request_source(request, cx);
         self.deliver_own(now, view);
         id
     }
 
     /// See [`crate::Node::find_holders`].
     pub fn find_holders(&mut self, now: Time, key: Key, view: &impl View) -> RequestId {
-        let id = self
-            .requests
-            .find_holders(key, &mut Context::new(now, view, &mut self.out));
+        let cx = &mut Context::new(now, view, &mut self.out);
+        let id = self.requests.find_holders(key, cx);
         self.deliver_own(now, view);
         id
     }
 
     /// See [`crate::Node::cancel`].
     pub fn cancel(&mut self, now: Time, id: RequestId, view: &impl View) {
-        if !self
-            .requests
-            .cancel(id, &mut Context::new(now, view, &mut self.out))
-        {
+        let cx = &mut Context::new(now, view, &mut self.out);
+        if !self.requests.cancel(id, cx) {
             self.decisions.retain(|(completed, _)| *completed != id);
-            self.pulls
-                .decline(id, &mut Context::new(now, view, &mut self.out));
+            self.pulls.decline(id, cx);
         }
         self.deliver_own(now, view);
     }
 
     /// See [`crate::Node::report`].
     pub fn report(&mut self, now: Time, key: Key, progress: PullProgress, view: &impl View) {
-        match self
-            .pulls
-            .report(key, progress, &mut Context::new(now, view, &mut self.out))
-        {
-            Some(Feedback::FirstByte {
-                repository,
-                registry,
-                took,
-            }) => {
-                self.requests.ledger.record_upstream(repository, true);
-                self.requests.ledger.learn_first_byte(registry, took);
-            }
-            Some(Feedback::Failed {
-                repository,
-                has_begun,
-            }) => {
-                self.requests.ledger.record_upstream(repository, has_begun);
-                self.requests
-                    .start_leader_cooldown(repository, &mut Context::new(now, view, &mut self.out));
-            }
-            None => {}
+        let cx = &mut Context::new(now, view, &mut self.out);
+        let ledger = &mut self.requests.ledger;
+        if let Some(repository) = self.pulls.report(key, progress, ledger, cx) {
+            self.requests.start_leader_cooldown(repository, cx);
         }
         self.deliver_own(now, view);
     }
@@ -185,15 +160,15 @@ impl Coordinator {
         Ok(())
     }
 
-    pub(crate) fn accept(&mut self, now: Time, from: NodeId, message: Message, view: &impl View) {
-        self.take(now, from, message, view);
+    pub(crate) fn accept(&mut self, now: Time, from: NodeId, passed: Passed, view: &impl View) {
+        self.take(now, from, passed, view);
         self.deliver_own(now, view);
     }
 
     /// Handles a message that could not be delivered.
     pub fn undelivered(&mut self, now: Time, to: NodeId, view: &impl View) {
-        self.arbiter
-            .undelivered(to, &mut Context::new(now, view, &mut self.out));
+        let cx = &mut Context::new(now, view, &mut self.out);
+        self.arbiter.undelivered(to, cx);
         self.member_silent(now, to, view);
     }
 
@@ -205,73 +180,47 @@ impl Coordinator {
     /// Handles a member that does not answer.
     pub(crate) fn member_silent(&mut self, now: Time, node: NodeId, view: &impl View) {
         // Pulls that it was the arbiter of are reported to the next arbiter.
-        self.pulls
-            .undelivered(node, &mut Context::new(now, view, &mut self.out));
-        self.requests
-            .undelivered(node, &mut Context::new(now, view, &mut self.out));
+        let cx = &mut Context::new(now, view, &mut self.out);
+        self.pulls.undelivered(node, cx);
+        self.requests.undelivered(node, cx);
         self.deliver_own(now, view);
     }
 
-    /// Handles changes of slot owners in this node's shard.
+    /// Handles changes of slot owners.
     pub fn owners_changed(&mut self, now: Time, changes: &[SlotChange], view: &impl View) {
         let me = view.me();
+        let own_shard = view.shard_of(&me);
         let (mut arbiters, mut disowned, mut gained) = (0, 0, false);
         for change in changes {
             let bit = 1 << change.slot.index();
-            if change.before.arbiter() != change.after.arbiter() {
-                arbiters |= bit;
-                if change.after.arbiter() == Some(me) {
-                    for root in view.global_owners(change.slot).iter() {
-                        self.shard.announce_all(now, *root, bit);
-                    }
-                }
-                gained |= change.before.arbiter().is_some() && change.after.arbiter() == Some(me);
-            }
-            if change.before.contains(&me) && !change.after.contains(&me) {
+            let has_moved = change.before.arbiter() != change.after.arbiter();
+            // A slot without an arbiter had nothing to hand over.
+            let is_moved_here = has_moved && change.after.arbiter() == Some(me);
+            gained |= is_moved_here && change.before.arbiter().is_some();
+            if change.before.contains(&me) && !view.owns(change.slot) {
                 disowned |= bit;
             }
-            let fresh = |owner: &&NodeId| !change.before.contains(owner);
-            for owner in change.after.iter().filter(fresh) {
-                self.holdings.announce_all(now, *owner, bit);
+            if change.scope == own_shard {
+                arbiters |= if has_moved { bit } else { 0 };
+                let fresh = |owner: &&NodeId| !change.before.contains(owner);
+                for owner in change.after.iter().filter(fresh) {
+                    self.holdings.announce_all(now, *owner, bit);
+                }
             }
         }
         if gained {
             self.arbiter.start_learning(now);
         }
-        if view.shard_count() == 1 {
-            self.shard = Holdings::of_shard();
-        }
         self.arbiter.disowned(disowned);
-        self.pulls
-            .owners_changed(arbiters, &mut Context::new(now, view, &mut self.out));
-        self.deliver_own(now, view);
-    }
-
-    /// Handles changes of the global owners of slots.
-    pub fn global_owners_changed(&mut self, now: Time, changes: &[SlotChange], view: &impl View) {
-        let mut arbiters = 0;
-        for change in changes {
-            let bit = 1 << change.slot.index();
-            if change.before.arbiter() != change.after.arbiter() {
-                arbiters |= bit;
-            }
-            if change.before.is_empty() {
-                self.shard.add(now, &self.arbiter.held(change.slot));
-            }
-            let fresh = |owner: &&NodeId| !change.before.contains(owner);
-            for owner in change.after.iter().filter(fresh) {
-                self.shard.announce_all(now, *owner, bit);
-            }
-        }
-        self.pulls
-            .owners_changed(arbiters, &mut Context::new(now, view, &mut self.out));
+        let cx = &mut Context::new(now, view, &mut self.out);
+        self.pulls.owners_changed(arbiters, cx);
         self.deliver_own(now, view);
     }
 
     /// Handles a member that has left or died.
     pub fn member_left(&mut self, now: Time, node: NodeId, view: &impl View) {
-        self.arbiter
-            .member_left(node, &mut Context::new(now, view, &mut self.out));
+        let cx = &mut Context::new(now, view, &mut self.out);
+        self.arbiter.member_left(node, cx);
         self.deliver_own(now, view);
     }
 
@@ -280,8 +229,8 @@ impl Coordinator {
         if view.members() > 1 {
             self.arbiter.start_learning(now);
         }
-        self.requests
-            .joined(&mut Context::new(now, view, &mut self.out));
+        let cx = &mut Context::new(now, view, &mut self.out);
+        self.requests.joined(cx);
         self.deliver_own(now, view);
     }
 
@@ -290,7 +239,6 @@ impl Coordinator {
         let deadlines = [
             self.arbiter.next_deadline(),
             self.holdings.next_deadline(),
-            self.shard.next_deadline(),
             self.requests.next_deadline(),
             self.pulls.next_deadline(),
             self.link.next_deadline(),
@@ -300,19 +248,11 @@ impl Coordinator {
 
     /// Performs all actions that are due.
     pub fn tick(&mut self, now: Time, view: &impl View) {
-        self.requests
-            .tick(&mut Context::new(now, view, &mut self.out));
-        self.holdings
-            .tick(&mut Context::new(now, view, &mut self.out));
-        self.shard.tick(&mut Context::new(now, view, &mut self.out));
-        self.pulls.tick(
-            &mut self.requests.ledger,
-            &self.requests.registries,
-            self.requests.is_slow,
-            &mut Context::new(now, view, &mut self.out),
-        );
-        self.arbiter
-            .tick(&mut Context::new(now, view, &mut self.out));
+        let cx = &mut Context::new(now, view, &mut self.out);
+        self.requests.tick(cx);
+        self.holdings.tick(cx);
+        self.pulls.tick(&mut self.requests, cx);
+        self.arbiter.tick(cx);
         self.check_speed(now, view);
         self.deliver_own(now, view);
     }
@@ -322,24 +262,18 @@ impl Coordinator {
         let me = view.me();
         loop {
             for completed in self.requests.take_completed() {
-                self.pulls
-                    .begin(&completed, &mut Context::new(now, view, &mut self.out));
+                let cx = &mut Context::new(now, view, &mut self.out);
+                self.pulls.begin(&completed, cx);
                 self.decisions.push((completed.id, completed.decision));
             }
-            let active_pulls = self.pulls.active_pulls(now, view);
-            self.requests
-                .set_active_pulls(active_pulls, &mut Context::new(now, view, &mut self.out));
-            let held = self.arbiter.take_held_changes().into_iter();
-            for (key, is_held) in held.filter(|_| view.shard_count() > 1) {
-                if is_held {
-                    self.shard.add(now, &[key]);
-                } else {
-                    self.shard.remove(now, &[key]);
-                }
-            }
+            self.requests.check_fetcher(|key| self.pulls.contains(key));
+            self.requests.leads = self.pulls.leads();
             match self.out.next() {
-                Some((to, message)) if to == me => self.take(now, me, message, view),
-                Some((to, message)) => self.datagrams.push((to, message.to_datagram())),
+                Some((to, passed)) if to == me => self.take(now, me, passed, view),
+                Some((to, (on_behalf_of, message))) => {
+                    self.datagrams
+                        .push((to, message.into_datagram(on_behalf_of)));
+                }
                 None => return,
             }
         }

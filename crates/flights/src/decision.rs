@@ -78,17 +78,8 @@ impl ChainPosition {
     }
 
     /// Whether the flight is that of a shard.
-    pub fn is_of_shard(&self) -> bool {
+    pub(crate) fn is_of_shard(&self) -> bool {
         self.epoch % 2 == 1
-    }
-
-    /// How many nodes the bytes pass before they reach this position: an upper bound.
-    pub fn hops(&self) -> u32 {
-        if self.is_of_shard() {
-            u32::MAX
-        } else {
-            self.order
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::outbox::{Context, Outbox};
 use crate::random::mix;
-use crate::slots::{Owners, SLOTS, Slot};
+use crate::slots::{SLOTS, Slot};
 use crate::view::View;
 use crate::wire::{Announce, MAX_KEYS, Message, Renew, keys_field};
 use crate::{Key, NodeId, Time};
@@ -23,8 +23,6 @@ pub(crate) fn fold(hash: u64, key: &Key) -> u64 {
 
 #[derive(Debug, Default)]
 pub(crate) struct Holdings {
-    /// These are the holdings of the shard, which its arbiter announces to the global owners.
-    of_shard: bool,
     slots: Vec<HashSet<Key>>,
     /// Keys that were added (true) or removed (false) since the last announcement.
     changed: BTreeMap<Key, bool>,
@@ -35,23 +33,6 @@ pub(crate) struct Holdings {
 }
 
 impl Holdings {
-    pub fn of_shard() -> Self {
-        Self {
-            of_shard: true,
-            ..Self::default()
-        }
-    }
-
-    /// The owners that hear of a slot.
-    fn owners(&self, slot: Slot, view: &impl View) -> Owners {
-        if !self.of_shard {
-            return view.owners(slot);
-        }
-        let is_arbiter = view.owners(slot).arbiter() == Some(view.me());
-        view.global_owners(slot)
-            .filter_by(|root| is_arbiter && *root != view.me())
-    }
-
     pub fn add(&mut self, now: Time, keys: &[Key]) {
         self.slots.resize_with(SLOTS, HashSet::new);
         for key in keys {
@@ -107,7 +88,7 @@ impl Holdings {
         let mut changes: BTreeMap<NodeId, (Vec<Key>, Vec<Key>)> = BTreeMap::new();
         for (key, here) in std::mem::take(&mut self.changed) {
             let slot = Slot::of(&key.0);
-            for owner in self.owners(slot, cx.view).iter() {
+            for owner in cx.view.own_owners(slot).iter() {
                 let is_told_whole = announce_all_to
                     .get(owner)
                     .is_some_and(|slots| slots >> slot.index() & 1 == 1);
@@ -119,11 +100,11 @@ impl Holdings {
             }
         }
         for (owner, (add, remove)) in changes {
-            self.announce(cx.out, owner, &add, &remove);
+            announce(cx.out, owner, &add, &remove);
         }
         for (owner, slots) in announce_all_to {
             let is_meant = |slot: &Slot| {
-                slots >> slot.index() & 1 == 1 && self.owners(*slot, cx.view).contains(&owner)
+                slots >> slot.index() & 1 == 1 && cx.view.own_owners(*slot).contains(&owner)
             };
             self.tell(owner, Slot::all().filter(is_meant), cx.out);
         }
@@ -139,7 +120,7 @@ impl Holdings {
         let mut send = |forget: &mut u64, add: Vec<Key>| {
             let forget = std::mem::take(forget);
             if forget != 0 || !add.is_empty() {
-                self.send_announce(out, owner, forget, &add, &[]);
+                send_announce(out, owner, forget, &add, &[]);
             }
         };
         for slot in slots {
@@ -167,51 +148,37 @@ impl Holdings {
         let mut hashes: BTreeMap<NodeId, (u64, Vec<u64>)> = BTreeMap::new();
         for (slot, keys) in Slot::all().zip(&self.slots) {
             let hash = keys.iter().fold(0, fold);
-            for owner in self.owners(slot, cx.view).iter() {
+            for owner in cx.view.own_owners(slot).iter() {
                 let (slots, of_owner) = hashes.entry(*owner).or_default();
                 *slots |= 1 << slot.index();
                 of_owner.push(hash);
             }
         }
         for (owner, (slots, hashes)) in hashes {
-            let of_shard = self.of_shard;
-            let renew = Renew {
-                slots,
-                hashes,
-                of_shard,
-            };
-            cx.out.send(owner, Message::Renew(renew));
+            cx.out.send(owner, Message::Renew(Renew { slots, hashes }));
         }
     }
+}
 
-    /// Announces changes to an owner, in as many messages as it takes.
-    fn announce(&self, out: &mut Outbox, owner: NodeId, add: &[Key], remove: &[Key]) {
-        let all = add.iter().map(|key| (*key, true));
-        let all: Vec<_> = all.chain(remove.iter().map(|key| (*key, false))).collect();
-        for part in all.chunks(MAX_KEYS) {
-            let pick = |here: bool| {
-                let keys = part.iter().filter(|(_, h)| *h == here);
-                keys.map(|(key, _)| *key).collect()
-            };
-            let (add, remove): (Vec<_>, Vec<_>) = (pick(true), pick(false));
-            self.send_announce(out, owner, 0, &add, &remove);
-        }
-    }
-
-    fn send_announce(
-        &self,
-        out: &mut Outbox,
-        owner: NodeId,
-        forget: u64,
-        add: &[Key],
-        remove: &[Key],
-    ) {
-        let announce = Announce {
-            forget,
-            add: keys_field(add),
-            remove: keys_field(remove),
-            of_shard: self.of_shard,
+/// Announces changes to an owner, in as many messages as it takes.
+fn announce(out: &mut Outbox, owner: NodeId, add: &[Key], remove: &[Key]) {
+    let all = add.iter().map(|key| (*key, true));
+    let all: Vec<_> = all.chain(remove.iter().map(|key| (*key, false))).collect();
+    for part in all.chunks(MAX_KEYS) {
+        let pick = |here: bool| {
+            let keys = part.iter().filter(|(_, h)| *h == here);
+            keys.map(|(key, _)| *key).collect()
         };
-        out.send(owner, Message::Announce(announce));
+        let (add, remove): (Vec<_>, Vec<_>) = (pick(true), pick(false));
+        send_announce(out, owner, 0, &add, &remove);
     }
+}
+
+fn send_announce(out: &mut Outbox, owner: NodeId, forget: u64, add: &[Key], remove: &[Key]) {
+    let announce = Announce {
+        forget,
+        add: keys_field(add),
+        remove: keys_field(remove),
+    };
+    out.send(owner, Message::Announce(announce));
 }

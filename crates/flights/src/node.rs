@@ -7,7 +7,7 @@ use crate::coordinator::{Coordinator, Event};
 use crate::members::{Change, Contact, Datagram, Members, Signatures};
 use crate::pulls::PullProgress;
 use crate::requests::RequestId;
-use crate::slots::{Owners, ShardMap, Slot};
+use crate::slots::{Owners, Scope, Slot, Slots};
 use crate::speed::{LinkTest, ReceiveRates};
 use crate::view::View;
 use crate::wire::{Message, SourceRequest};
@@ -27,7 +27,7 @@ pub const HANDOVER: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Node {
     members: Members,
-    slots: ShardMap,
+    slots: Slots,
     coordinator: Coordinator,
     /// Members that do not count as owners, and until when.
     unreachable: BTreeMap<NodeId, Time>,
@@ -42,7 +42,7 @@ pub struct Node {
 /// The cluster as this node sees it.
 struct ClusterView<'a> {
     members: &'a Members,
-    slots: &'a ShardMap,
+    slots: &'a Slots,
     unreachable: &'a BTreeMap<NodeId, Time>,
     moved: &'a BTreeMap<Slot, Time>,
 }
@@ -60,22 +60,13 @@ impl View for ClusterView<'_> {
         self.members.get(id).is_some()
     }
 
-    fn owners(&self, slot: Slot) -> Owners {
-        let owners = self.slots.owners(slot);
+    fn owners(&self, scope: Scope, slot: Slot) -> Owners {
+        let owners = self.slots.owners(scope, slot);
         owners.filter_by(|owner| !self.unreachable.contains_key(owner))
-    }
-
-    fn global_owners(&self, slot: Slot) -> Owners {
-        let roots = self.slots.global_owners(slot);
-        roots.filter_by(|root| !self.unreachable.contains_key(root))
     }
 
     fn shard_count(&self) -> u64 {
         self.slots.shard_count()
-    }
-
-    fn shard_of(&self, id: &NodeId) -> u64 {
-        self.slots.shard_of(id)
     }
 
     fn previous_arbiter(&self, slot: Slot) -> Option<NodeId> {
@@ -115,7 +106,7 @@ impl Node {
     ) -> Self {
         let mut node = Self {
             members: Members::new(now, id, contact, seed, signatures),
-            slots: ShardMap::new(id),
+            slots: Slots::new(),
             coordinator: Coordinator::new(id, seed),
             unreachable: BTreeMap::new(),
             suspects: BTreeMap::new(),
@@ -127,7 +118,7 @@ impl Node {
         node
     }
 
-    /// Changes the minimal size of shards. See [`ShardMap::with_shards_of`].
+    /// Changes the minimal size of shards. See [`Slots::with_shards_of`].
     pub fn with_shards_of(mut self, size: usize) -> Self {
         self.slots = self.slots.with_shards_of(size);
         self
@@ -207,15 +198,16 @@ impl Node {
     ///
     /// # Errors The datagram cannot be decoded; nothing has changed.
     pub fn receive(&mut self, now: Time, from: NodeId, datagram: &[u8]) -> Result<(), DecodeError> {
-        match Message::from_datagram(datagram)? {
-            Message::Members(message) => self.members.accept(now, from, message)?,
-            message => {
-                let (coordinator, view) = coordinator!(self);
-                coordinator.accept(now, from, message, view);
-            }
-        }
+        let passed = Message::from_datagram(datagram)?;
         self.unreachable.remove(&from);
         self.suspects.remove(&from);
+        match passed {
+            (_, Message::Members(message)) => self.members.accept(now, from, message)?,
+            passed => {
+                let (coordinator, view) = coordinator!(self);
+                coordinator.accept(now, from, passed, view);
+            }
+        }
         self.apply_changes(now);
         Ok(())
     }
@@ -234,15 +226,13 @@ impl Node {
         let until = now.after(UNREACHABLE);
         let is_known = self.unreachable.insert(node, until).is_some();
         let (coordinator, view) = coordinator!(self);
-        let passes_to_me = |slot: Slot| {
-            let levels = [
-                (view.slots.owners(slot), view.owners(slot)),
-                (view.slots.global_owners(slot), view.global_owners(slot)),
-            ];
-            let mut levels = levels.iter();
-            levels.any(|(all, can)| all.contains(&node) && can.arbiter() == Some(view.me()))
+        let passes_to_me = |(scope, slot): (Scope, Slot)| {
+            let is_owner = view.slots.owners(scope, slot).contains(&node);
+            is_owner && view.owners(scope, slot).arbiter() == Some(view.me())
         };
-        if !is_known && Slot::all().any(passes_to_me) {
+        let scopes = self.slots.scopes();
+        let mut all = scopes.flat_map(|scope| Slot::all().map(move |slot| (scope, slot)));
+        if !is_known && all.any(passes_to_me) {
             coordinator.take_over(now);
         }
         coordinator.member_silent(now, node, view);
@@ -320,22 +310,18 @@ impl Node {
         let moves = self.slots.take_changes();
         for change in &moves {
             // A slot without an arbiter had nothing to hand over.
-            if change.before.arbiter().is_some()
-                && change.before.arbiter() != change.after.arbiter()
-            {
+            let is_first = change.scope == Scope::Shard(0);
+            let before = change.before.arbiter().filter(|_| is_first);
+            if before.is_some() && before != change.after.arbiter() {
                 self.moved.insert(change.slot, now);
             }
         }
-        let global_changes = self.slots.take_global_changes();
         let has_joined = self.members.has_joined();
         let joins = has_joined && !self.has_joined;
         self.has_joined = has_joined;
         let (coordinator, view) = coordinator!(self);
         if !moves.is_empty() {
             coordinator.owners_changed(now, &moves, view);
-        }
-        if !global_changes.is_empty() {
-            coordinator.global_owners_changed(now, &global_changes, view);
         }
         if !changes.is_empty() {
             coordinator.check_speed(now, view);

@@ -2,11 +2,11 @@
 
 mod answers;
 mod pending;
-mod shard_fetch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::arbiter::SMALL_OBJECT;
 use crate::ledger::Ledger;
 use crate::outbox::Context;
 use crate::random::mix;
@@ -15,10 +15,8 @@ use crate::speed::RegistryRates;
 use crate::view::View;
 use crate::wire::{FindHolders, Message, RegistryRate, SourceRequest, key_field, node_field};
 use crate::{Decision, Key, NodeId, Time};
-pub(crate) use pending::HEART_SILENCE;
+pub(crate) use pending::AskedOwner;
 use pending::{Lead, PendingRequest, Query, withdraw};
-pub(crate) use shard_fetch::ActivePulls;
-use shard_fetch::ShardFetch;
 
 /// An owner tells waiting nodes at least this often that their answer will come.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -28,7 +26,7 @@ const GRACE: Duration = Duration::from_millis(250);
 const MAX_WAIT: Duration = Duration::from_secs(15);
 /// The limit of a lookup.
 const FIND_LIMIT: Duration = Duration::from_millis(900);
-/// The most redirects of a request: to the arbiter, to the global arbiter, to the arbiter of another shard.
+/// The most redirects of a request, where owners disagree which of them is the arbiter.
 const MAX_REDIRECTS: u8 = 3;
 /// The most pending requests. A node pulls a dozen objects at the same time.
 const MAX_OPEN: usize = 4_096;
@@ -66,8 +64,9 @@ pub(crate) struct SourceRequests {
     /// Whether this node counts as slow.
     pub is_slow: bool,
     /// The large object that this node fetches for its shard.
-    shard_fetch: Option<ShardFetch>,
-    active_pulls: ActivePulls,
+    fetches: Option<Key>,
+    /// This node leads.
+    pub leads: bool,
     completed: Vec<CompletedRequest>,
     /// The answers to lookups.
     found: Vec<(RequestId, Vec<NodeId>)>,
@@ -98,7 +97,8 @@ impl SourceRequests {
     }
 
     fn open(&mut self, now: Time, query: Query, deadline: Time) -> u64 {
-        let number = self.number();
+        self.last = self.last.wrapping_add(1);
+        let number = self.last;
         let in_vain_before = match &query {
             Query::Source(request) => self.ledger.in_vain(request.repository),
             Query::Holders(_) => Duration::ZERO,
@@ -111,11 +111,7 @@ impl SourceRequests {
             waited: Duration::ZERO,
             deadline,
             asked: None,
-            heard_at: None,
             lead: None,
-            deferred_until: None,
-            is_for_shard: false,
-            declined_for_shard: false,
             redirects: 0,
             silent: Vec::new(),
         };
@@ -123,17 +119,9 @@ impl SourceRequests {
         number
     }
 
-    /// Returns an unused number.
-    fn number(&mut self) -> u64 {
-        self.last = self.last.wrapping_add(1);
-        self.last
-    }
-
     fn begin(&mut self, number: u64, has_time: bool, cx: &mut Context<'_, impl View>) -> RequestId {
         if has_time && self.open.len() <= MAX_OPEN {
-            if !self.defer(number, cx) {
-                self.ask(number, None, cx);
-            }
+            self.ask(number, None, cx);
         } else {
             self.give_up(number, cx);
         }
@@ -173,30 +161,33 @@ impl SourceRequests {
             // It is sent once this node has joined.
             return;
         }
-        let owners = cx.view.owners(Slot::of(&open.query.key().0));
+        let owners = cx.view.own_owners(Slot::of(&open.query.key().0));
         let to = to.or_else(|| owners.iter().find(|o| !open.silent.contains(o)).copied());
         let Some(to) = to else {
             self.give_up(number, cx);
             return;
         };
-        open.asked = match open.asked {
-            Some((asked, since, times)) if asked == to => {
-                Some((to, since, times.saturating_add(1)))
-            }
-            _ => Some((to, cx.now, 1)),
-        };
+        match &mut open.asked {
+            Some(asked) if asked.owner == to => asked.repeat(),
+            asked => *asked = Some(AskedOwner::new(cx.now, to)),
+        }
         let message = match &open.query {
             Query::Holders(key) => {
                 let key = key_field(*key);
-                Message::FindHolders(FindHolders { key, number })
+                Message::FindHolders(FindHolders {
+                    key,
+                    number,
+                    shards_asked: 0,
+                })
             }
             Query::Source(request) => Message::SourceRequest(SourceRequest {
                 number,
                 leader_cooldown: self.ledger.in_leader_cooldown(cx.now, request.repository),
                 is_slow: self.is_slow,
-                downstream_nodes: self.active_pulls.downstream,
                 silent_owner: node_field(open.silent.last().copied()),
                 registry_rate: self.registries.get(cx.now, request.registry),
+                is_fetcher: self.fetches.is_some_and(|key| key != request.key()),
+                leads: self.leads,
                 ..(**request).clone()
             }),
         };
@@ -249,14 +240,11 @@ impl SourceRequests {
                 continue;
             };
             match open.asked {
-                _ if open.deferred_until.is_some() => self.recheck_deferred(number, cx),
                 _ if open.deadline <= cx.now => self.give_up(number, cx),
-                Some((owner, ..)) if open.silent_at() <= cx.now => {
-                    self.is_silent(number, owner, cx);
+                Some(asked) if asked.silent_at() <= cx.now => {
+                    self.is_silent(number, asked.owner, cx);
                 }
-                Some((owner, ..)) if open.due() <= cx.now => {
-                    self.ask(number, Some(owner), cx);
-                }
+                Some(asked) if open.due() <= cx.now => self.ask(number, Some(asked.owner), cx),
                 _ => {}
             }
         }
@@ -264,7 +252,7 @@ impl SourceRequests {
 
     /// Sends the requests that waited for this node to join.
     pub fn joined(&mut self, cx: &mut Context<'_, impl View>) {
-        for number in self.numbers(|open| open.asked.is_none() && open.deferred_until.is_none()) {
+        for number in self.numbers(|open| open.asked.is_none()) {
             self.ask(number, None, cx);
         }
     }
@@ -274,10 +262,37 @@ impl SourceRequests {
         self.ledger.start_leader_cooldown(cx.now, repository);
         for number in self.numbers(|open| open.repository() == Some(repository)) {
             let asked = self.open.get(&number).and_then(|open| open.asked);
-            if let Some((owner, ..)) = asked {
-                self.ask(number, Some(owner), cx);
+            if let Some(asked) = asked {
+                self.ask(number, Some(asked.owner), cx);
             }
         }
+    }
+
+    /// Records that this node fetches a large object for its shard, and tells the owners of its other requests.
+    fn set_fetcher(&mut self, number: u64, cx: &mut Context<'_, impl View>) {
+        let Some(Query::Source(request)) = self.open.get(&number).map(|open| &open.query) else {
+            return;
+        };
+        let is_large = request.size.is_some_and(|size| size > SMALL_OBJECT);
+        if cx.view.shard_count() == 1 || self.fetches.is_some() || !is_large {
+            return;
+        }
+        self.fetches = Some(request.key());
+        for other in self.numbers(|open| open.id.0 != number) {
+            let asked = self.open.get(&other).and_then(|open| open.asked);
+            if let Some(asked) = asked {
+                self.ask(other, Some(asked.owner), cx);
+            }
+        }
+    }
+
+    /// Forgets what this node fetched for its shard, if neither a request nor a pull (`is_pulled`) of it goes on.
+    pub fn check_fetcher(&mut self, is_pulled: impl Fn(&Key) -> bool) {
+        let open = &self.open;
+        self.fetches.take_if(|key| {
+            let mut queries = open.values().map(|open| &open.query);
+            !is_pulled(key) && !queries.any(|query| query.key() == *key)
+        });
     }
 
     /// Learns what another node knows of a registry, and tells it what it does not know.
@@ -309,10 +324,7 @@ impl SourceRequests {
     fn settle(&mut self, now: Time, repository: u64) {
         let Self { open, ledger, .. } = self;
         ledger.touch(now, repository);
-        // A deferred request waits for nothing.
-        let waits = |open: &&mut PendingRequest| {
-            open.repository() == Some(repository) && open.deferred_until.is_none()
-        };
+        let waits = |open: &&mut PendingRequest| open.repository() == Some(repository);
         let waiting = open.values_mut().filter(waits);
         let since = waiting.map(|open| open.free_until()).min();
         let charged_since = ledger.settle(now, repository, since);

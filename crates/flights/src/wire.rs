@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use prost::Message as _;
 
-use crate::arbiter::SMALL_OBJECT;
+use crate::outbox::Passed;
 use crate::{Key, NodeId};
 
 #[cfg(test)]
@@ -56,27 +56,28 @@ pub enum DecodeError {
 }
 
 impl Message {
-    pub fn to_datagram(&self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(self.encoded_len());
-        self.encode(&mut bytes);
-        bytes.freeze()
+    pub fn into_datagram(self, on_behalf_of: Option<NodeId>) -> Bytes {
+        let envelope = generated::Envelope {
+            on_behalf_of: node_field(on_behalf_of),
+            message: Some(self),
+        };
+        envelope.encode_to_vec().into()
     }
 
+    /// The message, and the node that it was sent on behalf of. Given [`Bytes`], its fields keep the whole datagram in
+    /// memory.
+    ///
     /// # Errors
     /// The bytes are no message that this version knows, or a field is malformed.
-    pub fn from_datagram(bytes: &[u8]) -> Result<Self, DecodeError> {
-        Self::from_buf(bytes)
-    }
-
-    /// Like [`Message::from_datagram`]. Given [`Bytes`], the fields of the message keep the whole datagram in memory.
-    pub fn from_buf(bytes: impl Buf) -> Result<Self, DecodeError> {
+    pub fn from_datagram(bytes: impl Buf) -> Result<Passed, DecodeError> {
         if bytes.remaining() > MAX_DATAGRAM {
             return Err(DecodeError::TooLong(bytes.remaining()));
         }
         let envelope = generated::Envelope::decode(bytes)?;
+        check_node(&envelope.on_behalf_of, "on_behalf_of")?;
         let mut message = envelope.message.ok_or(DecodeError::Unknown)?;
         message.check()?;
-        Ok(message)
+        Ok((node(&envelope.on_behalf_of), message))
     }
 
     /// Checks what protobuf does not: the lengths of fields.
@@ -104,7 +105,6 @@ impl Message {
                 check_key(&report.key)?;
                 match report.state.as_ref().ok_or(DecodeError::Field("state"))? {
                     PullState::Alive(alive) => check_node(&alive.source, "source"),
-                    PullState::WaitingElsewhere(wait) => check_node(&wait.leader, "leader"),
                     _ => Ok(()),
                 }
             }
@@ -230,6 +230,16 @@ impl SourceRequest {
         node(&self.preferred_leader)
     }
 
+    /// The owner that did not answer.
+    pub(crate) fn silent_owner(&self) -> Option<NodeId> {
+        node(&self.silent_owner)
+    }
+
+    /// Whether the sender leads or fetches other objects.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_fetcher || self.leads
+    }
+
     /// A source that sends far less than it has.
     pub fn slow_source(&self) -> Option<NodeId> {
         node(&self.slow_source)
@@ -252,17 +262,11 @@ impl SourceRequest {
         (millis > 0).then(|| Duration::from_millis(millis.into()))
     }
 
-    /// Whether the object is so large that it matters how many copies a node sends at once.
-    pub(crate) fn is_large(&self) -> bool {
-        self.size.is_some_and(|size| size > SMALL_OBJECT)
-    }
-
     fn check(&mut self) -> Result<(), DecodeError> {
         check_key(&self.key)?;
         check_node(&self.preferred_leader, "preferred_leader")?;
         check_list(&self.failed_sources, 32, MAX_NODES, "failed_sources")?;
         check_node(&self.silent_owner, "silent_owner")?;
-        check_node(&self.on_behalf_of, "on_behalf_of")?;
         check_node(&self.slow_source, "slow_source")?;
         self.concurrent_objects = self.concurrent_objects.clamp(1, MAX_CONCURRENT);
         self.requeue_after_ms = self.requeue_after_ms.min(MAX_REQUEUE_AFTER_MS);
@@ -271,6 +275,17 @@ impl SourceRequest {
 }
 
 impl Message {
+    /// The key that a message to an arbiter is about.
+    pub fn key(&self) -> Option<Key> {
+        match self {
+            Self::SourceRequest(request) => Some(request.key()),
+            Self::Withdraw(withdraw) => Some(key(&withdraw.key)),
+            Self::Report(report) => Some(key(&report.key)),
+            Self::FindHolders(find) => Some(key(&find.key)),
+            _ => None,
+        }
+    }
+
     pub fn withdraw(key: Key, number: u64) -> Self {
         let key = key_field(key);
         Self::Withdraw(Withdraw { key, number })

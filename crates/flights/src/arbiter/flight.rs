@@ -11,23 +11,15 @@ pub(super) use source::{Asked, Source, State};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::requests::{HEART_SILENCE, is_earlier};
+use crate::requests::is_earlier;
 use crate::{Key, NodeId, Time};
 
 use super::tree::TreeShape;
 use super::waiting::{Waiter, Waiting};
-use source::Rank;
+use source::{Derived, Rank};
 
 /// The most sources kept for one flight.
 const MAX_SOURCES: usize = 16_384;
-
-/// A request that has ended without a pull, by its number.
-#[derive(Clone, Copy, Debug)]
-struct Ended {
-    number: u64,
-    /// It was answered [`Reply::Later`](crate::wire::Reply).
-    is_answered_later: bool,
-}
 
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -37,15 +29,18 @@ pub(super) struct Flight {
     pub concurrent_objects: u32,
     /// The node that was granted the lead last.
     pub leader: Option<NodeId>,
+    /// The node that should lead, as the last request says that names one.
+    pub preferred_leader: Option<NodeId>,
     sources: BTreeMap<NodeId, Source>,
-    /// Nodes whose outcome others wait for: leaders without a byte, and nodes that ask another arbiter.
-    awaited: BTreeSet<NodeId>,
-    /// The leader that nodes asking another arbiter wait for there, and when one of them last reported it.
-    above: Option<(Option<NodeId>, Time)>,
+    /// Leaders without a byte, whose outcome others wait for.
+    granted: BTreeSet<NodeId>,
+    /// The waiter for which this arbiter asks another one, for all that wait here.
+    pub fetcher: Option<NodeId>,
     /// The followers of each node, whether it is a source or not.
     children: BTreeMap<NodeId, BTreeSet<NodeId>>,
-    /// The last request of each node that ended. Later messages about it are stale.
-    ended: BTreeMap<NodeId, Ended>,
+    /// The last request of each node that ended without a pull, by its number, and whether it was answered
+    /// [`Reply::Later`](crate::wire::Reply). Later messages about it are stale.
+    ended: BTreeMap<NodeId, (u64, bool)>,
     shape: TreeShape,
     /// The sources that can feed others, best first.
     ranked: BTreeSet<(Rank, NodeId)>,
@@ -65,9 +60,10 @@ impl Flight {
             size: None,
             concurrent_objects: 1,
             leader: None,
+            preferred_leader: None,
             sources: BTreeMap::new(),
-            awaited: BTreeSet::new(),
-            above: None,
+            granted: BTreeSet::new(),
+            fetcher: None,
             children: BTreeMap::new(),
             ended: BTreeMap::new(),
             shape: TreeShape::new(key, None, 1, 1),
@@ -95,26 +91,27 @@ impl Flight {
         !self.sources.is_empty()
     }
 
-    /// Whether there is a node whose outcome another one waits for: a leader without a byte, or a node that asks another
-    /// arbiter. Only slow nodes wait for a slow one.
+    /// Whether there is a node whose outcome another one waits for: a leader without a byte, or the fetcher. Only slow
+    /// nodes wait for a slow one.
     pub fn is_awaited_by(&self, is_slow: bool) -> bool {
         let is_good = |node: &NodeId| self.get(node).is_some_and(|source| !source.is_slow);
-        self.awaited.iter().any(|node| is_slow || is_good(node))
+        let fetcher = self.fetcher.map(|fetcher| self.waiting.get(&fetcher));
+        let is_slow_fetcher = |waiter: &Waiter| waiter.request.is_slow;
+        let is_fetched = fetcher.is_some_and(|f| is_slow || !f.is_some_and(is_slow_fetcher));
+        is_fetched || self.granted.iter().any(|node| is_slow || is_good(node))
     }
 
-    /// The leader that waiting nodes are told about: the one granted here; else the one that a node of this flight
-    /// waits for at another arbiter; else the one that has begun here and feeds another shard first.
-    pub fn awaited_lead(&self, now: Time) -> Option<NodeId> {
-        let awaited = self.awaited.first().and_then(|node| self.get(node));
-        let own = awaited.filter(|source| source.state != State::AskingElsewhere);
-        let above = self.above.filter(|(_, at)| now.since(*at) < HEART_SILENCE);
-        let begun = self.leader.and_then(|leader| self.get(&leader));
-        let begun = begun.filter(|source| source.state == State::Begun);
-        let node = |source: &Source| source.node;
-        match above {
-            Some((above, _)) if own.is_none() => above,
-            _ => own.or(begun).map(node),
-        }
+    /// The leader that waiting nodes are told about: the one granted here; else the one that the fetcher waits for; else
+    /// the one that has begun.
+    pub fn awaited_lead(&self) -> Option<NodeId> {
+        let granted = self.granted.first().copied();
+        let fetcher = self.fetcher.and_then(|fetcher| self.waiting.get(&fetcher));
+        let elsewhere = fetcher.and_then(|fetcher| fetcher.passed_on.as_ref()?.leader);
+        let has_begun = |node: &NodeId| {
+            let source = self.get(node);
+            source.is_some_and(|s| matches!(s.state, State::Begun | State::LeadsForAll))
+        };
+        granted.or(elsewhere).or(self.leader.filter(has_begun))
     }
 
     /// The number of followers of a node. Slow followers take little, so they count only for a slow node.
@@ -150,26 +147,22 @@ impl Flight {
                 state,
                 asked,
                 parent: None,
-                is_fed: false,
-                root: node,
-                root_is_complete: false,
-                depth: 0,
+                derived: Derived::default(),
                 order,
                 heard: now,
                 is_confirmed: false,
                 is_doubtful: false,
                 is_slow: false,
                 is_second_lead: false,
-                is_behind_slow_node: false,
                 is_wrong: false,
                 rank: None,
             };
             self.sources.insert(node, source);
         }
-        if state.is_awaited() && self.sources.contains_key(&node) {
-            self.awaited.insert(node);
+        if state == State::Granted && self.sources.contains_key(&node) {
+            self.granted.insert(node);
         } else {
-            self.awaited.remove(&node);
+            self.granted.remove(&node);
         }
         self.refresh(node);
     }
@@ -225,7 +218,7 @@ impl Flight {
     pub fn remove(&mut self, node: &NodeId) -> Option<Source> {
         self.cut(node);
         let source = self.sources.remove(node)?;
-        self.awaited.remove(node);
+        self.granted.remove(node);
         if let Some(rank) = source.rank {
             self.ranked.remove(&(rank, *node));
         }
@@ -238,30 +231,16 @@ impl Flight {
         Some(source)
     }
 
-    /// Records that a request has ended.
-    pub fn end(&mut self, node: NodeId, number: u64) {
-        self.ends(node, number, false);
-    }
-
-    /// Records that a waiter was told to retry later.
-    pub fn answer_later(&mut self, waiter: &Waiter) {
-        self.ends(waiter.node, waiter.request.number, true);
-    }
-
-    fn ends(&mut self, node: NodeId, number: u64, is_answered_later: bool) {
+    /// Records that a request has ended. `is_later`: the node was told to retry later.
+    pub fn end(&mut self, node: NodeId, number: u64, is_later: bool) {
         if self.ended.len() < MAX_SOURCES || self.ended.contains_key(&node) {
-            let ended = Ended {
-                number,
-                is_answered_later,
-            };
-            self.ended.insert(node, ended);
+            self.ended.insert(node, (number, is_later));
         }
     }
 
     /// Whether this request was answered with "retry later".
     pub fn is_answered_later(&self, node: &NodeId, number: u64) -> bool {
-        let ended = self.ended.get(node);
-        ended.is_some_and(|ended| ended.number == number && ended.is_answered_later)
+        self.ended.get(node) == Some(&(number, true))
     }
 
     /// Whether a message about a request is stale: a later request is known, or this one has ended.
@@ -269,7 +248,7 @@ impl Flight {
         let source = self.get(node).map(|source| source.asked.number);
         let waiter = self.waiting.get(node).map(|waiter| waiter.request.number);
         let mut known = source.into_iter().chain(waiter);
-        let ended = self.ended.get(node).map(|ended| ended.number);
+        let ended = self.ended.get(node).map(|(number, _)| *number);
         known.any(|known| is_earlier(number, known))
             || ended.is_some_and(|ended| number == ended || is_earlier(number, ended))
     }
@@ -284,10 +263,10 @@ impl Flight {
         }
     }
 
-    /// Records which leader a node waits for at another arbiter.
-    pub fn asks(&mut self, now: Time, node: &NodeId, awaited: Option<NodeId>) {
-        self.heard(now, node);
-        self.above = Some((awaited, now));
+    /// Removes a waiting node.
+    pub fn stop_waiting(&mut self, node: &NodeId) -> Option<Waiter> {
+        self.fetcher.take_if(|fetcher| fetcher == node);
+        self.waiting.remove(node)
     }
 
     /// Records that a leader has repeated its request. Returns whether it leads beside another one.

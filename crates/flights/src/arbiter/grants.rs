@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::asker::Role;
 use super::flight::{Asked, Flight, State};
 use super::tree::{self, TreeShape};
 use super::waiting::Waiter;
@@ -9,7 +10,7 @@ use super::{Arbiter, BUSY_TICK};
 use crate::outbox::{Context, Outbox};
 use crate::requests::HEARTBEAT;
 use crate::view::View;
-use crate::wire::{Follow, Message, Reply, SourceRequest, Wait, node_field};
+use crate::wire::{Follow, Reply, SourceRequest, Wait, node_field};
 use crate::{Key, NodeId, Time};
 
 /// The most nodes that wait for one object.
@@ -22,138 +23,48 @@ const COOLDOWN_HOLD: Duration = Duration::from_secs(1);
 const SECOND_LEAD_WAIT: Duration = Duration::from_secs(1);
 /// A leaf of a tree waits this long for an inner node to attach first.
 const INNER_NODE_WAIT: Duration = Duration::from_millis(100);
-/// A node with many nodes downstream waits this long for another node to fetch the object for the shard.
-const BUSY_FETCHER_WAIT: Duration = Duration::from_millis(150);
 /// A shard's requests for a large object are collected for this long before one of its nodes is sent to the global
 /// arbiter.
 const SHARD_GATHER: Duration = Duration::from_millis(30);
+/// The same for a node that leads or fetches another one already.
+const BUSY_GATHER: Duration = Duration::from_millis(150);
+/// A fetcher follows others for a large object only after this time: it sends two copies of what it fetches, and should
+/// be a leaf in all other flights.
+const FETCHER_HOLD: Duration = Duration::from_secs(2);
 /// A request at a node that is not the arbiter is redirected after this time.
 const REDIRECT_AFTER: Duration = Duration::from_millis(600);
 
-/// What a request means for its flight.
-enum Taken {
-    /// A copy of a request that has its answer, or a request that cannot wait.
-    Answered(Reply),
-    /// The node has sent a later request.
-    Stale,
-    Open(Box<Waiter>),
+/// What to do with a request now.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    Answer(Reply),
+    /// Ask another arbiter on behalf of the node.
+    PassOn(NodeId),
+    Wait,
 }
 
 impl Arbiter {
-    /// Answers a request, now or later.
-    pub fn source_requested(
-        &mut self,
-        asker: NodeId,
-        request: SourceRequest,
-        cx: &mut Context<'_, impl View>,
-    ) {
-        if let Some(waiter) = self.note(asker, request, cx) {
-            self.try_answer(waiter, cx);
+    /// Answers a waiter, passes its request on, or lets it wait.
+    pub(super) fn try_answer(&mut self, waiter: Waiter, cx: &mut Context<'_, impl View>) {
+        match self.decide(&waiter, cx) {
+            Step::Answer(reply) => self.answer(&waiter, reply, cx.out),
+            Step::PassOn(to) => {
+                let waiter = self.pass_on(waiter, to, cx);
+                self.wait(cx.now, waiter, cx.out);
+            }
+            Step::Wait => self.wait(cx.now, waiter, cx.out),
         }
     }
 
-    /// Keeps a request without an answer: this node is not the arbiter yet.
-    pub fn keep(&mut self, asker: NodeId, request: SourceRequest, cx: &mut Context<'_, impl View>) {
-        if let Some(waiter) = self.note(asker, request, cx) {
-            self.wait(cx.now, waiter, cx.out);
+    /// Answers a waiter.
+    pub(super) fn answer(&mut self, waiter: &Waiter, reply: Reply, out: &mut Outbox) {
+        let (key, number) = (waiter.request.key(), waiter.request.number);
+        if matches!(reply, Reply::Later(_))
+            && let Some(flight) = self.flight(&key)
+        {
+            flight.end(waiter.asker.node, number, true);
         }
-    }
-
-    /// Notes a request, and repeats its answer if it has one. Returns the waiter if it needs an answer.
-    fn note(
-        &mut self,
-        asker: NodeId,
-        request: SourceRequest,
-        cx: &mut Context<'_, impl View>,
-    ) -> Option<Waiter> {
-        let (key, number) = (request.key(), request.number);
-        match self.note_request(cx.now, asker, request, cx.view) {
-            Taken::Answered(reply) => answer(cx.out, asker, (key, number), reply),
-            Taken::Stale => {}
-            Taken::Open(waiter) => return Some(*waiter),
-        }
-        None
-    }
-
-    /// Notes what a request says about its flight.
-    fn note_request(
-        &mut self,
-        now: Time,
-        asker: NodeId,
-        request: SourceRequest,
-        view: &impl View,
-    ) -> Taken {
-        let Some(flight) = self.open(now, request.key(), view) else {
-            return Taken::Answered(Reply::Alone(true));
-        };
-        if flight.is_answered_later(&asker, request.number) {
-            return Taken::Answered(Reply::Later(true));
-        }
-        if flight.is_stale(&asker, request.number) {
-            return Taken::Stale;
-        }
-        let source = flight.get(&asker);
-        let source = source.map(|source| (source.state, source.asked, source.parent, source.order));
-        flight.used = now;
-        flight.size = flight.size.or(request.size);
-        flight.concurrent_objects = flight.concurrent_objects.max(request.concurrent_objects);
-        // A slow node leaves a source that is too fast for it; that is not the source's fault.
-        if !request.is_slow {
-            let failed = request.failed_sources();
-            failed.for_each(|failed| flight.mark_doubtful(&failed));
-            let slow = request.slow_source();
-            slow.map(|slow| flight.set_slow(&slow, true));
-        }
-        match source {
-            // The same request gets the same answer: otherwise the arbiter would not know which one the node acts on.
-            Some((State::Complete, asked, ..)) if asked.number == request.number => {
-                return Taken::Stale;
-            }
-            Some((State::Following, asked, Some(source), order))
-                if asked.number == request.number =>
-            {
-                return Taken::Answered(follow(flight, source, order));
-            }
-            // Its download has failed, and its report is still on the way; or it ended early, and need not go on
-            // upstream.
-            Some((State::Granted | State::Begun, asked, ..))
-                if asked.number != request.number
-                    && (request.leader_cooldown || flight.has_holder_for(&asker, &request)) =>
-            {
-                flight.remove(&asker);
-            }
-            Some((State::Granted | State::Begun, ..)) => {
-                let is_second = flight.ask_again(now, &asker, request.number);
-                return Taken::Answered(Reply::Lead(is_second));
-            }
-            Some((State::Following, ..)) => flight.detach(&asker),
-            // It has lost the object, or must ask elsewhere again.
-            Some((State::Complete | State::AskingElsewhere | State::FollowingElsewhere, ..)) => {
-                flight.remove(&asker);
-            }
-            None => {}
-        }
-        let waiter = match flight.waiting.remove(&asker) {
-            Some(waiter) if waiter.request.number == request.number => Waiter { request, ..waiter },
-            _ => Waiter::new(now, asker, request),
-        };
-        Taken::Open(Box::new(waiter))
-    }
-
-    /// Answers a waiter, or lets it wait.
-    fn try_answer(&mut self, waiter: Waiter, cx: &mut Context<'_, impl View>) {
-        let name = (waiter.request.key(), waiter.request.number);
-        match self.decide(cx.now, &waiter, cx.view) {
-            Some(reply) => {
-                if matches!(reply, Reply::Later(_))
-                    && let Some(flight) = self.flight(&name.0)
-                {
-                    flight.answer_later(&waiter);
-                }
-                answer(cx.out, waiter.node, name, reply);
-            }
-            None => self.wait(cx.now, waiter, cx.out),
-        }
+        waiter.asker.answer(key, number, reply, out);
     }
 
     fn wait(&mut self, now: Time, mut waiter: Waiter, out: &mut Outbox) {
@@ -162,103 +73,132 @@ impl Arbiter {
             return;
         };
         if flight.waiting.len() >= MAX_WAITING {
-            let name = (key, waiter.request.number);
-            answer(out, waiter.node, name, Reply::Alone(true));
+            self.answer(&waiter, Reply::Alone(true), out);
             return;
         }
-        let lead = flight.awaited_lead(now);
+        let lead = flight.awaited_lead();
         send_wait(now, &mut waiter, lead, out);
         flight.waiting.push(waiter);
         self.schedule(key, now.after(BUSY_TICK));
     }
 
-    /// What a waiter should do. `None`: wait.
-    fn decide(&mut self, now: Time, waiter: &Waiter, view: &impl View) -> Option<Reply> {
-        let request = &waiter.request;
-        let in_leader_cooldown = request.leader_cooldown
-            || self.in_leader_cooldown(now, waiter.node, request.repository);
-        let has_better = request.preferred_leader().is_some_and(|preferred_leader| {
-            preferred_leader != waiter.node
-                && view.is_member(&preferred_leader)
-                && !self.in_leader_cooldown(now, preferred_leader, request.repository)
-        });
-        let learns = !view.has_joined() || now < self.learning_until;
-        // In a sharded cluster the global arbiter decides who leads.
-        let grants = view.global_arbiter(&request.key()).is_none();
-        let elsewhere = self.elsewhere(&request.key(), &waiter.node, view);
-        let flight = self.flight(&request.key())?;
-        let is_slow = |node: NodeId| flight.get(&node).is_some_and(|source| source.is_slow);
-        let has_better = has_better && !request.preferred_leader().is_some_and(is_slow);
-        let waited = now.since(waiter.since);
+    /// What to do with a waiter.
+    fn decide(&mut self, waiter: &Waiter, cx: &Context<'_, impl View>) -> Step {
+        let key = waiter.request.key();
+        let role = Role::of(&waiter.asker, &key, cx.view);
+        if let Role::NotArbiter(arbiter) = role {
+            let is_long = cx.now.since(waiter.since) >= REDIRECT_AFTER;
+            return match arbiter.filter(|_| is_long) {
+                Some(arbiter) => Step::Answer(Reply::Redirect(node_field(Some(arbiter)))),
+                None => Step::Wait,
+            };
+        }
+        let other = self.next_to_ask(role, waiter, cx);
+        let source = self.records.flight(&key);
+        let source = source.and_then(|flight| flight.get(&waiter.asker.node));
+        let must_ask = waiter.passed_on.is_some()
+            || role == Role::Only
+            || source.is_some_and(|source| source.state == State::LeadsForAll);
+        match other {
+            Some(step) if must_ask => step,
+            other => self.decide_here(waiter, (role, other), cx),
+        }
+    }
+
+    /// What to do with a waiter, given what this arbiter knows. `other`: the arbiter that it can ask.
+    fn decide_here(
+        &mut self,
+        waiter: &Waiter,
+        (role, other): (Role, Option<Step>),
+        cx: &Context<'_, impl View>,
+    ) -> Step {
+        let (request, node) = (&waiter.request, waiter.asker.node);
+        let waited = cx.now.since(waiter.since);
+        let is_of_shard = matches!(role, Role::OfShard(_)) && other.is_some();
+        let (may_lead, is_lead_held) = self.may_lead(waiter, cx);
+        let requeue_or_wait = || {
+            waiter
+                .requeue_if_due(cx.now)
+                .map_or(Step::Wait, Step::Answer)
+        };
+        let Some(flight) = self.flight(&request.key()) else {
+            return Step::Wait;
+        };
+        flight.fetcher.take_if(|fetcher| *fetcher == node);
         let asked = Asked {
             number: request.number,
             repository: Some(request.repository),
         };
-        let shape = flight.shape(&request.key(), view.shard_size());
-        let may_lead = grants && !in_leader_cooldown && !request.is_slow && !learns;
+        let shape = flight.shape(&request.key(), cx.view.shard_size());
         // No node below it may feed it, whatever was reported since it asked.
-        flight.detach(&waiter.node);
-        // A leader often leads all objects of an image. It should feed one node for each object, like every other node:
-        // the first node that fetches for a shard. Its own shard gets another fetcher.
-        let may_go_on = elsewhere.is_some() && request.failed_sources.is_empty();
-        let source = flight.best_source(&waiter.node, request);
-        let source = source.filter(|s| !may_go_on || !flight.leads_for_all(s));
+        flight.detach(&node);
+        let source = flight.best_source(&node, request);
         let is_poor = |source| flight.is_behind_slow_node(&source) && !request.is_slow;
+        let may_lead = may_lead && !is_of_shard;
         if source.is_none_or(is_poor) && may_lead && flight.allows_another_lead() {
             // The slow lead cannot be called back; the faster one wins.
             if !flight.is_awaited_by(request.is_slow) {
-                flight.lead(now, waiter.node, lead_state(request), asked);
-                flight.set_second_lead(&waiter.node);
-                return Some(Reply::Lead(true));
+                flight.lead(cx.now, node, lead_state(request), asked);
+                flight.set_second_lead(&node);
+                return Step::Answer(Reply::Lead(true));
             }
             if waited < SECOND_LEAD_WAIT {
-                return waiter.requeue_if_due(now);
+                return requeue_or_wait();
             }
         }
+        let is_large = flight.size.is_none_or(|size| size > tree::SMALL_OBJECT);
         if let Some(source) = source {
-            return attach_or_wait(now, flight, (source, shape), waiter, asked);
-        }
-        if flight.is_awaited_by(request.is_slow) {
-            return waiter.requeue_if_due(now);
-        }
-        if let Some(elsewhere) = elsewhere {
-            let is_large = flight.size.is_none_or(|size| size > tree::SMALL_OBJECT);
-            let members = u32::try_from(view.shard_size()).unwrap_or(u32::MAX);
-            let patience = if request.downstream_nodes > members / 4 {
-                BUSY_FETCHER_WAIT
-            } else {
-                SHARD_GATHER
-            };
-            if is_large && !grants && waited < patience {
-                return None;
+            let is_leaf = request.is_fetcher && is_large && request.offset == 0;
+            if is_leaf && waited < FETCHER_HOLD {
+                return requeue_or_wait();
             }
-            // One node asks for the whole shard.
-            flight.put(now, waiter.node, State::AskingElsewhere, asked);
-            return Some(Reply::Redirect(node_field(Some(elsewhere))));
+            let follow = attach_or_wait(cx.now, flight, (source, shape), waiter, asked);
+            return follow.map_or(Step::Wait, Step::Answer);
         }
-        if !grants {
-            // It was sent here for an object that is no longer here.
-            return Some(Reply::Alone(true));
+        if role == Role::OfOtherShard {
+            return Step::Answer(Reply::Alone(true));
         }
-        let add_holder = learns
-            || (has_better && (request.requeue_after_ms > 0 || waited < PREFER_HOLD))
-            || (request.is_slow && waited < PREFER_HOLD)
-            || (in_leader_cooldown && waited < COOLDOWN_HOLD);
-        if add_holder {
-            return waiter.requeue_if_due(now);
+        // The global arbiter holds the lead for it.
+        let is_expected = is_of_shard && flight.preferred_leader == Some(node);
+        if flight.is_awaited_by(request.is_slow) && !is_expected {
+            return requeue_or_wait();
         }
-        flight.lead(now, waiter.node, lead_state(request), asked);
-        flight.set_slow(&waiter.node, request.is_slow);
-        Some(Reply::Lead(false))
+        let gather = if request.is_busy() {
+            BUSY_GATHER
+        } else {
+            SHARD_GATHER
+        };
+        if is_of_shard && is_large && waited < gather && !is_expected {
+            return Step::Wait;
+        }
+        if let Some(step) = other {
+            return step;
+        }
+        if is_lead_held {
+            return requeue_or_wait();
+        }
+        flight.lead(cx.now, node, lead_state(request), asked);
+        flight.set_slow(&node, request.is_slow);
+        Step::Answer(Reply::Lead(false))
     }
 
-    /// The arbiter to redirect an asker to if no node here has the object: the global arbiter, or the arbiter of a
-    /// shard that holds it. `None` for an asker of another shard.
-    fn elsewhere(&self, key: &Key, asker: &NodeId, view: &impl View) -> Option<NodeId> {
-        match view.global_arbiter(key) {
-            None => self.arbiter_of_other_shard(key, asker, view),
-            Some(root) => view.is_in_my_shard(asker).then_some(root),
-        }
+    /// Whether a node may lead beside another one, and whether the lead is held for others for now.
+    fn may_lead(&self, waiter: &Waiter, cx: &Context<'_, impl View>) -> (bool, bool) {
+        let (request, node) = (&waiter.request, waiter.asker.node);
+        let waited = cx.now.since(waiter.since);
+        let cools_down = |node| self.in_leader_cooldown(cx.now, node, request.repository);
+        let in_cooldown = request.leader_cooldown || cools_down(node);
+        let flight = self.records.flight(&request.key());
+        let is_slow = |node: &NodeId| flight.and_then(|f| f.get(node)).is_some_and(|s| s.is_slow);
+        let has_better = request.preferred_leader().is_some_and(|better| {
+            better != node && cx.view.is_member(&better) && !cools_down(better) && !is_slow(&better)
+        });
+        let learns = !cx.view.has_joined() || cx.now < self.learning_until;
+        let is_held = learns
+            || (has_better && (request.requeue_after_ms > 0 || waited < PREFER_HOLD))
+            || (request.is_slow && waited < PREFER_HOLD)
+            || (in_cooldown && waited < COOLDOWN_HOLD);
+        (!in_cooldown && !request.is_slow && !learns, is_held)
     }
 
     /// Tries to answer all waiting nodes: those that failed last, and those first that can pass the object on.
@@ -269,72 +209,58 @@ impl Arbiter {
         if flight.waiting.is_empty() {
             return;
         }
-        let arbiter = cx.view.arbiter(&key);
-        let is_arbiter = arbiter == Some(cx.view.me());
-        if is_arbiter && (!flight.is_awaited_by(false) || !flight.feeds_nobody()) {
-            let shape = flight.shape(&key, cx.view.shard_size());
-            let is_sent = cx.view.global_arbiter(&key).is_some();
-            let mut waiting = flight.waiting.take();
+        let can_answer = !flight.is_awaited_by(false) || !flight.feeds_nobody();
+        let lead = flight.awaited_lead();
+        let shape = flight.shape(&key, cx.view.shard_size());
+        let mut waiting = flight.waiting.take();
+        if can_answer {
+            let is_sharded = cx.view.shard_count() > 1;
+            let preferred_leader = flight.preferred_leader;
             waiting.sort_by_cached_key(|waiter| {
                 let SourceRequest {
                     leader_cooldown,
                     repository,
+                    is_slow,
                     ..
                 } = waiter.request;
-                let in_leader_cooldown =
-                    leader_cooldown || self.in_leader_cooldown(cx.now, waiter.node, repository);
+                let in_leader_cooldown = leader_cooldown
+                    || self.in_leader_cooldown(cx.now, waiter.asker.node, repository);
                 (
                     in_leader_cooldown,
-                    waiter.request.is_slow,
-                    // A whole shard waits for its fetcher.
-                    cx.view.is_in_my_shard(&waiter.node),
-                    shape.has_classes() && !shape.is_inner(&waiter.node),
-                    is_sent.then_some(waiter.request.downstream_nodes),
+                    is_slow,
+                    is_sharded && preferred_leader != Some(waiter.asker.node),
+                    shape.has_classes() && !shape.is_inner(&waiter.asker.node),
+                    is_sharded && waiter.request.is_busy(),
                     // The fetcher feeds more nodes than others do: a different one for each object.
-                    is_sent.then(|| tree::tie_break(&waiter.node, key.hash())),
+                    is_sharded.then(|| tree::tie_break(&waiter.asker.node, key.hash())),
                 )
             });
-            for waiter in waiting {
-                self.try_answer(waiter, cx);
-            }
-            return;
         }
-        if is_arbiter {
-            let lead = flight.awaited_lead(cx.now);
-            for waiter in flight.waiting.take() {
-                match waiter.requeue_if_due(cx.now) {
-                    Some(reply) => {
-                        flight.answer_later(&waiter);
-                        answer(cx.out, waiter.node, (key, waiter.request.number), reply);
-                    }
-                    None => flight.waiting.push(waiter),
-                }
-            }
-            let waiting = flight.waiting.iter_mut();
-            waiting.for_each(|waiter| send_wait(cx.now, waiter, lead, cx.out));
-        } else if let Some(arbiter) = arbiter {
-            for waiter in flight.waiting.take() {
-                if cx.now.since(waiter.since) >= REDIRECT_AFTER {
-                    let name = (key, waiter.request.number);
-                    answer(
-                        cx.out,
-                        waiter.node,
-                        name,
-                        Reply::Redirect(node_field(Some(arbiter))),
-                    );
-                } else {
+        for mut waiter in waiting {
+            let role = Role::of(&waiter.asker, &key, cx.view);
+            let is_elsewhere = matches!(role, Role::NotArbiter(_)) || waiter.passed_on.is_some();
+            if can_answer || is_elsewhere {
+                self.try_answer(waiter, cx);
+            } else if let Some(reply) = waiter.requeue_if_due(cx.now) {
+                self.answer(&waiter, reply, cx.out);
+            } else {
+                send_wait(cx.now, &mut waiter, lead, cx.out);
+                if let Some(flight) = self.flight(&key) {
                     flight.waiting.push(waiter);
                 }
             }
         }
-        if !flight.waiting.is_empty() {
+        if self
+            .flight(&key)
+            .is_some_and(|flight| !flight.waiting.is_empty())
+        {
             self.schedule(key, cx.now.after(BUSY_TICK));
         }
     }
 }
 
 /// The state of a leader when it is granted the lead: it can feed others if it has bytes already.
-fn lead_state(request: &SourceRequest) -> State {
+pub(super) fn lead_state(request: &SourceRequest) -> State {
     if request.offset > 0 {
         State::Begun
     } else {
@@ -351,9 +277,11 @@ fn send_wait(now: Time, waiter: &mut Waiter, lead: Option<NodeId>, out: &mut Out
     if is_due || waiter.awaited != awaited {
         waiter.announced = Some(now);
         waiter.awaited = awaited;
-        let name = (waiter.request.key(), waiter.request.number);
-        let leader = node_field(awaited);
-        answer(out, waiter.node, name, Reply::Wait(Wait { leader }));
+        let (key, number) = (waiter.request.key(), waiter.request.number);
+        let (leader, asker) = (node_field(awaited), waiter.asker);
+        let fetches = waiter.passed_on.is_some();
+        let wait = Wait { leader, fetches };
+        asker.answer(key, number, Reply::Wait(wait), out);
     }
 }
 
@@ -365,9 +293,9 @@ fn attach_or_wait(
     waiter: &Waiter,
     asked: Asked,
 ) -> Option<Reply> {
-    let (node, request) = (waiter.node, &waiter.request);
+    let (node, request) = (waiter.asker.node, &waiter.request);
     let is_leaf = shape.has_classes() && !shape.is_inner(&node);
-    let depth = flight.get(&source)?.depth;
+    let depth = flight.get(&source)?.depth();
     let has_room = shape.has_room(&source, depth, flight.children(&source));
     let crowds = is_leaf && (depth == 0 || !has_room);
     if crowds && now.since(waiter.since) < INNER_NODE_WAIT {
@@ -378,15 +306,11 @@ fn attach_or_wait(
     Some(follow(flight, source, order))
 }
 
-fn follow(flight: &Flight, source: NodeId, order: u32) -> Reply {
+pub(super) fn follow(flight: &Flight, source: NodeId, order: u32) -> Reply {
     Reply::Follow(Follow {
         source: node_field(Some(source)),
         epoch: flight.epoch,
         order,
         leader: node_field(flight.leader),
     })
-}
-
-fn answer(out: &mut Outbox, to: NodeId, (key, number): (Key, u64), reply: Reply) {
-    out.send(to, Message::answer(key, number, reply));
 }

@@ -2,10 +2,13 @@
 //! follows which.
 
 mod announcements;
+mod asker;
 mod flight;
 mod grants;
+mod passing_on;
 mod records;
 mod reports;
+mod requested;
 mod tree;
 mod waiting;
 
@@ -21,11 +24,13 @@ use crate::{Key, NodeId, Time};
 use flight::{Flight, Source, State};
 use records::{Record, Records};
 
-pub(crate) use records::Announcer;
+pub(crate) use asker::Asker;
 pub(crate) use tree::SMALL_OBJECT;
 
 /// The most flights at once.
 const MAX_FLIGHTS: usize = 1 << 16;
+/// The most parts that nodes take in flights.
+const MAX_PARTS: usize = 1 << 20;
 /// The most holders named in the answer to a lookup.
 const MAX_FOUND: usize = 8;
 /// A leader that reports nothing for this long has lost its lead.
@@ -55,10 +60,10 @@ pub(crate) struct Arbiter {
     records: Records,
     /// The keys of all flights, by the time of their next check.
     check_queue: BTreeSet<(Time, Key)>,
-    /// A hash over the keys that each announcer has announced, by slot.
-    announced: BTreeMap<(Announcer, Slot), u64>,
-    /// Keys that a node of this shard has begun to hold (true), or that none holds any more (false).
-    held: Vec<(Key, bool)>,
+    /// The flights that nodes take part in, or took part in a moment ago.
+    parts: BTreeSet<(NodeId, Key)>,
+    /// A hash over the keys that each node has announced, by slot.
+    announced: BTreeMap<(NodeId, Slot), u64>,
     /// Nodes that may not lead in a repository, and until when.
     leader_cooldown: BTreeMap<(NodeId, u64), Time>,
     purge_at: Option<Time>,
@@ -69,28 +74,37 @@ pub(crate) struct Arbiter {
 impl Arbiter {
     /// Removes a member that has left or died from all flights.
     pub fn member_left(&mut self, node: NodeId, cx: &mut Context<'_, impl View>) {
-        self.forget(Announcer::Holder(node), u64::MAX);
-        self.forget(Announcer::Shard(node), u64::MAX);
-        for (_, key) in self.check_queue.clone() {
-            if let Some(flight) = self.flight(&key) {
-                flight.waiting.remove(&node);
-                if flight.remove(&node).is_some() {
-                    self.answer_waiting(key, cx);
-                }
-            }
-        }
+        self.forget(node, u64::MAX);
+        self.drop_from_flights(node, |_| true, cx);
     }
 
     /// Handles a message that could not be delivered: the node may not know of a lead that it was granted.
     pub fn undelivered(&mut self, to: NodeId, cx: &mut Context<'_, impl View>) {
-        for (_, key) in self.check_queue.clone() {
-            if let Some(flight) = self.flight(&key) {
-                flight.waiting.remove(&to);
-                let is_unheard = |s: &Source| s.state.is_awaited() && !s.is_confirmed;
-                if flight.get(&to).is_some_and(is_unheard) {
-                    flight.remove(&to);
-                    self.answer_waiting(key, cx);
+        let is_unheard = |s: &Source| s.state == State::Granted && !s.is_confirmed;
+        self.drop_from_flights(to, is_unheard, cx);
+    }
+
+    /// Removes a node from the waiting nodes of all flights, and as a source where `is_over` holds.
+    fn drop_from_flights(
+        &mut self,
+        node: NodeId,
+        is_over: impl Fn(&Source) -> bool,
+        cx: &mut Context<'_, impl View>,
+    ) {
+        let all = (node, Key([0; 16]))..=(node, Key([u8::MAX; 16]));
+        let parts: Vec<_> = self.parts.range(all).map(|(_, key)| *key).collect();
+        for key in parts {
+            let Some(flight) = self.flight(&key) else {
+                continue;
+            };
+            for waiting in flight.waiting.asked_via(&node).into_iter().chain([node]) {
+                if let Some(waiter) = flight.stop_waiting(&waiting) {
+                    waiter.withdraw(cx.out);
                 }
+            }
+            if flight.get(&node).is_some_and(&is_over) {
+                flight.remove(&node);
+                self.answer_waiting(key, cx);
             }
         }
     }
@@ -104,9 +118,7 @@ impl Arbiter {
     pub fn knows(&self, key: &Key) -> bool {
         self.records.get(key).is_some_and(|record| {
             let flies = |flight: &Flight| flight.has_sources();
-            !record.holders.is_empty()
-                || !record.shards.is_empty()
-                || record.flight.as_deref().is_some_and(flies)
+            !record.holders.is_empty() || record.flight.as_deref().is_some_and(flies)
         })
     }
 
@@ -156,13 +168,13 @@ impl Arbiter {
             flight.lapse_at = cx.now.after(QUIET_TICK / 2);
             flight.lapse(|source| {
                 let limit = match source.state {
-                    State::AskingElsewhere | State::Granted | State::Begun => {
+                    State::Granted | State::Begun | State::LeadsForAll => {
                         match source.is_confirmed {
                             false => NEW_LEAD_SILENCE,
                             true => LEAD_SILENCE,
                         }
                     }
-                    State::Following | State::FollowingElsewhere => SOURCE_SILENCE,
+                    State::Following | State::Fetching => SOURCE_SILENCE,
                     State::Complete if holders.contains(&source.node) => return false,
                     State::Complete => ANNOUNCE_WAIT,
                 };
@@ -196,19 +208,18 @@ impl Arbiter {
     /// Forgets announcements of nodes that are no longer members, and those in slots that this node does not own.
     fn purge(&mut self, now: Time, view: &impl View) {
         self.leader_cooldown.retain(|_, until| *until > now);
+        let records = &self.records;
+        let flies = |key: &Key| records.flight(key).is_some();
+        self.parts.retain(|(_, key)| flies(key));
         if !view.has_joined() {
             return;
         }
-        let departed = self.announced.keys().map(|(announcer, _)| *announcer);
-        let departed = departed.filter(|announcer| !view.is_member(announcer.node()));
-        for announcer in departed.collect::<BTreeSet<_>>() {
-            self.forget(announcer, u64::MAX);
+        let departed = self.announced.keys().map(|(node, _)| *node);
+        let departed = departed.filter(|node| !view.is_member(node));
+        for node in departed.collect::<BTreeSet<_>>() {
+            self.forget(node, u64::MAX);
         }
-        let me = view.me();
-        let is_not_owned = |slot: &Slot| {
-            !view.owners(*slot).contains(&me) && !view.global_owners(*slot).contains(&me)
-        };
-        let not_owned = Slot::all().filter(is_not_owned);
+        let not_owned = Slot::all().filter(|slot| !view.owns(*slot));
         self.disowned(not_owned.fold(0, |slots, slot| slots | 1 << slot.index()));
     }
 
@@ -229,30 +240,43 @@ impl Arbiter {
         self.records.get_mut(key)?.flight.as_deref_mut()
     }
 
-    /// Returns the flight of a key, and starts it if there is none. `None`: there are too many.
-    fn open(&mut self, now: Time, key: Key, view: &impl View) -> Option<&mut Flight> {
+    /// Returns the flight of a key in which these nodes take part, and starts it if there is none. `None`: there are too
+    /// many.
+    fn open(
+        &mut self,
+        now: Time,
+        key: Key,
+        nodes: impl IntoIterator<Item = NodeId>,
+        view: &impl View,
+    ) -> Option<&mut Flight> {
         let Self {
             records,
             epochs,
             check_queue,
+            parts,
             ..
         } = self;
-        let flies = records.get(&key).is_some_and(|r| r.flight.is_some());
-        if !flies && check_queue.len() >= MAX_FLIGHTS {
+        let flies = records.flight(&key).is_some();
+        if !flies && check_queue.len() >= MAX_FLIGHTS || parts.len() >= MAX_PARTS {
             return None;
         }
+        self.purge_at.get_or_insert(now.after(PURGE));
         let Record {
             holders, flight, ..
         } = records.entry(key)?;
         let flight = flight.get_or_insert_with(|| {
             *epochs = mix(*epochs ^ now.0 ^ key.hash());
             // Odd in a shard: see `ChainPosition::epoch`.
-            let epoch = *epochs & !1 | u64::from(view.global_arbiter(&key).is_some());
+            let global = view.global_arbiter(&key);
+            let is_of_shard = global.is_some_and(|global| global != view.me());
+            let epoch = *epochs & !1 | u64::from(is_of_shard);
             let mut flight = Flight::new(now, epoch, &key, holders);
+            parts.extend(holders.iter().map(|holder| (*holder, key)));
             flight.due = now.after(QUIET_TICK);
             check_queue.insert((flight.due, key));
             Box::new(flight)
         });
+        parts.extend(nodes.into_iter().map(|node| (node, key)));
         Some(flight)
     }
 
@@ -264,12 +288,9 @@ impl Arbiter {
     #[cfg(test)]
     pub fn check_is_quiet(&self, now: Time, view: &impl View) {
         assert!(self.check_queue.is_empty(), "{:?}", self.check_queue);
+        assert!(self.parts.is_empty(), "{:?}", self.parts);
         assert!(self.leader_cooldown.values().all(|until| *until > now));
-        assert!(
-            self.announced
-                .keys()
-                .all(|(announcer, _)| view.is_member(announcer.node()))
-        );
+        assert!(self.announced.keys().all(|(node, _)| view.is_member(node)));
         self.records.check(|holder| view.is_member(holder));
     }
 }

@@ -12,42 +12,15 @@ pub(super) const MAX_HOLDERS: usize = 32;
 /// The most keys: enough for 2,000 images of 20 objects each on every node.
 const MAX_RECORDS: usize = 1 << 20;
 
-/// The sender of announcements, and whether it speaks for itself or for its shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Announcer {
-    /// A node, about itself.
-    Holder(NodeId),
-    /// The arbiter of a shard, about its shard.
-    Shard(NodeId),
-}
-
-impl Announcer {
-    pub fn new(node: NodeId, of_shard: bool) -> Self {
-        if of_shard {
-            Self::Shard(node)
-        } else {
-            Self::Holder(node)
-        }
-    }
-
-    pub fn node(&self) -> &NodeId {
-        match self {
-            Self::Holder(node) | Self::Shard(node) => node,
-        }
-    }
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Record {
     pub holders: Vec<NodeId>,
-    /// The arbiters of shards that hold the key, one for each shard. Only global owners are told.
-    pub shards: Vec<NodeId>,
     pub flight: Option<Box<Flight>>,
 }
 
 impl Record {
     fn is_empty(&self) -> bool {
-        self.holders.is_empty() && self.shards.is_empty() && self.flight.is_none()
+        self.holders.is_empty() && self.flight.is_none()
     }
 }
 
@@ -60,6 +33,10 @@ pub(super) struct Records {
 impl Records {
     pub fn get(&self, key: &Key) -> Option<&Record> {
         self.slots.get(Slot::of(&key.0).index())?.get(key)
+    }
+
+    pub fn flight(&self, key: &Key) -> Option<&Flight> {
+        self.get(key)?.flight.as_deref()
     }
 
     pub fn get_mut(&mut self, key: &Key) -> Option<&mut Record> {
@@ -89,34 +66,16 @@ impl Records {
         }
     }
 
-    /// Forgets what announcers announced about the keys of a slot. Returns the keys that no node holds any more.
-    pub fn forget(&mut self, slot: Slot, is_over: impl Fn(&Announcer) -> bool) -> Vec<Key> {
-        let mut lost = Vec::new();
+    /// Forgets holders of the keys of a slot.
+    pub fn forget(&mut self, slot: Slot, is_over: impl Fn(&NodeId) -> bool) {
         if let Some(slot) = self.slots.get_mut(slot.index()) {
             let before = slot.len();
-            slot.retain(|key, record| {
-                let was_held = !record.holders.is_empty();
-                record
-                    .holders
-                    .retain(|holder| !is_over(&Announcer::Holder(*holder)));
-                record
-                    .shards
-                    .retain(|arbiter| !is_over(&Announcer::Shard(*arbiter)));
-                if was_held && record.holders.is_empty() {
-                    lost.push(*key);
-                }
+            slot.retain(|_, record| {
+                record.holders.retain(|holder| !is_over(holder));
                 !record.is_empty()
             });
             self.len -= before - slot.len();
         }
-        lost
-    }
-
-    /// The keys of a slot that some node holds.
-    pub fn held(&self, slot: Slot) -> impl Iterator<Item = &Key> {
-        let records = self.slots.get(slot.index()).into_iter().flatten();
-        let held = records.filter(|(_, record)| !record.holders.is_empty());
-        held.map(|(key, _)| key)
     }
 
     #[cfg(test)]

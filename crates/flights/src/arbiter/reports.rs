@@ -1,110 +1,137 @@
 //! Handles what nodes report about their pulls.
 
 use super::Arbiter;
-use super::flight::{Asked, State};
+use super::asker::{Asker, Role};
+use super::flight::{Asked, Flight, State};
 use crate::outbox::Context;
 use crate::view::View;
-use crate::wire::{self, PullState, Report, Wait};
+use crate::wire::{self, Message, PullState, Report};
 use crate::{Key, NodeId};
 
 impl Arbiter {
     /// Handles a request that was withdrawn, or whose answer is not used.
     pub fn withdrawn(
         &mut self,
-        from: NodeId,
+        from: Asker,
         (key, number): (Key, u64),
         cx: &mut Context<'_, impl View>,
     ) {
+        let above = arbiter_above(&from, &key, cx.view);
         let Some(flight) = self.flight(&key) else {
             return;
         };
-        flight.end(from, number);
-        let waiter = flight.waiting.get(&from);
-        if waiter.is_some_and(|waiter| waiter.request.number == number) {
-            flight.waiting.remove(&from);
+        let node = from.node;
+        let is_told = is_told_above(flight, &node);
+        flight.end(node, number, false);
+        let waiter = flight.waiting.get(&node);
+        if waiter.is_some_and(|waiter| waiter.request.number == number)
+            && let Some(waiter) = flight.stop_waiting(&node)
+        {
+            waiter.withdraw(cx.out);
         }
-        let source = flight.get(&from);
+        let source = flight.get(&node);
         if source.is_some_and(|s| s.asked.number == number && s.state != State::Complete) {
-            flight.remove(&from);
+            flight.remove(&node);
+            if let Some(above) = above.filter(|_| is_told) {
+                cx.out.pass_on(above, node, Message::withdraw(key, number));
+            }
             self.answer_waiting(key, cx);
         }
     }
 
-    /// Handles the state of a pull.
-    pub fn reported(&mut self, from: NodeId, report: Report, cx: &mut Context<'_, impl View>) {
-        let (key, number) = (wire::key(&report.key), report.number);
-        let Some(stage) = report.state else {
-            return;
+    /// Handles the state of a pull. The global arbiter hears of those that concern all shards.
+    pub fn reported(&mut self, from: Asker, report: &Report, cx: &mut Context<'_, impl View>) {
+        let key = wire::key(&report.key);
+        let above = arbiter_above(&from, &key, cx.view);
+        let is_told = |arbiter: &mut Self| {
+            let flight = arbiter.flight(&key);
+            above.filter(|_| flight.is_some_and(|flight| is_told_above(flight, &from.node)))
+        };
+        let before = is_told(self);
+        let is_news = self.note_report(&from, above.is_some(), report, cx);
+        if let Some(above) = before.or_else(|| is_told(self)) {
+            cx.out
+                .pass_on(above, from.node, Message::Report(report.clone()));
+        }
+        if is_news {
+            self.answer_waiting(key, cx);
+        }
+    }
+
+    /// Records the state of a pull. Returns whether nodes may have to be answered.
+    fn note_report(
+        &mut self,
+        from: &Asker,
+        is_of_shard: bool,
+        report: &Report,
+        cx: &mut Context<'_, impl View>,
+    ) -> bool {
+        let (key, number, from) = (wire::key(&report.key), report.number, from.node);
+        let Some(stage) = &report.state else {
+            return false;
         };
         let begins = matches!(stage, PullState::Alive(_) | PullState::Done(_));
         if !begins && self.flight(&key).is_none() {
-            return;
+            return false;
         }
-        let Some(flight) = self.open(cx.now, key, cx.view) else {
-            return;
+        let Some(flight) = self.open(cx.now, key, [from], cx.view) else {
+            return false;
         };
         let known = flight.get(&from).map(|source| (source.state, source.asked));
         let asked = known.map_or(Asked::default(), |(_, asked)| asked);
         if flight.is_stale(&from, number) {
-            return;
+            return false;
         }
         let is_same = asked.number == number;
         let asked = Asked { number, ..asked };
         flight.used = cx.now;
         match stage {
-            PullState::WaitingElsewhere(Wait { leader }) => {
-                let lead = wire::node(&leader);
-                if is_same {
-                    flight.asks(cx.now, &from, lead);
-                }
-                return;
-            }
             PullState::Alive(alive) => {
                 let (size, source) = (alive.size, wire::node(&alive.source));
                 flight.size = flight.size.or(size);
-                // The global arbiter hears of every source.
-                let is_whole = cx.view.global_arbiter(&key).is_none();
-                let is_known = |source| {
-                    is_whole || flight.get(&source).is_some() || cx.view.is_in_my_shard(&source)
+                let is_outside = |source| {
+                    let shards = [source, from].map(|node| cx.view.shard_of(&node));
+                    is_of_shard && shards[0] != shards[1] && flight.get(&source).is_none()
                 };
+                let known = known.map(|(state, _)| state);
                 let state = match (size, source) {
-                    (_, Some(source)) if !is_known(source) => State::FollowingElsewhere,
+                    (_, Some(source)) if is_outside(source) => State::Fetching,
                     (_, Some(_)) => State::Following,
+                    // It was granted the lead elsewhere, or went upstream after all.
+                    (_, None) if is_of_shard && !known.is_some_and(State::is_lead) => {
+                        State::LeadsForAll
+                    }
                     (Some(_), None) => State::Begun,
                     (None, None) => State::Granted,
                 };
-                let says_nothing_new = match known {
-                    Some((State::Begun | State::Complete, _)) => is_same,
-                    Some((State::Following | State::FollowingElsewhere, _)) => {
-                        is_same && source.is_some()
-                    }
-                    Some((State::Granted, _)) => is_same && state != State::Begun,
-                    Some((State::AskingElsewhere, _)) | None => false,
-                };
+                let says_nothing_new = is_same
+                    && match known {
+                        Some(State::Begun | State::Complete) => true,
+                        Some(State::Following | State::Fetching) => source.is_some(),
+                        Some(State::Granted) => state != State::Begun,
+                        Some(State::LeadsForAll) => state == State::LeadsForAll,
+                        None => false,
+                    };
                 match source {
                     _ if says_nothing_new => {}
-                    Some(source) if source == from => return,
-                    Some(_) if state == State::FollowingElsewhere => {
-                        flight.put(cx.now, from, state, asked);
-                    }
-                    Some(source) => {
+                    Some(source) if source == from => return false,
+                    Some(source) if state == State::Following => {
                         flight.attach(cx.now, from, source, asked);
                     }
+                    Some(_) => flight.put(cx.now, from, state, asked),
                     // It went upstream after all, or this arbiter is new.
                     None => flight.lead(cx.now, from, state, asked),
                 }
                 flight.heard(cx.now, &from);
                 let is_slow_now = alive.is_slow && flight.set_slow(&from, true);
-                if says_nothing_new && !is_slow_now {
-                    return;
-                }
+                return !says_nothing_new || is_slow_now;
             }
             PullState::Done(_) => flight.put(cx.now, from, State::Complete, asked),
             PullState::Failed(_) | PullState::WrongDigest(_) => {
                 if matches!(stage, PullState::WrongDigest(_)) {
                     flight.mark_wrong(&from);
                 }
-                flight.end(from, number);
+                flight.end(from, number, false);
                 let failed = flight.remove(&from);
                 let led = failed.filter(|source| source.state.is_lead());
                 if let Some(repository) = led.and_then(|led| led.asked.repository) {
@@ -112,6 +139,20 @@ impl Arbiter {
                 }
             }
         }
-        self.answer_waiting(key, cx);
+        true
     }
+}
+
+/// The global arbiter, if this arbiter is that of the node's shard only.
+fn arbiter_above(from: &Asker, key: &Key, view: &impl View) -> Option<NodeId> {
+    match Role::of(from, key, view) {
+        Role::OfShard(global) => Some(global),
+        _ => None,
+    }
+}
+
+/// Whether the global arbiter hears of a pull.
+fn is_told_above(flight: &Flight, node: &NodeId) -> bool {
+    let source = flight.get(node);
+    source.is_some_and(|source| source.state.is_told_above())
 }

@@ -3,28 +3,33 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::wire::{Reply, SourceRequest};
+use super::asker::Asker;
+use super::passing_on::PassedOn;
+use crate::outbox::Outbox;
+use crate::wire::{Message, Reply, SourceRequest};
 use crate::{NodeId, Time};
 
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
     pub request: SourceRequest,
-    pub node: NodeId,
+    pub asker: Asker,
     pub since: Time,
     /// When it was last told to wait.
     pub announced: Option<Time>,
     /// The leader that it was told about.
     pub awaited: Option<NodeId>,
+    pub passed_on: Option<PassedOn>,
 }
 
 impl Waiter {
-    pub fn new(now: Time, node: NodeId, request: SourceRequest) -> Self {
+    pub fn new(now: Time, asker: Asker, request: SourceRequest) -> Self {
         Self {
             request,
-            node,
+            asker,
             since: now,
             announced: None,
             awaited: None,
+            passed_on: None,
         }
     }
 
@@ -35,10 +40,20 @@ impl Waiter {
         is_enough.then_some(Reply::Later(true))
     }
 
+    /// Withdraws the request where it was passed on.
+    pub fn withdraw(&self, out: &mut Outbox) {
+        if let Some(passed_on) = &self.passed_on {
+            let withdraw = Message::withdraw(self.request.key(), self.request.number);
+            out.pass_on(passed_on.asked.owner, self.asker.node, withdraw);
+        }
+    }
+
     /// The leader that it waits for: the one granted, or the one that the lead is held for.
     pub fn waits_for(&self, granted: Option<NodeId>) -> Option<NodeId> {
-        let lead = granted.or(self.request.preferred_leader());
-        lead.filter(|lead| *lead != self.node)
+        let passed_on = self.passed_on.as_ref();
+        let elsewhere = passed_on.and_then(|passed_on| passed_on.leader);
+        let lead = granted.or(elsewhere).or(self.request.preferred_leader());
+        lead.filter(|lead| *lead != self.asker.node)
     }
 }
 
@@ -60,9 +75,9 @@ impl Waiting {
     }
 
     pub fn push(&mut self, waiter: Waiter) {
-        self.remove(&waiter.node);
+        self.remove(&waiter.asker.node);
         self.last += 1;
-        self.orders.insert(waiter.node, self.last);
+        self.orders.insert(waiter.asker.node, self.last);
         self.by_order.insert(self.last, waiter);
     }
 
@@ -70,12 +85,19 @@ impl Waiting {
         self.by_order.get(self.orders.get(node)?)
     }
 
+    pub fn get_mut(&mut self, node: &NodeId) -> Option<&mut Waiter> {
+        self.by_order.get_mut(self.orders.get(node)?)
+    }
+
     pub fn remove(&mut self, node: &NodeId) -> Option<Waiter> {
         self.by_order.remove(&self.orders.remove(node)?)
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiter> {
-        self.by_order.values_mut()
+    /// Those for which an arbiter asks.
+    pub fn asked_via(&self, arbiter: &NodeId) -> Vec<NodeId> {
+        let waiters = self.by_order.values();
+        let via = waiters.filter(|waiter| waiter.asker.via == Some(*arbiter));
+        via.map(|waiter| waiter.asker.node).collect()
     }
 
     pub fn take(&mut self) -> Vec<Waiter> {

@@ -16,10 +16,8 @@ impl Coordinator {
         let registries = &mut self.requests.registries;
         registries.leads_from(&rates.led);
         let condition = self.link.condition(now);
-        let bandwidth = self
-            .link
-            .bandwidth()
-            .filter(|_| condition == Condition::Starved);
+        let bandwidth = self.link.bandwidth();
+        let bandwidth = bandwidth.filter(|_| condition == Condition::Starved);
         for (registry, rate) in &rates.led {
             if registries.judge(now, *registry, *rate, bandwidth) == LeadRate::Fine {
                 continue;
@@ -27,8 +25,8 @@ impl Coordinator {
             registries.accept(now, *registry, *rate);
             if condition != Condition::Slow && !self.pulls.leads_beside_another(*registry) {
                 self.events.push(Event::SlowRegistry(*registry));
-                self.pulls
-                    .report_slow(Some(*registry), &mut Context::new(now, view, &mut self.out));
+                let cx = &mut Context::new(now, view, &mut self.out);
+                self.pulls.report_slow(Some(*registry), cx);
             }
         }
         self.check_speed(now, view);
@@ -66,8 +64,8 @@ impl Coordinator {
         let was_slow = before.condition == Condition::Slow;
         self.requests.is_slow = state.condition == Condition::Slow;
         if self.requests.is_slow && !was_slow {
-            self.pulls
-                .report_slow(None, &mut Context::new(now, view, &mut self.out));
+            let cx = &mut Context::new(now, view, &mut self.out);
+            self.pulls.report_slow(None, cx);
         }
     }
 }

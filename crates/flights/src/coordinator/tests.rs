@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::PullProgress;
-use crate::slots::{Owners, Slot};
+use crate::slots::{Owners, Scope, Slot};
 use crate::wire::tests::{asked, message, some_key, some_node};
 use crate::wire::{Alive, PullState, Reply, node};
 
@@ -23,19 +23,13 @@ impl View for Three {
     fn is_member(&self, id: &NodeId) -> bool {
         id.0[0] < 3
     }
-    fn owners(&self, _: Slot) -> Owners {
-        [0, 1, 2].map(|n| NodeId([n; 32])).into_iter().collect()
-    }
-    fn global_owners(&self, _: Slot) -> Owners {
-        [].into_iter().collect()
+    fn owners(&self, scope: Scope, _: Slot) -> Owners {
+        let all = [0, 1, 2].map(|n| NodeId([n; 32])).into_iter();
+        all.filter(|_| scope != Scope::Cluster).collect()
     }
 
     fn shard_count(&self) -> u64 {
         1
-    }
-
-    fn shard_of(&self, _: &NodeId) -> u64 {
-        0
     }
 
     fn previous_arbiter(&self, slot: Slot) -> Option<NodeId> {
@@ -48,7 +42,7 @@ impl View for Three {
 
 #[derive(Clone, Debug)]
 enum Event {
-    Comes(NodeId, Box<Message>),
+    Comes(NodeId, Option<NodeId>, Box<Message>),
     SourceRequests(Key),
     Reports(Key, PullProgress),
     Fails(NodeId),
@@ -64,7 +58,8 @@ fn event() -> impl Strategy<Value = Event> {
         Just(PullProgress::Failed),
     ];
     prop_oneof![
-        20 => (some_node(), message()).prop_map(|(from, message)| Event::Comes(from, Box::new(message))),
+        20 => (some_node(), prop::option::weighted(0.3, some_node()), message())
+            .prop_map(|(from, of, message)| Event::Comes(from, of, Box::new(message))),
         2 => some_key().prop_map(Event::SourceRequests),
         2 => (some_key(), progress).prop_map(|(key, progress)| Event::Reports(key, progress)),
         1 => some_node().prop_map(Event::Fails),
@@ -91,8 +86,8 @@ proptest! {
         for event in events {
             match event {
                 // What it says to itself it says itself.
-                Event::Comes(from, _) if from == ME => {}
-                Event::Comes(from, message) => coordinator.accept(now, from, *message, view),
+                Event::Comes(from, ..) if from == ME => {}
+                Event::Comes(from, on_behalf_of, message) => coordinator.accept(now, from, (on_behalf_of, *message), view),
                 Event::SourceRequests(key) => {
                     coordinator.request_source(now, wanted(key), view);
                 }
@@ -125,7 +120,7 @@ proptest! {
 fn answers_to(coordinator: &mut Coordinator, to: NodeId) -> Vec<Reply> {
     let said = coordinator.take_datagrams().into_iter();
     let said = said.filter(|(other, _)| *other == to);
-    let said = said.map(|(_, bytes)| Message::from_datagram(&bytes).expect("its own message"));
+    let said = said.map(|(_, bytes)| Message::from_datagram(bytes).expect("its own message").1);
     said.filter_map(|message| match message {
         Message::Answer(answer) => answer.reply,
         _ => None,
@@ -145,9 +140,9 @@ fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
             ..asked(key, number)
         })
     };
-    coordinator.accept(Time(0), first, request(1, 0), view);
+    coordinator.accept(Time(0), first, (None, request(1, 0)), view);
     assert_eq!(answers_to(&mut coordinator, first), [Reply::Lead(false)]);
-    coordinator.accept(Time(0), second, request(7, 200), view);
+    coordinator.accept(Time(0), second, (None, request(7, 200)), view);
     coordinator.tick(Time(250), view);
     let answers = answers_to(&mut coordinator, second);
     assert_eq!(answers.last(), Some(&Reply::Later(true)));
@@ -156,13 +151,36 @@ fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
         size: Some(1 << 25),
         ..Alive::default()
     });
-    coordinator.accept(Time(300), first, Message::report(key, 1, alive), view);
-    coordinator.accept(Time(300), second, request(7, 200), view);
+    coordinator.accept(
+        Time(300),
+        first,
+        (None, Message::report(key, 1, alive)),
+        view,
+    );
+    coordinator.accept(Time(300), second, (None, request(7, 200)), view);
     assert_eq!(answers_to(&mut coordinator, second), [Reply::Later(true)]);
     // It does not pull, so nobody is sent to it.
-    coordinator.accept(Time(350), second, request(8, 600), view);
+    coordinator.accept(Time(350), second, (None, request(8, 600)), view);
     let [Reply::Follow(follow)] = &answers_to(&mut coordinator, second)[..] else {
         panic!("the lead has begun");
     };
     assert_eq!(node(&follow.source), Some(first));
+}
+
+#[test]
+fn only_owners_speak_for_others() {
+    let (leader, view) = (NodeId([1; 32]), &Three);
+    let (owner, another) = (NodeId([2; 32]), NodeId([5; 32]));
+    for (from, is_heard) in [(owner, true), (another, false)] {
+        let mut coordinator = Coordinator::new(ME, 1);
+        let key = Key([9; 16]);
+        let request = |number| (None, Message::SourceRequest(asked(key, number)));
+        coordinator.accept(Time(0), leader, request(1), view);
+        let failed = Message::report(key, 1, PullState::Failed(true));
+        coordinator.accept(Time(10), from, (Some(leader), failed), view);
+        coordinator.take_datagrams();
+        coordinator.accept(Time(20), owner, request(1), view);
+        let leads = answers_to(&mut coordinator, owner) == [Reply::Lead(false)];
+        assert_eq!(leads, is_heard, "{from:?}");
+    }
 }

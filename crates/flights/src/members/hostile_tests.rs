@@ -81,7 +81,7 @@ impl Cluster {
     }
 
     fn see(&mut self, bytes: &Bytes) {
-        if let Ok(Message::Members(message)) = Message::from_datagram(bytes) {
+        if let Ok((_, Message::Members(message))) = Message::from_datagram(&bytes[..]) {
             for update in message.updates {
                 if self
                     .seen
@@ -167,7 +167,7 @@ impl Cluster {
             _ => id(HOSTILE),
         };
         let to = id(random.below(HONEST as usize) as u32);
-        self.carried.push((from, to, message.to_datagram()));
+        self.carried.push((from, to, message.into_datagram(None)));
     }
 }
 

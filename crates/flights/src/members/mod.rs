@@ -218,8 +218,8 @@ impl Members {
     ///
     /// # Errors The datagram cannot be decoded; nothing has changed.
     pub fn receive(&mut self, now: Time, from: NodeId, datagram: Bytes) -> Result<(), DecodeError> {
-        match Message::from_buf(datagram)? {
-            Message::Members(message) => self.accept(now, from, message),
+        match Message::from_datagram(datagram)? {
+            (_, Message::Members(message)) => self.accept(now, from, message),
             _ => Ok(()),
         }
     }

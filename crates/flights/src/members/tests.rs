@@ -67,8 +67,8 @@ impl Members {
     /// The messages of the membership that are to be sent.
     fn sent(&mut self) -> Vec<(NodeId, MembersMessage)> {
         let sent = self.take_datagrams().into_iter();
-        sent.map(|datagram| match Message::from_datagram(&datagram.bytes) {
-            Ok(Message::Members(message)) => (datagram.to, message),
+        sent.map(|datagram| match Message::from_datagram(datagram.bytes) {
+            Ok((_, Message::Members(message))) => (datagram.to, message),
             other => panic!("{other:?}"),
         })
         .collect()

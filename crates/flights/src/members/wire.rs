@@ -154,7 +154,7 @@ impl Draft {
     }
 
     pub(super) fn finish(self) -> Bytes {
-        Message::Members(self.message).to_datagram()
+        Message::Members(self.message).into_datagram(None)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Handles the answers of owners, and their silence.
 
-use super::pending::{PendingRequest, Query};
+use super::pending::{AskedOwner, PendingRequest, Query};
 use super::{CompletedRequest, MAX_REDIRECTS, SourceRequests};
 use crate::outbox::Context;
 use crate::slots::OWNERS;
 use crate::view::View;
-use crate::wire::{Holders, Message, PullState, Reply, node, nodes};
+use crate::wire::{Holders, Reply, node, nodes};
 use crate::{ChainPosition, Decision, Key, NodeId};
 
 impl SourceRequests {
@@ -25,15 +25,15 @@ impl SourceRequests {
         let decision = match reply {
             Reply::Wait(wait) => {
                 let lead = node(&wait.leader);
-                open.heard_at = Some(cx.now);
-                // If the request was forwarded, this is not the node that was asked.
-                open.asked = Some((from, cx.now, 1));
+                // An owner that was asked before may answer late.
+                let asked = open.asked.filter(|asked| asked.owner == from);
+                let asked = open
+                    .asked
+                    .insert(asked.unwrap_or(AskedOwner::new(cx.now, from)));
+                asked.heard(cx.now);
                 self.set_awaited_lead(cx.now, number, lead);
-                let arbiter = cx.view.arbiter(&key).filter(|arbiter| *arbiter != from);
-                if let Some(arbiter) = arbiter.filter(|_| cx.view.shard_count() > 1) {
-                    // Other nodes of the shard wait for the outcome.
-                    let state = PullState::WaitingElsewhere(wait);
-                    cx.out.send(arbiter, Message::report(key, number, state));
+                if wait.fetches {
+                    self.set_fetcher(number, cx);
                 }
                 return true;
             }
@@ -89,16 +89,9 @@ impl SourceRequests {
         let Some(open) = self.open.get_mut(&number) else {
             return;
         };
-        if open.asked.is_none_or(|(asked, ..)| asked != from) {
+        if open.asked.is_none_or(|asked| asked.owner != from) {
             return;
         }
-        open.heard_at = None;
-        if !self.accept_shard_redirect(number, (from, to), cx) {
-            return;
-        }
-        let Some(open) = self.open.get_mut(&number) else {
-            return;
-        };
         if open.redirects >= MAX_REDIRECTS || to == from {
             self.is_silent(number, from, cx);
         } else {
@@ -129,7 +122,7 @@ impl SourceRequests {
 
     /// Asks the next owner: a message to this one could not be delivered.
     pub fn undelivered(&mut self, to: NodeId, cx: &mut Context<'_, impl View>) {
-        let is_asked = |open: &PendingRequest| open.asked.is_some_and(|(asked, ..)| asked == to);
+        let is_asked = |open: &PendingRequest| open.asked.is_some_and(|asked| asked.owner == to);
         for number in self.numbers(is_asked) {
             self.is_silent(number, to, cx);
         }
@@ -143,7 +136,7 @@ impl SourceRequests {
     ) {
         if let Some(open) = self.open.get_mut(&number) {
             open.silent.push(owner);
-            open.heard_at = None;
+            open.asked = None;
             if open.silent.len() > OWNERS + usize::from(MAX_REDIRECTS) {
                 self.give_up(number, cx);
             } else {

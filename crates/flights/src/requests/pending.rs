@@ -15,7 +15,55 @@ const SILENCE: Duration = Duration::from_millis(400);
 /// A request is repeated this long after the last heartbeat of the owner.
 const HEART_REPEAT: Duration = Duration::from_millis(650);
 /// An owner counts as silent this long after its last heartbeat.
-pub(crate) const HEART_SILENCE: Duration = Duration::from_millis(1_200);
+const HEART_SILENCE: Duration = Duration::from_millis(1_200);
+
+/// An owner that was asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AskedOwner {
+    pub owner: NodeId,
+    since: Time,
+    times: u8,
+    /// When it last said that the answer will come.
+    heard_at: Option<Time>,
+}
+
+impl AskedOwner {
+    pub fn new(now: Time, owner: NodeId) -> Self {
+        Self {
+            owner,
+            since: now,
+            times: 1,
+            heard_at: None,
+        }
+    }
+
+    /// Records that the owner is asked again.
+    pub fn repeat(&mut self) {
+        self.times = self.times.saturating_add(1);
+    }
+
+    /// Records that the owner said that the answer will come.
+    pub fn heard(&mut self, now: Time) {
+        (self.heard_at, self.times) = (Some(now), 1);
+    }
+
+    /// When the owner counts as silent.
+    pub fn silent_at(&self) -> Time {
+        match self.heard_at {
+            Some(heard_at) => heard_at.after(HEART_SILENCE),
+            None => self.since.after(SILENCE),
+        }
+    }
+
+    /// When the owner is asked again: once after each word of it.
+    pub fn repeat_at(&self) -> Option<Time> {
+        let at = match self.heard_at {
+            Some(heard_at) => heard_at.after(HEART_REPEAT),
+            None => self.since.after(REPEAT),
+        };
+        (self.times == 1).then_some(at)
+    }
+}
 
 #[derive(Debug)]
 pub(super) enum Query {
@@ -40,17 +88,8 @@ pub(super) struct PendingRequest {
     pub in_vain_before: Duration,
     pub waited: Duration,
     pub deadline: Time,
-    /// The owner asked, since when, and how often.
-    pub asked: Option<(NodeId, Time, u8)>,
-    /// When the owner last said that the answer will come.
-    pub heard_at: Option<Time>,
+    pub asked: Option<AskedOwner>,
     pub lead: Option<Lead>,
-    /// The request is deferred, and checked again at this time.
-    pub deferred_until: Option<Time>,
-    /// This node fetches the object for its shard.
-    pub is_for_shard: bool,
-    /// This node was asked to fetch the object for its shard and declined.
-    pub declined_for_shard: bool,
     pub redirects: u8,
     /// Owners that did not answer.
     pub silent: Vec<NodeId>,
@@ -62,10 +101,6 @@ impl Query {
             Self::Source(request) => request.key(),
             Self::Holders(key) => *key,
         }
-    }
-
-    pub fn is_large(&self) -> bool {
-        matches!(self, Self::Source(request) if request.is_large())
     }
 }
 
@@ -85,14 +120,6 @@ impl PendingRequest {
         }
     }
 
-    /// The time after which the client should rather retry later.
-    pub fn requeue_after(&self) -> Option<Duration> {
-        match &self.query {
-            Query::Source(request) => request.requeue_after(),
-            Query::Holders(_) => None,
-        }
-    }
-
     pub fn is_seek_for(&self, key: &Key) -> bool {
         matches!(&self.query, Query::Source(request) if request.key() == *key)
     }
@@ -101,35 +128,17 @@ impl PendingRequest {
         self.lead.map_or(self.started, |lead| lead.free_until)
     }
 
-    /// When the owner counts as silent.
-    pub fn silent_at(&self) -> Time {
-        match (self.heard_at, self.asked) {
-            (Some(heard_at), _) => heard_at.after(HEART_SILENCE),
-            (None, Some((_, since, _))) => since.after(SILENCE),
-            (None, None) => self.deadline,
-        }
-    }
-
     pub fn due(&self) -> Time {
-        if let Some(deferred_until) = self.deferred_until {
-            return deferred_until;
-        }
-        let repeat = match (self.heard_at, self.asked) {
-            (None, Some((_, since, 1))) => since.after(REPEAT),
-            (Some(heard_at), Some((_, _, 1))) => heard_at.after(HEART_REPEAT),
-            _ => self.deadline,
-        };
-        repeat.min(self.silent_at()).min(self.deadline)
+        let asked = self.asked.iter();
+        let waits = asked.flat_map(|asked| [Some(asked.silent_at()), asked.repeat_at()]);
+        waits.flatten().fold(self.deadline, Time::min)
     }
 }
 
-/// Withdraws a request at the owners that may have others wait for it.
+/// Withdraws a request at the owner that was asked.
 pub(super) fn withdraw(open: &PendingRequest, number: u64, cx: &mut Context<'_, impl View>) {
-    if let (Query::Source(request), Some((owner, ..))) = (&open.query, open.asked) {
-        let key = request.key();
-        let sent_on = cx.view.arbiter(&key).filter(|arbiter| *arbiter != owner);
-        for asked in sent_on.into_iter().chain([owner]) {
-            cx.out.send(asked, Message::withdraw(key, number));
-        }
+    if let (Query::Source(request), Some(asked)) = (&open.query, open.asked) {
+        cx.out
+            .send(asked.owner, Message::withdraw(request.key(), number));
     }
 }

@@ -63,10 +63,6 @@ impl Eligibility {
         self.ages.len()
     }
 
-    pub(super) fn ages(&self) -> impl Iterator<Item = (NodeId, Born)> {
-        self.ages.iter().map(|(id, age)| (*id, age.born))
-    }
-
     pub(super) fn contains(&self, id: &NodeId) -> bool {
         self.ages.contains_key(id)
     }

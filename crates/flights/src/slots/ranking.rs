@@ -3,7 +3,7 @@
 //! Source: Thaler and Ravishankar, A Name-Based Mapping Scheme for Rendezvous, 1996. A member that joins or leaves
 //! moves only the slots in which it ranks among the first.
 
-use super::Slot;
+use super::{SLOTS, Scope, Slot};
 use crate::NodeId;
 use crate::random::{GOLDEN, mix};
 
@@ -13,8 +13,13 @@ const KEPT: usize = 8;
 
 /// The score of a member for a slot; the highest is the first owner. It must be the same on every platform and in every
 /// version of Peili.
-pub(super) fn score(slot: Slot, hash: u64) -> u64 {
-    mix(hash.wrapping_add(GOLDEN.wrapping_mul(u64::from(slot.0) + 1)))
+pub(super) fn score(scope: Scope, slot: Slot, hash: u64) -> u64 {
+    let scope = match scope {
+        Scope::Shard(shard) => shard,
+        Scope::Cluster => u64::from(u32::MAX),
+    };
+    let step = scope * SLOTS as u64 + u64::from(slot.0) + 1;
+    mix(hash.wrapping_add(GOLDEN.wrapping_mul(step)))
 }
 
 /// The highest-ranked members of one slot, best first. The list is exact: no other member ranks between them.

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -23,6 +23,8 @@ fn joined(number: u64, born: Born) -> Change {
     })
 }
 
+/// The only shard.
+const ALL: Scope = Scope::Shard(0);
 const HOUR: Duration = Duration::from_secs(3600);
 const NOW: Time = Time(1_000_000);
 
@@ -34,7 +36,7 @@ fn old(number: u64) -> Change {
 fn by_definition(slot: Slot, members: &BTreeSet<u64>) -> Owners {
     let mut ranked: Vec<_> = members
         .iter()
-        .map(|number| Reverse((score(slot, id(*number).hash()), id(*number))))
+        .map(|number| Reverse((score(ALL, slot, id(*number).hash()), id(*number))))
         .collect();
     ranked.sort_unstable();
     ranked.into_iter().map(|Reverse((_, id))| id).collect()
@@ -49,7 +51,10 @@ fn hashes_never_change() {
         [0x0, 0x683b5fc0ca803dc3, 0xfab780417b7be8ad]
     );
     assert_eq!(
-        [score(Slot(0), 0), score(Slot(63), counting.hash())],
+        [
+            score(ALL, Slot(0), 0),
+            score(ALL, Slot(63), counting.hash())
+        ],
         [0xe220a8397b1dcdaf, 0x540974e1be0f479d]
     );
 }
@@ -66,7 +71,7 @@ fn owners_are_spread_evenly() {
     slots.update(NOW, &(0..64).map(old).collect::<Vec<_>>());
     let mut owned = [0; 64];
     for number in 0..64 {
-        let owns = |slot: &Slot| slots.owners(*slot).contains(&id(number));
+        let owns = |slot: &Slot| slots.owners(ALL, *slot).contains(&id(number));
         owned[number as usize] = Slot::all().filter(owns).count();
     }
     // Three each on average.
@@ -77,14 +82,14 @@ fn owners_are_spread_evenly() {
 fn a_cluster_of_one_works_at_once_and_grows() {
     let mut slots = Slots::new();
     slots.update(NOW, &[joined(1, Born::from_age(NOW, Duration::ZERO))]);
-    assert!(Slot::all().all(|slot| *slots.owners(slot) == [id(1)]));
+    assert!(Slot::all().all(|slot| *slots.owners(ALL, slot) == [id(1)]));
     assert_eq!(slots.take_changes().len(), SLOTS);
     assert_eq!(slots.take_changes(), []);
 
     // One that comes later stands behind it until both are eligible.
     let later = NOW.after(Duration::from_secs(4));
     slots.update(later, &[joined(2, Born::from_age(later, Duration::ZERO))]);
-    assert!(Slot::all().all(|slot| *slots.owners(slot) == [id(1), id(2)]));
+    assert!(Slot::all().all(|slot| *slots.owners(ALL, slot) == [id(1), id(2)]));
     let eligible = NOW.after(Duration::from_millis(12_500));
     assert_eq!(slots.next_deadline(), Some(eligible));
     slots.update(eligible, &[]);
@@ -95,13 +100,13 @@ fn a_cluster_of_one_works_at_once_and_grows() {
     slots.update(NOW.after(Duration::from_millis(17_500)), &[]);
     assert_eq!(slots.next_deadline(), None);
     let second = Slot::all()
-        .filter(|slot| slots.owners(*slot).arbiter() == Some(id(2)))
+        .filter(|slot| slots.owners(ALL, *slot).arbiter() == Some(id(2)))
         .count();
     assert!(
         (16..48).contains(&second),
         "it is the arbiter of about half: {second}"
     );
-    let moved = Slot::all().find(|slot| slots.owners(*slot).arbiter() == Some(id(2)));
+    let moved = Slot::all().find(|slot| slots.owners(ALL, *slot).arbiter() == Some(id(2)));
     assert_eq!(
         slots.previous_arbiter(moved.expect("half of them")),
         Some(id(1))
@@ -118,9 +123,9 @@ fn new_nodes_that_started_together_keep_their_slots_when_they_become_eligible() 
         )
     };
     slots.update(NOW, &(0..100).map(change).collect::<Vec<_>>());
-    let before: Vec<_> = Slot::all().map(|slot| slots.owners(slot)).collect();
+    let before: Vec<_> = Slot::all().map(|slot| slots.owners(ALL, slot)).collect();
     slots.update(NOW.after(Duration::from_secs(20)), &[]);
-    let after: Vec<_> = Slot::all().map(|slot| slots.owners(slot)).collect();
+    let after: Vec<_> = Slot::all().map(|slot| slots.owners(ALL, slot)).collect();
     assert_eq!(before, after);
 }
 
@@ -129,9 +134,12 @@ fn an_arbiter_that_left_is_not_asked() {
     let mut slots = Slots::new();
     slots.update(NOW, &(0..4).map(old).collect::<Vec<_>>());
     let slot = Slot(5);
-    let arbiter = slots.owners(slot).arbiter().expect("there are members");
+    let arbiter = slots
+        .owners(ALL, slot)
+        .arbiter()
+        .expect("there are members");
     slots.update(NOW, &[Change::Left(arbiter)]);
-    assert_eq!(slots.owners(slot).len(), OWNERS);
+    assert_eq!(slots.owners(ALL, slot).len(), OWNERS);
     assert_eq!(slots.previous_arbiter(slot), None);
 }
 
@@ -163,7 +171,7 @@ proptest! {
                 prop_assert!(moved.before.contains(&id(number)) || moved.after.contains(&id(number)));
             }
             for slot in Slot::all() {
-                prop_assert_eq!(slots.owners(slot), by_definition(slot, &members));
+                prop_assert_eq!(slots.owners(ALL, slot), by_definition(slot, &members));
             }
         }
     }
@@ -181,8 +189,72 @@ proptest! {
         one.update(NOW, &changes);
         other.update(NOW, changes.iter().rev());
         for slot in Slot::all() {
-            prop_assert_eq!(one.owners(slot), other.owners(slot));
+            prop_assert_eq!(one.owners(ALL, slot), other.owners(ALL, slot));
         }
         prop_assert_eq!(one.next_deadline(), other.next_deadline());
     }
+}
+
+#[test]
+fn a_cluster_is_divided_by_its_size() {
+    for (members, expected) in [
+        (0, 1),
+        (1, 1),
+        (1_024, 1),
+        (2_047, 1),
+        (2_048, 2),
+        (10_000, 8),
+    ] {
+        let shards = shards_of(members, MIN_SHARD_SIZE);
+        assert_eq!(shards, expected, "{members} members");
+    }
+}
+
+#[test]
+fn each_shard_and_the_cluster_have_owners_of_their_own() {
+    let mut slots = Slots::new();
+    slots.update(NOW, &(0..4_200).map(old).collect::<Vec<_>>());
+    let scopes: Vec<_> = slots.scopes().collect();
+    let shards = (0..4).map(Scope::Shard);
+    assert_eq!(scopes, shards.chain([Scope::Cluster]).collect::<Vec<_>>());
+    for slot in Slot::all() {
+        let owners = scopes
+            .iter()
+            .flat_map(|scope| slots.owners(*scope, slot).to_vec());
+        let owners: BTreeSet<_> = owners.collect();
+        assert!(owners.len() > 12, "few nodes own a slot twice: {owners:?}");
+    }
+    let mut one = Slots::new();
+    one.update(NOW, &(0..2_000).map(old).collect::<Vec<_>>());
+    assert!(Slot::all().all(|slot| one.owners(Scope::Cluster, slot).is_empty()));
+}
+
+#[test]
+fn a_cluster_that_grows_and_shrinks_tells_which_owners_there_are() {
+    let mut slots = Slots::new();
+    let mut known = BTreeMap::new();
+    let mut check = |slots: &mut Slots, is_divided: bool| {
+        if is_divided {
+            known.clear();
+        }
+        for change in slots.take_changes() {
+            let before = known.insert((change.scope, change.slot), change.after);
+            assert_eq!(before.unwrap_or(Owners::NONE), change.before);
+        }
+        for (scope, slot) in slots
+            .scopes()
+            .flat_map(|s| Slot::all().map(move |slot| (s, slot)))
+        {
+            assert_eq!(known.get(&(scope, slot)), Some(&slots.owners(scope, slot)));
+        }
+    };
+    slots.update(NOW, &(0..2_000).map(old).collect::<Vec<_>>());
+    check(&mut slots, false);
+    slots.update(NOW, &(2_000..2_100).map(old).collect::<Vec<_>>());
+    check(&mut slots, true);
+    slots.update(NOW, &(2_100..2_200).map(old).collect::<Vec<_>>());
+    check(&mut slots, false);
+    let left = (1_900..2_200).map(|number| Change::Left(id(number)));
+    slots.update(NOW, &left.collect::<Vec<_>>());
+    check(&mut slots, true);
 }

@@ -62,21 +62,19 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
         any::<Option<u64>>(),
         1..=8_u32,
     );
-    let who = (maybe(), many_nodes(), maybe(), maybe(), maybe());
+    let who = (maybe(), many_nodes(), maybe(), maybe());
     let how = (
         number(),
-        any::<[bool; 2]>(),
-        any::<u32>(),
+        any::<[bool; 4]>(),
         0..=MAX_REQUEUE_AFTER_MS,
         any::<[u64; 2]>(),
     );
     (what, who, how).prop_map(|(what, who, how)| {
         let (key, [number, repository], size, concurrent_objects) = what;
-        let (preferred_leader, failed_sources, slow_source, silent_owner, on_behalf_of) = who;
+        let (preferred_leader, failed_sources, slow_source, silent_owner) = who;
         let (
             offset,
-            [leader_cooldown, is_slow],
-            downstream_nodes,
+            [leader_cooldown, is_slow, is_fetcher, leads],
             requeue_after_ms,
             [registry, registry_rate],
         ) = how;
@@ -89,21 +87,21 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             preferred_leader,
             failed_sources,
             silent_owner,
-            on_behalf_of,
             offset,
             leader_cooldown,
             requeue_after_ms,
             is_slow,
             slow_source,
-            downstream_nodes,
             registry,
             registry_rate,
+            is_fetcher,
+            leads,
         }
     })
 }
 
 fn wait() -> impl Strategy<Value = Wait> {
-    maybe().prop_map(|leader| Wait { leader })
+    (maybe(), any::<bool>()).prop_map(|(leader, fetches)| Wait { leader, fetches })
 }
 
 fn reply() -> impl Strategy<Value = Reply> {
@@ -144,7 +142,6 @@ fn state() -> impl Strategy<Value = PullState> {
         Just(PullState::Done(true)),
         Just(PullState::Failed(true)),
         Just(PullState::WrongDigest(true)),
-        wait().prop_map(PullState::WaitingElsewhere),
     ]
 }
 
@@ -152,34 +149,31 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
     let numbered = || (some_key(), number());
     prop_oneof![
         members_message().prop_map(Message::Members),
-        (any::<(bool, u64)>(), many_keys(), many_keys()).prop_map(
-            |((of_shard, forget), add, remove)| Message::Announce(Announce {
+        (any::<u64>(), many_keys(), many_keys()).prop_map(|(forget, add, remove)| {
+            Message::Announce(Announce {
                 forget,
                 add,
                 remove,
-                of_shard,
             })
-        ),
-        (any::<bool>(), prop::collection::vec(any::<u64>(), 0..=64)).prop_map(
-            |(of_shard, hashes)| {
-                let slots = (0..hashes.len()).fold(0, |slots, bit| slots | 1 << bit);
-                Message::Renew(Renew {
-                    slots,
-                    hashes,
-                    of_shard,
-                })
-            }
-        ),
-        any::<(bool, u64)>()
-            .prop_map(|(of_shard, slots)| Message::Resync(Resync { slots, of_shard })),
+        }),
+        prop::collection::vec(any::<u64>(), 0..=64).prop_map(|hashes| {
+            let slots = (0..hashes.len()).fold(0, |slots, bit| slots | 1 << bit);
+            Message::Renew(Renew { slots, hashes })
+        }),
+        any::<u64>().prop_map(|slots| Message::Resync(Resync { slots })),
         source_request().prop_map(Message::SourceRequest),
         numbered().prop_map(|(key, number)| Message::withdraw(key, number)),
         (numbered(), reply())
             .prop_map(|((key, number), reply)| Message::answer(key, number, reply)),
         (numbered(), state())
             .prop_map(|((key, number), state)| Message::report(key, number, state)),
-        (key_bytes(), number())
-            .prop_map(|(key, number)| Message::FindHolders(FindHolders { key, number })),
+        (key_bytes(), number(), any::<u32>()).prop_map(|(key, number, shards_asked)| {
+            Message::FindHolders(FindHolders {
+                key,
+                number,
+                shards_asked,
+            })
+        }),
         (any::<u64>(), many_nodes(), maybe()).prop_map(|(number, holders, redirect)| {
             Message::Holders(Holders {
                 number,
@@ -194,15 +188,18 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
 
 proptest! {
     #[test]
-    fn a_message_decodes_as_it_was_encoded(message in message()) {
-        let bytes = message.to_datagram();
+    fn a_message_decodes_as_it_was_encoded(
+        message in message(),
+        on_behalf_of in prop::option::of(some_node()),
+    ) {
+        let bytes = message.clone().into_datagram(on_behalf_of);
         prop_assert!(bytes.len() <= MAX_DATAGRAM);
-        prop_assert_eq!(Message::from_datagram(&bytes), Ok(message));
+        prop_assert_eq!(Message::from_datagram(bytes), Ok((on_behalf_of, message)));
     }
 
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        let _ = Message::from_datagram(&bytes);
+        let _ = Message::from_datagram(&bytes[..]);
     }
 
     #[test]
@@ -211,7 +208,7 @@ proptest! {
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut bytes = message.to_datagram().to_vec();
+        let mut bytes = message.into_datagram(None).to_vec();
         for (at, byte) in damage {
             if !bytes.is_empty() {
                 let at = at.index(bytes.len());
@@ -219,7 +216,7 @@ proptest! {
             }
         }
         bytes.truncate(cut.index(bytes.len() + 1));
-        if let Ok(Message::SourceRequest(request)) = Message::from_datagram(&bytes) {
+        if let Ok((_, Message::SourceRequest(request))) = Message::from_datagram(&bytes[..]) {
             prop_assert_eq!(key_field(request.key()), request.key);
         }
     }
@@ -231,12 +228,12 @@ fn the_longest_messages_fit_and_longer_ones_are_refused() {
         forget: u64::MAX,
         add: keys_field(&[Key([255; 16]); MAX_KEYS]),
         remove: Bytes::new(),
-        of_shard: true,
     });
-    assert!(longest.to_datagram().len() <= MAX_DATAGRAM);
+    let of_node = Some(NodeId([255; 32]));
+    assert!(longest.into_datagram(of_node).len() <= MAX_DATAGRAM);
     let longer = vec![0; MAX_DATAGRAM + 1];
     let refused = DecodeError::TooLong(longer.len());
-    assert_eq!(Message::from_datagram(&longer), Err(refused));
+    assert_eq!(Message::from_datagram(&longer[..]), Err(refused));
 }
 
 #[test]
@@ -246,14 +243,13 @@ fn fields_of_wrong_lengths_are_refused() {
     let request = |change: Change| {
         let mut request = asked(Key([1; 16]), 7);
         change(&mut request, short.clone());
-        Message::from_datagram(&Message::SourceRequest(request).to_datagram())
+        Message::from_datagram(Message::SourceRequest(request).into_datagram(None))
     };
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 5] = [
         ("key", |r, b| r.key = b),
         ("preferred_leader", |r, b| r.preferred_leader = b),
         ("failed_sources", |r, b| r.failed_sources = b),
         ("silent_owner", |r, b| r.silent_owner = b),
-        ("on_behalf_of", |r, b| r.on_behalf_of = b),
         ("slow_source", |r, b| r.slow_source = b),
     ];
     for (field, change) in changes {
@@ -265,9 +261,9 @@ fn fields_of_wrong_lengths_are_refused() {
         ..Follow::default()
     });
     for (reply, field) in [(nobody, "source"), (Reply::Redirect(short), "redirect")] {
-        let answer = Message::answer(Key([1; 16]), 7, reply).to_datagram();
+        let answer = Message::answer(Key([1; 16]), 7, reply).into_datagram(None);
         assert_eq!(
-            Message::from_datagram(&answer),
+            Message::from_datagram(answer),
             Err(DecodeError::Field(field))
         );
     }
@@ -278,7 +274,13 @@ fn one_of_each() -> Vec<Message> {
     let node = |n: u8| node_field(Some(NodeId([n; 32])));
     let nodes = |many: [u8; 2]| nodes_field(many.map(|n| NodeId([n; 32])));
     let key = |n: u8| Key([n; 16]);
-    let (wait, number) = (Wait { leader: node(2) }, 7);
+    let (wait, number) = (
+        Wait {
+            leader: node(2),
+            fetches: true,
+        },
+        7,
+    );
     let full = SourceRequest {
         key: key_field(key(1)),
         number: 0x0102_0304_0506_0708,
@@ -288,15 +290,15 @@ fn one_of_each() -> Vec<Message> {
         preferred_leader: node(2),
         failed_sources: nodes([3, 4]),
         silent_owner: node(7),
-        on_behalf_of: node(8),
         offset: 1 << 20,
         leader_cooldown: true,
         requeue_after_ms: 200,
         is_slow: true,
         slow_source: node(5),
-        downstream_nodes: 77,
         registry: 10,
         registry_rate: 1000,
+        is_fetcher: true,
+        leads: true,
     };
     let follow = Follow {
         source: node(2),
@@ -313,7 +315,7 @@ fn one_of_each() -> Vec<Message> {
     };
     let answer = |reply| Message::answer(key(1), number, reply);
     let report = |state| Message::report(key(1), number, state);
-    let (of_shard, forget, slots) = (true, 5, 6);
+    let (forget, slots) = (5, 6);
     let (add, remove) = (keys_field(&[key(1), key(2)]), keys_field(&[key(3)]));
     let (holders, redirect, registry, rate) = (nodes([2, 3]), node(4), 10, 1000);
     vec![
@@ -321,14 +323,12 @@ fn one_of_each() -> Vec<Message> {
             forget,
             add,
             remove,
-            of_shard,
         }),
         Message::Renew(Renew {
             slots: 3,
             hashes: vec![1, 2],
-            of_shard,
         }),
-        Message::Resync(Resync { slots, of_shard }),
+        Message::Resync(Resync { slots }),
         Message::SourceRequest(full),
         Message::SourceRequest(asked(key(1), number)),
         Message::withdraw(key(1), number),
@@ -336,9 +336,8 @@ fn one_of_each() -> Vec<Message> {
         answer(Reply::Lead(true)),
         answer(Reply::Alone(true)),
         answer(Reply::Later(true)),
-        answer(Reply::Wait(wait.clone())),
+        answer(Reply::Wait(wait)),
         answer(Reply::Redirect(node(2))),
-        report(PullState::WaitingElsewhere(wait)),
         report(PullState::Alive(alive)),
         report(PullState::Done(true)),
         report(PullState::Failed(true)),
@@ -346,6 +345,7 @@ fn one_of_each() -> Vec<Message> {
         Message::FindHolders(FindHolders {
             key: key_field(key(1)),
             number,
+            shards_asked: 2,
         }),
         Message::Holders(Holders {
             number,
@@ -415,6 +415,10 @@ fn the_bytes_are_those_of_the_first_version() {
     let messages = [members_of_each(), one_of_each()].concat();
     assert_eq!(messages.len(), known.len());
     for (message, known) in messages.iter().zip(known) {
-        assert_eq!(hex(&message.to_datagram()), known, "{message:?}");
+        assert_eq!(
+            hex(&message.clone().into_datagram(None)),
+            known,
+            "{message:?}"
+        );
     }
 }

@@ -325,13 +325,13 @@ impl Cluster {
     /// Who is the arbiter of a key, as a node sees it that looks at the members alone.
     pub fn arbiter(&self, key: &Key) -> usize {
         use flights::members::Change;
-        use flights::slots::{Slot, Slots};
+        use flights::slots::{Scope, Slot, Slots};
         let observer = (0..self.len()).find(|n| self.is_up(*n)).expect("one is up");
         let members = self.node(observer).members();
         let joined: Vec<_> = members.iter().cloned().map(Change::Joined).collect();
         let mut slots = Slots::new();
         slots.update(self.clock(observer), &joined);
-        let owners = slots.owners(Slot::of(&key.0));
+        let owners = slots.owners(Scope::Shard(0), Slot::of(&key.0));
         index(&owners.arbiter().expect("there are members"))
     }
 

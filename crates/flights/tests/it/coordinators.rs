@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use flights::members::{Change, Contact, Member};
-use flights::slots::{Owners, ShardMap, Slot};
+use flights::slots::{Owners, Scope, Slot, Slots};
 use flights::{Born, Coordinator, Decision, Key, NodeId, PullProgress, Time, View};
 
 use crate::cluster::{id, index, wanted};
 
 /// The members as some nodes see them.
 pub struct Directory {
-    /// By the number of the shard.
-    shard_maps: BTreeMap<u64, ShardMap>,
+    pub slots: Slots,
     pub members: usize,
 }
 
@@ -27,30 +26,14 @@ impl Directory {
             })
         });
         let joined: Vec<_> = joined.collect();
-        let mut shard_maps = BTreeMap::new();
-        for change in &joined {
-            let Change::Joined(member) = change else {
-                continue;
-            };
-            let known: Option<&ShardMap> = shard_maps.values().next();
-            if known
-                .is_none_or(|shard_map| !shard_maps.contains_key(&shard_map.shard_of(&member.id)))
-            {
-                let mut shard_map = ShardMap::new(member.id);
-                shard_map.update(Time(0), &joined);
-                shard_maps.insert(shard_map.shard_of(&member.id), shard_map);
-            }
-        }
+        let mut slots = Slots::new();
+        slots.update(Time(0), &joined);
         let members = joined.len();
-        Self {
-            shard_maps,
-            members,
-        }
+        Self { slots, members }
     }
 
-    pub fn shard_map(&self, node: &NodeId) -> &ShardMap {
-        let any = self.shard_maps.values().next().expect("there are members");
-        &self.shard_maps[&any.shard_of(node)]
+    pub fn shard_of(&self, node: usize) -> Scope {
+        Scope::of(&id(node), self.slots.shard_count())
     }
 }
 
@@ -66,17 +49,11 @@ impl View for ClusterView<'_> {
     fn is_member(&self, _: &NodeId) -> bool {
         true
     }
-    fn owners(&self, slot: Slot) -> Owners {
-        self.1.shard_map(&self.0).owners(slot)
-    }
-    fn global_owners(&self, slot: Slot) -> Owners {
-        self.1.shard_map(&self.0).global_owners(slot)
+    fn owners(&self, scope: Scope, slot: Slot) -> Owners {
+        self.1.slots.owners(scope, slot)
     }
     fn shard_count(&self) -> u64 {
-        self.1.shard_map(&self.0).shard_count()
-    }
-    fn shard_of(&self, id: &NodeId) -> u64 {
-        self.1.shard_map(&self.0).shard_of(id)
+        self.1.slots.shard_count()
     }
     fn previous_arbiter(&self, _: Slot) -> Option<NodeId> {
         None
@@ -87,6 +64,8 @@ impl View for ClusterView<'_> {
 }
 
 pub struct Coordinators<'a> {
+    /// It receives nothing.
+    silent: Option<usize>,
     coordinators: BTreeMap<usize, (Coordinator, &'a Directory)>,
     messages: u64,
     bytes: u64,
@@ -96,10 +75,15 @@ impl<'a> Coordinators<'a> {
     pub fn new(nodes: usize, directory: impl Fn(usize) -> &'a Directory) -> Self {
         let coordinator = |n| (n, (Coordinator::new(id(n), n as u64), directory(n)));
         Self {
+            silent: None,
             coordinators: (0..nodes).map(coordinator).collect(),
             messages: 0,
             bytes: 0,
         }
+    }
+
+    pub fn silence(&mut self, node: usize) {
+        self.silent = Some(node);
     }
 
     pub fn with<T>(
@@ -127,6 +111,9 @@ impl<'a> Coordinators<'a> {
             for (from, to, bytes) in mail {
                 self.messages += 1;
                 self.bytes += bytes.len() as u64;
+                if self.silent == Some(index(&to)) {
+                    continue;
+                }
                 self.with(index(&to), |coordinator, view| {
                     coordinator.receive(now, id(from), &bytes, view)
                 })
@@ -189,7 +176,7 @@ fn two_thousand_keys_are_announced_in_a_message_for_each_owner() {
         let each = |total: u64| total / announcing as u64;
         let (messages, bytes) = (each(coordinators.messages), each(coordinators.bytes));
         println!("{nodes} nodes, each announces 2,000 keys: {messages} messages, {bytes} bytes");
-        let owners = Slot::all().flat_map(|slot| all.shard_map(&id(0)).owners(slot).to_vec());
+        let owners = Slot::all().flat_map(|slot| all.slots.owners(Scope::Shard(0), slot).to_vec());
         let owners: std::collections::BTreeSet<_> = owners.collect();
         assert!(messages <= owners.len() as u64);
         assert!(bytes <= 3 * 2_000 * 16 + 64 * messages);
@@ -202,7 +189,8 @@ fn two_thousand_keys_are_announced_in_a_message_for_each_owner() {
     }
 }
 
-/// One leads and all others have a source when it has begun, in one message each way and one to say that they wait.
+/// One leads and all others have a source when it has begun, in one message each way and one or two to say that they
+/// wait.
 #[test]
 fn ten_thousand_ask_for_one_key_at_once() {
     let nodes = 10_000;
@@ -215,6 +203,8 @@ fn ten_thousand_ask_for_one_key_at_once() {
         });
     }
     coordinators.deliver(Time(0));
+    // Shards gather their requests before one is passed on.
+    coordinators.tick(Time(50));
     let decisions = |coordinators: &mut Coordinators<'_>| {
         let each =
             (0..nodes).map(|n| coordinators.with(n, |coordinator, _| coordinator.take_decisions()));

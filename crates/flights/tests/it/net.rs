@@ -5,13 +5,16 @@ use std::collections::btree_map::OccupiedEntry;
 use std::time::Duration;
 
 use flights::members::{Change, Contact, Members};
-use flights::slots::{Slot, Slots};
+use flights::slots::{Scope, Slot, Slots};
 use flights::{NodeId, Time};
 
 use crate::cluster::TestKey;
 
 /// Nodes share no clock: each one's is ahead of the network's by this times its number.
 const CLOCK_SKEW_MILLIS: u64 = 7_919;
+
+/// The only shard.
+const ALL: Scope = Scope::Shard(0);
 
 pub struct Node {
     pub members: Members,
@@ -173,7 +176,7 @@ impl Net {
             .iter()
             .filter(|node| node.up && node.members.has_joined());
         let mut arbiters: Vec<_> = views
-            .filter_map(|node| node.slots.owners(slot).arbiter())
+            .filter_map(|node| node.slots.owners(ALL, slot).arbiter())
             .collect();
         arbiters.sort_unstable();
         arbiters.dedup();
@@ -187,7 +190,7 @@ impl Net {
             .filter(|node| node.up)
             .map(|node| &node.slots);
         let first = views.next().expect("a node is up");
-        views.all(|view| Slot::all().all(|slot| view.owners(slot) == first.owners(slot)))
+        views.all(|view| Slot::all().all(|slot| view.owners(ALL, slot) == first.owners(ALL, slot)))
     }
 
     pub fn sent(&self) -> u64 {

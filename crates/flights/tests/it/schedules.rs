@@ -11,8 +11,6 @@ const FIRST_BYTE: u64 = 1_000;
 const OBJECTS: usize = 3;
 /// Of a pull's budget and what upstream takes.
 const LIMIT: u64 = BUDGET.as_millis() as u64 + FIRST_BYTE;
-/// Until it shows that nothing comes of an object that others are kept back for.
-const BESIDE: u64 = 2_000;
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -73,11 +71,10 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// What a pull may wait: where there are shards, for two arbiters, and besides an object for the shard of which
-    /// nothing comes.
+    /// What a pull may wait: where there are shards, for two arbiters.
     fn limit(&self) -> u64 {
         let is_one = self.shard > self.nodes;
-        LIMIT + if is_one { 0 } else { FIRST_BYTE + BESIDE }
+        LIMIT + if is_one { 0 } else { FIRST_BYTE }
     }
 }
 

@@ -1,20 +1,20 @@
 //! What nodes of several shards make of one another.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 
-use flights::slots::Slot;
-use flights::{Decision, Key, NodeId, PullProgress, ReceiveRates, RequestId, SourceRequest, Time};
+use flights::slots::{Scope, Slot};
+use flights::{
+    Decision, Key, NodeId, PullProgress, ReceiveRates, SourceRequest, Time, nodes_field,
+};
 
 use crate::cluster::{id, index, wanted};
 use crate::coordinators::{Coordinators, Directory};
 
 /// A node of each shard and some more, spread over a cluster of four.
 fn some_of(all: &Directory, of_each: usize) -> Vec<usize> {
-    let mut by_shard = BTreeMap::<u64, Vec<usize>>::new();
+    let mut by_shard = BTreeMap::<Scope, Vec<usize>>::new();
     for n in 0..all.members {
-        let shard = all.shard_map(&id(n)).shard_of(&id(n));
-        by_shard.entry(shard).or_default().push(n);
+        by_shard.entry(all.shard_of(n)).or_default().push(n);
     }
     assert_eq!(by_shard.len(), 4);
     by_shard
@@ -23,7 +23,6 @@ fn some_of(all: &Directory, of_each: usize) -> Vec<usize> {
         .collect()
 }
 
-/// What these nodes were told since the last call.
 /// What a lookup has found.
 fn found(coordinators: &mut Coordinators<'_>, asker: usize) -> Vec<NodeId> {
     let mut found = coordinators.with(asker, |coordinator, _| coordinator.take_found());
@@ -31,60 +30,13 @@ fn found(coordinators: &mut Coordinators<'_>, asker: usize) -> Vec<NodeId> {
     found.remove(0).1
 }
 
+/// What these nodes were told since the last call.
 fn decisions(coordinators: &mut Coordinators<'_>, nodes: &[usize]) -> BTreeMap<usize, Decision> {
     let each = nodes
         .iter()
         .map(|n| (*n, coordinators.with(*n, |d, _| d.take_decisions())));
     each.flat_map(|(n, all)| all.into_iter().map(move |(_, o)| (n, o)))
         .collect()
-}
-
-#[test]
-fn no_node_fetches_two_objects_at_once_for_its_shard() {
-    let all = Directory::new(0..4_200);
-    let mut coordinators = Coordinators::new(4_200, |_| &all);
-    let nodes = some_of(&all, 2);
-    let (holder, pair) = (nodes[0], [nodes[2], nodes[3]]);
-    let keys: Vec<_> = (0..20).map(|n| Key::of(&format!("sha256:{n}"))).collect();
-    coordinators.with(holder, |coordinator, _| coordinator.hold(Time(0), &keys));
-    coordinators.tick(Time(100));
-    coordinators.tick(Time(200));
-    let mut now = 300;
-    for keys in keys.chunks(2) {
-        let mut fetchers = Vec::new();
-        for (node, key) in pair
-            .iter()
-            .flat_map(|node| keys.iter().map(move |key| (*node, key)))
-        {
-            coordinators.with(node, |coordinator, view| {
-                coordinator.request_source(Time(now), wanted(*key), view)
-            });
-        }
-        coordinators.deliver(Time(now));
-        for _ in 0..6 {
-            now += 50;
-            coordinators.tick(Time(now));
-        }
-        for node in pair {
-            for (_, decision) in
-                coordinators.with(node, |coordinator, _| coordinator.take_decisions())
-            {
-                match decision {
-                    Decision::Follow { source, .. } if source == id(holder) => fetchers.push(node),
-                    Decision::Follow { .. } => {}
-                    other => panic!("{other:?}"),
-                }
-            }
-            for key in keys {
-                coordinators.with(node, |coordinator, view| {
-                    coordinator.report(Time(now), *key, PullProgress::Done, view);
-                });
-            }
-        }
-        fetchers.sort_unstable();
-        assert_eq!(fetchers, pair);
-        coordinators.deliver(Time(now));
-    }
 }
 
 #[test]
@@ -95,15 +47,13 @@ fn what_one_shard_holds_the_others_find() {
     let holder = nodes[0];
     let keys: Vec<_> = (0..50).map(|n| Key::of(&format!("sha256:{n}"))).collect();
     coordinators.with(holder, |coordinator, _| coordinator.hold(Time(0), &keys));
-    // The holder tells its shard, and that tells the cluster.
     coordinators.tick(Time(100));
-    coordinators.tick(Time(200));
     for key in &keys {
         for asker in &nodes[1..] {
             coordinators.with(*asker, |coordinator, view| {
                 coordinator.find_holders(Time(300), *key, view)
             });
-            assert!(coordinators.deliver(Time(300)) <= 6, "three round trips");
+            assert!(coordinators.deliver(Time(300)) <= 6, "from shard to shard");
             assert_eq!(found(&mut coordinators, *asker), [id(holder)]);
         }
     }
@@ -112,7 +62,6 @@ fn what_one_shard_holds_the_others_find() {
         coordinator.release(Time(400), &keys);
     });
     coordinators.tick(Time(500));
-    coordinators.tick(Time(600));
     for key in &keys {
         coordinators.with(nodes[7], |coordinator, view| {
             coordinator.find_holders(Time(700), *key, view)
@@ -120,103 +69,6 @@ fn what_one_shard_holds_the_others_find() {
         coordinators.deliver(Time(700));
         assert_eq!(found(&mut coordinators, nodes[7]), []);
     }
-}
-
-/// A node that asks for three objects at once, which a node of another shard holds, as nobody else of its own does.
-struct Fetcher<'a> {
-    coordinators: Coordinators<'a>,
-    node: usize,
-    requests: BTreeMap<RequestId, Key>,
-}
-
-impl<'a> Fetcher<'a> {
-    fn new(all: &'a Directory, holder: usize, node: usize) -> Self {
-        let mut coordinators = Coordinators::new(4_200, |_| all);
-        let keys = ["a", "b", "c"].map(Key::of);
-        coordinators.with(holder, |coordinator, _| coordinator.hold(Time(0), &keys));
-        coordinators.tick(Time(100));
-        coordinators.tick(Time(200));
-        let requests = keys.map(|key| {
-            let request = coordinators.with(node, |coordinator, view| {
-                coordinator.request_source(Time(300), wanted(key), view)
-            });
-            (request, key)
-        });
-        let requests = requests.into();
-        Self {
-            coordinators,
-            node,
-            requests,
-        }
-    }
-
-    /// What it is told to follow meanwhile, and whom, while bytes of an object come to it.
-    fn follows(&mut self, times: RangeInclusive<u64>, comes: Option<Key>) -> Vec<(Key, usize)> {
-        let begun = PullProgress::Begun { size: 32 << 20 };
-        let mut followed = Vec::new();
-        for now in times.step_by(50).map(Time) {
-            self.coordinators.deliver(now);
-            let told = self.coordinators.with(self.node, |coordinator, view| {
-                if let Some(key) = comes {
-                    coordinator.report(now, key, begun, view);
-                }
-                coordinator.take_decisions()
-            });
-            self.coordinators.tick(now);
-            for (request, decision) in told {
-                match decision {
-                    Decision::Follow { source, .. } => {
-                        followed.push((self.requests[&request], index(&source)));
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-        followed
-    }
-}
-
-#[test]
-fn a_fetcher_pulls_other_objects_last_and_one_at_a_time() {
-    let all = Directory::new(0..4_200);
-    let nodes = some_of(&all, 2);
-    let (holder, near) = (nodes[0], nodes[3]);
-    let mut fetcher = Fetcher::new(&all, holder, nodes[2]);
-    let first = fetcher.follows(300..=600, None);
-    let [(comes, source)] = first[..] else {
-        panic!("one for its shard: {first:?}");
-    };
-    assert_eq!(source, holder);
-    // Then another one of the shard has them all.
-    let keys: Vec<_> = fetcher.requests.values().copied().collect();
-    fetcher
-        .coordinators
-        .with(near, |coordinator, _| coordinator.hold(Time(600), &keys));
-    assert_eq!(fetcher.follows(650..=2_200, Some(comes)), []);
-    let second = fetcher.follows(2_250..=9_000, Some(comes));
-    assert!(
-        matches!(second[..], [(_, source)] if source == near),
-        "{second:?}"
-    );
-    fetcher
-        .coordinators
-        .with(fetcher.node, |coordinator, view| {
-            coordinator.report(Time(9_000), comes, PullProgress::Done, view);
-        });
-    let third = fetcher.follows(9_050..=9_200, None);
-    assert!(
-        matches!(third[..], [(_, source)] if source == near),
-        "{third:?}"
-    );
-}
-
-#[test]
-fn an_object_of_which_nothing_comes_holds_nothing_up() {
-    let all = Directory::new(0..4_200);
-    let nodes = some_of(&all, 1);
-    let mut fetcher = Fetcher::new(&all, nodes[0], nodes[1]);
-    assert_eq!(fetcher.follows(300..=1_700, None).len(), 1);
-    assert_eq!(fetcher.follows(1_750..=6_000, None).len(), 2);
 }
 
 #[test]
@@ -352,14 +204,11 @@ fn a_lead_that_asks_again_in_its_shard_leads_for_all() {
     let mut coordinators = Coordinators::new(4_200, |_| &all);
     let nodes = some_of(&all, 1);
     let key = Key::of("sha256:asked twice");
+    let slot = Slot::of(&key.0);
     let is_apart = |node: &&usize| {
-        all.shard_map(&id(**node))
-            .owners(Slot::of(&key.0))
-            .arbiter()
-            != all
-                .shard_map(&id(**node))
-                .global_owners(Slot::of(&key.0))
-                .arbiter()
+        let scopes = [all.shard_of(**node), Scope::Cluster];
+        let [own, global] = scopes.map(|scope| all.slots.owners(scope, slot).arbiter());
+        own != global
     };
     let (mut apart, mut others) = (nodes.iter().filter(is_apart), nodes.iter());
     let leader = *apart.next().expect("three of four shards are");
@@ -391,35 +240,74 @@ fn a_lead_that_asks_again_in_its_shard_leads_for_all() {
     assert!(told.is_empty(), "{told:?}");
 }
 
+/// Asks for an object on behalf of which somebody may have to look in other shards. Returns the decision.
+fn ask(coordinators: &mut Coordinators<'_>, node: usize, key: Key, at: u64) -> Option<Decision> {
+    coordinators.with(node, |coordinator, view| {
+        coordinator.request_source(Time(at), wanted(key), view)
+    });
+    for step in 0..4 {
+        coordinators.deliver(Time(at + 50 * step));
+        coordinators.tick(Time(at + 50 * step));
+    }
+    decisions(coordinators, &[node]).remove(&node)
+}
+
+fn source(decision: Option<Decision>) -> usize {
+    match decision {
+        Some(Decision::Follow { source, .. }) => index(&source),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn what_is_kept_back_gives_its_place_up() {
+fn what_one_shard_holds_the_others_follow() {
     let all = Directory::new(0..4_200);
-    let nodes = some_of(&all, 1);
     let mut coordinators = Coordinators::new(4_200, |_| &all);
-    let keys = ["a", "b", "c"].map(Key::of);
-    coordinators.with(nodes[0], |coordinator, _| coordinator.hold(Time(0), &keys));
+    let nodes = some_of(&all, 2);
+    let (holder, key) = (nodes[4], Key::of("sha256:held"));
+    coordinators.with(holder, |coordinator, _| coordinator.hold(Time(0), &[key]));
     coordinators.tick(Time(100));
-    coordinators.tick(Time(200));
-    for key in keys {
-        let wanted = SourceRequest {
-            requeue_after_ms: 200,
-            ..wanted(key)
-        };
-        coordinators.with(nodes[1], |coordinator, view| {
-            coordinator.request_source(Time(300), wanted, view)
+    let first = ask(&mut coordinators, nodes[0], key, 300);
+    assert_eq!(source(first), holder);
+    let near = ask(&mut coordinators, nodes[1], key, 600);
+    assert_eq!(source(near), nodes[0], "the fetcher of its shard");
+    let far = source(ask(&mut coordinators, nodes[2], key, 900));
+    assert!([holder, nodes[0]].contains(&far), "{far}");
+    // What failed a node is not given to it again, and nobody else of another shard has it.
+    let failed = SourceRequest {
+        failed_sources: nodes_field([holder, nodes[0], nodes[1], nodes[2]].map(id)),
+        ..wanted(key)
+    };
+    coordinators.with(nodes[6], |coordinator, view| {
+        coordinator.request_source(Time(1_200), failed, view)
+    });
+    for step in 0..4 {
+        coordinators.deliver(Time(1_200 + 50 * step));
+        coordinators.tick(Time(1_200 + 50 * step));
+    }
+    let last = decisions(&mut coordinators, &nodes).remove(&nodes[6]);
+    assert_eq!(last, Some(Decision::Lead));
+}
+
+#[test]
+fn a_shard_leads_itself_if_the_global_arbiter_is_silent() {
+    let all = Directory::new(0..4_200);
+    let mut coordinators = Coordinators::new(4_200, |_| &all);
+    let nodes = some_of(&all, 2);
+    let key = Key::of("sha256:silent");
+    let global = all.slots.owners(Scope::Cluster, Slot::of(&key.0)).arbiter();
+    coordinators.silence(index(&global.expect("there are shards")));
+    for node in &nodes[..2] {
+        coordinators.with(*node, |coordinator, view| {
+            coordinator.request_source(Time(0), wanted(key), view)
         });
     }
-    let mut told = Vec::new();
-    for now in (300..=600).step_by(50).map(Time) {
+    let mut told = BTreeMap::new();
+    for now in (0..1_300).step_by(50).map(Time) {
         coordinators.deliver(now);
         coordinators.tick(now);
-        told.extend(coordinators.with(nodes[1], |coordinator, _| coordinator.take_decisions()));
+        told.extend(decisions(&mut coordinators, &nodes[..2]));
     }
-    let count = |is: fn(&Decision) -> bool| told.iter().filter(|(_, o)| is(o)).count();
-    assert_eq!(
-        count(|o| matches!(o, Decision::Follow { .. })),
-        1,
-        "{told:?}"
-    );
-    assert_eq!(count(|o| *o == Decision::Later), 2, "{told:?}");
+    assert_eq!(told.len(), 1, "the other one waits: {told:?}");
+    assert!(told.values().all(|decision| *decision == Decision::Lead));
 }

@@ -18,7 +18,7 @@ impl Flight {
     /// Whether a node is slow, or a node above it is.
     pub fn is_behind_slow_node(&self, node: &NodeId) -> bool {
         self.get(node)
-            .is_some_and(|source| source.is_behind_slow_node)
+            .is_some_and(|source| source.derived.is_behind_slow_node)
     }
 
     /// Sets whether a node is slow. Returns whether that is news.

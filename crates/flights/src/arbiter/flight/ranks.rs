@@ -1,91 +1,77 @@
 //! Derives which sources are fed, and their rank.
 
 use crate::wire::SourceRequest;
-use crate::{ChainPosition, Key, NodeId};
+use crate::{Key, NodeId};
 
-use super::source::Rank;
+use super::source::{Derived, Rank};
 use super::{Flight, Source, State};
 use crate::arbiter::tree::{self, TreeShape};
 
 impl Flight {
-    /// Recomputes, for a node and all below it: whether it is fed, its root, its depth, and whether a slow node is
-    /// above it.
+    /// Recomputes what follows from the nodes above, for a node and all below it.
     pub(super) fn refresh(&mut self, node: NodeId) {
         let mut stale = vec![node];
         while let Some(node) = stale.pop() {
             let Some(source) = self.sources.get(&node) else {
                 continue;
             };
-            let derived = |s: &Source| {
-                (
-                    s.is_fed,
-                    s.root,
-                    s.root_is_complete,
-                    s.depth,
-                    s.is_behind_slow_node,
-                )
-            };
-            let was = derived(source);
-            let above = source.parent.map(|parent| self.sources.get(&parent));
-            let (is_slow, is_wrong) = (source.is_slow, source.is_wrong);
-            let is = match above {
-                Some(Some(parent)) if parent.is_fed && !is_wrong => {
-                    let depth = parent.depth.saturating_add(1);
-                    let is_behind_slow_node = is_slow || parent.is_behind_slow_node;
-                    (
-                        true,
-                        parent.root,
-                        parent.root_is_complete,
-                        depth,
-                        is_behind_slow_node,
-                    )
-                }
-                // In a ring no node is fed, so this loop ends.
-                Some(_) => (false, source.root, false, source.depth, is_slow),
-                None => {
-                    let has_bytes = matches!(
-                        source.state,
-                        State::Begun | State::FollowingElsewhere | State::Complete
-                    );
-                    let root_is_complete = source.state == State::Complete;
-                    (has_bytes && !is_wrong, node, root_is_complete, 0, is_slow)
-                }
-            };
+            let derived = self.derive(source);
+            let was = source.derived;
             if let Some(source) = self.sources.get_mut(&node) {
-                (
-                    source.is_fed,
-                    source.root,
-                    source.root_is_complete,
-                    source.depth,
-                    source.is_behind_slow_node,
-                ) = is;
+                source.derived = derived;
             }
             self.rank(&node);
-            if is != was {
+            if derived != was {
                 stale.extend(self.children.get(&node).into_iter().flatten());
             }
         }
     }
 
+    fn derive(&self, source: &Source) -> Derived {
+        let above = source.parent.map(|parent| self.sources.get(&parent));
+        let above = above.map(|parent| parent.map(|parent| parent.derived));
+        match above {
+            Some(Some(parent)) if parent.is_fed && !source.is_wrong => Derived {
+                depth: parent.depth.saturating_add(1),
+                is_behind_slow_node: source.is_slow || parent.is_behind_slow_node,
+                ..parent
+            },
+            // In a ring no node is fed, so `refresh` ends.
+            Some(_) => Derived {
+                depth: source.derived.depth,
+                is_behind_slow_node: source.is_slow,
+                ..Derived::default()
+            },
+            None => Derived {
+                is_fed: !matches!(
+                    source.state,
+                    State::Granted | State::LeadsForAll | State::Following
+                ) && !source.is_wrong,
+                root_is_complete: source.state == State::Complete,
+                depth: 0,
+                is_behind_slow_node: source.is_slow,
+            },
+        }
+    }
+
     pub(super) fn rank(&mut self, node: &NodeId) {
         let children = self.children(node);
-        let leads_for_all = self.leads_for_all(node);
         let Some(source) = self.sources.get_mut(node) else {
             return;
         };
         let is_complete = source.state == State::Complete;
-        let goes_on = source.root_is_complete && !is_complete;
-        let cost = self.shape.cost(node, source.depth, children, goes_on);
+        let derived = source.derived;
+        let goes_on = derived.root_is_complete && !is_complete;
+        let cost = self.shape.cost(node, derived.depth, children, goes_on);
         // The oldest source is probably the furthest. Among complete holders the choice is random.
         let tie_break = if is_complete {
             tree::tie_break(node, self.epoch)
         } else {
             u64::from(source.order)
         };
-        let rank = source.is_fed.then_some(Rank {
-            is_behind_slow_node: source.is_behind_slow_node,
+        let rank = derived.is_fed.then_some(Rank {
+            is_behind_slow_node: derived.is_behind_slow_node,
             is_doubtful: source.is_doubtful,
-            leads_for_all,
             cost,
             tie_break,
         });
@@ -113,7 +99,7 @@ impl Flight {
         let slow = slow.take_while(|(rank, _)| rank.is_behind_slow_node && request.is_slow);
         let best = slow.filter(usable).last();
         let best = best.or_else(|| self.ranked.iter().find(usable));
-        let is_fed = |node: &NodeId| self.get(node).is_some_and(|source| source.is_fed);
+        let is_fed = |node: &NodeId| self.get(node).is_some_and(|source| source.derived.is_fed);
         let is_poor = |(rank, _): &&(Rank, NodeId)| rank.is_behind_slow_node && !request.is_slow;
         let left = slow_source.filter(|slow| is_fed(slow) && !has_failed(slow, request));
         let good = best.filter(|best| !is_poor(best));
@@ -140,13 +126,6 @@ impl Flight {
             }
         }
         shape
-    }
-
-    /// Whether this node pulls from upstream, in a shard, what all shards then share.
-    pub fn leads_for_all(&self, node: &NodeId) -> bool {
-        let (epoch, order) = (self.epoch, 0);
-        let leads = |source: &Source| source.state.is_lead();
-        ChainPosition { epoch, order }.is_of_shard() && self.get(node).is_some_and(leads)
     }
 }
 

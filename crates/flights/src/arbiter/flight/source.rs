@@ -5,16 +5,16 @@ use crate::{NodeId, Time};
 /// The state of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::arbiter) enum State {
-    /// It asks the arbiter of the cluster, or of another shard.
-    AskingElsewhere,
     /// It was granted the lead and has no byte yet.
     Granted,
     /// It pulls from upstream and has bytes.
     Begun,
     /// It pulls from another source.
     Following,
-    /// It pulls from a node of another shard.
-    FollowingElsewhere,
+    /// It pulls from upstream for all shards, and feeds the fetcher of one of them.
+    LeadsForAll,
+    /// It pulls from a node of another shard, for its own shard.
+    Fetching,
     Complete,
 }
 
@@ -23,9 +23,9 @@ impl State {
         matches!(self, Self::Granted | Self::Begun)
     }
 
-    /// Whether others wait for the outcome.
-    pub fn is_awaited(self) -> bool {
-        matches!(self, Self::Granted | Self::AskingElsewhere)
+    /// Whether the arbiter above this one hears of the pull, where there is one.
+    pub fn is_told_above(self) -> bool {
+        !matches!(self, Self::Following | Self::Complete)
     }
 }
 
@@ -43,13 +43,7 @@ pub(in crate::arbiter) struct Source {
     /// The request that this state results from.
     pub asked: Asked,
     pub parent: Option<NodeId>,
-    /// Its bytes come from a root, directly or through other nodes. Only then can it feed others.
-    pub(super) is_fed: bool,
-    /// The root that its bytes come from, or came from last.
-    pub(super) root: NodeId,
-    /// The root has the complete object.
-    pub(super) root_is_complete: bool,
-    pub depth: u16,
+    pub(super) derived: Derived,
     /// Its followers have a higher order.
     pub order: u32,
     pub heard: Time,
@@ -61,11 +55,28 @@ pub(in crate::arbiter) struct Source {
     pub is_second_lead: bool,
     /// It receives far less than others could: its own link is slow, or upstream is slow for it.
     pub is_slow: bool,
-    /// It is slow itself, or a node above it is.
-    pub(super) is_behind_slow_node: bool,
     /// A node below the same root received bytes with a wrong digest.
     pub(super) is_wrong: bool,
     pub(super) rank: Option<Rank>,
+}
+
+/// What follows for a source from the nodes above it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Derived {
+    /// Its bytes come from a root, directly or through other nodes. Only then can it feed others.
+    pub is_fed: bool,
+    /// The root has the complete object.
+    pub root_is_complete: bool,
+    pub depth: u16,
+    /// It is slow itself, or a node above it is.
+    pub is_behind_slow_node: bool,
+}
+
+impl Source {
+    /// The nodes between it and its root.
+    pub fn depth(&self) -> u16 {
+        self.derived.depth
+    }
 }
 
 /// The order of sources, best first.
@@ -73,8 +84,6 @@ pub(in crate::arbiter) struct Source {
 pub(super) struct Rank {
     pub is_behind_slow_node: bool,
     pub is_doubtful: bool,
-    /// See [`Flight::leads_for_all`](super::Flight::leads_for_all).
-    pub leads_for_all: bool,
     pub cost: u64,
     pub tie_break: u64,
 }

@@ -24,7 +24,7 @@ fn nobody_is_fed_by_those_it_feeds_in_whatever_order_they_came() {
     flight.attach(Time(0), node(1), node(0), asked);
     flight.put(Time(0), node(0), State::Begun, asked);
     assert_eq!(flight.children(&node(1)), 1);
-    assert_eq!(flight.get(&node(3)).map(|source| source.depth), Some(3));
+    assert_eq!(flight.get(&node(3)).map(Source::depth), Some(3));
     flight.detach(&node(1));
     assert_eq!(flight.best_source(&node(1), &request()), Some(node(0)));
     let failed_sources = nodes_field([node(0)]);
@@ -126,11 +126,12 @@ fn who_is_fed_anew_comes_after_its_source_and_before_those_it_feeds() {
 }
 
 #[test]
-fn while_somebody_asks_elsewhere_the_lead_that_has_begun_here_is_not_lost() {
+fn who_leads_for_all_is_waited_for_and_feeds_nobody_here() {
     let mut flight = flight();
-    flight.lead(Time(0), node(1), State::Granted, Asked::default());
-    assert_eq!(flight.awaited_lead(Time(0)), Some(node(1)));
-    flight.lead(Time(1), node(1), State::Begun, Asked::default());
-    flight.put(Time(1), node(2), State::AskingElsewhere, Asked::default());
-    assert_eq!(flight.awaited_lead(Time(1)), Some(node(1)));
+    flight.lead(Time(0), node(1), State::LeadsForAll, Asked::default());
+    assert_eq!(flight.awaited_lead(), Some(node(1)));
+    assert!(!flight.is_awaited_by(false), "another node may fetch");
+    assert_eq!(flight.best_source(&node(9), &request()), None);
+    flight.put(Time(0), node(2), State::Fetching, Asked::default());
+    assert_eq!(flight.best_source(&node(9), &request()), Some(node(2)));
 }

@@ -140,7 +140,7 @@ proptest! {
         prop_assert!(draft.len <= limit);
         let datagram = draft.finish();
         let message = Message::Members(MembersMessage { kind, updates: taken });
-        prop_assert_eq!(Message::from_datagram(&datagram), Ok(message));
+        prop_assert_eq!(Message::from_datagram(datagram), Ok((None, message)));
     }
 }
 

@@ -1,0 +1,75 @@
+//! The node that asks, and what this arbiter is to it.
+
+use crate::outbox::Outbox;
+use crate::slots::Slot;
+use crate::view::View;
+use crate::wire::{Message, Reply};
+use crate::{Key, NodeId};
+
+/// A node that sends a message, or on whose behalf an arbiter sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub node: NodeId,
+    /// The arbiter that passes its messages on.
+    pub via: Option<NodeId>,
+}
+
+impl Asker {
+    pub fn new(from: NodeId, on_behalf_of: Option<NodeId>) -> Self {
+        match on_behalf_of {
+            Some(node) => Self {
+                node,
+                via: Some(from),
+            },
+            None => Self {
+                node: from,
+                via: None,
+            },
+        }
+    }
+
+    pub fn answer(&self, key: Key, number: u64, reply: Reply, out: &mut Outbox) {
+        let answer = Message::answer(key, number, reply);
+        match self.via {
+            Some(arbiter) => out.pass_on(arbiter, self.node, answer),
+            None => out.send(self.node, answer),
+        }
+    }
+}
+
+/// What this node is to a node that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Its arbiter, in a cluster of one shard.
+    Only,
+    /// The global arbiter, among several shards.
+    Global,
+    /// The arbiter of its shard; the global arbiter is this one.
+    OfShard(NodeId),
+    /// The arbiter of another shard, which the global arbiter asks on its behalf.
+    OfOtherShard,
+    /// Not its arbiter; that is this one.
+    NotArbiter(Option<NodeId>),
+}
+
+impl Role {
+    pub fn of(asker: &Asker, key: &Key, view: &impl View) -> Self {
+        let (me, global) = (view.me(), view.global_arbiter(key));
+        let is_sharded = view.shard_count() > 1;
+        let arbiter = match asker.via {
+            Some(_) if is_sharded => global,
+            _ => view
+                .owners(view.shard_of(&asker.node), Slot::of(&key.0))
+                .arbiter(),
+        };
+        match global {
+            _ if arbiter != Some(me) => match asker.via {
+                Some(via) if Some(via) == global => Self::OfOtherShard,
+                _ => Self::NotArbiter(arbiter),
+            },
+            None => Self::Only,
+            Some(global) if global == me => Self::Global,
+            Some(global) => Self::OfShard(global),
+        }
+    }
+}
