@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, Response, StatusCode};
-use oci::Digest;
+use oci::{Digest, Origin, Reference};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,7 @@ use crate::request::{Caller, ClientAddress, Kind, Reader, Request, RequestError,
 use crate::request_record::{RequestRecord, handler};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
-use crate::upstream_check::UpstreamCheck;
+use crate::upstream_check::{Asker, UpstreamCheck};
 use crate::{CheckOptions, Flights, Health, Intake, Router, Store, Upstream, local, send};
 
 /// The adapters that a mirror stands between.
@@ -311,9 +311,13 @@ impl Mirror {
             return self.find_for_peer(target, record).await;
         }
         if let Some(check) = &self.upstream_check {
-            let is_proven_own = target.caller == Caller::Own && self.access.node_secret.is_some();
+            let asker = match (&self.access.node_secret, target.caller) {
+                (Some(_), Caller::Own) => Asker::ProvenOwn,
+                (Some(_), Caller::Peer | Caller::Remote) => Asker::Stranger,
+                (None, _) => Asker::Anybody,
+            };
             let credentials = client.credentials.as_ref();
-            match check.admit(target, credentials, is_proven_own).await {
+            match check.admit(target, credentials, asker).await {
                 Ok(head) => {
                     let found = head.filter(|_| target.head_only);
                     if let Some(found) = found.as_ref().and_then(UpstreamCheck::head_found) {
@@ -368,12 +372,18 @@ impl Mirror {
 
     /// Finds what this node has and the client may have.
     async fn find_here(&self, target: &Target) -> Option<Found> {
-        if let Some(check) = &self.upstream_check
-            && !check.shows(target).await
-        {
-            return None;
+        let Some(check) = &self.upstream_check else {
+            return local::find(&self.store, &self.access, target).await;
+        };
+        // A tag may point elsewhere a moment later.
+        let mut target = target.clone();
+        if let Some(name) = target.tag_name() {
+            target.reference = Reference::Digest(self.store.catalog().resolve(&name)?);
         }
-        local::find(&self.store, &self.access, target).await
+        match check.shows(&target).await {
+            true => local::find(&self.store, &self.access, &target).await,
+            false => None,
+        }
     }
 
     /// Looks up how large a blob has to be that peers are about to be asked for.
@@ -396,13 +406,25 @@ impl Mirror {
         let (Some(flight), Some(position)) = (&self.flight, target.position) else {
             return found.ok_or(Refusal::NotHere(target.kind));
         };
+        let is_open = |origin: Option<&Origin>| {
+            let check = self.upstream_check.as_ref();
+            check.is_none_or(|check| check.shows_growing(target, origin))
+        };
+        let access = &self.access;
         if target.head_only {
-            let progress = flight.progress(target, found, &self.access);
+            let progress = flight.progress(target, found, access, is_open);
             return progress.ok_or(Refusal::NotHere(target.kind));
         }
         let found = match found {
             Some(found) => found,
-            None => flight.serve_growing(target, position, &self.access).await?,
+            None => match flight
+                .serve_growing(target, position, access, is_open)
+                .await
+            {
+                Ok(found) => found,
+                // It may have become complete meanwhile.
+                Err(refusal) => self.find_here(target).await.ok_or(refusal)?,
+            },
         };
         record.upload = flight.admit(target, &found, record.ip)?;
         Ok(found)

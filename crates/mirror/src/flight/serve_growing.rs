@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use oci::{Digest, MediaType};
+use oci::{Digest, MediaType, Origin};
 use tokio::time::timeout;
 
 use super::Flight;
@@ -16,7 +16,7 @@ use crate::flights::pulling::{EVICTED_FOR, Role};
 use crate::found::{Found, Payload, Source};
 use crate::refusal::Refusal;
 use crate::request::Target;
-use crate::{ChainPosition, Progress, Stage, local};
+use crate::{ChainPosition, Progress, Stage};
 
 /// A follower's request may come this much before this node's own, or before this node knows its role.
 const SERVE_WAIT: Duration = Duration::from_millis(250);
@@ -24,7 +24,8 @@ const SERVE_WAIT: Duration = Duration::from_millis(250);
 const SMALL: u64 = 1024 * 1024;
 
 impl Flight {
-    /// Finds what this node is pulling, for a follower at `position`.
+    /// Finds what this node is pulling, for a follower at `position`. `is_open`: whether the follower may have what this
+    /// node's client pulls from there.
     ///
     /// # Errors This node does not pull the object, may not share it, or is not ahead of the follower.
     pub async fn serve_growing(
@@ -32,6 +33,7 @@ impl Flight {
         target: &Target,
         position: ChainPosition,
         access: &Access,
+        is_open: impl Fn(Option<&Origin>) -> bool,
     ) -> Result<Found, Refusal> {
         let nothing = Refusal::NotHere(target.kind);
         let Some(digest) = target.digest() else {
@@ -39,11 +41,9 @@ impl Flight {
         };
         let offset = first_byte(target.ranges.as_ref());
         let opened = timeout(SERVE_WAIT, self.ahead(digest, offset, position, access)).await;
-        let Some(shared_pull) = opened.ok().flatten() else {
-            // It may have become complete meanwhile.
-            let found = local::find(&self.shared.store, access, target).await;
-            return found.ok_or(nothing);
-        };
+        let opened = opened.ok().flatten();
+        let opened = opened.filter(|opened| is_open(opened.pull.origin.as_ref()));
+        let shared_pull = opened.ok_or(nothing)?;
         let (size, growing) = (shared_pull.size, shared_pull.growing.clone());
         let follower_stream = shared_pull.open(position);
         Ok(Found {
@@ -62,6 +62,7 @@ impl Flight {
         target: &Target,
         complete: Option<Found>,
         access: &Access,
+        is_open: impl Fn(Option<&Origin>) -> bool,
     ) -> Option<Found> {
         let sent = self.shared.uploads.sent();
         if let Some(found) = complete {
@@ -73,7 +74,8 @@ impl Flight {
         let pull = self.shared.pulls.get(digest)?;
         let admits = |origin| access.filter.admits(origin);
         let is_shared = pull.states().borrow().sharing == Sharing::Shared;
-        if !is_shared || !pull.origin.as_ref().is_none_or(admits) {
+        let origin = pull.origin.as_ref();
+        if !is_shared || !origin.is_none_or(admits) || !is_open(origin) {
             return None;
         }
         let growing = self.shared.ingest(digest)?;
