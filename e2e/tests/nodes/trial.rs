@@ -71,6 +71,7 @@ fn mirror(host: &Host) -> Mirror {
         store: Arc::new(MemoryStore::default()),
         router: Arc::new(MemoryCluster::default().router(alone)),
         intake: None,
+        checks: None,
         flights: None,
     };
     let options = Options {
