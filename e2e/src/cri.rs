@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tonic::transport::{Channel, Endpoint};
 
 use v1::image_service_client::ImageServiceClient;
-use v1::{ImageSpec, ListImagesRequest, PullImageRequest, RemoveImageRequest};
+use v1::{AuthConfig, ImageSpec, ListImagesRequest, PullImageRequest, RemoveImageRequest};
 
 mod v1 {
     tonic::include_proto!("runtime.v1");
@@ -45,10 +45,20 @@ impl Cri {
 
     /// Pulls an image, as a kubelet does before it starts a container.
     pub async fn pull(&self, reference: &str) -> Result<()> {
+        self.pull_with(reference, None).await
+    }
+
+    /// Does the same with a pull secret: a user and a password.
+    pub async fn pull_with(&self, reference: &str, secret: Option<(&str, &str)>) -> Result<()> {
         let mut client = self.images.clone();
-        let call = client.pull_image(PullImageRequest {
-            image: Some(spec(reference)),
+        let auth = secret.map(|(user, password)| AuthConfig {
+            username: user.to_owned(),
+            password: password.to_owned(),
         });
+        let call = Box::pin(client.pull_image(PullImageRequest {
+            image: Some(spec(reference)),
+            auth,
+        }));
         let pulled = tokio::time::timeout(PULL_LIMIT, call).await;
         pulled
             .context("no end")?

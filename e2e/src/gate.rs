@@ -35,6 +35,18 @@ pub enum Treatment {
     Corrupted,
 }
 
+/// What a registry that is guarded by a password gives without it.
+#[derive(Clone)]
+pub struct Guard {
+    /// Repositories below this folder are public.
+    pub public: String,
+    /// The value of `Authorization` that opens all.
+    pub authorization: String,
+}
+
+/// Who makes requests that begin with `peili/` in `User-Agent`: the mirrors.
+const MIRRORS: &str = "user-agent: peili/";
+
 /// A proxy on the upstream's host. Each connection to it carries one request.
 pub struct Gate {
     state: Arc<State>,
@@ -43,13 +55,18 @@ pub struct Gate {
 
 struct State {
     registry: PathBuf,
+    guard: Option<Guard>,
     requests: Mutex<Vec<Request>>,
     treated: watch::Sender<Option<Treated>>,
 }
 
 /// Who is treated how for what.
 struct Treated {
-    client: Ipv4Addr,
+    /// `None`: everybody.
+    client: Option<Ipv4Addr>,
+    /// Whether the requests of mirrors alone are meant, and not those of containerds.
+    are_mirrors: bool,
+    /// Part of the path. Empty: all.
     digest: String,
     treatment: Treatment,
 }
@@ -64,7 +81,7 @@ struct Request {
 
 impl Gate {
     /// Listens on the host for what `registry`, a Unix socket, is to answer.
-    pub fn start(host: &Host, port: u16, registry: PathBuf) -> Result<Gate> {
+    pub fn start(host: &Host, port: u16, registry: PathBuf, guard: Option<Guard>) -> Result<Gate> {
         let address = SocketAddr::from((host.address, port));
         let socket = host.inside(|| {
             let socket = TcpSocket::new_v4()?;
@@ -76,6 +93,7 @@ impl Gate {
         let listener = socket.listen(BACKLOG)?;
         let state = Arc::new(State {
             registry,
+            guard,
             requests: Mutex::default(),
             treated: watch::Sender::new(None),
         });
@@ -86,8 +104,19 @@ impl Gate {
     /// Treats one node's requests for one blob in this way from now on, and all others as usual.
     pub fn treat(&self, node: &Host, blob: &Blob, treatment: Treatment) {
         self.state.treated.send_replace(Some(Treated {
-            client: node.address,
+            client: Some(node.address),
+            are_mirrors: false,
             digest: blob.digest.clone(),
+            treatment,
+        }));
+    }
+
+    /// Treats all requests in this way from now on, or those of mirrors alone.
+    pub fn treat_everybody(&self, are_mirrors: bool, treatment: Treatment) {
+        self.state.treated.send_replace(Some(Treated {
+            client: None,
+            are_mirrors,
+            digest: String::new(),
             treatment,
         }));
     }
@@ -160,7 +189,8 @@ impl State {
             requests.len() - 1
         });
 
-        let treatment = self.treatment(from, path).await;
+        let is_mirror = fields.to_ascii_lowercase().contains(MIRRORS);
+        let treatment = self.treatment(from, path, is_mirror).await;
         if let Some(Treatment::Refused(status)) = treatment {
             let answer =
                 format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
@@ -169,7 +199,14 @@ impl State {
         }
 
         let mut registry = UnixStream::connect(&self.registry).await?;
-        let request = format!("{line}\r\nConnection: close\r\n{fields}");
+        let opened = self.guard.as_ref().filter(|guard| {
+            let public = format!("/v2/{}/", guard.public);
+            path.starts_with(&public)
+        });
+        let login = opened.map_or_else(String::new, |guard| {
+            format!("Authorization: {}\r\n", guard.authorization)
+        });
+        let request = format!("{line}\r\nConnection: close\r\n{login}{fields}");
         registry.write_all(request.as_bytes()).await?;
         let Some((head, mut body)) = read_head(&mut registry).await? else {
             bail!("the registry answers nothing");
@@ -198,10 +235,12 @@ impl State {
     }
 
     /// How a request is treated, once it is not held any more.
-    async fn treatment(&self, client: Ipv4Addr, path: &str) -> Option<Treatment> {
+    async fn treatment(&self, client: Ipv4Addr, path: &str, is_mirror: bool) -> Option<Treatment> {
         let of_request = |treated: &Option<Treated>| {
             let treated = treated.as_ref()?;
-            let is_meant = client == treated.client && path.contains(&treated.digest);
+            let is_meant = treated.client.is_none_or(|meant| client == meant)
+                && (is_mirror || !treated.are_mirrors)
+                && path.contains(&treated.digest);
             is_meant.then_some(treated.treatment)
         };
         let mut treated = self.treated.subscribe();

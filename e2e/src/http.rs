@@ -15,20 +15,42 @@ impl Host {
     /// Sends a request over a connection of its own, and returns the status of the response once
     /// that has ended.
     pub fn request(&self, method: &str, to: SocketAddr, path: &str) -> Result<u16> {
-        self.ask(method, to, path).map(|(status, _)| status)
+        self.ask(method, to, path, &[]).map(|(status, _)| status)
+    }
+
+    /// Does the same with more headers.
+    pub fn request_with(
+        &self,
+        method: &str,
+        to: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<u16> {
+        let answer = self.ask(method, to, path, headers);
+        answer.map(|(status, _)| status)
     }
 
     /// Asks for content, and returns status and body of the response.
     pub fn get(&self, to: SocketAddr, path: &str) -> Result<(u16, Vec<u8>)> {
-        self.ask("GET", to, path)
+        self.ask("GET", to, path, &[])
     }
 
-    fn ask(&self, method: &str, to: SocketAddr, path: &str) -> Result<(u16, Vec<u8>)> {
+    fn ask(
+        &self,
+        method: &str,
+        to: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(u16, Vec<u8>)> {
         let mut stream = self.connect(to)?;
         stream.set_read_timeout(Some(READ_LIMIT))?;
+        let headers = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"));
+        let headers: String = headers.collect();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n{headers}\r\n"
         )?;
         let mut response = Vec::new();
         stream.read_to_end(&mut response)?;

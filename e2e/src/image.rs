@@ -100,6 +100,31 @@ impl Image {
         }
     }
 
+    /// An image whose manifest names a layer of another one, and a config of its own.
+    pub fn naming(&self, repository: &str, layer: &Blob) -> Image {
+        let layer = Blob::new(layer.bytes.clone());
+        let config = json!({
+            "architecture": "amd64",
+            "os": "linux",
+            "author": repository,
+            "rootfs": { "type": "layers", "diff_ids": [layer.digest] },
+        });
+        let config = Blob::new(config.to_string().into_bytes());
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": config.descriptor(CONFIG),
+            "layers": [layer.descriptor(LAYER)],
+        });
+        Image {
+            registry: self.registry.clone(),
+            repository: repository.to_owned(),
+            tag: self.tag.clone(),
+            manifest: Blob::new(manifest.to_string().into_bytes()),
+            blobs: vec![config, layer],
+        }
+    }
+
     /// `registry/repository:tag`
     pub fn by_tag(&self) -> String {
         format!("{}/{}:{}", self.registry, self.repository, self.tag)

@@ -34,6 +34,9 @@ pub struct Settings {
     pub mirror: &'static [&'static str],
     /// Whether the mirror knows its containerd by a secret.
     pub secret: bool,
+    /// Whether the mirror sees its containerd's registry configuration, and so can ask the upstream what a tag points at
+    /// and what is public.
+    pub checks: bool,
 }
 
 /// A network, with what hangs on it. Parts are dropped in order: processes before namespaces.

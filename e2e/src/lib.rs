@@ -32,7 +32,7 @@ pub use lab::{Lab, Settings};
 pub use network::Host;
 pub use node::Node;
 pub use process::{Daemon, output};
-pub use registry::Registry;
+pub use registry::{Registry, USER};
 pub use run::run;
 pub use tar::Tar;
 pub use wait::until;

@@ -13,6 +13,9 @@ use crate::mirror::{self, Mirror, Store};
 use crate::network::Host;
 use crate::wait;
 
+/// The header by which a mirror knows its containerd.
+const SECRET: &str = "X-Peili-Node-Secret";
+
 /// A node of the cluster.
 pub struct Node {
     pub containerd: Containerd,
@@ -78,6 +81,13 @@ impl Node {
             .flat_map(|file| by_secret(file))
             .collect();
         more.extend(self.settings.mirror.iter().map(OsStr::new));
+        let hosts = self.containerd.hosts();
+        if self.settings.checks {
+            more.extend([
+                "--containerd-registry-config-path".as_ref(),
+                hosts.as_os_str(),
+            ]);
+        }
         let mirror = Mirror::start(
             &self.host, &store, registries, &self.data, self.first, &more, &self.log,
         )?;
@@ -106,9 +116,21 @@ impl Node {
         self.pull_as(image, &image.by_tag()).await
     }
 
+    /// Pulls an image with a pull secret.
+    pub async fn pull_with(&self, image: &Image, secret: (&str, &str)) -> Result<()> {
+        let cri = &self.containerd.cri;
+        cri.pull_with(&image.by_tag(), Some(secret)).await?;
+        self.ensure_holds(image)
+    }
+
     /// Pulls an image as a kubelet does, and checks that all of it has arrived.
     pub async fn pull_as(&self, image: &Image, reference: &str) -> Result<()> {
         self.containerd.cri.pull(reference).await?;
+        self.ensure_holds(image)
+    }
+
+    fn ensure_holds(&self, image: &Image) -> Result<()> {
+        let reference = image.by_tag();
         let (held, all) = (self.containerd.holds(image), image.blobs.len() + 1);
         anyhow::ensure!(
             held == all,
@@ -138,9 +160,15 @@ impl Node {
         .await
     }
 
+    /// Asks the mirror as the node's containerd does.
     fn ask(&self, image: &Image, path: &str) -> Result<u16> {
         let path = format!("{path}?ns={}", image.registry);
-        self.host.request("HEAD", self.mirror()?.registry(), &path)
+        let secret = self.secret.as_ref().map(std::fs::read_to_string);
+        let secret = secret.transpose()?;
+        let secret = secret.as_ref().map(|text| (SECRET, text.trim()));
+        let headers = secret.as_slice();
+        let mirror = self.mirror()?.registry();
+        self.host.request_with("HEAD", mirror, &path, headers)
     }
 
     /// Asks this node's mirror for a blob from another host, or from the node itself, as no
@@ -149,6 +177,17 @@ impl Node {
         let (repository, digest) = (&image.repository, &blob.digest);
         let path = format!("/v2/{repository}/blobs/{digest}?ns={}", image.registry);
         client.get(self.mirror()?.registry(), &path)
+    }
+
+    /// The status of an answer of this node's mirror to a client on another host, or on the node itself.
+    pub fn status_for(&self, client: &Host, path: &str, headers: &[(&str, &str)]) -> Result<u16> {
+        let mirror = self.mirror()?.registry();
+        client.request_with("GET", mirror, path, headers)
+    }
+
+    /// The folder that the mirror keeps over restarts.
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// A metric of the mirror's, summed over its labels.

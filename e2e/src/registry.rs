@@ -6,10 +6,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::gate::Gate;
+use crate::gate::{Gate, Guard};
 use crate::image::{Blob, Image};
 use crate::network::Host;
 use crate::process::Daemon;
+
+/// A user of guarded registries, with the password and its hash (bcrypt).
+pub const USER: (&str, &str) = ("user", "password");
+const HTPASSWD: &str = "user:$2b$05$abcdefghijklmnopqrstuuWG29KuyeAicPCJODk1zjyGvyQUU2awu\n";
+/// The same as a header's value.
+const AUTHORIZATION: &str = "Basic dXNlcjpwYXNzd29yZA==";
 
 /// A registry on a host of its own, which keeps its content in files.
 pub struct Registry {
@@ -17,35 +23,70 @@ pub struct Registry {
     /// Dropped after what runs on it.
     host: Host,
     port: u16,
+    folder: PathBuf,
     storage: PathBuf,
+    log: PathBuf,
 }
 
 impl Registry {
     /// Starts a registry on the host, with its files in `folder`.
     pub async fn start(host: Host, port: u16, folder: &Path, log: PathBuf) -> Result<Registry> {
-        fs::create_dir_all(folder)?;
-        let (config, socket) = (folder.join("registry.yml"), folder.join("socket"));
-        let storage = folder.join("storage");
-        let settings = format!(
-            "version: 0.1\nlog: {{level: warn}}\nhttp: {{net: unix, addr: '{}'}}\n\
-             storage: {{filesystem: {{rootdirectory: '{}'}}}}\n",
-            socket.display(),
-            storage.display(),
-        );
-        fs::write(&config, settings)?;
-        let mut serve = host.command("docker-registry");
-        serve.arg("serve").arg(&config);
-        let mut daemon = Daemon::spawn("docker-registry", &mut serve, &log)?;
-        let gate = Gate::start(&host, port, socket)?;
-        let address = SocketAddr::from((host.address, port));
-        let answers = async || Ok(host.request("GET", address, "/v2/")? == 200);
-        daemon.until("the registry to answer", answers).await?;
-        Ok(Registry {
-            running: Some((gate, daemon)),
+        let mut registry = Registry {
+            running: None,
             host,
             port,
-            storage,
-        })
+            folder: folder.to_owned(),
+            storage: folder.join("storage"),
+            log,
+        };
+        registry.run(None).await?;
+        Ok(registry)
+    }
+
+    /// Starts it anew, guarded by a password ([`USER`]), but for repositories below the folder `public`.
+    pub async fn guard(&mut self, public: &str) -> Result<()> {
+        self.stop().await?;
+        let guard = Guard {
+            public: public.to_owned(),
+            authorization: AUTHORIZATION.to_owned(),
+        };
+        self.run(Some(guard)).await
+    }
+
+    async fn run(&mut self, guard: Option<Guard>) -> Result<()> {
+        let (folder, port) = (&self.folder, self.port);
+        fs::create_dir_all(folder)?;
+        let (config, socket) = (folder.join("registry.yml"), folder.join("socket"));
+        let (password, expected) = match &guard {
+            None => (String::new(), 200),
+            Some(_) => {
+                let file = folder.join("htpasswd");
+                fs::write(&file, HTPASSWD)?;
+                let file = file.display();
+                (
+                    format!("auth: {{htpasswd: {{realm: lab, path: '{file}'}}}}\n"),
+                    401,
+                )
+            }
+        };
+        let settings = format!(
+            "version: 0.1\nlog: {{level: warn}}\nhttp: {{net: unix, addr: '{}'}}\n\
+             storage: {{filesystem: {{rootdirectory: '{}'}}}}\n{password}",
+            socket.display(),
+            self.storage.display(),
+        );
+        fs::write(&config, settings)?;
+        // A registry that was stopped leaves its socket behind.
+        let _ = fs::remove_file(&socket);
+        let mut serve = self.host.command("docker-registry");
+        serve.arg("serve").arg(&config);
+        let mut daemon = Daemon::spawn("docker-registry", &mut serve, &self.log)?;
+        let gate = Gate::start(&self.host, port, socket, guard)?;
+        let address = SocketAddr::from((self.host.address, port));
+        let answers = async || Ok(self.host.request("GET", address, "/v2/")? == expected);
+        daemon.until("the registry to answer", answers).await?;
+        self.running = Some((gate, daemon));
+        Ok(())
     }
 
     /// Stops the registry: connections are refused from now on.
@@ -107,6 +148,16 @@ impl Registry {
     /// The folder of its content, which another registry may serve too.
     pub fn storage(&self) -> &Path {
         &self.storage
+    }
+
+    /// Takes a blob out of a repository that names it: the registry does not have it there.
+    pub fn unlink(&self, repository: &str, blob: &Blob) -> Result<()> {
+        let repositories = self.storage.join("docker/registry/v2/repositories");
+        let link = repositories
+            .join(repository)
+            .join("_layers/sha256")
+            .join(blob.hex());
+        Ok(fs::remove_dir_all(link)?)
     }
 
     /// Writes the image as the registry itself would: it looks its files up at each request.

@@ -70,6 +70,12 @@
 - --dns-bootstrap-domain={{ include "peili.bootstrapDomain" . }}
 - --data-dir={{ $settings.persistence.path }}
 - --resolve-tags={{ $settings.resolveTags }}
+- --tag-policy={{ $settings.tagPolicy }}
+- --tag-max-age={{ $settings.tagMaxAge }}
+{{- with include "peili.list" (list "--private" $settings.private) }}
+{{ . }}
+{{- end }}
+- --public-proof-max-age={{ $settings.publicProofMaxAge }}
 - --flights={{ ternary "on" "off" $settings.flights }}
 - --retain-for={{ $settings.retainFor }}
 - --retain-bytes={{ $settings.retainBytes }}

@@ -225,7 +225,8 @@ impl Metrics {
         );
         registry.register(
             "peili_upstream_checks",
-            "Checks of tags and visibility upstream, by answer: granted, refused (to an anonymous client), not_found, failed (429, 5xx),              slow, unreachable",
+            "Checks of tags and visibility upstream, by answer: granted, refused (to an anonymous client), not_found, failed (429, \
+             5xx), slow, unreachable",
             self.upstream_checks.clone(),
         );
         registry.register(

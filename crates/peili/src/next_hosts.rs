@@ -8,9 +8,8 @@ use upstream::{HostTls, RegistryHost, RegistryHosts};
 
 /// containerd's hosts.toml files, read when a registry is asked.
 pub struct NextHosts {
-    pub config_path: ConfigPath,
-    /// The port of this node's mirror.
-    pub port: u16,
+    config_path: ConfigPath,
+    port: u16,
 }
 
 impl RegistryHosts for NextHosts {
@@ -26,6 +25,22 @@ impl RegistryHosts for NextHosts {
 }
 
 impl NextHosts {
+    /// Hosts as the files below `config_path` name them now. `port` is that of this node's mirror. Says so where there
+    /// are no such files, as in a container that nobody has mounted them into.
+    pub fn new(config_path: ConfigPath, port: u16) -> Self {
+        if !config_path.folders().iter().any(|folder| folder.is_dir()) {
+            let folders = config_path.folders().iter();
+            let folders: Vec<_> = folders.map(|f| f.display().to_string()).collect();
+            tracing::info!(
+                folders = folders.join(":"),
+                "containerd's registry configuration is not in sight: tags and visibility are checked at the registries \
+                 themselves, without its hosts and certificates, and a registry that needs them counts as out of reach; \
+                 mount it, or name it with --containerd-registry-config-path"
+            );
+        }
+        Self { config_path, port }
+    }
+
     /// Whether a host that somebody has written into hosts.toml by hand is this mirror.
     fn is_this_mirror(&self, url: &RegistryUrl) -> bool {
         url.scheme == Scheme::Http && leads_here(url) == Some(self.port)
@@ -64,10 +79,7 @@ mod tests {
 
     #[test]
     fn this_mirror_is_known_by_its_address() {
-        let hosts = NextHosts {
-            config_path: "/nowhere".parse().expect("a path"),
-            port: 5000,
-        };
+        let hosts = NextHosts::new("/nowhere".parse().expect("a path"), 5000);
         for (url, is_mirror) in [
             ("http://127.0.0.1:5000", true),
             ("http://localhost:5000", true),

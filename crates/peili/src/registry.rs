@@ -284,10 +284,7 @@ fn checks(checks: Checks, port: u16) -> Result<Option<Checked>, SetupError> {
     if options.private.share_all() && options.tags == TagPolicy::Peers {
         return Ok(None);
     }
-    let hosts = NextHosts {
-        config_path: checks.config_path,
-        port,
-    };
+    let hosts = NextHosts::new(checks.config_path, port);
     let registries = Registries::at_hosts(Arc::new(hosts), CHECK_LIMITS)?;
     Ok(Some((Arc::new(registries), options)))
 }

@@ -82,7 +82,12 @@ impl Caller {
                 .reach(base, &url, &*self.names)
                 .await
                 .map_err(|refused| forbidden(origin, &refused))?;
-            let response = self.hop(origin, reach, call, &url, &own_headers).await?;
+            let response = self.hop(origin, reach, call, &url, &own_headers).await;
+            let response = match url.origin() == base.url.origin() {
+                true => response?,
+                // The registry itself was reached.
+                false => response.map_err(fault::of_another_host)?,
+            };
             if !is_redirect(response.status()) || call.form.is_some() {
                 return Ok(Answer { response, by });
             }

@@ -24,6 +24,14 @@ pub(crate) fn failed(origin: &Origin, text: &str) -> UpstreamError {
     UpstreamError::Failed(origin.clone(), text.to_owned())
 }
 
+/// The fault of a host that a registry led to: it tells nothing of whether the registry itself can be reached.
+pub(crate) fn of_another_host(error: UpstreamError) -> UpstreamError {
+    match error {
+        UpstreamError::Unreachable(origin, what) => UpstreamError::Failed(origin, what),
+        other => other,
+    }
+}
+
 pub(crate) fn silence(origin: &Origin, limit: Duration) -> UpstreamError {
     failed(origin, &format!("not a byte in {limit:?}"))
 }

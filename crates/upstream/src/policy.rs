@@ -92,10 +92,9 @@ fn class_of_v4(address: Ipv4Addr) -> AddressClass {
     }
 }
 
-/// The metadata services that live in unique local addresses: AWS, Google, Oracle, Scaleway.
-const METADATA_V6: [Ipv6Addr; 4] = [
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+/// The metadata services that live in unique local addresses: Oracle, Scaleway. AWS and Google have more of them (EKS'
+/// credentials of pods are at fd00:ec2::23), in ranges of their own.
+const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
     Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
 ];
@@ -116,6 +115,9 @@ fn class_of_v6(address: Ipv6Addr) -> AddressClass {
         }
         [0x64, 0xff9b, .., high, low] => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
+        [0xfd00, 0xec2, ..] | [0xfd20, 0xce, ..] => AddressClass::Never("a metadata"),
+        // ISATAP (RFC 5214).
+        [.., 0 | 0x200, 0x5efe, high, low] => v4(high, low),
         // Teredo hides its client's address.
         [0x2001, 0, ..] => AddressClass::Never("a tunnelled"),
         [0xfe80..=0xfebf, ..] => AddressClass::Never("a link-local"),

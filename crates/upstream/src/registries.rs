@@ -124,7 +124,7 @@ impl Registries {
         names: Arc<dyn Names>,
         proxies: &Proxies,
     ) -> Result<Self, SetupError> {
-        Self::with_hosts(options, names, proxies, Arc::new(OwnHosts))
+        Self::build(options, names, proxies, Arc::new(OwnHosts), false)
     }
 
     pub(crate) fn with_hosts(
@@ -132,6 +132,16 @@ impl Registries {
         names: Arc<dyn Names>,
         proxies: &Proxies,
         hosts: Arc<dyn RegistryHosts>,
+    ) -> Result<Self, SetupError> {
+        Self::build(options, names, proxies, hosts, true)
+    }
+
+    fn build(
+        options: Options,
+        names: Arc<dyn Names>,
+        proxies: &Proxies,
+        hosts: Arc<dyn RegistryHosts>,
+        tells_faults: bool,
     ) -> Result<Self, SetupError> {
         let ca_file = options.ca_file.as_deref();
         let clients = Clients::new(&names, ca_file, proxies, &options.limits)?;
@@ -145,7 +155,7 @@ impl Registries {
         Ok(Self {
             routes: Routes::new(hosts, caller.clone(), proxies.clone()),
             caller,
-            sessions: Sessions::new(credentials),
+            sessions: Sessions::new(credentials, tells_faults),
             turns: Mutex::new(LruCache::new(MAX_REGISTRIES)),
             tags: Tags::new(),
             forms: Arc::new(Forms::new()),
@@ -163,6 +173,13 @@ impl Registries {
     ) -> Result<Asked, UpstreamError> {
         let origin = &repository.origin;
         let route = self.routes.of(origin).await?;
+        if route.names_registry && repository.credentials.is_some() {
+            // They are for the registry, and not for a host that stands in for it.
+            return Err(UpstreamError::Denied {
+                origin: origin.clone(),
+                challenges: Vec::new(),
+            });
+        }
         let mut url = route.base.url.clone();
         // A repository, a tag and a digest have no character that means something in a path.
         url.set_path(&format!("{}/{}/{path}", route.path, origin.repository));

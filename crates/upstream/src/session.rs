@@ -24,6 +24,7 @@ type Session = Arc<tokio::sync::Mutex<Option<Grant>>>;
 
 pub(crate) struct Sessions {
     credentials: Credentials,
+    tells_faults: bool,
     by_origin: Mutex<LruCache<Origin, Session>>,
 }
 
@@ -59,9 +60,11 @@ struct Asking<'a> {
 }
 
 impl Sessions {
-    pub(crate) fn new(credentials: Credentials) -> Self {
+    /// `tells_faults`: a token service that fails is a fault, not a refusal.
+    pub(crate) fn new(credentials: Credentials, tells_faults: bool) -> Self {
         Self {
             credentials,
+            tells_faults,
             by_origin: Mutex::new(LruCache::new(MAX_SESSIONS)),
         }
     }
@@ -144,7 +147,12 @@ impl Sessions {
                 }
             }
             Ok(None) => {}
-            Err(error @ UpstreamError::Forbidden(..)) if secret.is_none() => return Err(error),
+            Err(error)
+                if secret.is_none()
+                    && (self.tells_faults || matches!(error, UpstreamError::Forbidden(..))) =>
+            {
+                return Err(error);
+            }
             // A token service may be one for those it knows alone. The registry's own challenge then tells a client with
             // credentials where to sign in.
             Err(error) => {

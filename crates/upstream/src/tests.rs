@@ -6,6 +6,7 @@ mod credential_leaks;
 mod encodings;
 mod hosts;
 mod lists;
+mod reach_inside;
 mod reached;
 mod server;
 

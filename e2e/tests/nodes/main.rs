@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use e2e::Image;
 
+mod checks;
 mod clients;
 mod container;
 mod discard;
@@ -103,6 +104,16 @@ tests_on! { flights_1_7, V1_7:
     flights::slow_node_is_known,
     flight_faults::leader_is_rate_limited,
     flight_faults::owner_dies,
+}
+
+tests_on! { checks_1_7, V1_7:
+    checks::private_image_needs_its_secret,
+}
+
+tests_on! { checks_2, V2:
+    checks::moved_tag_is_fresh,
+    checks::private_image_needs_its_secret,
+    checks::failing_registry_costs_a_moment,
 }
 
 tests_on! { flights_2, V2:

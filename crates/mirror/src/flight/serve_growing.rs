@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderValue;
-use oci::Digest;
+use oci::{Digest, Origin};
 use tokio::time::timeout;
 
 use super::Flight;
@@ -16,7 +16,7 @@ use crate::found::{Found, Payload, Source};
 use crate::open_range::first_byte;
 use crate::refusal::Refusal;
 use crate::request::{FLIGHT, OFFSET, SENT, Target};
-use crate::{ChainPosition, IngestStage, Progress, local};
+use crate::{ChainPosition, IngestStage, Progress};
 
 /// A follower's request may come this much before this node's own, or before this node knows its role.
 const SERVE_WAIT: Duration = Duration::from_millis(250);
@@ -24,7 +24,8 @@ const SERVE_WAIT: Duration = Duration::from_millis(250);
 const SMALL: u64 = 1024 * 1024;
 
 impl Flight {
-    /// Finds what this node is pulling, for a follower at `position`.
+    /// Finds what this node is pulling, for a follower at `position`. `is_open`: whether the follower may have what this
+    /// node's client pulls from there.
     ///
     /// # Errors This node does not pull the object, may not share it, or is not ahead of the follower.
     pub async fn serve_growing(
@@ -32,18 +33,19 @@ impl Flight {
         target: &Target,
         position: ChainPosition,
         access: &Access,
+        is_open: impl Fn(Option<&Origin>) -> bool,
     ) -> Result<Found, Refusal> {
         let nothing = Refusal::NotHere(target.kind);
         let Some(digest) = target.digest() else {
             return Err(nothing);
         };
         let offset = first_byte(target.ranges.as_ref());
-        let opened = timeout(SERVE_WAIT, self.ahead(digest, offset, position, access)).await;
-        let Some((size, stream)) = opened.ok().flatten() else {
-            // It may have become complete meanwhile.
-            let found = local::find(&self.shared.store, access, target).await;
-            return found.ok_or(nothing);
-        };
+        let opened = timeout(
+            SERVE_WAIT,
+            self.ahead(digest, offset, position, access, is_open),
+        )
+        .await;
+        let (size, stream) = opened.ok().flatten().ok_or(nothing)?;
         let payload = Payload::stream(stream);
         let mut found = Found::blob(digest, Some(size), payload, Source::Growing);
         found
@@ -59,6 +61,7 @@ impl Flight {
         target: &Target,
         complete: Option<Found>,
         access: &Access,
+        is_open: impl Fn(Option<&Origin>) -> bool,
     ) -> Option<Found> {
         let digest = target.digest()?;
         let (offset, mut found) = match complete {
@@ -67,7 +70,8 @@ impl Flight {
                 let pull = self.shared.pulls.get(digest)?;
                 let admits = |origin| access.filter.admits(origin);
                 let is_shared = pull.states().borrow().sharing == Sharing::Shared;
-                if !is_shared || !pull.origin.as_ref().is_none_or(admits) {
+                let origin = pull.origin.as_ref();
+                if !is_shared || !origin.is_none_or(admits) || !is_open(origin) {
                     return None;
                 }
                 let ingest = pull.ingest();
@@ -89,6 +93,7 @@ impl Flight {
         offset: u64,
         position: ChainPosition,
         access: &Access,
+        is_open: impl Fn(Option<&Origin>) -> bool,
     ) -> Option<(u64, FollowerStream)> {
         let pull = self.shared.pulls.wait(digest).await;
         let admits = |origin| access.filter.admits(origin);
@@ -117,7 +122,8 @@ impl Flight {
         }
         let known = |p: &Progress| p.total.is_some() || p.stage != IngestStage::Filling;
         let size = ingest.until(known).await.total?;
-        Some((size, FollowerStream::open(&pull, ingest, position)))
+        // What is known of the repository may have changed meanwhile.
+        is_open(pull.origin.as_ref()).then(|| (size, FollowerStream::open(&pull, ingest, position)))
     }
 
     /// Admits a follower, unless the object is too small to count.

@@ -1,7 +1,7 @@
 //! The steps of the pipeline between who asks and what is sent.
 
 use http::HeaderMap;
-use oci::Digest;
+use oci::{Digest, Origin, Reference};
 
 use super::{Ends, Mirror};
 use crate::flight::{Flight, Sharing};
@@ -12,7 +12,7 @@ use crate::pull_through::Client;
 use crate::refusal::Refusal;
 use crate::request::{Caller, ClientAddress, Kind, Target};
 use crate::request_record::RequestRecord;
-use crate::upstream_check::UpstreamCheck;
+use crate::upstream_check::{Asker, UpstreamCheck};
 use crate::{Growing, IngestId, local};
 
 impl Mirror {
@@ -119,9 +119,13 @@ impl Mirror {
         let Some(check) = &self.upstream_check else {
             return Ok(None);
         };
-        let is_proven_own = target.caller == Caller::Own && self.access.node_secret.is_some();
+        let asker = match (&self.access.node_secret, target.caller) {
+            (Some(_), Caller::Own) => Asker::ProvenOwn,
+            (Some(_), Caller::Peer | Caller::Remote) => Asker::Stranger,
+            (None, _) => Asker::Anybody,
+        };
         let credentials = client.credentials.as_ref();
-        let admitted = check.admit(target, credentials, is_proven_own).await;
+        let admitted = check.admit(target, credentials, asker).await;
         let head =
             admitted.inspect_err(|refusal| self.upstream_bytes.note(target, Err(refusal)))?;
         let head = head.filter(|_| target.head_only);
@@ -130,12 +134,18 @@ impl Mirror {
 
     /// Finds what this node has and the client may have.
     async fn find_here(&self, target: &Target) -> Option<Found> {
-        if let Some(check) = &self.upstream_check
-            && !check.shows(target).await
-        {
-            return None;
+        let Some(check) = &self.upstream_check else {
+            return local::find(&self.store, &self.access, target).await;
+        };
+        // A tag may point elsewhere a moment later.
+        let mut target = target.clone();
+        if let Some(name) = target.tag_name() {
+            target.reference = Reference::Digest(self.store.catalog().resolve(&name)?);
         }
-        local::find(&self.store, &self.access, target).await
+        match check.shows(&target).await {
+            true => local::find(&self.store, &self.access, &target).await,
+            false => None,
+        }
     }
 
     /// Learns what manifests say of an object that others are about to be asked for.
@@ -171,13 +181,25 @@ impl Mirror {
         let (Some(flight), Some(position)) = (&self.flight, target.position) else {
             return found.ok_or(Refusal::NotHere(target.kind));
         };
+        let is_open = |origin: Option<&Origin>| {
+            let check = self.upstream_check.as_ref();
+            check.is_none_or(|check| check.shows_growing(target, origin))
+        };
+        let access = &self.access;
         if target.head_only {
-            let progress = flight.progress(target, found, &self.access);
+            let progress = flight.progress(target, found, access, is_open);
             return progress.ok_or(Refusal::NotHere(target.kind));
         }
         let found = match found {
             Some(found) => found,
-            None => flight.serve_growing(target, position, &self.access).await?,
+            None => match flight
+                .serve_growing(target, position, access, is_open)
+                .await
+            {
+                Ok(found) => found,
+                // It may have become complete meanwhile.
+                Err(refusal) => self.find_here(target).await.ok_or(refusal)?,
+            },
         };
         flight.admit(target, found, record.ip)
     }

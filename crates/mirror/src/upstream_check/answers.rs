@@ -19,8 +19,16 @@ const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 const PROOF_IS_FRESH: Duration = Duration::from_secs(10 * 60);
 /// For how long a repository that refused an anonymous client is not asked again by digest.
 const REFUSAL_VALIDITY: Duration = Duration::from_secs(5 * 60);
-/// For how long it is not asked again for a manifest that it does not have.
+/// For how long it is not asked again for what it does not have.
 const ABSENCE_VALIDITY: Duration = Duration::from_secs(10);
+/// For how long it is not asked again for what it answered with 429, 5xx or nonsense: a registry that limits or fails is
+/// not asked again for each layer.
+const FAILURE_VALIDITY: Duration = Duration::from_secs(5);
+/// Questions that may be put within [`BUDGET_PERIOD`] for clients that are not known to be this node's own, and the
+/// registries among those asked that have never answered: upstream counts them as this node's.
+const MAX_QUESTIONS: u32 = 240;
+const MAX_MEETINGS: u32 = 16;
+const BUDGET_PERIOD: Duration = Duration::from_secs(60);
 /// Between two attempts to reach a registry that cannot be reached.
 const RETRY_AFTER: Duration = Duration::from_secs(15);
 /// A registry that answered this lately is slow, not out of reach, while an answer is awaited.
@@ -39,7 +47,32 @@ pub enum Standing {
     GivenToThisNode,
     /// Upstream refused it to an anonymous client lately.
     Refused,
+    /// The same, so long ago that it is asked again; it counts while there is no answer. So does a 404, behind which
+    /// registries hide what is private.
+    RefusedOnce,
     Unknown,
+}
+
+impl Standing {
+    pub fn was_public(self) -> bool {
+        matches!(self, Self::Public | Self::PublicOnce)
+    }
+
+    pub fn was_refused(self) -> bool {
+        matches!(self, Self::Refused | Self::RefusedOnce)
+    }
+
+    /// Whether manifests of it are for those alone to whom upstream gives them.
+    pub fn is_protected(self) -> bool {
+        self.was_refused() || self == Self::GivenToThisNode
+    }
+}
+
+/// What is kept of a repository over restarts, by the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    Public(SystemTime),
+    Refused(SystemTime),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,7 +82,18 @@ struct Repository {
     /// The same, within this run.
     public_since: Option<Instant>,
     given: Option<Instant>,
-    refused: Option<Instant>,
+    /// By the wall clock too. Never together with `public`.
+    refused: Option<SystemTime>,
+    refused_since: Option<Instant>,
+    /// When a client was sent upstream for a manifest because there was no answer.
+    unproven: Option<Instant>,
+}
+
+impl Repository {
+    fn proof(&self) -> Option<Proof> {
+        let public = self.public.map(Proof::Public);
+        public.or(self.refused.map(Proof::Refused))
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,15 +104,42 @@ struct Contact {
     waited_in_vain: Option<Instant>,
 }
 
+impl Contact {
+    fn is_worth_waiting(&self) -> bool {
+        let in_vain = self.waited_in_vain;
+        in_vain.is_none_or(|at| at.elapsed() >= NO_WAIT_FOR)
+    }
+}
+
+/// What was asked for clients that are not known to be this node's own.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    since: Instant,
+    questions: u32,
+    meetings: u32,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            questions: 0,
+            meetings: 0,
+        }
+    }
+}
+
 /// The answers of upstream registries that are remembered.
 #[derive(Debug)]
 pub struct Answers {
     repositories: LruCache<Origin, Repository>,
     tags: LruCache<TagName, (Instant, UpstreamHead)>,
-    absent: LruCache<Question, Instant>,
+    /// Questions that were answered with [`Answer::NotFound`] or [`Answer::Failed`].
+    in_vain: LruCache<Question, (Instant, Answer)>,
     /// Objects whose bytes a repository gave to an anonymous client.
     proven: LruCache<(Origin, Digest), ()>,
     registries: LruCache<Registry, Contact>,
+    budget: Budget,
     proof_max_age: Duration,
     tag_max_age: Duration,
     /// Whether a proof has come or gone since [`Self::take_changed`].
@@ -87,9 +158,10 @@ impl Answers {
         Self {
             repositories: LruCache::new(MAX_REPOSITORIES),
             tags: LruCache::new(MAX_TAGS),
-            absent: LruCache::new(MAX_OBJECTS),
+            in_vain: LruCache::new(MAX_OBJECTS),
             proven: LruCache::new(MAX_OBJECTS),
             registries: LruCache::new(MAX_REGISTRIES),
+            budget: Budget::new(),
             proof_max_age,
             tag_max_age,
             changed: false,
@@ -109,9 +181,24 @@ impl Answers {
             }
             Some(age) if age < self.proof_max_age => Standing::PublicOnce,
             _ if lately(known.given, PROOF_IS_FRESH) => Standing::GivenToThisNode,
-            _ if lately(known.refused, REFUSAL_VALIDITY) => Standing::Refused,
+            _ if lately(known.refused_since, REFUSAL_VALIDITY) => Standing::Refused,
+            _ if known.refused.is_some() => Standing::RefusedOnce,
             _ => Standing::Unknown,
         }
+    }
+
+    /// Remembers that a client was sent upstream for a manifest because there was no answer.
+    pub fn leave_unproven(&mut self, origin: &Origin) {
+        self.repository_mut(origin).unproven = Some(Instant::now());
+    }
+
+    /// Whether blobs of a repository are for those alone to whom upstream gives the manifest.
+    pub fn protects_blobs(&mut self, origin: &Origin) -> bool {
+        let standing = self.standing(origin);
+        let unproven = self.repository_mut(origin).unproven;
+        standing.is_protected()
+            || (standing == Standing::Unknown
+                && unproven.is_some_and(|at| at.elapsed() < REFUSAL_VALIDITY))
     }
 
     /// Whether a repository gave these very bytes to an anonymous client.
@@ -128,9 +215,14 @@ impl Answers {
         {
             return Plan::Known(Answer::Granted(head.clone()));
         }
-        let absent = self.absent.get(question);
-        if absent.is_some_and(|since| since.elapsed() < ABSENCE_VALIDITY) {
-            return Plan::Known(Answer::NotFound);
+        if let Some((since, answer)) = self.in_vain.get(question) {
+            let validity = match answer {
+                Answer::NotFound => ABSENCE_VALIDITY,
+                _ => FAILURE_VALIDITY,
+            };
+            if since.elapsed() < validity {
+                return Plan::Known(answer.clone());
+            }
         }
         let contact = self.contact(&question.origin().registry);
         match contact.failed {
@@ -139,9 +231,45 @@ impl Answers {
             Some(_) => return Plan::Ask { wait: false },
             None => {}
         }
-        let in_vain = contact.waited_in_vain;
         Plan::Ask {
-            wait: in_vain.is_none_or(|at| at.elapsed() >= NO_WAIT_FOR),
+            wait: contact.is_worth_waiting(),
+        }
+    }
+
+    /// Whether an answer of a registry is waited for.
+    pub fn is_worth_waiting(&mut self, registry: &Registry) -> bool {
+        let contact = self.contact(registry);
+        contact.failed.is_none() && contact.is_worth_waiting()
+    }
+
+    /// Whether a registry cannot be reached, as far as is known.
+    pub fn is_away(&mut self, registry: &Registry) -> bool {
+        self.contact(registry).failed.is_some()
+    }
+
+    /// Whether a registry has ever answered.
+    pub fn is_met(&mut self, registry: &Registry) -> bool {
+        self.contact(registry).answered.is_some()
+    }
+
+    /// Counts a question for a client that is not known to be this node's own. `false`: there were [`MAX_QUESTIONS`], or
+    /// [`MAX_MEETINGS`], within the minute.
+    pub fn may_ask_for_anybody(&mut self, registry: &Registry) -> bool {
+        let is_met = self.is_met(registry);
+        if self.budget.since.elapsed() >= BUDGET_PERIOD {
+            self.budget = Budget::new();
+        }
+        let budget = &mut self.budget;
+        budget.meetings += u32::from(!is_met);
+        budget.questions += 1;
+        budget.questions <= MAX_QUESTIONS && (is_met || budget.meetings <= MAX_MEETINGS)
+    }
+
+    /// What holds of a registry that is not asked now.
+    pub fn unasked(&mut self, origin: &Origin) -> Answer {
+        match self.is_away(&origin.registry) {
+            true => Answer::Unreachable,
+            false => Answer::Slow,
         }
     }
 
@@ -159,9 +287,13 @@ impl Answers {
         }
     }
 
-    pub fn record(&mut self, question: &Question, answer: &Answer) {
+    /// Remembers an answer. `is_held`: this node holds what was asked for, under the repository that was asked.
+    pub fn record(&mut self, question: &Question, answer: &Answer, is_held: bool) {
         let now = Instant::now();
         let origin = question.origin();
+        if matches!(answer, Answer::NotFound | Answer::Failed) {
+            self.in_vain.put(question.clone(), (now, answer.clone()));
+        }
         let contact = self.contact_mut(&origin.registry);
         match answer {
             Answer::Unreachable => contact.failed = Some(now),
@@ -178,7 +310,7 @@ impl Answers {
                 if let Question::Tag(name) = question {
                     self.tags.put(name.clone(), (now, head.clone()));
                 }
-                if let Question::Bytes { digest, .. } = question {
+                if let Question::Bytes(_, digest) = question {
                     self.proven.put((origin.clone(), digest.clone()), ());
                 }
                 let repository = self.repository_mut(origin);
@@ -196,35 +328,45 @@ impl Answers {
             }
             Answer::Refused => {
                 let repository = self.repository_mut(origin);
-                let was_public = repository.public.is_some();
+                let proof = repository.proof();
                 *repository = Repository {
-                    refused: Some(now),
+                    refused: Some(SystemTime::now()),
+                    refused_since: Some(now),
                     ..Repository::default()
                 };
-                self.changed |= was_public;
+                self.changed |= !matches!(proof, Some(Proof::Refused(_)));
             }
-            Answer::NotFound => {
-                self.absent.put(question.clone(), now);
-                // Registries hide what is private behind 404 too: the next answer tells.
+            // Anybody can ask a public repository for what it never had, and a blob that it does not have shows only that
+            // a label of containerd's is wrong.
+            Answer::NotFound
+                if !matches!(question, Question::Bytes(..))
+                    && (is_held || !self.standing(origin).was_public()) =>
+            {
                 let repository = self.repository_mut(origin);
-                let was_public = repository.public.take().is_some();
-                self.changed |= was_public;
+                let proof = repository.proof();
+                repository.public = None;
+                repository.refused = Some(SystemTime::now());
+                self.changed |= !matches!(proof, Some(Proof::Refused(_)));
             }
-            Answer::Failed | Answer::Slow | Answer::Unreachable => {}
+            Answer::NotFound | Answer::Failed | Answer::Slow | Answer::Unreachable => {}
         }
     }
 
-    /// The repositories that were public lately and when that was, with the ones used last first.
-    pub fn proofs(&self) -> Vec<(Origin, SystemTime)> {
+    /// What is known of repositories and since when, with the ones used last first.
+    pub fn proofs(&self) -> Vec<(Origin, Proof)> {
         let known = self.repositories.iter();
-        let proofs = known.filter_map(|(origin, known)| Some((origin.clone(), known.public?)));
+        let proofs = known.filter_map(|(origin, known)| Some((origin.clone(), known.proof()?)));
         proofs.collect()
     }
 
     /// Takes back what [`Self::proofs`] gave.
-    pub fn restore(&mut self, proofs: Vec<(Origin, SystemTime)>) {
-        for (origin, public) in proofs.into_iter().rev() {
-            self.repository_mut(&origin).public = Some(public);
+    pub fn restore(&mut self, proofs: Vec<(Origin, Proof)>) {
+        for (origin, proof) in proofs.into_iter().rev() {
+            let repository = self.repository_mut(&origin);
+            match proof {
+                Proof::Public(at) => repository.public = Some(at),
+                Proof::Refused(at) => repository.refused = Some(at),
+            }
         }
     }
 

@@ -99,6 +99,7 @@ impl PrivatePolicies {
                 Some((name, policy)) => (name.trim_end_matches('/'), policy),
                 None => ("", entry),
             };
+            let name = one_name(name);
             let is_named = entry.contains('=');
             let policy = match policy {
                 "auto" => PrivatePolicy::Auto,
@@ -110,14 +111,14 @@ impl PrivatePolicies {
                 return Err(PolicyError::Private(entry.into()));
             }
             let is_second = match is_named {
-                true => policies.named.iter().any(|(other, _)| other == name),
+                true => policies.named.iter().any(|(other, _)| *other == name),
                 false => others.replace(policy).is_some(),
             };
             if is_second {
-                return Err(PolicyError::Twice(name.into()));
+                return Err(PolicyError::Twice(name));
             }
             if is_named {
-                policies.named.push((name.into(), policy));
+                policies.named.push((name, policy));
             }
         }
         policies.others = others.unwrap_or_default();
@@ -125,7 +126,7 @@ impl PrivatePolicies {
     }
 
     pub fn of(&self, origin: &Origin) -> PrivatePolicy {
-        let full = origin.to_string();
+        let full = one_name(&origin.to_string());
         let fits = |name: &str| {
             let rest = full.strip_prefix(name);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -140,6 +141,21 @@ impl PrivatePolicies {
         let mut all = self.named.iter().map(|(_, policy)| policy);
         self.others == PrivatePolicy::Share && all.all(|policy| *policy == PrivatePolicy::Share)
     }
+}
+
+/// The one spelling of the names that a registry has: hosts are the same in any case, 443 is the port of https, and
+/// Docker Hub has three names.
+fn one_name(name: &str) -> String {
+    let (registry, rest) = match name.find('/') {
+        Some(end) => name.split_at(end),
+        None => (name, ""),
+    };
+    let registry = registry.to_ascii_lowercase();
+    let registry = match registry.strip_suffix(":443").unwrap_or(&registry) {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        other => other,
+    };
+    format!("{registry}{rest}")
 }
 
 #[cfg(test)]
@@ -162,6 +178,7 @@ mod tests {
             "a.io/team/open=auto",
             "protect",
             "10.0.0.1:5000=share",
+            "DOCKER.io/me=share",
         ]);
         let policies = policies.expect("sound");
         for (name, policy) in [
@@ -172,6 +189,11 @@ mod tests {
             ("a.io/team/open", PrivatePolicy::Auto),
             ("10.0.0.1:5000/x", PrivatePolicy::Share),
             ("b.io/x", PrivatePolicy::Protect),
+            ("A.io:443/team/open", PrivatePolicy::Auto),
+            ("docker.io/me/x", PrivatePolicy::Share),
+            ("index.docker.io/me", PrivatePolicy::Share),
+            ("registry-1.docker.io:443/me", PrivatePolicy::Share),
+            ("docker.io/other", PrivatePolicy::Protect),
         ] {
             assert_eq!(policies.of(&origin(name)), policy, "{name}");
         }
@@ -191,7 +213,7 @@ mod tests {
             let error = PrivatePolicies::parse([entry]).expect_err(entry);
             assert_eq!(error, PolicyError::Private(entry.into()));
         }
-        for entries in [["share", "auto"], ["a.io=auto", "a.io/=share"]] {
+        for entries in [["share", "auto"], ["a.io=auto", "A.io:443/=share"]] {
             let error = PrivatePolicies::parse(entries).expect_err("two");
             assert!(matches!(error, PolicyError::Twice(_)));
         }

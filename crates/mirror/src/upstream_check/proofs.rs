@@ -1,5 +1,5 @@
-//! Which repositories were public, kept over restarts: a site whose mirrors all restart while upstream is away still
-//! pulls what was public before.
+//! Which repositories were public and which were refused, kept over restarts: a site whose mirrors all restart while
+//! upstream is away still pulls what was public before, and nothing that was private.
 
 use std::io;
 use std::path::Path;
@@ -10,35 +10,42 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::answers::Proof;
+
 /// Between two looks for changes to write.
 const PERIOD: Duration = Duration::from_secs(10);
 /// A larger file is not read, in bytes: 4,096 names of at most 512 bytes fit.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
+/// A repository in the file. Times are in seconds since 1970, UTC.
 #[derive(Debug, Serialize, Deserialize)]
-struct Proof {
+struct Entry {
     registry: String,
     repository: String,
-    /// When upstream gave a manifest to an anonymous client; in seconds since 1970, UTC.
-    public: u64,
+    /// When upstream gave a manifest to an anonymous client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    public: Option<u64>,
+    /// When upstream refused one to an anonymous client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<u64>,
 }
 
 /// Reads what [`keep`] wrote. A file that is missing or damaged proves nothing.
-pub fn read(path: &Path) -> Vec<(Origin, SystemTime)> {
+pub fn read(path: &Path) -> Vec<(Origin, Proof)> {
     let found = match std::fs::metadata(path) {
         Ok(metadata) if metadata.len() <= MAX_FILE => std::fs::read(path),
         Ok(_) => Err(io::Error::other("it is too large")),
         Err(error) => Err(error),
     };
-    let proofs = found.and_then(|bytes| Ok(serde_json::from_slice::<Vec<Proof>>(&bytes)?));
+    let proofs = found.and_then(|bytes| Ok(serde_json::from_slice::<Vec<Entry>>(&bytes)?));
     match proofs {
-        Ok(proofs) => proofs.into_iter().filter_map(Proof::restored).collect(),
+        Ok(proofs) => proofs.into_iter().filter_map(Entry::restored).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
             tracing::warn!(
                 path = %path.display(),
                 %error,
-                "cannot read which repositories are public; they are checked anew"
+                "cannot read which repositories are public and which are not; they are checked anew"
             );
             Vec::new()
         }
@@ -46,7 +53,7 @@ pub fn read(path: &Path) -> Vec<(Origin, SystemTime)> {
 }
 
 /// Writes the proofs whenever there are others, for ever. `changed` gives them, or `None` while they are the same.
-pub async fn keep(path: &Path, changed: impl Fn() -> Option<Vec<(Origin, SystemTime)>>) {
+pub async fn keep(path: &Path, changed: impl Fn() -> Option<Vec<(Origin, Proof)>>) {
     let mut period = interval(PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -62,38 +69,45 @@ pub async fn keep(path: &Path, changed: impl Fn() -> Option<Vec<(Origin, SystemT
             tracing::warn!(
                 path = shown,
                 %error,
-                "cannot write which repositories are public; after a restart they are checked anew"
+                "cannot write which repositories are public and which are not; after a restart they are checked anew"
             );
         }
     }
 }
 
-fn write(path: &Path, proofs: &[(Origin, SystemTime)]) -> io::Result<()> {
-    let proofs: Vec<_> = proofs.iter().map(Proof::of).collect();
+fn write(path: &Path, proofs: &[(Origin, Proof)]) -> io::Result<()> {
+    let proofs: Vec<_> = proofs.iter().map(Entry::of).collect();
     let new = path.with_extension("new");
     std::fs::write(&new, serde_json::to_vec(&proofs)?)?;
     std::fs::rename(&new, path)
 }
 
-impl Proof {
-    fn of((origin, public): &(Origin, SystemTime)) -> Self {
+impl Entry {
+    fn of((origin, proof): &(Origin, Proof)) -> Self {
+        let seconds = |at: &SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (public, refused) = match proof {
+            Proof::Public(at) => (Some(seconds(at)), None),
+            Proof::Refused(at) => (None, Some(seconds(at))),
+        };
         Self {
             registry: origin.registry.to_string(),
             repository: origin.repository.to_string(),
-            public: public
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs(),
+            public,
+            refused,
         }
     }
 
-    fn restored(self) -> Option<(Origin, SystemTime)> {
+    fn restored(self) -> Option<(Origin, Proof)> {
         let origin = Origin {
             registry: self.registry.parse().ok()?,
             repository: self.repository.parse().ok()?,
         };
-        let public = UNIX_EPOCH.checked_add(Duration::from_secs(self.public))?;
-        Some((origin, public))
+        let at = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        let proof = match (self.refused, self.public) {
+            (Some(refused), _) => Proof::Refused(at(refused)?),
+            (None, public) => Proof::Public(at(public?)?),
+        };
+        Some((origin, proof))
     }
 }
 
@@ -104,19 +118,24 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_damage_proves_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("public-repositories.json");
+        let path = folder.path().join("repositories.json");
         assert!(read(&path).is_empty());
         let origin = Origin {
             registry: "10.0.0.1:5000".parse().expect("a registry"),
             repository: "a/b".parse().expect("a repository"),
         };
         let at = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        write(&path, &[(origin.clone(), at)]).expect("written");
-        assert_eq!(read(&path), [(origin, at)]);
+        let proofs = [
+            (origin.clone(), Proof::Public(at)),
+            (origin, Proof::Refused(at)),
+        ];
+        write(&path, &proofs).expect("written");
+        assert_eq!(read(&path), proofs);
         for damaged in [
             "",
             "[{}]",
             r#"[{"registry":"","repository":"a","public":1}]"#,
+            r#"[{"registry":"b","repository":"a"}]"#,
         ] {
             std::fs::write(&path, damaged).expect("written");
             assert!(read(&path).is_empty(), "{damaged}");

@@ -1,22 +1,26 @@
+mod hostile;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use futures::stream;
 use http::HeaderValue;
-use oci::{MediaType, Tag};
+use oci::{MediaType, Ranges, Tag};
 use prometheus_client::registry::Registry;
 use tokio::time::advance;
 
 use super::*;
 use crate::memory::MemoryStore;
 use crate::request::Caller;
-use crate::{List, Object, Resolved, UpstreamBlob, UpstreamManifest, UpstreamPage};
+use crate::{List, Object, Resolved, UpstreamBlob, UpstreamError, UpstreamManifest, UpstreamPage};
 
 /// What the registry of a test does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Does {
     /// Gives everything to everybody.
     Give,
+    /// Gives everything to this node, by what hosts.toml says of it.
+    GiveToThisNode,
     /// Gives it to clients with credentials.
     Refuse,
     Lack,
@@ -24,9 +28,12 @@ enum Does {
     Fail,
     Hang,
     CannotBeReached,
+    /// It is another mirror, which checks upstream too.
+    IsMirror,
 }
 
 struct FakeUpstream {
+    mirror: Mutex<Option<UpstreamCheck>>,
     does: Mutex<HashMap<String, Does>>,
     /// What its tags point at.
     tag: Mutex<Digest>,
@@ -35,13 +42,18 @@ struct FakeUpstream {
 }
 
 impl FakeUpstream {
+    fn knows_this_node(&self, repository: &UpstreamRepository) -> bool {
+        let name = repository.origin.repository.as_str();
+        self.does.lock().get(name) == Some(&Does::GiveToThisNode)
+    }
+
     async fn answer(&self, repository: &UpstreamRepository) -> Result<(), UpstreamError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let origin = repository.origin.clone();
         let does = self.does.lock().get(origin.repository.as_str()).cloned();
         match does.unwrap_or(Does::Give) {
             Does::Refuse if repository.credentials.is_some() => Ok(()),
-            Does::Give => Ok(()),
+            Does::Give | Does::GiveToThisNode => Ok(()),
             Does::Refuse => Err(UpstreamError::Denied {
                 origin,
                 challenges: Vec::new(),
@@ -53,6 +65,13 @@ impl FakeUpstream {
             }),
             Does::Fail => Err(UpstreamError::Failed(origin, "it answers 500".into())),
             Does::Hang => std::future::pending().await,
+            Does::IsMirror => {
+                let mirror = self.mirror.lock().clone().expect("one");
+                let tag = Reference::Tag("v".parse().expect("a tag"));
+                let mut target = target(origin.repository.as_str(), tag, Kind::Manifest);
+                let told = mirror.admit(&mut target, None, Asker::Anybody).await;
+                told.map(drop).map_err(|_| UpstreamError::NotFound(origin))
+            }
             Does::CannotBeReached => Err(UpstreamError::Unreachable(origin, "refused".into())),
         }
     }
@@ -79,8 +98,8 @@ impl Upstream for FakeUpstream {
             size: Some(7),
             media_type: MediaType::new("application/vnd.oci.image.manifest.v1+json"),
             visibility: match repository.credentials {
-                Some(_) => Visibility::Private,
-                None => Visibility::Shared,
+                None if !self.knows_this_node(repository) => Visibility::Shared,
+                _ => Visibility::Private,
             },
         })
     }
@@ -154,6 +173,7 @@ fn origin(repository: &str) -> Origin {
 
 fn start(options: CheckOptions) -> Test {
     let upstream = Arc::new(FakeUpstream {
+        mirror: Mutex::default(),
         does: Mutex::default(),
         tag: Mutex::new(digest("v1")),
         blobs: Mutex::default(),
@@ -203,19 +223,26 @@ impl Test {
     async fn tag(&self, repository: &str) -> Result<Option<Digest>, Refusal> {
         let tag = Reference::Tag("v".parse().expect("a tag"));
         let mut target = target(repository, tag, Kind::Manifest);
-        self.check.admit(&mut target, None, false).await?;
+        self.check.admit(&mut target, None, Asker::Anybody).await?;
         Ok(target.digest().cloned())
     }
 
     async fn manifest(&self, repository: &str) -> Result<(), Refusal> {
         let reference = Reference::Digest(digest("manifest"));
         let mut target = target(repository, reference, Kind::Manifest);
-        self.check.admit(&mut target, None, false).await.map(drop)
+        self.check
+            .admit(&mut target, None, Asker::Anybody)
+            .await
+            .map(drop)
     }
 
     async fn blob(&self, repository: &str, digest: &Digest, is_own: bool) -> Result<(), Refusal> {
         let mut target = target(repository, Reference::Digest(digest.clone()), Kind::Blob);
-        self.check.admit(&mut target, None, is_own).await.map(drop)
+        let asker = match is_own {
+            true => Asker::ProvenOwn,
+            false => Asker::Anybody,
+        };
+        self.check.admit(&mut target, None, asker).await.map(drop)
     }
 
     /// Holds an object under these repositories.
@@ -374,7 +401,9 @@ async fn credentials_open_what_they_open_and_nothing_for_others() {
     test.set("a", Does::Refuse);
     let credentials = ClientCredentials::new(HeaderValue::from_static("Basic eDp5"));
     let mut target = target("a", Reference::Digest(digest("m")), Kind::Manifest);
-    let admitted = test.check.admit(&mut target, Some(&credentials), false);
+    let admitted = test
+        .check
+        .admit(&mut target, Some(&credentials), Asker::Anybody);
     admitted.await.expect("granted to these credentials");
     assert!(is_not_public(&test.manifest("a").await));
 }
@@ -389,7 +418,7 @@ async fn layers_of_a_private_image_follow_its_manifest() {
     );
     let manifest = Digest::sha256(json.as_bytes());
     let mut asked = target("a", Reference::Digest(manifest), Kind::Manifest);
-    let told = test.check.admit(&mut asked, None, true).await;
+    let told = test.check.admit(&mut asked, None, Asker::ProvenOwn).await;
     assert!(is_not_public(&told));
     assert!(
         is_not_public(&test.blob("a", &layer, true).await),
@@ -421,7 +450,7 @@ async fn a_manifest_that_was_here_before_grants_nothing() {
     let manifest = test.hold(&json, &["a"]);
     let mut asked = target("a", Reference::Digest(manifest), Kind::Manifest);
     assert!(is_not_public(
-        &test.check.admit(&mut asked, None, true).await
+        &test.check.admit(&mut asked, None, Asker::ProvenOwn).await
     ));
     assert!(is_not_public(&test.blob("a", &layer, true).await));
 }

@@ -9,8 +9,8 @@ use crate::cli::{CheckArgs, StoreArgs};
 use crate::duration;
 use crate::fault::Faults;
 
-/// Repositories that were public, below `--data-dir`.
-const PROOFS_FILE: &str = "public-repositories.json";
+/// Which repositories were public and which were refused, below `--data-dir`.
+const PROOFS_FILE: &str = "repositories.json";
 
 /// What is checked for a store that containerd fills.
 #[derive(Clone, Debug)]

@@ -1,0 +1,166 @@
+//! A question on its way to upstream: put once, waited for a moment, and gone on with in the background.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use oci::{Digest, Origin, Ranges};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::answers::Plan;
+use super::{Answer, Asker, Inner, Question, UpstreamCheck, WAIT};
+use crate::{Store, UpstreamError, UpstreamHead, UpstreamRepository, local};
+
+/// How long a question goes on in the background.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Questions on their way at the same time.
+const MAX_RUNNING: usize = 64;
+/// Bytes of an object that are compared with upstream's.
+const SAMPLE: u64 = 64;
+
+type Running = watch::Receiver<Option<Answer>>;
+
+impl UpstreamCheck {
+    pub(super) async fn ask(&self, question: &Question, asker: Asker) -> Answer {
+        let plan = self.0.answers.lock().plan(question);
+        let answer = match plan {
+            Plan::Known(answer) => answer,
+            Plan::Ask { wait } => match self.run(question, asker) {
+                None => self.0.answers.lock().unasked(question.origin()),
+                Some(mut running) => {
+                    let limit = if wait { WAIT } else { Duration::ZERO };
+                    let answered = timeout(limit, running.wait_for(Option::is_some)).await;
+                    let answer = answered.ok().and_then(|a| a.ok()?.clone());
+                    answer.unwrap_or_else(|| self.0.answers.lock().late(question, wait))
+                }
+            },
+        };
+        self.0.metrics.count_check(answer.label());
+        answer
+    }
+
+    /// Joins a question that is on its way, or puts it. `None`: too many are on their way, or it is not put for this
+    /// asker.
+    fn run(&self, question: &Question, asker: Asker) -> Option<Running> {
+        let mut running = self.0.running.lock();
+        if let Some(joined) = running.get(question) {
+            return Some(joined.clone());
+        }
+        if running.len() >= MAX_RUNNING || !self.may_ask(question.origin(), asker) {
+            return None;
+        }
+        let (told, answer) = watch::channel(None);
+        running.insert(question.clone(), answer.clone());
+        let (inner, question) = (self.0.clone(), question.clone());
+        self.0.tasks.spawn(async move {
+            let answer = timeout(ANSWER_LIMIT, inner.put(&question)).await;
+            let answer = answer.unwrap_or(Answer::Failed);
+            let is_held = inner.holds(&question);
+            inner.answers.lock().record(&question, &answer, is_held);
+            inner.running.lock().remove(&question);
+            // Nobody may wait for it any more.
+            let _ = told.send(Some(answer));
+        });
+        Some(answer)
+    }
+
+    /// Whether upstream is asked about a repository for this asker.
+    pub(super) fn may_ask(&self, origin: &Origin, asker: Asker) -> bool {
+        match asker {
+            Asker::ProvenOwn | Asker::Holder => true,
+            Asker::Anybody => {
+                let mut answers = self.0.answers.lock();
+                answers.may_ask_for_anybody(&origin.registry)
+            }
+            Asker::Stranger => false,
+        }
+    }
+}
+
+impl Inner {
+    async fn put(&self, question: &Question) -> Answer {
+        let repository = UpstreamRepository {
+            origin: question.origin().clone(),
+            credentials: None,
+        };
+        let answered = match question {
+            Question::Bytes(_, digest) => match self.sample(digest).await {
+                Some(sample) => self.compare(&repository, digest, sample).await,
+                // Upstream was not asked.
+                None => return Answer::Slow,
+            },
+            Question::Tag(_) | Question::Manifest(..) => {
+                self.upstream.head(&repository, &question.reference()).await
+            }
+        };
+        let answer = match answered {
+            Ok(head) => Answer::Granted(head),
+            Err(UpstreamError::Denied { .. }) => Answer::Refused,
+            Err(UpstreamError::NotFound(_)) => Answer::NotFound,
+            Err(error @ (UpstreamError::Unreachable(..) | UpstreamError::Forbidden(..))) => {
+                tracing::info!(
+                    %error,
+                    "tags and visibility cannot be checked; this node and its peers are believed"
+                );
+                return Answer::Unreachable;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a check upstream has no result");
+                return Answer::Failed;
+            }
+        };
+        tracing::debug!(origin = %repository.origin, answer = answer.label(), "checked upstream");
+        answer
+    }
+
+    /// Some bytes of an object of this node, which nobody can foresee, and their offset.
+    async fn sample(&self, digest: &Digest) -> Option<(u64, Bytes)> {
+        let digest = digest.clone();
+        let read = move |store: &dyn Store| local::sample(store, &digest, SAMPLE);
+        local::read_store(&self.store, read).await.ok()?
+    }
+
+    /// Whether a repository gives these bytes of an object to an anonymous client. Other bytes prove nothing.
+    async fn compare(
+        &self,
+        repository: &UpstreamRepository,
+        digest: &Digest,
+        (offset, expected): (u64, Bytes),
+    ) -> Result<UpstreamHead, UpstreamError> {
+        let wrong = |text: String| UpstreamError::Protocol(repository.origin.clone(), text);
+        let last = offset + (expected.len() as u64).saturating_sub(1);
+        let ranges = Ranges::parse(&format!("bytes={offset}-{last}"));
+        let ranges = ranges.ok().flatten();
+        let asked = self.upstream.blob(repository, digest, ranges.as_ref());
+        let mut blob = asked.await?;
+        let mut given = Vec::new();
+        while given.len() < expected.len()
+            && let Some(bytes) = blob.body.next().await
+        {
+            given.extend_from_slice(&bytes?);
+        }
+        given.truncate(expected.len());
+        if blob.offset == offset && given == *expected {
+            return Ok(UpstreamHead {
+                digest: Some(digest.clone()),
+                size: blob.size,
+                media_type: None,
+                visibility: blob.visibility,
+            });
+        }
+        Err(wrong(format!("other bytes than those of {digest}")))
+    }
+
+    /// Whether this node holds what is asked about, under the repository that is asked.
+    fn holds(&self, question: &Question) -> bool {
+        let catalog = self.store.catalog();
+        match question {
+            Question::Tag(name) => catalog.resolve(name).is_some(),
+            Question::Manifest(origin, digest) | Question::Bytes(origin, digest) => {
+                let object = catalog.object(digest);
+                object.is_some_and(|object| object.origins.contains(origin))
+            }
+        }
+    }
+}

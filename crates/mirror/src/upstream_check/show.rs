@@ -1,0 +1,208 @@
+//! Whether what this node holds may be handed to whoever asks for it.
+//!
+//! An object may be held under several repositories, and a label of containerd's proves nothing: it labels what it has
+//! already with each image that names it. So all of them have to be public, or one of them has to give its very bytes to
+//! an anonymous client.
+
+use std::collections::BTreeSet;
+
+use oci::{Digest, Origin, Registry};
+
+use super::answers::Standing;
+use super::{Answer, Asker, PrivatePolicy, Question, UpstreamCheck};
+use crate::request::{Kind, Target};
+use crate::{Store, Visibility, local};
+
+/// The repositories of one object that upstream is asked about.
+const MAX_ORIGINS: usize = 3;
+
+/// What a repository says of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It gives the very bytes to anybody.
+    Proven,
+    /// It is public, or there is no answer and nothing that speaks against it.
+    Open,
+    Closed,
+}
+
+impl UpstreamCheck {
+    /// Whether an object that this node holds may be handed to whoever asks for it. `target` names it by its digest.
+    pub async fn shows(&self, target: &Target) -> bool {
+        let Some(digest) = target.digest() else {
+            return false;
+        };
+        let origins = self.origins_of(digest);
+        let requested = target.origin.as_ref();
+        if origins.is_empty() {
+            // Nobody knows where it belongs.
+            return self.0.options.private.share_all()
+                || requested.is_some_and(|o| self.0.answers.lock().is_proven(o, digest));
+        }
+        if self.is_known_to_be_open(&origins, digest) {
+            return true;
+        }
+        let requested = requested.filter(|origin| origins.contains(*origin));
+        let is_layer = match (target.kind, requested) {
+            (Kind::Blob, Some(origin)) => is_of_one_host(&origins, &origin.registry),
+            _ => false,
+        };
+        if is_layer && self.is_layer_of_private(requested, digest).await {
+            return true;
+        }
+        let others = origins.iter().filter(|origin| Some(*origin) != requested);
+        let ordered = requested.into_iter().chain(others);
+        let Some(is_manifest) = self.is_manifest(digest).await else {
+            return false;
+        };
+        let mut are_all_open = true;
+        for (place, origin) in ordered.enumerate() {
+            let verdict = match place < MAX_ORIGINS {
+                true => self.ask_origin(origin, digest, is_manifest).await,
+                false => self.unasked_origin(origin),
+            };
+            match verdict {
+                Verdict::Proven => return true,
+                Verdict::Open => {}
+                // One open repository is not enough for a manifest.
+                Verdict::Closed if is_manifest => return false,
+                Verdict::Closed => are_all_open = false,
+            }
+        }
+        // What was asked has told more of the repository.
+        are_all_open || (is_layer && self.is_layer_of_private(requested, digest).await)
+    }
+
+    /// Whether an object on its way to this node may be passed on while it arrives. `origin`: where this node's client
+    /// pulls it from.
+    pub fn shows_growing(&self, target: &Target, origin: Option<&Origin>) -> bool {
+        let Some(origin) = origin else {
+            return self.0.options.private.share_all();
+        };
+        self.0.options.private.of(origin) == PrivatePolicy::Share
+            || !self.0.answers.lock().standing(origin).is_protected()
+            || (target.kind == Kind::Blob && target.origin.as_ref() == Some(origin))
+    }
+
+    /// The repositories under which this node holds an object, or has just pulled it.
+    fn origins_of(&self, digest: &Digest) -> BTreeSet<Origin> {
+        let object = self.0.store.catalog().object(digest);
+        let origins = object.map(|object| object.origins).unwrap_or_default();
+        if origins.is_empty() {
+            let mut pulled = self.0.pulled.lock();
+            return pulled.get(digest).cloned().unwrap_or_default();
+        }
+        let real = origins.iter().filter(|o| !self.is_phantom(o, &origins));
+        real.cloned().collect()
+    }
+
+    fn is_known_to_be_open(&self, origins: &BTreeSet<Origin>, digest: &Digest) -> bool {
+        let mut answers = self.0.answers.lock();
+        let is_public = |answers: &mut super::Answers, origin: &Origin| {
+            self.0.options.private.of(origin) == PrivatePolicy::Share
+                || answers.standing(origin) == Standing::Public
+        };
+        let are_public = origins.iter().all(|o| is_public(&mut answers, o));
+        are_public
+            || origins
+                .iter()
+                .any(|o| answers.is_proven(o, digest) && answers.standing(o).was_public())
+    }
+
+    /// Whether it is a layer that this node holds under a private repository, which is the one asked for: whoever knows
+    /// its digest has been given a manifest that names it.
+    async fn is_layer_of_private(&self, requested: Option<&Origin>, digest: &Digest) -> bool {
+        let standing = requested.map(|origin| self.0.answers.lock().standing(origin));
+        standing.is_some_and(Standing::is_protected) && !self.is_document(digest).await
+    }
+
+    /// Whether an origin may be there only because containerd's labels know no ports: one without a port, that has never
+    /// answered, beside the same one with a port.
+    fn is_phantom(&self, origin: &Origin, origins: &BTreeSet<Origin>) -> bool {
+        let is_same = |other: &Origin| {
+            other != origin
+                && other.repository == origin.repository
+                && host(&other.registry) == origin.registry.as_str()
+        };
+        if !origins.iter().any(is_same) {
+            return false;
+        }
+        let mut answers = self.0.answers.lock();
+        answers.standing(origin) == Standing::Unknown && !answers.is_met(&origin.registry)
+    }
+
+    async fn ask_origin(&self, origin: &Origin, digest: &Digest, is_manifest: bool) -> Verdict {
+        let policy = self.0.options.private.of(origin);
+        let standing = self.0.answers.lock().standing(origin);
+        let (origin_here, digest_here) = (origin.clone(), digest.clone());
+        let question = match (is_manifest, policy, standing) {
+            (_, _, Standing::Refused) if policy != PrivatePolicy::Share => return Verdict::Closed,
+            (true, PrivatePolicy::Share, _) | (true, _, Standing::Public) => return Verdict::Open,
+            (true, ..) => Question::Manifest(origin_here, digest_here),
+            (false, ..) => Question::Bytes(origin_here, digest_here),
+        };
+        let answer = self.ask(&question, Asker::Holder).await;
+        let is_open = match answer {
+            Answer::Granted(head) if head.visibility == Visibility::Shared && !is_manifest => {
+                return Verdict::Proven;
+            }
+            _ if policy == PrivatePolicy::Share => true,
+            Answer::Granted(head) => head.visibility == Visibility::Shared,
+            Answer::Refused | Answer::NotFound => false,
+            Answer::Failed | Answer::Slow => standing.was_public(),
+            Answer::Unreachable => {
+                let is_shared = policy == PrivatePolicy::Auto && !standing.was_refused();
+                standing.was_public() || is_shared
+            }
+        };
+        match is_open {
+            true => Verdict::Open,
+            false => Verdict::Closed,
+        }
+    }
+
+    fn unasked_origin(&self, origin: &Origin) -> Verdict {
+        let policy = self.0.options.private.of(origin);
+        let mut answers = self.0.answers.lock();
+        let standing = answers.standing(origin);
+        let is_away = answers.is_away(&origin.registry);
+        let is_shared = policy == PrivatePolicy::Auto && is_away && !standing.was_refused();
+        match policy == PrivatePolicy::Share || standing.was_public() || is_shared {
+            true => Verdict::Open,
+            false => Verdict::Closed,
+        }
+    }
+
+    /// Whether an object that is here is a manifest. `None`: it is not here, or still on its way.
+    async fn is_manifest(&self, digest: &Digest) -> Option<bool> {
+        let digest = digest.clone();
+        let read = move |store: &dyn Store| {
+            store.open(&digest).ok()??;
+            let bytes = local::manifest_bytes(store, &digest);
+            Some(bytes.is_some_and(|bytes| oci::Manifest::parse(&bytes).is_ok()))
+        };
+        local::read_store(&self.0.store, read).await.ok()?
+    }
+
+    /// Whether an object is a manifest or a config, by its first byte: layers are archives. The config of a private
+    /// image may hold secrets, and can be asked for as a blob as well as a manifest.
+    async fn is_document(&self, digest: &Digest) -> bool {
+        let digest = digest.clone();
+        let read = move |store: &dyn Store| local::looks_like_document(store, &digest);
+        local::read_store(&self.0.store, read).await.unwrap_or(true)
+    }
+}
+
+fn is_of_one_host(origins: &BTreeSet<Origin>, registry: &Registry) -> bool {
+    let name = host(registry);
+    origins.iter().all(|origin| host(&origin.registry) == name)
+}
+
+/// A registry without its port.
+fn host(registry: &Registry) -> &str {
+    let name = registry.as_str();
+    match name.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => host,
+        _ => name,
+    }
+}

@@ -1,0 +1,332 @@
+//! Clients, peers and registries that want what is not for them.
+
+use super::*;
+
+/// A manifest of an image with this layer and this config.
+fn manifest_of(layer: &Digest, config: &Digest) -> String {
+    format!(
+        r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":1}},"layers":[{{"digest":"{layer}","size":5}}]}}"#
+    )
+}
+
+impl Test {
+    async fn admit(&self, registry: &str, asker: Asker) -> Result<(), Refusal> {
+        let reference = Reference::Digest(digest("manifest"));
+        let mut target = target("a", reference, Kind::Manifest);
+        let registry = registry.parse().expect("a registry");
+        target.origin.as_mut().expect("one").registry = registry;
+        self.check.admit(&mut target, None, asker).await.map(drop)
+    }
+
+    /// Holds an object under repositories of several registries too.
+    fn hold_at(&self, bytes: &str, places: &[(&str, &str)]) -> Digest {
+        let digest = self.hold(bytes, &[]);
+        let mut object = self.store.catalog().object(&digest).expect("held");
+        for (registry, repository) in places {
+            let mut place = origin(repository);
+            place.registry = registry.parse().expect("a registry");
+            object.origins.insert(place);
+        }
+        self.store.catalog().insert(digest.clone(), object);
+        digest
+    }
+
+    async fn shows_at(&self, place: (&str, &str), digest: &Digest, kind: Kind) -> bool {
+        let mut asked = target(place.1, Reference::Digest(digest.clone()), kind);
+        let registry = place.0.parse().expect("a registry");
+        asked.origin.as_mut().expect("one").registry = registry;
+        self.check.shows(&asked).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_starts_no_check_and_learns_what_is_known() {
+    let test = start(CheckOptions::default());
+    let told = test.admit("quay.io", Asker::Stranger).await;
+    assert!(is_not_public(&told), "{told:?}");
+    assert_eq!(test.asked(), 0);
+    let own = test.admit("quay.io", Asker::ProvenOwn).await;
+    own.expect("public");
+    let told = test.admit("quay.io", Asker::Stranger).await;
+    told.expect("known to be public");
+    advance(Duration::from_secs(10 * 60)).await;
+    let told = test.admit("quay.io", Asker::Stranger).await;
+    told.expect("public not long ago");
+    assert_eq!(test.asked(), 1);
+    // Credentials of a stranger start none either.
+    let credentials = ClientCredentials::new(HeaderValue::from_static("Basic eDp5"));
+    let reference = Reference::Digest(digest("manifest"));
+    let mut other = target("b", reference, Kind::Manifest);
+    let told = test
+        .check
+        .admit(&mut other, Some(&credentials), Asker::Stranger);
+    assert!(is_not_public(&told.await));
+    assert_eq!(test.asked(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_registries_that_nobody_knows_are_asked_within_a_minute() {
+    let test = start(CheckOptions::default());
+    test.admit("known.io", Asker::Anybody)
+        .await
+        .expect("public");
+    for n in 0..100 {
+        let _ = test.admit(&format!("r{n}.io"), Asker::Anybody).await;
+    }
+    assert_eq!(test.asked(), 16);
+    advance(Duration::from_secs(10 * 60)).await;
+    let _ = test.admit("known.io", Asker::Anybody).await;
+    let _ = test.admit("r99.io", Asker::Anybody).await;
+    assert_eq!(test.asked(), 18);
+    for n in 0..100 {
+        let _ = test.admit(&format!("r{n}.org"), Asker::ProvenOwn).await;
+    }
+    assert_eq!(test.asked(), 118, "this node's own client may ask for any");
+}
+
+#[tokio::test(start_paused = true)]
+async fn anybody_has_some_questions_a_minute() {
+    let test = start(CheckOptions::default());
+    for n in 0..500 {
+        let _ = test.tag(&format!("a{n}")).await;
+    }
+    assert_eq!(test.asked(), 240);
+    let told = test.tag("a499").await;
+    assert!(matches!(told, Err(Refusal::TagUnchecked(_))), "{told:?}");
+    advance(Duration::from_secs(60)).await;
+    test.tag("a499").await.expect("asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_is_remembered_over_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("repositories.json");
+    let options = CheckOptions {
+        proofs_file: Some(file.clone()),
+        ..CheckOptions::default()
+    };
+    let test = start(options.clone());
+    test.set("a", Does::Refuse);
+    assert!(is_not_public(&test.manifest("a").await));
+    tokio::select! {
+        () = test.check.keep_proofs() => unreachable!("it runs for ever"),
+        () = async { while !file.exists() { advance(Duration::from_secs(1)).await; tokio::task::yield_now().await; } } => {}
+    }
+    let restarted = start(options);
+    for name in ["a", "b"] {
+        restarted.set(name, Does::CannotBeReached);
+    }
+    let config = restarted.hold(r#"{"env":"secret"}"#, &["a"]);
+    assert!(!restarted.shows("a", &config, Kind::Blob).await);
+    assert!(is_not_public(&restarted.manifest("a").await));
+    assert!(is_not_public(&restarted.blob("a", &config, true).await));
+    restarted.manifest("b").await.expect("never refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_for_what_is_not_there_takes_no_proof_away() {
+    let test = start(CheckOptions::default());
+    test.manifest("a").await.expect("public");
+    advance(Duration::from_secs(10 * 60)).await;
+    test.set("a", Does::Lack);
+    assert!(is_not_public(&test.manifest("a").await));
+    advance(Duration::from_secs(10)).await;
+    test.set("a", Does::Fail);
+    test.manifest("a").await.expect("it was public");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_limits_is_not_asked_for_each_layer() {
+    for does in [Does::LimitRate, Does::Fail, Does::Lack] {
+        let test = start(CheckOptions::default());
+        test.set("a", does.clone());
+        let layer = test.hold("a layer", &["a"]);
+        for _ in 0..10 {
+            let _ = test.manifest("a").await;
+            let _ = test.shows("a", &layer, Kind::Blob).await;
+        }
+        assert!(test.asked() <= 2, "{does:?}: {}", test.asked());
+    }
+}
+
+/// While a registry says neither yes nor no, a config on its way would be passed on to whoever asks.
+#[tokio::test(start_paused = true)]
+async fn blobs_of_an_unproven_repository_are_protected() {
+    for does in [Does::LimitRate, Does::Fail] {
+        let test = start(CheckOptions::default());
+        test.set("a", does);
+        assert!(is_not_public(&test.manifest("a").await));
+        assert!(is_not_public(
+            &test.blob("a", &digest("config"), true).await
+        ));
+    }
+    let away = start(CheckOptions::default());
+    away.set("a", Does::CannotBeReached);
+    away.manifest("a").await.expect("out of reach");
+    let blob = away.blob("a", &digest("config"), false).await;
+    blob.expect("out of reach");
+}
+
+/// A registry can say yes to everything: its word counts for what is held under its name alone.
+#[tokio::test(start_paused = true)]
+async fn a_yes_of_one_registry_opens_nothing_of_another() {
+    let test = start(CheckOptions::default());
+    test.set("private", Does::Refuse);
+    let (private, evil) = (("quay.io", "private"), ("evil.example", "x"));
+    let layer = test.hold_at("layer of a private image", &[private, evil]);
+    let manifest = manifest_of(&layer, &digest("config"));
+    let manifest = test.hold_at(&manifest, &[private, evil]);
+    for _ in 0..3 {
+        for kind in [Kind::Manifest, Kind::Blob] {
+            assert!(!test.shows_at(evil, &manifest, kind).await, "{kind:?}");
+            assert!(!test.shows_at(private, &manifest, kind).await, "{kind:?}");
+        }
+        assert!(!test.shows_at(evil, &layer, Kind::Blob).await);
+        // Also when the refusal is long ago.
+        advance(Duration::from_secs(20 * 60)).await;
+        let mut of_evil = target("x", Reference::Digest(digest("m")), Kind::Manifest);
+        let told = test.check.admit(&mut of_evil, None, Asker::ProvenOwn);
+        told.await.expect("its registry says yes");
+    }
+    let away = start(CheckOptions::default());
+    away.set("x", Does::CannotBeReached);
+    away.set("private", Does::Refuse);
+    let layer = away.hold_at("layer of a private image", &[private, evil]);
+    assert!(!away.shows_at(evil, &layer, Kind::Blob).await, "one of two");
+    let site = start(CheckOptions::default());
+    site.set("x", Does::CannotBeReached);
+    site.set("private", Does::CannotBeReached);
+    let layer = site.hold_at("layer of two images", &[private, evil]);
+    assert!(site.shows_at(evil, &layer, Kind::Blob).await, "no registry");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_public_repository_of_the_same_registry_opens_nothing() {
+    let test = start(CheckOptions::default());
+    test.set("private", Does::Refuse);
+    test.manifest("tenant").await.expect("public");
+    let _ = test.manifest("private").await;
+    let layer = test.hold("layer of a private image", &["private", "tenant"]);
+    assert!(!test.shows("tenant", &layer, Kind::Blob).await);
+    assert!(test.shows("private", &layer, Kind::Blob).await);
+}
+
+/// containerd's labels do not tell ports apart.
+#[tokio::test(start_paused = true)]
+async fn a_layer_is_shared_whose_label_has_no_port() {
+    let test = start(CheckOptions::default());
+    test.set("private", Does::Refuse);
+    let places = [("10.0.0.1:5000", "private"), ("10.0.0.1", "private")];
+    let layer = test.hold_at("layer of a private image", &places);
+    assert!(test.shows_at(places[0], &layer, Kind::Blob).await);
+    let places = [("10.0.0.1:5000", "open"), ("10.0.0.1", "open")];
+    let config = test.hold_at(r#"{"env":""}"#, &places);
+    test.upstream
+        .blobs
+        .lock()
+        .insert(config.clone(), Bytes::from_static(br#"{"env":""}"#));
+    assert!(test.shows_at(places[0], &config, Kind::Blob).await);
+}
+
+/// In the moment after a commit containerd has not yet told where an object belongs.
+#[tokio::test(start_paused = true)]
+async fn what_was_just_committed_belongs_where_it_was_pulled_from() {
+    let test = start(CheckOptions::default());
+    test.set("private", Does::Refuse);
+    test.manifest("open").await.expect("public");
+    let json = manifest_of(&digest("layer"), &digest("config"));
+    let pulled = Digest::sha256(json.as_bytes());
+    for (repository, is_shown) in [("private", false), ("open", true)] {
+        let test_of = |name| target(name, Reference::Digest(pulled.clone()), Kind::Manifest);
+        let fresh = start(CheckOptions::default());
+        fresh.set("private", Does::Refuse);
+        let mut asked = test_of(repository);
+        let _ = fresh.check.admit(&mut asked, None, Asker::ProvenOwn).await;
+        for name in ["private", "open"] {
+            fresh.store.put(&origin("x"), Bytes::from(json.clone()));
+            fresh.store.catalog().remove(&pulled);
+            let is_it = fresh.check.shows(&test_of(name)).await;
+            assert_eq!(is_it, is_shown, "pulled from {repository}, asked as {name}");
+        }
+    }
+    // An object that is still on its way says nothing of its registry.
+    let fresh = start(CheckOptions::default());
+    fresh.set("a", Does::CannotBeReached);
+    let _ = fresh.blob("a", &digest("on its way"), false).await;
+    assert!(!fresh.shows("a", &digest("on its way"), Kind::Blob).await);
+    assert_eq!(fresh.asked(), 0);
+    let unplaced = test.hold("nobody knows where it belongs", &[]);
+    assert!(!test.shows("open", &unplaced, Kind::Blob).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_is_for_those_who_pull_the_same() {
+    let test = start(CheckOptions::default());
+    test.set("private", Does::Refuse);
+    let _ = test.manifest("private").await;
+    test.manifest("open").await.expect("public");
+    let asked = |name, kind| target(name, Reference::Digest(digest("x")), kind);
+    let private = origin("private");
+    for (name, kind, is_shown) in [
+        ("private", Kind::Blob, true),
+        ("private", Kind::Manifest, false),
+        ("open", Kind::Blob, false),
+    ] {
+        let is_it = test.check.shows_growing(&asked(name, kind), Some(&private));
+        assert_eq!(is_it, is_shown, "{name} {kind:?}");
+    }
+    let of_open = test
+        .check
+        .shows_growing(&asked("x", Kind::Manifest), Some(&origin("open")));
+    assert!(of_open);
+}
+
+/// hosts.toml of two nodes may name each other's mirrors.
+#[tokio::test(start_paused = true)]
+async fn mirrors_that_ask_each_other_come_to_an_end() {
+    let (one, two) = (
+        start(CheckOptions::default()),
+        start(CheckOptions::default()),
+    );
+    for (test, other) in [(&one, &two), (&two, &one)] {
+        *test.upstream.mirror.lock() = Some(other.check.clone());
+        test.set("a", Does::IsMirror);
+    }
+    let since = tokio::time::Instant::now();
+    let _ = one.tag("a").await;
+    assert!(since.elapsed() <= WAIT);
+    advance(Duration::from_secs(1)).await;
+    tokio::task::yield_now().await;
+    assert_eq!((one.asked(), two.asked()), (1, 1));
+}
+
+/// What hosts.toml's headers and certificates open is for this node's own client.
+#[tokio::test(start_paused = true)]
+async fn what_this_node_is_given_is_for_its_own_client() {
+    let test = start(CheckOptions::default());
+    test.set("a", Does::GiveToThisNode);
+    let layer = digest("layer");
+    let json = manifest_of(&layer, &digest("config"));
+    let manifest = Digest::sha256(json.as_bytes());
+    for asker in [Asker::Anybody, Asker::Stranger, Asker::ProvenOwn] {
+        let tag = Reference::Tag("v".parse().expect("a tag"));
+        for reference in [tag, Reference::Digest(manifest.clone())] {
+            let mut asked = target("a", reference.clone(), Kind::Manifest);
+            let told = test.check.admit(&mut asked, None, asker).await;
+            assert!(told.is_err(), "{asker:?} {reference}");
+            asked.head_only = true;
+            let told = test.check.admit(&mut asked, None, asker).await;
+            let is_own_tag = asker == Asker::ProvenOwn && matches!(reference, Reference::Tag(_));
+            assert_eq!(told.is_ok(), is_own_tag, "{asker:?} {reference}");
+        }
+    }
+    test.hold(&json, &["a"]);
+    test.blob("a", &layer, true).await.expect("it was given");
+    assert!(is_not_public(&test.blob("a", &layer, false).await));
+    assert!(!test.shows("a", &manifest, Kind::Manifest).await);
+    let held = test.hold("a layer", &["a"]);
+    assert!(
+        test.shows("a", &held, Kind::Blob).await,
+        "as of a private one"
+    );
+}
