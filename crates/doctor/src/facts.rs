@@ -91,6 +91,8 @@ pub enum Answered {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Mirror {
     pub version: String,
+    /// Where it has containerd and its files. `None`: it has a store of its own.
+    pub containerd: Option<ContainerdPaths>,
     /// Why it is not ready.
     pub not_ready: Option<String>,
     /// The most files that it may have open.
@@ -107,6 +109,18 @@ pub struct Mirror {
     pub bootstrap_error: Option<String>,
     pub peers: Vec<Peer>,
     pub registries: Vec<Registry>,
+}
+
+/// Where a mirror finds its node's containerd, as its options say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerdPaths {
+    pub socket: String,
+    /// Empty: where containerd says it is.
+    pub content: String,
+    /// containerd's configuration file.
+    pub config: String,
+    /// containerd's `config_path`, with colons between several folders.
+    pub registry_config: String,
 }
 
 /// Another node.

@@ -11,8 +11,8 @@ mod report;
 mod rules;
 
 pub use facts::{
-    AddressAnswer, Advice, Answered, Containerd, Facts, HostsFile, HostsFolder, Mirror, Peer,
-    Registry, Trial,
+    AddressAnswer, Advice, Answered, Containerd, ContainerdPaths, Facts, HostsFile, HostsFolder,
+    Mirror, Peer, Registry, Trial,
 };
 pub use finding::{Category, Check, Code, Finding, Severity};
 pub use report::Report;

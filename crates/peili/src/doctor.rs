@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::doctor::checks::{CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, LAYERS_KEPT};
 use ::doctor::{
-    AddressAnswer, Advice, Answered, Containerd, Facts, HostsFile, HostsFolder, Mirror, Report,
-    Severity, diagnose,
+    AddressAnswer, Advice, Answered, Containerd, ContainerdPaths, Facts, HostsFile, HostsFolder,
+    Mirror, Report, Severity, diagnose,
 };
 use anyhow::bail;
 use containerd::{Setup, State, Topic};
@@ -28,9 +28,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Where to look.
 struct Place {
     endpoint: Endpoint,
-    config: containerd::Config,
-    setup: Setup,
-    config_path: ConfigPath,
+    /// What is given on the command line; empty: as the mirror has it.
+    given: ContainerdPaths,
     /// The mirror does not run yet.
     pre: bool,
 }
@@ -44,26 +43,21 @@ pub async fn run(arguments: &DoctorArgs, shutdown: CancellationToken) -> anyhow:
     let endpoint = faults.take("--metrics-endpoint", arguments.metrics_endpoint.parse());
     let output = faults.take("--output", arguments.output.parse::<Output>());
     let wait = faults.take("--wait", duration::parse(&arguments.wait));
-    let path = arguments
-        .containerd_registry_config_path
-        .parse::<ConfigPath>();
-    let path = faults.take("--containerd-registry-config-path", path);
-    let all = || Some((endpoint?, output?, wait?, path?));
-    let (endpoint, output, wait, config_path) = faults.settle(all())?;
+    let given = ContainerdPaths {
+        socket: arguments.containerd_sock.clone(),
+        content: arguments.containerd_content_path.clone(),
+        config: arguments.containerd_config.clone(),
+        registry_config: arguments.containerd_registry_config_path.clone(),
+    };
+    if !given.registry_config.is_empty() {
+        let path = given.registry_config.parse::<ConfigPath>();
+        faults.take("--containerd-registry-config-path", path);
+    }
+    let all = || Some((endpoint?, output?, wait?));
+    let (endpoint, output, wait) = faults.settle(all())?;
     let place = Place {
         endpoint,
-        config: containerd::Config {
-            socket: arguments.containerd_sock.clone().into(),
-            namespaces: Vec::new(),
-            content_path: value::path(&arguments.containerd_content_path),
-            registries: Vec::new(),
-            retain: None,
-        },
-        setup: Setup {
-            config_file: arguments.containerd_config.clone().into(),
-            registry_config_paths: config_path.folders().to_vec(),
-        },
-        config_path,
+        given,
         pre: arguments.pre,
     };
     let until = Instant::now() + wait;
@@ -94,15 +88,19 @@ fn show_report(report: &Report, output: Output) -> anyhow::Result<()> {
 
 impl Place {
     async fn facts(&self) -> Facts {
-        let (containerd, mirror) = tokio::join!(self.containerd(), self.mirror());
-        let (hosts, urls) = self.hosts();
-        let mut addresses = Vec::new();
-        if let Ok((node, _)) = &mirror {
-            for url in urls {
-                addresses.push(AddressAnswer {
-                    answer: answered(&url, node).await,
-                    url: url.to_string(),
-                });
+        let mirror = self.mirror().await;
+        let (mut containerd, mut hosts, mut addresses) = (Containerd::None, Vec::new(), Vec::new());
+        if let Some(paths) = self.paths(mirror.as_ref().ok().map(|(_, mirror)| mirror)) {
+            containerd = look_at(&paths).await;
+            let urls;
+            (hosts, urls) = registry_configuration(&paths);
+            if let Ok((node, _)) = &mirror {
+                for url in urls {
+                    addresses.push(AddressAnswer {
+                        answer: answered(&url, node).await,
+                        url: url.to_string(),
+                    });
+                }
             }
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -118,14 +116,30 @@ impl Place {
         }
     }
 
-    async fn containerd(&self) -> Containerd {
-        match containerd::check(&self.config, &self.setup).await {
-            Ok(findings) => Containerd::Reached(findings.into_iter().map(advice).collect()),
-            Err(error) => Containerd::Unreachable {
-                socket: self.config.socket.display().to_string(),
-                error: error.to_string(),
-            },
-        }
+    /// Where containerd and its files are. `None`: the mirror has a store of its own.
+    fn paths(&self, mirror: Option<&Mirror>) -> Option<ContainerdPaths> {
+        let given = &self.given;
+        let default = || ContainerdPaths {
+            socket: "/run/containerd/containerd.sock".into(),
+            content: String::new(),
+            config: "/etc/containerd/config.toml".into(),
+            registry_config: "/etc/containerd/certs.d".into(),
+        };
+        let told = match mirror {
+            Some(mirror) if given.socket.is_empty() => mirror.containerd.clone()?,
+            Some(mirror) => mirror.containerd.clone().unwrap_or_else(default),
+            None => default(),
+        };
+        let first = |given: &String, told: String| match given.is_empty() {
+            true => told,
+            false => given.clone(),
+        };
+        Some(ContainerdPaths {
+            socket: first(&given.socket, told.socket),
+            content: first(&given.content, told.content),
+            config: first(&given.config, told.config),
+            registry_config: first(&given.registry_config, told.registry_config),
+        })
     }
 
     /// What the mirror says of itself, and the name of its node.
@@ -133,44 +147,80 @@ impl Place {
         let facts = show::ask(&self.endpoint, "/api/v1/doctor").await?;
         serde_json::from_slice(&facts).map_err(|_| "it answers with something else".to_owned())
     }
+}
 
-    /// containerd's registry configuration, and the mirrors that it names.
-    fn hosts(&self) -> (Vec<HostsFolder>, Vec<RegistryUrl>) {
-        let mut urls: Vec<RegistryUrl> = Vec::new();
-        // By hand a mirror is named by an address of this host.
-        let is_mirror = |url: &RegistryUrl| url.scheme == Scheme::Http && leads_here(url).is_some();
-        let folders = hosts::inspect(&self.config_path, is_mirror);
-        let folders = folders.into_iter().map(|folder| HostsFolder {
-            path: folder.path.display().to_string(),
-            problem: folder.problem,
-            files: folder
-                .files
-                .into_iter()
-                .map(|file| {
-                    // A second mirror is another node's, for when this node's is away.
-                    let ours = file.hosts.iter().find(|(_, is_ours)| *is_ours);
-                    if let Some((url, _)) = ours
-                        && !urls.contains(url)
-                    {
-                        urls.push(url.clone());
-                    }
-                    HostsFile {
-                        path: file.path.display().to_string(),
-                        registry: file.registry.map(|registry| registry.to_string()),
-                        problem: file.problem,
-                        by_mirror: file.by_mirror,
-                        hosts: file
-                            .hosts
-                            .into_iter()
-                            .map(|(url, is_ours)| (url.to_string(), is_ours))
-                            .collect(),
-                        hides: file.hides.map(|hidden| hidden.display().to_string()),
-                    }
-                })
-                .collect(),
-        });
-        (folders.collect(), urls)
+/// What is said of containerd at a socket.
+async fn look_at(paths: &ContainerdPaths) -> Containerd {
+    let config = containerd::Config {
+        socket: paths.socket.clone().into(),
+        namespaces: Vec::new(),
+        content_path: value::path(&paths.content),
+        registries: Vec::new(),
+        retain: None,
+    };
+    let folders = paths.registry_config.parse::<ConfigPath>();
+    let setup = Setup {
+        config_file: paths.config.clone().into(),
+        registry_config_paths: folders
+            .map(|path| path.folders().to_vec())
+            .unwrap_or_default(),
+    };
+    match containerd::check(&config, &setup).await {
+        Ok(findings) => Containerd::Reached(findings.into_iter().map(advice).collect()),
+        Err(error) => Containerd::Unreachable {
+            socket: paths.socket.clone(),
+            error: error.to_string(),
+        },
     }
+}
+
+/// containerd's registry configuration, and the mirrors that it names.
+fn registry_configuration(paths: &ContainerdPaths) -> (Vec<HostsFolder>, Vec<RegistryUrl>) {
+    let mut urls: Vec<RegistryUrl> = Vec::new();
+    let config_path = match paths.registry_config.parse::<ConfigPath>() {
+        Ok(config_path) => config_path,
+        Err(error) => {
+            let folder = HostsFolder {
+                path: paths.registry_config.clone(),
+                problem: Some(error.to_string()),
+                files: Vec::new(),
+            };
+            return (vec![folder], urls);
+        }
+    };
+    // By hand a mirror is named by an address of this host.
+    let is_mirror = |url: &RegistryUrl| url.scheme == Scheme::Http && leads_here(url).is_some();
+    let folders = hosts::inspect(&config_path, is_mirror);
+    let folders = folders.into_iter().map(|folder| HostsFolder {
+        path: folder.path.display().to_string(),
+        problem: folder.problem,
+        files: folder
+            .files
+            .into_iter()
+            .map(|file| {
+                // A second mirror is another node's, for when this node's is away.
+                let ours = file.hosts.iter().find(|(_, is_ours)| *is_ours);
+                if let Some((url, _)) = ours
+                    && !urls.contains(url)
+                {
+                    urls.push(url.clone());
+                }
+                HostsFile {
+                    path: file.path.display().to_string(),
+                    registry: file.registry.map(|registry| registry.to_string()),
+                    problem: file.problem,
+                    by_mirror: file.by_mirror,
+                    hosts: file
+                        .hosts
+                        .into_iter()
+                        .map(|(url, is_ours)| (url.to_string(), is_ours))
+                        .collect(),
+                    hides: file.hides.map(|hidden| hidden.display().to_string()),
+                }
+            })
+            .collect(),
+    });
+    (folders.collect(), urls)
 }
 
 fn advice(finding: containerd::Finding) -> Advice {

@@ -1,9 +1,11 @@
 //! `peili registry`: binds, wires the adapters together, runs, drains.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use containerd::{Containerd, Setup, State};
+use doctor::ContainerdPaths;
 use kubernetes::NodeReadiness;
 use layout::Layout;
 use mirror::serve::{ConnectionLimits, Shutdown};
@@ -150,6 +152,7 @@ impl Bound {
         if containerd.is_some() {
             parts.checks = checks(settings.checks, registry_address.port())?;
         }
+        let paths = containerd_paths(&settings.store);
         let is_alone =
             matches!(&settings.bootstrap, Bootstrap::Static { peers } if peers.is_empty());
         let own_names = settings.mirror.access.own_names.clone();
@@ -184,6 +187,7 @@ impl Bound {
                 access: settings.page_access,
                 open_files: open_files as u64,
                 looks_for_peers: !is_alone,
+                containerd: paths,
                 own_names,
             },
             port.close.clone(),
@@ -273,6 +277,21 @@ async fn open(store: Store, metrics: &mut Registry) -> anyhow::Result<Opened> {
             })
         }
     }
+}
+
+/// Where this node's containerd and its files are, for a doctor.
+fn containerd_paths(store: &Store) -> Option<ContainerdPaths> {
+    let Store::Containerd { config, setup } = store else {
+        return None;
+    };
+    let shown = |path: &PathBuf| path.display().to_string();
+    let folders: Vec<_> = setup.registry_config_paths.iter().map(shown).collect();
+    Some(ContainerdPaths {
+        socket: shown(&config.socket),
+        content: config.content_path.as_ref().map(shown).unwrap_or_default(),
+        config: shown(&setup.config_file),
+        registry_config: folders.join(":"),
+    })
 }
 
 /// Who is asked upstream, and what.

@@ -50,14 +50,15 @@ pub struct DoctorArgs {
     /// host:port of the mirror's metrics.
     #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
     pub metrics_endpoint: String,
-    /// containerd's socket.
+    /// containerd's socket; empty: as the mirror has it, else /run/containerd/containerd.sock.
     #[arg(
         long,
         env = "CONTAINERD_SOCK",
-        default_value = "/run/containerd/containerd.sock"
+        default_value = "",
+        hide_default_value = true
     )]
     pub containerd_sock: String,
-    /// containerd's content store; empty: where containerd says it is.
+    /// containerd's content store; empty: as the mirror has it, else where containerd says it is.
     #[arg(
         long,
         env = "CONTAINERD_CONTENT_PATH",
@@ -65,18 +66,21 @@ pub struct DoctorArgs {
         hide_default_value = true
     )]
     pub containerd_content_path: String,
-    /// containerd's configuration file.
+    /// containerd's configuration file; empty: as the mirror has it, else /etc/containerd/config.toml.
     #[arg(
         long,
         env = "CONTAINERD_CONFIG",
-        default_value = "/etc/containerd/config.toml"
+        default_value = "",
+        hide_default_value = true
     )]
     pub containerd_config: String,
-    /// containerd's config_path: a folder, or several with colons between.
+    /// containerd's config_path, a folder or several with colons between; empty: as the mirror has it, else
+    /// /etc/containerd/certs.d.
     #[arg(
         long,
         env = "CONTAINERD_REGISTRY_CONFIG_PATH",
-        default_value = "/etc/containerd/certs.d"
+        default_value = "",
+        hide_default_value = true
     )]
     pub containerd_registry_config_path: String,
     /// Look before the mirror is installed: whether it will work on this node.

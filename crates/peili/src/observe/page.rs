@@ -50,6 +50,8 @@ pub struct Pages {
     /// The most files that this process may have open.
     pub open_files: u64,
     pub looks_for_peers: bool,
+    /// `None`: this node has a store of its own.
+    pub containerd: Option<doctor::ContainerdPaths>,
     /// Names of this host besides those of loopback, by which a browser may ask.
     pub own_names: Vec<String>,
 }
@@ -135,6 +137,7 @@ impl Pages {
         };
         doctor::Mirror {
             version: status.node.version,
+            containerd: self.containerd.clone(),
             not_ready: status.node.not_ready,
             open_files: self.open_files,
             now: snapshot.at_ms / 1000,
