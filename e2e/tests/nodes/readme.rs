@@ -11,7 +11,7 @@ use crate::LAYERS;
 
 const README: &str = include_str!("../../../README.md");
 /// The section that has the commands, in its first block.
-const SECTION: &str = "### Three commands on hosts with containerd\n";
+const SECTION: &str = "### Three commands on a host with containerd\n";
 /// The hosts that the README names.
 const ADDRESSES: [&str; 2] = ["10.0.0.11/24", "10.0.0.12/24"];
 
@@ -34,29 +34,30 @@ pub async fn three_commands_work(lab: Lab) -> Result<()> {
     let users = format!("server = \"{url}\"\n[host.\"{url}\"]\n");
     fs::write(registry.join("hosts.toml"), users)?;
 
-    output(&mut on(&host, &folder, configure)?)?;
-    let mut command = on(&host, &folder, mirror)?;
+    output(&mut on(&host, &folder, &configure)?)?;
+    let mut command = on(&host, &folder, &mirror)?;
     let mut daemon = Daemon::spawn("the mirror", &mut command, &lab.log("peili"))?;
     let address = (host.address, 5000).into();
     let ready = async || Ok(host.request("GET", address, "/readyz")? == 200);
     daemon.until("the mirror to be ready", ready).await?;
 
-    let early = output(&mut on(&host, &folder, check)?).expect_err("nothing was pulled yet");
+    let early = output(&mut on(&host, &folder, &check)?).expect_err("nothing was pulled yet");
     let early = format!("{early:#}");
     ensure!(early.contains("has not asked its mirror"), "{early}");
     let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
     containerd.cri.pull(&image.by_tag()).await?;
-    let told = output(&mut on(&host, &folder, check)?)?;
+    let told = output(&mut on(&host, &folder, &check)?)?;
     ensure!(told.contains("asked its mirror"), "{told}");
     daemon.stop().await
 }
 
 /// The lines of the block, one command each.
-fn commands() -> Result<[&'static str; 3]> {
+fn commands() -> Result<[String; 3]> {
     let (_, section) = README.split_once(SECTION).context("the section is there")?;
     let mut blocks = section.split("```\n").skip(1);
     let block = blocks.next().context("a block")?;
-    let lines: Vec<_> = block.lines().collect();
+    let block = block.replace("\\\n", " ");
+    let lines: Vec<_> = block.lines().map(ToOwned::to_owned).collect();
     lines.try_into().ok().context("three commands")
 }
 
@@ -79,6 +80,8 @@ fn on(host: &Host, folder: &Path, line: &str) -> Result<Command> {
          {}
          mkdir -p /run/containerd /etc/containerd/certs.d /var/lib/peili
          mount --bind {folder}/certs.d /etc/containerd/certs.d
+         mkdir -p {folder}/peili
+         mount --bind {folder}/peili /var/lib/peili
          touch /run/containerd/containerd.sock
          mount --bind {folder}/containerd.sock /run/containerd/containerd.sock
          PATH={programs}:$PATH

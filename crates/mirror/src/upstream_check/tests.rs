@@ -1,158 +1,17 @@
+mod fake;
 mod hostile;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use async_trait::async_trait;
-use futures::stream;
 use http::HeaderValue;
-use oci::{MediaType, Ranges, Tag};
 use prometheus_client::registry::Registry;
 use tokio::time::advance;
 
 use super::*;
+use crate::Object;
 use crate::memory::MemoryStore;
 use crate::request::Caller;
-use crate::{List, Object, Resolved, UpstreamBlob, UpstreamError, UpstreamManifest, UpstreamPage};
-
-/// What the registry of a test does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Does {
-    /// Gives everything to everybody.
-    Give,
-    /// Gives everything to this node, by what hosts.toml says of it.
-    GiveToThisNode,
-    /// Gives it to clients with credentials.
-    Refuse,
-    Lack,
-    LimitRate,
-    Fail,
-    Hang,
-    CannotBeReached,
-    /// It is another mirror, which checks upstream too.
-    IsMirror,
-}
-
-struct FakeUpstream {
-    mirror: Mutex<Option<UpstreamCheck>>,
-    does: Mutex<HashMap<String, Does>>,
-    /// What its tags point at.
-    tag: Mutex<Digest>,
-    blobs: Mutex<HashMap<Digest, Bytes>>,
-    asked: AtomicUsize,
-}
-
-impl FakeUpstream {
-    fn knows_this_node(&self, repository: &UpstreamRepository) -> bool {
-        let name = repository.origin.repository.as_str();
-        self.does.lock().get(name) == Some(&Does::GiveToThisNode)
-    }
-
-    async fn answer(&self, repository: &UpstreamRepository) -> Result<(), UpstreamError> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        let origin = repository.origin.clone();
-        let does = self.does.lock().get(origin.repository.as_str()).cloned();
-        match does.unwrap_or(Does::Give) {
-            Does::Refuse if repository.credentials.is_some() => Ok(()),
-            Does::Give | Does::GiveToThisNode => Ok(()),
-            Does::Refuse => Err(UpstreamError::Denied {
-                origin,
-                challenges: Vec::new(),
-            }),
-            Does::Lack => Err(UpstreamError::NotFound(origin)),
-            Does::LimitRate => Err(UpstreamError::TooManyRequests {
-                origin,
-                retry_after: None,
-            }),
-            Does::Fail => Err(UpstreamError::Failed(origin, "it answers 500".into())),
-            Does::Hang => std::future::pending().await,
-            Does::IsMirror => {
-                let mirror = self.mirror.lock().clone().expect("one");
-                let tag = Reference::Tag("v".parse().expect("a tag"));
-                let mut target = target(origin.repository.as_str(), tag, Kind::Manifest);
-                let told = mirror.admit(&mut target, None, Asker::Anybody).await;
-                told.map(drop).map_err(|_| UpstreamError::NotFound(origin))
-            }
-            Does::CannotBeReached => Err(UpstreamError::Unreachable(origin, "refused".into())),
-        }
-    }
-}
-
-#[async_trait]
-impl Upstream for FakeUpstream {
-    async fn resolve(&self, _: &UpstreamRepository, _: &Tag) -> Result<Resolved, UpstreamError> {
-        unreachable!("it may cost a pull")
-    }
-
-    async fn head(
-        &self,
-        repository: &UpstreamRepository,
-        reference: &Reference,
-    ) -> Result<UpstreamHead, UpstreamError> {
-        self.answer(repository).await?;
-        let digest = match reference {
-            Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(_) => self.tag.lock().clone(),
-        };
-        Ok(UpstreamHead {
-            digest: Some(digest),
-            size: Some(7),
-            media_type: MediaType::new("application/vnd.oci.image.manifest.v1+json"),
-            visibility: match repository.credentials {
-                None if !self.knows_this_node(repository) => Visibility::Shared,
-                _ => Visibility::Private,
-            },
-        })
-    }
-
-    async fn manifest(
-        &self,
-        _: &UpstreamRepository,
-        _: &Digest,
-    ) -> Result<UpstreamManifest, UpstreamError> {
-        unreachable!("it costs a pull")
-    }
-
-    async fn blob_size(
-        &self,
-        _: &UpstreamRepository,
-        _: &Digest,
-    ) -> Result<Option<u64>, UpstreamError> {
-        unreachable!("a size proves nothing")
-    }
-
-    async fn blob(
-        &self,
-        repository: &UpstreamRepository,
-        digest: &Digest,
-        ranges: Option<&Ranges>,
-    ) -> Result<UpstreamBlob, UpstreamError> {
-        self.answer(repository).await?;
-        let blob = self.blobs.lock().get(digest).cloned();
-        let blob = blob.ok_or_else(|| UpstreamError::NotFound(repository.origin.clone()))?;
-        let size = blob.len() as u64;
-        let range = ranges
-            .expect("a part alone")
-            .resolve(size)
-            .expect("within it");
-        let range = range.first().expect("one").clone();
-        let bytes = blob.slice(range.start as usize..range.end as usize);
-        Ok(UpstreamBlob {
-            size: Some(size),
-            offset: range.start,
-            visibility: Visibility::Shared,
-            body: Box::pin(stream::iter([Ok(bytes)])),
-        })
-    }
-
-    async fn page(
-        &self,
-        _: &UpstreamRepository,
-        _: &List,
-        _: &str,
-    ) -> Result<UpstreamPage, UpstreamError> {
-        unreachable!("no list is asked for")
-    }
-}
+use fake::{Does, FakeUpstream};
 
 struct Test {
     check: UpstreamCheck,

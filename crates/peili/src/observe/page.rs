@@ -23,6 +23,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Assets have a name that changes with them.
 const FOR_A_YEAR: &str = "max-age=31536000, immutable";
 
+/// What is answered here, docs/api.md says how. Assets of the page are no API.
+const PATHS: [&str; 4] = ["/", "/events", "/api/v1/status", "/api/v1/doctor"];
+const ASSETS: [&str; 2] = ["/style.css", "/script.js"];
+
 /// Who may see the page and the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageAccess {
@@ -64,10 +68,8 @@ impl Pages {
         headers: &HeaderMap,
         ends: Ends,
     ) -> Option<Response<Body>> {
-        let is_ours = matches!(
-            path,
-            "/" | "/style.css" | "/script.js" | "/events" | "/api/v1/status" | "/api/v1/doctor"
-        ) || path.starts_with("/debug/web");
+        let is_ours =
+            PATHS.contains(&path) || ASSETS.contains(&path) || path.starts_with("/debug/web");
         if !is_ours {
             return None;
         }
@@ -240,5 +242,18 @@ fn head(headers: &mut HeaderMap, media_type: &'static str, cache: &'static str) 
         (REFERRER, "no-referrer"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PATHS;
+
+    #[test]
+    fn each_path_is_documented() {
+        let page = include_str!("../../../../docs/api.md");
+        for path in PATHS {
+            assert!(page.contains(&format!("| `{path}` |")), "{path}");
+        }
     }
 }
