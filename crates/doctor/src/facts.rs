@@ -95,6 +95,8 @@ pub struct Mirror {
     pub containerd: Option<ContainerdPaths>,
     /// Why it is not ready.
     pub not_ready: Option<String>,
+    /// The port at which containerd asks it.
+    pub registry_port: u16,
     /// The most files that it may have open.
     pub open_files: u64,
     /// Its clock, in seconds since 1970.
@@ -131,8 +133,8 @@ pub struct Peer {
     pub version: Option<String>,
     /// What went wrong with it last, while it is not asked because of that.
     pub error: Option<String>,
-    /// How often it lacked what it announced.
-    pub lacking: u64,
+    /// How often it lacked what it announced; `None`: nobody counted.
+    pub lacking: Option<u64>,
 }
 
 /// An upstream registry that was asked.

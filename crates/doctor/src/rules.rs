@@ -265,26 +265,28 @@ pub fn peers(facts: &Facts) -> Vec<Finding> {
             (*version != mirror.version).then(|| format!("{} has {version}", peer.name))
         })
         .collect();
-    findings.push(match others.is_empty() {
-        true => PEERS_VERSION.ok(mirror.version.clone()),
-        false => PEERS_VERSION.warning(
+    if !others.is_empty() {
+        findings.push(PEERS_VERSION.warning(
             format!("this node has {}, {}", mirror.version, shortened(&others)),
             "finish the update of all nodes",
-        ),
-    });
+        ));
+    } else if peers.iter().any(|peer| peer.version.is_some()) {
+        findings.push(PEERS_VERSION.ok(mirror.version.clone()));
+    }
     let lacking: Vec<_> = peers
         .iter()
-        .filter(|peer| peer.lacking > 0)
-        .map(|peer| format!("{} ({} times)", peer.name, peer.lacking))
+        .filter(|peer| peer.lacking.is_some_and(|times| times > 0))
+        .map(|peer| format!("{} ({} times)", peer.name, peer.lacking.unwrap_or_default()))
         .collect();
-    findings.push(match lacking.is_empty() {
-        true => PEERS_LACKING.ok("yes"),
-        false => PEERS_LACKING.warning(
+    if !lacking.is_empty() {
+        findings.push(PEERS_LACKING.warning(
             format!("lately not: {}", shortened(&lacking)),
             "their containerd removes layers (discard_unpacked_layers) or their content path is wrong: run peili doctor \
              there",
-        ),
-    });
+        ));
+    } else if peers.iter().any(|peer| peer.lacking.is_some()) {
+        findings.push(PEERS_LACKING.ok("yes"));
+    }
     findings
 }
 

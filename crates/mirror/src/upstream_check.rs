@@ -110,7 +110,9 @@ impl Answer {
 pub enum Asker {
     /// This node's own client, by the node secret.
     ProvenOwn,
-    /// Anybody, where no secret tells. All of them have some questions a minute, and fewer to registries that have never
+    /// This node's own client as far as anybody can tell without a secret: it asks from this host, or owns the pull.
+    Own,
+    /// Anybody else, where no secret tells. All of them have some questions a minute, and fewer to registries that have never
     /// answered.
     Anybody,
     /// Somebody without the node secret, where one is set: nothing is asked, and what is known counts.
@@ -239,6 +241,8 @@ impl UpstreamCheck {
             Reference::Digest(digest) => Question::Manifest(origin.clone(), digest.clone()),
         };
         let is_tag = matches!(question, Question::Tag(_));
+        // Whether upstream says what the tag is; else it says only what is public.
+        let is_fresh = is_tag && options.tags == TagPolicy::Fresh;
         let standing = self.0.answers.lock().standing(origin);
         if let Some(credentials) = credentials
             && !standing.was_public()
@@ -246,7 +250,7 @@ impl UpstreamCheck {
             return self.admit_with(origin, &question, credentials, asker).await;
         }
         match standing {
-            Standing::Public if !is_tag => return Ok(None),
+            Standing::Public if !is_fresh => return Ok(None),
             // No node hands a manifest of such a repository on.
             Standing::Refused | Standing::GivenToThisNode if !is_tag => {
                 return Err(self.refused(&question, asker));
@@ -255,7 +259,7 @@ impl UpstreamCheck {
         }
         let refused = || self.refused(&question, asker);
         let refusal = match self.ask(&question, asker).await {
-            Answer::Granted(head) if is_tag && head.digest.is_none() => {
+            Answer::Granted(head) if is_fresh && head.digest.is_none() => {
                 Refusal::TagUnchecked("upstream does not say its digest")
             }
             Answer::Granted(head)
@@ -266,14 +270,19 @@ impl UpstreamCheck {
             }
             // It was given to this node, by what hosts.toml says of it.
             Answer::Granted(_) => refused(),
+            // Nodes may have a tag that upstream has no longer.
+            Answer::NotFound if is_tag && !is_fresh && standing.was_public() => return Ok(None),
             Answer::Refused | Answer::NotFound => refused(),
             Answer::Unreachable => match policy {
                 PrivatePolicy::Share => return Ok(None),
                 PrivatePolicy::Auto if !standing.was_refused() => return Ok(None),
                 PrivatePolicy::Protect if standing.was_public() => return Ok(None),
-                PrivatePolicy::Auto | PrivatePolicy::Protect => refused(),
+                PrivatePolicy::Auto | PrivatePolicy::Protect => {
+                    self.0.answers.lock().leave_unproven(origin);
+                    refused()
+                }
             },
-            Answer::Slow if is_tag => {
+            Answer::Slow if is_fresh => {
                 self.0.answers.lock().leave_unproven(origin);
                 Refusal::TagUnchecked("upstream is slow")
             }

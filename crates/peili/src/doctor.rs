@@ -25,6 +25,9 @@ use crate::{duration, value};
 /// Between two looks with `--wait`.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// The port of a mirror that does not say which it has.
+const DEFAULT_PORT: u16 = 5000;
+
 /// Where to look.
 struct Place {
     endpoint: Endpoint,
@@ -93,7 +96,8 @@ impl Place {
         if let Some(paths) = self.paths(mirror.as_ref().ok().map(|(_, mirror)| mirror)) {
             containerd = look_at(&paths).await;
             let urls;
-            (hosts, urls) = registry_configuration(&paths);
+            let port = mirror.as_ref().ok().map(|(_, mirror)| mirror.registry_port);
+            (hosts, urls) = registry_configuration(&paths, port.unwrap_or(DEFAULT_PORT));
             if let Ok((node, _)) = &mirror {
                 for url in urls {
                     addresses.push(AddressAnswer {
@@ -175,7 +179,10 @@ async fn look_at(paths: &ContainerdPaths) -> Containerd {
 }
 
 /// containerd's registry configuration, and the mirrors that it names.
-fn registry_configuration(paths: &ContainerdPaths) -> (Vec<HostsFolder>, Vec<RegistryUrl>) {
+fn registry_configuration(
+    paths: &ContainerdPaths,
+    port: u16,
+) -> (Vec<HostsFolder>, Vec<RegistryUrl>) {
     let mut urls: Vec<RegistryUrl> = Vec::new();
     let config_path = match paths.registry_config.parse::<ConfigPath>() {
         Ok(config_path) => config_path,
@@ -188,8 +195,8 @@ fn registry_configuration(paths: &ContainerdPaths) -> (Vec<HostsFolder>, Vec<Reg
             return (vec![folder], urls);
         }
     };
-    // By hand a mirror is named by an address of this host.
-    let is_mirror = |url: &RegistryUrl| url.scheme == Scheme::Http && leads_here(url).is_some();
+    // By hand the mirror is named by an address of this host and its port; another registry may be here too.
+    let is_mirror = |url: &RegistryUrl| url.scheme == Scheme::Http && leads_here(url) == Some(port);
     let folders = hosts::inspect(&config_path, is_mirror);
     let folders = folders.into_iter().map(|folder| HostsFolder {
         path: folder.path.display().to_string(),

@@ -14,7 +14,10 @@ pub struct NextHosts {
 
 impl RegistryHosts for NextHosts {
     fn of(&self, registry: &Registry) -> Result<Option<RegistryHost>, String> {
-        let is_mirror = |url: &RegistryUrl| self.is_this_mirror(url);
+        // What stands on loopback for another registry is a mirror on the node, by a port that this process may not see
+        // (a host port or node port of its own pod, on a node whose hosts.toml the operating system writes).
+        let stands_in = |url: &RegistryUrl| leads_here(url).is_some() && url.registry != *registry;
+        let is_mirror = |url: &RegistryUrl| self.is_this_mirror(url) || stands_in(url);
         let host = hosts::next_host(&self.config_path, registry, is_mirror);
         let host = host.map_err(|error| match std::error::Error::source(&error) {
             Some(cause) => format!("{error}: {cause}"),

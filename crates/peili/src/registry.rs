@@ -187,6 +187,7 @@ impl Bound {
                 access: settings.page_access,
                 open_files: open_files as u64,
                 looks_for_peers: !is_alone,
+                registry_port: registry_address.port(),
                 containerd: paths,
                 own_names,
             },

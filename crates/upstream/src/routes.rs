@@ -1,9 +1,10 @@
 //! At which host a registry is asked: its own, or the one that this node's containerd would ask.
 
 use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use lru::LruCache;
@@ -74,7 +75,12 @@ pub(crate) struct Route {
     /// Whether the host is told for which registry it is asked (`ns`), as containerd tells every host but the registry.
     pub(crate) names_registry: bool,
     host: Option<RegistryHost>,
+    /// Of the files of its host: other files need other connections.
+    stamps: Vec<Stamp>,
 }
+
+/// What of a file changes when it is written or replaced; `None` for one that cannot be seen.
+type Stamp = Option<(SystemTime, u64, u64)>;
 
 impl Route {
     /// Whether an answer says nothing of what others may have: the host knows this node by its headers or certificate.
@@ -116,14 +122,23 @@ impl Routes {
             return Ok(route.clone());
         }
         let (hosts, name) = (self.hosts.clone(), registry.clone());
-        let host = spawn_blocking(move || hosts.of(&name)).await;
-        let host = host
+        let found = spawn_blocking(move || {
+            let host = hosts.of(&name)?;
+            let stamps = host.as_ref().map(stamps).unwrap_or_default();
+            Ok::<_, String>((host, stamps))
+        });
+        let (host, stamps) = found
+            .await
             .map_err(|_| unreachable(origin, "the node is stopping"))?
             .map_err(|why| unreachable(origin, &why))?;
-        let route = match known.filter(|(_, route)| route.host == host) {
+        let is_same = |route: &Route| route.host == host && route.stamps == stamps;
+        let route = match known.filter(|(_, route)| is_same(route)) {
             // Its connections are kept.
             Some((_, route)) => route,
-            None => Arc::new(self.build(origin, host).await?),
+            None => Arc::new(Route {
+                stamps,
+                ..self.build(origin, host).await?
+            }),
         };
         let mut known = self.known.lock();
         known.put(registry.clone(), (Instant::now(), route.clone()));
@@ -144,6 +159,7 @@ impl Routes {
                 headers: HeaderMap::new(),
                 names_registry: false,
                 host: None,
+                stamps: Vec::new(),
             });
         };
         let caller = Arc::new(self.caller_for(origin, &host).await?);
@@ -157,6 +173,7 @@ impl Routes {
             headers: host.headers.clone(),
             names_registry: !is_registry,
             host: Some(host),
+            stamps: Vec::new(),
         })
     }
 
@@ -185,6 +202,18 @@ impl Routes {
             limits: own.limits.clone(),
         })
     }
+}
+
+/// Of the files that a host's connections depend on.
+fn stamps(host: &RegistryHost) -> Vec<Stamp> {
+    let identity = host.tls.identity.iter();
+    let identity = identity.flat_map(|(chain, key)| std::iter::once(chain).chain(key));
+    let files = host.tls.authorities.iter().chain(identity);
+    let stamp = |file: &PathBuf| {
+        let metadata = std::fs::metadata(file).ok()?;
+        Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+    };
+    files.map(stamp).collect()
 }
 
 fn with_cause(error: &SetupError) -> String {

@@ -199,7 +199,7 @@ fn peers_that_differ_or_lack_are_warned_of() {
         peers.push(Peer {
             name: format!("n{n}"),
             version: Some("0.9".into()),
-            lacking: n,
+            lacking: Some(n),
             ..Peer::default()
         });
     }

@@ -122,7 +122,8 @@ impl Mirror {
         let asker = match (&self.access.node_secret, target.caller) {
             (Some(_), Caller::Own) => Asker::ProvenOwn,
             (Some(_), Caller::Peer | Caller::Remote) => Asker::Stranger,
-            (None, _) => Asker::Anybody,
+            (None, Caller::Own) => Asker::Own,
+            (None, Caller::Peer | Caller::Remote) => Asker::Anybody,
         };
         let credentials = client.credentials.as_ref();
         let admitted = check.admit(target, credentials, asker).await;

@@ -85,8 +85,6 @@ struct Repository {
     /// By the wall clock too. Never together with `public`.
     refused: Option<SystemTime>,
     refused_since: Option<Instant>,
-    /// When a client was sent upstream for a manifest because there was no answer.
-    unproven: Option<Instant>,
 }
 
 impl Repository {
@@ -139,6 +137,9 @@ pub struct Answers {
     /// Objects whose bytes a repository gave to an anonymous client.
     proven: LruCache<(Origin, Digest), ()>,
     registries: LruCache<Registry, Contact>,
+    /// Repositories for whose manifest a client was sent upstream because there was no answer. Apart from the others, as
+    /// anybody can name new ones.
+    unproven: LruCache<Origin, Instant>,
     budget: Budget,
     proof_max_age: Duration,
     tag_max_age: Duration,
@@ -161,6 +162,7 @@ impl Answers {
             in_vain: LruCache::new(MAX_OBJECTS),
             proven: LruCache::new(MAX_OBJECTS),
             registries: LruCache::new(MAX_REGISTRIES),
+            unproven: LruCache::new(MAX_REPOSITORIES),
             budget: Budget::new(),
             proof_max_age,
             tag_max_age,
@@ -189,13 +191,13 @@ impl Answers {
 
     /// Remembers that a client was sent upstream for a manifest because there was no answer.
     pub fn leave_unproven(&mut self, origin: &Origin) {
-        self.repository_mut(origin).unproven = Some(Instant::now());
+        self.unproven.put(origin.clone(), Instant::now());
     }
 
     /// Whether blobs of a repository are for those alone to whom upstream gives the manifest.
     pub fn protects_blobs(&mut self, origin: &Origin) -> bool {
         let standing = self.standing(origin);
-        let unproven = self.repository_mut(origin).unproven;
+        let unproven = self.unproven.peek(origin);
         standing.is_protected()
             || (standing == Standing::Unknown
                 && unproven.is_some_and(|at| at.elapsed() < REFUSAL_VALIDITY))

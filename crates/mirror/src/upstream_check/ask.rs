@@ -1,5 +1,6 @@
 //! A question on its way to upstream: put once, waited for a moment, and gone on with in the background.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,10 +15,23 @@ use crate::{Store, UpstreamError, UpstreamHead, UpstreamRepository, local};
 
 /// How long a question goes on in the background.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// Questions on their way at the same time.
+/// Questions on their way at the same time, in all and to one registry.
 const MAX_RUNNING: usize = 64;
+const MAX_RUNNING_OF_ONE: usize = 16;
 /// Bytes of an object that are compared with upstream's.
 const SAMPLE: u64 = 64;
+
+/// A question that is on its way, until this is dropped.
+struct Asked {
+    inner: Arc<Inner>,
+    question: Question,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.inner.running.lock().remove(&self.question);
+    }
+}
 
 type Running = watch::Receiver<Option<Answer>>;
 
@@ -47,18 +61,26 @@ impl UpstreamCheck {
         if let Some(joined) = running.get(question) {
             return Some(joined.clone());
         }
-        if running.len() >= MAX_RUNNING || !self.may_ask(question.origin(), asker) {
+        let registry = &question.origin().registry;
+        let of_one = running.keys().filter(|q| q.origin().registry == *registry);
+        let is_full = running.len() >= MAX_RUNNING || of_one.count() >= MAX_RUNNING_OF_ONE;
+        if is_full || !self.may_ask(question.origin(), asker) {
             return None;
         }
         let (told, answer) = watch::channel(None);
         running.insert(question.clone(), answer.clone());
-        let (inner, question) = (self.0.clone(), question.clone());
+        let asked = Asked {
+            inner: self.0.clone(),
+            question: question.clone(),
+        };
         self.0.tasks.spawn(async move {
-            let answer = timeout(ANSWER_LIMIT, inner.put(&question)).await;
-            let answer = answer.unwrap_or(Answer::Failed);
-            let is_held = inner.holds(&question);
-            inner.answers.lock().record(&question, &answer, is_held);
-            inner.running.lock().remove(&question);
+            let (inner, question) = (&asked.inner, &asked.question);
+            let answer = timeout(ANSWER_LIMIT, inner.put(question)).await;
+            // It may have waited for its turn all that time, which says nothing of the registry.
+            let answer = answer.unwrap_or(Answer::Slow);
+            let is_held = inner.holds(question);
+            inner.answers.lock().record(question, &answer, is_held);
+            drop(asked);
             // Nobody may wait for it any more.
             let _ = told.send(Some(answer));
         });
@@ -68,7 +90,7 @@ impl UpstreamCheck {
     /// Whether upstream is asked about a repository for this asker.
     pub(super) fn may_ask(&self, origin: &Origin, asker: Asker) -> bool {
         match asker {
-            Asker::ProvenOwn | Asker::Holder => true,
+            Asker::ProvenOwn | Asker::Own | Asker::Holder => true,
             Asker::Anybody => {
                 let mut answers = self.0.answers.lock();
                 answers.may_ask_for_anybody(&origin.registry)

@@ -60,20 +60,21 @@ impl Grants {
         }
     }
 
+    /// Whether a layer has been granted to this node already.
+    pub fn knows(&self, origin: &Origin, layer: &Digest) -> bool {
+        let named = (origin.clone(), layer.clone());
+        let mut layers = self.layers.lock();
+        let granted = layers.get(&named);
+        granted.is_some_and(|since| since.elapsed() < VALIDITY)
+    }
+
     /// Whether this node may get a layer.
     pub async fn has(&self, origin: &Origin, layer: &Digest, store: &Arc<dyn Store>) -> bool {
-        let named = (origin.clone(), layer.clone());
-        let is_granted = || {
-            let mut layers = self.layers.lock();
-            layers
-                .get(&named)
-                .is_some_and(|since| since.elapsed() < VALIDITY)
-        };
-        if is_granted() {
+        if self.knows(origin, layer) {
             return true;
         }
         self.look_for_expected(origin, store).await;
-        is_granted()
+        self.knows(origin, layer)
     }
 
     async fn look_for_expected(&self, origin: &Origin, store: &Arc<dyn Store>) {

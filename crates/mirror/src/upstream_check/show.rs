@@ -80,8 +80,14 @@ impl UpstreamCheck {
             return self.0.options.private.share_all();
         };
         self.0.options.private.of(origin) == PrivatePolicy::Share
-            || !self.0.answers.lock().standing(origin).is_protected()
-            || (target.kind == Kind::Blob && target.origin.as_ref() == Some(origin))
+            || !self.0.answers.lock().protects_blobs(origin)
+            || (target.origin.as_ref() == Some(origin) && self.is_granted_layer(origin, target))
+    }
+
+    /// Whether an object is a layer of a protected repository that upstream has granted to this node. A config is none.
+    fn is_granted_layer(&self, origin: &Origin, target: &Target) -> bool {
+        let digest = target.digest().filter(|_| target.kind == Kind::Blob);
+        digest.is_some_and(|digest| self.0.grants.knows(origin, digest))
     }
 
     /// The repositories under which this node holds an object, or has just pulled it.

@@ -54,6 +54,7 @@ pub struct Pages {
     /// The most files that this process may have open.
     pub open_files: u64,
     pub looks_for_peers: bool,
+    pub registry_port: u16,
     /// `None`: this node has a store of its own.
     pub containerd: Option<doctor::ContainerdPaths>,
     /// Names of this host besides those of loopback, by which a browser may ask.
@@ -141,6 +142,7 @@ impl Pages {
             version: status.node.version,
             containerd: self.containerd.clone(),
             not_ready: status.node.not_ready,
+            registry_port: self.registry_port,
             open_files: self.open_files,
             now: snapshot.at_ms / 1000,
             uptime: status.node.uptime,
@@ -157,7 +159,7 @@ impl Pages {
                         (Some((error, _)), PeerState::BackOff) => Some(error.clone()),
                         _ => None,
                     },
-                    lacking: 0,
+                    lacking: None,
                 })
                 .collect(),
             registries: Vec::new(),

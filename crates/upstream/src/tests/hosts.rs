@@ -110,6 +110,27 @@ async fn certificates_are_checked_as_the_host_says() {
     assert!(error.contains("/does/not/exist.crt"), "{error}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_replaced_is_read_again() {
+    let server = Server::start_tls(|_| Some(manifest_answer())).await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let other = Server::start_tls(|_| None).await;
+    std::fs::write(file.path(), other.certificate.clone().expect("one")).expect("written");
+    let mut host = host(&server);
+    host.tls.authorities = vec![file.path().to_owned()];
+    let registries = at(Ok(host));
+    let error = registries.head(&elsewhere(), &v1_reference()).await;
+    assert!(
+        matches!(error, Err(UpstreamError::Unreachable(..))),
+        "{error:?}"
+    );
+    let certificate = server.certificate.clone().expect("one") + "\n";
+    std::fs::write(file.path(), certificate).expect("written");
+    tokio::time::advance(std::time::Duration::from_secs(5)).await;
+    let head = registries.head(&elsewhere(), &v1_reference()).await;
+    head.expect("it is trusted now");
+}
+
 #[tokio::test]
 async fn what_cannot_be_reached_is_told_from_what_fails() {
     let failing = Server::start(|_| Some(response(503, &[], ""))).await;

@@ -265,20 +265,78 @@ async fn what_is_on_its_way_is_for_those_who_pull_the_same() {
     test.set("private", Does::Refuse);
     let _ = test.manifest("private").await;
     test.manifest("open").await.expect("public");
-    let asked = |name, kind| target(name, Reference::Digest(digest("x")), kind);
     let private = origin("private");
-    for (name, kind, is_shown) in [
-        ("private", Kind::Blob, true),
-        ("private", Kind::Manifest, false),
-        ("open", Kind::Blob, false),
+    let shows = |name: &str, object: &str, kind, origin: &Origin| {
+        let asked = target(name, Reference::Digest(digest(object)), kind);
+        test.check.shows_growing(&asked, Some(origin))
+    };
+    assert!(
+        !shows("private", "layer", Kind::Blob, &private),
+        "nothing was granted"
+    );
+    let json = format!(
+        r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":1}},"layers":[{{"digest":"{}","size":5}}]}}"#,
+        digest("config"),
+        digest("layer"),
+    );
+    test.check.0.grants.grant(&private, json.as_bytes());
+    for (name, object, kind, is_shown) in [
+        ("private", "layer", Kind::Blob, true),
+        ("private", "layer", Kind::Manifest, false),
+        ("private", "config", Kind::Blob, false),
+        ("open", "layer", Kind::Blob, false),
     ] {
-        let is_it = test.check.shows_growing(&asked(name, kind), Some(&private));
-        assert_eq!(is_it, is_shown, "{name} {kind:?}");
+        assert_eq!(
+            shows(name, object, kind, &private),
+            is_shown,
+            "{name} {object} {kind:?}"
+        );
     }
-    let of_open = test
-        .check
-        .shows_growing(&asked("x", Kind::Manifest), Some(&origin("open")));
-    assert!(of_open);
+    assert!(shows("x", "manifest", Kind::Manifest, &origin("open")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_protected_without_an_answer_is_so_on_its_way_too() {
+    let test = start(with(TagPolicy::Fresh, "protect"));
+    test.set("a", Does::CannotBeReached);
+    assert!(is_not_public(&test.manifest("a").await));
+    assert!(is_not_public(
+        &test.blob("a", &digest("layer"), false).await
+    ));
+    let asked = target("a", Reference::Digest(digest("layer")), Kind::Blob);
+    assert!(!test.check.shows_growing(&asked, Some(&origin("a"))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_tags_left_to_nodes_upstream_says_only_what_is_public() {
+    let test = start(with(TagPolicy::Peers, "auto"));
+    test.manifest("a").await.expect("public");
+    for does in [Does::Lack, Does::Fail, Does::Hang] {
+        test.set("a", does.clone());
+        advance(Duration::from_secs(10 * 60)).await;
+        let told = test.tag("a").await;
+        assert_eq!(told.expect("it was public"), None, "{does:?}");
+    }
+}
+
+/// Anybody can name a repository that is not there.
+#[tokio::test(start_paused = true)]
+async fn invented_names_take_no_proof_away() {
+    let test = start(CheckOptions::default());
+    test.manifest("a").await.expect("public");
+    for n in 0..5_000 {
+        let _ = test
+            .blob(&format!("invented/{n}"), &digest("x"), false)
+            .await;
+        test.check
+            .0
+            .answers
+            .lock()
+            .leave_unproven(&origin(&format!("invented/{n}")));
+    }
+    let asked = test.asked();
+    test.manifest("a").await.expect("it is known to be public");
+    assert_eq!(test.asked(), asked);
 }
 
 /// hosts.toml of two nodes may name each other's mirrors.
