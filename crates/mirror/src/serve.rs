@@ -102,13 +102,17 @@ pub async fn serve<H, F>(
     let (admission, shutdown) = (Admission::new(limits), shutdown.into());
     let mut spare = Spare::new(&listener);
     let connections = TaskTracker::new();
-    let answer = |accepted: Accepted| {
+    let answer = async |accepted: Accepted| {
+        if accepted.is_one_too_many() {
+            turn_away(&accepted).await;
+            return;
+        }
         let (handler, drain) = (handler.clone(), shutdown.drain.clone());
         connections.spawn(connection(accepted, handler, drain));
     };
     while let Some(accepted) = shutdown.close.run_until_cancelled(listener.accept()).await {
         match accepted.and_then(|(stream, remote)| admission.accept(stream, remote)) {
-            Ok(accepted) => answer(accepted),
+            Ok(accepted) => answer(accepted).await,
             Err(error) => {
                 if let Some((stream, remote)) = spare.accept(&listener, &error) {
                     if let Ok(accepted) = admission.accept(stream, remote) {
@@ -129,9 +133,11 @@ pub async fn serve<H, F>(
     }
     // What the kernel has accepted for us must not end in a reset: the client holds a connection and has sent a request.
     match listener.into_std() {
-        Ok(listener) => accepted_by_kernel(&listener, &admission)
-            .into_iter()
-            .for_each(answer),
+        Ok(listener) => {
+            for accepted in accepted_by_kernel(&listener, &admission) {
+                answer(accepted).await;
+            }
+        }
         Err(error) => tracing::debug!(%error, "connections that waited to be accepted were lost"),
     }
     connections.close();
@@ -160,21 +166,21 @@ fn accepted_by_kernel(listener: &std::net::TcpListener, admission: &Admission) -
 
 /// Tells a client that there are too many, without waiting for it.
 async fn turn_away(accepted: &Accepted) {
+    tracing::debug!(remote = %accepted.ends.remote, "turned away: too many connections");
     refuse::too_many_connections(&mut ClientStream(accepted.client.clone())).await;
 }
 
 /// Serves a connection to its end.
-async fn connection<H, F>(accepted: Accepted, handler: H, drain: CancellationToken)
+async fn connection<H, F>(mut accepted: Accepted, handler: H, drain: CancellationToken)
 where
     H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F,
     F: Future<Output = Response<Body>>,
 {
     let remote = accepted.ends.remote;
-    let Some(_permit) = accepted.admit().await else {
-        tracing::debug!(%remote, "turned away: too many connections");
+    if !accepted.admit().await {
         turn_away(&accepted).await;
         return;
-    };
+    }
     let (client, ends) = (&accepted.client, accepted.ends);
     let result = tokio::select! {
         result = requests(client, ends, handler, drain) => result,

@@ -31,7 +31,7 @@ pub struct Admission {
 #[derive(Debug)]
 struct Pool {
     permits: Arc<Semaphore>,
-    newcomers: Semaphore,
+    newcomers: Arc<Semaphore>,
     /// Ends the connection that has listened for the longest.
     wanted: Notify,
 }
@@ -41,7 +41,18 @@ struct Pool {
 pub struct Accepted {
     pub client: Arc<ClientSocket>,
     pub ends: Ends,
+    /// `None`: there is no permit for it, and none to wait for.
+    place: Option<Place>,
     pool: Arc<Pool>,
+}
+
+/// What a connection was given when it was accepted.
+#[derive(Debug)]
+struct Place {
+    /// It has no permit yet, and may wait for one.
+    is_newcomer: bool,
+    /// To be served, or to wait.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Admission {
@@ -49,7 +60,7 @@ impl Admission {
         let pool = |most| {
             Arc::new(Pool {
                 permits: Arc::new(Semaphore::new(most)),
-                newcomers: Semaphore::new((most / 4).clamp(1, MOST_NEWCOMERS)),
+                newcomers: Arc::new(Semaphore::new((most / 4).clamp(1, MOST_NEWCOMERS))),
                 wanted: Notify::new(),
             })
         };
@@ -59,7 +70,9 @@ impl Admission {
         }
     }
 
-    /// Accepts a connection. Clients on this host have permits of their own, so that nobody can take theirs.
+    /// Accepts a connection. Clients on this host have permits of their own, so that nobody can take theirs. Its place is
+    /// decided here, and not by the task that serves it: however late that task runs, connections without a place do not
+    /// add up.
     ///
     /// # Errors
     /// The client is gone already.
@@ -75,22 +88,49 @@ impl Admission {
         Ok(Accepted {
             client: Arc::new(ClientSocket::new(stream, from_this_host)),
             ends: Ends { remote, local },
+            place: pool.place(),
             pool: pool.clone(),
         })
     }
 }
 
-impl Accepted {
-    /// Gets the connection a permit, at the cost of another one if need be. `None`: there is none.
-    pub async fn admit(&self) -> Option<OwnedSemaphorePermit> {
-        let permits = &self.pool.permits;
-        if let Ok(permit) = permits.clone().try_acquire_owned() {
-            return Some(permit);
+impl Pool {
+    fn place(&self) -> Option<Place> {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            return Some(Place::served(permit));
         }
-        let _newcomer = self.pool.newcomers.try_acquire().ok()?;
-        self.pool.wanted.notify_one();
-        let permit = timeout(PERMIT_LIMIT, permits.clone().acquire_owned());
-        permit.await.ok()?.ok()
+        let permit = self.newcomers.clone().try_acquire_owned().ok()?;
+        Some(Place {
+            is_newcomer: true,
+            _permit: permit,
+        })
+    }
+}
+
+impl Place {
+    fn served(permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            is_newcomer: false,
+            _permit: permit,
+        }
+    }
+}
+
+impl Accepted {
+    /// Whether there is no permit for the connection, and none to wait for.
+    pub fn is_one_too_many(&self) -> bool {
+        self.place.is_none()
+    }
+
+    /// Waits until the connection has a permit, at the cost of another one if need be. `false`: it gets none.
+    pub async fn admit(&mut self) -> bool {
+        if self.place.as_ref().is_some_and(|place| place.is_newcomer) {
+            self.pool.wanted.notify_one();
+            let permit = timeout(PERMIT_LIMIT, self.pool.permits.clone().acquire_owned());
+            let permit = permit.await.ok().and_then(Result::ok);
+            self.place = permit.map(Place::served);
+        }
+        self.place.is_some()
     }
 
     /// Ends the connection of the same kind that is of no use for the longest, so that there is room for the next client.
@@ -107,5 +147,40 @@ impl Accepted {
 impl Drop for Accepted {
     fn drop(&mut self) {
         self.client.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// With more clients than tasks get to run, the descriptors would be gone before anybody is turned away.
+    #[tokio::test]
+    async fn places_are_given_before_any_connection_is_served() {
+        let admission = Admission::new(PortLimits { own: 8, others: 1 });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let listener = listener.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (mut clients, mut accepted) = (Vec::new(), Vec::new());
+        for _ in 0..20 {
+            clients.push(TcpStream::connect(address).await.expect("it listens"));
+            let (stream, remote) = listener.accept().await.expect("a client");
+            accepted.push(admission.accept(stream, remote).expect("a connection"));
+        }
+        let newcomers = 8 / 4;
+        accepted.retain(|accepted| !accepted.is_one_too_many());
+        assert_eq!(accepted.len(), 8 + newcomers);
+
+        // The newcomer gets the permit of the connection that ends.
+        let mut newcomer = accepted.pop().expect("one");
+        let (admitted, ()) = tokio::join!(newcomer.admit(), async {
+            accepted.truncate(7);
+        });
+        assert!(admitted);
+        assert_eq!(newcomer.pool.newcomers.available_permits(), newcomers);
     }
 }

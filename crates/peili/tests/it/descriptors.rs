@@ -36,6 +36,16 @@ fn status(address: &str) -> Option<String> {
     }
 }
 
+/// How many of the descriptors below `limit` a mirror has open; beyond it there is only what it has inherited.
+fn open_descriptors(mirror: &Mirror, limit: usize) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", mirror.process.0.id()));
+    let open = open.expect("it runs").filter_map(|entry| {
+        let number: usize = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        (number < limit).then_some(number)
+    });
+    open.count()
+}
+
 #[test]
 fn the_soft_limit_is_raised_to_the_hard_one() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -56,22 +66,19 @@ fn the_soft_limit_is_raised_to_the_hard_one() {
 /// With 256 descriptors the ports take fewer connections; with 28 there are none left even so.
 #[test]
 fn silent_clients_leave_no_client_without_an_answer() {
-    for (limit, most_open) in [(256, 192), (28, 28)] {
+    for limit in [256, 28] {
         let folder = tempfile::tempdir().expect("a folder");
         let mirror = limited(&format!("-n {limit}"), &folder);
         let is_told = |line: &String| line.contains("\"WARN\"") && line.contains("few files");
         assert!(mirror.begun.iter().any(is_told), "{:?}", mirror.begun);
+        let begun_with = open_descriptors(&mirror, limit);
         let silent: Vec<_> = (0..400)
             .map(|_| TcpStream::connect(&mirror.registry).expect("it listens"))
             .collect();
-        let open = std::fs::read_dir(format!("/proc/{}/fd", mirror.process.0.id()));
-        let open = open.expect("it runs").filter_map(|entry| {
-            let number: usize = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            // Beyond the limit it has only what it has inherited from before.
-            (number < limit).then_some(number)
-        });
-        let open = open.count();
-        assert!(open <= most_open, "{open} of {limit}");
+        // A twelfth of what is shared is for clients on this host, and a quarter as many may wait.
+        let open = open_descriptors(&mirror, limit);
+        let most = begun_with + (limit / 12).max(8) * 5 / 4 + 1;
+        assert!(open <= most, "{open} of {limit}, {begun_with} before");
         // A silent client is one to be replaced after 2 s.
         let began = Instant::now();
         while status(&mirror.registry).as_deref() != Some("200") {
