@@ -2,7 +2,7 @@
 
 use flights::pulling::Role;
 use flights::{
-    Condition, Event as FlightEvent, LinkTest, ReceiveRates, SourceStatus, SourceWatch, Step,
+    Condition, Event as FlightEvent, Key, LinkTest, ReceiveRates, SourceStatus, SourceWatch, Step,
 };
 
 use crate::event::{Attempt, Event};
@@ -107,10 +107,10 @@ impl World {
                 let known = &mut self.members[node as usize].condition;
                 let before = std::mem::replace(known, state.condition);
                 if state.condition == Condition::Slow && before != Condition::Slow {
-                    self.evict(node, |_| true);
+                    self.evict(node, None);
                 }
             }
-            FlightEvent::SlowRegistry(_) => self.evict(node, |role| role == Role::Leads),
+            FlightEvent::SlowLead(key) => self.evict(node, Some(key)),
         }
     }
 
@@ -138,17 +138,18 @@ impl World {
     }
 
     /// Lets the followers of incomplete objects go on with another source.
-    fn evict(&mut self, node: u32, which: impl Fn(Role) -> bool) {
+    fn evict(&mut self, node: u32, only: Option<Key>) {
         let now = self.now;
-        for object in 0..self.setup.objects.len() as u32 {
-            if which(self.pull(node, object).role) {
-                self.pull_mut(node, object).evicted = Some(now);
-            }
+        let objects = &self.setup.objects;
+        let is_meant = |object: u32| only.is_none_or(|key| objects[object as usize].key == key);
+        let meant: Vec<_> = (0..objects.len() as u32)
+            .filter(|object| is_meant(*object))
+            .collect();
+        for object in &meant {
+            self.pull_mut(node, *object).evicted = Some(now);
         }
-        let is_meant = |object| {
-            let pull = self.pull(node, object);
-            pull.phase != Phase::Done && which(pull.role)
-        };
+        let is_meant =
+            |object| meant.contains(&object) && self.pull(node, object).phase != Phase::Done;
         let flows = self.flows.iter().filter(|flow| flow.source == node);
         let flows = flows.filter(|flow| is_meant(flow.object));
         let evicted: Vec<_> = flows

@@ -42,9 +42,9 @@ pub enum Event {
     TestLink,
     /// What is known of this node's link has changed. While the node is slow, it serves no incomplete objects.
     Link(LinkState),
-    /// A registry, by its hash, gives this node far less than other nodes, or little and nobody knows what it gives others.
-    /// The followers of what this node leads from it should go on elsewhere.
-    SlowRegistry(u64),
+    /// A registry gives this node far less than other nodes, or little and nobody knows what it gives others. The followers
+    /// of this object, which this node leads, should go on elsewhere.
+    SlowLead(Key),
 }
 
 impl Coordinator {

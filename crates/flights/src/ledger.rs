@@ -18,8 +18,14 @@ const RESET: Duration = Duration::from_secs(60);
 pub(crate) const LEADER_COOLDOWN: Duration = Duration::from_secs(3 * 60);
 /// The most repositories and registries to remember.
 const MAX_REPOSITORIES: usize = 1_024;
-/// What a node receives is too old to count after this time.
-const INTAKE_AGE: Duration = Duration::from_millis(500);
+/// Bytes arrive in steps: containerd's file grows by 1 MiB at a time, and a node follows up to three objects whose steps
+/// may coincide. Until the next step is due, at the average rate, the node still receives.
+const STEP: u64 = 3 * 1024 * 1024;
+/// The shortest and the longest time until the next step.
+const STEP_MIN: Duration = Duration::from_millis(500);
+const STEP_MAX: Duration = Duration::from_secs(15);
+/// The average of what a node receives covers about this time, less at first.
+const AVERAGED_OVER: Duration = Duration::from_secs(15);
 /// Waiting costs nothing while the node receives this much, in bytes per second. If that is little, the rules about slow
 /// nodes and sources apply: the nodes that wait would share upstream, and be slower together.
 const MIN_INTAKE: u64 = 64 * 1024;
@@ -47,8 +53,47 @@ pub(crate) struct Ledger {
     first_byte: BTreeMap<u64, u64>,
     /// Repositories in which this node failed as a leader, and until when it should not lead.
     leader_cooldown: BTreeMap<u64, Time>,
-    /// What this node receives in all, in bytes per second, and when that was observed.
-    intake: (u64, Time),
+    intake: Intake,
+}
+
+/// What this node receives in all.
+#[derive(Debug, Default)]
+struct Intake {
+    /// In bytes per second.
+    average: u64,
+    /// Since when bytes have arrived without a long pause.
+    began: Option<Time>,
+    observed: Time,
+    /// More bytes are due by then.
+    receives_until: Time,
+}
+
+impl Intake {
+    /// Records what arrives now, in bytes per second.
+    fn observe(&mut self, now: Time, rate: u64) {
+        let since = now.since(self.observed);
+        self.observed = now;
+        let has_paused = |_: &mut Time| now.since(self.receives_until) >= AVERAGED_OVER;
+        self.began.take_if(has_paused);
+        let over = now.since(*self.began.get_or_insert(now));
+        if over.is_zero() {
+            self.average = rate;
+        } else {
+            let before = over.min(AVERAGED_OVER).saturating_sub(since);
+            let (since, before) = (since.as_millis(), before.as_millis());
+            let (old, new) = (u128::from(self.average), u128::from(rate));
+            let average = (old * before + new * since) / (before + since).max(1);
+            self.average = u64::try_from(average).unwrap_or(u64::MAX);
+        }
+        if rate >= MIN_INTAKE {
+            let step = Duration::from_millis(STEP.saturating_mul(1_000) / self.average.max(1));
+            self.receives_until = now.after(step.clamp(STEP_MIN, STEP_MAX));
+        }
+    }
+
+    fn receives(&self, now: Time) -> bool {
+        now < self.receives_until
+    }
 }
 
 impl Ledger {
@@ -100,8 +145,7 @@ impl Ledger {
         repository: u64,
         waits_since: Option<Time>,
     ) -> Option<Time> {
-        let (intake, at) = self.intake;
-        let is_receiving = now.since(at) < INTAKE_AGE && intake >= MIN_INTAKE;
+        let is_receiving = self.intake.receives(now);
         let account = self.accounts.get_mut(&repository)?;
         let settled = std::mem::replace(&mut account.settled, now);
         let waited = waits_since.map(|since| now.since(since.max(settled)));
@@ -127,7 +171,7 @@ impl Ledger {
 
     /// Records what this node receives in all, in bytes per second. Settle all accounts first.
     pub fn observe(&mut self, now: Time, intake: u64) {
-        self.intake = (intake, now);
+        self.intake.observe(now, intake);
     }
 
     /// Records whether the leader that the pull waited for succeeded.
@@ -248,6 +292,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.touch(Time(0), 1);
         let mut wait = |intake| {
+            ledger.intake = Intake::default();
             ledger.refund(1, BUDGET);
             ledger.observe(Time(0), intake);
             ledger.settle(Time(0), 1, None);
@@ -257,10 +302,34 @@ mod tests {
         };
         assert_eq!(wait(MIN_INTAKE), Duration::ZERO);
         assert_eq!(wait(MIN_INTAKE - 1), 400 * MILLI);
-        ledger.settle(Time(400), 1, None);
-        ledger.settle(Time(900), 1, Some(Time(400)));
-        let left = left(&ledger, 1);
-        assert_eq!(left, BUDGET - 900 * MILLI, "what came is long ago");
+    }
+
+    /// At 100 Mbit/s, a link of 4 Mbit/s, and the least that counts. Bytes come in steps.
+    #[test]
+    fn the_next_step_is_waited_for_in_proportion_to_the_rate() {
+        for (rate, covered) in [
+            (12_500_000, STEP_MIN),
+            (500_000, Duration::from_millis(6_291)),
+            (MIN_INTAKE, STEP_MAX),
+        ] {
+            let mut intake = Intake::default();
+            for at in (0..60_000).step_by(250) {
+                intake.observe(Time(at), rate);
+            }
+            // The average is rounded.
+            let (before, after) = (Time(59_740), Time(59_760));
+            assert!(intake.receives(before.after(covered)), "{rate}");
+            assert!(!intake.receives(after.after(covered)), "{rate}");
+        }
+        let mut intake = Intake::default();
+        for step in 0..40 {
+            // A step of 1 MiB in a second, then nothing for three.
+            for at in 0..16 {
+                let now = Time(step * 4_000 + at * 250);
+                assert!(step < 2 || intake.receives(now), "{step}, {at}");
+                intake.observe(now, if at < 4 { 1024 * 1024 } else { 0 });
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::ledger::Ledger;
 use crate::outbox::Context;
 use crate::requests::{CompletedRequest, HEARTBEAT, RequestId, SourceRequests};
 use crate::slots::Slot;
+use crate::speed::KnownRate;
 use crate::view::View;
 use crate::wire::{Alive, Message, PullState, node_field};
 use crate::{Decision, Key, NodeId, Time};
@@ -161,7 +162,7 @@ impl Pulls {
                     ledger.record_upstream(pull.repository, true);
                     ledger.learn_first_byte(pull.registry, cx.now.since(pull.since));
                 }
-                pull.state(false, 0)
+                pull.state(false, KnownRate::default())
             }
             PullProgress::Done => PullState::Done(true),
             PullProgress::Failed => PullState::Failed(true),
@@ -189,13 +190,26 @@ impl Pulls {
         }
     }
 
-    /// Tells the arbiters that this node is slow: in all pulls, or in those that it leads from a registry.
-    pub fn report_slow(&mut self, registry: Option<u64>, cx: &mut Context<'_, impl View>) {
+    /// Tells the arbiters that this node is slow: in all pulls, or in one.
+    pub fn report_slow(&mut self, only: Option<Key>, cx: &mut Context<'_, impl View>) {
         for (key, pull) in &mut self.pulls {
-            if registry.is_none_or(|registry| pull.leads_from(registry)) {
-                pull.report_state_as(*key, (true, 0), cx);
+            if only.is_none_or(|only| only == *key) {
+                pull.report_state_as(*key, (true, KnownRate::default()), cx);
             }
         }
+    }
+
+    /// What this node leads from a registry and has begun, the largest object first.
+    pub fn led_from(&self, registry: u64) -> Vec<Key> {
+        let led = self
+            .pulls
+            .iter()
+            .filter(|(_, pull)| pull.leads_from(registry));
+        let mut begun: Vec<_> = led
+            .filter_map(|(key, pull)| Some((pull.size?, *key)))
+            .collect();
+        begun.sort_unstable_by(|a, b| b.cmp(a));
+        begun.into_iter().map(|(_, key)| key).collect()
     }
 
     /// Whether this node leads from a registry beside another leader.
@@ -238,8 +252,8 @@ impl Pull {
     }
 
     /// The state of a pull in progress. `is_slow`: this node counts as slow, or upstream gives it far less than other
-    /// nodes. `registry_rate`: what the registry gives a node, if this one leads.
-    fn state(&self, is_slow: bool, registry_rate: u64) -> PullState {
+    /// nodes. `known`: what the registry gives a node, if this one leads.
+    fn state(&self, is_slow: bool, known: KnownRate) -> PullState {
         let source = match self.role {
             Role::Lead | Role::Alone => None,
             Role::Follow(source) => Some(source),
@@ -249,25 +263,26 @@ impl Pull {
             source: node_field(source),
             is_slow,
             registry: if source.is_none() { self.registry } else { 0 },
-            registry_rate,
+            registry_rate: known.rate,
+            rate_accepted_for_ms: known.accepted_for_ms,
         })
     }
 
     fn report_state(&mut self, key: Key, cx: &mut Context<'_, impl View>) {
-        self.report_state_as(key, (false, 0), cx);
+        self.report_state_as(key, (false, KnownRate::default()), cx);
     }
 
     fn report_state_as(
         &mut self,
         key: Key,
-        (is_slow, registry_rate): (bool, u64),
+        (is_slow, known): (bool, KnownRate),
         cx: &mut Context<'_, impl View>,
     ) {
         // A node that pulls alone is of use to others from its first byte on.
         if self.role == Role::Alone && self.size.is_none() {
             return;
         }
-        self.report(key, self.state(is_slow, registry_rate), cx);
+        self.report(key, self.state(is_slow, known), cx);
     }
 
     fn report(&mut self, key: Key, state: PullState, cx: &mut Context<'_, impl View>) {

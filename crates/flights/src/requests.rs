@@ -180,16 +180,20 @@ impl SourceRequests {
                     shards_asked: 0,
                 })
             }
-            Query::Source(request) => Message::SourceRequest(SourceRequest {
-                number,
-                leader_cooldown: self.ledger.in_leader_cooldown(cx.now, request.repository),
-                is_slow: self.is_slow,
-                silent_owner: node_field(open.silent.last().copied()),
-                registry_rate: self.registries.get(cx.now, request.registry),
-                is_fetcher: self.fetches.is_some_and(|key| key != request.key()),
-                leads: self.leads,
-                ..(**request).clone()
-            }),
+            Query::Source(request) => {
+                let known = self.registries.get(cx.now, request.registry);
+                Message::SourceRequest(SourceRequest {
+                    number,
+                    leader_cooldown: self.ledger.in_leader_cooldown(cx.now, request.repository),
+                    is_slow: self.is_slow,
+                    silent_owner: node_field(open.silent.last().copied()),
+                    registry_rate: known.rate,
+                    rate_accepted_for_ms: known.accepted_for_ms,
+                    is_fetcher: self.fetches.is_some_and(|key| key != request.key()),
+                    leads: self.leads,
+                    ..(**request).clone()
+                })
+            }
         };
         cx.out.send(to, message);
     }
@@ -302,11 +306,15 @@ impl SourceRequests {
         request: &SourceRequest,
         cx: &mut Context<'_, impl View>,
     ) {
-        let (registry, theirs) = (request.registry, request.registry_rate);
+        let (registry, theirs) = (request.registry, request.known_rate());
         self.registries.learn(cx.now, registry, theirs);
-        let rate = self.registries.get(cx.now, registry);
-        if rate / 4 * 3 > theirs && from != cx.view.me() {
-            let message = RegistryRate { registry, rate };
+        let known = self.registries.get(cx.now, registry);
+        if known.is_news_for(theirs) && from != cx.view.me() {
+            let message = RegistryRate {
+                registry,
+                rate: known.rate,
+                accepted_for_ms: known.accepted_for_ms,
+            };
             cx.out.send(from, Message::RegistryRate(message));
         }
     }

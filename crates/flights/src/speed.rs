@@ -10,7 +10,7 @@ mod source_watch;
 
 pub(crate) use link::Link;
 pub use link::{Condition, LinkState, LinkTest};
-pub(crate) use registries::{LeadRate, RegistryRates};
+pub(crate) use registries::{KnownRate, LeadRate, RegistryRates};
 pub use slow_sources::SlowSources;
 pub use source_watch::{SourceStatus, SourceWatch, Step};
 

@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes};
 use prost::Message as _;
 
 use crate::outbox::Passed;
+use crate::speed::KnownRate;
 use crate::{Key, NodeId};
 
 #[cfg(test)]
@@ -199,6 +200,26 @@ pub fn registry_hash(registry: &str) -> u64 {
     Key::of(registry).hash()
 }
 
+impl Alive {
+    /// What the sender knows of the registry that it leads from.
+    pub(crate) fn known_rate(&self) -> KnownRate {
+        KnownRate {
+            rate: self.registry_rate,
+            accepted_for_ms: self.rate_accepted_for_ms,
+        }
+    }
+}
+
+impl RegistryRate {
+    /// What the sender knows.
+    pub(crate) fn known_rate(&self) -> KnownRate {
+        KnownRate {
+            rate: self.rate,
+            accepted_for_ms: self.accepted_for_ms,
+        }
+    }
+}
+
 impl SourceRequest {
     /// A request for an object, by its digest or tag and where it is pulled from: the registry, and the repository with
     /// its registry (`registry/repository`).
@@ -223,6 +244,14 @@ impl SourceRequest {
     /// The key of the object.
     pub fn key(&self) -> Key {
         key(&self.key)
+    }
+
+    /// What the sender knows of the registry.
+    pub(crate) fn known_rate(&self) -> KnownRate {
+        KnownRate {
+            rate: self.registry_rate,
+            accepted_for_ms: self.rate_accepted_for_ms,
+        }
     }
 
     /// The node that should lead, if nobody leads yet.

@@ -4,22 +4,22 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ::flights::LinkState;
+use ::flights::{Key, LinkState};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::Candidate;
 
-/// The most registries that wait. A node pulls from a few.
-const MAX_REGISTRIES: usize = 1024;
+/// The most objects that wait. A node pulls a dozen at a time.
+const MAX_SLOW_LEADS: usize = 1024;
 
 /// What flights ask of the mirror, or tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FlightEvent {
     /// What is known of this node's link has changed. While the node is slow, it serves no incomplete objects.
     Link(LinkState),
-    /// What this node leads from this registry, by its hash, should come to others by another way.
-    SlowRegistry(u64),
+    /// What this node leads should come to others by another way.
+    SlowLead(Key),
     /// Test this node's link against these, and call [`Flights::link_tested`](crate::Flights::link_tested).
     TestLink(Vec<Candidate>),
 }
@@ -41,7 +41,7 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     link: Option<LinkState>,
-    slow_registries: BTreeSet<u64>,
+    slow_leads: BTreeSet<Key>,
     test_link: Option<Vec<Candidate>>,
     is_closed: bool,
 }
@@ -59,14 +59,14 @@ impl FlightEventSender {
         match event {
             FlightEvent::Link(state) => waiting.link = Some(state),
             FlightEvent::TestLink(peers) => waiting.test_link = Some(peers),
-            FlightEvent::SlowRegistry(registry) => {
-                if waiting.slow_registries.len() >= MAX_REGISTRIES {
-                    waiting.slow_registries.pop_first();
+            FlightEvent::SlowLead(key) => {
+                if waiting.slow_leads.len() >= MAX_SLOW_LEADS {
+                    waiting.slow_leads.pop_first();
                     tracing::warn!(
-                        "the mirror is behind: followers of a slow registry are not told to go on elsewhere"
+                        "the mirror is behind: followers of a slow lead are not told to go on elsewhere"
                     );
                 }
-                waiting.slow_registries.insert(registry);
+                waiting.slow_leads.insert(key);
             }
         }
         self.0.changed.notify_one();
@@ -101,8 +101,8 @@ impl FlightEvents {
 impl Waiting {
     fn take(&mut self) -> Option<FlightEvent> {
         let link = self.link.take().map(FlightEvent::Link);
-        let mut registry = || self.slow_registries.pop_first();
-        let event = link.or_else(|| registry().map(FlightEvent::SlowRegistry));
+        let mut slow_lead = || self.slow_leads.pop_first();
+        let event = link.or_else(|| slow_lead().map(FlightEvent::SlowLead));
         event.or_else(|| self.test_link.take().map(FlightEvent::TestLink))
     }
 }
@@ -114,8 +114,10 @@ mod tests {
     #[tokio::test]
     async fn however_far_the_mirror_is_behind_it_learns_of_everything_once() {
         let (sender, mut events) = flight_events();
-        for number in 0..500u64 {
-            sender.send(FlightEvent::SlowRegistry(number % 100));
+        let key = |number: u8| Key([number; 16]);
+        for number in 0..500 {
+            let number = u8::try_from(number % 100).expect("small");
+            sender.send(FlightEvent::SlowLead(key(number)));
             sender.send(FlightEvent::TestLink(Vec::new()));
             sender.send(FlightEvent::Link(LinkState::default()));
         }
@@ -127,9 +129,9 @@ mod tests {
         drop(sender);
         let first = events.next().await;
         assert_eq!(first, Some(FlightEvent::Link(last)));
-        for registry in 0..100 {
+        for number in 0..100 {
             let next = events.next().await;
-            assert_eq!(next, Some(FlightEvent::SlowRegistry(registry)));
+            assert_eq!(next, Some(FlightEvent::SlowLead(key(number))));
         }
         let last = events.next().await;
         assert_eq!(last, Some(FlightEvent::TestLink(Vec::new())));
@@ -141,8 +143,8 @@ mod tests {
         let (sender, mut events) = flight_events();
         let waiting = tokio::spawn(async move { events.next().await });
         tokio::task::yield_now().await;
-        sender.send(FlightEvent::SlowRegistry(7));
+        sender.send(FlightEvent::SlowLead(Key([7; 16])));
         let event = waiting.await.expect("no panic");
-        assert_eq!(event, Some(FlightEvent::SlowRegistry(7)));
+        assert_eq!(event, Some(FlightEvent::SlowLead(Key([7; 16]))));
     }
 }

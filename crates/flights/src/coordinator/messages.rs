@@ -4,9 +4,7 @@ use crate::arbiter::Asker;
 use crate::outbox::{Context, Passed};
 use crate::slots::Slot;
 use crate::view::View;
-use crate::wire::{
-    self, Answer, Message, PullState, RegistryRate, Reply, Resync, SourceRequest, Withdraw,
-};
+use crate::wire::{self, Answer, Message, PullState, Reply, Resync, SourceRequest, Withdraw};
 use crate::{Key, NodeId, Time};
 
 use super::Coordinator;
@@ -45,7 +43,7 @@ impl Coordinator {
             Message::Report(report) => {
                 if let Some(PullState::Alive(alive)) = &report.state {
                     let registries = &mut requests.registries;
-                    registries.learn(now, alive.registry, alive.registry_rate);
+                    registries.learn(now, alive.registry, alive.known_rate());
                 }
                 arbiter.reported(asker, &report, cx);
             }
@@ -54,8 +52,9 @@ impl Coordinator {
                 out.send(asker.node, Message::Holders(found));
             }
             Message::Holders(found) => requests.found(from, &found, cx),
-            Message::RegistryRate(RegistryRate { registry, rate }) => {
-                requests.registries.learn(now, registry, rate);
+            Message::RegistryRate(told) => {
+                let known = told.known_rate();
+                requests.registries.learn(now, told.registry, known);
             }
         }
     }

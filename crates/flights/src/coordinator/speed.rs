@@ -18,15 +18,20 @@ impl Coordinator {
         let condition = self.link.condition(now);
         let bandwidth = self.link.bandwidth();
         let bandwidth = bandwidth.filter(|_| condition == Condition::Starved);
-        for (registry, rate) in &rates.led {
-            if registries.judge(now, *registry, *rate, bandwidth) == LeadRate::Fine {
+        // The link of a slow node is the reason.
+        let led = rates.led.iter().filter(|_| condition != Condition::Slow);
+        for (registry, rate) in led {
+            let is_second = self.pulls.leads_beside_another(*registry);
+            let judged = registries.judge(now, *registry, *rate, bandwidth, is_second);
+            let LeadRate::Little { again } = judged else {
                 continue;
-            }
-            registries.accept(now, *registry, *rate);
-            if condition != Condition::Slow && !self.pulls.leads_beside_another(*registry) {
-                self.events.push(Event::SlowRegistry(*registry));
+            };
+            // One object shows what the registry gives another node.
+            let most = if again { usize::MAX } else { 1 };
+            for key in self.pulls.led_from(*registry).into_iter().take(most) {
+                self.events.push(Event::SlowLead(key));
                 let cx = &mut Context::new(now, view, &mut self.out);
-                self.pulls.report_slow(Some(*registry), cx);
+                self.pulls.report_slow(Some(key), cx);
             }
         }
         self.check_speed(now, view);

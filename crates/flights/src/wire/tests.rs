@@ -67,7 +67,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
         number(),
         any::<[bool; 4]>(),
         0..=MAX_REQUEUE_AFTER_MS,
-        any::<[u64; 2]>(),
+        any::<([u64; 2], u32)>(),
     );
     (what, who, how).prop_map(|(what, who, how)| {
         let (key, [number, repository], size, concurrent_objects) = what;
@@ -76,7 +76,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             offset,
             [leader_cooldown, is_slow, is_fetcher, leads],
             requeue_after_ms,
-            [registry, registry_rate],
+            ([registry, registry_rate], rate_accepted_for_ms),
         ) = how;
         SourceRequest {
             key,
@@ -94,6 +94,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             slow_source,
             registry,
             registry_rate,
+            rate_accepted_for_ms,
             is_fetcher,
             leads,
         }
@@ -127,16 +128,17 @@ fn state() -> impl Strategy<Value = PullState> {
             prop::option::of(number()),
             maybe(),
             any::<bool>(),
-            any::<[u64; 2]>()
+            any::<([u64; 2], u32)>()
         )
             .prop_map(|(size, source, is_slow, rate)| {
-                let [registry, registry_rate] = rate;
+                let ([registry, registry_rate], rate_accepted_for_ms) = rate;
                 PullState::Alive(Alive {
                     size,
                     source,
                     is_slow,
                     registry,
                     registry_rate,
+                    rate_accepted_for_ms,
                 })
             }),
         Just(PullState::Done(true)),
@@ -181,8 +183,13 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
                 redirect,
             })
         }),
-        any::<(u64, u64)>()
-            .prop_map(|(registry, rate)| Message::RegistryRate(RegistryRate { registry, rate })),
+        any::<(u64, u64, u32)>().prop_map(|(registry, rate, accepted_for_ms)| {
+            Message::RegistryRate(RegistryRate {
+                registry,
+                rate,
+                accepted_for_ms,
+            })
+        }),
     ]
 }
 
@@ -297,6 +304,7 @@ fn one_of_each() -> Vec<Message> {
         slow_source: node(5),
         registry: 10,
         registry_rate: 1000,
+        rate_accepted_for_ms: 2000,
         is_fetcher: true,
         leads: true,
     };
@@ -312,6 +320,7 @@ fn one_of_each() -> Vec<Message> {
         is_slow: true,
         registry: 10,
         registry_rate: 1000,
+        rate_accepted_for_ms: 2000,
     };
     let answer = |reply| Message::answer(key(1), number, reply);
     let report = |state| Message::report(key(1), number, state);
@@ -352,7 +361,11 @@ fn one_of_each() -> Vec<Message> {
             holders,
             redirect,
         }),
-        Message::RegistryRate(RegistryRate { registry, rate }),
+        Message::RegistryRate(RegistryRate {
+            registry,
+            rate,
+            accepted_for_ms: 2000,
+        }),
     ]
 }
 

@@ -5,13 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use oci::Registry;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::pulls::Pull;
 use super::shared::Shared;
-use crate::flights::pulling::Role;
-use crate::{Candidate, Condition, FlightEvent, FlightEvents, registry_hash};
+use crate::{Candidate, Condition, FlightEvent, FlightEvents};
 
 /// The interval between observations while anything is received.
 const OBSERVE_EVERY: Duration = Duration::from_millis(250);
@@ -59,33 +56,28 @@ impl Shared {
                 let is_slow = state.condition == Condition::Slow;
                 self.metrics.flights_slow.set(is_slow.into());
                 if is_slow && before.condition != Condition::Slow {
-                    self.evict(|_| true);
+                    self.evict_all();
                 }
             }
-            FlightEvent::SlowRegistry(hash) => {
+            FlightEvent::SlowLead(key) => {
                 let rates = self.speed.rates();
                 tracing::debug!(
                     ?rates,
+                    %key,
                     "a registry gives this node little: another node tries it"
                 );
-                let is_meant = |registry: &Registry| registry_hash(registry.as_str()) == hash;
-                self.evict(|pull| {
-                    let origin = pull.origin.as_ref();
-                    pull.states().borrow().role == Role::Leads
-                        && origin.is_some_and(|origin| is_meant(&origin.registry))
-                });
+                self.metrics.flights_evictions.inc();
+                if let Some(pull) = self.pulls.of_key(&key) {
+                    pull.evict();
+                }
             }
         }
     }
 
-    /// Lets the followers of some pulls go on with another source.
-    fn evict(&self, which: impl Fn(&Pull) -> bool) {
+    /// Lets all followers go on with another source.
+    fn evict_all(&self) {
         self.metrics.flights_evictions.inc();
-        self.pulls.for_each(|pull| {
-            if which(pull) {
-                pull.evict();
-            }
-        });
+        self.pulls.for_each(|pull| pull.evict());
     }
 
     async fn test_link(self: Arc<Self>, peers: Vec<Candidate>) {

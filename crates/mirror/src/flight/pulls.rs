@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ::flights::Key;
 use bytes::Bytes;
 use oci::{Digest, Origin};
 use parking_lot::Mutex;
@@ -235,6 +236,15 @@ impl Pulls {
 
     pub fn get(&self, digest: &Digest) -> Option<Arc<Pull>> {
         self.pulls.lock().get(digest).cloned()
+    }
+
+    /// The pull of the object that flights know by this key.
+    pub fn of_key(&self, key: &Key) -> Option<Arc<Pull>> {
+        let pulls = self.pulls.lock();
+        let pull = pulls
+            .iter()
+            .find(|(digest, _)| Key::of(digest.as_str()) == *key);
+        pull.map(|(_, pull)| pull.clone())
     }
 
     pub fn is_empty(&self) -> bool {

@@ -306,7 +306,7 @@ impl Flights {
         let events = events.map(|event| match event {
             Event::TestLink => FlightEvent::TestLink(self.random_peers()),
             Event::Link(state) => FlightEvent::Link(state),
-            Event::SlowRegistry(registry) => FlightEvent::SlowRegistry(registry),
+            Event::SlowLead(key) => FlightEvent::SlowLead(key),
         });
         events.collect()
     }

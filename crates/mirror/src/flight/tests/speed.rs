@@ -1,5 +1,6 @@
 //! What becomes of those who are slower than the others, and of those behind them.
 
+use ::flights::Key;
 use http::Method;
 
 use super::*;
@@ -54,9 +55,9 @@ async fn what_others_should_get_elsewhere_is_given_to_nobody_for_a_while() {
     growing.write(&[7; 10]);
     let mut follower = leader.follow_first(&digest).await;
     follower.read(10).await;
-    // Another registry is none of its business.
-    for registry in ["docker.io", "quay.io"] {
-        let event = FlightEvent::SlowRegistry(registry_hash(registry));
+    // Another object is none of its business.
+    for digest in [Digest::sha256(b"another"), digest.clone()] {
+        let event = FlightEvent::SlowLead(Key::of(digest.as_str()));
         leader.script.events.send(event);
     }
     assert!(!follower.rest().await.1);
