@@ -20,9 +20,11 @@ mod found;
 mod from_peers;
 mod growing;
 mod health;
+mod holdings;
 mod images;
 mod listen;
 mod local;
+mod measured;
 pub mod memory;
 mod metrics;
 mod mirror;
@@ -63,12 +65,14 @@ pub use catalog::{Catalog, Object, Visibility};
 pub use fetch::Limits;
 pub use growing::{Growing, IngestStage, Progress};
 pub use health::Health;
+pub use holdings::{Holdings, Image};
 pub use listen::{ListenAddress, ListenAddressError};
 pub use mirror::{Ends, Mirror, Options, Parts, ready};
 pub use object_stream::BodyError;
 pub use request::host::{HostError, check_leads_here};
 pub use request::{
-    Caller, FLIGHT, Kind, MIRRORED, NAMESPACE, NODE_SECRET, Reader, Request, RequestError, Target,
+    Caller, FLIGHT, Kind, MEASURED, MIRRORED, NAMESPACE, NODE_SECRET, REASON, Reader, Request,
+    RequestError, SOURCE, Target,
 };
 pub use router::{Candidate, PeerId, Router, Search};
 pub use store::{

@@ -35,7 +35,10 @@ use crate::request_record::{RequestRecord, handler};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
 use crate::upstream_check::UpstreamCheck;
-use crate::{CheckOptions, Flights, Health, PullThrough, Router, Store, Upstream, send};
+use crate::{
+    CheckOptions, Flights, Health, Holdings, PullThrough, Router, Store, Upstream, local, measured,
+    send,
+};
 
 /// The adapters that a mirror stands between.
 #[derive(Clone)]
@@ -197,6 +200,15 @@ impl Mirror {
         (at > 0).then(|| now.saturating_sub(Duration::from_secs(at)))
     }
 
+    /// What this node holds, to be shown.
+    ///
+    /// # Errors
+    /// The disk of the store gives no answer in time.
+    pub async fn holdings(&self) -> std::io::Result<Holdings> {
+        let filter = self.access.filter.clone();
+        local::read_store(&self.store, move |store| Holdings::of(store, &filter)).await
+    }
+
     /// What `/readyz` says.
     pub fn health(&self) -> Health {
         if self.leave.is_cancelled() {
@@ -300,6 +312,7 @@ impl Mirror {
             Request::Content(mut target) => {
                 self.access.authorize(headers)?;
                 self.identify(&mut target, headers, ends).await;
+                target.pull.is_measured = measured::is_measured(&target, headers);
                 if target.caller == Caller::Own {
                     Metrics::stamp(&self.metrics.own_client_last_request);
                 }
@@ -319,7 +332,9 @@ impl Mirror {
                 self.expect_manifest(&target, &result);
                 self.tracked(&mut target, &result, record);
                 let found = result?;
-                send::found(&target, headers, found, &self.memory)
+                let mut response = send::found(&target, headers, found, &self.memory)?;
+                measured::name_source(&target, &mut response);
+                Ok(response)
             }
         }
     }

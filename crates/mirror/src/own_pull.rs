@@ -16,4 +16,6 @@ pub struct OwnPull {
     pub ingest: Option<Growing>,
     /// What is shown of the pull.
     pub activity: Option<Arc<PullActivity>>,
+    /// Whether the client only measures, see [`MEASURED`](crate::request::MEASURED).
+    pub is_measured: bool,
 }

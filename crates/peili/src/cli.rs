@@ -7,11 +7,12 @@ mod read;
 use clap::{Args, Parser, Subcommand};
 
 pub use other_commands::{
-    CleanupArgs, CleanupWaitArgs, DemoArgs, DoctorArgs, PullTestArgs, ShowArgs, VersionArgs,
+    CleanupArgs, CleanupWaitArgs, CompletionsArgs, DemoArgs, DoctorArgs, ImagesArgs, ManArgs,
+    PullArgs, PullTestArgs, ShowArgs, VersionArgs,
 };
 #[cfg(test)]
 pub use read::read;
-pub use read::{Given, Source, parse};
+pub use read::{Given, Source, command, parse};
 
 #[derive(Debug, Parser)]
 #[command(name = "peili", about, version)]
@@ -41,8 +42,17 @@ pub enum Command {
     Status(ShowArgs),
     /// Show the peers of this node's mirror.
     Peers(ShowArgs),
+    /// Show the images that this node holds and what peers are told of.
+    Images(ImagesArgs),
+    /// Pull an image through the mirror of this node and show what came from where, how fast and why. Nothing is kept.
+    Pull(PullArgs),
     /// Show Peili at work: a cluster on loopback that pulls an image from upstream once.
     Demo(DemoArgs),
+    /// Print a script by which a shell completes Peili's command lines.
+    Completions(CompletionsArgs),
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Man(ManArgs),
     /// Print the version.
     Version(VersionArgs),
 }

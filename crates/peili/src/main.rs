@@ -3,6 +3,7 @@
 mod address;
 mod cleanup;
 mod cli;
+mod completions;
 mod configuration;
 mod credentials;
 mod demo;
@@ -10,8 +11,11 @@ mod descriptors;
 mod doctor;
 mod duration;
 mod fault;
+mod images;
+mod man;
 mod next_hosts;
 mod observe;
+mod pull;
 mod pull_test;
 mod readiness;
 mod registry;
@@ -71,11 +75,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Configuration(arguments) => configuration::run(&arguments, shutdown).await,
             Command::Cleanup(arguments) => cleanup::run(&arguments, shutdown).await,
             Command::CleanupWait(arguments) => cleanup::wait(&arguments, shutdown).await,
+            Command::Images(arguments) => images::run(&arguments).await,
+            Command::Pull(arguments) => Box::pin(pull::run(&arguments, shutdown)).await,
             Command::PullTest(arguments) => pull_test::run(&arguments).await,
             Command::Doctor(arguments) => doctor::run(&arguments, shutdown).await,
             Command::Status(arguments) => show::run(&arguments, shutdown, show::status).await,
             Command::Peers(arguments) => show::run(&arguments, shutdown, show::peers).await,
             Command::Demo(arguments) => demo::run(&arguments, shutdown).await,
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => man::run(&arguments),
             Command::Version(arguments) => version::run(&arguments),
         }
     });

@@ -4,6 +4,8 @@
 mod configuration;
 #[path = "it/descriptors.rs"]
 mod descriptors;
+#[path = "it/pull.rs"]
+mod pull;
 
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -33,7 +35,10 @@ fn help_says_what_there_is() {
         "configuration",
         "cleanup",
         "cleanup-wait",
+        "images",
+        "pull",
         "pull-test",
+        "completions",
         "demo",
         "version",
     ] {

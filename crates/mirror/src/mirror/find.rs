@@ -73,7 +73,7 @@ impl Mirror {
         let pull_through = self
             .pull_through
             .as_ref()
-            .filter(|_| target.caller == Caller::Own);
+            .filter(|_| target.caller == Caller::Own && !target.pull.is_measured);
         // Where this mirror can ask upstream, a manifest from the store is more than its bytes: a tag's may be stale, and
         // an image's is a promise for the rest of it.
         let asks_first = pull_through.is_some() && target.kind == Kind::Manifest;

@@ -11,7 +11,7 @@ use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY as CSP, CONTENT_TYPE, HeaderName, LOCATION,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use mirror::{Body, Ends, Health, Mirror, check_leads_here};
+use mirror::{Body, BodyError, Ends, Health, Mirror, check_leads_here};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::status;
@@ -24,7 +24,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const FOR_A_YEAR: &str = "max-age=31536000, immutable";
 
 /// What is answered here, docs/api.md says how. Assets of the page are no API.
-const PATHS: [&str; 4] = ["/", "/events", "/api/v1/status", "/api/v1/doctor"];
+const PATHS: [&str; 5] = [
+    "/",
+    "/events",
+    "/api/v1/status",
+    "/api/v1/doctor",
+    "/api/v1/images",
+];
 const ASSETS: [&str; 2] = ["/style.css", "/script.js"];
 
 /// Who may see the page and the API.
@@ -103,6 +109,7 @@ impl Pages {
             "/events" => self.events(),
             "/api/v1/status" => json(&self.status()),
             "/api/v1/doctor" => json(&(&self.node, self.facts())),
+            "/api/v1/images" => self.images(),
             // Spegel's.
             _ => {
                 let mut response = answer(StatusCode::TEMPORARY_REDIRECT, "text/plain", "");
@@ -112,6 +119,19 @@ impl Pages {
                 response
             }
         })
+    }
+
+    /// What this node holds. The disk is read while the answer is sent.
+    fn images(&self) -> Response<Body> {
+        let mirror = self.mirror.clone();
+        let holdings = stream::once(async move {
+            let holdings = mirror.holdings().await.map_err(BodyError::of_stream)?;
+            let json = serde_json::to_vec(&holdings).map_err(BodyError::of_stream)?;
+            Ok(Bytes::from(json))
+        });
+        let mut response = Response::new(Body::stream(holdings));
+        head(response.headers_mut(), "application/json", "no-store");
+        response
     }
 
     fn status(&self) -> Status {
