@@ -18,6 +18,7 @@ const SIZE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a node holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Holdings {
     /// The tags by name; of many, the first 1024.
     pub images: Vec<Image>,
@@ -33,6 +34,7 @@ pub struct Holdings {
 
 /// A tag of a node's store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Image {
     /// Registry, repository and tag.
     pub name: String,

@@ -8,6 +8,8 @@ mod configuration;
 mod credentials;
 mod demo;
 mod descriptors;
+#[cfg(test)]
+mod docs;
 mod doctor;
 mod duration;
 mod fault;
