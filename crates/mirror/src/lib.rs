@@ -47,6 +47,7 @@ mod source_provider;
 mod source_reader;
 mod store;
 mod tail_buffer;
+mod trace;
 mod trial;
 mod upstream;
 mod upstream_bytes;
@@ -79,6 +80,7 @@ pub use store::{
     Begun, Content, Ingest, IngestId, Intake, IntakeError, Provenance, PullThrough, Sink, Store,
     StoredObject,
 };
+pub use trace::{EndedSpan, SpanKind, TRACEPARENT, TraceSink, TraceValue};
 pub use trial::{Served, TRIAL_REPOSITORY, Trial, Trials, trial_registry};
 pub use upstream::{
     ClientCredentials, List, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamHead,

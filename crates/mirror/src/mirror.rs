@@ -32,6 +32,7 @@ use crate::refusal::Refusal;
 use crate::request::conditions::{self, Conditions};
 use crate::request::{Caller, ClientAddress, NODE, Reader, Request, RequestError};
 use crate::request_record::{RequestRecord, handler};
+use crate::trace::{Span, TraceSink};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
 use crate::upstream_check::UpstreamCheck;
@@ -83,6 +84,7 @@ pub struct Mirror {
     pub(crate) activities: Arc<Activities>,
     pub(crate) changes: Changes,
     pub(crate) started_at: SystemTime,
+    traces: Option<Arc<dyn TraceSink>>,
 }
 
 /// The ends of the connection that a request came on.
@@ -159,7 +161,13 @@ impl Mirror {
             activities,
             changes,
             started_at: SystemTime::now(),
+            traces: None,
         }
+    }
+
+    /// Records the spans of requests for content.
+    pub fn trace_to(&mut self, sink: Arc<dyn TraceSink>) {
+        self.traces = Some(sink);
     }
 
     /// Keeps peers told of what this node holds. Ends after [`Self::leave`], when all of it is withdrawn.
@@ -311,6 +319,8 @@ impl Mirror {
             }
             Request::Content(mut target) => {
                 self.access.authorize(headers)?;
+                record.span = Span::of_request(self.traces.as_ref(), headers);
+                target.pull.trace = record.span.context();
                 self.identify(&mut target, headers, ends).await;
                 target.pull.is_measured = measured::is_measured(&target, headers);
                 if target.caller == Caller::Own {

@@ -13,6 +13,7 @@ use crate::found::Source;
 use crate::metrics::{HandlerLabels, HttpLabels, Metrics};
 use crate::object_stream::{BodyError, BodyHook};
 use crate::request::{Kind, Request, RequestError, Target};
+use crate::trace::Span;
 
 /// Longer paths are cut in the log.
 const MOST_PATH: usize = 512;
@@ -42,6 +43,8 @@ pub struct RequestRecord {
     pub(crate) sent_to: Option<Arc<AtomicU64>>,
     bytes: u64,
     broken: Option<String>,
+    /// Of a request for content, if it is recorded. Ends with the record.
+    pub(crate) span: Span,
 }
 
 /// The step that answers a request, as far as its path tells.
@@ -92,6 +95,7 @@ impl RequestRecord {
             sent_to: None,
             bytes: 0,
             broken: None,
+            span: Span::default(),
         }
     }
 
@@ -115,6 +119,28 @@ impl RequestRecord {
             Some(Source::Growing) => self.metrics.bytes.growing.inc_by(bytes as u64),
             Some(Source::Peer | Source::Upstream) | None => 0,
         };
+    }
+
+    /// Tells the trace what the log is told.
+    fn close_span(&mut self, status: u16, source: Option<&'static str>) {
+        let span = &mut self.span;
+        span.set("http.request.method", || self.method.to_string());
+        span.set("url.path", || self.path.clone());
+        span.set("client.address", || self.ip.to_string());
+        span.set_number("http.response.status_code", status.into());
+        span.add_bytes(self.bytes);
+        if let Some(registry) = &self.registry {
+            span.set("peili.registry", || registry.clone());
+        }
+        if let Some(source) = source {
+            span.set("peili.source", || source.to_owned());
+        }
+        if let Some(refusal) = &self.refusal {
+            span.set("peili.refusal", || refusal.clone());
+        }
+        if let Some(broken) = &self.broken {
+            span.fail(broken);
+        }
     }
 
     pub(crate) fn broke(&mut self, error: &BodyError) {
@@ -162,6 +188,7 @@ impl Drop for RequestRecord {
             Source::Peer => "peer",
             Source::Upstream => "upstream",
         });
+        self.close_span(status, source);
         tracing::info!(
             path = self.path,
             status,

@@ -20,6 +20,9 @@ pub struct Cli {
     /// Least level of log lines: DEBUG, INFO, WARN or ERROR.
     #[arg(long, env = "LOG_LEVEL", default_value = "INFO", global = true)]
     pub log_level: String,
+    /// Form of log lines: json or text.
+    #[arg(long, env = "LOG_FORMAT", default_value = "json", global = true)]
+    pub log_format: String,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -88,6 +91,15 @@ pub struct RegistryArgs {
     /// port-forward among them) or anywhere.
     #[arg(long, env = "PAGE_ACCESS", default_value = "loopback")]
     pub page_access: String,
+    /// Where traces of pulls are sent by OTLP over HTTP, as in http://collector:4318; empty: nowhere. The other variables
+    /// of OpenTelemetry count too.
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub otlp_endpoint: String,
     /// Folder in which the node's identity and the peers it knew are kept over restarts.
     #[arg(long, env = "DATA_DIR", default_value = "", hide_default_value = true)]
     pub data_dir: String,

@@ -26,6 +26,7 @@ mod settings;
 mod show;
 mod size;
 mod telemetry;
+mod traces;
 mod value;
 mod version;
 
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    telemetry::install(&cli.log_level)?;
+    let log_level = telemetry::install(&cli.log_level, &cli.log_format)?;
     // One provider for every TLS connection of the process: two of them panic at run time.
     let installed = tls::provider().install_default();
     debug_assert!(installed.is_ok(), "the provider is installed once");
@@ -72,6 +73,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         let shutdown = shutdown()?;
+        tokio::spawn(log_level.follow_signals()?);
         match cli.command {
             Command::Registry(arguments) => Box::pin(registry::run(&arguments, shutdown)).await,
             Command::Configuration(arguments) => configuration::run(&arguments, shutdown).await,

@@ -6,6 +6,8 @@ mod configuration;
 mod descriptors;
 #[path = "it/pull.rs"]
 mod pull;
+#[path = "it/traces.rs"]
+mod traces;
 
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};

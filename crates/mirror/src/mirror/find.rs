@@ -12,6 +12,7 @@ use crate::pull_through::Client;
 use crate::refusal::Refusal;
 use crate::request::{Caller, ClientAddress, Kind, Target};
 use crate::request_record::RequestRecord;
+use crate::trace::SpanKind;
 use crate::upstream_check::{Asker, UpstreamCheck};
 use crate::{Growing, IngestId, local};
 
@@ -125,6 +126,7 @@ impl Mirror {
             (None, Caller::Own) => Asker::Own,
             (None, Caller::Peer | Caller::Remote) => Asker::Anybody,
         };
+        let _span = target.pull.trace.span("upstream check", SpanKind::Client);
         let credentials = client.credentials.as_ref();
         let admitted = check.admit(target, credentials, asker).await;
         let head =

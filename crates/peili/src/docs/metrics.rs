@@ -17,7 +17,7 @@ use regex::Regex;
 use swarm::Bootstrap;
 
 use super::{cell, read, settle};
-use crate::observe;
+use crate::{observe, traces};
 
 const HEAD: &str = "\
 # Metrics
@@ -29,12 +29,13 @@ Spegel's. A metric is not shown before something is counted in it, if it has lab
 ";
 
 /// Where metrics are defined.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     "crates/containerd/src/metrics.rs",
     "crates/kubernetes/src/metrics.rs",
     "crates/layout/src/metrics.rs",
     "crates/mirror/src/metrics.rs",
     "crates/peili/src/observe.rs",
+    "crates/peili/src/traces.rs",
     "crates/swarm/src/metrics.rs",
 ];
 
@@ -53,6 +54,7 @@ async fn registry() -> Registry {
     let mut registry = Registry::default();
     observe::register_node(&mut registry, "n1");
     let _ = observe::register_ready(&mut registry);
+    traces::register(&mut registry);
     let folder = tempfile::tempdir().expect("a folder");
     let options = layout::Options {
         path: folder.path().join("store"),
