@@ -26,6 +26,7 @@ use architecture::Architecture;
 use image::Program;
 use manuals::Manuals;
 use release::Release;
+pub use release::SOURCE;
 
 /// The list of checksums, as `sha256sum --check` reads it.
 const CHECKSUMS: &str = "SHA256SUMS";
