@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use other_commands::{
     CleanupArgs, CleanupWaitArgs, CompletionsArgs, DemoArgs, DoctorArgs, ImagesArgs, ManArgs,
-    PullArgs, PullTestArgs, ShowArgs, VersionArgs,
+    PullArgs, PullTestArgs, ShowArgs, UiArgs, VersionArgs,
 };
 #[cfg(test)]
 pub use read::read;
@@ -45,6 +45,8 @@ pub enum Command {
     Status(ShowArgs),
     /// Show the peers of this node's mirror.
     Peers(ShowArgs),
+    /// Open the status page of a mirror in Kubernetes on this host, with your own kubectl.
+    Ui(UiArgs),
     /// Show the images that this node holds and what peers are told of.
     Images(ImagesArgs),
     /// Pull an image through the mirror of this node and show what came from where, how fast and why. Nothing is kept.

@@ -3,6 +3,7 @@
 mod address;
 mod cleanup;
 mod cli;
+mod cluster_doctor;
 mod completions;
 mod configuration;
 mod credentials;
@@ -14,6 +15,7 @@ mod doctor;
 mod duration;
 mod fault;
 mod images;
+mod kubectl;
 mod man;
 mod next_hosts;
 mod observe;
@@ -27,6 +29,7 @@ mod show;
 mod size;
 mod telemetry;
 mod traces;
+mod ui;
 mod value;
 mod version;
 
@@ -79,9 +82,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Configuration(arguments) => configuration::run(&arguments, shutdown).await,
             Command::Cleanup(arguments) => cleanup::run(&arguments, shutdown).await,
             Command::CleanupWait(arguments) => cleanup::wait(&arguments, shutdown).await,
+            Command::Ui(arguments) => ui::run(&arguments, shutdown).await,
             Command::Images(arguments) => images::run(&arguments).await,
             Command::Pull(arguments) => Box::pin(pull::run(&arguments, shutdown)).await,
             Command::PullTest(arguments) => pull_test::run(&arguments).await,
+            Command::Doctor(arguments) if arguments.cluster => {
+                cluster_doctor::run(&arguments).await
+            }
             Command::Doctor(arguments) => doctor::run(&arguments, shutdown).await,
             Command::Status(arguments) => show::run(&arguments, shutdown, show::status).await,
             Command::Peers(arguments) => show::run(&arguments, shutdown, show::peers).await,

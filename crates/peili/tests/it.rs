@@ -4,6 +4,8 @@
 mod configuration;
 #[path = "it/descriptors.rs"]
 mod descriptors;
+#[path = "it/kubectl.rs"]
+mod kubectl;
 #[path = "it/pull.rs"]
 mod pull;
 #[path = "it/traces.rs"]

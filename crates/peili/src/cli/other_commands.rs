@@ -85,6 +85,12 @@ pub struct DoctorArgs {
         hide_default_value = true
     )]
     pub containerd_registry_config_path: String,
+    /// Run the doctor in the mirror of each node of the cluster, with your own kubectl.
+    #[arg(long, conflicts_with_all = ["pre", "wait"])]
+    pub cluster: bool,
+    /// --cluster: the namespace of the release.
+    #[arg(long, default_value = "peili")]
+    pub namespace: String,
     /// Look before the mirror is installed: whether it will work on this node.
     #[arg(long)]
     pub pre: bool,
@@ -138,6 +144,22 @@ pub struct PullArgs {
     /// text or json.
     #[arg(long, default_value = "text")]
     pub output: String,
+}
+
+#[derive(Args, Debug)]
+pub struct UiArgs {
+    /// The node whose mirror is shown; empty: the first by name.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub node: String,
+    /// The namespace of the release.
+    #[arg(long, default_value = "peili")]
+    pub namespace: String,
+    /// Port on this host.
+    #[arg(long, default_value = "9090")]
+    pub port: String,
+    /// Port of the mirror's metrics.
+    #[arg(long, default_value = "9090")]
+    pub metrics_port: String,
 }
 
 #[derive(Args, Debug)]

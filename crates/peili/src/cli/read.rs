@@ -96,6 +96,7 @@ where
         Command::Cleanup(_)
         | Command::CleanupWait(_)
         | Command::Images(_)
+        | Command::Ui(_)
         | Command::Pull(_)
         | Command::PullTest(_)
         | Command::Status(_)
