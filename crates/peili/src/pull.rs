@@ -85,10 +85,9 @@ impl Settings {
         let mut faults = Faults::default();
         let name = faults.take("REFERENCE", arguments.reference.parse());
         let mirror = faults.take("--registry-endpoint", arguments.registry_endpoint.parse());
-        let node_secret = match value::path(&arguments.node_secret_file) {
-            None => None,
-            Some(file) => Some(faults.take("--node-secret-file", node_secret(&file))),
-        };
+        let secret_file = value::path(&arguments.node_secret_file);
+        let node_secret =
+            secret_file.map(|file| faults.take("--node-secret-file", node_secret(&file)));
         let config_path = arguments.containerd_registry_config_path.parse();
         let config_path = faults.take("--containerd-registry-config-path", config_path);
         let output = faults.take("--output", arguments.output.parse());

@@ -33,7 +33,7 @@ fn page() -> String {
             .unwrap_or_default();
         // Writing to a text does not fail.
         let _ = writeln!(page, "\n## peili {}\n{about}.", command.get_name());
-        page.push_str("\n");
+        page.push('\n');
         page.push_str(TABLE);
         for option in options(command) {
             page.push_str(&row(option));

@@ -191,7 +191,7 @@ impl Pull {
                     return Ok(measured);
                 };
                 began = Instant::now();
-                self.from_upstream(upstream, &wanted).await?
+                self.open_upstream(upstream, &wanted).await?
             }
         };
         let limit = match wanted.kind {
@@ -215,7 +215,7 @@ impl Pull {
         Ok(measured)
     }
 
-    async fn from_upstream(
+    async fn open_upstream(
         &self,
         upstream: &Registries,
         wanted: &Wanted<'_>,
