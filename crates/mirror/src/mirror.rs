@@ -323,7 +323,7 @@ impl Mirror {
                 target.pull.trace = record.span.context();
                 self.identify(&mut target, headers, ends).await;
                 target.pull.is_measured = measured::is_measured(&target, headers);
-                if target.caller == Caller::Own {
+                if target.caller == Caller::Own && !target.pull.is_measured {
                     Metrics::stamp(&self.metrics.own_client_last_request);
                 }
                 record.registry = target

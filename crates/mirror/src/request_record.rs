@@ -39,6 +39,8 @@ pub struct RequestRecord {
     pub(crate) hook: Option<Box<dyn BodyHook>>,
     /// The pull of this node that the request is part of, and the first byte that it asks for.
     pub(crate) pull: Option<(ActiveRequest, u64)>,
+    /// Whether the client only measures: then the pull is forgotten with the record.
+    pub(crate) is_measured: bool,
     /// Counts what is sent to a peer.
     pub(crate) sent_to: Option<Arc<AtomicU64>>,
     bytes: u64,
@@ -92,6 +94,7 @@ impl RequestRecord {
             source: None,
             hook: None,
             pull: None,
+            is_measured: false,
             sent_to: None,
             bytes: 0,
             broken: None,
@@ -153,6 +156,9 @@ impl RequestRecord {
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
+        if let Some((request, _)) = self.pull.take_if(|_| self.is_measured) {
+            request.forget();
+        }
         let method = match self.method {
             Method::GET => "GET",
             Method::HEAD => "HEAD",

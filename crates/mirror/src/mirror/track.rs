@@ -27,6 +27,7 @@ impl Mirror {
         target.pull.activity = Some(request.pull.clone());
         let start = first_byte(target.ranges.as_ref());
         record.pull = Some((request, start));
+        record.is_measured = target.pull.is_measured;
     }
 
     /// Records what a request has led to.
