@@ -61,13 +61,13 @@ fn stage(root: &Path, folder: &Path) -> Result<()> {
         let text =
             fs::read_to_string(root.join(from)).with_context(|| format!("cannot read {from}"))?;
         let text = match from.ends_with(".md") {
-            true => links::rewrite(&text, |link| on_site(from, link)),
+            true => with_code_anchors(&links::rewrite(&text, |link| on_site(from, link))),
             false => text,
         };
         fs::write(&to, text).with_context(|| format!("cannot write {}", to.display()))
     };
     for page in ROOT_PAGES {
-        copy(page, page)?;
+        copy(page, name_on_site(page))?;
     }
     for page in pages(root)? {
         copy(&page, page.trim_start_matches("docs/"))?;
@@ -99,6 +99,29 @@ fn pages(root: &Path) -> Result<Vec<String>> {
     Ok(pages)
 }
 
+/// The name of a page of the root on the site. mdbook makes a page of its own of each README.
+fn name_on_site(page: &str) -> &str {
+    match page {
+        "README.md" => "index.md",
+        page => page,
+    }
+}
+
+/// Gives each code of the doctor an anchor, as in `doctor.html#PEILI-C001`.
+fn with_code_anchors(page: &str) -> String {
+    let mut changed = String::new();
+    for line in page.split_inclusive('\n') {
+        let code = line
+            .strip_prefix("### ")
+            .and_then(|heading| heading.split(' ').next());
+        if let Some(code) = code.filter(|code| code.starts_with("PEILI-")) {
+            changed.push_str(&format!("<a id=\"{code}\"></a>\n\n"));
+        }
+        changed.push_str(line);
+    }
+    changed
+}
+
 /// Where a link of the page `from` leads on the site, from the place that the page has there.
 fn on_site(from: &str, link: &str) -> String {
     let (path, anchor) = match link.split_once('#') {
@@ -114,7 +137,9 @@ fn on_site(from: &str, link: &str) -> String {
     match target.strip_prefix("docs/") {
         Some("decisions") => format!("{up}decisions.md"),
         Some(page) => format!("{up}{page}{anchor}"),
-        None if ROOT_PAGES.contains(&&*target) => format!("{up}{target}{anchor}"),
+        None if ROOT_PAGES.contains(&&*target) => {
+            format!("{up}{}{anchor}", name_on_site(&target))
+        }
         None => format!("{SOURCE}/blob/main/{target}{anchor}"),
     }
 }

@@ -78,8 +78,11 @@ fn every_link_resolves_on_the_site() {
         check(&site, page.trim_start_matches("docs/"));
     }
     for page in ROOT_PAGES.iter().chain(&["SUMMARY.md"]) {
-        check(&site, page);
+        check(&site, name_on_site(page));
     }
+    let doctor = read(&site, "doctor.md");
+    let codes = doctor.matches("### PEILI-").count();
+    assert!(codes > 0 && doctor.matches("<a id=\"PEILI-").count() == codes);
 }
 
 #[test]
