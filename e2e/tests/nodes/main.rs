@@ -15,6 +15,7 @@ mod pull;
 mod pulls;
 mod readme;
 mod store;
+mod traces;
 mod trial;
 
 /// What a small image looks like: its layers in bytes.
@@ -110,6 +111,7 @@ tests_on! { flights_1_7, V1_7:
 tests_on! { pull_2, V2:
     pull::trial_pull_names_the_source_and_keeps_nothing,
     pull::trial_pull_says_why_the_registry_was_asked,
+    traces::cold_pull_is_traced_over_both_nodes,
 }
 
 tests_on! { checks_1_7, V1_7:
