@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::task::spawn_blocking;
 
 /// Selects the mirrors of a release of the chart.
@@ -71,15 +72,9 @@ impl Kubectl {
     /// # Errors
     /// kubectl fails, or there are none.
     pub async fn pods(&self) -> anyhow::Result<Vec<Pod>> {
-        let get = self.command(&["get", "pods", "--selector", SELECTOR, "--output=json"]);
-        let output = run(get).await?;
-        if !output.status.success() {
-            bail!(
-                "kubectl cannot list the mirrors: {}",
-                last_line(&output.stderr)
-            );
-        }
-        let list: List = serde_json::from_slice(&output.stdout).context("kubectl lists no pods")?;
+        let get = ["get", "pods", "--selector", SELECTOR, "--output=json"];
+        let list = self.succeed(&get).await?;
+        let list: List = serde_json::from_slice(&list).context("kubectl lists no pods")?;
         let pods = list.items.into_iter().map(|item| Pod {
             name: item.metadata.name,
             node: item.spec.node_name,
@@ -104,6 +99,47 @@ impl Kubectl {
         let output = run(self.command(&[&inside[..], arguments].concat())).await?;
         if output.stdout.is_empty() {
             bail!("{}", last_line(&output.stderr));
+        }
+        Ok(output.stdout)
+    }
+
+    /// Starts a pod that pulls an image, and runs once. `overrides`: JSON of the pod.
+    ///
+    /// # Errors
+    /// kubectl fails.
+    pub async fn run_pod(&self, name: &str, image: &str, overrides: &str) -> anyhow::Result<()> {
+        let image = format!("--image={image}");
+        let overrides = format!("--overrides={overrides}");
+        let pull = "--image-pull-policy=Always";
+        self.succeed(&["run", name, &image, pull, "--restart=Never", &overrides])
+            .await
+            .map(drop)
+    }
+
+    /// A pod, as the API has it.
+    ///
+    /// # Errors
+    /// kubectl fails, or there is no such pod.
+    pub async fn pod(&self, name: &str) -> anyhow::Result<Value> {
+        let printed = self.succeed(&["get", "pod", name, "--output=json"]).await?;
+        serde_json::from_slice(&printed).context("kubectl shows no pod")
+    }
+
+    /// Removes a pod, if it is there.
+    ///
+    /// # Errors
+    /// kubectl fails.
+    pub async fn delete_pod(&self, name: &str) -> anyhow::Result<()> {
+        let delete = ["delete", "pod", name, "--ignore-not-found", "--wait=false"];
+        self.succeed(&delete).await.map(drop)
+    }
+
+    /// What kubectl prints.
+    async fn succeed(&self, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+        let output = run(self.command(arguments)).await?;
+        if !output.status.success() {
+            let what = arguments.first().copied().unwrap_or_default();
+            bail!("kubectl {what} failed: {}", last_line(&output.stderr));
         }
         Ok(output.stdout)
     }

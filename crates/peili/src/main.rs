@@ -4,6 +4,7 @@ mod address;
 mod cleanup;
 mod cli;
 mod cluster_doctor;
+mod cluster_trial;
 mod completions;
 mod configuration;
 mod credentials;
@@ -86,6 +87,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Images(arguments) => images::run(&arguments).await,
             Command::Pull(arguments) => Box::pin(pull::run(&arguments, shutdown)).await,
             Command::PullTest(arguments) => pull_test::run(&arguments).await,
+            Command::Doctor(arguments) if arguments.trial => {
+                cluster_trial::run(&arguments, shutdown).await
+            }
             Command::Doctor(arguments) if arguments.cluster => {
                 cluster_doctor::run(&arguments).await
             }

@@ -88,7 +88,14 @@ pub struct DoctorArgs {
     /// Run the doctor in the mirror of each node of the cluster, with your own kubectl.
     #[arg(long, conflicts_with_all = ["pre", "wait"])]
     pub cluster: bool,
-    /// --cluster: the namespace of the release.
+    /// Pull --image in a pod on one node, then on another, with your own kubectl, and say whether the second got it from
+    /// nodes.
+    #[arg(long, requires = "image", conflicts_with_all = ["cluster", "pre", "wait"])]
+    pub trial: bool,
+    /// --trial: an image that the nodes do not have, with its registry.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub image: String,
+    /// --cluster, --trial: the namespace of the release.
     #[arg(long, default_value = "peili")]
     pub namespace: String,
     /// Look before the mirror is installed: whether it will work on this node.

@@ -12,9 +12,11 @@ case "$*" in
     {"metadata": {"name": "peili-b"}, "spec": {"nodeName": "node-2"}},
     {"metadata": {"name": "peili-a"}, "spec": {"nodeName": "node-1"}},
     {"metadata": {"name": "peili-c"}, "spec": {}}]}' ;;
+*"exec peili-b"*status*) echo '{"finished": [{"image": "quay.io/a/b", "peers": 900, "upstream": 0, "local": 0}]}' ;;
 *"exec peili-a"*) echo '{"findings": [{"code": "PEILI-C001", "severity": "ok", "text": "it answers"}]}' ;;
 *"exec peili-b"*) echo '{"findings": [{"code": "PEILI-C003", "severity": "fault", "text": "no config_path", "remedy": "write it"}]}'
     exit 1 ;;
+*"get pod "*) echo '{"status": {"containerStatuses": [{"imageID": "sha256:1"}]}}' ;;
 *port-forward*) echo forwarding; exit 7 ;;
 esac
 "#;
@@ -63,4 +65,33 @@ fn the_page_of_a_node_is_forwarded() {
     assert!(text(&output.stderr).contains("kubectl port-forward ended"));
     let (output, _) = with_kubectl(&["ui", "--node=node-9"]);
     assert!(text(&output.stderr).contains("there are node-1, node-2"));
+}
+
+#[test]
+fn a_trial_pulls_on_two_nodes_and_removes_its_pods() {
+    let (output, calls) = with_kubectl(&["doctor", "--trial", "--image=quay.io/a/b:1"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stdout).contains("√ node-2 got 900 B from nodes"),
+        "{}",
+        text(&output.stdout)
+    );
+    for (place, node) in [("first", "node-1"), ("second", "node-2")] {
+        let run =
+            format!("run peili-trial-{place} --image=quay.io/a/b:1 --image-pull-policy=Always");
+        let at = calls.find(&run).expect(&run);
+        assert!(
+            calls[at..]
+                .lines()
+                .next()
+                .is_some_and(|call| call.contains(node)),
+            "{calls}"
+        );
+        assert!(
+            calls.contains(&format!("delete pod peili-trial-{place}")),
+            "{calls}"
+        );
+    }
+    let (output, calls) = with_kubectl(&["doctor", "--trial", "--image=alpine"]);
+    assert_eq!((output.status.code(), &*calls), (Some(2), ""));
 }
