@@ -1,7 +1,7 @@
 //! A node: a host with a containerd and a mirror.
 
 use std::ffi::OsStr;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -183,6 +183,16 @@ impl Node {
     pub fn status_for(&self, client: &Host, path: &str, headers: &[(&str, &str)]) -> Result<u16> {
         let mirror = self.mirror()?.registry();
         client.request_with("GET", mirror, path, headers)
+    }
+
+    /// The address of the mirror's registry.
+    pub fn registry(&self) -> Result<SocketAddr> {
+        Ok(self.mirror()?.registry())
+    }
+
+    /// The file of the secret by which the mirror knows its containerd, if it has one.
+    pub fn secret(&self) -> Option<&Path> {
+        self.secret.as_deref()
     }
 
     /// The folder that the mirror keeps over restarts.

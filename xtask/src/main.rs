@@ -6,6 +6,7 @@ mod containerd;
 mod debian;
 mod deny;
 mod dist;
+mod docs;
 mod fuzz;
 mod kube;
 mod process;
@@ -34,6 +35,8 @@ enum Command {
     Dist(dist::Args),
     /// Run the chart's end-to-end tests on a real Kubernetes in namespaces
     Kube(kube::Args),
+    /// Build the site of the documentation; needs mdbook
+    Docs(docs::Args),
     /// Run the fuzz targets, each for a while; needs a nightly compiler and cargo-fuzz
     Fuzz(fuzz::Args),
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Simulate(args) => simulate::run(&workspace, &args),
         Command::Dist(args) => dist::run(&workspace, &args),
         Command::Kube(args) => kube::run(&workspace, &args),
+        Command::Docs(args) => docs::run(&workspace, &args),
         Command::Fuzz(args) => fuzz::run(&workspace, &args),
     });
     match result {

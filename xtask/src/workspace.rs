@@ -51,6 +51,11 @@ impl Workspace {
         self.target.join("e2e")
     }
 
+    /// The pages and the site of the documentation.
+    pub fn docs(&self) -> PathBuf {
+        self.target.join("docs")
+    }
+
     /// What a release is made in, and its artifacts.
     pub fn dist(&self) -> PathBuf {
         self.target.join("dist")

@@ -50,6 +50,12 @@
 {{- $service := .Values.service -}}
 - registry
 - --log-level={{ $settings.logLevel }}
+{{- if ne $settings.logFormat "json" }}
+- --log-format={{ $settings.logFormat }}
+{{- end }}
+{{- with $settings.otlpEndpoint }}
+- --otlp-endpoint={{ . }}
+{{- end }}
 - --mirror-resolve-retries={{ $settings.mirrorResolveRetries }}
 - --mirror-resolve-timeout={{ $settings.mirrorResolveTimeout }}
 - --registry-addr=:{{ $service.registry.port }}

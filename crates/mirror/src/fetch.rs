@@ -3,6 +3,7 @@
 
 pub(crate) mod bandwidth;
 mod race;
+mod traced;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::peers::{Fault, InFlight, Peers};
 use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, OFFSET, SENT, Target};
 use crate::{Candidate, ChainPosition, PeerId, Router, SourceStatus};
 use race::Race;
+use traced::PeerSpans;
 
 /// What asking peers may take in all, until one of them answers: then the client is sent upstream.
 const RACE_LIMIT: Duration = Duration::from_secs(2);
@@ -48,12 +50,14 @@ pub struct Answer {
     pub candidate: Candidate,
     /// Counts against the peer for as long as its body is read.
     in_flight: InFlight,
+    spans: PeerSpans,
 }
 
 impl Answer {
     /// Counts bytes of its body.
     pub fn received(&self, bytes: u64) {
         self.in_flight.received(bytes);
+        self.spans.received(bytes);
     }
 
     /// Its body was good to the last byte.
@@ -190,6 +194,26 @@ impl Fetcher {
         question: &Question,
         candidate: Candidate,
     ) -> Result<Answer, (Candidate, Fault, String)> {
+        let mut spans = PeerSpans::begin(&question.target.pull.trace, &candidate);
+        match self.answer(question, candidate, &spans).await {
+            Ok(mut answer) => {
+                spans.answered(answer.head.status);
+                answer.spans = spans;
+                Ok(answer)
+            }
+            Err(failed) => {
+                spans.fail(&failed.2);
+                Err(failed)
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        question: &Question,
+        candidate: Candidate,
+        spans: &PeerSpans,
+    ) -> Result<Answer, (Candidate, Fault, String)> {
         let mut in_flight = self.peers.begin(&candidate);
         let failed = |why: String| {
             self.peers.note_error(&candidate.peer, &why);
@@ -198,7 +222,8 @@ impl Fetcher {
         let request = self
             .request(question, &candidate)
             .map_err(|error| failed(error.to_string()))?;
-        let response = self.send(request).await.map_err(failed)?;
+        let response = spans.send(request, |request| self.send(request)).await;
+        let response = response.map_err(failed)?;
         let (head, body) = response.into_parts();
         match head.status {
             StatusCode::OK if question.ranges.is_none() => {}
@@ -223,6 +248,7 @@ impl Fetcher {
             body,
             candidate,
             in_flight,
+            spans: PeerSpans::default(),
         })
     }
 

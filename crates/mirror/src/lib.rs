@@ -20,9 +20,11 @@ mod found;
 mod from_peers;
 mod growing;
 mod health;
+mod holdings;
 mod images;
 mod listen;
 mod local;
+mod measured;
 pub mod memory;
 mod metrics;
 mod mirror;
@@ -45,6 +47,7 @@ mod source_provider;
 mod source_reader;
 mod store;
 mod tail_buffer;
+mod trace;
 mod trial;
 mod upstream;
 mod upstream_bytes;
@@ -63,18 +66,21 @@ pub use catalog::{Catalog, Object, Visibility};
 pub use fetch::Limits;
 pub use growing::{Growing, IngestStage, Progress};
 pub use health::Health;
+pub use holdings::{Holdings, Image};
 pub use listen::{ListenAddress, ListenAddressError};
 pub use mirror::{Ends, Mirror, Options, Parts, ready};
 pub use object_stream::BodyError;
 pub use request::host::{HostError, check_leads_here};
 pub use request::{
-    Caller, FLIGHT, Kind, MIRRORED, NAMESPACE, NODE_SECRET, Reader, Request, RequestError, Target,
+    Caller, FLIGHT, Kind, MEASURED, MIRRORED, NAMESPACE, NODE_SECRET, REASON, Reader, Request,
+    RequestError, SOURCE, Target,
 };
 pub use router::{Candidate, PeerId, Router, Search};
 pub use store::{
     Begun, Content, Ingest, IngestId, Intake, IntakeError, Provenance, PullThrough, Sink, Store,
     StoredObject,
 };
+pub use trace::{EndedSpan, SpanKind, TRACEPARENT, TraceSink, TraceValue};
 pub use trial::{Served, TRIAL_REPOSITORY, Trial, Trials, trial_registry};
 pub use upstream::{
     ClientCredentials, List, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamHead,

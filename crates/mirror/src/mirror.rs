@@ -32,10 +32,14 @@ use crate::refusal::Refusal;
 use crate::request::conditions::{self, Conditions};
 use crate::request::{Caller, ClientAddress, NODE, Reader, Request, RequestError};
 use crate::request_record::{RequestRecord, handler};
+use crate::trace::{Span, TraceSink};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
 use crate::upstream_check::UpstreamCheck;
-use crate::{CheckOptions, Flights, Health, PullThrough, Router, Store, Upstream, send};
+use crate::{
+    CheckOptions, Flights, Health, Holdings, PullThrough, Router, Store, Upstream, local, measured,
+    send,
+};
 
 /// The adapters that a mirror stands between.
 #[derive(Clone)]
@@ -80,6 +84,7 @@ pub struct Mirror {
     pub(crate) activities: Arc<Activities>,
     pub(crate) changes: Changes,
     pub(crate) started_at: SystemTime,
+    traces: Option<Arc<dyn TraceSink>>,
 }
 
 /// The ends of the connection that a request came on.
@@ -156,7 +161,13 @@ impl Mirror {
             activities,
             changes,
             started_at: SystemTime::now(),
+            traces: None,
         }
+    }
+
+    /// Records the spans of requests for content.
+    pub fn trace_to(&mut self, sink: Arc<dyn TraceSink>) {
+        self.traces = Some(sink);
     }
 
     /// Keeps peers told of what this node holds. Ends after [`Self::leave`], when all of it is withdrawn.
@@ -195,6 +206,15 @@ impl Mirror {
         let at = u64::try_from(self.metrics.own_client_last_request.get()).ok()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
         (at > 0).then(|| now.saturating_sub(Duration::from_secs(at)))
+    }
+
+    /// What this node holds, to be shown.
+    ///
+    /// # Errors
+    /// The disk of the store gives no answer in time.
+    pub async fn holdings(&self) -> std::io::Result<Holdings> {
+        let filter = self.access.filter.clone();
+        local::read_store(&self.store, move |store| Holdings::of(store, &filter)).await
     }
 
     /// What `/readyz` says.
@@ -299,8 +319,11 @@ impl Mirror {
             }
             Request::Content(mut target) => {
                 self.access.authorize(headers)?;
+                record.span = Span::of_request(self.traces.as_ref(), headers);
+                target.pull.trace = record.span.context();
                 self.identify(&mut target, headers, ends).await;
-                if target.caller == Caller::Own {
+                target.pull.is_measured = measured::is_measured(&target, headers);
+                if target.caller == Caller::Own && !target.pull.is_measured {
                     Metrics::stamp(&self.metrics.own_client_last_request);
                 }
                 record.registry = target
@@ -319,7 +342,9 @@ impl Mirror {
                 self.expect_manifest(&target, &result);
                 self.tracked(&mut target, &result, record);
                 let found = result?;
-                send::found(&target, headers, found, &self.memory)
+                let mut response = send::found(&target, headers, found, &self.memory)?;
+                measured::name_source(&target, &mut response);
+                Ok(response)
             }
         }
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::Growing;
 use crate::activity::PullActivity;
 use crate::attempts::Attempts;
+use crate::trace::TraceContext;
 
-/// The pull that a request belongs to. Empty for requests of others.
+/// The pull that a request belongs to. Empty for requests of others, but for its place in a trace.
 #[derive(Clone, Debug, Default)]
 pub struct OwnPull {
     /// What was tried for the object, if the client fills an ingest of its own with the answer. Only such requests take
@@ -16,4 +17,8 @@ pub struct OwnPull {
     pub ingest: Option<Growing>,
     /// What is shown of the pull.
     pub activity: Option<Arc<PullActivity>>,
+    /// Whether the client only measures, see [`MEASURED`](crate::request::MEASURED).
+    pub is_measured: bool,
+    /// Where the spans of the request's steps belong.
+    pub trace: TraceContext,
 }

@@ -38,6 +38,14 @@ pub const FLIGHT: HeaderName = HeaderName::from_static("x-peili-flight");
 pub const OFFSET: HeaderName = HeaderName::from_static("x-peili-offset");
 pub const SENT: HeaderName = HeaderName::from_static("x-peili-sent");
 
+/// Marks a request of the node's own client that measures and keeps nothing: what is pulled for it is not stored, takes part in no
+/// flight and is not among the last pulls, and the answer names its source in [`SOURCE`].
+pub const MEASURED: HeaderName = HeaderName::from_static("x-peili-measured");
+/// In the answer to a measured request: `local`, or the address of the peer that began to send.
+pub const SOURCE: HeaderName = HeaderName::from_static("x-peili-source");
+/// In an answer that sends the client to the registry: why, in the words of `peili_upstream_bytes_total`.
+pub const REASON: HeaderName = HeaderName::from_static("x-peili-reason");
+
 /// Where a peer is asked for bytes that nobody needs, to test a link.
 pub const LINK_TEST: &str = "/link-test";
 

@@ -13,6 +13,7 @@ use crate::found::Source;
 use crate::metrics::{HandlerLabels, HttpLabels, Metrics};
 use crate::object_stream::{BodyError, BodyHook};
 use crate::request::{Kind, Request, RequestError, Target};
+use crate::trace::Span;
 
 /// Longer paths are cut in the log.
 const MOST_PATH: usize = 512;
@@ -38,10 +39,14 @@ pub struct RequestRecord {
     pub(crate) hook: Option<Box<dyn BodyHook>>,
     /// The pull of this node that the request is part of, and the first byte that it asks for.
     pub(crate) pull: Option<(ActiveRequest, u64)>,
+    /// Whether the client only measures: then the pull is forgotten with the record.
+    pub(crate) is_measured: bool,
     /// Counts what is sent to a peer.
     pub(crate) sent_to: Option<Arc<AtomicU64>>,
     bytes: u64,
     broken: Option<String>,
+    /// Of a request for content, if it is recorded. Ends with the record.
+    pub(crate) span: Span,
 }
 
 /// The step that answers a request, as far as its path tells.
@@ -89,9 +94,11 @@ impl RequestRecord {
             source: None,
             hook: None,
             pull: None,
+            is_measured: false,
             sent_to: None,
             bytes: 0,
             broken: None,
+            span: Span::default(),
         }
     }
 
@@ -117,6 +124,28 @@ impl RequestRecord {
         };
     }
 
+    /// Tells the trace what the log is told.
+    fn close_span(&mut self, status: u16, source: Option<&'static str>) {
+        let span = &mut self.span;
+        span.set("http.request.method", || self.method.to_string());
+        span.set("url.path", || self.path.clone());
+        span.set("client.address", || self.ip.to_string());
+        span.set_number("http.response.status_code", status.into());
+        span.add_bytes(self.bytes);
+        if let Some(registry) = &self.registry {
+            span.set("peili.registry", || registry.clone());
+        }
+        if let Some(source) = source {
+            span.set("peili.source", || source.to_owned());
+        }
+        if let Some(refusal) = &self.refusal {
+            span.set("peili.refusal", || refusal.clone());
+        }
+        if let Some(broken) = &self.broken {
+            span.fail(broken);
+        }
+    }
+
     pub(crate) fn broke(&mut self, error: &BodyError) {
         self.broken = Some(match std::error::Error::source(error) {
             Some(cause) => format!("{error}: {cause}"),
@@ -127,6 +156,9 @@ impl RequestRecord {
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
+        if let Some((request, _)) = self.pull.take_if(|_| self.is_measured) {
+            request.forget();
+        }
         let method = match self.method {
             Method::GET => "GET",
             Method::HEAD => "HEAD",
@@ -162,6 +194,7 @@ impl Drop for RequestRecord {
             Source::Peer => "peer",
             Source::Upstream => "upstream",
         });
+        self.close_span(status, source);
         tracing::info!(
             path = self.path,
             status,

@@ -12,6 +12,7 @@ use crate::body::send_memory::SendMemory;
 use crate::body::{self, Body, Part};
 use crate::content_range::ContentRange;
 use crate::found::{Found, Payload};
+use crate::measured;
 use crate::refusal::Refusal;
 use crate::request::conditions::{self, Conditions};
 use crate::request::{Kind, NAMESPACE, Target};
@@ -79,6 +80,9 @@ pub fn refused(refusal: &Refusal) -> Response<Body> {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if refusal.status() == StatusCode::NOT_FOUND {
+        measured::name_reason(refusal, &mut response);
+    }
     for (name, value) in refusal.headers() {
         response.headers_mut().append(name, value);
     }

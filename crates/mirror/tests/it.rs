@@ -5,6 +5,8 @@
 mod flights;
 #[path = "it/forms.rs"]
 mod forms;
+#[path = "it/measured.rs"]
+mod measured;
 #[path = "it/pull_through.rs"]
 mod pull_through;
 #[path = "it/upstream.rs"]

@@ -7,11 +7,12 @@ mod read;
 use clap::{Args, Parser, Subcommand};
 
 pub use other_commands::{
-    CleanupArgs, CleanupWaitArgs, DemoArgs, DoctorArgs, PullTestArgs, ShowArgs, VersionArgs,
+    CleanupArgs, CleanupWaitArgs, CompletionsArgs, DemoArgs, DoctorArgs, ImagesArgs, ManArgs,
+    PullArgs, PullTestArgs, ShowArgs, UiArgs, VersionArgs,
 };
 #[cfg(test)]
 pub use read::read;
-pub use read::{Given, Source, parse};
+pub use read::{Given, Source, command, parse};
 
 #[derive(Debug, Parser)]
 #[command(name = "peili", about, version)]
@@ -19,6 +20,9 @@ pub struct Cli {
     /// Least level of log lines: DEBUG, INFO, WARN or ERROR.
     #[arg(long, env = "LOG_LEVEL", default_value = "INFO", global = true)]
     pub log_level: String,
+    /// Form of log lines: json or text.
+    #[arg(long, env = "LOG_FORMAT", default_value = "json", global = true)]
+    pub log_format: String,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -41,8 +45,19 @@ pub enum Command {
     Status(ShowArgs),
     /// Show the peers of this node's mirror.
     Peers(ShowArgs),
+    /// Open the status page of a mirror in Kubernetes on this host, with your own kubectl.
+    Ui(UiArgs),
+    /// Show the images that this node holds and what peers are told of.
+    Images(ImagesArgs),
+    /// Pull an image through the mirror of this node and show what came from where, how fast and why. Nothing is kept.
+    Pull(PullArgs),
     /// Show Peili at work: a cluster on loopback that pulls an image from upstream once.
     Demo(DemoArgs),
+    /// Print a script by which a shell completes Peili's command lines.
+    Completions(CompletionsArgs),
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Man(ManArgs),
     /// Print the version.
     Version(VersionArgs),
 }
@@ -78,6 +93,15 @@ pub struct RegistryArgs {
     /// port-forward among them) or anywhere.
     #[arg(long, env = "PAGE_ACCESS", default_value = "loopback")]
     pub page_access: String,
+    /// Where traces of pulls are sent by OTLP over HTTP, as in http://collector:4318; empty: nowhere. The other variables
+    /// of OpenTelemetry count too.
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub otlp_endpoint: String,
     /// Folder in which the node's identity and the peers it knew are kept over restarts.
     #[arg(long, env = "DATA_DIR", default_value = "", hide_default_value = true)]
     pub data_dir: String,

@@ -3,15 +3,24 @@
 mod address;
 mod cleanup;
 mod cli;
+mod cluster_doctor;
+mod cluster_trial;
+mod completions;
 mod configuration;
 mod credentials;
 mod demo;
 mod descriptors;
+#[cfg(test)]
+mod docs;
 mod doctor;
 mod duration;
 mod fault;
+mod images;
+mod kubectl;
+mod man;
 mod next_hosts;
 mod observe;
+mod pull;
 mod pull_test;
 mod readiness;
 mod registry;
@@ -20,6 +29,8 @@ mod settings;
 mod show;
 mod size;
 mod telemetry;
+mod traces;
+mod ui;
 mod value;
 mod version;
 
@@ -54,7 +65,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    telemetry::install(&cli.log_level)?;
+    let log_level = telemetry::install(&cli.log_level, &cli.log_format)?;
     // One provider for every TLS connection of the process: two of them panic at run time.
     let installed = tls::provider().install_default();
     debug_assert!(installed.is_ok(), "the provider is installed once");
@@ -66,16 +77,28 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         let shutdown = shutdown()?;
+        tokio::spawn(log_level.follow_signals()?);
         match cli.command {
             Command::Registry(arguments) => Box::pin(registry::run(&arguments, shutdown)).await,
             Command::Configuration(arguments) => configuration::run(&arguments, shutdown).await,
             Command::Cleanup(arguments) => cleanup::run(&arguments, shutdown).await,
             Command::CleanupWait(arguments) => cleanup::wait(&arguments, shutdown).await,
+            Command::Ui(arguments) => ui::run(&arguments, shutdown).await,
+            Command::Images(arguments) => images::run(&arguments).await,
+            Command::Pull(arguments) => Box::pin(pull::run(&arguments, shutdown)).await,
             Command::PullTest(arguments) => pull_test::run(&arguments).await,
+            Command::Doctor(arguments) if arguments.trial => {
+                cluster_trial::run(&arguments, shutdown).await
+            }
+            Command::Doctor(arguments) if arguments.cluster => {
+                cluster_doctor::run(&arguments).await
+            }
             Command::Doctor(arguments) => doctor::run(&arguments, shutdown).await,
             Command::Status(arguments) => show::run(&arguments, shutdown, show::status).await,
             Command::Peers(arguments) => show::run(&arguments, shutdown, show::peers).await,
             Command::Demo(arguments) => demo::run(&arguments, shutdown).await,
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => man::run(&arguments),
             Command::Version(arguments) => version::run(&arguments),
         }
     });

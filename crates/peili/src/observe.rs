@@ -14,6 +14,8 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(test)]
+pub use page::PATHS;
 pub use page::{PageAccess, Pages};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -31,6 +33,17 @@ pub fn register_node(registry: &mut Registry, node: &str) {
     );
 }
 
+/// Registers `peili_ready`.
+pub fn register_ready(registry: &mut Registry) -> Gauge {
+    let ready = Gauge::default();
+    registry.register(
+        "peili_ready",
+        "1 while /readyz says that the mirror is ready, else 0",
+        ready.clone(),
+    );
+    ready
+}
+
 /// Answers `/metrics`, `/readyz` and `/livez`, and the pages, until `shutdown`.
 pub async fn serve(
     limits: PortLimits,
@@ -39,12 +52,7 @@ pub async fn serve(
     pages: Pages,
     shutdown: CancellationToken,
 ) {
-    let ready = Gauge::<i64>::default();
-    metrics.register(
-        "peili_ready",
-        "1 while /readyz says that the mirror is ready, else 0",
-        ready.clone(),
-    );
+    let ready = register_ready(&mut metrics);
     let (metrics, pages) = (Arc::new(metrics), Arc::new(pages));
     let handler = move |request: http::Request<hyper::body::Incoming>, ends: Ends| {
         let (metrics, pages, ready) = (metrics.clone(), pages.clone(), ready.clone());

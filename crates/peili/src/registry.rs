@@ -22,7 +22,7 @@ use crate::next_hosts::NextHosts;
 use crate::observe::Pages;
 use crate::readiness::MirrorProbe;
 use crate::settings::{Checks, Settings, Store};
-use crate::{address, descriptors, observe, service_manager};
+use crate::{address, descriptors, observe, service_manager, traces};
 
 /// For peers and Kubernetes to be told that this mirror is about to end.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
@@ -156,7 +156,15 @@ impl Bound {
         let is_alone =
             matches!(&settings.bootstrap, Bootstrap::Static { peers } if peers.is_empty());
         let own_names = settings.mirror.access.own_names.clone();
-        let mirror = Arc::new(Mirror::new(parts, settings.mirror, &mut metrics));
+        let mut mirror = Mirror::new(parts, settings.mirror, &mut metrics);
+        let all_sent = CancellationToken::new();
+        let mut exporting = JoinSet::new();
+        if let Some(traces) = settings.traces {
+            let (sink, exporter) = traces::open(traces, &settings.node_name, &mut metrics)?;
+            mirror.trace_to(sink);
+            exporting.spawn(exporter.run(all_sent.clone()));
+        }
+        let mirror = Arc::new(mirror);
         // Kubernetes is told that the mirror ends before it ends.
         let leaving = CancellationToken::new();
         let mut told = JoinSet::new();
@@ -236,6 +244,8 @@ impl Bound {
         {
             tracing::warn!(after = ?settings.drain_timeout, "requests were cut off; containerd resumes them elsewhere");
         }
+        all_sent.cancel();
+        exporting.join_all().await;
         result
     }
 }

@@ -16,6 +16,7 @@ use swarm::Bootstrap;
 use crate::cli::RegistryArgs;
 use crate::fault::Faults;
 use crate::observe::PageAccess;
+use crate::traces::{self, TraceSettings};
 use crate::{duration, value};
 pub use checks::Checks;
 pub use node::{NodeReadiness, node_name};
@@ -32,6 +33,8 @@ pub struct Settings {
     /// `None`: Kubernetes is told nothing.
     pub node_readiness: Option<NodeReadiness>,
     pub data_dir: Option<PathBuf>,
+    /// `None`: traces are off.
+    pub traces: Option<TraceSettings>,
     pub bootstrap: Bootstrap,
     pub store: Store,
     pub mirror: Options,
@@ -88,6 +91,8 @@ impl Settings {
             data_dir.as_deref(),
             &mut faults,
         );
+        let variable = |name: &str| std::env::var(name).ok();
+        let traces = traces::read(&arguments.otlp_endpoint, variable, &mut faults);
         let ports = [
             ("--registry-addr", registry_addr),
             ("--metrics-addr", metrics_addr),
@@ -103,6 +108,7 @@ impl Settings {
                 node_name: node_name(&arguments.node.node_name),
                 node_readiness,
                 data_dir,
+                traces,
                 bootstrap: bootstrap?,
                 store: store?,
                 mirror: mirror?,

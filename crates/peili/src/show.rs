@@ -82,7 +82,11 @@ pub fn peers(status: &Status) -> String {
     text::peers(status)
 }
 
-async fn get(endpoint: &Endpoint, path: &str) -> anyhow::Result<Bytes> {
+/// What a mirror answers, or what to do if it does not.
+///
+/// # Errors
+/// It does not answer.
+pub async fn get(endpoint: &Endpoint, path: &str) -> anyhow::Result<Bytes> {
     ask(endpoint, path).await.or_else(|error| {
         bail!(
             "the mirror at {endpoint} does not answer: {error}\nStart it (systemctl start peili), or name the address of its \

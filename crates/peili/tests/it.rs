@@ -4,6 +4,12 @@
 mod configuration;
 #[path = "it/descriptors.rs"]
 mod descriptors;
+#[path = "it/kubectl.rs"]
+mod kubectl;
+#[path = "it/pull.rs"]
+mod pull;
+#[path = "it/traces.rs"]
+mod traces;
 
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -33,7 +39,10 @@ fn help_says_what_there_is() {
         "configuration",
         "cleanup",
         "cleanup-wait",
+        "images",
+        "pull",
         "pull-test",
+        "completions",
         "demo",
         "version",
     ] {

@@ -7,6 +7,6 @@
 mod model;
 pub mod page;
 pub mod text;
-mod words;
+pub mod words;
 
 pub use model::{Finished, Node, Object, Peer, PeerState, Pull, Source, Status, Totals, TreeNode};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a mirror is doing now, and what it has done since it started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     pub node: Node,
     pub totals: Totals,
@@ -21,6 +22,7 @@ pub struct Status {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Node {
     pub name: String,
     pub version: String,
@@ -32,6 +34,7 @@ pub struct Node {
 
 /// What this node's own clients got since the mirror started, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Totals {
     /// From this node's own store.
     pub local: u64,
@@ -54,6 +57,7 @@ impl Totals {
 
 /// An image that is being pulled.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pull {
     /// Registry and repository.
     pub image: String,
@@ -78,6 +82,7 @@ impl Pull {
 
 /// A layer, config or manifest that is being pulled.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Object {
     pub digest: String,
     /// In bytes; `None` if nobody has said it yet.
@@ -95,6 +100,7 @@ pub struct Object {
 
 /// Where the bytes come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "node")]
 pub enum Source {
     /// It has not begun.
@@ -108,6 +114,7 @@ pub enum Source {
 
 /// A node that pulls an object, in the tree of all that do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TreeNode {
     pub name: String,
     /// Where in the list its source is; `None`: it pulls from the registry.
@@ -121,6 +128,7 @@ pub struct TreeNode {
 
 /// Another node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Peer {
     pub name: String,
     pub address: String,
@@ -137,6 +145,7 @@ pub struct Peer {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum PeerState {
     #[default]
@@ -149,6 +158,7 @@ pub enum PeerState {
 
 /// An image that was pulled.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finished {
     pub image: String,
     /// Since it ended, in seconds.

@@ -9,7 +9,7 @@ use crate::{PeerState, Source, Status};
 const BAR: usize = 20;
 
 /// A table with columns as wide as they need.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         let widths = cells.map(|cell| cell.chars().count());
@@ -34,7 +34,7 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// How much of something is there.
-fn bar(part: u64, whole: u64) -> String {
+pub fn bar(part: u64, whole: u64) -> String {
     let filled = (u128::from(part.min(whole)) * BAR as u128 / u128::from(whole.max(1))) as usize;
     format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled))
 }

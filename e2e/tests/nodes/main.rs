@@ -11,9 +11,11 @@ mod faults;
 mod flight_faults;
 mod flights;
 mod hosts;
+mod pull;
 mod pulls;
 mod readme;
 mod store;
+mod traces;
 mod trial;
 
 /// What a small image looks like: its layers in bytes.
@@ -104,6 +106,12 @@ tests_on! { flights_1_7, V1_7:
     flights::slow_node_is_known,
     flight_faults::leader_is_rate_limited,
     flight_faults::owner_dies,
+}
+
+tests_on! { pull_2, V2:
+    pull::trial_pull_names_the_source_and_keeps_nothing,
+    pull::trial_pull_says_why_the_registry_was_asked,
+    traces::cold_pull_is_traced_over_both_nodes,
 }
 
 tests_on! { checks_1_7, V1_7:

@@ -50,11 +50,16 @@ pub static ALL: [Architecture; 2] = [
 impl Architecture {
     /// The C compiler that builds and links for it here.
     pub fn compiler(&self) -> &'static str {
-        if self.machine == std::env::consts::ARCH {
+        if self.runs_here() {
             "cc"
         } else {
             self.cross_compiler
         }
+    }
+
+    /// Whether this machine runs programs of it.
+    pub fn runs_here(&self) -> bool {
+        self.machine == std::env::consts::ARCH
     }
 
     /// What has to be installed before this machine can build for it; empty: nothing.

@@ -8,6 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::architecture::Architecture;
+use super::image::Program;
+use super::manuals::Manuals;
 use super::release::{Release, TIME_VARIABLE};
 use super::tools;
 use crate::process;
@@ -26,18 +28,21 @@ pub fn file_name(release: &Release, architecture: &Architecture) -> String {
 pub fn write(
     workspace: &Workspace,
     release: &Release,
-    architecture: &Architecture,
-    program: &[u8],
+    program: &Program,
+    manuals: &Manuals,
     file: &Path,
 ) -> Result<()> {
+    let architecture = program.architecture;
     let cargo_deb = tools::DEB.install(workspace)?;
     // cargo-deb looks for the program where cargo would have built it.
     let target = workspace.dist().join("deb");
     let folder = target.join(architecture.rust_target).join("release");
     fs::create_dir_all(&folder)?;
     let staged = folder.join("peili");
-    fs::write(&staged, program).with_context(|| format!("cannot write {}", staged.display()))?;
+    fs::write(&staged, &program.bytes)
+        .with_context(|| format!("cannot write {}", staged.display()))?;
     fs::set_permissions(&staged, fs::Permissions::from_mode(0o755))?;
+    manuals.unpack(&folder)?;
 
     let mut pack = Command::new(cargo_deb);
     pack.current_dir(workspace.root())

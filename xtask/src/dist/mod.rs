@@ -5,6 +5,7 @@ mod archive;
 mod chart;
 mod deb;
 mod image;
+mod manuals;
 mod program;
 mod release;
 mod sbom;
@@ -23,7 +24,9 @@ use sha2::{Digest, Sha256};
 use crate::workspace::Workspace;
 use architecture::Architecture;
 use image::Program;
+use manuals::Manuals;
 use release::Release;
+pub use release::SOURCE;
 
 /// The list of checksums, as `sha256sum --check` reads it.
 const CHECKSUMS: &str = "SHA256SUMS";
@@ -87,8 +90,12 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
             artifacts.add(&name, &image.archive)?;
             remarks.push(format!("image: {}@{}", release.image_name(), image.digest));
         }
+        let manuals = match args.wants(Kind::Tarball) || args.wants(Kind::Deb) {
+            true => Manuals::write(workspace, &programs)?,
+            false => Manuals { files: Vec::new() },
+        };
         for program in &programs {
-            pack(workspace, args, &release, program, &mut artifacts)?;
+            pack(workspace, args, &release, program, &manuals, &mut artifacts)?;
         }
     }
     if args.wants(Kind::Chart) {
@@ -115,6 +122,7 @@ fn pack(
     args: &Args,
     release: &Release,
     program: &Program,
+    manuals: &Manuals,
     artifacts: &mut Artifacts,
 ) -> Result<()> {
     let architecture = program.architecture;
@@ -126,12 +134,12 @@ fn pack(
         fs::set_permissions(artifacts.folder.join(&file), mode)?;
     }
     if args.wants(Kind::Tarball) {
-        let tarball = tarball::write(workspace.root(), release, architecture, &program.bytes)?;
+        let tarball = tarball::write(workspace.root(), release, program, manuals)?;
         artifacts.add(&format!("{name}.tar.gz"), &tarball)?;
     }
     if args.wants(Kind::Deb) {
         let file = artifacts.folder.join(deb::file_name(release, architecture));
-        deb::write(workspace, release, architecture, &program.bytes, &file)?;
+        deb::write(workspace, release, program, manuals, &file)?;
         artifacts.files.push(file);
     }
     if args.wants(Kind::Sbom) {

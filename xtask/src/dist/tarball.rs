@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 
 use super::architecture::Architecture;
 use super::archive::Archive;
+use super::image::Program;
+use super::manuals::Manuals;
 use super::release::Release;
 
 /// Files of the workspace that the tarball has beside the program.
@@ -27,16 +29,19 @@ pub fn folder_name(release: &Release, architecture: &Architecture) -> String {
 pub fn write(
     root: &Path,
     release: &Release,
-    architecture: &Architecture,
-    program: &[u8],
+    program: &Program,
+    manuals: &Manuals,
 ) -> Result<Vec<u8>> {
-    let folder = folder_name(release, architecture);
+    let folder = folder_name(release, program.architecture);
     let mut archive = Archive::new(release.time);
-    archive.add(format!("{folder}/peili"), 0o755, program);
+    archive.add(format!("{folder}/peili"), 0o755, &*program.bytes);
     for path in FILES {
         let content = fs::read(root.join(path)).with_context(|| format!("cannot read {path}"))?;
         let name = path.rsplit('/').next().unwrap_or(path);
         archive.add(format!("{folder}/{name}"), 0o644, content);
+    }
+    for (name, content) in &manuals.files {
+        archive.add(format!("{folder}/{name}"), 0o644, &**content);
     }
     archive.tar_gz()
 }

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Answer, FetchError, Fetcher, Question};
 use crate::peers::Fault;
+use crate::trace::SpanKind;
 use crate::{Candidate, Search};
 
 /// Requests to peers for one answer at the same moment.
@@ -40,6 +41,8 @@ impl<'a> Race<'a> {
     /// Nobody has it, or none of those asked could give it.
     pub async fn run(mut self, search: Search) -> Result<Answer, FetchError> {
         let mut search = Some(search);
+        let trace = &self.question.target.pull.trace;
+        let mut lookup = trace.span("look-up", SpanKind::Internal);
         let mut running: FuturesUnordered<Attempt<'a>> = FuturesUnordered::new();
         let mut hedge_at: Option<Instant> = None;
         let give_up_at = Instant::now() + self.fetcher.limits.resolve_timeout;
@@ -70,10 +73,14 @@ impl<'a> Race<'a> {
                         self.last = Some(why);
                     }
                 },
-                found = next(&mut search) => match found {
-                    Some(candidate) => self.consider(candidate),
-                    None => search = None,
-                },
+                found = next(&mut search) => {
+                    // It lasts until somebody is found.
+                    std::mem::take(&mut lookup).end();
+                    match found {
+                        Some(candidate) => self.consider(candidate),
+                        None => search = None,
+                    }
+                }
                 () = sleep_until(give_up_at), if running.is_empty() => search = None,
                 () = sleep_until(hedge.unwrap_or(give_up_at)), if hedge.is_some() => {}
             }

@@ -20,6 +20,7 @@ use crate::open_range::first_byte;
 use crate::peers::Fault;
 use crate::request::{FLIGHT, Target};
 use crate::source_provider::{COMPLETE_CRAWL, SourceProvider};
+use crate::trace::SpanKind;
 use crate::{
     Candidate, ChainPosition, Condition, Decision, NodeId, PeerId, SourceRequest, SourceStatus,
     node_field, nodes_field,
@@ -136,7 +137,11 @@ impl FlightSource {
             ..SourceRequest::new(self.digest.as_str(), names)
         };
         let asked = Instant::now();
+        let trace = &self.target.pull.trace;
+        let mut span = trace.span("look-up", SpanKind::Internal);
         let decision = shared.flights.request_source(request).await;
+        span.set("peili.decision", || decision_name(&decision).to_owned());
+        span.end();
         shared
             .metrics
             .flights_seek_seconds
@@ -157,24 +162,30 @@ impl FlightSource {
     }
 
     fn take(&self, decision: &Decision<Candidate>, pull: &Pull) {
-        let name = match decision {
-            Decision::Follow {
-                position, leader, ..
-            } => {
-                pull.follows(*position);
-                let mut state = self.state.lock();
-                (state.leader, state.position) = (*leader, Some(*position));
-                "follow"
-            }
-            Decision::Lead => "lead",
-            Decision::Alone => "alone",
-            Decision::Later => "later",
-        };
+        let name = decision_name(decision);
+        if let Decision::Follow {
+            position, leader, ..
+        } = decision
+        {
+            pull.follows(*position);
+            let mut state = self.state.lock();
+            (state.leader, state.position) = (*leader, Some(*position));
+        }
         tracing::debug!(digest = %self.digest, decision = name, "decided where to pull from");
         if matches!(decision, Decision::Lead | Decision::Alone) {
             pull.leads();
         }
         self.shared.metrics.flight_sought(name);
+    }
+}
+
+/// A decision, for the log, the metrics and traces.
+fn decision_name(decision: &Decision<Candidate>) -> &'static str {
+    match decision {
+        Decision::Follow { .. } => "follow",
+        Decision::Lead => "lead",
+        Decision::Alone => "alone",
+        Decision::Later => "later",
     }
 }
 

@@ -12,6 +12,7 @@ use crate::pull_through::Client;
 use crate::refusal::Refusal;
 use crate::request::{Caller, ClientAddress, Kind, Target};
 use crate::request_record::RequestRecord;
+use crate::trace::SpanKind;
 use crate::upstream_check::{Asker, UpstreamCheck};
 use crate::{Growing, IngestId, local};
 
@@ -73,7 +74,7 @@ impl Mirror {
         let pull_through = self
             .pull_through
             .as_ref()
-            .filter(|_| target.caller == Caller::Own);
+            .filter(|_| target.caller == Caller::Own && !target.pull.is_measured);
         // Where this mirror can ask upstream, a manifest from the store is more than its bytes: a tag's may be stale, and
         // an image's is a promise for the rest of it.
         let asks_first = pull_through.is_some() && target.kind == Kind::Manifest;
@@ -125,6 +126,7 @@ impl Mirror {
             (None, Caller::Own) => Asker::Own,
             (None, Caller::Peer | Caller::Remote) => Asker::Anybody,
         };
+        let _span = target.pull.trace.span("upstream check", SpanKind::Client);
         let credentials = client.credentials.as_ref();
         let admitted = check.admit(target, credentials, asker).await;
         let head =

@@ -27,6 +27,7 @@ impl Mirror {
         target.pull.activity = Some(request.pull.clone());
         let start = first_byte(target.ranges.as_ref());
         record.pull = Some((request, start));
+        record.is_measured = target.pull.is_measured;
     }
 
     /// Records what a request has led to.
@@ -52,10 +53,12 @@ impl Mirror {
                     pull.set_source(PullSource::Local);
                 }
             }
-            Err(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
+            Err(refusal)
+                if refusal.status() == StatusCode::NOT_FOUND && !target.pull.is_measured =>
+            {
                 pull.set_source(PullSource::Upstream(refusal.reason()));
             }
-            // The client has asked for what there is not.
+            // The client has asked for what there is not, or does not pull it upstream through this mirror.
             Err(_) => {
                 if let Some((request, _)) = record.pull.take() {
                     request.forget();

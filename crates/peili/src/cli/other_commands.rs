@@ -1,5 +1,7 @@
 //! The options of commands other than `registry` and `configuration`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 #[derive(Args, Debug)]
@@ -83,6 +85,19 @@ pub struct DoctorArgs {
         hide_default_value = true
     )]
     pub containerd_registry_config_path: String,
+    /// Run the doctor in the mirror of each node of the cluster, with your own kubectl.
+    #[arg(long, conflicts_with_all = ["pre", "wait"])]
+    pub cluster: bool,
+    /// Pull --image in a pod on one node, then on another, with your own kubectl, and say whether the second got it from
+    /// nodes.
+    #[arg(long, requires = "image", conflicts_with_all = ["cluster", "pre", "wait"])]
+    pub trial: bool,
+    /// --trial: an image that the nodes do not have, with its registry.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub image: String,
+    /// --cluster, --trial: the namespace of the release.
+    #[arg(long, default_value = "peili")]
+    pub namespace: String,
     /// Look before the mirror is installed: whether it will work on this node.
     #[arg(long)]
     pub pre: bool,
@@ -105,6 +120,63 @@ pub struct ShowArgs {
     /// Show it again every second, until interrupted.
     #[arg(long)]
     pub watch: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct PullArgs {
+    /// The image with its registry, as in docker.io/library/alpine:3.
+    pub reference: String,
+    /// host:port of the mirror's registry port.
+    #[arg(long, env = "REGISTRY_ENDPOINT", default_value = "127.0.0.1:5000")]
+    pub registry_endpoint: String,
+    /// Secret by which the mirror knows this node's containerd, if it has one: without it the mirror takes this command
+    /// for a client of another host.
+    #[arg(
+        long,
+        env = "NODE_SECRET_FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub node_secret_file: String,
+    /// containerd's config_path, to ask the registry where containerd would: a folder, or several with colons between.
+    #[arg(
+        long,
+        env = "CONTAINERD_REGISTRY_CONFIG_PATH",
+        default_value = "/etc/containerd/certs.d"
+    )]
+    pub containerd_registry_config_path: String,
+    /// Do not ask the registry: what the mirror does not give is listed with the reason, and not pulled.
+    #[arg(long)]
+    pub mirror_only: bool,
+    /// text or json.
+    #[arg(long, default_value = "text")]
+    pub output: String,
+}
+
+#[derive(Args, Debug)]
+pub struct UiArgs {
+    /// The node whose mirror is shown; empty: the first by name.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub node: String,
+    /// The namespace of the release.
+    #[arg(long, default_value = "peili")]
+    pub namespace: String,
+    /// Port on this host.
+    #[arg(long, default_value = "9090")]
+    pub port: String,
+    /// Port of the mirror's metrics.
+    #[arg(long, default_value = "9090")]
+    pub metrics_port: String,
+}
+
+#[derive(Args, Debug)]
+pub struct ImagesArgs {
+    /// host:port of the mirror's metrics.
+    #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
+    pub metrics_endpoint: String,
+    /// text, or json as the API has it.
+    #[arg(long, default_value = "text")]
+    pub output: String,
 }
 
 #[derive(Args, Debug)]
@@ -131,4 +203,16 @@ pub struct VersionArgs {
     /// text or json.
     #[arg(long, default_value = "text")]
     pub format: String,
+}
+
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Args, Debug)]
+pub struct ManArgs {
+    /// Folder for the pages; made if it is missing.
+    pub folder: PathBuf,
 }

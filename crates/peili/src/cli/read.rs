@@ -95,10 +95,15 @@ where
         }
         Command::Cleanup(_)
         | Command::CleanupWait(_)
+        | Command::Images(_)
+        | Command::Ui(_)
+        | Command::Pull(_)
         | Command::PullTest(_)
         | Command::Status(_)
         | Command::Peers(_)
         | Command::Doctor(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Version(_) => {}
     }
     Ok(cli)
@@ -108,7 +113,7 @@ where
 const LOG_LEVEL: &str = "--log-level";
 
 /// The command line's definition, with names under which many look for the log level.
-fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     let other_names = Arg::new("verbose")
         .long("verbose")
         .aliases(["debug", "quiet"])

@@ -11,7 +11,7 @@ use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY as CSP, CONTENT_TYPE, HeaderName, LOCATION,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use mirror::{Body, Ends, Health, Mirror, check_leads_here};
+use mirror::{Body, BodyError, Ends, Health, Mirror, check_leads_here};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::status;
@@ -24,7 +24,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const FOR_A_YEAR: &str = "max-age=31536000, immutable";
 
 /// What is answered here, docs/api.md says how. Assets of the page are no API.
-const PATHS: [&str; 4] = ["/", "/events", "/api/v1/status", "/api/v1/doctor"];
+pub const PATHS: [&str; 6] = [
+    "/",
+    "/events",
+    "/api/v1/status",
+    "/api/v1/doctor",
+    "/api/v1/images",
+    "/api/v1/openapi.json",
+];
+/// Written from the types of the answers by a test, with `WRITE_DOCS=1 cargo test -p peili docs`.
+const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
 const ASSETS: [&str; 2] = ["/style.css", "/script.js"];
 
 /// Who may see the page and the API.
@@ -103,6 +112,8 @@ impl Pages {
             "/events" => self.events(),
             "/api/v1/status" => json(&self.status()),
             "/api/v1/doctor" => json(&(&self.node, self.facts())),
+            "/api/v1/images" => self.images(),
+            "/api/v1/openapi.json" => answer(StatusCode::OK, "application/json", OPENAPI),
             // Spegel's.
             _ => {
                 let mut response = answer(StatusCode::TEMPORARY_REDIRECT, "text/plain", "");
@@ -112,6 +123,19 @@ impl Pages {
                 response
             }
         })
+    }
+
+    /// What this node holds. The disk is read while the answer is sent.
+    fn images(&self) -> Response<Body> {
+        let mirror = self.mirror.clone();
+        let holdings = stream::once(async move {
+            let holdings = mirror.holdings().await.map_err(BodyError::of_stream)?;
+            let json = serde_json::to_vec(&holdings).map_err(BodyError::of_stream)?;
+            Ok(Bytes::from(json))
+        });
+        let mut response = Response::new(Body::stream(holdings));
+        head(response.headers_mut(), "application/json", "no-store");
+        response
     }
 
     fn status(&self) -> Status {
@@ -244,18 +268,5 @@ fn head(headers: &mut HeaderMap, media_type: &'static str, cache: &'static str) 
         (REFERRER, "no-referrer"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::PATHS;
-
-    #[test]
-    fn each_path_is_documented() {
-        let page = include_str!("../../../../docs/api.md");
-        for path in PATHS {
-            assert!(page.contains(&format!("| `{path}` |")), "{path}");
-        }
     }
 }

@@ -1,0 +1,44 @@
+//! Requests that measure and keep nothing.
+
+use mirror::{MEASURED, REASON, SOURCE};
+
+use super::*;
+
+fn measured() -> HeaderMap {
+    HeaderMap::from_iter([(MEASURED, HeaderValue::from_static("true"))])
+}
+
+#[tokio::test]
+async fn a_measured_request_stores_nothing_and_is_not_listed() {
+    let app = app();
+    let digest = app.upstream.put(layer());
+    let path = format!("blobs/{digest}");
+    let answer = app.ask(&path, HERE, measured()).await;
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    assert_eq!(answer.headers()[REASON], "no_peer");
+    assert_eq!(app.asked(), 0, "upstream is left to the client");
+    let snapshot = app.mirror.snapshot();
+    assert!(snapshot.running.is_empty(), "{snapshot:?}");
+    let asked = app.mirror.own_client_asked_ago();
+    assert_eq!(asked, None, "containerd has not asked");
+}
+
+#[tokio::test]
+async fn the_source_is_named_to_a_client_of_this_node_that_measures() {
+    let app = app();
+    let digest = app.upstream.put(layer());
+    let path = format!("blobs/{digest}");
+    app.get(&path).await;
+    app.stored(&digest).await;
+    let answer = app.ask(&path, HERE, measured()).await;
+    assert_eq!(answer.headers()[SOURCE], "local");
+    let before = app.mirror.snapshot().finished.len();
+    assert_eq!(read(answer).await.1, layer());
+    let after = app.mirror.snapshot();
+    assert_eq!((after.running.len(), after.finished.len()), (0, before));
+    for (remote, headers) in [(HERE, HeaderMap::new()), (ELSEWHERE, measured())] {
+        let answer = app.ask(&path, remote, headers).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert!(!answer.headers().contains_key(SOURCE), "{remote}");
+    }
+}
