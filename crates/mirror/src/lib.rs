@@ -38,6 +38,7 @@ mod relay;
 mod request;
 mod request_record;
 mod router;
+mod saved;
 mod send;
 pub mod serve;
 pub mod snapshot;
@@ -70,7 +71,9 @@ pub use request::host::{HostError, check_leads_here};
 pub use request::{
     Caller, FLIGHT, Kind, MIRRORED, NAMESPACE, NODE_SECRET, Reader, Request, RequestError, Target,
 };
-pub use router::{Candidate, PeerId, Router, Search};
+pub use router::{
+    Candidate, MAX_LISTED_PEERS, PeerId, PeerStanding, Router, RouterPeer, RouterPeers, Search,
+};
 pub use store::{
     Begun, Content, Ingest, IngestId, Intake, IntakeError, Provenance, PullThrough, Sink, Store,
     StoredObject,
@@ -80,4 +83,6 @@ pub use upstream::{
     ClientCredentials, List, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamHead,
     UpstreamManifest, UpstreamPage, UpstreamRepository,
 };
-pub use upstream_check::{CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, TagPolicy};
+pub use upstream_check::{
+    CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, RegistryState, TagPolicy,
+};

@@ -34,7 +34,7 @@ use crate::request::{Caller, ClientAddress, NODE, Reader, Request, RequestError}
 use crate::request_record::{RequestRecord, handler};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
-use crate::upstream_check::UpstreamCheck;
+use crate::upstream_check::{RegistryState, UpstreamCheck};
 use crate::{CheckOptions, Flights, Health, PullThrough, Router, Store, Upstream, send};
 
 /// The adapters that a mirror stands between.
@@ -61,7 +61,7 @@ pub struct Options {
 /// A mirror: answers requests for content from this node or its peers.
 pub struct Mirror {
     store: Arc<dyn Store>,
-    router: Arc<dyn Router>,
+    pub(crate) router: Arc<dyn Router>,
     access: Access,
     reader: Reader,
     from_peers: Arc<FromPeers>,
@@ -195,6 +195,12 @@ impl Mirror {
         let at = u64::try_from(self.metrics.own_client_last_request.get()).ok()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
         (at > 0).then(|| now.saturating_sub(Duration::from_secs(at)))
+    }
+
+    /// How the registries are at which tags and visibility were checked.
+    pub fn registries(&self) -> Vec<RegistryState> {
+        let check = self.upstream_check.as_ref();
+        check.map(UpstreamCheck::registries).unwrap_or_default()
     }
 
     /// What `/readyz` says.

@@ -1,5 +1,6 @@
 //! The port of metrics and health.
 
+mod facts;
 mod page;
 mod status;
 
@@ -50,7 +51,7 @@ pub async fn serve(
         let (metrics, pages, ready) = (metrics.clone(), pages.clone(), ready.clone());
         async move {
             let path = request.uri().path();
-            if let Some(answer) = pages.answer(path, request.headers(), ends) {
+            if let Some(answer) = pages.answer(path, request.headers(), ends).await {
                 return answer;
             }
             ready.set(i64::from(pages.mirror.health().is_ready()));

@@ -95,6 +95,7 @@ impl Bound {
         let registry = address::bind("--registry-addr", settings.registry_addr)?;
         let observe = address::bind("--metrics-addr", settings.metrics_addr)?;
         let config = swarm::Config {
+            node_name: settings.node_name.clone(),
             listen: settings.router_addr,
             registry_port: registry.local_addr()?.port(),
             data_dir: settings.data_dir.clone(),

@@ -12,6 +12,9 @@ pub struct Status {
     pub totals: Totals,
     /// Images that are being pulled, the latest first.
     pub pulls: Vec<Pull>,
+    /// How many other nodes there are; `peers` lists a thousand at the most.
+    #[serde(default)]
+    pub peer_count: usize,
     pub peers: Vec<Peer>,
     /// Images that were pulled, the latest first.
     pub finished: Vec<Finished>,
@@ -122,12 +125,16 @@ pub struct TreeNode {
 /// Another node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
+    /// The name of its node, else its address.
     pub name: String,
+    /// Its libp2p peer id; empty if it only asked this node.
+    #[serde(default)]
+    pub id: String,
     pub address: String,
     /// `None`: unknown, or another program.
     pub version: Option<String>,
     pub state: PeerState,
-    /// The best rate at which it gave this node something lately, in bytes per second.
+    /// The rate at which it gives this node something, or gave it last, in bytes per second.
     pub rate: Option<u64>,
     /// In bytes, since this mirror started.
     pub received: u64,
@@ -143,8 +150,12 @@ pub enum PeerState {
     Ok,
     /// It is not asked for a while, after a failure.
     BackOff,
+    /// It does not answer the probes of the members, and is taken for dead unless it does soon.
+    Suspected,
     /// It takes no part in flights: Spegel, or a mirror with flights off.
     Legacy,
+    /// It is no longer among the nodes, or was never: it only asked this one.
+    Gone,
 }
 
 /// An image that was pulled.

@@ -111,7 +111,7 @@ fn summary(status: &Status) -> Markup {
             div .summary .fault role="status" { p .big { "Not ready: " (why) } }
         } @else {
             div .summary role="status" {
-                p .big { "Mirroring. " (count(status.peers.len(), "peer")) "." }
+                p .big { "Mirroring. " (count(status.peer_count, "peer")) "." }
                 p {
                     "In the last " (words::seconds(status.node.uptime)) ": "
                     b { (words::bytes(totals.pulled())) } " pulled, "
@@ -260,13 +260,12 @@ fn peers(peers: &[Peer]) -> Markup {
 }
 
 fn state(state: PeerState) -> Markup {
-    html! {
-        @match state {
-            PeerState::Ok => span .ok { "ok" },
-            PeerState::BackOff => span .bad { "not asked" },
-            PeerState::Legacy => "no flights",
-        }
-    }
+    let class = match state {
+        PeerState::Ok => "ok",
+        PeerState::BackOff | PeerState::Suspected => "bad",
+        PeerState::Legacy | PeerState::Gone => "dim",
+    };
+    html! { span .(class) { (words::state(state)) } }
 }
 
 fn finished(pulls: &[Finished]) -> Markup {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::words;
-use crate::{PeerState, Source, Status};
+use crate::{Source, Status};
 
 /// The characters of a bar.
 const BAR: usize = 20;
@@ -47,8 +47,7 @@ pub fn status(status: &Status) -> String {
         None => writeln!(
             text,
             "{} is mirroring. Peers: {}.",
-            node.name,
-            status.peers.len()
+            node.name, status.peer_count
         ),
         Some(why) => writeln!(text, "{} is not ready: {why}", node.name),
     };
@@ -148,11 +147,7 @@ pub fn peers(status: &Status) -> String {
         .peers
         .iter()
         .map(|peer| {
-            let state = match peer.state {
-                PeerState::Ok => "ok",
-                PeerState::BackOff => "not asked",
-                PeerState::Legacy => "no flights",
-            };
+            let state = words::state(peer.state);
             let error = peer.last_error.as_ref();
             let error = error.map(|(error, ago)| format!("{error}, {} ago", words::seconds(*ago)));
             vec![

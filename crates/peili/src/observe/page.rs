@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::status::page::{self, CONTENT_SECURITY_POLICY, SCRIPT, STYLE};
-use ::status::{Node, PeerState, Status};
+use ::status::{Node, Status};
 use bytes::Bytes;
 use futures::stream;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY as CSP, CONTENT_TYPE, HeaderName, LOCATION,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use mirror::snapshot::Snapshot;
 use mirror::{Body, Ends, Health, Mirror, check_leads_here};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::status;
+use super::{facts, status};
 
 /// Between two events while something is pulled.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -63,7 +64,7 @@ pub struct Pages {
 
 impl Pages {
     /// Answers a path; `None` if it is none of these.
-    pub fn answer(
+    pub async fn answer(
         self: &Arc<Self>,
         path: &str,
         headers: &HeaderMap,
@@ -96,13 +97,13 @@ impl Pages {
             "/" => answer(
                 StatusCode::OK,
                 "text/html; charset=utf-8",
-                page::page(&self.status()),
+                page::page(&self.status().await),
             ),
             "/style.css" => asset("text/css; charset=utf-8", STYLE),
             "/script.js" => asset("text/javascript; charset=utf-8", SCRIPT),
             "/events" => self.events(),
-            "/api/v1/status" => json(&self.status()),
-            "/api/v1/doctor" => json(&(&self.node, self.facts())),
+            "/api/v1/status" => json(&self.status().await),
+            "/api/v1/doctor" => json(&(&self.node, self.facts().await)),
             // Spegel's.
             _ => {
                 let mut response = answer(StatusCode::TEMPORARY_REDIRECT, "text/plain", "");
@@ -114,8 +115,11 @@ impl Pages {
         })
     }
 
-    fn status(&self) -> Status {
-        let snapshot = self.mirror.snapshot();
+    async fn status(&self) -> Status {
+        self.of(&self.mirror.snapshot().await)
+    }
+
+    fn of(&self, snapshot: &Snapshot) -> Status {
         let uptime = snapshot.at_ms.saturating_sub(snapshot.started_ms) / 1000;
         let not_ready = match self.mirror.health() {
             Health::Ready => None,
@@ -127,13 +131,13 @@ impl Pages {
             uptime,
             not_ready,
         };
-        status::of(&snapshot, node)
+        status::of(snapshot, node)
     }
 
     /// What the mirror tells a doctor of itself.
-    fn facts(&self) -> doctor::Mirror {
-        let status = self.status();
-        let snapshot = self.mirror.snapshot();
+    async fn facts(&self) -> doctor::Mirror {
+        let snapshot = self.mirror.snapshot().await;
+        let status = self.of(&snapshot);
         let bootstrap_error = match &status.node.not_ready {
             Some(why) if status.peers.is_empty() => Some(why.clone()),
             _ => None,
@@ -149,20 +153,8 @@ impl Pages {
             asked_ago: self.mirror.own_client_asked_ago().map(|ago| ago.as_secs()),
             looks_for_peers: self.looks_for_peers,
             bootstrap_error: bootstrap_error.filter(|_| self.looks_for_peers),
-            peers: status
-                .peers
-                .iter()
-                .map(|peer| doctor::Peer {
-                    name: peer.name.clone(),
-                    version: peer.version.clone(),
-                    error: match (&peer.last_error, peer.state) {
-                        (Some((error, _)), PeerState::BackOff) => Some(error.clone()),
-                        _ => None,
-                    },
-                    lacking: None,
-                })
-                .collect(),
-            registries: Vec::new(),
+            peers: facts::peers(&status.peers, &snapshot.peers),
+            registries: facts::registries(&self.mirror.registries()),
         }
     }
 
@@ -186,7 +178,7 @@ impl Pages {
                 sleep_until(listening.next).await;
                 listening.next = Instant::now() + PERIOD;
                 listening.changes.mark_unchanged();
-                let status = listening.pages.status();
+                let status = listening.pages.status().await;
                 let event = page::event(&status);
                 if event != listening.last {
                     let text = format!("data: {event}\n\n");

@@ -25,9 +25,10 @@ pub fn of(snapshot: &Snapshot, node: Node) -> Status {
             upstream: upstream_by_reason.values().sum(),
             upstream_by_reason,
             sent: snapshot.peers.iter().map(|peer| peer.sent).sum(),
-            seconds_saved: None,
+            seconds_saved: totals.saved_ms.map(|saved| saved / 1000),
         },
         pulls: running(snapshot, &node.name),
+        peer_count: snapshot.peer_count,
         peers: snapshot
             .peers
             .iter()
@@ -130,13 +131,18 @@ fn peer(peer: &snapshot::Peer, now_ms: u64) -> Peer {
     let address = peer.addresses.first();
     let is_backed_off = peer.back_off_until_ms.is_some_and(|until| until > now_ms);
     let error = peer.last_error.as_ref();
+    let id = peer.node.clone().unwrap_or_default();
     Peer {
-        name: name(peer.node.as_deref().unwrap_or_default(), address),
+        name: peer.name.clone().unwrap_or_else(|| name(&id, address)),
+        id,
         address: address.map(ToString::to_string).unwrap_or_default(),
-        version: None,
-        state: match is_backed_off {
-            true => PeerState::BackOff,
-            false => PeerState::Ok,
+        version: peer.version.clone(),
+        state: match peer.state {
+            snapshot::PeerState::Unknown => PeerState::Gone,
+            snapshot::PeerState::Suspected => PeerState::Suspected,
+            _ if is_backed_off => PeerState::BackOff,
+            snapshot::PeerState::Member => PeerState::Ok,
+            snapshot::PeerState::Legacy => PeerState::Legacy,
         },
         rate: Some(peer.bytes_per_second).filter(|rate| *rate > 0),
         received: peer.received,
@@ -225,9 +231,11 @@ mod tests {
                 to_followers: 2,
                 from_peers: 3,
                 from_upstream: BTreeMap::from([("leads", 4), ("alone", 0)]),
+                saved_ms: None,
             },
             running: Vec::new(),
             finished: Vec::new(),
+            peer_count: 0,
             peers: Vec::new(),
         }
     }

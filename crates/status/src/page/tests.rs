@@ -31,6 +31,7 @@ pub fn sample() -> Status {
     };
     let peer = |n: u64| Peer {
         name: format!("node-{n}"),
+        id: format!("12D3KooW{n}"),
         address: format!("10.0.0.{n}:5000"),
         version: (n != 4).then(|| "0.1.0".into()),
         state: match n {
@@ -67,6 +68,7 @@ pub fn sample() -> Status {
                 object('c', 0, Source::Waiting, &[]),
             ],
         }],
+        peer_count: 5,
         peers: [1, 2, 4, 5, 6].map(peer).to_vec(),
         finished: vec![Finished {
             image: "docker.io/library/<b>evil</b>:1".into(),
