@@ -9,6 +9,7 @@ mod track;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderValue, Response, StatusCode};
@@ -60,7 +61,7 @@ pub struct Options {
 
 /// A mirror: answers requests for content from this node or its peers.
 pub struct Mirror {
-    store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) router: Arc<dyn Router>,
     access: Access,
     reader: Reader,
@@ -80,6 +81,8 @@ pub struct Mirror {
     pub(crate) activities: Arc<Activities>,
     pub(crate) changes: Changes,
     pub(crate) started_at: SystemTime,
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) tells_all: AtomicBool,
 }
 
 /// The ends of the connection that a request came on.
@@ -116,7 +119,7 @@ impl Mirror {
             Arc::new(Flight::new(
                 flights,
                 parts.store.clone(),
-                fetcher,
+                fetcher.clone(),
                 from_peers.clone(),
                 images.clone(),
                 metrics.clone(),
@@ -156,6 +159,8 @@ impl Mirror {
             activities,
             changes,
             started_at: SystemTime::now(),
+            fetcher,
+            tells_all: AtomicBool::new(false),
         }
     }
 
@@ -225,11 +230,17 @@ impl Mirror {
         readiness(&health, lines.join("\n"))
     }
 
+    /// The name of this node; empty where nobody has given it one.
+    pub(crate) fn own_name(&self) -> String {
+        self.access.own_names.first().cloned().unwrap_or_default()
+    }
+
     /// What `/livez` answers: that this node's mirror does.
     fn liveness(&self) -> Response<Body> {
         let mut response = Response::new(Body::empty());
-        let name = self.access.own_names.first();
-        if let Some(name) = name.and_then(|name| HeaderValue::from_str(name).ok()) {
+        if let Ok(name) = HeaderValue::from_str(&self.own_name())
+            && !name.is_empty()
+        {
             response.headers_mut().insert(NODE, name);
         }
         response
@@ -278,6 +289,10 @@ impl Mirror {
             Request::Base => {
                 self.access.authorize(headers)?;
                 Ok(Response::new(Body::empty()))
+            }
+            Request::Report(digests) => {
+                self.access.authorize(headers)?;
+                Ok(self.answer_report(&digests))
             }
             Request::LinkTest => {
                 self.access.authorize(headers)?;

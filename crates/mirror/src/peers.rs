@@ -166,6 +166,18 @@ impl Peers {
         self.latency(peer) * (1 + in_flight)
     }
 
+    /// Learns where a peer's registry listens before it is asked for anything. Says nothing of when it was used.
+    pub fn introduce(&self, candidate: &Candidate) {
+        let mut records = self.records.lock();
+        if records.peek(&candidate.peer).is_none() {
+            records.push(candidate.peer.clone(), Record::new());
+            records.demote(&candidate.peer);
+        }
+        if let Some(record) = records.peek_mut(&candidate.peer) {
+            record.addresses = candidate.addresses.clone();
+        }
+    }
+
     /// Where a peer's registry listens, as last heard.
     pub fn addresses(&self, peer: &str) -> Option<Arc<[SocketAddr]>> {
         let records = self.records.lock();

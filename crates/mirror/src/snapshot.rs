@@ -69,6 +69,8 @@ pub struct RunningPull {
 pub struct EndedPull {
     #[serde(flatten)]
     pub object: Object,
+    /// Where the last of it came from.
+    pub source: Source,
     pub took_ms: u64,
     /// Whether all bytes are known to have come.
     pub is_complete: bool,
@@ -150,6 +152,15 @@ impl Mirror {
     /// How this mirror is now. Costs nothing until it is called.
     pub async fn snapshot(&self) -> Snapshot {
         let router = self.router.list_peers().await;
+        Snapshot {
+            peer_count: router.as_ref().map_or(0, |peers| peers.count),
+            peers: self.known_peers(router.unwrap_or_default().listed),
+            ..self.own_snapshot()
+        }
+    }
+
+    /// The same without peers.
+    pub(crate) fn own_snapshot(&self) -> Snapshot {
         let followers = self.followers();
         let running = self.activities.running();
         let finished = self.activities.finished();
@@ -162,8 +173,8 @@ impl Mirror {
                 .map(|pull| RunningPull::of(pull, &followers))
                 .collect(),
             finished: finished.iter().map(EndedPull::of).collect(),
-            peer_count: router.as_ref().map_or(0, |peers| peers.count),
-            peers: self.known_peers(router.unwrap_or_default().listed),
+            peer_count: 0,
+            peers: Vec::new(),
         }
     }
 
@@ -235,6 +246,7 @@ impl EndedPull {
     fn of(ended: &FinishedPull) -> Self {
         Self {
             object: Object::of(&ended.pull),
+            source: ended.pull.source().into(),
             took_ms: in_millis(ended.took),
             is_complete: ended.is_complete,
         }

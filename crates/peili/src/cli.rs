@@ -7,7 +7,8 @@ mod read;
 use clap::{Args, Parser, Subcommand};
 
 pub use other_commands::{
-    CleanupArgs, CleanupWaitArgs, DemoArgs, DoctorArgs, PullTestArgs, ShowArgs, VersionArgs,
+    CleanupArgs, CleanupWaitArgs, DemoArgs, DoctorArgs, PullTestArgs, ShowArgs, StatusArgs,
+    VersionArgs,
 };
 #[cfg(test)]
 pub use read::read;
@@ -38,7 +39,7 @@ pub enum Command {
     /// Find out what is wrong on this node, and what to do.
     Doctor(DoctorArgs),
     /// Show what the mirror of this node is doing and what it has saved.
-    Status(ShowArgs),
+    Status(StatusArgs),
     /// Show the peers of this node's mirror.
     Peers(ShowArgs),
     /// Show Peili at work: a cluster on loopback that pulls an image from upstream once.

@@ -73,8 +73,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::CleanupWait(arguments) => cleanup::wait(&arguments, shutdown).await,
             Command::PullTest(arguments) => pull_test::run(&arguments).await,
             Command::Doctor(arguments) => doctor::run(&arguments, shutdown).await,
-            Command::Status(arguments) => show::run(&arguments, shutdown, show::status).await,
-            Command::Peers(arguments) => show::run(&arguments, shutdown, show::peers).await,
+            Command::Status(arguments) => show::status(&arguments, shutdown).await,
+            Command::Peers(arguments) => show::peers(&arguments, shutdown).await,
             Command::Demo(arguments) => demo::run(&arguments, shutdown).await,
             Command::Version(arguments) => version::run(&arguments),
         }

@@ -113,13 +113,26 @@ pub enum Source {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TreeNode {
     pub name: String,
-    /// Where in the list its source is; `None`: it pulls from the registry.
-    pub source: Option<usize>,
+    pub source: TreeSource,
     /// Bytes that it has.
     pub offset: u64,
     /// In bytes per second.
     pub rate: u64,
     pub is_this_node: bool,
+}
+
+/// Where a node in a tree gets an object from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "node")]
+pub enum TreeSource {
+    Registry,
+    /// The node at this place in the list.
+    Node(usize),
+    /// From nowhere: it has it whole.
+    Complete,
+    /// It has not begun, or does not say.
+    #[default]
+    Waiting,
 }
 
 /// Another node.

@@ -71,6 +71,14 @@ pub fn percent(part: u64, whole: u64) -> String {
     }
 }
 
+/// A number of things.
+pub fn count(number: usize, one: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        number => format!("{number} {one}s"),
+    }
+}
+
 /// The state of a peer.
 pub fn state(state: PeerState) -> &'static str {
     match state {

@@ -11,6 +11,7 @@ mod faults;
 mod flight_faults;
 mod flights;
 mod hosts;
+mod page;
 mod pulls;
 mod readme;
 mod store;
@@ -127,6 +128,7 @@ tests_on! { flights_2, V2:
     flight_faults::leader_is_unauthorized,
     flight_faults::leader_gets_wrong_bytes,
     discard::transfer_service_ignores_lists,
+    page::cold_pull_is_seen_as_a_tree,
 }
 
 tests! {

@@ -108,6 +108,15 @@ pub struct ShowArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub show: ShowArgs,
+    /// Show all nodes, and who pulls from whom.
+    #[arg(long)]
+    pub cluster: bool,
+}
+
+#[derive(Args, Debug)]
 pub struct DemoArgs {
     /// How many nodes.
     #[arg(long, default_value = "6")]

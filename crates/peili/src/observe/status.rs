@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ::status::{Finished, Node, Object, Peer, PeerState, Pull, Source, Status, Totals, TreeNode};
+use ::status::{
+    Finished, Node, Object, Peer, PeerState, Pull, Source, Status, Totals, TreeNode, TreeSource,
+};
 use mirror::snapshot::{self, EndedPull, RunningPull, Snapshot};
 
 /// Objects of one repository that were pulled this close together belong to one image, in milliseconds.
@@ -104,15 +106,15 @@ fn neighbours(pull: &RunningPull, source: &Source, own_name: &str) -> Vec<TreeNo
     };
     match source {
         Source::Waiting => Vec::new(),
-        Source::Upstream => vec![own(None)],
+        Source::Upstream => vec![own(TreeSource::Registry)],
         Source::Peer(name) => {
             let above = TreeNode {
                 name: name.clone(),
-                offset: pull.offset,
-                rate: pull.bytes_per_second,
+                source: TreeSource::Complete,
+                offset: pull.object.size.unwrap_or(pull.offset),
                 ..TreeNode::default()
             };
-            vec![above, own(Some(0))]
+            vec![above, own(TreeSource::Node(0))]
         }
     }
 }
@@ -286,6 +288,7 @@ mod tests {
         {
             snapshot.finished.push(EndedPull {
                 object: snapshot_object("app", digest, started_ms),
+                source: snapshot::Source::Local,
                 took_ms,
                 is_complete: true,
             });
