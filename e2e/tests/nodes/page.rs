@@ -4,16 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Generation, Host, Lab, Node, Settings, output};
+use e2e::{Generation, Host, Lab, Node, Settings, until};
 use tokio::task::spawn_blocking;
 
 use crate::flights::{LONG_LAYER, UPLINK, pull_together, start};
 
-/// What the upstream may send while somebody looks, in Mbit/s: the pull outlasts all looks.
-const WHILE_LOOKING: u32 = 2;
+/// What the upstream may send while somebody looks, in Mbit/s, and afterwards; and layers that take half a minute at the
+/// first rate.
+const WHILE_LOOKING: u32 = UPLINK / 2;
+const AFTERWARDS: u32 = UPLINK * 20;
+const LAYERS: [usize; 3] = [5 * LONG_LAYER, 2 * LONG_LAYER, 300];
 
-/// For how long a page is looked at, in milliseconds: it never stops loading, as it waits for events.
-const LOOK: &str = "--timeout=4000";
+/// In milliseconds; a page that has not come by then is given up.
+const LOAD_LIMIT: &str = "--timeout=20000";
 
 /// How a browser is started: once, without anything of its own in the network.
 const BROWSER: [&str; 9] = [
@@ -25,7 +28,7 @@ const BROWSER: [&str; 9] = [
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
-    LOOK,
+    LOAD_LIMIT,
 ];
 
 /// Somebody who looks at a page.
@@ -41,18 +44,17 @@ struct Look {
 pub async fn cold_pull_is_seen_as_a_tree(lab: Lab, containerd: Generation) -> Result<()> {
     let settings = Settings {
         mirror: &["--page-access", "anywhere"],
+        names: true,
         ..Settings::default()
     };
     let nodes: [_; 6] = start(&lab, containerd, settings).await?;
-    let image = lab
-        .upstream
-        .push("lab/app", "v1", &[LONG_LAYER, LONG_LAYER / 2, 300])?;
+    let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
     lab.upstream.host().limit_sending(WHILE_LOOKING)?;
     let looks = async {
         let folder = lab.folder("browser")?;
         let look = |page: &str| Look::at(&nodes[1], page, &folder);
         look("/")
-            .shows(&["from the registry", "this node", "from node", "lab/app"])
+            .shows(&["from the registry", "this node", "from node-", "lab/app"])
             .await?;
         look("/cluster")
             .shows(&["6 nodes, 6 answered", "from the registry", "lab/app"])
@@ -76,7 +78,7 @@ pub async fn cold_pull_is_seen_as_a_tree(lab: Lab, containerd: Generation) -> Re
         }
         let file = lab.log("cluster").with_extension("png");
         look("/cluster").photograph(&file, "1280,1400", &[]).await?;
-        lab.upstream.host().limit_sending(UPLINK)
+        lab.upstream.host().limit_sending(AFTERWARDS)
     };
     tokio::try_join!(pull_together(&nodes, &image), looks)?;
     Look::at(&nodes[1], "/content?q=lab", &lab.folder("browser")?)
@@ -93,18 +95,19 @@ impl Look {
         }
     }
 
-    /// Fails unless the page, as the browser has it, has these texts, and nothing went wrong.
+    /// Loads the page until the browser has these texts on it, with nothing wrong.
     async fn shows(&self, texts: &'static [&'static str]) -> Result<()> {
-        let look = self.clone();
-        let dom = spawn_blocking(move || look.browse(&["--dump-dom"])).await??;
-        for text in texts {
-            ensure!(
-                dom.contains(text),
-                "{} does not show {text:?}: {dom}",
-                self.page
-            );
-        }
-        Ok(())
+        let what = format!("{} to show {texts:?}", self.page);
+        let mut looked = Ok(false);
+        until(&what, async || {
+            let look = self.clone();
+            let dom = spawn_blocking(move || look.browse(&["--dump-dom"])).await?;
+            // What is wrong with a page does not get better.
+            looked = dom.map(|dom| texts.iter().all(|text| dom.contains(text)));
+            Ok(looked.as_ref().copied().unwrap_or(true))
+        })
+        .await?;
+        looked.map(drop)
     }
 
     /// Keeps what the page looks like.
@@ -146,12 +149,30 @@ impl Look {
         let said = log.lines().find(|line| line.contains("CONSOLE"));
         ensure!(said.is_none(), "the page logs {said:?}");
         let requests = fs::read_to_string(&network)?;
-        let origin = self.page.split('/').take(3).collect::<Vec<_>>().join("/");
-        let asked = requests.split("\"url\":\"").skip(1);
-        let asked = asked.filter_map(|rest| rest.split('"').next());
-        let outside = |url: &&str| url.starts_with("http") && !url.starts_with(&origin);
-        let outside: Vec<_> = asked.filter(outside).collect();
+        let asked = self.asked_by_page(&requests);
+        ensure!(
+            !asked.is_empty(),
+            "the page loads nothing, not even its style"
+        );
+        let outside: Vec<_> = asked
+            .iter()
+            .filter(|url| !url.starts_with(self.origin()))
+            .collect();
         ensure!(outside.is_empty(), "requests to others: {outside:?}");
         Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    fn origin(&self) -> &str {
+        let path = self.page.find("9090").map_or(0, |port| port + "9090".len());
+        &self.page[..path]
+    }
+
+    /// What the page asked for, by the browser's log of the network. The browser has requests of its own, which have no
+    /// page for an initiator.
+    fn asked_by_page<'a>(&self, log: &'a str) -> Vec<&'a str> {
+        let by_page = format!("\"initiator\":\"{}\"", self.origin());
+        let requests = log.split(by_page.as_str()).skip(1);
+        let urls = requests.filter_map(|rest| rest.split("\"url\":\"").nth(1)?.split('"').next());
+        urls.collect()
     }
 }
