@@ -32,6 +32,8 @@ pub struct Settings {
     pub runs_containers: bool,
     /// Further options of the mirror.
     pub mirror: &'static [&'static str],
+    /// Whether the mirrors are named after their hosts' addresses. Else all have the name of the machine.
+    pub names: bool,
     /// Whether the mirror knows its containerd by a secret.
     pub secret: bool,
     /// Whether the mirror sees its containerd's registry configuration, and so can ask the upstream what a tag points at

@@ -76,6 +76,16 @@ impl Host {
         within(&self.namespace, program)
     }
 
+    /// The name of its namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A command that runs in the namespace of a host.
+    pub fn command_in(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        within(namespace, program)
+    }
+
     /// A command that runs on this host and starts containers: with mounts of its own and the
     /// machine's control groups, which other commands do not see.
     pub fn runtime(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {

@@ -81,6 +81,10 @@ impl Node {
             .flat_map(|file| by_secret(file))
             .collect();
         more.extend(self.settings.mirror.iter().map(OsStr::new));
+        let name = format!("node-{}", self.host.address.octets()[3]);
+        if self.settings.names {
+            more.extend(["--node-name".as_ref(), OsStr::new(&name)]);
+        }
         let hosts = self.containerd.hosts();
         if self.settings.checks {
             more.extend([

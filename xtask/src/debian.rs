@@ -14,7 +14,11 @@ struct Need {
     package: &'static str,
 }
 
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 8] = [
+    Need {
+        program: "chromium",
+        package: "chromium",
+    },
     Need {
         program: "runc",
         package: "runc",

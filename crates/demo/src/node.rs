@@ -91,6 +91,7 @@ impl Node {
         let store = format!("node-{number}");
         let (layout, mut metrics) = folder.open(&store, Registry::default()).await?;
         let config = swarm::Config {
+            node_name: format!("node-{number}"),
             listen: mirror::ListenAddress {
                 ip: Some(Ipv4Addr::LOCALHOST.into()),
                 port: 0,

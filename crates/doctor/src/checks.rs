@@ -7,10 +7,11 @@ const fn code(category: Category, number: u8) -> Code {
 }
 
 macro_rules! checks {
-    ($($name:ident: $category:ident $number:literal $title:literal $(<- $($cause:ident),+)?;)+) => {
+    ($($name:ident: $category:ident $number:literal $title:literal $(after $shown_after:literal)? $(<- $($cause:ident),+)?;)+) => {
         $(pub const $name: Check = Check {
             code: code(Category::$category, $number),
             title: $title,
+            shown_after: 0 $(+ $shown_after)?,
             causes: &[$($($cause.code),+)?],
         };)+
         /// All checks, in the order in which they are shown.
@@ -25,7 +26,7 @@ checks! {
     LAYERS_KEPT: Containerd 4 "layers are kept";
     CONTENT_READABLE: Containerd 5 "content store";
     MIRROR_ANSWERS: Mirror 1 "the mirror answers";
-    MIRROR_READY: Mirror 2 "the mirror is ready" <- MIRROR_ANSWERS, CONTAINERD_ANSWERS, CONTENT_READABLE;
+    MIRROR_READY: Mirror 2 "the mirror is ready" after 30 <- MIRROR_ANSWERS, CONTAINERD_ANSWERS, CONTENT_READABLE;
     DESCRIPTORS: Mirror 3 "open files" <- MIRROR_ANSWERS;
     CLOCK: Mirror 4 "clock" <- MIRROR_ANSWERS;
     HOSTS_FOLDER: Hosts 1 "registry configuration folder";
@@ -35,12 +36,12 @@ checks! {
     HOSTS_SHADOWED: Hosts 5 "no folder hides another";
     HOSTS_ADDRESS: Hosts 6 "the address leads to this node's mirror" <- MIRROR_ANSWERS;
     ASKED: Hosts 7 "containerd asks the mirror" <- CONTAINERD_ANSWERS, CONFIG_PATH, HOSTS_FOLDER, HOSTS_READABLE, HOSTS_OURS, HOSTS_FIRST, HOSTS_ADDRESS, MIRROR_ANSWERS;
-    PEERS_FOUND: Peers 1 "peers are found" <- MIRROR_ANSWERS;
-    PEERS_REACHED: Peers 2 "peers can be reached" <- MIRROR_ANSWERS, PEERS_FOUND;
-    PEERS_VERSION: Peers 3 "peers have the same version" <- MIRROR_ANSWERS;
+    PEERS_FOUND: Peers 1 "peers are found" after 30 <- MIRROR_ANSWERS;
+    PEERS_REACHED: Peers 2 "peers can be reached" after 60 <- MIRROR_ANSWERS, PEERS_FOUND;
+    PEERS_VERSION: Peers 3 "peers have the same version" after 600 <- MIRROR_ANSWERS;
     PEERS_LACKING: Peers 4 "peers have what they announce" <- MIRROR_ANSWERS;
-    UPSTREAM_REACHED: Upstream 1 "registries can be reached" <- MIRROR_ANSWERS;
-    UPSTREAM_CHECKED: Upstream 2 "tags and visibility are checked" <- MIRROR_ANSWERS, UPSTREAM_REACHED;
+    UPSTREAM_REACHED: Upstream 1 "registries can be reached" after 60 <- MIRROR_ANSWERS;
+    UPSTREAM_CHECKED: Upstream 2 "tags and visibility are checked" after 60 <- MIRROR_ANSWERS, UPSTREAM_REACHED;
     TRIAL: Trial 1 "a trial pull comes through the mirror" <- MIRROR_ANSWERS, CONTAINERD_ANSWERS, CONFIG_PATH, HOSTS_FOLDER, HOSTS_OURS, HOSTS_FIRST, HOSTS_ADDRESS;
 }
 

@@ -133,7 +133,7 @@ pub struct Peer {
     pub version: Option<String>,
     /// What went wrong with it last, while it is not asked because of that.
     pub error: Option<String>,
-    /// How often it lacked what it announced; `None`: nobody counted.
+    /// How often it lacked what it announced, in the last minutes; `None`: nobody counted.
     pub lacking: Option<u64>,
 }
 

@@ -104,6 +104,9 @@ pub struct Check {
     pub code: Code,
     /// What is looked at, in a few words.
     pub title: &'static str,
+    /// For how long a fault or warning has to stand before somebody who watches is shown it, in seconds: what may be over in
+    /// a moment does not flicker.
+    pub shown_after: u64,
     /// Checks whose finding explains one of this check that is no worse: only the cause is shown.
     pub causes: &'static [Code],
 }

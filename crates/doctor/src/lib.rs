@@ -9,6 +9,7 @@ mod facts;
 mod finding;
 mod report;
 mod rules;
+mod settled;
 
 pub use facts::{
     AddressAnswer, Advice, Answered, Containerd, ContainerdPaths, Facts, HostsFile, HostsFolder,
@@ -16,6 +17,7 @@ pub use facts::{
 };
 pub use finding::{Category, Check, Code, Finding, Severity};
 pub use report::Report;
+pub use settled::Settled;
 
 /// Draws the conclusions from what was gathered.
 pub fn diagnose(facts: &Facts) -> Report {

@@ -17,6 +17,9 @@ const ASKED_WITHIN: u64 = 24 * 60 * 60;
 /// A mirror that has just started has not found its peers, in seconds.
 const STARTING: u64 = 30;
 
+/// Announcements outlive objects by minutes, so that one or two are in order.
+const LACKING_OFTEN: u64 = 3;
+
 const CONFIGURE: &str = "run as root on the node: peili configuration --mirror-targets http://127.0.0.1:5000\n(in Kubernetes the chart's init container does so: kubectl rollout restart daemonset)";
 
 pub fn containerd(facts: &Facts) -> Vec<Finding> {
@@ -275,7 +278,7 @@ pub fn peers(facts: &Facts) -> Vec<Finding> {
     }
     let lacking: Vec<_> = peers
         .iter()
-        .filter(|peer| peer.lacking.is_some_and(|times| times > 0))
+        .filter(|peer| peer.lacking.is_some_and(|times| times >= LACKING_OFTEN))
         .map(|peer| format!("{} ({} times)", peer.name, peer.lacking.unwrap_or_default()))
         .collect();
     if !lacking.is_empty() {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::Candidate;
 use crate::rate::Throughput;
+use crate::saved::TimeSaved;
 use crate::upstream_reasons::REASONS;
 
 /// The most pulls to list; the one that was asked for least lately makes room.
@@ -154,6 +155,7 @@ pub struct FinishedPull {
 pub struct Activities {
     running: Mutex<LruCache<Digest, Arc<PullActivity>>>,
     finished: Mutex<VecDeque<FinishedPull>>,
+    pub saved: TimeSaved,
     changes: Changes,
 }
 
@@ -162,6 +164,7 @@ impl Activities {
         Self {
             running: Mutex::new(LruCache::new(MAX_RUNNING)),
             finished: Mutex::default(),
+            saved: TimeSaved::default(),
             changes,
         }
     }
@@ -246,6 +249,13 @@ impl Activities {
 
     fn remember(&self, pull: Arc<PullActivity>, is_complete: bool) {
         let took = pull.started.elapsed();
+        let BytesBySource {
+            peers, upstream, ..
+        } = &pull.bytes;
+        let upstream = upstream.iter().map(|count| count.load(Ordering::Relaxed));
+        let peers = peers.load(Ordering::Relaxed);
+        self.saved
+            .add(peers, upstream.sum(), pull.started, pull.started + took);
         let mut finished = self.finished.lock();
         finished.truncate(MAX_FINISHED - 1);
         finished.push_front(FinishedPull {

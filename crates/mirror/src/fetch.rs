@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HOST, RANGE};
 use http::request::Builder;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -39,6 +39,8 @@ const HEDGE_MOST: Duration = Duration::from_millis(250);
 /// and peers drop them.
 const IDLE_CONNECTIONS: usize = 4;
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// The longest report of a node that is read, in bytes.
+const MAX_REPORT: usize = 64 * 1024;
 /// Bytes of an answer that a connection buffers. Bounds the memory of a relayed stream.
 const READ_BUFFER: usize = 128 * 1024;
 
@@ -276,6 +278,27 @@ impl Fetcher {
                 SourceStatus::Silent
             }
         }
+    }
+
+    /// Asks a node for what it reports of itself, by a path and query.
+    pub async fn report(&self, node: &Candidate, path: &str) -> Result<Bytes, String> {
+        self.peers.introduce(node);
+        let request = self
+            .request_to(node, path)
+            .map_err(|error| error.to_string())?;
+        let request = request.header(MIRRORED, "true").body(Empty::new());
+        let response = self
+            .send(request.map_err(|error| error.to_string())?)
+            .await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Err("its version tells nothing".to_owned()),
+            status => return Err(format!("answered {status}")),
+        }
+        let body = Limited::new(response.into_body(), MAX_REPORT)
+            .collect()
+            .await;
+        Ok(body.map_err(|error| error.to_string())?.to_bytes())
     }
 
     fn request(

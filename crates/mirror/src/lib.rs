@@ -20,7 +20,7 @@ mod found;
 mod from_peers;
 mod growing;
 mod health;
-mod holdings;
+mod held;
 mod images;
 mod listen;
 mod local;
@@ -28,6 +28,7 @@ mod measured;
 pub mod memory;
 mod metrics;
 mod mirror;
+mod node_report;
 mod object_stream;
 mod open_range;
 mod own_pull;
@@ -40,6 +41,7 @@ mod relay;
 mod request;
 mod request_record;
 mod router;
+mod saved;
 mod send;
 pub mod serve;
 pub mod snapshot;
@@ -66,16 +68,19 @@ pub use catalog::{Catalog, Object, Visibility};
 pub use fetch::Limits;
 pub use growing::{Growing, IngestStage, Progress};
 pub use health::Health;
-pub use holdings::{Holdings, Image};
+pub use held::{HeldImage, HeldImages};
 pub use listen::{ListenAddress, ListenAddressError};
 pub use mirror::{Ends, Mirror, Options, Parts, ready};
+pub use node_report::{AskedNode, NodeReport, REPORT, ReportedObject, ReportedSource};
 pub use object_stream::BodyError;
 pub use request::host::{HostError, check_leads_here};
 pub use request::{
     Caller, FLIGHT, Kind, MEASURED, MIRRORED, NAMESPACE, NODE_SECRET, REASON, Reader, Request,
     RequestError, SOURCE, Target,
 };
-pub use router::{Candidate, PeerId, Router, Search};
+pub use router::{
+    Candidate, MAX_LISTED_PEERS, PeerId, PeerStanding, Router, RouterPeer, RouterPeers, Search,
+};
 pub use store::{
     Begun, Content, Ingest, IngestId, Intake, IntakeError, Provenance, PullThrough, Sink, Store,
     StoredObject,
@@ -86,4 +91,6 @@ pub use upstream::{
     ClientCredentials, List, Resolved, Upstream, UpstreamBlob, UpstreamError, UpstreamHead,
     UpstreamManifest, UpstreamPage, UpstreamRepository,
 };
-pub use upstream_check::{CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, TagPolicy};
+pub use upstream_check::{
+    CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, RegistryState, TagPolicy,
+};

@@ -9,6 +9,7 @@ mod track;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderValue, Response, StatusCode};
@@ -35,11 +36,8 @@ use crate::request_record::{RequestRecord, handler};
 use crate::trace::{Span, TraceSink};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
-use crate::upstream_check::UpstreamCheck;
-use crate::{
-    CheckOptions, Flights, Health, Holdings, PullThrough, Router, Store, Upstream, local, measured,
-    send,
-};
+use crate::upstream_check::{RegistryState, UpstreamCheck};
+use crate::{CheckOptions, Flights, Health, PullThrough, Router, Store, Upstream, measured, send};
 
 /// The adapters that a mirror stands between.
 #[derive(Clone)]
@@ -64,8 +62,8 @@ pub struct Options {
 
 /// A mirror: answers requests for content from this node or its peers.
 pub struct Mirror {
-    store: Arc<dyn Store>,
-    router: Arc<dyn Router>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) router: Arc<dyn Router>,
     access: Access,
     reader: Reader,
     from_peers: Arc<FromPeers>,
@@ -85,6 +83,8 @@ pub struct Mirror {
     pub(crate) changes: Changes,
     pub(crate) started_at: SystemTime,
     traces: Option<Arc<dyn TraceSink>>,
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) tells_all: AtomicBool,
 }
 
 /// The ends of the connection that a request came on.
@@ -121,7 +121,7 @@ impl Mirror {
             Arc::new(Flight::new(
                 flights,
                 parts.store.clone(),
-                fetcher,
+                fetcher.clone(),
                 from_peers.clone(),
                 images.clone(),
                 metrics.clone(),
@@ -162,6 +162,8 @@ impl Mirror {
             changes,
             started_at: SystemTime::now(),
             traces: None,
+            fetcher,
+            tells_all: AtomicBool::new(false),
         }
     }
 
@@ -208,13 +210,10 @@ impl Mirror {
         (at > 0).then(|| now.saturating_sub(Duration::from_secs(at)))
     }
 
-    /// What this node holds, to be shown.
-    ///
-    /// # Errors
-    /// The disk of the store gives no answer in time.
-    pub async fn holdings(&self) -> std::io::Result<Holdings> {
-        let filter = self.access.filter.clone();
-        local::read_store(&self.store, move |store| Holdings::of(store, &filter)).await
+    /// How the registries are at which tags and visibility were checked.
+    pub fn registries(&self) -> Vec<RegistryState> {
+        let check = self.upstream_check.as_ref();
+        check.map(UpstreamCheck::registries).unwrap_or_default()
     }
 
     /// What `/readyz` says.
@@ -239,11 +238,17 @@ impl Mirror {
         readiness(&health, lines.join("\n"))
     }
 
+    /// The name of this node; empty where nobody has given it one.
+    pub(crate) fn own_name(&self) -> String {
+        self.access.own_names.first().cloned().unwrap_or_default()
+    }
+
     /// What `/livez` answers: that this node's mirror does.
     fn liveness(&self) -> Response<Body> {
         let mut response = Response::new(Body::empty());
-        let name = self.access.own_names.first();
-        if let Some(name) = name.and_then(|name| HeaderValue::from_str(name).ok()) {
+        if let Ok(name) = HeaderValue::from_str(&self.own_name())
+            && !name.is_empty()
+        {
             response.headers_mut().insert(NODE, name);
         }
         response
@@ -292,6 +297,10 @@ impl Mirror {
             Request::Base => {
                 self.access.authorize(headers)?;
                 Ok(Response::new(Body::empty()))
+            }
+            Request::Report(digests) => {
+                self.access.authorize(headers)?;
+                Ok(self.answer_report(&digests))
             }
             Request::LinkTest => {
                 self.access.authorize(headers)?;

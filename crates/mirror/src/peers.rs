@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::activity::Changes;
-use crate::rate::Throughput;
+use crate::rate::{Throughput, per_second};
 use crate::{Candidate, PeerId};
 
 /// The first back-off after a failure. It doubles with each further failure, up to [`BACK_OFF_MAX`].
@@ -24,6 +24,10 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 const LACKING: Duration = Duration::from_secs(30);
 /// After this many announced objects in a row that it lacked, a peer backs off for all objects.
 const MAX_FALSE_ANNOUNCEMENTS: u32 = 4;
+/// Announced objects that a peer lacked are counted anew after this long.
+const LACKED_LATELY: Duration = Duration::from_secs(10 * 60);
+/// Answers of fewer bytes say nothing of the rate at which a peer sends.
+const MEASURED_FROM: u64 = 256 * 1024;
 /// The most peers to remember. The least recently used is evicted first.
 const MAX_PEERS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 /// The most (peer, key) pairs to remember as lacking.
@@ -64,6 +68,11 @@ struct Record {
     in_flight: u32,
     /// What it has sent.
     received: Arc<Throughput>,
+    /// At which rate its large answers came, smoothed; 0: none has come.
+    measured_rate: u64,
+    /// Announced objects that it lacked, since when.
+    lacked: u32,
+    lacked_since: Instant,
     last_error: Option<(String, SystemTime)>,
 }
 
@@ -76,9 +85,11 @@ pub struct KnownPeer {
     pub last_error: Option<(String, SystemTime)>,
     pub requests: u32,
     pub latency: Duration,
-    /// Bytes that it has sent in all, and what comes now.
+    /// Bytes that it has sent in all, and at which rate they come or came.
     pub received: u64,
     pub bytes_per_second: u64,
+    /// Announced objects that it lacked lately.
+    pub lacked: u32,
 }
 
 /// The records of all peers, shared by all requests.
@@ -155,6 +166,18 @@ impl Peers {
         self.latency(peer) * (1 + in_flight)
     }
 
+    /// Learns where a peer's registry listens before it is asked for anything. Says nothing of when it was used.
+    pub fn introduce(&self, candidate: &Candidate) {
+        let mut records = self.records.lock();
+        if records.peek(&candidate.peer).is_none() {
+            records.push(candidate.peer.clone(), Record::new());
+            records.demote(&candidate.peer);
+        }
+        if let Some(record) = records.peek_mut(&candidate.peer) {
+            record.addresses = candidate.addresses.clone();
+        }
+    }
+
     /// Where a peer's registry listens, as last heard.
     pub fn addresses(&self, peer: &str) -> Option<Arc<[SocketAddr]>> {
         let records = self.records.lock();
@@ -175,6 +198,7 @@ impl Peers {
             peer: candidate.peer.clone(),
             asked: Instant::now(),
             answered: false,
+            bytes: AtomicU64::new(0),
         }
     }
 
@@ -204,7 +228,11 @@ impl Peers {
             requests: record.in_flight,
             latency: record.latency,
             received: record.received.total(),
-            bytes_per_second: record.received.rate(),
+            bytes_per_second: record.received.rate().max(record.measured_rate),
+            lacked: match now.duration_since(record.lacked_since) < LACKED_LATELY {
+                true => record.lacked,
+                false => 0,
+            },
         };
         records.iter().take(most).map(known).collect()
     }
@@ -228,6 +256,12 @@ impl Peers {
         };
         if fault != Fault::Failed {
             record.last_error = Some((fault.to_string(), SystemTime::now()));
+        }
+        if fault == Fault::Lacking {
+            if now.saturating_duration_since(record.lacked_since) >= LACKED_LATELY {
+                (record.lacked, record.lacked_since) = (0, now);
+            }
+            record.lacked += 1;
         }
         match fault {
             Fault::Lacking if record.false_announcements + 1 < MAX_FALSE_ANNOUNCEMENTS => {
@@ -261,6 +295,9 @@ impl Record {
             measured: Instant::now(),
             in_flight: 0,
             received: Arc::default(),
+            measured_rate: 0,
+            lacked: 0,
+            lacked_since: Instant::now(),
             last_error: None,
         }
     }
@@ -278,6 +315,8 @@ pub struct InFlight {
     received: Arc<Throughput>,
     asked: Instant,
     answered: bool,
+    /// Of this answer.
+    bytes: AtomicU64,
 }
 
 impl InFlight {
@@ -297,6 +336,7 @@ impl InFlight {
     /// Counts bytes of the answer.
     pub fn received(&self, bytes: u64) {
         self.received.add(bytes);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Clears the peer's failures: its answer was good to the last byte.
@@ -316,6 +356,14 @@ impl Drop for InFlight {
             return;
         };
         record.in_flight = record.in_flight.saturating_sub(1);
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        if bytes >= MEASURED_FROM {
+            let rate = per_second(bytes, self.asked.elapsed());
+            record.measured_rate = match record.measured_rate {
+                0 => rate,
+                before => before / 4 * 3 + rate / 4,
+            };
+        }
         // Another peer was quicker. This one takes at least this long, so it is asked after peers that do not.
         if !self.answered {
             record.latency = record.latency.max(self.asked.elapsed() * 2);

@@ -15,6 +15,7 @@ use http::header::{CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Uri};
 use oci::{Digest, Key, NameError, Origin, RangeError, Ranges, Reference, Registry, TagName};
 
+use crate::node_report::{DIGEST, MAX_NAMED, REPORT};
 use crate::own_pull::OwnPull;
 use crate::{ChainPosition, List};
 use browser::AskedByPage;
@@ -164,6 +165,8 @@ pub enum Request {
     Ready,
     Live,
     LinkTest,
+    /// What this node does, and how far it is with these objects.
+    Report(Vec<Digest>),
     Content(Target),
     List {
         /// `None` where the client names no registry.
@@ -238,6 +241,7 @@ impl Reader {
             "/readyz" => return Ok(Request::Ready),
             "/livez" => return Ok(Request::Live),
             LINK_TEST => return Ok(Request::LinkTest),
+            REPORT => return Ok(Request::Report(named(uri.query())?)),
             _ => {}
         }
         let path = path.strip_prefix("/v2/").ok_or(RequestError::UnknownPath)?;
@@ -345,6 +349,13 @@ fn ranges(headers: &HeaderMap, digest: &Digest) -> Result<Option<Ranges>, RangeE
 
 fn parse_digest(text: &str) -> Result<Digest, NameError> {
     text.parse().map_err(NameError::Digest)
+}
+
+/// The digests that a query names.
+fn named(query: Option<&str>) -> Result<Vec<Digest>, NameError> {
+    let pairs = query.unwrap_or_default().split('&');
+    let digests = pairs.filter_map(|pair| pair.strip_prefix(DIGEST));
+    digests.take(MAX_NAMED).map(parse_digest).collect()
 }
 
 /// The value of `ns` in a query.

@@ -56,6 +56,7 @@ pub fn handler(request: &Result<Request, RequestError>) -> &'static str {
         Ok(Request::Ready) => "readyz",
         Ok(Request::Live) => "livez",
         Ok(Request::LinkTest) => "link-test",
+        Ok(Request::Report(_)) => "node-report",
         Ok(Request::Content(Target {
             kind: Kind::Manifest,
             ..

@@ -111,6 +111,41 @@ impl Search {
 /// Candidates waiting to be taken from a search. A request needs a handful.
 const SEARCH_QUEUE: usize = 32;
 
+/// A peer as the router knows it, to be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouterPeer {
+    pub peer: PeerId,
+    /// Where its registry listens, as far as is known.
+    pub addresses: Arc<[SocketAddr]>,
+    /// The name of its node, and the version of Peili that it runs, as it says itself. `None`: it was never connected to,
+    /// or runs another program.
+    pub name: Option<String>,
+    pub version: Option<String>,
+    pub standing: PeerStanding,
+}
+
+/// What the members of the cluster think of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerStanding {
+    Member,
+    /// It does not answer, and is declared dead unless it does soon.
+    Suspected,
+    /// It takes part in no flights: Spegel, or Peili with flights off.
+    Legacy,
+}
+
+/// The peers that a router knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouterPeers {
+    /// How many there are.
+    pub count: usize,
+    /// Those that are listed, [`MAX_LISTED_PEERS`] at the most.
+    pub listed: Vec<RouterPeer>,
+}
+
+/// The most peers that a router lists.
+pub const MAX_LISTED_PEERS: usize = 1024;
+
 /// Finds peers that hold a key, and tells them what this node holds.
 #[async_trait]
 pub trait Router: Send + Sync + 'static {
@@ -126,6 +161,11 @@ pub trait Router: Send + Sync + 'static {
     /// Whether there are peers that take part in no flights, and may hold what nobody in them has.
     fn has_legacy_peers(&self) -> bool {
         false
+    }
+
+    /// The peers that it knows now, to be shown. `None`: it cannot tell.
+    async fn list_peers(&self) -> Option<RouterPeers> {
+        None
     }
 
     fn health(&self) -> Health;

@@ -2,6 +2,7 @@
 //!
 //! Times are in milliseconds since 1970, rates in bytes per second. What is not known is `None`.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use crate::activity::{BytesBySource, FinishedPull, PullActivity, PullSource};
 use crate::mirror::Mirror;
 use crate::peers::KnownPeer;
 use crate::upstream_reasons::REASONS;
+use crate::{PeerStanding, RouterPeer};
 
 /// The most peers that a snapshot lists, those used latest first.
 const MAX_PEERS: usize = 1024;
@@ -30,7 +32,9 @@ pub struct Snapshot {
     pub running: Vec<RunningPull>,
     /// The last 64 of them that have ended, the last one first.
     pub finished: Vec<EndedPull>,
-    /// The peers that this node has asked, or has sent bytes to.
+    /// How many peers the router knows.
+    pub peer_count: usize,
+    /// The peers that the router knows, then others that this node has asked, or has sent bytes to.
     pub peers: Vec<Peer>,
 }
 
@@ -44,6 +48,8 @@ pub struct Totals {
     pub from_peers: u64,
     /// By the reason why no peer gave them.
     pub from_upstream: BTreeMap<&'static str, u64>,
+    /// What pulls would have taken longer without peers. `None` while the rate of upstream is not measured.
+    pub saved_ms: Option<u64>,
 }
 
 /// A pull that is on its way.
@@ -63,6 +69,8 @@ pub struct RunningPull {
 pub struct EndedPull {
     #[serde(flatten)]
     pub object: Object,
+    /// Where the last of it came from.
+    pub source: Source,
     pub took_ms: u64,
     /// Whether all bytes are known to have come.
     pub is_complete: bool,
@@ -100,11 +108,28 @@ pub enum Source {
     },
 }
 
+/// What is known of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerState {
+    Member,
+    Suspected,
+    Legacy,
+    /// The router does not know it, or no longer.
+    Unknown,
+}
+
 /// A peer as this node has found it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Peer {
     /// `None`: it asked this node, and was never asked.
     pub node: Option<String>,
+    /// The name of its node and the version of its mirror, as it says itself.
+    pub name: Option<String>,
+    pub version: Option<String>,
+    pub state: PeerState,
+    /// Announced objects that it lacked lately.
+    pub lacked: u32,
     pub addresses: Vec<SocketAddr>,
     /// It is not asked before this time. `None`: it may be.
     pub back_off_until_ms: Option<u64>,
@@ -125,7 +150,17 @@ pub struct PeerError {
 
 impl Mirror {
     /// How this mirror is now. Costs nothing until it is called.
-    pub fn snapshot(&self) -> Snapshot {
+    pub async fn snapshot(&self) -> Snapshot {
+        let router = self.router.list_peers().await;
+        Snapshot {
+            peer_count: router.as_ref().map_or(0, |peers| peers.count),
+            peers: self.known_peers(router.unwrap_or_default().listed),
+            ..self.own_snapshot()
+        }
+    }
+
+    /// The same without peers.
+    pub(crate) fn own_snapshot(&self) -> Snapshot {
         let followers = self.followers();
         let running = self.activities.running();
         let finished = self.activities.finished();
@@ -138,7 +173,8 @@ impl Mirror {
                 .map(|pull| RunningPull::of(pull, &followers))
                 .collect(),
             finished: finished.iter().map(EndedPull::of).collect(),
-            peers: self.known_peers(),
+            peer_count: 0,
+            peers: Vec::new(),
         }
     }
 
@@ -158,6 +194,7 @@ impl Mirror {
             to_followers: bytes.growing.get(),
             from_peers: bytes.peer.get(),
             from_upstream: REASONS.into_iter().filter_map(of).collect(),
+            saved_ms: self.activities.saved.total().map(in_millis),
         }
     }
 
@@ -166,28 +203,28 @@ impl Mirror {
         flight.map_or_else(HashMap::new, |flight| flight.followers())
     }
 
-    fn known_peers(&self) -> Vec<Peer> {
+    /// The router's peers with what this node has seen of them, then those that only this node has seen.
+    fn known_peers(&self, router: Vec<RouterPeer>) -> Vec<Peer> {
         let mut sent: HashMap<IpAddr, u64> = self.peers.sent().into_iter().collect();
-        let known = self.peers.known(MAX_PEERS);
-        let mut peers: Vec<_> = known
-            .into_iter()
-            .map(|known| Peer::of(known, &sent))
-            .collect();
+        let known = self.peers.known(MAX_PEERS).into_iter();
+        let mut known: HashMap<_, _> = known.map(|peer| (peer.peer.clone(), peer)).collect();
+        let of_router = router.into_iter().map(|peer| {
+            let seen = known.remove(&peer.peer);
+            Peer::of_router(peer, seen.as_ref(), &sent)
+        });
+        let mut peers: Vec<_> = of_router.collect();
+        let mut others: Vec<_> = known.values().map(|seen| Peer::seen(seen, &sent)).collect();
+        others.retain(|peer| peer.received > 0 || peer.last_error.is_some());
+        others.sort_by_key(|peer| Reverse(peer.received));
+        peers.append(&mut others);
         for address in peers.iter().flat_map(|peer| &peer.addresses) {
             sent.remove(&address.ip().to_canonical());
         }
-        let others = sent.into_iter().map(|(ip, sent)| Peer {
-            node: None,
+        peers.extend(sent.into_iter().map(|(ip, sent)| Peer {
             addresses: vec![SocketAddr::new(ip, 0)],
-            back_off_until_ms: None,
-            last_error: None,
-            requests: 0,
-            latency_ms: 0,
-            bytes_per_second: 0,
-            received: 0,
             sent,
-        });
-        peers.extend(others);
+            ..Peer::unseen()
+        }));
         peers.truncate(MAX_PEERS);
         peers
     }
@@ -209,6 +246,7 @@ impl EndedPull {
     fn of(ended: &FinishedPull) -> Self {
         Self {
             object: Object::of(&ended.pull),
+            source: ended.pull.source().into(),
             took_ms: in_millis(ended.took),
             is_complete: ended.is_complete,
         }
@@ -254,15 +292,50 @@ impl From<PullSource> for Source {
 }
 
 impl Peer {
-    fn of(known: KnownPeer, sent: &HashMap<IpAddr, u64>) -> Self {
-        let ips = known.addresses.iter().map(|a| a.ip().to_canonical());
-        let sent = ips.filter_map(|ip| sent.get(&ip)).max();
+    fn unseen() -> Self {
+        Self {
+            node: None,
+            name: None,
+            version: None,
+            state: PeerState::Unknown,
+            lacked: 0,
+            addresses: Vec::new(),
+            back_off_until_ms: None,
+            last_error: None,
+            requests: 0,
+            latency_ms: 0,
+            bytes_per_second: 0,
+            received: 0,
+            sent: 0,
+        }
+    }
+
+    fn of_router(peer: RouterPeer, seen: Option<&KnownPeer>, sent: &HashMap<IpAddr, u64>) -> Self {
+        let seen = seen.map_or_else(Self::unseen, |seen| Self::seen(seen, sent));
+        Self {
+            node: Some(peer.peer.to_string()),
+            name: peer.name,
+            version: peer.version,
+            state: match peer.standing {
+                PeerStanding::Member => PeerState::Member,
+                PeerStanding::Suspected => PeerState::Suspected,
+                PeerStanding::Legacy => PeerState::Legacy,
+            },
+            sent: sent_to(&peer.addresses, sent),
+            addresses: peer.addresses.to_vec(),
+            ..seen
+        }
+    }
+
+    fn seen(known: &KnownPeer, sent: &HashMap<IpAddr, u64>) -> Self {
         let left = known.backed_off_for.map(|left| SystemTime::now() + left);
+        let last_error = known.last_error.clone();
         Self {
             node: Some(known.peer.to_string()),
+            lacked: known.lacked,
             addresses: known.addresses.to_vec(),
             back_off_until_ms: left.map(millis),
-            last_error: known.last_error.map(|(what, at)| PeerError {
+            last_error: last_error.map(|(what, at)| PeerError {
                 what,
                 at_ms: millis(at),
             }),
@@ -270,9 +343,17 @@ impl Peer {
             latency_ms: in_millis(known.latency),
             bytes_per_second: known.bytes_per_second,
             received: known.received,
-            sent: sent.copied().unwrap_or_default(),
+            sent: sent_to(&known.addresses, sent),
+            ..Self::unseen()
         }
     }
+}
+
+/// What was sent to a peer with these addresses.
+fn sent_to(addresses: &[SocketAddr], sent: &HashMap<IpAddr, u64>) -> u64 {
+    let ips = addresses.iter().map(|a| a.ip().to_canonical());
+    let most = ips.filter_map(|ip| sent.get(&ip)).max();
+    most.copied().unwrap_or_default()
 }
 
 fn millis(at: SystemTime) -> u64 {
@@ -281,4 +362,42 @@ fn millis(at: SystemTime) -> u64 {
 
 fn in_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::PeerId;
+
+    #[test]
+    fn what_the_router_knows_and_what_was_exchanged_are_one_peer() {
+        let addresses: Arc<[SocketAddr]> = [SocketAddr::from(([10, 0, 0, 2], 5000))].into();
+        let peer = RouterPeer {
+            peer: PeerId::new("a"),
+            addresses: addresses.clone(),
+            name: Some("node-2".into()),
+            version: Some("1.0".into()),
+            standing: PeerStanding::Suspected,
+        };
+        let sent = HashMap::from([(addresses[0].ip(), 7)]);
+        let unseen = Peer::of_router(peer.clone(), None, &sent);
+        assert_eq!((unseen.received, unseen.sent), (0, 7));
+        let seen = KnownPeer {
+            peer: PeerId::new("a"),
+            addresses,
+            backed_off_for: Some(Duration::from_secs(1)),
+            last_error: None,
+            requests: 1,
+            latency: Duration::ZERO,
+            received: 9,
+            bytes_per_second: 5,
+            lacked: 2,
+        };
+        let shown = Peer::of_router(peer, Some(&seen), &sent);
+        assert_eq!((shown.name.as_deref(), shown.received), (Some("node-2"), 9));
+        assert_eq!((shown.state, shown.lacked), (PeerState::Suspected, 2));
+        assert!(shown.back_off_until_ms.is_some());
+    }
 }

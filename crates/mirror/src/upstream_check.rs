@@ -45,6 +45,7 @@ use crate::{
     ClientCredentials, Store, Upstream, UpstreamHead, UpstreamRepository, Visibility, local,
 };
 
+pub use answers::RegistryState;
 pub use policy::{CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, TagPolicy};
 
 /// How long an answer of upstream is waited for.
@@ -161,6 +162,11 @@ impl UpstreamCheck {
             tasks: TaskTracker::new(),
             metrics,
         }))
+    }
+
+    /// How the registries are that were asked.
+    pub fn registries(&self) -> Vec<RegistryState> {
+        self.0.answers.lock().registries()
     }
 
     /// Keeps the proofs on disk, for ever.

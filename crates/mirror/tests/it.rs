@@ -183,7 +183,7 @@ async fn a_snapshot_tells_why_bytes_came_from_upstream() {
     let app = app();
     let (size, digest) = (layer().len() as u64, app.upstream.put(layer()));
     app.get(&format!("blobs/{digest}")).await;
-    let snapshot = app.mirror.snapshot();
+    let snapshot = app.mirror.snapshot().await;
     assert!(snapshot.running.is_empty(), "{snapshot:?}");
     let ended = &snapshot.finished[0];
     assert!(ended.is_complete && ended.object.digest == digest.as_str());

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use other_commands::{
     CleanupArgs, CleanupWaitArgs, CompletionsArgs, DemoArgs, DoctorArgs, ImagesArgs, ManArgs,
-    PullArgs, PullTestArgs, ShowArgs, UiArgs, VersionArgs,
+    PullArgs, PullTestArgs, ShowArgs, StatusArgs, UiArgs, VersionArgs,
 };
 #[cfg(test)]
 pub use read::read;
@@ -42,7 +42,7 @@ pub enum Command {
     /// Find out what is wrong on this node, and what to do.
     Doctor(DoctorArgs),
     /// Show what the mirror of this node is doing and what it has saved.
-    Status(ShowArgs),
+    Status(StatusArgs),
     /// Show the peers of this node's mirror.
     Peers(ShowArgs),
     /// Open the status page of a mirror in Kubernetes on this host, with your own kubectl.

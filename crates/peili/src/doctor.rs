@@ -13,6 +13,7 @@ use containerd::{Setup, State, Topic};
 use hosts::ConfigPath;
 use hosts::probe::{self, Endpoint};
 use oci::{RegistryUrl, Scheme};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -92,32 +93,9 @@ fn show_report(report: &Report, output: Output) -> anyhow::Result<()> {
 impl Place {
     async fn facts(&self) -> Facts {
         let mirror = self.mirror().await;
-        let (mut containerd, mut hosts, mut addresses) = (Containerd::None, Vec::new(), Vec::new());
-        if let Some(paths) = self.paths(mirror.as_ref().ok().map(|(_, mirror)| mirror)) {
-            containerd = look_at(&paths).await;
-            let urls;
-            let port = mirror.as_ref().ok().map(|(_, mirror)| mirror.registry_port);
-            (hosts, urls) = registry_configuration(&paths, port.unwrap_or(DEFAULT_PORT));
-            if let Ok((node, _)) = &mirror {
-                for url in urls {
-                    addresses.push(AddressAnswer {
-                        answer: answered(&url, node).await,
-                        url: url.to_string(),
-                    });
-                }
-            }
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        Facts {
-            containerd,
-            hosts,
-            addresses,
-            now: now.unwrap_or_default().as_secs(),
-            mirror_address: self.endpoint.to_string(),
-            mirror: mirror.map(|(_, mirror)| mirror),
-            is_installed: !self.pre,
-            trial: None,
-        }
+        let paths = self.paths(mirror.as_ref().ok().map(|(_, mirror)| mirror));
+        let address = self.endpoint.to_string();
+        gather(paths, mirror, address, !self.pre).await
     }
 
     /// Where containerd and its files are. `None`: the mirror has a store of its own.
@@ -150,6 +128,51 @@ impl Place {
     async fn mirror(&self) -> Result<(String, Mirror), String> {
         let facts = show::ask(&self.endpoint, "/api/v1/doctor").await?;
         serde_json::from_slice(&facts).map_err(|_| "it answers with something else".to_owned())
+    }
+}
+
+/// Looks at containerd and its files, and at who answers where they lead. `mirror`: what the mirror says of itself, with
+/// the name of its node.
+pub async fn gather(
+    paths: Option<ContainerdPaths>,
+    mirror: Result<(String, Mirror), String>,
+    mirror_address: String,
+    is_installed: bool,
+) -> Facts {
+    let (mut containerd, mut hosts, mut addresses) = (Containerd::None, Vec::new(), Vec::new());
+    if let Some(paths) = paths {
+        let port = mirror.as_ref().ok().map(|(_, mirror)| mirror.registry_port);
+        let port = port.unwrap_or(DEFAULT_PORT);
+        let (said, read) = tokio::join!(
+            look_at(&paths),
+            spawn_blocking({
+                let paths = paths.clone();
+                move || registry_configuration(&paths, port)
+            })
+        );
+        containerd = said;
+        // A panic of the task is logged where it happens.
+        let (folders, urls) = read.unwrap_or_default();
+        hosts = folders;
+        if let Ok((node, _)) = &mirror {
+            for url in urls {
+                addresses.push(AddressAnswer {
+                    answer: answered(&url, node).await,
+                    url: url.to_string(),
+                });
+            }
+        }
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    Facts {
+        containerd,
+        hosts,
+        addresses,
+        now: now.unwrap_or_default().as_secs(),
+        mirror_address,
+        mirror: mirror.map(|(_, mirror)| mirror),
+        is_installed,
+        trial: None,
     }
 }
 

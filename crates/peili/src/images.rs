@@ -1,15 +1,11 @@
 //! `peili images`: what the mirror of this node holds and what it tells peers of.
 
-use std::io::Write as _;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use status::{Content, text, words};
+use tokio_util::sync::CancellationToken;
 
-use anyhow::Context as _;
-use hosts::probe::Endpoint;
-use mirror::Holdings;
-use status::{text, words};
-
-use crate::cli::ImagesArgs;
-use crate::fault::Faults;
-use crate::show::{self, Output};
+use crate::cli::{ImagesArgs, ShowArgs};
+use crate::show;
 
 /// Characters of a digest that people see.
 const SHORT_DIGEST: usize = 12;
@@ -18,77 +14,80 @@ const SHORT_DIGEST: usize = 12;
 ///
 /// # Errors
 /// The arguments are at fault, or the mirror does not answer.
-pub async fn run(arguments: &ImagesArgs) -> anyhow::Result<()> {
-    let mut faults = Faults::default();
-    let endpoint = faults.take("--metrics-endpoint", arguments.metrics_endpoint.parse());
-    let output = faults.take("--output", arguments.output.parse());
-    let all = || Some((endpoint?, output?));
-    let (endpoint, output): (Endpoint, Output) = faults.settle(all())?;
-    let bytes = show::get(&endpoint, "/api/v1/images").await?;
-    let shown = match output {
-        Output::Json => String::from_utf8_lossy(&bytes).into_owned() + "\n",
-        Output::Text => {
-            let holdings = serde_json::from_slice(&bytes);
-            table(&holdings.context("the mirror answers with something else than its images")?)
-        }
+pub async fn run(arguments: &ImagesArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let search = utf8_percent_encode(&arguments.search, NON_ALPHANUMERIC);
+    let once = ShowArgs {
+        metrics_endpoint: arguments.metrics_endpoint.clone(),
+        output: arguments.output.clone(),
+        watch: false,
     };
-    std::io::stdout().write_all(shown.as_bytes())?;
-    Ok(())
+    show::run(
+        &once,
+        shutdown,
+        &format!("/api/v1/content?q={search}"),
+        table,
+    )
+    .await
 }
 
-fn table(holdings: &Holdings) -> String {
-    let rows: Vec<_> = holdings
-        .images
-        .iter()
+fn table(content: &Content) -> String {
+    let listed = content.listed.iter();
+    let rows: Vec<_> = listed
         .map(|image| {
             let hex = image.digest.split_once(':').map_or("", |(_, hex)| hex);
+            let holders = image.holders.as_ref().map(Vec::len);
             vec![
                 image.name.clone(),
                 hex.chars().take(SHORT_DIGEST).collect(),
-                image.size.map(words::bytes).unwrap_or_default(),
-                if image.is_announced { "yes" } else { "no" }.to_owned(),
+                words::bytes(image.bytes),
+                if image.is_shared { "yes" } else { "no" }.to_owned(),
+                holders.map(|count| count.to_string()).unwrap_or_default(),
             ]
         })
         .collect();
-    let mut shown = text::table(&["IMAGE", "DIGEST", "SIZE", "ANNOUNCED"], &rows);
-    let rest = holdings.tags.saturating_sub(holdings.images.len());
+    let headings = ["IMAGE", "DIGEST", "SIZE", "SHARED", "OTHER NODES"];
+    let mut shown = text::table(&headings, &rows);
+    let rest = content.found.saturating_sub(content.listed.len());
     if rest > 0 {
-        shown.push_str(&format!("and {rest} more tags\n"));
+        shown.push_str(&format!("and {rest} more; search for a part of the name\n"));
     }
     shown.push_str(&format!(
-        "{} objects of {}, {} of them announced to peers\n",
-        holdings.objects,
-        words::bytes(holdings.bytes),
-        holdings.announced
+        "{} images, {} objects of {}\n",
+        content.images,
+        content.objects,
+        words::bytes(content.bytes),
     ));
     shown
 }
 
 #[cfg(test)]
 mod tests {
-    use mirror::Image;
+    use status::content::Image;
 
     use super::*;
 
     #[test]
-    fn a_table_says_what_is_here_and_what_peers_are_told() {
-        let holdings = Holdings {
-            images: vec![Image {
+    fn a_table_says_what_is_here_and_who_else_has_it() {
+        let content = Content {
+            images: 3,
+            objects: 7,
+            bytes: 40_000_000,
+            found: 3,
+            listed: vec![Image {
                 name: "quay.io/team/app:1".into(),
                 digest: format!("sha256:{}", "a".repeat(64)),
-                size: Some(12_300_000),
-                is_announced: true,
+                bytes: 12_300_000,
+                objects: 4,
+                is_shared: true,
+                holders: Some(vec!["node-2".into()]),
             }],
-            tags: 3,
-            objects: 7,
-            announced: 6,
-            bytes: 40_000_000,
+            ..Content::default()
         };
-        let shown = table(&holdings);
+        let shown = table(&content);
         for part in [
-            "quay.io/team/app:1  aaaaaaaaaaaa  12.3 MB  yes",
-            "and 2 more tags",
-            "7 objects of 40 MB, 6 of them announced to peers",
+            "quay.io/team/app:1  aaaaaaaaaaaa  12.3 MB  yes     1",
+            "and 2 more",
+            "3 images, 7 objects of 40 MB",
         ] {
             assert!(shown.contains(part), "{part} is not in {shown}");
         }

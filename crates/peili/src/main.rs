@@ -84,7 +84,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Cleanup(arguments) => cleanup::run(&arguments, shutdown).await,
             Command::CleanupWait(arguments) => cleanup::wait(&arguments, shutdown).await,
             Command::Ui(arguments) => ui::run(&arguments, shutdown).await,
-            Command::Images(arguments) => images::run(&arguments).await,
+            Command::Images(arguments) => images::run(&arguments, shutdown).await,
             Command::Pull(arguments) => Box::pin(pull::run(&arguments, shutdown)).await,
             Command::PullTest(arguments) => pull_test::run(&arguments).await,
             Command::Doctor(arguments) if arguments.trial => {
@@ -94,8 +94,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 cluster_doctor::run(&arguments).await
             }
             Command::Doctor(arguments) => doctor::run(&arguments, shutdown).await,
-            Command::Status(arguments) => show::run(&arguments, shutdown, show::status).await,
-            Command::Peers(arguments) => show::run(&arguments, shutdown, show::peers).await,
+            Command::Status(arguments) => show::status(&arguments, shutdown).await,
+            Command::Peers(arguments) => show::peers(&arguments, shutdown).await,
             Command::Demo(arguments) => demo::run(&arguments, shutdown).await,
             Command::Completions(arguments) => completions::run(&arguments),
             Command::Man(arguments) => man::run(&arguments),

@@ -1,7 +1,13 @@
 //! The port of metrics and health.
 
+mod background;
+mod cluster;
+mod content;
+mod events;
+mod facts;
 mod page;
 mod status;
+mod views;
 
 use std::sync::Arc;
 
@@ -17,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 #[cfg(test)]
 pub use page::PATHS;
 pub use page::{PageAccess, Pages};
+pub use views::{About, Views};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -49,6 +56,7 @@ pub async fn serve(
     limits: PortLimits,
     listener: TcpListener,
     mut metrics: Registry,
+    mirror: Arc<Mirror>,
     pages: Pages,
     shutdown: CancellationToken,
 ) {
@@ -56,13 +64,15 @@ pub async fn serve(
     let (metrics, pages) = (Arc::new(metrics), Arc::new(pages));
     let handler = move |request: http::Request<hyper::body::Incoming>, ends: Ends| {
         let (metrics, pages, ready) = (metrics.clone(), pages.clone(), ready.clone());
+        let mirror = mirror.clone();
         async move {
             let path = request.uri().path();
-            if let Some(answer) = pages.answer(path, request.headers(), ends) {
+            let answered = pages.answer(request.uri(), request.headers(), ends).await;
+            if let Some(answer) = answered {
                 return answer;
             }
-            ready.set(i64::from(pages.mirror.health().is_ready()));
-            answer(path, &metrics, &pages.mirror)
+            ready.set(i64::from(mirror.health().is_ready()));
+            answer(path, &metrics, &mirror)
         }
     };
     mirror::serve::serve(limits, listener, shutdown, handler).await;
@@ -91,7 +101,8 @@ fn answer(path: &str, metrics: &Registry, mirror: &Mirror) -> Response<Body> {
         "/livez" => text(StatusCode::OK, String::new()),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /, /metrics, /readyz, /livez and /api/v1/status\n".into(),
+            "there are /, /cluster, /content, /metrics, /readyz, /livez and /api/v1/status\n"
+                .into(),
         ),
     }
 }

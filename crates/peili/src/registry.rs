@@ -19,7 +19,7 @@ use upstream::{Registries, SetupError};
 
 use crate::cli::RegistryArgs;
 use crate::next_hosts::NextHosts;
-use crate::observe::Pages;
+use crate::observe::{About, PageAccess, Pages, Views};
 use crate::readiness::MirrorProbe;
 use crate::settings::{Checks, Settings, Store};
 use crate::{address, descriptors, observe, service_manager, traces};
@@ -95,6 +95,7 @@ impl Bound {
         let registry = address::bind("--registry-addr", settings.registry_addr)?;
         let observe = address::bind("--metrics-addr", settings.metrics_addr)?;
         let config = swarm::Config {
+            node_name: settings.node_name.clone(),
             listen: settings.router_addr,
             registry_port: registry.local_addr()?.port(),
             data_dir: settings.data_dir.clone(),
@@ -141,6 +142,7 @@ impl Bound {
         let (registry_address, metrics_address) = (registry.local_addr()?, observe.local_addr()?);
         let router_port = swarm.port();
         let (router, mut cluster) = swarm.spawn();
+        let peer_id = router.id().to_string();
         let containerd = match &store {
             Opened::Containerd { config, .. } => Some(config.clone()),
             Opened::Layout { .. } => None,
@@ -185,18 +187,27 @@ impl Bound {
             drain: CancellationToken::new(),
             close: CancellationToken::new(),
         };
+        if settings.page_access == PageAccess::Anywhere {
+            mirror.tell_all();
+        }
+        let about = About {
+            mirror: mirror.clone(),
+            node: settings.node_name.clone(),
+            peer_id,
+            open_files: open_files as u64,
+            looks_for_peers: !is_alone,
+            registry_port: registry_address.port(),
+            containerd: paths,
+            address: metrics_address.to_string(),
+        };
         tasks.spawn(observe::serve(
             connections.http,
             observe,
             metrics,
+            mirror.clone(),
             Pages {
-                mirror: mirror.clone(),
-                node: settings.node_name.clone(),
+                views: Arc::new(Views::new(about)),
                 access: settings.page_access,
-                open_files: open_files as u64,
-                looks_for_peers: !is_alone,
-                registry_port: registry_address.port(),
-                containerd: paths,
                 own_names,
             },
             port.close.clone(),

@@ -3,17 +3,21 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use ::status::{Status, text};
+use ::status::text;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use hosts::probe::{self, Endpoint};
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::ShowArgs;
+use crate::cli::{ShowArgs, StatusArgs};
 use crate::fault::Faults;
 
 /// Between two looks with `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Where the mirror says how it is, and how its cluster is.
+const STATUS: &str = "/api/v1/status";
+const CLUSTER: &str = "/api/v1/cluster";
 /// Clears the screen and goes to its beginning (ECMA-48).
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -36,14 +40,34 @@ impl std::str::FromStr for Output {
     }
 }
 
-/// Shows the status in one of its forms, once or until `shutdown`.
+/// `peili status`.
 ///
 /// # Errors
 /// The arguments are at fault, or the mirror does not answer.
-pub async fn run(
+pub async fn status(arguments: &StatusArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    match arguments.cluster {
+        false => run(&arguments.show, shutdown, STATUS, text::status).await,
+        true => run(&arguments.show, shutdown, CLUSTER, text::cluster).await,
+    }
+}
+
+/// `peili peers`.
+///
+/// # Errors
+/// The arguments are at fault, or the mirror does not answer.
+pub async fn peers(arguments: &ShowArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    run(arguments, shutdown, STATUS, text::peers).await
+}
+
+/// Shows what the mirror answers at a path, once or until `shutdown`.
+///
+/// # Errors
+/// The arguments are at fault, or the mirror does not answer.
+pub async fn run<T: DeserializeOwned>(
     arguments: &ShowArgs,
     shutdown: CancellationToken,
-    form: fn(&Status) -> String,
+    path: &str,
+    form: fn(&T) -> String,
 ) -> anyhow::Result<()> {
     let mut faults = Faults::default();
     let endpoint = faults.take("--metrics-endpoint", arguments.metrics_endpoint.parse());
@@ -51,12 +75,14 @@ pub async fn run(
     let all = || Some((endpoint?, output?));
     let (endpoint, output): (Endpoint, Output) = faults.settle(all())?;
     loop {
-        let bytes = get(&endpoint, "/api/v1/status").await?;
+        let bytes = get(&endpoint, path).await?;
         let shown = match output {
             Output::Json => String::from_utf8_lossy(&bytes).into_owned() + "\n",
             Output::Text => {
-                let status = serde_json::from_slice(&bytes);
-                form(&status.context("the mirror answers with something else than a status")?)
+                let shown = serde_json::from_slice(&bytes);
+                form(&shown.with_context(|| {
+                    format!("the mirror does not answer {path} as this version does")
+                })?)
             }
         };
         let clears = arguments.watch && output == Output::Text && std::io::stdout().is_terminal();
@@ -72,14 +98,6 @@ pub async fn run(
             return Ok(());
         }
     }
-}
-
-pub fn status(status: &Status) -> String {
-    text::status(status)
-}
-
-pub fn peers(status: &Status) -> String {
-    text::peers(status)
 }
 
 /// What a mirror answers, or what to do if it does not.

@@ -13,6 +13,9 @@ pub struct Status {
     pub totals: Totals,
     /// Images that are being pulled, the latest first.
     pub pulls: Vec<Pull>,
+    /// How many other nodes there are; `peers` lists a thousand at the most.
+    #[serde(default)]
+    pub peer_count: usize,
     pub peers: Vec<Peer>,
     /// Images that were pulled, the latest first.
     pub finished: Vec<Finished>,
@@ -117,8 +120,7 @@ pub enum Source {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TreeNode {
     pub name: String,
-    /// Where in the list its source is; `None`: it pulls from the registry.
-    pub source: Option<usize>,
+    pub source: TreeSource,
     /// Bytes that it has.
     pub offset: u64,
     /// In bytes per second.
@@ -126,16 +128,35 @@ pub struct TreeNode {
     pub is_this_node: bool,
 }
 
+/// Where a node in a tree gets an object from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "node")]
+pub enum TreeSource {
+    Registry,
+    /// The node at this place in the list.
+    Node(usize),
+    /// From nowhere: it has it whole.
+    Complete,
+    /// It has not begun, or does not say.
+    #[default]
+    Waiting,
+}
+
 /// Another node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Peer {
+    /// The name of its node, else its address.
     pub name: String,
+    /// Its libp2p peer id; empty if it only asked this node.
+    #[serde(default)]
+    pub id: String,
     pub address: String,
     /// `None`: unknown, or another program.
     pub version: Option<String>,
     pub state: PeerState,
-    /// The best rate at which it gave this node something lately, in bytes per second.
+    /// The rate at which it gives this node something, or gave it last, in bytes per second.
     pub rate: Option<u64>,
     /// In bytes, since this mirror started.
     pub received: u64,
@@ -152,8 +173,12 @@ pub enum PeerState {
     Ok,
     /// It is not asked for a while, after a failure.
     BackOff,
+    /// It does not answer the probes of the members, and is taken for dead unless it does soon.
+    Suspected,
     /// It takes no part in flights: Spegel, or a mirror with flights off.
     Legacy,
+    /// It is no longer among the nodes, or was never: it only asked this one.
+    Gone,
 }
 
 /// An image that was pulled.

@@ -1,6 +1,12 @@
 //! The status page: what it shows, and in which order.
 
+mod cluster;
+mod content;
+mod pulls;
+mod tables;
 mod tree;
+
+pub use tree::tree_rows;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,23 +14,77 @@ use doctor::{Finding, Severity};
 use maud::{DOCTYPE, Markup, html};
 use sha2::{Digest as _, Sha256};
 
-use crate::words;
-use crate::{Finished, Object, Peer, PeerState, Pull, Source, Status};
+use crate::{Cluster, Content, Status, words};
 
 /// What the page loads. All of it is embedded, and nothing comes from elsewhere.
 pub const STYLE: &str = include_str!("page/style.css");
 pub const SCRIPT: &str = include_str!("page/script.js");
 
-/// The `Content-Security-Policy` of the page: its own style and script, its own events, and nothing else.
+/// The `Content-Security-Policy` of the page: its own style and script, its own events and search, and nothing else.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; \
-     form-action 'none'; frame-ancestors 'none'";
+     form-action 'self'; frame-ancestors 'none'";
 
 /// The icon of the page, in the page itself.
 const ICON: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="#2a78d0"/><path d="M8 1v14" stroke="#fff" stroke-width="2"/></svg>"##;
 
-/// The whole page.
+/// A page of its own, with what the others link to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum View {
+    Node,
+    Cluster,
+    Content,
+}
+
+impl View {
+    const ALL: [(Self, &str, &str); 3] = [
+        (Self::Node, ".", "This node"),
+        (Self::Cluster, "cluster", "Cluster"),
+        (Self::Content, "content", "Content"),
+    ];
+}
+
+/// The page of this node.
 pub fn page(status: &Status) -> String {
-    let name = &status.node.name;
+    frame(
+        View::Node,
+        &status.node.name,
+        &status.node.version,
+        Some("events"),
+        &content(status),
+    )
+}
+
+/// The page of the whole cluster.
+pub fn cluster(cluster: &Cluster) -> String {
+    let own = cluster.nodes.first();
+    let name = own.map_or("", |own| own.name.as_str());
+    let version = own
+        .and_then(|own| own.version.as_deref())
+        .unwrap_or_default();
+    let inside = cluster::cluster(cluster);
+    frame(
+        View::Cluster,
+        name,
+        version,
+        Some("cluster-events"),
+        &inside,
+    )
+}
+
+/// The page of what this node holds.
+pub fn stored(content: &Content) -> String {
+    let inside = content::content(content);
+    frame(
+        View::Content,
+        &content.node,
+        &content.version,
+        None,
+        &inside,
+    )
+}
+
+/// A whole page. `events`: where the browser hears of changes.
+fn frame(view: View, name: &str, version: &str, events: Option<&str>, inside: &Markup) -> String {
     let icon = format!("data:image/svg+xml;base64,{}", STANDARD.encode(ICON));
     let markup = html! {
         (DOCTYPE)
@@ -36,20 +96,24 @@ pub fn page(status: &Status) -> String {
                 title { (name) " – Peili" }
                 link rel="icon" href=(icon);
                 link rel="stylesheet" href=(asset("style.css", STYLE));
-                script src=(asset("script.js", SCRIPT)) defer {}
+                @if events.is_some() {
+                    script src=(asset("script.js", SCRIPT)) defer {}
+                }
             }
-            body {
+            body data-events=[events] {
                 a .skip href="#main" { "Skip to content" }
                 header {
                     h1 { "Peili" }
-                    p { (name) " · version " (status.node.version) }
+                    p { (name) " · version " (version) }
                     p #live hidden { "live" }
-                    nav aria-label="Other views" {
-                        a href="api/v1/status" { "JSON" }
+                    nav aria-label="Views" {
+                        @for (other, path, title) in View::ALL {
+                            a href=(path) aria-current=[(other == view).then_some("page")] { (title) }
+                        }
                         a href="metrics" { "Metrics" }
                     }
                 }
-                main #main { (content(status)) }
+                main #main { (inside) }
             }
         }
     };
@@ -62,10 +126,7 @@ pub fn content(status: &Status) -> Markup {
         (summary(status))
         section aria-labelledby="pulls" {
             h2 #pulls { "Pulls now" }
-            @if status.pulls.is_empty() {
-                p .none { "This node is pulling nothing." }
-            }
-            @for (n, pull) in status.pulls.iter().enumerate() { (pull_row(n, pull)) }
+            (pulls::pulls(&status.pulls))
         }
         @if !status.findings.is_empty() {
             section aria-labelledby="warnings" {
@@ -75,11 +136,11 @@ pub fn content(status: &Status) -> Markup {
         }
         section aria-labelledby="peers" {
             h2 #peers { "Peers" }
-            (peers(&status.peers))
+            (tables::peers(&status.peers))
         }
         section aria-labelledby="finished" {
             h2 #finished { "Last pulls" }
-            (finished(&status.finished))
+            (tables::finished(&status.finished))
         }
     }
 }
@@ -111,7 +172,7 @@ fn summary(status: &Status) -> Markup {
             div .summary .fault role="status" { p .big { "Not ready: " (why) } }
         } @else {
             div .summary role="status" {
-                p .big { "Mirroring. " (count(status.peers.len(), "peer")) "." }
+                p .big { "Mirroring. " (words::count(status.peer_count, "peer")) "." }
                 p {
                     "In the last " (words::seconds(status.node.uptime)) ": "
                     b { (words::bytes(totals.pulled())) } " pulled, "
@@ -127,77 +188,18 @@ fn summary(status: &Status) -> Markup {
     }
 }
 
-fn count(number: usize, one: &str) -> String {
-    match number {
-        1 => format!("1 {one}"),
-        number => format!("{number} {one}s"),
-    }
-}
-
 /// The fill of a row: how much of it is there.
 fn fill(part: u64, whole: u64) -> Markup {
     let width = (part.min(whole) as f64 * 100.0 / whole.max(1) as f64 * 10.0).round() / 10.0;
     html! {
-        svg .fill viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true" focusable="false" {
-            rect width=(width) height="1" {}
-        }
-    }
-}
-
-fn pull_row(n: usize, pull: &Pull) -> Markup {
-    let (offset, size) = pull.progress();
-    html! {
-        details .row #{ "pull-" (n) } open[n == 0] {
-            summary {
-                (fill(offset, size))
-                span .name { (pull.image) }
-                span .figures {
-                    span { (words::percent(offset, size)) }
-                    span { (words::bytes(offset)) " of " (words::bytes(size)) }
-                    span { (words::rate(pull.rate())) }
-                    span { "for " (words::seconds(pull.age)) }
-                }
-            }
-            div .objects {
-                @for object in &pull.objects { (object_row(object)) }
-            }
-        }
-    }
-}
-
-fn object_row(object: &Object) -> Markup {
-    let size = object.size.unwrap_or(object.offset);
-    html! {
-        div .object {
-            div .row {
-                (fill(object.offset, size))
-                span .name { code { (short(&object.digest)) } " " (source(&object.source)) }
-                span .figures {
-                    span { (words::percent(object.offset, size)) }
-                    span { (words::bytes(size)) }
-                    span { (words::rate(object.rate)) }
-                    @if object.followers > 0 { span { "feeds " (object.followers) } }
-                }
-            }
-            @if object.tree.len() > 1 { (tree::tree(&object.tree, size)) }
-        }
-    }
-}
-
-fn source(source: &Source) -> Markup {
-    html! {
-        @match source {
-            Source::Waiting => "waits",
-            Source::Upstream => "from the registry, for all",
-            Source::Peer(name) => { "from " b { (name) } },
-        }
+        svg .fill aria-hidden="true" { rect width={ (width) "%" } {} }
     }
 }
 
 /// The first characters of a digest, which tell it from others at a glance.
-fn short(digest: &str) -> String {
+fn short(digest: &str) -> &str {
     let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
-    hex.chars().take(12).collect()
+    hex.get(..12).unwrap_or(hex)
 }
 
 fn finding_row(finding: &Finding) -> Markup {
@@ -214,106 +216,20 @@ fn finding_row(finding: &Finding) -> Markup {
     }
 }
 
-fn peers(peers: &[Peer]) -> Markup {
-    if peers.is_empty() {
-        return html! { p .none { "None yet." } };
-    }
-    let fastest = peers.iter().filter_map(|peer| peer.rate).max().unwrap_or(1);
-    html! {
-        div .scroll tabindex="0" role="region" aria-label="Peers" {
-            table {
-                thead {
-                    tr {
-                        th scope="col" { "Name" }
-                        th scope="col" { "State" }
-                        th scope="col" { "Rate" }
-                        th scope="col" .number { "Received" }
-                        th scope="col" .number { "Sent" }
-                        th scope="col" { "Version" }
-                        th scope="col" { "Last error" }
-                    }
-                }
-                tbody {
-                    @for peer in peers {
-                        tr {
-                            th scope="row" title=(peer.address) { (peer.name) }
-                            td { (state(peer.state)) }
-                            td .bar {
-                                @if let Some(rate) = peer.rate {
-                                    (fill(rate, fastest)) span { (words::rate(rate)) }
-                                }
-                            }
-                            td .number { (words::bytes(peer.received)) }
-                            td .number { (words::bytes(peer.sent)) }
-                            td { (peer.version.as_deref().unwrap_or("–")) }
-                            td {
-                                @if let Some((error, ago)) = &peer.last_error {
-                                    (error) ", " (words::seconds(*ago)) " ago"
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn state(state: PeerState) -> Markup {
-    html! {
-        @match state {
-            PeerState::Ok => span .ok { "ok" },
-            PeerState::BackOff => span .bad { "not asked" },
-            PeerState::Legacy => "no flights",
-        }
-    }
-}
-
-fn finished(pulls: &[Finished]) -> Markup {
-    if pulls.is_empty() {
-        return html! { p .none { "None yet." } };
-    }
-    html! {
-        div .scroll tabindex="0" role="region" aria-label="Last pulls" {
-            table {
-                thead {
-                    tr {
-                        th scope="col" { "Image" }
-                        th scope="col" { "When" }
-                        th scope="col" .number { "Took" }
-                        th scope="col" .number { "Here" }
-                        th scope="col" .number { "Peers" }
-                        th scope="col" .number { "Upstream" }
-                        th scope="col" { "Why from upstream" }
-                    }
-                }
-                tbody {
-                    @for pull in pulls {
-                        tr {
-                            th scope="row" { (pull.image) }
-                            td { (words::seconds(pull.ago)) " ago" }
-                            td .number { (words::milliseconds(pull.took)) }
-                            td .number { (words::bytes(pull.local)) }
-                            td .number { (words::bytes(pull.peers)) }
-                            td .number { (words::bytes(pull.upstream)) }
-                            td {
-                                @for (reason, bytes) in &pull.reasons {
-                                    div { (words::bytes(*bytes)) ": " (words::reason(reason)) }
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// What an event of `events` carries: the inside of `main`, in one line.
 pub fn event(status: &Status) -> String {
+    in_one_line(content(status))
+}
+
+/// What an event of `cluster-events` carries.
+pub fn cluster_event(cluster: &Cluster) -> String {
+    in_one_line(cluster::cluster(cluster))
+}
+
+fn in_one_line(markup: Markup) -> String {
     // A new line would end the field (HTML, "Server-sent events"); outside of `pre` it means nothing, and in there it is
     // written as a character reference.
-    content(status)
+    markup
         .into_string()
         .replace('\n', "&#10;")
         .replace('\r', "")

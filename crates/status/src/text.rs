@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::page::tree_rows;
 use crate::words;
-use crate::{PeerState, Source, Status};
+use crate::{Cluster, Source, Status, TreeSource};
 
 /// The characters of a bar.
 const BAR: usize = 20;
@@ -47,8 +48,7 @@ pub fn status(status: &Status) -> String {
         None => writeln!(
             text,
             "{} is mirroring. Peers: {}.",
-            node.name,
-            status.peers.len()
+            node.name, status.peer_count
         ),
         Some(why) => writeln!(text, "{} is not ready: {why}", node.name),
     };
@@ -142,17 +142,76 @@ fn finished(status: &Status) -> String {
     table(&head, &rows)
 }
 
+/// `peili status --cluster`: a row for each node, then each tree.
+pub fn cluster(cluster: &Cluster) -> String {
+    let rows = cluster.nodes.iter().map(|node| match &node.error {
+        Some(error) => vec![node.name.clone(), error.clone()],
+        None => vec![
+            node.name.clone(),
+            match (node.is_ready, node.is_slow) {
+                (false, _) => "not ready",
+                (true, true) => "slow",
+                (true, false) => "ok",
+            }
+            .to_owned(),
+            match node.pulling {
+                0 => String::new(),
+                pulling => format!("{pulling}, {}", words::rate(node.rate)),
+            },
+            words::bytes(node.local),
+            words::bytes(node.peers),
+            words::bytes(node.upstream),
+            node.version.clone().unwrap_or_default(),
+            words::seconds(node.uptime),
+        ],
+    });
+    let rows: Vec<_> = rows.collect();
+    let mut text = format!("{}\n", words::count(cluster.count, "node"));
+    let head = [
+        "NAME", "STATE", "PULLING", "HERE", "PEERS", "UPSTREAM", "VERSION", "UP FOR",
+    ];
+    text.push_str(&table(&head, &rows));
+    for flight in &cluster.flights {
+        let hex = flight.digest.split_once(':').map_or("", |(_, hex)| hex);
+        let size = flight.size.unwrap_or_default();
+        let image = flight.image.as_deref().unwrap_or("object");
+        let _ = writeln!(
+            text,
+            "\n{image} {} {}",
+            hex.get(..12).unwrap_or(hex),
+            words::bytes(size)
+        );
+        let rows: Vec<_> = tree_rows(&flight.tree)
+            .into_iter()
+            .map(|(node, depth)| {
+                let node = &flight.tree[node];
+                let source = match node.source {
+                    TreeSource::Registry => "from the registry",
+                    TreeSource::Complete => "has it",
+                    TreeSource::Waiting => "waits",
+                    TreeSource::Node(_) => "",
+                };
+                vec![
+                    format!("{}{}", "  ".repeat(depth + 1), node.name),
+                    bar(node.offset, size),
+                    words::percent(node.offset, size),
+                    words::rate(node.rate),
+                    source.to_owned(),
+                ]
+            })
+            .collect();
+        text.push_str(&table(&["  NODE", "PROGRESS", "", "RATE", ""], &rows));
+    }
+    text
+}
+
 /// `peili peers`: a row for each.
 pub fn peers(status: &Status) -> String {
     let rows: Vec<_> = status
         .peers
         .iter()
         .map(|peer| {
-            let state = match peer.state {
-                PeerState::Ok => "ok",
-                PeerState::BackOff => "not asked",
-                PeerState::Legacy => "no flights",
-            };
+            let state = words::state(peer.state);
             let error = peer.last_error.as_ref();
             let error = error.map(|(error, ago)| format!("{error}, {} ago", words::seconds(*ago)));
             vec![
@@ -183,11 +242,12 @@ pub fn peers(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::tests::sample;
+    use crate::page::tests::{sample, sample_cluster};
 
     #[test]
     fn a_terminal_shows_what_the_page_shows() {
         insta::assert_snapshot!(status(&sample()));
         insta::assert_snapshot!(peers(&sample()));
+        insta::assert_snapshot!(cluster(&sample_cluster(6)));
     }
 }

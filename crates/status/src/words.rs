@@ -1,4 +1,6 @@
-//! Numbers and reasons in words.
+//! Numbers, states and reasons in words.
+
+use crate::PeerState;
 
 /// Bytes with a decimal unit and at most three digits, as disks and registries count.
 pub fn bytes(bytes: u64) -> String {
@@ -66,6 +68,25 @@ pub fn percent(part: u64, whole: u64) -> String {
         p if p == 0.0 || p >= 9.95 => format!("{p:.0} %"),
         p if p < 0.1 => "< 0.1 %".to_owned(),
         p => format!("{p:.1} %"),
+    }
+}
+
+/// A number of things.
+pub fn count(number: usize, one: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        number => format!("{number} {one}s"),
+    }
+}
+
+/// The state of a peer.
+pub fn state(state: PeerState) -> &'static str {
+    match state {
+        PeerState::Ok => "ok",
+        PeerState::BackOff => "not asked",
+        PeerState::Suspected => "suspected",
+        PeerState::Legacy => "no flights",
+        PeerState::Gone => "gone",
     }
 }
 

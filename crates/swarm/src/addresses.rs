@@ -10,6 +10,8 @@ use libp2p::{Multiaddr, PeerId};
 use lru::LruCache;
 use parking_lot::RwLock;
 
+use crate::agent::Agent;
+
 /// Peers whose addresses are remembered; those heard of longest ago are forgotten first.
 const MAX_PEERS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Addresses believed of one peer.
@@ -151,18 +153,18 @@ impl Sockets {
 }
 
 /// What a peer says it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Software {
-    /// It runs Peili.
-    pub(crate) peili: bool,
     /// It takes part in flights.
     pub(crate) flights: bool,
     pub(crate) kademlia: bool,
+    /// What it calls itself; without a version it is another program.
+    pub(crate) agent: Agent,
 }
 
 impl Software {
     /// It finds content by provider records alone.
-    pub(crate) fn is_legacy(self) -> bool {
+    pub(crate) fn is_legacy(&self) -> bool {
         self.kademlia && !self.flights
     }
 }

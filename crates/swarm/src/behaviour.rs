@@ -16,6 +16,7 @@ use libp2p::{
 };
 
 use crate::addresses::{AddressFilter, Endpoint};
+use crate::agent::Agent;
 use crate::datagrams;
 use crate::publish::RECORD_TTL;
 use crate::store::ProviderStore;
@@ -24,8 +25,6 @@ use crate::store::ProviderStore;
 pub(crate) const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/spegel/kad/1.0.0");
 /// What identify calls the network, as go-libp2p does.
 const IDENTIFY_PROTOCOL: &str = "ipfs/0.1.0";
-/// How a Peili node begins its identify agent; its version follows.
-pub(crate) const AGENT: &str = "peili/";
 
 /// For a TCP connection. A live peer of the cluster answers in a round trip.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -62,7 +61,12 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(keypair: &Keypair, flights: bool, max_incoming: usize) -> Self {
+    pub(crate) fn new(
+        keypair: &Keypair,
+        node_name: &str,
+        flights: bool,
+        max_incoming: usize,
+    ) -> Self {
         let id = PeerId::from(keypair.public());
         let count = |connections: usize| u32::try_from(connections).unwrap_or(u32::MAX);
         let max_pending = (max_incoming / 8).clamp(1, MAX_PENDING_INCOMING);
@@ -88,9 +92,8 @@ impl Behaviour {
         let mut kad = kad::Behaviour::with_config(id, ProviderStore::new(id), config);
         kad.set_mode(Some(kad::Mode::Server));
 
-        let agent = format!("{AGENT}{}", env!("CARGO_PKG_VERSION"));
         let identify = identify::Config::new(IDENTIFY_PROTOCOL.into(), keypair.public())
-            .with_agent_version(agent)
+            .with_agent_version(Agent::own(node_name))
             .with_push_listen_addr_updates(true)
             // What peers are told is decided address by address; see Scope.
             .with_hide_listen_addrs(true)

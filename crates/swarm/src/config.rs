@@ -11,6 +11,8 @@ use crate::PeerAddress;
 /// The router of one node.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What this node calls itself among peers, to be shown.
+    pub node_name: String,
     /// Where peers connect (`--router-addr`).
     pub listen: ListenAddress,
     /// The port of this node's registry, told to peers; and, as Spegel has it, that of a peer who tells none.

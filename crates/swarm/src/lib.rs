@@ -14,6 +14,7 @@
 //! The process must have a default rustls crypto provider when bootstrapping over HTTP.
 
 mod addresses;
+mod agent;
 mod behaviour;
 mod bootstrap;
 mod config;
@@ -122,7 +123,12 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
     let filter = AddressFilter::new(config.listen.ip.is_some_and(|ip| ip.is_loopback()));
     let swarm = libp2p::Swarm::new(
         behaviour::transport(keypair, &filter)?,
-        Behaviour::new(keypair, config.flights, config.connections.router),
+        Behaviour::new(
+            keypair,
+            &config.node_name,
+            config.flights,
+            config.connections.router,
+        ),
         keypair.public().into(),
         libp2p::swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(behaviour::IDLE_CONNECTION_TIMEOUT),
@@ -355,6 +361,7 @@ mod tests {
         /// Nothing here takes so long unless it never happens.
         const GENEROUS: Duration = Duration::from_secs(60);
         let config = Config {
+            node_name: String::new(),
             listen: "127.0.0.1:0".parse().expect("an address"),
             registry_port: 5000,
             data_dir: None,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use libp2p::PeerId;
 use mirror::{
-    Candidate, Decision, FlightEvents, Health, LinkTest, PullProgress, ReceiveRates, Search,
-    SourceRequest, flight_events,
+    Candidate, Decision, FlightEvents, Health, LinkTest, PullProgress, ReceiveRates, RouterPeers,
+    Search, SourceRequest, flight_events,
 };
 use oci::{Digest, Key};
 use parking_lot::Mutex;
@@ -24,6 +24,8 @@ use crate::node::{Command, Find};
 const BATCH: usize = 1024;
 /// The limit of a request for a source. The rules answer within some seconds; this covers faults of Peili.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+/// The limit of a look at the peers. The node answers at once unless it is very busy.
+const PEERS_LIMIT: Duration = Duration::from_secs(1);
 
 /// Finds peers that hold content, and agrees with them on who pulls it from upstream, over libp2p.
 #[derive(Debug)]
@@ -120,6 +122,15 @@ impl mirror::Router for Router {
             let keys = keys.iter().map(RoutingKey::from).collect();
             self.command(Command::Withdraw(keys)).await;
         }
+    }
+
+    async fn list_peers(&self) -> Option<RouterPeers> {
+        let (asker, peers) = oneshot::channel();
+        let asked = async {
+            self.command(Command::Peers(asker)).await;
+            peers.await.ok()
+        };
+        timeout(PEERS_LIMIT, asked).await.ok().flatten()
     }
 
     fn has_legacy_peers(&self) -> bool {

@@ -13,6 +13,7 @@ const CHECKS: Settings = Settings {
     lists_config_paths: false,
     runs_containers: false,
     mirror: &["--tag-max-age", "0s"],
+    names: false,
     secret: true,
     checks: true,
 };

@@ -11,6 +11,7 @@ mod faults;
 mod flight_faults;
 mod flights;
 mod hosts;
+mod page;
 mod pull;
 mod pulls;
 mod readme;
@@ -135,6 +136,7 @@ tests_on! { flights_2, V2:
     flight_faults::leader_is_unauthorized,
     flight_faults::leader_gets_wrong_bytes,
     discard::transfer_service_ignores_lists,
+    page::cold_pull_is_seen_as_a_tree,
 }
 
 tests! {

@@ -159,6 +159,12 @@ impl Members {
         self.roster.get_live(id).map(|entry| &entry.member)
     }
 
+    /// Whether a living member does not answer, and is declared dead unless it does soon.
+    pub fn is_suspected(&self, id: &NodeId) -> bool {
+        let entry = self.roster.get_live(id);
+        entry.is_some_and(|entry| entry.status == Status::Suspect)
+    }
+
     /// All living members, this node included.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
         let live = self.roster.entries().filter(|entry| entry.status.is_live());

@@ -100,6 +100,8 @@ struct Contact {
     /// When it could not be reached, if nothing was heard of it since.
     failed: Option<Instant>,
     waited_in_vain: Option<Instant>,
+    /// When it answered with neither yes nor no, if nothing better was heard of it since.
+    gave_no_answer: Option<Instant>,
 }
 
 impl Contact {
@@ -107,6 +109,16 @@ impl Contact {
         let in_vain = self.waited_in_vain;
         in_vain.is_none_or(|at| at.elapsed() >= NO_WAIT_FOR)
     }
+}
+
+/// How a registry is that tags and visibility are checked at. Times are those since it was found so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryState {
+    pub name: Registry,
+    pub unreachable_for: Option<Duration>,
+    pub slow_for: Option<Duration>,
+    /// It answered 429, 5xx, or against the specification.
+    pub gave_no_answer_for: Option<Duration>,
 }
 
 /// What was asked for clients that are not known to be this node's own.
@@ -303,6 +315,7 @@ impl Answers {
             _ => {
                 *contact = Contact {
                     answered: Some(now),
+                    gave_no_answer: (*answer == Answer::Failed).then_some(now),
                     ..Contact::default()
                 }
             }
@@ -352,6 +365,20 @@ impl Answers {
             }
             Answer::NotFound | Answer::Failed | Answer::Slow | Answer::Unreachable => {}
         }
+    }
+
+    /// How the registries are that were asked, the one asked last first.
+    pub fn registries(&self) -> Vec<RegistryState> {
+        let state = |(name, contact): (&Registry, &Contact)| {
+            let ago = |at: Option<Instant>| at.map(|at| at.elapsed());
+            RegistryState {
+                name: name.clone(),
+                unreachable_for: ago(contact.failed),
+                slow_for: ago(contact.waited_in_vain).filter(|ago| *ago < NO_WAIT_FOR),
+                gave_no_answer_for: ago(contact.gave_no_answer),
+            }
+        };
+        self.registries.iter().map(state).collect()
     }
 
     /// What is known of repositories and since when, with the ones used last first.

@@ -171,12 +171,24 @@ pub struct UiArgs {
 
 #[derive(Args, Debug)]
 pub struct ImagesArgs {
+    /// List what has this text in its name or digest.
+    #[arg(default_value = "", hide_default_value = true)]
+    pub search: String,
     /// host:port of the mirror's metrics.
     #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
     pub metrics_endpoint: String,
     /// text, or json as the API has it.
     #[arg(long, default_value = "text")]
     pub output: String,
+}
+
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub show: ShowArgs,
+    /// Show all nodes, and who pulls from whom.
+    #[arg(long)]
+    pub cluster: bool,
 }
 
 #[derive(Args, Debug)]

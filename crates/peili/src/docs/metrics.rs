@@ -78,6 +78,7 @@ async fn registry() -> Registry {
     let account = ServiceAccount::new("127.0.0.1", "1", Path::new("/nowhere"));
     drop(NodeReadiness::new(config, account, &mut registry));
     let config = swarm::Config {
+        node_name: "n1".to_owned(),
         listen: "127.0.0.1:0".parse().expect("an address"),
         registry_port: 5000,
         data_dir: None,

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use mirror::Holdings;
 use regex::Regex;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
-use status::Status;
+use status::{Cluster, Content, Status};
 
 use super::{read, settle};
 use crate::observe::PATHS;
@@ -18,7 +17,7 @@ enum Answer {
 }
 
 /// Every path, what it answers, and whom: whether it is for clients on loopback, unless `--page-access` opens it.
-const ROUTES: [(&str, &str, Answer, bool); 9] = [
+const ROUTES: [(&str, &str, Answer, bool); 13] = [
     ("/", "The status page", Answer::Any("text/html"), true),
     (
         "/events",
@@ -39,9 +38,33 @@ const ROUTES: [(&str, &str, Answer, bool); 9] = [
         true,
     ),
     (
-        "/api/v1/images",
-        "What the node holds and tells peers of",
-        Answer::Json("Holdings"),
+        "/cluster",
+        "The page of the whole cluster",
+        Answer::Any("text/html"),
+        true,
+    ),
+    (
+        "/cluster-events",
+        "The content of that page, whenever it has changed",
+        Answer::Any("text/event-stream"),
+        true,
+    ),
+    (
+        "/content",
+        "The page of what this node holds",
+        Answer::Any("text/html"),
+        true,
+    ),
+    (
+        "/api/v1/cluster",
+        "All nodes, and who pulls what from whom",
+        Answer::Json("Cluster"),
+        true,
+    ),
+    (
+        "/api/v1/content",
+        "What the node holds and shares",
+        Answer::Json("Content"),
         true,
     ),
     (
@@ -75,7 +98,8 @@ fn document() -> Value {
     let settings = SchemaSettings::openapi3().for_serialize();
     let mut generator = settings.into_generator();
     let _ = generator.subschema_for::<Status>();
-    let _ = generator.subschema_for::<Holdings>();
+    let _ = generator.subschema_for::<Cluster>();
+    let _ = generator.subschema_for::<Content>();
     let schemas = generator.take_definitions(true);
     let mut paths = serde_json::Map::new();
     for (path, summary, answer, is_guarded) in &ROUTES {
@@ -176,7 +200,11 @@ fn every_field_is_in_the_page_and_the_reverse() {
             );
         }
     }
-    let sections = [("## Status", "Status"), ("## Images", "Holdings")];
+    let sections = [
+        ("## Status", "Status"),
+        ("## Cluster", "Cluster"),
+        ("## Content", "Content"),
+    ];
     for (heading, schema) in sections {
         let section = page.split(heading).nth(1).expect(heading);
         let section = section.split("\n## ").next().unwrap_or_default();

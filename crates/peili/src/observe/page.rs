@@ -1,35 +1,32 @@
-//! The page, its events and the API, for clients on loopback.
+//! The pages, their events and the API: which path is answered with what, and for whom.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::status::page::{self, CONTENT_SECURITY_POLICY, SCRIPT, STYLE};
-use ::status::{Node, PeerState, Status};
 use bytes::Bytes;
-use futures::stream;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY as CSP, CONTENT_TYPE, HeaderName, LOCATION,
 };
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use mirror::{Body, BodyError, Ends, Health, Mirror, check_leads_here};
-use tokio::time::{Instant, sleep_until, timeout};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
+use mirror::{Body, Ends, check_leads_here};
 
-use super::status;
+use super::views::Views;
+use super::{content, events};
 
-/// Between two events while something is pulled.
-const PERIOD: Duration = Duration::from_secs(1);
-/// After this time without an event a comment is sent, by which the server learns that the browser is gone.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Assets have a name that changes with them.
 const FOR_A_YEAR: &str = "max-age=31536000, immutable";
 
 /// What is answered here, docs/api.md says how. Assets of the page are no API.
-pub const PATHS: [&str; 6] = [
+pub const PATHS: [&str; 10] = [
     "/",
     "/events",
+    "/cluster",
+    "/cluster-events",
+    "/content",
     "/api/v1/status",
+    "/api/v1/cluster",
+    "/api/v1/content",
     "/api/v1/doctor",
-    "/api/v1/images",
     "/api/v1/openapi.json",
 ];
 /// Written from the types of the answers by a test, with `WRITE_DOCS=1 cargo test -p peili docs`.
@@ -55,64 +52,47 @@ impl std::str::FromStr for PageAccess {
     }
 }
 
-/// What the page shows.
+/// The pages of a mirror.
 pub struct Pages {
-    pub mirror: Arc<Mirror>,
-    pub node: String,
+    pub views: Arc<Views>,
     pub access: PageAccess,
-    /// The most files that this process may have open.
-    pub open_files: u64,
-    pub looks_for_peers: bool,
-    pub registry_port: u16,
-    /// `None`: this node has a store of its own.
-    pub containerd: Option<doctor::ContainerdPaths>,
     /// Names of this host besides those of loopback, by which a browser may ask.
     pub own_names: Vec<String>,
 }
 
 impl Pages {
     /// Answers a path; `None` if it is none of these.
-    pub fn answer(
-        self: &Arc<Self>,
-        path: &str,
+    pub async fn answer(
+        &self,
+        uri: &Uri,
         headers: &HeaderMap,
         ends: Ends,
     ) -> Option<Response<Body>> {
+        let path = uri.path();
         let is_ours =
             PATHS.contains(&path) || ASSETS.contains(&path) || path.starts_with("/debug/web");
         if !is_ours {
             return None;
         }
-        let is_loopback = ends.remote.ip().to_canonical().is_loopback();
-        if self.access == PageAccess::Loopback && !is_loopback {
-            let text = "the status page is for clients on this host: use kubectl port-forward or an SSH tunnel, or run the \
-                        mirror with --page-access anywhere\n";
-            return Some(answer(
-                StatusCode::FORBIDDEN,
-                "text/plain; charset=utf-8",
-                text,
-            ));
+        if let Some(refused) = self.refuse(headers, ends) {
+            return Some(refused);
         }
-        if let Err(error) = check_leads_here(headers, &self.own_names) {
-            let text = format!("{error}\n");
-            return Some(answer(
-                StatusCode::MISDIRECTED_REQUEST,
-                "text/plain; charset=utf-8",
-                text,
-            ));
-        }
+        let html = |text| answer(StatusCode::OK, "text/html; charset=utf-8", text);
+        let views = &self.views;
         Some(match path {
-            "/" => answer(
-                StatusCode::OK,
-                "text/html; charset=utf-8",
-                page::page(&self.status()),
-            ),
+            "/" => html(page::page(&views.status().await)),
+            "/cluster" => html(page::cluster(&views.cluster_at_once().await)),
+            "/content" => html(page::stored(
+                &views.content(content::query(uri.query())).await,
+            )),
             "/style.css" => asset("text/css; charset=utf-8", STYLE),
             "/script.js" => asset("text/javascript; charset=utf-8", SCRIPT),
-            "/events" => self.events(),
-            "/api/v1/status" => json(&self.status()),
-            "/api/v1/doctor" => json(&(&self.node, self.facts())),
-            "/api/v1/images" => self.images(),
+            "/events" => event_stream(events::of_node(views.clone())),
+            "/cluster-events" => event_stream(events::of_cluster(views.clone())),
+            "/api/v1/status" => json(&views.status_in_full().await),
+            "/api/v1/cluster" => json(&views.cluster().await),
+            "/api/v1/content" => json(&views.content(content::query(uri.query())).await),
+            "/api/v1/doctor" => json(&(views.node_name(), views.facts().await)),
             "/api/v1/openapi.json" => answer(StatusCode::OK, "application/json", OPENAPI),
             // Spegel's.
             _ => {
@@ -125,112 +105,24 @@ impl Pages {
         })
     }
 
-    /// What this node holds. The disk is read while the answer is sent.
-    fn images(&self) -> Response<Body> {
-        let mirror = self.mirror.clone();
-        let holdings = stream::once(async move {
-            let holdings = mirror.holdings().await.map_err(BodyError::of_stream)?;
-            let json = serde_json::to_vec(&holdings).map_err(BodyError::of_stream)?;
-            Ok(Bytes::from(json))
-        });
-        let mut response = Response::new(Body::stream(holdings));
-        head(response.headers_mut(), "application/json", "no-store");
-        response
-    }
-
-    fn status(&self) -> Status {
-        let snapshot = self.mirror.snapshot();
-        let uptime = snapshot.at_ms.saturating_sub(snapshot.started_ms) / 1000;
-        let not_ready = match self.mirror.health() {
-            Health::Ready => None,
-            Health::Waiting(why) => Some(why),
-        };
-        let node = Node {
-            name: self.node.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime,
-            not_ready,
-        };
-        status::of(&snapshot, node)
-    }
-
-    /// What the mirror tells a doctor of itself.
-    fn facts(&self) -> doctor::Mirror {
-        let status = self.status();
-        let snapshot = self.mirror.snapshot();
-        let bootstrap_error = match &status.node.not_ready {
-            Some(why) if status.peers.is_empty() => Some(why.clone()),
-            _ => None,
-        };
-        doctor::Mirror {
-            version: status.node.version,
-            containerd: self.containerd.clone(),
-            not_ready: status.node.not_ready,
-            registry_port: self.registry_port,
-            open_files: self.open_files,
-            now: snapshot.at_ms / 1000,
-            uptime: status.node.uptime,
-            asked_ago: self.mirror.own_client_asked_ago().map(|ago| ago.as_secs()),
-            looks_for_peers: self.looks_for_peers,
-            bootstrap_error: bootstrap_error.filter(|_| self.looks_for_peers),
-            peers: status
-                .peers
-                .iter()
-                .map(|peer| doctor::Peer {
-                    name: peer.name.clone(),
-                    version: peer.version.clone(),
-                    error: match (&peer.last_error, peer.state) {
-                        (Some((error, _)), PeerState::BackOff) => Some(error.clone()),
-                        _ => None,
-                    },
-                    lacking: None,
-                })
-                .collect(),
-            registries: Vec::new(),
+    /// Refuses who may not see the page, and web pages of other sites.
+    fn refuse(&self, headers: &HeaderMap, ends: Ends) -> Option<Response<Body>> {
+        let text = |status, text| Some(answer(status, "text/plain; charset=utf-8", text));
+        let is_loopback = ends.remote.ip().to_canonical().is_loopback();
+        if self.access == PageAccess::Loopback && !is_loopback {
+            let why = "the status page is for clients on this host: use kubectl port-forward or an SSH tunnel, or run the \
+                       mirror with --page-access anywhere\n";
+            return text(StatusCode::FORBIDDEN, why.to_owned());
         }
+        let error = check_leads_here(headers, &self.own_names).err()?;
+        text(StatusCode::MISDIRECTED_REQUEST, format!("{error}\n"))
     }
+}
 
-    /// Events with the content of the page, for as long as the browser listens.
-    fn events(self: &Arc<Self>) -> Response<Body> {
-        struct Listening {
-            pages: Arc<Pages>,
-            changes: tokio::sync::watch::Receiver<u64>,
-            last: String,
-            next: Instant,
-        }
-        let listening = Listening {
-            pages: self.clone(),
-            changes: self.mirror.changes(),
-            last: String::new(),
-            next: Instant::now(),
-        };
-        let events = stream::unfold(listening, |mut listening| async move {
-            let give_up = Instant::now() + KEEP_ALIVE;
-            loop {
-                sleep_until(listening.next).await;
-                listening.next = Instant::now() + PERIOD;
-                listening.changes.mark_unchanged();
-                let status = listening.pages.status();
-                let event = page::event(&status);
-                if event != listening.last {
-                    let text = format!("data: {event}\n\n");
-                    listening.last = event;
-                    return Some((Ok(Bytes::from(text)), listening));
-                }
-                if status.pulls.is_empty() {
-                    // Seconds that pass are worth no event.
-                    let left = give_up.saturating_duration_since(Instant::now());
-                    let _ = timeout(left, listening.changes.changed()).await;
-                }
-                if Instant::now() >= give_up {
-                    return Some((Ok(Bytes::from_static(b":\n\n")), listening));
-                }
-            }
-        });
-        let mut response = Response::new(Body::stream(events));
-        head(response.headers_mut(), "text/event-stream", "no-store");
-        response
-    }
+fn event_stream(events: events::Events) -> Response<Body> {
+    let mut response = Response::new(Body::stream(events));
+    head(response.headers_mut(), "text/event-stream", "no-store");
+    response
 }
 
 fn json(value: &impl serde::Serialize) -> Response<Body> {

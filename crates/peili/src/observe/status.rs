@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ::status::{Finished, Node, Object, Peer, PeerState, Pull, Source, Status, Totals, TreeNode};
+use ::status::{
+    Finished, Node, Object, Peer, PeerState, Pull, Source, Status, Totals, TreeNode, TreeSource,
+};
 use mirror::snapshot::{self, EndedPull, RunningPull, Snapshot};
 
 /// Objects of one repository that were pulled this close together belong to one image, in milliseconds.
@@ -25,9 +27,10 @@ pub fn of(snapshot: &Snapshot, node: Node) -> Status {
             upstream: upstream_by_reason.values().sum(),
             upstream_by_reason,
             sent: snapshot.peers.iter().map(|peer| peer.sent).sum(),
-            seconds_saved: None,
+            seconds_saved: totals.saved_ms.map(|saved| saved / 1000),
         },
         pulls: running(snapshot, &node.name),
+        peer_count: snapshot.peer_count,
         peers: snapshot
             .peers
             .iter()
@@ -103,15 +106,15 @@ fn neighbours(pull: &RunningPull, source: &Source, own_name: &str) -> Vec<TreeNo
     };
     match source {
         Source::Waiting => Vec::new(),
-        Source::Upstream => vec![own(None)],
+        Source::Upstream => vec![own(TreeSource::Registry)],
         Source::Peer(name) => {
             let above = TreeNode {
                 name: name.clone(),
-                offset: pull.offset,
-                rate: pull.bytes_per_second,
+                source: TreeSource::Complete,
+                offset: pull.object.size.unwrap_or(pull.offset),
                 ..TreeNode::default()
             };
-            vec![above, own(Some(0))]
+            vec![above, own(TreeSource::Node(0))]
         }
     }
 }
@@ -130,13 +133,18 @@ fn peer(peer: &snapshot::Peer, now_ms: u64) -> Peer {
     let address = peer.addresses.first();
     let is_backed_off = peer.back_off_until_ms.is_some_and(|until| until > now_ms);
     let error = peer.last_error.as_ref();
+    let id = peer.node.clone().unwrap_or_default();
     Peer {
-        name: name(peer.node.as_deref().unwrap_or_default(), address),
+        name: peer.name.clone().unwrap_or_else(|| name(&id, address)),
+        id,
         address: address.map(ToString::to_string).unwrap_or_default(),
-        version: None,
-        state: match is_backed_off {
-            true => PeerState::BackOff,
-            false => PeerState::Ok,
+        version: peer.version.clone(),
+        state: match peer.state {
+            snapshot::PeerState::Unknown => PeerState::Gone,
+            snapshot::PeerState::Suspected => PeerState::Suspected,
+            _ if is_backed_off => PeerState::BackOff,
+            snapshot::PeerState::Member => PeerState::Ok,
+            snapshot::PeerState::Legacy => PeerState::Legacy,
         },
         rate: Some(peer.bytes_per_second).filter(|rate| *rate > 0),
         received: peer.received,
@@ -225,9 +233,11 @@ mod tests {
                 to_followers: 2,
                 from_peers: 3,
                 from_upstream: BTreeMap::from([("leads", 4), ("alone", 0)]),
+                saved_ms: None,
             },
             running: Vec::new(),
             finished: Vec::new(),
+            peer_count: 0,
             peers: Vec::new(),
         }
     }
@@ -278,6 +288,7 @@ mod tests {
         {
             snapshot.finished.push(EndedPull {
                 object: snapshot_object("app", digest, started_ms),
+                source: snapshot::Source::Local,
                 took_ms,
                 is_complete: true,
             });

@@ -151,7 +151,7 @@ fn a_mirror_lists_its_images() {
         "--output=json",
     ]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let holdings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(holdings["images"], serde_json::json!([]));
-    assert_eq!(holdings["objects"], 0);
+    let content: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(content["listed"], serde_json::json!([]));
+    assert_eq!(content["objects"], 0);
 }

@@ -26,7 +26,7 @@
 
   let events;
   function listen() {
-    events = new EventSource("events");
+    events = new EventSource(document.body.dataset.events);
     events.onopen = () => { live.hidden = false; };
     events.onerror = () => { live.hidden = true; };
     events.onmessage = ({ data }) => {

@@ -1,17 +1,19 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::{Node, Totals, TreeNode};
+use crate::cluster::{Flight, Member};
+use crate::content::Image;
+use crate::{Finished, Node, Object, Peer, PeerState, Pull, Source, Totals, TreeNode, TreeSource};
 
 /// A node in the middle of a cold pull of six.
 pub fn sample() -> Status {
     let tree = [
-        ("node-1", None, 31_000_000, false),
-        ("node-2", Some(0), 30_400_000, false),
-        ("node-3", Some(1), 30_100_000, true),
-        ("node-4", Some(2), 29_000_000, false),
-        ("node-5", Some(2), 28_700_000, false),
-        ("node-6", Some(3), 12_000_000, false),
+        ("node-1", TreeSource::Registry, 31_000_000, false),
+        ("node-2", TreeSource::Node(0), 30_400_000, false),
+        ("node-3", TreeSource::Node(1), 30_100_000, true),
+        ("node-4", TreeSource::Node(2), 29_000_000, false),
+        ("node-5", TreeSource::Node(2), 28_700_000, false),
+        ("node-6", TreeSource::Node(3), 12_000_000, false),
     ];
     let tree = tree.map(|(name, source, offset, is_this_node)| TreeNode {
         name: name.into(),
@@ -31,6 +33,7 @@ pub fn sample() -> Status {
     };
     let peer = |n: u64| Peer {
         name: format!("node-{n}"),
+        id: format!("12D3KooW{n}"),
         address: format!("10.0.0.{n}:5000"),
         version: (n != 4).then(|| "0.1.0".into()),
         state: match n {
@@ -67,6 +70,7 @@ pub fn sample() -> Status {
                 object('c', 0, Source::Waiting, &[]),
             ],
         }],
+        peer_count: 5,
         peers: [1, 2, 4, 5, 6].map(peer).to_vec(),
         finished: vec![Finished {
             image: "docker.io/library/<b>evil</b>:1".into(),
@@ -138,4 +142,80 @@ fn programs_read_what_people_see() {
     assert_eq!(json["pulls"][0]["objects"][0]["source"]["node"], "node-2");
     let back: Status = serde_json::from_value(json).expect("the same");
     assert_eq!(back.pulls, sample.pulls);
+}
+
+/// A cluster of many nodes in the middle of a cold pull.
+pub fn sample_cluster(count: usize) -> Cluster {
+    let nodes = (0..count).map(|n| Member {
+        id: format!("12D3KooW{n}"),
+        name: format!("node-{n}"),
+        address: format!("10.0.{}.{}:5000", n / 250, n % 250),
+        version: Some("0.1.0".into()),
+        is_this_node: n == 0,
+        error: (n == 3).then(|| "no answer within 2 s".into()),
+        uptime: 273_000,
+        is_ready: n != 4,
+        is_slow: n == 5,
+        pulling: usize::from(n != 2),
+        rate: 11_900_000,
+        local: 1_000_000,
+        peers: 40_000_000_000,
+        upstream: 9_000_000,
+    });
+    let tree = (0..count).map(|n| TreeNode {
+        name: format!("node-{n}"),
+        source: match n {
+            0 => TreeSource::Registry,
+            n => TreeSource::Node((n - 1) / 2),
+        },
+        offset: 31_000_000 - n as u64 * 100_000,
+        rate: 11_900_000,
+        is_this_node: n == 0,
+    });
+    Cluster {
+        count,
+        flights: vec![Flight {
+            image: Some("registry.example/team/app".into()),
+            digest: format!("sha256:{}", "a".repeat(64)),
+            size: Some(32_000_000),
+            tree: tree.collect(),
+        }],
+        nodes: nodes.collect(),
+    }
+}
+
+#[test]
+fn the_cluster_is_as_it_was() {
+    insta::assert_snapshot!(cluster(&sample_cluster(6)).replace("><", ">\n<"));
+}
+
+#[test]
+fn two_hundred_nodes_are_a_page_of_reasonable_size() {
+    let page = cluster(&sample_cluster(200));
+    assert!(
+        page.len() + STYLE.len() + SCRIPT.len() < 150_000,
+        "{} bytes",
+        page.len()
+    );
+    assert!(!cluster_event(&sample_cluster(200)).contains('\n'));
+}
+
+#[test]
+fn what_is_searched_for_is_text() {
+    let content = Content {
+        query: "\"><script>alert(1)</script>".into(),
+        found: 101,
+        listed: vec![Image {
+            name: "<i>evil</i>".into(),
+            holders: Some(vec!["node-2".into()]),
+            ..Image::default()
+        }],
+        ..Content::default()
+    };
+    let page = stored(&content);
+    assert!(
+        !page.contains("<script>alert") && !page.contains("<i>evil"),
+        "{page}"
+    );
+    assert!(page.contains("The first 1 of 101") && page.contains("node-2"));
 }

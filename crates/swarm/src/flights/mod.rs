@@ -152,6 +152,23 @@ impl Flights {
         self.node.members().len()
     }
 
+    /// The other members: where their registries listen, and whether they are suspected to be dead.
+    pub(crate) fn others(&self) -> Vec<(PeerId, Vec<SocketAddr>, bool)> {
+        let members = self.node.members();
+        let others = members.iter().filter(|m| m.id != members.me().id);
+        let shown = others.filter_map(|member| {
+            let registries = member.contact.registry().iter();
+            let admitted = registries.filter(|socket| self.filter.admits(socket));
+            let is_suspected = members.is_suspected(&member.id);
+            Some((
+                peer_id(&member.id)?,
+                admitted.copied().collect(),
+                is_suspected,
+            ))
+        });
+        shown.collect()
+    }
+
     /// Whether lookups among the members find everything that members hold.
     pub(crate) fn has_joined(&self) -> bool {
         self.members() > 1 && self.node.members().has_joined()

@@ -10,7 +10,8 @@ use libp2p::{Multiaddr, PeerId, identify, kad, ping};
 
 use super::{KEPT_CONNECTIONS, Node};
 use crate::addresses::{Endpoint, MAX_ADDRESSES, Sockets, Software};
-use crate::behaviour::{AGENT, BehaviourEvent, KAD_PROTOCOL};
+use crate::agent::Agent;
+use crate::behaviour::{BehaviourEvent, KAD_PROTOCOL};
 use crate::datagrams::FLIGHTS_PROTOCOL;
 use crate::key::RoutingKey;
 
@@ -141,9 +142,9 @@ impl Node {
     fn on_introduction(&mut self, peer: PeerId, info: &identify::Info) {
         let told = Sockets::of(&self.filter, &info.listen_addrs);
         let software = Software {
-            peili: info.agent_version.starts_with(AGENT),
             flights: info.protocols.contains(&FLIGHTS_PROTOCOL),
             kademlia: info.protocols.contains(&KAD_PROTOCOL),
+            agent: Agent::parse(&info.agent_version),
         };
         if software.kademlia {
             let kad = &mut self.swarm.behaviour_mut().kad;
@@ -156,14 +157,13 @@ impl Node {
                 kad.add_address(&peer, Endpoint::Router(*socket).into());
             }
         }
+        let (is_legacy, takes_part) = (software.is_legacy(), software.flights);
         self.book.introduced(peer, told, software);
         self.on_proven(&info.observed_addr);
-        if software.is_legacy() {
+        if is_legacy {
             self.legacy_peers.met(Instant::now());
             self.has_legacy_peers.store(true, Ordering::Relaxed);
-        } else if software.flights
-            && let Some(flights) = &mut self.flights
-        {
+        } else if takes_part && let Some(flights) = &mut self.flights {
             flights.met(&peer);
         }
     }

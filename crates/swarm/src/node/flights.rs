@@ -163,12 +163,12 @@ impl Node {
     }
 
     /// The peers that are connected or in the routing table, with their software.
-    fn known_peers(&mut self) -> Vec<(PeerId, Software)> {
+    pub(super) fn known_peers(&mut self) -> Vec<(PeerId, Software)> {
         let mut peers: HashSet<_> = self.swarm.connected_peers().copied().collect();
         for bucket in self.swarm.behaviour_mut().kad.kbuckets() {
             peers.extend(bucket.iter().map(|entry| *entry.node.key.preimage()));
         }
-        let software = |peer: PeerId| Some((peer, self.book.get(&peer)?.software));
+        let software = |peer: PeerId| Some((peer, self.book.get(&peer)?.software.clone()));
         peers.into_iter().filter_map(software).collect()
     }
 

@@ -3,6 +3,7 @@
 
 mod events;
 mod flights;
+mod peers;
 mod queries;
 
 use std::collections::{HashMap, VecDeque};
@@ -16,7 +17,7 @@ use libp2p::kad::QueryId;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, PeerId, Swarm};
-use mirror::{Candidate, FlightEventSender};
+use mirror::{Candidate, FlightEventSender, RouterPeers};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,8 @@ pub(crate) struct Find {
 pub(crate) enum Command {
     Announce(Vec<RoutingKey>),
     Withdraw(Vec<RoutingKey>),
+    /// Who the peers are, for somebody who looks.
+    Peers(oneshot::Sender<RouterPeers>),
     /// A round of bootstrapping.
     Round {
         seeds: Vec<Seed>,
@@ -186,6 +189,10 @@ impl Node {
         match command {
             Command::Announce(keys) => self.announce(keys),
             Command::Withdraw(keys) => self.withdraw(&keys),
+            Command::Peers(asker) => {
+                // Whoever asked may have given up.
+                let _ = asker.send(self.shown_peers());
+            }
             Command::Round { seeds, done } => self.start_round(&seeds, done),
         }
     }
@@ -295,7 +302,7 @@ impl Node {
         self.maintain_flights();
         let is_peili = |peer| {
             let known = self.book.get(peer);
-            known.is_some_and(|known| known.software.peili)
+            known.is_some_and(|known| known.software.agent.version.is_some())
         };
         let connected = self.swarm.connected_peers().count();
         let peili = self.swarm.connected_peers().filter(|p| is_peili(p)).count();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use mirror::serve::ConnectionLimits;
-use mirror::{Candidate, Router as _};
+use mirror::{Candidate, PeerStanding, Router as _};
 use oci::{Digest, Key};
 use prometheus_client::registry::Registry;
 use swarm::{Bootstrap, Bound, Config, Handle, HttpBootstrap, IdForm, Router};
@@ -28,6 +28,7 @@ struct Node {
 fn config(registry_port: u16, peers: &[u16]) -> Config {
     let peers = peers.iter().map(|port| format!("127.0.0.1:{port}"));
     Config {
+        node_name: format!("node-{registry_port}"),
         listen: "127.0.0.1:0".parse().expect("an address"),
         registry_port,
         data_dir: None,
@@ -164,6 +165,54 @@ async fn keeps_promises(nodes: Vec<Node>) {
     let started = Instant::now();
     assert!(find(holder, &key(2)).await.is_empty());
     assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_shown_before_anything_is_pulled() {
+    let nodes = cluster(3, config).await;
+    let all_shown = async {
+        loop {
+            let peers = nodes[1].router.list_peers().await.expect("it can tell");
+            if peers.count == 2 && peers.listed.iter().all(|peer| peer.name.is_some()) {
+                return peers.listed;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let mut peers = timeout(GENEROUS, all_shown).await.expect("they are shown");
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    for (peer, number) in peers.iter().zip([0, 2]) {
+        assert_eq!(peer.peer, nodes[number].router.id());
+        assert_eq!(peer.name, Some(format!("node-{}", 10_000 + number)));
+        assert_eq!(peer.version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
+        assert_eq!(peer.standing, PeerStanding::Member);
+        let port = nodes[number].registry_port;
+        assert_eq!(peer.addresses[0].port(), port);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_flights_is_shown_as_legacy() {
+    let with = run(config(10_000, &[])).await;
+    let without = run(plain(10_001, &[with.port])).await;
+    for (node, standing) in [
+        (&with, PeerStanding::Legacy),
+        (&without, PeerStanding::Member),
+    ] {
+        let shown = async {
+            loop {
+                let peers = node.router.list_peers().await.expect("it can tell");
+                if let [peer] = &peers.listed[..] {
+                    return peer.standing;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert_eq!(
+            timeout(GENEROUS, shown).await.expect("it is shown"),
+            standing
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

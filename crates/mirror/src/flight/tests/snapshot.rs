@@ -7,7 +7,7 @@ use crate::snapshot::{RunningPull, Snapshot, Source};
 async fn shown(node: &Node, holds: impl Fn(&Snapshot) -> bool) -> Snapshot {
     let showing = async {
         loop {
-            let snapshot = node.mirror.snapshot();
+            let snapshot = node.mirror.snapshot().await;
             if holds(&snapshot) {
                 return snapshot;
             }
@@ -44,7 +44,7 @@ async fn a_pull_is_shown_on_its_way_and_when_it_has_ended() {
     assert_eq!(leads.source, Source::Upstream { reason: "leads" });
     assert_eq!((leads.object.size, leads.followers), (Some(size), 1));
     assert_eq!(leads.object.repository.as_deref(), Some("lab/app"));
-    let snapshot = follower.mirror.snapshot();
+    let snapshot = follower.mirror.snapshot().await;
     let follows = only(&snapshot);
     let source = Source::Peer {
         node: leader.peer().to_string(),
@@ -58,7 +58,7 @@ async fn a_pull_is_shown_on_its_way_and_when_it_has_ended() {
     growing.commit(&leader, &bytes);
     assert!(answer.rest().await.1);
     assert!(changes.has_changed().expect("open"));
-    let snapshot = follower.mirror.snapshot();
+    let snapshot = follower.mirror.snapshot().await;
     assert!(snapshot.running.is_empty());
     let ended = &snapshot.finished[0];
     assert!(ended.is_complete && ended.object.from_upstream.is_empty());
@@ -91,7 +91,7 @@ async fn a_peer_that_fails_is_shown_with_the_reason() {
     });
     node.then(Decision::Alone);
     assert_eq!(node.own(&digest).await.0.status(), StatusCode::NOT_FOUND);
-    let snapshot = node.mirror.snapshot();
+    let snapshot = node.mirror.snapshot().await;
     let peer = &snapshot.peers[0];
     assert_eq!(peer.node.as_deref(), Some("peer-1"));
     assert!(peer.back_off_until_ms > Some(snapshot.at_ms - 1));

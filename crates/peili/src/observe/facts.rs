@@ -1,0 +1,95 @@
+//! What the mirror knows of peers and registries, as the doctor asks for it.
+
+use std::time::Duration;
+
+use ::status::{Peer, PeerState};
+use mirror::{RegistryState, snapshot};
+
+/// A registry that failed longer ago, and was not asked since, is not told of.
+const LATELY: Duration = Duration::from_secs(10 * 60);
+
+/// The peers of the cluster. `shown` and `seen` are the same peers, in the same order.
+pub fn peers(shown: &[Peer], seen: &[snapshot::Peer]) -> Vec<doctor::Peer> {
+    let peers = shown.iter().zip(seen);
+    let peers = peers.filter(|(shown, _)| shown.state != PeerState::Gone);
+    let peers = peers.map(|(shown, seen)| doctor::Peer {
+        name: shown.name.clone(),
+        version: shown.version.clone(),
+        error: error(shown),
+        lacking: Some(u64::from(seen.lacked)),
+    });
+    peers.collect()
+}
+
+/// Why a peer is not asked now.
+fn error(peer: &Peer) -> Option<String> {
+    match (peer.state, &peer.last_error) {
+        (PeerState::BackOff, Some((error, _))) => Some(error.clone()),
+        (PeerState::BackOff, None) => Some("it failed".to_owned()),
+        (PeerState::Suspected, _) => Some("it does not answer the probes of the others".to_owned()),
+        _ => None,
+    }
+}
+
+/// The registries at which tags and visibility were checked.
+pub fn registries(states: &[RegistryState]) -> Vec<doctor::Registry> {
+    let states = states.iter().map(|state| {
+        let lately = |ago: Option<Duration>| ago.filter(|ago| *ago < LATELY);
+        let unreachable = lately(state.unreachable_for);
+        let unreachable = unreachable.map(|ago| format!("not reached {} s ago", ago.as_secs()));
+        let slow =
+            lately(state.slow_for).map(|ago| format!("no answer in time {} s ago", ago.as_secs()));
+        let failed = lately(state.gave_no_answer_for);
+        let failed =
+            failed.map(|ago| format!("it answered 429, 5xx or nonsense {} s ago", ago.as_secs()));
+        doctor::Registry {
+            name: state.name.to_string(),
+            failing: unreachable.clone().or(failed).or(slow),
+            unreachable,
+        }
+    });
+    states.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_registries_did_lately_is_told_and_what_is_long_ago_is_not() {
+        let state =
+            |unreachable: Option<u64>, slow: Option<u64>, failed: Option<u64>| RegistryState {
+                name: "a.io".parse().expect("a registry"),
+                unreachable_for: unreachable.map(Duration::from_secs),
+                slow_for: slow.map(Duration::from_secs),
+                gave_no_answer_for: failed.map(Duration::from_secs),
+            };
+        let all = registries(&[
+            state(Some(3), None, None),
+            state(None, Some(2), None),
+            state(None, None, Some(5)),
+            state(Some(3600), None, Some(3600)),
+        ]);
+        let told: Vec<_> = all
+            .iter()
+            .map(|r| (r.unreachable.is_some(), r.failing.is_some()))
+            .collect();
+        assert_eq!(
+            told,
+            [(true, true), (false, true), (false, true), (false, false)]
+        );
+    }
+
+    #[test]
+    fn a_peer_that_is_not_asked_says_why() {
+        let peer = |state| Peer {
+            name: "n".into(),
+            state,
+            ..Peer::default()
+        };
+        let error_of = |state| error(&peer(state));
+        assert_eq!(error_of(PeerState::Ok), None);
+        assert_eq!(error_of(PeerState::Legacy), None);
+        assert!(error_of(PeerState::Suspected).is_some() && error_of(PeerState::BackOff).is_some());
+    }
+}

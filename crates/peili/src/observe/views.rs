@@ -1,0 +1,196 @@
+//! What the pages and the API show. Whatever costs more than a look into memory is found out in the background, and only
+//! while somebody looks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::status::{Cluster, Content, Node, Status};
+use doctor::{Finding, Settled};
+use mirror::snapshot::Snapshot;
+use mirror::{AskedNode, Health, Mirror};
+use parking_lot::Mutex;
+
+use super::background::Background;
+use super::cluster::{self, Own};
+use super::{content, facts, status};
+
+/// Between two examinations by the doctor, and the limit of one.
+const EXAMINE_EVERY: Duration = Duration::from_secs(30);
+const EXAMINE_LIMIT: Duration = Duration::from_secs(40);
+/// Between two rounds of questions to the other nodes, and the limit of one.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+const ASK_LIMIT: Duration = Duration::from_secs(12);
+/// For a program that wants all there is to know: it waits for the first examination, or the first round.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is known of this node from its options.
+pub struct About {
+    pub mirror: Arc<Mirror>,
+    pub node: String,
+    /// Among peers.
+    pub peer_id: String,
+    /// The most files that this process may have open.
+    pub open_files: u64,
+    pub looks_for_peers: bool,
+    pub registry_port: u16,
+    /// `None`: this node has a store of its own.
+    pub containerd: Option<doctor::ContainerdPaths>,
+    /// The address of metrics and of the page.
+    pub address: String,
+}
+
+pub struct Views {
+    about: About,
+    findings: Arc<Background<Vec<Finding>>>,
+    settled: Mutex<Settled>,
+    reports: Arc<Background<Vec<AskedNode>>>,
+}
+
+impl Views {
+    pub fn new(about: About) -> Self {
+        Self {
+            about,
+            findings: Background::new(EXAMINE_EVERY, EXAMINE_LIMIT),
+            settled: Mutex::default(),
+            reports: Background::new(ASK_EVERY, ASK_LIMIT),
+        }
+    }
+
+    pub fn node_name(&self) -> &str {
+        &self.about.node
+    }
+
+    /// A number that changes when another pull, source or state of a peer is to be shown.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.about.mirror.changes()
+    }
+
+    /// What is known now; the rest is found out meanwhile.
+    pub async fn status(self: &Arc<Self>) -> Status {
+        let snapshot = self.about.mirror.snapshot().await;
+        let findings = self.findings.get(|| self.clone().examine());
+        let mut status = self.of(&snapshot);
+        status.findings = findings
+            .map(|findings| findings.to_vec())
+            .unwrap_or_default();
+        if !status.pulls.is_empty() {
+            let asked = self.reports.get(|| self.clone().ask());
+            let own = self.own_report(&snapshot);
+            let asked = asked.as_ref().map_or(&[][..], |asked| &asked[..]);
+            cluster::add_trees(&mut status, self.own(&own), asked);
+        }
+        status
+    }
+
+    /// The same, with the findings of an examination.
+    pub async fn status_in_full(self: &Arc<Self>) -> Status {
+        self.findings
+            .first(PATIENCE, || self.clone().examine())
+            .await;
+        self.status().await
+    }
+
+    /// The nodes as far as they have answered lately.
+    pub async fn cluster_at_once(self: &Arc<Self>) -> Cluster {
+        let asked = self.reports.get(|| self.clone().ask());
+        self.cluster_of(asked).await
+    }
+
+    /// The nodes, after they were asked.
+    pub async fn cluster(self: &Arc<Self>) -> Cluster {
+        let asked = self.reports.first(PATIENCE, || self.clone().ask()).await;
+        self.cluster_of(asked).await
+    }
+
+    async fn cluster_of(&self, asked: Option<Arc<Vec<AskedNode>>>) -> Cluster {
+        let snapshot = self.about.mirror.snapshot().await;
+        let own = self.own_report(&snapshot);
+        let asked = asked.as_ref().map_or(&[][..], |asked| &asked[..]);
+        cluster::cluster(&snapshot, self.own(&own), asked)
+    }
+
+    /// What this node holds of what is searched for.
+    pub async fn content(&self, query: String) -> Content {
+        let snapshot = self.about.mirror.snapshot().await;
+        let names = snapshot
+            .peers
+            .into_iter()
+            .filter_map(|peer| Some((peer.node?, peer.name?)));
+        content::find(
+            &self.about.mirror,
+            &self.about.node,
+            &names.collect(),
+            query,
+        )
+        .await
+    }
+
+    /// What the mirror tells a doctor of itself.
+    pub async fn facts(&self) -> doctor::Mirror {
+        let snapshot = self.about.mirror.snapshot().await;
+        let (about, status) = (&self.about, self.of(&snapshot));
+        let bootstrap_error = match &status.node.not_ready {
+            Some(why) if status.peers.is_empty() => Some(why.clone()),
+            _ => None,
+        };
+        doctor::Mirror {
+            version: status.node.version,
+            containerd: about.containerd.clone(),
+            not_ready: status.node.not_ready,
+            registry_port: about.registry_port,
+            open_files: about.open_files,
+            now: snapshot.at_ms / 1000,
+            uptime: status.node.uptime,
+            asked_ago: about.mirror.own_client_asked_ago().map(|ago| ago.as_secs()),
+            looks_for_peers: about.looks_for_peers,
+            bootstrap_error: bootstrap_error.filter(|_| about.looks_for_peers),
+            peers: facts::peers(&status.peers, &snapshot.peers),
+            registries: facts::registries(&about.mirror.registries()),
+        }
+    }
+
+    fn of(&self, snapshot: &Snapshot) -> Status {
+        let not_ready = match self.about.mirror.health() {
+            Health::Ready => None,
+            Health::Waiting(why) => Some(why),
+        };
+        let node = Node {
+            name: self.about.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: snapshot.at_ms.saturating_sub(snapshot.started_ms) / 1000,
+            not_ready,
+        };
+        status::of(snapshot, node)
+    }
+
+    fn own_report(&self, snapshot: &Snapshot) -> mirror::NodeReport {
+        let digests = cluster::objects_to_ask_for(snapshot);
+        self.about.mirror.report(snapshot, &digests)
+    }
+
+    fn own<'a>(&'a self, report: &'a mirror::NodeReport) -> Own<'a> {
+        Own {
+            id: &self.about.peer_id,
+            report,
+        }
+    }
+
+    /// What `peili doctor` finds on this node, without what may be over in a moment.
+    async fn examine(self: Arc<Self>) -> Vec<Finding> {
+        let (about, facts) = (&self.about, self.facts().await);
+        let mirror = Ok((about.node.clone(), facts));
+        let address = about.address.clone();
+        let facts = crate::doctor::gather(about.containerd.clone(), mirror, address, true).await;
+        let report = doctor::diagnose(&facts);
+        self.settled
+            .lock()
+            .shown(&report, std::time::Instant::now())
+    }
+
+    /// Asks the other nodes about what this one pulls.
+    async fn ask(self: Arc<Self>) -> Vec<AskedNode> {
+        let snapshot = self.about.mirror.snapshot().await;
+        let digests = cluster::objects_to_ask_for(&snapshot);
+        self.about.mirror.ask_nodes(&digests).await
+    }
+}

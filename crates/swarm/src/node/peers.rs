@@ -1,0 +1,71 @@
+//! The peers of this node, for somebody who looks.
+
+use std::collections::HashSet;
+
+use libp2p::PeerId;
+use mirror::{MAX_LISTED_PEERS, PeerStanding, RouterPeer, RouterPeers};
+
+use super::Node;
+use crate::addresses::Known;
+use crate::flights::mirror_peer;
+
+impl Node {
+    /// The members, and the legacy peers that are connected or in the routing table.
+    pub(super) fn shown_peers(&mut self) -> RouterPeers {
+        let members = self.flights.as_ref().map(|flights| flights.others());
+        let members = members.unwrap_or_default();
+        let mut shown = RouterPeers {
+            count: members.len(),
+            listed: Vec::new(),
+        };
+        let known: HashSet<PeerId> = members.iter().map(|(peer, ..)| *peer).collect();
+        for (peer, addresses, is_suspected) in members.into_iter().take(MAX_LISTED_PEERS) {
+            let standing = match is_suspected {
+                true => PeerStanding::Suspected,
+                false => PeerStanding::Member,
+            };
+            shown.listed.push(self.shown(&peer, addresses, standing));
+        }
+        let others = self.known_peers().into_iter();
+        let others = others.filter(|(peer, software)| {
+            // Whoever takes part is listed as a member, or is about to become one.
+            !known.contains(peer) && (software.is_legacy() || self.flights.is_none())
+        });
+        let others: Vec<_> = others.collect();
+        shown.count += others.len();
+        for (peer, software) in others {
+            if shown.listed.len() >= MAX_LISTED_PEERS {
+                break;
+            }
+            let known = self.book.get(&peer);
+            let addresses = known.map(|known| known.registries(&self.filter, self.registry_port));
+            let standing = match software.flights {
+                true => PeerStanding::Member,
+                false => PeerStanding::Legacy,
+            };
+            let shown_peer = self.shown(&peer, addresses.unwrap_or_default(), standing);
+            shown.listed.push(shown_peer);
+        }
+        shown
+    }
+
+    fn shown(
+        &self,
+        peer: &PeerId,
+        addresses: Vec<std::net::SocketAddr>,
+        standing: PeerStanding,
+    ) -> RouterPeer {
+        let agent = self
+            .book
+            .get(peer)
+            .map(|Known { software, .. }| software.agent.clone());
+        let agent = agent.unwrap_or_default();
+        RouterPeer {
+            peer: mirror_peer(peer),
+            addresses: addresses.into(),
+            name: agent.name,
+            version: agent.version,
+            standing,
+        }
+    }
+}
