@@ -7,6 +7,8 @@ mod flights;
 mod forms;
 #[path = "it/pull_through.rs"]
 mod pull_through;
+#[path = "it/siblings.rs"]
+mod siblings;
 #[path = "it/upstream.rs"]
 mod upstream;
 
