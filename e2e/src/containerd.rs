@@ -134,6 +134,16 @@ impl Containerd {
         daemon.context("containerd is not running")?.kill()
     }
 
+    /// Kills it and waits until it has ended.
+    pub fn kill_and_wait(&mut self) {
+        self.daemon = None;
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        self.daemon.as_mut().map_or(Ok(false), Daemon::has_ended)
+    }
+
     /// The socket of its gRPC services.
     pub fn socket(&self) -> PathBuf {
         self.folder.join("containerd.sock")

@@ -113,6 +113,16 @@ impl Mirror {
         Ok(sum_of(&String::from_utf8(metrics)?, name))
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        self.daemon.has_ended()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<rustix::process::Pid> {
+        self.daemon.pid()
+    }
+
     /// Kills it.
     pub fn kill(&self) -> Result<()> {
         self.daemon.kill()
@@ -141,6 +151,21 @@ pub fn configure(
     let target = format!("http://{mirror}:{REGISTRY_PORT}");
     configuration.args(["--mirror-targets", &target]).args(more);
     process::output(&mut configuration).map(drop)
+}
+
+/// Writes hosts.toml files for the registries into `folder`, with no mirror in front.
+pub fn configure_without(folder: &Path, registries: &[String]) -> Result<()> {
+    for registry in registries {
+        let name = registry.split("//").last().unwrap_or(registry);
+        let folder = folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        // containerd 1 takes no file without a host for one.
+        let text = format!(
+            "server = '{registry}'\n[host.'{registry}']\ncapabilities = ['pull', 'resolve']\n"
+        );
+        std::fs::write(folder.join("hosts.toml"), text)?;
+    }
+    Ok(())
 }
 
 /// Sums the samples of a metric in the text that Prometheus reads.

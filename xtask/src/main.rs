@@ -1,6 +1,7 @@
 //! What a developer runs on this workspace: `cargo xtask test`, `cargo xtask simulate`.
 
 mod apt;
+mod chaos;
 mod chart;
 mod containerd;
 mod debian;
@@ -34,6 +35,10 @@ enum Command {
     Dist(dist::Args),
     /// Run the chart's end-to-end tests on a real Kubernetes in namespaces
     Kube(kube::Args),
+    /// Break things under a stream of pulls, with mirrors and without, and compare
+    Chaos(chaos::Args),
+    /// Let thousands of slow and noisy clients at a mirror, and see how fast its containerd pulls
+    Crowd(chaos::CrowdArgs),
     /// Run the fuzz targets, each for a while; needs a nightly compiler and cargo-fuzz
     Fuzz(fuzz::Args),
 }
@@ -44,6 +49,8 @@ fn main() -> ExitCode {
         Command::Simulate(args) => simulate::run(&workspace, &args),
         Command::Dist(args) => dist::run(&workspace, &args),
         Command::Kube(args) => kube::run(&workspace, &args),
+        Command::Chaos(args) => chaos::run(&workspace, &args),
+        Command::Crowd(args) => chaos::run_crowd(&workspace, &args),
         Command::Fuzz(args) => fuzz::run(&workspace, &args),
     });
     match result {

@@ -15,6 +15,7 @@ const CHECKS: Settings = Settings {
     mirror: &["--tag-max-age", "0s"],
     secret: true,
     checks: true,
+    plain: false,
 };
 
 /// What the upstream may give of an image whose layers come from peers, in percent.

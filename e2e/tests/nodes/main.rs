@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use e2e::Image;
 
+mod chaos;
 mod checks;
 mod clients;
 mod container;
@@ -133,6 +134,7 @@ tests! {
     hosts::cleanup_restores_the_folder,
     hosts::cleanup_restores_what_spegel_found,
     store::skopeo_pulls_from_two_registries,
+    store::signature_outlives_the_registry,
     container::restricted_mirror_serves,
     readme::three_commands_work,
     clients::podman_pulls_through_registries_conf,
