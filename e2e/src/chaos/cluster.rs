@@ -1,9 +1,8 @@
 //! The nodes that pull, their registry, and what breaks them.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::net::TcpStream;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex as Lock, PoisonError};
@@ -358,7 +357,7 @@ impl Cluster {
                 largest = Some((size, path));
             }
         }
-        let Some((size, path)) = largest else {
+        let Some((_, path)) = largest else {
             return Ok(());
         };
         let hex = path
@@ -368,10 +367,7 @@ impl Cluster {
             .into_owned();
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         damaged.insert((node, hex));
-        let file = File::options().read(true).write(true).open(&path)?;
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, size / 2)?;
-        Ok(file.write_all_at(&[!byte[0]], size / 2)?)
+        crate::containerd::damage(&path)
     }
 }
 
