@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::hostile::Behaviour;
+use super::bad_server::Behaviour;
 
 /// The number of a node, from 0.
 pub type NodeNumber = usize;

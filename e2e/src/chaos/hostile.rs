@@ -1,25 +1,21 @@
 //! Members of the cluster that say that they hold every object, and serve it as badly as is wanted.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use mirror::serve::ConnectionLimits;
 use mirror::{Flights as _, Router as _, SourceRequest};
 use oci::{Digest, Key};
 use swarm::{Bootstrap, Config, PeerAddress};
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::bad_server::{Behaviour, Objects, serve};
 use super::forger;
-use super::random::Random;
-use crate::gate::read_head;
 use crate::image::Image;
 use crate::network::Host;
 
@@ -28,42 +24,8 @@ const FIRST_ROUTER: u16 = 5001;
 const MEMBERS: u16 = 3;
 /// Where all of them serve, as mirrors do.
 const REGISTRY: u16 = 5000;
-/// Bytes of an answer that trickles, and the time between them.
-const DROP: usize = 1 << 10;
-const PAUSE: Duration = Duration::from_millis(100);
-/// Where an endless body ends all the same, in blocks.
-const ENDLESS: usize = 4 << 10;
-/// Bytes that are made up at a time.
-const BLOCK: usize = 64 << 10;
 /// Objects that are held in memory.
 const MOST_OBJECTS: usize = 512;
-
-/// How requests are answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Behaviour {
-    /// 404, though the object was announced.
-    Honest,
-    /// Noise in place of a head.
-    Garbage,
-    /// The first half of the object.
-    Truncated,
-    /// The object and then noise without an end.
-    Endless,
-    /// The object, at 10 KiB/s.
-    Trickling,
-    /// Other bytes, as many as the object has.
-    WrongBytes,
-    /// A head that says another size, and as much noise.
-    WrongSize,
-    /// A sound head without a body.
-    Byteless,
-    /// Nothing.
-    Silent,
-    /// The first third of the object, then a reset.
-    Reset,
-}
-
-type Objects = Arc<Mutex<HashMap<String, Arc<Vec<u8>>>>>;
 
 /// What the members are told to do.
 enum Order {
@@ -245,106 +207,4 @@ async fn forger_of(
         return Ok(());
     }
     forger::run(key, nodes, is_forging).await
-}
-
-async fn serve(listener: TcpListener, objects: Objects, behaviour: watch::Receiver<Behaviour>) {
-    let mut connections = JoinSet::new();
-    while let Ok((client, _)) = listener.accept().await {
-        while connections.try_join_next().is_some() {}
-        let (objects, behaviour) = (objects.clone(), *behaviour.borrow());
-        // What fails here is what a hostile server wants.
-        connections.spawn(async move { answer(client, &objects, behaviour).await });
-    }
-}
-
-async fn answer(mut client: TcpStream, objects: &Objects, behaviour: Behaviour) -> Result<()> {
-    let Some((head, _)) = read_head(&mut client).await? else {
-        return Ok(());
-    };
-    let is_head = head.starts_with("HEAD ");
-    let path = head.split(' ').nth(1).unwrap_or_default();
-    let digest = path
-        .split(['/', '?'])
-        .find(|part| part.starts_with("sha256:"));
-    let digest = digest.unwrap_or_default();
-    let object = objects
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get(digest)
-        .cloned();
-    let (Some(object), true) = (object, behaviour != Behaviour::Honest) else {
-        let nothing = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-        return Ok(client.write_all(nothing.as_bytes()).await?);
-    };
-    let size = object.len();
-    let offset = offset(&head).min(size);
-    let told = match behaviour {
-        Behaviour::WrongSize => size / 2 + 7,
-        _ => size,
-    };
-    let status = match offset {
-        0 => "200 OK".to_owned(),
-        _ => {
-            let last = told.saturating_sub(1);
-            format!("206 Partial Content\r\nContent-Range: bytes {offset}-{last}/{told}")
-        }
-    };
-    let length = match behaviour {
-        Behaviour::Endless if !is_head => String::new(),
-        _ => format!("Content-Length: {}\r\n", told.saturating_sub(offset)),
-    };
-    let head = format!(
-        "HTTP/1.1 {status}\r\n{length}Docker-Content-Digest: {digest}\r\n\
-         Content-Type: application/octet-stream\r\nConnection: close\r\n\r\n"
-    );
-    match behaviour {
-        Behaviour::Garbage => return Ok(client.write_all(&noise(size, BLOCK)).await?),
-        Behaviour::Silent => {
-            // Until the client has enough.
-            let _ = read_head(&mut client).await;
-            return Ok(());
-        }
-        _ => client.write_all(head.as_bytes()).await?,
-    }
-    if is_head {
-        return Ok(());
-    }
-    let (rest, left) = (&object[offset..], told.saturating_sub(offset));
-    match behaviour {
-        Behaviour::Truncated => client.write_all(&rest[..rest.len() / 2]).await?,
-        Behaviour::Reset => {
-            client.write_all(&rest[..rest.len() / 3]).await?;
-            client.set_zero_linger()?;
-        }
-        Behaviour::Trickling => {
-            for drop in rest.chunks(DROP) {
-                client.write_all(drop).await?;
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-        Behaviour::WrongBytes | Behaviour::WrongSize => {
-            client.write_all(&noise(size, left)).await?;
-        }
-        Behaviour::Endless => {
-            client.write_all(rest).await?;
-            let block = noise(size, BLOCK);
-            for _ in 0..ENDLESS {
-                client.write_all(&block).await?;
-            }
-        }
-        Behaviour::Byteless | Behaviour::Honest | Behaviour::Garbage | Behaviour::Silent => {}
-    }
-    Ok(())
-}
-
-fn noise(seed: usize, count: usize) -> Vec<u8> {
-    Random::new(seed as u64).bytes(count)
-}
-
-/// Where the range of a request begins.
-fn offset(head: &str) -> usize {
-    let head = head.to_ascii_lowercase();
-    let range = head.split("range: bytes=").nth(1);
-    let first = range.and_then(|range| range.split('-').next()?.parse().ok());
-    first.unwrap_or(0)
 }

@@ -3,6 +3,8 @@
 //! What happens when follows from a seed ([`Plan`]). A plan is run on two clusters, without mirrors and with them, and the pulls are
 //! compared one by one ([`Verdict`]). docs/chaos.md describes the faults.
 
+mod bad_server;
+mod breaking;
 mod cluster;
 mod fault;
 mod forger;
