@@ -8,7 +8,6 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -20,10 +19,11 @@ use crate::image::Image;
 use crate::lab::{Lab, Settings};
 use crate::network::Host;
 use crate::node::Node;
+use crate::process::raise_descriptors;
 use crate::wait::until;
 
 /// The mirror's descriptors.
-const DESCRIPTORS: u64 = 1024;
+const DESCRIPTORS: u32 = 1024;
 /// What a slow client reads, and how often.
 const SIP: usize = 1 << 10;
 const SIP_EVERY: Duration = Duration::from_secs(1);
@@ -67,15 +67,12 @@ pub async fn under_crowd(
     let settings = Settings {
         secret: true,
         checks: true,
+        descriptors: Some(DESCRIPTORS),
         plain: !has_mirror,
         ..Settings::default()
     };
-    let before = getrlimit(Resource::Nofile);
-    // The mirror raises its own limit as far as it may.
-    limit(Some(DESCRIPTORS), Some(DESCRIPTORS))?;
-    let started = lab.start_nodes_with(Generation::V1_7, settings).await;
-    limit(before.maximum, before.maximum)?;
-    let [mut node] = started?;
+    raise_descriptors()?;
+    let [mut node] = lab.start_nodes_with(Generation::V1_7, settings).await?;
     let big = lab.upstream.push("crowd/big", "v1", &[BIG])?;
     node.pull(&big).await?;
     let image = |number| {
@@ -256,8 +253,4 @@ fn noisy_client(to: SocketAddr, seed: u64, is_over: &AtomicBool) {
             tokio::task::yield_now().await;
         }
     });
-}
-
-fn limit(current: Option<u64>, maximum: Option<u64>) -> Result<()> {
-    Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
 }

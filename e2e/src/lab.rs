@@ -37,6 +37,8 @@ pub struct Settings {
     /// Whether the mirror sees its containerd's registry configuration, and so can ask the upstream what a tag points at
     /// and what is public.
     pub checks: bool,
+    /// Descriptors that the mirror may open; `None`: as many as the test.
+    pub descriptors: Option<u32>,
     /// Whether there is no mirror: containerd asks the registries.
     pub plain: bool,
 }

@@ -60,8 +60,31 @@ impl Mirror {
         more: &[&OsStr],
         log: &Path,
     ) -> Result<Mirror> {
-        let address = host.address;
-        let mut serve = host.command(peili()?);
+        let serve = host.command(peili()?);
+        Mirror::start_by(
+            serve,
+            host.address,
+            store,
+            registries,
+            data,
+            first,
+            more,
+            log,
+        )
+    }
+
+    /// Does the same by a command that runs the program.
+    #[allow(clippy::too_many_arguments)]
+    pub fn start_by(
+        mut serve: Command,
+        address: Ipv4Addr,
+        store: &Store<'_>,
+        registries: &[String],
+        data: &Path,
+        first: Ipv4Addr,
+        more: &[&OsStr],
+        log: &Path,
+    ) -> Result<Mirror> {
         serve.args(["registry", "--bootstrap-kind", "http"]);
         match store {
             Store::Containerd(containerd) => {

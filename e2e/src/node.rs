@@ -94,8 +94,18 @@ impl Node {
                 hosts.as_os_str(),
             ]);
         }
-        let mirror = Mirror::start(
-            &self.host, &store, registries, &self.data, self.first, &more, &self.log,
+        let (address, data, log) = (self.host.address, &self.data, &self.log);
+        let serve = match self.settings.descriptors {
+            Some(most) => {
+                let mut limited = self.host.command("prlimit");
+                limited.arg(format!("--nofile={most}:{most}"));
+                limited.arg(mirror::peili()?);
+                limited
+            }
+            None => self.host.command(mirror::peili()?),
+        };
+        let mirror = Mirror::start_by(
+            serve, address, &store, registries, data, self.first, &more, log,
         )?;
         self.mirror = Some(mirror);
         Ok(())

@@ -157,7 +157,11 @@ impl Cluster {
             .into_owned();
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         damaged.insert((node, hex));
-        crate::containerd::damage(&path)
+        match crate::containerd::damage(&path) {
+            // It was removed since it was listed.
+            Err(_) if !path.exists() => Ok(()),
+            damaged => damaged,
+        }
     }
 }
 

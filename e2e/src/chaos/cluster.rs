@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex as Lock, PoisonError};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::Pid;
 use tokio::sync::Mutex;
 
 use super::fault::NodeNumber;
@@ -20,13 +20,13 @@ use crate::image::{Blob, Image};
 use crate::lab::{Lab, Settings};
 use crate::network::Host;
 use crate::node::Node;
-use crate::process::memory;
+use crate::process::{memory, raise_descriptors};
 use crate::wait;
 
 /// What the registry may send, in Mbit/s.
 pub(super) const UPLINK: u32 = 200;
 /// The sizes of the file systems for containerd and for the mirror, in bytes.
-const STORE: u64 = 1 << 30;
+const STORE: u64 = 2 << 30;
 const DATA: u64 = 1 << 20;
 /// The host of hostile members and that of silent clients: the last part of their addresses.
 const HOSTILE: u8 = 40;
@@ -225,16 +225,6 @@ impl Cluster {
     pub(super) fn hostile(&self) -> Result<&Hostile> {
         self.hostile.as_ref().context("no hostile members")
     }
-}
-
-/// A run holds thousands of connections.
-fn raise_descriptors() -> Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    Ok(setrlimit(Resource::Nofile, raised)?)
 }
 
 /// Descriptors that a process has open.

@@ -165,6 +165,13 @@ impl Planned {
         meet && !is_apart
     }
 
+    /// Whether it breaks the node's or the registry's own part of a pull, which it would without mirrors too.
+    pub fn breaks_pulls_of(&self, node: NodeNumber) -> bool {
+        let place = self.fault.kind.place(self.fault.node);
+        self.fault.kind.is_of_the_world()
+            && (place == Place::Registry || place == Place::Node(node))
+    }
+
     /// Whether it is there at some time between the two.
     pub fn overlaps(&self, from: Duration, to: Duration) -> bool {
         self.at < to && from < self.at + self.lasts

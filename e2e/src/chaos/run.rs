@@ -52,6 +52,8 @@ pub struct Pull {
     pub began: Duration,
     pub took: Duration,
     pub attempts: u32,
+    /// When the last attempt began.
+    pub last_began: Duration,
     /// Why the last attempt failed.
     pub error: Option<String>,
 }
@@ -165,7 +167,7 @@ async fn pull(
     begin: Instant,
 ) -> Pull {
     let start = Instant::now();
-    let mut attempts = 1;
+    let (mut attempts, mut last) = (1, start);
     let reference = image.by_tag();
     let mut result = cluster.cri(node).pull(&reference).await;
     if let Err(error) = &result {
@@ -173,7 +175,7 @@ async fn pull(
         // Where it never answers the second attempt fails as well.
         let _ = cluster.answers(node).await;
         sleep(RETRY).await;
-        attempts = 2;
+        (attempts, last) = (2, Instant::now());
         result = cluster.cri(node).pull(&reference).await;
     }
     Pull {
@@ -182,6 +184,7 @@ async fn pull(
         began: start - begin,
         took: start.elapsed(),
         attempts,
+        last_began: last - begin,
         error: result.err().map(|error| format!("{error:#}")),
     }
 }

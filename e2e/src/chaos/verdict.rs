@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::fault::NodeNumber;
 use super::plan::{Plan, Planned, Shape};
 use super::run::{Observed, Pull, is_level};
 
@@ -47,7 +48,8 @@ impl<'a> Verdict<'a> {
         }
     }
 
-    /// What must not be, in words; none if all is well. How long pulls took is not among it: that depends on the machine.
+    /// What must not be, in words; none if all is well. A pull that failed twice counts if neither its node nor the registry was
+    /// broken during the second attempt. How long pulls took is not among it: that depends on the machine.
     pub fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         let wrong = self.with.wrong_blobs + self.without.wrong_blobs;
@@ -55,7 +57,9 @@ impl<'a> Verdict<'a> {
             failures.push(format!("{wrong} blobs with wrong bytes were committed"));
         }
         for Pair { with, without } in &self.pairs {
-            if let (Some(error), None) = (&with.error, &without.error) {
+            if let (Some(error), None) = (&with.error, &without.error)
+                && !self.is_broken(with.node, with.last_began, with.began + with.took)
+            {
                 failures.push(format!(
                     "wave {}, node {}, at {:.1} s: failed twice: {error}",
                     with.wave,
@@ -93,10 +97,11 @@ impl<'a> Verdict<'a> {
             for kind in &kinds {
                 rows.entry(kind.to_string()).or_default().add(pair);
             }
-            if kinds.iter().all(|kind| !kind.is_of_the_world()) {
+            let (from, to) = pair.time();
+            if !self.is_broken(pair.with.node, from, to) {
                 let name = match kinds.is_empty() {
-                    true => "~ no fault",
-                    false => "~ only faults of mirrors and peers",
+                    true => "~ nothing",
+                    false => "~ nothing of the node's own and of the registry",
                 };
                 rows.entry(name.to_owned()).or_default().add(pair);
             }
@@ -113,12 +118,15 @@ impl<'a> Verdict<'a> {
 
     /// The faults that there were while either was running.
     fn faults_during(&self, pair: &Pair<'_>) -> impl Iterator<Item = &Planned> {
-        let from = pair.with.began.min(pair.without.began);
-        let to = (pair.with.began + pair.with.took).max(pair.without.began + pair.without.took);
-        self.plan
-            .faults
-            .iter()
-            .filter(move |planned| planned.overlaps(from, to))
+        let (from, to) = pair.time();
+        let faults = self.plan.faults.iter();
+        faults.filter(move |planned| planned.overlaps(from, to))
+    }
+
+    /// Whether the node, its link or the registry was broken at some time between the two.
+    fn is_broken(&self, node: NodeNumber, from: Duration, to: Duration) -> bool {
+        let mut faults = self.plan.faults.iter();
+        faults.any(|planned| planned.breaks_pulls_of(node) && planned.overlaps(from, to))
     }
 
     /// The pulls that the mirrors made longest, longest first: each in words.
@@ -150,6 +158,13 @@ impl<'a> Verdict<'a> {
 }
 
 impl Pair<'_> {
+    /// From the begin of the one that began first to the end of the one that ended last.
+    fn time(&self) -> (Duration, Duration) {
+        let Pair { with, without } = self;
+        let to = (with.began + with.took).max(without.began + without.took);
+        (with.began.min(without.began), to)
+    }
+
     fn is_comparable(&self) -> bool {
         self.with.attempts == self.without.attempts
             && self.with.error.is_none()

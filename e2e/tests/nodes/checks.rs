@@ -15,6 +15,7 @@ const CHECKS: Settings = Settings {
     mirror: &["--tag-max-age", "0s"],
     secret: true,
     checks: true,
+    descriptors: None,
     plain: false,
 };
 
