@@ -7,10 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use http::header::CONTENT_TYPE;
-use oci::{Digest, Key, MAX_MANIFEST_SIZE, Manifest, MediaType, Ranges};
-use tokio::time::{Instant, timeout};
+use oci::{Digest, MAX_MANIFEST_SIZE, Manifest, MediaType, Ranges};
+use tokio::time::timeout;
 
-use crate::PeerId;
 use crate::body::send_memory::{Chunk, SendMemory, Share};
 use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Fetcher, Question};
@@ -68,13 +67,6 @@ impl FromPeers {
     /// The memory for bytes on their way to clients.
     pub fn memory(&self) -> &SendMemory {
         &self.memory
-    }
-
-    /// Asks a peer for an object no more: what it sent of it was part of something wrong.
-    pub fn distrust(&self, peer: &PeerId, digest: &Digest) {
-        tracing::warn!(%peer, %digest, "what this peer sent was not committed; it is not asked for this object again");
-        let (key, now) = (Key::Digest(digest.clone()), Instant::now());
-        self.fetcher.peers.distrust(peer, &key, now);
     }
 
     fn share(&self, question: &Question) -> &Arc<Share> {

@@ -48,11 +48,6 @@ impl Growing {
         Self { total, ..self }
     }
 
-    /// What becomes of the object, without holding its file.
-    pub fn outcome(&self) -> watch::Receiver<Progress> {
-        self.progress.clone()
-    }
-
     pub fn file(&self) -> &Arc<File> {
         &self.file
     }

@@ -22,8 +22,6 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 /// A peer that lacked an announced object is not asked for that object again for this long. Its announcement may
 /// outlive the object by minutes.
 const LACKING: Duration = Duration::from_secs(30);
-/// A peer that sent wrong bytes of an object is not asked for that object again for this long.
-const DISTRUSTED: Duration = Duration::from_secs(24 * 60 * 60);
 /// After this many announced objects in a row that it lacked, a peer backs off for all objects.
 const MAX_FALSE_ANNOUNCEMENTS: u32 = 4;
 /// The most peers to remember. The least recently used is evicted first.
@@ -218,17 +216,11 @@ impl Peers {
         }
     }
 
-    /// Does not ask a peer for this key for [`DISTRUSTED`].
-    pub fn distrust(&self, peer: &PeerId, key: &Key, now: Instant) {
-        let pair = (peer.clone(), key.clone());
-        self.lacking.lock().put(pair, now + DISTRUSTED);
-    }
-
     pub fn report_fault(&self, peer: &PeerId, key: &Key, fault: Fault, now: Instant) {
         if fault != Fault::Failed {
-            let mut lacking = self.lacking.lock();
-            let until = lacking.get_or_insert_mut((peer.clone(), key.clone()), || now);
-            *until = (*until).max(now + LACKING);
+            self.lacking
+                .lock()
+                .put((peer.clone(), key.clone()), now + LACKING);
         }
         let mut records = self.records.lock();
         let Some(record) = records.get_mut(peer) else {

@@ -155,8 +155,6 @@ impl Relay {
         self.provider.received(range.start, &bytes);
         self.attempts.received(bytes.len() as u64);
         let rest = range.start + bytes.len() as u64..range.end;
-        let peer = &reader.answer.candidate.peer;
-        self.attempts.sent_by(peer, rest.start == self.size);
         if rest.is_empty() {
             reader.answer.finished();
         } else if self

@@ -39,13 +39,9 @@ impl Mirror {
         };
         target.caller = self.access.caller(headers, client, owns_pull);
         if target.caller == Caller::Own
-            && let Some((digest, id, growing)) = filled
+            && let Some((digest, _, growing)) = filled
         {
-            let (attempts, wrong) = self.attempts.of(&digest, (id, &growing));
-            for peer in wrong {
-                self.from_peers.distrust(&peer, &digest);
-            }
-            target.pull.attempts = Some(attempts);
+            target.pull.attempts = Some(self.attempts.of(&digest));
             target.pull.ingest = Some(growing);
         }
     }

@@ -85,15 +85,3 @@ fn who_was_given_up_on_comes_last() {
     assert!(peers.latency(&a.peer) >= Duration::from_millis(200));
     assert!(peers.cost(&b.peer) < peers.cost(&a.peer));
 }
-
-#[test]
-fn wrong_bytes_are_held_against_a_peer_for_that_object_alone() {
-    let (peers, a, now) = (Arc::new(Peers::default()), candidate("a"), Instant::now());
-    peers.distrust(&a.peer, &key("x"), now);
-    // What is worth less time takes none away.
-    peers.report_fault(&a.peer, &key("x"), Fault::Broke, now);
-    let later = now + DISTRUSTED - Duration::from_secs(1);
-    assert!(!peers.may_ask(&a, &key("x"), later));
-    assert!(peers.may_ask(&a, &key("y"), later));
-    assert!(peers.may_ask(&a, &key("x"), now + DISTRUSTED));
-}
