@@ -1,4 +1,5 @@
-//! Generates the client of the CRI's image service, without a `protoc` on the machine.
+//! Generates the client of the CRI's image service, and the messages between mirrors for whoever forges them, without a
+//! `protoc` on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -6,5 +7,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_server(false)
         .compile_fds(definitions)?;
+    println!("cargo::rerun-if-changed=../crates/flights/proto");
+    let messages = protox::compile(["flights.proto"], ["../crates/flights/proto"])?;
+    tonic_prost_build::configure().compile_fds(messages)?;
     Ok(())
 }

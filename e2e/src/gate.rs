@@ -257,7 +257,9 @@ impl State {
 
 /// The head of a message with the empty line at its end, and what came after it. `None`: the
 /// connection ended before.
-async fn read_head(from: &mut (impl AsyncReadExt + Unpin)) -> Result<Option<(String, Vec<u8>)>> {
+pub(crate) async fn read_head(
+    from: &mut (impl AsyncReadExt + Unpin),
+) -> Result<Option<(String, Vec<u8>)>> {
     let mut read = Vec::new();
     loop {
         if let Some(end) = read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {

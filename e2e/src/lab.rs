@@ -39,6 +39,10 @@ pub struct Settings {
     /// Whether the mirror sees its containerd's registry configuration, and so can ask the upstream what a tag points at
     /// and what is public.
     pub checks: bool,
+    /// Descriptors that the mirror may open; `None`: as many as the test.
+    pub descriptors: Option<u32>,
+    /// Whether there is no mirror: containerd asks the registries.
+    pub plain: bool,
 }
 
 /// A network, with what hangs on it. Parts are dropped in order: processes before namespaces.
@@ -78,10 +82,19 @@ impl Lab {
         generation: Generation,
         settings: Settings,
     ) -> Result<[Node; N]> {
+        self.start_nodes_of([generation; N], settings).await
+    }
+
+    /// Does the same with a containerd of each of these generations.
+    pub async fn start_nodes_of<const N: usize>(
+        &self,
+        generations: [Generation; N],
+        settings: Settings,
+    ) -> Result<[Node; N]> {
         let registries = [self.upstream.url()];
         let mut starts = Vec::new();
-        for last in (FIRST_NODE..).take(N) {
-            let name = format!("node{last}");
+        for (last, generation) in (FIRST_NODE..).zip(generations) {
+            let name = Lab::node_name(usize::from(last - FIRST_NODE));
             let (host, folder) = (self.network.host(&name, last)?, self.folder(&name)?);
             let (registries, logs) = (&registries, &self.logs);
             starts.push(async move {
@@ -94,6 +107,11 @@ impl Lab {
             .context("the nodes did not start")?;
         try_join_all(nodes.iter_mut().map(Node::ready)).await?;
         nodes.try_into().map_err(|_| anyhow!("more nodes than {N}"))
+    }
+
+    /// The name of the folder of a node, by its number from 0.
+    pub fn node_name(number: usize) -> String {
+        format!("node{}", usize::from(FIRST_NODE) + number)
     }
 
     /// Adds a host with nothing on it, at 10.77.0.`last`.

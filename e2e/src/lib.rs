@@ -6,8 +6,10 @@
 //! into `target/e2e`. Nothing leaves the namespaces, and nothing of the machine's own network is
 //! touched. What an interrupted run leaves behind is swept by the next.
 
+pub mod chaos;
 mod containerd;
 mod cri;
+pub mod crowd;
 mod gate;
 mod http;
 mod image;
@@ -33,6 +35,6 @@ pub use network::Host;
 pub use node::Node;
 pub use process::{Daemon, output};
 pub use registry::{Registry, USER};
-pub use run::run;
+pub use run::{logs, run};
 pub use tar::Tar;
 pub use wait::until;

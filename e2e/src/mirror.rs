@@ -60,8 +60,31 @@ impl Mirror {
         more: &[&OsStr],
         log: &Path,
     ) -> Result<Mirror> {
-        let address = host.address;
-        let mut serve = host.command(peili()?);
+        let serve = host.command(peili()?);
+        Mirror::start_by(
+            serve,
+            host.address,
+            store,
+            registries,
+            data,
+            first,
+            more,
+            log,
+        )
+    }
+
+    /// Does the same by a command that runs the program.
+    #[allow(clippy::too_many_arguments)]
+    pub fn start_by(
+        mut serve: Command,
+        address: Ipv4Addr,
+        store: &Store<'_>,
+        registries: &[String],
+        data: &Path,
+        first: Ipv4Addr,
+        more: &[&OsStr],
+        log: &Path,
+    ) -> Result<Mirror> {
         serve.args(["registry", "--bootstrap-kind", "http"]);
         match store {
             Store::Containerd(containerd) => {
@@ -113,6 +136,16 @@ impl Mirror {
         Ok(sum_of(&String::from_utf8(metrics)?, name))
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        self.daemon.has_ended()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<rustix::process::Pid> {
+        self.daemon.pid()
+    }
+
     /// Kills it.
     pub fn kill(&self) -> Result<()> {
         self.daemon.kill()
@@ -141,6 +174,21 @@ pub fn configure(
     let target = format!("http://{mirror}:{REGISTRY_PORT}");
     configuration.args(["--mirror-targets", &target]).args(more);
     process::output(&mut configuration).map(drop)
+}
+
+/// Writes hosts.toml files for the registries into `folder`, with no mirror in front.
+pub fn configure_without(folder: &Path, registries: &[String]) -> Result<()> {
+    for registry in registries {
+        let name = registry.split("//").last().unwrap_or(registry);
+        let folder = folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        // containerd 1 takes no file without a host for one.
+        let text = format!(
+            "server = '{registry}'\n[host.'{registry}']\ncapabilities = ['pull', 'resolve']\n"
+        );
+        std::fs::write(folder.join("hosts.toml"), text)?;
+    }
+    Ok(())
 }
 
 /// Sums the samples of a metric in the text that Prometheus reads.

@@ -131,6 +131,48 @@ impl Host {
         self.inside(|| Ok(TcpListener::bind((self.address, port))?))
     }
 
+    /// Lets everything through that is sent to the host, or nothing.
+    pub fn set_deaf(&self, is_deaf: bool) -> Result<()> {
+        swallow(&self.hub, &self.port, is_deaf)
+    }
+
+    /// Lets everything through that the host sends, or nothing.
+    pub fn set_mute(&self, is_mute: bool) -> Result<()> {
+        swallow(&self.namespace, "eth0", is_mute)
+    }
+
+    /// Takes the limits away of what the host sends and receives.
+    pub fn unlimit(&self) -> Result<()> {
+        swallow(&self.namespace, "eth0", false)?;
+        swallow(&self.hub, &self.port, false)
+    }
+
+    /// Puts the cable back in.
+    pub fn reconnect(&self) -> Result<()> {
+        ip(&format!("-n {} link set {} up", self.hub, self.port)).map(drop)
+    }
+
+    /// Starts a thread in the host's namespace; so are the threads that it starts.
+    pub fn spawn_inside(
+        &self,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<std::thread::JoinHandle<()>> {
+        let namespace = File::open(format!("/run/netns/{}", self.namespace))?;
+        let (moved, result) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let kind = Some(LinkNameSpaceType::Network);
+            let result = move_into_link_name_space(namespace.as_fd(), kind);
+            let is_inside = result.is_ok();
+            // Nobody waits for it any more only if the other side has panicked.
+            let _ = moved.send(result);
+            if is_inside {
+                work();
+            }
+        });
+        result.recv().context("the thread ended at once")??;
+        Ok(thread)
+    }
+
     /// Does something on a thread that is in the host's namespace. A socket keeps the namespace
     /// that it was made in.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
@@ -169,6 +211,14 @@ fn limit(namespace: &str, device: &str, megabits: u32) -> Result<()> {
     let mut tc = within(namespace, "tc");
     tc.args(["qdisc", "replace", "dev", device, "root"]);
     output(tc.args(rule.split(' '))).map(drop)
+}
+
+/// Has a device of a namespace drop all that it should send, or go back to sending it.
+fn swallow(namespace: &str, device: &str, all: bool) -> Result<()> {
+    let queue = if all { "blackhole" } else { "pfifo" };
+    let mut tc = within(namespace, "tc");
+    tc.args(["qdisc", "replace", "dev", device, "root", queue]);
+    output(&mut tc).map(drop)
 }
 
 /// Runs `ip` with arguments parted by spaces, and returns what it prints.

@@ -54,7 +54,11 @@ impl Node {
             Containerd::start(generation, &settings, &host, folder, containerd_log).await?;
         let secret = settings.secret.then(|| folder.join("secret"));
         let knows: Vec<_> = secret.iter().flat_map(|file| by_secret(file)).collect();
-        mirror::configure(&containerd.hosts(), registries, host.address, &knows)?;
+        if settings.plain {
+            mirror::configure_without(&containerd.hosts(), registries)?;
+        } else {
+            mirror::configure(&containerd.hosts(), registries, host.address, &knows)?;
+        }
         let mut node = Node {
             host,
             containerd,
@@ -66,7 +70,9 @@ impl Node {
             data: folder.join("data"),
             log: logs.join(format!("{name}-peili.log")),
         };
-        node.start_mirror()?;
+        if !settings.plain {
+            node.start_mirror()?;
+        }
         Ok(node)
     }
 
@@ -92,15 +98,28 @@ impl Node {
                 hosts.as_os_str(),
             ]);
         }
-        let mirror = Mirror::start(
-            &self.host, &store, registries, &self.data, self.first, &more, &self.log,
+        let (address, data, log) = (self.host.address, &self.data, &self.log);
+        let serve = match self.settings.descriptors {
+            Some(most) => {
+                let mut limited = self.host.command("prlimit");
+                limited.arg(format!("--nofile={most}:{most}"));
+                limited.arg(mirror::peili()?);
+                limited
+            }
+            None => self.host.command(mirror::peili()?),
+        };
+        let mirror = Mirror::start_by(
+            serve, address, &store, registries, data, self.first, &more, log,
         )?;
         self.mirror = Some(mirror);
         Ok(())
     }
 
-    /// Waits until the mirror is ready.
+    /// Waits until the mirror is ready, if there is to be one.
     pub async fn ready(&mut self) -> Result<()> {
+        if self.settings.plain {
+            return Ok(());
+        }
         let mirror = self.mirror.as_mut().context("the mirror is not running")?;
         mirror.ready(&self.host).await
     }
@@ -108,6 +127,11 @@ impl Node {
     /// Takes the running mirror away from the node, for the test to stop.
     pub fn take_mirror(&mut self) -> Result<Mirror> {
         self.mirror.take().context("the mirror is not running")
+    }
+
+    /// The running mirror.
+    pub fn running_mirror(&mut self) -> Option<&mut Mirror> {
+        self.mirror.as_mut()
     }
 
     /// Restarts the containerd beneath the mirror.

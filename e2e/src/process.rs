@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use crate::wait;
 
@@ -49,6 +49,11 @@ impl Daemon {
         Ok(kill_process(self.pid()?, Signal::KILL)?)
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Result<Pid> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
@@ -78,6 +83,21 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Lets this process have as many descriptors as it may.
+pub fn raise_descriptors() -> Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
+}
+
+/// Resident memory of a process, in bytes.
+pub fn memory(pid: Pid) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kilobytes.context("no VmRSS")? << 10)
 }
 
 /// Runs a command for its standard output.

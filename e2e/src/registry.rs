@@ -98,6 +98,23 @@ impl Registry {
         daemon.stop().await
     }
 
+    /// Kills the registry's process. Its gate stays: connections are accepted and closed.
+    pub fn kill_process(&self) -> Result<()> {
+        let (_, daemon) = self.running.as_ref().context("the registry is stopped")?;
+        daemon.kill()
+    }
+
+    /// Starts the registry's process again behind its gate.
+    pub fn revive(&mut self) -> Result<()> {
+        let (_, daemon) = self.running.as_mut().context("the registry is stopped")?;
+        // A registry that was killed leaves its socket behind.
+        let _ = fs::remove_file(self.folder.join("socket"));
+        let mut serve = self.host.command("docker-registry");
+        serve.arg("serve").arg(self.folder.join("registry.yml"));
+        *daemon = Daemon::spawn("docker-registry", &mut serve, &self.log)?;
+        Ok(())
+    }
+
     /// Puts an image of layers of these sizes (bytes) into the registry.
     pub fn push(&self, repository: &str, tag: &str, layers: &[usize]) -> Result<Image> {
         let image = Image::generate(&self.name(), repository, tag, layers);

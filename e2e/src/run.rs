@@ -1,7 +1,7 @@
 //! Running one test, with the logs of its programs shown when it fails.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -26,6 +26,11 @@ pub fn run(name: &str, test: impl AsyncFnOnce(Lab) -> Result<()>) {
         print_tails(&logs);
         panic!("{error:#}\nall logs: {}", logs.display());
     }
+}
+
+/// An empty folder for the logs of a run of this name.
+pub fn logs(name: &str) -> Result<PathBuf> {
+    Site::get()?.logs(name)
 }
 
 fn print_tails(logs: &Path) {

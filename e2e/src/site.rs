@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,6 +14,7 @@ use anyhow::{Context, Result, anyhow};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::network::ip;
+use crate::process::output;
 
 /// The folders of this run.
 pub struct Site {
@@ -106,8 +108,22 @@ fn sweep(runs: &Path) -> Result<()> {
             end_processes(&namespace)?;
             ip(&format!("netns del {namespace}"))?;
         }
+        unmount(&run.path())?;
         fs::remove_dir_all(run.path())
             .with_context(|| format!("{} could not be swept", run.path().display()))?;
+    }
+    Ok(())
+}
+
+/// Takes away what is mounted below a folder, the deepest first.
+fn unmount(folder: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    for point in points
+        .filter(|point| Path::new(point).starts_with(folder))
+        .rev()
+    {
+        output(Command::new("umount").args(["--lazy", point]))?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What a developer runs on this workspace: `cargo xtask test`, `cargo xtask simulate`.
 
 mod apt;
+mod chaos;
 mod chart;
 mod containerd;
 mod debian;
@@ -37,6 +38,10 @@ enum Command {
     Kube(kube::Args),
     /// Build the site of the documentation; needs mdbook
     Docs(docs::Args),
+    /// Break things under a stream of pulls, with mirrors and without, and compare
+    Chaos(chaos::Args),
+    /// Let thousands of slow and noisy clients at a mirror, and see how fast its containerd pulls
+    Crowd(chaos::CrowdArgs),
     /// Run the fuzz targets, each for a while; needs a nightly compiler and cargo-fuzz
     Fuzz(fuzz::Args),
 }
@@ -48,6 +53,8 @@ fn main() -> ExitCode {
         Command::Dist(args) => dist::run(&workspace, &args),
         Command::Kube(args) => kube::run(&workspace, &args),
         Command::Docs(args) => docs::run(&workspace, &args),
+        Command::Chaos(args) => chaos::run(&workspace, &args),
+        Command::Crowd(args) => chaos::run_crowd(&workspace, &args),
         Command::Fuzz(args) => fuzz::run(&workspace, &args),
     });
     match result {

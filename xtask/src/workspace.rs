@@ -41,6 +41,13 @@ impl Workspace {
         command
     }
 
+    /// Builds Peili as it is released, and says where it is.
+    pub fn release_binary(&self) -> Result<PathBuf> {
+        let build = ["build", "--release", "--locked", "--package=peili"];
+        process::run(&mut self.cargo(build))?;
+        Ok(self.target.join("release/peili"))
+    }
+
     /// Tools that the commands built for themselves.
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")

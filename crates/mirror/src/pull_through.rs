@@ -17,6 +17,7 @@ mod list;
 mod manifest;
 mod parts;
 mod promise;
+mod siblings;
 mod sources;
 mod state;
 mod tag;

@@ -9,6 +9,8 @@ mod forms;
 mod measured;
 #[path = "it/pull_through.rs"]
 mod pull_through;
+#[path = "it/siblings.rs"]
+mod siblings;
 #[path = "it/upstream.rs"]
 mod upstream;
 

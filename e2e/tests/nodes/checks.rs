@@ -16,6 +16,8 @@ const CHECKS: Settings = Settings {
     names: false,
     secret: true,
     checks: true,
+    descriptors: None,
+    plain: false,
 };
 
 /// What the upstream may give of an image whose layers come from peers, in percent.

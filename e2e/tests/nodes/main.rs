@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use e2e::Image;
 
+mod chaos;
 mod checks;
 mod clients;
 mod container;
@@ -107,6 +108,8 @@ tests_on! { flights_1_7, V1_7:
     flights::slow_node_is_known,
     flight_faults::leader_is_rate_limited,
     flight_faults::owner_dies,
+    faults::damaged_copy_costs_one_attempt,
+    faults::damaged_copy_costs_one_attempt_without_flights,
 }
 
 tests_on! { pull_2, V2:
@@ -143,6 +146,7 @@ tests! {
     hosts::cleanup_restores_the_folder,
     hosts::cleanup_restores_what_spegel_found,
     store::skopeo_pulls_from_two_registries,
+    store::signature_outlives_the_registry,
     container::restricted_mirror_serves,
     readme::three_commands_work,
     clients::podman_pulls_through_registries_conf,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Host, Image, Lab, Mirror, Registry, Store, output};
+use e2e::{Host, Image, Lab, Mirror, Registry, Store, output, until};
 
 use crate::LAYERS;
 
@@ -44,6 +44,44 @@ pub async fn skopeo_pulls_from_two_registries(lab: Lab) -> Result<()> {
     }
     for image in &images {
         copy(&host, &mirror, image, &lab.folder("again")?)?;
+    }
+    mirror.stop().await
+}
+
+/// An image is copied through the mirror; then its signature is had by the requests that cosign makes, though the registry is
+/// gone and nobody has asked for the signature before.
+pub async fn signature_outlives_the_registry(lab: Lab) -> Result<()> {
+    let mut registry = lab.add_registry("one", 3, HTTP).await?;
+    let image = registry.push("lab/app", "v1", &LAYERS)?;
+    let tag = format!("{}.sig", image.manifest.digest.replace(':', "-"));
+    let signature = registry.push("lab/app", &tag, &[300])?;
+
+    let host = lab.add_host("node", 21)?;
+    let (store, data) = (lab.folder("store")?, lab.folder("data")?);
+    let (store, urls) = (Store::Layout(&store), [registry.url()]);
+    let log = lab.log("peili");
+    let mut mirror = Mirror::start(&host, &store, &urls, &data, host.address, &[], &log)?;
+    mirror.ready(&host).await?;
+    copy(&host, &mirror, &image, &lab.folder("copy")?)?;
+    until("the registry to be asked for the payload", async || {
+        let payload = signature.blobs.last().context("a layer")?;
+        Ok(registry.gate()?.sent_of(payload) == payload.bytes.len() as u64)
+    })
+    .await?;
+    registry.stop().await?;
+
+    let parts = signature
+        .paths()
+        .into_iter()
+        .zip([&signature.manifest; 2].into_iter().chain(&signature.blobs));
+    for (path, part) in parts {
+        let path = path.replacen("/v2/", &format!("/v2/{}/", registry.name()), 1);
+        until(&path, async || {
+            Ok(host.get(mirror.registry(), &path)?.0 == 200)
+        })
+        .await?;
+        let (_, bytes) = host.get(mirror.registry(), &path)?;
+        ensure!(bytes == part.bytes, "{path}: {} bytes", bytes.len());
     }
     mirror.stop().await
 }

@@ -38,6 +38,16 @@ impl Client {
         }
     }
 
+    /// What the mirror fetches for itself.
+    pub(super) fn of_this_node() -> Self {
+        Self {
+            credentials: None,
+            keeps_to_one_source: false,
+            names_itself: true,
+            hears_upstream: false,
+        }
+    }
+
     /// A repository as it is asked for this client.
     pub fn repository(&self, origin: &Origin) -> UpstreamRepository {
         UpstreamRepository {

@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, Uri};
 use oci::Origin;
 
 use super::client::Client;
+use super::last_answers::is_refusal;
 use super::state::{BEGIN_LIMIT, PullThroughStep};
 use crate::body::Body;
 use crate::refusal::Refusal;
@@ -14,7 +15,8 @@ use crate::{List, UpstreamError, UpstreamPage};
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 impl PullThroughStep {
-    /// A page of a list, as upstream has it now. `uri`: as the client asked; the next page is asked for in the same way.
+    /// A page of a list, as upstream has it now; while upstream cannot be reached, the referrers of an image as they were when
+    /// it was fetched. `uri`: as the client asked; the next page is asked for in the same way.
     /// `query`: the one in it, without `ns`.
     ///
     /// # Errors
@@ -28,8 +30,16 @@ impl PullThroughStep {
     ) -> Result<Response<Body>, Refusal> {
         let repository = client.repository(origin);
         let asked = self.upstream.page(&repository, list, query);
-        let page = self.ask(&repository, BEGIN_LIMIT, asked).await;
-        let page = page.map_err(|error| client.told_of_list(error))?;
+        let page = match self.ask(&repository, BEGIN_LIMIT, asked).await {
+            Ok(page) => page,
+            Err(error) => {
+                let kept = match is_refusal(&error) || client.credentials.is_some() {
+                    true => None,
+                    false => self.kept_referrers(origin, list).await,
+                };
+                kept.ok_or_else(|| client.told_of_list(error))?
+            }
+        };
         Ok(answer(uri, page))
     }
 }

@@ -1,5 +1,7 @@
 //! A manifest by digest.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use oci::{Digest, Origin};
 
@@ -16,7 +18,7 @@ use crate::{Begun, Growing, Provenance, Sink, UpstreamManifest, Visibility, loca
 
 impl PullThroughStep {
     pub(super) async fn manifest(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
         digest: &Digest,
         client: &Client,
@@ -27,9 +29,12 @@ impl PullThroughStep {
                 .await
                 .map_err(|error| Refusal::Upstream(target.kind, error))?;
             self.learn(&found);
+            self.keep_siblings(target, &found, client);
             return Ok(found);
         }
-        self.fetch(target, digest, client).await
+        let found = self.fetch(target, digest, client).await?;
+        self.keep_siblings(target, &found, client);
+        Ok(found)
     }
 
     /// Fetches a manifest that is not here.
@@ -93,7 +98,8 @@ impl PullThroughStep {
         let found = local::manifest(&digest, bytes.clone(), media_type, Source::Upstream);
         if client.credentials.is_none() {
             let (sink, _) = self.begin_manifest(&digest).await.unzip();
-            self.keep(sink, target, &digest, bytes, visibility).await;
+            let origin = target.origin.clone();
+            self.keep(sink, origin, &digest, bytes, visibility).await;
         }
         self.learn(&found);
         found
@@ -137,14 +143,15 @@ impl PullThroughStep {
         self.share(digest, visibility);
         if let Payload::Bytes(bytes) = &found.payload {
             let bytes = bytes.clone();
-            self.keep(sink, target, digest, bytes, visibility).await;
+            let origin = target.origin.clone();
+            self.keep(sink, origin, digest, bytes, visibility).await;
         }
         self.learn(&found);
         Ok(found)
     }
 
     /// `None`: it is here, on its way, or cannot be kept.
-    async fn begin_manifest(&self, digest: &Digest) -> Option<(Box<dyn Sink>, Growing)> {
+    pub(super) async fn begin_manifest(&self, digest: &Digest) -> Option<(Box<dyn Sink>, Growing)> {
         match self.begin(digest).await {
             Ok(Begun::New(sink, growing)) => Some((sink, growing)),
             Ok(Begun::Present | Begun::Joined(_)) => None,
@@ -155,16 +162,15 @@ impl PullThroughStep {
         }
     }
 
-    async fn keep(
+    pub(super) async fn keep(
         &self,
         sink: Option<Box<dyn Sink>>,
-        target: &Target,
+        origin: Option<Origin>,
         digest: &Digest,
         bytes: Bytes,
         visibility: Visibility,
     ) {
         let Some(mut sink) = sink else { return };
-        let origin = target.origin.clone();
         let kept = async {
             sink.expect(bytes.len() as u64).await?;
             sink.write(bytes).await?;

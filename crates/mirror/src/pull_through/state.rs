@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::last_answers::{FAULT_VALIDITY, LastAnswers};
 use super::parts::Parts;
+use super::siblings::Siblings;
 use crate::flight::{Flight, Sharing};
 use crate::from_peers::FromPeers;
 use crate::images::Images;
@@ -38,6 +39,7 @@ pub struct PullThroughStep {
     pub(super) images: Arc<Images>,
     pub(super) last_answers: LastAnswers,
     pub(super) parts: Parts,
+    pub(super) siblings: Siblings,
     /// Objects on their way into the store; each goes on when its client leaves, for the next one.
     pub(super) tasks: TaskTracker,
     /// The last object that was too large for the store, in words, and when it came.
@@ -63,6 +65,7 @@ impl PullThroughStep {
             images,
             last_answers: LastAnswers::default(),
             parts: Parts::default(),
+            siblings: Siblings::default(),
             tasks: TaskTracker::new(),
             too_large: Mutex::default(),
         }

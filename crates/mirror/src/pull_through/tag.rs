@@ -70,6 +70,7 @@ impl PullThroughStep {
         if client.credentials.is_none() {
             self.intake.tag(&name, &resolved.digest);
         }
+        self.keep_siblings(target, &found, client);
         Ok(found)
     }
 

@@ -38,6 +38,8 @@ pub struct Fake {
     pub slow: Mutex<Duration>,
     /// What those get who bring no credentials.
     pub refusal: Mutex<Option<Refuse>>,
+    /// What refers to a manifest; other lists are text.
+    pub referrers: Mutex<HashMap<Digest, Bytes>>,
 }
 
 impl Fake {
@@ -201,6 +203,16 @@ impl Upstream for Fake {
         query: &str,
     ) -> Result<UpstreamPage, UpstreamError> {
         self.reach(repository)?;
+        if let List::Referrers(subject) = list
+            && let Some(bytes) = self.referrers.lock().get(subject)
+        {
+            return Ok(UpstreamPage {
+                bytes: bytes.clone(),
+                content_type: None,
+                next: None,
+                filters_applied: None,
+            });
+        }
         Ok(UpstreamPage {
             bytes: format!("{list:?} {query}").into(),
             content_type: None,

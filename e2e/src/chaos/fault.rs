@@ -1,0 +1,159 @@
+//! What can break.
+
+use std::fmt;
+
+use super::bad_server::Behaviour;
+
+/// The number of a node, from 0.
+pub type NodeNumber = usize;
+
+/// Something that breaks for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub kind: Kind,
+    /// The node that it happens to; that of a fault of all nodes or of the registry says nothing.
+    pub node: NodeNumber,
+}
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// containerd is killed, and started again at the end.
+    ContainerdKilled,
+    /// The registry's process is killed, and started again at the end.
+    RegistryKilled,
+    /// The node's cable is pulled.
+    LinkCut,
+    /// The registry's cable is pulled.
+    RegistryCut,
+    /// The node's link carries little, both ways.
+    LinkSlow,
+    /// The registry's link carries little.
+    RegistrySlow,
+    /// What is sent to the node is lost; what it sends arrives.
+    LinkDeaf,
+    /// What the node sends is lost; what is sent to it arrives.
+    LinkMute,
+    /// The file system of containerd's folders is full.
+    StoreFull,
+    /// The mirror is killed, and started again at the end.
+    MirrorKilled,
+    /// All mirrors are killed at once, and started again at the end.
+    AllMirrorsKilled,
+    /// The mirror may open hardly any descriptor more than it has.
+    NoDescriptors,
+    /// A host opens more connections to the mirror than it has descriptors for, and sends nothing.
+    SilentClients,
+    /// The file system of the mirror's data folder is full.
+    DataFull,
+    /// The mirror's data folder cannot be written.
+    DataReadOnly,
+    /// The node removes the images that it is serving.
+    ImagesRemoved,
+    /// The node's copy of a layer is damaged on the disk.
+    LayerDamaged,
+    /// Members that say that they hold everything serve in this way.
+    HostilePeers(Behaviour),
+    /// A member asks the arbiters to lead every object, and then does nothing.
+    HangingLeads,
+    /// A member sends messages that are forged, made up or plain noise.
+    ForgedMessages,
+}
+
+/// What a fault happens to: two faults of one place are never planned for the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Node(NodeNumber),
+    Registry,
+    Hostile,
+}
+
+/// Each kind, and how often it is drawn.
+const KINDS: &[(Kind, usize)] = &[
+    (Kind::ContainerdKilled, 3),
+    (Kind::RegistryKilled, 2),
+    (Kind::LinkCut, 4),
+    (Kind::RegistryCut, 2),
+    (Kind::LinkSlow, 3),
+    (Kind::RegistrySlow, 2),
+    (Kind::LinkDeaf, 3),
+    (Kind::LinkMute, 3),
+    (Kind::StoreFull, 2),
+    (Kind::MirrorKilled, 6),
+    (Kind::AllMirrorsKilled, 2),
+    (Kind::NoDescriptors, 4),
+    (Kind::SilentClients, 3),
+    (Kind::DataFull, 2),
+    (Kind::DataReadOnly, 2),
+    (Kind::ImagesRemoved, 4),
+    (Kind::LayerDamaged, 4),
+    (Kind::HangingLeads, 3),
+    (Kind::ForgedMessages, 4),
+    (Kind::HostilePeers(Behaviour::Garbage), 2),
+    (Kind::HostilePeers(Behaviour::Truncated), 2),
+    (Kind::HostilePeers(Behaviour::Endless), 2),
+    (Kind::HostilePeers(Behaviour::Trickling), 2),
+    (Kind::HostilePeers(Behaviour::WrongBytes), 2),
+    (Kind::HostilePeers(Behaviour::WrongSize), 2),
+    (Kind::HostilePeers(Behaviour::Byteless), 2),
+    (Kind::HostilePeers(Behaviour::Silent), 2),
+    (Kind::HostilePeers(Behaviour::Reset), 2),
+];
+
+impl Kind {
+    /// All kinds, each as often as it is to be drawn.
+    pub fn weighted() -> Vec<Kind> {
+        let repeated = |&(kind, times): &(Kind, usize)| std::iter::repeat_n(kind, times);
+        KINDS.iter().flat_map(repeated).collect()
+    }
+
+    /// Whether it happens without mirrors too, and so in the run that is compared with.
+    pub fn is_of_the_world(self) -> bool {
+        self <= Kind::StoreFull
+    }
+
+    /// What it happens to.
+    pub fn place(self, node: NodeNumber) -> Place {
+        match self {
+            Kind::RegistryKilled | Kind::RegistryCut | Kind::RegistrySlow => Place::Registry,
+            Kind::HostilePeers(_) | Kind::HangingLeads | Kind::ForgedMessages => Place::Hostile,
+            _ => Place::Node(node),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::ContainerdKilled => "containerd killed",
+            Kind::RegistryKilled => "registry killed",
+            Kind::LinkCut => "link cut",
+            Kind::RegistryCut => "registry cut off",
+            Kind::LinkSlow => "link slow",
+            Kind::RegistrySlow => "registry slow",
+            Kind::LinkDeaf => "link half-open: node receives nothing",
+            Kind::LinkMute => "link half-open: node sends nothing",
+            Kind::StoreFull => "containerd's folder full",
+            Kind::MirrorKilled => "mirror killed",
+            Kind::AllMirrorsKilled => "all mirrors killed",
+            Kind::NoDescriptors => "mirror out of descriptors",
+            Kind::SilentClients => "1,100 silent clients",
+            Kind::DataFull => "data folder full",
+            Kind::DataReadOnly => "data folder read-only",
+            Kind::ImagesRemoved => "images removed while served",
+            Kind::LayerDamaged => "layer damaged on disk",
+            Kind::HangingLeads => "hostile member: leads that hang",
+            Kind::ForgedMessages => "hostile member: forged messages",
+            Kind::HostilePeers(Behaviour::Honest) => "hostile peers: 404",
+            Kind::HostilePeers(Behaviour::Garbage) => "hostile peers: garbage for an answer",
+            Kind::HostilePeers(Behaviour::Truncated) => "hostile peers: truncated bodies",
+            Kind::HostilePeers(Behaviour::Endless) => "hostile peers: endless bodies",
+            Kind::HostilePeers(Behaviour::Trickling) => "hostile peers: trickling bodies",
+            Kind::HostilePeers(Behaviour::WrongBytes) => "hostile peers: wrong bytes",
+            Kind::HostilePeers(Behaviour::WrongSize) => "hostile peers: wrong sizes",
+            Kind::HostilePeers(Behaviour::Byteless) => "hostile peers: 200 and no byte",
+            Kind::HostilePeers(Behaviour::Silent) => "hostile peers: no answer",
+            Kind::HostilePeers(Behaviour::Reset) => "hostile peers: reset in the middle",
+        })
+    }
+}

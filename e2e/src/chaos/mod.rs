@@ -1,0 +1,70 @@
+//! Chaos: a stream of pulls on five nodes with real containerds, while things break.
+//!
+//! What happens when follows from a seed ([`Plan`]). A plan is run on two clusters, without mirrors and with them, and the pulls are
+//! compared one by one ([`Verdict`]). docs/chaos.md describes the faults.
+
+mod bad_server;
+mod breaking;
+mod cluster;
+mod fault;
+mod forger;
+mod hostile;
+mod mount;
+mod plan;
+mod random;
+mod run;
+mod verdict;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Result, anyhow};
+
+pub use cluster::NODES;
+pub use plan::{Options, Plan};
+pub use random::Random;
+pub use verdict::Verdict;
+
+use run::Observed;
+
+/// Runs the plan of these options without and with mirrors, at the same time, hands the comparison over, and returns what must not be. Logs
+/// go below `logs`.
+pub fn compare(
+    options: Options,
+    logs: &Path,
+    tell: impl FnOnce(&Verdict<'_>),
+) -> Result<Vec<String>> {
+    let plan = Arc::new(Plan::new(options));
+    let folder = |name: &str| -> Result<_> {
+        let folder = logs.join(name);
+        std::fs::create_dir_all(&folder)?;
+        Ok(folder)
+    };
+    // Side by side, so that what the machine does besides happens to both.
+    let without = {
+        let (plan, logs) = (plan.clone(), folder("without")?);
+        std::thread::spawn(move || run_alone(&plan, logs, false))
+    };
+    let with = {
+        let (plan, logs) = (plan.clone(), folder("with")?);
+        std::thread::spawn(move || run_alone(&plan, logs, true))
+    };
+    let observed = |thread: JoinHandle<Result<Observed>>| {
+        thread.join().map_err(|_| anyhow!("a run panicked"))?
+    };
+    let (without, with) = (observed(without), observed(with));
+    let (without, with) = (without?, with?);
+    let verdict = Verdict::new(&plan, &with, &without);
+    tell(&verdict);
+    Ok(verdict.failures())
+}
+
+/// A run with a thread of its own.
+fn run_alone(plan: &Arc<Plan>, logs: PathBuf, has_mirrors: bool) -> Result<Observed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(run::run(plan, logs, has_mirrors))
+}

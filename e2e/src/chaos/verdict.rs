@@ -1,0 +1,264 @@
+//! Two runs of one plan side by side: what the mirrors cost the pulls.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::fault::NodeNumber;
+use super::plan::{Plan, Planned, Shape};
+use super::run::{Observed, Pull, is_level};
+
+/// A pull with mirrors, and the same one without.
+struct Pair<'a> {
+    with: &'a Pull,
+    without: &'a Pull,
+}
+
+/// What the mirrors did to the pulls of a plan.
+pub struct Verdict<'a> {
+    plan: &'a Plan,
+    pairs: Vec<Pair<'a>>,
+    with: &'a Observed,
+    without: &'a Observed,
+}
+
+/// What is told of some of the pulls.
+#[derive(Default)]
+struct Row {
+    faults: usize,
+    pulls: usize,
+    retried: [usize; 2],
+    failed: [usize; 2],
+    /// Seconds by which the pull took longer with mirrors, where both took as many attempts.
+    added: Vec<f64>,
+    took: [Vec<f64>; 2],
+}
+
+impl<'a> Verdict<'a> {
+    /// Compares a run with mirrors with one without.
+    pub fn new(plan: &'a Plan, with: &'a Observed, without: &'a Observed) -> Verdict<'a> {
+        let pairs = with.pulls.iter().zip(&without.pulls);
+        Verdict {
+            plan,
+            pairs: pairs
+                .map(|(with, without)| Pair { with, without })
+                .collect(),
+            with,
+            without,
+        }
+    }
+
+    /// What must not be, in words; none if all is well. A pull that failed twice counts if neither its node nor the registry was
+    /// broken during the second attempt. How long pulls took is not among it: that depends on the machine.
+    pub fn failures(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        let wrong = self.with.wrong_blobs + self.without.wrong_blobs;
+        if wrong > 0 {
+            failures.push(format!("{wrong} blobs with wrong bytes were committed"));
+        }
+        for Pair { with, without } in &self.pairs {
+            if let (Some(error), None) = (&with.error, &without.error)
+                && !self.is_broken(with.node, with.last_began, with.began + with.took)
+            {
+                failures.push(format!(
+                    "wave {}, node {}, at {:.1} s: failed twice: {error}",
+                    with.wave,
+                    with.node,
+                    with.began.as_secs_f32()
+                ));
+            }
+        }
+        if let Some((before, after)) = &self.with.levels
+            && !is_level(before, after)
+        {
+            failures.push(format!(
+                "descriptors or memory: {before:?} before, {after:?} after"
+            ));
+        }
+        if self.with.ended > 0 {
+            failures.push(format!("{} mirrors ended by themselves", self.with.ended));
+        }
+        failures.extend(self.with.unbroken.iter().cloned());
+        failures.extend(self.without.unbroken.iter().cloned());
+        failures
+    }
+
+    fn rows(&self) -> BTreeMap<String, Row> {
+        let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+        for planned in &self.plan.faults {
+            rows.entry(planned.fault.kind.to_string())
+                .or_default()
+                .faults += 1;
+        }
+        for pair in &self.pairs {
+            let mut kinds: Vec<_> = self.faults_during(pair).map(|f| f.fault.kind).collect();
+            kinds.sort_unstable();
+            kinds.dedup();
+            for kind in &kinds {
+                rows.entry(kind.to_string()).or_default().add(pair);
+            }
+            let (from, to) = pair.time();
+            if !self.is_broken(pair.with.node, from, to) {
+                let name = match kinds.is_empty() {
+                    true => "~ nothing",
+                    false => "~ nothing of the node's own and of the registry",
+                };
+                rows.entry(name.to_owned()).or_default().add(pair);
+            }
+            let shape = match self.plan.waves[pair.with.wave].shape {
+                Shape::OneBigLayer => "~ one big layer",
+                Shape::ManySmallLayers => "~ many small layers",
+                Shape::SharedBase => "~ one base",
+            };
+            rows.entry(shape.to_owned()).or_default().add(pair);
+            rows.entry("~~ all".to_owned()).or_default().add(pair);
+        }
+        rows
+    }
+
+    /// The faults that there were while either was running.
+    fn faults_during(&self, pair: &Pair<'_>) -> impl Iterator<Item = &Planned> {
+        let (from, to) = pair.time();
+        let faults = self.plan.faults.iter();
+        faults.filter(move |planned| planned.overlaps(from, to))
+    }
+
+    /// Whether the node, its link or the registry was broken at some time between the two.
+    fn is_broken(&self, node: NodeNumber, from: Duration, to: Duration) -> bool {
+        let mut faults = self.plan.faults.iter();
+        faults.any(|planned| planned.breaks_pulls_of(node) && planned.overlaps(from, to))
+    }
+
+    /// The pulls that the mirrors made longest, longest first: each in words.
+    pub fn slowest(&self, count: usize) -> Vec<String> {
+        let mut pairs: Vec<_> = self
+            .pairs
+            .iter()
+            .filter(|pair| pair.is_comparable())
+            .collect();
+        pairs.sort_by(|a, b| b.added().total_cmp(&a.added()));
+        let tell = |pair: &&Pair<'_>| {
+            let faults: Vec<_> = self.faults_during(pair).map(Planned::to_string).collect();
+            format!(
+                "wave {} node {} at {:.1} s: {:.2} s with mirrors, {:.2} s without: {}",
+                pair.with.wave,
+                pair.with.node,
+                pair.with.began.as_secs_f32(),
+                pair.with.took.as_secs_f32(),
+                pair.without.took.as_secs_f32(),
+                faults.join(", ")
+            )
+        };
+        pairs
+            .into_iter()
+            .take(count)
+            .map(|pair| tell(&pair))
+            .collect()
+    }
+}
+
+impl Pair<'_> {
+    /// From the begin of the one that began first to the end of the one that ended last.
+    fn time(&self) -> (Duration, Duration) {
+        let Pair { with, without } = self;
+        let to = (with.began + with.took).max(without.began + without.took);
+        (with.began.min(without.began), to)
+    }
+
+    fn is_comparable(&self) -> bool {
+        self.with.attempts == self.without.attempts
+            && self.with.error.is_none()
+            && self.without.error.is_none()
+    }
+
+    /// Seconds.
+    fn added(&self) -> f64 {
+        self.with.took.as_secs_f64() - self.without.took.as_secs_f64()
+    }
+}
+
+impl Row {
+    fn add(&mut self, pair: &Pair<'_>) {
+        self.pulls += 1;
+        for (index, pull) in [pair.with, pair.without].into_iter().enumerate() {
+            self.retried[index] += usize::from(pull.attempts > 1 && pull.error.is_none());
+            self.failed[index] += usize::from(pull.error.is_some());
+            self.took[index].push(pull.took.as_secs_f64());
+        }
+        if pair.is_comparable() {
+            self.added.push(pair.added());
+        }
+    }
+}
+
+/// A part of the numbers in order: 0.5 is the median, 1 the greatest.
+fn quantile(numbers: &[f64], part: f64) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().saturating_sub(1);
+    // At most `last`, which is an index.
+    let index = (part * last as f64).round() as usize;
+    sorted.get(index).copied().unwrap_or(0.0)
+}
+
+impl fmt::Display for Verdict<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = self.plan.options;
+        writeln!(
+            f,
+            "seed {}, {} faults in {:?}, {} pulls on {} nodes; each column: with mirrors / without",
+            options.seed,
+            self.plan.faults.len(),
+            Duration::from_secs(options.time.as_secs()),
+            self.pairs.len(),
+            options.nodes,
+        )?;
+        writeln!(
+            f,
+            "| during | faults | pulls | retried once | failed twice | median, s | added: median, 95 %, worst, s |"
+        )?;
+        writeln!(f, "|---|---|---|---|---|---|---|")?;
+        for (name, row) in self.rows() {
+            let Row {
+                faults,
+                pulls,
+                retried,
+                failed,
+                added,
+                took,
+            } = row;
+            let faults = if name.starts_with('~') {
+                String::new()
+            } else {
+                faults.to_string()
+            };
+            writeln!(
+                f,
+                "| {} | {faults} | {pulls} | {} / {} | {} / {} | {:.2} / {:.2} | {:+.2}, {:+.2}, {:+.2} |",
+                name.trim_start_matches('~').trim(),
+                retried[0],
+                retried[1],
+                failed[0],
+                failed[1],
+                quantile(&took[0], 0.5),
+                quantile(&took[1], 0.5),
+                quantile(&added, 0.5),
+                quantile(&added, 0.95),
+                quantile(&added, 1.0),
+            )?;
+        }
+        if let Some((before, after)) = &self.with.levels {
+            let most = |levels: &[super::cluster::Level]| {
+                let descriptors = levels.iter().map(|level| level.descriptors).max();
+                let memory = levels.iter().map(|level| level.memory).max();
+                (descriptors.unwrap_or(0), memory.unwrap_or(0) >> 20)
+            };
+            let ((descriptors, memory), (then, most_memory)) = (most(before), most(after));
+            writeln!(
+                f,
+                "most of one mirror: {descriptors} descriptors and {memory} MiB before, {then} and {most_memory} MiB after"
+            )?;
+        }
+        Ok(())
+    }
+}

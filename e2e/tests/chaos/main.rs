@@ -1,0 +1,73 @@
+//! Pulls while things break, and under a crowd of clients; with mirrors and without. `cargo xtask chaos` and `cargo xtask
+//! crowd` run it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use e2e::chaos::{NODES, Options, compare};
+use e2e::crowd::under_crowd;
+
+/// The most memory that a mirror may have under a crowd, in bytes.
+const MOST_MEMORY: u64 = 64 << 20;
+
+/// Runs what the arguments say.
+fn main() -> Result<()> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["chaos", seed, faults, minutes] => {
+            let minutes: f64 = minutes.parse().context("the minutes")?;
+            chaos(Options {
+                seed: seed.parse().context("the seed")?,
+                faults: faults.parse().context("the number of faults")?,
+                time: Duration::from_secs_f64(minutes * 60.0),
+                nodes: NODES,
+            })
+        }
+        ["crowd", clients, seconds] => crowd(
+            clients.parse().context("the number of clients")?,
+            Duration::from_secs(seconds.parse().context("the seconds")?),
+        ),
+        _ => bail!("no such run: use cargo xtask chaos or cargo xtask crowd"),
+    }
+}
+
+fn chaos(options: Options) -> Result<()> {
+    let logs = e2e::logs("chaos")?;
+    let failures = compare(options, &logs, |verdict| {
+        println!("\n{verdict}\nmost added:");
+        for line in verdict.slowest(20) {
+            println!("  {line}");
+        }
+    })?;
+    if !failures.is_empty() {
+        bail!("{}\nlogs: {}", failures.join("\n"), logs.display());
+    }
+    Ok(())
+}
+
+fn crowd(clients: usize, time: Duration) -> Result<()> {
+    let logs = e2e::logs("crowd")?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let (with, without) = runtime.block_on(async {
+        let without = under_crowd(logs.clone(), false, clients, time).await?;
+        let with = under_crowd(logs.clone(), true, clients, time).await?;
+        anyhow::Ok((with, without))
+    })?;
+    for (name, managed) in [("without a mirror", without), ("with a mirror", with)] {
+        println!(
+            "{name}: {} pulls in {time:?}, the longest {:.2} s; {} slow clients served, {} MiB at most",
+            managed.pulls,
+            managed.longest.as_secs_f32(),
+            managed.served,
+            managed.memory >> 20
+        );
+    }
+    if with.pulls * 2 < without.pulls {
+        bail!("containerd pulls at less than half the speed");
+    }
+    if with.memory > MOST_MEMORY {
+        bail!("the mirror used more than {} MiB", MOST_MEMORY >> 20);
+    }
+    Ok(())
+}
