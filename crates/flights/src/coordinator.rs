@@ -4,6 +4,7 @@ use crate::arbiter::Arbiter;
 use crate::holdings::Holdings;
 use crate::outbox::{Context, Outbox, Passed};
 use crate::pulls::{PullProgress, Pulls};
+use crate::random::derived_seed;
 use crate::requests::{RequestId, SourceRequests};
 use crate::slots::SlotChange;
 use crate::speed::{Link, LinkState};
@@ -12,6 +13,8 @@ use crate::wire::{Message, SourceRequest};
 use crate::{Decision, DecodeError, Key, NodeId, Time};
 use bytes::Bytes;
 
+#[cfg(test)]
+mod foreign_answers_tests;
 mod messages;
 mod speed;
 #[cfg(test)]
@@ -63,8 +66,9 @@ impl Coordinator {
             link_state: LinkState::default(),
             events: Vec::new(),
         };
-        coordinator.arbiter.seed(me, seed);
-        coordinator.requests.seed(seed);
+        // Others see the epochs of flights, and must not learn the numbers of requests from them.
+        coordinator.arbiter.seed(me, derived_seed(seed, "epochs"));
+        coordinator.requests.seed(derived_seed(seed, "requests"));
         coordinator
     }
 

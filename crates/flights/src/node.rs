@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::coordinator::{Coordinator, Event};
 use crate::members::{Change, Contact, Datagram, Members, Signatures};
 use crate::pulls::PullProgress;
+use crate::random::derived_seed;
 use crate::requests::RequestId;
 use crate::slots::{Owners, Scope, Slot, Slots};
 use crate::speed::{LinkTest, ReceiveRates};
@@ -105,7 +106,7 @@ impl Node {
         signatures: Box<dyn Signatures>,
     ) -> Self {
         let mut node = Self {
-            members: Members::new(now, id, contact, seed, signatures),
+            members: Members::new(now, id, contact, derived_seed(seed, "members"), signatures),
             slots: Slots::new(),
             coordinator: Coordinator::new(id, seed),
             unreachable: BTreeMap::new(),

@@ -138,6 +138,7 @@ impl Arbiter {
         let arbiter = cx.view.owners(shard, slot).arbiter();
         let found = Message::Holders(Holders {
             number,
+            key: find.key.clone(),
             holders: nodes_field(holders),
             redirect: node_field(arbiter.filter(|_| !owns)),
         });

@@ -28,6 +28,23 @@ impl Asker {
         }
     }
 
+    /// Whether a message may change what is known of a pull of its node, which came by way of `before`.
+    ///
+    /// A node speaks for itself. An arbiter speaks for it where it has passed on its request, and where it is the arbiter
+    /// of the node's shard or the global one. Whoever else passes on a message may only ask for a source. So an owner that
+    /// lies ends no pull of another node, but those of its own shard's nodes whose keys it is the arbiter of.
+    pub fn may_change(&self, before: Option<NodeId>, key: &Key, view: &impl View) -> bool {
+        let Some(via) = self.via else {
+            return true;
+        };
+        let slot = Slot::of(&key.0);
+        let is_arbiter = || {
+            let of_shard = view.owners(view.shard_of(&self.node), slot).arbiter();
+            view.shard_count() > 1 && [of_shard, view.global_arbiter(key)].contains(&Some(via))
+        };
+        before == Some(via) || is_arbiter()
+    }
+
     pub fn answer(&self, key: Key, number: u64, reply: Reply, out: &mut Outbox) {
         let answer = Message::answer(key, number, reply);
         match self.via {

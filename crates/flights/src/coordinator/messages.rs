@@ -14,9 +14,7 @@ use super::Coordinator;
 impl Coordinator {
     pub(super) fn take(&mut self, now: Time, from: NodeId, passed: Passed, view: &impl View) {
         let (on_behalf_of, message) = passed;
-        let is_owner = |key: Key| view.is_owner(&from, Slot::of(&key.0));
-        if on_behalf_of.is_some() && !message.key().is_none_or(is_owner) {
-            // Only owners pass on what others say.
+        if on_behalf_of.is_some() && !may_pass_on(&from, &message, view) {
             return;
         }
         let asker = Asker::new(from, on_behalf_of);
@@ -36,7 +34,7 @@ impl Coordinator {
                     out.send(from, Message::Resync(Resync { slots }));
                 }
             }
-            Message::Resync(Resync { slots }) => self.holdings.announce_all(now, from, slots),
+            Message::Resync(Resync { slots }) => self.holdings.resync(now, from, slots),
             Message::SourceRequest(request) => self.source_requested(now, asker, request, view),
             Message::Withdraw(Withdraw { key, number }) => {
                 arbiter.withdrawn(asker, (wire::key(&key), number), cx);
@@ -55,7 +53,9 @@ impl Coordinator {
             }
             Message::Holders(found) => requests.found(from, &found, cx),
             Message::RegistryRate(RegistryRate { registry, rate }) => {
-                requests.registries.learn(now, registry, rate);
+                if requests.has_asked(&from) {
+                    requests.registries.learn(now, registry, rate);
+                }
             }
         }
     }
@@ -90,10 +90,31 @@ impl Coordinator {
         let is_lead = matches!(reply, Reply::Lead(_));
         let is_granted = is_lead || matches!(reply, Reply::Follow(_));
         let is_awaited = self.requests.answered(from, (key, number), reply, cx);
-        let is_used = is_lead && !is_awaited && self.pulls.promote(key, cx);
+        let is_used = is_lead && !is_awaited && self.pulls.promote(&from, (key, number), cx);
         if is_granted && !is_awaited && !is_used && !self.pulls.is_of_request(&key, number) {
             // Otherwise others would wait for this node.
             cx.out.send(from, Message::withdraw(key, number));
         }
+    }
+}
+
+/// Whether a node may pass on a message of another one.
+///
+/// Requests and reports come from owners of the key only, and the arbiter checks which of them speaks for the node (see
+/// [`Asker::may_change`]). An answer counts where the arbiter has asked its sender. Holders are passed on between shards
+/// only: whoever answers knows the random number of the lookup, and it names holders that the node checks itself.
+fn may_pass_on(from: &NodeId, message: &Message, view: &impl View) -> bool {
+    let is_owner = |key: Key| view.is_owner(from, Slot::of(&key.0));
+    match message {
+        Message::SourceRequest(_) | Message::Withdraw(_) => message.key().is_some_and(is_owner),
+        Message::Answer(_) => true,
+        Message::Report(_) | Message::FindHolders(_) | Message::Holders(_) => {
+            view.shard_count() > 1 && message.key().is_some_and(is_owner)
+        }
+        Message::Members(_)
+        | Message::Announce(_)
+        | Message::Renew(_)
+        | Message::Resync(_)
+        | Message::RegistryRate(_) => false,
     }
 }
