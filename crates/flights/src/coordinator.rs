@@ -31,8 +31,8 @@ pub struct Coordinator {
     out: Outbox,
     datagrams: Vec<(NodeId, Bytes)>,
     decisions: Vec<(RequestId, Decision)>,
-    /// Members that another one reported as silent, or that failed as a source.
-    suspects: Vec<NodeId>,
+    /// Members that failed as a source or were silent, and whether only another node says so.
+    suspects: Vec<(NodeId, bool)>,
     link: Link,
     link_state: LinkState,
     events: Vec<Event>,
@@ -90,7 +90,8 @@ impl Coordinator {
         view: &impl View,
     ) -> RequestId {
         // A source that has failed may be dead, and own keys.
-        self.suspects.extend(request.failed_sources().next());
+        let failed = request.failed_sources().next();
+        self.suspects.extend(failed.map(|failed| (failed, false)));
         let cx = &mut Context::new(now, view, &mut self.out);
         let id = self.requests.request_source(request, cx);
         self.deliver_own(now, view);
@@ -145,8 +146,8 @@ impl Coordinator {
         self.requests.take_found()
     }
 
-    /// Members that should be probed now.
-    pub(crate) fn take_suspects(&mut self) -> Vec<NodeId> {
+    /// Members that should be probed now, and whether only another node says so.
+    pub(crate) fn take_suspects(&mut self) -> Vec<(NodeId, bool)> {
         std::mem::take(&mut self.suspects)
     }
 

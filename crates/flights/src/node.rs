@@ -19,6 +19,10 @@ pub const UNREACHABLE: Duration = Duration::from_secs(5);
 /// A member that another one reports as silent, or as a source that failed, does not count as an owner either, if it does not answer within this
 /// time.
 const SUSPICION: Duration = Duration::from_millis(300);
+/// What others say of a member that was probed for it is ignored for this long.
+const HEARSAY_AGAIN: Duration = Duration::from_secs(6);
+/// The most members probed within that time because others say that they do not answer.
+const MAX_HEARSAY: usize = 16;
 /// For this long, an arbiter new to a slot forwards requests for keys it does not know to the previous arbiter.
 pub const HANDOVER: Duration = Duration::from_secs(3);
 
@@ -34,6 +38,8 @@ pub struct Node {
     unreachable: BTreeMap<NodeId, Time>,
     /// Members that will not count as owners unless they are heard from before this time.
     suspects: BTreeMap<NodeId, Time>,
+    /// Members that were probed because another one said that they do not answer, and until when that is not repeated.
+    hearsay: BTreeMap<NodeId, Time>,
     /// When slots got another arbiter.
     moved: BTreeMap<Slot, Time>,
     has_joined: bool,
@@ -111,12 +117,20 @@ impl Node {
             coordinator: Coordinator::new(id, seed),
             unreachable: BTreeMap::new(),
             suspects: BTreeMap::new(),
+            hearsay: BTreeMap::new(),
             moved: BTreeMap::new(),
             has_joined: false,
             datagrams: Vec::new(),
         };
         node.apply_changes(now);
         node
+    }
+
+    /// See [`Members::at_time_of_day`].
+    #[must_use]
+    pub fn at_time_of_day(mut self, unix_seconds: u64) -> Self {
+        self.members = self.members.at_time_of_day(unix_seconds);
+        self
     }
 
     /// Changes the minimal size of shards. See [`Slots::with_shards_of`].
@@ -204,6 +218,8 @@ impl Node {
         self.suspects.remove(&from);
         match passed {
             (_, Message::Members(message)) => self.members.accept(now, from, message)?,
+            // Of others only the wish to join counts.
+            _ if self.members.get(&from).is_none() => self.members.meet(now, from),
             passed => {
                 let (coordinator, view) = coordinator!(self);
                 coordinator.accept(now, from, passed, view);
@@ -218,7 +234,7 @@ impl Node {
         self.mark_unreachable(now, to);
         let (coordinator, view) = coordinator!(self);
         coordinator.undelivered(now, to, view);
-        self.members.probe_now(now, to);
+        self.members.undelivered(now, to);
         self.apply_changes(now);
     }
 
@@ -337,20 +353,37 @@ impl Node {
         }
         let suspects = coordinator.take_suspects().into_iter();
         // Others may name anybody, this node too.
-        let suspects = suspects.filter(|node| *node != view.me() && view.is_member(node));
-        for node in suspects.collect::<BTreeSet<_>>() {
-            if !self.unreachable.contains_key(&node) && !self.suspects.contains_key(&node) {
-                self.suspects.insert(node, now.after(SUSPICION));
-                self.members.probe_now(now, node);
-            }
+        let suspects = suspects.filter(|(node, _)| *node != view.me() && view.is_member(node));
+        for (node, is_hearsay) in suspects.collect::<BTreeSet<_>>() {
+            self.suspect(now, node, is_hearsay);
         }
         self.flush();
+    }
+
+    /// Probes a member that does not answer, as this node has seen or as another one says. What others say causes one
+    /// probe of a member in [`HEARSAY_AGAIN`], and [`MAX_HEARSAY`] in all.
+    fn suspect(&mut self, now: Time, node: NodeId, is_hearsay: bool) {
+        if self.unreachable.contains_key(&node) || self.suspects.contains_key(&node) {
+            return;
+        }
+        if is_hearsay {
+            self.hearsay.retain(|_, until| *until > now);
+            if self.hearsay.len() >= MAX_HEARSAY || self.hearsay.contains_key(&node) {
+                return;
+            }
+            self.hearsay.insert(node, now.after(HEARSAY_AGAIN));
+        }
+        self.suspects.insert(node, now.after(SUSPICION));
+        self.members.probe_now(now, node);
     }
 
     fn flush(&mut self) {
         self.datagrams.extend(self.members.take_datagrams());
         let others = self.coordinator.take_datagrams();
-        let others = others.into_iter().map(|(to, bytes)| Datagram { to, bytes });
-        self.datagrams.extend(others);
+        for (to, bytes) in others {
+            // It ignores what nodes say that it does not know.
+            self.datagrams.extend(self.members.introduction(to));
+            self.datagrams.push(Datagram { to, bytes });
+        }
     }
 }

@@ -68,13 +68,18 @@ impl Coordinator {
         request: SourceRequest,
         view: &impl View,
     ) {
-        self.suspects.extend(request.failed_sources().next());
+        let me = view.me();
+        let is_hearsay = asker.node != me;
+        let failed = request.failed_sources().next();
+        let failed = failed.map(|failed| (failed, is_hearsay));
+        self.suspects.extend(failed);
         let cx = &mut Context::new(now, view, &mut self.out);
         if asker.via.is_none() {
             self.requests.exchange_rate(asker.node, &request, cx);
         }
         let silent = self.arbiter.source_requested(asker, request, cx);
-        self.suspects.extend(silent);
+        self.suspects
+            .extend(silent.map(|silent| (silent, is_hearsay)));
     }
 
     fn answered(&mut self, now: Time, asker: Asker, answer: Answer, view: &impl View) {
