@@ -131,6 +131,11 @@ impl Coordinator {
         self.requests.len()
     }
 
+    /// See [`crate::Node::take_dropped_keys`].
+    pub fn take_dropped_keys(&mut self) -> u64 {
+        self.arbiter.take_dropped()
+    }
+
     /// The messages to send, in order.
     pub fn take_datagrams(&mut self) -> Vec<(NodeId, Bytes)> {
         std::mem::take(&mut self.datagrams)

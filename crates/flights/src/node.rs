@@ -218,8 +218,10 @@ impl Node {
         self.suspects.remove(&from);
         match passed {
             (_, Message::Members(message)) => self.members.accept(now, from, message)?,
-            // Of others only the wish to join counts.
-            _ if self.members.get(&from).is_none() => self.members.meet(now, from),
+            // Of others only the wish to join counts, once this node can tell who is a member.
+            _ if self.members.has_joined() && self.members.get(&from).is_none() => {
+                self.members.meet(now, from);
+            }
             passed => {
                 let (coordinator, view) = coordinator!(self);
                 coordinator.accept(now, from, passed, view);
@@ -281,6 +283,11 @@ impl Node {
     /// The messages to send, in order.
     pub fn take_datagrams(&mut self) -> Vec<Datagram> {
         std::mem::take(&mut self.datagrams)
+    }
+
+    /// Announced keys that this owner did not keep since the last call: a node announced too many, or all together did.
+    pub fn take_dropped_keys(&mut self) -> u64 {
+        self.coordinator.take_dropped_keys()
     }
 
     /// The decisions on requests.

@@ -1,8 +1,10 @@
 //! Messages of members that were not asked: none of them changes anything for others, whatever number they guess or know.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::slots::{Owners, Scope, Slot};
-use crate::wire::tests::{asked, numbered_as};
+use crate::wire::tests::{asked, message, numbered_as, some_node};
 use crate::wire::{
     Alive, Announce, Answer, Follow, Holders, PullState, RegistryRate, Reply, Resync, Wait,
     key_field, node, node_field, nodes_field,
@@ -258,5 +260,37 @@ fn nobody_ends_the_lead_of_another_member() {
             panic!("{answer:?}");
         };
         assert_eq!(node(&follow.source), Some(leader), "{third:?}");
+    }
+}
+
+proptest! {
+    /// Random messages of one member, an owner or not, in its own name and in those of others.
+    #[test]
+    fn whatever_one_member_says_no_lead_is_lost_and_no_tree_dropped(
+        is_owner: bool,
+        said in prop::collection::vec((prop::option::of(some_node()), message()), 0..100),
+    ) {
+        // A key that the messages are often about.
+        let (key, view) = (Key([64; 16]), &Six([0, 1, 2]));
+        let (leader, follower) = (member(3), member(5));
+        let third = member(if is_owner { 1 } else { 4 });
+        let mut coordinator = Coordinator::new(ME, 1);
+        let request = |number| (None, Message::SourceRequest(asked(key, number)));
+        let alive = |number, size, source| {
+            let alive = Alive { size, source: node_field(source), ..Alive::default() };
+            (None, Message::report(key, numbered_as(number), PullState::Alive(alive)))
+        };
+        coordinator.accept(Time(0), leader, request(5), view);
+        coordinator.accept(Time(10), leader, alive(5, Some(1 << 25), None), view);
+        coordinator.accept(Time(20), follower, request(3), view);
+        coordinator.accept(Time(30), follower, alive(3, Some(1 << 25), Some(leader)), view);
+        let known = |coordinator: &Coordinator| {
+            coordinator.arbiter.lead_and_source(&key, [&leader, &follower])
+        };
+        prop_assert_eq!(known(&coordinator), (true, Some(leader)));
+        for passed in said {
+            coordinator.accept(Time(40), third, passed, view);
+            prop_assert_eq!(known(&coordinator), (true, Some(leader)));
+        }
     }
 }
