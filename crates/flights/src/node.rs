@@ -218,11 +218,17 @@ impl Node {
         self.suspects.remove(&from);
         match passed {
             (_, Message::Members(message)) => self.members.accept(now, from, message)?,
-            // Of others only the wish to join counts, once this node can tell who is a member.
-            _ if self.members.has_joined() && self.members.get(&from).is_none() => {
-                self.members.meet(now, from);
-            }
             passed => {
+                // Once this node can tell who is a member, it listens to members only.
+                if self.members.has_joined() && self.members.get(&from).is_none() {
+                    self.members.meet(now, from);
+                    // A node may announce before the news that it has joined is here. What is announced by nodes that do
+                    // not join is bounded, forgotten within a minute, and never used.
+                    if !matches!(passed.1, Message::Announce(_) | Message::Renew(_)) {
+                        self.apply_changes(now);
+                        return Ok(());
+                    }
+                }
                 let (coordinator, view) = coordinator!(self);
                 coordinator.accept(now, from, passed, view);
             }

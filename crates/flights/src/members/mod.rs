@@ -325,6 +325,7 @@ impl Members {
     /// Handles a message that could not be delivered.
     pub fn undelivered(&mut self, now: Time, to: NodeId) {
         self.newcomers.remove(&to);
+        self.introduced.remove(&to);
         self.probe_now(now, to);
     }
 
