@@ -4,6 +4,7 @@ use crate::arbiter::Arbiter;
 use crate::holdings::Holdings;
 use crate::outbox::{Context, Outbox, Passed};
 use crate::pulls::{PullProgress, Pulls};
+use crate::random::derived_seed;
 use crate::requests::{RequestId, SourceRequests};
 use crate::slots::SlotChange;
 use crate::speed::{Link, LinkState};
@@ -12,6 +13,8 @@ use crate::wire::{Message, SourceRequest};
 use crate::{Decision, DecodeError, Key, NodeId, Time};
 use bytes::Bytes;
 
+#[cfg(test)]
+mod foreign_answers_tests;
 mod messages;
 mod speed;
 #[cfg(test)]
@@ -28,8 +31,8 @@ pub struct Coordinator {
     out: Outbox,
     datagrams: Vec<(NodeId, Bytes)>,
     decisions: Vec<(RequestId, Decision)>,
-    /// Members that another one reported as silent, or that failed as a source.
-    suspects: Vec<NodeId>,
+    /// Members that failed as a source or were silent, and whether only another node says so.
+    suspects: Vec<(NodeId, bool)>,
     link: Link,
     link_state: LinkState,
     events: Vec<Event>,
@@ -63,8 +66,9 @@ impl Coordinator {
             link_state: LinkState::default(),
             events: Vec::new(),
         };
-        coordinator.arbiter.seed(me, seed);
-        coordinator.requests.seed(seed);
+        // Others see the epochs of flights, and must not learn the numbers of requests from them.
+        coordinator.arbiter.seed(me, derived_seed(seed, "epochs"));
+        coordinator.requests.seed(derived_seed(seed, "requests"));
         coordinator
     }
 
@@ -86,7 +90,8 @@ impl Coordinator {
         view: &impl View,
     ) -> RequestId {
         // A source that has failed may be dead, and own keys.
-        self.suspects.extend(request.failed_sources().next());
+        let failed = request.failed_sources().next();
+        self.suspects.extend(failed.map(|failed| (failed, false)));
         let cx = &mut Context::new(now, view, &mut self.out);
         let id = self.requests.request_source(request, cx);
         self.deliver_own(now, view);
@@ -126,6 +131,11 @@ impl Coordinator {
         self.requests.len()
     }
 
+    /// See [`crate::Node::take_dropped_keys`].
+    pub fn take_dropped_keys(&mut self) -> u64 {
+        self.arbiter.take_dropped()
+    }
+
     /// The messages to send, in order.
     pub fn take_datagrams(&mut self) -> Vec<(NodeId, Bytes)> {
         std::mem::take(&mut self.datagrams)
@@ -141,8 +151,8 @@ impl Coordinator {
         self.requests.take_found()
     }
 
-    /// Members that should be probed now.
-    pub(crate) fn take_suspects(&mut self) -> Vec<NodeId> {
+    /// Members that should be probed now, and whether only another node says so.
+    pub(crate) fn take_suspects(&mut self) -> Vec<(NodeId, bool)> {
         std::mem::take(&mut self.suspects)
     }
 

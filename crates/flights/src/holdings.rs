@@ -28,6 +28,8 @@ pub(crate) struct Holdings {
     changed: BTreeMap<Key, bool>,
     flush_at: Option<Time>,
     renew_at: Option<Time>,
+    /// Slots, one bit each, whose hashes an owner was sent and has not found to differ yet.
+    renewed: BTreeMap<NodeId, u64>,
     /// Owners that get a complete announcement of these slots, one bit each.
     announce_all_to: BTreeMap<NodeId, u64>,
 }
@@ -56,6 +58,17 @@ impl Holdings {
         self.changed.insert(key, here);
         self.flush_at.get_or_insert(now.after(BATCH));
         self.renew_at.get_or_insert(now.after(RENEW));
+    }
+
+    /// Announces slots (one bit each) again to an owner that was sent their hashes, once each.
+    pub fn resync(&mut self, now: Time, owner: NodeId, slots: u64) {
+        if let Some(renewed) = self.renewed.get_mut(&owner) {
+            let slots = *renewed & slots;
+            *renewed &= !slots;
+            if slots != 0 {
+                self.announce_all(now, owner, slots);
+            }
+        }
     }
 
     /// Announces everything in these slots (one bit each) to an owner, with the next changes.
@@ -144,7 +157,7 @@ impl Holdings {
         send(&mut forget, add);
     }
 
-    fn renew(&self, cx: &mut Context<'_, impl View>) {
+    fn renew(&mut self, cx: &mut Context<'_, impl View>) {
         let mut hashes: BTreeMap<NodeId, (u64, Vec<u64>)> = BTreeMap::new();
         for (slot, keys) in Slot::all().zip(&self.slots) {
             let hash = keys.iter().fold(0, fold);
@@ -154,7 +167,9 @@ impl Holdings {
                 of_owner.push(hash);
             }
         }
+        self.renewed.clear();
         for (owner, (slots, hashes)) in hashes {
+            self.renewed.insert(owner, slots);
             cx.out.send(owner, Message::Renew(Renew { slots, hashes }));
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::coordinator::{Coordinator, Event};
 use crate::members::{Change, Contact, Datagram, Members, Signatures};
 use crate::pulls::PullProgress;
+use crate::random::derived_seed;
 use crate::requests::RequestId;
 use crate::slots::{Owners, Scope, Slot, Slots};
 use crate::speed::{LinkTest, ReceiveRates};
@@ -18,6 +19,10 @@ pub const UNREACHABLE: Duration = Duration::from_secs(5);
 /// A member that another one reports as silent, or as a source that failed, does not count as an owner either, if it does not answer within this
 /// time.
 const SUSPICION: Duration = Duration::from_millis(300);
+/// What others say of a member that was probed for it is ignored for this long.
+const HEARSAY_AGAIN: Duration = Duration::from_secs(6);
+/// The most members probed within that time because others say that they do not answer.
+const MAX_HEARSAY: usize = 16;
 /// For this long, an arbiter new to a slot forwards requests for keys it does not know to the previous arbiter.
 pub const HANDOVER: Duration = Duration::from_secs(3);
 
@@ -33,6 +38,8 @@ pub struct Node {
     unreachable: BTreeMap<NodeId, Time>,
     /// Members that will not count as owners unless they are heard from before this time.
     suspects: BTreeMap<NodeId, Time>,
+    /// Members that were probed because another one said that they do not answer, and until when that is not repeated.
+    hearsay: BTreeMap<NodeId, Time>,
     /// When slots got another arbiter.
     moved: BTreeMap<Slot, Time>,
     has_joined: bool,
@@ -105,17 +112,25 @@ impl Node {
         signatures: Box<dyn Signatures>,
     ) -> Self {
         let mut node = Self {
-            members: Members::new(now, id, contact, seed, signatures),
+            members: Members::new(now, id, contact, derived_seed(seed, "members"), signatures),
             slots: Slots::new(),
             coordinator: Coordinator::new(id, seed),
             unreachable: BTreeMap::new(),
             suspects: BTreeMap::new(),
+            hearsay: BTreeMap::new(),
             moved: BTreeMap::new(),
             has_joined: false,
             datagrams: Vec::new(),
         };
         node.apply_changes(now);
         node
+    }
+
+    /// See [`Members::at_time_of_day`].
+    #[must_use]
+    pub fn at_time_of_day(mut self, unix_seconds: u64) -> Self {
+        self.members = self.members.at_time_of_day(unix_seconds);
+        self
     }
 
     /// Changes the minimal size of shards. See [`Slots::with_shards_of`].
@@ -204,6 +219,16 @@ impl Node {
         match passed {
             (_, Message::Members(message)) => self.members.accept(now, from, message)?,
             passed => {
+                // Once this node can tell who is a member, it listens to members only.
+                if self.members.has_joined() && self.members.get(&from).is_none() {
+                    self.members.meet(now, from);
+                    // A node may announce before the news that it has joined is here. What is announced by nodes that do
+                    // not join is bounded, forgotten within a minute, and never used.
+                    if !matches!(passed.1, Message::Announce(_) | Message::Renew(_)) {
+                        self.apply_changes(now);
+                        return Ok(());
+                    }
+                }
                 let (coordinator, view) = coordinator!(self);
                 coordinator.accept(now, from, passed, view);
             }
@@ -217,7 +242,7 @@ impl Node {
         self.mark_unreachable(now, to);
         let (coordinator, view) = coordinator!(self);
         coordinator.undelivered(now, to, view);
-        self.members.probe_now(now, to);
+        self.members.undelivered(now, to);
         self.apply_changes(now);
     }
 
@@ -264,6 +289,11 @@ impl Node {
     /// The messages to send, in order.
     pub fn take_datagrams(&mut self) -> Vec<Datagram> {
         std::mem::take(&mut self.datagrams)
+    }
+
+    /// Announced keys that this owner did not keep since the last call: a node announced too many, or all together did.
+    pub fn take_dropped_keys(&mut self) -> u64 {
+        self.coordinator.take_dropped_keys()
     }
 
     /// The decisions on requests.
@@ -336,20 +366,37 @@ impl Node {
         }
         let suspects = coordinator.take_suspects().into_iter();
         // Others may name anybody, this node too.
-        let suspects = suspects.filter(|node| *node != view.me() && view.is_member(node));
-        for node in suspects.collect::<BTreeSet<_>>() {
-            if !self.unreachable.contains_key(&node) && !self.suspects.contains_key(&node) {
-                self.suspects.insert(node, now.after(SUSPICION));
-                self.members.probe_now(now, node);
-            }
+        let suspects = suspects.filter(|(node, _)| *node != view.me() && view.is_member(node));
+        for (node, is_hearsay) in suspects.collect::<BTreeSet<_>>() {
+            self.suspect(now, node, is_hearsay);
         }
         self.flush();
+    }
+
+    /// Probes a member that does not answer, as this node has seen or as another one says. What others say causes one
+    /// probe of a member in [`HEARSAY_AGAIN`], and [`MAX_HEARSAY`] in all.
+    fn suspect(&mut self, now: Time, node: NodeId, is_hearsay: bool) {
+        if self.unreachable.contains_key(&node) || self.suspects.contains_key(&node) {
+            return;
+        }
+        if is_hearsay {
+            self.hearsay.retain(|_, until| *until > now);
+            if self.hearsay.len() >= MAX_HEARSAY || self.hearsay.contains_key(&node) {
+                return;
+            }
+            self.hearsay.insert(node, now.after(HEARSAY_AGAIN));
+        }
+        self.suspects.insert(node, now.after(SUSPICION));
+        self.members.probe_now(now, node);
     }
 
     fn flush(&mut self) {
         self.datagrams.extend(self.members.take_datagrams());
         let others = self.coordinator.take_datagrams();
-        let others = others.into_iter().map(|(to, bytes)| Datagram { to, bytes });
-        self.datagrams.extend(others);
+        for (to, bytes) in others {
+            // It ignores what nodes say that it does not know.
+            self.datagrams.extend(self.members.introduction(to));
+            self.datagrams.push(Datagram { to, bytes });
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The pulls of this node, and the reports to arbiters about them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::ledger::Ledger;
@@ -9,7 +9,7 @@ use crate::requests::{CompletedRequest, HEARTBEAT, RequestId, SourceRequests};
 use crate::slots::Slot;
 use crate::speed::KnownRate;
 use crate::view::View;
-use crate::wire::{Alive, Message, PullState, node_field};
+use crate::wire::{Alive, Message, PullState, RequestNumber, node_field};
 use crate::{Decision, Key, NodeId, Time};
 
 /// The interval between reports of a follower. A leader reports every [`HEARTBEAT`].
@@ -47,7 +47,9 @@ struct Pull {
     role: Role,
     request: RequestId,
     /// Of the request that it results from.
-    number: u64,
+    number: RequestNumber,
+    /// The owners that this request was sent to.
+    asked: BTreeSet<NodeId>,
     repository: u64,
     registry: u64,
     since: Time,
@@ -85,6 +87,7 @@ impl Pulls {
             role,
             request: completed.id,
             number: completed.number,
+            asked: completed.asked.clone(),
             repository: request.repository,
             registry: request.registry,
             since: cx.now,
@@ -101,8 +104,17 @@ impl Pulls {
     }
 
     /// Handles a granted lead that nobody waits for any more. Returns whether this node pulls from upstream anyway.
-    pub fn promote(&mut self, key: Key, cx: &mut Context<'_, impl View>) -> bool {
-        match self.pulls.get_mut(&key) {
+    ///
+    /// A node that was not asked under this number grants nothing.
+    pub fn promote(
+        &mut self,
+        from: &NodeId,
+        (key, number): (Key, u64),
+        cx: &mut Context<'_, impl View>,
+    ) -> bool {
+        let pull = self.pulls.get_mut(&key);
+        let pull = pull.filter(|pull| pull.number.random == number && pull.asked.contains(from));
+        match pull {
             Some(pull) if matches!(pull.role, Role::Lead | Role::Alone) => {
                 pull.role = Role::Lead;
                 pull.report_state(key, cx);
@@ -126,7 +138,7 @@ impl Pulls {
     pub fn is_of_request(&self, key: &Key, number: u64) -> bool {
         self.pulls
             .get(key)
-            .is_some_and(|pull| pull.number == number)
+            .is_some_and(|pull| pull.number.random == number)
     }
 
     /// Drops the pull of a request whose decision is not used.
@@ -137,7 +149,8 @@ impl Pulls {
         if let Some((key, pull)) = key.and_then(|key| self.pulls.remove_entry(&key))
             && let Some(arbiter) = cx.view.arbiter(&key)
         {
-            cx.out.send(arbiter, Message::withdraw(key, pull.number));
+            cx.out
+                .send(arbiter, Message::withdraw(key, pull.number.random));
         }
     }
 
@@ -210,6 +223,12 @@ impl Pulls {
             .collect();
         begun.sort_unstable_by(|a, b| b.cmp(a));
         begun.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// Whether this node reports a pull to an arbiter.
+    pub fn are_reported_to(&self, arbiter: &NodeId) -> bool {
+        let mut pulls = self.pulls.values();
+        pulls.any(|pull| pull.reported_to.as_ref() == Some(arbiter))
     }
 
     /// Whether this node leads from a registry beside another leader.

@@ -1,5 +1,7 @@
 //! Numbers that look random and follow from a seed, and the mixing function behind them.
 
+use sha2::{Digest as _, Sha256};
+
 /// The odd number nearest to 2^64 over the golden ratio: steps of it visit all 64-bit numbers, evenly spread.
 pub(crate) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -48,6 +50,24 @@ impl Random {
         }
         chosen
     }
+}
+
+/// Derives a seed for one purpose, so that what shows of one does not show another. SHA-256 has no known inverse.
+pub(crate) fn derived_seed(seed: u64, purpose: &str) -> u64 {
+    secret_number(seed, purpose, 0)
+}
+
+/// The number at a position of a sequence that nobody can tell from random without the secret.
+pub(crate) fn secret_number(secret: u64, purpose: &str, position: u64) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(secret.to_be_bytes());
+    hash.update(position.to_be_bytes());
+    hash.update(purpose.as_bytes());
+    let bytes = hash.finalize();
+    bytes
+        .iter()
+        .take(8)
+        .fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 #[cfg(test)]

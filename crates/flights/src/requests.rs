@@ -9,11 +9,13 @@ use std::time::Duration;
 use crate::arbiter::SMALL_OBJECT;
 use crate::ledger::Ledger;
 use crate::outbox::Context;
-use crate::random::mix;
+use crate::random::secret_number;
 use crate::slots::Slot;
-use crate::speed::RegistryRates;
+use crate::speed::{KnownRate, RegistryRates};
 use crate::view::View;
-use crate::wire::{FindHolders, Message, RegistryRate, SourceRequest, key_field, node_field};
+use crate::wire::{
+    FindHolders, Message, RegistryRate, RequestNumber, SourceRequest, key_field, node_field,
+};
 use crate::{Decision, Key, NodeId, Time};
 pub(crate) use pending::AskedOwner;
 use pending::{Lead, PendingRequest, Query, withdraw};
@@ -31,13 +33,7 @@ const MAX_REDIRECTS: u8 = 3;
 /// The most pending requests. A node pulls a dozen objects at the same time.
 const MAX_OPEN: usize = 4_096;
 
-/// Whether a request is earlier than another one of the same process. The upper half of a number identifies the
-/// process, the lower half counts.
-pub(crate) fn is_earlier(number: u64, than: u64) -> bool {
-    number >> 32 == than >> 32 && number < than
-}
-
-/// Identifies a request of this node.
+/// Identifies a request of this node, to this node. Other nodes do not learn it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub(crate) u64);
 
@@ -45,11 +41,12 @@ pub struct RequestId(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) struct CompletedRequest {
     pub id: RequestId,
-    /// The number under which it was last sent.
-    pub number: u64,
+    pub number: RequestNumber,
     pub request: SourceRequest,
     /// The owner that answered, if one did.
     pub by: Option<NodeId>,
+    /// All owners that were asked.
+    pub asked: BTreeSet<NodeId>,
     pub decision: Decision,
     /// Where this node leads: another one does already.
     pub is_second_lead: bool,
@@ -57,8 +54,11 @@ pub(crate) struct CompletedRequest {
 
 #[derive(Debug, Default)]
 pub(crate) struct SourceRequests {
+    /// By their sequence.
     open: BTreeMap<u64, PendingRequest>,
     last: u64,
+    /// The numbers of requests follow from it.
+    secret: u64,
     pub ledger: Ledger,
     pub registries: RegistryRates,
     /// Whether this node counts as slow.
@@ -73,9 +73,10 @@ pub(crate) struct SourceRequests {
 }
 
 impl SourceRequests {
-    /// Seeds the numbers, so that they differ from those of an earlier process.
-    pub fn seed(&mut self, seed: u64) {
-        self.last = mix(seed) << 32;
+    /// Seeds the numbers, so that they differ from those of an earlier process, and so that nobody can guess them.
+    pub fn seed(&mut self, secret: u64) {
+        self.secret = secret;
+        self.last = secret_number(secret, "sequence", 0) << 32;
     }
 
     pub fn request_source(
@@ -86,57 +87,64 @@ impl SourceRequests {
         let repository = request.repository;
         self.settle(cx.now, repository);
         let has_time = !self.ledger.left(repository, Duration::ZERO).is_zero();
-        let number = self.open(cx.now, Query::Source(request.into()), cx.now);
+        let sequence = self.open(cx.now, Query::Source(request.into()), cx.now);
         self.settle(cx.now, repository);
-        self.begin(number, has_time, cx)
+        self.begin(sequence, has_time, cx)
     }
 
     pub fn find_holders(&mut self, key: Key, cx: &mut Context<'_, impl View>) -> RequestId {
-        let number = self.open(cx.now, Query::Holders(key), cx.now.after(FIND_LIMIT));
-        self.begin(number, true, cx)
+        let sequence = self.open(cx.now, Query::Holders(key), cx.now.after(FIND_LIMIT));
+        self.begin(sequence, true, cx)
     }
 
     fn open(&mut self, now: Time, query: Query, deadline: Time) -> u64 {
         self.last = self.last.wrapping_add(1);
-        let number = self.last;
+        let sequence = self.last;
         let in_vain_before = match &query {
             Query::Source(request) => self.ledger.in_vain(request.repository),
             Query::Holders(_) => Duration::ZERO,
         };
         let open = PendingRequest {
-            id: RequestId(number),
+            number: RequestNumber {
+                random: secret_number(self.secret, "number", sequence),
+                sequence,
+            },
             query,
             started: now,
             in_vain_before,
             waited: Duration::ZERO,
             deadline,
             asked: None,
+            all_asked: BTreeSet::new(),
             lead: None,
             redirects: 0,
             silent: Vec::new(),
         };
-        self.open.insert(number, open);
-        number
+        self.open.insert(sequence, open);
+        sequence
     }
 
-    fn begin(&mut self, number: u64, has_time: bool, cx: &mut Context<'_, impl View>) -> RequestId {
+    fn begin(
+        &mut self,
+        sequence: u64,
+        has_time: bool,
+        cx: &mut Context<'_, impl View>,
+    ) -> RequestId {
         if has_time && self.open.len() <= MAX_OPEN {
-            self.ask(number, None, cx);
+            self.ask(sequence, None, cx);
         } else {
-            self.give_up(number, cx);
+            self.give_up(sequence, cx);
         }
-        RequestId(number)
+        RequestId(sequence)
     }
 
     /// Cancels a request. Returns whether it was pending.
     pub fn cancel(&mut self, id: RequestId, cx: &mut Context<'_, impl View>) -> bool {
-        let Some(number) = self.numbers(|open| open.id == id).pop() else {
-            return false;
-        };
-        if let Some(open) = self.close(cx.now, number, false) {
-            withdraw(&open, number, cx);
+        let is_open = self.open.contains_key(&id.0);
+        if let Some(open) = self.close(cx.now, id.0, false) {
+            withdraw(&open, cx);
         }
-        true
+        is_open
     }
 
     pub fn len(&self) -> usize {
@@ -153,8 +161,8 @@ impl SourceRequests {
     }
 
     /// Sends a request to `to`, or to the first owner that is not silent. Gives up if there is none.
-    fn ask(&mut self, number: u64, to: Option<NodeId>, cx: &mut Context<'_, impl View>) {
-        let Some(open) = self.open.get_mut(&number) else {
+    fn ask(&mut self, sequence: u64, to: Option<NodeId>, cx: &mut Context<'_, impl View>) {
+        let Some(open) = self.open.get_mut(&sequence) else {
             return;
         };
         if !cx.view.has_joined() {
@@ -164,9 +172,10 @@ impl SourceRequests {
         let owners = cx.view.own_owners(Slot::of(&open.query.key().0));
         let to = to.or_else(|| owners.iter().find(|o| !open.silent.contains(o)).copied());
         let Some(to) = to else {
-            self.give_up(number, cx);
+            self.give_up(sequence, cx);
             return;
         };
+        open.all_asked.insert(to);
         match &mut open.asked {
             Some(asked) if asked.owner == to => asked.repeat(),
             asked => *asked = Some(AskedOwner::new(cx.now, to)),
@@ -176,14 +185,15 @@ impl SourceRequests {
                 let key = key_field(*key);
                 Message::FindHolders(FindHolders {
                     key,
-                    number,
+                    number: open.number.random,
                     shards_asked: 0,
                 })
             }
             Query::Source(request) => {
                 let known = self.registries.get(cx.now, request.registry);
                 Message::SourceRequest(SourceRequest {
-                    number,
+                    number: open.number.random,
+                    sequence,
                     leader_cooldown: self.ledger.in_leader_cooldown(cx.now, request.repository),
                     is_slow: self.is_slow,
                     silent_owner: node_field(open.silent.last().copied()),
@@ -198,33 +208,23 @@ impl SourceRequests {
         cx.out.send(to, message);
     }
 
-    fn give_up(&mut self, number: u64, cx: &mut Context<'_, impl View>) {
-        if let Some(open) = self.close(cx.now, number, false) {
-            withdraw(&open, number, cx);
+    fn give_up(&mut self, sequence: u64, cx: &mut Context<'_, impl View>) {
+        if let Some(open) = self.close(cx.now, sequence, false) {
+            withdraw(&open, cx);
+            let id = RequestId(sequence);
             match open.query {
-                Query::Source(request) => {
-                    let (id, decision) = (open.id, Decision::Alone);
-                    self.complete(number, (id, *request), decision);
-                }
-                Query::Holders(_) => self.found.push((open.id, Vec::new())),
+                Query::Source(request) => self.completed.push(CompletedRequest {
+                    id,
+                    number: open.number,
+                    request: *request,
+                    by: None,
+                    asked: open.all_asked,
+                    decision: Decision::Alone,
+                    is_second_lead: false,
+                }),
+                Query::Holders(_) => self.found.push((id, Vec::new())),
             }
         }
-    }
-
-    fn complete(
-        &mut self,
-        number: u64,
-        (id, request): (RequestId, SourceRequest),
-        decision: Decision,
-    ) {
-        self.completed.push(CompletedRequest {
-            id,
-            number,
-            request,
-            by: None,
-            decision,
-            is_second_lead: false,
-        });
     }
 
     pub fn next_deadline(&self) -> Option<Time> {
@@ -232,23 +232,23 @@ impl SourceRequests {
     }
 
     pub fn tick(&mut self, cx: &mut Context<'_, impl View>) {
-        let due = self.numbers(|open| open.due() <= cx.now);
+        let due = self.sequences(|open| open.due() <= cx.now);
         let repositories = due
             .iter()
-            .filter_map(|number| self.open.get(number)?.repository());
+            .filter_map(|sequence| self.open.get(sequence)?.repository());
         for repository in repositories.collect::<BTreeSet<_>>() {
             self.settle(cx.now, repository);
         }
-        for number in due {
-            let Some(open) = self.open.get(&number) else {
+        for sequence in due {
+            let Some(open) = self.open.get(&sequence) else {
                 continue;
             };
             match open.asked {
-                _ if open.deadline <= cx.now => self.give_up(number, cx),
+                _ if open.deadline <= cx.now => self.give_up(sequence, cx),
                 Some(asked) if asked.silent_at() <= cx.now => {
-                    self.is_silent(number, asked.owner, cx);
+                    self.is_silent(sequence, asked.owner, cx);
                 }
-                Some(asked) if open.due() <= cx.now => self.ask(number, Some(asked.owner), cx),
+                Some(asked) if open.due() <= cx.now => self.ask(sequence, Some(asked.owner), cx),
                 _ => {}
             }
         }
@@ -256,25 +256,25 @@ impl SourceRequests {
 
     /// Sends the requests that waited for this node to join.
     pub fn joined(&mut self, cx: &mut Context<'_, impl View>) {
-        for number in self.numbers(|open| open.asked.is_none()) {
-            self.ask(number, None, cx);
+        for sequence in self.sequences(|open| open.asked.is_none()) {
+            self.ask(sequence, None, cx);
         }
     }
 
     /// Starts the leader cooldown, and tells the owners of pending requests of the same repository.
     pub fn start_leader_cooldown(&mut self, repository: u64, cx: &mut Context<'_, impl View>) {
         self.ledger.start_leader_cooldown(cx.now, repository);
-        for number in self.numbers(|open| open.repository() == Some(repository)) {
-            let asked = self.open.get(&number).and_then(|open| open.asked);
+        for sequence in self.sequences(|open| open.repository() == Some(repository)) {
+            let asked = self.open.get(&sequence).and_then(|open| open.asked);
             if let Some(asked) = asked {
-                self.ask(number, Some(asked.owner), cx);
+                self.ask(sequence, Some(asked.owner), cx);
             }
         }
     }
 
     /// Records that this node fetches a large object for its shard, and tells the owners of its other requests.
-    fn set_fetcher(&mut self, number: u64, cx: &mut Context<'_, impl View>) {
-        let Some(Query::Source(request)) = self.open.get(&number).map(|open| &open.query) else {
+    fn set_fetcher(&mut self, sequence: u64, cx: &mut Context<'_, impl View>) {
+        let Some(Query::Source(request)) = self.open.get(&sequence).map(|open| &open.query) else {
             return;
         };
         let is_large = request.size.is_some_and(|size| size > SMALL_OBJECT);
@@ -282,7 +282,7 @@ impl SourceRequests {
             return;
         }
         self.fetches = Some(request.key());
-        for other in self.numbers(|open| open.id.0 != number) {
+        for other in self.sequences(|open| open.number.sequence != sequence) {
             let asked = self.open.get(&other).and_then(|open| open.asked);
             if let Some(asked) = asked {
                 self.ask(other, Some(asked.owner), cx);
@@ -303,10 +303,9 @@ impl SourceRequests {
     pub fn exchange_rate(
         &mut self,
         from: NodeId,
-        request: &SourceRequest,
+        (registry, theirs): (u64, KnownRate),
         cx: &mut Context<'_, impl View>,
     ) {
-        let (registry, theirs) = (request.registry, request.known_rate());
         self.registries.learn(cx.now, registry, theirs);
         let known = self.registries.get(cx.now, registry);
         if known.is_news_for(theirs) && from != cx.view.me() {
@@ -347,12 +346,12 @@ impl SourceRequests {
     }
 
     /// Removes a request. `succeeded`: a source was found, or the request will be repeated.
-    fn close(&mut self, now: Time, number: u64, succeeded: bool) -> Option<PendingRequest> {
-        let Some(repository) = self.open.get(&number)?.repository() else {
-            return self.open.remove(&number);
+    fn close(&mut self, now: Time, sequence: u64, succeeded: bool) -> Option<PendingRequest> {
+        let Some(repository) = self.open.get(&sequence)?.repository() else {
+            return self.open.remove(&sequence);
         };
         self.settle(now, repository);
-        let open = self.open.remove(&number)?;
+        let open = self.open.remove(&sequence)?;
         if succeeded {
             // Upstream would have been no faster.
             let free = match open.lead {
@@ -372,8 +371,8 @@ impl SourceRequests {
     }
 
     /// Records the leader that a request waits for.
-    fn set_awaited_lead(&mut self, now: Time, number: u64, node: Option<NodeId>) {
-        let Some(open) = self.open.get(&number) else {
+    fn set_awaited_lead(&mut self, now: Time, sequence: u64, node: Option<NodeId>) {
+        let Some(open) = self.open.get(&sequence) else {
             return;
         };
         let (Some(repository), registry) = (open.repository(), open.registry()) else {
@@ -388,15 +387,27 @@ impl SourceRequests {
             self.ledger.record_lead(repository, false);
         }
         let free = self.ledger.free_wait(repository, registry);
-        if let Some(open) = self.open.get_mut(&number) {
+        if let Some(open) = self.open.get_mut(&sequence) {
             let free_until = open.started.after(free);
             open.lead = node.map(|node| Lead { node, free_until });
         }
         self.settle(now, repository);
     }
 
-    fn numbers(&self, which: impl Fn(&PendingRequest) -> bool) -> Vec<u64> {
+    fn sequences(&self, which: impl Fn(&PendingRequest) -> bool) -> Vec<u64> {
         let open = self.open.iter().filter(|(_, open)| which(open));
-        open.map(|(number, _)| *number).collect()
+        open.map(|(sequence, _)| *sequence).collect()
+    }
+
+    /// Whether an answer of this node is awaited.
+    pub fn has_asked(&self, node: &NodeId) -> bool {
+        let mut open = self.open.values();
+        open.any(|open| open.all_asked.contains(node))
+    }
+
+    /// The open request with this number that was sent to `from`.
+    fn asked_of(&mut self, from: &NodeId, number: u64) -> Option<&mut PendingRequest> {
+        let mut open = self.open.values_mut();
+        open.find(|open| open.number.random == number && open.all_asked.contains(from))
     }
 }

@@ -47,6 +47,11 @@ impl Born {
         self.0.saturating_sub(other.0).try_into().unwrap_or(0)
     }
 
+    /// The birth so many milliseconds earlier.
+    pub(crate) fn minus_millis(self, wait: u64) -> Self {
+        Self(self.0.saturating_sub(signed(wait)))
+    }
+
     /// The time `wait` milliseconds after this birth, or the origin if that is later.
     pub(crate) fn plus_millis(self, wait: u64) -> Time {
         Time(self.0.saturating_add(signed(wait)).try_into().unwrap_or(0))

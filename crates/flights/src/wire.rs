@@ -56,6 +56,28 @@ pub enum DecodeError {
     Field(&'static str),
 }
 
+/// Identifies a request of a node. Requests with the same random number are the same.
+#[derive(Clone, Copy, Debug, Default, Eq)]
+pub(crate) struct RequestNumber {
+    /// Known only to the node and to the owners that it asked.
+    pub random: u64,
+    /// The upper half identifies the process, the lower half counts.
+    pub sequence: u64,
+}
+
+impl PartialEq for RequestNumber {
+    fn eq(&self, other: &Self) -> bool {
+        self.random == other.random
+    }
+}
+
+impl RequestNumber {
+    /// Whether this request is earlier than another one of the same process.
+    pub fn is_earlier(self, than: Self) -> bool {
+        self.sequence >> 32 == than.sequence >> 32 && self.sequence < than.sequence
+    }
+}
+
 impl Message {
     pub fn into_datagram(self, on_behalf_of: Option<NodeId>) -> Bytes {
         let envelope = generated::Envelope {
@@ -111,6 +133,7 @@ impl Message {
             }
             Self::FindHolders(find) => check_key(&find.key),
             Self::Holders(found) => {
+                check_list(&found.key, 16, 1, "key")?;
                 check_list(&found.holders, 32, MAX_NODES, "holders")?;
                 check_node(&found.redirect, "redirect")
             }
@@ -254,6 +277,14 @@ impl SourceRequest {
         }
     }
 
+    /// Identifies the request.
+    pub(crate) fn request_number(&self) -> RequestNumber {
+        RequestNumber {
+            random: self.number,
+            sequence: self.sequence,
+        }
+    }
+
     /// The node that should lead, if nobody leads yet.
     pub fn preferred_leader(&self) -> Option<NodeId> {
         node(&self.preferred_leader)
@@ -304,14 +335,20 @@ impl SourceRequest {
 }
 
 impl Message {
-    /// The key that a message to an arbiter is about.
+    /// The key that a message is about, if it is about one.
     pub fn key(&self) -> Option<Key> {
         match self {
             Self::SourceRequest(request) => Some(request.key()),
             Self::Withdraw(withdraw) => Some(key(&withdraw.key)),
             Self::Report(report) => Some(key(&report.key)),
             Self::FindHolders(find) => Some(key(&find.key)),
-            _ => None,
+            Self::Holders(found) => Some(key(&found.key)),
+            Self::Members(_)
+            | Self::Announce(_)
+            | Self::Renew(_)
+            | Self::Resync(_)
+            | Self::Answer(_)
+            | Self::RegistryRate(_) => None,
         }
     }
 
@@ -325,8 +362,12 @@ impl Message {
         Self::Answer(Answer { key, number, reply })
     }
 
-    pub fn report(key: Key, number: u64, state: PullState) -> Self {
-        let (key, state) = (key_field(key), Some(state));
-        Self::Report(Report { key, number, state })
+    pub fn report(key: Key, number: RequestNumber, state: PullState) -> Self {
+        Self::Report(Report {
+            key: key_field(key),
+            number: number.random,
+            sequence: number.sequence,
+            state: Some(state),
+        })
     }
 }

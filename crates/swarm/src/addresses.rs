@@ -8,7 +8,9 @@ use std::sync::Arc;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 use lru::LruCache;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+
+use crate::proven::Proven;
 
 use crate::agent::Agent;
 
@@ -56,6 +58,14 @@ impl Endpoint {
         *socket
     }
 
+    /// The peer that an address names.
+    pub(crate) fn peer(address: &Multiaddr) -> Option<PeerId> {
+        address.iter().find_map(|part| match part {
+            Protocol::P2p(peer) => Some(peer),
+            _ => None,
+        })
+    }
+
     pub(crate) fn router(address: &Multiaddr) -> Option<SocketAddr> {
         match Self::parse(address)? {
             Self::Router(socket) => Some(socket),
@@ -83,6 +93,8 @@ pub(crate) struct AddressFilter {
     /// The sockets of this node. Hosts share addresses (that of a bridge such as docker0), so a peer may in good faith
     /// tell one that leads back here.
     own: Arc<RwLock<HashSet<SocketAddr>>>,
+    /// Where peers were proven to be.
+    pub(crate) proven: Arc<Mutex<Proven>>,
 }
 
 impl AddressFilter {
@@ -90,6 +102,7 @@ impl AddressFilter {
         Self {
             loopback,
             own: Arc::default(),
+            proven: Arc::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The protocols this node speaks, and the transport beneath them.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::core::muxing::StreamMuxerBox;
@@ -36,8 +36,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a look-up or announcement as a whole.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest Kademlia message, in bytes. The default of 16 KiB loses a popular key: go-libp2p answers with all providers
-/// that it knows, at some 150 bytes each; this is room for 6,000.
-const MAX_KAD_MESSAGE: usize = 1024 * 1024;
+/// that it knows, at some 150 bytes each; this is room for 800. A peer may have 32 requests open on each of its four
+/// connections, each with an incomplete message: 16 MiB.
+const MAX_KAD_MESSAGE: usize = 128 * 1024;
 /// A peer that says nothing for both of these together is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,6 +47,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// [`crate::node::KEPT_CONNECTIONS`] bounds them.
 pub(crate) const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
+/// Streams of one connection. Kademlia uses up to 32 each way, the others a few together.
+const MAX_STREAMS: usize = 128;
 /// Against floods: an eighth of the established ones may be pending, but no more than this.
 const MAX_PENDING_INCOMING: usize = 256;
 const MAX_CONNECTIONS_PER_PEER: u32 = 4;
@@ -120,6 +123,8 @@ pub(crate) fn transport(
     keypair: &Keypair,
     filter: &AddressFilter,
 ) -> Result<transport::Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(MAX_STREAMS);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default());
     let tcp = TransportTimeout::with_outgoing_timeout(tcp, CONNECT_TIMEOUT);
     let others = Others {
@@ -129,12 +134,12 @@ pub(crate) fn transport(
     Ok(others
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair)?)
-        .multiplex(yamux::Config::default())
+        .multiplex(yamux)
         .timeout(HANDSHAKE_TIMEOUT)
         .boxed())
 }
 
-/// Dials others only. Of a peer's addresses libp2p takes the first that answers, and if that is this node itself (both
+/// Dials others only, and rarely where no peer was proven. Of a peer's addresses libp2p takes the first that answers, and if that is this node itself (both
 /// have a docker0 of the same address) gives up the peer; so such an address has to fail before it is tried.
 struct Others<T> {
     inner: T,
@@ -164,8 +169,17 @@ impl<T: Transport + Unpin> Transport for Others<T> {
         address: Multiaddr,
         options: DialOpts,
     ) -> Result<T::Dial, TransportError<T::Error>> {
-        if Endpoint::router(&address).is_some_and(|socket| self.filter.is_own(&socket)) {
-            return Err(TransportError::MultiaddrNotSupported(address));
+        if let Some(socket) = Endpoint::router(&address) {
+            let is_own = self.filter.is_own(&socket);
+            // Without a peer it is an address that the operator has named.
+            let peer = Endpoint::peer(&address);
+            let may_dial = |peer| {
+                let mut proven = self.filter.proven.lock();
+                proven.may_dial(Instant::now(), &peer, &socket)
+            };
+            if is_own || !peer.is_none_or(may_dial) {
+                return Err(TransportError::MultiaddrNotSupported(address));
+            }
         }
         self.inner.dial(address, options)
     }

@@ -29,7 +29,10 @@ mod metrics;
 mod node;
 mod peer_address;
 mod peers;
+mod proven;
 mod publish;
+#[cfg(test)]
+mod reflection_tests;
 mod router;
 mod search;
 mod store;

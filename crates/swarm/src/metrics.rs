@@ -34,6 +34,12 @@ pub(crate) struct Metrics {
     pub(crate) announcements_published: Counter,
     /// `peili_router_dials_failed_total`: connections to a known peer that could not be made.
     pub(crate) dials_failed: Counter,
+    /// `peili_router_dials_refused_total`: connections that were not made, because too many to the same address had not
+    /// reached the peer that was said to be there.
+    pub(crate) dials_refused: Counter,
+    /// `peili_router_keys_dropped_total`: announced keys that were not kept, because a member announced too many, or all
+    /// members together.
+    pub(crate) keys_dropped: Counter,
     /// `peili_router_peers_lost_total`: peers dropped because a dial or a ping failed, or because they are no
     /// members any more.
     pub(crate) peers_lost: Counter,
@@ -61,6 +67,8 @@ impl Metrics {
             announcements_pending: Gauge::default(),
             announcements_published: Counter::default(),
             dials_failed: Counter::default(),
+            dials_refused: Counter::default(),
+            keys_dropped: Counter::default(),
             peers_lost: Counter::default(),
             members: Gauge::default(),
             seeks: Gauge::default(),
@@ -128,6 +136,16 @@ impl Metrics {
                 "dials_failed",
                 "Failed connections to known peers",
                 &metrics.dials_failed,
+            ),
+            (
+                "dials_refused",
+                "Connections not made because others to the same address did not reach the peer said to be there",
+                &metrics.dials_refused,
+            ),
+            (
+                "keys_dropped",
+                "Announced keys not kept because there were too many",
+                &metrics.keys_dropped,
             ),
             (
                 "peers_lost",

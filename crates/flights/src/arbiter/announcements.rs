@@ -12,6 +12,17 @@ use super::flight::{Source, State};
 use super::records::MAX_HOLDERS;
 use super::{Arbiter, MAX_FOUND, PURGE, tree};
 
+/// The most keys kept of one node: those of 3,000 images of 20 objects each.
+const MAX_KEYS_BY_ONE: u32 = 1 << 16;
+
+/// What a node has announced in a slot.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Announced {
+    /// A hash over the keys.
+    hash: u64,
+    keys: u32,
+}
+
 impl Arbiter {
     /// Handles announcements of a node.
     pub fn announced(
@@ -22,19 +33,36 @@ impl Arbiter {
     ) {
         self.purge_at.get_or_insert(cx.now.after(PURGE));
         self.forget(from, announce.forget);
+        let mut room = MAX_KEYS_BY_ONE.saturating_sub(self.announced_by(&from));
         for key in &wire::keys(&announce.add) {
-            *self.announced.entry((from, Slot::of(&key.0))).or_default() ^= fold(0, key);
+            if room == 0 {
+                self.dropped += 1;
+                continue;
+            }
+            room -= 1;
+            let announced = self.announced.entry((from, Slot::of(&key.0))).or_default();
+            announced.hash ^= fold(0, key);
+            announced.keys += 1;
             self.add_holder(from, *key, cx);
         }
         for key in &wire::keys(&announce.remove) {
-            *self.announced.entry((from, Slot::of(&key.0))).or_default() ^= fold(0, key);
+            let announced = self.announced.entry((from, Slot::of(&key.0))).or_default();
+            announced.hash ^= fold(0, key);
+            announced.keys = announced.keys.saturating_sub(1);
             self.remove_holder(from, key);
         }
+    }
+
+    /// How many keys a node has announced.
+    fn announced_by(&self, node: &NodeId) -> u32 {
+        let slots = Slot::all().filter_map(|slot| self.announced.get(&(*node, slot)));
+        slots.map(|announced| announced.keys).sum()
     }
 
     /// Records that a node holds an object.
     fn add_holder(&mut self, node: NodeId, key: Key, cx: &mut Context<'_, impl View>) {
         let Some(record) = self.records.entry(key) else {
+            self.dropped += 1;
             return;
         };
         if record.holders.len() < MAX_HOLDERS && !record.holders.contains(&node) {
@@ -54,8 +82,7 @@ impl Arbiter {
         let differs = announced.zip(&renew.hashes).filter(|(slot, hash)| {
             self.announced
                 .get(&(from, *slot))
-                .copied()
-                .unwrap_or_default()
+                .map_or(0, |announced| announced.hash)
                 != **hash
         });
         differs.fold(0, |slots, (slot, _)| slots | 1 << slot.index())
@@ -138,6 +165,7 @@ impl Arbiter {
         let arbiter = cx.view.owners(shard, slot).arbiter();
         let found = Message::Holders(Holders {
             number,
+            key: find.key.clone(),
             holders: nodes_field(holders),
             redirect: node_field(arbiter.filter(|_| !owns)),
         });

@@ -1,7 +1,7 @@
 //! The node that asks, and what this arbiter is to it.
 
 use crate::outbox::Outbox;
-use crate::slots::Slot;
+use crate::slots::{Scope, Slot};
 use crate::view::View;
 use crate::wire::{Message, Reply};
 use crate::{Key, NodeId};
@@ -26,6 +26,25 @@ impl Asker {
                 via: None,
             },
         }
+    }
+
+    /// Whether a message may change what is known of a pull of its node, which came by way of `before`.
+    ///
+    /// A node speaks for itself. An arbiter speaks for it where it has passed on its request, and where it owns the slot in
+    /// the node's shard or in the whole cluster, of several shards: each owner may be the arbiter, if it has found the
+    /// others unreachable. Whoever else passes on a message may only ask for a source. So in a cluster of one shard no owner
+    /// ends the pull of another node, and among several shards three of the nodes can for 1/64 of the keys of a shard.
+    pub fn may_change(&self, before: Option<NodeId>, key: &Key, view: &impl View) -> bool {
+        let Some(via) = self.via else {
+            return true;
+        };
+        let slot = Slot::of(&key.0);
+        let scopes = [view.shard_of(&self.node), Scope::Cluster];
+        let is_owner = || {
+            let mut owners = scopes.map(|scope| view.owners(scope, slot)).into_iter();
+            view.shard_count() > 1 && owners.any(|owners| owners.contains(&via))
+        };
+        before == Some(via) || is_owner()
     }
 
     pub fn answer(&self, key: Key, number: u64, reply: Reply, out: &mut Outbox) {

@@ -7,11 +7,12 @@ mod faults;
 mod ranks;
 mod source;
 
+use faults::Told;
 pub(super) use source::{Asked, Source, State};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::requests::is_earlier;
+use crate::wire::RequestNumber;
 use crate::{Key, NodeId, Time};
 
 use super::tree::TreeShape;
@@ -40,7 +41,12 @@ pub(super) struct Flight {
     children: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// The last request of each node that ended without a pull, by its number, and whether it was answered
     /// [`Reply::Later`](crate::wire::Reply). Later messages about it are stale.
-    ended: BTreeMap<NodeId, (u64, bool)>,
+    ended: BTreeMap<NodeId, (RequestNumber, bool)>,
+    /// Whom each node was told to follow last, and how often it has complained.
+    told: BTreeMap<NodeId, Told>,
+    /// Nodes that have reported wrong bytes, and the roots above them.
+    accusers: BTreeSet<NodeId>,
+    accused: BTreeSet<NodeId>,
     shape: TreeShape,
     /// The sources that can feed others, best first.
     ranked: BTreeSet<(Rank, NodeId)>,
@@ -66,6 +72,9 @@ impl Flight {
             fetcher: None,
             children: BTreeMap::new(),
             ended: BTreeMap::new(),
+            told: BTreeMap::new(),
+            accusers: BTreeSet::new(),
+            accused: BTreeSet::new(),
             shape: TreeShape::new(key, None, 1, 1),
             ranked: BTreeSet::new(),
             waiting: Waiting::default(),
@@ -189,6 +198,7 @@ impl Flight {
             order = source.order;
             self.children.entry(parent).or_default().insert(node);
         }
+        self.set_told(node, parent);
         self.refresh(node);
         self.rank(&parent);
         order
@@ -232,25 +242,26 @@ impl Flight {
     }
 
     /// Records that a request has ended. `is_later`: the node was told to retry later.
-    pub fn end(&mut self, node: NodeId, number: u64, is_later: bool) {
+    pub fn end(&mut self, node: NodeId, number: RequestNumber, is_later: bool) {
         if self.ended.len() < MAX_SOURCES || self.ended.contains_key(&node) {
             self.ended.insert(node, (number, is_later));
         }
     }
 
     /// Whether this request was answered with "retry later".
-    pub fn is_answered_later(&self, node: &NodeId, number: u64) -> bool {
+    pub fn is_answered_later(&self, node: &NodeId, number: RequestNumber) -> bool {
         self.ended.get(node) == Some(&(number, true))
     }
 
     /// Whether a message about a request is stale: a later request is known, or this one has ended.
-    pub fn is_stale(&self, node: &NodeId, number: u64) -> bool {
+    pub fn is_stale(&self, node: &NodeId, number: RequestNumber) -> bool {
         let source = self.get(node).map(|source| source.asked.number);
-        let waiter = self.waiting.get(node).map(|waiter| waiter.request.number);
+        let waiter = self.waiting.get(node);
+        let waiter = waiter.map(|waiter| waiter.request.request_number());
         let mut known = source.into_iter().chain(waiter);
         let ended = self.ended.get(node).map(|(number, _)| *number);
-        known.any(|known| is_earlier(number, known))
-            || ended.is_some_and(|ended| number == ended || is_earlier(number, ended))
+        known.any(|known| number.is_earlier(known))
+            || ended.is_some_and(|ended| number == ended || number.is_earlier(ended))
     }
 
     /// Records that a node was heard from.
@@ -270,12 +281,12 @@ impl Flight {
     }
 
     /// Records that a leader has repeated its request. Returns whether it leads beside another one.
-    pub fn ask_again(&mut self, now: Time, node: &NodeId, number: u64) -> bool {
+    pub fn ask_again(&mut self, now: Time, node: &NodeId, asked: Asked) -> bool {
         let Some(source) = self.sources.get_mut(node) else {
             return false;
         };
         source.heard = now;
-        source.asked.number = number;
+        source.asked = asked;
         source.is_second_lead
     }
 

@@ -58,13 +58,13 @@ impl Arbiter {
 
     /// Answers a waiter.
     pub(super) fn answer(&mut self, waiter: &Waiter, reply: Reply, out: &mut Outbox) {
-        let (key, number) = (waiter.request.key(), waiter.request.number);
+        let (key, number) = (waiter.request.key(), waiter.request.request_number());
         if matches!(reply, Reply::Later(_))
             && let Some(flight) = self.flight(&key)
         {
             flight.end(waiter.asker.node, number, true);
         }
-        waiter.asker.answer(key, number, reply, out);
+        waiter.asker.answer(key, number.random, reply, out);
     }
 
     fn wait(&mut self, now: Time, mut waiter: Waiter, out: &mut Outbox) {
@@ -125,10 +125,7 @@ impl Arbiter {
             return Step::Wait;
         };
         flight.fetcher.take_if(|fetcher| *fetcher == node);
-        let asked = Asked {
-            number: request.number,
-            repository: Some(request.repository),
-        };
+        let asked = waiter.asked();
         let shape = flight.shape(&request.key(), cx.view.shard_size());
         // No node below it may feed it, whatever was reported since it asked.
         flight.detach(&node);

@@ -21,6 +21,7 @@ use crate::random::mix;
 use crate::slots::Slot;
 use crate::view::View;
 use crate::{Key, NodeId, Time};
+use announcements::Announced;
 use flight::{Flight, Source, State};
 use records::{Record, Records};
 
@@ -62,8 +63,10 @@ pub(crate) struct Arbiter {
     check_queue: BTreeSet<(Time, Key)>,
     /// The flights that nodes take part in, or took part in a moment ago.
     parts: BTreeSet<(NodeId, Key)>,
-    /// A hash over the keys that each node has announced, by slot.
-    announced: BTreeMap<(NodeId, Slot), u64>,
+    /// The keys that each node has announced, by slot.
+    announced: BTreeMap<(NodeId, Slot), Announced>,
+    /// Announced keys that were not kept since this was last asked.
+    dropped: u64,
     /// Nodes that may not lead in a repository, and until when.
     leader_cooldown: BTreeMap<(NodeId, u64), Time>,
     purge_at: Option<Time>,
@@ -280,9 +283,27 @@ impl Arbiter {
         Some(flight)
     }
 
+    /// Announced keys that were not kept since this was last asked.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+
     /// Seeds the epochs, so that they differ from those of other arbiters.
     pub fn seed(&mut self, me: NodeId, seed: u64) {
         self.epochs = mix(me.hash() ^ seed);
+    }
+
+    /// Whether a node leads, and the source of another one.
+    #[cfg(test)]
+    pub fn lead_and_source(
+        &self,
+        key: &Key,
+        [lead, follower]: [&NodeId; 2],
+    ) -> (bool, Option<NodeId>) {
+        let flight = self.records.flight(key);
+        let source = |node| flight.and_then(|flight| flight.get(node));
+        let leads = source(lead).is_some_and(|source| source.state == State::Begun);
+        (leads, source(follower).and_then(|source| source.parent))
     }
 
     #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Arbiter;
 use super::asker::{Asker, Role};
-use super::flight::{Asked, State};
+use super::flight::State;
 use super::grants::{Step, lead_state};
 use super::waiting::Waiter;
 use crate::outbox::Context;
@@ -126,7 +126,8 @@ impl Arbiter {
             let is_asked = passed_on.is_some_and(|passed_on| passed_on.asked.owner == from);
             waiter.request.number == number && is_asked
         };
-        let is_used = flight.get(&asker).is_some_and(|s| s.asked.number == number);
+        let is_used = flight.get(&asker);
+        let is_used = is_used.is_some_and(|source| source.asked.number.random == number);
         let Some(waiter) = flight.waiting.get_mut(&asker).filter(is_asked) else {
             if matches!(reply, Reply::Lead(_) | Reply::Follow(_)) && !is_used {
                 // Otherwise others would wait for the node.
@@ -147,10 +148,7 @@ impl Arbiter {
         let Some(mut waiter) = flight.stop_waiting(&asker) else {
             return;
         };
-        let asked = Asked {
-            number,
-            repository: Some(waiter.request.repository),
-        };
+        let asked = waiter.asked();
         let mut reply = reply;
         match &mut reply {
             // The next one is asked, or this arbiter decides.

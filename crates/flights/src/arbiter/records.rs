@@ -9,8 +9,8 @@ use super::flight::Flight;
 
 /// The most complete holders kept for one key. More are not needed to spread an object.
 pub(super) const MAX_HOLDERS: usize = 32;
-/// The most keys: enough for 2,000 images of 20 objects each on every node.
-const MAX_RECORDS: usize = 1 << 20;
+/// The most keys, about 300 bytes each: enough for 13,000 images of 20 objects each.
+const MAX_RECORDS: usize = 1 << 18;
 
 #[derive(Debug, Default)]
 pub(super) struct Record {

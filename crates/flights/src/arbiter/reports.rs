@@ -2,10 +2,11 @@
 
 use super::Arbiter;
 use super::asker::{Asker, Role};
-use super::flight::{Asked, Flight, State};
+use super::flight::{Asked, Flight, Source, State};
+use super::waiting::Waiter;
 use crate::outbox::Context;
 use crate::view::View;
-use crate::wire::{self, Message, PullState, Report};
+use crate::wire::{self, Message, PullState, Report, RequestNumber};
 use crate::{Key, NodeId};
 
 impl Arbiter {
@@ -22,15 +23,26 @@ impl Arbiter {
         };
         let node = from.node;
         let is_told = is_told_above(flight, &node);
-        flight.end(node, number, false);
-        let waiter = flight.waiting.get(&node);
-        if waiter.is_some_and(|waiter| waiter.request.number == number)
+        let is_it = |asked: &Asked| {
+            asked.number.random == number && from.may_change(asked.via, &key, cx.view)
+        };
+        let waiter = flight.waiting.get(&node).map(Waiter::asked).filter(is_it);
+        let source = flight.get(&node).map(|source| source.asked).filter(is_it);
+        let unknown = RequestNumber {
+            random: number,
+            sequence: 0,
+        };
+        let known = waiter.or(source).map(|asked| asked.number);
+        if let Some(ended) = known.or(from.via.is_none().then_some(unknown)) {
+            flight.end(node, ended, false);
+        }
+        if waiter.is_some()
             && let Some(waiter) = flight.stop_waiting(&node)
         {
             waiter.withdraw(cx.out);
         }
-        let source = flight.get(&node);
-        if source.is_some_and(|s| s.asked.number == number && s.state != State::Complete) {
+        let is_complete = |source: &Source| source.state == State::Complete;
+        if source.is_some() && !flight.get(&node).is_some_and(is_complete) {
             flight.remove(&node);
             if let Some(above) = above.filter(|_| is_told) {
                 cx.out.pass_on(above, node, Message::withdraw(key, number));
@@ -66,7 +78,11 @@ impl Arbiter {
         report: &Report,
         cx: &mut Context<'_, impl View>,
     ) -> bool {
-        let (key, number, from) = (wire::key(&report.key), report.number, from.node);
+        let (key, asker, from) = (wire::key(&report.key), *from, from.node);
+        let number = RequestNumber {
+            random: report.number,
+            sequence: report.sequence,
+        };
         let Some(stage) = &report.state else {
             return false;
         };
@@ -79,11 +95,15 @@ impl Arbiter {
         };
         let known = flight.get(&from).map(|source| (source.state, source.asked));
         let asked = known.map_or(Asked::default(), |(_, asked)| asked);
-        if flight.is_stale(&from, number) {
+        if flight.is_stale(&from, number) || !asker.may_change(asked.via, &key, cx.view) {
             return false;
         }
         let is_same = asked.number == number;
-        let asked = Asked { number, ..asked };
+        let asked = Asked {
+            number,
+            via: asker.via,
+            ..asked
+        };
         flight.used = cx.now;
         match stage {
             PullState::Alive(alive) => {
@@ -128,7 +148,7 @@ impl Arbiter {
             }
             PullState::Done(_) => flight.put(cx.now, from, State::Complete, asked),
             PullState::Failed(_) | PullState::WrongDigest(_) => {
-                if matches!(stage, PullState::WrongDigest(_)) {
+                if matches!(stage, PullState::WrongDigest(_)) && is_same {
                     flight.mark_wrong(&from);
                 }
                 flight.end(from, number, false);

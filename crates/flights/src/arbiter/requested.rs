@@ -2,7 +2,7 @@
 
 use super::Arbiter;
 use super::asker::{Asker, Role};
-use super::flight::State;
+use super::flight::{Asked, Flight, State};
 use super::grants::follow;
 use super::waiting::Waiter;
 use crate::outbox::Context;
@@ -56,11 +56,16 @@ impl Arbiter {
         let Some(flight) = self.open(now, request.key(), nodes, view) else {
             return Err(Some(Reply::Alone(true)));
         };
-        if flight.is_answered_later(&asker, request.number) {
+        let number = request.request_number();
+        if flight.is_answered_later(&asker, number) {
             return Err(Some(Reply::Later(true)));
         }
-        if flight.is_stale(&asker, request.number) {
+        if flight.is_stale(&asker, number) {
             return Err(None);
+        }
+        if !may_ask(flight, &from, &request, view) {
+            // The arbiter that passes it on decides itself.
+            return Err(Some(Reply::Alone(true)));
         }
         let source = flight.get(&asker);
         let source = source.map(|source| (source.state, source.asked, source.parent, source.order));
@@ -70,31 +75,38 @@ impl Arbiter {
         flight.concurrent_objects = flight.concurrent_objects.max(request.concurrent_objects);
         // A slow node leaves a source that is too fast for it; that is not the source's fault.
         if !request.is_slow {
-            let failed = request.failed_sources();
-            failed.for_each(|failed| flight.mark_doubtful(&failed));
             let slow = request.slow_source();
-            slow.map(|slow| flight.set_slow(&slow, true));
+            if let Some(slow) = slow.filter(|slow| flight.takes_complaint(&asker, slow)) {
+                flight.set_slow(&slow, true);
+            }
+            let failed = request.failed_sources().next();
+            if let Some(failed) = failed.filter(|failed| flight.takes_complaint(&asker, failed)) {
+                flight.mark_doubtful(&failed);
+            }
         }
         match source {
             // The same request gets the same answer: otherwise the arbiter would not know which one the node acts on.
-            Some((State::Complete, asked, ..)) if asked.number == request.number => {
+            Some((State::Complete, asked, ..)) if asked.number == number => {
                 return Err(None);
             }
-            Some((State::Following, asked, Some(source), order))
-                if asked.number == request.number =>
-            {
+            Some((State::Following, asked, Some(source), order)) if asked.number == number => {
                 return Err(Some(follow(flight, source, order)));
             }
             // Its download has failed, and its report is still on the way; or it ended early, and need not go on
             // upstream.
             Some((State::Granted | State::Begun, asked, ..))
-                if asked.number != request.number
+                if asked.number != number
                     && (request.leader_cooldown || flight.has_holder_for(&asker, &request)) =>
             {
                 flight.remove(&asker);
             }
-            Some((State::Granted | State::Begun, ..)) => {
-                let is_second = flight.ask_again(now, &asker, request.number);
+            Some((State::Granted | State::Begun, asked, ..)) => {
+                let asked = Asked {
+                    number,
+                    via: from.via,
+                    ..asked
+                };
+                let is_second = flight.ask_again(now, &asker, asked);
                 return Err(Some(Reply::Lead(is_second)));
             }
             Some((State::Following, ..)) => flight.detach(&asker),
@@ -106,7 +118,7 @@ impl Arbiter {
             Some((State::LeadsForAll, ..)) | None => {}
         }
         Ok(match flight.stop_waiting(&asker) {
-            Some(waiter) if waiter.request.number == request.number => Waiter {
+            Some(waiter) if waiter.request.request_number() == number => Waiter {
                 request,
                 asker: from,
                 ..waiter
@@ -114,4 +126,13 @@ impl Arbiter {
             _ => Waiter::new(now, from, request),
         })
     }
+}
+
+/// Whether a request may replace what is known of its node: the request is the same, or comes from whom it may.
+fn may_ask(flight: &Flight, from: &Asker, request: &SourceRequest, view: &impl View) -> bool {
+    let (key, number) = (request.key(), request.request_number());
+    let source = flight.get(&from.node).map(|source| source.asked);
+    let waiter = flight.waiting.get(&from.node).map(Waiter::asked);
+    let mut known = source.into_iter().chain(waiter);
+    known.all(|asked| asked.number == number || from.may_change(asked.via, &key, view))
 }

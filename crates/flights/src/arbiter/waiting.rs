@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::asker::Asker;
+use super::flight::Asked;
 use super::passing_on::PassedOn;
 use crate::outbox::Outbox;
 use crate::wire::{Message, Reply, SourceRequest};
@@ -30,6 +31,15 @@ impl Waiter {
             announced: None,
             awaited: None,
             passed_on: None,
+        }
+    }
+
+    /// Its request, as it is recorded with the source that it becomes.
+    pub fn asked(&self) -> Asked {
+        Asked {
+            number: self.request.request_number(),
+            repository: Some(self.request.repository),
+            via: self.asker.via,
         }
     }
 

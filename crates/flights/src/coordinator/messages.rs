@@ -12,9 +12,7 @@ use super::Coordinator;
 impl Coordinator {
     pub(super) fn take(&mut self, now: Time, from: NodeId, passed: Passed, view: &impl View) {
         let (on_behalf_of, message) = passed;
-        let is_owner = |key: Key| view.is_owner(&from, Slot::of(&key.0));
-        if on_behalf_of.is_some() && !message.key().is_none_or(is_owner) {
-            // Only owners pass on what others say.
+        if on_behalf_of.is_some() && !may_pass_on(&from, &message, view) {
             return;
         }
         let asker = Asker::new(from, on_behalf_of);
@@ -34,7 +32,7 @@ impl Coordinator {
                     out.send(from, Message::Resync(Resync { slots }));
                 }
             }
-            Message::Resync(Resync { slots }) => self.holdings.announce_all(now, from, slots),
+            Message::Resync(Resync { slots }) => self.holdings.resync(now, from, slots),
             Message::SourceRequest(request) => self.source_requested(now, asker, request, view),
             Message::Withdraw(Withdraw { key, number }) => {
                 arbiter.withdrawn(asker, (wire::key(&key), number), cx);
@@ -42,8 +40,8 @@ impl Coordinator {
             Message::Answer(answer) => self.answered(now, asker, answer, view),
             Message::Report(report) => {
                 if let Some(PullState::Alive(alive)) = &report.state {
-                    let registries = &mut requests.registries;
-                    registries.learn(now, alive.registry, alive.known_rate());
+                    let (registry, known) = (alive.registry, alive.known_rate());
+                    requests.exchange_rate(from, (registry, known), cx);
                 }
                 arbiter.reported(asker, &report, cx);
             }
@@ -53,8 +51,10 @@ impl Coordinator {
             }
             Message::Holders(found) => requests.found(from, &found, cx),
             Message::RegistryRate(told) => {
-                let known = told.known_rate();
-                requests.registries.learn(now, told.registry, known);
+                if requests.has_asked(&from) || self.pulls.are_reported_to(&from) {
+                    let known = told.known_rate();
+                    requests.registries.learn(now, told.registry, known);
+                }
             }
         }
     }
@@ -67,13 +67,19 @@ impl Coordinator {
         request: SourceRequest,
         view: &impl View,
     ) {
-        self.suspects.extend(request.failed_sources().next());
+        let me = view.me();
+        let is_hearsay = asker.node != me;
+        let failed = request.failed_sources().next();
+        let failed = failed.map(|failed| (failed, is_hearsay));
+        self.suspects.extend(failed);
         let cx = &mut Context::new(now, view, &mut self.out);
         if asker.via.is_none() {
-            self.requests.exchange_rate(asker.node, &request, cx);
+            let rate = (request.registry, request.known_rate());
+            self.requests.exchange_rate(asker.node, rate, cx);
         }
         let silent = self.arbiter.source_requested(asker, request, cx);
-        self.suspects.extend(silent);
+        self.suspects
+            .extend(silent.map(|silent| (silent, is_hearsay)));
     }
 
     fn answered(&mut self, now: Time, asker: Asker, answer: Answer, view: &impl View) {
@@ -89,10 +95,31 @@ impl Coordinator {
         let is_lead = matches!(reply, Reply::Lead(_));
         let is_granted = is_lead || matches!(reply, Reply::Follow(_));
         let is_awaited = self.requests.answered(from, (key, number), reply, cx);
-        let is_used = is_lead && !is_awaited && self.pulls.promote(key, cx);
+        let is_used = is_lead && !is_awaited && self.pulls.promote(&from, (key, number), cx);
         if is_granted && !is_awaited && !is_used && !self.pulls.is_of_request(&key, number) {
             // Otherwise others would wait for this node.
             cx.out.send(from, Message::withdraw(key, number));
         }
+    }
+}
+
+/// Whether a node may pass on a message of another one.
+///
+/// Requests and reports come from owners of the key only, and the arbiter checks which of them speaks for the node (see
+/// [`Asker::may_change`]). An answer counts where the arbiter has asked its sender. Holders are passed on between shards
+/// only: whoever answers knows the random number of the lookup, and it names holders that the node checks itself.
+fn may_pass_on(from: &NodeId, message: &Message, view: &impl View) -> bool {
+    let is_owner = |key: Key| view.is_owner(from, Slot::of(&key.0));
+    match message {
+        Message::SourceRequest(_) | Message::Withdraw(_) => message.key().is_some_and(is_owner),
+        Message::Answer(_) => true,
+        Message::Report(_) | Message::FindHolders(_) | Message::Holders(_) => {
+            view.shard_count() > 1 && message.key().is_some_and(is_owner)
+        }
+        Message::Members(_)
+        | Message::Announce(_)
+        | Message::Renew(_)
+        | Message::Resync(_)
+        | Message::RegistryRate(_) => false,
     }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::PullProgress;
 use crate::slots::{Owners, Scope, Slot};
-use crate::wire::tests::{asked, message, some_key, some_node};
+use crate::wire::tests::{asked, message, numbered_as, some_key, some_node};
 use crate::wire::{Alive, PullState, Reply, node};
 
 /// Three members own all slots; this one is the arbiter of all.
@@ -154,7 +154,7 @@ fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
     coordinator.accept(
         Time(300),
         first,
-        (None, Message::report(key, 1, alive)),
+        (None, Message::report(key, numbered_as(1), alive)),
         view,
     );
     coordinator.accept(Time(300), second, (None, request(7, 200)), view);
@@ -165,22 +165,4 @@ fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
         panic!("the lead has begun");
     };
     assert_eq!(node(&follow.source), Some(first));
-}
-
-#[test]
-fn only_owners_speak_for_others() {
-    let (leader, view) = (NodeId([1; 32]), &Three);
-    let (owner, another) = (NodeId([2; 32]), NodeId([5; 32]));
-    for (from, is_heard) in [(owner, true), (another, false)] {
-        let mut coordinator = Coordinator::new(ME, 1);
-        let key = Key([9; 16]);
-        let request = |number| (None, Message::SourceRequest(asked(key, number)));
-        coordinator.accept(Time(0), leader, request(1), view);
-        let failed = Message::report(key, 1, PullState::Failed(true));
-        coordinator.accept(Time(10), from, (Some(leader), failed), view);
-        coordinator.take_datagrams();
-        coordinator.accept(Time(20), owner, request(1), view);
-        let leads = answers_to(&mut coordinator, owner) == [Reply::Lead(false)];
-        assert_eq!(leads, is_heard, "{from:?}");
-    }
 }

@@ -5,16 +5,23 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::member::{Member, NodeId};
 use super::roster::Entry;
 use super::timing::{GOSSIP_BATCH, REFUTE_EVERY, REMEMBER_DEAD, SUSPICION};
 use super::wire::{Claim, Draft, MAX_MESSAGE, MemberUpdate, Status, signed_bytes};
 use super::{Change, Members};
-use crate::Time;
+use crate::{Born, Time};
 
 /// An age that differs by less than this from the known one, in milliseconds, is the same: messages take that long.
 const AGE_SLACK_MILLIS: u64 = 50;
+
+/// Others may claim that a member is older than what this node has seen of it by this much, in milliseconds: the news
+/// takes that long to reach all.
+const AGE_CLAIM_MILLIS: u64 = 3_000;
+/// In a cluster of more members than this, those that others name are taken unprobed.
+const MAX_PROBED_CLUSTER: usize = 256;
 
 /// How a node learns something about a member.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,21 +34,29 @@ pub(super) enum Source {
 
 impl Members {
     /// Applies the claims of a message. From a node that is no member only what it says about itself counts, unless
-    /// `is_trusted`: this node has asked it for its list.
+    /// `was_asked`: this node has asked it for its list.
     pub(super) fn learn_all(
         &mut self,
         now: Time,
         from: NodeId,
         claims: Vec<Claim>,
         source: Source,
-        is_trusted: bool,
+        was_asked: bool,
     ) {
         let mut must_refute = false;
-        for claim in claims {
+        // Whoever introduces itself is a member for the rest of the message.
+        let (about_itself, others): (Vec<_>, Vec<_>) = claims
+            .into_iter()
+            .partition(|claim| claim.member.id == from);
+        for claim in about_itself {
+            self.learn(now, from, claim, source);
+        }
+        let is_trusted = was_asked || self.get(&from).is_some();
+        for claim in others {
             if claim.member.id == self.me().id {
                 must_refute |= !self.check_claim_about_self(now, &claim);
-            } else if claim.member.id == from || is_trusted {
-                self.learn(now, claim, source);
+            } else if is_trusted {
+                self.learn(now, from, claim, source);
             }
         }
         if must_refute {
@@ -53,7 +68,7 @@ impl Members {
     }
 
     /// Applies a claim about another node.
-    fn learn(&mut self, now: Time, claim: Claim, source: Source) {
+    fn learn(&mut self, now: Time, from: NodeId, mut claim: Claim, source: Source) {
         let id = claim.member.id;
         let known = self.roster.get(&id);
         let order = known.map_or(Ordering::Greater, |known| {
@@ -65,10 +80,46 @@ impl Members {
             // Only a higher incarnation brings a member back.
             Ordering::Equal if !was_live => {}
             Ordering::Equal => self.learn_about_same(now, claim, source),
+            Ordering::Greater if was_live => self.learn_newer(now, claim, source),
             // Nothing bad counts about a life that was never seen.
-            Ordering::Greater if !was_live && !claim.status.is_live() => {}
-            Ordering::Greater if !was_live && !self.roster.has_room() => {}
-            Ordering::Greater => self.learn_newer(now, claim, source),
+            Ordering::Greater if !claim.status.is_live() => {}
+            Ordering::Greater if !self.has_joined() && source == Source::List => {
+                if self.roster.has_room() {
+                    self.learn_newer(now, claim, source);
+                }
+            }
+            Ordering::Greater if id == from || self.takes_unprobed() => {
+                if self.roster.has_room() {
+                    self.limit_age(&mut claim.member, now);
+                    self.learn_newer(now, claim, source);
+                }
+            }
+            Ordering::Greater => self.learn_of_newcomer(now, from, claim),
+        }
+    }
+
+    /// Limits the age of a node that this one first heard of at this time, unless it has known it before.
+    pub(super) fn limit_age(&self, member: &mut Member, first_heard: Time) {
+        if self.roster.get(&member.id).is_none() {
+            let first_heard = Born::from_age(first_heard, Duration::ZERO);
+            member.born = member.born.max(oldest_claim(first_heard));
+        }
+    }
+
+    /// Whether members that others name are taken without a probe: in a large cluster, a probe of each by each would cost
+    /// too much.
+    fn takes_unprobed(&self) -> bool {
+        self.contacts.heard_count() > MAX_PROBED_CLUSTER
+    }
+
+    /// Handles the record of a node that another one names. This node probes it.
+    fn learn_of_newcomer(&mut self, now: Time, from: NodeId, claim: Claim) {
+        let id = claim.member.id;
+        let record = signed_bytes(&claim.member, false);
+        if self.newcomers.has_room(&id, &from)
+            && self.signatures.verify(&id, &record, &claim.signature)
+        {
+            self.newcomers.add(now, from, claim);
         }
     }
 
@@ -79,8 +130,10 @@ impl Members {
         };
         match claim.status {
             Status::Alive => {
-                if known.member.born.millis_after(claim.member.born) > AGE_SLACK_MILLIS {
-                    let born = claim.member.born;
+                let mut told = claim.member;
+                told.born = told.born.max(known.oldest);
+                if known.member.born.millis_after(told.born) > AGE_SLACK_MILLIS {
+                    let born = told.born;
                     let member = Member {
                         born,
                         ..known.member
@@ -96,7 +149,7 @@ impl Members {
 
     /// Applies a record that is newer than the known one, or says that a live member leaves, if the member has signed
     /// it.
-    fn learn_newer(&mut self, now: Time, claim: Claim, source: Source) {
+    pub(super) fn learn_newer(&mut self, now: Time, claim: Claim, source: Source) {
         let Claim {
             mut member,
             status,
@@ -110,7 +163,10 @@ impl Members {
         let id = member.id;
         let known = self.roster.get(&id);
         let was_live = known.is_some_and(|known| known.status.is_live());
+        let mut oldest = oldest_claim(member.born);
         if let Some(known) = known {
+            oldest = known.oldest;
+            member.born = member.born.max(oldest);
             keep_age(&mut member, &known.member);
             if was_live && !leaves && is_changed(&member, &known.member) {
                 self.changes.push(Change::Updated(member.clone()));
@@ -128,6 +184,7 @@ impl Members {
             member,
             status: if leaves { status } else { Status::Alive },
             signature,
+            oldest,
             deadline: leaves.then(|| now.after(REMEMBER_DEAD)),
         };
         self.roster.put(entry, &mut self.random);
@@ -226,6 +283,11 @@ impl Members {
         self.rumors.add(id);
         self.next_gossip.get_or_insert(now.after(GOSSIP_BATCH));
     }
+}
+
+/// The earliest birth that others may claim of a member first heard of at this birth.
+fn oldest_claim(born: Born) -> Born {
+    born.minus_millis(AGE_CLAIM_MILLIS)
 }
 
 /// Takes the age from what is known, unless that of the newer record differs.

@@ -7,10 +7,13 @@ use super::Members;
 use super::apply::Source;
 use super::member::NodeId;
 use super::roster::{Entry, bucket};
-use super::timing::{JOIN_RETRY, LIST_WAIT, SYNC_AGAIN, sync_every};
+use super::timing::{JOIN_RETRY, LIST_AGAIN, LIST_WAIT, SYNC_AGAIN, sync_every};
 use super::wire::{Claim, Draft, Kind, List, MAX_MESSAGE, Sync};
 use crate::Time;
 use crate::time::millis;
+
+/// The most nodes that are asked for lists, or sent lists, within their time.
+const MAX_ASKED: usize = 4_096;
 
 impl Members {
     /// Compares lists: with a seed while this node joins, then with a random member. One in four times, and always if no
@@ -58,6 +61,9 @@ impl Members {
         })));
         message.push(self.update_about_self(now), MAX_MESSAGE);
         self.asked.retain(|_, until| *until > now);
+        if self.asked.len() >= MAX_ASKED {
+            return;
+        }
         self.asked.insert(to, now.after(LIST_WAIT));
         self.send(now, to, message);
     }
@@ -69,7 +75,10 @@ impl Members {
         for (bucket, (ours, theirs)) in pairs.enumerate() {
             differ |= u64::from(ours != theirs) << bucket;
         }
-        if differ != 0 || sync.joining {
+        self.listed.retain(|_, until| *until > now);
+        let is_soon = self.listed.contains_key(&from) || self.listed.len() >= MAX_ASKED;
+        if (differ != 0 || sync.joining) && !is_soon {
+            self.listed.insert(from, now.after(LIST_AGAIN));
             self.send_list(now, from, differ, |entry| is_in(differ, &entry.member.id));
         }
     }
@@ -109,14 +118,13 @@ impl Members {
         let theirs = claims.iter();
         let theirs = theirs.map(|it| (it.member.id, (it.member.incarnation, it.status)));
         let theirs: BTreeMap<_, _> = theirs.collect();
-        let changes_before = self.changes.len();
+        let before = (self.changes.len(), self.newcomers.named());
         let is_asked = self.asked.get(&from).is_some_and(|until| *until > now);
-        let is_trusted = is_asked || self.get(&from).is_some();
-        self.learn_all(now, from, claims, Source::List, is_trusted);
-        if !is_trusted {
+        self.learn_all(now, from, claims, Source::List, is_asked);
+        if !is_asked && self.get(&from).is_none() {
             return;
         }
-        if self.changes.len() > changes_before {
+        if (self.changes.len(), self.newcomers.named()) != before {
             // Gossip does not suffice here: a crowd joins, or a partition heals.
             let again = self.jittered(now, SYNC_AGAIN);
             self.next_sync = self.next_sync.min(again);

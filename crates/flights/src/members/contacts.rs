@@ -1,4 +1,5 @@
-//! Bounds messages to members that this node has never heard from: their addresses are only what somebody claims.
+//! Bounds messages to members that this node has never heard from, and messages passed on for others: the addresses of
+//! those members are only what somebody claims.
 //!
 //! Whoever makes up members with the addresses of a third party makes this node connect there at this rate at most.
 
@@ -19,6 +20,8 @@ pub(super) struct Contacts {
     heard: BTreeSet<NodeId>,
     /// When the allowance is whole again.
     full_at: Time,
+    /// The same for messages that are passed on for other members.
+    help_full_at: Time,
 }
 
 impl Contacts {
@@ -26,6 +29,7 @@ impl Contacts {
         Self {
             heard: BTreeSet::new(),
             full_at: now,
+            help_full_at: now,
         }
     }
 
@@ -43,13 +47,28 @@ impl Contacts {
         if self.heard.contains(id) {
             return true;
         }
-        let full_at = self.full_at.max(now).after(UNPROVEN_EVERY);
-        let admits = full_at <= now.after(UNPROVEN_EVERY * BURST);
-        if admits {
-            self.full_at = full_at;
-        }
-        admits
+        spend(&mut self.full_at, now)
     }
+
+    /// Whether a message may be passed on for another member now. It is counted.
+    pub(super) fn helps(&mut self, now: Time) -> bool {
+        spend(&mut self.help_full_at, now)
+    }
+
+    /// How many members were heard from.
+    pub(super) fn heard_count(&self) -> usize {
+        self.heard.len()
+    }
+}
+
+/// Takes one message from an allowance. Returns whether there was one.
+fn spend(full_at: &mut Time, now: Time) -> bool {
+    let after = (*full_at).max(now).after(UNPROVEN_EVERY);
+    let has_one = after <= now.after(UNPROVEN_EVERY * BURST);
+    if has_one {
+        *full_at = after;
+    }
+    has_one
 }
 
 #[cfg(test)]

@@ -215,13 +215,35 @@ fn where_messages_are_lost_it_hides_nobody_for_long() {
 }
 
 #[test]
-fn made_up_members_cause_connections_at_a_bounded_rate() {
+fn made_up_members_are_never_members_and_cause_few_connections() {
     let cluster = attacked(7, 0);
-    assert!(cluster.nodes[0].len() > 100, "some are admitted");
-    let in_a_minute =
-        contacts::BURST as usize + 60_000 / contacts::UNPROVEN_EVERY.as_millis() as usize;
-    // Beside these, a suspect is told that it is one; at most 32 members are probed at once, for 1.5 s.
-    let limit = HONEST as usize * (in_a_minute * 2);
+    for node in &cluster.nodes {
+        let most = HONEST as usize + 1;
+        assert!(node.len() <= most, "{} members", node.len());
+    }
+    let limit = HONEST as usize * (512 + 60 * 5);
     println!("{} messages of {limit}", cluster.to_made_up);
     assert!(cluster.to_made_up <= limit, "{}", cluster.to_made_up);
+}
+
+#[test]
+fn who_joins_during_an_attack_is_a_member_everywhere() {
+    let mut cluster = attacked(8, 0);
+    let joining = cluster.nodes.len() as u32;
+    let key = Box::new(TestKey(id(joining)));
+    let contact = Contact::default();
+    let mut node = Members::new(cluster.now, id(joining), contact, joining.into(), key);
+    node.join(cluster.now, [id(0)]);
+    cluster.nodes.push(node);
+    for _ in 0..15_000 / STEP_MILLIS {
+        (0..2).for_each(|_| cluster.attack());
+        cluster.step();
+    }
+    for node in &cluster.nodes {
+        assert!(
+            node.get(&id(joining)).is_some(),
+            "not at {:?}",
+            node.me().id
+        );
+    }
 }

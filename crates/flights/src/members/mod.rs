@@ -9,8 +9,10 @@
 //! - Comparing lists finds what gossip missed: 64 hashes, one for each bucket of members, and the lists of buckets that
 //!   differ. A node joins in the same way, with a list of itself only. Dead members are contacted now and then as well,
 //!   so partitions heal.
-//! - A member's record carries the age that the member claims. A node with its first list therefore sees the same
-//!   members as eligible as the nodes that sent it (see [`crate::slots`]).
+//! - A node that others name is probed once, and becomes a member when it answers. Only the members of the first list,
+//!   and those that others name in a large cluster, are taken unprobed: otherwise each node would connect to each other.
+//! - The age of a member counts from when this node first heard of it; others may claim 3 s more. Only a node with its
+//!   first list takes ages from that, and so sees the same members as eligible as its sender (see [`crate::slots`]).
 //!
 //! Why not the crate `foca`, which implements SWIM too: it has no field for an age that is computed when it is sent;
 //! its probe period is fixed at the start, ours follows the size of the cluster; a joining node gets one packet of
@@ -31,6 +33,7 @@ mod doubts;
 mod hostile_tests;
 mod joining;
 mod member;
+mod newcomers;
 mod probes;
 mod roster;
 mod rumors;
@@ -41,7 +44,7 @@ mod tick;
 mod timing;
 pub(crate) mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +61,7 @@ use apply::Source;
 use contacts::Contacts;
 use doubts::Doubts;
 use joining::Joining;
+use newcomers::Newcomers;
 use probes::Probes;
 use roster::Roster;
 use rumors::Rumors;
@@ -65,6 +69,10 @@ use wire::{Draft, Kind, MAX_MESSAGE, MemberUpdate, MembersMessage, Probe, Status
 
 /// The most bytes of a probe or its answer, with updates.
 const PIGGYBACK: usize = 1_200;
+/// The time of day at which incarnations begin: 2020-01-01, in seconds since 1970.
+const INCARNATION_EPOCH: u64 = 1_577_836_800;
+/// The highest incarnation to start with: a node whose clock is far ahead can still raise it, once a second for 17 years.
+const MAX_FIRST_INCARNATION: u32 = u32::MAX - (1 << 29);
 /// The most bytes of one round of gossip.
 const GOSSIP: usize = 16 * 1024;
 
@@ -99,10 +107,15 @@ pub struct Members {
     rumors: Rumors,
     probes: Probes,
     doubts: Doubts,
+    newcomers: Newcomers,
     contacts: Contacts,
     /// Nodes that were asked for their lists, and until when they may send them.
     asked: BTreeMap<NodeId, Time>,
+    /// Nodes that were sent lists, and until when they are sent no others.
+    listed: BTreeMap<NodeId, Time>,
     next_refutation: Time,
+    /// Nodes to which this one has introduced itself.
+    introduced: BTreeSet<NodeId>,
     joining: Joining,
     random: Random,
     next_probe: Time,
@@ -137,9 +150,12 @@ impl Members {
             rumors: Rumors::default(),
             probes: Probes::default(),
             doubts: Doubts::default(),
+            newcomers: Newcomers::default(),
             contacts: Contacts::new(now),
             asked: BTreeMap::new(),
+            listed: BTreeMap::new(),
             next_refutation: now,
+            introduced: BTreeSet::new(),
             joining: Joining::default(),
             random: Random::new(seed),
             next_probe: now.after(timing::probe_every(1)),
@@ -147,6 +163,22 @@ impl Members {
             next_sync: now.after(timing::SYNC_AGAIN),
             datagrams: Vec::new(),
         }
+    }
+
+    /// Starts with an incarnation that follows from the time of day, in seconds since 1970. So the records of an earlier
+    /// process with the same key, with which it may have left, are older. To be called before the node joins.
+    ///
+    /// A clock that is wrong does no harm: if other nodes know a higher incarnation, this node raises its own above it.
+    #[must_use]
+    pub fn at_time_of_day(mut self, unix_seconds: u64) -> Self {
+        let seconds = unix_seconds.saturating_sub(INCARNATION_EPOCH);
+        let incarnation = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let mut me = self.me().clone();
+        me.incarnation = incarnation.min(MAX_FIRST_INCARNATION);
+        let signature = self.signatures.sign(&signed_bytes(&me, false));
+        self.changes = vec![Change::Joined(me.clone())];
+        self.roster.set_me(me, signature);
+        self
     }
 
     /// This node itself.
@@ -242,15 +274,13 @@ impl Members {
             return Ok(());
         }
         self.clear_suspicion(now, from);
-        if self.get(&from).is_some() {
-            self.contacts.heard(from);
-        }
+        self.prove(now, from);
         if let Some(Kind::List(list)) = kind {
             self.take_list(now, from, &list, claims);
             return Ok(());
         }
-        let is_member = self.get(&from).is_some();
-        self.learn_all(now, from, claims, Source::Gossip, is_member);
+        self.learn_all(now, from, claims, Source::Gossip, false);
+        self.prove(now, from);
         match kind {
             Some(Kind::Sync(sync)) => {
                 self.answer_sync(now, from, &sync);
@@ -267,6 +297,53 @@ impl Members {
             Some(_) => self.send(now, from, Draft::new(None)),
         }
         Ok(())
+    }
+
+    /// The addresses of a member, or of a node that may become one.
+    pub fn contact(&self, id: &NodeId) -> Option<&Contact> {
+        let member = self.get(id).map(|member| &*member.contact);
+        member.or_else(|| self.newcomers.contact(id))
+    }
+
+    /// The message with which this node introduces itself to another one, which may not know it yet: once to each.
+    pub(crate) fn introduction(&mut self, to: NodeId) -> Option<Datagram> {
+        if self.introduced.len() >= MAX_MEMBERS {
+            self.introduced.clear();
+        }
+        if !self.introduced.insert(to) {
+            return None;
+        }
+        let mut message = Draft::new(None);
+        // Without an age, for which the time would matter.
+        message.push(self.update_about_self(Time::default()), MAX_MESSAGE);
+        let bytes = message.finish();
+        Some(Datagram { to, bytes })
+    }
+
+    /// Asks a node that is no member, but sends messages, for its list, which has its record.
+    pub(crate) fn meet(&mut self, now: Time, node: NodeId) {
+        let is_asked = self.asked.get(&node).is_some_and(|until| *until > now);
+        if !is_asked && !self.has_left {
+            self.send_sync(now, node);
+        }
+    }
+
+    /// Handles a message that could not be delivered.
+    pub fn undelivered(&mut self, now: Time, to: NodeId) {
+        self.newcomers.remove(&to);
+        self.introduced.remove(&to);
+        self.probe_now(now, to);
+    }
+
+    /// Records that a node was heard from. If others have named it before, it becomes a member.
+    fn prove(&mut self, now: Time, node: NodeId) {
+        if let Some((mut claim, first_named)) = self.newcomers.remove(&node) {
+            self.limit_age(&mut claim.member, first_named);
+            self.learn_newer(now, claim, Source::Gossip);
+        }
+        if self.get(&node).is_some() {
+            self.contacts.heard(node);
+        }
     }
 
     /// Probes a member at once, for example because it could not be reached.
@@ -299,7 +376,7 @@ impl Members {
     fn answer_ping(&mut self, now: Time, from: NodeId, mut probe: Probe) {
         match node(&probe.target).filter(|target| *target != self.me().id) {
             None => self.send(now, from, Draft::new(Some(Kind::Ack(probe)))),
-            Some(target) if self.may_pass_on(now, &target) => {
+            Some(target) if self.may_pass_on(now, &from, &target) => {
                 probe.origin = node_field(Some(from));
                 self.send(now, target, Draft::new(Some(Kind::Ping(probe))));
             }
@@ -316,7 +393,7 @@ impl Members {
                     self.clear_suspicion(now, target);
                 }
             }
-            Some(origin) if origin != self.me().id && self.may_pass_on(now, &origin) => {
+            Some(origin) if origin != self.me().id && self.may_pass_on(now, &from, &origin) => {
                 probe.target = node_field(Some(from));
                 probe.origin.clear();
                 self.send(now, origin, Draft::new(Some(Kind::Ack(probe))));
@@ -325,9 +402,10 @@ impl Members {
         }
     }
 
-    /// Whether a message of another node may be passed on to this one.
-    fn may_pass_on(&mut self, now: Time, to: &NodeId) -> bool {
-        self.roster.get(to).is_some() && self.contacts.admits(now, to)
+    /// Whether a message of another node may be passed on to this one. Members help each other only, at a bounded rate.
+    fn may_pass_on(&mut self, now: Time, from: &NodeId, to: &NodeId) -> bool {
+        let are_members = self.get(from).is_some() && self.roster.get(to).is_some();
+        are_members && self.contacts.admits(now, to) && self.contacts.helps(now)
     }
 
     /// Sends a message with any claim about `to` that it should refute, and with some updates.

@@ -38,8 +38,13 @@ pub(super) struct Probes {
 }
 
 impl Probes {
-    pub(super) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.running.len() < MAX_PROBES
+    }
+
+    /// Whether there is room for a probe that others have caused: half of them are for the usual ones.
+    pub(super) fn has_room_for_doubt(&self) -> bool {
+        self.running.len() < MAX_PROBES / 2
     }
 
     /// Starts a probe and returns its number. `None`: the target is being probed already, or there are too many probes.

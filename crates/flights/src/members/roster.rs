@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::member::{Member, NodeId};
 use super::signatures::Signature;
 use super::wire::{MemberUpdate, Status};
-use crate::Time;
 use crate::random::{GOLDEN, Random, mix};
+use crate::{Born, Time};
 
 /// The most living members besides this node. Further ones are ignored.
 pub const MAX_MEMBERS: usize = 16_384;
@@ -21,6 +21,8 @@ pub(super) struct Entry {
     pub(super) status: Status,
     /// The member's, of its record.
     pub(super) signature: Signature,
+    /// The earliest birth that others may claim.
+    pub(super) oldest: Born,
     /// When a suspect is declared dead, or a dead member forgotten.
     pub(super) deadline: Option<Time>,
 }
@@ -59,6 +61,7 @@ impl Roster {
         count(&mut hashes, &me);
         Self {
             me: Entry {
+                oldest: me.born,
                 member: me,
                 status: Status::Alive,
                 signature,
@@ -237,7 +240,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Born;
 
     const ME: NodeId = NodeId([255; 32]);
 
@@ -256,6 +258,7 @@ mod tests {
             member: member(NodeId([number; 32]), incarnation),
             status,
             signature: [0; 64],
+            oldest: Born::from_age(Time(0), Duration::ZERO),
             deadline: (status != Status::Alive).then_some(Time(deadline)),
         }
     }

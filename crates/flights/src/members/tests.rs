@@ -18,7 +18,11 @@ pub(super) fn id(number: u32) -> NodeId {
 }
 
 fn me() -> Members {
-    Members::new(NOW, ME, Contact::default(), 1, Box::new(TestKey(ME)))
+    me_of(ME)
+}
+
+fn me_of(id: NodeId) -> Members {
+    Members::new(NOW, id, Contact::default(), 1, Box::new(TestKey(id)))
 }
 
 /// A node with one other member, number 1.
@@ -29,14 +33,14 @@ fn me_and_another() -> Members {
     members
 }
 
-/// A member with an address of each kind, 400 s old.
+/// A member with an address of each kind, new at first.
 pub(super) fn member(number: u32, incarnation: u32) -> Member {
     let at = |port| vec![(std::net::Ipv4Addr::from(0x0a00_0000 + number), port).into()];
     Member {
         id: id(number),
         contact: Arc::new(Contact::new(at(5001), at(5000))),
         incarnation,
-        born: Born::from_age(NOW, Duration::from_secs(400)),
+        born: Born::from_age(NOW, Duration::ZERO),
     }
 }
 
@@ -49,6 +53,13 @@ fn message(kind: Option<Kind>, updates: &[(Member, Status)]) -> MembersMessage {
 }
 
 impl Members {
+    /// Hears of members from themselves.
+    fn meet_all(&mut self, now: Time, met: impl IntoIterator<Item = Member>) {
+        for member in met {
+            self.hear(now, member.id, None, &[(member.clone(), Status::Alive)]);
+        }
+    }
+
     fn hear(&mut self, now: Time, from: NodeId, kind: Option<Kind>, updates: &[(Member, Status)]) {
         let message = message(kind, updates);
         self.accept(now, from, message).expect("a valid message");
@@ -152,9 +163,7 @@ fn a_node_that_has_left_sends_nothing() {
 #[test]
 fn lists_and_gossip_are_small() {
     let mut members = me_and_another();
-    for number in 2..1_000 {
-        members.hear(NOW, id(1), None, &[(member(number, 0), Status::Alive)]);
-    }
+    members.meet_all(NOW, (2..1_000).map(|number| member(number, 0)));
     members.take_datagrams();
     let sync = Kind::Sync(wire::Sync {
         joining: true,
@@ -177,9 +186,7 @@ fn lists_and_gossip_are_small() {
 #[test]
 fn a_list_that_needs_several_messages_is_complete() {
     let mut members = me_and_another();
-    for number in 2..=3_000 {
-        members.hear(NOW, id(1), None, &[(member(number, 0), Status::Alive)]);
-    }
+    members.meet_all(NOW, (2..=3_000).map(|number| member(number, 0)));
     members.take_datagrams();
     let sync = Kind::Sync(wire::Sync {
         joining: true,
@@ -301,6 +308,10 @@ fn a_record_counts_with_the_signature_of_its_member_only() {
     members.hear(NOW, id(1), None, &[(member(2, 5), Status::Dead)]);
     assert!(members.get(&id(2)).is_none(), "bad of a life never seen");
     members.hear(NOW, id(1), None, &[(member(2, 5), Status::Alive)]);
+    assert!(members.get(&id(2)).is_none(), "others say so");
+    members.tick(NOW);
+    assert_eq!(probed(&mut members), [id(2)]);
+    members.hear(NOW, id(2), Some(Kind::Ack(Probe::default())), &[]);
     assert!(members.get(&id(2)).is_some());
 }
 
@@ -341,12 +352,69 @@ fn others_cannot_use_up_the_incarnations() {
 }
 
 #[test]
-fn a_suspect_is_known_with_its_addresses_and_probed() {
+fn whom_another_one_names_is_probed_and_becomes_a_member_when_it_answers() {
+    for status in [Status::Alive, Status::Suspect] {
+        let mut members = me_and_another();
+        for number in [2, 3] {
+            members.hear(NOW, id(1), None, &[(member(number, 3), status)]);
+        }
+        assert!(members.get(&id(2)).is_none());
+        assert_eq!(members.contact(&id(2)), Some(&*member(2, 3).contact));
+        members.tick(NOW);
+        assert_eq!(probed(&mut members), [id(2), id(3)]);
+        members.hear(NOW, id(2), Some(Kind::Ack(Probe::default())), &[]);
+        assert_eq!(members.get(&id(2)), Some(&member(2, 3)));
+        members.run(NOW, Duration::from_secs(9));
+        assert_eq!(members.contact(&id(3)), None, "it does not answer");
+    }
+}
+
+#[test]
+fn others_cannot_make_a_member_older() {
     let mut members = me_and_another();
-    members.hear(NOW, id(1), None, &[(member(2, 3), Status::Suspect)]);
-    assert_eq!(members.get(&id(2)), Some(&member(2, 3)));
-    members.run(NOW, Duration::from_secs(9));
-    assert!(members.get(&id(2)).is_none(), "it does not answer");
+    let mut old = member(1, 0);
+    old.born = Born::from_age(NOW, Duration::from_secs(400));
+    let now = NOW.after(Duration::from_secs(1));
+    let age = |members: &Members, number| {
+        let member = members.get(&id(number)).expect("a member");
+        member.born.age(now)
+    };
+    members.meet_all(NOW, [member(2, 0)]);
+    members.hear(now, id(2), None, &[(old.clone(), Status::Alive)]);
+    assert_eq!(age(&members, 1), Duration::from_secs(4));
+    old.incarnation = 1;
+    members.hear(now, id(1), None, &[(old.clone(), Status::Alive)]);
+    assert_eq!(age(&members, 1), Duration::from_secs(4));
+    let mut unknown = member(3, 0);
+    unknown.born = old.born;
+    members.meet_all(now, [unknown]);
+    assert_eq!(age(&members, 3), Duration::from_secs(3));
+}
+
+#[test]
+fn a_wrong_clock_keeps_nobody_from_being_heard() {
+    let now = |seconds: u64| 1_577_836_800 + seconds;
+    let start = |unix_seconds| me().at_time_of_day(unix_seconds);
+    assert_eq!(start(now(7)).me().incarnation, 7);
+    assert_eq!(start(0).me().incarnation, 0, "a clock that was never set");
+    // An earlier process had its clock in the future, and has left.
+    let earlier = start(u64::MAX).me().clone();
+    assert!(earlier.incarnation < u32::MAX - 1_000_000);
+    let mut other = me_of(id(9));
+    other.hear(NOW, ME, None, &[(earlier.clone(), Status::Alive)]);
+    other.hear(NOW, ME, None, &[(earlier, Status::Left)]);
+    let mut me = start(now(7));
+    me.join(NOW, [id(9)]);
+    for _ in 0..4 {
+        for Datagram { bytes, .. } in me.take_datagrams() {
+            other.receive(NOW, ME, bytes).expect("valid");
+        }
+        for Datagram { bytes, .. } in other.take_datagrams() {
+            me.receive(NOW, id(9), bytes).expect("valid");
+        }
+        me.tick(NOW.after(timing::GOSSIP_BATCH));
+    }
+    assert!(other.get(&ME).is_some());
 }
 
 #[test]
@@ -397,6 +465,7 @@ fn helpers_pass_probes_and_answers_on() {
     at_target.accept(asked, helper.id, ping).expect("valid");
     let ack = probe(&mut at_target, helper.id);
     // Another node cannot answer for the target.
+    at_helper.meet_all(asked, [member(9, 0)]);
     at_helper.accept(asked, id(9), ack.clone()).expect("valid");
     let forged = probe(&mut at_helper, origin.id);
     at_origin.accept(asked, helper.id, forged).expect("valid");

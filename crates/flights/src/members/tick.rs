@@ -3,7 +3,7 @@
 use super::probes::Due;
 use super::roster::Entry;
 use super::timing::{FANOUT, GOSSIP_EVERY, INDIRECT_PROBES, OVERSLEPT, SUSPICION, probe_every};
-use super::wire::{Draft, Kind, MemberUpdate, Probe, Status};
+use super::wire::{Draft, Kind, MAX_MESSAGE, MemberUpdate, Probe, Status};
 use super::{GOSSIP, Members, NodeId};
 use crate::Time;
 use crate::wire::node_field;
@@ -11,11 +11,14 @@ use crate::wire::node_field;
 impl Members {
     /// When [`Members::tick`] must be called next. Calling it late does little harm, early none.
     pub fn next_deadline(&self) -> Time {
-        let timer = self.next_timer();
-        self.next_doubt().map_or(timer, |doubt| doubt.min(timer))
+        let by_others = [self.next_doubt(), self.newcomers.next_deadline()];
+        by_others
+            .into_iter()
+            .flatten()
+            .fold(self.next_timer(), Time::min)
     }
 
-    /// The next deadline, but for doubts: their time may have come long before a probe ends and makes room.
+    /// The next deadline, but for doubts and newcomers: their time may have come long before there is something to do.
     fn next_timer(&self) -> Time {
         let deadlines = [
             Some(self.next_probe),
@@ -67,6 +70,11 @@ impl Members {
                 self.probe_doubted(now, target);
             }
         }
+        while let Some(target) = self.newcomers.take(now) {
+            let mut message = Draft::new(Some(Kind::Ping(Probe::default())));
+            message.push(self.update_about_self(now), MAX_MESSAGE);
+            self.send(now, target, message);
+        }
         if self.next_probe <= now {
             self.next_probe = now.after(probe_every(self.len()));
             if let Some(target) = self.roster.next_to_probe(&mut self.random) {
@@ -83,7 +91,7 @@ impl Members {
 
     fn next_doubt(&self) -> Option<Time> {
         let deadline = self.doubts.next_deadline();
-        deadline.filter(|_| self.probes.has_room())
+        deadline.filter(|_| self.probes.has_room_for_doubt())
     }
 
     /// Probes a member of which another node says something bad, and tells it that, so that it can refute this.

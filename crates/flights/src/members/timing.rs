@@ -23,6 +23,8 @@ pub(super) const SUSPICION: Duration = Duration::from_secs(6);
 pub(super) const REFUTE_EVERY: Duration = Duration::from_secs(1);
 /// A list is taken from a node that is no member for this long after it was asked for.
 pub(super) const LIST_WAIT: Duration = Duration::from_secs(10);
+/// A node is sent lists once in this time.
+pub(super) const LIST_AGAIN: Duration = Duration::from_millis(500);
 /// The interval of gossip while there are updates.
 pub(super) const GOSSIP_EVERY: Duration = Duration::from_millis(200);
 /// Updates are collected for this long before the first round of gossip.

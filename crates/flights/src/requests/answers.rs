@@ -1,7 +1,7 @@
 //! Handles the answers of owners, and their silence.
 
 use super::pending::{AskedOwner, PendingRequest, Query};
-use super::{CompletedRequest, MAX_REDIRECTS, SourceRequests};
+use super::{CompletedRequest, MAX_REDIRECTS, RequestId, SourceRequests};
 use crate::outbox::Context;
 use crate::slots::OWNERS;
 use crate::view::View;
@@ -9,7 +9,7 @@ use crate::wire::{Holders, Reply, node, nodes};
 use crate::{ChainPosition, Decision, Key, NodeId};
 
 impl SourceRequests {
-    /// Handles an answer. Returns whether a request waits for it.
+    /// Handles an answer. Returns whether a request waits for it. It counts only from an owner that was asked.
     pub fn answered(
         &mut self,
         from: NodeId,
@@ -17,10 +17,11 @@ impl SourceRequests {
         reply: Reply,
         cx: &mut Context<'_, impl View>,
     ) -> bool {
-        let open = self.open.get_mut(&number);
+        let open = self.asked_of(&from, number);
         let Some(open) = open.filter(|open| open.is_seek_for(&key)) else {
             return false;
         };
+        let sequence = open.number.sequence;
         let mut is_second_lead = false;
         let decision = match reply {
             Reply::Wait(wait) => {
@@ -31,15 +32,15 @@ impl SourceRequests {
                     .asked
                     .insert(asked.unwrap_or(AskedOwner::new(cx.now, from)));
                 asked.heard(cx.now);
-                self.set_awaited_lead(cx.now, number, lead);
+                self.set_awaited_lead(cx.now, sequence, lead);
                 if wait.fetches {
-                    self.set_fetcher(number, cx);
+                    self.set_fetcher(sequence, cx);
                 }
                 return true;
             }
             Reply::Redirect(to) => {
                 if let Some(to) = node(&to) {
-                    self.redirected(number, from, to, cx);
+                    self.redirected(sequence, from, to, cx);
                 }
                 return true;
             }
@@ -64,14 +65,15 @@ impl SourceRequests {
         // Waiting for a leader that has begun costs only what exceeds upstream's own time. A request that is retried
         // later gave its slot to others.
         let succeeded = matches!(decision, Decision::Follow { .. } | Decision::Later);
-        if let Some(open) = self.close(cx.now, number, succeeded)
+        if let Some(open) = self.close(cx.now, sequence, succeeded)
             && let Query::Source(request) = open.query
         {
             self.completed.push(CompletedRequest {
-                id: open.id,
-                number,
+                id: RequestId(sequence),
+                number: open.number,
                 request: *request,
                 by: Some(from),
+                asked: open.all_asked,
                 decision,
                 is_second_lead,
             });
@@ -81,66 +83,64 @@ impl SourceRequests {
 
     fn redirected(
         &mut self,
-        number: u64,
+        sequence: u64,
         from: NodeId,
         to: NodeId,
         cx: &mut Context<'_, impl View>,
     ) {
-        let Some(open) = self.open.get_mut(&number) else {
+        let Some(open) = self.open.get_mut(&sequence) else {
             return;
         };
         if open.asked.is_none_or(|asked| asked.owner != from) {
             return;
         }
-        if open.redirects >= MAX_REDIRECTS || to == from {
-            self.is_silent(number, from, cx);
+        if open.redirects >= MAX_REDIRECTS || to == from || !cx.view.is_member(&to) {
+            self.is_silent(sequence, from, cx);
         } else {
             open.redirects += 1;
             open.silent.retain(|silent| *silent != to);
-            self.ask(number, Some(to), cx);
+            self.ask(sequence, Some(to), cx);
         }
     }
 
-    /// Handles the answer to a lookup.
+    /// Handles the answer to a lookup. It counts only from the owner that was asked, or from one asked before.
     pub fn found(&mut self, from: NodeId, found: &Holders, cx: &mut Context<'_, impl View>) {
-        let number = found.number;
-        let Some(open) = self.open.get_mut(&number) else {
+        let open = self.asked_of(&from, found.number);
+        let Some(open) = open.filter(|open| matches!(open.query, Query::Holders(_))) else {
             return;
         };
-        if !matches!(open.query, Query::Holders(_)) {
-            return;
-        }
-        if let Some(to) =
-            node(&found.redirect).filter(|to| *to != from && open.redirects < MAX_REDIRECTS)
-        {
+        let sequence = open.number.sequence;
+        let redirect = node(&found.redirect).filter(|to| *to != from && cx.view.is_member(to));
+        if let Some(to) = redirect.filter(|_| open.redirects < MAX_REDIRECTS) {
             open.redirects += 1;
-            self.ask(number, Some(to), cx);
-        } else if let Some(open) = self.open.remove(&number) {
-            self.found.push((open.id, nodes(&found.holders).collect()));
+            self.ask(sequence, Some(to), cx);
+        } else if self.open.remove(&sequence).is_some() {
+            let holders = nodes(&found.holders).collect();
+            self.found.push((RequestId(sequence), holders));
         }
     }
 
     /// Asks the next owner: a message to this one could not be delivered.
     pub fn undelivered(&mut self, to: NodeId, cx: &mut Context<'_, impl View>) {
         let is_asked = |open: &PendingRequest| open.asked.is_some_and(|asked| asked.owner == to);
-        for number in self.numbers(is_asked) {
-            self.is_silent(number, to, cx);
+        for sequence in self.sequences(is_asked) {
+            self.is_silent(sequence, to, cx);
         }
     }
 
     pub(super) fn is_silent(
         &mut self,
-        number: u64,
+        sequence: u64,
         owner: NodeId,
         cx: &mut Context<'_, impl View>,
     ) {
-        if let Some(open) = self.open.get_mut(&number) {
+        if let Some(open) = self.open.get_mut(&sequence) {
             open.silent.push(owner);
             open.asked = None;
             if open.silent.len() > OWNERS + usize::from(MAX_REDIRECTS) {
-                self.give_up(number, cx);
+                self.give_up(sequence, cx);
             } else {
-                self.ask(number, None, cx);
+                self.ask(sequence, None, cx);
             }
         }
     }

@@ -1,11 +1,11 @@
 //! One request, and when it is due.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::RequestId;
 use crate::outbox::Context;
 use crate::view::View;
-use crate::wire::{Message, SourceRequest};
+use crate::wire::{Message, RequestNumber, SourceRequest};
 use crate::{Key, NodeId, Time};
 
 /// A request without any answer is repeated after this time.
@@ -81,7 +81,7 @@ pub(super) struct Lead {
 
 #[derive(Debug)]
 pub(super) struct PendingRequest {
-    pub id: RequestId,
+    pub number: RequestNumber,
     pub query: Query,
     pub started: Time,
     /// What the pull had lost in vain before, and what this request has waited since, as far as it is charged.
@@ -89,6 +89,8 @@ pub(super) struct PendingRequest {
     pub waited: Duration,
     pub deadline: Time,
     pub asked: Option<AskedOwner>,
+    /// All owners that were asked. Answers of other nodes do not count.
+    pub all_asked: BTreeSet<NodeId>,
     pub lead: Option<Lead>,
     pub redirects: u8,
     /// Owners that did not answer.
@@ -136,9 +138,11 @@ impl PendingRequest {
 }
 
 /// Withdraws a request at the owner that was asked.
-pub(super) fn withdraw(open: &PendingRequest, number: u64, cx: &mut Context<'_, impl View>) {
+pub(super) fn withdraw(open: &PendingRequest, cx: &mut Context<'_, impl View>) {
     if let (Query::Source(request), Some(asked)) = (&open.query, open.asked) {
-        cx.out
-            .send(asked.owner, Message::withdraw(request.key(), number));
+        cx.out.send(
+            asked.owner,
+            Message::withdraw(request.key(), open.number.random),
+        );
     }
 }

@@ -46,10 +46,19 @@ fn many_nodes() -> impl Strategy<Value = Bytes> {
     prop::collection::vec(some_node(), 0..=MAX_NODES).prop_map(nodes_field)
 }
 
+/// The request of a process whose random number and sequence are the same.
+pub(crate) fn numbered_as(number: u64) -> RequestNumber {
+    RequestNumber {
+        random: number,
+        sequence: number,
+    }
+}
+
 /// A request without anything special about it.
 pub(crate) fn asked(key: Key, number: u64) -> SourceRequest {
     SourceRequest {
         number,
+        sequence: number,
         repository: 1,
         ..SourceRequest::of_key(key)
     }
@@ -97,6 +106,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             rate_accepted_for_ms,
             is_fetcher,
             leads,
+            sequence: number,
         }
     })
 }
@@ -167,8 +177,11 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         numbered().prop_map(|(key, number)| Message::withdraw(key, number)),
         (numbered(), reply())
             .prop_map(|((key, number), reply)| Message::answer(key, number, reply)),
-        (numbered(), state())
-            .prop_map(|((key, number), state)| Message::report(key, number, state)),
+        (numbered(), state()).prop_map(|((key, number), state)| Message::report(
+            key,
+            numbered_as(number),
+            state
+        )),
         (key_bytes(), number(), any::<u32>()).prop_map(|(key, number, shards_asked)| {
             Message::FindHolders(FindHolders {
                 key,
@@ -176,13 +189,16 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
                 shards_asked,
             })
         }),
-        (any::<u64>(), many_nodes(), maybe()).prop_map(|(number, holders, redirect)| {
-            Message::Holders(Holders {
-                number,
-                holders,
-                redirect,
-            })
-        }),
+        (number(), key_bytes(), many_nodes(), maybe()).prop_map(
+            |(number, key, holders, redirect)| {
+                Message::Holders(Holders {
+                    number,
+                    key,
+                    holders,
+                    redirect,
+                })
+            }
+        ),
         any::<(u64, u64, u32)>().prop_map(|(registry, rate, accepted_for_ms)| {
             Message::RegistryRate(RegistryRate {
                 registry,
@@ -307,6 +323,7 @@ fn one_of_each() -> Vec<Message> {
         rate_accepted_for_ms: 2000,
         is_fetcher: true,
         leads: true,
+        sequence: 0,
     };
     let follow = Follow {
         source: node(2),
@@ -323,7 +340,10 @@ fn one_of_each() -> Vec<Message> {
         rate_accepted_for_ms: 2000,
     };
     let answer = |reply| Message::answer(key(1), number, reply);
-    let report = |state| Message::report(key(1), number, state);
+    let report = |state| {
+        let (random, sequence) = (number, 0);
+        Message::report(key(1), RequestNumber { random, sequence }, state)
+    };
     let (forget, slots) = (5, 6);
     let (add, remove) = (keys_field(&[key(1), key(2)]), keys_field(&[key(3)]));
     let (holders, redirect, registry, rate) = (nodes([2, 3]), node(4), 10, 1000);
@@ -339,7 +359,10 @@ fn one_of_each() -> Vec<Message> {
         }),
         Message::Resync(Resync { slots }),
         Message::SourceRequest(full),
-        Message::SourceRequest(asked(key(1), number)),
+        Message::SourceRequest(SourceRequest {
+            sequence: 0,
+            ..asked(key(1), number)
+        }),
         Message::withdraw(key(1), number),
         answer(Reply::Follow(follow)),
         answer(Reply::Lead(true)),
@@ -358,6 +381,7 @@ fn one_of_each() -> Vec<Message> {
         }),
         Message::Holders(Holders {
             number,
+            key: Bytes::new(),
             holders,
             redirect,
         }),

@@ -44,7 +44,8 @@ fn a_crowd_that_joins_disputes_no_slot_among_more_than_three() {
         }
         let counts = disputes(&mut net, Duration::from_secs(16));
         println!("{joining} ms: {counts:?}");
-        assert!(net.agree() && net.owners_agree());
+        assert!(net.agree());
+        assert!(net.owners_agree());
         assert_eq!(
             counts[4..],
             [0; 6],

@@ -9,7 +9,7 @@ mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ::flights::members::Contact;
 use ::flights::{
@@ -28,7 +28,7 @@ use crate::key::RoutingKey;
 use advertised_addresses::AdvertisedAddresses;
 pub(crate) use command_queue::{CommandReceiver, CommandSender, command_queue};
 pub(crate) use ids::{mirror_peer, node_id, peer_id};
-use record_key::RecordKey;
+pub(crate) use record_key::RecordKey;
 
 /// The most peers to join the cluster by; the latest are kept.
 const MAX_SEEDS: usize = 32;
@@ -93,6 +93,8 @@ impl Flights {
         let records = RecordKey::new(identity.clone())?;
         let (contact, seed) = (Contact::default(), rand::random());
         let node = ::flights::Node::new(Time(0), id, contact, seed, Box::new(records));
+        let time_of_day = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let node = node.at_time_of_day(time_of_day.unwrap_or_default().as_secs());
         Some(Self {
             node,
             started: Instant::now(),
@@ -139,12 +141,17 @@ impl Flights {
         self.node.take_datagrams()
     }
 
-    /// The router addresses of a member.
+    /// The router addresses of a member, or of a node that may become one.
     pub(crate) fn routers(&self, id: &NodeId) -> Vec<SocketAddr> {
-        let contact = self.node.members().get(id).map(|member| &member.contact);
+        let contact = self.node.members().contact(id);
         let routers = contact.map_or(&[][..], |contact| contact.router());
         let admitted = routers.iter().filter(|socket| self.filter.admits(socket));
         admitted.copied().collect()
+    }
+
+    /// Announced keys that were not kept since this was last asked.
+    pub(crate) fn take_dropped_keys(&mut self) -> u64 {
+        self.node.take_dropped_keys()
     }
 
     /// The number of members, this node included.
@@ -379,16 +386,24 @@ impl Flights {
     }
 
     /// A member as the mirror knows it. `None`: it is no member, or has no address that can be reached from here.
+    ///
+    /// Of the addresses of its registry only those count where a handshake has proven that the member is there. One that
+    /// was never met, in a large cluster, is taken at the addresses where its router is said to be.
     pub(crate) fn candidate(&self, id: &NodeId) -> Option<Candidate> {
         let member = self.node.members().get(id)?;
+        let peer = peer_id(id)?;
+        let routers = member.contact.router().iter();
+        let claimed: Vec<_> = routers.map(|socket| socket.ip().to_canonical()).collect();
+        let proven = self.filter.proven.lock();
+        let ips = proven.ips(&peer).unwrap_or(&claimed);
         let registries = member.contact.registry().iter();
-        let addresses: Vec<_> = registries
-            .filter(|socket| self.filter.admits(socket))
-            .copied()
-            .collect();
+        let is_there = |socket: &&SocketAddr| {
+            self.filter.admits(socket) && ips.contains(&socket.ip().to_canonical())
+        };
+        let addresses: Vec<_> = registries.filter(is_there).copied().collect();
         let has_any = !addresses.is_empty();
         has_any.then_some(Candidate {
-            peer: mirror_peer(&peer_id(id)?),
+            peer: mirror_peer(&peer),
             addresses: addresses.into(),
         })
     }

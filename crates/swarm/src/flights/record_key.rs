@@ -7,11 +7,11 @@ use ::flights::members::{Signature, Signatures};
 use libp2p::identity::{Keypair, ed25519};
 
 /// The Ed25519 key of this node's identity (RFC 8032).
-pub(super) struct RecordKey(ed25519::Keypair);
+pub(crate) struct RecordKey(ed25519::Keypair);
 
 impl RecordKey {
     /// `None`: the identity has another kind of key.
-    pub(super) fn new(identity: Keypair) -> Option<Self> {
+    pub(crate) fn new(identity: Keypair) -> Option<Self> {
         identity.try_into_ed25519().ok().map(Self)
     }
 }

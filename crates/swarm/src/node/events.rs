@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use libp2p::core::ConnectedPoint;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, identify, kad, ping};
 
-use super::{KEPT_CONNECTIONS, Node};
+use super::{KEPT_CONNECTIONS, Node, ip_of};
 use crate::addresses::{Endpoint, MAX_ADDRESSES, Sockets, Software};
 use crate::agent::Agent;
 use crate::behaviour::{BehaviourEvent, KAD_PROTOCOL};
@@ -96,8 +97,13 @@ impl Node {
             && let Some(socket) = Endpoint::router(address)
         {
             self.book.reached(peer, socket);
+            self.filter.proven.lock().reached(peer, &socket);
         }
+        self.filter.proven.lock().met(peer);
         self.on_reached(endpoint);
+        if let ConnectedPoint::Listener { send_back_addr, .. } = endpoint {
+            self.came_from.put(peer, ip_of(send_back_addr));
+        }
         self.connections.push_back((connection, peer));
         if self.connections.len() > KEPT_CONNECTIONS {
             let flights = self.swarm.behaviour().flights.as_ref();
@@ -158,6 +164,7 @@ impl Node {
             }
         }
         let (is_legacy, takes_part) = (software.is_legacy(), software.flights);
+        self.prove_introduction(peer, &told, &software);
         self.book.introduced(peer, told, software);
         self.on_proven(&info.observed_addr);
         if is_legacy {
@@ -165,6 +172,34 @@ impl Node {
             self.has_legacy_peers.store(true, Ordering::Relaxed);
         } else if takes_part && let Some(flights) = &mut self.flights {
             flights.met(&peer);
+        }
+    }
+
+    /// Notes that a peer that connected to this node came from where it says it is. If it came from elsewhere, through a
+    /// gateway or because it lies, this node connects to where it says it is: that proves it.
+    fn prove_introduction(&mut self, peer: PeerId, told: &Sockets, software: &Software) {
+        let Some(Some(ip)) = self.came_from.pop(&peer) else {
+            return;
+        };
+        let mut proven = self.filter.proven.lock();
+        if told
+            .router
+            .iter()
+            .any(|socket| socket.ip().to_canonical() == ip)
+        {
+            return proven.is_at(peer, ip);
+        }
+        let is_proven = proven.ips(&peer).is_some_and(|ips| !ips.is_empty());
+        drop(proven);
+        if software.flights && !is_proven && !told.router.is_empty() {
+            let addresses = told.router.iter();
+            let addresses = addresses.map(|socket| Endpoint::Router(*socket).into());
+            let options = DialOpts::peer_id(peer)
+                .condition(PeerCondition::NotDialing)
+                .addresses(addresses.collect());
+            if let Err(error) = self.swarm.dial(options.build()) {
+                tracing::debug!(%peer, %error, "cannot prove where a peer is");
+            }
         }
     }
 

@@ -1,17 +1,15 @@
 //! The node's side of flights: sends their messages and handles their answers.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use libp2p::core::ConnectedPoint;
-use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 use tokio::time::{sleep, timeout};
 
-use super::Node;
+use super::{Node, ip_of};
 use crate::addresses::{Endpoint, Known, Software};
 use crate::datagrams::Event;
 use crate::flights::{Answer, FlightCommand, Flights, node_id, peer_id};
@@ -135,6 +133,15 @@ impl Node {
         };
         self.metrics.members.set(flights.members() as i64);
         self.metrics.seeks.set(flights.open_requests() as i64);
+        let keys_dropped = flights.take_dropped_keys();
+        self.metrics.keys_dropped.inc_by(keys_dropped);
+        if keys_dropped > 0 && !self.dropping_keys {
+            self.dropping_keys = true;
+            tracing::warn!(
+                "a member announces more than this node keeps of one, or all members together do; some of what they \
+                 hold will not be found, and is pulled from the registry"
+            );
+        }
         flights.join();
         let now = Instant::now();
         if known.iter().any(|(_, software)| software.is_legacy()) {
@@ -181,12 +188,7 @@ impl Node {
 
     /// Records that a peer sees this node at this address, whatever the port.
     pub(super) fn on_proven(&mut self, address: &Multiaddr) {
-        let ip: Option<IpAddr> = address.iter().find_map(|part| match part {
-            Protocol::Ip4(ip) => Some(ip.into()),
-            Protocol::Ip6(ip) => Some(ip.into()),
-            _ => None,
-        });
-        if let (Some(flights), Some(ip)) = (&mut self.flights, ip) {
+        if let (Some(flights), Some(ip)) = (&mut self.flights, ip_of(address)) {
             flights.proven(ip);
         }
     }

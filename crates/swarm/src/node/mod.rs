@@ -7,16 +7,19 @@ mod peers;
 mod queries;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use libp2p::kad::QueryId;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, PeerId, Swarm};
+use lru::LruCache;
 use mirror::{Candidate, FlightEventSender, RouterPeers};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -38,6 +41,8 @@ use queries::Query;
 /// Open connections that are kept; beyond them the oldest is closed that is not in use. Enough for the routing table of
 /// a cluster of any size (some 200 at 10,000 nodes) or for all owners of slots (at most 192), at some 30 KB each.
 pub(crate) const KEPT_CONNECTIONS: usize = 256;
+/// Peers that connected and have not introduced themselves yet: as many as may do so at once.
+const MAX_CAME_FROM: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// The interval of checks for what only time changes.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -95,12 +100,16 @@ pub(crate) struct Node {
     round: Option<Round>,
     /// Open connections, the oldest first.
     connections: VecDeque<(ConnectionId, PeerId)>,
+    /// The IP addresses from which peers have connected that have not introduced themselves yet.
+    came_from: LruCache<PeerId, Option<IpAddr>>,
     /// Nodes in the cluster, this one included, as far as the routing table shows.
     size: usize,
     /// The routing table changed since it was last looked at.
     table_changed: bool,
     /// It was said once that provider records had to be dropped.
     dropping: bool,
+    /// It was said once that announced keys had to be dropped.
+    dropping_keys: bool,
     /// A socket of this node has closed: some peers can no longer reach it.
     listener_lost: bool,
 }
@@ -129,9 +138,11 @@ impl Node {
             queries: HashMap::new(),
             round: None,
             connections: VecDeque::new(),
+            came_from: LruCache::new(MAX_CAME_FROM),
             size: 1,
             table_changed: false,
             dropping: false,
+            dropping_keys: false,
             listener_lost: false,
         }
     }
@@ -201,6 +212,8 @@ impl Node {
     fn start_round(&mut self, seeds: &[Seed], done: oneshot::Sender<RoundResult>) {
         let mut round = Round::new(done);
         let mut to_dial: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
+        let sockets = seeds.iter().map(|seed| seed.socket);
+        self.filter.proven.lock().set_seeds(sockets);
         for seed in seeds {
             let peer = seed.id.or_else(|| self.book.owner(&seed.socket));
             if self.filter.is_own(&seed.socket) || peer == Some(*self.swarm.local_peer_id()) {
@@ -283,6 +296,8 @@ impl Node {
         let (records, dropped) = (store.len(), store.take_dropped());
         self.metrics.provider_records.set(records as i64);
         self.metrics.provider_records_dropped.inc_by(dropped);
+        let refused = self.filter.proven.lock().take_refused();
+        self.metrics.dials_refused.inc_by(refused);
         if dropped > 0 && !self.dropping {
             self.dropping = true;
             tracing::warn!(
@@ -338,6 +353,15 @@ impl Node {
             self.outbox.remembered.send_replace(peers);
         }
     }
+}
+
+/// The IP address of an address.
+fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    address.iter().find_map(|part| match part {
+        Protocol::Ip4(ip) => Some(IpAddr::from(ip).to_canonical()),
+        Protocol::Ip6(ip) => Some(IpAddr::from(ip).to_canonical()),
+        _ => None,
+    })
 }
 
 async fn until(deadline: Option<Instant>) {

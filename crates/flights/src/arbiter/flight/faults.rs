@@ -1,10 +1,22 @@
 //! Sources that fail, are slow, or have wrong bytes.
 
-use super::{Flight, State};
+use super::{Flight, MAX_SOURCES, State};
 use crate::NodeId;
 
 /// The most nodes that lead at once. A slow lead cannot be called back.
 const MAX_LEADS: u32 = 3;
+
+/// How often one node may complain about sources of an object: as often as a node leaves slow sources.
+const MAX_COMPLAINTS: u8 = 3;
+/// The most nodes whose word about wrong bytes is remembered.
+const MAX_ACCUSERS: usize = 64;
+
+/// The last source that a node was told to follow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    source: NodeId,
+    complaints: u8,
+}
 
 impl Flight {
     /// Ranks a source last until it is heard from: a node reported it as failed.
@@ -51,9 +63,12 @@ impl Flight {
         (1..MAX_LEADS).contains(&leads)
     }
 
-    /// Excludes all nodes below the root of a node that received wrong bytes: it is unknown which of them corrupted the
-    /// bytes.
+    /// Handles a node that has received wrong bytes, by its own word. It lies, or a node above it has corrupted them.
+    ///
+    /// Nobody gets its bytes any more, nor those of the nodes below it, and its source is ranked last. Only the word of a
+    /// second node, which did not get its bytes through the first, excludes all nodes below the root that both have.
     pub fn mark_wrong(&mut self, node: &NodeId) {
+        let mut above = Vec::new();
         let mut root = *node;
         // A ring, which reports can close, has no root.
         for _ in 0..self.sources.len() {
@@ -61,7 +76,25 @@ impl Flight {
                 Some(parent) => root = parent,
                 None => break,
             }
+            above.push(root);
         }
+        self.exclude(*node);
+        let Some(source) = above.first() else {
+            return;
+        };
+        self.mark_doubtful(source);
+        let is_through_accuser = above.iter().any(|node| self.accusers.contains(node));
+        if self.accusers.len() >= MAX_ACCUSERS || is_through_accuser || !self.accusers.insert(*node)
+        {
+            return;
+        }
+        if !self.accused.insert(root) {
+            self.exclude(root);
+        }
+    }
+
+    /// Excludes a node and all below it.
+    fn exclude(&mut self, root: NodeId) {
         let mut below = vec![root];
         while let Some(node) = below.pop() {
             if let Some(source) = self.sources.get_mut(&node)
@@ -71,5 +104,20 @@ impl Flight {
             }
         }
         self.refresh(root);
+    }
+
+    /// Records whom a node is told to follow.
+    pub(super) fn set_told(&mut self, node: NodeId, source: NodeId) {
+        if self.told.len() < MAX_SOURCES || self.told.contains_key(&node) {
+            let complaints = self.told.get(&node).map_or(0, |told| told.complaints);
+            self.told.insert(node, Told { source, complaints });
+        }
+    }
+
+    /// Whether a node may complain about a source: it was told to follow it, and has complained little so far.
+    pub fn takes_complaint(&mut self, node: &NodeId, about: &NodeId) -> bool {
+        let told = self.told.get_mut(node);
+        let told = told.filter(|told| told.source == *about && told.complaints < MAX_COMPLAINTS);
+        told.map(|told| told.complaints += 1).is_some()
     }
 }

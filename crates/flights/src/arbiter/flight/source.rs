@@ -1,5 +1,6 @@
 //! A node that has an object or is receiving it.
 
+use crate::wire::RequestNumber;
 use crate::{NodeId, Time};
 
 /// The state of a source.
@@ -29,11 +30,12 @@ impl State {
     }
 }
 
-/// A request of a node: its number, and its repository if this arbiter has seen the request.
+/// A request of a node: its number, and, if this arbiter has seen the request, its repository and who passed it on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::arbiter) struct Asked {
-    pub number: u64,
+    pub number: RequestNumber,
     pub repository: Option<u64>,
+    pub via: Option<NodeId>,
 }
 
 #[derive(Clone, Debug)]

@@ -95,22 +95,53 @@ fn a_slow_node_and_those_behind_it_come_last() {
 }
 
 #[test]
-fn nobody_is_fed_what_came_by_way_of_a_root_of_wrong_bytes() {
+fn one_word_about_wrong_bytes_excludes_its_node_and_those_below() {
     let mut flight = chain();
-    flight.put(Time(0), node(6), State::Begun, Asked::default());
     flight.mark_wrong(&node(3));
     flight.remove(&node(3));
-    assert_eq!(flight.best_source(&node(9), &request()), Some(node(6)));
+    assert_eq!(flight.best_source(&node(9), &request()), Some(node(1)));
+    assert!(
+        flight
+            .get(&node(2))
+            .is_some_and(|source| source.is_doubtful)
+    );
+    // It says so again, and so does a node that had its bytes from it.
+    flight.mark_wrong(&node(3));
+    flight.mark_wrong(&node(4));
+    assert_eq!(flight.best_source(&node(9), &request()), Some(node(1)));
     // It leads now: what those had from it before stays wrong.
     flight.put(Time(0), node(3), State::Begun, Asked::default());
-    flight.remove(&node(6));
+    flight.remove(&node(1));
     assert_eq!(flight.best_source(&node(9), &request()), Some(node(3)));
-    flight.attach(Time(0), node(7), node(3), Asked::default());
-    assert_eq!(flight.best_source(&node(9), &request()), Some(node(7)));
+}
+
+#[test]
+fn two_words_about_wrong_bytes_exclude_all_below_the_root() {
+    let mut flight = chain();
+    flight.put(Time(0), node(6), State::Begun, Asked::default());
+    flight.attach(Time(0), node(8), node(1), Asked::default());
+    flight.mark_wrong(&node(3));
+    flight.mark_wrong(&node(8));
+    assert_eq!(flight.best_source(&node(9), &request()), Some(node(6)));
+    flight.remove(&node(6));
+    assert_eq!(flight.best_source(&node(9), &request()), None);
     // Who shows by its digest that it has the right bytes, has them.
     flight.put(Time(0), node(5), State::Complete, Asked::default());
-    flight.remove(&node(3));
     assert_eq!(flight.best_source(&node(9), &request()), Some(node(5)));
+}
+
+#[test]
+fn a_node_complains_about_its_own_source_and_not_often() {
+    let mut flight = chain();
+    assert!(
+        !flight.takes_complaint(&node(3), &node(1)),
+        "not its source"
+    );
+    assert!(!flight.takes_complaint(&node(99), &node(1)));
+    let complaints = (0..9).filter(|_| flight.takes_complaint(&node(3), &node(2)));
+    assert_eq!(complaints.count(), 3);
+    flight.attach(Time(0), node(3), node(1), Asked::default());
+    assert!(!flight.takes_complaint(&node(3), &node(1)));
 }
 
 #[test]

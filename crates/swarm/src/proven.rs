@@ -1,0 +1,204 @@
+//! Where peers were proven to be, and how often this node connects to where nobody was.
+//!
+//! A peer's addresses are what it says, or what others say of it. A handshake at an address proves that the peer is there.
+//! Until then few connections to an address are made, so nobody can turn this node against a third host.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use libp2p::PeerId;
+use lru::LruCache;
+
+/// The most connections to an IP address, in [`WINDOW`], that do not reach the peer that is said to be there.
+const MAX_ATTEMPTS: u8 = 4;
+const WINDOW: Duration = Duration::from_secs(60);
+/// The most places with such connections. Beyond them no other place is tried.
+const MAX_PLACES: usize = 4_096;
+/// Peers whose proven addresses are remembered.
+const MAX_PEERS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+/// The proven addresses of one peer. The latest are kept.
+const MAX_IPS: usize = 4;
+
+/// Where connections are counted: at an IP address. On loopback several nodes share one, so there at a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    Ip(IpAddr),
+    Socket(SocketAddr),
+}
+
+impl Place {
+    fn of(socket: &SocketAddr) -> Self {
+        match socket.ip().to_canonical() {
+            ip if ip.is_loopback() => Self::Socket(*socket),
+            ip => Self::Ip(ip),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Attempts {
+    count: u8,
+    since: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct Proven {
+    /// All peers met, with the addresses where they were proven.
+    peers: LruCache<PeerId, Vec<IpAddr>>,
+    attempts: HashMap<Place, Attempts>,
+    /// What the operator has named, or what was proven in an earlier run.
+    seeds: HashSet<SocketAddr>,
+    refused: u64,
+}
+
+impl Default for Proven {
+    fn default() -> Self {
+        Self {
+            peers: LruCache::new(MAX_PEERS),
+            attempts: HashMap::new(),
+            seeds: HashSet::new(),
+            refused: 0,
+        }
+    }
+}
+
+impl Proven {
+    /// Records that a peer is connected, wherever it is.
+    pub(crate) fn met(&mut self, peer: PeerId) {
+        self.peers.get_or_insert_mut(peer, Vec::new);
+    }
+
+    /// Records a handshake with a peer at an address that this node connected to.
+    pub(crate) fn reached(&mut self, peer: PeerId, socket: &SocketAddr) {
+        self.is_at(peer, socket.ip());
+        if let Some(attempts) = self.attempts.get_mut(&Place::of(socket)) {
+            attempts.count = attempts.count.saturating_sub(1);
+        }
+    }
+
+    /// Records that a peer was proven at an IP address.
+    pub(crate) fn is_at(&mut self, peer: PeerId, ip: IpAddr) {
+        let ip = ip.to_canonical();
+        let ips = self.peers.get_or_insert_mut(peer, Vec::new);
+        ips.retain(|known| *known != ip);
+        ips.insert(0, ip);
+        ips.truncate(MAX_IPS);
+    }
+
+    /// The IP addresses where a peer was proven, the latest first. `None`: it was not met lately.
+    pub(crate) fn ips(&self, peer: &PeerId) -> Option<&[IpAddr]> {
+        self.peers.peek(peer).map(Vec::as_slice)
+    }
+
+    /// Replaces what the operator has named.
+    pub(crate) fn set_seeds(&mut self, seeds: impl IntoIterator<Item = SocketAddr>) {
+        self.seeds = seeds.into_iter().collect();
+    }
+
+    /// Whether to connect to an address now, for a peer that is said to be there. It is counted.
+    pub(crate) fn may_dial(&mut self, now: Instant, peer: &PeerId, socket: &SocketAddr) -> bool {
+        let ip = socket.ip().to_canonical();
+        let is_there = self.ips(peer).is_some_and(|ips| ips.contains(&ip));
+        if is_there || self.seeds.contains(socket) {
+            return true;
+        }
+        let place = Place::of(socket);
+        let is_old = |attempts: &Attempts| now.duration_since(attempts.since) >= WINDOW;
+        if self.attempts.get(&place).is_some_and(is_old) {
+            self.attempts.remove(&place);
+        }
+        if self.attempts.len() >= MAX_PLACES && !self.attempts.contains_key(&place) {
+            self.attempts.retain(|_, attempts| !is_old(attempts));
+        }
+        let has_room = self.attempts.len() < MAX_PLACES || self.attempts.contains_key(&place);
+        let fresh = || Attempts {
+            count: 0,
+            since: now,
+        };
+        if has_room {
+            let attempts = self.attempts.entry(place).or_insert_with(fresh);
+            if attempts.count < MAX_ATTEMPTS {
+                attempts.count += 1;
+                return true;
+            }
+        }
+        self.refused += 1;
+        false
+    }
+
+    /// How many connections were not made since this was last asked.
+    pub(crate) fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(host: u8, port: u16) -> SocketAddr {
+        ([10, 0, 0, host], port).into()
+    }
+
+    #[test]
+    fn an_address_where_nobody_was_proven_is_tried_four_times_a_minute() {
+        let (mut proven, start) = (Proven::default(), Instant::now());
+        let tried = |proven: &mut Proven, at: u64| {
+            let now = start + Duration::from_secs(at);
+            // Another peer and another port each time.
+            let ports =
+                (1..=100).filter(|port| proven.may_dial(now, &PeerId::random(), &socket(1, *port)));
+            ports.count()
+        };
+        assert_eq!(tried(&mut proven, 0), 4);
+        assert_eq!(tried(&mut proven, 59), 0);
+        assert_eq!(tried(&mut proven, 60), 4);
+        assert_eq!(proven.take_refused(), 96 + 100 + 96);
+        // Who was reached there before is reached again, and so is another host.
+        let peer = PeerId::random();
+        proven.reached(peer, &socket(1, 5));
+        let now = start + Duration::from_secs(61);
+        assert!(proven.may_dial(now, &peer, &socket(1, 5)));
+        assert!(proven.may_dial(now, &PeerId::random(), &socket(2, 5)));
+        proven.set_seeds([socket(1, 6)]);
+        assert!(proven.may_dial(now, &PeerId::random(), &socket(1, 6)));
+    }
+
+    #[test]
+    fn peers_that_are_where_they_say_cost_nothing() {
+        let (mut proven, now) = (Proven::default(), Instant::now());
+        for port in 1..=100 {
+            let peer = PeerId::random();
+            assert!(proven.may_dial(now, &peer, &socket(1, port)));
+            proven.reached(peer, &socket(1, port));
+        }
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let tried =
+            (1..=100).filter(|port| proven.may_dial(now, &PeerId::random(), &loopback(*port)));
+        assert_eq!(
+            tried.count(),
+            100,
+            "nodes on loopback are told apart by their ports"
+        );
+    }
+
+    #[test]
+    fn places_are_bounded() {
+        let (mut proven, now) = (Proven::default(), Instant::now());
+        let at =
+            |number: u32| SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 + number), 1));
+        let tried = |proven: &mut Proven, now| {
+            let all = 0..2 * MAX_PLACES as u32;
+            all.filter(|number| proven.may_dial(now, &PeerId::random(), &at(*number)))
+                .count()
+        };
+        assert_eq!(tried(&mut proven, now), MAX_PLACES);
+        assert_eq!(
+            tried(&mut proven, now + WINDOW),
+            MAX_PLACES,
+            "once the window is over"
+        );
+    }
+}
