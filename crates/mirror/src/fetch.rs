@@ -24,7 +24,7 @@ use crate::connect::Connector;
 use crate::flights::pulling::SOURCE_ANSWER_LIMIT;
 use crate::metrics::Metrics;
 use crate::peers::{Fault, InFlight, Peers};
-use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, OFFSET, SENT, Target};
+use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, NOT_COMMITTED, OFFSET, SENT, Target};
 use crate::{Candidate, ChainPosition, PeerId, Router, SourceStatus};
 use race::Race;
 
@@ -249,6 +249,30 @@ impl Fetcher {
                 tracing::debug!(peer = %source.peer, error = chain(&error), "a source does not answer");
                 SourceStatus::Silent
             }
+        }
+    }
+
+    /// Tells a peer that what it delivered of a blob was not committed.
+    pub async fn accuse(&self, target: &Target, peer: &Candidate) {
+        let Some(key) = target.key() else {
+            return;
+        };
+        let question = Question {
+            method: Method::HEAD,
+            target: target.clone(),
+            key,
+            ranges: None,
+            size: None,
+            position: None,
+        };
+        let Ok(mut request) = self.request(&question, peer) else {
+            return;
+        };
+        let headers = request.headers_mut();
+        headers.insert(NOT_COMMITTED, HeaderValue::from_static("true"));
+        let _in_flight = self.peers.begin(peer);
+        if let Err(why) = self.send(request).await {
+            tracing::debug!(peer = %peer.peer, why, "cannot accuse a peer");
         }
     }
 

@@ -5,6 +5,7 @@
 //! getting it), and, for a store that the mirror fills itself, [`Intake`] and [`Upstream`].
 
 mod access;
+mod accusations;
 mod activity;
 mod announce;
 mod attempts;
@@ -12,6 +13,7 @@ mod body;
 mod catalog;
 mod connect;
 mod content_range;
+mod deliveries;
 mod fetch;
 mod flight;
 mod flight_events;
@@ -29,11 +31,13 @@ mod mirror;
 mod object_stream;
 mod open_range;
 mod own_pull;
+mod pace;
 mod peers;
 mod pull_owners;
 mod pull_through;
 mod rate;
 mod refusal;
+mod registry_speeds;
 mod relay;
 mod request;
 mod request_record;
@@ -50,6 +54,8 @@ mod upstream;
 mod upstream_bytes;
 mod upstream_check;
 mod upstream_reasons;
+mod verification;
+mod waiting_budget;
 
 pub use crate::flight_events::{FlightEvent, FlightEventSender, FlightEvents, flight_events};
 pub use crate::flights::{
@@ -81,3 +87,4 @@ pub use upstream::{
     UpstreamManifest, UpstreamPage, UpstreamRepository,
 };
 pub use upstream_check::{CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, TagPolicy};
+pub use verification::FileIdentity;

@@ -116,6 +116,7 @@ pub struct Metrics {
     pub peer_answer_seconds: Histogram,
     pub hedged: Counter,
     pub broken_bodies: Counter,
+    pub damaged: Counter,
     pub flights_sought: Family<DecisionLabels, Counter>,
     pub flights_seek_seconds: Histogram,
     pub flights_moves: Counter,
@@ -151,6 +152,7 @@ impl Metrics {
             peer_answer_seconds: seconds(),
             hedged: Counter::default(),
             broken_bodies: Counter::default(),
+            damaged: Counter::default(),
             flights_sought: Family::default(),
             flights_seek_seconds: seconds(),
             flights_moves: Counter::default(),
@@ -259,6 +261,11 @@ impl Metrics {
             "peili_broken_bodies",
             "Times a peer's body broke, stalled or crawled and another had to go on with it",
             self.broken_bodies.clone(),
+        );
+        registry.register(
+            "peili_damaged_objects",
+            "Objects of this node's store whose bytes were found not to be what their digest names; they are served no more",
+            self.damaged.clone(),
         );
     }
 

@@ -16,10 +16,12 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::accusations::Accusations;
 use crate::activity::{Activities, Changes};
 use crate::attempts::AttemptsByDigest;
 use crate::body::Body;
 use crate::body::send_memory::SendMemory;
+use crate::deliveries::Deliveries;
 use crate::fetch::{Fetcher, Limits};
 use crate::flight::Flight;
 use crate::from_peers::FromPeers;
@@ -29,8 +31,9 @@ use crate::peers::Peers;
 use crate::pull_owners::PullOwners;
 use crate::pull_through::{Client, PullThroughStep};
 use crate::refusal::Refusal;
+use crate::registry_speeds::RegistrySpeeds;
 use crate::request::conditions::{self, Conditions};
-use crate::request::{Caller, ClientAddress, NODE, Reader, Request, RequestError};
+use crate::request::{Caller, ClientAddress, NODE, NOT_COMMITTED, Reader, Request, RequestError};
 use crate::request_record::{RequestRecord, handler};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
@@ -70,7 +73,9 @@ pub struct Mirror {
     pull_through: Option<Arc<PullThroughStep>>,
     trials: Arc<Trials>,
     pull_owners: PullOwners,
-    attempts: AttemptsByDigest,
+    pub(crate) attempts: AttemptsByDigest,
+    deliveries: Arc<Deliveries>,
+    pub(crate) accusations: Accusations,
     upstream_check: Option<UpstreamCheck>,
     upstream_bytes: UpstreamBytes,
     memory: SendMemory,
@@ -110,6 +115,9 @@ impl Mirror {
         let activities = Arc::new(activities);
         let memory = SendMemory::default();
         let images = Arc::new(Images::default());
+        let speeds = Arc::new(RegistrySpeeds::default());
+        let deliveries = Arc::new(Deliveries::default());
+        let accusations = Accusations::new(parts.store.clone(), fetcher.clone(), metrics.clone());
         let from_peers = FromPeers::new(fetcher.clone(), memory.clone(), images.clone());
         let from_peers = Arc::new(from_peers);
         let flight = parts.flights.map(|flights| {
@@ -146,9 +154,16 @@ impl Mirror {
             pull_through,
             trials: Arc::default(),
             pull_owners: PullOwners::default(),
-            attempts: AttemptsByDigest::default(),
+            attempts: AttemptsByDigest::new(speeds.clone()),
+            deliveries: deliveries.clone(),
+            accusations,
             upstream_check,
-            upstream_bytes: UpstreamBytes::new(metrics.clone(), activities.clone()),
+            upstream_bytes: UpstreamBytes::new(
+                metrics.clone(),
+                activities.clone(),
+                speeds,
+                deliveries,
+            ),
             memory,
             metrics,
             leave: CancellationToken::new(),
@@ -312,6 +327,13 @@ impl Mirror {
                     target.ask_for_head_only();
                 }
                 let client = Client::of(headers, &self.access);
+                if target.caller == Caller::Peer
+                    && target.head_only
+                    && headers.contains_key(NOT_COMMITTED)
+                    && let Some(digest) = target.digest()
+                {
+                    self.accusations.heard(digest);
+                }
                 if let Some(digest) = target.digest().cloned() {
                     self.track(&mut target, &digest, record);
                 }

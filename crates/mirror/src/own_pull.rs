@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::Growing;
 use crate::activity::PullActivity;
 use crate::attempts::Attempts;
+use crate::deliveries::Delivery;
 
 /// The pull that a request belongs to. Empty for requests of others.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +15,8 @@ pub struct OwnPull {
     pub attempts: Option<Arc<Attempts>>,
     /// The object on its way into this node's store.
     pub ingest: Option<Growing>,
+    /// Who delivers the object.
+    pub delivery: Option<Arc<Delivery>>,
     /// What is shown of the pull.
     pub activity: Option<Arc<PullActivity>>,
 }

@@ -38,6 +38,9 @@ pub const FLIGHT: HeaderName = HeaderName::from_static("x-peili-flight");
 pub const OFFSET: HeaderName = HeaderName::from_static("x-peili-offset");
 pub const SENT: HeaderName = HeaderName::from_static("x-peili-sent");
 
+/// In a HEAD to a peer: what it delivered of this blob was not committed. The peer hashes its blob, once a day at most.
+pub const NOT_COMMITTED: HeaderName = HeaderName::from_static("x-peili-not-committed");
+
 /// Where a peer is asked for bytes that nobody needs, to test a link.
 pub const LINK_TEST: &str = "/link-test";
 

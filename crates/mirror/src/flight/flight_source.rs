@@ -18,8 +18,10 @@ use crate::flights::now;
 use crate::flights::pulling::MAX_FAILED_SOURCES;
 use crate::open_range::first_byte;
 use crate::peers::Fault;
+use crate::registry_speeds::LEAST;
 use crate::request::{FLIGHT, Target};
-use crate::source_provider::{COMPLETE_CRAWL, SourceProvider};
+use crate::source_provider::SourceProvider;
+use crate::waiting_budget::{GRACE, Wait};
 use crate::{
     Candidate, ChainPosition, Condition, Decision, NodeId, PeerId, SourceRequest, SourceStatus,
     node_field, nodes_field,
@@ -27,8 +29,6 @@ use crate::{
 
 /// The limit of a request for a source. containerd from 2.3 waits 30 s for the head of an answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
-/// See [`SourceProvider::crawl_limit`]: a source that is still receiving the object sends what comes.
-const GROWING_CRAWL: Duration = Duration::from_secs(20);
 
 /// The sources of one body.
 pub struct FlightSource {
@@ -59,6 +59,8 @@ struct State {
 
 impl FlightSource {
     pub fn new(shared: Arc<Shared>, target: Target, digest: Digest, sharing: Sharing) -> Self {
+        let key = Key::Digest(digest.clone());
+        let barred = shared.fetcher.peers.barred(&key, Instant::now());
         Self {
             shared,
             target,
@@ -66,7 +68,10 @@ impl FlightSource {
             sharing,
             grows: AtomicBool::new(false),
             has_bytes: AtomicBool::new(false),
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                failed: barred,
+                ..State::default()
+            }),
         }
     }
 
@@ -136,7 +141,15 @@ impl FlightSource {
             ..SourceRequest::new(self.digest.as_str(), names)
         };
         let asked = Instant::now();
+        let wait = self.wait();
         let decision = shared.flights.request_source(request).await;
+        let is_in_vain = matches!(decision, Decision::Lead | Decision::Alone);
+        // What is received meanwhile would otherwise share upstream with it.
+        if let Some(wait) = wait
+            && (!is_in_vain || shared.speed.received_lately() >= LEAST)
+        {
+            wait.found(Duration::MAX);
+        }
         shared
             .metrics
             .flights_seek_seconds
@@ -145,6 +158,12 @@ impl FlightSource {
             Decision::Follow { source, .. } if failed.contains(&source.peer) => Decision::Alone,
             decision => decision,
         }
+    }
+
+    /// Begins a wait that is charged to the pull if nothing comes of it.
+    fn wait(&self) -> Option<Wait> {
+        let attempts = self.target.pull.attempts.as_ref()?;
+        Some(attempts.budget().wait())
     }
 
     /// Nodes that are no source for this body, latest first: those that failed it, then those in back-off.
@@ -205,8 +224,12 @@ impl SourceProvider for FlightSource {
                 position: Some(position),
                 ..question.clone()
             };
+            let wait = self.wait();
             match self.shared.fetcher.ask(&question, source).await {
                 Ok(answer) => {
+                    if let Some(wait) = wait {
+                        wait.found(GRACE);
+                    }
                     let grows = answer.head.headers.contains_key(FLIGHT);
                     self.grows.store(grows, Ordering::Relaxed);
                     return answer.satisfied();
@@ -267,11 +290,7 @@ impl SourceProvider for FlightSource {
         left
     }
 
-    fn crawl_limit(&self) -> Duration {
-        if self.grows.load(Ordering::Relaxed) {
-            GROWING_CRAWL
-        } else {
-            COMPLETE_CRAWL
-        }
+    fn grows(&self) -> bool {
+        self.grows.load(Ordering::Relaxed)
     }
 }
