@@ -120,6 +120,9 @@ impl Attempts {
         if has_failed {
             (state.failures, state.received) = (0, 0);
             self.budget.renew();
+            if let Some(registry) = &self.registry {
+                self.speeds.failed(registry);
+            }
         }
         has_failed
     }

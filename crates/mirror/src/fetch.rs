@@ -24,6 +24,7 @@ use crate::connect::Connector;
 use crate::flights::pulling::SOURCE_ANSWER_LIMIT;
 use crate::metrics::Metrics;
 use crate::peers::{Fault, InFlight, Peers};
+use crate::rate_limit::RateLimit;
 use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, NOT_COMMITTED, OFFSET, SENT, Target};
 use crate::{Candidate, ChainPosition, PeerId, Router, SourceStatus};
 use race::Race;
@@ -109,6 +110,8 @@ pub struct Fetcher {
     limits: Limits,
     authorization: Option<HeaderValue>,
     pub metrics: Arc<Metrics>,
+    /// `--download-rate`.
+    pub download: Arc<RateLimit>,
 }
 
 /// What one peer is asked.
@@ -168,6 +171,7 @@ impl Fetcher {
             peers,
             limits,
             authorization,
+            download: Arc::new(RateLimit::new(metrics.download_waited.clone())),
             metrics,
         }
     }
@@ -211,6 +215,9 @@ impl Fetcher {
                     Fault::Lacking,
                     format!("answered {}", head.status),
                 ));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                return Err((candidate, Fault::Busy, "it is busy".into()));
             }
             status => return Err(failed(format!("answered {status}"))),
         }

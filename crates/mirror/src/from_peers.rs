@@ -206,7 +206,9 @@ impl FromPeers {
             let permit = self.share(question).keep(RELAY_BYTES).await;
             let permit = permit.ok_or(Unusable::NoMemory)?;
             let (provider, question) = (provider.clone(), question.clone());
-            let mut relay = Relay::new(provider, metrics, question, part, answer, permit);
+            let download = self.fetcher.download.clone();
+            let limits = (permit, download);
+            let mut relay = Relay::new(provider, metrics, question, part, answer, limits);
             let first = relay.wait_for_first_bytes().await;
             first.map_err(Unusable::NoBytes)?;
             Payload::stream(relay)
@@ -253,6 +255,7 @@ impl FromPeers {
             }
         }
         reader.answer.finished();
+        self.fetcher.download.pay(bytes.len() as u64).await;
         self.fetcher.metrics.bytes.peer.inc_by(bytes.len() as u64);
         attempts.received(bytes.len() as u64);
         let all = 0..bytes.len();

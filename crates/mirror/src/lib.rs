@@ -36,6 +36,7 @@ mod peers;
 mod pull_owners;
 mod pull_through;
 mod rate;
+mod rate_limit;
 mod refusal;
 mod registry_speeds;
 mod relay;
@@ -70,8 +71,9 @@ pub use fetch::Limits;
 pub use growing::{Growing, IngestStage, Progress};
 pub use health::Health;
 pub use listen::{ListenAddress, ListenAddressError};
-pub use mirror::{Ends, Mirror, Options, Parts, ready};
+pub use mirror::{Ends, Mirror, Options, Parts, RateLimits, ready};
 pub use object_stream::BodyError;
+pub use rate_limit::LEAST_SHARE;
 pub use request::host::{HostError, check_leads_here};
 pub use request::{
     Caller, FLIGHT, Kind, MIRRORED, NAMESPACE, NODE_SECRET, Reader, Request, RequestError, Target,

@@ -30,10 +30,14 @@ use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::pull_owners::PullOwners;
 use crate::pull_through::{Client, PullThroughStep};
+use crate::rate_limit::RateLimit;
 use crate::refusal::Refusal;
 use crate::registry_speeds::RegistrySpeeds;
 use crate::request::conditions::{self, Conditions};
-use crate::request::{Caller, ClientAddress, NODE, NOT_COMMITTED, Reader, Request, RequestError};
+use crate::request::{
+    Caller, ClientAddress, MIRRORED, NODE, NODE_SECRET, NOT_COMMITTED, Reader, Request,
+    RequestError,
+};
 use crate::request_record::{RequestRecord, handler};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
@@ -61,6 +65,15 @@ pub struct Options {
     pub limits: Limits,
 }
 
+/// Rates in bytes per second. `None`: no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RateLimits {
+    /// To other nodes (`--upload-rate`).
+    pub upload: Option<u64>,
+    /// From other nodes (`--download-rate`).
+    pub download: Option<u64>,
+}
+
 /// A mirror: answers requests for content from this node or its peers.
 pub struct Mirror {
     store: Arc<dyn Store>,
@@ -79,6 +92,8 @@ pub struct Mirror {
     upstream_check: Option<UpstreamCheck>,
     upstream_bytes: UpstreamBytes,
     memory: SendMemory,
+    upload: Arc<RateLimit>,
+    download: Arc<RateLimit>,
     pub(crate) metrics: Arc<Metrics>,
     leave: CancellationToken,
     pub(crate) peers: Arc<Peers>,
@@ -117,6 +132,7 @@ impl Mirror {
         let images = Arc::new(Images::default());
         let speeds = Arc::new(RegistrySpeeds::default());
         let deliveries = Arc::new(Deliveries::default());
+        let download = fetcher.download.clone();
         let accusations = Accusations::new(parts.store.clone(), fetcher.clone(), metrics.clone());
         let from_peers = FromPeers::new(fetcher.clone(), memory.clone(), images.clone());
         let from_peers = Arc::new(from_peers);
@@ -165,12 +181,36 @@ impl Mirror {
                 deliveries,
             ),
             memory,
+            upload: Arc::new(RateLimit::new(metrics.upload_waited.clone())),
+            download,
             metrics,
             leave: CancellationToken::new(),
             peers,
             activities,
             changes,
             started_at: SystemTime::now(),
+        }
+    }
+
+    /// Whether the first bytes of a connection show the node secret, as the head of a request (RFC 9112, 5).
+    pub(crate) fn is_own_by_head(&self, head: &[u8]) -> bool {
+        let mut lines = head.split(|byte| *byte == b'\n').skip(1);
+        lines.any(|line| {
+            let mut parts = line.splitn(2, |byte| *byte == b':');
+            let (name, value) = (parts.next().unwrap_or_default(), parts.next());
+            let is_secret = name.eq_ignore_ascii_case(NODE_SECRET.as_str().as_bytes());
+            is_secret && value.is_some_and(|value| self.access.is_secret(value.trim_ascii()))
+        })
+    }
+
+    /// Limits what this node sends to other nodes and receives from them, in bytes per second. To be called before anything
+    /// is served.
+    pub fn limit_rates(&self, RateLimits { upload, download }: RateLimits) {
+        if let Some(rate) = upload {
+            self.upload.set(rate);
+        }
+        if let Some(rate) = download {
+            self.download.set(rate);
         }
     }
 
@@ -262,7 +302,8 @@ impl Mirror {
         };
         let mut response = result.unwrap_or_else(|refusal: Refusal| {
             record.refusal = Some(refusal.to_string());
-            send::refused(&refusal)
+            let is_peer = head.headers.contains_key(MIRRORED);
+            send::refused(&refusal, is_peer)
         });
         record.status = Some(response.status());
         response.body_mut().record(record);
@@ -291,7 +332,10 @@ impl Mirror {
             Request::LinkTest => {
                 self.access.authorize(headers)?;
                 let flight = self.flight.as_ref().ok_or(RequestError::UnknownPath)?;
-                flight.answer_link_test()
+                let mut answer = flight.answer_link_test()?;
+                let permit = self.upload.admit().ok_or(Refusal::Occupied)?;
+                answer.body_mut().limit(&self.upload, Some(permit));
+                Ok(answer)
             }
             Request::List {
                 origin,
@@ -341,7 +385,7 @@ impl Mirror {
                 self.expect_manifest(&target, &result);
                 self.tracked(&mut target, &result, record);
                 let found = result?;
-                send::found(&target, headers, found, &self.memory)
+                send::found(&target, headers, found, (&self.memory, &self.upload))
             }
         }
     }

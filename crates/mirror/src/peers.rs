@@ -22,6 +22,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 /// A peer that lacked an announced object is not asked for that object again for this long. Its announcement may
 /// outlive the object by minutes.
 const LACKING: Duration = Duration::from_secs(30);
+/// A peer that serves as many as it may is not asked for the object again for this long.
+const BUSY: Duration = Duration::from_secs(2);
 /// After this many announced objects in a row that it lacked, a peer backs off for all objects.
 const MAX_FALSE_ANNOUNCEMENTS: u32 = 4;
 /// The most peers to remember. The least recently used is evicted first.
@@ -51,6 +53,8 @@ pub enum Fault {
     Failed,
     #[error("its body broke, stalled or crawled")]
     Broke,
+    #[error("it serves as many as it may")]
+    Busy,
     #[error("it does not have what it announced")]
     Lacking,
     #[error("it sent bytes that are not what was asked for")]
@@ -250,10 +254,14 @@ impl Peers {
     }
 
     pub fn report_fault(&self, peer: &PeerId, key: &Key, fault: Fault, now: Instant) {
-        if fault != Fault::Failed {
-            self.lacking
-                .lock()
-                .put((peer.clone(), key.clone()), now + LACKING);
+        let pause = match fault {
+            Fault::Failed => None,
+            Fault::Busy => Some(BUSY),
+            Fault::Broke | Fault::Lacking | Fault::Wrong => Some(LACKING),
+        };
+        if let Some(pause) = pause {
+            let pair = (peer.clone(), key.clone());
+            self.lacking.lock().put(pair, now + pause);
         }
         let mut records = self.records.lock();
         let Some(record) = records.get_mut(peer) else {
@@ -263,6 +271,8 @@ impl Peers {
             record.last_error = Some((fault.to_string(), SystemTime::now()));
         }
         match fault {
+            // It is alive and right.
+            Fault::Busy => return,
             Fault::Lacking if record.false_announcements + 1 < MAX_FALSE_ANNOUNCEMENTS => {
                 record.false_announcements += 1;
                 return;

@@ -20,7 +20,7 @@ pub const LEAST: u64 = 64 * 1024;
 /// what the registry sends now.
 const GROWING_PART: u64 = 4;
 /// What a registry has sent says nothing after this time.
-const KNOWN_FOR: Duration = Duration::from_secs(10 * 60);
+const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
 /// Smaller objects say nothing, in bytes: the time to the first byte counts for too much.
 const LEAST_SIZE: u64 = 1024 * 1024;
 /// The most registries to remember.
@@ -61,6 +61,11 @@ impl RegistrySpeeds {
         }
     }
 
+    /// Records that the registry has failed the client: no peer is slower.
+    pub fn failed(&self, registry: &Registry) {
+        self.known.lock().put(registry.clone(), (0, Instant::now()));
+    }
+
     /// Begins a stream.
     pub fn stream(&self) -> Stream {
         self.streams.fetch_add(1, Ordering::Relaxed);
@@ -99,6 +104,9 @@ mod tests {
         let streams = [(); 4].map(|()| speeds.stream());
         assert_eq!(required(false), 1_000_000);
         drop(streams);
+        speeds.failed(&registry);
+        assert_eq!(required(false), 1);
+        speeds.received(&registry, 8_000_000, Duration::from_secs(2));
         tokio::time::advance(KNOWN_FOR).await;
         assert_eq!(required(false), LEAST);
     }

@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::object_stream::{BodyError, ObjectStream, Pieces};
 use crate::pace::Pace;
 use crate::peers::Fault;
+use crate::rate_limit::RateLimit;
 use crate::registry_speeds::Stream;
 use crate::source_provider::SourceProvider;
 use crate::source_reader::{Next, SourceReader};
@@ -51,17 +52,21 @@ pub struct Relay {
     /// When the client was handed bytes, the last time.
     handed_over: Instant,
     permit: Arc<MemoryPermit>,
+    download: Arc<RateLimit>,
+    /// Bytes that were received and do not count against the rate yet.
+    unpaid: u64,
 }
 
 impl Relay {
-    /// `part` is what the answer holds; `permit`, the memory for it.
+    /// `part` is what the answer holds; `permit`, the memory for it; `download`, what the node may
+    /// receive.
     pub fn new(
         provider: Arc<dyn SourceProvider>,
         metrics: Arc<Metrics>,
         mut question: Question,
         part: ContentRange,
         answer: Answer,
-        permit: MemoryPermit,
+        (permit, download): (MemoryPermit, Arc<RateLimit>),
     ) -> Self {
         question.size = Some(part.size);
         let attempts = question.target.pull.attempts.clone().unwrap_or_default();
@@ -78,6 +83,8 @@ impl Relay {
             pace: Pace::default(),
             handed_over: Instant::now(),
             permit: Arc::new(permit),
+            download,
+            unpaid: 0,
         }
     }
 
@@ -102,6 +109,8 @@ impl Relay {
         if let Some((_, bytes, rest)) = self.first.take_if(|(first, ..)| *first == range) {
             return Ok(Some((bytes, rest)));
         }
+        // No bytes are expected of the peer meanwhile.
+        self.download.pay(std::mem::take(&mut self.unpaid)).await;
         let offset = range.start;
         let mut has_paused = self.handed_over.elapsed() >= PAUSE;
         loop {
@@ -140,6 +149,7 @@ impl Relay {
         self.metrics.bytes.peer.inc_by(bytes.len() as u64);
         self.provider.received(range.start, &bytes);
         self.attempts.received(bytes.len() as u64);
+        self.unpaid += bytes.len() as u64;
         let rest = range.start + bytes.len() as u64..range.end;
         if let Some(delivery) = &self.question.target.pull.delivery {
             delivery.received(&reader.answer.candidate, rest.start == self.size);
@@ -231,6 +241,8 @@ impl ObjectStream for Relay {
             _stream: self.attempts.begin_stream(),
             handed_over: Instant::now(),
             permit: self.permit.clone(),
+            download: self.download.clone(),
+            unpaid: 0,
         })
     }
 }

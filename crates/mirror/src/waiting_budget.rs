@@ -28,6 +28,8 @@ pub struct WaitingBudget(Mutex<Account>);
 #[derive(Debug)]
 struct Account {
     lost: Duration,
+    /// The part of it that flights know of.
+    told: Duration,
     /// Waiting before this time has been charged.
     charged_until: Instant,
     /// When the waits began that have not ended.
@@ -40,6 +42,7 @@ impl Default for WaitingBudget {
         let now = Instant::now();
         Self(Mutex::new(Account {
             lost: Duration::ZERO,
+            told: Duration::ZERO,
             charged_until: now,
             waits: Vec::new(),
             used: now,
@@ -97,7 +100,16 @@ impl WaitingBudget {
 
     /// Upstream has failed the pull: peers are all there is.
     pub fn renew(&self) {
-        self.0.lock().lost = Duration::ZERO;
+        let mut account = self.0.lock();
+        (account.lost, account.told) = (Duration::ZERO, Duration::ZERO);
+    }
+
+    /// What was lost since the last call, so that flights are told of it.
+    pub fn untold(&self) -> Duration {
+        let mut account = self.0.lock();
+        let untold = account.lost.saturating_sub(account.told);
+        account.told = account.lost;
+        untold
     }
 }
 

@@ -157,6 +157,7 @@ impl Bound {
             matches!(&settings.bootstrap, Bootstrap::Static { peers } if peers.is_empty());
         let own_names = settings.mirror.access.own_names.clone();
         let mirror = Arc::new(Mirror::new(parts, settings.mirror, &mut metrics));
+        mirror.limit_rates(settings.rates);
         // Kubernetes is told that the mirror ends before it ends.
         let leaving = CancellationToken::new();
         let mut told = JoinSet::new();

@@ -141,6 +141,11 @@ impl FlightSource {
             ..SourceRequest::new(self.digest.as_str(), names)
         };
         let asked = Instant::now();
+        let budget = self.target.pull.attempts.as_ref().map(|a| a.budget());
+        let lost = budget.map_or(Duration::ZERO, |budget| budget.untold());
+        if !lost.is_zero() {
+            shared.flights.charge(request.repository, lost);
+        }
         let wait = self.wait();
         let decision = shared.flights.request_source(request).await;
         let is_in_vain = matches!(decision, Decision::Lead | Decision::Alone);
@@ -149,6 +154,9 @@ impl FlightSource {
             && (!is_in_vain || shared.speed.received_lately() >= LEAST)
         {
             wait.found(Duration::MAX);
+        } else if let Some(budget) = budget {
+            // Flights have charged it themselves.
+            budget.untold();
         }
         shared
             .metrics
@@ -249,7 +257,7 @@ impl SourceProvider for FlightSource {
         match fault {
             Fault::Failed | Fault::Wrong => self.shared.fetcher.report_fault(peer, key, fault),
             Fault::Broke => self.shared.metrics.peer_failed(fault),
-            Fault::Lacking => {}
+            Fault::Lacking | Fault::Busy => {}
         }
     }
 

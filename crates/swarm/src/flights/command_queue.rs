@@ -165,7 +165,7 @@ fn subject(command: &FlightCommand) -> Option<Subject> {
         FlightCommand::RequestSource(request, _) => Some(Subject::Object(request.key())),
         FlightCommand::Report(digest, _) => Some(Subject::Object(Key::of(digest.as_str()))),
         FlightCommand::Observe(_) => Some(Subject::Rates),
-        FlightCommand::LinkTested(_) => None,
+        FlightCommand::Charge(..) | FlightCommand::LinkTested(_) => None,
     }
 }
 
@@ -189,7 +189,7 @@ fn must_be_queued(command: &FlightCommand) -> bool {
             PullProgress::Begun { .. } => false,
         },
         FlightCommand::RequestSource(..) | FlightCommand::LinkTested(_) => true,
-        FlightCommand::Observe(_) => false,
+        FlightCommand::Observe(_) | FlightCommand::Charge(..) => false,
     }
 }
 
