@@ -231,7 +231,7 @@ mod tests {
                 FlightCommand::Report(digest, progress) => (Some(digest), format!("{progress:?}")),
                 FlightCommand::Observe(rates) => (None, format!("rates: {}", rates.total)),
                 FlightCommand::RequestSource(..) => (None, "request".into()),
-                FlightCommand::LinkTested(_) => (None, "tested".into()),
+                FlightCommand::Charge(..) | FlightCommand::LinkTested(_) => (None, "tested".into()),
             });
         }
         drained
