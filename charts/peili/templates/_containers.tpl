@@ -85,6 +85,11 @@
 - --flights={{ ternary "on" "off" $settings.flights }}
 - --retain-for={{ $settings.retainFor }}
 - --retain-bytes={{ $settings.retainBytes }}
+{{- range $flag, $rate := dict "upload-rate" $settings.uploadRate "download-rate" $settings.downloadRate }}
+{{- if ne (toString $rate) "0" }}
+- --{{ $flag }}={{ $rate }}
+{{- end }}
+{{- end }}
 {{- if $settings.nodeSecret.enabled }}
 - --node-secret-file={{ $settings.persistence.path }}/node-secret
 {{- end }}

@@ -1,13 +1,16 @@
 //! The store as the mirror sees it.
 
+use std::fs::File;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mirror::{Catalog, Content, Health, Ingest, Store, StoredObject, Visibility};
+use lru::LruCache;
+use mirror::{Catalog, Content, FileIdentity, Health, Ingest, Store, StoredObject, Visibility};
 use oci::Digest;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 
 use crate::checks::Generation;
@@ -15,6 +18,9 @@ use crate::follow::Followed;
 use crate::ingest::Ingests;
 use crate::metrics::Metrics;
 use crate::{Config, blobs, keeper};
+
+/// The most damaged files to remember.
+const MAX_DAMAGED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 /// A node's containerd.
 #[derive(Debug)]
@@ -27,6 +33,8 @@ pub struct Containerd {
     health: RwLock<Health>,
     /// Where the content lies, as soon as that is known.
     content: RwLock<Option<Arc<Path>>>,
+    /// Files that were found damaged. Nothing is deleted: the folder may be read-only here, and it is containerd's.
+    damaged: Mutex<LruCache<Digest, FileIdentity>>,
     /// As the version says that answered last.
     share_slots: AtomicBool,
 }
@@ -50,6 +58,7 @@ impl Containerd {
             ingests: Ingests::default(),
             health: RwLock::new(Health::Waiting(not_yet)),
             content: RwLock::new(config.content_path.as_deref().map(Into::into)),
+            damaged: Mutex::new(LruCache::new(MAX_DAMAGED)),
             share_slots: AtomicBool::new(false),
             config,
         });
@@ -74,6 +83,20 @@ impl Containerd {
     fn content(&self) -> Option<Arc<Path>> {
         self.content.read().clone()
     }
+
+    /// Whether a file was found damaged. One that has taken its place was not.
+    fn is_damaged(&self, digest: &Digest, file: &File) -> io::Result<bool> {
+        let mut damaged = self.damaged.lock();
+        let Some(judged) = damaged.get(digest) else {
+            return Ok(false);
+        };
+        let is_same = *judged == FileIdentity::of(file)?;
+        if !is_same {
+            damaged.pop(digest);
+            self.catalog.remove(digest);
+        }
+        Ok(is_same)
+    }
 }
 
 impl Store for Containerd {
@@ -92,6 +115,9 @@ impl Store for Containerd {
             self.catalog.remove(digest);
             return Ok(None);
         };
+        if self.is_damaged(digest, &file)? {
+            return Ok(None);
+        }
         let file = Arc::new(file);
         Ok(Some(StoredObject {
             content: Content::File { file, size },
@@ -121,5 +147,16 @@ impl Store for Containerd {
 
     fn health(&self) -> Health {
         self.health.read().clone()
+    }
+
+    fn report_damaged(&self, digest: &Digest) {
+        let identity = || {
+            let (file, _) = blobs::open(&self.content()?, digest).ok()??;
+            FileIdentity::of(&file).ok()
+        };
+        if let Some(identity) = identity() {
+            self.damaged.lock().put(digest.clone(), identity);
+            self.catalog.withhold(digest);
+        }
     }
 }

@@ -169,6 +169,15 @@ impl Ledger {
         }
     }
 
+    /// Charges for good what the pull has lost elsewhere: by peers that sent nothing, or too little.
+    pub fn charge(&mut self, now: Time, repository: u64, lost: Duration) {
+        self.touch(now, repository);
+        if let Some(account) = self.accounts.get_mut(&repository) {
+            account.lost = (account.lost + lost).min(BUDGET);
+            account.in_vain = (account.in_vain + lost).min(account.lost);
+        }
+    }
+
     /// Records what this node receives in all, in bytes per second. Settle all accounts first.
     pub fn observe(&mut self, now: Time, intake: u64) {
         self.intake.observe(now, intake);
@@ -343,6 +352,22 @@ mod tests {
         ledger.charge_in_vain(1, before, 1_000 * MILLI);
         ledger.refund(1, 900 * MILLI);
         assert_eq!(left(&ledger, 1), BUDGET - 1_000 * MILLI);
+    }
+
+    #[test]
+    fn what_peers_have_cost_is_lost_here_too() {
+        let mut ledger = Ledger::default();
+        ledger.charge(Time(0), 1, 700 * MILLI);
+        assert_eq!(left(&ledger, 1), BUDGET - 700 * MILLI);
+        charge(&mut ledger, 0, 1_000);
+        ledger.refund(1, BUDGET);
+        assert_eq!(
+            left(&ledger, 1),
+            BUDGET - 700 * MILLI,
+            "it is not taken back"
+        );
+        ledger.charge(Time(0), 1, BUDGET);
+        assert_eq!(left(&ledger, 1), Duration::ZERO);
     }
 
     #[test]

@@ -313,6 +313,11 @@ impl Node {
         self.apply_changes(now);
     }
 
+    /// Charges the waiting budget of a pull with what it has lost by waiting for bytes of its sources.
+    pub fn charge(&mut self, now: Time, repository: u64, lost: Duration) {
+        self.coordinator.charge(now, repository, lost);
+    }
+
     /// Handles the result of a test that [`Event::TestLink`] asked for.
     pub fn link_tested(&mut self, now: Time, test: LinkTest) {
         let (coordinator, view) = coordinator!(self);

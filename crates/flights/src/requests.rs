@@ -327,6 +327,13 @@ impl SourceRequests {
         self.ledger.observe(now, intake);
     }
 
+    /// Charges what a pull has lost elsewhere.
+    pub fn charge(&mut self, now: Time, repository: u64, lost: Duration) {
+        self.settle(now, repository);
+        self.ledger.charge(now, repository, lost);
+        self.settle(now, repository);
+    }
+
     /// Charges what the requests of a pull have waited, and updates their deadlines.
     fn settle(&mut self, now: Time, repository: u64) {
         let Self { open, ledger, .. } = self;

@@ -89,12 +89,19 @@ impl Access {
             return Caller::Peer;
         }
         let own = match &self.node_secret {
-            Some(secret) => headers
+            Some(_) => headers
                 .get(NODE_SECRET)
-                .is_some_and(|given| secret.is(given.as_bytes())),
+                .is_some_and(|given| self.is_secret(given.as_bytes())),
             None => owns_pull() || client == ClientAddress::ThisHost,
         };
         if own { Caller::Own } else { Caller::Remote }
+    }
+
+    /// Whether this is the node secret.
+    pub fn is_secret(&self, given: &[u8]) -> bool {
+        self.node_secret
+            .as_ref()
+            .is_some_and(|secret| secret.is(given))
     }
 
     /// # Errors

@@ -2,16 +2,20 @@
 //!
 //! containerd gives up after three bodies in a row that end without a byte, and upstream may need those. So this mirror
 //! ends one at most, on purpose ([`Attempts::may_requeue`]). And peers may fail the client twice, whoever they are,
-//! unless much came between: identities are free.
+//! unless much came between: identities are free. What peers cost beyond that is charged to the pull of the image
+//! ([`WaitingBudget`]).
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lru::LruCache;
-use oci::Digest;
+use oci::{Digest, Origin, Registry};
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crate::registry_speeds::{RegistrySpeeds, Stream};
+use crate::waiting_budget::{WaitingBudget, WaitingBudgets};
 
 /// After this many peers that broke, stalled, or sent wrong bytes, the client goes upstream.
 const MAX_FAILURES: u8 = 2;
@@ -23,43 +27,51 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 /// The attempts at one object.
-#[derive(Debug)]
-pub struct Attempts(Mutex<State>);
+#[derive(Debug, Default)]
+pub struct Attempts {
+    state: Mutex<State>,
+    budget: Arc<WaitingBudget>,
+    registry: Option<Registry>,
+    speeds: Arc<RegistrySpeeds>,
+}
 
 #[derive(Debug)]
 struct State {
     is_requeued: bool,
+    /// The client was sent upstream.
+    is_sent_upstream: bool,
     failures: u8,
     /// Bytes from peers since the last failure.
     received: u64,
     used: Instant,
 }
 
-impl Default for Attempts {
+impl Default for State {
     fn default() -> Self {
-        Self(Mutex::new(State {
+        Self {
             is_requeued: false,
+            is_sent_upstream: false,
             failures: 0,
             received: 0,
             used: Instant::now(),
-        }))
+        }
     }
 }
 
 impl Attempts {
     /// Whether a body may end without a byte, so that containerd requeues its request: not twice between bytes.
     pub fn may_requeue(&self) -> bool {
-        !self.0.lock().is_requeued
+        !self.state.lock().is_requeued
     }
 
     /// Records that a body ends without a byte.
     pub fn requeued(&self) {
-        self.0.lock().is_requeued = true;
+        self.state.lock().is_requeued = true;
     }
 
     /// Records bytes from a peer.
     pub fn received(&self, bytes: u64) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.is_requeued = false;
         state.received += bytes;
         state.used = Instant::now();
@@ -70,37 +82,93 @@ impl Attempts {
 
     /// Records that a peer broke, stalled, or sent wrong bytes.
     pub fn failed(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.failures = state.failures.saturating_add(1);
         state.received = 0;
     }
 
-    /// Whether peers have failed too often.
+    /// Whether peers have failed too often, or cost the pull too much.
     pub fn are_spent(&self) -> bool {
-        self.0.lock().failures >= MAX_FAILURES
+        self.state.lock().failures >= MAX_FAILURES || self.budget.is_spent()
+    }
+
+    /// What the pull of the image may lose by waiting.
+    pub fn budget(&self) -> &Arc<WaitingBudget> {
+        &self.budget
+    }
+
+    /// What a peer has to send, in bytes per second. See [`RegistrySpeeds::required`].
+    pub fn required(&self, grows: bool) -> u64 {
+        self.speeds.required(self.registry.as_ref(), grows)
+    }
+
+    /// Begins to receive from a peer.
+    pub fn begin_stream(&self) -> Stream {
+        self.speeds.stream()
+    }
+
+    /// Records that the client is sent upstream.
+    pub fn sent_upstream(&self) {
+        self.state.lock().is_sent_upstream = true;
+    }
+
+    /// Records that the client asks for the bytes that it needs next. If it was sent upstream for them, upstream has failed:
+    /// peers are all there is, and may fail anew. Returns whether that is so.
+    pub fn asked_again(&self) -> bool {
+        let mut state = self.state.lock();
+        let has_failed = std::mem::take(&mut state.is_sent_upstream);
+        if has_failed {
+            (state.failures, state.received) = (0, 0);
+            self.budget.renew();
+            if let Some(registry) = &self.registry {
+                self.speeds.failed(registry);
+            }
+        }
+        has_failed
     }
 }
 
 /// The attempts at all objects.
 #[derive(Debug)]
-pub struct AttemptsByDigest(Mutex<LruCache<Digest, Arc<Attempts>>>);
-
-impl Default for AttemptsByDigest {
-    fn default() -> Self {
-        Self(Mutex::new(LruCache::new(MAX_OBJECTS)))
-    }
+pub struct AttemptsByDigest {
+    all: Mutex<LruCache<Digest, Arc<Attempts>>>,
+    budgets: WaitingBudgets,
+    speeds: Arc<RegistrySpeeds>,
 }
 
 impl AttemptsByDigest {
-    /// The attempts at an object that a client requests now.
-    pub fn of(&self, digest: &Digest) -> Arc<Attempts> {
-        let mut all = self.0.lock();
-        let attempts = all.get_or_insert_mut(digest.clone(), Arc::default);
-        let is_old = attempts.0.lock().used.elapsed() >= FORGOTTEN_AFTER;
-        if is_old {
-            *attempts = Arc::default();
+    pub fn new(speeds: Arc<RegistrySpeeds>) -> Self {
+        Self {
+            all: Mutex::new(LruCache::new(MAX_OBJECTS)),
+            budgets: WaitingBudgets::default(),
+            speeds,
         }
-        attempts.0.lock().used = Instant::now();
+    }
+
+    #[cfg(test)]
+    pub fn speeds(&self) -> &RegistrySpeeds {
+        &self.speeds
+    }
+
+    /// The attempts at an object that a client requests now, as part of the pull of an image from `origin`.
+    pub fn of(&self, digest: &Digest, origin: Option<&Origin>) -> Arc<Attempts> {
+        let budget = self.budgets.of(origin);
+        let mut all = self.all.lock();
+        let new = || {
+            Arc::new(Attempts {
+                state: Mutex::default(),
+                budget: budget.clone(),
+                registry: origin.map(|origin| origin.registry.clone()),
+                speeds: self.speeds.clone(),
+            })
+        };
+        let attempts = all.get_or_insert_mut(digest.clone(), new);
+        let is_old = attempts.state.lock().used.elapsed() >= FORGOTTEN_AFTER;
+        let is_of_another = origin.is_some() && !Arc::ptr_eq(&attempts.budget, &budget);
+        if is_old || is_of_another {
+            *attempts = new();
+        }
+        attempts.state.lock().used = Instant::now();
         attempts.clone()
     }
 }
@@ -135,12 +203,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_next_pull_begins_anew() {
-        let (all, digest) = (AttemptsByDigest::default(), Digest::sha256(b"layer"));
+        let all = AttemptsByDigest::new(Arc::default());
+        let digest = Digest::sha256(b"layer");
         for _ in 0..MAX_FAILURES {
-            all.of(&digest).failed();
+            all.of(&digest, None).failed();
         }
-        assert!(all.of(&digest).are_spent());
+        assert!(all.of(&digest, None).are_spent());
         tokio::time::advance(FORGOTTEN_AFTER).await;
-        assert!(!all.of(&digest).are_spent());
+        assert!(!all.of(&digest, None).are_spent());
+    }
+
+    /// On a site whose upstream cannot be reached, peers are all there is.
+    #[test]
+    fn once_upstream_has_failed_peers_may_fail_anew() {
+        let attempts = Attempts::default();
+        attempts.budget.charge(Duration::from_secs(9));
+        for _ in 0..MAX_FAILURES {
+            attempts.failed();
+        }
+        assert!(!attempts.asked_again(), "it was not sent upstream");
+        assert!(attempts.are_spent());
+        attempts.sent_upstream();
+        assert!(attempts.asked_again());
+        assert!(!attempts.are_spent());
     }
 }

@@ -15,9 +15,11 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use http_body::{Frame, SizeHint};
 use oci::ByteRange;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::found::{Found, Payload, Source};
 use crate::object_stream::{BodyError, BodyHook, Pieces};
+use crate::rate_limit::RateLimit;
 use crate::request_record::RequestRecord;
 use client_socket::{ClientSocket, Sending};
 use read::{FileReader, GrowingReader, RangeReader};
@@ -91,8 +93,20 @@ impl Body {
         Self::new(Content::Stream(pieces.boxed()), None)
     }
 
+    /// Has it sent no faster than the limit. `permit`: as [`RateLimit::admit`] gave it.
+    pub(crate) fn limit(&mut self, limit: &Arc<RateLimit>, permit: Option<OwnedSemaphorePermit>) {
+        if let Content::Stream(pieces) = &mut self.content {
+            let all = std::mem::replace(pieces, stream::empty().boxed());
+            *pieces = limit.limited(all, permit);
+        }
+    }
+
     /// Has it sent to this client: nothing more of it is read while the client takes nothing.
     pub(crate) fn send_to(&mut self, client: Arc<ClientSocket>) {
+        let hook = self.record.as_ref().and_then(|record| record.hook.as_ref());
+        if let Some(hook) = hook {
+            hook.sent_to(&client);
+        }
         self.sending = Some(Sending::begin(client, self.for_own));
     }
 

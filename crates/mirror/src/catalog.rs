@@ -1,15 +1,22 @@
 //! What a node holds, in memory: every store keeps one, so that a request is answered without asking containerd.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::num::NonZeroUsize;
 
+use lru::LruCache;
 use oci::{Digest, Filter, Key, Origin, TagName};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
 
 use crate::trial::repository::is_trial;
+use crate::verification::FileIdentity;
 
 /// Changes that a slow listener may fall behind before it has to look at everything again.
 const CHANGE_QUEUE: usize = 1024;
+/// The most files to remember as verified.
+const MAX_VERIFIED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// The most objects to withhold.
+const MAX_WITHHELD: usize = 4096;
 
 /// Who may have an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,11 +44,14 @@ pub struct Object {
 pub struct Catalog {
     inner: RwLock<Inner>,
     changes: broadcast::Sender<Key>,
+    verified: Mutex<LruCache<Digest, FileIdentity>>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     objects: HashMap<Digest, Object>,
+    /// Damaged objects: not listed until they have been removed.
+    withheld: HashSet<Digest>,
     tags: HashMap<TagName, Digest>,
     /// The tags by what they point at: a tag comes and goes with its manifest.
     tags_of: HashMap<Digest, BTreeSet<TagName>>,
@@ -52,6 +62,7 @@ impl Default for Catalog {
         Self {
             inner: RwLock::default(),
             changes: broadcast::Sender::new(CHANGE_QUEUE),
+            verified: Mutex::new(LruCache::new(MAX_VERIFIED)),
         }
     }
 }
@@ -71,17 +82,38 @@ impl Catalog {
         self.inner.read().tags.get(name).cloned()
     }
 
-    /// Adds an object, or replaces what is known about it.
+    /// Adds an object, or replaces what is known about it. One that is withheld stays so.
     pub fn insert(&self, digest: Digest, object: Object) {
         let mut inner = self.inner.write();
-        if inner.objects.get(&digest) != Some(&object) {
+        if !inner.withheld.contains(&digest) && inner.objects.get(&digest) != Some(&object) {
             inner.objects.insert(digest.clone(), object);
             self.changed(&inner, digest);
         }
     }
 
+    /// Takes a damaged object off the list until [`Self::remove`] says that it is gone: what comes in its place is listed.
+    pub fn withhold(&self, digest: &Digest) {
+        let mut inner = self.inner.write();
+        if inner.withheld.len() < MAX_WITHHELD {
+            inner.withheld.insert(digest.clone());
+        }
+        if inner.objects.remove(digest).is_some() {
+            self.changed(&inner, digest.clone());
+        }
+    }
+
+    /// Whether a file was found to hold what its digest names, and is still the same.
+    pub(crate) fn is_verified(&self, digest: &Digest, identity: &FileIdentity) -> bool {
+        self.verified.lock().get(digest) == Some(identity)
+    }
+
+    pub(crate) fn note_verified(&self, digest: &Digest, identity: FileIdentity) {
+        self.verified.lock().put(digest.clone(), identity);
+    }
+
     pub fn remove(&self, digest: &Digest) {
         let mut inner = self.inner.write();
+        inner.withheld.remove(digest);
         if inner.objects.remove(digest).is_some() {
             self.changed(&inner, digest.clone());
         }
@@ -222,6 +254,21 @@ mod tests {
             [digest.clone(), tag.clone(), tag, digest],
             "a tag goes with its manifest"
         );
+    }
+
+    #[test]
+    fn what_is_damaged_is_listed_again_once_it_was_replaced() {
+        let (catalog, v1) = (Catalog::default(), name("quay.io/a/b:1"));
+        let digest = Digest::sha256(b"m");
+        catalog.insert(digest.clone(), object(&[&v1]));
+        let mut changes = catalog.changes();
+        catalog.withhold(&digest);
+        assert_eq!(changes.try_recv(), Ok(Key::Digest(digest.clone())));
+        catalog.insert(digest.clone(), object(&[&v1]));
+        assert_eq!(catalog.object(&digest), None, "found by a listing");
+        catalog.remove(&digest);
+        catalog.insert(digest.clone(), object(&[&v1]));
+        assert!(catalog.object(&digest).is_some());
     }
 
     #[test]

@@ -25,7 +25,8 @@ use crate::connect::Connector;
 use crate::flights::pulling::SOURCE_ANSWER_LIMIT;
 use crate::metrics::Metrics;
 use crate::peers::{Fault, InFlight, Peers};
-use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, OFFSET, SENT, Target};
+use crate::rate_limit::RateLimit;
+use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, NOT_COMMITTED, OFFSET, SENT, Target};
 use crate::{Candidate, ChainPosition, PeerId, Router, SourceStatus};
 use race::Race;
 use traced::PeerSpans;
@@ -115,6 +116,8 @@ pub struct Fetcher {
     limits: Limits,
     authorization: Option<HeaderValue>,
     pub metrics: Arc<Metrics>,
+    /// `--download-rate`.
+    pub download: Arc<RateLimit>,
 }
 
 /// What one peer is asked.
@@ -174,6 +177,7 @@ impl Fetcher {
             peers,
             limits,
             authorization,
+            download: Arc::new(RateLimit::new(metrics.download_waited.clone())),
             metrics,
         }
     }
@@ -239,6 +243,9 @@ impl Fetcher {
                     format!("answered {}", head.status),
                 ));
             }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                return Err((candidate, Fault::Busy, "it is busy".into()));
+            }
             status => return Err(failed(format!("answered {status}"))),
         }
         let after = in_flight.answered(Instant::now());
@@ -299,6 +306,30 @@ impl Fetcher {
             .collect()
             .await;
         Ok(body.map_err(|error| error.to_string())?.to_bytes())
+    }
+
+    /// Tells a peer that what it delivered of a blob was not committed.
+    pub async fn accuse(&self, target: &Target, peer: &Candidate) {
+        let Some(key) = target.key() else {
+            return;
+        };
+        let question = Question {
+            method: Method::HEAD,
+            target: target.clone(),
+            key,
+            ranges: None,
+            size: None,
+            position: None,
+        };
+        let Ok(mut request) = self.request(&question, peer) else {
+            return;
+        };
+        let headers = request.headers_mut();
+        headers.insert(NOT_COMMITTED, HeaderValue::from_static("true"));
+        let _in_flight = self.peers.begin(peer);
+        if let Err(why) = self.send(request).await {
+            tracing::debug!(peer = %peer.peer, why, "cannot accuse a peer");
+        }
     }
 
     fn request(

@@ -152,10 +152,12 @@ impl Flight {
         let decision = flight_source
             .next(offset, self.requeue_after(target, digest))
             .await;
-        if matches!(decision, Decision::Later) {
-            return self.requeue(target, digest);
+        match decision {
+            Decision::Later => return self.requeue(target, digest),
+            Decision::Lead => return Err(Refusal::Leads(target.kind)),
+            Decision::Alone => return Err(Refusal::Alone(target.kind)),
+            Decision::Follow { .. } => flight_source.grant(decision),
         }
-        flight_source.grant(decision);
         let provider: Arc<dyn SourceProvider> = flight_source.clone();
         let found = self.from_peers.find_by(&provider, target).await?;
         if let (Kind::Manifest, Payload::Bytes(bytes)) = (target.kind, &found.payload) {

@@ -2,6 +2,7 @@
 //! (docs/decisions/0005-flights.md).
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use oci::Digest;
@@ -35,6 +36,9 @@ pub trait Flights: Send + Sync + 'static {
 
     /// Tells what this node receives, a few times a second while it receives anything. Never blocks.
     fn observe(&self, _rates: ReceiveRates) {}
+
+    /// Tells what a pull from this repository, by its hash, has lost by waiting for its sources. Never blocks.
+    fn charge(&self, _repository: u64, _lost: Duration) {}
 
     /// Tells the result of a test. Never blocks.
     fn link_tested(&self, _test: LinkTest) {}

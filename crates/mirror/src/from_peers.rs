@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Method;
 use http::header::CONTENT_TYPE;
 use oci::{Digest, MAX_MANIFEST_SIZE, Manifest, MediaType, Ranges};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::body::send_memory::{Chunk, SendMemory, Share};
 use crate::content_range::ContentRange;
@@ -16,20 +16,19 @@ use crate::fetch::{Answer, FetchError, Fetcher, Question};
 use crate::found::{Found, Payload, Source};
 use crate::images::Images;
 use crate::local;
+use crate::pace::Pace;
 use crate::peers::Fault;
 use crate::refusal::Refusal;
 use crate::relay::{Relay, RelayError};
 use crate::request::{Kind, Target};
 use crate::source_provider::SourceProvider;
 use crate::source_reader::{Next, SourceReader};
+use crate::verification::VERIFIED_WHOLE;
 
 /// What asking peers may take in all, with reading and verifying what is small: then the client is sent upstream.
 const FIND_LIMIT: Duration = Duration::from_secs(5);
 /// Peers whose answers may turn out to be of no use.
 const MOST_TRIES: usize = 3;
-/// Blobs up to this size are verified whole before a byte is handed over. Configs are among them; layers of this size
-/// cost nothing. Larger ones containerd verifies as it stores them.
-const VERIFIED_WHOLE: u64 = 1024 * 1024;
 /// Bytes of memory that a relay counts for: what the connection to the peer has read, and the next piece.
 const RELAY_BYTES: u64 = 128 * 1024;
 
@@ -128,7 +127,8 @@ impl FromPeers {
         let kind = question.target.kind;
         for _ in 0..MOST_TRIES {
             if question.target.are_attempts_spent() {
-                break;
+                let why = "peers failed this pull, or kept it waiting, for as long as they may";
+                return Err(Refusal::PeersFailed(kind, why.into()));
             }
             let answer = provider.find(question).await;
             let answer = answer.map_err(|error| refusal(kind, error))?;
@@ -206,7 +206,9 @@ impl FromPeers {
             let permit = self.share(question).keep(RELAY_BYTES).await;
             let permit = permit.ok_or(Unusable::NoMemory)?;
             let (provider, question) = (provider.clone(), question.clone());
-            let mut relay = Relay::new(provider, metrics, question, part, answer, permit);
+            let download = self.fetcher.download.clone();
+            let limits = (permit, download);
+            let mut relay = Relay::new(provider, metrics, question, part, answer, limits);
             let first = relay.wait_for_first_bytes().await;
             first.map_err(Unusable::NoBytes)?;
             Payload::stream(relay)
@@ -228,22 +230,34 @@ impl FromPeers {
         let share = self.share(question).clone();
         let permit = share.keep(size).await;
         let permit = permit.ok_or(Unusable::NoMemory)?;
+        let attempts = question.target.pull.attempts.clone().unwrap_or_default();
+        let (mut pace, grows) = (Pace::default(), reader.grows());
         let mut bytes = Vec::new();
         loop {
-            match reader.next(bytes.len() as u64).await {
-                Next::Bytes(data, _) => bytes.extend_from_slice(&data),
+            let began = Instant::now();
+            let next = timeout(pace.patience(), reader.next(bytes.len() as u64));
+            let is_late = match next.await.unwrap_or(Next::Broken) {
+                Next::Bytes(data, waited) => {
+                    bytes.extend_from_slice(&data);
+                    pace.add(&attempts, waited, data.len() as u64, grows)
+                }
                 Next::End => break,
-                Next::Broken => return Err(Fault::Broke.into()),
+                Next::Broken => {
+                    pace.add(&attempts, began.elapsed(), 0, grows);
+                    true
+                }
+            };
+            if is_late || attempts.are_spent() {
+                return Err(Fault::Broke.into());
             }
             if bytes.len() as u64 > size {
                 return Err(Fault::Wrong.into());
             }
         }
         reader.answer.finished();
+        self.fetcher.download.pay(bytes.len() as u64).await;
         self.fetcher.metrics.bytes.peer.inc_by(bytes.len() as u64);
-        if let Some(attempts) = &question.target.pull.attempts {
-            attempts.received(bytes.len() as u64);
-        }
+        attempts.received(bytes.len() as u64);
         let all = 0..bytes.len();
         Ok(Bytes::from_owner(Chunk::new(bytes, all, share, permit)))
     }

@@ -5,6 +5,7 @@
 //! getting it), and, for a store that the mirror fills itself, [`Intake`] and [`Upstream`].
 
 mod access;
+mod accusations;
 mod activity;
 mod announce;
 mod attempts;
@@ -12,6 +13,7 @@ mod body;
 mod catalog;
 mod connect;
 mod content_range;
+mod deliveries;
 mod fetch;
 mod flight;
 mod flight_events;
@@ -32,11 +34,14 @@ mod node_report;
 mod object_stream;
 mod open_range;
 mod own_pull;
+mod pace;
 mod peers;
 mod pull_owners;
 mod pull_through;
 mod rate;
+mod rate_limit;
 mod refusal;
+mod registry_speeds;
 mod relay;
 mod request;
 mod request_record;
@@ -55,6 +60,8 @@ mod upstream;
 mod upstream_bytes;
 mod upstream_check;
 mod upstream_reasons;
+mod verification;
+mod waiting_budget;
 
 pub use crate::flight_events::{FlightEvent, FlightEventSender, FlightEvents, flight_events};
 pub use crate::flights::{
@@ -70,9 +77,10 @@ pub use growing::{Growing, IngestStage, Progress};
 pub use health::Health;
 pub use held::{HeldImage, HeldImages};
 pub use listen::{ListenAddress, ListenAddressError};
-pub use mirror::{Ends, Mirror, Options, Parts, ready};
+pub use mirror::{Ends, Mirror, Options, Parts, RateLimits, ready};
 pub use node_report::{AskedNode, NodeReport, REPORT, ReportedObject, ReportedSource};
 pub use object_stream::BodyError;
+pub use rate_limit::LEAST_SHARE;
 pub use request::host::{HostError, check_leads_here};
 pub use request::{
     Caller, FLIGHT, Kind, MEASURED, MIRRORED, NAMESPACE, NODE_SECRET, REASON, Reader, Request,
@@ -94,3 +102,4 @@ pub use upstream::{
 pub use upstream_check::{
     CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, RegistryState, TagPolicy,
 };
+pub use verification::FileIdentity;

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::access::Access;
 use crate::found::{Found, Payload, Source};
 use crate::request::{Kind, Target};
+use crate::verification::{self, Verdict};
 use crate::{Content, Ingest, IngestStage, Store, Visibility};
 
 /// Manifests up to this size are held in memory until they are sent, in bytes. Larger ones are read again piece by piece:
@@ -89,6 +90,10 @@ fn open(
     let content = object.content;
     match kind {
         Kind::Blob => {
+            if verification::verify_small(store.catalog(), digest, &content)? == Verdict::Wrong {
+                damaged(store, digest);
+                return Ok(None);
+            }
             let size = Some(content.size());
             Ok(Some(Found::blob(
                 digest,
@@ -102,11 +107,7 @@ fn open(
                 return Ok(None);
             };
             if !digest.verifies(&bytes) {
-                tracing::warn!(
-                    %digest,
-                    "an object of this node's store is damaged: its bytes are not what its digest names; looking for it elsewhere"
-                );
-                store.report_damaged(digest);
+                damaged(store, digest);
                 return Ok(None);
             }
             let large = bytes.len() > MOST_HELD;
@@ -117,6 +118,14 @@ fn open(
             Ok(Some(found))
         }
     }
+}
+
+fn damaged(store: &dyn Store, digest: &Digest) {
+    tracing::warn!(
+        %digest,
+        "an object of this node's store is damaged: its bytes are not what its digest names; looking for it elsewhere"
+    );
+    store.report_damaged(digest);
 }
 
 /// What was found here, unless it shows within [`DAMAGE_LIMIT`] that its bytes are not what its digest names. A store

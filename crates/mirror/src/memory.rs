@@ -40,6 +40,11 @@ impl MemoryStore {
         digest
     }
 
+    /// Replaces the bytes of an object, as a disk does that fails.
+    pub fn damage(&self, digest: &Digest, bytes: Bytes) {
+        self.objects.lock().insert(digest.clone(), bytes);
+    }
+
     pub fn remove(&self, digest: &Digest) {
         self.objects.lock().remove(digest);
         self.catalog.remove(digest);
@@ -89,6 +94,10 @@ impl Store for MemoryStore {
 
     fn health(&self) -> Health {
         Health::Ready
+    }
+
+    fn report_damaged(&self, digest: &Digest) {
+        self.catalog.withhold(digest);
     }
 }
 

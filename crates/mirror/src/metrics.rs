@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::peers::Fault;
+use crate::rate_limit::Waited;
 use crate::request::Caller;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -77,7 +78,7 @@ impl Default for Bytes {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct FaultLabels {
-    /// `failed`, `broke`, `lacking` or `wrong`.
+    /// `failed`, `broke`, `lacking`, `busy` or `wrong`.
     pub fault: &'static str,
 }
 
@@ -116,6 +117,9 @@ pub struct Metrics {
     pub peer_answer_seconds: Histogram,
     pub hedged: Counter,
     pub broken_bodies: Counter,
+    pub damaged: Counter,
+    pub upload_waited: Waited,
+    pub download_waited: Waited,
     pub flights_sought: Family<DecisionLabels, Counter>,
     pub flights_seek_seconds: Histogram,
     pub flights_moves: Counter,
@@ -151,6 +155,9 @@ impl Metrics {
             peer_answer_seconds: seconds(),
             hedged: Counter::default(),
             broken_bodies: Counter::default(),
+            damaged: Counter::default(),
+            upload_waited: Waited::default(),
+            download_waited: Waited::default(),
             flights_sought: Family::default(),
             flights_seek_seconds: seconds(),
             flights_moves: Counter::default(),
@@ -242,7 +249,7 @@ impl Metrics {
         registry.register(
             "peili_peer_failures",
             "Failed answers of peers: failed (no connection, no answer), broke (in the middle of a body), lacking (not what \
-             it announced), wrong (bytes that are not what was asked for)",
+             it announced), busy (it serves as many as it may), wrong (bytes that are not what was asked for)",
             self.peer_failures.clone(),
         );
         registry.register(
@@ -259,6 +266,21 @@ impl Metrics {
             "peili_broken_bodies",
             "Times a peer's body broke, stalled or crawled and another had to go on with it",
             self.broken_bodies.clone(),
+        );
+        registry.register(
+            "peili_damaged_objects",
+            "Objects of this node's store whose bytes were found not to be what their digest names; they are served no more",
+            self.damaged.clone(),
+        );
+        registry.register(
+            "peili_upload_rate_wait_seconds",
+            "Time that uploads to other nodes have waited because of --upload-rate, all streams together",
+            self.upload_waited.clone(),
+        );
+        registry.register(
+            "peili_download_rate_wait_seconds",
+            "Time that downloads from other nodes have waited because of --download-rate, all streams together",
+            self.download_waited.clone(),
         );
     }
 
@@ -357,6 +379,7 @@ impl Metrics {
             Fault::Failed => "failed",
             Fault::Broke => "broke",
             Fault::Lacking => "lacking",
+            Fault::Busy => "busy",
             Fault::Wrong => "wrong",
         };
         self.peer_failures

@@ -17,10 +17,12 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::accusations::Accusations;
 use crate::activity::{Activities, Changes};
 use crate::attempts::AttemptsByDigest;
 use crate::body::Body;
 use crate::body::send_memory::SendMemory;
+use crate::deliveries::Deliveries;
 use crate::fetch::{Fetcher, Limits};
 use crate::flight::Flight;
 use crate::from_peers::FromPeers;
@@ -29,9 +31,14 @@ use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::pull_owners::PullOwners;
 use crate::pull_through::{Client, PullThroughStep};
+use crate::rate_limit::RateLimit;
 use crate::refusal::Refusal;
+use crate::registry_speeds::RegistrySpeeds;
 use crate::request::conditions::{self, Conditions};
-use crate::request::{Caller, ClientAddress, NODE, Reader, Request, RequestError};
+use crate::request::{
+    Caller, ClientAddress, MIRRORED, NODE, NODE_SECRET, NOT_COMMITTED, Reader, Request,
+    RequestError,
+};
 use crate::request_record::{RequestRecord, handler};
 use crate::trace::{Span, TraceSink};
 use crate::trial::Trials;
@@ -60,6 +67,15 @@ pub struct Options {
     pub limits: Limits,
 }
 
+/// Rates in bytes per second. `None`: no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RateLimits {
+    /// To other nodes (`--upload-rate`).
+    pub upload: Option<u64>,
+    /// From other nodes (`--download-rate`).
+    pub download: Option<u64>,
+}
+
 /// A mirror: answers requests for content from this node or its peers.
 pub struct Mirror {
     pub(crate) store: Arc<dyn Store>,
@@ -72,10 +88,14 @@ pub struct Mirror {
     pull_through: Option<Arc<PullThroughStep>>,
     trials: Arc<Trials>,
     pull_owners: PullOwners,
-    attempts: AttemptsByDigest,
+    pub(crate) attempts: AttemptsByDigest,
+    deliveries: Arc<Deliveries>,
+    pub(crate) accusations: Accusations,
     upstream_check: Option<UpstreamCheck>,
     upstream_bytes: UpstreamBytes,
     memory: SendMemory,
+    upload: Arc<RateLimit>,
+    download: Arc<RateLimit>,
     pub(crate) metrics: Arc<Metrics>,
     leave: CancellationToken,
     pub(crate) peers: Arc<Peers>,
@@ -115,6 +135,10 @@ impl Mirror {
         let activities = Arc::new(activities);
         let memory = SendMemory::default();
         let images = Arc::new(Images::default());
+        let speeds = Arc::new(RegistrySpeeds::default());
+        let deliveries = Arc::new(Deliveries::default());
+        let download = fetcher.download.clone();
+        let accusations = Accusations::new(parts.store.clone(), fetcher.clone(), metrics.clone());
         let from_peers = FromPeers::new(fetcher.clone(), memory.clone(), images.clone());
         let from_peers = Arc::new(from_peers);
         let flight = parts.flights.map(|flights| {
@@ -151,10 +175,19 @@ impl Mirror {
             pull_through,
             trials: Arc::default(),
             pull_owners: PullOwners::default(),
-            attempts: AttemptsByDigest::default(),
+            attempts: AttemptsByDigest::new(speeds.clone()),
+            deliveries: deliveries.clone(),
+            accusations,
             upstream_check,
-            upstream_bytes: UpstreamBytes::new(metrics.clone(), activities.clone()),
+            upstream_bytes: UpstreamBytes::new(
+                metrics.clone(),
+                activities.clone(),
+                speeds,
+                deliveries,
+            ),
             memory,
+            upload: Arc::new(RateLimit::new(metrics.upload_waited.clone())),
+            download,
             metrics,
             leave: CancellationToken::new(),
             peers,
@@ -170,6 +203,28 @@ impl Mirror {
     /// Records the spans of requests for content.
     pub fn trace_to(&mut self, sink: Arc<dyn TraceSink>) {
         self.traces = Some(sink);
+    }
+
+    /// Whether the first bytes of a connection show the node secret, as the head of a request (RFC 9112, 5).
+    pub(crate) fn is_own_by_head(&self, head: &[u8]) -> bool {
+        let mut lines = head.split(|byte| *byte == b'\n').skip(1);
+        lines.any(|line| {
+            let mut parts = line.splitn(2, |byte| *byte == b':');
+            let (name, value) = (parts.next().unwrap_or_default(), parts.next());
+            let is_secret = name.eq_ignore_ascii_case(NODE_SECRET.as_str().as_bytes());
+            is_secret && value.is_some_and(|value| self.access.is_secret(value.trim_ascii()))
+        })
+    }
+
+    /// Limits what this node sends to other nodes and receives from them, in bytes per second. To be called before anything
+    /// is served.
+    pub fn limit_rates(&self, RateLimits { upload, download }: RateLimits) {
+        if let Some(rate) = upload {
+            self.upload.set(rate);
+        }
+        if let Some(rate) = download {
+            self.download.set(rate);
+        }
     }
 
     /// Keeps peers told of what this node holds. Ends after [`Self::leave`], when all of it is withdrawn.
@@ -272,7 +327,8 @@ impl Mirror {
         };
         let mut response = result.unwrap_or_else(|refusal: Refusal| {
             record.refusal = Some(refusal.to_string());
-            send::refused(&refusal)
+            let is_peer = head.headers.contains_key(MIRRORED);
+            send::refused(&refusal, is_peer)
         });
         record.status = Some(response.status());
         response.body_mut().record(record);
@@ -305,7 +361,10 @@ impl Mirror {
             Request::LinkTest => {
                 self.access.authorize(headers)?;
                 let flight = self.flight.as_ref().ok_or(RequestError::UnknownPath)?;
-                flight.answer_link_test()
+                let mut answer = flight.answer_link_test()?;
+                let permit = self.upload.admit().ok_or(Refusal::Occupied)?;
+                answer.body_mut().limit(&self.upload, Some(permit));
+                Ok(answer)
             }
             Request::List {
                 origin,
@@ -344,6 +403,13 @@ impl Mirror {
                     target.ask_for_head_only();
                 }
                 let client = Client::of(headers, &self.access);
+                if target.caller == Caller::Peer
+                    && target.head_only
+                    && headers.contains_key(NOT_COMMITTED)
+                    && let Some(digest) = target.digest()
+                {
+                    self.accusations.heard(digest);
+                }
                 if let Some(digest) = target.digest().cloned() {
                     self.track(&mut target, &digest, record);
                 }
@@ -351,7 +417,8 @@ impl Mirror {
                 self.expect_manifest(&target, &result);
                 self.tracked(&mut target, &result, record);
                 let found = result?;
-                let mut response = send::found(&target, headers, found, &self.memory)?;
+                let limits = (&self.memory, &self.upload);
+                let mut response = send::found(&target, headers, found, limits)?;
                 measured::name_source(&target, &mut response);
                 Ok(response)
             }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use oci::ByteRange;
 
+use crate::body::client_socket::ClientSocket;
 use crate::body::send_memory::Share;
 
 /// The bytes of a range, one piece after the other.
@@ -30,6 +31,9 @@ pub trait ObjectStream: Send {
 
 /// Hears of a body until it ends, and is then dropped.
 pub trait BodyHook: Send + Sync {
+    /// The body is sent to this client.
+    fn sent_to(&self, _: &Arc<ClientSocket>) {}
+
     /// These bytes were handed to the connection.
     fn sent(&self, bytes: u64);
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::Growing;
 use crate::activity::PullActivity;
 use crate::attempts::Attempts;
+use crate::deliveries::Delivery;
 use crate::trace::TraceContext;
 
 /// The pull that a request belongs to. Empty for requests of others, but for its place in a trace.
@@ -15,6 +16,8 @@ pub struct OwnPull {
     pub attempts: Option<Arc<Attempts>>,
     /// The object on its way into this node's store.
     pub ingest: Option<Growing>,
+    /// Who delivers the object.
+    pub delivery: Option<Arc<Delivery>>,
     /// What is shown of the pull.
     pub activity: Option<Arc<PullActivity>>,
     /// Whether the client only measures, see [`MEASURED`](crate::request::MEASURED).

@@ -22,6 +22,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 /// A peer that lacked an announced object is not asked for that object again for this long. Its announcement may
 /// outlive the object by minutes.
 const LACKING: Duration = Duration::from_secs(30);
+/// A peer that serves as many as it may is not asked for the object again for this long.
+const BUSY: Duration = Duration::from_secs(2);
 /// After this many announced objects in a row that it lacked, a peer backs off for all objects.
 const MAX_FALSE_ANNOUNCEMENTS: u32 = 4;
 /// Announced objects that a peer lacked are counted anew after this long.
@@ -36,6 +38,11 @@ const MAX_LACKING: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 const MAX_RECENT: usize = 256;
 /// [`Peers::backed_off`] returns at most this many peers.
 const MAX_BACKED_OFF: usize = 8;
+/// The most keys to remember barred peers of, and the most such peers of one key.
+const MAX_BARRED_KEYS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+const MAX_BARRED: usize = 16;
+/// A peer is barred for this long.
+const BARRED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// The assumed latency of a peer that has not been asked yet.
 const LATENCY_GUESS: Duration = Duration::from_millis(20);
 
@@ -50,6 +57,8 @@ pub enum Fault {
     Failed,
     #[error("its body broke, stalled or crawled")]
     Broke,
+    #[error("it serves as many as it may")]
+    Busy,
     #[error("it does not have what it announced")]
     Lacking,
     #[error("it sent bytes that are not what was asked for")]
@@ -97,6 +106,8 @@ pub struct KnownPeer {
 pub struct Peers {
     records: Mutex<LruCache<PeerId, Record>>,
     lacking: Mutex<LruCache<(PeerId, Key), Instant>>,
+    /// Peers whose bytes of an object were not committed, and since when.
+    barred: Mutex<LruCache<Key, Vec<(PeerId, Instant)>>>,
     /// Bytes sent to peers, by their address: what a request tells of a peer.
     sent: Mutex<LruCache<IpAddr, Arc<AtomicU64>>>,
     changes: Changes,
@@ -113,6 +124,7 @@ impl Peers {
         Self {
             records: Mutex::new(LruCache::new(MAX_PEERS)),
             lacking: Mutex::new(LruCache::new(MAX_LACKING)),
+            barred: Mutex::new(LruCache::new(MAX_BARRED_KEYS)),
             sent: Mutex::new(LruCache::new(MAX_PEERS)),
             changes,
         }
@@ -127,11 +139,36 @@ impl Peers {
             .is_some_and(|record| record.is_backed_off(now));
         let pair = (candidate.peer.clone(), key.clone());
         !backed_off
+            && !self.barred(key, now).contains(&candidate.peer)
             && self
                 .lacking
                 .lock()
                 .peek(&pair)
                 .is_none_or(|until| *until <= now)
+    }
+
+    /// Has a peer not asked for a key again: what it delivered of it was not committed.
+    pub fn bar(&self, peer: &PeerId, key: &Key) {
+        let mut barred = self.barred.lock();
+        let peers = barred.get_or_insert_mut(key.clone(), Vec::new);
+        peers.retain(|(other, _)| other != peer);
+        if peers.len() >= MAX_BARRED {
+            peers.remove(0);
+        }
+        peers.push((peer.clone(), Instant::now()));
+    }
+
+    /// Lets all peers be asked for a key again: upstream has failed, and nobody else is left.
+    pub fn unbar(&self, key: &Key) {
+        self.barred.lock().pop(key);
+    }
+
+    /// The peers that are not asked for a key.
+    pub fn barred(&self, key: &Key, now: Instant) -> Vec<PeerId> {
+        let barred = self.barred.lock();
+        let peers = barred.peek(key).into_iter().flatten();
+        let valid = peers.filter(|(_, at)| now.saturating_duration_since(*at) < BARRED_FOR);
+        valid.map(|(peer, _)| peer.clone()).collect()
     }
 
     /// Returns some of the peers in back-off, from the most recently used.
@@ -245,10 +282,14 @@ impl Peers {
     }
 
     pub fn report_fault(&self, peer: &PeerId, key: &Key, fault: Fault, now: Instant) {
-        if fault != Fault::Failed {
-            self.lacking
-                .lock()
-                .put((peer.clone(), key.clone()), now + LACKING);
+        let pause = match fault {
+            Fault::Failed => None,
+            Fault::Busy => Some(BUSY),
+            Fault::Broke | Fault::Lacking | Fault::Wrong => Some(LACKING),
+        };
+        if let Some(pause) = pause {
+            let pair = (peer.clone(), key.clone());
+            self.lacking.lock().put(pair, now + pause);
         }
         let mut records = self.records.lock();
         let Some(record) = records.get_mut(peer) else {
@@ -264,6 +305,8 @@ impl Peers {
             record.lacked += 1;
         }
         match fault {
+            // It is alive and right.
+            Fault::Busy => return,
             Fault::Lacking if record.false_announcements + 1 < MAX_FALSE_ANNOUNCEMENTS => {
                 record.false_announcements += 1;
                 return;

@@ -14,7 +14,7 @@ use crate::request::{Kind, RequestError};
 
 /// Seconds after which a client may ask again where upstream does not say. Clients that have another way to upstream
 /// (skopeo, Podman) take it only when they have asked five times; left to themselves they wait a minute in all.
-const RETRY_SOON: &str = "1";
+pub const RETRY_SOON: &str = "1";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
@@ -98,6 +98,11 @@ impl Refusal {
             // Whoever asks a mirror has another way to upstream, and 404 is what sends it there.
             Self::Upstream(..) | Self::Relayed(..) => StatusCode::NOT_FOUND,
         }
+    }
+
+    /// Whether this node may be able to answer a moment later.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::Uploads(_) | Self::Occupied)
     }
 
     /// Why the client has to go upstream, in a word for the metrics.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use oci::{ByteRange, Ranges};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::attempts::Attempts;
 use crate::body::send_memory::{MemoryPermit, Share};
@@ -15,13 +15,13 @@ use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Question};
 use crate::metrics::Metrics;
 use crate::object_stream::{BodyError, ObjectStream, Pieces};
+use crate::pace::Pace;
 use crate::peers::Fault;
+use crate::rate_limit::RateLimit;
+use crate::registry_speeds::Stream;
 use crate::source_provider::SourceProvider;
 use crate::source_reader::{Next, SourceReader};
 
-/// A peer that sends less than this within [`SourceProvider::crawl_limit`] crawls, which is as bad as sending nothing: a
-/// client that sees some progress never goes elsewhere by itself.
-const CRAWL: u64 = 40 * 1024;
 /// A client that has taken nothing for this long may have had the peer end the connection, which then is no fault of
 /// the peer.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -46,42 +46,27 @@ pub struct Relay {
     /// The first bytes of a range, and what is left of it, if they are here already.
     first: Option<(ByteRange, Bytes, ByteRange)>,
     attempts: Arc<Attempts>,
-    meter: ReceiveMeter,
+    /// Of the peer that is open. A client that sees some progress never goes elsewhere by itself.
+    pace: Pace,
+    _stream: Stream,
     /// When the client was handed bytes, the last time.
     handed_over: Instant,
     permit: Arc<MemoryPermit>,
-}
-
-/// How long a peer was waited for, and what came of it. Time in which the client does not take bytes does not count.
-#[derive(Default)]
-struct ReceiveMeter {
-    waited: Duration,
-    bytes: u64,
-}
-
-impl ReceiveMeter {
-    /// Whether the peer crawls.
-    fn add(&mut self, waited: Duration, bytes: usize, window: Duration) -> bool {
-        self.waited += waited;
-        self.bytes += bytes as u64;
-        if self.waited < window {
-            return false;
-        }
-        let crawls = self.bytes < CRAWL;
-        (self.waited, self.bytes) = (Duration::ZERO, 0);
-        crawls
-    }
+    download: Arc<RateLimit>,
+    /// Bytes that were received and do not count against the rate yet.
+    unpaid: u64,
 }
 
 impl Relay {
-    /// `part` is what the answer holds; `permit`, the memory for it.
+    /// `part` is what the answer holds; `permit`, the memory for it; `download`, what the node may
+    /// receive.
     pub fn new(
         provider: Arc<dyn SourceProvider>,
         metrics: Arc<Metrics>,
         mut question: Question,
         part: ContentRange,
         answer: Answer,
-        permit: MemoryPermit,
+        (permit, download): (MemoryPermit, Arc<RateLimit>),
     ) -> Self {
         question.size = Some(part.size);
         let attempts = question.target.pull.attempts.clone().unwrap_or_default();
@@ -93,10 +78,13 @@ impl Relay {
             size: part.size,
             open: Some((part.range, reader)),
             first: None,
+            _stream: attempts.begin_stream(),
             attempts,
-            meter: ReceiveMeter::default(),
+            pace: Pace::default(),
             handed_over: Instant::now(),
             permit: Arc::new(permit),
+            download,
+            unpaid: 0,
         }
     }
 
@@ -121,6 +109,8 @@ impl Relay {
         if let Some((_, bytes, rest)) = self.first.take_if(|(first, ..)| *first == range) {
             return Ok(Some((bytes, rest)));
         }
+        // No bytes are expected of the peer meanwhile.
+        self.download.pay(std::mem::take(&mut self.unpaid)).await;
         let offset = range.start;
         let mut has_paused = self.handed_over.elapsed() >= PAUSE;
         loop {
@@ -128,10 +118,15 @@ impl Relay {
                 Some((at, reader)) if at == range => reader,
                 _ => self.open_at(&range).await?,
             };
-            if let Next::Bytes(mut bytes, waited) = reader.next(offset).await {
+            let began = Instant::now();
+            // A source that is out of patience is as good as broken.
+            let next = timeout(self.pace.patience(), reader.next(offset)).await;
+            if let Ok(Next::Bytes(mut bytes, waited)) = next {
                 bytes.truncate(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
                 return self.received(bytes, &range, reader, waited).map(Some);
             }
+            let grows = self.provider.grows();
+            self.pace.add(&self.attempts, began.elapsed(), 0, grows);
             if std::mem::take(&mut has_paused) {
                 tracing::debug!(key = %self.question.key, offset, "a peer broke while the client took nothing");
                 continue;
@@ -154,18 +149,25 @@ impl Relay {
         self.metrics.bytes.peer.inc_by(bytes.len() as u64);
         self.provider.received(range.start, &bytes);
         self.attempts.received(bytes.len() as u64);
+        self.unpaid += bytes.len() as u64;
         let rest = range.start + bytes.len() as u64..range.end;
+        if let Some(delivery) = &self.question.target.pull.delivery {
+            delivery.received(&reader.answer.candidate, rest.start == self.size);
+        }
         if rest.is_empty() {
             reader.answer.finished();
-        } else if self
-            .meter
-            .add(waited, bytes.len(), self.provider.crawl_limit())
-        {
+        } else if self.is_late(waited, bytes.len()) {
             self.broke(&reader.answer, rest.start)?;
         } else if !reader.is_slow() {
             self.open = Some((rest.clone(), reader));
         }
         Ok((bytes, rest))
+    }
+
+    /// Whether the peer has cost the pull too much.
+    fn is_late(&mut self, waited: Duration, bytes: usize) -> bool {
+        let grows = self.provider.grows();
+        self.pace.add(&self.attempts, waited, bytes as u64, grows) || self.attempts.are_spent()
     }
 
     /// # Errors
@@ -187,6 +189,7 @@ impl Relay {
     /// Asks a peer for the range.
     async fn open_at(&mut self, range: &ByteRange) -> Result<SourceReader, RelayError> {
         self.question.ranges = Some(Ranges::of(range));
+        self.pace.change_source();
         loop {
             let answer = self.provider.find(&self.question).await;
             let answer = answer.map_err(|source| RelayError::Interrupted {
@@ -234,9 +237,12 @@ impl ObjectStream for Relay {
             open: None,
             first: None,
             attempts: self.attempts.clone(),
-            meter: ReceiveMeter::default(),
+            pace: Pace::default(),
+            _stream: self.attempts.begin_stream(),
             handed_over: Instant::now(),
             permit: self.permit.clone(),
+            download: self.download.clone(),
+            unpaid: 0,
         })
     }
 }

@@ -46,6 +46,8 @@ pub const MEASURED: HeaderName = HeaderName::from_static("x-peili-measured");
 pub const SOURCE: HeaderName = HeaderName::from_static("x-peili-source");
 /// In an answer that sends the client to the registry: why, in the words of `peili_upstream_bytes_total`.
 pub const REASON: HeaderName = HeaderName::from_static("x-peili-reason");
+/// In a HEAD to a peer: what it delivered of this blob was not committed. The peer hashes its blob, once a day at most.
+pub const NOT_COMMITTED: HeaderName = HeaderName::from_static("x-peili-not-committed");
 
 /// Where a peer is asked for bytes that nobody needs, to test a link.
 pub const LINK_TEST: &str = "/link-test";

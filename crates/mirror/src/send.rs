@@ -1,9 +1,11 @@
 //! Send it: the fifth step of a pull. Turns what was found into a status, headers and a body.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
-    HeaderValue,
+    HeaderValue, RETRY_AFTER,
 };
 use http::{Response, StatusCode};
 use oci::{ByteRange, MediaType};
@@ -13,9 +15,13 @@ use crate::body::{self, Body, Part};
 use crate::content_range::ContentRange;
 use crate::found::{Found, Payload};
 use crate::measured;
-use crate::refusal::Refusal;
+use crate::rate_limit::RateLimit;
+use crate::refusal::{RETRY_SOON, Refusal};
 use crate::request::conditions::{self, Conditions};
-use crate::request::{Kind, NAMESPACE, Target};
+use crate::request::{Caller, Kind, NAMESPACE, Target};
+
+/// Objects up to this size, in bytes, are sent to everybody: refusing costs more.
+const SMALL: u64 = 1024 * 1024;
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -28,7 +34,7 @@ pub fn found(
     target: &Target,
     asked: &HeaderMap,
     mut found: Found,
-    memory: &SendMemory,
+    (memory, upload): (&SendMemory, &Arc<RateLimit>),
 ) -> Result<Response<Body>, Refusal> {
     let conditions = conditions::check(asked, &found.digest);
     if conditions == Conditions::Failed {
@@ -68,15 +74,29 @@ pub fn found(
     if target.head_only {
         found.payload = Payload::Empty;
     }
-    let share = memory.share(target.caller);
-    *response.body_mut() = body::of(found, parts, share);
+    let (share, is_large) = (memory.share(target.caller), found.size > Some(SMALL));
+    let mut body = body::of(found, parts, share);
+    if target.caller != Caller::Own && !upload.is_off() && !target.head_only {
+        let permit = if is_large { upload.admit() } else { None };
+        if is_large && permit.is_none() {
+            return Err(Refusal::Uploads(target.kind));
+        }
+        body.limit(upload, permit);
+    }
+    *response.body_mut() = body;
     Ok(response)
 }
 
-/// The answer that says why there is none.
-pub fn refused(refusal: &Refusal) -> Response<Body> {
+/// The answer that says why there is none. `is_peer`: to another node's mirror, which asks again later where this node is
+/// busy; a container runtime is told that it is not here, so that it goes on to its next host.
+pub fn refused(refusal: &Refusal, is_peer: bool) -> Response<Body> {
     let mut response = Response::new(Body::bytes(refusal.body().into()));
     *response.status_mut() = refusal.status();
+    if is_peer && refusal.is_busy() {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        let soon = HeaderValue::from_static(RETRY_SOON);
+        response.headers_mut().insert(RETRY_AFTER, soon);
+    }
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

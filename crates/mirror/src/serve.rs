@@ -26,7 +26,7 @@ use crate::listen::BACKLOG;
 use crate::mirror::{Ends, Mirror};
 use crate::request::{RequestError, browser, host};
 use crate::send;
-use admission::{Accepted, Admission};
+use admission::{Accepted, Admission, IsOwn};
 use spare::Spare;
 
 pub use limits::{ConnectionLimits, PortLimits};
@@ -73,8 +73,10 @@ pub async fn registry_within(
     mirror: Arc<Mirror>,
     shutdown: impl Into<Shutdown>,
 ) {
-    serve(
-        limits,
+    let access = mirror.clone();
+    let is_own: IsOwn = Arc::new(move |head| access.is_own_by_head(head));
+    serve_known(
+        (limits, is_own),
         listener,
         shutdown,
         move |request: http::Request<hyper::body::Incoming>, ends| {
@@ -99,7 +101,19 @@ pub async fn serve<H, F>(
     H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let (admission, shutdown) = (Admission::new(limits), shutdown.into());
+    serve_known((limits, Arc::new(|_| false)), listener, shutdown, handler).await;
+}
+
+async fn serve_known<H, F>(
+    (limits, is_own): (PortLimits, IsOwn),
+    listener: TcpListener,
+    shutdown: impl Into<Shutdown>,
+    handler: H,
+) where
+    H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let (admission, shutdown) = (Admission::new(limits, is_own), shutdown.into());
     let mut spare = Spare::new(&listener);
     let connections = TaskTracker::new();
     let answer = async |accepted: Accepted| {
@@ -228,7 +242,7 @@ where
                 Ok(answer) => answer.await,
                 Err(error) => {
                     tracing::debug!(%error, remote = %ends.remote, "refused a request");
-                    send::refused(&error.into())
+                    send::refused(&error.into(), false)
                 }
             };
             response.body_mut().send_to(client.clone());

@@ -1,17 +1,14 @@
 //! Provides the answers of peers: separates what is done with an answer from the choice of the peer.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use oci::Key;
+use tokio::time::timeout;
 
 use crate::fetch::{Answer, FetchError, Fetcher, Question};
 use crate::peers::Fault;
+use crate::waiting_budget::GRACE;
 use crate::{Candidate, PeerId, SourceStatus};
-
-/// See [`SourceProvider::crawl_limit`]: for peers that have the complete object.
-pub const COMPLETE_CRAWL: Duration = Duration::from_secs(5);
 
 /// Provides an answer to a question, and another one if that fails.
 #[async_trait]
@@ -26,9 +23,9 @@ pub trait SourceProvider: Send + Sync {
     /// Asks a peer how much it has of what it was asked for. Has no limit of its own.
     async fn status(&self, question: &Question, peer: &Candidate) -> SourceStatus;
 
-    /// A peer that was waited for this long in all and sent next to nothing has failed.
-    fn crawl_limit(&self) -> Duration {
-        COMPLETE_CRAWL
+    /// Whether the last answer is of a peer that is still receiving the object.
+    fn grows(&self) -> bool {
+        false
     }
 
     /// Records bytes of the object at `offset`.
@@ -49,7 +46,16 @@ pub trait SourceProvider: Send + Sync {
 #[async_trait]
 impl SourceProvider for Fetcher {
     async fn find(&self, question: &Question) -> Result<Answer, FetchError> {
-        self.fetch(question).await
+        let Some(attempts) = &question.target.pull.attempts else {
+            return self.fetch(question).await;
+        };
+        let wait = attempts.budget().wait();
+        let answer = timeout(wait.left, self.fetch(question)).await;
+        let answer = answer.unwrap_or(Err(FetchError::TooSlow));
+        if matches!(answer, Ok(_) | Err(FetchError::Unsatisfiable { .. })) {
+            wait.found(GRACE);
+        }
+        answer
     }
 
     fn report_fault(&self, peer: &PeerId, key: &Key, fault: Fault) {

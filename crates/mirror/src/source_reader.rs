@@ -93,6 +93,11 @@ impl SourceReader {
         }
     }
 
+    /// Whether the source is still receiving the object.
+    pub fn grows(&self) -> bool {
+        self.provider.grows()
+    }
+
     fn count(&self, bytes: u64) {
         self.answer.received(bytes);
         if let Some(activity) = &self.question.target.pull.activity {

@@ -5,15 +5,18 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use lru::LruCache;
-use oci::{Digest, Key, Ranges};
+use oci::{Digest, Key, Ranges, Registry};
 use parking_lot::Mutex;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 
 use crate::Store;
 use crate::activity::Activities;
+use crate::deliveries::Deliveries;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
+use crate::registry_speeds::RegistrySpeeds;
 use crate::request::Target;
 
 /// Objects that this node's client was sent upstream for and that have not appeared yet. A node pulls a few at a time;
@@ -25,6 +28,8 @@ pub struct UpstreamBytes {
     waiting: Mutex<LruCache<Digest, Sent>>,
     metrics: Arc<Metrics>,
     activities: Arc<Activities>,
+    speeds: Arc<RegistrySpeeds>,
+    deliveries: Arc<Deliveries>,
 }
 
 /// How the client was sent upstream.
@@ -32,14 +37,23 @@ struct Sent {
     reason: &'static str,
     /// What it asked for then; what comes before was received here.
     ranges: Option<Ranges>,
+    registry: Option<Registry>,
+    at: Instant,
 }
 
 impl UpstreamBytes {
-    pub fn new(metrics: Arc<Metrics>, activities: Arc<Activities>) -> Self {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        activities: Arc<Activities>,
+        speeds: Arc<RegistrySpeeds>,
+        deliveries: Arc<Deliveries>,
+    ) -> Self {
         Self {
             waiting: Mutex::new(LruCache::new(WAITING)),
             metrics,
             activities,
+            speeds,
+            deliveries,
         }
     }
 
@@ -58,6 +72,8 @@ impl UpstreamBytes {
             let sent = Sent {
                 reason: refusal.reason(),
                 ranges: target.ranges.clone(),
+                registry: target.origin.as_ref().map(|origin| origin.registry.clone()),
+                at: Instant::now(),
             };
             self.waiting.lock().put(digest.clone(), sent);
         }
@@ -100,10 +116,14 @@ impl UpstreamBytes {
             let begin = ranges.and_then(|ranges| Some(ranges.first()?.start));
             let bytes = object.size - begin.unwrap_or(0).min(object.size);
             self.metrics.count_upstream(sent.reason, bytes);
+            if let Some(registry) = &sent.registry {
+                self.speeds.received(registry, bytes, sent.at.elapsed());
+            }
             if let Some(pull) = self.activities.get(digest) {
                 pull.bytes.add_upstream(sent.reason, bytes);
             }
         }
+        self.deliveries.committed(digest);
         self.activities.appeared(digest, object.size);
     }
 }
@@ -141,6 +161,8 @@ mod tests {
             UpstreamBytes::new(
                 metrics.clone(),
                 Arc::new(Activities::new(Changes::default())),
+                Arc::default(),
+                Arc::default(),
             ),
             MemoryStore::default(),
         );

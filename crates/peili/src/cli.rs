@@ -289,6 +289,13 @@ pub struct MirrorArgs {
     /// How many peers may be asked in vain before the client is sent upstream.
     #[arg(long, env = "MIRROR_RESOLVE_RETRIES", default_value = "3")]
     pub mirror_resolve_retries: String,
+    /// What this node sends to other nodes at the most, in bytes per second with a unit, as in 50MB; 64KiB at least; 0: no
+    /// limit. What the node's own containerd gets is not limited.
+    #[arg(long, env = "UPLOAD_RATE", default_value = "0")]
+    pub upload_rate: String,
+    /// The same for what it receives from other nodes.
+    #[arg(long, env = "DOWNLOAD_RATE", default_value = "0")]
+    pub download_rate: String,
     /// Whether tags are answered, not digests alone.
     #[arg(long, env = "RESOLVE_TAGS", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
     pub resolve_tags: String,

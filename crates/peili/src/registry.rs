@@ -167,6 +167,7 @@ impl Bound {
             exporting.spawn(exporter.run(all_sent.clone()));
         }
         let mirror = Arc::new(mirror);
+        mirror.limit_rates(settings.rates);
         // Kubernetes is told that the mirror ends before it ends.
         let leaving = CancellationToken::new();
         let mut told = JoinSet::new();

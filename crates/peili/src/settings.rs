@@ -10,7 +10,7 @@ mod store;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ::mirror::{ListenAddress, Options};
+use ::mirror::{ListenAddress, Options, RateLimits};
 use swarm::Bootstrap;
 
 use crate::cli::RegistryArgs;
@@ -38,6 +38,7 @@ pub struct Settings {
     pub bootstrap: Bootstrap,
     pub store: Store,
     pub mirror: Options,
+    pub rates: RateLimits,
     /// What is checked upstream, where the store is containerd's.
     pub checks: Checks,
     /// Whether this node takes part in flights.
@@ -71,6 +72,7 @@ impl Settings {
             &arguments.node.node_name,
             &mut faults,
         );
+        let rates = mirror::rates(&arguments.mirror, &mut faults);
         let flights = faults.take("--flights", value::on_or_off(&arguments.mirror.flights));
         let filter = mirror.as_ref().map(|mirror| mirror.access.filter.clone());
         let node_readiness = node::readiness(
@@ -112,6 +114,7 @@ impl Settings {
                 bootstrap: bootstrap?,
                 store: store?,
                 mirror: mirror?,
+                rates: rates?,
                 checks: checks?,
                 flights: flights?,
                 shutdown_delay: shutdown_delay?,

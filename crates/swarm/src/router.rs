@@ -177,6 +177,10 @@ impl mirror::Flights for Router {
         self.command_flights(FlightCommand::Observe(rates));
     }
 
+    fn charge(&self, repository: u64, lost: Duration) {
+        self.command_flights(FlightCommand::Charge(repository, lost));
+    }
+
     fn link_tested(&self, test: LinkTest) {
         self.command_flights(FlightCommand::LinkTested(test));
     }

@@ -154,6 +154,7 @@ fn message(random: &mut Random, members: &[Vec<u8>]) -> Vec<u8> {
         5 => Message::Report(wire::Report {
             key,
             number,
+            sequence: 0,
             state: Some(wire::report::State::WrongDigest(true)),
         }),
         6 => Message::Announce(wire::Announce {
@@ -164,6 +165,7 @@ fn message(random: &mut Random, members: &[Vec<u8>]) -> Vec<u8> {
         7 => Message::Resync(wire::Resync { slots: u64::MAX }),
         8 => Message::Holders(wire::Holders {
             number,
+            key,
             holders: random.bytes(32 * 32),
             redirect: member,
         }),

@@ -150,6 +150,7 @@ async fn members(
         .context("the addresses to join at")?;
     for port in (FIRST_ROUTER..).take(MEMBERS.into()) {
         let config = Config {
+            node_name: "hostile".to_owned(),
             listen: format!(":{port}")
                 .parse()
                 .context("an address to listen on")?,

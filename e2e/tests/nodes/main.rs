@@ -7,6 +7,7 @@ mod chaos;
 mod checks;
 mod clients;
 mod container;
+mod damage;
 mod discard;
 mod faults;
 mod flight_faults;
@@ -101,6 +102,7 @@ tests_on! { flights_1_6, V1_6:
 }
 
 tests_on! { flights_1_7, V1_7:
+    damage::damaged_layer_costs_one_attempt,
     flights::remote_clients_lead_and_follow_nothing,
     flights::without_a_secret_nobody_else_takes_part,
     flight_faults::leader_is_cancelled,
@@ -129,6 +131,8 @@ tests_on! { checks_2, V2:
 }
 
 tests_on! { flights_2, V2:
+    damage::damaged_layer_costs_one_attempt,
+    damage::damaged_layer_in_flights,
     flights::remote_clients_lead_and_follow_nothing,
     flights::without_a_secret_nobody_else_takes_part,
     flights::parallel_ranges_cost_upstream_once,

@@ -1,5 +1,7 @@
 //! Tests this node's link, and compares what registries give.
 
+use std::time::Duration;
+
 use super::{Coordinator, Event};
 use crate::Time;
 use crate::outbox::Context;
@@ -36,6 +38,11 @@ impl Coordinator {
         }
         self.check_speed(now, view);
         self.deliver_own(now, view);
+    }
+
+    /// See [`crate::Node::charge`].
+    pub fn charge(&mut self, now: Time, repository: u64, lost: Duration) {
+        self.requests.charge(now, repository, lost);
     }
 
     /// See [`crate::Node::link_tested`].

@@ -23,7 +23,7 @@ const UNSENT: u32 = 128 * 1024;
 const MOST_UNSENT: u32 = 1024 * 1024;
 /// A client that has been waited for this long, to take bytes or to send a request, may lose its connection to a new
 /// one.
-const IDLE_AFTER: Duration = Duration::from_secs(2);
+pub const IDLE_AFTER: Duration = Duration::from_secs(2);
 /// Bytes that are read and dropped when a connection is closed.
 const MOST_DROPPED: usize = 64 * 1024;
 
@@ -73,6 +73,20 @@ impl ClientSocket {
     pub fn begin_request(&self) {
         let mut state = self.state.lock();
         (state.is_answering, state.waiting_since) = (true, None);
+    }
+
+    /// The first bytes that the client has sent and that were not read, without reading them.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.peek(buffer).await
+    }
+
+    /// How long the client has been waited for by now.
+    pub fn waited(&self) -> Duration {
+        let since = self.state.lock().waiting_since;
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Waits until the connection has to end, and says why. `wanted` ends one of those that are of no use, so that

@@ -18,9 +18,11 @@ use crate::flights::now;
 use crate::flights::pulling::MAX_FAILED_SOURCES;
 use crate::open_range::first_byte;
 use crate::peers::Fault;
+use crate::registry_speeds::LEAST;
 use crate::request::{FLIGHT, Target};
-use crate::source_provider::{COMPLETE_CRAWL, SourceProvider};
+use crate::source_provider::SourceProvider;
 use crate::trace::SpanKind;
+use crate::waiting_budget::{GRACE, Wait};
 use crate::{
     Candidate, ChainPosition, Condition, Decision, NodeId, PeerId, SourceRequest, SourceStatus,
     node_field, nodes_field,
@@ -28,8 +30,6 @@ use crate::{
 
 /// The limit of a request for a source. containerd from 2.3 waits 30 s for the head of an answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
-/// See [`SourceProvider::crawl_limit`]: a source that is still receiving the object sends what comes.
-const GROWING_CRAWL: Duration = Duration::from_secs(20);
 
 /// The sources of one body.
 pub struct FlightSource {
@@ -60,6 +60,8 @@ struct State {
 
 impl FlightSource {
     pub fn new(shared: Arc<Shared>, target: Target, digest: Digest, sharing: Sharing) -> Self {
+        let key = Key::Digest(digest.clone());
+        let barred = shared.fetcher.peers.barred(&key, Instant::now());
         Self {
             shared,
             target,
@@ -67,7 +69,10 @@ impl FlightSource {
             sharing,
             grows: AtomicBool::new(false),
             has_bytes: AtomicBool::new(false),
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                failed: barred,
+                ..State::default()
+            }),
         }
     }
 
@@ -137,11 +142,27 @@ impl FlightSource {
             ..SourceRequest::new(self.digest.as_str(), names)
         };
         let asked = Instant::now();
+        let budget = self.target.pull.attempts.as_ref().map(|a| a.budget());
+        let lost = budget.map_or(Duration::ZERO, |budget| budget.untold());
+        if !lost.is_zero() {
+            shared.flights.charge(request.repository, lost);
+        }
+        let wait = self.wait();
         let trace = &self.target.pull.trace;
         let mut span = trace.span("look-up", SpanKind::Internal);
         let decision = shared.flights.request_source(request).await;
         span.set("peili.decision", || decision_name(&decision).to_owned());
         span.end();
+        let is_in_vain = matches!(decision, Decision::Lead | Decision::Alone);
+        // What is received meanwhile would otherwise share upstream with it.
+        if let Some(wait) = wait
+            && (!is_in_vain || shared.speed.received_lately() >= LEAST)
+        {
+            wait.found(Duration::MAX);
+        } else if let Some(budget) = budget {
+            // Flights have charged it themselves.
+            budget.untold();
+        }
         shared
             .metrics
             .flights_seek_seconds
@@ -150,6 +171,12 @@ impl FlightSource {
             Decision::Follow { source, .. } if failed.contains(&source.peer) => Decision::Alone,
             decision => decision,
         }
+    }
+
+    /// Begins a wait that is charged to the pull if nothing comes of it.
+    fn wait(&self) -> Option<Wait> {
+        let attempts = self.target.pull.attempts.as_ref()?;
+        Some(attempts.budget().wait())
     }
 
     /// Nodes that are no source for this body, latest first: those that failed it, then those in back-off.
@@ -216,8 +243,12 @@ impl SourceProvider for FlightSource {
                 position: Some(position),
                 ..question.clone()
             };
+            let wait = self.wait();
             match self.shared.fetcher.ask(&question, source).await {
                 Ok(answer) => {
+                    if let Some(wait) = wait {
+                        wait.found(GRACE);
+                    }
                     let grows = answer.head.headers.contains_key(FLIGHT);
                     self.grows.store(grows, Ordering::Relaxed);
                     return answer.satisfied();
@@ -237,7 +268,7 @@ impl SourceProvider for FlightSource {
         match fault {
             Fault::Failed | Fault::Wrong => self.shared.fetcher.report_fault(peer, key, fault),
             Fault::Broke => self.shared.metrics.peer_failed(fault),
-            Fault::Lacking => {}
+            Fault::Lacking | Fault::Busy => {}
         }
     }
 
@@ -278,11 +309,7 @@ impl SourceProvider for FlightSource {
         left
     }
 
-    fn crawl_limit(&self) -> Duration {
-        if self.grows.load(Ordering::Relaxed) {
-            GROWING_CRAWL
-        } else {
-            COMPLETE_CRAWL
-        }
+    fn grows(&self) -> bool {
+        self.grows.load(Ordering::Relaxed)
     }
 }

@@ -2,15 +2,20 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use oci::Digest;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::body::client_socket::{ClientSocket, IDLE_AFTER};
 use crate::flights::pulling::MAX_UPLOADS;
 use crate::object_stream::BodyHook;
 use crate::rate::RateMeter;
+
+/// The most uploads to one address: a node that pulls three layers at a time twice over, or a few nodes behind one
+/// gateway. Whoever sends made-up requests leaves places to others.
+const MAX_UPLOADS_BY_ADDRESS: usize = MAX_UPLOADS / 4;
 
 type Key = (IpAddr, Digest);
 
@@ -20,8 +25,9 @@ pub struct Uploads(Mutex<Going>);
 
 #[derive(Debug, Default)]
 struct Going {
-    /// The number of streams of each upload.
-    streams: HashMap<Key, usize>,
+    /// The streams of each upload by number, and their clients.
+    streams: HashMap<Key, HashMap<u64, Weak<ClientSocket>>>,
+    last: u64,
     sent: RateMeter,
 }
 
@@ -30,20 +36,31 @@ struct Going {
 pub struct Upload {
     uploads: Arc<Uploads>,
     key: Key,
+    number: u64,
 }
 
 impl Uploads {
-    /// Admits an upload. `None`: there are too many.
+    /// Admits an upload. `None`: there are too many, and the clients of all of them take bytes.
     pub fn admit(self: &Arc<Self>, follower: IpAddr, digest: &Digest) -> Option<Upload> {
         let key = (follower, digest.clone());
-        let streams = &mut self.0.lock().streams;
-        if streams.len() >= MAX_UPLOADS && !streams.contains_key(&key) {
-            return None;
+        let mut going = self.0.lock();
+        if !going.streams.contains_key(&key) {
+            let of_follower = |(key, _): &(&Key, _)| key.0 == follower;
+            let has_all =
+                going.streams.iter().filter(of_follower).count() >= MAX_UPLOADS_BY_ADDRESS;
+            let is_full = has_all || going.streams.len() >= MAX_UPLOADS;
+            if is_full && !going.end_idle(|key| !has_all || key.0 == follower) {
+                return None;
+            }
         }
-        *streams.entry(key.clone()).or_default() += 1;
+        going.last += 1;
+        let number = going.last;
+        let streams = going.streams.entry(key.clone()).or_default();
+        streams.insert(number, Weak::new());
         Some(Upload {
             uploads: self.clone(),
             key,
+            number,
         })
     }
 
@@ -62,7 +79,30 @@ impl Uploads {
     }
 }
 
+impl Going {
+    /// Takes the place of an upload whose client takes no bytes. Returns whether there was one.
+    fn end_idle(&mut self, may_end: impl Fn(&Key) -> bool) -> bool {
+        let is_idle = |client: &Weak<ClientSocket>| {
+            let client = client.upgrade();
+            client.is_some_and(|client| client.waited() >= IDLE_AFTER)
+        };
+        let mut idle = self
+            .streams
+            .iter()
+            .filter(|(key, streams)| may_end(key) && streams.values().all(is_idle));
+        let idle = idle.next().map(|(key, _)| key.clone());
+        idle.is_some_and(|key| self.streams.remove(&key).is_some())
+    }
+}
+
 impl BodyHook for Upload {
+    fn sent_to(&self, client: &Arc<ClientSocket>) {
+        let streams = &mut self.uploads.0.lock().streams;
+        if let Some(streams) = streams.get_mut(&self.key) {
+            streams.insert(self.number, Arc::downgrade(client));
+        }
+    }
+
     fn sent(&self, bytes: u64) {
         self.uploads.0.lock().sent.received(Instant::now(), bytes);
     }
@@ -72,8 +112,8 @@ impl Drop for Upload {
     fn drop(&mut self) {
         let all = &mut self.uploads.0.lock().streams;
         if let Some(streams) = all.get_mut(&self.key) {
-            *streams -= 1;
-            if *streams == 0 {
+            streams.remove(&self.number);
+            if streams.is_empty() {
                 all.remove(&self.key);
             }
         }
@@ -103,5 +143,17 @@ mod tests {
         assert!(one_more().is_none(), "one range is left");
         ranges.clear();
         assert!(one_more().is_some());
+    }
+
+    #[test]
+    fn one_address_leaves_places_to_others() {
+        let uploads = Arc::new(Uploads::default());
+        let object = |n: usize| Digest::sha256(&n.to_be_bytes());
+        let (hostile, honest) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let made_up: Vec<_> = (0..MAX_UPLOADS)
+            .filter_map(|n| uploads.admit(hostile, &object(n)))
+            .collect();
+        assert_eq!(made_up.len(), MAX_UPLOADS_BY_ADDRESS);
+        assert!(uploads.admit(honest, &object(0)).is_some());
     }
 }

@@ -1,12 +1,13 @@
 //! The steps of the pipeline between who asks and what is sent.
 
 use http::HeaderMap;
-use oci::{Digest, Origin, Reference};
+use oci::{Digest, Key, Origin, Reference};
 
 use super::{Ends, Mirror};
 use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Source};
 use crate::metrics::{Metrics, MirrorLabels};
+use crate::open_range::first_byte;
 use crate::pull_owners::{asks_for_rest, filled};
 use crate::pull_through::Client;
 use crate::refusal::Refusal;
@@ -40,9 +41,18 @@ impl Mirror {
         };
         target.caller = self.access.caller(headers, client, owns_pull);
         if target.caller == Caller::Own
-            && let Some((digest, _, growing)) = filled
+            && let Some((digest, id, growing)) = filled
         {
-            target.pull.attempts = Some(self.attempts.of(&digest));
+            let offset = first_byte(target.ranges.as_ref());
+            let (delivery, accused) = self.deliveries.begin(&digest, id, offset);
+            target.pull.delivery = Some(delivery);
+            self.accusations.accuse(target, &digest, accused);
+            let attempts = self.attempts.of(&digest, target.origin.as_ref());
+            // Ranges that are fetched beside one another begin further on.
+            if offset <= growing.progress().written && attempts.asked_again() {
+                self.peers.unbar(&Key::Digest(digest.clone()));
+            }
+            target.pull.attempts = Some(attempts);
             target.pull.ingest = Some(growing);
         }
     }
@@ -107,6 +117,9 @@ impl Mirror {
             (None, None) => self.from_peers.find(target).await,
         };
         self.upstream_bytes.note(target, result.as_ref().map(drop));
+        if let (Err(_), Some(attempts)) = (&result, &target.pull.attempts) {
+            attempts.sent_upstream();
+        }
         self.count(target, result.as_ref().ok());
         result
     }

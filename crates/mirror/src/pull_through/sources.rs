@@ -100,6 +100,8 @@ impl Sources {
             head_only: false,
             ..target.clone()
         };
+        // Peers may fail each client twice, however many of them there are.
+        target.pull.attempts.get_or_insert_default();
         if let Nodes::InFlight(ingest) = &nodes {
             target.pull.ingest = Some(ingest.clone());
         }

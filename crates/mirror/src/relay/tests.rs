@@ -1,6 +1,8 @@
 //! What a client sees when peers are slow, lie, break or die. Every peer is a real socket.
 
 mod app;
+mod damage;
+mod hostile;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -293,14 +295,7 @@ async fn peers_that_answer_and_close_end_in_a_miss() {
 async fn the_nodes_own_pull_goes_upstream_after_two_peers_have_failed_it() {
     let (bytes, digest) = large();
     let app = app(&digest, &vec![Peer::Breaks(bytes, 1); 25]).await;
-    let (_writer, progress) = tokio::sync::watch::channel(crate::Progress {
-        written: 0,
-        total: None,
-        stage: crate::IngestStage::Filling,
-    });
-    let file = tempfile::tempfile().expect("a file");
-    let ingest = crate::Growing::new(Arc::new(file), progress);
-    app.store.ingest_from(&digest, ingest);
+    app.ingest(&digest);
     let first = app.blob(&digest).await;
     assert_eq!(first.status(), StatusCode::OK);
     let mut body = first.into_body();

@@ -1,14 +1,19 @@
 //! Which connections a port takes. Their number is limited, with a share for clients on this host. Where no permit is
 //! left, a new connection gets that of the one whose client has been waited for the longest.
+//!
+//! One address on another host may have a quarter of the permits. Behind a gateway address may be this node's own
+//! containerd: a connection whose request carries the node secret counts as one of this host, wherever it comes from.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::limits::PortLimits;
 use crate::body::client_socket::ClientSocket;
@@ -19,12 +24,22 @@ use crate::request::is_this_host;
 /// that there are permits for, as each has a descriptor, but no more than this. The rest are turned away at once.
 const PERMIT_LIMIT: Duration = Duration::from_secs(1);
 const MOST_NEWCOMERS: usize = 64;
+/// One address may have this part of the permits for other hosts, but this many anyway.
+const PART_OF_ADDRESS: usize = 4;
+const LEAST_OF_ADDRESS: usize = 8;
+/// The head of a request is looked at again this much later, if it has not come.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The bytes of a head that are looked at.
+const MOST_LOOKED_AT: usize = 8 * 1024;
+
+/// Tells by the first bytes of a connection whether they prove that its client is this node's own containerd.
+pub type IsOwn = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 /// The connections that a port may have.
-#[derive(Debug)]
 pub struct Admission {
     own: Arc<Pool>,
     others: Arc<Pool>,
+    is_own: IsOwn,
 }
 
 /// The connections of one kind of client.
@@ -34,16 +49,20 @@ struct Pool {
     newcomers: Arc<Semaphore>,
     /// Ends the connection that has listened for the longest.
     wanted: Notify,
+    /// The permits in use by each address, and how many one may have.
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+    most_of_address: usize,
 }
 
 /// A connection that was accepted. Dropping it closes it, in order.
-#[derive(Debug)]
 pub struct Accepted {
     pub client: Arc<ClientSocket>,
     pub ends: Ends,
     /// `None`: there is no permit for it, and none to wait for.
     place: Option<Place>,
     pool: Arc<Pool>,
+    own_pool: Arc<Pool>,
+    is_own: IsOwn,
 }
 
 /// What a connection was given when it was accepted.
@@ -53,20 +72,34 @@ struct Place {
     is_newcomer: bool,
     /// To be served, or to wait.
     _permit: OwnedSemaphorePermit,
+    /// Counts against its address.
+    _share: Option<AddressShare>,
+}
+
+/// One permit of an address.
+#[derive(Debug)]
+struct AddressShare {
+    pool: Arc<Pool>,
+    address: IpAddr,
 }
 
 impl Admission {
-    pub fn new(PortLimits { own, others }: PortLimits) -> Self {
-        let pool = |most| {
+    /// `is_own`: see [`IsOwn`].
+    pub fn new(PortLimits { own, others }: PortLimits, is_own: IsOwn) -> Self {
+        let pool = |most: usize, most_of_address| {
             Arc::new(Pool {
                 permits: Arc::new(Semaphore::new(most)),
                 newcomers: Arc::new(Semaphore::new((most / 4).clamp(1, MOST_NEWCOMERS))),
                 wanted: Notify::new(),
+                by_address: Mutex::default(),
+                most_of_address,
             })
         };
+        let most_of_address = (others / PART_OF_ADDRESS).max(LEAST_OF_ADDRESS);
         Self {
-            own: pool(own),
-            others: pool(others),
+            own: pool(own, usize::MAX),
+            others: pool(others, most_of_address),
+            is_own,
         }
     }
 
@@ -88,30 +121,68 @@ impl Admission {
         Ok(Accepted {
             client: Arc::new(ClientSocket::new(stream, from_this_host)),
             ends: Ends { remote, local },
-            place: pool.place(),
+            place: pool.place(remote.ip().to_canonical()),
             pool: pool.clone(),
+            own_pool: self.own.clone(),
+            is_own: self.is_own.clone(),
         })
     }
 }
 
 impl Pool {
-    fn place(&self) -> Option<Place> {
-        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            return Some(Place::served(permit));
+    fn place(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        if let Some(share) = self.share(address)
+            && let Ok(permit) = self.permits.clone().try_acquire_owned()
+        {
+            return Some(Place::served(permit, share));
         }
         let permit = self.newcomers.clone().try_acquire_owned().ok()?;
         Some(Place {
             is_newcomer: true,
             _permit: permit,
+            _share: None,
         })
+    }
+
+    /// One more permit of an address; `None`: it has as many as it may.
+    fn share(self: &Arc<Self>, address: IpAddr) -> Option<AddressShare> {
+        let mut by_address = self.by_address.lock();
+        let count = by_address.entry(address).or_default();
+        if *count >= self.most_of_address {
+            return None;
+        }
+        *count += 1;
+        let pool = self.clone();
+        Some(AddressShare { pool, address })
+    }
+
+    /// Waits for a permit, at the cost of another connection if need be.
+    async fn wait(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let share = self.share(address)?;
+        self.wanted.notify_one();
+        let permit = self.permits.clone().acquire_owned().await.ok()?;
+        Some(Place::served(permit, share))
+    }
+}
+
+impl Drop for AddressShare {
+    fn drop(&mut self) {
+        let mut by_address = self.pool.by_address.lock();
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+            }
+        }
     }
 }
 
 impl Place {
-    fn served(permit: OwnedSemaphorePermit) -> Self {
+    fn served(permit: OwnedSemaphorePermit, share: AddressShare) -> Self {
         Self {
             is_newcomer: false,
             _permit: permit,
+            _share: Some(share),
         }
     }
 }
@@ -125,12 +196,42 @@ impl Accepted {
     /// Waits until the connection has a permit, at the cost of another one if need be. `false`: it gets none.
     pub async fn admit(&mut self) -> bool {
         if self.place.as_ref().is_some_and(|place| place.is_newcomer) {
-            self.pool.wanted.notify_one();
-            let permit = timeout(PERMIT_LIMIT, self.pool.permits.clone().acquire_owned());
-            let permit = permit.await.ok().and_then(Result::ok);
-            self.place = permit.map(Place::served);
+            let address = self.ends.remote.ip().to_canonical();
+            let waiting = async {
+                // An address that has its share waits for its request to show whose it is.
+                let place = async {
+                    match self.pool.wait(address).await {
+                        Some(place) => place,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    () = self.is_shown_own() => (self.own_pool.wait(address).await, true),
+                    place = place => (Some(place), false),
+                }
+            };
+            let (place, is_own) = timeout(PERMIT_LIMIT, waiting)
+                .await
+                .unwrap_or((None, false));
+            self.place = place;
+            if is_own {
+                self.pool = self.own_pool.clone();
+            }
         }
         self.place.is_some()
+    }
+
+    /// Waits until the first bytes of the connection prove that this node's own containerd sent them.
+    async fn is_shown_own(&self) {
+        let mut head = vec![0; MOST_LOOKED_AT];
+        loop {
+            let count = self.client.peek(&mut head).await.unwrap_or(0);
+            if (self.is_own)(&head[..count]) {
+                return;
+            }
+            sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Ends the connection of the same kind that is of no use for the longest, so that there is room for the next client.
@@ -154,6 +255,7 @@ impl Drop for Accepted {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -161,7 +263,7 @@ mod tests {
     /// With more clients than tasks get to run, the descriptors would be gone before anybody is turned away.
     #[tokio::test]
     async fn places_are_given_before_any_connection_is_served() {
-        let admission = Admission::new(PortLimits { own: 8, others: 1 });
+        let admission = Admission::new(PortLimits { own: 8, others: 1 }, Arc::new(|_| false));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -182,5 +284,44 @@ mod tests {
         });
         assert!(admitted);
         assert_eq!(newcomer.pool.newcomers.available_permits(), newcomers);
+    }
+
+    #[test]
+    fn one_address_has_a_quarter_of_the_permits_of_other_hosts() {
+        let limits = PortLimits { own: 8, others: 64 };
+        let admission = Admission::new(limits, Arc::new(|_| false));
+        let (hostile, honest) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let served = |place: &Option<Place>| place.as_ref().is_some_and(|p| !p.is_newcomer);
+        let mut many: Vec<_> = (0..64).map(|_| admission.others.place(hostile)).collect();
+        assert_eq!(many.iter().filter(|place| served(place)).count(), 16);
+        assert!(served(&admission.others.place(honest)));
+        many.clear();
+        assert!(
+            admission.others.by_address.lock().is_empty(),
+            "nothing is left"
+        );
+        assert!(served(&admission.others.place(hostile)));
+    }
+
+    /// All connections are of one gateway, and so is that of this node's containerd.
+    #[tokio::test]
+    async fn a_node_secret_opens_a_port_that_its_gateway_has_filled() {
+        let is_own: IsOwn = Arc::new(|head| head.ends_with(b"secret"));
+        let admission = Admission::new(PortLimits { own: 8, others: 8 }, is_own);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let listener = listener.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let gateway = SocketAddr::from(([10, 0, 0, 1], 1));
+        let filled: Vec<_> = (0..8)
+            .map(|_| admission.others.place(gateway.ip()).expect("a permit"))
+            .collect();
+        for (head, is_admitted) in [("a secret", true), ("a stranger", false)] {
+            let mut client = TcpStream::connect(address).await.expect("it listens");
+            client.write_all(head.as_bytes()).await.expect("sent");
+            let (stream, _) = listener.accept().await.expect("a client");
+            let mut accepted = admission.accept(stream, gateway).expect("a connection");
+            assert_eq!(accepted.admit().await, is_admitted, "{head}");
+        }
+        drop(filled);
     }
 }

@@ -17,7 +17,7 @@ async fn a_measured_request_stores_nothing_and_is_not_listed() {
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
     assert_eq!(answer.headers()[REASON], "no_peer");
     assert_eq!(app.asked(), 0, "upstream is left to the client");
-    let snapshot = app.mirror.snapshot();
+    let snapshot = app.mirror.snapshot().await;
     assert!(snapshot.running.is_empty(), "{snapshot:?}");
     let asked = app.mirror.own_client_asked_ago();
     assert_eq!(asked, None, "containerd has not asked");
@@ -32,9 +32,9 @@ async fn the_source_is_named_to_a_client_of_this_node_that_measures() {
     app.stored(&digest).await;
     let answer = app.ask(&path, HERE, measured()).await;
     assert_eq!(answer.headers()[SOURCE], "local");
-    let before = app.mirror.snapshot().finished.len();
+    let before = app.mirror.snapshot().await.finished.len();
     assert_eq!(read(answer).await.1, layer());
-    let after = app.mirror.snapshot();
+    let after = app.mirror.snapshot().await;
     assert_eq!((after.running.len(), after.finished.len()), (0, before));
     for (remote, headers) in [(HERE, HeaderMap::new()), (ELSEWHERE, measured())] {
         let answer = app.ask(&path, remote, headers).await;

@@ -1,13 +1,13 @@
 //! What the mirror serves, to whom, and how long it looks.
 
 use hosts::NodeSecret;
-use mirror::{Access, Limits, Options, Reader, Secret};
+use mirror::{Access, LEAST_SHARE, Limits, Options, RateLimits, Reader, Secret};
 use oci::{Filter, Registry, RegistryUrl};
 
 use crate::cli::{Given, MirrorArgs};
 use crate::fault::Faults;
 use crate::value;
-use crate::{credentials, duration};
+use crate::{credentials, duration, size};
 
 /// `node_name` is the value of `--node-name`.
 pub fn read(
@@ -70,6 +70,30 @@ pub fn read(
     })
 }
 
+/// How fast other nodes are sent to and received from.
+pub fn rates(arguments: &MirrorArgs, faults: &mut Faults) -> Option<RateLimits> {
+    let upload = faults.take("--upload-rate", rate(&arguments.upload_rate));
+    let download = faults.take("--download-rate", rate(&arguments.download_rate));
+    Some(RateLimits {
+        upload: upload?,
+        download: download?,
+    })
+}
+
+/// A rate in bytes per second; `None`: no limit.
+fn rate(text: &str) -> Result<Option<u64>, String> {
+    if text == "0" {
+        return Ok(None);
+    }
+    let rate = size::parse(text.strip_suffix("/s").unwrap_or(text))?;
+    if rate < LEAST_SHARE {
+        return Err(format!(
+            "{text:?} is too little for one stream; write 64KiB or more, or 0 for no limit"
+        ));
+    }
+    Ok(Some(rate))
+}
+
 /// What clients on this host may call it: the name of the node that was given, and the host's own.
 fn own_names(node_name: &str) -> Vec<String> {
     let host = super::node_name("");
@@ -111,6 +135,16 @@ pub fn registries(arguments: &MirrorArgs, faults: &mut Faults) -> Vec<RegistryUr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_a_size_each_second() {
+        assert_eq!(rate("0"), Ok(None));
+        assert_eq!(rate("50MB"), Ok(Some(50_000_000)));
+        assert_eq!(rate("64KiB/s"), Ok(Some(65_536)));
+        for bad in ["63KiB", "fast", "-1", "1/s"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_list_of_expressions_is_told_from_one() {

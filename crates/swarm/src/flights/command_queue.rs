@@ -165,7 +165,7 @@ fn subject(command: &FlightCommand) -> Option<Subject> {
         FlightCommand::RequestSource(request, _) => Some(Subject::Object(request.key())),
         FlightCommand::Report(digest, _) => Some(Subject::Object(Key::of(digest.as_str()))),
         FlightCommand::Observe(_) => Some(Subject::Rates),
-        FlightCommand::LinkTested(_) => None,
+        FlightCommand::Charge(..) | FlightCommand::LinkTested(_) => None,
     }
 }
 
@@ -189,7 +189,7 @@ fn must_be_queued(command: &FlightCommand) -> bool {
             PullProgress::Begun { .. } => false,
         },
         FlightCommand::RequestSource(..) | FlightCommand::LinkTested(_) => true,
-        FlightCommand::Observe(_) => false,
+        FlightCommand::Observe(_) | FlightCommand::Charge(..) => false,
     }
 }
 
@@ -231,7 +231,7 @@ mod tests {
                 FlightCommand::Report(digest, progress) => (Some(digest), format!("{progress:?}")),
                 FlightCommand::Observe(rates) => (None, format!("rates: {}", rates.total)),
                 FlightCommand::RequestSource(..) => (None, "request".into()),
-                FlightCommand::LinkTested(_) => (None, "tested".into()),
+                FlightCommand::Charge(..) | FlightCommand::LinkTested(_) => (None, "tested".into()),
             });
         }
         drained

@@ -48,6 +48,8 @@ pub(crate) enum FlightCommand {
     RequestSource(Box<SourceRequest>, oneshot::Sender<Decision<Candidate>>),
     Report(Digest, PullProgress),
     Observe(ReceiveRates),
+    /// A pull from this repository, by its hash, has lost this much by waiting for its sources.
+    Charge(u64, Duration),
     LinkTested(LinkTest),
 }
 
@@ -265,6 +267,9 @@ impl Flights {
                 self.node.report(self.now(), key, progress);
             }
             FlightCommand::Observe(rates) => self.node.observe(self.now(), &rates),
+            FlightCommand::Charge(repository, lost) => {
+                self.node.charge(self.now(), repository, lost);
+            }
             FlightCommand::LinkTested(test) => self.node.link_tested(self.now(), test),
         }
     }

@@ -1,6 +1,8 @@
 //! Who gets what this node is still receiving, and who does not.
 
 use super::*;
+use http::header::RETRY_AFTER;
+use tokio::net::TcpSocket;
 
 #[tokio::test]
 async fn what_grows_is_for_followers_alone() {
@@ -54,7 +56,8 @@ async fn a_node_feeds_as_many_as_it_can() {
             9,
         ));
         let answer = leader.ask(&path, &headers, follower).await;
-        if answer.0.status() == StatusCode::NOT_FOUND {
+        if answer.0.status() == StatusCode::SERVICE_UNAVAILABLE {
+            assert_eq!(answer.header(&RETRY_AFTER), "1");
             break answer;
         }
         follow_first.push(answer);
@@ -66,4 +69,51 @@ async fn a_node_feeds_as_many_as_it_can() {
     let last = SocketAddr::from(([10, 0, 2, 1], 9));
     let answer = leader.ask(&path, &headers, last).await;
     assert_eq!(answer.0.status(), StatusCode::OK);
+}
+
+/// Requests that are made up and not read take places, and lose them once others need them.
+#[tokio::test]
+async fn clients_that_take_nothing_leave_their_places_to_those_that_do() {
+    let leader = node().await;
+    let (mut objects, mut growing) = (Vec::new(), Vec::new());
+    for number in 0..6 {
+        let bytes = vec![number; 8 * MIB];
+        let digest = Digest::sha256(&bytes);
+        let ingest = leader.lead(&digest, bytes.len() as u64).await;
+        ingest.write(&bytes);
+        growing.push(ingest);
+        objects.push(digest);
+    }
+    let mut unread = Vec::new();
+    for last in 2..6 {
+        for digest in &objects {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            let local = SocketAddr::from(([127, 0, 0, last], 0));
+            socket.bind(local).expect("an address of this host");
+            let mut stream = socket.connect(leader.address).await.expect("it listens");
+            let head = format!(
+                "GET /v2/lab/app/blobs/{digest}?ns=quay.io HTTP/1.1\r\nhost: a\r\nx-spegel-mirrored: true\r\nx-peili-flight: 7-1\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.expect("sent");
+            unread.push(stream);
+        }
+    }
+    let flight = leader.mirror.flight.as_ref().expect("flights");
+    let uploads = || flight.followers().values().sum::<usize>();
+    let all = async {
+        while uploads() < 24 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE / 4, all).await.expect("all are admitted");
+    let mut seconds = 0;
+    // As long as places are taken, less than the time after which any client is cut off.
+    while leader.follow_first(&objects[0]).await.0.status() != StatusCode::OK {
+        assert!(seconds < 40, "the places are kept");
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::time::resume();
+        seconds += 1;
+    }
+    drop(unread);
 }

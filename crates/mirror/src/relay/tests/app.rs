@@ -8,14 +8,16 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
 use oci::Digest;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::fetch::Limits;
 use crate::memory::{MemoryCluster, MemoryStore};
 use crate::mirror::{Ends, Mirror, Options, Parts};
-use crate::{Body, Candidate, PeerId, Router};
+use crate::{Body, Candidate, Growing, IngestStage, PeerId, Progress, Router};
 
 /// What a peer does with the connections it gets.
 #[derive(Clone)]
@@ -26,6 +28,8 @@ pub enum Peer {
     Breaks(Bytes, usize),
     /// The same, then says nothing more.
     Stalls(Bytes, usize),
+    /// Serves this many bytes every 100 ms.
+    Trickles(Bytes, usize),
     /// Takes the request and never answers.
     Silent,
     /// Has nothing.
@@ -36,18 +40,18 @@ pub enum Peer {
     Denies(u64),
 }
 
-async fn spawn(peer: Peer) -> SocketAddr {
+async fn spawn(number: usize, peer: Peer, asked: Asked) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(talk(stream, peer.clone()));
+            tokio::spawn(talk(stream, number, peer.clone(), asked.clone()));
         }
     });
     address
 }
 
-async fn talk(mut stream: TcpStream, peer: Peer) {
+async fn talk(mut stream: TcpStream, number: usize, peer: Peer, asked: Asked) {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -56,12 +60,15 @@ async fn talk(mut stream: TcpStream, peer: Peer) {
         }
     }
     let text = String::from_utf8_lossy(&request).to_lowercase();
+    asked.lock().push((number, text.clone()));
     assert!(
         text.contains("x-spegel-mirrored: true"),
         "a peer is always told that its answer is final"
     );
     let (bytes, sent, then_wait) = match &peer {
-        Peer::Good(bytes) | Peer::Lies(bytes) => (bytes.clone(), usize::MAX, false),
+        Peer::Trickles(bytes, _) | Peer::Good(bytes) | Peer::Lies(bytes) => {
+            (bytes.clone(), usize::MAX, false)
+        }
         Peer::Breaks(bytes, sent) => (bytes.clone(), *sent, false),
         Peer::Stalls(bytes, sent) => (bytes.clone(), *sent, true),
         Peer::Silent => std::future::pending().await,
@@ -102,6 +109,15 @@ async fn talk(mut stream: TcpStream, peer: Peer) {
         }
     };
     let _ = stream.write_all(head.as_bytes()).await;
+    if let Peer::Trickles(_, size) = peer {
+        for piece in body.chunks(size) {
+            if stream.write_all(piece).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        return;
+    }
     let _ = stream.write_all(&body[..sent.min(body.len())]).await;
     if then_wait {
         std::future::pending::<()>().await;
@@ -112,7 +128,12 @@ pub struct TestApp {
     pub mirror: Mirror,
     pub store: Arc<MemoryStore>,
     registry: Registry,
+    /// What the peers were asked, by their number.
+    asked: Asked,
+    ingests: Mutex<Vec<watch::Sender<Progress>>>,
 }
+
+type Asked = Arc<Mutex<Vec<(usize, String)>>>;
 
 /// A mirror with an empty store whose peers announce `digest`.
 pub async fn app(digest: &Digest, peers: &[Peer]) -> TestApp {
@@ -120,16 +141,26 @@ pub async fn app(digest: &Digest, peers: &[Peer]) -> TestApp {
 }
 
 pub async fn app_of(key: oci::Key, peers: &[Peer]) -> TestApp {
-    let cluster = MemoryCluster::default();
+    app_of_all(vec![key], peers).await
+}
+
+/// The same where all peers announce all keys.
+pub async fn app_of_all(keys: Vec<oci::Key>, peers: &[Peer]) -> TestApp {
+    let (cluster, asked) = (MemoryCluster::default(), Asked::default());
     for (number, peer) in peers.iter().enumerate() {
-        let node = candidate(number, spawn(peer.clone()).await);
-        cluster.router(node).announce(vec![key.clone()]).await;
+        let node = candidate(number, spawn(number, peer.clone(), asked.clone()).await);
+        cluster.router(node).announce(keys.clone()).await;
     }
-    let here = candidate(99, SocketAddr::from(([127, 0, 0, 1], 1)));
+    let here = candidate(9999, SocketAddr::from(([127, 0, 0, 1], 1)));
+    app_by(Arc::new(cluster.router(here)), asked)
+}
+
+/// A mirror with an empty store and this router.
+pub fn app_by(router: Arc<dyn Router>, asked: Asked) -> TestApp {
     let store = Arc::new(MemoryStore::default());
     let parts = Parts {
         store: store.clone(),
-        router: Arc::new(cluster.router(here)),
+        router,
         pull_through: None,
         checks: None,
         flights: None,
@@ -150,6 +181,8 @@ pub async fn app_of(key: oci::Key, peers: &[Peer]) -> TestApp {
         mirror: Mirror::new(parts, options, &mut registry),
         store,
         registry,
+        asked,
+        ingests: Mutex::default(),
     }
 }
 
@@ -169,6 +202,14 @@ impl TestApp {
     pub async fn get_from(&self, ip: [u8; 4], path: &str, headers: HeaderMap) -> Response<Body> {
         let mut request = http::Request::get(path).body(()).expect("a request");
         *request.headers_mut() = headers;
+        self.answer_to(ip, request).await
+    }
+
+    pub async fn answer(&self, request: http::Request<()>) -> Response<Body> {
+        self.answer_to([10, 0, 0, 1], request).await
+    }
+
+    async fn answer_to(&self, ip: [u8; 4], request: http::Request<()>) -> Response<Body> {
         let ends = Ends {
             remote: SocketAddr::from((ip, 1)),
             local: SocketAddr::from(([10, 0, 0, 2], 5000)),
@@ -184,6 +225,52 @@ impl TestApp {
     pub async fn blob_for(&self, digest: &Digest, ip: [u8; 4]) -> Response<Body> {
         let path = format!("/v2/lab/app/blobs/{digest}?ns=quay.io");
         self.get_from(ip, &path, HeaderMap::new()).await
+    }
+
+    /// Has the node's containerd open an ingest, so that the next request for the object is its own.
+    pub fn ingest(&self, digest: &Digest) {
+        let (writer, progress) = watch::channel(Progress {
+            written: 0,
+            total: None,
+            stage: IngestStage::Filling,
+        });
+        let file = Arc::new(tempfile::tempfile().expect("a file"));
+        self.store.ingest_from(digest, Growing::new(file, progress));
+        self.ingests.lock().push(writer);
+    }
+
+    /// What the peers were asked: who, and the head in lower case.
+    pub fn asked(&self) -> Vec<(usize, String)> {
+        self.asked.lock().clone()
+    }
+
+    /// Pulls a blob as containerd does: goes on where a body ended, until it has all or is sent upstream. Returns the bytes
+    /// that it got here.
+    pub async fn pull(&self, digest: &Digest) -> u64 {
+        self.ingest(digest);
+        let (mut offset, mut barren) = (0u64, 0);
+        loop {
+            let mut headers = HeaderMap::new();
+            if offset > 0 {
+                let range = format!("bytes={offset}-").parse().expect("a value");
+                headers.insert(http::header::RANGE, range);
+            }
+            let path = format!("/v2/lab/app/blobs/{digest}?ns=quay.io");
+            let response = self.get(&path, headers).await;
+            if response.status() == http::StatusCode::NOT_FOUND {
+                return offset;
+            }
+            let (before, mut body) = (offset, response.into_body());
+            loop {
+                match body.frame().await {
+                    None => return offset,
+                    Some(Err(_)) => break,
+                    Some(Ok(frame)) => offset += frame.into_data().expect("data").len() as u64,
+                }
+            }
+            barren = if offset == before { barren + 1 } else { 0 };
+            assert!(barren <= 1, "containerd gives up after three");
+        }
     }
 
     pub fn metric(&self, name: &str) -> u64 {

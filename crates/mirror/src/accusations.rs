@@ -1,0 +1,146 @@
+//! Accusations: a peer whose bytes were not committed is told, and whoever is told hashes its object. Nobody is believed
+//! without that: the peer may have passed on what another one sent, and anybody can accuse.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lru::LruCache;
+use oci::{Digest, Key};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::fetch::Fetcher;
+use crate::metrics::Metrics;
+use crate::request::Target;
+use crate::verification::{self, Verdict};
+use crate::{Candidate, Store, local};
+
+/// An object is hashed once within this time, however often it is accused.
+const HASHED_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// The most objects that wait to be hashed; they are hashed one after the other.
+const MAX_WAITING: usize = 16;
+/// The most objects to remember as hashed.
+const MAX_HASHED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// How fast an object is hashed, in bytes per second. Nobody waits for it.
+const RATE: u64 = 32 * 1024 * 1024;
+/// How long an accused peer is waited for.
+const TELL_LIMIT: Duration = Duration::from_secs(2);
+
+/// Accuses peers, and judges this node's objects when it is accused.
+pub struct Accusations {
+    judge: Arc<Judge>,
+    fetcher: Arc<Fetcher>,
+    hashed: Mutex<LruCache<Digest, Instant>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// Stops the tasks when the mirror is dropped.
+    _stops: DropGuard,
+}
+
+struct Judge {
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    turns: Semaphore,
+}
+
+impl Accusations {
+    pub fn new(store: Arc<dyn Store>, fetcher: Arc<Fetcher>, metrics: Arc<Metrics>) -> Self {
+        let stop = CancellationToken::new();
+        Self {
+            judge: Arc::new(Judge {
+                store,
+                metrics,
+                turns: Semaphore::new(1),
+            }),
+            fetcher,
+            hashed: Mutex::new(LruCache::new(MAX_HASHED)),
+            tasks: TaskTracker::new(),
+            _stops: stop.clone().drop_guard(),
+            stop,
+        }
+    }
+
+    /// Tells peers that what they delivered of an object was not committed. They are not asked for it again, unless
+    /// upstream fails.
+    pub fn accuse(&self, target: &Target, digest: &Digest, peers: Vec<Candidate>) {
+        let key = Key::Digest(digest.clone());
+        for peer in peers {
+            tracing::info!(
+                %digest, peer = %peer.peer,
+                "what this peer delivered was not committed; it is not asked for it again"
+            );
+            self.fetcher.peers.bar(&peer.peer, &key);
+            let (fetcher, target) = (self.fetcher.clone(), target.clone());
+            self.spawn(async move {
+                if timeout(TELL_LIMIT, fetcher.accuse(&target, &peer))
+                    .await
+                    .is_err()
+                {
+                    tracing::debug!(peer = %peer.peer, "an accused peer does not answer");
+                }
+            });
+        }
+    }
+
+    /// Hashes an object of this node's, and withdraws it if it is damaged: a peer says that it is.
+    pub fn heard(&self, digest: &Digest) {
+        let mut hashed = self.hashed.lock();
+        let is_recent = hashed
+            .get(digest)
+            .is_some_and(|at| at.elapsed() < HASHED_EVERY);
+        if is_recent || self.tasks.len() >= MAX_WAITING {
+            return;
+        }
+        hashed.put(digest.clone(), Instant::now());
+        let (judge, digest) = (self.judge.clone(), digest.clone());
+        self.spawn(async move { judge.hash(&digest).await });
+    }
+
+    /// Whether nothing is being hashed or told.
+    #[cfg(test)]
+    pub fn are_settled(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(work).await;
+        });
+    }
+}
+
+impl Judge {
+    async fn hash(&self, digest: &Digest) {
+        let Ok(_turn) = self.turns.acquire().await else {
+            return;
+        };
+        let named = digest.clone();
+        let opened = local::read_store(&self.store, move |store| store.open(&named)).await;
+        let content = match opened.and_then(|opened| opened) {
+            Ok(Some(object)) => object.content,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%digest, %error, "cannot hash an accused object");
+                return;
+            }
+        };
+        match verification::hash(digest, content, RATE).await {
+            Ok(Verdict::Wrong) => {
+                self.metrics.damaged.inc();
+                tracing::warn!(
+                    %digest,
+                    "an object of this node's store is damaged: its bytes are not what its digest names; it is not served any \
+                     more. Remove its image and pull it again, and check the disk"
+                );
+                self.store.report_damaged(digest);
+            }
+            Ok(Verdict::Right) => tracing::debug!(%digest, "an accused object is right"),
+            Err(error) => tracing::warn!(%digest, %error, "cannot hash an accused object"),
+        }
+    }
+}

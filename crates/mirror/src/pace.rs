@@ -1,0 +1,97 @@
+//! Whether a peer sends as fast as upstream would, and what it costs the pull if it does not.
+
+use std::time::Duration;
+
+use crate::attempts::Attempts;
+use crate::flights::pulling::STALL_LIMIT;
+
+/// A peer that has cost a pull this much is left, so that another one may do better before the budget is spent.
+const MAX_COST: Duration = Duration::from_secs(1);
+/// Bytes that come faster than required pay for this much later waiting.
+const MAX_CREDIT: Duration = Duration::from_millis(250);
+/// The same of a peer that is still receiving the object: a step of containerd's, in bytes, and as long as a leader's
+/// silence may last until another node leads.
+const STEP: u64 = 1024 * 1024;
+const GROWING_CREDIT: Duration = STALL_LIMIT;
+
+/// The pace of one peer.
+#[derive(Debug, Default)]
+pub struct Pace {
+    credit: Duration,
+    cost: Duration,
+}
+
+impl Pace {
+    /// How long the next bytes may take, until the peer has cost too much.
+    pub fn patience(&self) -> Duration {
+        self.credit + MAX_COST.saturating_sub(self.cost)
+    }
+
+    /// Another source goes on. What the pull has gained remains, up to a leader's silence.
+    pub fn change_source(&mut self) {
+        self.credit = self.credit.min(GROWING_CREDIT);
+        self.cost = Duration::ZERO;
+    }
+
+    /// Bytes have come, or none, after a wait. Charges what upstream would not have needed for them. Returns whether the
+    /// peer has cost too much. Time in which the client takes no bytes is no wait.
+    pub fn add(&mut self, attempts: &Attempts, waited: Duration, bytes: u64, grows: bool) -> bool {
+        let required = attempts.required(grows);
+        let time = |bytes: u64| Duration::from_micros(bytes.saturating_mul(1_000_000) / required);
+        let paid = self.credit + time(bytes);
+        let most = match grows {
+            true => time(STEP).max(GROWING_CREDIT),
+            false => MAX_CREDIT,
+        };
+        self.credit = paid.saturating_sub(waited).min(most);
+        let late = waited.saturating_sub(paid);
+        if !late.is_zero() {
+            attempts.budget().charge(late);
+            self.cost += late;
+        }
+        self.cost >= MAX_COST
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry_speeds::LEAST;
+
+    /// Receives so many bytes a second in steps of 100 ms, as time passes. Returns when the peer is left.
+    async fn left_after(rate: u64, grows: bool) -> Option<Duration> {
+        let (mut pace, attempts) = (Pace::default(), Attempts::default());
+        let step = Duration::from_millis(100);
+        for number in 1..3_000 {
+            tokio::time::advance(step).await;
+            if pace.add(&attempts, step, rate / 10, grows) {
+                return Some(step * number);
+            }
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_trickles_is_left_within_seconds_and_one_that_suffices_is_kept() {
+        for grows in [false, true] {
+            assert_eq!(left_after(LEAST + 10, grows).await, None);
+            let trickle = left_after(8 * 1024, grows).await.expect("left");
+            assert!(trickle < Duration::from_millis(1_400), "{trickle:?}");
+        }
+    }
+
+    /// A slow uplink of 1 Mbit/s, of which a third is the stream's, and steps of 1 MiB.
+    #[tokio::test(start_paused = true)]
+    async fn steps_of_containerd_are_no_silence() {
+        let (mut pace, attempts) = (Pace::default(), Attempts::default());
+        let _streams = [(); 3].map(|()| attempts.begin_stream());
+        for _ in 0..20 {
+            assert!(!pace.add(&attempts, Duration::ZERO, STEP, true));
+            for _ in 0..30 {
+                tokio::time::advance(Duration::from_secs(1)).await;
+                assert!(!pace.add(&attempts, Duration::from_secs(1), 0, true));
+            }
+        }
+        assert!(!attempts.are_spent());
+    }
+}

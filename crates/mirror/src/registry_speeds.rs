@@ -1,0 +1,113 @@
+//! What registries send to this node, as far as its own pulls have shown: a peer that sends less makes a pull slower than
+//! upstream alone.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lru::LruCache;
+use oci::Registry;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::rate::per_second;
+
+/// What is expected of peers while it is not known what the registry sends, in bytes per second for the whole node: less
+/// than any uplink that is of use.
+pub const LEAST: u64 = 64 * 1024;
+/// A peer that is still receiving the object may send this part of what the registry sent before: its leader knows best
+/// what the registry sends now.
+const GROWING_PART: u64 = 4;
+/// What a registry has sent says nothing after this time.
+const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
+/// Smaller objects say nothing, in bytes: the time to the first byte counts for too much.
+const LEAST_SIZE: u64 = 1024 * 1024;
+/// The most registries to remember.
+const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
+/// The speeds of registries, and the streams of peers that share this node's link.
+#[derive(Debug)]
+pub struct RegistrySpeeds {
+    known: Mutex<LruCache<Registry, (u64, Instant)>>,
+    streams: Arc<AtomicUsize>,
+}
+
+impl Default for RegistrySpeeds {
+    fn default() -> Self {
+        Self {
+            known: Mutex::new(LruCache::new(MAX_REGISTRIES)),
+            streams: Arc::default(),
+        }
+    }
+}
+
+/// A stream of a peer's bytes to this node's own client.
+#[derive(Debug)]
+pub struct Stream(Arc<AtomicUsize>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl RegistrySpeeds {
+    /// Records that the client got this many bytes of an object from the registry, from the request to the commit.
+    pub fn received(&self, registry: &Registry, bytes: u64, took: Duration) {
+        if bytes >= LEAST_SIZE {
+            let speed = (per_second(bytes, took), Instant::now());
+            self.known.lock().put(registry.clone(), speed);
+        }
+    }
+
+    /// Records that the registry has failed the client: no peer is slower.
+    pub fn failed(&self, registry: &Registry) {
+        self.known.lock().put(registry.clone(), (0, Instant::now()));
+    }
+
+    /// Begins a stream.
+    pub fn stream(&self) -> Stream {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+        Stream(self.streams.clone())
+    }
+
+    /// What a peer has to send in bytes per second, so that it is no slower than the registry: its share, as all streams
+    /// have one link. `grows`: it is still receiving the object.
+    pub fn required(&self, registry: Option<&Registry>, grows: bool) -> u64 {
+        let mut known = self.known.lock();
+        let known = registry.and_then(|registry| known.get(registry));
+        let known = known.filter(|(_, at)| at.elapsed() < KNOWN_FOR);
+        let speed = known.map_or(LEAST, |(speed, _)| match grows {
+            true => speed / GROWING_PART,
+            false => *speed,
+        });
+        let streams = self.streams.load(Ordering::Relaxed).max(1) as u64;
+        (speed / streams).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_has_to_send_its_share_of_what_the_registry_sends() {
+        let speeds = RegistrySpeeds::default();
+        let registry: Registry = "quay.io".parse().expect("a registry");
+        let required = |grows| speeds.required(Some(&registry), grows);
+        assert_eq!(required(false), LEAST);
+        speeds.received(&registry, LEAST_SIZE - 1, Duration::from_secs(1));
+        assert_eq!(required(false), LEAST, "too small to tell");
+        speeds.received(&registry, 8_000_000, Duration::from_secs(2));
+        assert_eq!((required(false), required(true)), (4_000_000, 1_000_000));
+        let streams = [(); 4].map(|()| speeds.stream());
+        assert_eq!(required(false), 1_000_000);
+        drop(streams);
+        speeds.failed(&registry);
+        assert_eq!(required(false), 1);
+        speeds.received(&registry, 8_000_000, Duration::from_secs(2));
+        tokio::time::advance(KNOWN_FOR).await;
+        assert_eq!(required(false), LEAST);
+    }
+}

@@ -1,0 +1,162 @@
+//! Compares objects of the store with their digests.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci::{Digest, Hasher};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+
+use crate::{Catalog, Content};
+
+/// Blobs up to this size, in bytes, are verified whole before a byte is handed over. Configs are among them; layers of
+/// this size cost nothing. Larger ones containerd verifies as it stores them.
+pub const VERIFIED_WHOLE: u64 = 1024 * 1024;
+/// Bytes read at once.
+const PIECE: usize = 1024 * 1024;
+
+/// What an object was found to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Right,
+    Wrong,
+}
+
+/// Tells a file from what takes its place, and from what it was before it was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileIdentity {
+    /// # Errors
+    /// The file cannot be looked at.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let status = file.metadata()?;
+        Ok(Self {
+            device: status.dev(),
+            inode: status.ino(),
+            size: status.size(),
+            modified: (status.mtime(), status.mtime_nsec()),
+            changed: (status.ctime(), status.ctime_nsec()),
+        })
+    }
+}
+
+/// Verifies an object of the store if it is small. A file that was found right is not read again while it stays the same.
+/// Reads the disk.
+///
+/// # Errors
+/// It cannot be read.
+pub fn verify_small(catalog: &Catalog, digest: &Digest, content: &Content) -> io::Result<Verdict> {
+    let size = content.size();
+    let file = match content {
+        _ if size > VERIFIED_WHOLE => return Ok(Verdict::Right),
+        Content::Bytes(bytes) => return Ok(verdict(digest.verifies(bytes))),
+        // The store itself verifies it.
+        Content::Verifying { .. } => return Ok(Verdict::Right),
+        Content::File { file, .. } => file,
+    };
+    let identity = FileIdentity::of(file)?;
+    if catalog.is_verified(digest, &identity) {
+        return Ok(Verdict::Right);
+    }
+    let mut bytes = vec![0; size as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    let verdict = verdict(digest.verifies(&bytes));
+    if verdict == Verdict::Right {
+        catalog.note_verified(digest, identity);
+    }
+    Ok(verdict)
+}
+
+/// Hashes an object piece by piece, at this rate in bytes per second.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn hash(digest: &Digest, content: Content, rate: u64) -> io::Result<Verdict> {
+    let (file, size) = match content {
+        Content::Bytes(bytes) => return Ok(verdict(digest.verifies(&bytes))),
+        // The store itself verifies it.
+        Content::Verifying { .. } => return Ok(Verdict::Right),
+        Content::File { file, size } => (file, size),
+    };
+    let (mut hasher, mut offset, began) = (Hasher::new(digest), 0, Instant::now());
+    while offset < size {
+        let read;
+        (hasher, read) = piece(hasher, file.clone(), offset).await?;
+        if read == 0 {
+            return Ok(Verdict::Wrong);
+        }
+        offset += read as u64;
+        let due = Duration::from_micros(offset.saturating_mul(1_000_000) / rate);
+        sleep_until(began + due).await;
+    }
+    Ok(verdict(offset == size && hasher.finish() == *digest))
+}
+
+async fn piece(mut hasher: Hasher, file: Arc<File>, offset: u64) -> io::Result<(Hasher, usize)> {
+    let read = spawn_blocking(move || {
+        let mut buffer = vec![0; PIECE];
+        let count = file.read_at(&mut buffer, offset)?;
+        hasher.update(&buffer[..count]);
+        Ok((hasher, count))
+    });
+    read.await.map_err(io::Error::other)?
+}
+
+fn verdict(is_right: bool) -> Verdict {
+    if is_right {
+        Verdict::Right
+    } else {
+        Verdict::Wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(bytes: &[u8]) -> Content {
+        let file = tempfile::tempfile().expect("a file");
+        file.write_all_at(bytes, 0).expect("written");
+        let (file, size) = (Arc::new(file), bytes.len() as u64);
+        Content::File { file, size }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_file_is_hashed_in_pieces() {
+        let bytes = vec![7; PIECE + 10];
+        let digest = Digest::sha256(&bytes);
+        let (began, rate) = (Instant::now(), bytes.len() as u64 / 4);
+        let verdict = hash(&digest, file(&bytes), rate).await;
+        assert_eq!(verdict.expect("read"), Verdict::Right);
+        assert_eq!(began.elapsed().as_secs(), 4);
+        for wrong in [&bytes[1..], &[bytes.as_slice(), b"x"].concat()] {
+            let verdict = hash(&digest, file(wrong), rate).await;
+            assert_eq!(verdict.expect("read"), Verdict::Wrong);
+        }
+    }
+
+    #[test]
+    fn a_small_file_is_read_again_once_it_has_changed() {
+        let (catalog, digest) = (Catalog::default(), Digest::sha256(b"config"));
+        let content = file(b"config");
+        let verify = || verify_small(&catalog, &digest, &content).expect("read");
+        assert_eq!((verify(), verify()), (Verdict::Right, Verdict::Right));
+        let Content::File { file, .. } = &content else {
+            unreachable!("a file");
+        };
+        file.write_all_at(b"x", 0).expect("written");
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .expect("set");
+        assert_eq!(verify(), Verdict::Wrong);
+    }
+}

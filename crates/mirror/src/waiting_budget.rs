@@ -1,0 +1,250 @@
+//! What the pull of an image has lost by waiting for peers, compared with upstream alone: [`BUDGET`] in all, whatever the
+//! reason: lookups, connections, silence, and bytes that come more slowly than upstream would send them.
+//!
+//! Requests of one pull wait at the same time. Time in which several wait is charged once.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lru::LruCache;
+use oci::Origin;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// The most that waiting may cost the pull of one image.
+pub const BUDGET: Duration = Duration::from_secs(2);
+/// A wait that ends with a source is free for this long: upstream's first byte takes as long.
+pub const GRACE: Duration = Duration::from_millis(250);
+/// A budget is new again after this time without a request.
+pub const RESET: Duration = Duration::from_secs(60);
+/// The most pulls to remember.
+const MAX_PULLS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+
+/// The budget of one pull.
+#[derive(Debug)]
+pub struct WaitingBudget(Mutex<Account>);
+
+#[derive(Debug)]
+struct Account {
+    lost: Duration,
+    /// The part of it that flights know of.
+    told: Duration,
+    /// Waiting before this time has been charged.
+    charged_until: Instant,
+    /// When the waits began that have not ended.
+    waits: Vec<Instant>,
+    used: Instant,
+}
+
+impl Default for WaitingBudget {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self(Mutex::new(Account {
+            lost: Duration::ZERO,
+            told: Duration::ZERO,
+            charged_until: now,
+            waits: Vec::new(),
+            used: now,
+        }))
+    }
+}
+
+impl Account {
+    /// Charges the time from `since` to `now`.
+    fn charge(&mut self, since: Instant, now: Instant) {
+        let since = since.max(self.charged_until);
+        self.lost = (self.lost + now.saturating_duration_since(since)).min(BUDGET);
+        self.charged_until = self.charged_until.max(now);
+    }
+
+    /// What is left if nothing that is waited for now comes.
+    fn left(&self, now: Instant) -> Duration {
+        let first = self.waits.iter().min();
+        let open = first.map_or(Duration::ZERO, |first| {
+            now.saturating_duration_since(self.charged_until.max(*first))
+        });
+        BUDGET.saturating_sub(self.lost + open)
+    }
+}
+
+impl WaitingBudget {
+    /// Whether the pull may wait no more.
+    pub fn is_spent(&self) -> bool {
+        self.0.lock().lost >= BUDGET
+    }
+
+    /// Begins a wait.
+    pub fn wait(self: &Arc<Self>) -> Wait {
+        let mut account = self.0.lock();
+        let now = Instant::now();
+        account.used = now;
+        let left = account.left(now);
+        account.waits.push(now);
+        drop(account);
+        Wait {
+            budget: self.clone(),
+            began: now,
+            left,
+            free: Duration::ZERO,
+        }
+    }
+
+    /// Charges a wait of this length that ends now.
+    pub fn charge(&self, waited: Duration) {
+        let (mut account, now) = (self.0.lock(), Instant::now());
+        account.used = now;
+        let since = now.checked_sub(waited).unwrap_or(now);
+        account.charge(since, now);
+    }
+
+    /// Upstream has failed the pull: peers are all there is.
+    pub fn renew(&self) {
+        let mut account = self.0.lock();
+        (account.lost, account.told) = (Duration::ZERO, Duration::ZERO);
+    }
+
+    /// What was lost since the last call, so that flights are told of it.
+    pub fn untold(&self) -> Duration {
+        let mut account = self.0.lock();
+        let untold = account.lost.saturating_sub(account.told);
+        account.told = account.lost;
+        untold
+    }
+}
+
+/// A wait. Dropping it charges all of it, unless a source was found.
+#[derive(Debug)]
+pub struct Wait {
+    budget: Arc<WaitingBudget>,
+    began: Instant,
+    /// How long it may take.
+    pub left: Duration,
+    free: Duration,
+}
+
+impl Wait {
+    /// Ends the wait: a source was found, and waiting was free for this long.
+    pub fn found(mut self, free: Duration) {
+        self.free = free;
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let (mut account, now) = (self.budget.0.lock(), Instant::now());
+        let index = account.waits.iter().position(|began| *began == self.began);
+        if let Some(index) = index {
+            account.waits.swap_remove(index);
+        }
+        let is_charged = now.saturating_duration_since(self.began) > self.free;
+        if is_charged {
+            account.charge(self.began + self.free, now);
+        }
+    }
+}
+
+/// The budgets of all pulls, by what is pulled.
+#[derive(Debug)]
+pub struct WaitingBudgets(Mutex<LruCache<Origin, Arc<WaitingBudget>>>);
+
+impl Default for WaitingBudgets {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(MAX_PULLS)))
+    }
+}
+
+impl WaitingBudgets {
+    /// The budget of a pull that goes on or begins now. An object of an unnamed registry has one of its own.
+    pub fn of(&self, origin: Option<&Origin>) -> Arc<WaitingBudget> {
+        let Some(origin) = origin else {
+            return Arc::default();
+        };
+        let mut all = self.0.lock();
+        let budget = all.get_or_insert_mut(origin.clone(), Arc::default);
+        let is_old = {
+            let mut account = budget.0.lock();
+            let is_old = account.waits.is_empty() && account.used.elapsed() >= RESET;
+            account.used = Instant::now();
+            is_old
+        };
+        if is_old {
+            *budget = Arc::default();
+        }
+        budget.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    fn lost(budget: &WaitingBudget) -> Duration {
+        budget.0.lock().lost
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_several_requests_wait_is_charged_once() {
+        let budget = Arc::new(WaitingBudget::default());
+        let first = budget.wait();
+        advance(300 * MILLI).await;
+        let second = budget.wait();
+        assert_eq!(
+            second.left,
+            BUDGET - 300 * MILLI,
+            "the first may be in vain"
+        );
+        advance(200 * MILLI).await;
+        drop(first);
+        assert_eq!(lost(&budget), 500 * MILLI);
+        advance(100 * MILLI).await;
+        drop(second);
+        assert_eq!(lost(&budget), 600 * MILLI);
+        advance(100 * MILLI).await;
+        budget.charge(150 * MILLI);
+        assert_eq!(lost(&budget), 700 * MILLI, "50 ms of it were charged");
+        budget.charge(Duration::from_secs(9));
+        assert!(!budget.is_spent(), "all of it was charged but what follows");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_ends_with_a_source_costs_what_is_beyond_upstreams_own_time() {
+        let budget = Arc::new(WaitingBudget::default());
+        let wait = budget.wait();
+        advance(GRACE).await;
+        wait.found(GRACE);
+        assert_eq!(lost(&budget), Duration::ZERO);
+        let wait = budget.wait();
+        advance(GRACE + 30 * MILLI).await;
+        wait.found(GRACE);
+        assert_eq!(lost(&budget), 30 * MILLI);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn forty_layers_lose_no_more_than_the_budget() {
+        let budgets = WaitingBudgets::default();
+        let origin: Origin = Origin {
+            registry: "quay.io".parse().expect("a registry"),
+            repository: "a/b".parse().expect("a repository"),
+        };
+        let began = Instant::now();
+        for _ in 0..40 {
+            let wait = budgets.of(Some(&origin)).wait();
+            tokio::time::sleep((Duration::from_secs(5)).min(wait.left)).await;
+        }
+        assert_eq!(began.elapsed(), BUDGET);
+        assert!(budgets.of(Some(&origin)).is_spent());
+        budgets.of(Some(&origin)).renew();
+        assert!(!budgets.of(Some(&origin)).is_spent());
+        drop(budgets.of(Some(&origin)).wait());
+        advance(RESET).await;
+        assert_eq!(
+            budgets.of(Some(&origin)).wait().left,
+            BUDGET,
+            "the next pull"
+        );
+    }
+}
