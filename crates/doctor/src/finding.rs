@@ -1,6 +1,6 @@
 //! What a check has found.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a finding is about. Findings are shown in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -38,7 +38,7 @@ impl Category {
 }
 
 /// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     Ok,
@@ -51,8 +51,8 @@ pub enum Severity {
 }
 
 /// Names a check for good: documentation, scripts and reports refer to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Code {
     pub category: Category,
     /// Within the category; never used for anything else again.
@@ -79,8 +79,20 @@ impl From<Code> for String {
     }
 }
 
+impl TryFrom<String> for Code {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let known = crate::checks::ALL.iter().map(|check| check.code);
+        let mut matching = known.filter(|code| code.to_string() == text);
+        matching
+            .next()
+            .ok_or_else(|| format!("no check has the code {text:?}"))
+    }
+}
+
 /// The outcome of one check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub code: Code,
     pub severity: Severity,

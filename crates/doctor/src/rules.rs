@@ -53,7 +53,10 @@ pub fn hosts(facts: &Facts) -> Vec<Finding> {
     let files: Vec<_> = folders.iter().flat_map(|folder| &folder.files).collect();
     let problems = folders.iter().filter_map(|folder| {
         let problem = folder.problem.as_ref()?;
-        Some(format!("{}: {problem}", folder.path))
+        Some(format!(
+            "containerd's folder {} cannot be read: {problem}",
+            folder.path
+        ))
     });
     let problems: Vec<_> = problems.collect();
     if files.is_empty() {
