@@ -154,13 +154,13 @@ pub async fn gather(
         // A panic of the task is logged where it happens.
         let (folders, urls) = read.unwrap_or_default();
         hosts = folders;
-        if let Ok((node, _)) = &mirror {
-            for url in urls {
-                addresses.push(AddressAnswer {
-                    answer: answered(&url, node).await,
-                    url: url.to_string(),
-                });
-            }
+        // Of no node where the mirror does not answer: whoever is there instead is told of.
+        let node = mirror.as_ref().map_or("", |(node, _)| node.as_str());
+        for url in urls {
+            addresses.push(AddressAnswer {
+                answer: answered(&url, node).await,
+                url: url.to_string(),
+            });
         }
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -245,6 +245,7 @@ mod tests {
             running: Vec::new(),
             finished: Vec::new(),
             peer_count: 0,
+            why_no_peers: None,
             peers: Vec::new(),
         }
     }

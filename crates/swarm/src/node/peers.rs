@@ -16,7 +16,7 @@ impl Node {
         let members = members.unwrap_or_default();
         let mut shown = RouterPeers {
             count: members.len(),
-            listed: Vec::new(),
+            ..RouterPeers::default()
         };
         let known: HashSet<PeerId> = members.iter().map(|(peer, ..)| *peer).collect();
         for (peer, addresses, is_suspected) in members.into_iter().take(MAX_LISTED_PEERS) {
