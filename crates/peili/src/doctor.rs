@@ -152,7 +152,11 @@ pub async fn gather(
         );
         containerd = said;
         // A panic of the task is logged where it happens.
-        let (folders, urls) = read.unwrap_or_default();
+        let (folders, mut urls) = read.unwrap_or_default();
+        if mirror.is_err() && urls.is_empty() {
+            // Whoever has the port that the mirror has by default keeps it from starting.
+            urls.extend(format!("http://127.0.0.1:{DEFAULT_PORT}").parse::<RegistryUrl>());
+        }
         hosts = folders;
         // Of no node where the mirror does not answer: whoever is there instead is told of.
         let node = mirror.as_ref().map_or("", |(node, _)| node.as_str());
