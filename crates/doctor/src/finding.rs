@@ -1,6 +1,6 @@
 //! What a check has found.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a finding is about. Findings are shown in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -39,7 +39,7 @@ impl Category {
 }
 
 /// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
@@ -53,13 +53,13 @@ pub enum Severity {
 }
 
 /// Names a check for good: documentation, scripts and reports refer to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(
     feature = "schema",
     derive(schemars::JsonSchema),
     schemars(with = "String")
 )]
-#[serde(into = "String")]
+#[serde(into = "String", try_from = "String")]
 pub struct Code {
     pub category: Category,
     /// Within the category; never used for anything else again.
@@ -86,8 +86,20 @@ impl From<Code> for String {
     }
 }
 
+impl TryFrom<String> for Code {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let known = crate::checks::ALL.iter().map(|check| check.code);
+        let mut matching = known.filter(|code| code.to_string() == text);
+        matching
+            .next()
+            .ok_or_else(|| format!("no check has the code {text:?}"))
+    }
+}
+
 /// The outcome of one check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     pub code: Code,

@@ -5,7 +5,7 @@ use crate::checks::{
     HOSTS_OURS, HOSTS_READABLE, HOSTS_SHADOWED, MIRROR_ANSWERS, MIRROR_READY, PEERS_FOUND,
     PEERS_LACKING, PEERS_REACHED, PEERS_VERSION, TRIAL, UPSTREAM_CHECKED, UPSTREAM_REACHED,
 };
-use crate::facts::{Answered, Containerd, Facts, HostsFile, Mirror, Trial};
+use crate::facts::{AddressAnswer, Answered, Containerd, Facts, HostsFile, Mirror, Trial};
 use crate::finding::Finding;
 
 /// With fewer, a busy node refuses connections.
@@ -53,7 +53,10 @@ pub fn hosts(facts: &Facts) -> Vec<Finding> {
     let files: Vec<_> = folders.iter().flat_map(|folder| &folder.files).collect();
     let problems = folders.iter().filter_map(|folder| {
         let problem = folder.problem.as_ref()?;
-        Some(format!("{}: {problem}", folder.path))
+        Some(format!(
+            "containerd's folder {} cannot be read: {problem}",
+            folder.path
+        ))
     });
     let problems: Vec<_> = problems.collect();
     if files.is_empty() {
@@ -197,8 +200,7 @@ pub fn mirror(facts: &Facts) -> Vec<Finding> {
         Err(error) => {
             return vec![MIRROR_ANSWERS.fault(
                 format!("{}: {error}", facts.mirror_address),
-                "start it (systemctl start peili; in Kubernetes kubectl get pods), or name the address of its metrics with \
-                 --metrics-endpoint",
+                why_silent(&facts.addresses),
             )];
         }
     };
@@ -229,6 +231,36 @@ pub fn mirror(facts: &Facts) -> Vec<Finding> {
         CLOCK.ok("as here")
     });
     findings
+}
+
+/// What to do about a mirror that does not answer, by who answers where containerd would ask it.
+fn why_silent(addresses: &[AddressAnswer]) -> String {
+    let at = |url: &str| {
+        url.rsplit_once(':')
+            .map_or(url, |(_, port)| port)
+            .to_owned()
+    };
+    for AddressAnswer { url, answer } in addresses {
+        match answer {
+            Answered::Something(_) => {
+                let port = at(url);
+                return format!(
+                    "another program listens at {url}, so the mirror cannot start there. Find it with: ss -ltnp 'sport = \
+                     :{port}'\nStop it, or give the mirror another --registry-addr and --mirror-targets the same port"
+                );
+            }
+            Answered::ThisNode | Answered::OtherNode(_) => {
+                return format!(
+                    "a mirror answers at {url}: name the address of its metrics with --metrics-endpoint, as in its \
+                     --metrics-addr"
+                );
+            }
+            Answered::Nothing(_) => {}
+        }
+    }
+    "start it (systemctl start peili; in Kubernetes kubectl get pods), or name the address of its metrics with \
+     --metrics-endpoint. If it does not start, its log says why (journalctl -u peili)"
+        .to_owned()
 }
 
 pub fn peers(facts: &Facts) -> Vec<Finding> {

@@ -251,6 +251,7 @@ mod tests {
                 is_complete: true,
             }],
             peer_count: 0,
+            why_no_peers: None,
             peers: Vec::new(),
         }
     }

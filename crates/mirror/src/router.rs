@@ -141,6 +141,8 @@ pub struct RouterPeers {
     pub count: usize,
     /// Those that are listed, [`MAX_LISTED_PEERS`] at the most.
     pub listed: Vec<RouterPeer>,
+    /// Why there are none, where something went wrong when they were looked for.
+    pub why_none: Option<String>,
 }
 
 /// The most peers that a router lists.

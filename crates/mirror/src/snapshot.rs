@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub finished: Vec<EndedPull>,
     /// How many peers the router knows.
     pub peer_count: usize,
+    /// Why there are none, where something went wrong when they were looked for.
+    pub why_no_peers: Option<String>,
     /// The peers that the router knows, then others that this node has asked, or has sent bytes to.
     pub peers: Vec<Peer>,
 }
@@ -151,10 +153,11 @@ pub struct PeerError {
 impl Mirror {
     /// How this mirror is now. Costs nothing until it is called.
     pub async fn snapshot(&self) -> Snapshot {
-        let router = self.router.list_peers().await;
+        let router = self.router.list_peers().await.unwrap_or_default();
         Snapshot {
-            peer_count: router.as_ref().map_or(0, |peers| peers.count),
-            peers: self.known_peers(router.unwrap_or_default().listed),
+            peer_count: router.count,
+            why_no_peers: router.why_none,
+            peers: self.known_peers(router.listed),
             ..self.own_snapshot()
         }
     }
@@ -174,6 +177,7 @@ impl Mirror {
                 .collect(),
             finished: finished.iter().map(EndedPull::of).collect(),
             peer_count: 0,
+            why_no_peers: None,
             peers: Vec::new(),
         }
     }

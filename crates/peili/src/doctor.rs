@@ -152,15 +152,19 @@ pub async fn gather(
         );
         containerd = said;
         // A panic of the task is logged where it happens.
-        let (folders, urls) = read.unwrap_or_default();
+        let (folders, mut urls) = read.unwrap_or_default();
+        if mirror.is_err() && urls.is_empty() {
+            // Whoever has the port that the mirror has by default keeps it from starting.
+            urls.extend(format!("http://127.0.0.1:{DEFAULT_PORT}").parse::<RegistryUrl>());
+        }
         hosts = folders;
-        if let Ok((node, _)) = &mirror {
-            for url in urls {
-                addresses.push(AddressAnswer {
-                    answer: answered(&url, node).await,
-                    url: url.to_string(),
-                });
-            }
+        // Of no node where the mirror does not answer: whoever is there instead is told of.
+        let node = mirror.as_ref().map_or("", |(node, _)| node.as_str());
+        for url in urls {
+            addresses.push(AddressAnswer {
+                answer: answered(&url, node).await,
+                url: url.to_string(),
+            });
         }
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -20,7 +20,7 @@ pub struct Status {
     /// Images that were pulled, the latest first.
     pub finished: Vec<Finished>,
     /// What is not well.
-    #[serde(skip_deserializing)]
+    #[serde(default)]
     pub findings: Vec<Finding>,
 }
 

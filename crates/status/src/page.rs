@@ -128,10 +128,12 @@ pub fn content(status: &Status) -> Markup {
             h2 #pulls { "Pulls now" }
             (pulls::pulls(&status.pulls))
         }
-        @if !status.findings.is_empty() {
+        @let told = first_fault(status).map(|finding| finding.code);
+        @let others = status.findings.iter().filter(|finding| Some(finding.code) != told);
+        @if others.clone().next().is_some() {
             section aria-labelledby="warnings" {
                 h2 #warnings { "Warnings" }
-                @for finding in &status.findings { (finding_row(finding)) }
+                @for finding in others { (finding_row(finding)) }
             }
         }
         section aria-labelledby="peers" {
@@ -154,36 +156,48 @@ pub fn asset(name: &str, text: &str) -> String {
     )
 }
 
+/// The fault that is told first, if there is one.
+fn first_fault(status: &Status) -> Option<&Finding> {
+    let is_fault = |finding: &&Finding| finding.severity == Severity::Fault;
+    status.findings.iter().find(is_fault)
+}
+
 /// One sentence: that it works and what it saved, or what is wrong and what mends it.
 fn summary(status: &Status) -> Markup {
-    let worst = status
-        .findings
-        .iter()
-        .max_by_key(|finding| finding.severity);
-    let fault = worst.filter(|finding| finding.severity == Severity::Fault);
+    let fault = first_fault(status);
+    let class = match fault.is_some() || status.node.not_ready.is_some() {
+        true => "fault",
+        false => "well",
+    };
+    html! {
+        div .summary .(class) role="status" {
+            @if let Some(fault) = fault {
+                p .big { "Not mirroring as it should: " (fault.text) }
+                p { (fault.code) @if fault.remedy.is_some() { ". What to do:" } }
+                @if let Some(remedy) = &fault.remedy { pre { (remedy) } }
+            } @else if let Some(why) = &status.node.not_ready {
+                p .big { "Not ready: " (why) }
+            } @else {
+                p .big { "Mirroring. " (words::count(status.peer_count, "peer")) "." }
+            }
+            (figures(status))
+        }
+    }
+}
+
+/// What was pulled, from where, and what that saved.
+fn figures(status: &Status) -> Markup {
     let totals = &status.totals;
     html! {
-        @if let Some(fault) = fault {
-            div .summary .fault role="status" {
-                p .big { "Not mirroring as it should: " (fault.text) "." }
-                @if let Some(remedy) = &fault.remedy { pre { (remedy) } }
+        p {
+            "In the last " (words::seconds(status.node.uptime)) ": "
+            b { (words::bytes(totals.pulled())) } " pulled, "
+            b { (words::bytes(totals.upstream)) } " from upstream ("
+            (words::percent(totals.upstream, totals.pulled())) ")"
+            @if let Some(saved) = totals.seconds_saved {
+                ", " b { (words::seconds(saved)) } " saved"
             }
-        } @else if let Some(why) = &status.node.not_ready {
-            div .summary .fault role="status" { p .big { "Not ready: " (why) } }
-        } @else {
-            div .summary role="status" {
-                p .big { "Mirroring. " (words::count(status.peer_count, "peer")) "." }
-                p {
-                    "In the last " (words::seconds(status.node.uptime)) ": "
-                    b { (words::bytes(totals.pulled())) } " pulled, "
-                    b { (words::bytes(totals.upstream)) } " from upstream ("
-                    (words::percent(totals.upstream, totals.pulled())) ")"
-                    @if let Some(saved) = totals.seconds_saved {
-                        ", " b { (words::seconds(saved)) } " saved"
-                    }
-                    ". " (words::bytes(totals.sent)) " sent to peers."
-                }
-            }
+            ". " (words::bytes(totals.sent)) " sent to peers."
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use doctor::Severity;
+
 use crate::page::tree_rows;
 use crate::words;
 use crate::{Cluster, Source, Status, TreeSource};
@@ -44,6 +46,16 @@ pub fn bar(part: u64, whole: u64) -> String {
 pub fn status(status: &Status) -> String {
     let (node, totals) = (&status.node, &status.totals);
     let mut text = String::new();
+    let faults = status
+        .findings
+        .iter()
+        .filter(|finding| finding.severity >= Severity::Warning);
+    for finding in faults {
+        let _ = writeln!(text, "{} {}", finding.code, finding.text);
+        for line in finding.remedy.iter().flat_map(|remedy| remedy.lines()) {
+            let _ = writeln!(text, "    {line}");
+        }
+    }
     let _ = match &node.not_ready {
         None => writeln!(
             text,

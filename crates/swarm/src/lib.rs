@@ -274,8 +274,8 @@ impl Bound {
         let flight_commands_in = self.node.takes_part().then_some(flight_commands_in);
         let report = String::from("looking for peers");
         let (status_out, status) = watch::channel(Status {
-            done: false,
             report,
+            ..Status::default()
         });
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();

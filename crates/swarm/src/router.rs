@@ -130,7 +130,11 @@ impl mirror::Router for Router {
             self.command(Command::Peers(asker)).await;
             peers.await.ok()
         };
-        timeout(PEERS_LIMIT, asked).await.ok().flatten()
+        let mut peers: RouterPeers = timeout(PEERS_LIMIT, asked).await.ok().flatten()?;
+        if peers.count == 0 {
+            peers.why_none = self.status.borrow().problem.clone();
+        }
+        Some(peers)
     }
 
     fn has_legacy_peers(&self) -> bool {

@@ -192,6 +192,29 @@ fn each_fault_is_named_and_nothing_else() {
 }
 
 #[test]
+fn a_mirror_that_cannot_take_its_port_is_told_from_one_that_was_not_started() {
+    let mut facts = sound();
+    facts.mirror = Err("connection refused".into());
+    facts.trial = None;
+    for (answer, told) in [
+        (Answered::Nothing("refused".into()), "systemctl start peili"),
+        (
+            Answered::Something("404".into()),
+            "ss -ltnp 'sport = :5000'",
+        ),
+        (Answered::OtherNode("n1".into()), "--metrics-endpoint"),
+    ] {
+        facts.addresses[0].answer = answer;
+        let report = diagnose(&facts);
+        assert_eq!(
+            problems(&report),
+            [("PEILI-M001".to_owned(), Severity::Fault)]
+        );
+        assert!(report.text(false).contains(told), "{}", report.text(false));
+    }
+}
+
+#[test]
 fn peers_that_differ_or_lack_are_warned_of() {
     let mut facts = sound();
     let peers = &mut mirror_of(&mut facts).peers;

@@ -57,7 +57,7 @@ fn running(snapshot: &Snapshot, own_name: &str) -> Vec<Pull> {
     for pull in &snapshot.running {
         let image = image(&pull.object);
         let age = snapshot.at_ms.saturating_sub(pull.object.started_ms) / 1000;
-        let object = object(pull, own_name);
+        let object = object(pull, own_name, snapshot);
         match pulls.iter_mut().find(|pull| pull.image == image) {
             Some(known) => {
                 known.age = known.age.max(age);
@@ -78,10 +78,17 @@ fn running(snapshot: &Snapshot, own_name: &str) -> Vec<Pull> {
     pulls
 }
 
-fn object(pull: &RunningPull, own_name: &str) -> Object {
+fn object(pull: &RunningPull, own_name: &str, snapshot: &Snapshot) -> Object {
     let source = match &pull.source {
         snapshot::Source::Unknown | snapshot::Source::Local => Source::Waiting,
-        snapshot::Source::Peer { node, addresses } => Source::Peer(name(node, addresses.first())),
+        snapshot::Source::Peer { node, addresses } => {
+            let known = snapshot
+                .peers
+                .iter()
+                .find(|peer| peer.node.as_ref() == Some(node));
+            let known = known.and_then(|peer| peer.name.clone());
+            Source::Peer(known.unwrap_or_else(|| name(node, addresses.first())))
+        }
         snapshot::Source::Upstream { .. } => Source::Upstream,
     };
     Object {
@@ -238,6 +245,7 @@ mod tests {
             running: Vec::new(),
             finished: Vec::new(),
             peer_count: 0,
+            why_no_peers: None,
             peers: Vec::new(),
         }
     }

@@ -130,8 +130,8 @@ impl Views {
         let snapshot = self.about.mirror.snapshot().await;
         let (about, status) = (&self.about, self.of(&snapshot));
         let bootstrap_error = match &status.node.not_ready {
-            Some(why) if status.peers.is_empty() => Some(why.clone()),
-            _ => None,
+            Some(why) if snapshot.peer_count == 0 => Some(why.clone()),
+            _ => snapshot.why_no_peers.clone(),
         };
         doctor::Mirror {
             version: status.node.version,

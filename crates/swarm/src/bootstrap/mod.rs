@@ -150,6 +150,8 @@ pub(crate) struct Status {
     pub(crate) done: bool,
     /// How the last round ended, in words.
     pub(crate) report: String,
+    /// What went wrong in it.
+    pub(crate) problem: Option<String>,
 }
 
 pub(crate) struct Bootstrapper {
@@ -171,7 +173,7 @@ impl Bootstrapper {
     pub(crate) async fn run(mut self) {
         let mut retry = FIRST_RETRY;
         let mut alone = false;
-        while let Some(report) = self.round().await {
+        while let Some((report, problem)) = self.round().await {
             let peers = *self.peers.borrow_and_update();
             if peers == 0 && !alone {
                 tracing::info!(reason = report, "no peers yet; looking on");
@@ -180,7 +182,11 @@ impl Bootstrapper {
             }
             alone = peers == 0;
             let done = true;
-            self.status.send_replace(Status { done, report });
+            self.status.send_replace(Status {
+                done,
+                report,
+                problem,
+            });
             if alone {
                 let jitter = rand::random_range(0.5..1.0);
                 // Somebody may find us meanwhile.
@@ -198,8 +204,8 @@ impl Bootstrapper {
         }
     }
 
-    /// One round; how it ended, or `None` if the node is gone.
-    async fn round(&mut self) -> Option<String> {
+    /// One round: how it ended and what went wrong, or `None` if the node is gone.
+    async fn round(&mut self) -> Option<(String, Option<String>)> {
         let (found, why) = self.source.seeds(self.port).await;
         let (mut seeds, error) = (choose(found), why.map(|why| describe(&why)));
         seeds.extend(self.choose_remembered());
@@ -218,11 +224,13 @@ impl Bootstrapper {
         let mut report = format!(
             "{connected} of {tried} addresses from {source} and of peers met before connected"
         );
-        for why in [error, result.error].into_iter().flatten() {
+        let problems: Vec<_> = [error, result.error].into_iter().flatten().collect();
+        for why in &problems {
             report.push_str("; ");
-            report.push_str(&why);
+            report.push_str(why);
         }
-        Some(report)
+        let problem = (!problems.is_empty()).then(|| format!("{source}: {}", problems.join("; ")));
+        Some((report, problem))
     }
 
     fn choose_remembered(&self) -> Vec<Seed> {

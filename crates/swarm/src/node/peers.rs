@@ -7,16 +7,16 @@ use mirror::{MAX_LISTED_PEERS, PeerStanding, RouterPeer, RouterPeers};
 
 use super::Node;
 use crate::addresses::Known;
-use crate::flights::mirror_peer;
+use crate::flights::{Flights, mirror_peer};
 
 impl Node {
     /// The members, and the legacy peers that are connected or in the routing table.
     pub(super) fn shown_peers(&mut self) -> RouterPeers {
-        let members = self.flights.as_ref().map(|flights| flights.others());
+        let members = self.flights.as_ref().map(Flights::others);
         let members = members.unwrap_or_default();
         let mut shown = RouterPeers {
             count: members.len(),
-            listed: Vec::new(),
+            ..RouterPeers::default()
         };
         let known: HashSet<PeerId> = members.iter().map(|(peer, ..)| *peer).collect();
         for (peer, addresses, is_suspected) in members.into_iter().take(MAX_LISTED_PEERS) {
