@@ -1,7 +1,6 @@
 //! A containerd of its own for each node.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -179,18 +178,6 @@ impl Containerd {
             .count()
     }
 
-    /// The bytes that the content store has under a blob's name.
-    pub fn read(&self, blob: &Blob) -> Result<Vec<u8>> {
-        Ok(fs::read(
-            self.content().join("blobs/sha256").join(blob.hex()),
-        )?)
-    }
-
-    /// Changes a byte in the middle of a blob in the content store.
-    pub fn damage(&self, blob: &Blob) -> Result<()> {
-        damage(&self.content().join("blobs/sha256").join(blob.hex()))
-    }
-
     /// How many bytes of a blob have come; `None` while it is not asked for.
     pub fn received(&self, blob: &Blob) -> Option<u64> {
         if let Ok(whole) = fs::metadata(self.content().join("blobs/sha256").join(blob.hex())) {
@@ -223,15 +210,6 @@ impl Containerd {
         fs::remove_file(&archive)?;
         Ok(())
     }
-}
-
-/// Changes a byte in the middle of a file.
-pub(crate) fn damage(path: &Path) -> Result<()> {
-    let file = File::options().read(true).write(true).open(path)?;
-    let middle = file.metadata()?.len() / 2;
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, middle)?;
-    Ok(file.write_all_at(&[!byte[0]], middle)?)
 }
 
 /// Everything under `folder`, and nothing loaded that could reach out of it or is not there: the

@@ -130,7 +130,12 @@ impl Step {
 
 fn clippy(workspace: &Workspace) -> Result<()> {
     // The end-to-end tests are no target unless they are named, not even one of all.
-    for targets in ["--all-targets", "--test=nodes", "--test=chart"] {
+    for targets in [
+        "--all-targets",
+        "--test=nodes",
+        "--test=chaos",
+        "--test=chart",
+    ] {
         let lint = [
             "clippy",
             "--locked",

@@ -1,8 +1,9 @@
 //! How things are broken and mended.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -157,7 +158,7 @@ impl Cluster {
             .into_owned();
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         damaged.insert((node, hex));
-        match crate::containerd::damage(&path) {
+        match change_byte(&path) {
             // It was removed since it was listed.
             Err(_) if !path.exists() => Ok(()),
             damaged => damaged,
@@ -170,4 +171,13 @@ fn limit_descriptors(pid: Pid, most: Option<u64>) -> Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let current = most.or(maximum);
     Ok(prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum }).map(drop)?)
+}
+
+/// Changes a byte in the middle of a file.
+fn change_byte(path: &Path) -> Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let middle = file.metadata()?.len() / 2;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, middle)?;
+    Ok(file.write_all_at(&[!byte[0]], middle)?)
 }

@@ -3,7 +3,7 @@
 use std::slice;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Generation, Image, Lab, Node, Settings, until};
+use e2e::{Generation, Image, Lab, Node, until};
 
 use crate::{LAYERS, ensure_all_of, ensure_nothing};
 
@@ -71,58 +71,6 @@ async fn in_the_middle(holders: &[Node]) -> Result<&Node> {
     })
     .await?;
     sender.context("a sender")
-}
-
-/// The only holder's copy of a layer is damaged on its disk: that costs each node one attempt at most, and the next one ends
-/// well.
-pub async fn damaged_copy_costs_one_attempt(lab: Lab, containerd: Generation) -> Result<()> {
-    damaged_copy(&lab, containerd, Settings::default()).await
-}
-
-/// The same where every node looks for itself.
-pub async fn damaged_copy_costs_one_attempt_without_flights(
-    lab: Lab,
-    containerd: Generation,
-) -> Result<()> {
-    let settings = Settings {
-        mirror: &["--flights", "off"],
-        ..Settings::default()
-    };
-    damaged_copy(&lab, containerd, settings).await
-}
-
-async fn damaged_copy(lab: &Lab, containerd: Generation, settings: Settings) -> Result<()> {
-    let [holder, pullers @ ..] = lab.start_nodes_with::<5>(containerd, settings).await?;
-    let image = lab.upstream.push("lab/app", "v1", &[LONG_LAYER])?;
-    holder.pull(&image).await?;
-    for puller in &pullers {
-        puller.finds(&image).await?;
-    }
-    holder.containerd.damage(&image.blobs[1])?;
-
-    let (alone, together) = pullers.split_first().context("pullers")?;
-    let attempts = async |node: &Node| match node.pull(&image).await {
-        Ok(()) => Ok(1),
-        Err(first) => {
-            // What containerd could not commit it would commit again, were it still there.
-            let what = format!("{} to drop what is wrong", node.host.address);
-            let is_dropped = || node.containerd.received(&image.blobs[1]).is_none();
-            until(&what, async || Ok(is_dropped())).await?;
-            let again = node.pull(&image).await;
-            again.with_context(|| format!("on {} again, after: {first:#}", node.host.address))?;
-            anyhow::Ok(2)
-        }
-    };
-    let first = attempts(alone).await?;
-    ensure!(
-        first == 2,
-        "the damaged copy was not used: the test shows nothing"
-    );
-    futures::future::try_join_all(together.iter().map(attempts)).await?;
-    for puller in &pullers {
-        ensure!(puller.containerd.read(&image.blobs[1])? == image.blobs[1].bytes);
-    }
-    Ok(())
 }
 
 /// The upstream cannot be reached: tags and digests that a node has are pulled all the same.

@@ -110,8 +110,6 @@ tests_on! { flights_1_7, V1_7:
     flights::slow_node_is_known,
     flight_faults::leader_is_rate_limited,
     flight_faults::owner_dies,
-    faults::damaged_copy_costs_one_attempt,
-    faults::damaged_copy_costs_one_attempt_without_flights,
 }
 
 tests_on! { pull_2, V2:
