@@ -19,7 +19,7 @@ const AGE_SLACK_MILLIS: u64 = 50;
 
 /// Others may claim that a member is older than what this node has seen of it by this much, in milliseconds: the news
 /// takes that long to reach all.
-const AGE_CLAIM_MILLIS: u64 = 3_000;
+const AGE_CLAIM_MILLIS: u64 = 10_000;
 /// In a cluster of more members than this, those that others name are taken unprobed.
 const MAX_PROBED_CLUSTER: usize = 256;
 
@@ -108,7 +108,7 @@ impl Members {
 
     /// Whether members that others name are taken without a probe: in a large cluster, a probe of each by each would cost
     /// too much.
-    fn takes_unprobed(&self) -> bool {
+    pub(super) fn takes_unprobed(&self) -> bool {
         self.contacts.heard_count() > MAX_PROBED_CLUSTER
     }
 

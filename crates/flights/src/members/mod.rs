@@ -65,7 +65,9 @@ use newcomers::Newcomers;
 use probes::Probes;
 use roster::Roster;
 use rumors::Rumors;
-use wire::{Draft, Kind, MAX_MESSAGE, MemberUpdate, MembersMessage, Probe, Status, signed_bytes};
+use wire::{
+    Claim, Draft, Kind, MAX_MESSAGE, MemberUpdate, MembersMessage, Probe, Status, signed_bytes,
+};
 
 /// The most bytes of a probe or its answer, with updates.
 const PIGGYBACK: usize = 1_200;
@@ -337,12 +339,24 @@ impl Members {
 
     /// Records that a node was heard from. If others have named it before, it becomes a member.
     fn prove(&mut self, now: Time, node: NodeId) {
-        if let Some((mut claim, first_named)) = self.newcomers.remove(&node) {
-            self.limit_age(&mut claim.member, first_named);
-            self.learn_newer(now, claim, Source::Gossip);
-        }
+        let newcomer = self.newcomers.remove(&node);
+        self.admit(now, newcomer);
         if self.get(&node).is_some() {
             self.contacts.heard(node);
+        }
+        if self.takes_unprobed() {
+            let waiting = self.newcomers.take_all();
+            self.admit(now, waiting);
+        }
+    }
+
+    /// Makes nodes that others have named members, with the time at which they were first named.
+    fn admit(&mut self, now: Time, newcomers: impl IntoIterator<Item = (Claim, Time)>) {
+        for (mut claim, first_named) in newcomers {
+            if self.roster.has_room() {
+                self.limit_age(&mut claim.member, first_named);
+                self.learn_newer(now, claim, Source::Gossip);
+            }
         }
     }
 

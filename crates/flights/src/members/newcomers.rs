@@ -80,6 +80,16 @@ impl Newcomers {
         Some((newcomer.claim, newcomer.first_named))
     }
 
+    /// Removes all nodes. Returns their records, and when they were first named.
+    pub(super) fn take_all(&mut self) -> Vec<(Claim, Time)> {
+        self.named_by.clear();
+        self.queue.clear();
+        let waiting = std::mem::take(&mut self.waiting).into_values();
+        waiting
+            .map(|newcomer| (newcomer.claim, newcomer.first_named))
+            .collect()
+    }
+
     /// How many nodes were named so far.
     pub(super) fn named(&self) -> u64 {
         self.named
