@@ -3,31 +3,36 @@
 use std::time::Duration;
 
 use crate::attempts::Attempts;
-use crate::flights::pulling::STALL_LIMIT;
 
 /// A peer that has cost a pull this much is left, so that another one may do better before the budget is spent.
 const MAX_COST: Duration = Duration::from_secs(1);
 /// Bytes that come faster than required pay for this much later waiting.
 const MAX_CREDIT: Duration = Duration::from_millis(250);
-/// The same of a peer that is still receiving the object: a step of containerd's, in bytes, and as long as a leader's
-/// silence may last until another node leads.
+/// The same of peers that are still receiving the object: a step of containerd's, in bytes, or this long. They may wait for
+/// the first bytes of a leader themselves, and one that is dead or does not send what it has is left by
+/// [`SourceWatch`](crate::flights::SourceWatch). A body has this credit once, whatever its sources.
 const STEP: u64 = 1024 * 1024;
-const GROWING_CREDIT: Duration = STALL_LIMIT;
+const GROWING_CREDIT: Duration = Duration::from_secs(20);
 
 /// The pace of one peer.
 #[derive(Debug, Default)]
 pub struct Pace {
     credit: Duration,
     cost: Duration,
+    /// A growing source has had its credit.
+    has_grown: bool,
 }
 
 impl Pace {
     /// How long the next bytes may take, until the peer has cost too much.
-    pub fn patience(&self) -> Duration {
+    pub fn patience(&mut self, grows: bool) -> Duration {
+        if grows && !std::mem::replace(&mut self.has_grown, true) {
+            self.credit = GROWING_CREDIT;
+        }
         self.credit + MAX_COST.saturating_sub(self.cost)
     }
 
-    /// Another source goes on. What the pull has gained remains, up to a leader's silence.
+    /// Another source goes on. What the pull has gained remains.
     pub fn change_source(&mut self) {
         self.credit = self.credit.min(GROWING_CREDIT);
         self.cost = Duration::ZERO;

@@ -16,11 +16,11 @@ use crate::rate::per_second;
 /// What is expected of peers while it is not known what the registry sends, in bytes per second for the whole node: less
 /// than any uplink that is of use.
 pub const LEAST: u64 = 64 * 1024;
-/// A peer that is still receiving the object may send this part of what the registry sent before: its leader knows best
-/// what the registry sends now.
-const GROWING_PART: u64 = 4;
+/// A peer may send this part of what the registry sent before: many nodes may share the peer now, as they would share the
+/// registry.
+const PART: u64 = 4;
 /// What a registry has sent says nothing after this time.
-const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
+const KNOWN_FOR: Duration = Duration::from_secs(5 * 60);
 /// Smaller objects say nothing, in bytes: the time to the first byte counts for too much.
 const LEAST_SIZE: u64 = 1024 * 1024;
 /// The most registries to remember.
@@ -73,14 +73,15 @@ impl RegistrySpeeds {
     }
 
     /// What a peer has to send in bytes per second, so that it is no slower than the registry: its share, as all streams
-    /// have one link. `grows`: it is still receiving the object.
+    /// have one link. `grows`: it is still receiving the object, so its leader shows what the registry sends now, and flights
+    /// leave what is slower.
     pub fn required(&self, registry: Option<&Registry>, grows: bool) -> u64 {
         let mut known = self.known.lock();
         let known = registry.and_then(|registry| known.get(registry));
         let known = known.filter(|(_, at)| at.elapsed() < KNOWN_FOR);
         let speed = known.map_or(LEAST, |(speed, _)| match grows {
-            true => speed / GROWING_PART,
-            false => *speed,
+            true => LEAST.min(*speed),
+            false => *speed / PART,
         });
         let streams = self.streams.load(Ordering::Relaxed).max(1) as u64;
         (speed / streams).max(1)
@@ -100,9 +101,9 @@ mod tests {
         speeds.received(&registry, LEAST_SIZE - 1, Duration::from_secs(1));
         assert_eq!(required(false), LEAST, "too small to tell");
         speeds.received(&registry, 8_000_000, Duration::from_secs(2));
-        assert_eq!((required(false), required(true)), (4_000_000, 1_000_000));
+        assert_eq!((required(false), required(true)), (1_000_000, LEAST));
         let streams = [(); 4].map(|()| speeds.stream());
-        assert_eq!(required(false), 1_000_000);
+        assert_eq!(required(false), 250_000);
         drop(streams);
         speeds.failed(&registry);
         assert_eq!(required(false), 1);

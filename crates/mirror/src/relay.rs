@@ -120,12 +120,12 @@ impl Relay {
             };
             let began = Instant::now();
             // A source that is out of patience is as good as broken.
-            let next = timeout(self.pace.patience(), reader.next(offset)).await;
+            let grows = self.provider.grows();
+            let next = timeout(self.pace.patience(grows), reader.next(offset)).await;
             if let Ok(Next::Bytes(mut bytes, waited)) = next {
                 bytes.truncate(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
                 return self.received(bytes, &range, reader, waited).map(Some);
             }
-            let grows = self.provider.grows();
             self.pace.add(&self.attempts, began.elapsed(), 0, grows);
             if std::mem::take(&mut has_paused) {
                 tracing::debug!(key = %self.question.key, offset, "a peer broke while the client took nothing");

@@ -121,7 +121,7 @@ fn only_the_answer_of_an_owner_that_was_asked_counts() {
         for (_, _, message) in sent(&mut coordinator) {
             match message {
                 Message::SourceRequest(request) => {
-                    numbers.extend([request.number, request.sequence])
+                    numbers.extend([request.number, request.sequence]);
                 }
                 Message::FindHolders(find) => numbers.push(find.number),
                 _ => {}
