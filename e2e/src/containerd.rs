@@ -1,6 +1,7 @@
 //! A containerd of its own for each node.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -176,6 +177,16 @@ impl Containerd {
             .chain([&image.manifest])
             .filter(|blob| held(blob.hex()))
             .count()
+    }
+
+    /// Changes a byte of a blob on disk, as a disk does that fails.
+    pub fn damage(&self, blob: &Blob) -> Result<()> {
+        let path = self.content().join("blobs/sha256").join(blob.hex());
+        let file = fs::OpenOptions::new().write(true).open(&path);
+        let file = file.with_context(|| format!("{} not opened", path.display()))?;
+        let middle = blob.bytes.len() / 2;
+        file.write_all_at(&[!blob.bytes[middle]], middle as u64)?;
+        Ok(())
     }
 
     /// How many bytes of a blob have come; `None` while it is not asked for.

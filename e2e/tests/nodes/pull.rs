@@ -13,8 +13,11 @@ const SETTINGS: Settings = Settings {
     lists_config_paths: false,
     runs_containers: false,
     mirror: &["--private=share"],
+    names: false,
     secret: true,
     checks: true,
+    descriptors: None,
+    plain: false,
 };
 
 /// What the node's trial pull of an image reports.

@@ -21,8 +21,11 @@ const SETTINGS: Settings = Settings {
     lists_config_paths: false,
     runs_containers: false,
     mirror: &["--otlp-endpoint", "http://10.77.0.99:4318"],
+    names: false,
     secret: true,
     checks: false,
+    descriptors: None,
+    plain: false,
 };
 
 /// As much of OTLP's messages as the test looks at.
