@@ -122,11 +122,8 @@ pub async fn cold_pull_is_traced_over_both_nodes(lab: Lab, containerd: Generatio
 /// Whether a request of containerd was answered by a peer, whose own request lies below it, with every step between.
 fn is_whole(spans: &[Span]) -> bool {
     let below = |parent: &Span, name: &str| {
-        let of_name = spans.iter().filter(|span| span.name == name);
-        of_name
-            .filter(|span| span.parent == parent.id)
-            .cloned()
-            .next()
+        let mut of_name = spans.iter().filter(|span| span.name == name);
+        of_name.find(|span| span.parent == parent.id).cloned()
     };
     let roots = spans
         .iter()
