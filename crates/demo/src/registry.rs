@@ -81,7 +81,7 @@ impl UpstreamRegistry {
         Ok(Self { meter, task })
     }
 
-    /// Bytes of bodies sent so far.
+    /// Bytes of content sent so far; that something is not there does not count.
     pub(crate) fn sent(&self) -> u64 {
         self.meter.sent.load(Ordering::Relaxed)
     }
@@ -140,11 +140,14 @@ fn metered(
     answer: Response<mirror::Body>,
     meter: Arc<Meter>,
 ) -> Response<impl Body<Data = Bytes, Error = mirror::BodyError>> {
+    let is_content = answer.status().is_success();
     answer.map(|body| {
         let frames = BodyDataStream::new(body).and_then(move |bytes| {
             let meter = meter.clone();
             async move {
-                meter.pass(bytes.len() as u64).await;
+                if is_content {
+                    meter.pass(bytes.len() as u64).await;
+                }
                 Ok(Frame::data(bytes))
             }
         });
