@@ -1,6 +1,7 @@
 //! What the mirror counts. Names that Spegel has too mean the same here.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -12,7 +13,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::peers::Fault;
-use crate::rate_limit::Waited;
 use crate::request::Caller;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -118,8 +118,8 @@ pub struct Metrics {
     pub hedged: Counter,
     pub broken_bodies: Counter,
     pub damaged: Counter,
-    pub upload_waited: Waited,
-    pub download_waited: Waited,
+    pub upload_waited: Counter<f64, AtomicU64>,
+    pub download_waited: Counter<f64, AtomicU64>,
     pub flights_sought: Family<DecisionLabels, Counter>,
     pub flights_seek_seconds: Histogram,
     pub flights_moves: Counter,
@@ -156,8 +156,8 @@ impl Metrics {
             hedged: Counter::default(),
             broken_bodies: Counter::default(),
             damaged: Counter::default(),
-            upload_waited: Waited::default(),
-            download_waited: Waited::default(),
+            upload_waited: Counter::default(),
+            download_waited: Counter::default(),
             flights_sought: Family::default(),
             flights_seek_seconds: seconds(),
             flights_moves: Counter::default(),
