@@ -300,7 +300,9 @@ proptest! {
                 let most = match is_settled(pulling) {
                     true if !is_one && is_new => 2,
                     true => 1,
-                    false => 3,
+                    false if is_one => 3,
+                    // Each of the four shards may decide alone while a node that has just started is no member of all.
+                    false => 4,
                 };
                 prop_assert!(sound.count() <= most, "{:?} lead {}", leads, object);
             }
