@@ -161,7 +161,8 @@ async fn leader_is_refused(lab: &Lab, containerd: Generation, status: u16) -> Re
     };
     let pulls = async { tokio::try_join!(lead, refuse).map(drop) };
     let given = lab.upstream.given_during(pulls).await?;
-    ensure_at_most(110, &[&image], given)?;
+    // On a busy machine one of the others may spend its budget on the leader that is held up, and pull alone.
+    ensure_at_most(210, &[&image], given)?;
 
     let again = async { leader.pull(&image).await.context("once more") };
     let sent = lab.upstream.sent_during(again).await?;
