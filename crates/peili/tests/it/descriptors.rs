@@ -71,6 +71,9 @@ fn silent_clients_leave_no_client_without_an_answer() {
         let mirror = limited(&format!("-n {limit}"), &folder);
         let is_told = |line: &String| line.contains("\"WARN\"") && line.contains("few files");
         assert!(mirror.begun.iter().any(is_told), "{:?}", mirror.begun);
+        // Each port opens a spare descriptor when it begins to serve, which an answer proves.
+        assert_eq!(status(&mirror.registry).as_deref(), Some("200"));
+        assert!(get(&mirror.metrics, "/livez").starts_with("HTTP/1.1 200"));
         let begun_with = open_descriptors(&mirror, limit);
         let silent: Vec<_> = (0..400)
             .map(|_| TcpStream::connect(&mirror.registry).expect("it listens"))
