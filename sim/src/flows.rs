@@ -1,10 +1,12 @@
 //! Flows of bytes: they begin and end, and advance with each step of the links.
 
-use flights::pulling::{REPORT_EVERY, Role, STALL_LIMIT};
+use std::time::Duration;
+
+use flights::pulling::{REPORT_EVERY, Role, stall_limit};
 use flights::{PullProgress, SourceWatch};
 
 use crate::links::Flow;
-use crate::setup::{SECOND, micros};
+use crate::setup::{Micros, SECOND, micros};
 use crate::world::{FILE_STEP, Phase, World};
 
 impl World {
@@ -66,6 +68,7 @@ impl World {
             node,
             source,
             object,
+            began: self.now,
             last: self.now,
             reported: self.now,
             watch: SourceWatch::new(self.time()),
@@ -124,7 +127,7 @@ impl World {
             } else if pull.begun && came > 0 && self.now - flow.reported >= micros(REPORT_EVERY) {
                 flow.reported = self.now;
                 begun.push(at);
-            } else if self.now - flow.last >= micros(STALL_LIMIT) && !pull.stalled {
+            } else if self.now - flow.last >= stalls_after(pull.got, flow) && !pull.stalled {
                 pull.stalled = true;
                 stalled.push(at);
             }
@@ -141,4 +144,10 @@ impl World {
         }
         self.watch_sources();
     }
+}
+
+/// When a flow counts as stalled, after its last byte.
+fn stalls_after(bytes: u64, flow: &Flow) -> Micros {
+    let taken = Duration::from_micros(flow.last - flow.began);
+    micros(stall_limit(bytes, taken))
 }

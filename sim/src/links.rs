@@ -18,7 +18,8 @@ pub struct Flow {
     /// The node that sends, or [`Links::upstream`].
     pub source: u32,
     pub object: u32,
-    /// When the last bytes came, in microseconds.
+    /// When it began, and when the last bytes came, in microseconds.
+    pub began: u64,
     pub last: u64,
     /// When the last report of bytes was sent.
     pub reported: u64,
@@ -137,6 +138,7 @@ mod tests {
             node,
             source,
             object: 0,
+            began: 0,
             last: 0,
             reported: 0,
             watch: SourceWatch::new(Time(0)),

@@ -2,7 +2,7 @@
 
 use flights::pulling::{
     EVICTED_FOR, GONE_LIMIT, MAX_FAILED_SOURCES, MAX_UPLOADS, QUEUED_AFTER, Role,
-    SOURCE_ANSWER_LIMIT, STALL_LIMIT,
+    SOURCE_ANSWER_LIMIT,
 };
 use flights::{
     ChainPosition, Decision, NodeId, PullProgress, RequestId, SourceRequest, node_field,
@@ -165,7 +165,7 @@ impl World {
             self.push(back, Event::Completed { pull });
         } else {
             self.waiters.entry((source, object)).or_default().push(pull);
-            self.push(self.now + micros(STALL_LIMIT), Event::SourceFailed { pull });
+            self.push(self.now + 3 * SECOND, Event::SourceFailed { pull });
         }
     }
 

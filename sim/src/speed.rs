@@ -26,11 +26,10 @@ pub const REGISTRY: u64 = 1;
 pub struct Meter {
     /// In all, until the last window.
     total: u64,
-    led: u64,
-    windows: [(u64, u64); WINDOWS],
+    windows: [u64; WINDOWS],
     next: usize,
-    /// Since when the node leads.
-    leads_since: Option<Micros>,
+    /// What it had led by the time since when it leads.
+    led_before: Option<u64>,
 }
 
 /// What a node has sent in the last windows.
@@ -55,22 +54,17 @@ impl SentMeter {
 }
 
 impl Meter {
-    fn observe(&mut self, now: Micros, total: u64, led: u64, leads: bool) -> ReceiveRates {
-        self.windows[self.next] = (
-            total.saturating_sub(self.total),
-            led.saturating_sub(self.led),
-        );
+    fn observe(&mut self, total: u64, led: u64, leads: bool) -> ReceiveRates {
+        self.windows[self.next] = total.saturating_sub(self.total);
         self.next = (self.next + 1) % WINDOWS;
-        (self.total, self.led) = (total, led);
-        self.leads_since = self.leads_since.filter(|_| leads).or(leads.then_some(now));
-        let is_measured = self.leads_since.is_some_and(|since| now - since >= SECOND);
-        let of = |part: fn(&(u64, u64)) -> u64| self.windows.iter().map(part).sum::<u64>();
+        self.total = total;
+        self.led_before = leads.then_some(self.led_before.unwrap_or(led));
+        let led = self
+            .led_before
+            .map(|before| (REGISTRY, led.saturating_sub(before)));
         ReceiveRates {
-            total: of(|(total, _)| *total),
-            led: is_measured
-                .then(|| (REGISTRY, of(|(_, led)| *led)))
-                .into_iter()
-                .collect(),
+            total: self.windows.iter().sum(),
+            led: led.into_iter().collect(),
         }
     }
 }
@@ -90,7 +84,7 @@ impl World {
             let total = own.iter().map(|pull| pull.got).sum();
             let led = own.iter().map(|pull| pull.led).sum();
             let member = &mut self.members[node];
-            let rates = member.meter.observe(self.now, total, led, leads[node]);
+            let rates = member.meter.observe(total, led, leads[node]);
             member.sent.observe();
             if pulls[node] {
                 self.drive(node as u32, |machine, now, dir| {

@@ -16,8 +16,11 @@ pub const MAX_UPLOADS: usize = 24;
 pub const EVICTED_FOR: Duration = Duration::from_secs(2);
 /// The interval of reports while bytes arrive.
 pub const REPORT_EVERY: Duration = Duration::from_millis(500);
-/// A pull from upstream that has begun has stalled after this time without a byte.
-pub const STALL_LIMIT: Duration = Duration::from_secs(3);
+/// containerd writes an object in steps of this many bytes.
+pub const STEP: u64 = 1024 * 1024;
+/// A pull from upstream that has begun has stalled after at least this time without a byte, and at most that.
+const STALL_MIN: Duration = Duration::from_secs(3);
+const STALL_MAX: Duration = Duration::from_secs(20);
 /// An object that is neither being ingested nor in the store for this long is gone. In between containerd renames it.
 pub const GONE_LIMIT: Duration = Duration::from_millis(250);
 
@@ -44,6 +47,13 @@ pub const QUEUED_AFTER: Duration = Duration::from_millis(50);
 /// little.
 pub fn waits_for_lower_layers(layers: usize, missing_below: usize) -> bool {
     layers <= FEW_LAYERS && missing_below >= CONTAINERD_SLOTS
+}
+
+/// When a pull from upstream that has begun has stalled: after this time without a byte. `taken`: the time in which so many
+/// `bytes` have come. The next step may take three times as long as one did, as downloads share a link.
+pub fn stall_limit(bytes: u64, taken: Duration) -> Duration {
+    let steps = u32::try_from(bytes / STEP).unwrap_or(u32::MAX).max(1);
+    (taken / steps * 3).clamp(STALL_MIN, STALL_MAX)
 }
 
 /// Where a node pulls an object from.

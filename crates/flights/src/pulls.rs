@@ -283,6 +283,7 @@ impl Pull {
             is_slow,
             registry: if source.is_none() { self.registry } else { 0 },
             registry_rate: known.rate,
+            rate_age_s: known.age_s,
             rate_accepted_for_ms: known.accepted_for_ms,
         })
     }

@@ -25,7 +25,7 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Waiting is free for this long, if the request ends with a source.
 const GRACE: Duration = Duration::from_millis(250);
 /// The most that a request waits, whatever the node receives meanwhile.
-const MAX_WAIT: Duration = Duration::from_secs(15);
+const MAX_WAIT: Duration = Duration::from_secs(22);
 /// The limit of a lookup.
 const FIND_LIMIT: Duration = Duration::from_millis(900);
 /// The most redirects of a request, where owners disagree which of them is the arbiter.
@@ -198,6 +198,7 @@ impl SourceRequests {
                     is_slow: self.is_slow,
                     silent_owner: node_field(open.silent.last().copied()),
                     registry_rate: known.rate,
+                    rate_age_s: known.age_s,
                     rate_accepted_for_ms: known.accepted_for_ms,
                     is_fetcher: self.fetches.is_some_and(|key| key != request.key()),
                     leads: self.leads,
@@ -312,6 +313,7 @@ impl SourceRequests {
             let message = RegistryRate {
                 registry,
                 rate: known.rate,
+                age_s: known.age_s,
                 accepted_for_ms: known.accepted_for_ms,
             };
             cx.out.send(from, Message::RegistryRate(message));
@@ -393,7 +395,8 @@ impl SourceRequests {
         if has_failed {
             self.ledger.record_lead(repository, false);
         }
-        let free = self.ledger.free_wait(repository, registry);
+        let rate = self.registries.last_rate(now, registry);
+        let free = self.ledger.free_wait(repository, registry, rate);
         if let Some(open) = self.open.get_mut(&sequence) {
             let free_until = open.started.after(free);
             open.lead = node.map(|node| Lead { node, free_until });

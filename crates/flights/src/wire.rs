@@ -228,6 +228,7 @@ impl Alive {
     pub(crate) fn known_rate(&self) -> KnownRate {
         KnownRate {
             rate: self.registry_rate,
+            age_s: self.rate_age_s,
             accepted_for_ms: self.rate_accepted_for_ms,
         }
     }
@@ -238,6 +239,7 @@ impl RegistryRate {
     pub(crate) fn known_rate(&self) -> KnownRate {
         KnownRate {
             rate: self.rate,
+            age_s: self.age_s,
             accepted_for_ms: self.accepted_for_ms,
         }
     }
@@ -273,6 +275,7 @@ impl SourceRequest {
     pub(crate) fn known_rate(&self) -> KnownRate {
         KnownRate {
             rate: self.registry_rate,
+            age_s: self.rate_age_s,
             accepted_for_ms: self.rate_accepted_for_ms,
         }
     }

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use crate::attempts::Attempts;
+use crate::flights::pulling::STEP;
 
 /// A peer that has cost a pull this much is left, so that another one may do better before the budget is spent.
 const MAX_COST: Duration = Duration::from_secs(1);
 /// Bytes that come faster than required pay for this much later waiting.
 const MAX_CREDIT: Duration = Duration::from_millis(250);
-/// The same of peers that are still receiving the object: a step of containerd's, in bytes, or this long. They may wait for
+/// The same of peers that are still receiving the object: a step of containerd's, or this long. They may wait for
 /// the first bytes of a leader themselves, and one that is dead or does not send what it has is left by
 /// [`SourceWatch`](crate::flights::SourceWatch). A body has this credit once, whatever its sources.
-const STEP: u64 = 1024 * 1024;
 const GROWING_CREDIT: Duration = Duration::from_secs(20);
 
 /// The pace of one peer.

@@ -13,31 +13,34 @@ const MARK_EVERY: Duration = Duration::from_millis(200);
 /// What a [`Throughput`] is measured over, in milliseconds.
 const WINDOW_MS: u64 = 1000;
 
-/// Bytes that come or go, in total and per second.
+/// Bytes that come or go, in total and per second. They may come in steps.
 #[derive(Debug, Default)]
 pub struct RateMeter {
     total: u64,
-    /// Samples of the time and the total.
+    began: Option<Instant>,
+    /// Samples of the time, and of the total before the bytes that came then.
     marks: VecDeque<(Instant, u64)>,
 }
 
 impl RateMeter {
     pub fn received(&mut self, now: Instant, bytes: u64) {
         self.forget(now);
-        self.total += bytes;
+        self.began.get_or_insert(now);
         let is_recent = |(at, _): &(Instant, u64)| now - *at < MARK_EVERY;
         if !self.marks.back().is_some_and(is_recent) {
             self.marks.push_back((now, self.total));
         }
+        self.total += bytes;
     }
 
     /// The rate of the last second, in bytes per second.
     pub fn recent_rate(&mut self, now: Instant) -> u64 {
         self.forget(now);
-        let Some((since, before)) = self.marks.front() else {
+        let (Some((_, before)), Some(began)) = (self.marks.front(), self.began) else {
             return 0;
         };
-        per_second(self.total - before, (now - *since).max(MARK_EVERY))
+        let over = (now - began).clamp(MARK_EVERY, LATELY);
+        per_second(self.total - before, over)
     }
 
     fn forget(&mut self, now: Instant) {
@@ -144,6 +147,25 @@ mod tests {
         );
         assert!(rate.marks.len() <= 6);
         assert_eq!(rate.recent_rate(now + LATELY * 2), 0);
+    }
+
+    /// 1 MiB every two seconds is half a MiB a second on average, however it is sampled.
+    #[test]
+    fn bytes_that_come_in_steps_are_counted_once() {
+        let (mut meter, began) = (RateMeter::default(), Instant::now());
+        let mut sampled = 0;
+        for tick in 0..400 {
+            let now = began + Duration::from_millis(250) * tick;
+            if tick % 8 == 0 {
+                meter.received(now, 1 << 20);
+            }
+            sampled += meter.recent_rate(now) / 4;
+        }
+        let received = meter.total;
+        assert!(
+            (received..received * 3 / 2).contains(&sampled),
+            "{sampled} of {received}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

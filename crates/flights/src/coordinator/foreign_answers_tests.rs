@@ -93,6 +93,7 @@ fn answers(number: u64) -> Vec<Message> {
     let rate = Message::RegistryRate(RegistryRate {
         registry: REGISTRY,
         rate: u64::MAX,
+        age_s: 0,
         accepted_for_ms: 1,
     });
     let resync = Message::Resync(Resync { slots: u64::MAX });

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::Time;
+use super::lead::Lead;
+use crate::{Born, Time};
 
 /// A rate below 1/LOW of the known one is far too low. A registry that limits each connection gives a third of it once
 /// one of three downloads is left.
 const LOW: u64 = 4;
 /// What is known of a registry halves after this time, so that all nodes forget it together.
 const HALF_LIFE: Duration = Duration::from_secs(10 * 60);
-/// A lead is judged only after this time: connections speed up.
-const JUDGED_AFTER: Duration = Duration::from_secs(2);
 /// A second leader knows after this time whether the registry gives it more. Until then no other lead is judged, here or
 /// at nodes that are told so.
 const TRIED_FOR: Duration = Duration::from_secs(6);
@@ -20,6 +19,8 @@ const TRIED_FOR: Duration = Duration::from_secs(6);
 const ACCEPTED_FOR: Duration = Duration::from_secs(60);
 /// An acceptance that ends this much later than the known one is a new one.
 const NEWER: Duration = Duration::from_millis(500);
+/// What a registry gave says this long how long its bytes may take.
+const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// The most registries to remember.
 const MAX_REGISTRIES: usize = 1_024;
 
@@ -36,46 +37,72 @@ pub(crate) enum LeadRate {
 /// What a registry gives, as nodes tell each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KnownRate {
-    /// In bytes per second; 0: unknown.
+    /// In bytes per second, when it was measured; 0: unknown.
     pub rate: u64,
+    /// The time since then, in seconds.
+    pub age_s: u32,
     /// No lead is judged for this long.
     pub accepted_for_ms: u32,
 }
 
 impl KnownRate {
+    /// The rate as far as it counts by now.
+    fn current(self) -> u64 {
+        let half_lives = u64::from(self.age_s) / HALF_LIFE.as_secs();
+        self.rate.checked_shr(half_lives as u32).unwrap_or(0)
+    }
+
     /// Whether a node that knows `theirs` should be told.
     pub fn is_news_for(self, theirs: Self) -> bool {
         let newer = self.accepted_for_ms.saturating_sub(theirs.accepted_for_ms);
         let is_accepted = theirs.accepted_for_ms > 0;
-        u128::from(newer) > NEWER.as_millis() || (!is_accepted && self.rate / 4 * 3 > theirs.rate)
+        u128::from(newer) > NEWER.as_millis()
+            || (!is_accepted && self.current() / 4 * 3 > theirs.current())
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Registry {
-    /// The best rate, in bytes per second, and when it was learned.
+    /// The best rate, in bytes per second, and when it was measured.
     rate: u64,
-    at: Time,
+    measured: Option<Born>,
     /// Another node has pulled from it.
     is_confirmed: bool,
     /// No lead is judged until then.
     accepted_until: Time,
-    /// Since when this node leads from it.
-    leading_since: Option<Time>,
+    /// What has come since this node leads from it.
+    lead: Option<Lead>,
     /// Another node has led since then, to find out what it gives.
     was_tried: bool,
 }
 
 impl Registry {
-    fn rate(&self, now: Time) -> u64 {
-        let half_lives = now.since(self.at).as_secs() / HALF_LIFE.as_secs();
-        self.rate.checked_shr(half_lives as u32).unwrap_or(0)
+    fn known(&self, now: Time) -> KnownRate {
+        let age = self
+            .measured
+            .map_or(Duration::ZERO, |measured| measured.age(now));
+        let accepted_for = self.accepted_until.since(now).as_millis();
+        KnownRate {
+            rate: self.rate,
+            age_s: u32::try_from(age.as_secs()).unwrap_or(u32::MAX),
+            accepted_for_ms: u32::try_from(accepted_for).unwrap_or(u32::MAX),
+        }
     }
 
-    fn learn(&mut self, now: Time, rate: u64) {
-        if rate >= self.rate(now) {
-            (self.rate, self.at) = (rate, now);
+    /// Learns a rate if it is the best one.
+    fn learn(&mut self, now: Time, rate: u64, age: Duration) {
+        let known = KnownRate {
+            rate,
+            age_s: u32::try_from(age.as_secs()).unwrap_or(u32::MAX),
+            accepted_for_ms: 0,
+        };
+        if known.current() >= self.known(now).current() {
+            self.set(now, rate, age);
         }
+    }
+
+    fn set(&mut self, now: Time, rate: u64, age: Duration) {
+        (self.rate, self.measured) = (rate, Some(Born::from_age(now, age)));
     }
 }
 
@@ -92,12 +119,15 @@ impl RegistryRates {
 
     /// What the registry gives a node.
     pub fn get(&self, now: Time, registry: u64) -> KnownRate {
-        let known = self.0.get(&registry).copied().unwrap_or_default();
-        let accepted_for = known.accepted_until.since(now).as_millis();
-        KnownRate {
-            rate: known.rate(now),
-            accepted_for_ms: u32::try_from(accepted_for).unwrap_or(u32::MAX),
-        }
+        let known = self.0.get(&registry);
+        known.map_or_else(KnownRate::default, |known| known.known(now))
+    }
+
+    /// What the registry gave a node when this was last measured, in bytes per second; 0: unknown.
+    pub fn last_rate(&self, now: Time, registry: u64) -> u64 {
+        let known = self.get(now, registry);
+        let is_remembered = u64::from(known.age_s) < REMEMBERED_FOR.as_secs();
+        if is_remembered { known.rate } else { 0 }
     }
 
     /// Records what another node knows.
@@ -109,46 +139,53 @@ impl RegistryRates {
             return;
         };
         known.is_confirmed = true;
+        let age = Duration::from_secs(theirs.age_s.into());
         let accepted_for = Duration::from_millis(theirs.accepted_for_ms.into());
         let accepted_until = now.after(accepted_for.min(ACCEPTED_FOR));
         if accepted_until.since(known.accepted_until.max(now)) > NEWER {
-            (known.rate, known.at) = (theirs.rate, now);
+            known.set(now, theirs.rate, age);
             known.accepted_until = accepted_until;
         } else if now >= known.accepted_until {
-            known.learn(now, theirs.rate);
+            known.learn(now, theirs.rate, age);
         }
     }
 
-    /// Judges what this node receives from a registry as a leader. `bandwidth`: of its link, which is good. `is_second`:
-    /// it leads beside another node. If that gives little as well, it is what the registry gives.
+    /// Judges what this node receives from a registry as a leader. `bytes`: since it leads. `bandwidth`: of its link, which
+    /// is good. `is_second`: it leads beside another node. If that gives little as well, it is what the registry gives.
     pub fn judge(
         &mut self,
         now: Time,
         registry: u64,
-        rate: u64,
+        bytes: u64,
         bandwidth: Option<u64>,
         is_second: bool,
     ) -> LeadRate {
         let Some(known) = self.entry(registry) else {
             return LeadRate::Fine;
         };
-        let since = *known.leading_since.get_or_insert(now);
-        if now.since(since) < JUDGED_AFTER {
-            return LeadRate::Fine;
-        }
-        let usual = known.rate(now);
-        known.learn(now, rate);
+        let usual = known.known(now).current();
         let usual = if known.is_confirmed {
             Some(usual)
         } else {
             bandwidth
         };
-        let is_little = usual.is_some_and(|usual| rate.saturating_mul(LOW) < usual);
-        if !is_little || (now < known.accepted_until && !is_second) {
+        // It has ended meanwhile, and another one has begun.
+        known.lead.take_if(|lead| bytes < lead.bytes());
+        let lead = known.lead.get_or_insert_with(|| Lead::begin(now, bytes));
+        lead.record(now, bytes);
+        let (at_least, at_most) = (lead.at_least(now), lead.at_most(now, usual.unwrap_or(0)));
+        known.learn(now, at_least, Duration::ZERO);
+        let is_little = |rate: &u64| usual.is_some_and(|usual| rate.saturating_mul(LOW) < usual);
+        let Some(little) = at_most.filter(is_little) else {
+            return LeadRate::Fine;
+        };
+        if now < known.accepted_until && !is_second {
             return LeadRate::Fine;
         }
         if is_second {
-            (known.rate, known.at, known.is_confirmed) = (rate, now, true);
+            // 0 would be unknown.
+            known.set(now, little.max(1), Duration::ZERO);
+            known.is_confirmed = true;
             known.accepted_until = now.after(ACCEPTED_FOR);
             return LeadRate::Fine;
         }
@@ -161,7 +198,7 @@ impl RegistryRates {
     pub fn leads_from(&mut self, registries: &[(u64, u64)]) {
         for (registry, known) in &mut self.0 {
             if !registries.iter().any(|(led, _)| led == registry) {
-                (known.leading_since, known.was_tried) = (None, false);
+                (known.lead, known.was_tried) = (None, false);
             }
         }
     }
@@ -177,31 +214,43 @@ mod tests {
     fn known(rate: u64) -> KnownRate {
         KnownRate {
             rate,
+            age_s: 0,
             accepted_for_ms: 0,
         }
     }
 
-    /// A leader that has received `LITTLE` for long enough, where others know `USUAL`.
-    fn judged(rates: &mut RegistryRates, now: &mut Time, is_second: bool) -> LeadRate {
-        rates.judge(*now, 7, LITTLE, None, is_second);
-        *now = now.after(JUDGED_AFTER);
-        rates.judge(*now, 7, LITTLE, None, is_second)
+    /// Leads for so many seconds and receives `LITTLE`, where others know `USUAL`. Returns what is found first.
+    fn lead(rates: &mut RegistryRates, now: &mut Time, seconds: u64, is_second: bool) -> LeadRate {
+        let mut found = LeadRate::Fine;
+        for _ in 0..seconds {
+            *now = now.after(Duration::from_secs(1));
+            let judged = rates.judge(*now, 7, now.0 * LITTLE / 1_000, None, is_second);
+            if found == LeadRate::Fine {
+                found = judged;
+            }
+        }
+        found
     }
+
+    /// A lead is judged after this time, in seconds.
+    const JUDGED_AFTER: u64 = 4;
+    const FIRST: LeadRate = LeadRate::Little { again: false };
 
     #[test]
     fn what_others_remember_is_not_held_against_the_next_lead() {
         let (mut rates, mut now) = (RegistryRates::default(), Time(0));
         rates.learn(now, 7, known(USUAL));
-        assert_eq!(judged(&mut rates, &mut now, true), LeadRate::Fine);
+        let second = lead(&mut rates, &mut now, JUDGED_AFTER, true);
+        assert_eq!(second, LeadRate::Fine);
         assert_eq!(rates.get(now, 7).rate, LITTLE);
         rates.learn(now, 7, known(USUAL));
         assert_eq!(rates.get(now, 7).rate, LITTLE);
         rates.leads_from(&[]);
-        assert_eq!(judged(&mut rates, &mut now, false), LeadRate::Fine);
+        let next = lead(&mut rates, &mut now, JUDGED_AFTER, false);
+        assert_eq!(next, LeadRate::Fine);
         now = now.after(ACCEPTED_FOR);
         rates.learn(now, 7, known(USUAL));
-        let little = LeadRate::Little { again: false };
-        assert_eq!(rates.judge(now, 7, LITTLE, None, false), little);
+        assert_eq!(lead(&mut rates, &mut now, 2, false), FIRST);
     }
 
     /// The first leader, the second one, and a third node that leads another object.
@@ -211,22 +260,21 @@ mod tests {
         let mut now = Time(0);
         for rates in [&mut first, &mut second, &mut third] {
             rates.learn(now, 7, known(USUAL));
-            rates.judge(now, 7, LITTLE, None, false);
+            lead(rates, &mut Time(0), JUDGED_AFTER - 1, false);
         }
-        now = now.after(JUDGED_AFTER);
-        let little = LeadRate::Little { again: false };
-        assert_eq!(first.judge(now, 7, LITTLE, None, false), little);
+        now = now.after(Duration::from_secs(JUDGED_AFTER - 1));
+        let found = lead(&mut first, &mut now, 1, false);
+        assert_eq!(found, FIRST);
         third.learn(now, 7, first.get(now, 7));
         second.learn(now, 7, first.get(now, 7));
-        assert_eq!(third.judge(now, 7, LITTLE, None, false), LeadRate::Fine);
-        now = now.after(JUDGED_AFTER);
-        assert_eq!(second.judge(now, 7, LITTLE, None, true), LeadRate::Fine);
+        assert_eq!(lead(&mut third, &mut now, 1, false), LeadRate::Fine);
+        assert_eq!(lead(&mut second, &mut now, 1, true), LeadRate::Fine);
         first.learn(now, 7, second.get(now, 7));
         third.learn(now, 7, first.get(now, 7));
         now = now.after(TRIED_FOR);
         for rates in [&mut first, &mut third] {
             rates.learn(now, 7, known(USUAL));
-            assert_eq!(rates.judge(now, 7, LITTLE, None, false), LeadRate::Fine);
+            assert_eq!(lead(rates, &mut now, 1, false), LeadRate::Fine);
         }
     }
 
@@ -234,11 +282,37 @@ mod tests {
     fn a_leader_whose_way_to_the_registry_is_slow_gives_up_the_rest_as_well() {
         let (mut rates, mut now) = (RegistryRates::default(), Time(0));
         rates.learn(now, 7, known(USUAL));
-        let first = LeadRate::Little { again: false };
-        assert_eq!(judged(&mut rates, &mut now, false), first);
-        now = now.after(TRIED_FOR);
-        let again = LeadRate::Little { again: true };
-        assert_eq!(rates.judge(now, 7, LITTLE, None, false), again);
+        assert_eq!(lead(&mut rates, &mut now, JUDGED_AFTER, false), FIRST);
+        let again = lead(&mut rates, &mut now, TRIED_FOR.as_secs(), false);
+        assert_eq!(again, LeadRate::Little { again: true });
+    }
+
+    /// An uplink of 4 Mbit/s, known as such. The steps of three downloads coincide, six seconds apart.
+    #[test]
+    fn steps_of_containerd_are_no_reason_for_another_lead() {
+        let (mut rates, rate) = (RegistryRates::default(), 500_000);
+        rates.learn(Time(0), 7, known(rate));
+        for step in 1..240 {
+            let now = Time(step * 250);
+            let steps = 3 * 1024 * 1024;
+            let bytes = steps + now.0 * rate / 1_000 / steps * steps;
+            let judged = rates.judge(now, 7, bytes, None, false);
+            assert_eq!(judged, LeadRate::Fine, "{now:?}");
+            assert!(rates.get(now, 7).rate <= rate, "{now:?}");
+        }
+    }
+
+    /// Each node that hears of a rate hears how old it is.
+    #[test]
+    fn all_nodes_forget_a_rate_together_but_remember_how_slow_a_registry_was() {
+        let [mut first, mut second] = [(); 2].map(|()| RegistryRates::default());
+        first.learn(Time(0), 7, known(USUAL));
+        let later = Time(0).after(3 * HALF_LIFE);
+        second.learn(later, 7, first.get(later, 7));
+        assert_eq!(second.get(later, 7).current(), USUAL / 8);
+        assert_eq!(second.last_rate(later, 7), USUAL);
+        let next_day = Time(0).after(REMEMBERED_FOR);
+        assert_eq!(second.last_rate(next_day, 7), 0);
     }
 
     #[test]
@@ -246,6 +320,7 @@ mod tests {
         let (mut rates, now) = (RegistryRates::default(), Time(0));
         let theirs = KnownRate {
             rate: LITTLE,
+            age_s: 0,
             accepted_for_ms: u32::MAX,
         };
         rates.learn(now, 7, theirs);

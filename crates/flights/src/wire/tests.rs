@@ -76,7 +76,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
         number(),
         any::<[bool; 4]>(),
         0..=MAX_REQUEUE_AFTER_MS,
-        any::<([u64; 2], u32)>(),
+        any::<([u64; 2], [u32; 2])>(),
     );
     (what, who, how).prop_map(|(what, who, how)| {
         let (key, [number, repository], size, concurrent_objects) = what;
@@ -85,7 +85,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             offset,
             [leader_cooldown, is_slow, is_fetcher, leads],
             requeue_after_ms,
-            ([registry, registry_rate], rate_accepted_for_ms),
+            ([registry, registry_rate], [rate_age_s, rate_accepted_for_ms]),
         ) = how;
         SourceRequest {
             key,
@@ -103,6 +103,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             slow_source,
             registry,
             registry_rate,
+            rate_age_s,
             rate_accepted_for_ms,
             is_fetcher,
             leads,
@@ -138,16 +139,17 @@ fn state() -> impl Strategy<Value = PullState> {
             prop::option::of(number()),
             maybe(),
             any::<bool>(),
-            any::<([u64; 2], u32)>()
+            any::<([u64; 2], [u32; 2])>()
         )
             .prop_map(|(size, source, is_slow, rate)| {
-                let ([registry, registry_rate], rate_accepted_for_ms) = rate;
+                let ([registry, registry_rate], [rate_age_s, rate_accepted_for_ms]) = rate;
                 PullState::Alive(Alive {
                     size,
                     source,
                     is_slow,
                     registry,
                     registry_rate,
+                    rate_age_s,
                     rate_accepted_for_ms,
                 })
             }),
@@ -199,10 +201,11 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
                 })
             }
         ),
-        any::<(u64, u64, u32)>().prop_map(|(registry, rate, accepted_for_ms)| {
+        any::<(u64, u64, [u32; 2])>().prop_map(|(registry, rate, [age_s, accepted_for_ms])| {
             Message::RegistryRate(RegistryRate {
                 registry,
                 rate,
+                age_s,
                 accepted_for_ms,
             })
         }),
@@ -320,6 +323,7 @@ fn one_of_each() -> Vec<Message> {
         slow_source: node(5),
         registry: 10,
         registry_rate: 1000,
+        rate_age_s: 60,
         rate_accepted_for_ms: 2000,
         is_fetcher: true,
         leads: true,
@@ -337,6 +341,7 @@ fn one_of_each() -> Vec<Message> {
         is_slow: true,
         registry: 10,
         registry_rate: 1000,
+        rate_age_s: 60,
         rate_accepted_for_ms: 2000,
     };
     let answer = |reply| Message::answer(key(1), number, reply);
@@ -388,6 +393,7 @@ fn one_of_each() -> Vec<Message> {
         Message::RegistryRate(RegistryRate {
             registry,
             rate,
+            age_s: 60,
             accepted_for_ms: 2000,
         }),
     ]

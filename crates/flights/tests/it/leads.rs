@@ -160,13 +160,14 @@ fn leaves_followers(
     node: usize,
     rates: impl IntoIterator<Item = u64>,
 ) -> bool {
-    let mut events = Vec::new();
+    let (mut events, mut bytes) = (Vec::new(), 0);
     for rate in rates {
+        bytes += rate;
         flight.now = flight.now.after(Duration::from_secs(1));
         let now = flight.now;
         let rates = ReceiveRates {
             total: rate,
-            led: vec![(registry_hash("registry"), rate)],
+            led: vec![(registry_hash("registry"), bytes)],
         };
         events.extend(flight.coordinators.with(node, |coordinator, view| {
             coordinator.observe(now, &rates, view);

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The limit of a request for a source. containerd from 2.3 waits 30 s for the head of an answer.
-const REQUEST_LIMIT: Duration = Duration::from_secs(20);
+const REQUEST_LIMIT: Duration = Duration::from_secs(24);
 
 /// The sources of one body.
 pub struct FlightSource {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use oci::Registry;
 use parking_lot::Mutex;
@@ -13,8 +12,6 @@ use crate::fetch::bandwidth::TestPermits;
 use crate::rate::RateMeter;
 use crate::{LinkState, ReceiveRates, registry_hash};
 
-/// A rate covers a second, and counts once bytes have been on the way for as long.
-const MEASURED_AFTER: Duration = Duration::from_secs(1);
 /// The most registries to measure at once.
 const MAX_REGISTRIES: usize = 64;
 
@@ -29,36 +26,29 @@ pub struct Speed {
 }
 
 /// What this node leads from one registry.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Led {
     /// The objects on the way.
     count: usize,
-    /// Since when there is one.
-    since: Instant,
-    meter: RateMeter,
+    /// The bytes that have come since there is one.
+    bytes: u64,
 }
 
 impl Speed {
     /// Records bytes from a source, or from a registry if this node leads.
     pub fn received(&self, led_from: Option<&Registry>, bytes: u64) {
-        let now = Instant::now();
-        self.total.lock().received(now, bytes);
+        self.total.lock().received(Instant::now(), bytes);
         if let Some(registry) = led_from
             && let Some(led) = self.led.lock().get_mut(registry)
         {
-            led.meter.received(now, bytes);
+            led.bytes += bytes;
         }
     }
 
     fn begin_lead(&self, registry: &Registry) {
         let mut led = self.led.lock();
         if led.len() < MAX_REGISTRIES || led.contains_key(registry) {
-            let new = || Led {
-                count: 0,
-                since: Instant::now(),
-                meter: RateMeter::default(),
-            };
-            led.entry(registry.clone()).or_insert_with(new).count += 1;
+            led.entry(registry.clone()).or_default().count += 1;
         }
     }
 
@@ -74,18 +64,11 @@ impl Speed {
 
     /// What arrives now.
     pub fn rates(&self) -> ReceiveRates {
-        let now = Instant::now();
-        let mut led = self.led.lock();
-        let led = led.iter_mut();
-        let led = led.filter(|(_, led)| now - led.since >= MEASURED_AFTER);
+        let led = self.led.lock();
+        let of = |(registry, led): (&Registry, &Led)| (registry_hash(registry.as_str()), led.bytes);
         ReceiveRates {
             total: self.received_lately(),
-            led: led
-                .map(|(registry, led)| {
-                    let rate = led.meter.recent_rate(now);
-                    (registry_hash(registry.as_str()), rate)
-                })
-                .collect(),
+            led: led.iter().map(of).collect(),
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::pulls::{Entry, Pull, Sharing, State};
 use super::shared::Shared;
 use super::speed::Lead;
-use crate::flights::pulling::{GONE_LIMIT, REPORT_EVERY, Role, STALL_LIMIT};
+use crate::flights::pulling::{GONE_LIMIT, REPORT_EVERY, Role, stall_limit};
 use crate::request::Target;
 use crate::{Growing, IngestStage, PullProgress};
 
@@ -152,6 +152,7 @@ impl Watcher {
         self.pull.at_most(seen);
         let mut position = seen;
         let mut since = Instant::now();
+        let mut decided = (since, seen);
         let mut decisions = None;
         let mut told = Instant::now();
         let mut lead: Option<Lead> = None;
@@ -162,6 +163,7 @@ impl Watcher {
             }
             if decisions.replace(state.decisions) != Some(state.decisions) {
                 since = Instant::now();
+                decided = (since, seen);
             }
             let progress = growing.progress();
             let is_full = progress.total == Some(progress.written);
@@ -182,7 +184,8 @@ impl Watcher {
             } else {
                 None
             };
-            let limit = self.limit(&state, is_full);
+            let came = (seen.saturating_sub(decided.1), since - decided.0);
+            let limit = self.limit(&state, is_full, came);
             tokio::select! {
                 progress = growing.until(|p| p.written > seen || p.stage != IngestStage::Filling) => {
                     match progress.stage {
@@ -223,12 +226,12 @@ impl Watcher {
         ))
     }
 
-    /// How long the next byte may take.
-    fn limit(&self, state: &State, is_full: bool) -> Duration {
+    /// How long the next byte may take. `bytes` have come in the time `taken` since it was decided where from.
+    fn limit(&self, state: &State, is_full: bool, (bytes, taken): (u64, Duration)) -> Duration {
         match state.role {
             _ if is_full => COMMIT_LIMIT,
             Role::Follows(_) => FOLLOW_LIMIT,
-            Role::Undecided | Role::Leads if state.has_begun => STALL_LIMIT,
+            Role::Undecided | Role::Leads if state.has_begun => stall_limit(bytes, taken),
             Role::Undecided | Role::Leads if self.shared.store.downloads_share_slots() => {
                 QUEUE_LIMIT
             }

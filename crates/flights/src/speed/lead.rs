@@ -1,0 +1,129 @@
+//! What this node receives from a registry as a leader.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::Time;
+use crate::pulling::{CONTAINERD_SLOTS, STEP};
+
+/// The steps of all objects that are on the way at once may coincide.
+const STEPS: u64 = STEP * CONTAINERD_SLOTS as u64;
+/// Connections speed up for this long.
+const SPEEDS_UP_FOR: Duration = Duration::from_secs(2);
+/// A rate covers at least a second, and twice the time in which all steps come.
+const OVER_MIN: Duration = Duration::from_secs(1);
+const OVER_MAX: Duration = Duration::from_secs(15);
+
+/// The bytes that have come since this node leads.
+#[derive(Clone, Debug)]
+pub(crate) struct Lead {
+    since: Time,
+    /// The bytes by then, and by each of the latest observations.
+    before: u64,
+    observed: VecDeque<(Time, u64)>,
+}
+
+impl Lead {
+    pub fn begin(now: Time, bytes: u64) -> Self {
+        Self {
+            since: now,
+            before: bytes,
+            observed: VecDeque::new(),
+        }
+    }
+
+    /// Records the bytes that have come by now.
+    pub fn record(&mut self, now: Time, bytes: u64) {
+        let is_old = |(at, _): &mut (Time, u64)| now.since(*at) > OVER_MAX + OVER_MIN;
+        while self.observed.pop_front_if(is_old).is_some() {}
+        self.observed.push_back((now, bytes));
+    }
+
+    /// The bytes that had come by the latest observation.
+    pub fn bytes(&self) -> u64 {
+        self.observed
+            .back()
+            .map_or(self.before, |(_, bytes)| *bytes)
+    }
+
+    /// What the registry gives at least, in bytes per second: on average since this node leads, without the steps that may
+    /// have come just now.
+    pub fn at_least(&self, now: Time) -> u64 {
+        let lasted = now.since(self.since);
+        if lasted < SPEEDS_UP_FOR + OVER_MIN {
+            return 0;
+        }
+        let bytes = (self.bytes() - self.before).saturating_sub(STEPS);
+        per_second(bytes, lasted)
+    }
+
+    /// What the registry gives now at the most, in bytes per second, over a time in which many steps come at the `expected`
+    /// rate. `None`: it is too early to tell.
+    pub fn at_most(&self, now: Time, expected: u64) -> Option<u64> {
+        let millis = (2 * STEPS).saturating_mul(1_000) / expected.max(1);
+        let over = Duration::from_millis(millis).clamp(OVER_MIN, OVER_MAX);
+        if now.since(self.since) < SPEEDS_UP_FOR + over {
+            return None;
+        }
+        let mut earlier = self.observed.iter().rev();
+        let (at, before) = earlier.find(|(at, _)| now.since(*at) >= over)?;
+        Some(per_second(self.bytes() - before, now.since(*at)))
+    }
+}
+
+fn per_second(bytes: u64, over: Duration) -> u64 {
+    let millis = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
+    bytes.saturating_mul(1_000) / millis.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_millis(250);
+
+    /// Three downloads of a shared link whose steps coincide: what they show at least and at most, as they go on.
+    fn shown(rate: u64, expected: u64) -> Vec<(u64, Option<u64>)> {
+        let (mut now, mut lead) = (Time(0), Lead::begin(Time(0), STEPS));
+        let shown = (1..240).map(|_| {
+            now = now.after(EVERY);
+            let came = rate * now.since(Time(0)).as_millis() as u64 / 1_000;
+            lead.record(now, STEPS + came / STEPS * STEPS);
+            (lead.at_least(now), lead.at_most(now, expected))
+        });
+        shown.collect()
+    }
+
+    #[test]
+    fn steps_are_neither_speed_nor_silence() {
+        for rate in [250_000, 500_000, 1_000_000, 12_500_000] {
+            let shown = shown(rate, rate);
+            assert!(shown.iter().all(|(at_least, _)| *at_least <= rate));
+            let last = shown.last().expect("many").0;
+            assert!(last >= rate * 3 / 5, "{last} of {rate}");
+            let at_most: Vec<_> = shown.iter().filter_map(|(_, at_most)| *at_most).collect();
+            assert!(!at_most.is_empty());
+            assert!(
+                at_most.iter().all(|shown| *shown >= rate / 3),
+                "{rate}: {at_most:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_lead_that_becomes_slow_shows_it_within_two_seconds() {
+        let mut lead = Lead::begin(Time(0), 0);
+        for step in 0..40 {
+            lead.record(Time(0).after(EVERY * step), 3_000_000 * u64::from(step));
+        }
+        let (slow_since, bytes) = (Time(0).after(EVERY * 39), 3_000_000 * 39);
+        let mut now = slow_since;
+        let noticed = (1..).find(|step| {
+            now = slow_since.after(EVERY * *step);
+            lead.record(now, bytes + 100_000 * u64::from(*step));
+            lead.at_most(now, 12_000_000)
+                .is_some_and(|rate| rate * 4 < 12_000_000)
+        });
+        assert!(EVERY * noticed.expect("at some time") <= Duration::from_secs(2));
+    }
+}
