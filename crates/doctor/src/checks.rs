@@ -25,6 +25,7 @@ checks! {
     CONFIG_PATH: Containerd 3 "registry config_path";
     LAYERS_KEPT: Containerd 4 "layers are kept";
     CONTENT_READABLE: Containerd 5 "content store";
+    PULL_MODE: Containerd 6 "pull mode";
     MIRROR_ANSWERS: Mirror 1 "the mirror answers";
     MIRROR_READY: Mirror 2 "the mirror is ready" after 30 <- MIRROR_ANSWERS, CONTAINERD_ANSWERS, CONTENT_READABLE;
     DESCRIPTORS: Mirror 3 "open files" <- MIRROR_ANSWERS;

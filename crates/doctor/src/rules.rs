@@ -221,16 +221,39 @@ pub fn mirror(facts: &Facts) -> Vec<Finding> {
     } else {
         DESCRIPTORS.ok(format!("{} at the most", mirror.open_files))
     });
-    let off = mirror.now.abs_diff(facts.now);
-    findings.push(if off > CLOCK_TOLERANCE {
-        CLOCK.warning(
-            format!("the node's clock differs from this one by {off} s"),
-            "set both by NTP: certificates of registries are checked by the clock",
-        )
-    } else {
-        CLOCK.ok("as here")
-    });
+    findings.push(clock(mirror, facts));
     findings
+}
+
+/// Whether the node's clock agrees with that of whoever looks, and with most of the other nodes that were asked.
+fn clock(mirror: &Mirror, facts: &Facts) -> Finding {
+    let remedy = "certificates of registries are checked by the clock: set it by NTP (timedatectl set-ntp true, or chrony), \
+                  and look with timedatectl whether it is synchronised";
+    let off = mirror.now.abs_diff(facts.now);
+    if off > CLOCK_TOLERANCE {
+        let found = format!("the node's clock differs from this one by {off} s");
+        return CLOCK.warning(found, remedy);
+    }
+    let differing = facts.clocks.iter();
+    let differing = differing.filter(|clock| clock.ahead.unsigned_abs() > CLOCK_TOLERANCE);
+    let differing: Vec<_> = differing.collect();
+    if differing.len() * 2 <= facts.clocks.len() {
+        return CLOCK.ok(match facts.clocks.len() {
+            0 => "as here".to_owned(),
+            asked => format!("as on most of the {asked} nodes that were asked"),
+        });
+    }
+    let told: Vec<_> = differing
+        .iter()
+        .map(|clock| {
+            let (seconds, name) = (clock.ahead.unsigned_abs(), &clock.name);
+            match clock.ahead > 0 {
+                true => format!("{seconds} s behind that of {name}"),
+                false => format!("{seconds} s ahead of that of {name}"),
+            }
+        })
+        .collect();
+    CLOCK.warning(format!("this node's clock is {}", shortened(&told)), remedy)
 }
 
 /// What to do about a mirror that does not answer, by who answers where containerd would ask it.
@@ -374,7 +397,8 @@ pub fn upstream(facts: &Facts) -> Vec<Finding> {
 }
 
 pub fn trial(facts: &Facts) -> Option<Finding> {
-    Some(match facts.trial.as_ref()? {
+    let mirror = facts.mirror.as_ref().ok()?;
+    Some(match mirror.trial.as_ref()? {
         Trial::CameThrough { milliseconds } => {
             TRIAL.ok(format!("containerd pulled it in {milliseconds} ms"))
         }

@@ -3,13 +3,14 @@
 use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ::doctor::checks::{CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, LAYERS_KEPT};
+use ::doctor::checks::{CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, LAYERS_KEPT, PULL_MODE};
 use ::doctor::{
     AddressAnswer, Advice, Answered, Containerd, ContainerdPaths, Facts, HostsFile, HostsFolder,
-    Mirror, Report, Severity, diagnose,
+    Mirror, Peer, PeerClock, Report, Severity, diagnose,
 };
 use anyhow::bail;
 use containerd::{Setup, State, Topic};
+use futures::future::join_all;
 use hosts::ConfigPath;
 use hosts::probe::{self, Endpoint};
 use oci::{RegistryUrl, Scheme};
@@ -25,6 +26,9 @@ use crate::{duration, value};
 
 /// Between two looks with `--wait`.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// Peers that are asked for the time: the clock that differs from most others is the one that is off.
+const ASKED_FOR_CLOCK: usize = 3;
 
 /// The port of a mirror that does not say which it has.
 const DEFAULT_PORT: u16 = 5000;
@@ -167,17 +171,41 @@ pub async fn gather(
             });
         }
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let clocks = match &mirror {
+        Ok((_, mirror)) => clocks(&mirror.peers).await,
+        Err(_) => Vec::new(),
+    };
     Facts {
         containerd,
         hosts,
         addresses,
-        now: now.unwrap_or_default().as_secs(),
+        now: now(),
+        clocks,
         mirror_address,
         mirror: mirror.map(|(_, mirror)| mirror),
         is_installed,
-        trial: None,
     }
+}
+
+/// In seconds since 1970.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
+/// The clocks of the first few peers that can be asked.
+async fn clocks(peers: &[Peer]) -> Vec<PeerClock> {
+    let sound = peers.iter().filter(|peer| peer.error.is_none());
+    let asked = sound.filter_map(|peer| Some((&peer.name, peer.address.parse().ok()?)));
+    let asked = asked
+        .take(ASKED_FOR_CLOCK)
+        .map(|(name, address)| async move {
+            let theirs = probe::clock_at(address).await?;
+            let ahead = theirs.cast_signed().saturating_sub(now().cast_signed());
+            let name = name.clone();
+            Some(PeerClock { name, ahead })
+        });
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// What is said of containerd at a socket.
@@ -261,6 +289,7 @@ fn advice(finding: containerd::Finding) -> Advice {
     let (check, worst) = match finding.what {
         Topic::Version => (&CONTAINERD_VERSION, Severity::Warning),
         Topic::RegistryConfig => (&CONFIG_PATH, Severity::Fault),
+        Topic::PullMode => (&PULL_MODE, Severity::Warning),
         Topic::Layers => (&LAYERS_KEPT, Severity::Warning),
         Topic::Content => (&CONTENT_READABLE, Severity::Fault),
     };

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 #[cfg(test)]
 pub use page::PATHS;
 pub use page::{PageAccess, Pages};
-pub use views::{About, Views};
+pub use views::{About, LastTrial, Views};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 

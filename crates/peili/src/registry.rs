@@ -19,7 +19,7 @@ use upstream::{Registries, SetupError};
 
 use crate::cli::RegistryArgs;
 use crate::next_hosts::NextHosts;
-use crate::observe::{About, PageAccess, Pages, Views};
+use crate::observe::{About, LastTrial, PageAccess, Pages, Views};
 use crate::readiness::MirrorProbe;
 use crate::settings::{Checks, Settings, Store};
 use crate::{address, descriptors, observe, service_manager, traces};
@@ -171,12 +171,14 @@ impl Bound {
         // Kubernetes is told that the mirror ends before it ends.
         let leaving = CancellationToken::new();
         let mut told = JoinSet::new();
+        let trial = LastTrial::default();
         if let (Some(settings), Some(containerd)) = (settings.node_readiness, containerd) {
             let readiness = NodeReadiness::new(settings.config, settings.account, &mut metrics);
             let probe = MirrorProbe {
                 mirror: mirror.clone(),
                 containerd,
                 registry: settings.registry,
+                last: trial.clone(),
             };
             let leaving = leaving.clone();
             told.spawn(async move { readiness.keep(&probe, leaving).await });
@@ -200,6 +202,7 @@ impl Bound {
             registry_port: registry_address.port(),
             containerd: paths,
             address: metrics_address.to_string(),
+            trial,
         };
         tasks.spawn(observe::serve(
             connections.http,

@@ -22,6 +22,9 @@ const DEFAULT_ROOT: &str = "/var/lib/containerd";
 /// What `config_path` is from 2.2 on where it is not set.
 const DEFAULT_CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
 
+/// `max_concurrent_downloads` where it is not set.
+const DEFAULT_DOWNLOADS: i64 = 3;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Setting<T> {
     Is(T),
@@ -34,6 +37,8 @@ pub(super) struct Settings {
     /// Empty: not set.
     pub config_path: Setting<String>,
     pub discard_unpacked_layers: Setting<bool>,
+    /// What makes containerd from 2.1 on pull in its local mode; `None`: it pulls with its transfer service.
+    pub local_mode: Setting<Option<String>>,
 }
 
 impl Settings {
@@ -51,7 +56,8 @@ impl Settings {
     fn unknown(why: String) -> Self {
         Self {
             config_path: Setting::Unknown(why.clone()),
-            discard_unpacked_layers: Setting::Unknown(why),
+            discard_unpacked_layers: Setting::Unknown(why.clone()),
+            local_mode: Setting::Unknown(why),
         }
     }
 }
@@ -82,6 +88,8 @@ fn told_by_cri(info: &HashMap<String, String>) -> Option<Settings> {
     Some(Settings {
         config_path: Setting::Is(told.registry.config_path),
         discard_unpacked_layers: Setting::Is(told.containerd.discard_unpacked_layers),
+        // These know no other.
+        local_mode: Setting::Is(None),
     })
 }
 
@@ -125,6 +133,7 @@ fn written(text: &str, generation: Generation, content: Option<&Path>) -> Result
         &[IMAGES, "discard_unpacked_layers"],
         &[CRI, "containerd", "discard_unpacked_layers"],
     ]);
+    let table = first([&[IMAGES], &[CRI]]);
     let default = if generation >= Generation(2, 2) {
         DEFAULT_CONFIG_PATH
     } else {
@@ -141,7 +150,41 @@ fn written(text: &str, generation: Generation, content: Option<&Path>) -> Result
             None if imports => unset("discard_unpacked_layers"),
             None => Setting::Is(false),
         },
+        local_mode: match table.as_ref().and_then(local_mode) {
+            None if imports => unset("what decides how containerd pulls"),
+            reason => Setting::Is(reason),
+        },
     })
+}
+
+/// The first setting of CRI's images that the transfer service does not know, and for which containerd from 2.1 on pulls
+/// as it did before (containerd, `internal/cri/config`, `CheckLocalImagePullConfigs`).
+fn local_mode(table: &Item) -> Option<String> {
+    let at = |path: &[&str]| path.iter().try_fold(table, |item, key| item.get(key));
+    let is = |path: &[&str], value: bool| at(path).and_then(Item::as_bool) == Some(value);
+    let flags = [
+        (&["use_local_image_pull"][..], true),
+        (&["discard_unpacked_layers"], true),
+        (&["containerd", "discard_unpacked_layers"], true),
+        (&["disable_snapshot_annotations"], false),
+        (&["image_pull_with_sync_fs"], true),
+    ];
+    let flag = flags.iter().find(|(path, value)| is(path, *value));
+    if let Some((path, value)) = flag {
+        return Some(format!("{} = {value}", path.last()?));
+    }
+    let old = ["mirrors", "configs", "auths"];
+    let has = |name: &&&str| {
+        let table = at(&["registry", name]).and_then(Item::as_table_like);
+        table.is_some_and(|table| !table.is_empty())
+    };
+    if let Some(name) = old.iter().find(has) {
+        return Some(format!("registry.{name}"));
+    }
+    let downloads = at(&["max_concurrent_downloads"]).and_then(Item::as_integer);
+    downloads
+        .filter(|number| *number != DEFAULT_DOWNLOADS)
+        .map(|number| format!("max_concurrent_downloads = {number}"))
 }
 
 /// Whether a file with this root can be that of the containerd whose content lies there: one that was started with
@@ -166,9 +209,11 @@ mod tests {
     use super::*;
 
     fn is(path: &str, discard: bool) -> Settings {
+        let reason = "discard_unpacked_layers = true".to_owned();
         Settings {
             config_path: Setting::Is(path.into()),
             discard_unpacked_layers: Setting::Is(discard),
+            local_mode: Setting::Is(discard.then_some(reason)),
         }
     }
 
@@ -177,10 +222,12 @@ mod tests {
         let info = |config: &str| HashMap::from([("config".to_owned(), config.to_owned())]);
         let told = r#"{"containerd":{"snapshotter":"overlayfs","discardUnpackedLayers":true},
                        "registry":{"configPath":"/etc/containerd/certs.d","mirrors":null}}"#;
-        assert_eq!(
-            told_by_cri(&info(told)),
-            Some(is("/etc/containerd/certs.d", true))
-        );
+        let told = told_by_cri(&info(told)).expect("it tells");
+        let expected = Settings {
+            local_mode: Setting::Is(None),
+            ..is("/etc/containerd/certs.d", true)
+        };
+        assert_eq!(told, expected);
         let of_2_1 = r#"{"containerd":{"defaultRuntimeName":"runc"},"cni":{}}"#;
         assert_eq!(told_by_cri(&info(of_2_1)), None);
         assert_eq!(told_by_cri(&info("{")), None);
@@ -204,6 +251,51 @@ mod tests {
               registry.config_path = "/b"
         "#;
         assert_eq!(written(v2, Generation(2, 1), None), Ok(is("/b", true)));
+    }
+
+    #[test]
+    fn what_the_transfer_service_does_not_know_makes_pulls_local() {
+        let mode = |lines: &str| {
+            let text = format!("[plugins.'io.containerd.cri.v1.images']\n{lines}");
+            written(&text, Generation(2, 1), None)
+                .expect("TOML")
+                .local_mode
+        };
+        for (lines, reason) in [
+            ("snapshotter = 'overlayfs'", None),
+            ("max_concurrent_downloads = 3", None),
+            ("use_local_image_pull = false", None),
+            ("disable_snapshot_annotations = true", None),
+            ("registry.config_path = '/a'", None),
+            ("registry.mirrors = {}", None),
+            (
+                "use_local_image_pull = true",
+                Some("use_local_image_pull = true"),
+            ),
+            (
+                "disable_snapshot_annotations = false",
+                Some("disable_snapshot_annotations = false"),
+            ),
+            (
+                "image_pull_with_sync_fs = true",
+                Some("image_pull_with_sync_fs = true"),
+            ),
+            (
+                "max_concurrent_downloads = 8",
+                Some("max_concurrent_downloads = 8"),
+            ),
+            (
+                "registry.mirrors.'docker.io'.endpoint = []",
+                Some("registry.mirrors"),
+            ),
+            (
+                "registry.configs.'a.io'.auth = {}",
+                Some("registry.configs"),
+            ),
+        ] {
+            let reason = reason.map(ToOwned::to_owned);
+            assert_eq!(mode(lines), Setting::Is(reason), "{lines}");
+        }
     }
 
     #[test]
@@ -239,6 +331,7 @@ mod tests {
                 Settings {
                     config_path: Setting::Unknown(why),
                     discard_unpacked_layers: Setting::Unknown(_),
+                    local_mode: Setting::Unknown(_),
                 } => Some(why),
                 _ => None,
             }

@@ -37,7 +37,12 @@ pub struct About {
     pub containerd: Option<doctor::ContainerdPaths>,
     /// The address of metrics and of the page.
     pub address: String,
+    /// The outcome of the last trial.
+    pub trial: LastTrial,
 }
+
+/// What became of the last trial image that containerd was to pull; `None` before the first.
+pub type LastTrial = Arc<Mutex<Option<doctor::Trial>>>;
 
 pub struct Views {
     about: About,
@@ -146,6 +151,7 @@ impl Views {
             bootstrap_error: bootstrap_error.filter(|_| about.looks_for_peers),
             peers: facts::peers(&status.peers, &snapshot.peers),
             registries: facts::registries(&about.mirror.registries()),
+            trial: about.trial.lock().clone(),
         }
     }
 
