@@ -51,19 +51,26 @@ pub fn register_ready(registry: &mut Registry) -> Gauge {
     ready
 }
 
+/// All metrics of a mirror.
+pub struct Metrics {
+    pub registry: Arc<Registry>,
+    /// Of [`register_ready`].
+    pub ready: Gauge,
+}
+
 /// Answers `/metrics`, `/readyz` and `/livez`, and the pages, until `shutdown`.
 pub async fn serve(
     limits: PortLimits,
     listener: TcpListener,
-    mut metrics: Registry,
+    metrics: Metrics,
     mirror: Arc<Mirror>,
     pages: Pages,
     shutdown: CancellationToken,
 ) {
-    let ready = register_ready(&mut metrics);
-    let (metrics, pages) = (Arc::new(metrics), Arc::new(pages));
+    let Metrics { registry, ready } = metrics;
+    let pages = Arc::new(pages);
     let handler = move |request: http::Request<hyper::body::Incoming>, ends: Ends| {
-        let (metrics, pages, ready) = (metrics.clone(), pages.clone(), ready.clone());
+        let (metrics, pages, ready) = (registry.clone(), pages.clone(), ready.clone());
         let mirror = mirror.clone();
         async move {
             let path = request.uri().path();

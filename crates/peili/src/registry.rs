@@ -204,6 +204,11 @@ impl Bound {
             address: metrics_address.to_string(),
             trial,
         };
+        let ready = observe::register_ready(&mut metrics);
+        let metrics = observe::Metrics {
+            registry: Arc::new(metrics),
+            ready,
+        };
         tasks.spawn(observe::serve(
             connections.http,
             observe,

@@ -205,6 +205,9 @@ pub struct DemoArgs {
     /// An image of a real registry to pull instead, as in docker.io/library/alpine:3. Needs the network.
     #[arg(long, default_value = "", hide_default_value = true, conflicts_with_all = ["size", "layers"])]
     pub image: String,
+    /// Do not open the status page in a browser, and end when all is pulled.
+    #[arg(long)]
+    pub no_open: bool,
     /// text, or json for a JSON object a line.
     #[arg(long, default_value = "text")]
     pub output: String,

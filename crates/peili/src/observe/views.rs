@@ -65,6 +65,11 @@ impl Views {
         &self.about.node
     }
 
+    /// Whether anybody has looked yet.
+    pub fn were_seen(&self) -> bool {
+        self.findings.has_begun() || self.reports.has_begun()
+    }
+
     /// A number that changes when another pull, source or state of a peer is to be shown.
     pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
         self.about.mirror.changes()
