@@ -1,10 +1,12 @@
 //! What has to hold of a node's containerd for a mirror to be of use, and what to change where it does not.
 
+mod files;
 mod settings;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use oci::Digest;
 
@@ -37,6 +39,10 @@ pub enum State {
 pub enum Topic {
     Version,
     RegistryConfig,
+    /// Whether containerd was restarted since its configuration was written.
+    InForce,
+    /// Its part that pulls for the kubelet.
+    Cri,
     PullMode,
     Layers,
     Content,
@@ -47,6 +53,8 @@ impl fmt::Display for Topic {
         f.write_str(match self {
             Self::Version => "version",
             Self::RegistryConfig => "registry config_path",
+            Self::InForce => "configuration in force",
+            Self::Cri => "CRI",
             Self::PullMode => "pull mode",
             Self::Layers => "discard_unpacked_layers",
             Self::Content => "content",
@@ -127,6 +135,9 @@ pub async fn check(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error
             generation,
             &setup.registry_config_paths,
         )),
+        in_force(settings.changed, &config.socket),
+        // Not knowing is no finding.
+        client.cri_error().await.ok().map(cri),
         pull_mode(&settings, generation),
         Some(layers(&settings, generation, config.retain.as_ref())),
         Some(content),
@@ -247,6 +258,36 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &[Path
         ),
         Setting::Is(None) => Finding::warning(WHAT, ignored, remedy),
         Setting::Unknown(_) => Finding::unknown(WHAT, ignored, Some(remedy)),
+    }
+}
+
+/// Whether containerd has read what is written: its socket is as old as its start. `None`: that is not known.
+fn in_force(changed: Option<SystemTime>, socket: &Path) -> Option<Finding> {
+    let started = socket.metadata().ok()?.modified().ok()?;
+    Some(match changed? > started {
+        false => Finding::ok(Topic::InForce, "yes".to_owned()),
+        true => Finding::warning(
+            Topic::InForce,
+            "containerd's configuration was written after containerd had started, and it reads it only at its start"
+                .to_owned(),
+            "restart containerd: systemctl restart containerd (k3s and RKE2: restart their service). Containers go on \
+             running"
+                .to_owned(),
+        ),
+    })
+}
+
+/// Whether CRI runs. `error`: why it did not start.
+fn cri(error: Option<String>) -> Finding {
+    match error {
+        None => Finding::ok(Topic::Cri, "runs".to_owned()),
+        Some(error) => Finding::warning(
+            Topic::Cri,
+            format!("did not start, so no kubelet and no crictl can pull: {error}"),
+            "correct containerd's configuration and restart it. Where registry.mirrors, registry.configs or registry.auths \
+             are set beside config_path, move what they say to hosts.toml and remove them"
+                .to_owned(),
+        ),
     }
 }
 

@@ -52,6 +52,10 @@ pub struct HostsFolder {
     /// Why it cannot be read, or that it is missing.
     pub problem: Option<String>,
     pub files: Vec<HostsFile>,
+    /// Folders of registries without a hosts.toml, for which containerd reads `_default` not either.
+    pub empty: Vec<String>,
+    /// What containerd never reads, and what it reads instead.
+    pub unread: Vec<(String, String)>,
 }
 
 /// A hosts.toml.
@@ -66,6 +70,10 @@ pub struct HostsFile {
     pub by_mirror: bool,
     /// The hosts in containerd's order, and whether each is a mirror of ours.
     pub hosts: Vec<(String, bool)>,
+    /// Why containerd gets nothing from the first mirror of ours.
+    pub in_vain: Option<String>,
+    /// The fingerprint of the node secret that the first mirror of ours gets.
+    pub secret: Option<String>,
     /// Another folder for the same registry that containerd does not read because of this one.
     pub hides: Option<String>,
 }
@@ -97,6 +105,9 @@ pub struct Mirror {
     pub not_ready: Option<String>,
     /// The port at which containerd asks it.
     pub registry_port: u16,
+    /// The fingerprint of the node secret by which it knows its containerd, if it has one.
+    #[serde(default)]
+    pub node_secret: Option<String>,
     /// The most files that it may have open.
     pub open_files: u64,
     /// Its clock, in seconds since 1970.

@@ -3,7 +3,9 @@
 use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ::doctor::checks::{CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, LAYERS_KEPT, PULL_MODE};
+use ::doctor::checks::{
+    CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, CRI, IN_FORCE, LAYERS_KEPT, PULL_MODE,
+};
 use ::doctor::{
     AddressAnswer, Advice, Answered, Containerd, ContainerdPaths, Facts, HostsFile, HostsFolder,
     Mirror, Peer, PeerClock, Report, Severity, diagnose,
@@ -13,6 +15,7 @@ use containerd::{Setup, State, Topic};
 use futures::future::join_all;
 use hosts::ConfigPath;
 use hosts::probe::{self, Endpoint};
+use mirror::Secret;
 use oci::{RegistryUrl, Scheme};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -246,6 +249,8 @@ fn registry_configuration(
                 path: paths.registry_config.clone(),
                 problem: Some(error.to_string()),
                 files: Vec::new(),
+                empty: Vec::new(),
+                unread: Vec::new(),
             };
             return (vec![folder], urls);
         }
@@ -256,6 +261,16 @@ fn registry_configuration(
     let folders = folders.into_iter().map(|folder| HostsFolder {
         path: folder.path.display().to_string(),
         problem: folder.problem,
+        empty: folder
+            .empty
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect(),
+        unread: folder
+            .unread
+            .into_iter()
+            .map(|(path, instead)| (path.display().to_string(), instead))
+            .collect(),
         files: folder
             .files
             .into_iter()
@@ -272,6 +287,8 @@ fn registry_configuration(
                     registry: file.registry.map(|registry| registry.to_string()),
                     problem: file.problem,
                     by_mirror: file.by_mirror,
+                    in_vain: file.in_vain,
+                    secret: file.secret.map(|text| Secret::new(text).fingerprint()),
                     hosts: file
                         .hosts
                         .into_iter()
@@ -289,6 +306,8 @@ fn advice(finding: containerd::Finding) -> Advice {
     let (check, worst) = match finding.what {
         Topic::Version => (&CONTAINERD_VERSION, Severity::Warning),
         Topic::RegistryConfig => (&CONFIG_PATH, Severity::Fault),
+        Topic::InForce => (&IN_FORCE, Severity::Warning),
+        Topic::Cri => (&CRI, Severity::Fault),
         Topic::PullMode => (&PULL_MODE, Severity::Warning),
         Topic::Layers => (&LAYERS_KEPT, Severity::Warning),
         Topic::Content => (&CONTENT_READABLE, Severity::Fault),

@@ -9,7 +9,7 @@ use doctor::ContainerdPaths;
 use kubernetes::NodeReadiness;
 use layout::Layout;
 use mirror::serve::{ConnectionLimits, Shutdown};
-use mirror::{CheckOptions, Mirror, Parts, PullThrough, Router, TagPolicy, Upstream};
+use mirror::{CheckOptions, Mirror, Parts, PullThrough, Router, Secret, TagPolicy, Upstream};
 use prometheus_client::registry::Registry;
 use swarm::{Bootstrap, SwarmError};
 use tokio::net::TcpListener;
@@ -158,6 +158,8 @@ impl Bound {
         let is_alone =
             matches!(&settings.bootstrap, Bootstrap::Static { peers } if peers.is_empty());
         let own_names = settings.mirror.access.own_names.clone();
+        let node_secret = settings.mirror.access.node_secret.as_ref();
+        let node_secret = node_secret.map(Secret::fingerprint);
         let mut mirror = Mirror::new(parts, settings.mirror, &mut metrics);
         let all_sent = CancellationToken::new();
         let mut exporting = JoinSet::new();
@@ -200,6 +202,7 @@ impl Bound {
             open_files: open_files as u64,
             looks_for_peers: !is_alone,
             registry_port: registry_address.port(),
+            node_secret,
             containerd: paths,
             address: metrics_address.to_string(),
             trial,

@@ -1,19 +1,17 @@
 //! containerd's settings, from whoever tells them: up to 1.7 the CRI plugin does, from 2.0 on only the file.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use toml_edit::{DocumentMut, Item};
 
 use super::Generation;
+use super::files::Written;
 use crate::client::Client;
 use crate::listing::blocking;
 
-/// Bytes of a configuration file that is read.
-const MAX_FILE: u64 = 1 << 20;
 /// Where the registry's and the layers' settings stand, in files of version 3 and 2.
 const IMAGES: &str = "io.containerd.cri.v1.images";
 const CRI: &str = "io.containerd.grpc.v1.cri";
@@ -39,6 +37,8 @@ pub(super) struct Settings {
     pub discard_unpacked_layers: Setting<bool>,
     /// What makes containerd from 2.1 on pull in its local mode; `None`: it pulls with its transfer service.
     pub local_mode: Setting<Option<String>>,
+    /// When the configuration was written last; `None`: that is not known.
+    pub changed: Option<SystemTime>,
 }
 
 impl Settings {
@@ -58,6 +58,7 @@ impl Settings {
             config_path: Setting::Unknown(why.clone()),
             discard_unpacked_layers: Setting::Unknown(why.clone()),
             local_mode: Setting::Unknown(why),
+            changed: None,
         }
     }
 }
@@ -90,77 +91,112 @@ fn told_by_cri(info: &HashMap<String, String>) -> Option<Settings> {
         discard_unpacked_layers: Setting::Is(told.containerd.discard_unpacked_layers),
         // These know no other.
         local_mode: Setting::Is(None),
+        // It tells what is in force.
+        changed: None,
     })
 }
 
-/// What a file says, if it can be read and is this containerd's. `content`: where that one's content lies.
+/// What a file and those that it imports say, if they can be read and are this containerd's. `content`: where that one's
+/// content lies.
 fn in_file(file: &Path, generation: Generation, content: Option<&Path>) -> Settings {
-    let text = read(file).map_err(|error| format!("cannot be read here ({error})"));
-    let found = text.and_then(|text| written(&text, generation, content));
-    found.unwrap_or_else(|why| Settings::unknown(format!("{}: {why}", file.display())))
+    let written = Written::read(file);
+    let found = written.and_then(|written| {
+        let settings = said(&written, generation, content);
+        settings.map_err(|why| format!("{}: {why}", file.display()))
+    });
+    found.unwrap_or_else(Settings::unknown)
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// What a configuration file says, or why that does not settle it.
-fn written(text: &str, generation: Generation, content: Option<&Path>) -> Result<Settings, String> {
-    let document: DocumentMut = text
-        .parse()
-        .map_err(|e: toml_edit::TomlError| format!("is not TOML: {}", e.message()))?;
-    let imports = document.get("imports").and_then(Item::as_array);
-    let imports = imports.is_some_and(|i| !i.is_empty());
-    let root = document.get("root").and_then(Item::as_str);
-    // Where the root may stand in a file that is imported, there is nothing to compare.
-    if root.is_some() || !imports {
+/// What a configuration says, or why that does not settle it.
+fn said(
+    written: &Written,
+    generation: Generation,
+    content: Option<&Path>,
+) -> Result<Settings, String> {
+    let roots = written.documents.iter().rev();
+    let root = roots
+        .filter_map(|(_, document)| document.get("root")?.as_str())
+        .next();
+    // Where the root may stand in a file that is not read, there is nothing to compare.
+    if root.is_some() || written.unread.is_empty() {
         belongs(Path::new(root.unwrap_or(DEFAULT_ROOT)), content)?;
     }
-    let plugins = document.get("plugins");
-    let at = |path: &[&str]| {
-        path.iter()
-            .try_fold(plugins?, |item, key| item.get(key))
-            .cloned()
-    };
-    let first = |paths: [&[&str]; 2]| paths.into_iter().find_map(at);
-    let path = first([
-        &[IMAGES, "registry", "config_path"],
-        &[CRI, "registry", "config_path"],
-    ]);
-    let discard = first([
-        &[IMAGES, "discard_unpacked_layers"],
-        &[CRI, "containerd", "discard_unpacked_layers"],
-    ]);
-    let table = first([&[IMAGES], &[CRI]]);
+    let unread = written.unread.join(", ");
     let default = if generation >= Generation(2, 2) {
         DEFAULT_CONFIG_PATH
     } else {
         ""
     };
+    let config_path = written.setting(&[&["registry", "config_path"]]);
+    let discard = written.setting(&[
+        &["discard_unpacked_layers"],
+        &["containerd", "discard_unpacked_layers"],
+    ]);
+    let table = written.setting(&[&[]]);
     Ok(Settings {
-        config_path: match path.as_ref().and_then(Item::as_str) {
-            Some(path) => Setting::Is(path.to_owned()),
-            None if imports => unset("config_path"),
-            None => Setting::Is(default.to_owned()),
+        config_path: match config_path.map(|item| item.and_then(Item::as_str)) {
+            Err(why) => Setting::Unknown(why),
+            Ok(Some(path)) => Setting::Is(path.to_owned()),
+            Ok(None) if !unread.is_empty() => unset("config_path", &unread),
+            Ok(None) => Setting::Is(default.to_owned()),
         },
-        discard_unpacked_layers: match discard.as_ref().and_then(Item::as_bool) {
-            Some(discard) => Setting::Is(discard),
-            None if imports => unset("discard_unpacked_layers"),
-            None => Setting::Is(false),
+        discard_unpacked_layers: match discard.map(|item| item.and_then(Item::as_bool)) {
+            Err(why) => Setting::Unknown(why),
+            Ok(Some(discard)) => Setting::Is(discard),
+            Ok(None) if !unread.is_empty() => unset("discard_unpacked_layers", &unread),
+            Ok(None) => Setting::Is(false),
         },
-        local_mode: match table.as_ref().and_then(local_mode) {
-            None if imports => unset("what decides how containerd pulls"),
-            reason => Setting::Is(reason),
+        local_mode: match table.map(|item| item.and_then(local_mode)) {
+            Err(why) => Setting::Unknown(why),
+            Ok(None) if !unread.is_empty() => unset("what decides how containerd pulls", &unread),
+            Ok(reason) => Setting::Is(reason),
         },
+        changed: written.changed,
     })
+}
+
+impl Written {
+    /// A setting of CRI's images, by the paths that it may have below their table. The last file that has the table counts.
+    ///
+    /// # Errors
+    /// An earlier file has the setting and a later one the table without it: containerd before 2.2 takes the later table whole.
+    fn setting(&self, paths: &[&[&str]]) -> Result<Option<&Item>, String> {
+        let tables = self.documents.iter().rev();
+        let mut tables = tables.filter_map(|(path, document)| Some((path, images_of(document)?)));
+        let below = |table| paths.iter().find_map(|path| at(table, path));
+        let Some((last, table)) = tables.next() else {
+            return Ok(None);
+        };
+        if let Some(item) = below(table) {
+            return Ok(Some(item));
+        }
+        match tables.find(|(_, table)| below(table).is_some()) {
+            None => Ok(None),
+            Some((earlier, _)) => Err(format!(
+                "{} and {} both have the table of CRI's images, and the second one may replace the first: write both into one file",
+                earlier.display(),
+                last.display()
+            )),
+        }
+    }
+}
+
+/// The table of CRI's images in a file. In files of version 3, the name of version 2 means nothing.
+fn images_of(document: &DocumentMut) -> Option<&Item> {
+    let plugins = document.get("plugins")?;
+    let version = document.get("version").and_then(Item::as_integer);
+    let old = || (version.unwrap_or(2) < 3).then(|| plugins.get(CRI))?;
+    plugins.get(IMAGES).or_else(old)
+}
+
+fn at<'a>(table: &'a Item, path: &[&str]) -> Option<&'a Item> {
+    path.iter().try_fold(table, |item, key| item.get(key))
 }
 
 /// The first setting of CRI's images that the transfer service does not know, and for which containerd from 2.1 on pulls
 /// as it did before (containerd, `internal/cri/config`, `CheckLocalImagePullConfigs`).
 fn local_mode(table: &Item) -> Option<String> {
-    let at = |path: &[&str]| path.iter().try_fold(table, |item, key| item.get(key));
+    let at = |path: &[&str]| at(table, path);
     let is = |path: &[&str], value: bool| at(path).and_then(Item::as_bool) == Some(value);
     let flags = [
         (&["use_local_image_pull"][..], true),
@@ -200,8 +236,10 @@ fn belongs(root: &Path, content: Option<&Path>) -> Result<(), String> {
     }
 }
 
-fn unset<T>(what: &str) -> Setting<T> {
-    Setting::Unknown(format!("{what} may stand in a file that is imported"))
+fn unset<T>(what: &str, unread: &str) -> Setting<T> {
+    Setting::Unknown(format!(
+        "{what} may stand in {unread}, which is imported and cannot be read here"
+    ))
 }
 
 #[cfg(test)]
@@ -214,7 +252,25 @@ mod tests {
             config_path: Setting::Is(path.into()),
             discard_unpacked_layers: Setting::Is(discard),
             local_mode: Setting::Is(discard.then_some(reason)),
+            changed: None,
         }
+    }
+
+    /// What one file says.
+    fn written(
+        text: &str,
+        generation: Generation,
+        content: Option<&Path>,
+    ) -> Result<Settings, String> {
+        let document: DocumentMut = text.parse().map_err(|_| "no TOML".to_owned())?;
+        let unread = document.get("imports").and_then(Item::as_array);
+        let unread = unread.into_iter().flatten().map(ToString::to_string);
+        let written = Written {
+            unread: unread.collect(),
+            documents: vec![("config.toml".into(), document)],
+            changed: None,
+        };
+        said(&written, generation, content)
     }
 
     #[test]
@@ -299,6 +355,40 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_version_2_means_nothing_in_version_3() {
+        let text = "[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '/a'";
+        let of = |version: &str| written(&format!("{version}\n{text}"), Generation(2, 1), None);
+        assert_eq!(of("version = 3"), Ok(is("", false)));
+        assert_eq!(of("version = 2"), Ok(is("/a", false)));
+    }
+
+    #[test]
+    fn of_two_files_with_the_table_the_later_counts() {
+        let document = |lines: &str| {
+            let text = format!("version = 3\n[plugins.'io.containerd.cri.v1.images']\n{lines}");
+            text.parse::<DocumentMut>().expect("TOML")
+        };
+        let said_of = |first: &str, second: &str| {
+            let written = Written {
+                documents: vec![
+                    ("a".into(), document(first)),
+                    ("b".into(), document(second)),
+                ],
+                ..Written::default()
+            };
+            said(&written, Generation(2, 1), None)
+                .expect("settled")
+                .config_path
+        };
+        let (one, two) = ("registry.config_path = '/1'", "registry.config_path = '/2'");
+        assert_eq!(said_of(one, two), Setting::Is("/2".into()));
+        assert_eq!(said_of("", two), Setting::Is("/2".into()));
+        assert_eq!(said_of("", ""), Setting::Is(String::new()));
+        let unsure = said_of(one, "snapshotter = 'x'");
+        assert!(matches!(unsure, Setting::Unknown(why) if why.contains("a and b")));
+    }
+
+    #[test]
     fn what_a_file_leaves_out() {
         assert_eq!(written("", Generation(2, 1), None), Ok(is("", false)));
         let from_2_2 = written("", Generation(2, 2), None);
@@ -332,6 +422,7 @@ mod tests {
                     config_path: Setting::Unknown(why),
                     discard_unpacked_layers: Setting::Unknown(_),
                     local_mode: Setting::Unknown(_),
+                    ..
                 } => Some(why),
                 _ => None,
             }
@@ -353,7 +444,7 @@ mod tests {
         std::fs::write(&file, format!("root = '{k3s}/'")).expect("written");
         assert_eq!(why(k3s), None);
         assert!(why(DEFAULT_ROOT).is_some());
-        std::fs::write(&file, "imports = ['x.toml']\n[plugins]").expect("written");
+        std::fs::write(&file, "imports = ['x/*.toml']\n[plugins]").expect("written");
         let imports = why(k3s).expect("it may stand in the other file");
         assert!(imports.contains("imported"), "{imports}");
     }

@@ -12,6 +12,7 @@ fn settings(config_path: Setting<String>, discard: Setting<bool>) -> Settings {
         config_path,
         discard_unpacked_layers: discard,
         local_mode,
+        changed: None,
     }
 }
 
@@ -172,6 +173,21 @@ fn the_pull_mode_is_told_with_its_reason() {
         None,
     ];
     assert_eq!(told, expected.map(|text| text.map(ToOwned::to_owned)));
+}
+
+#[test]
+fn a_configuration_that_is_newer_than_the_socket_is_not_in_force() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("containerd.sock");
+    assert_eq!(in_force(Some(SystemTime::now()), &socket), None);
+    std::fs::write(&socket, "").expect("written");
+    let started = socket.metadata().and_then(|status| status.modified());
+    let started = started.expect("a time");
+    let state = |changed| in_force(changed, &socket).map(|finding| finding.state);
+    assert_eq!(state(None), None);
+    assert_eq!(state(Some(started)), Some(State::Ok));
+    let later = started + Duration::from_secs(1);
+    assert_eq!(state(Some(later)), Some(State::Warning));
 }
 
 #[test]

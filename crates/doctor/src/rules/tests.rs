@@ -2,20 +2,27 @@ use super::*;
 use std::collections::HashSet;
 
 use crate::checks::{
-    self, CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, LAYERS_KEPT, PULL_MODE,
+    self, ASKED, CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, CRI, HOSTS_ADDRESS,
+    HOSTS_FIRST, HOSTS_FOLDER, HOSTS_OURS, HOSTS_READABLE, HOSTS_SHADOWED, IN_FORCE, LAYERS_KEPT,
+    NODE_SECRET, PULL_MODE,
 };
-use crate::facts::{AddressAnswer, Advice, HostsFolder, Peer, PeerClock, Registry};
+use crate::facts::{AddressAnswer, Advice, HostsFile, HostsFolder, Peer, PeerClock, Registry};
 use crate::finding::{Check, Severity};
 use crate::{Report, diagnose};
 
 /// What is said of each setting of a sound containerd.
-const SETTINGS: [&Check; 5] = [
+const SETTINGS: [&Check; 7] = [
     &CONTAINERD_VERSION,
     &CONFIG_PATH,
+    &IN_FORCE,
+    &CRI,
     &PULL_MODE,
     &LAYERS_KEPT,
     &CONTENT_READABLE,
 ];
+
+/// The fingerprint of the node secret.
+const SECRET: &str = "0123456789abcdef";
 
 /// A node on which all is well.
 fn sound() -> Facts {
@@ -26,6 +33,8 @@ fn sound() -> Facts {
         by_mirror: true,
         hosts: vec![("http://127.0.0.1:5000".into(), true)],
         hides: None,
+        in_vain: None,
+        secret: Some(SECRET.into()),
     };
     Facts {
         containerd: Containerd::Reached(
@@ -42,6 +51,8 @@ fn sound() -> Facts {
             path: "/etc/containerd/certs.d".into(),
             problem: None,
             files: vec![file],
+            empty: Vec::new(),
+            unread: Vec::new(),
         }],
         addresses: vec![AddressAnswer {
             url: "http://127.0.0.1:5000".into(),
@@ -52,6 +63,7 @@ fn sound() -> Facts {
         mirror_address: "127.0.0.1:9090".into(),
         mirror: Ok(Mirror {
             version: "1.0".into(),
+            node_secret: Some(SECRET.into()),
             open_files: 65_536,
             now: 1_000_000,
             uptime: 1000,
@@ -123,7 +135,7 @@ type Break = fn(&mut Facts);
 #[test]
 fn each_fault_is_named_and_nothing_else() {
     use Severity::{Fault, Unknown, Warning};
-    let table: [(&Check, Severity, Break); 33] = [
+    let table: [(&Check, Severity, Break); 40] = [
         (&CONTAINERD_ANSWERS, Fault, |f| {
             f.containerd = Containerd::Unreachable {
                 socket: "/run/containerd/containerd.sock".into(),
@@ -138,10 +150,10 @@ fn each_fault_is_named_and_nothing_else() {
             mirror_of(f).asked_ago = None;
         }),
         (&CONTAINERD_VERSION, Warning, |f| {
-            mistaken(f, &CONTAINERD_VERSION, Warning)
+            mistaken(f, &CONTAINERD_VERSION, Warning);
         }),
         (&LAYERS_KEPT, Warning, |f| {
-            mistaken(f, &LAYERS_KEPT, Warning)
+            mistaken(f, &LAYERS_KEPT, Warning);
         }),
         (&CONTENT_READABLE, Fault, |f| {
             mistaken(f, &CONTENT_READABLE, Fault);
@@ -171,6 +183,32 @@ fn each_fault_is_named_and_nothing_else() {
             let mut other = file_of(f).clone();
             other.hosts.clear();
             f.hosts[0].files.push(other);
+        }),
+        (&HOSTS_OURS, Fault, |f| {
+            file_of(f).in_vain = Some("its capabilities have no 'pull'".into());
+            mirror_of(f).asked_ago = None;
+        }),
+        (&HOSTS_OURS, Warning, |f| {
+            f.hosts[0].empty = vec!["/etc/containerd/certs.d/ghcr.io".into()];
+        }),
+        (&HOSTS_SHADOWED, Warning, |f| {
+            f.hosts[0].unread = vec![("registry-1.docker.io".into(), "docker.io".into())];
+        }),
+        (&NODE_SECRET, Warning, |f| file_of(f).secret = None),
+        (&NODE_SECRET, Warning, |f| {
+            mirror_of(f).node_secret = Some("another".into());
+            mirror_of(f).asked_ago = None;
+            mirror_of(f).uptime = 100_000;
+        }),
+        (&IN_FORCE, Warning, |f| {
+            mistaken(f, &IN_FORCE, Warning);
+            mirror_of(f).asked_ago = None;
+            mirror_of(f).uptime = 100_000;
+        }),
+        (&CRI, Fault, |f| {
+            mistaken(f, &CRI, Fault);
+            mirror_of(f).asked_ago = None;
+            mirror_of(f).trial = Some(Trial::Failed("no CRI".into()));
         }),
         (&HOSTS_FIRST, Warning, |f| {
             file_of(f).hosts.insert(0, ("https://other".into(), false));
@@ -216,7 +254,7 @@ fn each_fault_is_named_and_nothing_else() {
         }),
         (&PEERS_FOUND, Warning, |f| mirror_of(f).peers.clear()),
         (&PEERS_FOUND, Unknown, |f| {
-            mirror_of(f).looks_for_peers = false
+            mirror_of(f).looks_for_peers = false;
         }),
         (&PEERS_REACHED, Warning, |f| {
             let peer = mirror_of(f).peers[0].clone();
@@ -343,4 +381,28 @@ fn a_host_without_containerd_is_not_told_of_it() {
         ..sound()
     };
     assert_eq!(problems(&diagnose(&facts)), []);
+}
+
+#[test]
+fn the_command_to_run_is_that_of_this_node() {
+    let mut facts = sound();
+    facts.hosts[0].files.clear();
+    facts.addresses.clear();
+    let command = |facts: &Facts| {
+        let text = diagnose(facts).text(false);
+        let command = text
+            .lines()
+            .find_map(|line| line.split_once("peili configuration"));
+        command.expect("a command").1.to_owned()
+    };
+    mirror_of(&mut facts).node_secret = None;
+    assert_eq!(command(&facts), " --mirror-targets http://127.0.0.1:5000");
+    facts.hosts[0].path = "/etc/rancher/certs.d".into();
+    mirror_of(&mut facts).registry_port = 30020;
+    mirror_of(&mut facts).node_secret = Some(SECRET.into());
+    assert_eq!(
+        command(&facts),
+        " --mirror-targets http://127.0.0.1:30020 --containerd-registry-config-path /etc/rancher/certs.d \
+         --node-secret-file FILE, with the file that the mirror has"
+    );
 }

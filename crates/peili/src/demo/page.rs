@@ -62,6 +62,7 @@ impl ::demo::Pages for DemoPage {
             open_files: open_files as u64,
             looks_for_peers: true,
             registry_port: node.registry_port,
+            node_secret: None,
             containerd: None,
             address: address.to_string(),
             trial: LastTrial::default(),

@@ -33,6 +33,8 @@ pub struct About {
     pub open_files: u64,
     pub looks_for_peers: bool,
     pub registry_port: u16,
+    /// The fingerprint of the node secret, if there is one.
+    pub node_secret: Option<String>,
     /// `None`: this node has a store of its own.
     pub containerd: Option<doctor::ContainerdPaths>,
     /// The address of metrics and of the page.
@@ -148,6 +150,7 @@ impl Views {
             containerd: about.containerd.clone(),
             not_ready: status.node.not_ready,
             registry_port: about.registry_port,
+            node_secret: about.node_secret.clone(),
             open_files: about.open_files,
             now: snapshot.at_ms / 1000,
             uptime: status.node.uptime,
