@@ -46,7 +46,10 @@ pub fn hosts(facts: &Facts) -> Vec<Finding> {
         .into_iter()
         .filter(|file| file.problem.is_none())
         .collect();
-    findings.extend(ours(&sound, facts));
+    // Of files that cannot be read, nothing more is known.
+    if !sound.is_empty() {
+        findings.extend(ours(&sound, facts));
+    }
     findings.push(read(&sound, folders));
     findings.extend(secret(&sound, facts));
     findings.extend(addresses(facts));

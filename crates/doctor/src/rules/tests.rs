@@ -135,7 +135,7 @@ type Break = fn(&mut Facts);
 #[test]
 fn each_fault_is_named_and_nothing_else() {
     use Severity::{Fault, Unknown, Warning};
-    let table: [(&Check, Severity, Break); 40] = [
+    let table: [(&Check, Severity, Break); 41] = [
         (&CONTAINERD_ANSWERS, Fault, |f| {
             f.containerd = Containerd::Unreachable {
                 socket: "/run/containerd/containerd.sock".into(),
@@ -173,6 +173,10 @@ fn each_fault_is_named_and_nothing_else() {
             let mut broken = file_of(f).clone();
             broken.problem = Some("line 3: not TOML".into());
             f.hosts[0].files.push(broken);
+        }),
+        (&HOSTS_READABLE, Fault, |f| {
+            file_of(f).problem = Some("line 3: not TOML".into());
+            mirror_of(f).asked_ago = None;
         }),
         (&HOSTS_OURS, Fault, |f| {
             file_of(f).hosts = vec![("https://other".into(), false)];
