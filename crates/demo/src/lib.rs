@@ -12,7 +12,6 @@ mod folder;
 mod image;
 mod node;
 mod pages;
-mod platform;
 mod play;
 mod registry;
 mod report;

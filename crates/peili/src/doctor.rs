@@ -51,8 +51,8 @@ struct Place {
 /// The arguments are at fault, or something does not work.
 pub async fn run(arguments: &DoctorArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut faults = Faults::default();
-    let endpoint = faults.take("--metrics-endpoint", arguments.metrics_endpoint.parse());
-    let output = faults.take("--output", arguments.output.parse::<Output>());
+    let endpoint = faults.take("--metrics-endpoint", arguments.ask.metrics_endpoint.parse());
+    let output = faults.take("--output", arguments.ask.output.parse::<Output>());
     let wait = faults.take("--wait", duration::parse(&arguments.wait));
     let given = ContainerdPaths {
         socket: arguments.containerd_sock.clone(),
