@@ -14,6 +14,8 @@ mod faults;
 mod flight_faults;
 mod flights;
 mod hosts;
+#[path = "../../../crates/peili/tests/it/otlp.rs"]
+mod otlp;
 mod page;
 mod pull;
 mod pulls;
