@@ -37,7 +37,23 @@ pub fn hosts(facts: &Facts) -> Vec<Finding> {
             ),
             false => problems.join("; "),
         };
-        findings.push(HOSTS_FOLDER.fault(found, configure(facts)));
+        let asked_ago = facts
+            .mirror
+            .as_ref()
+            .ok()
+            .and_then(|mirror| mirror.asked_ago);
+        findings.push(match asked_ago {
+            // A mirror in a container may not see the folder, which is no fault: containerd does.
+            Some(ago) if !problems.is_empty() && ago < ASKED_WITHIN => HOSTS_FOLDER.unknown(
+                format!("{found}; but containerd has asked the mirror {ago} s ago"),
+                format!(
+                    "mount the folder in the mirror's container, or name it with --containerd-registry-config-path. If it is missing \
+                     on the node itself, {}",
+                    configure(facts)
+                ),
+            ),
+            _ => HOSTS_FOLDER.fault(found, configure(facts)),
+        });
         return findings;
     }
     findings.push(HOSTS_FOLDER.ok(paths.join(":")));

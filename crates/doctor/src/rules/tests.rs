@@ -135,7 +135,7 @@ type Break = fn(&mut Facts);
 #[test]
 fn each_fault_is_named_and_nothing_else() {
     use Severity::{Fault, Unknown, Warning};
-    let table: [(&Check, Severity, Break); 41] = [
+    let table: [(&Check, Severity, Break); 42] = [
         (&CONTAINERD_ANSWERS, Fault, |f| {
             f.containerd = Containerd::Unreachable {
                 socket: "/run/containerd/containerd.sock".into(),
@@ -168,6 +168,12 @@ fn each_fault_is_named_and_nothing_else() {
             f.hosts[0].files.clear();
             f.addresses.clear();
             f.hosts[0].problem = Some("permission denied".into());
+            mirror_of(f).asked_ago = None;
+        }),
+        (&HOSTS_FOLDER, Unknown, |f| {
+            f.hosts[0].files.clear();
+            f.addresses.clear();
+            f.hosts[0].problem = Some("no such folder".into());
         }),
         (&HOSTS_READABLE, Fault, |f| {
             let mut broken = file_of(f).clone();
