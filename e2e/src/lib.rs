@@ -6,6 +6,7 @@
 //! into `target/e2e`. Nothing leaves the namespaces, and nothing of the machine's own network is
 //! touched. What an interrupted run leaves behind is swept by the next.
 
+mod browser;
 pub mod chaos;
 mod containerd;
 mod cri;
@@ -27,6 +28,7 @@ mod wait;
 
 pub use crate::containerd::{Containerd, Generation};
 pub use crate::mirror::{Mirror, Store, configure, peili};
+pub use browser::{Browser, Screen};
 pub use cri::Cri;
 pub use gate::{Gate, Treatment};
 pub use image::{Blob, Image};

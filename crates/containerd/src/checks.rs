@@ -1,12 +1,18 @@
 //! What has to hold of a node's containerd for a mirror to be of use, and what to change where it does not.
 
+mod files;
 mod settings;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use crate::client::{Client, content_path};
+use oci::Digest;
+
+use crate::client::{Client, Image, content_path};
 use crate::listing::blocking;
+use crate::trial::CRI_NAMESPACE;
 use crate::{Config, Error, Retain, blobs};
 use settings::{Setting, Settings};
 
@@ -33,6 +39,11 @@ pub enum State {
 pub enum Topic {
     Version,
     RegistryConfig,
+    /// Whether containerd was restarted since its configuration was written.
+    InForce,
+    /// Its part that pulls for the kubelet.
+    Cri,
+    PullMode,
     Layers,
     Content,
 }
@@ -42,6 +53,9 @@ impl fmt::Display for Topic {
         f.write_str(match self {
             Self::Version => "version",
             Self::RegistryConfig => "registry config_path",
+            Self::InForce => "configuration in force",
+            Self::Cri => "CRI",
+            Self::PullMode => "pull mode",
             Self::Layers => "discard_unpacked_layers",
             Self::Content => "content",
         })
@@ -108,13 +122,27 @@ pub async fn check(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error
     let generation = Generation::of(&text);
     let settings = Settings::find(&client, generation, &setup.config_file).await;
     let path = content_path(config, &client).await?;
-    let content = blocking(move || content(&path)).await?;
-    Ok(vec![
-        version(&text, generation),
-        registry_config(&settings, generation, &setup.registry_config_paths),
-        layers(&settings, generation, config.retain.as_ref()),
-        content,
-    ])
+    // Without its list of images there is nothing to compare the folder with.
+    let images = match CRI_NAMESPACE.parse() {
+        Ok(namespace) => client.images(&namespace).await.unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
+    let content = blocking(move || content(&path, &images)).await?;
+    let findings = [
+        Some(version(&text, generation)),
+        Some(registry_config(
+            &settings,
+            generation,
+            &setup.registry_config_paths,
+        )),
+        in_force(settings.changed, &config.socket),
+        // Not knowing is no finding.
+        client.cri_error().await.ok().map(cri),
+        pull_mode(&settings, generation),
+        Some(layers(&settings, generation, config.retain.as_ref())),
+        Some(content),
+    ];
+    Ok(findings.into_iter().flatten().collect())
 }
 
 /// The first two numbers of a version.
@@ -214,23 +242,66 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &[Path
             ),
         );
     }
-    let is_list = paths.contains(':') && generation >= Generation::READS_NO_LIST;
+    if !paths.contains(':') || generation < Generation::READS_NO_LIST {
+        return Finding::ok(WHAT, paths.to_owned());
+    }
     let ignored = format!(
         "containerd reads {paths} as the name of one folder, and so ignores hosts.toml, where it pulls with its \
          transfer service"
     );
-    match &settings.discard_unpacked_layers {
-        _ if !is_list => Finding::ok(WHAT, paths.to_owned()),
-        Setting::Is(true) => Finding::ok(
+    match &settings.local_mode {
+        Setting::Is(Some(reason)) => Finding::ok(
             WHAT,
             format!(
-                "{paths}; keep discard_unpacked_layers = true, which has containerd pull in the mode that reads each \
-                 folder of the list"
+                "{paths}; keep {reason}, which has containerd pull in the mode that reads each folder of the list"
             ),
         ),
-        Setting::Is(false) => Finding::warning(WHAT, ignored, remedy),
+        Setting::Is(None) => Finding::warning(WHAT, ignored, remedy),
         Setting::Unknown(_) => Finding::unknown(WHAT, ignored, Some(remedy)),
     }
+}
+
+/// Whether containerd has read what is written: its socket is as old as its start. `None`: that is not known.
+fn in_force(changed: Option<SystemTime>, socket: &Path) -> Option<Finding> {
+    let started = socket.metadata().ok()?.modified().ok()?;
+    Some(match changed? > started {
+        false => Finding::ok(Topic::InForce, "yes".to_owned()),
+        true => Finding::warning(
+            Topic::InForce,
+            "containerd's configuration was written after containerd had started, and it reads it only at its start"
+                .to_owned(),
+            "restart containerd: systemctl restart containerd (k3s and RKE2: restart their service). Containers go on \
+             running"
+                .to_owned(),
+        ),
+    })
+}
+
+/// Whether CRI runs. `error`: why it did not start.
+fn cri(error: Option<String>) -> Finding {
+    match error {
+        None => Finding::ok(Topic::Cri, "runs".to_owned()),
+        Some(error) => Finding::warning(
+            Topic::Cri,
+            format!("did not start, so no kubelet and no crictl can pull: {error}"),
+            "correct containerd's configuration and restart it. Where registry.mirrors, registry.configs or registry.auths \
+             are set beside config_path, move what they say to hosts.toml and remove them"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Which part of containerd pulls, and why. `None`: that is not known.
+fn pull_mode(settings: &Settings, generation: Generation) -> Option<Finding> {
+    let found = match &settings.local_mode {
+        _ if generation < Generation::READS_NO_LIST => {
+            "local, as always before containerd 2.1".to_owned()
+        }
+        Setting::Is(None) => "transfer service".to_owned(),
+        Setting::Is(Some(reason)) => format!("local, because of {reason}"),
+        Setting::Unknown(_) => return None,
+    };
+    Some(Finding::ok(Topic::PullMode, found))
 }
 
 fn layers(settings: &Settings, generation: Generation, retaining: Option<&Retain>) -> Finding {
@@ -268,10 +339,21 @@ fn layers(settings: &Settings, generation: Generation, retaining: Option<&Retain
     }
 }
 
-/// Lists the whole folder, which takes long on a busy disk.
-fn content(path: &Path) -> Finding {
+/// Lists the whole folder, which takes long on a busy disk. `images`: those of containerd.
+fn content(path: &Path, images: &[Image]) -> Finding {
     const WHAT: Topic = Topic::Content;
     match blobs::list(path) {
+        Ok(found) if is_another(&found, images) => Finding::warning(
+            WHAT,
+            format!(
+                "{} is not where this containerd has its content: it has {} images, and the folder has the manifest of none",
+                path.display(),
+                images.len()
+            ),
+            "leave --containerd-content-path out on the host; in a container, mount containerd's folder of content anew: a \
+             disk that was mounted there later than the container started is not seen in it"
+                .to_owned(),
+        ),
         Ok(found) => Finding::ok(WHAT, format!("{} blobs in {}", found.len(), path.display())),
         Err(error) => Finding::warning(
             WHAT,
@@ -283,6 +365,12 @@ fn content(path: &Path) -> Finding {
             ),
         ),
     }
+}
+
+/// Whether a folder with these blobs is not the one of the containerd with these images. A few may be gone: an image is not
+/// removed when its manifest is.
+fn is_another<T>(found: &HashMap<Digest, T>, images: &[Image]) -> bool {
+    !images.is_empty() && !images.iter().any(|image| found.contains_key(&image.target))
 }
 
 #[cfg(test)]

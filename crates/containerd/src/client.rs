@@ -35,6 +35,9 @@ pub(crate) const LIST_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const MAX_MESSAGE: usize = 256 << 20;
 /// The plugin whose `root` is the content folder.
 const CONTENT_PLUGIN: &str = "io.containerd.content.v1";
+/// The plugin that the kubelet talks to.
+const CRI_PLUGIN: &str = "io.containerd.grpc.v1";
+const CRI: &str = "cri";
 
 /// A call that did not give what it should. Reads on after "containerd at …".
 #[derive(Debug, thiserror::Error)]
@@ -128,21 +131,30 @@ impl Client {
 
     /// The content store's folder, as containerd sees it.
     pub async fn content_root(&self) -> Result<PathBuf, CallError> {
-        let channel = self.channel.clone();
-        let mut client = introspection::introspection_client::IntrospectionClient::new(channel);
-        let request = introspection::PluginsRequest {
-            filters: vec![format!("type=={CONTENT_PLUGIN}")],
-        };
-        let answer = limited("Plugins", CALL_LIMIT, client.plugins(request)).await?;
-        let roots = answer
-            .plugins
-            .into_iter()
-            .filter(|p| p.r#type == CONTENT_PLUGIN)
-            .filter_map(|mut p| p.exports.remove("root"));
+        let plugins = self.plugins(CONTENT_PLUGIN).await?.into_iter();
+        let roots = plugins.filter_map(|mut plugin| plugin.exports.remove("root"));
         roots
             .map(PathBuf::from)
             .find(|root| root.is_absolute())
             .ok_or(CallError::NoContentRoot)
+    }
+
+    /// Why CRI did not start; `None` if it runs, or is disabled.
+    pub async fn cri_error(&self) -> Result<Option<String>, CallError> {
+        let mut plugins = self.plugins(CRI_PLUGIN).await?.into_iter();
+        let cri = plugins.find(|plugin| plugin.id == CRI);
+        Ok(cri.and_then(|cri| Some(cri.init_err?.message)))
+    }
+
+    async fn plugins(&self, kind: &str) -> Result<Vec<introspection::Plugin>, CallError> {
+        let channel = self.channel.clone();
+        let mut client = introspection::introspection_client::IntrospectionClient::new(channel);
+        let request = introspection::PluginsRequest {
+            filters: vec![format!("type=={kind}")],
+        };
+        let answer = limited("Plugins", CALL_LIMIT, client.plugins(request)).await?;
+        let plugins = answer.plugins.into_iter();
+        Ok(plugins.filter(|plugin| plugin.r#type == kind).collect())
     }
 
     /// Everything in a namespace's content and the places that labels give it.

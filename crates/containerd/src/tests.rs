@@ -304,6 +304,7 @@ async fn checks_name_what_to_write() {
         [
             (crate::Topic::Version, State::Ok),
             (crate::Topic::RegistryConfig, State::Warning),
+            (crate::Topic::PullMode, State::Ok),
             (crate::Topic::Layers, State::Warning),
             (crate::Topic::Content, State::Ok),
         ]

@@ -21,7 +21,7 @@ use crate::{Config, Namespace, NamespaceError};
 /// containerd waiting for its resolver.
 const PULL_LIMIT: Duration = Duration::from_secs(30);
 /// The namespace of CRI in containerd, `k8sContainerdNamespace`.
-const CRI_NAMESPACE: &str = "k8s.io";
+pub(crate) const CRI_NAMESPACE: &str = "k8s.io";
 
 /// Why a trial did not show that containerd asks this mirror.
 #[derive(Debug, thiserror::Error)]

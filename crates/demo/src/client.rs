@@ -16,11 +16,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use oci::{
     Child, Digest, Hasher, MAX_MANIFEST_SIZE, Manifest, ManifestError, MediaType, Name, Role,
+    architecture, image_for_this_machine,
 };
 use serde_json::Value;
 use tokio::time::timeout;
-
-use crate::platform::{architecture, choose};
 
 /// As containerd does by default.
 const PARALLEL: usize = 3;
@@ -112,7 +111,8 @@ pub(crate) async fn pull(
     let mut metadata = bytes.len() as u64;
     let mut objects = vec![(digest.clone(), metadata)];
     if manifest.children.iter().any(|c| c.role == Role::Manifest) {
-        let chosen = choose(&bytes).ok_or_else(|| PullError::NoPlatform { what: text(image) })?;
+        let chosen = image_for_this_machine(&bytes)
+            .ok_or_else(|| PullError::NoPlatform { what: text(image) })?;
         let (bytes, image_manifest) = client.manifest(&chosen).await?;
         objects.push((chosen, bytes.len() as u64));
         metadata += bytes.len() as u64;

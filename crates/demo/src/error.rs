@@ -27,6 +27,8 @@ pub enum DemoError {
     Name(#[from] oci::NameError),
     #[error("cannot listen on 127.0.0.1")]
     Listen(#[source] io::Error),
+    #[error("cannot serve the page of a node")]
+    Page(#[source] io::Error),
     #[error("cannot open a store")]
     Store(#[from] layout::OpenError),
     #[error("cannot start the router of node {number}")]

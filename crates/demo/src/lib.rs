@@ -11,7 +11,7 @@ mod feeds;
 mod folder;
 mod image;
 mod node;
-mod platform;
+mod pages;
 mod play;
 mod registry;
 mod report;
@@ -22,13 +22,16 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use oci::Name;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{DemoError, PullError};
+pub use pages::{Page, Pages, ShownNode};
 pub use report::{Feeder, NodeReport, Report};
 pub use screen::Output;
 
 use folder::Folder;
+use node::Node;
 use screen::Screen;
 
 /// How many nodes there may be. More than one machine's cores can play in real time would only show what nodes do when
@@ -62,23 +65,25 @@ pub enum Image {
     Registry(Name),
 }
 
-/// Runs the demo and shows it on `out`, with bars on standard error where that is a terminal. Leaves nothing behind,
-/// after `shutdown` neither.
+/// Runs the demo and shows it on `out`, with bars on standard error where that is a terminal, and by `pages`. Leaves nothing
+/// behind, after `shutdown` neither.
 ///
 /// # Errors
 /// Something failed, or was not as it should be: a pull, a digest, a sum of bytes.
 pub async fn run(
     options: &Options,
     out: impl Write + Send,
+    pages: Option<&dyn Pages>,
     shutdown: CancellationToken,
 ) -> Result<Report, DemoError> {
-    run_in(&std::env::temp_dir(), options, out, shutdown).await
+    run_in(&std::env::temp_dir(), options, out, pages, shutdown).await
 }
 
 async fn run_in(
     parent: &Path,
     options: &Options,
     out: impl Write + Send,
+    pages: Option<&dyn Pages>,
     shutdown: CancellationToken,
 ) -> Result<Report, DemoError> {
     let mut folder = Folder::new_in(parent)?;
@@ -86,10 +91,31 @@ async fn run_in(
     let result = tokio::select! {
         biased;
         () = shutdown.cancelled() => Err(DemoError::Interrupted),
-        result = play::play(options, &mut folder, &mut screen, &shutdown) => result,
+        result = play::play(options, &mut folder, &mut screen, pages, &shutdown) => result,
+    };
+    let result = match result {
+        Ok((report, nodes)) => linger(&mut screen, pages, &shutdown, nodes)
+            .await
+            .map(|()| report),
+        Err(error) => Err(error),
     };
     folder.clear().await;
     result
+}
+
+/// Keeps the nodes for as long as somebody looks at their page.
+async fn linger<W: Write>(
+    screen: &mut Screen<W>,
+    pages: Option<&dyn Pages>,
+    shutdown: &CancellationToken,
+    nodes: Vec<Node>,
+) -> Result<(), DemoError> {
+    if let Some(limit) = pages.and_then(Pages::lingers) {
+        screen.linger(limit).map_err(DemoError::Output)?;
+        let _ = shutdown.run_until_cancelled(sleep(limit)).await;
+    }
+    drop(nodes);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -17,9 +17,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use upstream::Registries;
 
-use crate::DemoError;
 use crate::feeds::Recorded;
 use crate::folder::Folder;
+use crate::{DemoError, ShownNode};
 
 /// Longer than the command line's default: these nodes share the cores of one machine, which may be busy besides, and a
 /// look-up that is given up shows as bytes from upstream.
@@ -49,7 +49,8 @@ pub(crate) struct Node {
     router_port: u16,
     router: Arc<swarm::Router>,
     feeds: Arc<Recorded>,
-    metrics: Registry,
+    pub(crate) mirror: Arc<Mirror>,
+    metrics: Arc<Registry>,
     _cluster: swarm::Handle,
     _tasks: JoinSet<()>,
     /// Ends the connections of its registry.
@@ -88,10 +89,10 @@ impl Node {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.map_err(DemoError::Listen)?;
         let registry = listener.local_addr().map_err(DemoError::Listen)?;
-        let store = format!("node-{number}");
+        let store = name(number);
         let (layout, mut metrics) = folder.open(&store, Registry::default()).await?;
         let config = swarm::Config {
-            node_name: format!("node-{number}"),
+            node_name: name(number),
             listen: mirror::ListenAddress {
                 ip: Some(Ipv4Addr::LOCALHOST.into()),
                 port: 0,
@@ -126,14 +127,19 @@ impl Node {
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         let announcing = mirror.clone();
         tasks.spawn(async move { announcing.announce().await });
-        tasks.spawn(mirror::serve::registry(listener, mirror, stop.clone()));
+        tasks.spawn(mirror::serve::registry(
+            listener,
+            mirror.clone(),
+            stop.clone(),
+        ));
         Ok(Self {
             number,
             registry,
             router_port,
             router,
             feeds,
-            metrics,
+            mirror,
+            metrics: Arc::new(metrics),
             _cluster: cluster,
             _tasks: tasks,
             _serving: stop.drop_guard(),
@@ -170,6 +176,17 @@ impl Node {
         self.router.id()
     }
 
+    /// What a page shows of it.
+    pub(crate) fn shown(&self) -> ShownNode {
+        ShownNode {
+            name: name(self.number),
+            id: self.id(),
+            mirror: self.mirror.clone(),
+            metrics: self.metrics.clone(),
+            registry_port: self.registry.port(),
+        }
+    }
+
     /// Bytes that came from each peer of these objects, all of them complete, with their sizes.
     pub(crate) fn fed_by(&self, objects: &[(Digest, u64)]) -> BTreeMap<PeerId, u64> {
         self.feeds.fed_by(objects)
@@ -193,6 +210,10 @@ impl Node {
             .next()
             .unwrap_or_default()
     }
+}
+
+fn name(number: usize) -> String {
+    format!("node-{number}")
 }
 
 fn upstream_options(source: &Source) -> upstream::Options {

@@ -18,17 +18,19 @@ use crate::node::{Node, Source};
 use crate::registry::UpstreamRegistry;
 use crate::report::{Feeder, NodeReport, Report};
 use crate::screen::{Bar, Introduction, Screen};
-use crate::{DemoError, Image, Options, image};
+use crate::{DemoError, Image, Options, Pages, image};
 
 /// Who pulls when.
 const PLAN: &str = "All nodes pull at the same moment, and none has a byte of it.";
 
+/// The report, and the nodes, which run until they are dropped.
 pub(crate) async fn play<W: Write>(
     options: &Options,
     folder: &mut Folder,
     screen: &mut Screen<W>,
+    pages: Option<&dyn Pages>,
     shutdown: &CancellationToken,
-) -> Result<Report, DemoError> {
+) -> Result<(Report, Vec<Node>), DemoError> {
     let introduction = Introduction::of(options);
     screen.introduce(&introduction).map_err(DemoError::Output)?;
     let (name, source, upstream) = match &options.image {
@@ -49,13 +51,21 @@ pub(crate) async fn play<W: Write>(
         }
     };
     let nodes = cluster(options.nodes, &source, folder).await?;
+    if let (Some(pages), Some(first)) = (pages, nodes.first()) {
+        // The others tell it what they do.
+        for node in &nodes {
+            node.mirror.tell_all();
+        }
+        let page = pages.serve(first.shown()).await.map_err(DemoError::Page)?;
+        screen.page(&page).map_err(DemoError::Output)?;
+    }
 
     let mut report = pulls(&nodes, &name, screen).await?;
     report.sent_by_upstream = upstream.as_ref().map(UpstreamRegistry::sent);
     let faults = report.faults();
     screen.finish(&report, &faults).map_err(DemoError::Output)?;
     if faults.is_empty() {
-        Ok(report)
+        Ok((report, nodes))
     } else {
         Err(DemoError::Off(faults))
     }

@@ -3,10 +3,12 @@
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::Page;
 use crate::client::Watch;
 use crate::registry::RATE;
 use crate::report::{Feeder, NodeReport, Report};
@@ -79,6 +81,30 @@ impl<W: Write> Screen<W> {
             )?;
         }
         writeln!(self.out, "{}\n", introduction.plan)
+    }
+
+    /// Where the nodes can be watched.
+    pub(crate) fn page(&mut self, page: &Page) -> io::Result<()> {
+        if self.output == Output::Json {
+            return self.line(&json!({"event": "page", "url": page.url, "open": page.is_open}));
+        }
+        let where_it_is = match page.is_open {
+            true => "It is open in your browser.",
+            false => "Open it in a browser to watch them.",
+        };
+        writeln!(self.out, "The page of node 1: {} {where_it_is}\n", page.url)
+    }
+
+    /// The nodes stay for a while.
+    pub(crate) fn linger(&mut self, limit: Duration) -> io::Result<()> {
+        if self.output == Output::Json {
+            return Ok(());
+        }
+        let minutes = limit.as_secs() / 60;
+        writeln!(
+            self.out,
+            "\nThe page stays for {minutes} minutes, or until Ctrl-C."
+        )
     }
 
     /// The bar of a node.
@@ -213,8 +239,6 @@ impl Watch for Bar {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use oci::Digest;
 
     use super::*;

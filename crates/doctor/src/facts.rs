@@ -14,14 +14,14 @@ pub struct Facts {
     pub addresses: Vec<AddressAnswer>,
     /// The clock of whoever looks, in seconds since 1970.
     pub now: u64,
+    /// Other nodes that were asked for theirs.
+    pub clocks: Vec<PeerClock>,
     /// Where the mirror's own port of metrics and health was asked.
     pub mirror_address: String,
     /// What it answered, or why it did not.
     pub mirror: Result<Mirror, String>,
     /// Whether the mirror should run by now, and be configured.
     pub is_installed: bool,
-    /// `None`: no trial was made.
-    pub trial: Option<Trial>,
 }
 
 /// The node's containerd.
@@ -52,6 +52,10 @@ pub struct HostsFolder {
     /// Why it cannot be read, or that it is missing.
     pub problem: Option<String>,
     pub files: Vec<HostsFile>,
+    /// Folders of registries without a hosts.toml, for which containerd reads `_default` not either.
+    pub empty: Vec<String>,
+    /// What containerd never reads, and what it reads instead.
+    pub unread: Vec<(String, String)>,
 }
 
 /// A hosts.toml.
@@ -66,6 +70,10 @@ pub struct HostsFile {
     pub by_mirror: bool,
     /// The hosts in containerd's order, and whether each is a mirror of ours.
     pub hosts: Vec<(String, bool)>,
+    /// Why containerd gets nothing from the first mirror of ours.
+    pub in_vain: Option<String>,
+    /// The fingerprint of the node secret that the first mirror of ours gets.
+    pub secret: Option<String>,
     /// Another folder for the same registry that containerd does not read because of this one.
     pub hides: Option<String>,
 }
@@ -97,6 +105,9 @@ pub struct Mirror {
     pub not_ready: Option<String>,
     /// The port at which containerd asks it.
     pub registry_port: u16,
+    /// The fingerprint of the node secret by which it knows its containerd, if it has one.
+    #[serde(default)]
+    pub node_secret: Option<String>,
     /// The most files that it may have open.
     pub open_files: u64,
     /// Its clock, in seconds since 1970.
@@ -111,6 +122,17 @@ pub struct Mirror {
     pub bootstrap_error: Option<String>,
     pub peers: Vec<Peer>,
     pub registries: Vec<Registry>,
+    /// The last trial that it made: with `--node-readiness`. `None`: it made none.
+    #[serde(default)]
+    pub trial: Option<Trial>,
+}
+
+/// The clock of another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerClock {
+    pub name: String,
+    /// By how many seconds it is ahead of the clock of whoever looks.
+    pub ahead: i64,
 }
 
 /// Where a mirror finds its node's containerd, as its options say.
@@ -129,6 +151,9 @@ pub struct ContainerdPaths {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Peer {
     pub name: String,
+    /// Of its registry; empty: it is not known.
+    #[serde(default)]
+    pub address: String,
     /// `None`: it is not known, or another program.
     pub version: Option<String>,
     /// What went wrong with it last, while it is not asked because of that.
@@ -148,7 +173,8 @@ pub struct Registry {
 }
 
 /// A pull of an image that only the mirror has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "outcome", content = "detail")]
 pub enum Trial {
     CameThrough {
         milliseconds: u64,

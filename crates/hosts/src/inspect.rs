@@ -8,7 +8,7 @@ use oci::{Registry, RegistryUrl};
 
 use crate::ConfigPath;
 use crate::configuration::DEFAULT_FOLDER;
-use crate::next_host::{hosts_of, read};
+use crate::next_host::{ListedHost, hosts_of, read};
 use crate::recognise::{Author, Spegel, author};
 use crate::select::registry_of;
 use crate::tree::HOSTS;
@@ -20,6 +20,10 @@ pub struct InspectedFolder {
     /// Why it cannot be read.
     pub problem: Option<String>,
     pub files: Vec<InspectedFile>,
+    /// Folders of registries without a hosts.toml. For these, containerd reads `_default` not either.
+    pub empty: Vec<PathBuf>,
+    /// What containerd never reads though it looks like its own, and what it reads instead.
+    pub unread: Vec<(PathBuf, String)>,
 }
 
 /// A hosts.toml.
@@ -34,6 +38,10 @@ pub struct InspectedFile {
     pub by_mirror: bool,
     /// The hosts in containerd's order, and whether each is a mirror of ours.
     pub hosts: Vec<(RegistryUrl, bool)>,
+    /// Why containerd gets nothing from the first of ours.
+    pub in_vain: Option<String>,
+    /// The node secret that the first of ours gets. Not to be shown.
+    pub secret: Option<String>,
     /// A folder for the same registry that containerd does not read because of this one.
     pub hides: Option<PathBuf>,
 }
@@ -45,39 +53,57 @@ pub fn inspect(
 ) -> Vec<InspectedFolder> {
     let folders = config_path.folders().iter();
     let inspected = folders.map(|path| {
-        let (files, problem) = match files_of(path, &is_mirror) {
-            Ok(files) => (files, None),
-            Err(error) => (Vec::new(), Some(error.to_string())),
-        };
-        InspectedFolder {
+        let mut folder = InspectedFolder {
             path: path.clone(),
-            problem,
-            files,
-        }
+            problem: None,
+            files: Vec::new(),
+            empty: Vec::new(),
+            unread: Vec::new(),
+        };
+        folder.problem = folder.look(&is_mirror).err().map(|error| error.to_string());
+        folder
     });
     inspected.collect()
 }
 
-fn files_of(
-    root: &Path,
-    is_mirror: &impl Fn(&RegistryUrl) -> bool,
-) -> std::io::Result<Vec<InspectedFile>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(root)? {
-        names.push(entry?.file_name());
-    }
-    names.sort();
-    let files = names.iter().filter_map(|name| {
-        let is_default = name == DEFAULT_FOLDER;
-        // No registry's name begins with an underscore, so others, `_backup` among them, containerd never reads.
-        let is_name = !name.as_encoded_bytes().starts_with(b"_");
-        let registry = registry_of(name).filter(|_| is_name);
-        if registry.is_none() && !is_default {
-            return None;
+/// The names of Docker Hub by which containerd does not look for its folder.
+const NAMES_OF_DOCKER_HUB: [&str; 2] = ["registry-1.docker.io", "index.docker.io"];
+
+impl InspectedFolder {
+    fn look(&mut self, is_mirror: &impl Fn(&RegistryUrl) -> bool) -> std::io::Result<()> {
+        let root = self.path.clone();
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&root)? {
+            names.push(entry?.file_name());
         }
-        file_of(root, name, registry, is_mirror)
-    });
-    Ok(files.collect())
+        names.sort();
+        for name in names {
+            let (path, is_default) = (root.join(&name), name == DEFAULT_FOLDER);
+            // No registry's name begins with an underscore, so others, `_backup` among them, containerd never reads.
+            let is_name = !name.as_encoded_bytes().starts_with(b"_");
+            let registry = registry_of(&name).filter(|_| is_name);
+            if let Some(instead) = read_instead(&path) {
+                self.unread.push((path, instead));
+            } else if path.is_dir() && (registry.is_some() || is_default) {
+                match file_of(&root, &name, registry, is_mirror) {
+                    Some(file) => self.files.push(file),
+                    None if is_default => {}
+                    None => self.empty.push(path),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What containerd reads instead of something that it never reads.
+fn read_instead(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    if NAMES_OF_DOCKER_HUB.contains(&name) {
+        return Some("docker.io".to_owned());
+    }
+    let registry = name.strip_suffix(".toml").filter(|_| path.is_file())?;
+    Some(format!("{registry}/{HOSTS}"))
 }
 
 fn file_of(
@@ -92,7 +118,7 @@ fn file_of(
         Ok(Some(bytes)) => (bytes, None),
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
-    let mut hosts = Vec::new();
+    let mut hosts: Vec<ListedHost> = Vec::new();
     if problem.is_none() {
         match hosts_of(&bytes, is_mirror) {
             Ok(found) => hosts = found,
@@ -103,12 +129,18 @@ fn file_of(
         .as_ref()
         .map(|registry| root.join(registry.as_str()));
     let hides = hidden.filter(|hidden| *hidden != root.join(name) && hidden.is_dir());
+    let ours = hosts.iter().find(|host| host.is_ours);
     Some(InspectedFile {
         path,
+        in_vain: ours.and_then(|host| host.in_vain.clone()),
+        secret: ours.and_then(|host| host.secret.clone()),
         registry,
         problem,
         by_mirror: author(&bytes, Spegel::Roughly) != Author::User,
-        hosts,
+        hosts: hosts
+            .into_iter()
+            .map(|host| (host.url, host.is_ours))
+            .collect(),
         hides,
     })
 }
@@ -133,13 +165,24 @@ mod tests {
             fs::create_dir(&folder).expect("made");
             fs::write(folder.join(HOSTS), text).expect("written");
         }
-        fs::create_dir(root.path().join("empty.io")).expect("made");
+        for folder in ["empty.io", "registry-1.docker.io", "_other"] {
+            fs::create_dir(root.path().join(folder)).expect("made");
+        }
+        fs::write(root.path().join("docker.io.toml"), ours).expect("written");
+        fs::write(root.path().join("README"), "").expect("written");
         let config_path: ConfigPath = root.path().to_owned().into();
         let found = inspect(&config_path, |url| {
             url.to_string() == "http://127.0.0.1:5000"
         });
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].problem, None);
+        assert_eq!(found[0].empty, [root.path().join("empty.io")]);
+        let unread = [
+            ("docker.io.toml", "docker.io/hosts.toml"),
+            ("registry-1.docker.io", "docker.io"),
+        ];
+        let unread = unread.map(|(name, instead)| (root.path().join(name), instead.to_owned()));
+        assert_eq!(found[0].unread, unread);
         let shown: Vec<_> = found[0]
             .files
             .iter()
@@ -167,5 +210,44 @@ mod tests {
         );
         let missing: ConfigPath = root.path().join("nowhere").into();
         assert!(inspect(&missing, |_| false)[0].problem.is_some());
+    }
+
+    #[test]
+    fn a_mirror_that_is_listed_in_vain_says_why() {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::create_dir(root.path().join("_default")).expect("made");
+        let config_path: ConfigPath = root.path().to_owned().into();
+        let look = |text: &str| {
+            fs::write(root.path().join("_default").join(HOSTS), text).expect("written");
+            inspect(&config_path, |url| url.registry.as_str() == "10.0.0.9:5000")
+                .remove(0)
+                .files
+                .remove(0)
+        };
+        for (host, lines, is_in_vain) in [
+            ("http://10.0.0.9:5000", "", false),
+            ("http://10.0.0.9:5000/v2", "", false),
+            ("http://10.0.0.9:5000/v2", "override_path = true", false),
+            ("http://10.0.0.9:5000", "capabilities = ['pull']", false),
+            (
+                "http://10.0.0.9:5000",
+                "capabilities = ['push', 'resolve']",
+                true,
+            ),
+            ("http://10.0.0.9:5000", "override_path = true", true),
+            ("http://10.0.0.9:5000/mirror", "", true),
+            ("https://10.0.0.9:5000", "", true),
+            ("http://b", "capabilities = ['push']", false),
+        ] {
+            let file = look(&format!("[host.'{host}']\n{lines}\n"));
+            assert_eq!(file.in_vain.is_some(), is_in_vain, "{host} {lines}");
+        }
+        let header = "[host.'http://10.0.0.9:5000'.header]\nx-peili-NODE-secret = ";
+        for value in ["'abc'", "['abc']"] {
+            assert_eq!(
+                look(&format!("{header}{value}")).secret.as_deref(),
+                Some("abc")
+            );
+        }
     }
 }

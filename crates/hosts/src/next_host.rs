@@ -5,15 +5,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use oci::{Registry, RegistryUrl};
+use oci::{Registry, RegistryUrl, Scheme};
 use toml_edit::{Document, Item, TableLike};
 
-use crate::ConfigPath;
 use crate::configuration::DEFAULT_FOLDER;
 use crate::merge;
 use crate::recognise::{Author, Spegel, author};
 use crate::render::DIAL_TIMEOUT;
 use crate::tree::HOSTS;
+use crate::{ConfigPath, NODE_SECRET_HEADER};
 
 /// Files larger than this are not read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -86,18 +86,61 @@ pub(crate) fn of_file(
     Ok(Some(host(folder, address, root)).filter(|host| !is_plain(host, registry)))
 }
 
-/// The hosts of a file in containerd's order, and whether each is a mirror of ours.
+/// A host of a file.
+pub(crate) struct ListedHost {
+    pub url: RegistryUrl,
+    /// Whether it is a mirror of ours.
+    pub is_ours: bool,
+    /// Why containerd does not ask it, or in vain, if it is a mirror of ours.
+    pub in_vain: Option<String>,
+    /// What it gets as [`NODE_SECRET_HEADER`].
+    pub secret: Option<String>,
+}
+
+/// The hosts of a file in containerd's order.
 pub(crate) fn hosts_of(
     bytes: &[u8],
     is_mirror: &impl Fn(&RegistryUrl) -> bool,
-) -> Result<Vec<(RegistryUrl, bool)>, String> {
+) -> Result<Vec<ListedHost>, String> {
     let (_, document) = merge::parse(bytes).map_err(|error| match error.position {
         Some((line, column)) => format!("line {line}, column {column}: {}", error.message),
         None => error.message,
     })?;
     let tables = tables_of(bytes, &document, is_mirror)?.into_iter();
-    let hosts = tables.map(|(address, _, is_ours)| (address.url, is_ours));
+    let hosts = tables.map(|(address, table, is_ours)| ListedHost {
+        in_vain: in_vain(&address, table),
+        secret: secret(table),
+        url: address.url,
+        is_ours,
+    });
     Ok(hosts.collect())
+}
+
+/// Why containerd gets nothing from a mirror that is listed so.
+fn in_vain(address: &Address, table: &dyn TableLike) -> Option<String> {
+    if let Some(capabilities) = table.get("capabilities").and_then(Item::as_array)
+        && !capabilities.iter().any(|c| c.as_str() == Some("pull"))
+    {
+        return Some("its capabilities have no 'pull'".to_owned());
+    }
+    if address.url.scheme == Scheme::Https {
+        return Some("the mirror speaks http, and https is written there".to_owned());
+    }
+    let overrides = table.get("override_path").and_then(Item::as_bool) == Some(true);
+    let path = match overrides || address.path.ends_with("/v2") {
+        true => address.path.clone(),
+        false => format!("{}/v2", address.path),
+    };
+    (path != "/v2")
+        .then(|| format!("containerd asks it below {path:?} instead of \"/v2\" (override_path)"))
+}
+
+fn secret(table: &dyn TableLike) -> Option<String> {
+    let headers = table.get("header")?.as_table_like()?;
+    let mut headers = headers.iter();
+    let (_, value) = headers.find(|(name, _)| name.eq_ignore_ascii_case(NODE_SECRET_HEADER))?;
+    let first = || value.as_array()?.get(0)?.as_str();
+    value.as_str().or_else(first).map(ToOwned::to_owned)
 }
 
 type HostTable<'a> = (Address, &'a dyn TableLike, bool);

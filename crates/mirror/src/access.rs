@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use oci::{Filter, Origin};
+use oci::{Digest, Filter, Origin};
 use subtle::ConstantTimeEq as _;
 
 use crate::Visibility;
@@ -31,6 +31,13 @@ pub struct Secret(String);
 impl Secret {
     pub fn new(text: String) -> Self {
         Self(text)
+    }
+
+    /// What tells a random secret from others and does not give it away: the first bytes of its SHA-256, in hexadecimal.
+    pub fn fingerprint(&self) -> String {
+        const LENGTH: usize = 16;
+        let digest = Digest::sha256(self.0.as_bytes());
+        digest.encoded().chars().take(LENGTH).collect()
     }
 
     pub(crate) fn expose(&self) -> &str {

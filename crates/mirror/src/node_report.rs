@@ -238,6 +238,7 @@ mod tests {
                 to_followers: 0,
                 from_peers: 0,
                 from_upstream: BTreeMap::new(),
+                sent: 0,
                 saved_ms: None,
             },
             running: vec![

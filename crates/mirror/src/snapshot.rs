@@ -3,7 +3,7 @@
 //! Times are in milliseconds since 1970, rates in bytes per second. What is not known is `None`.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -50,6 +50,8 @@ pub struct Totals {
     pub from_peers: u64,
     /// By the reason why no peer gave them.
     pub from_upstream: BTreeMap<&'static str, u64>,
+    /// Sent to peers.
+    pub sent: u64,
     /// What pulls would have taken longer without peers. `None` while the rate of upstream is not measured.
     pub saved_ms: Option<u64>,
 }
@@ -140,8 +142,8 @@ pub struct Peer {
     pub latency_ms: u64,
     pub bytes_per_second: u64,
     pub received: u64,
-    /// By its address: of several peers with one address, the same for each.
-    pub sent: u64,
+    /// By its address. `None`: another peer has the same one.
+    pub sent: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -198,6 +200,7 @@ impl Mirror {
             to_followers: bytes.growing.get(),
             from_peers: bytes.peer.get(),
             from_upstream: REASONS.into_iter().filter_map(of).collect(),
+            sent: self.peers.sent().iter().map(|(_, bytes)| bytes).sum(),
             saved_ms: self.activities.saved.total().map(in_millis),
         }
     }
@@ -221,12 +224,13 @@ impl Mirror {
         others.retain(|peer| peer.received > 0 || peer.last_error.is_some());
         others.sort_by_key(|peer| Reverse(peer.received));
         peers.append(&mut others);
+        tell_apart(&mut peers);
         for address in peers.iter().flat_map(|peer| &peer.addresses) {
             sent.remove(&address.ip().to_canonical());
         }
         peers.extend(sent.into_iter().map(|(ip, sent)| Peer {
             addresses: vec![SocketAddr::new(ip, 0)],
-            sent,
+            sent: Some(sent),
             ..Peer::unseen()
         }));
         peers.truncate(MAX_PEERS);
@@ -310,7 +314,7 @@ impl Peer {
             latency_ms: 0,
             bytes_per_second: 0,
             received: 0,
-            sent: 0,
+            sent: None,
         }
     }
 
@@ -325,7 +329,7 @@ impl Peer {
                 PeerStanding::Suspected => PeerState::Suspected,
                 PeerStanding::Legacy => PeerState::Legacy,
             },
-            sent: sent_to(&peer.addresses, sent),
+            sent: Some(sent_to(&peer.addresses, sent)),
             addresses: peer.addresses.to_vec(),
             ..seen
         }
@@ -347,8 +351,25 @@ impl Peer {
             latency_ms: in_millis(known.latency),
             bytes_per_second: known.bytes_per_second,
             received: known.received,
-            sent: sent_to(&known.addresses, sent),
+            sent: Some(sent_to(&known.addresses, sent)),
             ..Self::unseen()
+        }
+    }
+}
+
+/// Leaves out what was sent to an address that several peers have: behind one NAT, or on one host.
+fn tell_apart(peers: &mut [Peer]) {
+    let ips = |peer: &Peer| -> HashSet<IpAddr> {
+        let addresses = peer.addresses.iter();
+        addresses.map(|a| a.ip().to_canonical()).collect()
+    };
+    let mut having: HashMap<IpAddr, usize> = HashMap::new();
+    for ip in peers.iter().flat_map(ips) {
+        *having.entry(ip).or_default() += 1;
+    }
+    for peer in peers {
+        if ips(peer).iter().any(|ip| having[ip] > 1) {
+            peer.sent = None;
         }
     }
 }
@@ -387,7 +408,7 @@ mod tests {
         };
         let sent = HashMap::from([(addresses[0].ip(), 7)]);
         let unseen = Peer::of_router(peer.clone(), None, &sent);
-        assert_eq!((unseen.received, unseen.sent), (0, 7));
+        assert_eq!((unseen.received, unseen.sent), (0, Some(7)));
         let seen = KnownPeer {
             peer: PeerId::new("a"),
             addresses,
@@ -403,5 +424,21 @@ mod tests {
         assert_eq!((shown.name.as_deref(), shown.received), (Some("node-2"), 9));
         assert_eq!((shown.state, shown.lacked), (PeerState::Suspected, 2));
         assert!(shown.back_off_until_ms.is_some());
+    }
+
+    #[test]
+    fn of_peers_with_one_address_nobody_knows_which_was_sent_what() {
+        let peer = |ip: [u8; 4]| Peer {
+            addresses: vec![SocketAddr::from((ip, 5000))],
+            sent: Some(7),
+            ..Peer::unseen()
+        };
+        let mut peers = [
+            peer([10, 0, 0, 2]),
+            peer([10, 0, 0, 3]),
+            peer([10, 0, 0, 2]),
+        ];
+        tell_apart(&mut peers);
+        assert_eq!(peers.map(|peer| peer.sent), [None, Some(7), None]);
     }
 }

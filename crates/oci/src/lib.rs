@@ -7,6 +7,7 @@ mod digest;
 mod error;
 mod filter;
 mod manifest;
+mod platform;
 mod range;
 mod reference;
 
@@ -14,6 +15,7 @@ pub use digest::{Digest, DigestError, Hasher};
 pub use error::{ErrorBody, ErrorCode};
 pub use filter::{Filter, FilterError};
 pub use manifest::{Child, MAX_MANIFEST_SIZE, Manifest, ManifestError, MediaType, Role};
+pub use platform::{architecture, image_for_this_machine};
 pub use range::{ByteRange, MAX_RANGES, RangeError, Ranges};
 pub use reference::{
     Key, Name, NameError, Origin, Reference, Registry, RegistryUrl, Repository, Scheme, Tag,

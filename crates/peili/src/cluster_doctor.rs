@@ -32,7 +32,7 @@ struct NodeReport {
 /// The arguments are at fault, kubectl fails, or something does not work.
 pub async fn run(arguments: &DoctorArgs) -> anyhow::Result<()> {
     let mut faults = Faults::default();
-    let output = faults.take("--output", arguments.output.parse::<Output>());
+    let output = faults.take("--output", arguments.ask.output.parse::<Output>());
     let output = faults.settle(output)?;
     let kubectl = Kubectl::new(&arguments.namespace);
     let pods = kubectl.pods().await?;

@@ -1,11 +1,15 @@
 //! `peili demo`.
 
+mod page;
+
 use std::fmt::Display;
+use std::io::{IsTerminal as _, stdin, stdout};
 use std::ops::RangeInclusive;
 
-use ::demo::{Image, Options, Output};
+use ::demo::{Image, Options, Output, Pages};
 use tokio_util::sync::CancellationToken;
 
+use self::page::DemoPage;
 use crate::cli::DemoArgs;
 use crate::fault::Faults;
 use crate::{size, value};
@@ -13,8 +17,18 @@ use crate::{size, value};
 /// Runs the demo, to its end or until `shutdown`.
 pub async fn run(arguments: &DemoArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let options = options(arguments)?;
-    ::demo::run(&options, std::io::stdout(), shutdown).await?;
+    let page = page(arguments, options.output);
+    let pages = page.as_ref().map(|page| page as &dyn Pages);
+    ::demo::run(&options, stdout(), pages, shutdown).await?;
     Ok(())
+}
+
+/// The page, for people.
+fn page(arguments: &DemoArgs, output: Output) -> Option<DemoPage> {
+    let is_watched = stdin().is_terminal() && stdout().is_terminal();
+    let opener = (is_watched && !arguments.no_open).then(page::opener);
+    let lingers = is_watched && !arguments.no_open;
+    (output == Output::Text).then(|| DemoPage::new(opener.flatten(), lingers))
 }
 
 fn options(arguments: &DemoArgs) -> Result<Options, Faults> {

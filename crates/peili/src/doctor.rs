@@ -1,33 +1,26 @@
-//! `peili doctor`: gathers what the doctor's rules look at, on the node that it runs on.
+//! `peili doctor`: says what is wrong on the node that it runs on.
+
+mod gather;
+
+pub use gather::gather;
 
 use std::io::IsTerminal as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use ::doctor::checks::{CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, LAYERS_KEPT};
-use ::doctor::{
-    AddressAnswer, Advice, Answered, Containerd, ContainerdPaths, Facts, HostsFile, HostsFolder,
-    Mirror, Report, Severity, diagnose,
-};
+use ::doctor::{ContainerdPaths, Facts, Mirror, Report, Severity, diagnose};
 use anyhow::bail;
-use containerd::{Setup, State, Topic};
 use hosts::ConfigPath;
-use hosts::probe::{self, Endpoint};
-use oci::{RegistryUrl, Scheme};
-use tokio::task::spawn_blocking;
+use hosts::probe::Endpoint;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::DoctorArgs;
+use crate::duration;
 use crate::fault::Faults;
-use crate::next_hosts::leads_here;
 use crate::show::{self, Output};
-use crate::{duration, value};
 
 /// Between two looks with `--wait`.
 const PERIOD: Duration = Duration::from_secs(1);
-
-/// The port of a mirror that does not say which it has.
-const DEFAULT_PORT: u16 = 5000;
 
 /// Where to look.
 struct Place {
@@ -44,8 +37,8 @@ struct Place {
 /// The arguments are at fault, or something does not work.
 pub async fn run(arguments: &DoctorArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut faults = Faults::default();
-    let endpoint = faults.take("--metrics-endpoint", arguments.metrics_endpoint.parse());
-    let output = faults.take("--output", arguments.output.parse::<Output>());
+    let endpoint = faults.take("--metrics-endpoint", arguments.ask.metrics_endpoint.parse());
+    let output = faults.take("--output", arguments.ask.output.parse::<Output>());
     let wait = faults.take("--wait", duration::parse(&arguments.wait));
     let given = ContainerdPaths {
         socket: arguments.containerd_sock.clone(),
@@ -128,178 +121,5 @@ impl Place {
     async fn mirror(&self) -> Result<(String, Mirror), String> {
         let facts = show::ask(&self.endpoint, "/api/v1/doctor").await?;
         serde_json::from_slice(&facts).map_err(|_| "it answers with something else".to_owned())
-    }
-}
-
-/// Looks at containerd and its files, and at who answers where they lead. `mirror`: what the mirror says of itself, with
-/// the name of its node.
-pub async fn gather(
-    paths: Option<ContainerdPaths>,
-    mirror: Result<(String, Mirror), String>,
-    mirror_address: String,
-    is_installed: bool,
-) -> Facts {
-    let (mut containerd, mut hosts, mut addresses) = (Containerd::None, Vec::new(), Vec::new());
-    if let Some(paths) = paths {
-        let port = mirror.as_ref().ok().map(|(_, mirror)| mirror.registry_port);
-        let port = port.unwrap_or(DEFAULT_PORT);
-        let (said, read) = tokio::join!(
-            look_at(&paths),
-            spawn_blocking({
-                let paths = paths.clone();
-                move || registry_configuration(&paths, port)
-            })
-        );
-        containerd = said;
-        // A panic of the task is logged where it happens.
-        let (folders, mut urls) = read.unwrap_or_default();
-        if mirror.is_err() && urls.is_empty() {
-            // Whoever has the port that the mirror has by default keeps it from starting.
-            urls.extend(format!("http://127.0.0.1:{DEFAULT_PORT}").parse::<RegistryUrl>());
-        }
-        hosts = folders;
-        // Of no node where the mirror does not answer: whoever is there instead is told of.
-        let node = mirror.as_ref().map_or("", |(node, _)| node.as_str());
-        for url in urls {
-            addresses.push(AddressAnswer {
-                answer: answered(&url, node).await,
-                url: url.to_string(),
-            });
-        }
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    Facts {
-        containerd,
-        hosts,
-        addresses,
-        now: now.unwrap_or_default().as_secs(),
-        mirror_address,
-        mirror: mirror.map(|(_, mirror)| mirror),
-        is_installed,
-        trial: None,
-    }
-}
-
-/// What is said of containerd at a socket.
-async fn look_at(paths: &ContainerdPaths) -> Containerd {
-    let config = containerd::Config {
-        socket: paths.socket.clone().into(),
-        namespaces: Vec::new(),
-        content_path: value::path(&paths.content),
-        registries: Vec::new(),
-        retain: None,
-    };
-    let folders = paths.registry_config.parse::<ConfigPath>();
-    let setup = Setup {
-        config_file: paths.config.clone().into(),
-        registry_config_paths: folders
-            .map(|path| path.folders().to_vec())
-            .unwrap_or_default(),
-    };
-    match containerd::check(&config, &setup).await {
-        Ok(findings) => Containerd::Reached(findings.into_iter().map(advice).collect()),
-        Err(error) => Containerd::Unreachable {
-            socket: paths.socket.clone(),
-            error: error.to_string(),
-        },
-    }
-}
-
-/// containerd's registry configuration, and the mirrors that it names.
-fn registry_configuration(
-    paths: &ContainerdPaths,
-    port: u16,
-) -> (Vec<HostsFolder>, Vec<RegistryUrl>) {
-    let mut urls: Vec<RegistryUrl> = Vec::new();
-    let config_path = match paths.registry_config.parse::<ConfigPath>() {
-        Ok(config_path) => config_path,
-        Err(error) => {
-            let folder = HostsFolder {
-                path: paths.registry_config.clone(),
-                problem: Some(error.to_string()),
-                files: Vec::new(),
-            };
-            return (vec![folder], urls);
-        }
-    };
-    // By hand the mirror is named by an address of this host and its port; another registry may be here too.
-    let is_mirror = |url: &RegistryUrl| url.scheme == Scheme::Http && leads_here(url) == Some(port);
-    let folders = hosts::inspect(&config_path, is_mirror);
-    let folders = folders.into_iter().map(|folder| HostsFolder {
-        path: folder.path.display().to_string(),
-        problem: folder.problem,
-        files: folder
-            .files
-            .into_iter()
-            .map(|file| {
-                // A second mirror is another node's, for when this node's is away.
-                let ours = file.hosts.iter().find(|(_, is_ours)| *is_ours);
-                if let Some((url, _)) = ours
-                    && !urls.contains(url)
-                {
-                    urls.push(url.clone());
-                }
-                HostsFile {
-                    path: file.path.display().to_string(),
-                    registry: file.registry.map(|registry| registry.to_string()),
-                    problem: file.problem,
-                    by_mirror: file.by_mirror,
-                    hosts: file
-                        .hosts
-                        .into_iter()
-                        .map(|(url, is_ours)| (url.to_string(), is_ours))
-                        .collect(),
-                    hides: file.hides.map(|hidden| hidden.display().to_string()),
-                }
-            })
-            .collect(),
-    });
-    (folders.collect(), urls)
-}
-
-fn advice(finding: containerd::Finding) -> Advice {
-    let (check, worst) = match finding.what {
-        Topic::Version => (&CONTAINERD_VERSION, Severity::Warning),
-        Topic::RegistryConfig => (&CONFIG_PATH, Severity::Fault),
-        Topic::Layers => (&LAYERS_KEPT, Severity::Warning),
-        Topic::Content => (&CONTENT_READABLE, Severity::Fault),
-    };
-    let severity = match finding.state {
-        State::Ok => Severity::Ok,
-        State::Warning => worst,
-        State::Unknown => Severity::Unknown,
-    };
-    let needs_remedy = severity != Severity::Ok && finding.remedy.is_none();
-    Advice {
-        check,
-        severity,
-        text: finding.found,
-        remedy: match needs_remedy {
-            true => Some("run this command on the node itself, as root".to_owned()),
-            false => finding.remedy,
-        },
-    }
-}
-
-/// Who answers at a mirror's address.
-async fn answered(url: &RegistryUrl, own_node: &str) -> Answered {
-    let name = url.registry.as_str();
-    let has_port = name
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| !port.ends_with(']'));
-    let with_port = if has_port {
-        name.to_owned()
-    } else {
-        format!("{name}:80")
-    };
-    let endpoint = match with_port.parse::<Endpoint>() {
-        Ok(endpoint) => endpoint,
-        Err(error) => return Answered::Nothing(error.to_string()),
-    };
-    match probe::node_at(&endpoint).await {
-        Ok(Some(node)) if node == own_node => Answered::ThisNode,
-        Ok(Some(node)) => Answered::OtherNode(node),
-        Ok(None) => Answered::Something("it does not say of which node it is".to_owned()),
-        Err(error) => Answered::Nothing(error),
     }
 }

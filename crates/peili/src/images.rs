@@ -17,8 +17,7 @@ const SHORT_DIGEST: usize = 12;
 pub async fn run(arguments: &ImagesArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let search = utf8_percent_encode(&arguments.search, NON_ALPHANUMERIC);
     let once = ShowArgs {
-        metrics_endpoint: arguments.metrics_endpoint.clone(),
-        output: arguments.output.clone(),
+        ask: arguments.ask.clone(),
         watch: false,
     };
     show::run(

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 #[cfg(test)]
 pub use page::PATHS;
 pub use page::{PageAccess, Pages};
-pub use views::{About, Views};
+pub use views::{About, LastTrial, Views};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -51,19 +51,26 @@ pub fn register_ready(registry: &mut Registry) -> Gauge {
     ready
 }
 
+/// All metrics of a mirror.
+pub struct Metrics {
+    pub registry: Arc<Registry>,
+    /// Of [`register_ready`].
+    pub ready: Gauge,
+}
+
 /// Answers `/metrics`, `/readyz` and `/livez`, and the pages, until `shutdown`.
 pub async fn serve(
     limits: PortLimits,
     listener: TcpListener,
-    mut metrics: Registry,
+    metrics: Metrics,
     mirror: Arc<Mirror>,
     pages: Pages,
     shutdown: CancellationToken,
 ) {
-    let ready = register_ready(&mut metrics);
-    let (metrics, pages) = (Arc::new(metrics), Arc::new(pages));
+    let Metrics { registry, ready } = metrics;
+    let pages = Arc::new(pages);
     let handler = move |request: http::Request<hyper::body::Incoming>, ends: Ends| {
-        let (metrics, pages, ready) = (metrics.clone(), pages.clone(), ready.clone());
+        let (metrics, pages, ready) = (registry.clone(), pages.clone(), ready.clone());
         let mirror = mirror.clone();
         async move {
             let path = request.uri().path();

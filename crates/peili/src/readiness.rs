@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use doctor::Trial;
 use kubernetes::Probe;
 use mirror::{Health, Mirror};
 use oci::Registry;
+use tokio::time::Instant;
+
+use crate::observe::LastTrial;
 
 /// The mirror of this node, and the containerd that is to pull through it.
 pub struct MirrorProbe {
@@ -13,6 +17,8 @@ pub struct MirrorProbe {
     pub containerd: containerd::Config,
     /// The registry of trial images.
     pub registry: Registry,
+    /// What became of the last one, for who looks at the mirror.
+    pub last: LastTrial,
 }
 
 #[async_trait]
@@ -25,9 +31,14 @@ impl Probe for MirrorProbe {
     }
 
     async fn trial(&self) -> Result<(), String> {
-        let trials = self.mirror.trials();
-        containerd::run_trial(&self.containerd, &trials, &self.registry)
-            .await
-            .map_err(|error| error.to_string())
+        let (trials, began) = (self.mirror.trials(), Instant::now());
+        let tried = containerd::run_trial(&self.containerd, &trials, &self.registry).await;
+        let tried = tried.map_err(|error| error.to_string());
+        let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        *self.last.lock() = Some(match &tried {
+            Ok(()) => Trial::CameThrough { milliseconds },
+            Err(why) => Trial::Failed(why.clone()),
+        });
+        tried
     }
 }

@@ -9,7 +9,7 @@ use doctor::ContainerdPaths;
 use kubernetes::NodeReadiness;
 use layout::Layout;
 use mirror::serve::{ConnectionLimits, Shutdown};
-use mirror::{CheckOptions, Mirror, Parts, PullThrough, Router, TagPolicy, Upstream};
+use mirror::{CheckOptions, Mirror, Parts, PullThrough, Router, Secret, TagPolicy, Upstream};
 use prometheus_client::registry::Registry;
 use swarm::{Bootstrap, SwarmError};
 use tokio::net::TcpListener;
@@ -19,7 +19,7 @@ use upstream::{Registries, SetupError};
 
 use crate::cli::RegistryArgs;
 use crate::next_hosts::NextHosts;
-use crate::observe::{About, PageAccess, Pages, Views};
+use crate::observe::{About, LastTrial, PageAccess, Pages, Views};
 use crate::readiness::MirrorProbe;
 use crate::settings::{Checks, Settings, Store};
 use crate::{address, descriptors, observe, service_manager, traces};
@@ -158,6 +158,8 @@ impl Bound {
         let is_alone =
             matches!(&settings.bootstrap, Bootstrap::Static { peers } if peers.is_empty());
         let own_names = settings.mirror.access.own_names.clone();
+        let node_secret = settings.mirror.access.node_secret.as_ref();
+        let node_secret = node_secret.map(Secret::fingerprint);
         let mut mirror = Mirror::new(parts, settings.mirror, &mut metrics);
         let all_sent = CancellationToken::new();
         let mut exporting = JoinSet::new();
@@ -171,12 +173,14 @@ impl Bound {
         // Kubernetes is told that the mirror ends before it ends.
         let leaving = CancellationToken::new();
         let mut told = JoinSet::new();
+        let trial = LastTrial::default();
         if let (Some(settings), Some(containerd)) = (settings.node_readiness, containerd) {
             let readiness = NodeReadiness::new(settings.config, settings.account, &mut metrics);
             let probe = MirrorProbe {
                 mirror: mirror.clone(),
                 containerd,
                 registry: settings.registry,
+                last: trial.clone(),
             };
             let leaving = leaving.clone();
             told.spawn(async move { readiness.keep(&probe, leaving).await });
@@ -198,8 +202,15 @@ impl Bound {
             open_files: open_files as u64,
             looks_for_peers: !is_alone,
             registry_port: registry_address.port(),
+            node_secret,
             containerd: paths,
             address: metrics_address.to_string(),
+            trial,
+        };
+        let ready = observe::register_ready(&mut metrics);
+        let metrics = observe::Metrics {
+            registry: Arc::new(metrics),
+            ready,
         };
         tasks.spawn(observe::serve(
             connections.http,

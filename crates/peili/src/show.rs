@@ -70,8 +70,8 @@ pub async fn run<T: DeserializeOwned>(
     form: fn(&T) -> String,
 ) -> anyhow::Result<()> {
     let mut faults = Faults::default();
-    let endpoint = faults.take("--metrics-endpoint", arguments.metrics_endpoint.parse());
-    let output = faults.take("--output", arguments.output.parse());
+    let endpoint = faults.take("--metrics-endpoint", arguments.ask.metrics_endpoint.parse());
+    let output = faults.take("--output", arguments.ask.output.parse());
     let all = || Some((endpoint?, output?));
     let (endpoint, output): (Endpoint, Output) = faults.settle(all())?;
     loop {

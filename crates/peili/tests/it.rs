@@ -6,6 +6,8 @@ mod configuration;
 mod descriptors;
 #[path = "it/kubectl.rs"]
 mod kubectl;
+#[path = "it/otlp.rs"]
+mod otlp;
 #[path = "it/pull.rs"]
 mod pull;
 #[path = "it/traces.rs"]

@@ -160,7 +160,9 @@ pub struct Peer {
     pub rate: Option<u64>,
     /// In bytes, since this mirror started.
     pub received: u64,
-    pub sent: u64,
+    /// The same. `None`: other peers have the same address, by which this is counted.
+    #[serde(default)]
+    pub sent: Option<u64>,
     /// What went wrong with it last, and how many seconds ago.
     pub last_error: Option<(String, u64)>,
 }

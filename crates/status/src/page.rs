@@ -3,26 +3,39 @@
 mod cluster;
 mod content;
 mod pulls;
+mod table;
 mod tables;
 mod tree;
 
 pub use tree::tree_rows;
 
+use std::sync::LazyLock;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use doctor::{Finding, Severity};
-use maud::{DOCTYPE, Markup, html};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest as _, Sha256};
 
 use crate::{Cluster, Content, Status, words};
 
-/// What the page loads. All of it is embedded, and nothing comes from elsewhere.
-pub const STYLE: &str = include_str!("page/style.css");
+/// The style of each page, with a class for each width of a bar. It is part of the page: a browser paints nothing before
+/// it has the style, so it does not have to ask twice.
+static STYLE: LazyLock<String> = LazyLock::new(|| {
+    let widths = (0..=100).map(|percent| format!(".w{percent}{{width:{percent}%}}"));
+    include_str!("page/style.css").to_owned() + &widths.collect::<String>()
+});
+/// What each page loads. It is embedded in this program, and nothing comes from elsewhere.
 pub const SCRIPT: &str = include_str!("page/script.js");
 
-/// The `Content-Security-Policy` of the page: its own style and script, its own events and search, and nothing else.
-pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; \
-     form-action 'self'; frame-ancestors 'none'";
+/// The `Content-Security-Policy` of the pages: their own style, script, events and search, and nothing else.
+pub static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
+    let style = STANDARD.encode(Sha256::digest(STYLE.as_bytes()));
+    format!(
+        "default-src 'none'; style-src 'sha256-{style}'; script-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; \
+         form-action 'self'; frame-ancestors 'none'"
+    )
+});
 
 /// The icon of the page, in the page itself.
 const ICON: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="#2a78d0"/><path d="M8 1v14" stroke="#fff" stroke-width="2"/></svg>"##;
@@ -95,7 +108,7 @@ fn frame(view: View, name: &str, version: &str, events: Option<&str>, inside: &M
                 meta name="color-scheme" content="light dark";
                 title { (name) " – Peili" }
                 link rel="icon" href=(icon);
-                link rel="stylesheet" href=(asset("style.css", STYLE));
+                style { (PreEscaped(STYLE.as_str())) }
                 @if events.is_some() {
                     script src=(asset("script.js", SCRIPT)) defer {}
                 }
@@ -170,15 +183,15 @@ fn summary(status: &Status) -> Markup {
         false => "well",
     };
     html! {
-        div .summary .(class) role="status" {
+        div .summary .(class) {
             @if let Some(fault) = fault {
-                p .big { "Not mirroring as it should: " (fault.text) }
+                p .big role="status" { "Not mirroring as it should: " (fault.text) }
                 p { (fault.code) @if fault.remedy.is_some() { ". What to do:" } }
                 @if let Some(remedy) = &fault.remedy { pre { (remedy) } }
             } @else if let Some(why) = &status.node.not_ready {
-                p .big { "Not ready: " (why) }
+                p .big role="status" { "Not ready: " (why) }
             } @else {
-                p .big { "Mirroring. " (words::count(status.peer_count, "peer")) "." }
+                p .big role="status" { "Mirroring. " (words::count(status.peer_count, "peer")) "." }
             }
             (figures(status))
         }
@@ -204,9 +217,9 @@ fn figures(status: &Status) -> Markup {
 
 /// The fill of a row: how much of it is there.
 fn fill(part: u64, whole: u64) -> Markup {
-    let width = (part.min(whole) as f64 * 100.0 / whole.max(1) as f64 * 10.0).round() / 10.0;
+    let percent = u128::from(part.min(whole)) * 100 / u128::from(whole.max(1));
     html! {
-        svg .fill aria-hidden="true" { rect width={ (width) "%" } {} }
+        @if percent > 0 { i .fill .{ "w" (percent) } {} }
     }
 }
 
@@ -249,5 +262,7 @@ fn in_one_line(markup: Markup) -> String {
         .replace('\r', "")
 }
 
+#[cfg(test)]
+mod accessible;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -232,7 +232,7 @@ pub fn peers(status: &Status) -> String {
                 state.to_owned(),
                 peer.rate.map(words::rate).unwrap_or_default(),
                 words::bytes(peer.received),
-                words::bytes(peer.sent),
+                peer.sent.map(words::bytes).unwrap_or_default(),
                 peer.version.clone().unwrap_or_default(),
                 error.unwrap_or_default(),
             ]

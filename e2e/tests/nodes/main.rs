@@ -9,10 +9,13 @@ mod clients;
 mod container;
 mod damage;
 mod discard;
+mod doctor;
 mod faults;
 mod flight_faults;
 mod flights;
 mod hosts;
+#[path = "../../../crates/peili/tests/it/otlp.rs"]
+mod otlp;
 mod page;
 mod pull;
 mod pulls;
@@ -142,6 +145,7 @@ tests_on! { flights_2, V2:
     flight_faults::leader_gets_wrong_bytes,
     discard::transfer_service_ignores_lists,
     page::cold_pull_is_seen_as_a_tree,
+    doctor::each_prepared_fault_is_named,
 }
 
 tests! {

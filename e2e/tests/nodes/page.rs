@@ -1,11 +1,7 @@
 //! The status page in Debian's Chromium, while nodes pull.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result, ensure};
-use e2e::{Generation, Host, Lab, Node, Settings, until};
-use tokio::task::spawn_blocking;
+use anyhow::{Context as _, Result, ensure};
+use e2e::{Browser, Generation, Lab, Node, Screen, Settings, until};
 
 use crate::flights::{LONG_LAYER, UPLINK, pull_together, start};
 
@@ -15,31 +11,54 @@ const WHILE_LOOKING: u32 = UPLINK / 2;
 const AFTERWARDS: u32 = UPLINK * 20;
 const LAYERS: [usize; 3] = [5 * LONG_LAYER, 2 * LONG_LAYER, 300];
 
-/// In milliseconds; a page that has not come by then is given up.
-const LOAD_LIMIT: &str = "--timeout=20000";
+/// All that a page loads, in bytes.
+const MAX_SIZE: u64 = 150_000;
 
-/// How a browser is started: once, without anything of its own in the network.
-const BROWSER: [&str; 9] = [
-    "--headless=new",
-    "--no-sandbox",
-    "--no-first-run",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    LOAD_LIMIT,
-];
+const DESKTOP: Screen = Screen {
+    width: 1280,
+    height: 1000,
+    is_phone: false,
+    is_dark: false,
+};
+const PHONE: Screen = Screen {
+    width: 390,
+    height: 844,
+    is_phone: true,
+    is_dark: false,
+};
+const SMALL_PHONE: Screen = Screen {
+    width: 360,
+    height: 640,
+    is_phone: true,
+    is_dark: true,
+};
+const DARK_DESKTOP: Screen = Screen {
+    is_dark: true,
+    ..DESKTOP
+};
 
-/// Somebody who looks at a page.
-#[derive(Clone)]
-struct Look {
-    namespace: String,
-    folder: PathBuf,
-    page: String,
+/// What reaches out of the screen to the right, and out of nothing that scrolls.
+const OUTSIDE: &str = "
+    [...document.querySelectorAll('body *')].filter(element => {
+        const box = element.getBoundingClientRect();
+        if (box.right <= document.documentElement.clientWidth + 1) return false;
+        for (let above = element.parentElement; above; above = above.parentElement)
+            if (getComputedStyle(above).overflowX !== 'visible') return false;
+        return true;
+    }).map(element => element.outerHTML.slice(0, 100)).join(', ')";
+/// By how much a table of a narrow screen has to be scrolled sideways.
+const SIDEWAYS: &str = "
+    Math.max(0, ...[...document.querySelectorAll('.scroll')].map(box => box.scrollWidth - box.clientWidth))";
+const FIRST_PAINT: &str = "performance.getEntriesByName('first-paint')[0]?.startTime";
+const WHOLE: &str = "document.documentElement.outerHTML";
+
+/// Somebody who looks at the pages of a node.
+struct Looker {
+    browser: Browser,
+    origin: String,
 }
 
-/// While nodes pull an image that nobody has, the page of each shows who pulls from whom, in every form, with no
+/// While nodes pull an image that nobody has, the page of each shows who pulls from whom, on every screen, with no
 /// error and no request to anybody else.
 pub async fn cold_pull_is_seen_as_a_tree(lab: Lab, containerd: Generation) -> Result<()> {
     let settings = Settings {
@@ -50,129 +69,75 @@ pub async fn cold_pull_is_seen_as_a_tree(lab: Lab, containerd: Generation) -> Re
     let nodes: [_; 6] = start(&lab, containerd, settings).await?;
     let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
     lab.upstream.host().limit_sending(WHILE_LOOKING)?;
+    let mut looker = Looker::at(&nodes[1], &lab).await?;
     let looks = async {
-        let folder = lab.folder("browser")?;
-        let look = |page: &str| Look::at(&nodes[1], page, &folder);
-        look("/")
-            .shows(&["from the registry", "this node", "from node-", "lab/app"])
-            .await?;
-        look("/cluster")
-            .shows(&["6 nodes, 6 answered", "from the registry", "lab/app"])
-            .await?;
-        for (name, window, options) in [
-            ("desktop-light", "1280,1000", &[][..]),
-            (
-                "desktop-dark",
-                "1280,1000",
-                &["--blink-settings=preferredColorScheme=0"][..],
-            ),
-            ("phone-light", "500,1000", &[][..]),
-            (
-                "phone-dark",
-                "500,1000",
-                &["--blink-settings=preferredColorScheme=0"][..],
-            ),
-        ] {
-            let file = lab.log(name).with_extension("png");
-            look("/").photograph(&file, window, options).await?;
-        }
-        let file = lab.log("cluster").with_extension("png");
-        look("/cluster").photograph(&file, "1280,1400", &[]).await?;
+        let tree = ["from the registry", "this node", "from node-", "lab/app"];
+        looker.shows("/", &tree).await?;
+        let nodes = ["6 nodes, 6 answered", "from the registry", "lab/app"];
+        looker.shows("/cluster", &nodes).await?;
+        looker.looks_at("/", "node", &lab).await?;
+        looker.looks_at("/cluster", "cluster", &lab).await?;
         lab.upstream.host().limit_sending(AFTERWARDS)
     };
     tokio::try_join!(pull_together(&nodes, &image), looks)?;
-    Look::at(&nodes[1], "/content?q=lab", &lab.folder("browser")?)
-        .shows(&["lab/app:v1", "everybody"])
-        .await
+    looker
+        .shows("/content?q=lab", &["lab/app:v1", "everybody"])
+        .await?;
+    looker.looks_at("/content?q=lab", "content", &lab).await
 }
 
-impl Look {
-    fn at(node: &Node, path: &str, folder: &Path) -> Self {
-        Self {
-            namespace: node.host.namespace().to_owned(),
-            folder: folder.to_owned(),
-            page: format!("http://{}:9090{path}", node.host.address),
-        }
+impl Looker {
+    async fn at(node: &Node, lab: &Lab) -> Result<Self> {
+        Ok(Self {
+            browser: Browser::start(&node.host, &lab.folder("browser")?).await?,
+            origin: format!("http://{}:9090", node.host.address),
+        })
     }
 
-    /// Loads the page until the browser has these texts on it, with nothing wrong.
-    async fn shows(&self, texts: &'static [&'static str]) -> Result<()> {
-        let what = format!("{} to show {texts:?}", self.page);
-        let mut looked = Ok(false);
-        until(&what, async || {
-            let look = self.clone();
-            let dom = spawn_blocking(move || look.browse(&["--dump-dom"])).await?;
-            // What is wrong with a page does not get better.
-            looked = dom.map(|dom| texts.iter().all(|text| dom.contains(text)));
-            Ok(looked.as_ref().copied().unwrap_or(true))
+    /// Opens a page and waits until it has these texts, which come without the page being loaded again.
+    async fn shows(&mut self, path: &str, texts: &[&str]) -> Result<()> {
+        self.browser
+            .open(&format!("{}{path}", self.origin), DESKTOP)
+            .await?;
+        let browser = &mut self.browser;
+        until(&format!("{path} to show {texts:?}"), async || {
+            let shown = browser.evaluate(WHOLE).await?;
+            let shown = shown.as_str().context("a page")?;
+            Ok(texts.iter().all(|text| shown.contains(text)))
         })
         .await?;
-        looked.map(drop)
+        self.browser.ensure_nothing_wrong(&self.origin)
     }
 
-    /// Keeps what the page looks like.
-    async fn photograph(
-        &self,
-        file: &Path,
-        window: &'static str,
-        options: &'static [&'static str],
-    ) -> Result<()> {
-        let (look, picture) = (self.clone(), format!("--screenshot={}", file.display()));
-        let window = format!("--window-size={window}");
-        let browse = move || {
-            let mut all = vec![picture.as_str(), window.as_str()];
-            all.extend(options);
-            look.browse(&all)
-        };
-        spawn_blocking(browse).await??;
-        let size = fs::metadata(file).with_context(|| format!("no {}", file.display()))?;
-        ensure!(size.len() > 10_000, "{} is empty", file.display());
+    /// Looks at a page on each screen, and keeps what it looks like.
+    async fn looks_at(&mut self, path: &str, name: &str, lab: &Lab) -> Result<()> {
+        let browser = &mut self.browser;
+        for (on, screen) in [
+            ("desktop-light", DESKTOP),
+            ("desktop-dark", DARK_DESKTOP),
+            ("phone-light", PHONE),
+            ("phone-dark", SMALL_PHONE),
+        ] {
+            browser
+                .open(&format!("{}{path}", self.origin), screen)
+                .await?;
+            let size = browser.received();
+            ensure!(size > 0 && size <= MAX_SIZE, "{path} has {size} bytes");
+            let outside = browser.evaluate(OUTSIDE).await?;
+            ensure!(outside == "", "{path} on {on} is too wide: {outside}");
+            if screen.is_phone {
+                let sideways = browser.evaluate(SIDEWAYS).await?;
+                ensure!(
+                    sideways == 0,
+                    "a table of {path} on {on} is {sideways} pixels too wide"
+                );
+            }
+            let picture = lab.log(&format!("{name}-{on}")).with_extension("png");
+            browser.photograph(&picture).await?;
+            let paint = browser.evaluate(FIRST_PAINT).await?;
+            println!("{path} on {on}: {size} bytes, first paint after {paint} ms");
+            browser.ensure_nothing_wrong(&self.origin)?;
+        }
         Ok(())
-    }
-
-    /// Runs the browser, and fails if the page logged an error or asked anybody else.
-    fn browse(&self, options: &[&str]) -> Result<String> {
-        let network = self.folder.join("network.json");
-        let mut browser = Host::command_in(&self.namespace, "chromium");
-        browser.args(BROWSER).args(options);
-        browser.arg(format!(
-            "--user-data-dir={}",
-            self.folder.join("profile").display()
-        ));
-        browser.arg(format!("--log-net-log={}", network.display()));
-        browser
-            .args(["--enable-logging=stderr", "--v=0"])
-            .arg(&self.page);
-        let done = browser.output().context("chromium does not start")?;
-        let log = String::from_utf8_lossy(&done.stderr);
-        ensure!(done.status.success(), "chromium failed: {log}");
-        let said = log.lines().find(|line| line.contains("CONSOLE"));
-        ensure!(said.is_none(), "the page logs {said:?}");
-        let requests = fs::read_to_string(&network)?;
-        let asked = self.asked_by_page(&requests);
-        ensure!(
-            !asked.is_empty(),
-            "the page loads nothing, not even its style"
-        );
-        let outside: Vec<_> = asked
-            .iter()
-            .filter(|url| !url.starts_with(self.origin()))
-            .collect();
-        ensure!(outside.is_empty(), "requests to others: {outside:?}");
-        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
-    }
-
-    fn origin(&self) -> &str {
-        let path = self.page.find("9090").map_or(0, |port| port + "9090".len());
-        &self.page[..path]
-    }
-
-    /// What the page asked for, by the browser's log of the network. The browser has requests of its own, which have no
-    /// page for an initiator.
-    fn asked_by_page<'a>(&self, log: &'a str) -> Vec<&'a str> {
-        let by_page = format!("\"initiator\":\"{}\"", self.origin());
-        let requests = log.split(by_page.as_str()).skip(1);
-        let urls = requests.filter_map(|rest| rest.split("\"url\":\"").nth(1)?.split('"').next());
-        urls.collect()
     }
 }

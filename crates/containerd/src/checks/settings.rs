@@ -1,19 +1,17 @@
 //! containerd's settings, from whoever tells them: up to 1.7 the CRI plugin does, from 2.0 on only the file.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use toml_edit::{DocumentMut, Item};
 
 use super::Generation;
+use super::files::Written;
 use crate::client::Client;
 use crate::listing::blocking;
 
-/// Bytes of a configuration file that is read.
-const MAX_FILE: u64 = 1 << 20;
 /// Where the registry's and the layers' settings stand, in files of version 3 and 2.
 const IMAGES: &str = "io.containerd.cri.v1.images";
 const CRI: &str = "io.containerd.grpc.v1.cri";
@@ -21,6 +19,9 @@ const CRI: &str = "io.containerd.grpc.v1.cri";
 const DEFAULT_ROOT: &str = "/var/lib/containerd";
 /// What `config_path` is from 2.2 on where it is not set.
 const DEFAULT_CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
+
+/// `max_concurrent_downloads` where it is not set.
+const DEFAULT_DOWNLOADS: i64 = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Setting<T> {
@@ -34,6 +35,10 @@ pub(super) struct Settings {
     /// Empty: not set.
     pub config_path: Setting<String>,
     pub discard_unpacked_layers: Setting<bool>,
+    /// What makes containerd from 2.1 on pull in its local mode; `None`: it pulls with its transfer service.
+    pub local_mode: Setting<Option<String>>,
+    /// When the configuration was written last; `None`: that is not known.
+    pub changed: Option<SystemTime>,
 }
 
 impl Settings {
@@ -51,7 +56,9 @@ impl Settings {
     fn unknown(why: String) -> Self {
         Self {
             config_path: Setting::Unknown(why.clone()),
-            discard_unpacked_layers: Setting::Unknown(why),
+            discard_unpacked_layers: Setting::Unknown(why.clone()),
+            local_mode: Setting::Unknown(why),
+            changed: None,
         }
     }
 }
@@ -82,66 +89,138 @@ fn told_by_cri(info: &HashMap<String, String>) -> Option<Settings> {
     Some(Settings {
         config_path: Setting::Is(told.registry.config_path),
         discard_unpacked_layers: Setting::Is(told.containerd.discard_unpacked_layers),
+        // These know no other.
+        local_mode: Setting::Is(None),
+        // It tells what is in force.
+        changed: None,
     })
 }
 
-/// What a file says, if it can be read and is this containerd's. `content`: where that one's content lies.
+/// What a file and those that it imports say, if they can be read and are this containerd's. `content`: where that one's
+/// content lies.
 fn in_file(file: &Path, generation: Generation, content: Option<&Path>) -> Settings {
-    let text = read(file).map_err(|error| format!("cannot be read here ({error})"));
-    let found = text.and_then(|text| written(&text, generation, content));
-    found.unwrap_or_else(|why| Settings::unknown(format!("{}: {why}", file.display())))
+    let written = Written::read(file);
+    let found = written.and_then(|written| {
+        let settings = said(&written, generation, content);
+        settings.map_err(|why| format!("{}: {why}", file.display()))
+    });
+    found.unwrap_or_else(Settings::unknown)
 }
 
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// What a configuration file says, or why that does not settle it.
-fn written(text: &str, generation: Generation, content: Option<&Path>) -> Result<Settings, String> {
-    let document: DocumentMut = text
-        .parse()
-        .map_err(|e: toml_edit::TomlError| format!("is not TOML: {}", e.message()))?;
-    let imports = document.get("imports").and_then(Item::as_array);
-    let imports = imports.is_some_and(|i| !i.is_empty());
-    let root = document.get("root").and_then(Item::as_str);
-    // Where the root may stand in a file that is imported, there is nothing to compare.
-    if root.is_some() || !imports {
+/// What a configuration says, or why that does not settle it.
+fn said(
+    written: &Written,
+    generation: Generation,
+    content: Option<&Path>,
+) -> Result<Settings, String> {
+    let roots = written.documents.iter().rev();
+    let root = roots
+        .filter_map(|(_, document)| document.get("root")?.as_str())
+        .next();
+    // Where the root may stand in a file that is not read, there is nothing to compare.
+    if root.is_some() || written.unread.is_empty() {
         belongs(Path::new(root.unwrap_or(DEFAULT_ROOT)), content)?;
     }
-    let plugins = document.get("plugins");
-    let at = |path: &[&str]| {
-        path.iter()
-            .try_fold(plugins?, |item, key| item.get(key))
-            .cloned()
-    };
-    let first = |paths: [&[&str]; 2]| paths.into_iter().find_map(at);
-    let path = first([
-        &[IMAGES, "registry", "config_path"],
-        &[CRI, "registry", "config_path"],
-    ]);
-    let discard = first([
-        &[IMAGES, "discard_unpacked_layers"],
-        &[CRI, "containerd", "discard_unpacked_layers"],
-    ]);
+    let unread = written.unread.join(", ");
     let default = if generation >= Generation(2, 2) {
         DEFAULT_CONFIG_PATH
     } else {
         ""
     };
+    let config_path = written.setting(&[&["registry", "config_path"]]);
+    let discard = written.setting(&[
+        &["discard_unpacked_layers"],
+        &["containerd", "discard_unpacked_layers"],
+    ]);
+    let table = written.setting(&[&[]]);
     Ok(Settings {
-        config_path: match path.as_ref().and_then(Item::as_str) {
-            Some(path) => Setting::Is(path.to_owned()),
-            None if imports => unset("config_path"),
-            None => Setting::Is(default.to_owned()),
+        config_path: match config_path.map(|item| item.and_then(Item::as_str)) {
+            Err(why) => Setting::Unknown(why),
+            Ok(Some(path)) => Setting::Is(path.to_owned()),
+            Ok(None) if !unread.is_empty() => unset("config_path", &unread),
+            Ok(None) => Setting::Is(default.to_owned()),
         },
-        discard_unpacked_layers: match discard.as_ref().and_then(Item::as_bool) {
-            Some(discard) => Setting::Is(discard),
-            None if imports => unset("discard_unpacked_layers"),
-            None => Setting::Is(false),
+        discard_unpacked_layers: match discard.map(|item| item.and_then(Item::as_bool)) {
+            Err(why) => Setting::Unknown(why),
+            Ok(Some(discard)) => Setting::Is(discard),
+            Ok(None) if !unread.is_empty() => unset("discard_unpacked_layers", &unread),
+            Ok(None) => Setting::Is(false),
         },
+        local_mode: match table.map(|item| item.and_then(local_mode)) {
+            Err(why) => Setting::Unknown(why),
+            Ok(None) if !unread.is_empty() => unset("what decides how containerd pulls", &unread),
+            Ok(reason) => Setting::Is(reason),
+        },
+        changed: written.changed,
     })
+}
+
+impl Written {
+    /// A setting of CRI's images, by the paths that it may have below their table. The last file that has the table counts.
+    ///
+    /// # Errors
+    /// An earlier file has the setting and a later one the table without it: containerd before 2.2 takes the later table whole.
+    fn setting(&self, paths: &[&[&str]]) -> Result<Option<&Item>, String> {
+        let tables = self.documents.iter().rev();
+        let mut tables = tables.filter_map(|(path, document)| Some((path, images_of(document)?)));
+        let below = |table| paths.iter().find_map(|path| at(table, path));
+        let Some((last, table)) = tables.next() else {
+            return Ok(None);
+        };
+        if let Some(item) = below(table) {
+            return Ok(Some(item));
+        }
+        match tables.find(|(_, table)| below(table).is_some()) {
+            None => Ok(None),
+            Some((earlier, _)) => Err(format!(
+                "{} and {} both have the table of CRI's images, and the second one may replace the first: write both into one file",
+                earlier.display(),
+                last.display()
+            )),
+        }
+    }
+}
+
+/// The table of CRI's images in a file. In files of version 3, the name of version 2 means nothing.
+fn images_of(document: &DocumentMut) -> Option<&Item> {
+    let plugins = document.get("plugins")?;
+    let version = document.get("version").and_then(Item::as_integer);
+    let old = || (version.unwrap_or(2) < 3).then(|| plugins.get(CRI))?;
+    plugins.get(IMAGES).or_else(old)
+}
+
+fn at<'a>(table: &'a Item, path: &[&str]) -> Option<&'a Item> {
+    path.iter().try_fold(table, |item, key| item.get(key))
+}
+
+/// The first setting of CRI's images that the transfer service does not know, and for which containerd from 2.1 on pulls
+/// as it did before (containerd, `internal/cri/config`, `CheckLocalImagePullConfigs`).
+fn local_mode(table: &Item) -> Option<String> {
+    let at = |path: &[&str]| at(table, path);
+    let is = |path: &[&str], value: bool| at(path).and_then(Item::as_bool) == Some(value);
+    let flags = [
+        (&["use_local_image_pull"][..], true),
+        (&["discard_unpacked_layers"], true),
+        (&["containerd", "discard_unpacked_layers"], true),
+        (&["disable_snapshot_annotations"], false),
+        (&["image_pull_with_sync_fs"], true),
+    ];
+    let flag = flags.iter().find(|(path, value)| is(path, *value));
+    if let Some((path, value)) = flag {
+        return Some(format!("{} = {value}", path.last()?));
+    }
+    let old = ["mirrors", "configs", "auths"];
+    let has = |name: &&&str| {
+        let table = at(&["registry", name]).and_then(Item::as_table_like);
+        table.is_some_and(|table| !table.is_empty())
+    };
+    if let Some(name) = old.iter().find(has) {
+        return Some(format!("registry.{name}"));
+    }
+    let downloads = at(&["max_concurrent_downloads"]).and_then(Item::as_integer);
+    downloads
+        .filter(|number| *number != DEFAULT_DOWNLOADS)
+        .map(|number| format!("max_concurrent_downloads = {number}"))
 }
 
 /// Whether a file with this root can be that of the containerd whose content lies there: one that was started with
@@ -157,111 +236,11 @@ fn belongs(root: &Path, content: Option<&Path>) -> Result<(), String> {
     }
 }
 
-fn unset<T>(what: &str) -> Setting<T> {
-    Setting::Unknown(format!("{what} may stand in a file that is imported"))
+fn unset<T>(what: &str, unread: &str) -> Setting<T> {
+    Setting::Unknown(format!(
+        "{what} may stand in {unread}, which is imported and cannot be read here"
+    ))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn is(path: &str, discard: bool) -> Settings {
-        Settings {
-            config_path: Setting::Is(path.into()),
-            discard_unpacked_layers: Setting::Is(discard),
-        }
-    }
-
-    #[test]
-    fn cri_tells_up_to_1_7() {
-        let info = |config: &str| HashMap::from([("config".to_owned(), config.to_owned())]);
-        let told = r#"{"containerd":{"snapshotter":"overlayfs","discardUnpackedLayers":true},
-                       "registry":{"configPath":"/etc/containerd/certs.d","mirrors":null}}"#;
-        assert_eq!(
-            told_by_cri(&info(told)),
-            Some(is("/etc/containerd/certs.d", true))
-        );
-        let of_2_1 = r#"{"containerd":{"defaultRuntimeName":"runc"},"cni":{}}"#;
-        assert_eq!(told_by_cri(&info(of_2_1)), None);
-        assert_eq!(told_by_cri(&info("{")), None);
-        assert_eq!(told_by_cri(&HashMap::new()), None);
-    }
-
-    #[test]
-    fn files_of_both_versions_are_read() {
-        let v3 = r#"
-            version = 3
-            [plugins."io.containerd.cri.v1.images"]
-              discard_unpacked_layers = true
-              [plugins."io.containerd.cri.v1.images".registry]
-                config_path = "/a"
-        "#;
-        assert_eq!(written(v3, Generation(2, 1), None), Ok(is("/a", true)));
-        let v2 = r#"
-            version = 2
-            [plugins."io.containerd.grpc.v1.cri"]
-              containerd = { discard_unpacked_layers = true }
-              registry.config_path = "/b"
-        "#;
-        assert_eq!(written(v2, Generation(2, 1), None), Ok(is("/b", true)));
-    }
-
-    #[test]
-    fn what_a_file_leaves_out() {
-        assert_eq!(written("", Generation(2, 1), None), Ok(is("", false)));
-        let from_2_2 = written("", Generation(2, 2), None);
-        assert_eq!(from_2_2, Ok(is(DEFAULT_CONFIG_PATH, false)));
-        let imports = written(
-            "imports = ['/etc/containerd/conf.d/*.toml']",
-            Generation(2, 2),
-            None,
-        );
-        let imports = imports.expect("TOML");
-        assert!(matches!(imports.config_path, Setting::Unknown(_)));
-        assert!(matches!(
-            imports.discard_unpacked_layers,
-            Setting::Unknown(_)
-        ));
-        assert!(written("= x", Generation(2, 2), None).is_err());
-        assert_eq!(
-            written("plugins = 1\nversion = [3]", Generation(2, 1), None),
-            Ok(is("", false))
-        );
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_read_or_is_another_containerds_settles_nothing() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("config.toml");
-        let why = |root: &str| {
-            let content = Path::new(root).join("io.containerd.content.v1.content");
-            match in_file(&file, Generation(2, 1), Some(&content)) {
-                Settings {
-                    config_path: Setting::Unknown(why),
-                    discard_unpacked_layers: Setting::Unknown(_),
-                } => Some(why),
-                _ => None,
-            }
-        };
-        let none = why(DEFAULT_ROOT).expect("there is no file");
-        assert!(none.contains("config.toml: cannot be read here"), "{none}");
-        std::fs::create_dir(&file).expect("a folder");
-        assert!(why(DEFAULT_ROOT).is_some(), "what a mount of nothing makes");
-        std::fs::remove_dir(&file).expect("empty");
-
-        let k3s = "/var/lib/rancher/k3s/agent/containerd";
-        std::fs::write(&file, "version = 3").expect("written");
-        assert_eq!(why(DEFAULT_ROOT), None);
-        let other = why(k3s).expect("another root");
-        assert!(
-            other.contains(k3s) && other.contains(DEFAULT_ROOT),
-            "{other}"
-        );
-        std::fs::write(&file, format!("root = '{k3s}/'")).expect("written");
-        assert_eq!(why(k3s), None);
-        assert!(why(DEFAULT_ROOT).is_some());
-        std::fs::write(&file, "imports = ['x.toml']\n[plugins]").expect("written");
-        let imports = why(k3s).expect("it may stand in the other file");
-        assert!(imports.contains("imported"), "{imports}");
-    }
-}
+mod tests;

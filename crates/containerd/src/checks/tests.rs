@@ -3,9 +3,16 @@ use std::time::Duration;
 use super::*;
 
 fn settings(config_path: Setting<String>, discard: Setting<bool>) -> Settings {
+    let reason = || "discard_unpacked_layers = true".to_owned();
+    let local_mode = match &discard {
+        Setting::Is(discards) => Setting::Is(discards.then(reason)),
+        Setting::Unknown(why) => Setting::Unknown(why.clone()),
+    };
     Settings {
         config_path,
         discard_unpacked_layers: discard,
+        local_mode,
+        changed: None,
     }
 }
 
@@ -148,10 +155,63 @@ fn discarded_layers_are_a_warning() {
 }
 
 #[test]
+fn the_pull_mode_is_told_with_its_reason() {
+    let told = |discard, generation| {
+        let settings = settings(Setting::Is(String::new()), discard);
+        pull_mode(&settings, generation).map(|finding| finding.found)
+    };
+    let told = [
+        told(Setting::Is(true), Generation(2, 0)),
+        told(Setting::Is(true), Generation(2, 1)),
+        told(Setting::Is(false), Generation(2, 1)),
+        told(Setting::Unknown(String::new()), Generation(2, 1)),
+    ];
+    let expected = [
+        Some("local, as always before containerd 2.1"),
+        Some("local, because of discard_unpacked_layers = true"),
+        Some("transfer service"),
+        None,
+    ];
+    assert_eq!(told, expected.map(|text| text.map(ToOwned::to_owned)));
+}
+
+#[test]
+fn a_configuration_that_is_newer_than_the_socket_is_not_in_force() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("containerd.sock");
+    assert_eq!(in_force(Some(SystemTime::now()), &socket), None);
+    std::fs::write(&socket, "").expect("written");
+    let started = socket.metadata().and_then(|status| status.modified());
+    let started = started.expect("a time");
+    let state = |changed| in_force(changed, &socket).map(|finding| finding.state);
+    assert_eq!(state(None), None);
+    assert_eq!(state(Some(started)), Some(State::Ok));
+    let later = started + Duration::from_secs(1);
+    assert_eq!(state(Some(later)), Some(State::Warning));
+}
+
+#[test]
 fn content_that_is_not_mounted_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
-    assert_eq!(content(folder.path()).state, State::Ok);
-    let finding = content(&folder.path().join("not/mounted"));
+    assert_eq!(content(folder.path(), &[]).state, State::Ok);
+    let finding = content(&folder.path().join("not/mounted"), &[]);
     assert_eq!(finding.state, State::Warning);
     assert!(finding.to_string().contains("not/mounted"));
+}
+
+#[test]
+fn content_of_another_containerd_is_told_from_ones_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = |text: &[u8]| Image {
+        name: "a.io/b:c".into(),
+        target: Digest::sha256(text),
+    };
+    let (here, gone) = (image(b"here"), image(b"gone"));
+    let file = blobs::path(folder.path(), &here.target);
+    std::fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+    std::fs::write(file, "here").expect("written");
+    let state = |images: &[Image]| content(folder.path(), images).state;
+    assert_eq!(state(&[]), State::Ok, "a containerd without images");
+    assert_eq!(state(&[gone.clone(), here]), State::Ok);
+    assert_eq!(state(&[gone]), State::Warning);
 }

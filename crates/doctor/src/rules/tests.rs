@@ -1,8 +1,28 @@
 use super::*;
-use crate::checks::{CONFIG_PATH, CONTAINERD_VERSION};
-use crate::facts::{AddressAnswer, Advice, HostsFolder, Peer, Registry};
+use std::collections::HashSet;
+
+use crate::checks::{
+    self, ASKED, CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, CRI, HOSTS_ADDRESS,
+    HOSTS_FIRST, HOSTS_FOLDER, HOSTS_OURS, HOSTS_READABLE, HOSTS_SHADOWED, IN_FORCE, LAYERS_KEPT,
+    NODE_SECRET, PULL_MODE,
+};
+use crate::facts::{AddressAnswer, Advice, HostsFile, HostsFolder, Peer, PeerClock, Registry};
 use crate::finding::{Check, Severity};
 use crate::{Report, diagnose};
+
+/// What is said of each setting of a sound containerd.
+const SETTINGS: [&Check; 7] = [
+    &CONTAINERD_VERSION,
+    &CONFIG_PATH,
+    &IN_FORCE,
+    &CRI,
+    &PULL_MODE,
+    &LAYERS_KEPT,
+    &CONTENT_READABLE,
+];
+
+/// The fingerprint of the node secret.
+const SECRET: &str = "0123456789abcdef";
 
 /// A node on which all is well.
 fn sound() -> Facts {
@@ -13,27 +33,37 @@ fn sound() -> Facts {
         by_mirror: true,
         hosts: vec![("http://127.0.0.1:5000".into(), true)],
         hides: None,
+        in_vain: None,
+        secret: Some(SECRET.into()),
     };
     Facts {
-        containerd: Containerd::Reached(vec![Advice {
-            check: &CONTAINERD_VERSION,
-            severity: Severity::Ok,
-            text: "containerd 2.1".into(),
-            remedy: None,
-        }]),
+        containerd: Containerd::Reached(
+            SETTINGS
+                .map(|check| Advice {
+                    check,
+                    severity: Severity::Ok,
+                    text: "as it should be".into(),
+                    remedy: None,
+                })
+                .to_vec(),
+        ),
         hosts: vec![HostsFolder {
             path: "/etc/containerd/certs.d".into(),
             problem: None,
             files: vec![file],
+            empty: Vec::new(),
+            unread: Vec::new(),
         }],
         addresses: vec![AddressAnswer {
             url: "http://127.0.0.1:5000".into(),
             answer: Answered::ThisNode,
         }],
         now: 1_000_000,
+        clocks: ["n2", "n3"].map(|name| clock_of(name, 1)).to_vec(),
         mirror_address: "127.0.0.1:9090".into(),
         mirror: Ok(Mirror {
             version: "1.0".into(),
+            node_secret: Some(SECRET.into()),
             open_files: 65_536,
             now: 1_000_000,
             uptime: 1000,
@@ -48,11 +78,29 @@ fn sound() -> Facts {
                 name: "docker.io".into(),
                 ..Registry::default()
             }],
+            trial: Some(Trial::CameThrough { milliseconds: 5 }),
             ..Mirror::default()
         }),
         is_installed: true,
-        trial: Some(Trial::CameThrough { milliseconds: 5 }),
     }
+}
+
+fn clock_of(name: &str, ahead: i64) -> PeerClock {
+    let name = name.into();
+    PeerClock { name, ahead }
+}
+
+/// A setting of containerd that is not as it should be.
+fn mistaken(facts: &mut Facts, check: &Check, severity: Severity) {
+    let Containerd::Reached(settings) = &mut facts.containerd else {
+        panic!("it was reached");
+    };
+    let mut of_check = settings
+        .iter_mut()
+        .filter(|advice| advice.check.code == check.code);
+    let advice = of_check.next().expect("it is said of a sound containerd");
+    advice.severity = severity;
+    advice.remedy = Some("the lines to write".into());
 }
 
 /// What is not well, by its check and severity.
@@ -87,39 +135,54 @@ type Break = fn(&mut Facts);
 #[test]
 fn each_fault_is_named_and_nothing_else() {
     use Severity::{Fault, Unknown, Warning};
-    let table: [(&Check, Severity, Break); 22] = [
+    let table: [(&Check, Severity, Break); 42] = [
         (&CONTAINERD_ANSWERS, Fault, |f| {
             f.containerd = Containerd::Unreachable {
                 socket: "/run/containerd/containerd.sock".into(),
                 error: "no such file".into(),
             };
-            f.trial = Some(Trial::Failed("nobody pulled".into()));
+            mirror_of(f).trial = Some(Trial::Failed("nobody pulled".into()));
             mirror_of(f).not_ready = Some("waits for containerd".into());
         }),
         (&CONFIG_PATH, Fault, |f| {
-            f.containerd = Containerd::Reached(vec![Advice {
-                check: &CONFIG_PATH,
-                severity: Fault,
-                text: "not set".into(),
-                remedy: Some("config_path = …".into()),
-            }]);
-            f.trial = Some(Trial::Failed("nobody asked".into()));
+            mistaken(f, &CONFIG_PATH, Fault);
+            mirror_of(f).trial = Some(Trial::Failed("nobody asked".into()));
             mirror_of(f).asked_ago = None;
+        }),
+        (&CONTAINERD_VERSION, Warning, |f| {
+            mistaken(f, &CONTAINERD_VERSION, Warning);
+        }),
+        (&LAYERS_KEPT, Warning, |f| {
+            mistaken(f, &LAYERS_KEPT, Warning);
+        }),
+        (&CONTENT_READABLE, Fault, |f| {
+            mistaken(f, &CONTENT_READABLE, Fault);
+            mirror_of(f).not_ready = Some("containerd keeps its content elsewhere".into());
         }),
         (&HOSTS_FOLDER, Fault, |f| {
             f.hosts[0].files.clear();
             f.addresses.clear();
-            f.trial = Some(Trial::Failed("nobody asked".into()));
+            mirror_of(f).trial = Some(Trial::Failed("nobody asked".into()));
         }),
         (&HOSTS_FOLDER, Fault, |f| {
             f.hosts[0].files.clear();
             f.addresses.clear();
             f.hosts[0].problem = Some("permission denied".into());
+            mirror_of(f).asked_ago = None;
+        }),
+        (&HOSTS_FOLDER, Unknown, |f| {
+            f.hosts[0].files.clear();
+            f.addresses.clear();
+            f.hosts[0].problem = Some("no such folder".into());
         }),
         (&HOSTS_READABLE, Fault, |f| {
             let mut broken = file_of(f).clone();
             broken.problem = Some("line 3: not TOML".into());
             f.hosts[0].files.push(broken);
+        }),
+        (&HOSTS_READABLE, Fault, |f| {
+            file_of(f).problem = Some("line 3: not TOML".into());
+            mirror_of(f).asked_ago = None;
         }),
         (&HOSTS_OURS, Fault, |f| {
             file_of(f).hosts = vec![("https://other".into(), false)];
@@ -130,6 +193,32 @@ fn each_fault_is_named_and_nothing_else() {
             let mut other = file_of(f).clone();
             other.hosts.clear();
             f.hosts[0].files.push(other);
+        }),
+        (&HOSTS_OURS, Fault, |f| {
+            file_of(f).in_vain = Some("its capabilities have no 'pull'".into());
+            mirror_of(f).asked_ago = None;
+        }),
+        (&HOSTS_OURS, Warning, |f| {
+            f.hosts[0].empty = vec!["/etc/containerd/certs.d/ghcr.io".into()];
+        }),
+        (&HOSTS_SHADOWED, Warning, |f| {
+            f.hosts[0].unread = vec![("registry-1.docker.io".into(), "docker.io".into())];
+        }),
+        (&NODE_SECRET, Warning, |f| file_of(f).secret = None),
+        (&NODE_SECRET, Warning, |f| {
+            mirror_of(f).node_secret = Some("another".into());
+            mirror_of(f).asked_ago = None;
+            mirror_of(f).uptime = 100_000;
+        }),
+        (&IN_FORCE, Warning, |f| {
+            mistaken(f, &IN_FORCE, Warning);
+            mirror_of(f).asked_ago = None;
+            mirror_of(f).uptime = 100_000;
+        }),
+        (&CRI, Fault, |f| {
+            mistaken(f, &CRI, Fault);
+            mirror_of(f).asked_ago = None;
+            mirror_of(f).trial = Some(Trial::Failed("no CRI".into()));
         }),
         (&HOSTS_FIRST, Warning, |f| {
             file_of(f).hosts.insert(0, ("https://other".into(), false));
@@ -155,16 +244,38 @@ fn each_fault_is_named_and_nothing_else() {
         (&MIRROR_ANSWERS, Fault, |f| {
             f.mirror = Err("connection refused".into());
             f.addresses[0].answer = Answered::Nothing("connection refused".into());
-            f.trial = Some(Trial::Failed("nobody answers".into()));
         }),
         (&MIRROR_READY, Fault, |f| {
             mirror_of(f).not_ready = Some("the store cannot be written".into());
         }),
         (&DESCRIPTORS, Warning, |f| mirror_of(f).open_files = 1024),
         (&CLOCK, Warning, |f| mirror_of(f).now -= 3600),
+        (&CLOCK, Warning, |f| {
+            f.clocks = vec![
+                clock_of("n2", 3600),
+                clock_of("n3", 3601),
+                clock_of("n4", 0),
+            ];
+        }),
+        (&CLOCK, Warning, |f| f.clocks = vec![clock_of("n2", -61)]),
         (&PEERS_FOUND, Fault, |f| {
             mirror_of(f).peers.clear();
             mirror_of(f).bootstrap_error = Some("peili-bootstrap does not resolve".into());
+        }),
+        (&PEERS_FOUND, Warning, |f| mirror_of(f).peers.clear()),
+        (&PEERS_FOUND, Unknown, |f| {
+            mirror_of(f).looks_for_peers = false;
+        }),
+        (&PEERS_REACHED, Warning, |f| {
+            let peer = mirror_of(f).peers[0].clone();
+            mirror_of(f).peers.push(peer);
+            mirror_of(f).peers[1].error = Some("no answer".into());
+        }),
+        (&PEERS_VERSION, Warning, |f| {
+            mirror_of(f).peers[0].version = Some("0.9".into());
+        }),
+        (&PEERS_LACKING, Warning, |f| {
+            mirror_of(f).peers[0].lacking = Some(LACKING_OFTEN);
         }),
         (&PEERS_REACHED, Fault, |f| {
             mirror_of(f).peers[0].error = Some("no answer".into());
@@ -174,11 +285,17 @@ fn each_fault_is_named_and_nothing_else() {
             registry.unreachable = Some("does not resolve".into());
             registry.failing = Some("does not resolve".into());
         }),
+        (&UPSTREAM_CHECKED, Warning, |f| {
+            mirror_of(f).registries[0].failing = Some("it answered 429".into());
+        }),
         (&TRIAL, Fault, |f| {
-            f.trial = Some(Trial::Failed("the mirror was not asked".into()));
+            mirror_of(f).trial = Some(Trial::Failed("the mirror was not asked".into()));
         }),
     ];
+    // How containerd pulls is told, and is no fault.
+    let mut broken = HashSet::from([PULL_MODE.code]);
     for (check, severity, breaks) in table {
+        broken.insert(check.code);
         let mut facts = sound();
         breaks(&mut facts);
         let found = problems(&diagnose(&facts));
@@ -189,13 +306,29 @@ fn each_fault_is_named_and_nothing_else() {
             check.title
         );
     }
+    let whole = checks::ALL
+        .iter()
+        .filter(|check| !broken.contains(&check.code));
+    assert_eq!(
+        whole.map(|check| check.title).collect::<Vec<_>>(),
+        [""; 0],
+        "has no fault above"
+    );
+}
+
+#[test]
+fn the_clock_of_one_other_node_is_not_this_ones_fault() {
+    let mut facts = sound();
+    facts.clocks = vec![clock_of("n2", 3600), clock_of("n3", 2)];
+    assert_eq!(problems(&diagnose(&facts)), []);
+    facts.clocks.clear();
+    assert_eq!(problems(&diagnose(&facts)), []);
 }
 
 #[test]
 fn a_mirror_that_cannot_take_its_port_is_told_from_one_that_was_not_started() {
     let mut facts = sound();
     facts.mirror = Err("connection refused".into());
-    facts.trial = None;
     for (answer, told) in [
         (Answered::Nothing("refused".into()), "systemctl start peili"),
         (
@@ -246,7 +379,6 @@ fn before_the_installation_only_containerd_is_looked_at() {
     facts.mirror = Err("connection refused".into());
     facts.hosts[0].files.clear();
     facts.addresses.clear();
-    facts.trial = None;
     assert_eq!(problems(&diagnose(&facts)), []);
 }
 
@@ -256,8 +388,31 @@ fn a_host_without_containerd_is_not_told_of_it() {
         containerd: Containerd::None,
         hosts: Vec::new(),
         addresses: Vec::new(),
-        trial: None,
         ..sound()
     };
     assert_eq!(problems(&diagnose(&facts)), []);
+}
+
+#[test]
+fn the_command_to_run_is_that_of_this_node() {
+    let mut facts = sound();
+    facts.hosts[0].files.clear();
+    facts.addresses.clear();
+    let command = |facts: &Facts| {
+        let text = diagnose(facts).text(false);
+        let command = text
+            .lines()
+            .find_map(|line| line.split_once("peili configuration"));
+        command.expect("a command").1.to_owned()
+    };
+    mirror_of(&mut facts).node_secret = None;
+    assert_eq!(command(&facts), " --mirror-targets http://127.0.0.1:5000");
+    facts.hosts[0].path = "/etc/rancher/certs.d".into();
+    mirror_of(&mut facts).registry_port = 30020;
+    mirror_of(&mut facts).node_secret = Some(SECRET.into());
+    assert_eq!(
+        command(&facts),
+        " --mirror-targets http://127.0.0.1:30020 --containerd-registry-config-path /etc/rancher/certs.d \
+         --node-secret-file FILE, with the file that the mirror has"
+    );
 }

@@ -47,11 +47,21 @@ pub struct PullTestArgs {
     pub within: String,
 }
 
-#[derive(Args, Debug)]
-pub struct DoctorArgs {
+// Which mirror is asked, and how its answer is shown. A doc comment would become the description of each command.
+#[derive(Args, Clone, Debug)]
+pub struct AskArgs {
     /// host:port of the mirror's metrics.
     #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
     pub metrics_endpoint: String,
+    /// text, or json as the API has it.
+    #[arg(long, default_value = "text")]
+    pub output: String,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub ask: AskArgs,
     /// containerd's socket; empty: as the mirror has it, else /run/containerd/containerd.sock.
     #[arg(
         long,
@@ -104,19 +114,12 @@ pub struct DoctorArgs {
     /// Look again every second until nothing is at fault, for this long, as in 1m.
     #[arg(long, default_value = "0")]
     pub wait: String,
-    /// text, or json.
-    #[arg(long, default_value = "text")]
-    pub output: String,
 }
 
 #[derive(Args, Debug)]
 pub struct ShowArgs {
-    /// host:port of the mirror's metrics.
-    #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
-    pub metrics_endpoint: String,
-    /// text, or json as the API has it.
-    #[arg(long, default_value = "text")]
-    pub output: String,
+    #[command(flatten)]
+    pub ask: AskArgs,
     /// Show it again every second, until interrupted.
     #[arg(long)]
     pub watch: bool,
@@ -174,12 +177,8 @@ pub struct ImagesArgs {
     /// List what has this text in its name or digest.
     #[arg(default_value = "", hide_default_value = true)]
     pub search: String,
-    /// host:port of the mirror's metrics.
-    #[arg(long, env = "METRICS_ENDPOINT", default_value = "127.0.0.1:9090")]
-    pub metrics_endpoint: String,
-    /// text, or json as the API has it.
-    #[arg(long, default_value = "text")]
-    pub output: String,
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 #[derive(Args, Debug)]
@@ -205,6 +204,9 @@ pub struct DemoArgs {
     /// An image of a real registry to pull instead, as in docker.io/library/alpine:3. Needs the network.
     #[arg(long, default_value = "", hide_default_value = true, conflicts_with_all = ["size", "layers"])]
     pub image: String,
+    /// Do not open the status page in a browser, and end when all is pulled.
+    #[arg(long)]
+    pub no_open: bool,
     /// text, or json for a JSON object a line.
     #[arg(long, default_value = "text")]
     pub output: String,

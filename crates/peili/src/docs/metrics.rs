@@ -24,6 +24,9 @@ const HEAD: &str = "\
 The mirror answers `/metrics` at `--metrics-addr` (port 9090) in OpenMetrics text. Metrics that begin with `spegel_` and `http_` are
 Spegel's. A metric is not shown before something is counted in it, if it has labels. A test writes this page from the code.
 
+Histograms have no exemplars: they would cost a lock and a label set for each request, for those few that are traced. To go from a slow
+request to its trace, search the traces for the longest `request` spans of the node ([traces.md](traces.md)).
+
 | metric | type | meaning |
 |---|---|---|
 ";

@@ -33,6 +33,11 @@ impl<T: Send + Sync + 'static> Background<T> {
         })
     }
 
+    /// Whether anybody has asked for it.
+    pub fn has_begun(&self) -> bool {
+        self.began.lock().is_some()
+    }
+
     /// The last value; `None` before the first. Finds out a new one in the background if the last is old.
     pub fn get<F>(self: &Arc<Self>, find_out: impl FnOnce() -> F) -> Option<Arc<T>>
     where
@@ -85,7 +90,9 @@ mod tests {
             let found = found.clone();
             async move { found.fetch_add(1, Ordering::SeqCst) }
         };
+        assert!(!value.has_begun());
         assert_eq!(value.get(find_out), None);
+        assert!(value.has_begun());
         let first = value.first(Duration::from_secs(9), find_out).await;
         assert_eq!(first, Some(Arc::new(0)));
         tokio::time::advance(Duration::from_secs(29)).await;

@@ -14,6 +14,7 @@ pub fn peers(shown: &[Peer], seen: &[snapshot::Peer]) -> Vec<doctor::Peer> {
     let peers = peers.filter(|(shown, _)| shown.state != PeerState::Gone);
     let peers = peers.map(|(shown, seen)| doctor::Peer {
         name: shown.name.clone(),
+        address: shown.address.clone(),
         version: shown.version.clone(),
         error: error(shown),
         lacking: Some(u64::from(seen.lacked)),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::status::page::{self, CONTENT_SECURITY_POLICY, SCRIPT, STYLE};
+use ::status::page::{self, CONTENT_SECURITY_POLICY, SCRIPT};
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY as CSP, CONTENT_TYPE, HeaderName, LOCATION,
@@ -31,7 +31,7 @@ pub const PATHS: [&str; 10] = [
 ];
 /// Written from the types of the answers by a test, with `WRITE_DOCS=1 cargo test -p peili docs`.
 const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
-const ASSETS: [&str; 2] = ["/style.css", "/script.js"];
+const ASSETS: [&str; 1] = ["/script.js"];
 
 /// Who may see the page and the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,6 @@ impl Pages {
             "/content" => html(page::stored(
                 &views.content(content::query(uri.query())).await,
             )),
-            "/style.css" => asset("text/css; charset=utf-8", STYLE),
             "/script.js" => asset("text/javascript; charset=utf-8", SCRIPT),
             "/events" => event_stream(events::of_node(views.clone())),
             "/cluster-events" => event_stream(events::of_cluster(views.clone())),
@@ -155,10 +154,13 @@ fn head(headers: &mut HeaderMap, media_type: &'static str, cache: &'static str) 
     for (name, value) in [
         (CONTENT_TYPE, media_type),
         (CACHE_CONTROL, cache),
-        (CSP, CONTENT_SECURITY_POLICY),
         (NO_SNIFFING, "nosniff"),
         (REFERRER, "no-referrer"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+    // The policy is ASCII text.
+    if let Ok(policy) = HeaderValue::from_str(&CONTENT_SECURITY_POLICY) {
+        headers.insert(CSP, policy);
     }
 }

@@ -33,11 +33,18 @@ pub struct About {
     pub open_files: u64,
     pub looks_for_peers: bool,
     pub registry_port: u16,
+    /// The fingerprint of the node secret, if there is one.
+    pub node_secret: Option<String>,
     /// `None`: this node has a store of its own.
     pub containerd: Option<doctor::ContainerdPaths>,
     /// The address of metrics and of the page.
     pub address: String,
+    /// The outcome of the last trial.
+    pub trial: LastTrial,
 }
+
+/// What became of the last trial image that containerd was to pull; `None` before the first.
+pub type LastTrial = Arc<Mutex<Option<doctor::Trial>>>;
 
 pub struct Views {
     about: About,
@@ -58,6 +65,11 @@ impl Views {
 
     pub fn node_name(&self) -> &str {
         &self.about.node
+    }
+
+    /// Whether anybody has looked yet.
+    pub fn were_seen(&self) -> bool {
+        self.findings.has_begun() || self.reports.has_begun()
     }
 
     /// A number that changes when another pull, source or state of a peer is to be shown.
@@ -138,6 +150,7 @@ impl Views {
             containerd: about.containerd.clone(),
             not_ready: status.node.not_ready,
             registry_port: about.registry_port,
+            node_secret: about.node_secret.clone(),
             open_files: about.open_files,
             now: snapshot.at_ms / 1000,
             uptime: status.node.uptime,
@@ -146,6 +159,7 @@ impl Views {
             bootstrap_error: bootstrap_error.filter(|_| about.looks_for_peers),
             peers: facts::peers(&status.peers, &snapshot.peers),
             registries: facts::registries(&about.mirror.registries()),
+            trial: about.trial.lock().clone(),
         }
     }
 

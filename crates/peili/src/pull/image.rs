@@ -10,8 +10,9 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use http::Method;
 use http_body_util::BodyExt as _;
 use mirror::{Upstream as _, UpstreamRepository};
-use oci::{Digest, Hasher, MAX_MANIFEST_SIZE, Manifest, Name, Role};
-use serde::Deserialize;
+use oci::{
+    Digest, Hasher, MAX_MANIFEST_SIZE, Manifest, Name, Role, architecture, image_for_this_machine,
+};
 use tokio::time::{Instant, timeout};
 use upstream::Registries;
 
@@ -62,7 +63,7 @@ impl Pull {
                     architecture()
                 )
             };
-            let chosen = choose(&manifest.1).with_context(what)?;
+            let chosen = image_for_this_machine(&manifest.1).with_context(what)?;
             let (image, measured) = self.manifest(&chosen).await?;
             objects.push(measured);
             manifest = image;
@@ -293,41 +294,4 @@ fn text(name: &Name) -> String {
     let digest = name.digest.as_ref();
     let digest = digest.map_or(String::new(), |d| format!("@{d}"));
     format!("{}{tag}{digest}", name.origin)
-}
-
-/// This machine's architecture, as images name it (Go's GOARCH).
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    digest: String,
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    architecture: String,
-    os: String,
-}
-
-/// The manifest of an index for this machine (image-index.md, "platform").
-fn choose(index: &[u8]) -> Option<Digest> {
-    let index: Index = serde_json::from_slice(index).ok()?;
-    let fits = |entry: &Entry| {
-        let platform = entry.platform.as_ref();
-        platform.is_some_and(|p| p.os == "linux" && p.architecture == architecture())
-    };
-    let entry = index.manifests.into_iter().find(fits)?;
-    entry.digest.parse().ok()
 }

@@ -1,48 +1,12 @@
 //! One trace for a pull over two nodes, and the level of the log.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use prost::Message;
-
+use super::otlp::{collect, spans};
 use super::*;
-
-/// As much of OTLP's messages as the test looks at. The fields without a name hold what is passed through.
-#[derive(Clone, PartialEq, Message)]
-struct Request {
-    #[prost(message, repeated, tag = "1")]
-    resources: Vec<Resource>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Resource {
-    #[prost(message, repeated, tag = "2")]
-    scopes: Vec<Scope>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Scope {
-    #[prost(message, repeated, tag = "2")]
-    spans: Vec<Span>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Span {
-    #[prost(bytes = "vec", tag = "1")]
-    trace: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    id: Vec<u8>,
-    #[prost(bytes = "vec", tag = "4")]
-    parent: Vec<u8>,
-    #[prost(string, tag = "5")]
-    name: String,
-    #[prost(fixed64, tag = "7")]
-    start: u64,
-    #[prost(fixed64, tag = "8")]
-    end: u64,
-}
 
 /// Answers requests with `answer`, until the test ends.
 fn serve(answer: impl Fn(&str, Vec<u8>) -> Vec<u8> + Clone + Send + 'static) -> String {
@@ -79,17 +43,6 @@ fn serve(answer: impl Fn(&str, Vec<u8>) -> Vec<u8> + Clone + Send + 'static) -> 
     address
 }
 
-/// A collector, and the requests that it gets.
-fn collector() -> (String, Receiver<Vec<u8>>) {
-    let (sender, requests) = channel();
-    let address = serve(move |line, body| {
-        assert_eq!(line, "POST /v1/traces HTTP/1.1");
-        sender.send(body).expect("the test listens");
-        Vec::new()
-    });
-    (address, requests)
-}
-
 fn ask(address: &str, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("it listens");
     write!(
@@ -110,7 +63,9 @@ fn a_pull_over_two_nodes_is_one_trace() {
     let layer = vec![7; 3_000_000];
     let digest = oci::Digest::sha256(&layer).to_string();
     let upstream = serve(move |_, _| layer.clone());
-    let (collector, requests) = collector();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let collector = listener.local_addr().expect("bound");
+    let requests = collect(listener);
     let node = |name: &str, peers: &str| {
         let registries = format!("--mirrored-registries=http://{upstream}");
         let endpoint = format!("--otlp-endpoint=http://{collector}");
@@ -147,17 +102,13 @@ fn a_pull_over_two_nodes_is_one_trace() {
             assert!(!text(bytes).contains(secret), "{secret}");
         }
     }
-    let decoded = exported
+    let all = exported
         .iter()
-        .map(|bytes| Request::decode(&**bytes).expect("OTLP"));
-    let scopes = decoded.flat_map(|r| r.resources).flat_map(|r| r.scopes);
+        .flat_map(|bytes| spans(bytes).expect("OTLP"));
     let trace = u128::from_str_radix(TRACE, 16)
         .expect("hexadecimal")
         .to_be_bytes();
-    let spans: Vec<_> = scopes
-        .flat_map(|s| s.spans)
-        .filter(|s| s.trace == trace)
-        .collect();
+    let spans: Vec<_> = all.filter(|span| span.trace == trace).collect();
     let mut by_name: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for span in &spans {
         assert!(span.start <= span.end, "{span:?}");

@@ -2,6 +2,8 @@
 
 use maud::{Markup, html};
 
+use super::table::Column::{Bar, Number, Text};
+use super::table::{Row, Table};
 use super::{fill, short, tree};
 use crate::cluster::{Cluster, Flight, Member};
 use crate::words;
@@ -16,8 +18,8 @@ pub fn cluster(cluster: &Cluster) -> Markup {
     let (peers, upstream) = (sum(|node| node.peers), sum(|node| node.upstream));
     let pulled = peers.saturating_add(upstream);
     html! {
-        div .summary role="status" {
-            p .big {
+        div .summary {
+            p .big role="status" {
                 @if cluster.count == 1 { "One node, this one." }
                 @else { (cluster.count) " nodes, " (answered) " answered." }
             }
@@ -64,50 +66,44 @@ fn flight_row(flight: &Flight) -> Markup {
 
 fn nodes(nodes: &[Member]) -> Markup {
     let fastest = nodes.iter().map(|node| node.rate).max().unwrap_or(0);
-    html! {
-        div .scroll .box tabindex="0" role="region" aria-label="Nodes" {
-            table {
-                thead {
-                    tr {
-                        th scope="col" { "Name" }
-                        th scope="col" { "State" }
-                        th scope="col" { "Pulling" }
-                        th scope="col" .number { "Here" }
-                        th scope="col" .number { "Peers" }
-                        th scope="col" .number { "Upstream" }
-                        th scope="col" { "Version" }
-                        th scope="col" .number { "Up for" }
+    let rows = nodes.iter().map(|node| Row {
+        name: html! {
+            (node.name)
+            @if node.is_this_node { span .tag { "this node" } }
+        },
+        hint: Some(node.address.clone()),
+        cells: match node.error {
+            Some(_) => vec![state(node)],
+            None => vec![
+                state(node),
+                html! {
+                    @if node.pulling > 0 {
+                        (fill(node.rate, fastest)) span { (node.pulling) ", " (words::rate(node.rate)) }
                     }
-                }
-                tbody {
-                    @for node in nodes {
-                        tr {
-                            th scope="row" title=(node.address) {
-                                (node.name)
-                                @if node.is_this_node { span .tag { "this node" } }
-                            }
-                            td { (state(node)) }
-                            @if node.error.is_some() {
-                                td colspan="4" {}
-                            } @else {
-                                td .bar {
-                                    @if node.pulling > 0 {
-                                        (fill(node.rate, fastest))
-                                        span { (node.pulling) ", " (words::rate(node.rate)) }
-                                    }
-                                }
-                                td .number { (words::bytes(node.local)) }
-                                td .number { (words::bytes(node.peers)) }
-                                td .number { (words::bytes(node.upstream)) }
-                            }
-                            td { (node.version.as_deref().unwrap_or("–")) }
-                            td .number { @if node.error.is_none() { (words::seconds(node.uptime)) } }
-                        }
-                    }
-                }
-            }
-        }
-    }
+                },
+                html! { (words::bytes(node.local)) },
+                html! { (words::bytes(node.peers)) },
+                html! { (words::bytes(node.upstream)) },
+                html! { (node.version.as_deref().unwrap_or("–")) },
+                html! { (words::seconds(node.uptime)) },
+            ],
+        },
+    });
+    let table = Table {
+        heading: "nodes",
+        is_boxed: true,
+        columns: &[
+            Text("Name"),
+            Text("State"),
+            Bar("Pulling"),
+            Number("Here"),
+            Number("Peers"),
+            Number("Upstream"),
+            Text("Version"),
+            Number("Up for"),
+        ],
+    };
+    table.of(&rows.collect::<Vec<_>>())
 }
 
 fn state(node: &Member) -> Markup {

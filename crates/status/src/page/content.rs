@@ -3,13 +3,15 @@
 use maud::{Markup, html};
 
 use super::short;
+use super::table::Column::{Number, Text};
+use super::table::{Row, Table};
 use crate::content::{Content, Image};
 use crate::words;
 
 pub fn content(content: &Content) -> Markup {
     html! {
-        div .summary role="status" {
-            p .big {
+        div .summary {
+            p .big role="status" {
                 (words::count(content.images, "image")) ", " (words::count(content.objects, "object")) ", "
                 (words::bytes(content.bytes)) "."
             }
@@ -27,48 +29,40 @@ pub fn content(content: &Content) -> Markup {
                     (words::count(content.found, "image"))
                 }
             }
-            @if content.listed.is_empty() {
-                p .none { "None." }
-            } @else {
-                (images(&content.listed))
-            }
+            (images(&content.listed))
         }
     }
 }
 
 fn images(images: &[Image]) -> Markup {
-    html! {
-        div .scroll tabindex="0" role="region" aria-label="Images" {
-            table {
-                thead {
-                    tr {
-                        th scope="col" { "Image" }
-                        th scope="col" { "Digest" }
-                        th scope="col" .number { "Size here" }
-                        th scope="col" .number { "Objects" }
-                        th scope="col" { "Who may have it" }
-                        th scope="col" { "Other nodes that have it" }
-                    }
+    let rows = images.iter().map(|image| Row {
+        name: html! { (image.name) },
+        hint: None,
+        cells: vec![
+            html! { code title=(image.digest) { (short(&image.digest)) } },
+            html! { (words::bytes(image.bytes)) },
+            html! { (image.objects) },
+            html! { @if image.is_shared { "everybody" } @else { "this node only" } },
+            html! {
+                @match &image.holders {
+                    None => span .dim { "not looked up" },
+                    Some(holders) if holders.is_empty() => "none found",
+                    Some(holders) => (holders.join(", ")),
                 }
-                tbody {
-                    @for image in images {
-                        tr {
-                            th scope="row" { (image.name) }
-                            td { code title=(image.digest) { (short(&image.digest)) } }
-                            td .number { (words::bytes(image.bytes)) }
-                            td .number { (image.objects) }
-                            td { @if image.is_shared { "everybody" } @else { "this node only" } }
-                            td {
-                                @match &image.holders {
-                                    None => span .dim { "not looked up" },
-                                    Some(holders) if holders.is_empty() => "none found",
-                                    Some(holders) => (holders.join(", ")),
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
+            },
+        ],
+    });
+    let table = Table {
+        heading: "images",
+        is_boxed: false,
+        columns: &[
+            Text("Image"),
+            Text("Digest"),
+            Number("Size here"),
+            Number("Objects"),
+            Text("Who may have it"),
+            Text("Other nodes that have it"),
+        ],
+    };
+    table.of(&rows.collect::<Vec<_>>())
 }

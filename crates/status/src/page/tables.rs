@@ -3,51 +3,42 @@
 use maud::{Markup, html};
 
 use super::fill;
+use super::table::Column::{Bar, Number, Text};
+use super::table::{Row, Table};
 use crate::{Finished, Peer, PeerState, words};
 
 pub fn peers(peers: &[Peer]) -> Markup {
-    if peers.is_empty() {
-        return html! { p .none { "None yet." } };
-    }
     let fastest = peers.iter().filter_map(|peer| peer.rate).max().unwrap_or(1);
-    html! {
-        div .scroll tabindex="0" role="region" aria-label="Peers" {
-            table {
-                thead {
-                    tr {
-                        th scope="col" { "Name" }
-                        th scope="col" { "State" }
-                        th scope="col" { "Rate" }
-                        th scope="col" .number { "Received" }
-                        th scope="col" .number { "Sent" }
-                        th scope="col" { "Version" }
-                        th scope="col" { "Last error" }
-                    }
-                }
-                tbody {
-                    @for peer in peers {
-                        tr {
-                            th scope="row" title=(peer.address) { (peer.name) }
-                            td { (state(peer.state)) }
-                            td .bar {
-                                @if let Some(rate) = peer.rate {
-                                    (fill(rate, fastest)) span { (words::rate(rate)) }
-                                }
-                            }
-                            td .number { (words::bytes(peer.received)) }
-                            td .number { (words::bytes(peer.sent)) }
-                            td { (peer.version.as_deref().unwrap_or("–")) }
-                            td {
-                                @if let Some((error, ago)) = &peer.last_error {
-                                    (error) ", " (words::seconds(*ago)) " ago"
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
+    let rows = peers.iter().map(|peer| Row {
+        name: html! { (peer.name) },
+        hint: Some(peer.address.clone()),
+        cells: vec![
+            state(peer.state),
+            html! {
+                @if let Some(rate) = peer.rate { (fill(rate, fastest)) span { (words::rate(rate)) } }
+            },
+            html! { (words::bytes(peer.received)) },
+            html! { (peer.sent.map_or("–".to_owned(), words::bytes)) },
+            html! { (peer.version.as_deref().unwrap_or("–")) },
+            html! {
+                @if let Some((error, ago)) = &peer.last_error { (error) ", " (words::seconds(*ago)) " ago" }
+            },
+        ],
+    });
+    let table = Table {
+        heading: "peers",
+        is_boxed: true,
+        columns: &[
+            Text("Name"),
+            Text("State"),
+            Bar("Rate"),
+            Number("Received"),
+            Number("Sent"),
+            Text("Version"),
+            Text("Last error"),
+        ],
+    };
+    table.of(&rows.collect::<Vec<_>>())
 }
 
 fn state(state: PeerState) -> Markup {
@@ -60,41 +51,34 @@ fn state(state: PeerState) -> Markup {
 }
 
 pub fn finished(pulls: &[Finished]) -> Markup {
-    if pulls.is_empty() {
-        return html! { p .none { "None yet." } };
-    }
-    html! {
-        div .scroll tabindex="0" role="region" aria-label="Last pulls" {
-            table {
-                thead {
-                    tr {
-                        th scope="col" { "Image" }
-                        th scope="col" { "When" }
-                        th scope="col" .number { "Took" }
-                        th scope="col" .number { "Here" }
-                        th scope="col" .number { "Peers" }
-                        th scope="col" .number { "Upstream" }
-                        th scope="col" { "Why from upstream" }
-                    }
+    let rows = pulls.iter().map(|pull| Row {
+        name: html! { (pull.image) },
+        hint: None,
+        cells: vec![
+            html! { (words::seconds(pull.ago)) " ago" },
+            html! { (words::milliseconds(pull.took)) },
+            html! { (words::bytes(pull.local)) },
+            html! { (words::bytes(pull.peers)) },
+            html! { (words::bytes(pull.upstream)) },
+            html! {
+                @for (reason, bytes) in &pull.reasons {
+                    div { (words::bytes(*bytes)) ": " (words::reason(reason)) }
                 }
-                tbody {
-                    @for pull in pulls {
-                        tr {
-                            th scope="row" { (pull.image) }
-                            td { (words::seconds(pull.ago)) " ago" }
-                            td .number { (words::milliseconds(pull.took)) }
-                            td .number { (words::bytes(pull.local)) }
-                            td .number { (words::bytes(pull.peers)) }
-                            td .number { (words::bytes(pull.upstream)) }
-                            td {
-                                @for (reason, bytes) in &pull.reasons {
-                                    div { (words::bytes(*bytes)) ": " (words::reason(reason)) }
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
+            },
+        ],
+    });
+    let table = Table {
+        heading: "finished",
+        is_boxed: false,
+        columns: &[
+            Text("Image"),
+            Text("When"),
+            Number("Took"),
+            Number("Here"),
+            Number("Peers"),
+            Number("Upstream"),
+            Text("Why from upstream"),
+        ],
+    };
+    table.of(&rows.collect::<Vec<_>>())
 }

@@ -73,7 +73,7 @@ async fn a_pull_is_shown_on_its_way_and_when_it_has_ended() {
     assert_eq!(ended.object.from_upstream["leads"], size);
     assert_eq!(snapshot.totals.from_upstream["leads"], size);
     let sent: Vec<_> = snapshot.peers.iter().map(|peer| peer.sent).collect();
-    assert_eq!(sent, [size], "{snapshot:?}");
+    assert_eq!(sent, [Some(size)], "{snapshot:?}");
 
     let json = serde_json::to_value(&snapshot).expect("plain values");
     assert_eq!(json["finished"][0]["digest"], digest.as_str());

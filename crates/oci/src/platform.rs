@@ -1,10 +1,11 @@
 //! Which of the images of an index is for this machine.
 
-use oci::Digest;
 use serde::Deserialize;
 
+use crate::Digest;
+
 /// This machine's architecture, as images name it (Go's GOARCH).
-pub(crate) fn architecture() -> &'static str {
+pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -32,8 +33,8 @@ struct Platform {
     os: String,
 }
 
-/// The manifest of an index for this machine (image-index.md, "platform").
-pub(crate) fn choose(index: &[u8]) -> Option<Digest> {
+/// The manifest of an index for this machine under Linux (image-index.md, "platform").
+pub fn image_for_this_machine(index: &[u8]) -> Option<Digest> {
     let index: Index = serde_json::from_slice(index).ok()?;
     let fits = |entry: &Entry| {
         let platform = entry.platform.as_ref();
@@ -62,8 +63,8 @@ mod tests {
             entry("windows", "windows", architecture()),
             entry("ours", "linux", architecture()),
         ]});
-        let chosen = choose(index.to_string().as_bytes()).expect("one fits");
+        let chosen = image_for_this_machine(index.to_string().as_bytes()).expect("one fits");
         assert_eq!(chosen.as_str(), digest("ours"));
-        assert_eq!(choose(br#"{"manifests":[]}"#), None);
+        assert_eq!(image_for_this_machine(br#"{"manifests":[]}"#), None);
     }
 }

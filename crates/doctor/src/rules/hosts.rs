@@ -1,0 +1,251 @@
+//! What is found in containerd's registry configuration.
+
+use crate::checks::{
+    ASKED, HOSTS_ADDRESS, HOSTS_FIRST, HOSTS_FOLDER, HOSTS_OURS, HOSTS_READABLE, HOSTS_SHADOWED,
+    NODE_SECRET,
+};
+use crate::facts::{Answered, Containerd, Facts, HostsFile, HostsFolder};
+use crate::finding::Finding;
+
+/// A mirror that has run for this long on a node that pulls has been asked, in seconds.
+const ASKED_WITHIN: u64 = 24 * 60 * 60;
+/// Where containerd has its registry configuration, and where the mirror listens, unless they are told otherwise.
+const DEFAULT_FOLDER: &str = "/etc/containerd/certs.d";
+const DEFAULT_PORT: u16 = 5000;
+
+pub fn hosts(facts: &Facts) -> Vec<Finding> {
+    if matches!(facts.containerd, Containerd::None) {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    let folders = &facts.hosts;
+    let paths: Vec<_> = folders.iter().map(|folder| folder.path.as_str()).collect();
+    let files: Vec<_> = folders.iter().flat_map(|folder| &folder.files).collect();
+    let problems = folders.iter().filter_map(|folder| {
+        let problem = folder.problem.as_ref()?;
+        Some(format!(
+            "containerd's folder {} cannot be read: {problem}",
+            folder.path
+        ))
+    });
+    let problems: Vec<_> = problems.collect();
+    if files.is_empty() {
+        let found = match problems.is_empty() {
+            true => format!(
+                "{} has no hosts.toml: containerd asks no mirror",
+                paths.join(":")
+            ),
+            false => problems.join("; "),
+        };
+        let asked_ago = facts
+            .mirror
+            .as_ref()
+            .ok()
+            .and_then(|mirror| mirror.asked_ago);
+        findings.push(match asked_ago {
+            // A mirror in a container may not see the folder, which is no fault: containerd does.
+            Some(ago) if !problems.is_empty() && ago < ASKED_WITHIN => HOSTS_FOLDER.unknown(
+                format!("{found}; but containerd has asked the mirror {ago} s ago"),
+                format!(
+                    "mount the folder in the mirror's container, or name it with --containerd-registry-config-path. If it is missing \
+                     on the node itself, {}",
+                    configure(facts)
+                ),
+            ),
+            _ => HOSTS_FOLDER.fault(found, configure(facts)),
+        });
+        return findings;
+    }
+    findings.push(HOSTS_FOLDER.ok(paths.join(":")));
+    findings.push(readable(&files));
+    let sound: Vec<_> = files
+        .into_iter()
+        .filter(|file| file.problem.is_none())
+        .collect();
+    // Of files that cannot be read, nothing more is known.
+    if !sound.is_empty() {
+        findings.extend(ours(&sound, facts));
+    }
+    findings.push(read(&sound, folders));
+    findings.extend(secret(&sound, facts));
+    findings.extend(addresses(facts));
+    findings.extend(asked(facts));
+    findings
+}
+
+fn readable(files: &[&HostsFile]) -> Finding {
+    let broken = files
+        .iter()
+        .filter_map(|file| Some(format!("{}: {}", file.path, file.problem.as_ref()?)));
+    let broken: Vec<_> = broken.collect();
+    match broken.is_empty() {
+        true => HOSTS_READABLE.ok(format!("{} of {}", files.len(), files.len())),
+        false => HOSTS_READABLE.fault(
+            broken.join("; "),
+            "every pull from that registry fails until the file is mended: correct it, or remove it and run peili \
+             configuration again",
+        ),
+    }
+}
+
+/// Whether our mirror is in the files, as containerd asks it, and first.
+fn ours(files: &[&HostsFile], facts: &Facts) -> Vec<Finding> {
+    let has_ours = |file: &&&HostsFile| has_mirror(file) && file.in_vain.is_none();
+    let (with, without): (Vec<&&HostsFile>, Vec<&&HostsFile>) = files.iter().partition(has_ours);
+    let lacking = without.into_iter().map(|file| match &file.in_vain {
+        Some(why) => format!("{} (it is listed in vain: {why})", file.path),
+        None => file.path.clone(),
+    });
+    let empty = facts.hosts.iter().flat_map(|folder| &folder.empty);
+    let is_hidden = with.iter().any(|file| file.registry.is_none());
+    let empty = empty.filter(|_| is_hidden).map(|path| {
+        format!("{path} (without a hosts.toml, and for it containerd does not read _default)")
+    });
+    let lacking: Vec<_> = lacking.chain(empty).collect();
+    let mut findings = Vec::new();
+    findings.push(match (with.is_empty(), lacking.is_empty()) {
+        (false, true) => HOSTS_OURS.ok("in every file"),
+        (false, false) => HOSTS_OURS.warning(
+            format!("not in {}: these registries are not mirrored", lacking.join(", ")),
+            format!(
+                "if they were left out on purpose (--mirrored-registries), nothing is to be done. Else remove an empty folder, and \
+                 {}\nWith --watch it repairs what somebody changes",
+                configure(facts)
+            ),
+        ),
+        (true, _) => HOSTS_OURS.fault(
+            format!("in none of {}", lacking.join(", ")),
+            format!("somebody has written the files since: {}\nWith --watch it repairs them", configure(facts)),
+        ),
+    });
+    let behind: Vec<_> = with
+        .iter()
+        .filter_map(|file| {
+            let (first, is_ours) = file.hosts.first()?;
+            (!is_ours).then(|| format!("{} has {first} first", file.path))
+        })
+        .collect();
+    if behind.is_empty() {
+        findings.push(HOSTS_FIRST.ok("everywhere"));
+    } else {
+        findings.push(HOSTS_FIRST.warning(
+            behind.join("; "),
+            "containerd asks that host first, and the mirror only for what it lacks: run peili configuration \
+             --prepend-existing, which puts the mirror first and keeps the other host behind it",
+        ));
+    }
+    findings
+}
+
+fn addresses(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for address in &facts.addresses {
+        let url = &address.url;
+        findings.push(match &address.answer {
+            Answered::ThisNode => HOSTS_ADDRESS.ok(url.clone()),
+            Answered::OtherNode(node) => HOSTS_ADDRESS.fault(
+                format!("{url} is answered by the mirror of node {node}"),
+                "a NodePort needs externalTrafficPolicy: Local (or internalTrafficPolicy: Local); better is a hostPort, or \
+                 an address of this node in --mirror-targets",
+            ),
+            Answered::Something(what) => HOSTS_ADDRESS.fault(
+                format!("{url} is answered, but not by this mirror: {what}"),
+                "another program listens there: give the mirror another --registry-addr, and --mirror-targets the \
+                 same port",
+            ),
+            Answered::Nothing(error) => HOSTS_ADDRESS.fault(
+                format!("{url}: {error}"),
+                "containerd waits for it at every pull: compare --mirror-targets with --registry-addr, and look for a \
+                 firewall or network policy between them",
+            ),
+        });
+    }
+    findings
+}
+
+fn asked(facts: &Facts) -> Option<Finding> {
+    let mirror = facts.mirror.as_ref().ok()?;
+    Some(match mirror.asked_ago {
+        Some(ago) => ASKED.ok(format!("{ago} s ago")),
+        None if mirror.uptime >= ASKED_WITHIN => ASKED.warning(
+            format!("never in {} h", mirror.uptime / 3600),
+            "pull an image with crictl pull, and look again. If the mirror is still not asked, restart containerd: it \
+             reads config_path at its start",
+        ),
+        None => ASKED.unknown(
+            format!("not yet; the mirror started {} s ago", mirror.uptime),
+            "pull an image with crictl pull IMAGE, and look again",
+        ),
+    })
+}
+
+/// Whether containerd reads what is there.
+fn read(files: &[&HostsFile], folders: &[HostsFolder]) -> Finding {
+    let hidden = files
+        .iter()
+        .filter_map(|file| Some(format!("{} hides {}", file.path, file.hides.as_ref()?)));
+    let unread = folders.iter().flat_map(|folder| &folder.unread);
+    let unread = unread.map(|(path, instead)| format!("{path} is never read, but {instead} is"));
+    let all: Vec<_> = hidden.chain(unread).collect();
+    match all.is_empty() {
+        true => HOSTS_SHADOWED.ok("all that is there"),
+        false => HOSTS_SHADOWED.warning(
+            all.join("; "),
+            "move what is needed to where containerd reads it, and remove the other one (host_port_ is read before \
+             host:port, and Docker Hub is docker.io)",
+        ),
+    }
+}
+
+/// Whether containerd sends the secret by which the mirror knows it.
+fn secret(files: &[&HostsFile], facts: &Facts) -> Option<Finding> {
+    let known = facts.mirror.as_ref().ok()?.node_secret.as_ref()?;
+    let other = files
+        .iter()
+        .filter(|file| has_mirror(file) && file.secret.as_ref() != Some(known));
+    let other: Vec<_> = other
+        .map(|file| match file.secret {
+            Some(_) => format!("{} has another one than the mirror", file.path),
+            None => format!("{} has none, but the mirror expects one", file.path),
+        })
+        .collect();
+    Some(match other.is_empty() {
+        true => NODE_SECRET.ok("the same in hosts.toml and in the mirror"),
+        false => NODE_SECRET.warning(
+            format!(
+                "{}: the mirror does not know this node's containerd",
+                other.join("; ")
+            ),
+            configure(facts),
+        ),
+    })
+}
+
+fn has_mirror(file: &HostsFile) -> bool {
+    file.hosts.iter().any(|(_, is_ours)| *is_ours)
+}
+
+/// The command that writes hosts.toml for this mirror.
+fn configure(facts: &Facts) -> String {
+    let mirror = facts.mirror.as_ref().ok();
+    let port = mirror.map(|mirror| mirror.registry_port);
+    let port = port.filter(|port| *port != 0).unwrap_or(DEFAULT_PORT);
+    let paths: Vec<_> = facts
+        .hosts
+        .iter()
+        .map(|folder| folder.path.as_str())
+        .collect();
+    let paths = paths.join(":");
+    let folder = match paths.as_str() {
+        "" | DEFAULT_FOLDER => String::new(),
+        paths => format!(" --containerd-registry-config-path {paths}"),
+    };
+    let secret = match mirror.is_some_and(|mirror| mirror.node_secret.is_some()) {
+        true => " --node-secret-file FILE, with the file that the mirror has",
+        false => "",
+    };
+    format!(
+        "run as root on the node: peili configuration --mirror-targets http://127.0.0.1:{port}{folder}{secret}\n(in Kubernetes the \
+         chart's init container does so: kubectl rollout restart daemonset)"
+    )
+}

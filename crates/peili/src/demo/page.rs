@@ -1,0 +1,130 @@
+//! The page of the demo, and the browser that shows it.
+
+use std::env;
+use std::io;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ::demo::{Page, ShownNode};
+use async_trait::async_trait;
+use mirror::serve::ConnectionLimits;
+use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
+use rustix::process::geteuid;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::descriptors;
+use crate::observe::{self, About, LastTrial, Metrics, PageAccess, Pages, Views};
+
+/// For a browser to start and to ask for the page. The demo goes on without one.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks at whether it has.
+const POLL: Duration = Duration::from_millis(50);
+/// How long the page stays after the pulls, for who has looked at it and sits at a terminal.
+const LINGER_LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// Serves the page of a node on loopback until it is dropped.
+pub struct DemoPage {
+    /// The program that opens it for the user, if one is to.
+    pub opener: Option<&'static str>,
+    /// Whether it stays for who looks at it when all is pulled.
+    pub lingers: bool,
+    views: OnceLock<Arc<Views>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl DemoPage {
+    pub fn new(opener: Option<&'static str>, lingers: bool) -> Self {
+        Self {
+            opener,
+            lingers,
+            views: OnceLock::new(),
+            tasks: Mutex::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl ::demo::Pages for DemoPage {
+    async fn serve(&self, node: ShownNode) -> io::Result<Page> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let open_files = descriptors::raise();
+        let views = Arc::new(Views::new(About {
+            mirror: node.mirror.clone(),
+            node: node.name,
+            peer_id: node.id.to_string(),
+            open_files: open_files as u64,
+            looks_for_peers: true,
+            registry_port: node.registry_port,
+            node_secret: None,
+            containerd: None,
+            address: address.to_string(),
+            trial: LastTrial::default(),
+        }));
+        let pages = Pages {
+            views: views.clone(),
+            access: PageAccess::Loopback,
+            own_names: Vec::new(),
+        };
+        let metrics = Metrics {
+            registry: node.metrics,
+            ready: Gauge::default(),
+        };
+        let limits = ConnectionLimits::within(open_files).http;
+        let until_dropped = CancellationToken::new();
+        self.tasks.lock().spawn(observe::serve(
+            limits,
+            listener,
+            metrics,
+            node.mirror,
+            pages,
+            until_dropped,
+        ));
+        let views = self.views.get_or_init(|| views);
+        let url = format!("http://{address}/");
+        let is_open = match self.opener {
+            Some(opener) => open(opener, &url, views).await,
+            None => false,
+        };
+        Ok(Page { url, is_open })
+    }
+
+    fn lingers(&self) -> Option<Duration> {
+        let is_seen = self.views.get().is_some_and(|views| views.were_seen());
+        (self.lingers && is_seen).then_some(LINGER_LIMIT)
+    }
+}
+
+/// The program that opens a page in the user's browser, where there is a display for it. A browser refuses to run as root.
+pub fn opener() -> Option<&'static str> {
+    let has_display = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    match () {
+        () if geteuid().is_root() => None,
+        () if cfg!(target_os = "macos") => Some("open"),
+        () if has_display("DISPLAY") || has_display("WAYLAND_DISPLAY") => Some("xdg-open"),
+        () => None,
+    }
+}
+
+/// Opens a page, and waits until it is asked for.
+async fn open(opener: &str, url: &str, views: &Views) -> bool {
+    let mut command = Command::new(opener);
+    let quiet = command.arg(url).stdin(Stdio::null());
+    let Ok(mut child) = quiet.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
+        return false;
+    };
+    // It may run for as long as the browser does, and is not waited for when the demo ends.
+    std::thread::spawn(move || child.wait());
+    let seen = async {
+        while !views.were_seen() {
+            sleep(POLL).await;
+        }
+    };
+    timeout(OPEN_LIMIT, seen).await.is_ok()
+}

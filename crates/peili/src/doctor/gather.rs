@@ -1,0 +1,241 @@
+//! What the doctor's rules look at, gathered on the node that this runs on.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ::doctor::checks::{
+    CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, CRI, IN_FORCE, LAYERS_KEPT, PULL_MODE,
+};
+use ::doctor::{
+    AddressAnswer, Advice, Answered, Containerd, ContainerdPaths, Facts, HostsFile, HostsFolder,
+    Mirror, Peer, PeerClock, Severity,
+};
+use containerd::{Setup, State, Topic};
+use futures::future::join_all;
+use hosts::ConfigPath;
+use hosts::probe::{self, Endpoint};
+use mirror::Secret;
+use oci::{RegistryUrl, Scheme};
+use tokio::task::spawn_blocking;
+
+use crate::next_hosts::leads_here;
+use crate::value;
+
+/// Peers that are asked for the time: the clock that differs from most others is the one that is off.
+const ASKED_FOR_CLOCK: usize = 3;
+
+/// The port of a mirror that does not say which it has.
+const DEFAULT_PORT: u16 = 5000;
+
+/// Looks at containerd and its files, and at who answers where they lead. `mirror`: what the mirror says of itself, with
+/// the name of its node.
+pub async fn gather(
+    paths: Option<ContainerdPaths>,
+    mirror: Result<(String, Mirror), String>,
+    mirror_address: String,
+    is_installed: bool,
+) -> Facts {
+    let (mut containerd, mut hosts, mut addresses) = (Containerd::None, Vec::new(), Vec::new());
+    if let Some(paths) = paths {
+        let port = mirror.as_ref().ok().map(|(_, mirror)| mirror.registry_port);
+        let port = port.unwrap_or(DEFAULT_PORT);
+        let (said, read) = tokio::join!(
+            look_at(&paths),
+            spawn_blocking({
+                let paths = paths.clone();
+                move || registry_configuration(&paths, port)
+            })
+        );
+        containerd = said;
+        // A panic of the task is logged where it happens.
+        let (folders, mut urls) = read.unwrap_or_default();
+        if mirror.is_err() && urls.is_empty() {
+            // Whoever has the port that the mirror has by default keeps it from starting.
+            urls.extend(format!("http://127.0.0.1:{DEFAULT_PORT}").parse::<RegistryUrl>());
+        }
+        hosts = folders;
+        // Of no node where the mirror does not answer: whoever is there instead is told of.
+        let node = mirror.as_ref().map_or("", |(node, _)| node.as_str());
+        for url in urls {
+            addresses.push(AddressAnswer {
+                answer: answered(&url, node).await,
+                url: url.to_string(),
+            });
+        }
+    }
+    let clocks = match &mirror {
+        Ok((_, mirror)) => clocks(&mirror.peers).await,
+        Err(_) => Vec::new(),
+    };
+    Facts {
+        containerd,
+        hosts,
+        addresses,
+        now: now(),
+        clocks,
+        mirror_address,
+        mirror: mirror.map(|(_, mirror)| mirror),
+        is_installed,
+    }
+}
+
+/// In seconds since 1970.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
+/// The clocks of the first few peers that can be asked.
+async fn clocks(peers: &[Peer]) -> Vec<PeerClock> {
+    let sound = peers.iter().filter(|peer| peer.error.is_none());
+    let asked = sound.filter_map(|peer| Some((&peer.name, peer.address.parse().ok()?)));
+    let asked = asked
+        .take(ASKED_FOR_CLOCK)
+        .map(|(name, address)| async move {
+            let theirs = probe::clock_at(address).await?;
+            let ahead = theirs.cast_signed().saturating_sub(now().cast_signed());
+            let name = name.clone();
+            Some(PeerClock { name, ahead })
+        });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// What is said of containerd at a socket.
+async fn look_at(paths: &ContainerdPaths) -> Containerd {
+    let config = containerd::Config {
+        socket: paths.socket.clone().into(),
+        namespaces: Vec::new(),
+        content_path: value::path(&paths.content),
+        registries: Vec::new(),
+        retain: None,
+    };
+    let folders = paths.registry_config.parse::<ConfigPath>();
+    let setup = Setup {
+        config_file: paths.config.clone().into(),
+        registry_config_paths: folders
+            .map(|path| path.folders().to_vec())
+            .unwrap_or_default(),
+    };
+    match containerd::check(&config, &setup).await {
+        Ok(findings) => Containerd::Reached(findings.into_iter().map(advice).collect()),
+        Err(error) => Containerd::Unreachable {
+            socket: paths.socket.clone(),
+            error: error.to_string(),
+        },
+    }
+}
+
+/// containerd's registry configuration, and the mirrors that it names.
+fn registry_configuration(
+    paths: &ContainerdPaths,
+    port: u16,
+) -> (Vec<HostsFolder>, Vec<RegistryUrl>) {
+    let mut urls: Vec<RegistryUrl> = Vec::new();
+    let config_path = match paths.registry_config.parse::<ConfigPath>() {
+        Ok(config_path) => config_path,
+        Err(error) => {
+            let folder = HostsFolder {
+                path: paths.registry_config.clone(),
+                problem: Some(error.to_string()),
+                files: Vec::new(),
+                empty: Vec::new(),
+                unread: Vec::new(),
+            };
+            return (vec![folder], urls);
+        }
+    };
+    // By hand the mirror is named by an address of this host and its port; another registry may be here too.
+    let is_mirror = |url: &RegistryUrl| url.scheme == Scheme::Http && leads_here(url) == Some(port);
+    let folders = hosts::inspect(&config_path, is_mirror);
+    let folders = folders.into_iter().map(|folder| HostsFolder {
+        path: folder.path.display().to_string(),
+        problem: folder.problem,
+        empty: folder
+            .empty
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect(),
+        unread: folder
+            .unread
+            .into_iter()
+            .map(|(path, instead)| (path.display().to_string(), instead))
+            .collect(),
+        files: folder
+            .files
+            .into_iter()
+            .map(|file| {
+                // A second mirror is another node's, for when this node's is away.
+                let ours = file.hosts.iter().find(|(_, is_ours)| *is_ours);
+                if let Some((url, _)) = ours
+                    && !urls.contains(url)
+                {
+                    urls.push(url.clone());
+                }
+                HostsFile {
+                    path: file.path.display().to_string(),
+                    registry: file.registry.map(|registry| registry.to_string()),
+                    problem: file.problem,
+                    by_mirror: file.by_mirror,
+                    in_vain: file.in_vain,
+                    secret: file.secret.map(|text| Secret::new(text).fingerprint()),
+                    hosts: file
+                        .hosts
+                        .into_iter()
+                        .map(|(url, is_ours)| (url.to_string(), is_ours))
+                        .collect(),
+                    hides: file.hides.map(|hidden| hidden.display().to_string()),
+                }
+            })
+            .collect(),
+    });
+    (folders.collect(), urls)
+}
+
+fn advice(finding: containerd::Finding) -> Advice {
+    let (check, worst) = match finding.what {
+        Topic::Version => (&CONTAINERD_VERSION, Severity::Warning),
+        Topic::RegistryConfig => (&CONFIG_PATH, Severity::Fault),
+        Topic::InForce => (&IN_FORCE, Severity::Warning),
+        Topic::Cri => (&CRI, Severity::Fault),
+        Topic::PullMode => (&PULL_MODE, Severity::Warning),
+        Topic::Layers => (&LAYERS_KEPT, Severity::Warning),
+        Topic::Content => (&CONTENT_READABLE, Severity::Fault),
+    };
+    let severity = match finding.state {
+        State::Ok => Severity::Ok,
+        State::Warning => worst,
+        State::Unknown => Severity::Unknown,
+    };
+    let needs_remedy = severity != Severity::Ok && finding.remedy.is_none();
+    Advice {
+        check,
+        severity,
+        text: finding.found,
+        remedy: match needs_remedy {
+            true => Some("run this command on the node itself, as root".to_owned()),
+            false => finding.remedy,
+        },
+    }
+}
+
+/// Who answers at a mirror's address.
+async fn answered(url: &RegistryUrl, own_node: &str) -> Answered {
+    let name = url.registry.as_str();
+    let has_port = name
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.ends_with(']'));
+    let with_port = if has_port {
+        name.to_owned()
+    } else {
+        format!("{name}:80")
+    };
+    let endpoint = match with_port.parse::<Endpoint>() {
+        Ok(endpoint) => endpoint,
+        Err(error) => return Answered::Nothing(error.to_string()),
+    };
+    match probe::node_at(&endpoint).await {
+        Ok(Some(node)) if node == own_node => Answered::ThisNode,
+        Ok(Some(node)) => Answered::OtherNode(node),
+        Ok(None) => Answered::Something("it does not say of which node it is".to_owned()),
+        Err(error) => Answered::Nothing(error),
+    }
+}

@@ -1,0 +1,329 @@
+//! Faults that are prepared on a real node: the doctor names each, with its remedy, and nothing else.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::{Generation, Host, Lab, Node, Settings, peili, until};
+use serde_json::Value;
+
+use crate::LAYERS;
+
+const SETTINGS: Settings = Settings {
+    containerd: "",
+    discards_layers: false,
+    lists_config_paths: false,
+    runs_containers: false,
+    mirror: &["--page-access", "anywhere", "--tag-max-age", "0s"],
+    names: true,
+    secret: true,
+    checks: true,
+    descriptors: None,
+    plain: false,
+};
+
+/// The hosts.toml of the upstream, and its folder.
+struct HostsToml<'a> {
+    folder: &'a Path,
+    file: PathBuf,
+    text: String,
+}
+
+/// A change of the registry configuration, the code that the doctor has for it, and how bad it is.
+type Change = (&'static str, &'static str, fn(&HostsToml<'_>) -> Result<()>);
+
+/// The same of containerd's configuration file: one text is replaced by another.
+type Replacement = (&'static str, &'static str, &'static str, &'static str);
+
+const CHANGES: [Change; 13] = [
+    ("PEILI-H001", "fault", |hosts| {
+        Ok(fs::remove_file(&hosts.file)?)
+    }),
+    ("PEILI-H002", "fault", |hosts| hosts.write("server = ")),
+    ("PEILI-H003", "fault", |hosts| {
+        hosts.write("[host.'https://mirror.example']\n")
+    }),
+    ("PEILI-H003", "fault", |hosts| {
+        hosts.replace("'pull', 'resolve'", "'push'")
+    }),
+    ("PEILI-H003", "fault", |hosts| {
+        hosts.replace("[host.'http://10.77.0.11", "[host.'https://10.77.0.11")
+    }),
+    ("PEILI-H003", "fault", |hosts| {
+        hosts.replace("dial_timeout", "override_path = true\ndial_timeout")
+    }),
+    ("PEILI-H004", "warning", |hosts| {
+        let first = hosts.text.find("[host.").context("a host")?;
+        let (before, after) = hosts.text.split_at(first);
+        hosts.write(&format!("{before}[host.'https://other.example']\n{after}"))
+    }),
+    ("PEILI-H005", "warning", |hosts| {
+        let underscored = hosts.folder.join("10.77.0.2_5000_");
+        let folder = hosts.file.parent().context("a folder")?;
+        if *folder == underscored {
+            return Ok(fs::create_dir(hosts.folder.join("10.77.0.2:5000"))?);
+        }
+        Ok(symlink(folder, underscored)?)
+    }),
+    ("PEILI-H005", "warning", |hosts| {
+        Ok(fs::write(hosts.folder.join("docker.io.toml"), &hosts.text)?)
+    }),
+    ("PEILI-H005", "warning", |hosts| {
+        let folder = hosts.folder.join("registry-1.docker.io");
+        fs::create_dir(&folder)?;
+        Ok(fs::write(folder.join("hosts.toml"), &hosts.text)?)
+    }),
+    ("PEILI-H006", "fault", |hosts| {
+        hosts.replace("10.77.0.11:5000", "10.77.0.12:5000")
+    }),
+    ("PEILI-H006", "fault", |hosts| {
+        hosts.replace("10.77.0.11:5000", "10.77.0.11:5999")
+    }),
+    ("PEILI-H008", "warning", |hosts| {
+        hosts.replace("X-Peili-Node-Secret", "X-Another")
+    }),
+];
+
+const TABLE: &str = "[plugins.'io.containerd.cri.v1.images'.registry]";
+const REPLACEMENTS: [Replacement; 5] = [
+    ("PEILI-C003", "fault", "config_path", "# config_path"),
+    (
+        "PEILI-C003",
+        "fault",
+        "certs.d'",
+        "certs.d:/etc/docker/certs.d'",
+    ),
+    (
+        "PEILI-C003",
+        "fault",
+        TABLE,
+        "[plugins.'io.containerd.grpc.v1.cri'.registry]",
+    ),
+    ("PEILI-C003", "fault", "certs.d'", "elsewhere'"),
+    (
+        "PEILI-C004",
+        "warning",
+        TABLE,
+        "[plugins.'io.containerd.cri.v1.images']\ndiscard_unpacked_layers = true\n\
+         [plugins.'io.containerd.cri.v1.images'.registry]",
+    ),
+];
+
+/// On a sound node all is well. Each fault that is prepared then is named with its remedy, and nothing else is.
+pub async fn each_prepared_fault_is_named(mut lab: Lab, containerd: Generation) -> Result<()> {
+    let mut nodes: [_; 2] = lab.start_nodes_with(containerd, SETTINGS).await?;
+    let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
+    for node in &nodes {
+        node.pull(&image).await?;
+    }
+    let doctor = Doctor::of(&nodes[0])?;
+    until("the doctor to find nothing", async || {
+        Ok(doctor.finds(&[])?.is_empty())
+    })
+    .await?;
+    let began = Instant::now();
+    doctor.finds(&[])?;
+    println!("a sound node is examined in {:?}", began.elapsed());
+
+    options(&doctor, &lab)?;
+    files(&doctor, &lab)?;
+    changes(&doctor, &lab)?;
+    ensure!(doctor.finds(&[])?.is_empty(), "the node is sound again");
+    lab.upstream.stop().await?;
+    let named = "the registry that is gone to be named";
+    until(named, async || {
+        // The image that it has is what the tag last meant.
+        nodes[0].containerd.cri.pull(&image.by_tag()).await?;
+        Ok(doctor.finds(&[])? == ["PEILI-U001 warning"])
+    })
+    .await?;
+    nodes[1].take_mirror()?.stop().await?;
+    nodes[0].take_mirror()?.stop().await?;
+    doctor.expect("PEILI-M001", "fault", &[])
+}
+
+/// Paths that lead nowhere, or to another containerd.
+fn options(doctor: &Doctor, lab: &Lab) -> Result<()> {
+    let empty = lab.folder("empty")?.display().to_string();
+    doctor.expect(
+        "PEILI-C001",
+        "fault",
+        &["--containerd-sock", "/nowhere.sock"],
+    )?;
+    doctor.expect(
+        "PEILI-C005",
+        "fault",
+        &["--containerd-content-path", "/nowhere/content"],
+    )?;
+    doctor.expect(
+        "PEILI-C005",
+        "fault",
+        &["--containerd-content-path", &empty],
+    )
+}
+
+/// Configuration files that are not as they should be.
+fn files(doctor: &Doctor, lab: &Lab) -> Result<()> {
+    let text = fs::read_to_string(&doctor.config)?;
+    let file = lab.folder("configuration")?.join("config.toml");
+    let path = file.display().to_string();
+    let options = ["--containerd-config", path.as_str()];
+    for (code, severity, from, to) in REPLACEMENTS {
+        ensure!(text.contains(from), "{from} is not in {text}");
+        fs::write(&file, text.replacen(from, to, 1))?;
+        File::options()
+            .write(true)
+            .open(&file)?
+            .set_modified(SystemTime::UNIX_EPOCH)?;
+        doctor.expect(code, severity, &options)?;
+    }
+    // As it is, and written after containerd has started.
+    fs::write(&file, &text)?;
+    doctor.expect("PEILI-C007", "warning", &options)
+}
+
+/// Registry configurations that are not as they should be.
+fn changes(doctor: &Doctor, lab: &Lab) -> Result<()> {
+    let kept = lab.folder("kept")?;
+    let file = only_file(&doctor.hosts)?;
+    let text = fs::read_to_string(&file)?;
+    for (n, (code, severity, change)) in CHANGES.into_iter().enumerate() {
+        let kept = kept.join(n.to_string());
+        copy(&doctor.hosts, &kept)?;
+        let hosts = HostsToml {
+            folder: &doctor.hosts,
+            file: file.clone(),
+            text: text.clone(),
+        };
+        change(&hosts)?;
+        doctor
+            .expect(code, severity, &[])
+            .with_context(|| format!("change {n}"))?;
+        empty(&doctor.hosts)?;
+        copy(&kept, &doctor.hosts)?;
+    }
+    Ok(())
+}
+
+impl HostsToml<'_> {
+    fn write(&self, text: &str) -> Result<()> {
+        Ok(fs::write(&self.file, text)?)
+    }
+
+    fn replace(&self, from: &str, to: &str) -> Result<()> {
+        ensure!(self.text.contains(from), "{from} is not in {}", self.text);
+        self.write(&self.text.replace(from, to))
+    }
+}
+
+/// The one hosts.toml of a folder.
+fn only_file(folder: &Path) -> Result<PathBuf> {
+    let folders = fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
+    let files = folders
+        .iter()
+        .map(|folder| folder.path().join("hosts.toml"));
+    let mut files = files.filter(|file| file.exists());
+    files.next().context("hosts.toml")
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy(&entry.path(), &target)?,
+            false => fs::copy(entry.path(), target).map(drop)?,
+        }
+    }
+    Ok(())
+}
+
+fn empty(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+/// `peili doctor` on a node.
+struct Doctor {
+    namespace: String,
+    metrics: String,
+    hosts: PathBuf,
+    config: PathBuf,
+    socket: PathBuf,
+    content: PathBuf,
+}
+
+impl Doctor {
+    fn of(node: &Node) -> Result<Self> {
+        let hosts = node.containerd.hosts();
+        let folder = hosts.parent().context("a folder")?;
+        Ok(Self {
+            namespace: node.host.namespace().to_owned(),
+            metrics: format!("{}:9090", node.host.address),
+            config: folder.join("config.toml"),
+            socket: node.containerd.socket(),
+            content: node.containerd.content(),
+            hosts,
+        })
+    }
+
+    /// What is not well, each with its severity. `options` come after those of the node, and count more.
+    fn finds(&self, options: &[&str]) -> Result<Vec<String>> {
+        let findings = self.findings(options)?;
+        let told = findings.iter().map(|finding| {
+            let part = |name: &str| finding[name].as_str().unwrap_or_default();
+            ensure!(!part("remedy").is_empty(), "{finding} says not what to do");
+            Ok(format!("{} {}", part("code"), part("severity")))
+        });
+        told.collect()
+    }
+
+    fn findings(&self, options: &[&str]) -> Result<Vec<Value>> {
+        let mut command = Host::command_in(&self.namespace, peili()?);
+        command.args([
+            "doctor",
+            "--output",
+            "json",
+            "--metrics-endpoint",
+            &self.metrics,
+        ]);
+        for (option, path) in [
+            ("--containerd-sock", &self.socket),
+            ("--containerd-config", &self.config),
+            ("--containerd-content-path", &self.content),
+            ("--containerd-registry-config-path", &self.hosts),
+        ] {
+            if !options.contains(&option) {
+                command.arg(option).arg(path);
+            }
+        }
+        let output = command.args(options).output()?;
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        let findings = report["findings"].as_array().context("findings")?;
+        let is_bad = |finding: &&Value| finding["severity"] != "ok";
+        Ok(findings.iter().filter(is_bad).cloned().collect())
+    }
+
+    /// Fails unless the doctor finds this and nothing else.
+    fn expect(&self, code: &str, severity: &str, options: &[&str]) -> Result<()> {
+        let found = self.finds(options)?;
+        let expected = format!("{code} {severity}");
+        ensure!(
+            found == [expected.as_str()],
+            "{expected} was prepared, and found was {:#?}",
+            self.findings(options)?
+        );
+        println!("{expected}");
+        Ok(())
+    }
+}
