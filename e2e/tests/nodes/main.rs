@@ -13,6 +13,7 @@ mod faults;
 mod flight_faults;
 mod flights;
 mod hosts;
+mod network_key;
 mod page;
 mod pull;
 mod pulls;
@@ -126,6 +127,11 @@ tests_on! { checks_2, V2:
     checks::moved_tag_is_fresh,
     checks::private_image_needs_its_secret,
     checks::failing_registry_costs_a_moment,
+}
+
+tests_on! { network_2, V2:
+    network_key::strangers_get_nothing,
+    network_key::keys_are_replaced_while_nodes_pull,
 }
 
 tests_on! { flights_2, V2:
