@@ -66,10 +66,8 @@ pub async fn strangers_get_nothing(lab: Lab, containerd: Generation) -> Result<(
         stranger.stop().await?;
     }
     for node in &nodes {
-        ensure!(
-            node.metric("peili_router_members")? == 2.0,
-            "a stranger is a member"
-        );
+        let members = node.metric("peili_router_members")?;
+        ensure!(members == 2.0, "{members} members");
         ensure!(
             node.metric("peili_strangers_refused_total")? > 0.0,
             "nobody was refused"
