@@ -34,6 +34,8 @@ mod proven;
 mod publish;
 #[cfg(test)]
 mod reflection_tests;
+#[cfg(test)]
+mod revocation_tests;
 mod router;
 mod search;
 mod store;
