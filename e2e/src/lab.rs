@@ -36,6 +36,8 @@ pub struct Settings {
     pub names: bool,
     /// Whether the mirror knows its containerd by a secret.
     pub secret: bool,
+    /// The network keys of the mirror, one on each line; `None`: it has none.
+    pub network_keys: Option<&'static str>,
     /// Whether the mirror sees its containerd's registry configuration, and so can ask the upstream what a tag points at
     /// and what is public.
     pub checks: bool,

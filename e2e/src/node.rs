@@ -29,6 +29,8 @@ pub struct Node {
     settings: Settings,
     /// The file of the secret by which the mirror knows its containerd.
     secret: Option<PathBuf>,
+    /// The file of the mirror's network keys, if it has some.
+    network_keys: Option<PathBuf>,
     data: PathBuf,
     log: PathBuf,
 }
@@ -67,9 +69,13 @@ impl Node {
             first,
             settings,
             secret,
+            network_keys: settings.network_keys.map(|_| folder.join("network-key")),
             data: folder.join("data"),
             log: logs.join(format!("{name}-peili.log")),
         };
+        if let Some(keys) = settings.network_keys {
+            node.replace_network_keys(keys)?;
+        }
         if !settings.plain {
             node.start_mirror()?;
         }
@@ -86,6 +92,9 @@ impl Node {
             .iter()
             .flat_map(|file| by_secret(file))
             .collect();
+        if let Some(file) = &self.network_keys {
+            more.extend(["--network-key-file".as_ref(), file.as_os_str()]);
+        }
         more.extend(self.settings.mirror.iter().map(OsStr::new));
         let name = format!("node-{}", self.host.address.octets()[3]);
         if self.settings.names {
@@ -122,6 +131,14 @@ impl Node {
         }
         let mirror = self.mirror.as_mut().context("the mirror is not running")?;
         mirror.ready(&self.host).await
+    }
+
+    /// Gives the mirror other network keys, as Kubernetes replaces a Secret.
+    pub fn replace_network_keys(&self, keys: &str) -> Result<()> {
+        let file = self.network_keys.as_ref().context("the node has no keys")?;
+        let next = file.with_extension("next");
+        std::fs::write(&next, keys)?;
+        Ok(std::fs::rename(&next, file)?)
     }
 
     /// Takes the running mirror away from the node, for the test to stop.

@@ -93,6 +93,9 @@
 {{- if $settings.nodeSecret.enabled }}
 - --node-secret-file={{ $settings.persistence.path }}/node-secret
 {{- end }}
+{{- if $settings.networkKeySecret }}
+- --network-key-file=/etc/secrets/network-key/network-key
+{{- end }}
 {{- if ne $settings.nodeReadiness.mode "off" }}
 - --node-readiness={{ $settings.nodeReadiness.mode }}
 - --node-readiness-taint={{ $settings.nodeReadiness.taint }}

@@ -29,6 +29,12 @@
       "a ValidatingAdmissionPolicy has to keep each mirror to its own node"
       "peili.nodeReadiness.mode: \"off\"") }}
 {{- end }}
+{{- if and $settings.networkKeySecret (not $settings.nodeSecret.enabled) }}
+{{- include "peili.refuse" (list
+      "peili.networkKeySecret without peili.nodeSecret.enabled"
+      "the mirror refuses whoever proves neither, and containerd does not have the network key"
+      "peili.nodeSecret.enabled: true, the default") }}
+{{- end }}
 {{- if and (eq .Values.grafanaDashboard.mode "GrafanaOperator") .Values.grafanaDashboard.enabled (not .Values.grafanaDashboard.grafanaOperator.matchLabels) }}
 {{- include "peili.refuse" (list
       "grafanaDashboard.mode: GrafanaOperator without grafanaDashboard.grafanaOperator.matchLabels"

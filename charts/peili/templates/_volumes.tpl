@@ -45,6 +45,12 @@ folder, are not held.
   secret:
     secretName: {{ . }}
 {{- end }}
+{{- with $settings.networkKeySecret }}
+- name: network-key
+  secret:
+    secretName: {{ . }}
+    optional: true
+{{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
@@ -79,6 +85,11 @@ folder, are not held.
 {{- if .Values.basicAuthSecretName }}
 - name: basic-auth
   mountPath: /etc/secrets/basic-auth
+  readOnly: true
+{{- end }}
+{{- if $settings.networkKeySecret }}
+- name: network-key
+  mountPath: /etc/secrets/network-key
   readOnly: true
 {{- end }}
 {{- with .Values.extraVolumeMounts }}

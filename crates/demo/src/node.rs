@@ -64,6 +64,7 @@ pub(crate) fn mirror_options() -> Options {
             filter: Filter::default(),
             authorization: None,
             node_secret: None,
+            network_keys: None,
             own_names: Vec::new(),
             resolve_tags: true,
         },
@@ -103,6 +104,7 @@ impl Node {
                 peers: others.iter().filter_map(Self::router_address).collect(),
             },
             flights: true,
+            network_keys: None,
             connections: ConnectionLimits::default(),
         };
         let bound = swarm::bind(config, &mut metrics)

@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use network_key::Keyring;
 use oci::{Digest, Filter, Origin};
 use subtle::ConstantTimeEq as _;
 
@@ -18,6 +19,8 @@ pub struct Access {
     pub authorization: Option<Secret>,
     /// What this node's containerd sends as [`NODE_SECRET`].
     pub node_secret: Option<Secret>,
+    /// The keys of the network, one of which a request of anybody else has to prove. `None`: whoever asks may be a peer.
+    pub network_keys: Option<Keyring>,
     /// Names of this host, by which its clients may ask, besides those of loopback.
     pub own_names: Vec<String>,
     /// Whether tags are answered at all.
@@ -85,7 +88,8 @@ impl Access {
     /// Determines who sent this request.
     ///
     /// If a node secret is set, it decides alone. Without one the node's own client is whoever asks from this host or
-    /// owns the pull of the object (`owns_pull`, see [`PullOwners`](crate::pull_owners::PullOwners)).
+    /// owns the pull of the object (`owns_pull`, see [`PullOwners`](crate::pull_owners::PullOwners)); that second way is closed
+    /// where strangers are kept out by a network key.
     pub fn caller(
         &self,
         headers: &HeaderMap,

@@ -24,6 +24,7 @@ use crate::activity::Changes;
 use crate::connect::Connector;
 use crate::flights::pulling::SOURCE_ANSWER_LIMIT;
 use crate::metrics::Metrics;
+use crate::network::Network;
 use crate::peers::{Fault, InFlight, Peers};
 use crate::rate_limit::RateLimit;
 use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, NOT_COMMITTED, OFFSET, SENT, Target};
@@ -115,6 +116,7 @@ pub struct Fetcher {
     pub peers: Arc<Peers>,
     limits: Limits,
     authorization: Option<HeaderValue>,
+    network: Option<Network>,
     pub metrics: Arc<Metrics>,
     /// `--download-rate`.
     pub download: Arc<RateLimit>,
@@ -155,6 +157,7 @@ impl Fetcher {
         router: Arc<dyn Router>,
         limits: Limits,
         authorization: Option<&Secret>,
+        network: Option<Network>,
         metrics: Arc<Metrics>,
         changes: Changes,
     ) -> Self {
@@ -177,6 +180,7 @@ impl Fetcher {
             peers,
             limits,
             authorization,
+            network,
             download: Arc::new(RateLimit::new(metrics.download_waited.clone())),
             metrics,
         }
@@ -271,7 +275,7 @@ impl Fetcher {
         let Ok(request) = self.request(&question, source) else {
             return SourceStatus::Gone;
         };
-        match self.client.request(request).await {
+        match self.client.request(self.proven(request)).await {
             Ok(response) if response.status() == StatusCode::OK => {
                 let number = |name| response.headers().get(name)?.to_str().ok()?.parse().ok();
                 SourceStatus::Has {
@@ -382,12 +386,23 @@ impl Fetcher {
         Ok(request)
     }
 
+    /// The request with what proves to the peer that it comes from a node of the network. All requests pass here at last:
+    /// what is added later is not proven.
+    fn proven(&self, mut request: http::Request<Empty<Bytes>>) -> http::Request<Empty<Bytes>> {
+        if let (Some(network), Some(peer)) = (&self.network, request.uri().host()) {
+            let peer = peer.to_owned();
+            network.prove(&mut request, &peer);
+        }
+        request
+    }
+
     /// The head of a peer's answer, or why there is none.
     async fn send(
         &self,
         request: http::Request<Empty<Bytes>>,
     ) -> Result<Response<Incoming>, String> {
-        match timeout(SOURCE_ANSWER_LIMIT, self.client.request(request)).await {
+        let request = self.client.request(self.proven(request));
+        match timeout(SOURCE_ANSWER_LIMIT, request).await {
             Err(_) => Err(format!("no answer within {SOURCE_ANSWER_LIMIT:?}")),
             Ok(Err(error)) => Err(chain(&error)),
             Ok(Ok(response)) => Ok(response),

@@ -30,6 +30,7 @@ mod measured;
 pub mod memory;
 mod metrics;
 mod mirror;
+mod network;
 mod node_report;
 mod object_stream;
 mod open_range;

@@ -129,6 +129,10 @@ impl MemoryRouter {
 
 #[async_trait]
 impl Router for MemoryRouter {
+    fn own_id(&self) -> Option<PeerId> {
+        Some(self.me().clone())
+    }
+
     fn find(&self, key: &Key) -> Search {
         let (found, search) = Search::channel();
         for candidate in self.cluster.0.lock().get(key).into_iter().flatten() {

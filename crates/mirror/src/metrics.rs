@@ -89,6 +89,12 @@ pub struct CheckLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct StrangerLabels {
+    /// `missing`, `wrong_key` or `clock`.
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct DecisionLabels {
     /// `follow`, `lead`, `alone` or `later`.
     pub outcome: &'static str,
@@ -118,6 +124,7 @@ pub struct Metrics {
     pub hedged: Counter,
     pub broken_bodies: Counter,
     pub damaged: Counter,
+    pub strangers_refused: Family<StrangerLabels, Counter>,
     pub upload_waited: Counter<f64, AtomicU64>,
     pub download_waited: Counter<f64, AtomicU64>,
     pub flights_sought: Family<DecisionLabels, Counter>,
@@ -156,6 +163,7 @@ impl Metrics {
             hedged: Counter::default(),
             broken_bodies: Counter::default(),
             damaged: Counter::default(),
+            strangers_refused: Family::default(),
             upload_waited: Counter::default(),
             download_waited: Counter::default(),
             flights_sought: Family::default(),
@@ -273,6 +281,12 @@ impl Metrics {
             self.damaged.clone(),
         );
         registry.register(
+            "peili_strangers_refused",
+            "Requests that were refused because they did not prove the network key, by why: missing, wrong_key, or clock (the \
+             clocks of the two nodes differ by more than 5 minutes)",
+            self.strangers_refused.clone(),
+        );
+        registry.register(
             "peili_upload_rate_wait_seconds",
             "Time that uploads to other nodes have waited because of --upload-rate, all streams together",
             self.upload_waited.clone(),
@@ -344,6 +358,11 @@ impl Metrics {
     pub fn count_check(&self, answer: &'static str) {
         let labels = CheckLabels { answer };
         self.upstream_checks.get_or_create(&labels).inc();
+    }
+
+    pub fn count_stranger(&self, reason: &'static str) {
+        let labels = StrangerLabels { reason };
+        self.strangers_refused.get_or_create(&labels).inc();
     }
 
     pub fn flight_sought(&self, decision: &'static str) {

@@ -28,6 +28,7 @@ use crate::flight::Flight;
 use crate::from_peers::FromPeers;
 use crate::images::Images;
 use crate::metrics::Metrics;
+use crate::network::Network;
 use crate::peers::Peers;
 use crate::pull_owners::PullOwners;
 use crate::pull_through::{Client, PullThroughStep};
@@ -84,6 +85,7 @@ pub struct Mirror {
     reader: Reader,
     from_peers: Arc<FromPeers>,
     images: Arc<Images>,
+    network: Option<Network>,
     pub(crate) flight: Option<Arc<Flight>>,
     pull_through: Option<Arc<PullThroughStep>>,
     trials: Arc<Trials>,
@@ -123,11 +125,16 @@ impl Mirror {
         } = options;
         let metrics = Arc::new(Metrics::register(registry));
         let authorization = access.authorization.as_ref();
+        let network = access.network_keys.clone().map(|keys| {
+            let own_id = parts.router.own_id();
+            Network::new(keys, own_id.map_or_else(String::new, |id| id.to_string()))
+        });
         let changes = Changes::default();
         let fetcher = Arc::new(Fetcher::new(
             parts.router.clone(),
             limits,
             authorization,
+            network.clone(),
             metrics.clone(),
             changes.clone(),
         ));
@@ -171,6 +178,7 @@ impl Mirror {
             reader,
             from_peers,
             images,
+            network,
             flight,
             pull_through,
             trials: Arc::default(),
@@ -335,6 +343,23 @@ impl Mirror {
         response
     }
 
+    /// # Errors
+    /// There is a network key, and the request is neither of this node's own client nor of a node that has the key.
+    fn admit_to_network(&self, head: &http::request::Parts, ends: Ends) -> Result<(), Refusal> {
+        let Some(network) = &self.network else {
+            return Ok(());
+        };
+        let client = ClientAddress::of(ends.remote, ends.local);
+        if self.access.caller(&head.headers, client, || false) == Caller::Own {
+            return Ok(());
+        }
+        let checked = network.check(&head.method, &head.uri, &head.headers);
+        checked.map_err(|why| {
+            self.metrics.count_stranger(why.reason());
+            Refusal::Stranger(why)
+        })
+    }
+
     async fn serve(
         &self,
         request: Request,
@@ -356,10 +381,12 @@ impl Mirror {
             }
             Request::Report(digests) => {
                 self.access.authorize(headers)?;
+                self.admit_to_network(head, ends)?;
                 Ok(self.answer_report(&digests))
             }
             Request::LinkTest => {
                 self.access.authorize(headers)?;
+                self.admit_to_network(head, ends)?;
                 let flight = self.flight.as_ref().ok_or(RequestError::UnknownPath)?;
                 let mut answer = flight.answer_link_test()?;
                 let permit = self.upload.admit().ok_or(Refusal::Occupied)?;
@@ -387,6 +414,10 @@ impl Mirror {
             }
             Request::Content(mut target) => {
                 self.access.authorize(headers)?;
+                // A trial image is for whoever knows its name.
+                if !self.trials.has(&target) {
+                    self.admit_to_network(head, ends)?;
+                }
                 record.span = Span::of_request(self.traces.as_ref(), headers);
                 target.pull.trace = record.span.context();
                 self.identify(&mut target, headers, ends).await;

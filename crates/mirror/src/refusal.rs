@@ -26,6 +26,8 @@ pub enum Refusal {
     Filtered(String),
     #[error("not on this node")]
     NotHere(Kind),
+    #[error("{0}")]
+    Stranger(network_key::NotProven),
     #[error("no peer has it")]
     NoPeer(Kind),
     #[error("peers have it, none of those asked gave it: {1}")]
@@ -76,7 +78,9 @@ impl Refusal {
             Self::Occupied => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::Unsatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::Filtered(_)
+            // A node without the key gets what a peer answers that has nothing.
+            Self::Stranger(_)
+            | Self::Filtered(_)
             | Self::NotPublic(..)
             | Self::TagUnchecked(_)
             | Self::NotHere(_)
@@ -143,6 +147,7 @@ impl Refusal {
             }
             Self::Request(_) | Self::Occupied | Self::ConditionFailed => ErrorCode::Unsupported,
             Self::Unauthorized => ErrorCode::Unauthorized,
+            Self::Stranger(_) => ErrorCode::Denied,
             Self::Filtered(_) => ErrorCode::NameUnknown,
             Self::TagUnchecked(_) => ErrorCode::ManifestUnknown,
             Self::NotHere(kind)

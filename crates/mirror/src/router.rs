@@ -170,5 +170,10 @@ pub trait Router: Send + Sync + 'static {
         None
     }
 
+    /// By which peers know this node. `None`: they do not know it by a name.
+    fn own_id(&self) -> Option<PeerId> {
+        None
+    }
+
     fn health(&self) -> Health;
 }

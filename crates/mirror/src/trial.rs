@@ -98,6 +98,14 @@ impl Trials {
         })
     }
 
+    /// Whether a request is for the current trial image.
+    pub(crate) fn has(&self, target: &Target) -> bool {
+        let current = self.current.lock();
+        current
+            .as_ref()
+            .is_some_and(|image| target.origin.as_ref() == Some(&image.origin))
+    }
+
     /// Finds what is asked for if it belongs to the current trial image.
     ///
     /// The random name is the permission: only the containerd that was told to pull the image knows it. A peer is

@@ -7,6 +7,8 @@ mod flights;
 mod forms;
 #[path = "it/measured.rs"]
 mod measured;
+#[path = "it/network.rs"]
+mod network;
 #[path = "it/pull_through.rs"]
 mod pull_through;
 #[path = "it/siblings.rs"]

@@ -105,6 +105,16 @@ pub struct RegistryArgs {
     /// Folder in which the node's identity and the peers it knew are kept over restarts.
     #[arg(long, env = "DATA_DIR", default_value = "", hide_default_value = true)]
     pub data_dir: String,
+    /// File with the key that the nodes of this network share, one word of 32 characters or more, as openssl rand -hex 32
+    /// makes it. Nodes without it, Spegel's among them, are then no peers and get nothing. A second line may hold the key that
+    /// replaces it or that it replaces. The file is read again when it changes.
+    #[arg(
+        long,
+        env = "NETWORK_KEY_FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub network_key_file: String,
     /// Address at which peers connect over libp2p.
     #[arg(long, env = "ROUTER_ADDR", default_value = ":5001")]
     pub router_addr: String,

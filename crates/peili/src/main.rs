@@ -18,6 +18,7 @@ mod fault;
 mod images;
 mod kubectl;
 mod man;
+mod network_key_file;
 mod next_hosts;
 mod observe;
 mod pull;

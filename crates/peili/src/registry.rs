@@ -22,7 +22,7 @@ use crate::next_hosts::NextHosts;
 use crate::observe::{About, LastTrial, PageAccess, Pages, Views};
 use crate::readiness::MirrorProbe;
 use crate::settings::{Checks, Settings, Store};
-use crate::{address, descriptors, observe, service_manager, traces};
+use crate::{address, descriptors, network_key_file, observe, service_manager, traces};
 
 /// For peers and Kubernetes to be told that this mirror is about to end.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
@@ -101,6 +101,7 @@ impl Bound {
             data_dir: settings.data_dir.clone(),
             bootstrap: settings.bootstrap.clone(),
             flights: settings.flights,
+            network_keys: settings.network_keys.as_ref().map(|file| file.keys.clone()),
             connections,
         };
         let swarm = swarm::bind(config, &mut metrics)
@@ -139,6 +140,9 @@ impl Bound {
             swarm,
         } = self;
         let mut tasks = JoinSet::new();
+        if let Some(file) = settings.network_keys {
+            tasks.spawn(file.watch(network_key_file::register(&mut metrics)));
+        }
         let (registry_address, metrics_address) = (registry.local_addr()?, observe.local_addr()?);
         let router_port = swarm.port();
         let (router, mut cluster) = swarm.spawn();

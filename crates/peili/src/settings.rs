@@ -15,6 +15,7 @@ use swarm::Bootstrap;
 
 use crate::cli::RegistryArgs;
 use crate::fault::Faults;
+use crate::network_key_file::NetworkKeyFile;
 use crate::observe::PageAccess;
 use crate::traces::{self, TraceSettings};
 use crate::{duration, value};
@@ -33,6 +34,8 @@ pub struct Settings {
     /// `None`: Kubernetes is told nothing.
     pub node_readiness: Option<NodeReadiness>,
     pub data_dir: Option<PathBuf>,
+    /// `None`: whoever connects is a peer.
+    pub network_keys: Option<NetworkKeyFile>,
     /// `None`: traces are off.
     pub traces: Option<TraceSettings>,
     pub bootstrap: Bootstrap,
@@ -66,7 +69,7 @@ impl Settings {
         let registries = mirror::registries(&arguments.mirror, &mut faults);
         let bootstrap = bootstrap::read(&arguments.bootstrap, &mut faults);
         let page_access = faults.take("--page-access", arguments.page_access.parse());
-        let mirror = mirror::read(
+        let mut mirror = mirror::read(
             &arguments.mirror,
             &arguments.given,
             &arguments.node.node_name,
@@ -86,6 +89,11 @@ impl Settings {
         let data_dir = value::path(&arguments.data_dir);
         if let Some(folder) = &data_dir {
             faults.take("--data-dir", value::folder(folder));
+        }
+        let network_keys = value::path(&arguments.network_key_file)
+            .and_then(|path| faults.take("--network-key-file", NetworkKeyFile::open(path)));
+        if let (Some(mirror), Some(file)) = (&mut mirror, &network_keys) {
+            mirror.access.network_keys = Some(file.keys.clone());
         }
         let checks = checks::read(
             &arguments.checks,
@@ -110,6 +118,7 @@ impl Settings {
                 node_name: node_name(&arguments.node.node_name),
                 node_readiness,
                 data_dir,
+                network_keys,
                 traces,
                 bootstrap: bootstrap?,
                 store: store?,

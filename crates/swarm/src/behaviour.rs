@@ -14,10 +14,12 @@ use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Transport, identify, kad, noise, ping, tcp, yamux,
 };
+use network_key::Keyring;
 
 use crate::addresses::{AddressFilter, Endpoint};
 use crate::agent::Agent;
 use crate::datagrams;
+use crate::handshake::Handshake;
 use crate::publish::RECORD_TTL;
 use crate::store::ProviderStore;
 
@@ -115,12 +117,13 @@ impl Behaviour {
     }
 }
 
-/// TCP, Noise, yamux. go-libp2p offers Noise beside TLS by default, so Noise alone reaches Spegel.
+/// TCP, Noise, yamux; with a network key where there is one. go-libp2p offers Noise beside TLS by default, so Noise alone reaches Spegel.
 ///
 /// # Errors
 /// The key pair cannot sign for Noise.
 pub(crate) fn transport(
     keypair: &Keypair,
+    keys: Option<Keyring>,
     filter: &AddressFilter,
 ) -> Result<transport::Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
     let mut yamux = yamux::Config::default();
@@ -133,7 +136,7 @@ pub(crate) fn transport(
     };
     Ok(others
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(keypair)?)
+        .authenticate(Handshake::new(keypair, keys)?)
         .multiplex(yamux)
         .timeout(HANDSHAKE_TIMEOUT)
         .boxed())

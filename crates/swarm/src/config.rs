@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use mirror::ListenAddress;
 use mirror::serve::ConnectionLimits;
+use network_key::Keyring;
 use url::Url;
 
 use crate::PeerAddress;
@@ -23,6 +24,8 @@ pub struct Config {
     /// Whether this node takes part in flights (`--flights`). One that does not finds content and is found by provider
     /// records alone, as Spegel's nodes are.
     pub flights: bool,
+    /// The keys of the network, one of which a peer has to have (`--network-key-file`). `None`: whoever connects is a peer.
+    pub network_keys: Option<Keyring>,
     /// The most connections of the ports, by the descriptors that there are.
     pub connections: ConnectionLimits,
 }

@@ -22,6 +22,7 @@ mod datagrams;
 mod flights;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod handshake;
 mod identity;
 mod key;
 mod legacy_peers;
@@ -33,6 +34,8 @@ mod proven;
 mod publish;
 #[cfg(test)]
 mod reflection_tests;
+#[cfg(test)]
+mod revocation_tests;
 mod router;
 mod search;
 mod store;
@@ -125,7 +128,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
 
     let filter = AddressFilter::new(config.listen.ip.is_some_and(|ip| ip.is_loopback()));
     let swarm = libp2p::Swarm::new(
-        behaviour::transport(keypair, &filter)?,
+        behaviour::transport(keypair, config.network_keys.clone(), &filter)?,
         Behaviour::new(
             keypair,
             &config.node_name,
@@ -157,6 +160,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
         filter,
         config.registry_port,
         flights,
+        config.network_keys.as_ref(),
         metrics,
         outbox,
     );
@@ -370,6 +374,7 @@ mod tests {
             data_dir: None,
             bootstrap: Bootstrap::Static { peers: Vec::new() },
             flights: true,
+            network_keys: None,
             connections: ConnectionLimits::default(),
         };
         let bound = bind(config, &mut Registry::default()).await;

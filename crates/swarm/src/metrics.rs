@@ -37,6 +37,9 @@ pub(crate) struct Metrics {
     /// `peili_router_dials_refused_total`: connections that were not made, because too many to the same address had not
     /// reached the peer that was said to be there.
     pub(crate) dials_refused: Counter,
+    /// `peili_router_handshakes_refused_total`: connections that came to nothing because this node and the other end have no
+    /// network key in common, or one of them has none.
+    pub(crate) handshakes_refused: Counter,
     /// `peili_router_keys_dropped_total`: announced keys that were not kept, because a member announced too many, or all
     /// members together.
     pub(crate) keys_dropped: Counter,
@@ -68,6 +71,7 @@ impl Metrics {
             announcements_published: Counter::default(),
             dials_failed: Counter::default(),
             dials_refused: Counter::default(),
+            handshakes_refused: Counter::default(),
             keys_dropped: Counter::default(),
             peers_lost: Counter::default(),
             members: Gauge::default(),
@@ -141,6 +145,11 @@ impl Metrics {
                 "dials_refused",
                 "Connections not made because others to the same address did not reach the peer said to be there",
                 &metrics.dials_refused,
+            ),
+            (
+                "handshakes_refused",
+                "Connections refused because this node and the other end have no network key in common",
+                &metrics.handshakes_refused,
             ),
             (
                 "keys_dropped",

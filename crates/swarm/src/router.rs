@@ -101,6 +101,10 @@ impl Router {
 
 #[async_trait]
 impl mirror::Router for Router {
+    fn own_id(&self) -> Option<mirror::PeerId> {
+        Some(self.id())
+    }
+
     fn find(&self, key: &Key) -> Search {
         let (asker, search) = Search::channel();
         let key = RoutingKey::from(key);

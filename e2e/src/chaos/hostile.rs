@@ -160,6 +160,7 @@ async fn members(
                 peers: peers.clone(),
             },
             flights: true,
+            network_keys: None,
             connections: ConnectionLimits::default(),
         };
         let mut metrics = prometheus_client::registry::Registry::default();

@@ -15,6 +15,7 @@ const CHECKS: Settings = Settings {
     mirror: &["--tag-max-age", "0s"],
     names: false,
     secret: true,
+    network_keys: None,
     checks: true,
     descriptors: None,
     plain: false,

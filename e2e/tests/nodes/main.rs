@@ -14,6 +14,7 @@ mod faults;
 mod flight_faults;
 mod flights;
 mod hosts;
+mod network_key;
 #[path = "../../../crates/peili/tests/it/otlp.rs"]
 mod otlp;
 mod page;
@@ -129,6 +130,11 @@ tests_on! { checks_2, V2:
     checks::moved_tag_is_fresh,
     checks::private_image_needs_its_secret,
     checks::failing_registry_costs_a_moment,
+}
+
+tests_on! { network_2, V2:
+    network_key::strangers_get_nothing,
+    network_key::keys_are_replaced_while_nodes_pull,
 }
 
 tests_on! { flights_2, V2:

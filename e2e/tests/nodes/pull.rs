@@ -15,6 +15,7 @@ const SETTINGS: Settings = Settings {
     mirror: &["--private=share"],
     names: false,
     secret: true,
+    network_keys: None,
     checks: true,
     descriptors: None,
     plain: false,

@@ -19,6 +19,7 @@ const SETTINGS: Settings = Settings {
     mirror: &["--otlp-endpoint", "http://10.77.0.99:4318"],
     names: false,
     secret: true,
+    network_keys: None,
     checks: false,
     descriptors: None,
     plain: false,

@@ -47,6 +47,7 @@ peili:
   mirroredRegistries: ['https://docker.io', 'https://quay.io']
   registryFilters: ['.*:latest$']
   additionalMirrorTargets: ['http://192.0.2.9:5000']
+  networkKeySecret: peili-key
   debugWebEnabled: false
 ";
 

@@ -123,6 +123,29 @@ fn containers_are_locked_down() -> Result<()> {
     Ok(())
 }
 
+/// The chart makes no key of its own, and a Secret that is not there keeps no mirror from starting.
+#[test]
+fn the_network_key_is_mounted_from_the_secret_that_is_named() -> Result<()> {
+    let objects = Render::default()
+        .values("{peili: {networkKeySecret: peili-key}}")
+        .objects()?;
+    let mirror = objects.mirror()?;
+    let option = "--network-key-file=/etc/secrets/network-key/network-key";
+    assert!(mirror.arguments("registry")?.contains(&option));
+    let mount = named(
+        &mirror.container("registry")?["volumeMounts"],
+        "network-key",
+    )?;
+    assert_eq!(mount["mountPath"], "/etc/secrets/network-key");
+    assert_eq!(mount["readOnly"], true);
+    let volume = named(&mirror.pod()["volumes"], "network-key")?;
+    let secret = json!({"secretName": "peili-key", "optional": true});
+    assert_eq!(volume["secret"], secret);
+    let without = Render::default().objects()?;
+    assert!(!without.mirror()?.0.to_string().contains("network-key"));
+    Ok(())
+}
+
 /// Both containers have the file in a folder that outlives neither of them alone.
 #[test]
 fn init_and_main_container_share_the_node_secret() -> Result<()> {

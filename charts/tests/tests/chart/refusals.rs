@@ -4,7 +4,7 @@ use anyhow::Result;
 use chart_tests::{Helm, Render};
 
 /// Values, the version of Kubernetes, and what the three parts of the message contain.
-const REFUSED: [(&str, &str, [&str; 3]); 14] = [
+const REFUSED: [(&str, &str, [&str; 3]); 15] = [
     (
         "platform: gke",
         "1.37.0",
@@ -67,6 +67,15 @@ const REFUSED: [(&str, &str, [&str; 3]); 14] = [
             "nodeReadiness.mode: taint needs Kubernetes 1.30, this is v1.29.0",
             "ValidatingAdmissionPolicy",
             "mode: \"off\"",
+        ],
+    ),
+    (
+        "{peili: {networkKeySecret: peili-key, nodeSecret: {enabled: false}}}",
+        "1.37.0",
+        [
+            "peili.networkKeySecret without peili.nodeSecret.enabled",
+            "containerd does not have the network key",
+            "peili.nodeSecret.enabled: true",
         ],
     ),
     (

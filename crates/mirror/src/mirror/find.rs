@@ -28,7 +28,9 @@ impl Mirror {
             // What is complete fills no ingest.
             Caller::Own => !target.digest().is_some_and(is_here),
             Caller::Peer => false,
-            Caller::Remote => self.access.node_secret.is_none(),
+            Caller::Remote => {
+                self.access.node_secret.is_none() && self.access.network_keys.is_none()
+            }
         };
         let filled = if may_own {
             self.filled_ingest(target).await

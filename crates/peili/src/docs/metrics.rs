@@ -17,7 +17,7 @@ use regex::Regex;
 use swarm::Bootstrap;
 
 use super::{cell, read, settle};
-use crate::{observe, traces};
+use crate::{network_key_file, observe, traces};
 
 const HEAD: &str = "\
 # Metrics
@@ -58,6 +58,7 @@ async fn registry() -> Registry {
     observe::register_node(&mut registry, "n1");
     let _ = observe::register_ready(&mut registry);
     traces::register(&mut registry);
+    network_key_file::register(&mut registry);
     let folder = tempfile::tempdir().expect("a folder");
     let options = layout::Options {
         path: folder.path().join("store"),
@@ -87,6 +88,7 @@ async fn registry() -> Registry {
         data_dir: None,
         bootstrap: Bootstrap::Static { peers: Vec::new() },
         flights: true,
+        network_keys: None,
         connections: ConnectionLimits::default(),
     };
     drop(
@@ -163,6 +165,7 @@ fn types() -> BTreeMap<String, &'static str> {
     let mut types = BTreeMap::from([
         ("peili_node".to_owned(), "info"),
         ("peili_ready".to_owned(), "gauge"),
+        ("peili_network_keys".to_owned(), "gauge"),
         ("peili_bytes".to_owned(), "counter"),
     ]);
     for source in SOURCES {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use libp2p::core::ConnectedPoint;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, identify, kad, ping};
 
 use super::{KEPT_CONNECTIONS, Node, ip_of};
@@ -14,6 +14,7 @@ use crate::addresses::{Endpoint, MAX_ADDRESSES, Sockets, Software};
 use crate::agent::Agent;
 use crate::behaviour::{BehaviourEvent, KAD_PROTOCOL};
 use crate::datagrams::FLIGHTS_PROTOCOL;
+use crate::handshake;
 use crate::key::RoutingKey;
 
 impl Node {
@@ -44,6 +45,11 @@ impl Node {
                 connection_id,
                 error,
             } => self.on_dial_failed(peer_id, connection_id, &error),
+            SwarmEvent::IncomingConnectionError {
+                error: ListenError::Transport(error),
+                send_back_addr,
+                ..
+            } if handshake::is_refusal(&error) => self.on_stranger(&send_back_addr),
             SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "cannot take a connection from a peer");
             }
@@ -99,6 +105,9 @@ impl Node {
             self.book.reached(peer, socket);
             self.filter.proven.lock().reached(peer, &socket);
         }
+        if self.has_old_key(connection) {
+            self.swarm.close_connection(connection);
+        }
         self.filter.proven.lock().met(peer);
         self.on_reached(endpoint);
         if let ConnectedPoint::Listener { send_back_addr, .. } = endpoint {
@@ -129,8 +138,16 @@ impl Node {
         error: &DialError,
     ) {
         tracing::debug!(?peer, %error, "cannot connect to a peer");
+        let is_refused = handshake::is_refused(error);
+        if is_refused {
+            self.metrics.handshakes_refused.inc();
+        }
+        let why = match is_refused {
+            true => self.why_refused().to_owned(),
+            false => error.to_string(),
+        };
         if let Some(round) = &mut self.round {
-            round.failed(connection, error.to_string());
+            round.failed(connection, why);
             self.advance_round();
         }
         if !matches!(

@@ -1,6 +1,7 @@
 //! Routers on loopback: what the trait promises, and that it holds among many.
 
 mod flights;
+mod network_keys;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ fn config(registry_port: u16, peers: &[u16]) -> Config {
             peers: peers.map(|p| p.parse().expect("a peer")).collect(),
         },
         flights: true,
+        network_keys: None,
         connections: ConnectionLimits::default(),
     }
 }

@@ -1,0 +1,138 @@
+//! How a connection is secured: by Noise, and where the network has a key, between nodes that have it.
+//!
+//! The key's secret is the prologue of the Noise handshake (Noise specification, section 6): both ends must have hashed the
+//! same one, or the handshake ends with an error before either has sent anything else. The name of the protocol tells which
+//! key is meant, so that the ends can agree on one that both have. Why: `docs/decisions/0016-network-key.md`.
+
+use std::error::Error;
+use std::io;
+use std::pin::Pin;
+
+use futures::future::{FutureExt as _, ready};
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::core::UpgradeInfo;
+use libp2p::core::transport::TransportError;
+use libp2p::core::upgrade::{
+    InboundConnectionUpgrade, NegotiationError, OutboundConnectionUpgrade,
+};
+use libp2p::identity::Keypair;
+use libp2p::swarm::DialError;
+use libp2p::{PeerId, noise};
+use network_key::{Keyring, NetworkKey};
+
+/// Without a key, as Spegel has it.
+const OPEN: &str = "/noise";
+/// With a key, whose id follows.
+const KEYED: &str = "/peili/noise/1/";
+
+/// The upgrade of a TCP connection.
+#[derive(Clone)]
+pub(crate) struct Handshake {
+    noise: noise::Config,
+    /// `None`: whoever connects is a peer.
+    keys: Option<Keyring>,
+}
+
+impl Handshake {
+    /// # Errors
+    /// The key pair cannot sign for Noise.
+    pub(crate) fn new(keypair: &Keypair, keys: Option<Keyring>) -> Result<Self, noise::Error> {
+        let noise = noise::Config::new(keypair)?;
+        Ok(Self { noise, keys })
+    }
+
+    /// Noise as a protocol has it; `None`: its key was taken away since it was offered.
+    fn noise(self, protocol: &str) -> Option<noise::Config> {
+        let Some(keys) = self.keys else {
+            return Some(self.noise);
+        };
+        let keys = keys.current();
+        let key = keys.iter().find(|key| name(key) == protocol)?;
+        let secret = key.handshake_secret().to_vec();
+        Some(self.noise.with_prologue(secret))
+    }
+}
+
+fn name(key: &NetworkKey) -> String {
+    format!("{KEYED}{}", key.id())
+}
+
+impl UpgradeInfo for Handshake {
+    type Info = String;
+    type InfoIter = std::vec::IntoIter<String>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        let names = match &self.keys {
+            Some(keys) => keys.current().iter().map(name).collect(),
+            None => vec![OPEN.to_owned()],
+        };
+        names.into_iter()
+    }
+}
+
+type Secured<T> = Result<(PeerId, noise::Output<T>), noise::Error>;
+
+impl<T> InboundConnectionUpgrade<T> for Handshake
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = (PeerId, noise::Output<T>);
+    type Error = noise::Error;
+    type Future = Pin<Box<dyn Future<Output = Secured<T>> + Send>>;
+
+    fn upgrade_inbound(self, socket: T, protocol: String) -> Self::Future {
+        match self.noise(&protocol) {
+            Some(noise) => noise.upgrade_inbound(socket, OPEN),
+            None => ready(Err(noise::Error::AuthenticationFailed)).boxed(),
+        }
+    }
+}
+
+impl<T> OutboundConnectionUpgrade<T> for Handshake
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = (PeerId, noise::Output<T>);
+    type Error = noise::Error;
+    type Future = Pin<Box<dyn Future<Output = Secured<T>> + Send>>;
+
+    fn upgrade_outbound(self, socket: T, protocol: String) -> Self::Future {
+        match self.noise(&protocol) {
+            Some(noise) => noise.upgrade_outbound(socket, OPEN),
+            None => ready(Err(noise::Error::AuthenticationFailed)).boxed(),
+        }
+    }
+}
+
+/// Whether a dial failed because the two ends could not agree on a handshake, at one of the addresses.
+pub(crate) fn is_refused(error: &DialError) -> bool {
+    let DialError::Transport(addresses) = error else {
+        return false;
+    };
+    addresses.iter().any(|(_, error)| is_refusal(error))
+}
+
+/// Whether one of the ends refused the other's handshake, rather than that the connection broke.
+pub(crate) fn is_refusal(error: &TransportError<io::Error>) -> bool {
+    match error {
+        TransportError::Other(error) => is_within(error),
+        TransportError::MultiaddrNotSupported(_) => false,
+    }
+}
+
+/// Looks at the error that an error of std::io was made of, which its `source` passes over.
+fn is_within(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| is_from_refusal(inner))
+}
+
+fn is_from_refusal(error: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<NegotiationError>() {
+        return matches!(error, NegotiationError::Failed);
+    }
+    match error.downcast_ref::<noise::Error>() {
+        // Where one protocol alone is proposed, the answer to the proposal is read in its midst.
+        Some(noise::Error::Io(error)) => is_within(error),
+        Some(_) => true,
+        None => error.source().is_some_and(is_from_refusal),
+    }
+}
