@@ -196,6 +196,13 @@ impl Coordinator {
         self.deliver_own(now, view);
     }
 
+    /// Handles a member that can be reached again.
+    pub(crate) fn reachable_again(&mut self, now: Time, node: NodeId, view: &impl View) {
+        let cx = &mut Context::new(now, view, &mut self.out);
+        self.holdings.compare_with(node, cx);
+        self.deliver_own(now, view);
+    }
+
     /// Handles changes of slot owners.
     pub fn owners_changed(&mut self, now: Time, changes: &[SlotChange], view: &impl View) {
         let me = view.me();

@@ -92,7 +92,8 @@ impl Holdings {
         }
         if self.renew_at.is_some_and(|at| at <= cx.now) {
             self.renew_at = Some(cx.now.after(RENEW));
-            self.renew(cx);
+            self.renewed.clear();
+            self.renew(|_| true, cx);
         }
     }
 
@@ -157,17 +158,27 @@ impl Holdings {
         send(&mut forget, add);
     }
 
-    fn renew(&mut self, cx: &mut Context<'_, impl View>) {
+    /// Compares hashes with a node that can be reached again, if it is an owner: it has missed announcements.
+    pub fn compare_with(&mut self, node: NodeId, cx: &mut Context<'_, impl View>) {
+        self.renew(|owner| *owner == node, cx);
+    }
+
+    /// Compares hashes with these owners.
+    fn renew(&mut self, is_meant: impl Fn(&NodeId) -> bool, cx: &mut Context<'_, impl View>) {
         let mut hashes: BTreeMap<NodeId, (u64, Vec<u64>)> = BTreeMap::new();
         for (slot, keys) in Slot::all().zip(&self.slots) {
             let hash = keys.iter().fold(0, fold);
-            for owner in cx.view.own_owners(slot).iter() {
+            for owner in cx
+                .view
+                .own_owners(slot)
+                .iter()
+                .filter(|owner| is_meant(owner))
+            {
                 let (slots, of_owner) = hashes.entry(*owner).or_default();
                 *slots |= 1 << slot.index();
                 of_owner.push(hash);
             }
         }
-        self.renewed.clear();
         for (owner, (slots, hashes)) in hashes {
             self.renewed.insert(owner, slots);
             cx.out.send(owner, Message::Renew(Renew { slots, hashes }));

@@ -214,8 +214,11 @@ impl Node {
     /// # Errors The datagram cannot be decoded; nothing has changed.
     pub fn receive(&mut self, now: Time, from: NodeId, datagram: &[u8]) -> Result<(), DecodeError> {
         let passed = Message::from_datagram(datagram)?;
-        self.unreachable.remove(&from);
         self.suspects.remove(&from);
+        if self.unreachable.remove(&from).is_some() {
+            let (coordinator, view) = coordinator!(self);
+            coordinator.reachable_again(now, from, view);
+        }
         match passed {
             (_, Message::Members(message)) => self.members.accept(now, from, message)?,
             passed => {
@@ -274,7 +277,11 @@ impl Node {
     /// Performs all actions that are due.
     pub fn tick(&mut self, now: Time) {
         self.members.tick(now);
-        self.unreachable.retain(|_, until| *until > now);
+        let again = self.unreachable.extract_if(.., |_, until| *until <= now);
+        for (node, _) in again.collect::<Vec<_>>() {
+            let (coordinator, view) = coordinator!(self);
+            coordinator.reachable_again(now, node, view);
+        }
         self.moved.retain(|_, at| now.since(*at) < HANDOVER);
         let member_silent = self.suspects.iter().filter(|(_, until)| **until <= now);
         for node in member_silent.map(|(node, _)| *node).collect::<Vec<_>>() {

@@ -203,3 +203,35 @@ fn a_crowd_that_joins_and_asks_at_once_pulls_three_times_at_most() {
     );
     assert!(pulls.values().all(|pulls| *pulls <= 3), "{pulls:?}");
 }
+
+/// A connection breaks for less time than it takes to suspect a member, and with it goes what was sent.
+#[test]
+fn what_an_owner_could_not_be_told_reaches_it_once_it_can_be_reached() {
+    let mut cluster = Cluster::new(4);
+    let keys = [Key::of("before"), Key::of("meanwhile")];
+    let lost = |cluster: &mut Cluster| {
+        for owner in 1..4 {
+            cluster.with(0, |node, now| node.undelivered(now, id(owner)));
+        }
+    };
+    cluster.lost = 1_000;
+    cluster.with(0, |node, now| node.hold(now, &keys[..1]));
+    cluster.run(50);
+    lost(&mut cluster);
+    cluster.with(0, |node, now| node.hold(now, &keys[1..]));
+    cluster.run(50);
+    lost(&mut cluster);
+    cluster.lost = 0;
+    cluster.run(10_000);
+    for key in keys {
+        for asker in 1..4 {
+            cluster.with(asker, |node, now| node.find_holders(now, key));
+            cluster.run(100);
+            assert_eq!(
+                cluster.found(asker),
+                [id(0)],
+                "as node {asker} finds {key:?}"
+            );
+        }
+    }
+}
