@@ -19,6 +19,7 @@ const SETTINGS: Settings = Settings {
     mirror: &["--page-access", "anywhere", "--tag-max-age", "0s"],
     names: true,
     secret: true,
+    network_keys: None,
     checks: true,
     descriptors: None,
     plain: false,
