@@ -182,9 +182,9 @@ impl Coordinator {
         self.member_silent(now, to, view);
     }
 
-    /// Takes over slots whose arbiter cannot be reached.
-    pub(crate) fn take_over(&mut self, now: Time) {
-        self.arbiter.start_learning(now);
+    /// Takes over slots whose arbiter has not been reached since then.
+    pub(crate) fn take_over(&mut self, since: Time) {
+        self.arbiter.start_learning(since);
     }
 
     /// Handles a member that does not answer.

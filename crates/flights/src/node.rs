@@ -16,8 +16,8 @@ use crate::{Decision, DecodeError, Key, NodeId, Time};
 
 /// A member that could not be reached does not count as an owner for this long, unless it is heard from.
 pub const UNREACHABLE: Duration = Duration::from_secs(5);
-/// A member that another one reports as silent, or as a source that failed, does not count as an owner either, if it does not answer within this
-/// time.
+/// A member that another one reports as silent, or as a source that failed, does not count as an owner either, if it does
+/// not answer within this time.
 const SUSPICION: Duration = Duration::from_millis(300);
 /// What others say of a member that was probed for it is ignored for this long.
 const HEARSAY_AGAIN: Duration = Duration::from_secs(6);
@@ -36,7 +36,7 @@ pub struct Node {
     coordinator: Coordinator,
     /// Members that do not count as owners, and until when.
     unreachable: BTreeMap<NodeId, Time>,
-    /// Members that will not count as owners unless they are heard from before this time.
+    /// Members that will not count as owners unless they are heard from within [`SUSPICION`] from then on.
     suspects: BTreeMap<NodeId, Time>,
     /// Members that were probed because another one said that they do not answer, and until when that is not repeated.
     hearsay: BTreeMap<NodeId, Time>,
@@ -242,14 +242,15 @@ impl Node {
 
     /// Handles a datagram that could not be delivered: its recipient cannot be reached.
     pub fn undelivered(&mut self, now: Time, to: NodeId) {
-        self.mark_unreachable(now, to);
+        self.mark_unreachable(now, to, now);
         let (coordinator, view) = coordinator!(self);
         coordinator.undelivered(now, to, view);
         self.members.undelivered(now, to);
         self.apply_changes(now);
     }
 
-    fn mark_unreachable(&mut self, now: Time, node: NodeId) {
+    /// `since`: when it was first suspected. Nodes have reported their leads to the next owner since then.
+    fn mark_unreachable(&mut self, now: Time, node: NodeId, since: Time) {
         self.suspects.remove(&node);
         let until = now.after(UNREACHABLE);
         let is_known = self.unreachable.insert(node, until).is_some();
@@ -261,7 +262,7 @@ impl Node {
         let scopes = self.slots.scopes();
         let mut all = scopes.flat_map(|scope| Slot::all().map(move |slot| (scope, slot)));
         if !is_known && all.any(passes_to_me) {
-            coordinator.take_over(now);
+            coordinator.take_over(since);
         }
         coordinator.member_silent(now, node, view);
     }
@@ -269,8 +270,9 @@ impl Node {
     /// When [`Node::tick`] is to be called next.
     pub fn next_deadline(&self) -> Time {
         let others = [self.slots.next_deadline(), self.coordinator.next_deadline()];
-        let own = self.unreachable.values().chain(self.suspects.values());
-        let own = own.copied().chain(others.into_iter().flatten());
+        let suspects = self.suspects.values().map(|since| since.after(SUSPICION));
+        let own = self.unreachable.values().copied().chain(suspects);
+        let own = own.chain(others.into_iter().flatten());
         own.fold(self.members.next_deadline(), Time::min)
     }
 
@@ -283,9 +285,11 @@ impl Node {
             coordinator.reachable_again(now, node, view);
         }
         self.moved.retain(|_, at| now.since(*at) < HANDOVER);
-        let member_silent = self.suspects.iter().filter(|(_, until)| **until <= now);
-        for node in member_silent.map(|(node, _)| *node).collect::<Vec<_>>() {
-            self.mark_unreachable(now, node);
+        let silent = self
+            .suspects
+            .extract_if(.., |_, since| since.after(SUSPICION) <= now);
+        for (node, since) in silent.collect::<Vec<_>>() {
+            self.mark_unreachable(now, node, since);
         }
         self.apply_changes(now);
         let (coordinator, view) = coordinator!(self);
@@ -398,7 +402,7 @@ impl Node {
             }
             self.hearsay.insert(node, now.after(HEARSAY_AGAIN));
         }
-        self.suspects.insert(node, now.after(SUSPICION));
+        self.suspects.insert(node, now);
         self.members.probe_now(now, node);
     }
 

@@ -112,9 +112,9 @@ impl Arbiter {
         }
     }
 
-    /// Grants no lead for [`LEARNING`]: nodes may hold leads that this arbiter does not know of yet.
-    pub fn start_learning(&mut self, now: Time) {
-        self.learning_until = now.after(LEARNING);
+    /// Grants no lead for [`LEARNING`] from `since` on: nodes may hold leads that this arbiter does not know of yet.
+    pub fn start_learning(&mut self, since: Time) {
+        self.learning_until = self.learning_until.max(since.after(LEARNING));
     }
 
     /// Whether this arbiter knows a node that has the object or is receiving it.

@@ -235,3 +235,26 @@ fn what_an_owner_could_not_be_told_reaches_it_once_it_can_be_reached() {
         }
     }
 }
+
+/// Those behind lose their 2 s meanwhile, of which it takes one to notice the silence of a source.
+#[test]
+fn where_the_leader_that_is_cut_off_is_the_arbiter_too_another_leads_within_a_second() {
+    let mut cluster = Cluster::new(4);
+    let key = cluster.key_of_arbiter(0);
+    for node in 0..3 {
+        cluster.request_source(node, key);
+        cluster.await_decisions(1, 10);
+        cluster.report(node, key, BEGUN);
+    }
+    cluster.run(5_000);
+    cluster.split(|node| usize::from(node == 0));
+    cluster.run(1_000);
+    let again = flights::SourceRequest {
+        offset: 16 << 20,
+        failed_sources: nodes_field([id(0)]),
+        ..wanted(key)
+    };
+    cluster.request_source_for(1, again);
+    let taken = cluster.await_decisions(1, 800);
+    assert!(matches!(taken[..], [(1, _, Decision::Lead)]), "{taken:?}");
+}
