@@ -18,7 +18,7 @@ pub const EVICTED_FOR: Duration = Duration::from_secs(2);
 pub const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// containerd writes an object in steps of this many bytes.
 pub const STEP: u64 = 1024 * 1024;
-/// A pull from upstream that has begun has stalled after at least this time without a byte, and at most that.
+/// The lower and the upper bound of the time without a byte after which a pull from upstream that has begun has stalled.
 const STALL_MIN: Duration = Duration::from_secs(3);
 const STALL_MAX: Duration = Duration::from_secs(20);
 /// An object that is neither being ingested nor in the store for this long is gone. In between containerd renames it.

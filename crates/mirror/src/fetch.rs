@@ -1,4 +1,4 @@
-//! Who has it: the fourth step of a pull. Peers are asked over connections that are kept, one by name or those that the
+//! Who has it? A step of the pipeline. Peers are asked over connections that are kept, one by name or those that the
 //! router finds ([`race`]).
 
 pub(crate) mod bandwidth;

@@ -1,4 +1,4 @@
-//! Have we got it: the third step of a pull.
+//! Does this node have it? A step of the pipeline.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! Send it: the fifth step of a pull. Turns what was found into a status, headers and a body.
+//! Send it: the step of the pipeline that turns what was found into a status, headers and a body.
 
 use std::sync::Arc;
 

@@ -25,11 +25,11 @@ impl Coordinator {
         for (registry, rate) in led {
             let is_second = self.pulls.leads_beside_another(*registry);
             let judged = registries.judge(now, *registry, *rate, bandwidth, is_second);
-            let LeadRate::Little { again } = judged else {
+            let LeadRate::BelowExpected { repeated } = judged else {
                 continue;
             };
             // One object shows what the registry gives another node.
-            let most = if again { usize::MAX } else { 1 };
+            let most = if repeated { usize::MAX } else { 1 };
             for key in self.pulls.led_from(*registry).into_iter().take(most) {
                 self.events.push(Event::SlowLead(key));
                 let cx = &mut Context::new(now, view, &mut self.out);

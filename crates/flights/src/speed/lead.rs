@@ -16,14 +16,14 @@ const OVER_MAX: Duration = Duration::from_secs(15);
 
 /// The bytes that have come since this node leads.
 #[derive(Clone, Debug)]
-pub(crate) struct Lead {
+pub(crate) struct LeadMeter {
     since: Time,
     /// The bytes by then, and by each of the latest observations.
     before: u64,
     observed: VecDeque<(Time, u64)>,
 }
 
-impl Lead {
+impl LeadMeter {
     pub fn begin(now: Time, bytes: u64) -> Self {
         Self {
             since: now,
@@ -48,7 +48,7 @@ impl Lead {
 
     /// What the registry gives at least, in bytes per second: on average since this node leads, without the steps that may
     /// have come just now.
-    pub fn at_least(&self, now: Time) -> u64 {
+    pub fn lower_bound(&self, now: Time) -> u64 {
         let lasted = now.since(self.since);
         if lasted < SPEEDS_UP_FOR + OVER_MIN {
             return 0;
@@ -59,7 +59,7 @@ impl Lead {
 
     /// What the registry gives now at the most, in bytes per second, over a time in which many steps come at the `expected`
     /// rate. `None`: it is too early to tell.
-    pub fn at_most(&self, now: Time, expected: u64) -> Option<u64> {
+    pub fn upper_bound(&self, now: Time, expected: u64) -> Option<u64> {
         let millis = (2 * STEPS).saturating_mul(1_000) / expected.max(1);
         let over = Duration::from_millis(millis).clamp(OVER_MIN, OVER_MAX);
         if now.since(self.since) < SPEEDS_UP_FOR + over {
@@ -84,12 +84,12 @@ mod tests {
 
     /// Three downloads of a shared link whose steps coincide: what they show at least and at most, as they go on.
     fn shown(rate: u64, expected: u64) -> Vec<(u64, Option<u64>)> {
-        let (mut now, mut lead) = (Time(0), Lead::begin(Time(0), STEPS));
+        let (mut now, mut lead) = (Time(0), LeadMeter::begin(Time(0), STEPS));
         let shown = (1..240).map(|_| {
             now = now.after(EVERY);
             let came = rate * now.since(Time(0)).as_millis() as u64 / 1_000;
             lead.record(now, STEPS + came / STEPS * STEPS);
-            (lead.at_least(now), lead.at_most(now, expected))
+            (lead.lower_bound(now), lead.upper_bound(now, expected))
         });
         shown.collect()
     }
@@ -98,21 +98,24 @@ mod tests {
     fn steps_are_neither_speed_nor_silence() {
         for rate in [250_000, 500_000, 1_000_000, 12_500_000] {
             let shown = shown(rate, rate);
-            assert!(shown.iter().all(|(at_least, _)| *at_least <= rate));
+            assert!(shown.iter().all(|(lower_bound, _)| *lower_bound <= rate));
             let last = shown.last().expect("many").0;
             assert!(last >= rate * 3 / 5, "{last} of {rate}");
-            let at_most: Vec<_> = shown.iter().filter_map(|(_, at_most)| *at_most).collect();
-            assert!(!at_most.is_empty());
+            let upper_bound: Vec<_> = shown
+                .iter()
+                .filter_map(|(_, upper_bound)| *upper_bound)
+                .collect();
+            assert!(!upper_bound.is_empty());
             assert!(
-                at_most.iter().all(|shown| *shown >= rate / 3),
-                "{rate}: {at_most:?}"
+                upper_bound.iter().all(|shown| *shown >= rate / 3),
+                "{rate}: {upper_bound:?}"
             );
         }
     }
 
     #[test]
     fn a_lead_that_becomes_slow_shows_it_within_two_seconds() {
-        let mut lead = Lead::begin(Time(0), 0);
+        let mut lead = LeadMeter::begin(Time(0), 0);
         for step in 0..40 {
             lead.record(Time(0).after(EVERY * step), 3_000_000 * u64::from(step));
         }
@@ -121,7 +124,7 @@ mod tests {
         let noticed = (1..).find(|step| {
             now = slow_since.after(EVERY * *step);
             lead.record(now, bytes + 100_000 * u64::from(*step));
-            lead.at_most(now, 12_000_000)
+            lead.upper_bound(now, 12_000_000)
                 .is_some_and(|rate| rate * 4 < 12_000_000)
         });
         assert!(EVERY * noticed.expect("at some time") <= Duration::from_secs(2));

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::lead::Lead;
+use super::lead::LeadMeter;
 use crate::{Born, Time};
 
-/// A rate below 1/LOW of the known one is far too low. A registry that limits each connection gives a third of it once
+/// A rate below 1/LOW_RATIO of the known one is far too low. A registry that limits each connection gives a third of it once
 /// one of three downloads is left.
-const LOW: u64 = 4;
+const LOW_RATIO: u64 = 4;
 /// What is known of a registry halves after this time, so that all nodes forget it together.
 const HALF_LIFE: Duration = Duration::from_secs(10 * 60);
 /// A second leader knows after this time whether the registry gives it more. Until then no other lead is judged, here or
@@ -30,8 +30,8 @@ pub(crate) enum LeadRate {
     /// Nothing is wrong, or nothing is known.
     Fine,
     /// The registry gives others far more, or it is little for this node's link and nobody knows whether others get more:
-    /// another node should lead one object, to find out. It is known by now if `again`.
-    Little { again: bool },
+    /// another node should lead one object, to find out. It is known by now if `repeated`.
+    BelowExpected { repeated: bool },
 }
 
 /// What a registry gives, as nodes tell each other.
@@ -71,7 +71,7 @@ struct Registry {
     /// No lead is judged until then.
     accepted_until: Time,
     /// What has come since this node leads from it.
-    lead: Option<Lead>,
+    lead: Option<LeadMeter>,
     /// Another node has led since then, to find out what it gives.
     was_tried: bool,
 }
@@ -171,12 +171,18 @@ impl RegistryRates {
         };
         // It has ended meanwhile, and another one has begun.
         known.lead.take_if(|lead| bytes < lead.bytes());
-        let lead = known.lead.get_or_insert_with(|| Lead::begin(now, bytes));
+        let lead = known
+            .lead
+            .get_or_insert_with(|| LeadMeter::begin(now, bytes));
         lead.record(now, bytes);
-        let (at_least, at_most) = (lead.at_least(now), lead.at_most(now, usual.unwrap_or(0)));
-        known.learn(now, at_least, Duration::ZERO);
-        let is_little = |rate: &u64| usual.is_some_and(|usual| rate.saturating_mul(LOW) < usual);
-        let Some(little) = at_most.filter(is_little) else {
+        let (lower_bound, upper_bound) = (
+            lead.lower_bound(now),
+            lead.upper_bound(now, usual.unwrap_or(0)),
+        );
+        known.learn(now, lower_bound, Duration::ZERO);
+        let is_little =
+            |rate: &u64| usual.is_some_and(|usual| rate.saturating_mul(LOW_RATIO) < usual);
+        let Some(little) = upper_bound.filter(is_little) else {
             return LeadRate::Fine;
         };
         if now < known.accepted_until && !is_second {
@@ -190,8 +196,8 @@ impl RegistryRates {
             return LeadRate::Fine;
         }
         known.accepted_until = now.after(TRIED_FOR);
-        let again = std::mem::replace(&mut known.was_tried, true);
-        LeadRate::Little { again }
+        let repeated = std::mem::replace(&mut known.was_tried, true);
+        LeadRate::BelowExpected { repeated }
     }
 
     /// This node leads nothing from registries other than these.
@@ -234,7 +240,7 @@ mod tests {
 
     /// A lead is judged after this time, in seconds.
     const JUDGED_AFTER: u64 = 4;
-    const FIRST: LeadRate = LeadRate::Little { again: false };
+    const FIRST: LeadRate = LeadRate::BelowExpected { repeated: false };
 
     #[test]
     fn what_others_remember_is_not_held_against_the_next_lead() {
@@ -283,8 +289,8 @@ mod tests {
         let (mut rates, mut now) = (RegistryRates::default(), Time(0));
         rates.learn(now, 7, known(USUAL));
         assert_eq!(lead(&mut rates, &mut now, JUDGED_AFTER, false), FIRST);
-        let again = lead(&mut rates, &mut now, TRIED_FOR.as_secs(), false);
-        assert_eq!(again, LeadRate::Little { again: true });
+        let repeated = lead(&mut rates, &mut now, TRIED_FOR.as_secs(), false);
+        assert_eq!(repeated, LeadRate::BelowExpected { repeated: true });
     }
 
     /// An uplink of 4 Mbit/s, known as such. The steps of three downloads coincide, six seconds apart.

@@ -79,12 +79,12 @@ impl Speed {
 }
 
 /// An object that this node leads, from the first byte to the last. Dropping it ends the lead.
-pub struct Lead {
+pub struct LedPull {
     speed: Arc<Speed>,
     registry: Registry,
 }
 
-impl Lead {
+impl LedPull {
     pub fn begin(speed: Arc<Speed>, registry: Registry) -> Self {
         speed.begin_lead(&registry);
         Self { speed, registry }
@@ -96,7 +96,7 @@ impl Lead {
     }
 }
 
-impl Drop for Lead {
+impl Drop for LedPull {
     fn drop(&mut self) {
         self.speed.end_lead(&self.registry);
     }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::pulls::{Entry, Pull, Sharing, State};
 use super::shared::Shared;
-use super::speed::Lead;
+use super::speed::LedPull;
 use crate::flights::pulling::{GONE_LIMIT, REPORT_EVERY, Role, stall_limit};
 use crate::request::Target;
 use crate::{Growing, IngestStage, PullProgress};
@@ -155,7 +155,7 @@ impl Watcher {
         let mut decided = (since, seen);
         let mut decisions = None;
         let mut told = Instant::now();
-        let mut lead: Option<Lead> = None;
+        let mut lead: Option<LedPull> = None;
         loop {
             let state = *self.states.borrow_and_update();
             if state.sharing == Sharing::Private {
@@ -218,9 +218,9 @@ impl Watcher {
     }
 
     /// This pull as one that leads.
-    fn lead(&self) -> Option<Lead> {
+    fn lead(&self) -> Option<LedPull> {
         let origin = self.pull.origin.as_ref()?;
-        Some(Lead::begin(
+        Some(LedPull::begin(
             self.shared.speed.clone(),
             origin.registry.clone(),
         ))
