@@ -1,7 +1,7 @@
 //! What the pull of each image has lost by waiting, compared with upstream alone: 2 s at most, because a pull must never
 //! be worse off than without Peili.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::Time;
@@ -11,6 +11,8 @@ use crate::pulling::{CONTAINERD_SLOTS, STEP};
 pub const BUDGET: Duration = Duration::from_secs(2);
 /// The assumed time to upstream's first byte, until it is known.
 const FIRST_BYTE_GUESS: Duration = Duration::from_secs(1);
+/// So many of the latest times to the first byte count: one more than containerd has slots.
+const FIRST_BYTES: usize = CONTAINERD_SLOTS + 1;
 /// The most time that a slow upstream justifies waiting.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(20);
 /// An account is new again after this time without a request or report of the pull.
@@ -52,8 +54,8 @@ struct Account {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     accounts: BTreeMap<u64, Account>,
-    /// The smoothed time to upstream's first byte, in milliseconds, by the hash of the registry.
-    first_byte: BTreeMap<u64, u64>,
+    /// The latest times to upstream's first byte, by the hash of the registry.
+    first_bytes: BTreeMap<u64, VecDeque<Duration>>,
     /// Repositories in which this node failed as a leader, and until when it should not lead.
     leader_cooldown: BTreeMap<u64, Time>,
     intake: Intake,
@@ -206,10 +208,13 @@ impl Ledger {
         }
     }
 
-    /// The usual time to upstream's first byte.
+    /// The usual time to upstream's first byte: twice the shortest of the latest ones, as the next may take longer. The
+    /// others may have waited for a slot of containerd, or for the end of an outage.
     pub fn first_byte(&self, registry: u64) -> Duration {
-        let first_byte = self.first_byte.get(&registry).copied();
-        first_byte.map_or(FIRST_BYTE_GUESS, Duration::from_millis)
+        let latest = self.first_bytes.get(&registry);
+        let shortest = latest.filter(|l| l.len() > 1).and_then(|l| l.iter().min());
+        let twice = shortest.map_or(Duration::ZERO, |shortest| *shortest * 2);
+        twice.clamp(FIRST_BYTE_GUESS, FIRST_BYTE_MAX)
     }
 
     /// Records whether upstream sends anything of the repository.
@@ -221,17 +226,12 @@ impl Ledger {
 
     /// Learns the time to upstream's first byte.
     pub fn learn_first_byte(&mut self, registry: u64, took: Duration) {
-        if self.first_byte.len() >= MAX_REPOSITORIES && !self.first_byte.contains_key(&registry) {
+        if self.first_bytes.len() >= MAX_REPOSITORIES && !self.first_bytes.contains_key(&registry) {
             return;
         }
-        let was = self.first_byte(registry);
-        // Twice the time seen, as the next may be slower; never less than the guess.
-        let seen = took
-            .saturating_mul(2)
-            .clamp(FIRST_BYTE_GUESS, FIRST_BYTE_MAX);
-        let millis = (was * 3 + seen).as_millis() / 4;
-        self.first_byte
-            .insert(registry, u64::try_from(millis).unwrap_or(u64::MAX));
+        let latest = self.first_bytes.entry(registry).or_default();
+        latest.truncate(FIRST_BYTES - 1);
+        latest.push_front(took.min(FIRST_BYTE_MAX));
     }
 
     /// Starts the leader cooldown: this node has failed as a leader.
@@ -384,11 +384,25 @@ mod tests {
         }
         assert!(ledger.first_byte(7) > Duration::from_secs(7));
         assert!(ledger.free_wait(1, 7, 0) > Duration::from_secs(6));
-        for _ in 0..40 {
-            ledger.learn_first_byte(7, 50 * MILLI);
-        }
-        assert!(ledger.first_byte(7) < FIRST_BYTE_GUESS + 10 * MILLI);
+        ledger.learn_first_byte(7, 50 * MILLI);
+        assert_eq!(ledger.first_byte(7), FIRST_BYTE_GUESS);
         assert_eq!(ledger.first_byte(8), FIRST_BYTE_GUESS);
+    }
+
+    /// Three layers begin, and the others wait until one of these is complete; or upstream fails for a while.
+    #[test]
+    fn what_waits_for_a_slot_or_during_an_outage_makes_no_registry_slow() {
+        let mut ledger = Ledger::default();
+        ledger.touch(Time(0), 1);
+        ledger.learn_first_byte(7, Duration::from_secs(15));
+        assert_eq!(ledger.free_wait(1, 7, 0), Duration::ZERO, "a single one");
+        for _ in 0..9 {
+            ledger.learn_first_byte(7, 200 * MILLI);
+            for _ in 0..3 {
+                ledger.learn_first_byte(7, Duration::from_secs(15));
+            }
+            assert_eq!(ledger.free_wait(1, 7, 0), Duration::ZERO);
+        }
     }
 
     /// At 4 Mbit/s, three downloads take 6.3 s for their first steps.
@@ -409,7 +423,9 @@ mod tests {
     fn after_a_lead_that_failed_nothing_is_free() {
         let mut ledger = Ledger::default();
         ledger.touch(Time(0), 1);
-        ledger.learn_first_byte(7, Duration::from_secs(4));
+        for _ in 0..2 {
+            ledger.learn_first_byte(7, Duration::from_secs(4));
+        }
         assert!(ledger.free_wait(1, 7, 0) > FIRST_BYTE_GUESS);
         ledger.record_lead(1, false);
         assert_eq!(ledger.free_wait(1, 7, 0), Duration::ZERO);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::ledger::Ledger;
 use crate::outbox::Context;
+use crate::pulling::STEP;
 use crate::requests::{CompletedRequest, HEARTBEAT, RequestId, SourceRequests};
 use crate::slots::Slot;
 use crate::speed::KnownRate;
@@ -173,7 +174,9 @@ impl Pulls {
                 }
                 if pull.role == Role::Lead {
                     ledger.record_upstream(pull.repository, true);
-                    ledger.learn_first_byte(pull.registry, cx.now.since(pull.since));
+                    if size >= STEP {
+                        ledger.learn_first_byte(pull.registry, cx.now.since(pull.since));
+                    }
                 }
                 pull.state(false, KnownRate::default())
             }
