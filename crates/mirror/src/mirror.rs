@@ -368,7 +368,9 @@ impl Mirror {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Refusal> {
         let headers = &head.headers;
-        if self.pull_through.is_some() && !matches!(request, Request::Live | Request::Ready) {
+        // Clients on this host are served by their address alone, and so would be the pages that a browser there shows.
+        let by_address = self.pull_through.is_some() || self.network.is_some();
+        if by_address && !matches!(request, Request::Live | Request::Ready) {
             let client = ClientAddress::of(ends.remote, ends.local);
             self.access.check_host(headers, client)?;
         }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
-    HeaderValue, RETRY_AFTER,
+    ACCEPT_RANGES, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
+    HeaderName, HeaderValue, RETRY_AFTER,
 };
 use http::{Response, StatusCode};
 use oci::{ByteRange, MediaType};
@@ -100,6 +100,11 @@ pub fn refused(refusal: &Refusal, is_peer: bool) -> Response<Body> {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if matches!(refusal, Refusal::Stranger(_)) {
+        // It would keep a place from those who may have one.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
     if refusal.status() == StatusCode::NOT_FOUND {
         measured::name_reason(refusal, &mut response);
     }

@@ -98,12 +98,14 @@ impl Trials {
         })
     }
 
-    /// Whether a request is for the current trial image.
+    /// Whether [`find`](Self::find) will answer a request, unless it is a peer's.
     pub(crate) fn has(&self, target: &Target) -> bool {
         let current = self.current.lock();
-        current
-            .as_ref()
-            .is_some_and(|image| target.origin.as_ref() == Some(&image.origin))
+        let image = current.as_ref();
+        image.is_some_and(|image| {
+            let is_of_image = target.origin.as_ref() == Some(&image.origin);
+            is_of_image && target.digest() == Some(image.named(target.kind))
+        })
     }
 
     /// Finds what is asked for if it belongs to the current trial image.
@@ -147,6 +149,13 @@ impl Image {
             sent_config: AtomicBool::new(false),
             from_own: AtomicBool::new(false),
         })
+    }
+
+    fn named(&self, kind: Kind) -> &Digest {
+        match kind {
+            Kind::Manifest => &self.manifest.0,
+            Kind::Blob => &self.config.0,
+        }
     }
 
     fn find(&self, target: &Target) -> Option<Found> {

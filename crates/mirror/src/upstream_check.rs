@@ -174,7 +174,8 @@ impl UpstreamCheck {
         let Some(file) = &self.0.options.proofs_file else {
             return std::future::pending().await;
         };
-        proofs::keep(file, || {
+        let refused = self.0.answers.lock().refused();
+        proofs::keep(file, &refused, || {
             let mut answers = self.0.answers.lock();
             answers.take_changed().then(|| answers.proofs())
         })

@@ -141,6 +141,12 @@ impl Bound {
         } = self;
         let mut tasks = JoinSet::new();
         if let Some(file) = settings.network_keys {
+            if settings.mirror.access.node_secret.is_none() {
+                tracing::warn!(
+                    "with a network key and without a node secret, all that reaches the registry port from this host is \
+                     served without the key, a proxy's clients too; set --node-secret-file"
+                );
+            }
             tasks.spawn(file.watch(network_key_file::register(&mut metrics)));
         }
         let (registry_address, metrics_address) = (registry.local_addr()?, observe.local_addr()?);

@@ -59,11 +59,16 @@ impl LastAnswers {
             Some(UpstreamError::NotFound(_) | UpstreamError::Unsatisfiable { .. }) => return,
             None => (Some(Access::Admitted), None),
             Some(error @ (UpstreamError::Unreachable(..) | UpstreamError::Failed(..))) => {
-                (Some(Access::Unreachable), Some(error.to_string()))
+                (Some(Access::Unreachable), Some(error))
             }
-            Some(error) if is_refusal(error) => (Some(Access::Refused), Some(error.to_string())),
-            Some(error) => (None, Some(error.to_string())),
+            Some(error) if is_refusal(error) => (Some(Access::Refused), Some(error)),
+            Some(error) => (None, Some(error)),
         };
+        // Anybody may read it, and the names of private images are nobody's business.
+        let fault = fault.map(|error| {
+            let (named, registry) = (origin.to_string(), origin.registry.as_str());
+            error.to_string().replace(&named, registry)
+        });
         let entry = Entry {
             at: Instant::now(),
             access,
@@ -142,7 +147,8 @@ mod tests {
         let gone = UpstreamError::Unreachable(b.clone(), "refused".into());
         last_answers.note(&b, Some(&gone));
         assert_eq!(last_answers.access(&b), Some(Access::Unreachable));
-        assert_eq!(last_answers.faults(), [gone.to_string()]);
+        let told = "quay.io cannot be reached: refused";
+        assert_eq!(last_answers.faults(), [told], "no repository");
         tokio::time::advance(OUTAGE_VALIDITY).await;
         assert_eq!(last_answers.access(&b), None);
         assert_eq!(last_answers.access(&a), None);

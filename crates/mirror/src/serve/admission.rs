@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,17 @@ const MOST_LOOKED_AT: usize = 8 * 1024;
 
 /// Tells by the first bytes of a connection whether they prove that its client is this node's own containerd.
 pub type IsOwn = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
+/// The address that a client counts as. One host usually has a whole /64 of IPv6 (RFC 4291, section 2.5.1).
+fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address => address,
+    }
+}
 
 /// The connections that a port may have.
 pub struct Admission {
@@ -121,7 +132,7 @@ impl Admission {
         Ok(Accepted {
             client: Arc::new(ClientSocket::new(stream, from_this_host)),
             ends: Ends { remote, local },
-            place: pool.place(remote.ip().to_canonical()),
+            place: pool.place(counted(remote.ip())),
             pool: pool.clone(),
             own_pool: self.own.clone(),
             is_own: self.is_own.clone(),
@@ -196,7 +207,7 @@ impl Accepted {
     /// Waits until the connection has a permit, at the cost of another one if need be. `false`: it gets none.
     pub async fn admit(&mut self) -> bool {
         if self.place.as_ref().is_some_and(|place| place.is_newcomer) {
-            let address = self.ends.remote.ip().to_canonical();
+            let address = counted(self.ends.remote.ip());
             let waiting = async {
                 // An address that has its share waits for its request to show whose it is.
                 let place = async {
@@ -295,6 +306,12 @@ mod tests {
         let mut many: Vec<_> = (0..64).map(|_| admission.others.place(hostile)).collect();
         assert_eq!(many.iter().filter(|place| served(place)).count(), 16);
         assert!(served(&admission.others.place(honest)));
+        let of_host = |n: u16| counted(Ipv6Addr::new(0xfd00, 0, 0, 1, n, 0, 0, 1).into());
+        assert_eq!(of_host(1), of_host(2), "one host has them all");
+        assert_ne!(
+            of_host(1),
+            counted("fd00:0:0:2::1".parse().expect("an address"))
+        );
         many.clear();
         assert!(
             admission.others.by_address.lock().is_empty(),

@@ -1,10 +1,12 @@
 //! What upstream answered lately, and what follows from it for a repository.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lru::LruCache;
 use oci::{Digest, Origin, Registry, TagName};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Answer, Question};
@@ -157,6 +159,8 @@ pub struct Answers {
     tag_max_age: Duration,
     /// Whether a proof has come or gone since [`Self::take_changed`].
     changed: bool,
+    /// Told when a repository is refused that was not before: that must not be lost.
+    refused: Arc<Notify>,
 }
 
 /// Whether a question is asked, and how long its answer is waited for.
@@ -179,6 +183,7 @@ impl Answers {
             proof_max_age,
             tag_max_age,
             changed: false,
+            refused: Arc::default(),
         }
     }
 
@@ -349,7 +354,7 @@ impl Answers {
                     refused_since: Some(now),
                     ..Repository::default()
                 };
-                self.changed |= !matches!(proof, Some(Proof::Refused(_)));
+                self.refused_now(proof);
             }
             // Anybody can ask a public repository for what it never had, and a blob that it does not have shows only that
             // a label of containerd's is wrong.
@@ -361,10 +366,23 @@ impl Answers {
                 let proof = repository.proof();
                 repository.public = None;
                 repository.refused = Some(SystemTime::now());
-                self.changed |= !matches!(proof, Some(Proof::Refused(_)));
+                self.refused_now(proof);
             }
             Answer::NotFound | Answer::Failed | Answer::Slow | Answer::Unreachable => {}
         }
+    }
+
+    /// A repository is refused; until now the `proof` was known.
+    fn refused_now(&mut self, proof: Option<Proof>) {
+        if !matches!(proof, Some(Proof::Refused(_))) {
+            self.changed = true;
+            self.refused.notify_one();
+        }
+    }
+
+    /// Told when a repository is refused that was not before.
+    pub fn refused(&self) -> Arc<Notify> {
+        self.refused.clone()
     }
 
     /// How the registries are that were asked, the one asked last first.

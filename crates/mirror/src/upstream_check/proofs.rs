@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oci::Origin;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -52,12 +53,21 @@ pub fn read(path: &Path) -> Vec<(Origin, Proof)> {
     }
 }
 
-/// Writes the proofs whenever there are others, for ever. `changed` gives them, or `None` while they are the same.
-pub async fn keep(path: &Path, changed: impl Fn() -> Option<Vec<(Origin, Proof)>>) {
+/// Writes the proofs when there are others, for ever: soon, or at once when one is `refused`. After a restart while upstream is
+/// away, what was refused and forgotten would be given to anybody. `changed` returns them, or `None` while they are the
+/// same.
+pub async fn keep(
+    path: &Path,
+    refused: &Notify,
+    changed: impl Fn() -> Option<Vec<(Origin, Proof)>>,
+) {
     let mut period = interval(PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        period.tick().await;
+        tokio::select! {
+            _ = period.tick() => {}
+            () = refused.notified() => {}
+        }
         let Some(proofs) = changed() else { continue };
         let path = path.to_owned();
         let shown = path.display().to_string();
