@@ -149,11 +149,12 @@ async fn leader_is_refused(lab: &Lab, containerd: Generation, status: u16) -> Re
         asks_upstream(lab, leader, layer).await?;
         let pulls = pull_together(others, &image);
         let ask = async {
-            let begun = |other: &&Node| other.containerd.received(layer).is_some();
-            until("one of the others to begin", async || {
-                Ok(others.iter().any(|other| begun(other)))
-            })
-            .await?;
+            let begun = || {
+                others
+                    .iter()
+                    .any(|o| o.containerd.received(layer).is_some())
+            };
+            until("one of the others to begin", async || Ok(begun())).await?;
             gate.treat(&leader.host, layer, Treatment::Refused(status));
             Ok(())
         };
