@@ -167,13 +167,13 @@ impl Holdings {
     fn renew(&mut self, is_meant: impl Fn(&NodeId) -> bool, cx: &mut Context<'_, impl View>) {
         let mut hashes: BTreeMap<NodeId, (u64, Vec<u64>)> = BTreeMap::new();
         for (slot, keys) in Slot::all().zip(&self.slots) {
+            let owners = cx.view.own_owners(slot);
+            let mut owners = owners.iter().filter(|owner| is_meant(owner)).peekable();
+            if owners.peek().is_none() {
+                continue;
+            }
             let hash = keys.iter().fold(0, fold);
-            for owner in cx
-                .view
-                .own_owners(slot)
-                .iter()
-                .filter(|owner| is_meant(owner))
-            {
+            for owner in owners {
                 let (slots, of_owner) = hashes.entry(*owner).or_default();
                 *slots |= 1 << slot.index();
                 of_owner.push(hash);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::Time;
-use crate::pulling::{CONTAINERD_SLOTS, STEP};
+use crate::pulling::{CONTAINERD_SLOTS, STEPS};
 
 /// The most that waiting may cost the pull of one image.
 pub const BUDGET: Duration = Duration::from_secs(2);
@@ -21,12 +21,9 @@ const RESET: Duration = Duration::from_secs(60);
 pub(crate) const LEADER_COOLDOWN: Duration = Duration::from_secs(3 * 60);
 /// The most repositories and registries to remember.
 const MAX_REPOSITORIES: usize = 1_024;
-/// Bytes arrive in steps, and those of the objects that a node follows may coincide. Until the next ones are due, at the
-/// average rate, the node still receives.
-const STEPS: u64 = STEP * CONTAINERD_SLOTS as u64;
-/// The most time that a slow registry justifies waiting for the first ones.
+/// The most time that a slow registry justifies waiting for the first steps.
 const FIRST_STEP_MAX: Duration = Duration::from_secs(8);
-/// The shortest and the longest time until the next step.
+/// The shortest and the longest time until the next steps are due, at the average rate. Until then a node still receives.
 const STEP_MIN: Duration = Duration::from_millis(500);
 const STEP_MAX: Duration = Duration::from_secs(15);
 /// The average of what a node receives covers about this time, less at first.

@@ -36,6 +36,9 @@ pub struct Node {
     coordinator: Coordinator,
     /// Members that do not count as owners, and until when.
     unreachable: BTreeMap<NodeId, Time>,
+    /// Members that were unreachable until this time, but for that they were heard from. They have missed announcements; to
+    /// compare those only then bounds how often one can cause that.
+    recovered: BTreeMap<NodeId, Time>,
     /// Members that will not count as owners unless they are heard from within [`SUSPICION`] from then on.
     suspects: BTreeMap<NodeId, Time>,
     /// Members that were probed because another one said that they do not answer, and until when that is not repeated.
@@ -116,6 +119,7 @@ impl Node {
             slots: Slots::new(),
             coordinator: Coordinator::new(id, seed),
             unreachable: BTreeMap::new(),
+            recovered: BTreeMap::new(),
             suspects: BTreeMap::new(),
             hearsay: BTreeMap::new(),
             moved: BTreeMap::new(),
@@ -215,9 +219,8 @@ impl Node {
     pub fn receive(&mut self, now: Time, from: NodeId, datagram: &[u8]) -> Result<(), DecodeError> {
         let passed = Message::from_datagram(datagram)?;
         self.suspects.remove(&from);
-        if self.unreachable.remove(&from).is_some() {
-            let (coordinator, view) = coordinator!(self);
-            coordinator.reachable_again(now, from, view);
+        if let Some(until) = self.unreachable.remove(&from) {
+            self.recovered.insert(from, until);
         }
         match passed {
             (_, Message::Members(message)) => self.members.accept(now, from, message)?,
@@ -271,7 +274,8 @@ impl Node {
     pub fn next_deadline(&self) -> Time {
         let others = [self.slots.next_deadline(), self.coordinator.next_deadline()];
         let suspects = self.suspects.values().map(|since| since.after(SUSPICION));
-        let own = self.unreachable.values().copied().chain(suspects);
+        let own = self.unreachable.values().chain(self.recovered.values());
+        let own = own.copied().chain(suspects);
         let own = own.chain(others.into_iter().flatten());
         own.fold(self.members.next_deadline(), Time::min)
     }
@@ -279,8 +283,10 @@ impl Node {
     /// Performs all actions that are due.
     pub fn tick(&mut self, now: Time) {
         self.members.tick(now);
-        let again = self.unreachable.extract_if(.., |_, until| *until <= now);
-        for (node, _) in again.collect::<Vec<_>>() {
+        let is_over = |_: &NodeId, until: &mut Time| *until <= now;
+        let mut again: BTreeMap<_, _> = self.unreachable.extract_if(.., is_over).collect();
+        again.extend(self.recovered.extract_if(.., is_over));
+        for node in again.into_keys() {
             let (coordinator, view) = coordinator!(self);
             coordinator.reachable_again(now, node, view);
         }

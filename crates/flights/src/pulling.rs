@@ -26,6 +26,8 @@ pub const GONE_LIMIT: Duration = Duration::from_millis(250);
 
 /// The downloads of a node at once: the default of containerd's `max_concurrent_downloads`.
 pub const CONTAINERD_SLOTS: usize = 3;
+/// The bytes of a step of each download of a node: they may come at the same moment.
+pub(crate) const STEPS: u64 = STEP * CONTAINERD_SLOTS as u64;
 /// The time after which a request is requeued, where downloads share slots: once for each object until bytes of it come.
 ///
 /// From containerd 2.1, three downloads of a node run at once, and a request sent upstream goes to the tail of its queue.

@@ -180,11 +180,6 @@ impl SourceRequests {
             Some(asked) if asked.owner == to => asked.repeat(),
             asked => *asked = Some(AskedOwner::new(cx.now, to)),
         }
-        if open.doubts(&to)
-            && let Some(asked) = &mut open.asked
-        {
-            asked.doubt();
-        }
         let message = match &open.query {
             Query::Holders(key) => {
                 let key = key_field(*key);

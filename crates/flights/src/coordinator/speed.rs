@@ -22,9 +22,9 @@ impl Coordinator {
         let bandwidth = bandwidth.filter(|_| condition == Condition::Starved);
         // The link of a slow node is the reason.
         let led = rates.led.iter().filter(|_| condition != Condition::Slow);
-        for (registry, rate) in led {
+        for (registry, bytes) in led {
             let is_second = self.pulls.leads_beside_another(*registry);
-            let judged = registries.judge(now, *registry, *rate, bandwidth, is_second);
+            let judged = registries.judge(now, *registry, *bytes, bandwidth, is_second);
             let LeadRate::BelowExpected { repeated } = judged else {
                 continue;
             };

@@ -10,10 +10,8 @@ use crate::{Key, NodeId, Time};
 
 /// A request without any answer is repeated after this time.
 const REPEAT: Duration = Duration::from_millis(150);
-/// An owner without any answer counts as silent after this time; the next owner is asked. The shorter time is that of an
-/// owner that has just failed as a source.
+/// An owner without any answer counts as silent after this time; the next owner is asked.
 const SILENCE: Duration = Duration::from_millis(400);
-const SILENCE_OF_FAILED: Duration = Duration::from_millis(150);
 /// A request is repeated this long after the last heartbeat of the owner.
 const HEART_REPEAT: Duration = Duration::from_millis(650);
 /// An owner counts as silent this long after its last heartbeat.
@@ -24,8 +22,6 @@ const HEART_SILENCE: Duration = Duration::from_millis(1_200);
 pub(crate) struct AskedOwner {
     pub owner: NodeId,
     since: Time,
-    /// How long it may take to answer.
-    patience: Duration,
     times: u8,
     /// When it last said that the answer will come.
     heard_at: Option<Time>,
@@ -36,15 +32,9 @@ impl AskedOwner {
         Self {
             owner,
             since: now,
-            patience: SILENCE,
             times: 1,
             heard_at: None,
         }
-    }
-
-    /// The owner has just failed as a source.
-    pub fn doubt(&mut self) {
-        self.patience = SILENCE_OF_FAILED;
     }
 
     /// Records that the owner is asked again.
@@ -61,7 +51,7 @@ impl AskedOwner {
     pub fn silent_at(&self) -> Time {
         match self.heard_at {
             Some(heard_at) => heard_at.after(HEART_SILENCE),
-            None => self.since.after(self.patience),
+            None => self.since.after(SILENCE),
         }
     }
 
@@ -129,14 +119,6 @@ impl PendingRequest {
         match &self.query {
             Query::Source(request) => request.registry,
             Query::Holders(_) => 0,
-        }
-    }
-
-    /// Whether a node is the source that failed last.
-    pub fn doubts(&self, owner: &NodeId) -> bool {
-        match &self.query {
-            Query::Source(request) => request.failed_sources().next() == Some(*owner),
-            Query::Holders(_) => false,
         }
     }
 

@@ -4,10 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::Time;
-use crate::pulling::{CONTAINERD_SLOTS, STEP};
+use crate::pulling::STEPS;
 
-/// The steps of all objects that are on the way at once may coincide.
-const STEPS: u64 = STEP * CONTAINERD_SLOTS as u64;
 /// Connections speed up for this long.
 const SPEEDS_UP_FOR: Duration = Duration::from_secs(2);
 /// A rate covers at least a second, and twice the time in which all steps come.

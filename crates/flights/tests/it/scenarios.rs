@@ -236,9 +236,9 @@ fn what_an_owner_could_not_be_told_reaches_it_once_it_can_be_reached() {
     }
 }
 
-/// Those behind lose their 2 s meanwhile, of which it takes one to notice the silence of a source.
+/// The next owner is asked after 400 ms, and learns of other leads for 600 ms from its suspicion on.
 #[test]
-fn where_the_leader_that_is_cut_off_is_the_arbiter_too_another_leads_within_a_second() {
+fn where_the_leader_that_is_cut_off_is_the_arbiter_too_the_next_owner_soon_grants_another_lead() {
     let mut cluster = Cluster::new(4);
     let key = cluster.key_of_arbiter(0);
     for node in 0..3 {
@@ -255,6 +255,6 @@ fn where_the_leader_that_is_cut_off_is_the_arbiter_too_another_leads_within_a_se
         ..wanted(key)
     };
     cluster.request_source_for(1, again);
-    let taken = cluster.await_decisions(1, 800);
+    let taken = cluster.await_decisions(1, 1_100);
     assert!(matches!(taken[..], [(1, _, Decision::Lead)]), "{taken:?}");
 }
