@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flights::pulling::{self, CONTAINERD_SLOTS, REQUEUE_AFTER};
+use flights::pull_rules::{self, CONTAINERD_SLOTS, REQUEUE_AFTER};
 
 use crate::event::{Attempt, Event};
 use crate::setup::{Containerd, MILLI, Micros, Mode, Plan};
@@ -110,7 +110,7 @@ impl World {
         let missing_below = (lowest..object.max(lowest)).filter(is_missing).count();
         self.requeue_after(node, object).is_some()
             && self.pull(node, object).got == 0
-            && pulling::waits_for_lower_layers((all - lowest) as usize, missing_below)
+            && pull_rules::waits_for_lower_layers((all - lowest) as usize, missing_below)
             && !self.has_other_missing_layers(node, about.image)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flights::pulling::{REPORT_EVERY, Role, stall_limit};
+use flights::pull_rules::{REPORT_EVERY, Role, stall_limit};
 use flights::{PullProgress, SourceWatch};
 
 use crate::links::Flow;

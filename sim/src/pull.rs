@@ -1,6 +1,6 @@
 //! What the mirror of a node does to pull an object.
 
-use flights::pulling::{
+use flights::pull_rules::{
     EVICTED_FOR, GONE_LIMIT, MAX_FAILED_SOURCES, MAX_UPLOADS, QUEUED_AFTER, Role,
     SOURCE_ANSWER_LIMIT,
 };

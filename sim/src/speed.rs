@@ -1,8 +1,9 @@
 //! What nodes receive, tests of their links, and the watch over sources: the rules of `flights`, on modelled links.
 
-use flights::pulling::Role;
+use flights::pull_rules::Role;
 use flights::{
-    Condition, Event as FlightEvent, Key, LinkTest, ReceiveRates, SourceStatus, SourceWatch, Step,
+    Condition, Event as FlightEvent, Key, LinkTest, Received, SourceStatus, SourceWatch,
+    WatchAction,
 };
 
 use crate::event::{Attempt, Event};
@@ -54,7 +55,7 @@ impl SentMeter {
 }
 
 impl Meter {
-    fn observe(&mut self, total: u64, led: u64, leads: bool) -> ReceiveRates {
+    fn observe(&mut self, total: u64, led: u64, leads: bool) -> Received {
         self.windows[self.next] = total.saturating_sub(self.total);
         self.next = (self.next + 1) % WINDOWS;
         self.total = total;
@@ -62,9 +63,9 @@ impl Meter {
         let led = self
             .led_before
             .map(|before| (REGISTRY, led.saturating_sub(before)));
-        ReceiveRates {
-            total: self.windows.iter().sum(),
-            led: led.into_iter().collect(),
+        Received {
+            rate: self.windows.iter().sum(),
+            led_bytes: led.into_iter().collect(),
         }
     }
 }
@@ -170,17 +171,17 @@ impl World {
                 let waited = std::time::Duration::from_micros(self.setup.step);
                 flow.watch.received(waited, starved_of);
                 if !is_starved {
-                    flow.watch.wait(now);
+                    flow.watch.begin_wait(now);
                     continue;
                 }
             }
             match flow.watch.next(now) {
-                Step::Leave => steps.push((flow.node, flow.object, Step::Leave)),
+                WatchAction::Leave => steps.push((flow.node, flow.object, WatchAction::Leave)),
                 _ if flow.watch.is_slow(now) => slow.push((flow.node, flow.object)),
-                Step::Ask if !std::mem::replace(&mut flow.is_asking, true) => {
-                    steps.push((flow.node, flow.object, Step::Ask));
+                WatchAction::Ask if !std::mem::replace(&mut flow.is_asking, true) => {
+                    steps.push((flow.node, flow.object, WatchAction::Ask));
                 }
-                Step::Ask | Step::WaitUntil(_) => {}
+                WatchAction::Ask | WatchAction::WaitUntil(_) => {}
             }
         }
         for (node, object) in slow {
@@ -192,7 +193,7 @@ impl World {
             let Role::Follows(_) = role else {
                 continue;
             };
-            if step == Step::Leave {
+            if step == WatchAction::Leave {
                 self.counts.broken += 1;
                 self.source_failed(pull);
             } else if !self.members[source as usize].alive || self.is_cut(node, source) {

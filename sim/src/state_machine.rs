@@ -8,7 +8,7 @@ use flights::members::{Change, Contact, Member, Signature, Signatures};
 use flights::slots::{Owners, Scope, Slot, SlotChange, Slots};
 use flights::{
     Born, Coordinator, Decision, Event, HANDOVER, Key, LinkTest, Node, NodeId, PullProgress,
-    ReceiveRates, RequestId, SourceRequest, Time, UNREACHABLE, View,
+    Received, RequestId, SourceRequest, Time, UNREACHABLE, View,
 };
 
 /// The id of a node, by its number.
@@ -322,7 +322,7 @@ impl StateMachine {
         }
     }
 
-    pub fn observe(&mut self, now: Time, rates: &ReceiveRates, membership: &SharedMembership) {
+    pub fn observe(&mut self, now: Time, rates: &Received, membership: &SharedMembership) {
         match self {
             Self::Own(node) => node.observe(now, rates),
             Self::Shares(sharer) => {

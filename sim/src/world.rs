@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use flights::pulling::Role;
+use flights::pull_rules::Role;
 use flights::{Condition, NodeId, RequestId, SlowSources, Time};
 
 use crate::event::{Attempt, Event, EventQueue};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flights::Key;
 use mirror::{
-    Candidate, Decision, FlightEvents, Flights, LinkTest, PeerId, PullProgress, ReceiveRates,
+    Candidate, Decision, FlightEvents, Flights, LinkTest, PeerId, PullProgress, Received,
     SourceRequest,
 };
 use oci::Digest;
@@ -78,7 +78,7 @@ impl Flights for Recorded {
         self.flights.report(digest, progress);
     }
 
-    fn observe(&self, rates: ReceiveRates) {
+    fn observe(&self, rates: Received) {
         self.flights.observe(rates);
     }
 

@@ -158,7 +158,9 @@ impl Coordinator {
 
     /// Handles a message about keys.
     ///
-    /// # Errors The message cannot be decoded; nothing has changed.
+    /// # Errors
+    ///
+    /// The message cannot be decoded; nothing has changed.
     pub fn receive(
         &mut self,
         now: Time,
@@ -269,6 +271,8 @@ impl Coordinator {
         self.requests.tick(cx);
         self.holdings.tick(cx);
         self.pulls.tick(&mut self.requests, cx);
+        self.requests.registries.end_trials(now);
+        self.arbiter.slow_registries = self.requests.registries.slow(now);
         self.arbiter.tick(cx);
         self.check_speed(now, view);
         self.deliver_own(now, view);
@@ -279,6 +283,10 @@ impl Coordinator {
         let me = view.me();
         loop {
             for completed in self.requests.take_completed() {
+                if completed.is_second_lead {
+                    let cx = &mut Context::new(now, view, &mut self.out);
+                    self.requests.begin_trial(completed.request.registry, cx);
+                }
                 let cx = &mut Context::new(now, view, &mut self.out);
                 self.pulls.begin(&completed, cx);
                 self.decisions.push((completed.id, completed.decision));

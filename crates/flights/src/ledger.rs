@@ -5,24 +5,24 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::Time;
-use crate::pulling::{CONTAINERD_SLOTS, STEPS};
+use crate::pull_rules::{CONTAINERD_SLOTS, STEPS};
 
 /// The most that waiting may cost the pull of one image.
 pub const BUDGET: Duration = Duration::from_secs(2);
+/// A wait that ends with a source is free for this long: upstream's first byte takes as long.
+pub const GRACE: Duration = Duration::from_millis(250);
+/// The pull of an image has a new budget after this time without a request or report.
+pub const RESET: Duration = Duration::from_secs(60);
 /// The assumed time to upstream's first byte, until it is known.
 const FIRST_BYTE_GUESS: Duration = Duration::from_secs(1);
 /// So many of the latest times to the first byte count: one more than containerd has slots.
 const FIRST_BYTES: usize = CONTAINERD_SLOTS + 1;
 /// The most time that a slow upstream justifies waiting.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(20);
-/// An account is new again after this time without a request or report of the pull.
-const RESET: Duration = Duration::from_secs(60);
 /// A node that failed as a leader does not lead in this repository for this long.
 pub(crate) const LEADER_COOLDOWN: Duration = Duration::from_secs(3 * 60);
 /// The most repositories and registries to remember.
 const MAX_REPOSITORIES: usize = 1_024;
-/// The most time that a slow registry justifies waiting for the first steps.
-const FIRST_STEP_MAX: Duration = Duration::from_secs(8);
 /// The shortest and the longest time until the next steps are due, at the average rate. Until then a node still receives.
 const STEP_MIN: Duration = Duration::from_millis(500);
 const STEP_MAX: Duration = Duration::from_secs(15);
@@ -192,16 +192,15 @@ impl Ledger {
         }
     }
 
-    /// How long waiting for a leader is free: what upstream takes beyond the guess, which is charged at first, and taken
-    /// back if the leader succeeds; and until the first steps come from a registry that gives this `rate`, in bytes per
-    /// second (0: unknown). Nothing after a leader that failed, so that a series of them costs no more than the
-    /// budget.
-    pub fn free_wait(&self, repository: u64, registry: u64, rate: u64) -> Duration {
-        let millis = STEPS.saturating_mul(1_000).checked_div(rate);
-        let steps = Duration::from_millis(millis.unwrap_or(0)).min(FIRST_STEP_MAX);
+    /// How long waiting for a leader is free:
+    /// - for what upstream usually takes to its first byte, beyond the guess, which is charged at first, and taken back
+    ///   if the leader succeeds;
+    /// - then for the `first_steps` that a leader can show;
+    /// - not at all after a leader that failed, so that a series of them costs no more than the budget.
+    pub fn free_wait(&self, repository: u64, registry: u64, first_steps: Duration) -> Duration {
         match self.accounts.get(&repository) {
             Some(account) if account.last_lead_failed => Duration::ZERO,
-            _ => steps + self.first_byte(registry).saturating_sub(FIRST_BYTE_GUESS),
+            _ => first_steps + self.first_byte(registry).saturating_sub(FIRST_BYTE_GUESS),
         }
     }
 
@@ -380,7 +379,7 @@ mod tests {
             ledger.learn_first_byte(7, Duration::from_secs(4));
         }
         assert!(ledger.first_byte(7) > Duration::from_secs(7));
-        assert!(ledger.free_wait(1, 7, 0) > Duration::from_secs(6));
+        assert!(ledger.free_wait(1, 7, Duration::ZERO) > Duration::from_secs(6));
         ledger.learn_first_byte(7, 50 * MILLI);
         assert_eq!(ledger.first_byte(7), FIRST_BYTE_GUESS);
         assert_eq!(ledger.first_byte(8), FIRST_BYTE_GUESS);
@@ -392,28 +391,18 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.touch(Time(0), 1);
         ledger.learn_first_byte(7, Duration::from_secs(15));
-        assert_eq!(ledger.free_wait(1, 7, 0), Duration::ZERO, "a single one");
+        assert_eq!(
+            ledger.free_wait(1, 7, Duration::ZERO),
+            Duration::ZERO,
+            "a single one"
+        );
         for _ in 0..9 {
             ledger.learn_first_byte(7, 200 * MILLI);
             for _ in 0..3 {
                 ledger.learn_first_byte(7, Duration::from_secs(15));
             }
-            assert_eq!(ledger.free_wait(1, 7, 0), Duration::ZERO);
+            assert_eq!(ledger.free_wait(1, 7, Duration::ZERO), Duration::ZERO);
         }
-    }
-
-    /// At 4 Mbit/s, three downloads take 6.3 s for their first steps.
-    #[test]
-    fn a_registry_that_is_known_as_slow_has_time_for_the_first_steps() {
-        let mut ledger = Ledger::default();
-        ledger.touch(Time(0), 1);
-        let free = |ledger: &Ledger, rate| ledger.free_wait(1, 7, rate).as_millis();
-        assert_eq!(free(&ledger, 0), 0, "unknown");
-        assert_eq!(free(&ledger, 12_500_000), 251);
-        assert_eq!(free(&ledger, 500_000), 6_291);
-        assert_eq!(free(&ledger, 1), FIRST_STEP_MAX.as_millis());
-        ledger.record_lead(1, false);
-        assert_eq!(free(&ledger, 500_000), 0);
     }
 
     #[test]
@@ -423,10 +412,10 @@ mod tests {
         for _ in 0..2 {
             ledger.learn_first_byte(7, Duration::from_secs(4));
         }
-        assert!(ledger.free_wait(1, 7, 0) > FIRST_BYTE_GUESS);
+        assert!(ledger.free_wait(1, 7, Duration::ZERO) > FIRST_BYTE_GUESS);
         ledger.record_lead(1, false);
-        assert_eq!(ledger.free_wait(1, 7, 0), Duration::ZERO);
+        assert_eq!(ledger.free_wait(1, 7, BUDGET), Duration::ZERO);
         ledger.record_lead(1, true);
-        assert!(ledger.free_wait(1, 7, 0) > FIRST_BYTE_GUESS);
+        assert!(ledger.free_wait(1, 7, Duration::ZERO) > FIRST_BYTE_GUESS);
     }
 }

@@ -7,7 +7,7 @@
 //! - [`slots`]: which node owns which keys, derived from the members; the shards of a large cluster.
 //! - `arbiter`: the owner's side: holders, leaders and followers of each key.
 //! - `holdings`, `requests`, `pulls`, `ledger`: what a node announces, requests and reports, and how long it may wait.
-//! - [`pulling`]: how a node pulls an object, and what it serves of it meanwhile.
+//! - [`pull_rules`]: how a node pulls an object, and what it serves of it meanwhile.
 //! - `speed`: whether this node and its registries are as fast as they are for others, and whether a source is.
 //! - `wire`: the messages, as defined in `proto/`.
 //! - [`Node`]: all of it; [`Coordinator`]: all but the members.
@@ -19,11 +19,11 @@ mod coordinator;
 mod decision;
 mod holdings;
 mod key;
-mod ledger;
+pub mod ledger;
 pub mod members;
 mod node;
 mod outbox;
-pub mod pulling;
+pub mod pull_rules;
 mod pulls;
 mod random;
 mod requests;
@@ -36,13 +36,12 @@ mod wire;
 pub use coordinator::{Coordinator, Event};
 pub use decision::{ChainPosition, Decision};
 pub use key::Key;
-pub use ledger::BUDGET;
 pub use members::{Datagram, NodeId};
 pub use node::{HANDOVER, Node, UNREACHABLE};
 pub use pulls::PullProgress;
 pub use requests::RequestId;
 pub use speed::{
-    Condition, LinkState, LinkTest, ReceiveRates, SlowSources, SourceStatus, SourceWatch, Step,
+    Condition, LinkState, LinkTest, Received, SlowSources, SourceStatus, SourceWatch, WatchAction,
 };
 pub use time::{Born, Time};
 pub use view::View;

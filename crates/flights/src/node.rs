@@ -9,7 +9,7 @@ use crate::pulls::PullProgress;
 use crate::random::derived_seed;
 use crate::requests::RequestId;
 use crate::slots::{Owners, Scope, Slot, Slots};
-use crate::speed::{LinkTest, ReceiveRates};
+use crate::speed::{LinkTest, Received};
 use crate::view::View;
 use crate::wire::{Message, SourceRequest};
 use crate::{Decision, DecodeError, Key, NodeId, Time};
@@ -18,7 +18,7 @@ use crate::{Decision, DecodeError, Key, NodeId, Time};
 pub const UNREACHABLE: Duration = Duration::from_secs(5);
 /// A member that another one reports as silent, or as a source that failed, does not count as an owner either, if it does
 /// not answer within this time.
-const SUSPICION: Duration = Duration::from_millis(300);
+const ARBITER_SUSPICION: Duration = Duration::from_millis(300);
 /// What others say of a member that was probed for it is ignored for this long.
 const HEARSAY_AGAIN: Duration = Duration::from_secs(6);
 /// The most members probed within that time because others say that they do not answer.
@@ -39,7 +39,7 @@ pub struct Node {
     /// Members that were unreachable until this time, but for that they were heard from. They have missed announcements; to
     /// compare those only then bounds how often one can cause that.
     recovered: BTreeMap<NodeId, Time>,
-    /// Members that will not count as owners unless they are heard from within [`SUSPICION`] from then on.
+    /// Members that will not count as owners unless they are heard from within [`ARBITER_SUSPICION`] from then on.
     suspects: BTreeMap<NodeId, Time>,
     /// Members that were probed because another one said that they do not answer, and until when that is not repeated.
     hearsay: BTreeMap<NodeId, Time>,
@@ -215,7 +215,9 @@ impl Node {
 
     /// Handles a datagram. `from` is its sender as authenticated by the transport.
     ///
-    /// # Errors The datagram cannot be decoded; nothing has changed.
+    /// # Errors
+    ///
+    /// The datagram cannot be decoded; nothing has changed.
     pub fn receive(&mut self, now: Time, from: NodeId, datagram: &[u8]) -> Result<(), DecodeError> {
         let passed = Message::from_datagram(datagram)?;
         self.suspects.remove(&from);
@@ -273,7 +275,10 @@ impl Node {
     /// When [`Node::tick`] is to be called next.
     pub fn next_deadline(&self) -> Time {
         let others = [self.slots.next_deadline(), self.coordinator.next_deadline()];
-        let suspects = self.suspects.values().map(|since| since.after(SUSPICION));
+        let suspects = self
+            .suspects
+            .values()
+            .map(|since| since.after(ARBITER_SUSPICION));
         let own = self.unreachable.values().chain(self.recovered.values());
         let own = own.copied().chain(suspects);
         let own = own.chain(others.into_iter().flatten());
@@ -293,7 +298,7 @@ impl Node {
         self.moved.retain(|_, at| now.since(*at) < HANDOVER);
         let silent = self
             .suspects
-            .extract_if(.., |_, since| since.after(SUSPICION) <= now);
+            .extract_if(.., |_, since| since.after(ARBITER_SUSPICION) <= now);
         for (node, since) in silent.collect::<Vec<_>>() {
             self.mark_unreachable(now, node, since);
         }
@@ -324,7 +329,7 @@ impl Node {
     }
 
     /// Tells what this node receives, a few times a second while it receives large objects.
-    pub fn observe(&mut self, now: Time, rates: &ReceiveRates) {
+    pub fn observe(&mut self, now: Time, rates: &Received) {
         let (coordinator, view) = coordinator!(self);
         coordinator.observe(now, rates, view);
         self.apply_changes(now);

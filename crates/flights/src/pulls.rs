@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::ledger::Ledger;
 use crate::outbox::Context;
-use crate::pulling::STEP;
+use crate::pull_rules::STEP;
 use crate::requests::{CompletedRequest, HEARTBEAT, RequestId, SourceRequests};
 use crate::slots::Slot;
 use crate::speed::KnownRate;

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::arbiter::SMALL_OBJECT;
-use crate::ledger::Ledger;
+use crate::ledger::{GRACE, Ledger};
 use crate::outbox::Context;
 use crate::random::secret_number;
 use crate::slots::Slot;
-use crate::speed::{KnownRate, RegistryRates};
+use crate::speed::{FIRST_STEPS_MAX, KnownRate, RegistryRates};
 use crate::view::View;
 use crate::wire::{
     FindHolders, Message, RegistryRate, RequestNumber, SourceRequest, key_field, node_field,
@@ -22,8 +22,6 @@ use pending::{Lead, PendingRequest, Query, withdraw};
 
 /// An owner tells waiting nodes at least this often that their answer will come.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
-/// Waiting is free for this long, if the request ends with a source.
-const GRACE: Duration = Duration::from_millis(250);
 /// The most that a request waits, whatever the node receives meanwhile.
 const MAX_WAIT: Duration = Duration::from_secs(22);
 /// The limit of a lookup.
@@ -113,10 +111,12 @@ impl SourceRequests {
             started: now,
             in_vain_before,
             waited: Duration::ZERO,
+            free_until: now,
             deadline,
             asked: None,
             all_asked: BTreeSet::new(),
             lead: None,
+            lead_is_late: false,
             redirects: 0,
             silent: Vec::new(),
         };
@@ -202,6 +202,7 @@ impl SourceRequests {
                     rate_accepted_for_ms: known.accepted_for_ms,
                     is_fetcher: self.fetches.is_some_and(|key| key != request.key()),
                     leads: self.leads,
+                    lead_is_late: open.lead_is_late,
                     ..(**request).clone()
                 })
             }
@@ -209,8 +210,14 @@ impl SourceRequests {
         cx.out.send(to, message);
     }
 
+    /// Ends a request without a source: its time is up, or nobody can be asked.
     fn give_up(&mut self, sequence: u64, cx: &mut Context<'_, impl View>) {
-        if let Some(open) = self.close(cx.now, sequence, false) {
+        self.end_alone(sequence, false, cx);
+    }
+
+    /// Ends a request without a source. `succeeded`: see [`Self::close`].
+    fn end_alone(&mut self, sequence: u64, succeeded: bool, cx: &mut Context<'_, impl View>) {
+        if let Some(open) = self.close(cx.now, sequence, succeeded) {
             withdraw(&open, cx);
             let id = RequestId(sequence);
             match open.query {
@@ -241,11 +248,14 @@ impl SourceRequests {
             self.settle(cx.now, repository);
         }
         for sequence in due {
-            let Some(open) = self.open.get(&sequence) else {
+            let Some(open) = self.open.get_mut(&sequence) else {
                 continue;
             };
+            let is_late = open.late_at().is_some_and(|at| at <= cx.now);
+            open.lead_is_late |= is_late;
             match open.asked {
                 _ if open.deadline <= cx.now => self.give_up(sequence, cx),
+                Some(asked) if is_late => self.ask(sequence, Some(asked.owner), cx),
                 Some(asked) if asked.silent_at() <= cx.now => {
                     self.is_silent(sequence, asked.owner, cx);
                 }
@@ -259,6 +269,16 @@ impl SourceRequests {
     pub fn joined(&mut self, cx: &mut Context<'_, impl View>) {
         for sequence in self.sequences(|open| open.asked.is_none()) {
             self.ask(sequence, None, cx);
+        }
+    }
+
+    /// This node leads beside another one: it waits for no leader of the same registry, as its requests that wait would hold
+    /// the slots of containerd that its lead needs.
+    pub fn begin_trial(&mut self, registry: u64, cx: &mut Context<'_, impl View>) {
+        self.registries.trial_begins(cx.now, registry);
+        let waits = |open: &PendingRequest| open.lead.is_some() && open.registry() == registry;
+        for sequence in self.sequences(|open| registry != 0 && waits(open)) {
+            self.end_alone(sequence, true, cx);
         }
     }
 
@@ -338,23 +358,39 @@ impl SourceRequests {
 
     /// Charges what the requests of a pull have waited, and updates their deadlines.
     fn settle(&mut self, now: Time, repository: u64) {
-        let Self { open, ledger, .. } = self;
+        let Self {
+            open,
+            ledger,
+            registries,
+            ..
+        } = self;
         ledger.touch(now, repository);
         let waits = |open: &&mut PendingRequest| open.repository() == Some(repository);
+        for open in open.values_mut().filter(waits) {
+            let free = open.lead.map_or(Duration::ZERO, |lead| {
+                let registry = open.registry();
+                let first_steps = match lead.is_upstream_slow {
+                    true => FIRST_STEPS_MAX,
+                    false => registries.first_steps(now, registry),
+                };
+                ledger.free_wait(repository, registry, first_steps)
+            });
+            open.free_until = open.started.after(free);
+        }
         let waiting = open.values_mut().filter(waits);
-        let since = waiting.map(|open| open.free_until()).min();
+        let since = waiting.map(|open| open.free_until).min();
         let charged_since = ledger.settle(now, repository, since);
         for open in open.values_mut().filter(waits) {
             if let Some(since) = charged_since {
-                open.waited += now.since(since.max(open.free_until()));
+                open.waited += now.since(since.max(open.free_until));
             }
             let left = ledger.left(repository, open.waited);
             let latest = open.started.after(MAX_WAIT).max(now);
-            open.deadline = now.max(open.free_until()).after(left).min(latest);
+            open.deadline = now.max(open.free_until).after(left).min(latest);
         }
     }
 
-    /// Removes a request. `succeeded`: a source was found, or the request will be repeated.
+    /// Removes a request. `succeeded`: a source was found, the request will be repeated, or this node does not wait.
     fn close(&mut self, now: Time, sequence: u64, succeeded: bool) -> Option<PendingRequest> {
         let Some(repository) = self.open.get(&sequence)?.repository() else {
             return self.open.remove(&sequence);
@@ -379,27 +415,34 @@ impl SourceRequests {
         Some(open)
     }
 
-    /// Records the leader that a request waits for.
-    fn set_awaited_lead(&mut self, now: Time, sequence: u64, node: Option<NodeId>) {
+    /// Records the leader that a request waits for. `is_upstream_slow`: see [`Lead`].
+    fn set_awaited_lead(
+        &mut self,
+        now: Time,
+        sequence: u64,
+        node: Option<NodeId>,
+        is_upstream_slow: bool,
+    ) {
         let Some(open) = self.open.get(&sequence) else {
             return;
         };
-        let (Some(repository), registry) = (open.repository(), open.registry()) else {
+        let Some(repository) = open.repository() else {
             return;
         };
-        if open.lead.map(|lead| lead.node) == node {
+        let lead = node.map(|node| Lead {
+            node,
+            is_upstream_slow,
+        });
+        let known = open.lead;
+        if known == lead {
             return;
         }
-        let has_failed = open.lead.is_some();
         self.settle(now, repository);
-        if has_failed {
+        if known.is_some_and(|known| Some(known.node) != node) {
             self.ledger.record_lead(repository, false);
         }
-        let rate = self.registries.last_rate(now, registry);
-        let free = self.ledger.free_wait(repository, registry, rate);
         if let Some(open) = self.open.get_mut(&sequence) {
-            let free_until = open.started.after(free);
-            open.lead = node.map(|node| Lead { node, free_until });
+            open.lead = lead;
         }
         self.settle(now, repository);
     }

@@ -11,15 +11,15 @@ mod source_watch;
 
 pub(crate) use link::Link;
 pub use link::{Condition, LinkState, LinkTest};
-pub(crate) use registries::{KnownRate, LeadRate, RegistryRates};
+pub(crate) use registries::{FIRST_STEPS_MAX, KnownRate, LeadRate, RegistryRates};
 pub use slow_sources::SlowSources;
-pub use source_watch::{SourceStatus, SourceWatch, Step};
+pub use source_watch::{SourceStatus, SourceWatch, WatchAction};
 
 /// What this node receives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReceiveRates {
+pub struct Received {
     /// From all sources, in bytes per second.
-    pub total: u64,
+    pub rate: u64,
     /// The bytes that have come from each registry, by its hash, since this node leads from it.
-    pub led: Vec<(u64, u64)>,
+    pub led_bytes: Vec<(u64, u64)>,
 }

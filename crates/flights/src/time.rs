@@ -15,6 +15,12 @@ impl Time {
         Self(self.0.saturating_add(millis(wait)))
     }
 
+    /// The time this long before; not before the origin.
+    #[must_use]
+    pub(crate) fn before(self, lead: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(lead)))
+    }
+
     /// The time since `earlier`; zero if that is in the future.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::access::Secret;
 use crate::activity::Changes;
 use crate::connect::Connector;
-use crate::flights::pulling::SOURCE_ANSWER_LIMIT;
+use crate::flights::pull_rules::SOURCE_ANSWER_LIMIT;
 use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::peers::{Fault, InFlight, Peers};

@@ -4,9 +4,9 @@
 //! For the node's own client the flight names a source, or sends the client upstream. A watcher reports the progress of
 //! the pull, and the bytes received so far are served to followers.
 
-mod events;
 mod flight_source;
 mod follower_stream;
+mod handle_events;
 mod pulls;
 mod serve_growing;
 mod shared;
@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::body::send_memory::Share;
 use crate::fetch::{Fetcher, bandwidth};
-use crate::flights::pulling::{self, Role};
+use crate::flights::pull_rules::{self, Role};
 use crate::found::{Found, Payload, Source};
 use crate::from_peers::FromPeers;
 use crate::images::Images;
@@ -79,7 +79,7 @@ impl Flight {
             tasks: TaskTracker::new(),
             stop,
         });
-        shared.spawn(events::run(shared.clone(), shared.flights.events()));
+        shared.spawn(handle_events::run(shared.clone(), shared.flights.events()));
         Self {
             shared,
             from_peers,
@@ -98,7 +98,9 @@ impl Flight {
     ///
     /// `sharing`: whether other nodes may have it; [`Self::share`] can set it later.
     ///
-    /// # Errors The client must pull from upstream ([`Refusal::Leads`], [`Refusal::Alone`]), within [`FIND_LIMIT`].
+    /// # Errors
+    ///
+    /// The client must pull from upstream ([`Refusal::Leads`], [`Refusal::Alone`]), within [`FIND_LIMIT`].
     pub async fn find(&self, target: &Target, sharing: Sharing) -> Result<Found, Refusal> {
         let kind = target.kind;
         let (Some(digest), Some(offset)) = (target.digest(), all_from(target.ranges.as_ref()))
@@ -134,7 +136,7 @@ impl Flight {
         }
         if offset == 0 && self.waits_for_lower_layers(target, digest).await {
             // By then the layers that should go first are queued as well.
-            sleep(pulling::QUEUED_AFTER).await;
+            sleep(pull_rules::QUEUED_AFTER).await;
             return self.requeue(target, digest);
         }
         let restarted_after_failure = |pull: Arc<Pull>| pull.restarted_after_failure();
@@ -175,7 +177,7 @@ impl Flight {
             && target.may_requeue()
             && shared.store.downloads_share_slots()
             && shared.object_info(target, digest).size.is_some();
-        can.then_some(pulling::REQUEUE_AFTER)
+        can.then_some(pull_rules::REQUEUE_AFTER)
     }
 
     /// Whether the layers below this one should go first.
@@ -192,7 +194,7 @@ impl Flight {
             let below = layers.iter().take(below);
             let missing = below.filter(|layer| !is_here(layer)).count();
             // The tail is behind what comes of other images.
-            pulling::waits_for_lower_layers(layers.len(), missing)
+            pull_rules::waits_for_lower_layers(layers.len(), missing)
                 && !shared.images.has_other_missing_layers(&layers, is_here)
         };
         let waits = local::read_store(&self.shared.store, waits).await;
@@ -213,7 +215,9 @@ impl Flight {
 
     /// Answers another node that tests its link.
     ///
-    /// # Errors Too many have done so just now.
+    /// # Errors
+    ///
+    /// Too many have done so just now.
     pub fn answer_link_test(&self) -> Result<Response<Body>, Refusal> {
         let speed = &self.shared.speed;
         if speed.test_permits.admit() {

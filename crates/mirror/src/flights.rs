@@ -9,12 +9,12 @@ use oci::Digest;
 use tokio::time::Instant;
 
 pub use ::flights::{
-    ChainPosition, Condition, Decision, LinkState, LinkTest, NodeId, PullProgress, ReceiveRates,
-    SlowSources, SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field,
-    pulling, registry_hash,
+    ChainPosition, Condition, Decision, LinkState, LinkTest, NodeId, PullProgress, Received,
+    SlowSources, SourceRequest, SourceStatus, SourceWatch, Time, WatchAction, node_field,
+    nodes_field, pull_rules, registry_hash,
 };
 
-use crate::flight_events::flight_events;
+use crate::flight_event_queue::flight_events;
 use crate::{Candidate, FlightEvents};
 
 /// The present time, as the rules of flights have it.
@@ -35,7 +35,7 @@ pub trait Flights: Send + Sync + 'static {
     fn report(&self, digest: &Digest, progress: PullProgress);
 
     /// Tells what this node receives, a few times a second while it receives anything. Never blocks.
-    fn observe(&self, _rates: ReceiveRates) {}
+    fn observe(&self, _rates: Received) {}
 
     /// Tells what a pull from this repository, by its hash, has lost by waiting for its sources. Never blocks.
     fn charge(&self, _repository: u64, _lost: Duration) {}

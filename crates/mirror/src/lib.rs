@@ -16,7 +16,7 @@ mod content_range;
 mod deliveries;
 mod fetch;
 mod flight;
-mod flight_events;
+mod flight_event_queue;
 mod flights;
 mod found;
 mod from_peers;
@@ -64,10 +64,10 @@ mod upstream_reasons;
 mod verification;
 mod waiting_budget;
 
-pub use crate::flight_events::{FlightEvent, FlightEventSender, FlightEvents, flight_events};
+pub use crate::flight_event_queue::{FlightEvent, FlightEventSender, FlightEvents, flight_events};
 pub use crate::flights::{
     ChainPosition, Condition, Decision, Flights, LinkState, LinkTest, NodeId, PullProgress,
-    ReceiveRates, SourceRequest, SourceStatus, SourceWatch, Step, Time, node_field, nodes_field,
+    Received, SourceRequest, SourceStatus, SourceWatch, Time, WatchAction, node_field, nodes_field,
     registry_hash,
 };
 pub use access::{Access, Secret};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::attempts::Attempts;
-use crate::flights::pulling::STEP;
+use crate::flights::pull_rules::STEP;
 
 /// A peer that has cost a pull this much is left, so that another one may do better before the budget is spent.
 const MAX_COST: Duration = Duration::from_secs(1);

@@ -13,7 +13,7 @@ use crate::activity::PullSource;
 use crate::fetch::{Answer, Question};
 use crate::flights::now;
 use crate::source_provider::SourceProvider;
-use crate::{SourceStatus, SourceWatch, Step};
+use crate::{SourceStatus, SourceWatch, WatchAction};
 
 /// What became of a wait for bytes.
 pub enum Next {
@@ -51,16 +51,16 @@ impl SourceReader {
     /// Waits for the bytes at `offset` of the object.
     pub async fn next(&mut self, offset: u64) -> Next {
         // While the client takes nothing, nothing is expected of the source.
-        self.watch.wait(now());
+        self.watch.begin_wait(now());
         let began = Instant::now();
         loop {
             let wait = match self.watch.next(now()) {
-                Step::Leave => return Next::Broken,
-                Step::Ask => {
+                WatchAction::Leave => return Next::Broken,
+                WatchAction::Ask => {
                     self.ask();
                     SourceWatch::answer_limit()
                 }
-                Step::WaitUntil(at) => at.since(now()),
+                WatchAction::WaitUntil(at) => at.since(now()),
             };
             let Self { answer, asking, .. } = self;
             let status = async {

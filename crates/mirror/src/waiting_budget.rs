@@ -7,17 +7,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use ::flights::ledger::{BUDGET, GRACE, RESET};
 use lru::LruCache;
 use oci::Origin;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// The most that waiting may cost the pull of one image.
-pub const BUDGET: Duration = Duration::from_secs(2);
-/// A wait that ends with a source is free for this long: upstream's first byte takes as long.
-pub const GRACE: Duration = Duration::from_millis(250);
-/// A budget is new again after this time without a request.
-pub const RESET: Duration = Duration::from_secs(60);
 /// The most pulls to remember.
 const MAX_PULLS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 

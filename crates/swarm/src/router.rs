@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use libp2p::PeerId;
 use mirror::{
-    Candidate, Decision, FlightEvents, Health, LinkTest, PullProgress, ReceiveRates, RouterPeers,
+    Candidate, Decision, FlightEvents, Health, LinkTest, PullProgress, Received, RouterPeers,
     Search, SourceRequest, flight_events,
 };
 use oci::{Digest, Key};
@@ -181,7 +181,7 @@ impl mirror::Flights for Router {
         self.command_flights(FlightCommand::Report(digest.clone(), progress));
     }
 
-    fn observe(&self, rates: ReceiveRates) {
+    fn observe(&self, rates: Received) {
         self.command_flights(FlightCommand::Observe(rates));
     }
 

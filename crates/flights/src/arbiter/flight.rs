@@ -110,10 +110,17 @@ impl Flight {
         is_fetched || self.granted.iter().any(|node| is_slow || is_good(node))
     }
 
+    /// How many leaders have no byte yet.
+    pub fn granted(&self) -> usize {
+        self.granted.len()
+    }
+
     /// The leader that waiting nodes are told about: the one granted here; else the one that the fetcher waits for; else
     /// the one that has begun.
     pub fn awaited_lead(&self) -> Option<NodeId> {
-        let granted = self.granted.first().copied();
+        // Always the same one while it has no byte: a node takes another name as a sign that the leader has failed.
+        let order = |node: &&NodeId| self.get(node).map(|source| source.order);
+        let granted = self.granted.iter().min_by_key(order).copied();
         let fetcher = self.fetcher.and_then(|fetcher| self.waiting.get(&fetcher));
         let elsewhere = fetcher.and_then(|fetcher| fetcher.passed_on.as_ref()?.leader);
         let has_begun = |node: &NodeId| {
@@ -180,6 +187,20 @@ impl Flight {
     pub fn lead(&mut self, now: Time, node: NodeId, state: State, asked: Asked) {
         self.put(now, node, state, asked);
         self.leader = Some(node);
+    }
+
+    /// Whether a node that is not slow should lead beside the slow leaders: nobody has the complete object, and there are
+    /// fewer than `most` leads.
+    pub fn allows_another_lead(&self, most: u32) -> bool {
+        let mut leads = 0;
+        for source in self.sources.values() {
+            match source.state {
+                State::Complete => return false,
+                State::Granted | State::Begun => leads += 1,
+                _ => {}
+            }
+        }
+        (1..most).contains(&leads)
     }
 
     /// Makes `node` a follower of `parent` and returns its order.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::Arbiter;
 use super::asker::{Asker, Role};
+use super::decide::{Outcome, lead_state};
 use super::flight::State;
-use super::grants::{Step, lead_state};
 use super::waiting::Waiter;
 use crate::outbox::Context;
 use crate::requests::AskedOwner;
@@ -42,7 +42,7 @@ impl Arbiter {
         role: Role,
         waiter: &Waiter,
         cx: &Context<'_, impl View>,
-    ) -> Option<Step> {
+    ) -> Option<Outcome> {
         let (key, passed_on) = (waiter.request.key(), waiter.passed_on.as_ref());
         if passed_on.is_some_and(|passed_on| cx.now.since(passed_on.since) >= LIMIT) {
             return None;
@@ -67,8 +67,8 @@ impl Arbiter {
         let waits = asked.filter(|asked| asked.owner == next);
         let is_due = |asked: AskedOwner| asked.repeat_at().is_some_and(|at| at <= cx.now);
         Some(match waits {
-            Some(asked) if !is_due(asked) => Step::Wait,
-            _ => Step::PassOn(next),
+            Some(asked) if !is_due(asked) => Outcome::Wait,
+            _ => Outcome::PassOn(next),
         })
     }
 
@@ -93,7 +93,7 @@ impl Arbiter {
             }
         }
         // It learns at once that it is the fetcher.
-        waiter.announced = None;
+        waiter.told_at = None;
         let node = waiter.asker.node;
         if cx.view.shard_count() > 1
             && let Some(flight) = self.flight(&waiter.request.key())

@@ -6,7 +6,7 @@ use super::flight::{Asked, Flight, Source, State};
 use super::waiting::Waiter;
 use crate::outbox::Context;
 use crate::view::View;
-use crate::wire::{self, Message, PullState, Report, RequestNumber};
+use crate::wire::{self, Alive, Message, PullState, Report, RequestNumber};
 use crate::{Key, NodeId};
 
 impl Arbiter {
@@ -93,8 +93,8 @@ impl Arbiter {
         let Some(flight) = self.open(cx.now, key, [from], cx.view) else {
             return false;
         };
-        let known = flight.get(&from).map(|source| (source.state, source.asked));
-        let asked = known.map_or(Asked::default(), |(_, asked)| asked);
+        let asked = flight.get(&from).map(|source| source.asked);
+        let asked = asked.unwrap_or_default();
         if flight.is_stale(&from, number) || !asker.may_change(asked.via, &key, cx.view) {
             return false;
         }
@@ -107,44 +107,7 @@ impl Arbiter {
         flight.used = cx.now;
         match stage {
             PullState::Alive(alive) => {
-                let (size, source) = (alive.size, wire::node(&alive.source));
-                flight.size = flight.size.or(size);
-                let is_outside = |source| {
-                    let shards = [source, from].map(|node| cx.view.shard_of(&node));
-                    is_of_shard && shards[0] != shards[1] && flight.get(&source).is_none()
-                };
-                let known = known.map(|(state, _)| state);
-                let state = match (size, source) {
-                    (_, Some(source)) if is_outside(source) => State::Fetching,
-                    (_, Some(_)) => State::Following,
-                    // It was granted the lead elsewhere, or went upstream after all.
-                    (_, None) if is_of_shard && !known.is_some_and(State::is_lead) => {
-                        State::LeadsForAll
-                    }
-                    (Some(_), None) => State::Begun,
-                    (None, None) => State::Granted,
-                };
-                let says_nothing_new = is_same
-                    && match known {
-                        Some(State::Begun | State::Complete) => true,
-                        Some(State::Following | State::Fetching) => source.is_some(),
-                        Some(State::Granted) => state != State::Begun,
-                        Some(State::LeadsForAll) => state == State::LeadsForAll,
-                        None => false,
-                    };
-                match source {
-                    _ if says_nothing_new => {}
-                    Some(source) if source == from => return false,
-                    Some(source) if state == State::Following => {
-                        flight.attach(cx.now, from, source, asked);
-                    }
-                    Some(_) => flight.put(cx.now, from, state, asked),
-                    // It went upstream after all, or this arbiter is new.
-                    None => flight.lead(cx.now, from, state, asked),
-                }
-                flight.heard(cx.now, &from);
-                let is_slow_now = alive.is_slow && flight.set_slow(&from, true);
-                return !says_nothing_new || is_slow_now;
+                return note_alive(flight, from, (alive, asked, is_same), is_of_shard, cx);
             }
             PullState::Done(_) => flight.put(cx.now, from, State::Complete, asked),
             PullState::Failed(_) | PullState::WrongDigest(_) => {
@@ -161,6 +124,53 @@ impl Arbiter {
         }
         true
     }
+}
+
+/// Records a pull in progress. `is_same`: it results from the same request as what is known of the node. Returns whether
+/// nodes may have to be answered.
+fn note_alive(
+    flight: &mut Flight,
+    from: NodeId,
+    (alive, asked, is_same): (&Alive, Asked, bool),
+    is_of_shard: bool,
+    cx: &Context<'_, impl View>,
+) -> bool {
+    let (size, source) = (alive.size, wire::node(&alive.source));
+    flight.size = flight.size.or(size);
+    let is_outside = |source| {
+        let shards = [source, from].map(|node| cx.view.shard_of(&node));
+        is_of_shard && shards[0] != shards[1] && flight.get(&source).is_none()
+    };
+    let known = flight.get(&from).map(|source| source.state);
+    let state = match (size, source) {
+        (_, Some(source)) if is_outside(source) => State::Fetching,
+        (_, Some(_)) => State::Following,
+        // It was granted the lead elsewhere, or went upstream after all.
+        (_, None) if is_of_shard && !known.is_some_and(State::is_lead) => State::LeadsForAll,
+        (Some(_), None) => State::Begun,
+        (None, None) => State::Granted,
+    };
+    let says_nothing_new = is_same
+        && match known {
+            Some(State::Begun | State::Complete) => true,
+            Some(State::Following | State::Fetching) => source.is_some(),
+            Some(State::Granted) => state != State::Begun,
+            Some(State::LeadsForAll) => state == State::LeadsForAll,
+            None => false,
+        };
+    match source {
+        _ if says_nothing_new => {}
+        Some(source) if source == from => return false,
+        Some(source) if state == State::Following => {
+            flight.attach(cx.now, from, source, asked);
+        }
+        Some(_) => flight.put(cx.now, from, state, asked),
+        // It went upstream after all, or this arbiter is new.
+        None => flight.lead(cx.now, from, state, asked),
+    }
+    flight.heard(cx.now, &from);
+    let is_slow_now = alive.is_slow && flight.set_slow(&from, true);
+    !says_nothing_new || is_slow_now
 }
 
 /// The global arbiter, if this arbiter is that of the node's shard only.

@@ -2,8 +2,8 @@
 
 use super::Arbiter;
 use super::asker::{Asker, Role};
+use super::decide::follow;
 use super::flight::{Asked, Flight, State};
-use super::grants::follow;
 use super::waiting::Waiter;
 use crate::outbox::Context;
 use crate::slots::Slot;

@@ -10,15 +10,23 @@ use crate::outbox::Outbox;
 use crate::wire::{Message, Reply, SourceRequest};
 use crate::{NodeId, Time};
 
+/// What a node waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Awaited {
+    pub leader: Option<NodeId>,
+    /// Another leader has no byte either, or the registry gives little.
+    pub is_upstream_slow: bool,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
     pub request: SourceRequest,
     pub asker: Asker,
     pub since: Time,
     /// When it was last told to wait.
-    pub announced: Option<Time>,
-    /// The leader that it was told about.
-    pub awaited: Option<NodeId>,
+    pub told_at: Option<Time>,
+    /// What it was told to wait for.
+    pub told: Awaited,
     pub passed_on: Option<PassedOn>,
 }
 
@@ -28,8 +36,8 @@ impl Waiter {
             request,
             asker,
             since: now,
-            announced: None,
-            awaited: None,
+            told_at: None,
+            told: Awaited::default(),
             passed_on: None,
         }
     }

@@ -65,6 +65,7 @@ fn answers(number: u64) -> Vec<Message> {
     let wait = Wait {
         leader: node_field(Some(member(4))),
         fetches: true,
+        is_upstream_slow: true,
     };
     let to = node_field(Some(member(4)));
     let replies = [

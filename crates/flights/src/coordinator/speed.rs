@@ -5,23 +5,26 @@ use std::time::Duration;
 use super::{Coordinator, Event};
 use crate::Time;
 use crate::outbox::Context;
-use crate::speed::{Condition, LeadRate, LinkTest, ReceiveRates};
+use crate::speed::{Condition, LeadRate, LinkTest, Received};
 use crate::view::View;
 
 impl Coordinator {
     /// See [`crate::Node::observe`].
-    pub fn observe(&mut self, now: Time, rates: &ReceiveRates, view: &impl View) {
-        if self.link.observe(now, rates.total) {
+    pub fn observe(&mut self, now: Time, received: &Received, view: &impl View) {
+        if self.link.observe(now, received.rate) {
             self.events.push(Event::TestLink);
         }
-        self.requests.observe(now, rates.total);
+        self.requests.observe(now, received.rate);
         let registries = &mut self.requests.registries;
-        registries.leads_from(&rates.led);
+        registries.forget_leads_except(&received.led_bytes);
         let condition = self.link.condition(now);
         let bandwidth = self.link.bandwidth();
         let bandwidth = bandwidth.filter(|_| condition == Condition::Starved);
         // The link of a slow node is the reason.
-        let led = rates.led.iter().filter(|_| condition != Condition::Slow);
+        let led = received
+            .led_bytes
+            .iter()
+            .filter(|_| condition != Condition::Slow);
         for (registry, bytes) in led {
             let is_second = self.pulls.leads_beside_another(*registry);
             let judged = registries.judge(now, *registry, *bytes, bandwidth, is_second);

@@ -14,6 +14,8 @@ const REPEAT: Duration = Duration::from_millis(150);
 const SILENCE: Duration = Duration::from_millis(400);
 /// A request is repeated this long after the last heartbeat of the owner.
 const HEART_REPEAT: Duration = Duration::from_millis(650);
+/// With less than this left to wait for a leader that has no byte yet, another node should lead as well.
+const LATE: Duration = Duration::from_millis(750);
 /// An owner counts as silent this long after its last heartbeat.
 const HEART_SILENCE: Duration = Duration::from_millis(1_200);
 
@@ -72,11 +74,11 @@ pub(super) enum Query {
 }
 
 /// A leader that a request waits for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lead {
     pub node: NodeId,
-    /// Waiting is free until then.
-    pub free_until: Time,
+    /// Another leader has no byte either, or the registry gives little.
+    pub is_upstream_slow: bool,
 }
 
 #[derive(Debug)]
@@ -87,11 +89,15 @@ pub(super) struct PendingRequest {
     /// What the pull had lost in vain before, and what this request has waited since, as far as it is charged.
     pub in_vain_before: Duration,
     pub waited: Duration,
+    /// Waiting is free until then.
+    pub free_until: Time,
     pub deadline: Time,
     pub asked: Option<AskedOwner>,
     /// All owners that were asked. Answers of other nodes do not count.
     pub all_asked: BTreeSet<NodeId>,
     pub lead: Option<Lead>,
+    /// The owner was told that the leader is late.
+    pub lead_is_late: bool,
     pub redirects: u8,
     /// Owners that did not answer.
     pub silent: Vec<NodeId>,
@@ -126,13 +132,16 @@ impl PendingRequest {
         matches!(&self.query, Query::Source(request) if request.key() == *key)
     }
 
-    pub fn free_until(&self) -> Time {
-        self.lead.map_or(self.started, |lead| lead.free_until)
+    /// When the owner is to be told that the leader is late.
+    pub fn late_at(&self) -> Option<Time> {
+        let is_news = self.lead.is_some() && self.asked.is_some() && !self.lead_is_late;
+        is_news.then(|| self.deadline.before(LATE))
     }
 
     pub fn due(&self) -> Time {
         let asked = self.asked.iter();
         let waits = asked.flat_map(|asked| [Some(asked.silent_at()), asked.repeat_at()]);
+        let waits = waits.chain([self.late_at()]);
         waits.flatten().fold(self.deadline, Time::min)
     }
 }

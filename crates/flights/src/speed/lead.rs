@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::Time;
-use crate::pulling::STEPS;
+use crate::pull_rules::STEPS;
 
 /// Connections speed up for this long.
 const SPEEDS_UP_FOR: Duration = Duration::from_secs(2);
-/// A rate covers at least a second, and twice the time in which all steps come.
-const OVER_MIN: Duration = Duration::from_secs(1);
-const OVER_MAX: Duration = Duration::from_secs(15);
+/// The time over which a rate is measured: twice the time in which all steps come, within these bounds.
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+const WINDOW_MAX: Duration = Duration::from_secs(15);
 
 /// The bytes that have come since this node leads.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ impl LeadMeter {
 
     /// Records the bytes that have come by now.
     pub fn record(&mut self, now: Time, bytes: u64) {
-        let is_old = |(at, _): &mut (Time, u64)| now.since(*at) > OVER_MAX + OVER_MIN;
+        let is_old = |(at, _): &mut (Time, u64)| now.since(*at) > WINDOW_MAX + WINDOW_MIN;
         while self.observed.pop_front_if(is_old).is_some() {}
         self.observed.push_back((now, bytes));
     }
@@ -48,7 +48,7 @@ impl LeadMeter {
     /// have come just now.
     pub fn lower_bound(&self, now: Time) -> u64 {
         let lasted = now.since(self.since);
-        if lasted < SPEEDS_UP_FOR + OVER_MIN {
+        if lasted < SPEEDS_UP_FOR + WINDOW_MIN {
             return 0;
         }
         let bytes = (self.bytes() - self.before).saturating_sub(STEPS);
@@ -59,7 +59,7 @@ impl LeadMeter {
     /// rate. `None`: it is too early to tell.
     pub fn upper_bound(&self, now: Time, expected: u64) -> Option<u64> {
         let millis = (2 * STEPS).saturating_mul(1_000) / expected.max(1);
-        let over = Duration::from_millis(millis).clamp(OVER_MIN, OVER_MAX);
+        let over = Duration::from_millis(millis).clamp(WINDOW_MIN, WINDOW_MAX);
         if now.since(self.since) < SPEEDS_UP_FOR + over {
             return None;
         }

@@ -1,9 +1,10 @@
 //! What registries give, as far as the cluster knows: nodes pass it on with their requests and answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::lead::LeadMeter;
+use crate::pull_rules::STEPS;
 use crate::{Born, Time};
 
 /// A rate below 1/LOW_RATIO of the known one is far too low. A registry that limits each connection gives a third of it once
@@ -14,6 +15,9 @@ const HALF_LIFE: Duration = Duration::from_secs(10 * 60);
 /// A second leader knows after this time whether the registry gives it more. Until then no other lead is judged, here or
 /// at nodes that are told so.
 const TRIED_FOR: Duration = Duration::from_secs(6);
+/// A second leader that has no byte after this time shows that the registry gives others no more. That holds for twice as
+/// long as a trial, as the second leader may have a reason of its own.
+const TRIED_IN_VAIN: Duration = Duration::from_secs(3);
 /// After it was found that the registry gives no more, no lead is judged for this long: the leaders share it, and some
 /// nodes may still pass on what it gave before.
 const ACCEPTED_FOR: Duration = Duration::from_secs(60);
@@ -21,6 +25,8 @@ const ACCEPTED_FOR: Duration = Duration::from_secs(60);
 const NEWER: Duration = Duration::from_millis(500);
 /// What a registry gave says this long how long its bytes may take.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// The most time that a slow registry justifies waiting for its first steps.
+pub(crate) const FIRST_STEPS_MAX: Duration = Duration::from_secs(12);
 /// The most registries to remember.
 const MAX_REGISTRIES: usize = 1_024;
 
@@ -69,7 +75,9 @@ struct Registry {
     /// Another node has pulled from it.
     is_confirmed: bool,
     /// No lead is judged until then.
-    accepted_until: Time,
+    judging_paused_until: Time,
+    /// When this node began to lead beside another one, until its result is known.
+    trial: Option<Time>,
     /// What has come since this node leads from it.
     lead: Option<LeadMeter>,
     /// Another node has led since then, to find out what it gives.
@@ -81,7 +89,7 @@ impl Registry {
         let age = self
             .measured
             .map_or(Duration::ZERO, |measured| measured.age(now));
-        let accepted_for = self.accepted_until.since(now).as_millis();
+        let accepted_for = self.judging_paused_until.since(now).as_millis();
         KnownRate {
             rate: self.rate,
             age_s: u32::try_from(age.as_secs()).unwrap_or(u32::MAX),
@@ -123,11 +131,14 @@ impl RegistryRates {
         known.map_or_else(KnownRate::default, |known| known.known(now))
     }
 
-    /// What the registry gave a node when this was last measured, in bytes per second; 0: unknown.
-    pub fn last_rate(&self, now: Time, registry: u64) -> u64 {
+    /// How long the first steps take that a leader can show, at the rate that the registry gave when this was last
+    /// measured; [`FIRST_STEPS_MAX`] at most. Zero if that is unknown.
+    pub fn first_steps(&self, now: Time, registry: u64) -> Duration {
         let known = self.get(now, registry);
         let is_remembered = u64::from(known.age_s) < REMEMBERED_FOR.as_secs();
-        if is_remembered { known.rate } else { 0 }
+        let millis = STEPS.saturating_mul(1_000).checked_div(known.rate);
+        let took = Duration::from_millis(millis.filter(|_| is_remembered).unwrap_or(0));
+        took.min(FIRST_STEPS_MAX)
     }
 
     /// Records what another node knows.
@@ -141,11 +152,11 @@ impl RegistryRates {
         known.is_confirmed = true;
         let age = Duration::from_secs(theirs.age_s.into());
         let accepted_for = Duration::from_millis(theirs.accepted_for_ms.into());
-        let accepted_until = now.after(accepted_for.min(ACCEPTED_FOR));
-        if accepted_until.since(known.accepted_until.max(now)) > NEWER {
+        let judging_paused_until = now.after(accepted_for.min(ACCEPTED_FOR));
+        if judging_paused_until.since(known.judging_paused_until.max(now)) > NEWER {
             known.set(now, theirs.rate, age);
-            known.accepted_until = accepted_until;
-        } else if now >= known.accepted_until {
+            known.judging_paused_until = judging_paused_until;
+        } else if now >= known.judging_paused_until {
             known.learn(now, theirs.rate, age);
         }
     }
@@ -185,23 +196,57 @@ impl RegistryRates {
         let Some(little) = upper_bound.filter(is_little) else {
             return LeadRate::Fine;
         };
-        if now < known.accepted_until && !is_second {
+        if now < known.judging_paused_until && !is_second {
             return LeadRate::Fine;
         }
         if is_second {
             // 0 would be unknown.
             known.set(now, little.max(1), Duration::ZERO);
             known.is_confirmed = true;
-            known.accepted_until = now.after(ACCEPTED_FOR);
+            known.judging_paused_until = now.after(ACCEPTED_FOR);
             return LeadRate::Fine;
         }
-        known.accepted_until = now.after(TRIED_FOR);
+        known.judging_paused_until = now.after(TRIED_FOR);
         let repeated = std::mem::replace(&mut known.was_tried, true);
         LeadRate::BelowExpected { repeated }
     }
 
+    /// This node leads beside another one, and will find out what the registry gives: no other lead is judged meanwhile.
+    pub fn trial_begins(&mut self, now: Time, registry: u64) {
+        if let Some(known) = self.entry(registry) {
+            let until = now.after(TRIED_FOR);
+            known.judging_paused_until = known.judging_paused_until.max(until);
+            known.trial = Some(now);
+        }
+    }
+
+    /// Whether this node is about to find out what the registry gives.
+    pub fn is_on_trial(&self, now: Time, registry: u64) -> bool {
+        let known = self.0.get(&registry);
+        let trial = known.and_then(|known| known.trial);
+        trial.is_some_and(|began| now.since(began) < TRIED_FOR)
+    }
+
+    /// Ends trials in which no byte has come: the registry gives the other leader more than that.
+    pub fn end_trials(&mut self, now: Time) {
+        for known in self.0.values_mut() {
+            let is_over = |began: &mut Time| now.since(*began) >= TRIED_IN_VAIN;
+            if known.lead.is_none() && known.trial.take_if(is_over).is_some() {
+                let until = now.after(2 * TRIED_FOR);
+                known.judging_paused_until = known.judging_paused_until.max(until);
+            }
+        }
+    }
+
+    /// The registries that give little now, as far as is known, or that a second leader tries.
+    pub fn slow(&self, now: Time) -> BTreeSet<u64> {
+        let slow = self.0.iter();
+        let slow = slow.filter(|(_, known)| now < known.judging_paused_until);
+        slow.map(|(registry, _)| *registry).collect()
+    }
+
     /// This node leads nothing from registries other than these.
-    pub fn leads_from(&mut self, registries: &[(u64, u64)]) {
+    pub fn forget_leads_except(&mut self, registries: &[(u64, u64)]) {
         for (registry, known) in &mut self.0 {
             if !registries.iter().any(|(led, _)| led == registry) {
                 (known.lead, known.was_tried) = (None, false);
@@ -251,7 +296,7 @@ mod tests {
         assert_eq!(rates.get(now, 7).rate, LITTLE);
         rates.learn(now, 7, known(USUAL));
         assert_eq!(rates.get(now, 7).rate, LITTLE);
-        rates.leads_from(&[]);
+        rates.forget_leads_except(&[]);
         let next = lead(&mut rates, &mut now, JUDGED_AFTER, false);
         assert_eq!(next, LeadRate::Fine);
         now = now.after(ACCEPTED_FOR);
@@ -308,6 +353,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_second_leader_without_a_byte_shows_that_the_registry_is_slow() {
+        let mut rates = RegistryRates::default();
+        rates.learn(Time(0), 7, known(USUAL));
+        rates.trial_begins(Time(0), 7);
+        assert!(rates.is_on_trial(Time(0), 7) && rates.slow(Time(0)).contains(&7));
+        let later = Time(0).after(TRIED_IN_VAIN);
+        rates.end_trials(later);
+        assert!(!rates.is_on_trial(later, 7));
+        assert!(rates.slow(Time(0).after(2 * TRIED_FOR)).contains(&7));
+        // That is no reason to wait for long.
+        let over = later.after(2 * TRIED_FOR);
+        assert!(rates.slow(over).is_empty());
+        assert_eq!(rates.get(over, 7).rate, USUAL);
+    }
+
     /// Each node that hears of a rate hears how old it is.
     #[test]
     fn all_nodes_forget_a_rate_together_but_remember_how_slow_a_registry_was() {
@@ -316,9 +377,25 @@ mod tests {
         let later = Time(0).after(3 * HALF_LIFE);
         second.learn(later, 7, first.get(later, 7));
         assert_eq!(second.get(later, 7).current(), USUAL / 8);
-        assert_eq!(second.last_rate(later, 7), USUAL);
+        assert_eq!(second.first_steps(later, 7), first.first_steps(later, 7));
+        assert!(!second.first_steps(later, 7).is_zero());
         let next_day = Time(0).after(REMEMBERED_FOR);
-        assert_eq!(second.last_rate(next_day, 7), 0);
+        assert!(second.first_steps(next_day, 7).is_zero());
+    }
+
+    /// At 100 Mbit/s, 4 Mbit/s, and next to nothing.
+    #[test]
+    fn a_registry_that_is_known_as_slow_has_time_for_the_first_steps() {
+        for (rate, first_steps) in [
+            (12_500_000, Duration::from_millis(251)),
+            (500_000, Duration::from_millis(6_291)),
+            (1, FIRST_STEPS_MAX),
+        ] {
+            let mut rates = RegistryRates::default();
+            assert!(rates.first_steps(Time(0), 7).is_zero(), "unknown");
+            rates.learn(Time(0), 7, known(rate));
+            assert_eq!(rates.first_steps(Time(0), 7), first_steps, "{rate}");
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub enum SourceStatus {
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum WatchAction {
     /// Wait for bytes until this time.
     WaitUntil(Time),
     /// Ask the source for its status.
@@ -81,7 +81,7 @@ impl SourceWatch {
     }
 
     /// Begins to wait for bytes. Before, the client took none, so none were expected.
-    pub fn wait(&mut self, now: Time) {
+    pub fn begin_wait(&mut self, now: Time) {
         self.waits_since = now;
         self.ahead_since = None;
         if self.starved_of.is_none() {
@@ -102,13 +102,13 @@ impl SourceWatch {
     }
 
     /// What to do while bytes are awaited.
-    pub fn next(&self, now: Time) -> Step {
+    pub fn next(&self, now: Time) -> WatchAction {
         if self.is_useless || now.since(self.waits_since) >= WAIT_LIMIT {
-            Step::Leave
+            WatchAction::Leave
         } else if now >= self.ask_at {
-            Step::Ask
+            WatchAction::Ask
         } else {
-            Step::WaitUntil(self.ask_at)
+            WatchAction::WaitUntil(self.ask_at)
         }
     }
 
@@ -162,13 +162,13 @@ mod tests {
     /// Waits, and lets the source answer whenever it is asked. Returns when it is left.
     fn left_after(status: impl Fn(Time) -> Option<SourceStatus>) -> Option<Duration> {
         let mut watch = SourceWatch::new(Time(0));
-        watch.wait(Time(0));
+        watch.begin_wait(Time(0));
         let mut now = Time(0);
         while now < Time(60_000) {
             match watch.next(now) {
-                Step::Leave => return Some(now.since(Time(0))),
-                Step::WaitUntil(at) => now = at,
-                Step::Ask => {
+                WatchAction::Leave => return Some(now.since(Time(0))),
+                WatchAction::WaitUntil(at) => now = at,
+                WatchAction::Ask => {
                     let status = status(now);
                     now = now.after(if status.is_some() { STEP } else { ANSWER_LIMIT });
                     watch.answered(now, 100, status.unwrap_or(SourceStatus::Silent));
@@ -208,9 +208,9 @@ mod tests {
         let mut watch = SourceWatch::new(Time(0));
         (0..30).any(|step| {
             let now = Time(step * 100);
-            watch.wait(now);
+            watch.begin_wait(now);
             watch.received(waited, starved_of);
-            if watch.next(now) == Step::Ask {
+            if watch.next(now) == WatchAction::Ask {
                 watch.answered(
                     now,
                     step,

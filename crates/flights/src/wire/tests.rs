@@ -74,7 +74,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
     let who = (maybe(), many_nodes(), maybe(), maybe());
     let how = (
         number(),
-        any::<[bool; 4]>(),
+        any::<[bool; 5]>(),
         0..=MAX_REQUEUE_AFTER_MS,
         any::<([u64; 2], [u32; 2])>(),
     );
@@ -83,7 +83,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
         let (preferred_leader, failed_sources, slow_source, silent_owner) = who;
         let (
             offset,
-            [leader_cooldown, is_slow, is_fetcher, leads],
+            [leader_cooldown, is_slow, is_fetcher, leads, lead_is_late],
             requeue_after_ms,
             ([registry, registry_rate], [rate_age_s, rate_accepted_for_ms]),
         ) = how;
@@ -107,13 +107,19 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             rate_accepted_for_ms,
             is_fetcher,
             leads,
+            lead_is_late,
             sequence: number,
         }
     })
 }
 
 fn wait() -> impl Strategy<Value = Wait> {
-    (maybe(), any::<bool>()).prop_map(|(leader, fetches)| Wait { leader, fetches })
+    let flags = (any::<bool>(), any::<bool>());
+    (maybe(), flags).prop_map(|(leader, (fetches, is_upstream_slow))| Wait {
+        leader,
+        fetches,
+        is_upstream_slow,
+    })
 }
 
 fn reply() -> impl Strategy<Value = Reply> {
@@ -304,6 +310,7 @@ fn one_of_each() -> Vec<Message> {
         Wait {
             leader: node(2),
             fetches: true,
+            is_upstream_slow: true,
         },
         7,
     );
@@ -327,6 +334,7 @@ fn one_of_each() -> Vec<Message> {
         rate_accepted_for_ms: 2000,
         is_fetcher: true,
         leads: true,
+        lead_is_late: true,
         sequence: 0,
     };
     let follow = Follow {

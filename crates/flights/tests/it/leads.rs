@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use flights::{
-    Condition, Coordinator, Decision, Event, Key, PullProgress, ReceiveRates, SourceRequest, Time,
+    Condition, Coordinator, Decision, Event, Key, PullProgress, Received, SourceRequest, Time,
     node_field, registry_hash,
 };
 
@@ -57,12 +57,17 @@ impl<'a> Asking<'a> {
     }
 
     fn want(&mut self, asker: usize, wanted: SourceRequest) -> Option<Decision> {
+        self.want_all(asker, wanted).into_iter().next()
+    }
+
+    /// Returns also what has come of earlier questions.
+    fn want_all(&mut self, asker: usize, wanted: SourceRequest) -> Vec<Decision> {
         let ask = |coordinator: &mut Coordinator, view: &ClusterView<'_>| {
             coordinator.request_source(self.now, wanted, view)
         };
         self.coordinators.with(asker, ask);
         self.coordinators.deliver(self.now);
-        self.decision(asker)
+        self.decisions(asker)
     }
 
     fn report(&mut self, node: usize, progress: PullProgress) {
@@ -74,12 +79,31 @@ impl<'a> Asking<'a> {
         self.coordinators.deliver(now);
     }
 
+    /// Lets time pass. Returns what came of the questions of these nodes, in order.
+    fn wait(&mut self, time: Duration, askers: Range<usize>) -> Vec<(usize, Decision)> {
+        let end = self.now.after(time);
+        let mut came = Vec::new();
+        while self.now < end {
+            self.now = self.now.after(Duration::from_millis(50));
+            self.coordinators.tick(self.now);
+            for asker in askers.clone() {
+                came.extend(self.decision(asker).map(|decision| (asker, decision)));
+            }
+        }
+        came
+    }
+
     /// What has come of a node's last question, if something has.
     fn decision(&mut self, asker: usize) -> Option<Decision> {
+        self.decisions(asker).into_iter().next()
+    }
+
+    fn decisions(&mut self, asker: usize) -> Vec<Decision> {
         let decisions = self
             .coordinators
             .with(asker, |coordinator, _| coordinator.take_decisions());
-        decisions.into_iter().next().map(|(_, decision)| decision)
+        let decisions = decisions.into_iter();
+        decisions.map(|(_, decision)| decision).collect()
     }
 
     /// Some nodes, each of which is fed by the one before it, and the first leads.
@@ -142,6 +166,64 @@ fn nobody_waits_for_a_slow_leader_to_begin() {
 }
 
 #[test]
+fn one_more_node_leads_if_the_leader_has_no_byte_in_time() {
+    let all = Directory::new(0..16);
+    let mut flight = Asking::new(&all);
+    assert_eq!(flight.ask(1), Some(Decision::Lead));
+    for node in 2..6 {
+        assert_eq!(flight.ask(node), None);
+    }
+    let came = flight.wait(Duration::from_millis(1_900), 2..6);
+    let [(second, Decision::Lead)] = came[..] else {
+        panic!("{came:?}");
+    };
+    // Neither has a byte, so upstream is slow.
+    let came = flight.wait(Duration::from_secs(5), 2..6);
+    assert!(came.is_empty(), "{came:?}");
+    flight.report(second, BEGUN);
+    for node in (2..6).filter(|node| *node != second) {
+        let source = source(flight.decision(node)).expect("one has begun");
+        assert!(source == second || (2..6).contains(&source), "{source}");
+    }
+}
+
+/// Its requests that wait would hold the slots of containerd that its lead needs.
+#[test]
+fn a_second_leader_waits_for_nobody() {
+    let all = Directory::new(0..16);
+    let mut flight = Asking::new(&all);
+    let request = of_registry(flight.key);
+    let other = of_registry(Key::of("sha256:other"));
+    for request in [&request, &other] {
+        assert_eq!(flight.want(1, request.clone()), Some(Decision::Lead));
+    }
+    assert_eq!(flight.want(2, other.clone()), None);
+    flight.report(1, BEGUN);
+    let resumed = SourceRequest {
+        offset: 5,
+        slow_source: node_field(Some(id(1))),
+        ..request.clone()
+    };
+    assert_eq!(source(flight.want(2, request)), Some(1));
+    let came = flight.want_all(2, resumed);
+    assert_eq!(came, [Decision::Lead, Decision::Alone]);
+    assert_eq!(flight.want(2, other), Some(Decision::Alone), "for a while");
+}
+
+#[test]
+fn leaders_without_a_byte_are_not_waited_for_without_end() {
+    let all = Directory::new(0..16);
+    let mut flight = Asking::new(&all);
+    assert_eq!(flight.ask(1), Some(Decision::Lead));
+    for node in 2..6 {
+        assert_eq!(flight.ask(node), None);
+    }
+    let came = flight.wait(Duration::from_secs(15), 2..6);
+    let alone = came.iter().filter(|(_, what)| *what == Decision::Alone);
+    assert_eq!((came.len(), alone.count()), (4, 3), "{came:?}");
+}
+
+#[test]
 fn upstream_is_not_asked_for_what_somebody_has() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);
@@ -165,12 +247,12 @@ fn leaves_followers(
         bytes += rate;
         flight.now = flight.now.after(Duration::from_secs(1));
         let now = flight.now;
-        let rates = ReceiveRates {
-            total: rate,
-            led: vec![(registry_hash("registry"), bytes)],
+        let received = Received {
+            rate,
+            led_bytes: vec![(registry_hash("registry"), bytes)],
         };
         events.extend(flight.coordinators.with(node, |coordinator, view| {
-            coordinator.observe(now, &rates, view);
+            coordinator.observe(now, &received, view);
             coordinator.take_events()
         }));
         flight.coordinators.tick(now);
@@ -224,6 +306,30 @@ fn what_a_registry_gives_is_known_to_others() {
     }
     flight.report(3, BEGUN);
     assert!(!leaves_followers(&mut flight, 3, [1_000_000; 5]));
+}
+
+/// The registry gives it nothing, so the first leader is not the reason.
+#[test]
+fn after_a_second_leader_without_a_byte_the_first_is_not_judged_again_soon() {
+    let all = Directory::new(0..16);
+    let mut flight = Asking::new(&all);
+    let request = of_registry(flight.key);
+    assert_eq!(flight.want(1, request.clone()), Some(Decision::Lead));
+    flight.report(1, BEGUN);
+    assert!(!leaves_followers(&mut flight, 1, [8_000_000; 5]));
+    flight.want(2, request.clone());
+    flight.report(1, PullProgress::Failed);
+    let resumed = |slow: Option<usize>| SourceRequest {
+        offset: 5,
+        slow_source: node_field(slow.map(id)),
+        ..request.clone()
+    };
+    assert_eq!(flight.want(2, resumed(None)), Some(Decision::Lead));
+    flight.report(2, BEGUN);
+    assert!(leaves_followers(&mut flight, 2, [1_000_000; 5]));
+    assert_eq!(flight.want(3, resumed(Some(2))), Some(Decision::Lead));
+    assert!(!leaves_followers(&mut flight, 2, [1_000_000; 13]));
+    assert!(leaves_followers(&mut flight, 2, [1_000_000; 13]), "later");
 }
 
 #[test]

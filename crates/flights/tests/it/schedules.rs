@@ -1,6 +1,7 @@
 //! Whatever is lost, doubled, delayed, dies, restarts or oversleeps.
 
-use flights::{BUDGET, Decision};
+use flights::Decision;
+use flights::ledger::BUDGET;
 use proptest::prelude::*;
 
 use crate::cluster::{Cluster, id};

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use flights::slots::{Scope, Slot};
-use flights::{
-    Decision, Key, NodeId, PullProgress, ReceiveRates, SourceRequest, Time, nodes_field,
-};
+use flights::{Decision, Key, NodeId, PullProgress, Received, SourceRequest, Time, nodes_field};
 
 use crate::cluster::{id, index, wanted};
 use crate::coordinators::{Coordinators, Directory};
@@ -144,9 +142,9 @@ fn a_shard_waits_for_a_lead_that_is_queued() {
     };
     let begun = PullProgress::Begun { size: 30_000_000 };
     // Other objects of the image.
-    let receiving = ReceiveRates {
-        total: 10_000_000,
-        led: Vec::new(),
+    let receiving = Received {
+        rate: 10_000_000,
+        led_bytes: Vec::new(),
     };
     for asker in &nodes {
         coordinators.with(*asker, |coordinator, view| {

@@ -15,7 +15,7 @@ use super::shared::Shared;
 use super::watcher::watch;
 use crate::fetch::{Answer, FetchError, Question};
 use crate::flights::now;
-use crate::flights::pulling::MAX_FAILED_SOURCES;
+use crate::flights::pull_rules::MAX_FAILED_SOURCES;
 use crate::open_range::first_byte;
 use crate::peers::Fault;
 use crate::registry_speeds::LEAST;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::pulls::{Pull, Sharing, State};
 use crate::body::read::{GrowingReader, RangeReader, unless_silent};
 use crate::body::send_memory::Share;
-use crate::flights::pulling::Role;
+use crate::flights::pull_rules::Role;
 use crate::object_stream::{BodyError, ObjectStream, Pieces};
 use crate::tail_buffer::TailReader;
 use crate::{ChainPosition, Growing};

@@ -11,7 +11,7 @@ use super::Flight;
 use super::follower_stream::FollowerStream;
 use super::pulls::Sharing;
 use crate::access::Access;
-use crate::flights::pulling::{EVICTED_FOR, Role};
+use crate::flights::pull_rules::{EVICTED_FOR, Role};
 use crate::found::{Found, Payload, Source};
 use crate::open_range::first_byte;
 use crate::refusal::Refusal;
@@ -27,7 +27,9 @@ impl Flight {
     /// Finds what this node is pulling, for a follower at `position`. `is_open`: whether the follower may have what this
     /// node's client pulls from there.
     ///
-    /// # Errors This node does not pull the object, may not share it, or is not ahead of the follower.
+    /// # Errors
+    ///
+    /// This node does not pull the object, may not share it, or is not ahead of the follower.
     pub async fn serve_growing(
         &self,
         target: &Target,
@@ -55,7 +57,7 @@ impl Flight {
     }
 
     /// How far this node is, for a follower that gets too little. `complete`: what the store has. `None`: the pull has
-    /// ended.
+    /// ended, or begins late.
     pub fn progress(
         &self,
         target: &Target,
@@ -72,6 +74,9 @@ impl Flight {
                 let is_shared = pull.states().borrow().sharing == Sharing::Shared;
                 let origin = pull.origin.as_ref();
                 if !is_shared || !origin.is_none_or(admits) || !is_open(origin) {
+                    return None;
+                }
+                if pull.begins_late() {
                     return None;
                 }
                 let ingest = pull.ingest();
@@ -128,7 +133,9 @@ impl Flight {
 
     /// Admits a follower, unless the object is too small to count.
     ///
-    /// # Errors This node serves the maximum number of uploads.
+    /// # Errors
+    ///
+    /// This node serves the maximum number of uploads.
     pub fn admit(
         &self,
         target: &Target,

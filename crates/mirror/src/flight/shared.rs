@@ -11,7 +11,7 @@ use super::pulls::Pulls;
 use super::speed::Speed;
 use super::uploads::Uploads;
 use crate::fetch::Fetcher;
-use crate::flights::pulling;
+use crate::flights::pull_rules;
 use crate::images::{Images, ObjectInfo};
 use crate::metrics::Metrics;
 use crate::request::Target;
@@ -52,7 +52,7 @@ impl Shared {
     pub fn end_after(&self) -> Option<Duration> {
         self.store
             .downloads_share_slots()
-            .then_some(pulling::REQUEUE_AFTER)
+            .then_some(pull_rules::REQUEUE_AFTER)
     }
 
     /// Whether the object is complete in the store.

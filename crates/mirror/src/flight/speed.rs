@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::fetch::bandwidth::TestPermits;
 use crate::rate::RateMeter;
-use crate::{LinkState, ReceiveRates, registry_hash};
+use crate::{LinkState, Received, registry_hash};
 
 /// The most registries to measure at once.
 const MAX_REGISTRIES: usize = 64;
@@ -63,12 +63,12 @@ impl Speed {
     }
 
     /// What arrives now.
-    pub fn rates(&self) -> ReceiveRates {
+    pub fn received_by_now(&self) -> Received {
         let led = self.led.lock();
         let of = |(registry, led): (&Registry, &Led)| (registry_hash(registry.as_str()), led.bytes);
-        ReceiveRates {
-            total: self.received_lately(),
-            led: led.iter().map(of).collect(),
+        Received {
+            rate: self.received_lately(),
+            led_bytes: led.iter().map(of).collect(),
         }
     }
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::body::client_socket::{ClientSocket, IDLE_AFTER};
-use crate::flights::pulling::MAX_UPLOADS;
+use crate::flights::pull_rules::MAX_UPLOADS;
 use crate::object_stream::BodyHook;
 use crate::rate::RateMeter;
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::pulls::{Entry, Pull, Sharing, State};
 use super::shared::Shared;
 use super::speed::LedPull;
-use crate::flights::pulling::{GONE_LIMIT, REPORT_EVERY, Role, stall_limit};
+use crate::flights::pull_rules::{GONE_LIMIT, REPORT_EVERY, Role, stall_limit};
 use crate::request::Target;
 use crate::{Growing, IngestStage, PullProgress};
 

@@ -86,7 +86,9 @@ impl<S: AsyncRead + Unpin> Reader<S> {
 
     /// The next datagram; `None` at the end of the stream.
     ///
-    /// # Errors The stream broke, ended within a datagram, or announces one that is too long.
+    /// # Errors
+    ///
+    /// The stream broke, ended within a datagram, or announces one that is too long.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         loop {
             let missing = match self.missing()? {

@@ -195,7 +195,7 @@ fn must_be_queued(command: &FlightCommand) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ::flights::{LinkTest, ReceiveRates, SourceRequest};
+    use ::flights::{LinkTest, Received, SourceRequest};
     use oci::Digest;
     use tokio::sync::oneshot;
 
@@ -212,9 +212,9 @@ mod tests {
     }
 
     fn rates(total: u64) -> FlightCommand {
-        FlightCommand::Observe(ReceiveRates {
-            total,
-            ..ReceiveRates::default()
+        FlightCommand::Observe(Received {
+            rate: total,
+            ..Received::default()
         })
     }
 
@@ -229,7 +229,7 @@ mod tests {
         while !receiver.0.state.lock().commands.is_empty() {
             drained.push(match receiver.recv().await {
                 FlightCommand::Report(digest, progress) => (Some(digest), format!("{progress:?}")),
-                FlightCommand::Observe(rates) => (None, format!("rates: {}", rates.total)),
+                FlightCommand::Observe(rates) => (None, format!("rates: {}", rates.rate)),
                 FlightCommand::RequestSource(..) => (None, "request".into()),
                 FlightCommand::Charge(..) | FlightCommand::LinkTested(_) => (None, "tested".into()),
             });

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ::flights::members::Contact;
 use ::flights::{
-    Datagram, Decision, DecodeError, Event, Key, LinkTest, NodeId, PullProgress, ReceiveRates,
+    Datagram, Decision, DecodeError, Event, Key, LinkTest, NodeId, PullProgress, Received,
     RequestId, SourceRequest, Time,
 };
 use libp2p::PeerId;
@@ -47,7 +47,7 @@ const TEST_PEERS: usize = 3;
 pub(crate) enum FlightCommand {
     RequestSource(Box<SourceRequest>, oneshot::Sender<Decision<Candidate>>),
     Report(Digest, PullProgress),
-    Observe(ReceiveRates),
+    Observe(Received),
     /// A pull from this repository, by its hash, has lost this much by waiting for its sources.
     Charge(u64, Duration),
     LinkTested(LinkTest),

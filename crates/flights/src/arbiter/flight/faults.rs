@@ -1,10 +1,7 @@
 //! Sources that fail, are slow, or have wrong bytes.
 
-use super::{Flight, MAX_SOURCES, State};
+use super::{Flight, MAX_SOURCES};
 use crate::NodeId;
-
-/// The most nodes that lead at once. A slow lead cannot be called back.
-const MAX_LEADS: u32 = 3;
 
 /// How often one node may complain about sources of an object: as often as a node leaves slow sources.
 const MAX_COMPLAINTS: u8 = 3;
@@ -47,20 +44,6 @@ impl Flight {
             self.rank(&parent);
         }
         true
-    }
-
-    /// Whether a node that is not slow should lead beside the slow leaders: nobody has the complete object, and there are
-    /// few leads.
-    pub fn allows_another_lead(&self) -> bool {
-        let mut leads = 0;
-        for source in self.sources.values() {
-            match source.state {
-                State::Complete => return false,
-                State::Granted | State::Begun => leads += 1,
-                _ => {}
-            }
-        }
-        (1..MAX_LEADS).contains(&leads)
     }
 
     /// Handles a node that has received wrong bytes, by its own word. It lies, or a node above it has corrupted them.

@@ -26,7 +26,7 @@ use crate::request::{FLIGHT, MIRRORED};
 use crate::{
     Access, Body, Candidate, ChainPosition, Decision, Ends, FlightEventSender, FlightEvents,
     Flights, Growing, IngestStage, Limits, LinkTest, Mirror, NodeId, Options, Parts, PeerId,
-    Progress, PullProgress, Reader, ReceiveRates, SourceRequest, flight_events,
+    Progress, PullProgress, Reader, Received, SourceRequest, flight_events,
 };
 
 /// Longer than anything here takes.
@@ -42,7 +42,7 @@ pub struct Script {
     pub events: FlightEventSender,
     taken: Mutex<Option<FlightEvents>>,
     pub link_tests: Mutex<Vec<LinkTest>>,
-    pub rates: Mutex<Vec<ReceiveRates>>,
+    pub rates: Mutex<Vec<Received>>,
     /// Whether to panic when a pull has begun.
     pub panics: AtomicBool,
     happened: Notify,
@@ -87,7 +87,7 @@ impl Flights for Script {
         self.happened.notify_waiters();
     }
 
-    fn observe(&self, rates: ReceiveRates) {
+    fn observe(&self, rates: Received) {
         self.rates.lock().push(rates);
         self.happened.notify_waiters();
     }

@@ -48,6 +48,25 @@ async fn the_followers_of_a_slow_node_go_on_elsewhere() {
     assert_eq!(first.metric("peili_flights_slow"), 1);
 }
 
+/// When it was found slow first, there may have been nobody else to follow.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_still_slow_lets_its_followers_go_again() {
+    let (leader, digest) = (node().await, Digest::sha256(b"layer"));
+    let growing = leader.lead(&digest, MIB as u64).await;
+    growing.write(&[7; 10]);
+    for bandwidth in [900, 901] {
+        let mut follower = leader.follow_first(&digest).await;
+        follower.read(10).await;
+        let event = FlightEvent::Link(LinkState {
+            condition: Condition::Slow,
+            bandwidth: Some(bandwidth),
+        });
+        leader.script.events.send(event);
+        assert!(!follower.rest().await.1, "it goes on elsewhere");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_others_should_get_elsewhere_is_given_to_nobody_for_a_while() {
     let (leader, digest) = (node().await, Digest::sha256(b"layer"));
@@ -76,7 +95,7 @@ async fn what_arrives_is_told_by_registry_while_it_arrives() {
         tokio::time::sleep(STEP).await;
     }
     let rates = leader.script.rates.lock().clone();
-    let led: Vec<_> = rates.iter().flat_map(|rates| &rates.led).collect();
+    let led: Vec<_> = rates.iter().flat_map(|rates| &rates.led_bytes).collect();
     assert!(led.is_sorted());
     let (registry, bytes) = led.last().expect("it leads");
     assert_eq!(*registry, registry_hash("quay.io"));
@@ -185,6 +204,23 @@ async fn a_follower_can_ask_how_far_its_source_is() {
         progress(&leader, &digest).await,
         (StatusCode::OK, Some(size))
     );
+}
+
+/// Another leader may be ahead of it.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_begins_late_is_no_source_until_it_has_begun() {
+    let (leader, digest) = (node().await, Digest::sha256(b"layer"));
+    let growing = leader.lead(&digest, MIB as u64).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(progress(&leader, &digest).await.0, 200);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(progress(&leader, &digest).await.0, 404);
+    growing.write(&[7; 10]);
+    leader
+        .script
+        .told(PullProgress::Begun { size: MIB as u64 })
+        .await;
+    assert_eq!(progress(&leader, &digest).await.0, 200);
 }
 
 /// A source that sends the head and some bytes, and then nothing: not even an answer to another question.

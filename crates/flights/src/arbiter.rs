@@ -3,8 +3,8 @@
 
 mod announcements;
 mod asker;
+mod decide;
 mod flight;
-mod grants;
 mod passing_on;
 mod records;
 mod reports;
@@ -30,8 +30,8 @@ pub(crate) use tree::SMALL_OBJECT;
 
 /// The most flights at once.
 const MAX_FLIGHTS: usize = 1 << 16;
-/// The most parts that nodes take in flights.
-const MAX_PARTS: usize = 1 << 20;
+/// The most pairs of a node and a flight that it takes part in.
+const MAX_PARTICIPATIONS: usize = 1 << 20;
 /// The most holders named in the answer to a lookup.
 const MAX_FOUND: usize = 8;
 /// A leader that reports nothing for this long has lost its lead.
@@ -72,6 +72,8 @@ pub(crate) struct Arbiter {
     purge_at: Option<Time>,
     learning_until: Time,
     epochs: u64,
+    /// Registries that give little now: what is asked of them takes long.
+    pub slow_registries: BTreeSet<u64>,
 }
 
 impl Arbiter {
@@ -260,7 +262,7 @@ impl Arbiter {
             ..
         } = self;
         let flies = records.flight(&key).is_some();
-        if !flies && check_queue.len() >= MAX_FLIGHTS || parts.len() >= MAX_PARTS {
+        if !flies && check_queue.len() >= MAX_FLIGHTS || parts.len() >= MAX_PARTICIPATIONS {
             return None;
         }
         self.purge_at.get_or_insert(now.after(PURGE));

@@ -37,7 +37,7 @@ async fn follow(shared: &Arc<Shared>, events: &mut FlightEvents) {
             () = shared.pulls.wait_for_any(), if shared.pulls.is_empty() => {}
             _ = ticks.tick(), if !shared.pulls.is_empty() => {
                 if shared.pulls.any(|pull| pull.is_moving()) {
-                    shared.flights.observe(shared.speed.rates());
+                    shared.flights.observe(shared.speed.received_by_now());
                 }
             }
         }
@@ -50,19 +50,20 @@ impl Shared {
             FlightEvent::TestLink(peers) => self.spawn(self.clone().test_link(peers)),
             FlightEvent::Link(state) => {
                 tracing::debug!(?state, "the speed of this node has changed");
-                let before = self.speed.link.send_replace(state);
+                self.speed.link.send_replace(state);
                 let bandwidth = i64::try_from(state.bandwidth.unwrap_or_default());
                 self.metrics.flights_link.set(bandwidth.unwrap_or(i64::MAX));
                 let is_slow = state.condition == Condition::Slow;
                 self.metrics.flights_slow.set(is_slow.into());
-                if is_slow && before.condition != Condition::Slow {
+                // Each test says it again: another leader may have begun since.
+                if is_slow {
                     self.evict_all();
                 }
             }
             FlightEvent::SlowLead(key) => {
-                let rates = self.speed.rates();
+                let received = self.speed.received_by_now();
                 tracing::debug!(
-                    ?rates,
+                    ?received,
                     %key,
                     "a registry gives this node little: another node tries it"
                 );

@@ -256,7 +256,9 @@ impl Members {
     /// Handles a datagram. `from` is its sender as authenticated by the transport. Only messages of the membership
     /// have an effect.
     ///
-    /// # Errors The datagram cannot be decoded; nothing has changed.
+    /// # Errors
+    ///
+    /// The datagram cannot be decoded; nothing has changed.
     pub fn receive(&mut self, now: Time, from: NodeId, datagram: Bytes) -> Result<(), DecodeError> {
         match Message::from_datagram(datagram)? {
             (_, Message::Members(message)) => self.accept(now, from, message),

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::asker::Role;
-use super::flight::{Asked, Flight, State};
+use super::flight::{Flight, State};
 use super::tree::{self, TreeShape};
-use super::waiting::Waiter;
+use super::waiting::{Awaited, Waiter};
 use super::{Arbiter, BUSY_TICK};
 use crate::outbox::{Context, Outbox};
 use crate::requests::HEARTBEAT;
@@ -15,6 +15,8 @@ use crate::{Key, NodeId, Time};
 
 /// The most nodes that wait for one object.
 const MAX_WAITING: usize = 16_384;
+/// The most nodes that lead at once. A slow lead cannot be called back.
+const MAX_LEADS: u32 = 3;
 /// The lead is held this long for the preferred leader of an image, and for a node faster than the slow one that asks.
 const PREFER_HOLD: Duration = Duration::from_millis(300);
 /// A node in leader cooldown leads only after this time, so that other nodes can ask first.
@@ -36,7 +38,7 @@ const REDIRECT_AFTER: Duration = Duration::from_millis(600);
 
 /// What to do with a request now.
 #[derive(Clone, Debug)]
-pub(super) enum Step {
+pub(super) enum Outcome {
     Answer(Reply),
     /// Ask another arbiter on behalf of the node.
     PassOn(NodeId),
@@ -47,12 +49,12 @@ impl Arbiter {
     /// Answers a waiter, passes its request on, or lets it wait.
     pub(super) fn try_answer(&mut self, waiter: Waiter, cx: &mut Context<'_, impl View>) {
         match self.decide(&waiter, cx) {
-            Step::Answer(reply) => self.answer(&waiter, reply, cx.out),
-            Step::PassOn(to) => {
+            Outcome::Answer(reply) => self.answer(&waiter, reply, cx.out),
+            Outcome::PassOn(to) => {
                 let waiter = self.pass_on(waiter, to, cx);
                 self.wait(cx.now, waiter, cx.out);
             }
-            Step::Wait => self.wait(cx.now, waiter, cx.out),
+            Outcome::Wait => self.wait(cx.now, waiter, cx.out),
         }
     }
 
@@ -69,6 +71,7 @@ impl Arbiter {
 
     fn wait(&mut self, now: Time, mut waiter: Waiter, out: &mut Outbox) {
         let key = waiter.request.key();
+        let is_slow = self.slow_registries.contains(&waiter.request.registry);
         let Some(flight) = self.flight(&key) else {
             return;
         };
@@ -76,89 +79,80 @@ impl Arbiter {
             self.answer(&waiter, Reply::Alone(true), out);
             return;
         }
-        let lead = flight.awaited_lead();
+        let lead = (flight.awaited_lead(), is_slow || flight.granted() > 1);
         send_wait(now, &mut waiter, lead, out);
         flight.waiting.push(waiter);
         self.schedule(key, now.after(BUSY_TICK));
     }
 
     /// What to do with a waiter.
-    fn decide(&mut self, waiter: &Waiter, cx: &Context<'_, impl View>) -> Step {
+    fn decide(&mut self, waiter: &Waiter, cx: &Context<'_, impl View>) -> Outcome {
         let key = waiter.request.key();
         let role = Role::of(&waiter.asker, &key, cx.view);
         if let Role::NotArbiter(arbiter) = role {
             let is_long = cx.now.since(waiter.since) >= REDIRECT_AFTER;
             return match arbiter.filter(|_| is_long) {
-                Some(arbiter) => Step::Answer(Reply::Redirect(node_field(Some(arbiter)))),
-                None => Step::Wait,
+                Some(arbiter) => Outcome::Answer(Reply::Redirect(node_field(Some(arbiter)))),
+                None => Outcome::Wait,
             };
         }
-        let other = self.next_to_ask(role, waiter, cx);
+        let ask_elsewhere = self.next_to_ask(role, waiter, cx);
         let source = self.records.flight(&key);
         let source = source.and_then(|flight| flight.get(&waiter.asker.node));
         let must_ask = waiter.passed_on.is_some()
             || role == Role::Only
             || source.is_some_and(|source| source.state == State::LeadsForAll);
-        match other {
-            Some(step) if must_ask => step,
+        match ask_elsewhere {
+            Some(outcome) if must_ask => outcome,
             other => self.decide_here(waiter, (role, other), cx),
         }
     }
 
-    /// What to do with a waiter, given what this arbiter knows. `other`: the arbiter that it can ask.
+    /// What to do with a waiter, given what this arbiter knows. `ask_elsewhere`: if another arbiter may know more.
     fn decide_here(
         &mut self,
         waiter: &Waiter,
-        (role, other): (Role, Option<Step>),
+        (role, ask_elsewhere): (Role, Option<Outcome>),
         cx: &Context<'_, impl View>,
-    ) -> Step {
+    ) -> Outcome {
         let (request, node) = (&waiter.request, waiter.asker.node);
         let waited = cx.now.since(waiter.since);
-        let is_of_shard = matches!(role, Role::OfShard(_)) && other.is_some();
+        let is_of_shard = matches!(role, Role::OfShard(_)) && ask_elsewhere.is_some();
         let (may_lead, is_lead_held) = self.may_lead(waiter, cx);
-        let requeue_or_wait = || {
-            waiter
-                .requeue_if_due(cx.now)
-                .map_or(Step::Wait, Step::Answer)
-        };
+        // One more lead shows whether the registry is slow or the leader is.
+        let is_slow = self.slow_registries.contains(&request.registry);
+        let most_leads = if is_slow { 2 } else { MAX_LEADS };
         let Some(flight) = self.flight(&request.key()) else {
-            return Step::Wait;
+            return Outcome::Wait;
         };
         flight.fetcher.take_if(|fetcher| *fetcher == node);
-        let asked = waiter.asked();
         let shape = flight.shape(&request.key(), cx.view.shard_size());
         // No node below it may feed it, whatever was reported since it asked.
         flight.detach(&node);
         let source = flight.best_source(&node, request);
-        let is_poor = |source| flight.is_behind_slow_node(&source) && !request.is_slow;
-        let may_lead = may_lead && !is_of_shard;
-        if source.is_none_or(is_poor) && may_lead && flight.allows_another_lead() {
-            // The slow lead cannot be called back; the faster one wins.
-            if !flight.is_awaited_by(request.is_slow) {
-                flight.lead(cx.now, node, lead_state(request), asked);
-                flight.set_second_lead(&node);
-                return Step::Answer(Reply::Lead(true));
-            }
-            if waited < SECOND_LEAD_WAIT {
-                return requeue_or_wait();
-            }
+        if may_lead
+            && !is_of_shard
+            && flight.allows_another_lead(most_leads)
+            && let Some(outcome) = lead_beside_others(cx.now, flight, source, waiter)
+        {
+            return outcome;
         }
         let is_large = flight.size.is_none_or(|size| size > tree::SMALL_OBJECT);
         if let Some(source) = source {
             let is_leaf = request.is_fetcher && is_large && request.offset == 0;
             if is_leaf && waited < FETCHER_HOLD {
-                return requeue_or_wait();
+                return requeue_or_wait(cx.now, waiter);
             }
-            let follow = attach_or_wait(cx.now, flight, (source, shape), waiter, asked);
-            return follow.map_or(Step::Wait, Step::Answer);
+            let follow = attach_or_wait(cx.now, flight, (source, shape), waiter);
+            return follow.map_or(Outcome::Wait, Outcome::Answer);
         }
         if role == Role::OfOtherShard {
-            return Step::Answer(Reply::Alone(true));
+            return Outcome::Answer(Reply::Alone(true));
         }
         // The global arbiter holds the lead for it.
         let is_expected = is_of_shard && flight.preferred_leader == Some(node);
         if flight.is_awaited_by(request.is_slow) && !is_expected {
-            return requeue_or_wait();
+            return requeue_or_wait(cx.now, waiter);
         }
         let gather = if request.is_busy() {
             BUSY_GATHER
@@ -166,17 +160,17 @@ impl Arbiter {
             SHARD_GATHER
         };
         if is_of_shard && is_large && waited < gather && !is_expected {
-            return Step::Wait;
+            return Outcome::Wait;
         }
-        if let Some(step) = other {
-            return step;
+        if let Some(outcome) = ask_elsewhere {
+            return outcome;
         }
         if is_lead_held {
-            return requeue_or_wait();
+            return requeue_or_wait(cx.now, waiter);
         }
-        flight.lead(cx.now, node, lead_state(request), asked);
+        flight.lead(cx.now, node, lead_state(request), waiter.asked());
         flight.set_slow(&node, request.is_slow);
-        Step::Answer(Reply::Lead(false))
+        Outcome::Answer(Reply::Lead(false))
     }
 
     /// Whether a node may lead beside another one, and whether the lead is held for others for now.
@@ -207,7 +201,7 @@ impl Arbiter {
             return;
         }
         let can_answer = !flight.is_awaited_by(false) || !flight.feeds_nobody();
-        let lead = flight.awaited_lead();
+        let (lead, has_two) = (flight.awaited_lead(), flight.granted() > 1);
         let shape = flight.shape(&key, cx.view.shard_size());
         let mut waiting = flight.waiting.take();
         if can_answer {
@@ -241,7 +235,8 @@ impl Arbiter {
             } else if let Some(reply) = waiter.requeue_if_due(cx.now) {
                 self.answer(&waiter, reply, cx.out);
             } else {
-                send_wait(cx.now, &mut waiter, lead, cx.out);
+                let is_slow = self.slow_registries.contains(&waiter.request.registry);
+                send_wait(cx.now, &mut waiter, (lead, is_slow || has_two), cx.out);
                 if let Some(flight) = self.flight(&key) {
                     flight.waiting.push(waiter);
                 }
@@ -265,20 +260,57 @@ pub(super) fn lead_state(request: &SourceRequest) -> State {
     }
 }
 
-/// Tells a waiter to wait, unless it was told the same within [`HEARTBEAT`].
-fn send_wait(now: Time, waiter: &mut Waiter, lead: Option<NodeId>, out: &mut Outbox) {
-    let awaited = waiter.waits_for(lead);
+/// Ends a request that is to be retried, or lets it wait.
+fn requeue_or_wait(now: Time, waiter: &Waiter) -> Outcome {
+    let requeue = waiter.requeue_if_due(now);
+    requeue.map_or(Outcome::Wait, Outcome::Answer)
+}
+
+/// Lets a node lead beside others, which cannot be called back: where these are slow, or one of them is late. `None`: it
+/// follows the `source`, or waits.
+fn lead_beside_others(
+    now: Time,
+    flight: &mut Flight,
+    source: Option<NodeId>,
+    waiter: &Waiter,
+) -> Option<Outcome> {
+    let request = &waiter.request;
+    let is_too_slow = |source| flight.is_behind_slow_node(&source) && !request.is_slow;
+    if !source.is_none_or(is_too_slow) {
+        return None;
+    }
+    let is_late = source.is_none() && request.lead_is_late && flight.granted() == 1;
+    if is_late || !flight.is_awaited_by(request.is_slow) {
+        let node = waiter.asker.node;
+        flight.lead(now, node, lead_state(request), waiter.asked());
+        flight.set_second_lead(&node);
+        return Some(Outcome::Answer(Reply::Lead(true)));
+    }
+    let waits = now.since(waiter.since) < SECOND_LEAD_WAIT;
+    waits.then(|| requeue_or_wait(now, waiter))
+}
+
+/// Tells a waiter to wait, unless it was told the same within [`HEARTBEAT`]. `lead`: whom it waits for, and whether upstream
+/// is slow.
+fn send_wait(now: Time, waiter: &mut Waiter, lead: (Option<NodeId>, bool), out: &mut Outbox) {
+    let (lead, is_upstream_slow) = lead;
+    let awaited = Awaited {
+        leader: waiter.waits_for(lead),
+        is_upstream_slow,
+    };
     let is_due = waiter
-        .announced
-        .is_none_or(|announced| now.since(announced) >= HEARTBEAT);
-    if is_due || waiter.awaited != awaited {
-        waiter.announced = Some(now);
-        waiter.awaited = awaited;
+        .told_at
+        .is_none_or(|told_at| now.since(told_at) >= HEARTBEAT);
+    if is_due || waiter.told != awaited {
+        waiter.told_at = Some(now);
+        waiter.told = awaited;
         let (key, number) = (waiter.request.key(), waiter.request.number);
-        let (leader, asker) = (node_field(awaited), waiter.asker);
-        let fetches = waiter.passed_on.is_some();
-        let wait = Wait { leader, fetches };
-        asker.answer(key, number, Reply::Wait(wait), out);
+        let wait = Wait {
+            leader: node_field(awaited.leader),
+            fetches: waiter.passed_on.is_some(),
+            is_upstream_slow: awaited.is_upstream_slow,
+        };
+        waiter.asker.answer(key, number, Reply::Wait(wait), out);
     }
 }
 
@@ -288,7 +320,6 @@ fn attach_or_wait(
     flight: &mut Flight,
     (source, shape): (NodeId, TreeShape),
     waiter: &Waiter,
-    asked: Asked,
 ) -> Option<Reply> {
     let (node, request) = (waiter.asker.node, &waiter.request);
     let is_leaf = shape.has_classes() && !shape.is_inner(&node);
@@ -298,7 +329,7 @@ fn attach_or_wait(
     if crowds && now.since(waiter.since) < INNER_NODE_WAIT {
         return None;
     }
-    let order = flight.attach(now, node, source, asked);
+    let order = flight.attach(now, node, source, waiter.asked());
     flight.set_slow(&node, request.is_slow);
     Some(follow(flight, source, order))
 }
