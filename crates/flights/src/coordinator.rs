@@ -284,8 +284,8 @@ impl Coordinator {
         loop {
             for completed in self.requests.take_completed() {
                 if completed.is_second_lead {
-                    let cx = &mut Context::new(now, view, &mut self.out);
-                    self.requests.begin_trial(completed.request.registry, cx);
+                    let registry = completed.request.registry;
+                    self.requests.registries.trial_begins(now, registry);
                 }
                 let cx = &mut Context::new(now, view, &mut self.out);
                 self.pulls.begin(&completed, cx);

@@ -37,7 +37,7 @@ const MIN_INTAKE: u64 = 64 * 1024;
 struct Account {
     lost: Duration,
     /// The part of it that is not taken back: it was in vain.
-    in_vain: Duration,
+    non_refundable: Duration,
     /// Waiting before this time has been charged.
     settled: Time,
     /// The last leader that this pull waited for failed.
@@ -110,9 +110,9 @@ impl Ledger {
     }
 
     /// What a pull has lost in vain.
-    pub fn in_vain(&self, repository: u64) -> Duration {
+    pub fn non_refundable(&self, repository: u64) -> Duration {
         let account = self.accounts.get(&repository);
-        account.map_or(BUDGET, |account| account.in_vain)
+        account.map_or(BUDGET, |account| account.non_refundable)
     }
 
     /// Records that the pull goes on.
@@ -126,7 +126,7 @@ impl Ledger {
         }
         let new = || Account {
             lost: Duration::ZERO,
-            in_vain: Duration::ZERO,
+            non_refundable: Duration::ZERO,
             settled: now,
             last_lead_failed: false,
             upstream_fails: false,
@@ -159,7 +159,10 @@ impl Ledger {
     /// Takes back what a request has waited: upstream would have taken as long.
     pub fn refund(&mut self, repository: u64, waited: Duration) {
         if let Some(account) = self.accounts.get_mut(&repository) {
-            account.lost = account.lost.saturating_sub(waited).max(account.in_vain);
+            account.lost = account
+                .lost
+                .saturating_sub(waited)
+                .max(account.non_refundable);
         }
     }
 
@@ -167,7 +170,7 @@ impl Ledger {
     pub fn charge_in_vain(&mut self, repository: u64, before: Duration, waited: Duration) {
         if let Some(account) = self.accounts.get_mut(&repository) {
             account.lost = account.lost.max(before + waited).min(BUDGET);
-            account.in_vain = account.lost;
+            account.non_refundable = account.lost;
         }
     }
 
@@ -176,7 +179,7 @@ impl Ledger {
         self.touch(now, repository);
         if let Some(account) = self.accounts.get_mut(&repository) {
             account.lost = (account.lost + lost).min(BUDGET);
-            account.in_vain = (account.in_vain + lost).min(account.lost);
+            account.non_refundable = (account.non_refundable + lost).min(account.lost);
         }
     }
 
@@ -347,7 +350,7 @@ mod tests {
     fn what_one_request_has_waited_in_vain_is_charged_whatever_another_one_found() {
         let mut ledger = Ledger::default();
         ledger.touch(Time(0), 1);
-        let before = ledger.in_vain(1);
+        let before = ledger.non_refundable(1);
         charge(&mut ledger, 0, 1_000);
         ledger.refund(1, 900 * MILLI);
         assert_eq!(left(&ledger, 1), BUDGET - 100 * MILLI);

@@ -99,7 +99,7 @@ impl SourceRequests {
         self.last = self.last.wrapping_add(1);
         let sequence = self.last;
         let in_vain_before = match &query {
-            Query::Source(request) => self.ledger.in_vain(request.repository),
+            Query::Source(request) => self.ledger.non_refundable(request.repository),
             Query::Holders(_) => Duration::ZERO,
         };
         let open = PendingRequest {
@@ -212,12 +212,7 @@ impl SourceRequests {
 
     /// Ends a request without a source: its time is up, or nobody can be asked.
     fn give_up(&mut self, sequence: u64, cx: &mut Context<'_, impl View>) {
-        self.end_alone(sequence, false, cx);
-    }
-
-    /// Ends a request without a source. `succeeded`: see [`Self::close`].
-    fn end_alone(&mut self, sequence: u64, succeeded: bool, cx: &mut Context<'_, impl View>) {
-        if let Some(open) = self.close(cx.now, sequence, succeeded) {
+        if let Some(open) = self.close(cx.now, sequence, false) {
             withdraw(&open, cx);
             let id = RequestId(sequence);
             match open.query {
@@ -269,16 +264,6 @@ impl SourceRequests {
     pub fn joined(&mut self, cx: &mut Context<'_, impl View>) {
         for sequence in self.sequences(|open| open.asked.is_none()) {
             self.ask(sequence, None, cx);
-        }
-    }
-
-    /// This node leads beside another one: it waits for no leader of the same registry, as its requests that wait would hold
-    /// the slots of containerd that its lead needs.
-    pub fn begin_trial(&mut self, registry: u64, cx: &mut Context<'_, impl View>) {
-        self.registries.trial_begins(cx.now, registry);
-        let waits = |open: &PendingRequest| open.lead.is_some() && open.registry() == registry;
-        for sequence in self.sequences(|open| registry != 0 && waits(open)) {
-            self.end_alone(sequence, true, cx);
         }
     }
 
@@ -390,7 +375,7 @@ impl SourceRequests {
         }
     }
 
-    /// Removes a request. `succeeded`: a source was found, the request will be repeated, or this node does not wait.
+    /// Removes a request. `succeeded`: a source was found, or the request will be repeated.
     fn close(&mut self, now: Time, sequence: u64, succeeded: bool) -> Option<PendingRequest> {
         let Some(repository) = self.open.get(&sequence)?.repository() else {
             return self.open.remove(&sequence);

@@ -4,7 +4,7 @@
 //! For the node's own client the flight names a source, or sends the client upstream. A watcher reports the progress of
 //! the pull, and the bytes received so far are served to followers.
 
-mod flight_source;
+mod flight_sources;
 mod follower_stream;
 mod handle_events;
 mod pulls;
@@ -39,7 +39,7 @@ use crate::request::{Kind, Target};
 use crate::source_provider::SourceProvider;
 use crate::{Body, Decision, Flights, PullProgress, Store, local};
 
-use flight_source::FlightSource;
+use flight_sources::FlightSources;
 use pulls::Pull;
 use shared::Shared;
 
@@ -118,7 +118,7 @@ impl Flight {
         if let Some(pull) = watcher::watch(&self.shared, target, digest, sharing)
             && pull.states().borrow().role != Role::Leads
         {
-            pull.leads();
+            pull.set_leading();
         }
         result
     }
@@ -148,22 +148,22 @@ impl Flight {
         {
             shared.flights.report(digest, PullProgress::Failed);
         }
-        let flight_source =
-            FlightSource::new(shared.clone(), target.clone(), digest.clone(), sharing);
-        let flight_source = Arc::new(flight_source);
-        let decision = flight_source
+        let flight_sources =
+            FlightSources::new(shared.clone(), target.clone(), digest.clone(), sharing);
+        let flight_sources = Arc::new(flight_sources);
+        let decision = flight_sources
             .next(offset, self.requeue_after(target, digest))
             .await;
         match decision {
             Decision::Later => return self.requeue(target, digest),
             Decision::Lead => return Err(Refusal::Leads(target.kind)),
             Decision::Alone => return Err(Refusal::Alone(target.kind)),
-            Decision::Follow { .. } => flight_source.grant(decision),
+            Decision::Follow { .. } => flight_sources.grant(decision),
         }
-        let provider: Arc<dyn SourceProvider> = flight_source.clone();
+        let provider: Arc<dyn SourceProvider> = flight_sources.clone();
         let found = self.from_peers.find_by(&provider, target).await?;
         if let (Kind::Manifest, Payload::Bytes(bytes)) = (target.kind, &found.payload) {
-            shared.images.learn(bytes, flight_source.leader());
+            shared.images.learn(bytes, flight_sources.leader());
         }
         Ok(found)
     }
@@ -235,7 +235,7 @@ impl Flight {
     /// Sets whether other nodes may have what this node pulls.
     pub fn share(&self, digest: &Digest, sharing: Sharing) {
         if let Some(pull) = self.shared.pulls.get(digest) {
-            pull.share(sharing);
+            pull.set_sharing(sharing);
         }
     }
 }

@@ -18,7 +18,7 @@ const MAX_SLOW_LEADS: usize = 1024;
 pub enum FlightEvent {
     /// What is known of this node's link has changed. While the node is slow, it serves no incomplete objects.
     Link(LinkState),
-    /// What this node leads should come to others by another way.
+    /// This node leads too slowly: its followers should go elsewhere.
     SlowLead(Key),
     /// Test this node's link against these, and call [`Flights::link_tested`](crate::Flights::link_tested).
     TestLink(Vec<Candidate>),

@@ -1,8 +1,10 @@
 //! The request pipeline: the life of a pull, one step after the other.
 //!
-//! who asks ([`request`](crate::request)) → may they ([`access`](crate::access)) → have we got it
-//! ([`local`](crate::local)) → who is getting it ([`flight`](crate::flight)) → who has it ([`fetch`](crate::fetch),
-//! [`relay`](crate::relay)) or how do we get it ([`pull_through`](crate::pull_through)) → send it ([`send`](crate::send)) → record it ([`request_record`](crate::request_record)).
+//! who asks ([`request`](crate::request)) → may they ([`access`](crate::access)) → what does the registry say
+//! ([`upstream_check`](crate::upstream_check)) → have we got it ([`local`](crate::local)) → who is getting it
+//! ([`flight`](crate::flight)) → who has it ([`fetch`](crate::fetch), [`relay`](crate::relay)) or how do we get it
+//! ([`pull_through`](crate::pull_through)) → send it ([`send`](crate::send)) → record it
+//! ([`request_record`](crate::request_record)).
 
 mod find;
 mod track;

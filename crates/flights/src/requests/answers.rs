@@ -32,13 +32,7 @@ impl SourceRequests {
                     .asked
                     .insert(asked.unwrap_or(AskedOwner::new(cx.now, from)));
                 asked.heard(cx.now);
-                let registry = open.registry();
                 self.set_awaited_lead(cx.now, sequence, lead, wait.is_upstream_slow);
-                if lead.is_some() && self.registries.is_on_trial(cx.now, registry) {
-                    // Requests that wait would hold the slots of containerd that the lead needs.
-                    self.end_alone(sequence, true, cx);
-                    return true;
-                }
                 if wait.fetches {
                     self.set_fetcher(sequence, cx);
                 }

@@ -220,13 +220,6 @@ impl RegistryRates {
         }
     }
 
-    /// Whether this node is about to find out what the registry gives.
-    pub fn is_on_trial(&self, now: Time, registry: u64) -> bool {
-        let known = self.0.get(&registry);
-        let trial = known.and_then(|known| known.trial);
-        trial.is_some_and(|began| now.since(began) < TRIED_FOR)
-    }
-
     /// Ends trials in which no byte has come: the registry gives the other leader more than that.
     pub fn end_trials(&mut self, now: Time) {
         for known in self.0.values_mut() {
@@ -358,10 +351,9 @@ mod tests {
         let mut rates = RegistryRates::default();
         rates.learn(Time(0), 7, known(USUAL));
         rates.trial_begins(Time(0), 7);
-        assert!(rates.is_on_trial(Time(0), 7) && rates.slow(Time(0)).contains(&7));
+        assert!(rates.slow(Time(0)).contains(&7));
         let later = Time(0).after(TRIED_IN_VAIN);
         rates.end_trials(later);
-        assert!(!rates.is_on_trial(later, 7));
         assert!(rates.slow(Time(0).after(2 * TRIED_FOR)).contains(&7));
         // That is no reason to wait for long.
         let over = later.after(2 * TRIED_FOR);

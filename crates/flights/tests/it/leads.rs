@@ -57,17 +57,12 @@ impl<'a> Asking<'a> {
     }
 
     fn want(&mut self, asker: usize, wanted: SourceRequest) -> Option<Decision> {
-        self.want_all(asker, wanted).into_iter().next()
-    }
-
-    /// Returns also what has come of earlier questions.
-    fn want_all(&mut self, asker: usize, wanted: SourceRequest) -> Vec<Decision> {
         let ask = |coordinator: &mut Coordinator, view: &ClusterView<'_>| {
             coordinator.request_source(self.now, wanted, view)
         };
         self.coordinators.with(asker, ask);
         self.coordinators.deliver(self.now);
-        self.decisions(asker)
+        self.decision(asker)
     }
 
     fn report(&mut self, node: usize, progress: PullProgress) {
@@ -95,15 +90,10 @@ impl<'a> Asking<'a> {
 
     /// What has come of a node's last question, if something has.
     fn decision(&mut self, asker: usize) -> Option<Decision> {
-        self.decisions(asker).into_iter().next()
-    }
-
-    fn decisions(&mut self, asker: usize) -> Vec<Decision> {
         let decisions = self
             .coordinators
             .with(asker, |coordinator, _| coordinator.take_decisions());
-        let decisions = decisions.into_iter();
-        decisions.map(|(_, decision)| decision).collect()
+        decisions.into_iter().next().map(|(_, decision)| decision)
     }
 
     /// Some nodes, each of which is fed by the one before it, and the first leads.
@@ -185,29 +175,6 @@ fn one_more_node_leads_if_the_leader_has_no_byte_in_time() {
         let source = source(flight.decision(node)).expect("one has begun");
         assert!(source == second || (2..6).contains(&source), "{source}");
     }
-}
-
-/// Its requests that wait would hold the slots of containerd that its lead needs.
-#[test]
-fn a_second_leader_waits_for_nobody() {
-    let all = Directory::new(0..16);
-    let mut flight = Asking::new(&all);
-    let request = of_registry(flight.key);
-    let other = of_registry(Key::of("sha256:other"));
-    for request in [&request, &other] {
-        assert_eq!(flight.want(1, request.clone()), Some(Decision::Lead));
-    }
-    assert_eq!(flight.want(2, other.clone()), None);
-    flight.report(1, BEGUN);
-    let resumed = SourceRequest {
-        offset: 5,
-        slow_source: node_field(Some(id(1))),
-        ..request.clone()
-    };
-    assert_eq!(source(flight.want(2, request)), Some(1));
-    let came = flight.want_all(2, resumed);
-    assert_eq!(came, [Decision::Lead, Decision::Alone]);
-    assert_eq!(flight.want(2, other), Some(Decision::Alone), "for a while");
 }
 
 #[test]

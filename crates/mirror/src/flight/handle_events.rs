@@ -16,7 +16,7 @@ const OBSERVE_EVERY: Duration = Duration::from_millis(250);
 /// Observes what arrives, and handles events, until the mirror or flights end.
 pub async fn run(shared: Arc<Shared>, mut events: FlightEvents) {
     // Without this task no event would ever be handled again.
-    while AssertUnwindSafe(follow(&shared, &mut events))
+    while AssertUnwindSafe(handle_until_end(&shared, &mut events))
         .catch_unwind()
         .await
         .is_err()
@@ -25,7 +25,7 @@ pub async fn run(shared: Arc<Shared>, mut events: FlightEvents) {
     }
 }
 
-async fn follow(shared: &Arc<Shared>, events: &mut FlightEvents) {
+async fn handle_until_end(shared: &Arc<Shared>, events: &mut FlightEvents) {
     let mut ticks = interval(OBSERVE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

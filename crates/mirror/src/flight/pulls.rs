@@ -116,7 +116,7 @@ impl Pull {
         }
     }
 
-    pub fn follows(&self, position: ChainPosition) {
+    pub fn set_following(&self, position: ChainPosition) {
         self.state.send_modify(|state| {
             state.role = Role::Follows(position);
             state.decisions = state.decisions.wrapping_add(1);
@@ -150,7 +150,7 @@ impl Pull {
     }
 
     /// Records that the client pulls from upstream what it does not have.
-    pub fn leads(&self) {
+    pub fn set_leading(&self) {
         let written = self.ingest.lock().progress().written;
         self.state.send_modify(|state| {
             state.role = Role::Leads;
@@ -162,7 +162,7 @@ impl Pull {
     }
 
     /// Sets whether other nodes may have the bytes.
-    pub fn share(&self, sharing: Sharing) {
+    pub fn set_sharing(&self, sharing: Sharing) {
         self.state.send_if_modified(|state| {
             // A private pull stays private: the bytes are mixed.
             let changes = state.sharing != sharing && state.sharing != Sharing::Private;
@@ -174,7 +174,7 @@ impl Pull {
     }
 
     /// Records that only `written` bytes are present: the ingest is a new one.
-    pub fn at_most(&self, written: u64) {
+    pub fn reset_to(&self, written: u64) {
         let lower = |state: &mut State| {
             let is_lower = written < state.resumed_from;
             state.resumed_from = state.resumed_from.min(written);
@@ -202,7 +202,7 @@ impl Pull {
         self.received.load(Ordering::Relaxed) > 0 || self.state.borrow().has_begun
     }
 
-    pub fn begun(&self) {
+    pub fn set_begun(&self) {
         self.state.send_modify(|state| state.has_begun = true);
     }
 }

@@ -115,22 +115,22 @@ impl Watcher {
     async fn end(&mut self, mut ingest: Option<Growing>) -> PullProgress {
         let mut lost_since = None;
         loop {
-            let mut was_whole = false;
+            let mut was_full = false;
             if let Some(ingest) = ingest {
                 if ingest.progress().stage == IngestStage::Filling {
                     lost_since = None;
                 }
-                match self.follow(ingest).await {
+                match self.watch_ingest(ingest).await {
                     End::Complete => return PullProgress::Done,
                     End::Stalled | End::Private => return PullProgress::Failed,
-                    End::Gone { was_full } => was_whole = was_full,
+                    End::Gone { was_full: full } => was_full = full,
                 }
             }
             if self.shared.holds(&self.digest).await {
                 return PullProgress::Done;
             }
             // All bytes arrived and the object was not committed. Reported at once, as the client may retry at once.
-            if was_whole {
+            if was_full {
                 return PullProgress::Wrong;
             }
             if lost_since.get_or_insert_with(Instant::now).elapsed() > GONE_LIMIT {
@@ -147,9 +147,9 @@ impl Watcher {
     }
 
     /// Watches one ingest to its end.
-    async fn follow(&mut self, mut growing: Growing) -> End {
+    async fn watch_ingest(&mut self, mut growing: Growing) -> End {
         let mut seen = growing.progress().written;
-        self.pull.at_most(seen);
+        self.pull.reset_to(seen);
         let mut position = seen;
         let mut since = Instant::now();
         let mut decided = (since, seen);
@@ -171,7 +171,7 @@ impl Watcher {
                 && !state.has_begun
                 && (is_full || progress.written > state.resumed_from)
             {
-                self.pull.begun();
+                self.pull.set_begun();
                 self.pull.show(progress.total, position, 0);
                 self.shared
                     .flights

@@ -32,7 +32,7 @@ use crate::{
 const REQUEST_LIMIT: Duration = Duration::from_secs(24);
 
 /// The sources of one body.
-pub struct FlightSource {
+pub struct FlightSources {
     shared: Arc<Shared>,
     target: Target,
     digest: Digest,
@@ -58,7 +58,7 @@ struct State {
     position: Option<ChainPosition>,
 }
 
-impl FlightSource {
+impl FlightSources {
     pub fn new(shared: Arc<Shared>, target: Target, digest: Digest, sharing: Sharing) -> Self {
         let key = Key::Digest(digest.clone());
         let barred = shared.fetcher.peers.barred(&key, Instant::now());
@@ -194,13 +194,13 @@ impl FlightSource {
             position, leader, ..
         } = decision
         {
-            pull.follows(*position);
+            pull.set_following(*position);
             let mut state = self.state.lock();
             (state.leader, state.position) = (*leader, Some(*position));
         }
         tracing::debug!(digest = %self.digest, decision = name, "decided where to pull from");
         if matches!(decision, Decision::Lead | Decision::Alone) {
-            pull.leads();
+            pull.set_leading();
         }
         self.shared.metrics.flight_sought(name);
     }
@@ -217,7 +217,7 @@ fn decision_name(decision: &Decision<Candidate>) -> &'static str {
 }
 
 #[async_trait]
-impl SourceProvider for FlightSource {
+impl SourceProvider for FlightSources {
     async fn find(&self, question: &Question) -> Result<Answer, FetchError> {
         let offset = first_byte(question.ranges.as_ref());
         loop {
