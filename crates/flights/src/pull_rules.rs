@@ -14,8 +14,6 @@ pub const MAX_UPLOADS: usize = 24;
 /// After its followers were told to go on elsewhere, a pull is served to nobody for this long: the other nodes may not
 /// know yet.
 pub const EVICTED_FOR: Duration = Duration::from_secs(2);
-/// A node that leads and has no byte after this long is no source for those that wait behind it: another leader may be ahead.
-pub const LEADS_LATE: Duration = Duration::from_secs(2);
 /// The interval of reports while bytes arrive.
 pub const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// containerd writes an object in steps of this many bytes.

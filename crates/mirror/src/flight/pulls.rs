@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::activity::PullActivity;
 use crate::flights::SlowSources;
-use crate::flights::pull_rules::{LEADS_LATE, Role};
+use crate::flights::pull_rules::Role;
 use crate::tail_buffer::TailBuffer;
 use crate::{ChainPosition, Growing, IngestStage};
 
@@ -34,9 +34,7 @@ pub struct State {
     pub role: Role,
     /// The number of decisions so far.
     pub decisions: u32,
-    /// When the last lead was granted.
-    pub led_at: Option<Instant>,
-    /// Whether bytes beyond `resumed_from` have arrived since then.
+    /// Whether bytes beyond `resumed_from` have arrived since the last lead was granted.
     pub has_begun: bool,
     /// The bytes that were there when the lead was granted: a pull may resume a broken one.
     pub resumed_from: u64,
@@ -68,7 +66,6 @@ impl Pull {
         let state = State {
             role: Role::Undecided,
             decisions: 0,
-            led_at: None,
             has_begun: false,
             resumed_from: ingest.progress().written,
             sharing,
@@ -155,7 +152,6 @@ impl Pull {
         self.state.send_modify(|state| {
             state.role = Role::Leads;
             state.decisions = state.decisions.wrapping_add(1);
-            state.led_at = Some(Instant::now());
             state.has_begun = false;
             state.resumed_from = written;
         });
@@ -188,13 +184,6 @@ impl Pull {
     pub fn evict(&self) {
         self.state
             .send_modify(|state| state.evicted = Some(Instant::now()));
-    }
-
-    /// Whether this node leads and has had no byte for so long that its followers should try another source.
-    pub fn begins_late(&self) -> bool {
-        let state = self.state.borrow();
-        let is_late = state.led_at.is_some_and(|at| at.elapsed() >= LEADS_LATE);
-        state.role == Role::Leads && !state.has_begun && is_late
     }
 
     /// Whether bytes of the object have arrived.

@@ -57,7 +57,7 @@ impl Flight {
     }
 
     /// How far this node is, for a follower that gets too little. `complete`: what the store has. `None`: the pull has
-    /// ended, or begins late.
+    /// ended.
     pub fn progress(
         &self,
         target: &Target,
@@ -74,9 +74,6 @@ impl Flight {
                 let is_shared = pull.states().borrow().sharing == Sharing::Shared;
                 let origin = pull.origin.as_ref();
                 if !is_shared || !origin.is_none_or(admits) || !is_open(origin) {
-                    return None;
-                }
-                if pull.begins_late() {
                     return None;
                 }
                 let ingest = pull.ingest();

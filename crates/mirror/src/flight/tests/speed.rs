@@ -206,23 +206,6 @@ async fn a_follower_can_ask_how_far_its_source_is() {
     );
 }
 
-/// Another leader may be ahead of it.
-#[tokio::test(start_paused = true)]
-async fn a_leader_that_begins_late_is_no_source_until_it_has_begun() {
-    let (leader, digest) = (node().await, Digest::sha256(b"layer"));
-    let growing = leader.lead(&digest, MIB as u64).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(progress(&leader, &digest).await.0, 200);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(progress(&leader, &digest).await.0, 404);
-    growing.write(&[7; 10]);
-    leader
-        .script
-        .told(PullProgress::Begun { size: MIB as u64 })
-        .await;
-    assert_eq!(progress(&leader, &digest).await.0, 200);
-}
-
 /// A source that sends the head and some bytes, and then nothing: not even an answer to another question.
 async fn dying(size: usize, sent: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
