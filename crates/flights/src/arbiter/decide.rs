@@ -202,6 +202,7 @@ impl Arbiter {
         }
         let can_answer = !flight.is_awaited_by(false) || !flight.feeds_nobody();
         let (lead, has_two) = (flight.awaited_lead(), flight.granted() > 1);
+        let is_late = flight.leader_is_late(cx.now);
         let shape = flight.shape(&key, cx.view.shard_size());
         let mut waiting = flight.waiting.take();
         if can_answer {
@@ -230,7 +231,7 @@ impl Arbiter {
         for mut waiter in waiting {
             let role = Role::of(&waiter.asker, &key, cx.view);
             let is_elsewhere = matches!(role, Role::NotArbiter(_)) || waiter.passed_on.is_some();
-            if can_answer || is_elsewhere {
+            if can_answer || is_elsewhere || (is_late && waiter.request.lead_is_late) {
                 self.try_answer(waiter, cx);
             } else if let Some(reply) = waiter.requeue_if_due(cx.now) {
                 self.answer(&waiter, reply, cx.out);
@@ -279,7 +280,7 @@ fn lead_beside_others(
     if !source.is_none_or(is_too_slow) {
         return None;
     }
-    let is_late = source.is_none() && request.lead_is_late && flight.granted() == 1;
+    let is_late = source.is_none() && request.lead_is_late && flight.leader_is_late(now);
     if is_late || !flight.is_awaited_by(request.is_slow) {
         let node = waiter.asker.node;
         flight.lead(now, node, lead_state(request), waiter.asked());

@@ -11,6 +11,7 @@ use faults::Told;
 pub(super) use source::{Asked, Source, State};
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::wire::RequestNumber;
 use crate::{Key, NodeId, Time};
@@ -19,6 +20,8 @@ use super::tree::TreeShape;
 use super::waiting::{Waiter, Waiting};
 use source::{Derived, Rank};
 
+/// A leader without a byte is late after this time, if a node that waits for it has little time left.
+const LATE: Duration = Duration::from_secs(1);
 /// The most sources kept for one flight.
 const MAX_SOURCES: usize = 16_384;
 
@@ -115,6 +118,15 @@ impl Flight {
         self.granted.len()
     }
 
+    /// Whether one node leads, and has had no byte for long.
+    pub fn leader_is_late(&self, now: Time) -> bool {
+        let is_late = |node| {
+            let source: Option<&Source> = self.get(node);
+            source.is_some_and(|source| now.since(source.since) >= LATE)
+        };
+        self.granted.len() == 1 && self.granted.iter().all(is_late)
+    }
+
     /// The leader that waiting nodes are told about: the one granted here; else the one that the fetcher waits for; else
     /// the one that has begun.
     pub fn awaited_lead(&self) -> Option<NodeId> {
@@ -150,6 +162,7 @@ impl Flight {
         if let Some(source) = self.sources.get_mut(&node) {
             source.state = state;
             source.asked = asked;
+            source.since = now;
             source.heard = now;
             source.is_confirmed = false;
             source.is_doubtful = false;
@@ -165,6 +178,7 @@ impl Flight {
                 parent: None,
                 derived: Derived::default(),
                 order,
+                since: now,
                 heard: now,
                 is_confirmed: false,
                 is_doubtful: false,

@@ -48,6 +48,8 @@ pub(in crate::arbiter) struct Source {
     pub(super) derived: Derived,
     /// Its followers have a higher order.
     pub order: u32,
+    /// Since when it is in this state.
+    pub since: Time,
     pub heard: Time,
     /// It was heard from since it was granted the lead.
     pub is_confirmed: bool,
