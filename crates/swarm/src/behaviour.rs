@@ -15,12 +15,14 @@ use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Transport, identify, kad, noise, ping, tcp, yamux,
 };
 use network_key::Keyring;
+use tls::PeerTls;
 
 use crate::addresses::{AddressFilter, Endpoint};
 use crate::agent::Agent;
 use crate::datagrams;
 use crate::handshake::Handshake;
 use crate::publish::RECORD_TTL;
+use crate::secure::secure;
 use crate::store::ProviderStore;
 
 /// Spegel's distributed hash table.
@@ -30,7 +32,7 @@ const IDENTIFY_PROTOCOL: &str = "ipfs/0.1.0";
 
 /// For a TCP connection. A live peer of the cluster answers in a round trip.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// For TCP, Noise and yamux together, in both directions. Longer, for it is CPU on two nodes that may be busy.
+/// For TCP, TLS, Noise and yamux together, in both directions. Longer, for it is CPU on two nodes that may be busy.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one request of a look-up. A peer that went silent holds up a look-up so long, which others bound by their own
 /// patience, until a ping finds it dead; a shorter limit gives up live peers while many nodes start at once.
@@ -117,13 +119,15 @@ impl Behaviour {
     }
 }
 
-/// TCP, Noise, yamux; with a network key where there is one. go-libp2p offers Noise beside TLS by default, so Noise alone reaches Spegel.
+/// TCP, Noise, yamux; with a network key where there is one, and beneath Noise mutual TLS where there are certificates.
+/// go-libp2p offers Noise beside TLS by default, so Noise alone reaches Spegel.
 ///
 /// # Errors
 /// The key pair cannot sign for Noise.
 pub(crate) fn transport(
     keypair: &Keypair,
     keys: Option<Keyring>,
+    tls: Option<PeerTls>,
     filter: &AddressFilter,
 ) -> Result<transport::Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
     let mut yamux = yamux::Config::default();
@@ -135,6 +139,7 @@ pub(crate) fn transport(
         filter: filter.clone(),
     };
     Ok(others
+        .and_then(move |stream, point| secure(tls, stream, point))
         .upgrade(Version::V1Lazy)
         .authenticate(Handshake::new(keypair, keys)?)
         .multiplex(yamux)
