@@ -25,6 +25,7 @@ use admission::{Accepted, Admission, IsOwn};
 use connection::connection;
 use spare::Spare;
 
+pub use admission::counted_address;
 pub use limits::{ConnectionLimits, PortLimits};
 pub(crate) use port_tls::PortTls;
 

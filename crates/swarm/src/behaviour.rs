@@ -21,6 +21,7 @@ use crate::addresses::{AddressFilter, Endpoint};
 use crate::agent::Agent;
 use crate::datagrams;
 use crate::handshake::Handshake;
+use crate::pending;
 use crate::publish::RECORD_TTL;
 use crate::secure::secure;
 use crate::store::ProviderStore;
@@ -60,6 +61,8 @@ const MAX_CONNECTIONS_PER_PEER: u32 = 4;
 /// Beside Kademlia stand what keeps connections and addresses right, and what Peili nodes say to each other.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
+    /// Before the limits of all addresses together, so that what it refuses does not count there.
+    pending: pending::Behaviour,
     limits: connection_limits::Behaviour,
     pub(crate) kad: kad::Behaviour<ProviderStore>,
     pub(crate) identify: identify::Behaviour,
@@ -110,6 +113,7 @@ impl Behaviour {
             .with_interval(PING_INTERVAL)
             .with_timeout(PING_TIMEOUT);
         Self {
+            pending: pending::Behaviour::new(max_pending),
             limits: connection_limits::Behaviour::new(limits),
             kad,
             identify: identify::Behaviour::new(identify),

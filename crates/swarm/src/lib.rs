@@ -30,6 +30,7 @@ mod metrics;
 mod node;
 mod peer_address;
 mod peers;
+mod pending;
 mod proven;
 mod publish;
 #[cfg(test)]

@@ -362,7 +362,7 @@ impl Node {
 }
 
 /// The IP address of an address.
-fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     address.iter().find_map(|part| match part {
         Protocol::Ip4(ip) => Some(IpAddr::from(ip).to_canonical()),
         Protocol::Ip6(ip) => Some(IpAddr::from(ip).to_canonical()),
