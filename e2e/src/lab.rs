@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use futures::future::try_join_all;
+use tls::testing::NodeFiles;
 
 use crate::containerd::Generation;
 use crate::network::{Host, Network};
@@ -38,6 +39,8 @@ pub struct Settings {
     pub secret: bool,
     /// The network keys of the mirror, one on each line; `None`: it has none.
     pub network_keys: Option<&'static str>,
+    /// The certificates of the mirror; `None`: it has none.
+    pub peer_tls: Option<&'static NodeFiles>,
     /// Whether the mirror sees its containerd's registry configuration, and so can ask the upstream what a tag points at
     /// and what is public.
     pub checks: bool,

@@ -7,6 +7,7 @@
 //! touched. What an interrupted run leaves behind is swept by the next.
 
 mod browser;
+mod certificates;
 pub mod chaos;
 mod containerd;
 mod cri;
@@ -26,6 +27,7 @@ mod site;
 mod tar;
 mod wait;
 
+pub use crate::certificates::{ask_by_tls, publish};
 pub use crate::containerd::{Containerd, Generation};
 pub use crate::mirror::{Mirror, Store, configure, peili};
 pub use browser::{Browser, Screen};

@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use tls::testing::NodeFiles;
 
+use crate::certificates;
 use crate::containerd::{Containerd, Generation};
 use crate::image::{Blob, Image};
 use crate::lab::Settings;
@@ -31,6 +33,8 @@ pub struct Node {
     secret: Option<PathBuf>,
     /// The file of the mirror's network keys, if it has some.
     network_keys: Option<PathBuf>,
+    /// The folder of the mirror's certificates, if it has some.
+    peer_tls: Option<PathBuf>,
     data: PathBuf,
     log: PathBuf,
 }
@@ -70,11 +74,15 @@ impl Node {
             settings,
             secret,
             network_keys: settings.network_keys.map(|_| folder.join("network-key")),
+            peer_tls: settings.peer_tls.map(|_| folder.join("peer-tls")),
             data: folder.join("data"),
             log: logs.join(format!("{name}-peili.log")),
         };
         if let Some(keys) = settings.network_keys {
             node.replace_network_keys(keys)?;
+        }
+        if let Some(files) = settings.peer_tls {
+            node.replace_certificates(files)?;
         }
         if !settings.plain {
             node.start_mirror()?;
@@ -94,6 +102,9 @@ impl Node {
             .collect();
         if let Some(file) = &self.network_keys {
             more.extend(["--network-key-file".as_ref(), file.as_os_str()]);
+        }
+        if let Some(folder) = &self.peer_tls {
+            more.extend(["--peer-tls-dir".as_ref(), folder.as_os_str()]);
         }
         more.extend(self.settings.mirror.iter().map(OsStr::new));
         let name = format!("node-{}", self.host.address.octets()[3]);
@@ -139,6 +150,12 @@ impl Node {
         let next = file.with_extension("next");
         std::fs::write(&next, keys)?;
         Ok(std::fs::rename(&next, file)?)
+    }
+
+    /// Gives the mirror other certificates, as Kubernetes replaces a Secret.
+    pub fn replace_certificates(&self, files: &NodeFiles) -> Result<()> {
+        let folder = self.peer_tls.as_ref().context("it has no certificates")?;
+        certificates::publish(folder, files)
     }
 
     /// Takes the running mirror away from the node, for the test to stop.

@@ -96,6 +96,9 @@
 {{- if $settings.networkKeySecret }}
 - --network-key-file=/etc/secrets/network-key/network-key
 {{- end }}
+{{- if $settings.peerTlsSecret }}
+- --peer-tls-dir=/etc/secrets/peer-tls
+{{- end }}
 {{- if ne $settings.nodeReadiness.mode "off" }}
 - --node-readiness={{ $settings.nodeReadiness.mode }}
 - --node-readiness-taint={{ $settings.nodeReadiness.taint }}

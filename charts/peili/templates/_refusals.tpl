@@ -35,6 +35,12 @@
       "the mirror refuses whoever proves neither, and containerd does not have the network key"
       "peili.nodeSecret.enabled: true, the default") }}
 {{- end }}
+{{- if and $settings.peerTlsSecret (not $settings.nodeSecret.enabled) }}
+{{- include "peili.refuse" (list
+      "peili.peerTlsSecret without peili.nodeSecret.enabled"
+      "the mirror refuses whoever proves neither, and containerd does not have the certificate"
+      "peili.nodeSecret.enabled: true, the default") }}
+{{- end }}
 {{- if and (eq .Values.grafanaDashboard.mode "GrafanaOperator") .Values.grafanaDashboard.enabled (not .Values.grafanaDashboard.grafanaOperator.matchLabels) }}
 {{- include "peili.refuse" (list
       "grafanaDashboard.mode: GrafanaOperator without grafanaDashboard.grafanaOperator.matchLabels"

@@ -51,6 +51,12 @@ folder, are not held.
     secretName: {{ . }}
     optional: true
 {{- end }}
+{{- with $settings.peerTlsSecret }}
+- name: peer-tls
+  secret:
+    secretName: {{ . }}
+    optional: true
+{{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
@@ -90,6 +96,11 @@ folder, are not held.
 {{- if $settings.networkKeySecret }}
 - name: network-key
   mountPath: /etc/secrets/network-key
+  readOnly: true
+{{- end }}
+{{- if $settings.peerTlsSecret }}
+- name: peer-tls
+  mountPath: /etc/secrets/peer-tls
   readOnly: true
 {{- end }}
 {{- with .Values.extraVolumeMounts }}

@@ -65,6 +65,7 @@ pub(crate) fn mirror_options() -> Options {
             authorization: None,
             node_secret: None,
             network_keys: None,
+            peer_tls: None,
             own_names: Vec::new(),
             resolve_tags: true,
         },
@@ -105,6 +106,7 @@ impl Node {
             },
             flights: true,
             network_keys: None,
+            peer_tls: None,
             connections: ConnectionLimits::default(),
         };
         let bound = swarm::bind(config, &mut metrics)

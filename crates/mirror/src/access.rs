@@ -5,6 +5,7 @@ use http::header::AUTHORIZATION;
 use network_key::Keyring;
 use oci::{Digest, Filter, Origin};
 use subtle::ConstantTimeEq as _;
+use tls::PeerTls;
 
 use crate::Visibility;
 use crate::refusal::Refusal;
@@ -21,6 +22,9 @@ pub struct Access {
     pub node_secret: Option<Secret>,
     /// The keys of the network, one of which a request of anybody else has to prove. `None`: whoever asks may be a peer.
     pub network_keys: Option<Keyring>,
+    /// The certificates of the nodes, one of which anybody else has to show. `None`: peers are asked and served over plain
+    /// HTTP.
+    pub peer_tls: Option<PeerTls>,
     /// Names of this host, by which its clients may ask, besides those of loopback.
     pub own_names: Vec<String>,
     /// Whether tags are answered at all.
@@ -89,7 +93,7 @@ impl Access {
     ///
     /// If a node secret is set, it decides alone. Without one the node's own client is whoever asks from this host or
     /// owns the pull of the object (`owns_pull`, see [`PullOwners`](crate::pull_owners::PullOwners)); that second way is closed
-    /// where strangers are kept out by a network key.
+    /// where strangers are kept out.
     pub fn caller(
         &self,
         headers: &HeaderMap,
@@ -106,6 +110,11 @@ impl Access {
             None => owns_pull() || client == ClientAddress::ThisHost,
         };
         if own { Caller::Own } else { Caller::Remote }
+    }
+
+    /// Whether only this node's own client and nodes that prove to be such are served.
+    pub fn keeps_strangers_out(&self) -> bool {
+        self.network_keys.is_some() || self.peer_tls.is_some()
     }
 
     /// Whether this is the node secret.

@@ -14,14 +14,13 @@ use http::request::Builder;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use oci::{Key, MediaType, Ranges};
+use tls::PeerTls;
 use tokio::time::{Instant, timeout};
 
 use crate::access::Secret;
 use crate::activity::Changes;
-use crate::connect::Connector;
+use crate::connect::Connections;
 use crate::flights::pull_rules::SOURCE_ANSWER_LIMIT;
 use crate::metrics::Metrics;
 use crate::network::Network;
@@ -37,14 +36,8 @@ const RACE_LIMIT: Duration = Duration::from_secs(2);
 /// A second peer is asked when the first has not answered after twice the usual time, but within these bounds.
 const HEDGE_LEAST: Duration = Duration::from_millis(20);
 const HEDGE_MOST: Duration = Duration::from_millis(250);
-/// Connections to one peer that are kept for reuse, and for how long: less than the 5 minutes after which middleboxes
-/// and peers drop them.
-const IDLE_CONNECTIONS: usize = 4;
-const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// The longest report of a node that is read, in bytes.
 const MAX_REPORT: usize = 64 * 1024;
-/// Bytes of an answer that a connection buffers. Bounds the memory of a relayed stream.
-const READ_BUFFER: usize = 128 * 1024;
 
 /// A peer's answer to a request that it can serve.
 #[derive(Debug)]
@@ -111,7 +104,7 @@ pub struct Limits {
 
 /// Asks peers. One for the whole mirror: it keeps their connections.
 pub struct Fetcher {
-    client: Client<Connector, Empty<Bytes>>,
+    connections: Connections,
     router: Arc<dyn Router>,
     pub peers: Arc<Peers>,
     limits: Limits,
@@ -157,25 +150,19 @@ impl Fetcher {
         router: Arc<dyn Router>,
         limits: Limits,
         authorization: Option<&Secret>,
-        network: Option<Network>,
+        (network, tls): (Option<Network>, Option<PeerTls>),
         metrics: Arc<Metrics>,
         changes: Changes,
     ) -> Self {
         let peers = Arc::new(Peers::new(changes));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_LIMIT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .set_host(false)
-            .http1_max_buf_size(READ_BUFFER)
-            .build(Connector::new(peers.clone()));
+        let connections = Connections::new(peers.clone(), tls);
         let authorization = authorization.and_then(|secret| {
             let mut value = HeaderValue::from_str(secret.expose()).ok()?;
             value.set_sensitive(true);
             Some(value)
         });
         Self {
-            client,
+            connections,
             router,
             peers,
             limits,
@@ -275,7 +262,7 @@ impl Fetcher {
         let Ok(request) = self.request(&question, source) else {
             return SourceStatus::Gone;
         };
-        match self.client.request(self.proven(request)).await {
+        match self.connections.request(self.proven(request)).await {
             Ok(response) if response.status() == StatusCode::OK => {
                 let number = |name| response.headers().get(name)?.to_str().ok()?.parse().ok();
                 SourceStatus::Has {
@@ -401,7 +388,7 @@ impl Fetcher {
         &self,
         request: http::Request<Empty<Bytes>>,
     ) -> Result<Response<Incoming>, String> {
-        let request = self.client.request(self.proven(request));
+        let request = self.connections.request(self.proven(request));
         match timeout(SOURCE_ANSWER_LIMIT, request).await {
             Err(_) => Err(format!("no answer within {SOURCE_ANSWER_LIMIT:?}")),
             Ok(Err(error)) => Err(chain(&error)),

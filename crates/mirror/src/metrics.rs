@@ -90,7 +90,7 @@ pub struct CheckLabels {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct StrangerLabels {
-    /// `missing`, `wrong_key` or `clock`.
+    /// `missing`, `wrong_key`, `clock` or `no_certificate`.
     pub reason: &'static str,
 }
 
@@ -125,6 +125,7 @@ pub struct Metrics {
     pub broken_bodies: Counter,
     pub damaged: Counter,
     pub strangers_refused: Family<StrangerLabels, Counter>,
+    pub tls_refused: Counter,
     pub upload_waited: Counter<f64, AtomicU64>,
     pub download_waited: Counter<f64, AtomicU64>,
     pub flights_sought: Family<DecisionLabels, Counter>,
@@ -164,6 +165,7 @@ impl Metrics {
             broken_bodies: Counter::default(),
             damaged: Counter::default(),
             strangers_refused: Family::default(),
+            tls_refused: Counter::default(),
             upload_waited: Counter::default(),
             download_waited: Counter::default(),
             flights_sought: Family::default(),
@@ -282,9 +284,16 @@ impl Metrics {
         );
         registry.register(
             "peili_strangers_refused",
-            "Requests that were refused because they did not prove the network key, by why: missing, wrong_key, or clock (the \
-             clocks of the two nodes differ by more than 5 minutes)",
+            "Requests that were refused because they came from no node of the network, by why: without the proof of the network \
+             key (missing), with that of another one (wrong_key), from a node whose clock differs by more than 5 minutes \
+             (clock), or without TLS (no_certificate)",
             self.strangers_refused.clone(),
+        );
+        registry.register(
+            "peili_peer_tls_connections_refused",
+            "TLS connections to the registry port that were refused: the client has no certificate of the authorities in \
+             --peer-tls-dir, an expired one, or does not trust this node's",
+            self.tls_refused.clone(),
         );
         registry.register(
             "peili_upload_rate_wait_seconds",

@@ -43,6 +43,7 @@ use crate::request::{
     RequestError,
 };
 use crate::request_record::{RequestRecord, handler};
+use crate::serve::PortTls;
 use crate::trace::{Span, TraceSink};
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
@@ -127,16 +128,18 @@ impl Mirror {
         } = options;
         let metrics = Arc::new(Metrics::register(registry));
         let authorization = access.authorization.as_ref();
-        let network = access.network_keys.clone().map(|keys| {
-            let own_id = parts.router.own_id();
-            Network::new(keys, own_id.map_or_else(String::new, |id| id.to_string()))
-        });
+        let own_id = parts.router.own_id();
+        let network = Network::new(
+            access.network_keys.clone(),
+            access.peer_tls.is_some(),
+            own_id.map_or_else(String::new, |id| id.to_string()),
+        );
         let changes = Changes::default();
         let fetcher = Arc::new(Fetcher::new(
             parts.router.clone(),
             limits,
             authorization,
-            network.clone(),
+            (network.clone(), access.peer_tls.clone()),
             metrics.clone(),
             changes.clone(),
         ));
@@ -224,6 +227,13 @@ impl Mirror {
             let is_secret = name.eq_ignore_ascii_case(NODE_SECRET.as_str().as_bytes());
             is_secret && value.is_some_and(|value| self.access.is_secret(value.trim_ascii()))
         })
+    }
+
+    /// How connections of peers to the registry port are secured. `None`: they are not.
+    pub(crate) fn port_tls(&self) -> Option<PortTls> {
+        let tls = self.access.peer_tls.clone()?;
+        let metrics = self.metrics.clone();
+        Some(PortTls { tls, metrics })
     }
 
     /// Limits what this node sends to other nodes and receives from them, in bytes per second. To be called before anything
@@ -346,7 +356,7 @@ impl Mirror {
     }
 
     /// # Errors
-    /// There is a network key, and the request is neither of this node's own client nor of a node that has the key.
+    /// Strangers are kept out, and the request is neither of this node's own client nor of a node of the network.
     fn admit_to_network(&self, head: &http::request::Parts, ends: Ends) -> Result<(), Refusal> {
         let Some(network) = &self.network else {
             return Ok(());
@@ -355,8 +365,7 @@ impl Mirror {
         if self.access.caller(&head.headers, client, || false) == Caller::Own {
             return Ok(());
         }
-        let checked = network.check(&head.method, &head.uri, &head.headers);
-        checked.map_err(|why| {
+        network.check(head).map_err(|why| {
             self.metrics.count_stranger(why.reason());
             Refusal::Stranger(why)
         })

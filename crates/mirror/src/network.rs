@@ -1,8 +1,10 @@
-//! The network of nodes that share a key: what this node proves to its peers, and what it has them prove.
+//! The network of nodes that share a key or have certificates of one authority: what this node proves to its peers, and
+//! what it has them prove.
 
 use std::time::SystemTime;
 
 use http::header::RANGE;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use network_key::{Claim, Keyring, NotProven};
 
@@ -14,24 +16,58 @@ const PROOF: HeaderName = HeaderName::from_static("x-peili-network-proof");
 /// The headers that change what a request of a peer does. They are proven with it.
 const PROVEN: [HeaderName; 5] = [MIRRORED, RANGE, NAMESPACE, FLIGHT, NOT_COMMITTED];
 
+/// An extension of a request: it came over TLS from a client that has a certificate of the nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct HasCertificate;
+
+/// Why a request is not that of a node of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotOfNetwork {
+    #[error("the request came without TLS, and so without the certificate of a node")]
+    NoCertificate,
+    #[error(transparent)]
+    NotProven(#[from] NotProven),
+}
+
+impl NotOfNetwork {
+    /// A word for metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::NotProven(why) => why.reason(),
+        }
+    }
+}
+
 /// This node's place in the network.
 #[derive(Clone, Debug)]
 pub struct Network {
-    keys: Keyring,
+    /// `None`: the network has no key.
+    keys: Option<Keyring>,
+    has_certificates: bool,
     /// By which its peers know this node.
     own_id: String,
 }
 
 impl Network {
-    pub fn new(keys: Keyring, own_id: String) -> Self {
-        Self { keys, own_id }
+    /// `has_certificates`: whether peers have to show one. `None`: the network takes whoever asks.
+    pub fn new(keys: Option<Keyring>, has_certificates: bool, own_id: String) -> Option<Self> {
+        let network = Self {
+            keys,
+            has_certificates,
+            own_id,
+        };
+        (network.keys.is_some() || has_certificates).then_some(network)
     }
 
-    /// Adds to a request what proves to `target`, a peer's id, that it comes from a node of the network.
+    /// Adds to a request what proves to `target`, a peer's id, that it comes from a node that has the key.
     pub fn prove<B>(&self, request: &mut http::Request<B>, target: &str) {
+        let Some(keys) = &self.keys else {
+            return;
+        };
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
         let claim = |parts: &[Option<&[u8]>]| {
-            Claim { target, parts }.prove(&self.keys.current(), SystemTime::now())
+            Claim { target, parts }.prove(&keys.current(), SystemTime::now())
         };
         let proof = claim(&parts(method, uri, headers));
         if let Some(value) = proof.and_then(|proof| HeaderValue::from_str(&proof).ok()) {
@@ -43,13 +79,19 @@ impl Network {
     ///
     /// # Errors
     /// It does not, or the clocks of the two are too far apart.
-    pub fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), NotProven> {
+    pub fn check(&self, head: &Parts) -> Result<(), NotOfNetwork> {
+        if self.has_certificates && head.extensions.get::<HasCertificate>().is_none() {
+            return Err(NotOfNetwork::NoCertificate);
+        }
+        let Some(keys) = &self.keys else {
+            return Ok(());
+        };
         let claim = Claim {
             target: &self.own_id,
-            parts: &parts(method, uri, headers),
+            parts: &parts(&head.method, &head.uri, &head.headers),
         };
-        let proof = headers.get(PROOF).map(HeaderValue::as_bytes);
-        claim.check(proof, &self.keys.current(), SystemTime::now())
+        let proof = head.headers.get(PROOF).map(HeaderValue::as_bytes);
+        Ok(claim.check(proof, &keys.current(), SystemTime::now())?)
     }
 }
 
@@ -68,9 +110,12 @@ mod tests {
 
     use super::*;
 
+    fn keyring(key: &str) -> Keyring {
+        Keyring::new(NetworkKeys::parse(key.repeat(32).as_bytes()).expect("a key"))
+    }
+
     fn network(key: &str, id: &str) -> Network {
-        let keys = NetworkKeys::parse(key.repeat(32).as_bytes()).expect("a key");
-        Network::new(Keyring::new(keys), id.to_owned())
+        Network::new(Some(keyring(key)), false, id.to_owned()).expect("a key")
     }
 
     fn request() -> Request<()> {
@@ -80,10 +125,11 @@ mod tests {
     }
 
     /// As it comes over the wire, without the authority.
-    fn received(network: &Network, request: &Request<()>) -> Result<(), NotProven> {
+    fn received(network: &Network, request: &Request<()>) -> Result<(), NotOfNetwork> {
         let path = request.uri().path_and_query().expect("a path");
-        let uri = path.as_str().parse().expect("a path");
-        network.check(request.method(), &uri, request.headers())
+        let mut head = request.clone().into_parts().0;
+        head.uri = path.as_str().parse().expect("a path");
+        network.check(&head)
     }
 
     #[test]
@@ -94,13 +140,13 @@ mod tests {
         assert_eq!(received(&two, &proven), Ok(()));
         assert_eq!(
             received(&network("a", "node-3"), &proven),
-            Err(NotProven::WrongKey)
+            Err(NotProven::WrongKey.into())
         );
         assert_eq!(
             received(&network("b", "node-2"), &proven),
-            Err(NotProven::WrongKey)
+            Err(NotProven::WrongKey.into())
         );
-        assert_eq!(received(&two, &request()), Err(NotProven::Missing));
+        assert_eq!(received(&two, &request()), Err(NotProven::Missing.into()));
 
         type Change = fn(&mut Request<()>);
         let changes: [Change; 6] = [
@@ -123,9 +169,31 @@ mod tests {
             change(&mut other);
             assert_eq!(
                 received(&two, &other),
-                Err(NotProven::WrongKey),
+                Err(NotProven::WrongKey.into()),
                 "{other:?}"
             );
         }
+    }
+    #[test]
+    fn a_certificate_and_a_key_are_both_asked_for_where_there_are_both() {
+        let certified = |request: &Request<()>| {
+            let mut request = request.clone();
+            request.extensions_mut().insert(HasCertificate);
+            request
+        };
+        let make = |keys, id: &str| Network::new(keys, true, id.to_owned()).expect("a network");
+        let without = Err(NotOfNetwork::NoCertificate);
+        let node = make(None, "node-2");
+        assert_eq!(received(&node, &request()), without);
+        assert_eq!(received(&node, &certified(&request())), Ok(()));
+
+        let node = make(Some(keyring("a")), "node-2");
+        let mut proven = request();
+        make(Some(keyring("a")), "node-1").prove(&mut proven, "node-2");
+        assert_eq!(received(&node, &proven), without);
+        assert_eq!(received(&node, &certified(&proven)), Ok(()));
+        let unproven = received(&node, &certified(&request()));
+        assert_eq!(unproven, Err(NotProven::Missing.into()));
+        assert!(Network::new(None, false, String::new()).is_none());
     }
 }

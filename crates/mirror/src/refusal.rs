@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 use oci::{ErrorBody, ErrorCode, NameError, RangeError};
 
 use crate::UpstreamError;
+use crate::network::NotOfNetwork;
 use crate::request::host::HostError;
 use crate::request::{Kind, RequestError};
 
@@ -27,7 +28,7 @@ pub enum Refusal {
     #[error("not on this node")]
     NotHere(Kind),
     #[error("{0}")]
-    Stranger(network_key::NotProven),
+    Stranger(NotOfNetwork),
     #[error("no peer has it")]
     NoPeer(Kind),
     #[error("peers have it, none of those asked gave it: {1}")]

@@ -1,41 +1,34 @@
 //! Listening: connections of the registry port, and of any other HTTP port of ours.
 
 mod admission;
+mod connection;
 mod limits;
+mod port_tls;
 mod refuse;
 mod spare;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Response};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::Response;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
-use crate::body::client_socket::{ClientSocket, ClientStream};
+use crate::body::client_socket::ClientStream;
 use crate::listen::BACKLOG;
 use crate::mirror::{Ends, Mirror};
-use crate::request::{RequestError, browser, host};
-use crate::send;
 use admission::{Accepted, Admission, IsOwn};
+use connection::connection;
 use spare::Spare;
 
+pub use admission::counted_address;
 pub use limits::{ConnectionLimits, PortLimits};
+pub(crate) use port_tls::PortTls;
 
-/// The head of a request has no more bytes, and while hyper holds this many of an answer, it asks for no more of it. The
-/// least that carries the tokens of registries, and no more than a small chunk, which a socket takes whole.
-const BUFFER: usize = 16 * 1024;
-/// Once the port drains, a client has this long to send its request.
-const DRAIN_HEAD_LIMIT: Duration = Duration::from_secs(1);
 /// When no connection can be taken, the next attempt is made this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -74,9 +67,13 @@ pub async fn registry_within(
     shutdown: impl Into<Shutdown>,
 ) {
     let access = mirror.clone();
-    let is_own: IsOwn = Arc::new(move |head| access.is_own_by_head(head));
+    let port = Port {
+        limits,
+        is_own: Arc::new(move |head| access.is_own_by_head(head)),
+        tls: mirror.port_tls(),
+    };
     serve_known(
-        (limits, is_own),
+        port,
         listener,
         shutdown,
         move |request: http::Request<hyper::body::Incoming>, ends| {
@@ -101,11 +98,28 @@ pub async fn serve<H, F>(
     H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    serve_known((limits, Arc::new(|_| false)), listener, shutdown, handler).await;
+    let port = Port {
+        limits,
+        is_own: Arc::new(|_| false),
+        tls: None,
+    };
+    serve_known(port, listener, shutdown, handler).await;
+}
+
+/// What a port serves, and whom.
+struct Port {
+    limits: PortLimits,
+    is_own: IsOwn,
+    /// `None`: there is no TLS, and no first byte to wait for.
+    tls: Option<PortTls>,
 }
 
 async fn serve_known<H, F>(
-    (limits, is_own): (PortLimits, IsOwn),
+    Port {
+        limits,
+        is_own,
+        tls,
+    }: Port,
     listener: TcpListener,
     shutdown: impl Into<Shutdown>,
     handler: H,
@@ -122,7 +136,7 @@ async fn serve_known<H, F>(
             return;
         }
         let (handler, drain) = (handler.clone(), shutdown.drain.clone());
-        connections.spawn(connection(accepted, handler, drain));
+        connections.spawn(connection(accepted, tls.clone(), handler, drain));
     };
     while let Some(accepted) = shutdown.close.run_until_cancelled(listener.accept()).await {
         match accepted.and_then(|(stream, remote)| admission.accept(stream, remote)) {
@@ -182,102 +196,6 @@ fn accepted_by_kernel(listener: &std::net::TcpListener, admission: &Admission) -
 async fn turn_away(accepted: &Accepted) {
     tracing::debug!(remote = %accepted.ends.remote, "turned away: too many connections");
     refuse::too_many_connections(&mut ClientStream(accepted.client.clone())).await;
-}
-
-/// Serves a connection to its end.
-async fn connection<H, F>(mut accepted: Accepted, handler: H, drain: CancellationToken)
-where
-    H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F,
-    F: Future<Output = Response<Body>>,
-{
-    let remote = accepted.ends.remote;
-    if !accepted.admit().await {
-        turn_away(&accepted).await;
-        return;
-    }
-    let (client, ends) = (&accepted.client, accepted.ends);
-    let result = tokio::select! {
-        result = requests(client, ends, handler, drain) => result,
-        why = accepted.cut_off() => {
-            tracing::debug!(why, %remote, "connection ended");
-            return;
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, %remote, "connection ended");
-        if error.is_parse_version_h2() {
-            refuse::http2(&mut ClientStream(client.clone())).await;
-        }
-    }
-}
-
-/// What is checked of a request whatever it asks for.
-fn check<B>(request: &http::Request<B>) -> Result<(), RequestError> {
-    host::check(request.version(), request.headers())?;
-    browser::check(request.headers())?;
-    Ok(())
-}
-
-/// Answers the requests of a connection, for as long as they are such.
-async fn requests<H, F>(
-    client: &Arc<ClientSocket>,
-    ends: Ends,
-    handler: H,
-    drain: CancellationToken,
-) -> hyper::Result<()>
-where
-    H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F,
-    F: Future<Output = Response<Body>>,
-{
-    let requested = CancellationToken::new();
-    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-        requested.cancel();
-        client.begin_request();
-        let checked = check(&request);
-        // hyper keeps space for what answers a request as long as the connection lasts: for a pointer, this way.
-        let answer = checked.map(|()| Box::pin(handler(request, ends)));
-        let drain = &drain;
-        async move {
-            let mut response = match answer {
-                Ok(answer) => answer.await,
-                Err(error) => {
-                    tracing::debug!(%error, remote = %ends.remote, "refused a request");
-                    send::refused(&error.into(), false)
-                }
-            };
-            response.body_mut().send_to(client.clone());
-            if drain.is_cancelled() {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
-            }
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let drains = drain.is_cancelled();
-    // `ClientSocket::cut_off` limits the time for a request otherwise.
-    let head_limit = drains.then_some(DRAIN_HEAD_LIMIT);
-    let mut connection = std::pin::pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(head_limit)
-            .keep_alive(!drains)
-            .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(ClientStream(client.clone())), service)
-    );
-    tokio::select! {
-        result = connection.as_mut() => result,
-        () = drain.cancelled(), if !drains => {
-            let first_request = timeout(DRAIN_HEAD_LIMIT, requested.cancelled());
-            tokio::select! {
-                result = connection.as_mut() => result,
-                // hyper closes at once what has sent no request yet, so it waits for the first one.
-                _ = first_request => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

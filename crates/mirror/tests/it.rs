@@ -9,6 +9,8 @@ mod forms;
 mod measured;
 #[path = "it/network.rs"]
 mod network;
+#[path = "it/peer_tls.rs"]
+mod peer_tls;
 #[path = "it/pull_through.rs"]
 mod pull_through;
 #[path = "it/siblings.rs"]

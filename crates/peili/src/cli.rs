@@ -115,6 +115,16 @@ pub struct RegistryArgs {
         hide_default_value = true
     )]
     pub network_key_file: String,
+    /// Folder with tls.crt, tls.key and ca.crt, as cert-manager writes them into a Secret. Nodes then ask and serve each other
+    /// by TLS alone, and take only nodes with a certificate of an authority in ca.crt for peers, whatever its name. The files
+    /// are read again when they change.
+    #[arg(
+        long,
+        env = "PEER_TLS_DIR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub peer_tls_dir: String,
     /// Address at which peers connect over libp2p.
     #[arg(long, env = "ROUTER_ADDR", default_value = ":5001")]
     pub router_addr: String,

@@ -21,6 +21,7 @@ mod man;
 mod network_key_file;
 mod next_hosts;
 mod observe;
+mod peer_tls_dir;
 mod pull;
 mod pull_test;
 mod readiness;

@@ -22,7 +22,9 @@ use crate::next_hosts::NextHosts;
 use crate::observe::{About, LastTrial, PageAccess, Pages, Views};
 use crate::readiness::MirrorProbe;
 use crate::settings::{Checks, Settings, Store};
-use crate::{address, descriptors, network_key_file, observe, service_manager, traces};
+use crate::{
+    address, descriptors, network_key_file, observe, peer_tls_dir, service_manager, traces,
+};
 
 /// For peers and Kubernetes to be told that this mirror is about to end.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
@@ -102,6 +104,7 @@ impl Bound {
             bootstrap: settings.bootstrap.clone(),
             flights: settings.flights,
             network_keys: settings.network_keys.as_ref().map(|file| file.keys.clone()),
+            peer_tls: settings.peer_tls.as_ref().map(|folder| folder.tls.clone()),
             connections,
         };
         let swarm = swarm::bind(config, &mut metrics)
@@ -140,14 +143,18 @@ impl Bound {
             swarm,
         } = self;
         let mut tasks = JoinSet::new();
+        let access = &settings.mirror.access;
+        if access.keeps_strangers_out() && access.node_secret.is_none() {
+            tracing::warn!(
+                "with --network-key-file or --peer-tls-dir and without a node secret, all that reaches the registry port from \
+                 this host is served without key and certificate, a proxy's clients too; set --node-secret-file"
+            );
+        }
         if let Some(file) = settings.network_keys {
-            if settings.mirror.access.node_secret.is_none() {
-                tracing::warn!(
-                    "with a network key and without a node secret, all that reaches the registry port from this host is \
-                     served without the key, a proxy's clients too; set --node-secret-file"
-                );
-            }
             tasks.spawn(file.watch(network_key_file::register(&mut metrics)));
+        }
+        if let Some(folder) = settings.peer_tls {
+            tasks.spawn(folder.watch(peer_tls_dir::register(&mut metrics)));
         }
         let (registry_address, metrics_address) = (registry.local_addr()?, observe.local_addr()?);
         let router_port = swarm.port();

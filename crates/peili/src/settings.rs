@@ -17,6 +17,7 @@ use crate::cli::RegistryArgs;
 use crate::fault::Faults;
 use crate::network_key_file::NetworkKeyFile;
 use crate::observe::PageAccess;
+use crate::peer_tls_dir::PeerTlsDir;
 use crate::traces::{self, TraceSettings};
 use crate::{duration, value};
 pub use checks::Checks;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// `None`: whoever connects is a peer.
     pub network_keys: Option<NetworkKeyFile>,
+    /// `None`: there is no TLS between nodes.
+    pub peer_tls: Option<PeerTlsDir>,
     /// `None`: traces are off.
     pub traces: Option<TraceSettings>,
     pub bootstrap: Bootstrap,
@@ -95,6 +98,11 @@ impl Settings {
         if let (Some(mirror), Some(file)) = (&mut mirror, &network_keys) {
             mirror.access.network_keys = Some(file.keys.clone());
         }
+        let peer_tls = value::path(&arguments.peer_tls_dir)
+            .and_then(|folder| faults.take("--peer-tls-dir", PeerTlsDir::open(folder)));
+        if let (Some(mirror), Some(folder)) = (&mut mirror, &peer_tls) {
+            mirror.access.peer_tls = Some(folder.tls.clone());
+        }
         let checks = checks::read(
             &arguments.checks,
             &arguments.store,
@@ -119,6 +127,7 @@ impl Settings {
                 node_readiness,
                 data_dir,
                 network_keys,
+                peer_tls,
                 traces,
                 bootstrap: bootstrap?,
                 store: store?,

@@ -15,12 +15,15 @@ use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Transport, identify, kad, noise, ping, tcp, yamux,
 };
 use network_key::Keyring;
+use tls::PeerTls;
 
 use crate::addresses::{AddressFilter, Endpoint};
 use crate::agent::Agent;
 use crate::datagrams;
 use crate::handshake::Handshake;
+use crate::pending;
 use crate::publish::RECORD_TTL;
+use crate::secure::secure;
 use crate::store::ProviderStore;
 
 /// Spegel's distributed hash table.
@@ -30,7 +33,7 @@ const IDENTIFY_PROTOCOL: &str = "ipfs/0.1.0";
 
 /// For a TCP connection. A live peer of the cluster answers in a round trip.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// For TCP, Noise and yamux together, in both directions. Longer, for it is CPU on two nodes that may be busy.
+/// For TCP, TLS, Noise and yamux together, in both directions. Longer, for it is CPU on two nodes that may be busy.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one request of a look-up. A peer that went silent holds up a look-up so long, which others bound by their own
 /// patience, until a ping finds it dead; a shorter limit gives up live peers while many nodes start at once.
@@ -58,6 +61,8 @@ const MAX_CONNECTIONS_PER_PEER: u32 = 4;
 /// Beside Kademlia stand what keeps connections and addresses right, and what Peili nodes say to each other.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
+    /// Before the limits of all addresses together, so that what it refuses does not count there.
+    pending: pending::Behaviour,
     limits: connection_limits::Behaviour,
     pub(crate) kad: kad::Behaviour<ProviderStore>,
     pub(crate) identify: identify::Behaviour,
@@ -108,6 +113,7 @@ impl Behaviour {
             .with_interval(PING_INTERVAL)
             .with_timeout(PING_TIMEOUT);
         Self {
+            pending: pending::Behaviour::new(max_pending),
             limits: connection_limits::Behaviour::new(limits),
             kad,
             identify: identify::Behaviour::new(identify),
@@ -117,13 +123,15 @@ impl Behaviour {
     }
 }
 
-/// TCP, Noise, yamux; with a network key where there is one. go-libp2p offers Noise beside TLS by default, so Noise alone reaches Spegel.
+/// TCP, Noise, yamux; with a network key where there is one, and beneath Noise mutual TLS where there are certificates.
+/// go-libp2p offers Noise beside TLS by default, so Noise alone reaches Spegel.
 ///
 /// # Errors
 /// The key pair cannot sign for Noise.
 pub(crate) fn transport(
     keypair: &Keypair,
     keys: Option<Keyring>,
+    tls: Option<PeerTls>,
     filter: &AddressFilter,
 ) -> Result<transport::Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
     let mut yamux = yamux::Config::default();
@@ -135,6 +143,7 @@ pub(crate) fn transport(
         filter: filter.clone(),
     };
     Ok(others
+        .and_then(move |stream, point| secure(tls, stream, point))
         .upgrade(Version::V1Lazy)
         .authenticate(Handshake::new(keypair, keys)?)
         .multiplex(yamux)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use mirror::ListenAddress;
 use mirror::serve::ConnectionLimits;
 use network_key::Keyring;
+use tls::PeerTls;
 use url::Url;
 
 use crate::PeerAddress;
@@ -26,6 +27,9 @@ pub struct Config {
     pub flights: bool,
     /// The keys of the network, one of which a peer has to have (`--network-key-file`). `None`: whoever connects is a peer.
     pub network_keys: Option<Keyring>,
+    /// The certificates by which this node and its peers know each other (`--peer-tls-dir`). `None`: connections begin
+    /// without TLS.
+    pub peer_tls: Option<PeerTls>,
     /// The most connections of the ports, by the descriptors that there are.
     pub connections: ConnectionLimits,
 }

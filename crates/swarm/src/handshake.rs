@@ -1,4 +1,5 @@
-//! How a connection is secured: by Noise, and where the network has a key, between nodes that have it.
+//! How a connection is secured: by Noise, and where the network has a key, between nodes that have it. (Where nodes have
+//! certificates there is TLS beneath; see `secure`.)
 //!
 //! The key's secret is the prologue of the Noise handshake (Noise specification, section 6): both ends must have hashed the
 //! same one, or the handshake ends with an error before either has sent anything else. The name of the protocol tells which
@@ -126,13 +127,17 @@ fn is_within(error: &io::Error) -> bool {
 }
 
 fn is_from_refusal(error: &(dyn Error + 'static)) -> bool {
-    if let Some(error) = error.downcast_ref::<NegotiationError>() {
-        return matches!(error, NegotiationError::Failed);
+    if let Some(NegotiationError::Failed) = error.downcast_ref() {
+        return true;
+    }
+    // A peer that refuses this node's certificate tells so after the handshake of TLS.
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return is_within(error);
     }
     match error.downcast_ref::<noise::Error>() {
         // Where one protocol alone is proposed, the answer to the proposal is read in its midst.
         Some(noise::Error::Io(error)) => is_within(error),
         Some(_) => true,
-        None => error.source().is_some_and(is_from_refusal),
+        None => error.is::<rustls::Error>() || error.source().is_some_and(is_from_refusal),
     }
 }

@@ -30,6 +30,7 @@ mod metrics;
 mod node;
 mod peer_address;
 mod peers;
+mod pending;
 mod proven;
 mod publish;
 #[cfg(test)]
@@ -38,6 +39,7 @@ mod reflection_tests;
 mod revocation_tests;
 mod router;
 mod search;
+mod secure;
 mod store;
 mod table;
 
@@ -68,7 +70,7 @@ use behaviour::Behaviour;
 use bootstrap::{Bootstrapper, Server, Source, Status};
 use identity::Identity;
 use metrics::Metrics;
-use node::{Inbox, Node, Outbox};
+use node::{Credentials, Inbox, Node, Outbox};
 use peers::Remembered;
 
 /// For the operating system to say which port it gave.
@@ -128,7 +130,12 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
 
     let filter = AddressFilter::new(config.listen.ip.is_some_and(|ip| ip.is_loopback()));
     let swarm = libp2p::Swarm::new(
-        behaviour::transport(keypair, config.network_keys.clone(), &filter)?,
+        behaviour::transport(
+            keypair,
+            config.network_keys.clone(),
+            config.peer_tls.clone(),
+            &filter,
+        )?,
         Behaviour::new(
             keypair,
             &config.node_name,
@@ -160,7 +167,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
         filter,
         config.registry_port,
         flights,
-        config.network_keys.as_ref(),
+        Credentials::new(config.network_keys, config.peer_tls),
         metrics,
         outbox,
     );
@@ -375,6 +382,7 @@ mod tests {
             bootstrap: Bootstrap::Static { peers: Vec::new() },
             flights: true,
             network_keys: None,
+            peer_tls: None,
             connections: ConnectionLimits::default(),
         };
         let bound = bind(config, &mut Registry::default()).await;

@@ -38,7 +38,7 @@ pub(crate) struct Metrics {
     /// reached the peer that was said to be there.
     pub(crate) dials_refused: Counter,
     /// `peili_router_handshakes_refused_total`: connections that came to nothing because this node and the other end have no
-    /// network key in common, or one of them has none.
+    /// network key or no certificate authority in common, or one of them has none.
     pub(crate) handshakes_refused: Counter,
     /// `peili_router_keys_dropped_total`: announced keys that were not kept, because a member announced too many, or all
     /// members together.
@@ -148,7 +148,7 @@ impl Metrics {
             ),
             (
                 "handshakes_refused",
-                "Connections refused because this node and the other end have no network key in common",
+                "Connections refused because this node and the other end have no network key or no certificate authority in common",
                 &metrics.handshakes_refused,
             ),
             (

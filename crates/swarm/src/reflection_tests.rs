@@ -60,6 +60,7 @@ async fn made_up_members_make_a_node_connect_to_a_third_host_a_few_times_only() 
         bootstrap: Bootstrap::Static { peers: Vec::new() },
         flights: true,
         network_keys: None,
+        peer_tls: None,
         connections: ConnectionLimits::default(),
     };
     let mut metrics = Registry::default();
@@ -73,7 +74,7 @@ async fn made_up_members_make_a_node_connect_to_a_third_host_a_few_times_only() 
     let keypair = Keypair::generate_ed25519();
     let filter = AddressFilter::new(true);
     let mut hostile = libp2p::Swarm::new(
-        behaviour::transport(&keypair, None, &filter).expect("a key for Noise"),
+        behaviour::transport(&keypair, None, None, &filter).expect("a key for Noise"),
         Behaviour::new(&keypair, "n9", true, 16),
         keypair.public().into(),
         libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(GENEROUS),

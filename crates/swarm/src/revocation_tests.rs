@@ -84,6 +84,7 @@ async fn a_handshake_that_began_with_an_old_key_makes_no_lasting_connection() {
         bootstrap: Bootstrap::Static { peers: Vec::new() },
         flights: true,
         network_keys: Some(keyring.clone()),
+        peer_tls: None,
         connections: ConnectionLimits::default(),
     };
     let bound = bind(config, &mut Registry::default()).await;
@@ -105,7 +106,7 @@ async fn a_handshake_that_began_with_an_old_key_makes_no_lasting_connection() {
     let keypair = Keypair::generate_ed25519();
     let filter = AddressFilter::new(true);
     let mut hostile = libp2p::Swarm::new(
-        behaviour::transport(&keypair, Some(ring("a")), &filter).expect("a key for Noise"),
+        behaviour::transport(&keypair, Some(ring("a")), None, &filter).expect("a key for Noise"),
         Behaviour::new(&keypair, "n9", true, 16),
         keypair.public().into(),
         libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(2 * GENEROUS),

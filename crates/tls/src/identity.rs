@@ -1,4 +1,4 @@
-//! What this side of a connection shows a server that asks for a certificate.
+//! What this side of a connection shows the other one: a certificate, and that it has its key.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub enum IdentityError {
     },
 }
 
-/// A client's certificate.
+/// A certificate with its key.
 pub struct Identity {
     /// The certificate of the key first.
     pub chain: Vec<CertificateDer<'static>>,
@@ -38,20 +38,30 @@ impl Identity {
                 source,
             })
         };
+        Self::of_pem((chain, &read(chain)?), (key, &read(key)?))
+    }
+
+    /// Reads two PEM texts, each with the path that it comes from.
+    ///
+    /// # Errors
+    /// One of them does not hold what it should.
+    pub fn of_pem(
+        (chain, chain_text): (&Path, &[u8]),
+        (key, key_text): (&Path, &[u8]),
+    ) -> Result<Self, IdentityError> {
         let fault = |path: &Path, what, source| IdentityError::Pem {
             path: path.to_owned(),
             what,
             source,
         };
-        let certificates: Result<Vec<_>, _> =
-            CertificateDer::pem_slice_iter(&read(chain)?).collect();
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain_text).collect();
         let certificates = match certificates {
             Ok(certificates) if certificates.is_empty() => Err(pem::Error::NoItemsFound),
             certificates => certificates,
         };
         Ok(Self {
             chain: certificates.map_err(|source| fault(chain, "certificate", source))?,
-            key: PrivateKeyDer::from_pem_slice(&read(key)?)
+            key: PrivateKeyDer::from_pem_slice(key_text)
                 .map_err(|source| fault(key, "private key", source))?,
         })
     }

@@ -1,14 +1,23 @@
 //! TLS to registries, peers and the Kubernetes API: which roots are trusted, which algorithms are taken, and how a
-//! server's certificate is checked.
+//! certificate is checked.
 //!
 //! Registries' certificates are often home-made. What curl and Go's clients accept is accepted here too: keys on P-521,
 //! ECDSA with SHA-512 (`ecdsa.rs`), and a certificate that is itself one of the roots (`verifier.rs`). Why ring with
 //! additions: `docs/decisions/0010-tls-provider.md`.
+//!
+//! Nodes that have certificates of one authority prove them to each other (`peer.rs`, `peer_certificates.rs`):
+//! `docs/decisions/0017-mutual-tls.md`.
 
 mod ecdsa;
+mod expiry;
 mod identity;
+mod maybe_tls;
+mod peer;
+mod peer_certificates;
 mod provider;
 mod roots;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod verifier;
 
 use std::sync::Arc;
@@ -16,6 +25,9 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 pub use identity::{Identity, IdentityError};
+pub use maybe_tls::MaybeTls;
+pub use peer::{PeerTls, PeerTlsState};
+pub use peer_certificates::{PeerCertificates, PeerCertificatesError};
 pub use provider::provider;
 pub use roots::{Roots, RootsError};
 

@@ -161,6 +161,7 @@ async fn members(
             },
             flights: true,
             network_keys: None,
+            peer_tls: None,
             connections: ConnectionLimits::default(),
         };
         let mut metrics = prometheus_client::registry::Registry::default();

@@ -20,6 +20,7 @@ const SETTINGS: Settings = Settings {
     names: true,
     secret: true,
     network_keys: None,
+    peer_tls: None,
     checks: true,
     descriptors: None,
     plain: false,

@@ -18,7 +18,7 @@ const CRAWL: u32 = 1;
 
 /// Once over the upstream link, in percent of what the image weighs. The rest is for manifests, and
 /// for ranges that are closed early.
-const ONCE: u64 = 105;
+pub const ONCE: u64 = 105;
 
 /// Starts nodes that know each other, behind a slow upstream.
 pub async fn start<const N: usize>(

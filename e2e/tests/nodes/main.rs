@@ -18,6 +18,7 @@ mod network_key;
 #[path = "../../../crates/peili/tests/it/otlp.rs"]
 mod otlp;
 mod page;
+mod peer_tls;
 mod pull;
 mod pulls;
 mod readme;
@@ -135,6 +136,9 @@ tests_on! { checks_2, V2:
 tests_on! { network_2, V2:
     network_key::strangers_get_nothing,
     network_key::keys_are_replaced_while_nodes_pull,
+    peer_tls::clients_without_a_certificate_get_nothing,
+    peer_tls::an_image_crosses_the_upstream_link_once_by_tls,
+    peer_tls::certificates_are_replaced_while_nodes_pull,
 }
 
 tests_on! { flights_2, V2:

@@ -62,7 +62,8 @@ pub async fn strangers_get_nothing(lab: Lab, containerd: Generation) -> Result<(
             &lab.log(name),
         )?;
         stranger.ready(&host).await?;
-        meets_nobody(&host, &stranger, &image).await?;
+        let refusals = "peili_router_handshakes_refused_total";
+        meets_nobody(&host, &stranger, &image, refusals).await?;
         stranger.stop().await?;
     }
     for node in &nodes {
@@ -96,14 +97,14 @@ pub async fn keys_are_replaced_while_nodes_pull(lab: Lab, containerd: Generation
 }
 
 /// The node gets the image from another one.
-async fn shares(lab: &Lab, node: &Node, image: &Image) -> Result<()> {
+pub(crate) async fn shares(lab: &Lab, node: &Node, image: &Image) -> Result<()> {
     node.finds(image).await?;
     let sent = lab.upstream.sent_during(node.pull(image)).await?;
     ensure_nothing(sent)
 }
 
 /// Whatever a client asks for, and whatever it says it is.
-fn ensure_closed(node: &Node, client: &Host, image: &Image) -> Result<()> {
+pub(crate) fn ensure_closed(node: &Node, client: &Host, image: &Image) -> Result<()> {
     let mut paths = image.paths();
     for path in &mut paths {
         *path += &format!("?ns={}", image.registry);
@@ -120,10 +121,15 @@ fn ensure_closed(node: &Node, client: &Host, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// A mirror on this host has been refused, has no peer, and finds nothing of the image at others.
-async fn meets_nobody(host: &Host, stranger: &Mirror, image: &Image) -> Result<()> {
+/// A mirror on this host has been refused, which it counts in `refusals`, has no peer, and finds nothing of the image at others.
+pub(crate) async fn meets_nobody(
+    host: &Host,
+    stranger: &Mirror,
+    image: &Image,
+    refusals: &str,
+) -> Result<()> {
     until("the stranger to be refused", async || {
-        Ok(stranger.metric(host, "peili_router_handshakes_refused_total")? > 0.0)
+        Ok(stranger.metric(host, refusals)? > 0.0)
     })
     .await?;
     let layer = &image.blobs[1];

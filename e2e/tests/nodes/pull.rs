@@ -16,6 +16,7 @@ const SETTINGS: Settings = Settings {
     names: false,
     secret: true,
     network_keys: None,
+    peer_tls: None,
     checks: true,
     descriptors: None,
     plain: false,

@@ -20,6 +20,7 @@ const SETTINGS: Settings = Settings {
     names: false,
     secret: true,
     network_keys: None,
+    peer_tls: None,
     checks: false,
     descriptors: None,
     plain: false,

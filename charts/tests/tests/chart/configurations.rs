@@ -48,6 +48,7 @@ peili:
   registryFilters: ['.*:latest$']
   additionalMirrorTargets: ['http://192.0.2.9:5000']
   networkKeySecret: peili-key
+  peerTlsSecret: peili-tls
   debugWebEnabled: false
 ";
 

@@ -146,6 +146,27 @@ fn the_network_key_is_mounted_from_the_secret_that_is_named() -> Result<()> {
     Ok(())
 }
 
+/// The folder is mounted whole: a mounted file would not follow the Secret.
+#[test]
+fn certificates_are_mounted_from_the_secret_that_is_named() -> Result<()> {
+    let objects = Render::default()
+        .values("{peili: {peerTlsSecret: peili-tls}}")
+        .objects()?;
+    let mirror = objects.mirror()?;
+    let option = "--peer-tls-dir=/etc/secrets/peer-tls";
+    assert!(mirror.arguments("registry")?.contains(&option));
+    let mount = named(&mirror.container("registry")?["volumeMounts"], "peer-tls")?;
+    let expected =
+        json!({"name": "peer-tls", "mountPath": "/etc/secrets/peer-tls", "readOnly": true});
+    assert_eq!(mount, &expected);
+    let volume = named(&mirror.pod()["volumes"], "peer-tls")?;
+    let secret = json!({"secretName": "peili-tls", "optional": true});
+    assert_eq!(volume["secret"], secret);
+    let without = Render::default().objects()?;
+    assert!(!without.mirror()?.0.to_string().contains("peer-tls"));
+    Ok(())
+}
+
 /// Both containers have the file in a folder that outlives neither of them alone.
 #[test]
 fn init_and_main_container_share_the_node_secret() -> Result<()> {

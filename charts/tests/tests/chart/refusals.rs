@@ -4,7 +4,7 @@ use anyhow::Result;
 use chart_tests::{Helm, Render};
 
 /// Values, the version of Kubernetes, and what the three parts of the message contain.
-const REFUSED: [(&str, &str, [&str; 3]); 15] = [
+const REFUSED: [(&str, &str, [&str; 3]); 16] = [
     (
         "platform: gke",
         "1.37.0",
@@ -75,6 +75,15 @@ const REFUSED: [(&str, &str, [&str; 3]); 15] = [
         [
             "peili.networkKeySecret without peili.nodeSecret.enabled",
             "containerd does not have the network key",
+            "peili.nodeSecret.enabled: true",
+        ],
+    ),
+    (
+        "{peili: {peerTlsSecret: peili-tls, nodeSecret: {enabled: false}}}",
+        "1.37.0",
+        [
+            "peili.peerTlsSecret without peili.nodeSecret.enabled",
+            "containerd does not have the certificate",
             "peili.nodeSecret.enabled: true",
         ],
     ),

@@ -29,7 +29,7 @@ impl Mirror {
             Caller::Own => !target.digest().is_some_and(is_here),
             Caller::Peer => false,
             Caller::Remote => {
-                self.access.node_secret.is_none() && self.access.network_keys.is_none()
+                self.access.node_secret.is_none() && !self.access.keeps_strangers_out()
             }
         };
         let filled = if may_own {

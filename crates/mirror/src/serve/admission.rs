@@ -36,7 +36,7 @@ const MOST_LOOKED_AT: usize = 8 * 1024;
 pub type IsOwn = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 /// The address that a client counts as. One host usually has a whole /64 of IPv6 (RFC 4291, section 2.5.1).
-fn counted(address: IpAddr) -> IpAddr {
+pub fn counted_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -132,7 +132,7 @@ impl Admission {
         Ok(Accepted {
             client: Arc::new(ClientSocket::new(stream, from_this_host)),
             ends: Ends { remote, local },
-            place: pool.place(counted(remote.ip())),
+            place: pool.place(counted_address(remote.ip())),
             pool: pool.clone(),
             own_pool: self.own.clone(),
             is_own: self.is_own.clone(),
@@ -207,7 +207,7 @@ impl Accepted {
     /// Waits until the connection has a permit, at the cost of another one if need be. `false`: it gets none.
     pub async fn admit(&mut self) -> bool {
         if self.place.as_ref().is_some_and(|place| place.is_newcomer) {
-            let address = counted(self.ends.remote.ip());
+            let address = counted_address(self.ends.remote.ip());
             let waiting = async {
                 // An address that has its share waits for its request to show whose it is.
                 let place = async {
@@ -306,11 +306,11 @@ mod tests {
         let mut many: Vec<_> = (0..64).map(|_| admission.others.place(hostile)).collect();
         assert_eq!(many.iter().filter(|place| served(place)).count(), 16);
         assert!(served(&admission.others.place(honest)));
-        let of_host = |n: u16| counted(Ipv6Addr::new(0xfd00, 0, 0, 1, n, 0, 0, 1).into());
+        let of_host = |n: u16| counted_address(Ipv6Addr::new(0xfd00, 0, 0, 1, n, 0, 0, 1).into());
         assert_eq!(of_host(1), of_host(2), "one host has them all");
         assert_ne!(
             of_host(1),
-            counted("fd00:0:0:2::1".parse().expect("an address"))
+            counted_address("fd00:0:0:2::1".parse().expect("an address"))
         );
         many.clear();
         assert!(

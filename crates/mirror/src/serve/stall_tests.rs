@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use oci::Digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
+use tokio::time::timeout;
 
 use super::*;
 use crate::body::client_socket::OWN_WAIT_LIMIT;

@@ -1,5 +1,6 @@
 //! Over a real socket: what clients get for good and for bad input.
 
+mod handshakes;
 mod refusals;
 
 use bytes::Bytes;
@@ -25,6 +26,10 @@ struct TestApp {
 const BLOB: &[u8] = b"0123456789";
 
 async fn app() -> TestApp {
+    app_with(crate::Access::default()).await
+}
+
+async fn app_with(access: crate::Access) -> TestApp {
     let store = Arc::new(MemoryStore::default());
     let origin: Origin = Origin {
         registry: "quay.io".parse().expect("good"),
@@ -45,7 +50,7 @@ async fn app() -> TestApp {
     let options = Options {
         access: crate::Access {
             resolve_tags: true,
-            ..Default::default()
+            ..access
         },
         reader: crate::Reader::default(),
         limits: Limits {

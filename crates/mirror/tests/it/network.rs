@@ -10,11 +10,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 
 /// A node whose registry listens on loopback.
-struct Node {
+pub(super) struct Node {
     mirror: Arc<Mirror>,
     store: Arc<MemoryStore>,
+    pub(super) address: SocketAddr,
     router: Arc<mirror::memory::MemoryRouter>,
     keys: Option<Keyring>,
+    pub(super) metrics: Registry,
     _serving: DropGuard,
 }
 
@@ -26,10 +28,19 @@ fn keys(letters: &str) -> NetworkKeys {
 
 /// A node with these keys. `None`: it takes whoever asks for a peer.
 async fn node(cluster: &MemoryCluster, name: &str, letters: Option<&str>) -> Node {
+    let access = Access {
+        network_keys: letters.map(|letters| Keyring::new(keys(letters))),
+        ..Access::default()
+    };
+    start(cluster, name, access).await
+}
+
+pub(super) async fn start(cluster: &MemoryCluster, name: &str, access: Access) -> Node {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
     let candidate = Candidate {
         peer: PeerId::new(name),
-        addresses: Arc::new([listener.local_addr().expect("bound")]),
+        addresses: Arc::new([address]),
     };
     let (store, router) = (Arc::default(), Arc::new(cluster.router(candidate)));
     let parts = Parts {
@@ -39,12 +50,11 @@ async fn node(cluster: &MemoryCluster, name: &str, letters: Option<&str>) -> Nod
         checks: None,
         flights: None,
     };
-    let keys = letters.map(|letters| Keyring::new(keys(letters)));
+    let keys = access.network_keys.clone();
     let options = Options {
         access: Access {
             resolve_tags: true,
-            network_keys: keys.clone(),
-            ..Access::default()
+            ..access
         },
         reader: Reader::default(),
         limits: Limits {
@@ -52,22 +62,25 @@ async fn node(cluster: &MemoryCluster, name: &str, letters: Option<&str>) -> Nod
             attempts: 3,
         },
     };
-    let mirror = Arc::new(Mirror::new(parts, options, &mut Registry::default()));
+    let mut metrics = Registry::default();
+    let mirror = Arc::new(Mirror::new(parts, options, &mut metrics));
     let stop = CancellationToken::new();
     let serving = mirror::serve::registry(listener, mirror.clone(), stop.clone());
     tokio::spawn(serving);
     Node {
         mirror,
         store,
+        address,
         router,
         keys,
+        metrics,
         _serving: stop.drop_guard(),
     }
 }
 
 impl Node {
     /// Puts an object into the store and tells the others.
-    async fn hold(&self, bytes: Bytes) -> Digest {
+    pub(super) async fn hold(&self, bytes: Bytes) -> Digest {
         let origin = Origin {
             registry: "quay.io".parse().expect("a registry"),
             repository: "a/b".parse().expect("a repository"),
@@ -82,7 +95,7 @@ impl Node {
         self.keys.as_ref().expect("a key").replace(keys(letters));
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         method: http::Method,
         path: &str,
@@ -106,7 +119,7 @@ impl Node {
     }
 
     /// As this node's own client.
-    async fn get(&self, digest: &Digest) -> StatusCode {
+    pub(super) async fn get(&self, digest: &Digest) -> StatusCode {
         let path = format!("/v2/a/b/blobs/{digest}?ns=quay.io");
         self.ask(http::Method::GET, &path, HERE, HeaderMap::new())
             .await
@@ -114,7 +127,7 @@ impl Node {
 }
 
 /// What strangers may send, as peers and as clients.
-fn guises() -> Vec<HeaderMap> {
+pub(super) fn guises() -> Vec<HeaderMap> {
     let mirrored = (MIRRORED, HeaderValue::from_static("true"));
     let follows = (FLIGHT, HeaderValue::from_static("1-1"));
     let proof = http::HeaderName::from_static("x-peili-network-proof");

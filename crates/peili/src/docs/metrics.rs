@@ -17,7 +17,7 @@ use regex::Regex;
 use swarm::Bootstrap;
 
 use super::{cell, read, settle};
-use crate::{network_key_file, observe, traces};
+use crate::{network_key_file, observe, peer_tls_dir, traces};
 
 const HEAD: &str = "\
 # Metrics
@@ -59,6 +59,7 @@ async fn registry() -> Registry {
     let _ = observe::register_ready(&mut registry);
     traces::register(&mut registry);
     network_key_file::register(&mut registry);
+    peer_tls_dir::register(&mut registry);
     let folder = tempfile::tempdir().expect("a folder");
     let options = layout::Options {
         path: folder.path().join("store"),
@@ -89,6 +90,7 @@ async fn registry() -> Registry {
         bootstrap: Bootstrap::Static { peers: Vec::new() },
         flights: true,
         network_keys: None,
+        peer_tls: None,
         connections: ConnectionLimits::default(),
     };
     drop(
@@ -166,6 +168,10 @@ fn types() -> BTreeMap<String, &'static str> {
         ("peili_node".to_owned(), "info"),
         ("peili_ready".to_owned(), "gauge"),
         ("peili_network_keys".to_owned(), "gauge"),
+        (
+            "peili_peer_certificate_expiration_timestamp_seconds".to_owned(),
+            "gauge",
+        ),
         ("peili_bytes".to_owned(), "counter"),
     ]);
     for source in SOURCES {

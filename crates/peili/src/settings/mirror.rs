@@ -60,6 +60,7 @@ pub fn read(
             authorization: authorization.map(|credentials| secret(credentials.header_value())),
             node_secret: node_secret.map(|node_secret| secret(node_secret.header_value())),
             network_keys: None,
+            peer_tls: None,
             own_names: own_names(node_name),
             resolve_tags: resolve_tags?,
         },

@@ -105,7 +105,7 @@ impl Node {
             self.book.reached(peer, socket);
             self.filter.proven.lock().reached(peer, &socket);
         }
-        if self.has_old_key(connection) {
+        if self.has_old_credentials(connection) {
             self.swarm.close_connection(connection);
         }
         self.filter.proven.lock().met(peer);

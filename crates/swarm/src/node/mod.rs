@@ -1,9 +1,9 @@
 //! The task that owns the libp2p swarm. All state lives here; the router sends commands, and what others may see goes
 //! out through watches.
 
+mod credentials;
 mod events;
 mod flights;
-mod network_keys;
 mod peers;
 mod queries;
 
@@ -22,7 +22,6 @@ use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, PeerId, Swarm};
 use lru::LruCache;
 use mirror::{Candidate, FlightEventSender, RouterPeers};
-use network_key::Keyring;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +37,7 @@ use crate::peers::{MAX_PEERS, Remembered};
 use crate::publish::Publisher;
 use crate::search::{SWEEP_INTERVAL, Searches};
 use crate::table;
-use network_keys::KnownKeys;
+pub(crate) use credentials::Credentials;
 use queries::Query;
 
 /// Open connections that are kept; beyond them the oldest is closed that is not in use. Enough for the routing table of
@@ -115,8 +114,7 @@ pub(crate) struct Node {
     dropping_keys: bool,
     /// A socket of this node has closed: some peers can no longer reach it.
     listener_lost: bool,
-    /// `None`: whoever connects is a peer.
-    network_keys: Option<KnownKeys>,
+    credentials: Credentials,
 }
 
 impl Node {
@@ -125,7 +123,7 @@ impl Node {
         filter: AddressFilter,
         registry_port: u16,
         flights: Option<Flights>,
-        network_keys: Option<&Keyring>,
+        credentials: Credentials,
         metrics: Metrics,
         outbox: Outbox,
     ) -> Self {
@@ -150,7 +148,7 @@ impl Node {
             dropping: false,
             dropping_keys: false,
             listener_lost: false,
-            network_keys: network_keys.map(KnownKeys::of),
+            credentials,
         }
     }
 
@@ -195,7 +193,7 @@ impl Node {
                 () = until(deadline), if deadline.is_some() => self.tick(),
                 _ = cancel_abandoned.tick(), if waits => self.cancel_abandoned(),
                 _ = maintenance.tick() => self.maintain(),
-                () = network_keys::changed(&mut self.network_keys) => self.on_new_keys(),
+                () = self.credentials.changed() => self.on_new_credentials(),
             }
             self.publish();
             self.flush_flights();
@@ -364,7 +362,7 @@ impl Node {
 }
 
 /// The IP address of an address.
-fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     address.iter().find_map(|part| match part {
         Protocol::Ip4(ip) => Some(IpAddr::from(ip).to_canonical()),
         Protocol::Ip6(ip) => Some(IpAddr::from(ip).to_canonical()),

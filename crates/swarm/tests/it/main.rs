@@ -2,6 +2,7 @@
 
 mod flights;
 mod network_keys;
+mod peer_tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ fn config(registry_port: u16, peers: &[u16]) -> Config {
         },
         flights: true,
         network_keys: None,
+        peer_tls: None,
         connections: ConnectionLimits::default(),
     }
 }

@@ -25,7 +25,7 @@ async fn node(number: u16, peers: &[u16], keys: Option<&Keyring>) -> Node {
 
 /// Waits until one node finds what another one announces. An announcement may be lost with the connection that carries it, and
 /// is repeated only minutes later, so others follow it.
-async fn shares(holder: &Node, asker: &Node) {
+pub(super) async fn shares(holder: &Node, asker: &Node) {
     const PATIENCE: Duration = Duration::from_secs(2);
     let found = async {
         loop {
@@ -40,7 +40,7 @@ async fn shares(holder: &Node, asker: &Node) {
     assert_eq!(found.peer, holder.router.id());
 }
 
-fn refused(node: &Node) -> bool {
+pub(super) fn refused(node: &Node) -> bool {
     number_of(node, "peili_router_handshakes_refused_total ") > 0
 }
 
