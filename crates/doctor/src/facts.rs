@@ -1,5 +1,7 @@
 //! What was gathered about a node.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Check, Severity};
@@ -125,6 +127,22 @@ pub struct Mirror {
     /// The last trial that it made: with `--node-readiness`. `None`: it made none.
     #[serde(default)]
     pub trial: Option<Trial>,
+    /// `None`: whoever connects is a peer.
+    #[serde(default)]
+    pub key_file: Option<KeyFile>,
+    /// Where nodes are that have no network key in common with this one, as far as it met them lately.
+    #[serde(default)]
+    pub strangers: Vec<IpAddr>,
+}
+
+/// The file of the network keys (`--network-key-file`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFile {
+    pub path: String,
+    /// The keys in force. An id tells a key from others, and does not give it away. None: there never was a key in the file.
+    pub ids: Vec<String>,
+    /// Why the file is of no use any more, while the keys that it held stay in force.
+    pub fault: Option<String>,
 }
 
 /// The clock of another node.

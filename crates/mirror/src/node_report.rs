@@ -253,6 +253,7 @@ mod tests {
             }],
             peer_count: 0,
             why_no_peers: None,
+            strangers: Vec::new(),
             peers: Vec::new(),
         }
     }

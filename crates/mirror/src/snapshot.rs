@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub peer_count: usize,
     /// Why there are none, where something went wrong when they were looked for.
     pub why_no_peers: Option<String>,
+    /// Where nodes are that have no network key in common with this one, as far as it met them lately.
+    pub strangers: Vec<IpAddr>,
     /// The peers that the router knows, then others that this node has asked, or has sent bytes to.
     pub peers: Vec<Peer>,
 }
@@ -159,6 +161,7 @@ impl Mirror {
         Snapshot {
             peer_count: router.count,
             why_no_peers: router.why_none,
+            strangers: router.strangers,
             peers: self.known_peers(router.listed),
             ..self.own_snapshot()
         }
@@ -180,6 +183,7 @@ impl Mirror {
             finished: finished.iter().map(EndedPull::of).collect(),
             peer_count: 0,
             why_no_peers: None,
+            strangers: Vec::new(),
             peers: Vec::new(),
         }
     }

@@ -140,7 +140,7 @@ impl Bound {
             swarm,
         } = self;
         let mut tasks = JoinSet::new();
-        if let Some(file) = settings.network_keys {
+        if let Some(file) = settings.network_keys.clone() {
             if settings.mirror.access.node_secret.is_none() {
                 tracing::warn!(
                     "with a network key and without a node secret, all that reaches the registry port from this host is \
@@ -213,6 +213,7 @@ impl Bound {
             looks_for_peers: !is_alone,
             registry_port: registry_address.port(),
             node_secret,
+            network_keys: settings.network_keys,
             containerd: paths,
             address: metrics_address.to_string(),
             trial,

@@ -63,6 +63,7 @@ impl ::demo::Pages for DemoPage {
             looks_for_peers: true,
             registry_port: node.registry_port,
             node_secret: None,
+            network_keys: None,
             containerd: None,
             address: address.to_string(),
             trial: LastTrial::default(),

@@ -1,5 +1,6 @@
 //! What the doctor's rules look at, gathered on the node that this runs on.
 
+use std::cmp::Reverse;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::doctor::checks::{
@@ -84,10 +85,13 @@ fn now() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
-/// The clocks of the first few peers that can be asked.
+/// The clocks of a few peers that can be asked. Those that lacked something come first: with a network key that may be
+/// because of their clock.
 async fn clocks(peers: &[Peer]) -> Vec<PeerClock> {
     let sound = peers.iter().filter(|peer| peer.error.is_none());
-    let asked = sound.filter_map(|peer| Some((&peer.name, peer.address.parse().ok()?)));
+    let mut sound: Vec<_> = sound.collect();
+    sound.sort_by_key(|peer| Reverse(peer.lacking));
+    let asked = sound.into_iter().filter_map(|peer| Some((&peer.name, peer.address.parse().ok()?)));
     let asked = asked
         .take(ASKED_FOR_CLOCK)
         .map(|(name, address)| async move {

@@ -247,6 +247,7 @@ mod tests {
             finished: Vec::new(),
             peer_count: 0,
             why_no_peers: None,
+            strangers: Vec::new(),
             peers: Vec::new(),
         }
     }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::background::Background;
 use super::cluster::{self, Own};
 use super::{content, facts, status};
+use crate::network_key_file::NetworkKeyFile;
 
 /// Between two examinations by the doctor, and the limit of one.
 const EXAMINE_EVERY: Duration = Duration::from_secs(30);
@@ -35,6 +36,8 @@ pub struct About {
     pub registry_port: u16,
     /// The fingerprint of the node secret, if there is one.
     pub node_secret: Option<String>,
+    /// `None`: whoever connects is a peer.
+    pub network_keys: Option<NetworkKeyFile>,
     /// `None`: this node has a store of its own.
     pub containerd: Option<doctor::ContainerdPaths>,
     /// The address of metrics and of the page.
@@ -160,6 +163,8 @@ impl Views {
             peers: facts::peers(&status.peers, &snapshot.peers),
             registries: facts::registries(&about.mirror.registries()),
             trial: about.trial.lock().clone(),
+            key_file: about.network_keys.as_ref().map(NetworkKeyFile::state),
+            strangers: snapshot.strangers,
         }
     }
 

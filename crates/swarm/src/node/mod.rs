@@ -38,7 +38,7 @@ use crate::peers::{MAX_PEERS, Remembered};
 use crate::publish::Publisher;
 use crate::search::{SWEEP_INTERVAL, Searches};
 use crate::table;
-use network_keys::KnownKeys;
+use network_keys::{KnownKeys, Strangers};
 use queries::Query;
 
 /// Open connections that are kept; beyond them the oldest is closed that is not in use. Enough for the routing table of
@@ -117,6 +117,7 @@ pub(crate) struct Node {
     listener_lost: bool,
     /// `None`: whoever connects is a peer.
     network_keys: Option<KnownKeys>,
+    strangers: Strangers,
 }
 
 impl Node {
@@ -151,6 +152,7 @@ impl Node {
             dropping_keys: false,
             listener_lost: false,
             network_keys: network_keys.map(KnownKeys::of),
+            strangers: Strangers::default(),
         }
     }
 

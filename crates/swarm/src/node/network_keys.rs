@@ -1,14 +1,23 @@
 //! The keys of the network, as they change while the node runs.
 
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::DialOpts;
+use lru::LruCache;
 use network_key::{Keyring, NetworkKeys};
 use tokio::sync::watch;
 
-use super::Node;
+use super::{Node, ip_of};
+
+/// A stranger who was met longer ago is not told of.
+const LATELY: Duration = Duration::from_secs(10 * 60);
+/// Strangers that are remembered: those met last.
+const MAX_STRANGERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
 /// The keys that open connections may have been made with.
 pub(super) struct KnownKeys {
@@ -27,6 +36,40 @@ impl KnownKeys {
             changes,
             first_good: None,
         }
+    }
+}
+
+/// Where nodes are that have no key in common with this one, and when they were met.
+pub(super) struct Strangers(LruCache<IpAddr, Instant>);
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self(LruCache::new(MAX_STRANGERS))
+    }
+}
+
+impl Strangers {
+    /// A handshake with somebody at this address was refused, by either end.
+    pub(super) fn met(&mut self, ip: Option<IpAddr>, now: Instant) {
+        if let Some(ip) = ip {
+            self.0.put(ip, now);
+        }
+    }
+
+    /// Somebody at this address has proven a key.
+    pub(super) fn known(&mut self, ip: Option<IpAddr>) {
+        if let Some(ip) = ip {
+            self.0.pop(&ip);
+        }
+    }
+
+    /// Those met lately, the last one first.
+    pub(super) fn lately(&self, now: Instant) -> Vec<IpAddr> {
+        let lately = self
+            .0
+            .iter()
+            .filter(|(_, met)| now.saturating_duration_since(**met) < LATELY);
+        lately.map(|(ip, _)| *ip).collect()
     }
 }
 
@@ -54,6 +97,7 @@ impl Node {
             return;
         };
         let before = std::mem::replace(&mut known.keys, known.changes.borrow_and_update().clone());
+        self.strangers = Strangers::default();
         if known.keys.has_all(&before) {
             return;
         }
@@ -81,6 +125,7 @@ impl Node {
     /// Somebody connected and was refused.
     pub(super) fn on_stranger(&mut self, address: &Multiaddr) {
         self.metrics.handshakes_refused.inc();
+        self.strangers.met(ip_of(address), Instant::now());
         tracing::debug!(%address, "refused a connection: no network key in common");
     }
 
@@ -97,5 +142,28 @@ impl Node {
                 "a peer refused the connection: it has not the network key in --network-key-file, or none, as Spegel"
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_told_of_until_they_prove_a_key_or_are_long_gone() {
+        let (mut strangers, start) = (Strangers::default(), Instant::now());
+        let ip = |last: u8| Some(IpAddr::from([10, 0, 0, last]));
+        for last in 0..40 {
+            strangers.met(ip(last), start);
+        }
+        assert_eq!(strangers.lately(start).len(), MAX_STRANGERS.get());
+        strangers.known(ip(39));
+        strangers.met(ip(1), start + LATELY);
+        let told = |now| {
+            let lately = strangers.lately(now).into_iter();
+            lately.map(Some).collect::<Vec<_>>()
+        };
+        assert_eq!(told(start)[..2], [ip(1), ip(38)]);
+        assert_eq!(told(start + LATELY), [ip(1)]);
     }
 }
