@@ -251,6 +251,7 @@ mod tests {
                 took_ms: 5,
                 is_complete: true,
             }],
+            measured: Vec::new(),
             peer_count: 0,
             why_no_peers: None,
             strangers: Vec::new(),
