@@ -32,6 +32,8 @@ pub enum Containerd {
     Unreachable {
         socket: String,
         error: String,
+        /// Where another one listens on this host, as Kubernetes distributions place it.
+        elsewhere: Vec<ContainerdPaths>,
     },
     Reached(Vec<Advice>),
     /// This node has none: the mirror has a store of its own.

@@ -10,7 +10,9 @@ use crate::checks::{
     CLOCK, CONTAINERD_ANSWERS, DESCRIPTORS, MIRROR_ANSWERS, MIRROR_READY, TRIAL, UPSTREAM_CHECKED,
     UPSTREAM_REACHED,
 };
-use crate::facts::{AddressAnswer, Answered, Containerd, Facts, Mirror, PeerClock, Trial};
+use crate::facts::{
+    AddressAnswer, Answered, Containerd, ContainerdPaths, Facts, Mirror, PeerClock, Trial,
+};
 use crate::finding::Finding;
 
 /// With fewer, a busy node refuses connections.
@@ -21,11 +23,11 @@ const CLOCK_TOLERANCE: u64 = 60;
 pub fn containerd(facts: &Facts) -> Vec<Finding> {
     match &facts.containerd {
         Containerd::None => Vec::new(),
-        Containerd::Unreachable { socket, error } => vec![CONTAINERD_ANSWERS.fault(
-            format!("{socket}: {error}"),
-            "name containerd's socket with --containerd-sock; k3s and RKE2 have theirs at \
-             /run/k3s/containerd/containerd.sock. The mirror needs the same option",
-        )],
+        Containerd::Unreachable {
+            socket,
+            error,
+            elsewhere,
+        } => vec![CONTAINERD_ANSWERS.fault(format!("{socket}: {error}"), socket_remedy(elsewhere))],
         Containerd::Reached(advice) => {
             let answers = CONTAINERD_ANSWERS.ok("yes");
             let all = advice.iter().map(|advice| Finding {
@@ -37,6 +39,25 @@ pub fn containerd(facts: &Facts) -> Vec<Finding> {
             std::iter::once(answers).chain(all).collect()
         }
     }
+}
+
+/// What to do where containerd does not listen, if another one does elsewhere.
+fn socket_remedy(elsewhere: &[ContainerdPaths]) -> String {
+    if elsewhere.is_empty() {
+        return "start containerd, or name its socket with --containerd-sock. The mirror needs the same option".to_owned();
+    }
+    let options = elsewhere.iter().map(|paths| {
+        format!(
+            "    --containerd-sock {} --containerd-config {} --containerd-registry-config-path {}",
+            paths.socket, paths.config, paths.registry_config
+        )
+    });
+    let options: Vec<_> = options.collect();
+    format!(
+        "another containerd listens on this host. If it is the kubelet's, give this command and the mirror (in Kubernetes: set \
+         platform):\n{}",
+        options.join("\n")
+    )
 }
 
 pub fn mirror(facts: &Facts) -> Vec<Finding> {

@@ -1,14 +1,15 @@
 use super::*;
 use std::collections::HashSet;
 
+use super::peers::{LACKING_OFTEN, PROOF_TOLERANCE};
 use crate::checks::{
     self, ASKED, CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, CRI, HOSTS_ADDRESS,
     HOSTS_FIRST, HOSTS_FOLDER, HOSTS_OURS, HOSTS_READABLE, HOSTS_SHADOWED, IN_FORCE, LAYERS_KEPT,
     NETWORK_KEY, NODE_SECRET, PEERS_FOUND, PEERS_LACKING, PEERS_REACHED, PEERS_VERSION, PULL_MODE,
 };
-use super::peers::{LACKING_OFTEN, PROOF_TOLERANCE};
 use crate::facts::{
-    AddressAnswer, Advice, HostsFile, HostsFolder, KeyFile, Peer, PeerClock, Registry,
+    AddressAnswer, Advice, ContainerdPaths, HostsFile, HostsFolder, KeyFile, Peer, PeerClock,
+    Registry,
 };
 use crate::finding::{Check, Severity};
 use crate::{Report, diagnose};
@@ -151,6 +152,7 @@ fn each_fault_is_named_and_nothing_else() {
             f.containerd = Containerd::Unreachable {
                 socket: "/run/containerd/containerd.sock".into(),
                 error: "no such file".into(),
+                elsewhere: Vec::new(),
             };
             mirror_of(f).trial = Some(Trial::Failed("nobody pulled".into()));
             mirror_of(f).not_ready = Some("waits for containerd".into());
@@ -405,6 +407,36 @@ fn a_mirror_that_cannot_take_its_port_is_told_from_one_that_was_not_started() {
         );
         assert!(report.text(false).contains(told), "{}", report.text(false));
     }
+}
+
+#[test]
+fn a_mirror_at_another_port_is_told_of_the_right_one() {
+    let mut facts = sound();
+    file_of(&mut facts).hosts = vec![("http://127.0.0.1:5001".into(), false)];
+    facts.addresses.clear();
+    let text = diagnose(&facts).text(false);
+    let told = "hosts.toml (it has http://127.0.0.1:5001, and the mirror listens at port 5000)";
+    assert!(text.contains(told), "{text}");
+}
+
+#[test]
+fn another_containerd_on_the_host_is_pointed_at() {
+    let mut facts = sound();
+    let elsewhere = ContainerdPaths {
+        socket: "/run/k3s/containerd/containerd.sock".into(),
+        config: "/k3s/config.toml".into(),
+        registry_config: "/k3s/certs.d".into(),
+        ..ContainerdPaths::default()
+    };
+    facts.containerd = Containerd::Unreachable {
+        socket: "/run/containerd/containerd.sock".into(),
+        error: "no such file".into(),
+        elsewhere: vec![elsewhere],
+    };
+    let text = diagnose(&facts).text(false);
+    let options = "--containerd-sock /run/k3s/containerd/containerd.sock --containerd-config /k3s/config.toml \
+                   --containerd-registry-config-path /k3s/certs.d\n";
+    assert!(text.contains(options), "{text}");
 }
 
 #[test]
