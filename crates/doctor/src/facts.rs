@@ -109,6 +109,9 @@ pub struct Mirror {
     pub not_ready: Option<String>,
     /// The port at which containerd asks it.
     pub registry_port: u16,
+    /// The only address at which it listens there; `None`: all of the node's.
+    #[serde(default)]
+    pub registry_ip: Option<IpAddr>,
     /// The fingerprint of the node secret by which it knows its containerd, if it has one.
     #[serde(default)]
     pub node_secret: Option<String>,

@@ -211,7 +211,7 @@ impl Bound {
             peer_id,
             open_files: open_files as u64,
             looks_for_peers: !is_alone,
-            registry_port: registry_address.port(),
+            registry: registry_address,
             node_secret,
             network_keys: settings.network_keys,
             containerd: paths,

@@ -1,5 +1,7 @@
 //! What is found in containerd's registry configuration.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use crate::checks::{
     ASKED, HOSTS_ADDRESS, HOSTS_FIRST, HOSTS_FOLDER, HOSTS_OURS, HOSTS_READABLE, HOSTS_SHADOWED,
     NODE_SECRET,
@@ -252,7 +254,8 @@ fn has_mirror(file: &HostsFile) -> bool {
 /// The command that writes hosts.toml for this mirror.
 fn configure(facts: &Facts) -> String {
     let mirror = facts.mirror.as_ref().ok();
-    let port = port_of(facts);
+    let ip = mirror.and_then(|mirror| mirror.registry_ip);
+    let target = SocketAddr::new(ip.unwrap_or(Ipv4Addr::LOCALHOST.into()), port_of(facts));
     let paths: Vec<_> = facts
         .hosts
         .iter()
@@ -268,7 +271,7 @@ fn configure(facts: &Facts) -> String {
         false => "",
     };
     format!(
-        "run as root on the node: peili configuration --mirror-targets http://127.0.0.1:{port}{folder}{secret}\n(in Kubernetes the \
+        "run as root on the node: peili configuration --mirror-targets http://{target}{folder}{secret}\n(in Kubernetes the \
          chart's init container does so: kubectl rollout restart daemonset)"
     )
 }

@@ -515,6 +515,9 @@ fn the_command_to_run_is_that_of_this_node() {
     };
     mirror_of(&mut facts).node_secret = None;
     assert_eq!(command(&facts), " --mirror-targets http://127.0.0.1:5000");
+    mirror_of(&mut facts).registry_ip = "::1".parse().ok();
+    assert_eq!(command(&facts), " --mirror-targets http://[::1]:5000");
+    mirror_of(&mut facts).registry_ip = None;
     facts.hosts[0].path = "/etc/rancher/certs.d".into();
     mirror_of(&mut facts).registry_port = 30020;
     mirror_of(&mut facts).node_secret = Some(SECRET.into());

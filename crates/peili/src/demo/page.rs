@@ -61,7 +61,7 @@ impl ::demo::Pages for DemoPage {
             peer_id: node.id.to_string(),
             open_files: open_files as u64,
             looks_for_peers: true,
-            registry_port: node.registry_port,
+            registry: (Ipv4Addr::LOCALHOST, node.registry_port).into(),
             node_secret: None,
             network_keys: None,
             containerd: None,

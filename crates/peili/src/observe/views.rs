@@ -1,6 +1,7 @@
 //! What the pages and the API show. Whatever costs more than a look into memory is found out in the background, and only
 //! while somebody looks.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub struct About {
     /// The most files that this process may have open.
     pub open_files: u64,
     pub looks_for_peers: bool,
-    pub registry_port: u16,
+    pub registry: SocketAddr,
     /// The fingerprint of the node secret, if there is one.
     pub node_secret: Option<String>,
     /// `None`: whoever connects is a peer.
@@ -152,7 +153,8 @@ impl Views {
             version: status.node.version,
             containerd: about.containerd.clone(),
             not_ready: status.node.not_ready,
-            registry_port: about.registry_port,
+            registry_port: about.registry.port(),
+            registry_ip: Some(about.registry.ip()).filter(|ip| !ip.is_unspecified()),
             node_secret: about.node_secret.clone(),
             open_files: about.open_files,
             now: snapshot.at_ms / 1000,
