@@ -60,6 +60,7 @@ impl Mirror {
         more: &[&OsStr],
         log: &Path,
     ) -> Result<Mirror> {
+        let first = first.to_string();
         let serve = host.command(peili()?);
         Mirror::start_by(
             serve,
@@ -67,13 +68,13 @@ impl Mirror {
             store,
             registries,
             data,
-            first,
+            &first,
             more,
             log,
         )
     }
 
-    /// Does the same by a command that runs the program.
+    /// Does the same by a command that runs the program. `first` may be a name.
     #[allow(clippy::too_many_arguments)]
     pub fn start_by(
         mut serve: Command,
@@ -81,7 +82,7 @@ impl Mirror {
         store: &Store<'_>,
         registries: &[String],
         data: &Path,
-        first: Ipv4Addr,
+        first: &str,
         more: &[&OsStr],
         log: &Path,
     ) -> Result<Mirror> {

@@ -147,6 +147,24 @@ impl Host {
         swallow(&self.hub, &self.port, false)
     }
 
+    /// Lets nothing through of what this host sends from a port or to it, as a firewall does.
+    pub fn close(&self, port: u16) -> Result<()> {
+        self.change_rules("add", port)
+    }
+
+    /// Opens the port again.
+    pub fn open(&self, port: u16) -> Result<()> {
+        self.change_rules("del", port)
+    }
+
+    fn change_rules(&self, change: &str, port: u16) -> Result<()> {
+        for end in ["sport", "dport"] {
+            let rule = format!("ipproto tcp {end} {port} blackhole");
+            ip(&format!("-n {} rule {change} {rule}", self.namespace))?;
+        }
+        Ok(())
+    }
+
     /// Puts the cable back in.
     pub fn reconnect(&self) -> Result<()> {
         ip(&format!("-n {} link set {} up", self.hub, self.port)).map(drop)

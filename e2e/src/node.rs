@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use tls::testing::NodeFiles;
@@ -26,8 +27,8 @@ pub struct Node {
     pub host: Host,
     /// The registries that are mirrored, as URLs.
     registries: Vec<String>,
-    /// The node that all others bootstrap from.
-    first: Ipv4Addr,
+    /// The node that all others bootstrap from: its address, or a name.
+    first: String,
     settings: Settings,
     /// The file of the secret by which the mirror knows its containerd.
     secret: Option<PathBuf>,
@@ -70,7 +71,7 @@ impl Node {
             containerd,
             mirror: None,
             registries: registries.to_vec(),
-            first,
+            first: first.to_string(),
             settings,
             secret,
             network_keys: settings.network_keys.map(|_| folder.join("network-key")),
@@ -92,6 +93,20 @@ impl Node {
 
     /// Starts the mirror.
     pub fn start_mirror(&mut self) -> Result<()> {
+        let serve = match self.settings.descriptors {
+            Some(most) => {
+                let mut limited = self.host.command("prlimit");
+                limited.arg(format!("--nofile={most}:{most}"));
+                limited.arg(mirror::peili()?);
+                limited
+            }
+            None => self.host.command(mirror::peili()?),
+        };
+        self.start_mirror_by(serve)
+    }
+
+    /// Starts the mirror by a command that runs the program.
+    pub fn start_mirror_by(&mut self, serve: Command) -> Result<()> {
         std::fs::create_dir_all(&self.data)?;
         let store = Store::Containerd(&self.containerd);
         let registries = &self.registries;
@@ -119,17 +134,15 @@ impl Node {
             ]);
         }
         let (address, data, log) = (self.host.address, &self.data, &self.log);
-        let serve = match self.settings.descriptors {
-            Some(most) => {
-                let mut limited = self.host.command("prlimit");
-                limited.arg(format!("--nofile={most}:{most}"));
-                limited.arg(mirror::peili()?);
-                limited
-            }
-            None => self.host.command(mirror::peili()?),
-        };
         let mirror = Mirror::start_by(
-            serve, address, &store, registries, data, self.first, &more, log,
+            serve,
+            address,
+            &store,
+            registries,
+            data,
+            &self.first,
+            &more,
+            log,
         )?;
         self.mirror = Some(mirror);
         Ok(())
@@ -142,6 +155,17 @@ impl Node {
         }
         let mirror = self.mirror.as_mut().context("the mirror is not running")?;
         mirror.ready(&self.host).await
+    }
+
+    /// Has the mirror bootstrap from elsewhere, from its next start on.
+    pub fn bootstrap_from(&mut self, host: &str) {
+        host.clone_into(&mut self.first);
+    }
+
+    /// Gives the mirror a file of network keys, from its next start on. It is not there yet.
+    pub fn have_network_keys(&mut self) -> PathBuf {
+        let file = self.data.with_file_name("network-key");
+        self.network_keys.insert(file).clone()
     }
 
     /// Gives the mirror other network keys, as Kubernetes replaces a Secret.
@@ -222,8 +246,8 @@ impl Node {
         .await
     }
 
-    /// Asks the mirror as the node's containerd does.
-    fn ask(&self, image: &Image, path: &str) -> Result<u16> {
+    /// Asks the mirror for a part of an image as the node's containerd does; the status of the answer.
+    pub fn ask(&self, image: &Image, path: &str) -> Result<u16> {
         let path = format!("{path}?ns={}", image.registry);
         let secret = self.secret.as_ref().map(std::fs::read_to_string);
         let secret = secret.transpose()?;

@@ -3,14 +3,12 @@
 mod files;
 mod settings;
 
+use oci::Digest;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use oci::Digest;
-
-use crate::client::{Client, Image, content_path};
+use crate::client::{Client, Cri, Image, content_path};
 use crate::listing::blocking;
 use crate::trial::CRI_NAMESPACE;
 use crate::{Config, Error, Retain, blobs};
@@ -135,9 +133,9 @@ pub async fn check(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error
             generation,
             &setup.registry_config_paths,
         )),
-        in_force(settings.changed, &config.socket),
+        in_force(&settings, &config.socket),
         // Not knowing is no finding.
-        client.cri_error().await.ok().map(cri),
+        client.cri().await.ok().map(cri),
         pull_mode(&settings, generation),
         Some(layers(&settings, generation, config.retain.as_ref())),
         Some(content),
@@ -218,7 +216,10 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &[Path
         Setting::Is(paths) if !paths.is_empty() => paths.as_str(),
         Setting::Is(_) if generation >= Generation(2, 2) => DEFAULT_CONFIG_PATH,
         Setting::Is(_) => {
-            let found = "not set: containerd asks no mirror".to_owned();
+            let found = match &settings.in_vain {
+                Some(where_it_is) => format!("not set where containerd looks: {where_it_is}"),
+                None => "not set: containerd asks no mirror".to_owned(),
+            };
             return Finding::warning(WHAT, found, remedy);
         }
         Setting::Unknown(why) => {
@@ -230,7 +231,8 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &[Path
         }
     };
     let read: Vec<_> = paths.split(':').map(Path::new).collect();
-    if !expected.iter().all(|path| read.contains(&path.as_path())) {
+    let is_read = |path: &PathBuf| read.iter().any(|read| are_one_folder(read, path));
+    if !expected.iter().all(is_read) {
         return Finding::warning(
             WHAT,
             format!(
@@ -261,10 +263,23 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &[Path
     }
 }
 
-/// Whether containerd has read what is written: its socket is as old as its start. `None`: that is not known.
-fn in_force(changed: Option<SystemTime>, socket: &Path) -> Option<Finding> {
+/// Whether two paths lead to one folder. Those that are not here are compared by their names.
+fn are_one_folder(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    one == other || real(one).is_some_and(|one| real(other) == Some(one))
+}
+
+/// Whether containerd has read what is written, and could again. Its socket is as old as its start. `None`: that is not known.
+fn in_force(settings: &Settings, socket: &Path) -> Option<Finding> {
+    if let Some(fault) = &settings.broken {
+        return Some(Finding::warning(
+            Topic::InForce,
+            format!("{fault}: containerd runs with what it read before, and cannot start again with this"),
+            "correct the file. containerd --config FILE config dump says whether containerd can read it".to_owned(),
+        ));
+    }
     let started = socket.metadata().ok()?.modified().ok()?;
-    Some(match changed? > started {
+    Some(match settings.changed? > started {
         false => Finding::ok(Topic::InForce, "yes".to_owned()),
         true => Finding::warning(
             Topic::InForce,
@@ -277,11 +292,21 @@ fn in_force(changed: Option<SystemTime>, socket: &Path) -> Option<Finding> {
     })
 }
 
-/// Whether CRI runs. `error`: why it did not start.
-fn cri(error: Option<String>) -> Finding {
-    match error {
-        None => Finding::ok(Topic::Cri, "runs".to_owned()),
-        Some(error) => Finding::warning(
+/// Whether CRI runs.
+fn cri(cri: Cri) -> Finding {
+    match cri {
+        Cri::Runs => Finding::ok(Topic::Cri, "runs".to_owned()),
+        // With ctr and nerdctl there is no need for it.
+        Cri::Disabled => Finding::unknown(
+            Topic::Cri,
+            "is disabled, so no kubelet and no crictl can pull".to_owned(),
+            Some(
+                "for a kubelet or crictl, take cri out of disabled_plugins in containerd's configuration, where Docker's packages \
+                 write it, and restart containerd. ctr and nerdctl pull without it, and find the mirror by --hosts-dir"
+                    .to_owned(),
+            ),
+        ),
+        Cri::Failed(error) => Finding::warning(
             Topic::Cri,
             format!("did not start, so no kubelet and no crictl can pull: {error}"),
             "correct containerd's configuration and restart it. Where registry.mirrors, registry.configs or registry.auths \

@@ -22,7 +22,7 @@ use crate::proto::containerd::services::images::v1 as images;
 use crate::proto::containerd::services::introspection::v1 as introspection;
 use crate::proto::containerd::services::version::v1 as version;
 use crate::proto::containerd::types::Envelope;
-use crate::proto::runtime::v1 as cri;
+use crate::proto::runtime::v1 as runtime;
 use crate::{Config, Error, Namespace};
 
 /// For the socket to take us.
@@ -67,6 +67,15 @@ pub enum CallError {
 pub(crate) struct Image {
     pub name: String,
     pub target: Digest,
+}
+
+/// The part of containerd that pulls for the kubelet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cri {
+    Runs,
+    /// Why it did not start.
+    Failed(String),
+    Disabled,
 }
 
 /// What an event says happened; what is so now has to be asked.
@@ -139,11 +148,15 @@ impl Client {
             .ok_or(CallError::NoContentRoot)
     }
 
-    /// Why CRI did not start; `None` if it runs, or is disabled.
-    pub async fn cri_error(&self) -> Result<Option<String>, CallError> {
+    pub async fn cri(&self) -> Result<Cri, CallError> {
         let mut plugins = self.plugins(CRI_PLUGIN).await?.into_iter();
-        let cri = plugins.find(|plugin| plugin.id == CRI);
-        Ok(cri.and_then(|cri| Some(cri.init_err?.message)))
+        Ok(match plugins.find(|plugin| plugin.id == CRI) {
+            None => Cri::Disabled,
+            Some(cri) => match cri.init_err {
+                None => Cri::Runs,
+                Some(error) => Cri::Failed(error.message),
+            },
+        })
     }
 
     async fn plugins(&self, kind: &str) -> Result<Vec<introspection::Plugin>, CallError> {
@@ -241,8 +254,8 @@ impl Client {
     /// What the CRI plugin says of itself: JSON texts by name.
     pub async fn cri_info(&self) -> Result<HashMap<String, String>, CallError> {
         let channel = self.channel.clone();
-        let mut client = cri::runtime_service_client::RuntimeServiceClient::new(channel);
-        let request = cri::StatusRequest { verbose: true };
+        let mut client = runtime::runtime_service_client::RuntimeServiceClient::new(channel);
+        let request = runtime::StatusRequest { verbose: true };
         Ok(limited("Status", CALL_LIMIT, client.status(request))
             .await?
             .info)

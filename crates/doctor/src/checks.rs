@@ -39,11 +39,12 @@ checks! {
     HOSTS_SHADOWED: Hosts 5 "each folder is read";
     HOSTS_ADDRESS: Hosts 6 "the address leads to this node's mirror" <- MIRROR_ANSWERS;
     NODE_SECRET: Hosts 8 "node secret" <- MIRROR_ANSWERS, HOSTS_OURS;
-    ASKED: Hosts 7 "containerd asks the mirror" <- CONTAINERD_ANSWERS, CONFIG_PATH, IN_FORCE, CRI, NODE_SECRET, HOSTS_FOLDER, HOSTS_READABLE, HOSTS_OURS, HOSTS_FIRST, HOSTS_ADDRESS, MIRROR_ANSWERS;
-    PEERS_FOUND: Peers 1 "peers are found" after 30 <- MIRROR_ANSWERS;
+    ASKED: Hosts 7 "containerd asks the mirror" <- CONTAINERD_ANSWERS, CONFIG_PATH, IN_FORCE, CRI, NODE_SECRET, HOSTS_FOLDER, HOSTS_READABLE, HOSTS_OURS, HOSTS_FIRST, HOSTS_ADDRESS, MIRROR_ANSWERS, TRIAL;
+    PEERS_FOUND: Peers 1 "peers are found" after 30 <- MIRROR_ANSWERS, NETWORK_KEY;
     PEERS_REACHED: Peers 2 "peers can be reached" after 60 <- MIRROR_ANSWERS, PEERS_FOUND;
     PEERS_VERSION: Peers 3 "peers have the same version" after 600 <- MIRROR_ANSWERS;
     PEERS_LACKING: Peers 4 "peers have what they announce" <- MIRROR_ANSWERS;
+    NETWORK_KEY: Peers 5 "network key" after 60 <- MIRROR_ANSWERS;
     UPSTREAM_REACHED: Upstream 1 "registries can be reached" after 60 <- MIRROR_ANSWERS;
     UPSTREAM_CHECKED: Upstream 2 "tags and visibility are checked" after 60 <- MIRROR_ANSWERS, UPSTREAM_REACHED;
     TRIAL: Trial 1 "a trial pull comes through the mirror" <- MIRROR_ANSWERS, CONTAINERD_ANSWERS, CONFIG_PATH, CRI, HOSTS_FOLDER, HOSTS_OURS, HOSTS_FIRST, HOSTS_ADDRESS;

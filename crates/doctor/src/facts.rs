@@ -1,5 +1,7 @@
 //! What was gathered about a node.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Check, Severity};
@@ -30,6 +32,8 @@ pub enum Containerd {
     Unreachable {
         socket: String,
         error: String,
+        /// Where another one listens on this host, as Kubernetes distributions place it.
+        elsewhere: Vec<ContainerdPaths>,
     },
     Reached(Vec<Advice>),
     /// This node has none: the mirror has a store of its own.
@@ -105,6 +109,9 @@ pub struct Mirror {
     pub not_ready: Option<String>,
     /// The port at which containerd asks it.
     pub registry_port: u16,
+    /// The only address at which it listens there; `None`: all of the node's.
+    #[serde(default)]
+    pub registry_ip: Option<IpAddr>,
     /// The fingerprint of the node secret by which it knows its containerd, if it has one.
     #[serde(default)]
     pub node_secret: Option<String>,
@@ -125,6 +132,22 @@ pub struct Mirror {
     /// The last trial that it made: with `--node-readiness`. `None`: it made none.
     #[serde(default)]
     pub trial: Option<Trial>,
+    /// `None`: whoever connects is a peer.
+    #[serde(default)]
+    pub key_file: Option<KeyFile>,
+    /// Where nodes are that have no network key in common with this one, as far as it met them lately.
+    #[serde(default)]
+    pub strangers: Vec<IpAddr>,
+}
+
+/// The file of the network keys (`--network-key-file`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFile {
+    pub path: String,
+    /// The keys in force. An id tells a key from others, and does not give it away. None: there never was a key in the file.
+    pub ids: Vec<String>,
+    /// Why the file is of no use any more, while the keys that it held stay in force.
+    pub fault: Option<String>,
 }
 
 /// The clock of another node.

@@ -1,34 +1,33 @@
 //! From facts to findings.
 
 mod hosts;
+mod peers;
 
 pub use hosts::hosts;
+pub use peers::peers;
 
 use crate::checks::{
-    CLOCK, CONTAINERD_ANSWERS, DESCRIPTORS, MIRROR_ANSWERS, MIRROR_READY, PEERS_FOUND,
-    PEERS_LACKING, PEERS_REACHED, PEERS_VERSION, TRIAL, UPSTREAM_CHECKED, UPSTREAM_REACHED,
+    CLOCK, CONTAINERD_ANSWERS, DESCRIPTORS, MIRROR_ANSWERS, MIRROR_READY, TRIAL, UPSTREAM_CHECKED,
+    UPSTREAM_REACHED,
 };
-use crate::facts::{AddressAnswer, Answered, Containerd, Facts, Mirror, Trial};
+use crate::facts::{
+    AddressAnswer, Answered, Containerd, ContainerdPaths, Facts, Mirror, PeerClock, Trial,
+};
 use crate::finding::Finding;
 
 /// With fewer, a busy node refuses connections.
 const FEW_FILES: u64 = 4096;
 /// Certificates and signatures of a registry are checked by the clock.
 const CLOCK_TOLERANCE: u64 = 60;
-/// A mirror that has just started has not found its peers, in seconds.
-const STARTING: u64 = 30;
-
-/// Announcements outlive objects by minutes, so that one or two are in order.
-const LACKING_OFTEN: u64 = 3;
 
 pub fn containerd(facts: &Facts) -> Vec<Finding> {
     match &facts.containerd {
         Containerd::None => Vec::new(),
-        Containerd::Unreachable { socket, error } => vec![CONTAINERD_ANSWERS.fault(
-            format!("{socket}: {error}"),
-            "name containerd's socket with --containerd-sock; k3s and RKE2 have theirs at \
-             /run/k3s/containerd/containerd.sock. The mirror needs the same option",
-        )],
+        Containerd::Unreachable {
+            socket,
+            error,
+            elsewhere,
+        } => vec![CONTAINERD_ANSWERS.fault(format!("{socket}: {error}"), socket_remedy(elsewhere))],
         Containerd::Reached(advice) => {
             let answers = CONTAINERD_ANSWERS.ok("yes");
             let all = advice.iter().map(|advice| Finding {
@@ -40,6 +39,25 @@ pub fn containerd(facts: &Facts) -> Vec<Finding> {
             std::iter::once(answers).chain(all).collect()
         }
     }
+}
+
+/// What to do where containerd does not listen, if another one does elsewhere.
+fn socket_remedy(elsewhere: &[ContainerdPaths]) -> String {
+    if elsewhere.is_empty() {
+        return "start containerd, or name its socket with --containerd-sock. The mirror needs the same option".to_owned();
+    }
+    let options = elsewhere.iter().map(|paths| {
+        format!(
+            "    --containerd-sock {} --containerd-config {} --containerd-registry-config-path {}",
+            paths.socket, paths.config, paths.registry_config
+        )
+    });
+    let options: Vec<_> = options.collect();
+    format!(
+        "another containerd listens on this host. If it is the kubelet's, give this command and the mirror (in Kubernetes: set \
+         platform):\n{}",
+        options.join("\n")
+    )
 }
 
 pub fn mirror(facts: &Facts) -> Vec<Finding> {
@@ -85,10 +103,8 @@ fn clock(mirror: &Mirror, facts: &Facts) -> Finding {
         let found = format!("the node's clock differs from this one by {off} s");
         return CLOCK.warning(found, remedy);
     }
-    let differing = facts.clocks.iter();
-    let differing = differing.filter(|clock| clock.ahead.unsigned_abs() > CLOCK_TOLERANCE);
-    let differing: Vec<_> = differing.collect();
-    if differing.len() * 2 <= facts.clocks.len() {
+    let differing = differing(&facts.clocks, CLOCK_TOLERANCE);
+    if !are_most(&differing, facts) {
         return CLOCK.ok(match facts.clocks.as_slice() {
             [] => "as here".to_owned(),
             [clock] => format!("as on {}", clock.name),
@@ -106,6 +122,18 @@ fn clock(mirror: &Mirror, facts: &Facts) -> Finding {
         })
         .collect();
     CLOCK.warning(format!("this node's clock is {}", shortened(&told)), remedy)
+}
+
+/// The clocks that differ by more than this, in seconds.
+fn differing(clocks: &[PeerClock], tolerance: u64) -> Vec<&PeerClock> {
+    let differing = clocks.iter();
+    let differing = differing.filter(|clock| clock.ahead.unsigned_abs() > tolerance);
+    differing.collect()
+}
+
+/// Whether most of the clocks that were asked differ: then it is this one that is off.
+fn are_most(differing: &[&PeerClock], facts: &Facts) -> bool {
+    differing.len() * 2 > facts.clocks.len()
 }
 
 /// What to do about a mirror that does not answer, by who answers where containerd would ask it.
@@ -136,80 +164,6 @@ fn why_silent(addresses: &[AddressAnswer]) -> String {
     "start it (systemctl start peili; in Kubernetes kubectl get pods), or name the address of its metrics with \
      --metrics-endpoint. If it does not start, its log says why (journalctl -u peili)"
         .to_owned()
-}
-
-pub fn peers(facts: &Facts) -> Vec<Finding> {
-    let Ok(mirror) = &facts.mirror else {
-        return Vec::new();
-    };
-    if !mirror.looks_for_peers {
-        let found = "this node looks for no peers";
-        let remedy = "to share images with other hosts, set --bootstrap-kind";
-        return vec![PEERS_FOUND.unknown(found, remedy)];
-    }
-    let peers = &mirror.peers;
-    if peers.is_empty() {
-        return vec![no_peers(mirror)];
-    }
-    let mut findings = vec![PEERS_FOUND.ok(format!("{}", peers.len()))];
-    let failing: Vec<_> = peers
-        .iter()
-        .filter_map(|peer| Some(format!("{}: {}", peer.name, peer.error.as_ref()?)))
-        .collect();
-    let all_fail = failing.len() == peers.len();
-    findings.push(match failing.is_empty() {
-        true => PEERS_REACHED.ok("all of them"),
-        false => {
-            let text = shortened(&failing);
-            let remedy = "look for a firewall or network policy: nodes need each other's ports 5000 and 5001";
-            match all_fail {
-                true => PEERS_REACHED.fault(text, remedy),
-                false => PEERS_REACHED.warning(text, remedy),
-            }
-        }
-    });
-    let others: Vec<_> = peers
-        .iter()
-        .filter_map(|peer| {
-            let version = peer.version.as_ref()?;
-            (*version != mirror.version).then(|| format!("{} has {version}", peer.name))
-        })
-        .collect();
-    if !others.is_empty() {
-        findings.push(PEERS_VERSION.warning(
-            format!("this node has {}, {}", mirror.version, shortened(&others)),
-            "finish the update of all nodes",
-        ));
-    } else if peers.iter().any(|peer| peer.version.is_some()) {
-        findings.push(PEERS_VERSION.ok(mirror.version.clone()));
-    }
-    let lacking: Vec<_> = peers
-        .iter()
-        .filter(|peer| peer.lacking.is_some_and(|times| times >= LACKING_OFTEN))
-        .map(|peer| format!("{} ({} times)", peer.name, peer.lacking.unwrap_or_default()))
-        .collect();
-    if !lacking.is_empty() {
-        findings.push(PEERS_LACKING.warning(
-            format!("lately not: {}", shortened(&lacking)),
-            "their containerd removes layers (discard_unpacked_layers) or their content path is wrong: run peili doctor \
-             there",
-        ));
-    } else if peers.iter().any(|peer| peer.lacking.is_some()) {
-        findings.push(PEERS_LACKING.ok("yes"));
-    }
-    findings
-}
-
-fn no_peers(mirror: &Mirror) -> Finding {
-    let remedy = "compare --bootstrap-kind and its options with where the other nodes are; a DNS name has to resolve to \
-                  their addresses, and their port 5001 has to be open. A cluster of one node is in order";
-    match &mirror.bootstrap_error {
-        Some(error) => PEERS_FOUND.fault(error.clone(), remedy),
-        None if mirror.uptime < STARTING => {
-            PEERS_FOUND.unknown("none yet", "look again in a minute")
-        }
-        None => PEERS_FOUND.warning("none", remedy),
-    }
 }
 
 pub fn upstream(facts: &Facts) -> Vec<Finding> {

@@ -22,7 +22,8 @@ pub struct InspectedFolder {
     pub files: Vec<InspectedFile>,
     /// Folders of registries without a hosts.toml. For these, containerd reads `_default` not either.
     pub empty: Vec<PathBuf>,
-    /// What containerd never reads though it looks like its own, and what it reads instead.
+    /// What containerd never reads though it looks like its own, or stands behind another folder of the list, and what it
+    /// reads instead.
     pub unread: Vec<(PathBuf, String)>,
 }
 
@@ -51,8 +52,9 @@ pub fn inspect(
     config_path: &ConfigPath,
     is_mirror: impl Fn(&RegistryUrl) -> bool,
 ) -> Vec<InspectedFolder> {
-    let folders = config_path.folders().iter();
-    let inspected = folders.map(|path| {
+    let mut seen: Vec<PathBuf> = Vec::new();
+    let mut inspected = Vec::new();
+    for path in config_path.folders() {
         let mut folder = InspectedFolder {
             path: path.clone(),
             problem: None,
@@ -60,17 +62,28 @@ pub fn inspect(
             empty: Vec::new(),
             unread: Vec::new(),
         };
-        folder.problem = folder.look(&is_mirror).err().map(|error| error.to_string());
-        folder
-    });
-    inspected.collect()
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        if seen.contains(&real) {
+            continue;
+        }
+        let looked = folder.look(&seen, &is_mirror);
+        folder.problem = looked.err().map(|error| error.to_string());
+        seen.push(real);
+        inspected.push(folder);
+    }
+    inspected
 }
 
 /// The names of Docker Hub by which containerd does not look for its folder.
 const NAMES_OF_DOCKER_HUB: [&str; 2] = ["registry-1.docker.io", "index.docker.io"];
 
 impl InspectedFolder {
-    fn look(&mut self, is_mirror: &impl Fn(&RegistryUrl) -> bool) -> std::io::Result<()> {
+    /// `earlier`: the folders before this one.
+    fn look(
+        &mut self,
+        earlier: &[PathBuf],
+        is_mirror: &impl Fn(&RegistryUrl) -> bool,
+    ) -> std::io::Result<()> {
         let root = self.path.clone();
         let mut names = Vec::new();
         for entry in fs::read_dir(&root)? {
@@ -85,6 +98,10 @@ impl InspectedFolder {
             if let Some(instead) = read_instead(&path) {
                 self.unread.push((path, instead));
             } else if path.is_dir() && (registry.is_some() || is_default) {
+                if let Some(first) = found_before(earlier, registry.as_ref()) {
+                    self.unread.push((path, first.display().to_string()));
+                    continue;
+                }
                 match file_of(&root, &name, registry, is_mirror) {
                     Some(file) => self.files.push(file),
                     None if is_default => {}
@@ -94,6 +111,20 @@ impl InspectedFolder {
         }
         Ok(())
     }
+}
+
+/// What containerd finds for a registry in an earlier folder of its list, or for all others (`None`). It looks no further
+/// (containerd, `hostDirFromRoots`).
+fn found_before(earlier: &[PathBuf], registry: Option<&Registry>) -> Option<PathBuf> {
+    let name = registry.map(Registry::as_str);
+    let underscored = name.and_then(|name| name.rsplit_once(':'));
+    let underscored = underscored.map(|(host, port)| format!("{host}_{port}_"));
+    let names = [underscored.as_deref(), name, Some(DEFAULT_FOLDER)];
+    let names = names.into_iter().flatten();
+    let mut found = earlier
+        .iter()
+        .flat_map(|root| names.clone().map(|name| root.join(name)));
+    found.find(|path| path.is_dir())
 }
 
 /// What containerd reads instead of something that it never reads.
@@ -120,7 +151,7 @@ fn file_of(
     };
     let mut hosts: Vec<ListedHost> = Vec::new();
     if problem.is_none() {
-        match hosts_of(&bytes, is_mirror) {
+        match hosts_of(&bytes, (&root.join(name), root), is_mirror) {
             Ok(found) => hosts = found,
             Err(what) => problem = Some(what),
         }
@@ -210,6 +241,59 @@ mod tests {
         );
         let missing: ConfigPath = root.path().join("nowhere").into();
         assert!(inspect(&missing, |_| false)[0].problem.is_some());
+    }
+
+    #[test]
+    fn of_a_list_containerd_reads_the_first_folder_that_has_a_registry_or_a_default() {
+        let root = tempfile::tempdir().expect("a folder");
+        let at = |path: &str| root.path().join(path);
+        for folder in [
+            "1/a.io",
+            "1/b:5000",
+            "2/a.io",
+            "2/b_5000_",
+            "2/_default",
+            "2/c.io",
+            "3/c.io",
+            "3/_default",
+        ] {
+            fs::create_dir_all(at(folder)).expect("made");
+            fs::write(at(folder).join(HOSTS), "server = 'https://x'\n").expect("written");
+        }
+        std::os::unix::fs::symlink(at("2"), at("same")).expect("linked");
+        let list = ["1", "2", "same", "3"].map(|name| at(name).display().to_string());
+        let found = inspect(&list.join(":").parse().expect("a list"), |_| false);
+        let read: Vec<Vec<PathBuf>> = found
+            .iter()
+            .map(|folder| folder.files.iter().map(|file| file.path.clone()).collect())
+            .collect();
+        let hosts = |folders: &[&str]| -> Vec<PathBuf> {
+            folders
+                .iter()
+                .map(|folder| at(folder).join(HOSTS))
+                .collect()
+        };
+        let expected = [
+            hosts(&["1/a.io", "1/b:5000"]),
+            hosts(&["2/_default", "2/c.io"]),
+            hosts(&[]),
+        ];
+        assert_eq!(read, expected);
+        let unread: Vec<_> = found.into_iter().flat_map(|folder| folder.unread).collect();
+        let unread: Vec<_> = unread
+            .iter()
+            .map(|(path, instead)| (path.clone(), PathBuf::from(instead)))
+            .collect();
+        let hidden = [
+            ("2/a.io", "1/a.io"),
+            ("2/b_5000_", "1/b:5000"),
+            ("3/_default", "2/_default"),
+            ("3/c.io", "2/c.io"),
+        ];
+        assert_eq!(
+            unread,
+            hidden.map(|(path, instead)| (at(path), at(instead)))
+        );
     }
 
     #[test]

@@ -75,6 +75,7 @@ pub mod secret;
 mod select;
 mod steps;
 mod tree;
+mod unusable;
 mod users;
 mod want;
 

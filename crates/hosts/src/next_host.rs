@@ -13,6 +13,7 @@ use crate::merge;
 use crate::recognise::{Author, Spegel, author};
 use crate::render::DIAL_TIMEOUT;
 use crate::tree::HOSTS;
+use crate::unusable::{self, Outcome};
 use crate::{ConfigPath, NODE_SECRET_HEADER};
 
 /// Files larger than this are not read, in bytes.
@@ -97,15 +98,25 @@ pub(crate) struct ListedHost {
     pub secret: Option<String>,
 }
 
-/// The hosts of a file in containerd's order.
+/// The hosts of a file in containerd's order. `folder` is the file's, `root` that of the configuration.
+///
+/// # Errors
+/// containerd cannot use the file, in words.
 pub(crate) fn hosts_of(
     bytes: &[u8],
+    (folder, root): (&Path, &Path),
     is_mirror: &impl Fn(&RegistryUrl) -> bool,
 ) -> Result<Vec<ListedHost>, String> {
-    let (_, document) = merge::parse(bytes).map_err(|error| match error.position {
-        Some((line, column)) => format!("line {line}, column {column}: {}", error.message),
-        None => error.message,
+    let (_, document) = merge::parse(bytes).map_err(|error| {
+        let what = match error.position {
+            Some((line, column)) => format!("line {line}, column {column}: {}", error.message),
+            None => error.message,
+        };
+        format!("{what}: {}", Outcome::Ignored.words())
     })?;
+    if let Some((fault, outcome)) = unusable::fault(&document, folder, root) {
+        return Err(format!("{fault}: {}", outcome.words()));
+    }
     let tables = tables_of(bytes, &document, is_mirror)?.into_iter();
     let hosts = tables.map(|(address, table, is_ours)| ListedHost {
         in_vain: in_vain(&address, table),
@@ -119,7 +130,8 @@ pub(crate) fn hosts_of(
 /// Why containerd gets nothing from a mirror that is listed so.
 fn in_vain(address: &Address, table: &dyn TableLike) -> Option<String> {
     if let Some(capabilities) = table.get("capabilities").and_then(Item::as_array)
-        && !capabilities.iter().any(|c| c.as_str() == Some("pull"))
+        && !capabilities.is_empty()
+        && !capabilities.iter().any(|c| is_text(c, "pull"))
     {
         return Some("its capabilities have no 'pull'".to_owned());
     }
@@ -242,8 +254,15 @@ fn is_asked(table: &dyn TableLike) -> bool {
     let Some(capabilities) = table.get("capabilities").and_then(Item::as_array) else {
         return true;
     };
-    let has = |name| capabilities.iter().any(|c| c.as_str() == Some(name));
-    has("pull") && has("resolve")
+    let has = |name| capabilities.iter().any(|c| is_text(c, name));
+    capabilities.is_empty() || has("pull") && has("resolve")
+}
+
+/// Whether it is this text, whatever the case of its letters.
+fn is_text(value: &toml_edit::Value, text: &str) -> bool {
+    value
+        .as_str()
+        .is_some_and(|given| given.eq_ignore_ascii_case(text))
 }
 
 fn host(folder: &Path, address: Address, table: &dyn TableLike) -> NextHost {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Candidate;
+use crate::measured::{MeasuredObject, Measurements};
 use crate::rate::Throughput;
 use crate::saved::TimeSaved;
 use crate::upstream_reasons::REASONS;
@@ -155,6 +156,7 @@ pub struct FinishedPull {
 pub struct Activities {
     running: Mutex<LruCache<Digest, Arc<PullActivity>>>,
     finished: Mutex<VecDeque<FinishedPull>>,
+    measurements: Measurements,
     pub saved: TimeSaved,
     changes: Changes,
 }
@@ -164,6 +166,7 @@ impl Activities {
         Self {
             running: Mutex::new(LruCache::new(MAX_RUNNING)),
             finished: Mutex::default(),
+            measurements: Measurements::default(),
             saved: TimeSaved::default(),
             changes,
         }
@@ -245,6 +248,17 @@ impl Activities {
     /// The latest pulls that have ended, the last one first.
     pub fn finished(&self) -> Vec<FinishedPull> {
         self.finished.lock().iter().cloned().collect()
+    }
+
+    /// A request that measures has ended.
+    pub fn measured(&self, object: MeasuredObject) {
+        self.measurements.add(object);
+        self.changes.tell();
+    }
+
+    /// The objects that were measured last, the last one first.
+    pub fn measurements(&self) -> Vec<MeasuredObject> {
+        self.measurements.latest()
     }
 
     fn remember(&self, pull: Arc<PullActivity>, is_complete: bool) {

@@ -1,12 +1,104 @@
 //! Requests that only measure: `peili pull`.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
 use http::header::HeaderValue;
 use http::{HeaderMap, Response};
+use oci::Digest;
+use parking_lot::Mutex;
+use serde::Serialize;
 
-use crate::activity::PullSource;
+use crate::activity::{Activities, PullSource};
 use crate::body::Body;
 use crate::refusal::Refusal;
-use crate::request::{Caller, MEASURED, REASON, SOURCE, Target};
+use crate::request::{Caller, Kind, MEASURED, REASON, SOURCE, Target};
+use crate::snapshot::{Source, in_millis, millis};
+
+/// The most objects to remember: those of some images.
+const MAX_OBJECTS: usize = 256;
+
+/// An object that a client of this node has measured. Times are in milliseconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct MeasuredObject {
+    pub registry: Option<String>,
+    pub repository: Option<String>,
+    pub digest: String,
+    pub is_manifest: bool,
+    /// In bytes, if it was found here.
+    pub size: Option<u64>,
+    /// Where it came from. Upstream: the client was sent there, and what it got there is not known here.
+    pub source: Source,
+    /// Since 1970.
+    pub started_ms: u64,
+    /// Between the request and the first byte that was sent; `None`: none was.
+    pub first_byte_ms: Option<u64>,
+    /// Between the request and the end of its answer.
+    pub took_ms: u64,
+    /// Bytes that were sent.
+    pub sent: u64,
+}
+
+/// The objects that were measured last, the last one first.
+#[derive(Debug, Default)]
+pub struct Measurements(Mutex<VecDeque<MeasuredObject>>);
+
+impl Measurements {
+    pub fn add(&self, object: MeasuredObject) {
+        let mut objects = self.0.lock();
+        objects.truncate(MAX_OBJECTS - 1);
+        objects.push_front(object);
+    }
+
+    pub fn latest(&self) -> Vec<MeasuredObject> {
+        self.0.lock().iter().cloned().collect()
+    }
+}
+
+/// A request that measures, until it is answered.
+#[derive(Debug)]
+pub struct Measuring {
+    activities: Arc<Activities>,
+    object: MeasuredObject,
+}
+
+impl Measuring {
+    pub fn begin(activities: &Arc<Activities>, target: &Target, digest: &Digest) -> Self {
+        let origin = target.origin.as_ref();
+        let object = MeasuredObject {
+            registry: origin.map(|origin| origin.registry.to_string()),
+            repository: origin.map(|origin| origin.repository.to_string()),
+            digest: digest.to_string(),
+            is_manifest: target.kind == Kind::Manifest,
+            size: None,
+            source: Source::Unknown,
+            started_ms: millis(SystemTime::now()),
+            first_byte_ms: None,
+            took_ms: 0,
+            sent: 0,
+        };
+        let activities = activities.clone();
+        Self { activities, object }
+    }
+
+    /// The object comes from here, and has this size.
+    pub fn found(&mut self, source: PullSource, size: Option<u64>) {
+        (self.object.source, self.object.size) = (source.into(), size);
+    }
+
+    /// The client was sent to the registry.
+    pub fn refused(&mut self, reason: &'static str) {
+        self.object.source = Source::Upstream { reason };
+    }
+
+    /// The answer has ended, after so many bytes.
+    pub fn end(mut self, first_byte: Option<Duration>, took: Duration, sent: u64) {
+        self.object.first_byte_ms = first_byte.map(in_millis);
+        (self.object.took_ms, self.object.sent) = (in_millis(took), sent);
+        self.activities.measured(self.object);
+    }
+}
 
 /// Whether a request only measures. A client of another host learns nothing of this node's peers.
 pub fn is_measured(target: &Target, headers: &HeaderMap) -> bool {

@@ -251,8 +251,10 @@ mod tests {
                 took_ms: 5,
                 is_complete: true,
             }],
+            measured: Vec::new(),
             peer_count: 0,
             why_no_peers: None,
+            strangers: Vec::new(),
             peers: Vec::new(),
         }
     }

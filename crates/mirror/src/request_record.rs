@@ -4,12 +4,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use crate::activity::ActiveRequest;
 use crate::found::Source;
+use crate::measured::Measuring;
 use crate::metrics::{HandlerLabels, HttpLabels, Metrics};
 use crate::object_stream::{BodyError, BodyHook};
 use crate::request::{Kind, Request, RequestError, Target};
@@ -39,11 +41,13 @@ pub struct RequestRecord {
     pub(crate) hook: Option<Box<dyn BodyHook>>,
     /// The pull of this node that the request is part of, and the first byte that it asks for.
     pub(crate) pull: Option<(ActiveRequest, u64)>,
-    /// Whether the client only measures: then the pull is forgotten with the record.
-    pub(crate) is_measured: bool,
+    /// Of a client that only measures: then the pull is forgotten with the record.
+    pub(crate) measuring: Option<Measuring>,
     /// Counts what is sent to a peer.
     pub(crate) sent_to: Option<Arc<AtomicU64>>,
     bytes: u64,
+    /// When the first of them was sent, if it was.
+    first_byte: Option<Duration>,
     broken: Option<String>,
     /// Of a request for content, if it is recorded. Ends with the record.
     pub(crate) span: Span,
@@ -95,9 +99,10 @@ impl RequestRecord {
             source: None,
             hook: None,
             pull: None,
-            is_measured: false,
+            measuring: None,
             sent_to: None,
             bytes: 0,
+            first_byte: None,
             broken: None,
             span: Span::default(),
         }
@@ -105,6 +110,10 @@ impl RequestRecord {
 
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+        if self.measuring.is_some() {
+            self.first_byte
+                .get_or_insert_with(|| self.started.elapsed());
+        }
         if let Some(hook) = &self.hook {
             hook.sent(bytes as u64);
         }
@@ -157,8 +166,12 @@ impl RequestRecord {
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
-        if let Some((request, _)) = self.pull.take_if(|_| self.is_measured) {
-            request.forget();
+        if let Some(mut measuring) = self.measuring.take() {
+            if let Some((request, _)) = self.pull.take() {
+                measuring.found(request.pull.source(), request.pull.size());
+                request.forget();
+            }
+            measuring.end(self.first_byte, self.started.elapsed(), self.bytes);
         }
         let method = match self.method {
             Method::GET => "GET",

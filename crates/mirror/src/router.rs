@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -143,6 +143,8 @@ pub struct RouterPeers {
     pub listed: Vec<RouterPeer>,
     /// Why there are none, where something went wrong when they were looked for.
     pub why_none: Option<String>,
+    /// Where nodes are that have no network key in common with this one: it refused them lately, or they refused it.
+    pub strangers: Vec<IpAddr>,
 }
 
 /// The most peers that a router lists.

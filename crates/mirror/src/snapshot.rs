@@ -18,6 +18,8 @@ use crate::peers::KnownPeer;
 use crate::upstream_reasons::REASONS;
 use crate::{PeerStanding, RouterPeer};
 
+pub use crate::measured::MeasuredObject;
+
 /// The most peers that a snapshot lists, those used latest first.
 const MAX_PEERS: usize = 1024;
 
@@ -32,10 +34,14 @@ pub struct Snapshot {
     pub running: Vec<RunningPull>,
     /// The last 64 of them that have ended, the last one first.
     pub finished: Vec<EndedPull>,
+    /// The objects that clients of this node have measured lately (`peili pull`), the last one first.
+    pub measured: Vec<MeasuredObject>,
     /// How many peers the router knows.
     pub peer_count: usize,
     /// Why there are none, where something went wrong when they were looked for.
     pub why_no_peers: Option<String>,
+    /// Where nodes are that have no network key in common with this one, as far as it met them lately.
+    pub strangers: Vec<IpAddr>,
     /// The peers that the router knows, then others that this node has asked, or has sent bytes to.
     pub peers: Vec<Peer>,
 }
@@ -159,6 +165,7 @@ impl Mirror {
         Snapshot {
             peer_count: router.count,
             why_no_peers: router.why_none,
+            strangers: router.strangers,
             peers: self.known_peers(router.listed),
             ..self.own_snapshot()
         }
@@ -178,8 +185,10 @@ impl Mirror {
                 .map(|pull| RunningPull::of(pull, &followers))
                 .collect(),
             finished: finished.iter().map(EndedPull::of).collect(),
+            measured: self.activities.measurements(),
             peer_count: 0,
             why_no_peers: None,
+            strangers: Vec::new(),
             peers: Vec::new(),
         }
     }
@@ -381,11 +390,11 @@ fn sent_to(addresses: &[SocketAddr], sent: &HashMap<IpAddr, u64>) -> u64 {
     most.copied().unwrap_or_default()
 }
 
-fn millis(at: SystemTime) -> u64 {
+pub(crate) fn millis(at: SystemTime) -> u64 {
     in_millis(at.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-fn in_millis(duration: Duration) -> u64 {
+pub(crate) fn in_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

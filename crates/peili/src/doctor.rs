@@ -1,6 +1,7 @@
 //! `peili doctor`: says what is wrong on the node that it runs on.
 
 mod gather;
+mod platforms;
 
 pub use gather::gather;
 

@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use network_key::{Keyring, MAX_KEY, MAX_KEYS, NetworkKeys};
+use network_key::{Keyring, MAX_KEY, MAX_KEYS, NetworkKey, NetworkKeys};
+use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::time::{MissedTickBehavior, interval};
@@ -22,6 +24,8 @@ const MAX_FILE: u64 = (4 * MAX_KEYS * MAX_KEY) as u64;
 pub struct NetworkKeyFile {
     path: PathBuf,
     pub keys: Keyring,
+    /// What is wrong with the file while the keys that it held stay in force.
+    fault: Arc<Mutex<Option<String>>>,
 }
 
 impl NetworkKeyFile {
@@ -39,14 +43,14 @@ impl NetworkKeyFile {
             );
         }
         let keys = Keyring::new(keys.unwrap_or_default());
-        Ok(Self { path, keys })
+        let fault = Arc::default();
+        Ok(Self { path, keys, fault })
     }
 
     /// Keeps the keys as they are in the file, and counts them. Runs for ever.
     pub async fn watch(self, count: Gauge) {
         let mut ticks = interval(READ_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last_fault = None;
         loop {
             count.set(self.keys.current().len() as i64);
             ticks.tick().await;
@@ -55,15 +59,24 @@ impl NetworkKeyFile {
                 continue;
             };
             let fault = self.take(found);
-            if fault != last_fault {
-                if let Some(fault) = &fault {
-                    tracing::warn!(
-                        fault,
-                        "--network-key-file is of no use; the keys that it held stay in force"
-                    );
-                }
-                last_fault = fault;
+            let is_news = *self.fault.lock() != fault;
+            if is_news && let Some(fault) = &fault {
+                tracing::warn!(
+                    fault,
+                    "--network-key-file is of no use; the keys that it held stay in force"
+                );
             }
+            *self.fault.lock() = fault;
+        }
+    }
+
+    /// How it is, for a doctor.
+    pub fn state(&self) -> doctor::KeyFile {
+        let keys = self.keys.current();
+        doctor::KeyFile {
+            path: self.path.display().to_string(),
+            ids: keys.iter().map(|key| key.id().to_owned()).collect(),
+            fault: self.fault.lock().clone(),
         }
     }
 
@@ -73,7 +86,7 @@ impl NetworkKeyFile {
         match found {
             Ok(Some(keys)) if keys.has_all(&current) && current.has_all(&keys) => None,
             Ok(Some(keys)) => {
-                let ids: Vec<_> = keys.iter().map(network_key::NetworkKey::id).collect();
+                let ids: Vec<_> = keys.iter().map(NetworkKey::id).collect();
                 tracing::info!(?ids, "new network keys are in force");
                 self.keys.replace(keys);
                 None

@@ -7,6 +7,7 @@ mod events;
 mod facts;
 mod page;
 mod status;
+mod trials;
 mod views;
 
 use std::sync::Arc;

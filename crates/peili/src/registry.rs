@@ -150,7 +150,7 @@ impl Bound {
                  this host is served without key and certificate, a proxy's clients too; set --node-secret-file"
             );
         }
-        if let Some(file) = settings.network_keys {
+        if let Some(file) = settings.network_keys.clone() {
             tasks.spawn(file.watch(network_key_file::register(&mut metrics)));
         }
         if let Some(folder) = settings.peer_tls {
@@ -218,8 +218,9 @@ impl Bound {
             peer_id,
             open_files: open_files as u64,
             looks_for_peers: !is_alone,
-            registry_port: registry_address.port(),
+            registry: registry_address,
             node_secret,
+            network_keys: settings.network_keys,
             containerd: paths,
             address: metrics_address.to_string(),
             trial,

@@ -15,4 +15,5 @@ pub use cluster::Cluster;
 pub use content::Content;
 pub use model::{
     Finished, Node, Object, Peer, PeerState, Pull, Source, Status, Totals, TreeNode, TreeSource,
+    TrialObject, TrialPull, TrialSource,
 };

@@ -19,6 +19,9 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// Images that were pulled, the latest first.
     pub finished: Vec<Finished>,
+    /// Trial pulls of this node (`peili pull`), the latest first.
+    #[serde(default)]
+    pub trials: Vec<TrialPull>,
     /// What is not well.
     #[serde(default)]
     pub findings: Vec<Finding>,
@@ -198,4 +201,53 @@ pub struct Finished {
     pub upstream: u64,
     /// The bytes from upstream, by the reason.
     pub reasons: BTreeMap<String, u64>,
+}
+
+/// An image that `peili pull` has pulled to measure where it comes from, as the mirror saw it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TrialPull {
+    /// Registry and repository.
+    pub image: String,
+    /// Since it ended, in seconds.
+    pub ago: u64,
+    /// How long it took, in milliseconds.
+    pub took: u64,
+    /// In the order in which they were asked for.
+    pub objects: Vec<TrialObject>,
+}
+
+/// A manifest, config or layer of a trial pull.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TrialObject {
+    pub digest: String,
+    pub is_manifest: bool,
+    /// In bytes; `None`: the registry has it, and the mirror does not know.
+    pub size: Option<u64>,
+    pub source: TrialSource,
+    /// Why the registry had to give it: one of the reasons of `peili_upstream_bytes_total`.
+    pub reason: Option<String>,
+    /// Between the request and the first byte, in milliseconds; `None`: the mirror sent none.
+    pub first_byte: Option<u64>,
+    /// Between the request and the last byte, in milliseconds.
+    pub took: u64,
+    /// In bytes per second, from the first byte on.
+    pub rate: Option<u64>,
+    /// Whether all of it came.
+    pub is_complete: bool,
+}
+
+/// Where an object of a trial pull came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "node")]
+pub enum TrialSource {
+    /// The store of this node.
+    #[default]
+    Local,
+    /// Another node, by its name.
+    Peer(String),
+    /// The registry, where the mirror sent the client.
+    Upstream,
 }

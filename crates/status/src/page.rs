@@ -6,6 +6,7 @@ mod pulls;
 mod table;
 mod tables;
 mod tree;
+mod trials;
 
 pub use tree::tree_rows;
 
@@ -156,6 +157,10 @@ pub fn content(status: &Status) -> Markup {
         section aria-labelledby="finished" {
             h2 #finished { "Last pulls" }
             (tables::finished(&status.finished))
+        }
+        section aria-labelledby="trials" {
+            h2 #trials { "Trial pulls" }
+            (trials::trials(&status.trials))
         }
     }
 }

@@ -18,7 +18,7 @@ use libp2p::core::upgrade::{
 };
 use libp2p::identity::Keypair;
 use libp2p::swarm::DialError;
-use libp2p::{PeerId, noise};
+use libp2p::{Multiaddr, PeerId, noise};
 use network_key::{Keyring, NetworkKey};
 
 /// Without a key, as Spegel has it.
@@ -105,12 +105,14 @@ where
     }
 }
 
-/// Whether a dial failed because the two ends could not agree on a handshake, at one of the addresses.
-pub(crate) fn is_refused(error: &DialError) -> bool {
-    let DialError::Transport(addresses) = error else {
-        return false;
+/// The addresses of a dial that failed because the two ends could not agree on a handshake.
+pub(crate) fn refused(error: &DialError) -> impl Iterator<Item = &Multiaddr> {
+    let addresses = match error {
+        DialError::Transport(addresses) => &addresses[..],
+        _ => &[],
     };
-    addresses.iter().any(|(_, error)| is_refusal(error))
+    let refused = addresses.iter().filter(|(_, error)| is_refusal(error));
+    refused.map(|(address, _)| address)
 }
 
 /// Whether one of the ends refused the other's handshake, rather than that the connection broke.

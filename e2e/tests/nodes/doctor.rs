@@ -1,17 +1,19 @@
 //! Faults that are prepared on a real node: the doctor names each, with its remedy, and nothing else.
 
+mod command;
+
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Generation, Host, Lab, Node, Settings, peili, until};
-use serde_json::Value;
+use e2e::{Generation, Lab, Settings, until};
 
 use crate::LAYERS;
+pub use command::Doctor;
 
-const SETTINGS: Settings = Settings {
+pub const SETTINGS: Settings = Settings {
     containerd: "",
     discards_layers: false,
     lists_config_paths: false,
@@ -121,10 +123,7 @@ pub async fn each_prepared_fault_is_named(mut lab: Lab, containerd: Generation) 
         node.pull(&image).await?;
     }
     let doctor = Doctor::of(&nodes[0])?;
-    until("the doctor to find nothing", async || {
-        Ok(doctor.finds(&[])?.is_empty())
-    })
-    .await?;
+    doctor.finds_nothing().await?;
     let began = Instant::now();
     doctor.finds(&[])?;
     println!("a sound node is examined in {:?}", began.elapsed());
@@ -134,8 +133,7 @@ pub async fn each_prepared_fault_is_named(mut lab: Lab, containerd: Generation) 
     changes(&doctor, &lab)?;
     ensure!(doctor.finds(&[])?.is_empty(), "the node is sound again");
     lab.upstream.stop().await?;
-    let named = "the registry that is gone to be named";
-    until(named, async || {
+    until("the registry that is gone to be named", async || {
         // The image that it has is what the tag last meant.
         nodes[0].containerd.cri.pull(&image.by_tag()).await?;
         Ok(doctor.finds(&[])? == ["PEILI-U001 warning"])
@@ -252,80 +250,4 @@ fn empty(folder: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// `peili doctor` on a node.
-struct Doctor {
-    namespace: String,
-    metrics: String,
-    hosts: PathBuf,
-    config: PathBuf,
-    socket: PathBuf,
-    content: PathBuf,
-}
-
-impl Doctor {
-    fn of(node: &Node) -> Result<Self> {
-        let hosts = node.containerd.hosts();
-        let folder = hosts.parent().context("a folder")?;
-        Ok(Self {
-            namespace: node.host.namespace().to_owned(),
-            metrics: format!("{}:9090", node.host.address),
-            config: folder.join("config.toml"),
-            socket: node.containerd.socket(),
-            content: node.containerd.content(),
-            hosts,
-        })
-    }
-
-    /// What is not well, each with its severity. `options` come after those of the node, and count more.
-    fn finds(&self, options: &[&str]) -> Result<Vec<String>> {
-        let findings = self.findings(options)?;
-        let told = findings.iter().map(|finding| {
-            let part = |name: &str| finding[name].as_str().unwrap_or_default();
-            ensure!(!part("remedy").is_empty(), "{finding} says not what to do");
-            Ok(format!("{} {}", part("code"), part("severity")))
-        });
-        told.collect()
-    }
-
-    fn findings(&self, options: &[&str]) -> Result<Vec<Value>> {
-        let mut command = Host::command_in(&self.namespace, peili()?);
-        command.args([
-            "doctor",
-            "--output",
-            "json",
-            "--metrics-endpoint",
-            &self.metrics,
-        ]);
-        for (option, path) in [
-            ("--containerd-sock", &self.socket),
-            ("--containerd-config", &self.config),
-            ("--containerd-content-path", &self.content),
-            ("--containerd-registry-config-path", &self.hosts),
-        ] {
-            if !options.contains(&option) {
-                command.arg(option).arg(path);
-            }
-        }
-        let output = command.args(options).output()?;
-        let report: Value = serde_json::from_slice(&output.stdout)
-            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-        let findings = report["findings"].as_array().context("findings")?;
-        let is_bad = |finding: &&Value| finding["severity"] != "ok";
-        Ok(findings.iter().filter(is_bad).cloned().collect())
-    }
-
-    /// Fails unless the doctor finds this and nothing else.
-    fn expect(&self, code: &str, severity: &str, options: &[&str]) -> Result<()> {
-        let found = self.finds(options)?;
-        let expected = format!("{code} {severity}");
-        ensure!(
-            found == [expected.as_str()],
-            "{expected} was prepared, and found was {:#?}",
-            self.findings(options)?
-        );
-        println!("{expected}");
-        Ok(())
-    }
 }

@@ -3,6 +3,9 @@
 use anyhow::{Result, ensure};
 use e2e::Image;
 
+#[path = "../../../crates/kubernetes/tests/it/api_server.rs"]
+#[allow(dead_code, reason = "other tests do more with it")]
+mod api_server;
 mod chaos;
 mod checks;
 mod clients;
@@ -10,6 +13,9 @@ mod container;
 mod damage;
 mod discard;
 mod doctor;
+mod doctor_clock;
+mod doctor_peers;
+mod doctor_trial;
 mod faults;
 mod flight_faults;
 mod flights;
@@ -156,6 +162,7 @@ tests_on! { flights_2, V2:
     discard::transfer_service_ignores_lists,
     page::cold_pull_is_seen_as_a_tree,
     doctor::each_prepared_fault_is_named,
+    doctor_peers::each_fault_among_nodes_is_named,
 }
 
 tests! {

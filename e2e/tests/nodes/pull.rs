@@ -12,7 +12,7 @@ const SETTINGS: Settings = Settings {
     discards_layers: false,
     lists_config_paths: false,
     runs_containers: false,
-    mirror: &["--private=share"],
+    mirror: &["--private=share", "--page-access=anywhere"],
     names: false,
     secret: true,
     network_keys: None,
@@ -38,7 +38,7 @@ fn trial_pull(node: &Node, image: &Image) -> Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The layers come from the node that has them, with its address, and the pulling node keeps nothing.
+/// The layers come from the node that has them, with its address, and the pulling node keeps nothing, but shows it.
 pub async fn trial_pull_names_the_source_and_keeps_nothing(
     lab: Lab,
     containerd: Generation,
@@ -69,6 +69,15 @@ pub async fn trial_pull_names_the_source_and_keeps_nothing(
         other.containerd.holds(&image) == 0,
         "the node kept some of it"
     );
+    let (_, status) = other
+        .host
+        .get((other.host.address, 9090).into(), "/api/v1/status")?;
+    let status: Value = serde_json::from_slice(&status)?;
+    let objects = status["trials"][0]["objects"].as_array();
+    let objects = objects.with_context(|| status["trials"].to_string())?;
+    let from_peer = objects.iter().filter(|o| o["source"]["kind"] == "peer");
+    let shown = from_peer.filter(|o| o["is_complete"] == true && o["is_manifest"] == false);
+    ensure!(shown.count() > LAYERS.len(), "{objects:?}");
     Ok(())
 }
 

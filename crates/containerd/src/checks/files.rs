@@ -13,6 +13,16 @@ const MAX_FILE: u64 = 1 << 20;
 /// Files that are read.
 const MAX_FILES: usize = 64;
 
+/// Why a configuration is not known.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unread {
+    #[error("{0}")]
+    Here(String),
+    /// Nor can containerd read it.
+    #[error("{0}")]
+    NotToml(String),
+}
+
 /// A configuration, read.
 #[derive(Debug, Default)]
 pub(super) struct Written {
@@ -29,21 +39,25 @@ impl Written {
     ///
     /// # Errors
     /// A file cannot be read, or is not TOML.
-    pub fn read(file: &Path) -> Result<Self, String> {
+    pub fn read(file: &Path) -> Result<Self, Unread> {
         let (mut written, mut pending) = (Self::default(), VecDeque::from([file.to_owned()]));
         while let Some(path) = pending.pop_front() {
             if written.documents.iter().any(|(known, _)| *known == path) {
                 continue;
             }
-            let at = |what: String| format!("{}: {what}", path.display());
+            let at = |what: String| Unread::Here(format!("{}: {what}", path.display()));
             if written.documents.len() == MAX_FILES {
                 return Err(at(format!("more than {MAX_FILES} files are imported")));
             }
             let (text, changed) =
                 read(&path).map_err(|error| at(format!("cannot be read here ({error})")))?;
-            let document: DocumentMut = text
-                .parse()
-                .map_err(|e: toml_edit::TomlError| at(format!("is not TOML: {}", e.message())))?;
+            let document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
+                let before = error.span().and_then(|span| text.get(..span.start));
+                let line = before.map(|before| before.matches('\n').count() + 1);
+                let line = line.map_or(String::new(), |line| format!(" (line {line})"));
+                let (path, error) = (path.display(), error.message());
+                Unread::NotToml(format!("{path} is not TOML{line}: {error}"))
+            })?;
             for import in imports(&document) {
                 let folder = path.parent().unwrap_or(Path::new("/"));
                 match matching(&folder.join(import)) {
@@ -142,7 +156,12 @@ mod tests {
         assert!(written.changed.is_some());
         fs::remove_file(path("other.toml")).expect("removed");
         let error = Written::read(&path("config.toml")).expect_err("it is missing");
-        assert!(error.contains("other.toml: cannot be read here"), "{error}");
+        let told = error.to_string();
+        assert!(told.contains("other.toml: cannot be read here"), "{told}");
+        fs::write(path("other.toml"), "\n[plugins\n").expect("written");
+        let error = Written::read(&path("config.toml")).expect_err("it is no TOML");
+        let is_told = matches!(&error, Unread::NotToml(why) if why.contains("other.toml is not TOML (line 2)"));
+        assert!(is_told, "{error}");
     }
 
     #[test]

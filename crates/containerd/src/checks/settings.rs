@@ -8,13 +8,14 @@ use serde::Deserialize;
 use toml_edit::{DocumentMut, Item};
 
 use super::Generation;
-use super::files::Written;
+use super::files::{Unread, Written};
 use crate::client::Client;
 use crate::listing::blocking;
 
-/// Where the registry's and the layers' settings stand, in files of version 3 and 2.
+/// Where the registry's and the layers' settings stand, in files of version 3, 2 and 1.
 const IMAGES: &str = "io.containerd.cri.v1.images";
 const CRI: &str = "io.containerd.grpc.v1.cri";
+const CRI_OF_VERSION_1: &str = "cri";
 /// containerd, `defaults/defaults_unix.go`.
 const DEFAULT_ROOT: &str = "/var/lib/containerd";
 /// What `config_path` is from 2.2 on where it is not set.
@@ -39,13 +40,22 @@ pub(super) struct Settings {
     pub local_mode: Setting<Option<String>>,
     /// When the configuration was written last; `None`: that is not known.
     pub changed: Option<SystemTime>,
+    /// Why containerd cannot read its configuration any more.
+    pub broken: Option<String>,
+    /// Where `config_path` stands, if it is not set where containerd looks.
+    pub in_vain: Option<String>,
 }
 
 impl Settings {
     pub async fn find(client: &Client, generation: Generation, file: &Path) -> Self {
         let told = client.cri_info().await.ok();
-        if let Some(settings) = told.and_then(|info| told_by_cri(&info)) {
-            return settings;
+        if let Some(told) = told.and_then(|info| told_by_cri(&info)) {
+            let file = file.to_owned();
+            let written = blocking(move || Written::read(&file)).await;
+            return match written {
+                Ok(Err(Unread::NotToml(why))) => told.broken(why),
+                Ok(_) | Err(_) => told,
+            };
         }
         let content = client.content_root().await.ok();
         let file = file.to_owned();
@@ -59,6 +69,15 @@ impl Settings {
             discard_unpacked_layers: Setting::Unknown(why.clone()),
             local_mode: Setting::Unknown(why),
             changed: None,
+            broken: None,
+            in_vain: None,
+        }
+    }
+
+    fn broken(self, why: String) -> Self {
+        Self {
+            broken: Some(why),
+            ..self
         }
     }
 }
@@ -93,18 +112,20 @@ fn told_by_cri(info: &HashMap<String, String>) -> Option<Settings> {
         local_mode: Setting::Is(None),
         // It tells what is in force.
         changed: None,
+        broken: None,
+        in_vain: None,
     })
 }
 
 /// What a file and those that it imports say, if they can be read and are this containerd's. `content`: where that one's
 /// content lies.
 fn in_file(file: &Path, generation: Generation, content: Option<&Path>) -> Settings {
-    let written = Written::read(file);
-    let found = written.and_then(|written| {
-        let settings = said(&written, generation, content);
-        settings.map_err(|why| format!("{}: {why}", file.display()))
-    });
-    found.unwrap_or_else(Settings::unknown)
+    match Written::read(file) {
+        Ok(written) => said(&written, generation, content)
+            .unwrap_or_else(|why| Settings::unknown(format!("{}: {why}", file.display()))),
+        Err(Unread::Here(why)) => Settings::unknown(why),
+        Err(Unread::NotToml(why)) => Settings::unknown(why.clone()).broken(why),
+    }
 }
 
 /// What a configuration says, or why that does not settle it.
@@ -128,6 +149,10 @@ fn said(
         ""
     };
     let config_path = written.setting(&[&["registry", "config_path"]]);
+    let config_path_in_vain = match &config_path {
+        Ok(None) => in_vain(written),
+        Ok(Some(_)) | Err(_) => None,
+    };
     let discard = written.setting(&[
         &["discard_unpacked_layers"],
         &["containerd", "discard_unpacked_layers"],
@@ -152,6 +177,8 @@ fn said(
             Ok(reason) => Setting::Is(reason),
         },
         changed: written.changed,
+        broken: None,
+        in_vain: config_path_in_vain,
     })
 }
 
@@ -181,12 +208,34 @@ impl Written {
     }
 }
 
-/// The table of CRI's images in a file. In files of version 3, the name of version 2 means nothing.
+/// The version of a file; one that says none is of version 1.
+fn version_of(document: &DocumentMut) -> i64 {
+    let version = document.get("version").and_then(Item::as_integer);
+    version.unwrap_or(1)
+}
+
+/// The table of CRI's images in a file. containerd 2 takes the name of version 2 in files of version 2 alone (tried with 2.1.9).
 fn images_of(document: &DocumentMut) -> Option<&Item> {
     let plugins = document.get("plugins")?;
-    let version = document.get("version").and_then(Item::as_integer);
-    let old = || (version.unwrap_or(2) < 3).then(|| plugins.get(CRI))?;
-    plugins.get(IMAGES).or_else(old)
+    let of_version_2 = || plugins.get(CRI).filter(|_| version_of(document) == 2);
+    plugins.get(IMAGES).or_else(of_version_2)
+}
+
+/// Where `config_path` stands in vain, by its table and the version of the file.
+fn in_vain(written: &Written) -> Option<String> {
+    let mut found = written.documents.iter().filter_map(|(path, document)| {
+        let plugins = document.get("plugins")?;
+        let is_set = |name: &&&str| {
+            let table = plugins.get(name);
+            table.is_some_and(|table| at(table, &["registry", "config_path"]).is_some())
+        };
+        let table = [CRI, CRI_OF_VERSION_1].iter().find(is_set)?;
+        let (path, version) = (path.display(), version_of(document));
+        Some(format!(
+            "in {path} it stands in [plugins.{table:?}.registry], which means nothing in a file of version {version}"
+        ))
+    });
+    found.next()
 }
 
 fn at<'a>(table: &'a Item, path: &[&str]) -> Option<&'a Item> {

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::*;
 
@@ -13,6 +13,8 @@ fn settings(config_path: Setting<String>, discard: Setting<bool>) -> Settings {
         discard_unpacked_layers: discard,
         local_mode,
         changed: None,
+        broken: None,
+        in_vain: None,
     }
 }
 
@@ -179,15 +181,59 @@ fn the_pull_mode_is_told_with_its_reason() {
 fn a_configuration_that_is_newer_than_the_socket_is_not_in_force() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("containerd.sock");
-    assert_eq!(in_force(Some(SystemTime::now()), &socket), None);
+    let state = |changed| {
+        let known = settings(Setting::Is(String::new()), Setting::Is(false));
+        let settings = Settings { changed, ..known };
+        in_force(&settings, &socket).map(|finding| finding.state)
+    };
+    assert_eq!(state(Some(SystemTime::now())), None);
     std::fs::write(&socket, "").expect("written");
     let started = socket.metadata().and_then(|status| status.modified());
     let started = started.expect("a time");
-    let state = |changed| in_force(changed, &socket).map(|finding| finding.state);
     assert_eq!(state(None), None);
     assert_eq!(state(Some(started)), Some(State::Ok));
     let later = started + Duration::from_secs(1);
     assert_eq!(state(Some(later)), Some(State::Warning));
+    let broken = Settings {
+        broken: Some("/etc/containerd/config.toml is not TOML".into()),
+        ..settings(Setting::Is(String::new()), Setting::Is(false))
+    };
+    let finding = in_force(&broken, &folder.path().join("no.sock"));
+    assert!(finding.is_some_and(|finding| finding.found.contains("cannot start again")));
+}
+
+#[test]
+fn cri_runs_or_says_why_not() {
+    assert_eq!(cri(Cri::Runs).state, State::Ok);
+    assert_eq!(cri(Cri::Failed("mirrors".into())).state, State::Warning);
+    let disabled = cri(Cri::Disabled);
+    assert_eq!(disabled.state, State::Unknown, "ctr does without it");
+    assert!(
+        disabled
+            .remedy
+            .is_some_and(|remedy| remedy.contains("disabled_plugins"))
+    );
+}
+
+#[test]
+fn a_folder_may_have_two_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+    std::fs::create_dir(&real).expect("made");
+    std::os::unix::fs::symlink("real", &link).expect("linked");
+    let state = |path: &Path, expected: &Path| {
+        let settings = settings(Setting::Is(path.display().to_string()), Setting::Is(false));
+        registry_config(&settings, Generation(2, 1), &[expected.to_owned()]).state
+    };
+    assert_eq!(state(&link, &real), State::Ok);
+    assert_eq!(state(&real.join(""), &real), State::Ok);
+    assert_eq!(state(folder.path(), &real), State::Warning);
+    let gone = folder.path().join("gone");
+    assert_eq!(state(&gone, &gone), State::Ok);
+    assert_eq!(
+        state(&gone, &folder.path().join("also gone")),
+        State::Warning
+    );
 }
 
 #[test]

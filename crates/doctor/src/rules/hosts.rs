@@ -1,5 +1,7 @@
 //! What is found in containerd's registry configuration.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use crate::checks::{
     ASKED, HOSTS_ADDRESS, HOSTS_FIRST, HOSTS_FOLDER, HOSTS_OURS, HOSTS_READABLE, HOSTS_SHADOWED,
     NODE_SECRET,
@@ -82,8 +84,7 @@ fn readable(files: &[&HostsFile]) -> Finding {
         true => HOSTS_READABLE.ok(format!("{} of {}", files.len(), files.len())),
         false => HOSTS_READABLE.fault(
             broken.join("; "),
-            "every pull from that registry fails until the file is mended: correct it, or remove it and run peili \
-             configuration again",
+            "correct the file, or move it away and run peili configuration again",
         ),
     }
 }
@@ -92,10 +93,17 @@ fn readable(files: &[&HostsFile]) -> Finding {
 fn ours(files: &[&HostsFile], facts: &Facts) -> Vec<Finding> {
     let has_ours = |file: &&&HostsFile| has_mirror(file) && file.in_vain.is_none();
     let (with, without): (Vec<&&HostsFile>, Vec<&&HostsFile>) = files.iter().partition(has_ours);
-    let lacking = without.into_iter().map(|file| match &file.in_vain {
-        Some(why) => format!("{} (it is listed in vain: {why})", file.path),
-        None => file.path.clone(),
-    });
+    let port = port_of(facts);
+    let lacking = without
+        .into_iter()
+        .map(|file| match (&file.in_vain, loopback_of(file)) {
+            (Some(why), _) => format!("{} (it is listed in vain: {why})", file.path),
+            (None, Some(url)) => format!(
+                "{} (it has {url}, and the mirror listens at port {port})",
+                file.path
+            ),
+            (None, None) => file.path.clone(),
+        });
     let empty = facts.hosts.iter().flat_map(|folder| &folder.empty);
     let is_hidden = with.iter().any(|file| file.registry.is_none());
     let empty = empty.filter(|_| is_hidden).map(|path| {
@@ -192,7 +200,7 @@ fn read(files: &[&HostsFile], folders: &[HostsFolder]) -> Finding {
         false => HOSTS_SHADOWED.warning(
             all.join("; "),
             "move what is needed to where containerd reads it, and remove the other one (host_port_ is read before \
-             host:port, and Docker Hub is docker.io)",
+             host:port, Docker Hub is docker.io, and of several folders the first that has the registry or _default)",
         ),
     }
 }
@@ -221,6 +229,24 @@ fn secret(files: &[&HostsFile], facts: &Facts) -> Option<Finding> {
     })
 }
 
+/// A host of a file that is on this node and is not the mirror.
+fn loopback_of(file: &HostsFile) -> Option<&str> {
+    const LOOPBACK: [&str; 3] = ["http://127.", "http://localhost", "http://[::1]"];
+    let others = file.hosts.iter().filter(|(_, is_ours)| !is_ours);
+    let mut others = others.map(|(url, _)| url.as_str());
+    others.find(|url| LOOPBACK.iter().any(|start| url.starts_with(start)))
+}
+
+/// The port of the mirror, as far as is known.
+fn port_of(facts: &Facts) -> u16 {
+    let port = facts
+        .mirror
+        .as_ref()
+        .ok()
+        .map(|mirror| mirror.registry_port);
+    port.filter(|port| *port != 0).unwrap_or(DEFAULT_PORT)
+}
+
 fn has_mirror(file: &HostsFile) -> bool {
     file.hosts.iter().any(|(_, is_ours)| *is_ours)
 }
@@ -228,8 +254,8 @@ fn has_mirror(file: &HostsFile) -> bool {
 /// The command that writes hosts.toml for this mirror.
 fn configure(facts: &Facts) -> String {
     let mirror = facts.mirror.as_ref().ok();
-    let port = mirror.map(|mirror| mirror.registry_port);
-    let port = port.filter(|port| *port != 0).unwrap_or(DEFAULT_PORT);
+    let ip = mirror.and_then(|mirror| mirror.registry_ip);
+    let target = SocketAddr::new(ip.unwrap_or(Ipv4Addr::LOCALHOST.into()), port_of(facts));
     let paths: Vec<_> = facts
         .hosts
         .iter()
@@ -245,7 +271,7 @@ fn configure(facts: &Facts) -> String {
         false => "",
     };
     format!(
-        "run as root on the node: peili configuration --mirror-targets http://127.0.0.1:{port}{folder}{secret}\n(in Kubernetes the \
+        "run as root on the node: peili configuration --mirror-targets http://{target}{folder}{secret}\n(in Kubernetes the \
          chart's init container does so: kubectl rollout restart daemonset)"
     )
 }

@@ -1,12 +1,16 @@
 use super::*;
 use std::collections::HashSet;
 
+use super::peers::{LACKING_OFTEN, PROOF_TOLERANCE};
 use crate::checks::{
     self, ASKED, CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, CRI, HOSTS_ADDRESS,
     HOSTS_FIRST, HOSTS_FOLDER, HOSTS_OURS, HOSTS_READABLE, HOSTS_SHADOWED, IN_FORCE, LAYERS_KEPT,
-    NODE_SECRET, PULL_MODE,
+    NETWORK_KEY, NODE_SECRET, PEERS_FOUND, PEERS_LACKING, PEERS_REACHED, PEERS_VERSION, PULL_MODE,
 };
-use crate::facts::{AddressAnswer, Advice, HostsFile, HostsFolder, Peer, PeerClock, Registry};
+use crate::facts::{
+    AddressAnswer, Advice, ContainerdPaths, HostsFile, HostsFolder, KeyFile, Peer, PeerClock,
+    Registry,
+};
 use crate::finding::{Check, Severity};
 use crate::{Report, diagnose};
 
@@ -85,6 +89,14 @@ fn sound() -> Facts {
     }
 }
 
+fn key_file() -> KeyFile {
+    KeyFile {
+        path: "/etc/peili/network-key".into(),
+        ids: vec!["fedcba9876543210".into()],
+        fault: None,
+    }
+}
+
 fn clock_of(name: &str, ahead: i64) -> PeerClock {
     let name = name.into();
     PeerClock { name, ahead }
@@ -135,11 +147,12 @@ type Break = fn(&mut Facts);
 #[test]
 fn each_fault_is_named_and_nothing_else() {
     use Severity::{Fault, Unknown, Warning};
-    let table: [(&Check, Severity, Break); 42] = [
+    let table: [(&Check, Severity, Break); 49] = [
         (&CONTAINERD_ANSWERS, Fault, |f| {
             f.containerd = Containerd::Unreachable {
                 socket: "/run/containerd/containerd.sock".into(),
                 error: "no such file".into(),
+                elsewhere: Vec::new(),
             };
             mirror_of(f).trial = Some(Trial::Failed("nobody pulled".into()));
             mirror_of(f).not_ready = Some("waits for containerd".into());
@@ -276,9 +289,58 @@ fn each_fault_is_named_and_nothing_else() {
         }),
         (&PEERS_LACKING, Warning, |f| {
             mirror_of(f).peers[0].lacking = Some(LACKING_OFTEN);
+            mirror_of(f).peers[0].error = Some("it does not have what it announced".into());
         }),
         (&PEERS_REACHED, Fault, |f| {
             mirror_of(f).peers[0].error = Some("no answer".into());
+        }),
+        (&NETWORK_KEY, Fault, |f| {
+            mirror_of(f).key_file = Some(KeyFile {
+                ids: Vec::new(),
+                ..key_file()
+            });
+            mirror_of(f).strangers = vec![[10, 0, 0, 2].into()];
+            mirror_of(f).peers.clear();
+        }),
+        (&NETWORK_KEY, Fault, |f| {
+            mirror_of(f).key_file = Some(key_file());
+            mirror_of(f).strangers = vec![[10, 0, 0, 2].into()];
+            mirror_of(f).peers.clear();
+            mirror_of(f).bootstrap_error = Some("a peer refused the connection".into());
+        }),
+        (&NETWORK_KEY, Fault, |f| {
+            mirror_of(f).strangers = vec![[10, 0, 0, 2].into()];
+            mirror_of(f).peers.clear();
+            mirror_of(f).bootstrap_error = Some("a peer refused the connection".into());
+        }),
+        (&NETWORK_KEY, Warning, |f| {
+            mirror_of(f).key_file = Some(key_file());
+            mirror_of(f).strangers = vec![[10, 0, 0, 2].into()];
+            let mut stranger = mirror_of(f).peers[0].clone();
+            stranger.address = "10.0.0.2:5000".into();
+            stranger.error = Some("it does not answer".into());
+            mirror_of(f).peers.push(stranger);
+        }),
+        (&NETWORK_KEY, Warning, |f| {
+            mirror_of(f).key_file = Some(KeyFile {
+                fault: Some("/key is not there any more".into()),
+                ..key_file()
+            });
+        }),
+        (&NETWORK_KEY, Warning, |f| {
+            mirror_of(f).key_file = Some(key_file());
+            f.clocks.push(clock_of("n4", PROOF_TOLERANCE as i64 + 1));
+            let peer = mirror_of(f).peers[0].clone();
+            mirror_of(f).peers.push(Peer {
+                name: "n4".into(),
+                lacking: Some(LACKING_OFTEN),
+                ..peer
+            });
+        }),
+        (&CLOCK, Warning, |f| {
+            mirror_of(f).key_file = Some(key_file());
+            f.clocks = vec![clock_of("n2", 3600)];
+            mirror_of(f).peers[0].lacking = Some(LACKING_OFTEN);
         }),
         (&UPSTREAM_REACHED, Warning, |f| {
             let registry = &mut mirror_of(f).registries[0];
@@ -348,6 +410,52 @@ fn a_mirror_that_cannot_take_its_port_is_told_from_one_that_was_not_started() {
 }
 
 #[test]
+fn a_mirror_at_another_port_is_told_of_the_right_one() {
+    let mut facts = sound();
+    file_of(&mut facts).hosts = vec![("http://127.0.0.1:5001".into(), false)];
+    facts.addresses.clear();
+    let text = diagnose(&facts).text(false);
+    let told = "hosts.toml (it has http://127.0.0.1:5001, and the mirror listens at port 5000)";
+    assert!(text.contains(told), "{text}");
+}
+
+#[test]
+fn another_containerd_on_the_host_is_pointed_at() {
+    let mut facts = sound();
+    let elsewhere = ContainerdPaths {
+        socket: "/run/k3s/containerd/containerd.sock".into(),
+        config: "/k3s/config.toml".into(),
+        registry_config: "/k3s/certs.d".into(),
+        ..ContainerdPaths::default()
+    };
+    facts.containerd = Containerd::Unreachable {
+        socket: "/run/containerd/containerd.sock".into(),
+        error: "no such file".into(),
+        elsewhere: vec![elsewhere],
+    };
+    let text = diagnose(&facts).text(false);
+    let options = "--containerd-sock /run/k3s/containerd/containerd.sock --containerd-config /k3s/config.toml \
+                   --containerd-registry-config-path /k3s/certs.d\n";
+    assert!(text.contains(options), "{text}");
+}
+
+#[test]
+fn a_node_with_the_key_says_which() {
+    let mut facts = sound();
+    mirror_of(&mut facts).key_file = Some(key_file());
+    let report = diagnose(&facts);
+    assert_eq!(problems(&report), []);
+    let told = "network key: key fedcba9876543210 of /etc/peili/network-key";
+    assert!(report.text(false).contains(told), "{}", report.text(false));
+    // Without a key a peer that lacks what it announces does so whatever the time is there.
+    facts.clocks.push(clock_of("n4", 3600));
+    mirror_of(&mut facts).key_file = None;
+    mirror_of(&mut facts).peers[0].lacking = Some(LACKING_OFTEN);
+    let found = problems(&diagnose(&facts));
+    assert_eq!(found, [("PEILI-P004".to_owned(), Severity::Warning)]);
+}
+
+#[test]
 fn peers_that_differ_or_lack_are_warned_of() {
     let mut facts = sound();
     let peers = &mut mirror_of(&mut facts).peers;
@@ -407,6 +515,9 @@ fn the_command_to_run_is_that_of_this_node() {
     };
     mirror_of(&mut facts).node_secret = None;
     assert_eq!(command(&facts), " --mirror-targets http://127.0.0.1:5000");
+    mirror_of(&mut facts).registry_ip = "::1".parse().ok();
+    assert_eq!(command(&facts), " --mirror-targets http://[::1]:5000");
+    mirror_of(&mut facts).registry_ip = None;
     facts.hosts[0].path = "/etc/rancher/certs.d".into();
     mirror_of(&mut facts).registry_port = 30020;
     mirror_of(&mut facts).node_secret = Some(SECRET.into());

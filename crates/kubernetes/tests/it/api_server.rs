@@ -17,8 +17,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{ServerConfig, pki_types::PrivateKeyDer};
 
-pub const NODE: &str = "node-1";
-
 /// What the server holds, and how it behaves.
 pub struct State {
     pub node: Value,
@@ -40,10 +38,17 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
+    /// Starts it on a free port of loopback.
     pub async fn start(node: Value) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::at(listener, node)
+    }
+
+    pub fn at(listener: TcpListener, node: Value) -> Self {
+        let address = listener.local_addr().expect("an address");
         let folder = tempfile::tempdir().expect("a folder");
-        let key =
-            rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+        let name = address.ip().to_string();
+        let key = rcgen::generate_simple_self_signed([name]).expect("a certificate");
         std::fs::write(folder.path().join("ca.crt"), key.cert.pem()).expect("written");
         std::fs::write(folder.path().join("token"), "first\n").expect("written");
         let private = PrivateKeyDer::try_from(key.signing_key.serialize_der()).expect("a key");
@@ -62,8 +67,6 @@ impl ApiServer {
             failures: Vec::new(),
             intruder: None,
         }));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
         let (acceptor, served) = (TlsAcceptor::from(Arc::new(tls)), state.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -78,8 +81,8 @@ impl ApiServer {
     }
 
     pub fn account(&self) -> ServiceAccount {
-        let port = self.address.port().to_string();
-        ServiceAccount::new("127.0.0.1", &port, self.folder.path())
+        let (host, port) = (self.address.ip(), self.address.port());
+        ServiceAccount::new(&host.to_string(), &port.to_string(), self.folder.path())
     }
 }
 
@@ -138,7 +141,8 @@ impl State {
         body: &[u8],
     ) -> Result<Value, (StatusCode, &'static str)> {
         let body = serde_json::from_slice(body).unwrap_or(Value::Null);
-        let node = format!("/api/v1/nodes/{NODE}");
+        let name = self.node["metadata"]["name"].as_str().unwrap_or_default();
+        let node = format!("/api/v1/nodes/{name}");
         match (method, path, media_type) {
             (&Method::GET, path, _) if path == node => Ok(self.node.clone()),
             (&Method::PATCH, path, "application/json-patch+json") if path == node => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use api_server::{ApiServer, NODE};
+use api_server::ApiServer;
 use async_trait::async_trait;
 use hyper::{Method, StatusCode};
 use kubernetes::{Config, Mode, NodeReadiness, Probe};
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+const NODE: &str = "node-1";
 const TAINT: &str = "peili.dev/mirror-not-ready";
 const CONDITION: &str = "peili.dev/MirrorReady";
 /// For a condition that a test waits for: far longer than it takes.

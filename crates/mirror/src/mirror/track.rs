@@ -8,6 +8,7 @@ use oci::Digest;
 use super::Mirror;
 use crate::activity::PullSource;
 use crate::found::{Found, Source};
+use crate::measured::Measuring;
 use crate::open_range::first_byte;
 use crate::refusal::Refusal;
 use crate::request::{Caller, Target};
@@ -27,7 +28,9 @@ impl Mirror {
         target.pull.activity = Some(request.pull.clone());
         let start = first_byte(target.ranges.as_ref());
         record.pull = Some((request, start));
-        record.is_measured = target.pull.is_measured;
+        if target.pull.is_measured {
+            record.measuring = Some(Measuring::begin(&self.activities, target, digest));
+        }
     }
 
     /// Records what a request has led to.
@@ -59,9 +62,15 @@ impl Mirror {
                 pull.set_source(PullSource::Upstream(refusal.reason()));
             }
             // The client has asked for what there is not, or does not pull it upstream through this mirror.
-            Err(_) => {
+            Err(refusal) => {
                 if let Some((request, _)) = record.pull.take() {
                     request.forget();
+                }
+                match &mut record.measuring {
+                    Some(measuring) if refusal.status() == StatusCode::NOT_FOUND => {
+                        measuring.refused(refusal.reason());
+                    }
+                    _ => record.measuring = None,
                 }
             }
         }

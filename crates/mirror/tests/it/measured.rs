@@ -1,5 +1,6 @@
 //! Requests that measure and keep nothing.
 
+use mirror::snapshot::Source;
 use mirror::{MEASURED, REASON, SOURCE};
 
 use super::*;
@@ -17,8 +18,13 @@ async fn a_measured_request_stores_nothing_and_is_not_listed() {
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
     assert_eq!(answer.headers()[REASON], "no_peer");
     assert_eq!(app.asked(), 0, "upstream is left to the client");
+    drop(answer);
     let snapshot = app.mirror.snapshot().await;
     assert!(snapshot.running.is_empty(), "{snapshot:?}");
+    let measured = &snapshot.measured[0];
+    assert_eq!((measured.size, measured.first_byte_ms), (None, None));
+    let reason = "no_peer";
+    assert_eq!(measured.source, Source::Upstream { reason });
     let asked = app.mirror.own_client_asked_ago();
     assert_eq!(asked, None, "containerd has not asked");
 }
@@ -36,6 +42,14 @@ async fn the_source_is_named_to_a_client_of_this_node_that_measures() {
     assert_eq!(read(answer).await.1, layer());
     let after = app.mirror.snapshot().await;
     assert_eq!((after.running.len(), after.finished.len()), (0, before));
+    let last = &after.measured[0];
+    assert_eq!((after.measured.len(), last.is_manifest), (1, false));
+    assert_eq!(last.size, Some(layer().len() as u64));
+    assert_eq!(
+        (last.size, last.source.clone()),
+        (Some(last.sent), Source::Local)
+    );
+    assert!(last.first_byte_ms <= Some(last.took_ms));
     for (remote, headers) in [(HERE, HeaderMap::new()), (ELSEWHERE, measured())] {
         let answer = app.ask(&path, remote, headers).await;
         assert_eq!(answer.status(), StatusCode::OK);

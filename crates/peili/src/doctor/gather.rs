@@ -1,5 +1,6 @@
 //! What the doctor's rules look at, gathered on the node that this runs on.
 
+use std::cmp::Reverse;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::doctor::checks::{
@@ -17,6 +18,7 @@ use mirror::Secret;
 use oci::{RegistryUrl, Scheme};
 use tokio::task::spawn_blocking;
 
+use super::platforms;
 use crate::next_hosts::leads_here;
 use crate::value;
 
@@ -37,7 +39,6 @@ pub async fn gather(
     let (mut containerd, mut hosts, mut addresses) = (Containerd::None, Vec::new(), Vec::new());
     if let Some(paths) = paths {
         let port = mirror.as_ref().ok().map(|(_, mirror)| mirror.registry_port);
-        let port = port.unwrap_or(DEFAULT_PORT);
         let (said, read) = tokio::join!(
             look_at(&paths),
             spawn_blocking({
@@ -84,10 +85,15 @@ fn now() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
-/// The clocks of the first few peers that can be asked.
+/// The clocks of a few peers that can be asked. Those that lacked something come first: with a network key that may be
+/// because of their clock.
 async fn clocks(peers: &[Peer]) -> Vec<PeerClock> {
     let sound = peers.iter().filter(|peer| peer.error.is_none());
-    let asked = sound.filter_map(|peer| Some((&peer.name, peer.address.parse().ok()?)));
+    let mut sound: Vec<_> = sound.collect();
+    sound.sort_by_key(|peer| Reverse(peer.lacking));
+    let asked = sound
+        .into_iter()
+        .filter_map(|peer| Some((&peer.name, peer.address.parse().ok()?)));
     let asked = asked
         .take(ASKED_FOR_CLOCK)
         .map(|(name, address)| async move {
@@ -120,14 +126,15 @@ async fn look_at(paths: &ContainerdPaths) -> Containerd {
         Err(error) => Containerd::Unreachable {
             socket: paths.socket.clone(),
             error: error.to_string(),
+            elsewhere: platforms::listening(&paths.socket),
         },
     }
 }
 
-/// containerd's registry configuration, and the mirrors that it names.
+/// containerd's registry configuration, and the mirrors that it names. `port`: the mirror's; `None`: it does not answer.
 fn registry_configuration(
     paths: &ContainerdPaths,
-    port: u16,
+    port: Option<u16>,
 ) -> (Vec<HostsFolder>, Vec<RegistryUrl>) {
     let mut urls: Vec<RegistryUrl> = Vec::new();
     let config_path = match paths.registry_config.parse::<ConfigPath>() {
@@ -144,7 +151,11 @@ fn registry_configuration(
         }
     };
     // By hand the mirror is named by an address of this host and its port; another registry may be here too.
-    let is_mirror = |url: &RegistryUrl| url.scheme == Scheme::Http && leads_here(url) == Some(port);
+    let is_mirror = |url: &RegistryUrl| match port {
+        // Whatever is written there, no other program has this port.
+        Some(port) => leads_here(url) == Some(port),
+        None => url.scheme == Scheme::Http && leads_here(url) == Some(DEFAULT_PORT),
+    };
     let folders = hosts::inspect(&config_path, is_mirror);
     let folders = folders.into_iter().map(|folder| HostsFolder {
         path: folder.path.display().to_string(),

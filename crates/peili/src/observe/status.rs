@@ -7,8 +7,10 @@ use ::status::{
 };
 use mirror::snapshot::{self, EndedPull, RunningPull, Snapshot};
 
+use super::trials;
+
 /// Objects of one repository that were pulled this close together belong to one image, in milliseconds.
-const TOGETHER_MS: u64 = 10_000;
+pub(super) const TOGETHER_MS: u64 = 10_000;
 
 /// How the mirror of a node is.
 pub fn of(snapshot: &Snapshot, node: Node) -> Status {
@@ -37,6 +39,7 @@ pub fn of(snapshot: &Snapshot, node: Node) -> Status {
             .map(|p| peer(p, snapshot.at_ms))
             .collect(),
         finished: finished(snapshot),
+        trials: trials::of(snapshot),
         findings: Vec::new(),
         node,
     }
@@ -44,8 +47,12 @@ pub fn of(snapshot: &Snapshot, node: Node) -> Status {
 
 /// Registry and repository, with the tag where an object was asked for by one.
 fn image(object: &snapshot::Object) -> String {
-    let registry = object.registry.as_deref();
-    let repository = object.repository.as_deref().unwrap_or("without a name");
+    repository(object.registry.as_deref(), object.repository.as_deref())
+}
+
+/// The same of a registry and a repository, where they are known.
+pub(super) fn repository(registry: Option<&str>, repository: Option<&str>) -> String {
+    let repository = repository.unwrap_or("without a name");
     match registry {
         Some(registry) => format!("{registry}/{repository}"),
         None => repository.to_owned(),
@@ -82,12 +89,7 @@ fn object(pull: &RunningPull, own_name: &str, snapshot: &Snapshot) -> Object {
     let source = match &pull.source {
         snapshot::Source::Unknown | snapshot::Source::Local => Source::Waiting,
         snapshot::Source::Peer { node, addresses } => {
-            let known = snapshot
-                .peers
-                .iter()
-                .find(|peer| peer.node.as_ref() == Some(node));
-            let known = known.and_then(|peer| peer.name.clone());
-            Source::Peer(known.unwrap_or_else(|| name(node, addresses.first())))
+            Source::Peer(peer_name(snapshot, node, addresses))
         }
         snapshot::Source::Upstream { .. } => Source::Upstream,
     };
@@ -100,6 +102,18 @@ fn object(pull: &RunningPull, own_name: &str, snapshot: &Snapshot) -> Object {
         tree: neighbours(pull, &source, own_name),
         source,
     }
+}
+
+/// What a peer is called, as far as it is known.
+pub(super) fn peer_name(
+    snapshot: &Snapshot,
+    node: &String,
+    addresses: &[std::net::SocketAddr],
+) -> String {
+    let mut peers = snapshot.peers.iter();
+    let known = peers.find(|peer| peer.node.as_ref() == Some(node));
+    let known = known.and_then(|peer| peer.name.clone());
+    known.unwrap_or_else(|| name(node, addresses.first()))
 }
 
 /// What a node knows of the tree by itself: its source and itself.
@@ -214,7 +228,7 @@ fn finished(snapshot: &Snapshot) -> Vec<Finished> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn snapshot_object(repository: &str, digest: &str, started_ms: u64) -> snapshot::Object {
@@ -231,7 +245,7 @@ mod tests {
         }
     }
 
-    fn empty() -> Snapshot {
+    pub fn empty() -> Snapshot {
         Snapshot {
             at_ms: 100_000,
             started_ms: 0,
@@ -245,8 +259,10 @@ mod tests {
             },
             running: Vec::new(),
             finished: Vec::new(),
+            measured: Vec::new(),
             peer_count: 0,
             why_no_peers: None,
+            strangers: Vec::new(),
             peers: Vec::new(),
         }
     }

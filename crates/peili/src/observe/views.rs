@@ -1,6 +1,7 @@
 //! What the pages and the API show. Whatever costs more than a look into memory is found out in the background, and only
 //! while somebody looks.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use parking_lot::Mutex;
 use super::background::Background;
 use super::cluster::{self, Own};
 use super::{content, facts, status};
+use crate::network_key_file::NetworkKeyFile;
 
 /// Between two examinations by the doctor, and the limit of one.
 const EXAMINE_EVERY: Duration = Duration::from_secs(30);
@@ -32,9 +34,11 @@ pub struct About {
     /// The most files that this process may have open.
     pub open_files: u64,
     pub looks_for_peers: bool,
-    pub registry_port: u16,
+    pub registry: SocketAddr,
     /// The fingerprint of the node secret, if there is one.
     pub node_secret: Option<String>,
+    /// `None`: whoever connects is a peer.
+    pub network_keys: Option<NetworkKeyFile>,
     /// `None`: this node has a store of its own.
     pub containerd: Option<doctor::ContainerdPaths>,
     /// The address of metrics and of the page.
@@ -149,7 +153,8 @@ impl Views {
             version: status.node.version,
             containerd: about.containerd.clone(),
             not_ready: status.node.not_ready,
-            registry_port: about.registry_port,
+            registry_port: about.registry.port(),
+            registry_ip: Some(about.registry.ip()).filter(|ip| !ip.is_unspecified()),
             node_secret: about.node_secret.clone(),
             open_files: about.open_files,
             now: snapshot.at_ms / 1000,
@@ -160,6 +165,8 @@ impl Views {
             peers: facts::peers(&status.peers, &snapshot.peers),
             registries: facts::registries(&about.mirror.registries()),
             trial: about.trial.lock().clone(),
+            key_file: about.network_keys.as_ref().map(NetworkKeyFile::state),
+            strangers: snapshot.strangers,
         }
     }
 

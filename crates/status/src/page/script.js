@@ -26,6 +26,7 @@
 
   let events;
   function listen() {
+    events?.close();
     events = new EventSource(document.body.dataset.events);
     events.onopen = () => { live.hidden = false; };
     events.onerror = () => { live.hidden = true; };
@@ -37,7 +38,8 @@
   }
   // Nobody looks at a page in the background.
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) { events.close(); live.hidden = true; } else listen();
+    if (document.hidden) { events?.close(); live.hidden = true; } else listen();
   });
-  listen();
+  // What the page shows is in it already, so it is painted before it changes.
+  requestAnimationFrame(() => setTimeout(listen));
 })();

@@ -3,7 +3,10 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::cluster::{Flight, Member};
 use crate::content::Image;
-use crate::{Finished, Node, Object, Peer, PeerState, Pull, Source, Totals, TreeNode, TreeSource};
+use crate::{
+    Finished, Node, Object, Peer, PeerState, Pull, Source, Totals, TreeNode, TreeSource,
+    TrialObject, TrialPull, TrialSource,
+};
 
 /// A node in the middle of a cold pull of six.
 pub fn sample() -> Status {
@@ -81,10 +84,42 @@ pub fn sample() -> Status {
             upstream: 8_000_000,
             reasons: BTreeMap::from([("private".into(), 2_000_000), ("leads".into(), 6_000_000)]),
         }],
+        trials: vec![trial()],
         findings: vec![doctor::checks::LAYERS_KEPT.warning(
             "true: layers are deleted",
             "discard_unpacked_layers = false\nrestart",
         )],
+    }
+}
+
+/// A layer from a peer, one that only the registry gives, and one that broke off.
+fn trial() -> TrialPull {
+    let object = |digest: char, source, size| TrialObject {
+        digest: format!("sha256:{}", digest.to_string().repeat(64)),
+        source,
+        size,
+        first_byte: size.map(|_| 3),
+        took: 1_200,
+        rate: size.map(|size| size / 2),
+        is_complete: size.is_some_and(|size| size > 1000),
+        ..TrialObject::default()
+    };
+    TrialPull {
+        image: "registry.example/<i>team</i>/app".into(),
+        ago: 12,
+        took: 1_240,
+        objects: vec![
+            TrialObject {
+                is_manifest: true,
+                ..object('d', TrialSource::Local, Some(1_500))
+            },
+            object('e', TrialSource::Peer("node-2".into()), Some(32_000_000)),
+            object('f', TrialSource::Peer("node-4".into()), Some(900)),
+            TrialObject {
+                reason: Some("private".into()),
+                ..object('a', TrialSource::Upstream, None)
+            },
+        ],
     }
 }
 

@@ -1,6 +1,7 @@
 //! What peers have to have: a key of the network, a certificate, both or nothing. It changes while the node runs.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use libp2p::Multiaddr;
 use libp2p::swarm::ConnectionId;
@@ -9,7 +10,8 @@ use network_key::{Keyring, NetworkKeys};
 use tls::{PeerTls, PeerTlsState};
 use tokio::sync::watch;
 
-use super::Node;
+use super::strangers::Strangers;
+use super::{Node, ip_of};
 
 /// What open connections may have been made with.
 pub(crate) struct Credentials {
@@ -97,6 +99,8 @@ impl Node {
     /// Closes all connections if a key or an authority was taken away: any of them may have been made with it. Peers that
     /// have another one connect again.
     pub(super) fn on_new_credentials(&mut self) {
+        // They are met again, or are peers now.
+        self.strangers = Strangers::default();
         let Some(taken) = self.credentials.update() else {
             return;
         };
@@ -121,6 +125,7 @@ impl Node {
     /// Somebody connected and was refused.
     pub(super) fn on_stranger(&mut self, address: &Multiaddr) {
         self.metrics.handshakes_refused.inc();
+        self.strangers.met(ip_of(address), Instant::now());
         tracing::debug!(%address, "refused a connection: no network key or no certificate authority in common");
     }
 

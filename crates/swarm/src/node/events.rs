@@ -109,6 +109,7 @@ impl Node {
             self.swarm.close_connection(connection);
         }
         self.filter.proven.lock().met(peer);
+        self.strangers.known(ip_of(endpoint.get_remote_address()));
         self.on_reached(endpoint);
         if let ConnectedPoint::Listener { send_back_addr, .. } = endpoint {
             self.came_from.put(peer, ip_of(send_back_addr));
@@ -138,14 +139,17 @@ impl Node {
         error: &DialError,
     ) {
         tracing::debug!(?peer, %error, "cannot connect to a peer");
-        let is_refused = handshake::is_refused(error);
-        if is_refused {
+        let refused: Vec<_> = handshake::refused(error).collect();
+        let why = match refused.is_empty() {
+            true => error.to_string(),
+            false => self.why_refused().to_owned(),
+        };
+        if !refused.is_empty() {
             self.metrics.handshakes_refused.inc();
         }
-        let why = match is_refused {
-            true => self.why_refused().to_owned(),
-            false => error.to_string(),
-        };
+        for address in refused {
+            self.strangers.met(ip_of(address), Instant::now());
+        }
         if let Some(round) = &mut self.round {
             round.failed(connection, why);
             self.advance_round();

@@ -1,6 +1,7 @@
 //! The peers of this node, for somebody who looks.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use libp2p::PeerId;
 use mirror::{MAX_LISTED_PEERS, PeerStanding, RouterPeer, RouterPeers};
@@ -16,6 +17,7 @@ impl Node {
         let members = members.unwrap_or_default();
         let mut shown = RouterPeers {
             count: members.len(),
+            strangers: self.strangers.lately(Instant::now()),
             ..RouterPeers::default()
         };
         let known: HashSet<PeerId> = members.iter().map(|(peer, ..)| *peer).collect();

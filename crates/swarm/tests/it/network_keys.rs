@@ -1,5 +1,7 @@
 //! Routers of a network with a key, and strangers.
 
+use std::net::Ipv4Addr;
+
 use network_key::{Keyring, NetworkKeys};
 
 use super::*;
@@ -69,8 +71,9 @@ async fn a_stranger_is_nobodys_peer_and_finds_nothing() {
         ready(&stranger).await;
         assert_eq!(stranger.router.peers(), 0, "stranger {number}");
         assert!(find(&stranger, &key(1)).await.is_empty());
-        let why = stranger.router.list_peers().await.expect("it can tell");
-        let why = why.why_none.expect("a reason");
+        let peers = stranger.router.list_peers().await.expect("it can tell");
+        assert_eq!(peers.strangers, [Ipv4Addr::LOCALHOST]);
+        let why = peers.why_none.expect("a reason");
         assert!(why.contains("network key"), "{why}");
         // Nor does a node with the key go to it.
         stranger.router.announce(vec![key(2)]).await;

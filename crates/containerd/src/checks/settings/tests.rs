@@ -7,6 +7,8 @@ fn is(path: &str, discard: bool) -> Settings {
         discard_unpacked_layers: Setting::Is(discard),
         local_mode: Setting::Is(discard.then_some(reason)),
         changed: None,
+        broken: None,
+        in_vain: None,
     }
 }
 
@@ -41,7 +43,7 @@ fn cri_tells_up_to_1_7() {
 }
 
 #[test]
-fn files_of_both_versions_are_read() {
+fn files_of_each_version_are_read() {
     let v3 = r#"
         version = 3
         [plugins."io.containerd.cri.v1.images"]
@@ -57,6 +59,22 @@ fn files_of_both_versions_are_read() {
           registry.config_path = "/b"
     "#;
     assert_eq!(written(v2, Generation(2, 1), None), Ok(is("/b", true)));
+    for (version, table) in [
+        ("", "cri"),
+        ("", CRI),
+        ("version = 1", CRI),
+        ("version = 2", "cri"),
+        ("version = 3", CRI),
+    ] {
+        let text = format!("{version}\n[plugins.'{table}'.registry]\nconfig_path = '/c'\n");
+        let settings = written(&text, Generation(2, 1), None).expect("TOML");
+        assert_eq!(settings.config_path, Setting::Is(String::new()), "{text}");
+        let told = settings.in_vain.expect("it is told");
+        assert!(
+            told.contains(&format!("[plugins.{table:?}.registry]")),
+            "{told}"
+        );
+    }
 }
 
 #[test]
@@ -102,14 +120,6 @@ fn what_the_transfer_service_does_not_know_makes_pulls_local() {
         let reason = reason.map(ToOwned::to_owned);
         assert_eq!(mode(lines), Setting::Is(reason), "{lines}");
     }
-}
-
-#[test]
-fn the_table_of_version_2_means_nothing_in_version_3() {
-    let text = "[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '/a'";
-    let of = |version: &str| written(&format!("{version}\n{text}"), Generation(2, 1), None);
-    assert_eq!(of("version = 3"), Ok(is("", false)));
-    assert_eq!(of("version = 2"), Ok(is("/a", false)));
 }
 
 #[test]

@@ -1,0 +1,202 @@
+//! What is found about the other nodes, and about the key that lets this one in among them.
+
+use std::net::SocketAddr;
+
+use super::{are_most, differing, shortened};
+use crate::checks::{NETWORK_KEY, PEERS_FOUND, PEERS_LACKING, PEERS_REACHED, PEERS_VERSION};
+use crate::facts::{Facts, KeyFile, Mirror, Peer};
+use crate::finding::Finding;
+
+/// A mirror that has just started has not found its peers, in seconds.
+const STARTING: u64 = 30;
+/// Announcements outlive objects by minutes, so that one or two are in order.
+pub(super) const LACKING_OFTEN: u64 = 3;
+/// With a network key, nodes whose clocks differ by more give each other nothing, in seconds.
+pub(super) const PROOF_TOLERANCE: u64 = 300;
+
+pub fn peers(facts: &Facts) -> Vec<Finding> {
+    let Ok(mirror) = &facts.mirror else {
+        return Vec::new();
+    };
+    let mut findings = Vec::from_iter(network_key(mirror, facts));
+    if !mirror.looks_for_peers {
+        let found = "this node looks for no peers";
+        let remedy = "to share images with other hosts, set --bootstrap-kind";
+        findings.push(PEERS_FOUND.unknown(found, remedy));
+        return findings;
+    }
+    let peers = &mirror.peers;
+    if peers.is_empty() {
+        findings.push(no_peers(mirror));
+        return findings;
+    }
+    findings.push(PEERS_FOUND.ok(format!("{}", peers.len())));
+    findings.push(reached(mirror));
+    findings.extend(version(mirror));
+    findings.extend(lacking(mirror, facts));
+    findings
+}
+
+fn reached(mirror: &Mirror) -> Finding {
+    let peers = &mirror.peers;
+    let unexplained = peers
+        .iter()
+        .filter(|peer| !is_stranger(peer, mirror) && !lacks_often(peer));
+    let unexplained: Vec<_> = unexplained.collect();
+    let failing = unexplained.iter();
+    let failing =
+        failing.filter_map(|peer| Some(format!("{}: {}", peer.name, peer.error.as_ref()?)));
+    let failing: Vec<_> = failing.collect();
+    if failing.is_empty() {
+        return PEERS_REACHED.ok(match unexplained.len() == peers.len() {
+            true => "all of them",
+            false => "all others",
+        });
+    }
+    let text = shortened(&failing);
+    let remedy =
+        "look for a firewall or network policy: nodes need each other's ports 5000 and 5001";
+    match failing.len() == peers.len() {
+        true => PEERS_REACHED.fault(text, remedy),
+        false => PEERS_REACHED.warning(text, remedy),
+    }
+}
+
+fn version(mirror: &Mirror) -> Option<Finding> {
+    let versions = mirror.peers.iter();
+    let versions = versions.filter_map(|peer| Some((&peer.name, peer.version.as_ref()?)));
+    let versions: Vec<_> = versions.collect();
+    let others = versions
+        .iter()
+        .filter(|(_, version)| **version != mirror.version);
+    let others: Vec<_> = others
+        .map(|(name, version)| format!("{name} has {version}"))
+        .collect();
+    match (versions.is_empty(), others.is_empty()) {
+        (true, _) => None,
+        (false, true) => Some(PEERS_VERSION.ok(mirror.version.clone())),
+        (false, false) => Some(PEERS_VERSION.warning(
+            format!("this node has {}, {}", mirror.version, shortened(&others)),
+            "finish the update of all nodes",
+        )),
+    }
+}
+
+fn lacking(mirror: &Mirror, facts: &Facts) -> Option<Finding> {
+    let peers = &mirror.peers;
+    let lacking = peers
+        .iter()
+        .filter(|peer| lacks_often(peer) && !is_kept_out_by_clock(peer, mirror, facts))
+        .map(|peer| format!("{} ({} times)", peer.name, peer.lacking.unwrap_or_default()));
+    let lacking: Vec<_> = lacking.collect();
+    if lacking.is_empty() {
+        let is_counted = peers.iter().any(|peer| peer.lacking.is_some());
+        return is_counted.then(|| PEERS_LACKING.ok("yes"));
+    }
+    Some(PEERS_LACKING.warning(
+        format!("lately not: {}", shortened(&lacking)),
+        "their containerd removes layers (discard_unpacked_layers) or their content path is wrong: run peili doctor there",
+    ))
+}
+
+fn no_peers(mirror: &Mirror) -> Finding {
+    let remedy = "compare --bootstrap-kind and its options with where the other nodes are; a DNS name has to resolve to \
+                  their addresses, and their port 5001 has to be open. A cluster of one node is in order";
+    match &mirror.bootstrap_error {
+        Some(error) => PEERS_FOUND.fault(error.clone(), remedy),
+        None if mirror.uptime < STARTING => {
+            PEERS_FOUND.unknown("none yet", "look again in a minute")
+        }
+        None => PEERS_FOUND.warning("none", remedy),
+    }
+}
+
+/// Whether this node has the network key that the others have, and a clock by which they believe it.
+fn network_key(mirror: &Mirror, facts: &Facts) -> Option<Finding> {
+    let file = mirror.key_file.as_ref();
+    if let Some(file) = file.filter(|file| file.ids.is_empty()) {
+        return Some(NETWORK_KEY.fault(
+            format!("{} is not there: this node has no peers, and accepts none", file.path),
+            "write the key of the other nodes into it (in Kubernetes: look for the Secret that the chart's value peili.networkKeySecret names); \
+             the mirror reads it within seconds. To share with whoever connects, leave --network-key-file out on all nodes",
+        ));
+    }
+    if !mirror.strangers.is_empty() {
+        return Some(strangers(mirror));
+    }
+    let file = file?;
+    if let Some(fault) = &file.fault {
+        return Some(NETWORK_KEY.warning(
+            format!("{fault}; the key that it held is in force until the mirror ends"),
+            format!("put the key back into {}: without it the mirror starts again without peers, or not at all", file.path),
+        ));
+    }
+    let off = differing(&facts.clocks, PROOF_TOLERANCE);
+    // If it is this node's clock, that is found of the clock.
+    if !off.is_empty() && !are_most(&off, facts) {
+        let off: Vec<_> = off.iter().map(|clock| clock.name.clone()).collect();
+        return Some(NETWORK_KEY.warning(
+            format!(
+                "the clocks of {} differ from this node's by more than {PROOF_TOLERANCE} s, so they and this node give each other \
+                 nothing",
+                shortened(&off)
+            ),
+            "set the clocks there by NTP (timedatectl set-ntp true, or chrony)",
+        ));
+    }
+    Some(NETWORK_KEY.ok(described(file)))
+}
+
+/// Nodes refused this one, or it refused them.
+fn strangers(mirror: &Mirror) -> Finding {
+    let addresses: Vec<_> = mirror.strangers.iter().map(ToString::to_string).collect();
+    let (addresses, is_alone) = (shortened(&addresses), mirror.peers.is_empty());
+    let (text, remedy) = match &mirror.key_file {
+        Some(file) => (
+            format!(
+                "this node has no key in common with {addresses}; it has {}",
+                described(file)
+            ),
+            format!(
+                "if they are nodes of this cluster, give all nodes the same --network-key-file: on a node with another key, or none, \
+                 peili doctor prints another id than {}. Nodes of another cluster, and Spegel's, are refused rightly",
+                file.ids.join(", ")
+            ),
+        ),
+        None => (
+            format!("{addresses}: no connection, because one end has a network key and this node has none"),
+            "give this node the same --network-key-file as they have, or take the option from all nodes".to_owned(),
+        ),
+    };
+    match is_alone {
+        true => NETWORK_KEY.fault(text, remedy),
+        false => NETWORK_KEY.warning(text, remedy),
+    }
+}
+
+/// Which keys are in force, by what tells them apart.
+fn described(file: &KeyFile) -> String {
+    let ids = file.ids.join(", ");
+    match file.ids.len() {
+        1 => format!("key {ids} of {}", file.path),
+        _ => format!("keys {ids} of {}", file.path),
+    }
+}
+
+/// Whether what a peer announced explains that it is not asked for a moment.
+fn lacks_often(peer: &Peer) -> bool {
+    peer.lacking.is_some_and(|times| times >= LACKING_OFTEN)
+}
+
+/// Whether the network key explains that a peer is not reached.
+fn is_stranger(peer: &Peer, mirror: &Mirror) -> bool {
+    let address = peer.address.parse::<SocketAddr>();
+    address.is_ok_and(|address| mirror.strangers.contains(&address.ip()))
+}
+
+/// Whether the clocks explain that a peer gives this node nothing.
+fn is_kept_out_by_clock(peer: &Peer, mirror: &Mirror, facts: &Facts) -> bool {
+    let off = differing(&facts.clocks, PROOF_TOLERANCE);
+    let is_off = are_most(&off, facts) || off.iter().any(|clock| clock.name == peer.name);
+    mirror.key_file.is_some() && is_off
+}

@@ -1,0 +1,69 @@
+//! Where nodes are that cannot be peers: they have no network key or no certificate authority in common with this node.
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+/// A stranger who was met longer ago is not told of.
+const LATELY: Duration = Duration::from_secs(10 * 60);
+/// Strangers that are remembered: those met last.
+const MAX_STRANGERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
+
+/// The addresses of strangers, and when they were met.
+pub(super) struct Strangers(LruCache<IpAddr, Instant>);
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self(LruCache::new(MAX_STRANGERS))
+    }
+}
+
+impl Strangers {
+    /// A handshake with somebody at this address was refused, by either end.
+    pub(super) fn met(&mut self, ip: Option<IpAddr>, now: Instant) {
+        if let Some(ip) = ip {
+            self.0.put(ip, now);
+        }
+    }
+
+    /// Somebody at this address has become a peer.
+    pub(super) fn known(&mut self, ip: Option<IpAddr>) {
+        if let Some(ip) = ip {
+            self.0.pop(&ip);
+        }
+    }
+
+    /// Those met lately, the last one first.
+    pub(super) fn lately(&self, now: Instant) -> Vec<IpAddr> {
+        let lately = self
+            .0
+            .iter()
+            .filter(|(_, met)| now.saturating_duration_since(**met) < LATELY);
+        lately.map(|(ip, _)| *ip).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_told_of_until_they_prove_a_key_or_are_long_gone() {
+        let (mut strangers, start) = (Strangers::default(), Instant::now());
+        let ip = |last: u8| Some(IpAddr::from([10, 0, 0, last]));
+        for last in 0..40 {
+            strangers.met(ip(last), start);
+        }
+        assert_eq!(strangers.lately(start).len(), MAX_STRANGERS.get());
+        strangers.known(ip(39));
+        strangers.met(ip(1), start + LATELY);
+        let told = |now| {
+            let lately = strangers.lately(now).into_iter();
+            lately.map(Some).collect::<Vec<_>>()
+        };
+        assert_eq!(told(start)[..2], [ip(1), ip(38)]);
+        assert_eq!(told(start + LATELY), [ip(1)]);
+    }
+}
