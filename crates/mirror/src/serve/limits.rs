@@ -75,13 +75,23 @@ mod tests {
         2 * (registry.own + registry.others) + 2 * (http.own + http.others) + router
     }
 
+    /// With so many, no port has its least share.
+    const ENOUGH: usize = RESERVED + 32 * LEAST;
+
     proptest! {
         #[test]
-        fn full_ports_leave_descriptors_for_this_nodes_own_connections(descriptors in 256..100_000_usize) {
+        fn full_ports_leave_descriptors_for_this_nodes_own_connections(descriptors in ENOUGH..100_000_usize) {
             let limits = ConnectionLimits::within(descriptors);
             let left = descriptors - in_use(limits);
             prop_assert!(left >= RESERVED + (descriptors - RESERVED) / 9, "{left} of {descriptors}");
         }
+    }
+
+    /// The lowest soft limit that systems set.
+    #[test]
+    fn with_few_descriptors_some_are_left() {
+        let left = 256 - in_use(ConnectionLimits::within(256));
+        assert!(left > RESERVED, "{left}");
     }
 
     #[test]
