@@ -11,7 +11,7 @@ const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
 /// How each certificate begins in a PEM file.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 /// The units of a duration as Go writes it.
-const UNITS: [&str; 7] = ["ns", "us", "µs", "μs", "ms", "s", "m"];
+const UNITS: [&str; 8] = ["ns", "us", "µs", "μs", "ms", "s", "m", "h"];
 
 /// What a fault in a file means for pulls from its registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,9 +208,8 @@ fn is_duration(text: &str) -> bool {
         if number.parse::<f64>().is_err() {
             return false;
         }
-        let known = UNITS.iter().chain(&["h"]);
         // `ms` before `m`.
-        let known = known.filter_map(|known| unit.strip_prefix(known));
+        let known = UNITS.iter().filter_map(|known| unit.strip_prefix(known));
         match known.min_by_key(|rest| rest.len()) {
             Some(after) => rest = after,
             None => return false,

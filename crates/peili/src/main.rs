@@ -26,6 +26,7 @@ mod pull;
 mod pull_test;
 mod readiness;
 mod registry;
+mod secret_file;
 mod service_manager;
 mod settings;
 mod show;

@@ -1,17 +1,17 @@
 //! The file of the network keys (`--network-key-file`): read at the start, and again whenever it has changed.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use network_key::{Keyring, MAX_KEY, MAX_KEYS, NetworkKey, NetworkKeys};
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::time::{MissedTickBehavior, interval};
+
+use crate::secret_file;
 
 /// The file is read again so often. Kubernetes shows a changed Secret in pods by another symbolic link, up to a minute
 /// later.
@@ -113,21 +113,9 @@ pub fn register(registry: &mut Registry) -> Gauge {
 /// `None`: there is no such file. Blocking.
 fn read(path: &Path) -> Result<Option<NetworkKeys>> {
     let shown = path.display();
-    let unreadable = || format!("cannot read {shown}; let the mirror's user read it");
-    let file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        opened => opened.with_context(unreadable)?,
+    let Some(contents) = secret_file::read(path, MAX_FILE)? else {
+        return Ok(None);
     };
-    let mut contents = Vec::new();
-    let mut limited = file.take(MAX_FILE + 1);
-    limited
-        .read_to_end(&mut contents)
-        .with_context(unreadable)?;
-    if contents.len() as u64 > MAX_FILE {
-        bail!(
-            "{shown} has more than {MAX_FILE} bytes; it holds up to {MAX_KEYS} keys, one on each line"
-        );
-    }
     match NetworkKeys::parse(&contents) {
         Ok(keys) => Ok(Some(keys)),
         Err(error) => bail!("{shown} {error}"),

@@ -1,16 +1,16 @@
 //! The folder of the certificates between nodes (`--peer-tls-dir`): read at the start, and again whenever it has changed.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tls::{PeerCertificates, PeerTls};
 use tokio::time::{MissedTickBehavior, interval};
+
+use crate::secret_file;
 
 /// The files are read again so often. Kubernetes shows a changed Secret in pods by another symbolic link, up to a minute
 /// later.
@@ -204,7 +204,7 @@ fn read(folder: &Path) -> Result<Option<Contents>> {
         Ok(current) => current,
         Err(_) => folder.to_owned(),
     };
-    let file = |name| read_file(&folder.join(name));
+    let file = |name| secret_file::read(&folder.join(name), MAX_FILE);
     let (certificate, key, authorities) = (file("tls.crt")?, file("tls.key")?, file("ca.crt")?);
     let (Some(certificate), Some(key), Some(authorities)) = (certificate, key, authorities) else {
         return Ok(None);
@@ -214,25 +214,6 @@ fn read(folder: &Path) -> Result<Option<Contents>> {
         key,
         authorities,
     }))
-}
-
-/// `None`: there is no such file. Blocking.
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    let shown = path.display();
-    let unreadable = || format!("cannot read {shown}; let the mirror's user read it");
-    let file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        opened => opened.with_context(unreadable)?,
-    };
-    let mut contents = Vec::new();
-    let mut limited = file.take(MAX_FILE + 1);
-    limited
-        .read_to_end(&mut contents)
-        .with_context(unreadable)?;
-    if contents.len() as u64 > MAX_FILE {
-        bail!("{shown} has more than {MAX_FILE} bytes");
-    }
-    Ok(Some(contents))
 }
 
 #[cfg(test)]

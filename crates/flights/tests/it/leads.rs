@@ -236,10 +236,18 @@ fn of_registry(key: Key) -> SourceRequest {
     }
 }
 
-#[test]
-fn what_a_registry_gives_is_known_to_others() {
-    let all = Directory::new(0..16);
-    let mut flight = Asking::new(&all);
+/// A flight that goes on where its leader left it.
+fn resumed(request: &SourceRequest, slow: Option<usize>) -> SourceRequest {
+    SourceRequest {
+        offset: 5,
+        slow_source: node_field(slow.map(id)),
+        ..request.clone()
+    }
+}
+
+/// A flight that the node 2 leads, far more slowly than the registry gave before, as the node 1 has told.
+fn led_slowly(all: &Directory) -> (Asking<'_>, SourceRequest) {
+    let mut flight = Asking::new(all);
     let request = of_registry(flight.key);
     assert_eq!(flight.want(1, request.clone()), Some(Decision::Lead));
     flight.report(1, BEGUN);
@@ -247,29 +255,24 @@ fn what_a_registry_gives_is_known_to_others() {
     // The next one that asks is told, and finds later that it gets far less.
     flight.want(2, request.clone());
     flight.report(1, PullProgress::Failed);
-    assert_eq!(
-        flight.want(
-            2,
-            SourceRequest {
-                offset: 5,
-                ..request.clone()
-            }
-        ),
-        Some(Decision::Lead)
-    );
+    let leads = flight.want(2, resumed(&request, None));
+    assert_eq!(leads, Some(Decision::Lead));
     flight.report(2, BEGUN);
     assert!(!leaves_followers(&mut flight, 2, [3_000_000; 5]));
     assert!(leaves_followers(&mut flight, 2, [1_000_000; 5]));
+    (flight, request)
+}
+
+#[test]
+fn what_a_registry_gives_is_known_to_others() {
+    let all = Directory::new(0..16);
+    let (mut flight, request) = led_slowly(&all);
     assert!(!leaves_followers(&mut flight, 2, [1_000_000]), "once");
     // Another one leads beside it, and its containerd asks again by way of its queue. It gets as little, and keeps its
     // followers: a third lead would only take its share of the registry.
-    let resumed = SourceRequest {
-        offset: 5,
-        slow_source: node_field(Some(id(2))),
-        ..request
-    };
     for _ in 0..2 {
-        assert_eq!(flight.want(3, resumed.clone()), Some(Decision::Lead));
+        let leads = flight.want(3, resumed(&request, Some(2)));
+        assert_eq!(leads, Some(Decision::Lead));
     }
     flight.report(3, BEGUN);
     assert!(!leaves_followers(&mut flight, 3, [1_000_000; 5]));
@@ -279,22 +282,9 @@ fn what_a_registry_gives_is_known_to_others() {
 #[test]
 fn after_a_second_leader_without_a_byte_the_first_is_not_judged_again_soon() {
     let all = Directory::new(0..16);
-    let mut flight = Asking::new(&all);
-    let request = of_registry(flight.key);
-    assert_eq!(flight.want(1, request.clone()), Some(Decision::Lead));
-    flight.report(1, BEGUN);
-    assert!(!leaves_followers(&mut flight, 1, [8_000_000; 5]));
-    flight.want(2, request.clone());
-    flight.report(1, PullProgress::Failed);
-    let resumed = |slow: Option<usize>| SourceRequest {
-        offset: 5,
-        slow_source: node_field(slow.map(id)),
-        ..request.clone()
-    };
-    assert_eq!(flight.want(2, resumed(None)), Some(Decision::Lead));
-    flight.report(2, BEGUN);
-    assert!(leaves_followers(&mut flight, 2, [1_000_000; 5]));
-    assert_eq!(flight.want(3, resumed(Some(2))), Some(Decision::Lead));
+    let (mut flight, request) = led_slowly(&all);
+    let leads = flight.want(3, resumed(&request, Some(2)));
+    assert_eq!(leads, Some(Decision::Lead));
     assert!(!leaves_followers(&mut flight, 2, [1_000_000; 13]));
     assert!(leaves_followers(&mut flight, 2, [1_000_000; 13]), "later");
 }
