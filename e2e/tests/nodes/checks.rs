@@ -180,6 +180,12 @@ async fn names_of_others_open_nothing(lab: &Lab, nodes: &[Node; 4], private: &Im
         "/v2/open/thief/blobs/{}?ns={}",
         layer.digest, thief.registry
     );
+    // Until containerd has closed it, a follower is let in to a download that has no byte and never gets one.
+    until("the failed download to be over", async || {
+        let status = third.status_for(&last.host, &path, &[PEER, FOLLOWER])?;
+        Ok(status == 404)
+    })
+    .await?;
     for node in nodes {
         for client in [&holder.host, &last.host] {
             for headers in [&[][..], &[PEER], &[PEER, FOLLOWER]] {
