@@ -77,6 +77,12 @@ impl Schedule {
         let is_one = self.shard > self.nodes;
         LIMIT + if is_one { 0 } else { FIRST_BYTE }
     }
+
+    /// A power of two, each with as many nodes as a shard has at least.
+    fn shards(&self) -> usize {
+        let most = (self.nodes / self.shard).max(1);
+        1 << most.ilog2()
+    }
 }
 
 fn action(is_calm: bool) -> BoxedStrategy<Action> {
@@ -296,14 +302,14 @@ proptest! {
                 };
                 let sound = leads.iter().filter(|lead| !is_slow(lead) && !knows_none_of_use(lead));
                 // Those who have just started see other owners than the others do, for a while; and where there are
-                // shards, who is new in place of an owner that died may not have heard of a lead that it granted.
+                // shards, each of them decides alone once the arbiter that it asks has died without a word.
                 let is_new = pulling.ended.is_some_and(|at| pulling.cluster.now < at + 15_000);
                 let most = match is_settled(pulling) {
-                    true if !is_one && is_new => 2,
+                    true if !is_one && is_new => schedule.shards(),
                     true => 1,
                     false if is_one => 3,
-                    // Each of the four shards may decide alone while a node that has just started is no member of all.
-                    false => 4,
+                    // The same while a node that has just started is no member of all.
+                    false => schedule.shards().max(4),
                 };
                 prop_assert!(sound.count() <= most, "{:?} lead {}", leads, object);
             }
