@@ -13,7 +13,8 @@ use crate::process::Daemon;
 
 /// A user of guarded registries, with the password and its hash (bcrypt).
 pub const USER: (&str, &str) = ("user", "password");
-const HTPASSWD: &str = "user:$2b$05$abcdefghijklmnopqrstuuWG29KuyeAicPCJODk1zjyGvyQUU2awu\n";
+pub(crate) const HTPASSWD: &str =
+    "user:$2b$05$abcdefghijklmnopqrstuuWG29KuyeAicPCJODk1zjyGvyQUU2awu\n";
 /// The same as a header's value.
 const AUTHORIZATION: &str = "Basic dXNlcjpwYXNzd29yZA==";
 

@@ -15,7 +15,7 @@ const FIRST_BYTE: Micros = 150 * MILLI;
 /// The bytes that a node's link carries in a step: a hop takes a step.
 const QUANTUM: f64 = 32.0 * 1024.0;
 /// The last node to start gets this many times the bound and [`GRACE`] seconds.
-const MOST_BOUNDS: f64 = 20.0;
+const MAX_BOUNDS: f64 = 20.0;
 const GRACE: f64 = 20.0;
 /// Upstream's bandwidth, in links of nodes.
 const UPSTREAM: f64 = 10.0;
@@ -207,7 +207,7 @@ impl Setup {
         };
         self.step = (step * SECOND as f64) as u64;
         let limit = match self.mode {
-            Mode::Peili => self.bound() * MOST_BOUNDS,
+            Mode::Peili => self.bound() * MAX_BOUNDS,
             Mode::Spegel | Mode::Alone => upstream * 1.5,
         };
         let last = self.plans.iter().map(|plan| plan.at).max();

@@ -9,9 +9,9 @@ use tokio::task::JoinSet;
 use crate::session::Session;
 use crate::{Containerd, Error};
 
-/// Before the first try to connect again; doubled with each until [`PAUSE_MOST`].
-const PAUSE_LEAST: Duration = Duration::from_millis(100);
-const PAUSE_MOST: Duration = Duration::from_secs(5);
+/// Before the first try to connect again; doubled with each until [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn keep(store: Arc<Containerd>) {
     let watched = store.clone();
@@ -38,13 +38,13 @@ async fn beside(work: impl Future<Output = ()> + Send + 'static, rest: impl Futu
 }
 
 async fn sessions(store: &Containerd) {
-    let mut pause = PAUSE_LEAST;
+    let mut pause = MIN_PAUSE;
     let mut told = String::new();
     loop {
         let (was_ready, error) = session(store).await;
         let reason = format!("containerd at {} {error}", store.config.socket.display());
         if was_ready {
-            pause = PAUSE_LEAST;
+            pause = MIN_PAUSE;
         }
         // Once for each reason: waiting may take days.
         if was_ready || told != reason {
@@ -53,7 +53,7 @@ async fn sessions(store: &Containerd) {
         }
         store.set_health(Health::Waiting(reason));
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MOST);
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 

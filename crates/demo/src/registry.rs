@@ -34,7 +34,7 @@ use crate::node::mirror_options;
 /// registry gives, and slow enough for the peers' part to be seen.
 pub(crate) const RATE: u64 = 25_000_000;
 /// Connections at once; further ones wait in the kernel's queue.
-const MOST_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 1024;
 /// When no connection can be taken (no descriptors left), the next attempt is made this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -99,7 +99,7 @@ async fn accept(listener: TcpListener, mirror: Arc<Mirror>, meter: Arc<Meter>) {
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, remote)) => {
                     let (mirror, meter) = (mirror.clone(), meter.clone());
                     connections.spawn(async move {

@@ -31,9 +31,9 @@ const CONCURRENCY: usize = 10;
 /// For one address, from connecting to the end of the answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(1);
 /// The longest answer that is read, in bytes: a page of metrics has a few ten thousand.
-const LONGEST_ANSWER: usize = 4 << 20;
+const MAX_ANSWER: usize = 4 << 20;
 /// In characters, of what a node says is wrong.
-const LONGEST_LINE: usize = 512;
+const MAX_LINE: usize = 512;
 /// For the name, search list and all.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 /// Shortest time between rounds.
@@ -241,7 +241,7 @@ async fn send(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String
             .await
             .map_err(text)?
             .into_parts();
-        let body = Limited::new(body, LONGEST_ANSWER).collect();
+        let body = Limited::new(body, MAX_ANSWER).collect();
         let body = body.await.map_err(|e| e.to_string())?.to_bytes();
         Ok(Response::from_parts(head, body))
     };
@@ -261,7 +261,7 @@ async fn send(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String
 fn first_line(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let line = text.lines().next().unwrap_or_default();
-    line.chars().take(LONGEST_LINE).collect()
+    line.chars().take(MAX_LINE).collect()
 }
 
 /// Where the addresses of the endpoint come from. Pods come and go between rounds.

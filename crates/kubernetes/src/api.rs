@@ -17,7 +17,7 @@ use crate::node::{Node, Patch};
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 /// Of an answer, in bytes. A node that lists its images has some tens of KiB.
-const MOST_ANSWER: usize = 4 << 20;
+const MAX_ANSWER: usize = 4 << 20;
 
 /// Why a request did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -132,9 +132,9 @@ impl Api {
         let status = response.status();
         let mut answer = Vec::new();
         while let Some(bytes) = response.chunk().await.map_err(unreachable)? {
-            if answer.len() + bytes.len() > MOST_ANSWER {
+            if answer.len() + bytes.len() > MAX_ANSWER {
                 return Err(ApiError::Answer(format!(
-                    "it has more than {MOST_ANSWER} bytes"
+                    "it has more than {MAX_ANSWER} bytes"
                 )));
             }
             answer.extend_from_slice(&bytes);

@@ -7,7 +7,7 @@ use crate::node::Node;
 /// Events of objects without a namespace, such as nodes, belong into this one.
 pub(crate) const NAMESPACE: &str = "default";
 /// The longest message that the API server takes, in bytes.
-const MOST_MESSAGE: usize = 1024;
+const MAX_MESSAGE: usize = 1024;
 
 /// A warning about a node. `now`: RFC 3339; `id` tells it from other Events of the node.
 pub(crate) fn warning(name: &str, node: &Node, message: &str, now: &str, id: u64) -> Value {
@@ -29,7 +29,7 @@ pub(crate) fn warning(name: &str, node: &Node, message: &str, now: &str, id: u64
 }
 
 fn shortened(message: &str) -> &str {
-    let mut end = message.len().min(MOST_MESSAGE);
+    let mut end = message.len().min(MAX_MESSAGE);
     while !message.is_char_boundary(end) {
         end -= 1;
     }
@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn a_long_message_is_cut_between_characters() {
         assert_eq!(shortened("short"), "short");
-        let long = format!("x{}", "ä".repeat(MOST_MESSAGE));
-        assert_eq!(shortened(&long).len(), MOST_MESSAGE - 1);
+        let long = format!("x{}", "ä".repeat(MAX_MESSAGE));
+        assert_eq!(shortened(&long).len(), MAX_MESSAGE - 1);
     }
 }

@@ -13,8 +13,8 @@ use crate::readiness::{Readiness, Step};
 use crate::{Config, Mode, ServiceAccount, event};
 
 /// The node is read this often; each process takes a time in between, so that the nodes of a cluster spread.
-const POLL_LEAST: Duration = Duration::from_secs(45);
-const POLL_MOST: Duration = Duration::from_secs(75);
+const MIN_POLL_INTERVAL: Duration = Duration::from_secs(45);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(75);
 /// Conflicts in a row that are told to the operator: by then something other than chance refuses the patch.
 const CONFLICTS_TOLD: u32 = 5;
 /// For all that is said when the process ends.
@@ -49,11 +49,11 @@ impl NodeReadiness {
     /// Prepares the work; nothing is read or changed yet. Metrics are registered as `peili_node_readiness…`.
     pub fn new(config: Config, account: ServiceAccount, registry: &mut Registry) -> Self {
         let (node, mode) = (config.node.clone(), config.mode);
-        let spread = (POLL_MOST - POLL_LEAST).mul_f64(rand::random());
+        let spread = (MAX_POLL_INTERVAL - MIN_POLL_INTERVAL).mul_f64(rand::random());
         let instance = format!("{:08x}", rand::random::<u32>());
         Self {
             api: Api::new(account, node.clone()),
-            readiness: Readiness::new(config, instance, POLL_LEAST + spread),
+            readiness: Readiness::new(config, instance, MIN_POLL_INTERVAL + spread),
             metrics: Metrics::register(registry),
             node,
             mode,

@@ -25,7 +25,7 @@ const WITHHELD: u64 = 8 * 1024 * 1024;
 /// what they see must not depend on how fast the machine computes digests.
 const WITHHELD_FOR: Duration = Duration::from_millis(if cfg!(test) { 60_000 } else { 250 });
 /// Verifications that run beside requests at once. An object beyond them is handed out unverified, and verified later.
-const MOST_AT_ONCE: usize = 4;
+const MAX_CONCURRENT: usize = 4;
 /// How fast the background reads what has not been verified since the start. In bytes a second.
 const BACKGROUND_RATE: u64 = 16 * 1024 * 1024;
 /// How long the background rests after each round in which it has looked at every file.
@@ -109,7 +109,7 @@ impl Shared {
             let growing = check.growing.clone();
             return Content::Verifying { growing, size };
         }
-        if state.checks.len() >= MOST_AT_ONCE || state.checks.contains_key(digest) {
+        if state.checks.len() >= MAX_CONCURRENT || state.checks.contains_key(digest) {
             return Content::File { file, size };
         }
         let (progress, reader) = watch::channel(Progress {

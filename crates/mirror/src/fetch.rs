@@ -4,6 +4,7 @@
 pub(crate) mod bandwidth;
 mod race;
 mod traced;
+mod without_content;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HOST, RANGE};
 use http::request::Builder;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::Empty;
 use hyper::body::Incoming;
 use oci::{Key, MediaType, Ranges};
 use tls::PeerTls;
@@ -26,18 +27,16 @@ use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::peers::{Fault, InFlight, Peers};
 use crate::rate_limit::RateLimit;
-use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, NOT_COMMITTED, OFFSET, SENT, Target};
-use crate::{Candidate, ChainPosition, PeerId, Router, SourceStatus};
+use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, Target};
+use crate::{Candidate, ChainPosition, PeerId, Router};
 use race::Race;
 use traced::PeerSpans;
 
 /// What asking peers may take in all, until one of them answers: then the client is sent upstream.
 const RACE_LIMIT: Duration = Duration::from_secs(2);
 /// A second peer is asked when the first has not answered after twice the usual time, but within these bounds.
-const HEDGE_LEAST: Duration = Duration::from_millis(20);
-const HEDGE_MOST: Duration = Duration::from_millis(250);
-/// The longest report of a node that is read, in bytes.
-const MAX_REPORT: usize = 64 * 1024;
+const MIN_HEDGE_DELAY: Duration = Duration::from_millis(20);
+const MAX_HEDGE_DELAY: Duration = Duration::from_millis(250);
 
 /// A peer's answer to a request that it can serve.
 #[derive(Debug)]
@@ -252,77 +251,6 @@ impl Fetcher {
         })
     }
 
-    /// Asks a peer how much it has of what it was asked for.
-    pub async fn status(&self, question: &Question, source: &Candidate) -> SourceStatus {
-        let question = Question {
-            method: Method::HEAD,
-            ranges: None,
-            ..question.clone()
-        };
-        let Ok(request) = self.request(&question, source) else {
-            return SourceStatus::Gone;
-        };
-        match self.connections.request(self.proven(request)).await {
-            Ok(response) if response.status() == StatusCode::OK => {
-                let number = |name| response.headers().get(name)?.to_str().ok()?.parse().ok();
-                SourceStatus::Has {
-                    offset: number(OFFSET).unwrap_or(u64::MAX),
-                    sent: number(SENT),
-                }
-            }
-            Ok(_) => SourceStatus::Gone,
-            Err(error) => {
-                tracing::debug!(peer = %source.peer, error = chain(&error), "a source does not answer");
-                SourceStatus::Silent
-            }
-        }
-    }
-
-    /// Asks a node for what it reports of itself, by a path and query.
-    pub async fn report(&self, node: &Candidate, path: &str) -> Result<Bytes, String> {
-        self.peers.introduce(node);
-        let request = self
-            .request_to(node, path)
-            .map_err(|error| error.to_string())?;
-        let request = request.header(MIRRORED, "true").body(Empty::new());
-        let response = self
-            .send(request.map_err(|error| error.to_string())?)
-            .await?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Err("its version tells nothing".to_owned()),
-            status => return Err(format!("answered {status}")),
-        }
-        let body = Limited::new(response.into_body(), MAX_REPORT)
-            .collect()
-            .await;
-        Ok(body.map_err(|error| error.to_string())?.to_bytes())
-    }
-
-    /// Tells a peer that what it delivered of a blob was not committed.
-    pub async fn accuse(&self, target: &Target, peer: &Candidate) {
-        let Some(key) = target.key() else {
-            return;
-        };
-        let question = Question {
-            method: Method::HEAD,
-            target: target.clone(),
-            key,
-            ranges: None,
-            size: None,
-            position: None,
-        };
-        let Ok(mut request) = self.request(&question, peer) else {
-            return;
-        };
-        let headers = request.headers_mut();
-        headers.insert(NOT_COMMITTED, HeaderValue::from_static("true"));
-        let _in_flight = self.peers.begin(peer);
-        if let Err(why) = self.send(request).await {
-            tracing::debug!(peer = %peer.peer, why, "cannot accuse a peer");
-        }
-    }
-
     fn request(
         &self,
         question: &Question,
@@ -404,7 +332,7 @@ impl Fetcher {
 
     /// How long the answer of a peer may take before another is asked beside it.
     fn hedge_after(&self, candidate: &Candidate) -> Duration {
-        (self.peers.latency(&candidate.peer) * 2).clamp(HEDGE_LEAST, HEDGE_MOST)
+        (self.peers.latency(&candidate.peer) * 2).clamp(MIN_HEDGE_DELAY, MAX_HEDGE_DELAY)
     }
 }
 

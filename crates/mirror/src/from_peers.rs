@@ -28,7 +28,7 @@ use crate::verification::VERIFIED_WHOLE;
 /// What asking peers may take in all, with reading and verifying what is small: then the client is sent upstream.
 const FIND_LIMIT: Duration = Duration::from_secs(5);
 /// Peers whose answers may turn out to be of no use.
-const MOST_TRIES: usize = 3;
+const MAX_TRIES: usize = 3;
 /// Bytes of memory that a relay counts for: what the connection to the peer has read, and the next piece.
 const RELAY_BYTES: u64 = 128 * 1024;
 
@@ -125,7 +125,7 @@ impl FromPeers {
         question: &Question,
     ) -> Result<Found, Refusal> {
         let kind = question.target.kind;
-        for _ in 0..MOST_TRIES {
+        for _ in 0..MAX_TRIES {
             if question.target.are_attempts_spent() {
                 let why = "peers failed this pull, or kept it waiting, for as long as they may";
                 return Err(Refusal::PeersFailed(kind, why.into()));

@@ -10,7 +10,7 @@ use crate::mirror::Mirror;
 use crate::{Candidate, Catalog, Store, Visibility, local};
 
 /// Shorter searches are not compared with digests: they would match most.
-const SHORTEST_DIGEST: usize = 6;
+const MIN_DIGEST: usize = 6;
 /// Children of an index that are looked into.
 const MAX_MANIFESTS: usize = 64;
 /// For a look at who else has an object, and the most that are named.
@@ -88,9 +88,8 @@ impl Mirror {
 /// The names that match, in order, with what they name; objects without a name where a digest is searched for.
 fn matching(catalog: &Catalog, digests: &[Digest], search: &str) -> BTreeMap<String, Digest> {
     let search = search.to_lowercase();
-    let is_of_digest = |digest: &Digest| {
-        search.len() >= SHORTEST_DIGEST && digest.as_str().contains(search.as_str())
-    };
+    let is_of_digest =
+        |digest: &Digest| search.len() >= MIN_DIGEST && digest.as_str().contains(search.as_str());
     let tags = catalog.tags().into_iter();
     let tags = tags.map(|(name, digest)| (name.to_string(), digest));
     let mut found: BTreeMap<_, _> = tags

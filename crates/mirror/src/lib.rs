@@ -81,7 +81,7 @@ pub use listen::{ListenAddress, ListenAddressError};
 pub use mirror::{Ends, Mirror, Options, Parts, RateLimits, ready};
 pub use node_report::{AskedNode, NodeReport, REPORT, ReportedObject, ReportedSource};
 pub use object_stream::BodyError;
-pub use rate_limit::LEAST_SHARE;
+pub use rate_limit::MIN_SHARE;
 pub use request::host::{HostError, check_leads_here};
 pub use request::{
     Caller, FLIGHT, Kind, MEASURED, MIRRORED, NAMESPACE, NODE_SECRET, REASON, Reader, Request,

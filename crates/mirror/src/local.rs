@@ -19,7 +19,7 @@ use crate::{Content, Ingest, IngestStage, Store, Visibility};
 
 /// Manifests up to this size are held in memory until they are sent, in bytes. Larger ones are read again piece by piece:
 /// any object up to [`MAX_MANIFEST_SIZE`] can be asked for as a manifest, by many clients that take their time.
-const MOST_HELD: usize = 16 * 1024;
+const MAX_HELD: usize = 16 * 1024;
 
 /// How long an answer waits for the store to find an object damaged.
 const DAMAGE_LIMIT: Duration = Duration::from_millis(500);
@@ -110,7 +110,7 @@ fn open(
                 damaged(store, digest);
                 return Ok(None);
             }
-            let large = bytes.len() > MOST_HELD;
+            let large = bytes.len() > MAX_HELD;
             let mut found = manifest(digest, bytes, None, Source::Local);
             if large {
                 found.payload = content.into();

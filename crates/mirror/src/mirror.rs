@@ -6,6 +6,7 @@
 //! ([`pull_through`](crate::pull_through)) → send it ([`send`](crate::send)) → record it
 //! ([`request_record`](crate::request_record)).
 
+mod answer;
 mod find;
 mod track;
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderValue, Response, StatusCode};
+use http::{Response, StatusCode};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -33,22 +34,16 @@ use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::peers::Peers;
 use crate::pull_owners::PullOwners;
-use crate::pull_through::{Client, PullThroughStep};
+use crate::pull_through::PullThroughStep;
 use crate::rate_limit::RateLimit;
-use crate::refusal::Refusal;
 use crate::registry_speeds::RegistrySpeeds;
-use crate::request::conditions::{self, Conditions};
-use crate::request::{
-    Caller, ClientAddress, MIRRORED, NODE, NODE_SECRET, NOT_COMMITTED, Reader, Request,
-    RequestError,
-};
-use crate::request_record::{RequestRecord, handler};
+use crate::request::{NODE_SECRET, Reader};
 use crate::serve::PortTls;
-use crate::trace::{Span, TraceSink};
+use crate::trace::TraceSink;
 use crate::trial::Trials;
 use crate::upstream_bytes::UpstreamBytes;
 use crate::upstream_check::{RegistryState, UpstreamCheck};
-use crate::{CheckOptions, Flights, Health, PullThrough, Router, Store, Upstream, measured, send};
+use crate::{CheckOptions, Flights, Health, PullThrough, Router, Store, Upstream};
 
 /// The adapters that a mirror stands between.
 #[derive(Clone)]
@@ -316,157 +311,6 @@ impl Mirror {
     /// The name of this node; empty where nobody has given it one.
     pub(crate) fn own_name(&self) -> String {
         self.access.own_names.first().cloned().unwrap_or_default()
-    }
-
-    /// What `/livez` answers: that this node's mirror does.
-    fn liveness(&self) -> Response<Body> {
-        let mut response = Response::new(Body::empty());
-        if let Ok(name) = HeaderValue::from_str(&self.own_name())
-            && !name.is_empty()
-        {
-            response.headers_mut().insert(NODE, name);
-        }
-        response
-    }
-
-    /// Answers a request. Its body is not looked at: a request that has one is refused.
-    pub async fn answer(&self, head: &http::request::Parts, ends: Ends) -> Response<Body> {
-        let request = self.reader.read(&head.method, &head.uri, &head.headers);
-        let handler = handler(&request);
-        let ip = ends.remote.ip().to_canonical();
-        let mut record = RequestRecord::open(
-            self.metrics.clone(),
-            head.method.clone(),
-            head.uri.path(),
-            ip,
-            handler,
-        );
-        let result = match request {
-            Ok(request) => self.serve(request, head, ends, &mut record).await,
-            Err(error) => Err(error.into()),
-        };
-        let mut response = result.unwrap_or_else(|refusal: Refusal| {
-            record.refusal = Some(refusal.to_string());
-            let is_peer = head.headers.contains_key(MIRRORED);
-            send::refused(&refusal, is_peer)
-        });
-        record.status = Some(response.status());
-        response.body_mut().record(record);
-        response
-    }
-
-    /// # Errors
-    /// Strangers are kept out, and the request is neither of this node's own client nor of a node of the network.
-    fn admit_to_network(&self, head: &http::request::Parts, ends: Ends) -> Result<(), Refusal> {
-        let Some(network) = &self.network else {
-            return Ok(());
-        };
-        let client = ClientAddress::of(ends.remote, ends.local);
-        if self.access.caller(&head.headers, client, || false) == Caller::Own {
-            return Ok(());
-        }
-        network.check(head).map_err(|why| {
-            self.metrics.count_stranger(why.reason());
-            Refusal::Stranger(why)
-        })
-    }
-
-    async fn serve(
-        &self,
-        request: Request,
-        head: &http::request::Parts,
-        ends: Ends,
-        record: &mut RequestRecord,
-    ) -> Result<Response<Body>, Refusal> {
-        let headers = &head.headers;
-        // Clients on this host are served by their address alone, and so would be the pages that a browser there shows.
-        let by_address = self.pull_through.is_some() || self.network.is_some();
-        if by_address && !matches!(request, Request::Live | Request::Ready) {
-            let client = ClientAddress::of(ends.remote, ends.local);
-            self.access.check_host(headers, client)?;
-        }
-        match request {
-            Request::Live => Ok(self.liveness()),
-            Request::Ready => Ok(self.readiness()),
-            Request::Base => {
-                self.access.authorize(headers)?;
-                Ok(Response::new(Body::empty()))
-            }
-            Request::Report(digests) => {
-                self.access.authorize(headers)?;
-                self.admit_to_network(head, ends)?;
-                Ok(self.answer_report(&digests))
-            }
-            Request::LinkTest => {
-                self.access.authorize(headers)?;
-                self.admit_to_network(head, ends)?;
-                let flight = self.flight.as_ref().ok_or(RequestError::UnknownPath)?;
-                let mut answer = flight.answer_link_test()?;
-                let permit = self.upload.admit().ok_or(Refusal::Occupied)?;
-                answer.body_mut().limit(&self.upload, Some(permit));
-                Ok(answer)
-            }
-            Request::List {
-                origin,
-                list,
-                query,
-            } => {
-                self.access.authorize(headers)?;
-                let client = ClientAddress::of(ends.remote, ends.local);
-                let caller = self.access.caller(headers, client, || false);
-                // With containerd, lists are not asked of mirrors.
-                let fetches = self.pull_through.as_ref();
-                let fetches = fetches.filter(|_| caller == Caller::Own);
-                let fetches = fetches.ok_or(RequestError::UnknownPath)?;
-                let origin = origin.ok_or(RequestError::TagWithoutRegistry)?;
-                self.access.admit_repository(&origin)?;
-                let client = Client::of(headers, &self.access);
-                fetches
-                    .page(&origin, &list, (&head.uri, &query), &client)
-                    .await
-            }
-            Request::Content(mut target) => {
-                self.access.authorize(headers)?;
-                // A trial image is for whoever knows its name.
-                if !self.trials.has(&target) {
-                    self.admit_to_network(head, ends)?;
-                }
-                record.span = Span::of_request(self.traces.as_ref(), headers);
-                target.pull.trace = record.span.context();
-                self.identify(&mut target, headers, ends).await;
-                target.pull.is_measured = measured::is_measured(&target, headers);
-                if target.caller == Caller::Own && !target.pull.is_measured {
-                    Metrics::stamp(&self.metrics.own_client_last_request);
-                }
-                record.registry = target
-                    .origin
-                    .as_ref()
-                    .map(|origin| origin.registry.to_string());
-                let sends = |digest| conditions::check(headers, digest) == Conditions::Hold;
-                if target.digest().is_some_and(|digest| !sends(digest)) {
-                    target.ask_for_head_only();
-                }
-                let client = Client::of(headers, &self.access);
-                if target.caller == Caller::Peer
-                    && target.head_only
-                    && headers.contains_key(NOT_COMMITTED)
-                    && let Some(digest) = target.digest()
-                {
-                    self.accusations.heard(digest);
-                }
-                if let Some(digest) = target.digest().cloned() {
-                    self.track(&mut target, &digest, record);
-                }
-                let result = self.find(&mut target, &client, record).await;
-                self.expect_manifest(&target, &result);
-                self.tracked(&mut target, &result, record);
-                let found = result?;
-                let limits = (&self.memory, &self.upload);
-                let mut response = send::found(&target, headers, found, limits)?;
-                measured::name_source(&target, &mut response);
-                Ok(response)
-            }
-        }
     }
 }
 

@@ -61,7 +61,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry_speeds::LEAST;
+    use crate::registry_speeds::MIN_RATE;
 
     /// Receives so many bytes a second in steps of 100 ms, as time passes. Returns when the peer is left.
     async fn left_after(rate: u64, grows: bool) -> Option<Duration> {
@@ -79,7 +79,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_trickles_is_left_within_seconds_and_one_that_suffices_is_kept() {
         for grows in [false, true] {
-            assert_eq!(left_after(LEAST + 10, grows).await, None);
+            assert_eq!(left_after(MIN_RATE + 10, grows).await, None);
             let trickle = left_after(8 * 1024, grows).await.expect("left");
             assert!(trickle < Duration::from_millis(1_400), "{trickle:?}");
         }

@@ -1,5 +1,7 @@
 //! What earlier requests have shown about peers: who answers, how fast, and who is in back-off.
 
+mod in_flight;
+
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,8 +14,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::activity::Changes;
-use crate::rate::{Throughput, per_second};
+use crate::rate::Throughput;
 use crate::{Candidate, PeerId};
+
+pub use in_flight::InFlight;
 
 /// The first back-off after a failure. It doubles with each further failure, up to [`BACK_OFF_MAX`].
 const BACK_OFF_FIRST: Duration = Duration::from_secs(1);
@@ -28,8 +32,6 @@ const BUSY: Duration = Duration::from_secs(2);
 const MAX_FALSE_ANNOUNCEMENTS: u32 = 4;
 /// Announced objects that a peer lacked are counted anew after this long.
 const LACKED_LATELY: Duration = Duration::from_secs(10 * 60);
-/// Answers of fewer bytes say nothing of the rate at which a peer sends.
-const MEASURED_FROM: u64 = 256 * 1024;
 /// The most peers to remember. The least recently used is evicted first.
 const MAX_PEERS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 /// The most (peer, key) pairs to remember as lacking.
@@ -229,14 +231,11 @@ impl Peers {
         let record = records.get_or_insert_mut(candidate.peer.clone(), Record::new);
         record.addresses = candidate.addresses.clone();
         record.in_flight += 1;
-        InFlight {
-            peers: self.clone(),
-            received: record.received.clone(),
-            peer: candidate.peer.clone(),
-            asked: Instant::now(),
-            answered: false,
-            bytes: AtomicU64::new(0),
-        }
+        InFlight::new(
+            self.clone(),
+            candidate.peer.clone(),
+            record.received.clone(),
+        )
     }
 
     /// The counter of bytes sent to the peer at this address.
@@ -347,71 +346,6 @@ impl Record {
 
     fn is_backed_off(&self, now: Instant) -> bool {
         self.backed_off_until.is_some_and(|until| now < until)
-    }
-}
-
-/// A request on its way to a peer.
-#[derive(Debug)]
-pub struct InFlight {
-    peers: Arc<Peers>,
-    peer: PeerId,
-    received: Arc<Throughput>,
-    asked: Instant,
-    answered: bool,
-    /// Of this answer.
-    bytes: AtomicU64,
-}
-
-impl InFlight {
-    /// Records that the head of the answer has come. Returns how long that took.
-    pub fn answered(&mut self, now: Instant) -> Duration {
-        let after = now.saturating_duration_since(self.asked);
-        self.answered = true;
-        if let Some(record) = self.peers.records.lock().get_mut(&self.peer) {
-            record.latency = (record.latency * 7 + after) / 8;
-            record.measured = now;
-        }
-        after
-    }
-}
-
-impl InFlight {
-    /// Counts bytes of the answer.
-    pub fn received(&self, bytes: u64) {
-        self.received.add(bytes);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Clears the peer's failures: its answer was good to the last byte.
-    pub fn finished(&self) {
-        if let Some(record) = self.peers.records.lock().get_mut(&self.peer) {
-            record.failures = 0;
-            record.false_announcements = 0;
-            record.backed_off_until = None;
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let mut records = self.peers.records.lock();
-        let Some(record) = records.peek_mut(&self.peer) else {
-            return;
-        };
-        record.in_flight = record.in_flight.saturating_sub(1);
-        let bytes = self.bytes.load(Ordering::Relaxed);
-        if bytes >= MEASURED_FROM {
-            let rate = per_second(bytes, self.asked.elapsed());
-            record.measured_rate = match record.measured_rate {
-                0 => rate,
-                before => before / 4 * 3 + rate / 4,
-            };
-        }
-        // Another peer was quicker. This one takes at least this long, so it is asked after peers that do not.
-        if !self.answered {
-            record.latency = record.latency.max(self.asked.elapsed() * 2);
-            record.measured = Instant::now();
-        }
     }
 }
 

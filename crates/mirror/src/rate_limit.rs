@@ -19,7 +19,7 @@ const TURN: u64 = 16 * 1024;
 const BURST: Duration = Duration::from_millis(50);
 /// Each stream that is sent gets this much at least, in bytes per second: with less, the peer would take this node for
 /// dead. Further streams are refused.
-pub const LEAST_SHARE: u64 = 64 * 1024;
+pub const MIN_SHARE: u64 = 64 * 1024;
 /// The most streams that are sent at once, whatever the rate.
 const MAX_STREAMS: usize = 4096;
 
@@ -51,7 +51,7 @@ impl RateLimit {
     /// Sets the limit, in bytes per second. To be called once, before anything is sent.
     pub fn set(&self, rate: u64) {
         self.rate.store(rate, Ordering::Relaxed);
-        let most = usize::try_from(rate / LEAST_SHARE).unwrap_or(MAX_STREAMS);
+        let most = usize::try_from(rate / MIN_SHARE).unwrap_or(MAX_STREAMS);
         let most = most.clamp(1, MAX_STREAMS);
         self.streams.forget_permits(MAX_STREAMS - most);
     }

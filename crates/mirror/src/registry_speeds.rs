@@ -15,14 +15,14 @@ use crate::rate::per_second;
 
 /// What is expected of peers while it is not known what the registry sends, in bytes per second for the whole node: less
 /// than any uplink that is of use.
-pub const LEAST: u64 = 64 * 1024;
+pub const MIN_RATE: u64 = 64 * 1024;
 /// A peer may send this part of what the registry sent before: many nodes may share the peer now, as they would share the
 /// registry.
 const PART: u64 = 4;
 /// What a registry has sent says nothing after this time.
 const KNOWN_FOR: Duration = Duration::from_secs(5 * 60);
 /// Smaller objects say nothing, in bytes: the time to the first byte counts for too much.
-const LEAST_SIZE: u64 = 1024 * 1024;
+const MIN_SIZE: u64 = 1024 * 1024;
 /// The most registries to remember.
 const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
@@ -55,7 +55,7 @@ impl Drop for Stream {
 impl RegistrySpeeds {
     /// Records that the client got this many bytes of an object from the registry, from the request to the commit.
     pub fn received(&self, registry: &Registry, bytes: u64, took: Duration) {
-        if bytes >= LEAST_SIZE {
+        if bytes >= MIN_SIZE {
             let speed = (per_second(bytes, took), Instant::now());
             self.known.lock().put(registry.clone(), speed);
         }
@@ -79,8 +79,8 @@ impl RegistrySpeeds {
         let mut known = self.known.lock();
         let known = registry.and_then(|registry| known.get(registry));
         let known = known.filter(|(_, at)| at.elapsed() < KNOWN_FOR);
-        let speed = known.map_or(LEAST, |(speed, _)| match grows {
-            true => LEAST.min(*speed),
+        let speed = known.map_or(MIN_RATE, |(speed, _)| match grows {
+            true => MIN_RATE.min(*speed),
             false => *speed / PART,
         });
         let streams = self.streams.load(Ordering::Relaxed).max(1) as u64;
@@ -97,11 +97,11 @@ mod tests {
         let speeds = RegistrySpeeds::default();
         let registry: Registry = "quay.io".parse().expect("a registry");
         let required = |grows| speeds.required(Some(&registry), grows);
-        assert_eq!(required(false), LEAST);
-        speeds.received(&registry, LEAST_SIZE - 1, Duration::from_secs(1));
-        assert_eq!(required(false), LEAST, "too small to tell");
+        assert_eq!(required(false), MIN_RATE);
+        speeds.received(&registry, MIN_SIZE - 1, Duration::from_secs(1));
+        assert_eq!(required(false), MIN_RATE, "too small to tell");
         speeds.received(&registry, 8_000_000, Duration::from_secs(2));
-        assert_eq!((required(false), required(true)), (1_000_000, LEAST));
+        assert_eq!((required(false), required(true)), (1_000_000, MIN_RATE));
         let streams = [(); 4].map(|()| speeds.stream());
         assert_eq!(required(false), 250_000);
         drop(streams);
@@ -109,6 +109,6 @@ mod tests {
         assert_eq!(required(false), 1);
         speeds.received(&registry, 8_000_000, Duration::from_secs(2));
         tokio::time::advance(KNOWN_FOR).await;
-        assert_eq!(required(false), LEAST);
+        assert_eq!(required(false), MIN_RATE);
     }
 }

@@ -18,7 +18,7 @@ use crate::request::{Kind, Request, RequestError, Target};
 use crate::trace::Span;
 
 /// Longer paths are cut in the log.
-const MOST_PATH: usize = 512;
+const MAX_PATH: usize = 512;
 
 /// The status noted down for a client that left before there was an answer, as nginx has it.
 const CLIENT_GONE: u16 = 499;
@@ -90,7 +90,7 @@ impl RequestRecord {
             metrics,
             started: Instant::now(),
             method,
-            path: path.chars().take(MOST_PATH).collect(),
+            path: path.chars().take(MAX_PATH).collect(),
             ip,
             handler,
             status: None,

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// The most bytes to keep. More than a step of containerd's; a reader further behind reads the file.
-const MOST_BYTES: u64 = 2 * 1024 * 1024;
+const MAX_BYTES: u64 = 2 * 1024 * 1024;
 
 /// The latest bytes of an object being received. Nothing is kept while there is no reader.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl TailBuffer {
         }
         ring.end += bytes.len() as u64;
         ring.chunks.push_back(bytes.clone());
-        while ring.end - ring.start > MOST_BYTES
+        while ring.end - ring.start > MAX_BYTES
             && let Some(first) = ring.chunks.pop_front()
         {
             ring.start += first.len() as u64;

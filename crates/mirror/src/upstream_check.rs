@@ -20,6 +20,7 @@ mod ask;
 mod grants;
 mod policy;
 mod proofs;
+mod registries;
 mod show;
 
 use std::collections::{BTreeSet, HashMap};
@@ -45,8 +46,8 @@ use crate::{
     ClientCredentials, Store, Upstream, UpstreamHead, UpstreamRepository, Visibility, local,
 };
 
-pub use answers::RegistryState;
 pub use policy::{CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, TagPolicy};
+pub use registries::RegistryState;
 
 /// How long an answer of upstream is waited for.
 const WAIT: Duration = Duration::from_millis(500);
@@ -166,7 +167,7 @@ impl UpstreamCheck {
 
     /// How the registries are that were asked.
     pub fn registries(&self) -> Vec<RegistryState> {
-        self.0.answers.lock().registries()
+        self.0.answers.lock().registries.states()
     }
 
     /// Keeps the proofs on disk, for ever.
@@ -222,6 +223,31 @@ impl UpstreamCheck {
         }
     }
 
+    /// What upstream is asked before a manifest is given. `None`: nothing.
+    ///
+    /// # Errors
+    /// Tags are looked up by the client itself.
+    fn question_about(
+        &self,
+        origin: &Origin,
+        reference: &Reference,
+    ) -> Result<Option<Question>, Refusal> {
+        let options = &self.0.options;
+        let shares = options.private.of(origin) == PrivatePolicy::Share;
+        Ok(match reference {
+            Reference::Tag(_) if options.tags == TagPolicy::Upstream => {
+                return Err(Refusal::TagUnchecked("--tag-policy upstream"));
+            }
+            Reference::Tag(_) if options.tags == TagPolicy::Peers && shares => None,
+            Reference::Tag(tag) => Some(Question::Tag(TagName {
+                origin: origin.clone(),
+                tag: tag.clone(),
+            })),
+            Reference::Digest(_) if shares => None,
+            Reference::Digest(digest) => Some(Question::Manifest(origin.clone(), digest.clone())),
+        })
+    }
+
     async fn admit_manifest(
         &self,
         origin: &Origin,
@@ -229,27 +255,13 @@ impl UpstreamCheck {
         credentials: Option<&ClientCredentials>,
         asker: Asker,
     ) -> Result<Option<UpstreamHead>, Refusal> {
-        let options = &self.0.options;
-        let policy = options.private.of(origin);
-        let question = match &target.reference {
-            Reference::Tag(_) if options.tags == TagPolicy::Upstream => {
-                return Err(Refusal::TagUnchecked("--tag-policy upstream"));
-            }
-            Reference::Tag(_)
-                if options.tags == TagPolicy::Peers && policy == PrivatePolicy::Share =>
-            {
-                return Ok(None);
-            }
-            Reference::Tag(tag) => Question::Tag(TagName {
-                origin: origin.clone(),
-                tag: tag.clone(),
-            }),
-            Reference::Digest(_) if policy == PrivatePolicy::Share => return Ok(None),
-            Reference::Digest(digest) => Question::Manifest(origin.clone(), digest.clone()),
+        let policy = self.0.options.private.of(origin);
+        let Some(question) = self.question_about(origin, &target.reference)? else {
+            return Ok(None);
         };
         let is_tag = matches!(question, Question::Tag(_));
         // Whether upstream says what the tag is; else it says only what is public.
-        let is_fresh = is_tag && options.tags == TagPolicy::Fresh;
+        let is_fresh = is_tag && self.0.options.tags == TagPolicy::Fresh;
         let standing = self.0.answers.lock().standing(origin);
         if let Some(credentials) = credentials
             && !standing.was_public()
@@ -311,7 +323,8 @@ impl UpstreamCheck {
         credentials: &ClientCredentials,
         asker: Asker,
     ) -> Result<Option<UpstreamHead>, Refusal> {
-        let waits = self.0.answers.lock().is_worth_waiting(&origin.registry);
+        let registry = &origin.registry;
+        let waits = self.0.answers.lock().registries.is_worth_waiting(registry);
         if !waits || !self.may_ask(origin, asker) {
             return Err(self.refused(question, asker));
         }
@@ -332,7 +345,7 @@ impl UpstreamCheck {
             }
             Ok(Err(_)) => Err(self.refused(question, asker)),
             Err(_) => {
-                self.0.answers.lock().late(question, true);
+                self.0.answers.lock().registries.late(registry, true);
                 Err(self.refused(question, asker))
             }
         }

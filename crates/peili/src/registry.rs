@@ -1,5 +1,7 @@
 //! `peili registry`: binds, wires the adapters together, runs, drains.
 
+mod running;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +24,8 @@ use crate::next_hosts::NextHosts;
 use crate::observe::{About, LastTrial, PageAccess, Pages, Views};
 use crate::readiness::MirrorProbe;
 use crate::settings::{Checks, Settings, Store};
-use crate::{
-    address, descriptors, network_key_file, observe, peer_tls_dir, service_manager, traces,
-};
-
-/// For peers and Kubernetes to be told that this mirror is about to end.
-const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
+use crate::{address, descriptors, network_key_file, observe, peer_tls_dir, traces};
+use running::Running;
 
 /// How long a registry may take in a check; the client waits for less.
 const CHECK_LIMITS: upstream::Limits = upstream::Limits {
@@ -40,8 +38,10 @@ const CHECK_LIMITS: upstream::Limits = upstream::Limits {
 pub async fn run(arguments: &RegistryArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let settings = Settings::validate(arguments)?;
     tell_what_is_not_shared(arguments, &settings);
-    let bound = Bound::bind(settings).await?;
-    Box::pin(bound.run(shutdown)).await
+    let mut running = Bound::bind(settings).await?.start()?;
+    let result = running.until(shutdown).await;
+    running.shut_down().await;
+    result
 }
 
 /// Says so where this node, by its options, has no peers or is of no use to them.
@@ -131,7 +131,8 @@ impl Bound {
         })
     }
 
-    async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+    /// Starts all tasks.
+    fn start(self) -> anyhow::Result<Running> {
         let Self {
             settings,
             connections,
@@ -143,40 +144,33 @@ impl Bound {
             swarm,
         } = self;
         let mut tasks = JoinSet::new();
-        let access = &settings.mirror.access;
-        if access.keeps_strangers_out() && access.node_secret.is_none() {
-            tracing::warn!(
-                "with --network-key-file or --peer-tls-dir and without a node secret, all that reaches the registry port from \
-                 this host is served without key and certificate, a proxy's clients too; set --node-secret-file"
-            );
-        }
-        if let Some(file) = settings.network_keys.clone() {
-            tasks.spawn(file.watch(network_key_file::register(&mut metrics)));
-        }
-        if let Some(folder) = settings.peer_tls {
-            tasks.spawn(folder.watch(peer_tls_dir::register(&mut metrics)));
-        }
+        watch_credentials(&settings, &mut metrics, &mut tasks);
         let (registry_address, metrics_address) = (registry.local_addr()?, observe.local_addr()?);
         let router_port = swarm.port();
-        let (router, mut cluster) = swarm.spawn();
-        let peer_id = router.id().to_string();
+        let (router, cluster) = swarm.spawn();
+        let access = &settings.mirror.access;
+        let own_names = access.own_names.clone();
+        let about = About {
+            node: settings.node_name.clone(),
+            peer_id: router.id().to_string(),
+            open_files: open_files as u64,
+            looks_for_peers: !matches!(&settings.bootstrap, Bootstrap::Static { peers } if peers.is_empty()),
+            registry: registry_address,
+            node_secret: access.node_secret.as_ref().map(Secret::fingerprint),
+            network_keys: settings.network_keys,
+            containerd: containerd_paths(&settings.store),
+            address: metrics_address.to_string(),
+            trial: LastTrial::default(),
+        };
         let containerd = match &store {
             Opened::Containerd { config, .. } => Some(config.clone()),
             Opened::Layout { .. } => None,
         };
         let mut parts = start(store, router.clone(), &mut metrics, &mut tasks);
-        if settings.flights {
-            parts.flights = Some(router);
-        }
+        parts.flights = settings.flights.then_some(router);
         if containerd.is_some() {
             parts.checks = checks(settings.checks, registry_address.port())?;
         }
-        let paths = containerd_paths(&settings.store);
-        let is_alone =
-            matches!(&settings.bootstrap, Bootstrap::Static { peers } if peers.is_empty());
-        let own_names = settings.mirror.access.own_names.clone();
-        let node_secret = settings.mirror.access.node_secret.as_ref();
-        let node_secret = node_secret.map(Secret::fingerprint);
         let mut mirror = Mirror::new(parts, settings.mirror, &mut metrics);
         let all_sent = CancellationToken::new();
         let mut exporting = JoinSet::new();
@@ -185,117 +179,74 @@ impl Bound {
             mirror.trace_to(sink);
             exporting.spawn(exporter.run(all_sent.clone()));
         }
-        let mirror = Arc::new(mirror);
         mirror.limit_rates(settings.rates);
-        // Kubernetes is told that the mirror ends before it ends.
-        let leaving = CancellationToken::new();
-        let mut told = JoinSet::new();
-        let trial = LastTrial::default();
-        if let (Some(settings), Some(containerd)) = (settings.node_readiness, containerd) {
-            let readiness = NodeReadiness::new(settings.config, settings.account, &mut metrics);
-            let probe = MirrorProbe {
-                mirror: mirror.clone(),
-                containerd,
-                registry: settings.registry,
-                last: trial.clone(),
-            };
-            let leaving = leaving.clone();
-            told.spawn(async move { readiness.keep(&probe, leaving).await });
-        }
-
-        let announcing = mirror.clone();
-        let mut announcing = tokio::spawn(async move { announcing.announce().await });
-        let port = Shutdown {
-            drain: CancellationToken::new(),
-            close: CancellationToken::new(),
-        };
         if settings.page_access == PageAccess::Anywhere {
             mirror.tell_all();
         }
-        let about = About {
-            mirror: mirror.clone(),
-            node: settings.node_name.clone(),
-            peer_id,
-            open_files: open_files as u64,
-            looks_for_peers: !is_alone,
-            registry: registry_address,
-            node_secret,
-            network_keys: settings.network_keys,
-            containerd: paths,
-            address: metrics_address.to_string(),
-            trial,
+        let mut running = Running {
+            mirror: Arc::new(mirror),
+            cluster,
+            tasks,
+            announcing: JoinSet::new(),
+            serving: JoinSet::new(),
+            readiness: JoinSet::new(),
+            exporting,
+            port: Shutdown {
+                drain: CancellationToken::new(),
+                close: CancellationToken::new(),
+            },
+            leaving: CancellationToken::new(),
+            all_sent,
+            shutdown_delay: settings.shutdown_delay,
+            drain_timeout: settings.drain_timeout,
         };
+        if let (Some(settings), Some(containerd)) = (settings.node_readiness, containerd) {
+            let readiness = NodeReadiness::new(settings.config, settings.account, &mut metrics);
+            let probe = MirrorProbe {
+                mirror: running.mirror.clone(),
+                containerd,
+                registry: settings.registry,
+                last: about.trial.clone(),
+            };
+            let leaving = running.leaving.clone();
+            let keeping = async move { readiness.keep(&probe, leaving).await };
+            running.readiness.spawn(keeping);
+        }
         let ready = observe::register_ready(&mut metrics);
         let metrics = observe::Metrics {
             registry: Arc::new(metrics),
             ready,
         };
-        tasks.spawn(observe::serve(
-            connections.http,
-            observe,
-            metrics,
-            mirror.clone(),
-            Pages {
-                views: Arc::new(Views::new(about)),
-                access: settings.page_access,
-                own_names,
-            },
-            port.close.clone(),
-        ));
-        let counting = mirror.clone();
-        tasks.spawn(async move { counting.count_upstream_bytes().await });
-        let keeping = mirror.clone();
-        tasks.spawn(async move { keeping.keep_proofs().await });
-        tasks.spawn(service_manager::notify(mirror.clone()));
-        let mut serving = tokio::spawn(mirror::serve::registry_within(
-            connections.registry,
-            registry,
-            mirror.clone(),
-            port.clone(),
-        ));
+        let pages = Pages {
+            views: Arc::new(Views::new(running.mirror.clone(), about)),
+            access: settings.page_access,
+            own_names,
+        };
+        running.serve((connections, registry), (observe, metrics, pages));
         tracing::info!(
             registry = %registry_address,
             metrics = %metrics_address,
             router_port,
             "peili runs"
         );
-
-        let result = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => Ok(()),
-            () = cluster.failed() => Err(anyhow::anyhow!("the router ended; its last log lines say why")),
-            ended = &mut serving => return Err(unexpected(ended)),
-            ended = &mut announcing => return Err(unexpected(ended)),
-            Some(ended) = tasks.join_next() => Err(unexpected(ended)),
-            Some(ended) = told.join_next() => Err(unexpected(ended)),
-        };
-        service_manager::stopping();
-        // First nobody finds this node any more, then it stops answering those who have found it.
-        mirror.leave();
-        port.drain.cancel();
-        leaving.cancel();
-        let withdrawn = tokio::time::timeout(WITHDRAW_LIMIT, announcing);
-        let told = tokio::time::timeout(WITHDRAW_LIMIT, told.join_all());
-        let _ = tokio::join!(withdrawn, told, tokio::time::sleep(settings.shutdown_delay));
-        port.close.cancel();
-        cluster.shutdown().await;
-        if tokio::time::timeout(settings.drain_timeout, serving)
-            .await
-            .is_err()
-        {
-            tracing::warn!(after = ?settings.drain_timeout, "requests were cut off; containerd resumes them elsewhere");
-        }
-        all_sent.cancel();
-        exporting.join_all().await;
-        result
+        Ok(running)
     }
 }
 
-/// What to say of a task that should have run for ever.
-fn unexpected(ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {
-    match ended {
-        Err(error) => anyhow::Error::from(error).context("a task failed"),
-        Ok(()) => anyhow::anyhow!("a task that runs for ever has ended"),
+/// Follows the files with this node's credentials, and warns of clients that need none.
+fn watch_credentials(settings: &Settings, metrics: &mut Registry, tasks: &mut JoinSet<()>) {
+    let access = &settings.mirror.access;
+    if access.keeps_strangers_out() && access.node_secret.is_none() {
+        tracing::warn!(
+            "with --network-key-file or --peer-tls-dir and without a node secret, all that reaches the registry port from \
+             this host is served without key and certificate, a proxy's clients too; set --node-secret-file"
+        );
+    }
+    if let Some(file) = settings.network_keys.clone() {
+        tasks.spawn(file.watch(network_key_file::register(metrics)));
+    }
+    if let Some(folder) = settings.peer_tls.clone() {
+        tasks.spawn(folder.watch(peer_tls_dir::register(metrics)));
     }
 }
 

@@ -95,13 +95,11 @@ impl Settings {
         }
         let network_keys = value::path(&arguments.network_key_file)
             .and_then(|path| faults.take("--network-key-file", NetworkKeyFile::open(path)));
-        if let (Some(mirror), Some(file)) = (&mut mirror, &network_keys) {
-            mirror.access.network_keys = Some(file.keys.clone());
-        }
         let peer_tls = value::path(&arguments.peer_tls_dir)
             .and_then(|folder| faults.take("--peer-tls-dir", PeerTlsDir::open(folder)));
-        if let (Some(mirror), Some(folder)) = (&mut mirror, &peer_tls) {
-            mirror.access.peer_tls = Some(folder.tls.clone());
+        if let Some(mirror) = &mut mirror {
+            mirror.access.network_keys = network_keys.as_ref().map(|file| file.keys.clone());
+            mirror.access.peer_tls = peer_tls.as_ref().map(|folder| folder.tls.clone());
         }
         let checks = checks::read(
             &arguments.checks,

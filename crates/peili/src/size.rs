@@ -1,7 +1,7 @@
 //! Sizes in bytes: a number with a unit of 1000 (`GB`) or 1024 (`GiB`, `G`). A number alone is one of bytes.
 
 /// The least number without a unit: below it, one was forgotten.
-const LEAST_WITHOUT_UNIT: u64 = 1 << 20;
+const MIN_WITHOUT_UNIT: u64 = 1 << 20;
 
 /// # Errors
 /// It is none, or zero, or beyond 64 bits, or a small number without a unit.
@@ -12,7 +12,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
         .unwrap_or(text.len());
     let number: u64 = text[..end].parse().map_err(|_| fault())?;
     let factor = match text[end..].trim() {
-        "" if (1..LEAST_WITHOUT_UNIT).contains(&number) => {
+        "" if (1..MIN_WITHOUT_UNIT).contains(&number) => {
             return Err(format!(
                 "{text:?} is {number} bytes without a unit; write {number}GiB or {number}MiB"
             ));

@@ -80,47 +80,52 @@ impl Metrics {
             datagrams_received: Counter::default(),
             datagrams_undelivered: Counter::default(),
         };
+        metrics.register_in(registry);
+        metrics
+    }
+
+    fn register_in(&self, registry: &mut Registry) {
         registry
             .sub_registry_with_label(("router".into(), "libp2p".into()))
             .register_with_unit(
                 "spegel_resolve_duration",
                 "Time from the start of a lookup to its first candidate, or to its end",
                 Unit::Seconds,
-                metrics.resolve_duration.clone(),
+                self.resolve_duration.clone(),
             );
         let router = registry.sub_registry_with_prefix("peili_router");
         let gauges = [
-            ("peers", "Peers in the routing table", &metrics.peers),
+            ("peers", "Peers in the routing table", &self.peers),
             (
                 "provider_records",
                 "Provider records kept for other nodes",
-                &metrics.provider_records,
+                &self.provider_records,
             ),
             (
                 "announcements",
                 "Keys announced by this node",
-                &metrics.announcements,
+                &self.announcements,
             ),
             (
                 "announcements_pending",
                 "Keys not announced yet",
-                &metrics.announcements_pending,
+                &self.announcements_pending,
             ),
             (
                 "members",
                 "Nodes that take part in flights, this one included",
-                &metrics.members,
+                &self.members,
             ),
             (
                 "seeks",
                 "Requests for a source that wait for an answer",
-                &metrics.seeks,
+                &self.seeks,
             ),
         ];
         router.register(
             "connected_peers",
             "Peers with an open connection, by what they run",
-            metrics.connected_peers.clone(),
+            self.connected_peers.clone(),
         );
         for (name, help, gauge) in gauges {
             router.register(name, help, gauge.clone());
@@ -129,58 +134,57 @@ impl Metrics {
             (
                 "provider_records_dropped",
                 "Provider records dropped because there were too many",
-                &metrics.provider_records_dropped,
+                &self.provider_records_dropped,
             ),
             (
                 "announcements_published",
                 "Announcements sent, repeated ones included",
-                &metrics.announcements_published,
+                &self.announcements_published,
             ),
             (
                 "dials_failed",
                 "Failed connections to known peers",
-                &metrics.dials_failed,
+                &self.dials_failed,
             ),
             (
                 "dials_refused",
                 "Connections not made because others to the same address did not reach the peer said to be there",
-                &metrics.dials_refused,
+                &self.dials_refused,
             ),
             (
                 "handshakes_refused",
                 "Connections refused because this node and the other end have no network key or no certificate authority in common",
-                &metrics.handshakes_refused,
+                &self.handshakes_refused,
             ),
             (
                 "keys_dropped",
                 "Announced keys not kept because there were too many",
-                &metrics.keys_dropped,
+                &self.keys_dropped,
             ),
             (
                 "peers_lost",
                 "Peers dropped because a dial or ping failed, or because they left",
-                &metrics.peers_lost,
+                &self.peers_lost,
             ),
             (
                 "datagrams_sent",
                 "Messages to other members",
-                &metrics.datagrams_sent,
+                &self.datagrams_sent,
             ),
             (
                 "datagrams_received",
                 "Messages from other members",
-                &metrics.datagrams_received,
+                &self.datagrams_received,
             ),
             (
                 "datagrams_undelivered",
                 "Losses of messages to a member that were detected",
-                &metrics.datagrams_undelivered,
+                &self.datagrams_undelivered,
             ),
         ];
         for (name, help, counter) in counters {
             router.register(name, help, counter.clone());
         }
-        metrics
     }
 }
 

@@ -20,7 +20,7 @@ use crate::node::ip_of;
 /// One address may have this part of the pending connections, but this many anyway. All nodes behind one gateway share
 /// it, each for the milliseconds of a handshake.
 const PART_OF_ADDRESS: usize = 4;
-const LEAST_OF_ADDRESS: usize = 8;
+const MIN_PER_ADDRESS: usize = 8;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0} has as many connections in their handshakes as one address may have")]
@@ -38,7 +38,7 @@ impl Behaviour {
     /// `most`: of the pending connections of all addresses.
     pub(crate) fn new(most: usize) -> Self {
         Self {
-            most_of_address: (most / PART_OF_ADDRESS).max(LEAST_OF_ADDRESS),
+            most_of_address: (most / PART_OF_ADDRESS).max(MIN_PER_ADDRESS),
             pending: HashMap::new(),
             by_address: HashMap::new(),
         }
@@ -131,7 +131,7 @@ mod tests {
     use crate::behaviour;
 
     /// Connections to the router in all: an eighth of them may be in their handshakes.
-    const MOST: usize = 8 * 64;
+    const MAX_PENDING: usize = 8 * 64;
 
     struct Host {
         behaviour: behaviour::Behaviour,
@@ -146,7 +146,7 @@ mod tests {
         fn new() -> Self {
             let keypair = Keypair::generate_ed25519();
             Self {
-                behaviour: behaviour::Behaviour::new(&keypair, "n1", true, MOST),
+                behaviour: behaviour::Behaviour::new(&keypair, "n1", true, MAX_PENDING),
                 connections: 0,
             }
         }
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn silent_connections_of_one_address_keep_nobody_else_out() {
         let mut host = Host::new();
-        let taken: Vec<_> = (0..MOST)
+        let taken: Vec<_> = (0..MAX_PENDING)
             .filter_map(|port| host.connect(&format!("/ip4/10.0.0.9/tcp/{port}")))
             .collect();
         assert_eq!(taken.len(), 16);
@@ -201,7 +201,7 @@ mod tests {
     fn a_handshake_that_succeeds_makes_room() {
         let mut host = Host::new();
         let remote: Multiaddr = "/ip4/10.0.0.9/tcp/1".parse().expect("an address");
-        for peer in 0..MOST {
+        for peer in 0..MAX_PENDING {
             let connection = host.connect("/ip4/10.0.0.9/tcp/1");
             let connection = connection.unwrap_or_else(|| panic!("connection {peer} is refused"));
             let established = host.behaviour.handle_established_inbound_connection(
@@ -218,7 +218,7 @@ mod tests {
     fn a_host_has_one_share_of_all_its_ipv6_addresses() {
         let mut host = Host::new();
         let of_one =
-            (0..MOST).filter(|n| host.connect(&format!("/ip6/fd00::{n:x}/tcp/1")).is_some());
+            (0..MAX_PENDING).filter(|n| host.connect(&format!("/ip6/fd00::{n:x}/tcp/1")).is_some());
         assert_eq!(of_one.count(), 16);
         assert!(host.connect("/ip6/fd00:0:0:1::1/tcp/1").is_some());
         // An IPv4 address counts once, however it is written.

@@ -25,7 +25,7 @@ const MEMBERS: u16 = 3;
 /// Where all of them serve, as mirrors do.
 const REGISTRY: u16 = 5000;
 /// Objects that are held in memory.
-const MOST_OBJECTS: usize = 512;
+const MAX_OBJECTS: usize = 512;
 
 /// What the members are told to do.
 enum Order {
@@ -89,7 +89,7 @@ impl Hostile {
     pub fn announce(&self, image: &Image) -> Result<()> {
         let blobs = || image.blobs.iter().chain([&image.manifest]);
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        if objects.len() > MOST_OBJECTS {
+        if objects.len() > MAX_OBJECTS {
             objects.clear();
         }
         for blob in blobs() {

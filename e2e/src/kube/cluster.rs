@@ -13,7 +13,7 @@ use super::machine::Plan;
 use super::node::{self, Node, Number};
 use super::options::Options;
 use super::pki::Authority;
-use super::upstream::{NAMES, Upstream};
+use super::upstream::{PRIVATE, PUBLIC, Upstream};
 use crate::network::{Host, Network};
 use crate::site::Site;
 use crate::wait;
@@ -25,6 +25,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub control: Control,
     pub upstream: Upstream,
+    /// A registry that needs a password.
+    pub private: Upstream,
     _network: Network,
     folder: PathBuf,
 }
@@ -46,15 +48,15 @@ impl Cluster {
 
         let network = Network::new(&lab)?;
         let authority = Authority::make(&folder.join("pki"))?;
-        let registry = folder.join("registry");
-        let upstream = Upstream::start(&network, &authority, &registry, &logs).await?;
+        let upstream = Upstream::start(PUBLIC, &network, &authority, &folder, &logs).await?;
+        let private = Upstream::start(PRIVATE, &network, &authority, &folder, &logs).await?;
         push_system_images(&upstream, &options.programs)?;
-        say("registry serves");
+        say("registries serve");
 
         let numbers: Vec<_> = (1..).map(Number).take(options.runtimes.len()).collect();
         let plan = |name: &str, last: u8| {
             let host = network.host(name, last)?;
-            plan(name, host, &numbers, &folder, &logs, &upstream)
+            plan(name, host, &numbers, &folder, &logs, [&upstream, &private])
         };
         let control_plan = plan("control", CONTROL)?;
         let clients = folder.join("clients");
@@ -78,6 +80,7 @@ impl Cluster {
             nodes,
             control,
             upstream,
+            private,
             _network: network,
             folder,
         };
@@ -150,14 +153,14 @@ fn plan(
     nodes: &[Number],
     folder: &Path,
     logs: &Path,
-    upstream: &Upstream,
+    registries: [&Upstream; 2],
 ) -> Result<Plan> {
     for &other in nodes.iter().filter(|node| node.name() != name) {
         node::route_to_pods(&host, other)?;
     }
     let plan = Plan::new(name, host, folder.join(name), logs.join(name))?;
-    let registry = upstream.host().address;
-    let hosts = format!("127.0.0.1 localhost\n{registry} {}\n", NAMES.join(" "));
+    let registries = registries.map(Upstream::hosts_line).concat();
+    let hosts = format!("127.0.0.1 localhost\n{registries}");
     plan.etc("hosts", hosts)?;
     plan.etc("resolv.conf", "options attempts:1 timeout:1\n")?;
     plan.etc(

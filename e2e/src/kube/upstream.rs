@@ -10,60 +10,93 @@ use super::pki::Authority;
 use crate::image::{Image, noise};
 use crate::network::{Host, Network};
 use crate::process::{self, Daemon};
-use crate::registry::Registry;
+use crate::registry::{HTPASSWD, Registry};
 use crate::tar::Tar;
 
-/// The last part of the registry's address.
-const LAST: u8 = 2;
+/// A registry as machines know it.
+pub struct Known {
+    host: &'static str,
+    /// The last part of its address.
+    last: u8,
+    pub names: &'static [&'static str],
+    /// Whether it gives nothing without the password of [`USER`](crate::registry::USER).
+    is_private: bool,
+}
 
-/// What machines call the registry. The chart's own images belong to the second.
-pub const NAMES: [&str; 2] = ["registry.lab", "ghcr.io"];
+/// The registry of all images but private ones. The chart's own images belong to its second name.
+pub const PUBLIC: Known = Known {
+    host: "registry",
+    last: 2,
+    names: &["registry.lab", "ghcr.io"],
+    is_private: false,
+};
+
+pub const PRIVATE: Known = Known {
+    host: "private",
+    last: 3,
+    names: &["private.lab"],
+    is_private: true,
+};
 
 /// A static busybox, of the Debian package busybox-static.
 const BUSYBOX: &str = "/usr/bin/busybox";
 
 /// A registry that speaks TLS at port 443.
 pub struct Upstream {
+    known: Known,
     _tls: Daemon,
     /// Holds the content. It listens without TLS too.
     registry: Registry,
 }
 
 impl Upstream {
-    /// Starts it with its files in `folder`, and its logs in `logs`.
+    /// Starts it with its files in a folder of its own in `folder`, and its logs in `logs`.
     pub async fn start(
+        known: Known,
         network: &Network,
         authority: &Authority,
         folder: &Path,
         logs: &Path,
     ) -> Result<Upstream> {
-        let host = network.host("registry", LAST)?;
+        let name = known.host;
+        let host = network.host(name, known.last)?;
         let address = host.address.to_string();
-        let names = [NAMES[0], NAMES[1], &address];
-        authority.sign("registry", "registry", "", &names)?;
-        let log = logs.join("registry.log");
-        let registry = Registry::start(host, 5000, folder, log).await?;
+        let names = [known.names, &[address.as_str()]].concat();
+        authority.sign(name, name, "", &names)?;
+        let folder = folder.join(name);
+        let log = logs.join(format!("{name}.log"));
+        let registry = Registry::start(host, 5000, &folder, log).await?;
         let config = folder.join("tls.yml");
-        let settings = json!({
+        let mut settings = json!({
             "version": "0.1",
             "log": { "level": "warn" },
             "storage": { "filesystem": { "rootdirectory": registry.storage() } },
             "http": {
                 "addr": ":443",
                 "tls": {
-                    "certificate": authority.path("registry.crt"),
-                    "key": authority.path("registry.key"),
+                    "certificate": authority.path(&format!("{name}.crt")),
+                    "key": authority.path(&format!("{name}.key")),
                 },
             },
         });
+        if known.is_private {
+            let file = folder.join("htpasswd");
+            fs::write(&file, HTPASSWD)?;
+            settings["auth"] = json!({ "htpasswd": { "realm": name, "path": file } });
+        }
         fs::write(&config, settings.to_string())?;
         let mut serve = registry.host().command("docker-registry");
         serve.arg("serve").arg(&config);
-        let mut tls = Daemon::spawn("docker-registry", &mut serve, &logs.join("tls.log"))?;
+        let mut tls = Daemon::spawn(
+            "docker-registry",
+            &mut serve,
+            &logs.join(format!("{name}-tls.log")),
+        )?;
         let port = (registry.host().address, 443).into();
         let answers = async || registry.host().connect(port).map(|_| true);
         tls.until("the registry to listen", answers).await?;
         Ok(Upstream {
+            known,
             _tls: tls,
             registry,
         })
@@ -72,6 +105,11 @@ impl Upstream {
     /// The host that it runs on.
     pub fn host(&self) -> &Host {
         self.registry.host()
+    }
+
+    /// A line of `/etc/hosts` for its names.
+    pub fn hosts_line(&self) -> String {
+        format!("{} {}\n", self.host().address, self.known.names.join(" "))
     }
 
     /// Bytes that its host has sent so far.
@@ -111,7 +149,7 @@ impl Upstream {
     }
 
     fn store(&self, repository: &str, tag: &str, tars: Vec<Tar>, run: &Value) -> Result<Image> {
-        let image = Image::of_layers(NAMES[0], repository, tag, tars, run);
+        let image = Image::of_layers(self.known.names[0], repository, tag, tars, run);
         self.registry.store(&image)?;
         Ok(image)
     }

@@ -8,7 +8,7 @@ use e2e::chaos::{NODES, Options, compare};
 use e2e::crowd::under_crowd;
 
 /// The most memory that a mirror may have under a crowd, in bytes.
-const MOST_MEMORY: u64 = 64 << 20;
+const MAX_MEMORY: u64 = 64 << 20;
 
 /// Runs what the arguments say.
 fn main() -> Result<()> {
@@ -66,8 +66,8 @@ fn crowd(clients: usize, time: Duration) -> Result<()> {
     if with.pulls * 2 < without.pulls {
         bail!("containerd pulls at less than half the speed");
     }
-    if with.memory > MOST_MEMORY {
-        bail!("the mirror used more than {} MiB", MOST_MEMORY >> 20);
+    if with.memory > MAX_MEMORY {
+        bail!("the mirror used more than {} MiB", MAX_MEMORY >> 20);
     }
     Ok(())
 }

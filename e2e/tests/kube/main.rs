@@ -5,6 +5,7 @@
 
 mod memory;
 mod nodes;
+mod private;
 mod readiness;
 mod restarts;
 mod suite;
@@ -83,6 +84,7 @@ macro_rules! scenarios {
 scenarios! {
     values::install_on_fresh_nodes,
     workload::three_pods_at_once,
+    private::private_image_needs_its_secret,
     updates::rolling_update,
     nodes::node_is_removed_and_added_again,
     readiness::taint_goes_when_the_mirror_is_ready,
@@ -92,6 +94,7 @@ scenarios! {
     restarts::removed_pod_is_not_pinned,
     memory::limit_holds_under_32_streams,
     values::uninstall_leaves_nothing,
+    workload::three_pods_at_once_in_spegels_chart,
     updates::upgrade_from_spegel_in_place,
     updates::move_from_spegel_side_by_side,
     values::spegels_values_install,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use e2e::Image;
-use e2e::kube::{Pulls, Tally};
+use e2e::kube::{Pulls, Spegel, Tally};
 
 use crate::suite::{Outcome, PEILI, Suite, app_version};
 
@@ -14,7 +14,11 @@ const ADDED: Duration = Duration::from_millis(500);
 /// How many pulls there are without an update, to compare with.
 const PULLS: usize = 100;
 
-const SPEGEL: &str = "spegel";
+/// Its release and namespace.
+pub const SPEGEL: &str = "spegel";
+
+/// Why a scenario with Spegel is not run.
+pub const WITHOUT_SPEGEL: &str = "needs --spegel-chart DIR --spegel-image ARCHIVE";
 
 /// The chart's DaemonSet in a release of Spegel's name.
 const SUCCESSOR: &str = "spegel-peili";
@@ -105,21 +109,28 @@ pub async fn move_from_spegel_side_by_side(suite: &Suite) -> Result<Outcome> {
 
 /// Installs Spegel in place of Peili; without its chart, an outcome that says so.
 async fn install_spegel(suite: &Suite) -> Result<Option<Outcome>> {
-    let Some(spegel) = &suite.options.spegel else {
-        let why = "needs --spegel-chart DIR --spegel-image ARCHIVE".to_owned();
-        return Ok(Some(Outcome::NotRun(why)));
+    let Some(spegel) = prepare_for_spegel(suite).await? else {
+        return Ok(Some(Outcome::NotRun(WITHOUT_SPEGEL.to_owned())));
     };
-    suite.uninstall(PEILI, &["--ignore-not-found"])?;
     let tag = app_version(&spegel.chart)?;
     let upstream = &suite.cluster.upstream;
     upstream.push_archive(&spegel.image, "spegel-org/spegel", &tag)?;
-    // Spegel's pods wait for a content store on their node, and a fresh containerd has none.
-    for node in &suite.cluster.nodes {
-        node.cri.pull("registry.lab/pause:1").await?;
-    }
     suite.helm(SPEGEL, &spegel.chart, &[])?;
     suite.cluster.rolled_out("spegel daemonset/spegel")?;
     Ok(None)
+}
+
+/// Makes way for Spegel's chart, if it is there.
+pub async fn prepare_for_spegel(suite: &Suite) -> Result<Option<&Spegel>> {
+    let Some(spegel) = &suite.options.spegel else {
+        return Ok(None);
+    };
+    suite.uninstall(PEILI, &["--ignore-not-found"])?;
+    // Its pods wait for a content store on their node, and a fresh containerd has none.
+    for node in &suite.cluster.nodes {
+        node.cri.pull("registry.lab/pause:1").await?;
+    }
+    Ok(Some(spegel))
 }
 
 /// An image of 20 MB that the first node has and the others find there.

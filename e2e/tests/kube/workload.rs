@@ -2,49 +2,77 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Suite, app_version};
+use crate::updates::{SPEGEL, WITHOUT_SPEGEL, prepare_for_spegel};
 
 /// The most that upstream may send, over the image's size: every handshake and manifest included.
-const MOST: f64 = 1.1;
+const MAX_COPIES: f64 = 1.1;
 
-const DEPLOYMENT: &str = "
+fn deployment(image: &str) -> String {
+    format!(
+        "
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: app}
+metadata: {{name: app}}
 spec:
   replicas: 3
   selector:
-    matchLabels: {app: app}
+    matchLabels: {{app: app}}
   template:
     metadata:
-      labels: {app: app}
+      labels: {{app: app}}
     spec:
       terminationGracePeriodSeconds: 1
       affinity:
         podAntiAffinity:
           requiredDuringSchedulingIgnoredDuringExecution:
           - labelSelector:
-              matchLabels: {app: app}
+              matchLabels: {{app: app}}
             topologyKey: kubernetes.io/hostname
       containers:
-      - {name: app, image: 'registry.lab/lab/app:v1'}
-";
+      - {{name: app, image: '{image}'}}
+"
+    )
+}
 
 /// An image that three nodes pull at the same time crosses upstream once.
 pub async fn three_pods_at_once(suite: &Suite) -> Result<Outcome> {
     suite.install(&[])?;
+    deploy_on_all(suite, "v1").await
+}
+
+/// The same with Spegel's own chart, of which only the image is another.
+pub async fn three_pods_at_once_in_spegels_chart(suite: &Suite) -> Result<Outcome> {
+    let Some(spegel) = prepare_for_spegel(suite).await? else {
+        return Ok(Outcome::NotRun(WITHOUT_SPEGEL.to_owned()));
+    };
+    let tag = app_version(&suite.options.workspace.join("charts/peili"))?;
+    let values = format!("image.repository=ghcr.io/peili/peili,image.digest=,image.tag={tag}");
+    suite.helm(SPEGEL, &spegel.chart, &["--set", &values])?;
+    suite.cluster.rolled_out("spegel daemonset/spegel")?;
+    let outcome = deploy_on_all(suite, "in-spegels-chart").await?;
+    suite.uninstall(SPEGEL, &[])?;
+    suite.ensure_hosts_as_before()?;
+    Ok(outcome)
+}
+
+/// Runs a pod of a new image on each node at the same time.
+async fn deploy_on_all(suite: &Suite, tag: &str) -> Result<Outcome> {
     let cluster = &suite.cluster;
-    let image = cluster.upstream.push("lab/app", "v1", &[25_000_000; 4])?;
+    let image = cluster.upstream.push("lab/app", tag, &[25_000_000; 4])?;
     let sent = suite
         .sent_during(async {
-            cluster.control.apply(DEPLOYMENT)?;
+            cluster.control.apply(&deployment(&image.by_tag()))?;
             cluster.rolled_out("default deployment/app")
         })
         .await?;
     let slowest = slowest_pull(suite, &image.by_tag())?;
     cluster.control.kubectl("delete deployment app --wait")?;
     let times = sent as f64 / image.size() as f64;
-    ensure!(times <= MOST, "upstream sent {times:.2} times the image");
+    ensure!(
+        times <= MAX_COPIES,
+        "upstream sent {times:.2} times the image"
+    );
     Ok(Outcome::Passed(format!(
         "3 pods, {:.1} MB in 4 layers: upstream sent {times:.3} times the image; slowest pull {slowest:.2} s",
         image.size() as f64 / 1e6,

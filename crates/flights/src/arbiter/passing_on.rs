@@ -10,13 +10,13 @@ use std::time::Duration;
 use super::Arbiter;
 use super::asker::{Asker, Role};
 use super::decide::{Outcome, lead_state};
-use super::flight::State;
+use super::flight::{Flight, State};
 use super::waiting::Waiter;
 use crate::outbox::Context;
 use crate::requests::AskedOwner;
 use crate::slots::Slot;
 use crate::view::View;
-use crate::wire::{Message, Reply, node};
+use crate::wire::{Follow, Message, Reply, node};
 use crate::{ChainPosition, Key, NodeId, Time};
 
 /// An arbiter that asks others decides itself after this long without a word of any of them.
@@ -160,20 +160,7 @@ impl Arbiter {
                 return self.try_answer(waiter, cx);
             }
             Reply::Follow(follow) => {
-                let (epoch, order) = (follow.epoch, follow.order);
-                match node(&follow.source) {
-                    Some(source) if !is_sharded => {
-                        flight.attach(cx.now, asker, source, asked);
-                    }
-                    _ => flight.put(cx.now, asker, State::Fetching, asked),
-                }
-                flight.leader = node(&follow.leader).or(flight.leader);
-                // Whoever follows the fetcher of another shard comes after it in the flight of all shards.
-                let own = flight.get(&asker).filter(|_| is_sharded);
-                if let Some(own) = own.filter(|_| ChainPosition { epoch, order }.is_of_shard()) {
-                    (follow.epoch, follow.order) = (flight.epoch, own.order);
-                }
-                flight.set_slow(&asker, waiter.request.is_slow);
+                attach_elsewhere(flight, cx.now, (&waiter, follow), is_sharded);
             }
             Reply::Lead(is_second) => {
                 let state = if is_sharded {
@@ -191,4 +178,28 @@ impl Arbiter {
         self.answer(&waiter, reply, cx.out);
         self.answer_waiting(key, cx);
     }
+}
+
+/// Attaches a node to the source that another arbiter has named, and gives it its position here.
+fn attach_elsewhere(
+    flight: &mut Flight,
+    now: Time,
+    (waiter, follow): (&Waiter, &mut Follow),
+    is_sharded: bool,
+) {
+    let (asker, asked) = (waiter.asker.node, waiter.asked());
+    let (epoch, order) = (follow.epoch, follow.order);
+    match node(&follow.source) {
+        Some(source) if !is_sharded => {
+            flight.attach(now, asker, source, asked);
+        }
+        _ => flight.put(now, asker, State::Fetching, asked),
+    }
+    flight.leader = node(&follow.leader).or(flight.leader);
+    // Whoever follows the fetcher of another shard comes after it in the flight of all shards.
+    let own = flight.get(&asker).filter(|_| is_sharded);
+    if let Some(own) = own.filter(|_| ChainPosition { epoch, order }.is_of_shard()) {
+        (follow.epoch, follow.order) = (flight.epoch, own.order);
+    }
+    flight.set_slow(&asker, waiter.request.is_slow);
 }

@@ -67,8 +67,6 @@ impl Arbiter {
             // The arbiter that passes it on decides itself.
             return Err(Some(Reply::Alone(true)));
         }
-        let source = flight.get(&asker);
-        let source = source.map(|source| (source.state, source.asked, source.parent, source.order));
         flight.used = now;
         flight.size = flight.size.or(request.size);
         flight.preferred_leader = request.preferred_leader().or(flight.preferred_leader);
@@ -84,39 +82,7 @@ impl Arbiter {
                 flight.mark_doubtful(&failed);
             }
         }
-        match source {
-            // The same request gets the same answer: otherwise the arbiter would not know which one the node acts on.
-            Some((State::Complete, asked, ..)) if asked.number == number => {
-                return Err(None);
-            }
-            Some((State::Following, asked, Some(source), order)) if asked.number == number => {
-                return Err(Some(follow(flight, source, order)));
-            }
-            // Its download has failed, and its report is still on the way; or it ended early, and need not go on
-            // upstream.
-            Some((State::Granted | State::Begun, asked, ..))
-                if asked.number != number
-                    && (request.leader_cooldown || flight.has_holder_for(&asker, &request)) =>
-            {
-                flight.remove(&asker);
-            }
-            Some((State::Granted | State::Begun, asked, ..)) => {
-                let asked = Asked {
-                    number,
-                    via: from.via,
-                    ..asked
-                };
-                let is_second = flight.ask_again(now, &asker, asked);
-                return Err(Some(Reply::Lead(is_second)));
-            }
-            Some((State::Following, ..)) => flight.detach(&asker),
-            // It has lost the object, or its source.
-            Some((State::Complete | State::Fetching, ..)) => {
-                flight.remove(&asker);
-            }
-            // The arbiter of the cluster knows whether it goes on.
-            Some((State::LeadsForAll, ..)) | None => {}
-        }
+        use_or_drop_source(flight, now, &from, &request)?;
         Ok(match flight.stop_waiting(&asker) {
             Some(waiter) if waiter.request.request_number() == number => Waiter {
                 request,
@@ -126,6 +92,51 @@ impl Arbiter {
             _ => Waiter::new(now, from, request),
         })
     }
+}
+
+/// Gives the answer that a node has already, or ends what it did before. As `note_request` fails.
+fn use_or_drop_source(
+    flight: &mut Flight,
+    now: Time,
+    from: &Asker,
+    request: &SourceRequest,
+) -> Result<(), Option<Reply>> {
+    let (asker, number) = (from.node, request.request_number());
+    let source = flight.get(&asker);
+    match source.map(|source| (source.state, source.asked, source.parent, source.order)) {
+        // The same request gets the same answer: otherwise the arbiter would not know which one the node acts on.
+        Some((State::Complete, asked, ..)) if asked.number == number => {
+            return Err(None);
+        }
+        Some((State::Following, asked, Some(source), order)) if asked.number == number => {
+            return Err(Some(follow(flight, source, order)));
+        }
+        // Its download has failed, and its report is still on the way; or it ended early, and need not go on
+        // upstream.
+        Some((State::Granted | State::Begun, asked, ..))
+            if asked.number != number
+                && (request.leader_cooldown || flight.has_holder_for(&asker, request)) =>
+        {
+            flight.remove(&asker);
+        }
+        Some((State::Granted | State::Begun, asked, ..)) => {
+            let asked = Asked {
+                number,
+                via: from.via,
+                ..asked
+            };
+            let is_second = flight.ask_again(now, &asker, asked);
+            return Err(Some(Reply::Lead(is_second)));
+        }
+        Some((State::Following, ..)) => flight.detach(&asker),
+        // It has lost the object, or its source.
+        Some((State::Complete | State::Fetching, ..)) => {
+            flight.remove(&asker);
+        }
+        // The arbiter of the cluster knows whether it goes on.
+        Some((State::LeadsForAll, ..)) | None => {}
+    }
+    Ok(())
 }
 
 /// Whether a request may replace what is known of its node: the request is the same, or comes from whom it may.

@@ -13,13 +13,13 @@ use crate::{NodeId, Time};
 pub(super) const SLOWER: u64 = 3;
 /// A node that is starved for this long tests its link. Shorter, steps of 1 MiB in a leader's file would look like it.
 const STARVED_FOR: Duration = Duration::from_millis(500);
-/// The pause before the next test of a link that was good. It doubles up to [`LONGEST_PAUSE`]: with a slow registry, nodes
+/// The pause before the next test of a link that was good. It doubles up to [`MAX_PAUSE`]: with a slow registry, nodes
 /// are starved throughout.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The same until the bandwidths of enough other nodes are known: they may have just started as well.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// See [`PAUSE`].
-const LONGEST_PAUSE: Duration = Duration::from_secs(64);
+const MAX_PAUSE: Duration = Duration::from_secs(64);
 /// The pause before the next test of a slow link, and of a good one if the node has not been starved since the last.
 const RETRY: Duration = Duration::from_secs(5);
 /// The pause after a test in which nobody took part. It doubles up to [`RETRY`].
@@ -163,7 +163,7 @@ impl Link {
         self.pause = if is_slow {
             RETRY
         } else {
-            (self.pause * 2).clamp(least, LONGEST_PAUSE)
+            (self.pause * 2).clamp(least, MAX_PAUSE)
         };
         self.test_at = now.after(self.pause);
     }

@@ -20,12 +20,12 @@ use tokio::time::{Instant, sleep};
 /// sent and not acknowledged does not count, so this slows no link (`TCP_NOTSENT_LOWAT`, tcp(7)). Without it, a client
 /// that takes nothing costs megabytes there.
 const UNSENT: u32 = 128 * 1024;
-const MOST_UNSENT: u32 = 1024 * 1024;
+const MAX_UNSENT: u32 = 1024 * 1024;
 /// A client that has been waited for this long, to take bytes or to send a request, may lose its connection to a new
 /// one.
 pub const IDLE_AFTER: Duration = Duration::from_secs(2);
 /// Bytes that are read and dropped when a connection is closed.
-const MOST_DROPPED: usize = 64 * 1024;
+const MAX_DISCARDED: usize = 64 * 1024;
 
 /// How long a client may be waited for: to take bytes, or to send a whole request. Each time it takes some, it takes half
 /// of [`UNSENT`] at least, so a minute is enough for any link that is of use.
@@ -153,7 +153,7 @@ impl ClientSocket {
             return;
         }
         let mut dropped = [0; 4096];
-        for _ in 0..MOST_DROPPED / dropped.len() {
+        for _ in 0..MAX_DISCARDED / dropped.len() {
             if !matches!(self.stream.try_read(&mut dropped), Ok(1..)) {
                 break;
             }
@@ -240,7 +240,7 @@ impl AsyncWrite for ClientStream {
                     let bytes = *result.as_ref().unwrap_or(&0);
                     if bytes > UNSENT as usize / 2 && !state.takes_many {
                         state.takes_many = true;
-                        limit_unsent(&self.0.stream, MOST_UNSENT);
+                        limit_unsent(&self.0.stream, MAX_UNSENT);
                     }
                     state.waiting_since = (!state.is_answering).then(Instant::now);
                     return Poll::Ready(result);

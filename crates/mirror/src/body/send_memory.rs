@@ -35,7 +35,7 @@ const KEPT_LIMIT: Duration = Duration::from_secs(1);
 const PAGE: usize = 4096;
 const LARGE_BUFFER: usize = LARGE_CHUNK + PAGE;
 /// Large buffers that are kept for the next read.
-const MOST_FREE_BUFFERS: usize = 4;
+const MAX_FREE_BUFFERS: usize = 4;
 
 /// The memory of one mirror.
 #[derive(Clone, Debug)]
@@ -181,7 +181,7 @@ impl Drop for Chunk {
     fn drop(&mut self) {
         if self.buffer.len() == LARGE_BUFFER {
             let mut free = self.share.free.lock();
-            if free.len() < MOST_FREE_BUFFERS {
+            if free.len() < MAX_FREE_BUFFERS {
                 free.push(std::mem::take(&mut self.buffer));
             }
         }

@@ -18,7 +18,7 @@ use crate::flights::now;
 use crate::flights::pull_rules::MAX_FAILED_SOURCES;
 use crate::open_range::first_byte;
 use crate::peers::Fault;
-use crate::registry_speeds::LEAST;
+use crate::registry_speeds::MIN_RATE;
 use crate::request::{FLIGHT, Target};
 use crate::source_provider::SourceProvider;
 use crate::trace::SpanKind;
@@ -156,7 +156,7 @@ impl FlightSources {
         let is_in_vain = matches!(decision, Decision::Lead | Decision::Alone);
         // What is received meanwhile would otherwise share upstream with it.
         if let Some(wait) = wait
-            && (!is_in_vain || shared.speed.received_lately() >= LEAST)
+            && (!is_in_vain || shared.speed.received_lately() >= MIN_RATE)
         {
             wait.found(Duration::MAX);
         } else if let Some(budget) = budget {

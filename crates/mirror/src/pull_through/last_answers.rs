@@ -14,7 +14,7 @@ use crate::UpstreamError;
 /// For so long a fault is told at `/readyz`.
 pub const FAULT_VALIDITY: Duration = Duration::from_secs(300);
 /// Repositories that are remembered.
-const MOST_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+const MAX_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// For so long a repository is not asked again whether it lets this node in: the requests that begin one pull.
 const ADMISSION_VALIDITY: Duration = Duration::from_secs(1);
 /// For so long after it has refused something it is asked before a pull is begun.
@@ -47,7 +47,7 @@ struct Entry {
 
 impl Default for LastAnswers {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(MOST_REPOSITORIES)))
+        Self(Mutex::new(LruCache::new(MAX_REPOSITORIES)))
     }
 }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::found::Source;
 
 /// Objects remembered; the one that was not read for longest goes first.
-const MOST_OBJECTS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 #[derive(Debug)]
 pub struct Parts(Mutex<LruCache<Digest, Past>>);
@@ -24,7 +24,7 @@ struct Past {
 
 impl Default for Parts {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(MOST_OBJECTS)))
+        Self(Mutex::new(LruCache::new(MAX_OBJECTS)))
     }
 }
 

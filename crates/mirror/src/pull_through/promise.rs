@@ -11,7 +11,7 @@ use super::state::{PullThroughStep, RESOLVE_LIMIT};
 use crate::{Store, UpstreamError, local};
 
 /// Manifests and layers looked at. An image with more is not called complete.
-const MOST_OBJECTS: usize = 4096;
+const MAX_OBJECTS: usize = 4096;
 
 impl PullThroughStep {
     /// Whether a client that is handed this manifest from here will get the rest of the image.
@@ -85,7 +85,7 @@ fn is_complete(store: &dyn Store, root: Digest) -> bool {
                 }
                 seen.insert(child.digest);
             }
-            if seen.len() + manifests.len() > MOST_OBJECTS {
+            if seen.len() + manifests.len() > MAX_OBJECTS {
                 return false;
             }
         }

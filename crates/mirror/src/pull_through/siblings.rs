@@ -28,15 +28,15 @@ use crate::{Begun, List, UpstreamError, UpstreamManifest, UpstreamPage, Visibili
 /// What follows a digest in the tags of cosign; nothing for a list of referrers, which is the last to be looked for.
 const SUFFIXES: [&str; 4] = [".sig", ".att", ".sbom", ""];
 /// Manifests kept beside one image.
-const MOST_MANIFESTS: usize = 32;
+const MAX_MANIFESTS: usize = 32;
 /// Bytes kept beside one image.
-const MOST_BYTES: u64 = 32 << 20;
+const MAX_BYTES: u64 = 32 << 20;
 /// For all that is fetched beside one image.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 /// Images beside which something is fetched at the same time. Beyond them nothing is, until the image is asked for again.
-const MOST_AT_ONCE: usize = 4;
+const MAX_CONCURRENT: usize = 4;
 /// Images that are not looked at again, and for how long.
-const MOST_REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
 /// The images whose siblings were looked for.
@@ -48,8 +48,8 @@ pub struct Siblings {
 impl Default for Siblings {
     fn default() -> Self {
         Self {
-            looked: Mutex::new(LruCache::new(MOST_REMEMBERED)),
-            permits: Arc::new(Semaphore::new(MOST_AT_ONCE)),
+            looked: Mutex::new(LruCache::new(MAX_REMEMBERED)),
+            permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
         }
     }
 }
@@ -178,8 +178,8 @@ impl<'a> SiblingFetch<'a> {
             origin: target.origin.clone(),
             target,
             left: Allowance {
-                manifests: MOST_MANIFESTS,
-                bytes: MOST_BYTES,
+                manifests: MAX_MANIFESTS,
+                bytes: MAX_BYTES,
             },
         }
     }

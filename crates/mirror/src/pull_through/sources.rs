@@ -24,7 +24,7 @@ use crate::{Growing, IntakeError, UpstreamError, UpstreamRepository, Visibility}
 /// A source whose bytes stop for this long has broken.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// Times in a row that an object is gone on with elsewhere, without a byte between them.
-const MOST_BREAKS: u32 = 5;
+const MAX_BREAKS: u32 = 5;
 
 /// The sources of one object, for one client.
 pub struct Sources {
@@ -255,7 +255,7 @@ impl Transfer {
             let digest = &self.sources.digest;
             tracing::debug!(%digest, error = %failed, "a source broke; going on with another");
             self.breaks += 1;
-            if self.breaks > MOST_BREAKS {
+            if self.breaks > MAX_BREAKS {
                 return Err(failed);
             }
             let end = self.end.filter(|_| self.end != self.opened.size);

@@ -23,14 +23,14 @@ use crate::request::is_this_host;
 /// How long a new connection waits for the permit of one that is of no use, and how many may wait: a quarter of those
 /// that there are permits for, as each has a descriptor, but no more than this. The rest are turned away at once.
 const PERMIT_LIMIT: Duration = Duration::from_secs(1);
-const MOST_NEWCOMERS: usize = 64;
+const MAX_NEWCOMERS: usize = 64;
 /// One address may have this part of the permits for other hosts, but this many anyway.
 const PART_OF_ADDRESS: usize = 4;
-const LEAST_OF_ADDRESS: usize = 8;
+const MIN_PER_ADDRESS: usize = 8;
 /// The head of a request is looked at again this much later, if it has not come.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The bytes of a head that are looked at.
-const MOST_LOOKED_AT: usize = 8 * 1024;
+const MAX_LOOKED_AT: usize = 8 * 1024;
 
 /// Tells by the first bytes of a connection whether they prove that its client is this node's own containerd.
 pub type IsOwn = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
@@ -100,13 +100,13 @@ impl Admission {
         let pool = |most: usize, most_of_address| {
             Arc::new(Pool {
                 permits: Arc::new(Semaphore::new(most)),
-                newcomers: Arc::new(Semaphore::new((most / 4).clamp(1, MOST_NEWCOMERS))),
+                newcomers: Arc::new(Semaphore::new((most / 4).clamp(1, MAX_NEWCOMERS))),
                 wanted: Notify::new(),
                 by_address: Mutex::default(),
                 most_of_address,
             })
         };
-        let most_of_address = (others / PART_OF_ADDRESS).max(LEAST_OF_ADDRESS);
+        let most_of_address = (others / PART_OF_ADDRESS).max(MIN_PER_ADDRESS);
         Self {
             own: pool(own, usize::MAX),
             others: pool(others, most_of_address),
@@ -235,7 +235,7 @@ impl Accepted {
 
     /// Waits until the first bytes of the connection prove that this node's own containerd sent them.
     async fn is_shown_own(&self) {
-        let mut head = vec![0; MOST_LOOKED_AT];
+        let mut head = vec![0; MAX_LOOKED_AT];
         loop {
             let count = self.client.peek(&mut head).await.unwrap_or(0);
             if (self.is_own)(&head[..count]) {

@@ -4,14 +4,14 @@
 const RESERVED: usize = 64;
 /// With enough descriptors: connections to the registry port from other hosts, and from this one. Each takes about 20 KiB
 /// while its client takes nothing, most of it buffers of hyper.
-const MOST_REGISTRY_OTHERS: usize = 2048;
-const MOST_REGISTRY_OWN: usize = 512;
+const MAX_REGISTRY_OTHERS: usize = 2048;
+const MAX_REGISTRY_OWN: usize = 512;
 /// The same for each other HTTP port: metrics, `/id`.
-const MOST_HTTP: usize = 512;
+const MAX_HTTP: usize = 512;
 /// The same for connections that other nodes open to the router. A cluster of 10,000 nodes keeps far below.
-const MOST_ROUTER: usize = 4096;
+const MAX_ROUTER: usize = 4096;
 /// However few descriptors there are, each kind of client may have this many connections.
-const LEAST: usize = 8;
+const MIN_CONNECTIONS: usize = 8;
 
 /// The most connections of a port, by where the client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,17 +37,17 @@ impl ConnectionLimits {
     /// to a peer. About an eighth is left for connections that this node opens to others.
     pub fn within(descriptors: usize) -> Self {
         let shared = descriptors.saturating_sub(RESERVED);
-        let share = |part: usize, most: usize| (shared / part).clamp(LEAST, most);
+        let share = |part: usize, most: usize| (shared / part).clamp(MIN_CONNECTIONS, most);
         Self {
             registry: PortLimits {
-                own: share(12, MOST_REGISTRY_OWN),
-                others: share(6, MOST_REGISTRY_OTHERS),
+                own: share(12, MAX_REGISTRY_OWN),
+                others: share(6, MAX_REGISTRY_OTHERS),
             },
             http: PortLimits {
-                own: share(32, MOST_HTTP),
-                others: share(32, MOST_HTTP),
+                own: share(32, MAX_HTTP),
+                others: share(32, MAX_HTTP),
             },
-            router: share(4, MOST_ROUTER),
+            router: share(4, MAX_ROUTER),
         }
     }
 }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     /// With so many, no port has its least share.
-    const ENOUGH: usize = RESERVED + 32 * LEAST;
+    const ENOUGH: usize = RESERVED + 32 * MIN_CONNECTIONS;
 
     proptest! {
         #[test]
@@ -103,7 +103,10 @@ mod tests {
             (512, 512, 4096)
         );
         let none = ConnectionLimits::within(0);
-        assert_eq!((none.registry.own, none.registry.others), (LEAST, LEAST));
-        assert_eq!(none.router, LEAST);
+        assert_eq!(
+            (none.registry.own, none.registry.others),
+            (MIN_CONNECTIONS, MIN_CONNECTIONS)
+        );
+        assert_eq!(none.router, MIN_CONNECTIONS);
     }
 }

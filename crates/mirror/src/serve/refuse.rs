@@ -14,7 +14,7 @@ use crate::body::client_socket::ClientStream;
 const LIMIT: Duration = Duration::from_secs(1);
 /// Bytes that are read and dropped meanwhile. Closing with unread bytes would reset the connection, and the answer might
 /// be lost with it.
-const MOST_DROPPED: u64 = 64 * 1024;
+const MAX_DISCARDED: u64 = 64 * 1024;
 
 /// Tells a client that has sent the preface of HTTP/2 (RFC 9113, 3.4) without asking that the port speaks HTTP/1.1.
 pub async fn http2(stream: &mut ClientStream) {
@@ -53,7 +53,7 @@ async fn tell(
 async fn send(stream: &mut ClientStream, answer: &[u8]) -> io::Result<()> {
     stream.write_all(answer).await?;
     stream.shutdown().await?;
-    let mut rest = stream.take(MOST_DROPPED);
+    let mut rest = stream.take(MAX_DISCARDED);
     tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
     Ok(())
 }

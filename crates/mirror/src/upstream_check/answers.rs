@@ -9,6 +9,7 @@ use oci::{Digest, Origin, Registry, TagName};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::registries::Registries;
 use super::{Answer, Question};
 use crate::{UpstreamHead, Visibility};
 
@@ -16,7 +17,6 @@ use crate::{UpstreamHead, Visibility};
 const MAX_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 const MAX_TAGS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
-const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// For how long a public repository is not asked for again.
 const PROOF_IS_FRESH: Duration = Duration::from_secs(10 * 60);
 /// For how long a repository that refused an anonymous client is not asked again by digest.
@@ -31,13 +31,6 @@ const FAILURE_VALIDITY: Duration = Duration::from_secs(5);
 const MAX_QUESTIONS: u32 = 240;
 const MAX_MEETINGS: u32 = 16;
 const BUDGET_PERIOD: Duration = Duration::from_secs(60);
-/// Between two attempts to reach a registry that cannot be reached.
-const RETRY_AFTER: Duration = Duration::from_secs(15);
-/// A registry that answered this lately is slow, not out of reach, while an answer is awaited.
-const REACHABLE_FOR: Duration = Duration::from_secs(60 * 60);
-/// For how long nobody waits again for a registry that was waited for in vain.
-const NO_WAIT_FOR: Duration = Duration::from_secs(30);
-
 /// What is known of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -96,33 +89,6 @@ impl Repository {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Contact {
-    answered: Option<Instant>,
-    /// When it could not be reached, if nothing was heard of it since.
-    failed: Option<Instant>,
-    waited_in_vain: Option<Instant>,
-    /// When it answered with neither yes nor no, if nothing better was heard of it since.
-    gave_no_answer: Option<Instant>,
-}
-
-impl Contact {
-    fn is_worth_waiting(&self) -> bool {
-        let in_vain = self.waited_in_vain;
-        in_vain.is_none_or(|at| at.elapsed() >= NO_WAIT_FOR)
-    }
-}
-
-/// How a registry is that tags and visibility are checked at. Times are those since it was found so.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegistryState {
-    pub name: Registry,
-    pub unreachable_for: Option<Duration>,
-    pub slow_for: Option<Duration>,
-    /// It answered 429, 5xx, or against the specification.
-    pub gave_no_answer_for: Option<Duration>,
-}
-
 /// What was asked for clients that are not known to be this node's own.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
@@ -150,7 +116,7 @@ pub struct Answers {
     in_vain: LruCache<Question, (Instant, Answer)>,
     /// Objects whose bytes a repository gave to an anonymous client.
     proven: LruCache<(Origin, Digest), ()>,
-    registries: LruCache<Registry, Contact>,
+    pub registries: Registries,
     /// Repositories for whose manifest a client was sent upstream because there was no answer. Apart from the others, as
     /// anybody can name new ones.
     unproven: LruCache<Origin, Instant>,
@@ -177,7 +143,7 @@ impl Answers {
             tags: LruCache::new(MAX_TAGS),
             in_vain: LruCache::new(MAX_OBJECTS),
             proven: LruCache::new(MAX_OBJECTS),
-            registries: LruCache::new(MAX_REGISTRIES),
+            registries: Registries::default(),
             unproven: LruCache::new(MAX_REPOSITORIES),
             budget: Budget::new(),
             proof_max_age,
@@ -243,38 +209,13 @@ impl Answers {
                 return Plan::Known(answer.clone());
             }
         }
-        let contact = self.contact(&question.origin().registry);
-        match contact.failed {
-            Some(at) if at.elapsed() < RETRY_AFTER => return Plan::Known(Answer::Unreachable),
-            // Somebody tries again, and nobody waits for it: what is down is mostly down.
-            Some(_) => return Plan::Ask { wait: false },
-            None => {}
-        }
-        Plan::Ask {
-            wait: contact.is_worth_waiting(),
-        }
-    }
-
-    /// Whether an answer of a registry is waited for.
-    pub fn is_worth_waiting(&mut self, registry: &Registry) -> bool {
-        let contact = self.contact(registry);
-        contact.failed.is_none() && contact.is_worth_waiting()
-    }
-
-    /// Whether a registry cannot be reached, as far as is known.
-    pub fn is_away(&mut self, registry: &Registry) -> bool {
-        self.contact(registry).failed.is_some()
-    }
-
-    /// Whether a registry has ever answered.
-    pub fn is_met(&mut self, registry: &Registry) -> bool {
-        self.contact(registry).answered.is_some()
+        self.registries.plan(&question.origin().registry)
     }
 
     /// Counts a question for a client that is not known to be this node's own. `false`: there were [`MAX_QUESTIONS`], or
     /// [`MAX_MEETINGS`], within the minute.
     pub fn may_ask_for_anybody(&mut self, registry: &Registry) -> bool {
-        let is_met = self.is_met(registry);
+        let is_met = self.registries.is_met(registry);
         if self.budget.since.elapsed() >= BUDGET_PERIOD {
             self.budget = Budget::new();
         }
@@ -284,28 +225,6 @@ impl Answers {
         budget.questions <= MAX_QUESTIONS && (is_met || budget.meetings <= MAX_MEETINGS)
     }
 
-    /// What holds of a registry that is not asked now.
-    pub fn unasked(&mut self, origin: &Origin) -> Answer {
-        match self.is_away(&origin.registry) {
-            true => Answer::Unreachable,
-            false => Answer::Slow,
-        }
-    }
-
-    /// What holds while an answer does not come: the registry is slow, or out of reach.
-    pub fn late(&mut self, question: &Question, waited: bool) -> Answer {
-        let contact = self.contact_mut(&question.origin().registry);
-        if waited {
-            contact.waited_in_vain = Some(Instant::now());
-        }
-        let answered = contact.answered;
-        if contact.failed.is_none() && answered.is_some_and(|at| at.elapsed() < REACHABLE_FOR) {
-            Answer::Slow
-        } else {
-            Answer::Unreachable
-        }
-    }
-
     /// Remembers an answer. `is_held`: this node holds what was asked for, under the repository that was asked.
     pub fn record(&mut self, question: &Question, answer: &Answer, is_held: bool) {
         let now = Instant::now();
@@ -313,18 +232,7 @@ impl Answers {
         if matches!(answer, Answer::NotFound | Answer::Failed) {
             self.in_vain.put(question.clone(), (now, answer.clone()));
         }
-        let contact = self.contact_mut(&origin.registry);
-        match answer {
-            Answer::Unreachable => contact.failed = Some(now),
-            Answer::Slow => {}
-            _ => {
-                *contact = Contact {
-                    answered: Some(now),
-                    gave_no_answer: (*answer == Answer::Failed).then_some(now),
-                    ..Contact::default()
-                }
-            }
-        }
+        self.registries.record(&origin.registry, answer);
         match answer {
             Answer::Granted(head) => {
                 if let Question::Tag(name) = question {
@@ -385,20 +293,6 @@ impl Answers {
         self.refused.clone()
     }
 
-    /// How the registries are that were asked, the one asked last first.
-    pub fn registries(&self) -> Vec<RegistryState> {
-        let state = |(name, contact): (&Registry, &Contact)| {
-            let ago = |at: Option<Instant>| at.map(|at| at.elapsed());
-            RegistryState {
-                name: name.clone(),
-                unreachable_for: ago(contact.failed),
-                slow_for: ago(contact.waited_in_vain).filter(|ago| *ago < NO_WAIT_FOR),
-                gave_no_answer_for: ago(contact.gave_no_answer),
-            }
-        };
-        self.registries.iter().map(state).collect()
-    }
-
     /// What is known of repositories and since when, with the ones used last first.
     pub fn proofs(&self) -> Vec<(Origin, Proof)> {
         let known = self.repositories.iter();
@@ -425,14 +319,5 @@ impl Answers {
     fn repository_mut(&mut self, origin: &Origin) -> &mut Repository {
         let new = Repository::default;
         self.repositories.get_or_insert_mut(origin.clone(), new)
-    }
-
-    fn contact(&mut self, registry: &Registry) -> Contact {
-        self.registries.get(registry).copied().unwrap_or_default()
-    }
-
-    fn contact_mut(&mut self, registry: &Registry) -> &mut Contact {
-        let new = Contact::default;
-        self.registries.get_or_insert_mut(registry.clone(), new)
     }
 }

@@ -37,16 +37,17 @@ type Running = watch::Receiver<Option<Answer>>;
 
 impl UpstreamCheck {
     pub(super) async fn ask(&self, question: &Question, asker: Asker) -> Answer {
+        let registry = &question.origin().registry;
         let plan = self.0.answers.lock().plan(question);
         let answer = match plan {
             Plan::Known(answer) => answer,
             Plan::Ask { wait } => match self.run(question, asker) {
-                None => self.0.answers.lock().unasked(question.origin()),
+                None => self.0.answers.lock().registries.unasked(registry),
                 Some(mut running) => {
                     let limit = if wait { WAIT } else { Duration::ZERO };
                     let answered = timeout(limit, running.wait_for(Option::is_some)).await;
                     let answer = answered.ok().and_then(|a| a.ok()?.clone());
-                    answer.unwrap_or_else(|| self.0.answers.lock().late(question, wait))
+                    answer.unwrap_or_else(|| self.0.answers.lock().registries.late(registry, wait))
                 }
             },
         };

@@ -134,7 +134,8 @@ impl UpstreamCheck {
             return false;
         }
         let mut answers = self.0.answers.lock();
-        answers.standing(origin) == Standing::Unknown && !answers.is_met(&origin.registry)
+        answers.standing(origin) == Standing::Unknown
+            && !answers.registries.is_met(&origin.registry)
     }
 
     async fn ask_origin(&self, origin: &Origin, digest: &Digest, is_manifest: bool) -> Verdict {
@@ -171,7 +172,7 @@ impl UpstreamCheck {
         let policy = self.0.options.private.of(origin);
         let mut answers = self.0.answers.lock();
         let standing = answers.standing(origin);
-        let is_away = answers.is_away(&origin.registry);
+        let is_away = answers.registries.is_away(&origin.registry);
         let is_shared = policy == PrivatePolicy::Auto && is_away && !standing.was_refused();
         match policy == PrivatePolicy::Share || standing.was_public() || is_shared {
             true => Verdict::Open,

@@ -55,8 +55,7 @@ impl ::demo::Pages for DemoPage {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let open_files = descriptors::raise();
-        let views = Arc::new(Views::new(About {
-            mirror: node.mirror.clone(),
+        let about = About {
             node: node.name,
             peer_id: node.id.to_string(),
             open_files: open_files as u64,
@@ -67,7 +66,8 @@ impl ::demo::Pages for DemoPage {
             containerd: None,
             address: address.to_string(),
             trial: LastTrial::default(),
-        }));
+        };
+        let views = Arc::new(Views::new(node.mirror.clone(), about));
         let pages = Pages {
             views: views.clone(),
             access: PageAccess::Loopback,

@@ -36,7 +36,7 @@ const SOURCES: [&str; 7] = [
     "crates/containerd/src/metrics.rs",
     "crates/kubernetes/src/metrics.rs",
     "crates/layout/src/metrics.rs",
-    "crates/mirror/src/metrics.rs",
+    "crates/mirror/src/metrics/register.rs",
     "crates/peili/src/observe.rs",
     "crates/peili/src/traces.rs",
     "crates/swarm/src/metrics.rs",

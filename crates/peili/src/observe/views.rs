@@ -27,7 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is known of this node from its options.
 pub struct About {
-    pub mirror: Arc<Mirror>,
     pub node: String,
     /// Among peers.
     pub peer_id: String,
@@ -51,6 +50,7 @@ pub struct About {
 pub type LastTrial = Arc<Mutex<Option<doctor::Trial>>>;
 
 pub struct Views {
+    mirror: Arc<Mirror>,
     about: About,
     findings: Arc<Background<Vec<Finding>>>,
     settled: Mutex<Settled>,
@@ -58,8 +58,9 @@ pub struct Views {
 }
 
 impl Views {
-    pub fn new(about: About) -> Self {
+    pub fn new(mirror: Arc<Mirror>, about: About) -> Self {
         Self {
+            mirror,
             about,
             findings: Background::new(EXAMINE_EVERY, EXAMINE_LIMIT),
             settled: Mutex::default(),
@@ -78,12 +79,12 @@ impl Views {
 
     /// A number that changes when another pull, source or state of a peer is to be shown.
     pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.about.mirror.changes()
+        self.mirror.changes()
     }
 
     /// What is known now; the rest is found out meanwhile.
     pub async fn status(self: &Arc<Self>) -> Status {
-        let snapshot = self.about.mirror.snapshot().await;
+        let snapshot = self.mirror.snapshot().await;
         let findings = self.findings.get(|| self.clone().examine());
         let mut status = self.of(&snapshot);
         status.findings = findings
@@ -119,7 +120,7 @@ impl Views {
     }
 
     async fn cluster_of(&self, asked: Option<Arc<Vec<AskedNode>>>) -> Cluster {
-        let snapshot = self.about.mirror.snapshot().await;
+        let snapshot = self.mirror.snapshot().await;
         let own = self.own_report(&snapshot);
         let asked = asked.as_ref().map_or(&[][..], |asked| &asked[..]);
         cluster::cluster(&snapshot, self.own(&own), asked)
@@ -127,23 +128,17 @@ impl Views {
 
     /// What this node holds of what is searched for.
     pub async fn content(&self, query: String) -> Content {
-        let snapshot = self.about.mirror.snapshot().await;
+        let snapshot = self.mirror.snapshot().await;
         let names = snapshot
             .peers
             .into_iter()
             .filter_map(|peer| Some((peer.node?, peer.name?)));
-        content::find(
-            &self.about.mirror,
-            &self.about.node,
-            &names.collect(),
-            query,
-        )
-        .await
+        content::find(&self.mirror, &self.about.node, &names.collect(), query).await
     }
 
     /// What the mirror tells a doctor of itself.
     pub async fn facts(&self) -> doctor::Mirror {
-        let snapshot = self.about.mirror.snapshot().await;
+        let snapshot = self.mirror.snapshot().await;
         let (about, status) = (&self.about, self.of(&snapshot));
         let bootstrap_error = match &status.node.not_ready {
             Some(why) if snapshot.peer_count == 0 => Some(why.clone()),
@@ -159,11 +154,11 @@ impl Views {
             open_files: about.open_files,
             now: snapshot.at_ms / 1000,
             uptime: status.node.uptime,
-            asked_ago: about.mirror.own_client_asked_ago().map(|ago| ago.as_secs()),
+            asked_ago: self.mirror.own_client_asked_ago().map(|ago| ago.as_secs()),
             looks_for_peers: about.looks_for_peers,
             bootstrap_error: bootstrap_error.filter(|_| about.looks_for_peers),
             peers: facts::peers(&status.peers, &snapshot.peers),
-            registries: facts::registries(&about.mirror.registries()),
+            registries: facts::registries(&self.mirror.registries()),
             trial: about.trial.lock().clone(),
             key_file: about.network_keys.as_ref().map(NetworkKeyFile::state),
             strangers: snapshot.strangers,
@@ -171,7 +166,7 @@ impl Views {
     }
 
     fn of(&self, snapshot: &Snapshot) -> Status {
-        let not_ready = match self.about.mirror.health() {
+        let not_ready = match self.mirror.health() {
             Health::Ready => None,
             Health::Waiting(why) => Some(why),
         };
@@ -186,7 +181,7 @@ impl Views {
 
     fn own_report(&self, snapshot: &Snapshot) -> mirror::NodeReport {
         let digests = cluster::objects_to_ask_for(snapshot);
-        self.about.mirror.report(snapshot, &digests)
+        self.mirror.report(snapshot, &digests)
     }
 
     fn own<'a>(&'a self, report: &'a mirror::NodeReport) -> Own<'a> {
@@ -210,8 +205,8 @@ impl Views {
 
     /// Asks the other nodes about what this one pulls.
     async fn ask(self: Arc<Self>) -> Vec<AskedNode> {
-        let snapshot = self.about.mirror.snapshot().await;
+        let snapshot = self.mirror.snapshot().await;
         let digests = cluster::objects_to_ask_for(&snapshot);
-        self.about.mirror.ask_nodes(&digests).await
+        self.mirror.ask_nodes(&digests).await
     }
 }

@@ -1,7 +1,7 @@
 //! What the mirror serves, to whom, and how long it looks.
 
 use hosts::NodeSecret;
-use mirror::{Access, LEAST_SHARE, Limits, Options, RateLimits, Reader, Secret};
+use mirror::{Access, Limits, MIN_SHARE, Options, RateLimits, Reader, Secret};
 use oci::{Filter, Registry, RegistryUrl};
 
 use crate::cli::{Given, MirrorArgs};
@@ -88,7 +88,7 @@ fn rate(text: &str) -> Result<Option<u64>, String> {
         return Ok(None);
     }
     let rate = size::parse(text.strip_suffix("/s").unwrap_or(text))?;
-    if rate < LEAST_SHARE {
+    if rate < MIN_SHARE {
         return Err(format!(
             "{text:?} is too little for one stream; write 64KiB or more, or 0 for no limit"
         ));

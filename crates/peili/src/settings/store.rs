@@ -13,7 +13,7 @@ use crate::fault::Faults;
 use crate::{duration, size, value};
 
 /// Of `--retain-for`; containerd keeps the end of a lease in whole seconds.
-const RETAIN_LEAST: Duration = Duration::from_secs(10);
+const MIN_RETAIN_FOR: Duration = Duration::from_secs(10);
 
 /// Which store the node has.
 #[derive(Clone, Debug)]
@@ -169,13 +169,13 @@ pub fn retain(
     let disk_percent = value::number(&arguments.retain_disk_percent, 1..=100);
     let disk_percent = faults.take("--retain-disk-percent", disk_percent);
     let time = time.filter(|time| !time.is_zero())?;
-    if time < RETAIN_LEAST {
+    if time < MIN_RETAIN_FOR {
         faults.add(
             "--retain-for",
             format!(
                 "{:?} is too short for anybody to fetch a layer; write at least {} s, or 0 to retain nothing",
                 arguments.retain_for,
-                RETAIN_LEAST.as_secs()
+                MIN_RETAIN_FOR.as_secs()
             ),
         );
     }

@@ -16,7 +16,7 @@ const HEAD: usize = size_of::<u32>();
 const WRITE_BATCH: usize = 16 * 1024;
 /// The bytes read at once: most datagrams are read whole, and no more memory is allocated for a long one before it
 /// arrives.
-const LEAST_READ: usize = 512;
+const MIN_READ: usize = 512;
 const READ_BATCH: usize = 4 * 1024;
 
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
             };
             let held = self.buf.len();
             self.buf
-                .resize(held + missing.clamp(LEAST_READ, READ_BATCH), 0);
+                .resize(held + missing.clamp(MIN_READ, READ_BATCH), 0);
             let room = self.buf.get_mut(held..).unwrap_or_default();
             let read = Pin::new(&mut self.stream).poll_read(cx, room);
             let filled = match &read {

@@ -1,0 +1,85 @@
+//! Requests to other nodes that ask for no content.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode};
+use http_body_util::{BodyExt as _, Empty, Limited};
+
+use super::{Fetcher, Question, chain};
+use crate::request::{MIRRORED, NOT_COMMITTED, OFFSET, SENT, Target};
+use crate::{Candidate, SourceStatus};
+
+/// The longest report of a node that is read, in bytes.
+const MAX_REPORT: usize = 64 * 1024;
+
+impl Fetcher {
+    /// Asks a peer how much it has of what it was asked for.
+    pub async fn status(&self, question: &Question, source: &Candidate) -> SourceStatus {
+        let question = Question {
+            method: Method::HEAD,
+            ranges: None,
+            ..question.clone()
+        };
+        let Ok(request) = self.request(&question, source) else {
+            return SourceStatus::Gone;
+        };
+        match self.connections.request(self.proven(request)).await {
+            Ok(response) if response.status() == StatusCode::OK => {
+                let number = |name| response.headers().get(name)?.to_str().ok()?.parse().ok();
+                SourceStatus::Has {
+                    offset: number(OFFSET).unwrap_or(u64::MAX),
+                    sent: number(SENT),
+                }
+            }
+            Ok(_) => SourceStatus::Gone,
+            Err(error) => {
+                tracing::debug!(peer = %source.peer, error = chain(&error), "a source does not answer");
+                SourceStatus::Silent
+            }
+        }
+    }
+
+    /// Asks a node for what it reports of itself, by a path and query.
+    pub async fn report(&self, node: &Candidate, path: &str) -> Result<Bytes, String> {
+        self.peers.introduce(node);
+        let request = self
+            .request_to(node, path)
+            .map_err(|error| error.to_string())?;
+        let request = request.header(MIRRORED, "true").body(Empty::new());
+        let response = self
+            .send(request.map_err(|error| error.to_string())?)
+            .await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Err("its version tells nothing".to_owned()),
+            status => return Err(format!("answered {status}")),
+        }
+        let body = Limited::new(response.into_body(), MAX_REPORT)
+            .collect()
+            .await;
+        Ok(body.map_err(|error| error.to_string())?.to_bytes())
+    }
+
+    /// Tells a peer that what it delivered of a blob was not committed.
+    pub async fn accuse(&self, target: &Target, peer: &Candidate) {
+        let Some(key) = target.key() else {
+            return;
+        };
+        let question = Question {
+            method: Method::HEAD,
+            target: target.clone(),
+            key,
+            ranges: None,
+            size: None,
+            position: None,
+        };
+        let Ok(mut request) = self.request(&question, peer) else {
+            return;
+        };
+        let headers = request.headers_mut();
+        headers.insert(NOT_COMMITTED, HeaderValue::from_static("true"));
+        let _in_flight = self.peers.begin(peer);
+        if let Err(why) = self.send(request).await {
+            tracing::debug!(peer = %peer.peer, why, "cannot accuse a peer");
+        }
+    }
+}
