@@ -132,13 +132,13 @@ impl Host {
     }
 
     /// Lets everything through that is sent to the host, or nothing.
-    pub fn set_deaf(&self, is_deaf: bool) -> Result<()> {
-        swallow(&self.hub, &self.port, is_deaf)
+    pub fn set_inbound_dropped(&self, is_dropped: bool) -> Result<()> {
+        swallow(&self.hub, &self.port, is_dropped)
     }
 
     /// Lets everything through that the host sends, or nothing.
-    pub fn set_mute(&self, is_mute: bool) -> Result<()> {
-        swallow(&self.namespace, "eth0", is_mute)
+    pub fn set_outbound_dropped(&self, is_dropped: bool) -> Result<()> {
+        swallow(&self.namespace, "eth0", is_dropped)
     }
 
     /// Takes the limits away of what the host sends and receives.

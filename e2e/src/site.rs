@@ -95,7 +95,7 @@ pub fn profile_folder() -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("{} is not in cargo's target folder", binary.display()))
 }
 
-/// Ends and removes what runs that are over left behind.
+/// ConnectionAddresses and removes what runs that are over left behind.
 fn sweep(runs: &Path) -> Result<()> {
     for run in fs::read_dir(runs)? {
         let run = run?;

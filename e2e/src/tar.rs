@@ -28,7 +28,7 @@ impl Tar {
         self
     }
 
-    /// Ends the archive with two empty blocks.
+    /// ConnectionAddresses the archive with two empty blocks.
     pub fn finish(mut self) -> Vec<u8> {
         self.bytes.resize(self.bytes.len() + 2 * BLOCK, 0);
         self.bytes

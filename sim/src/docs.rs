@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-use crate::measure::{self, Outcome};
+use crate::measure::{self, RunResult};
 use crate::plot;
 use crate::scenario::{Common, Scenario};
 use crate::table;
@@ -21,13 +21,13 @@ const SIZES: [u32; 3] = [1_000, 4_000, 10_000];
 /// Writes both files into `folder`. `common` is described in the text.
 ///
 /// # Errors A file cannot be written, or nothing was simulated that the plot shows.
-pub fn write(folder: &Path, outcomes: &[Outcome], common: &Common) -> Result<()> {
+pub fn write(folder: &Path, outcomes: &[RunResult], common: &Common) -> Result<()> {
     let seed = common.seed;
-    let at_once = |o: &&Outcome| o.scenario == Scenario::AllAtOnce && o.nodes <= PLOTTED;
+    let at_once = |o: &&RunResult| o.scenario == Scenario::AllAtOnce && o.nodes <= PLOTTED;
     let plotted = outcomes.iter().filter(at_once);
     let most = plotted.clone().max_by_key(|o| o.nodes);
     let most = most.context("the plot shows all-at-once: simulate that too")?;
-    let is_plotted = |o: &&Outcome| o.nodes == most.nodes && o.link == most.link;
+    let is_plotted = |o: &&RunResult| o.nodes == most.nodes && o.link == most.link;
     let plotted: Vec<_> = plotted.filter(is_plotted).collect();
     save(&folder.join("simulation.svg"), &plot::svg(&plotted))?;
     let mut links: Vec<_> = outcomes.iter().map(|o| o.link).collect();

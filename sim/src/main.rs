@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use measure::Outcome;
+use measure::RunResult;
 use scenario::{Common, Scenario};
 use setup::{Containerd, Mode};
 
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs all simulations, one after the other.
-fn simulate(args: &Args) -> Vec<Outcome> {
+fn simulate(args: &Args) -> Vec<RunResult> {
     let scenarios = or(&args.scenario, Scenario::value_variants());
     let links = or(&args.link, if args.quick { &LINKS[..1] } else { &LINKS });
     let mut outcomes = Vec::new();

@@ -9,7 +9,7 @@ use crate::setup::{Mode, SECOND};
 use crate::world::World;
 
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct RunResult {
     pub scenario: Scenario,
     pub mode: Mode,
     pub nodes: u32,
@@ -34,7 +34,7 @@ pub struct Outcome {
 }
 
 /// Runs a scenario, and prints the time of the computation to standard error.
-pub fn run_and_tell(scenario: Scenario, common: &Common, nodes: u32) -> Outcome {
+pub fn run_and_tell(scenario: Scenario, common: &Common, nodes: u32) -> RunResult {
     let outcome = run(scenario, common, nodes);
     let (title, megabits) = (scenario.title(), common.link / 1e6);
     let Common { mode, seed, .. } = common;
@@ -46,7 +46,7 @@ pub fn run_and_tell(scenario: Scenario, common: &Common, nodes: u32) -> Outcome 
 }
 
 /// Runs a scenario.
-pub fn run(scenario: Scenario, common: &Common, nodes: u32) -> Outcome {
+pub fn run(scenario: Scenario, common: &Common, nodes: u32) -> RunResult {
     let began = Instant::now();
     let setup = scenario.setup(common, nodes);
     let (bound, bytes) = (setup.bound(), setup.bytes() as f64);
@@ -70,7 +70,7 @@ pub fn run(scenario: Scenario, common: &Common, nodes: u32) -> Outcome {
     times.sort_by(f64::total_cmp);
     ends.sort_by(f64::total_cmp);
     let busiest = world.members.iter().map(|member| member.received).max();
-    Outcome {
+    RunResult {
         scenario,
         mode: common.mode,
         nodes,
@@ -90,7 +90,7 @@ pub fn run(scenario: Scenario, common: &Common, nodes: u32) -> Outcome {
     }
 }
 
-impl Outcome {
+impl RunResult {
     /// The time in which this fraction of the counted nodes finished, in seconds; infinite if it never did.
     pub fn quantile(&self, part: f64) -> f64 {
         let all = self.times.len() + self.unfinished;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::measure::Outcome;
+use crate::measure::RunResult;
 use crate::setup::Mode;
 
 const WIDTH: f64 = 760.0;
@@ -15,7 +15,7 @@ const BOTTOM: f64 = 56.0;
 const POINTS: usize = 200;
 
 /// Draws one curve for each outcome, and the bound of the first, over time on a logarithmic scale.
-pub fn svg(outcomes: &[&Outcome]) -> String {
+pub fn svg(outcomes: &[&RunResult]) -> String {
     let ends = || outcomes.iter().flat_map(|outcome| &outcome.ends);
     let last = ends().copied().fold(1.0, f64::max);
     let bound = outcomes.first().map_or(1.0, |outcome| outcome.bound);
@@ -103,7 +103,7 @@ fn axes(svg: &mut String, scale: &Scale) {
     );
 }
 
-fn curve(svg: &mut String, scale: &Scale, outcome: &Outcome, number: usize) {
+fn curve(svg: &mut String, scale: &Scale, outcome: &RunResult, number: usize) {
     let (name, colour) = match outcome.mode {
         Mode::Peili => ("Peili", "#0b6e4f"),
         Mode::Spegel => ("Spegel's rule", "#c8553d"),

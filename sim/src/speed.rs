@@ -99,13 +99,13 @@ impl World {
         match event {
             FlightEvent::TestLink => self.push(self.now + TEST, Event::LinkTested { node }),
             FlightEvent::Link(state) => {
-                let known = &mut self.members[node as usize].condition;
-                let before = std::mem::replace(known, state.condition);
-                if state.condition == Condition::Slow && before != Condition::Slow {
+                let known = &mut self.members[node as usize].link;
+                let before = std::mem::replace(known, state);
+                if state.condition == Condition::Slow && before.condition != Condition::Slow {
                     self.evict(node, None);
                 }
             }
-            FlightEvent::SlowLead(key) => self.evict(node, Some(key)),
+            FlightEvent::LeaderIsSlow(key) => self.evict(node, Some(key)),
         }
     }
 
@@ -165,12 +165,11 @@ impl World {
                 continue;
             }
             let member = &self.members[flow.node as usize];
-            let is_starved = member.condition == Condition::Starved;
-            let starved_of = member.machine.bandwidth().filter(|_| is_starved);
+            let starved = member.link.starved();
             if flow.last == self.now {
                 let waited = std::time::Duration::from_micros(self.setup.step);
-                flow.watch.received(waited, starved_of);
-                if !is_starved {
+                flow.watch.received(waited, starved);
+                if starved.is_none() {
                     flow.watch.begin_wait(now);
                     continue;
                 }

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::measure::Outcome;
+use crate::measure::RunResult;
 use crate::setup::Mode;
 
 /// A Markdown table, which reads well on a terminal too.
-pub fn markdown(outcomes: &[Outcome]) -> String {
+pub fn markdown(outcomes: &[RunResult]) -> String {
     const HEAD: [&str; 13] = [
         "scenario",
         "nodes",
@@ -46,7 +46,7 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
     text
 }
 
-fn row(outcome: &Outcome) -> [String; 13] {
+fn row(outcome: &RunResult) -> [String; 13] {
     let rule = match outcome.mode {
         Mode::Peili => "Peili",
         Mode::Spegel => "Spegel's",
@@ -88,7 +88,7 @@ fn line(cells: &[String], widths: &[usize]) -> String {
     line + "\n"
 }
 
-pub fn json(outcomes: &[Outcome]) -> String {
-    let all = outcomes.iter().map(Outcome::to_json).collect();
+pub fn json(outcomes: &[RunResult]) -> String {
+    let all = outcomes.iter().map(RunResult::to_json).collect();
     format!("{:#}\n", Value::Array(all))
 }

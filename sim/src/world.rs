@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use flights::pull_rules::Role;
-use flights::{Condition, NodeId, RequestId, SlowSources, Time};
+use flights::{LinkState, NodeId, RequestId, SlowSources, Time};
 
 use crate::event::{Attempt, Event, EventQueue};
 use crate::links::{Flow, Links};
@@ -75,7 +75,7 @@ pub struct Member {
     pub received: u64,
     pub meter: Meter,
     pub sent: SentMeter,
-    pub condition: Condition,
+    pub link: LinkState,
     wake_at: Option<Micros>,
     ticked: Micros,
     /// When the task that handles messages is free, and when the cores that make connections are.
@@ -148,7 +148,7 @@ impl World {
                 received: 0,
                 meter: Meter::default(),
                 sent: SentMeter::default(),
-                condition: Condition::default(),
+                link: LinkState::default(),
                 wake_at: None,
                 ticked: 0,
                 free: 0,

@@ -46,7 +46,7 @@ enum Step {
 }
 
 /// What became of a step.
-enum Verdict {
+enum StepResult {
     Ok {
         took: Duration,
         remark: Option<String>,
@@ -61,7 +61,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     for &step in Step::value_variants() {
         let name = step.name();
         if args.skip.contains(&step) || !(args.only.is_empty() || args.only.contains(&step)) {
-            verdicts.push((name, Verdict::LeftOut));
+            verdicts.push((name, StepResult::LeftOut));
             continue;
         }
         println!("\n=== {name}");
@@ -72,23 +72,23 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         })?;
         let took = began.elapsed();
         println!("=== {name}: ok, {:.1} s", took.as_secs_f32());
-        verdicts.push((name, Verdict::Ok { took, remark }));
+        verdicts.push((name, StepResult::Ok { took, remark }));
     }
     summarise(&verdicts, start.elapsed());
     Ok(())
 }
 
-fn summarise(verdicts: &[(&str, Verdict)], took: Duration) {
+fn summarise(verdicts: &[(&str, StepResult)], took: Duration) {
     println!("\n=== summary");
     let mut left_out = Vec::new();
     for (name, verdict) in verdicts {
         match verdict {
-            Verdict::Ok { took, remark } => {
+            StepResult::Ok { took, remark } => {
                 let remark = remark.as_ref().map(|remark| format!("  ({remark})"));
                 let took = took.as_secs_f32();
                 println!("{name:<8}ok {took:>8.1} s{}", remark.unwrap_or_default());
             }
-            Verdict::LeftOut => left_out.push(*name),
+            StepResult::LeftOut => left_out.push(*name),
         }
     }
     let took = took.as_secs_f32();

@@ -24,6 +24,6 @@ pub enum Error {
     OtherContent { root: PathBuf, path: PathBuf },
     #[error("closed the connection")]
     Closed,
-    #[error("was given up: a task ended before its time")]
+    #[error("ended: one of its tasks stopped unexpectedly")]
     Interrupted,
 }

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 const PARALLEL: usize = 3;
 /// For the head of an answer: the mirror's own limits are within it.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
-/// Between two pieces of a body.
+/// The interval between two pieces of a body.
 const STALL_LIMIT: Duration = Duration::from_secs(90);
 /// Bytes of an error's body that are shown.
 const MAX_REASON: usize = 4096;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mirror::serve::ConnectionLimits;
-use mirror::{Access, Limits, Mirror, Options, Parts, PeerId, PullThrough, Reader, Router as _};
+use mirror::{Access, Adapters, Limits, Mirror, Options, PeerId, PullThrough, Reader, Router as _};
 use oci::{Digest, Filter, RegistryUrl};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
@@ -22,13 +22,13 @@ use crate::folder::Folder;
 use crate::{DemoError, ShownNode};
 
 /// Longer than the command line's default: these nodes share the cores of one machine, which may be busy besides, and a
-/// look-up that is given up shows as bytes from upstream.
+/// lookup that is given up shows as bytes from upstream.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The command line's default.
 const ATTEMPTS: usize = 3;
 /// For all nodes to know one another.
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
-/// Between two looks at something that nobody tells.
+/// The interval between two looks at something that nobody tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Where a node's content comes from when no peer has it.
@@ -53,7 +53,7 @@ pub(crate) struct Node {
     metrics: Arc<Registry>,
     _cluster: swarm::Handle,
     _tasks: JoinSet<()>,
-    /// Ends the connections of its registry.
+    /// ConnectionAddresses the connections of its registry.
     _serving: DropGuard,
 }
 
@@ -120,7 +120,7 @@ impl Node {
             upstream: Arc::new(Registries::new(upstream_options(source))?),
         };
         let feeds = Arc::new(Recorded::new(router.clone()));
-        let parts = Parts {
+        let parts = Adapters {
             store: layout,
             router: router.clone(),
             pull_through: Some(pull_through),

@@ -18,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mirror::memory::MemoryCluster;
-use mirror::{Candidate, Ends, Mirror, Parts, PeerId, Reader};
+use mirror::{Adapters, Candidate, ConnectionAddresses, Mirror, PeerId, Reader};
 use oci::Registry;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry as Metrics;
@@ -63,7 +63,7 @@ impl UpstreamRegistry {
             peer: PeerId::new("upstream"),
             addresses: Arc::new([address]),
         };
-        let parts = Parts {
+        let parts = Adapters {
             store: layout,
             router: Arc::new(MemoryCluster::default().router(alone)),
             pull_through: None,
@@ -126,7 +126,9 @@ async fn connection(
     let local = stream.local_addr()?;
     let service = service_fn(|request: Request<Incoming>| async move {
         let (head, _) = request.into_parts();
-        let answer = mirror.answer(&head, Ends { remote, local }).await;
+        let answer = mirror
+            .answer(&head, ConnectionAddresses { remote, local })
+            .await;
         Ok::<_, Infallible>(metered(answer, meter.clone()))
     });
     http1::Builder::new()

@@ -11,7 +11,7 @@ macro_rules! checks {
         $(pub const $name: Check = Check {
             code: code(Category::$category, $number),
             title: $title,
-            shown_after: 0 $(+ $shown_after)?,
+            shown_after_s: 0 $(+ $shown_after)?,
             causes: &[$($($cause.code),+)?],
         };)+
         /// All checks, in the order in which they are shown.

@@ -120,9 +120,9 @@ pub struct Mirror {
     /// Its clock, in seconds since 1970.
     pub now: u64,
     /// Since it started, in seconds.
-    pub uptime: u64,
+    pub uptime_s: u64,
     /// Since the node's own client asked it last, in seconds. `None`: it never did.
-    pub asked_ago: Option<u64>,
+    pub asked_ago_s: Option<u64>,
     /// Whether it looks for peers at all.
     pub looks_for_peers: bool,
     /// Why the last attempt to find peers failed.
@@ -137,7 +137,7 @@ pub struct Mirror {
     pub key_file: Option<KeyFile>,
     /// Where nodes are that have no network key in common with this one, as far as it met them lately.
     #[serde(default)]
-    pub strangers: Vec<IpAddr>,
+    pub refused_nodes: Vec<IpAddr>,
 }
 
 /// The file of the network keys (`--network-key-file`).

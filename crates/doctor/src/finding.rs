@@ -116,10 +116,10 @@ pub struct Check {
     pub code: Code,
     /// What is looked at, in a few words.
     pub title: &'static str,
-    /// For how long a fault or warning has to stand before somebody who watches is shown it, in seconds: what may be over in
-    /// a moment does not flicker.
-    pub shown_after: u64,
-    /// Checks whose finding explains one of this check that is no worse: only the cause is shown.
+    /// Seconds that a fault or warning must last before the page shows it.
+    pub shown_after_s: u64,
+    /// Checks that can explain this one's finding. If one of them has found something at least as severe, this finding
+    /// is hidden.
     pub causes: &'static [Code],
 }
 

@@ -28,7 +28,7 @@ impl Settled {
             .retain(|code, _| bad.iter().any(|finding| finding.code == *code));
         let mut shown = Vec::new();
         for finding in bad {
-            let after = checks::of(finding.code).map_or(0, |check| check.shown_after);
+            let after = checks::of(finding.code).map_or(0, |check| check.shown_after_s);
             let after = Duration::from_secs(after);
             // What is there at the first look may have been there for long.
             let began = match is_first {

@@ -52,7 +52,7 @@ const QUIET_TICK: Duration = Duration::from_secs(1);
 /// A new arbiter grants no lead for this long: nodes first report the leads that exist.
 const LEARNING: Duration = Duration::from_millis(600);
 /// After a tick this late, the arbiter treats all nodes as just heard: their messages were delayed as well.
-const OVERSLEPT: Duration = Duration::from_secs(1);
+const LATE_TICK: Duration = Duration::from_secs(1);
 /// The interval between sweeps for state that nobody withdrew.
 const PURGE: Duration = Duration::from_secs(60);
 
@@ -70,7 +70,8 @@ pub(crate) struct Arbiter {
     /// Nodes that may not lead in a repository, and until when.
     leader_cooldown: BTreeMap<(NodeId, u64), Time>,
     purge_at: Option<Time>,
-    learning_until: Time,
+    /// Until when this arbiter grants no lead, by the slots that it has taken over.
+    learning_until: BTreeMap<Slot, Time>,
     epochs: u64,
     /// Registries that give little now: what is asked of them takes long.
     pub slow_registries: BTreeSet<u64>,
@@ -114,9 +115,18 @@ impl Arbiter {
         }
     }
 
-    /// Grants no lead for [`LEARNING`] from `since` on: nodes may hold leads that this arbiter does not know of yet.
-    pub fn start_learning(&mut self, since: Time) {
-        self.learning_until = self.learning_until.max(since.after(LEARNING));
+    /// Grants no lead in these slots (one bit each) for [`LEARNING`] from `since` on: nodes may hold leads that this
+    /// arbiter does not know of yet.
+    pub fn start_learning(&mut self, since: Time, slots: u64) {
+        for slot in Slot::all().filter(|slot| slots >> slot.index() & 1 == 1) {
+            let until = self.learning_until.entry(slot).or_default();
+            *until = (*until).max(since.after(LEARNING));
+        }
+    }
+
+    fn is_learning(&self, now: Time, key: &Key) -> bool {
+        let until = self.learning_until.get(&Slot::of(&key.0));
+        until.is_some_and(|until| now < *until)
     }
 
     /// Whether this arbiter knows a node that has the object or is receiving it.
@@ -134,7 +144,7 @@ impl Arbiter {
 
     pub fn tick(&mut self, cx: &mut Context<'_, impl View>) {
         let due = self.check_queue.first().map(|(due, _)| *due);
-        if due.is_some_and(|due| cx.now.since(due) > OVERSLEPT) {
+        if due.is_some_and(|due| cx.now.since(due) > LATE_TICK) {
             for (_, key) in self.check_queue.clone() {
                 if let Some(flight) = self.flight(&key) {
                     flight.mark_all_heard(cx.now);

@@ -47,7 +47,7 @@ pub enum Event {
     Link(LinkState),
     /// A registry gives this node far less than other nodes, or little and nobody knows what it gives others. The followers
     /// of this object, which this node leads, should go on elsewhere.
-    SlowLead(Key),
+    LeaderIsSlow(Key),
 }
 
 impl Coordinator {
@@ -185,8 +185,8 @@ impl Coordinator {
     }
 
     /// Takes over slots whose arbiter has not been reached since then.
-    pub(crate) fn take_over(&mut self, since: Time) {
-        self.arbiter.start_learning(since);
+    pub(crate) fn take_over(&mut self, since: Time, slots: u64) {
+        self.arbiter.start_learning(since, slots);
     }
 
     /// Handles a member that does not answer.
@@ -209,13 +209,15 @@ impl Coordinator {
     pub fn owners_changed(&mut self, now: Time, changes: &[SlotChange], view: &impl View) {
         let me = view.me();
         let own_shard = view.shard_of(&me);
-        let (mut arbiters, mut disowned, mut gained) = (0, 0, false);
+        let (mut arbiters, mut disowned, mut gained) = (0, 0, 0);
         for change in changes {
             let bit = 1 << change.slot.index();
             let has_moved = change.before.arbiter() != change.after.arbiter();
             // A slot without an arbiter had nothing to hand over.
             let is_moved_here = has_moved && change.after.arbiter() == Some(me);
-            gained |= is_moved_here && change.before.arbiter().is_some();
+            if is_moved_here && change.before.arbiter().is_some() {
+                gained |= bit;
+            }
             if change.before.contains(&me) && !view.owns(change.slot) {
                 disowned |= bit;
             }
@@ -227,9 +229,7 @@ impl Coordinator {
                 }
             }
         }
-        if gained {
-            self.arbiter.start_learning(now);
-        }
+        self.arbiter.start_learning(now, gained);
         self.arbiter.disowned(disowned);
         let cx = &mut Context::new(now, view, &mut self.out);
         self.pulls.owners_changed(arbiters, cx);
@@ -246,7 +246,7 @@ impl Coordinator {
     /// Handles the end of joining: this node has its first list of members.
     pub fn joined(&mut self, now: Time, view: &impl View) {
         if view.members() > 1 {
-            self.arbiter.start_learning(now);
+            self.arbiter.start_learning(now, u64::MAX);
         }
         let cx = &mut Context::new(now, view, &mut self.out);
         self.requests.joined(cx);

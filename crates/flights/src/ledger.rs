@@ -34,12 +34,14 @@ const MIN_INTAKE: u64 = 64 * 1024;
 
 /// The account of one pull.
 #[derive(Debug)]
-struct Account {
+struct PullBudget {
     lost: Duration,
     /// The part of it that is not taken back: it was in vain.
     non_refundable: Duration,
     /// Waiting before this time has been charged.
     settled: Time,
+    /// How long requests have waited for leaders without a charge, since this node last received anything.
+    waited_free: Duration,
     /// The last leader that this pull waited for failed.
     last_lead_failed: bool,
     /// Upstream has failed this node, and sent nothing since.
@@ -47,10 +49,17 @@ struct Account {
     used: Time,
 }
 
+/// The requests of a pull that wait: when the first one began, and until when waiting is free for all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waits {
+    pub started: Time,
+    pub free_until: Time,
+}
+
 /// The accounts of this node's image pulls, by the hash of the repository.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    accounts: BTreeMap<u64, Account>,
+    accounts: BTreeMap<u64, PullBudget>,
     /// The latest times to upstream's first byte, by the hash of the registry.
     first_bytes: BTreeMap<u64, VecDeque<Duration>>,
     /// Repositories in which this node failed as a leader, and until when it should not lead.
@@ -124,10 +133,11 @@ impl Ledger {
                 return;
             }
         }
-        let new = || Account {
+        let new = || PullBudget {
             lost: Duration::ZERO,
             non_refundable: Duration::ZERO,
             settled: now,
+            waited_free: Duration::ZERO,
             last_lead_failed: false,
             upstream_fails: false,
             used: now,
@@ -139,18 +149,19 @@ impl Ledger {
         account.used = now;
     }
 
-    /// Charges the time up to `now` in which requests waited: from `waits_since` on, where any does. Returns since when
-    /// waiting was charged, if it was.
-    pub fn settle(
-        &mut self,
-        now: Time,
-        repository: u64,
-        waits_since: Option<Time>,
-    ) -> Option<Time> {
+    /// Charges the time up to `now` in which requests waited: from `free_until` on, where any does; they began at `started`.
+    /// Returns since when waiting was charged, if it was.
+    pub fn settle(&mut self, now: Time, repository: u64, waits: Option<Waits>) -> Option<Time> {
         let is_receiving = self.intake.receives(now);
         let account = self.accounts.get_mut(&repository)?;
         let settled = std::mem::replace(&mut account.settled, now);
-        let waited = waits_since.map(|since| now.since(since.max(settled)));
+        if is_receiving {
+            account.waited_free = Duration::ZERO;
+        } else if let Some(waits) = waits {
+            let free = waits.free_until.min(now).since(waits.started.max(settled));
+            account.waited_free += free;
+        }
+        let waited = waits.map(|waits| now.since(waits.free_until.max(settled)));
         let charged = waited.filter(|_| !is_receiving)?;
         account.lost = (account.lost + charged).min(BUDGET);
         Some(settled)
@@ -198,13 +209,28 @@ impl Ledger {
     /// How long waiting for a leader is free:
     /// - for what upstream usually takes to its first byte, beyond the guess, which is charged at first, and taken back
     ///   if the leader succeeds;
-    /// - then for the `first_steps` that a leader can show;
+    /// - then for the `first_steps` that a leader can show, less what the pull has waited for free before (`waited_free`):
+    ///   an arbiter that lies costs that time once, not for each object;
     /// - not at all after a leader that failed, so that a series of them costs no more than the budget.
-    pub fn free_wait(&self, repository: u64, registry: u64, first_steps: Duration) -> Duration {
+    pub fn free_wait(
+        &self,
+        (repository, registry): (u64, u64),
+        first_steps: Duration,
+        waited_free: Duration,
+    ) -> Duration {
         match self.accounts.get(&repository) {
             Some(account) if account.last_lead_failed => Duration::ZERO,
-            _ => first_steps + self.first_byte(registry).saturating_sub(FIRST_BYTE_GUESS),
+            _ => {
+                let first_steps = first_steps.saturating_sub(waited_free);
+                first_steps + self.first_byte(registry).saturating_sub(FIRST_BYTE_GUESS)
+            }
         }
+    }
+
+    /// How long the pull has waited for leaders without a charge, since this node last received anything.
+    pub fn waited_free(&self, repository: u64) -> Duration {
+        let account = self.accounts.get(&repository);
+        account.map_or(Duration::ZERO, |account| account.waited_free)
     }
 
     /// The usual time to upstream's first byte: twice the shortest of the latest ones, as the next may take longer. The
@@ -261,10 +287,17 @@ mod tests {
         ledger.left(repository, Duration::ZERO)
     }
 
+    fn waits(from: u64) -> Waits {
+        Waits {
+            started: Time(from),
+            free_until: Time(from),
+        }
+    }
+
     /// Charges a wait of the repository 1.
     fn charge(ledger: &mut Ledger, from: u64, to: u64) {
         ledger.settle(Time(from), 1, None);
-        ledger.settle(Time(to), 1, Some(Time(from)));
+        ledger.settle(Time(to), 1, Some(waits(from)));
     }
 
     #[test]
@@ -310,7 +343,7 @@ mod tests {
             ledger.refund(1, BUDGET);
             ledger.observe(Time(0), intake);
             ledger.settle(Time(0), 1, None);
-            ledger.settle(Time(400), 1, Some(Time(0)));
+            ledger.settle(Time(400), 1, Some(waits(0)));
             ledger.accounts.get_mut(&1).expect("touched").settled = Time(0);
             BUDGET - left(&ledger, 1)
         };
@@ -375,6 +408,10 @@ mod tests {
         assert_eq!(left(&ledger, 1), Duration::ZERO);
     }
 
+    fn free_wait(ledger: &Ledger) -> Duration {
+        ledger.free_wait((1, 7), Duration::ZERO, Duration::ZERO)
+    }
+
     #[test]
     fn a_slow_upstream_is_learned_and_forgotten_again() {
         let mut ledger = Ledger::default();
@@ -382,7 +419,7 @@ mod tests {
             ledger.learn_first_byte(7, Duration::from_secs(4));
         }
         assert!(ledger.first_byte(7) > Duration::from_secs(7));
-        assert!(ledger.free_wait(1, 7, Duration::ZERO) > Duration::from_secs(6));
+        assert!(free_wait(&ledger) > Duration::from_secs(6));
         ledger.learn_first_byte(7, 50 * MILLI);
         assert_eq!(ledger.first_byte(7), FIRST_BYTE_GUESS);
         assert_eq!(ledger.first_byte(8), FIRST_BYTE_GUESS);
@@ -394,17 +431,13 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.touch(Time(0), 1);
         ledger.learn_first_byte(7, Duration::from_secs(15));
-        assert_eq!(
-            ledger.free_wait(1, 7, Duration::ZERO),
-            Duration::ZERO,
-            "a single one"
-        );
+        assert_eq!(free_wait(&ledger), Duration::ZERO, "a single one");
         for _ in 0..9 {
             ledger.learn_first_byte(7, 200 * MILLI);
             for _ in 0..3 {
                 ledger.learn_first_byte(7, Duration::from_secs(15));
             }
-            assert_eq!(ledger.free_wait(1, 7, Duration::ZERO), Duration::ZERO);
+            assert_eq!(free_wait(&ledger), Duration::ZERO);
         }
     }
 
@@ -415,10 +448,39 @@ mod tests {
         for _ in 0..2 {
             ledger.learn_first_byte(7, Duration::from_secs(4));
         }
-        assert!(ledger.free_wait(1, 7, Duration::ZERO) > FIRST_BYTE_GUESS);
+        assert!(free_wait(&ledger) > FIRST_BYTE_GUESS);
         ledger.record_lead(1, false);
-        assert_eq!(ledger.free_wait(1, 7, BUDGET), Duration::ZERO);
+        assert_eq!(
+            ledger.free_wait((1, 7), BUDGET, Duration::ZERO),
+            Duration::ZERO
+        );
         ledger.record_lead(1, true);
-        assert!(ledger.free_wait(1, 7, Duration::ZERO) > FIRST_BYTE_GUESS);
+        assert!(free_wait(&ledger) > FIRST_BYTE_GUESS);
+    }
+
+    #[test]
+    fn what_a_slow_upstream_makes_free_is_free_once_until_something_arrives() {
+        let mut ledger = Ledger::default();
+        ledger.touch(Time(0), 1);
+        let first_steps = Duration::from_secs(12);
+        let mut now = 0;
+        let mut wait = |ledger: &mut Ledger| {
+            let before = ledger.waited_free(1);
+            let free = ledger.free_wait((1, 7), first_steps, before);
+            let waits = Waits {
+                started: Time(now),
+                free_until: Time(now).after(free),
+            };
+            ledger.settle(Time(now), 1, None);
+            now = waits.free_until.0;
+            ledger.settle(Time(now), 1, Some(waits));
+            free
+        };
+        assert_eq!(wait(&mut ledger), first_steps);
+        assert_eq!(wait(&mut ledger), Duration::ZERO, "the next object");
+        assert_eq!(left(&ledger, 1), BUDGET);
+        ledger.observe(Time(12_000), MIN_INTAKE);
+        ledger.settle(Time(12_000), 1, None);
+        assert_eq!(wait(&mut ledger), first_steps, "something has arrived");
     }
 }

@@ -41,7 +41,8 @@ pub use node::{HANDOVER, Node, UNREACHABLE};
 pub use pulls::PullProgress;
 pub use requests::RequestId;
 pub use speed::{
-    Condition, LinkState, LinkTest, Received, SlowSources, SourceStatus, SourceWatch, WatchAction,
+    Condition, LinkState, LinkTest, Received, SlowSources, SourceStatus, SourceWatch, Starved,
+    WatchAction,
 };
 pub use time::{Born, Time};
 pub use view::View;

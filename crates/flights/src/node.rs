@@ -36,8 +36,8 @@ pub struct Node {
     coordinator: Coordinator,
     /// Members that do not count as owners, and until when.
     unreachable: BTreeMap<NodeId, Time>,
-    /// Members that were unreachable until this time, but for that they were heard from. They have missed announcements; to
-    /// compare those only then bounds how often one can cause that.
+    /// Members that were heard from while unreachable, and when that state would have ended. They have missed
+    /// announcements. These are compared only then, so that a member cannot trigger comparisons at will.
     recovered: BTreeMap<NodeId, Time>,
     /// Members that will not count as owners unless they are heard from within [`ARBITER_SUSPICION`] from then on.
     suspects: BTreeMap<NodeId, Time>,
@@ -90,18 +90,22 @@ impl View for ClusterView<'_> {
     }
 }
 
+/// The cluster as a node sees it, without borrowing the coordinator.
+macro_rules! view {
+    ($node:ident) => {
+        ClusterView {
+            members: &$node.members,
+            slots: &$node.slots,
+            unreachable: &$node.unreachable,
+            moved: &$node.moved,
+        }
+    };
+}
+
 /// Borrows the coordinator and the view separately.
 macro_rules! coordinator {
     ($node:ident) => {
-        (
-            &mut $node.coordinator,
-            &ClusterView {
-                members: &$node.members,
-                slots: &$node.slots,
-                unreachable: &$node.unreachable,
-                moved: &$node.moved,
-            },
-        )
+        (&mut $node.coordinator, &view!($node))
     };
 }
 
@@ -257,19 +261,23 @@ impl Node {
     /// `since`: when it was first suspected. Nodes have reported their leads to the next owner since then.
     fn mark_unreachable(&mut self, now: Time, node: NodeId, since: Time) {
         self.suspects.remove(&node);
-        let until = now.after(UNREACHABLE);
-        let is_known = self.unreachable.insert(node, until).is_some();
+        let arbitrated = self.arbitrated_by(&node);
+        self.unreachable.insert(node, now.after(UNREACHABLE));
+        let mine = self.arbitrated_by(&self.members.me().id);
+        let taken_over = arbitrated.intersection(&mine);
+        let slots = taken_over.fold(0, |slots, (_, slot)| slots | 1 << slot.index());
         let (coordinator, view) = coordinator!(self);
-        let passes_to_me = |(scope, slot): (Scope, Slot)| {
-            let is_owner = view.slots.owners(scope, slot).contains(&node);
-            is_owner && view.owners(scope, slot).arbiter() == Some(view.me())
-        };
-        let scopes = self.slots.scopes();
-        let mut all = scopes.flat_map(|scope| Slot::all().map(move |slot| (scope, slot)));
-        if !is_known && all.any(passes_to_me) {
-            coordinator.take_over(since);
-        }
+        coordinator.take_over(since, slots);
         coordinator.member_silent(now, node, view);
+    }
+
+    /// The slots whose arbiter is this node.
+    fn arbitrated_by(&self, node: &NodeId) -> BTreeSet<(Scope, Slot)> {
+        let view = view!(self);
+        let scopes = self.slots.scopes();
+        let all = scopes.flat_map(|scope| Slot::all().map(move |slot| (scope, slot)));
+        all.filter(|(scope, slot)| view.owners(*scope, *slot).arbiter() == Some(*node))
+            .collect()
     }
 
     /// When [`Node::tick`] is to be called next.

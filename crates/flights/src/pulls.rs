@@ -37,7 +37,7 @@ pub enum PullProgress {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+enum PullRole {
     Lead,
     Alone,
     Follow(NodeId),
@@ -45,7 +45,7 @@ enum Role {
 
 #[derive(Debug)]
 struct Pull {
-    role: Role,
+    role: PullRole,
     request: RequestId,
     /// Of the request that it results from.
     number: RequestNumber,
@@ -71,15 +71,15 @@ impl Pulls {
     /// Starts a pull: a request for a source has its decision.
     pub fn begin(&mut self, completed: &CompletedRequest, cx: &mut Context<'_, impl View>) {
         let role = match &completed.decision {
-            Decision::Lead => Role::Lead,
-            Decision::Alone => Role::Alone,
-            Decision::Follow { source, .. } => Role::Follow(*source),
+            Decision::Lead => PullRole::Lead,
+            Decision::Alone => PullRole::Alone,
+            Decision::Follow { source, .. } => PullRole::Follow(*source),
             Decision::Later => return,
         };
         let (key, request) = (completed.request.key(), &completed.request);
         // Bytes of an earlier source do not show that upstream sends any.
         let before = self.pulls.get(&key);
-        let before = before.filter(|_| matches!(role, Role::Follow(_)));
+        let before = before.filter(|_| matches!(role, PullRole::Follow(_)));
         let size = before.and_then(|pull| pull.size);
         if self.pulls.len() >= MAX_PULLS && !self.pulls.contains_key(&key) {
             return;
@@ -98,7 +98,7 @@ impl Pulls {
             reported_to: completed.by,
         };
         // The arbiter learns at once that the lead is taken.
-        if role == Role::Lead {
+        if role == PullRole::Lead {
             pull.report_state(key, cx);
         }
         self.pulls.insert(key, pull);
@@ -116,8 +116,8 @@ impl Pulls {
         let pull = self.pulls.get_mut(&key);
         let pull = pull.filter(|pull| pull.number.random == number && pull.asked.contains(from));
         match pull {
-            Some(pull) if matches!(pull.role, Role::Lead | Role::Alone) => {
-                pull.role = Role::Lead;
+            Some(pull) if matches!(pull.role, PullRole::Lead | PullRole::Alone) => {
+                pull.role = PullRole::Lead;
                 pull.report_state(key, cx);
                 true
             }
@@ -127,7 +127,7 @@ impl Pulls {
 
     /// Whether this node leads.
     pub fn leads(&self) -> bool {
-        self.pulls.values().any(|pull| pull.role == Role::Lead)
+        self.pulls.values().any(|pull| pull.role == PullRole::Lead)
     }
 
     /// Whether this node pulls an object.
@@ -172,7 +172,7 @@ impl Pulls {
                     // The next heartbeats report it.
                     return None;
                 }
-                if pull.role == Role::Lead {
+                if pull.role == PullRole::Lead {
                     ledger.record_upstream(pull.repository, true);
                     if size >= STEP {
                         ledger.learn_first_byte(pull.registry, cx.now.since(pull.since));
@@ -190,7 +190,8 @@ impl Pulls {
             return None;
         }
         let pull = self.pulls.remove(&key)?;
-        let has_failed = progress != PullProgress::Done && !matches!(pull.role, Role::Follow(_));
+        let has_failed =
+            progress != PullProgress::Done && !matches!(pull.role, PullRole::Follow(_));
         has_failed.then(|| {
             ledger.record_upstream(pull.repository, has_begun);
             pull.repository
@@ -226,6 +227,15 @@ impl Pulls {
             .collect();
         begun.sort_unstable_by(|a, b| b.cmp(a));
         begun.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// The registries of what this node receives from others.
+    pub fn followed_registries(&self) -> impl Iterator<Item = u64> {
+        let follows = |pull: &&Pull| matches!(pull.role, PullRole::Follow(_));
+        self.pulls
+            .values()
+            .filter(follows)
+            .map(|pull| pull.registry)
     }
 
     /// Whether this node reports a pull to an arbiter.
@@ -270,15 +280,15 @@ impl Pulls {
 
 impl Pull {
     fn leads_from(&self, registry: u64) -> bool {
-        self.role == Role::Lead && self.registry == registry
+        self.role == PullRole::Lead && self.registry == registry
     }
 
     /// The state of a pull in progress. `is_slow`: this node counts as slow, or upstream gives it far less than other
     /// nodes. `known`: what the registry gives a node, if this one leads.
     fn state(&self, is_slow: bool, known: KnownRate) -> PullState {
         let source = match self.role {
-            Role::Lead | Role::Alone => None,
-            Role::Follow(source) => Some(source),
+            PullRole::Lead | PullRole::Alone => None,
+            PullRole::Follow(source) => Some(source),
         };
         PullState::Alive(Alive {
             size: self.size,
@@ -287,7 +297,7 @@ impl Pull {
             registry: if source.is_none() { self.registry } else { 0 },
             registry_rate: known.rate,
             rate_age_s: known.age_s,
-            rate_accepted_for_ms: known.accepted_for_ms,
+            judging_paused_for_ms: known.judging_paused_for_ms,
         })
     }
 
@@ -302,7 +312,7 @@ impl Pull {
         cx: &mut Context<'_, impl View>,
     ) {
         // A node that pulls alone is of use to others from its first byte on.
-        if self.role == Role::Alone && self.size.is_none() {
+        if self.role == PullRole::Alone && self.size.is_none() {
             return;
         }
         self.report(key, self.state(is_slow, known), cx);
@@ -317,9 +327,9 @@ impl Pull {
     }
 }
 
-fn heartbeat_interval(role: Role) -> Duration {
+fn heartbeat_interval(role: PullRole) -> Duration {
     match role {
-        Role::Lead | Role::Alone => HEARTBEAT,
-        Role::Follow(_) => FOLLOWER_HEARTBEAT,
+        PullRole::Lead | PullRole::Alone => HEARTBEAT,
+        PullRole::Follow(_) => FOLLOWER_HEARTBEAT,
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::arbiter::SMALL_OBJECT;
-use crate::ledger::{GRACE, Ledger};
+use crate::ledger::{GRACE, Ledger, Waits};
 use crate::outbox::Context;
 use crate::random::secret_number;
 use crate::slots::Slot;
@@ -83,6 +83,7 @@ impl SourceRequests {
         cx: &mut Context<'_, impl View>,
     ) -> RequestId {
         let repository = request.repository;
+        self.registries.mark_used(request.registry);
         self.settle(cx.now, repository);
         let has_time = !self.ledger.left(repository, Duration::ZERO).is_zero();
         let sequence = self.open(cx.now, Query::Source(request.into()), cx.now);
@@ -98,9 +99,12 @@ impl SourceRequests {
     fn open(&mut self, now: Time, query: Query, deadline: Time) -> u64 {
         self.last = self.last.wrapping_add(1);
         let sequence = self.last;
-        let in_vain_before = match &query {
-            Query::Source(request) => self.ledger.non_refundable(request.repository),
-            Query::Holders(_) => Duration::ZERO,
+        let (in_vain_before, waited_free_before) = match &query {
+            Query::Source(request) => (
+                self.ledger.non_refundable(request.repository),
+                self.ledger.waited_free(request.repository),
+            ),
+            Query::Holders(_) => (Duration::ZERO, Duration::ZERO),
         };
         let open = PendingRequest {
             number: RequestNumber {
@@ -110,6 +114,7 @@ impl SourceRequests {
             query,
             started: now,
             in_vain_before,
+            waited_free_before,
             waited: Duration::ZERO,
             free_until: now,
             deadline,
@@ -199,7 +204,7 @@ impl SourceRequests {
                     silent_owner: node_field(open.silent.last().copied()),
                     registry_rate: known.rate,
                     rate_age_s: known.age_s,
-                    rate_accepted_for_ms: known.accepted_for_ms,
+                    judging_paused_for_ms: known.judging_paused_for_ms,
                     is_fetcher: self.fetches.is_some_and(|key| key != request.key()),
                     leads: self.leads,
                     lead_is_late: open.lead_is_late,
@@ -319,7 +324,7 @@ impl SourceRequests {
                 registry,
                 rate: known.rate,
                 age_s: known.age_s,
-                accepted_for_ms: known.accepted_for_ms,
+                judging_paused_for_ms: known.judging_paused_for_ms,
             };
             cx.out.send(from, Message::RegistryRate(message));
         }
@@ -358,13 +363,22 @@ impl SourceRequests {
                     true => FIRST_STEPS_MAX,
                     false => registries.first_steps(now, registry),
                 };
-                ledger.free_wait(repository, registry, first_steps)
+                ledger.free_wait((repository, registry), first_steps, open.waited_free_before)
             });
             open.free_until = open.started.after(free);
         }
-        let waiting = open.values_mut().filter(waits);
-        let since = waiting.map(|open| open.free_until).min();
-        let charged_since = ledger.settle(now, repository, since);
+        let waiting = || {
+            open.values()
+                .filter(|open| open.repository() == Some(repository))
+        };
+        let earliest = |of: fn(&PendingRequest) -> Time| waiting().map(of).min();
+        let started = earliest(|open| open.started);
+        let free_until = earliest(|open| open.free_until);
+        let charged = started.zip(free_until).map(|(started, free_until)| Waits {
+            started,
+            free_until,
+        });
+        let charged_since = ledger.settle(now, repository, charged);
         for open in open.values_mut().filter(waits) {
             if let Some(since) = charged_since {
                 open.waited += now.since(since.max(open.free_until));

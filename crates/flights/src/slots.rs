@@ -111,6 +111,10 @@ impl Slots {
         for change in changes {
             match change {
                 Change::Joined(member) | Change::Updated(member) => {
+                    // It knows nothing of its slots any more, and does not count itself as their owner.
+                    if self.eligibility.has_restarted(member) {
+                        self.remove(&member.id);
+                    }
                     self.eligibility.set(member.id, member.born);
                 }
                 Change::Left(id) => self.remove(id),

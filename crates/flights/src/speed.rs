@@ -13,7 +13,7 @@ pub(crate) use link::Link;
 pub use link::{Condition, LinkState, LinkTest};
 pub(crate) use registries::{FIRST_STEPS_MAX, KnownRate, LeadRate, RegistryRates};
 pub use slow_sources::SlowSources;
-pub use source_watch::{SourceStatus, SourceWatch, WatchAction};
+pub use source_watch::{SourceStatus, SourceWatch, Starved, WatchAction};
 
 /// What this node receives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

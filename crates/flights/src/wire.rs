@@ -229,7 +229,7 @@ impl Alive {
         KnownRate {
             rate: self.registry_rate,
             age_s: self.rate_age_s,
-            accepted_for_ms: self.rate_accepted_for_ms,
+            judging_paused_for_ms: self.judging_paused_for_ms,
         }
     }
 }
@@ -240,7 +240,7 @@ impl RegistryRate {
         KnownRate {
             rate: self.rate,
             age_s: self.age_s,
-            accepted_for_ms: self.accepted_for_ms,
+            judging_paused_for_ms: self.judging_paused_for_ms,
         }
     }
 }
@@ -276,7 +276,7 @@ impl SourceRequest {
         KnownRate {
             rate: self.registry_rate,
             age_s: self.rate_age_s,
-            accepted_for_ms: self.rate_accepted_for_ms,
+            judging_paused_for_ms: self.judging_paused_for_ms,
         }
     }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::HostsError;
 use crate::error::failed;
-use crate::steps::{Scope, Step};
+use crate::steps::{Step, StepScope};
 use crate::tree::{Meta, STAGING};
 
 const FOLDER_MODE: u32 = 0o755;
@@ -26,27 +26,27 @@ pub(crate) type Failed = BTreeMap<OsString, HostsError>;
 pub(crate) fn run(root: &Path, steps: &[Step]) -> Result<Failed, HostsError> {
     let applier = Applier { root };
     let mut failed = Failed::new();
-    let mut scope = &Scope::Whole;
+    let mut scope = &StepScope::Whole;
     for step in steps {
         if let Step::For(next) = step {
             scope = next;
             continue;
         }
         let left_out = match scope {
-            Scope::Whole => false,
-            Scope::Entry(entry) => failed.contains_key(entry),
-            Scope::Finish => !failed.is_empty(),
+            StepScope::Whole => false,
+            StepScope::Entry(entry) => failed.contains_key(entry),
+            StepScope::Finish => !failed.is_empty(),
         };
         if left_out {
             continue;
         }
         match (applier.step(step), scope) {
             (Ok(()), _) => {}
-            (Err(error), Scope::Entry(entry)) => {
+            (Err(error), StepScope::Entry(entry)) => {
                 applier.remove_staged("part")?;
                 failed.insert(entry.clone(), error);
             }
-            (Err(error), Scope::Whole | Scope::Finish) => return Err(error),
+            (Err(error), StepScope::Whole | StepScope::Finish) => return Err(error),
         }
     }
     Ok(failed)

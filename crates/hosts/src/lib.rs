@@ -42,12 +42,11 @@
 //! files go where the user's are found, and `_default` behind all of the user's hosts (`select`). Each folder has a
 //! `_backup` of its own.
 //!
-//! # Order of steps
-//! `_backup` is complete before the first live file changes. `hosts.toml` tells whose a folder is: where the user's
-//! becomes ours it changes first, where a mirror's becomes the user's again or ours it changes last, so that a folder
-//! in between still counts as a mirror's.
-//! New folders are built in `_peili.tmp` and renamed into place. Files are written there as well, made durable and
-//! renamed; whatever is found in it at the start of a run is refuse.
+//! # Order of steps `_backup` is complete before the first live file changes. `hosts.toml` marks the owner of a folder.
+//! It is written first when a user's folder becomes ours, and last when a mirror's folder changes back, so that a
+//! half-done folder counts as a mirror's. New folders are built in `_peili.tmp` and renamed into place. Files are
+//! written there as well, made durable and renamed; anything found in it at the start of a run is left over from an
+//! earlier run, and is deleted.
 //!
 //! [hosts.md]: https://github.com/containerd/containerd/blob/main/docs/hosts.md
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::merge::{self, TextFault};
 use crate::select::{Selected, UsersHosts, registry_of};
 use crate::tree::{Entry, HOSTS, Node};
-use crate::want::{Want, Wanted, unchanged};
+use crate::want::{Want, WantedFiles, unchanged};
 use crate::{Configuration, Target, meaning, render};
 
 /// Rights of a file of ours that holds a secret, and of one that does not.
@@ -33,7 +33,7 @@ pub(crate) fn mirrored(
     targets: &[&Target],
     selected: &Selected<'_>,
     users: Option<&Entry>,
-) -> Result<Wanted, Obstacle> {
+) -> Result<WantedFiles, Obstacle> {
     let upstream = selected.upstream;
     let keep = selected.users_hosts != UsersHosts::PutAside;
     let plain = |root: &str| render::file(configuration, targets, upstream, root).into_bytes();
@@ -74,11 +74,11 @@ pub(crate) fn mirrored(
             (unchanged(users), bytes, mode)
         }
         (_, Some(folder @ Node::Folder(_))) => {
-            let wanted = Wanted::from([(PathBuf::new(), Want::Users(folder.clone()))]);
+            let wanted = WantedFiles::from([(PathBuf::new(), Want::Users(folder.clone()))]);
             (wanted, plain(""), mode)
         }
         _ => (
-            Wanted::from([(PathBuf::new(), Want::Folder)]),
+            WantedFiles::from([(PathBuf::new(), Want::Folder)]),
             plain(""),
             mode,
         ),

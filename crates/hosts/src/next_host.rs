@@ -13,7 +13,7 @@ use crate::merge;
 use crate::recognise::{Author, Spegel, author};
 use crate::render::DIAL_TIMEOUT;
 use crate::tree::HOSTS;
-use crate::unusable::{self, Outcome};
+use crate::unusable::{self, FileState};
 use crate::{ConfigPath, NODE_SECRET_HEADER};
 
 /// Files larger than this are not read, in bytes.
@@ -112,7 +112,7 @@ pub(crate) fn hosts_of(
             Some((line, column)) => format!("line {line}, column {column}: {}", error.message),
             None => error.message,
         };
-        format!("{what}: {}", Outcome::Ignored.words())
+        format!("{what}: {}", FileState::Ignored.words())
     })?;
     if let Some((fault, outcome)) = unusable::fault(&document, folder, root) {
         return Err(format!("{fault}: {}", outcome.words()));

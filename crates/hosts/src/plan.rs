@@ -11,7 +11,7 @@ use crate::select::{Selected, UsersHosts};
 use crate::steps::{Step, Steps};
 use crate::tree::{BACKUP, Entry, HOSTS, Node, STAGING, hosts_toml};
 use crate::users::names;
-use crate::want::{Want, Wanted, unchanged};
+use crate::want::{Want, WantedFiles, unchanged};
 use crate::{Configuration, FileFault, Report, Target, Warning};
 
 /// What to do, and what will have been done then.
@@ -93,7 +93,7 @@ pub(crate) fn cleanup(root: &Root<'_>) -> Plan {
 
 fn change_live(
     root: &Root<'_>,
-    wanted: &BTreeMap<&OsStr, Wanted>,
+    wanted: &BTreeMap<&OsStr, WantedFiles>,
     steps: &mut Steps,
     report: &mut Report,
 ) {
@@ -120,7 +120,7 @@ fn change_live(
 /// The folders with a file of ours, and those that were to have one.
 #[derive(Default)]
 struct Choice<'a> {
-    ours: BTreeMap<&'a OsStr, Wanted>,
+    ours: BTreeMap<&'a OsStr, WantedFiles>,
     /// They cannot be combined with ours.
     left: BTreeMap<&'a OsStr, FileFault>,
 }
@@ -188,7 +188,7 @@ impl<'a> Choice<'a> {
 }
 /// Whether this entry, or its `hosts.toml`, is a link to one of these folders beside it, or to the `hosts.toml` there,
 /// so that containerd finds the same file.
-fn leads_to_one_of(folders: &BTreeMap<&OsStr, Wanted>, entry: &Entry) -> bool {
+fn leads_to_one_of(folders: &BTreeMap<&OsStr, WantedFiles>, entry: &Entry) -> bool {
     let node = |path: &str| entry.get(Path::new(path));
     let folder = match (node(""), node(HOSTS)) {
         (Some(Node::Link(link)), _) => Some(link.target.as_path()),

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use crate::recognise::{Author, Spegel, author};
 use crate::tree::{Entry, HOSTS, Meta, Node, STAGING, hosts_toml};
-use crate::want::{Want, Wanted, unchanged};
+use crate::want::{Want, WantedFiles, unchanged};
 
 /// One change of the configuration folder; each is atomic or touches nothing but `_peili.tmp`. Paths are relative to
 /// the configuration folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// For whom the steps up to the next of these are.
-    For(Scope),
+    For(StepScope),
     /// An empty `_peili.tmp`, whatever is left in it.
     BeginStaging,
     /// No `_peili.tmp`.
@@ -52,7 +52,7 @@ pub(crate) enum Step {
 
 /// What becomes of the other steps where one fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
+pub(crate) enum StepScope {
     /// All steps after it are left out.
     Whole,
     /// The later ones for the same entry of the configuration folder are left out.
@@ -92,21 +92,21 @@ impl Steps {
 
     /// What `plan` adds, for this entry alone. Whether it added anything.
     pub(crate) fn for_entry(&mut self, entry: &OsStr, plan: impl FnOnce(&mut Self)) -> bool {
-        self.scoped(Scope::Entry(entry.to_owned()), plan)
+        self.scoped(StepScope::Entry(entry.to_owned()), plan)
     }
 
     /// What `plan` adds, which is left out where anything failed before.
     pub(crate) fn finishing(&mut self, plan: impl FnOnce(&mut Self)) {
-        self.scoped(Scope::Finish, plan);
+        self.scoped(StepScope::Finish, plan);
     }
 
-    fn scoped(&mut self, scope: Scope, plan: impl FnOnce(&mut Self)) -> bool {
+    fn scoped(&mut self, scope: StepScope, plan: impl FnOnce(&mut Self)) -> bool {
         let before = self.steps.len();
         self.steps.push(Step::For(scope));
         plan(self);
         let added = self.steps.len() > before + 1;
         if added {
-            self.steps.push(Step::For(Scope::Whole));
+            self.steps.push(Step::For(StepScope::Whole));
         } else {
             self.steps.truncate(before);
         }
@@ -137,7 +137,7 @@ impl Steps {
         path: &Path,
         source: &Path,
         current: Option<&Entry>,
-        wanted: Option<&Wanted>,
+        wanted: Option<&WantedFiles>,
     ) {
         let root = Path::new("");
         match (current, wanted) {
@@ -166,7 +166,7 @@ impl Steps {
 
     /// `hosts.toml` says whose the folder is. It comes first where the user's becomes ours; last where it becomes the
     /// user's, or was a mirror's already, whose files beside it may not be what the user had.
-    fn change_inside(&mut self, path: &Path, source: &Path, current: &Entry, wanted: &Wanted) {
+    fn change_inside(&mut self, path: &Path, source: &Path, current: &Entry, wanted: &WantedFiles) {
         let hosts = Path::new(HOSTS);
         let was_users = hosts_toml(current).is_none_or(|f| author(f, self.spegel) == Author::User);
         let becomes_ours = was_users && matches!(wanted.get(hosts), Some(Want::Ours { .. }));
@@ -196,7 +196,7 @@ impl Steps {
         source: &Path,
         inner: &Path,
         current: &Entry,
-        wanted: &Wanted,
+        wanted: &WantedFiles,
     ) {
         let at = under(path, inner);
         match (current.get(inner), wanted.get(inner)) {
@@ -214,7 +214,7 @@ impl Steps {
     }
 
     /// Builds a new entry aside, then puts it in its place.
-    fn create(&mut self, path: &Path, source: &Path, wanted: &Wanted) {
+    fn create(&mut self, path: &Path, source: &Path, wanted: &WantedFiles) {
         let staged = self.staged_path();
         self.build(&staged, source, wanted);
         self.steps.push(Step::Move {
@@ -223,7 +223,7 @@ impl Steps {
         });
     }
 
-    fn build(&mut self, path: &Path, source: &Path, wanted: &Wanted) {
+    fn build(&mut self, path: &Path, source: &Path, wanted: &WantedFiles) {
         for (inner, want) in wanted {
             self.put(under(path, inner), under(source, inner), want);
         }

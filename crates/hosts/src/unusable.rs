@@ -15,13 +15,13 @@ const UNITS: [&str; 8] = ["ns", "us", "µs", "μs", "ms", "s", "m", "h"];
 
 /// What a fault in a file means for pulls from its registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum FileState {
     /// containerd logs an error, goes on as if the file were not there, and asks no mirror.
     Ignored,
     Fails,
 }
 
-impl Outcome {
+impl FileState {
     /// Reads on after what is wrong.
     pub(crate) fn words(self) -> &'static str {
         match self {
@@ -37,9 +37,9 @@ pub(crate) fn fault(
     document: &Document<&str>,
     folder: &Path,
     root: &Path,
-) -> Option<(String, Outcome)> {
-    let (table, place) = (document.as_table(), Place { folder, root });
-    let ignored = |fault| Some((fault, Outcome::Ignored));
+) -> Option<(String, FileState)> {
+    let (table, place) = (document.as_table(), HostTable { folder, root });
+    let ignored = |fault| Some((fault, FileState::Ignored));
     let hosts = match table.get("host").map(|item| (item, item.as_table_like())) {
         // containerd 1 ignores a file without hosts, whatever stands in it.
         None => return setting(table).and_then(ignored),
@@ -64,7 +64,7 @@ pub(crate) fn fault(
     let mut file = || files.find_map(|(of, table)| Some(format!("{of}{}", place.fault(*table)?)));
     match setting {
         Some(fault) => ignored(fault),
-        None => file().map(|fault| (fault, Outcome::Fails)),
+        None => file().map(|fault| (fault, FileState::Fails)),
     }
 }
 
@@ -99,12 +99,12 @@ fn setting(table: &dyn TableLike) -> Option<String> {
 }
 
 /// Where a file lies.
-struct Place<'a> {
+struct HostTable<'a> {
     folder: &'a Path,
     root: &'a Path,
 }
 
-impl Place<'_> {
+impl HostTable<'_> {
     /// What is wrong with the files that a table names.
     fn fault(&self, table: &dyn TableLike) -> Option<String> {
         let authorities = table.get("ca").and_then(authorities).unwrap_or_default();
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     /// A folder with a certificate and a key, and a file that is neither.
-    fn fault_of(text: &str) -> Option<(String, Outcome)> {
+    fn fault_of(text: &str) -> Option<(String, FileState)> {
         let root = tempfile::tempdir().expect("a folder");
         let folder = root.path().join("a.io");
         fs::create_dir(&folder).expect("made");
@@ -288,7 +288,7 @@ mod tests {
             let (fault, outcome) = fault_of(text).expect(text);
             assert!(fault.contains(word), "{text}: {fault}");
             let is_of_file = word.contains("gone") || word.contains("PEM");
-            assert_eq!(outcome == Outcome::Fails, is_of_file, "{text}");
+            assert_eq!(outcome == FileState::Fails, is_of_file, "{text}");
         }
     }
 

@@ -19,7 +19,7 @@ pub(crate) enum Want {
 }
 
 /// What an entry should be, by paths relative to it.
-pub(crate) type Wanted = BTreeMap<PathBuf, Want>;
+pub(crate) type WantedFiles = BTreeMap<PathBuf, Want>;
 
 impl Want {
     pub(crate) fn is_met_by(&self, node: &Node) -> bool {
@@ -39,7 +39,7 @@ impl Want {
 }
 
 /// The user's entry as it is.
-pub(crate) fn unchanged(entry: &Entry) -> Wanted {
+pub(crate) fn unchanged(entry: &Entry) -> WantedFiles {
     entry
         .iter()
         .map(|(path, node)| (path.clone(), Want::Users(node.clone())))

@@ -16,7 +16,7 @@ use crate::{Config, Mode};
 use retry::Retry;
 pub(crate) use step::{State, Step};
 
-/// Between two looks at the mirror while something depends on it.
+/// The interval between two looks at the mirror while something depends on it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A mirror that has proved itself may be unready for this long, while containerd restarts for instance, before the
 /// condition says so. What an earlier process has said stays as long after a start.

@@ -82,7 +82,7 @@ impl Checks {
         Ok(())
     }
 
-    /// Ends all of them.
+    /// ConnectionAddresses all of them.
     pub(crate) fn end(&self) {
         *self.ended.lock() = true;
         self.changed.notify_all();

@@ -10,12 +10,11 @@
 //! peili.journal  peili.lock                          what an image layout has no place for; held by one process
 //! ```
 //!
-//! # What survives a crash
-//! An object enters `blobs/` by one rename, after its bytes were verified and synced and after the journal, synced
-//! too, names its visibility. So whatever moment the power goes, an object is there whole or not at all, and a
-//! private one never turns up as shared. An object that the journal does not know is somebody else's work: it is
-//! verified when first seen and counts as private, since nobody can say what it took to get it. Lost may be the last
-//! minute of use times (they decide removal only) and tags of the last moments (they are asked for again).
+//! # What survives a crash An object enters `blobs/` by one rename, after its bytes were verified and synced and after
+//! the journal, synced too, names its visibility. So whatever moment the power goes, an object is there whole or not at
+//! all, and a private one never turns up as shared. An object that the journal does not know is somebody else's work:
+//! it is verified when first seen and counts as private, since nobody can say what it took to get it. A crash can lose
+//! the last minute of use times (used for removal only) and the latest tags (resolved again).
 //!
 //! # What is damaged
 //! An object is trusted for as long as its file is the one that was verified: the same inode, size and times. Any other
@@ -28,13 +27,12 @@
 //! own intake and nothing else, is told once in the log and by `health` until as much can be written again, and changes
 //! neither what is on disk nor what is known of it: the journal and the index are written anew when they can be.
 //!
-//! # What is removed
-//! Every object stands alone: a mirror answers for one digest at a time, so a manifest whose layers were removed is
-//! no lie, they are fetched again. Removed is what was used longest ago, from two groups: *small* objects (manifests
-//! and configs, up to 64 KiB) are kept as long as they take no more than an eighth of the limit, *large* ones go
-//! first. So a tag goes on resolving after its layers have made room for others. What is being taken in is never
-//! removed; its size is promised to it from the moment it is known, and others make room as its bytes arrive. A folder
-//! that holds more than the limit when it is opened is brought down to it by what the journal knows: ours.
+//! # What is removed Objects are removed one by one, because missing layers are fetched again. The least recently used
+//! goes first, from two groups: *small* objects (manifests and configs, up to 64 KiB) are kept as long as they take no
+//! more than an eighth of the limit, *large* ones go first. So a tag goes on resolving after its layers have made room
+//! for others. What is being taken in is never removed; its size is promised to it from the moment it is known, and
+//! others make room as its bytes arrive. A folder that holds more than the limit when it is opened is brought down to
+//! it by what the journal knows: ours.
 //!
 //! # Folders of others
 //! A layout that another tool made is adopted: from then on it is ours, and what is in it makes room like the rest. But

@@ -53,7 +53,7 @@ impl Metrics {
         );
         registry.register(
             "peili_store_failed_intakes",
-            "Objects that were begun and did not become part of the embedded store",
+            "Objects whose download into the embedded store failed or was abandoned",
             metrics.failed_intakes.clone(),
         );
         metrics

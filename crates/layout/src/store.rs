@@ -41,7 +41,7 @@ pub struct Options {
 /// A store over an OCI image layout.
 pub struct Layout {
     shared: Arc<Shared>,
-    /// Ends, and writes what is left to write, when the store is dropped.
+    /// ConnectionAddresses, and writes what is left to write, when the store is dropped.
     housekeeper: Housekeeper,
 }
 
@@ -208,7 +208,7 @@ impl Shared {
 
 #[cfg(test)]
 impl Layout {
-    /// Ends the housekeeper's thread as a panic of it would.
+    /// ConnectionAddresses the housekeeper's thread as a panic of it would.
     pub(crate) fn end_housekeeping(&self) {
         self.shared.wake.end();
     }
@@ -282,8 +282,8 @@ impl Intake for Layout {
         Err(io::Error::other(text).into())
     }
 
-    /// Is on disk a moment later. Of a manifest that could not be kept nothing is remembered, and that the tag pointed
-    /// elsewhere before is no longer true.
+    /// Written to disk a moment later. If the manifest is not in the store, the tag is removed: its earlier target is
+    /// out of date.
     fn tag(&self, name: &TagName, digest: &Digest) {
         let Shared { catalog, wake, .. } = &*self.shared;
         let mut state = self.shared.state.lock();

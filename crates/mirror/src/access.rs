@@ -76,8 +76,8 @@ impl Access {
         }
     }
 
-    /// Checks that a client on this host means this host, where that alone would make it the node's own client: for a
-    /// store that the mirror fills, without a node secret.
+    /// Refuses a client on this host that used a foreign host name (DNS rebinding). Applies where the address alone
+    /// makes a client the node's own: for a store that the mirror fills, without a node secret.
     ///
     /// # Errors
     /// It has come by the name of somebody else; see [`host::check_leads_here`].
@@ -113,7 +113,7 @@ impl Access {
     }
 
     /// Whether only this node's own client and nodes that prove to be such are served.
-    pub fn keeps_strangers_out(&self) -> bool {
+    pub fn requires_network_proof(&self) -> bool {
         self.network_keys.is_some() || self.peer_tls.is_some()
     }
 

@@ -1,5 +1,5 @@
-//! Accusations: a peer whose bytes were not committed is told, and whoever is told hashes its object. Nobody is believed
-//! without that: the peer may have passed on what another one sent, and anybody can accuse.
+//! Accusations: a node tells a peer that its bytes were not committed. The peer hashes its copy, and withdraws it only
+//! if the copy is damaged: anyone can accuse, and the peer may have relayed the bytes of another node.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::fetch::Fetcher;
 use crate::metrics::Metrics;
 use crate::request::Target;
-use crate::verification::{self, Verdict};
+use crate::verification::{self, Verification};
 use crate::{Candidate, Store, local};
 
 /// An object is hashed once within this time, however often it is accused.
@@ -73,7 +73,7 @@ impl Accusations {
                 %digest, peer = %peer.peer,
                 "what this peer delivered was not committed; it is not asked for it again"
             );
-            self.fetcher.peers.bar(&peer.peer, &key);
+            self.fetcher.peers.exclude(&peer.peer, &key);
             let (fetcher, target) = (self.fetcher.clone(), target.clone());
             self.spawn(async move {
                 if timeout(TELL_LIMIT, fetcher.accuse(&target, &peer))
@@ -130,7 +130,7 @@ impl Judge {
             }
         };
         match verification::hash(digest, content, RATE).await {
-            Ok(Verdict::Wrong) => {
+            Ok(Verification::Wrong) => {
                 self.metrics.damaged.inc();
                 tracing::warn!(
                     %digest,
@@ -139,7 +139,7 @@ impl Judge {
                 );
                 self.store.report_damaged(digest);
             }
-            Ok(Verdict::Right) => tracing::debug!(%digest, "an accused object is right"),
+            Ok(Verification::Right) => tracing::debug!(%digest, "an accused object is right"),
             Err(error) => tracing::warn!(%digest, %error, "cannot hash an accused object"),
         }
     }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::Candidate;
 use crate::measured::{MeasuredObject, Measurements};
 use crate::rate::Throughput;
-use crate::saved::TimeSaved;
+use crate::time_saved::TimeSaved;
 use crate::upstream_reasons::REASONS;
 
 /// The most pulls to list; the one that was asked for least lately makes room.

@@ -54,8 +54,8 @@ pub struct Body {
     takes_memory: bool,
     /// The way to the client. `None` where this process reads the body.
     sending: Option<Sending>,
-    /// What broke the body. The connection is told a turn later and has sent by then what came before, the head too:
-    /// what it still has when it is told, it drops.
+    /// The error that ended the body. It is returned one poll late: hyper drops what it has buffered when a body fails,
+    /// and by then the head and all earlier bytes have been written.
     broken: Option<BodyError>,
 }
 

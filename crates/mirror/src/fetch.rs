@@ -88,7 +88,7 @@ pub enum FetchError {
     #[error("this node pulls it from upstream by itself")]
     Alone,
     /// See [`Decision::Later`](crate::Decision).
-    #[error("another source is asked for when the node's other downloads have had their turn")]
+    #[error("retried after the node's other downloads")]
     Later,
 }
 

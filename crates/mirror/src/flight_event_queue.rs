@@ -19,7 +19,7 @@ pub enum FlightEvent {
     /// What is known of this node's link has changed. While the node is slow, it serves no incomplete objects.
     Link(LinkState),
     /// This node leads too slowly: its followers should go elsewhere.
-    SlowLead(Key),
+    LeaderIsSlow(Key),
     /// Test this node's link against these, and call [`Flights::link_tested`](crate::Flights::link_tested).
     TestLink(Vec<Candidate>),
 }
@@ -59,11 +59,11 @@ impl FlightEventSender {
         match event {
             FlightEvent::Link(state) => waiting.link = Some(state),
             FlightEvent::TestLink(peers) => waiting.test_link = Some(peers),
-            FlightEvent::SlowLead(key) => {
+            FlightEvent::LeaderIsSlow(key) => {
                 if waiting.slow_leads.len() >= MAX_SLOW_LEADS {
                     waiting.slow_leads.pop_first();
                     tracing::warn!(
-                        "the mirror is behind: followers of a slow lead are not told to go on elsewhere"
+                        "event queue full: followers of a slow leader were not told to change their source"
                     );
                 }
                 waiting.slow_leads.insert(key);
@@ -102,7 +102,7 @@ impl Waiting {
     fn take(&mut self) -> Option<FlightEvent> {
         let link = self.link.take().map(FlightEvent::Link);
         let mut slow_lead = || self.slow_leads.pop_first();
-        let event = link.or_else(|| slow_lead().map(FlightEvent::SlowLead));
+        let event = link.or_else(|| slow_lead().map(FlightEvent::LeaderIsSlow));
         event.or_else(|| self.test_link.take().map(FlightEvent::TestLink))
     }
 }
@@ -117,7 +117,7 @@ mod tests {
         let key = |number: u8| Key([number; 16]);
         for number in 0..500 {
             let number = u8::try_from(number % 100).expect("small");
-            sender.send(FlightEvent::SlowLead(key(number)));
+            sender.send(FlightEvent::LeaderIsSlow(key(number)));
             sender.send(FlightEvent::TestLink(Vec::new()));
             sender.send(FlightEvent::Link(LinkState::default()));
         }
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(first, Some(FlightEvent::Link(last)));
         for number in 0..100 {
             let next = events.next().await;
-            assert_eq!(next, Some(FlightEvent::SlowLead(key(number))));
+            assert_eq!(next, Some(FlightEvent::LeaderIsSlow(key(number))));
         }
         let last = events.next().await;
         assert_eq!(last, Some(FlightEvent::TestLink(Vec::new())));
@@ -143,8 +143,8 @@ mod tests {
         let (sender, mut events) = flight_events();
         let waiting = tokio::spawn(async move { events.next().await });
         tokio::task::yield_now().await;
-        sender.send(FlightEvent::SlowLead(Key([7; 16])));
+        sender.send(FlightEvent::LeaderIsSlow(Key([7; 16])));
         let event = waiting.await.expect("no panic");
-        assert_eq!(event, Some(FlightEvent::SlowLead(Key([7; 16]))));
+        assert_eq!(event, Some(FlightEvent::LeaderIsSlow(Key([7; 16]))));
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 pub use ::flights::{
     ChainPosition, Condition, Decision, LinkState, LinkTest, NodeId, PullProgress, Received,
-    SlowSources, SourceRequest, SourceStatus, SourceWatch, Time, WatchAction, node_field,
+    SlowSources, SourceRequest, SourceStatus, SourceWatch, Starved, Time, WatchAction, node_field,
     nodes_field, pull_rules, registry_hash,
 };
 

@@ -16,8 +16,8 @@ use crate::fetch::{Answer, FetchError, Fetcher, Question};
 use crate::found::{Found, Payload, Source};
 use crate::images::Images;
 use crate::local;
-use crate::pace::Pace;
 use crate::peers::Fault;
+use crate::rate_check::RateCheck;
 use crate::refusal::Refusal;
 use crate::relay::{Relay, RelayError};
 use crate::request::{Kind, Target};
@@ -231,19 +231,19 @@ impl FromPeers {
         let permit = share.keep(size).await;
         let permit = permit.ok_or(Unusable::NoMemory)?;
         let attempts = question.target.pull.attempts.clone().unwrap_or_default();
-        let (mut pace, grows) = (Pace::default(), reader.grows());
+        let (mut check, grows) = (RateCheck::default(), reader.grows());
         let mut bytes = Vec::new();
         loop {
             let began = Instant::now();
-            let next = timeout(pace.patience(grows), reader.next(bytes.len() as u64));
+            let next = timeout(check.max_wait(grows), reader.next(bytes.len() as u64));
             let is_late = match next.await.unwrap_or(Next::Broken) {
                 Next::Bytes(data, waited) => {
                     bytes.extend_from_slice(&data);
-                    pace.add(&attempts, waited, data.len() as u64, grows)
+                    check.add(&attempts, waited, data.len() as u64, grows)
                 }
                 Next::End => break,
                 Next::Broken => {
-                    pace.add(&attempts, began.elapsed(), 0, grows);
+                    check.add(&attempts, began.elapsed(), 0, grows);
                     true
                 }
             };

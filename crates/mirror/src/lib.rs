@@ -35,11 +35,11 @@ mod node_report;
 mod object_stream;
 mod open_range;
 mod own_pull;
-mod pace;
 mod peers;
 mod pull_owners;
 mod pull_through;
 mod rate;
+mod rate_check;
 mod rate_limit;
 mod refusal;
 mod registry_speeds;
@@ -47,7 +47,6 @@ mod relay;
 mod request;
 mod request_record;
 mod router;
-mod saved;
 mod send;
 pub mod serve;
 pub mod snapshot;
@@ -55,6 +54,7 @@ mod source_provider;
 mod source_reader;
 mod store;
 mod tail_buffer;
+mod time_saved;
 mod trace;
 mod trial;
 mod upstream;
@@ -67,8 +67,8 @@ mod waiting_budget;
 pub use crate::flight_event_queue::{FlightEvent, FlightEventSender, FlightEvents, flight_events};
 pub use crate::flights::{
     ChainPosition, Condition, Decision, Flights, LinkState, LinkTest, NodeId, PullProgress,
-    Received, SourceRequest, SourceStatus, SourceWatch, Time, WatchAction, node_field, nodes_field,
-    registry_hash,
+    Received, SourceRequest, SourceStatus, SourceWatch, Starved, Time, WatchAction, node_field,
+    nodes_field, registry_hash,
 };
 pub use access::{Access, Secret};
 pub use body::Body;
@@ -78,7 +78,7 @@ pub use growing::{Growing, IngestStage, Progress};
 pub use health::Health;
 pub use held::{HeldImage, HeldImages};
 pub use listen::{ListenAddress, ListenAddressError};
-pub use mirror::{Ends, Mirror, Options, Parts, RateLimits, ready};
+pub use mirror::{Adapters, ConnectionAddresses, Mirror, Options, RateLimits, ready};
 pub use node_report::{AskedNode, NodeReport, REPORT, ReportedObject, ReportedSource};
 pub use object_stream::BodyError;
 pub use rate_limit::MIN_SHARE;
@@ -88,7 +88,7 @@ pub use request::{
     RequestError, SOURCE, Target,
 };
 pub use router::{
-    Candidate, MAX_LISTED_PEERS, PeerId, PeerStanding, Router, RouterPeer, RouterPeers, Search,
+    Candidate, MAX_LISTED_PEERS, PeerId, PeerMembership, Router, RouterPeer, RouterPeers, Search,
 };
 pub use store::{
     Begun, Content, Ingest, IngestId, Intake, IntakeError, Provenance, PullThrough, Sink, Store,

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::access::Access;
 use crate::found::{Found, Payload, Source};
 use crate::request::{Kind, Target};
-use crate::verification::{self, Verdict};
+use crate::verification::{self, Verification};
 use crate::{Content, Ingest, IngestStage, Store, Visibility};
 
 /// Manifests up to this size are held in memory until they are sent, in bytes. Larger ones are read again piece by piece:
@@ -90,7 +90,8 @@ fn open(
     let content = object.content;
     match kind {
         Kind::Blob => {
-            if verification::verify_small(store.catalog(), digest, &content)? == Verdict::Wrong {
+            if verification::verify_small(store.catalog(), digest, &content)? == Verification::Wrong
+            {
                 damaged(store, digest);
                 return Ok(None);
             }

@@ -91,7 +91,7 @@ pub struct CheckLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct StrangerLabels {
+pub struct OutsideNetworkLabels {
     /// `missing`, `wrong_key`, `clock` or `no_certificate`.
     pub reason: &'static str,
 }
@@ -126,17 +126,17 @@ pub struct Metrics {
     pub hedged: Counter,
     pub broken_bodies: Counter,
     pub damaged: Counter,
-    pub strangers_refused: Family<StrangerLabels, Counter>,
+    pub outside_network_refused: Family<OutsideNetworkLabels, Counter>,
     pub tls_refused: Counter,
     pub upload_waited: Counter<f64, AtomicU64>,
     pub download_waited: Counter<f64, AtomicU64>,
-    pub flights_sought: Family<DecisionLabels, Counter>,
-    pub flights_seek_seconds: Histogram,
-    pub flights_moves: Counter,
+    pub flights_decisions: Family<DecisionLabels, Counter>,
+    pub flights_decision_seconds: Histogram,
+    pub flights_source_changes: Counter,
     pub flights_requeued: Counter,
     pub flights_uploads_refused: Counter,
     pub flights_evictions: Counter,
-    pub flights_too_slow: Counter,
+    pub flights_slow_sources_left: Counter,
     pub flights_link: Gauge,
     pub flights_slow: Gauge,
 }
@@ -166,17 +166,17 @@ impl Metrics {
             hedged: Counter::default(),
             broken_bodies: Counter::default(),
             damaged: Counter::default(),
-            strangers_refused: Family::default(),
+            outside_network_refused: Family::default(),
             tls_refused: Counter::default(),
             upload_waited: Counter::default(),
             download_waited: Counter::default(),
-            flights_sought: Family::default(),
-            flights_seek_seconds: seconds(),
-            flights_moves: Counter::default(),
+            flights_decisions: Family::default(),
+            flights_decision_seconds: seconds(),
+            flights_source_changes: Counter::default(),
             flights_requeued: Counter::default(),
             flights_uploads_refused: Counter::default(),
             flights_evictions: Counter::default(),
-            flights_too_slow: Counter::default(),
+            flights_slow_sources_left: Counter::default(),
             flights_link: Gauge::default(),
             flights_slow: Gauge::default(),
         };
@@ -199,14 +199,14 @@ impl Metrics {
         self.upstream_checks.get_or_create(&labels).inc();
     }
 
-    pub fn count_stranger(&self, reason: &'static str) {
-        let labels = StrangerLabels { reason };
-        self.strangers_refused.get_or_create(&labels).inc();
+    pub fn count_outside_network(&self, reason: &'static str) {
+        let labels = OutsideNetworkLabels { reason };
+        self.outside_network_refused.get_or_create(&labels).inc();
     }
 
-    pub fn flight_sought(&self, decision: &'static str) {
+    pub fn count_decision(&self, decision: &'static str) {
         let labels = DecisionLabels { outcome: decision };
-        self.flights_sought.get_or_create(&labels).inc();
+        self.flights_decisions.get_or_create(&labels).inc();
     }
 
     /// What a registry is counted under: the first [`MAX_REGISTRIES`] that this node's own client names under their

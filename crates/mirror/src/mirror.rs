@@ -47,7 +47,7 @@ use crate::{CheckOptions, Flights, Health, PullThrough, Router, Store, Upstream}
 
 /// The adapters that a mirror stands between.
 #[derive(Clone)]
-pub struct Parts {
+pub struct Adapters {
     pub store: Arc<dyn Store>,
     pub router: Arc<dyn Router>,
     /// For a store that the mirror fills itself.
@@ -109,13 +109,13 @@ pub struct Mirror {
 
 /// The ends of the connection that a request came on.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends {
+pub struct ConnectionAddresses {
     pub remote: SocketAddr,
     pub local: SocketAddr,
 }
 
 impl Mirror {
-    pub fn new(parts: Parts, options: Options, registry: &mut Registry) -> Self {
+    pub fn new(parts: Adapters, options: Options, registry: &mut Registry) -> Self {
         let Options {
             access,
             reader,
@@ -242,7 +242,7 @@ impl Mirror {
         }
     }
 
-    /// Keeps peers told of what this node holds. Ends after [`Self::leave`], when all of it is withdrawn.
+    /// Keeps peers told of what this node holds. ConnectionAddresses after [`Self::leave`], when all of it is withdrawn.
     pub async fn announce(&self) {
         let (store, router) = (self.store.clone(), self.router.clone());
         let (access, metrics) = (self.access.clone(), self.metrics.clone());

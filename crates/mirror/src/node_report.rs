@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::mirror::Mirror;
 use crate::snapshot::{self, Snapshot};
-use crate::{Body, Candidate, PeerStanding, RouterPeer};
+use crate::{Body, Candidate, PeerMembership, RouterPeer};
 
 /// Where a node is asked for its report, on its registry port.
 pub const REPORT: &str = "/peili/v1/node";
@@ -128,7 +128,7 @@ impl Mirror {
         let peers = self.router.list_peers().await.unwrap_or_default().listed;
         let members = peers
             .into_iter()
-            .filter(|peer| peer.standing != PeerStanding::Legacy && !peer.addresses.is_empty());
+            .filter(|peer| peer.membership != PeerMembership::Legacy && !peer.addresses.is_empty());
         let named: Vec<_> = digests
             .iter()
             .take(MAX_NAMED)
@@ -254,7 +254,7 @@ mod tests {
             measured: Vec::new(),
             peer_count: 0,
             why_no_peers: None,
-            strangers: Vec::new(),
+            refused_nodes: Vec::new(),
             peers: Vec::new(),
         }
     }

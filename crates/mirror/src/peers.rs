@@ -40,11 +40,11 @@ const MAX_LACKING: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 const MAX_RECENT: usize = 256;
 /// [`Peers::backed_off`] returns at most this many peers.
 const MAX_BACKED_OFF: usize = 8;
-/// The most keys to remember barred peers of, and the most such peers of one key.
-const MAX_BARRED_KEYS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
-const MAX_BARRED: usize = 16;
-/// A peer is barred for this long.
-const BARRED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// The most keys to remember excluded peers of, and the most such peers of one key.
+const MAX_EXCLUDED_KEYS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+const MAX_EXCLUDED: usize = 16;
+/// A peer is excluded for this long.
+const EXCLUDED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// The assumed latency of a peer that has not been asked yet.
 const LATENCY_GUESS: Duration = Duration::from_millis(20);
 
@@ -109,7 +109,7 @@ pub struct Peers {
     records: Mutex<LruCache<PeerId, Record>>,
     lacking: Mutex<LruCache<(PeerId, Key), Instant>>,
     /// Peers whose bytes of an object were not committed, and since when.
-    barred: Mutex<LruCache<Key, Vec<(PeerId, Instant)>>>,
+    excluded: Mutex<LruCache<Key, Vec<(PeerId, Instant)>>>,
     /// Bytes sent to peers, by their address: what a request tells of a peer.
     sent: Mutex<LruCache<IpAddr, Arc<AtomicU64>>>,
     changes: Changes,
@@ -126,7 +126,7 @@ impl Peers {
         Self {
             records: Mutex::new(LruCache::new(MAX_PEERS)),
             lacking: Mutex::new(LruCache::new(MAX_LACKING)),
-            barred: Mutex::new(LruCache::new(MAX_BARRED_KEYS)),
+            excluded: Mutex::new(LruCache::new(MAX_EXCLUDED_KEYS)),
             sent: Mutex::new(LruCache::new(MAX_PEERS)),
             changes,
         }
@@ -141,7 +141,7 @@ impl Peers {
             .is_some_and(|record| record.is_backed_off(now));
         let pair = (candidate.peer.clone(), key.clone());
         !backed_off
-            && !self.barred(key, now).contains(&candidate.peer)
+            && !self.excluded(key, now).contains(&candidate.peer)
             && self
                 .lacking
                 .lock()
@@ -150,26 +150,26 @@ impl Peers {
     }
 
     /// Has a peer not asked for a key again: what it delivered of it was not committed.
-    pub fn bar(&self, peer: &PeerId, key: &Key) {
-        let mut barred = self.barred.lock();
-        let peers = barred.get_or_insert_mut(key.clone(), Vec::new);
+    pub fn exclude(&self, peer: &PeerId, key: &Key) {
+        let mut excluded = self.excluded.lock();
+        let peers = excluded.get_or_insert_mut(key.clone(), Vec::new);
         peers.retain(|(other, _)| other != peer);
-        if peers.len() >= MAX_BARRED {
+        if peers.len() >= MAX_EXCLUDED {
             peers.remove(0);
         }
         peers.push((peer.clone(), Instant::now()));
     }
 
     /// Lets all peers be asked for a key again: upstream has failed, and nobody else is left.
-    pub fn unbar(&self, key: &Key) {
-        self.barred.lock().pop(key);
+    pub fn readmit(&self, key: &Key) {
+        self.excluded.lock().pop(key);
     }
 
     /// The peers that are not asked for a key.
-    pub fn barred(&self, key: &Key, now: Instant) -> Vec<PeerId> {
-        let barred = self.barred.lock();
-        let peers = barred.peek(key).into_iter().flatten();
-        let valid = peers.filter(|(_, at)| now.saturating_duration_since(*at) < BARRED_FOR);
+    pub fn excluded(&self, key: &Key, now: Instant) -> Vec<PeerId> {
+        let excluded = self.excluded.lock();
+        let peers = excluded.peek(key).into_iter().flatten();
+        let valid = peers.filter(|(_, at)| now.saturating_duration_since(*at) < EXCLUDED_FOR);
         valid.map(|(peer, _)| peer.clone()).collect()
     }
 

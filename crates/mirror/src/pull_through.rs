@@ -15,7 +15,7 @@ mod fill;
 mod last_answers;
 mod list;
 mod manifest;
-mod parts;
+mod partial_reads;
 mod promise;
 mod siblings;
 mod sources;

@@ -28,7 +28,7 @@ pub enum Refusal {
     #[error("not on this node")]
     NotHere(Kind),
     #[error("{0}")]
-    Stranger(NotOfNetwork),
+    OutsideNetwork(NotOfNetwork),
     #[error("no peer has it")]
     NoPeer(Kind),
     #[error("peers have it, none of those asked gave it: {1}")]
@@ -80,7 +80,7 @@ impl Refusal {
             Self::ConditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::Unsatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             // A node without the key gets what a peer answers that has nothing.
-            Self::Stranger(_)
+            Self::OutsideNetwork(_)
             | Self::Filtered(_)
             | Self::NotPublic(..)
             | Self::TagUnchecked(_)
@@ -148,7 +148,7 @@ impl Refusal {
             }
             Self::Request(_) | Self::Occupied | Self::ConditionFailed => ErrorCode::Unsupported,
             Self::Unauthorized => ErrorCode::Unauthorized,
-            Self::Stranger(_) => ErrorCode::Denied,
+            Self::OutsideNetwork(_) => ErrorCode::Denied,
             Self::Filtered(_) => ErrorCode::NameUnknown,
             Self::TagUnchecked(_) => ErrorCode::ManifestUnknown,
             Self::NotHere(kind)

@@ -15,8 +15,8 @@ use crate::content_range::ContentRange;
 use crate::fetch::{Answer, FetchError, Question};
 use crate::metrics::Metrics;
 use crate::object_stream::{BodyError, ObjectStream, Pieces};
-use crate::pace::Pace;
 use crate::peers::Fault;
+use crate::rate_check::RateCheck;
 use crate::rate_limit::RateLimit;
 use crate::registry_speeds::Stream;
 use crate::source_provider::SourceProvider;
@@ -47,7 +47,7 @@ pub struct Relay {
     first: Option<(ByteRange, Bytes, ByteRange)>,
     attempts: Arc<Attempts>,
     /// Of the peer that is open. A client that sees some progress never goes elsewhere by itself.
-    pace: Pace,
+    rate_check: RateCheck,
     _stream: Stream,
     /// When the client was handed bytes, the last time.
     handed_over: Instant,
@@ -80,7 +80,7 @@ impl Relay {
             first: None,
             _stream: attempts.begin_stream(),
             attempts,
-            pace: Pace::default(),
+            rate_check: RateCheck::default(),
             handed_over: Instant::now(),
             permit: Arc::new(permit),
             download,
@@ -121,12 +121,13 @@ impl Relay {
             let began = Instant::now();
             // A source that is out of patience is as good as broken.
             let grows = self.provider.grows();
-            let next = timeout(self.pace.patience(grows), reader.next(offset)).await;
+            let next = timeout(self.rate_check.max_wait(grows), reader.next(offset)).await;
             if let Ok(Next::Bytes(mut bytes, waited)) = next {
                 bytes.truncate(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
                 return self.received(bytes, &range, reader, waited).map(Some);
             }
-            self.pace.add(&self.attempts, began.elapsed(), 0, grows);
+            self.rate_check
+                .add(&self.attempts, began.elapsed(), 0, grows);
             if std::mem::take(&mut has_paused) {
                 tracing::debug!(key = %self.question.key, offset, "a peer broke while the client took nothing");
                 continue;
@@ -167,7 +168,9 @@ impl Relay {
     /// Whether the peer has cost the pull too much.
     fn is_late(&mut self, waited: Duration, bytes: usize) -> bool {
         let grows = self.provider.grows();
-        self.pace.add(&self.attempts, waited, bytes as u64, grows) || self.attempts.are_spent()
+        self.rate_check
+            .add(&self.attempts, waited, bytes as u64, grows)
+            || self.attempts.are_spent()
     }
 
     /// # Errors
@@ -189,7 +192,7 @@ impl Relay {
     /// Asks a peer for the range.
     async fn open_at(&mut self, range: &ByteRange) -> Result<SourceReader, RelayError> {
         self.question.ranges = Some(Ranges::of(range));
-        self.pace.change_source();
+        self.rate_check.change_source();
         loop {
             let answer = self.provider.find(&self.question).await;
             let answer = answer.map_err(|source| RelayError::Interrupted {
@@ -237,7 +240,7 @@ impl ObjectStream for Relay {
             open: None,
             first: None,
             attempts: self.attempts.clone(),
-            pace: Pace::default(),
+            rate_check: RateCheck::default(),
             _stream: self.attempts.begin_stream(),
             handed_over: Instant::now(),
             permit: self.permit.clone(),

@@ -49,7 +49,7 @@ pub struct RequestRecord {
     /// When the first of them was sent, if it was.
     first_byte: Option<Duration>,
     broken: Option<String>,
-    /// Of a request for content, if it is recorded. Ends with the record.
+    /// Of a request for content, if it is recorded. ConnectionAddresses with the record.
     pub(crate) span: Span,
 }
 

@@ -92,7 +92,7 @@ pub struct Candidate {
     pub addresses: Arc<[SocketAddr]>,
 }
 
-/// Candidates as they are found. Ends when all who could know have answered; dropping it ends the search.
+/// Candidates as they are found. ConnectionAddresses when all who could know have answered; dropping it ends the search.
 #[derive(Debug)]
 pub struct Search(mpsc::Receiver<Candidate>);
 
@@ -121,12 +121,12 @@ pub struct RouterPeer {
     /// or runs another program.
     pub name: Option<String>,
     pub version: Option<String>,
-    pub standing: PeerStanding,
+    pub membership: PeerMembership,
 }
 
 /// What the members of the cluster think of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerStanding {
+pub enum PeerMembership {
     Member,
     /// It does not answer, and is declared dead unless it does soon.
     Suspected,
@@ -144,7 +144,7 @@ pub struct RouterPeers {
     /// Why there are none, where something went wrong when they were looked for.
     pub why_none: Option<String>,
     /// Where nodes are that have no network key in common with this one: it refused them lately, or they refused it.
-    pub strangers: Vec<IpAddr>,
+    pub refused_nodes: Vec<IpAddr>,
 }
 
 /// The most peers that a router lists.

@@ -100,7 +100,7 @@ pub fn refused(refusal: &Refusal, is_peer: bool) -> Response<Body> {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if matches!(refusal, Refusal::Stranger(_)) {
+    if matches!(refusal, Refusal::OutsideNetwork(_)) {
         // It would keep a place from those who may have one.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::body::Body;
 use crate::body::client_socket::ClientStream;
 use crate::listen::BACKLOG;
-use crate::mirror::{Ends, Mirror};
+use crate::mirror::{ConnectionAddresses, Mirror};
 use admission::{Accepted, Admission, IsOwn};
 use connection::connection;
 use spare::Spare;
@@ -76,12 +76,12 @@ pub async fn registry_within(
         port,
         listener,
         shutdown,
-        move |request: http::Request<hyper::body::Incoming>, ends| {
+        move |request: http::Request<hyper::body::Incoming>, addresses| {
             let mirror = mirror.clone();
             async move {
                 // The body is dropped unread: hyper then ends the connection after the answer.
                 let (head, _body) = request.into_parts();
-                mirror.answer(&head, ends).await
+                mirror.answer(&head, addresses).await
             }
         },
     )
@@ -95,7 +95,11 @@ pub async fn serve<H, F>(
     shutdown: impl Into<Shutdown>,
     handler: H,
 ) where
-    H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
+    H: Fn(http::Request<hyper::body::Incoming>, ConnectionAddresses) -> F
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let port = Port {
@@ -124,14 +128,18 @@ async fn serve_known<H, F>(
     shutdown: impl Into<Shutdown>,
     handler: H,
 ) where
-    H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
+    H: Fn(http::Request<hyper::body::Incoming>, ConnectionAddresses) -> F
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let (admission, shutdown) = (Admission::new(limits, is_own), shutdown.into());
     let mut spare = Spare::new(&listener);
     let connections = TaskTracker::new();
     let answer = async |accepted: Accepted| {
-        if accepted.is_one_too_many() {
+        if accepted.is_over_limit() {
             turn_away(&accepted).await;
             return;
         }
@@ -194,7 +202,7 @@ fn accepted_by_kernel(listener: &std::net::TcpListener, admission: &Admission) -
 
 /// Tells a client that there are too many, without waiting for it.
 async fn turn_away(accepted: &Accepted) {
-    tracing::debug!(remote = %accepted.ends.remote, "turned away: too many connections");
+    tracing::debug!(remote = %accepted.addresses.remote, "turned away: too many connections");
     refuse::too_many_connections(&mut ClientStream(accepted.client.clone())).await;
 }
 

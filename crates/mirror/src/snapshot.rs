@@ -37,7 +37,7 @@ pub struct Snapshot {
     /// Why there are none, where something went wrong when they were looked for.
     pub why_no_peers: Option<String>,
     /// Where nodes are that have no network key in common with this one, as far as it met them lately.
-    pub strangers: Vec<IpAddr>,
+    pub refused_nodes: Vec<IpAddr>,
     /// The peers that the router knows, then others that this node has asked, or has sent bytes to.
     pub peers: Vec<Peer>,
 }
@@ -161,7 +161,7 @@ impl Mirror {
         Snapshot {
             peer_count: router.count,
             why_no_peers: router.why_none,
-            strangers: router.strangers,
+            refused_nodes: router.refused_nodes,
             peers: self.known_peers(router.listed),
             ..self.own_snapshot()
         }
@@ -184,7 +184,7 @@ impl Mirror {
             measured: self.activities.measurements(),
             peer_count: 0,
             why_no_peers: None,
-            strangers: Vec::new(),
+            refused_nodes: Vec::new(),
             peers: Vec::new(),
         }
     }

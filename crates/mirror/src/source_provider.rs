@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::fetch::{Answer, FetchError, Fetcher, Question};
 use crate::peers::Fault;
 use crate::waiting_budget::GRACE;
-use crate::{Candidate, PeerId, SourceStatus};
+use crate::{Candidate, PeerId, SourceStatus, Starved};
 
 /// Provides an answer to a question, and another one if that fails.
 #[async_trait]
@@ -31,8 +31,8 @@ pub trait SourceProvider: Send + Sync {
     /// Records bytes of the object at `offset`.
     fn received(&self, _offset: u64, _bytes: &Bytes) {}
 
-    /// The bandwidth of this node's link in bytes per second, if it receives far less than that.
-    fn starved_of(&self) -> Option<u64> {
+    /// How this node does, if it receives far less than its link carries.
+    fn starved(&self) -> Option<Starved> {
         None
     }
 

@@ -77,7 +77,7 @@ impl SourceReader {
                             continue;
                         };
                         let waited = began.elapsed();
-                        self.watch.received(waited, self.provider.starved_of());
+                        self.watch.received(waited, self.provider.starved());
                         self.count(bytes.len() as u64);
                         return Next::Bytes(bytes, waited);
                     }

@@ -60,9 +60,9 @@ pub struct EndedSpan {
 
 /// The place of a request in its trace, for the spans below it. Empty if the request is not recorded.
 #[derive(Clone, Default)]
-pub struct TraceContext(Option<Arc<Place>>);
+pub struct TraceContext(Option<Arc<SpanParent>>);
 
-struct Place {
+struct SpanParent {
     sink: Arc<dyn TraceSink>,
     trace: u128,
     span: u64,
@@ -168,7 +168,7 @@ impl Span {
 
     pub fn context(&self) -> TraceContext {
         TraceContext(self.0.as_ref().map(|open| {
-            Arc::new(Place {
+            Arc::new(SpanParent {
                 sink: open.sink.clone(),
                 trace: open.span.trace,
                 span: open.span.id,
@@ -205,7 +205,7 @@ impl Span {
         }
     }
 
-    /// Ends the span now.
+    /// ConnectionAddresses the span now.
     pub fn end(self) {}
 }
 
@@ -281,7 +281,7 @@ mod tests {
         let kept = Arc::new(Kept::default());
         let sink: Arc<dyn TraceSink> = kept.clone();
         let request = Span::of_request(Some(&sink), &asked(PARENT));
-        let mut child = request.context().span("look-up", SpanKind::Internal);
+        let mut child = request.context().span("lookup", SpanKind::Internal);
         child.set("peili.outcome", || "lead".to_owned());
         child.add_bytes(7);
         let header = child.context().header().expect("a header");

@@ -36,7 +36,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use self::answers::{Answers, Standing};
+use self::answers::{Answers, RepositoryStatus};
 use self::grants::Grants;
 use crate::found::{Found, Payload, Source};
 use crate::metrics::Metrics;
@@ -117,8 +117,8 @@ pub enum Asker {
     /// Anybody else, where no secret tells. All of them have some questions a minute, and fewer to registries that have never
     /// answered.
     Anybody,
-    /// Somebody without the node secret, where one is set: nothing is asked, and what is known counts.
-    Stranger,
+    /// A client without the node secret although one is set. It starts no check; remembered answers apply.
+    Unauthenticated,
     /// This node, about a repository under which it holds what is asked for.
     Holder,
 }
@@ -262,16 +262,16 @@ impl UpstreamCheck {
         let is_tag = matches!(question, Question::Tag(_));
         // Whether upstream says what the tag is; else it says only what is public.
         let is_fresh = is_tag && self.0.options.tags == TagPolicy::Fresh;
-        let standing = self.0.answers.lock().standing(origin);
+        let status = self.0.answers.lock().status(origin);
         if let Some(credentials) = credentials
-            && !standing.was_public()
+            && !status.was_public()
         {
             return self.admit_with(origin, &question, credentials, asker).await;
         }
-        match standing {
-            Standing::Public if !is_fresh => return Ok(None),
+        match status {
+            RepositoryStatus::Public if !is_fresh => return Ok(None),
             // No node hands a manifest of such a repository on.
-            Standing::Refused | Standing::GivenToThisNode if !is_tag => {
+            RepositoryStatus::Refused | RepositoryStatus::GivenToThisNode if !is_tag => {
                 return Err(self.refused(&question, asker));
             }
             _ => {}
@@ -290,12 +290,12 @@ impl UpstreamCheck {
             // It was given to this node, by what hosts.toml says of it.
             Answer::Granted(_) => refused(),
             // Nodes may have a tag that upstream has no longer.
-            Answer::NotFound if is_tag && !is_fresh && standing.was_public() => return Ok(None),
+            Answer::NotFound if is_tag && !is_fresh && status.was_public() => return Ok(None),
             Answer::Refused | Answer::NotFound => refused(),
             Answer::Unreachable => match policy {
                 PrivatePolicy::Share => return Ok(None),
-                PrivatePolicy::Auto if !standing.was_refused() => return Ok(None),
-                PrivatePolicy::Protect if standing.was_public() => return Ok(None),
+                PrivatePolicy::Auto if !status.was_refused() => return Ok(None),
+                PrivatePolicy::Protect if status.was_public() => return Ok(None),
                 PrivatePolicy::Auto | PrivatePolicy::Protect => {
                     self.0.answers.lock().leave_unproven(origin);
                     refused()
@@ -305,7 +305,7 @@ impl UpstreamCheck {
                 self.0.answers.lock().leave_unproven(origin);
                 Refusal::TagUnchecked("upstream is slow")
             }
-            Answer::Failed | Answer::Slow if standing.was_public() => return Ok(None),
+            Answer::Failed | Answer::Slow if status.was_public() => return Ok(None),
             Answer::Failed if is_tag && policy == PrivatePolicy::Share => return Ok(None),
             Answer::Failed | Answer::Slow => {
                 self.0.answers.lock().leave_unproven(origin);

@@ -20,7 +20,7 @@ const PIECE: usize = 1024 * 1024;
 
 /// What an object was found to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Verification {
     Right,
     Wrong,
 }
@@ -55,23 +55,27 @@ impl FileIdentity {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn verify_small(catalog: &Catalog, digest: &Digest, content: &Content) -> io::Result<Verdict> {
+pub fn verify_small(
+    catalog: &Catalog,
+    digest: &Digest,
+    content: &Content,
+) -> io::Result<Verification> {
     let size = content.size();
     let file = match content {
-        _ if size > VERIFIED_WHOLE => return Ok(Verdict::Right),
+        _ if size > VERIFIED_WHOLE => return Ok(Verification::Right),
         Content::Bytes(bytes) => return Ok(verdict(digest.verifies(bytes))),
         // The store itself verifies it.
-        Content::Verifying { .. } => return Ok(Verdict::Right),
+        Content::Verifying { .. } => return Ok(Verification::Right),
         Content::File { file, .. } => file,
     };
     let identity = FileIdentity::of(file)?;
     if catalog.is_verified(digest, &identity) {
-        return Ok(Verdict::Right);
+        return Ok(Verification::Right);
     }
     let mut bytes = vec![0; size as usize];
     file.read_exact_at(&mut bytes, 0)?;
     let verdict = verdict(digest.verifies(&bytes));
-    if verdict == Verdict::Right {
+    if verdict == Verification::Right {
         catalog.note_verified(digest, identity);
     }
     Ok(verdict)
@@ -81,11 +85,11 @@ pub fn verify_small(catalog: &Catalog, digest: &Digest, content: &Content) -> io
 ///
 /// # Errors
 /// It cannot be read.
-pub async fn hash(digest: &Digest, content: Content, rate: u64) -> io::Result<Verdict> {
+pub async fn hash(digest: &Digest, content: Content, rate: u64) -> io::Result<Verification> {
     let (file, size) = match content {
         Content::Bytes(bytes) => return Ok(verdict(digest.verifies(&bytes))),
         // The store itself verifies it.
-        Content::Verifying { .. } => return Ok(Verdict::Right),
+        Content::Verifying { .. } => return Ok(Verification::Right),
         Content::File { file, size } => (file, size),
     };
     let (mut hasher, mut offset, began) = (Hasher::new(digest), 0, Instant::now());
@@ -93,7 +97,7 @@ pub async fn hash(digest: &Digest, content: Content, rate: u64) -> io::Result<Ve
         let read;
         (hasher, read) = piece(hasher, file.clone(), offset).await?;
         if read == 0 {
-            return Ok(Verdict::Wrong);
+            return Ok(Verification::Wrong);
         }
         offset += read as u64;
         let due = Duration::from_micros(offset.saturating_mul(1_000_000) / rate);
@@ -112,11 +116,11 @@ async fn piece(mut hasher: Hasher, file: Arc<File>, offset: u64) -> io::Result<(
     read.await.map_err(io::Error::other)?
 }
 
-fn verdict(is_right: bool) -> Verdict {
+fn verdict(is_right: bool) -> Verification {
     if is_right {
-        Verdict::Right
+        Verification::Right
     } else {
-        Verdict::Wrong
+        Verification::Wrong
     }
 }
 
@@ -137,11 +141,11 @@ mod tests {
         let digest = Digest::sha256(&bytes);
         let (began, rate) = (Instant::now(), bytes.len() as u64 / 4);
         let verdict = hash(&digest, file(&bytes), rate).await;
-        assert_eq!(verdict.expect("read"), Verdict::Right);
+        assert_eq!(verdict.expect("read"), Verification::Right);
         assert_eq!(began.elapsed().as_secs(), 4);
         for wrong in [&bytes[1..], &[bytes.as_slice(), b"x"].concat()] {
             let verdict = hash(&digest, file(wrong), rate).await;
-            assert_eq!(verdict.expect("read"), Verdict::Wrong);
+            assert_eq!(verdict.expect("read"), Verification::Wrong);
         }
     }
 
@@ -150,13 +154,16 @@ mod tests {
         let (catalog, digest) = (Catalog::default(), Digest::sha256(b"config"));
         let content = file(b"config");
         let verify = || verify_small(&catalog, &digest, &content).expect("read");
-        assert_eq!((verify(), verify()), (Verdict::Right, Verdict::Right));
+        assert_eq!(
+            (verify(), verify()),
+            (Verification::Right, Verification::Right)
+        );
         let Content::File { file, .. } = &content else {
             unreachable!("a file");
         };
         file.write_all_at(b"x", 0).expect("written");
         file.set_modified(std::time::SystemTime::UNIX_EPOCH)
             .expect("set");
-        assert_eq!(verify(), Verdict::Wrong);
+        assert_eq!(verify(), Verification::Wrong);
     }
 }

@@ -18,13 +18,13 @@ const MAX_PULLS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 /// The budget of one pull.
 #[derive(Debug)]
-pub struct WaitingBudget(Mutex<Account>);
+pub struct WaitingBudget(Mutex<Charges>);
 
 #[derive(Debug)]
-struct Account {
+struct Charges {
     lost: Duration,
     /// The part of it that flights know of.
-    told: Duration,
+    reported: Duration,
     /// Waiting before this time has been charged.
     charged_until: Instant,
     /// When the waits began that have not ended.
@@ -35,9 +35,9 @@ struct Account {
 impl Default for WaitingBudget {
     fn default() -> Self {
         let now = Instant::now();
-        Self(Mutex::new(Account {
+        Self(Mutex::new(Charges {
             lost: Duration::ZERO,
-            told: Duration::ZERO,
+            reported: Duration::ZERO,
             charged_until: now,
             waits: Vec::new(),
             used: now,
@@ -45,7 +45,7 @@ impl Default for WaitingBudget {
     }
 }
 
-impl Account {
+impl Charges {
     /// Charges the time from `since` to `now`.
     fn charge(&mut self, since: Instant, now: Instant) {
         let since = since.max(self.charged_until);
@@ -96,15 +96,15 @@ impl WaitingBudget {
     /// Upstream has failed the pull: peers are all there is.
     pub fn renew(&self) {
         let mut account = self.0.lock();
-        (account.lost, account.told) = (Duration::ZERO, Duration::ZERO);
+        (account.lost, account.reported) = (Duration::ZERO, Duration::ZERO);
     }
 
     /// What was lost since the last call, so that flights are told of it.
-    pub fn untold(&self) -> Duration {
+    pub fn take_unreported(&self) -> Duration {
         let mut account = self.0.lock();
-        let untold = account.lost.saturating_sub(account.told);
-        account.told = account.lost;
-        untold
+        let unreported = account.lost.saturating_sub(account.reported);
+        account.reported = account.lost;
+        unreported
     }
 }
 
@@ -119,7 +119,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// Ends the wait: a source was found, and waiting was free for this long.
+    /// ConnectionAddresses the wait: a source was found, and waiting was free for this long.
     pub fn found(mut self, free: Duration) {
         self.free = free;
     }

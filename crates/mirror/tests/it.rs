@@ -30,8 +30,8 @@ use http_body_util::BodyExt;
 use layout::Layout;
 use mirror::memory::MemoryCluster;
 use mirror::{
-    Access, Body, Candidate, Ends, Flights, Limits, MIRRORED, Mirror, Options, Parts, PeerId,
-    PullThrough, Reader, UpstreamError,
+    Access, Adapters, Body, Candidate, ConnectionAddresses, Flights, Limits, MIRRORED, Mirror,
+    Options, PeerId, PullThrough, Reader, UpstreamError,
 };
 use oci::{Digest, Origin};
 use parking_lot::Mutex;
@@ -76,7 +76,7 @@ fn app_of(limit: u64, flights: Option<Arc<dyn Flights>>) -> TestApp {
         peer: PeerId::new("here"),
         addresses: Arc::new([HERE]),
     };
-    let parts = Parts {
+    let parts = Adapters {
         store: store.clone(),
         router: Arc::new(MemoryCluster::default().router(node)),
         pull_through: Some(PullThrough {
@@ -115,7 +115,7 @@ impl TestApp {
         self.mirror
             .answer(
                 &request.into_parts().0,
-                Ends {
+                ConnectionAddresses {
                     remote,
                     local: HERE,
                 },

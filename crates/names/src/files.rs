@@ -14,7 +14,7 @@ use crate::configuration::Configuration;
 use crate::hosts::Hosts;
 use crate::servers::Dns;
 
-/// Between two looks at the files, at look-ups only. They are a few hundred bytes, so they are read whole and compared:
+/// The interval between two looks at the files, at lookups only. They are a few hundred bytes, so they are read whole and compared:
 /// times and sizes do not show every change.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// What stands in a file behind this many bytes is not read.
@@ -85,7 +85,7 @@ impl Files {
         let hostname = String::from_utf8_lossy(&texts.hostname);
         let domain = hostname.trim().split_once('.').map(|(_, domain)| domain);
         let configuration = Configuration::parse(&texts.resolv_conf, domain);
-        tracing::debug!(?configuration, "names are resolved by these");
+        tracing::debug!(?configuration, "resolver configuration");
         Configured {
             hosts: Hosts::parse(&texts.hosts),
             dns: Dns::new(configuration, self.cache),

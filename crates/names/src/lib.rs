@@ -48,7 +48,7 @@ pub enum NameError {
 pub enum Cache {
     /// For as long as the records say.
     Kept,
-    /// Each look-up asks anew: for names of pods, which come and go.
+    /// Each lookup asks anew: for names of pods, which come and go.
     Unused,
 }
 

@@ -44,7 +44,7 @@ async fn the_files_are_read_again_when_they_change() {
     write("hosts", "10.0.0.1 node1\n");
     assert!(
         configured().await.hosts.get("node1").is_none(),
-        "not at every look-up"
+        "not at every lookup"
     );
     advance(Duration::from_secs(1)).await;
     let first = configured().await;

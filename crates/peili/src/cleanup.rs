@@ -7,7 +7,7 @@ use anyhow::Context;
 use hosts::ConfigPath;
 use hosts::probe::{self, Endpoint};
 use http::{Response, StatusCode};
-use mirror::{Body, Ends, Health, ListenAddress};
+use mirror::{Body, ConnectionAddresses, Health, ListenAddress};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use crate::fault::Faults;
 use crate::settings::node_name;
 use crate::{address, configuration, duration};
 
-/// Between two attempts to put the configuration back.
+/// The interval between two attempts to put the configuration back.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Puts containerd's configuration back, as often as it takes, and says on `/readyz` whether that is done, until
@@ -36,7 +36,7 @@ pub async fn run(arguments: &CleanupArgs, shutdown: CancellationToken) -> anyhow
     let node = node_name(&arguments.node_name);
     let begun = Health::Waiting(format!("{node}: not put back yet"));
     let (tell, state) = watch::channel(begun);
-    let handler = move |request: http::Request<hyper::body::Incoming>, _: Ends| {
+    let handler = move |request: http::Request<hyper::body::Incoming>, _: ConnectionAddresses| {
         let state = state.borrow().clone();
         async move {
             if request.uri().path() == "/readyz" && request.method() == http::Method::GET {
@@ -58,7 +58,7 @@ pub async fn run(arguments: &CleanupArgs, shutdown: CancellationToken) -> anyhow
     done
 }
 
-/// Ends when it is done, and tells how it stands until then.
+/// ConnectionAddresses when it is done, and tells how it stands until then.
 async fn put_back(path: ConfigPath, node: &str, tell: &watch::Sender<Health>) {
     let mut last = String::new();
     loop {
@@ -71,7 +71,10 @@ async fn put_back(path: ConfigPath, node: &str, tell: &watch::Sender<Health>) {
             Ok(report) => {
                 configuration::log(&report);
                 if report.failures.is_empty() {
-                    tracing::info!(node, "put back; answering /readyz until stopped");
+                    tracing::info!(
+                        node,
+                        "containerd's configuration is restored; serving /readyz until stopped"
+                    );
                     tell.send_replace(Health::Ready);
                     return;
                 }
@@ -82,7 +85,11 @@ async fn put_back(path: ConfigPath, node: &str, tell: &watch::Sender<Health>) {
         };
         // Once for each reason.
         if error != last {
-            tracing::error!(node, error, "not put back; trying again");
+            tracing::error!(
+                node,
+                error,
+                "cannot restore containerd's configuration; retrying"
+            );
             tell.send_replace(Health::Waiting(format!("{node}: {error}")));
             last = error;
         }

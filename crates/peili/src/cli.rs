@@ -259,7 +259,7 @@ pub struct StoreArgs {
     /// (discard_unpacked_layers), so that they can be shared, as in 10m; 0: not at all.
     #[arg(long, env = "RETAIN_FOR", default_value = "0")]
     pub retain_for: String,
-    /// containerd: bytes that are kept so at the most; the oldest go first, also where the disk is full.
+    /// containerd: the most bytes of retained layers. The oldest are released first, also when the disk is full.
     #[arg(long, env = "RETAIN_BYTES", default_value = "10GiB")]
     pub retain_bytes: String,
     /// containerd: nothing is kept so where more than this percentage of the disk is in use. A kubelet removes images
@@ -319,9 +319,9 @@ pub struct MirrorArgs {
     /// Whether tags are answered, not digests alone.
     #[arg(long, env = "RESOLVE_TAGS", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
     pub resolve_tags: String,
-    /// Registry that is meant where a client names none. Docker's registry-mirrors, for one, needs docker.io here. Clients
-    /// that put the registry first in the path, as in 127.0.0.1:5000/quay.io/app, need nothing; a port follows an
-    /// underscore there: 127.0.0.1:5000/10.0.0.1_5000/app.
+    /// Registry for requests that name none. Docker's registry-mirrors needs docker.io. Clients can instead put the
+    /// registry first in the path, as in 127.0.0.1:5000/quay.io/app; a port follows an underscore there:
+    /// 127.0.0.1:5000/10.0.0.1_5000/app.
     #[arg(
         long,
         env = "DEFAULT_REGISTRY",
@@ -339,7 +339,7 @@ pub struct MirrorArgs {
     pub node_secret_file: String,
     #[command(flatten)]
     pub credentials: CredentialsArgs,
-    /// Spegel's debug page. Taken and without effect.
+    /// Accepted for compatibility with Spegel. Has no effect.
     #[arg(long, env = "DEBUG_WEB_ENABLED", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
     pub debug_web_enabled: String,
 }

@@ -16,7 +16,7 @@ use crate::kubectl::{Kubectl, Pod};
 
 /// For one pull, as the kubelet makes it.
 const PULL_LIMIT: Duration = Duration::from_secs(5 * 60);
-/// Between two looks at a pod.
+/// The interval between two looks at a pod.
 const POLL: Duration = Duration::from_secs(1);
 /// Pods of a trial begin with it.
 const PREFIX: &str = "peili-trial";

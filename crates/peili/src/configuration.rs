@@ -51,7 +51,7 @@ pub async fn run(arguments: &ConfigurationArgs, shutdown: CancellationToken) -> 
             Ok(report) => {
                 error.clear();
                 if !report.written.is_empty() {
-                    tracing::info!("somebody changed the files; they are written again");
+                    tracing::info!("hosts.toml files were changed; writing them again");
                     log(&report);
                 }
                 // Once for each reason: whoever is at fault may take a while.

@@ -20,11 +20,11 @@ use crate::duration;
 use crate::fault::Faults;
 use crate::show::{self, Output};
 
-/// Between two looks with `--wait`.
+/// The interval between two looks with `--wait`.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Where to look.
-struct Place {
+struct DoctorTarget {
     endpoint: Endpoint,
     /// What is given on the command line; empty: as the mirror has it.
     given: ContainerdPaths,
@@ -53,7 +53,7 @@ pub async fn run(arguments: &DoctorArgs, shutdown: CancellationToken) -> anyhow:
     }
     let all = || Some((endpoint?, output?, wait?));
     let (endpoint, output, wait) = faults.settle(all())?;
-    let place = Place {
+    let place = DoctorTarget {
         endpoint,
         given,
         pre: arguments.pre,
@@ -84,7 +84,7 @@ fn show_report(report: &Report, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Place {
+impl DoctorTarget {
     async fn facts(&self) -> Facts {
         let mirror = self.mirror().await;
         let paths = self.paths(mirror.as_ref().ok().map(|(_, mirror)| mirror));

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use http::{Response, StatusCode, header};
 use mirror::serve::PortLimits;
-use mirror::{Body, Ends, Mirror};
+use mirror::{Body, ConnectionAddresses, Mirror};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -70,12 +70,15 @@ pub async fn serve(
 ) {
     let Metrics { registry, ready } = metrics;
     let pages = Arc::new(pages);
-    let handler = move |request: http::Request<hyper::body::Incoming>, ends: Ends| {
+    let handler = move |request: http::Request<hyper::body::Incoming>,
+                        addresses: ConnectionAddresses| {
         let (metrics, pages, ready) = (registry.clone(), pages.clone(), ready.clone());
         let mirror = mirror.clone();
         async move {
             let path = request.uri().path();
-            let answered = pages.answer(request.uri(), request.headers(), ends).await;
+            let answered = pages
+                .answer(request.uri(), request.headers(), addresses)
+                .await;
             if let Some(answer) = answered {
                 return answer;
             }

@@ -11,7 +11,7 @@ use doctor::ContainerdPaths;
 use kubernetes::NodeReadiness;
 use layout::Layout;
 use mirror::serve::{ConnectionLimits, Shutdown};
-use mirror::{CheckOptions, Mirror, Parts, PullThrough, Router, Secret, TagPolicy, Upstream};
+use mirror::{Adapters, CheckOptions, Mirror, PullThrough, Router, Secret, TagPolicy, Upstream};
 use prometheus_client::registry::Registry;
 use swarm::{Bootstrap, SwarmError};
 use tokio::net::TcpListener;
@@ -236,7 +236,7 @@ impl Bound {
 /// Follows the files with this node's credentials, and warns of clients that need none.
 fn watch_credentials(settings: &Settings, metrics: &mut Registry, tasks: &mut JoinSet<()>) {
     let access = &settings.mirror.access;
-    if access.keeps_strangers_out() && access.node_secret.is_none() {
+    if access.requires_network_proof() && access.node_secret.is_none() {
         tracing::warn!(
             "with --network-key-file or --peer-tls-dir and without a node secret, all that reaches the registry port from \
              this host is served without key and certificate, a proxy's clients too; set --node-secret-file"
@@ -317,13 +317,13 @@ fn start(
     router: Arc<dyn Router>,
     metrics: &mut Registry,
     tasks: &mut JoinSet<()>,
-) -> Parts {
+) -> Adapters {
     match store {
         Opened::Containerd { config, setup } => {
             tasks.spawn(check(config.clone(), setup));
             let (store, keeper) = Containerd::open(config, metrics);
             tasks.spawn(keeper);
-            Parts {
+            Adapters {
                 store,
                 router,
                 pull_through: None,
@@ -336,7 +336,7 @@ fn start(
                 intake: store.clone(),
                 upstream,
             };
-            Parts {
+            Adapters {
                 store,
                 router,
                 pull_through: Some(pull_through),

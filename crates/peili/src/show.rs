@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{ShowArgs, StatusArgs};
 use crate::fault::Faults;
 
-/// Between two looks with `--watch`.
+/// The interval between two looks with `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Where the mirror says how it is, and how its cluster is.
 const STATUS: &str = "/api/v1/status";

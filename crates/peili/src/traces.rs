@@ -26,7 +26,7 @@ use sampler::Sampler;
 const QUEUE: usize = 2048;
 /// Spans of one request to the collector (`OTEL_BSP_MAX_EXPORT_BATCH_SIZE`'s default).
 const BATCH: usize = 512;
-/// Between two requests to the collector (`OTEL_BSP_SCHEDULE_DELAY`'s default).
+/// The interval between two requests to the collector (`OTEL_BSP_SCHEDULE_DELAY`'s default).
 const PERIOD: Duration = Duration::from_secs(5);
 /// For the last spans of a mirror that ends.
 const LAST_LIMIT: Duration = Duration::from_secs(2);

@@ -11,7 +11,7 @@ use crate::fault::Faults;
 use crate::kubectl::Kubectl;
 use crate::value;
 
-/// Between two looks at whether kubectl still runs.
+/// The interval between two looks at whether kubectl still runs.
 const POLL: Duration = Duration::from_millis(200);
 
 /// Forwards a port to the page of a node's mirror until `shutdown`.

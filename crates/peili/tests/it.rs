@@ -157,7 +157,7 @@ fn lists_come_from_the_environment_too() {
     }
 }
 
-/// Ends the process whatever the test does.
+/// ConnectionAddresses the process whatever the test does.
 struct Running(Child);
 
 impl Drop for Running {

@@ -31,7 +31,7 @@ pub struct Member {
     /// Why it has not answered. The rest is then unknown.
     pub error: Option<String>,
     /// Since its mirror started, in seconds.
-    pub uptime: u64,
+    pub uptime_s: u64,
     pub is_ready: bool,
     /// Its link is far slower than is usual.
     pub is_slow: bool,

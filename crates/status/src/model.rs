@@ -33,7 +33,7 @@ pub struct Node {
     pub name: String,
     pub version: String,
     /// Since the mirror started, in seconds.
-    pub uptime: u64,
+    pub uptime_s: u64,
     /// Why it is not ready; `None` if it is.
     pub not_ready: Option<String>,
 }
@@ -68,7 +68,7 @@ pub struct Pull {
     /// Registry and repository.
     pub image: String,
     /// Since it began, in seconds.
-    pub age: u64,
+    pub age_s: u64,
     pub objects: Vec<Object>,
 }
 
@@ -192,9 +192,9 @@ pub enum PeerState {
 pub struct Finished {
     pub image: String,
     /// Since it ended, in seconds.
-    pub ago: u64,
+    pub ago_s: u64,
     /// How long it took, in milliseconds.
-    pub took: u64,
+    pub took_ms: u64,
     /// In bytes.
     pub local: u64,
     pub peers: u64,
@@ -210,9 +210,9 @@ pub struct TrialPull {
     /// Registry and repository.
     pub image: String,
     /// Since it ended, in seconds.
-    pub ago: u64,
+    pub ago_s: u64,
     /// How long it took, in milliseconds.
-    pub took: u64,
+    pub took_ms: u64,
     /// In the order in which they were asked for.
     pub objects: Vec<TrialObject>,
 }
@@ -229,9 +229,9 @@ pub struct TrialObject {
     /// Why the registry had to give it: one of the reasons of `peili_upstream_bytes_total`.
     pub reason: Option<String>,
     /// Between the request and the first byte, in milliseconds; `None`: the mirror sent none.
-    pub first_byte: Option<u64>,
+    pub first_byte_ms: Option<u64>,
     /// Between the request and the last byte, in milliseconds.
-    pub took: u64,
+    pub took_ms: u64,
     /// In bytes per second, from the first byte on.
     pub rate: Option<u64>,
     /// Whether all of it came.

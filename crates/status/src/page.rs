@@ -208,7 +208,7 @@ fn figures(status: &Status) -> Markup {
     let totals = &status.totals;
     html! {
         p {
-            "In the last " (words::seconds(status.node.uptime)) ": "
+            "In the last " (words::seconds(status.node.uptime_s)) ": "
             b { (words::bytes(totals.pulled())) } " pulled, "
             b { (words::bytes(totals.upstream)) } " from upstream ("
             (words::percent(totals.upstream, totals.pulled())) ")"

@@ -70,7 +70,7 @@ pub fn status(status: &Status) -> String {
     let _ = writeln!(
         text,
         "In the last {}: {} pulled, {} from upstream ({}){}. {} sent to peers.",
-        words::seconds(node.uptime),
+        words::seconds(node.uptime_s),
         words::bytes(totals.pulled()),
         words::bytes(totals.upstream),
         words::percent(totals.upstream, totals.pulled()),
@@ -98,7 +98,7 @@ fn pulls(status: &Status) -> String {
             bar(offset, size),
             words::bytes(size),
             words::rate(pull.rate()),
-            words::seconds(pull.age),
+            words::seconds(pull.age_s),
         ]);
         for object in &pull.objects {
             let size = object.size.unwrap_or(object.offset);
@@ -133,8 +133,8 @@ fn finished(status: &Status) -> String {
                 .collect();
             vec![
                 pull.image.clone(),
-                format!("{} ago", words::seconds(pull.ago)),
-                words::milliseconds(pull.took),
+                format!("{} ago", words::seconds(pull.ago_s)),
+                words::milliseconds(pull.took_ms),
                 words::bytes(pull.local),
                 words::bytes(pull.peers),
                 words::bytes(pull.upstream),
@@ -174,7 +174,7 @@ pub fn cluster(cluster: &Cluster) -> String {
             words::bytes(node.peers),
             words::bytes(node.upstream),
             node.version.clone().unwrap_or_default(),
-            words::seconds(node.uptime),
+            words::seconds(node.uptime_s),
         ],
     });
     let rows: Vec<_> = rows.collect();

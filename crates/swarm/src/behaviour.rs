@@ -31,14 +31,15 @@ pub(crate) const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/spegel/kad
 /// What identify calls the network, as go-libp2p does.
 const IDENTIFY_PROTOCOL: &str = "ipfs/0.1.0";
 
-/// For a TCP connection. A live peer of the cluster answers in a round trip.
+/// The limit of a TCP connection. A live peer of the cluster answers in a round trip.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// For TCP, TLS, Noise and yamux together, in both directions. Longer, for it is CPU on two nodes that may be busy.
+/// The limit of TCP, TLS, Noise and yamux together, in both directions. It is longer because they take CPU on two nodes
+/// that may be busy.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For one request of a look-up. A peer that went silent holds up a look-up so long, which others bound by their own
-/// patience, until a ping finds it dead; a shorter limit gives up live peers while many nodes start at once.
+/// The limit of one request of a lookup. A silent peer delays a lookup by this much until a ping finds it dead; a
+/// shorter limit gives up live peers while many nodes start at once.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a look-up or announcement as a whole.
+/// The limit of a lookup or announcement as a whole.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest Kademlia message, in bytes. The default of 16 KiB loses a popular key: go-libp2p answers with all providers
 /// that it knows, at some 150 bytes each; this is room for 800. A peer may have 32 requests open on each of its four
@@ -47,9 +48,8 @@ const MAX_KAD_MESSAGE: usize = 128 * 1024;
 /// A peer that says nothing for both of these together is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection stays open without use: so long that in a small cluster, where every look-up asks everybody,
-/// connections stay open and a look-up is one round trip. In a large one look-ups touch ever other nodes; there
-/// [`crate::node::KEPT_CONNECTIONS`] bounds them.
+/// How long an unused connection stays open. In a small cluster every lookup asks all nodes, so connections stay open
+/// and a lookup is one round trip. In a large one, [`crate::node::KEPT_CONNECTIONS`] bounds them.
 pub(crate) const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// Streams of one connection. Kademlia uses up to 32 each way, the others a few together.
@@ -151,8 +151,8 @@ pub(crate) fn transport(
         .boxed())
 }
 
-/// Dials others only, and rarely where no peer was proven. Of a peer's addresses libp2p takes the first that answers, and if that is this node itself (both
-/// have a docker0 of the same address) gives up the peer; so such an address has to fail before it is tried.
+/// Refuses to dial this node's own addresses, and limits dials to unproven ones. libp2p takes the first address of a
+/// peer that answers. If that is this node itself (both have a docker0 of the same address), libp2p gives the peer up.
 struct Others<T> {
     inner: T,
     filter: AddressFilter,

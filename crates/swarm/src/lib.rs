@@ -1,14 +1,12 @@
 //! Finding peers and what they hold: the mirror's router over libp2p.
-//!
 //! Nodes find each other by Kademlia (`/spegel/kad/1.0.0`, over TCP, Noise and yamux), in one network with Spegel's.
-//! Whoever takes part in flights is then a member among members: the rules of the crate `flights` say who tells whom
-//! what it holds, who answers a look-up and who pulls what from upstream, in datagrams (`/peili/flights/1`; module
-//! `datagrams`) of which this crate knows nothing but the way. For those who speak Kademlia alone, Spegel's nodes and
-//! ours without flights, keys are published and asked for as provider records, too, that last 19 minutes, as long as
-//! such a node is about (module `legacy_peers`): publishing is what costs most here. One task owns all of libp2p (module
-//! `node`); the rest sends it commands.
+//! Nodes with flights form a membership: the rules of the crate `flights` decide who announces, who answers lookups and
+//! who pulls from upstream, in datagrams (`/peili/flights/1`; module `datagrams`) that this crate only delivers. Legacy
+//! peers, Spegel's nodes and ours without flights, speak Kademlia alone. While there are any, keys are also published
+//! and looked up as provider records, which last 19 minutes (module `legacy_peers`). Publishing is the largest cost
+//! here. One task owns all of libp2p (module `node`); the rest sends it commands.
 //!
-//! In clusters of a few to some hundred nodes connections stay open and a look-up is one round trip. What is bounded
+//! In clusters of a few to some hundred nodes connections stay open and a lookup is one round trip. What is bounded
 //! for larger ones (connections, records, addresses, datagrams that wait) is a named constant where it is used.
 //!
 //! The process must have a default rustls crypto provider when bootstrapping over HTTP.
@@ -77,7 +75,7 @@ use peers::Remembered;
 const BIND_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the tasks to end once told to.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Look-ups that wait for the node's attention. Beyond them a look-up finds nothing.
+/// Lookups that wait for the node's attention. Beyond them a lookup finds nothing.
 const FIND_QUEUE: usize = 1024;
 /// Other commands that wait; whoever sends more waits with them.
 const COMMAND_QUEUE: usize = 64;
@@ -226,8 +224,8 @@ fn lacks_family(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
 }
 
-/// libp2p shares a port with whoever lets it (SO_REUSEPORT), and a second router would take half of the connections to
-/// the first. So see first whether a socket that shares nothing can have it.
+/// Fails if the port is in use. libp2p binds with SO_REUSEPORT, so that a second router would silently take half of the
+/// connections of the first; a plain socket detects that.
 fn probe(address: ListenAddress) -> Result<(), SwarmError> {
     if address.port == 0 {
         return Ok(());

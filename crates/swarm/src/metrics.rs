@@ -6,7 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Upper bounds, in seconds: a round trip on a rack up to the longest look-up.
+/// Upper bounds, in seconds: a round trip on a rack up to the longest lookup.
 const RESOLVE_BUCKETS: [f64; 14] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
@@ -48,8 +48,8 @@ pub(crate) struct Metrics {
     pub(crate) peers_lost: Counter,
     /// `peili_router_members`: nodes that take part in flights, this one included, as far as it knows.
     pub(crate) members: Gauge,
-    /// `peili_router_seeks`: questions of this node about what to do for a pull that wait for an answer.
-    pub(crate) seeks: Gauge,
+    /// `peili_router_pending_requests`: questions of this node about what to do for a pull that wait for an answer.
+    pub(crate) pending_requests: Gauge,
     /// `peili_router_datagrams_sent_total`: messages to other members.
     pub(crate) datagrams_sent: Counter,
     /// `peili_router_datagrams_received_total`: messages from other members.
@@ -75,7 +75,7 @@ impl Metrics {
             keys_dropped: Counter::default(),
             peers_lost: Counter::default(),
             members: Gauge::default(),
-            seeks: Gauge::default(),
+            pending_requests: Gauge::default(),
             datagrams_sent: Counter::default(),
             datagrams_received: Counter::default(),
             datagrams_undelivered: Counter::default(),
@@ -117,9 +117,9 @@ impl Metrics {
                 &self.members,
             ),
             (
-                "seeks",
+                "pending_requests",
                 "Requests for a source that wait for an answer",
-                &self.seeks,
+                &self.pending_requests,
             ),
         ];
         router.register(

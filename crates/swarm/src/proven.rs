@@ -23,12 +23,12 @@ const MAX_IPS: usize = 4;
 
 /// Where connections are counted: at an IP address. On loopback several nodes share one, so there at a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Place {
+enum DialTarget {
     Ip(IpAddr),
     Socket(SocketAddr),
 }
 
-impl Place {
+impl DialTarget {
     fn of(socket: &SocketAddr) -> Self {
         match socket.ip().to_canonical() {
             ip if ip.is_loopback() => Self::Socket(*socket),
@@ -47,7 +47,7 @@ struct Attempts {
 pub(crate) struct Proven {
     /// All peers met, with the addresses where they were proven.
     peers: LruCache<PeerId, Vec<IpAddr>>,
-    attempts: HashMap<Place, Attempts>,
+    attempts: HashMap<DialTarget, Attempts>,
     /// What the operator has named, or what was proven in an earlier run.
     seeds: HashSet<SocketAddr>,
     refused: u64,
@@ -73,7 +73,7 @@ impl Proven {
     /// Records a handshake with a peer at an address that this node connected to.
     pub(crate) fn reached(&mut self, peer: PeerId, socket: &SocketAddr) {
         self.is_at(peer, socket.ip());
-        if let Some(attempts) = self.attempts.get_mut(&Place::of(socket)) {
+        if let Some(attempts) = self.attempts.get_mut(&DialTarget::of(socket)) {
             attempts.count = attempts.count.saturating_sub(1);
         }
     }
@@ -104,7 +104,7 @@ impl Proven {
         if is_there || self.seeds.contains(socket) {
             return true;
         }
-        let place = Place::of(socket);
+        let place = DialTarget::of(socket);
         let is_old = |attempts: &Attempts| now.duration_since(attempts.since) >= WINDOW;
         if self.attempts.get(&place).is_some_and(is_old) {
             self.attempts.remove(&place);

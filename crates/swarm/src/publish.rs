@@ -1,7 +1,7 @@
 //! When each key of this node is told to the cluster. Pure: time comes in.
 //!
 //! Telling one key means finding the 20 nodes nearest to it and telling each; that costs milliseconds of CPU, here and
-//! there. So keys wait in a queue, a few are told at a time, and fewer while somebody waits for a look-up. Told keys
+//! there. So keys wait in a queue, a few are told at a time, and fewer while somebody waits for a lookup. Told keys
 //! are told again before their records expire, and earlier when the cluster has outgrown the nodes that were told.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -20,7 +20,7 @@ const REPUBLISH_JITTER: f64 = 0.2;
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// Announcements on their way at once.
 const CONCURRENCY: usize = 4;
-/// The same while look-ups are running, which go first: enough to get on.
+/// The same while lookups are running, which go first: enough to get on.
 const CONCURRENCY_BESIDE_LOOKUPS: usize = 1;
 /// A key is told anew when the cluster has grown by this factor since: half of the 20 nodes a reader asks still know.
 const GROWTH: usize = 2;

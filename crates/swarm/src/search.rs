@@ -1,4 +1,4 @@
-//! Look-ups on their way, each shared by all who ask for the same key.
+//! Lookups on their way, each shared by all who ask for the same key.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use crate::key::RoutingKey;
 
 /// How often dropped searches are looked for.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
-/// With so many candidates a look-up is over, whoever else has the key.
+/// With so many candidates a lookup is over, whoever else has the key.
 const ENOUGH: usize = 32;
 
-/// Providers of a look-up whose addresses are looked for at once. Few have to be: addresses come with the record.
+/// Providers of a lookup whose addresses are looked for at once. Few have to be: addresses come with the record.
 const MAX_UNRESOLVED: usize = 3;
 
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl Searches {
         self.0.is_empty()
     }
 
-    /// Whether this is the first to ask, so that a look-up has to begin.
+    /// Whether this is the first to ask, so that a lookup has to begin.
     pub(crate) fn join(
         &mut self,
         key: RoutingKey,
@@ -72,7 +72,7 @@ impl Searches {
         }
     }
 
-    /// Whether this look-up has not met the peer before.
+    /// Whether this lookup has not met the peer before.
     pub(crate) fn is_new(&mut self, key: &RoutingKey, peer: PeerId) -> bool {
         self.0
             .get_mut(key)
@@ -94,7 +94,7 @@ impl Searches {
         (running.found.len() == 1).then(|| now - running.started)
     }
 
-    /// Whether the look-up has found all that anybody needs.
+    /// Whether the lookup has found all that anybody needs.
     pub(crate) fn has_enough(&self, key: &RoutingKey) -> bool {
         self.0.get(key).is_some_and(|r| r.found.len() >= ENOUGH)
     }

@@ -158,13 +158,13 @@ impl Labelled {
     }
 }
 
-/// The bytes that were asked for. `turn` is given back when they have ended.
-pub(crate) fn cut(source: Source, cut: &Cut, turn: OwnedSemaphorePermit) -> Body {
+/// The bytes that were asked for. `permit` is given back when they have ended.
+pub(crate) fn cut(source: Source, cut: &Cut, permit: OwnedSemaphorePermit) -> Body {
     let body = CutBody {
         source,
         skip: cut.skip,
         left: cut.take,
-        _turn: turn,
+        _permit: permit,
     };
     let body = stream::try_unfold(body, async |mut body| {
         Ok(body.next().await?.map(|bytes| (bytes, body)))
@@ -178,7 +178,7 @@ struct CutBody {
     skip: u64,
     /// Bytes still to come, where that is known.
     left: Option<u64>,
-    _turn: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl CutBody {

@@ -8,7 +8,7 @@ use oci::{Digest, Origin, Ranges};
 use crate::blob::{self, Incoming, Labelled, Source};
 use crate::encoding::{self, Form};
 use crate::fault::protocol;
-use crate::part::{Cut, CutError, Wanted, whole_size};
+use crate::part::{Cut, CutError, RequestedPart, whole_size};
 use crate::registries::{Asked, Registries};
 
 /// The cheapest part of a blob whose answer tells the size of the whole.
@@ -53,7 +53,7 @@ impl Registries {
         ranges: Option<&Ranges>,
     ) -> Result<UpstreamBlob, UpstreamError> {
         let origin = &repository.origin;
-        let wanted = Wanted::of(ranges);
+        let wanted = RequestedPart::of(ranges);
         let range = ranges.map(|ranges| HeaderValue::from_str(&ranges.first().to_string()));
         let range = range.transpose();
         let range = range.map_err(|_| protocol(origin, "a range that no header can hold"))?;
@@ -88,7 +88,7 @@ impl Registries {
             size: cut.size.filter(|_| form == Form::Plain),
             offset: cut.offset,
             visibility,
-            body: blob::cut(source, &cut, asked.turn),
+            body: blob::cut(source, &cut, asked.permit),
         })
     }
 
@@ -97,7 +97,7 @@ impl Registries {
         &self,
         repository: &UpstreamRepository,
         digest: &Digest,
-        wanted: Wanted,
+        wanted: RequestedPart,
         asked: &Asked,
     ) -> Result<Cut, UpstreamError> {
         let origin = &repository.origin;

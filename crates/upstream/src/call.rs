@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::client::Clients;
 use crate::fault::{self, forbidden, protocol};
-use crate::policy::{Base, Policy, Reach};
+use crate::policy::{AllowedScope, Base, Policy};
 use crate::registries::Limits;
 use crate::resolve::Names;
 
@@ -111,7 +111,7 @@ impl Caller {
     async fn hop(
         &self,
         origin: &Origin,
-        reach: Reach,
+        reach: AllowedScope,
         call: &Call,
         url: &Url,
         own_headers: &HeaderMap,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::redirect;
 
 use crate::CredentialsError;
-use crate::policy::Reach;
+use crate::policy::AllowedScope;
 use crate::proxy::Proxies;
 use crate::registries::Limits;
 use crate::resolve::{Names, Vetted};
@@ -33,9 +33,9 @@ pub enum SetupError {
     Credentials(#[from] CredentialsError),
 }
 
-/// Clients for each [`Reach`]. Their connections are apart: one that was made to an address inside is never reused for a
+/// Clients for each [`AllowedScope`]. Their connections are apart: one that was made to an address inside is never reused for a
 /// call that may not go there.
-pub(crate) struct Clients([Pair; Reach::ALL.len()]);
+pub(crate) struct Clients([Pair; AllowedScope::ALL.len()]);
 
 struct Pair {
     pooled: reqwest::Client,
@@ -44,21 +44,21 @@ struct Pair {
 
 impl Clients {
     /// Keeps connections for later requests.
-    pub(crate) fn pooled(&self, reach: Reach) -> &reqwest::Client {
+    pub(crate) fn pooled(&self, reach: AllowedScope) -> &reqwest::Client {
         &self.pair(reach).pooled
     }
 
     /// Makes a new connection for each request.
-    pub(crate) fn unpooled(&self, reach: Reach) -> &reqwest::Client {
+    pub(crate) fn unpooled(&self, reach: AllowedScope) -> &reqwest::Client {
         &self.pair(reach).unpooled
     }
 
-    fn pair(&self, reach: Reach) -> &Pair {
+    fn pair(&self, reach: AllowedScope) -> &Pair {
         let [public, private, loopback] = &self.0;
         match reach {
-            Reach::Public => public,
-            Reach::Private => private,
-            Reach::Loopback => loopback,
+            AllowedScope::Public => public,
+            AllowedScope::Private => private,
+            AllowedScope::Loopback => loopback,
         }
     }
 
@@ -130,7 +130,7 @@ impl Clients {
                 unpooled: build(reach, 0)?,
             })
         };
-        let [public, private, loopback] = Reach::ALL;
+        let [public, private, loopback] = AllowedScope::ALL;
         Ok(Self([pair(public)?, pair(private)?, pair(loopback)?]))
     }
 }

@@ -6,7 +6,7 @@ use oci::Ranges;
 use url::Url;
 
 use crate::challenge::{Challenge, relayable};
-use crate::part::{Cut, Wanted};
+use crate::part::{Cut, RequestedPart};
 use crate::{credentials, link};
 
 /// A docker config.json.
@@ -36,7 +36,7 @@ pub fn headers(values: &[HeaderValue]) {
         let headers = HeaderMap::from_iter([(CONTENT_RANGE, value.clone())]);
         for wanted in ["bytes=0-", "bytes=7-9", "bytes=-5"] {
             let ranges = Ranges::parse(wanted).ok().flatten();
-            if let Ok(cut) = Cut::of_part(Wanted::of(ranges.as_ref()), &headers)
+            if let Ok(cut) = Cut::of_part(RequestedPart::of(ranges.as_ref()), &headers)
                 && let (Some(size), Some(take)) = (cut.size, cut.take)
             {
                 assert!(cut.offset.checked_add(take).is_some_and(|end| end <= size));

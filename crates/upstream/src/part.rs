@@ -6,13 +6,13 @@ use oci::Ranges;
 
 /// What is asked for, before the size of the blob is known. Offsets in bytes, ends excluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum RequestedPart {
     From(u64),
     Between(u64, u64),
     Last(u64),
 }
 
-impl Wanted {
+impl RequestedPart {
     /// The first of some ranges; all without any.
     pub(crate) fn of(ranges: Option<&Ranges>) -> Self {
         let Some(ranges) = ranges else {
@@ -75,7 +75,7 @@ pub(crate) enum CutError {
 
 impl Cut {
     /// Of a body that is the whole blob.
-    pub(crate) fn of_whole(wanted: Wanted, size: Option<u64>) -> Result<Self, CutError> {
+    pub(crate) fn of_whole(wanted: RequestedPart, size: Option<u64>) -> Result<Self, CutError> {
         let (offset, end) = wanted.within(size).ok_or(match size {
             None => CutError::Unsized,
             size => CutError::Unsatisfiable(size),
@@ -89,13 +89,13 @@ impl Cut {
     }
 
     /// Of a body that is what `Content-Range` says.
-    pub(crate) fn of_part(wanted: Wanted, headers: &HeaderMap) -> Result<Self, CutError> {
+    pub(crate) fn of_part(wanted: RequestedPart, headers: &HeaderMap) -> Result<Self, CutError> {
         let value = headers.get(CONTENT_RANGE).and_then(|v| v.to_str().ok());
         let part = value.and_then(Part::parse).ok_or(CutError::OtherRange)?;
         // A part without a size reaches as far as was asked for.
         let size = part.size.or(match wanted {
-            Wanted::From(_) | Wanted::Last(_) => Some(part.end),
-            Wanted::Between(..) => None,
+            RequestedPart::From(_) | RequestedPart::Last(_) => Some(part.end),
+            RequestedPart::Between(..) => None,
         });
         let (offset, end) = wanted.within(size).ok_or(CutError::Unsatisfiable(size))?;
         let skip = offset.checked_sub(part.start).ok_or(CutError::OtherRange)?;
@@ -166,9 +166,9 @@ mod tests {
 
     use super::*;
 
-    fn wanted(header: &str) -> Wanted {
+    fn wanted(header: &str) -> RequestedPart {
         let ranges = Ranges::parse(header).expect("well-formed");
-        Wanted::of(ranges.as_ref())
+        RequestedPart::of(ranges.as_ref())
     }
 
     fn of_part(header: &str, content_range: &str) -> Result<(u64, u64, Option<u64>), CutError> {
@@ -179,10 +179,10 @@ mod tests {
 
     #[test]
     fn of_several_ranges_the_first_is_wanted() {
-        assert_eq!(Wanted::of(None), Wanted::From(0));
-        assert_eq!(wanted("bytes=5-"), Wanted::From(5));
-        assert_eq!(wanted("bytes=5-7,9-"), Wanted::Between(5, 8));
-        assert_eq!(wanted("bytes=-3, 1-2"), Wanted::Last(3));
+        assert_eq!(RequestedPart::of(None), RequestedPart::From(0));
+        assert_eq!(wanted("bytes=5-"), RequestedPart::From(5));
+        assert_eq!(wanted("bytes=5-7,9-"), RequestedPart::Between(5, 8));
+        assert_eq!(wanted("bytes=-3, 1-2"), RequestedPart::Last(3));
     }
 
     #[test]
@@ -233,7 +233,7 @@ mod tests {
         for header in ["bytes=10-", "bytes=10-12", "bytes=-0"] {
             assert_eq!(of(header, Some(10)), outside, "{header}");
         }
-        let empty = Cut::of_whole(Wanted::of(None), Some(0)).expect("all of nothing");
+        let empty = Cut::of_whole(RequestedPart::of(None), Some(0)).expect("all of nothing");
         assert_eq!(empty.take, Some(0));
     }
 

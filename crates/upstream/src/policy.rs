@@ -5,9 +5,10 @@
 //!
 //! - A registry may stand at a public or a private address (clusters have their own). At any other, only if the
 //!   operator has listed it by that very address, or as `localhost`.
-//! - An answer may lead as far inside as the one who gave it stands: a public registry to public addresses, a private
-//!   one to private ones too, one on loopback to loopback too. To metadata services and the like none leads.
-//! - From https no way leads to http.
+//! - A redirect may lead only to the kind of network that the registry itself is on, or to a more public one: a public
+//!   registry to public addresses, a private one to private ones too, one on loopback to loopback too; never to a
+//!   metadata service.
+//! - https never redirects to http.
 //!
 //! Addresses are judged after resolution, at the moment of connecting. Behind a proxy it is the proxy who resolves;
 //! then only what is written as an address in a URL is judged here.
@@ -35,13 +36,13 @@ pub(crate) struct Refused(String);
 
 /// How far inside a call may go; each reaches what the ones before it reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reach {
+pub(crate) enum AllowedScope {
     Public,
     Private,
     Loopback,
 }
 
-impl Reach {
+impl AllowedScope {
     pub(crate) const ALL: [Self; 3] = [Self::Public, Self::Private, Self::Loopback];
 
     pub(crate) fn vet(self, address: IpAddr) -> Result<(), Refused> {
@@ -58,7 +59,7 @@ impl Reach {
 /// Where an address lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AddressClass {
-    Reachable(Reach),
+    Reachable(AllowedScope),
     /// Nowhere an answer may lead to.
     Never(&'static str),
 }
@@ -81,14 +82,14 @@ fn class_of_v4(address: Ipv4Addr) -> AddressClass {
         [0, ..] => AddressClass::Never("an unspecified"),
         [224..=239, ..] => AddressClass::Never("a multicast"),
         [240..=255, ..] => AddressClass::Never("a reserved"),
-        [127, ..] => AddressClass::Reachable(Reach::Loopback),
+        [127, ..] => AddressClass::Reachable(AllowedScope::Loopback),
         // RFC 1918; RFC 6598, which some clusters number their nodes from; RFC 2544.
         [10, ..]
         | [172, 16..=31, ..]
         | [192, 168, ..]
         | [100, 64..=127, ..]
-        | [198, 18..=19, ..] => AddressClass::Reachable(Reach::Private),
-        _ => AddressClass::Reachable(Reach::Public),
+        | [198, 18..=19, ..] => AddressClass::Reachable(AllowedScope::Private),
+        _ => AddressClass::Reachable(AllowedScope::Public),
     }
 }
 
@@ -108,7 +109,7 @@ fn class_of_v6(address: Ipv6Addr) -> AddressClass {
         |high: u16, low: u16| class_of_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
     match segments {
         [0, 0, 0, 0, 0, 0, 0, 0] => AddressClass::Never("an unspecified"),
-        [0, 0, 0, 0, 0, 0, 0, 1] => AddressClass::Reachable(Reach::Loopback),
+        [0, 0, 0, 0, 0, 0, 0, 1] => AddressClass::Reachable(AllowedScope::Loopback),
         // An IPv4 address in other clothes: mapped, compatible, translated (RFC 6052, RFC 8215), 6to4.
         [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => {
             v4(high, low)
@@ -122,17 +123,19 @@ fn class_of_v6(address: Ipv6Addr) -> AddressClass {
         [0x2001, 0, ..] => AddressClass::Never("a tunnelled"),
         [0xfe80..=0xfebf, ..] => AddressClass::Never("a link-local"),
         [0xff00..=0xffff, ..] => AddressClass::Never("a multicast"),
-        [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => AddressClass::Reachable(Reach::Private),
-        _ => AddressClass::Reachable(Reach::Public),
+        [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => {
+            AddressClass::Reachable(AllowedScope::Private)
+        }
+        _ => AddressClass::Reachable(AllowedScope::Public),
     }
 }
 
 /// How far inside a registry at this address stands. At a special one, which the operator has listed, it is in the
 /// private network; no answer of it leads to others of its kind.
-fn standing_at(address: IpAddr) -> Reach {
+fn scope_of_address(address: IpAddr) -> AllowedScope {
     match class_of(address) {
         AddressClass::Reachable(reach) => reach,
-        AddressClass::Never(_) => Reach::Private,
+        AddressClass::Never(_) => AllowedScope::Private,
     }
 }
 
@@ -141,7 +144,7 @@ fn standing_at(address: IpAddr) -> Reach {
 pub(crate) struct Base {
     /// Without a path.
     pub(crate) url: Url,
-    reach: Reach,
+    reach: AllowedScope,
 }
 
 /// The rules with what the operator has configured.
@@ -182,11 +185,13 @@ impl Policy {
             Target::Address(address) => Some(address),
         };
         let reach = match address {
-            None => Reach::Private,
-            Some(address) if listed.is_some() => standing_at(address).max(Reach::Private),
-            Some(address) => Reach::Private
+            None => AllowedScope::Private,
+            Some(address) if listed.is_some() => {
+                scope_of_address(address).max(AllowedScope::Private)
+            }
+            Some(address) => AllowedScope::Private
                 .vet(address)
-                .map(|()| Reach::Private)
+                .map(|()| AllowedScope::Private)
                 .map_err(|Refused(why)| {
                     Refused(format!(
                         "{why}; if that is meant, list the registry in --mirrored-registries"
@@ -202,7 +207,7 @@ impl Policy {
         base: &Base,
         url: &Url,
         names: &dyn Names,
-    ) -> Result<Reach, Refused> {
+    ) -> Result<AllowedScope, Refused> {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Refused("a URL with a user name in it".into()));
         }
@@ -214,7 +219,7 @@ impl Policy {
             (_, "http") => return Err(Refused("it leads from https to http".into())),
             _ => return Err(Refused("it leads to neither http nor https".into())),
         }
-        let standing = self.standing(base, names).await?;
+        let standing = self.scope_of_registry(base, names).await?;
         match self.host(url)? {
             Target::Address(address) => standing.vet(address)?,
             Target::Localhost => standing.vet(Ipv4Addr::LOCALHOST.into())?,
@@ -224,17 +229,23 @@ impl Policy {
     }
 
     /// How far inside a registry stands. One by name stands inside only if all its addresses do.
-    async fn standing(&self, base: &Base, names: &dyn Names) -> Result<Reach, Refused> {
+    async fn scope_of_registry(
+        &self,
+        base: &Base,
+        names: &dyn Names,
+    ) -> Result<AllowedScope, Refused> {
         Ok(match self.host(&base.url)? {
-            Target::Address(address) => standing_at(address),
-            Target::Localhost => Reach::Loopback,
+            Target::Address(address) => scope_of_address(address),
+            Target::Localhost => AllowedScope::Loopback,
             Target::Name => {
                 let host = base.url.host_str().unwrap_or_default();
                 // Behind a proxy names may not resolve here; then it counts as public.
                 let found = timeout(STANDING_LIMIT, names.addresses(host)).await;
                 let addresses = found.unwrap_or(Ok(Vec::new())).unwrap_or_default();
-                let outmost = addresses.into_iter().map(standing_at).min();
-                outmost.unwrap_or(Reach::Public).min(Reach::Private)
+                let outmost = addresses.into_iter().map(scope_of_address).min();
+                outmost
+                    .unwrap_or(AllowedScope::Public)
+                    .min(AllowedScope::Private)
             }
         })
     }

@@ -39,7 +39,7 @@ pub(crate) const PARALLEL_REQUESTS: usize = 16;
 pub(crate) const PARALLEL_BLOBS: usize = 64;
 /// Registries whose requests are counted; those not asked for longest are forgotten.
 const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// From a request to the head of its answer, with waiting for a turn, signing in and redirects.
+/// From a request to the head of its answer, with waiting for a permit, signing in and redirects.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How registries are talked to.
@@ -64,7 +64,7 @@ pub struct Limits {
     pub connect: Duration,
     /// From a request to the head of its answer, for each hop, connecting included.
     pub header: Duration,
-    /// Between two pieces of a body.
+    /// The interval between two pieces of a body.
     pub stall: Duration,
 }
 
@@ -84,12 +84,12 @@ pub struct Registries {
     routes: Routes,
     sessions: Sessions,
     /// By registry, for blobs and for all else.
-    turns: Mutex<LruCache<(Registry, bool), Arc<Semaphore>>>,
+    permits: Mutex<LruCache<(Registry, bool), Arc<Semaphore>>>,
     pub(crate) tags: Tags,
     pub(crate) forms: Arc<Forms>,
 }
 
-/// The turn of a request that is on its way.
+/// The permit of a request that is on its way.
 pub(crate) type DownloadPermit = OwnedSemaphorePermit;
 
 impl Registries {
@@ -156,13 +156,13 @@ impl Registries {
             routes: Routes::new(hosts, caller.clone(), proxies.clone()),
             caller,
             sessions: Sessions::new(credentials, tells_faults),
-            turns: Mutex::new(LruCache::new(MAX_REGISTRIES)),
+            permits: Mutex::new(LruCache::new(MAX_REGISTRIES)),
             tags: Tags::new(),
             forms: Arc::new(Forms::new()),
         })
     }
 
-    /// Asks for `/v2/<repository>/<path>`. The turn is to be kept until the body has ended. The answer may be a refusal:
+    /// Asks for `/v2/<repository>/<path>`. The permit is to be kept until the body has ended. The answer may be a refusal:
     /// see [`check`].
     pub(crate) async fn ask(
         &self,
@@ -200,41 +200,41 @@ impl Registries {
         let is_blob = call.method == Method::GET && path.starts_with("blobs/");
         let asking = async {
             let closed = |_| unreachable(origin, "the node is stopping");
-            let turns = self.turns(origin, is_blob);
-            let turn = turns.acquire_owned().await.map_err(closed)?;
+            let permits = self.permits(origin, is_blob);
+            let permit = permits.acquire_owned().await.map_err(closed)?;
             let (caller, base) = (&route.caller, &route.base);
             let mut granted = self.sessions.ask(caller, repository, base, &call).await?;
             if route.knows_this_node() {
                 granted.visibility = Visibility::Private;
             }
-            Ok((granted, turn))
+            Ok((granted, permit))
         };
-        let (granted, turn) = timeout(ANSWER_TIMEOUT, asking)
+        let (granted, permit) = timeout(ANSWER_TIMEOUT, asking)
             .await
             .map_err(|_| failed(origin, &format!("no answer in {ANSWER_TIMEOUT:?}")))??;
         Ok(Asked {
             granted,
-            turn,
+            permit,
             url: call.url,
         })
     }
 
-    fn turns(&self, origin: &Origin, of_blobs: bool) -> Arc<Semaphore> {
-        let mut turns = self.turns.lock();
+    fn permits(&self, origin: &Origin, of_blobs: bool) -> Arc<Semaphore> {
+        let mut permits = self.permits.lock();
         let most = match of_blobs {
             true => PARALLEL_BLOBS,
             false => PARALLEL_REQUESTS,
         };
         let new = || Arc::new(Semaphore::new(most));
         let key = (origin.registry.clone(), of_blobs);
-        turns.get_or_insert(key, new).clone()
+        permits.get_or_insert(key, new).clone()
     }
 }
 
 /// An answer to a request, and what goes with it.
 pub(crate) struct Asked {
     pub(crate) granted: Granted,
-    pub(crate) turn: DownloadPermit,
+    pub(crate) permit: DownloadPermit,
     /// What was asked for.
     pub(crate) url: Url,
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use names::{Cache, NameError};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use crate::policy::{Reach, Refused};
+use crate::policy::{AllowedScope, Refused};
 
 /// Resolves names.
 #[async_trait]
@@ -36,7 +36,7 @@ impl Names for SystemNames {
 /// What the HTTP client resolves through: it sees only addresses that it may call.
 pub(crate) struct Vetted {
     pub(crate) names: Arc<dyn Names>,
-    pub(crate) reach: Reach,
+    pub(crate) reach: AllowedScope,
     /// The operator's own word: these are connected to wherever they are.
     pub(crate) proxies: Arc<BTreeSet<String>>,
 }

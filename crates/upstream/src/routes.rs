@@ -22,7 +22,7 @@ use crate::proxy::Proxies;
 
 /// Registries whose routes are remembered.
 const MAX_ROUTES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// For how long a route is not looked up again. containerd reads its files for each pull.
+/// How long a route is not looked up again. containerd reads its files for each pull.
 const ROUTE_VALIDITY: Duration = Duration::from_secs(5);
 /// Where the distribution specification has all paths of a registry.
 const V2: &str = "/v2";

@@ -1,4 +1,4 @@
-//! Requests with leave to make them: anonymously first, then with this node's credentials; what worked is remembered.
+//! Authorised requests: anonymous first, then with this node's credentials. Successful authorisations are remembered.
 //! With a client's own credentials there is no signing in, and nothing is remembered.
 
 use std::num::NonZeroUsize;
@@ -171,9 +171,9 @@ impl Sessions {
         Ok(granted)
     }
 
-    /// Whether an answer says, or may hide, that leave is missing which could be had. A token that was good before may
-    /// be refused with 400, 401 or 403. Registries hide what is private behind 403 and 404, and serve those they know
-    /// when they turn strangers away with 429.
+    /// Whether signing in could change this answer. A token that was good before may be refused with 400, 401 or 403.
+    /// Registries hide what is private behind 403 and 404, and serve those they know when they turn strangers away with
+    /// 429.
     async fn may_be_refused(
         &self,
         asking: &Asking<'_>,

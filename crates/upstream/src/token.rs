@@ -27,7 +27,7 @@ const DEFAULT_VALIDITY: Duration = Duration::from_secs(60);
 const MAX_VALIDITY: Duration = Duration::from_secs(60 * 60);
 /// A token this close to its end is not used: the request has a way to go.
 const MARGIN: Duration = Duration::from_secs(10);
-/// For how long a repository is known to need a password.
+/// How long a repository is known to need a password.
 const PASSWORD_VALIDITY: Duration = Duration::from_secs(5 * 60);
 
 /// Leave to read a repository. Has no `Debug` on purpose.

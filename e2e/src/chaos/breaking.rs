@@ -48,8 +48,8 @@ impl Cluster {
                     .host()
                     .limit_sending(SLOW_UPLINK)?;
             }
-            Kind::LinkDeaf => self.node(number).await.host.set_deaf(true)?,
-            Kind::LinkMute => self.node(number).await.host.set_mute(true)?,
+            Kind::InboundDropped => self.node(number).await.host.set_inbound_dropped(true)?,
+            Kind::OutboundDropped => self.node(number).await.host.set_outbound_dropped(true)?,
             Kind::StoreFull => self.stores[number].fill()?,
             Kind::MirrorKilled => drop(self.node(number).await.take_mirror()?),
             Kind::AllMirrorsKilled => {
@@ -87,7 +87,7 @@ impl Cluster {
             Kind::RegistryKilled => self.lab.lock().await.upstream.revive()?,
             Kind::LinkCut => self.node(number).await.host.reconnect()?,
             Kind::RegistryCut => self.lab.lock().await.upstream.host().reconnect()?,
-            Kind::LinkSlow | Kind::LinkDeaf | Kind::LinkMute => {
+            Kind::LinkSlow | Kind::InboundDropped | Kind::OutboundDropped => {
                 self.node(number).await.host.unlimit()?;
             }
             Kind::RegistrySlow => {

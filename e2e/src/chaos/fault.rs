@@ -31,9 +31,9 @@ pub enum Kind {
     /// The registry's link carries little.
     RegistrySlow,
     /// What is sent to the node is lost; what it sends arrives.
-    LinkDeaf,
+    InboundDropped,
     /// What the node sends is lost; what is sent to it arrives.
-    LinkMute,
+    OutboundDropped,
     /// The file system of containerd's folders is full.
     StoreFull,
     /// The mirror is killed, and started again at the end.
@@ -62,7 +62,7 @@ pub enum Kind {
 
 /// What a fault happens to: two faults of one place are never planned for the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum FaultTarget {
     Node(NodeNumber),
     Registry,
     Hostile,
@@ -76,8 +76,8 @@ const KINDS: &[(Kind, usize)] = &[
     (Kind::RegistryCut, 2),
     (Kind::LinkSlow, 3),
     (Kind::RegistrySlow, 2),
-    (Kind::LinkDeaf, 3),
-    (Kind::LinkMute, 3),
+    (Kind::InboundDropped, 3),
+    (Kind::OutboundDropped, 3),
     (Kind::StoreFull, 2),
     (Kind::MirrorKilled, 6),
     (Kind::AllMirrorsKilled, 2),
@@ -113,11 +113,13 @@ impl Kind {
     }
 
     /// What it happens to.
-    pub fn place(self, node: NodeNumber) -> Place {
+    pub fn place(self, node: NodeNumber) -> FaultTarget {
         match self {
-            Kind::RegistryKilled | Kind::RegistryCut | Kind::RegistrySlow => Place::Registry,
-            Kind::HostilePeers(_) | Kind::HangingLeads | Kind::ForgedMessages => Place::Hostile,
-            _ => Place::Node(node),
+            Kind::RegistryKilled | Kind::RegistryCut | Kind::RegistrySlow => FaultTarget::Registry,
+            Kind::HostilePeers(_) | Kind::HangingLeads | Kind::ForgedMessages => {
+                FaultTarget::Hostile
+            }
+            _ => FaultTarget::Node(node),
         }
     }
 }
@@ -131,8 +133,8 @@ impl fmt::Display for Kind {
             Kind::RegistryCut => "registry cut off",
             Kind::LinkSlow => "link slow",
             Kind::RegistrySlow => "registry slow",
-            Kind::LinkDeaf => "link half-open: node receives nothing",
-            Kind::LinkMute => "link half-open: node sends nothing",
+            Kind::InboundDropped => "link half-open: node receives nothing",
+            Kind::OutboundDropped => "link half-open: node sends nothing",
             Kind::StoreFull => "containerd's folder full",
             Kind::MirrorKilled => "mirror killed",
             Kind::AllMirrorsKilled => "all mirrors killed",

@@ -1,7 +1,7 @@
 //! Chaos: a stream of pulls on five nodes with real containerds, while things break.
 //!
 //! What happens when follows from a seed ([`Plan`]). A plan is run on two clusters, without mirrors and with them, and the pulls are
-//! compared one by one ([`Verdict`]). docs/chaos.md describes the faults.
+//! compared one by one ([`PairedResult`]). docs/chaos.md describes the faults.
 
 mod bad_server;
 mod breaking;
@@ -10,10 +10,10 @@ mod fault;
 mod forger;
 mod hostile;
 mod mount;
+mod paired_result;
 mod plan;
 mod random;
 mod run;
-mod verdict;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use std::thread::JoinHandle;
 use anyhow::{Result, anyhow};
 
 pub use cluster::NODES;
+pub use paired_result::PairedResult;
 pub use plan::{Options, Plan};
 pub use random::Random;
-pub use verdict::Verdict;
 
 use run::Observed;
 
@@ -33,7 +33,7 @@ use run::Observed;
 pub fn compare(
     options: Options,
     logs: &Path,
-    tell: impl FnOnce(&Verdict<'_>),
+    tell: impl FnOnce(&PairedResult<'_>),
 ) -> Result<Vec<String>> {
     let plan = Arc::new(Plan::new(options));
     let folder = |name: &str| -> Result<_> {
@@ -55,9 +55,9 @@ pub fn compare(
     };
     let (without, with) = (observed(without), observed(with));
     let (without, with) = (without?, with?);
-    let verdict = Verdict::new(&plan, &with, &without);
-    tell(&verdict);
-    Ok(verdict.failures())
+    let paired_result = PairedResult::new(&plan, &with, &without);
+    tell(&paired_result);
+    Ok(paired_result.failures())
 }
 
 /// A run with a thread of its own.

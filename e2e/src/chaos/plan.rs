@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::fault::{Fault, Kind, NodeNumber, Place};
+use super::fault::{Fault, FaultTarget, Kind, NodeNumber};
 use super::random::Random;
 use crate::image::Image;
 use crate::tar::Tar;
@@ -158,7 +158,7 @@ impl Planned {
             || other.at + other.lasts + RECOVERY <= self.at;
         let place = |planned: &Planned| planned.fault.kind.place(planned.fault.node);
         let is_cluster = |planned: &Planned| planned.fault.kind == Kind::AllMirrorsKilled;
-        let of_node = |place| matches!(place, Place::Node(_));
+        let of_node = |place| matches!(place, FaultTarget::Node(_));
         let (one, two) = (place(self), place(other));
         let meet =
             one == two || (is_cluster(self) && of_node(two)) || (is_cluster(other) && of_node(one));
@@ -169,7 +169,7 @@ impl Planned {
     pub fn breaks_pulls_of(&self, node: NodeNumber) -> bool {
         let place = self.fault.kind.place(self.fault.node);
         self.fault.kind.is_of_the_world()
-            && (place == Place::Registry || place == Place::Node(node))
+            && (place == FaultTarget::Registry || place == FaultTarget::Node(node))
     }
 
     /// Whether it is there at some time between the two.
@@ -182,8 +182,8 @@ impl fmt::Display for Planned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Fault { kind, node } = self.fault;
         match kind.place(node) {
-            Place::Node(node) => write!(f, "{kind} (node {node}")?,
-            Place::Registry | Place::Hostile => write!(f, "{kind} (at all")?,
+            FaultTarget::Node(node) => write!(f, "{kind} (node {node}")?,
+            FaultTarget::Registry | FaultTarget::Hostile => write!(f, "{kind} (at all")?,
         }
         let (at, end) = (self.at.as_secs_f32(), (self.at + self.lasts).as_secs_f32());
         write!(f, " from {at:.1} to {end:.1} s)")

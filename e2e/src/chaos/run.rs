@@ -20,7 +20,7 @@ const AHEAD: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(10);
 /// How long images are kept after their first pull has begun.
 const KEPT: Duration = Duration::from_secs(20);
-/// Between two looks at what has ended by itself.
+/// The interval between two looks at what has ended by itself.
 const SUPERVISION: Duration = Duration::from_millis(500);
 /// What a mirror uses is compared with what it used at this time of the run, when nothing has been broken yet.
 const LEVEL_AT: Duration = Duration::from_secs(5);

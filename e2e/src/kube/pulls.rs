@@ -64,7 +64,7 @@ impl Pulls {
         Ok(())
     }
 
-    /// Ends after the pulls that run, and counts.
+    /// ConnectionAddresses after the pulls that run, and counts.
     pub async fn finish(self) -> Tally {
         self.end.store(true, Ordering::Relaxed);
         let mut tally = Tally {

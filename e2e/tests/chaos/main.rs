@@ -34,9 +34,9 @@ fn main() -> Result<()> {
 
 fn chaos(options: Options) -> Result<()> {
     let logs = e2e::logs("chaos")?;
-    let failures = compare(options, &logs, |verdict| {
-        println!("\n{verdict}\nmost added:");
-        for line in verdict.slowest(20) {
+    let failures = compare(options, &logs, |paired_result| {
+        println!("\n{paired_result}\nmost added:");
+        for line in paired_result.slowest(20) {
             println!("  {line}");
         }
     })?;

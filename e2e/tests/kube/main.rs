@@ -18,7 +18,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use e2e::kube::Options;
 
-use suite::{Outcome, Suite};
+use suite::{ScenarioResult, Suite};
 
 /// Runs the scenarios that the arguments name, or all.
 fn main() -> Result<()> {
@@ -50,8 +50,10 @@ fn main() -> Result<()> {
             let outcome = run(name, &suite).await.context(name);
             let took = start.elapsed().as_secs_f32();
             match outcome {
-                Ok(Outcome::Passed(figures)) => println!("{name}: ok, {took:.1} s: {figures}"),
-                Ok(Outcome::NotRun(why)) => println!("{name}: NOT RUN: {why}"),
+                Ok(ScenarioResult::Passed(figures)) => {
+                    println!("{name}: ok, {took:.1} s: {figures}")
+                }
+                Ok(ScenarioResult::NotRun(why)) => println!("{name}: NOT RUN: {why}"),
                 Err(error) => {
                     println!("{name}: FAILED, {took:.1} s: {error:#}\n{}", suite.state());
                     failed.push(name);
@@ -72,7 +74,7 @@ macro_rules! scenarios {
     ($($module:ident::$scenario:ident),* $(,)?) => {
         const NAMES: &[&str] = &[$(stringify!($scenario)),*];
 
-        async fn run(name: &str, suite: &Suite) -> Result<Outcome> {
+        async fn run(name: &str, suite: &Suite) -> Result<ScenarioResult> {
             match name {
                 $(stringify!($scenario) => $module::$scenario(suite).await,)*
                 _ => bail!("no such scenario"),

@@ -6,7 +6,7 @@ use std::process::Child;
 use anyhow::{Context, Result, ensure};
 use e2e::kube::Upstream;
 
-use crate::suite::{Outcome, Suite};
+use crate::suite::{ScenarioResult, Suite};
 
 const STREAMS: usize = 32;
 
@@ -14,7 +14,7 @@ const STREAMS: usize = 32;
 const BLOB: usize = 256 << 20;
 
 /// 32 streams from a peer through one mirror complete within the chart's memory limit.
-pub async fn limit_holds_under_32_streams(suite: &Suite) -> Result<Outcome> {
+pub async fn limit_holds_under_32_streams(suite: &Suite) -> Result<ScenarioResult> {
     let limit = "resources.limits.memory=64Mi";
     suite.install(&["--set", limit])?;
     let cluster = &suite.cluster;
@@ -58,7 +58,7 @@ pub async fn limit_holds_under_32_streams(suite: &Suite) -> Result<Outcome> {
         "the mirror was restarted: it was killed for its memory"
     );
     let peak = peak_memory(after)?;
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "{STREAMS} streams of {} MiB complete; peak RSS {:.1} MiB of 64; upstream sent {:.1} MB",
         BLOB >> 20,
         peak as f64 / 1024.0,

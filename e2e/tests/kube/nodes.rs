@@ -5,10 +5,10 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use e2e::kube::Pulls;
 
-use crate::suite::{CHATTER, Outcome, Suite};
+use crate::suite::{CHATTER, ScenarioResult, Suite};
 
 /// A node is drained, removed and added again, while another one pulls.
-pub async fn node_is_removed_and_added_again(suite: &Suite) -> Result<Outcome> {
+pub async fn node_is_removed_and_added_again(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     let cluster = &suite.cluster;
     let [holder, puller, leaving, ..] = &cluster.nodes[..] else {
@@ -40,7 +40,7 @@ pub async fn node_is_removed_and_added_again(suite: &Suite) -> Result<Outcome> {
 
     let sent = suite.sent_during(leaving.cri.pull(&image.by_tag())).await?;
     ensure!(sent < CHATTER, "{name} took {sent} bytes from upstream");
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "mirror ready {back:.1} s after the kubelet's restart, and finds its peers; meanwhile {pulls}"
     )))
 }

@@ -7,7 +7,7 @@ use e2e::kube::Node;
 use e2e::{USER, until};
 use serde_json::Value;
 
-use crate::suite::{Outcome, Suite};
+use crate::suite::{ScenarioResult, Suite};
 
 /// The part of an image that upstream may send to a node whose neighbour has it: the manifests, and what is said beside.
 const MAX_PART: f64 = 0.02;
@@ -16,7 +16,7 @@ const MAX_PART: f64 = 0.02;
 const RECORDS: &str = "/var/lib/kubelet/image_manager/pulled";
 
 /// A private image comes from peers for those with its secret, and not at all for others: kubelets record nobody else.
-pub async fn private_image_needs_its_secret(suite: &Suite) -> Result<Outcome> {
+pub async fn private_image_needs_its_secret(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     let (cluster, control) = (&suite.cluster, &suite.cluster.control);
     let image = cluster.private.push("lab/secret", "v1", &[20_000_000; 3])?;
@@ -72,7 +72,7 @@ pub async fn private_image_needs_its_secret(suite: &Suite) -> Result<Outcome> {
     ensure!(records == 2, "{records} kubelets have recorded {name}");
     control.kubectl("delete pod owner neighbour here beside --wait")?;
     control.kubectl("delete secret pulls")?;
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "with the secret, upstream sent {part:.4} of the image; without, it is refused on the node that has it and on another; \
          kubelets have recorded the secret alone"
     )))

@@ -7,14 +7,14 @@ use e2e::kube::Node;
 use e2e::until;
 use serde_json::json;
 
-use crate::suite::{Outcome, Suite};
+use crate::suite::{ScenarioResult, Suite};
 
 const TAINT: &str = "peili.dev/mirror-not-ready";
 
 const ON: &str = "peili.nodeReadiness.mode=taint";
 
 /// The taint goes once containerd asks the mirror, and not before the mirror is ready.
-pub async fn taint_goes_when_the_mirror_is_ready(suite: &Suite) -> Result<Outcome> {
+pub async fn taint_goes_when_the_mirror_is_ready(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&["--set", ON])?;
     let node = &suite.cluster.nodes[2];
     join_tainted(suite, node).await?;
@@ -31,13 +31,13 @@ pub async fn taint_goes_when_the_mirror_is_ready(suite: &Suite) -> Result<Outcom
     .await?;
     let took = start.elapsed().as_secs_f32();
     leave_untainted(node)?;
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "{took:.1} s after the node had joined"
     )))
 }
 
 /// Where containerd does not ask the mirror, the taint stays until the time-out.
-pub async fn taint_goes_after_the_timeout(suite: &Suite) -> Result<Outcome> {
+pub async fn taint_goes_after_the_timeout(suite: &Suite) -> Result<ScenarioResult> {
     let timeout = Duration::from_secs(20);
     suite.install(&["--set", ON, "--set", "peili.nodeReadiness.timeout=20s"])?;
     let node = &suite.cluster.nodes[2];
@@ -69,7 +69,7 @@ pub async fn taint_goes_after_the_timeout(suite: &Suite) -> Result<Outcome> {
         events.contains("MirrorNotReady"),
         "no event tells of it: {events}"
     );
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "{:.1} s after the node had joined, with an event; the time-out is {timeout:?}",
         took.as_secs_f32()
     )))

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use e2e::until;
 use futures::future::try_join_all;
 
-use crate::suite::{CHATTER, Outcome, PEILI, Suite};
+use crate::suite::{CHATTER, PEILI, ScenarioResult, Suite};
 
 /// All containerds are restarted under running mirrors, which go on with the new ones.
-pub async fn containerd_is_restarted(suite: &Suite) -> Result<Outcome> {
+pub async fn containerd_is_restarted(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     let cluster = &suite.cluster;
     let processes = || try_join_all(cluster.nodes.iter().map(|node| suite.process(node)));
@@ -32,14 +32,14 @@ pub async fn containerd_is_restarted(suite: &Suite) -> Result<Outcome> {
     let now = processes().await?;
     ensure!(now == before, "mirrors were restarted: {before:?}, {now:?}");
     cluster.rolled_out("peili daemonset/peili")?;
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "on {} nodes; an image pulled since is found, for at most {CHATTER} bytes from upstream",
         cluster.nodes.len()
     )))
 }
 
 /// The root file system of a pod that is removed does not stay mounted in the mirror's namespace.
-pub async fn removed_pod_is_not_pinned(suite: &Suite) -> Result<Outcome> {
+pub async fn removed_pod_is_not_pinned(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     let cluster = &suite.cluster;
     let node = &cluster.nodes[0];
@@ -87,7 +87,7 @@ pub async fn removed_pod_is_not_pinned(suite: &Suite) -> Result<Outcome> {
     } else {
         "never seen"
     };
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "the container's root is gone from the mirror's mounts ({seen})"
     )))
 }

@@ -21,7 +21,7 @@ const OWNERS: &str = "server = 'https://registry.example'\n\n[host.'https://near
 type Files = Vec<(String, Vec<u8>)>;
 
 /// How a scenario ended.
-pub enum Outcome {
+pub enum ScenarioResult {
     /// With these figures.
     Passed(String),
     /// It could not be run, for this reason.

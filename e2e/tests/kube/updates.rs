@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use e2e::Image;
 use e2e::kube::{Pulls, Spegel, Tally};
 
-use crate::suite::{Outcome, PEILI, Suite, app_version};
+use crate::suite::{PEILI, ScenarioResult, Suite, app_version};
 
 /// How much longer the slowest pull during an update may take than the slowest without.
 const ADDED: Duration = Duration::from_millis(500);
@@ -24,7 +24,7 @@ pub const WITHOUT_SPEGEL: &str = "needs --spegel-chart DIR --spegel-image ARCHIV
 const SUCCESSOR: &str = "spegel-peili";
 
 /// A rolling update and its rollback cost no pull, and none of them much time.
-pub async fn rolling_update(suite: &Suite) -> Result<Outcome> {
+pub async fn rolling_update(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     let image = held_by_first(suite, "update").await?;
     let still = Pulls::start(others(suite), &image.by_tag());
@@ -59,11 +59,11 @@ pub async fn rolling_update(suite: &Suite) -> Result<Outcome> {
         pulls.slowest() <= still.slowest() + ADDED,
         "too slow: {figures}"
     );
-    Ok(Outcome::Passed(figures))
+    Ok(ScenarioResult::Passed(figures))
 }
 
 /// Spegel's release is upgraded to our chart while nodes pull, and then uninstalled.
-pub async fn upgrade_from_spegel_in_place(suite: &Suite) -> Result<Outcome> {
+pub async fn upgrade_from_spegel_in_place(suite: &Suite) -> Result<ScenarioResult> {
     if let Some(not_run) = install_spegel(suite).await? {
         return Ok(not_run);
     }
@@ -83,13 +83,13 @@ pub async fn upgrade_from_spegel_in_place(suite: &Suite) -> Result<Outcome> {
     suite.finds(&suite.cluster.nodes[1], &image).await?;
     suite.uninstall(SPEGEL, &[])?;
     suite.ensure_hosts_as_before()?;
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "{pulls}; hosts.toml files as before Spegel"
     )))
 }
 
 /// Peili comes beside Spegel on another port, and Spegel goes without its clean-up.
-pub async fn move_from_spegel_side_by_side(suite: &Suite) -> Result<Outcome> {
+pub async fn move_from_spegel_side_by_side(suite: &Suite) -> Result<ScenarioResult> {
     if let Some(not_run) = install_spegel(suite).await? {
         return Ok(not_run);
     }
@@ -102,15 +102,15 @@ pub async fn move_from_spegel_side_by_side(suite: &Suite) -> Result<Outcome> {
     suite.finds(&suite.cluster.nodes[1], &image).await?;
     suite.uninstall(PEILI, &[])?;
     suite.ensure_hosts_as_before()?;
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "{pulls}; hosts.toml files as before Spegel"
     )))
 }
 
 /// Installs Spegel in place of Peili; without its chart, an outcome that says so.
-async fn install_spegel(suite: &Suite) -> Result<Option<Outcome>> {
+async fn install_spegel(suite: &Suite) -> Result<Option<ScenarioResult>> {
     let Some(spegel) = prepare_for_spegel(suite).await? else {
-        return Ok(Some(Outcome::NotRun(WITHOUT_SPEGEL.to_owned())));
+        return Ok(Some(ScenarioResult::NotRun(WITHOUT_SPEGEL.to_owned())));
     };
     let tag = app_version(&spegel.chart)?;
     let upstream = &suite.cluster.upstream;

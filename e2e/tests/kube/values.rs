@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use e2e::until;
 
-use crate::suite::{Outcome, PEILI, Suite};
+use crate::suite::{PEILI, ScenarioResult, Suite};
 
 /// Values files that Spegel's chart has by default.
 const SPEGELS: [&str; 2] = ["spegel-main-values.yaml", "spegel-v0.7.4-values.yaml"];
@@ -14,27 +14,27 @@ const SPEGELS: [&str; 2] = ["spegel-main-values.yaml", "spegel-v0.7.4-values.yam
 const KINDS: &str = "all,configmaps,secrets,serviceaccounts,networkpolicies,roles,rolebindings";
 
 /// Nodes whose containerd has pulled next to nothing yet get a mirror.
-pub async fn install_on_fresh_nodes(suite: &Suite) -> Result<Outcome> {
+pub async fn install_on_fresh_nodes(suite: &Suite) -> Result<ScenarioResult> {
     let start = Instant::now();
     suite.install(&[])?;
     let took = start.elapsed().as_secs_f32();
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "all mirrors ready after {took:.1} s"
     )))
 }
 
 /// The chart's own test finds that containerd asks the mirror.
-pub async fn helm_test(suite: &Suite) -> Result<Outcome> {
+pub async fn helm_test(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     let start = Instant::now();
     let test = ["test", PEILI, "--namespace", PEILI, "--timeout", "180s"];
     suite.cluster.control.helm(test)?;
     let took = start.elapsed().as_secs_f32();
-    Ok(Outcome::Passed(format!("succeeded in {took:.1} s")))
+    Ok(ScenarioResult::Passed(format!("succeeded in {took:.1} s")))
 }
 
 /// Nothing but what was there before the first installation is there after the removal.
-pub async fn uninstall_leaves_nothing(suite: &Suite) -> Result<Outcome> {
+pub async fn uninstall_leaves_nothing(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     let start = Instant::now();
     suite.uninstall(PEILI, &[])?;
@@ -63,13 +63,13 @@ pub async fn uninstall_leaves_nothing(suite: &Suite) -> Result<Outcome> {
             node.name
         );
     }
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "{took:.1} s; hosts.toml files as before on all nodes"
     )))
 }
 
 /// Spegel's own default values, and nothing else, give mirrors that work.
-pub async fn spegels_values_install(suite: &Suite) -> Result<Outcome> {
+pub async fn spegels_values_install(suite: &Suite) -> Result<ScenarioResult> {
     let mut figures = Vec::new();
     for (number, values) in SPEGELS.into_iter().enumerate() {
         suite.uninstall(PEILI, &["--ignore-not-found"])?;
@@ -97,5 +97,5 @@ pub async fn spegels_values_install(suite: &Suite) -> Result<Outcome> {
     }
     suite.uninstall(PEILI, &[])?;
     suite.ensure_hosts_as_before()?;
-    Ok(Outcome::Passed(figures.join("; ")))
+    Ok(ScenarioResult::Passed(figures.join("; ")))
 }

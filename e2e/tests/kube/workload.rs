@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::suite::{Outcome, Suite, app_version};
+use crate::suite::{ScenarioResult, Suite, app_version};
 use crate::updates::{SPEGEL, WITHOUT_SPEGEL, prepare_for_spegel};
 
 /// The most that upstream may send, over the image's size: every handshake and manifest included.
@@ -36,15 +36,15 @@ spec:
 }
 
 /// An image that three nodes pull at the same time crosses upstream once.
-pub async fn three_pods_at_once(suite: &Suite) -> Result<Outcome> {
+pub async fn three_pods_at_once(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     deploy_on_all(suite, "v1").await
 }
 
 /// The same with Spegel's own chart, of which only the image is another.
-pub async fn three_pods_at_once_in_spegels_chart(suite: &Suite) -> Result<Outcome> {
+pub async fn three_pods_at_once_in_spegels_chart(suite: &Suite) -> Result<ScenarioResult> {
     let Some(spegel) = prepare_for_spegel(suite).await? else {
-        return Ok(Outcome::NotRun(WITHOUT_SPEGEL.to_owned()));
+        return Ok(ScenarioResult::NotRun(WITHOUT_SPEGEL.to_owned()));
     };
     let tag = app_version(&suite.options.workspace.join("charts/peili"))?;
     let values = format!("image.repository=ghcr.io/peili/peili,image.digest=,image.tag={tag}");
@@ -57,7 +57,7 @@ pub async fn three_pods_at_once_in_spegels_chart(suite: &Suite) -> Result<Outcom
 }
 
 /// Runs a pod of a new image on each node at the same time.
-async fn deploy_on_all(suite: &Suite, tag: &str) -> Result<Outcome> {
+async fn deploy_on_all(suite: &Suite, tag: &str) -> Result<ScenarioResult> {
     let cluster = &suite.cluster;
     let image = cluster.upstream.push("lab/app", tag, &[25_000_000; 4])?;
     let sent = suite
@@ -73,7 +73,7 @@ async fn deploy_on_all(suite: &Suite, tag: &str) -> Result<Outcome> {
         times <= MAX_COPIES,
         "upstream sent {times:.2} times the image"
     );
-    Ok(Outcome::Passed(format!(
+    Ok(ScenarioResult::Passed(format!(
         "3 pods, {:.1} MB in 4 layers: upstream sent {times:.3} times the image; slowest pull {slowest:.2} s",
         image.size() as f64 / 1e6,
     )))

@@ -150,7 +150,7 @@ async fn only_the_puller_takes_part(lab: Lab, containerd: Generation, secret: bo
     let image = lab.upstream.push("lab/app", "v1", &[LONG_LAYER])?;
     let layer = &image.blobs[1];
     let sought = || -> Result<f64> {
-        let name = "peili_flights_sought_total";
+        let name = "peili_flights_decisions_total";
         Ok(puller.metric(name)? + other.metric(name)?)
     };
     let asks = async || -> Result<bool> {
@@ -228,7 +228,7 @@ pub async fn plain_mirror_without_flights(lab: Lab, containerd: Generation) -> R
     let warm = lab.upstream.sent_during(nodes[2].pull(&image)).await?;
     ensure_nothing(warm)?;
     for node in &nodes {
-        ensure!(node.metric("peili_flights_sought_total")? == 0.0);
+        ensure!(node.metric("peili_flights_decisions_total")? == 0.0);
     }
     Ok(())
 }

@@ -70,7 +70,7 @@ pub async fn strangers_get_nothing(lab: Lab, containerd: Generation) -> Result<(
         let members = node.metric("peili_router_members")?;
         ensure!(members == 2.0, "{members} members");
         ensure!(
-            node.metric("peili_strangers_refused_total")? > 0.0,
+            node.metric("peili_outside_network_refused_total")? > 0.0,
             "nobody was refused"
         );
     }

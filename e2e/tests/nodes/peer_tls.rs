@@ -81,7 +81,7 @@ pub async fn clients_without_a_certificate_get_nothing(
     for node in &nodes {
         for (metric, is_right) in [
             ("peili_router_members", |members| members == 2.0),
-            ("peili_strangers_refused_total", |count| count > 0.0),
+            ("peili_outside_network_refused_total", |count| count > 0.0),
             ("peili_peer_tls_connections_refused_total", |c| c > 0.0),
         ] as [(_, fn(f64) -> bool); 3]
         {

@@ -64,6 +64,6 @@ fn is_whole(spans: &[Span]) -> bool {
             return false;
         };
         let steps = ["connect", "first byte", "transfer", "request"];
-        below(root, "look-up").is_some() && steps.iter().all(|step| below(&peer, step).is_some())
+        below(root, "lookup").is_some() && steps.iter().all(|step| below(&peer, step).is_some())
     })
 }

@@ -266,7 +266,7 @@ impl Keeper {
             tracing::debug!(%error, "a layer is not retained, or not released");
         } else {
             tracing::warn!(
-                "containerd {error}; layers may not be retained, and those that are go when their time is over"
+                "containerd {error}; layers may not be retained; existing leases still expire on time"
             );
         }
     }

@@ -116,7 +116,7 @@ impl Fake {
         self.running = Some(runtime);
     }
 
-    /// Ends it with all its connections.
+    /// ConnectionAddresses it with all its connections.
     pub fn stop(&mut self) {
         if let Some(runtime) = self.running.take() {
             runtime.shutdown_background();

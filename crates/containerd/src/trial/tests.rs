@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use http_body_util::BodyExt as _;
 use mirror::memory::{MemoryCluster, MemoryStore};
-use mirror::{Access, Candidate, Ends, Limits, Mirror, Options, Parts, PeerId, Reader};
+use mirror::{
+    Access, Adapters, Candidate, ConnectionAddresses, Limits, Mirror, Options, PeerId, Reader,
+};
 use parking_lot::Mutex;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -79,7 +81,7 @@ fn mirror() -> Mirror {
         peer: PeerId::new("node"),
         addresses: [([127, 0, 0, 1], 5000).into()].into(),
     };
-    let parts = Parts {
+    let parts = Adapters {
         store: Arc::new(MemoryStore::default()),
         router: Arc::new(MemoryCluster::default().router(node)),
         pull_through: None,
@@ -107,11 +109,11 @@ impl Service {
         let request = http::Request::builder().uri(path).body(());
         let (head, ()) = request.expect("a request").into_parts();
         let node = ([127, 0, 0, 1], 5000).into();
-        let ends = Ends {
+        let addresses = ConnectionAddresses {
             remote: node,
             local: node,
         };
-        let answer = self.mirror.answer(&head, ends).await;
+        let answer = self.mirror.answer(&head, addresses).await;
         assert_eq!(answer.status(), http::StatusCode::OK);
         let body = answer.into_body().collect().await.expect("whole");
         body.to_bytes().to_vec()

@@ -43,7 +43,7 @@ pub fn hosts(facts: &Facts) -> Vec<Finding> {
             .mirror
             .as_ref()
             .ok()
-            .and_then(|mirror| mirror.asked_ago);
+            .and_then(|mirror| mirror.asked_ago_s);
         findings.push(match asked_ago {
             // A mirror in a container may not see the folder, which is no fault: containerd does.
             Some(ago) if !problems.is_empty() && ago < ASKED_WITHIN => HOSTS_FOLDER.unknown(
@@ -173,15 +173,15 @@ fn addresses(facts: &Facts) -> Vec<Finding> {
 
 fn asked(facts: &Facts) -> Option<Finding> {
     let mirror = facts.mirror.as_ref().ok()?;
-    Some(match mirror.asked_ago {
+    Some(match mirror.asked_ago_s {
         Some(ago) => ASKED.ok(format!("{ago} s ago")),
-        None if mirror.uptime >= ASKED_WITHIN => ASKED.warning(
-            format!("never in {} h", mirror.uptime / 3600),
+        None if mirror.uptime_s >= ASKED_WITHIN => ASKED.warning(
+            format!("never in {} h", mirror.uptime_s / 3600),
             "pull an image with crictl pull, and look again. If the mirror is still not asked, restart containerd: it \
              reads config_path at its start",
         ),
         None => ASKED.unknown(
-            format!("not yet; the mirror started {} s ago", mirror.uptime),
+            format!("not yet; the mirror started {} s ago", mirror.uptime_s),
             "pull an image with crictl pull IMAGE, and look again",
         ),
     })

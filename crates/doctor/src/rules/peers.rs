@@ -104,7 +104,7 @@ fn no_peers(mirror: &Mirror) -> Finding {
                   their addresses, and their port 5001 has to be open. A cluster of one node is in order";
     match &mirror.bootstrap_error {
         Some(error) => PEERS_FOUND.fault(error.clone(), remedy),
-        None if mirror.uptime < STARTING => {
+        None if mirror.uptime_s < STARTING => {
             PEERS_FOUND.unknown("none yet", "look again in a minute")
         }
         None => PEERS_FOUND.warning("none", remedy),
@@ -121,8 +121,8 @@ fn network_key(mirror: &Mirror, facts: &Facts) -> Option<Finding> {
              the mirror reads it within seconds. To share with whoever connects, leave --network-key-file out on all nodes",
         ));
     }
-    if !mirror.strangers.is_empty() {
-        return Some(strangers(mirror));
+    if !mirror.refused_nodes.is_empty() {
+        return Some(refused_nodes(mirror));
     }
     let file = file?;
     if let Some(fault) = &file.fault {
@@ -148,8 +148,12 @@ fn network_key(mirror: &Mirror, facts: &Facts) -> Option<Finding> {
 }
 
 /// Nodes refused this one, or it refused them.
-fn strangers(mirror: &Mirror) -> Finding {
-    let addresses: Vec<_> = mirror.strangers.iter().map(ToString::to_string).collect();
+fn refused_nodes(mirror: &Mirror) -> Finding {
+    let addresses: Vec<_> = mirror
+        .refused_nodes
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let (addresses, is_alone) = (shortened(&addresses), mirror.peers.is_empty());
     let (text, remedy) = match &mirror.key_file {
         Some(file) => (
@@ -191,7 +195,7 @@ fn lacks_often(peer: &Peer) -> bool {
 /// Whether the network key explains that a peer is not reached.
 fn is_stranger(peer: &Peer, mirror: &Mirror) -> bool {
     let address = peer.address.parse::<SocketAddr>();
-    address.is_ok_and(|address| mirror.strangers.contains(&address.ip()))
+    address.is_ok_and(|address| mirror.refused_nodes.contains(&address.ip()))
 }
 
 /// Whether the clocks explain that a peer gives this node nothing.

@@ -70,8 +70,8 @@ fn sound() -> Facts {
             node_secret: Some(SECRET.into()),
             open_files: 65_536,
             now: 1_000_000,
-            uptime: 1000,
-            asked_ago: Some(3),
+            uptime_s: 1000,
+            asked_ago_s: Some(3),
             looks_for_peers: true,
             peers: vec![Peer {
                 name: "n2".into(),
@@ -160,7 +160,7 @@ fn each_fault_is_named_and_nothing_else() {
         (&CONFIG_PATH, Fault, |f| {
             mistaken(f, &CONFIG_PATH, Fault);
             mirror_of(f).trial = Some(Trial::Failed("nobody asked".into()));
-            mirror_of(f).asked_ago = None;
+            mirror_of(f).asked_ago_s = None;
         }),
         (&CONTAINERD_VERSION, Warning, |f| {
             mistaken(f, &CONTAINERD_VERSION, Warning);
@@ -181,7 +181,7 @@ fn each_fault_is_named_and_nothing_else() {
             f.hosts[0].files.clear();
             f.addresses.clear();
             f.hosts[0].problem = Some("permission denied".into());
-            mirror_of(f).asked_ago = None;
+            mirror_of(f).asked_ago_s = None;
         }),
         (&HOSTS_FOLDER, Unknown, |f| {
             f.hosts[0].files.clear();
@@ -195,12 +195,12 @@ fn each_fault_is_named_and_nothing_else() {
         }),
         (&HOSTS_READABLE, Fault, |f| {
             file_of(f).problem = Some("line 3: not TOML".into());
-            mirror_of(f).asked_ago = None;
+            mirror_of(f).asked_ago_s = None;
         }),
         (&HOSTS_OURS, Fault, |f| {
             file_of(f).hosts = vec![("https://other".into(), false)];
             f.addresses.clear();
-            mirror_of(f).asked_ago = None;
+            mirror_of(f).asked_ago_s = None;
         }),
         (&HOSTS_OURS, Warning, |f| {
             let mut other = file_of(f).clone();
@@ -209,7 +209,7 @@ fn each_fault_is_named_and_nothing_else() {
         }),
         (&HOSTS_OURS, Fault, |f| {
             file_of(f).in_vain = Some("its capabilities have no 'pull'".into());
-            mirror_of(f).asked_ago = None;
+            mirror_of(f).asked_ago_s = None;
         }),
         (&HOSTS_OURS, Warning, |f| {
             f.hosts[0].empty = vec!["/etc/containerd/certs.d/ghcr.io".into()];
@@ -220,17 +220,17 @@ fn each_fault_is_named_and_nothing_else() {
         (&NODE_SECRET, Warning, |f| file_of(f).secret = None),
         (&NODE_SECRET, Warning, |f| {
             mirror_of(f).node_secret = Some("another".into());
-            mirror_of(f).asked_ago = None;
-            mirror_of(f).uptime = 100_000;
+            mirror_of(f).asked_ago_s = None;
+            mirror_of(f).uptime_s = 100_000;
         }),
         (&IN_FORCE, Warning, |f| {
             mistaken(f, &IN_FORCE, Warning);
-            mirror_of(f).asked_ago = None;
-            mirror_of(f).uptime = 100_000;
+            mirror_of(f).asked_ago_s = None;
+            mirror_of(f).uptime_s = 100_000;
         }),
         (&CRI, Fault, |f| {
             mistaken(f, &CRI, Fault);
-            mirror_of(f).asked_ago = None;
+            mirror_of(f).asked_ago_s = None;
             mirror_of(f).trial = Some(Trial::Failed("no CRI".into()));
         }),
         (&HOSTS_FIRST, Warning, |f| {
@@ -244,16 +244,16 @@ fn each_fault_is_named_and_nothing_else() {
         }),
         (&HOSTS_ADDRESS, Fault, |f| {
             f.addresses[0].answer = Answered::Something("404 of nginx".into());
-            mirror_of(f).asked_ago = None;
+            mirror_of(f).asked_ago_s = None;
         }),
         (&HOSTS_ADDRESS, Fault, |f| {
             f.addresses[0].answer = Answered::Nothing("connection refused".into());
         }),
         (&ASKED, Warning, |f| {
-            mirror_of(f).asked_ago = None;
-            mirror_of(f).uptime = 100_000;
+            mirror_of(f).asked_ago_s = None;
+            mirror_of(f).uptime_s = 100_000;
         }),
-        (&ASKED, Unknown, |f| mirror_of(f).asked_ago = None),
+        (&ASKED, Unknown, |f| mirror_of(f).asked_ago_s = None),
         (&MIRROR_ANSWERS, Fault, |f| {
             f.mirror = Err("connection refused".into());
             f.addresses[0].answer = Answered::Nothing("connection refused".into());
@@ -299,23 +299,23 @@ fn each_fault_is_named_and_nothing_else() {
                 ids: Vec::new(),
                 ..key_file()
             });
-            mirror_of(f).strangers = vec![[10, 0, 0, 2].into()];
+            mirror_of(f).refused_nodes = vec![[10, 0, 0, 2].into()];
             mirror_of(f).peers.clear();
         }),
         (&NETWORK_KEY, Fault, |f| {
             mirror_of(f).key_file = Some(key_file());
-            mirror_of(f).strangers = vec![[10, 0, 0, 2].into()];
+            mirror_of(f).refused_nodes = vec![[10, 0, 0, 2].into()];
             mirror_of(f).peers.clear();
             mirror_of(f).bootstrap_error = Some("a peer refused the connection".into());
         }),
         (&NETWORK_KEY, Fault, |f| {
-            mirror_of(f).strangers = vec![[10, 0, 0, 2].into()];
+            mirror_of(f).refused_nodes = vec![[10, 0, 0, 2].into()];
             mirror_of(f).peers.clear();
             mirror_of(f).bootstrap_error = Some("a peer refused the connection".into());
         }),
         (&NETWORK_KEY, Warning, |f| {
             mirror_of(f).key_file = Some(key_file());
-            mirror_of(f).strangers = vec![[10, 0, 0, 2].into()];
+            mirror_of(f).refused_nodes = vec![[10, 0, 0, 2].into()];
             let mut stranger = mirror_of(f).peers[0].clone();
             stranger.address = "10.0.0.2:5000".into();
             stranger.error = Some("it does not answer".into());

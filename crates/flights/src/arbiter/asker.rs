@@ -58,7 +58,7 @@ impl Asker {
 
 /// What this node is to a node that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum ArbiterRole {
     /// Its arbiter, in a cluster of one shard.
     Only,
     /// The global arbiter, among several shards.
@@ -71,7 +71,7 @@ pub(super) enum Role {
     NotArbiter(Option<NodeId>),
 }
 
-impl Role {
+impl ArbiterRole {
     pub fn of(asker: &Asker, key: &Key, view: &impl View) -> Self {
         let (me, global) = (view.me(), view.global_arbiter(key));
         let is_sharded = view.shard_count() > 1;

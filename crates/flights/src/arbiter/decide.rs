@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::asker::Role;
+use super::asker::ArbiterRole;
 use super::flight::{Flight, State};
 use super::tree::{self, TreeShape};
 use super::waiting::{Awaited, Waiter};
@@ -38,7 +38,7 @@ const REDIRECT_AFTER: Duration = Duration::from_millis(600);
 
 /// What to do with a request now.
 #[derive(Clone, Debug)]
-pub(super) enum Outcome {
+pub(super) enum NextStep {
     Answer(Reply),
     /// Ask another arbiter on behalf of the node.
     PassOn(NodeId),
@@ -49,12 +49,12 @@ impl Arbiter {
     /// Answers a waiter, passes its request on, or lets it wait.
     pub(super) fn try_answer(&mut self, waiter: Waiter, cx: &mut Context<'_, impl View>) {
         match self.decide(&waiter, cx) {
-            Outcome::Answer(reply) => self.answer(&waiter, reply, cx.out),
-            Outcome::PassOn(to) => {
+            NextStep::Answer(reply) => self.answer(&waiter, reply, cx.out),
+            NextStep::PassOn(to) => {
                 let waiter = self.pass_on(waiter, to, cx);
                 self.wait(cx.now, waiter, cx.out);
             }
-            Outcome::Wait => self.wait(cx.now, waiter, cx.out),
+            NextStep::Wait => self.wait(cx.now, waiter, cx.out),
         }
     }
 
@@ -86,21 +86,21 @@ impl Arbiter {
     }
 
     /// What to do with a waiter.
-    fn decide(&mut self, waiter: &Waiter, cx: &Context<'_, impl View>) -> Outcome {
+    fn decide(&mut self, waiter: &Waiter, cx: &Context<'_, impl View>) -> NextStep {
         let key = waiter.request.key();
-        let role = Role::of(&waiter.asker, &key, cx.view);
-        if let Role::NotArbiter(arbiter) = role {
+        let role = ArbiterRole::of(&waiter.asker, &key, cx.view);
+        if let ArbiterRole::NotArbiter(arbiter) = role {
             let is_long = cx.now.since(waiter.since) >= REDIRECT_AFTER;
             return match arbiter.filter(|_| is_long) {
-                Some(arbiter) => Outcome::Answer(Reply::Redirect(node_field(Some(arbiter)))),
-                None => Outcome::Wait,
+                Some(arbiter) => NextStep::Answer(Reply::Redirect(node_field(Some(arbiter)))),
+                None => NextStep::Wait,
             };
         }
         let ask_elsewhere = self.next_to_ask(role, waiter, cx);
         let source = self.records.flight(&key);
         let source = source.and_then(|flight| flight.get(&waiter.asker.node));
         let must_ask = waiter.passed_on.is_some()
-            || role == Role::Only
+            || role == ArbiterRole::Only
             || source.is_some_and(|source| source.state == State::LeadsForAll);
         match ask_elsewhere {
             Some(outcome) if must_ask => outcome,
@@ -112,18 +112,18 @@ impl Arbiter {
     fn decide_here(
         &mut self,
         waiter: &Waiter,
-        (role, ask_elsewhere): (Role, Option<Outcome>),
+        (role, ask_elsewhere): (ArbiterRole, Option<NextStep>),
         cx: &Context<'_, impl View>,
-    ) -> Outcome {
+    ) -> NextStep {
         let (request, node) = (&waiter.request, waiter.asker.node);
         let waited = cx.now.since(waiter.since);
-        let is_of_shard = matches!(role, Role::OfShard(_)) && ask_elsewhere.is_some();
+        let is_of_shard = matches!(role, ArbiterRole::OfShard(_)) && ask_elsewhere.is_some();
         let (may_lead, is_lead_held) = self.may_lead(waiter, cx);
         // One more lead shows whether the registry is slow or the leader is.
         let is_slow = self.slow_registries.contains(&request.registry);
         let most_leads = if is_slow { 2 } else { MAX_LEADS };
         let Some(flight) = self.flight(&request.key()) else {
-            return Outcome::Wait;
+            return NextStep::Wait;
         };
         flight.fetcher.take_if(|fetcher| *fetcher == node);
         let shape = flight.shape(&request.key(), cx.view.shard_size());
@@ -144,10 +144,10 @@ impl Arbiter {
                 return requeue_or_wait(cx.now, waiter);
             }
             let follow = attach_or_wait(cx.now, flight, (source, shape), waiter);
-            return follow.map_or(Outcome::Wait, Outcome::Answer);
+            return follow.map_or(NextStep::Wait, NextStep::Answer);
         }
-        if role == Role::OfOtherShard {
-            return Outcome::Answer(Reply::Alone(true));
+        if role == ArbiterRole::OfOtherShard {
+            return NextStep::Answer(Reply::Alone(true));
         }
         // The global arbiter holds the lead for it.
         let is_expected = is_of_shard && flight.preferred_leader == Some(node);
@@ -160,7 +160,7 @@ impl Arbiter {
             SHARD_GATHER
         };
         if is_of_shard && is_large && waited < gather && !is_expected {
-            return Outcome::Wait;
+            return NextStep::Wait;
         }
         if let Some(outcome) = ask_elsewhere {
             return outcome;
@@ -170,7 +170,7 @@ impl Arbiter {
         }
         flight.lead(cx.now, node, lead_state(request), waiter.asked());
         flight.set_slow(&node, request.is_slow);
-        Outcome::Answer(Reply::Lead(false))
+        NextStep::Answer(Reply::Lead(false))
     }
 
     /// Whether a node may lead beside another one, and whether the lead is held for others for now.
@@ -184,7 +184,7 @@ impl Arbiter {
         let has_better = request.preferred_leader().is_some_and(|better| {
             better != node && cx.view.is_member(&better) && !cools_down(better) && !is_slow(&better)
         });
-        let learns = !cx.view.has_joined() || cx.now < self.learning_until;
+        let learns = !cx.view.has_joined() || self.is_learning(cx.now, &request.key());
         let is_held = learns
             || (has_better && (request.requeue_after_ms > 0 || waited < PREFER_HOLD))
             || (request.is_slow && waited < PREFER_HOLD)
@@ -229,8 +229,9 @@ impl Arbiter {
             });
         }
         for mut waiter in waiting {
-            let role = Role::of(&waiter.asker, &key, cx.view);
-            let is_elsewhere = matches!(role, Role::NotArbiter(_)) || waiter.passed_on.is_some();
+            let role = ArbiterRole::of(&waiter.asker, &key, cx.view);
+            let is_elsewhere =
+                matches!(role, ArbiterRole::NotArbiter(_)) || waiter.passed_on.is_some();
             if can_answer || is_elsewhere || (is_late && waiter.request.lead_is_late) {
                 self.try_answer(waiter, cx);
             } else if let Some(reply) = waiter.requeue_if_due(cx.now) {
@@ -262,9 +263,9 @@ pub(super) fn lead_state(request: &SourceRequest) -> State {
 }
 
 /// Ends a request that is to be retried, or lets it wait.
-fn requeue_or_wait(now: Time, waiter: &Waiter) -> Outcome {
+fn requeue_or_wait(now: Time, waiter: &Waiter) -> NextStep {
     let requeue = waiter.requeue_if_due(now);
-    requeue.map_or(Outcome::Wait, Outcome::Answer)
+    requeue.map_or(NextStep::Wait, NextStep::Answer)
 }
 
 /// Lets a node lead beside others, which cannot be called back: where these are slow, or one of them is late. `None`: it
@@ -274,7 +275,7 @@ fn lead_beside_others(
     flight: &mut Flight,
     source: Option<NodeId>,
     waiter: &Waiter,
-) -> Option<Outcome> {
+) -> Option<NextStep> {
     let request = &waiter.request;
     let is_too_slow = |source| flight.is_behind_slow_node(&source) && !request.is_slow;
     if !source.is_none_or(is_too_slow) {
@@ -285,7 +286,7 @@ fn lead_beside_others(
         let node = waiter.asker.node;
         flight.lead(now, node, lead_state(request), waiter.asked());
         flight.set_second_lead(&node);
-        return Some(Outcome::Answer(Reply::Lead(true)));
+        return Some(NextStep::Answer(Reply::Lead(true)));
     }
     let waits = now.since(waiter.since) < SECOND_LEAD_WAIT;
     waits.then(|| requeue_or_wait(now, waiter))

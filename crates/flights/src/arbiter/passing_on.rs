@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use super::Arbiter;
-use super::asker::{Asker, Role};
-use super::decide::{Outcome, lead_state};
+use super::asker::{ArbiterRole, Asker};
+use super::decide::{NextStep, lead_state};
 use super::flight::{Flight, State};
 use super::waiting::Waiter;
 use crate::outbox::Context;
@@ -39,10 +39,10 @@ impl Arbiter {
     /// The next arbiter to ask on behalf of a waiter. `None`: this one decides.
     pub(super) fn next_to_ask(
         &self,
-        role: Role,
+        role: ArbiterRole,
         waiter: &Waiter,
         cx: &Context<'_, impl View>,
-    ) -> Option<Outcome> {
+    ) -> Option<NextStep> {
         let (key, passed_on) = (waiter.request.key(), waiter.passed_on.as_ref());
         if passed_on.is_some_and(|passed_on| cx.now.since(passed_on.since) >= LIMIT) {
             return None;
@@ -56,19 +56,19 @@ impl Arbiter {
                 && cx.view.is_member(other)
         };
         let next = match role {
-            Role::OfShard(global) => Some(global).filter(is_open),
-            Role::Global => cx.view.arbiters_of_shards(slot).find(is_open),
-            Role::Only if via.is_none() && !self.knows(&key) => {
+            ArbiterRole::OfShard(global) => Some(global).filter(is_open),
+            ArbiterRole::Global => cx.view.arbiters_of_shards(slot).find(is_open),
+            ArbiterRole::Only if via.is_none() && !self.knows(&key) => {
                 cx.view.previous_arbiter(slot).filter(is_open)
             }
-            Role::Only | Role::OfOtherShard | Role::NotArbiter(_) => None,
+            ArbiterRole::Only | ArbiterRole::OfOtherShard | ArbiterRole::NotArbiter(_) => None,
         }?;
         let asked = passed_on.map(|passed_on| passed_on.asked);
         let waits = asked.filter(|asked| asked.owner == next);
         let is_due = |asked: AskedOwner| asked.repeat_at().is_some_and(|at| at <= cx.now);
         Some(match waits {
-            Some(asked) if !is_due(asked) => Outcome::Wait,
-            _ => Outcome::PassOn(next),
+            Some(asked) if !is_due(asked) => NextStep::Wait,
+            _ => NextStep::PassOn(next),
         })
     }
 
@@ -140,7 +140,10 @@ impl Arbiter {
             (passed_on.since, passed_on.leader) = (cx.now, node(&wait.leader));
             return self.answer_waiting(key, cx);
         }
-        let is_of_shard = matches!(Role::of(&waiter.asker, &key, cx.view), Role::OfShard(_));
+        let is_of_shard = matches!(
+            ArbiterRole::of(&waiter.asker, &key, cx.view),
+            ArbiterRole::OfShard(_)
+        );
         if is_of_shard && matches!(reply, Reply::Redirect(_)) {
             // Soon both know the same global arbiter.
             return;

@@ -1,7 +1,7 @@
 //! Handles what nodes report about their pulls.
 
 use super::Arbiter;
-use super::asker::{Asker, Role};
+use super::asker::{ArbiterRole, Asker};
 use super::flight::{Asked, Flight, Source, State};
 use super::waiting::Waiter;
 use crate::outbox::Context;
@@ -175,8 +175,8 @@ fn note_alive(
 
 /// The global arbiter, if this arbiter is that of the node's shard only.
 fn arbiter_above(from: &Asker, key: &Key, view: &impl View) -> Option<NodeId> {
-    match Role::of(from, key, view) {
-        Role::OfShard(global) => Some(global),
+    match ArbiterRole::of(from, key, view) {
+        ArbiterRole::OfShard(global) => Some(global),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! Requests for a source as they come in: what they say about their flight, and whether they have their answer already.
 
 use super::Arbiter;
-use super::asker::{Asker, Role};
+use super::asker::{ArbiterRole, Asker};
 use super::decide::follow;
 use super::flight::{Asked, Flight, State};
 use super::waiting::Waiter;
@@ -21,7 +21,7 @@ impl Arbiter {
     ) -> Option<NodeId> {
         let (key, number) = (request.key(), request.number);
         let mut silent = None;
-        if let Role::NotArbiter(arbiter) = Role::of(&asker, &key, cx.view) {
+        if let ArbiterRole::NotArbiter(arbiter) = ArbiterRole::of(&asker, &key, cx.view) {
             let is_silent = |arbiter: &NodeId| request.silent_owner() == Some(*arbiter);
             silent = arbiter
                 .filter(is_silent)

@@ -95,7 +95,7 @@ fn answers(number: u64) -> Vec<Message> {
         registry: REGISTRY,
         rate: u64::MAX,
         age_s: 0,
-        accepted_for_ms: 1,
+        judging_paused_for_ms: 1,
     });
     let resync = Message::Resync(Resync { slots: u64::MAX });
     answers
@@ -296,5 +296,29 @@ proptest! {
             coordinator.accept(Time(40), third, passed, view);
             prop_assert_eq!(known(&coordinator), (true, Some(leader)));
         }
+    }
+}
+
+#[test]
+fn a_request_that_may_not_be_requeued_is_not_however_the_arbiter_answers() {
+    for (requeue_after_ms, decision) in [(0, Decision::Alone), (400, Decision::Later)] {
+        let view = &Six([1, 2, 3]);
+        let mut coordinator = Coordinator::new(ME, 1);
+        let request = SourceRequest {
+            requeue_after_ms,
+            ..asked(KEY, 0)
+        };
+        coordinator.request_source(Time(0), request, view);
+        let [(_, _, Message::SourceRequest(request))] = &sent(&mut coordinator)[..] else {
+            panic!("a request was sent");
+        };
+        let later = Message::answer(KEY, request.number, Reply::Later(true));
+        coordinator.accept(Time(10), member(1), (None, later), view);
+        let decisions = coordinator.take_decisions();
+        let decisions: Vec<_> = decisions
+            .into_iter()
+            .map(|(_, decision)| decision)
+            .collect();
+        assert_eq!(decisions, [decision]);
     }
 }

@@ -11,7 +11,10 @@ use crate::view::View;
 impl Coordinator {
     /// See [`crate::Node::observe`].
     pub fn observe(&mut self, now: Time, received: &Received, view: &impl View) {
-        if self.link.observe(now, received.rate) {
+        let followed = self.pulls.followed_registries();
+        let rates = followed.map(|registry| self.requests.registries.get(now, registry).current());
+        let registry_rate = rates.max().unwrap_or(0);
+        if self.link.observe(now, received.rate, registry_rate) {
             self.events.push(Event::TestLink);
         }
         self.requests.observe(now, received.rate);
@@ -34,7 +37,7 @@ impl Coordinator {
             // One object shows what the registry gives another node.
             let most = if repeated { usize::MAX } else { 1 };
             for key in self.pulls.led_from(*registry).into_iter().take(most) {
-                self.events.push(Event::SlowLead(key));
+                self.events.push(Event::LeaderIsSlow(key));
                 let cx = &mut Context::new(now, view, &mut self.out);
                 self.pulls.report_slow(Some(key), cx);
             }

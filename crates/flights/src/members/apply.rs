@@ -81,7 +81,7 @@ impl Members {
             Ordering::Equal if !was_live => {}
             Ordering::Equal => self.learn_about_same(now, claim, source),
             Ordering::Greater if was_live => self.learn_newer(now, claim, source),
-            // Nothing bad counts about a life that was never seen.
+            // Ignore bad claims about an incarnation that this node has never seen alive.
             Ordering::Greater if !claim.status.is_live() => {}
             Ordering::Greater if !self.has_joined() && source == Source::List => {
                 if self.roster.has_room() {

@@ -11,13 +11,13 @@ use super::member::NodeId;
 #[derive(Debug, Default)]
 pub(super) struct Rumors {
     /// By how often each was told, then by age.
-    queue: BTreeMap<Place, NodeId>,
-    places: BTreeMap<NodeId, Place>,
+    queue: BTreeMap<Priority, NodeId>,
+    places: BTreeMap<NodeId, Priority>,
     count: u64,
 }
 
 /// How often an update was told, and a number that orders updates told equally often.
-type Place = (u8, u64);
+type Priority = (u8, u64);
 
 impl Rumors {
     pub(super) fn is_empty(&self) -> bool {

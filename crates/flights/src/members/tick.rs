@@ -2,7 +2,7 @@
 
 use super::probes::Due;
 use super::roster::Entry;
-use super::timing::{FANOUT, GOSSIP_EVERY, INDIRECT_PROBES, OVERSLEPT, SUSPICION, probe_every};
+use super::timing::{FANOUT, GOSSIP_EVERY, INDIRECT_PROBES, LATE_TICK, SUSPICION, probe_every};
 use super::wire::{Draft, Kind, MAX_MESSAGE, MemberUpdate, Probe, Status};
 use super::{GOSSIP, Members, NodeId};
 use crate::Time;
@@ -18,7 +18,7 @@ impl Members {
             .fold(self.next_timer(), Time::min)
     }
 
-    /// The next deadline, but for doubts and newcomers: their time may have come long before there is something to do.
+    /// The next deadline, without those of doubts and newcomers, which may lie in the past while nothing is due.
     fn next_timer(&self) -> Time {
         let deadlines = [
             Some(self.next_probe),
@@ -39,7 +39,7 @@ impl Members {
         if self.has_left {
             return;
         }
-        let overslept = now.since(self.next_timer()) > OVERSLEPT;
+        let overslept = now.since(self.next_timer()) > LATE_TICK;
         if overslept {
             self.probes.clear();
         }

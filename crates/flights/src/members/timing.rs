@@ -43,7 +43,7 @@ pub(super) const SYNC_AGAIN: Duration = Duration::from_secs(2);
 /// itself.
 pub(super) const REMEMBER_DEAD: Duration = Duration::from_secs(24 * 3600);
 /// A node that wakes up this late was stopped itself. It suspects nobody for messages missed meanwhile.
-pub(super) const OVERSLEPT: Duration = Duration::from_secs(1);
+pub(super) const LATE_TICK: Duration = Duration::from_secs(1);
 
 /// The probe interval of a node: 2 s up to 16 members, 5 s from 1,024. Probes are most of the traffic of an idle node.
 pub(super) fn probe_every(members: usize) -> Duration {

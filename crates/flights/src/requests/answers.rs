@@ -60,7 +60,9 @@ impl SourceRequests {
                 Decision::Lead
             }
             Reply::Alone(_) => Decision::Alone,
-            Reply::Later(_) => Decision::Later,
+            Reply::Later(_) if open.may_requeue() => Decision::Later,
+            // It was not asked for: containerd would count another end without a byte.
+            Reply::Later(_) => Decision::Alone,
         };
         // Waiting for a leader that has begun costs only what exceeds upstream's own time. A request that is retried
         // later gave its slot to others.

@@ -88,6 +88,8 @@ pub(super) struct PendingRequest {
     pub started: Time,
     /// What the pull had lost in vain before, and what this request has waited since, as far as it is charged.
     pub in_vain_before: Duration,
+    /// What the pull had waited for leaders without a charge before.
+    pub waited_free_before: Duration,
     pub waited: Duration,
     /// Waiting is free until then.
     pub free_until: Time,
@@ -126,6 +128,11 @@ impl PendingRequest {
             Query::Source(request) => request.registry,
             Query::Holders(_) => 0,
         }
+    }
+
+    /// Whether the request may end without a source, to be repeated.
+    pub fn may_requeue(&self) -> bool {
+        matches!(&self.query, Query::Source(request) if request.requeue_after_ms > 0)
     }
 
     pub fn is_seek_for(&self, key: &Key) -> bool {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::members::Member;
 use crate::time::millis;
 use crate::{Born, NodeId, Time};
 
@@ -47,6 +48,12 @@ impl Eligibility {
         if !eligible {
             self.young.insert((born, id));
         }
+    }
+
+    /// Whether a member is younger than it was: it has started again.
+    pub(super) fn has_restarted(&self, member: &Member) -> bool {
+        let known = self.ages.get(&member.id);
+        known.is_some_and(|known| member.born > known.born)
     }
 
     /// Removes a member. Returns whether it was eligible.

@@ -258,3 +258,24 @@ fn a_cluster_that_grows_and_shrinks_tells_which_owners_there_are() {
     slots.update(NOW, &left.collect::<Vec<_>>());
     check(&mut slots, true);
 }
+
+#[test]
+fn a_member_that_has_started_again_is_no_owner_until_it_is_eligible() {
+    let mut slots = Slots::new();
+    slots.update(NOW, &(0..8).map(old).collect::<Vec<_>>());
+    slots.take_changes();
+    let owned = |slots: &Slots| {
+        let all = Slot::all().filter(|slot| slots.owners(ALL, *slot).contains(&id(3)));
+        all.count()
+    };
+    assert!(owned(&slots) > 0);
+    let Change::Joined(member) = joined(3, Born::from_age(NOW, Duration::ZERO)) else {
+        unreachable!("it has joined");
+    };
+    slots.update(NOW, &[Change::Updated(member)]);
+    assert_eq!(owned(&slots), 0);
+    assert!(!slots.take_changes().is_empty(), "the next owners are told");
+    let eligible = slots.next_deadline().expect("it becomes eligible");
+    slots.update(eligible, &[]);
+    assert!(owned(&slots) > 0);
+}

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::source_watch::Starved;
 use crate::{NodeId, Time};
 
 /// A node is slow if its bandwidth is less than 1/SLOWER of what is usual among the others, and starved if it receives
@@ -26,6 +27,11 @@ const RETRY: Duration = Duration::from_secs(5);
 const NOBODY_PAUSE: Duration = Duration::from_millis(250);
 /// A node whose intake falls to half of what it was at the last test tests its link again, but not sooner than this.
 const DROP_PAUSE: Duration = Duration::from_secs(1);
+/// A starved node is held up once a registry has given other nodes this many times as much for [`HELD_UP_FOR`]. By then, a
+/// slow registry or leader has been found out.
+const HELD_UP_RATIO: u64 = 4;
+/// See [`HELD_UP_RATIO`].
+pub(super) const HELD_UP_FOR: Duration = Duration::from_secs(15);
 /// A test that has not ended by then has failed.
 const TEST_LIMIT: Duration = Duration::from_secs(10);
 /// A slow node that pulls nothing, and so tests nothing, counts as slow for this long.
@@ -56,6 +62,19 @@ pub struct LinkState {
     pub condition: Condition,
     /// In bytes per second, once a test has shown it.
     pub bandwidth: Option<u64>,
+    /// See [`Starved::is_held_up`].
+    pub is_held_up: bool,
+}
+
+impl LinkState {
+    /// How the node does, if it receives far less than its link carries.
+    pub fn starved(&self) -> Option<Starved> {
+        let bandwidth = self.bandwidth?;
+        (self.condition == Condition::Starved).then_some(Starved {
+            bandwidth,
+            is_held_up: self.is_held_up,
+        })
+    }
 }
 
 /// The result of a test.
@@ -88,12 +107,21 @@ pub(crate) struct Link {
     /// The pause after the last test in which nobody took part.
     nobody_pause: Duration,
     slow_until: Option<Time>,
+    /// Since when it is starved although a registry gives other nodes far more.
+    held_up_since: Option<Time>,
 }
 
 impl Link {
-    /// Records what arrives. Returns whether to test the link now.
-    pub fn observe(&mut self, now: Time, intake: u64) -> bool {
+    /// Records what arrives. `registry_rate`: what the registry gives nodes from which this one's sources have their objects,
+    /// in bytes per second; 0: unknown. Returns whether to test the link now.
+    pub fn observe(&mut self, now: Time, intake: u64, registry_rate: u64) -> bool {
         self.intake = intake;
+        let gets_little = intake.saturating_mul(HELD_UP_RATIO) < registry_rate;
+        if gets_little && self.condition(now) == Condition::Starved {
+            self.held_up_since.get_or_insert(now);
+        } else {
+            self.held_up_since = None;
+        }
         let is_starved = self
             .bandwidth
             .is_none_or(|own| intake.saturating_mul(SLOWER) < own);
@@ -197,6 +225,9 @@ impl Link {
         LinkState {
             condition: self.condition(now),
             bandwidth: self.bandwidth,
+            is_held_up: self
+                .held_up_since
+                .is_some_and(|since| now.since(since) >= HELD_UP_FOR),
         }
     }
 

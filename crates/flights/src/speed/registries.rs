@@ -20,7 +20,7 @@ const TRIED_FOR: Duration = Duration::from_secs(6);
 const TRIED_IN_VAIN: Duration = Duration::from_secs(3);
 /// After it was found that the registry gives no more, no lead is judged for this long: the leaders share it, and some
 /// nodes may still pass on what it gave before.
-const ACCEPTED_FOR: Duration = Duration::from_secs(60);
+const JUDGING_PAUSE: Duration = Duration::from_secs(60);
 /// An acceptance that ends this much later than the known one is a new one.
 const NEWER: Duration = Duration::from_millis(500);
 /// What a registry gave says this long how long its bytes may take.
@@ -48,20 +48,22 @@ pub(crate) struct KnownRate {
     /// The time since then, in seconds.
     pub age_s: u32,
     /// No lead is judged for this long.
-    pub accepted_for_ms: u32,
+    pub judging_paused_for_ms: u32,
 }
 
 impl KnownRate {
     /// The rate as far as it counts by now.
-    fn current(self) -> u64 {
+    pub fn current(self) -> u64 {
         let half_lives = u64::from(self.age_s) / HALF_LIFE.as_secs();
         self.rate.checked_shr(half_lives as u32).unwrap_or(0)
     }
 
     /// Whether a node that knows `theirs` should be told.
     pub fn is_news_for(self, theirs: Self) -> bool {
-        let newer = self.accepted_for_ms.saturating_sub(theirs.accepted_for_ms);
-        let is_accepted = theirs.accepted_for_ms > 0;
+        let newer = self
+            .judging_paused_for_ms
+            .saturating_sub(theirs.judging_paused_for_ms);
+        let is_accepted = theirs.judging_paused_for_ms > 0;
         u128::from(newer) > NEWER.as_millis()
             || (!is_accepted && self.current() / 4 * 3 > theirs.current())
     }
@@ -74,6 +76,8 @@ struct Registry {
     measured: Option<Born>,
     /// Another node has pulled from it.
     is_confirmed: bool,
+    /// This node has pulled from it, or wanted to.
+    is_used: bool,
     /// No lead is judged until then.
     judging_paused_until: Time,
     /// When this node began to lead beside another one, until its result is known.
@@ -93,7 +97,7 @@ impl Registry {
         KnownRate {
             rate: self.rate,
             age_s: u32::try_from(age.as_secs()).unwrap_or(u32::MAX),
-            accepted_for_ms: u32::try_from(accepted_for).unwrap_or(u32::MAX),
+            judging_paused_for_ms: u32::try_from(accepted_for).unwrap_or(u32::MAX),
         }
     }
 
@@ -102,7 +106,7 @@ impl Registry {
         let known = KnownRate {
             rate,
             age_s: u32::try_from(age.as_secs()).unwrap_or(u32::MAX),
-            accepted_for_ms: 0,
+            judging_paused_for_ms: 0,
         };
         if known.current() >= self.known(now).current() {
             self.set(now, rate, age);
@@ -119,10 +123,26 @@ impl Registry {
 pub(crate) struct RegistryRates(BTreeMap<u64, Registry>);
 
 impl RegistryRates {
+    /// What is known of a registry. Where there are too many, it takes the place of the oldest that this node never asked
+    /// for: other nodes can name any number.
     fn entry(&mut self, registry: u64) -> Option<&mut Registry> {
-        let is_known = self.0.contains_key(&registry);
-        (registry != 0 && (is_known || self.0.len() < MAX_REGISTRIES))
-            .then(|| self.0.entry(registry).or_default())
+        if registry == 0 {
+            return None;
+        }
+        if !self.0.contains_key(&registry) && self.0.len() >= MAX_REGISTRIES {
+            let others = self.0.iter().filter(|(_, known)| !known.is_used);
+            let oldest = others.min_by_key(|(_, known)| known.measured);
+            let oldest = oldest.map(|(registry, _)| *registry)?;
+            self.0.remove(&oldest);
+        }
+        Some(self.0.entry(registry).or_default())
+    }
+
+    /// Records that this node pulls from a registry.
+    pub fn mark_used(&mut self, registry: u64) {
+        if let Some(known) = self.entry(registry) {
+            known.is_used = true;
+        }
     }
 
     /// What the registry gives a node.
@@ -151,8 +171,8 @@ impl RegistryRates {
         };
         known.is_confirmed = true;
         let age = Duration::from_secs(theirs.age_s.into());
-        let accepted_for = Duration::from_millis(theirs.accepted_for_ms.into());
-        let judging_paused_until = now.after(accepted_for.min(ACCEPTED_FOR));
+        let accepted_for = Duration::from_millis(theirs.judging_paused_for_ms.into());
+        let judging_paused_until = now.after(accepted_for.min(JUDGING_PAUSE));
         if judging_paused_until.since(known.judging_paused_until.max(now)) > NEWER {
             known.set(now, theirs.rate, age);
             known.judging_paused_until = judging_paused_until;
@@ -203,7 +223,7 @@ impl RegistryRates {
             // 0 would be unknown.
             known.set(now, little.max(1), Duration::ZERO);
             known.is_confirmed = true;
-            known.judging_paused_until = now.after(ACCEPTED_FOR);
+            known.judging_paused_until = now.after(JUDGING_PAUSE);
             return LeadRate::Fine;
         }
         known.judging_paused_until = now.after(TRIED_FOR);
@@ -259,7 +279,7 @@ mod tests {
         KnownRate {
             rate,
             age_s: 0,
-            accepted_for_ms: 0,
+            judging_paused_for_ms: 0,
         }
     }
 
@@ -292,7 +312,7 @@ mod tests {
         rates.forget_leads_except(&[]);
         let next = lead(&mut rates, &mut now, JUDGED_AFTER, false);
         assert_eq!(next, LeadRate::Fine);
-        now = now.after(ACCEPTED_FOR);
+        now = now.after(JUDGING_PAUSE);
         rates.learn(now, 7, known(USUAL));
         assert_eq!(lead(&mut rates, &mut now, 2, false), FIRST);
     }
@@ -396,10 +416,10 @@ mod tests {
         let theirs = KnownRate {
             rate: LITTLE,
             age_s: 0,
-            accepted_for_ms: u32::MAX,
+            judging_paused_for_ms: u32::MAX,
         };
         rates.learn(now, 7, theirs);
-        let accepted_for = u128::from(rates.get(now, 7).accepted_for_ms);
-        assert_eq!(accepted_for, ACCEPTED_FOR.as_millis());
+        let accepted_for = u128::from(rates.get(now, 7).judging_paused_for_ms);
+        assert_eq!(accepted_for, JUDGING_PAUSE.as_millis());
     }
 }

@@ -47,14 +47,23 @@ pub enum WatchAction {
     Leave,
 }
 
+/// How a node does that receives far less than its link carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Starved {
+    /// The bandwidth of its link, in bytes per second.
+    pub bandwidth: u64,
+    /// For [`HELD_UP_FOR`](super::HELD_UP_FOR), the registry has given other nodes far more than this one receives.
+    pub is_held_up: bool,
+}
+
 /// The watch over one source.
 #[derive(Debug)]
 pub struct SourceWatch {
     /// When the last bytes came, or the wait for bytes began.
     waits_since: Time,
     ask_at: Time,
-    /// The bandwidth of this node's link, if it receives far less than that.
-    starved_of: Option<u64>,
+    /// This node receives far less than its link carries.
+    starved: Option<Starved>,
     /// Since when the source has been far ahead of a starved node, and how much of that time it was waited for.
     behind: Option<(Time, Duration)>,
     /// Since when the source has had more bytes, while none has arrived.
@@ -68,7 +77,7 @@ impl SourceWatch {
         Self {
             waits_since: now,
             ask_at: now.after(ASK_AFTER),
-            starved_of: None,
+            starved: None,
             behind: None,
             ahead_since: None,
             is_useless: false,
@@ -84,18 +93,21 @@ impl SourceWatch {
     pub fn begin_wait(&mut self, now: Time) {
         self.waits_since = now;
         self.ahead_since = None;
-        if self.starved_of.is_none() {
+        if self.starved.is_none() {
             self.ask_at = now.after(ASK_AFTER);
         }
     }
 
-    /// Records that bytes have arrived after a wait. `starved_of`: the bandwidth of this node's link in bytes per second,
-    /// if it receives far less than that.
-    pub fn received(&mut self, waited: Duration, starved_of: Option<u64>) {
-        self.starved_of = starved_of;
+    /// Records that bytes have arrived after a wait. `starved`: this node receives far less than its link carries.
+    pub fn received(&mut self, waited: Duration, starved: Option<Starved>) {
+        self.starved = starved;
         self.ahead_since = None;
+        if starved.is_some_and(|starved| starved.is_held_up) {
+            self.behind
+                .get_or_insert((self.waits_since, Duration::ZERO));
+        }
         match &mut self.behind {
-            Some(_) if starved_of.is_none() => self.behind = None,
+            Some(_) if starved.is_none() => self.behind = None,
             Some((_, in_all)) => *in_all += waited,
             None => {}
         }
@@ -112,8 +124,9 @@ impl SourceWatch {
         }
     }
 
-    /// Whether the uplink of the source is slow: it has far more bytes, and sends to all nodes together far less than this
-    /// node's link carries. Not if the client is the reason.
+    /// Whether the source is slow: it has far more bytes, and sends to all nodes together far less than this node's link
+    /// carries. Or this node is held up: whatever the source says of itself, the registry gives more. Not if the client is
+    /// the reason.
     pub fn is_slow(&self, now: Time) -> bool {
         self.behind.is_some_and(|(since, waited)| {
             let took = now.since(since);
@@ -138,8 +151,10 @@ impl SourceWatch {
         } else {
             self.ahead_since = None;
         }
-        let is_slow = self.starved_of.zip(sent).is_some_and(|(bandwidth, sent)| {
-            theirs.saturating_sub(offset) > SMALL_LAG && sent.saturating_mul(SLOWER) < bandwidth
+        let is_slow = self.starved.is_some_and(|starved| {
+            let sends_little =
+                sent.is_some_and(|sent| sent.saturating_mul(SLOWER) < starved.bandwidth);
+            starved.is_held_up || (sends_little && theirs.saturating_sub(offset) > SMALL_LAG)
         });
         if !is_slow {
             self.behind = None;
@@ -204,18 +219,22 @@ mod tests {
     }
 
     /// Receives a little from a source that is far ahead. Returns whether the source is found slow.
-    fn is_slow(starved_of: Option<u64>, waited: Duration, sent: u64) -> bool {
+    fn is_slow(bandwidth: Option<u64>, is_held_up: bool, waited: Duration, sent: u64) -> bool {
         let mut watch = SourceWatch::new(Time(0));
         (0..30).any(|step| {
             let now = Time(step * 100);
             watch.begin_wait(now);
-            watch.received(waited, starved_of);
+            let starved = bandwidth.map(|bandwidth| Starved {
+                bandwidth,
+                is_held_up,
+            });
+            watch.received(waited, starved);
             if watch.next(now) == WatchAction::Ask {
                 watch.answered(
                     now,
                     step,
                     SourceStatus::Has {
-                        offset: 1 << 30,
+                        offset: if is_held_up { step } else { 1 << 30 },
                         sent: Some(sent),
                     },
                 );
@@ -226,12 +245,29 @@ mod tests {
 
     #[test]
     fn a_source_that_sends_far_less_than_it_has_is_slow() {
-        assert!(is_slow(Some(9_000), STEP, 1_000));
-        assert!(!is_slow(None, STEP, 1_000), "the link carries no more");
+        assert!(is_slow(Some(9_000), false, STEP, 1_000));
         assert!(
-            !is_slow(Some(9_000), STEP / 4, 1_000),
+            !is_slow(None, false, STEP, 1_000),
+            "the link carries no more"
+        );
+        let takes_no_more = is_slow(Some(9_000), false, STEP / 4, 1_000);
+        assert!(!takes_no_more, "the client takes no more");
+        assert!(
+            !is_slow(Some(9_000), false, STEP, 5_000),
+            "its uplink is shared"
+        );
+    }
+
+    #[test]
+    fn a_source_that_claims_to_have_no_more_is_slow_for_a_node_that_is_held_up() {
+        assert!(is_slow(Some(9_000), true, STEP, 9_000));
+        assert!(
+            !is_slow(Some(9_000), true, STEP / 4, 9_000),
             "the client takes no more"
         );
-        assert!(!is_slow(Some(9_000), STEP, 5_000), "its uplink is shared");
+        assert!(
+            !is_slow(None, true, STEP, 9_000),
+            "the link carries no more"
+        );
     }
 }

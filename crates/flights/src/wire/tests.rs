@@ -85,7 +85,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             offset,
             [leader_cooldown, is_slow, is_fetcher, leads, lead_is_late],
             requeue_after_ms,
-            ([registry, registry_rate], [rate_age_s, rate_accepted_for_ms]),
+            ([registry, registry_rate], [rate_age_s, judging_paused_for_ms]),
         ) = how;
         SourceRequest {
             key,
@@ -104,7 +104,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             registry,
             registry_rate,
             rate_age_s,
-            rate_accepted_for_ms,
+            judging_paused_for_ms,
             is_fetcher,
             leads,
             lead_is_late,
@@ -148,7 +148,7 @@ fn state() -> impl Strategy<Value = PullState> {
             any::<([u64; 2], [u32; 2])>()
         )
             .prop_map(|(size, source, is_slow, rate)| {
-                let ([registry, registry_rate], [rate_age_s, rate_accepted_for_ms]) = rate;
+                let ([registry, registry_rate], [rate_age_s, judging_paused_for_ms]) = rate;
                 PullState::Alive(Alive {
                     size,
                     source,
@@ -156,7 +156,7 @@ fn state() -> impl Strategy<Value = PullState> {
                     registry,
                     registry_rate,
                     rate_age_s,
-                    rate_accepted_for_ms,
+                    judging_paused_for_ms,
                 })
             }),
         Just(PullState::Done(true)),
@@ -207,14 +207,16 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
                 })
             }
         ),
-        any::<(u64, u64, [u32; 2])>().prop_map(|(registry, rate, [age_s, accepted_for_ms])| {
-            Message::RegistryRate(RegistryRate {
-                registry,
-                rate,
-                age_s,
-                accepted_for_ms,
-            })
-        }),
+        any::<(u64, u64, [u32; 2])>().prop_map(
+            |(registry, rate, [age_s, judging_paused_for_ms])| {
+                Message::RegistryRate(RegistryRate {
+                    registry,
+                    rate,
+                    age_s,
+                    judging_paused_for_ms,
+                })
+            }
+        ),
     ]
 }
 
@@ -331,7 +333,7 @@ fn one_of_each() -> Vec<Message> {
         registry: 10,
         registry_rate: 1000,
         rate_age_s: 60,
-        rate_accepted_for_ms: 2000,
+        judging_paused_for_ms: 2000,
         is_fetcher: true,
         leads: true,
         lead_is_late: true,
@@ -350,7 +352,7 @@ fn one_of_each() -> Vec<Message> {
         registry: 10,
         registry_rate: 1000,
         rate_age_s: 60,
-        rate_accepted_for_ms: 2000,
+        judging_paused_for_ms: 2000,
     };
     let answer = |reply| Message::answer(key(1), number, reply);
     let report = |state| {
@@ -402,7 +404,7 @@ fn one_of_each() -> Vec<Message> {
             registry,
             rate,
             age_s: 60,
-            accepted_for_ms: 2000,
+            judging_paused_for_ms: 2000,
         }),
     ]
 }

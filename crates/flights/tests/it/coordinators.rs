@@ -1,4 +1,4 @@
-//! What look-ups and announcements cost where very many share one view of the members.
+//! What lookups and announcements cost where very many share one view of the members.
 
 use std::collections::BTreeMap;
 
@@ -155,7 +155,7 @@ fn a_look_up_takes_two_round_trips() {
         assert_eq!(holders[..], [id(5)]);
         *trips.entry(rounds.div_ceil(2)).or_default() += 1;
     }
-    println!("look-ups by round trips: {trips:?}");
+    println!("lookups by round trips: {trips:?}");
     assert!(trips.keys().all(|trips| *trips <= 2));
 }
 

@@ -8,7 +8,7 @@ use flights::{
     node_field, registry_hash,
 };
 
-use crate::cluster::{id, index, link_test, wanted};
+use crate::cluster::{Cluster, id, index, link_test, wanted};
 use crate::coordinators::{ClusterView, Coordinators, Directory};
 
 /// A flight, and what comes of what is asked at once.
@@ -225,7 +225,7 @@ fn leaves_followers(
         flight.coordinators.tick(now);
         flight.coordinators.deliver(now);
     }
-    events.contains(&Event::SlowLead(flight.key))
+    events.contains(&Event::LeaderIsSlow(flight.key))
 }
 
 fn of_registry(key: Key) -> SourceRequest {
@@ -344,4 +344,24 @@ fn a_leader_whose_download_ended_early_follows_a_holder() {
     assert_eq!(flight.want(1, resumed.clone()), Some(Decision::Lead));
     flight.report(2, PullProgress::Done);
     assert_eq!(source(flight.want(1, resumed)), Some(2));
+}
+
+/// An arbiter holds leads back only where it has taken the place of another one.
+#[test]
+fn an_owner_that_cannot_be_reached_holds_up_no_lead_of_an_arbiter() {
+    let mut cluster = Cluster::new(3);
+    for arbiter in 0..3 {
+        let key = cluster.key_of_arbiter(arbiter);
+        for other in (0..3).filter(|other| *other != arbiter) {
+            cluster.with(arbiter, |node, now| node.undelivered(now, id(other)));
+        }
+        let since = cluster.now;
+        cluster.request_source(arbiter, key);
+        let decisions = cluster.await_decisions(1, 2_000);
+        assert!(
+            matches!(decisions[..], [(_, _, Decision::Lead)]),
+            "{decisions:?}"
+        );
+        assert!(cluster.time(since) < Duration::from_millis(100));
+    }
 }

@@ -30,7 +30,7 @@ enum Action {
         object: usize,
     },
     /// Others are held up behind it, or are no longer.
-    Lag {
+    SetSlow {
         node: usize,
         is_slow: bool,
     },
@@ -92,7 +92,7 @@ fn action(is_calm: bool) -> BoxedStrategy<Action> {
     let calm = prop_oneof![
         12 => want.prop_map(|((node, object), repository)| Action::Want { node, object, repository }),
         2 => both.clone().prop_map(|(node, object)| Action::Cancel { node, object }),
-        1 => (node.clone(), any::<bool>()).prop_map(|(node, is_slow)| Action::Lag { node, is_slow }),
+        1 => (node.clone(), any::<bool>()).prop_map(|(node, is_slow)| Action::SetSlow { node, is_slow }),
         1 => node.clone().prop_map(|node| Action::Kill { node }),
         1 => node.clone().prop_map(|node| Action::Start { node }),
         1 => node.clone().prop_map(|node| Action::Deny { node }),
@@ -193,7 +193,7 @@ fn act(pulling: &mut Pulling, nodes: usize, action: &Action) {
         } => pulling.want(node % nodes, object, repository),
         Action::Cancel { node, object } => pulling.cancel(node % nodes, object),
         Action::Complain { node, object } => pulling.leave_slow_source(node % nodes, object),
-        Action::Lag { node, is_slow } => pulling.set_slow(node % nodes, is_slow),
+        Action::SetSlow { node, is_slow } => pulling.set_slow(node % nodes, is_slow),
         Action::Kill { node } => pulling.kill(node % nodes),
         Action::Start { node } => {
             let others: Vec<_> = (0..nodes).filter(|n| *n != node % nodes).collect();

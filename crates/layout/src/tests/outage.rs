@@ -205,7 +205,7 @@ async fn tags_that_could_not_be_written_are_written_later() {
     let store = open(root.path());
     limit_files(Some(0));
     store.tag(&names[1], &digest);
-    // Ends with what is left to write.
+    // ConnectionAddresses with what is left to write.
     drop(store);
     let tags = || {
         let store = open(root.path());

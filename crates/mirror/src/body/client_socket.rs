@@ -142,7 +142,7 @@ impl ClientSocket {
         ready
     }
 
-    /// Ends the connection with FIN, after the bytes that the kernel holds for it. To close it with unread bytes would
+    /// ConnectionAddresses the connection with FIN, after the bytes that the kernel holds for it. To close it with unread bytes would
     /// reset it, and what the client has not read yet might be lost.
     pub fn close(&self) {
         if SockRef::from(&self.stream)

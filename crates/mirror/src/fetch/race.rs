@@ -42,7 +42,7 @@ impl<'a> Race<'a> {
     pub async fn run(mut self, search: Search) -> Result<Answer, FetchError> {
         let mut search = Some(search);
         let trace = &self.question.target.pull.trace;
-        let mut lookup = trace.span("look-up", SpanKind::Internal);
+        let mut lookup = trace.span("lookup", SpanKind::Internal);
         let mut running: FuturesUnordered<Attempt<'a>> = FuturesUnordered::new();
         let mut hedge_at: Option<Instant> = None;
         let give_up_at = Instant::now() + self.fetcher.limits.resolve_timeout;

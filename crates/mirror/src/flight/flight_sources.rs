@@ -24,7 +24,7 @@ use crate::source_provider::SourceProvider;
 use crate::trace::SpanKind;
 use crate::waiting_budget::{GRACE, Wait};
 use crate::{
-    Candidate, ChainPosition, Condition, Decision, NodeId, PeerId, SourceRequest, SourceStatus,
+    Candidate, ChainPosition, Decision, NodeId, PeerId, SourceRequest, SourceStatus, Starved,
     node_field, nodes_field,
 };
 
@@ -61,7 +61,7 @@ struct State {
 impl FlightSources {
     pub fn new(shared: Arc<Shared>, target: Target, digest: Digest, sharing: Sharing) -> Self {
         let key = Key::Digest(digest.clone());
-        let barred = shared.fetcher.peers.barred(&key, Instant::now());
+        let excluded = shared.fetcher.peers.excluded(&key, Instant::now());
         Self {
             shared,
             target,
@@ -70,7 +70,7 @@ impl FlightSources {
             grows: AtomicBool::new(false),
             has_bytes: AtomicBool::new(false),
             state: Mutex::new(State {
-                failed: barred,
+                failed: excluded,
                 ..State::default()
             }),
         }
@@ -116,7 +116,7 @@ impl FlightSources {
         let failed = {
             let mut state = self.state.lock();
             if state.requests > 0 {
-                shared.metrics.flights_moves.inc();
+                shared.metrics.flights_source_changes.inc();
             }
             state.requests += 1;
             state.pull = Some(pull.clone());
@@ -143,13 +143,13 @@ impl FlightSources {
         };
         let asked = Instant::now();
         let budget = self.target.pull.attempts.as_ref().map(|a| a.budget());
-        let lost = budget.map_or(Duration::ZERO, |budget| budget.untold());
+        let lost = budget.map_or(Duration::ZERO, |budget| budget.take_unreported());
         if !lost.is_zero() {
             shared.flights.charge(request.repository, lost);
         }
         let wait = self.wait();
         let trace = &self.target.pull.trace;
-        let mut span = trace.span("look-up", SpanKind::Internal);
+        let mut span = trace.span("lookup", SpanKind::Internal);
         let decision = shared.flights.request_source(request).await;
         span.set("peili.decision", || decision_name(&decision).to_owned());
         span.end();
@@ -161,11 +161,11 @@ impl FlightSources {
             wait.found(Duration::MAX);
         } else if let Some(budget) = budget {
             // Flights have charged it themselves.
-            budget.untold();
+            budget.take_unreported();
         }
         shared
             .metrics
-            .flights_seek_seconds
+            .flights_decision_seconds
             .observe(asked.elapsed().as_secs_f64());
         match decision {
             Decision::Follow { source, .. } if failed.contains(&source.peer) => Decision::Alone,
@@ -202,7 +202,7 @@ impl FlightSources {
         if matches!(decision, Decision::Lead | Decision::Alone) {
             pull.set_leading();
         }
-        self.shared.metrics.flight_sought(name);
+        self.shared.metrics.count_decision(name);
     }
 }
 
@@ -280,10 +280,8 @@ impl SourceProvider for FlightSources {
         self.shared.speed.received(None, bytes.len() as u64);
     }
 
-    fn starved_of(&self) -> Option<u64> {
-        let state = *self.shared.speed.link.borrow();
-        let is_starved = state.condition == Condition::Starved;
-        state.bandwidth.filter(|_| is_starved)
+    fn starved(&self) -> Option<Starved> {
+        self.shared.speed.link.borrow().starved()
     }
 
     async fn status(&self, question: &Question, source: &Candidate) -> SourceStatus {
@@ -304,7 +302,7 @@ impl SourceProvider for FlightSources {
         });
         if left {
             tracing::debug!(digest = %self.digest, %source, "a source is far too slow");
-            self.shared.metrics.flights_too_slow.inc();
+            self.shared.metrics.flights_slow_sources_left.inc();
         }
         left
     }

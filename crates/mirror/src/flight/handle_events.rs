@@ -60,7 +60,7 @@ impl Shared {
                     self.evict_all();
                 }
             }
-            FlightEvent::SlowLead(key) => {
+            FlightEvent::LeaderIsSlow(key) => {
                 let received = self.speed.received_by_now();
                 tracing::debug!(
                     ?received,

@@ -282,7 +282,7 @@ impl Pulls {
         }
     }
 
-    /// Ends a pull and reports it, unless `goes_on`. Both happen at once, so that the next pull of the digest is
+    /// ConnectionAddresses a pull and reports it, unless `goes_on`. Both happen at once, so that the next pull of the digest is
     /// reported after this one.
     pub fn end(&self, digest: &Digest, goes_on: impl Fn() -> bool, tell: impl FnOnce()) -> bool {
         let mut pulls = self.pulls.lock();

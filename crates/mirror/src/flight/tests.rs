@@ -158,7 +158,7 @@ async fn where_a_source_breaks_the_next_goes_on_unseen() {
     assert_eq!(asked, [(0, vec![]), (MIB as u64, vec![first.id()])]);
     assert_eq!(requests[0].size, Some(size));
     drop(requests);
-    assert_eq!(follower.metric("peili_flights_moves_total"), 1);
+    assert_eq!(follower.metric("peili_flights_source_changes_total"), 1);
 }
 
 #[tokio::test]

@@ -104,11 +104,11 @@ impl Metrics {
             self.damaged.clone(),
         );
         registry.register(
-            "peili_strangers_refused",
+            "peili_outside_network_refused",
             "Requests that were refused because they came from no node of the network, by why: without the proof of the network \
              key (missing), with that of another one (wrong_key), from a node whose clock differs by more than 5 minutes \
              (clock), or without TLS (no_certificate)",
-            self.strangers_refused.clone(),
+            self.outside_network_refused.clone(),
         );
         registry.register(
             "peili_peer_tls_connections_refused",
@@ -130,23 +130,23 @@ impl Metrics {
 
     pub(super) fn register_flights(&self, registry: &mut Registry) {
         registry.register(
-            "peili_flights_sought",
+            "peili_flights_decisions",
             "Requests for a source, by decision: follow (pull from a peer), lead (pull from upstream for the cluster), alone (pull from \
              upstream for this node only), later (end the request; containerd retries)",
-            self.flights_sought.clone(),
+            self.flights_decisions.clone(),
         );
         registry.register(
-            "peili_flights_seek_seconds",
+            "peili_flights_decision_seconds",
             "Time from a request for a source to its decision",
-            self.flights_seek_seconds.clone(),
+            self.flights_decision_seconds.clone(),
         );
         registry.register(
-            "peili_flights_moves",
+            "peili_flights_source_changes",
             "Requests for another source, after a source refused or failed",
-            self.flights_moves.clone(),
+            self.flights_source_changes.clone(),
         );
         registry.register(
-            "peili_flights_gave_way",
+            "peili_flights_requeued",
             "Requests ended without a byte, so that containerd requeues them and starts another download of this node",
             self.flights_requeued.clone(),
         );
@@ -156,14 +156,14 @@ impl Metrics {
             self.flights_uploads_refused.clone(),
         );
         registry.register(
-            "peili_flights_stepped_aside",
+            "peili_flights_evictions",
             "Times this node let its followers go on elsewhere, because its link was slow or upstream gave it little",
             self.flights_evictions.clone(),
         );
         registry.register(
-            "peili_flights_too_slow",
+            "peili_flights_slow_sources_left",
             "Times this node left a source that sent far less than it had",
-            self.flights_too_slow.clone(),
+            self.flights_slow_sources_left.clone(),
         );
         registry.register(
             "peili_flights_link_bytes_per_second",

@@ -2,7 +2,7 @@
 
 use http::{HeaderValue, Response};
 
-use super::{Ends, Mirror};
+use super::{ConnectionAddresses, Mirror};
 use crate::body::Body;
 use crate::metrics::Metrics;
 use crate::pull_through::Client;
@@ -28,10 +28,14 @@ impl Mirror {
     }
 
     /// Answers a request. Its body is not looked at: a request that has one is refused.
-    pub async fn answer(&self, head: &http::request::Parts, ends: Ends) -> Response<Body> {
+    pub async fn answer(
+        &self,
+        head: &http::request::Parts,
+        addresses: ConnectionAddresses,
+    ) -> Response<Body> {
         let request = self.reader.read(&head.method, &head.uri, &head.headers);
         let handler = handler(&request);
-        let ip = ends.remote.ip().to_canonical();
+        let ip = addresses.remote.ip().to_canonical();
         let mut record = RequestRecord::open(
             self.metrics.clone(),
             head.method.clone(),
@@ -40,7 +44,7 @@ impl Mirror {
             handler,
         );
         let result = match request {
-            Ok(request) => self.serve(request, head, ends, &mut record).await,
+            Ok(request) => self.serve(request, head, addresses, &mut record).await,
             Err(error) => Err(error.into()),
         };
         let mut response = result.unwrap_or_else(|refusal: Refusal| {
@@ -55,17 +59,21 @@ impl Mirror {
 
     /// # Errors
     /// Strangers are kept out, and the request is neither of this node's own client nor of a node of the network.
-    fn admit_to_network(&self, head: &http::request::Parts, ends: Ends) -> Result<(), Refusal> {
+    fn admit_to_network(
+        &self,
+        head: &http::request::Parts,
+        addresses: ConnectionAddresses,
+    ) -> Result<(), Refusal> {
         let Some(network) = &self.network else {
             return Ok(());
         };
-        let client = ClientAddress::of(ends.remote, ends.local);
+        let client = ClientAddress::of(addresses.remote, addresses.local);
         if self.access.caller(&head.headers, client, || false) == Caller::Own {
             return Ok(());
         }
         network.check(head).map_err(|why| {
-            self.metrics.count_stranger(why.reason());
-            Refusal::Stranger(why)
+            self.metrics.count_outside_network(why.reason());
+            Refusal::OutsideNetwork(why)
         })
     }
 
@@ -73,14 +81,14 @@ impl Mirror {
         &self,
         request: Request,
         head: &http::request::Parts,
-        ends: Ends,
+        addresses: ConnectionAddresses,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Refusal> {
         let headers = &head.headers;
         if !matches!(request, Request::Live | Request::Ready) {
             // Clients on this host are served by their address alone, and so would be the pages that a browser there shows.
             if self.pull_through.is_some() || self.network.is_some() {
-                let client = ClientAddress::of(ends.remote, ends.local);
+                let client = ClientAddress::of(addresses.remote, addresses.local);
                 self.access.check_host(headers, client)?;
             }
             self.access.authorize(headers)?;
@@ -90,11 +98,11 @@ impl Mirror {
             Request::Ready => Ok(self.readiness()),
             Request::Base => Ok(Response::new(Body::empty())),
             Request::Report(digests) => {
-                self.admit_to_network(head, ends)?;
+                self.admit_to_network(head, addresses)?;
                 Ok(self.answer_report(&digests))
             }
             Request::LinkTest => {
-                self.admit_to_network(head, ends)?;
+                self.admit_to_network(head, addresses)?;
                 self.answer_link_test()
             }
             Request::List {
@@ -102,7 +110,7 @@ impl Mirror {
                 list,
                 query,
             } => {
-                let client = ClientAddress::of(ends.remote, ends.local);
+                let client = ClientAddress::of(addresses.remote, addresses.local);
                 let caller = self.access.caller(headers, client, || false);
                 // With containerd, lists are not asked of mirrors.
                 let fetches = self.pull_through.as_ref();
@@ -115,7 +123,7 @@ impl Mirror {
                     .page(&origin, &list, (&head.uri, &query), &client)
                     .await
             }
-            Request::Content(target) => self.serve_content(target, head, ends, record).await,
+            Request::Content(target) => self.serve_content(target, head, addresses, record).await,
         }
     }
 
@@ -131,17 +139,17 @@ impl Mirror {
         &self,
         mut target: Target,
         head: &http::request::Parts,
-        ends: Ends,
+        addresses: ConnectionAddresses,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Refusal> {
         let headers = &head.headers;
         // A trial image is for whoever knows its name.
         if !self.trials.has(&target) {
-            self.admit_to_network(head, ends)?;
+            self.admit_to_network(head, addresses)?;
         }
         record.span = Span::of_request(self.traces.as_ref(), headers);
         target.pull.trace = record.span.context();
-        self.identify(&mut target, headers, ends).await;
+        self.identify(&mut target, headers, addresses).await;
         target.pull.is_measured = measured::is_measured(&target, headers);
         if target.caller == Caller::Own && !target.pull.is_measured {
             Metrics::stamp(&self.metrics.own_client_last_request);

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use oci::{Digest, Key, Origin, Reference};
 
-use super::{Ends, Mirror};
+use super::{ConnectionAddresses, Mirror};
 use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Source};
 use crate::metrics::{Metrics, MirrorLabels};
@@ -19,9 +19,14 @@ use crate::{Growing, IngestId, local};
 
 impl Mirror {
     /// Determines who sent a request for content, and which pull of this node it belongs to.
-    pub(super) async fn identify(&self, target: &mut Target, headers: &HeaderMap, ends: Ends) {
-        let client = ClientAddress::of(ends.remote, ends.local);
-        // Nobody is more than this who owns no pull.
+    pub(super) async fn identify(
+        &self,
+        target: &mut Target,
+        headers: &HeaderMap,
+        addresses: ConnectionAddresses,
+    ) {
+        let client = ClientAddress::of(addresses.remote, addresses.local);
+        // The least that this client can be: owning a pull can only raise it.
         let caller = self.access.caller(headers, client, || false);
         let is_here = |digest| self.store.catalog().visibility(digest).is_some();
         let may_own = match caller {
@@ -29,7 +34,7 @@ impl Mirror {
             Caller::Own => !target.digest().is_some_and(is_here),
             Caller::Peer => false,
             Caller::Remote => {
-                self.access.node_secret.is_none() && !self.access.keeps_strangers_out()
+                self.access.node_secret.is_none() && !self.access.requires_network_proof()
             }
         };
         let filled = if may_own {
@@ -52,7 +57,7 @@ impl Mirror {
             let attempts = self.attempts.of(&digest, target.origin.as_ref());
             // Ranges that are fetched beside one another begin further on.
             if offset <= growing.progress().written && attempts.asked_again() {
-                self.peers.unbar(&Key::Digest(digest.clone()));
+                self.peers.readmit(&Key::Digest(digest.clone()));
             }
             target.pull.attempts = Some(attempts);
             target.pull.ingest = Some(growing);
@@ -137,7 +142,7 @@ impl Mirror {
         };
         let asker = match (&self.access.node_secret, target.caller) {
             (Some(_), Caller::Own) => Asker::ProvenOwn,
-            (Some(_), Caller::Peer | Caller::Remote) => Asker::Stranger,
+            (Some(_), Caller::Peer | Caller::Remote) => Asker::Unauthenticated,
             (None, Caller::Own) => Asker::Own,
             (None, Caller::Peer | Caller::Remote) => Asker::Anybody,
         };

@@ -36,7 +36,7 @@ impl Fill {
         }
     }
 
-    /// Ends when the object is here. Where it cannot be, whoever reads it goes on without the store.
+    /// ConnectionAddresses when the object is here. Where it cannot be, whoever reads it goes on without the store.
     pub async fn run(self) {
         let (digest, step) = (self.digest.clone(), self.step.clone());
         match self.fill().await {

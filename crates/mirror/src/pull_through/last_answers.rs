@@ -11,20 +11,20 @@ use tokio::time::Instant;
 
 use crate::UpstreamError;
 
-/// For so long a fault is told at `/readyz`.
+/// `/readyz` reports a fault for this long.
 pub const FAULT_VALIDITY: Duration = Duration::from_secs(300);
-/// Repositories that are remembered.
+/// The most repositories to remember.
 const MAX_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
-/// For so long a repository is not asked again whether it lets this node in: the requests that begin one pull.
+/// A repository that granted access is not asked again for this long: the requests that begin one pull.
 const ADMISSION_VALIDITY: Duration = Duration::from_secs(1);
-/// For so long after it has refused something it is asked before a pull is begun.
+/// For this long after a refusal, the repository is asked before each pull.
 const REFUSAL_VALIDITY: Duration = Duration::from_secs(60);
-/// For so long after it could not be reached nobody waits for it again just to be sure.
+/// For this long after an outage, no request waits for the repository just to be sure.
 const OUTAGE_VALIDITY: Duration = Duration::from_secs(10);
 
 /// What a repository's last answer says about the next ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum RepositoryAccess {
     /// It hands out what it has.
     Admitted,
     /// It turns this node away, or slows it down.
@@ -40,7 +40,7 @@ pub struct LastAnswers(Mutex<LruCache<Origin, Entry>>);
 #[derive(Debug)]
 struct Entry {
     at: Instant,
-    access: Option<Access>,
+    access: Option<RepositoryAccess>,
     /// In words.
     fault: Option<String>,
 }
@@ -57,11 +57,11 @@ impl LastAnswers {
         let (access, fault) = match error {
             // That one object is not there says nothing about others.
             Some(UpstreamError::NotFound(_) | UpstreamError::Unsatisfiable { .. }) => return,
-            None => (Some(Access::Admitted), None),
+            None => (Some(RepositoryAccess::Admitted), None),
             Some(error @ (UpstreamError::Unreachable(..) | UpstreamError::Failed(..))) => {
-                (Some(Access::Unreachable), Some(error))
+                (Some(RepositoryAccess::Unreachable), Some(error))
             }
-            Some(error) if is_refusal(error) => (Some(Access::Refused), Some(error)),
+            Some(error) if is_refusal(error) => (Some(RepositoryAccess::Refused), Some(error)),
             Some(error) => (None, Some(error)),
         };
         // Anybody may read it, and the names of private images are nobody's business.
@@ -78,13 +78,13 @@ impl LastAnswers {
     }
 
     /// What is known of a repository without asking it.
-    pub fn access(&self, origin: &Origin) -> Option<Access> {
+    pub fn access(&self, origin: &Origin) -> Option<RepositoryAccess> {
         let mut entries = self.0.lock();
         let entry = entries.get(origin)?;
         let validity = match entry.access? {
-            Access::Admitted => ADMISSION_VALIDITY,
-            Access::Refused => REFUSAL_VALIDITY,
-            Access::Unreachable => OUTAGE_VALIDITY,
+            RepositoryAccess::Admitted => ADMISSION_VALIDITY,
+            RepositoryAccess::Refused => REFUSAL_VALIDITY,
+            RepositoryAccess::Unreachable => OUTAGE_VALIDITY,
         };
         (entry.at.elapsed() < validity).then_some(entry.access)?
     }
@@ -142,11 +142,11 @@ mod tests {
         last_answers.note(&a, None);
         let missing = UpstreamError::NotFound(a.clone());
         last_answers.note(&a, Some(&missing));
-        assert_eq!(last_answers.access(&a), Some(Access::Admitted));
+        assert_eq!(last_answers.access(&a), Some(RepositoryAccess::Admitted));
         assert_eq!(last_answers.access(&b), None);
         let gone = UpstreamError::Unreachable(b.clone(), "refused".into());
         last_answers.note(&b, Some(&gone));
-        assert_eq!(last_answers.access(&b), Some(Access::Unreachable));
+        assert_eq!(last_answers.access(&b), Some(RepositoryAccess::Unreachable));
         let told = "quay.io cannot be reached: refused";
         assert_eq!(last_answers.faults(), [told], "no repository");
         tokio::time::advance(OUTAGE_VALIDITY).await;
@@ -169,7 +169,7 @@ mod tests {
             retry_after: None,
         };
         last_answers.note(&a, Some(&refused));
-        assert_eq!(last_answers.access(&a), Some(Access::Refused));
+        assert_eq!(last_answers.access(&a), Some(RepositoryAccess::Refused));
         assert_eq!(last_answers.faults().len(), 1);
         tokio::time::advance(FAULT_VALIDITY).await;
         assert_eq!(last_answers.faults().len(), 0);

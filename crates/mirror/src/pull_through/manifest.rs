@@ -6,7 +6,7 @@ use bytes::Bytes;
 use oci::{Digest, Origin};
 
 use super::client::Client;
-use super::last_answers::{Access as LastAnswers, is_refusal};
+use super::last_answers::{RepositoryAccess, is_refusal};
 use super::sources::anonymous;
 use super::state::{BEGIN_LIMIT, PullThroughStep, RESOLVE_LIMIT};
 use crate::access::Access;
@@ -76,8 +76,8 @@ impl PullThroughStep {
         }
         client.keeps_to_one_source
             && match self.last_answers.access(origin) {
-                Some(LastAnswers::Admitted | LastAnswers::Unreachable) => false,
-                Some(LastAnswers::Refused) => true,
+                Some(RepositoryAccess::Admitted | RepositoryAccess::Unreachable) => false,
+                Some(RepositoryAccess::Refused) => true,
                 None => client.names_itself,
             }
     }

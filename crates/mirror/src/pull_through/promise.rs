@@ -6,7 +6,7 @@ use oci::{Digest, Manifest, Origin, Role};
 use tokio::task::spawn_blocking;
 
 use super::client::Client;
-use super::last_answers::{Access, is_refusal};
+use super::last_answers::{RepositoryAccess, is_refusal};
 use super::state::{PullThroughStep, RESOLVE_LIMIT};
 use crate::{Store, UpstreamError, local};
 
@@ -45,7 +45,8 @@ impl PullThroughStep {
         client: &Client,
     ) -> Result<(), UpstreamError> {
         if client.credentials.is_none()
-            && let Some(Access::Admitted | Access::Unreachable) = self.last_answers.access(origin)
+            && let Some(RepositoryAccess::Admitted | RepositoryAccess::Unreachable) =
+                self.last_answers.access(origin)
         {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::last_answers::{FAULT_VALIDITY, LastAnswers};
-use super::parts::Parts;
+use super::partial_reads::PartialReads;
 use super::siblings::Siblings;
 use crate::flight::{Flight, Sharing};
 use crate::from_peers::FromPeers;
@@ -38,7 +38,7 @@ pub struct PullThroughStep {
     pub(super) metrics: Arc<Metrics>,
     pub(super) images: Arc<Images>,
     pub(super) last_answers: LastAnswers,
-    pub(super) parts: Parts,
+    pub(super) parts: PartialReads,
     pub(super) siblings: Siblings,
     /// Objects on their way into the store; each goes on when its client leaves, for the next one.
     pub(super) tasks: TaskTracker,
@@ -64,7 +64,7 @@ impl PullThroughStep {
             metrics,
             images,
             last_answers: LastAnswers::default(),
-            parts: Parts::default(),
+            parts: PartialReads::default(),
             siblings: Siblings::default(),
             tasks: TaskTracker::new(),
             too_large: Mutex::default(),
@@ -101,14 +101,14 @@ impl PullThroughStep {
     pub(super) fn not_kept(&self, digest: &Digest, error: &IntakeError) {
         match error {
             IntakeError::TooLarge { .. } => {
-                tracing::warn!(%digest, %error, "passed on without being kept");
+                tracing::warn!(%digest, %error, "sent to the client without being stored");
                 *self.too_large.lock() = Some((Instant::now(), format!("not kept: {error}")));
             }
             IntakeError::Mismatch { .. } | IntakeError::TooLong { .. } => {
-                tracing::warn!(%digest, %error, "what was passed on was wrong");
+                tracing::warn!(%digest, %error, "upstream or a peer sent wrong bytes, and the client received them");
             }
             IntakeError::Crowded { .. } | IntakeError::Io(_) => {
-                tracing::debug!(%digest, %error, "passed on without being kept");
+                tracing::debug!(%digest, %error, "sent to the client without being stored");
             }
         }
     }

@@ -17,13 +17,13 @@ use tokio::time::{sleep, timeout};
 
 use super::limits::PortLimits;
 use crate::body::client_socket::ClientSocket;
-use crate::mirror::Ends;
+use crate::mirror::ConnectionAddresses;
 use crate::request::is_this_host;
 
 /// How long a new connection waits for the permit of one that is of no use, and how many may wait: a quarter of those
 /// that there are permits for, as each has a descriptor, but no more than this. The rest are turned away at once.
 const PERMIT_LIMIT: Duration = Duration::from_secs(1);
-const MAX_NEWCOMERS: usize = 64;
+const MAX_WAITING: usize = 64;
 /// One address may have this part of the permits for other hosts, but this many anyway.
 const PART_OF_ADDRESS: usize = 4;
 const MIN_PER_ADDRESS: usize = 8;
@@ -58,7 +58,7 @@ pub struct Admission {
 struct Pool {
     permits: Arc<Semaphore>,
     newcomers: Arc<Semaphore>,
-    /// Ends the connection that has listened for the longest.
+    /// ConnectionAddresses the connection that has listened for the longest.
     wanted: Notify,
     /// The permits in use by each address, and how many one may have.
     by_address: Mutex<HashMap<IpAddr, usize>>,
@@ -68,9 +68,9 @@ struct Pool {
 /// A connection that was accepted. Dropping it closes it, in order.
 pub struct Accepted {
     pub client: Arc<ClientSocket>,
-    pub ends: Ends,
+    pub addresses: ConnectionAddresses,
     /// `None`: there is no permit for it, and none to wait for.
-    place: Option<Place>,
+    place: Option<Admitted>,
     pool: Arc<Pool>,
     own_pool: Arc<Pool>,
     is_own: IsOwn,
@@ -78,9 +78,9 @@ pub struct Accepted {
 
 /// What a connection was given when it was accepted.
 #[derive(Debug)]
-struct Place {
+struct Admitted {
     /// It has no permit yet, and may wait for one.
-    is_newcomer: bool,
+    is_waiting: bool,
     /// To be served, or to wait.
     _permit: OwnedSemaphorePermit,
     /// Counts against its address.
@@ -100,7 +100,7 @@ impl Admission {
         let pool = |most: usize, most_of_address| {
             Arc::new(Pool {
                 permits: Arc::new(Semaphore::new(most)),
-                newcomers: Arc::new(Semaphore::new((most / 4).clamp(1, MAX_NEWCOMERS))),
+                newcomers: Arc::new(Semaphore::new((most / 4).clamp(1, MAX_WAITING))),
                 wanted: Notify::new(),
                 by_address: Mutex::default(),
                 most_of_address,
@@ -131,7 +131,7 @@ impl Admission {
         stream.set_nodelay(true)?;
         Ok(Accepted {
             client: Arc::new(ClientSocket::new(stream, from_this_host)),
-            ends: Ends { remote, local },
+            addresses: ConnectionAddresses { remote, local },
             place: pool.place(counted_address(remote.ip())),
             pool: pool.clone(),
             own_pool: self.own.clone(),
@@ -141,15 +141,15 @@ impl Admission {
 }
 
 impl Pool {
-    fn place(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    fn place(self: &Arc<Self>, address: IpAddr) -> Option<Admitted> {
         if let Some(share) = self.share(address)
             && let Ok(permit) = self.permits.clone().try_acquire_owned()
         {
-            return Some(Place::served(permit, share));
+            return Some(Admitted::served(permit, share));
         }
         let permit = self.newcomers.clone().try_acquire_owned().ok()?;
-        Some(Place {
-            is_newcomer: true,
+        Some(Admitted {
+            is_waiting: true,
             _permit: permit,
             _share: None,
         })
@@ -168,11 +168,11 @@ impl Pool {
     }
 
     /// Waits for a permit, at the cost of another connection if need be.
-    async fn wait(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    async fn wait(self: &Arc<Self>, address: IpAddr) -> Option<Admitted> {
         let share = self.share(address)?;
         self.wanted.notify_one();
         let permit = self.permits.clone().acquire_owned().await.ok()?;
-        Some(Place::served(permit, share))
+        Some(Admitted::served(permit, share))
     }
 }
 
@@ -188,10 +188,10 @@ impl Drop for AddressShare {
     }
 }
 
-impl Place {
+impl Admitted {
     fn served(permit: OwnedSemaphorePermit, share: AddressShare) -> Self {
         Self {
-            is_newcomer: false,
+            is_waiting: false,
             _permit: permit,
             _share: Some(share),
         }
@@ -200,14 +200,14 @@ impl Place {
 
 impl Accepted {
     /// Whether there is no permit for the connection, and none to wait for.
-    pub fn is_one_too_many(&self) -> bool {
+    pub fn is_over_limit(&self) -> bool {
         self.place.is_none()
     }
 
     /// Waits until the connection has a permit, at the cost of another one if need be. `false`: it gets none.
     pub async fn admit(&mut self) -> bool {
-        if self.place.as_ref().is_some_and(|place| place.is_newcomer) {
-            let address = counted_address(self.ends.remote.ip());
+        if self.place.as_ref().is_some_and(|place| place.is_waiting) {
+            let address = counted_address(self.addresses.remote.ip());
             let waiting = async {
                 // An address that has its share waits for its request to show whose it is.
                 let place = async {
@@ -245,7 +245,7 @@ impl Accepted {
         }
     }
 
-    /// Ends the connection of the same kind that is of no use for the longest, so that there is room for the next client.
+    /// ConnectionAddresses the connection of the same kind that is of no use for the longest, so that there is room for the next client.
     pub fn end_idle(&self) {
         self.pool.wanted.notify_one();
     }
@@ -285,7 +285,7 @@ mod tests {
             accepted.push(admission.accept(stream, remote).expect("a connection"));
         }
         let newcomers = 8 / 4;
-        accepted.retain(|accepted| !accepted.is_one_too_many());
+        accepted.retain(|accepted| !accepted.is_over_limit());
         assert_eq!(accepted.len(), 8 + newcomers);
 
         // The newcomer gets the permit of the connection that ends.
@@ -302,7 +302,7 @@ mod tests {
         let limits = PortLimits { own: 8, others: 64 };
         let admission = Admission::new(limits, Arc::new(|_| false));
         let (hostile, honest) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let served = |place: &Option<Place>| place.as_ref().is_some_and(|p| !p.is_newcomer);
+        let served = |place: &Option<Admitted>| place.as_ref().is_some_and(|p| !p.is_waiting);
         let mut many: Vec<_> = (0..64).map(|_| admission.others.place(hostile)).collect();
         assert_eq!(many.iter().filter(|place| served(place)).count(), 16);
         assert!(served(&admission.others.place(honest)));

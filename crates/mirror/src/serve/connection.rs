@@ -19,7 +19,7 @@ use super::port_tls::{self, Opened, PortTls};
 use super::{refuse, turn_away};
 use crate::body::Body;
 use crate::body::client_socket::{ClientSocket, ClientStream};
-use crate::mirror::Ends;
+use crate::mirror::ConnectionAddresses;
 use crate::network::HasCertificate;
 use crate::request::{RequestError, browser, host};
 use crate::send;
@@ -46,17 +46,17 @@ pub async fn connection<H, F>(
     handler: H,
     drain: CancellationToken,
 ) where
-    H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F,
+    H: Fn(http::Request<hyper::body::Incoming>, ConnectionAddresses) -> F,
     F: Future<Output = Response<Body>>,
 {
-    let remote = accepted.ends.remote;
+    let remote = accepted.addresses.remote;
     if !accepted.admit().await {
         turn_away(&accepted).await;
         return;
     }
-    let (client, ends) = (&accepted.client, accepted.ends);
+    let (client, addresses) = (&accepted.client, accepted.addresses);
     let result = tokio::select! {
-        result = converse(client, ends, tls.as_ref(), handler, drain) => result,
+        result = converse(client, addresses, tls.as_ref(), handler, drain) => result,
         why = accepted.cut_off() => {
             tracing::debug!(why, %remote, "connection ended");
             return;
@@ -70,13 +70,13 @@ pub async fn connection<H, F>(
 /// Opens a connection, and answers the requests on it.
 async fn converse<H, F>(
     client: &Arc<ClientSocket>,
-    ends: Ends,
+    addresses: ConnectionAddresses,
     tls: Option<&PortTls>,
     handler: H,
     drain: CancellationToken,
 ) -> Result<(), ConnectionError>
 where
-    H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F,
+    H: Fn(http::Request<hyper::body::Incoming>, ConnectionAddresses) -> F,
     F: Future<Output = Response<Body>>,
 {
     let Some((stream, secured)) = open(client, tls, &drain).await? else {
@@ -89,14 +89,14 @@ where
     };
     let from = Client {
         socket: client,
-        ends,
+        addresses,
         has_certificate,
     };
     let mut requests = std::pin::pin!(requests(stream, from, handler, drain.clone()));
     let result = tokio::select! {
         result = requests.as_mut() => result,
         () = secured.revoked() => {
-            tracing::debug!(remote = %ends.remote, "an authority was taken away; the connection ends");
+            tracing::debug!(remote = %addresses.remote, "an authority was taken away; the connection ends");
             drain.cancel();
             requests.await
         }
@@ -133,7 +133,7 @@ async fn open(
 /// Who asks on a connection.
 struct Client<'a> {
     socket: &'a Arc<ClientSocket>,
-    ends: Ends,
+    addresses: ConnectionAddresses,
     has_certificate: bool,
 }
 
@@ -149,14 +149,14 @@ async fn requests<H, F>(
     stream: MaybeTls<ClientStream>,
     Client {
         socket,
-        ends,
+        addresses,
         has_certificate,
     }: Client<'_>,
     handler: H,
     drain: CancellationToken,
 ) -> hyper::Result<()>
 where
-    H: Fn(http::Request<hyper::body::Incoming>, Ends) -> F,
+    H: Fn(http::Request<hyper::body::Incoming>, ConnectionAddresses) -> F,
     F: Future<Output = Response<Body>>,
 {
     let requested = CancellationToken::new();
@@ -168,13 +168,13 @@ where
         }
         let checked = check(&request);
         // hyper keeps space for what answers a request as long as the connection lasts: for a pointer, this way.
-        let answer = checked.map(|()| Box::pin(handler(request, ends)));
+        let answer = checked.map(|()| Box::pin(handler(request, addresses)));
         let drain = &drain;
         async move {
             let mut response = match answer {
                 Ok(answer) => answer.await,
                 Err(error) => {
-                    tracing::debug!(%error, remote = %ends.remote, "refused a request");
+                    tracing::debug!(%error, remote = %addresses.remote, "refused a request");
                     send::refused(&error.into(), false)
                 }
             };

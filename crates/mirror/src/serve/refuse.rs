@@ -46,7 +46,7 @@ async fn tell(
     );
     let answer = [head.as_bytes(), &body].concat();
     if !matches!(timeout(limit, send(stream, &answer)).await, Ok(Ok(()))) {
-        tracing::debug!(%status, "a client did not stay for its last answer");
+        tracing::debug!(%status, "the client disconnected before the refusal was sent");
     }
 }
 

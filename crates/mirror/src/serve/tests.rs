@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use super::*;
 use crate::fetch::Limits;
 use crate::memory::{MemoryCluster, MemoryStore};
-use crate::mirror::{Options, Parts};
+use crate::mirror::{Adapters, Options};
 use crate::{Candidate, PeerId};
 
 struct TestApp {
@@ -40,7 +40,7 @@ async fn app_with(access: crate::Access) -> TestApp {
         peer: PeerId::new("here"),
         addresses: Arc::new([]),
     };
-    let parts = Parts {
+    let parts = Adapters {
         store,
         router: Arc::new(MemoryCluster::default().router(here)),
         pull_through: None,

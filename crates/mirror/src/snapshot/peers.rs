@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::{Peer, PeerError, PeerState, in_millis, millis};
 use crate::mirror::Mirror;
 use crate::peers::KnownPeer;
-use crate::{PeerStanding, RouterPeer};
+use crate::{PeerMembership, RouterPeer};
 
 /// The most peers that a snapshot lists, those used latest first.
 const MAX_PEERS: usize = 1024;
@@ -67,10 +67,10 @@ impl Peer {
             node: Some(peer.peer.to_string()),
             name: peer.name,
             version: peer.version,
-            state: match peer.standing {
-                PeerStanding::Member => PeerState::Member,
-                PeerStanding::Suspected => PeerState::Suspected,
-                PeerStanding::Legacy => PeerState::Legacy,
+            state: match peer.membership {
+                PeerMembership::Member => PeerState::Member,
+                PeerMembership::Suspected => PeerState::Suspected,
+                PeerMembership::Legacy => PeerState::Legacy,
             },
             sent: Some(sent_to(&peer.addresses, sent)),
             addresses: peer.addresses.to_vec(),
@@ -140,7 +140,7 @@ mod tests {
             addresses: addresses.clone(),
             name: Some("node-2".into()),
             version: Some("1.0".into()),
-            standing: PeerStanding::Suspected,
+            membership: PeerMembership::Suspected,
         };
         let sent = HashMap::from([(addresses[0].ip(), 7)]);
         let unseen = Peer::of_router(peer.clone(), None, &sent);

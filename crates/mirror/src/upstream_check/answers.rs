@@ -17,23 +17,23 @@ use crate::{UpstreamHead, Visibility};
 const MAX_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 const MAX_TAGS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
-/// For how long a public repository is not asked for again.
+/// How long a public repository is not asked for again.
 const PROOF_IS_FRESH: Duration = Duration::from_secs(10 * 60);
-/// For how long a repository that refused an anonymous client is not asked again by digest.
+/// How long a repository that refused an anonymous client is not asked again by digest.
 const REFUSAL_VALIDITY: Duration = Duration::from_secs(5 * 60);
-/// For how long it is not asked again for what it does not have.
+/// How long it is not asked again for what it does not have.
 const ABSENCE_VALIDITY: Duration = Duration::from_secs(10);
-/// For how long it is not asked again for what it answered with 429, 5xx or nonsense: a registry that limits or fails is
+/// How long it is not asked again for what it answered with 429, 5xx or nonsense: a registry that limits or fails is
 /// not asked again for each layer.
 const FAILURE_VALIDITY: Duration = Duration::from_secs(5);
-/// Questions that may be put within [`BUDGET_PERIOD`] for clients that are not known to be this node's own, and the
-/// registries among those asked that have never answered: upstream counts them as this node's.
+/// Within [`BUDGET_PERIOD`], clients that are not known to be this node's own can cause this many checks, and this many
+/// to registries that have never answered. The registry counts them against this node.
 const MAX_QUESTIONS: u32 = 240;
-const MAX_MEETINGS: u32 = 16;
+const MAX_NEW_REGISTRIES: u32 = 16;
 const BUDGET_PERIOD: Duration = Duration::from_secs(60);
 /// What is known of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum RepositoryStatus {
     /// Upstream gave a manifest to an anonymous client lately.
     Public,
     /// The same, so long ago that it is asked again; it counts while there is no answer.
@@ -48,7 +48,7 @@ pub enum Standing {
     Unknown,
 }
 
-impl Standing {
+impl RepositoryStatus {
     pub fn was_public(self) -> bool {
         matches!(self, Self::Public | Self::PublicOnce)
     }
@@ -94,7 +94,7 @@ impl Repository {
 struct Budget {
     since: Instant,
     questions: u32,
-    meetings: u32,
+    new_registries: u32,
 }
 
 impl Budget {
@@ -102,7 +102,7 @@ impl Budget {
         Self {
             since: Instant::now(),
             questions: 0,
-            meetings: 0,
+            new_registries: 0,
         }
     }
 }
@@ -125,7 +125,7 @@ pub struct Answers {
     tag_max_age: Duration,
     /// Whether a proof has come or gone since [`Self::take_changed`].
     changed: bool,
-    /// Told when a repository is refused that was not before: that must not be lost.
+    /// Notified when a repository is refused for the first time, so that the record is written at once.
     refused: Arc<Notify>,
 }
 
@@ -153,22 +153,22 @@ impl Answers {
         }
     }
 
-    pub fn standing(&mut self, origin: &Origin) -> Standing {
+    pub fn status(&mut self, origin: &Origin) -> RepositoryStatus {
         let Some(known) = self.repositories.get(origin).copied() else {
-            return Standing::Unknown;
+            return RepositoryStatus::Unknown;
         };
         let lately = |at: Option<Instant>, limit| at.is_some_and(|at| at.elapsed() < limit);
         // A proof of the future was made under another clock.
         let age = known.public.map(|at| at.elapsed().unwrap_or_default());
         match age {
             Some(_) if lately(known.public_since, PROOF_IS_FRESH.min(self.proof_max_age)) => {
-                Standing::Public
+                RepositoryStatus::Public
             }
-            Some(age) if age < self.proof_max_age => Standing::PublicOnce,
-            _ if lately(known.given, PROOF_IS_FRESH) => Standing::GivenToThisNode,
-            _ if lately(known.refused_since, REFUSAL_VALIDITY) => Standing::Refused,
-            _ if known.refused.is_some() => Standing::RefusedOnce,
-            _ => Standing::Unknown,
+            Some(age) if age < self.proof_max_age => RepositoryStatus::PublicOnce,
+            _ if lately(known.given, PROOF_IS_FRESH) => RepositoryStatus::GivenToThisNode,
+            _ if lately(known.refused_since, REFUSAL_VALIDITY) => RepositoryStatus::Refused,
+            _ if known.refused.is_some() => RepositoryStatus::RefusedOnce,
+            _ => RepositoryStatus::Unknown,
         }
     }
 
@@ -179,10 +179,10 @@ impl Answers {
 
     /// Whether blobs of a repository are for those alone to whom upstream gives the manifest.
     pub fn protects_blobs(&mut self, origin: &Origin) -> bool {
-        let standing = self.standing(origin);
+        let status = self.status(origin);
         let unproven = self.unproven.peek(origin);
-        standing.is_protected()
-            || (standing == Standing::Unknown
+        status.is_protected()
+            || (status == RepositoryStatus::Unknown
                 && unproven.is_some_and(|at| at.elapsed() < REFUSAL_VALIDITY))
     }
 
@@ -213,16 +213,17 @@ impl Answers {
     }
 
     /// Counts a question for a client that is not known to be this node's own. `false`: there were [`MAX_QUESTIONS`], or
-    /// [`MAX_MEETINGS`], within the minute.
+    /// [`MAX_NEW_REGISTRIES`], within the minute.
     pub fn may_ask_for_anybody(&mut self, registry: &Registry) -> bool {
-        let is_met = self.registries.is_met(registry);
+        let has_answered = self.registries.has_answered(registry);
         if self.budget.since.elapsed() >= BUDGET_PERIOD {
             self.budget = Budget::new();
         }
         let budget = &mut self.budget;
-        budget.meetings += u32::from(!is_met);
+        budget.new_registries += u32::from(!has_answered);
         budget.questions += 1;
-        budget.questions <= MAX_QUESTIONS && (is_met || budget.meetings <= MAX_MEETINGS)
+        budget.questions <= MAX_QUESTIONS
+            && (has_answered || budget.new_registries <= MAX_NEW_REGISTRIES)
     }
 
     /// Remembers an answer. `is_held`: this node holds what was asked for, under the repository that was asked.
@@ -268,7 +269,7 @@ impl Answers {
             // a label of containerd's is wrong.
             Answer::NotFound
                 if !matches!(question, Question::Bytes(..))
-                    && (is_held || !self.standing(origin).was_public()) =>
+                    && (is_held || !self.status(origin).was_public()) =>
             {
                 let repository = self.repository_mut(origin);
                 let proof = repository.proof();
@@ -288,7 +289,7 @@ impl Answers {
         }
     }
 
-    /// Told when a repository is refused that was not before.
+    /// Notified when a repository is refused for the first time.
     pub fn refused(&self) -> Arc<Notify> {
         self.refused.clone()
     }

@@ -96,7 +96,7 @@ impl UpstreamCheck {
                 let mut answers = self.0.answers.lock();
                 answers.may_ask_for_anybody(&origin.registry)
             }
-            Asker::Stranger => false,
+            Asker::Unauthenticated => false,
         }
     }
 }
@@ -124,7 +124,7 @@ impl Inner {
             Err(error @ (UpstreamError::Unreachable(..) | UpstreamError::Forbidden(..))) => {
                 tracing::info!(
                     %error,
-                    "tags and visibility cannot be checked; this node and its peers are believed"
+                    "cannot reach the registry to check tags and visibility; using what this node and its peers know"
                 );
                 return Answer::Unreachable;
             }

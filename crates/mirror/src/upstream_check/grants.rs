@@ -17,7 +17,7 @@ const MAX_EXPECTED: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// Layers that may be had, and the most of one manifest.
 const MAX_LAYERS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 const MAX_LAYERS_PER_MANIFEST: usize = 1024;
-/// For how long a manifest is expected, and how long its layers may be had after it has arrived.
+/// How long a manifest is expected, and how long its layers may be had after it has arrived.
 const VALIDITY: Duration = Duration::from_secs(60 * 60);
 /// A pull does not wait longer for the disk; then its layers come from upstream.
 const READ_LIMIT: Duration = Duration::from_millis(100);

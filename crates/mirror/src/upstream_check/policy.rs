@@ -10,10 +10,10 @@ use oci::Origin;
 #[derive(Clone, Debug)]
 pub struct CheckOptions {
     pub tags: TagPolicy,
-    /// For how long the digest of a tag is not asked for again.
+    /// How long the digest of a tag is not asked for again.
     pub tag_max_age: Duration,
     pub private: PrivatePolicies,
-    /// For how long a repository that was public counts as public while upstream gives no answer.
+    /// How long a repository that was public counts as public while upstream gives no answer.
     pub public_proof_max_age: Duration,
     /// Where it is kept over restarts which repositories are public. `None`: it is forgotten.
     pub proofs_file: Option<PathBuf>,

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::answers::Proof;
 
-/// Between two looks for changes to write.
+/// The interval between two looks for changes to write.
 const PERIOD: Duration = Duration::from_secs(10);
 /// A larger file is not read, in bytes: 4,096 names of at most 512 bytes fit.
 const MAX_FILE: u64 = 4 * 1024 * 1024;

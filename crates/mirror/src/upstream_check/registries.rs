@@ -12,11 +12,11 @@ use super::answers::Plan;
 
 /// The most registries to remember.
 const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// Between two attempts to reach a registry that cannot be reached.
+/// The interval between two attempts to reach a registry that cannot be reached.
 const RETRY_AFTER: Duration = Duration::from_secs(15);
 /// A registry that answered this lately is slow, not out of reach, while an answer is awaited.
 const REACHABLE_FOR: Duration = Duration::from_secs(60 * 60);
-/// For how long nobody waits again for a registry that was waited for in vain.
+/// How long nobody waits again for a registry that was waited for in vain.
 const NO_WAIT_FOR: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,7 +82,7 @@ impl Registries {
     }
 
     /// Whether a registry has ever answered.
-    pub fn is_met(&mut self, registry: &Registry) -> bool {
+    pub fn has_answered(&mut self, registry: &Registry) -> bool {
         self.contact(registry).answered.is_some()
     }
 

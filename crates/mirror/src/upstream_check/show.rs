@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use oci::{Digest, Origin, Registry};
 
-use super::answers::Standing;
+use super::answers::RepositoryStatus;
 use super::{Answer, Asker, PrivatePolicy, Question, UpstreamCheck};
 use crate::request::{Kind, Target};
 use crate::{Store, Visibility, local};
@@ -18,7 +18,7 @@ const MAX_ORIGINS: usize = 3;
 
 /// What a repository says of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum Shown {
     /// It gives the very bytes to anybody.
     Proven,
     /// It is public, or there is no answer and nothing that speaks against it.
@@ -62,11 +62,11 @@ impl UpstreamCheck {
                 false => self.unasked_origin(origin),
             };
             match verdict {
-                Verdict::Proven => return true,
-                Verdict::Open => {}
+                Shown::Proven => return true,
+                Shown::Open => {}
                 // One open repository is not enough for a manifest.
-                Verdict::Closed if is_manifest => return false,
-                Verdict::Closed => are_all_open = false,
+                Shown::Closed if is_manifest => return false,
+                Shown::Closed => are_all_open = false,
             }
         }
         // What was asked has told more of the repository.
@@ -106,24 +106,24 @@ impl UpstreamCheck {
         let mut answers = self.0.answers.lock();
         let is_public = |answers: &mut super::Answers, origin: &Origin| {
             self.0.options.private.of(origin) == PrivatePolicy::Share
-                || answers.standing(origin) == Standing::Public
+                || answers.status(origin) == RepositoryStatus::Public
         };
         let are_public = origins.iter().all(|o| is_public(&mut answers, o));
         are_public
             || origins
                 .iter()
-                .any(|o| answers.is_proven(o, digest) && answers.standing(o).was_public())
+                .any(|o| answers.is_proven(o, digest) && answers.status(o).was_public())
     }
 
     /// Whether it is a layer that this node holds under a private repository, which is the one asked for: whoever knows
     /// its digest has been given a manifest that names it.
     async fn is_layer_of_private(&self, requested: Option<&Origin>, digest: &Digest) -> bool {
-        let standing = requested.map(|origin| self.0.answers.lock().standing(origin));
-        standing.is_some_and(Standing::is_protected) && !self.is_document(digest).await
+        let status = requested.map(|origin| self.0.answers.lock().status(origin));
+        status.is_some_and(RepositoryStatus::is_protected) && !self.is_document(digest).await
     }
 
-    /// Whether an origin may be there only because containerd's labels know no ports: one without a port, that has never
-    /// answered, beside the same one with a port.
+    /// Whether an origin may be an artefact of containerd's labels, which omit ports: it has no port, its registry has
+    /// never answered, and the same origin with a port exists.
     fn is_phantom(&self, origin: &Origin, origins: &BTreeSet<Origin>) -> bool {
         let is_same = |other: &Origin| {
             other != origin
@@ -134,49 +134,53 @@ impl UpstreamCheck {
             return false;
         }
         let mut answers = self.0.answers.lock();
-        answers.standing(origin) == Standing::Unknown
-            && !answers.registries.is_met(&origin.registry)
+        answers.status(origin) == RepositoryStatus::Unknown
+            && !answers.registries.has_answered(&origin.registry)
     }
 
-    async fn ask_origin(&self, origin: &Origin, digest: &Digest, is_manifest: bool) -> Verdict {
+    async fn ask_origin(&self, origin: &Origin, digest: &Digest, is_manifest: bool) -> Shown {
         let policy = self.0.options.private.of(origin);
-        let standing = self.0.answers.lock().standing(origin);
+        let status = self.0.answers.lock().status(origin);
         let (origin_here, digest_here) = (origin.clone(), digest.clone());
-        let question = match (is_manifest, policy, standing) {
-            (_, _, Standing::Refused) if policy != PrivatePolicy::Share => return Verdict::Closed,
-            (true, PrivatePolicy::Share, _) | (true, _, Standing::Public) => return Verdict::Open,
+        let question = match (is_manifest, policy, status) {
+            (_, _, RepositoryStatus::Refused) if policy != PrivatePolicy::Share => {
+                return Shown::Closed;
+            }
+            (true, PrivatePolicy::Share, _) | (true, _, RepositoryStatus::Public) => {
+                return Shown::Open;
+            }
             (true, ..) => Question::Manifest(origin_here, digest_here),
             (false, ..) => Question::Bytes(origin_here, digest_here),
         };
         let answer = self.ask(&question, Asker::Holder).await;
         let is_open = match answer {
             Answer::Granted(head) if head.visibility == Visibility::Shared && !is_manifest => {
-                return Verdict::Proven;
+                return Shown::Proven;
             }
             _ if policy == PrivatePolicy::Share => true,
             Answer::Granted(head) => head.visibility == Visibility::Shared,
             Answer::Refused | Answer::NotFound => false,
-            Answer::Failed | Answer::Slow => standing.was_public(),
+            Answer::Failed | Answer::Slow => status.was_public(),
             Answer::Unreachable => {
-                let is_shared = policy == PrivatePolicy::Auto && !standing.was_refused();
-                standing.was_public() || is_shared
+                let is_shared = policy == PrivatePolicy::Auto && !status.was_refused();
+                status.was_public() || is_shared
             }
         };
         match is_open {
-            true => Verdict::Open,
-            false => Verdict::Closed,
+            true => Shown::Open,
+            false => Shown::Closed,
         }
     }
 
-    fn unasked_origin(&self, origin: &Origin) -> Verdict {
+    fn unasked_origin(&self, origin: &Origin) -> Shown {
         let policy = self.0.options.private.of(origin);
         let mut answers = self.0.answers.lock();
-        let standing = answers.standing(origin);
+        let status = answers.status(origin);
         let is_away = answers.registries.is_away(&origin.registry);
-        let is_shared = policy == PrivatePolicy::Auto && is_away && !standing.was_refused();
-        match policy == PrivatePolicy::Share || standing.was_public() || is_shared {
-            true => Verdict::Open,
-            false => Verdict::Closed,
+        let is_shared = policy == PrivatePolicy::Auto && is_away && !status.was_refused();
+        match policy == PrivatePolicy::Share || status.was_public() || is_shared {
+            true => Shown::Open,
+            false => Shown::Closed,
         }
     }
 

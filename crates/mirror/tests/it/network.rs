@@ -43,7 +43,7 @@ pub(super) async fn start(cluster: &MemoryCluster, name: &str, access: Access) -
         addresses: Arc::new([address]),
     };
     let (store, router) = (Arc::default(), Arc::new(cluster.router(candidate)));
-    let parts = Parts {
+    let parts = Adapters {
         store: Arc::clone(&store) as _,
         router: router.clone(),
         pull_through: None,
@@ -106,11 +106,11 @@ impl Node {
         *request.method_mut() = method;
         *request.uri_mut() = path.parse().expect("a path");
         *request.headers_mut() = headers;
-        let ends = Ends {
+        let addresses = ConnectionAddresses {
             remote,
             local: HERE,
         };
-        let answer = self.mirror.answer(&request.into_parts().0, ends).await;
+        let answer = self.mirror.answer(&request.into_parts().0, addresses).await;
         let status = answer.status();
         // A whole body, so that what the peer sends is seen to be good.
         let body = answer.into_body().collect().await.expect("a whole body");

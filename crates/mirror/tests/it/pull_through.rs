@@ -42,11 +42,11 @@ impl TestApp {
     async fn head(&self, path: &str) -> Response<Body> {
         let request = http::Request::head(format!("/v2/a/b/{path}?ns=quay.io"));
         let (head, ()) = request.body(()).expect("a request").into_parts();
-        let ends = Ends {
+        let addresses = ConnectionAddresses {
             remote: HERE,
             local: HERE,
         };
-        self.mirror.answer(&head, ends).await
+        self.mirror.answer(&head, addresses).await
     }
 
     fn bytes_sent(&self) -> usize {
@@ -273,12 +273,12 @@ async fn lists_come_from_upstream_page_by_page() {
     let list = |path: &str| {
         let request = http::Request::get(format!("/v2/{path}"));
         let (head, ()) = request.body(()).expect("a request").into_parts();
-        let ends = Ends {
+        let addresses = ConnectionAddresses {
             remote: HERE,
             local: HERE,
         };
         let mirror = app.mirror.clone();
-        async move { mirror.answer(&head, ends).await }
+        async move { mirror.answer(&head, addresses).await }
     };
     for (path, next) in [
         (
@@ -379,10 +379,10 @@ async fn a_list_that_is_denied_is_not_called_empty() {
     }));
     let request = http::Request::get("/v2/quay.io/a/b/tags/list");
     let (head, ()) = request.body(()).expect("a request").into_parts();
-    let ends = Ends {
+    let addresses = ConnectionAddresses {
         remote: HERE,
         local: HERE,
     };
-    let denied = app.mirror.answer(&head, ends).await;
+    let denied = app.mirror.answer(&head, addresses).await;
     assert_eq!(denied.status(), StatusCode::BAD_GATEWAY);
 }

@@ -9,7 +9,7 @@ pub struct CleanupArgs {
     /// Address at which /readyz says whether all is put back.
     #[arg(long, env = "ADDR")]
     pub addr: String,
-    /// Name of this node, which /readyz says where it is not; empty: its host name.
+    /// Name of this node, reported by /readyz while the clean-up is incomplete. Empty: the host name.
     #[arg(long, env = "NODE_NAME", default_value = "", hide_default_value = true)]
     pub node_name: String,
     /// containerd's config_path: a folder, or several with colons between.
@@ -42,7 +42,7 @@ pub struct PullTestArgs {
     /// The node that this command runs on; empty: its host name.
     #[arg(long, env = "NODE_NAME", default_value = "", hide_default_value = true)]
     pub node_name: String,
-    /// How long ago the mirror may have been asked at the most.
+    /// The longest time since containerd's last request to the mirror.
     #[arg(long, env = "WITHIN", default_value = "5m")]
     pub within: String,
 }
@@ -108,7 +108,7 @@ pub struct DoctorArgs {
     /// --cluster, --trial: the namespace of the release.
     #[arg(long, default_value = "peili")]
     pub namespace: String,
-    /// Look before the mirror is installed: whether it will work on this node.
+    /// Check a node before the installation: whether the mirror will work there.
     #[arg(long)]
     pub pre: bool,
     /// Look again every second until nothing is at fault, for this long, as in 1m.

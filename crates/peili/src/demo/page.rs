@@ -23,7 +23,7 @@ use crate::observe::{self, About, LastTrial, Metrics, PageAccess, Pages, Views};
 
 /// For a browser to start and to ask for the page. The demo goes on without one.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
-/// Between two looks at whether it has.
+/// The interval between two looks at whether it has.
 const POLL: Duration = Duration::from_millis(50);
 /// How long the page stays after the pulls, for who has looked at it and sits at a terminal.
 const LINGER_LIMIT: Duration = Duration::from_secs(10 * 60);

@@ -11,7 +11,7 @@ use kubernetes::{Mode, NodeReadiness, ServiceAccount};
 use layout::Layout;
 use mirror::memory::{MemoryCluster, MemoryStore};
 use mirror::serve::ConnectionLimits;
-use mirror::{Access, Candidate, Limits, Mirror, Options, Parts, PeerId, Reader};
+use mirror::{Access, Adapters, Candidate, Limits, Mirror, Options, PeerId, Reader};
 use prometheus_client::registry::Registry;
 use regex::Regex;
 use swarm::Bootstrap;
@@ -22,7 +22,7 @@ use crate::{network_key_file, observe, peer_tls_dir, traces};
 const HEAD: &str = "\
 # Metrics
 The mirror answers `/metrics` at `--metrics-addr` (port 9090) in OpenMetrics text. Metrics that begin with `spegel_` and `http_` are
-Spegel's. A metric is not shown before something is counted in it, if it has labels. A test writes this page from the code.
+Spegel's. A metric with labels appears after its first sample. A test writes this page from the code.
 
 Histograms have no exemplars: they would cost a lock and a label set for each request, for those few that are traced. To go from a slow
 request to its trace, search the traces for the longest `request` spans of the node ([traces.md](traces.md)).
@@ -102,7 +102,7 @@ async fn registry() -> Registry {
         peer: PeerId::new("n1"),
         addresses: Arc::new([]),
     };
-    let parts = Parts {
+    let parts = Adapters {
         store: Arc::new(MemoryStore::default()),
         router: Arc::new(MemoryCluster::default().router(node)),
         pull_through: None,

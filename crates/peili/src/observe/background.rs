@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 /// A value that is found out in the background, at most once in a while, whenever somebody asks for it.
 #[derive(Debug)]
 pub struct Background<T> {
-    /// Between two attempts.
+    /// The interval between two attempts.
     every: Duration,
     /// For one attempt.
     limit: Duration,

@@ -61,7 +61,7 @@ fn member(report: &NodeReport) -> Member {
     Member {
         name: report.name.clone(),
         version: Some(report.version.clone()),
-        uptime: report.uptime_ms / 1000,
+        uptime_s: report.uptime_ms / 1000,
         is_ready: report.is_ready,
         is_slow: report.is_slow,
         pulling: report.pulling,
@@ -184,7 +184,7 @@ fn tree_of(digest: &str, own: Own<'_>, asked: &[AskedNode]) -> Vec<TreeNode> {
 #[cfg(test)]
 mod tests {
     use ::status::TreeSource;
-    use mirror::{PeerId, PeerStanding, RouterPeer};
+    use mirror::{PeerId, PeerMembership, RouterPeer};
 
     use super::*;
 
@@ -209,7 +209,7 @@ mod tests {
                 addresses: [([10, 0, 0, 9], 5000).into()].into(),
                 name: None,
                 version: None,
-                standing: PeerStanding::Member,
+                membership: PeerMembership::Member,
             },
             report,
         }

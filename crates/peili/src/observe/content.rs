@@ -17,7 +17,7 @@ const MAX_LISTED: usize = 100;
 /// The most images whose holders are looked up, and how many at once.
 const MAX_LOOKED_UP: usize = 20;
 const AT_ONCE: usize = 8;
-/// For all look-ups of one page.
+/// For all lookups of one page.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(1);
 /// In characters; what follows is not searched for.
 const MAX_QUERY: usize = 256;

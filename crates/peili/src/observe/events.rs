@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::views::Views;
 
-/// Between two events while something is pulled.
+/// The interval between two events while something is pulled.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Between two looks at what changes without anybody telling: peers, findings, the time since something.
+/// The interval between two looks at what changes without anybody telling: peers, findings, the time since something.
 const IDLE_PERIOD: Duration = Duration::from_secs(5);
 /// After this time without an event a comment is sent, by which the server learns that the browser is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

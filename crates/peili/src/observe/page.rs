@@ -8,7 +8,7 @@ use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY as CSP, CONTENT_TYPE, HeaderName, LOCATION,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
-use mirror::{Body, Ends, check_leads_here};
+use mirror::{Body, ConnectionAddresses, check_leads_here};
 
 use super::views::Views;
 use super::{content, events};
@@ -66,7 +66,7 @@ impl Pages {
         &self,
         uri: &Uri,
         headers: &HeaderMap,
-        ends: Ends,
+        addresses: ConnectionAddresses,
     ) -> Option<Response<Body>> {
         let path = uri.path();
         let is_ours =
@@ -74,7 +74,7 @@ impl Pages {
         if !is_ours {
             return None;
         }
-        if let Some(refused) = self.refuse(headers, ends) {
+        if let Some(refused) = self.refuse(headers, addresses) {
             return Some(refused);
         }
         let html = |text| answer(StatusCode::OK, "text/html; charset=utf-8", text);
@@ -105,9 +105,13 @@ impl Pages {
     }
 
     /// Refuses who may not see the page, and web pages of other sites.
-    fn refuse(&self, headers: &HeaderMap, ends: Ends) -> Option<Response<Body>> {
+    fn refuse(
+        &self,
+        headers: &HeaderMap,
+        addresses: ConnectionAddresses,
+    ) -> Option<Response<Body>> {
         let text = |status, text| Some(answer(status, "text/plain; charset=utf-8", text));
-        let is_loopback = ends.remote.ip().to_canonical().is_loopback();
+        let is_loopback = addresses.remote.ip().to_canonical().is_loopback();
         if self.access == PageAccess::Loopback && !is_loopback {
             let why = "the status page is for clients on this host: use kubectl port-forward or an SSH tunnel, or run the \
                        mirror with --page-access anywhere\n";

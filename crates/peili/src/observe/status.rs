@@ -67,12 +67,12 @@ fn running(snapshot: &Snapshot, own_name: &str) -> Vec<Pull> {
         let object = object(pull, own_name, snapshot);
         match pulls.iter_mut().find(|pull| pull.image == image) {
             Some(known) => {
-                known.age = known.age.max(age);
+                known.age_s = known.age_s.max(age);
                 known.objects.push(object);
             }
             None => pulls.push(Pull {
                 image,
-                age,
+                age_s: age,
                 objects: vec![object],
             }),
         }
@@ -220,8 +220,8 @@ fn finished(snapshot: &Snapshot) -> Vec<Finished> {
     }
     images.sort_by_key(|span| std::cmp::Reverse(span.ended_ms));
     let images = images.into_iter().map(|span| Finished {
-        ago: snapshot.at_ms.saturating_sub(span.ended_ms) / 1000,
-        took: span.ended_ms.saturating_sub(span.began_ms),
+        ago_s: snapshot.at_ms.saturating_sub(span.ended_ms) / 1000,
+        took_ms: span.ended_ms.saturating_sub(span.began_ms),
         ..span.of
     });
     images.collect()
@@ -262,7 +262,7 @@ pub(super) mod tests {
             measured: Vec::new(),
             peer_count: 0,
             why_no_peers: None,
-            strangers: Vec::new(),
+            refused_nodes: Vec::new(),
             peers: Vec::new(),
         }
     }
@@ -295,7 +295,7 @@ pub(super) mod tests {
         let shown: Vec<_> = status
             .pulls
             .iter()
-            .map(|p| (p.image.as_str(), p.age, p.objects.len()))
+            .map(|p| (p.image.as_str(), p.age_s, p.objects.len()))
             .collect();
         assert_eq!(shown, [("a.io/app", 10, 2), ("a.io/other", 8, 1)]);
         let first = &status.pulls[0].objects[0];
@@ -321,7 +321,7 @@ pub(super) mod tests {
         let rows = finished(&snapshot);
         let shown: Vec<_> = rows
             .iter()
-            .map(|f| (f.took, f.ago, f.peers, f.upstream))
+            .map(|f| (f.took_ms, f.ago_s, f.peers, f.upstream))
             .collect();
         assert_eq!(shown, [(10, 39, 60, 40), (3_500, 95, 120, 80)]);
         assert_eq!(rows[1].reasons["leads"], 80);

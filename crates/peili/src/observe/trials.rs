@@ -48,8 +48,8 @@ pub fn of(snapshot: &Snapshot) -> Vec<TrialPull> {
     spans.sort_by_key(|span| std::cmp::Reverse(span.ended_ms));
     let pulls = spans.into_iter().map(|span| TrialPull {
         image: span.image,
-        ago: snapshot.at_ms.saturating_sub(span.ended_ms) / 1000,
-        took: span.ended_ms.saturating_sub(span.began_ms),
+        ago_s: snapshot.at_ms.saturating_sub(span.ended_ms) / 1000,
+        took_ms: span.ended_ms.saturating_sub(span.began_ms),
         objects: span.objects,
     });
     pulls.collect()
@@ -75,8 +75,8 @@ fn shown(object: &MeasuredObject, snapshot: &Snapshot) -> TrialObject {
         size: object.size,
         source,
         reason,
-        first_byte: object.first_byte_ms,
-        took: object.took_ms,
+        first_byte_ms: object.first_byte_ms,
+        took_ms: object.took_ms,
         rate: rate.and_then(|rate| u64::try_from(rate).ok()),
         is_complete: object.size.is_some_and(|size| object.sent >= size),
     }
@@ -120,7 +120,7 @@ mod tests {
         let trials = of(&snapshot);
         let shown: Vec<_> = trials
             .iter()
-            .map(|t| (t.ago, t.took, t.objects.len()))
+            .map(|t| (t.ago_s, t.took_ms, t.objects.len()))
             .collect();
         assert_eq!(shown, [(28, 1010, 1), (38, 1510, 2), (88, 1010, 1)]);
         let first = &trials[1].objects[0];

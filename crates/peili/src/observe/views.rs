@@ -16,10 +16,10 @@ use super::cluster::{self, Own};
 use super::{content, facts, status};
 use crate::network_key_file::NetworkKeyFile;
 
-/// Between two examinations by the doctor, and the limit of one.
+/// The interval between two examinations by the doctor, and the limit of one.
 const EXAMINE_EVERY: Duration = Duration::from_secs(30);
 const EXAMINE_LIMIT: Duration = Duration::from_secs(40);
-/// Between two rounds of questions to the other nodes, and the limit of one.
+/// The interval between two rounds of questions to the other nodes, and the limit of one.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 const ASK_LIMIT: Duration = Duration::from_secs(12);
 /// For a program that wants all there is to know: it waits for the first examination, or the first round.
@@ -153,15 +153,15 @@ impl Views {
             node_secret: about.node_secret.clone(),
             open_files: about.open_files,
             now: snapshot.at_ms / 1000,
-            uptime: status.node.uptime,
-            asked_ago: self.mirror.own_client_asked_ago().map(|ago| ago.as_secs()),
+            uptime_s: status.node.uptime_s,
+            asked_ago_s: self.mirror.own_client_asked_ago().map(|ago| ago.as_secs()),
             looks_for_peers: about.looks_for_peers,
             bootstrap_error: bootstrap_error.filter(|_| about.looks_for_peers),
             peers: facts::peers(&status.peers, &snapshot.peers),
             registries: facts::registries(&self.mirror.registries()),
             trial: about.trial.lock().clone(),
             key_file: about.network_keys.as_ref().map(NetworkKeyFile::state),
-            strangers: snapshot.strangers,
+            refused_nodes: snapshot.refused_nodes,
         }
     }
 
@@ -173,7 +173,7 @@ impl Views {
         let node = Node {
             name: self.about.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime: snapshot.at_ms.saturating_sub(snapshot.started_ms) / 1000,
+            uptime_s: snapshot.at_ms.saturating_sub(snapshot.started_ms) / 1000,
             not_ready,
         };
         status::of(snapshot, node)

@@ -22,7 +22,7 @@ use super::report::{Kind, Measured, Report, Source};
 
 /// Objects at once, as containerd does by default.
 const PARALLEL: usize = 3;
-/// Between two pieces of a body.
+/// The interval between two pieces of a body.
 const STALL_LIMIT: Duration = Duration::from_secs(90);
 /// The largest object that is believed, in bytes, where no manifest says how large it is.
 const MAX_SIZE: u64 = 1 << 42;
@@ -37,7 +37,7 @@ pub struct Pull {
 }
 
 /// An object to pull.
-struct Wanted<'a> {
+struct LayerRequest<'a> {
     kind: Kind,
     digest: &'a Digest,
     /// In bytes, as a manifest says.
@@ -73,7 +73,7 @@ impl Pull {
         children.retain(|child| seen.insert(child.digest.clone()));
         let sizes = children.iter().filter_map(|child| child.size);
         self.progress.size(sizes.fold(0, u64::saturating_add));
-        let wanted = children.iter().map(|child| Wanted {
+        let wanted = children.iter().map(|child| LayerRequest {
             kind: match child.role {
                 Role::Config => Kind::Config,
                 Role::Manifest => Kind::Manifest,
@@ -132,14 +132,14 @@ impl Pull {
     }
 
     async fn manifest(&self, digest: &Digest) -> anyhow::Result<((Manifest, Vec<u8>), Measured)> {
-        let wanted = Wanted {
+        let wanted = LayerRequest {
             kind: Kind::Manifest,
             digest,
             size: None,
         };
         let mut bytes = Vec::new();
         let measured = self.pull(wanted, Some(&mut bytes)).await?;
-        if measured.took.is_none() {
+        if measured.took_ms.is_none() {
             bail!(
                 "the mirror does not have manifest {digest} ({}), and without it the layers are unknown; leave out --mirror-only \
                  to ask the registry",
@@ -153,7 +153,7 @@ impl Pull {
     /// Pulls an object and verifies it. `keep`: for the bytes of a manifest.
     async fn pull(
         &self,
-        wanted: Wanted<'_>,
+        wanted: LayerRequest<'_>,
         keep: Option<&mut Vec<u8>>,
     ) -> anyhow::Result<Measured> {
         let (digest, path) = (
@@ -171,8 +171,8 @@ impl Pull {
             source: Source::Upstream,
             reason: None,
             detail: None,
-            first_byte: None,
-            took: None,
+            first_byte_ms: None,
+            took_ms: None,
             rate: None,
         };
         let origin = &self.name.origin;
@@ -210,8 +210,8 @@ impl Pull {
         let (first_byte, took) = (first.duration_since(began), began.elapsed());
         let rate = u128::from(size) * 1_000_000 / (took - first_byte).as_micros().max(1);
         measured.size = size;
-        measured.first_byte = Some(millis(first_byte));
-        measured.took = Some(millis(took));
+        measured.first_byte_ms = Some(millis(first_byte));
+        measured.took_ms = Some(millis(took));
         measured.rate = u64::try_from(rate).ok();
         Ok(measured)
     }
@@ -219,7 +219,7 @@ impl Pull {
     async fn open_upstream(
         &self,
         upstream: &Registries,
-        wanted: &Wanted<'_>,
+        wanted: &LayerRequest<'_>,
     ) -> anyhow::Result<Pieces> {
         let what = || {
             format!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use status::{text, words};
 use tokio::time::{Instant, interval};
 
-/// Between two lines.
+/// The interval between two lines.
 const PERIOD: Duration = Duration::from_millis(200);
 /// Goes to the beginning of the line and erases it (ECMA-48).
 const ERASE: &str = "\r\x1b[2K";

@@ -18,7 +18,7 @@ pub struct Report {
     /// The mirror that was asked, as `host:port`.
     pub mirror: String,
     /// In milliseconds.
-    pub took: u64,
+    pub took_ms: u64,
     /// In the order of the image: manifests, config, layers from the lowest on.
     pub objects: Vec<Measured>,
     /// Bytes by where they came from.
@@ -42,9 +42,9 @@ pub struct Measured {
     /// The same in the words of the mirror.
     pub detail: Option<String>,
     /// Between the request and the first byte, in milliseconds; `None`: it was not pulled.
-    pub first_byte: Option<u64>,
+    pub first_byte_ms: Option<u64>,
     /// Between the request and the last byte, in milliseconds.
-    pub took: Option<u64>,
+    pub took_ms: Option<u64>,
     /// In bytes per second, from the first byte on.
     pub rate: Option<u64>,
 }
@@ -76,7 +76,7 @@ impl Report {
         image: String,
         digest: String,
         mirror: String,
-        took: u64,
+        took_ms: u64,
         objects: Vec<Measured>,
     ) -> Self {
         let (mut local, mut peers, mut upstream) = (0, 0, 0);
@@ -96,7 +96,7 @@ impl Report {
             image,
             digest,
             mirror,
-            took,
+            took_ms,
             objects,
             local,
             peers,
@@ -118,7 +118,7 @@ impl Report {
                 Source::Local => "this node",
                 Source::Peer(address) => address,
                 Source::Mirror => "the mirror",
-                Source::Upstream if object.took.is_none() => "registry (left out)",
+                Source::Upstream if object.took_ms.is_none() => "registry (left out)",
                 Source::Upstream => "registry",
             };
             let time = |time: Option<u64>| time.map(words::milliseconds).unwrap_or_default();
@@ -131,8 +131,8 @@ impl Report {
                 ),
                 words::bytes(object.size),
                 source.to_owned(),
-                time(object.first_byte),
-                time(object.took),
+                time(object.first_byte_ms),
+                time(object.took_ms),
                 rate.map(words::rate).unwrap_or_default(),
                 bar.unwrap_or_default(),
             ]
@@ -150,7 +150,7 @@ impl fmt::Display for Report {
             self.image,
             self.mirror,
             words::bytes(all),
-            words::milliseconds(self.took)
+            words::milliseconds(self.took_ms)
         )?;
         let head = ["OBJECT", "SIZE", "FROM", "FIRST BYTE", "TOOK", "RATE", ""];
         write!(f, "{}", text::table(&head, &self.rows()))?;

@@ -32,9 +32,9 @@ pub(super) struct Running {
     /// The export of traces.
     pub exporting: JoinSet<()>,
     pub port: Shutdown,
-    /// Ends node readiness.
+    /// ConnectionAddresses node readiness.
     pub leaving: CancellationToken,
-    /// Ends the export, once all traces are there.
+    /// ConnectionAddresses the export, once all traces are there.
     pub all_sent: CancellationToken,
     pub shutdown_delay: Duration,
     pub drain_timeout: Duration,
@@ -87,7 +87,7 @@ impl Running {
         }
     }
 
-    /// Ends all tasks: first nobody finds this node any more, then it stops answering those who have found it.
+    /// ConnectionAddresses all tasks: first nobody finds this node any more, then it stops answering those who have found it.
     pub async fn shut_down(mut self) {
         service_manager::stopping();
         self.mirror.leave();

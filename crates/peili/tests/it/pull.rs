@@ -106,7 +106,7 @@ fn a_trial_pull_says_what_came_from_where_and_why() {
     assert_eq!(report["reasons"]["no_peer"], 1000);
     assert_eq!(report["objects"][2]["source"]["node"], "10.0.0.7:5000");
     assert_eq!(report["objects"][3]["detail"], "no peer has it");
-    assert_eq!(report["objects"][3]["took"], serde_json::Value::Null);
+    assert_eq!(report["objects"][3]["took_ms"], serde_json::Value::Null);
     let shown = text(&run(&pull).stdout);
     for part in [
         "10.0.0.7:5000",

@@ -122,7 +122,7 @@ fn a_pull_over_two_nodes_is_one_trace() {
         .find(|span| span.parent == own)
         .expect("the asker's");
     assert_eq!(asked.parent, first.id);
-    assert_eq!(only("look-up").parent, first.id);
+    assert_eq!(only("lookup").parent, first.id);
     for step in ["connect", "first byte", "transfer"] {
         assert_eq!(only(step).parent, asked.id, "{step}");
     }

@@ -85,7 +85,7 @@ fn nodes(nodes: &[Member]) -> Markup {
                 html! { (words::bytes(node.peers)) },
                 html! { (words::bytes(node.upstream)) },
                 html! { (node.version.as_deref().unwrap_or("–")) },
-                html! { (words::seconds(node.uptime)) },
+                html! { (words::seconds(node.uptime_s)) },
             ],
         },
     });

@@ -25,7 +25,7 @@ fn pull_row(n: usize, pull: &Pull) -> Markup {
                     span { (words::percent(offset, size)) }
                     span { (words::bytes(offset)) " of " (words::bytes(size)) }
                     span { (words::rate(pull.rate())) }
-                    span { "for " (words::seconds(pull.age)) }
+                    span { "for " (words::seconds(pull.age_s)) }
                 }
             }
             div .objects {

@@ -55,8 +55,8 @@ pub fn finished(pulls: &[Finished]) -> Markup {
         name: html! { (pull.image) },
         hint: None,
         cells: vec![
-            html! { (words::seconds(pull.ago)) " ago" },
-            html! { (words::milliseconds(pull.took)) },
+            html! { (words::seconds(pull.ago_s)) " ago" },
+            html! { (words::milliseconds(pull.took_ms)) },
             html! { (words::bytes(pull.local)) },
             html! { (words::bytes(pull.peers)) },
             html! { (words::bytes(pull.upstream)) },

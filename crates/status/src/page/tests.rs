@@ -53,7 +53,7 @@ pub fn sample() -> Status {
         node: Node {
             name: "node-3".into(),
             version: "0.1.0".into(),
-            uptime: 273_000,
+            uptime_s: 273_000,
             not_ready: None,
         },
         totals: Totals {
@@ -66,7 +66,7 @@ pub fn sample() -> Status {
         },
         pulls: vec![Pull {
             image: "registry.example/team/app:v2".into(),
-            age: 4,
+            age_s: 4,
             objects: vec![
                 object('a', 30_100_000, Source::Peer("node-2".into()), &tree),
                 object('b', 4_000_000, Source::Upstream, &[]),
@@ -77,8 +77,8 @@ pub fn sample() -> Status {
         peers: [1, 2, 4, 5, 6].map(peer).to_vec(),
         finished: vec![Finished {
             image: "docker.io/library/<b>evil</b>:1".into(),
-            ago: 95,
-            took: 11_340,
+            ago_s: 95,
+            took_ms: 11_340,
             local: 2_000,
             peers: 120_000_000,
             upstream: 8_000_000,
@@ -98,16 +98,16 @@ fn trial() -> TrialPull {
         digest: format!("sha256:{}", digest.to_string().repeat(64)),
         source,
         size,
-        first_byte: size.map(|_| 3),
-        took: 1_200,
+        first_byte_ms: size.map(|_| 3),
+        took_ms: 1_200,
         rate: size.map(|size| size / 2),
         is_complete: size.is_some_and(|size| size > 1000),
         ..TrialObject::default()
     };
     TrialPull {
         image: "registry.example/<i>team</i>/app".into(),
-        ago: 12,
-        took: 1_240,
+        ago_s: 12,
+        took_ms: 1_240,
         objects: vec![
             TrialObject {
                 is_manifest: true,
@@ -193,7 +193,7 @@ pub fn sample_cluster(count: usize) -> Cluster {
         version: Some("0.1.0".into()),
         is_this_node: n == 0,
         error: (n == 3).then(|| "no answer within 2 s".into()),
-        uptime: 273_000,
+        uptime_s: 273_000,
         is_ready: n != 4,
         is_slow: n == 5,
         pulling: usize::from(n != 2),

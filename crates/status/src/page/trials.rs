@@ -28,8 +28,8 @@ fn trial_row(n: usize, trial: &TrialPull) -> Markup {
             summary {
                 span .name { (trial.image) }
                 span .figures {
-                    span { (words::seconds(trial.ago)) " ago" }
-                    span { "took " (words::milliseconds(trial.took)) }
+                    span { (words::seconds(trial.ago_s)) " ago" }
+                    span { "took " (words::milliseconds(trial.took_ms)) }
                     @for (from, bytes) in sums(trial) {
                         @if bytes > 0 { span { (words::bytes(bytes)) " from " (from) } }
                     }
@@ -77,8 +77,8 @@ fn objects(objects: &[TrialObject]) -> Markup {
         cells: vec![
             html! { @if let Some(size) = object.size { (words::bytes(size)) } },
             source(object),
-            html! { @if let Some(time) = object.first_byte { (words::milliseconds(time)) } },
-            html! { @if object.size.is_some() { (words::milliseconds(object.took)) } },
+            html! { @if let Some(time) = object.first_byte_ms { (words::milliseconds(time)) } },
+            html! { @if object.size.is_some() { (words::milliseconds(object.took_ms)) } },
             html! {
                 @if let Some(rate) = object.rate.filter(|_| !object.is_manifest) {
                     (fill(rate, fastest)) span { (words::rate(rate)) }

@@ -7,7 +7,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use libp2p::{Multiaddr, PeerId};
 use mirror::serve::PortLimits;
-use mirror::{Body, Ends, ListenAddress};
+use mirror::{Body, ConnectionAddresses, ListenAddress};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -85,7 +85,7 @@ impl Server {
         stop: CancellationToken,
     ) {
         let form = self.form;
-        let handler = move |request: Request<Incoming>, _: Ends| {
+        let handler = move |request: Request<Incoming>, _: ConnectionAddresses| {
             std::future::ready(answer(&request, id, &addresses.borrow(), form))
         };
         mirror::serve::serve(self.limits, self.listener, stop, handler).await;

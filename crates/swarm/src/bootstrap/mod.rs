@@ -31,10 +31,10 @@ pub(crate) use round::{Round, RoundResult, Step};
 /// For connecting to peers and filling the routing table. Ready at the latest after this and what the source takes:
 /// its answers each have a limit of their own and are waited for together (4 s for HTTP, then 2 s for names).
 const ROUND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between rounds while there are no peers; doubled up to the second.
+/// The interval between rounds while there are no peers; doubled up to the second.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(10);
-/// Between rounds while there are peers. Joins parts of a cluster that lost each other.
+/// The interval between rounds while there are peers. Joins parts of a cluster that lost each other.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Peers of the source that a round connects to: the lowest addresses, so that nodes that start together meet in the
 /// same place, and others at random.

@@ -9,7 +9,7 @@ use super::*;
 
 /// Nothing here takes so long unless it never happens.
 const GENEROUS: Duration = Duration::from_secs(60);
-/// Between two datagrams of which the first may have been lost unheard.
+/// The interval between two datagrams of which the first may have been lost unheard.
 const RESEND: Duration = Duration::from_millis(20);
 
 async fn swarm() -> (Swarm<Behaviour>, Multiaddr) {

@@ -335,7 +335,7 @@ impl Flights {
         let events = events.map(|event| match event {
             Event::TestLink => FlightEvent::TestLink(self.random_peers()),
             Event::Link(state) => FlightEvent::Link(state),
-            Event::SlowLead(key) => FlightEvent::SlowLead(key),
+            Event::LeaderIsSlow(key) => FlightEvent::LeaderIsSlow(key),
         });
         events.collect()
     }

@@ -10,7 +10,7 @@ use network_key::{Keyring, NetworkKeys};
 use tls::{PeerTls, PeerTlsState};
 use tokio::sync::watch;
 
-use super::strangers::Strangers;
+use super::refused_nodes::RefusedNodes;
 use super::{Node, ip_of};
 
 /// What open connections may have been made with.
@@ -100,7 +100,7 @@ impl Node {
     /// have another one connect again.
     pub(super) fn on_new_credentials(&mut self) {
         // They are met again, or are peers now.
-        self.strangers = Strangers::default();
+        self.refused_nodes = RefusedNodes::default();
         let Some(taken) = self.credentials.update() else {
             return;
         };
@@ -108,7 +108,7 @@ impl Node {
         let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
         tracing::info!(
             peers = peers.len(),
-            "{taken} was taken away; all connections to peers are made anew"
+            "{taken} was removed; reconnecting to all peers"
         );
         for peer in peers {
             // One that is closed already is no fault.
@@ -125,7 +125,7 @@ impl Node {
     /// Somebody connected and was refused.
     pub(super) fn on_stranger(&mut self, address: &Multiaddr) {
         self.metrics.handshakes_refused.inc();
-        self.strangers.met(ip_of(address), Instant::now());
+        self.refused_nodes.met(ip_of(address), Instant::now());
         tracing::debug!(%address, "refused a connection: no network key or no certificate authority in common");
     }
 

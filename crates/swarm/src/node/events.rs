@@ -109,7 +109,8 @@ impl Node {
             self.swarm.close_connection(connection);
         }
         self.filter.proven.lock().met(peer);
-        self.strangers.known(ip_of(endpoint.get_remote_address()));
+        self.refused_nodes
+            .known(ip_of(endpoint.get_remote_address()));
         self.on_reached(endpoint);
         if let ConnectedPoint::Listener { send_back_addr, .. } = endpoint {
             self.came_from.put(peer, ip_of(send_back_addr));
@@ -148,7 +149,7 @@ impl Node {
             self.metrics.handshakes_refused.inc();
         }
         for address in refused {
-            self.strangers.met(ip_of(address), Instant::now());
+            self.refused_nodes.met(ip_of(address), Instant::now());
         }
         if let Some(round) = &mut self.round {
             round.failed(connection, why);

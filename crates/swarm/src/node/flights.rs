@@ -132,7 +132,9 @@ impl Node {
             return;
         };
         self.metrics.members.set(flights.members() as i64);
-        self.metrics.seeks.set(flights.open_requests() as i64);
+        self.metrics
+            .pending_requests
+            .set(flights.open_requests() as i64);
         let keys_dropped = flights.take_dropped_keys();
         self.metrics.keys_dropped.inc_by(keys_dropped);
         if keys_dropped > 0 && !self.dropping_keys {

@@ -6,7 +6,7 @@ mod events;
 mod flights;
 mod peers;
 mod queries;
-mod strangers;
+mod refused_nodes;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -40,7 +40,7 @@ use crate::search::{SWEEP_INTERVAL, Searches};
 use crate::table;
 pub(crate) use credentials::Credentials;
 use queries::Query;
-use strangers::Strangers;
+use refused_nodes::RefusedNodes;
 
 /// Open connections that are kept; beyond them the oldest is closed that is not in use. Enough for the routing table of
 /// a cluster of any size (some 200 at 10,000 nodes) or for all owners of slots (at most 192), at some 30 KB each.
@@ -117,7 +117,7 @@ pub(crate) struct Node {
     /// A socket of this node has closed: some peers can no longer reach it.
     listener_lost: bool,
     credentials: Credentials,
-    strangers: Strangers,
+    refused_nodes: RefusedNodes,
 }
 
 impl Node {
@@ -152,7 +152,7 @@ impl Node {
             dropping_keys: false,
             listener_lost: false,
             credentials,
-            strangers: Strangers::default(),
+            refused_nodes: RefusedNodes::default(),
         }
     }
 
@@ -313,7 +313,7 @@ impl Node {
             tracing::warn!(
                 records,
                 "peers announce more than this node keeps for them; records of whoever announces most are \
-                 dropped, and some look-ups will miss"
+                 dropped, and some lookups will miss"
             );
         }
         let (told, pending) = (self.publisher.told(), self.publisher.pending());

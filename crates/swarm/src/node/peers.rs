@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use libp2p::PeerId;
-use mirror::{MAX_LISTED_PEERS, PeerStanding, RouterPeer, RouterPeers};
+use mirror::{MAX_LISTED_PEERS, PeerMembership, RouterPeer, RouterPeers};
 
 use super::Node;
 use crate::addresses::Known;
@@ -17,16 +17,16 @@ impl Node {
         let members = members.unwrap_or_default();
         let mut shown = RouterPeers {
             count: members.len(),
-            strangers: self.strangers.lately(Instant::now()),
+            refused_nodes: self.refused_nodes.lately(Instant::now()),
             ..RouterPeers::default()
         };
         let known: HashSet<PeerId> = members.iter().map(|(peer, ..)| *peer).collect();
         for (peer, addresses, is_suspected) in members.into_iter().take(MAX_LISTED_PEERS) {
-            let standing = match is_suspected {
-                true => PeerStanding::Suspected,
-                false => PeerStanding::Member,
+            let membership = match is_suspected {
+                true => PeerMembership::Suspected,
+                false => PeerMembership::Member,
             };
-            shown.listed.push(self.shown(&peer, addresses, standing));
+            shown.listed.push(self.shown(&peer, addresses, membership));
         }
         let others = self.known_peers().into_iter();
         let others = others.filter(|(peer, software)| {
@@ -41,11 +41,11 @@ impl Node {
             }
             let known = self.book.get(&peer);
             let addresses = known.map(|known| known.registries(&self.filter, self.registry_port));
-            let standing = match software.flights {
-                true => PeerStanding::Member,
-                false => PeerStanding::Legacy,
+            let membership = match software.flights {
+                true => PeerMembership::Member,
+                false => PeerMembership::Legacy,
             };
-            let shown_peer = self.shown(&peer, addresses.unwrap_or_default(), standing);
+            let shown_peer = self.shown(&peer, addresses.unwrap_or_default(), membership);
             shown.listed.push(shown_peer);
         }
         shown
@@ -55,7 +55,7 @@ impl Node {
         &self,
         peer: &PeerId,
         addresses: Vec<std::net::SocketAddr>,
-        standing: PeerStanding,
+        membership: PeerMembership,
     ) -> RouterPeer {
         let agent = self
             .book
@@ -67,7 +67,7 @@ impl Node {
             addresses: addresses.into(),
             name: agent.name,
             version: agent.version,
-            standing,
+            membership,
         }
     }
 }

@@ -137,7 +137,7 @@ async fn a_question_that_is_dropped_is_withdrawn() {
     let waiting = nodes[1].router.request_source(object(1).request);
     let dropped = timeout(Duration::from_millis(100), waiting).await;
     assert!(dropped.is_err(), "the leader has not begun");
-    until(|| metric(&nodes[1], "peili_router_seeks ") == 0).await;
+    until(|| metric(&nodes[1], "peili_router_pending_requests ") == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use mirror::serve::ConnectionLimits;
-use mirror::{Candidate, PeerStanding, Router as _};
+use mirror::{Candidate, PeerMembership, Router as _};
 use oci::{Digest, Key};
 use prometheus_client::registry::Registry;
 use swarm::{Bootstrap, Bound, Config, Handle, HttpBootstrap, IdForm, Router};
@@ -189,7 +189,7 @@ async fn peers_are_shown_before_anything_is_pulled() {
         assert_eq!(peer.peer, nodes[number].router.id());
         assert_eq!(peer.name, Some(format!("node-{}", 10_000 + number)));
         assert_eq!(peer.version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
-        assert_eq!(peer.standing, PeerStanding::Member);
+        assert_eq!(peer.membership, PeerMembership::Member);
         let port = nodes[number].registry_port;
         assert_eq!(peer.addresses[0].port(), port);
     }
@@ -199,22 +199,22 @@ async fn peers_are_shown_before_anything_is_pulled() {
 async fn a_node_without_flights_is_shown_as_legacy() {
     let with = run(config(10_000, &[])).await;
     let without = run(plain(10_001, &[with.port])).await;
-    for (node, standing) in [
-        (&with, PeerStanding::Legacy),
-        (&without, PeerStanding::Member),
+    for (node, membership) in [
+        (&with, PeerMembership::Legacy),
+        (&without, PeerMembership::Member),
     ] {
         let shown = async {
             loop {
                 let peers = node.router.list_peers().await.expect("it can tell");
                 if let [peer] = &peers.listed[..] {
-                    return peer.standing;
+                    return peer.membership;
                 }
                 sleep(Duration::from_millis(20)).await;
             }
         };
         assert_eq!(
             timeout(GENEROUS, shown).await.expect("it is shown"),
-            standing
+            membership
         );
     }
 }

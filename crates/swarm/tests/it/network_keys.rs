@@ -72,7 +72,7 @@ async fn a_stranger_is_nobodys_peer_and_finds_nothing() {
         assert_eq!(stranger.router.peers(), 0, "stranger {number}");
         assert!(find(&stranger, &key(1)).await.is_empty());
         let peers = stranger.router.list_peers().await.expect("it can tell");
-        assert_eq!(peers.strangers, [Ipv4Addr::LOCALHOST]);
+        assert_eq!(peers.refused_nodes, [Ipv4Addr::LOCALHOST]);
         let why = peers.why_none.expect("a reason");
         assert!(why.contains("network key"), "{why}");
         // Nor does a node with the key go to it.

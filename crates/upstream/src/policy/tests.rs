@@ -229,7 +229,7 @@ proptest! {
         prop_assert_eq!(class_of_v6(v4.to_ipv6_mapped()), class_of_v4(v4));
         prop_assert_eq!(class_of_v6(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low)), class_of_v4(v4));
         prop_assert_eq!(class_of_v6(Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 1)), class_of_v4(v4));
-        let public = matches!(class_of_v4(v4), AddressClass::Reachable(Reach::Public));
+        let public = matches!(class_of_v4(v4), AddressClass::Reachable(AllowedScope::Public));
         let special = v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.is_multicast()
             || v4.is_unspecified() || v4.is_broadcast() || (a, b, c, d) == (168, 63, 129, 16);
         prop_assert!(!(public && special), "{}", v4);

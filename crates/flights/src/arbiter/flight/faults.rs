@@ -46,7 +46,8 @@ impl Flight {
         true
     }
 
-    /// Handles a node that has received wrong bytes, by its own word. It lies, or a node above it has corrupted them.
+    /// Handles a node's report that it received wrong bytes. Either the report is false, or a node above it corrupted
+    /// them.
     ///
     /// Nobody gets its bytes any more, nor those of the nodes below it, and its source is ranked last. Only the word of a
     /// second node, which did not get its bytes through the first, excludes all nodes below the root that both have.

@@ -46,17 +46,17 @@ fn a_starved_node_tests_its_link_and_less_and_less_often() {
         ..Link::default()
     };
     link.tested(Time(0), test(USUAL, &[USUAL; 3]));
-    assert!(!link.observe(Time(1_000), USUAL / 2), "that is enough");
+    assert!(!link.observe(Time(1_000), USUAL / 2, 0), "that is enough");
     let mut tests = Vec::new();
     for now in (10_000..100_000).step_by(250).map(Time) {
-        if link.observe(now, 1_000_000) {
+        if link.observe(now, 1_000_000, 0) {
             tests.push(now.0);
             link.tested(now, test(USUAL, &[USUAL; 3]));
             assert_eq!(link.condition(now), Condition::Starved);
         }
     }
     assert_eq!(tests, [10_500, 14_500, 22_500, 38_500, 70_500]);
-    assert!(!link.observe(Time(101_000), USUAL));
+    assert!(!link.observe(Time(101_000), USUAL, 0));
     assert_eq!(link.condition(Time(101_000)), Condition::Good);
 }
 
@@ -72,7 +72,7 @@ fn a_node_whose_intake_falls_tests_its_link_at_once() {
         let begin = now;
         loop {
             now = now.after(Duration::from_millis(250));
-            if link.observe(now, intake) {
+            if link.observe(now, intake, 0) {
                 return now.since(begin);
             }
         }
@@ -92,9 +92,9 @@ fn a_slow_node_is_slow_until_a_test_or_the_time_shows_otherwise() {
     };
     link.tested(Time(0), test(1_000_000, &[USUAL; 3]));
     assert_eq!(link.next_deadline(), Some(Time(0).after(SLOW_FOR)));
-    link.observe(Time(1_000), 900_000);
+    link.observe(Time(1_000), 900_000, 0);
     assert!(
-        link.observe(Time(6_000), 900_000),
+        link.observe(Time(6_000), 900_000, 0),
         "it tests again while it pulls"
     );
     link.tested(Time(6_500), test(USUAL, &[USUAL; 3]));
@@ -115,4 +115,31 @@ fn a_node_tests_its_link_once_there_are_others_that_know_theirs() {
     assert!(link.tick(Time(10_100).after(FIRST_PAUSE), 9), "few knew");
     link.tested(Time(10_700), test(USUAL, &[USUAL; 5]));
     assert_eq!(link.next_deadline(), None);
+}
+
+#[test]
+fn a_starved_node_is_held_up_once_a_registry_gives_others_far_more_for_a_while() {
+    let mut link = Link {
+        nodes: 3,
+        ..Link::default()
+    };
+    link.tested(Time(0), test(USUAL, &[USUAL; 3]));
+    let mut held_up_at = |intake, registry_rate| {
+        (0..40_000).step_by(250).map(Time).find(|now| {
+            if link.observe(*now, intake, registry_rate) {
+                link.tested(*now, test(USUAL, &[USUAL; 3]));
+            }
+            link.state(*now)
+                .starved()
+                .is_some_and(|starved| starved.is_held_up)
+        })
+    };
+    let held_up = held_up_at(500_000, USUAL).expect("it gets an eighteenth");
+    assert!(held_up >= Time(0).after(HELD_UP_FOR));
+    assert_eq!(held_up_at(500_000, 1_000_000), None, "the registry is slow");
+    assert_eq!(
+        held_up_at(USUAL / 2, u64::MAX),
+        None,
+        "it gets half of what its link carries"
+    );
 }

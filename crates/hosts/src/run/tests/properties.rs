@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::Warning;
 use crate::recognise::{Author, Spegel, author};
-use crate::steps::{Scope, Step};
+use crate::steps::{Step, StepScope};
 use crate::tree::{Entry, is_file, is_folder};
 
 const NAMES: &[&str] = &[
@@ -161,7 +161,7 @@ fn cut_off(folder: &Folder, steps: &[Step], share: u8) {
 /// What is carried out where the step with this number fails: nothing more of its entry, and nothing that needs all
 /// entries done. `None`: the step is not for one entry.
 fn failing_at(steps: &[Step], number: usize) -> Option<Vec<Step>> {
-    let mut scope = &Scope::Whole;
+    let mut scope = &StepScope::Whole;
     let mut failed = None;
     let mut kept = Vec::new();
     for (n, step) in steps.iter().enumerate() {
@@ -169,14 +169,14 @@ fn failing_at(steps: &[Step], number: usize) -> Option<Vec<Step>> {
             scope = next;
         } else if n == number {
             match scope {
-                Scope::Entry(entry) => failed = Some(entry),
-                Scope::Whole | Scope::Finish => return None,
+                StepScope::Entry(entry) => failed = Some(entry),
+                StepScope::Whole | StepScope::Finish => return None,
             }
         }
         let left_out = match scope {
-            Scope::Whole => false,
-            Scope::Entry(entry) => failed == Some(entry),
-            Scope::Finish => failed.is_some(),
+            StepScope::Whole => false,
+            StepScope::Entry(entry) => failed == Some(entry),
+            StepScope::Finish => failed.is_some(),
         };
         if !left_out {
             kept.push(step.clone());

@@ -24,9 +24,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::memory::{MemoryCluster, MemoryStore};
 use crate::request::{FLIGHT, MIRRORED};
 use crate::{
-    Access, Body, Candidate, ChainPosition, Decision, Ends, FlightEventSender, FlightEvents,
-    Flights, Growing, IngestStage, Limits, LinkTest, Mirror, NodeId, Options, Parts, PeerId,
-    Progress, PullProgress, Reader, Received, SourceRequest, flight_events,
+    Access, Adapters, Body, Candidate, ChainPosition, ConnectionAddresses, Decision,
+    FlightEventSender, FlightEvents, Flights, Growing, IngestStage, Limits, LinkTest, Mirror,
+    NodeId, Options, PeerId, Progress, PullProgress, Reader, Received, SourceRequest,
+    flight_events,
 };
 
 /// Longer than anything here takes.
@@ -157,7 +158,7 @@ pub async fn node_that_mirrors(filter: Filter) -> Node {
         Arc::new(MemoryStore::default()),
         Arc::new(Script::default()),
     );
-    let parts = Parts {
+    let parts = Adapters {
         store: store.clone(),
         router: Arc::new(MemoryCluster::default().router(candidate(address))),
         pull_through: None,
@@ -254,7 +255,10 @@ impl Node {
         }
         let local = self.address;
         let (head, ()) = request.into_parts();
-        let answer = self.mirror.answer(&head, Ends { remote, local }).await;
+        let answer = self
+            .mirror
+            .answer(&head, ConnectionAddresses { remote, local })
+            .await;
         Answer(answer)
     }
 

@@ -23,7 +23,7 @@ async fn the_followers_of_a_slow_node_go_on_elsewhere() {
     let event = |condition| {
         let state = LinkState {
             condition,
-            bandwidth: None,
+            ..LinkState::default()
         };
         first.script.events.send(FlightEvent::Link(state));
     };
@@ -44,7 +44,7 @@ async fn the_followers_of_a_slow_node_go_on_elsewhere() {
         1,
         "it goes on where it is"
     );
-    assert_eq!(first.metric("peili_flights_stepped_aside_total"), 1);
+    assert_eq!(first.metric("peili_flights_evictions_total"), 1);
     assert_eq!(first.metric("peili_flights_slow"), 1);
 }
 
@@ -60,6 +60,7 @@ async fn a_node_that_is_still_slow_lets_its_followers_go_again() {
         let event = FlightEvent::Link(LinkState {
             condition: Condition::Slow,
             bandwidth: Some(bandwidth),
+            is_held_up: false,
         });
         leader.script.events.send(event);
         assert!(!follower.rest().await.1, "it goes on elsewhere");
@@ -76,7 +77,7 @@ async fn what_others_should_get_elsewhere_is_given_to_nobody_for_a_while() {
     follower.read(10).await;
     // Another object is none of its business.
     for digest in [Digest::sha256(b"another"), digest.clone()] {
-        let event = FlightEvent::SlowLead(Key::of(digest.as_str()));
+        let event = FlightEvent::LeaderIsSlow(Key::of(digest.as_str()));
         leader.script.events.send(event);
     }
     assert!(!follower.rest().await.1);
@@ -106,11 +107,11 @@ async fn what_arrives_is_told_by_registry_while_it_arrives() {
 async fn link_test(node: &Node) -> (StatusCode, usize, Option<String>) {
     let request = http::Request::get("/link-test").body(());
     let head = request.expect("a request").into_parts().0;
-    let ends = crate::Ends {
+    let addresses = crate::ConnectionAddresses {
         remote: ([10, 0, 0, 9], 9).into(),
         local: node.address,
     };
-    let answer = Answer(node.mirror.answer(&head, ends).await);
+    let answer = Answer(node.mirror.answer(&head, addresses).await);
     let bandwidth = answer.0.headers().get("x-peili-bandwidth");
     let bandwidth = bandwidth.map(|bandwidth| bandwidth.to_str().expect("text").to_owned());
     (answer.0.status(), answer.rest().await.0.len(), bandwidth)
@@ -174,11 +175,11 @@ async fn progress(node: &Node, digest: &Digest) -> (StatusCode, Option<String>) 
     let request = http::Request::builder().method(Method::HEAD).uri(path);
     let request = request.header(MIRRORED, "true").header(FLIGHT, "7-1");
     let head = request.body(()).expect("a request").into_parts().0;
-    let ends = crate::Ends {
+    let addresses = crate::ConnectionAddresses {
         remote: ([10, 0, 0, 9], 9).into(),
         local: node.address,
     };
-    let answer = node.mirror.answer(&head, ends).await;
+    let answer = node.mirror.answer(&head, addresses).await;
     let offset = answer.headers().get("x-peili-offset");
     let offset = offset.map(|offset| offset.to_str().expect("text").to_owned());
     (answer.status(), offset)

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::fetch::Limits;
 use crate::memory::{MemoryCluster, MemoryStore};
-use crate::mirror::{Ends, Mirror, Options, Parts};
+use crate::mirror::{Adapters, ConnectionAddresses, Mirror, Options};
 use crate::{Body, Candidate, Growing, IngestStage, PeerId, Progress, Router};
 
 /// What a peer does with the connections it gets.
@@ -158,7 +158,7 @@ pub async fn app_of_all(keys: Vec<oci::Key>, peers: &[Peer]) -> TestApp {
 /// A mirror with an empty store and this router.
 pub fn app_by(router: Arc<dyn Router>, asked: Asked) -> TestApp {
     let store = Arc::new(MemoryStore::default());
-    let parts = Parts {
+    let parts = Adapters {
         store: store.clone(),
         router,
         pull_through: None,
@@ -210,11 +210,11 @@ impl TestApp {
     }
 
     async fn answer_to(&self, ip: [u8; 4], request: http::Request<()>) -> Response<Body> {
-        let ends = Ends {
+        let addresses = ConnectionAddresses {
             remote: SocketAddr::from((ip, 1)),
             local: SocketAddr::from(([10, 0, 0, 2], 5000)),
         };
-        self.mirror.answer(&request.into_parts().0, ends).await
+        self.mirror.answer(&request.into_parts().0, addresses).await
     }
 
     pub async fn blob(&self, digest: &Digest) -> Response<Body> {
@@ -248,7 +248,7 @@ impl TestApp {
     /// that it got here.
     pub async fn pull(&self, digest: &Digest) -> u64 {
         self.ingest(digest);
-        let (mut offset, mut barren) = (0u64, 0);
+        let (mut offset, mut empty_attempts) = (0u64, 0);
         loop {
             let mut headers = HeaderMap::new();
             if offset > 0 {
@@ -268,8 +268,12 @@ impl TestApp {
                     Some(Ok(frame)) => offset += frame.into_data().expect("data").len() as u64,
                 }
             }
-            barren = if offset == before { barren + 1 } else { 0 };
-            assert!(barren <= 1, "containerd gives up after three");
+            empty_attempts = if offset == before {
+                empty_attempts + 1
+            } else {
+                0
+            };
+            assert!(empty_attempts <= 1, "containerd gives up after three");
         }
     }
 

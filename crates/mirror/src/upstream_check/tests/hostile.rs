@@ -42,15 +42,15 @@ impl Test {
 #[tokio::test(start_paused = true)]
 async fn a_stranger_starts_no_check_and_learns_what_is_known() {
     let test = start(CheckOptions::default());
-    let told = test.admit("quay.io", Asker::Stranger).await;
+    let told = test.admit("quay.io", Asker::Unauthenticated).await;
     assert!(is_not_public(&told), "{told:?}");
     assert_eq!(test.asked(), 0);
     let own = test.admit("quay.io", Asker::ProvenOwn).await;
     own.expect("public");
-    let told = test.admit("quay.io", Asker::Stranger).await;
+    let told = test.admit("quay.io", Asker::Unauthenticated).await;
     told.expect("known to be public");
     advance(Duration::from_secs(10 * 60)).await;
-    let told = test.admit("quay.io", Asker::Stranger).await;
+    let told = test.admit("quay.io", Asker::Unauthenticated).await;
     told.expect("public not long ago");
     assert_eq!(test.asked(), 1);
     // Credentials of a stranger start none either.
@@ -59,7 +59,7 @@ async fn a_stranger_starts_no_check_and_learns_what_is_known() {
     let mut other = target("b", reference, Kind::Manifest);
     let told = test
         .check
-        .admit(&mut other, Some(&credentials), Asker::Stranger);
+        .admit(&mut other, Some(&credentials), Asker::Unauthenticated);
     assert!(is_not_public(&told.await));
     assert_eq!(test.asked(), 1);
 }
@@ -375,7 +375,7 @@ async fn what_this_node_is_given_is_for_its_own_client() {
     let layer = digest("layer");
     let json = manifest_of(&layer, &digest("config"));
     let manifest = Digest::sha256(json.as_bytes());
-    for asker in [Asker::Anybody, Asker::Stranger, Asker::ProvenOwn] {
+    for asker in [Asker::Anybody, Asker::Unauthenticated, Asker::ProvenOwn] {
         let tag = Reference::Tag("v".parse().expect("a tag"));
         for reference in [tag, Reference::Digest(manifest.clone())] {
             let mut asked = target("a", reference.clone(), Kind::Manifest);

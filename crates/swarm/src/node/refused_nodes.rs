@@ -8,19 +8,19 @@ use lru::LruCache;
 
 /// A stranger who was met longer ago is not told of.
 const LATELY: Duration = Duration::from_secs(10 * 60);
-/// Strangers that are remembered: those met last.
-const MAX_STRANGERS: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
+/// RefusedNodes that are remembered: those met last.
+const MAX_REFUSED_NODES: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
 /// The addresses of strangers, and when they were met.
-pub(super) struct Strangers(LruCache<IpAddr, Instant>);
+pub(super) struct RefusedNodes(LruCache<IpAddr, Instant>);
 
-impl Default for Strangers {
+impl Default for RefusedNodes {
     fn default() -> Self {
-        Self(LruCache::new(MAX_STRANGERS))
+        Self(LruCache::new(MAX_REFUSED_NODES))
     }
 }
 
-impl Strangers {
+impl RefusedNodes {
     /// A handshake with somebody at this address was refused, by either end.
     pub(super) fn met(&mut self, ip: Option<IpAddr>, now: Instant) {
         if let Some(ip) = ip {
@@ -51,16 +51,16 @@ mod tests {
 
     #[test]
     fn strangers_are_told_of_until_they_prove_a_key_or_are_long_gone() {
-        let (mut strangers, start) = (Strangers::default(), Instant::now());
+        let (mut refused_nodes, start) = (RefusedNodes::default(), Instant::now());
         let ip = |last: u8| Some(IpAddr::from([10, 0, 0, last]));
         for last in 0..40 {
-            strangers.met(ip(last), start);
+            refused_nodes.met(ip(last), start);
         }
-        assert_eq!(strangers.lately(start).len(), MAX_STRANGERS.get());
-        strangers.known(ip(39));
-        strangers.met(ip(1), start + LATELY);
+        assert_eq!(refused_nodes.lately(start).len(), MAX_REFUSED_NODES.get());
+        refused_nodes.known(ip(39));
+        refused_nodes.met(ip(1), start + LATELY);
         let told = |now| {
-            let lately = strangers.lately(now).into_iter();
+            let lately = refused_nodes.lately(now).into_iter();
             lately.map(Some).collect::<Vec<_>>()
         };
         assert_eq!(told(start)[..2], [ip(1), ip(38)]);

@@ -13,7 +13,7 @@ use crate::found::Source;
 const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 #[derive(Debug)]
-pub struct Parts(Mutex<LruCache<Digest, Past>>);
+pub struct PartialReads(Mutex<LruCache<Digest, Past>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Past {
@@ -22,13 +22,13 @@ struct Past {
     source: Source,
 }
 
-impl Default for Parts {
+impl Default for PartialReads {
     fn default() -> Self {
         Self(Mutex::new(LruCache::new(MAX_OBJECTS)))
     }
 }
 
-impl Parts {
+impl PartialReads {
     /// Where the last part of an object came from.
     pub fn source(&self, digest: &Digest) -> Option<Source> {
         self.0.lock().get(digest).map(|past| past.source)
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_whole_pays_once_half_of_it_was_read() {
-        let (parts, digest) = (Parts::default(), Digest::sha256(b"a"));
+        let (parts, digest) = (PartialReads::default(), Digest::sha256(b"a"));
         assert_eq!(parts.source(&digest), None);
         assert!(!parts.began(&digest, Source::Upstream, 50, 100));
         assert_eq!(parts.source(&digest), Some(Source::Upstream));

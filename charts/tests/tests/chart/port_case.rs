@@ -8,7 +8,7 @@ const BEFORE: &str = "1.33.9";
 
 /// What a rendering says about the way.
 #[derive(Debug, PartialEq)]
-struct Way {
+struct PortCase {
     target: String,
     host_port: Option<u64>,
     node_port: Option<u64>,
@@ -16,7 +16,7 @@ struct Way {
     surge: u64,
 }
 
-fn way(objects: &Objects) -> Result<Way> {
+fn way(objects: &Objects) -> Result<PortCase> {
     let mirror = objects.mirror()?;
     let arguments = mirror.arguments("configuration")?;
     let flag = arguments
@@ -24,7 +24,7 @@ fn way(objects: &Objects) -> Result<Way> {
         .position(|argument| *argument == "--mirror-targets");
     let service = objects.get("Service", "-registry")?;
     let number = |value: &Value| value.as_u64();
-    Ok(Way {
+    Ok(PortCase {
         target: arguments[flag.expect("--mirror-targets") + 1].to_owned(),
         host_port: number(&mirror.container("registry")?["ports"][0]["hostPort"]),
         node_port: number(service.at("/spec/ports/0/nodePort")),
@@ -36,8 +36,8 @@ fn way(objects: &Objects) -> Result<Way> {
     })
 }
 
-fn by_host_port(port: u64) -> Way {
-    Way {
+fn by_host_port(port: u64) -> PortCase {
+    PortCase {
         target: format!("http://$(NODE_IP):{port}"),
         host_port: Some(port),
         node_port: None,
@@ -46,8 +46,8 @@ fn by_host_port(port: u64) -> Way {
     }
 }
 
-fn by_node_port(port: u64) -> Way {
-    Way {
+fn by_node_port(port: u64) -> PortCase {
+    PortCase {
         target: format!("http://$(NODE_IP):{port}"),
         host_port: None,
         node_port: Some(port),
@@ -89,7 +89,7 @@ fn the_users_choice_is_kept() -> Result<()> {
         by_node_port(31000)
     );
     // There it is a node port like any other, and NOTES warn.
-    let without_distribution = Way {
+    let without_distribution = PortCase {
         distribution: None,
         ..by_node_port(31000)
     };
@@ -118,7 +118,7 @@ fn values_of_spegels_release_lead_through_the_host_port() -> Result<()> {
             .objects()?;
         assert_eq!(
             way(&objects)?,
-            Way {
+            PortCase {
                 node_port: Some(30021),
                 ..by_host_port(30020)
             }

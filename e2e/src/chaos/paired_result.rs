@@ -15,7 +15,7 @@ struct Pair<'a> {
 }
 
 /// What the mirrors did to the pulls of a plan.
-pub struct Verdict<'a> {
+pub struct PairedResult<'a> {
     plan: &'a Plan,
     pairs: Vec<Pair<'a>>,
     with: &'a Observed,
@@ -34,11 +34,11 @@ struct Row {
     took: [Vec<f64>; 2],
 }
 
-impl<'a> Verdict<'a> {
+impl<'a> PairedResult<'a> {
     /// Compares a run with mirrors with one without.
-    pub fn new(plan: &'a Plan, with: &'a Observed, without: &'a Observed) -> Verdict<'a> {
+    pub fn new(plan: &'a Plan, with: &'a Observed, without: &'a Observed) -> PairedResult<'a> {
         let pairs = with.pulls.iter().zip(&without.pulls);
-        Verdict {
+        PairedResult {
             plan,
             pairs: pairs
                 .map(|(with, without)| Pair { with, without })
@@ -201,7 +201,7 @@ fn quantile(numbers: &[f64], part: f64) -> f64 {
     sorted.get(index).copied().unwrap_or(0.0)
 }
 
-impl fmt::Display for Verdict<'_> {
+impl fmt::Display for PairedResult<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let options = self.plan.options;
         writeln!(

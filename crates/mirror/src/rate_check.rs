@@ -14,18 +14,18 @@ const MAX_CREDIT: Duration = Duration::from_millis(250);
 /// [`SourceWatch`](crate::flights::SourceWatch). A body has this credit once, whatever its sources.
 const GROWING_CREDIT: Duration = Duration::from_secs(20);
 
-/// The pace of one peer.
+/// Whether one peer sends as fast as it must.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct RateCheck {
     credit: Duration,
     cost: Duration,
     /// A growing source has had its credit.
     has_grown: bool,
 }
 
-impl Pace {
+impl RateCheck {
     /// How long the next bytes may take, until the peer has cost too much.
-    pub fn patience(&mut self, grows: bool) -> Duration {
+    pub fn max_wait(&mut self, grows: bool) -> Duration {
         if grows && !std::mem::replace(&mut self.has_grown, true) {
             self.credit = GROWING_CREDIT;
         }
@@ -65,11 +65,11 @@ mod tests {
 
     /// Receives so many bytes a second in steps of 100 ms, as time passes. Returns when the peer is left.
     async fn left_after(rate: u64, grows: bool) -> Option<Duration> {
-        let (mut pace, attempts) = (Pace::default(), Attempts::default());
+        let (mut check, attempts) = (RateCheck::default(), Attempts::default());
         let step = Duration::from_millis(100);
         for number in 1..3_000 {
             tokio::time::advance(step).await;
-            if pace.add(&attempts, step, rate / 10, grows) {
+            if check.add(&attempts, step, rate / 10, grows) {
                 return Some(step * number);
             }
         }
@@ -88,13 +88,13 @@ mod tests {
     /// A slow uplink of 1 Mbit/s, of which a third is the stream's, and steps of 1 MiB.
     #[tokio::test(start_paused = true)]
     async fn steps_of_containerd_are_no_silence() {
-        let (mut pace, attempts) = (Pace::default(), Attempts::default());
+        let (mut check, attempts) = (RateCheck::default(), Attempts::default());
         let _streams = [(); 3].map(|()| attempts.begin_stream());
         for _ in 0..20 {
-            assert!(!pace.add(&attempts, Duration::ZERO, STEP, true));
+            assert!(!check.add(&attempts, Duration::ZERO, STEP, true));
             for _ in 0..30 {
                 tokio::time::advance(Duration::from_secs(1)).await;
-                assert!(!pace.add(&attempts, Duration::from_secs(1), 0, true));
+                assert!(!check.add(&attempts, Duration::from_secs(1), 0, true));
             }
         }
         assert!(!attempts.are_spent());
