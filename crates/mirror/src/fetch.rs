@@ -17,6 +17,7 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use oci::{Key, MediaType, Ranges};
 use tls::PeerTls;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::access::Secret;
@@ -27,13 +28,15 @@ use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::peers::{Fault, InFlight, Peers};
 use crate::rate_limit::RateLimit;
-use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, Target};
+use crate::request::{Caller, FLIGHT, Kind, MIRRORED, NAMESPACE, Target};
 use crate::{Candidate, ChainPosition, PeerId, Router};
 use race::Race;
 use traced::PeerSpans;
 
 /// What asking peers may take in all, until one of them answers: then the client is sent upstream.
 const RACE_LIMIT: Duration = Duration::from_secs(2);
+/// Searches for others than this node's own client, with what they ask peers: 3 connections each at the most.
+const MAX_RACES_OF_OTHERS: usize = 64;
 /// A second peer is asked when the first has not answered after twice the usual time, but within these bounds.
 const MIN_HEDGE_DELAY: Duration = Duration::from_millis(20);
 const MAX_HEDGE_DELAY: Duration = Duration::from_millis(250);
@@ -107,6 +110,7 @@ pub struct Fetcher {
     router: Arc<dyn Router>,
     pub peers: Arc<Peers>,
     limits: Limits,
+    races_of_others: Semaphore,
     authorization: Option<HeaderValue>,
     network: Option<Network>,
     pub metrics: Arc<Metrics>,
@@ -165,6 +169,7 @@ impl Fetcher {
             router,
             peers,
             limits,
+            races_of_others: Semaphore::new(MAX_RACES_OF_OTHERS),
             authorization,
             network,
             download: Arc::new(RateLimit::new(metrics.download_waited.clone())),
@@ -177,8 +182,15 @@ impl Fetcher {
     /// # Errors
     /// None has it, or none of those asked could give it, within [`RACE_LIMIT`].
     pub async fn fetch(&self, question: &Question) -> Result<Answer, FetchError> {
-        let search = self.router.find(&question.key);
-        match timeout(RACE_LIMIT, Race::new(self, question).run(search)).await {
+        let race = async {
+            let _turn = match question.target.caller {
+                Caller::Own => None,
+                Caller::Peer | Caller::Remote => self.races_of_others.acquire().await.ok(),
+            };
+            let search = self.router.find(&question.key);
+            Race::new(self, question).run(search).await
+        };
+        match timeout(RACE_LIMIT, race).await {
             Ok(result) => result,
             Err(_) => Err(FetchError::TooSlow),
         }
