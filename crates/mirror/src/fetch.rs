@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use crate::access::Secret;
 use crate::activity::Changes;
 use crate::connect::Connections;
+use crate::content_range::ContentRange;
 use crate::flights::pull_rules::SOURCE_ANSWER_LIMIT;
 use crate::metrics::Metrics;
 use crate::network::Network;
@@ -132,6 +133,19 @@ pub struct Question {
 }
 
 impl Question {
+    /// Whether an answer with these headers holds what is asked for, of an object of the size that is known.
+    fn is_answered_by(&self, headers: &HeaderMap) -> bool {
+        let Some(ranges) = &self.ranges else {
+            let length = ContentRange::of(headers);
+            let may_fit = |whole: ContentRange| self.size.is_none_or(|size| size == whole.size);
+            return !headers.contains_key(CONTENT_RANGE) && length.is_none_or(may_fit);
+        };
+        ContentRange::of(headers).is_some_and(|part| {
+            let asked = ranges.resolve(part.size).unwrap_or_default();
+            asked == [part.range] && self.size.is_none_or(|size| size == part.size)
+        })
+    }
+
     /// Whether a 416 with these headers is to be believed: it tells a size that the range lies outside of, and not
     /// another one than is known.
     fn lies_outside(&self, headers: &HeaderMap) -> bool {
@@ -249,6 +263,11 @@ impl Fetcher {
                 return Err((candidate, Fault::Busy, "it is busy".into()));
             }
             status => return Err(failed(format!("answered {status}"))),
+        }
+        let is_range_outside = head.status == StatusCode::RANGE_NOT_SATISFIABLE;
+        if !is_range_outside && !question.is_answered_by(&head.headers) {
+            let why = "answered with another range, or of an object of another size";
+            return Err((candidate, Fault::Wrong, why.into()));
         }
         let after = in_flight.answered(Instant::now());
         self.metrics

@@ -345,3 +345,38 @@ async fn a_miss_is_an_answer_at_once() {
     };
     assert_eq!(origin.to_string(), "quay.io/lab/app");
 }
+
+#[tokio::test]
+async fn an_answer_that_holds_another_range_than_asked_is_wrong() {
+    let (bytes, digest) = large();
+    let other_ranges = [
+        (
+            "",
+            "HTTP/1.1 200 OK\r\ncontent-range: bytes 0-9/3145728\r\ncontent-length: 10\r\n\r\n",
+        ),
+        (
+            "bytes=10-19",
+            "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-9/3145728\r\ncontent-length: 10\r\n\r\n",
+        ),
+        (
+            "bytes=10-19",
+            "HTTP/1.1 206 Partial Content\r\ncontent-length: 10\r\n\r\n",
+        ),
+    ];
+    for (asked, head) in other_ranges {
+        let hostile = Peer::Answers(head, bytes.slice(..10));
+        let app = app(&digest, &[hostile]).await;
+        let mut headers = HeaderMap::new();
+        if !asked.is_empty() {
+            headers.insert("range", asked.parse().expect("a value"));
+        }
+        let path = format!("/v2/lab/app/blobs/{digest}?ns=quay.io");
+        let response = app.get(&path, headers).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND, "{head}");
+        assert_eq!(app.asked().len(), 1, "it is not asked again: {head}");
+        let known = app.mirror.peers.known(1);
+        let error = known[0].last_error.as_ref().map(|(what, _)| what.clone());
+        assert_eq!(error, Some(Fault::Wrong.to_string()), "{head}");
+        assert_eq!(known[0].received, 0, "{head}");
+    }
+}
