@@ -380,3 +380,15 @@ async fn an_answer_that_holds_another_range_than_asked_is_wrong() {
         assert_eq!(known[0].received, 0, "{head}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_test_of_the_link_ends_though_no_byte_comes() {
+    let (_, digest) = small();
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 3145728\r\n\r\n";
+    let app = app(&digest, &[Peer::Answers(head, Bytes::new())]).await;
+    let mut search = app.mirror.router.find(&oci::Key::Digest(digest));
+    let peers = [search.next().await.expect("it is announced")];
+    let test = app.mirror.fetcher.test_link(&peers, || 0);
+    let test = timeout(Duration::from_secs(2), test).await;
+    assert_eq!(test.expect("it ends").bandwidth, None);
+}
