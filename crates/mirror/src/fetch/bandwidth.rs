@@ -117,7 +117,7 @@ impl Fetcher {
 
     /// Receives what one peer sends for a test.
     async fn receive(&self, peer: &Candidate, received: &Mutex<Received>) {
-        let _in_flight = self.peers.begin(peer);
+        self.peers.introduce(peer);
         let request = self.request_to(peer, LINK_TEST);
         let request = request.and_then(|head| head.body(Empty::new()));
         let Ok(request) = request else {

@@ -381,6 +381,31 @@ async fn an_answer_that_holds_another_range_than_asked_is_wrong() {
     }
 }
 
+/// What nobody reads tells nothing of how fast a peer answers.
+#[tokio::test(start_paused = true)]
+async fn requests_for_no_content_teach_no_latency() {
+    let (_, digest) = small();
+    let app = app(&digest, &[Peer::Silent]).await;
+    let mut search = app.mirror.router.find(&oci::Key::Digest(digest.clone()));
+    let silent = search.next().await.expect("it is announced");
+    let target = crate::request::Target {
+        kind: crate::request::Kind::Blob,
+        origin: None,
+        reference: oci::Reference::Digest(digest),
+        ranges: None,
+        caller: crate::request::Caller::Own,
+        pull: Default::default(),
+        head_only: true,
+        position: None,
+    };
+    let (fetcher, peers) = (&app.mirror.fetcher, &app.mirror.peers);
+    let guess = peers.latency(&silent.peer);
+    fetcher.accuse(&target, &silent).await;
+    let test = fetcher.test_link(std::slice::from_ref(&silent), || 0).await;
+    assert_eq!(test.bandwidth, None);
+    assert_eq!(peers.latency(&silent.peer), guess);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_test_of_the_link_ends_though_no_byte_comes() {
     let (_, digest) = small();
