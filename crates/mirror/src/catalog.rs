@@ -9,12 +9,12 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
 
 use crate::trial::repository::is_trial;
-use crate::verification::FileIdentity;
+use crate::verification::{Examined, FileIdentity};
 
 /// Changes that a slow listener may fall behind before it has to look at everything again.
 const CHANGE_QUEUE: usize = 1024;
-/// The most files to remember as verified.
-const MAX_VERIFIED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// The most files to remember as examined.
+const MAX_EXAMINED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// The most objects to withhold.
 const MAX_WITHHELD: usize = 4096;
 
@@ -44,7 +44,7 @@ pub struct Object {
 pub struct Catalog {
     inner: RwLock<Inner>,
     changes: broadcast::Sender<Key>,
-    verified: Mutex<LruCache<Digest, FileIdentity>>,
+    examined: Mutex<LruCache<Digest, (FileIdentity, Examined)>>,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +62,7 @@ impl Default for Catalog {
         Self {
             inner: RwLock::default(),
             changes: broadcast::Sender::new(CHANGE_QUEUE),
-            verified: Mutex::new(LruCache::new(MAX_VERIFIED)),
+            examined: Mutex::new(LruCache::new(MAX_EXAMINED)),
         }
     }
 }
@@ -102,13 +102,15 @@ impl Catalog {
         }
     }
 
-    /// Whether a file was found to hold what its digest names, and is still the same.
-    pub(crate) fn is_verified(&self, digest: &Digest, identity: &FileIdentity) -> bool {
-        self.verified.lock().get(digest) == Some(identity)
+    /// What a file was found to be, if it is still the same.
+    pub(crate) fn examined(&self, digest: &Digest, identity: &FileIdentity) -> Option<Examined> {
+        let mut files = self.examined.lock();
+        let (of, examined) = files.get(digest)?;
+        (of == identity).then(|| examined.clone())
     }
 
-    pub(crate) fn note_verified(&self, digest: &Digest, identity: FileIdentity) {
-        self.verified.lock().put(digest.clone(), identity);
+    pub(crate) fn note_examined(&self, digest: &Digest, file: FileIdentity, examined: Examined) {
+        self.examined.lock().put(digest.clone(), (file, examined));
     }
 
     pub fn remove(&self, digest: &Digest) {

@@ -1,6 +1,11 @@
 //! Connections to peers. A peer is named by its id in the URI's host; its addresses are looked up in the book, so that
 //! a connection is kept for reuse under the peer, not under one of its addresses. Where nodes have certificates, it is one
 //! of TLS, whatever the URI says.
+//!
+//! Anybody can name peers that do not exist, each with connections of its own. So a connection is kept only if its peer has
+//! sent a good body, and few are.
+
+mod peer_stream;
 
 use std::future::Future;
 use std::io;
@@ -17,13 +22,16 @@ use http::{Response, Uri};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error as ClientError};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 use tls::{MaybeTls, PeerTls, PeerTlsState};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
+use crate::PeerId;
 use crate::peers::Peers;
+use peer_stream::PeerStream;
 
 /// An address that does not take a connection within this time is as good as dead: on a cluster's network a handshake
 /// takes well under a millisecond.
@@ -38,6 +46,8 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(1);
 /// and peers drop them.
 const IDLE_CONNECTIONS: usize = 4;
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// Connections that may be kept for reuse, to all peers together. Where they are all taken, a connection is used once.
+const MAX_KEPT: usize = 128;
 /// Bytes of an answer that a connection buffers. Bounds the memory of a relayed stream.
 const READ_BUFFER: usize = 128 * 1024;
 
@@ -56,7 +66,8 @@ pub struct Connections {
 impl Connections {
     /// `tls`: `None`: peers are asked over plain HTTP.
     pub fn new(peers: Arc<Peers>, tls: Option<PeerTls>) -> Self {
-        let connector = Connector { peers, tls };
+        let kept = Arc::new(Semaphore::new(MAX_KEPT));
+        let connector = Connector { peers, tls, kept };
         let client = (connector.revocations(), connector.client());
         Self {
             connector,
@@ -93,9 +104,16 @@ impl Connections {
 struct Connector {
     peers: Arc<Peers>,
     tls: Option<PeerTls>,
+    kept: Arc<Semaphore>,
 }
 
 impl Connector {
+    /// A place among the connections that are kept, for one to this peer.
+    fn place(&self, peer: &str) -> Option<OwnedSemaphorePermit> {
+        let has_delivered = self.peers.has_delivered(&PeerId::new(peer));
+        has_delivered.then(|| self.kept.clone().try_acquire_owned().ok())?
+    }
+
     fn client(&self) -> PeerClient {
         Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -113,7 +131,7 @@ impl Connector {
 }
 
 impl tower_service::Service<Uri> for Connector {
-    type Response = TokioIo<MaybeTls<TcpStream>>;
+    type Response = PeerStream;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
@@ -123,6 +141,7 @@ impl tower_service::Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let addresses = uri.host().and_then(|peer| self.peers.addresses(peer));
+        let place = uri.host().and_then(|peer| self.place(peer));
         let tls = self.tls.as_ref().map(PeerTls::current);
         Box::pin(async move {
             let addresses = addresses.unwrap_or_default();
@@ -132,7 +151,7 @@ impl tower_service::Service<Uri> for Connector {
                 Some(tls) => secure(stream, &tls).await?,
                 None => MaybeTls::Plain(stream),
             };
-            Ok(TokioIo::new(stream))
+            Ok(PeerStream::new(stream, place))
         })
     }
 }
@@ -178,7 +197,85 @@ async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Candidate;
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    /// Nothing here takes so long unless it never happens, and it is less than connections stay idle.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A peer that answers all requests. Tells of each connection that it has begun (`true`) or ended.
+    async fn peer() -> (SocketAddr, mpsc::UnboundedReceiver<bool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (tells, told) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let tells = tells.clone();
+                tokio::spawn(async move {
+                    tells.send(true).expect("the test listens");
+                    let mut read = [0; 1024];
+                    while stream.read(&mut read).await.is_ok_and(|count| count > 0) {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                        stream.write_all(answer).await.expect("it reads on");
+                    }
+                    let _ = tells.send(false);
+                });
+            }
+        });
+        (address, told)
+    }
+
+    /// Asks this many peers, all of them at one address.
+    async fn ask(connections: &Connections, address: SocketAddr, count: usize, delivers: bool) {
+        for number in 0..count {
+            let candidate = Candidate {
+                peer: PeerId::new(&format!("peer{number}")),
+                addresses: Arc::new([address]),
+            };
+            let in_flight = connections.connector.peers.begin(&candidate);
+            let request = http::Request::get(format!("http://{}/", candidate.peer));
+            let request = request.body(Empty::new()).expect("a request");
+            let answer = connections.request(request).await.expect("an answer");
+            let body = answer.into_body().collect().await.expect("a body");
+            assert_eq!(body.to_bytes(), "ok");
+            if delivers {
+                in_flight.finished();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn few_connections_are_kept_and_only_to_peers_that_have_sent_a_good_body() {
+        let count = MAX_KEPT + 10;
+        let connections = Connections::new(Arc::default(), None);
+        let (address, mut told) = peer().await;
+        let mut open = 0;
+        let mut settles_at = async |opened: usize, kept: usize| {
+            let (mut begun, mut since) = (0, open);
+            while begun < opened || since > kept {
+                let next = timeout(PATIENCE, told.recv()).await.expect("it ends");
+                let has_begun = next.expect("the peer lives");
+                (begun, since) = match has_begun {
+                    true => (begun + 1, since + 1),
+                    false => (begun, since - 1),
+                };
+            }
+            assert_eq!((begun, since), (opened, kept));
+            open = since;
+        };
+        ask(&connections, address, count, false).await;
+        settles_at(count, 0).await;
+        ask(&connections, address, count, true).await;
+        settles_at(count, 0).await;
+        // They are known now.
+        ask(&connections, address, count, true).await;
+        settles_at(count, MAX_KEPT).await;
+        ask(&connections, address, count, true).await;
+        settles_at(count - MAX_KEPT, MAX_KEPT).await;
+    }
 
     #[tokio::test]
     async fn a_dead_address_does_not_hide_a_live_one() {

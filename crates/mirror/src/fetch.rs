@@ -17,23 +17,27 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use oci::{Key, MediaType, Ranges};
 use tls::PeerTls;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::access::Secret;
 use crate::activity::Changes;
 use crate::connect::Connections;
+use crate::content_range::ContentRange;
 use crate::flights::pull_rules::SOURCE_ANSWER_LIMIT;
 use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::peers::{Fault, InFlight, Peers};
 use crate::rate_limit::RateLimit;
-use crate::request::{FLIGHT, Kind, MIRRORED, NAMESPACE, Target};
+use crate::request::{Caller, FLIGHT, Kind, MIRRORED, NAMESPACE, Target};
 use crate::{Candidate, ChainPosition, PeerId, Router};
 use race::Race;
 use traced::PeerSpans;
 
 /// What asking peers may take in all, until one of them answers: then the client is sent upstream.
 const RACE_LIMIT: Duration = Duration::from_secs(2);
+/// Searches for others than this node's own client, with what they ask peers: 3 connections each at the most.
+const MAX_RACES_OF_OTHERS: usize = 64;
 /// A second peer is asked when the first has not answered after twice the usual time, but within these bounds.
 const MIN_HEDGE_DELAY: Duration = Duration::from_millis(20);
 const MAX_HEDGE_DELAY: Duration = Duration::from_millis(250);
@@ -107,6 +111,7 @@ pub struct Fetcher {
     router: Arc<dyn Router>,
     pub peers: Arc<Peers>,
     limits: Limits,
+    races_of_others: Semaphore,
     authorization: Option<HeaderValue>,
     network: Option<Network>,
     pub metrics: Arc<Metrics>,
@@ -128,6 +133,19 @@ pub struct Question {
 }
 
 impl Question {
+    /// Whether an answer with these headers holds what is asked for, of an object of the size that is known.
+    fn is_answered_by(&self, headers: &HeaderMap) -> bool {
+        let Some(ranges) = &self.ranges else {
+            let length = ContentRange::of(headers);
+            let may_fit = |whole: ContentRange| self.size.is_none_or(|size| size == whole.size);
+            return !headers.contains_key(CONTENT_RANGE) && length.is_none_or(may_fit);
+        };
+        ContentRange::of(headers).is_some_and(|part| {
+            let asked = ranges.resolve(part.size).unwrap_or_default();
+            asked == [part.range] && self.size.is_none_or(|size| size == part.size)
+        })
+    }
+
     /// Whether a 416 with these headers is to be believed: it tells a size that the range lies outside of, and not
     /// another one than is known.
     fn lies_outside(&self, headers: &HeaderMap) -> bool {
@@ -165,6 +183,7 @@ impl Fetcher {
             router,
             peers,
             limits,
+            races_of_others: Semaphore::new(MAX_RACES_OF_OTHERS),
             authorization,
             network,
             download: Arc::new(RateLimit::new(metrics.download_waited.clone())),
@@ -177,8 +196,15 @@ impl Fetcher {
     /// # Errors
     /// None has it, or none of those asked could give it, within [`RACE_LIMIT`].
     pub async fn fetch(&self, question: &Question) -> Result<Answer, FetchError> {
-        let search = self.router.find(&question.key);
-        match timeout(RACE_LIMIT, Race::new(self, question).run(search)).await {
+        let race = async {
+            let _turn = match question.target.caller {
+                Caller::Own => None,
+                Caller::Peer | Caller::Remote => self.races_of_others.acquire().await.ok(),
+            };
+            let search = self.router.find(&question.key);
+            Race::new(self, question).run(search).await
+        };
+        match timeout(RACE_LIMIT, race).await {
             Ok(result) => result,
             Err(_) => Err(FetchError::TooSlow),
         }
@@ -237,6 +263,11 @@ impl Fetcher {
                 return Err((candidate, Fault::Busy, "it is busy".into()));
             }
             status => return Err(failed(format!("answered {status}"))),
+        }
+        let is_range_outside = head.status == StatusCode::RANGE_NOT_SATISFIABLE;
+        if !is_range_outside && !question.is_answered_by(&head.headers) {
+            let why = "answered with another range, or of an object of another size";
+            return Err((candidate, Fault::Wrong, why.into()));
         }
         let after = in_flight.answered(Instant::now());
         self.metrics

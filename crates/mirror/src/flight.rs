@@ -70,6 +70,7 @@ impl Flight {
         let shared = Arc::new(Shared {
             flights,
             store,
+            memory: from_peers.memory().clone(),
             fetcher,
             metrics,
             images,

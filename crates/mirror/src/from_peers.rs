@@ -190,9 +190,6 @@ impl FromPeers {
         answer: Answer,
     ) -> Result<Found, Unusable> {
         let part = ContentRange::of(&answer.head.headers).ok_or(Fault::Failed)?;
-        if question.size.is_some_and(|size| size != part.size) {
-            return Err(Fault::Wrong.into());
-        }
         let size = part.size;
         let payload = if question.method == Method::HEAD {
             Payload::Empty

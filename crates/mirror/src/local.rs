@@ -1,6 +1,5 @@
 //! Does this node have it? A step of the pipeline.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -12,52 +11,126 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::access::Access;
+use crate::body::send_memory::{SendMemory, Share};
 use crate::found::{Found, Payload, Source};
+use crate::refusal::Refusal;
 use crate::request::{Kind, Target};
-use crate::verification::{self, Verification};
+use crate::verification::{self, Examined, Reading, VERIFIED_WHOLE};
 use crate::{Content, Ingest, IngestStage, Store, Visibility};
 
 /// Manifests up to this size are held in memory until they are sent, in bytes. Larger ones are read again piece by piece:
-/// any object up to [`MAX_MANIFEST_SIZE`] can be asked for as a manifest, by many clients that take their time.
-const MAX_HELD: usize = 16 * 1024;
+/// any object up to [`MAX_MANIFEST_SIZE`] can be asked for as a manifest, by many clients that take their time. What is
+/// larger is read whole only with memory for it.
+const MAX_HELD: u64 = 16 * 1024;
 
 /// How long an answer waits for the store to find an object damaged.
 const DAMAGE_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long an answer waits for the store to open an object, and to read it if it is asked for as a manifest. A disk that
+/// How long an answer waits for the store to open an object, and then to read it if it has to be verified. A disk that
 /// hangs leaves the other steps of a pull their time: containerd from 2.3 waits 30 s for the head of an answer.
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
 
+/// Why the store's disk was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unread {
+    /// Other clients of the same kind read as much as they may.
+    #[error("too much is being read already")]
+    Busy,
+    #[error(transparent)]
+    Failed(#[from] io::Error),
+}
+
 /// Finds what is asked for in this node's store. `None`: not here, or not for this caller, or not readable within
 /// [`OPEN_LIMIT`]; then the search goes on elsewhere.
-pub async fn find(store: &Arc<dyn Store>, access: &Access, target: &Target) -> Option<Found> {
-    let digest = match &target.reference {
-        Reference::Digest(digest) => digest.clone(),
-        Reference::Tag(_) => store.catalog().resolve(&target.tag_name()?)?,
+///
+/// # Errors
+/// There is no memory to read and verify it.
+pub async fn find(
+    store: &Arc<dyn Store>,
+    memory: &SendMemory,
+    access: &Access,
+    target: &Target,
+) -> Result<Option<Found>, Refusal> {
+    let digest = match (&target.reference, target.tag_name()) {
+        (Reference::Digest(digest), _) => Some(digest.clone()),
+        (Reference::Tag(_), name) => name.and_then(|name| store.catalog().resolve(&name)),
+    };
+    let Some(digest) = digest else {
+        return Ok(None);
     };
     let (kind, sees_private) = (
         target.kind,
         access.shows(Visibility::Private, target.caller),
     );
     let named = digest.clone();
-    let found = read_store(store, move |store| open(store, kind, &named, sees_private)).await;
-    found.and_then(|found| found).unwrap_or_else(|error| {
-        tracing::warn!(%digest, %error, "cannot read local content; looking for it elsewhere");
-        None
-    })
+    let work = move |store: &dyn Store, may_read| open(store, kind, &named, sees_private, may_read);
+    match read_whole(store, memory.share(target.caller), work).await {
+        Ok(found) => Ok(found),
+        Err(Unread::Busy) => Err(Refusal::Busy(kind)),
+        Err(Unread::Failed(error)) => {
+            tracing::warn!(%digest, %error, "cannot read local content; looking for it elsewhere");
+            Ok(None)
+        }
+    }
 }
 
-/// Finds what is on its way into the store. `None`: nothing is, or it cannot be told within [`OPEN_LIMIT`].
-pub async fn ingest(store: &Arc<dyn Store>, digest: &Digest) -> Option<Ingest> {
+/// Finds what is on its way into the store, for a client with this share of the memory. `None`: nothing is, or it cannot
+/// be told within [`OPEN_LIMIT`].
+pub async fn ingest(store: &Arc<dyn Store>, share: &Share, digest: &Digest) -> Option<Ingest> {
     let named = digest.clone();
-    let found = read_store(store, move |store| store.ingest(&named)).await;
-    found.and_then(|found| found).unwrap_or_else(|error| {
+    let found = read_for(store, share, move |store| store.ingest(&named)).await;
+    found.and_then(|found| Ok(found?)).unwrap_or_else(|error| {
         tracing::warn!(%digest, %error, "cannot read the ingest; this pull takes part in no flight");
         None
     })
 }
 
-/// Does what reads the store's disk where it holds up nobody else.
+/// Does what may have to read an object whole, for a client: with memory for it where it is larger than [`MAX_HELD`].
+/// `work` is told how many bytes it may read.
+///
+/// # Errors
+/// There is no memory for it, or it cannot be read.
+pub async fn read_whole<T: Send + 'static>(
+    store: &Arc<dyn Store>,
+    share: &Share,
+    work: impl Fn(&dyn Store, u64) -> io::Result<Reading<T>> + Clone + Send + 'static,
+) -> Result<T, Unread> {
+    let first = work.clone();
+    let size = match read_for(store, share, move |store| first(store, MAX_HELD)).await?? {
+        Reading::Done(done) => return Ok(done),
+        Reading::Large(size) => size,
+    };
+    let memory = share.keep(size).await.ok_or(Unread::Busy)?;
+    let work = move |store: &dyn Store| {
+        let _memory = memory;
+        work(store, size)
+    };
+    match read_for(store, share, work).await?? {
+        Reading::Done(done) => Ok(done),
+        Reading::Large(_) => Err(io::Error::other("it is replaced while it is read").into()),
+    }
+}
+
+/// Does what reads the store's disk for a client. Few of those with the same share do at a time.
+///
+/// # Errors
+/// It is nobody's turn, or it takes longer, within [`OPEN_LIMIT`] each.
+pub async fn read_for<T: Send + 'static>(
+    store: &Arc<dyn Store>,
+    share: &Share,
+    work: impl FnOnce(&dyn Store) -> T + Send + 'static,
+) -> Result<T, Unread> {
+    let turn = timeout(OPEN_LIMIT, share.turn()).await;
+    let turn = turn.map_err(|_| Unread::Busy)??;
+    let work = move |store: &dyn Store| {
+        // A thread that hangs keeps its turn.
+        let _turn = turn;
+        work(store)
+    };
+    Ok(read_store(store, work).await?)
+}
+
+/// Does what reads the store's disk for the node itself, where it holds up nobody else.
 ///
 /// # Errors
 /// It takes longer than [`OPEN_LIMIT`]. It then ends unheeded.
@@ -80,45 +153,87 @@ fn open(
     kind: Kind,
     digest: &Digest,
     sees_private: bool,
-) -> io::Result<Option<Found>> {
-    let Some(object) = store.open(digest)? else {
-        return Ok(None);
+    may_read: u64,
+) -> io::Result<Reading<Option<Found>>> {
+    let is_shown = |visibility| visibility == Visibility::Shared || sees_private;
+    let Some(object) = store.open(digest)?.filter(|o| is_shown(o.visibility)) else {
+        return Ok(Reading::Done(None));
     };
-    if object.visibility == Visibility::Private && !sees_private {
-        return Ok(None);
-    }
     let content = object.content;
-    match kind {
-        Kind::Blob => {
-            if verification::verify_small(store.catalog(), digest, &content)? == Verification::Wrong
-            {
-                damaged(store, digest);
-                return Ok(None);
-            }
-            let size = Some(content.size());
-            Ok(Some(Found::blob(
-                digest,
-                size,
-                content.into(),
-                Source::Local,
-            )))
-        }
-        Kind::Manifest => {
-            let Some(bytes) = read(&content)? else {
-                return Ok(None);
-            };
-            if !digest.verifies(&bytes) {
-                damaged(store, digest);
-                return Ok(None);
-            }
-            let large = bytes.len() > MAX_HELD;
-            let mut found = manifest(digest, bytes, None, Source::Local);
-            if large {
-                found.payload = content.into();
-            }
-            Ok(Some(found))
-        }
+    let size = content.size();
+    let is_verified_elsewhere = match kind {
+        Kind::Manifest if size > MAX_MANIFEST_SIZE => return Ok(Reading::Done(None)),
+        Kind::Manifest => false,
+        // By the store itself, or by containerd.
+        Kind::Blob => size > VERIFIED_WHOLE || matches!(content, Content::Verifying { .. }),
+    };
+    if is_verified_elsewhere {
+        return Ok(Reading::Done(Some(blob(digest, content))));
     }
+    let examined = match examine(store, digest, &content, may_read)? {
+        Reading::Large(size) => return Ok(Reading::Large(size)),
+        Reading::Done(None) => return Ok(Reading::Done(None)),
+        Reading::Done(Some(examined)) => examined,
+    };
+    if kind == Kind::Blob {
+        return Ok(Reading::Done(Some(blob(digest, content))));
+    }
+    let payload = match size <= MAX_HELD {
+        true => {
+            let bytes = read_part(&content, 0, size);
+            Payload::Bytes(bytes.ok_or(io::ErrorKind::UnexpectedEof)?)
+        }
+        false => content.into(),
+    };
+    let (media_type, size) = (examined.media_type, Some(size));
+    let found = Found::new(digest, media_type, size, payload, Source::Local);
+    Ok(Reading::Done(Some(found)))
+}
+
+fn blob(digest: &Digest, content: Content) -> Found {
+    let size = Some(content.size());
+    Found::blob(digest, size, content.into(), Source::Local)
+}
+
+/// [`verification::examine`], and tells the store if the object is damaged.
+fn examine(
+    store: &dyn Store,
+    digest: &Digest,
+    content: &Content,
+    may_read: u64,
+) -> io::Result<Reading<Option<Examined>>> {
+    let reading = verification::examine(store.catalog(), digest, content, may_read)?;
+    if matches!(reading, Reading::Done(None)) {
+        damaged(store, digest);
+    }
+    Ok(reading)
+}
+
+/// Whether an object that is here is a manifest, for a client with this share of the memory. `None`: it is not here, or
+/// damaged.
+///
+/// # Errors
+/// As those of [`read_whole`].
+pub async fn is_manifest(
+    store: &Arc<dyn Store>,
+    share: &Share,
+    digest: &Digest,
+) -> Result<Option<bool>, Unread> {
+    let digest = digest.clone();
+    let work = move |store: &dyn Store, may_read| {
+        let Some(object) = store.open(&digest)? else {
+            return Ok(Reading::Done(None));
+        };
+        if !looks_like_document(store, &digest) {
+            return Ok(Reading::Done(Some(false)));
+        }
+        let reading = examine(store, &digest, &object.content, may_read)?;
+        Ok(match reading {
+            Reading::Large(size) => Reading::Large(size),
+            Reading::Done(examined) => Reading::Done(examined.map(|e| e.is_manifest)),
+        })
+    };
+    read_whole(store, share, work).await
 }
 
 fn damaged(store: &dyn Store, digest: &Digest) {
@@ -160,8 +275,9 @@ pub fn manifest(
 /// The bytes of an object that may be a manifest, unverified and for this node's own use; `None` if it is not here or
 /// cannot be read. Reads the disk.
 pub fn manifest_bytes(store: &dyn Store, digest: &Digest) -> Option<Bytes> {
-    let object = store.open(digest).ok()??;
-    read(&object.content).ok()?
+    let content = store.open(digest).ok()??.content;
+    let size = content.size();
+    (size <= MAX_MANIFEST_SIZE).then(|| read_part(&content, 0, size))?
 }
 
 /// Some bytes of an object, at an offset that nobody can foresee; `None` if it is not here or is empty. At most `most`.
@@ -200,24 +316,6 @@ fn read_part(content: &Content, offset: u64, most: u64) -> Option<Bytes> {
     let mut bytes = vec![0; usize::try_from(length).ok()?];
     file.read_exact_at(&mut bytes, offset).ok()?;
     Some(bytes.into())
-}
-
-/// Reads a manifest whole; `None` if it is too large to be one.
-fn read(content: &Content) -> io::Result<Option<Bytes>> {
-    match content {
-        Content::Bytes(bytes) => Ok(Some(bytes.clone())),
-        Content::File { file, size } => read_file(file, *size),
-        Content::Verifying { growing, size } => read_file(growing.file(), *size),
-    }
-}
-
-fn read_file(file: &File, size: u64) -> io::Result<Option<Bytes>> {
-    if size > MAX_MANIFEST_SIZE {
-        return Ok(None);
-    }
-    let mut bytes = vec![0; size as usize];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(Some(bytes.into()))
 }
 
 #[cfg(test)]

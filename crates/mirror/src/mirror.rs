@@ -169,7 +169,8 @@ impl Mirror {
             ))
         });
         let upstream_check = parts.checks.map(|(upstream, options)| {
-            UpstreamCheck::new(upstream, parts.store.clone(), options, metrics.clone())
+            let local = (parts.store.clone(), memory.clone());
+            UpstreamCheck::new(upstream, local, options, metrics.clone())
         });
         Self {
             store: parts.store,

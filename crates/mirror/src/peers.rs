@@ -70,6 +70,8 @@ pub enum Fault {
 #[derive(Debug)]
 struct Record {
     addresses: Arc<[SocketAddr]>,
+    /// It has sent a good body, and has not failed since.
+    has_delivered: bool,
     failures: u32,
     false_announcements: u32,
     backed_off_until: Option<Instant>,
@@ -217,6 +219,14 @@ impl Peers {
         }
     }
 
+    /// Whether a peer has sent a good body, and has not failed since.
+    pub fn has_delivered(&self, peer: &PeerId) -> bool {
+        let records = self.records.lock();
+        records
+            .peek(peer)
+            .is_some_and(|record| record.has_delivered)
+    }
+
     /// Where a peer's registry listens, as last heard.
     pub fn addresses(&self, peer: &str) -> Option<Arc<[SocketAddr]>> {
         let records = self.records.lock();
@@ -318,6 +328,7 @@ impl Peers {
         }
         let backed_off = BACK_OFF_FIRST * 2u32.saturating_pow(record.failures.min(16));
         record.failures += 1;
+        record.has_delivered = false;
         record.false_announcements = 0;
         record.backed_off_until = Some(now + backed_off.min(BACK_OFF_MAX));
         drop(records);
@@ -330,6 +341,7 @@ impl Record {
     fn new() -> Self {
         Self {
             addresses: Arc::new([]),
+            has_delivered: false,
             failures: 0,
             false_announcements: 0,
             backed_off_until: None,

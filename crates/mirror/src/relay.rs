@@ -192,30 +192,14 @@ impl Relay {
     /// Asks a peer for the range.
     async fn open_at(&mut self, range: &ByteRange) -> Result<SourceReader, RelayError> {
         self.question.ranges = Some(Ranges::of(range));
-        self.rate_check.change_source();
-        loop {
-            let answer = self.provider.find(&self.question).await;
-            let answer = answer.map_err(|source| RelayError::Interrupted {
-                offset: range.start,
-                source,
-            })?;
-            let asked = ContentRange {
-                range: range.clone(),
-                size: self.size,
-            };
-            if ContentRange::of(&answer.head.headers) == Some(asked) {
-                let (provider, question) = (self.provider.clone(), self.question.clone());
-                return Ok(SourceReader::new(provider, question, answer));
-            }
-            self.provider
-                .report_fault(&answer.candidate.peer, &self.question.key, Fault::Wrong);
-            self.attempts.failed();
-            if self.attempts.are_spent() {
-                return Err(RelayError::Broken {
-                    offset: range.start,
-                });
-            }
-        }
+        self.pace.change_source();
+        let answer = self.provider.find(&self.question).await;
+        let answer = answer.map_err(|source| RelayError::Interrupted {
+            offset: range.start,
+            source,
+        })?;
+        let (provider, question) = (self.provider.clone(), self.question.clone());
+        Ok(SourceReader::new(provider, question, answer))
     }
 }
 

@@ -38,6 +38,7 @@ use tokio_util::task::TaskTracker;
 
 use self::answers::{Answers, RepositoryStatus};
 use self::grants::Grants;
+use crate::body::send_memory::SendMemory;
 use crate::found::{Found, Payload, Source};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
@@ -130,6 +131,7 @@ pub struct UpstreamCheck(Arc<Inner>);
 struct Inner {
     upstream: Arc<dyn Upstream>,
     store: Arc<dyn Store>,
+    memory: SendMemory,
     options: CheckOptions,
     answers: Mutex<Answers>,
     grants: Grants,
@@ -144,7 +146,7 @@ struct Inner {
 impl UpstreamCheck {
     pub fn new(
         upstream: Arc<dyn Upstream>,
-        store: Arc<dyn Store>,
+        (store, memory): (Arc<dyn Store>, SendMemory),
         options: CheckOptions,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -155,6 +157,7 @@ impl UpstreamCheck {
         Self(Arc::new(Inner {
             upstream,
             store,
+            memory,
             answers: Mutex::new(answers),
             options,
             grants: Grants::default(),

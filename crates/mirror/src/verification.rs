@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::Duration;
 
-use oci::{Digest, Hasher};
+use oci::{Digest, Hasher, Manifest, MediaType};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
@@ -50,35 +50,62 @@ impl FileIdentity {
     }
 }
 
-/// Verifies an object of the store if it is small. A file that was found right is not read again while it stays the same.
-/// Reads the disk.
+/// What the bytes of a small object are, once its digest has verified them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Examined {
+    /// The one it has where it is asked for as a manifest.
+    pub media_type: MediaType,
+    pub is_manifest: bool,
+}
+
+impl Examined {
+    /// `None`: these are not the bytes that the digest names.
+    fn of(digest: &Digest, bytes: &[u8]) -> Option<Self> {
+        digest.verifies(bytes).then(|| Self {
+            media_type: MediaType::of_manifest(bytes, None),
+            is_manifest: Manifest::parse(bytes).is_ok(),
+        })
+    }
+}
+
+/// What was made of an object, or how much of it has to be read for that.
+#[derive(Debug)]
+pub enum Reading<T> {
+    Done(T),
+    /// All of its bytes, so many, which are more than may be read.
+    Large(u64),
+}
+
+/// Verifies an object of the store whole. A file that was found right is not read again while it stays the same.
+/// `None`: its bytes are wrong. Reads the disk, but no more than `may_read` bytes.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn verify_small(
+pub fn examine(
     catalog: &Catalog,
     digest: &Digest,
     content: &Content,
-) -> io::Result<Verification> {
-    let size = content.size();
+    may_read: u64,
+) -> io::Result<Reading<Option<Examined>>> {
     let file = match content {
-        _ if size > VERIFIED_WHOLE => return Ok(Verification::Right),
-        Content::Bytes(bytes) => return Ok(verdict(digest.verifies(bytes))),
-        // The store itself verifies it.
-        Content::Verifying { .. } => return Ok(Verification::Right),
+        Content::Bytes(bytes) => return Ok(Reading::Done(Examined::of(digest, bytes))),
         Content::File { file, .. } => file,
+        Content::Verifying { growing, .. } => growing.file(),
     };
-    let identity = FileIdentity::of(file)?;
-    if catalog.is_verified(digest, &identity) {
-        return Ok(Verification::Right);
+    let (identity, size) = (FileIdentity::of(file)?, content.size());
+    if let Some(examined) = catalog.examined(digest, &identity) {
+        return Ok(Reading::Done(Some(examined)));
+    }
+    if size > may_read {
+        return Ok(Reading::Large(size));
     }
     let mut bytes = vec![0; size as usize];
     file.read_exact_at(&mut bytes, 0)?;
-    let verdict = verdict(digest.verifies(&bytes));
-    if verdict == Verification::Right {
-        catalog.note_verified(digest, identity);
+    let examined = Examined::of(digest, &bytes);
+    if let Some(examined) = &examined {
+        catalog.note_examined(digest, identity, examined.clone());
     }
-    Ok(verdict)
+    Ok(Reading::Done(examined))
 }
 
 /// Hashes an object piece by piece, at this rate in bytes per second.
@@ -153,17 +180,19 @@ mod tests {
     fn a_small_file_is_read_again_once_it_has_changed() {
         let (catalog, digest) = (Catalog::default(), Digest::sha256(b"config"));
         let content = file(b"config");
-        let verify = || verify_small(&catalog, &digest, &content).expect("read");
-        assert_eq!(
-            (verify(), verify()),
-            (Verification::Right, Verification::Right)
-        );
+        let is_right = |may_read| match examine(&catalog, &digest, &content, may_read) {
+            Ok(Reading::Done(examined)) => Some(examined.is_some()),
+            Ok(Reading::Large(6)) => None,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(is_right(5), None, "more than may be read");
+        assert_eq!([is_right(6), is_right(0)], [Some(true); 2]);
         let Content::File { file, .. } = &content else {
             unreachable!("a file");
         };
         file.write_all_at(b"x", 0).expect("written");
         file.set_modified(std::time::SystemTime::UNIX_EPOCH)
             .expect("set");
-        assert_eq!(verify(), Verification::Wrong);
+        assert_eq!([is_right(0), is_right(6)], [None, Some(false)]);
     }
 }

@@ -92,6 +92,20 @@ impl Proven {
         self.peers.peek(peer).map(Vec::as_slice)
     }
 
+    /// Of the addresses where a peer's registry is said to be, those at IP addresses where the peer was proven. For one that
+    /// was never met, those where its router is said to be.
+    pub(crate) fn registries<'a>(
+        &self,
+        peer: &PeerId,
+        registries: impl IntoIterator<Item = &'a SocketAddr>,
+        routers: &[SocketAddr],
+    ) -> Vec<SocketAddr> {
+        let claimed: Vec<_> = routers.iter().map(|s| s.ip().to_canonical()).collect();
+        let ips = self.ips(peer).unwrap_or(&claimed);
+        let is_there = |socket: &&SocketAddr| ips.contains(&socket.ip().to_canonical());
+        registries.into_iter().filter(is_there).copied().collect()
+    }
+
     /// Replaces what the operator has named.
     pub(crate) fn set_seeds(&mut self, seeds: impl IntoIterator<Item = SocketAddr>) {
         self.seeds = seeds.into_iter().collect();

@@ -123,6 +123,20 @@ impl Share {
         Ok(Chunk::new(vec![0; length], 0..length, self.clone(), permit))
     }
 
+    /// A turn to read the disk for something else than a chunk. It counts as a small chunk, so that all of them bound how
+    /// many threads read at a time.
+    pub async fn turn(&self) -> io::Result<MemoryPermit> {
+        let turn = self.passing.clone();
+        let turn = turn.acquire_many_owned((SMALL_CHUNK / 1024) as u32).await;
+        turn.map_err(io::Error::other)
+    }
+
+    /// KiB that clients may still keep.
+    #[cfg(test)]
+    pub fn free_to_keep(&self) -> usize {
+        self.kept.available_permits()
+    }
+
     /// KiB that are in use: those that pass, and those that clients keep.
     #[cfg(test)]
     pub fn in_use(&self, new: &Self) -> (usize, usize) {

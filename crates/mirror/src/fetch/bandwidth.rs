@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Fetcher;
 use crate::body::Body;
+use crate::flights::pull_rules::SOURCE_ANSWER_LIMIT;
 use crate::rate::per_second;
 use crate::request::LINK_TEST;
 use crate::{Candidate, LinkTest, NodeId};
@@ -24,9 +25,10 @@ const PIECE: usize = 32 * 1024;
 /// The bytes, of all peers together, that do not count: while they arrive, connections speed up (slow start, RFC 5681,
 /// 3.1), and a traffic shaper passes a burst.
 const SKIPPED: u64 = 512 * 1024;
-/// The test ends this long after the first byte: what has arrived shows a slow link.
+/// The test ends this long after the first byte: what has arrived shows a slow link. Without a byte it ends this long after
+/// the heads of all answers are due.
 const LIMIT: Duration = Duration::from_millis(400);
-/// The interval between checks whether a test is over. (The head of an answer has a limit of its own.)
+/// The interval between checks whether a test is over.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
 /// Faster links count as this fast, in bytes per second: half a gigabit. So few bytes cannot tell them apart.
 const ENOUGH: u64 = 60_000_000;
@@ -115,7 +117,7 @@ impl Fetcher {
 
     /// Receives what one peer sends for a test.
     async fn receive(&self, peer: &Candidate, received: &Mutex<Received>) {
-        let _in_flight = self.peers.begin(peer);
+        self.peers.introduce(peer);
         let request = self.request_to(peer, LINK_TEST);
         let request = request.and_then(|head| head.body(Empty::new()));
         let Ok(request) = request else {
@@ -151,10 +153,11 @@ impl Fetcher {
 
 /// Waits until a test is over: enough has come, or its time is up.
 async fn ends(received: &Mutex<Received>) {
+    let heads_are_due = Instant::now() + SOURCE_ANSWER_LIMIT;
     loop {
         sleep(CHECK_EVERY).await;
         let received = received.lock();
-        let is_late = received.began.is_some_and(|began| began.elapsed() >= LIMIT);
+        let is_late = Instant::now() >= received.began.unwrap_or(heads_are_due) + LIMIT;
         if is_late || received.bytes >= LENGTH as u64 {
             return;
         }

@@ -77,7 +77,7 @@ impl Fetcher {
         };
         let headers = request.headers_mut();
         headers.insert(NOT_COMMITTED, HeaderValue::from_static("true"));
-        let _in_flight = self.peers.begin(peer);
+        self.peers.introduce(peer);
         if let Err(why) = self.send(request).await {
             tracing::debug!(peer = %peer.peer, why, "cannot accuse a peer");
         }

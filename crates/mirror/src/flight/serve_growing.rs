@@ -113,7 +113,10 @@ impl Flight {
         }
         let mut ingest = pull.ingest();
         if ingest.progress().stage == IngestStage::Failed {
-            ingest = self.shared.ingest(digest).await?;
+            ingest = self
+                .shared
+                .ingest(digest, &self.shared.memory.others)
+                .await?;
         }
         if pull.position(&ingest) <= offset {
             let state = states.wait_for(|s| s.role != Role::Undecided).await;

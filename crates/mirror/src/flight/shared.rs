@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::pulls::Pulls;
 use super::speed::Speed;
 use super::uploads::Uploads;
+use crate::body::send_memory::{SendMemory, Share};
 use crate::fetch::Fetcher;
 use crate::flights::pull_rules;
 use crate::images::{Images, ObjectInfo};
@@ -20,6 +21,7 @@ use crate::{Flights, Growing, Store, local};
 pub struct Shared {
     pub flights: Arc<dyn Flights>,
     pub store: Arc<dyn Store>,
+    pub memory: SendMemory,
     pub fetcher: Arc<Fetcher>,
     pub metrics: Arc<Metrics>,
     pub images: Arc<Images>,
@@ -62,9 +64,9 @@ impl Shared {
         local::read_store(&self.store, open).await.unwrap_or(false)
     }
 
-    /// The bytes of an object received so far, looked up anew.
-    pub async fn ingest(&self, digest: &Digest) -> Option<Growing> {
-        let ingest = local::ingest(&self.store, digest).await?;
+    /// The bytes of an object received so far, looked up anew for a client with this share of the memory.
+    pub async fn ingest(&self, digest: &Digest, share: &Share) -> Option<Growing> {
+        let ingest = local::ingest(&self.store, share, digest).await?;
         let total = self.images.object_info(digest).size;
         Some(ingest.growing.or_total(total))
     }

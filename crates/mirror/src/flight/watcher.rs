@@ -139,7 +139,10 @@ impl Watcher {
                 return PullProgress::Failed;
             }
             sleep(GONE_CHECK_EVERY).await;
-            ingest = self.shared.ingest(&self.digest).await;
+            ingest = self
+                .shared
+                .ingest(&self.digest, &self.shared.memory.own)
+                .await;
             if let Some(ingest) = &ingest {
                 self.pull.set_ingest(ingest);
             }

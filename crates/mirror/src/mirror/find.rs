@@ -38,7 +38,7 @@ impl Mirror {
             }
         };
         let filled = if may_own {
-            self.filled_ingest(target).await
+            self.filled_ingest(target, caller).await
         } else {
             None
         };
@@ -65,9 +65,13 @@ impl Mirror {
     }
 
     /// The ingest of the store's owner that the answer to this request could fill.
-    async fn filled_ingest(&self, target: &Target) -> Option<(Digest, IngestId, Growing)> {
+    async fn filled_ingest(
+        &self,
+        target: &Target,
+        caller: Caller,
+    ) -> Option<(Digest, IngestId, Growing)> {
         let (digest, offset) = asks_for_rest(target)?;
-        let ingest = local::ingest(&self.store, digest).await?;
+        let ingest = local::ingest(&self.store, self.memory.share(caller), digest).await?;
         let id = filled(&ingest, offset)?;
         Some((digest.clone(), id, ingest.growing))
     }
@@ -96,7 +100,7 @@ impl Mirror {
         // an image's is a promise for the rest of it.
         let asks_first = pull_through.is_some() && target.kind == Kind::Manifest;
         if !asks_first
-            && let Some(found) = self.find_here(target).await
+            && let Some(found) = self.find_here(target).await?
             && let Some(found) = local::unless_damaged(found).await
         {
             return Ok(found);
@@ -156,19 +160,24 @@ impl Mirror {
     }
 
     /// Finds what this node has and the client may have.
-    async fn find_here(&self, target: &Target) -> Option<Found> {
-        let Some(check) = &self.upstream_check else {
-            return local::find(&self.store, &self.access, target).await;
-        };
+    ///
+    /// # Errors
+    /// There is no memory to read and verify it.
+    async fn find_here(&self, target: &Target) -> Result<Option<Found>, Refusal> {
         // A tag may point elsewhere a moment later.
         let mut target = target.clone();
         if let Some(name) = target.tag_name() {
-            target.reference = Reference::Digest(self.store.catalog().resolve(&name)?);
+            let Some(digest) = self.store.catalog().resolve(&name) else {
+                return Ok(None);
+            };
+            target.reference = Reference::Digest(digest);
         }
-        match check.shows(&target).await {
-            true => local::find(&self.store, &self.access, &target).await,
-            false => None,
+        if let Some(check) = &self.upstream_check
+            && !check.shows(&target).await?
+        {
+            return Ok(None);
         }
+        local::find(&self.store, &self.memory, &self.access, &target).await
     }
 
     /// Learns what manifests say of an object that others are about to be asked for.
@@ -200,7 +209,7 @@ impl Mirror {
         target: &Target,
         record: &mut RequestRecord,
     ) -> Result<Found, Refusal> {
-        let found = self.find_here(target).await;
+        let found = self.find_here(target).await?;
         let (Some(flight), Some(position)) = (&self.flight, target.position) else {
             return found.ok_or(Refusal::NotHere(target.kind));
         };
@@ -221,7 +230,7 @@ impl Mirror {
             {
                 Ok(found) => found,
                 // It may have become complete meanwhile.
-                Err(refusal) => self.find_here(target).await.ok_or(refusal)?,
+                Err(refusal) => self.find_here(target).await?.ok_or(refusal)?,
             },
         };
         flight.admit(target, found, record.ip)

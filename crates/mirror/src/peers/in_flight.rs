@@ -54,9 +54,10 @@ impl InFlight {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Clears the peer's failures: its answer was good to the last byte.
+    /// Clears the peer's failures, and lets connections to it be kept: its answer was good to the last byte.
     pub fn finished(&self) {
         if let Some(record) = self.peers.records.lock().get_mut(&self.peer) {
+            record.has_delivered = true;
             record.failures = 0;
             record.false_announcements = 0;
             record.backed_off_until = None;

@@ -132,7 +132,7 @@ impl PullThroughStep {
         let (sink, growing) = match self.begin(digest).await {
             Ok(Begun::New(sink, growing)) => (sink, growing),
             Ok(Begun::Joined(growing)) => return self.join(target, digest, client, growing).await,
-            Ok(Begun::Present) => match local::find(&self.store, access, target).await {
+            Ok(Begun::Present) => match self.find_stored(target, access).await? {
                 Some(stored) => return Ok(stored),
                 None => return self.unstored(target, digest, client).await,
             },
@@ -238,7 +238,9 @@ impl PullThroughStep {
 
     /// What is on its way into the store, if its size is known.
     async fn growing(&self, digest: &Digest) -> Option<(Growing, u64)> {
-        let growing = local::ingest(&self.store, digest).await?.growing;
+        let growing = local::ingest(&self.store, &self.from_peers.memory().own, digest)
+            .await?
+            .growing;
         let size = growing.progress().total?;
         Some((growing, size))
     }

@@ -24,7 +24,7 @@ impl PullThroughStep {
         client: &Client,
         access: &Access,
     ) -> Result<Found, Refusal> {
-        if let Some(found) = local::find(&self.store, access, target).await {
+        if let Some(found) = self.find_stored(target, access).await? {
             self.may_begin(target.origin.as_ref(), digest, client)
                 .await
                 .map_err(|error| Refusal::Upstream(target.kind, error))?;

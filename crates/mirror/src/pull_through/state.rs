@@ -13,14 +13,17 @@ use tokio_util::task::TaskTracker;
 use super::last_answers::{FAULT_VALIDITY, LastAnswers};
 use super::partial_reads::PartialReads;
 use super::siblings::Siblings;
+use crate::access::Access;
 use crate::flight::{Flight, Sharing};
+use crate::found::Found;
 use crate::from_peers::FromPeers;
 use crate::images::Images;
 use crate::metrics::Metrics;
+use crate::refusal::Refusal;
 use crate::request::Target;
 use crate::{
     Begun, Intake, IntakeError, PullThrough, Store, Upstream, UpstreamError, UpstreamRepository,
-    Visibility,
+    Visibility, local,
 };
 
 /// How long upstream may take to say what a tag points at before the last known answer is given.
@@ -69,6 +72,18 @@ impl PullThroughStep {
             tasks: TaskTracker::new(),
             too_large: Mutex::default(),
         }
+    }
+
+    /// Finds what is asked for in the store.
+    ///
+    /// # Errors
+    /// There is no memory to read and verify it.
+    pub(super) async fn find_stored(
+        &self,
+        target: &Target,
+        access: &Access,
+    ) -> Result<Option<Found>, Refusal> {
+        local::find(&self.store, self.from_peers.memory(), access, target).await
     }
 
     /// Says whether others may have what comes of an object that this node takes in.

@@ -13,7 +13,7 @@ use crate::access::Access;
 use crate::found::Found;
 use crate::refusal::Refusal;
 use crate::request::Target;
-use crate::{Resolved, UpstreamError, local};
+use crate::{Resolved, UpstreamError};
 
 impl PullThroughStep {
     pub(super) async fn tag(
@@ -61,7 +61,7 @@ impl PullThroughStep {
             reference: Reference::Digest(resolved.digest.clone()),
             ..target.clone()
         };
-        let stored = local::find(&self.store, access, &by_digest).await;
+        let stored = self.find_stored(&by_digest, access).await?;
         let found = match (stored, resolved.manifest) {
             (Some(found), _) => found,
             (None, Some(manifest)) => self.received(&by_digest, client, manifest).await,
@@ -105,7 +105,7 @@ impl PullThroughStep {
         }
         // Something else than an outage: a client on its own may get more than this node.
         let must_be_whole = client.keeps_to_one_source && is_refusal(&error);
-        let known = local::find(&self.store, access, target).await;
+        let known = self.find_stored(target, access).await?;
         let may_be_given = match &known {
             Some(found) => !must_be_whole || self.is_complete(&found.digest).await,
             None => false,

@@ -345,3 +345,75 @@ async fn a_miss_is_an_answer_at_once() {
     };
     assert_eq!(origin.to_string(), "quay.io/lab/app");
 }
+
+#[tokio::test]
+async fn an_answer_that_holds_another_range_than_asked_is_wrong() {
+    let (bytes, digest) = large();
+    let other_ranges = [
+        (
+            "",
+            "HTTP/1.1 200 OK\r\ncontent-range: bytes 0-9/3145728\r\ncontent-length: 10\r\n\r\n",
+        ),
+        (
+            "bytes=10-19",
+            "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-9/3145728\r\ncontent-length: 10\r\n\r\n",
+        ),
+        (
+            "bytes=10-19",
+            "HTTP/1.1 206 Partial Content\r\ncontent-length: 10\r\n\r\n",
+        ),
+    ];
+    for (asked, head) in other_ranges {
+        let hostile = Peer::Answers(head, bytes.slice(..10));
+        let app = app(&digest, &[hostile]).await;
+        let mut headers = HeaderMap::new();
+        if !asked.is_empty() {
+            headers.insert("range", asked.parse().expect("a value"));
+        }
+        let path = format!("/v2/lab/app/blobs/{digest}?ns=quay.io");
+        let response = app.get(&path, headers).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND, "{head}");
+        assert_eq!(app.asked().len(), 1, "it is not asked again: {head}");
+        let known = app.mirror.peers.known(1);
+        let error = known[0].last_error.as_ref().map(|(what, _)| what.clone());
+        assert_eq!(error, Some(Fault::Wrong.to_string()), "{head}");
+        assert_eq!(known[0].received, 0, "{head}");
+    }
+}
+
+/// What nobody reads tells nothing of how fast a peer answers.
+#[tokio::test(start_paused = true)]
+async fn requests_for_no_content_teach_no_latency() {
+    let (_, digest) = small();
+    let app = app(&digest, &[Peer::Silent]).await;
+    let mut search = app.mirror.router.find(&oci::Key::Digest(digest.clone()));
+    let silent = search.next().await.expect("it is announced");
+    let target = crate::request::Target {
+        kind: crate::request::Kind::Blob,
+        origin: None,
+        reference: oci::Reference::Digest(digest),
+        ranges: None,
+        caller: crate::request::Caller::Own,
+        pull: Default::default(),
+        head_only: true,
+        position: None,
+    };
+    let (fetcher, peers) = (&app.mirror.fetcher, &app.mirror.peers);
+    let guess = peers.latency(&silent.peer);
+    fetcher.accuse(&target, &silent).await;
+    let test = fetcher.test_link(std::slice::from_ref(&silent), || 0).await;
+    assert_eq!(test.bandwidth, None);
+    assert_eq!(peers.latency(&silent.peer), guess);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_test_of_the_link_ends_though_no_byte_comes() {
+    let (_, digest) = small();
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 3145728\r\n\r\n";
+    let app = app(&digest, &[Peer::Answers(head, Bytes::new())]).await;
+    let mut search = app.mirror.router.find(&oci::Key::Digest(digest));
+    let peers = [search.next().await.expect("it is announced")];
+    let test = app.mirror.fetcher.test_link(&peers, || 0);
+    let test = timeout(Duration::from_secs(2), test).await;
+    assert_eq!(test.expect("it ends").bandwidth, None);
+}

@@ -10,6 +10,9 @@ use oci::{Digest, Origin, Registry};
 
 use super::answers::RepositoryStatus;
 use super::{Answer, Asker, PrivatePolicy, Question, UpstreamCheck};
+use crate::body::send_memory::Share;
+use crate::local::Unread;
+use crate::refusal::Refusal;
 use crate::request::{Kind, Target};
 use crate::{Store, Visibility, local};
 
@@ -28,32 +31,38 @@ enum Shown {
 
 impl UpstreamCheck {
     /// Whether an object that this node holds may be handed to whoever asks for it. `target` names it by its digest.
-    pub async fn shows(&self, target: &Target) -> bool {
+    ///
+    /// # Errors
+    /// The object has to be read for that, and there is no memory for it.
+    pub async fn shows(&self, target: &Target) -> Result<bool, Refusal> {
         let Some(digest) = target.digest() else {
-            return false;
+            return Ok(false);
         };
+        let share = self.0.memory.share(target.caller);
         let origins = self.origins_of(digest);
         let requested = target.origin.as_ref();
         if origins.is_empty() {
             // Nobody knows where it belongs.
-            return self.0.options.private.share_all()
-                || requested.is_some_and(|o| self.0.answers.lock().is_proven(o, digest));
+            return Ok(self.0.options.private.share_all()
+                || requested.is_some_and(|o| self.0.answers.lock().is_proven(o, digest)));
         }
         if self.is_known_to_be_open(&origins, digest) {
-            return true;
+            return Ok(true);
         }
         let requested = requested.filter(|origin| origins.contains(*origin));
         let is_layer = match (target.kind, requested) {
             (Kind::Blob, Some(origin)) => is_of_one_host(&origins, &origin.registry),
             _ => false,
         };
-        if is_layer && self.is_layer_of_private(requested, digest).await {
-            return true;
+        if is_layer && self.is_layer_of_private(requested, digest, share).await {
+            return Ok(true);
         }
         let others = origins.iter().filter(|origin| Some(*origin) != requested);
         let ordered = requested.into_iter().chain(others);
-        let Some(is_manifest) = self.is_manifest(digest).await else {
-            return false;
+        let is_manifest = match local::is_manifest(&self.0.store, share, digest).await {
+            Ok(Some(is_manifest)) => is_manifest,
+            Err(Unread::Busy) => return Err(Refusal::Busy(target.kind)),
+            Ok(None) | Err(Unread::Failed(_)) => return Ok(false),
         };
         let mut are_all_open = true;
         for (place, origin) in ordered.enumerate() {
@@ -62,15 +71,15 @@ impl UpstreamCheck {
                 false => self.unasked_origin(origin),
             };
             match verdict {
-                Shown::Proven => return true,
-                Shown::Open => {}
+                Verdict::Proven => return Ok(true),
+                Verdict::Open => {}
                 // One open repository is not enough for a manifest.
-                Shown::Closed if is_manifest => return false,
-                Shown::Closed => are_all_open = false,
+                Verdict::Closed if is_manifest => return Ok(false),
+                Verdict::Closed => are_all_open = false,
             }
         }
         // What was asked has told more of the repository.
-        are_all_open || (is_layer && self.is_layer_of_private(requested, digest).await)
+        Ok(are_all_open || (is_layer && self.is_layer_of_private(requested, digest, share).await))
     }
 
     /// Whether an object on its way to this node may be passed on while it arrives. `origin`: where this node's client
@@ -117,9 +126,14 @@ impl UpstreamCheck {
 
     /// Whether it is a layer that this node holds under a private repository, which is the one asked for: whoever knows
     /// its digest has been given a manifest that names it.
-    async fn is_layer_of_private(&self, requested: Option<&Origin>, digest: &Digest) -> bool {
-        let status = requested.map(|origin| self.0.answers.lock().status(origin));
-        status.is_some_and(RepositoryStatus::is_protected) && !self.is_document(digest).await
+    async fn is_layer_of_private(
+        &self,
+        requested: Option<&Origin>,
+        digest: &Digest,
+        share: &Share,
+    ) -> bool {
+        let standing = requested.map(|origin| self.0.answers.lock().standing(origin));
+        standing.is_some_and(Standing::is_protected) && !self.is_document(digest, share).await
     }
 
     /// Whether an origin may be an artefact of containerd's labels, which omit ports: it has no port, its registry has
@@ -184,23 +198,13 @@ impl UpstreamCheck {
         }
     }
 
-    /// Whether an object that is here is a manifest. `None`: it is not here, or still on its way.
-    async fn is_manifest(&self, digest: &Digest) -> Option<bool> {
-        let digest = digest.clone();
-        let read = move |store: &dyn Store| {
-            store.open(&digest).ok()??;
-            let bytes = local::manifest_bytes(store, &digest);
-            Some(bytes.is_some_and(|bytes| oci::Manifest::parse(&bytes).is_ok()))
-        };
-        local::read_store(&self.0.store, read).await.ok()?
-    }
-
     /// Whether an object is a manifest or a config, by its first byte: layers are archives. The config of a private
     /// image may hold secrets, and can be asked for as a blob as well as a manifest.
-    async fn is_document(&self, digest: &Digest) -> bool {
+    async fn is_document(&self, digest: &Digest, share: &Share) -> bool {
         let digest = digest.clone();
         let read = move |store: &dyn Store| local::looks_like_document(store, &digest);
-        local::read_store(&self.0.store, read).await.unwrap_or(true)
+        let is_document = local::read_for(&self.0.store, share, read).await;
+        is_document.unwrap_or(true)
     }
 }
 

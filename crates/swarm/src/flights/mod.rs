@@ -166,14 +166,9 @@ impl Flights {
         let members = self.node.members();
         let others = members.iter().filter(|m| m.id != members.me().id);
         let shown = others.filter_map(|member| {
-            let registries = member.contact.registry().iter();
-            let admitted = registries.filter(|socket| self.filter.admits(socket));
-            let is_suspected = members.is_suspected(&member.id);
-            Some((
-                peer_id(&member.id)?,
-                admitted.copied().collect(),
-                is_suspected,
-            ))
+            let peer = peer_id(&member.id)?;
+            let registries = self.registries(&peer, &member.contact);
+            Some((peer, registries, members.is_suspected(&member.id)))
         });
         shown.collect()
     }
@@ -390,22 +385,19 @@ impl Flights {
         }
     }
 
+    /// Where the registry of a member may be asked.
+    fn registries(&self, peer: &PeerId, contact: &Contact) -> Vec<SocketAddr> {
+        let registries = contact.registry().iter();
+        let admitted = registries.filter(|socket| self.filter.admits(socket));
+        let proven = self.filter.proven.lock();
+        proven.registries(peer, admitted, contact.router())
+    }
+
     /// A member as the mirror knows it. `None`: it is no member, or has no address that can be reached from here.
-    ///
-    /// Of the addresses of its registry only those count where a handshake has proven that the member is there. One that
-    /// was never met, in a large cluster, is taken at the addresses where its router is said to be.
     pub(crate) fn candidate(&self, id: &NodeId) -> Option<Candidate> {
         let member = self.node.members().get(id)?;
         let peer = peer_id(id)?;
-        let routers = member.contact.router().iter();
-        let claimed: Vec<_> = routers.map(|socket| socket.ip().to_canonical()).collect();
-        let proven = self.filter.proven.lock();
-        let ips = proven.ips(&peer).unwrap_or(&claimed);
-        let registries = member.contact.registry().iter();
-        let is_there = |socket: &&SocketAddr| {
-            self.filter.admits(socket) && ips.contains(&socket.ip().to_canonical())
-        };
-        let addresses: Vec<_> = registries.filter(is_there).copied().collect();
+        let addresses = self.registries(&peer, &member.contact);
         let has_any = !addresses.is_empty();
         has_any.then_some(Candidate {
             peer: mirror_peer(&peer),

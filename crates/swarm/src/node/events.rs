@@ -213,15 +213,22 @@ impl Node {
         }
         let is_proven = proven.ips(&peer).is_some_and(|ips| !ips.is_empty());
         drop(proven);
-        if software.flights && !is_proven && !told.router.is_empty() {
-            let addresses = told.router.iter();
-            let addresses = addresses.map(|socket| Endpoint::Router(*socket).into());
-            let options = DialOpts::peer_id(peer)
-                .condition(PeerCondition::NotDialing)
-                .addresses(addresses.collect());
-            if let Err(error) = self.swarm.dial(options.build()) {
-                tracing::debug!(%peer, %error, "cannot prove where a peer is");
-            }
+        if (software.flights || software.kademlia) && !is_proven {
+            self.prove(peer, &told.router);
+        }
+    }
+
+    /// Connects to where a peer says that it is, or others say so.
+    pub(super) fn prove(&mut self, peer: PeerId, routers: &[SocketAddr]) {
+        if routers.is_empty() {
+            return;
+        }
+        let addresses = routers.iter().map(|socket| Endpoint::Router(*socket));
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::NotDialing)
+            .addresses(addresses.map(Multiaddr::from).collect());
+        if let Err(error) = self.swarm.dial(options.build()) {
+            tracing::debug!(%peer, %error, "cannot prove where a peer is");
         }
     }
 

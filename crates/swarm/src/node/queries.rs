@@ -88,14 +88,29 @@ impl Node {
         }
     }
 
-    /// Whether the provider has an address to be offered with.
+    /// Whether the provider has an address to be offered with: anybody can name providers, at any address. One that is not
+    /// proven to be there is connected to, and until then offered rarely.
     fn offer(&mut self, key: &RoutingKey, provider: PeerId, addresses: &[Multiaddr]) -> bool {
         let mut known = self.book.get(&provider).cloned().unwrap_or_default();
         let told = Sockets::of(&self.filter, addresses);
         // Either may be the newer: a peer keeps its id when it moves.
         known.told.router.extend(told.router);
         known.told.registry.extend(told.registry);
-        let addresses = known.registries(&self.filter, self.registry_port);
+        let (registries, routers) = (
+            known.registries(&self.filter, self.registry_port),
+            known.routers(),
+        );
+        let mut proven = self.filter.proven.lock();
+        let was_met = proven.ips(&provider).is_some();
+        let mut addresses = proven.registries(&provider, &registries, &routers);
+        if !was_met {
+            let now = Instant::now();
+            addresses.retain(|socket| proven.may_dial(now, &provider, socket));
+        }
+        drop(proven);
+        if !was_met || addresses.is_empty() {
+            self.prove(provider, &routers);
+        }
         if addresses.is_empty() {
             return false;
         }

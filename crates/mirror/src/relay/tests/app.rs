@@ -16,7 +16,8 @@ use tokio::sync::watch;
 
 use crate::fetch::Limits;
 use crate::memory::{MemoryCluster, MemoryStore};
-use crate::mirror::{Adapters, ConnectionAddresses, Mirror, Options};
+use crate::mirror::{Ends, Mirror, Options, Parts};
+use crate::request::LINK_TEST;
 use crate::{Body, Candidate, Growing, IngestStage, PeerId, Progress, Router};
 
 /// What a peer does with the connections it gets.
@@ -38,6 +39,8 @@ pub enum Peer {
     Lies(Bytes),
     /// Answers 416, with this size.
     Denies(u64),
+    /// Answers with this head and body, whatever it is asked, and says nothing more.
+    Answers(&'static str, Bytes),
 }
 
 async fn spawn(number: usize, peer: Peer, asked: Asked) -> SocketAddr {
@@ -62,7 +65,7 @@ async fn talk(mut stream: TcpStream, number: usize, peer: Peer, asked: Asked) {
     let text = String::from_utf8_lossy(&request).to_lowercase();
     asked.lock().push((number, text.clone()));
     assert!(
-        text.contains("x-spegel-mirrored: true"),
+        text.contains("x-spegel-mirrored: true") || text.contains(LINK_TEST),
         "a peer is always told that its answer is final"
     );
     let (bytes, sent, then_wait) = match &peer {
@@ -72,6 +75,11 @@ async fn talk(mut stream: TcpStream, number: usize, peer: Peer, asked: Asked) {
         Peer::Breaks(bytes, sent) => (bytes.clone(), *sent, false),
         Peer::Stalls(bytes, sent) => (bytes.clone(), *sent, true),
         Peer::Silent => std::future::pending().await,
+        Peer::Answers(head, body) => {
+            let _ = stream.write_all(head.as_bytes()).await;
+            let _ = stream.write_all(body).await;
+            std::future::pending().await
+        }
         Peer::Denies(size) => {
             let head = format!(
                 "HTTP/1.1 416 No\r\ncontent-range: bytes */{size}\r\ncontent-length: 0\r\n\r\n"

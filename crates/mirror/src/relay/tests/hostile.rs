@@ -119,3 +119,31 @@ async fn where_upstream_has_failed_peers_are_asked_again() {
     let second = app.pull(&digest).await;
     assert_eq!(second, 1 << 20, "it was asked again");
 }
+
+#[tokio::test(start_paused = true)]
+async fn others_search_in_turns_and_this_nodes_own_client_waits_for_none() {
+    let router = Arc::new(Hangs::default());
+    let app = app_by(router.clone(), Arc::default());
+    let layers: Vec<_> = (0..100u32)
+        .map(|number| Digest::sha256(&number.to_be_bytes()))
+        .collect();
+    let others = stream::iter(&layers).for_each_concurrent(None, async |layer| {
+        app.blob(layer).await;
+    });
+    let own = Digest::sha256(b"own");
+    let a_while = || tokio::time::sleep(Duration::from_millis(500));
+    let own_asks_later = async {
+        a_while().await;
+        assert_eq!(router.0.lock().len(), 64);
+        app.ingest(&own);
+        tokio::select! {
+            _ = app.blob(&own) => panic!("it waits for the look-up"),
+            () = a_while() => {}
+        }
+        assert_eq!(router.0.lock().len(), 65, "it waits for nobody else");
+    };
+    tokio::select! {
+        () = others => panic!("they wait for the look-ups"),
+        () = own_asks_later => {}
+    }
+}

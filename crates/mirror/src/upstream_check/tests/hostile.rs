@@ -35,7 +35,7 @@ impl Test {
         let mut asked = target(place.1, Reference::Digest(digest.clone()), kind);
         let registry = place.0.parse().expect("a registry");
         asked.origin.as_mut().expect("one").registry = registry;
-        self.check.shows(&asked).await
+        self.check.shows(&asked).await.expect("memory")
     }
 }
 
@@ -254,7 +254,7 @@ async fn what_was_just_committed_belongs_where_it_was_pulled_from() {
         for name in ["private", "open"] {
             fresh.store.put(&origin("x"), Bytes::from(json.clone()));
             fresh.store.catalog().remove(&pulled);
-            let is_it = fresh.check.shows(&test_of(name)).await;
+            let is_it = fresh.check.shows(&test_of(name)).await.expect("memory");
             assert_eq!(is_it, is_shown, "pulled from {repository}, asked as {name}");
         }
     }
