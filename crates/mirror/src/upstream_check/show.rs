@@ -71,11 +71,11 @@ impl UpstreamCheck {
                 false => self.unasked_origin(origin),
             };
             match verdict {
-                Verdict::Proven => return Ok(true),
-                Verdict::Open => {}
+                Shown::Proven => return Ok(true),
+                Shown::Open => {}
                 // One open repository is not enough for a manifest.
-                Verdict::Closed if is_manifest => return Ok(false),
-                Verdict::Closed => are_all_open = false,
+                Shown::Closed if is_manifest => return Ok(false),
+                Shown::Closed => are_all_open = false,
             }
         }
         // What was asked has told more of the repository.
@@ -132,8 +132,8 @@ impl UpstreamCheck {
         digest: &Digest,
         share: &Share,
     ) -> bool {
-        let standing = requested.map(|origin| self.0.answers.lock().standing(origin));
-        standing.is_some_and(Standing::is_protected) && !self.is_document(digest, share).await
+        let status = requested.map(|origin| self.0.answers.lock().status(origin));
+        status.is_some_and(RepositoryStatus::is_protected) && !self.is_document(digest, share).await
     }
 
     /// Whether an origin may be an artefact of containerd's labels, which omit ports: it has no port, its registry has
