@@ -41,6 +41,8 @@ struct State {
     /// The client was sent upstream.
     is_sent_upstream: bool,
     failures: u8,
+    /// What peers delivered was not committed: the client goes upstream before any other peer.
+    is_not_committed: bool,
     /// Bytes from peers since the last failure.
     received: u64,
     used: Instant,
@@ -52,6 +54,7 @@ impl Default for State {
             is_requeued: false,
             is_sent_upstream: false,
             failures: 0,
+            is_not_committed: false,
             received: 0,
             used: Instant::now(),
         }
@@ -87,9 +90,16 @@ impl Attempts {
         state.received = 0;
     }
 
+    /// Records that all of the object was delivered and not committed. Others may be as wrong, and each would cost the client
+    /// a whole pull.
+    pub fn not_committed(&self) {
+        self.state.lock().is_not_committed = true;
+    }
+
     /// Whether peers have failed too often, or cost the pull too much.
     pub fn are_spent(&self) -> bool {
-        self.state.lock().failures >= MAX_FAILURES || self.budget.is_spent()
+        let state = self.state.lock();
+        state.is_not_committed || state.failures >= MAX_FAILURES || self.budget.is_spent()
     }
 
     /// What the pull of the image may lose by waiting.
@@ -113,10 +123,12 @@ impl Attempts {
     }
 
     /// Records that the client asks for the bytes that it needs next. If it was sent upstream for them, upstream has failed:
-    /// peers are all there is, and may fail anew. Returns whether that is so.
+    /// peers are all there is, and may fail anew. Returns whether that goes for those too whose bytes were not committed:
+    /// the others come first.
     pub fn asked_again(&self) -> bool {
         let mut state = self.state.lock();
         let has_failed = std::mem::take(&mut state.is_sent_upstream);
+        let were_others_spared = has_failed && std::mem::take(&mut state.is_not_committed);
         if has_failed {
             (state.failures, state.received) = (0, 0);
             self.budget.renew();
@@ -124,7 +136,7 @@ impl Attempts {
                 self.speeds.failed(registry);
             }
         }
-        has_failed
+        has_failed && !were_others_spared
     }
 }
 

@@ -48,10 +48,14 @@ impl Mirror {
             let offset = first_byte(target.ranges.as_ref());
             let (delivery, accused) = self.deliveries.begin(&digest, id, offset);
             target.pull.delivery = Some(delivery);
-            self.accusations.accuse(target, &digest, accused);
             let attempts = self.attempts.of(&digest, target.origin.as_ref());
-            // Ranges that are fetched beside one another begin further on.
-            if offset <= growing.progress().written && attempts.asked_again() {
+            if !accused.is_empty() {
+                attempts.not_committed();
+                self.accusations.accuse(target, &digest, accused);
+            } else if offset <= growing.progress().written
+                // Ranges that are fetched beside one another begin further on.
+                && attempts.asked_again()
+            {
                 self.peers.unbar(&Key::Digest(digest.clone()));
             }
             target.pull.attempts = Some(attempts);
