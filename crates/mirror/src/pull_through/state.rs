@@ -10,13 +10,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::last_answers::{FAULT_VALIDITY, LastAnswers};
+use super::last_answers::{FAULT_VALIDITY, LastAnswers, is_refusal};
 use super::parts::Parts;
 use super::siblings::Siblings;
 use crate::flight::{Flight, Sharing};
 use crate::from_peers::FromPeers;
 use crate::images::Images;
 use crate::metrics::Metrics;
+use crate::refusal::Refusal;
 use crate::request::Target;
 use crate::{
     Begun, Intake, IntakeError, PullThrough, Store, Upstream, UpstreamError, UpstreamRepository,
@@ -133,6 +134,14 @@ impl PullThroughStep {
                 .note(&repository.origin, answer.as_ref().err());
         }
         answer
+    }
+
+    /// What a client is told whom upstream gives nothing. If upstream fails, peers are all there is.
+    pub(super) fn failed(target: &Target, error: UpstreamError) -> Refusal {
+        if !is_refusal(&error) {
+            target.pull.upstream_failed();
+        }
+        Refusal::Upstream(target.kind, error)
     }
 
     /// What went wrong lately with registries and with keeping what came, a line for each, for `/readyz`.
