@@ -32,7 +32,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use oci::{Digest, Origin, Reference, TagName};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -54,6 +54,8 @@ const WAIT: Duration = Duration::from_millis(500);
 /// Objects that this node's own client asked for, and the repositories under which it did, each.
 const MAX_PULLED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 const MAX_PULLED_UNDER: usize = 8;
+/// Questions with credentials of clients that are not this node's own, at the same time: nobody else waits for these.
+const MAX_WITH_CREDENTIALS: usize = 4;
 
 /// What upstream is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -119,8 +121,16 @@ pub enum Asker {
     Anybody,
     /// Somebody without the node secret, where one is set: nothing is asked, and what is known counts.
     Stranger,
-    /// This node, about a repository under which it holds what is asked for.
+    /// This node, on behalf of somebody else, about a repository under which it holds what is asked for: within what all of
+    /// [`Self::Anybody`] have.
     Holder,
+}
+
+impl Asker {
+    /// Whether it is this node's own client, as far as anybody can tell.
+    fn is_own(self) -> bool {
+        matches!(self, Self::ProvenOwn | Self::Own)
+    }
 }
 
 /// The step. Cheap to clone.
@@ -137,6 +147,7 @@ struct Inner {
     /// an object.
     pulled: Mutex<LruCache<Digest, BTreeSet<Origin>>>,
     running: Mutex<HashMap<Question, watch::Receiver<Option<Answer>>>>,
+    with_credentials: Semaphore,
     tasks: TaskTracker,
     metrics: Arc<Metrics>,
 }
@@ -160,6 +171,7 @@ impl UpstreamCheck {
             grants: Grants::default(),
             pulled: Mutex::new(LruCache::new(MAX_PULLED)),
             running: Mutex::default(),
+            with_credentials: Semaphore::new(MAX_WITH_CREDENTIALS),
             tasks: TaskTracker::new(),
             metrics,
         }))
@@ -326,6 +338,13 @@ impl UpstreamCheck {
         let registry = &origin.registry;
         let waits = self.0.answers.lock().registries.is_worth_waiting(registry);
         if !waits || !self.may_ask(origin, asker) {
+            return Err(self.refused(question, asker));
+        }
+        let permit = match asker.is_own() {
+            true => None,
+            false => Some(self.0.with_credentials.try_acquire()),
+        };
+        if let Some(Err(_)) = permit {
             return Err(self.refused(question, asker));
         }
         let repository = UpstreamRepository {

@@ -10,7 +10,7 @@ use oci::{Digest, Origin, Registry};
 
 use super::answers::Standing;
 use super::{Answer, Asker, PrivatePolicy, Question, UpstreamCheck};
-use crate::request::{Kind, Target};
+use crate::request::{Caller, Kind, Target};
 use crate::{Store, Visibility, local};
 
 /// The repositories of one object that upstream is asked about.
@@ -55,10 +55,14 @@ impl UpstreamCheck {
         let Some(is_manifest) = self.is_manifest(digest).await else {
             return false;
         };
+        let asker = match target.caller {
+            Caller::Own => Asker::Own,
+            Caller::Peer | Caller::Remote => Asker::Holder,
+        };
         let mut are_all_open = true;
         for (place, origin) in ordered.enumerate() {
             let verdict = match place < MAX_ORIGINS {
-                true => self.ask_origin(origin, digest, is_manifest).await,
+                true => self.ask_origin(origin, digest, is_manifest, asker).await,
                 false => self.unasked_origin(origin),
             };
             match verdict {
@@ -138,17 +142,29 @@ impl UpstreamCheck {
             && !answers.registries.is_met(&origin.registry)
     }
 
-    async fn ask_origin(&self, origin: &Origin, digest: &Digest, is_manifest: bool) -> Verdict {
+    async fn ask_origin(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+        is_manifest: bool,
+        asker: Asker,
+    ) -> Verdict {
         let policy = self.0.options.private.of(origin);
         let standing = self.0.answers.lock().standing(origin);
         let (origin_here, digest_here) = (origin.clone(), digest.clone());
         let question = match (is_manifest, policy, standing) {
-            (_, _, Standing::Refused) if policy != PrivatePolicy::Share => return Verdict::Closed,
+            // What was said lately is not asked for again.
+            (_, _, Standing::Refused | Standing::GivenToThisNode) => {
+                return match policy {
+                    PrivatePolicy::Share => Verdict::Open,
+                    PrivatePolicy::Auto | PrivatePolicy::Protect => Verdict::Closed,
+                };
+            }
             (true, PrivatePolicy::Share, _) | (true, _, Standing::Public) => return Verdict::Open,
             (true, ..) => Question::Manifest(origin_here, digest_here),
             (false, ..) => Question::Bytes(origin_here, digest_here),
         };
-        let answer = self.ask(&question, Asker::Holder).await;
+        let answer = self.ask(&question, asker).await;
         let is_open = match answer {
             Answer::Granted(head) if head.visibility == Visibility::Shared && !is_manifest => {
                 return Verdict::Proven;

@@ -397,3 +397,60 @@ async fn what_this_node_is_given_is_for_its_own_client() {
         "as of a private one"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn half_of_the_questions_are_kept_for_this_nodes_own_client() {
+    let test = start(CheckOptions::default());
+    test.manifest("met").await.expect("public");
+    let credentials = ClientCredentials::new(HeaderValue::from_static("Basic eDp5"));
+    let (mut asked, mut with_credentials) = (Vec::new(), Vec::new());
+    for n in 0..20 {
+        let name = format!("a{n}");
+        test.set(&name, Does::Hang);
+        for (all, with) in [
+            (&mut asked, None),
+            (&mut with_credentials, Some(&credentials)),
+        ] {
+            let reference = Reference::Digest(digest("manifest"));
+            let mut target = target(&name, reference, Kind::Manifest);
+            let check = &test.check;
+            all.push(async move { check.admit(&mut target, with, Asker::Anybody).await });
+        }
+    }
+    futures::future::join_all(asked).await;
+    assert_eq!(test.asked(), 1 + 8);
+    let _ = test.admit("quay.io", Asker::ProvenOwn).await;
+    tokio::task::yield_now().await;
+    assert_eq!(test.asked(), 1 + 8 + 1);
+    advance(Duration::from_secs(30)).await;
+    futures::future::join_all(with_credentials).await;
+    assert_eq!(test.asked(), 1 + 8 + 1 + 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_about_what_is_held_count_for_those_who_cause_them() {
+    let test = start(CheckOptions::default());
+    let shows = async |registry: &str, digest: &Digest, caller| {
+        let reference = Reference::Digest(digest.clone());
+        let mut asked = target("a", reference, Kind::Manifest);
+        asked.origin.as_mut().expect("one").registry = registry.parse().expect("a registry");
+        asked.caller = caller;
+        test.check.shows(&asked).await
+    };
+    let image = |n| manifest_of(&digest(&format!("layer {n}")), &digest("config"));
+    for n in 0..20 {
+        let name = format!("r{n}.io");
+        let held = test.hold_at(&image(n), &[(&name, "a")]);
+        let is_asked = n < 16;
+        assert_eq!(shows(&name, &held, Caller::Peer).await, is_asked, "{n}");
+    }
+    assert_eq!(test.asked(), 16);
+    let held = test.hold_at(&image(20), &[("own.io", "a")]);
+    assert!(shows("own.io", &held, Caller::Own).await);
+    test.set("a", Does::GiveToThisNode);
+    let held = test.hold_at(&image(21), &[("given.io", "a")]);
+    for _ in 0..5 {
+        assert!(!shows("given.io", &held, Caller::Own).await);
+    }
+    assert_eq!(test.asked(), 16 + 1 + 1, "it is remembered");
+}
