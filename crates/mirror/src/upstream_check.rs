@@ -297,6 +297,7 @@ impl UpstreamCheck {
                 if head.visibility == Visibility::Shared
                     || (target.head_only && asker == Asker::ProvenOwn) =>
             {
+                self.set_unproven(origin, asker, false);
                 return Ok(Some(head));
             }
             // It was given to this node, by what hosts.toml says of it.
@@ -304,27 +305,38 @@ impl UpstreamCheck {
             // Nodes may have a tag that upstream has no longer.
             Answer::NotFound if is_tag && !is_fresh && standing.was_public() => return Ok(None),
             Answer::Refused | Answer::NotFound => refused(),
-            Answer::Unreachable => match policy {
-                PrivatePolicy::Share => return Ok(None),
-                PrivatePolicy::Auto if !standing.was_refused() => return Ok(None),
-                PrivatePolicy::Protect if standing.was_public() => return Ok(None),
-                PrivatePolicy::Auto | PrivatePolicy::Protect => {
-                    self.0.answers.lock().leave_unproven(origin);
-                    refused()
+            Answer::Unreachable => {
+                let is_open = match policy {
+                    PrivatePolicy::Share => true,
+                    PrivatePolicy::Auto => !standing.was_refused(),
+                    PrivatePolicy::Protect => standing.was_public(),
+                };
+                self.set_unproven(origin, asker, !is_open);
+                if is_open {
+                    return Ok(None);
                 }
-            },
+                refused()
+            }
             Answer::Slow if is_fresh => {
-                self.0.answers.lock().leave_unproven(origin);
+                self.set_unproven(origin, asker, true);
                 Refusal::TagUnchecked("upstream is slow")
             }
             Answer::Failed | Answer::Slow if standing.was_public() => return Ok(None),
             Answer::Failed if is_tag && policy == PrivatePolicy::Share => return Ok(None),
             Answer::Failed | Answer::Slow => {
-                self.0.answers.lock().leave_unproven(origin);
+                self.set_unproven(origin, asker, true);
                 refused()
             }
         };
         Err(refusal)
+    }
+
+    /// Records whether this node's own client was sent upstream for a manifest because there was no answer. Of others it says
+    /// nothing: they would take layers of a repository away from its own pulls.
+    fn set_unproven(&self, origin: &Origin, asker: Asker, is_unproven: bool) {
+        if asker.is_own() {
+            self.0.answers.lock().set_unproven(origin, is_unproven);
+        }
     }
 
     /// A client that shows credentials gets what upstream grants to these, and nothing of it is remembered for others.

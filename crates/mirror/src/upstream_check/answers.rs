@@ -117,8 +117,7 @@ pub struct Answers {
     /// Objects whose bytes a repository gave to an anonymous client.
     proven: LruCache<(Origin, Digest), ()>,
     pub registries: Registries,
-    /// Repositories for whose manifest a client was sent upstream because there was no answer. Apart from the others, as
-    /// anybody can name new ones.
+    /// Repositories for whose manifest this node's own client was sent upstream because there was no answer.
     unproven: LruCache<Origin, Instant>,
     budget: Budget,
     proof_max_age: Duration,
@@ -172,9 +171,13 @@ impl Answers {
         }
     }
 
-    /// Remembers that a client was sent upstream for a manifest because there was no answer.
-    pub fn leave_unproven(&mut self, origin: &Origin) {
-        self.unproven.put(origin.clone(), Instant::now());
+    /// Remembers whether this node's own client was sent upstream for a manifest because there was no answer.
+    pub fn set_unproven(&mut self, origin: &Origin, is_unproven: bool) {
+        if is_unproven {
+            self.unproven.put(origin.clone(), Instant::now());
+        } else {
+            self.unproven.pop(origin);
+        }
     }
 
     /// Whether blobs of a repository are for those alone to whom upstream gives the manifest.

@@ -164,10 +164,16 @@ async fn blobs_of_an_unproven_repository_are_protected() {
     for does in [Does::LimitRate, Does::Fail] {
         let test = start(CheckOptions::default());
         test.set("a", does);
-        assert!(is_not_public(&test.manifest("a").await));
-        assert!(is_not_public(
-            &test.blob("a", &digest("config"), true).await
-        ));
+        let manifest = async |asker| test.admit("quay.io", asker).await;
+        assert!(is_not_public(&manifest(Asker::Anybody).await));
+        let blob = async || test.blob("a", &digest("config"), true).await;
+        blob().await.expect("what others ask for changes nothing");
+        assert!(is_not_public(&manifest(Asker::ProvenOwn).await));
+        assert!(is_not_public(&blob().await));
+        test.set("a", Does::CannotBeReached);
+        advance(Duration::from_secs(5)).await;
+        manifest(Asker::ProvenOwn).await.expect("out of reach");
+        blob().await.expect("the pull goes on");
     }
     let away = start(CheckOptions::default());
     away.set("a", Does::CannotBeReached);
@@ -308,7 +314,8 @@ async fn what_is_on_its_way_is_for_those_who_pull_the_same() {
 async fn what_is_protected_without_an_answer_is_so_on_its_way_too() {
     let test = start(with(TagPolicy::Fresh, "protect"));
     test.set("a", Does::CannotBeReached);
-    assert!(is_not_public(&test.manifest("a").await));
+    let told = test.admit("quay.io", Asker::ProvenOwn).await;
+    assert!(is_not_public(&told));
     assert!(is_not_public(
         &test.blob("a", &digest("layer"), false).await
     ));
@@ -341,7 +348,7 @@ async fn invented_names_take_no_proof_away() {
             .0
             .answers
             .lock()
-            .leave_unproven(&origin(&format!("invented/{n}")));
+            .set_unproven(&origin(&format!("invented/{n}")), true);
     }
     let asked = test.asked();
     test.manifest("a").await.expect("it is known to be public");
