@@ -265,7 +265,7 @@ impl Answers {
                     refused_since: Some(now),
                     ..Repository::default()
                 };
-                self.refused_now(proof);
+                self.refused_now(origin, proof);
             }
             // Anybody can ask a public repository for what it never had, and a blob that it does not have shows only that
             // a label of containerd's is wrong.
@@ -277,14 +277,19 @@ impl Answers {
                 let proof = repository.proof();
                 repository.public = None;
                 repository.refused = Some(SystemTime::now());
-                self.refused_now(proof);
+                self.refused_now(origin, proof);
             }
             Answer::NotFound | Answer::Failed | Answer::Slow | Answer::Unreachable => {}
         }
     }
 
-    /// A repository is refused; until now the `proof` was known.
-    fn refused_now(&mut self, proof: Option<Proof>) {
+    /// A repository is refused; until now the `proof` was known. What it gave to anybody before, it gives no more.
+    fn refused_now(&mut self, origin: &Origin, proof: Option<Proof>) {
+        let proven = self.proven.iter().map(|(named, ())| named);
+        let of_origin: Vec<_> = proven.filter(|(of, _)| of == origin).cloned().collect();
+        for named in of_origin {
+            self.proven.pop(&named);
+        }
         if !matches!(proof, Some(Proof::Refused(_))) {
             self.changed = true;
             self.refused.notify_one();

@@ -59,9 +59,11 @@ impl UpstreamCheck {
             Caller::Own => Asker::Own,
             Caller::Peer | Caller::Remote => Asker::Holder,
         };
-        let mut are_all_open = true;
-        for (place, origin) in ordered.enumerate() {
-            let verdict = match place < MAX_ORIGINS {
+        let (mut are_all_open, mut questions) = (true, 0);
+        for origin in ordered {
+            let standing = self.0.answers.lock().standing(origin);
+            questions += usize::from(!is_manifest || standing != Standing::Public);
+            let verdict = match questions <= MAX_ORIGINS {
                 true => self.ask_origin(origin, digest, is_manifest, asker).await,
                 false => self.unasked_origin(origin),
             };
@@ -116,7 +118,7 @@ impl UpstreamCheck {
         are_public
             || origins
                 .iter()
-                .any(|o| answers.is_proven(o, digest) && answers.standing(o).was_public())
+                .any(|o| answers.is_proven(o, digest) && answers.standing(o) == Standing::Public)
     }
 
     /// Whether it is a layer that this node holds under a private repository, which is the one asked for: whoever knows
@@ -165,7 +167,12 @@ impl UpstreamCheck {
             (false, ..) => Question::Bytes(origin_here, digest_here),
         };
         let answer = self.ask(&question, asker).await;
+        let was_proven =
+            standing.was_public() && self.0.answers.lock().is_proven(origin, digest);
         let is_open = match answer {
+            Answer::Failed | Answer::Slow | Answer::Unreachable if was_proven => {
+                return Verdict::Proven;
+            }
             Answer::Granted(head) if head.visibility == Visibility::Shared && !is_manifest => {
                 return Verdict::Proven;
             }
@@ -189,8 +196,11 @@ impl UpstreamCheck {
         let mut answers = self.0.answers.lock();
         let standing = answers.standing(origin);
         let is_away = answers.registries.is_away(&origin.registry);
-        let is_shared = policy == PrivatePolicy::Auto && is_away && !standing.was_refused();
-        match policy == PrivatePolicy::Share || standing.was_public() || is_shared {
+        // What is older would have to be asked for again.
+        let was_open = policy == PrivatePolicy::Auto && !standing.was_refused();
+        let is_open = standing == Standing::Public
+            || (is_away && (was_open || standing.was_public()));
+        match policy == PrivatePolicy::Share || is_open {
             true => Verdict::Open,
             false => Verdict::Closed,
         }

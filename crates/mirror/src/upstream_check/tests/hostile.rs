@@ -461,3 +461,53 @@ async fn questions_about_what_is_held_count_for_those_who_cause_them() {
     }
     assert_eq!(test.asked(), 16 + 1 + 1, "it is remembered");
 }
+
+/// A repository may be closed after it has given what it shares with a private one to anybody.
+#[tokio::test(start_paused = true)]
+async fn what_was_given_to_anybody_is_asked_for_again_once_the_proof_is_old() {
+    let config = r#"{"env":"secret"}"#;
+    for (does, is_shown) in [
+        (Does::Give, true),
+        (Does::Refuse, false),
+        (Does::Fail, true),
+        (Does::CannotBeReached, true),
+    ] {
+        let test = start(CheckOptions::default());
+        test.set("private", Does::Refuse);
+        let held = test.hold(config, &["private", "tenant"]);
+        let given = Bytes::from_static(config.as_bytes());
+        test.upstream.blobs.lock().insert(held.clone(), given);
+        assert!(test.shows("tenant", &held, Kind::Blob).await);
+        let asked = test.asked();
+        assert!(test.shows("tenant", &held, Kind::Blob).await);
+        assert_eq!(test.asked(), asked, "the proof is fresh");
+
+        test.set("tenant", does.clone());
+        advance(Duration::from_secs(10 * 60)).await;
+        let shown = test.shows("tenant", &held, Kind::Blob).await;
+        assert_eq!(shown, is_shown, "{does:?}");
+        let is_proven = test
+            .check
+            .0
+            .answers
+            .lock()
+            .is_proven(&origin("tenant"), &held);
+        assert_eq!(is_proven, is_shown, "{does:?}");
+    }
+}
+
+/// More repositories than are asked at once.
+#[tokio::test(start_paused = true)]
+async fn a_closed_repository_among_many_closes_what_it_holds() {
+    let test = start(CheckOptions::default());
+    let names = ["a", "b", "c", "d", "e"];
+    let image = manifest_of(&digest("layer"), &digest("config"));
+    let held = test.hold(&image, &names);
+    assert!(!test.shows("a", &held, Kind::Manifest).await, "two are left");
+    assert!(test.shows("a", &held, Kind::Manifest).await);
+    test.set("e", Does::Refuse);
+    advance(Duration::from_secs(10 * 60)).await;
+    for _ in 0..3 {
+        assert!(!test.shows("a", &held, Kind::Manifest).await);
+    }
+}
