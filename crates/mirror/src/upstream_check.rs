@@ -225,8 +225,11 @@ impl UpstreamCheck {
         Ok(head)
     }
 
+    /// Records where this node's own client pulls what the node does not hold. Of what it holds, the name says nothing.
     fn note_pull(&self, origin: &Origin, target: &Target) {
-        if let (Caller::Own, Some(digest)) = (target.caller, target.digest()) {
+        if let (Caller::Own, Some(digest)) = (target.caller, target.digest())
+            && self.0.store.catalog().object(digest).is_none()
+        {
             let mut pulled = self.0.pulled.lock();
             let under = pulled.get_or_insert_mut(digest.clone(), BTreeSet::new);
             if under.len() < MAX_PULLED_UNDER {

@@ -194,6 +194,11 @@ impl Answers {
         self.proven.get(&(origin.clone(), digest.clone())).is_some()
     }
 
+    /// The same, of a repository that is not asked for again.
+    pub fn is_freshly_proven(&mut self, origin: &Origin, digest: &Digest) -> bool {
+        self.standing(origin) == Standing::Public && self.is_proven(origin, digest)
+    }
+
     /// What to do about a question.
     pub fn plan(&mut self, question: &Question) -> Plan {
         let now = Instant::now();

@@ -37,7 +37,7 @@ impl UpstreamCheck {
         if origins.is_empty() {
             // Nobody knows where it belongs.
             return self.0.options.private.share_all()
-                || requested.is_some_and(|o| self.0.answers.lock().is_proven(o, digest));
+                || requested.is_some_and(|o| self.0.answers.lock().is_freshly_proven(o, digest));
         }
         if self.is_known_to_be_open(&origins, digest) {
             return true;
@@ -118,7 +118,7 @@ impl UpstreamCheck {
         are_public
             || origins
                 .iter()
-                .any(|o| answers.is_proven(o, digest) && answers.standing(o) == Standing::Public)
+                .any(|o| answers.is_freshly_proven(o, digest))
     }
 
     /// Whether it is a layer that this node holds under a private repository, which is the one asked for: whoever knows

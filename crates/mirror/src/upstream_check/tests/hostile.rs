@@ -272,6 +272,10 @@ async fn what_was_just_committed_belongs_where_it_was_pulled_from() {
     assert_eq!(fresh.asked(), 0);
     let unplaced = test.hold("nobody knows where it belongs", &[]);
     assert!(!test.shows("open", &unplaced, Kind::Blob).await);
+    // Nor does it belong to whoever asks for it.
+    let pulled = test.blob("open", &unplaced, true).await;
+    pulled.expect("an own client may ask peers");
+    assert!(!test.shows("open", &unplaced, Kind::Blob).await);
 }
 
 #[tokio::test(start_paused = true)]
