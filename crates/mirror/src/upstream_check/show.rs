@@ -115,10 +115,7 @@ impl UpstreamCheck {
                 || answers.standing(origin) == Standing::Public
         };
         let are_public = origins.iter().all(|o| is_public(&mut answers, o));
-        are_public
-            || origins
-                .iter()
-                .any(|o| answers.is_freshly_proven(o, digest))
+        are_public || origins.iter().any(|o| answers.is_freshly_proven(o, digest))
     }
 
     /// Whether it is a layer that this node holds under a private repository, which is the one asked for: whoever knows
@@ -167,8 +164,7 @@ impl UpstreamCheck {
             (false, ..) => Question::Bytes(origin_here, digest_here),
         };
         let answer = self.ask(&question, asker).await;
-        let was_proven =
-            standing.was_public() && self.0.answers.lock().is_proven(origin, digest);
+        let was_proven = standing.was_public() && self.0.answers.lock().is_proven(origin, digest);
         let is_open = match answer {
             Answer::Failed | Answer::Slow | Answer::Unreachable if was_proven => {
                 return Verdict::Proven;
@@ -198,8 +194,8 @@ impl UpstreamCheck {
         let is_away = answers.registries.is_away(&origin.registry);
         // What is older would have to be asked for again.
         let was_open = policy == PrivatePolicy::Auto && !standing.was_refused();
-        let is_open = standing == Standing::Public
-            || (is_away && (was_open || standing.was_public()));
+        let is_open =
+            standing == Standing::Public || (is_away && (was_open || standing.was_public()));
         match policy == PrivatePolicy::Share || is_open {
             true => Verdict::Open,
             false => Verdict::Closed,

@@ -124,7 +124,10 @@ async fn heads_wait_within_the_budget_of_the_pull() {
     assert!(took < BUDGET + Duration::from_millis(100), "{took:?}");
     head(&layers()[0]).await;
     let again = began.elapsed() - took;
-    assert!(again >= BUDGET, "it is asked for again: upstream has failed");
+    assert!(
+        again >= BUDGET,
+        "it is asked for again: upstream has failed"
+    );
 }
 
 /// Nobody is slower than a registry that nobody reaches: the client has come back from it.

@@ -507,7 +507,10 @@ async fn a_closed_repository_among_many_closes_what_it_holds() {
     let names = ["a", "b", "c", "d", "e"];
     let image = manifest_of(&digest("layer"), &digest("config"));
     let held = test.hold(&image, &names);
-    assert!(!test.shows("a", &held, Kind::Manifest).await, "two are left");
+    assert!(
+        !test.shows("a", &held, Kind::Manifest).await,
+        "two are left"
+    );
     assert!(test.shows("a", &held, Kind::Manifest).await);
     test.set("e", Does::Refuse);
     advance(Duration::from_secs(10 * 60)).await;
