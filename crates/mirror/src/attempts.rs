@@ -1,4 +1,4 @@
-//! What was tried for each object that the node's own client pulls, so that it goes upstream in time.
+//! What was tried for each object that the node's own client asks for, so that it goes upstream in time.
 //!
 //! containerd gives up after three bodies in a row that end without a byte, and upstream may need those. So this mirror
 //! ends one at most, on purpose ([`Attempts::may_requeue`]). And peers may fail the client twice, whoever they are,
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lru::LruCache;
-use oci::{Digest, Origin, Registry};
+use oci::{Key, Origin, Registry};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -31,6 +31,7 @@ const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 pub struct Attempts {
     state: Mutex<State>,
     budget: Arc<WaitingBudget>,
+    /// The registry whose failures and speed count for the object.
     registry: Option<Registry>,
     speeds: Arc<RegistrySpeeds>,
 }
@@ -41,6 +42,8 @@ struct State {
     /// The client was sent upstream.
     is_sent_upstream: bool,
     failures: u8,
+    /// What peers delivered was not committed: the client goes upstream before any other peer.
+    is_not_committed: bool,
     /// Bytes from peers since the last failure.
     received: u64,
     used: Instant,
@@ -52,6 +55,7 @@ impl Default for State {
             is_requeued: false,
             is_sent_upstream: false,
             failures: 0,
+            is_not_committed: false,
             received: 0,
             used: Instant::now(),
         }
@@ -87,9 +91,16 @@ impl Attempts {
         state.received = 0;
     }
 
+    /// Records that all of the object was delivered and not committed. Others may be as wrong, and each would cost the client
+    /// a whole pull.
+    pub fn not_committed(&self) {
+        self.state.lock().is_not_committed = true;
+    }
+
     /// Whether peers have failed too often, or cost the pull too much.
     pub fn are_spent(&self) -> bool {
-        self.state.lock().failures >= MAX_FAILURES || self.budget.is_spent()
+        let state = self.state.lock();
+        state.is_not_committed || state.failures >= MAX_FAILURES || self.budget.is_spent()
     }
 
     /// What the pull of the image may lose by waiting.
@@ -112,31 +123,37 @@ impl Attempts {
         self.state.lock().is_sent_upstream = true;
     }
 
-    /// Records that the client asks for the bytes that it needs next. If it was sent upstream for them, upstream has failed:
-    /// peers are all there is, and may fail anew. Returns whether that is so.
+    /// Records that the client asks for what it needs next. If it was sent upstream for it, upstream has failed. Returns whether
+    /// peers may be asked then whose bytes were not committed: the others come first.
     pub fn asked_again(&self) -> bool {
+        let has_failed = std::mem::take(&mut self.state.lock().is_sent_upstream);
+        has_failed && self.upstream_failed()
+    }
+
+    /// Records that upstream has failed the client: peers are all there is, and may fail anew. Returns whether all of them
+    /// could be asked before.
+    pub fn upstream_failed(&self) -> bool {
         let mut state = self.state.lock();
-        let has_failed = std::mem::take(&mut state.is_sent_upstream);
-        if has_failed {
-            (state.failures, state.received) = (0, 0);
-            self.budget.renew();
-            if let Some(registry) = &self.registry {
-                self.speeds.failed(registry);
-            }
+        let were_some_spared = std::mem::take(&mut state.is_not_committed);
+        (state.failures, state.received) = (0, 0);
+        self.budget.renew();
+        if let Some(registry) = &self.registry {
+            self.speeds.failed(registry);
         }
-        has_failed
+        !were_some_spared
     }
 }
 
-/// The attempts at all objects.
+/// The attempts at all objects, those at their heads apart: after a head the client asks for the object, whether or not it
+/// was sent upstream for the head.
 #[derive(Debug)]
-pub struct AttemptsByDigest {
-    all: Mutex<LruCache<Digest, Arc<Attempts>>>,
+pub struct AttemptsByKey {
+    all: Mutex<LruCache<(Key, bool), Arc<Attempts>>>,
     budgets: WaitingBudgets,
     speeds: Arc<RegistrySpeeds>,
 }
 
-impl AttemptsByDigest {
+impl AttemptsByKey {
     pub fn new(speeds: Arc<RegistrySpeeds>) -> Self {
         Self {
             all: Mutex::new(LruCache::new(MAX_OBJECTS)),
@@ -150,19 +167,23 @@ impl AttemptsByDigest {
         &self.speeds
     }
 
-    /// The attempts at an object that a client requests now, as part of the pull of an image from `origin`.
-    pub fn of(&self, digest: &Digest, origin: Option<&Origin>) -> Arc<Attempts> {
+    /// The attempts at an object, or at its head alone, that a client requests now, as part of the pull of an image from
+    /// `origin`.
+    pub fn of(&self, key: &Key, head_only: bool, origin: Option<&Origin>) -> Arc<Attempts> {
         let budget = self.budgets.of(origin);
         let mut all = self.all.lock();
+        // That a head is asked for again may have other reasons than a registry that fails.
+        let registry = origin.filter(|_| !head_only);
+        let registry = registry.map(|origin| &origin.registry);
         let new = || {
             Arc::new(Attempts {
                 state: Mutex::default(),
                 budget: budget.clone(),
-                registry: origin.map(|origin| origin.registry.clone()),
+                registry: registry.cloned(),
                 speeds: self.speeds.clone(),
             })
         };
-        let attempts = all.get_or_insert_mut(digest.clone(), new);
+        let attempts = all.get_or_insert_mut((key.clone(), head_only), new);
         let is_old = attempts.state.lock().used.elapsed() >= FORGOTTEN_AFTER;
         let is_of_another = origin.is_some() && !Arc::ptr_eq(&attempts.budget, &budget);
         if is_old || is_of_another {
@@ -203,14 +224,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_next_pull_begins_anew() {
-        let all = AttemptsByDigest::new(Arc::default());
-        let digest = Digest::sha256(b"layer");
+        let all = AttemptsByKey::new(Arc::default());
+        let key = Key::Digest(oci::Digest::sha256(b"layer"));
         for _ in 0..MAX_FAILURES {
-            all.of(&digest, None).failed();
+            all.of(&key, false, None).failed();
         }
-        assert!(all.of(&digest, None).are_spent());
+        assert!(all.of(&key, false, None).are_spent());
+        assert!(!all.of(&key, true, None).are_spent());
         tokio::time::advance(FORGOTTEN_AFTER).await;
-        assert!(!all.of(&digest, None).are_spent());
+        assert!(!all.of(&key, false, None).are_spent());
     }
 
     /// On a site whose upstream cannot be reached, peers are all there is.

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::accusations::Accusations;
 use crate::activity::{Activities, Changes};
-use crate::attempts::AttemptsByDigest;
+use crate::attempts::AttemptsByKey;
 use crate::body::Body;
 use crate::body::send_memory::SendMemory;
 use crate::deliveries::Deliveries;
@@ -88,7 +88,7 @@ pub struct Mirror {
     pull_through: Option<Arc<PullThroughStep>>,
     trials: Arc<Trials>,
     pull_owners: PullOwners,
-    pub(crate) attempts: AttemptsByDigest,
+    pub(crate) attempts: AttemptsByKey,
     deliveries: Arc<Deliveries>,
     pub(crate) accusations: Accusations,
     upstream_check: Option<UpstreamCheck>,
@@ -184,7 +184,7 @@ impl Mirror {
             pull_through,
             trials: Arc::default(),
             pull_owners: PullOwners::default(),
-            attempts: AttemptsByDigest::new(speeds.clone()),
+            attempts: AttemptsByKey::new(speeds.clone()),
             deliveries: deliveries.clone(),
             accusations,
             upstream_check,

@@ -113,7 +113,7 @@ pub struct Target {
 
 impl Target {
     pub fn fills_ingest(&self) -> bool {
-        self.pull.attempts.is_some()
+        self.pull.delivery.is_some()
     }
 
     /// Whether the answer may end without a byte, so that containerd requeues the request.

@@ -32,7 +32,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use oci::{Digest, Origin, Reference, TagName};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -55,6 +55,8 @@ const WAIT: Duration = Duration::from_millis(500);
 /// Objects that this node's own client asked for, and the repositories under which it did, each.
 const MAX_PULLED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 const MAX_PULLED_UNDER: usize = 8;
+/// Questions with credentials of clients that are not this node's own, at the same time: nobody else waits for these.
+const MAX_WITH_CREDENTIALS: usize = 4;
 
 /// What upstream is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -118,10 +120,18 @@ pub enum Asker {
     /// Anybody else, where no secret tells. All of them have some questions a minute, and fewer to registries that have never
     /// answered.
     Anybody,
-    /// A client without the node secret although one is set. It starts no check; remembered answers apply.
-    Unauthenticated,
-    /// This node, about a repository under which it holds what is asked for.
+    /// Somebody without the node secret, where one is set: nothing is asked, and what is known counts.
+    Stranger,
+    /// This node, on behalf of somebody else, about a repository under which it holds what is asked for: within what all of
+    /// [`Self::Anybody`] have.
     Holder,
+}
+
+impl Asker {
+    /// Whether it is this node's own client, as far as anybody can tell.
+    fn is_own(self) -> bool {
+        matches!(self, Self::ProvenOwn | Self::Own)
+    }
 }
 
 /// The step. Cheap to clone.
@@ -139,6 +149,7 @@ struct Inner {
     /// an object.
     pulled: Mutex<LruCache<Digest, BTreeSet<Origin>>>,
     running: Mutex<HashMap<Question, watch::Receiver<Option<Answer>>>>,
+    with_credentials: Semaphore,
     tasks: TaskTracker,
     metrics: Arc<Metrics>,
 }
@@ -163,6 +174,7 @@ impl UpstreamCheck {
             grants: Grants::default(),
             pulled: Mutex::new(LruCache::new(MAX_PULLED)),
             running: Mutex::default(),
+            with_credentials: Semaphore::new(MAX_WITH_CREDENTIALS),
             tasks: TaskTracker::new(),
             metrics,
         }))
@@ -216,8 +228,11 @@ impl UpstreamCheck {
         Ok(head)
     }
 
+    /// Records where this node's own client pulls what the node does not hold. Of what it holds, the name says nothing.
     fn note_pull(&self, origin: &Origin, target: &Target) {
-        if let (Caller::Own, Some(digest)) = (target.caller, target.digest()) {
+        if let (Caller::Own, Some(digest)) = (target.caller, target.digest())
+            && self.0.store.catalog().object(digest).is_none()
+        {
             let mut pulled = self.0.pulled.lock();
             let under = pulled.get_or_insert_mut(digest.clone(), BTreeSet::new);
             if under.len() < MAX_PULLED_UNDER {
@@ -288,6 +303,7 @@ impl UpstreamCheck {
                 if head.visibility == Visibility::Shared
                     || (target.head_only && asker == Asker::ProvenOwn) =>
             {
+                self.set_unproven(origin, asker, false);
                 return Ok(Some(head));
             }
             // It was given to this node, by what hosts.toml says of it.
@@ -295,27 +311,38 @@ impl UpstreamCheck {
             // Nodes may have a tag that upstream has no longer.
             Answer::NotFound if is_tag && !is_fresh && status.was_public() => return Ok(None),
             Answer::Refused | Answer::NotFound => refused(),
-            Answer::Unreachable => match policy {
-                PrivatePolicy::Share => return Ok(None),
-                PrivatePolicy::Auto if !status.was_refused() => return Ok(None),
-                PrivatePolicy::Protect if status.was_public() => return Ok(None),
-                PrivatePolicy::Auto | PrivatePolicy::Protect => {
-                    self.0.answers.lock().leave_unproven(origin);
-                    refused()
+            Answer::Unreachable => {
+                let is_open = match policy {
+                    PrivatePolicy::Share => true,
+                    PrivatePolicy::Auto => !standing.was_refused(),
+                    PrivatePolicy::Protect => standing.was_public(),
+                };
+                self.set_unproven(origin, asker, !is_open);
+                if is_open {
+                    return Ok(None);
                 }
-            },
+                refused()
+            }
             Answer::Slow if is_fresh => {
-                self.0.answers.lock().leave_unproven(origin);
+                self.set_unproven(origin, asker, true);
                 Refusal::TagUnchecked("upstream is slow")
             }
             Answer::Failed | Answer::Slow if status.was_public() => return Ok(None),
             Answer::Failed if is_tag && policy == PrivatePolicy::Share => return Ok(None),
             Answer::Failed | Answer::Slow => {
-                self.0.answers.lock().leave_unproven(origin);
+                self.set_unproven(origin, asker, true);
                 refused()
             }
         };
         Err(refusal)
+    }
+
+    /// Records whether this node's own client was sent upstream for a manifest because there was no answer. Of others it says
+    /// nothing: they would take layers of a repository away from its own pulls.
+    fn set_unproven(&self, origin: &Origin, asker: Asker, is_unproven: bool) {
+        if asker.is_own() {
+            self.0.answers.lock().set_unproven(origin, is_unproven);
+        }
     }
 
     /// A client that shows credentials gets what upstream grants to these, and nothing of it is remembered for others.
@@ -329,6 +356,13 @@ impl UpstreamCheck {
         let registry = &origin.registry;
         let waits = self.0.answers.lock().registries.is_worth_waiting(registry);
         if !waits || !self.may_ask(origin, asker) {
+            return Err(self.refused(question, asker));
+        }
+        let permit = match asker.is_own() {
+            true => None,
+            false => Some(self.0.with_credentials.try_acquire()),
+        };
+        if let Some(Err(_)) = permit {
             return Err(self.refused(question, asker));
         }
         let repository = UpstreamRepository {

@@ -20,7 +20,7 @@ mod upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,8 +30,8 @@ use http_body_util::BodyExt;
 use layout::Layout;
 use mirror::memory::MemoryCluster;
 use mirror::{
-    Access, Adapters, Body, Candidate, ConnectionAddresses, Flights, Limits, MIRRORED, Mirror,
-    Options, PeerId, PullThrough, Reader, UpstreamError,
+    Access, Body, Candidate, Ends, Flights, Limits, MIRRORED, Mirror, Options, Parts, PeerId,
+    PullThrough, Reader, Router, UpstreamError,
 };
 use oci::{Digest, Origin};
 use parking_lot::Mutex;
@@ -64,6 +64,15 @@ fn app_of_cluster(flights: Option<Arc<dyn Flights>>) -> TestApp {
 
 /// `limit`: of the store, in bytes.
 fn app_of(limit: u64, flights: Option<Arc<dyn Flights>>) -> TestApp {
+    let node = Candidate {
+        peer: PeerId::new("here"),
+        addresses: Arc::new([HERE]),
+    };
+    let router = Arc::new(MemoryCluster::default().router(node));
+    app_by(router, limit, flights)
+}
+
+fn app_by(router: Arc<dyn Router>, limit: u64, flights: Option<Arc<dyn Flights>>) -> TestApp {
     let folder = tempfile::tempdir().expect("a folder");
     let mut registry = Registry::default();
     let options = layout::Options {
@@ -72,13 +81,9 @@ fn app_of(limit: u64, flights: Option<Arc<dyn Flights>>) -> TestApp {
     };
     let store = Arc::new(Layout::open(&options, &mut registry).expect("a new store"));
     let upstream = Arc::new(Fake::default());
-    let node = Candidate {
-        peer: PeerId::new("here"),
-        addresses: Arc::new([HERE]),
-    };
-    let parts = Adapters {
+    let parts = Parts {
         store: store.clone(),
-        router: Arc::new(MemoryCluster::default().router(node)),
+        router,
         pull_through: Some(PullThrough {
             intake: store,
             upstream: upstream.clone(),

@@ -173,8 +173,9 @@ impl Registries {
     ) -> Result<Asked, UpstreamError> {
         let origin = &repository.origin;
         let route = self.routes.of(origin).await?;
-        if route.names_registry && repository.credentials.is_some() {
-            // They are for the registry, and not for a host that stands in for it.
+        if repository.credentials.is_some() && (route.names_registry || route.knows_this_node()) {
+            // They are for the registry, and not for a host that stands in for it. One that knows this node would let in
+            // whoever shows anything.
             return Err(UpstreamError::Denied {
                 origin: origin.clone(),
                 challenges: Vec::new(),

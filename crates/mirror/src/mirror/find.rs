@@ -53,11 +53,16 @@ impl Mirror {
             let offset = first_byte(target.ranges.as_ref());
             let (delivery, accused) = self.deliveries.begin(&digest, id, offset);
             target.pull.delivery = Some(delivery);
-            self.accusations.accuse(target, &digest, accused);
-            let attempts = self.attempts.of(&digest, target.origin.as_ref());
-            // Ranges that are fetched beside one another begin further on.
-            if offset <= growing.progress().written && attempts.asked_again() {
-                self.peers.readmit(&Key::Digest(digest.clone()));
+            let key = Key::Digest(digest.clone());
+            let attempts = self.attempts.of(&key, false, target.origin.as_ref());
+            if !accused.is_empty() {
+                attempts.not_committed();
+                self.accusations.accuse(target, &digest, accused);
+            } else if offset <= growing.progress().written
+                // Ranges that are fetched beside one another begin further on.
+                && attempts.asked_again()
+            {
+                self.peers.unbar(&key);
             }
             target.pull.attempts = Some(attempts);
             target.pull.ingest = Some(growing);
@@ -106,6 +111,7 @@ impl Mirror {
             return Ok(found);
         }
         record.handler = "mirror";
+        self.join_pull(target);
         self.learn_images(target).await;
         let flight = self.flight.as_ref().filter(|_| target.fills_ingest());
         let result = match (pull_through, flight) {
@@ -128,7 +134,9 @@ impl Mirror {
             (None, None) => self.from_peers.find(target).await,
         };
         self.upstream_bytes.note(target, result.as_ref().map(drop));
-        if let (Err(_), Some(attempts)) = (&result, &target.pull.attempts) {
+        if let (Err(_), Some(attempts)) = (&result, &target.pull.attempts)
+            && (target.fills_ingest() || target.head_only)
+        {
             attempts.sent_upstream();
         }
         self.count(target, result.as_ref().ok());
@@ -178,6 +186,22 @@ impl Mirror {
             return Ok(None);
         }
         local::find(&self.store, &self.memory, &self.access, &target).await
+    }
+
+    /// Charges what a request of the node's own client waits for peers to the pull that it belongs to, if it fills no ingest: a
+    /// head, a part, and all that the mirror fills the store with itself.
+    fn join_pull(&self, target: &mut Target) {
+        if target.caller != Caller::Own || target.fills_ingest() {
+            return;
+        }
+        let Some(key) = target.key() else { return };
+        let attempts = self
+            .attempts
+            .of(&key, target.head_only, target.origin.as_ref());
+        if target.head_only {
+            attempts.asked_again();
+        }
+        target.pull.attempts = Some(attempts);
     }
 
     /// Learns what manifests say of an object that others are about to be asked for.

@@ -62,7 +62,7 @@ impl PullThroughStep {
             let repository = client.repository(origin);
             let asked = self.upstream.blob_size(&repository, digest);
             let size = self.ask(&repository, BEGIN_LIMIT, asked).await;
-            let size = size.map_err(|error| Refusal::Upstream(target.kind, error))?;
+            let size = size.map_err(|error| Self::failed(target, error))?;
             let size = size.or_else(|| self.told_size(digest));
             Ok(Found::blob(digest, size, Payload::Empty, Source::Upstream))
         };
@@ -206,7 +206,9 @@ impl PullThroughStep {
     /// Takes a blob in that nobody waits for.
     fn fetch_beside(self: &Arc<Self>, target: &Target, digest: &Digest, client: &Client) {
         let (step, digest) = (self.clone(), digest.clone());
-        let (target, client) = (target.clone(), client.clone());
+        let (mut target, client) = (target.clone(), client.clone());
+        // The pull does not wait for it.
+        target.pull.attempts = None;
         self.tasks.spawn(async move {
             let Ok(Begun::New(mut sink, growing)) = step.begin(&digest).await else {
                 return;

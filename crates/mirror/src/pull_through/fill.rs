@@ -6,7 +6,7 @@ use oci::{Digest, Origin};
 
 use super::sources::{Opened, SourceError, Sources, Transfer};
 use super::state::PullThroughStep;
-use crate::{Provenance, Sink};
+use crate::{IntakeError, Provenance, Sink};
 
 /// An object on its way into the store.
 pub struct Fill {
@@ -54,6 +54,10 @@ impl Fill {
             origin: self.origin,
             visibility: self.transfer.visibility(),
         };
-        Ok(self.sink.commit(provenance).await?)
+        let committed = self.sink.commit(provenance).await;
+        if let Err(IntakeError::Mismatch { .. }) = &committed {
+            self.transfer.not_committed();
+        }
+        Ok(committed?)
     }
 }

@@ -59,9 +59,10 @@ impl PullThroughStep {
                     return Err(Refusal::Upstream(target.kind, error));
                 }
                 Err(error) => {
+                    let refusal = Self::failed(target, error);
                     let found = self.fetch_at_node_or_upstream(target, digest).await;
                     // The first cause is the one to tell.
-                    return found.map_err(|_| Refusal::Upstream(target.kind, error));
+                    return found.map_err(|_| refusal);
                 }
             }
         }
@@ -132,7 +133,7 @@ impl PullThroughStep {
                 let fetched = self
                     .ask(&repository, BEGIN_LIMIT, asked)
                     .await
-                    .map_err(|error| Refusal::Upstream(target.kind, error))?;
+                    .map_err(|error| Self::failed(target, error))?;
                 let size = fetched.bytes.len() as u64;
                 self.count_upstream(target, reason, size);
                 let hint = fetched.media_type;

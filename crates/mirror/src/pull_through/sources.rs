@@ -100,7 +100,7 @@ impl Sources {
             head_only: false,
             ..target.clone()
         };
-        // Peers may fail each client twice, however many of them there are.
+        // Peers may fail what nobody waits for twice too.
         target.pull.attempts.get_or_insert_default();
         if let Nodes::InFlight(ingest) = &nodes {
             target.pull.ingest = Some(ingest.clone());
@@ -180,7 +180,7 @@ impl Sources {
         let blob = self.step.ask(repository, BEGIN_LIMIT, asked).await;
         let blob = blob.map_err(|error| match error {
             UpstreamError::Unsatisfiable { size, .. } => Refusal::Unsatisfiable { size },
-            error => Refusal::Upstream(kind, error),
+            error => PullThroughStep::failed(&self.target, error),
         })?;
         self.share(blob.visibility);
         if let Some(activity) = &self.target.pull.activity {
@@ -236,6 +236,11 @@ impl Transfer {
 
     pub fn visibility(&self) -> Visibility {
         self.visibility
+    }
+
+    /// Records that the store did not commit the object.
+    pub fn not_committed(&self) {
+        self.sources.target.pull.not_committed();
     }
 
     /// The next bytes; `None` at the end.

@@ -10,8 +10,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::last_answers::{FAULT_VALIDITY, LastAnswers};
-use super::partial_reads::PartialReads;
+use super::last_answers::{FAULT_VALIDITY, LastAnswers, is_refusal};
+use super::parts::Parts;
 use super::siblings::Siblings;
 use crate::access::Access;
 use crate::flight::{Flight, Sharing};
@@ -148,6 +148,14 @@ impl PullThroughStep {
                 .note(&repository.origin, answer.as_ref().err());
         }
         answer
+    }
+
+    /// What a client is told whom upstream gives nothing. If upstream fails, peers are all there is.
+    pub(super) fn failed(target: &Target, error: UpstreamError) -> Refusal {
+        if !is_refusal(&error) {
+            target.pull.upstream_failed();
+        }
+        Refusal::Upstream(target.kind, error)
     }
 
     /// What went wrong lately with registries and with keeping what came, a line for each, for `/readyz`.

@@ -113,11 +113,11 @@ impl PullThroughStep {
         match known {
             Some(found) if may_be_given => Ok(found),
             _ if must_be_whole => Err(refused(error)),
-            _ => match self.from_peers.find(target).await {
-                Ok(found) => Ok(found),
+            _ => {
+                let refusal = Self::failed(target, error);
                 // Why upstream was no help comes first.
-                Err(_) => Err(refused(error)),
-            },
+                self.from_peers.find(target).await.map_err(|_| refusal)
+            }
         }
     }
 }

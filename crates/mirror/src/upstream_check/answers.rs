@@ -117,8 +117,7 @@ pub struct Answers {
     /// Objects whose bytes a repository gave to an anonymous client.
     proven: LruCache<(Origin, Digest), ()>,
     pub registries: Registries,
-    /// Repositories for whose manifest a client was sent upstream because there was no answer. Apart from the others, as
-    /// anybody can name new ones.
+    /// Repositories for whose manifest this node's own client was sent upstream because there was no answer.
     unproven: LruCache<Origin, Instant>,
     budget: Budget,
     proof_max_age: Duration,
@@ -172,9 +171,13 @@ impl Answers {
         }
     }
 
-    /// Remembers that a client was sent upstream for a manifest because there was no answer.
-    pub fn leave_unproven(&mut self, origin: &Origin) {
-        self.unproven.put(origin.clone(), Instant::now());
+    /// Remembers whether this node's own client was sent upstream for a manifest because there was no answer.
+    pub fn set_unproven(&mut self, origin: &Origin, is_unproven: bool) {
+        if is_unproven {
+            self.unproven.put(origin.clone(), Instant::now());
+        } else {
+            self.unproven.pop(origin);
+        }
     }
 
     /// Whether blobs of a repository are for those alone to whom upstream gives the manifest.
@@ -189,6 +192,11 @@ impl Answers {
     /// Whether a repository gave these very bytes to an anonymous client.
     pub fn is_proven(&mut self, origin: &Origin, digest: &Digest) -> bool {
         self.proven.get(&(origin.clone(), digest.clone())).is_some()
+    }
+
+    /// The same, of a repository that is not asked for again.
+    pub fn is_freshly_proven(&mut self, origin: &Origin, digest: &Digest) -> bool {
+        self.standing(origin) == Standing::Public && self.is_proven(origin, digest)
     }
 
     /// What to do about a question.
@@ -263,7 +271,7 @@ impl Answers {
                     refused_since: Some(now),
                     ..Repository::default()
                 };
-                self.refused_now(proof);
+                self.refused_now(origin, proof);
             }
             // Anybody can ask a public repository for what it never had, and a blob that it does not have shows only that
             // a label of containerd's is wrong.
@@ -275,14 +283,19 @@ impl Answers {
                 let proof = repository.proof();
                 repository.public = None;
                 repository.refused = Some(SystemTime::now());
-                self.refused_now(proof);
+                self.refused_now(origin, proof);
             }
             Answer::NotFound | Answer::Failed | Answer::Slow | Answer::Unreachable => {}
         }
     }
 
-    /// A repository is refused; until now the `proof` was known.
-    fn refused_now(&mut self, proof: Option<Proof>) {
+    /// A repository is refused; until now the `proof` was known. What it gave to anybody before, it gives no more.
+    fn refused_now(&mut self, origin: &Origin, proof: Option<Proof>) {
+        let proven = self.proven.iter().map(|(named, ())| named);
+        let of_origin: Vec<_> = proven.filter(|(of, _)| of == origin).cloned().collect();
+        for named in of_origin {
+            self.proven.pop(&named);
+        }
         if !matches!(proof, Some(Proof::Refused(_))) {
             self.changed = true;
             self.refused.notify_one();

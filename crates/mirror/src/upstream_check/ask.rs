@@ -15,7 +15,7 @@ use crate::{Store, UpstreamError, UpstreamHead, UpstreamRepository, local};
 
 /// How long a question goes on in the background.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// Questions on their way at the same time, in all and to one registry.
+/// Questions on their way at the same time, in all and to one registry. Half of each is kept for this node's own client.
 const MAX_RUNNING: usize = 64;
 const MAX_RUNNING_OF_ONE: usize = 16;
 /// Bytes of an object that are compared with upstream's.
@@ -64,7 +64,9 @@ impl UpstreamCheck {
         }
         let registry = &question.origin().registry;
         let of_one = running.keys().filter(|q| q.origin().registry == *registry);
-        let is_full = running.len() >= MAX_RUNNING || of_one.count() >= MAX_RUNNING_OF_ONE;
+        let part = if asker.is_own() { 1 } else { 2 };
+        let is_full =
+            running.len() >= MAX_RUNNING / part || of_one.count() >= MAX_RUNNING_OF_ONE / part;
         if is_full || !self.may_ask(question.origin(), asker) {
             return None;
         }
@@ -91,8 +93,8 @@ impl UpstreamCheck {
     /// Whether upstream is asked about a repository for this asker.
     pub(super) fn may_ask(&self, origin: &Origin, asker: Asker) -> bool {
         match asker {
-            Asker::ProvenOwn | Asker::Own | Asker::Holder => true,
-            Asker::Anybody => {
+            Asker::ProvenOwn | Asker::Own => true,
+            Asker::Anybody | Asker::Holder => {
                 let mut answers = self.0.answers.lock();
                 answers.may_ask_for_anybody(&origin.registry)
             }

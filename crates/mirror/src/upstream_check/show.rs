@@ -10,10 +10,7 @@ use oci::{Digest, Origin, Registry};
 
 use super::answers::RepositoryStatus;
 use super::{Answer, Asker, PrivatePolicy, Question, UpstreamCheck};
-use crate::body::send_memory::Share;
-use crate::local::Unread;
-use crate::refusal::Refusal;
-use crate::request::{Kind, Target};
+use crate::request::{Caller, Kind, Target};
 use crate::{Store, Visibility, local};
 
 /// The repositories of one object that upstream is asked about.
@@ -43,8 +40,8 @@ impl UpstreamCheck {
         let requested = target.origin.as_ref();
         if origins.is_empty() {
             // Nobody knows where it belongs.
-            return Ok(self.0.options.private.share_all()
-                || requested.is_some_and(|o| self.0.answers.lock().is_proven(o, digest)));
+            return self.0.options.private.share_all()
+                || requested.is_some_and(|o| self.0.answers.lock().is_freshly_proven(o, digest));
         }
         if self.is_known_to_be_open(&origins, digest) {
             return Ok(true);
@@ -64,10 +61,16 @@ impl UpstreamCheck {
             Err(Unread::Busy) => return Err(Refusal::Busy(target.kind)),
             Ok(None) | Err(Unread::Failed(_)) => return Ok(false),
         };
-        let mut are_all_open = true;
-        for (place, origin) in ordered.enumerate() {
-            let verdict = match place < MAX_ORIGINS {
-                true => self.ask_origin(origin, digest, is_manifest).await,
+        let asker = match target.caller {
+            Caller::Own => Asker::Own,
+            Caller::Peer | Caller::Remote => Asker::Holder,
+        };
+        let (mut are_all_open, mut questions) = (true, 0);
+        for origin in ordered {
+            let standing = self.0.answers.lock().standing(origin);
+            questions += usize::from(!is_manifest || standing != Standing::Public);
+            let verdict = match questions <= MAX_ORIGINS {
+                true => self.ask_origin(origin, digest, is_manifest, asker).await,
                 false => self.unasked_origin(origin),
             };
             match verdict {
@@ -118,10 +121,7 @@ impl UpstreamCheck {
                 || answers.status(origin) == RepositoryStatus::Public
         };
         let are_public = origins.iter().all(|o| is_public(&mut answers, o));
-        are_public
-            || origins
-                .iter()
-                .any(|o| answers.is_proven(o, digest) && answers.status(o).was_public())
+        are_public || origins.iter().any(|o| answers.is_freshly_proven(o, digest))
     }
 
     /// Whether it is a layer that this node holds under a private repository, which is the one asked for: whoever knows
@@ -152,22 +152,34 @@ impl UpstreamCheck {
             && !answers.registries.has_answered(&origin.registry)
     }
 
-    async fn ask_origin(&self, origin: &Origin, digest: &Digest, is_manifest: bool) -> Shown {
+    async fn ask_origin(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+        is_manifest: bool,
+        asker: Asker,
+    ) -> Verdict {
         let policy = self.0.options.private.of(origin);
         let status = self.0.answers.lock().status(origin);
         let (origin_here, digest_here) = (origin.clone(), digest.clone());
-        let question = match (is_manifest, policy, status) {
-            (_, _, RepositoryStatus::Refused) if policy != PrivatePolicy::Share => {
-                return Shown::Closed;
+        let question = match (is_manifest, policy, standing) {
+            // What was said lately is not asked for again.
+            (_, _, Standing::Refused | Standing::GivenToThisNode) => {
+                return match policy {
+                    PrivatePolicy::Share => Verdict::Open,
+                    PrivatePolicy::Auto | PrivatePolicy::Protect => Verdict::Closed,
+                };
             }
-            (true, PrivatePolicy::Share, _) | (true, _, RepositoryStatus::Public) => {
-                return Shown::Open;
-            }
+            (true, PrivatePolicy::Share, _) | (true, _, Standing::Public) => return Verdict::Open,
             (true, ..) => Question::Manifest(origin_here, digest_here),
             (false, ..) => Question::Bytes(origin_here, digest_here),
         };
-        let answer = self.ask(&question, Asker::Holder).await;
+        let answer = self.ask(&question, asker).await;
+        let was_proven = standing.was_public() && self.0.answers.lock().is_proven(origin, digest);
         let is_open = match answer {
+            Answer::Failed | Answer::Slow | Answer::Unreachable if was_proven => {
+                return Verdict::Proven;
+            }
             Answer::Granted(head) if head.visibility == Visibility::Shared && !is_manifest => {
                 return Shown::Proven;
             }
@@ -191,10 +203,13 @@ impl UpstreamCheck {
         let mut answers = self.0.answers.lock();
         let status = answers.status(origin);
         let is_away = answers.registries.is_away(&origin.registry);
-        let is_shared = policy == PrivatePolicy::Auto && is_away && !status.was_refused();
-        match policy == PrivatePolicy::Share || status.was_public() || is_shared {
-            true => Shown::Open,
-            false => Shown::Closed,
+        // What is older would have to be asked for again.
+        let was_open = policy == PrivatePolicy::Auto && !standing.was_refused();
+        let is_open =
+            standing == Standing::Public || (is_away && (was_open || standing.was_public()));
+        match policy == PrivatePolicy::Share || is_open {
+            true => Verdict::Open,
+            false => Verdict::Closed,
         }
     }
 

@@ -3,6 +3,12 @@
 use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, RANGE, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
 };
+use mirror::{Health, Search};
+use oci::Key;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::*;
 
@@ -385,4 +391,94 @@ async fn a_list_that_is_denied_is_not_called_empty() {
     };
     let denied = app.mirror.answer(&head, addresses).await;
     assert_eq!(denied.status(), StatusCode::BAD_GATEWAY);
+}
+
+/// Looks for ever.
+#[derive(Default)]
+struct Hangs(Mutex<Vec<mpsc::Sender<Candidate>>>);
+
+#[async_trait]
+impl Router for Hangs {
+    fn find(&self, _: &Key) -> Search {
+        let (found, search) = Search::channel();
+        self.0.lock().push(found);
+        search
+    }
+
+    async fn announce(&self, _: Vec<Key>) {}
+
+    async fn withdraw(&self, _: Vec<Key>) {}
+
+    fn health(&self) -> Health {
+        Health::Ready
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_objects_of_an_image_wait_for_peers_within_one_budget() {
+    let app = app_by(Arc::new(Hangs::default()), 100 << 20, None);
+    let budget = Duration::from_secs(2);
+    let began = Instant::now();
+    for number in 0..10 {
+        let layer = app.upstream.put(format!("layer {number}").into());
+        let manifest = app.upstream.image(&format!("v{number}"), &layer);
+        for path in [format!("manifests/{manifest}"), format!("blobs/{layer}")] {
+            assert_eq!(app.get(&path).await.0, StatusCode::OK, "{path}");
+        }
+    }
+    let took = began.elapsed();
+    assert!(took < budget + Duration::from_millis(100), "{took:?}");
+
+    // On a site whose registry is away, peers are all there is.
+    *app.upstream.gone.lock() = true;
+    let began = Instant::now();
+    let ask = async |text: &str| {
+        let path = format!("blobs/{}", Digest::sha256(text.as_bytes()));
+        assert_eq!(app.get(&path).await.0, StatusCode::NOT_FOUND);
+        began.elapsed()
+    };
+    let second = Duration::from_secs(1);
+    assert!(ask("first").await < second, "nobody knows yet");
+    assert!(ask("second").await >= second, "peers are asked");
+}
+
+/// A peer that answers any request with these bytes; how many it got.
+async fn liar(bytes: Bytes) -> (Candidate, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let asked = Arc::<AtomicUsize>::default();
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.expect("a request"));
+            }
+            count.fetch_add(1, Ordering::Relaxed);
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", bytes.len());
+            let answer = [head.as_bytes(), &bytes].concat();
+            let _ = stream.write_all(&answer).await;
+        }
+    });
+    let liar = Candidate {
+        peer: PeerId::new("liar"),
+        addresses: Arc::new([address]),
+    };
+    (liar, asked)
+}
+
+#[tokio::test]
+async fn a_layer_that_peers_sent_wrong_comes_from_upstream_next() {
+    let (liar, asked) = liar(layer().iter().map(|byte| !byte).collect()).await;
+    let (cluster, digest) = (MemoryCluster::default(), Digest::sha256(&layer()));
+    let key = Key::Digest(digest.clone());
+    cluster.router(liar).announce(vec![key]).await;
+    let here = Candidate {
+        peer: PeerId::new("here"),
+        addresses: Arc::new([HERE]),
+    };
+    let app = app_by(Arc::new(cluster.router(here)), 100 << 20, None);
+    app.upstream.put(layer());
+    app.stored_after_retry(&digest).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "it is asked once");
 }

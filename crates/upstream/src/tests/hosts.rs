@@ -1,6 +1,6 @@
 //! Registries asked at the hosts that containerd would ask.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use oci::{Reference, Registry};
 
 use super::*;
@@ -179,4 +179,29 @@ async fn another_digest_than_was_asked_for_is_no_answer() {
         matches!(error, Err(UpstreamError::Protocol(..))),
         "{error:?}"
     );
+}
+
+/// A yes to both would be this node's, and count for a client that made its credentials up.
+#[tokio::test]
+async fn credentials_of_a_client_are_not_shown_beside_what_tells_this_node() {
+    let server = Server::start(|_| Some(manifest_answer())).await;
+    let mut host = host(&server);
+    let name = HeaderName::from_static("x-api-key");
+    host.headers.insert(name, HeaderValue::from_static("ours"));
+    let mut repository = elsewhere();
+    repository.origin.registry = server
+        .url("")
+        .parse::<oci::RegistryUrl>()
+        .expect("one")
+        .registry;
+    repository.credentials = Some(ClientCredentials::new(HeaderValue::from_static(
+        "Basic eDp5",
+    )));
+    let registries = at(Ok(host));
+    let told = registries.head(&repository, &v1_reference()).await;
+    assert!(
+        matches!(told, Err(UpstreamError::Denied { .. })),
+        "{told:?}"
+    );
+    assert_eq!(server.seen().len(), 0, "it is not asked");
 }

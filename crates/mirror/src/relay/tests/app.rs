@@ -217,8 +217,9 @@ impl TestApp {
         self.answer_to([10, 0, 0, 1], request).await
     }
 
-    async fn answer_to(&self, ip: [u8; 4], request: http::Request<()>) -> Response<Body> {
-        let addresses = ConnectionAddresses {
+    /// For a client at this address.
+    pub async fn answer_to(&self, ip: [u8; 4], request: http::Request<()>) -> Response<Body> {
+        let ends = Ends {
             remote: SocketAddr::from((ip, 1)),
             local: SocketAddr::from(([10, 0, 0, 2], 5000)),
         };

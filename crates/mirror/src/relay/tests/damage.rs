@@ -46,6 +46,28 @@ async fn a_peer_whose_layer_was_not_committed_is_not_asked_again_and_is_told() {
     assert_eq!(asked.len(), 2);
 }
 
+/// Identities are free: each that is asked could cost a whole pull.
+#[tokio::test]
+async fn wrong_layers_fail_one_pull_however_many_peers_send_them() {
+    let (bytes, digest) = large();
+    let wrong: bytes::Bytes = bytes.iter().map(|byte| !byte).collect();
+    let app = app(&digest, &vec![Peer::Lies(wrong); 3]).await;
+    let size = bytes.len() as u64;
+    assert_eq!(app.pull(&digest).await, size);
+    assert_eq!(app.pull(&digest).await, 0, "the next goes upstream");
+    for peers in ["one that was not asked", "the last"] {
+        // Upstream has failed.
+        assert_eq!(app.pull(&digest).await, size, "{peers}");
+        assert_eq!(app.pull(&digest).await, 0, "{peers} was wrong");
+    }
+    let asked = app.asked();
+    let gave = asked.iter().filter(|(_, head)| head.starts_with("get "));
+    let gave: std::collections::BTreeSet<_> = gave.map(|(peer, _)| peer).collect();
+    assert_eq!(gave.len(), 3, "nobody is asked twice before all others");
+    assert_eq!(app.pull(&digest).await, 0, "nobody is left");
+    assert_eq!(app.pull(&digest).await, size, "upstream has failed again");
+}
+
 #[tokio::test]
 async fn a_layer_that_was_committed_and_removed_since_accuses_nobody() {
     let (bytes, digest) = large();

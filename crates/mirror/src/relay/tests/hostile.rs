@@ -105,6 +105,31 @@ async fn lookups_that_hang_cost_a_pull_of_40_layers_two_seconds() {
     );
 }
 
+/// A pull by digest begins with the head of its manifest.
+#[tokio::test(start_paused = true)]
+async fn heads_wait_within_the_budget_of_the_pull() {
+    let app = app_by(Arc::new(Hangs::default()), Arc::default());
+    let began = Instant::now();
+    let head = async |digest: &Digest| {
+        let path = format!("/v2/lab/app/manifests/{digest}?ns=quay.io");
+        let request = http::Request::head(path).body(()).expect("a request");
+        let response = app.answer_to([10, 0, 0, 2], request).await;
+        assert_eq!(response.status(), http::StatusCode::NOT_FOUND);
+    };
+    for layer in layers() {
+        head(&layer).await;
+    }
+    pull_all(&app).await;
+    let took = began.elapsed();
+    assert!(took < BUDGET + Duration::from_millis(100), "{took:?}");
+    head(&layers()[0]).await;
+    let again = began.elapsed() - took;
+    assert!(
+        again >= BUDGET,
+        "it is asked for again: upstream has failed"
+    );
+}
+
 /// Nobody is slower than a registry that nobody reaches: the client has come back from it.
 #[tokio::test]
 async fn where_upstream_has_failed_peers_are_asked_again() {

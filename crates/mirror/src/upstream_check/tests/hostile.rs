@@ -1,5 +1,7 @@
 //! Clients, peers and registries that want what is not for them.
 
+mod questions;
+
 use super::*;
 
 /// A manifest of an image with this layer and this config.
@@ -37,64 +39,6 @@ impl Test {
         asked.origin.as_mut().expect("one").registry = registry;
         self.check.shows(&asked).await.expect("memory")
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stranger_starts_no_check_and_learns_what_is_known() {
-    let test = start(CheckOptions::default());
-    let told = test.admit("quay.io", Asker::Unauthenticated).await;
-    assert!(is_not_public(&told), "{told:?}");
-    assert_eq!(test.asked(), 0);
-    let own = test.admit("quay.io", Asker::ProvenOwn).await;
-    own.expect("public");
-    let told = test.admit("quay.io", Asker::Unauthenticated).await;
-    told.expect("known to be public");
-    advance(Duration::from_secs(10 * 60)).await;
-    let told = test.admit("quay.io", Asker::Unauthenticated).await;
-    told.expect("public not long ago");
-    assert_eq!(test.asked(), 1);
-    // Credentials of a stranger start none either.
-    let credentials = ClientCredentials::new(HeaderValue::from_static("Basic eDp5"));
-    let reference = Reference::Digest(digest("manifest"));
-    let mut other = target("b", reference, Kind::Manifest);
-    let told = test
-        .check
-        .admit(&mut other, Some(&credentials), Asker::Unauthenticated);
-    assert!(is_not_public(&told.await));
-    assert_eq!(test.asked(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn few_registries_that_nobody_knows_are_asked_within_a_minute() {
-    let test = start(CheckOptions::default());
-    test.admit("known.io", Asker::Anybody)
-        .await
-        .expect("public");
-    for n in 0..100 {
-        let _ = test.admit(&format!("r{n}.io"), Asker::Anybody).await;
-    }
-    assert_eq!(test.asked(), 16);
-    advance(Duration::from_secs(10 * 60)).await;
-    let _ = test.admit("known.io", Asker::Anybody).await;
-    let _ = test.admit("r99.io", Asker::Anybody).await;
-    assert_eq!(test.asked(), 18);
-    for n in 0..100 {
-        let _ = test.admit(&format!("r{n}.org"), Asker::ProvenOwn).await;
-    }
-    assert_eq!(test.asked(), 118, "this node's own client may ask for any");
-}
-
-#[tokio::test(start_paused = true)]
-async fn anybody_has_some_questions_a_minute() {
-    let test = start(CheckOptions::default());
-    for n in 0..500 {
-        let _ = test.tag(&format!("a{n}")).await;
-    }
-    assert_eq!(test.asked(), 240);
-    let told = test.tag("a499").await;
-    assert!(matches!(told, Err(Refusal::TagUnchecked(_))), "{told:?}");
-    advance(Duration::from_secs(60)).await;
-    test.tag("a499").await.expect("asked");
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,10 +108,16 @@ async fn blobs_of_an_unproven_repository_are_protected() {
     for does in [Does::LimitRate, Does::Fail] {
         let test = start(CheckOptions::default());
         test.set("a", does);
-        assert!(is_not_public(&test.manifest("a").await));
-        assert!(is_not_public(
-            &test.blob("a", &digest("config"), true).await
-        ));
+        let manifest = async |asker| test.admit("quay.io", asker).await;
+        assert!(is_not_public(&manifest(Asker::Anybody).await));
+        let blob = async || test.blob("a", &digest("config"), true).await;
+        blob().await.expect("what others ask for changes nothing");
+        assert!(is_not_public(&manifest(Asker::ProvenOwn).await));
+        assert!(is_not_public(&blob().await));
+        test.set("a", Does::CannotBeReached);
+        advance(Duration::from_secs(5)).await;
+        manifest(Asker::ProvenOwn).await.expect("out of reach");
+        blob().await.expect("the pull goes on");
     }
     let away = start(CheckOptions::default());
     away.set("a", Does::CannotBeReached);
@@ -266,6 +216,10 @@ async fn what_was_just_committed_belongs_where_it_was_pulled_from() {
     assert_eq!(fresh.asked(), 0);
     let unplaced = test.hold("nobody knows where it belongs", &[]);
     assert!(!test.shows("open", &unplaced, Kind::Blob).await);
+    // Nor does it belong to whoever asks for it.
+    let pulled = test.blob("open", &unplaced, true).await;
+    pulled.expect("an own client may ask peers");
+    assert!(!test.shows("open", &unplaced, Kind::Blob).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,7 +262,8 @@ async fn what_is_on_its_way_is_for_those_who_pull_the_same() {
 async fn what_is_protected_without_an_answer_is_so_on_its_way_too() {
     let test = start(with(TagPolicy::Fresh, "protect"));
     test.set("a", Does::CannotBeReached);
-    assert!(is_not_public(&test.manifest("a").await));
+    let told = test.admit("quay.io", Asker::ProvenOwn).await;
+    assert!(is_not_public(&told));
     assert!(is_not_public(
         &test.blob("a", &digest("layer"), false).await
     ));
@@ -341,7 +296,7 @@ async fn invented_names_take_no_proof_away() {
             .0
             .answers
             .lock()
-            .leave_unproven(&origin(&format!("invented/{n}")));
+            .set_unproven(&origin(&format!("invented/{n}")), true);
     }
     let asked = test.asked();
     test.manifest("a").await.expect("it is known to be public");
@@ -396,4 +351,57 @@ async fn what_this_node_is_given_is_for_its_own_client() {
         test.shows("a", &held, Kind::Blob).await,
         "as of a private one"
     );
+}
+
+/// A repository may be closed after it has given what it shares with a private one to anybody.
+#[tokio::test(start_paused = true)]
+async fn what_was_given_to_anybody_is_asked_for_again_once_the_proof_is_old() {
+    let config = r#"{"env":"secret"}"#;
+    for (does, is_shown) in [
+        (Does::Give, true),
+        (Does::Refuse, false),
+        (Does::Fail, true),
+        (Does::CannotBeReached, true),
+    ] {
+        let test = start(CheckOptions::default());
+        test.set("private", Does::Refuse);
+        let held = test.hold(config, &["private", "tenant"]);
+        let given = Bytes::from_static(config.as_bytes());
+        test.upstream.blobs.lock().insert(held.clone(), given);
+        assert!(test.shows("tenant", &held, Kind::Blob).await);
+        let asked = test.asked();
+        assert!(test.shows("tenant", &held, Kind::Blob).await);
+        assert_eq!(test.asked(), asked, "the proof is fresh");
+
+        test.set("tenant", does.clone());
+        advance(Duration::from_secs(10 * 60)).await;
+        let shown = test.shows("tenant", &held, Kind::Blob).await;
+        assert_eq!(shown, is_shown, "{does:?}");
+        let is_proven = test
+            .check
+            .0
+            .answers
+            .lock()
+            .is_proven(&origin("tenant"), &held);
+        assert_eq!(is_proven, is_shown, "{does:?}");
+    }
+}
+
+/// More repositories than are asked at once.
+#[tokio::test(start_paused = true)]
+async fn a_closed_repository_among_many_closes_what_it_holds() {
+    let test = start(CheckOptions::default());
+    let names = ["a", "b", "c", "d", "e"];
+    let image = manifest_of(&digest("layer"), &digest("config"));
+    let held = test.hold(&image, &names);
+    assert!(
+        !test.shows("a", &held, Kind::Manifest).await,
+        "two are left"
+    );
+    assert!(test.shows("a", &held, Kind::Manifest).await);
+    test.set("e", Does::Refuse);
+    advance(Duration::from_secs(10 * 60)).await;
+    for _ in 0..3 {
+        assert!(!test.shows("a", &held, Kind::Manifest).await);
+    }
 }
