@@ -121,7 +121,7 @@ pub enum Asker {
     /// answered.
     Anybody,
     /// Somebody without the node secret, where one is set: nothing is asked, and what is known counts.
-    Stranger,
+    Unauthenticated,
     /// This node, on behalf of somebody else, about a repository under which it holds what is asked for: within what all of
     /// [`Self::Anybody`] have.
     Holder,
@@ -314,8 +314,8 @@ impl UpstreamCheck {
             Answer::Unreachable => {
                 let is_open = match policy {
                     PrivatePolicy::Share => true,
-                    PrivatePolicy::Auto => !standing.was_refused(),
-                    PrivatePolicy::Protect => standing.was_public(),
+                    PrivatePolicy::Auto => !status.was_refused(),
+                    PrivatePolicy::Protect => status.was_public(),
                 };
                 self.set_unproven(origin, asker, !is_open);
                 if is_open {

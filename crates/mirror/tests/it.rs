@@ -30,7 +30,7 @@ use http_body_util::BodyExt;
 use layout::Layout;
 use mirror::memory::MemoryCluster;
 use mirror::{
-    Access, Body, Candidate, Ends, Flights, Limits, MIRRORED, Mirror, Options, Parts, PeerId,
+    Access, Body, Candidate, ConnectionAddresses, Flights, Limits, MIRRORED, Mirror, Options, Adapters, PeerId,
     PullThrough, Reader, Router, UpstreamError,
 };
 use oci::{Digest, Origin};
@@ -81,7 +81,7 @@ fn app_by(router: Arc<dyn Router>, limit: u64, flights: Option<Arc<dyn Flights>>
     };
     let store = Arc::new(Layout::open(&options, &mut registry).expect("a new store"));
     let upstream = Arc::new(Fake::default());
-    let parts = Parts {
+    let parts = Adapters {
         store: store.clone(),
         router,
         pull_through: Some(PullThrough {

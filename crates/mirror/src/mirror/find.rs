@@ -62,7 +62,7 @@ impl Mirror {
                 // Ranges that are fetched beside one another begin further on.
                 && attempts.asked_again()
             {
-                self.peers.unbar(&key);
+                self.peers.readmit(&key);
             }
             target.pull.attempts = Some(attempts);
             target.pull.ingest = Some(growing);

@@ -196,7 +196,7 @@ impl Answers {
 
     /// The same, of a repository that is not asked for again.
     pub fn is_freshly_proven(&mut self, origin: &Origin, digest: &Digest) -> bool {
-        self.standing(origin) == Standing::Public && self.is_proven(origin, digest)
+        self.status(origin) == RepositoryStatus::Public && self.is_proven(origin, digest)
     }
 
     /// What to do about a question.

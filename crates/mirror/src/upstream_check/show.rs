@@ -67,8 +67,8 @@ impl UpstreamCheck {
         };
         let (mut are_all_open, mut questions) = (true, 0);
         for origin in ordered {
-            let standing = self.0.answers.lock().standing(origin);
-            questions += usize::from(!is_manifest || standing != Standing::Public);
+            let status = self.0.answers.lock().status(origin);
+            questions += usize::from(!is_manifest || status != RepositoryStatus::Public);
             let verdict = match questions <= MAX_ORIGINS {
                 true => self.ask_origin(origin, digest, is_manifest, asker).await,
                 false => self.unasked_origin(origin),
@@ -158,27 +158,27 @@ impl UpstreamCheck {
         digest: &Digest,
         is_manifest: bool,
         asker: Asker,
-    ) -> Verdict {
+    ) -> Shown {
         let policy = self.0.options.private.of(origin);
         let status = self.0.answers.lock().status(origin);
         let (origin_here, digest_here) = (origin.clone(), digest.clone());
-        let question = match (is_manifest, policy, standing) {
+        let question = match (is_manifest, policy, status) {
             // What was said lately is not asked for again.
-            (_, _, Standing::Refused | Standing::GivenToThisNode) => {
+            (_, _, RepositoryStatus::Refused | RepositoryStatus::GivenToThisNode) => {
                 return match policy {
-                    PrivatePolicy::Share => Verdict::Open,
-                    PrivatePolicy::Auto | PrivatePolicy::Protect => Verdict::Closed,
+                    PrivatePolicy::Share => Shown::Open,
+                    PrivatePolicy::Auto | PrivatePolicy::Protect => Shown::Closed,
                 };
             }
-            (true, PrivatePolicy::Share, _) | (true, _, Standing::Public) => return Verdict::Open,
+            (true, PrivatePolicy::Share, _) | (true, _, RepositoryStatus::Public) => return Shown::Open,
             (true, ..) => Question::Manifest(origin_here, digest_here),
             (false, ..) => Question::Bytes(origin_here, digest_here),
         };
         let answer = self.ask(&question, asker).await;
-        let was_proven = standing.was_public() && self.0.answers.lock().is_proven(origin, digest);
+        let was_proven = status.was_public() && self.0.answers.lock().is_proven(origin, digest);
         let is_open = match answer {
             Answer::Failed | Answer::Slow | Answer::Unreachable if was_proven => {
-                return Verdict::Proven;
+                return Shown::Proven;
             }
             Answer::Granted(head) if head.visibility == Visibility::Shared && !is_manifest => {
                 return Shown::Proven;
@@ -204,12 +204,12 @@ impl UpstreamCheck {
         let status = answers.status(origin);
         let is_away = answers.registries.is_away(&origin.registry);
         // What is older would have to be asked for again.
-        let was_open = policy == PrivatePolicy::Auto && !standing.was_refused();
+        let was_open = policy == PrivatePolicy::Auto && !status.was_refused();
         let is_open =
-            standing == Standing::Public || (is_away && (was_open || standing.was_public()));
+            status == RepositoryStatus::Public || (is_away && (was_open || status.was_public()));
         match policy == PrivatePolicy::Share || is_open {
-            true => Verdict::Open,
-            false => Verdict::Closed,
+            true => Shown::Open,
+            false => Shown::Closed,
         }
     }
 

@@ -5,15 +5,15 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_stranger_starts_no_check_and_learns_what_is_known() {
     let test = start(CheckOptions::default());
-    let told = test.admit("quay.io", Asker::Stranger).await;
+    let told = test.admit("quay.io", Asker::Unauthenticated).await;
     assert!(is_not_public(&told), "{told:?}");
     assert_eq!(test.asked(), 0);
     let own = test.admit("quay.io", Asker::ProvenOwn).await;
     own.expect("public");
-    let told = test.admit("quay.io", Asker::Stranger).await;
+    let told = test.admit("quay.io", Asker::Unauthenticated).await;
     told.expect("known to be public");
     advance(Duration::from_secs(10 * 60)).await;
-    let told = test.admit("quay.io", Asker::Stranger).await;
+    let told = test.admit("quay.io", Asker::Unauthenticated).await;
     told.expect("public not long ago");
     assert_eq!(test.asked(), 1);
     // Credentials of a stranger start none either.
@@ -22,7 +22,7 @@ async fn a_stranger_starts_no_check_and_learns_what_is_known() {
     let mut other = target("b", reference, Kind::Manifest);
     let told = test
         .check
-        .admit(&mut other, Some(&credentials), Asker::Stranger);
+        .admit(&mut other, Some(&credentials), Asker::Unauthenticated);
     assert!(is_not_public(&told.await));
     assert_eq!(test.asked(), 1);
 }
