@@ -192,7 +192,7 @@ impl Relay {
     /// Asks a peer for the range.
     async fn open_at(&mut self, range: &ByteRange) -> Result<SourceReader, RelayError> {
         self.question.ranges = Some(Ranges::of(range));
-        self.pace.change_source();
+        self.rate_check.change_source();
         let answer = self.provider.find(&self.question).await;
         let answer = answer.map_err(|source| RelayError::Interrupted {
             offset: range.start,

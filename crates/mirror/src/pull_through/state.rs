@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::last_answers::{FAULT_VALIDITY, LastAnswers, is_refusal};
-use super::parts::PartialReads;
+use super::partial_reads::PartialReads;
 use super::siblings::Siblings;
 use crate::access::Access;
 use crate::flight::{Flight, Sharing};

@@ -10,6 +10,9 @@ use oci::{Digest, Origin, Registry};
 
 use super::answers::RepositoryStatus;
 use super::{Answer, Asker, PrivatePolicy, Question, UpstreamCheck};
+use crate::body::send_memory::Share;
+use crate::local::Unread;
+use crate::refusal::Refusal;
 use crate::request::{Caller, Kind, Target};
 use crate::{Store, Visibility, local};
 
@@ -40,8 +43,8 @@ impl UpstreamCheck {
         let requested = target.origin.as_ref();
         if origins.is_empty() {
             // Nobody knows where it belongs.
-            return self.0.options.private.share_all()
-                || requested.is_some_and(|o| self.0.answers.lock().is_freshly_proven(o, digest));
+            return Ok(self.0.options.private.share_all()
+                || requested.is_some_and(|o| self.0.answers.lock().is_freshly_proven(o, digest)));
         }
         if self.is_known_to_be_open(&origins, digest) {
             return Ok(true);
@@ -136,8 +139,8 @@ impl UpstreamCheck {
         status.is_some_and(RepositoryStatus::is_protected) && !self.is_document(digest, share).await
     }
 
-    /// Whether an origin may be an artefact of containerd's labels, which omit ports: it has no port, its registry has
-    /// never answered, and the same origin with a port exists.
+    /// Whether an origin may be there only because containerd's labels know no ports: one without a port, that has never
+    /// answered, beside the same one with a port.
     fn is_phantom(&self, origin: &Origin, origins: &BTreeSet<Origin>) -> bool {
         let is_same = |other: &Origin| {
             other != origin

@@ -219,7 +219,7 @@ impl TestApp {
 
     /// For a client at this address.
     pub async fn answer_to(&self, ip: [u8; 4], request: http::Request<()>) -> Response<Body> {
-        let ends = ConnectionAddresses {
+        let addresses = ConnectionAddresses {
             remote: SocketAddr::from((ip, 1)),
             local: SocketAddr::from(([10, 0, 0, 2], 5000)),
         };

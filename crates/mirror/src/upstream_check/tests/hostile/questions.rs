@@ -97,7 +97,7 @@ async fn questions_about_what_is_held_count_for_those_who_cause_them() {
         let mut asked = target("a", reference, Kind::Manifest);
         asked.origin.as_mut().expect("one").registry = registry.parse().expect("a registry");
         asked.caller = caller;
-        test.check.shows(&asked).await
+        test.check.shows(&asked).await.expect("there is memory")
     };
     let image = |n| manifest_of(&digest(&format!("layer {n}")), &digest("config"));
     for n in 0..20 {
