@@ -15,6 +15,8 @@ use bytes::Bytes;
 
 #[cfg(test)]
 mod foreign_answers_tests;
+#[cfg(test)]
+mod limits_tests;
 mod messages;
 mod speed;
 #[cfg(test)]
