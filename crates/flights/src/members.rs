@@ -42,6 +42,7 @@ mod signatures;
 mod tests;
 mod tick;
 mod timing;
+mod verifications;
 pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,7 @@ use crate::random::Random;
 use crate::wire::{Message, node, node_field};
 use crate::{Born, DecodeError, Time};
 use apply::Source;
+use compare::Asked;
 use contacts::Contacts;
 use doubts::Doubts;
 use joining::Joining;
@@ -65,6 +67,7 @@ use newcomers::Newcomers;
 use probes::Probes;
 use roster::Roster;
 use rumors::Rumors;
+use verifications::Verifications;
 use wire::{
     Claim, Draft, Kind, MAX_MESSAGE, MemberUpdate, MembersMessage, Probe, Status, signed_bytes,
 };
@@ -111,8 +114,9 @@ pub struct Members {
     doubts: Doubts,
     newcomers: Newcomers,
     contacts: Contacts,
-    /// Nodes that were asked for their lists, and until when they may send them.
-    asked: BTreeMap<NodeId, Time>,
+    verifications: Verifications,
+    /// Nodes that were asked for their lists.
+    asked: BTreeMap<NodeId, Asked>,
     /// Nodes that were sent lists, and until when they are sent no others.
     listed: BTreeMap<NodeId, Time>,
     next_refutation: Time,
@@ -154,6 +158,7 @@ impl Members {
             doubts: Doubts::default(),
             newcomers: Newcomers::default(),
             contacts: Contacts::new(now),
+            verifications: Verifications::default(),
             asked: BTreeMap::new(),
             listed: BTreeMap::new(),
             next_refutation: now,
@@ -258,7 +263,8 @@ impl Members {
     ///
     /// # Errors
     ///
-    /// The datagram cannot be decoded; nothing has changed.
+    /// The datagram cannot be decoded, and nothing has changed; or a record has a false signature, and what came before it
+    /// has been applied.
     pub fn receive(&mut self, now: Time, from: NodeId, datagram: Bytes) -> Result<(), DecodeError> {
         match Message::from_datagram(datagram)? {
             (_, Message::Members(message)) => self.accept(now, from, message),
@@ -280,10 +286,9 @@ impl Members {
         self.clear_suspicion(now, from);
         self.prove(now, from);
         if let Some(Kind::List(list)) = kind {
-            self.take_list(now, from, &list, claims);
-            return Ok(());
+            return self.take_list(now, from, &list, claims);
         }
-        self.learn_all(now, from, claims, Source::Gossip, false);
+        self.learn_all(now, from, claims, Source::Gossip, false)?;
         self.prove(now, from);
         match kind {
             Some(Kind::Sync(sync)) => {
@@ -296,7 +301,7 @@ impl Members {
         }
         // Asks an unknown sender for its list, and tells a known one what it should refute.
         match self.roster.get(&from).map(|entry| entry.status) {
-            None => self.send_sync(now, from),
+            None => self.send_sync(now, from, 0),
             Some(Status::Alive) => {}
             Some(_) => self.send(now, from, Draft::new(None)),
         }
@@ -326,9 +331,9 @@ impl Members {
 
     /// Asks a node that is no member, but sends messages, for its list, which has its record.
     pub(crate) fn meet(&mut self, now: Time, node: NodeId) {
-        let is_asked = self.asked.get(&node).is_some_and(|until| *until > now);
+        let is_asked = self.asked.get(&node).is_some_and(|it| it.until > now);
         if !is_asked && !self.has_left {
-            self.send_sync(now, node);
+            self.send_sync(now, node, 0);
         }
     }
 

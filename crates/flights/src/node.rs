@@ -217,7 +217,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// The datagram cannot be decoded; nothing has changed.
+    /// As for [`Members::receive`].
     pub fn receive(&mut self, now: Time, from: NodeId, datagram: &[u8]) -> Result<(), DecodeError> {
         let passed = Message::from_datagram(datagram)?;
         self.suspects.remove(&from);
@@ -225,7 +225,11 @@ impl Node {
             self.recovered.insert(from, until);
         }
         match passed {
-            (_, Message::Members(message)) => self.members.accept(now, from, message)?,
+            (_, Message::Members(message)) => {
+                let accepted = self.members.accept(now, from, message);
+                self.apply_changes(now);
+                return accepted;
+            }
             passed => {
                 // Once this node can tell who is a member, it listens to members only.
                 if self.members.has_joined() && self.members.get(&from).is_none() {

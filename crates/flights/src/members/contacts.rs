@@ -47,12 +47,12 @@ impl Contacts {
         if self.heard.contains(id) {
             return true;
         }
-        spend(&mut self.full_at, now)
+        spend(&mut self.full_at, now, UNPROVEN_EVERY, BURST)
     }
 
     /// Whether a message may be passed on for another member now. It is counted.
     pub(super) fn helps(&mut self, now: Time) -> bool {
-        spend(&mut self.help_full_at, now)
+        spend(&mut self.help_full_at, now, UNPROVEN_EVERY, BURST)
     }
 
     /// How many members were heard from.
@@ -61,10 +61,10 @@ impl Contacts {
     }
 }
 
-/// Takes one message from an allowance. Returns whether there was one.
-fn spend(full_at: &mut Time, now: Time) -> bool {
-    let after = (*full_at).max(now).after(UNPROVEN_EVERY);
-    let has_one = after <= now.after(UNPROVEN_EVERY * BURST);
+/// Takes one from an allowance of so many at once, and one more in each interval. Returns whether there was one.
+pub(super) fn spend(full_at: &mut Time, now: Time, every: Duration, burst: u32) -> bool {
+    let after = (*full_at).max(now).after(every);
+    let has_one = after <= now.after(every * burst);
     if has_one {
         *full_at = after;
     }
