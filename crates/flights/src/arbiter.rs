@@ -70,6 +70,8 @@ pub(crate) struct Arbiter {
     dropped: u64,
     /// Nodes that may not lead in a repository, and until when.
     leader_cooldown: BTreeMap<(NodeId, u64), Time>,
+    /// Chooses which holders of a key are kept, if there are too many.
+    holder_seed: u64,
     purge_at: Option<Time>,
     learning_until: Time,
     epochs: u64,
@@ -254,9 +256,10 @@ impl Arbiter {
         std::mem::take(&mut self.dropped)
     }
 
-    /// Seeds the epochs, so that they differ from those of other arbiters.
-    pub fn seed(&mut self, me: NodeId, seed: u64) {
-        self.epochs = mix(me.hash() ^ seed);
+    /// Seeds the epochs, so that they differ from those of other arbiters, and the choice of holders.
+    pub fn seed(&mut self, me: NodeId, [epochs, holders]: [u64; 2]) {
+        self.epochs = mix(me.hash() ^ epochs);
+        self.holder_seed = holders;
     }
 
     /// Whether a node leads, and the source of another one.

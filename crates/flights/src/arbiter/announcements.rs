@@ -9,6 +9,7 @@ use crate::{Key, NodeId};
 
 use super::asker::Asker;
 use super::flight::{Source, State};
+use super::records::AddedHolder;
 use super::{Arbiter, MAX_FOUND, PURGE, tree};
 
 impl Arbiter {
@@ -42,7 +43,11 @@ impl Arbiter {
             self.dropped += 1;
             return;
         }
-        if self.records.add_holder(key, node) {
+        let added = self.records.add_holder(key, node, self.holder_seed);
+        if let AddedHolder::KeptInsteadOf(other) = added {
+            self.announced.count_withdrawn(other, slot);
+        }
+        if !matches!(added, AddedHolder::NotKept) {
             self.announced.count_kept(node, slot);
         }
         if self.flight(&key).is_some()
@@ -62,13 +67,20 @@ impl Arbiter {
                 return false;
             };
             self.dropped += self.announced.drop_all(most, slot) as u64;
-            self.records.forget(slot, |holder| *holder == most);
+            self.forget_holders(slot, |holder| *holder == most);
         }
         true
     }
 
-    /// Compares hashes with those of the announcer. Returns the slots that differ, or of which keys were dropped that there
-    /// is room for now, one bit each.
+    /// Forgets holders of the keys of a slot. Those that were not kept and are needed now will announce them again.
+    fn forget_holders(&mut self, slot: Slot, is_over: impl Fn(&NodeId) -> bool) {
+        if self.records.forget(slot, is_over) {
+            self.announced.ask_again(slot);
+        }
+    }
+
+    /// Compares hashes with those of the announcer. Returns the slots that it should announce again, one bit each: those that
+    /// differ, and those of which keys were not kept that can be now.
     pub fn renewed(&self, from: NodeId, renew: &Renew) -> u64 {
         let announced = Slot::all().filter(|slot| renew.slots >> slot.index() & 1 == 1);
         let differs = announced.zip(&renew.hashes).filter(|(slot, hash)| {
@@ -81,7 +93,7 @@ impl Arbiter {
     pub(super) fn forget(&mut self, node: NodeId, slots: u64) {
         for slot in Slot::all().filter(|slot| slots >> slot.index() & 1 == 1) {
             if self.announced.forget(node, slot) {
-                self.records.forget(slot, |holder| *holder == node);
+                self.forget_holders(slot, |holder| *holder == node);
             }
         }
     }
@@ -92,8 +104,12 @@ impl Arbiter {
         if let Some(announced) = self.announced.get_mut(node, slot) {
             announced.hash = fold(announced.hash, key);
         }
-        if self.records.remove_holder(key, &node) {
+        let (was_kept, lacks_holders) = self.records.remove_holder(key, &node);
+        if was_kept {
             self.announced.count_withdrawn(node, slot);
+        }
+        if lacks_holders {
+            self.announced.ask_again(slot);
         }
         if let Some(flight) = self.flight(key) {
             let is_complete = |s: &Source| s.state == State::Complete;

@@ -19,7 +19,7 @@ pub(super) struct Announced {
     pub hash: u64,
     /// How many of the keys are kept.
     kept: usize,
-    /// Whether others were dropped.
+    /// Whether others were dropped, or may be needed by now.
     is_incomplete: bool,
 }
 
@@ -40,7 +40,7 @@ impl Announcers {
         announced.map_or(0, |announced| announced.hash)
     }
 
-    /// Whether keys of a node were dropped, for which there is room by now.
+    /// Whether a node should announce a slot again: keys were dropped, or need other holders, and there is room for them.
     pub fn lacks(&self, node: NodeId, slot: Slot) -> bool {
         let announced = self.slots.get(&(node, slot));
         self.kept < MAX_KEPT / 8 * 7 && announced.is_some_and(|announced| announced.is_incomplete)
@@ -107,6 +107,12 @@ impl Announcers {
         if let Some(announced) = self.slots.get_mut(&(node, slot)) {
             announced.is_incomplete = true;
         }
+    }
+
+    /// Records that keys of the slot need other holders: all nodes announce it again when they compare hashes next.
+    pub fn ask_again(&mut self, slot: Slot) {
+        let of_slot = self.slots.iter_mut().filter(|((_, it), _)| *it == slot);
+        of_slot.for_each(|(_, announced)| announced.is_incomplete = true);
     }
 
     /// Forgets what a node has announced in a slot. Returns whether any of it was kept.

@@ -6,13 +6,18 @@ use crate::slots::{SLOTS, Slot};
 use crate::{Key, NodeId};
 
 use super::flight::Flight;
+use super::tree::tie_break;
 
-/// The most complete holders kept for one key. More are not needed to spread an object.
-pub(super) const MAX_HOLDERS: usize = 32;
+/// The most complete holders kept for one key, drawn from all that have announced it. More are not needed to spread an object.
+const MAX_HOLDERS: usize = 32;
+/// Holders that were not kept are asked to announce the key again once fewer are left than a lookup names.
+const MIN_HOLDERS: usize = super::MAX_FOUND;
 
 #[derive(Debug, Default)]
 pub(super) struct Record {
     pub holders: Vec<NodeId>,
+    /// Whether there were more holders than are kept.
+    has_more_holders: bool,
     pub flight: Option<Box<Flight>>,
 }
 
@@ -20,6 +25,23 @@ impl Record {
     fn is_empty(&self) -> bool {
         self.holders.is_empty() && self.flight.is_none()
     }
+
+    /// Removes holders. Returns how many, and whether others are needed that were not kept.
+    fn remove_holders(&mut self, is_over: impl Fn(&NodeId) -> bool) -> (usize, bool) {
+        let before = self.holders.len();
+        self.holders.retain(|holder| !is_over(holder));
+        let lacks = self.has_more_holders && self.holders.len() < MIN_HOLDERS;
+        self.has_more_holders &= !lacks;
+        (before - self.holders.len(), lacks)
+    }
+}
+
+/// What has become of a new holder of a key.
+pub(super) enum AddedHolder {
+    Kept,
+    KeptInsteadOf(NodeId),
+    /// There are better ones, or it is kept already.
+    NotKept,
 }
 
 /// The records of all keys. What limits them is [`MAX_KEPT`](super::announcers::MAX_KEPT) and
@@ -49,30 +71,41 @@ impl Records {
         Some(slot.entry(key).or_default())
     }
 
-    /// Adds a holder of a key. Returns whether it is kept, and was not before.
-    pub fn add_holder(&mut self, key: Key, node: NodeId) -> bool {
-        let Some(Record { holders, .. }) = self.entry(key) else {
-            return false;
+    /// Adds a holder of a key. Of too many those are kept that rank first by a hash with a secret seed, so that nobody can
+    /// keep out others: not by announcing first, nor by choosing its id.
+    pub fn add_holder(&mut self, key: Key, node: NodeId, seed: u64) -> AddedHolder {
+        let Some(record) = self.entry(key) else {
+            return AddedHolder::NotKept;
         };
-        let is_kept = holders.len() < MAX_HOLDERS && !holders.contains(&node);
-        if is_kept {
+        let holders = &mut record.holders;
+        if holders.contains(&node) {
+            return AddedHolder::NotKept;
+        }
+        if holders.len() < MAX_HOLDERS {
             if holders.is_empty() {
                 // Most keys of small clusters have few holders.
                 holders.reserve_exact(1);
             }
             holders.push(node);
+            return AddedHolder::Kept;
         }
-        is_kept
+        record.has_more_holders = true;
+        let rank = |holder: &NodeId| tie_break(holder, seed ^ key.hash());
+        match holders.iter_mut().max_by_key(|holder| rank(holder)) {
+            Some(last) if rank(&node) < rank(last) => {
+                AddedHolder::KeptInsteadOf(std::mem::replace(last, node))
+            }
+            _ => AddedHolder::NotKept,
+        }
     }
 
-    /// Removes a holder of a key. Returns whether it was kept.
-    pub fn remove_holder(&mut self, key: &Key, node: &NodeId) -> bool {
-        let Some(Record { holders, .. }) = self.get_mut(key) else {
-            return false;
+    /// Removes a holder of a key. Returns whether it was kept, and whether others are needed that were not kept.
+    pub fn remove_holder(&mut self, key: &Key, node: &NodeId) -> (bool, bool) {
+        let Some(record) = self.get_mut(key) else {
+            return (false, false);
         };
-        let before = holders.len();
-        holders.retain(|holder| holder != node);
-        holders.len() < before
+        let (removed, lacks) = record.remove_holders(|holder| holder == node);
+        (removed > 0, lacks)
     }
 
     /// Removes the record of a key if it is empty.
@@ -84,14 +117,17 @@ impl Records {
         }
     }
 
-    /// Forgets holders of the keys of a slot.
-    pub fn forget(&mut self, slot: Slot, is_over: impl Fn(&NodeId) -> bool) {
+    /// Forgets holders of the keys of a slot. Returns whether others are needed that were not kept.
+    pub fn forget(&mut self, slot: Slot, is_over: impl Fn(&NodeId) -> bool) -> bool {
+        let mut lacks_any = false;
         if let Some(slot) = self.slots.get_mut(slot.index()) {
             slot.retain(|_, record| {
-                record.holders.retain(|holder| !is_over(holder));
+                let (_, lacks) = record.remove_holders(&is_over);
+                lacks_any |= lacks;
                 !record.is_empty()
             });
         }
+        lacks_any
     }
 
     /// Checks that no record is empty. Returns how many keys each node holds.

@@ -234,10 +234,52 @@ fn whoever_announces_most_loses_keys_when_there_are_too_many() {
     assert_ne!(resynced(&mut coordinator, 1, &of_liar), 0);
 }
 
+#[test]
+fn holders_beyond_those_that_are_kept_are_found_once_the_others_have_left() {
+    let mut coordinator = Coordinator::new(ME, 1);
+    let shared = [key(0, 5)];
+    let all = 1..=40;
+    for node in all.clone() {
+        announce(&mut coordinator, node, &shared, &[]);
+    }
+    let again = |coordinator: &mut Coordinator, nodes: std::ops::RangeInclusive<u8>| {
+        let mut nodes = nodes.filter(|node| resynced(coordinator, *node, &shared) != 0);
+        nodes.next().is_some()
+    };
+    assert!(!again(&mut coordinator, all.clone()));
+    // Of the 40, 32 are kept. Those leave, however they were chosen.
+    let mut left = 0;
+    while let Some(holder) = holders(&mut coordinator, shared[0]).first() {
+        if left % 2 == 0 {
+            coordinator.member_left(Time(0), *holder, &ALL);
+        } else {
+            announce(&mut coordinator, holder.0[0], &[], &shared);
+        }
+        left += 1;
+    }
+    assert_eq!(left, 32);
+    assert!(again(&mut coordinator, all));
+}
+
+#[test]
+fn those_who_announce_first_do_not_keep_out_others() {
+    let mut coordinator = Coordinator::new(ME, 1);
+    let shared: Vec<_> = (0..64).map(|number| key(0, number)).collect();
+    for node in 1..=64 {
+        announce(&mut coordinator, node, &shared, &[]);
+    }
+    let mut has_late = |key: &Key| {
+        holders(&mut coordinator, *key)
+            .iter()
+            .any(|it| it.0[0] > 32)
+    };
+    assert!(shared.iter().all(&mut has_late));
+}
+
 proptest! {
     #[test]
     fn what_is_counted_is_what_is_kept(
-        steps in prop::collection::vec((1..6_u8, 0..4_u8, 0..40_u32, any::<u64>()), 0..200)
+        steps in prop::collection::vec((1..60_u8, 0..4_u8, 0..3_u32, any::<u64>()), 0..300)
     ) {
         let mut coordinator = Coordinator::new(ME, 1);
         for (node, action, number, forget) in steps {
