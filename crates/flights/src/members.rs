@@ -9,7 +9,7 @@
 //! - Comparing lists finds what gossip missed: 64 hashes, one for each bucket of members, and the lists of buckets that
 //!   differ. A node joins in the same way, with a list of itself only. Dead members are contacted now and then as well,
 //!   so partitions heal.
-//! - A node that others name is probed once, and becomes a member when it answers. Only the members of the first list,
+//! - A node that others name is probed once, and becomes a member when it answers. One host is 16 members at most. Only the members of the first list,
 //!   and those that others name in a large cluster, are taken unprobed: otherwise each node would connect to each other.
 //! - The age of a member counts from when this node first heard of it; others may claim 3 s more. Only a node with its
 //!   first list takes ages from that, and so sees the same members as eligible as its sender (see [`crate::slots`]).
@@ -51,7 +51,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use member::{Contact, MAX_ADDRESSES, Member, NodeId};
+pub use member::{Contact, MAX_ADDRESSES, Member, NodeId, Sender};
 pub use roster::MAX_MEMBERS;
 pub use signatures::{Signature, Signatures};
 
@@ -258,14 +258,18 @@ impl Members {
         self.send_to_all(targets, message);
     }
 
-    /// Handles a datagram. `from` is its sender as authenticated by the transport. Only messages of the membership
-    /// have an effect.
+    /// Handles a datagram. Only messages of the membership have an effect.
     ///
     /// # Errors
     ///
     /// The datagram cannot be decoded, and nothing has changed; or a record has a false signature, and what came before it
     /// has been applied.
-    pub fn receive(&mut self, now: Time, from: NodeId, datagram: Bytes) -> Result<(), DecodeError> {
+    pub fn receive(
+        &mut self,
+        now: Time,
+        from: impl Into<Sender>,
+        datagram: Bytes,
+    ) -> Result<(), DecodeError> {
         match Message::from_datagram(datagram)? {
             (_, Message::Members(message)) => self.accept(now, from, message),
             _ => Ok(()),
@@ -276,13 +280,16 @@ impl Members {
     pub(crate) fn accept(
         &mut self,
         now: Time,
-        from: NodeId,
+        from: impl Into<Sender>,
         message: MembersMessage,
     ) -> Result<(), DecodeError> {
+        let sender = from.into();
+        let from = sender.id;
         let (kind, claims) = message.read(now)?;
         if self.has_left || from == self.me().id {
             return Ok(());
         }
+        self.contacts.receive_from(sender);
         self.clear_suspicion(now, from);
         self.prove(now, from);
         if let Some(Kind::List(list)) = kind {
@@ -360,7 +367,7 @@ impl Members {
     /// Makes nodes that others have named members, with the time at which they were first named.
     fn admit(&mut self, now: Time, newcomers: impl IntoIterator<Item = (Claim, Time)>) {
         for (mut claim, first_named) in newcomers {
-            if self.roster.has_room() {
+            if self.has_room_for(&claim.member.id) {
                 self.limit_age(&mut claim.member, first_named);
                 self.learn_newer(now, claim, Source::Gossip);
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::coordinator::{Coordinator, Event};
-use crate::members::{Change, Contact, Datagram, Members, Signatures};
+use crate::members::{Change, Contact, Datagram, Members, Sender, Signatures};
 use crate::pulls::PullProgress;
 use crate::random::derived_seed;
 use crate::requests::RequestId;
@@ -213,12 +213,19 @@ impl Node {
         self.apply_changes(now);
     }
 
-    /// Handles a datagram. `from` is its sender as authenticated by the transport.
+    /// Handles a datagram.
     ///
     /// # Errors
     ///
     /// As for [`Members::receive`].
-    pub fn receive(&mut self, now: Time, from: NodeId, datagram: &[u8]) -> Result<(), DecodeError> {
+    pub fn receive(
+        &mut self,
+        now: Time,
+        from: impl Into<Sender>,
+        datagram: &[u8],
+    ) -> Result<(), DecodeError> {
+        let sender = from.into();
+        let from = sender.id;
         let passed = Message::from_datagram(datagram)?;
         self.suspects.remove(&from);
         if let Some(until) = self.unreachable.remove(&from) {
@@ -226,7 +233,7 @@ impl Node {
         }
         match passed {
             (_, Message::Members(message)) => {
-                let accepted = self.members.accept(now, from, message);
+                let accepted = self.members.accept(now, sender, message);
                 self.apply_changes(now);
                 return accepted;
             }

@@ -20,7 +20,7 @@ const AGE_SLACK_MILLIS: u64 = 50;
 /// Others may claim that a member is older than what this node has seen of it by this much, in milliseconds: the news
 /// takes that long to reach all.
 const AGE_CLAIM_MILLIS: u64 = 10_000;
-/// In a cluster of more members than this, those that others name are taken unprobed.
+/// In a cluster of more hosts than this, members that others name are taken unprobed.
 const MAX_PROBED_CLUSTER: usize = 256;
 
 /// How a node learns something about a member.
@@ -100,7 +100,7 @@ impl Members {
                 }
             }
             Ordering::Greater if id == from || self.takes_unprobed() => {
-                if self.roster.has_room() && self.verify(now, from, &claim)? {
+                if self.has_room_for(&id) && self.verify(now, from, &claim)? {
                     self.limit_age(&mut claim.member, now);
                     self.learn_newer(now, claim, source);
                 }
@@ -149,10 +149,15 @@ impl Members {
         }
     }
 
+    /// Whether a node may become a member.
+    pub(super) fn has_room_for(&self, id: &NodeId) -> bool {
+        self.roster.has_room() && self.contacts.host_has_room(id)
+    }
+
     /// Whether members that others name are taken without a probe: in a large cluster, a probe of each by each would cost
     /// too much.
     pub(super) fn takes_unprobed(&self) -> bool {
-        self.contacts.heard_count() > MAX_PROBED_CLUSTER
+        self.contacts.heard_hosts() > MAX_PROBED_CLUSTER
     }
 
     /// Applies a claim about the incarnation that is known of a live member.

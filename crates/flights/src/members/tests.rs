@@ -592,3 +592,52 @@ fn few_signatures_are_verified_for_one_node_but_those_of_a_list_that_it_was_aske
     joining.hear(NOW, id(1), list, &all);
     assert_eq!(joining.len(), 601);
 }
+
+#[test]
+fn one_host_is_few_members_however_many_keys_it_has() {
+    let mut members = me_and_another();
+    let host = |host| Some([10, 0, 0, host].into());
+    let hear = |members: &mut Members, number, host, kind| {
+        let sender = Sender {
+            id: id(number),
+            host,
+        };
+        let about_itself = message(kind, &[(member(number, 0), Status::Alive)]);
+        members.accept(NOW, sender, about_itself).expect("valid");
+    };
+    for number in 100..200 {
+        hear(&mut members, number, host(1), None);
+    }
+    assert_eq!(members.len(), 2 + 16);
+    // Nor those that others name, once they answer.
+    let named: Vec<_> = (200..300).map(|n| (member(n, 0), Status::Alive)).collect();
+    members.hear(NOW, id(1), None, &named);
+    for number in 200..250 {
+        let ack = Some(Kind::Ack(Probe::default()));
+        hear(&mut members, number, host(1), ack);
+    }
+    assert_eq!(members.len(), 2 + 16);
+    hear(&mut members, 250, host(2), None);
+    hear(&mut members, 251, None, None);
+    assert_eq!(members.len(), 2 + 18);
+    // One that has left makes room.
+    members.hear(NOW, id(100), None, &[(member(100, 0), Status::Left)]);
+    hear(&mut members, 150, host(1), None);
+    assert!(members.get(&id(150)).is_some());
+}
+
+#[test]
+fn one_host_makes_no_cluster_large() {
+    let mut members = me_and_another();
+    for number in 100..400 {
+        let sender = Sender {
+            id: id(number),
+            host: Some([10, 0, (number / 10) as u8, 1].into()),
+        };
+        let about_itself = message(None, &[(member(number, 0), Status::Alive)]);
+        members.accept(NOW, sender, about_itself).expect("valid");
+    }
+    assert_eq!(members.len(), 302);
+    members.hear(NOW, id(1), None, &[(member(500, 0), Status::Alive)]);
+    assert!(members.get(&id(500)).is_none(), "it is probed first");
+}
