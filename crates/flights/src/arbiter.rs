@@ -2,9 +2,11 @@
 //! follows which.
 
 mod announcements;
+mod announcers;
 mod asker;
 mod decide;
 mod flight;
+mod participations;
 mod passing_on;
 mod records;
 mod reports;
@@ -21,17 +23,14 @@ use crate::random::mix;
 use crate::slots::Slot;
 use crate::view::View;
 use crate::{Key, NodeId, Time};
-use announcements::Announced;
+use announcers::Announcers;
 use flight::{Flight, Source, State};
+use participations::all_parts;
 use records::{Record, Records};
 
 pub(crate) use asker::Asker;
 pub(crate) use tree::SMALL_OBJECT;
 
-/// The most flights at once.
-const MAX_FLIGHTS: usize = 1 << 16;
-/// The most pairs of a node and a flight that it takes part in.
-const MAX_PARTICIPATIONS: usize = 1 << 20;
 /// The most holders named in the answer to a lookup.
 const MAX_FOUND: usize = 8;
 /// A leader that reports nothing for this long has lost its lead.
@@ -63,12 +62,16 @@ pub(crate) struct Arbiter {
     check_queue: BTreeSet<(Time, Key)>,
     /// The flights that nodes take part in, or took part in a moment ago.
     parts: BTreeSet<(NodeId, Key)>,
-    /// The keys that each node has announced, by slot.
-    announced: BTreeMap<(NodeId, Slot), Announced>,
+    /// The most flights that one node took part in when room was last looked for, and when that was.
+    most_parts: Option<(usize, Time)>,
+    /// What each node has announced.
+    announced: Announcers,
     /// Announced keys that were not kept since this was last asked.
     dropped: u64,
     /// Nodes that may not lead in a repository, and until when.
     leader_cooldown: BTreeMap<(NodeId, u64), Time>,
+    /// Chooses which holders of a key are kept, if there are too many.
+    holder_seed: u64,
     purge_at: Option<Time>,
     /// Until when this arbiter grants no lead, by the slots that it has taken over.
     learning_until: BTreeMap<Slot, Time>,
@@ -97,8 +100,8 @@ impl Arbiter {
         is_over: impl Fn(&Source) -> bool,
         cx: &mut Context<'_, impl View>,
     ) {
-        let all = (node, Key([0; 16]))..=(node, Key([u8::MAX; 16]));
-        let parts: Vec<_> = self.parts.range(all).map(|(_, key)| *key).collect();
+        let parts = self.parts.range(all_parts(node));
+        let parts: Vec<_> = parts.map(|(_, key)| *key).collect();
         for key in parts {
             let Some(flight) = self.flight(&key) else {
                 continue;
@@ -201,6 +204,9 @@ impl Arbiter {
             && cx.now.since(flight.used) >= IDLE
             && !flight.sources().any(runs);
         if is_over {
+            for source in flight.sources() {
+                self.parts.remove(&(source.node, key));
+            }
             record.flight = None;
             self.records.tidy(&key);
             return;
@@ -229,7 +235,7 @@ impl Arbiter {
         if !view.has_joined() {
             return;
         }
-        let departed = self.announced.keys().map(|(node, _)| *node);
+        let departed = self.announced.nodes();
         let departed = departed.filter(|node| !view.is_member(node));
         for node in departed.collect::<BTreeSet<_>>() {
             self.forget(node, u64::MAX);
@@ -255,54 +261,15 @@ impl Arbiter {
         self.records.get_mut(key)?.flight.as_deref_mut()
     }
 
-    /// Returns the flight of a key in which these nodes take part, and starts it if there is none. `None`: there are too
-    /// many.
-    fn open(
-        &mut self,
-        now: Time,
-        key: Key,
-        nodes: impl IntoIterator<Item = NodeId>,
-        view: &impl View,
-    ) -> Option<&mut Flight> {
-        let Self {
-            records,
-            epochs,
-            check_queue,
-            parts,
-            ..
-        } = self;
-        let flies = records.flight(&key).is_some();
-        if !flies && check_queue.len() >= MAX_FLIGHTS || parts.len() >= MAX_PARTICIPATIONS {
-            return None;
-        }
-        self.purge_at.get_or_insert(now.after(PURGE));
-        let Record {
-            holders, flight, ..
-        } = records.entry(key)?;
-        let flight = flight.get_or_insert_with(|| {
-            *epochs = mix(*epochs ^ now.0 ^ key.hash());
-            // Odd in a shard: see `ChainPosition::epoch`.
-            let global = view.global_arbiter(&key);
-            let is_of_shard = global.is_some_and(|global| global != view.me());
-            let epoch = *epochs & !1 | u64::from(is_of_shard);
-            let mut flight = Flight::new(now, epoch, &key, holders);
-            parts.extend(holders.iter().map(|holder| (*holder, key)));
-            flight.due = now.after(QUIET_TICK);
-            check_queue.insert((flight.due, key));
-            Box::new(flight)
-        });
-        parts.extend(nodes.into_iter().map(|node| (node, key)));
-        Some(flight)
-    }
-
     /// Announced keys that were not kept since this was last asked.
     pub fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
     }
 
-    /// Seeds the epochs, so that they differ from those of other arbiters.
-    pub fn seed(&mut self, me: NodeId, seed: u64) {
-        self.epochs = mix(me.hash() ^ seed);
+    /// Seeds the epochs, so that they differ from those of other arbiters, and the choice of holders.
+    pub fn seed(&mut self, me: NodeId, [epochs, holders]: [u64; 2]) {
+        self.epochs = mix(me.hash() ^ epochs);
+        self.holder_seed = holders;
     }
 
     /// Whether a node leads, and the source of another one.
@@ -323,7 +290,7 @@ impl Arbiter {
         assert!(self.check_queue.is_empty(), "{:?}", self.check_queue);
         assert!(self.parts.is_empty(), "{:?}", self.parts);
         assert!(self.leader_cooldown.values().all(|until| *until > now));
-        assert!(self.announced.keys().all(|(node, _)| view.is_member(node)));
-        self.records.check(|holder| view.is_member(holder));
+        assert!(self.announced.nodes().all(|node| view.is_member(&node)));
+        self.announced.check(&self.records.check());
     }
 }

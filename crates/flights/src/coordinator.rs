@@ -15,6 +15,8 @@ use bytes::Bytes;
 
 #[cfg(test)]
 mod foreign_answers_tests;
+#[cfg(test)]
+mod limits_tests;
 mod messages;
 mod speed;
 #[cfg(test)]
@@ -66,8 +68,9 @@ impl Coordinator {
             link_state: LinkState::default(),
             events: Vec::new(),
         };
-        // Others see the epochs of flights, and must not learn the numbers of requests from them.
-        coordinator.arbiter.seed(me, derived_seed(seed, "epochs"));
+        // Others see the epochs of flights, and must not learn the numbers of requests from them, nor which holders are kept.
+        let seeds = ["epochs", "holders"].map(|purpose| derived_seed(seed, purpose));
+        coordinator.arbiter.seed(me, seeds);
         coordinator.requests.seed(derived_seed(seed, "requests"));
         coordinator
     }

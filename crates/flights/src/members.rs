@@ -9,7 +9,7 @@
 //! - Comparing lists finds what gossip missed: 64 hashes, one for each bucket of members, and the lists of buckets that
 //!   differ. A node joins in the same way, with a list of itself only. Dead members are contacted now and then as well,
 //!   so partitions heal.
-//! - A node that others name is probed once, and becomes a member when it answers. Only the members of the first list,
+//! - A node that others name is probed once, and becomes a member when it answers. One host is 16 members at most. Only the members of the first list,
 //!   and those that others name in a large cluster, are taken unprobed: otherwise each node would connect to each other.
 //! - The age of a member counts from when this node first heard of it; others may claim 3 s more. Only a node with its
 //!   first list takes ages from that, and so sees the same members as eligible as its sender (see [`crate::slots`]).
@@ -42,6 +42,7 @@ mod signatures;
 mod tests;
 mod tick;
 mod timing;
+mod verifications;
 pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,7 +51,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use member::{Contact, MAX_ADDRESSES, Member, NodeId};
+pub use member::{Contact, MAX_ADDRESSES, Member, NodeId, Sender};
 pub use roster::MAX_MEMBERS;
 pub use signatures::{Signature, Signatures};
 
@@ -58,6 +59,7 @@ use crate::random::Random;
 use crate::wire::{Message, node, node_field};
 use crate::{Born, DecodeError, Time};
 use apply::Source;
+use compare::Asked;
 use contacts::Contacts;
 use doubts::Doubts;
 use joining::Joining;
@@ -65,6 +67,7 @@ use newcomers::Newcomers;
 use probes::Probes;
 use roster::Roster;
 use rumors::Rumors;
+use verifications::Verifications;
 use wire::{
     Claim, Draft, Kind, MAX_MESSAGE, MemberUpdate, MembersMessage, Probe, Status, signed_bytes,
 };
@@ -111,8 +114,9 @@ pub struct Members {
     doubts: Doubts,
     newcomers: Newcomers,
     contacts: Contacts,
-    /// Nodes that were asked for their lists, and until when they may send them.
-    asked: BTreeMap<NodeId, Time>,
+    verifications: Verifications,
+    /// Nodes that were asked for their lists.
+    asked: BTreeMap<NodeId, Asked>,
     /// Nodes that were sent lists, and until when they are sent no others.
     listed: BTreeMap<NodeId, Time>,
     next_refutation: Time,
@@ -154,6 +158,7 @@ impl Members {
             doubts: Doubts::default(),
             newcomers: Newcomers::default(),
             contacts: Contacts::new(now),
+            verifications: Verifications::default(),
             asked: BTreeMap::new(),
             listed: BTreeMap::new(),
             next_refutation: now,
@@ -253,13 +258,18 @@ impl Members {
         self.send_to_all(targets, message);
     }
 
-    /// Handles a datagram. `from` is its sender as authenticated by the transport. Only messages of the membership
-    /// have an effect.
+    /// Handles a datagram. Only messages of the membership have an effect.
     ///
     /// # Errors
     ///
-    /// The datagram cannot be decoded; nothing has changed.
-    pub fn receive(&mut self, now: Time, from: NodeId, datagram: Bytes) -> Result<(), DecodeError> {
+    /// The datagram cannot be decoded, and nothing has changed; or a record has a false signature, and what came before it
+    /// has been applied.
+    pub fn receive(
+        &mut self,
+        now: Time,
+        from: impl Into<Sender>,
+        datagram: Bytes,
+    ) -> Result<(), DecodeError> {
         match Message::from_datagram(datagram)? {
             (_, Message::Members(message)) => self.accept(now, from, message),
             _ => Ok(()),
@@ -270,20 +280,22 @@ impl Members {
     pub(crate) fn accept(
         &mut self,
         now: Time,
-        from: NodeId,
+        from: impl Into<Sender>,
         message: MembersMessage,
     ) -> Result<(), DecodeError> {
+        let sender = from.into();
+        let from = sender.id;
         let (kind, claims) = message.read(now)?;
         if self.has_left || from == self.me().id {
             return Ok(());
         }
+        self.contacts.receive_from(sender);
         self.clear_suspicion(now, from);
         self.prove(now, from);
         if let Some(Kind::List(list)) = kind {
-            self.take_list(now, from, &list, claims);
-            return Ok(());
+            return self.take_list(now, from, &list, claims);
         }
-        self.learn_all(now, from, claims, Source::Gossip, false);
+        self.learn_all(now, from, claims, Source::Gossip, false)?;
         self.prove(now, from);
         match kind {
             Some(Kind::Sync(sync)) => {
@@ -296,7 +308,7 @@ impl Members {
         }
         // Asks an unknown sender for its list, and tells a known one what it should refute.
         match self.roster.get(&from).map(|entry| entry.status) {
-            None => self.send_sync(now, from),
+            None => self.send_sync(now, from, 0),
             Some(Status::Alive) => {}
             Some(_) => self.send(now, from, Draft::new(None)),
         }
@@ -326,9 +338,9 @@ impl Members {
 
     /// Asks a node that is no member, but sends messages, for its list, which has its record.
     pub(crate) fn meet(&mut self, now: Time, node: NodeId) {
-        let is_asked = self.asked.get(&node).is_some_and(|until| *until > now);
+        let is_asked = self.asked.get(&node).is_some_and(|it| it.until > now);
         if !is_asked && !self.has_left {
-            self.send_sync(now, node);
+            self.send_sync(now, node, 0);
         }
     }
 
@@ -355,7 +367,7 @@ impl Members {
     /// Makes nodes that others have named members, with the time at which they were first named.
     fn admit(&mut self, now: Time, newcomers: impl IntoIterator<Item = (Claim, Time)>) {
         for (mut claim, first_named) in newcomers {
-            if self.roster.has_room() {
+            if self.has_room_for(&claim.member.id) {
                 self.limit_age(&mut claim.member, first_named);
                 self.learn_newer(now, claim, Source::Gossip);
             }

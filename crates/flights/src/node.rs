@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::coordinator::{Coordinator, Event};
-use crate::members::{Change, Contact, Datagram, Members, Signatures};
+use crate::members::{Change, Contact, Datagram, Members, Sender, Signatures};
 use crate::pulls::PullProgress;
 use crate::random::derived_seed;
 use crate::requests::RequestId;
@@ -217,19 +217,30 @@ impl Node {
         self.apply_changes(now);
     }
 
-    /// Handles a datagram. `from` is its sender as authenticated by the transport.
+    /// Handles a datagram.
     ///
     /// # Errors
     ///
-    /// The datagram cannot be decoded; nothing has changed.
-    pub fn receive(&mut self, now: Time, from: NodeId, datagram: &[u8]) -> Result<(), DecodeError> {
+    /// As for [`Members::receive`].
+    pub fn receive(
+        &mut self,
+        now: Time,
+        from: impl Into<Sender>,
+        datagram: &[u8],
+    ) -> Result<(), DecodeError> {
+        let sender = from.into();
+        let from = sender.id;
         let passed = Message::from_datagram(datagram)?;
         self.suspects.remove(&from);
         if let Some(until) = self.unreachable.remove(&from) {
             self.recovered.insert(from, until);
         }
         match passed {
-            (_, Message::Members(message)) => self.members.accept(now, from, message)?,
+            (_, Message::Members(message)) => {
+                let accepted = self.members.accept(now, sender, message);
+                self.apply_changes(now);
+                return accepted;
+            }
             passed => {
                 // Once this node can tell who is a member, it listens to members only.
                 if self.members.has_joined() && self.members.get(&from).is_none() {

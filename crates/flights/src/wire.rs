@@ -54,6 +54,9 @@ pub enum DecodeError {
     /// A field is missing or has a wrong length.
     #[error("{0} is missing or malformed")]
     Field(&'static str),
+    /// A record is not signed by its member.
+    #[error("the record of the member {0} has a false signature")]
+    Signature(NodeId),
 }
 
 /// Identifies a request of a node. Requests with the same random number are the same.

@@ -40,8 +40,8 @@ pub(crate) struct Metrics {
     /// `peili_router_handshakes_refused_total`: connections that came to nothing because this node and the other end have no
     /// network key or no certificate authority in common, or one of them has none.
     pub(crate) handshakes_refused: Counter,
-    /// `peili_router_keys_dropped_total`: announced keys that were not kept, because a member announced too many, or all
-    /// members together.
+    /// `peili_router_keys_dropped_total`: announced keys that were not kept, or not for long, because members announced
+    /// too many.
     pub(crate) keys_dropped: Counter,
     /// `peili_router_peers_lost_total`: peers dropped because a dial or a ping failed, or because they are no
     /// members any more.

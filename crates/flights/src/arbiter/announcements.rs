@@ -9,19 +9,8 @@ use crate::{Key, NodeId};
 
 use super::asker::Asker;
 use super::flight::{Source, State};
-use super::records::MAX_HOLDERS;
+use super::records::AddedHolder;
 use super::{Arbiter, MAX_FOUND, PURGE, tree};
-
-/// The most keys kept of one node: those of 3,000 images of 20 objects each.
-const MAX_KEYS_BY_ONE: u32 = 1 << 16;
-
-/// What a node has announced in a slot.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Announced {
-    /// A hash over the keys.
-    hash: u64,
-    keys: u32,
-}
 
 impl Arbiter {
     /// Handles announcements of a node.
@@ -33,57 +22,69 @@ impl Arbiter {
     ) {
         self.purge_at.get_or_insert(cx.now.after(PURGE));
         self.forget(from, announce.forget);
-        let mut room = MAX_KEYS_BY_ONE.saturating_sub(self.announced_by(&from));
-        for key in &wire::keys(&announce.add) {
-            if room == 0 {
-                self.dropped += 1;
-                continue;
-            }
-            room -= 1;
-            let announced = self.announced.entry((from, Slot::of(&key.0))).or_default();
-            announced.hash ^= fold(0, key);
-            announced.keys += 1;
-            self.add_holder(from, *key, cx);
+        for key in wire::keys(&announce.add) {
+            self.add_holder(from, key, cx);
         }
         for key in &wire::keys(&announce.remove) {
-            let announced = self.announced.entry((from, Slot::of(&key.0))).or_default();
-            announced.hash ^= fold(0, key);
-            announced.keys = announced.keys.saturating_sub(1);
             self.remove_holder(from, key);
         }
     }
 
-    /// How many keys a node has announced.
-    fn announced_by(&self, node: &NodeId) -> u32 {
-        let slots = Slot::all().filter_map(|slot| self.announced.get(&(*node, slot)));
-        slots.map(|announced| announced.keys).sum()
-    }
-
     /// Records that a node holds an object.
     fn add_holder(&mut self, node: NodeId, key: Key, cx: &mut Context<'_, impl View>) {
-        let Some(record) = self.records.entry(key) else {
+        let (slot, is_member) = (Slot::of(&key.0), cx.view.is_member(&node));
+        let Some(announced) = self.announced.entry(node, slot, is_member) else {
             self.dropped += 1;
             return;
         };
-        if record.holders.len() < MAX_HOLDERS && !record.holders.contains(&node) {
-            record.holders.push(node);
+        announced.hash = fold(announced.hash, &key);
+        if !self.make_room(&node) {
+            self.announced.mark_incomplete(node, slot);
+            self.dropped += 1;
+            return;
         }
-        if let Some(flight) = &mut record.flight {
+        let added = self.records.add_holder(key, node, self.holder_seed);
+        if let AddedHolder::KeptInsteadOf(other) = added {
+            self.announced.count_withdrawn(other, slot);
+        }
+        if !matches!(added, AddedHolder::NotKept) {
+            self.announced.count_kept(node, slot);
+        }
+        if self.flight(&key).is_some()
+            && let Some(flight) = self.open(cx.now, key, [node], cx.view)
+        {
             let asked = flight.get(&node).map(|source| source.asked);
             flight.put(cx.now, node, State::Complete, asked.unwrap_or_default());
-            self.parts.insert((node, key));
             self.answer_waiting(key, cx);
         }
     }
 
-    /// Compares hashes with those of the announcer. Returns the slots that differ, one bit each.
+    /// Makes room for one more key of a node: while there is none, whoever has most loses those of a slot. Returns whether
+    /// there is room: not where the node itself has most.
+    fn make_room(&mut self, node: &NodeId) -> bool {
+        while !self.announced.has_room() {
+            let Some((most, slot)) = self.announced.most_beside(node) else {
+                return false;
+            };
+            self.dropped += self.announced.drop_all(most, slot) as u64;
+            self.forget_holders(slot, |holder| *holder == most);
+        }
+        true
+    }
+
+    /// Forgets holders of the keys of a slot. Those that were not kept and are needed now will announce them again.
+    fn forget_holders(&mut self, slot: Slot, is_over: impl Fn(&NodeId) -> bool) {
+        if self.records.forget(slot, is_over) {
+            self.announced.ask_again(slot);
+        }
+    }
+
+    /// Compares hashes with those of the announcer. Returns the slots that it should announce again, one bit each: those that
+    /// differ, and those of which keys were not kept that can be now.
     pub fn renewed(&self, from: NodeId, renew: &Renew) -> u64 {
         let announced = Slot::all().filter(|slot| renew.slots >> slot.index() & 1 == 1);
         let differs = announced.zip(&renew.hashes).filter(|(slot, hash)| {
-            self.announced
-                .get(&(from, *slot))
-                .map_or(0, |announced| announced.hash)
-                != **hash
+            self.announced.hash(from, *slot) != **hash || self.announced.lacks(from, *slot)
         });
         differs.fold(0, |slots, (slot, _)| slots | 1 << slot.index())
     }
@@ -91,19 +92,26 @@ impl Arbiter {
     /// Forgets what a node announced in these slots, one bit each.
     pub(super) fn forget(&mut self, node: NodeId, slots: u64) {
         for slot in Slot::all().filter(|slot| slots >> slot.index() & 1 == 1) {
-            if self.announced.remove(&(node, slot)).is_some() {
-                self.records.forget(slot, |holder| *holder == node);
+            if self.announced.forget(node, slot) {
+                self.forget_holders(slot, |holder| *holder == node);
             }
         }
     }
 
     /// Records that a node no longer holds an object.
     fn remove_holder(&mut self, node: NodeId, key: &Key) {
-        let Some(record) = self.records.get_mut(key) else {
-            return;
-        };
-        record.holders.retain(|holder| *holder != node);
-        if let Some(flight) = &mut record.flight {
+        let slot = Slot::of(&key.0);
+        if let Some(announced) = self.announced.get_mut(node, slot) {
+            announced.hash = fold(announced.hash, key);
+        }
+        let (was_kept, lacks_holders) = self.records.remove_holder(key, &node);
+        if was_kept {
+            self.announced.count_withdrawn(node, slot);
+        }
+        if lacks_holders {
+            self.announced.ask_again(slot);
+        }
+        if let Some(flight) = self.flight(key) {
             let is_complete = |s: &Source| s.state == State::Complete;
             if flight.get(&node).is_some_and(is_complete) {
                 flight.remove(&node);
@@ -116,8 +124,7 @@ impl Arbiter {
     /// themselves.
     pub fn disowned(&mut self, slots: u64) {
         for slot in Slot::all().filter(|slot| slots >> slot.index() & 1 == 1) {
-            self.announced
-                .retain(|(_, announced), _| *announced != slot);
+            self.announced.forget_slot(slot);
             self.records.forget(slot, |_| true);
         }
     }

@@ -12,7 +12,9 @@ use super::Coordinator;
 impl Coordinator {
     pub(super) fn take(&mut self, now: Time, from: NodeId, passed: Passed, view: &impl View) {
         let (on_behalf_of, message) = passed;
-        if on_behalf_of.is_some() && !may_pass_on(&from, &message, view) {
+        // Nobody speaks for nodes that it has made up.
+        let is_allowed = |node| view.is_member(&node) && may_pass_on(&from, &message, view);
+        if !on_behalf_of.is_none_or(is_allowed) {
             return;
         }
         let asker = Asker::new(from, on_behalf_of);

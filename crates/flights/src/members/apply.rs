@@ -12,7 +12,7 @@ use super::roster::Entry;
 use super::timing::{GOSSIP_BATCH, REFUTE_EVERY, REMEMBER_DEAD, SUSPICION};
 use super::wire::{Claim, Draft, MAX_MESSAGE, MemberUpdate, Status, signed_bytes};
 use super::{Change, Members};
-use crate::{Born, Time};
+use crate::{Born, DecodeError, Time};
 
 /// An age that differs by less than this from the known one, in milliseconds, is the same: messages take that long.
 const AGE_SLACK_MILLIS: u64 = 50;
@@ -20,7 +20,7 @@ const AGE_SLACK_MILLIS: u64 = 50;
 /// Others may claim that a member is older than what this node has seen of it by this much, in milliseconds: the news
 /// takes that long to reach all.
 const AGE_CLAIM_MILLIS: u64 = 10_000;
-/// In a cluster of more members than this, those that others name are taken unprobed.
+/// In a cluster of more hosts than this, members that others name are taken unprobed.
 const MAX_PROBED_CLUSTER: usize = 256;
 
 /// How a node learns something about a member.
@@ -33,8 +33,8 @@ pub(super) enum Source {
 }
 
 impl Members {
-    /// Applies the claims of a message. From a node that is no member only what it says about itself counts, unless
-    /// `was_asked`: this node has asked it for its list.
+    /// Applies the claims of a message, up to the first one with a false signature. From a node that is no member only what
+    /// it says about itself counts, unless `was_asked`: this node has asked it for its list.
     pub(super) fn learn_all(
         &mut self,
         now: Time,
@@ -42,21 +42,21 @@ impl Members {
         claims: Vec<Claim>,
         source: Source,
         was_asked: bool,
-    ) {
+    ) -> Result<(), DecodeError> {
         let mut must_refute = false;
         // Whoever introduces itself is a member for the rest of the message.
         let (about_itself, others): (Vec<_>, Vec<_>) = claims
             .into_iter()
             .partition(|claim| claim.member.id == from);
         for claim in about_itself {
-            self.learn(now, from, claim, source);
+            self.learn(now, from, claim, source)?;
         }
         let is_trusted = was_asked || self.get(&from).is_some();
         for claim in others {
             if claim.member.id == self.me().id {
-                must_refute |= !self.check_claim_about_self(now, &claim);
+                must_refute |= !self.check_claim_about_self(now, from, &claim)?;
             } else if is_trusted {
-                self.learn(now, from, claim, source);
+                self.learn(now, from, claim, source)?;
             }
         }
         if must_refute {
@@ -65,10 +65,17 @@ impl Members {
             message.push(self.update_about_self(now), MAX_MESSAGE);
             self.send(now, from, message);
         }
+        Ok(())
     }
 
-    /// Applies a claim about another node.
-    fn learn(&mut self, now: Time, from: NodeId, mut claim: Claim, source: Source) {
+    /// Applies a claim about another node. Its signature is verified only if something follows from it.
+    fn learn(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        mut claim: Claim,
+        source: Source,
+    ) -> Result<(), DecodeError> {
         let id = claim.member.id;
         let known = self.roster.get(&id);
         let order = known.map_or(Ordering::Greater, |known| {
@@ -79,22 +86,58 @@ impl Members {
             Ordering::Less => {}
             // Only a higher incarnation brings a member back.
             Ordering::Equal if !was_live => {}
-            Ordering::Equal => self.learn_about_same(now, claim, source),
-            Ordering::Greater if was_live => self.learn_newer(now, claim, source),
-            // Ignore bad claims about an incarnation that this node has never seen alive.
+            Ordering::Equal => self.learn_about_same(now, from, claim, source)?,
+            Ordering::Greater if was_live => {
+                if self.verify(now, from, &claim)? {
+                    self.learn_newer(now, claim, source);
+                }
+            }
+            // Nothing bad counts about a life that was never seen.
             Ordering::Greater if !claim.status.is_live() => {}
             Ordering::Greater if !self.has_joined() && source == Source::List => {
-                if self.roster.has_room() {
+                if self.roster.has_room() && self.verify(now, from, &claim)? {
                     self.learn_newer(now, claim, source);
                 }
             }
             Ordering::Greater if id == from || self.takes_unprobed() => {
-                if self.roster.has_room() {
+                if self.has_room_for(&id) && self.verify(now, from, &claim)? {
                     self.limit_age(&mut claim.member, now);
                     self.learn_newer(now, claim, source);
                 }
             }
-            Ordering::Greater => self.learn_of_newcomer(now, from, claim),
+            Ordering::Greater => {
+                if self.newcomers.takes(&claim, &from) && self.verify(now, from, &claim)? {
+                    self.newcomers.add(now, from, claim);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the member has signed a record that another node sends. `false`: no more is verified for that node now.
+    ///
+    /// # Errors
+    ///
+    /// The signature is false. Nodes pass on only what they have verified, so the sender is broken or hostile.
+    fn verify(&mut self, now: Time, from: NodeId, claim: &Claim) -> Result<bool, DecodeError> {
+        let is_member = self.get(&from).is_some();
+        let asked = self.asked.get_mut(&from).filter(|asked| asked.until > now);
+        let of_list = asked.and_then(|asked| {
+            asked.verifications = asked.verifications.checked_sub(1)?;
+            Some(())
+        });
+        if of_list.is_none() && !self.verifications.admits(now, from, is_member) {
+            return Ok(false);
+        }
+        let Claim {
+            member,
+            status,
+            signature,
+        } = claim;
+        let record = signed_bytes(member, *status == Status::Left);
+        match self.signatures.verify(&member.id, &record, signature) {
+            true => Ok(true),
+            false => Err(DecodeError::Signature(member.id)),
         }
     }
 
@@ -106,27 +149,27 @@ impl Members {
         }
     }
 
+    /// Whether a node may become a member.
+    pub(super) fn has_room_for(&self, id: &NodeId) -> bool {
+        self.roster.has_room() && self.contacts.host_has_room(id)
+    }
+
     /// Whether members that others name are taken without a probe: in a large cluster, a probe of each by each would cost
     /// too much.
     pub(super) fn takes_unprobed(&self) -> bool {
-        self.contacts.heard_count() > MAX_PROBED_CLUSTER
-    }
-
-    /// Handles the record of a node that another one names. This node probes it.
-    fn learn_of_newcomer(&mut self, now: Time, from: NodeId, claim: Claim) {
-        let id = claim.member.id;
-        let record = signed_bytes(&claim.member, false);
-        if self.newcomers.has_room(&id, &from)
-            && self.signatures.verify(&id, &record, &claim.signature)
-        {
-            self.newcomers.add(now, from, claim);
-        }
+        self.contacts.heard_hosts() > MAX_PROBED_CLUSTER
     }
 
     /// Applies a claim about the incarnation that is known of a live member.
-    fn learn_about_same(&mut self, now: Time, claim: Claim, source: Source) {
+    fn learn_about_same(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        claim: Claim,
+        source: Source,
+    ) -> Result<(), DecodeError> {
         let Some(known) = self.roster.get(&claim.member.id).cloned() else {
-            return;
+            return Ok(());
         };
         match claim.status {
             Status::Alive => {
@@ -143,12 +186,16 @@ impl Members {
                 }
             }
             Status::Suspect | Status::Dead => self.doubts.add(now, claim.member.id),
-            Status::Left => self.learn_newer(now, claim, source),
+            Status::Left => {
+                if self.verify(now, from, &claim)? {
+                    self.learn_newer(now, claim, source);
+                }
+            }
         }
+        Ok(())
     }
 
-    /// Applies a record that is newer than the known one, or says that a live member leaves, if the member has signed
-    /// it.
+    /// Applies a record that is newer than the known one, or says that a live member leaves. It is verified already.
     pub(super) fn learn_newer(&mut self, now: Time, claim: Claim, source: Source) {
         let Claim {
             mut member,
@@ -156,10 +203,6 @@ impl Members {
             signature,
         } = claim;
         let leaves = status == Status::Left;
-        let record = signed_bytes(&member, leaves);
-        if !self.signatures.verify(&member.id, &record, &signature) {
-            return;
-        }
         let id = member.id;
         let known = self.roster.get(&id);
         let was_live = known.is_some_and(|known| known.status.is_live());
@@ -237,14 +280,19 @@ impl Members {
     ///
     /// A higher incarnation than this node's counts only with its own signature: it is that of an earlier process. So
     /// others cannot use up the incarnations.
-    fn check_claim_about_self(&mut self, now: Time, claim: &Claim) -> bool {
+    fn check_claim_about_self(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        claim: &Claim,
+    ) -> Result<bool, DecodeError> {
         let me = self.me();
         let (told, incarnation) = (&claim.member, me.incarnation);
         // Ages are never too high: an older one belongs to an earlier process with this key.
         let is_same_life =
             told.contact == me.contact && me.born.millis_after(told.born) <= AGE_SLACK_MILLIS;
         let is_alive = claim.status == Status::Alive;
-        match told.incarnation.cmp(&incarnation) {
+        Ok(match told.incarnation.cmp(&incarnation) {
             Ordering::Less => false,
             Ordering::Equal if is_alive && is_same_life => true,
             Ordering::Equal => {
@@ -255,14 +303,13 @@ impl Members {
                 false
             }
             Ordering::Greater => {
-                let record = signed_bytes(told, claim.status == Status::Left);
-                let is_own = self.signatures.verify(&told.id, &record, &claim.signature);
+                let is_own = self.verify(now, from, claim)?;
                 if is_own {
                     self.reincarnate(now, told.incarnation);
                 }
                 !is_own
             }
-        }
+        })
     }
 
     /// Raises this node's incarnation above `incarnation` and tells all members.

@@ -6,14 +6,25 @@ use std::time::Duration;
 use super::Members;
 use super::apply::Source;
 use super::member::NodeId;
-use super::roster::{Entry, bucket};
+use super::roster::{Entry, MAX_DEAD, MAX_MEMBERS, bucket};
 use super::timing::{JOIN_RETRY, LIST_AGAIN, LIST_WAIT, SYNC_AGAIN, sync_every};
 use super::wire::{Claim, Draft, Kind, List, MAX_MESSAGE, Sync};
-use crate::Time;
 use crate::time::millis;
+use crate::{DecodeError, Time};
 
 /// The most nodes that are asked for lists, or sent lists, within their time.
 const MAX_ASKED: usize = 4_096;
+/// The most records of a list.
+const MAX_LIST: usize = MAX_MEMBERS + MAX_DEAD;
+
+/// A node that was asked for its list.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// Until when it may send it.
+    pub(super) until: Time,
+    /// How many of its records are verified beyond the allowance of their sender.
+    pub(super) verifications: usize,
+}
 
 impl Members {
     /// Compares lists: with a seed while this node joins, then with a random member. One in four times, and always if no
@@ -21,7 +32,7 @@ impl Members {
     pub(super) fn sync(&mut self, now: Time) {
         if let Some(seed) = self.seed_to_join(now) {
             self.next_sync = now.after(JOIN_RETRY);
-            return self.send_sync(now, seed);
+            return self.send_sync(now, seed, MAX_LIST);
         }
         let every = sync_every(self.len());
         self.next_sync = self.jittered(now, every);
@@ -34,7 +45,7 @@ impl Members {
         if let Some(to) = lost.or_else(|| self.roster.pick(1, &mut self.random).pop()) {
             // A seed that is no member has been met by the transport.
             if self.roster.get(&to).is_none() || self.contacts.admits(now, &to) {
-                self.send_sync(now, to);
+                self.send_sync(now, to, MAX_LIST);
             }
         }
     }
@@ -54,17 +65,23 @@ impl Members {
         Time(now.after(wait / 2).0.saturating_add(spread as u64))
     }
 
-    pub(super) fn send_sync(&mut self, now: Time, to: NodeId) {
+    /// Asks a node for its list, so many records of which are verified beyond the allowance of their sender.
+    pub(super) fn send_sync(&mut self, now: Time, to: NodeId, verifications: usize) {
         let mut message = Draft::new(Some(Kind::Sync(Sync {
             joining: !self.has_joined(),
             bucket_hashes: self.roster.hashes().to_vec(),
         })));
         message.push(self.update_about_self(now), MAX_MESSAGE);
-        self.asked.retain(|_, until| *until > now);
+        self.asked.retain(|_, asked| asked.until > now);
         if self.asked.len() >= MAX_ASKED {
             return;
         }
-        self.asked.insert(to, now.after(LIST_WAIT));
+        let before = self.asked.get(&to).map(|asked| asked.verifications);
+        let asked = Asked {
+            until: now.after(LIST_WAIT),
+            verifications: before.unwrap_or_default().max(verifications),
+        };
+        self.asked.insert(to, asked);
         self.send(now, to, message);
     }
 
@@ -114,15 +131,21 @@ impl Members {
     }
 
     /// Applies a list, and sends back what its sender lacks in the buckets that it sent whole.
-    pub(super) fn take_list(&mut self, now: Time, from: NodeId, list: &List, claims: Vec<Claim>) {
+    pub(super) fn take_list(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        list: &List,
+        claims: Vec<Claim>,
+    ) -> Result<(), DecodeError> {
         let theirs = claims.iter();
         let theirs = theirs.map(|it| (it.member.id, (it.member.incarnation, it.status)));
         let theirs: BTreeMap<_, _> = theirs.collect();
         let before = (self.changes.len(), self.newcomers.named());
-        let is_asked = self.asked.get(&from).is_some_and(|until| *until > now);
-        self.learn_all(now, from, claims, Source::List, is_asked);
+        let is_asked = self.asked.get(&from).is_some_and(|it| it.until > now);
+        self.learn_all(now, from, claims, Source::List, is_asked)?;
         if !is_asked && self.get(&from).is_none() {
-            return;
+            return Ok(());
         }
         if (self.changes.len(), self.newcomers.named()) != before {
             // Gossip does not suffice here: a crowd joins, or a partition heals.
@@ -140,6 +163,7 @@ impl Members {
             self.send_list(now, from, 0, is_lacking);
         }
         self.advance_joining(now, from, list.members);
+        Ok(())
     }
 }
 

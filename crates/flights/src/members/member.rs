@@ -1,7 +1,7 @@
 //! What is known about a member.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::Born;
@@ -42,6 +42,22 @@ impl fmt::Display for NodeId {
 impl fmt::Debug for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NodeId({self})")
+    }
+}
+
+/// The sender of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    /// Its id, as authenticated by the transport.
+    pub id: NodeId,
+    /// Where the transport has seen it. One host is a bounded number of members, of those that introduce themselves or
+    /// answer a probe. `None`: it may be any number.
+    pub host: Option<IpAddr>,
+}
+
+impl From<NodeId> for Sender {
+    fn from(id: NodeId) -> Self {
+        Self { id, host: None }
     }
 }
 

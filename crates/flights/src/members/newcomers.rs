@@ -40,20 +40,20 @@ pub(super) struct Newcomers {
 }
 
 impl Newcomers {
-    /// Whether there is room for a node that this member names.
-    pub(super) fn has_room(&self, id: &NodeId, named_by: &NodeId) -> bool {
+    /// Whether a record that this member sends would be added: it is newer than the known one, or there is room for it.
+    pub(super) fn takes(&self, claim: &Claim, named_by: &NodeId) -> bool {
+        if let Some(known) = self.waiting.get(&claim.member.id) {
+            return known.claim.member.incarnation < claim.member.incarnation;
+        }
         let by_one = self.named_by.get(named_by).copied().unwrap_or_default();
-        let has_room = self.waiting.len() < MAX_NEWCOMERS && by_one < MAX_BY_ONE;
-        has_room || self.waiting.contains_key(id)
+        self.waiting.len() < MAX_NEWCOMERS && by_one < MAX_BY_ONE
     }
 
-    /// Adds a node, or replaces its record by a newer one. The record is verified already.
+    /// Adds a node, or replaces its record. The record is verified already, and [`Newcomers::takes`] it.
     pub(super) fn add(&mut self, now: Time, named_by: NodeId, claim: Claim) {
         let id = claim.member.id;
         if let Some(known) = self.waiting.get_mut(&id) {
-            if known.claim.member.incarnation < claim.member.incarnation {
-                known.claim = claim;
-            }
+            known.claim = claim;
             return;
         }
         let newcomer = Newcomer {
@@ -155,8 +155,9 @@ mod tests {
 
     fn named(newcomers: &mut Newcomers, now: Time, by: u32, numbers: std::ops::Range<u32>) {
         for number in numbers {
-            if newcomers.has_room(&id(number), &id(by)) {
-                newcomers.add(now, id(by), claim(member(number, 0), Status::Alive));
+            let claim = claim(member(number, 0), Status::Alive);
+            if newcomers.takes(&claim, &id(by)) {
+                newcomers.add(now, id(by), claim);
             }
         }
     }
@@ -173,7 +174,8 @@ mod tests {
                 second * 20_000..(second + 1) * 20_000,
             );
             assert!(newcomers.waiting.len() <= MAX_BY_ONE);
-            assert!(newcomers.has_room(&id(7), &id(2)), "others have room");
+            let other = claim(member(9_000_000, 0), Status::Alive);
+            assert!(newcomers.takes(&other, &id(2)), "others have room");
             probes += std::iter::from_fn(|| newcomers.take(now)).count();
             now = now.after(Duration::from_secs(1));
         }

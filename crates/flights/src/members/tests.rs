@@ -1,6 +1,7 @@
 //! Properties of the membership under any sequence of messages, and single rules.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
@@ -63,6 +64,15 @@ impl Members {
     fn hear(&mut self, now: Time, from: NodeId, kind: Option<Kind>, updates: &[(Member, Status)]) {
         let message = message(kind, updates);
         self.accept(now, from, message).expect("a valid message");
+    }
+
+    /// Hears of these records, as they are signed, from the other member.
+    fn hear_signed(&mut self, now: Time, claims: &[Claim]) -> Result<(), DecodeError> {
+        let message = MembersMessage {
+            kind: None,
+            updates: claims.iter().map(update).collect(),
+        };
+        self.accept(now, id(1), message)
     }
 
     /// Ticks whenever it asks for that, and returns the time of the last tick.
@@ -278,11 +288,7 @@ fn a_record_counts_with_the_signature_of_its_member_only() {
         for incarnation in [3, 4, u32::MAX] {
             let mut forged = claim(member(2, incarnation), status);
             forged.signature = TestKey(id(1)).sign(b"anything");
-            let message = MembersMessage {
-                kind: None,
-                updates: vec![update(&forged)],
-            };
-            members.accept(NOW, id(1), message).expect("valid");
+            let _ = members.hear_signed(NOW, &[forged]);
             assert_eq!(members.get(&id(2)), Some(&member(2, 3)));
         }
     }
@@ -292,11 +298,8 @@ fn a_record_counts_with_the_signature_of_its_member_only() {
             status: told,
             ..claim(member(2, 4), signed)
         };
-        let message = MembersMessage {
-            kind: None,
-            updates: vec![update(&replayed)],
-        };
-        members.accept(NOW, id(1), message).expect("valid");
+        let refused = Err(DecodeError::Signature(id(2)));
+        assert_eq!(members.hear_signed(NOW, &[replayed]), refused);
         assert_eq!(members.get(&id(2)), Some(&member(2, 3)));
     }
     members.hear(NOW, id(1), None, &[(member(2, 4), Status::Alive)]);
@@ -328,11 +331,7 @@ fn others_cannot_use_up_the_incarnations() {
             let mut forged = claim(me, status);
             forged.signature = TestKey(id(1)).sign(b"anything");
             for _ in 0..100 {
-                let message = MembersMessage {
-                    kind: None,
-                    updates: vec![update(&forged)],
-                };
-                members.accept(now, id(1), message).expect("valid");
+                let _ = members.hear_signed(now, &[forged.clone()]);
                 now = Time(now.0 + 1);
             }
         }
@@ -500,4 +499,145 @@ fn a_node_that_was_stopped_declares_nobody_dead() {
     members.hear(now, id(1), None, &[(member(1, 1), Status::Alive)]);
     members.tick(now.after(timing::SUSPICION));
     assert!(members.get(&id(1)).is_some());
+}
+
+/// Counts what it verifies.
+#[derive(Clone, Debug, Default)]
+struct Counting(Arc<AtomicUsize>);
+
+impl Signatures for Counting {
+    fn sign(&self, record: &[u8]) -> Signature {
+        TestKey(ME).sign(record)
+    }
+
+    fn verify(&self, id: &NodeId, record: &[u8], signature: &Signature) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        TestKey(ME).verify(id, record, signature)
+    }
+}
+
+impl Counting {
+    /// A node with one other member, number 1.
+    fn node(&self) -> Members {
+        let keys = Box::new(self.clone());
+        let mut members = Members::new(NOW, ME, Contact::default(), 1, keys);
+        members.hear(NOW, id(1), None, &[(member(1, 0), Status::Alive)]);
+        self.0.store(0, Ordering::Relaxed);
+        members
+    }
+
+    fn taken(&self) -> usize {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn the_first_false_signature_ends_a_message() {
+    let counting = Counting::default();
+    let mut members = counting.node();
+    let forged = (2..600).map(|number| Claim {
+        signature: [0; 64],
+        ..claim(member(number, 0), Status::Alive)
+    });
+    let forged: Vec<_> = forged.collect();
+    let refused = Err(DecodeError::Signature(id(2)));
+    assert_eq!(members.hear_signed(NOW, &forged), refused);
+    assert_eq!(counting.taken(), 1);
+}
+
+#[test]
+fn a_record_that_is_known_is_not_verified_again() {
+    let counting = Counting::default();
+    let mut members = counting.node();
+    let named = claim(member(2, 3), Status::Alive);
+    for _ in 0..9 {
+        assert_eq!(
+            members.hear_signed(NOW, std::slice::from_ref(&named)),
+            Ok(())
+        );
+    }
+    members.hear(NOW, id(2), Some(Kind::Ack(Probe::default())), &[]);
+    assert!(members.get(&id(2)).is_some());
+    let older = claim(member(2, 2), Status::Alive);
+    assert_eq!(members.hear_signed(NOW, &[named, older]), Ok(()));
+    assert_eq!(counting.taken(), 1);
+}
+
+#[test]
+fn few_signatures_are_verified_for_one_node_but_those_of_a_list_that_it_was_asked_for() {
+    let counting = Counting::default();
+    let mut members = counting.node();
+    let raised = |incarnation| (member(1, incarnation), Status::Alive);
+    for incarnation in 1..10_000 {
+        members.hear(NOW, id(1), None, &[raised(incarnation)]);
+    }
+    assert_eq!(counting.taken(), 511, "and one when it introduced itself");
+    let later = NOW.after(Duration::from_secs(1));
+    for incarnation in 10_000..20_000 {
+        members.hear(later, id(1), None, &[raised(incarnation)]);
+    }
+    assert_eq!(counting.taken(), 50);
+    // A stranger that changes its record all the time.
+    for incarnation in 0..1_000 {
+        let mut about_itself = member(3, incarnation);
+        about_itself.id = id(3);
+        members.hear(NOW, id(3), None, &[(about_itself, Status::Alive)]);
+    }
+    assert!(counting.taken() <= 512);
+
+    let mut joining = Members::new(NOW, ME, Contact::default(), 1, Box::new(counting.clone()));
+    joining.join(NOW, [id(1)]);
+    let list = Some(Kind::List(wire::List::default()));
+    let all: Vec<_> = (1..=600).map(|n| (member(n, 0), Status::Alive)).collect();
+    joining.hear(NOW, id(1), list, &all);
+    assert_eq!(joining.len(), 601);
+}
+
+#[test]
+fn one_host_is_few_members_however_many_keys_it_has() {
+    let mut members = me_and_another();
+    let host = |host| Some([10, 0, 0, host].into());
+    let hear = |members: &mut Members, number, host, kind| {
+        let sender = Sender {
+            id: id(number),
+            host,
+        };
+        let about_itself = message(kind, &[(member(number, 0), Status::Alive)]);
+        members.accept(NOW, sender, about_itself).expect("valid");
+    };
+    for number in 100..200 {
+        hear(&mut members, number, host(1), None);
+    }
+    assert_eq!(members.len(), 2 + 16);
+    // Nor those that others name, once they answer.
+    let named: Vec<_> = (200..300).map(|n| (member(n, 0), Status::Alive)).collect();
+    members.hear(NOW, id(1), None, &named);
+    for number in 200..250 {
+        let ack = Some(Kind::Ack(Probe::default()));
+        hear(&mut members, number, host(1), ack);
+    }
+    assert_eq!(members.len(), 2 + 16);
+    hear(&mut members, 250, host(2), None);
+    hear(&mut members, 251, None, None);
+    assert_eq!(members.len(), 2 + 18);
+    // One that has left makes room.
+    members.hear(NOW, id(100), None, &[(member(100, 0), Status::Left)]);
+    hear(&mut members, 150, host(1), None);
+    assert!(members.get(&id(150)).is_some());
+}
+
+#[test]
+fn one_host_makes_no_cluster_large() {
+    let mut members = me_and_another();
+    for number in 100..400 {
+        let sender = Sender {
+            id: id(number),
+            host: Some([10, 0, (number / 10) as u8, 1].into()),
+        };
+        let about_itself = message(None, &[(member(number, 0), Status::Alive)]);
+        members.accept(NOW, sender, about_itself).expect("valid");
+    }
+    assert_eq!(members.len(), 302);
+    members.hear(NOW, id(1), None, &[(member(500, 0), Status::Alive)]);
+    assert!(members.get(&id(500)).is_none(), "it is probed first");
 }

@@ -140,8 +140,8 @@ impl Node {
         if keys_dropped > 0 && !self.dropping_keys {
             self.dropping_keys = true;
             tracing::warn!(
-                "a member announces more than this node keeps of one, or all members together do; some of what they \
-                 hold will not be found, and is pulled from the registry"
+                "members announce more than this node keeps; some of what those hold that announce most will not be \
+                 found, and is pulled from the registry"
             );
         }
         flights.join();
