@@ -161,6 +161,12 @@ impl Flights {
         self.node.members().len()
     }
 
+    /// The members, this node included.
+    pub(crate) fn member_ids(&self) -> impl Iterator<Item = PeerId> {
+        let members = self.node.members().iter();
+        members.filter_map(|member| peer_id(&member.id))
+    }
+
     /// The other members: where their registries listen, and whether they are suspected to be dead.
     pub(crate) fn others(&self) -> Vec<(PeerId, Vec<SocketAddr>, bool)> {
         let members = self.node.members();

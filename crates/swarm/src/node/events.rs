@@ -17,6 +17,9 @@ use crate::datagrams::FLIGHTS_PROTOCOL;
 use crate::handshake;
 use crate::key::RoutingKey;
 
+/// The most addresses that are tried to prove where a peer is: as many as the record of a member has.
+const MAX_PROOFS: usize = ::flights::members::MAX_ADDRESSES;
+
 impl Node {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
@@ -211,9 +214,11 @@ impl Node {
             return proven.is_at(peer, ip);
         }
         let is_proven = proven.ips(&peer).is_some_and(|ips| !ips.is_empty());
+        let is_to_prove = software.flights && !is_proven && !told.router.is_empty();
+        let may_prove = is_to_prove && proven.may_prove(Instant::now(), ip);
         drop(proven);
-        if software.flights && !is_proven && !told.router.is_empty() {
-            let addresses = told.router.iter();
+        if may_prove {
+            let addresses = told.router.iter().take(MAX_PROOFS);
             let addresses = addresses.map(|socket| Endpoint::Router(*socket).into());
             let options = DialOpts::peer_id(peer)
                 .condition(PeerCondition::NotDialing)

@@ -131,6 +131,7 @@ impl Node {
         let Some(flights) = &mut self.flights else {
             return;
         };
+        self.filter.proven.lock().set_members(flights.member_ids());
         self.metrics.members.set(flights.members() as i64);
         self.metrics.seeks.set(flights.open_requests() as i64);
         let keys_dropped = flights.take_dropped_keys();
