@@ -9,7 +9,7 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, identify, kad, ping};
 
-use super::{KEPT_CONNECTIONS, Node, ip_of};
+use super::{Connection, KEPT_CONNECTIONS, Node, ip_of};
 use crate::addresses::{Endpoint, MAX_ADDRESSES, Sockets, Software};
 use crate::agent::Agent;
 use crate::behaviour::{BehaviourEvent, KAD_PROTOCOL};
@@ -41,7 +41,7 @@ impl Node {
             } => self.on_connected(peer_id, connection_id, &endpoint),
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
                 // Idle, closed by the peer, or broken: no sign of death, the next dial tells.
-                self.connections.retain(|(id, _)| *id != connection_id);
+                self.connections.retain(|open| open.id != connection_id);
             }
             SwarmEvent::OutgoingConnectionError {
                 peer_id,
@@ -117,16 +117,20 @@ impl Node {
         if let ConnectedPoint::Listener { send_back_addr, .. } = endpoint {
             self.came_from.put(peer, ip_of(send_back_addr));
         }
-        self.connections.push_back((connection, peer));
+        self.connections.push_back(Connection {
+            id: connection,
+            peer,
+            remote: ip_of(endpoint.get_remote_address()),
+        });
         if self.connections.len() > KEPT_CONNECTIONS {
             let flights = self.swarm.behaviour().flights.as_ref();
             let is_in_use = |peer| flights.is_some_and(|flights| flights.is_in_use(peer));
             let unused = self
                 .connections
                 .iter()
-                .position(|(_, peer)| !is_in_use(peer));
-            if let Some((oldest, _)) = self.connections.remove(unused.unwrap_or(0)) {
-                self.swarm.close_connection(oldest);
+                .position(|open| !is_in_use(&open.peer));
+            if let Some(oldest) = self.connections.remove(unused.unwrap_or(0)) {
+                self.swarm.close_connection(oldest.id);
             }
         }
         if let Some(round) = &mut self.round {
@@ -238,8 +242,8 @@ impl Node {
         match result {
             Err(ping::Failure::Timeout) => {
                 self.swarm.close_connection(connection);
-                self.connections.retain(|(id, _)| *id != connection);
-                if self.connections.iter().all(|(_, other)| *other != peer) {
+                self.connections.retain(|open| open.id != connection);
+                if self.connections.iter().all(|open| open.peer != peer) {
                     self.lose(peer);
                 }
             }
