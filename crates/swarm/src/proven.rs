@@ -91,7 +91,7 @@ pub(crate) struct Proven {
     members: HashMap<PeerId, Option<Vec<IpAddr>>>,
     /// The same of other peers that were met.
     others: LruCache<PeerId, Vec<IpAddr>>,
-    attempts: Counts<Place>,
+    attempts: Counts<DialTarget>,
     introductions: Counts<IpAddr>,
     /// What the operator has named, or what was proven in an earlier run.
     seeds: HashSet<SocketAddr>,
@@ -142,7 +142,7 @@ impl Proven {
     /// Records a handshake with a peer at an address that this node connected to.
     pub(crate) fn reached(&mut self, peer: PeerId, socket: &SocketAddr) {
         self.is_at(peer, socket.ip());
-        if let Some(attempts) = self.attempts.0.get_mut(&Place::of(socket)) {
+        if let Some(attempts) = self.attempts.0.get_mut(&DialTarget::of(socket)) {
             attempts.count = attempts.count.saturating_sub(1);
         }
     }
@@ -195,7 +195,7 @@ impl Proven {
             true => MAX_PLACES,
             false => MAX_PLACES / 2,
         };
-        let place = Place::of(socket);
+        let place = DialTarget::of(socket);
         let may_dial = self.attempts.admits(now, place, MAX_ATTEMPTS, most_places);
         self.refused += u64::from(!may_dial);
         may_dial
