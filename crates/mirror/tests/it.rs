@@ -30,8 +30,8 @@ use http_body_util::BodyExt;
 use layout::Layout;
 use mirror::memory::MemoryCluster;
 use mirror::{
-    Access, Body, Candidate, ConnectionAddresses, Flights, Limits, MIRRORED, Mirror, Options, Adapters, PeerId,
-    PullThrough, Reader, Router, UpstreamError,
+    Access, Adapters, Body, Candidate, ConnectionAddresses, Flights, Limits, MIRRORED, Mirror,
+    Options, PeerId, PullThrough, Reader, Router, UpstreamError,
 };
 use oci::{Digest, Origin};
 use parking_lot::Mutex;

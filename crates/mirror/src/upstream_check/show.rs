@@ -173,7 +173,9 @@ impl UpstreamCheck {
                     PrivatePolicy::Auto | PrivatePolicy::Protect => Shown::Closed,
                 };
             }
-            (true, PrivatePolicy::Share, _) | (true, _, RepositoryStatus::Public) => return Shown::Open,
+            (true, PrivatePolicy::Share, _) | (true, _, RepositoryStatus::Public) => {
+                return Shown::Open;
+            }
             (true, ..) => Question::Manifest(origin_here, digest_here),
             (false, ..) => Question::Bytes(origin_here, digest_here),
         };

@@ -31,8 +31,8 @@ request to its trace, search the traces for the longest `request` spans of the n
 |---|---|---|
 ";
 
-/// Where metrics are defined.
-const SOURCES: [&str; 7] = [
+/// Where metrics are defined, and registered.
+const SOURCES: [&[&str]; 7] = [
     "crates/containerd/src/metrics.rs",
     "crates/kubernetes/src/metrics.rs",
     "crates/layout/src/metrics.rs",
@@ -174,8 +174,8 @@ fn types() -> BTreeMap<String, &'static str> {
         ),
         ("peili_bytes".to_owned(), "counter"),
     ]);
-    for source in SOURCES {
-        let text = read(source);
+    for sources in SOURCES {
+        let text: String = sources.iter().map(|source| read(source)).collect();
         let fields: BTreeMap<_, _> = field
             .captures_iter(&text)
             .map(|found| {

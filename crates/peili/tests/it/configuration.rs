@@ -51,12 +51,12 @@ fn cleanup_says_why_it_is_not_done_and_goes_on() {
     let log = child.stderr.take().expect("piped");
     let mut running = Running(child);
     let mut log = BufReader::new(log).lines().map_while(Result::ok);
-    assert!(log.any(|line| line.contains("not put back; trying again")));
+    assert!(log.any(|line| line.contains("cannot restore containerd's configuration; retrying")));
     let answer = get(&address, "/readyz");
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("n1: "), "{answer}");
     std::fs::remove_file(&path).expect("a file");
-    assert!(log.any(|line| line.contains("put back; answering")));
+    assert!(log.any(|line| line.contains("configuration is restored; serving")));
     assert!(get(&address, "/readyz").starts_with("HTTP/1.1 200"));
     terminate(&running);
     assert!(running.0.wait().expect("it ends").success());
@@ -106,7 +106,7 @@ fn configuration_that_watches_writes_again_what_somebody_changed() {
     until("watching until stopped");
     let written = std::fs::read_to_string(&file).expect("written");
     std::fs::remove_file(&file).expect("ours");
-    until("somebody changed the files");
+    until("hosts.toml files were changed");
     until("written");
     assert_eq!(std::fs::read_to_string(&file).expect("again"), written);
     terminate(&running);

@@ -219,18 +219,27 @@ impl Node {
             return proven.is_at(peer, ip);
         }
         let is_proven = proven.ips(&peer).is_some_and(|ips| !ips.is_empty());
-        let is_to_prove = software.flights && !is_proven && !told.router.is_empty();
+        let speaks = software.flights || software.kademlia;
+        let is_to_prove = speaks && !is_proven && !told.router.is_empty();
         let may_prove = is_to_prove && proven.may_prove(Instant::now(), ip);
         drop(proven);
         if may_prove {
-            let addresses = told.router.iter().take(MAX_PROOFS);
-            let addresses = addresses.map(|socket| Endpoint::Router(*socket).into());
-            let options = DialOpts::peer_id(peer)
-                .condition(PeerCondition::NotDialing)
-                .addresses(addresses.collect());
-            if let Err(error) = self.swarm.dial(options.build()) {
-                tracing::debug!(%peer, %error, "cannot prove where a peer is");
-            }
+            self.prove(peer, &told.router);
+        }
+    }
+
+    /// Connects to where a peer says that it is, or others say so.
+    pub(super) fn prove(&mut self, peer: PeerId, routers: &[SocketAddr]) {
+        if routers.is_empty() {
+            return;
+        }
+        let addresses = routers.iter().take(MAX_PROOFS);
+        let addresses = addresses.map(|socket| Endpoint::Router(*socket).into());
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::NotDialing)
+            .addresses(addresses.collect());
+        if let Err(error) = self.swarm.dial(options.build()) {
+            tracing::debug!(%peer, %error, "cannot prove where a peer is");
         }
     }
 

@@ -298,7 +298,9 @@ impl Node {
     pub fn metric(&self, name: &str) -> u64 {
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &self.metrics).expect("encoded");
-        let mut lines = page.lines().filter_map(|line| line.strip_prefix(name));
+        let mut lines = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         let value = lines.next().expect("a metric of this name");
         value.trim().parse().expect("a number")
     }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::fetch::Limits;
 use crate::memory::{MemoryCluster, MemoryStore};
-use crate::mirror::{ConnectionAddresses, Mirror, Options, Adapters};
+use crate::mirror::{Adapters, ConnectionAddresses, Mirror, Options};
 use crate::request::LINK_TEST;
 use crate::{Body, Candidate, Growing, IngestStage, PeerId, Progress, Router};
 
