@@ -33,13 +33,16 @@ request to its trace, search the traces for the longest `request` spans of the n
 
 /// Where metrics are defined, and registered.
 const SOURCES: [&[&str]; 7] = [
-    "crates/containerd/src/metrics.rs",
-    "crates/kubernetes/src/metrics.rs",
-    "crates/layout/src/metrics.rs",
-    "crates/mirror/src/metrics/register.rs",
-    "crates/peili/src/observe.rs",
-    "crates/peili/src/traces.rs",
-    "crates/swarm/src/metrics.rs",
+    &["crates/containerd/src/metrics.rs"],
+    &["crates/kubernetes/src/metrics.rs"],
+    &["crates/layout/src/metrics.rs"],
+    &[
+        "crates/mirror/src/metrics.rs",
+        "crates/mirror/src/metrics/register.rs",
+    ],
+    &["crates/peili/src/observe.rs"],
+    &["crates/peili/src/traces.rs"],
+    &["crates/swarm/src/metrics.rs"],
 ];
 
 /// A metric as it was registered.
