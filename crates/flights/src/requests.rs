@@ -240,14 +240,13 @@ impl SourceRequests {
     }
 
     pub fn tick(&mut self, cx: &mut Context<'_, impl View>) {
-        let due = self.sequences(|open| open.due() <= cx.now);
-        let repositories = due
-            .iter()
-            .filter_map(|sequence| self.open.get(sequence)?.repository());
+        let due = self.open.values().filter(|open| open.due() <= cx.now);
+        let repositories = due.filter_map(PendingRequest::repository);
         for repository in repositories.collect::<BTreeSet<_>>() {
             self.settle(cx.now, repository);
         }
-        for sequence in due {
+        // A charge may have made others of the same pull due.
+        for sequence in self.sequences(|open| open.due() <= cx.now) {
             let Some(open) = self.open.get_mut(&sequence) else {
                 continue;
             };

@@ -173,8 +173,7 @@ fn a_metric_that_is_not_there_is_found() -> Result<()> {
 /// The rules name two bounds of buckets.
 #[test]
 fn the_buckets_that_the_rules_name_are_there() -> Result<()> {
-    let source =
-        std::fs::read_to_string(workspace().join("crates/mirror/src/metrics.rs"))?;
+    let source = std::fs::read_to_string(workspace().join("crates/mirror/src/metrics.rs"))?;
     assert!(
         source.contains("exponential_buckets(0.000_5, 2.5, 14)"),
         "the buckets have changed"

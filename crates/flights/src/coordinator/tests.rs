@@ -166,3 +166,24 @@ fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
     };
     assert_eq!(node(&follow.source), Some(first));
 }
+
+/// Found by the property above: a charge leaves another request of the same pull so little time that it is late.
+#[test]
+fn a_charge_that_makes_a_request_late_is_handled_in_the_same_tick() {
+    let (mut coordinator, view) = (Coordinator::new(ME, 1), &Three);
+    let other = NodeId([1; 32]);
+    let key = |first| Key([first; 16]);
+    let request = asked(key(0x40), 2);
+    let request = (None, Message::SourceRequest(request));
+    coordinator.accept(Time(0), other, request, view);
+    coordinator.request_source(Time(0), wanted(key(0x40)), view);
+    coordinator.request_source(Time(0), wanted(key(0xc0)), view);
+    coordinator.undelivered(Time(0), ME, view);
+    for now in (0..4_000).step_by(7).map(Time) {
+        coordinator.tick(now, view);
+        assert!(
+            coordinator.next_deadline().is_none_or(|next| next > now),
+            "{now:?}"
+        );
+    }
+}
