@@ -9,7 +9,7 @@ use containerd::{Config, TrialError, run_trial};
 use e2e::{Containerd, Generation, Host, Lab, Settings};
 use mirror::memory::{MemoryCluster, MemoryStore};
 use mirror::{
-    Access, Candidate, Limits, Mirror, Options, Parts, PeerId, Reader, TRIAL_REPOSITORY,
+    Access, Adapters, Candidate, Limits, Mirror, Options, PeerId, Reader, TRIAL_REPOSITORY,
     trial_registry,
 };
 use prometheus_client::registry::Registry;
@@ -67,7 +67,7 @@ fn mirror(host: &Host) -> Mirror {
         peer: PeerId::new("node"),
         addresses: [(host.address, PORT).into()].into(),
     };
-    let parts = Parts {
+    let parts = Adapters {
         store: Arc::new(MemoryStore::default()),
         router: Arc::new(MemoryCluster::default().router(alone)),
         pull_through: None,
