@@ -51,7 +51,7 @@ fn main() -> Result<()> {
             let took = start.elapsed().as_secs_f32();
             match outcome {
                 Ok(ScenarioResult::Passed(figures)) => {
-                    println!("{name}: ok, {took:.1} s: {figures}")
+                    println!("{name}: ok, {took:.1} s: {figures}");
                 }
                 Ok(ScenarioResult::NotRun(why)) => println!("{name}: NOT RUN: {why}"),
                 Err(error) => {
