@@ -4,28 +4,20 @@
 //! Until then few connections to an address are made, so nobody can turn this node against a third host.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 use lru::LruCache;
-use mirror::serve::counted_address;
 
 /// The most connections to an IP address, in [`WINDOW`], that do not reach the peer that is said to be there.
 const MAX_ATTEMPTS: u8 = 4;
 const WINDOW: Duration = Duration::from_secs(60);
-/// The most places with such connections. Beyond them no other place is tried. For peers that are no members half of them
-/// are, so whoever names addresses without end keeps no member from being reached.
+/// The most places with such connections. Beyond them no other place is tried.
 const MAX_PLACES: usize = 4_096;
-/// The most peers from one IP address (IPv6: /64), in [`WINDOW`], that this node connects to because they came from elsewhere
-/// than they say.
-const MAX_INTRODUCTIONS: u8 = 16;
-/// The most IP addresses of which those are counted. Beyond them no other introduction is followed.
-const MAX_INTRODUCERS: usize = 1_024;
-/// Peers that are no members whose proven addresses are remembered.
-const MAX_OTHERS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+/// Peers whose proven addresses are remembered.
+const MAX_PEERS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 /// The proven addresses of one peer. The latest are kept.
 const MAX_IPS: usize = 4;
 
@@ -51,48 +43,11 @@ struct Attempts {
     since: Instant,
 }
 
-/// Counts attempts in [`WINDOW`].
-#[derive(Debug)]
-struct Counts<K>(HashMap<K, Attempts>);
-
-impl<K> Default for Counts<K> {
-    fn default() -> Self {
-        Self(HashMap::new())
-    }
-}
-
-impl<K: Eq + Hash> Counts<K> {
-    /// Counts an attempt. Returns whether it is allowed: one of so many of this key, among so many keys.
-    fn admits(&mut self, now: Instant, key: K, most: u8, most_keys: usize) -> bool {
-        let is_old = |attempts: &Attempts| now.duration_since(attempts.since) >= WINDOW;
-        if self.0.get(&key).is_some_and(is_old) {
-            self.0.remove(&key);
-        }
-        if self.0.len() >= most_keys && !self.0.contains_key(&key) {
-            self.0.retain(|_, attempts| !is_old(attempts));
-            if self.0.len() >= most_keys {
-                return false;
-            }
-        }
-        let fresh = || Attempts {
-            count: 0,
-            since: now,
-        };
-        let attempts = self.0.entry(key).or_insert_with(fresh);
-        let is_allowed = attempts.count < most;
-        attempts.count += u8::from(is_allowed);
-        is_allowed
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Proven {
-    /// The members, with the addresses where they were proven. `None`: not met yet.
-    members: HashMap<PeerId, Option<Vec<IpAddr>>>,
-    /// The same of other peers that were met.
-    others: LruCache<PeerId, Vec<IpAddr>>,
-    attempts: Counts<DialTarget>,
-    introductions: Counts<IpAddr>,
+    /// All peers met, with the addresses where they were proven.
+    peers: LruCache<PeerId, Vec<IpAddr>>,
+    attempts: HashMap<DialTarget, Attempts>,
     /// What the operator has named, or what was proven in an earlier run.
     seeds: HashSet<SocketAddr>,
     refused: u64,
@@ -101,10 +56,8 @@ pub(crate) struct Proven {
 impl Default for Proven {
     fn default() -> Self {
         Self {
-            members: HashMap::new(),
-            others: LruCache::new(MAX_OTHERS),
-            attempts: Counts::default(),
-            introductions: Counts::default(),
+            peers: LruCache::new(MAX_PEERS),
+            attempts: HashMap::new(),
             seeds: HashSet::new(),
             refused: 0,
         }
@@ -112,37 +65,15 @@ impl Default for Proven {
 }
 
 impl Proven {
-    /// Replaces the members. They are never forgotten to remember others.
-    pub(crate) fn set_members(&mut self, members: impl Iterator<Item = PeerId>) {
-        let mut before = std::mem::take(&mut self.members);
-        for peer in members {
-            let known = before.remove(&peer).flatten();
-            let known = known.or_else(|| self.others.pop(&peer));
-            self.members.insert(peer, known);
-        }
-        let left = before.into_iter();
-        for (peer, ips) in left.filter_map(|(peer, ips)| Some((peer, ips?))) {
-            self.others.put(peer, ips);
-        }
-    }
-
-    /// The proven addresses of a peer that was met.
-    fn ips_mut(&mut self, peer: PeerId) -> &mut Vec<IpAddr> {
-        match self.members.get_mut(&peer) {
-            Some(ips) => ips.get_or_insert_default(),
-            None => self.others.get_or_insert_mut(peer, Vec::new),
-        }
-    }
-
     /// Records that a peer is connected, wherever it is.
     pub(crate) fn met(&mut self, peer: PeerId) {
-        self.ips_mut(peer);
+        self.peers.get_or_insert_mut(peer, Vec::new);
     }
 
     /// Records a handshake with a peer at an address that this node connected to.
     pub(crate) fn reached(&mut self, peer: PeerId, socket: &SocketAddr) {
         self.is_at(peer, socket.ip());
-        if let Some(attempts) = self.attempts.0.get_mut(&DialTarget::of(socket)) {
+        if let Some(attempts) = self.attempts.get_mut(&DialTarget::of(socket)) {
             attempts.count = attempts.count.saturating_sub(1);
         }
     }
@@ -150,7 +81,7 @@ impl Proven {
     /// Records that a peer was proven at an IP address.
     pub(crate) fn is_at(&mut self, peer: PeerId, ip: IpAddr) {
         let ip = ip.to_canonical();
-        let ips = self.ips_mut(peer);
+        let ips = self.peers.get_or_insert_mut(peer, Vec::new);
         ips.retain(|known| *known != ip);
         ips.insert(0, ip);
         ips.truncate(MAX_IPS);
@@ -158,11 +89,7 @@ impl Proven {
 
     /// The IP addresses where a peer was proven, the latest first. `None`: it was not met lately.
     pub(crate) fn ips(&self, peer: &PeerId) -> Option<&[IpAddr]> {
-        let ips = match self.members.get(peer) {
-            Some(ips) => ips.as_ref(),
-            None => self.others.peek(peer),
-        };
-        ips.map(Vec::as_slice)
+        self.peers.peek(peer).map(Vec::as_slice)
     }
 
     /// Of the addresses where a peer's registry is said to be, those at IP addresses where the peer was proven. For one that
@@ -191,21 +118,28 @@ impl Proven {
         if is_there || self.seeds.contains(socket) {
             return true;
         }
-        let most_places = match self.members.contains_key(peer) {
-            true => MAX_PLACES,
-            false => MAX_PLACES / 2,
-        };
         let place = DialTarget::of(socket);
-        let may_dial = self.attempts.admits(now, place, MAX_ATTEMPTS, most_places);
-        self.refused += u64::from(!may_dial);
-        may_dial
-    }
-
-    /// Whether to connect to where a peer says it is that came from this IP address, to prove that. It is counted.
-    pub(crate) fn may_prove(&mut self, now: Instant, came_from: IpAddr) -> bool {
-        let introducer = counted_address(came_from);
-        self.introductions
-            .admits(now, introducer, MAX_INTRODUCTIONS, MAX_INTRODUCERS)
+        let is_old = |attempts: &Attempts| now.duration_since(attempts.since) >= WINDOW;
+        if self.attempts.get(&place).is_some_and(is_old) {
+            self.attempts.remove(&place);
+        }
+        if self.attempts.len() >= MAX_PLACES && !self.attempts.contains_key(&place) {
+            self.attempts.retain(|_, attempts| !is_old(attempts));
+        }
+        let has_room = self.attempts.len() < MAX_PLACES || self.attempts.contains_key(&place);
+        let fresh = || Attempts {
+            count: 0,
+            since: now,
+        };
+        if has_room {
+            let attempts = self.attempts.entry(place).or_insert_with(fresh);
+            if attempts.count < MAX_ATTEMPTS {
+                attempts.count += 1;
+                return true;
+            }
+        }
+        self.refused += 1;
+        false
     }
 
     /// How many connections were not made since this was last asked.
@@ -274,45 +208,11 @@ mod tests {
             all.filter(|number| proven.may_dial(now, &PeerId::random(), &at(*number)))
                 .count()
         };
-        assert_eq!(tried(&mut proven, now), MAX_PLACES / 2);
-        // Whoever names addresses without end keeps no member from being reached.
-        let member = PeerId::random();
-        proven.set_members([member].into_iter());
-        assert!(proven.may_dial(now, &member, &socket(1, 5001)));
+        assert_eq!(tried(&mut proven, now), MAX_PLACES);
         assert_eq!(
             tried(&mut proven, now + WINDOW),
-            MAX_PLACES / 2,
+            MAX_PLACES,
             "once the window is over"
         );
-    }
-
-    #[test]
-    fn members_are_not_forgotten_however_many_others_are_met() {
-        let mut proven = Proven::default();
-        let (member, unmet) = (PeerId::random(), PeerId::random());
-        proven.reached(member, &socket(1, 5001));
-        proven.set_members([member, unmet].into_iter());
-        for _ in 0..2 * MAX_OTHERS.get() {
-            proven.met(PeerId::random());
-        }
-        let at = [socket(1, 5001).ip()];
-        assert_eq!(proven.ips(&member), Some(&at[..]));
-        assert_eq!(proven.ips(&unmet), None);
-        proven.set_members(std::iter::empty());
-        assert_eq!(proven.ips(&member), Some(&at[..]), "as any other peer");
-        proven.set_members([member].into_iter());
-        assert_eq!(proven.ips(&member), Some(&at[..]));
-    }
-
-    #[test]
-    fn few_introductions_from_one_host_are_followed() {
-        let (mut proven, now) = (Proven::default(), Instant::now());
-        let followed = |proven: &mut Proven, from: fn(u16) -> IpAddr| {
-            (0..100).filter(|n| proven.may_prove(now, from(*n))).count()
-        };
-        assert_eq!(followed(&mut proven, |_| [10, 0, 0, 9].into()), 16);
-        let of_one_host = |n| [0xfd00, 0, 0, 1, n, 0, 0, 1].into();
-        assert_eq!(followed(&mut proven, of_one_host), 16);
-        assert_eq!(followed(&mut proven, |_| [10, 0, 0, 8].into()), 16);
     }
 }

@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
-use ::flights::members::{Contact, Sender};
+use ::flights::members::Contact;
 use ::flights::{
     Datagram, Decision, DecodeError, Event, Key, LinkTest, NodeId, PullProgress, Received,
     RequestId, SourceRequest, Time,
@@ -127,18 +127,10 @@ impl Flights {
         self.node.leave();
     }
 
-    /// `host`: the one that the peer counts as. `None`: it does not count.
-    pub(crate) fn receive(
-        &mut self,
-        from: &PeerId,
-        host: Option<IpAddr>,
-        datagram: &[u8],
-    ) -> Result<(), DecodeError> {
+    pub(crate) fn receive(&mut self, from: &PeerId, datagram: &[u8]) -> Result<(), DecodeError> {
         let now = self.now();
         // Other peers do not speak the protocol. If one does, it is ignored.
-        node_id(from).map_or(Ok(()), |id| {
-            self.node.receive(now, Sender { id, host }, datagram)
-        })
+        node_id(from).map_or(Ok(()), |from| self.node.receive(now, from, datagram))
     }
 
     pub(crate) fn undelivered(&mut self, to: &PeerId) {
@@ -167,12 +159,6 @@ impl Flights {
     /// The number of members, this node included.
     pub(crate) fn members(&self) -> usize {
         self.node.members().len()
-    }
-
-    /// The members, this node included.
-    pub(crate) fn member_ids(&self) -> impl Iterator<Item = PeerId> {
-        let members = self.node.members().iter();
-        members.filter_map(|member| peer_id(&member.id))
     }
 
     /// The other members: where their registries listen, and whether they are suspected to be dead.

@@ -51,11 +51,6 @@ impl Credentials {
         }
     }
 
-    /// Whether a peer has to prove that it belongs to the cluster.
-    pub(super) fn are_needed(&self) -> bool {
-        self.keys.is_some() || self.certificates.is_some()
-    }
-
     /// Waits for new ones.
     pub(super) async fn changed(&mut self) {
         let keys = self.keys.as_mut().map(|known| &mut known.changes);

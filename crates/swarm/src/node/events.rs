@@ -9,16 +9,13 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, identify, kad, ping};
 
-use super::{Connection, KEPT_CONNECTIONS, Node, ip_of};
+use super::{KEPT_CONNECTIONS, Node, ip_of};
 use crate::addresses::{Endpoint, MAX_ADDRESSES, Sockets, Software};
 use crate::agent::Agent;
 use crate::behaviour::{BehaviourEvent, KAD_PROTOCOL};
 use crate::datagrams::FLIGHTS_PROTOCOL;
 use crate::handshake;
 use crate::key::RoutingKey;
-
-/// The most addresses that are tried to prove where a peer is: as many as the record of a member has.
-const MAX_PROOFS: usize = ::flights::members::MAX_ADDRESSES;
 
 impl Node {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -41,7 +38,7 @@ impl Node {
             } => self.on_connected(peer_id, connection_id, &endpoint),
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
                 // Idle, closed by the peer, or broken: no sign of death, the next dial tells.
-                self.connections.retain(|open| open.id != connection_id);
+                self.connections.retain(|(id, _)| *id != connection_id);
             }
             SwarmEvent::OutgoingConnectionError {
                 peer_id,
@@ -118,20 +115,16 @@ impl Node {
         if let ConnectedPoint::Listener { send_back_addr, .. } = endpoint {
             self.came_from.put(peer, ip_of(send_back_addr));
         }
-        self.connections.push_back(Connection {
-            id: connection,
-            peer,
-            remote: ip_of(endpoint.get_remote_address()),
-        });
+        self.connections.push_back((connection, peer));
         if self.connections.len() > KEPT_CONNECTIONS {
             let flights = self.swarm.behaviour().flights.as_ref();
             let is_in_use = |peer| flights.is_some_and(|flights| flights.is_in_use(peer));
             let unused = self
                 .connections
                 .iter()
-                .position(|open| !is_in_use(&open.peer));
-            if let Some(oldest) = self.connections.remove(unused.unwrap_or(0)) {
-                self.swarm.close_connection(oldest.id);
+                .position(|(_, peer)| !is_in_use(peer));
+            if let Some((oldest, _)) = self.connections.remove(unused.unwrap_or(0)) {
+                self.swarm.close_connection(oldest);
             }
         }
         if let Some(round) = &mut self.round {
@@ -219,11 +212,8 @@ impl Node {
             return proven.is_at(peer, ip);
         }
         let is_proven = proven.ips(&peer).is_some_and(|ips| !ips.is_empty());
-        let speaks = software.flights || software.kademlia;
-        let is_to_prove = speaks && !is_proven && !told.router.is_empty();
-        let may_prove = is_to_prove && proven.may_prove(Instant::now(), ip);
         drop(proven);
-        if may_prove {
+        if (software.flights || software.kademlia) && !is_proven {
             self.prove(peer, &told.router);
         }
     }
@@ -233,11 +223,10 @@ impl Node {
         if routers.is_empty() {
             return;
         }
-        let addresses = routers.iter().take(MAX_PROOFS);
-        let addresses = addresses.map(|socket| Endpoint::Router(*socket).into());
+        let addresses = routers.iter().map(|socket| Endpoint::Router(*socket));
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::NotDialing)
-            .addresses(addresses.collect());
+            .addresses(addresses.map(Multiaddr::from).collect());
         if let Err(error) = self.swarm.dial(options.build()) {
             tracing::debug!(%peer, %error, "cannot prove where a peer is");
         }
@@ -252,8 +241,8 @@ impl Node {
         match result {
             Err(ping::Failure::Timeout) => {
                 self.swarm.close_connection(connection);
-                self.connections.retain(|open| open.id != connection);
-                if self.connections.iter().all(|open| open.peer != peer) {
+                self.connections.retain(|(id, _)| *id != connection);
+                if self.connections.iter().all(|(_, other)| *other != peer) {
                     self.lose(peer);
                 }
             }

@@ -1,14 +1,12 @@
 //! The node's side of flights: sends their messages and handles their answers.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use libp2p::core::ConnectedPoint;
 use libp2p::{Multiaddr, PeerId};
-use mirror::serve::counted_address;
 use tokio::time::{sleep, timeout};
 
 use super::{Node, ip_of};
@@ -36,32 +34,7 @@ impl Node {
         }
     }
 
-    /// The host that a peer counts as: where it was proven, or where its connection comes from. `None`: it does not count,
-    /// because peers have proven that they belong to the cluster, or because the cluster is on loopback.
-    fn counted_host(&self, peer: &PeerId, remote: Option<IpAddr>) -> Option<IpAddr> {
-        if self.credentials.are_needed() {
-            return None;
-        }
-        let proven = self.filter.proven.lock();
-        let latest = proven.ips(peer).and_then(|ips| ips.first().copied());
-        let host = latest.or(remote).filter(|host| !host.is_loopback());
-        host.map(counted_address)
-    }
-
     pub(super) fn on_datagram(&mut self, event: Event) {
-        let host = match &event {
-            Event::Received {
-                from, connection, ..
-            } => {
-                let mut open = self.connections.iter();
-                // What comes by a connection that is being closed does not count.
-                let Some(open) = open.find(|open| open.id == *connection) else {
-                    return;
-                };
-                self.counted_host(from, open.remote)
-            }
-            Event::Undelivered { .. } => None,
-        };
         let Some(flights) = &mut self.flights else {
             return;
         };
@@ -77,7 +50,7 @@ impl Node {
             } => {
                 for datagram in datagrams {
                     self.metrics.datagrams_received.inc();
-                    if let Err(error) = flights.receive(&from, host, &datagram) {
+                    if let Err(error) = flights.receive(&from, &datagram) {
                         tracing::debug!(peer = %from, %error, "cannot decode a message of a peer");
                         if let Some(behaviour) = self.swarm.behaviour_mut().flights.as_mut() {
                             behaviour.refuse(from, connection);
@@ -158,7 +131,6 @@ impl Node {
         let Some(flights) = &mut self.flights else {
             return;
         };
-        self.filter.proven.lock().set_members(flights.member_ids());
         self.metrics.members.set(flights.members() as i64);
         self.metrics
             .pending_requests

@@ -86,14 +86,6 @@ pub(crate) struct Outbox {
     pub(crate) events: FlightEventSender,
 }
 
-/// An open connection.
-struct Connection {
-    id: ConnectionId,
-    peer: PeerId,
-    /// The other end.
-    remote: Option<IpAddr>,
-}
-
 pub(crate) struct Node {
     swarm: Swarm<Behaviour>,
     filter: AddressFilter,
@@ -111,7 +103,7 @@ pub(crate) struct Node {
     queries: HashMap<QueryId, Query>,
     round: Option<Round>,
     /// Open connections, the oldest first.
-    connections: VecDeque<Connection>,
+    connections: VecDeque<(ConnectionId, PeerId)>,
     /// The IP addresses from which peers have connected that have not introduced themselves yet.
     came_from: LruCache<PeerId, Option<IpAddr>>,
     /// Nodes in the cluster, this one included, as far as the routing table shows.
