@@ -56,7 +56,11 @@ impl Mirror {
             let key = Key::Digest(digest.clone());
             let attempts = self.attempts.of(&key, false, target.origin.as_ref());
             if !accused.is_empty() {
-                attempts.not_committed();
+                // In flights, arbiters exclude whoever has wrong bytes. Nodes that went upstream by themselves would not know of
+                // each other.
+                if self.flight.is_none() || self.router.has_legacy_peers() {
+                    attempts.not_committed();
+                }
                 self.accusations.accuse(target, &digest, accused);
             } else if offset <= growing.progress().written
                 // Ranges that are fetched beside one another begin further on.
