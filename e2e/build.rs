@@ -1,5 +1,5 @@
-//! Generates the client of the CRI's image service, and the messages between mirrors for whoever forges them, without a
-//! `protoc` on the machine.
+//! Generates the client of the CRI's image service, and the messages between mirrors for the forger, without a `protoc`
+//! on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");

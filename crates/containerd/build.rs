@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-/// What is compiled; the rest of `proto/` is imported by these.
+/// The compiled definitions; they import the rest of `proto/`.
 const DEFINITIONS: &[&str] = &[
     "services/content/v1/content.proto",
     "services/events/v1/events.proto",
@@ -19,13 +19,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     let mut definitions = protox::compile(DEFINITIONS, ["proto/containerd", "proto"])?;
     for file in &mut definitions.file {
-        // Or else comments become documentation, and the examples in them tests.
+        // Otherwise comments would become documentation, and examples in them tests.
         file.source_code_info = None;
     }
     tonic_prost_build::configure()
         .build_transport(false)
         .generate_default_stubs(true)
-        // The tests run a containerd of their own.
+        // The tests run a fake containerd.
         .server_mod_attribute(".", "#[cfg(test)]")
         .compile_fds(definitions)?;
     Ok(())

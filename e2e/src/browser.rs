@@ -1,4 +1,5 @@
-//! Debian's Chromium, by its DevTools protocol over a pipe (<https://chromedevtools.github.io/devtools-protocol/>).
+//! Debian's Chromium, controlled by its DevTools protocol over a pipe
+//! (<https://chromedevtools.github.io/devtools-protocol/>).
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -15,16 +16,16 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::network::Host;
 
-/// For an answer, and for a page to load.
+/// The limit for an answer, and for loading a page.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Messages of the browser that are not yet read.
+/// The most unread messages of the browser.
 const QUEUE: usize = 4096;
-/// A message ends with this (Chromium's `--remote-debugging-pipe`).
+/// The last byte of a message (Chromium's `--remote-debugging-pipe`).
 const END: u8 = 0;
 
 /// The browser reads commands from descriptor 3 and writes answers to 4.
 const SCRIPT: &str = "exec chromium \"$@\" 3<&0 4>&1 </dev/null >&2";
-/// A browser without anything of its own in the network.
+/// Options for a browser without any network traffic of its own.
 const OPTIONS: [&str; 9] = [
     "--headless=new",
     "--remote-debugging-pipe",
@@ -56,20 +57,20 @@ pub struct Browser {
     seen: Seen,
 }
 
-/// What the browser tells of a page while it is loaded and shown.
+/// The browser's reports on a page while it is loaded and shown.
 #[derive(Debug, Default)]
 struct Seen {
     is_loaded: bool,
-    /// Bytes that came over the network.
+    /// The bytes received over the network.
     received: u64,
-    /// URLs that the page asked for.
+    /// The URLs that the page requested.
     asked: Vec<String>,
-    /// Errors and warnings of the page.
+    /// The errors and warnings of the page.
     complaints: Vec<String>,
 }
 
 impl Browser {
-    /// Starts the browser in the network namespace of a host. `folder` is for its profile and its log.
+    /// Starts the browser in the network namespace of a host. `folder`: for its profile and its log.
     pub async fn start(host: &Host, folder: &Path) -> Result<Self> {
         let log = fs::File::create(folder.join("chromium.log"))?;
         let mut command = host.command("sh");
@@ -146,7 +147,7 @@ impl Browser {
         Ok(answer["result"]["value"].clone())
     }
 
-    /// Keeps what the whole page looks like.
+    /// Saves a screenshot of the whole page.
     pub async fn photograph(&mut self, file: &Path) -> Result<()> {
         let call = json!({"captureBeyondViewport": true});
         let picture = self.call("Page.captureScreenshot", call).await?;
@@ -154,12 +155,12 @@ impl Browser {
         fs::write(file, picture).with_context(|| format!("{} not written", file.display()))
     }
 
-    /// Bytes that came over the network for the page.
+    /// The bytes received over the network for the page.
     pub fn received(&self) -> u64 {
         self.seen.received
     }
 
-    /// Fails if the page logged an error or a warning, or asked anybody but its origin.
+    /// Fails if the page logged an error or a warning, or requested anything but from its origin.
     pub fn ensure_nothing_wrong(&self, origin: &str) -> Result<()> {
         let Seen {
             asked, complaints, ..
@@ -199,7 +200,7 @@ impl Browser {
         }
     }
 
-    /// The next message; what it tells of the page is kept.
+    /// The next message. Its reports on the page are kept.
     async fn next(&mut self, deadline: Instant) -> Result<Value> {
         let message = timeout_at(deadline, self.messages.recv()).await;
         let Some(message) = message.context("it took too long")? else {
@@ -230,7 +231,7 @@ impl Seen {
     }
 }
 
-/// Passes messages on until the browser ends or nobody listens.
+/// Passes messages on until the browser ends or the receiver is gone.
 fn read(answers: ChildStdout, messages: &mpsc::Sender<Value>) {
     let mut answers = BufReader::new(answers);
     let mut message = Vec::new();
@@ -250,7 +251,7 @@ fn read(answers: ChildStdout, messages: &mpsc::Sender<Value>) {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Both fail where it has ended already, which is as well.
+        // Both fail if it has ended already, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! Certificates of mirrors, and clients that speak TLS.
+//! Certificates of mirrors, and clients that use TLS.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -14,10 +14,10 @@ use rustls::{ClientConnection, StreamOwned};
 use tls::Identity;
 use tls::testing::NodeFiles;
 
-/// A mirror answers or closes the connection long before.
+/// A mirror answers or closes the connection long before this.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Writes the files as Kubernetes shows a Secret: a link to a link to a folder, of which the second is replaced.
+/// Writes the files as Kubernetes mounts a Secret: a link to a link to a folder; the second link is replaced.
 pub fn publish(folder: &Path, files: &NodeFiles) -> Result<()> {
     fs::create_dir_all(folder)?;
     let name = format!("..{}", fs::read_dir(folder)?.count());
@@ -41,8 +41,7 @@ pub fn publish(folder: &Path, files: &NodeFiles) -> Result<()> {
     Ok(())
 }
 
-/// Asks over TLS, with the certificate of these files or without one, whoever the server is. Returns the answer as it
-/// came.
+/// Sends a request over TLS, with the certificate of these files or without one, to any server. Returns the raw answer.
 ///
 /// # Errors
 /// There is no answer: the server refuses the client.

@@ -1,4 +1,4 @@
-//! A containerd of its own for each node.
+//! A separate containerd for each node.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -14,7 +14,7 @@ use crate::network::Host;
 use crate::process::{self, Daemon};
 use crate::site::Site;
 
-/// Names the folder of the programs of [`Generation::Given`].
+/// The environment variable with the folder of [`Generation::Given`].
 const GIVEN: &str = "PEILI_E2E_CONTAINERD";
 
 /// A containerd release that nodes run.
@@ -23,7 +23,7 @@ pub enum Generation {
     V1_6,
     V1_7,
     V2,
-    /// Whichever `cargo xtask test --containerd` names.
+    /// The one named by `cargo xtask test --containerd`.
     Given,
 }
 
@@ -48,7 +48,7 @@ impl Generation {
         Ok(programs)
     }
 
-    /// Whether this is a containerd 1: its configuration has other tables than that of containerd 2.
+    /// Whether this is containerd 1, whose configuration has other tables than that of containerd 2.
     fn is_1(self) -> Result<bool> {
         match self {
             Generation::V1_6 | Generation::V1_7 => Ok(true),
@@ -63,7 +63,7 @@ impl Generation {
     }
 }
 
-/// Reads `containerd <module> <version> <revision>`. Some builds put a `v` before the version.
+/// Parses `containerd <module> <version> <revision>`. Some builds put a `v` before the version.
 fn is_version_1(output: &str) -> Option<bool> {
     let version = output.split_whitespace().nth(2)?.trim_start_matches('v');
     let (major, _) = version.split_once('.')?;
@@ -110,7 +110,7 @@ impl Containerd {
         Ok(containerd)
     }
 
-    /// Starts it, anew if it runs.
+    /// Starts it, or restarts it if it runs.
     pub async fn restart(&mut self, host: &Host) -> Result<()> {
         if let Some(daemon) = self.daemon.take() {
             daemon.stop().await?;
@@ -140,7 +140,7 @@ impl Containerd {
         self.daemon = None;
     }
 
-    /// Whether it has ended by itself.
+    /// Whether it has ended unexpectedly.
     pub fn has_ended(&mut self) -> Result<bool> {
         self.daemon.as_mut().map_or(Ok(false), Daemon::has_ended)
     }
@@ -150,12 +150,12 @@ impl Containerd {
         self.folder.join("containerd.sock")
     }
 
-    /// The folder of hosts.toml files that it reads.
+    /// The folder of its hosts.toml files.
     pub fn hosts(&self) -> PathBuf {
         self.folder.join("certs.d")
     }
 
-    /// Fails unless its configuration file is as it was at the first start.
+    /// Fails if its configuration file has changed since the first start.
     pub fn ensure_config_untouched(&self) -> Result<()> {
         let now = fs::read_to_string(self.folder.join("config.toml"))?;
         ensure!(now == self.config, "config.toml was changed to:\n{now}");
@@ -167,7 +167,7 @@ impl Containerd {
         self.folder.join("root/io.containerd.content.v1.content")
     }
 
-    /// How many of the image's blobs, its manifest included, the content store holds.
+    /// The number of the image's blobs in the content store, its manifest included.
     pub fn holds(&self, image: &Image) -> usize {
         let blobs = self.content().join("blobs/sha256");
         let held = |hex: &str| blobs.join(hex).exists();
@@ -179,7 +179,7 @@ impl Containerd {
             .count()
     }
 
-    /// Changes a byte of a blob on disk, as a disk does that fails.
+    /// Changes a byte of a blob on disk, as a failing disk does.
     pub fn damage(&self, blob: &Blob) -> Result<()> {
         let path = self.content().join("blobs/sha256").join(blob.hex());
         let file = fs::OpenOptions::new().write(true).open(&path);
@@ -189,7 +189,7 @@ impl Containerd {
         Ok(())
     }
 
-    /// How many bytes of a blob have come; `None` while it is not asked for.
+    /// The bytes received of a blob. `None`: it is not being pulled.
     pub fn received(&self, blob: &Blob) -> Option<u64> {
         if let Ok(whole) = fs::metadata(self.content().join("blobs/sha256").join(blob.hex())) {
             return Some(whole.len());
@@ -223,7 +223,7 @@ impl Containerd {
     }
 }
 
-/// Everything under `folder`, and nothing loaded that could reach out of it or is not there: the
+/// The configuration: everything under `folder`, and no plugin that could access anything outside or is missing. The
 /// plugins that are left out need devices, other file systems or the machine's own sockets.
 fn config(is_1: bool, settings: &Settings, folder: &Path) -> String {
     let folder = folder.display();

@@ -1,4 +1,4 @@
-//! The Container Runtime Interface: what a kubelet calls.
+//! The Container Runtime Interface, which a kubelet calls.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,10 +13,10 @@ mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
-/// How long a pull may take: longer than any wait of containerd's or ours on the way.
+/// The limit of a pull: longer than any wait in containerd or the mirror.
 const PULL_LIMIT: Duration = Duration::from_secs(180);
 
-/// How long any other call may take.
+/// The limit of any other call.
 const CALL_LIMIT: Duration = Duration::from_secs(20);
 
 /// A client of one node's containerd.
@@ -26,7 +26,7 @@ pub struct Cri {
 }
 
 impl Cri {
-    /// A client of the socket; it connects, and connects again, as calls need it.
+    /// A client of the socket. It connects, and reconnects, when calls need it.
     pub fn new(socket: &Path) -> Result<Cri> {
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?;
         Ok(Cri {
@@ -34,7 +34,7 @@ impl Cri {
         })
     }
 
-    /// The tags and digests of the images that the node has.
+    /// The tags and digests of the node's images.
     pub async fn images(&self) -> Result<Vec<String>> {
         let mut client = self.images.clone();
         let call = client.list_images(ListImagesRequest {});

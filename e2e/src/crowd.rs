@@ -1,5 +1,5 @@
-//! A crowd at a mirror's door: clients that read slowly and clients that send noise, from another host, while the node's own
-//! containerd pulls.
+//! Many clients of a mirror: clients that read slowly and clients that send random bytes, from another host, while the
+//! node's own containerd pulls.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,29 +22,29 @@ use crate::node::Node;
 use crate::process::raise_descriptors;
 use crate::wait::until;
 
-/// The mirror's descriptors.
+/// The limit of the mirror's descriptors.
 const DESCRIPTORS: u32 = 1024;
-/// What a slow client reads, and how often.
+/// The bytes that a slow client reads at a time, and the interval.
 const SIP: usize = 1 << 10;
 const SIP_EVERY: Duration = Duration::from_secs(1);
-/// Before a client that was turned away comes again.
+/// The pause before a refused client connects again.
 const COME_AGAIN: Duration = Duration::from_secs(1);
-/// Clients that send noise, at the same time.
+/// The number of concurrent clients that send random bytes.
 const NOISY: usize = 2;
-/// What one of them sends on a connection, in bytes, and how long it waits for an end.
+/// The bytes that one of them sends on a connection, and how long it waits for the end.
 const NOISE: usize = 4 << 10;
 const NOISE_LIMIT: Duration = Duration::from_millis(200);
-/// What the slow clients ask for: too much for any buffer.
+/// The size of the slow clients' object, in bytes: more than any buffer.
 const BIG: usize = 32 << 20;
 /// The layers of the images that containerd pulls meanwhile.
 const PULLED: [usize; 3] = [2 << 20, 1 << 20, 1 << 20];
-/// Images that there are to pull.
+/// The number of images to pull.
 const IMAGES: usize = 4;
-/// The mirror's registry, on any node.
+/// The port of the mirror's registry, on any node.
 const REGISTRY_PORT: u16 = 5000;
 const OUTSIDE: u8 = 41;
 
-/// What containerd managed under the crowd, and what that took of the mirror.
+/// What containerd achieved under the load, and the mirror's resources.
 #[derive(Clone, Copy, Debug)]
 pub struct Managed {
     pub pulls: u32,
@@ -52,11 +52,11 @@ pub struct Managed {
     pub longest: Duration,
     /// The most resident memory of the mirror, in bytes.
     pub memory: u64,
-    /// Slow clients that were being served at the end.
+    /// The number of slow clients being served at the end.
     pub served: u64,
 }
 
-/// Lets a crowd of so many slow clients at a node for a time, with a mirror on it or without.
+/// Runs this many slow clients against a node for a time, with a mirror on it or without.
 pub async fn under_crowd(
     logs: PathBuf,
     has_mirror: bool,
@@ -138,7 +138,7 @@ async fn pull_until(node: &Node, images: &[Image], end: Instant) -> Result<(u32,
 
 /// Clients on another host.
 struct Crowd {
-    /// Slow clients that are being served.
+    /// The number of slow clients being served.
     served: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
     stop: tokio::sync::oneshot::Sender<()>,
@@ -169,7 +169,7 @@ impl Crowd {
                     let (request, counted) = (request.clone(), counted.clone());
                     crowd.spawn(async move { slow_client(to, &request, &counted).await });
                 }
-                // Until the other side says so, or is gone.
+                // Until the other side sends it, or is gone.
                 let _ = stopped.await;
                 crowd.abort_all();
             });
@@ -189,7 +189,7 @@ impl Crowd {
 
     fn end(self) -> Result<()> {
         self.is_over.store(true, Ordering::Relaxed);
-        // It waits for this until it ends.
+        // The task waits for this before it ends.
         let _ = self.stop.send(());
         let ended = self.ended.recv_timeout(Duration::from_secs(20));
         ensure!(
@@ -202,7 +202,7 @@ impl Crowd {
 
 async fn slow_client(to: SocketAddr, request: &str, served: &AtomicU64) {
     loop {
-        // Whatever becomes of it, it comes again.
+        // Whatever the result, it connects again.
         let _ = sip(to, request, served).await;
         sleep(COME_AGAIN).await;
     }
@@ -210,7 +210,7 @@ async fn slow_client(to: SocketAddr, request: &str, served: &AtomicU64) {
 
 async fn sip(to: SocketAddr, request: &str, served: &AtomicU64) -> Result<()> {
     let socket = tokio::net::TcpSocket::new_v4()?;
-    // Little fits on the way.
+    // A small receive buffer.
     socket.set_recv_buffer_size(4 << 10)?;
     let mut stream: TcpStream = socket.connect(to).await?;
     stream.write_all(request.as_bytes()).await?;
@@ -231,7 +231,7 @@ async fn sip(to: SocketAddr, request: &str, served: &AtomicU64) -> Result<()> {
     drunk
 }
 
-/// Sends noise over one connection after the other.
+/// Sends random bytes over one connection after the other.
 fn noisy_client(to: SocketAddr, seed: u64, is_over: &AtomicBool) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -249,7 +249,7 @@ fn noisy_client(to: SocketAddr, seed: u64, is_over: &AtomicBool) {
             if timeout(NOISE_LIMIT, shout).await.is_err() {
                 continue;
             }
-            // Others on the machine are to have a turn.
+            // Yields to other tasks.
             tokio::task::yield_now().await;
         }
     });

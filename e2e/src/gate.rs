@@ -1,5 +1,5 @@
-//! What stands between the nodes and the upstream registry: it counts who takes what, and treats
-//! some as a test wants.
+//! A proxy between the nodes and the upstream registry: it counts requests and bytes by client, and treats some as a
+//! test wants.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,16 +15,15 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::image::Blob;
 use crate::network::Host;
 
-/// The most that the head of a message may take, in bytes.
+/// The most bytes of the head of a message.
 const HEAD_LIMIT: usize = 16 << 10;
 
-/// What may be on its way to a client, in bytes: little, so that what has been sent has nearly been
-/// received.
+/// The send buffer to a client, in bytes: small, so that nearly all sent bytes have been received.
 const SEND_BUFFER: u32 = 128 << 10;
 
 const BACKLOG: u32 = 1024;
 
-/// How a node's requests for a blob are treated, unless as everybody's.
+/// The special treatment of a node's requests for a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
     /// No answer, until the node is treated in another way.
@@ -35,16 +34,16 @@ pub enum Treatment {
     Corrupted,
 }
 
-/// What a registry that is guarded by a password gives without it.
+/// The access without a password to a guarded registry.
 #[derive(Clone)]
 pub struct Guard {
     /// Repositories below this folder are public.
     pub public: String,
-    /// The value of `Authorization` that opens all.
+    /// The value of `Authorization` that opens everything.
     pub authorization: String,
 }
 
-/// Who makes requests that begin with `peili/` in `User-Agent`: the mirrors.
+/// The start of the `User-Agent` of mirrors' requests.
 const MIRRORS: &str = "user-agent: peili/";
 
 /// A proxy on the upstream's host. Each connection to it carries one request.
@@ -60,13 +59,13 @@ struct State {
     treated: watch::Sender<Option<Treated>>,
 }
 
-/// Who is treated how for what.
+/// The treatment of some requests.
 struct Treated {
-    /// `None`: everybody.
+    /// `None`: all clients.
     client: Option<Ipv4Addr>,
-    /// Whether the requests of mirrors alone are meant, and not those of containerds.
+    /// Whether only the requests of mirrors are meant, and not those of containerds.
     are_mirrors: bool,
-    /// Part of the path. Empty: all.
+    /// A part of the path. Empty: all.
     digest: String,
     treatment: Treatment,
 }
@@ -75,12 +74,12 @@ struct Treated {
 struct Request {
     client: Ipv4Addr,
     path: String,
-    /// Bytes of the answer.
+    /// The bytes of the answer.
     sent: u64,
 }
 
 impl Gate {
-    /// Listens on the host for what `registry`, a Unix socket, is to answer.
+    /// Listens on the host and forwards to `registry`, a Unix socket.
     pub fn start(host: &Host, port: u16, registry: PathBuf, guard: Option<Guard>) -> Result<Gate> {
         let address = SocketAddr::from((host.address, port));
         let socket = host.inside(|| {
@@ -126,27 +125,27 @@ impl Gate {
         self.state.treated.send_replace(None);
     }
 
-    /// Who has asked for a blob, by GET, in order.
+    /// The clients that requested a blob, by GET, in order.
     pub fn askers(&self, blob: &Blob) -> Vec<Ipv4Addr> {
         let requests = self.state.requests();
         let of_blob = requests.iter().filter(|r| r.path.contains(&blob.digest));
         of_blob.map(|request| request.client).collect()
     }
 
-    /// Bytes of a blob that were sent.
+    /// The bytes of a blob that were sent.
     pub fn sent_of(&self, blob: &Blob) -> u64 {
         let requests = self.state.requests();
         let of_blob = requests.iter().filter(|r| r.path.contains(&blob.digest));
         of_blob.map(|request| request.sent).sum()
     }
 
-    /// Bytes that were sent in answer to GETs.
+    /// The bytes sent in answers to GETs.
     pub fn sent(&self) -> u64 {
         let requests = self.state.requests();
         requests.iter().map(|request| request.sent).sum()
     }
 
-    /// Stops: connections are refused from now on, and those that are open closed.
+    /// Stops the proxy: new connections are refused, and open ones closed.
     pub async fn stop(mut self) {
         self.task.abort();
         // It was cancelled, or has ended already.
@@ -167,7 +166,7 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
         let (IpAddr::V4(from), state) = (from.ip(), state.clone()) else {
             continue;
         };
-        // What fails is the client's business, or ends the test there.
+        // A failure is the client's concern, or ends the test there.
         connections.spawn(async move { state.forward(client, from).await });
     }
 }
@@ -234,7 +233,7 @@ impl State {
         }
     }
 
-    /// How a request is treated, once it is not held any more.
+    /// The treatment of a request, once it is no longer held.
     async fn treatment(&self, client: Ipv4Addr, path: &str, is_mirror: bool) -> Option<Treatment> {
         let of_request = |treated: &Option<Treated>| {
             let treated = treated.as_ref()?;
@@ -255,8 +254,7 @@ impl State {
     }
 }
 
-/// The head of a message with the empty line at its end, and what came after it. `None`: the
-/// connection ended before.
+/// The head of a message with the empty line at its end, and the bytes after it. `None`: the connection ended before.
 pub(crate) async fn read_head(
     from: &mut (impl AsyncReadExt + Unpin),
 ) -> Result<Option<(String, Vec<u8>)>> {

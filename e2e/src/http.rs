@@ -1,4 +1,4 @@
-//! As much of an HTTP client as the tests need, speaking from inside a host's namespace.
+//! A minimal HTTP client for the tests, which connects from inside a host's namespace.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -8,17 +8,16 @@ use anyhow::{Context, Result};
 
 use crate::network::Host;
 
-/// How long a server may take to send the next bytes.
+/// The limit for a server to send the next bytes.
 const READ_LIMIT: Duration = Duration::from_secs(20);
 
 impl Host {
-    /// Sends a request over a connection of its own, and returns the status of the response once
-    /// that has ended.
+    /// Sends a request over a separate connection, and returns the status of the response once that has ended.
     pub fn request(&self, method: &str, to: SocketAddr, path: &str) -> Result<u16> {
         self.ask(method, to, path, &[]).map(|(status, _)| status)
     }
 
-    /// Does the same with more headers.
+    /// Does the same with further headers.
     pub fn request_with(
         &self,
         method: &str,
@@ -30,7 +29,7 @@ impl Host {
         answer.map(|(status, _)| status)
     }
 
-    /// Asks for content, and returns status and body of the response.
+    /// Requests content, and returns the status and the body of the response.
     pub fn get(&self, to: SocketAddr, path: &str) -> Result<(u16, Vec<u8>)> {
         self.ask("GET", to, path, &[])
     }

@@ -1,4 +1,4 @@
-//! Images of generated content.
+//! Images with generated content.
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -11,7 +11,7 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// An image: a manifest, a configuration and layers, whose content follows from its name.
 pub struct Image {
-    /// `host:port` of the registry it belongs to.
+    /// The registry of the image, as `host:port`.
     pub registry: String,
     pub repository: String,
     pub tag: String,
@@ -22,7 +22,7 @@ pub struct Image {
 
 /// Bytes and their digest.
 pub struct Blob {
-    /// `sha256:<hex>`
+    /// The digest, `sha256:<hex>`.
     pub digest: String,
     pub bytes: Vec<u8>,
 }
@@ -46,8 +46,7 @@ impl Blob {
 }
 
 impl Image {
-    /// An image with a layer of each size (bytes). `registry` is `host:port`; every name has
-    /// content of its own.
+    /// An image with a layer of each size, in bytes. `registry` is `host:port`; every name has different content.
     pub fn generate(registry: &str, repository: &str, tag: &str, layers: &[usize]) -> Image {
         let name = format!("{registry}/{repository}:{tag}");
         let layers = layers
@@ -61,8 +60,7 @@ impl Image {
         Image::of_layers(registry, repository, tag, layers, &json!({}))
     }
 
-    /// An image of these layers. `run` says what a container of it runs, in the terms of an image
-    /// configuration.
+    /// An image of these layers. `run`: what its containers run, as in an image configuration.
     pub fn of_layers(
         registry: &str,
         repository: &str,
@@ -100,7 +98,7 @@ impl Image {
         }
     }
 
-    /// An image whose manifest names a layer of another one, and a config of its own.
+    /// An image whose manifest contains a layer of another image, with its own config.
     pub fn naming(&self, repository: &str, layer: &Blob) -> Image {
         let layer = Blob::new(layer.bytes.clone());
         let config = json!({
@@ -125,12 +123,12 @@ impl Image {
         }
     }
 
-    /// `registry/repository:tag`
+    /// The reference `registry/repository:tag`.
     pub fn by_tag(&self) -> String {
         format!("{}/{}:{}", self.registry, self.repository, self.tag)
     }
 
-    /// `registry/repository@digest`
+    /// The reference `registry/repository@digest`.
     pub fn by_digest(&self) -> String {
         format!(
             "{}/{}@{}",
@@ -138,7 +136,7 @@ impl Image {
         )
     }
 
-    /// What all of it weighs, in bytes.
+    /// The size of the whole image, in bytes.
     pub fn size(&self) -> u64 {
         let blobs: usize = self.blobs.iter().map(|blob| blob.bytes.len()).sum();
         (blobs + self.manifest.bytes.len()) as u64
@@ -156,7 +154,7 @@ impl Image {
         manifests.into_iter().chain(blobs).collect()
     }
 
-    /// The image as an archive for `ctr images import`: an OCI image layout that names it.
+    /// The image as an archive for `ctr images import`: an OCI image layout with its name.
     pub fn archive(&self) -> Vec<u8> {
         let mut manifest = self.manifest.descriptor(MANIFEST);
         manifest["annotations"] = json!({ "io.containerd.image.name": self.by_tag() });
@@ -173,7 +171,7 @@ impl Image {
     }
 }
 
-/// Bytes that do not compress, the same for the same seed: a chain of hashes.
+/// Incompressible bytes, the same for the same seed: a chain of hashes.
 pub fn noise(seed: &str, size: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size + 32);
     for block in 0_u64.. {

@@ -1,4 +1,4 @@
-//! A cluster and its upstream, built for one test and gone with it.
+//! A cluster and its upstream, built for one test and removed with it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ use crate::site::Site;
 const UPSTREAM: u8 = 2;
 const FIRST_NODE: u8 = 11;
 
-/// The port that the upstream of containerds listens on.
+/// The port of the containerds' upstream.
 const UPSTREAM_PORT: u16 = 5000;
 
-/// How nodes differ from a node as it comes.
+/// The settings that differ from those of a default node.
 #[derive(Clone, Copy, Default)]
 pub struct Settings {
     /// Further lines of containerd's configuration.
@@ -33,24 +33,24 @@ pub struct Settings {
     pub runs_containers: bool,
     /// Further options of the mirror.
     pub mirror: &'static [&'static str],
-    /// Whether the mirrors are named after their hosts' addresses. Else all have the name of the machine.
+    /// Whether the mirrors are named after their hosts' addresses. Otherwise all have the name of the machine.
     pub names: bool,
-    /// Whether the mirror knows its containerd by a secret.
+    /// Whether the mirror recognises its containerd by a secret.
     pub secret: bool,
-    /// The network keys of the mirror, one on each line; `None`: it has none.
+    /// The network keys of the mirror, one on each line. `None`: it has none.
     pub network_keys: Option<&'static str>,
-    /// The certificates of the mirror; `None`: it has none.
+    /// The certificates of the mirror. `None`: it has none.
     pub peer_tls: Option<&'static NodeFiles>,
-    /// Whether the mirror sees its containerd's registry configuration, and so can ask the upstream what a tag points at
-    /// and what is public.
+    /// Whether the mirror can read its containerd's registry configuration, and so can ask the upstream for the targets
+    /// of tags and for what is public.
     pub checks: bool,
-    /// Descriptors that the mirror may open; `None`: as many as the test.
+    /// The limit of the mirror's descriptors. `None`: that of the test.
     pub descriptors: Option<u32>,
     /// Whether there is no mirror: containerd asks the registries.
     pub plain: bool,
 }
 
-/// A network, with what hangs on it. Parts are dropped in order: processes before namespaces.
+/// A network with everything connected to it. Parts are dropped in order: processes before namespaces.
 pub struct Lab {
     /// The registry that the nodes mirror.
     pub upstream: Registry,
@@ -60,7 +60,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A lab without nodes; logs go to `logs`.
+    /// A lab without nodes; logs are written to `logs`.
     pub async fn new(logs: PathBuf) -> Result<Lab> {
         let (name, folder) = Site::get()?.lab()?;
         let network = Network::new(&name)?;
@@ -75,13 +75,13 @@ impl Lab {
         })
     }
 
-    /// Starts nodes that mirror the upstream, and waits until the mirrors of all are ready. To be
-    /// called once; the nodes must be dropped before the lab.
+    /// Starts nodes that mirror the upstream, and waits until all mirrors are ready. Must be called only once; the
+    /// nodes must be dropped before the lab.
     pub async fn start_nodes<const N: usize>(&self, generation: Generation) -> Result<[Node; N]> {
         self.start_nodes_with(generation, Settings::default()).await
     }
 
-    /// Does the same with nodes that are set up in another way.
+    /// Does the same with nodes that have other settings.
     pub async fn start_nodes_with<const N: usize>(
         &self,
         generation: Generation,
@@ -119,25 +119,25 @@ impl Lab {
         format!("node{}", usize::from(FIRST_NODE) + number)
     }
 
-    /// Adds a host with nothing on it, at 10.77.0.`last`.
+    /// Adds an empty host, at 10.77.0.`last`.
     pub fn add_host(&self, name: &str, last: u8) -> Result<Host> {
         self.network.host(name, last)
     }
 
-    /// Adds a registry on a host of its own, at 10.77.0.`last`.
+    /// Adds a registry on a separate host, at 10.77.0.`last`.
     pub async fn add_registry(&self, name: &str, last: u8, port: u16) -> Result<Registry> {
         let host = self.network.host(name, last)?;
         Registry::start(host, port, &self.folder.join(name), self.log(name)).await
     }
 
-    /// An empty folder that goes with the lab.
+    /// An empty folder that is removed with the lab.
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let folder = self.folder.join(name);
         fs::create_dir_all(&folder).with_context(|| format!("{} not made", folder.display()))?;
         Ok(folder)
     }
 
-    /// Where the log of a program goes.
+    /// The path of a program's log.
     pub fn log(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}.log"))
     }
@@ -145,7 +145,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // The upstream still runs, but holds no file open that it needs.
+        // The upstream still runs, but needs none of its open files.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

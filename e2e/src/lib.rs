@@ -1,10 +1,9 @@
-//! A lab for end-to-end tests: every node of it is a network namespace with a real containerd and
-//! a Peili in it, all on one bridge with a real registry upstream. Images are pulled by the call
-//! that a kubelet makes.
+//! A lab for end-to-end tests: every node is a network namespace with a real containerd and a Peili, all on one bridge
+//! with a real upstream registry. Images are pulled by a kubelet's call.
 //!
-//! Needs root, the packages that `cargo xtask test` installs, and the containerds that it unpacks
-//! into `target/e2e`. Nothing leaves the namespaces, and nothing of the machine's own network is
-//! touched. What an interrupted run leaves behind is swept by the next.
+//! Needs root, the packages that `cargo xtask test` installs, and the containerds that it unpacks into `target/e2e`.
+//! Nothing leaves the namespaces, and the machine's own network is not changed. The next run removes what an
+//! interrupted one leaves behind.
 
 mod browser;
 mod certificates;

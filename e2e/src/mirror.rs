@@ -1,4 +1,4 @@
-//! Peili, the program under test, by its command line.
+//! Peili, the program under test, through its command line.
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,7 +12,7 @@ use crate::network::Host;
 use crate::process::{self, Daemon};
 use crate::site;
 
-/// Names another build to test, or any program with the same command line.
+/// The environment variable with another build to test, or any program with the same command line.
 const BINARY: &str = "PEILI_E2E_BINARY";
 
 const REGISTRY_PORT: u16 = 5000;
@@ -20,7 +20,7 @@ const ROUTER_PORT: u16 = 5001;
 const BOOTSTRAP_PORT: u16 = 5002;
 const METRICS_PORT: u16 = 9090;
 
-/// The program under test: what `PEILI_E2E_BINARY` names, else what cargo built last.
+/// The program under test: the one in `PEILI_E2E_BINARY`, or else the one that cargo built last.
 pub fn peili() -> Result<PathBuf> {
     let binary = match std::env::var_os(BINARY) {
         Some(path) => PathBuf::from(path),
@@ -35,22 +35,22 @@ pub fn peili() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Where a mirror keeps its content.
+/// The store of a mirror's content.
 pub enum Store<'a> {
     Containerd(&'a Containerd),
     /// The embedded store, in this folder.
     Layout(&'a Path),
 }
 
-/// One node's mirror while it runs.
+/// One node's running mirror.
 pub struct Mirror {
     daemon: Daemon,
     address: Ipv4Addr,
 }
 
 impl Mirror {
-    /// Starts a mirror on the host. `data` is its folder, `first` the node that all bootstrap from,
-    /// and `more` are further options.
+    /// Starts a mirror on the host. `data`: its folder; `first`: the node from which all bootstrap; `more`: further
+    /// options.
     pub fn start(
         host: &Host,
         store: &Store<'_>,
@@ -74,7 +74,7 @@ impl Mirror {
         )
     }
 
-    /// Does the same by a command that runs the program. `first` may be a name.
+    /// Does the same with a command that runs the program. `first` may be a name.
     #[allow(clippy::too_many_arguments)]
     pub fn start_by(
         mut serve: Command,
@@ -110,7 +110,7 @@ impl Mirror {
         }
         serve.arg("--data-dir").arg(data);
         serve.arg("--mirrored-registries").args(registries);
-        // Nothing here has to learn that a mirror is about to end.
+        // Nothing in these tests must learn that a mirror is about to end.
         serve.env("SHUTDOWN_DELAY", "0s");
         serve.args(more);
         Ok(Mirror {
@@ -119,7 +119,7 @@ impl Mirror {
         })
     }
 
-    /// Waits until the mirror says that it is ready.
+    /// Waits until the mirror reports that it is ready.
     pub async fn ready(&mut self, host: &Host) -> Result<()> {
         let to = self.registry();
         let answers = async || Ok(host.request("GET", to, "/readyz")? == 200);
@@ -131,7 +131,7 @@ impl Mirror {
         SocketAddr::from((self.address, REGISTRY_PORT))
     }
 
-    /// A metric's sum over all its labels.
+    /// The sum of a metric over all its labels.
     pub fn metric(&self, host: &Host, name: &str) -> Result<f64> {
         let (_, metrics) = host.get((self.address, METRICS_PORT).into(), "/metrics")?;
         Ok(sum_of(&String::from_utf8(metrics)?, name))
@@ -158,8 +158,7 @@ impl Mirror {
     }
 }
 
-/// Writes hosts.toml files for the registries into `folder`, with the host's own mirror in front.
-/// `more` are further options.
+/// Writes hosts.toml files for the registries into `folder`, with the host's own mirror first. `more`: further options.
 pub fn configure(
     folder: &Path,
     registries: &[String],
@@ -177,13 +176,13 @@ pub fn configure(
     process::output(&mut configuration).map(drop)
 }
 
-/// Writes hosts.toml files for the registries into `folder`, with no mirror in front.
+/// Writes hosts.toml files for the registries into `folder`, without a mirror.
 pub fn configure_without(folder: &Path, registries: &[String]) -> Result<()> {
     for registry in registries {
         let name = registry.split("//").last().unwrap_or(registry);
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder)?;
-        // containerd 1 takes no file without a host for one.
+        // containerd 1 does not accept a file without a host.
         let text = format!(
             "server = '{registry}'\n[host.'{registry}']\ncapabilities = ['pull', 'resolve']\n"
         );
@@ -192,7 +191,7 @@ pub fn configure_without(folder: &Path, registries: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Sums the samples of a metric in the text that Prometheus reads.
+/// Sums the samples of a metric in Prometheus text.
 fn sum_of(metrics: &str, name: &str) -> f64 {
     let samples = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;

@@ -1,4 +1,4 @@
-//! Networks of namespaces: a bridge in a namespace of its own, and hosts that hang on it.
+//! Networks of namespaces: a bridge in a separate namespace, and hosts connected to it.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -11,10 +11,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process::output;
 
-/// How long a connection within the lab may take to come up.
+/// The limit for establishing a connection within the lab.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// The bridge, in a namespace that has nothing else.
+/// The bridge, in a namespace with nothing else.
 pub struct Network {
     namespace: String,
 }
@@ -22,14 +22,14 @@ pub struct Network {
 /// A namespace on the network, with one interface and one address.
 pub struct Host {
     namespace: String,
-    /// The namespace of the network, where the other end of the host's cable is.
+    /// The namespace of the network, with the other end of the host's link.
     hub: String,
     port: String,
     pub address: Ipv4Addr,
 }
 
 impl Network {
-    /// An empty network. All namespaces of it are named `<name>-…`.
+    /// An empty network. All its namespaces are named `<name>-…`.
     pub fn new(name: &str) -> Result<Network> {
         let network = Network {
             namespace: format!("{name}-hub"),
@@ -65,7 +65,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // What stays is swept by the next run.
+        // Remainders are removed by the next run.
         let _ = ip(&format!("netns del {}", self.namespace));
     }
 }
@@ -86,8 +86,8 @@ impl Host {
         within(namespace, program)
     }
 
-    /// A command that runs on this host and starts containers: with mounts of its own and the
-    /// machine's control groups, which other commands do not see.
+    /// A command that runs on this host and starts containers: with separate mounts and the machine's control groups,
+    /// which other commands do not see.
     pub fn runtime(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.namespace));
@@ -95,22 +95,22 @@ impl Host {
         command
     }
 
-    /// Limits what the host sends, in Mbit/s.
+    /// Limits the rate at which the host sends, in Mbit/s.
     pub fn limit_sending(&self, megabits: u32) -> Result<()> {
         limit(&self.namespace, "eth0", megabits)
     }
 
-    /// Limits what the host receives, in Mbit/s.
+    /// Limits the rate at which the host receives, in Mbit/s.
     pub fn limit_receiving(&self, megabits: u32) -> Result<()> {
         limit(&self.hub, &self.port, megabits)
     }
 
-    /// Pulls the cable: nothing comes or goes, and nobody is told.
+    /// Cuts the host's link: packets are lost in both directions without notice.
     pub fn cut(&self) -> Result<()> {
         ip(&format!("-n {} link set {} down", self.hub, self.port)).map(drop)
     }
 
-    /// Bytes that the host has sent over its interface so far.
+    /// The bytes that the host has sent over its interface so far.
     pub fn sent(&self) -> Result<u64> {
         let devices = self.inside(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
         // `eth0: <8 columns of receiving> <bytes sent> …`
@@ -131,23 +131,23 @@ impl Host {
         self.inside(|| Ok(TcpListener::bind((self.address, port))?))
     }
 
-    /// Lets everything through that is sent to the host, or nothing.
+    /// Sets whether packets to the host are dropped.
     pub fn set_inbound_dropped(&self, is_dropped: bool) -> Result<()> {
         swallow(&self.hub, &self.port, is_dropped)
     }
 
-    /// Lets everything through that the host sends, or nothing.
+    /// Sets whether packets of the host are dropped.
     pub fn set_outbound_dropped(&self, is_dropped: bool) -> Result<()> {
         swallow(&self.namespace, "eth0", is_dropped)
     }
 
-    /// Takes the limits away of what the host sends and receives.
+    /// Removes the limits of sending and receiving.
     pub fn unlimit(&self) -> Result<()> {
         swallow(&self.namespace, "eth0", false)?;
         swallow(&self.hub, &self.port, false)
     }
 
-    /// Lets nothing through of what this host sends from a port or to it, as a firewall does.
+    /// Drops packets from or to a port of this host, as a firewall does.
     pub fn close(&self, port: u16) -> Result<()> {
         self.change_rules("add", port)
     }
@@ -165,12 +165,12 @@ impl Host {
         Ok(())
     }
 
-    /// Puts the cable back in.
+    /// Restores the host's link.
     pub fn reconnect(&self) -> Result<()> {
         ip(&format!("-n {} link set {} up", self.hub, self.port)).map(drop)
     }
 
-    /// Starts a thread in the host's namespace; so are the threads that it starts.
+    /// Starts a thread in the host's namespace, which the threads that it starts inherit.
     pub fn spawn_inside(
         &self,
         work: impl FnOnce() + Send + 'static,
@@ -181,7 +181,7 @@ impl Host {
             let kind = Some(LinkNameSpaceType::Network);
             let result = move_into_link_name_space(namespace.as_fd(), kind);
             let is_inside = result.is_ok();
-            // Nobody waits for it any more only if the other side has panicked.
+            // The receiver is gone only if the other side has panicked.
             let _ = moved.send(result);
             if is_inside {
                 work();
@@ -191,8 +191,7 @@ impl Host {
         Ok(thread)
     }
 
-    /// Does something on a thread that is in the host's namespace. A socket keeps the namespace
-    /// that it was made in.
+    /// Runs work on a thread in the host's namespace. A socket keeps the namespace in which it was created.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let namespace = File::open(format!("/run/netns/{}", self.namespace))?;
         std::thread::scope(|scope| {
@@ -210,7 +209,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // What stays is swept by the next run.
+        // Remainders are removed by the next run.
         let _ = ip(&format!("netns del {}", self.namespace));
     }
 }
@@ -223,7 +222,7 @@ fn within(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// Limits what is sent by a device of a namespace, in Mbit/s.
+/// Limits the rate of a device in a namespace, in Mbit/s.
 fn limit(namespace: &str, device: &str, megabits: u32) -> Result<()> {
     let rule = format!("tbf rate {megabits}mbit burst 64kb latency 100ms");
     let mut tc = within(namespace, "tc");
@@ -231,7 +230,7 @@ fn limit(namespace: &str, device: &str, megabits: u32) -> Result<()> {
     output(tc.args(rule.split(' '))).map(drop)
 }
 
-/// Has a device of a namespace drop all that it should send, or go back to sending it.
+/// Makes a device in a namespace drop all packets, or send them again.
 fn swallow(namespace: &str, device: &str, all: bool) -> Result<()> {
     let queue = if all { "blackhole" } else { "pfifo" };
     let mut tc = within(namespace, "tc");
@@ -239,7 +238,7 @@ fn swallow(namespace: &str, device: &str, all: bool) -> Result<()> {
     output(&mut tc).map(drop)
 }
 
-/// Runs `ip` with arguments parted by spaces, and returns what it prints.
+/// Runs `ip` with arguments separated by spaces, and returns its output.
 pub fn ip(arguments: &str) -> Result<String> {
     output(Command::new("ip").args(arguments.split(' ')))
 }

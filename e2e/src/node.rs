@@ -16,7 +16,7 @@ use crate::mirror::{self, Mirror, Store};
 use crate::network::Host;
 use crate::wait;
 
-/// The header by which a mirror knows its containerd.
+/// The header by which a mirror recognises its containerd.
 const SECRET: &str = "X-Peili-Node-Secret";
 
 /// A node of the cluster.
@@ -27,22 +27,21 @@ pub struct Node {
     pub host: Host,
     /// The registries that are mirrored, as URLs.
     registries: Vec<String>,
-    /// The node that all others bootstrap from: its address, or a name.
+    /// The node from which all others bootstrap: its address, or a name.
     first: String,
     settings: Settings,
-    /// The file of the secret by which the mirror knows its containerd.
+    /// The file of the secret by which the mirror recognises its containerd.
     secret: Option<PathBuf>,
-    /// The file of the mirror's network keys, if it has some.
+    /// The file of the mirror's network keys, if it has any.
     network_keys: Option<PathBuf>,
-    /// The folder of the mirror's certificates, if it has some.
+    /// The folder of the mirror's certificates, if it has any.
     peer_tls: Option<PathBuf>,
     data: PathBuf,
     log: PathBuf,
 }
 
 impl Node {
-    /// Starts the containerd, and the mirror without waiting for it: the first is ready only once
-    /// others are there.
+    /// Starts the containerd, and the mirror without waiting for it: the first is ready only once there are others.
     pub async fn start(
         host: Host,
         generation: Generation,
@@ -105,7 +104,7 @@ impl Node {
         self.start_mirror_by(serve)
     }
 
-    /// Starts the mirror by a command that runs the program.
+    /// Starts the mirror with a command that runs the program.
     pub fn start_mirror_by(&mut self, serve: Command) -> Result<()> {
         std::fs::create_dir_all(&self.data)?;
         let store = Store::Containerd(&self.containerd);
@@ -148,7 +147,7 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until the mirror is ready, if there is to be one.
+    /// Waits until the mirror is ready, if there is one.
     pub async fn ready(&mut self) -> Result<()> {
         if self.settings.plain {
             return Ok(());
@@ -157,18 +156,18 @@ impl Node {
         mirror.ready(&self.host).await
     }
 
-    /// Has the mirror bootstrap from elsewhere, from its next start on.
+    /// Makes the mirror bootstrap from another host, from its next start on.
     pub fn bootstrap_from(&mut self, host: &str) {
         host.clone_into(&mut self.first);
     }
 
-    /// Gives the mirror a file of network keys, from its next start on. It is not there yet.
+    /// Gives the mirror a file of network keys, from its next start on. It does not exist yet.
     pub fn have_network_keys(&mut self) -> PathBuf {
         let file = self.data.with_file_name("network-key");
         self.network_keys.insert(file).clone()
     }
 
-    /// Gives the mirror other network keys, as Kubernetes replaces a Secret.
+    /// Gives the mirror other network keys, in the way Kubernetes replaces a Secret.
     pub fn replace_network_keys(&self, keys: &str) -> Result<()> {
         let file = self.network_keys.as_ref().context("the node has no keys")?;
         let next = file.with_extension("next");
@@ -176,13 +175,13 @@ impl Node {
         Ok(std::fs::rename(&next, file)?)
     }
 
-    /// Gives the mirror other certificates, as Kubernetes replaces a Secret.
+    /// Gives the mirror other certificates, in the way Kubernetes replaces a Secret.
     pub fn replace_certificates(&self, files: &NodeFiles) -> Result<()> {
         let folder = self.peer_tls.as_ref().context("it has no certificates")?;
         certificates::publish(folder, files)
     }
 
-    /// Takes the running mirror away from the node, for the test to stop.
+    /// Takes the running mirror from the node, so that the test can stop it.
     pub fn take_mirror(&mut self) -> Result<Mirror> {
         self.mirror.take().context("the mirror is not running")
     }
@@ -209,7 +208,7 @@ impl Node {
         self.ensure_holds(image)
     }
 
-    /// Pulls an image as a kubelet does, and checks that all of it has arrived.
+    /// Pulls an image as a kubelet does, and checks that it has arrived completely.
     pub async fn pull_as(&self, image: &Image, reference: &str) -> Result<()> {
         self.containerd.cri.pull(reference).await?;
         self.ensure_holds(image)
@@ -225,8 +224,8 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until this node's mirror finds every part of the image: it has come to know who has
-    /// it. The node must not have it itself.
+    /// Waits until this node's mirror finds every part of the image: it has learned of the holder. The node must not
+    /// have it itself.
     pub async fn finds(&self, image: &Image) -> Result<()> {
         let what = format!(
             "{} to find {} at its peers",
@@ -246,7 +245,7 @@ impl Node {
         .await
     }
 
-    /// Asks the mirror for a part of an image as the node's containerd does; the status of the answer.
+    /// Requests a part of an image from the mirror as the node's containerd does. Returns the status.
     pub fn ask(&self, image: &Image, path: &str) -> Result<u16> {
         let path = format!("{path}?ns={}", image.registry);
         let secret = self.secret.as_ref().map(std::fs::read_to_string);
@@ -257,8 +256,8 @@ impl Node {
         self.host.request_with("HEAD", mirror, &path, headers)
     }
 
-    /// Asks this node's mirror for a blob from another host, or from the node itself, as no
-    /// containerd does: status and body of the response.
+    /// Requests a blob from this node's mirror, from another host or the node itself, but not as a containerd. Returns
+    /// the status and the body.
     pub fn asked_by(&self, client: &Host, image: &Image, blob: &Blob) -> Result<(u16, Vec<u8>)> {
         let (repository, digest) = (&image.repository, &blob.digest);
         let path = format!("/v2/{repository}/blobs/{digest}?ns={}", image.registry);
@@ -276,7 +275,7 @@ impl Node {
         Ok(self.mirror()?.registry())
     }
 
-    /// The file of the secret by which the mirror knows its containerd, if it has one.
+    /// The file of the secret by which the mirror recognises its containerd, if it has one.
     pub fn secret(&self) -> Option<&Path> {
         self.secret.as_deref()
     }
@@ -301,7 +300,7 @@ impl Node {
     }
 }
 
-/// The option that names a secret's file.
+/// The option with a secret's file.
 fn by_secret(file: &Path) -> [&OsStr; 2] {
     ["--node-secret-file".as_ref(), file.as_os_str()]
 }

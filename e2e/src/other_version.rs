@@ -1,4 +1,4 @@
-//! A peer that says that it runs Peili of another version, and can do no more than be found.
+//! A peer that reports another version of Peili, and can only be found.
 
 use std::net::Ipv4Addr;
 use std::thread::JoinHandle;
@@ -17,7 +17,7 @@ use crate::network::Host;
 
 /// The port that peers connect to.
 const ROUTER_PORT: u16 = 5001;
-/// A connection without use stays open as long as a test may take.
+/// How long an unused connection stays open: as long as a test may take.
 const IDLE: Duration = Duration::from_secs(600);
 
 /// The running peer; it ends when this is dropped.
@@ -33,7 +33,7 @@ struct Behaviour {
 }
 
 impl OtherVersion {
-    /// Starts it on a host, and has it connect to a node. `agent` is what it calls itself.
+    /// Starts it on a host, and makes it connect to a node. `agent`: the name that it reports.
     pub fn start(host: &Host, agent: &str, node: Ipv4Addr) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -55,7 +55,7 @@ impl OtherVersion {
 
 impl Drop for OtherVersion {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.stop.take().map(|stop| stop.send(()));
         let _ = self.thread.take().map(JoinHandle::join);
     }

@@ -1,4 +1,4 @@
-//! Programs: those that run for as long as a test wants them to, and those that answer and end.
+//! Programs: those that run as long as a test needs them, and those that answer and end.
 
 use std::fs::File;
 use std::path::Path;
@@ -31,7 +31,7 @@ impl Daemon {
         })
     }
 
-    /// Waits for a condition that the program brings about: an error as soon as it has ended.
+    /// Waits for a condition that the program causes. Fails as soon as it has ended.
     pub async fn until(
         &mut self,
         what: &str,
@@ -79,20 +79,20 @@ async fn ended(child: &mut Child) -> Result<ExitStatus> {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Both fail where the program has ended already, which is as well.
+        // Both fail if the program has ended already, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Lets this process have as many descriptors as it may.
+/// Raises this process's limit of descriptors to the maximum.
 pub fn raise_descriptors() -> Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let current = maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
 }
 
-/// Resident memory of a process, in bytes.
+/// The resident memory of a process, in bytes.
 pub fn memory(pid: Pid) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -100,7 +100,7 @@ pub fn memory(pid: Pid) -> Result<u64> {
     Ok(kilobytes.context("no VmRSS")? << 10)
 }
 
-/// Runs a command for its standard output.
+/// Runs a command and returns its standard output.
 pub fn output(command: &mut Command) -> Result<String> {
     let output = command
         .output()

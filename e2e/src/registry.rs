@@ -15,10 +15,10 @@ use crate::process::Daemon;
 pub const USER: (&str, &str) = ("user", "password");
 pub(crate) const HTPASSWD: &str =
     "user:$2b$05$abcdefghijklmnopqrstuuWG29KuyeAicPCJODk1zjyGvyQUU2awu\n";
-/// The same as a header's value.
+/// The same as the value of a header.
 const AUTHORIZATION: &str = "Basic dXNlcjpwYXNzd29yZA==";
 
-/// A registry on a host of its own, which keeps its content in files.
+/// A registry on a separate host, which keeps its content in files.
 pub struct Registry {
     running: Option<(Gate, Daemon)>,
     /// Dropped after what runs on it.
@@ -44,7 +44,7 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Starts it anew, guarded by a password ([`USER`]), but for repositories below the folder `public`.
+    /// Restarts it with a password ([`USER`]), except for repositories below the folder `public`.
     pub async fn guard(&mut self, public: &str) -> Result<()> {
         self.stop().await?;
         let guard = Guard {
@@ -77,7 +77,7 @@ impl Registry {
             self.storage.display(),
         );
         fs::write(&config, settings)?;
-        // A registry that was stopped leaves its socket behind.
+        // A stopped registry leaves its socket behind.
         let _ = fs::remove_file(&socket);
         let mut serve = self.host.command("docker-registry");
         serve.arg("serve").arg(&config);
@@ -90,7 +90,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Stops the registry: connections are refused from now on.
+    /// Stops the registry: new connections are refused.
     pub async fn stop(&mut self) -> Result<()> {
         let Some((gate, daemon)) = self.running.take() else {
             return Ok(());
@@ -108,7 +108,7 @@ impl Registry {
     /// Starts the registry's process again behind its gate.
     pub fn revive(&mut self) -> Result<()> {
         let (_, daemon) = self.running.as_mut().context("the registry is stopped")?;
-        // A registry that was killed leaves its socket behind.
+        // A killed registry leaves its socket behind.
         let _ = fs::remove_file(self.folder.join("socket"));
         let mut serve = self.host.command("docker-registry");
         serve.arg("serve").arg(self.folder.join("registry.yml"));
@@ -116,7 +116,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Puts an image of layers of these sizes (bytes) into the registry.
+    /// Puts an image with layers of these sizes (bytes) into the registry.
     pub fn push(&self, repository: &str, tag: &str, layers: &[usize]) -> Result<Image> {
         let image = Image::generate(&self.name(), repository, tag, layers);
         self.store(&image)
@@ -124,7 +124,7 @@ impl Registry {
         Ok(image)
     }
 
-    /// `host:port`, or `host` alone for port 80: as references name this registry.
+    /// The name of this registry in references: `host:port`, or `host` alone for port 80.
     pub fn name(&self) -> String {
         match self.port {
             80 => self.host.address.to_string(),
@@ -132,33 +132,32 @@ impl Registry {
         }
     }
 
-    /// As options and hosts.toml name this registry.
+    /// The URL of this registry in options and hosts.toml.
     pub fn url(&self) -> String {
         format!("http://{}", self.name())
     }
 
-    /// How many bytes the registry's host sends while something is done.
+    /// The bytes that the registry's host sends during some work.
     pub async fn sent_during(&self, work: impl Future<Output = Result<()>>) -> Result<u64> {
         let before = self.host.sent()?;
         work.await?;
         Ok(self.host.sent()? - before)
     }
 
-    /// What its clients come through.
+    /// The proxy in front of the registry.
     pub fn gate(&self) -> Result<&Gate> {
         let (gate, _) = self.running.as_ref().context("the registry is stopped")?;
         Ok(gate)
     }
 
-    /// How many bytes of content the registry gives while something is done, in the bodies of
-    /// answers.
+    /// The bytes of content that the registry sends during some work, in the bodies of answers.
     pub async fn given_during(&self, work: impl Future<Output = Result<()>>) -> Result<u64> {
         let before = self.gate()?.sent();
         work.await?;
         Ok(self.gate()?.sent() - before)
     }
 
-    /// Where the registry runs.
+    /// The host of the registry.
     pub fn host(&self) -> &Host {
         &self.host
     }
@@ -168,7 +167,7 @@ impl Registry {
         &self.storage
     }
 
-    /// Takes a blob out of a repository that names it: the registry does not have it there.
+    /// Removes a blob from a repository: the registry no longer has it there.
     pub fn unlink(&self, repository: &str, blob: &Blob) -> Result<()> {
         let repositories = self.storage.join("docker/registry/v2/repositories");
         let link = repositories

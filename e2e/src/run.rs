@@ -1,4 +1,4 @@
-//! Running one test, with the logs of its programs shown when it fails.
+//! Runs one test, and shows the logs of its programs if it fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use anyhow::Result;
 use crate::lab::Lab;
 use crate::site::Site;
 
-/// How many lines of each log are shown when a test has failed.
+/// The number of lines of each log that are shown when a test has failed.
 const TAIL: usize = 15;
 
-/// Runs a test, by its name, in a lab of its own. Logs are kept in `target/e2e/logs/<name>`.
+/// Runs a test, by its name, in a separate lab. Logs are kept in `target/e2e/logs/<name>`.
 ///
 /// # Panics
 ///

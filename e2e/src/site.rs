@@ -1,7 +1,7 @@
-//! The place on disk where labs are built, and what earlier runs left there.
+//! The folder on disk in which labs are built, and what earlier runs left there.
 //!
-//! Each run has a folder under `target/e2e/run` with a lock on it, and the names of its namespaces
-//! begin with the folder's. A folder whose lock can be had belongs to a run that is over.
+//! Each run has a folder under `target/e2e/run` with a lock on it, and the names of its namespaces begin with the
+//! folder's name. A folder without a held lock belongs to a run that is over.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -22,12 +22,12 @@ pub struct Site {
     e2e: PathBuf,
     folder: PathBuf,
     labs: AtomicU32,
-    /// Held for as long as the process lives.
+    /// Held for the lifetime of the process.
     _lock: File,
 }
 
 impl Site {
-    /// The site of this process. The first call makes it and sweeps what dead runs left.
+    /// The site of this process. The first call creates it and removes what dead runs left.
     pub fn get() -> Result<&'static Site> {
         static SITE: OnceLock<Result<Site, String>> = OnceLock::new();
         SITE.get_or_init(|| Site::open().map_err(|error| format!("{error:#}")))
@@ -40,7 +40,7 @@ impl Site {
         let e2e = target.context("a target folder")?.join("e2e");
         let runs = e2e.join("run");
         fs::create_dir_all(&runs)?;
-        // One at a time: a folder that another process is just making has no lock on it yet.
+        // One at a time: a folder that another process has just created is not locked yet.
         let sweeping = File::create(e2e.join("sweep.lock"))?;
         sweeping.lock()?;
         sweep(&runs)?;
@@ -60,7 +60,7 @@ impl Site {
         })
     }
 
-    /// A name for a new lab that no other on this machine has, and an empty folder for it.
+    /// A unique name on this machine for a new lab, and an empty folder for it.
     pub fn lab(&self) -> Result<(String, PathBuf)> {
         let number = self.labs.fetch_add(1, Ordering::Relaxed);
         let folder = self.folder.join(number.to_string());
@@ -78,13 +78,13 @@ impl Site {
         Ok(folder)
     }
 
-    /// Where a containerd of a generation was unpacked.
+    /// The folder to which a generation of containerd was unpacked.
     pub fn containerd(&self, generation: &str) -> PathBuf {
         self.e2e.join(format!("containerd-{generation}"))
     }
 }
 
-/// The folder that cargo builds this profile into: a test binary lies in `deps` below it.
+/// The folder into which cargo builds this profile: a test binary is in `deps` below it.
 pub fn profile_folder() -> Result<PathBuf> {
     let binary = std::env::current_exe()?;
     binary
@@ -95,7 +95,7 @@ pub fn profile_folder() -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("{} is not in cargo's target folder", binary.display()))
 }
 
-/// ConnectionAddresses and removes what runs that are over left behind.
+/// Ends and removes what earlier runs left behind.
 fn sweep(runs: &Path) -> Result<()> {
     for run in fs::read_dir(runs)? {
         let run = run?;
@@ -115,7 +115,7 @@ fn sweep(runs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes away what is mounted below a folder, the deepest first.
+/// Unmounts everything below a folder, the deepest first.
 fn unmount(folder: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
@@ -139,7 +139,7 @@ fn namespaces(prefix: &str) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Kills the processes in a namespace of ours: whatever runs there, a test started.
+/// Kills the processes in a namespace of the tests: only tests start processes there.
 fn end_processes(namespace: &str) -> Result<()> {
     for pid in ip(&format!("netns pids {namespace}"))?.lines() {
         if let Some(pid) = pid.trim().parse().ok().and_then(Pid::from_raw) {

@@ -1,6 +1,6 @@
 //! Tar archives of a few files in memory: layers, and images to import.
 
-/// Tar works in blocks.
+/// The block size of tar.
 const BLOCK: usize = 512;
 
 /// An archive of regular files, in the ustar format (POSIX.1-1988).
@@ -15,7 +15,7 @@ impl Tar {
         self.entry(path, "0000644", content)
     }
 
-    /// Appends a file that can be executed.
+    /// Appends an executable file.
     pub fn program(self, path: &str, content: &[u8]) -> Tar {
         self.entry(path, "0000755", content)
     }
@@ -28,7 +28,7 @@ impl Tar {
         self
     }
 
-    /// ConnectionAddresses the archive with two empty blocks.
+    /// Ends the archive with two empty blocks.
     pub fn finish(mut self) -> Vec<u8> {
         self.bytes.resize(self.bytes.len() + 2 * BLOCK, 0);
         self.bytes

@@ -1,19 +1,17 @@
-//! Waiting for a condition, never for time to pass.
+//! Waits for a condition, never for time to pass.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::time::Instant;
 
-/// How often a condition is looked at.
+/// The interval between checks of a condition.
 pub const POLL: Duration = Duration::from_millis(50);
 
-/// How long a condition may take: far longer than it ever should, so that a slow machine does not
-/// fail a test.
+/// The limit of a condition: far longer than it should take, so that a slow machine does not fail a test.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until the condition holds. `what` is named in the error, with what the condition last
-/// failed on, when it does not come to hold.
+/// Waits until the condition holds. If it does not, the error contains `what` and the condition's last error.
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     loop {

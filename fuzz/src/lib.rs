@@ -1,7 +1,8 @@
-//! Fuzz targets: one function for each parser of what clients, peers, registries and users' files say. None may panic,
-//! whatever the bytes, and what it takes must make sense.
+//! Fuzz targets: one function for each parser of input from clients, peers, registries and users' files. None may
+//! panic, whatever the bytes, and what it accepts must be consistent.
 //!
-//! `cargo xtask fuzz` runs them for a while with libFuzzer; the tests replay the seeds of `seeds/` and variations of them.
+//! `cargo xtask fuzz` runs them for a while with libFuzzer; the tests replay the seeds of `seeds/` and variations of
+//! them.
 #![expect(
     clippy::unwrap_used,
     reason = "a panic is what a target reports a fault with"
@@ -30,7 +31,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("request", request),
 ];
 
-/// The head of a request: its method and URI in the first line, then headers, a line each.
+/// The head of a request: its method and URI in the first line, then headers, one on each line.
 pub fn request(bytes: &[u8]) {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let first = String::from_utf8_lossy(lines.next().unwrap_or_default());
@@ -51,7 +52,7 @@ pub fn request(bytes: &[u8]) {
             headers.append(name, value);
         }
     }
-    // Whatever is wrong with it is an error, which has a text.
+    // Any fault is an error, which has a text.
     if let Err(error) = Reader::default().read(&method, &uri, &headers) {
         assert!(!error.to_string().is_empty());
     }
@@ -65,7 +66,7 @@ pub fn manifest(bytes: &[u8]) {
     }
 }
 
-/// Names, digests and ranges. What is taken comes back unchanged.
+/// Names, digests and ranges. What is accepted comes back unchanged.
 pub fn name(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
@@ -97,7 +98,7 @@ pub fn docker_config(bytes: &[u8]) {
     upstream::fuzzing::docker_config(bytes);
 }
 
-/// `WWW-Authenticate`, `Link` and `Content-Range` of a registry, a header a line.
+/// `WWW-Authenticate`, `Link` and `Content-Range` of a registry, one header on each line.
 pub fn challenge(bytes: &[u8]) {
     let lines = bytes.split(|byte| *byte == b'\n').take(16);
     let values: Vec<_> = lines

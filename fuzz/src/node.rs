@@ -5,7 +5,7 @@ use flights::{MAX_DATAGRAM, Node, NodeId, Time};
 
 const SEED: u64 = 1;
 
-/// Takes any signature, so that what follows it is reached.
+/// Accepts any signature, so that the code behind it is reached.
 #[derive(Debug)]
 struct AnySignature;
 
@@ -19,7 +19,7 @@ impl Signatures for AnySignature {
     }
 }
 
-/// A datagram, what the node answers to it within a minute, and that none of it is too long to be sent.
+/// A datagram, the node's answers within a minute, and a check that none of these is too long.
 pub fn flights(bytes: &[u8]) {
     let (own, other) = (NodeId([1; 32]), NodeId([2; 32]));
     let signatures = Box::new(AnySignature);
@@ -27,7 +27,7 @@ pub fn flights(bytes: &[u8]) {
     if node.receive(Time(0), other, bytes).is_err() {
         assert_eq!(node.members().len(), 1);
     }
-    // A probe, its time-out, and comparisons of lists.
+    // A probe, its timeout, and comparisons of lists.
     for second in 1..60 {
         node.tick(Time(second * 1_000));
     }

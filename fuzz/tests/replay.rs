@@ -1,13 +1,13 @@
-//! Every seed of every target, and variations of it that are the same in each run.
+//! Every seed of every target, with variations that are the same in each run.
 
 use std::path::Path;
 
 use fuzz::TARGETS;
 
-/// For each seed.
+/// The number of variations of each seed.
 const VARIATIONS: u64 = 2000;
 
-/// A generator of numbers (splitmix64), so that a failure comes again.
+/// A generator of numbers (splitmix64), so that a failure can be repeated.
 struct Numbers(u64);
 
 impl Numbers {

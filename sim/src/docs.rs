@@ -1,4 +1,4 @@
-//! `docs/simulation.md` and `docs/simulation.svg`.
+//! Writes `docs/simulation.md` and `docs/simulation.svg`.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -12,15 +12,16 @@ use crate::scenario::{Common, Scenario};
 use crate::table;
 
 const MODEL: &str = include_str!("model.md");
-/// The plot shows this many nodes, or the most that were simulated below that.
+/// The number of nodes in the plot, or the most that were simulated below that.
 const PLOTTED: u32 = 1_000;
-/// The seeds that show the effect of chance, for all nodes at once.
+/// The seeds that show the effect of chance, with all nodes starting at once.
 const SEEDS: RangeInclusive<u64> = 1..=5;
 const SIZES: [u32; 3] = [1_000, 4_000, 10_000];
 
 /// Writes both files into `folder`. `common` is described in the text.
 ///
-/// # Errors A file cannot be written, or nothing was simulated that the plot shows.
+/// # Errors
+/// A file cannot be written, or nothing was simulated that the plot shows.
 pub fn write(folder: &Path, outcomes: &[RunResult], common: &Common) -> Result<()> {
     let seed = common.seed;
     let at_once = |o: &&RunResult| o.scenario == Scenario::AllAtOnce && o.nodes <= PLOTTED;

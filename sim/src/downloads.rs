@@ -1,4 +1,4 @@
-//! The downloads of a node's containerd: its queue, and the slots that they share.
+//! The downloads of a node's containerd: its queue, and their shared slots.
 
 use std::time::Duration;
 

@@ -84,7 +84,7 @@ pub enum Event {
     LinkTested {
         node: u32,
     },
-    /// A source says how far it is.
+    /// A source reports its progress.
     Status {
         pull: Attempt,
         status: SourceStatus,

@@ -49,7 +49,7 @@ impl World {
     pub fn visible(&self, node: u32, object: u32) -> u64 {
         let pull = self.pull(node, object);
         let is_whole = pull.got == self.setup.objects[object as usize].size;
-        // Followers serve bytes from memory before the file has them.
+        // Followers serve bytes from memory before they are in the file.
         let is_tapped = pull.role != Role::Leads;
         if is_whole || is_tapped {
             pull.got
@@ -146,7 +146,7 @@ impl World {
     }
 }
 
-/// When a flow counts as stalled, after its last byte.
+/// The time after a flow's last byte at which it counts as stalled.
 fn stalls_after(bytes: u64, flow: &Flow) -> Micros {
     let taken = Duration::from_micros(flow.last - flow.began);
     micros(stall_limit(bytes, taken))

@@ -1,17 +1,17 @@
 //! Links and the flows that share them, in steps of time.
 //!
 //! A flow crosses two links: the uplink of its source and the downlink of its node. In each step rates are raised in
-//! rounds: every flow that wants more gets the smaller of the fair shares of what is left of its two links. Flows that
-//! are satisfied or meet a full link drop out. After infinitely many rounds this is max-min fair. After [`ROUNDS`] a
-//! link may be partly idle, never overcommitted. Not modelled: TCP's slow start, unfairness and losses, and
-//! acknowledgements that wait behind data.
+//! rounds: every flow that can use more gets the smaller of the fair shares of the remaining bandwidth of its two
+//! links. Flows that are satisfied or meet a full link drop out. After infinitely many rounds this is max-min fair.
+//! After [`ROUNDS`] a link may be partly idle, never overcommitted. Not modelled: TCP's slow start, unfairness and
+//! losses, and acknowledgements queued behind data.
 
 use flights::SourceWatch;
 
 /// The rounds of a step. Three times as many change the times in the docs by less than 1 %.
 const ROUNDS: usize = 4;
 
-/// Bytes on the way from a node or upstream to a node.
+/// Bytes in transit from a node or upstream to a node.
 #[derive(Debug)]
 pub struct Flow {
     pub node: u32,
@@ -24,7 +24,7 @@ pub struct Flow {
     /// When the last report of bytes was sent.
     pub reported: u64,
     pub watch: SourceWatch,
-    /// A question to the source is on the way.
+    /// A question to the source is in transit.
     pub is_asking: bool,
     /// The bytes that the source could send now.
     pub want: u64,
@@ -34,7 +34,7 @@ pub struct Flow {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
-    /// Bytes per second.
+    /// The rate in bytes per second.
     rate: f64,
     left: f64,
     flows: u32,
@@ -52,14 +52,14 @@ impl Link {
 
 #[derive(Debug)]
 pub struct Links {
-    /// One for each node; upstream's is the last.
+    /// The uplinks: one for each node; upstream's is the last.
     up: Vec<Link>,
     down: Vec<Link>,
     open: Vec<(u32, f64)>,
 }
 
 impl Links {
-    /// `nodes`: bytes per second of each node, in each direction.
+    /// `nodes`: the bandwidth of each node in each direction, in bytes per second.
     pub fn new(nodes: &[f64], upstream: f64) -> Self {
         let link = |rate: &f64| Link {
             rate: *rate,
@@ -75,7 +75,7 @@ impl Links {
         }
     }
 
-    /// Stands for upstream among sources.
+    /// The number of upstream as a source.
     pub fn upstream(&self) -> u32 {
         self.down.len() as u32
     }

@@ -1,8 +1,8 @@
 //! `cargo xtask simulate`: the real state machine of `crates/flights` on a model of links.
 //!
-//! - [`scenario`]: what happens to a cluster; [`setup`]: the same in figures.
-//! - [`world`], [`event`]: virtual time; [`pull`]: what containerd and the mirror of a node do; [`state_machine`]: the
-//!   rules.
+//! - [`scenario`]: the events in a cluster; [`setup`]: the same in figures.
+//! - [`world`], [`event`]: virtual time; [`pull`]: the actions of a node's containerd and mirror; [`state_machine`]:
+//!   the rules.
 //! - [`links`], [`flows`], [`speed`], [`network`]: bytes and datagrams between nodes.
 //! - [`measure`], [`table`], [`plot`], [`docs`]: the results.
 

@@ -14,13 +14,13 @@ pub struct RunResult {
     pub mode: Mode,
     pub nodes: u32,
     pub link: f64,
-    /// Seconds from each node's own start to its end, sorted.
+    /// The seconds from each node's own start to its end, sorted.
     pub times: Vec<f64>,
     /// The same from the start of the first node.
     pub ends: Vec<f64>,
     pub unfinished: usize,
     pub bound: f64,
-    /// Bytes from upstream, in images.
+    /// The bytes from upstream, as a multiple of the image.
     pub upstream: f64,
     pub leads: u64,
     pub alone: u64,

@@ -1,4 +1,4 @@
-//! How many nodes have finished by when, as an SVG.
+//! Draws how many nodes have finished at each time, as an SVG.
 
 use std::fmt::Write as _;
 
@@ -48,7 +48,7 @@ pub fn svg(outcomes: &[&RunResult]) -> String {
 }
 
 struct Scale {
-    /// Seconds at the left end.
+    /// The seconds at the left end.
     first: f64,
     decades: f64,
 }

@@ -16,9 +16,9 @@ use crate::world::{Phase, Pull, World};
 
 /// Objects up to this size, in bytes, cross a link in no time.
 pub const SMALL: u64 = 64 * 1024;
-/// The interval at which a source is asked that has no decision yet.
+/// The interval between requests to a source that has no decision yet.
 const AGAIN: Micros = 5 * MILLI;
-/// The kubelet retries a failed pull after this time.
+/// The time after which the kubelet retries a failed pull.
 const BACK_OFF: Micros = 10 * SECOND;
 
 impl World {
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    /// Goes on with another source than a slow one.
+    /// Leaves a slow source and continues with another one.
     pub fn leave_slow(&mut self, node: u32, object: u32) {
         let (now, seed) = (self.time(), self.setup.seed);
         let it = self.pull_mut(node, object);
@@ -200,7 +200,7 @@ impl World {
         }
     }
 
-    /// The mirror answers 404 or ends the body, so containerd pulls from upstream; from 2.1, by way of its queue.
+    /// The mirror answers 404 or ends the body, so containerd pulls from upstream; from 2.1 on, through its queue.
     fn go_upstream(&mut self, node: u32, object: u32) {
         let pull = self.pull_mut(node, object);
         (pull.role, pull.begun, pull.mark) = (Role::Leads, false, pull.got);
@@ -236,7 +236,7 @@ impl World {
         }
     }
 
-    /// Fails the pull of an image. Other nodes are told, and the kubelet retries.
+    /// Fails the pull of an image. Other nodes are notified, and the kubelet retries.
     pub fn denied(&mut self, pull: Attempt) {
         if !self.is_current(pull) {
             return;

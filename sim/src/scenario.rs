@@ -8,13 +8,13 @@ use crate::setup::{Containerd, MILLI, Membership, Micros, Mode, Plan, SECOND, Se
 const MB: u64 = 1_000_000;
 /// The image of most scenarios: 341 MB in five layers.
 const LAYERS: [u64; 5] = [30 * MB, 120 * MB, 90 * MB, 70 * MB, 31 * MB];
-/// Joining nodes start to pull this much later.
+/// The delay after which joining nodes start to pull.
 const JOIN: Micros = 200 * MILLI;
 /// The time to upstream's first byte.
 const FIRST_BYTE: Micros = 150 * MILLI;
 /// The bytes that a node's link carries in a step: a hop takes a step.
 const QUANTUM: f64 = 32.0 * 1024.0;
-/// The last node to start gets this many times the bound and [`GRACE`] seconds.
+/// The limit for the last node to start, as a multiple of the bound, plus [`GRACE`] seconds.
 const MAX_BOUNDS: f64 = 20.0;
 const GRACE: f64 = 20.0;
 /// Upstream's bandwidth, in links of nodes.
@@ -56,7 +56,7 @@ pub enum Scenario {
     Warm,
 }
 
-/// What all scenarios have in common.
+/// The settings that all scenarios share.
 #[derive(Clone, Copy, Debug)]
 pub struct Common {
     pub seed: u64,
@@ -64,12 +64,12 @@ pub struct Common {
     pub containerd: Containerd,
     /// The bandwidth of a node's link in bits per second.
     pub link: f64,
-    /// Nodes told to pull at once start within this time.
+    /// The time within which nodes start that are told to pull at once.
     pub spread: Micros,
 }
 
 impl Scenario {
-    /// Its name on the command line, with spaces.
+    /// The name on the command line, with spaces.
     pub fn title(self) -> String {
         let value = self.to_possible_value();
         value.map_or_else(String::new, |value| value.get_name().replace('-', " "))
@@ -88,7 +88,7 @@ impl Scenario {
         }
     }
 
-    /// Whether other rules are run as well.
+    /// Whether the scenario is also run with other rules.
     pub fn compares(self) -> bool {
         matches!(
             self,
@@ -150,7 +150,7 @@ impl Scenario {
             }
             setup.plans.push(Plan { node, at, images });
         }
-        // Random nodes, but never the first, which the others join by.
+        // Random nodes, but never the first, through which the others join.
         let some = |random: &mut Random, part: u32| -> Vec<u32> {
             let chosen = random.choose((nodes / part).max(1) as usize, nodes as usize - 1);
             chosen.into_iter().map(|node| node as u32 + 1).collect()
@@ -200,7 +200,7 @@ impl Setup {
     fn pace(&mut self, rate: f64) {
         let step = QUANTUM / rate;
         let upstream = self.plans.len() as f64 * self.bytes() as f64 / self.upstream;
-        // What depends on upstream alone needs no finer steps than a 4,000th of the total.
+        // If only upstream matters, steps finer than a 4,000th of the total are not needed.
         let step = match self.mode {
             Mode::Peili => step,
             Mode::Spegel | Mode::Alone => step.max(upstream / 4_000.0),
@@ -215,8 +215,9 @@ impl Setup {
         self.limit = limit + last.unwrap_or_default();
     }
 
-    /// The lower bound, in seconds, of the time until all counted nodes have everything: the largest of what upstream
-    /// takes to send it once, what a node's link takes, and what all links together take for a copy to each node.
+    /// The lower bound, in seconds, of the time until all counted nodes have everything: the largest of the time in
+    /// which upstream sends it once, the time of a node's link, and the time of all links together for a copy to each
+    /// node.
     ///
     /// Source: Mundinger, Weber, Weiss: Optimal Scheduling of Peer-to-Peer File Dissemination, 2008.
     pub fn bound(&self) -> f64 {

@@ -1,4 +1,4 @@
-//! What is simulated: nodes, links, images, and events.
+//! The input of a simulation: nodes, links, images, and events.
 
 use flights::Key;
 
@@ -26,9 +26,9 @@ pub enum Mode {
 /// How containerd limits its downloads: three at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Containerd {
-    /// Up to 2.0: for each image; a slot is kept throughout.
+    /// The limit up to 2.0: for each image; a slot is kept throughout.
     PerImage,
-    /// From 2.1: for the whole node; after a 404 of the mirror a download goes to the end of the queue.
+    /// The limit from 2.1: for the whole node; after a 404 of the mirror a download goes to the end of the queue.
     PerNode,
 }
 
@@ -37,7 +37,7 @@ pub struct Object {
     pub key: Key,
     pub size: u64,
     pub image: u32,
-    /// As the mirror computes it: how many objects of the image probably move at once.
+    /// The number of objects of the image that probably move at once, as the mirror computes it.
     pub concurrent_objects: u8,
 }
 
@@ -52,11 +52,11 @@ pub struct Image {
 pub struct Plan {
     pub node: u32,
     pub at: Micros,
-    /// Requested at the same moment, in this order.
+    /// The images, requested at the same moment, in this order.
     pub images: Vec<u32>,
 }
 
-/// Where nodes get their list of members from.
+/// The source of a node's list of members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership {
     /// Each runs the real membership. The first `founders` exist before; the others join when the pulls begin.
@@ -71,7 +71,7 @@ pub struct Setup {
     pub mode: Mode,
     pub containerd: Containerd,
     pub membership: Membership,
-    /// Bytes per second, in each direction.
+    /// The bandwidth of nodes in each direction, in bytes per second.
     pub rates: Vec<f64>,
     pub upstream: f64,
     /// The time to upstream's first byte.
@@ -83,14 +83,14 @@ pub struct Setup {
     pub plans: Vec<Plan>,
     /// Nodes that have everything beforehand.
     pub holders: Vec<u32>,
-    /// Nodes that upstream denies everything.
+    /// Nodes to which upstream denies everything.
     pub denied: Vec<u32>,
     pub deaths: Vec<(Micros, u32)>,
     /// When the owners of the keys die.
     pub owners_die: Option<Micros>,
-    /// The first leader of this object gets a third of it from upstream and no more.
+    /// An object of which the first leader gets a third from upstream and no more.
     pub stalls: Option<u32>,
-    /// Even and odd nodes do not hear each other between these times.
+    /// Even and odd nodes cannot communicate between these times.
     pub partition: Option<(Micros, Micros)>,
     /// Links have become slow since nodes tested them.
     pub were_links_fast: bool,

@@ -13,7 +13,7 @@ use crate::world::{Phase, Pull, World};
 
 /// The interval between observations of what a node receives.
 pub const OBSERVE_EVERY: Micros = 250 * MILLI;
-/// Rates are those of the last second.
+/// The number of windows over which rates are measured: the last second.
 const WINDOWS: usize = (SECOND / OBSERVE_EVERY) as usize;
 /// The time that a test takes.
 const TEST: Micros = 200 * MILLI;
@@ -22,18 +22,18 @@ const TEST_PEERS: usize = 3;
 /// The registry of all images, by its hash.
 pub const REGISTRY: u64 = 1;
 
-/// What a node has received in the last windows.
+/// The bytes that a node has received in the last windows.
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
-    /// In all, until the last window.
+    /// The total bytes until the last window.
     total: u64,
     windows: [u64; WINDOWS],
     next: usize,
-    /// What it had led by the time since when it leads.
+    /// The bytes that it had led before the present lead began.
     led_before: Option<u64>,
 }
 
-/// What a node has sent in the last windows.
+/// The bytes that a node has sent in the last windows.
 #[derive(Clone, Debug, Default)]
 pub struct SentMeter {
     pub total: u64,
@@ -71,7 +71,7 @@ impl Meter {
 }
 
 impl World {
-    /// Tells each node what it receives.
+    /// Passes each node the rates at which it receives.
     pub fn observe(&mut self) {
         let (upstream, objects) = (self.links.upstream(), self.setup.objects.len());
         let mut pulls = vec![false; self.members.len()];
@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    /// Ends a test: a node's link carries what its bandwidth is.
+    /// Ends a test: the result is the bandwidth of the node's link.
     pub fn link_tested(&mut self, node: u32) {
         let others = self.members.len() - 1;
         let drawn = self.random.choose(TEST_PEERS.min(others), others);
@@ -132,7 +132,7 @@ impl World {
         });
     }
 
-    /// Lets the followers of incomplete objects go on with another source.
+    /// Tells the followers of incomplete objects to use another source.
     fn evict(&mut self, node: u32, only: Option<Key>) {
         let now = self.now;
         let objects = &self.setup.objects;
@@ -156,7 +156,7 @@ impl World {
         }
     }
 
-    /// Asks the sources that have sent nothing for a while, or too little, and leaves those of no use.
+    /// Asks the sources that have sent nothing for a while, or too little, and leaves useless ones.
     pub fn watch_sources(&mut self) {
         let (upstream, now) = (self.links.upstream(), self.time());
         let (mut steps, mut slow) = (Vec::new(), Vec::new());

@@ -38,7 +38,7 @@ pub fn number(id: &NodeId) -> u32 {
     u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]])
 }
 
-/// The members as all coordinators see them, at the same moment.
+/// The members that all coordinators see, at the same moment.
 #[derive(Debug)]
 pub struct SharedMembership {
     slots: Slots,
@@ -267,7 +267,7 @@ impl StateMachine {
         }
     }
 
-    /// The members in common have changed.
+    /// Handles changes of the shared members.
     pub fn left(
         &mut self,
         now: Time,

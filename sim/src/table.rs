@@ -32,7 +32,7 @@ pub fn markdown(outcomes: &[RunResult]) -> String {
     let widths: Vec<_> = (0..HEAD.len()).map(width).collect();
     let mut text = line(&HEAD.map(String::from), &widths);
     let rule = widths.iter().enumerate().map(|(column, width)| {
-        // Numbers stand right, scenario and rule left.
+        // Numbers are aligned to the right, scenario and rule to the left.
         match column {
             0 | 2 => "-".repeat(*width),
             _ => "-".repeat(width - 1) + ":",

@@ -48,7 +48,7 @@ fn every_live_node_that_counts_ends_in_every_scenario() {
 fn without_peers_upstream_gives_it_to_each() {
     let outcome = run(Scenario::AllAtOnce, &common(3, Mode::Alone), 20);
     assert!((outcome.upstream - 20.0).abs() < 1e-9);
-    // Twenty nodes at ten links of upstream: twice the bound and what the first byte takes.
+    // Twenty nodes, with an upstream of ten links: twice the bound plus the time to the first byte.
     let ratio = outcome.quantile(1.0) / outcome.bound;
     assert!((2.0..2.1).contains(&ratio), "{ratio}");
 }

@@ -12,7 +12,7 @@ use crate::setup::{MILLI, Membership, Micros, Plan, SECOND, Setup};
 use crate::speed::{Meter, OBSERVE_EVERY, SentMeter};
 use crate::state_machine::{SharedMembership, StateMachine, id};
 
-/// Full nodes find each other for this long before the pulls.
+/// How long nodes with their own membership find each other before the pulls.
 const WARM_UP: Micros = 40 * SECOND;
 /// The time from a death until every list of members shows it.
 const DETECTION: Micros = 8 * SECOND;
@@ -25,7 +25,7 @@ pub enum Phase {
     Absent,
     Queued,
     Requesting,
-    /// On the way to a source or upstream.
+    /// A request to a source or upstream is in transit.
     Asking,
     /// A flow, by its index.
     Flowing(u32),
@@ -40,7 +40,7 @@ pub struct Pull {
     /// The node that it follows.
     pub source: u32,
     pub got: u64,
-    /// Of these, from upstream.
+    /// The bytes among these that came from upstream.
     pub led: u64,
     /// When its followers were told to use another source.
     pub evicted: Option<Micros>,
@@ -222,7 +222,7 @@ impl World {
         self.origin = self.now + SECOND;
     }
 
-    /// Starts what was planned.
+    /// Starts the planned events.
     fn begin(&mut self) {
         let origin = self.origin;
         self.unfinished = self.setup.plans.len();
@@ -363,7 +363,7 @@ impl World {
         let mut datagrams = member.machine.take_datagrams();
         let decisions = member.machine.take_decisions();
         let events = member.machine.take_events();
-        // What was due and not done in this millisecond is done in the next one.
+        // Actions that were due and not done in this millisecond are done in the next one.
         let earliest = self.now.max(member.ticked + MILLI);
         let due = member.machine.next_deadline();
         let due = due.map(|at| (at.0 * MILLI).max(earliest));
@@ -436,7 +436,7 @@ impl World {
         &mut self.pulls[node as usize * self.setup.objects.len() + object as usize]
     }
 
-    /// Whether two nodes do not hear each other now.
+    /// Whether two nodes cannot communicate now.
     pub fn is_cut(&self, a: u32, b: u32) -> bool {
         let Some((from, to)) = self.setup.partition else {
             return false;

@@ -1,5 +1,5 @@
-//! Debian's archive, read by apt with state, cache and lists of its own, so that packages of
-//! another suite can be had without touching the machine's apt.
+//! Debian's archive, read by apt with its own state, cache and lists, so that packages of another suite can be fetched
+//! without changing the machine's apt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,18 +9,16 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 
-/// The keys that Debian's suites are signed with, from the package debian-archive-keyring. apt is
-/// told to trust these and no others.
+/// The keys that sign Debian's suites, from the package debian-archive-keyring. apt trusts only these.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// One suite of the archive, its package lists fetched and verified.
+/// One suite of the archive, with fetched and verified package lists.
 pub struct Archive {
     folder: PathBuf,
 }
 
 impl Archive {
-    /// Fetches the package lists of `suite` into `folder`, from the mirror of Debian that the
-    /// machine's own apt uses.
+    /// Fetches the package lists of `suite` into `folder`, from the Debian mirror of the machine's own apt.
     pub fn open(suite: &str, folder: &Path) -> Result<Archive> {
         if !Path::new(KEYRING).exists() {
             bail!("{KEYRING} is missing: install the package debian-archive-keyring");
@@ -33,7 +31,7 @@ impl Archive {
         let uri = debian_mirror(Path::new("/etc/apt"))?;
         write(&folder.join("suite.sources"), &source(&uri, suite))?;
         write(&folder.join("apt.conf"), &configuration(&folder))?;
-        // Nothing of this archive is installed; apt asks for the list all the same.
+        // Nothing of this archive is installed, but apt needs the list.
         write(&folder.join("status"), "")?;
 
         let archive = Archive { folder };
@@ -41,13 +39,13 @@ impl Archive {
         Ok(archive)
     }
 
-    /// The versions of a package that the suite has, newest first.
+    /// The versions of a package in the suite, newest first.
     pub fn versions(&self, package: &str) -> Result<Vec<String>> {
         let table = process::output(self.apt("apt-cache").args(["madison", package]))?;
         Ok(versions_of_madison(&table))
     }
 
-    /// Downloads one package; apt checks it against the signed lists.
+    /// Downloads one package; apt verifies it with the signed lists.
     pub fn download(&self, package: &str, version: &str) -> Result<PathBuf> {
         let folder = self.folder.join("packages");
         remake(&folder)?;
@@ -60,7 +58,7 @@ impl Archive {
         Ok(downloaded?.path())
     }
 
-    /// Removes lists and packages; they are large.
+    /// Removes lists and packages, which are large.
     pub fn remove(self) -> Result<()> {
         fs::remove_dir_all(&self.folder)
             .with_context(|| format!("{} could not be removed", self.folder.display()))
@@ -75,7 +73,7 @@ impl Archive {
     }
 }
 
-/// Makes an empty folder, whatever was there before.
+/// Creates an empty folder, whatever was there before.
 fn remake(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)
@@ -88,7 +86,7 @@ fn write(path: &Path, content: &str) -> Result<()> {
     fs::write(path, content).with_context(|| format!("{} could not be written", path.display()))
 }
 
-/// `Targets` keeps out whatever else the machine's apt would fetch, such as icons.
+/// `Targets` excludes everything else that the machine's apt would fetch, such as icons.
 fn source(uri: &str, suite: &str) -> String {
     format!(
         "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nTargets: Packages\n\
@@ -96,8 +94,8 @@ fn source(uri: &str, suite: &str) -> String {
     )
 }
 
-/// Read after the machine's own configuration, of which proxies and the like stay in force, but
-/// nothing that would let unsigned packages through.
+/// Read after the machine's own configuration: proxies and the like stay in force, but nothing that would allow
+/// unsigned packages.
 fn configuration(folder: &Path) -> String {
     let folder = folder.display();
     format!(
@@ -119,7 +117,7 @@ fn configuration(folder: &Path) -> String {
     )
 }
 
-/// The versions in the table of `apt-cache madison`: `package | version | source`.
+/// Parses the versions in the table of `apt-cache madison`: `package | version | source`.
 fn versions_of_madison(table: &str) -> Vec<String> {
     table
         .lines()
@@ -128,7 +126,7 @@ fn versions_of_madison(table: &str) -> Vec<String> {
         .collect()
 }
 
-/// The address of the mirror of Debian's main archive that apt is configured with.
+/// The address of the mirror of Debian's main archive in apt's configuration.
 fn debian_mirror(etc: &Path) -> Result<String> {
     let mut files = vec![etc.join("sources.list")];
     if let Ok(parts) = fs::read_dir(etc.join("sources.list.d")) {
@@ -154,7 +152,7 @@ fn debian_mirror(etc: &Path) -> Result<String> {
     );
 }
 
-/// In the format of `sources.list(5)`'s one-line style: `deb [options] uri suite component…`.
+/// The mirror in the one-line style of `sources.list(5)`: `deb [options] uri suite component…`.
 fn mirror_of_list(text: &str) -> Option<String> {
     text.lines().find_map(|line| {
         let rest = line.trim().strip_prefix("deb")?;
@@ -169,7 +167,7 @@ fn mirror_of_list(text: &str) -> Option<String> {
     })
 }
 
-/// In the format of `sources.list(5)`'s deb822 style: stanzas of fields, parted by empty lines.
+/// The mirror in the deb822 style of `sources.list(5)`: stanzas of fields, separated by empty lines.
 fn mirror_of_deb822(text: &str) -> Option<String> {
     let text: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
     text.split(|line| line.trim().is_empty())
@@ -190,7 +188,7 @@ fn mirror_of_deb822(text: &str) -> Option<String> {
         })
 }
 
-/// The words of a field, its continuation lines included.
+/// The words of a field, including its continuation lines.
 fn field<'a>(stanza: &[&'a str], name: &str) -> Vec<&'a str> {
     let mut words = Vec::new();
     let mut inside = false;
@@ -209,8 +207,8 @@ fn field<'a>(stanza: &[&'a str], name: &str) -> Vec<&'a str> {
     words
 }
 
-/// Debian's main archive has suites by code name or class; security updates lie elsewhere, and
-/// other vendors' archives have neither these suites nor the component.
+/// Debian's main archive has suites by code name or class. Security updates are elsewhere, and other vendors' archives
+/// have neither these suites nor the component.
 fn is_main_archive<'a>(suite: &str, components: &mut impl Iterator<Item = &'a str>) -> bool {
     const SUITES: [&str; 9] = [
         "bookworm",

@@ -1,5 +1,5 @@
-//! `cargo xtask chaos`: pulls on five nodes with real containerds while things break, beside the same pulls without mirrors.
-//! `cargo xtask crowd`: pulls while thousands of clients keep a mirror busy.
+//! `cargo xtask chaos`: pulls on five nodes with real containerds during faults, compared with the same pulls without
+//! mirrors. `cargo xtask crowd`: pulls while thousands of clients keep a mirror busy.
 
 use std::path::{Path, PathBuf};
 
@@ -25,8 +25,8 @@ pub struct Args {
     binary: Option<PathBuf>,
 }
 
-/// Runs the plan that follows from the seed, and prints the table. Fails where wrong bytes were committed, where a pull failed
-/// that would not have failed without mirrors, and where a mirror ended or keeps what it used.
+/// Runs the plan of the seed, and prints the table. Fails if wrong bytes were committed, if a pull failed that would
+/// not have failed without mirrors, or if a mirror ended or does not release its resources.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let more = [
         args.seed.to_string(),
@@ -50,8 +50,8 @@ pub struct CrowdArgs {
     binary: Option<PathBuf>,
 }
 
-/// Runs it without a mirror and with one. Fails where containerd pulls at less than half the speed, or the mirror takes more
-/// than 64 MiB.
+/// Runs it without a mirror and with one. Fails if containerd pulls at less than half the speed, or the mirror needs
+/// more than 64 MiB.
 pub fn run_crowd(workspace: &Workspace, args: &CrowdArgs) -> Result<()> {
     let more = [args.clients.to_string(), args.seconds.to_string()];
     run_with(workspace, args.binary.as_deref(), "crowd", &more)

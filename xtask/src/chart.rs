@@ -1,4 +1,4 @@
-//! The step `chart`: the chart's tests, with pinned tools that are built or fetched below target/.
+//! The step `chart`: the chart's tests, with pinned tools that are built or downloaded below target/.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::workspace::Workspace;
 use crate::{debian, process};
 
-/// Both major versions of Helm are in use. Pinned: a release may render or lint otherwise, and that comes with a commit.
+/// Both major versions of Helm are in use. Pinned, so that changes in rendering or linting come with a commit.
 const HELM_3: Helm = Helm {
     module: "helm.sh/helm/v3/cmd/helm",
     version: "3.22.0",
@@ -19,7 +19,7 @@ const HELM_4: Helm = Helm {
     module: "helm.sh/helm/v4/cmd/helm",
     version: "4.3.1",
 };
-/// The validator, and with it the schemas of each version of Kubernetes: from PyPI.
+/// The validator, with the schemas of each version of Kubernetes, from PyPI.
 const KUBERNETES_VALIDATE: &str = "1.37.0";
 
 struct Helm {
@@ -70,7 +70,7 @@ impl Helm {
     }
 }
 
-/// Installs it into an environment of its own unless it is there.
+/// Installs it into a separate environment unless it is there.
 fn install_kubernetes_validate(tools: &Path) -> Result<PathBuf> {
     let folder = tools.join(format!("kubernetes-validate-{KUBERNETES_VALIDATE}"));
     let program = folder.join("bin/kubernetes-validate");

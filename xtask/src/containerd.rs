@@ -1,5 +1,5 @@
-//! The containerds that the end-to-end tests run: one of each generation in use, from Debian,
-//! unpacked beside each other and never installed; and those that the developer has built.
+//! The containerds of the end-to-end tests: one of each generation in use, from Debian, unpacked beside each other and
+//! never installed; and those that the developer has built.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use crate::process;
 
 /// A line of containerd releases that behave alike.
 pub struct Generation {
-    /// As the folder and the tests call it.
+    /// The name in the folder and in the tests.
     name: &'static str,
-    /// What the versions of this generation begin with.
+    /// The prefix of this generation's versions.
     prefix: &'static str,
     /// Debian's suites that may have it, first choice first.
     suites: &'static [&'static str],
@@ -44,8 +44,7 @@ impl Generation {
     }
 }
 
-/// Unpacks the generation to `<e2e>/containerd-<name>` unless it is there. Nothing is downloaded
-/// a second time.
+/// Unpacks the generation to `<e2e>/containerd-<name>` unless it is there. Nothing is downloaded twice.
 pub fn install(generation: &Generation, e2e: &Path) -> Result<()> {
     let folder = e2e.join(format!("containerd-{}", generation.name));
     if folder.exists() {
@@ -79,7 +78,7 @@ fn install_from(generation: &Generation, suite: &str, e2e: &Path, folder: &Path)
         .ok_or_else(|| anyhow!("has no containerd {}", generation.name))?;
     let package = archive.download("containerd", &version)?;
 
-    // Unpacked beside its place and moved there whole, so that a folder is never half filled.
+    // Unpacked to another folder and then renamed, so that the folder is never incomplete.
     let unpacked = e2e.join(format!("containerd-{}.unpacking", generation.name));
     if unpacked.exists() {
         fs::remove_dir_all(&unpacked)?;
@@ -112,15 +111,14 @@ pub fn given(folder: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Asks the program: `containerd <module> <version> <revision>`. Some builds put a `v` before the
-/// version.
+/// The version of the program: `containerd <module> <version> <revision>`. Some builds put a `v` before the version.
 fn version(containerd: &Path) -> Result<String> {
     let output = process::output(Command::new(containerd).arg("--version"))?;
     let version = output.split_whitespace().nth(2).unwrap_or_default();
     Ok(version.trim_start_matches('v').to_owned())
 }
 
-/// Asserts that what lies in the folder is of the generation, whatever it was downloaded as.
+/// Asserts that the folder contains this generation, whatever it was downloaded as.
 fn check_version(generation: &Generation, folder: &Path) -> Result<()> {
     let version = version(&folder.join("usr/bin/containerd"))?;
     if !generation.includes(&version) {

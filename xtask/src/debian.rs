@@ -1,4 +1,4 @@
-//! What the tests take from the machine: root, and packages of its own Debian.
+//! The requirements of the tests on the machine: root, and packages of its own Debian.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 
-/// A program that the tests start, and the package that has it.
+/// A program that the tests start, and its package.
 struct Need {
     program: &'static str,
     package: &'static str,
@@ -49,7 +49,7 @@ const NEEDS: [Need; 8] = [
     },
 ];
 
-/// What the tests of the chart take from Debian.
+/// The chart tests' requirements on Debian.
 const CHART_NEEDS: [Need; 2] = [
     Need {
         program: "promtool",
@@ -73,17 +73,17 @@ pub fn require_root() -> Result<()> {
     Ok(())
 }
 
-/// Installs what the end-to-end tests need and is not here.
+/// Installs what the end-to-end tests need and is missing.
 pub fn install_packages() -> Result<()> {
     install(&NEEDS)
 }
 
-/// Installs what the chart's tests need and is not here.
+/// Installs what the chart's tests need and is missing.
 pub fn install_chart_tools() -> Result<()> {
     install(&CHART_NEEDS)
 }
 
-/// Installs the packages whose programs are not here, and names those that cannot be had.
+/// Installs the packages of missing programs, and names those that are not available.
 fn install(needs: &[Need]) -> Result<()> {
     let mut missing: Vec<_> = missing(needs).collect();
     if missing.is_empty() {

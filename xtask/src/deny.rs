@@ -1,4 +1,4 @@
-//! The step `deny`: cargo-deny over the dependencies, by the rules of deny.toml.
+//! The step `deny`: cargo-deny checks the dependencies with the rules of deny.toml.
 
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::process::Command;
@@ -9,24 +9,24 @@ use anyhow::{Result, bail};
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Pinned: a new release may bring new lints, and those come with a commit.
+/// Pinned, so that new lints come with a commit.
 const VERSION: &str = "0.20.2";
 
-/// How long the advisory database may take to fetch before it counts as not reachable.
+/// The limit for fetching the advisory database, after which it counts as unreachable.
 const FETCH_LIMIT: Duration = Duration::from_secs(60);
 
-/// Where the advisory database is fetched from, and how long a connection there may take.
+/// The host of the advisory database, and the limit for connecting to it.
 const DATABASE: (&str, u16) = ("github.com", 443);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Checks licences, bans and sources offline, and advisories where their database can be had.
-/// Returns what was not checked.
+/// Checks licences, bans and sources offline, and advisories if their database is available. Returns what was not
+/// checked.
 ///
 /// # Errors
-/// A rule is broken, or the host of the advisory database can be reached and the database cannot be had.
+/// A rule is broken, or the host of the advisory database is reachable but the database is not available.
 pub fn run(workspace: &Workspace) -> Result<Option<String>> {
     install(workspace)?;
-    // Every crate of the lock file, those of other platforms too: the rest then works offline.
+    // Every crate of the lock file, including those of other platforms: the rest then works offline.
     process::run(&mut workspace.cargo(["fetch", "--locked"]))?;
     process::run(cargo_deny(workspace).args([
         "--offline",

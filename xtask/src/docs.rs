@@ -1,7 +1,7 @@
 //! `cargo xtask docs`: the site of the documentation, built with mdbook from `docs/` and the pages of the root.
 //!
-//! On GitHub the pages link to each other from two folders. The site has them in one, so they are staged there with their links
-//! changed; what is no page is linked to where its source is.
+//! On GitHub the pages link to each other from two folders. The site has them in one, so they are copied there with
+//! changed links; links to other files lead to their source.
 
 mod links;
 
@@ -15,7 +15,7 @@ use crate::dist::SOURCE;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Pages of the workspace's root.
+/// The pages of the workspace's root.
 const ROOT_PAGES: [&str; 5] = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -23,7 +23,7 @@ const ROOT_PAGES: [&str; 5] = [
     "README.md",
     "SECURITY.md",
 ];
-/// Files of the site that are no pages.
+/// The files of the site that are not pages.
 const FILES: [&str; 3] = ["book.toml", "openapi.json", "SUMMARY.md"];
 
 /// What to do with the site.
@@ -50,7 +50,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Copies the pages into one folder, with links that hold there.
+/// Copies the pages into one folder, with links that are valid there.
 fn stage(root: &Path, folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
@@ -84,7 +84,7 @@ fn stage(root: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Every page below docs/, as a path in the workspace, in order. SUMMARY.md is none.
+/// All pages below docs/, as paths in the workspace, in order, without SUMMARY.md.
 fn pages(root: &Path) -> Result<Vec<String>> {
     let mut pages = Vec::new();
     for folder in ["docs", "docs/decisions"] {
@@ -99,7 +99,7 @@ fn pages(root: &Path) -> Result<Vec<String>> {
     Ok(pages)
 }
 
-/// The name of a page of the root on the site. mdbook makes a page of its own of each README.
+/// The site's name of a page of the root. mdbook makes README.md the index.
 fn name_on_site(page: &str) -> &str {
     match page {
         "README.md" => "index.md",
@@ -107,7 +107,7 @@ fn name_on_site(page: &str) -> &str {
     }
 }
 
-/// Gives each code of the doctor an anchor, as in `doctor.html#PEILI-C001`.
+/// Adds an anchor to each code of the doctor, as in `doctor.html#PEILI-C001`.
 fn with_code_anchors(page: &str) -> String {
     let mut changed = String::new();
     for line in page.split_inclusive('\n') {
@@ -122,7 +122,7 @@ fn with_code_anchors(page: &str) -> String {
     changed
 }
 
-/// Where a link of the page `from` leads on the site, from the place that the page has there.
+/// The site's target of a link in the page `from`, relative to that page there.
 fn on_site(from: &str, link: &str) -> String {
     let (path, anchor) = match link.split_once('#') {
         Some((path, anchor)) => (path, format!("#{anchor}")),

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: the fuzz targets, each for a while.
+//! `cargo xtask fuzz`: runs the fuzz targets, each for a while.
 
 use std::process::Command;
 
@@ -17,8 +17,8 @@ pub struct Args {
     targets: Vec<String>,
 }
 
-/// Runs the targets one after the other, with the committed seeds beside what earlier runs found. Needs a nightly compiler and
-/// cargo-fuzz.
+/// Runs the targets one after the other, with the committed seeds and what earlier runs found. Needs a nightly compiler
+/// and cargo-fuzz.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let folder = workspace.root().join("fuzz");
     let mut all = Vec::new();
@@ -45,11 +45,11 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         println!("\n=== {target}, {} s", args.seconds);
         let found = folder.join("corpus").join(&target);
         std::fs::create_dir_all(&found)?;
-        // By the name that rustup goes by, which chooses the compiler.
+        // rustup's own cargo, which selects the compiler.
         let mut fuzz = Command::new("cargo");
         fuzz.current_dir(workspace.root())
             .env_remove("RUSTUP_TOOLCHAIN");
-        // What the coverage of libFuzzer is made of, link-time optimisation would drop.
+        // Link-time optimisation would remove libFuzzer's coverage data.
         fuzz.env("CARGO_PROFILE_RELEASE_LTO", "false");
         fuzz.args(["+nightly", "fuzz", "run", "--features", "libfuzzer"]);
         fuzz.arg("--fuzz-dir").arg(&folder).arg(&target);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::workspace::Workspace;
 use crate::{containerd, debian, process};
 
-/// Kubernetes' commands and their helpers, and what each is built from.
+/// Kubernetes' commands and their helpers, and their sources.
 const PROGRAMS: [(&str, &str); 9] = [
     ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
     (
@@ -23,7 +23,7 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("coredns", "github.com/coredns/coredns"),
 ];
 
-/// Files of Debian's packages that nodes and registry need.
+/// Files from Debian's packages that nodes and registry need.
 const PACKAGES: [(&str, &str); 7] = [
     ("/usr/bin/docker-registry", "docker-registry"),
     ("/usr/bin/skopeo", "skopeo"),
@@ -60,7 +60,7 @@ pub struct Args {
     scenarios: Vec<String>,
 }
 
-/// Checks that all is there that the tests need, and runs them.
+/// Checks that everything that the tests need is there, and runs them.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     debian::require_root()?;
     let bin = absolute(&args.bin)?;
@@ -89,7 +89,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     process::run(&mut tests)
 }
 
-/// Names every program that the folder lacks, with the Go module to build it from.
+/// Names every program that the folder lacks, with its Go module.
 fn require_programs(bin: &Path) -> Result<()> {
     let missing: Vec<_> = PROGRAMS
         .iter()

@@ -1,4 +1,4 @@
-//! What a developer runs on this workspace: `cargo xtask test`, `cargo xtask simulate`.
+//! Developer commands for this workspace: `cargo xtask test`, `cargo xtask simulate`.
 
 mod apt;
 mod chaos;

@@ -1,4 +1,4 @@
-//! Commands that are shown to the developer, or asked for their output.
+//! Commands that are shown to the developer, or run for their output.
 
 use std::io::ErrorKind;
 use std::process::{Command, Output, Stdio};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// How often a command with a time limit is looked at.
+/// The interval between checks of a command with a time limit.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Runs a command with its output on the terminal.
@@ -20,7 +20,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command for its standard output; its errors become part of ours.
+/// Runs a command and returns its standard output; its error output becomes part of the error.
 pub fn output(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
@@ -37,7 +37,7 @@ pub fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("`{}`: not UTF-8", line(command)))
 }
 
-/// Runs a command in silence for at most `limit` and tells whether it succeeded.
+/// Runs a command without output for at most `limit`, and returns whether it succeeded.
 pub fn succeeds_within(command: &mut Command, limit: Duration) -> Result<bool> {
     let mut child = command
         .stdin(Stdio::null())

@@ -1,4 +1,4 @@
-//! `cargo xtask simulate`: the simulator is a program of its own, so that no other command waits for it to be built.
+//! `cargo xtask simulate`: the simulator is a separate program, so that no other command waits for its build.
 
 use std::ffi::OsString;
 
@@ -14,7 +14,7 @@ pub struct Args {
     arguments: Vec<OsString>,
 }
 
-/// Builds and runs the simulator. Its output is all that comes to standard output.
+/// Builds and runs the simulator. Only its output is written to standard output.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let mut cargo = workspace.cargo(["run", "--quiet", "--package", "sim", "--"]);
     let status = cargo.args(&args.arguments).status();

@@ -10,8 +10,8 @@ use clap::ValueEnum;
 use crate::workspace::Workspace;
 use crate::{chart, containerd, debian, deny, process};
 
-/// Labs that run side by side in the end-to-end tests. Each is a handful of processes that mostly
-/// wait; more of them would compete for two cores.
+/// The number of concurrent labs in the end-to-end tests. Each is a handful of processes that mostly wait; more of them
+/// would compete for two cores.
 const E2E_THREADS: &str = "--test-threads=2";
 
 /// Which steps to run.
@@ -45,7 +45,7 @@ enum Step {
     E2e,
 }
 
-/// What became of a step.
+/// The result of a step.
 enum StepResult {
     Ok {
         took: Duration,
@@ -54,7 +54,7 @@ enum StepResult {
     LeftOut,
 }
 
-/// Runs the steps in order, stops at the first that fails, and closes with a line for each.
+/// Runs the steps in order, stops at the first that fails, and ends with a line for each.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     let start = Instant::now();
     let mut verdicts = Vec::new();
@@ -100,7 +100,7 @@ fn summarise(verdicts: &[(&str, StepResult)], took: Duration) {
 }
 
 impl Step {
-    /// As `--only` and `--skip` take it.
+    /// The name for `--only` and `--skip`.
     fn name(self) -> &'static str {
         match self {
             Step::Fmt => "fmt",
@@ -112,14 +112,14 @@ impl Step {
         }
     }
 
-    /// Runs the step; what it could not check is returned as a remark for the summary.
+    /// Runs the step. Returns what it could not check, as a remark for the summary.
     fn run(self, workspace: &Workspace, args: &Args) -> Result<Option<String>> {
         match self {
             Step::Fmt => process::run(&mut workspace.cargo(["fmt", "--all", "--check"]))?,
             Step::Clippy => clippy(workspace)?,
             Step::Deny => return deny::run(workspace),
-            // The whole workspace, and the same again in the step below: with another choice of
-            // packages cargo unifies features otherwise and builds many dependencies anew.
+            // The whole workspace, as in the step below: with another choice of packages cargo unifies features
+            // differently and rebuilds many dependencies.
             Step::Test => process::run(&mut workspace.cargo(["test", "--locked", "--workspace"]))?,
             Step::Chart => chart::run(workspace)?,
             Step::E2e => end_to_end(workspace, &args.containerd)?,
@@ -129,7 +129,7 @@ impl Step {
 }
 
 fn clippy(workspace: &Workspace) -> Result<()> {
-    // The end-to-end tests are no target unless they are named, not even one of all.
+    // The end-to-end tests are no target unless they are named, not even of `--all-targets`.
     for targets in [
         "--all-targets",
         "--test=nodes",
@@ -149,7 +149,7 @@ fn clippy(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Runs the end-to-end tests with the containerds of Debian, and once more with each that is given.
+/// Runs the end-to-end tests with the containerds of Debian, and again with each given one.
 fn end_to_end(workspace: &Workspace, given: &[PathBuf]) -> Result<()> {
     debian::require_root()?;
     debian::install_packages()?;
@@ -169,7 +169,7 @@ fn end_to_end(workspace: &Workspace, given: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// The end-to-end tests on nodes, run with more arguments of the test program.
+/// The end-to-end tests on nodes, with further arguments of the test program.
 fn nodes(workspace: &Workspace, peili: &Path, more: &[&str]) -> Command {
     let tests = ["test", "--locked", "--workspace", "--test=nodes", "--"];
     let mut command = workspace.cargo(tests);
@@ -178,7 +178,7 @@ fn nodes(workspace: &Workspace, peili: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// Builds the binary under test as the step `test` does, and finds it.
+/// Builds the binary under test as the step `test` does, and returns its path.
 fn build_peili(workspace: &Workspace) -> Result<PathBuf> {
     let messages = "--message-format=json-render-diagnostics";
     let mut build = workspace.cargo(["test", "--locked", "--workspace", "--no-run", messages]);
@@ -194,7 +194,7 @@ fn build_peili(workspace: &Workspace) -> Result<PathBuf> {
         })
 }
 
-/// The path of the binary, if this message of cargo's tells of it.
+/// The path of the binary, if this message of cargo contains it.
 fn peili_of_message(line: &str) -> Option<String> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
     let is_binary = message["target"]["name"] == "peili"

@@ -1,4 +1,4 @@
-//! Where things lie: the workspace, its one target folder, and the tools and packages kept there.
+//! The folders: the workspace, its one target folder, and the tools and packages kept there.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,11 +14,11 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Asks cargo, so that `CARGO_TARGET_DIR` and the like are honoured.
+    /// Asks cargo, so that `CARGO_TARGET_DIR` and the like are respected.
     pub fn open() -> Result<Workspace> {
         let mut metadata = Command::new(cargo_path());
         metadata.args(["metadata", "--format-version=1", "--no-deps", "--offline"]);
-        // Not the folder that the command was started in: `cargo xtask` works from anywhere inside.
+        // Not the folder in which the command was started: `cargo xtask` works from anywhere inside.
         metadata.current_dir(env!("CARGO_MANIFEST_DIR"));
         let metadata: serde_json::Value = serde_json::from_str(&process::output(&mut metadata)?)
             .context("cargo metadata did not answer with JSON")?;
@@ -41,29 +41,29 @@ impl Workspace {
         command
     }
 
-    /// Builds Peili as it is released, and says where it is.
+    /// Builds Peili as it is released, and returns the path.
     pub fn release_binary(&self) -> Result<PathBuf> {
         let build = ["build", "--release", "--locked", "--package=peili"];
         process::run(&mut self.cargo(build))?;
         Ok(self.target.join("release/peili"))
     }
 
-    /// Tools that the commands built for themselves.
+    /// The folder of tools that the commands built for themselves.
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")
     }
 
-    /// What the end-to-end tests need and leave: containerds, logs.
+    /// The folder of what the end-to-end tests need and leave: containerds, logs.
     pub fn e2e(&self) -> PathBuf {
         self.target.join("e2e")
     }
 
-    /// The pages and the site of the documentation.
+    /// The folder of the documentation's pages and site.
     pub fn docs(&self) -> PathBuf {
         self.target.join("docs")
     }
 
-    /// What a release is made in, and its artifacts.
+    /// The folder in which a release is made, with its artifacts.
     pub fn dist(&self) -> PathBuf {
         self.target.join("dist")
     }
@@ -74,7 +74,7 @@ impl Workspace {
     }
 }
 
-/// The cargo that runs us, so that both are of one toolchain.
+/// The cargo that runs this program, so that both are of one toolchain.
 fn cargo_path() -> PathBuf {
     std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
 }

@@ -1,4 +1,4 @@
-//! The content folder: what lies there, complete. Layout: `blobs/<algorithm>/<hex>`, one file an object.
+//! The content folder with the complete objects. Layout: `blobs/<algorithm>/<hex>`, one file for each object.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata, OpenOptions};
@@ -18,19 +18,19 @@ pub(crate) fn path(content: &Path, digest: &Digest) -> PathBuf {
     folder(content, digest.algorithm()).join(digest.encoded())
 }
 
-/// Opens a blob; `None` if it is not there. Its size is in bytes.
+/// Opens a blob, and returns its size in bytes. `None`: it is not there.
 ///
 /// # Errors
-/// It is there and cannot be read, or is no regular file (a link is not followed: containerd makes none).
+/// It is there but cannot be read, or is not a regular file (links are not followed: containerd makes none).
 pub(crate) fn open(content: &Path, digest: &Digest) -> io::Result<Option<(File, u64)>> {
     let opened = open_file(&path(content, digest))?;
     Ok(opened.map(|(file, status)| (file, status.len())))
 }
 
-/// Opens a file of containerd's for reading; `None` if it is not there.
+/// Opens a file of containerd for reading. `None`: it is not there.
 ///
 /// # Errors
-/// It is there and cannot be read, or is no regular file (a link is not followed: containerd makes none).
+/// It is there but cannot be read, or is not a regular file (links are not followed: containerd makes none).
 pub(crate) fn open_file(path: &Path) -> io::Result<Option<(File, Metadata)>> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = OpenOptions::new()
@@ -52,19 +52,19 @@ pub(crate) fn open_file(path: &Path) -> io::Result<Option<(File, Metadata)>> {
     Ok(Some((file, status)))
 }
 
-/// The size of a blob in bytes; `None` if it is not there.
+/// The size of a blob in bytes. `None`: it is not there.
 pub(crate) fn size(content: &Path, digest: &Digest) -> Option<u64> {
     let status = path(content, digest).symlink_metadata().ok()?;
     status.is_file().then_some(status.len())
 }
 
-/// When a blob was committed, as far as the file system knows; `None` if it is not there.
+/// When a blob was committed, as far as the file system knows. `None`: it is not there.
 pub(crate) fn committed(content: &Path, digest: &Digest) -> Option<SystemTime> {
     let status = path(content, digest).symlink_metadata().ok()?;
     status.modified().ok()
 }
 
-/// Reads a blob whole; `None` if it is not there, cannot be read, or is larger than `limit` bytes.
+/// Reads a blob whole. `None`: it is not there, cannot be read, or is larger than `limit` bytes.
 pub(crate) fn read(content: &Path, digest: &Digest, limit: u64) -> Option<Vec<u8>> {
     let (file, size) = open(content, digest).ok()??;
     if size > limit {
@@ -78,17 +78,18 @@ pub(crate) fn read(content: &Path, digest: &Digest, limit: u64) -> Option<Vec<u8
 /// A blob on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
     /// When it was committed, as far as the file system knows.
     pub committed: Option<SystemTime>,
 }
 
-/// Every blob. Files that are not named as blobs are passed over.
+/// Lists all blobs. Files without the name of a blob are ignored.
 ///
 /// # Errors
-/// The content folder, or a folder of blobs that is there, cannot be read; or it is not there, nor the one it belongs
-/// in (a fresh containerd makes it with the first ingest, but a folder that is not mounted is no empty store).
+/// The content folder, or an existing folder of blobs, cannot be read; or neither the content folder nor its parent
+/// exists (a fresh containerd creates it with the first ingest, but a folder that is not mounted is not an empty
+/// store).
 pub(crate) fn list(content: &Path) -> io::Result<HashMap<Digest, Found>> {
     let mut found = HashMap::new();
     match content.read_dir() {
@@ -113,7 +114,7 @@ pub(crate) fn list(content: &Path) -> io::Result<HashMap<Digest, Found>> {
             let Some(digest) = digest(algorithm, entry.file_name().to_str()) else {
                 continue;
             };
-            // Gone since the folder was read: not there.
+            // Removed since the folder was read.
             if let Ok(status) = entry.metadata()
                 && status.is_file()
             {
@@ -126,7 +127,7 @@ pub(crate) fn list(content: &Path) -> io::Result<HashMap<Digest, Found>> {
     Ok(found)
 }
 
-/// The digest that a file in the folder of `algorithm` stands for.
+/// The digest of a file in the folder of `algorithm`.
 pub(crate) fn digest(algorithm: &str, name: Option<&str>) -> Option<Digest> {
     format!("{algorithm}:{}", name?).parse().ok()
 }

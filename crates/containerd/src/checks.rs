@@ -1,4 +1,4 @@
-//! What has to hold of a node's containerd for a mirror to be of use, and what to change where it does not.
+//! The requirements on a node's containerd for a mirror to work, and what to change if they are not met.
 
 mod files;
 mod settings;
@@ -17,8 +17,8 @@ use settings::{Setting, Settings};
 /// What the checks compare with.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// containerd's configuration as this process sees it, usually `/etc/containerd/config.toml`. Read for what
-    /// containerd from 2.0 on does not tell.
+    /// containerd's configuration as this process sees it, usually `/etc/containerd/config.toml`. Read for the settings
+    /// that containerd from 2.0 on does not report.
     pub config_file: PathBuf,
     /// The folders in which hosts.toml files are written, as containerd sees them and in its order.
     pub registry_config_paths: Vec<PathBuf>,
@@ -28,18 +28,18 @@ pub struct Setup {
 pub enum State {
     Ok,
     Warning,
-    /// It could not be found out.
+    /// The result could not be determined.
     Unknown,
 }
 
-/// What was looked at.
+/// The subject of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topic {
     Version,
     RegistryConfig,
     /// Whether containerd was restarted since its configuration was written.
     InForce,
-    /// Its part that pulls for the kubelet.
+    /// The part of containerd that pulls for the kubelet.
     Cri,
     PullMode,
     Layers,
@@ -67,7 +67,7 @@ pub struct Finding {
     pub state: State,
     /// What was found.
     pub found: String,
-    /// What to do, with the very lines to write for this version of containerd.
+    /// What to do, with the exact lines for this version of containerd.
     pub remedy: Option<String>,
 }
 
@@ -110,7 +110,7 @@ impl Finding {
     }
 }
 
-/// Looks once, over a connection of its own, for 35 s at the most.
+/// Runs all checks once, over a connection of its own, for 35 s at most.
 ///
 /// # Errors
 /// containerd does not answer.
@@ -120,7 +120,7 @@ pub async fn check(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error
     let generation = Generation::of(&text);
     let settings = Settings::find(&client, generation, &setup.config_file).await;
     let path = content_path(config, &client).await?;
-    // Without its list of images there is nothing to compare the folder with.
+    // Without the list of images there is nothing to compare the folder with.
     let images = match CRI_NAMESPACE.parse() {
         Ok(namespace) => client.images(&namespace).await.unwrap_or_default(),
         Err(_) => Vec::new(),
@@ -134,7 +134,7 @@ pub async fn check(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error
             &setup.registry_config_paths,
         )),
         in_force(&settings, &config.socket),
-        // Not knowing is no finding.
+        // An unknown state is not a finding.
         client.cri().await.ok().map(cri),
         pull_mode(&settings, generation),
         Some(layers(&settings, generation, config.retain.as_ref())),
@@ -148,13 +148,14 @@ pub async fn check(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error
 pub(crate) struct Generation(u32, u32);
 
 impl Generation {
-    /// From here on a node's downloads share one queue.
+    /// The first version in which a node's downloads share one queue.
     pub(crate) const SHARES_SLOTS: Self = Self(2, 1);
-    /// From here on pulls go through the transfer service, which takes a list in `config_path` for one folder (tried
-    /// with 2.1.9, 2.3.7 and 2.4.2). `discard_unpacked_layers = true` keeps the older way, which splits the list.
+    /// The first version that pulls through the transfer service, which treats a list in `config_path` as one folder
+    /// (tried with 2.1.9, 2.3.7 and 2.4.2). `discard_unpacked_layers = true` keeps the older way, which splits the
+    /// list.
     const READS_NO_LIST: Self = Self(2, 1);
 
-    /// Of `1.6.20~ds1`, `v2.1.9`, `2.1.9+unknown`; 0.0 of what is no version.
+    /// Parses a version such as `1.6.20~ds1`, `v2.1.9` or `2.1.9+unknown`. 0.0 if it is invalid.
     pub(crate) fn of(text: &str) -> Self {
         let mut numbers = text
             .trim_start_matches('v')
@@ -164,7 +165,7 @@ impl Generation {
         Self(next(), next())
     }
 
-    /// The table of the configuration that tells CRI how to pull.
+    /// The table of the configuration with CRI's pull settings.
     fn images_table(self) -> &'static str {
         if self >= Self(2, 0) {
             r#"plugins."io.containerd.cri.v1.images""#
@@ -173,7 +174,7 @@ impl Generation {
         }
     }
 
-    /// The table that says what becomes of layers after unpacking.
+    /// The table of the configuration that determines whether layers are kept after unpacking.
     fn layers_table(self) -> String {
         let images = self.images_table();
         if self >= Self(2, 0) {
@@ -200,7 +201,7 @@ fn version(text: &str, generation: Generation) -> Finding {
     }
 }
 
-/// What `config_path` is from containerd 2.2 on where it is not set.
+/// The default of `config_path` from containerd 2.2 on.
 const DEFAULT_CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
 
 fn registry_config(settings: &Settings, generation: Generation, expected: &[PathBuf]) -> Finding {
@@ -263,13 +264,14 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &[Path
     }
 }
 
-/// Whether two paths lead to one folder. Those that are not here are compared by their names.
+/// Whether two paths lead to one folder. Paths that do not exist here are compared by their names.
 fn are_one_folder(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().ok();
     one == other || real(one).is_some_and(|one| real(other) == Some(one))
 }
 
-/// Whether containerd has read what is written, and could again. Its socket is as old as its start. `None`: that is not known.
+/// Whether containerd has read the present configuration, and could read it again. Its socket is as old as its start.
+/// `None`: that is unknown.
 fn in_force(settings: &Settings, socket: &Path) -> Option<Finding> {
     if let Some(fault) = &settings.broken {
         return Some(Finding::warning(
@@ -296,7 +298,7 @@ fn in_force(settings: &Settings, socket: &Path) -> Option<Finding> {
 fn cri(cri: Cri) -> Finding {
     match cri {
         Cri::Runs => Finding::ok(Topic::Cri, "runs".to_owned()),
-        // With ctr and nerdctl there is no need for it.
+        // With ctr and nerdctl it is not needed.
         Cri::Disabled => Finding::unknown(
             Topic::Cri,
             "is disabled, so no kubelet and no crictl can pull".to_owned(),
@@ -316,7 +318,7 @@ fn cri(cri: Cri) -> Finding {
     }
 }
 
-/// Which part of containerd pulls, and why. `None`: that is not known.
+/// Which part of containerd pulls, and why. `None`: that is unknown.
 fn pull_mode(settings: &Settings, generation: Generation) -> Option<Finding> {
     let found = match &settings.local_mode {
         _ if generation < Generation::READS_NO_LIST => {
@@ -392,8 +394,8 @@ fn content(path: &Path, images: &[Image]) -> Finding {
     }
 }
 
-/// Whether a folder with these blobs is not the one of the containerd with these images. A few may be gone: an image is not
-/// removed when its manifest is.
+/// Whether a folder with these blobs belongs to another containerd than the one with these images. A few may be
+/// missing: an image is not removed with its manifest.
 fn is_another<T>(found: &HashMap<Digest, T>, images: &[Image]) -> bool {
     !images.is_empty() && !images.iter().any(|image| found.contains_key(&image.target))
 }

@@ -1,5 +1,5 @@
-//! The calls to containerd that the store makes. One client is one connection: it does not reconnect by itself, so
-//! that whoever uses it notices a restart and looks at everything again.
+//! The calls to containerd that the store makes. One client is one connection. It does not reconnect by itself, so that
+//! its user notices a restart and lists everything again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -25,13 +25,13 @@ use crate::proto::containerd::types::Envelope;
 use crate::proto::runtime::v1 as runtime;
 use crate::{Config, Error, Namespace};
 
-/// For the socket to take us.
+/// The limit for connecting to the socket.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// For an answer about one thing. Writers hold containerd's database for as long as a disk takes to sync.
+/// The limit for an answer about one object. Writers lock containerd's database for as long as a disk takes to sync.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(10);
-/// For a whole list.
+/// The limit for a whole list.
 pub(crate) const LIST_LIMIT: Duration = Duration::from_secs(60);
-/// Bytes of one message. All images come in one, about 500 bytes each.
+/// The most bytes of one message. All images come in one, about 500 bytes each.
 pub(crate) const MAX_MESSAGE: usize = 256 << 20;
 /// The plugin whose `root` is the content folder.
 const CONTENT_PLUGIN: &str = "io.containerd.content.v1";
@@ -39,7 +39,7 @@ const CONTENT_PLUGIN: &str = "io.containerd.content.v1";
 const CRI_PLUGIN: &str = "io.containerd.grpc.v1";
 const CRI: &str = "cri";
 
-/// A call that did not give what it should. Reads on after "containerd at …".
+/// A failed call. The text continues "containerd at …".
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     #[error("does not answer: {reason}; {advice}")]
@@ -62,7 +62,7 @@ pub enum CallError {
     NoContentRoot,
 }
 
-/// An image by its name.
+/// An image, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
     pub name: String,
@@ -73,12 +73,12 @@ pub(crate) struct Image {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cri {
     Runs,
-    /// Why it did not start.
+    /// It did not start. The reason.
     Failed(String),
     Disabled,
 }
 
-/// What an event says happened; what is so now has to be asked.
+/// An event. It says what happened; the present state must be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Image { namespace: String, name: String },
@@ -115,7 +115,7 @@ impl Client {
             let stream = UnixStream::connect(&config.socket)
                 .await
                 .map_err(|error| unconnected(&error))?;
-            // The address is of no meaning on a socket, but a request has to have one.
+            // The address means nothing on a socket, but a request must have one.
             Endpoint::from_static("http://containerd")
                 .connect_with_connector(Once::new(stream))
                 .await
@@ -130,7 +130,7 @@ impl Client {
         })
     }
 
-    /// Its version as it writes it: `1.6.20~ds1`, `v2.1.9`, `2.1.9+unknown`.
+    /// containerd's version as it writes it: `1.6.20~ds1`, `v2.1.9`, `2.1.9+unknown`.
     pub async fn version(&self) -> Result<String, CallError> {
         let mut client = version::version_client::VersionClient::new(self.channel.clone());
         Ok(limited("Version", CALL_LIMIT, client.version(()))
@@ -170,7 +170,7 @@ impl Client {
         Ok(plugins.filter(|plugin| plugin.r#type == kind).collect())
     }
 
-    /// Everything in a namespace's content and the places that labels give it.
+    /// All content of a namespace, with the origins in its labels.
     pub async fn content(
         &self,
         namespace: &Namespace,
@@ -192,7 +192,7 @@ impl Client {
         limited("Content.List", LIST_LIMIT, listing).await
     }
 
-    /// The places that labels give an object; `None` if the namespace does not have it.
+    /// The origins in an object's labels. `None`: the namespace does not have the object.
     pub async fn info(
         &self,
         namespace: &Namespace,
@@ -206,7 +206,7 @@ impl Client {
         Ok(info.map(|i| origins(&i.labels, &self.ported)))
     }
 
-    /// All images of a namespace whose target is well-formed.
+    /// All images of a namespace with a well-formed target.
     pub async fn images(&self, namespace: &Namespace) -> Result<Vec<Image>, CallError> {
         let mut client = self.images_client();
         let request = within(namespace, images::ListImagesRequest::default());
@@ -214,7 +214,7 @@ impl Client {
         Ok(answer.images.into_iter().filter_map(image).collect())
     }
 
-    /// An image by its name; `None` if the namespace has none of that name.
+    /// An image, by its name. `None`: the namespace has none of that name.
     pub async fn image(
         &self,
         namespace: &Namespace,
@@ -227,8 +227,8 @@ impl Client {
         Ok(found(answer)?.and_then(|a| a.image).and_then(image))
     }
 
-    /// What happens to images and content from now on, for as long as the connection lasts. containerd sends nothing,
-    /// not even a header, before the first event, so there is no knowing when the subscription holds.
+    /// The events of images and content from now on, for as long as the connection lasts. containerd sends nothing, not
+    /// even a header, before the first event, so it is unknown when the subscription takes effect.
     pub fn events(
         &self,
         namespaces: &[Namespace],
@@ -244,14 +244,14 @@ impl Client {
         futures::stream::once(subscribing)
             .try_flatten()
             .map_err(|status| match status.code() {
-                // What the connection's end looks like from within a stream.
+                // The end of the connection, as seen from within a stream.
                 Code::Unknown | Code::Unavailable | Code::Cancelled => Error::Closed,
                 _ => refused("Events.Subscribe", &status).into(),
             })
             .try_filter_map(|envelope| std::future::ready(Ok(event(envelope))))
     }
 
-    /// What the CRI plugin says of itself: JSON texts by name.
+    /// The CRI plugin's report on itself: JSON texts by name.
     pub async fn cri_info(&self) -> Result<HashMap<String, String>, CallError> {
         let channel = self.channel.clone();
         let mut client = runtime::runtime_service_client::RuntimeServiceClient::new(channel);
@@ -272,10 +272,10 @@ impl Client {
     }
 }
 
-/// A request in a namespace.
+/// A request for a namespace.
 pub(crate) fn within<T>(namespace: &Namespace, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    // A namespace is letters, digits, dots and dashes: a header takes it.
+    // A namespace consists of letters, digits, dots and dashes, so it is a valid header.
     if let Ok(value) = AsciiMetadataValue::try_from(namespace.as_str()) {
         request.metadata_mut().insert("containerd-namespace", value);
     }
@@ -302,7 +302,7 @@ fn refused(call: &'static str, status: &Status) -> CallError {
     }
 }
 
-/// An answer of which "not found" is one.
+/// An answer, with `None` for "not found".
 pub(crate) fn found<T>(answer: Result<T, CallError>) -> Result<Option<T>, CallError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -321,8 +321,8 @@ fn image(image: images::Image) -> Option<Image> {
     })
 }
 
-/// The one field that is read of an event of whichever kind: the image's name or the object's digest, always the
-/// first (`api/events/image.proto`, `content.proto`).
+/// The only field that is read of any event: the image's name or the object's digest, always the first field
+/// (`api/events/image.proto`, `content.proto`).
 #[derive(Clone, PartialEq, Message)]
 struct Subject {
     #[prost(string, tag = "1")]
@@ -341,7 +341,7 @@ fn event(envelope: Envelope) -> Option<Event> {
     Some(Event::Content { digest })
 }
 
-/// Where the content lies: what the configuration says, else what containerd says.
+/// The content folder: from the configuration, or else as containerd reports it.
 pub(crate) async fn content_path(config: &Config, client: &Client) -> Result<PathBuf, CallError> {
     match &config.content_path {
         Some(path) => Ok(path.clone()),

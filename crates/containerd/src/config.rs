@@ -1,4 +1,4 @@
-//! What the store has to be told.
+//! The configuration of the store.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,20 +9,20 @@ use oci::Registry;
 
 use crate::Retain;
 
-/// Where a node's containerd is and what of it counts.
+/// Where a node's containerd is, and which of its content is shared.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The gRPC socket, usually `/run/containerd/containerd.sock`.
     pub socket: PathBuf,
-    /// The namespaces whose images and content are shared; for a tag that two of them have, the first one's counts.
+    /// The namespaces whose images and content are shared. If two have a tag, the first one's counts.
     pub namespaces: Vec<Namespace>,
-    /// The content store's folder as this process sees it; `None`: where containerd says it is.
+    /// The content store's folder as this process sees it. `None`: the folder that containerd reports.
     pub content_path: Option<PathBuf>,
-    /// Registries whose port matters. containerd's source labels name the host without its port, so that content of
-    /// `10.0.0.1:5000` is labelled `10.0.0.1` and could not be matched with requests and filters until its image is
-    /// complete and has a name. Content labelled with the host of one of these counts as that registry's too.
+    /// Registries whose port matters. containerd's source labels name the host without its port: content of
+    /// `10.0.0.1:5000` is labelled `10.0.0.1` and would not match requests and filters until its image is complete and
+    /// has a name. Content labelled with the host of one of these counts as that registry's too.
     pub registries: Vec<Registry>,
-    /// What is kept of layers that containerd discards; `None`: nothing.
+    /// Which layers that containerd discards are kept. `None`: none.
     pub retain: Option<Retain>,
 }
 
@@ -36,7 +36,7 @@ pub struct Namespace(Arc<str>);
 )]
 pub struct NamespaceError(String);
 
-/// containerd, `pkg/identifiers`.
+/// The most bytes of a namespace (containerd, `pkg/identifiers`).
 const MAX_NAMESPACE: usize = 76;
 
 impl Namespace {
@@ -48,7 +48,8 @@ impl Namespace {
 impl FromStr for Namespace {
     type Err = NamespaceError;
 
-    /// containerd, `pkg/identifiers`. What passes can stand in a header and in an event filter as it is.
+    /// Parses a namespace (containerd, `pkg/identifiers`). A valid one can be used unchanged in a header and in an
+    /// event filter.
     fn from_str(text: &str) -> Result<Self, NamespaceError> {
         let part = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric());
         if text.len() > MAX_NAMESPACE || !text.split(['.', '_', '-']).all(part) {

@@ -1,11 +1,11 @@
-//! Why there is nothing to be had from containerd right now.
+//! Why containerd cannot be used now.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::client::CallError;
 
-/// What containerd does not do, as a text that reads on after "containerd at …".
+/// What containerd does not do. The text continues "containerd at …".
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]

@@ -1,8 +1,8 @@
 //! Ingests that are read while containerd writes them.
 //!
-//! Three streams of 200 Mbit/s cost 1.2 to 1.8 % of a core by looking every 5 ms, 0.8 to 0.9 % by inotify (followers'
-//! wakings included, debug build, containerd 1.7 and 2.1), and a step of 1 MiB, 42 ms at that rate, is known 1.5 ms
-//! later; looking needs no inotify, whose limits a node may have used up.
+//! Three streams of 200 Mbit/s cost 1.2 to 1.8 % of a core with polling every 5 ms, 0.8 to 0.9 % with inotify
+//! (including wake-ups of followers; debug build, containerd 1.7 and 2.1). A step of 1 MiB, 42 ms at that rate, is
+//! noticed 1.5 ms later. Polling needs no inotify, whose limits may be reached on a node.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,12 +19,12 @@ use tokio::task::spawn_blocking;
 
 use crate::ingest::Opened;
 
-/// Between looks at what is followed.
+/// The interval between polls of the followed ingests.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// Ingests followed at once.
+/// The most ingests followed at once.
 const MAX_FOLLOWED: usize = 1024;
 
-/// The ingests that somebody follows. One that nobody follows any more is let go at the next look.
+/// The ingests that are being followed. One without followers is dropped at the next poll.
 #[derive(Debug, Default)]
 pub(crate) struct Followed {
     state: Mutex<State>,
@@ -33,24 +33,24 @@ pub(crate) struct Followed {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether somebody looks. Progress that nobody reports would be waited for in vain.
+    /// Whether the ingests are polled. Otherwise followers would wait in vain for progress.
     is_watched: bool,
-    /// By device and inode: one digest may have an ingest in each namespace. No number comes again while we hold the
-    /// file open.
+    /// The ingests, by device and inode: one digest may have an ingest in each namespace. An inode is not reused while
+    /// this process holds the file open.
     ingests: HashMap<(u64, u64), Ingest>,
 }
 
 #[derive(Debug)]
 struct Ingest {
     file: Arc<File>,
-    /// Where containerd will commit it to.
+    /// The path to which containerd will commit it.
     blob: PathBuf,
     total: Option<u64>,
     progress: watch::Sender<Progress>,
 }
 
 impl Followed {
-    /// Follows an ingest, with others who do already. `None` if nobody is there to look, or too many are followed.
+    /// Follows an ingest, together with its other followers. `None`: ingests are not polled, or too many are followed.
     pub fn follow(&self, opened: Opened, blob: PathBuf) -> Option<Growing> {
         let key = (opened.status.dev(), opened.status.ino());
         let mut state = self.state.lock();
@@ -85,11 +85,11 @@ impl Followed {
         Some(Growing::new(file, progress))
     }
 
-    /// Reports progress, for as long as it is polled; when it is dropped, everything that is followed has failed. The
-    /// disk is looked at on a thread that may wait for it.
+    /// Reports progress for as long as it is polled; when it is dropped, all followed ingests have failed. The disk is
+    /// polled on a blocking thread.
     ///
     /// # Panics
-    /// If a look does: whoever runs this must learn of it, because nobody looks any more.
+    /// If a poll panics: the caller must notice that ingests are no longer polled.
     pub async fn watch(self: &Arc<Self>) {
         let _watching = Watching::begin(self);
         loop {
@@ -108,7 +108,7 @@ impl Followed {
         }
     }
 
-    /// Whether anything is left to look at.
+    /// Polls the ingests. Returns whether any are left.
     fn look(&self) -> bool {
         let ingests = &mut self.state.lock().ingests;
         ingests.retain(|_, i| i.progress.receiver_count() > 0 && i.look() == IngestStage::Filling);
@@ -121,7 +121,7 @@ impl Followed {
     }
 }
 
-/// While it lives, somebody looks.
+/// Ingests are polled for as long as it lives.
 struct Watching<'a>(&'a Followed);
 
 impl<'a> Watching<'a> {
@@ -150,10 +150,10 @@ impl Ingest {
     }
 }
 
-/// How far the writer is. containerd commits by a rename, or, if the blob is there by then, by removing what it wrote;
-/// it gives up by removing it too.
+/// The progress of the writer. containerd commits by a rename, or, if the blob exists by then, by removing what it
+/// wrote; it also gives up by removing it.
 fn look(file: &File, blob: &Path, total: Option<u64>) -> io::Result<Progress> {
-    // In this order: a blob that lets an ingest be removed was there before it.
+    // In this order: a blob because of which an ingest is removed was there before the removal.
     let status = file.metadata()?;
     let blob = blob.symlink_metadata().ok();
     let written = status.len();
@@ -163,7 +163,7 @@ fn look(file: &File, blob: &Path, total: Option<u64>) -> io::Result<Progress> {
         stage: IngestStage::Complete,
     };
     Ok(match (blob, status.nlink()) {
-        // Its size, for bytes may have come between the two looks.
+        // The blob's size: bytes may have come between the two checks.
         (Some(blob), _) if (blob.dev(), blob.ino()) == (status.dev(), status.ino()) => {
             complete(blob.len())
         }

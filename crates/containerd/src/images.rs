@@ -1,15 +1,15 @@
-//! What an image consists of, read from the files of its manifests.
+//! The contents of an image, read from the files of its manifests.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use oci::{Digest, MAX_MANIFEST_SIZE, Manifest, Role};
 
-/// Objects followed from one image: an index of thirty platforms with thirty layers each, three times over.
+/// The most objects followed from one image: three times an index of thirty platforms with thirty layers each.
 const MAX_REACHED: usize = 3 * 30 * 32;
 
-/// The objects that an image's target leads to, itself first: manifests that lie here, and what they name, whether
-/// that lies here or not. Reads each manifest once.
+/// The objects reachable from an image's target, itself first: the manifests on this node and all objects that they
+/// name, on this node or not. Reads each manifest once.
 pub(crate) fn reached(content: &Path, target: &Digest) -> Vec<Digest> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
@@ -18,7 +18,7 @@ pub(crate) fn reached(content: &Path, target: &Digest) -> Vec<Digest> {
         if found.len() >= MAX_REACHED || !seen.insert(digest.clone()) {
             continue;
         }
-        // An index names all platforms, and a node has one or two of them.
+        // An index names all platforms; a node has one or two of them.
         let Some(bytes) = crate::blobs::read(content, &digest, MAX_MANIFEST_SIZE) else {
             continue;
         };

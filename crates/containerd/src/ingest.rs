@@ -1,5 +1,5 @@
-//! What containerd is fetching: the folders under `ingest/`. Each has `ref` (the digest is its tail), `data`, `total`
-//! where containerd was told a size, `startedat` and `updatedat`.
+//! The ingests of containerd: the folders under `ingest/`. Each contains `ref` (which ends with the digest), `data`,
+//! `total` if containerd knows a size, `startedat` and `updatedat`.
 
 use std::ffi::OsString;
 use std::fs::{DirEntry, File, Metadata};
@@ -15,18 +15,18 @@ use parking_lot::Mutex;
 
 use crate::blobs::open_file;
 
-/// Ingests looked through for one answer. A node has as many as it downloads at once (three to a dozen), plus what
-/// broken pulls left behind until containerd clears it away.
+/// The most ingests checked for one answer. A node has as many as it downloads at once (three to a dozen), and those of
+/// broken pulls until containerd removes them.
 const MAX_INGESTS: usize = 1024;
-/// The most ingest folders to remember the reference of.
+/// The most ingest folders whose reference is remembered.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(2 * MAX_INGESTS).expect("not zero");
-/// References longer than this, in bytes, are not recognised. A name has 255, a digest at most 135, and the head is
+/// The most bytes of a reference; longer ones are ignored. A name has 255, a digest at most 135, and the prefix is
 /// short.
 const MAX_REFERENCE: u64 = 1024;
-/// Of a size in decimal digits, in bytes.
+/// The most bytes of a size in decimal digits.
 const MAX_TOTAL: u64 = 20;
 
-/// An ingest that is read.
+/// An opened ingest.
 pub(crate) struct Opened {
     pub id: IngestId,
     pub file: File,
@@ -34,11 +34,11 @@ pub(crate) struct Opened {
     pub total: Option<u64>,
 }
 
-/// The folders of ingests, and what is known of them: a reference is written once, when the ingest is begun, and is read
-/// once. To look for an ingest then costs the listing of one folder, however many ingests there are.
+/// The folders of ingests, and what is known of them. A reference is written only when the ingest begins, so it is read
+/// once. Looking for an ingest then costs the listing of one folder, however many ingests there are.
 #[derive(Debug)]
 pub(crate) struct Ingests {
-    /// What the reference in a folder names, by the folder's name and inode; `None`: no digest.
+    /// The digest in the reference of a folder, by the folder's name and inode. `None`: it names no digest.
     references: Mutex<LruCache<(OsString, u64), Option<Digest>>>,
 }
 
@@ -51,16 +51,17 @@ impl Default for Ingests {
 }
 
 impl Ingests {
-    /// Opens the ingest of this digest; of several (each namespace has its own) the furthest that was not left behind.
+    /// Opens the ingest of this digest. If there are several (each namespace has its own), opens the one with most
+    /// bytes that is not abandoned.
     ///
-    /// A folder that cannot be read has none.
+    /// A folder that cannot be read counts as empty.
     ///
     /// # Errors
-    /// There is one and it cannot be read.
+    /// There is one, but it cannot be read.
     pub fn open(&self, content: &Path, digest: &Digest) -> io::Result<Option<Opened>> {
         let mut best = None;
         for folder in self.folders(content, digest) {
-            // Committed or given up since the folder was read, if it is not there.
+            // If it is missing, it was committed or given up since the folder was read.
             let Some((file, status)) = open_file(&folder.join("data"))? else {
                 continue;
             };
@@ -93,7 +94,7 @@ impl Ingests {
         })
     }
 
-    /// What the reference in a folder names. `None`: it cannot be read, or is not written yet.
+    /// The digest in the reference of a folder. `None`: it cannot be read, or is not written yet.
     fn reference(&self, folder: &DirEntry) -> Option<Option<Digest>> {
         let key = (folder.file_name(), folder.ino());
         if let Some(known) = self.references.lock().get(&key) {
@@ -109,7 +110,7 @@ impl Ingests {
     }
 }
 
-/// containerd writes `updatedat` anew when a writer is closed.
+/// containerd rewrites `updatedat` when a writer is closed.
 fn id(folder: &Path, data: &Metadata) -> IngestId {
     let updated = folder.join("updatedat").symlink_metadata().ok();
     let (seconds, nanos) = updated.map_or((0, 0), |s| (s.mtime(), s.mtime_nsec()));
@@ -117,7 +118,7 @@ fn id(folder: &Path, data: &Metadata) -> IngestId {
     IngestId(data.ino(), since.cast_unsigned())
 }
 
-/// The ingest to take of several: the furthest that its pull has not left behind.
+/// The order in which ingests are preferred: those not abandoned, then those with most bytes.
 fn rank(folder: &Path, data: &Metadata) -> (bool, u64) {
     (!is_left(folder, data), data.len())
 }
@@ -129,22 +130,22 @@ fn read_text(file: File, limit: u64) -> Option<String> {
 }
 
 /// Whether its writer was closed and nothing was written since: containerd writes `updatedat` before it opens the data
-/// and after it closed it. A killed `ctr` leaves an ingest behind for a day. It may be resumed; then it is read whole
-/// first, and this is false again once it grows.
+/// and after it closed it. A killed `ctr` leaves an ingest behind for a day. It may be resumed; then it is first read
+/// whole, and this is false again once it grows.
 fn is_left(ingest: &Path, data: &Metadata) -> bool {
     let closed = ingest.join("updatedat").symlink_metadata();
     let closed = closed.and_then(|s| s.modified());
     matches!((closed, data.modified()), (Ok(closed), Ok(written)) if closed > written)
 }
 
-/// Not there, or 0, where containerd was not told.
+/// The size; 0 or missing if containerd does not know it.
 fn read_total(ingest: &Path) -> Option<u64> {
     let text = read_text(File::open(ingest.join("total")).ok()?, MAX_TOTAL)?;
     text.trim_end().parse().ok().filter(|total| *total > 0)
 }
 
-/// The digest at the end of a reference. Its head varies: `k8s.io/1/layer-sha256:…` with the namespace and a
-/// sequence number, `manifest-`, `config-`, `unknown-`, or an image's name and `@`.
+/// The digest at the end of a reference. Its prefix varies: `k8s.io/1/layer-sha256:…` with the namespace and a sequence
+/// number, `manifest-`, `config-`, `unknown-`, or an image's name and `@`.
 fn digest_of(reference: &str) -> Option<Digest> {
     let start = Digest::ALGORITHMS
         .iter()
@@ -200,7 +201,7 @@ mod tests {
         );
         let is_open = || matches!(ingests.open(content, &digest), Ok(Some(_)));
         assert!(!is_open());
-        // A reference that is written a moment after its folder was made.
+        // A reference that is written a moment after its folder was created.
         ingest(content, "empty", &format!("default/1/config-{digest}"));
         assert!(is_open());
     }

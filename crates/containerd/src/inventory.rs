@@ -1,5 +1,5 @@
-//! What is known of the content and the images of a node, and what follows from it for the catalog. Pure state: who
-//! finds things out is elsewhere.
+//! The known content and images of a node, and the catalog entries that follow. Pure state, without the calls that
+//! collect it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -7,31 +7,31 @@ use mirror::{Catalog, Object, Visibility};
 use oci::{Digest, Name, Origin, TagName};
 
 /// An image's name in one of the namespaces. Ordered by name, then as the namespaces are configured, so that the first
-/// entry of a name is the one that counts.
+/// entry of a name counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ImageKey {
     pub name: String,
-    /// Its place among the configured namespaces.
+    /// The position in the configured namespaces.
     pub namespace: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
     pub target: Digest,
-    /// The key's name, taken apart.
+    /// The parsed name of the key.
     pub name: Name,
-    /// What belongs to the image's registry and repository by its name.
+    /// The objects that belong to the image's registry and repository by its name.
     pub reached: Vec<Digest>,
 }
 
-/// Everything, looked at at about the same time.
+/// The result of listing everything, from about the same time.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// Blobs on disk and their sizes in bytes.
+    /// The blobs on disk, with their sizes in bytes.
     pub files: HashMap<Digest, u64>,
-    /// Those of them that may have labels yet to come.
+    /// The blobs among them that may still get labels.
     pub new: Vec<Digest>,
-    /// Content of the namespaces and the places its labels name.
+    /// The content of the namespaces, with the origins in its labels.
     pub labels: HashMap<Digest, BTreeSet<Origin>>,
     pub images: BTreeMap<ImageKey, Image>,
 }
@@ -45,21 +45,21 @@ impl Listing {
 
 #[derive(Clone, Debug, Default)]
 struct Blob {
-    /// In bytes; `None`: not on disk.
+    /// The size in bytes. `None`: not on disk.
     size: Option<u64>,
-    /// `None`: in none of the namespaces, as far as is known.
+    /// The origins in its labels. `None`: it is in none of the namespaces, as far as is known.
     labels: Option<BTreeSet<Origin>>,
 }
 
-/// Keeps a catalog in step with what is found out. An object is in the catalog if its file is on disk and one of the
+/// Keeps a catalog up to date with what is known. An object is in the catalog if its file is on disk and one of the
 /// namespaces has it; its origins are those of its labels and of the image names that lead to it.
 #[derive(Debug, Default)]
 pub(crate) struct Inventory {
     blobs: HashMap<Digest, Blob>,
     images: BTreeMap<ImageKey, Image>,
-    /// Origins by the images' names, each as often as images give it.
+    /// The origins from images' names, each as often as images name it.
     named: HashMap<Digest, Vec<Origin>>,
-    /// What was found out since the listing that is under way began, and is newer than what that will say.
+    /// What has been learned since the running listing began, and is newer than its result.
     newer: Newer,
 }
 
@@ -70,12 +70,12 @@ struct Newer {
 }
 
 impl Inventory {
-    /// A listing begins.
+    /// Records that a listing begins.
     pub fn begin_listing(&mut self) {
         self.newer = Newer::default();
     }
 
-    /// A listing ended: what it says replaces all that was not found out since it began.
+    /// Applies the result of a listing. It replaces everything except what was learned since it began.
     pub fn apply(&mut self, listing: Listing, catalog: &Catalog) {
         let Listing {
             files,
@@ -104,25 +104,25 @@ impl Inventory {
         self.publish_all(catalog);
     }
 
-    /// A blob is on disk with this size in bytes, or is not any more.
+    /// Records that a blob is on disk with this size in bytes, or no longer on disk.
     pub fn file(&mut self, digest: &Digest, size: Option<u64>, catalog: &Catalog) {
         self.newer.blobs.insert(digest.clone());
         match size {
             Some(_) => self.blobs.entry(digest.clone()).or_default().size = size,
-            // Labels of what was collected are no labels of what may come under its name.
+            // Labels of a collected blob do not apply to a later one with the same digest.
             None => drop(self.blobs.remove(digest)),
         }
         self.publish(digest, catalog);
     }
 
-    /// These are the places that labels name for an object, or it is in none of the namespaces.
+    /// Records the origins in an object's labels, or that it is in none of the namespaces.
     pub fn labels(&mut self, digest: &Digest, labels: Option<BTreeSet<Origin>>, catalog: &Catalog) {
         self.newer.blobs.insert(digest.clone());
         self.blobs.entry(digest.clone()).or_default().labels = labels;
         self.publish(digest, catalog);
     }
 
-    /// An image is this, or there is none of that name in that namespace any more.
+    /// Records an image, or that this namespace has none of that name any more.
     pub fn image(&mut self, key: &ImageKey, image: Option<Image>, catalog: &Catalog) {
         self.newer.images.insert(key.clone());
         let before = match image {
@@ -147,13 +147,13 @@ impl Inventory {
         }
     }
 
-    /// Whether it is known of an object where it belongs, by its labels or by an image's name.
+    /// Whether the origin of an object is known, from its labels or an image's name.
     pub fn is_placed(&self, digest: &Digest) -> bool {
         let labels = self.blobs.get(digest).and_then(|b| b.labels.as_ref());
         labels.is_some_and(|l| !l.is_empty() || self.named.contains_key(digest))
     }
 
-    /// Whether the labels of an object name this place.
+    /// Whether the labels of an object name this origin.
     pub fn is_labelled(&self, digest: &Digest, origin: &Origin) -> bool {
         let labels = self.blobs.get(digest).and_then(|b| b.labels.as_ref());
         labels.is_some_and(|l| l.contains(origin))
@@ -243,7 +243,7 @@ impl Inventory {
     }
 }
 
-/// Puts what is newer in the place of what a listing says.
+/// Replaces entries of a listing with newer ones.
 fn replace_newer<K: std::hash::Hash + Eq, V>(
     listed: &mut HashMap<K, V>,
     newer: HashSet<K>,
@@ -264,7 +264,7 @@ fn name(named: &mut HashMap<Digest, Vec<Origin>>, image: &Image) {
     }
 }
 
-/// The tag that an image's name is. A name with a digest too says what the tag was once, not what it is.
+/// The tag in an image's name. A name that also has a digest says what the tag once was, not what it is.
 fn tag_name(name: &Name) -> Option<TagName> {
     name.tag_name().filter(|_| name.digest.is_none())
 }

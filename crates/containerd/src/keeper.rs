@@ -1,4 +1,4 @@
-//! Session after session with containerd, for as long as the store is wanted.
+//! Repeats sessions with containerd for as long as the store exists.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,21 +9,21 @@ use tokio::task::JoinSet;
 use crate::session::Session;
 use crate::{Containerd, Error};
 
-/// Before the first try to connect again; doubled with each until [`MAX_PAUSE`].
+/// The pause before the first attempt to reconnect; doubled with each attempt up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn keep(store: Arc<Containerd>) {
     let watched = store.clone();
-    // Whoever follows an ingest does so whether or not containerd answers.
+    // Ingests are followed whether or not containerd answers.
     let watch = async move { watched.followed.watch().await };
     beside(watch, sessions(&store)).await;
 }
 
-/// Runs `work` in a task of its own beside the rest, and ends with whichever ends first.
+/// Runs `work` in a task of its own beside `rest`, and ends when either ends.
 ///
 /// # Panics
-/// If one of them does: whoever runs this must learn of it, because without the one the other is of no use.
+/// If one of them panics: the caller must notice, because each is useless without the other.
 async fn beside(work: impl Future<Output = ()> + Send + 'static, rest: impl Future<Output = ()>) {
     let mut tasks = JoinSet::new();
     tasks.spawn(work);
@@ -46,7 +46,7 @@ async fn sessions(store: &Containerd) {
         if was_ready {
             pause = MIN_PAUSE;
         }
-        // Once for each reason: waiting may take days.
+        // Once for each reason: the wait may last days.
         if was_ready || told != reason {
             tracing::warn!("{reason}; trying again");
             told.clone_from(&reason);
@@ -57,7 +57,7 @@ async fn sessions(store: &Containerd) {
     }
 }
 
-/// Whether the store was ready in this session, and what ended it.
+/// Runs a session. Returns whether the store was ready in it, and why it ended.
 async fn session(store: &Containerd) -> (bool, Error) {
     match Session::open(store).await {
         Ok(mut session) => {

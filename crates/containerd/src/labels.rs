@@ -1,16 +1,16 @@
-//! Where content comes from, as containerd's labels tell.
+//! The origins of content, from containerd's labels.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv6Addr;
 
 use oci::{Origin, Registry};
 
-/// `containerd.io/distribution.source.<host> = <repository>[,<repository>]` (containerd, `pkg/labels`). The host
-/// stands without its port, an IPv6 address without brackets (`core/remotes/docker/handler.go`).
+/// `containerd.io/distribution.source.<host> = <repository>[,<repository>]` (containerd, `pkg/labels`). The host has no
+/// port, and an IPv6 address has no brackets (`core/remotes/docker/handler.go`).
 const SOURCE: &str = "containerd.io/distribution.source.";
 
-/// The places that an object's labels name. `ported` are registries with a port that a label's host may stand for.
-/// What is not a host or a repository is left out: anybody with containerd's socket can write labels.
+/// The origins in an object's labels. `ported`: the registries with a port that a label's host may mean. Invalid hosts
+/// and repositories are left out: any client of containerd's socket can write labels.
 pub(crate) fn origins(labels: &HashMap<String, String>, ported: &[Registry]) -> BTreeSet<Origin> {
     let sources = labels
         .iter()

@@ -1,4 +1,4 @@
-//! The calls to containerd's leases. What a lease names is not collected until the lease is deleted or has expired.
+//! The calls for containerd's leases. Content in a lease is not collected until the lease is deleted or has expired.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,21 +13,21 @@ use crate::client::{
 };
 use crate::proto::containerd::services::leases::v1 as leases;
 
-/// Begins the id of a lease of ours; the digest that it names follows.
+/// The prefix of this mirror's lease ids; the digest of the blob follows.
 const PREFIX: &str = "peili-";
-/// When containerd may pass a lease over, in RFC 3339 (containerd, `core/metadata/gc.go`).
+/// The label with the time when containerd may ignore a lease, in RFC 3339 (containerd, `core/metadata/gc.go`).
 const EXPIRE: &str = "containerd.io/gc.expire";
-/// A lease of what it names alone, not of what that refers to (the same).
+/// The label of a lease that keeps only what it names, not what that refers to (the same file).
 const FLAT: &str = "containerd.io/gc.flat";
 
-/// A lease of ours: it keeps one blob.
+/// A lease of this mirror. It keeps one blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub digest: Digest,
     pub expires: SystemTime,
 }
 
-/// Whether whoever gives up a lease waits until containerd has collected what that leaves.
+/// Whether the release of a lease waits until containerd has collected garbage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Collect {
     Now,
@@ -35,7 +35,8 @@ pub(crate) enum Collect {
 }
 
 impl Client {
-    /// Our leases of a namespace, the expired ones too: containerd takes those away when it next collects.
+    /// The mirror's leases in a namespace, including expired ones: containerd removes those when it next collects
+    /// garbage.
     pub async fn leases(&self, namespace: &Namespace) -> Result<Vec<Lease>, CallError> {
         let request = within(namespace, leases::ListRequest::default());
         let mut client = self.leases_client();
@@ -43,7 +44,7 @@ impl Client {
         Ok(answer.leases.iter().filter_map(ours).collect())
     }
 
-    /// Keeps a blob until then, in whole seconds. One that is kept already stays so until the time that was said first.
+    /// Keeps a blob until then, in whole seconds. The time of an existing lease is not changed.
     pub async fn lease(&self, namespace: &Namespace, lease: &Lease) -> Result<(), CallError> {
         let id = id(&lease.digest);
         let labels = [
@@ -58,7 +59,7 @@ impl Client {
         let answer = client.create(within(namespace, request));
         match limited("Leases.Create", CALL_LIMIT, answer).await {
             Ok(_) => {}
-            // Another instance of us on this node, as while one takes over from the other.
+            // Another instance of the mirror on this node took it, for example during a handover.
             Err(CallError::Refused {
                 code: Code::AlreadyExists,
                 ..
@@ -77,7 +78,7 @@ impl Client {
         limited("Leases.AddResource", CALL_LIMIT, answer).await
     }
 
-    /// Keeps a blob no longer; that it was not kept is fine.
+    /// Releases a blob. A missing lease is not an error.
     pub async fn unlease(
         &self,
         namespace: &Namespace,
@@ -103,7 +104,7 @@ impl Client {
     }
 }
 
-/// A time without what a label does not keep of it.
+/// A time cut to the precision of a label.
 pub(crate) fn whole_seconds(time: SystemTime) -> SystemTime {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs())

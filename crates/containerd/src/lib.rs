@@ -1,9 +1,9 @@
-//! The node's containerd as a store: what it holds, what it is fetching, how it is configured.
+//! The node's containerd as a store: its content, its downloads, its configuration.
 //!
-//! containerd fills its content store itself; this crate watches. The files are read where they lie, and a catalog in
-//! memory is kept in step with the disk (a listing at the start and every minute, inotify between them) and with what
-//! containerd knows of each object (labels, image names; its events only make that quicker, because releases before
-//! 2.1 send none for content, and none sends one when content is collected). Works with containerd 1.6, 1.7 and 2.x.
+//! containerd fills its content store itself; this crate observes it. The files are read in place, and a catalog in
+//! memory is kept up to date with the disk (a listing at the start and every minute, inotify in between) and with
+//! containerd's data on each object (labels, image names; its events only speed this up, because releases before 2.1
+//! send none for content, and no release sends one when content is collected). Works with containerd 1.6, 1.7 and 2.x.
 
 mod blobs;
 mod checks;

@@ -1,4 +1,4 @@
-//! Looking at everything: the content folder, and each namespace's content and images.
+//! Lists everything: the content folder, and the content and images of each namespace.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,11 +9,11 @@ use crate::client::Client;
 use crate::inventory::{Image, ImageKey, Listing};
 use crate::{Error, Namespace, blobs, images};
 
-/// A blob this young may have its labels yet to come.
+/// A blob younger than this may still get its labels.
 const NEW: Duration = Duration::from_secs(30);
 
-/// One call for the content of a namespace and one for its images, whatever there is of them; a file is read only for
-/// images whose name their labels do not explain.
+/// Makes one call for the content of a namespace and one for its images, whatever their number. Files are read only for
+/// images whose name is not explained by labels.
 pub(crate) async fn list(
     client: &Client,
     namespaces: &[Namespace],
@@ -21,7 +21,7 @@ pub(crate) async fn list(
 ) -> Result<Listing, Error> {
     let mut listing = Listing::default();
     let folder = content.clone();
-    // Files first: what is committed meanwhile is told by the watch.
+    // Files first: the watch reports later commits.
     let found = blocking(move || blobs::list(&folder))
         .await?
         .map_err(|source| Error::Content {
@@ -40,7 +40,7 @@ pub(crate) async fn list(
         }
         for image in client.images(name).await? {
             let Ok(parsed) = image.name.parse() else {
-                // An image's id, or a name without a registry: it belongs nowhere.
+                // An image's id, or a name without a registry: it has no origin.
                 continue;
             };
             let key = ImageKey {
@@ -63,14 +63,13 @@ pub(crate) async fn list(
     .await
 }
 
-/// Whether a blob's labels may still be on their way.
+/// Whether a blob may still get its labels.
 fn is_new(committed: SystemTime) -> bool {
-    // A clock that was set back makes it new.
+    // If the clock was set back, it counts as new.
     committed.elapsed().map_or(true, |age| age < NEW)
 }
 
-/// Follows the images that labels do not account for: imported ones, those given another name, those of a registry
-/// with a port.
+/// Follows the images that labels do not explain: imported ones, renamed ones, those of a registry with a port.
 fn reach(content: &Path, listing: &mut Listing) {
     let Listing { labels, images, .. } = listing;
     let mut known: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -79,7 +78,7 @@ fn reach(content: &Path, listing: &mut Listing) {
             .get(&image.target)
             .is_some_and(|l| l.contains(&image.name.origin));
         if !labelled {
-            // The same image has three names under CRI.
+            // With CRI the same image has three names.
             image.reached = known
                 .entry(image.target.clone())
                 .or_insert_with(|| images::reached(content, &image.target))
@@ -88,7 +87,7 @@ fn reach(content: &Path, listing: &mut Listing) {
     }
 }
 
-/// Runs what reads files where it holds nobody up.
+/// Runs a function that reads files on a blocking thread.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {

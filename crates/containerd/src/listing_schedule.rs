@@ -1,12 +1,12 @@
-//! When to list everything: as a matter of course now and then, and soon when something asks for it.
+//! When to list everything: regularly, and soon after a request.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Between listings that are asked for, at the least; more where a listing takes long.
+/// The minimal interval between requested listings; longer if a listing takes long.
 const SOONEST: Duration = Duration::from_millis(100);
-/// Listings that are asked for leave this many times their own duration between them.
+/// The minimal pause between requested listings, as a multiple of their own duration.
 const REST: u32 = 4;
 
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(crate) struct ListingSchedule {
     next: Instant,
     soonest: Instant,
     begun: Instant,
-    /// Asked for since the last listing began.
+    /// A listing was requested since the last one began.
     wanted: bool,
 }
 
@@ -33,13 +33,13 @@ impl ListingSchedule {
         self.next
     }
 
-    /// A listing begins.
+    /// Records that a listing begins.
     pub fn begin(&mut self, now: Instant) {
         self.begun = now;
         self.wanted = false;
     }
 
-    /// A listing ended; the next comes after `wait`, or soon if one was asked for while this one went on.
+    /// Records that a listing has ended. The next begins after `wait`, or soon if one was requested during this one.
     pub fn end(&mut self, now: Instant, wait: Duration) {
         self.soonest = now + ((now - self.begun) * REST).max(SOONEST);
         self.next = now + wait;
@@ -48,7 +48,7 @@ impl ListingSchedule {
         }
     }
 
-    /// Asks for a listing.
+    /// Requests a listing.
     pub fn soon(&mut self, now: Instant) {
         self.wanted = true;
         self.next = self.next.min(self.soonest.max(now));

@@ -1,4 +1,4 @@
-//! What can be counted of the store.
+//! The metrics of the store.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// Registered under these names, `peili_containerd_` before each.
+/// Registered under these names with the prefix `peili_containerd_`.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     /// `connected`: 1 while containerd is connected and was listed, else 0.
@@ -20,26 +20,26 @@ pub(crate) struct Metrics {
     pub objects: Gauge,
     /// `tags`: image names with registry and tag, as of the last listing.
     pub tags: Gauge,
-    /// `listings_total`: times that everything was looked at.
+    /// `listings_total`: listings of everything.
     pub listings: Counter,
-    /// `events_total{source}`: changes told by inotify (`folder`) and by containerd (`events`).
+    /// `events_total{source}`: changes reported by inotify (`folder`) and by containerd (`events`).
     pub events: Family<Source, Counter>,
-    /// `watching`: 1 while inotify watches the content folder; 0 while it cannot, and listings have to do.
+    /// `watching`: 1 while inotify watches the content folder; 0 while only listings do.
     pub watching: Gauge,
     /// `labelled_seconds`: from a blob's appearance on disk until its labels are known.
     pub labelled: Histogram,
     pub retain: RetainMetrics,
 }
 
-/// What is kept of layers.
+/// The metrics of retained layers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RetainMetrics {
-    /// `retained`: blobs that a lease of ours keeps.
+    /// `retained`: blobs kept by leases of this mirror.
     pub objects: Gauge,
-    /// `retained_bytes`: their sizes together.
+    /// `retained_bytes`: the sum of their sizes.
     pub bytes: Gauge,
-    /// `released_total{reason}`: blobs kept no longer because their time was over (`expired`), because of
-    /// `--retain-bytes` (`size`), because the disk was full (`pressure`).
+    /// `released_total{reason}`: blobs no longer kept, because their time was over (`expired`), because of
+    /// `--retain-bytes` (`size`), or because the disk was full (`pressure`).
     pub released: Family<Released, Counter>,
     /// `retain_failures_total`: calls about leases that failed.
     pub failures: Counter,
@@ -90,7 +90,7 @@ impl Source {
     pub const EVENTS: Self = Self { source: "events" };
 }
 
-/// Bounds of `labelled_seconds`.
+/// The bucket bounds of `labelled_seconds`.
 const LABELLED: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 impl Metrics {

@@ -1,4 +1,4 @@
-//! What a session asks containerd about one thing, and how often.
+//! The questions of a session to containerd about single objects, and how often they are repeated.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -15,12 +15,12 @@ use crate::inventory::{Image, ImageKey};
 use crate::listing::blocking;
 use crate::{Error, Namespace, images};
 
-/// Questions to containerd at once.
+/// The most concurrent questions to containerd.
 const MAX_CALLS: usize = 16;
-/// Questions that wait for their turn.
+/// The most queued questions.
 const MAX_QUESTIONS: usize = 1024;
-/// Waits between the questions for a new blob's labels. containerd moves the file before it commits the blob to its
-/// database, and labels it after that: a few milliseconds on an idle node, seconds where the disk is busy.
+/// The waits between the questions for a new blob's labels. containerd moves the file before it commits the blob to its
+/// database, and labels it after that: a few milliseconds on an idle node, seconds on a busy disk.
 const LADDER: [Duration; 11] = {
     let ms = Duration::from_millis;
     [
@@ -42,7 +42,7 @@ const LADDER: [Duration; 11] = {
 pub(crate) enum Answer {
     Labels {
         digest: Digest,
-        /// How many questions for it came before.
+        /// The number of earlier questions about it.
         step: usize,
         labels: Result<Option<BTreeSet<Origin>>, CallError>,
     },
@@ -52,20 +52,20 @@ pub(crate) enum Answer {
     },
 }
 
-/// There are more questions than one by one makes sense: one listing answers them all.
+/// There are too many questions to ask one by one: a listing answers them all.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TooMany;
 
-/// The questions that are under way, no two about the same thing.
+/// The running and queued questions, no two about the same object.
 pub(crate) struct Questions {
     client: Client,
     namespaces: Arc<[Namespace]>,
     content: Arc<Path>,
     tasks: JoinSet<Answer>,
     calls: Arc<Semaphore>,
-    /// Blobs whose labels are asked for, and since when.
+    /// The blobs whose labels are asked for, and since when.
     blobs: HashMap<Digest, Instant>,
-    /// Images that are asked for, and whether something was told of them since.
+    /// The images that are asked for, and whether an event about them has come since.
     images: HashMap<ImageKey, bool>,
 }
 
@@ -82,12 +82,12 @@ impl Questions {
         }
     }
 
-    /// The next answer; `None` while nothing is asked. Dropping the future loses none.
+    /// The next answer. `None`: no question is running. Dropping the future loses no answer.
     pub async fn next(&mut self) -> Option<Result<Answer, JoinError>> {
         self.tasks.join_next().await
     }
 
-    /// Asks for a blob's labels; if there are none, [`Self::again`] asks again.
+    /// Asks for a blob's labels. If there are none, [`Self::again`] repeats the question.
     pub fn labels(&mut self, digest: &Digest) -> Result<(), TooMany> {
         self.labels_from(digest, 0)
     }
@@ -109,7 +109,7 @@ impl Questions {
         Ok(())
     }
 
-    /// Asks once more after a while; false if that was done often enough.
+    /// Repeats a question after a while. Returns false after the last repetition.
     pub fn again(&mut self, digest: &Digest, step: usize) -> bool {
         let Some(wait) = LADDER.get(step) else {
             return false;
@@ -118,7 +118,7 @@ impl Questions {
         true
     }
 
-    /// No more is asked about a blob. Since when it was, if it was asked for as a new one.
+    /// Ends the questions about a blob. Returns since when they were asked, if the blob was new.
     pub fn labels_done(&mut self, digest: &Digest, step: usize) -> Option<Instant> {
         let since = self.blobs.remove(digest);
         since.filter(|_| step < LADDER.len())
@@ -139,7 +139,7 @@ impl Questions {
         });
     }
 
-    /// Asks what an image is now, and once more afterwards if that is being asked already.
+    /// Asks for the present state of an image, and once more afterwards if that question is already running.
     pub fn image(&mut self, key: ImageKey) -> Result<(), TooMany> {
         if let Some(again) = self.images.get_mut(&key) {
             *again = true;
@@ -160,13 +160,14 @@ impl Questions {
         Ok(())
     }
 
-    /// An image was answered for. Whether something was told of it meanwhile, so that it has to be asked again.
+    /// Records the answer for an image. Returns whether an event about it came meanwhile, so that it must be asked for
+    /// again.
     pub fn image_done(&mut self, key: &ImageKey) -> bool {
         self.images.remove(key).unwrap_or(false)
     }
 }
 
-/// The places that labels of all namespaces name for an object; `None` if none of them has it.
+/// The origins in an object's labels in all namespaces. `None`: none of them has the object.
 async fn labels(
     client: &Client,
     namespaces: &[Namespace],
@@ -181,7 +182,7 @@ async fn labels(
     Ok(found)
 }
 
-/// What an image's name points at now, and all that is in it.
+/// The present target of an image's name, and all objects of the image.
 async fn image(
     client: &Client,
     namespace: &Namespace,

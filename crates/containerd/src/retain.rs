@@ -1,13 +1,13 @@
-//! Layers that containerd would discard, kept for a while so that this node can share them.
+//! Keeps layers that containerd would discard for a while, so that this node can share them.
 //!
-//! With `discard_unpacked_layers = true` nothing names a layer once its image is unpacked, and containerd collects it
-//! when the pull ends; all of a small image's pull takes 50 ms. So each blob gets a lease of ours as soon as its file is
-//! there, in all namespaces, because containerd does not say yet in which; it takes leases of what it
-//! does not have. The lease goes again if the blob turns out to belong to no mirrored registry.
+//! With `discard_unpacked_layers = true` nothing refers to a layer once its image is unpacked, and containerd collects
+//! it at the end of the pull. The whole pull of a small image takes 50 ms. So each blob gets a lease as soon as its
+//! file exists, in all namespaces, because containerd does not report yet in which one it is; containerd accepts leases
+//! of content that it does not have. The lease is removed if the blob turns out to belong to no mirrored registry.
 //!
-//! One lease a blob costs two calls, lets blobs go one by one, and needs no memory of ours: a lease says by itself
-//! which blob it keeps and until when, so that after a restart a list of leases is all there is to know, and when we are
-//! gone for good containerd lets everything go in time.
+//! One lease for each blob costs two calls, releases blobs one by one, and needs no memory here: a lease records which
+//! blob it keeps and until when. So a list of leases is enough after a restart, and if the mirror is removed,
+//! containerd releases everything in time.
 
 mod keeper;
 mod kept;
@@ -26,20 +26,20 @@ use crate::client::Client;
 use crate::metrics::RetainMetrics;
 use keeper::Keeper;
 
-/// Changes that wait for their turn. A pull brings a hundred at the most, and each takes milliseconds.
+/// The most queued changes. A pull has a hundred at most, and each takes milliseconds.
 const MAX_WAITING: usize = 1024;
 
-/// What is kept of layers, and how long.
+/// Which layers are kept, and for how long.
 #[derive(Clone, Debug)]
 pub struct Retain {
-    /// From when a blob was committed. Not zero.
+    /// How long a blob is kept after its commit. Not zero.
     pub time: Duration,
-    /// Of all blobs kept; the oldest go first.
+    /// The most bytes of all kept blobs; the oldest are released first.
     pub bytes: u64,
-    /// Percentage of the content's file system that may be in use, at most 100. Above it nothing is kept, for the
-    /// node's own sake.
+    /// The most percent of the content's file system in use, at most 100. Above that nothing is kept, to protect the
+    /// node.
     pub disk_percent: u8,
-    /// Where blobs must belong to be kept.
+    /// The registries and repositories whose blobs are kept.
     pub filter: Filter,
 }
 
@@ -47,7 +47,7 @@ pub struct Retain {
 enum Change {
     Appeared {
         digest: Digest,
-        /// In bytes.
+        /// The size in bytes.
         size: u64,
     },
     Gone {
@@ -55,7 +55,7 @@ enum Change {
     },
 }
 
-/// The session's end of it. Dropping it ends the work; the leases stay until they expire.
+/// The session's handle. Dropping it ends the work; the leases stay until they expire.
 pub(crate) struct Retaining {
     filter: Filter,
     changes: mpsc::Sender<Change>,
@@ -82,7 +82,7 @@ impl Retaining {
         }
     }
 
-    /// A blob of this size in bytes is new on disk; the object is what is known of it.
+    /// Reports a new blob of this size in bytes on disk. `object`: what is known of it.
     pub fn appeared(&self, digest: &Digest, size: u64, object: Option<&Object>) {
         if object.is_some_and(|o| !o.origins.is_empty() && !self.admits(o)) {
             return;
@@ -93,7 +93,7 @@ impl Retaining {
         });
     }
 
-    /// It is known where a new blob belongs, or that this will not be known.
+    /// Reports that the origin of a new blob is known, or will not become known.
     pub fn placed(&self, digest: &Digest, object: Option<&Object>) {
         if !object.is_some_and(|o| self.admits(o)) {
             self.gone(digest);
@@ -104,7 +104,7 @@ impl Retaining {
         object.origins.iter().any(|o| self.filter.admits(o))
     }
 
-    /// A blob is not on disk any more, or is not to be kept.
+    /// Reports that a blob is no longer on disk, or is not to be kept.
     pub fn gone(&self, digest: &Digest) {
         self.tell(Change::Gone {
             digest: digest.clone(),

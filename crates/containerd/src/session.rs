@@ -24,26 +24,26 @@ use crate::retain::Retaining;
 use crate::watch::{Change, Watch};
 use crate::{Containerd, Error, blobs};
 
-/// Between listings that nothing asks for: what repairs a change that nobody told.
+/// The interval between listings that are not requested. They repair missed changes.
 const LIST_EVERY: Duration = Duration::from_secs(60);
-/// The second listing: there is no knowing since when events are told, and what lies between must not wait a minute.
+/// The wait before the second listing: it is unknown when events begin, and earlier changes must not wait a minute.
 const LIST_AGAIN: Duration = Duration::from_secs(5);
-/// Between listings where inotify is not to be had.
+/// The interval between listings without inotify.
 const LIST_BLIND: Duration = Duration::from_secs(5);
 pub(crate) struct Session<'a> {
     store: &'a Containerd,
     client: Client,
     version: String,
     content: Arc<Path>,
-    /// Where containerd says that its content lies, if the configuration names another folder. That may be the same
-    /// folder, mounted elsewhere.
+    /// The content folder that containerd reports, if the configuration names another one. Both may be the same folder,
+    /// mounted twice.
     other_root: Option<PathBuf>,
     /// `None`: the node's limits for inotify are reached.
     watch: Option<Watch>,
     inventory: Inventory,
     listing: JoinSet<Result<Listing, Error>>,
     schedule: ListingSchedule,
-    /// Listings of this session.
+    /// The number of listings in this session.
     listings: u32,
     questions: Questions,
     /// `None`: switched off.
@@ -87,7 +87,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Keeps the catalog right until that cannot be done any more, and says why.
+    /// Keeps the catalog up to date until that fails, and returns the reason.
     pub async fn run(&mut self) -> Error {
         let mut events = pin!(self.client.events(&self.store.config.namespaces));
         loop {
@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether everything has been looked at once.
+    /// Whether the first listing is complete.
     pub fn was_ready(&self) -> bool {
         self.listings > 0
     }
@@ -183,7 +183,7 @@ impl<'a> Session<'a> {
         self.store.set_health(Health::Ready);
     }
 
-    /// Something changed in the content folder.
+    /// Handles a change in the content folder.
     fn changed(&mut self, change: io::Result<Change>) -> Result<(), Error> {
         self.store
             .metrics
@@ -209,7 +209,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// containerd told something.
+    /// Handles an event of containerd.
     fn happened(&mut self, event: Event) {
         self.store
             .metrics
@@ -230,7 +230,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Finds out all there is to know about a blob, and waits for it to be known.
+    /// Asks for everything about a blob, until it is known.
     fn look_at(&mut self, digest: &Digest) {
         let size = blobs::size(&self.content, digest);
         self.appeared(digest, size);
@@ -278,14 +278,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A blob may be new; its size is in bytes.
+    /// Records a blob that may be new. `size`: in bytes.
     fn appeared(&self, digest: &Digest, size: Option<u64>) {
         if let (Some(retaining), Some(size)) = (&self.retaining, size) {
             retaining.appeared(digest, size, self.store.catalog.object(digest).as_ref());
         }
     }
 
-    /// All is known that will be known of where a new blob belongs.
+    /// Records that the origin of a new blob is known, or will not become known.
     fn placed(&self, digest: &Digest) {
         if let Some(retaining) = &self.retaining {
             retaining.placed(digest, self.store.catalog.object(digest).as_ref());
@@ -301,7 +301,7 @@ impl<'a> Session<'a> {
                     None => Default::default(),
                 };
                 self.inventory.image(&key, image, &self.store.catalog);
-                // A pull adds its label to what lay here before, and nobody tells.
+                // A pull adds its label to existing content, without an event.
                 for digest in reached {
                     let labelled = |o| self.inventory.is_labelled(&digest, o);
                     if !origin.as_ref().is_some_and(labelled) {
@@ -320,7 +320,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Finds out what is known of a blob by now.
+    /// Asks for what is known of a blob by now.
     fn look_again(&mut self, digest: &Digest) {
         let size = blobs::size(&self.content, digest);
         self.inventory.file(digest, size, &self.store.catalog);
@@ -330,7 +330,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What could not be asked is found out by a listing.
+    /// Requests a listing if a question could not be asked.
     fn or_list(&mut self, asked: Result<(), TooMany>) {
         if asked.is_err() {
             self.list_soon();
@@ -338,7 +338,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The end of what runs for as long as the session does; `None` if it was never begun.
+/// Waits for the end of a task that runs as long as the session. `None`: it was never started.
 async fn ended(retaining: &mut Option<Retaining>) -> Option<()> {
     retaining.as_mut()?.ended().await.map(drop)
 }
@@ -350,7 +350,7 @@ async fn next_change(watch: &mut Option<Watch>) -> io::Result<Change> {
     }
 }
 
-/// Watches the content folder; `None` where the node has no inotify left to give.
+/// Watches the content folder. `None`: the node's limits for inotify are reached.
 fn watch(content: &Path) -> Result<Option<Watch>, Error> {
     use rustix::io::Errno;
     let spent = |e: &io::Error| {

@@ -1,4 +1,4 @@
-//! The store as the mirror sees it.
+//! The store, as the mirror sees it.
 
 use std::fs::File;
 use std::io;
@@ -31,17 +31,17 @@ pub struct Containerd {
     pub(crate) followed: Arc<Followed>,
     ingests: Ingests,
     health: RwLock<Health>,
-    /// Where the content lies, as soon as that is known.
+    /// The content folder, once it is known.
     content: RwLock<Option<Arc<Path>>>,
-    /// Files that were found damaged. Nothing is deleted: the folder may be read-only here, and it is containerd's.
+    /// Files that were found damaged. Nothing is deleted: the folder belongs to containerd, and may be read-only here.
     damaged: Mutex<LruCache<Digest, FileIdentity>>,
-    /// As the version says that answered last.
+    /// Whether downloads share slots, by the last version that containerd reported.
     share_slots: AtomicBool,
 }
 
 impl Containerd {
-    /// A store, and the work that keeps it right: it connects to containerd, waits for it as long as it takes, and
-    /// begins anew when containerd restarts. It never ends; dropping it ends all that it started. Metrics are
+    /// A store, and the work that keeps it up to date: it connects to containerd, waits as long as necessary, and
+    /// starts again when containerd restarts. It never ends; dropping it ends everything that it started. Metrics are
     /// registered as `peili_containerd_…`.
     pub fn open(
         config: Config,
@@ -74,7 +74,7 @@ impl Containerd {
         *self.content.write() = Some(content);
     }
 
-    /// containerd says what it is.
+    /// Records the version of containerd.
     pub(crate) fn set_generation(&self, generation: Generation) {
         let share = generation >= Generation::SHARES_SLOTS;
         self.share_slots.store(share, Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl Containerd {
         self.content.read().clone()
     }
 
-    /// Whether a file was found damaged. One that has taken its place was not.
+    /// Whether this file was found damaged. A file that has replaced it is not.
     fn is_damaged(&self, digest: &Digest, file: &File) -> io::Result<bool> {
         let mut damaged = self.damaged.lock();
         let Some(judged) = damaged.get(digest) else {
@@ -104,14 +104,14 @@ impl Store for Containerd {
         &self.catalog
     }
 
-    /// All of containerd's content is shared, whether or not an image or a label explains it: whoever reaches the port
+    /// All of containerd's content is shared, whether or not an image or a label explains it: any client of the port
     /// gets it by its digest, as from Spegel.
     fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>> {
         let Some(content) = self.content() else {
             return Ok(None);
         };
         let Some((file, size)) = blobs::open(&content, digest)? else {
-            // Collected, and inotify is about to say so.
+            // It was collected; inotify will report this.
             self.catalog.remove(digest);
             return Ok(None);
         };
@@ -125,10 +125,10 @@ impl Store for Containerd {
         }))
     }
 
-    /// Progress is reported in containerd's steps of 1 MiB, for as long as the store's work is polled and somebody
-    /// holds the reader's end. [`IngestStage::Complete`](mirror::IngestStage) means committed: before that all bytes may be
-    /// readable, for the seconds that the disk takes to sync. [`IngestStage::Failed`](mirror::IngestStage) means that the ingest is
-    /// gone.
+    /// Progress is reported in containerd's steps of 1 MiB, for as long as the store's work is polled and a reader
+    /// exists. [`IngestStage::Complete`](mirror::IngestStage) means committed: before that all bytes may be readable,
+    /// for the seconds that the disk takes to sync. [`IngestStage::Failed`](mirror::IngestStage) means that the ingest
+    /// is gone.
     fn ingest(&self, digest: &Digest) -> io::Result<Option<Ingest>> {
         let Some(content) = self.content() else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! The whole store against a containerd that the test plays.
+//! Tests the whole store with a fake containerd.
 
 pub(crate) mod fake;
 
@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 use crate::tests::fake::Fake;
 use crate::{Config, Containerd, Setup, State, check};
 
-/// What may take milliseconds, on a machine that has other things to do.
+/// The limit for anything that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between looks.
+/// The interval between checks.
 const GLANCE: Duration = Duration::from_millis(5);
 
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -41,7 +41,7 @@ pub(crate) fn config(fake: &Fake) -> Config {
     }
 }
 
-/// A store that lives as long as what is returned with it.
+/// A store that lives as long as the returned set.
 pub(crate) fn open(config: Config) -> (Arc<Containerd>, JoinSet<()>) {
     let (store, keep) = Containerd::open(config, &mut Registry::default());
     let mut tasks = JoinSet::new();
@@ -107,7 +107,7 @@ async fn a_folder_that_is_not_the_content_store_makes_it_unready() {
     })
     .await;
 
-    // The same folder under another path is right.
+    // The same folder under another path is correct.
     let mounted = elsewhere.path().join("mounted");
     std::os::unix::fs::symlink(fake.content(), &mounted).expect("a link");
     let (store, _tasks) = open(config(&mounted));
@@ -137,7 +137,7 @@ async fn what_is_being_fetched_can_be_followed() {
     let mut growing = growing.expect("open").growing;
     assert_eq!(growing.progress().written, 3);
 
-    // Following goes on without containerd, and ends with the store's work.
+    // Following continues without containerd, and ends with the store's work.
     fake.stop();
     std::fs::write(ingest.join("data"), "layer").expect("a file");
     let progress = tokio::time::timeout(PATIENCE, growing.until(|p| p.written == 5)).await;
@@ -185,7 +185,7 @@ async fn follows_a_pull_and_a_removal() {
     ready(&fake, &store).await;
     let catalog = store.catalog();
 
-    // The order of a commit: the file, the database, the label. No event tells of any of it.
+    // The order of a commit: the file, the database, the label. None has an event.
     let layer = fake.put_file(b"layer");
     fake.label("k8s.io", &layer, None);
     until("the blob", || catalog.object(&layer).is_some()).await;

@@ -17,8 +17,8 @@ use crate::proto::runtime::v1::image_service_client::ImageServiceClient;
 use crate::proto::runtime::v1::{ImageSpec, PullImageRequest, RemoveImageRequest};
 use crate::{Config, Namespace, NamespaceError};
 
-/// For the pull. It takes milliseconds if containerd asks the mirror. If not, a name that cannot be resolved may keep
-/// containerd waiting for its resolver.
+/// The limit for the pull. It takes milliseconds if containerd asks the mirror. If not, containerd may wait for its
+/// resolver because of a name that does not exist.
 const PULL_LIMIT: Duration = Duration::from_secs(30);
 /// The namespace of CRI in containerd, `k8sContainerdNamespace`.
 pub(crate) const CRI_NAMESPACE: &str = "k8s.io";
@@ -51,8 +51,8 @@ pub enum TrialError {
 
 /// Has containerd pull a trial image of this mirror and remove it again.
 ///
-/// `registry` is one that hosts.toml leads to the mirror ([`mirror::trial_registry`]). Takes about 50 seconds at the
-/// most. What an interrupted trial has left in containerd is removed by the next one.
+/// `registry` is one that hosts.toml leads to the mirror ([`mirror::trial_registry`]). Takes about 50 seconds at most.
+/// The next trial removes what an interrupted one has left in containerd.
 ///
 /// # Errors
 /// The image did not come, or not from this mirror.
@@ -75,7 +75,7 @@ pub async fn run_trial(
 
     let cri = ImageServiceClient::new(client.channel.clone());
     let result = pull(cri.clone(), &trial).await;
-    // A failed pull may leave a name too, and so may a trial of a process that has died.
+    // A failed pull may leave a name too, as may a trial of a process that has died.
     remove_all(&client, cri, &namespace).await;
     result?;
 
@@ -110,8 +110,8 @@ async fn pull(
     }
 }
 
-/// Removes every trial image. What cannot be removed is left to the kubelet's image garbage
-/// collection, and to the next trial.
+/// Removes all trial images. Those that cannot be removed are left to the kubelet's image garbage collection and to the
+/// next trial.
 async fn remove_all(
     client: &Client,
     mut cri: ImageServiceClient<tonic::transport::Channel>,

@@ -1,4 +1,4 @@
-//! What happens in the content folder, told by inotify.
+//! The changes in the content folder, as reported by inotify.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,29 +10,29 @@ use oci::Digest;
 
 use crate::blobs;
 
-/// Bytes for events read at once, about a hundred.
+/// The bytes for events read at once, about a hundred events.
 const BUFFER: usize = 16 << 10;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     Appeared(Digest),
     Vanished(Digest),
-    /// More happened than was told: everything has to be looked at again.
+    /// Changes were missed: everything must be listed again.
     Unknown,
 }
 
 #[derive(Clone, Copy)]
 enum Folder {
-    /// What the content folder lies in: watched where that is not there yet.
+    /// The parent of the content folder, watched while that does not exist.
     Parent,
     Content,
     Blobs,
-    /// `blobs/<algorithm>`
+    /// The folder `blobs/<algorithm>`.
     Algorithm(&'static str),
 }
 
-/// Watches the folders of blobs, those too that containerd makes later: from 1.7 on it makes even the content folder
-/// with the first ingest.
+/// Watches the folders of blobs, including those that containerd creates later: from 1.7 on it creates even the content
+/// folder with the first ingest.
 pub(crate) struct Watch {
     content: PathBuf,
     events: EventStream<Vec<u8>>,
@@ -40,11 +40,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// What happens from now on will be told.
+    /// Starts the watch. Later changes will be reported.
     ///
     /// # Errors
-    /// The folder is not readable, or neither it nor the one it belongs in is there, or the node's limits for inotify
-    /// are reached.
+    /// The folder is not readable, or neither it nor its parent exists, or the node's limits for inotify are reached.
     pub fn open(content: &Path) -> io::Result<Self> {
         let events = Inotify::init()?.into_event_stream(vec![0; BUFFER])?;
         let mut watch = Self {
@@ -59,7 +58,7 @@ impl Watch {
     /// The next change. Dropping the future loses none.
     ///
     /// # Errors
-    /// The content folder is gone, with the one that it was in.
+    /// The content folder and its parent are gone.
     pub async fn next(&mut self) -> io::Result<Change> {
         loop {
             let Some(event) = self.events.next().await else {
@@ -101,7 +100,7 @@ impl Watch {
         }))
     }
 
-    /// Whether something of this name in a folder is one to be watched.
+    /// Whether an entry of this name in a folder is to be watched.
     fn is_ours(&self, folder: Folder, name: Option<&str>) -> bool {
         match folder {
             Folder::Parent => name == self.content.file_name().and_then(|n| n.to_str()),
@@ -110,10 +109,10 @@ impl Watch {
         }
     }
 
-    /// Watches the folders that there are. Adding one again changes nothing.
+    /// Watches the existing folders. Adding one again changes nothing.
     fn add_present(&mut self) -> io::Result<()> {
         if !self.add(Folder::Content)? {
-            // Whoever makes it now is told of by the parent, or is found by the second look.
+            // If it is created now, the parent reports it, or the second check finds it.
             if !self.add(Folder::Parent)? {
                 return Err(io::ErrorKind::NotFound.into());
             }
@@ -126,7 +125,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Whether there is such a folder; it is watched then.
+    /// Watches a folder. Returns whether it exists.
     fn add(&mut self, folder: Folder) -> io::Result<bool> {
         let path = match folder {
             Folder::Parent => match self.content.parent() {
@@ -155,9 +154,9 @@ impl Watch {
     }
 }
 
-/// Something has this name from now on.
+/// The event mask of a new name.
 const CAME: EventMask = EventMask::CREATE.union(EventMask::MOVED_TO);
-/// The watched folder itself is elsewhere or no more.
+/// The event mask of a watched folder that was moved or removed.
 const GONE: EventMask = EventMask::IGNORED
     .union(EventMask::DELETE_SELF)
     .union(EventMask::MOVE_SELF)
@@ -214,7 +213,7 @@ mod tests {
         for _ in 0..2 {
             std::fs::create_dir_all(&blobs).expect("a folder");
             assert_eq!(next(&mut watch).await, Change::Unknown);
-            // It may have been told of `blobs` alone yet: wait until what lies in it is told.
+            // Only `blobs` may have been reported yet: wait until its contents are.
             let told = async {
                 loop {
                     std::fs::write(blobs.join(digest.encoded()), "").expect("a file");

@@ -1,5 +1,5 @@
-//! A pull as a container engine makes it from its node's mirror: the tag's digest, the manifest, then config and layers
-//! three at a time, each verified as it streams by.
+//! A pull as by a container engine from its node's mirror: the tag's digest, the manifest, then config and layers three
+//! at a time, each verified as it arrives.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -21,33 +21,33 @@ use oci::{
 use serde_json::Value;
 use tokio::time::timeout;
 
-/// As containerd does by default.
+/// The concurrent downloads, as containerd's default.
 const PARALLEL: usize = 3;
-/// For the head of an answer: the mirror's own limits are within it.
+/// The limit for the head of an answer, which includes the mirror's own limits.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
-/// The interval between two pieces of a body.
+/// The limit between two pieces of a body.
 const STALL_LIMIT: Duration = Duration::from_secs(90);
-/// Bytes of an error's body that are shown.
+/// The most bytes of an error's body that are shown.
 const MAX_REASON: usize = 4096;
 
-/// Somebody who watches a pull.
+/// An observer of a pull.
 pub(crate) trait Watch: Send + Sync {
-    /// How many bytes it will have, as soon as that is known.
+    /// Reports the size of an object in bytes, as soon as it is known.
     fn size(&self, bytes: u64);
-    /// So many more have come and been hashed.
+    /// Reports that this many more bytes have come and been hashed.
     fn more(&self, bytes: u64);
 }
 
 /// An image that was pulled and verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pulled {
-    /// What the name stands for.
+    /// The digest of the name.
     pub(crate) digest: Digest,
-    /// Every object of it, with its size in bytes.
+    /// All of its objects, with their sizes in bytes.
     pub(crate) objects: Vec<(Digest, u64)>,
-    /// Of all objects.
+    /// The bytes of all objects.
     pub(crate) bytes: u64,
-    /// Of those that are no layers.
+    /// The bytes of objects that are not layers.
     pub(crate) metadata: u64,
 }
 
@@ -94,7 +94,7 @@ pub enum PullError {
 /// Pulls an image from the mirror at `registry`.
 ///
 /// # Errors
-/// An object did not come, or is not what its digest names.
+/// An object did not come, or does not match its digest.
 pub(crate) async fn pull(
     registry: SocketAddr,
     image: &Name,
@@ -161,7 +161,7 @@ struct Client {
 }
 
 impl Client {
-    /// The digest that the image's name stands for.
+    /// Resolves the image's name to a digest.
     async fn resolve(&self) -> Result<Digest, PullError> {
         let Name { tag, digest, .. } = &self.image;
         let reference = match (digest, tag) {
@@ -174,7 +174,7 @@ impl Client {
             .ask(&Method::HEAD, "manifests", &reference, &what)
             .await;
         if let Err(PullError::Status { .. }) = answer {
-            // A GET has a body that says why.
+            // The answer to a GET has a body with the reason.
             answer = self.ask(&Method::GET, "manifests", &reference, &what).await;
         }
         let answer = answer?;
@@ -227,7 +227,7 @@ impl Client {
         let (repository, registry) = (&origin.repository, &origin.registry);
         let mut request = Request::new(Empty::new());
         *request.method_mut() = method.clone();
-        // What stands in these names needs no escaping.
+        // These names contain nothing that must be escaped.
         let uri = format!("http://{node}/v2/{repository}/{kind}/{reference}?ns={registry}");
         *request.uri_mut() = uri.parse().unwrap_or_default();
         let accept = http::HeaderValue::from_static(MediaType::ACCEPT);
@@ -256,7 +256,7 @@ impl Client {
     }
 }
 
-/// Reads a body to its end and verifies it. How many bytes it had.
+/// Reads a body to its end and verifies it. Returns its size in bytes.
 async fn read(
     answer: Response<Incoming>,
     digest: &Digest,
@@ -304,7 +304,7 @@ async fn read(
     Ok(received)
 }
 
-/// What an answer's body says went wrong (distribution-spec, "Error Codes"), or as much of it as there is.
+/// The error in an answer's body (distribution-spec, "Error Codes"), as far as it is there.
 fn message(body: &[u8]) -> String {
     let document: Value = serde_json::from_slice(body).unwrap_or_default();
     match document["errors"][0]["message"].as_str() {

@@ -1,4 +1,4 @@
-//! Why the demo did not come to a good end.
+//! Why the demo failed.
 
 use std::io;
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ pub enum DemoError {
     },
     #[error("node {number} could not pull the image")]
     Pull { number: usize, source: PullError },
-    /// Each in a sentence.
+    /// Each fault is a sentence.
     #[error(
         "the pulls did not go as they should (a machine without CPU to spare needs fewer --nodes or --layers):\n  {}",
         .0.join("\n  ")

@@ -1,7 +1,7 @@
-//! Who feeds whom: what the other nodes told one about whom to take an object from, noted down as it is told.
+//! The sources of each node: the decisions of the other nodes, recorded as they arrive.
 //!
-//! Every change of source is a question that says how many bytes there are already, so what came from whom is known to
-//! the byte without anything that a node does not do anyway.
+//! Every change of source is a request with the number of bytes that are there already, so the bytes from each source
+//! are known exactly, without any change in the behaviour of a node.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use mirror::{
 use oci::Digest;
 use parking_lot::Mutex;
 
-/// The flights of a node, and a record of what they answered.
+/// The flights of a node, with a record of their answers.
 pub(crate) struct Recorded {
     flights: Arc<dyn Flights>,
     legs: Mutex<HashMap<Key, Vec<Leg>>>,
 }
 
-/// Part of an object's way to the node: from this byte on, to the next leg or the end.
+/// A leg of an object's transfer to the node: from this byte to the next leg or the end.
 struct Leg {
     offset: u64,
     /// `None`: upstream.
@@ -36,7 +36,7 @@ impl Recorded {
         }
     }
 
-    /// Bytes that came from each peer of these objects, all of them complete, with their sizes.
+    /// The bytes of these complete objects (with their sizes) that came from each peer.
     pub(crate) fn fed_by(&self, objects: &[(Digest, u64)]) -> BTreeMap<PeerId, u64> {
         let legs = self.legs.lock();
         let mut fed = BTreeMap::new();
@@ -66,7 +66,7 @@ impl Flights for Recorded {
             Decision::Follow { source, .. } => Some(source.peer.clone()),
             Decision::Lead | Decision::Alone | Decision::Later => None,
         };
-        // The mirror pulls from upstream rather than from a source that has failed.
+        // The mirror pulls from upstream rather than from a failed source.
         let has_failed = |peer: &PeerId| peer.node().is_some_and(|node| failed.contains(&node));
         let source = source.filter(|source| !has_failed(source));
         let mut legs = self.legs.lock();
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers with these names of peers one after the other, the last first; an empty one is upstream.
+    /// Answers with these names of peers one after the other, the last first; an empty one means upstream.
     struct Scripted(Mutex<Vec<&'static str>>);
 
     #[async_trait]

@@ -1,4 +1,4 @@
-//! The temporary folder with all that the demo writes.
+//! The temporary folder with everything that the demo writes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::DemoError;
 
-/// More than any image has: nothing is to be removed meanwhile.
+/// More bytes than any image has: nothing must be evicted meanwhile.
 const STORE_LIMIT: u64 = 1 << 40;
-/// For what still writes into the folder to end.
+/// The limit for writers into the folder to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Removed when it is dropped; better by [`Self::clear`].
+/// The folder. It is removed on drop; prefer [`Self::clear`].
 pub(crate) struct Folder {
     root: TempDir,
     stores: Vec<Weak<Layout>>,
@@ -27,7 +27,7 @@ pub(crate) struct Folder {
 
 impl Folder {
     /// # Errors
-    /// Nothing can be written there.
+    /// The parent cannot be written.
     pub(crate) fn new_in(parent: &Path) -> Result<Self, DemoError> {
         let root = tempfile::Builder::new()
             .prefix("peili-demo-")
@@ -42,10 +42,10 @@ impl Folder {
         self.root.path().join(name)
     }
 
-    /// Whether so many bytes may be written.
+    /// Checks that this many bytes may be written.
     ///
     /// # Errors
-    /// There is not so much room.
+    /// There is not enough room.
     pub(crate) fn check_room(&self, needed: u64) -> Result<(), DemoError> {
         let path = self.root.path();
         let disk = rustix::fs::statvfs(path).map_err(|error| DemoError::Folder(error.into()))?;
@@ -81,7 +81,7 @@ impl Folder {
         Ok((layout, metrics))
     }
 
-    /// Waits until the stores are closed, and removes everything. Whoever uses a store has been told to end.
+    /// Waits until the stores are closed, and removes everything. All users of stores were told to end before.
     pub(crate) async fn clear(self) {
         let Self { root, stores } = self;
         let closed = async {
@@ -89,7 +89,7 @@ impl Folder {
                 sleep(LOOK_AGAIN).await;
             }
         };
-        // What does not end in time is removed all the same.
+        // Even if some do not end in time, everything is removed.
         let _ = timeout(CLOSE_LIMIT, closed).await;
         let path = root.path().to_owned();
         let removed = spawn_blocking(move || root.close()).await;

@@ -1,6 +1,6 @@
 //! A generated image, as an OCI image layout
-//! ([image-layout.md](https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md)): the same bytes on
-//! every machine, and none that compress.
+//! ([image-layout.md](https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md)): the same
+//! incompressible bytes on every machine.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -18,12 +18,12 @@ const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 
-/// Bytes written at a time.
+/// The bytes written at a time.
 const CHUNK: usize = 256 * 1024;
-/// POSIX.1-1988 ("ustar"): headers and contents of an archive come in blocks.
+/// The block size of an archive (POSIX.1-1988, "ustar"): headers and contents come in blocks.
 const BLOCK: usize = 512;
 
-/// Writes an image of `layers` layers with `size` bytes of files together into `folder`, which becomes an image layout
+/// Writes an image of `layers` layers with `size` bytes of files in all into `folder`, which becomes an image layout
 /// with one tag.
 ///
 /// # Errors
@@ -44,7 +44,7 @@ pub(crate) fn generate(
         archive(&mut blob, layer, size / layers + rest, stop)?;
         descriptors.push(blob.finish(&blobs, LAYER_TYPE)?);
     }
-    // The layers are not compressed, so each is its own diff.
+    // The layers are not compressed, so the digest of each is its diff id.
     let diff_ids: Vec<&Value> = descriptors.iter().map(|d| &d["digest"]).collect();
     let config = json!({
         "created": "1970-01-01T00:00:00Z",
@@ -109,7 +109,7 @@ fn header(name: &str, size: u64) -> [u8; BLOCK] {
     field(116, "0000000");
     field(124, &format!("{size:011o}"));
     field(136, "00000000000");
-    // The sum is taken with spaces in its own place.
+    // The checksum is computed with spaces in its own place.
     field(148, "        ");
     field(156, "0");
     field(257, "ustar\x0000");
@@ -134,7 +134,7 @@ impl Random {
     }
 }
 
-/// A blob being written: its name is known when all of it is.
+/// A blob that is being written: its name is known at the end.
 struct Blob {
     file: File,
     hasher: Hasher,

@@ -1,9 +1,9 @@
-//! A cluster on loopback that pulls an image once: Peili to look at, without anything to set up.
+//! A cluster on loopback that pulls an image once: a demonstration of Peili without any setup.
 //!
-//! An upstream registry holds a generated image; each node is what `peili registry --store layout` runs, with a folder
-//! of its own, over real libp2p and HTTP. At the same moment a client at each node pulls the image as a container engine
-//! would, and verifies every digest. What came from where is read from the nodes' metrics, and must be one copy from
-//! upstream and all others from peers.
+//! An upstream registry has a generated image. Each node is what `peili registry --store layout` runs, with its own
+//! folder, over real libp2p and HTTP. At the same moment a client at each node pulls the image as a container engine
+//! would, and verifies every digest. The sources are read from the nodes' metrics, and must be one copy from upstream
+//! and all others from peers.
 
 mod client;
 mod error;
@@ -34,42 +34,42 @@ use folder::Folder;
 use node::Node;
 use screen::Screen;
 
-/// How many nodes there may be. More than one machine's cores can play in real time would only show what nodes do when
-/// their peers are too slow: pull from upstream.
+/// The possible numbers of nodes. More than a machine's cores can run in real time would only show how nodes react to
+/// slow peers: by pulling from upstream.
 pub const NODES: RangeInclusive<usize> = 2..=32;
-/// How many layers a generated image may have.
+/// The possible numbers of layers of a generated image.
 pub const LAYERS: RangeInclusive<u64> = 1..=100;
-/// How many bytes its files may have together.
+/// The possible total bytes of its files.
 pub const SIZE: RangeInclusive<u64> = 1024..=4 * 1024 * 1024 * 1024;
 
-/// What is shown, and how.
+/// The options of the demo.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Within [`NODES`].
+    /// The number of nodes, within [`NODES`].
     pub nodes: usize,
     pub image: Image,
     pub output: Output,
 }
 
-/// What the nodes pull.
+/// The image that the nodes pull.
 #[derive(Clone, Debug)]
 pub enum Image {
-    /// One made up for the occasion, held by a registry of the demo.
+    /// A generated one, in a registry of the demo.
     Generated {
-        /// In bytes, within [`SIZE`].
+        /// The size in bytes, within [`SIZE`].
         size: u64,
-        /// Within [`LAYERS`].
+        /// The number of layers, within [`LAYERS`].
         layers: u64,
     },
-    /// One of a registry out there, which has to give it without credentials.
+    /// One of a real registry, which must send it without credentials.
     Registry(Name),
 }
 
-/// Runs the demo and shows it on `out`, with bars on standard error where that is a terminal, and by `pages`. Leaves nothing
-/// behind, after `shutdown` neither.
+/// Runs the demo and shows it on `out`, with bars on standard error if that is a terminal, and by `pages`. Leaves
+/// nothing behind, not even after `shutdown`.
 ///
 /// # Errors
-/// Something failed, or was not as it should be: a pull, a digest, a sum of bytes.
+/// Something failed or was wrong: a pull, a digest, a sum of bytes.
 pub async fn run(
     options: &Options,
     out: impl Write + Send,
@@ -103,7 +103,7 @@ async fn run_in(
     result
 }
 
-/// Keeps the nodes for as long as somebody looks at their page.
+/// Keeps the nodes while their page is being viewed.
 async fn linger<W: Write>(
     screen: &mut Screen<W>,
     pages: Option<&dyn Pages>,

@@ -1,4 +1,4 @@
-//! A node of the demo: what `peili registry --store layout` wires together, on ports of loopback.
+//! A node of the demo: the parts of `peili registry --store layout`, on loopback ports.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,30 +21,30 @@ use crate::feeds::Recorded;
 use crate::folder::Folder;
 use crate::{DemoError, ShownNode};
 
-/// Longer than the command line's default: these nodes share the cores of one machine, which may be busy besides, and a
-/// lookup that is given up shows as bytes from upstream.
+/// Longer than the command line's default: these nodes share the cores of one machine, which may also be busy
+/// otherwise, and an abandoned lookup shows as bytes from upstream.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The command line's default.
+/// The default of the command line.
 const ATTEMPTS: usize = 3;
-/// For all nodes to know one another.
+/// The limit for all nodes to know each other.
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
-/// The interval between two looks at something that nobody tells.
+/// The interval between checks of states without notifications.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Where a node's content comes from when no peer has it.
+/// The source of content that no peer has.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
     /// The demo's own registry.
     Local(RegistryUrl),
-    /// A registry out there.
+    /// A real registry.
     Internet,
 }
 
 /// A node that runs until it is dropped.
 pub(crate) struct Node {
-    /// From 1.
+    /// The node's number, from 1.
     pub(crate) number: usize,
-    /// Where its containerd would ask it.
+    /// The address at which its containerd would ask it.
     pub(crate) registry: SocketAddr,
     router_port: u16,
     router: Arc<swarm::Router>,
@@ -53,11 +53,11 @@ pub(crate) struct Node {
     metrics: Arc<Registry>,
     _cluster: swarm::Handle,
     _tasks: JoinSet<()>,
-    /// ConnectionAddresses the connections of its registry.
+    /// Closes the connections of its registry.
     _serving: DropGuard,
 }
 
-/// What `peili registry` has without any option, but for the time above.
+/// The defaults of `peili registry`, except for the time above.
 pub(crate) fn mirror_options() -> Options {
     Options {
         access: Access {
@@ -78,10 +78,10 @@ pub(crate) fn mirror_options() -> Options {
 }
 
 impl Node {
-    /// Starts a node that joins those that are there.
+    /// Starts a node that joins the existing ones.
     ///
     /// # Errors
-    /// A port or a store cannot be had.
+    /// A port or a store cannot be opened.
     pub(crate) async fn start(
         number: usize,
         source: &Source,
@@ -150,7 +150,7 @@ impl Node {
         })
     }
 
-    /// An address and a port are always a peer's address.
+    /// An address and a port always form a peer's address.
     fn router_address(&self) -> Option<PeerAddress> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.router_port));
         address.to_string().parse().ok()
@@ -175,12 +175,12 @@ impl Node {
         })
     }
 
-    /// Its name among its peers.
+    /// Its id for peers.
     pub(crate) fn id(&self) -> PeerId {
         self.router.id()
     }
 
-    /// What a page shows of it.
+    /// The node as shown on a page.
     pub(crate) fn shown(&self) -> ShownNode {
         ShownNode {
             name: name(self.number),
@@ -191,7 +191,7 @@ impl Node {
         }
     }
 
-    /// Bytes that came from each peer of these objects, all of them complete, with their sizes.
+    /// The bytes of these complete objects (with their sizes) that came from each peer.
     pub(crate) fn fed_by(&self, objects: &[(Digest, u64)]) -> BTreeMap<PeerId, u64> {
         self.feeds.fed_by(objects)
     }

@@ -1,4 +1,4 @@
-//! A page on which the nodes can be watched, for whoever has one.
+//! A page on which the nodes can be watched, if the caller has one.
 
 use std::io;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use prometheus_client::registry::Registry;
 #[derive(Clone)]
 pub struct ShownNode {
     pub name: String,
-    /// Among its peers.
+    /// Its id for peers.
     pub id: PeerId,
     pub mirror: Arc<Mirror>,
     pub metrics: Arc<Registry>,
     pub registry_port: u16,
 }
 
-/// Where a page is.
+/// The address of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     pub url: String,
@@ -30,12 +30,13 @@ pub struct Page {
 /// Shows nodes on a page.
 #[async_trait]
 pub trait Pages: Send + Sync {
-    /// Serves the page of a node, for as long as this lives. Called when all nodes have met and none has pulled anything.
+    /// Serves the page of a node, for as long as this lives. Called when all nodes have joined and none has pulled
+    /// anything.
     ///
     /// # Errors
     /// The page cannot be served.
     async fn serve(&self, node: ShownNode) -> io::Result<Page>;
 
-    /// How long the nodes stay for who looks, when all is pulled. `None`: nobody does.
+    /// How long the nodes stay for viewers after all pulls. `None`: there are no viewers.
     fn lingers(&self) -> Option<Duration>;
 }

@@ -1,4 +1,4 @@
-//! What happens, one step after the other: an image, a registry, a cluster, pulls, a verdict.
+//! The steps of the demo: an image, a registry, a cluster, pulls, a verdict.
 
 use std::cmp::Reverse;
 use std::io::Write;
@@ -20,10 +20,10 @@ use crate::report::{Feeder, NodeReport, Report};
 use crate::screen::{Bar, Introduction, Screen};
 use crate::{DemoError, Image, Options, Pages, image};
 
-/// Who pulls when.
+/// A description of the pulls.
 const PLAN: &str = "All nodes pull at the same moment, and none has a byte of it.";
 
-/// The report, and the nodes, which run until they are dropped.
+/// Returns the report and the nodes, which run until they are dropped.
 pub(crate) async fn play<W: Write>(
     options: &Options,
     folder: &mut Folder,
@@ -36,7 +36,7 @@ pub(crate) async fn play<W: Write>(
     let (name, source, upstream) = match &options.image {
         Image::Registry(name) => (name.clone(), Source::Internet, None),
         Image::Generated { size, layers } => {
-            // The image once for upstream and once for each node, and a little more for all the rest.
+            // The image once for upstream and once for each node, and a little more for everything else.
             folder.check_room((size + size / 16) * (options.nodes as u64 + 1))?;
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
             let listener = listener.map_err(DemoError::Listen)?;
@@ -52,7 +52,7 @@ pub(crate) async fn play<W: Write>(
     };
     let nodes = cluster(options.nodes, &source, folder).await?;
     if let (Some(pages), Some(first)) = (pages, nodes.first()) {
-        // The others tell it what they do.
+        // The others report to it what they do.
         for node in &nodes {
             node.mirror.tell_all();
         }
@@ -109,7 +109,7 @@ async fn generate(
     })
 }
 
-/// Starts the nodes and waits until all have met.
+/// Starts the nodes and waits until all have joined.
 async fn cluster(
     count: usize,
     source: &Source,
@@ -153,7 +153,7 @@ async fn pulls<W: Write>(
         let shown = screen.pulled(&report, &bars[index]);
         shown.map_err(DemoError::Output)?;
         reports.push(report);
-        // An interruption is heard between two nodes also when all of them are done.
+        // An interruption is noticed between two nodes, even if all of them are done.
         yield_now().await;
     }
     reports.sort_by_key(|report| report.number);

@@ -1,5 +1,5 @@
-//! The upstream registry of the demo: a mirror without peers over the generated image, as slow as a registry on the
-//! internet, and counting what it sends.
+//! The upstream registry of the demo: a mirror without peers with the generated image, as slow as a registry on the
+//! internet, which counts the bytes that it sends.
 
 use std::convert::Infallible;
 use std::io;
@@ -30,12 +30,12 @@ use crate::DemoError;
 use crate::folder::Folder;
 use crate::node::mirror_options;
 
-/// Bytes a second that the registry sends to all its clients together: 200 Mbit/s, what a good connection to a
-/// registry gives, and slow enough for the peers' part to be seen.
+/// The rate of the registry to all its clients together, in bytes per second: 200 Mbit/s, as of a good connection to a
+/// registry, and slow enough to show the peers' part.
 pub(crate) const RATE: u64 = 25_000_000;
-/// Connections at once; further ones wait in the kernel's queue.
+/// The most connections at once; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1024;
-/// When no connection can be taken (no descriptors left), the next attempt is made this much later.
+/// The pause after a failed attempt to accept a connection (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A registry that runs until it is dropped.
@@ -45,10 +45,10 @@ pub(crate) struct UpstreamRegistry {
 }
 
 impl UpstreamRegistry {
-    /// Where in the demo's folder its image layout lies.
+    /// The folder of its image layout in the demo's folder.
     pub(crate) const FOLDER: &str = "upstream";
 
-    /// Serves the image layout that was made in its folder, under the name that clients call it by.
+    /// Serves the image layout that was written into its folder, under the name that clients use.
     ///
     /// # Errors
     /// There is none.
@@ -71,7 +71,7 @@ impl UpstreamRegistry {
             flights: None,
         };
         let mut options = mirror_options();
-        // Whoever asks a registry itself does not name it.
+        // A client of the registry itself does not name it.
         options.reader = Reader {
             default_registry: Some(name.clone()),
         };
@@ -81,7 +81,7 @@ impl UpstreamRegistry {
         Ok(Self { meter, task })
     }
 
-    /// Bytes of content sent so far; that something is not there does not count.
+    /// The bytes of content sent so far, without answers about missing content.
     pub(crate) fn sent(&self) -> u64 {
         self.meter.sent.load(Ordering::Relaxed)
     }
@@ -93,7 +93,7 @@ impl Drop for UpstreamRegistry {
     }
 }
 
-/// Takes connections until it is aborted, which ends them too.
+/// Accepts connections until it is aborted, which also ends them.
 async fn accept(listener: TcpListener, mirror: Arc<Mirror>, meter: Arc<Meter>) {
     let mut connections = JoinSet::new();
     loop {
@@ -137,7 +137,7 @@ async fn connection(
         .map_err(io::Error::other)
 }
 
-/// The same answer, at the registry's pace.
+/// The same answer, at the registry's rate.
 fn metered(
     answer: Response<mirror::Body>,
     meter: Arc<Meter>,
@@ -157,11 +157,11 @@ fn metered(
     })
 }
 
-/// Counts bytes and makes them wait for their turn.
+/// Counts bytes and delays them.
 #[derive(Default)]
 struct Meter {
     sent: AtomicU64,
-    /// When the bytes that were let through will have left at [`RATE`].
+    /// When the admitted bytes will have been sent at [`RATE`].
     free_at: Mutex<Option<Instant>>,
 }
 

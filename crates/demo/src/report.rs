@@ -1,52 +1,53 @@
-//! What the pulls cost, and whether that is what they should cost.
+//! The cost of the pulls, and whether it is as expected.
 
 use std::time::Duration;
 
 use indicatif::DecimalBytes;
 use oci::Digest;
 
-/// A node that another took bytes from.
+/// A node from which another one received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Feeder {
-    /// The node's.
+    /// The node's number.
     pub number: usize,
-    /// Of the image, those that came from it.
+    /// The bytes of the image that came from it.
     pub bytes: u64,
 }
 
 /// One node's pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeReport {
-    /// From 1.
+    /// The node's number, from 1.
     pub number: usize,
-    /// What the image's name stood for.
+    /// The digest of the image's name.
     pub digest: Digest,
     pub took: Duration,
-    /// Of the image, received and verified by the node's client.
+    /// The bytes of the image that the node's client has received and verified.
     pub bytes: u64,
-    /// Of these, those of manifests and configs.
+    /// The bytes of manifests and configs among them.
     pub metadata: u64,
-    /// What the node's mirror took from upstream, in bytes.
+    /// The bytes that the node's mirror received from upstream.
     pub from_upstream: u64,
-    /// What it took from peers, in bytes.
+    /// The bytes that it received from peers.
     pub from_peers: u64,
-    /// Those peers, the one that gave most first. Manifests that were asked for anywhere are not among the bytes.
+    /// These peers, the one with most bytes first. The bytes do not include manifests that were requested from any
+    /// peer.
     pub fed_by: Vec<Feeder>,
 }
 
 /// All nodes' pulls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// In the order of their numbers; at least one.
+    /// The nodes, by their numbers; at least one.
     pub nodes: Vec<NodeReport>,
-    /// From the first request to the last byte.
+    /// The time from the first request to the last byte.
     pub took: Duration,
-    /// What upstream itself says that it sent, in bytes, where it is the demo's own.
+    /// The bytes that upstream itself reports as sent, if it is the demo's own.
     pub sent_by_upstream: Option<u64>,
 }
 
 impl Report {
-    /// Bytes of one copy of the image.
+    /// The bytes of one copy of the image.
     pub fn copy(&self) -> u64 {
         self.nodes.first().map_or(0, |node| node.bytes)
     }
@@ -59,13 +60,13 @@ impl Report {
         self.nodes.iter().map(|node| node.from_peers).sum()
     }
 
-    /// By how much sums may be off: every node may have asked upstream for manifests and configs. They are a few
-    /// kilobytes, and a peer that is slow to answer for them is not waited for.
+    /// The tolerance of sums: every node may have asked upstream for manifests and configs. They are a few kilobytes,
+    /// and a peer that answers slowly is not waited for.
     pub fn allowance(&self) -> u64 {
         self.nodes.iter().map(|node| node.metadata).sum()
     }
 
-    /// What is not as it should be, each in a sentence; empty if all is well.
+    /// The deviations from what is expected, each in a sentence; empty if there are none.
     pub fn faults(&self) -> Vec<String> {
         let (copy, allowance) = (self.copy(), self.allowance());
         let mut faults = Vec::new();

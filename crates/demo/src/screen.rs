@@ -1,5 +1,5 @@
-//! What is shown: bars while nodes pull, where there is a terminal; lines where there is none; a closing table. Or JSON
-//! lines for programs.
+//! The output: bars while nodes pull, if there is a terminal; lines if there is none; a closing table. Or JSON lines
+//! for programs.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::Arc;
@@ -13,33 +13,33 @@ use crate::client::Watch;
 use crate::registry::RATE;
 use crate::report::{Feeder, NodeReport, Report};
 
-/// How the demo tells what happens.
+/// The form of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// For people.
+    /// Text for people.
     Text,
-    /// A JSON object a line, each with a field `event`: `started`, `pulled` for each node, `finished`.
+    /// A JSON object on each line, with a field `event`: `started`, `pulled` for each node, `finished`.
     Json,
 }
 
-/// A node's bar; its message says what it took when it is done.
+/// A node's bar; at the end its message shows the sources.
 const BAR: &str = "{prefix} [{bar:30}] {decimal_bytes:>10} of {decimal_total_bytes} {msg}";
 
-/// What is about to happen.
+/// The plan that is shown first.
 pub(crate) struct Introduction {
     pub(crate) nodes: usize,
-    /// Who pulls when, in a sentence.
+    /// A description of the pulls, in a sentence.
     pub(crate) plan: &'static str,
-    /// The name of an image out there.
+    /// The name of a real image.
     pub(crate) image: Option<String>,
-    /// Bytes and layers of a generated image.
+    /// The bytes and layers of a generated image.
     pub(crate) generated: Option<(u64, u64)>,
 }
 
 pub(crate) struct Screen<W> {
     output: Output,
     out: W,
-    /// Hidden unless people watch a terminal.
+    /// Hidden unless the output is text on a terminal.
     bars: MultiProgress,
 }
 
@@ -83,7 +83,7 @@ impl<W: Write> Screen<W> {
         writeln!(self.out, "{}\n", introduction.plan)
     }
 
-    /// Where the nodes can be watched.
+    /// Shows where the nodes can be watched.
     pub(crate) fn page(&mut self, page: &Page) -> io::Result<()> {
         if self.output == Output::Json {
             return self.line(&json!({"event": "page", "url": page.url, "open": page.is_open}));
@@ -95,7 +95,7 @@ impl<W: Write> Screen<W> {
         writeln!(self.out, "The page of node 1: {} {where_it_is}\n", page.url)
     }
 
-    /// The nodes stay for a while.
+    /// Shows that the nodes stay for a while.
     pub(crate) fn linger(&mut self, limit: Duration) -> io::Result<()> {
         if self.output == Output::Json {
             return Ok(());
@@ -116,7 +116,7 @@ impl<W: Write> Screen<W> {
         Arc::new(Bar(self.bars.add(bar)))
     }
 
-    /// A node is done.
+    /// Shows that a node is done.
     pub(crate) fn pulled(&mut self, node: &NodeReport, bar: &Bar) -> io::Result<()> {
         if self.output == Output::Json {
             let feeder = |f: &Feeder| json!({"node": f.number, "bytes": f.bytes});
@@ -142,7 +142,7 @@ impl<W: Write> Screen<W> {
         }
     }
 
-    /// The end.
+    /// Shows the end.
     pub(crate) fn finish(&mut self, report: &Report, faults: &[String]) -> io::Result<()> {
         match self.output {
             Output::Json => self.line(&json!({
@@ -183,7 +183,7 @@ impl<W: Write> Screen<W> {
         row("all", seconds, report.from_upstream(), report.from_peers())
     }
 
-    /// Who fed whom, but for the crumbs.
+    /// Shows the sources of each node, except for tiny amounts.
     fn feeds(&mut self, report: &Report) -> io::Result<()> {
         writeln!(self.out, "\nWho fed whom:")?;
         for node in &report.nodes {

@@ -1,4 +1,4 @@
-//! The demo itself, small.
+//! A small run of the demo.
 
 use std::fs;
 use std::io;
@@ -88,7 +88,7 @@ async fn interrupted_it_leaves_nothing_behind() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A page that lives as long as somebody looks, who stops once all is pulled.
+/// A page whose viewer leaves after all pulls.
 struct Watched {
     shown: Mutex<Vec<String>>,
     shutdown: CancellationToken,

@@ -1,4 +1,4 @@
-//! Every check there is, with what explains its fault. docs/doctor.md has a section for each.
+//! All checks, and the checks that explain their faults. docs/doctor.md has a section for each.
 
 use crate::finding::{Category, Check, Code};
 
@@ -50,7 +50,7 @@ checks! {
     TRIAL: Trial 1 "a trial pull comes through the mirror" <- MIRROR_ANSWERS, CONTAINERD_ANSWERS, CONFIG_PATH, CRI, HOSTS_FOLDER, HOSTS_OURS, HOSTS_FIRST, HOSTS_ADDRESS;
 }
 
-/// The check of a code.
+/// The check with a code.
 pub fn of(code: Code) -> Option<&'static Check> {
     ALL.iter().find(|check| check.code == code)
 }

@@ -1,4 +1,4 @@
-//! What was gathered about a node.
+//! The facts gathered about a node.
 
 use std::net::IpAddr;
 
@@ -6,23 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::{Check, Severity};
 
-/// Everything that the rules look at.
+/// The input of the rules.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub containerd: Containerd,
     /// containerd's registry configuration, in containerd's order of folders.
     pub hosts: Vec<HostsFolder>,
-    /// The mirrors that hosts.toml names, and who answers there.
+    /// The mirrors in hosts.toml, and which server answers there.
     pub addresses: Vec<AddressAnswer>,
-    /// The clock of whoever looks, in seconds since 1970.
+    /// The clock of the observer, in seconds since 1970.
     pub now: u64,
-    /// Other nodes that were asked for theirs.
+    /// Other nodes whose clocks were read.
     pub clocks: Vec<PeerClock>,
-    /// Where the mirror's own port of metrics and health was asked.
+    /// The address of the mirror's port for metrics and health.
     pub mirror_address: String,
-    /// What it answered, or why it did not.
+    /// Its answer, or the error.
     pub mirror: Result<Mirror, String>,
-    /// Whether the mirror should run by now, and be configured.
+    /// Whether the mirror should be running and configured by now.
     pub is_installed: bool,
 }
 
@@ -32,15 +32,15 @@ pub enum Containerd {
     Unreachable {
         socket: String,
         error: String,
-        /// Where another one listens on this host, as Kubernetes distributions place it.
+        /// The places where another containerd listens on this host, as in Kubernetes distributions.
         elsewhere: Vec<ContainerdPaths>,
     },
     Reached(Vec<Advice>),
-    /// This node has none: the mirror has a store of its own.
+    /// This node has none: the mirror has its own store.
     None,
 }
 
-/// What is said of one setting of containerd.
+/// The result for one setting of containerd.
 #[derive(Clone, Debug)]
 pub struct Advice {
     pub check: &'static Check,
@@ -56,9 +56,9 @@ pub struct HostsFolder {
     /// Why it cannot be read, or that it is missing.
     pub problem: Option<String>,
     pub files: Vec<HostsFile>,
-    /// Folders of registries without a hosts.toml, for which containerd reads `_default` not either.
+    /// Folders of registries without a hosts.toml, for which containerd does not read `_default` either.
     pub empty: Vec<String>,
-    /// What containerd never reads, and what it reads instead.
+    /// Paths that containerd never reads, and what it reads instead.
     pub unread: Vec<(String, String)>,
 }
 
@@ -66,23 +66,23 @@ pub struct HostsFolder {
 #[derive(Clone, Debug)]
 pub struct HostsFile {
     pub path: String,
-    /// The registry that containerd reads it for; `None`: all that have no folder.
+    /// The registry that containerd reads it for. `None`: all without a folder.
     pub registry: Option<String>,
     /// Why containerd cannot read it.
     pub problem: Option<String>,
     /// Whether a mirror wrote it.
     pub by_mirror: bool,
-    /// The hosts in containerd's order, and whether each is a mirror of ours.
+    /// The hosts in containerd's order, and whether each is a mirror of this cluster.
     pub hosts: Vec<(String, bool)>,
-    /// Why containerd gets nothing from the first mirror of ours.
+    /// Why containerd gets nothing from the first of these mirrors.
     pub in_vain: Option<String>,
-    /// The fingerprint of the node secret that the first mirror of ours gets.
+    /// The fingerprint of the node secret for the first of these mirrors.
     pub secret: Option<String>,
-    /// Another folder for the same registry that containerd does not read because of this one.
+    /// Another folder for the same registry that containerd ignores because of this one.
     pub hides: Option<String>,
 }
 
-/// Who answers at an address that hosts.toml names.
+/// The server that answers at an address in hosts.toml.
 #[derive(Clone, Debug)]
 pub struct AddressAnswer {
     pub url: String,
@@ -94,34 +94,34 @@ pub enum Answered {
     ThisNode,
     /// The mirror of another node, by its name.
     OtherNode(String),
-    /// Something else than a mirror of this version.
+    /// Anything but a mirror of this version.
     Something(String),
     Nothing(String),
 }
 
-/// A mirror, by what it says of itself.
+/// A mirror, as it reports itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Mirror {
     pub version: String,
-    /// Where it has containerd and its files. `None`: it has a store of its own.
+    /// The paths of containerd and its files in its options. `None`: it has its own store.
     pub containerd: Option<ContainerdPaths>,
     /// Why it is not ready.
     pub not_ready: Option<String>,
-    /// The port at which containerd asks it.
+    /// The port that containerd uses.
     pub registry_port: u16,
-    /// The only address at which it listens there; `None`: all of the node's.
+    /// The only address at which it listens there. `None`: all of the node's.
     #[serde(default)]
     pub registry_ip: Option<IpAddr>,
-    /// The fingerprint of the node secret by which it knows its containerd, if it has one.
+    /// The fingerprint of the node secret by which it recognises its containerd, if it has one.
     #[serde(default)]
     pub node_secret: Option<String>,
-    /// The most files that it may have open.
+    /// The most files that it may open.
     pub open_files: u64,
     /// Its clock, in seconds since 1970.
     pub now: u64,
-    /// Since it started, in seconds.
+    /// The time since it started, in seconds.
     pub uptime_s: u64,
-    /// Since the node's own client asked it last, in seconds. `None`: it never did.
+    /// The time since the last request of the node's own client, in seconds. `None`: there was none.
     pub asked_ago_s: Option<u64>,
     /// Whether it looks for peers at all.
     pub looks_for_peers: bool,
@@ -129,13 +129,13 @@ pub struct Mirror {
     pub bootstrap_error: Option<String>,
     pub peers: Vec<Peer>,
     pub registries: Vec<Registry>,
-    /// The last trial that it made: with `--node-readiness`. `None`: it made none.
+    /// The last trial that it made, with `--node-readiness`. `None`: it made none.
     #[serde(default)]
     pub trial: Option<Trial>,
-    /// `None`: whoever connects is a peer.
+    /// `None`: any node may be a peer.
     #[serde(default)]
     pub key_file: Option<KeyFile>,
-    /// Where nodes are that have no network key in common with this one, as far as it met them lately.
+    /// The addresses of nodes without a network key in common with this one, as far as it met them lately.
     #[serde(default)]
     pub refused_nodes: Vec<IpAddr>,
 }
@@ -144,9 +144,9 @@ pub struct Mirror {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyFile {
     pub path: String,
-    /// The keys in force. An id tells a key from others, and does not give it away. None: there never was a key in the file.
+    /// The keys in force. An id identifies a key without revealing it. Empty: the file never contained a key.
     pub ids: Vec<String>,
-    /// Why the file is of no use any more, while the keys that it held stay in force.
+    /// Why the file can no longer be used, while its earlier keys stay in force.
     pub fault: Option<String>,
 }
 
@@ -154,19 +154,19 @@ pub struct KeyFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerClock {
     pub name: String,
-    /// By how many seconds it is ahead of the clock of whoever looks.
+    /// How many seconds it is ahead of the observer's clock.
     pub ahead: i64,
 }
 
-/// Where a mirror finds its node's containerd, as its options say.
+/// The paths of a node's containerd in a mirror's options.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerdPaths {
     pub socket: String,
-    /// Empty: where containerd says it is.
+    /// Empty: the path that containerd reports.
     pub content: String,
     /// containerd's configuration file.
     pub config: String,
-    /// containerd's `config_path`, with colons between several folders.
+    /// containerd's `config_path`; several folders are separated by colons.
     pub registry_config: String,
 }
 
@@ -174,14 +174,14 @@ pub struct ContainerdPaths {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Peer {
     pub name: String,
-    /// Of its registry; empty: it is not known.
+    /// The address of its registry. Empty: unknown.
     #[serde(default)]
     pub address: String,
-    /// `None`: it is not known, or another program.
+    /// `None`: unknown, or another program.
     pub version: Option<String>,
-    /// What went wrong with it last, while it is not asked because of that.
+    /// Its last error, if it gets no requests because of that.
     pub error: Option<String>,
-    /// How often it lacked what it announced, in the last minutes; `None`: nobody counted.
+    /// How often it lacked an announced object in the last minutes. `None`: this was not counted.
     pub lacking: Option<u64>,
 }
 
@@ -191,7 +191,7 @@ pub struct Registry {
     pub name: String,
     /// Why it cannot be reached.
     pub unreachable: Option<String>,
-    /// Why it was reached and gave no answer that can be used.
+    /// Why it was reached but gave no usable answer.
     pub failing: Option<String>,
 }
 
@@ -202,6 +202,6 @@ pub enum Trial {
     CameThrough {
         milliseconds: u64,
     },
-    /// Why it did not.
+    /// It failed. The reason.
     Failed(String),
 }

@@ -1,8 +1,8 @@
-//! What a check has found.
+//! The finding of a check.
 
 use serde::{Deserialize, Serialize};
 
-/// What a finding is about. Findings are shown in this order.
+/// The subject of a finding. Findings are shown in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -38,21 +38,21 @@ impl Category {
     }
 }
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     Ok,
-    /// It could not be found out.
+    /// The result could not be determined.
     Unknown,
-    /// It works, and not as well as it could.
+    /// It works, but not as well as it could.
     Warning,
     /// It does not work.
     Fault,
 }
 
-/// Names a check for good: documentation, scripts and reports refer to it.
+/// Identifies a check permanently: documentation, scripts and reports refer to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(
     feature = "schema",
@@ -62,7 +62,7 @@ pub enum Severity {
 #[serde(into = "String", try_from = "String")]
 pub struct Code {
     pub category: Category,
-    /// Within the category; never used for anything else again.
+    /// The number within the category; never reused.
     pub number: u8,
 }
 
@@ -106,7 +106,7 @@ pub struct Finding {
     pub severity: Severity,
     /// What was found, in one sentence.
     pub text: String,
-    /// What to do, with the very lines to write or to run. Only where something is to be done.
+    /// What to do, with the exact lines to write or commands to run. Only if something must be done.
     pub remedy: Option<String>,
 }
 
@@ -114,7 +114,7 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug)]
 pub struct Check {
     pub code: Code,
-    /// What is looked at, in a few words.
+    /// The subject of the check, in a few words.
     pub title: &'static str,
     /// Seconds that a fault or warning must last before the page shows it.
     pub shown_after_s: u64,

@@ -1,8 +1,8 @@
 //! What is wrong with a node's mirror, why, and what to do.
 //!
-//! Pure: [`Facts`] are gathered elsewhere, [`diagnose`] turns them into a [`Report`]. Each [`Finding`] has a code that is
-//! documented in `docs/doctor.md`, a severity, and a remedy with the very lines to write. Of findings that have one cause,
-//! only the cause is reported.
+//! Pure: [`Facts`] are gathered elsewhere, [`diagnose`] converts them to a [`Report`]. Each [`Finding`] has a code that
+//! is documented in `docs/doctor.md`, a severity, and a remedy with the exact lines to write. Of findings with one
+//! cause, only the cause is reported.
 
 pub mod checks;
 mod facts;
@@ -19,7 +19,7 @@ pub use finding::{Category, Check, Code, Finding, Severity};
 pub use report::Report;
 pub use settled::Settled;
 
-/// Draws the conclusions from what was gathered.
+/// Derives findings from the facts.
 pub fn diagnose(facts: &Facts) -> Report {
     let containerd = rules::containerd(facts);
     if !facts.is_installed {

@@ -14,14 +14,14 @@ pub struct Report {
 }
 
 impl Report {
-    /// Orders findings, and leaves out what another one explains: one cause is one line.
+    /// Orders findings, and leaves out those that another one explains: one cause is one line.
     pub fn new(findings: impl IntoIterator<Item = Finding>) -> Self {
         let all: Vec<_> = findings.into_iter().collect();
         let worst = |code| {
             let of_code = all.iter().filter(|finding| finding.code == code);
             of_code.map(|finding| finding.severity).max()
         };
-        // Only what is at least as bad explains something.
+        // Only a finding that is at least as severe explains another.
         let is_explained = |finding: &Finding| {
             let least = Some(finding.severity.max(Severity::Warning));
             let check = checks::of(finding.code);
@@ -38,7 +38,7 @@ impl Report {
         &self.findings
     }
 
-    /// The worst of all.
+    /// The highest severity.
     pub fn severity(&self) -> Severity {
         let all = self.findings.iter().map(|finding| finding.severity);
         all.max().unwrap_or(Severity::Ok)

@@ -1,4 +1,4 @@
-//! From facts to findings.
+//! Derives findings from facts.
 
 mod hosts;
 mod peers;
@@ -15,9 +15,9 @@ use crate::facts::{
 };
 use crate::finding::Finding;
 
-/// With fewer, a busy node refuses connections.
+/// The number of files below which a busy node refuses connections.
 const FEW_FILES: u64 = 4096;
-/// Certificates and signatures of a registry are checked by the clock.
+/// The tolerated clock difference, in seconds: certificates and signatures of a registry are checked against the clock.
 const CLOCK_TOLERANCE: u64 = 60;
 
 pub fn containerd(facts: &Facts) -> Vec<Finding> {
@@ -41,7 +41,7 @@ pub fn containerd(facts: &Facts) -> Vec<Finding> {
     }
 }
 
-/// What to do where containerd does not listen, if another one does elsewhere.
+/// What to do if containerd does not listen, but another one does elsewhere.
 fn socket_remedy(elsewhere: &[ContainerdPaths]) -> String {
     if elsewhere.is_empty() {
         return "start containerd, or name its socket with --containerd-sock. The mirror needs the same option".to_owned();
@@ -94,7 +94,7 @@ pub fn mirror(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Whether the node's clock agrees with that of whoever looks, and with most of the other nodes that were asked.
+/// Whether the node's clock agrees with the observer's, and with most of the other nodes that were asked.
 fn clock(mirror: &Mirror, facts: &Facts) -> Finding {
     let remedy = "certificates of registries are checked by the clock: set it by NTP (timedatectl set-ntp true, or chrony), \
                   and look with timedatectl whether it is synchronised";
@@ -131,12 +131,12 @@ fn differing(clocks: &[PeerClock], tolerance: u64) -> Vec<&PeerClock> {
     differing.collect()
 }
 
-/// Whether most of the clocks that were asked differ: then it is this one that is off.
+/// Whether most of the clocks that were read differ: then this node's clock is wrong.
 fn are_most(differing: &[&PeerClock], facts: &Facts) -> bool {
     differing.len() * 2 > facts.clocks.len()
 }
 
-/// What to do about a mirror that does not answer, by who answers where containerd would ask it.
+/// What to do about a mirror that does not answer, by the server that answers at the address for containerd.
 fn why_silent(addresses: &[AddressAnswer]) -> String {
     let at = |url: &str| {
         url.rsplit_once(':')

@@ -1,4 +1,4 @@
-//! Findings for somebody who watches: what comes and goes in a moment is not shown.
+//! Findings for a continuous view: those that last only a moment are not shown.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use crate::checks;
 use crate::finding::{Code, Finding, Severity};
 use crate::report::Report;
 
-/// After a pause this long nobody has been watching, and the next report is shown whole.
+/// The pause after which the next report is shown whole, as there was no viewer.
 const PAUSE: Duration = Duration::from_secs(5 * 60);
 
-/// Since when each finding stands, over the reports of one node.
+/// Since when each finding has existed, over the reports of one node.
 #[derive(Debug, Default)]
 pub struct Settled {
     since: BTreeMap<Code, Instant>,
@@ -18,7 +18,7 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// The faults and warnings of the latest report, the worst first, without those that have not stood for long enough.
+    /// The faults and warnings of the latest report, the worst first, without those that have not lasted long enough.
     pub fn shown(&mut self, report: &Report, now: Instant) -> Vec<Finding> {
         let last = self.last.replace(now);
         let is_first = last.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE);
@@ -30,7 +30,7 @@ impl Settled {
         for finding in bad {
             let after = checks::of(finding.code).map_or(0, |check| check.shown_after_s);
             let after = Duration::from_secs(after);
-            // What is there at the first look may have been there for long.
+            // A finding in the first report may have existed for long.
             let began = match is_first {
                 true => now.checked_sub(after).unwrap_or(now),
                 false => now,

@@ -1,9 +1,8 @@
-//! What announcing and renewing costs in CPU, by the scheduler's accounting. Of whole nodes in one thread: those who
-//! tell and the owners who are told. Connections and encryption are not in it. `cargo bench -p flights`; it takes a
-//! minute and some GB.
+//! The CPU cost of announcing and renewing, by the scheduler's accounting: whole nodes in one thread, announcers and
+//! owners, without connections and encryption. `cargo bench -p flights`; it takes a minute and some GB.
 //!
-//! Measured, in milliseconds of CPU for each node, its own work and what it makes owners do. 16 nodes: 4.1 to announce
-//! and 0.16 to renew where each has keys of its own, 1.5 and 0.11 where all have the same. 1,024 nodes: 7.0 and 0.73, 1.9
+//! Measured, in milliseconds of CPU for each node, its own work and that of the owners. 16 nodes: 4.1 to announce and
+//! 0.16 to renew where each has keys of its own, 1.5 and 0.11 where all have the same. 1,024 nodes: 7.0 and 0.73, 1.9
 //! and 0.50. Renewing every ten minutes is 0.0001 % of a core.
 
 #[expect(dead_code, reason = "the tests use the rest of it")]
@@ -18,20 +17,20 @@ use flights::Key;
 use cluster::Cluster;
 
 const KEYS: usize = 2_000;
-/// Milliseconds between two renewals, and what is left on both sides of one.
+/// The interval between renewals, and what is left unmeasured before and after one, in milliseconds.
 const PERIOD: u64 = 600_000;
 const MARGIN: u64 = 5_000;
 
-/// What this thread has spent on a processor.
+/// The CPU time of this thread.
 fn spent() -> Duration {
-    // A thread that runs on is brought to account at ticks alone; one that yields, at once.
+    // The scheduler accounts a thread that runs on only at ticks, one that yields at once.
     std::thread::yield_now();
     let text = fs::read_to_string("/proc/thread-self/schedstat").expect("a Linux with schedstat");
     let nanos = text.split(' ').next().expect("three numbers").parse();
     Duration::from_nanos(nanos.expect("a number"))
 }
 
-/// The CPU time, messages and bytes of `millis` of all nodes' time.
+/// The CPU time, messages and bytes that all nodes take in `millis` of virtual time.
 fn cost(cluster: &mut Cluster, millis: u64) -> (Duration, u64, u64) {
     let (cpu, messages, bytes) = (spent(), cluster.messages, cluster.bytes);
     cluster.run(millis);
@@ -48,7 +47,7 @@ fn grown(nodes: usize) -> Cluster {
         cluster.add(&[0]);
         cluster.run(2);
     }
-    // Until all know all and are eligible.
+    // Until all nodes know each other and are eligible.
     cluster.run(60_000);
     for node in 0..nodes {
         assert_eq!(cluster.node(node).members().len(), nodes);

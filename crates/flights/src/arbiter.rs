@@ -46,13 +46,13 @@ const ANNOUNCE_WAIT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
 /// The interval between checks of a flight while nodes wait for an answer.
 const BUSY_TICK: Duration = Duration::from_millis(50);
-/// The interval between checks of a flight while no node waits.
+/// The interval between checks of a flight while no node waits for an answer.
 const QUIET_TICK: Duration = Duration::from_secs(1);
 /// A new arbiter grants no lead for this long: nodes first report the leads that exist.
 const LEARNING: Duration = Duration::from_millis(600);
 /// After a tick this late, the arbiter treats all nodes as just heard: their messages were delayed as well.
 const LATE_TICK: Duration = Duration::from_secs(1);
-/// The interval between sweeps for state that nobody withdrew.
+/// The interval between sweeps for state that no node withdrew.
 const PURGE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
@@ -60,23 +60,23 @@ pub(crate) struct Arbiter {
     records: Records,
     /// The keys of all flights, by the time of their next check.
     check_queue: BTreeSet<(Time, Key)>,
-    /// The flights that nodes take part in, or took part in a moment ago.
+    /// The flights in which each node takes part, or took part a moment ago.
     parts: BTreeSet<(NodeId, Key)>,
-    /// The most flights that one node took part in when room was last looked for, and when that was.
+    /// The most flights of one node at the last search for room, and the time of that search.
     most_parts: Option<(usize, Time)>,
     /// What each node has announced.
     announced: Announcers,
-    /// Announced keys that were not kept since this was last asked.
+    /// The number of announced keys not kept since the last `take_dropped`.
     dropped: u64,
-    /// Nodes that may not lead in a repository, and until when.
+    /// The nodes that may not lead in a repository, and until when.
     leader_cooldown: BTreeMap<(NodeId, u64), Time>,
     /// Chooses which holders of a key are kept, if there are too many.
     holder_seed: u64,
     purge_at: Option<Time>,
-    /// Until when this arbiter grants no lead, by the slots that it has taken over.
+    /// The slots that this arbiter has taken over, and until when it grants no lead in them.
     learning_until: BTreeMap<Slot, Time>,
     epochs: u64,
-    /// Registries that give little now: what is asked of them takes long.
+    /// Registries that are slow now.
     pub slow_registries: BTreeSet<u64>,
 }
 
@@ -261,7 +261,7 @@ impl Arbiter {
         self.records.get_mut(key)?.flight.as_deref_mut()
     }
 
-    /// Announced keys that were not kept since this was last asked.
+    /// The number of announced keys not kept since the last call.
     pub fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
     }
@@ -272,7 +272,7 @@ impl Arbiter {
         self.holder_seed = holders;
     }
 
-    /// Whether a node leads, and the source of another one.
+    /// Whether the first node has begun to lead, and the source of the second one.
     #[cfg(test)]
     pub fn lead_and_source(
         &self,

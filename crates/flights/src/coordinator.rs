@@ -33,7 +33,7 @@ pub struct Coordinator {
     out: Outbox,
     datagrams: Vec<(NodeId, Bytes)>,
     decisions: Vec<(RequestId, Decision)>,
-    /// Members that failed as a source or were silent, and whether only another node says so.
+    /// Members that failed as a source or were silent, and whether this is only hearsay.
     suspects: Vec<(NodeId, bool)>,
     link: Link,
     link_state: LinkState,
@@ -47,8 +47,8 @@ pub enum Event {
     TestLink,
     /// What is known of this node's link has changed. While the node is slow, it serves no incomplete objects.
     Link(LinkState),
-    /// A registry gives this node far less than other nodes, or little and nobody knows what it gives others. The followers
-    /// of this object, which this node leads, should go on elsewhere.
+    /// A registry gives this node far less than other nodes, or little while it is unknown what it gives others. The
+    /// followers of this object, which this node leads, should go on elsewhere.
     LeaderIsSlow(Key),
 }
 
@@ -154,7 +154,7 @@ impl Coordinator {
         self.requests.take_found()
     }
 
-    /// Members that should be probed now, and whether only another node says so.
+    /// Members that should be probed now, and whether only another node reports their failure.
     pub(crate) fn take_suspects(&mut self) -> Vec<(NodeId, bool)> {
         std::mem::take(&mut self.suspects)
     }
@@ -187,7 +187,7 @@ impl Coordinator {
         self.member_silent(now, to, view);
     }
 
-    /// Takes over slots whose arbiter has not been reached since then.
+    /// Takes over slots whose arbiter has been unreachable since `since`.
     pub(crate) fn take_over(&mut self, since: Time, slots: u64) {
         self.arbiter.start_learning(since, slots);
     }

@@ -20,7 +20,7 @@ pub enum Decision<S = NodeId> {
     Lead,
     /// Pull from upstream, for this node only: no time is left to wait, or no node can be asked.
     Alone,
-    /// Retry later: nobody pulls the object yet, and the node that should is busy with other objects of the image.
+    /// Retry later: no node pulls the object yet, and the node that should is busy with other objects of the image.
     /// Only for requests with a [`requeue_after`](crate::SourceRequest::requeue_after).
     Later,
 }
@@ -71,7 +71,7 @@ impl ChainPosition {
     }
 
     /// Whether a node at this position receives its bytes before a node at `other`. The cluster's flight precedes those
-    /// of shards: the node that fetches for a shard has a position in both.
+    /// of shards: the fetcher of a shard has a position in both.
     pub fn is_before(&self, other: &Self) -> bool {
         let is_above = !self.is_of_shard() && other.is_of_shard();
         is_above || (self.epoch == other.epoch && self.order < other.order)

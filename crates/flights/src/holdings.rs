@@ -28,7 +28,7 @@ pub(crate) struct Holdings {
     changed: BTreeMap<Key, bool>,
     flush_at: Option<Time>,
     renew_at: Option<Time>,
-    /// Slots, one bit each, whose hashes an owner was sent and has not found to differ yet.
+    /// The owners that were sent the hashes of slots (one bit each), and have not found them to differ yet.
     renewed: BTreeMap<NodeId, u64>,
     /// Owners that get a complete announcement of these slots, one bit each.
     announce_all_to: BTreeMap<NodeId, u64>,

@@ -1,5 +1,6 @@
-//! What the pull of each image has lost by waiting, compared with upstream alone: 2 s at most, because a pull must never
-//! be worse off than without Peili.
+//! What the pull of each image has lost by waiting, compared with upstream alone: 2 s at most, because a pull must
+//! never be worse off than without Peili. Waiting is free where upstream would have taken as long
+//! ([`Ledger::free_wait`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -15,7 +16,7 @@ pub const GRACE: Duration = Duration::from_millis(250);
 pub const RESET: Duration = Duration::from_secs(60);
 /// The assumed time to upstream's first byte, until it is known.
 const FIRST_BYTE_GUESS: Duration = Duration::from_secs(1);
-/// So many of the latest times to the first byte count: one more than containerd has slots.
+/// The number of latest times to the first byte that count: one more than containerd has slots.
 const FIRST_BYTES: usize = CONTAINERD_SLOTS + 1;
 /// The most time that a slow upstream justifies waiting.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(20);
@@ -23,20 +24,21 @@ const FIRST_BYTE_MAX: Duration = Duration::from_secs(20);
 pub(crate) const LEADER_COOLDOWN: Duration = Duration::from_secs(3 * 60);
 /// The most repositories and registries to remember.
 const MAX_REPOSITORIES: usize = 1_024;
-/// The shortest and the longest time until the next steps are due, at the average rate. Until then a node still receives.
+/// The shortest time until the next steps are due, at the average rate, and the longest. Until then a node counts as
+/// receiving.
 const STEP_MIN: Duration = Duration::from_millis(500);
 const STEP_MAX: Duration = Duration::from_secs(15);
-/// The average of what a node receives covers about this time, less at first.
+/// The time that the average of what a node receives covers, less at first.
 const AVERAGED_OVER: Duration = Duration::from_secs(15);
-/// Waiting costs nothing while the node receives this much, in bytes per second. If that is little, the rules about slow
-/// nodes and sources apply: the nodes that wait would share upstream, and be slower together.
+/// Waiting costs nothing while the node receives this much, in bytes per second. If that is slow, the rules about slow
+/// nodes and sources apply: otherwise the waiting nodes would share upstream, and be slower together.
 const MIN_INTAKE: u64 = 64 * 1024;
 
 /// The account of one pull.
 #[derive(Debug)]
 struct PullBudget {
     lost: Duration,
-    /// The part of it that is not taken back: it was in vain.
+    /// The part of it that is not refunded: the wait was in vain.
     non_refundable: Duration,
     /// Waiting before this time has been charged.
     settled: Time,
@@ -44,12 +46,12 @@ struct PullBudget {
     waited_free: Duration,
     /// The last leader that this pull waited for failed.
     last_lead_failed: bool,
-    /// Upstream has failed this node, and sent nothing since.
+    /// Upstream has failed this node, and has sent nothing since.
     upstream_fails: bool,
     used: Time,
 }
 
-/// The requests of a pull that wait: when the first one began, and until when waiting is free for all.
+/// The waiting requests of a pull: when the first one began, and until when waiting is free for all.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waits {
     pub started: Time,
@@ -67,10 +69,10 @@ pub(crate) struct Ledger {
     intake: Intake,
 }
 
-/// What this node receives in all.
+/// The rate at which this node receives from all sources.
 #[derive(Debug, Default)]
 struct Intake {
-    /// In bytes per second.
+    /// The average rate, in bytes per second.
     average: u64,
     /// Since when bytes have arrived without a long pause.
     began: Option<Time>,
@@ -80,7 +82,7 @@ struct Intake {
 }
 
 impl Intake {
-    /// Records what arrives now, in bytes per second.
+    /// Records the rate at which bytes arrive now, in bytes per second.
     fn observe(&mut self, now: Time, rate: u64) {
         let since = now.since(self.observed);
         self.observed = now;
@@ -108,8 +110,8 @@ impl Intake {
 }
 
 impl Ledger {
-    /// The time that a request which has waited this long may still wait: what its pull may still lose. Where upstream
-    /// fails, other nodes are all there is, and each request may lose as much.
+    /// The time that a request which has waited this long may still wait: what its pull may still lose. If upstream
+    /// fails, other nodes are the only sources, and each request may lose as much.
     pub fn left(&self, repository: u64, waited: Duration) -> Duration {
         match self.accounts.get(&repository) {
             Some(account) if account.upstream_fails => BUDGET.saturating_sub(waited),
@@ -149,8 +151,8 @@ impl Ledger {
         account.used = now;
     }
 
-    /// Charges the time up to `now` in which requests waited: from `free_until` on, where any does; they began at `started`.
-    /// Returns since when waiting was charged, if it was.
+    /// Charges the waiting of requests from `free_until`, if any waits, up to `now`; they began at `started`. Returns
+    /// since when waiting was charged, if it was.
     pub fn settle(&mut self, now: Time, repository: u64, waits: Option<Waits>) -> Option<Time> {
         let is_receiving = self.intake.receives(now);
         let account = self.accounts.get_mut(&repository)?;
@@ -167,7 +169,7 @@ impl Ledger {
         Some(settled)
     }
 
-    /// Takes back what a request has waited: upstream would have taken as long.
+    /// Refunds the wait of a request: upstream would have taken as long.
     pub fn refund(&mut self, repository: u64, waited: Duration) {
         if let Some(account) = self.accounts.get_mut(&repository) {
             account.lost = account
@@ -177,7 +179,8 @@ impl Ledger {
         }
     }
 
-    /// Charges for good what a request has waited, since the pull had lost `before` in vain.
+    /// Charges, without refund, the wait of a request that found no source. `before`: the non-refundable loss when the
+    /// request began.
     pub fn charge_in_vain(&mut self, repository: u64, before: Duration, waited: Duration) {
         if let Some(account) = self.accounts.get_mut(&repository) {
             account.lost = account.lost.max(before + waited).min(BUDGET);
@@ -185,7 +188,7 @@ impl Ledger {
         }
     }
 
-    /// Charges for good what the pull has lost elsewhere: by peers that sent nothing, or too little.
+    /// Charges, without refund, what the pull has lost elsewhere: by peers that sent nothing, or too little.
     pub fn charge(&mut self, now: Time, repository: u64, lost: Duration) {
         self.touch(now, repository);
         if let Some(account) = self.accounts.get_mut(&repository) {
@@ -194,7 +197,7 @@ impl Ledger {
         }
     }
 
-    /// Records what this node receives in all, in bytes per second. Settle all accounts first.
+    /// Records the rate at which this node receives from all sources, in bytes per second. Settle all accounts first.
     pub fn observe(&mut self, now: Time, intake: u64) {
         self.intake.observe(now, intake);
     }
@@ -207,9 +210,9 @@ impl Ledger {
     }
 
     /// How long waiting for a leader is free:
-    /// - for what upstream usually takes to its first byte, beyond the guess, which is charged at first, and taken back
+    /// - for upstream's usual time to the first byte, beyond the guess, which is charged at first, and refunded
     ///   if the leader succeeds;
-    /// - then for the `first_steps` that a leader can show, less what the pull has waited for free before (`waited_free`):
+    /// - then for the `first_steps` that a leader can show, less the pull's free waiting before (`waited_free`):
     ///   an arbiter that lies costs that time once, not for each object;
     /// - not at all after a leader that failed, so that a series of them costs no more than the budget.
     pub fn free_wait(
@@ -294,7 +297,7 @@ mod tests {
         }
     }
 
-    /// Charges a wait of the repository 1.
+    /// Charges a wait of repository 1.
     fn charge(ledger: &mut Ledger, from: u64, to: u64) {
         ledger.settle(Time(from), 1, None);
         ledger.settle(Time(to), 1, Some(waits(from)));
@@ -351,7 +354,7 @@ mod tests {
         assert_eq!(wait(MIN_INTAKE - 1), 400 * MILLI);
     }
 
-    /// At 100 Mbit/s, a link of 4 Mbit/s, and the least that counts. Bytes come in steps.
+    /// The links have 100 Mbit/s, 4 Mbit/s, and the lowest rate that counts. Bytes come in steps.
     #[test]
     fn the_next_step_is_waited_for_in_proportion_to_the_rate() {
         for (rate, covered) in [
@@ -425,7 +428,7 @@ mod tests {
         assert_eq!(ledger.first_byte(8), FIRST_BYTE_GUESS);
     }
 
-    /// Three layers begin, and the others wait until one of these is complete; or upstream fails for a while.
+    /// Three layers begin. The others wait until one of them is complete, or upstream fails for a while.
     #[test]
     fn what_waits_for_a_slot_or_during_an_outage_makes_no_registry_slow() {
         let mut ledger = Ledger::default();

@@ -9,9 +9,10 @@
 //! - Comparing lists finds what gossip missed: 64 hashes, one for each bucket of members, and the lists of buckets that
 //!   differ. A node joins in the same way, with a list of itself only. Dead members are contacted now and then as well,
 //!   so partitions heal.
-//! - A node that others name is probed once, and becomes a member when it answers. One host is 16 members at most. Only the members of the first list,
-//!   and those that others name in a large cluster, are taken unprobed: otherwise each node would connect to each other.
-//! - The age of a member counts from when this node first heard of it; others may claim 3 s more. Only a node with its
+//! - A node that others name is probed once, and becomes a member when it answers. One host is 16 members at most. Only
+//!   the members of the first list, and those that others name in a large cluster, are taken unprobed: otherwise each
+//!   node would connect to every other.
+//! - The age of a member counts from when this node first heard of it; others may claim 10 s more. Only a node with its
 //!   first list takes ages from that, and so sees the same members as eligible as its sender (see [`crate::slots`]).
 //!
 //! Why not the crate `foca`, which implements SWIM too: it has no field for an age that is computed when it is sent;
@@ -22,8 +23,8 @@
 //!
 //! Sources: SWIM (Das, Gupta, Motivala, 2002) with suspicion; comparison of lists by Demers et al., Epidemic Algorithms
 //! for Replicated Database Maintenance, 1987. Unlike in SWIM, death is not final (a higher incarnation brings a member
-//! back), and a death that others report only causes a probe: otherwise one hostile node could remove any other, and the
-//! parts of a healing partition would declare each other dead.
+//! back), and a death that others report only causes a probe: otherwise one hostile node could remove any other, and
+//! the parts of a healing partition would declare each other dead.
 
 mod apply;
 mod compare;
@@ -74,14 +75,14 @@ use wire::{
 
 /// The most bytes of a probe or its answer, with updates.
 const PIGGYBACK: usize = 1_200;
-/// The time of day at which incarnations begin: 2020-01-01, in seconds since 1970.
+/// The start of the count of incarnations: 2020-01-01, in seconds since 1970.
 const INCARNATION_EPOCH: u64 = 1_577_836_800;
-/// The highest incarnation to start with: a node whose clock is far ahead can still raise it, once a second for 17 years.
+/// The highest first incarnation: a node whose clock is far ahead can still raise it, once a second for 17 years.
 const MAX_FIRST_INCARNATION: u32 = u32::MAX - (1 << 29);
 /// The most bytes of one round of gossip.
 const GOSSIP: usize = 16 * 1024;
 
-/// A message to send. If it is lost, only time is lost. If no node knows the addresses of `to`, it is a seed.
+/// A message to send. Its loss costs only time. If no node knows the addresses of `to`, it is a seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
     /// The recipient.
@@ -172,8 +173,8 @@ impl Members {
         }
     }
 
-    /// Starts with an incarnation that follows from the time of day, in seconds since 1970. So the records of an earlier
-    /// process with the same key, with which it may have left, are older. To be called before the node joins.
+    /// Starts with an incarnation that follows from the time of day, in seconds since 1970. So the records of an
+    /// earlier process with the same key, with which it may have left, are older. To be called before the node joins.
     ///
     /// A clock that is wrong does no harm: if other nodes know a higher incarnation, this node raises its own above it.
     #[must_use]
@@ -262,8 +263,8 @@ impl Members {
     ///
     /// # Errors
     ///
-    /// The datagram cannot be decoded, and nothing has changed; or a record has a false signature, and what came before it
-    /// has been applied.
+    /// The datagram cannot be decoded, and nothing has changed; or a record has a false signature, and what came before
+    /// it has been applied.
     pub fn receive(
         &mut self,
         now: Time,
@@ -374,7 +375,7 @@ impl Members {
         }
     }
 
-    /// Probes a member at once, for example because it could not be reached.
+    /// Probes a member at once, for example because it is unreachable.
     pub fn probe_now(&mut self, now: Time, target: NodeId) {
         self.probe(now, target, None);
     }

@@ -16,12 +16,12 @@ use crate::{Decision, DecodeError, Key, NodeId, Time};
 
 /// A member that could not be reached does not count as an owner for this long, unless it is heard from.
 pub const UNREACHABLE: Duration = Duration::from_secs(5);
-/// A member that another one reports as silent, or as a source that failed, does not count as an owner either, if it does
-/// not answer within this time.
+/// The time within which a member that another one reports as silent or as a failed source must answer to count as an
+/// owner.
 const ARBITER_SUSPICION: Duration = Duration::from_millis(300);
-/// What others say of a member that was probed for it is ignored for this long.
+/// Reports about a member that was probed because of one are ignored for this long.
 const HEARSAY_AGAIN: Duration = Duration::from_secs(6);
-/// The most members probed within that time because others say that they do not answer.
+/// The most members probed within that time because others report that they do not answer.
 const MAX_HEARSAY: usize = 16;
 /// For this long, an arbiter new to a slot forwards requests for keys it does not know to the previous arbiter.
 pub const HANDOVER: Duration = Duration::from_secs(3);
@@ -39,9 +39,11 @@ pub struct Node {
     /// Members that were heard from while unreachable, and when that state would have ended. They have missed
     /// announcements. These are compared only then, so that a member cannot trigger comparisons at will.
     recovered: BTreeMap<NodeId, Time>,
-    /// Members that will not count as owners unless they are heard from within [`ARBITER_SUSPICION`] from then on.
+    /// The members that will not count as owners unless they are heard from within [`ARBITER_SUSPICION`], and since
+    /// when.
     suspects: BTreeMap<NodeId, Time>,
-    /// Members that were probed because another one said that they do not answer, and until when that is not repeated.
+    /// Members that were probed because another one reported that they do not answer, and until when that is not
+    /// repeated.
     hearsay: BTreeMap<NodeId, Time>,
     /// When slots got another arbiter.
     moved: BTreeMap<Slot, Time>,
@@ -185,7 +187,7 @@ impl Node {
         self.coordinator.release(now, keys);
     }
 
-    /// Asks where to pull an object from that this node's containerd requests.
+    /// Asks for a source of an object that this node's containerd requests.
     ///
     /// There is a [`Decision`] in any case, within the budget of the pull and the usual time to upstream's first byte.
     pub fn request_source(&mut self, now: Time, request: SourceRequest) -> RequestId {
@@ -195,7 +197,7 @@ impl Node {
         id
     }
 
-    /// Looks up who has an object complete. [`Node::take_found`] has the answer within a second.
+    /// Looks up which nodes have the complete object. [`Node::take_found`] has the answer within a second.
     pub fn find_holders(&mut self, now: Time, key: Key) -> RequestId {
         let (coordinator, view) = coordinator!(self);
         let id = coordinator.find_holders(now, key, view);
@@ -203,7 +205,7 @@ impl Node {
         id
     }
 
-    /// Cancels a request: nobody waits for its decision, or the decision is not used.
+    /// Cancels a request whose decision is not awaited any more, or not used.
     pub fn cancel(&mut self, now: Time, id: RequestId) {
         let (coordinator, view) = coordinator!(self);
         coordinator.cancel(now, id, view);
@@ -242,11 +244,11 @@ impl Node {
                 return accepted;
             }
             passed => {
-                // Once this node can tell who is a member, it listens to members only.
+                // Once this node knows the members, it listens to them only.
                 if self.members.has_joined() && self.members.get(&from).is_none() {
                     self.members.meet(now, from);
-                    // A node may announce before the news that it has joined is here. What is announced by nodes that do
-                    // not join is bounded, forgotten within a minute, and never used.
+                    // A node may announce before the news of its joining is here. Announcements of nodes that do not
+                    // join are bounded, forgotten within a minute, and never used.
                     if !matches!(passed.1, Message::Announce(_) | Message::Renew(_)) {
                         self.apply_changes(now);
                         return Ok(());
@@ -332,7 +334,8 @@ impl Node {
         std::mem::take(&mut self.datagrams)
     }
 
-    /// Announced keys that this owner did not keep since the last call: a node announced too many, or all together did.
+    /// The number of announced keys that this owner did not keep since the last call: a node, or all together,
+    /// announced too many.
     pub fn take_dropped_keys(&mut self) -> u64 {
         self.coordinator.take_dropped_keys()
     }
@@ -347,14 +350,14 @@ impl Node {
         self.coordinator.take_found()
     }
 
-    /// Tells what this node receives, a few times a second while it receives large objects.
+    /// Records what this node receives. Called a few times a second while it receives large objects.
     pub fn observe(&mut self, now: Time, rates: &Received) {
         let (coordinator, view) = coordinator!(self);
         coordinator.observe(now, rates, view);
         self.apply_changes(now);
     }
 
-    /// Charges the waiting budget of a pull with what it has lost by waiting for bytes of its sources.
+    /// Charges the waiting budget of a pull for the time lost by waiting for bytes of its sources.
     pub fn charge(&mut self, now: Time, repository: u64, lost: Duration) {
         self.coordinator.charge(now, repository, lost);
     }
@@ -411,7 +414,7 @@ impl Node {
             coordinator.joined(now, view);
         }
         let suspects = coordinator.take_suspects().into_iter();
-        // Others may name anybody, this node too.
+        // Others may name any node, even this one.
         let suspects = suspects.filter(|(node, _)| *node != view.me() && view.is_member(node));
         for (node, is_hearsay) in suspects.collect::<BTreeSet<_>>() {
             self.suspect(now, node, is_hearsay);
@@ -419,7 +422,7 @@ impl Node {
         self.flush();
     }
 
-    /// Probes a member that does not answer, as this node has seen or as another one says. What others say causes one
+    /// Probes a member that does not answer, as this node has seen or as another one says. Reports of others cause one
     /// probe of a member in [`HEARSAY_AGAIN`], and [`MAX_HEARSAY`] in all.
     fn suspect(&mut self, now: Time, node: NodeId, is_hearsay: bool) {
         if self.unreachable.contains_key(&node) || self.suspects.contains_key(&node) {
@@ -440,7 +443,7 @@ impl Node {
         self.datagrams.extend(self.members.take_datagrams());
         let others = self.coordinator.take_datagrams();
         for (to, bytes) in others {
-            // It ignores what nodes say that it does not know.
+            // It ignores messages of nodes that it does not know.
             self.datagrams.extend(self.members.introduction(to));
             self.datagrams.push(Datagram { to, bytes });
         }

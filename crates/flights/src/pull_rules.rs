@@ -11,14 +11,15 @@ pub const MAX_FAILED_SOURCES: usize = 16;
 /// The most objects sent to followers at once. Parallel ranges of one object to one follower count once. Enough for
 /// eight followers with three layers each.
 pub const MAX_UPLOADS: usize = 24;
-/// After its followers were told to go on elsewhere, a pull is served to nobody for this long: the other nodes may not
-/// know yet.
+/// After its followers were told to use another source, a pull is served to no node for this long: the other nodes may
+/// not know yet.
 pub const EVICTED_FOR: Duration = Duration::from_secs(2);
 /// The interval of reports while bytes arrive.
 pub const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// containerd writes an object in steps of this many bytes.
 pub const STEP: u64 = 1024 * 1024;
-/// The lower and the upper bound of the time without a byte after which a pull from upstream that has begun has stalled.
+/// The lower and the upper bound of the time without a byte after which a pull from upstream that has begun has
+/// stalled.
 const STALL_MIN: Duration = Duration::from_secs(3);
 const STALL_MAX: Duration = Duration::from_secs(20);
 /// An object that is neither being ingested nor in the store for this long is gone. In between containerd renames it.
@@ -26,32 +27,29 @@ pub const GONE_LIMIT: Duration = Duration::from_millis(250);
 
 /// The downloads of a node at once: the default of containerd's `max_concurrent_downloads`.
 pub const CONTAINERD_SLOTS: usize = 3;
-/// The bytes of a step of each download of a node: they may come at the same moment.
+/// The bytes of one step of each download of a node: the steps may coincide.
 pub(crate) const STEPS: u64 = STEP * CONTAINERD_SLOTS as u64;
-/// The time after which a request is requeued, where downloads share slots: once for each object until bytes of it come.
+/// The time after which a request is requeued, where downloads share slots: once for each object until bytes of it
+/// come.
 ///
-/// From containerd 2.1, three downloads of a node run at once, and a request sent upstream goes to the tail of its queue.
-/// Requests that wait for leaders of other nodes hold slots. If all three did, a lead of this node could never begin, and
-/// two nodes would wait for each other. So a request that has waited for this long ends without a byte
-/// ([`Decision::Later`](crate::Decision)): it frees its slot, and containerd retries it after the queued ones. containerd
-/// tolerates three such ends in a row, and upstream may need the others.
+/// From containerd 2.1, three downloads of a node run at once, and a request sent upstream goes to the tail of its
+/// queue. Requests that wait for leaders of other nodes hold slots. If all three did, a lead of this node could never
+/// begin, and two nodes could wait for each other. So a request that has waited for this long ends without a byte
+/// ([`Decision::Later`](crate::Decision)): it frees its slot, and containerd retries it after the queued ones.
+/// containerd tolerates three such ends in a row, and upstream may need the others.
 pub const REQUEUE_AFTER: Duration = Duration::from_millis(400);
 /// An image with at most this many layers is reordered.
 const FEW_LAYERS: usize = 2 * CONTAINERD_SLOTS;
 /// containerd has queued all layers of an image within this time after the first.
 pub const QUEUED_AFTER: Duration = Duration::from_millis(50);
 
-/// Whether a request for a layer should be requeued for the layers below it in its image. `missing_below`: how many of
-/// those are not here.
-///
-/// From containerd 2.1, the layers of an image are requested in any order. If nodes pull different layers first, more
-/// layers move at once than a node has slots, each with a smaller share of a link. With many layers the last one matters
-/// little.
+/// Whether a request for a layer should be requeued for the layers below it in its image. `missing_below`: the number
+/// of those that are not here.
 pub fn waits_for_lower_layers(layers: usize, missing_below: usize) -> bool {
     layers <= FEW_LAYERS && missing_below >= CONTAINERD_SLOTS
 }
 
-/// When a pull from upstream that has begun has stalled: after this time without a byte. `taken`: the time in which so many
+/// The time without a byte after which a pull from upstream that has begun has stalled. `taken`: the time in which
 /// `bytes` have come. The next step may take three times as long as one did, as downloads share a link.
 pub fn stall_limit(bytes: u64, taken: Duration) -> Duration {
     let steps = u32::try_from(bytes / STEP).unwrap_or(u32::MAX).max(1);
@@ -81,8 +79,8 @@ impl Role {
     }
 
     /// Whether the node, which has the first `own` bytes of an incomplete object, serves a follower that has the first
-    /// `theirs` and is at `position`. A node behind the follower is no source, whatever the order. Upstream is behind no
-    /// node.
+    /// `theirs` and is at `position`. A node behind the follower is no source, whatever the order. Upstream is behind
+    /// no node.
     pub fn serves(&self, own: u64, theirs: u64, position: &ChainPosition) -> bool {
         let is_level = own >= theirs || *self == Self::Leads;
         own > theirs || (is_level && self.is_ahead_of(position))

@@ -14,7 +14,7 @@ pub(crate) const fn mix(mut bits: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// SplitMix64. Spreads choices; nothing secret hangs on it.
+/// SplitMix64. It spreads choices; no secret depends on it.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
@@ -52,12 +52,13 @@ impl Random {
     }
 }
 
-/// Derives a seed for one purpose, so that what shows of one does not show another. SHA-256 has no known inverse.
+/// Derives a seed for one purpose, so that numbers of one purpose do not reveal those of another. SHA-256 has no known
+/// inverse.
 pub(crate) fn derived_seed(seed: u64, purpose: &str) -> u64 {
     secret_number(seed, purpose, 0)
 }
 
-/// The number at a position of a sequence that nobody can tell from random without the secret.
+/// The number at a position of a sequence that looks random without the secret.
 pub(crate) fn secret_number(secret: u64, purpose: &str, position: u64) -> u64 {
     let mut hash = Sha256::new();
     hash.update(secret.to_be_bytes());

@@ -1,8 +1,9 @@
 //! Which node owns which keys: keys fall into slots, and each slot has three owners among the members.
 //!
-//! If ten thousand nodes request a new image at the same moment, one arbiter would get ten thousand requests on as many
-//! connections. So a large cluster has shards, and each slot has owners for each shard, and global owners, which the
-//! arbiters of the shards ask. With eight shards each arbiter gets about a thousand requests, and the global arbiter eight.
+//! If ten thousand nodes requested a new image at the same moment, one arbiter would get ten thousand requests on as
+//! many connections. So a large cluster has shards, and each slot has owners for each shard, and global owners, which
+//! the arbiters of the shards ask. With eight shards each arbiter gets about a thousand requests, and the global
+//! arbiter eight.
 
 mod eligibility;
 mod owners;
@@ -135,7 +136,8 @@ impl Slots {
         self.recompute_owners();
     }
 
-    /// Divides the cluster into so many shards. All slots count as changed: most nodes are in another shard than before.
+    /// Divides the cluster into this many shards. All slots count as changed: most nodes are in another shard than
+    /// before.
     fn divide(&mut self, shards: u64) {
         let before = std::mem::take(&mut self.states);
         self.shards = shards;

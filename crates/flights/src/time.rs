@@ -1,4 +1,4 @@
-//! Time as passed in by the caller.
+//! Time, as passed in by the caller.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ impl Born {
         self.0.saturating_sub(other.0).try_into().unwrap_or(0)
     }
 
-    /// The birth so many milliseconds earlier.
+    /// The birth `wait` milliseconds earlier.
     pub(crate) fn minus_millis(self, wait: u64) -> Self {
         Self(self.0.saturating_sub(signed(wait)))
     }

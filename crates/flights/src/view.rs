@@ -23,7 +23,7 @@ pub trait View {
     /// The previous arbiter of a slot, if it changed a moment ago.
     fn previous_arbiter(&self, slot: Slot) -> Option<NodeId>;
 
-    /// Whether this node knows enough members to tell who owns what.
+    /// Whether this node knows enough members to derive the owners.
     fn has_joined(&self) -> bool;
 
     /// A node's shard.
@@ -59,7 +59,7 @@ pub trait View {
         scopes.any(|scope| self.owners(scope, slot).contains(node))
     }
 
-    /// Whether this node is.
+    /// Whether this node is an owner of a slot in any scope.
     fn owns(&self, slot: Slot) -> bool {
         self.is_owner(&self.me(), slot)
     }

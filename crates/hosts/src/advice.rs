@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-/// The remedy that fits the cause, as a text that reads on after it.
+/// What the operator can do about the cause, as the end of a text.
 pub(crate) fn advice(error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
         Some(Errno::BUSY) => {

@@ -1,4 +1,4 @@
-//! Carrying out steps on the file system.
+//! Executes steps on the file system.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,10 +16,10 @@ use crate::tree::{Meta, STAGING};
 
 const FOLDER_MODE: u32 = 0o755;
 
-/// The entries of which a step has failed, and why.
+/// The entries with a failed step, and the errors.
 pub(crate) type Failed = BTreeMap<OsString, HostsError>;
 
-/// Carries out the steps in the configuration folder, each made durable before the next begins.
+/// Executes the steps in the configuration folder, each made durable before the next begins.
 ///
 /// # Errors
 /// A step failed that is not for one entry alone.
@@ -102,12 +102,12 @@ impl Applier<'_> {
         remove(&self.root.join(STAGING))
     }
 
-    /// What a step that failed has left there would be in the way of the next.
+    /// Removes what a failed step has left: it would block the next one.
     fn remove_staged(&self, name: &str) -> Result<(), HostsError> {
         remove(&self.staging(name))
     }
 
-    /// A folder appears with its rights, for they are all that tells whether it is finished.
+    /// A folder is created with its final permissions: only they show whether it is finished.
     fn make_folder(&self, path: &Path, meta: Option<Meta>) -> io::Result<()> {
         let part = self.staging("part");
         fs::create_dir(&part)?;
@@ -143,7 +143,7 @@ impl Applier<'_> {
         let part = self.staging("part");
         let mut file = create(&part, mode)?;
         file.write_all(bytes)?;
-        // The umask may have taken something away.
+        // The umask may have removed some permissions.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
         rename(&part, path)
@@ -172,7 +172,7 @@ fn create(path: &Path, mode: u32) -> io::Result<File> {
 }
 
 fn set_meta(path: &Path, meta: Meta) -> io::Result<()> {
-    // In this order: a change of owner takes bits of the mode away.
+    // In this order: a change of owner clears bits of the mode.
     set_owner(path, meta)?;
     fs::set_permissions(path, fs::Permissions::from_mode(meta.mode))
 }
@@ -190,7 +190,7 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_parent(to)
 }
 
-/// What a folder lists is durable only when the folder is.
+/// An entry of a folder is durable only when the folder is.
 fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent()
         .map_or(Ok(()), |folder| File::open(folder)?.sync_all())

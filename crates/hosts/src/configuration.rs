@@ -1,4 +1,4 @@
-//! What is to be configured: which registries, through which mirrors, with which headers.
+//! The desired configuration: which registries, through which mirrors, with which headers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,32 +9,32 @@ use oci::{NameError, RegistryUrl};
 
 use crate::{ConfigPath, HostsError, NODE_SECRET_HEADER, NodeSecret};
 
-/// The folder that containerd looks into for hosts without one of their own.
+/// The folder that containerd reads for hosts without a folder of their own.
 pub(crate) const DEFAULT_FOLDER: &str = "_default";
 
-/// Everything that `peili configuration` needs to know.
+/// The input of `peili configuration`.
 #[derive(Clone, Debug)]
 pub struct Configuration {
-    /// `--containerd-registry-config-path`. Where none of its folders exists, the first is made.
+    /// `--containerd-registry-config-path`. If none of its folders exists, the first is created.
     pub path: ConfigPath,
-    /// `--mirrored-registries`. Empty: all of them, as [`Mirrored::Default`].
+    /// `--mirrored-registries`. Empty: all registries, as with [`Mirrored::Default`].
     pub registries: Vec<Mirrored>,
-    /// `--mirror-targets`, in the order in which containerd shall ask them. The first is this node's own mirror.
+    /// `--mirror-targets`, in the order in which containerd asks them. The first is this node's own mirror.
     pub targets: Vec<Target>,
-    /// `--resolve-tags`: whether the mirrors are asked for tags too, not for digests only.
+    /// `--resolve-tags`: whether the mirrors are also asked for tags, not only for digests.
     pub resolve_tags: bool,
-    /// `--prepend-existing`: keep the user's hosts for the registries named, and in `_default`, behind ours. In folders
-    /// that are mirrored only because of `_default` they always stay.
+    /// `--prepend-existing`: keep the user's hosts for the named registries, and in `_default`, after the mirror's. In
+    /// folders that are mirrored only because of `_default` they are always kept.
     pub prepend_existing: bool,
-    /// What the mirrors of this cluster ask for (`Authorization`). Sent to the first target and to other ports of the
-    /// same host, which Spegel's releases have; never to a registry elsewhere that follows.
+    /// The credentials for the mirrors of this cluster (`Authorization`). Sent to the first target and to other ports
+    /// of the same host, as in Spegel's releases; never to a later registry elsewhere.
     pub credentials: Option<Credentials>,
-    /// By which this node's mirror knows its own containerd. Sent to the first target alone.
+    /// The secret by which this node's mirror recognises its own containerd. Sent only to the first target.
     pub node_secret: Option<NodeSecret>,
 }
 
 impl Configuration {
-    /// The targets, each once: a table may not be repeated in TOML.
+    /// The targets without duplicates: TOML does not allow a table twice.
     pub(crate) fn distinct_targets(&self) -> Result<Vec<&Target>, HostsError> {
         let mut distinct: Vec<&Target> = Vec::new();
         for target in &self.targets {
@@ -48,7 +48,7 @@ impl Configuration {
         Ok(distinct)
     }
 
-    /// The headers that containerd shall send to this target.
+    /// The headers that containerd sends to this target.
     pub(crate) fn headers(&self, target: &Target) -> Vec<(&'static str, &str)> {
         let mut headers = Vec::new();
         let Some(own) = self.targets.first() else {
@@ -67,7 +67,7 @@ impl Configuration {
         headers
     }
 
-    /// Whether the files that are written hold something that not everybody on the node may read.
+    /// Whether the written files contain anything that must not be readable by all users of the node.
     pub(crate) fn is_confidential(&self) -> bool {
         self.credentials.is_some() || self.node_secret.is_some()
     }
@@ -76,13 +76,13 @@ impl Configuration {
 /// An element of `--mirrored-registries`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Mirrored {
-    /// `_default` or `*`: every host. Those for which the user has a folder get the mirrors in front of what is there.
+    /// `_default` or `*`: every host. In the user's folders of hosts, the mirrors are put before the existing hosts.
     Default,
     Registry(RegistryUrl),
 }
 
 impl Mirrored {
-    /// The one registry, or `None` for all.
+    /// The registry. `None`: all registries.
     pub(crate) fn registry(&self) -> Option<&RegistryUrl> {
         match self {
             Self::Default => None,
@@ -107,7 +107,7 @@ impl FromStr for Mirrored {
 pub struct Target(RegistryUrl);
 
 impl Target {
-    /// Without the port; an IPv6 address stands in brackets.
+    /// The host without the port; an IPv6 address is in brackets.
     pub(crate) fn host(&self) -> &str {
         let name = self.0.registry.as_str();
         let end = if self.is_ipv6_literal() {
@@ -130,7 +130,7 @@ pub struct TargetError(String);
 impl FromStr for Target {
     type Err = TargetError;
 
-    /// An IPv6 address may go without its brackets if a port follows it, as in `http://$(NODE_IP):30020`.
+    /// Parses a target. An IPv6 address may omit its brackets if a port follows it, as in `http://$(NODE_IP):30020`.
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let bare_ipv6 = text.split_once("://").and_then(|(scheme, rest)| {
             let (address, port) = rest.rsplit_once(':')?;
@@ -150,7 +150,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// A user name and password for the mirror, as the header that carries them (RFC 7617). Never printed.
+/// A user name and password for the mirror, as the header with them (RFC 7617). Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials(String);
 

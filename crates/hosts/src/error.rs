@@ -1,4 +1,4 @@
-//! What can go wrong with a registry configuration folder.
+//! The errors of a registry configuration folder.
 
 use std::fmt;
 use std::io;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use crate::advice::advice;
 
-/// A fault in one file of the user's.
+/// A fault in a file of the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileFault {
     pub path: PathBuf,
-    /// Line and column, both counted from 1, where the fault has a place in the text.
+    /// The line and column, both counted from 1, if the fault has a place in the text.
     pub position: Option<(usize, usize)>,
-    /// What is wrong, and what would be right.
+    /// What is wrong, and what would be correct.
     pub message: String,
 }
 
@@ -26,8 +26,8 @@ impl fmt::Display for FileFault {
     }
 }
 
-/// Why nothing, or with `Io` not everything, was done. Running the same command again is always safe. What concerns
-/// one registry alone is in [`Report::failures`](crate::Report) instead.
+/// Why nothing, or with `Io` not everything, was done. Repeating the command is always safe. Failures that concern only
+/// one registry are in [`Report::failures`](crate::Report) instead.
 #[derive(Debug, thiserror::Error)]
 pub enum HostsError {
     #[error(
@@ -58,7 +58,7 @@ pub enum HostsError {
     TooLarge { path: PathBuf, limit: &'static str },
     #[error("another process has been changing {path} for {seconds} s; end it and try again")]
     Busy { path: PathBuf, seconds: u64 },
-    /// With the cause in its text: what the operator can do follows from that.
+    /// The text contains the cause, as the remedy depends on it.
     #[error("cannot {action} {path}: {cause}; {}", advice(.cause))]
     Io {
         action: &'static str,
@@ -67,7 +67,7 @@ pub enum HostsError {
     },
 }
 
-/// An error for this action on this path, from what the system said.
+/// The error of this action on this path, from the system's error.
 pub(crate) fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> HostsError {
     let path = path.to_owned();
     move |cause| HostsError::Io {

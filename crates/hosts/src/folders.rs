@@ -1,4 +1,4 @@
-//! The folders in which containerd looks for registry configuration.
+//! The folders that containerd searches for registry configuration.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,10 +10,10 @@ use std::str::FromStr;
 use crate::HostsError;
 use crate::error::failed;
 
-/// The value of containerd's `config_path`: one folder, or several with colons between.
+/// The value of containerd's `config_path`: one folder, or several separated by colons.
 ///
-/// For each host containerd takes the first folder of the list that has an entry for the host or a `_default`, and
-/// looks no further (containerd, `hostDirFromRoots` in `image_pull.go`, `HostDirFromRoot` in `hosts.go`).
+/// For each host, containerd uses only the first folder of the list that has an entry for the host or a `_default`
+/// (containerd, `hostDirFromRoots` in `image_pull.go`, `HostDirFromRoot` in `hosts.go`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigPath(Vec<PathBuf>);
 
@@ -44,7 +44,7 @@ pub enum ConfigPathError {
 impl FromStr for ConfigPath {
     type Err = ConfigPathError;
 
-    /// Looks at the file system only where a list could be the name of one folder as well.
+    /// Parses a list. Reads the file system only if a list could also be the name of one folder.
     fn from_str(text: &str) -> Result<Self, ConfigPathError> {
         if text.is_empty() {
             return Err(ConfigPathError::Empty);
@@ -75,7 +75,7 @@ impl FromStr for ConfigPath {
     }
 }
 
-/// What a path has that nobody means who names a folder of containerd's.
+/// What makes a path unlikely to be meant as a containerd folder.
 fn oddity(text: &str) -> Option<&'static str> {
     let separated = |c: char| {
         text.split(c)
@@ -100,15 +100,15 @@ fn oddity(text: &str) -> Option<&'static str> {
 }
 
 impl ConfigPath {
-    /// All of them, in containerd's order.
+    /// All folders, in containerd's order.
     pub fn folders(&self) -> &[PathBuf] {
         &self.0
     }
 
-    /// Those that exist, each once.
+    /// The existing folders, without duplicates.
     ///
     /// # Errors
-    /// One of them is no folder, or nothing can be found out about it.
+    /// One of them is not a folder, or cannot be examined.
     pub(crate) fn existing(&self) -> Result<Vec<&Path>, HostsError> {
         let mut seen = HashSet::new();
         let mut existing = Vec::new();
@@ -129,7 +129,7 @@ impl ConfigPath {
         Ok(existing)
     }
 
-    /// Those that exist, or the first, which is made then.
+    /// The existing folders, or the first one, which is then created.
     pub(crate) fn existing_or_made(&self) -> Result<Vec<&Path>, HostsError> {
         let existing = self.existing()?;
         if !existing.is_empty() {

@@ -3,7 +3,7 @@
 use crate::merge::prepend;
 use crate::{Configuration, Target};
 
-/// Puts a mirror's host before those of a user's file. What comes of it is TOML again.
+/// Puts a mirror's host before those of a user's file. The result is TOML again.
 #[expect(
     clippy::unwrap_used,
     reason = "a panic is what a target reports a fault with"

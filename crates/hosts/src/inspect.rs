@@ -1,4 +1,4 @@
-//! containerd's registry configuration as it stands, for whoever looks for what is wrong with it.
+//! containerd's present registry configuration, for diagnosis.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,10 +20,10 @@ pub struct InspectedFolder {
     /// Why it cannot be read.
     pub problem: Option<String>,
     pub files: Vec<InspectedFile>,
-    /// Folders of registries without a hosts.toml. For these, containerd reads `_default` not either.
+    /// Folders of registries without a hosts.toml. For these, containerd does not read `_default` either.
     pub empty: Vec<PathBuf>,
-    /// What containerd never reads though it looks like its own, or stands behind another folder of the list, and what it
-    /// reads instead.
+    /// Paths that look like containerd's but are never read, or are hidden by another folder of the list, and what
+    /// containerd reads instead.
     pub unread: Vec<(PathBuf, String)>,
 }
 
@@ -31,23 +31,23 @@ pub struct InspectedFolder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InspectedFile {
     pub path: PathBuf,
-    /// `None`: it is for all registries without a folder.
+    /// The registry. `None`: all registries without a folder.
     pub registry: Option<Registry>,
     /// Why containerd cannot read it.
     pub problem: Option<String>,
     /// Whether Peili or Spegel wrote it.
     pub by_mirror: bool,
-    /// The hosts in containerd's order, and whether each is a mirror of ours.
+    /// The hosts in containerd's order, and whether each is a mirror of this cluster.
     pub hosts: Vec<(RegistryUrl, bool)>,
-    /// Why containerd gets nothing from the first of ours.
+    /// Why containerd gets nothing from the first of these mirrors.
     pub in_vain: Option<String>,
-    /// The node secret that the first of ours gets. Not to be shown.
+    /// The node secret that the first of these mirrors gets. Must not be shown.
     pub secret: Option<String>,
-    /// A folder for the same registry that containerd does not read because of this one.
+    /// A folder for the same registry that containerd ignores because of this one.
     pub hides: Option<PathBuf>,
 }
 
-/// Reads all hosts.toml files, as containerd would. `is_mirror` says of a host whether it is this node's own mirror.
+/// Reads all hosts.toml files, as containerd would. `is_mirror`: whether a host is this node's own mirror.
 pub fn inspect(
     config_path: &ConfigPath,
     is_mirror: impl Fn(&RegistryUrl) -> bool,
@@ -74,7 +74,7 @@ pub fn inspect(
     inspected
 }
 
-/// The names of Docker Hub by which containerd does not look for its folder.
+/// The names of Docker Hub for which containerd does not read its folder.
 const NAMES_OF_DOCKER_HUB: [&str; 2] = ["registry-1.docker.io", "index.docker.io"];
 
 impl InspectedFolder {
@@ -92,7 +92,8 @@ impl InspectedFolder {
         names.sort();
         for name in names {
             let (path, is_default) = (root.join(&name), name == DEFAULT_FOLDER);
-            // No registry's name begins with an underscore, so others, `_backup` among them, containerd never reads.
+            // No registry's name begins with an underscore, so containerd never reads other such folders, for example
+            // `_backup`.
             let is_name = !name.as_encoded_bytes().starts_with(b"_");
             let registry = registry_of(&name).filter(|_| is_name);
             if let Some(instead) = read_instead(&path) {
@@ -113,8 +114,8 @@ impl InspectedFolder {
     }
 }
 
-/// What containerd finds for a registry in an earlier folder of its list, or for all others (`None`). It looks no further
-/// (containerd, `hostDirFromRoots`).
+/// The folder that containerd finds for a registry, or for all others (`None`), in an earlier folder of its list, where
+/// its search then ends (containerd, `hostDirFromRoots`).
 fn found_before(earlier: &[PathBuf], registry: Option<&Registry>) -> Option<PathBuf> {
     let name = registry.map(Registry::as_str);
     let underscored = name.and_then(|name| name.rsplit_once(':'));
@@ -127,7 +128,7 @@ fn found_before(earlier: &[PathBuf], registry: Option<&Registry>) -> Option<Path
     found.find(|path| path.is_dir())
 }
 
-/// What containerd reads instead of something that it never reads.
+/// The path that containerd reads instead of one that it never reads.
 fn read_instead(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     if NAMES_OF_DOCKER_HUB.contains(&name) {

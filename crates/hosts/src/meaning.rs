@@ -1,15 +1,15 @@
-//! What a table of ours would make of the user's file.
+//! How a mirror's table would change the meaning of the user's file.
 //!
-//! containerd 1.6 and 1.7 take a `hosts.toml` without a `[host]` table for an error, and go on with what they do without
-//! a file: they ask the registry itself, over https, with the certificates of Docker's pattern that lie in the folder
-//! (containerd, `getSortedHosts` and `loadHostDir` in `hosts.go`). containerd 2 reads such a file. With a table of ours
-//! in it, the older versions read it too. That must not change how the registry is reached: a `ca` that cannot be read,
-//! for one, fails every pull.
+//! containerd 1.6 and 1.7 treat a `hosts.toml` without a `[host]` table as an error, and continue as without a file:
+//! they ask the registry itself, over https, with the certificates of Docker's pattern in the folder (containerd,
+//! `getSortedHosts` and `loadHostDir` in `hosts.go`). containerd 2 reads such a file. With a mirror's table in it, the
+//! older versions read it too. That must not change how the registry is reached: for example, a `ca` that cannot be
+//! read fails every pull.
 //!
-//! With a target whose name is an IPv6 address it is the other way round: the older versions can read nothing of the
-//! file, the user's hosts included.
+//! With a target whose name is an IPv6 address it is the reverse: the older versions can read nothing of the file,
+//! including the user's hosts.
 //!
-//! The version is not known where the files are written. So they have to mean the same to all.
+//! The version is unknown when the files are written. So they must mean the same to all versions.
 
 use std::path::Path;
 
@@ -24,10 +24,10 @@ use crate::tree::{Entry, Node};
 const OTHERS: [&str; 4] = ["client", "header", "override_path", "capabilities"];
 const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// Refuses a file that would mean something else to some containerd with tables for these targets.
+/// Refuses a file whose meaning for any containerd would change with tables for these targets.
 ///
-/// `registry` is the one whose folder this is, `None` for `_default`. Files outside of the folder are not looked at:
-/// they may not be seen from here as containerd sees them.
+/// `registry`: the one that this folder is for, `None` for `_default`. Files outside of the folder are not checked:
+/// containerd may see other ones.
 pub(crate) fn check(
     file: &[u8],
     entry: &Entry,
@@ -70,10 +70,10 @@ fn come_to_life(key: &str) -> String {
     )
 }
 
-/// Stands for files of Docker's pattern that the text does not name.
+/// Names the files of Docker's pattern, which are not in the text.
 const CERTIFICATES: &str = "*.crt";
 
-/// The first of the settings that would mean something else.
+/// The first of the settings whose meaning would change.
 fn awakened<'a>(
     document: &'a Document<&str>,
     entry: &Entry,
@@ -99,7 +99,7 @@ fn awakened<'a>(
     unnamed.then_some(CERTIFICATES)
 }
 
-/// Whether containerd asks this server for images of the registry by itself.
+/// Whether containerd asks this server for images of the registry by default.
 fn is_default(server: &str, registry: Option<&Registry>) -> bool {
     let Some(registry) = registry.map(Registry::as_str) else {
         return false;

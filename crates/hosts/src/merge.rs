@@ -1,4 +1,4 @@
-//! Our hosts and then the user's, in one file.
+//! Combines the mirror's hosts and the user's in one file.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::{Configuration, Target};
 /// A fault in the user's text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TextFault {
-    /// Line and column, counted from 1.
+    /// The line and column, counted from 1.
     pub(crate) position: Option<(usize, usize)>,
     pub(crate) message: String,
 }
@@ -21,16 +21,16 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), TextFault> {
     parse(bytes).map(drop)
 }
 
-/// The file as a text and as TOML.
+/// Parses the file as a text and as TOML.
 pub(crate) fn parse(bytes: &[u8]) -> Result<(&str, Document<&str>), TextFault> {
     let text = utf8(bytes)?;
     let document = Document::parse(text).map_err(|e| not_toml(text, &e))?;
     Ok((text, document))
 }
 
-/// The user's file with our targets in front of their hosts. All else stays: `server`, what belongs to it, hosts with
-/// all their keys in their order, comments. A table that the user has for one of our targets moves to the front and
-/// keeps the keys that are not ours to set.
+/// The user's file with the targets before its hosts. Everything else stays: `server` and its settings, hosts with all
+/// their keys in their order, comments. A table of the user for one of the targets moves to the front and keeps the
+/// keys that the mirror does not set.
 pub(crate) fn prepend(
     configuration: &Configuration,
     targets: &[&Target],
@@ -50,7 +50,7 @@ pub(crate) fn prepend(
             None => ours.push_str(&render::table(configuration, target)),
         }
     }
-    // Without a server containerd asks the registry over https, and for Docker Hub where that really is.
+    // Without a server containerd asks the registry over https, with the real host of Docker Hub.
     if let Some(upstream) = upstream
         && upstream.scheme == Scheme::Http
         && !document.contains_key("server")
@@ -71,8 +71,8 @@ pub(crate) fn prepend(
     Ok(format!("{}{root}{ours}{gap}{tables}", render::head()))
 }
 
-/// Lines that keep containerd reading the certificates of Docker's pattern, `*.crt` and `*.cert` with `*.key`, which
-/// it does by itself only in a folder without `hosts.toml`.
+/// Lines that make containerd read the certificates of Docker's pattern, `*.crt` and `*.cert` with `*.key`, which it
+/// reads by itself only in a folder without `hosts.toml`.
 pub(crate) fn certificates<'a>(names: &(impl Iterator<Item = &'a str> + Clone)) -> String {
     let quote = |name: &str| Value::from(name).to_string();
     let list = |elements: Vec<String>| elements.join(", ");
@@ -85,7 +85,7 @@ pub(crate) fn certificates<'a>(names: &(impl Iterator<Item = &'a str> + Clone)) 
         .clone()
         .filter_map(|name| {
             let key = format!("{}.key", name.strip_suffix(".cert")?);
-            // Without a key of its own the certificate's file has both.
+            // Without a key file, the certificate's file contains both.
             let key = names.clone().find(|n| *n == key).unwrap_or(name);
             Some(format!("[{}, {}]", quote(name), quote(key)))
         })
@@ -100,7 +100,7 @@ pub(crate) fn certificates<'a>(names: &(impl Iterator<Item = &'a str> + Clone)) 
     text
 }
 
-/// containerd 2 knows a host only by a table header of its own, and nothing can be put before what is not one.
+/// containerd 2 recognises a host only in a table header of its own, and nothing can be put before other forms.
 fn check_hosts(text: &str, document: &Document<&str>) -> Result<(), TextFault> {
     let fault = |span: Option<Range<usize>>| TextFault {
         position: span.map(|span| position(text, span.start)),
@@ -130,7 +130,7 @@ fn check_hosts(text: &str, document: &Document<&str>) -> Result<(), TextFault> {
     Ok(())
 }
 
-/// Takes the table that the user has for this target out of the document.
+/// Removes the user's table for this target from the document and returns it.
 fn take(document: &mut DocumentMut, target: &Target) -> Option<(Key, Table)> {
     let hosts = document.get_mut("host")?.as_table_mut()?;
     let same = |name: &str| {
@@ -149,7 +149,7 @@ fn take(document: &mut DocumentMut, target: &Target) -> Option<(Key, Table)> {
     }
 }
 
-/// The text of a table of the user's for one of our targets, with our keys set.
+/// The text of a user's table for one of the targets, with the mirror's keys set.
 fn theirs_made_ours(
     configuration: &Configuration,
     target: &Target,
@@ -169,7 +169,7 @@ fn theirs_made_ours(
             .entry("header")
             .or_insert_with(|| Item::Table(Table::new()));
         for (name, value) in headers {
-            // check_hosts has seen to it that this is a table of some kind.
+            // check_hosts has checked that this is some kind of table.
             if let Some(header) = header.as_table_like_mut() {
                 header.insert(name, Item::Value(literal(&format!("'{value}'"))));
             }
@@ -184,7 +184,7 @@ fn theirs_made_ours(
     alone.to_string().trim_start_matches('\n').to_owned()
 }
 
-/// Positions order the tables of the document that they were read from.
+/// Clears the positions, which order the tables of the document that they were read from.
 fn forget_position(table: &mut Table) {
     table.set_position(None);
     for (_, item) in table.iter_mut() {
@@ -194,7 +194,7 @@ fn forget_position(table: &mut Table) {
     }
 }
 
-/// The text before the first table, and the text from there on, comments above it included.
+/// The text before the first table, and the rest, with the comments above the table.
 fn split(document: &DocumentMut) -> Option<(String, String)> {
     let mut root = document.clone();
     root.retain(|_, item| match item {
@@ -208,7 +208,7 @@ fn split(document: &DocumentMut) -> Option<(String, String)> {
     Some((root, tables))
 }
 
-/// A value written as it is given: the writer would choose another kind of quotes.
+/// A value in its given notation: the writer would choose other quotes.
 fn literal(toml: &str) -> Value {
     toml.parse().unwrap_or_else(|_| Value::from(toml))
 }

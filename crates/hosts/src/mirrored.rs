@@ -1,4 +1,4 @@
-//! What a folder holds that containerd is to be led to a mirror by.
+//! The contents of a folder that leads containerd to a mirror.
 
 use std::path::{Path, PathBuf};
 
@@ -8,16 +8,16 @@ use crate::tree::{Entry, HOSTS, Node};
 use crate::want::{Want, WantedFiles, unchanged};
 use crate::{Configuration, Target, meaning, render};
 
-/// Rights of a file of ours that holds a secret, and of one that does not.
+/// The permissions of a mirror's file with a secret, and of one without.
 const CONFIDENTIAL: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
-/// Why the user's file cannot be combined with ours.
+/// Why the user's file cannot be combined with the mirror's.
 #[derive(Debug)]
 pub(crate) enum Obstacle {
-    /// Its form.
+    /// Its form is not supported.
     Text(TextFault),
-    /// It would mean something else.
+    /// Its meaning would change.
     Meaning(TextFault),
 }
 
@@ -27,7 +27,7 @@ impl From<TextFault> for Obstacle {
     }
 }
 
-/// A folder with a file of ours in it, and what the user has there if that is kept.
+/// A folder with the mirror's file, and the user's contents if they are kept.
 pub(crate) fn mirrored(
     configuration: &Configuration,
     targets: &[&Target],
@@ -65,7 +65,7 @@ pub(crate) fn mirrored(
                 }
                 None => plain(&merge::certificates(&files(users))),
             };
-            // What the user keeps from others on the node stays kept from them.
+            // What other users of the node cannot read stays unreadable for them.
             let mode = if users_mode & 0o004 == 0 {
                 CONFIDENTIAL
             } else {
@@ -87,7 +87,7 @@ pub(crate) fn mirrored(
     Ok(wanted)
 }
 
-/// The bytes and mode of the user's `hosts.toml`. containerd treats an empty one as none.
+/// The bytes and mode of the user's `hosts.toml`. containerd treats an empty one as missing.
 fn users_file(users: &Entry) -> Result<(Option<&[u8]>, u32), TextFault> {
     let (bytes, mode) = match users.get(Path::new(HOSTS)) {
         None | Some(Node::Folder(_)) => return Ok((None, PUBLIC)),
@@ -109,7 +109,7 @@ fn users_file(users: &Entry) -> Result<(Option<&[u8]>, u32), TextFault> {
     ))
 }
 
-/// The names of what lies directly in the folder and is no folder itself.
+/// The names of the files directly in the folder.
 fn files(users: &Entry) -> impl Iterator<Item = &str> + Clone {
     users.iter().filter_map(|(path, node)| {
         let direct = path.components().count() == 1 && !matches!(node, Node::Folder(_));

@@ -1,4 +1,4 @@
-//! Which host containerd asks after the mirrors: whoever checks something upstream asks there too.
+//! The host that containerd asks after the mirrors. Checks of upstream use the same host.
 
 use std::fs;
 use std::io;
@@ -16,18 +16,18 @@ use crate::tree::HOSTS;
 use crate::unusable::{self, FileState};
 use crate::{ConfigPath, NODE_SECRET_HEADER};
 
-/// Files larger than this are not read, in bytes.
+/// The most bytes of a file that is read.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// A host of hosts.toml, with what containerd reaches it by.
+/// A host of hosts.toml, with its connection settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextHost {
     pub url: RegistryUrl,
-    /// What stands before `/<repository>/manifests/…`, without a slash at its end.
+    /// The prefix of `/<repository>/manifests/…`, without a trailing slash.
     pub path: String,
-    /// PEM files of authorities to trust besides the system's.
+    /// PEM files with authorities to trust besides the system's.
     pub authorities: Vec<PathBuf>,
-    /// PEM files of a client's certificate and its key; without a second one, the first has both.
+    /// PEM files with a client certificate and its key. Without a second file, the first has both.
     pub identity: Option<(PathBuf, Option<PathBuf>)>,
     pub skip_verify: bool,
     pub headers: HeaderMap,
@@ -41,13 +41,13 @@ pub enum NextHostError {
     Content { path: PathBuf, what: String },
 }
 
-/// The first host that containerd asks for images of a registry and that is no mirror of ours, as the files stand now
-/// (containerd, `docs/hosts.md`). `None`: the registry itself, by its name. Reads files.
+/// The first host that containerd asks for images of a registry and that is not a mirror of this cluster, from the
+/// present files (containerd, `docs/hosts.md`). `None`: the registry itself, by its name. Reads files.
 ///
-/// `is_mirror` says of a host whether it is this node's own mirror. Hosts that a mirror wrote are known by their file.
+/// `is_mirror`: whether a host is this node's own mirror. Hosts that a mirror wrote are recognised by their file.
 ///
 /// # Errors
-/// A file cannot be read, or is not what containerd could read either.
+/// A file cannot be read, or containerd could not read it either.
 pub fn next_host(
     config_path: &ConfigPath,
     registry: &Registry,
@@ -64,7 +64,7 @@ pub fn next_host(
         .map_err(|what| NextHostError::Content { path, what })
 }
 
-/// The same of one file of a folder. Errors are in words.
+/// The same for one file of a folder. Errors are texts.
 pub(crate) fn of_file(
     bytes: &[u8],
     folder: &Path,
@@ -90,18 +90,18 @@ pub(crate) fn of_file(
 /// A host of a file.
 pub(crate) struct ListedHost {
     pub url: RegistryUrl,
-    /// Whether it is a mirror of ours.
+    /// Whether it is a mirror of this cluster.
     pub is_ours: bool,
-    /// Why containerd does not ask it, or in vain, if it is a mirror of ours.
+    /// Why containerd does not ask it, or gets nothing from it, if it is a mirror of this cluster.
     pub in_vain: Option<String>,
-    /// What it gets as [`NODE_SECRET_HEADER`].
+    /// The value of its [`NODE_SECRET_HEADER`].
     pub secret: Option<String>,
 }
 
-/// The hosts of a file in containerd's order. `folder` is the file's, `root` that of the configuration.
+/// The hosts of a file in containerd's order. `folder`: the file's; `root`: that of the configuration.
 ///
 /// # Errors
-/// containerd cannot use the file, in words.
+/// Why containerd cannot use the file, as a text.
 pub(crate) fn hosts_of(
     bytes: &[u8],
     (folder, root): (&Path, &Path),
@@ -127,7 +127,7 @@ pub(crate) fn hosts_of(
     Ok(hosts.collect())
 }
 
-/// Why containerd gets nothing from a mirror that is listed so.
+/// Why containerd gets nothing from a mirror with these settings.
 fn in_vain(address: &Address, table: &dyn TableLike) -> Option<String> {
     if let Some(capabilities) = table.get("capabilities").and_then(Item::as_array)
         && !capabilities.is_empty()
@@ -170,7 +170,7 @@ fn tables_of<'a>(
             continue;
         };
         let address = Address::parse(name).ok_or_else(|| format!("{name:?} is no host"))?;
-        // As our files and Spegel's have it.
+        // As in Peili's and Spegel's files.
         let has_our_timeout =
             text_of(table, "dial_timeout") == Some(DIAL_TIMEOUT.trim_matches('\''));
         let is_ours = (by_a_mirror && has_our_timeout) || is_mirror(&address.url);
@@ -212,10 +212,10 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, NextHostError> {
     }
 }
 
-/// A host as hosts.toml writes it.
+/// A host as written in hosts.toml.
 struct Address {
     url: RegistryUrl,
-    /// Without a slash at its end.
+    /// The path without a trailing slash.
     path: String,
 }
 
@@ -225,7 +225,7 @@ impl Address {
             "docker.io" => "registry-1.docker.io",
             name => name,
         };
-        // The name of a registry is one of a host.
+        // The name of a registry is also that of its host.
         let registry = name.parse().unwrap_or_else(|_| registry.clone());
         Self {
             url: RegistryUrl {
@@ -249,7 +249,7 @@ impl Address {
     }
 }
 
-/// Whether a host is asked for manifests, by tag too.
+/// Whether a host is asked for manifests, including by tag.
 fn is_asked(table: &dyn TableLike) -> bool {
     let Some(capabilities) = table.get("capabilities").and_then(Item::as_array) else {
         return true;
@@ -258,7 +258,7 @@ fn is_asked(table: &dyn TableLike) -> bool {
     capabilities.is_empty() || has("pull") && has("resolve")
 }
 
-/// Whether it is this text, whatever the case of its letters.
+/// Whether the value is this text, ignoring case.
 fn is_text(value: &toml_edit::Value, text: &str) -> bool {
     value
         .as_str()
@@ -308,7 +308,7 @@ fn host(folder: &Path, address: Address, table: &dyn TableLike) -> NextHost {
     }
 }
 
-/// The headers that can be sent; what none could send, containerd does not send either.
+/// The valid headers; containerd does not send invalid ones either.
 fn headers(table: &dyn TableLike) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let given = table.get("header").and_then(Item::as_table_like);
@@ -335,7 +335,7 @@ fn text_of<'a>(table: &'a dyn TableLike, key: &str) -> Option<&'a str> {
     table.get(key)?.as_str()
 }
 
-/// A folder without `hosts.toml`: the registry itself, by the certificates of Docker's pattern.
+/// The host in a folder without `hosts.toml`: the registry itself, with the certificates of Docker's pattern.
 fn by_certificates(folder: &Path, registry: &Registry) -> Option<NextHost> {
     let names = fs::read_dir(folder).ok()?.filter_map(Result::ok);
     let mut names: Vec<_> = names
@@ -361,7 +361,7 @@ fn by_certificates(folder: &Path, registry: &Registry) -> Option<NextHost> {
     Some(host).filter(|host| !is_plain(host, registry))
 }
 
-/// Whether this is the registry as its name alone says it.
+/// Whether this is the registry with its default settings.
 fn is_plain(host: &NextHost, registry: &Registry) -> bool {
     let address = Address::of(registry);
     let plain = NextHost {

@@ -1,4 +1,4 @@
-//! What should stand in the configuration folder, decided from a snapshot of it.
+//! The desired contents of the configuration folder, decided from a snapshot of it.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,14 +14,14 @@ use crate::users::names;
 use crate::want::{Want, WantedFiles, unchanged};
 use crate::{Configuration, FileFault, Report, Target, Warning};
 
-/// What to do, and what will have been done then.
+/// The steps, and the report of what they do.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) report: Report,
 }
 
-/// What becomes of one configuration folder in which these folders are to hold a file of ours.
+/// The plan for one configuration folder in which these folders get a mirror's file.
 pub(crate) fn configure(
     root: &Root<'_>,
     selected: &[Selected<'_>],
@@ -32,7 +32,7 @@ pub(crate) fn configure(
     let mut report = Report::default();
     let mut steps = Steps::new(root.spegel);
     if selected.is_empty() && snapshot.backup.is_none() {
-        // A folder of a list in which nothing is to be done.
+        // A folder of a list without any changes.
         let steps = steps.finish(snapshot.staging);
         return Plan { steps, report };
     }
@@ -68,7 +68,7 @@ pub(crate) fn configure(
     }
 }
 
-/// What becomes of one configuration folder from which the mirror goes. What cannot be put back stays in `_backup`.
+/// The plan for removing the mirror from one configuration folder. What cannot be restored stays in `_backup`.
 pub(crate) fn cleanup(root: &Root<'_>) -> Plan {
     let snapshot = &root.snapshot;
     let wanted = root
@@ -117,11 +117,11 @@ fn change_live(
     }
 }
 
-/// The folders with a file of ours, and those that were to have one.
+/// The folders with a mirror's file, and those that were to have one.
 #[derive(Default)]
 struct Choice<'a> {
     ours: BTreeMap<&'a OsStr, WantedFiles>,
-    /// They cannot be combined with ours.
+    /// The folders that cannot be combined with the mirror's hosts.
     left: BTreeMap<&'a OsStr, FileFault>,
 }
 
@@ -158,7 +158,7 @@ impl<'a> Choice<'a> {
         }
     }
 
-    /// What the operator may not expect.
+    /// Warns of what the operator may not expect.
     fn warn(&mut self, root: &Root<'_>, report: &mut Report) {
         for (name, entry) in &root.users {
             if let Some(fault) = self.left.remove(name.as_os_str()) {

@@ -1,6 +1,6 @@
-//! Whose hand wrote a `hosts.toml`.
+//! Detects which program wrote a `hosts.toml`.
 
-/// How each file of Peili's begins.
+/// The first characters of each file of Peili.
 pub(crate) const MARKER: &str = "# Written by Peili. ";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,15 +10,16 @@ pub(crate) enum Author {
     Spegel,
 }
 
-/// How readily a file is taken for Spegel's, whose files bear no mark.
+/// When a file counts as Spegel's, whose files have no marker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spegel {
-    /// Not at all: without a `_backup` there is nothing of Spegel's to clean up after.
+    /// Never: without a `_backup` there is nothing of Spegel to clean up.
     Never,
-    /// If all of it has the exact shape of Spegel's template, single quotes, 200 ms and missing last newline included.
+    /// If the whole file has the exact form of Spegel's template, including single quotes, 200 ms and the missing last
+    /// newline.
     Exactly,
-    /// Also without `dial_timeout`, as older releases wrote it, and with the user's hosts after it
-    /// (`--prepend-existing`): a `_backup` shows that a mirror was here.
+    /// Also without `dial_timeout`, as in older releases, and followed by the user's hosts (`--prepend-existing`): a
+    /// `_backup` shows that a mirror was here.
     Roughly,
 }
 
@@ -32,7 +33,7 @@ pub(crate) fn author(file: &[u8], spegel: Spegel) -> Author {
     }
 }
 
-/// `server`, if any, and then each target, all of them a blank line apart.
+/// Whether the text is `server`, if any, and then the targets, all separated by blank lines.
 fn has_shape_of_spegel(text: &str, how: Spegel) -> bool {
     let mut blocks = text.split("\n\n").peekable();
     blocks.next_if(|block| {
@@ -50,7 +51,7 @@ fn has_shape_of_spegel(text: &str, how: Spegel) -> bool {
     }
 }
 
-/// The lines that Spegel writes for one target.
+/// Whether these are the lines that Spegel writes for one target.
 fn is_target(block: &str, with_timeout: bool) -> bool {
     let mut lines = block.split('\n').peekable();
     let Some(target) = lines.next().and_then(|line| quoted(line, "[host.'", "']")) else {
@@ -73,7 +74,7 @@ fn is_target(block: &str, with_timeout: bool) -> bool {
     named && capable && (timed || !with_timeout) && credentials && lines.next().is_none()
 }
 
-/// What stands between two fixed texts, if it is one line without quotes.
+/// The text between two fixed texts, if it is one line without quotes.
 fn quoted<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     let inner = text.strip_prefix(before)?.strip_suffix(after)?;
     (!inner.contains(['\'', '\n'])).then_some(inner)

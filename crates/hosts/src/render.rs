@@ -1,27 +1,27 @@
-//! The text of a `hosts.toml` of ours.
+//! The text of a mirror's `hosts.toml`.
 //!
-//! The registries and targets that end up between single quotes were parsed and hold none; so do header values,
-//! which are base64 and hexadecimal.
+//! The registries and targets in single quotes were parsed and contain none; nor do header values, which are base64 and
+//! hexadecimal.
 
 use oci::{RegistryUrl, Scheme};
 
 use crate::recognise::MARKER;
 use crate::{Configuration, Target};
 
-/// How long containerd may try to connect to a mirror before it goes on to the next host. On the same node a
+/// The most time in which containerd tries to connect to a mirror before it asks the next host. On the same node a
 /// connection takes far less than a millisecond, and each pull waits for this while the mirror is down.
 pub(crate) const DIAL_TIMEOUT: &str = "'200ms'";
 
-/// The first line of each file of ours.
+/// The first line of each file of Peili.
 pub(crate) fn head() -> String {
     format!(
         "{MARKER}Do not edit: what stood here before is in _backup and comes back with `peili cleanup`.\n"
     )
 }
 
-/// A file for a registry of which the user has configured nothing but, perhaps, certificates.
+/// A file for a registry for which the user has configured at most certificates.
 ///
-/// `upstream` is the registry itself, unless that is for containerd to work out; `root` are lines on how to talk to it.
+/// `upstream`: the registry itself, unless containerd determines it. `root`: lines with its connection settings.
 pub(crate) fn file(
     configuration: &Configuration,
     targets: &[&Target],
@@ -40,7 +40,7 @@ pub(crate) fn file(
     text
 }
 
-/// Where the registry of this name is: Docker Hub's images are named after another host than the one that has them.
+/// The URL of the registry with this name: the host of Docker Hub's images differs from its name.
 pub(crate) fn server(upstream: &RegistryUrl) -> String {
     match (upstream.scheme, upstream.registry.as_str()) {
         (Scheme::Https, "docker.io") => "https://registry-1.docker.io".to_owned(),
@@ -48,7 +48,7 @@ pub(crate) fn server(upstream: &RegistryUrl) -> String {
     }
 }
 
-/// What the target is asked for, in TOML.
+/// The capabilities of a target, in TOML.
 pub(crate) fn capabilities(configuration: &Configuration) -> &'static str {
     if configuration.resolve_tags {
         "['pull', 'resolve']"

@@ -1,4 +1,4 @@
-//! What a run did, and what the operator should know.
+//! The results of a run, and warnings to the operator.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,24 +7,24 @@ use oci::Registry;
 
 use crate::{FileFault, Target};
 
-/// What a run of [`configure`](crate::configure()) or [`cleanup`](crate::cleanup()) did. All paths include the
+/// The results of a run of [`configure`](crate::configure()) or [`cleanup`](crate::cleanup()). All paths include the
 /// configuration folder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Files of ours that were written.
+    /// The mirror's files that were written.
     pub written: Vec<PathBuf>,
-    /// Files of ours that stood there already, byte for byte, and were not touched.
+    /// The mirror's files that were there already, identical in every byte.
     pub unchanged: Vec<PathBuf>,
-    /// Files and folders of the user's that are in force again.
+    /// The user's files and folders that are in force again.
     pub restored: Vec<PathBuf>,
-    /// Files and folders of a mirror's that are gone.
+    /// The files and folders of a mirror that were removed.
     pub removed: Vec<PathBuf>,
     pub warnings: Vec<Warning>,
-    /// What could not be done. All else was.
+    /// The requests that failed. All others succeeded.
     pub failures: Vec<Failure>,
 }
 
-/// Something that was asked for and could not be done.
+/// A request that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// The registry's folder, or a configuration folder as a whole.
@@ -40,7 +40,7 @@ impl fmt::Display for Failure {
 }
 
 impl Report {
-    /// Adds what was done in another configuration folder.
+    /// Adds the results for another configuration folder.
     pub(crate) fn extend(&mut self, other: Self) {
         self.written.extend(other.written);
         self.unchanged.extend(other.unchanged);
@@ -50,7 +50,7 @@ impl Report {
         self.failures.extend(other.failures);
     }
 
-    /// Notes that this entry of a configuration folder is not as the plan has it.
+    /// Records that this entry of a configuration folder is not as planned.
     pub(crate) fn fail(&mut self, entry: &Path, reason: impl fmt::Display) {
         for list in [
             &mut self.written,
@@ -67,29 +67,30 @@ impl Report {
     }
 }
 
-/// Something that is not as the operator may expect.
+/// A result that the operator may not expect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
-    /// All registries are mirrored through `_default`, but not this one: the user has a folder for it, into which
-    /// containerd looks instead, and what is there cannot be combined with ours. It was left as it is.
+    /// All registries are mirrored through `_default`, but not this one: the user has a folder for it, which containerd
+    /// reads instead, and which cannot be combined with the mirror's hosts. It was left unchanged.
     NotMirrored(FileFault),
-    /// containerd looks into `host_port_` before `host:port`, so our file is there.
+    /// containerd reads `host_port_` before `host:port`, so the mirror's file is there.
     Underscored { registry: Registry, folder: PathBuf },
-    /// A file of the user's that would mean something else to some release of containerd with ours in it. The folder was
-    /// left as it is.
+    /// A file of the user whose meaning for some release of containerd would change with the mirror's hosts. The folder
+    /// was left unchanged.
     OtherMeaning(FileFault),
-    /// A registry that is named and has no folder of the user's: with a folder of ours, containerd no longer looks for it
-    /// into the user's `_default`.
+    /// A named registry without a folder of the user: with a mirror's folder, containerd no longer reads the user's
+    /// `_default` for it.
     HidesDefault {
         registry: Registry,
         default: PathBuf,
     },
-    /// A pipe, a socket or a device, which is kept nowhere else.
+    /// A pipe, a socket or a device, of which there is no copy.
     Special { path: PathBuf },
-    /// A file of the user's that containerd cannot read and that need not be combined with ours. It was kept as it is.
+    /// A file of the user that containerd cannot read and that need not be combined with the mirror's. It was kept
+    /// unchanged.
     Broken(FileFault),
-    /// containerd 1.6 and 1.7 read TOML with go-toml 1, which takes no `[` inside the name of a table. They then read
-    /// nothing of that file, the user's hosts behind ours included.
+    /// containerd 1.6 and 1.7 parse TOML with go-toml 1, which does not allow `[` in the name of a table. They then
+    /// read nothing of that file, including the user's hosts after the mirror's.
     Ipv6Literal { target: Target },
 }
 

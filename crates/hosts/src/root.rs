@@ -1,4 +1,4 @@
-//! One configuration folder as it is found.
+//! One configuration folder as found.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -11,18 +11,18 @@ use crate::tree::{Entries, HOSTS, Snapshot, is_file};
 use crate::users::users_own;
 use crate::{FileFault, HostsError, scan};
 
-/// One configuration folder, and what of it is the user's own.
+/// One configuration folder, and the user's own part of it.
 #[derive(Debug)]
 pub(crate) struct Root<'a> {
     pub(crate) path: &'a Path,
     pub(crate) snapshot: Snapshot,
-    /// How to tell whose a file is.
+    /// When a file counts as Spegel's.
     pub(crate) spegel: Spegel,
     pub(crate) users: Entries,
 }
 
 impl<'a> Root<'a> {
-    /// `without_backup`: what is taken for Spegel's where no `_backup` shows that a mirror was here.
+    /// `without_backup`: what counts as Spegel's if there is no `_backup` to show that a mirror was here.
     pub(crate) fn read(path: &'a Path, without_backup: Spegel) -> Result<Self, HostsError> {
         let snapshot = scan::scan(path)?;
         let spegel = match snapshot.backup {
@@ -38,12 +38,12 @@ impl<'a> Root<'a> {
         })
     }
 
-    /// Whether the user has something of this name.
+    /// Whether the user has an entry of this name.
     pub(crate) fn has(&self, name: &OsStr) -> bool {
         self.users.contains_key(name) || self.snapshot.refused.contains_key(name)
     }
 
-    /// The user's entries that containerd takes for a host's, so that it does not look into `_default` for it.
+    /// The user's entries that containerd treats as a host's, so that it does not read `_default` for it.
     pub(crate) fn own_folders(&self) -> impl Iterator<Item = &OsString> {
         let users = self.users.iter().filter(|(_, entry)| !is_file(entry));
         let refused = self.snapshot.refused.iter().filter(|(_, r)| r.is_folder);

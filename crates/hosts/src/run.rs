@@ -12,16 +12,16 @@ use crate::root::Root;
 use crate::select::select;
 use crate::{ConfigPath, Configuration, HostsError, Report, Warning, apply};
 
-/// How long another run on the same folder is waited for.
+/// The limit for waiting for another run on the same folder.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
-/// Puts the mirrors first for the registries named, after keeping what the user has in `_backup`. Does nothing where
-/// all stands as it should. What cannot be done for one registry is in [`Report::failures`]; the others are done.
+/// Puts the mirrors first for the named registries, after copying the user's files to `_backup`. Changes nothing if
+/// everything is as desired. Failures for single registries are in [`Report::failures`]; the others are processed.
 ///
 /// # Errors
-/// Faults in the configuration are found before anything is changed. After any other error, the folders are in a state
-/// from which this and [`cleanup`] end right.
+/// Faults in the configuration are found before anything is changed. After any other error, another run or [`cleanup`]
+/// still ends correctly.
 pub fn configure(configuration: &Configuration) -> Result<Report, HostsError> {
     let targets = configuration.distinct_targets()?;
     let paths = configuration.path.existing_or_made()?;
@@ -43,12 +43,12 @@ pub fn configure(configuration: &Configuration) -> Result<Report, HostsError> {
     Ok(report)
 }
 
-/// Leaves the folders as the user had them, and no `_backup`. Where there is no `_backup`, only files of ours go. A
-/// second run does nothing. The configuration folders themselves stay. What cannot be put back is in
-/// [`Report::failures`], and stays in `_backup`.
+/// Restores the user's folders and removes `_backup`. Without a `_backup`, only files of Peili are removed. A second
+/// run changes nothing. The configuration folders themselves stay. What cannot be restored is in [`Report::failures`],
+/// and stays in `_backup`.
 ///
 /// # Errors
-/// As with [`configure`]; a folder that does not exist is no error.
+/// The same as for [`configure`]; a folder that does not exist is not an error.
 pub fn cleanup(path: &ConfigPath) -> Result<Report, HostsError> {
     let paths = path.existing()?;
     let _locks = lock_all(&paths)?;
@@ -66,8 +66,8 @@ pub fn cleanup(path: &ConfigPath) -> Result<Report, HostsError> {
     Ok(report)
 }
 
-/// Carries out a plan, and tells what has been done of it. Where this is the `only` folder, that nothing could be done
-/// is an error.
+/// Executes a plan, and reports what was done. `only`: this is the only folder, so it is an error if nothing could be
+/// done.
 fn carry_out(root: &Root<'_>, plan: Plan, only: bool) -> Result<Report, HostsError> {
     let Plan { steps, mut report } = plan;
     match apply::run(root.path, &steps) {
@@ -86,7 +86,7 @@ fn lock_all(paths: &[&Path]) -> Result<Vec<File>, HostsError> {
     paths.iter().map(|path| lock(path)).collect()
 }
 
-/// Keeps other runs off the folder as long as the file is open.
+/// Excludes other runs on the folder as long as the file is open.
 fn lock(path: &Path) -> Result<File, HostsError> {
     let folder = File::open(path).map_err(failed("open", path))?;
     let begin = Instant::now();

@@ -12,17 +12,17 @@ use crate::error::failed;
 use crate::recognise::{Author, Spegel, author};
 use crate::tree::{BACKUP, Entries, Entry, HOSTS, Link, Meta, Node, Refused, STAGING, Snapshot};
 
-// A registry configuration is a handful of small files. What goes far beyond that was not meant to be one (a volume
-// mounted in the wrong place, say) and is better left alone than copied.
+// A registry configuration is a handful of small files. Anything far larger was not meant to be one (for example a
+// volume mounted in the wrong place), and should not be copied.
 const MAX_FILE: u64 = 4 << 20;
 const MAX_TOTAL: u64 = 64 << 20;
 const MAX_NODES: usize = 10_000;
 const MAX_DEPTH: usize = 16;
 
-/// Reads all of the configuration folder.
+/// Reads the whole configuration folder.
 ///
 /// # Errors
-/// The folder or `_backup` cannot be listed, or holds far more than a configuration. What is wrong with one entry is in
+/// The folder or `_backup` cannot be listed, or contains far more than a configuration. Faults of single entries are in
 /// [`Snapshot::refused`].
 pub(crate) fn scan(root: &Path) -> Result<Snapshot, HostsError> {
     let mut scanner = Scanner {
@@ -35,7 +35,7 @@ pub(crate) fn scan(root: &Path) -> Result<Snapshot, HostsError> {
         if name == STAGING {
             snapshot.staging = true;
         } else if name == BACKUP {
-            // Behind a link it may be; Spegel does not mind either.
+            // It may be behind a link; Spegel allows that too.
             if !fs::metadata(&path).is_ok_and(|meta| meta.is_dir()) {
                 return Err(HostsError::NotAFolder { path });
             }
@@ -65,7 +65,7 @@ impl Refused {
     fn new(root: &Path, name: &OsStr, reason: &HostsError) -> Self {
         let path = root.join(name);
         let hosts = path.join(HOSTS);
-        // A link is nothing that a mirror writes; a pipe would keep the reader waiting.
+        // A mirror never writes a link, and a pipe would block the reader.
         let is_file = fs::symlink_metadata(&hosts).is_ok_and(|meta| meta.is_file());
         let file = is_file.then(|| read(&hosts).ok()).flatten();
         let is_mirrors = file.is_some_and(|file| author(&file, Spegel::Exactly) != Author::User);
@@ -98,7 +98,7 @@ impl Scanner<'_> {
         Ok(children)
     }
 
-    /// `None`: something in it is wrong, which is noted.
+    /// Reads an entry. `None`: it has a fault, which is recorded.
     fn entry(
         &mut self,
         name: &OsStr,
@@ -119,7 +119,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// `name` is that of the entry, `path` where the node lies now, `inner` its path in the entry.
+    /// `name`: that of the entry; `path`: the present path of the node; `inner`: its path in the entry.
     fn walk(
         &mut self,
         name: &OsStr,
@@ -136,7 +136,7 @@ impl Scanner<'_> {
         };
         let node = if found.is_dir() {
             if inner == Path::new(HOSTS) {
-                // containerd fails every pull from such a registry, so nobody can want it.
+                // containerd fails every pull from such a registry, so it cannot be intended.
                 return Err(HostsError::NotAFile {
                     path: path.to_owned(),
                 });
@@ -186,8 +186,8 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// What the link `<name>/hosts.toml` leads to. A relative one that leaves the configuration folder means the same
-    /// file from `_backup` as it did from where it belongs, so it is followed from there.
+    /// The file that the link `<name>/hosts.toml` leads to. A relative link that leaves the configuration folder means
+    /// the same file from `_backup` as from its original place, so it is followed from there.
     fn behind(&self, name: &OsStr, path: &Path, target: &Path) -> Option<(Vec<u8>, u32)> {
         let upwards = target
             .components()
@@ -208,7 +208,7 @@ impl Scanner<'_> {
     }
 }
 
-/// At most one byte more than a file may have.
+/// Reads at most one byte more than a file may have.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?

@@ -1,7 +1,7 @@
-//! The node's secret: by which a mirror knows the containerd of its own node from everybody else who asks.
+//! The node's secret, by which a mirror distinguishes the containerd of its own node from all other clients.
 //!
-//! `configuration` writes it into `hosts.toml` as a header of this node's mirror, `registry` compares it. Whichever of
-//! the two runs first makes it.
+//! `configuration` writes it into `hosts.toml` as a header for this node's mirror, `registry` compares it. Whichever of
+//! the two runs first creates it.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -10,10 +10,10 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The header that carries the secret from containerd to the mirror.
+/// The header in which containerd sends the secret to the mirror.
 pub const NODE_SECRET_HEADER: &str = "X-Peili-Node-Secret";
 
-/// Random bytes in a secret; its text has twice as many hexadecimal characters.
+/// The random bytes of a secret; its text has twice as many hexadecimal characters.
 const BYTES: usize = 32;
 const TEXT: usize = 2 * BYTES;
 const MODE: u32 = 0o600;
@@ -68,11 +68,11 @@ impl fmt::Debug for NodeSecret {
     }
 }
 
-/// Reads the node's secret, or makes one, with mode 0600, where there is no such file. Of several processes that do so
-/// at once all get the same secret; the file never holds a part of one. Blocking.
+/// Reads the node's secret, or creates one, with mode 0600, if there is no such file. Concurrent processes all get the
+/// same secret; the file never contains a part of one. Blocking.
 ///
 /// # Errors
-/// The file can be read by others, does not hold a secret, or cannot be read or made.
+/// The file can be read by others, does not contain a secret, or cannot be read or created.
 pub fn ensure(path: &Path) -> Result<NodeSecret, SecretError> {
     let failed = |action| {
         move |source| SecretError::Io {
@@ -92,7 +92,7 @@ pub fn ensure(path: &Path) -> Result<NodeSecret, SecretError> {
     let mut part = path.as_os_str().to_owned();
     part.push(format!(".{:016x}.tmp", rand::random::<u64>()));
     let part = PathBuf::from(part);
-    // Linked rather than renamed into place: of two that get here, the second finds the first's.
+    // Linked rather than renamed into place: of two concurrent processes, the second finds the first one's secret.
     let linked = write(&part, &secret).and_then(|()| fs::hard_link(&part, path));
     let removed = fs::remove_file(&part);
     match linked {
@@ -136,7 +136,7 @@ fn read(path: &Path) -> Result<NodeSecret, SecretError> {
         });
     }
     let mut text = Vec::new();
-    // A line end, and one more to tell a longer file.
+    // A line end, and one more byte to detect a longer file.
     file.take(TEXT as u64 + 2)
         .read_to_end(&mut text)
         .map_err(failed)?;

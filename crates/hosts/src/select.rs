@@ -1,4 +1,4 @@
-//! Which folders shall hold a file of ours.
+//! Selects the folders that get a mirror's file.
 
 use std::ffi::{OsStr, OsString};
 
@@ -8,31 +8,31 @@ use crate::configuration::DEFAULT_FOLDER;
 use crate::root::Root;
 use crate::{Configuration, HostsError, Mirrored, Warning};
 
-/// A folder that shall hold a file of ours.
+/// A folder that gets a mirror's file.
 pub(crate) struct Selected<'a> {
     pub(crate) folder: OsString,
     pub(crate) upstream: Option<&'a RegistryUrl>,
     pub(crate) users_hosts: UsersHosts,
 }
 
-/// What becomes of the hosts that the user has in a folder.
+/// What happens to the user's hosts in a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UsersHosts {
-    /// They are in `_backup` alone.
+    /// They are only in `_backup`.
     PutAside,
-    /// They follow ours. Where they cannot, that is an error: the user asked for it (`--prepend-existing`).
+    /// They follow the mirror's. It is an error if they cannot: the user asked for it (`--prepend-existing`).
     Behind,
-    /// They follow ours. Where they cannot, the folder stays as it is: it was chosen only because of `_default`.
+    /// They follow the mirror's. If they cannot, the folder stays unchanged: it was selected only because of
+    /// `_default`.
     BehindIfPossible,
 }
 
-/// For each of the configuration folders, in containerd's order, the folders in it that shall hold a file of ours: one
-/// for each registry named; with `_default` also those that the user has for other hosts, since containerd looks into
-/// them and not into `_default`.
+/// For each of the configuration folders, in containerd's order, the folders in it that get a mirror's file: one for
+/// each named registry; with `_default` also those of the user for other hosts, since containerd reads them and not
+/// `_default`.
 ///
-/// A file of ours goes where containerd finds the user's. Where there is none it goes into the first configuration
-/// folder, for that comes first; but `_default` goes behind all hosts that the user has, or these would not be found any
-/// more.
+/// A mirror's file goes where containerd finds the user's. If there is none, it goes into the first configuration
+/// folder; but `_default` goes after all hosts of the user, or containerd would no longer find these.
 pub(crate) fn select<'a>(
     configuration: &'a Configuration,
     roots: &[Root<'_>],
@@ -41,7 +41,7 @@ pub(crate) fn select<'a>(
     let users_default = roots
         .iter()
         .position(|root| root.has(DEFAULT_FOLDER.as_ref()));
-    // containerd looks no further than the first `_default`.
+    // containerd stops at the first `_default`.
     let read = &roots[..users_default.map_or(roots.len(), |n| n + 1)];
     let last_with_hosts = read
         .iter()
@@ -135,7 +135,7 @@ fn place_of(
     (0, name)
 }
 
-/// The registry that containerd reads a folder of this name for.
+/// The registry for which containerd reads a folder of this name.
 pub(crate) fn registry_of(folder: &OsStr) -> Option<Registry> {
     let name = folder.to_str()?;
     let underscored = name

@@ -1,4 +1,4 @@
-//! From one state of an entry to another, in steps that may be cut off after any of them.
+//! Changes an entry from one state to another, in steps that may be interrupted after any of them.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -7,15 +7,15 @@ use crate::recognise::{Author, Spegel, author};
 use crate::tree::{Entry, HOSTS, Meta, Node, STAGING, hosts_toml};
 use crate::want::{Want, WantedFiles, unchanged};
 
-/// One change of the configuration folder; each is atomic or touches nothing but `_peili.tmp`. Paths are relative to
-/// the configuration folder.
+/// One change of the configuration folder. Each is atomic or changes only `_peili.tmp`. Paths are relative to the
+/// configuration folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// For whom the steps up to the next of these are.
+    /// The scope of the steps up to the next one of this kind.
     For(StepScope),
-    /// An empty `_peili.tmp`, whatever is left in it.
+    /// Creates an empty `_peili.tmp`, whatever is left in it.
     BeginStaging,
-    /// No `_peili.tmp`.
+    /// Removes `_peili.tmp`.
     EndStaging,
     MakeFolder {
         path: PathBuf,
@@ -25,22 +25,22 @@ pub(crate) enum Step {
         path: PathBuf,
         meta: Meta,
     },
-    /// A file or a link with its rights, owner and times, over whatever file or link is there.
+    /// Copies a file or a link with its permissions, owner and times, over any existing file or link.
     Copy {
         from: PathBuf,
         to: PathBuf,
     },
-    /// A file of ours, over whatever file or link is there.
+    /// Writes a file of the mirror, over any existing file or link.
     Write {
         path: PathBuf,
         bytes: Vec<u8>,
         mode: u32,
     },
-    /// A file or a link.
+    /// Removes a file or a link.
     Remove {
         path: PathBuf,
     },
-    /// An empty folder.
+    /// Removes an empty folder.
     RemoveFolder {
         path: PathBuf,
     },
@@ -50,23 +50,23 @@ pub(crate) enum Step {
     },
 }
 
-/// What becomes of the other steps where one fails.
+/// What happens to the other steps if one fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StepScope {
-    /// All steps after it are left out.
+    /// All later steps are skipped.
     Whole,
-    /// The later ones for the same entry of the configuration folder are left out.
+    /// The later steps for the same entry of the configuration folder are skipped.
     Entry(OsString),
-    /// As `Whole`; and these are left out themselves where one for an entry has failed.
+    /// As `Whole`; and these are skipped themselves if one for an entry has failed.
     Finish,
 }
 
 /// Collects steps.
 pub(crate) struct Steps {
     steps: Vec<Step>,
-    /// How to tell whose a `hosts.toml` is.
+    /// When a `hosts.toml` counts as Spegel's.
     spegel: Spegel,
-    /// How many names in `_peili.tmp` were given out.
+    /// The number of names used in `_peili.tmp`.
     staged: usize,
 }
 
@@ -79,7 +79,7 @@ impl Steps {
         }
     }
 
-    /// All of them, or none at all if there is nothing to change.
+    /// All steps, or none if there is nothing to change.
     pub(crate) fn finish(self, staging_left: bool) -> Vec<Step> {
         if self.steps.is_empty() && !staging_left {
             return Vec::new();
@@ -90,12 +90,12 @@ impl Steps {
         steps
     }
 
-    /// What `plan` adds, for this entry alone. Whether it added anything.
+    /// Collects what `plan` adds for this entry alone. Returns whether it added anything.
     pub(crate) fn for_entry(&mut self, entry: &OsStr, plan: impl FnOnce(&mut Self)) -> bool {
         self.scoped(StepScope::Entry(entry.to_owned()), plan)
     }
 
-    /// What `plan` adds, which is left out where anything failed before.
+    /// Collects what `plan` adds, which is skipped if anything failed before.
     pub(crate) fn finishing(&mut self, plan: impl FnOnce(&mut Self)) {
         self.scoped(StepScope::Finish, plan);
     }
@@ -113,7 +113,7 @@ impl Steps {
         added
     }
 
-    /// The whole backup, in one go, without the entries that cannot be read.
+    /// Makes the whole backup at once, without the entries that cannot be read.
     pub(crate) fn make_backup(&mut self, backup: &Path, entries: &crate::tree::Entries) {
         let staged = self.staged_path();
         self.steps.push(Step::MakeFolder {
@@ -131,7 +131,7 @@ impl Steps {
         });
     }
 
-    /// Turns the entry at `path`, which is `current`, into `wanted`; the user's files are copied from `source`.
+    /// Changes the entry at `path`, which is `current`, to `wanted`. The user's files are copied from `source`.
     pub(crate) fn change(
         &mut self,
         path: &Path,
@@ -164,8 +164,9 @@ impl Steps {
         }
     }
 
-    /// `hosts.toml` says whose the folder is. It comes first where the user's becomes ours; last where it becomes the
-    /// user's, or was a mirror's already, whose files beside it may not be what the user had.
+    /// `hosts.toml` shows the owner of the folder. It changes first if the user's folder becomes the mirror's. It
+    /// changes last if the folder becomes the user's, or was a mirror's already, as the files beside it may not be the
+    /// user's.
     fn change_inside(&mut self, path: &Path, source: &Path, current: &Entry, wanted: &WantedFiles) {
         let hosts = Path::new(HOSTS);
         let was_users = hosts_toml(current).is_none_or(|f| author(f, self.spegel) == Author::User);
@@ -213,7 +214,7 @@ impl Steps {
         }
     }
 
-    /// Builds a new entry aside, then puts it in its place.
+    /// Builds a new entry in the staging folder, then renames it into place.
     fn create(&mut self, path: &Path, source: &Path, wanted: &WantedFiles) {
         let staged = self.staged_path();
         self.build(&staged, source, wanted);
@@ -252,7 +253,7 @@ impl Steps {
         });
     }
 
-    /// Takes an entry, whatever is in it, out of the configuration at once.
+    /// Removes an entry with its contents from the configuration at once.
     pub(crate) fn discard(&mut self, path: &Path) {
         let to = self.staged_path();
         self.steps.push(Step::Move {

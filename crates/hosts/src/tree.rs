@@ -1,17 +1,17 @@
-//! The configuration folder as a value: read once ([`scan`](crate::scan)), decided upon without looking again.
+//! The configuration folder as a value: read once ([`scan`](crate::scan)), with all decisions based on it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Where the user's configuration is kept; the name is Spegel's.
+/// The folder with the user's configuration; the name is Spegel's.
 pub(crate) const BACKUP: &str = "_backup";
-/// Where things are built before they are renamed into place.
+/// The folder in which entries are built before they are renamed into place.
 pub(crate) const STAGING: &str = "_peili.tmp";
 /// The file that containerd reads.
 pub(crate) const HOSTS: &str = "hosts.toml";
 
-/// Rights and owner.
+/// Permissions and owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) mode: u32,
@@ -32,12 +32,12 @@ pub(crate) struct Link {
     pub(crate) target: PathBuf,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Bytes and mode of the file that a link named `hosts.toml` leads to, if it leads to one that can be read.
+    /// The bytes and mode of the file that a link named `hosts.toml` leads to, if it can be read.
     pub(crate) contents: Option<(Vec<u8>, u32)>,
 }
 
 impl PartialEq for Link {
-    /// What lies behind a link is not part of it.
+    /// The target's contents are not part of a link.
     fn eq(&self, other: &Self) -> bool {
         (&self.target, self.uid, self.gid) == (&other.target, other.uid, other.gid)
     }
@@ -45,45 +45,46 @@ impl PartialEq for Link {
 
 impl Eq for Link {}
 
-/// One entry of the configuration folder with all below it, by paths relative to it; the empty path is the entry.
+/// One entry of the configuration folder with everything below it, by paths relative to it; the empty path is the entry
+/// itself.
 pub(crate) type Entry = BTreeMap<PathBuf, Node>;
 pub(crate) type Entries = BTreeMap<OsString, Entry>;
 
-/// An entry that was not read whole. It is left as it is, in the live folder and in `_backup`.
+/// An entry that was not read completely. It is left unchanged, in the live folder and in `_backup`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
-    /// What is at fault, why, and what the operator can do.
+    /// What is wrong, why, and what the operator can do.
     pub(crate) reason: String,
     /// Whether there is a live entry, without a mirror's `hosts.toml` in it.
     pub(crate) is_users: bool,
-    /// Whether the live entry is a folder, or a link to one, into which containerd may look.
+    /// Whether the live entry is a folder, or a link to one, that containerd may read.
     pub(crate) is_folder: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
-    /// Without those that are refused, as in `backup`.
+    /// The live entries, without refused ones, as in `backup`.
     pub(crate) live: Entries,
     pub(crate) refused: BTreeMap<OsString, Refused>,
-    /// `None` where there is no `_backup`.
+    /// `None`: there is no `_backup`.
     pub(crate) backup: Option<Entries>,
-    /// Whether a run was ended before it could clear up.
+    /// Whether an earlier run ended before it removed its staging folder.
     pub(crate) staging: bool,
-    /// Whether Spegel took what it left for the user's.
+    /// Whether Spegel treated that folder as the user's.
     pub(crate) staging_in_backup: bool,
 }
 
-/// Whether this is a folder, as against a file or link that has the name of one.
+/// Whether this is a folder, and not a file or link with the name of one.
 pub(crate) fn is_folder(entry: &Entry) -> bool {
     matches!(entry.get(Path::new("")), Some(Node::Folder(_)))
 }
 
-/// Whether this is a file, which is nobody's folder of hosts whatever its name.
+/// Whether this is a file, which is not a folder of hosts whatever its name.
 pub(crate) fn is_file(entry: &Entry) -> bool {
     matches!(entry.get(Path::new("")), Some(Node::File { .. }))
 }
 
-/// Whether this is a folder with nothing in it.
+/// Whether this is an empty folder.
 pub(crate) fn is_empty_folder(entry: &Entry) -> bool {
     is_folder(entry) && entry.len() == 1
 }

@@ -1,28 +1,29 @@
-//! What containerd cannot use in a hosts.toml that is TOML (containerd, `core/remotes/docker/config/hosts.go`:
-//! `parseHostsFile`, `parseHostConfig`, `ConfigureHosts`; tried with 1.6, 1.7 and 2.1).
+//! The faults of a valid TOML file that keep containerd from using it as hosts.toml (containerd,
+//! `core/remotes/docker/config/hosts.go`: `parseHostsFile`, `parseHostConfig`, `ConfigureHosts`; tried with 1.6, 1.7
+//! and 2.1).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use toml_edit::{Document, Item, TableLike, Value};
 
-/// What containerd knows as a capability, whatever the case of its letters.
+/// containerd's capabilities, in any case.
 const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
-/// How each certificate begins in a PEM file.
+/// The first line of a certificate in a PEM file.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 /// The units of a duration as Go writes it.
 const UNITS: [&str; 8] = ["ns", "us", "µs", "μs", "ms", "s", "m", "h"];
 
-/// What a fault in a file means for pulls from its registry.
+/// The effect of a fault in a file on pulls from its registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileState {
-    /// containerd logs an error, goes on as if the file were not there, and asks no mirror.
+    /// containerd logs an error, continues as if the file did not exist, and asks no mirror.
     Ignored,
     Fails,
 }
 
 impl FileState {
-    /// Reads on after what is wrong.
+    /// The effect, as the end of a text.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Ignored => "containerd ignores the file and asks no mirror",
@@ -31,8 +32,8 @@ impl FileState {
     }
 }
 
-/// Why containerd cannot use a file; `None`: it can, as far as can be told here. `folder` is the file's, `root` the folder of
-/// containerd's configuration.
+/// Why containerd cannot use a file. `None`: it can, as far as can be determined here. `folder`: that of the file;
+/// `root`: that of containerd's configuration.
 pub(crate) fn fault(
     document: &Document<&str>,
     folder: &Path,
@@ -41,7 +42,7 @@ pub(crate) fn fault(
     let (table, place) = (document.as_table(), HostTable { folder, root });
     let ignored = |fault| Some((fault, FileState::Ignored));
     let hosts = match table.get("host").map(|item| (item, item.as_table_like())) {
-        // containerd 1 ignores a file without hosts, whatever stands in it.
+        // containerd 1 ignores a file without hosts, whatever it contains.
         None => return setting(table).and_then(ignored),
         Some((_, Some(hosts))) => hosts,
         Some((item, None)) => {
@@ -98,14 +99,14 @@ fn setting(table: &dyn TableLike) -> Option<String> {
         .or_else(|| timeout(table))
 }
 
-/// Where a file lies.
+/// The place of a table's files.
 struct HostTable<'a> {
     folder: &'a Path,
     root: &'a Path,
 }
 
 impl HostTable<'_> {
-    /// What is wrong with the files that a table names.
+    /// The fault of the files that a table names.
     fn fault(&self, table: &dyn TableLike) -> Option<String> {
         let authorities = table.get("ca").and_then(authorities).unwrap_or_default();
         let mut faults = authorities
@@ -113,7 +114,7 @@ impl HostTable<'_> {
             .map(|name| self.file("ca", name, CERTIFICATE));
         let of_client = || {
             let names = table.get("client").and_then(identities).unwrap_or_default();
-            // A pair may have no key.
+            // A pair may lack a key.
             let names = names.into_iter().filter(|name| !name.is_empty());
             let mut faults = names.map(|name| self.file("client", name, "-----BEGIN "));
             faults.find_map(|fault| fault)
@@ -121,7 +122,7 @@ impl HostTable<'_> {
         faults.find_map(|fault| fault).or_else(of_client)
     }
 
-    /// What is wrong with a file that is named. One outside of the configuration may be there for containerd, and not in this
+    /// The fault of a named file. A file outside of the configuration may exist for containerd, but not in this
     /// container.
     fn file(&self, key: &str, name: &str, begins: &str) -> Option<String> {
         let path: PathBuf = self.folder.join(name);
@@ -145,12 +146,12 @@ fn texts(item: &Item) -> Option<Vec<&str>> {
     item.as_array()?.iter().map(Value::as_str).collect()
 }
 
-/// The files that `ca` names.
+/// The files in `ca`.
 fn authorities(item: &Item) -> Option<Vec<&str>> {
     item.as_str().map(|name| vec![name]).or_else(|| texts(item))
 }
 
-/// The files that `client` names: certificates, or pairs of one and its key.
+/// The files in `client`: certificates, or pairs of a certificate and its key.
 fn identities(item: &Item) -> Option<Vec<&str>> {
     if let Some(name) = item.as_str() {
         return Some(vec![name]);
@@ -185,7 +186,7 @@ fn headers(table: &dyn TableLike) -> Option<String> {
     ))
 }
 
-/// containerd before 2.0 does not look at it.
+/// The fault of the timeout. containerd before 2.0 does not read it.
 fn timeout(table: &dyn TableLike) -> Option<String> {
     let item = table.get("dial_timeout")?;
     let text = item.as_str().filter(|text| is_duration(text));
@@ -195,7 +196,7 @@ fn timeout(table: &dyn TableLike) -> Option<String> {
     }
 }
 
-/// Whether Go takes it for a duration: `1h2m3.5s`.
+/// Whether Go accepts the text as a duration: `1h2m3.5s`.
 fn is_duration(text: &str) -> bool {
     let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
     if rest == "0" {

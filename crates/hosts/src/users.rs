@@ -1,4 +1,4 @@
-//! What the folder would hold without any mirror; the crate's documentation has the rules.
+//! The contents of the folder without any mirror; the rules are in the crate's documentation.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -41,7 +41,7 @@ fn users_entry(live: &Entry, kept: Option<Entry>, spegel: Spegel) -> Option<Entr
         return Some(kept);
     };
     match author {
-        // Spegel has copied through a link what is beside its file (`--prepend-existing`).
+        // Spegel has followed a link when it copied the files beside its own (`--prepend-existing`).
         Author::Spegel if !is_folder(&kept) => Some(kept),
         _ if !is_folder(&kept) => Some(rest),
         Author::Spegel => Some(supplement(kept, rest)),
@@ -49,8 +49,8 @@ fn users_entry(live: &Entry, kept: Option<Entry>, spegel: Spegel) -> Option<Entr
     }
 }
 
-/// The entry, if its `hosts.toml` is a link: no mirror writes one, so it is the user's, though it leads to a file that is
-/// a mirror's now. That file is no text of the user's, so the link is one that cannot be read.
+/// The entry, if its `hosts.toml` is a link: no mirror writes one, so it is the user's, even if it now leads to a
+/// mirror's file. As that file is not the user's text, the link counts as unreadable.
 fn link_to_mirrors(entry: &Entry) -> Option<Entry> {
     let Some(Node::Link(link)) = entry.get(Path::new(HOSTS)) else {
         return None;
@@ -64,7 +64,7 @@ fn link_to_mirrors(entry: &Entry) -> Option<Entry> {
     Some(users)
 }
 
-/// The entry without a `hosts.toml` that a mirror wrote, or nothing if it was there for that alone.
+/// The entry without a `hosts.toml` of a mirror. `None`: it existed only for that.
 fn without_hosts_by(entry: &Entry, spegel: Spegel) -> Option<Entry> {
     let mirrors = hosts_toml(entry).is_some_and(|file| author(file, spegel) != Author::User);
     if !mirrors {
@@ -75,7 +75,7 @@ fn without_hosts_by(entry: &Entry, spegel: Spegel) -> Option<Entry> {
     (!is_empty_folder(&rest)).then_some(rest)
 }
 
-/// `kept` with what `live` has in addition or otherwise. Folders in both keep their rights.
+/// `kept`, with everything that `live` adds or changes. Folders in both keep their permissions.
 fn overlay(mut kept: Entry, live: Entry) -> Entry {
     for (path, node) in live {
         let both_folders = matches!(
@@ -91,8 +91,8 @@ fn overlay(mut kept: Entry, live: Entry) -> Entry {
     kept
 }
 
-/// `kept` with what `live` has in addition. What Spegel copied beside its file (`--prepend-existing`) has lost its
-/// rights, and links have become files.
+/// `kept`, with everything that `live` adds. The files that Spegel copied beside its own (`--prepend-existing`) have
+/// lost their permissions, and links have become files.
 fn supplement(mut kept: Entry, live: Entry) -> Entry {
     for (path, node) in live {
         let folder = path.parent().and_then(|folder| kept.get(folder));
@@ -103,7 +103,7 @@ fn supplement(mut kept: Entry, live: Entry) -> Entry {
     kept
 }
 
-/// All names in either.
+/// The names in either.
 pub(crate) fn names<'a>(
     entries: &'a Entries,
     more: impl Iterator<Item = &'a OsStr>,

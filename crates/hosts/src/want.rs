@@ -1,16 +1,16 @@
-//! What should stand at the paths of an entry.
+//! The desired contents of an entry.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::tree::{Entry, Node};
 
-/// What should stand at a path.
+/// The desired node at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
-    /// What the user has there.
+    /// The user's node.
     Users(Node),
-    /// Some folder.
+    /// A folder.
     Folder,
     Ours {
         bytes: Vec<u8>,
@@ -18,7 +18,7 @@ pub(crate) enum Want {
     },
 }
 
-/// What an entry should be, by paths relative to it.
+/// The desired contents of an entry, by paths relative to it.
 pub(crate) type WantedFiles = BTreeMap<PathBuf, Want>;
 
 impl Want {
@@ -38,7 +38,7 @@ impl Want {
     }
 }
 
-/// The user's entry as it is.
+/// The user's entry, unchanged.
 pub(crate) fn unchanged(entry: &Entry) -> WantedFiles {
     entry
         .iter()

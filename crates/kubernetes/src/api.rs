@@ -13,13 +13,13 @@ use crate::ServiceAccount;
 use crate::event::NAMESPACE;
 use crate::node::{Node, Patch};
 
-/// For a connection, and for the whole of a request.
+/// The limit for a connection, and for the whole of a request.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-/// Of an answer, in bytes. A node that lists its images has some tens of KiB.
+/// The most bytes of an answer. A node that lists its images has some tens of KiB.
 const MAX_ANSWER: usize = 4 << 20;
 
-/// Why a request did not do what it should.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error(
@@ -40,7 +40,7 @@ pub(crate) enum ApiError {
 }
 
 impl ApiError {
-    /// Whether somebody else has changed the object. A failed `test` of a JSON patch is answered with 422.
+    /// Whether the object was changed by another client. A failed `test` of a JSON patch is answered with 422.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Refused { status, .. }
             if matches!(*status, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY))
@@ -61,13 +61,13 @@ impl ApiError {
     }
 }
 
-/// What the API server says with an error.
+/// The API server's description of an error.
 #[derive(Deserialize)]
 struct Status {
     message: String,
 }
 
-/// The API server, asked about one node.
+/// The API server, for one node.
 #[derive(Debug)]
 pub(crate) struct Api {
     account: ServiceAccount,
@@ -87,7 +87,7 @@ impl Api {
         parse(&answer)
     }
 
-    /// Changes the node and returns it as it is then.
+    /// Changes the node and returns its new state.
     pub async fn patch(&self, patch: &Patch) -> Result<Node, ApiError> {
         let (path, media_type, body) = match patch {
             Patch::Taints(body) => ("", "application/json-patch+json", body),
@@ -148,7 +148,7 @@ impl Api {
     }
 
     /// Makes a client for one request. The kubelet replaces the token and the CA certificate from time to time, and
-    /// requests are a minute apart, so nothing is gained by keeping either them or a connection.
+    /// requests are a minute apart, so keeping them or a connection gains nothing.
     async fn client(&self) -> Result<Client, ApiError> {
         let fault = |cause: Box<dyn Error + Send + Sync>| ApiError::Credentials {
             path: self.account.folder.join("ca.crt"),
@@ -162,7 +162,7 @@ impl Api {
         let tls = tls::client(roots, None)?;
         Client::builder()
             .tls_backend_preconfigured(tls)
-            // A proxy is for the way out of the cluster.
+            // A proxy is for connections out of the cluster.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_LIMIT)

@@ -1,8 +1,8 @@
-//! What node readiness has to be told.
+//! The configuration of node readiness.
 
 use std::time::Duration;
 
-/// How the cluster is told that a node's mirror works.
+/// How the cluster learns that a node's mirror works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// A startup taint is removed from the node.
@@ -11,13 +11,13 @@ pub enum Mode {
     Condition,
 }
 
-/// A value that `--node-readiness` does not take.
+/// An invalid value of `--node-readiness`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is none of taint, condition and off")]
 pub struct ModeError(String);
 
 impl Mode {
-    /// Reads the value of `--node-readiness`; `None`: off.
+    /// Parses the value of `--node-readiness`. `None`: off.
     ///
     /// # Errors
     /// There is no such mode.
@@ -39,7 +39,7 @@ pub struct Config {
     pub mode: Mode,
     /// The key of the startup taint. Taints with this key are removed, whatever their value and effect.
     pub taint: String,
-    /// How long a node may stay tainted by a mirror that does not get ready.
+    /// How long a node may stay tainted if its mirror does not get ready.
     pub timeout: Duration,
 }
 

@@ -1,15 +1,15 @@
-//! The Event that tells an operator of a node whose mirror did not get ready.
+//! The Event that informs the operator about a node whose mirror did not get ready.
 
 use serde_json::{Value, json};
 
 use crate::node::Node;
 
-/// Events of objects without a namespace, such as nodes, belong into this one.
+/// The namespace of Events for objects without one, such as nodes.
 pub(crate) const NAMESPACE: &str = "default";
-/// The longest message that the API server takes, in bytes.
+/// The longest message that the API server accepts, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
-/// A warning about a node. `now`: RFC 3339; `id` tells it from other Events of the node.
+/// A warning about a node. `now`: RFC 3339; `id` distinguishes it from other Events of the node.
 pub(crate) fn warning(name: &str, node: &Node, message: &str, now: &str, id: u64) -> Value {
     json!({
         "apiVersion": "v1",

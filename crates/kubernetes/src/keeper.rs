@@ -1,4 +1,4 @@
-//! Does what [`readiness`](crate::readiness) decides, until the process ends.
+//! Executes the decisions of [`readiness`](crate::readiness) until the process ends.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,26 +12,27 @@ use crate::metrics::Metrics;
 use crate::readiness::{Readiness, Step};
 use crate::{Config, Mode, ServiceAccount, event};
 
-/// The node is read this often; each process takes a time in between, so that the nodes of a cluster spread.
+/// The shortest interval between reads of the node. Each process chooses an interval in this range, so that the reads
+/// of a cluster spread.
 const MIN_POLL_INTERVAL: Duration = Duration::from_secs(45);
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(75);
-/// Conflicts in a row that are told to the operator: by then something other than chance refuses the patch.
+/// The number of consecutive conflicts that is reported to the operator: it is not due to chance any more.
 const CONFLICTS_TOLD: u32 = 5;
-/// For all that is said when the process ends.
+/// The limit for all requests when the process ends.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
-/// Attempts at that, where somebody else changes the node at the same time.
+/// The most attempts at that, if other clients change the node at the same time.
 const WITHDRAW_ATTEMPTS: u32 = 3;
 
-/// What node readiness asks of the mirror on this node.
+/// What node readiness needs from the mirror on this node.
 #[async_trait]
 pub trait Probe: Send + Sync + 'static {
-    /// What the mirror waits for before it is ready, as `/readyz` says it; `None`: it is ready.
+    /// What the mirror waits for before it is ready, as in `/readyz`. `None`: it is ready.
     fn waits_for(&self) -> Option<String>;
 
-    /// Has containerd pull a trial image that only this mirror has. Ends within a minute.
+    /// Makes containerd pull a trial image that only this mirror has. Ends within a minute.
     ///
     /// # Errors
-    /// Why it did not come through the mirror, and what to do.
+    /// Why it was not pulled through the mirror, and what to do.
     async fn trial(&self) -> Result<(), String>;
 }
 
@@ -60,8 +61,8 @@ impl NodeReadiness {
         }
     }
 
-    /// Keeps the node's taint or condition in step with the mirror until `shutdown`; then withdraws the condition,
-    /// which takes 2 seconds at the most.
+    /// Updates the node's taint or condition with the mirror's state until `shutdown`; then withdraws the condition,
+    /// which takes at most 2 seconds.
     pub async fn keep(mut self, probe: &dyn Probe, shutdown: CancellationToken) {
         shutdown.run_until_cancelled(self.follow(probe)).await;
         if self.mode == Mode::Condition
@@ -140,7 +141,7 @@ impl NodeReadiness {
         self.tell(created.err(), 1, "create events (in the namespace default)");
     }
 
-    /// Tells the operator of a failed request: once, and not of a conflict that the next attempt settles.
+    /// Reports a failed request to the operator: once, and not a conflict that the next attempt resolves.
     fn tell(&self, error: Option<ApiError>, failures: u32, permission: &str) {
         let Some(error) = error else {
             return;

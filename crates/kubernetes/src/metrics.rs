@@ -1,4 +1,4 @@
-//! What node readiness counts.
+//! The metrics of node readiness.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -15,11 +15,11 @@ struct StateLabels {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabels {
-    /// `passed` or `failed`.
+    /// The label value: `passed` or `failed`.
     result: &'static str,
 }
 
-/// Every metric is described where it is registered.
+/// The metrics. Each is described where it is registered.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     state: Family<StateLabels, Gauge>,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// The type of the node condition.
 pub(crate) const CONDITION: &str = "peili.dev/MirrorReady";
 
-/// A node object. Fields that are not read here are left out.
+/// A node object. Unused fields are left out.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Node {
     pub metadata: Metadata,
@@ -44,14 +44,14 @@ struct StoredCondition {
     last_transition_time: Option<String>,
 }
 
-/// What the condition says.
+/// The content of the condition.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Condition {
     pub status: String,
-    /// A word for programs.
+    /// The reason, for programs.
     #[serde(default)]
     pub reason: String,
-    /// A sentence for people.
+    /// The reason, for people.
     #[serde(default)]
     pub message: String,
 }
@@ -88,11 +88,11 @@ impl Node {
             .find(|c| c.r#type == CONDITION)
     }
 
-    /// Removes all taints with this key. Each one is compared whole first: if somebody changes the list meanwhile, the
-    /// API server refuses the patch instead of removing another taint.
+    /// Removes all taints with this key. Each one is compared whole first: if another client changes the list
+    /// meanwhile, the API server refuses the patch instead of removing another taint.
     pub fn without_taint(&self, key: &str) -> Patch {
         let mut operations = Vec::new();
-        // From the end, because a removal moves all taints behind it.
+        // From the end, because a removal moves all later taints.
         for (index, taint) in self.spec.taints.iter().enumerate().rev() {
             if has_key(taint, key) {
                 let path = format!("/spec/taints/{index}");

@@ -1,8 +1,8 @@
-//! The decisions of node readiness, without I/O: given the node object, the mirror's readiness, the results of trials
-//! and the time, what to do next.
+//! The decisions of node readiness, without I/O: the next step, given the node object, the mirror's readiness, the
+//! results of trials and the time.
 //!
-//! [`Readiness::next`] names a [`Step`]; the caller takes it and tells the result. Times are counted from the start of
-//! the process.
+//! [`Readiness::next`] returns a [`Step`]; the caller executes it and reports the result. Times are counted from the
+//! start of the process.
 
 mod condition;
 mod retry;
@@ -16,24 +16,24 @@ use crate::{Config, Mode};
 use retry::Retry;
 pub(crate) use step::{State, Step};
 
-/// The interval between two looks at the mirror while something depends on it.
+/// The interval between checks of the mirror while they matter.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A mirror that has proved itself may be unready for this long, while containerd restarts for instance, before the
-/// condition says so. What an earlier process has said stays as long after a start.
+/// How long a proven mirror may be unready, for example while containerd restarts, before the condition shows it. The
+/// condition of an earlier process is kept as long after a start.
 const UNREADY_GRACE: Duration = Duration::from_secs(60);
-/// After a failed trial.
+/// The shortest and the longest wait after a failed trial.
 const TRIAL_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// After a request that the API server did not answer, or answered with an error.
+/// The waits after a request without an answer, or with an error.
 const API_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// After a patch of a node that somebody else has changed meanwhile.
+/// The waits after a patch of a node that another client has changed meanwhile.
 const CONFLICT_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
-/// After a forbidden request: somebody has to change a role first.
+/// The wait after a forbidden request: the operator must change a role first.
 const FORBIDDEN_RETRY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(60));
 
 #[derive(Debug)]
 pub(crate) struct Readiness {
     config: Config,
-    /// Tells this process from another mirror on the same node, as there is during an update.
+    /// Distinguishes this process from another mirror on the same node, as during an update.
     instance: String,
     poll_every: Duration,
     node: Option<Node>,
@@ -42,7 +42,7 @@ pub(crate) struct Readiness {
     reads: Retry,
     writes: Retry,
     trials: Retry,
-    /// Whether a trial has passed, and the mirror has not been unready for long since.
+    /// Whether a trial has passed, and the mirror has not been unready for long since then.
     proven: bool,
     /// Whether this process has set the condition to true.
     has_spoken: bool,
@@ -137,7 +137,7 @@ impl Readiness {
         )
     }
 
-    /// The node was read, or could not be. Returns how many reads in a row have failed.
+    /// Records the result of reading the node. Returns the number of consecutive failures.
     pub fn read(&mut self, now: Duration, node: Result<Node, &ApiError>) -> u32 {
         match node {
             Ok(node) => {
@@ -158,7 +158,7 @@ impl Readiness {
         self.reads.failures()
     }
 
-    /// The node was changed, or could not be. Returns how many changes in a row have failed.
+    /// Records the result of changing the node. Returns the number of consecutive failures.
     pub fn patched(&mut self, now: Duration, node: Result<Node, &ApiError>) -> u32 {
         match node {
             Ok(node) => {
@@ -191,7 +191,7 @@ impl Readiness {
         self.writes.failures()
     }
 
-    /// A trial ended. Returns whether its result is news.
+    /// Records the result of a trial. Returns whether it differs from the last one.
     pub fn tried(&mut self, now: Duration, result: Result<(), String>) -> bool {
         match result {
             Ok(()) => {
@@ -220,7 +220,7 @@ impl Readiness {
         }
     }
 
-    /// What the last change of the node has brought about, for people.
+    /// The result of the last change of the node, for people.
     pub fn achievement(&self) -> String {
         match (self.config.mode, self.proven) {
             (Mode::Taint, true) => format!("the startup taint {} is removed", self.config.taint),
@@ -252,7 +252,7 @@ impl Readiness {
         };
         if !waits {
             self.waiting = None;
-            // A taint that comes back belongs to a node that has registered again, and needs a new trial.
+            // A taint that returns belongs to a node that has registered again, and needs a new trial.
             self.proven &= self.config.mode == Mode::Condition;
             return;
         }
@@ -280,7 +280,7 @@ impl Readiness {
         is_due.then(|| node.without_taint(&self.config.taint))
     }
 
-    /// Why the mirror has not proved itself.
+    /// Why the mirror is not proven.
     fn cause(&self) -> String {
         match (&self.mirror_waits_for, &self.trial_failure) {
             (Some(waits_for), _) => format!("the mirror is not ready: {waits_for}"),

@@ -1,18 +1,18 @@
-//! Where the API server is, and as whom this pod may talk to it.
+//! The address of the API server, and the identity of this pod.
 
 use std::path::{Path, PathBuf};
 
 /// Where the kubelet mounts the pod's service account.
 const FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// The way to the API server: its address, and the folder of the token and of the CA certificate.
+/// The access to the API server: its address, and the folder with the token and the CA certificate.
 #[derive(Clone, Debug)]
 pub struct ServiceAccount {
     pub(crate) url: String,
     pub(crate) folder: PathBuf,
 }
 
-/// Why there is no way to the API server.
+/// Why the API server cannot be accessed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "{0} is not set; node readiness needs the API server, so run it in a pod, or leave --node-readiness off"
@@ -20,8 +20,8 @@ pub struct ServiceAccount {
 pub struct ServiceAccountError(&'static str);
 
 impl ServiceAccount {
-    /// Finds the API server as every process in a pod does: by `KUBERNETES_SERVICE_HOST` and
-    /// `KUBERNETES_SERVICE_PORT`. Whether the folder is mounted shows at the first request.
+    /// Finds the API server as every process in a pod does: by `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`.
+    /// The first request shows whether the folder is mounted.
     ///
     /// # Errors
     /// One of the variables is not set.
@@ -35,7 +35,7 @@ impl ServiceAccount {
         Ok(Self::new(&host, &port, Path::new(FOLDER)))
     }
 
-    /// A service account whose token and CA certificate lie in `folder` as `token` and `ca.crt`.
+    /// A service account with its token and CA certificate in `folder`, as `token` and `ca.crt`.
     pub fn new(host: &str, port: &str, folder: &Path) -> Self {
         let host = if host.contains(':') {
             format!("[{host}]")

@@ -1,5 +1,5 @@
-//! Objects are compared with their digests beside the requests: large ones while they are handed out, and all that was
-//! not verified since the start, little by little.
+//! Verifies objects alongside requests: large ones while they are sent, and everything not verified since the start,
+//! little by little.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -16,22 +16,22 @@ use crate::identity::Identity;
 use crate::store::Shared;
 use crate::verify::Verification;
 
-/// The last bytes of an object that is being verified are withheld until it is found right: with the end missing no
-/// client takes wrong bytes for the whole. The verification reads them within milliseconds, so that a sound object is
-/// sent without a pause; an object up to this size is withheld whole.
+/// The last bytes of an object are withheld while it is verified: without its end, no client accepts wrong bytes as the
+/// whole object. The verification reads them within milliseconds, so a sound object is sent without a pause. An object
+/// up to this size is withheld whole.
 const WITHHELD: u64 = 8 * 1024 * 1024;
-/// How long the end is withheld at the most: some clients ask for the end of a very large object alone. A client that
-/// wants the whole of it takes longer, and its body ends as soon as the object is found wrong. Tests wait for the end:
-/// what they see must not depend on how fast the machine computes digests.
+/// The most time for which the end is withheld: some clients ask only for the end of a very large object. A client that
+/// wants all of it takes longer, and its body ends as soon as the object is found wrong. Tests wait for the end: their
+/// result must not depend on the speed of hashing.
 const WITHHELD_FOR: Duration = Duration::from_millis(if cfg!(test) { 60_000 } else { 250 });
-/// Verifications that run beside requests at once. An object beyond them is handed out unverified, and verified later.
+/// The most verifications alongside requests at once. Further objects are sent unverified, and verified later.
 const MAX_CONCURRENT: usize = 4;
-/// How fast the background reads what has not been verified since the start. In bytes a second.
+/// The rate at which objects not verified since the start are read in the background, in bytes per second.
 const BACKGROUND_RATE: u64 = 16 * 1024 * 1024;
-/// How long the background rests after each round in which it has looked at every file.
+/// The pause after each background round over all files.
 const REST: Duration = Duration::from_secs(600);
 
-/// A verification beside requests: others that ask for the same file join it.
+/// A verification alongside requests. Other requests for the same file join it.
 pub(crate) struct Check {
     identity: Identity,
     growing: Growing,
@@ -49,7 +49,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// What ends the verifications, and those that run beside requests.
+/// Ends the verifications, and holds those that run alongside requests.
 #[derive(Default)]
 pub(crate) struct Checks {
     ended: Mutex<bool>,
@@ -62,7 +62,7 @@ impl Checks {
         *self.ended.lock()
     }
 
-    /// Waits until then. False if it is to end.
+    /// Waits until then. Returns false if the work is to end.
     fn wait_until(&self, then: Instant) -> bool {
         let mut ended = self.ended.lock();
         while !*ended {
@@ -82,19 +82,19 @@ impl Checks {
         Ok(())
     }
 
-    /// ConnectionAddresses all of them.
+    /// Ends all verifications.
     pub(crate) fn end(&self) {
         *self.ended.lock() = true;
         self.changed.notify_all();
         for thread in std::mem::take(&mut *self.threads.lock()) {
-            // It has no way to panic that would not have been told already.
+            // A panic would have been reported already.
             let _ = thread.join();
         }
     }
 }
 
 impl Shared {
-    /// Hands out an object that is verified meanwhile.
+    /// Returns an object that is verified meanwhile.
     pub(crate) fn verify_beside(
         self: &Arc<Self>,
         digest: &Digest,
@@ -122,7 +122,7 @@ impl Shared {
         let own = file.clone();
         let spawned = self.checks.spawn(move || {
             let began = Instant::now();
-            // However it ends, others no longer join it.
+            // However it ends, others can no longer join it.
             let running = Running {
                 shared: &shared,
                 digest: &name,
@@ -133,7 +133,7 @@ impl Shared {
                 }
                 !shared.checks.has_ended()
             });
-            // Withdrawn before anybody is told: who asks again because of it gets it from elsewhere.
+            // Withdrawn before any reader is told: a client that asks again gets it from elsewhere.
             drop(running);
             progress.send_modify(|p| match verification {
                 Ok(Verification::Right) => {
@@ -159,7 +159,7 @@ impl Shared {
         }
     }
 
-    /// Starts to verify in the background what has not been since the start, and what has changed since it was.
+    /// Starts to verify in the background everything that was not verified since the start, or has changed since.
     pub(crate) fn verify_in_the_background(self: &Arc<Self>) -> std::io::Result<()> {
         let shared = self.clone();
         self.checks.spawn(move || {
@@ -167,7 +167,7 @@ impl Shared {
         })
     }
 
-    /// One round. False if it is to end.
+    /// Runs one round. Returns false if the work is to end.
     fn verify_all(&self) -> bool {
         let mut next = Instant::now();
         let digests = self.state.lock().space.by_last_use();
@@ -184,7 +184,7 @@ impl Shared {
         let (file, identity) = match files::open_object(&self.folder.blob(digest)) {
             Ok(opened) => opened,
             Err(error) => {
-                // What says nothing about the object is looked at again in the next round.
+                // An error that says nothing about the object is checked again in the next round.
                 let _ = self.not_opened(digest, &error);
                 return;
             }
@@ -202,7 +202,7 @@ impl Shared {
     }
 }
 
-/// How long reading so many bytes is to take in the background.
+/// The pause after reading this many bytes in the background.
 fn pause_after(bytes: u64) -> Duration {
     Duration::from_secs(1).mul_f64(bytes as f64 / BACKGROUND_RATE as f64)
 }

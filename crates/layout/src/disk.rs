@@ -1,4 +1,4 @@
-//! The disk that takes no more: what is said about it, and whether it is so still.
+//! A full or read-only disk: the messages about it, and whether it still refuses writes.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use mirror::Health;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-/// With so much free no disk counts as full, although an object may come that does not fit. In bytes.
+/// A disk with this much free space, in bytes, does not count as full, although a larger object may come.
 const ENOUGH: u64 = 256 * 1024 * 1024;
 
 /// Whether the store can be written, as the last attempt found.
@@ -19,12 +19,12 @@ pub(crate) struct Disk {
 struct Outage {
     kind: io::ErrorKind,
     text: String,
-    /// Bytes that have to fit for it to be over.
+    /// The bytes that must fit for the outage to end.
     needed: u64,
 }
 
 impl Disk {
-    /// Notes that `needed` bytes could not be written. Logged when an outage begins; [`Self::health`] has the last
+    /// Records that `needed` bytes could not be written. Logs the beginning of an outage; [`Self::health`] has the last
     /// cause.
     pub(crate) fn failed(&self, error: &io::Error, needed: u64) {
         let mut outage = self.outage.lock();
@@ -37,7 +37,7 @@ impl Disk {
         *outage = Some(Outage { kind, text, needed });
     }
 
-    /// Notes that `bytes` could be written. A small object that fits does not end what a large one began.
+    /// Records that `bytes` could be written. A small object that fits does not end an outage that a large one began.
     pub(crate) fn wrote(&self, bytes: u64) {
         let mut outage = self.outage.lock();
         if outage.take_if(|o| bytes >= o.needed).is_some() {
@@ -45,7 +45,7 @@ impl Disk {
         }
     }
 
-    /// Bytes that have to fit before the store counts as writable again; `None`: it is.
+    /// The bytes that must fit before the store counts as writable again. `None`: it is writable.
     pub(crate) fn needed(&self) -> Option<u64> {
         self.outage.lock().as_ref().map(|outage| outage.needed)
     }
@@ -61,7 +61,7 @@ impl Disk {
     }
 }
 
-/// Whether the disk is full or read-only: then a store is opened all the same, to serve what it has.
+/// Whether the disk is full or read-only. A store is still opened then, to serve its content.
 pub(crate) fn takes_no_more(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -72,7 +72,7 @@ pub(crate) fn takes_no_more(error: &io::Error) -> bool {
     )
 }
 
-/// Says of an error of the disk where it is and what an operator can do about it. Keeps its kind.
+/// Adds to a disk error its path and what the operator can do about it. Keeps its kind.
 pub(crate) fn explain(path: &Path, error: &io::Error) -> io::Error {
     let advice = advice(error);
     let text = format!("cannot write {}: {error}; {advice}", path.display());

@@ -1,4 +1,4 @@
-//! Why a store cannot be opened, and what to do about it.
+//! Why a store cannot be opened, and what the operator can do about it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// What the disk said, or else what is said here.
+    /// The disk's error, or else this error as one.
     pub(crate) fn into_io(self) -> io::Error {
         match self {
             Self::Io { source, .. } => source,

@@ -1,4 +1,4 @@
-//! How files of the store are opened: never through a link, never waiting for the other end of a pipe.
+//! Opens files of the store, without following links or waiting for the other end of a pipe.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::identity::Identity;
 
-/// Opens a regular file. Anything else is [`io::ErrorKind::InvalidData`].
+/// Opens a regular file. For anything else the error is [`io::ErrorKind::InvalidData`].
 pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     Ok(open_identified(path, options)?.0)
 }
@@ -19,7 +19,7 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     open(path, File::options().read(true))
 }
 
-/// Opens a regular file to read it, and says which one that is.
+/// Opens a regular file for reading, and returns its identity.
 pub(crate) fn open_object(path: &Path) -> io::Result<(File, Identity)> {
     open_identified(path, File::options().read(true))
 }
@@ -41,7 +41,7 @@ fn open_identified(path: &Path, options: &mut OpenOptions) -> io::Result<(File, 
     Ok((file, Identity::from(&metadata)))
 }
 
-/// Reads a file that may have at most `limit` bytes.
+/// Reads a file of at most `limit` bytes.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = open_to_read(path)?;
@@ -52,8 +52,7 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Makes a file that is not there yet. What an earlier attempt could not remove goes first: the caller knows that
-/// nobody uses it.
+/// Creates a new file. A remainder of an earlier attempt is removed first: the caller knows that it is not in use.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).write(true).create_new(true);
@@ -66,7 +65,7 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Removes a file, which may have gone already, or an empty folder in its place.
+/// Removes a file, which may be gone already, or an empty folder in its place.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir(path),

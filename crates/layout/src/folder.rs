@@ -1,4 +1,4 @@
-//! The folder on disk: where its parts lie, and how files in it are replaced so that a crash leaves old or new.
+//! The folder on disk: its layout, and how files in it are replaced so that a crash leaves the old or the new one.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
@@ -20,30 +20,30 @@ pub(crate) const LAYOUT: &str = "oci-layout";
 pub(crate) const LOCK: &str = "peili.lock";
 pub(crate) const BLOBS: &str = "blobs";
 pub(crate) const INGEST: &str = "ingest";
-/// How the names of files in `ingest/` begin that are on their way out.
+/// The prefix of files in `ingest/` that are being removed.
 pub(crate) const REMOVED: &str = "removed-";
-/// What follows the name of a file that is put aside.
+/// The suffix of a file that was set aside.
 const DAMAGED: &str = ".damaged";
 
-/// The one version that image-layout.md names; it has not changed with the specification's.
+/// The only version in image-layout.md; it has not changed with the specification.
 pub(crate) const LAYOUT_VERSION: &str = "1.0.0";
-/// Bytes that [`Folder::try_write`] writes.
+/// The number of bytes that [`Folder::try_write`] writes.
 const TRIAL_SIZE: usize = 4096;
 
-/// An image layout that no other process of ours has open.
+/// An image layout that no other Peili process has open.
 pub(crate) struct Folder {
     root: PathBuf,
     origin: Origin,
-    /// The file system that it lies on, once that is known.
+    /// The folder's file system, once it is known.
     device: OnceLock<u64>,
-    /// Locked for as long as it is open. `None` until it can be made: the disk was full or read-only.
+    /// Locked while it is open. `None` until it can be created: the disk was full or read-only.
     lock: Mutex<Option<File>>,
 }
 
 impl Folder {
-    /// Makes the folder a layout where it is not one yet, and locks it. What is in it stays: other programs keep
-    /// folders with the same names, and a mistaken path must not cost them anything. Where the disk takes no more, the
-    /// folder is opened as it is, and the error is handed back beside it.
+    /// Makes the folder a layout if it is not one yet, and locks it. Existing files stay: other programs have folders
+    /// with the same names, and a wrong path must not cost them anything. If the disk is full or read-only, the folder
+    /// is opened as it is, and the error is returned with it.
     pub(crate) fn open(root: &Path) -> Result<(Self, Option<io::Error>), OpenError> {
         let folder = Self {
             root: root.to_owned(),
@@ -60,14 +60,14 @@ impl Folder {
         }
     }
 
-    /// Makes what is missing of the layout: all of it at the first start, later what somebody removed.
+    /// Creates the missing parts of the layout: all of it at the first start, later those that were removed.
     ///
     /// # Errors
-    /// It cannot be written, is somebody else's by now, or its file system is not mounted any more: what lies below
-    /// the place where it was mounted is not ours to fill.
+    /// It cannot be written, belongs to another program by now, or its file system is no longer mounted: the folder
+    /// below the mount point is not Peili's.
     pub(crate) fn prepare(&self) -> Result<(), OpenError> {
         self.refuse_other_device()?;
-        // What it will hold may be private: nobody else reads a folder that we make.
+        // The content may be private: no other user may read a folder that is created here.
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder
@@ -98,7 +98,7 @@ impl Folder {
         let Some(device) = self.device.get() else {
             return Ok(());
         };
-        // Where the folder is missing, it would be made on the file system of what is above it.
+        // If the folder is missing, it would be created on the file system of its parent.
         let metadata = self
             .root
             .ancestors()
@@ -109,7 +109,7 @@ impl Folder {
         Err(OpenError::OtherDevice(self.root.clone()))
     }
 
-    /// Locks the folder, unless it is.
+    /// Locks the folder, unless it is locked.
     fn lock(&self) -> Result<(), OpenError> {
         let mut lock = self.lock.lock();
         if let Some(file) = &*lock
@@ -118,14 +118,14 @@ impl Folder {
             return Ok(());
         }
         if lock.is_some() {
-            // It was removed with the lock: what is there now may be anybody's.
+            // It was removed together with the lock: the folder there now may belong to any program.
             inspect(&self.root)?;
         }
         let path = self.root.join(LOCK);
         let mut options = File::options();
         options.create(true).truncate(false).write(true);
         let file = match files::open(&path, &mut options) {
-            // One that is there already can be locked without writing.
+            // An existing file can be locked without writing.
             Err(error) if disk::takes_no_more(&error) => {
                 files::open_to_read(&path).map_err(|_| OpenError::io(&path)(error))
             }
@@ -139,7 +139,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes what an earlier process of ours left half done.
+    /// Removes what an earlier process left unfinished.
     pub(crate) fn clear_ingest(&self) -> Result<(), OpenError> {
         for path in leftovers(&self.root.join(INGEST), self.origin)? {
             files::remove(&path).map_err(OpenError::io(&path))?;
@@ -147,7 +147,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Whether it had our journal when it was opened.
+    /// Whether it had a Peili journal when it was opened.
     pub(crate) fn is_ours(&self) -> bool {
         self.origin == Origin::Ours
     }
@@ -161,17 +161,17 @@ impl Folder {
     }
 
     pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
-        // A digest is well-formed: its parts cannot leave the folder.
+        // A digest is well-formed: its parts cannot lead out of the folder.
         let algorithm = self.root.join(BLOBS).join(digest.algorithm());
         algorithm.join(digest.encoded())
     }
 
-    /// Where a file with this name is prepared.
+    /// The path at which a file with this name is prepared.
     pub(crate) fn ingest(&self, name: &str) -> PathBuf {
         self.root.join(INGEST).join(name)
     }
 
-    /// The objects in `blobs/` with their sizes in bytes. What is no regular file or not named by a digest is none.
+    /// The objects in `blobs/` with their sizes in bytes. Anything but a regular file named by a digest is ignored.
     pub(crate) fn blobs(&self) -> Result<Vec<(Digest, u64)>, OpenError> {
         let mut found = Vec::new();
         for algorithm in Digest::ALGORITHMS {
@@ -188,7 +188,7 @@ impl Folder {
         Ok(found)
     }
 
-    /// Writes a file of the root anew: after a crash it is the old one or the new one, whole.
+    /// Replaces a file of the root: after a crash it is the old or the new one, whole.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let prepared = self.ingest(name);
         // An earlier process may have left one there.
@@ -196,14 +196,14 @@ impl Folder {
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&prepared, self.root.join(name)));
         if let Err(error) = written {
-            // Nothing was replaced; what there is of the new file only takes room.
+            // Nothing was replaced. The unfinished file only takes space.
             let _ = fs::remove_file(&prepared);
             return Err(error);
         }
         sync_folder(&self.root)
     }
 
-    /// Puts a file of the root aside, so that another can take its place.
+    /// Sets a file of the root aside, so that another can take its place.
     pub(crate) fn set_aside(&self, name: &str) -> io::Result<()> {
         let aside = self.root.join(format!("{name}{DAMAGED}"));
         match fs::rename(self.root.join(name), aside) {
@@ -212,37 +212,37 @@ impl Folder {
         }
     }
 
-    /// Moves a prepared file into `blobs/`, for good.
+    /// Moves a prepared file durably into `blobs/`.
     pub(crate) fn admit(&self, prepared: &Path, digest: &Digest) -> io::Result<()> {
         let blob = self.blob(digest);
         fs::rename(prepared, &blob)?;
         let folder = blob.parent().unwrap_or(&self.root);
         sync_folder(folder).inspect_err(|_| {
-            // Not for good: then not at all.
+            // If it is not durable, it is removed again.
             let _ = fs::remove_file(&blob);
         })
     }
 
-    /// Finds out whether `bytes` more can be written, by what the file system says and by writing a little.
+    /// Checks whether `bytes` more can be written, by asking the file system and by writing a little.
     pub(crate) fn try_write(&self, bytes: u64) -> io::Result<()> {
         let free = rustix::fs::statvfs(&self.root)?;
         if free.f_bavail.saturating_mul(free.f_frsize) < bytes {
             return Err(io::Error::from(rustix::io::Errno::NOSPC));
         }
-        // No file on its way out has this number.
+        // No file being removed has this number.
         let path = self.ingest(&format!("{REMOVED}0"));
         let written = files::create(&path).and_then(|mut file| {
             file.write_all(&[0; TRIAL_SIZE])
                 .and_then(|()| file.sync_all())
         });
-        // What it could not remove, the next trial does.
+        // A file that it cannot remove is removed by the next check.
         written.and(files::remove(&path))
     }
 }
 
 impl Drop for Folder {
-    /// A child that another thread has just forked holds the file open until it executes its program: closing it does
-    /// not unlock it then.
+    /// A child that another thread has just forked holds the file open until it executes its program: until then,
+    /// closing the file does not unlock it.
     fn drop(&mut self) {
         if let Some(lock) = self.lock.get_mut() {
             let _ = lock.unlock();

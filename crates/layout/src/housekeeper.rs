@@ -1,5 +1,5 @@
-//! What is done later and off the runtime's threads: tags and times of use are written down, files removed, and a
-//! folder that lost parts is mended.
+//! Work that is done later and not on the runtime's threads: writing tags and times of use, removing files, and
+//! repairing a folder that lost parts.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,10 +16,10 @@ use crate::folder::{INDEX, JOURNAL};
 use crate::index::Index;
 use crate::store::Shared;
 
-/// Use times younger than this may be lost in a crash.
+/// Times of use younger than this may be lost in a crash.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 
-/// What the housekeeper is to do.
+/// What the housekeeper has to do.
 #[derive(Default)]
 pub(crate) struct Wake {
     due: Mutex<Due>,
@@ -29,9 +29,9 @@ pub(crate) struct Wake {
 #[derive(Default)]
 struct Due {
     index: bool,
-    /// The folder may lack parts, which can be made again.
+    /// The folder may lack parts, which can be created again.
     mend: bool,
-    /// Files that were taken out, to be removed.
+    /// Files that were moved away, to be removed.
     removals: Vec<PathBuf>,
     end: bool,
 }
@@ -43,19 +43,19 @@ impl Due {
 }
 
 impl Wake {
-    /// Asks for `index.json` to be written. Many asking are served by one writing.
+    /// Requests that `index.json` be written. One write serves many requests.
     pub(crate) fn index(&self) {
         self.due.lock().index = true;
         self.changed.notify_one();
     }
 
-    /// Asks for the folder to be mended.
+    /// Requests that the folder be repaired.
     pub(crate) fn mend(&self) {
         self.due.lock().mend = true;
         self.changed.notify_one();
     }
 
-    /// Asks for a file to be removed that was taken out.
+    /// Requests that a file which was moved away be removed.
     pub(crate) fn remove(&self, path: PathBuf) {
         self.due.lock().removals.push(path);
         self.changed.notify_one();
@@ -85,7 +85,7 @@ impl Wake {
     }
 }
 
-/// The thread; ends when this is dropped.
+/// The housekeeper's thread. It ends when this is dropped.
 pub(crate) struct Housekeeper {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -114,7 +114,7 @@ impl Housekeeper {
 }
 
 impl Housekeeper {
-    /// Whether the thread has ended, which only a panic brings about.
+    /// Whether the thread has ended, which only a panic can cause.
     pub(crate) fn has_failed(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -124,7 +124,7 @@ impl Drop for Housekeeper {
     fn drop(&mut self) {
         self.shared.wake.end();
         if let Some(thread) = self.thread.take() {
-            // It has no way to panic that would not have been told already.
+            // A panic would have been reported already.
             let _ = thread.join();
         }
     }
@@ -135,7 +135,7 @@ fn round(shared: &Shared, index: &mut Index, due: Due) {
         Shared::remove(&path);
     }
     if !mend(shared) {
-        // Nothing can be written where the folder cannot be whole.
+        // Nothing can be written while the folder cannot be complete.
         return;
     }
     if (due.index || due.mend || index.is_behind())
@@ -148,7 +148,7 @@ fn round(shared: &Shared, index: &mut Index, due: Due) {
     }
 }
 
-/// Says what could not be written: what the disk refuses counts as an outage, anything else is logged by itself.
+/// Reports a failed write: an error of the disk counts as an outage, any other is logged.
 fn tell(shared: &Shared, name: &str, error: &io::Error) {
     let path = shared.folder.path(name);
     if error.raw_os_error().is_some() {
@@ -159,8 +159,8 @@ fn tell(shared: &Shared, name: &str, error: &io::Error) {
     }
 }
 
-/// Makes parts of the folder again that somebody removed, and looks whether an outage is over. Whether the folder is
-/// whole.
+/// Creates removed parts of the folder again, and checks whether an outage is over. Returns whether the folder is
+/// complete.
 fn mend(shared: &Shared) -> bool {
     let mended = shared.folder.prepare().map_err(|error| match error {
         OpenError::Io { path, source } => disk::explain(&path, &source),

@@ -1,23 +1,23 @@
-//! How a change of a file is noticed without reading it.
+//! Detects a change of a file without reading it.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-/// How far [`seal`] sets a file's modification time back. More than one tick of any file system's clock.
+/// The time by which [`seal`] sets a file's modification time back: more than one tick of any file system's clock.
 const SET_BACK: Duration = Duration::from_secs(1);
 
-/// What `stat` says of a file. Two equal ones of one path mean: nobody has written to it, truncated or replaced it in
-/// between. A disk that loses bytes by itself changes none of it.
+/// The data of `stat` on a file. If two of one path are equal, the file was not written, truncated or replaced in
+/// between. They do not show bytes lost by the disk itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) inode: u64,
-    /// In bytes.
+    /// The size in bytes.
     pub(crate) size: u64,
-    /// Seconds and nanoseconds.
+    /// The modification time, in seconds and nanoseconds.
     modified: (i64, i64),
-    /// Seconds and nanoseconds.
+    /// The time of the last status change, in seconds and nanoseconds.
     changed: (i64, i64),
 }
 
@@ -39,10 +39,10 @@ impl From<&Metadata> for Identity {
 }
 
 /// Sets the modification time of a complete file back, so that any later write changes it: the kernel's clock for files
-/// advances every few milliseconds only, and a write right after the last one would leave no trace.
+/// advances only every few milliseconds, and a write right after the last one would leave no trace.
 ///
 /// # Errors
-/// The file system keeps no such time.
+/// The file system does not keep such times.
 pub(crate) fn seal(file: &File) -> io::Result<()> {
     let modified = file.metadata()?.modified()?;
     file.set_modified(modified.checked_sub(SET_BACK).unwrap_or(modified))

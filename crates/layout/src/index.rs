@@ -12,21 +12,21 @@ use crate::error::OpenError;
 use crate::files::read_bounded;
 use crate::folder::{Folder, INDEX};
 
-/// annotations.md: the reference of a descriptor in an image layout's index.
+/// The annotation for the reference of a descriptor in an image layout's index (annotations.md).
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
-/// Neither read nor written beyond this: room for some 50,000 tags. In bytes.
+/// The most bytes of the index, read or written: enough for some 50,000 tags.
 const MAX_INDEX: u64 = 16 * 1024 * 1024;
 
 /// The entries of `index.json`.
 #[derive(Default)]
 pub(crate) struct Index {
     tags: BTreeMap<TagName, Entry>,
-    /// Entries whose name is none of ours, or none: kept as they are for as long as what they name is here.
+    /// Entries without a name or with a foreign one: kept unchanged for as long as their object is here.
     others: Vec<Entry>,
-    /// Whether what is on disk cannot be understood. It is put aside before it is replaced.
+    /// Whether the file on disk cannot be parsed. It is set aside before it is replaced.
     is_damaged: bool,
-    /// Whether what was last to be written is on disk.
+    /// Whether the last state is on disk.
     is_written: bool,
 }
 
@@ -36,7 +36,8 @@ struct Entry {
 }
 
 impl Index {
-    /// Reads the index; none is an empty one, and so is one of ours that lost its bytes: tags are asked for again.
+    /// Reads the index. A missing one counts as empty, and so does a Peili one that lost its bytes: tags are resolved
+    /// again.
     pub(crate) fn read(folder: &Folder) -> Result<Self, OpenError> {
         let path = folder.path(INDEX);
         let fault = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Index {
@@ -70,7 +71,7 @@ impl Index {
         let mut index = Self::default();
         for descriptor in descriptors {
             let digest = descriptor["digest"].as_str().and_then(|d| d.parse().ok());
-            // Of no known algorithm: no object of ours can be meant.
+            // An unknown algorithm: it names no object of this store.
             let Some(digest) = digest else { continue };
             let name = descriptor["annotations"][REF_NAME].as_str();
             let name = name.and_then(|text| text.parse::<Name>().ok()?.tag_name());
@@ -90,7 +91,7 @@ impl Index {
         self.tags.iter().map(|(name, entry)| (name, &entry.digest))
     }
 
-    /// Whether what is on disk may be older than what the catalog last said.
+    /// Whether the file on disk may be older than the catalog.
     pub(crate) fn is_behind(&self) -> bool {
         !self.is_written
     }
@@ -116,7 +117,7 @@ impl Index {
         let bytes = serde_json::to_vec(&document)?;
         self.is_written = false;
         if bytes.len() as u64 > MAX_INDEX {
-            // They stay too many: only what the disk refuses is tried again.
+            // There will still be too many: only errors of the disk are retried.
             self.is_written = true;
             let text = format!("{} tags are too many for {INDEX}", self.tags.len());
             return Err(io::Error::other(text));
@@ -131,7 +132,7 @@ impl Index {
     }
 }
 
-/// The descriptor of a tag's manifest, whatever its form; `None` if it has gone.
+/// The descriptor of a tag's manifest, in whatever form. `None`: it is gone.
 fn describe(blob: &Path, name: &TagName, digest: Digest) -> Option<Entry> {
     let bytes = read_bounded(blob, MAX_MANIFEST_SIZE).ok()?;
     let descriptor = json!({

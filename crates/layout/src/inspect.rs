@@ -1,4 +1,4 @@
-//! What is in a folder before anything of it is touched: whose it is, and whether it can be the store's.
+//! Checks the content of a folder before anything in it is changed: whose it is, and whether the store can use it.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -11,15 +11,15 @@ use crate::error::OpenError;
 use crate::files::read_bounded;
 use crate::folder::{BLOBS, INDEX, INGEST, JOURNAL, LAYOUT, LAYOUT_VERSION, LOCK, REMOVED};
 
-/// `oci-layout` is one short line.
+/// The most bytes of `oci-layout`, which is one short line.
 const MAX_LAYOUT_FILE: u64 = 4096;
 
-/// Whose the folder was when it was opened.
+/// The owner of the folder when it was opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A layout with our journal.
+    /// A layout with a Peili journal.
     Ours,
-    /// A layout that another tool made, or a first start of ours that did not get far.
+    /// A layout of another tool, or of an unfinished first start of Peili.
     Others,
     /// Not a layout yet.
     Empty,
@@ -31,10 +31,10 @@ struct LayoutFile {
     image_layout_version: String,
 }
 
-/// Finds out whose a folder is. Changes nothing in it; it may be missing.
+/// Determines the owner of a folder. Changes nothing in it; it may be missing.
 ///
 /// # Errors
-/// It is not one that a store may use.
+/// A store may not use it.
 pub(crate) fn inspect(root: &Path) -> Result<Origin, OpenError> {
     let origin = origin(root)?;
     let [blobs, ingest] = [BLOBS, INGEST].map(|name| root.join(name));
@@ -62,7 +62,7 @@ fn origin(root: &Path) -> Result<Origin, OpenError> {
     if is_there(LAYOUT)? {
         let path = root.join(LAYOUT);
         let version = version(&path).map_err(OpenError::io(&path))?;
-        // One of ours that lost its bytes is written anew.
+        // A Peili layout file that lost its bytes is written again.
         let is_damaged = is_ours && version.is_empty();
         if version != LAYOUT_VERSION && !is_damaged {
             return Err(OpenError::LayoutVersion {
@@ -80,7 +80,7 @@ fn origin(root: &Path) -> Result<Origin, OpenError> {
     if is_ours {
         return Ok(Origin::Ours);
     }
-    // What a first start of ours can have left there; a file system of its own may be mounted there.
+    // What a first start of Peili can have left; a separate file system may be mounted there.
     let expected = [LOCK, BLOBS, INGEST, "lost+found"];
     for (name, _) in entries(root)? {
         if !expected.contains(&name.as_str()) {
@@ -90,14 +90,14 @@ fn origin(root: &Path) -> Result<Origin, OpenError> {
     Ok(Origin::Empty)
 }
 
-/// Which version of an image layout a file names; an empty text where it names none.
+/// The version of an image layout that a file names; empty if it names none.
 pub(crate) fn version(path: &Path) -> io::Result<String> {
     let text = read_bounded(path, MAX_LAYOUT_FILE)?;
     let file = serde_json::from_slice::<LayoutFile>(&text);
     Ok(file.map_or_else(|_| String::new(), |file| file.image_layout_version))
 }
 
-/// A link could lead into somebody else's folder, whose files would then count as ours.
+/// Refuses links: one could lead into a foreign folder, whose files would then count as the store's.
 fn refuse_other_than_folder(path: &Path) -> Result<(), OpenError> {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => Ok(()),
@@ -107,7 +107,7 @@ fn refuse_other_than_folder(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Without a layout, nothing can be in `blobs/` but the empty folders of a first start of ours.
+/// Without a layout, `blobs/` may only contain the empty folders of a first start of Peili.
 fn refuse_blobs(blobs: &Path) -> Result<(), OpenError> {
     for (name, _) in entries(blobs)? {
         let path = blobs.join(&name);
@@ -121,10 +121,10 @@ fn refuse_blobs(blobs: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What an earlier process of ours left half done in `ingest/`.
+/// What an earlier Peili process left unfinished in `ingest/`.
 ///
 /// # Errors
-/// Something there is not ours.
+/// It contains foreign files.
 pub(crate) fn leftovers(ingest: &Path, origin: Origin) -> Result<Vec<PathBuf>, OpenError> {
     let mut found = Vec::new();
     for (name, metadata) in entries(ingest)? {
@@ -138,7 +138,7 @@ pub(crate) fn leftovers(ingest: &Path, origin: Origin) -> Result<Vec<PathBuf>, O
                     || name.starts_with(REMOVED)
                     || Digest::ALGORITHMS.iter().any(|a| name.starts_with(a))
             }
-            // As far as a first start of ours can have come.
+            // The files that an unfinished first start can have left.
             Origin::Others | Origin::Empty => [LAYOUT, JOURNAL].contains(&name.as_str()),
         };
         if !is_ours {
@@ -149,7 +149,7 @@ pub(crate) fn leftovers(ingest: &Path, origin: Origin) -> Result<Vec<PathBuf>, O
     Ok(found)
 }
 
-/// The entries of a folder, themselves and not what they link to; none where it is missing.
+/// The entries of a folder, without following links. Empty if it is missing.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<(String, Metadata)>, OpenError> {
     let read = match fs::read_dir(folder) {
         Ok(read) => read,
@@ -160,11 +160,11 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<(String, Metadata)>, OpenErro
     for entry in read {
         let entry = entry.map_err(OpenError::io(folder))?;
         match entry.metadata() {
-            // A name that is no text is none of ours either way.
+            // A name that is not UTF-8 is foreign in any case.
             Ok(metadata) => {
                 found.push((entry.file_name().to_string_lossy().into_owned(), metadata));
             }
-            // Gone since the folder was read.
+            // Removed since the folder was read.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(OpenError::io(&entry.path())(source)),
         }

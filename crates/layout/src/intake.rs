@@ -1,4 +1,5 @@
-//! Taking in an object: into a file of its own, hashed on the way, moved into `blobs/` when it is what it should be.
+//! Takes in an object: writes it to a file of its own, hashes it meanwhile, and moves it into `blobs/` if it is
+//! correct.
 
 use std::fs::File;
 use std::io;
@@ -18,11 +19,11 @@ use crate::folder::JOURNAL;
 use crate::identity::{self, Identity};
 use crate::store::{Shared, State};
 
-/// Room is made this far ahead of what has been written, and not for all that a peer announces: who announces much and
-/// sends little empties no store. In bytes.
+/// Room is made this many bytes ahead of what is written, not for everything that a peer announces: a peer that
+/// announces much and sends little does not empty a store.
 const CLAIM_AHEAD: u64 = 16 * 1024 * 1024;
 
-/// Begins an intake. Nobody else is taking in this digest: the caller holds the state and has looked.
+/// Begins an intake. No other one of this digest is running: the caller holds the state and has checked.
 pub(crate) fn begin(
     shared: &Arc<Shared>,
     state: &mut State,
@@ -30,7 +31,7 @@ pub(crate) fn begin(
 ) -> io::Result<(FileSink, Growing)> {
     let name = format!("{}-{}", digest.algorithm(), digest.encoded());
     let path = shared.folder.ingest(&name);
-    // Followers read through the same descriptor, each at an offset of its own.
+    // Followers read through the same descriptor, each at its own offset.
     let file = files::create(&path).map_err(|error| shared.failed(&path, &error, 0))?;
     let file = Arc::new(file);
     let (progress, reader) = watch::channel(Progress {
@@ -57,19 +58,19 @@ pub(crate) fn begin(
     Ok((FileSink { ingest, written: 0 }, growing))
 }
 
-/// An open intake. Dropping it gives it up and leaves nothing behind.
+/// An open intake. Dropping it gives it up and removes its file.
 struct Ingest {
     shared: Arc<Shared>,
     digest: Digest,
     path: PathBuf,
     file: Arc<File>,
-    /// `None` once it has given its digest.
+    /// `None` once it has returned its digest.
     hasher: Option<Hasher>,
     written: u64,
     expected: Option<u64>,
-    /// Bytes of the limit that are promised to it.
+    /// The bytes of the limit that are reserved for it.
     promised: u64,
-    /// The part of them that there is room for already.
+    /// The reserved bytes for which there is room already.
     claimed: u64,
     progress: watch::Sender<Progress>,
     is_committed: bool,
@@ -95,7 +96,7 @@ impl Ingest {
         Ok(())
     }
 
-    /// Makes room for the first `size` bytes, which are promised, and some that follow.
+    /// Makes room for the first `size` bytes, which are reserved, and for some more.
     fn claim_up_to(&mut self, size: u64) {
         if size > self.claimed {
             let goal = self.promised.min(size.saturating_add(CLAIM_AHEAD));
@@ -142,9 +143,9 @@ impl Ingest {
         recorded.map_err(|error| shared.failed(&shared.folder.path(JOURNAL), &error, written))?;
         let admitted = shared.folder.admit(&self.path, &digest);
         admitted.map_err(|error| self.failed(&error, written))?;
-        // The rename was the last change of the file that is ours.
+        // The rename was the last change of the file by this process.
         let identity = Identity::of(&self.file).ok();
-        // It is here for good. Now it is seen, by all at once.
+        // It is durable. From now on all readers see it.
         let mut state = shared.state.lock();
         self.is_committed = true;
         state.ingests.remove(&digest);
@@ -166,9 +167,9 @@ impl Ingest {
 }
 
 impl Ingest {
-    /// Puts the file on disk as it will stay.
+    /// Writes the file to disk in its final state.
     fn seal(&self) -> Result<(), IntakeError> {
-        // Without it a change right after is noticed a little later, by the background of the next start.
+        // Without it, the background of the next start detects an immediate change a little later.
         let _ = identity::seal(&self.file);
         let synced = self.file.sync_all();
         synced.map_err(|error| self.failed(&error, self.written))?;
@@ -192,7 +193,7 @@ impl Drop for Ingest {
             return;
         }
         let mut state = self.shared.state.lock();
-        // Under the lock: the next intake of this digest takes the same name.
+        // Within the lock: the next intake of this digest uses the same name.
         let leaving = self.shared.take_out(&mut state, &self.path);
         state.space.release(self.promised, self.claimed);
         state.ingests.remove(&self.digest);
@@ -205,11 +206,11 @@ impl Drop for Ingest {
     }
 }
 
-/// The end that an async task writes to. The disk's work is done on the runtime's blocking threads, one piece of it
-/// at a time for each intake.
+/// The sink that an async task writes to. The disk's work is done on the runtime's blocking threads, one piece at a
+/// time for each intake.
 pub(crate) struct FileSink {
-    /// Away while a piece of work is being done, and for good after one has failed. A call that is cancelled leaves it
-    /// to its work, which ends by giving it up.
+    /// `None` while a piece of work runs, and after one has failed. A cancelled call leaves it to its work, which gives
+    /// it up at the end.
     ingest: Option<Box<Ingest>>,
     written: u64,
 }

@@ -1,8 +1,8 @@
-//! What an image layout has no place for: where each object came from, who may have it, when it was used.
+//! Data without a place in an image layout: where each object came from, who may have it, when it was used.
 //!
-//! A file of lines, appended to and now and then written anew. A later line about an object replaces an earlier one.
-//! Lines about objects that are not in `blobs/` mean nothing. The visibility of an object is on disk before the object
-//! is, so an object without a line was put there by somebody else.
+//! A file of lines, which is appended to and now and then rewritten. A later line about an object replaces an earlier
+//! one. Lines about objects that are not in `blobs/` have no meaning. The visibility of an object is written to disk
+//! before the object, so an object without a line was added by another program.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,17 +19,17 @@ use crate::files;
 use crate::folder::{Folder, JOURNAL};
 
 const VERSION: u32 = 1;
-/// A line with a few dozen origins stays far below this.
+/// The most bytes of a line; one with a few dozen origins is far shorter.
 const MAX_LINE: u64 = 64 * 1024;
-/// The journal is written anew when it has this many lines for each object …
+/// The journal is rewritten when it has this many lines for each object …
 const LINES_PER_OBJECT: usize = 4;
-/// … and this many besides.
+/// … and this many more.
 const SPARE_LINES: usize = 4096;
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "lowercase")]
 enum Line {
-    /// The first line.
+    /// The first line of the file.
     Journal {
         version: u32,
     },
@@ -46,17 +46,17 @@ enum Line {
     },
 }
 
-/// What the journal knows of an object.
+/// The record of an object in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) object: Object,
-    /// A position in the order of uses; only its relation to others' means something.
+    /// The position in the order of uses. Only its order matters.
     pub(crate) used: u64,
 }
 
 pub(crate) type Records = HashMap<Digest, Record>;
 
-/// Reads what an earlier process wrote. No journal is an empty one.
+/// Reads the journal of an earlier process. A missing one counts as empty.
 pub(crate) fn read(folder: &Folder) -> Result<Records, OpenError> {
     let path = folder.path(JOURNAL);
     let file = match files::open_to_read(&path) {
@@ -82,7 +82,7 @@ fn parse(path: &Path, mut reader: impl BufRead) -> Result<Records, OpenError> {
             if line.len() as u64 == MAX_LINE {
                 doubt(&mut records);
             }
-            // A line that a crash cut off: the object that it was about never became part of the store.
+            // A line cut off by a crash: its object never became part of the store.
             return Ok(records);
         }
         match serde_json::from_slice(&line) {
@@ -100,7 +100,7 @@ fn parse(path: &Path, mut reader: impl BufRead) -> Result<Records, OpenError> {
     }
 }
 
-/// A line that cannot be read may have made any object private.
+/// Marks all objects as private: an unreadable line may have made any of them so.
 fn doubt(records: &mut Records) {
     tracing::warn!(
         "{JOURNAL} of the store is damaged; {} objects before the damage count as private",
@@ -150,17 +150,17 @@ fn parse_origin(text: &str) -> Option<Origin> {
     })
 }
 
-/// The writing end.
+/// Writes the journal.
 pub(crate) struct Journal {
-    /// `None` where it could not be written at the start.
+    /// `None`: it could not be written at the start.
     file: Option<File>,
-    /// Bytes of whole lines.
+    /// The bytes of complete lines.
     length: u64,
     lines: usize,
 }
 
 impl Journal {
-    /// Writes the journal anew with what is known now.
+    /// Rewrites the journal with what is known now.
     pub(crate) fn rewrite<'a>(
         folder: &Folder,
         records: impl Iterator<Item = (&'a Digest, &'a Object, u64)>,
@@ -182,7 +182,7 @@ impl Journal {
         })
     }
 
-    /// One that cannot be written now. What an earlier one says stays on disk.
+    /// A journal that cannot be written now. An earlier one stays on disk.
     pub(crate) fn unwritten() -> Self {
         Self {
             file: None,
@@ -191,24 +191,24 @@ impl Journal {
         }
     }
 
-    /// Whether what is on disk is what was written: nobody removed or changed it, and no failed write left anything
-    /// behind. If not, it has to be written anew before it is appended to.
+    /// Whether the file on disk is what was written: it was not removed or changed, and no failed write left anything
+    /// behind. Otherwise it must be rewritten before it is appended to.
     pub(crate) fn is_sound(&self) -> bool {
         let metadata = self.file.as_ref().map(File::metadata);
         metadata.is_some_and(|found| found.is_ok_and(|m| m.nlink() > 0 && m.len() == self.length))
     }
 
-    /// Puts on disk what will be true of an object.
+    /// Writes the future state of an object to disk.
     pub(crate) fn record(&mut self, digest: &Digest, object: &Object, used: u64) -> io::Result<()> {
         self.append(&encode(&object_line(digest, object, used))?, 1)?;
         let synced = self.file.as_ref().map(File::sync_data);
         synced.unwrap_or(Ok(())).inspect_err(|_| {
-            // The kernel may have dropped what it could not write, this line or any before it.
+            // The kernel may have dropped unwritten data, of this line or any before it.
             self.file = None;
         })
     }
 
-    /// Notes uses. They are not worth waiting for the disk.
+    /// Records uses. They are not synced to disk.
     pub(crate) fn record_uses(&mut self, uses: &[(Digest, u64)]) -> io::Result<()> {
         let mut bytes = Vec::new();
         for (digest, used) in uses {
@@ -226,7 +226,7 @@ impl Journal {
             return Err(io::Error::other("the journal has to be written anew"));
         };
         file.write_all_at(bytes, self.length).inspect_err(|_| {
-            // On a full disk part of a line may stand there. Where it cannot be cut off, the journal is not sound.
+            // On a full disk a part of a line may be there. If it cannot be cut off, the journal is not sound.
             let _ = file.set_len(self.length);
         })?;
         self.length += bytes.len() as u64;
@@ -234,7 +234,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether it has grown enough beyond what it says to be written anew.
+    /// Whether it has grown so far beyond its content that it should be rewritten.
     pub(crate) fn is_long(&self, objects: usize) -> bool {
         self.lines > objects * LINES_PER_OBJECT + SPARE_LINES
     }
@@ -273,7 +273,7 @@ mod tests {
         }
     }
 
-    /// A journal with a shared and then a private object, and where its lines end.
+    /// A journal with a shared and then a private object, and the ends of its lines.
     fn written() -> (Vec<u8>, Vec<usize>) {
         let (a, b) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
         let lines = [
@@ -353,7 +353,7 @@ mod tests {
             let at = from + at % (ends[3] - from);
             prop_assume!(byte != bytes[at]);
             bytes[at] = byte;
-            // One byte of a name or a number can change into another that is as sound; a word cannot become its opposite.
+            // One changed byte can make another valid name or number, but not turn a word into its opposite.
             if let Ok(records) = read_back(&bytes)
                 && let Ok(text) = std::str::from_utf8(&bytes[from..ends[3]])
                 && text.contains(Digest::sha256(b"b").as_str())

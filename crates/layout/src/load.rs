@@ -1,4 +1,4 @@
-//! What is in the folder when a store is opened.
+//! Reads the content of the folder when a store is opened.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -24,24 +24,24 @@ pub(crate) struct Loaded {
     pub(crate) space: Space,
     pub(crate) index: Index,
     pub(crate) journal: Journal,
-    /// Objects whose bytes were found right just now.
+    /// Objects whose bytes were just found right.
     pub(crate) verified: HashMap<Digest, Identity>,
     /// Why nothing can be written.
     pub(crate) outage: Option<io::Error>,
 }
 
-/// What lies in `blobs/`, by whether the journal knows it.
+/// The files in `blobs/`, by whether the journal knows them.
 #[derive(Default)]
 struct Stock {
     ours: BTreeMap<Digest, Record>,
     others: BTreeMap<Digest, Record>,
-    /// Ours, but no longer of the size that they were taken in with.
+    /// Objects of the journal whose size has changed since their intake.
     broken: Vec<Digest>,
 }
 
-/// Takes stock: objects of ours as the journal knows them, others' after verifying them; then keeps the limit. Removes
-/// only what the journal knows, and nothing before it is certain that the folder is not refused.
-/// With an `outage` nothing is written.
+/// Collects the objects: those of the journal as it knows them, others after verifying them; then enforces the limit.
+/// Removes only objects that the journal knows, and nothing before it is certain that the folder is not refused. With
+/// an `outage` nothing is written.
 pub(crate) fn load(
     folder: &Folder,
     limit: u64,
@@ -147,7 +147,7 @@ fn verify_others(
                 verified.insert(digest.clone(), identity);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => gone.push(digest.clone()),
-            // What was given up and could not be removed may lie there too.
+            // A file that was given up and could not be removed may be there too.
             Ok(_) if folder.is_ours() => {
                 unserved(&path, "its bytes are not what its name says");
                 gone.push(digest.clone());
@@ -180,7 +180,7 @@ fn unserved(path: &Path, error: &str) {
     tracing::warn!(%path, error, "a file in the store is not served; remove it");
 }
 
-/// Says of others' objects where they belong: where the tag belongs from which manifests lead to them.
+/// Sets the origins of foreign objects: that of the tag from which manifests lead to them.
 fn give_origin(
     folder: &Folder,
     others: &mut BTreeMap<Digest, Record>,
@@ -210,7 +210,7 @@ fn remove(folder: &Folder, digest: &Digest) -> Result<(), OpenError> {
     files::remove(&path).map_err(OpenError::io(&path))
 }
 
-/// Goes on where the disk takes no more, and keeps the first error that said so.
+/// Continues if the disk is full or read-only, and keeps the first such error.
 fn unless_full(
     done: Result<(), OpenError>,
     outage: &mut Option<io::Error>,

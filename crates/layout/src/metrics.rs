@@ -1,4 +1,4 @@
-//! What the store tells about itself.
+//! The metrics of the store.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -10,16 +10,16 @@ use crate::space::Space;
 pub(crate) struct Metrics {
     /// `peili_store_bytes`: bytes of the objects that are here.
     bytes: Gauge,
-    /// `peili_store_limit_bytes`: the bound on them, `--store-limit`.
+    /// `peili_store_limit_bytes`: their limit, `--store-limit`.
     limit: Gauge,
-    /// `peili_store_objects`: how many they are.
+    /// `peili_store_objects`: the number of objects.
     objects: Gauge,
     /// `peili_store_evictions_total`: objects removed to make room.
     pub(crate) evictions: Counter,
-    /// `peili_store_damaged_total`: objects that were found removed, damaged or unreadable and are fetched anew.
+    /// `peili_store_damaged_total`: objects that were found removed, damaged or unreadable, and are fetched again.
     pub(crate) damaged: Counter,
-    /// `peili_store_failed_intakes_total`: objects that were begun and did not become part of the store: given up by
-    /// whoever fetched them, wrong bytes, no room, a failing disk.
+    /// `peili_store_failed_intakes_total`: intakes that did not succeed: abandoned by the fetcher, wrong bytes, no
+    /// room, a failing disk.
     pub(crate) failed_intakes: Counter,
 }
 

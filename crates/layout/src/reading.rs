@@ -1,5 +1,5 @@
-//! Opening objects: what was verified and has not changed since is handed out at once, anything else is compared with
-//! its digest first, or beside it.
+//! Opens objects: those verified and unchanged since are returned at once, others are compared with their digests
+//! before or while they are sent.
 
 use std::fs::File;
 use std::io;
@@ -14,22 +14,22 @@ use crate::identity::Identity;
 use crate::store::{Shared, State};
 use crate::verify::{Verification, verify};
 
-/// Objects up to this size are compared with their digests while the caller waits: about a millisecond. In bytes.
+/// Objects up to this size, in bytes, are compared with their digests while the caller waits: about a millisecond.
 pub(crate) const VERIFIED_AT_ONCE: u64 = 1024 * 1024;
 
-/// What is wrong with an object.
+/// The fault of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Somebody removed it.
+    /// It was removed by another program.
     Removed,
-    /// It cannot be read for want of rights: not served, and left where it is.
+    /// It cannot be read because of its permissions: not served, and left in place.
     Forbidden(String),
-    /// It is not what its name says, or the disk has lost it.
+    /// Its content does not match its name, or the disk has lost it.
     Damaged(String),
 }
 
 impl Fault {
-    /// What a failure to open or to read an object says about the object; `None`: nothing, it may succeed next time.
+    /// The fault that a failure to open or to read an object shows. `None`: none, the next attempt may succeed.
     fn of(error: &io::Error) -> Option<Self> {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => return Some(Self::Removed),
@@ -38,7 +38,7 @@ impl Fault {
             _ => {}
         }
         let errno = error.raw_os_error().map(Errno::from_raw_os_error)?;
-        // The disk's errors, the file system's for damaged structures, and a socket in the file's place.
+        // Errors of the disk, errors of the file system for damaged structures, and a socket in the file's place.
         let damage = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NXIO];
         let is_damage = damage.contains(&errno);
         is_damage.then(|| Self::Damaged(error.to_string()))
@@ -46,7 +46,7 @@ impl Fault {
 }
 
 impl Shared {
-    /// Opens an object that is counted; one that is found damaged is no longer.
+    /// Opens an object of the store. If it is found damaged, it is removed from the store.
     ///
     /// # Errors
     /// It cannot be opened now, which says nothing about the object.
@@ -78,7 +78,7 @@ impl Shared {
         Ok(Some(Content::File { file, size }))
     }
 
-    /// Compares an opened object with its digest, and remembers or withdraws it.
+    /// Compares an opened object with its digest, and records it as verified or withdraws it.
     ///
     /// # Errors
     /// It cannot be read now, which says nothing about the object.
@@ -91,7 +91,7 @@ impl Shared {
     ) -> io::Result<Verification> {
         let fault = match verify(file, identity.size, digest, go_on) {
             Ok(Verification::Right) => {
-                // Written to while it was read, it is right once, not for good.
+                // If it was written while it was read, it is right once, but not recorded as verified.
                 if Identity::of(file)? == identity {
                     self.state.lock().note_verified(digest, identity);
                 }
@@ -107,7 +107,7 @@ impl Shared {
         Ok(Verification::Wrong)
     }
 
-    /// Withdraws an object whose bytes somebody else found wrong.
+    /// Withdraws an object whose bytes another component found wrong.
     pub(crate) fn reported(&self, digest: &Digest) {
         let done = match files::open_object(&self.folder.blob(digest)) {
             Ok((_, identity)) => {
@@ -134,8 +134,8 @@ impl Shared {
         io::Error::new(error.kind(), text)
     }
 
-    /// Makes an object that is at fault invisible and removes it: it is fetched anew when it is asked for. `judged` is
-    /// the file at fault, `None` where it could not be opened; one that has taken its place meanwhile stays.
+    /// Hides a faulty object and removes it: it is fetched again on request. `judged`: the faulty file, `None` if it
+    /// could not be opened. A file that has replaced it meanwhile stays.
     pub(crate) fn withdraw(&self, digest: &Digest, judged: Option<Identity>, fault: &Fault) {
         let path = self.folder.blob(digest);
         let mut state = self.state.lock();
@@ -169,13 +169,13 @@ impl Shared {
 }
 
 impl State {
-    /// The size of an object that is counted, and which file it was when its bytes were last found right.
+    /// The size of an object of the store, and the identity of its file when its bytes were last found right.
     fn look_up(&self, digest: &Digest) -> Option<(u64, Option<Identity>)> {
         let size = self.space.size(digest)?;
         Some((size, self.verified.get(digest).copied()))
     }
 
-    /// Notes that the bytes of an object were found right.
+    /// Records that the bytes of an object were found right.
     pub(crate) fn note_verified(&mut self, digest: &Digest, identity: Identity) {
         if self.space.size(digest).is_some() {
             self.verified.insert(digest.clone(), identity);

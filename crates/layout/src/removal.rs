@@ -1,4 +1,4 @@
-//! How objects go: first they are invisible, then their files are out of the way, then the files are removed.
+//! Removes objects: first they are hidden, then their files are moved away, then the files are removed.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use crate::folder::REMOVED;
 use crate::store::{Shared, State};
 
 impl Shared {
-    /// Makes room for `bytes` that are promised, removing what was not used for longest.
+    /// Makes room for `bytes` that are reserved, by removing the least recently used objects.
     pub(crate) fn claim(&self, bytes: u64) {
         let leaving = {
             let mut state = self.state.lock();
@@ -28,12 +28,12 @@ impl Shared {
         }
     }
 
-    /// Moves a file that is forgotten out of the way, and says which one there is left to remove: removing a large one
-    /// takes time, and once it is out of the way the same object may come in again.
+    /// Moves a hidden file away, and returns the path that is left to remove: removing a large file takes time, and
+    /// once it is moved away the same object may come in again.
     pub(crate) fn take_out(&self, state: &mut State, path: &Path) -> Option<PathBuf> {
         state.removals += 1;
         let leaving = self.folder.ingest(&format!("{REMOVED}{}", state.removals));
-        // A folder in the place of an object is not ours to move; one with something in it stays.
+        // A folder in the place of an object is not moved; one that is not empty stays.
         let is_folder = path.symlink_metadata().is_ok_and(|m| m.is_dir());
         if !is_folder && fs::rename(path, &leaving).is_ok() {
             return Some(leaving);
@@ -42,14 +42,14 @@ impl Shared {
         None
     }
 
-    /// Removes what was taken out, without a lock.
+    /// Removes a file that was moved away, without a lock.
     pub(crate) fn remove(path: &Path) {
         if let Err(error) = files::remove(path) {
             warn_of_removal(path, &error);
         }
     }
 
-    /// Makes objects invisible, with the tags that point at them.
+    /// Hides objects and the tags that point to them.
     pub(crate) fn forget(&self, state: &mut State, digests: &[Digest]) {
         for digest in digests {
             state.space.remove(digest);

@@ -1,28 +1,28 @@
-//! How the limit is kept: what is held, what is promised to intakes, and who goes when room is needed. Pure.
+//! Enforces the limit: what is held, what is reserved for intakes, and what is removed to make room. Pure.
 
 use std::collections::{BTreeSet, HashMap};
 
 use oci::Digest;
 
-/// Manifests and configs are smaller than this, layers worth removing are not. In bytes.
+/// The most bytes of a small object: manifests and configs are smaller, layers worth removing are larger.
 pub(crate) const SMALL: u64 = 64 * 1024;
-/// Small objects are spared up to one part in this many of the limit.
+/// Small objects are kept while they take at most one part in this many of the limit.
 pub(crate) const SMALL_SHARE: u64 = 8;
 
-/// No room, even if everything that may be removed were.
+/// There is no room, even if everything removable were removed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
-/// The accounts of the store. All sizes in bytes of content; what the file system adds is not counted.
+/// The accounts of the store. All sizes are in bytes of content, without the overhead of the file system.
 #[derive(Debug)]
 pub(crate) struct Space {
     limit: u64,
     held: u64,
-    /// Bytes that intakes may come to need.
+    /// The bytes that intakes may still need.
     promised: u64,
-    /// The part of them that there is room for already.
+    /// The reserved bytes for which there is room already.
     claimed: u64,
-    /// Counts uses. An order needs no wall clock, and none can be set back on it.
+    /// Counts uses. An order needs no wall clock, which could be set back.
     clock: u64,
     objects: HashMap<Digest, Entry>,
     small: Group,
@@ -59,7 +59,7 @@ impl Space {
         self.limit
     }
 
-    /// Bytes of the objects that are here.
+    /// The bytes of the objects that are here.
     pub(crate) fn held(&self) -> u64 {
         self.held
     }
@@ -77,12 +77,12 @@ impl Space {
         self.objects.get(digest).map_or(0, |entry| entry.used)
     }
 
-    /// What [`Self::used`] will say of the next object that is used.
+    /// The value of [`Self::used`] for the next object that is used.
     pub(crate) fn next_use(&self) -> u64 {
         self.clock + 1
     }
 
-    /// The objects, the one used last first.
+    /// The objects, the most recently used first.
     pub(crate) fn by_last_use(&self) -> Vec<Digest> {
         let mut uses: Vec<_> = self.small.by_use.iter().collect();
         uses.extend(&self.large.by_use);
@@ -93,7 +93,7 @@ impl Space {
             .collect()
     }
 
-    /// Counts an object in, as just used.
+    /// Adds an object, as just used.
     pub(crate) fn insert(&mut self, digest: Digest, size: u64) {
         self.remove(&digest);
         self.clock += 1;
@@ -114,15 +114,15 @@ impl Space {
         }
     }
 
-    /// Marks a use.
+    /// Records a use.
     pub(crate) fn touch(&mut self, digest: &Digest) {
         if let Some(size) = self.size(digest) {
             self.insert(digest.clone(), size);
         }
     }
 
-    /// Promises `bytes` more to intakes; nothing goes before they are claimed. Where they would not fit even if
-    /// everything went, nothing is promised.
+    /// Reserves `bytes` more for intakes. Nothing is removed before they are claimed. Fails if they would not fit even
+    /// if everything were removed.
     pub(crate) fn promise(&mut self, bytes: u64) -> Result<(), Full> {
         if bytes > self.limit.saturating_sub(self.promised) {
             return Err(Full);
@@ -131,7 +131,7 @@ impl Space {
         Ok(())
     }
 
-    /// Makes room for `bytes` of what was promised, and names what has to go for that, no longer counted.
+    /// Makes room for `bytes` of what is reserved. Returns the objects to remove for that, which no longer count.
     pub(crate) fn claim(&mut self, bytes: u64) -> Vec<Digest> {
         self.claimed += bytes;
         debug_assert!(self.claimed <= self.promised);
@@ -146,7 +146,7 @@ impl Space {
         going
     }
 
-    /// Takes back a promise, and what of it was claimed.
+    /// Takes back a reservation, and what was claimed of it.
     pub(crate) fn release(&mut self, promised: u64, claimed: u64) {
         self.promised -= promised;
         self.claimed -= claimed;
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(reserve(&mut space, 60), Ok(vec![]));
     }
 
-    /// The same rules, as a list from long ago to just now.
+    /// The same rules, as a list from least to most recently used.
     #[derive(Default)]
     struct Model {
         objects: Vec<(Digest, u64)>,

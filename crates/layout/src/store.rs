@@ -1,4 +1,4 @@
-//! The store: what it holds in memory, and the mirror's two traits over it.
+//! The store: its state in memory, and the mirror's two traits on it.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -26,31 +26,31 @@ use crate::metrics::Metrics;
 use crate::space::Space;
 use crate::tags::Tags;
 
-/// An object that comes while it is looked for is looked for again, so often at most.
+/// The most attempts to begin an intake, if the object keeps arriving meanwhile.
 const BEGIN_TRIES: u32 = 8;
 
-/// Where a store lies and how large it may become.
+/// The path of a store, and its limit.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The folder; made where it is missing.
+    /// The folder. It is created if it is missing.
     pub path: PathBuf,
-    /// Bytes that its objects may have together, those on their way included.
+    /// The most bytes of its objects, those being taken in included.
     pub limit: u64,
 }
 
 /// A store over an OCI image layout.
 pub struct Layout {
     shared: Arc<Shared>,
-    /// ConnectionAddresses, and writes what is left to write, when the store is dropped.
+    /// Ends, and writes what is left to write, when the store is dropped.
     housekeeper: Housekeeper,
 }
 
 impl Layout {
-    /// Opens the store and takes stock of it. Reads the disk, so it does not belong on a runtime's thread; objects
-    /// that other tools put there are read whole, once.
+    /// Opens the store and reads its content. Reads the disk, so it must not run on a runtime's thread; objects added
+    /// by other tools are read whole, once.
     ///
     /// # Errors
-    /// The folder is in use, is something else than a layout, or cannot be read and written.
+    /// The folder is in use, is not a layout, or cannot be read and written.
     pub fn open(options: &Options, registry: &mut Registry) -> Result<Self, OpenError> {
         let (folder, outage) = Folder::open(&options.path)?;
         let Loaded {
@@ -117,29 +117,29 @@ pub(crate) struct Shared {
     pub(crate) wake: Wake,
     pub(crate) checks: Checks,
     pub(crate) disk: Disk,
-    /// Held from the line about an object until the object is in the catalog: whoever writes the journal anew from the
-    /// catalog forgets nothing. Commits therefore follow one another.
+    /// Held from the line about an object until the object is in the catalog, so that a journal rewritten from the
+    /// catalog is complete. Commits therefore run one after the other.
     pub(crate) journal: Mutex<Journal>,
     pub(crate) state: Mutex<State>,
 }
 
-/// The lock on it is held for a few renames at the longest.
+/// Its lock is held for a few renames at the longest.
 pub(crate) struct State {
     pub(crate) space: Space,
     pub(crate) tags: Tags,
     pub(crate) ingests: HashMap<Digest, Growing>,
-    /// Which file each object was when its bytes were last found right, since the start.
+    /// The identity of each object's file when its bytes were last found right, since the start.
     pub(crate) verified: HashMap<Digest, Identity>,
-    /// Verifications that run beside requests.
+    /// Verifications that run alongside requests.
     pub(crate) checks: HashMap<Digest, Check>,
-    /// Used since that was last written down.
+    /// The objects used since uses were last written to disk.
     pub(crate) unsaved_uses: HashSet<Digest>,
-    /// Names of files on their way out.
+    /// The number of files moved away so far, which names the next one.
     pub(crate) removals: u64,
 }
 
 impl State {
-    /// Marks a use of an object, if it is counted.
+    /// Records a use of an object, if it is in the store.
     pub(crate) fn touch(&mut self, digest: &Digest) {
         if self.space.size(digest).is_some() {
             self.space.touch(digest);
@@ -149,7 +149,7 @@ impl State {
 }
 
 impl Shared {
-    /// Promises `bytes` to an intake of an object of `size`.
+    /// Reserves `bytes` for an intake of an object of `size`.
     pub(crate) fn promise(&self, bytes: u64, size: u64) -> Result<(), IntakeError> {
         let mut state = self.state.lock();
         let limit = state.space.limit();
@@ -161,7 +161,7 @@ impl Shared {
         promised.map_err(|_| IntakeError::Crowded { limit })
     }
 
-    /// Says what an error of the disk means and what can be done about it; `needed` bytes could not be written.
+    /// Explains an error of the disk and what can be done about it. `needed`: the bytes that could not be written.
     pub(crate) fn failed(&self, path: &Path, error: &io::Error, needed: u64) -> io::Error {
         let error = disk::explain(path, error);
         self.disk.failed(&error, needed);
@@ -174,7 +174,7 @@ impl Shared {
         error
     }
 
-    /// Puts on disk what will be true of an object, in a journal that is sound. The caller holds it.
+    /// Writes the future state of an object to disk, in a sound journal. The caller holds it.
     pub(crate) fn record(
         &self,
         journal: &mut Journal,
@@ -188,8 +188,8 @@ impl Shared {
         journal.record(digest, object, used)
     }
 
-    /// Writes the journal anew, in a folder that is whole. The caller holds it, so that no object is between its line
-    /// and the catalog.
+    /// Rewrites the journal, in a complete folder. The caller holds it, so that no object is between its line and the
+    /// catalog.
     pub(crate) fn renew_journal(&self) -> io::Result<Journal> {
         self.folder.prepare().map_err(OpenError::into_io)?;
         let digests = self.catalog.digests();
@@ -208,7 +208,7 @@ impl Shared {
 
 #[cfg(test)]
 impl Layout {
-    /// ConnectionAddresses the housekeeper's thread as a panic of it would.
+    /// Ends the housekeeper's thread, as a panic would.
     pub(crate) fn end_housekeeping(&self) {
         self.shared.wake.end();
     }
@@ -229,7 +229,7 @@ impl Store for Layout {
         let Some(content) = self.shared.open(digest)? else {
             return Ok(None);
         };
-        // Looked up after the content was opened. What was evicted meanwhile is private, too.
+        // Looked up after the content was opened. An object that was evicted meanwhile is private, too.
         let visibility = self.shared.catalog.visibility(digest);
         Ok(Some(StoredObject {
             content,
@@ -237,18 +237,18 @@ impl Store for Layout {
         }))
     }
 
-    /// Without an id: the mirror itself fetches what is on its way, and that does not tell who asks.
+    /// The ingest has no id: the mirror itself fetches the object, and so does not need to detect itself.
     fn ingest(&self, digest: &Digest) -> io::Result<Option<Ingest>> {
         let growing = self.shared.state.lock().ingests.get(digest).cloned();
         Ok(growing.map(|growing| Ingest { id: None, growing }))
     }
 
-    /// The mirror itself fetches what comes here.
+    /// The mirror itself fetches all objects of this store.
     fn downloads_share_slots(&self) -> bool {
         false
     }
 
-    /// Ready while what comes can be stored, and what goes can be removed.
+    /// Ready while objects can be stored and removed.
     fn health(&self) -> Health {
         if self.housekeeper.has_failed() {
             let text = "the thread that keeps the store's files in order has failed; restart peili";
@@ -272,7 +272,7 @@ impl Intake for Layout {
             if let Some(growing) = state.ingests.get(digest) {
                 return Ok(Begun::Joined(growing.clone()));
             }
-            // It may have come since it was looked for; then it can be opened.
+            // It may have arrived since the first check; then it can be opened.
             if state.space.size(digest).is_none() {
                 let (sink, growing) = intake::begin(&self.shared, &mut state, digest)?;
                 return Ok(Begun::New(Box::new(sink), growing));
@@ -283,7 +283,7 @@ impl Intake for Layout {
     }
 
     /// Written to disk a moment later. If the manifest is not in the store, the tag is removed: its earlier target is
-    /// out of date.
+    /// outdated.
     fn tag(&self, name: &TagName, digest: &Digest) {
         let Shared { catalog, wake, .. } = &*self.shared;
         let mut state = self.shared.state.lock();

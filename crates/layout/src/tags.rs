@@ -1,18 +1,18 @@
-//! The tags of the catalog by what they point at, so that they go with their manifests without looking at them all.
+//! The tags of the catalog by their targets, so that they are removed with their manifests without a search.
 
 use std::collections::{BTreeSet, HashMap};
 
 use mirror::Catalog;
 use oci::{Digest, TagName};
 
-/// Every tag points at an object that is here.
+/// Every tag points to an object that is here.
 #[derive(Default)]
 pub(crate) struct Tags {
     names: HashMap<Digest, BTreeSet<TagName>>,
 }
 
 impl Tags {
-    /// Points a tag at an object that is here. Whether that is new.
+    /// Points a tag to an object that is here. Returns whether this is a change.
     pub(crate) fn set(&mut self, catalog: &Catalog, name: &TagName, digest: &Digest) -> bool {
         if catalog.resolve(name).as_ref() == Some(digest) {
             return false;
@@ -24,7 +24,7 @@ impl Tags {
         true
     }
 
-    /// Whether there was such a tag.
+    /// Removes a tag. Returns whether it existed.
     pub(crate) fn remove(&mut self, catalog: &Catalog, name: &TagName) -> bool {
         let Some(digest) = catalog.resolve(name) else {
             return false;
@@ -39,7 +39,7 @@ impl Tags {
         true
     }
 
-    /// Removes the tags of an object that goes. Whether it had any.
+    /// Removes the tags of a removed object. Returns whether it had any.
     pub(crate) fn forget(&mut self, catalog: &Catalog, digest: &Digest) -> bool {
         let names = self.names.remove(digest);
         for name in names.iter().flatten() {

@@ -1,4 +1,4 @@
-//! The store through its public face.
+//! Tests the store through its public interface.
 
 mod damage;
 mod folder;
@@ -24,7 +24,7 @@ use crate::{Layout, OpenError, Options};
 use joining::follow;
 
 const MIB: u64 = 1024 * 1024;
-/// For what happens soon or never.
+/// The limit for anything that happens soon or never.
 const SOON: Duration = Duration::from_secs(30);
 
 fn folder() -> TempDir {
@@ -56,7 +56,7 @@ fn shared() -> Provenance {
     from(&tag_name("quay.io/a/b:1"), Visibility::Shared)
 }
 
-/// Bytes that differ from one `n` to the next.
+/// Bytes that differ for each `n`.
 fn bytes(n: u8, size: u64) -> Bytes {
     (0..size).map(|i| (i % 251) as u8 ^ n).collect()
 }
@@ -83,7 +83,7 @@ fn read(store: &Layout, digest: &Digest) -> Option<Vec<u8>> {
     opened.map(|object| read_all(&object.content))
 }
 
-/// What a client gets: `None` where it is not here, or ends early.
+/// The bytes that a client gets. `None`: the object is not here, or its body ends early.
 async fn pull(store: &Layout, digest: &Digest) -> Option<Vec<u8>> {
     follow_all(store.open(digest).expect("readable")?.content).await
 }
@@ -166,7 +166,7 @@ async fn a_dropped_sink_leaves_nothing_and_fails_who_joined() {
         IngestStage::Failed
     );
     assert!(files(&root.path().join("ingest")).is_empty());
-    // Its promise of room is taken back, and the next one may try.
+    // Its reservation is taken back, and the next intake may begin.
     let (mut sink, _) = begin(&store, &digest);
     sink.expect(60 * MIB).await.expect("room");
 }
@@ -178,7 +178,7 @@ async fn a_cancelled_write_gives_the_intake_up() {
     let content = bytes(1, 3 * MIB);
     let (mut sink, mut growing) = begin(&store, &Digest::sha256(&content));
     let mut write = sink.write(content);
-    // Polled once, then dropped while a blocking thread is at it or has just been.
+    // Polled once, then dropped while or after a blocking thread works on it.
     let first = std::future::poll_fn(|cx| std::task::Poll::Ready(write.as_mut().poll(cx))).await;
     drop(write);
     if first.is_pending() {
@@ -241,7 +241,7 @@ async fn the_longest_unused_makes_room_and_stays_readable_where_it_is_open() {
     let second = store.open(&digests[1]).expect("readable").expect("there");
     store.open(&digests[0]).expect("readable").expect("there");
     store.open(&digests[2]).expect("readable").expect("there");
-    // The order of uses is what a restart finds.
+    // A restart finds the order of uses.
     drop(store);
     let store = try_open(root.path(), 3 * MIB).expect("a store");
     take_in(&store, &bytes(3, MIB), shared()).await;
@@ -278,7 +278,7 @@ async fn what_is_announced_empties_nothing_before_it_arrives() {
     assert_eq!(here(), 0);
     sink.commit(shared()).await.expect("right");
     assert_eq!(files(&root.path().join("blobs/sha256")).len(), 1);
-    // Neither the promise nor what was claimed of it is left over.
+    // Neither the reservation nor what was claimed of it is left.
     take_in(&store, &bytes(0, 64 * MIB), shared()).await;
     assert_eq!(store.catalog().digests().len(), 1);
 }
@@ -293,7 +293,7 @@ async fn tags_go_with_what_they_point_at() {
     let new = take_in(&store, &new, shared()).await;
     store.tag(&name, &old);
     store.tag(&name, &new);
-    // Makes the old one go, to which the tag no longer points.
+    // The old manifest, to which the tag no longer points, is evicted.
     take_in(&store, &bytes(3, MIB / 2), shared()).await;
     assert_eq!(store.catalog().object(&old), None);
     assert_eq!(store.catalog().resolve(&name), Some(new));

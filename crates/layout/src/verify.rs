@@ -1,4 +1,4 @@
-//! Whether a file holds what a digest names.
+//! Checks whether the content of a file matches a digest.
 
 use std::fs::File;
 use std::io;
@@ -6,20 +6,20 @@ use std::os::unix::fs::FileExt as _;
 
 use oci::{Digest, Hasher};
 
-/// Bytes read at once.
+/// The bytes read at once.
 const PIECE: usize = 256 * 1024;
 
-/// What comes of reading a file to its end.
+/// The result of reading a file to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verification {
     Right,
     Wrong,
-    /// `go_on` said no.
+    /// `go_on` returned false.
     Stopped,
 }
 
-/// Reads a file of `size` bytes through and compares it with its digest. `go_on` is told of each piece, in bytes, and
-/// may wait or stop.
+/// Reads a file of `size` bytes and compares it with its digest. `go_on` is called after each piece, with its bytes,
+/// and may wait or stop.
 ///
 /// # Errors
 /// The file cannot be read.

@@ -1,4 +1,4 @@
-//! May they: the second step of a pull. Open by default, as Spegel is; a policy is one more check in [`Access`].
+//! May they: the second step of a pull. Open by default, as in Spegel; each policy is a check in [`Access`].
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -12,22 +12,21 @@ use crate::refusal::Refusal;
 use crate::request::host;
 use crate::request::{Caller, ClientAddress, MIRRORED, NODE_SECRET, RequestError, Target};
 
-/// What a request has to carry, and what is mirrored at all.
+/// The conditions for requests, and what is mirrored at all.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     pub filter: Filter,
-    /// The value of `Authorization` that requests under `/v2` have to carry, ours to peers included.
+    /// The required `Authorization` of requests under `/v2`, including this node's requests to peers.
     pub authorization: Option<Secret>,
-    /// What this node's containerd sends as [`NODE_SECRET`].
+    /// The secret that this node's containerd sends as [`NODE_SECRET`].
     pub node_secret: Option<Secret>,
-    /// The keys of the network, one of which a request of anybody else has to prove. `None`: whoever asks may be a peer.
+    /// The keys of the network. Requests of all other clients must prove one of them. `None`: any client may be a peer.
     pub network_keys: Option<Keyring>,
-    /// The certificates of the nodes, one of which anybody else has to show. `None`: peers are asked and served over plain
-    /// HTTP.
+    /// The certificates of the nodes. All other clients must have one of them. `None`: peers use plain HTTP.
     pub peer_tls: Option<PeerTls>,
-    /// Names of this host, by which its clients may ask, besides those of loopback.
+    /// Names of this host that its clients may use, besides those of loopback.
     pub own_names: Vec<String>,
-    /// Whether tags are answered at all.
+    /// Whether requests by tag are answered at all.
     pub resolve_tags: bool,
 }
 
@@ -40,7 +39,7 @@ impl Secret {
         Self(text)
     }
 
-    /// What tells a random secret from others and does not give it away: the first bytes of its SHA-256, in hexadecimal.
+    /// Identifies a random secret without revealing it: the first bytes of its SHA-256, in hexadecimal.
     pub fn fingerprint(&self) -> String {
         const LENGTH: usize = 16;
         let digest = Digest::sha256(self.0.as_bytes());
@@ -51,7 +50,7 @@ impl Secret {
         &self.0
     }
 
-    /// Takes the same time wherever the two differ, unless it is in length.
+    /// Compares in constant time, unless the lengths differ.
     fn is(&self, other: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(other).into()
     }
@@ -65,7 +64,7 @@ impl std::fmt::Debug for Secret {
 
 impl Access {
     /// # Errors
-    /// The mirror's credentials are required and were not given.
+    /// The mirror's credentials are required and missing.
     pub fn authorize(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let given = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
         match &self.authorization {
@@ -80,7 +79,7 @@ impl Access {
     /// makes a client the node's own: for a store that the mirror fills, without a node secret.
     ///
     /// # Errors
-    /// It has come by the name of somebody else; see [`host::check_leads_here`].
+    /// The name in its request is foreign; see [`host::check_leads_here`].
     pub fn check_host(&self, headers: &HeaderMap, client: ClientAddress) -> Result<(), Refusal> {
         if client == ClientAddress::ThisHost && self.node_secret.is_none() {
             let checked = host::check_leads_here(headers, &self.own_names);
@@ -91,9 +90,9 @@ impl Access {
 
     /// Determines who sent this request.
     ///
-    /// If a node secret is set, it decides alone. Without one the node's own client is whoever asks from this host or
-    /// owns the pull of the object (`owns_pull`, see [`PullOwners`](crate::pull_owners::PullOwners)); that second way is closed
-    /// where strangers are kept out.
+    /// If a node secret is set, it decides alone. Without one, a client is the node's own if it is on this host, or
+    /// owns the pull of the object (`owns_pull`, see [`PullOwners`](crate::pull_owners::PullOwners)). The second
+    /// condition does not apply if strangers are excluded.
     pub fn caller(
         &self,
         headers: &HeaderMap,
@@ -112,7 +111,7 @@ impl Access {
         if own { Caller::Own } else { Caller::Remote }
     }
 
-    /// Whether only this node's own client and nodes that prove to be such are served.
+    /// Whether only this node's own client and proven nodes are served.
     pub fn requires_network_proof(&self) -> bool {
         self.network_keys.is_some() || self.peer_tls.is_some()
     }
@@ -125,7 +124,7 @@ impl Access {
     }
 
     /// # Errors
-    /// The registry, the repository or tags as such are not mirrored.
+    /// The registry, the repository or tags in general are not mirrored.
     pub fn admit(&self, target: &Target) -> Result<(), Refusal> {
         let Some(origin) = &target.origin else {
             return Ok(());
@@ -147,7 +146,7 @@ impl Access {
         }
     }
 
-    /// Whether an object of this visibility may be handed to this caller.
+    /// Whether an object of this visibility may be sent to this caller.
     pub fn shows(&self, visibility: Visibility, caller: Caller) -> bool {
         match visibility {
             Visibility::Shared => true,

@@ -1,5 +1,5 @@
 //! Accusations: a node tells a peer that its bytes were not committed. The peer hashes its copy, and withdraws it only
-//! if the copy is damaged: anyone can accuse, and the peer may have relayed the bytes of another node.
+//! if the copy is damaged: any client can accuse, and the peer may have relayed the bytes of another node.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use crate::request::Target;
 use crate::verification::{self, Verification};
 use crate::{Candidate, Store, local};
 
-/// An object is hashed once within this time, however often it is accused.
+/// The minimal interval between hashes of one object, however often it is accused.
 const HASHED_EVERY: Duration = Duration::from_secs(24 * 3600);
-/// The most objects that wait to be hashed; they are hashed one after the other.
+/// The most objects queued to be hashed, one after the other.
 const MAX_WAITING: usize = 16;
 /// The most objects to remember as hashed.
 const MAX_HASHED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
-/// How fast an object is hashed, in bytes per second. Nobody waits for it.
+/// The rate at which an object is hashed, in bytes per second. No request waits for it.
 const RATE: u64 = 32 * 1024 * 1024;
-/// How long an accused peer is waited for.
+/// The limit of an accusation.
 const TELL_LIMIT: Duration = Duration::from_secs(2);
 
-/// Accuses peers, and judges this node's objects when it is accused.
+/// Accuses peers, and checks this node's objects when it is accused.
 pub struct Accusations {
     judge: Arc<Judge>,
     fetcher: Arc<Fetcher>,
@@ -64,8 +64,8 @@ impl Accusations {
         }
     }
 
-    /// Tells peers that what they delivered of an object was not committed. They are not asked for it again, unless
-    /// upstream fails.
+    /// Tells peers that the bytes that they delivered of an object were not committed. They are not asked for it again,
+    /// unless upstream fails.
     pub fn accuse(&self, target: &Target, digest: &Digest, peers: Vec<Candidate>) {
         let key = Key::Digest(digest.clone());
         for peer in peers {
@@ -86,7 +86,7 @@ impl Accusations {
         }
     }
 
-    /// Hashes an object of this node's, and withdraws it if it is damaged: a peer says that it is.
+    /// Handles an accusation: hashes an object of this node, and withdraws it if it is damaged.
     pub fn heard(&self, digest: &Digest) {
         let mut hashed = self.hashed.lock();
         let is_recent = hashed
@@ -100,7 +100,7 @@ impl Accusations {
         self.spawn(async move { judge.hash(&digest).await });
     }
 
-    /// Whether nothing is being hashed or told.
+    /// Whether no object is being hashed and no accusation is being sent.
     #[cfg(test)]
     pub fn are_settled(&self) -> bool {
         self.tasks.is_empty()

@@ -1,4 +1,4 @@
-//! Tells peers what this node holds: follows the catalog and keeps the router's announcements equal to it.
+//! Announces this node's content to peers: follows the catalog and keeps the router's announcements equal to it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::access::Access;
 use crate::metrics::{Metrics, RegistryLabels};
 use crate::{Router, Store};
 
-/// Keys handed to the router at a time.
+/// The most keys passed to the router at a time.
 const BATCH: usize = 256;
 
 /// Runs until `leave`, and then withdraws all that was announced.
@@ -43,21 +43,21 @@ struct Announcer {
     router: Arc<dyn Router>,
     access: Access,
     metrics: Arc<Metrics>,
-    /// What the router was told, and how it is counted.
+    /// The keys announced to the router, and how they are counted.
     announced: HashMap<Key, Counted>,
-    /// How many announced tags of a registry point at an image.
+    /// The number of announced tags of a registry that point to an image.
     images: HashMap<(RegistryLabels, Digest), usize>,
 }
 
 /// How a key is counted.
 struct Counted {
     registry: RegistryLabels,
-    /// What a tag points at.
+    /// The target of a tag.
     image: Option<Digest>,
 }
 
 impl Announcer {
-    /// Keeps the router's announcements equal to the catalog, for ever.
+    /// Keeps the router's announcements equal to the catalog. Never returns.
     async fn follow(&mut self, changes: &mut Receiver<Key>) {
         self.all().await;
         loop {
@@ -72,13 +72,13 @@ impl Announcer {
                     self.some(keys).await;
                 }
                 Err(RecvError::Lagged(_)) => self.all().await,
-                // The store that holds the other end is ours.
+                // The store with the other end lives as long as this.
                 Err(RecvError::Closed) => std::future::pending().await,
             }
         }
     }
 
-    /// Withdraws everything.
+    /// Withdraws all announcements.
     async fn nothing(&mut self) {
         let keys: Vec<_> = self.announced.keys().cloned().collect();
         for batch in keys.chunks(BATCH) {
@@ -86,7 +86,7 @@ impl Announcer {
         }
     }
 
-    /// Looks at every key that is in the catalog or was announced.
+    /// Checks every key that is in the catalog or was announced.
     async fn all(&mut self) {
         let mut keys = self.store.catalog().keys();
         keys.extend(self.announced.keys().cloned());
@@ -98,7 +98,7 @@ impl Announcer {
     async fn some(&mut self, keys: Vec<Key>) {
         let (mut announce, mut withdraw) = (Vec::new(), Vec::new());
         for key in keys {
-            // A tag that would not be answered would make a liar of this node.
+            // A tag that would not be answered must not be announced.
             let answered = self.access.resolve_tags || matches!(key, Key::Digest(_));
             let wanted = answered && self.store.catalog().announces(&key, &self.access.filter);
             let known = self.announced.remove(&key);

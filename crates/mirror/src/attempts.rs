@@ -1,9 +1,9 @@
-//! What was tried for each object that the node's own client asks for, so that it goes upstream in time.
+//! The attempts for each object that the node's own client requests, so that it goes upstream in time.
 //!
-//! containerd gives up after three bodies in a row that end without a byte, and upstream may need those. So this mirror
-//! ends one at most, on purpose ([`Attempts::may_requeue`]). And peers may fail the client twice, whoever they are,
-//! unless much came between: identities are free. What peers cost beyond that is charged to the pull of the image
-//! ([`WaitingBudget`]).
+//! containerd gives up after three consecutive bodies that end without a byte, and upstream may need those. So this
+//! mirror deliberately ends one at most ([`Attempts::may_requeue`]). Peers may fail the client twice in all, unless
+//! many bytes came in between: new identities cost nothing. What peers cost beyond that is charged to the pull of the
+//! image ([`WaitingBudget`]).
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use tokio::time::Instant;
 use crate::registry_speeds::{RegistrySpeeds, Stream};
 use crate::waiting_budget::{WaitingBudget, WaitingBudgets};
 
-/// After this many peers that broke, stalled, or sent wrong bytes, the client goes upstream.
+/// The number of failures of peers (broken or stalled bodies, wrong bytes) after which the client goes upstream.
 const MAX_FAILURES: u8 = 2;
-/// This many bytes from peers after a failure make it count no more.
+/// The bytes from peers after which an earlier failure no longer counts.
 const CLEARED_BY: u64 = 1024 * 1024;
-/// What was tried counts no more after this time without a request or a byte.
+/// The time without a request or a byte after which attempts no longer count.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// The most objects to remember.
 const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
@@ -31,7 +31,7 @@ const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 pub struct Attempts {
     state: Mutex<State>,
     budget: Arc<WaitingBudget>,
-    /// The registry whose failures and speed count for the object.
+    /// The registry to which failures and speed of the object are attributed.
     registry: Option<Registry>,
     speeds: Arc<RegistrySpeeds>,
 }
@@ -42,7 +42,7 @@ struct State {
     /// The client was sent upstream.
     is_sent_upstream: bool,
     failures: u8,
-    /// What peers delivered was not committed: the client goes upstream before any other peer.
+    /// The bytes from peers were not committed: the client goes upstream before any other peer.
     is_not_committed: bool,
     /// Bytes from peers since the last failure.
     received: u64,
@@ -63,7 +63,8 @@ impl Default for State {
 }
 
 impl Attempts {
-    /// Whether a body may end without a byte, so that containerd requeues its request: not twice between bytes.
+    /// Whether a body may end without a byte, so that containerd requeues its request: not twice without bytes in
+    /// between.
     pub fn may_requeue(&self) -> bool {
         !self.state.lock().is_requeued
     }
@@ -84,15 +85,15 @@ impl Attempts {
         }
     }
 
-    /// Records that a peer broke, stalled, or sent wrong bytes.
+    /// Records that a peer's body broke, stalled, or had wrong bytes.
     pub fn failed(&self) {
         let mut state = self.state.lock();
         state.failures = state.failures.saturating_add(1);
         state.received = 0;
     }
 
-    /// Records that all of the object was delivered and not committed. Others may be as wrong, and each would cost the client
-    /// a whole pull.
+    /// Records that the whole object was delivered and not committed. Other peers may be wrong as well, and each would
+    /// cost the client a whole pull.
     pub fn not_committed(&self) {
         self.state.lock().is_not_committed = true;
     }
@@ -103,12 +104,12 @@ impl Attempts {
         state.is_not_committed || state.failures >= MAX_FAILURES || self.budget.is_spent()
     }
 
-    /// What the pull of the image may lose by waiting.
+    /// The time that the pull of the image may lose by waiting.
     pub fn budget(&self) -> &Arc<WaitingBudget> {
         &self.budget
     }
 
-    /// What a peer has to send, in bytes per second. See [`RegistrySpeeds::required`].
+    /// The rate at which a peer must send, in bytes per second. See [`RegistrySpeeds::required`].
     pub fn required(&self, grows: bool) -> u64 {
         self.speeds.required(self.registry.as_ref(), grows)
     }
@@ -123,15 +124,15 @@ impl Attempts {
         self.state.lock().is_sent_upstream = true;
     }
 
-    /// Records that the client asks for what it needs next. If it was sent upstream for it, upstream has failed. Returns whether
-    /// peers may be asked then whose bytes were not committed: the others come first.
+    /// Records that the client requests the next bytes. If it was sent upstream for them, upstream has failed. Returns
+    /// whether peers whose bytes were not committed may be asked then: the others come first.
     pub fn asked_again(&self) -> bool {
         let has_failed = std::mem::take(&mut self.state.lock().is_sent_upstream);
         has_failed && self.upstream_failed()
     }
 
-    /// Records that upstream has failed the client: peers are all there is, and may fail anew. Returns whether all of them
-    /// could be asked before.
+    /// Records that upstream has failed the client: peers are the only sources, and may fail again. Returns whether all
+    /// of them could be asked already.
     pub fn upstream_failed(&self) -> bool {
         let mut state = self.state.lock();
         let were_some_spared = std::mem::take(&mut state.is_not_committed);
@@ -144,8 +145,8 @@ impl Attempts {
     }
 }
 
-/// The attempts at all objects, those at their heads apart: after a head the client asks for the object, whether or not it
-/// was sent upstream for the head.
+/// The attempts for all objects, with separate ones for their heads: after a head the client requests the object,
+/// whether or not it was sent upstream for the head.
 #[derive(Debug)]
 pub struct AttemptsByKey {
     all: Mutex<LruCache<(Key, bool), Arc<Attempts>>>,
@@ -167,12 +168,12 @@ impl AttemptsByKey {
         &self.speeds
     }
 
-    /// The attempts at an object, or at its head alone, that a client requests now, as part of the pull of an image from
-    /// `origin`.
+    /// The attempts for an object, or for its head alone, that a client requests now, as part of the pull of an image
+    /// from `origin`.
     pub fn of(&self, key: &Key, head_only: bool, origin: Option<&Origin>) -> Arc<Attempts> {
         let budget = self.budgets.of(origin);
         let mut all = self.all.lock();
-        // That a head is asked for again may have other reasons than a registry that fails.
+        // A repeated request for a head need not mean that the registry has failed.
         let registry = origin.filter(|_| !head_only);
         let registry = registry.map(|origin| &origin.registry);
         let new = || {
@@ -235,7 +236,7 @@ mod tests {
         assert!(!all.of(&key, false, None).are_spent());
     }
 
-    /// On a site whose upstream cannot be reached, peers are all there is.
+    /// Without a reachable upstream, peers are the only sources.
     #[test]
     fn once_upstream_has_failed_peers_may_fail_anew() {
         let attempts = Attempts::default();

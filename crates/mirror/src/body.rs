@@ -1,6 +1,6 @@
-//! Bodies: the bytes of a payload, made into the frames that an HTTP connection asks for.
+//! Bodies: the bytes of a payload as frames of an HTTP connection.
 //!
-//! A body that cannot go on ends early. hyper then closes the connection with FIN, and containerd resumes by range
+//! A body that cannot continue ends early. hyper then closes the connection with FIN, and containerd resumes by range
 //! elsewhere; a reset would fail its pull.
 
 pub mod client_socket;
@@ -34,7 +34,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// In bytes.
+    /// The length in bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::Text(text) => text.len() as u64,
@@ -52,7 +52,7 @@ pub struct Body {
     /// Whether it is for this node's own client.
     for_own: bool,
     takes_memory: bool,
-    /// The way to the client. `None` where this process reads the body.
+    /// The connection to the client. `None`: this process reads the body.
     sending: Option<Sending>,
     /// The error that ended the body. It is returned one poll late: hyper drops what it has buffered when a body fails,
     /// and by then the head and all earlier bytes have been written.
@@ -86,14 +86,14 @@ impl Body {
         }
     }
 
-    /// These pieces, one after the other.
+    /// A body of these pieces, one after the other.
     pub fn stream(
         pieces: impl futures::Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
     ) -> Self {
         Self::new(Content::Stream(pieces.boxed()), None)
     }
 
-    /// Has it sent no faster than the limit. `permit`: as [`RateLimit::admit`] gave it.
+    /// Limits the rate at which it is sent. `permit`: from [`RateLimit::admit`].
     pub(crate) fn limit(&mut self, limit: &Arc<RateLimit>, permit: Option<OwnedSemaphorePermit>) {
         if let Content::Stream(pieces) = &mut self.content {
             let all = std::mem::replace(pieces, stream::empty().boxed());
@@ -101,7 +101,7 @@ impl Body {
         }
     }
 
-    /// Has it sent to this client: nothing more of it is read while the client takes nothing.
+    /// Sets the client that it is sent to: no more bytes are read while the client does not accept any.
     pub(crate) fn send_to(&mut self, client: Arc<ClientSocket>) {
         let hook = self.record.as_ref().and_then(|record| record.hook.as_ref());
         if let Some(hook) = hook {
@@ -110,7 +110,7 @@ impl Body {
         self.sending = Some(Sending::begin(client, self.for_own));
     }
 
-    /// Has the body's bytes and its end written to this record.
+    /// Writes the body's bytes and its end to this record.
     pub(crate) fn record(&mut self, mut record: RequestRecord) {
         record.source = self.source;
         record.hook = self.hook.take();
@@ -118,7 +118,7 @@ impl Body {
     }
 }
 
-/// The parts of what was found, one after the other, read into this share of the memory.
+/// The parts of what was found, one after the other. They are read within this share of the memory.
 pub fn of(found: Found, parts: Vec<Part>, share: &Arc<Share>) -> Body {
     let (share, for_own, payload) = (share.clone(), share.is_own, found.payload);
     let takes_memory = match &payload {
@@ -128,7 +128,7 @@ pub fn of(found: Found, parts: Vec<Part>, share: &Arc<Share>) -> Body {
     };
     let content = match (payload, parts.as_slice()) {
         (Payload::Empty, _) => Content::Bytes(Bytes::new()),
-        // Most bodies are one range of a few kilobytes in memory or of a file.
+        // Most bodies are one range, of a few kilobytes in memory or of a file.
         (Payload::Bytes(bytes), [Part::Range(range)]) => Content::Bytes(slice(&bytes, range)),
         (payload, [Part::Range(range)]) => Content::Stream(one(payload, range.clone(), share)),
         (payload, _) => Content::Stream(several(payload, parts, share)),
@@ -158,7 +158,7 @@ fn one(payload: Payload, range: ByteRange, share: Arc<Share>) -> Pieces {
     }
 }
 
-/// Texts and ranges, one after the other, each begun when the one before has ended.
+/// Texts and ranges, one after the other, each begun when the previous one has ended.
 fn several(payload: Payload, parts: Vec<Part>, share: Arc<Share>) -> Pieces {
     let whole = stream::unfold(
         (payload, parts.into_iter(), share),
@@ -176,7 +176,7 @@ fn several(payload: Payload, parts: Vec<Part>, share: Arc<Share>) -> Pieces {
     whole.flatten().boxed()
 }
 
-/// A payload for the ranges after the one that is read now.
+/// A payload for the ranges after the present one.
 fn again(payload: &Payload) -> Payload {
     match payload {
         Payload::Empty => Payload::Empty,
@@ -207,7 +207,7 @@ impl http_body::Body for Body {
                     ready!(sending.socket().poll_takes_bytes(cx));
                 }
                 let next = ready!(stream.poll_next_unpin(cx));
-                // Whoever in this process reads it may keep the bytes, but not the memory of the mirror.
+                // A reader in this process may keep the bytes, but not the memory of the mirror.
                 let may_keep = this.sending.is_none() && this.takes_memory;
                 next.map(|next| match next {
                     Ok(bytes) if may_keep => Ok(Bytes::copy_from_slice(&bytes)),

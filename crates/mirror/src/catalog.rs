@@ -1,4 +1,5 @@
-//! What a node holds, in memory: every store keeps one, so that a request is answered without asking containerd.
+//! The content of a node, in memory: every store has a catalog, so that requests are answered without asking
+//! containerd.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -11,20 +12,19 @@ use tokio::sync::broadcast;
 use crate::trial::repository::is_trial;
 use crate::verification::{Examined, FileIdentity};
 
-/// Changes that a slow listener may fall behind before it has to look at everything again.
+/// The most changes by which a slow listener may lag before it must read everything again.
 const CHANGE_QUEUE: usize = 1024;
 /// The most files to remember as examined.
 const MAX_EXAMINED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// The most objects to withhold.
 const MAX_WITHHELD: usize = 4096;
 
-/// Who may have an object.
+/// Which clients may have an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Visibility {
-    /// Whoever the access policy admits.
+    /// All clients that the access policy admits.
     Shared,
-    /// This node's own clients only: upstream gave it in exchange for this node's credentials, or nobody knows how it
-    /// came here.
+    /// Only this node's own clients: upstream gave it for this node's credentials, or its provenance is unknown.
     #[default]
     Private,
 }
@@ -32,14 +32,14 @@ pub enum Visibility {
 /// A complete object of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Object {
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// The registries and repositories under which the node holds it; empty where nobody knows.
+    /// The registries and repositories under which the node holds it. Empty: unknown.
     pub origins: BTreeSet<Origin>,
     pub visibility: Visibility,
 }
 
-/// The objects and tags of a store. Cheap to read; a change is told to all listeners.
+/// The objects and tags of a store. Cheap to read; all listeners are notified of changes.
 #[derive(Debug)]
 pub struct Catalog {
     inner: RwLock<Inner>,
@@ -53,7 +53,7 @@ struct Inner {
     /// Damaged objects: not listed until they have been removed.
     withheld: HashSet<Digest>,
     tags: HashMap<TagName, Digest>,
-    /// The tags by what they point at: a tag comes and goes with its manifest.
+    /// The tags by their targets: a tag is added and removed with its manifest.
     tags_of: HashMap<Digest, BTreeSet<TagName>>,
 }
 
@@ -72,7 +72,7 @@ impl Catalog {
         self.inner.read().objects.get(digest).cloned()
     }
 
-    /// Who may have an object; `None` if the catalog does not know it.
+    /// Which clients may have an object. `None`: the catalog does not know it.
     pub fn visibility(&self, digest: &Digest) -> Option<Visibility> {
         let inner = self.inner.read();
         inner.objects.get(digest).map(|object| object.visibility)
@@ -82,7 +82,7 @@ impl Catalog {
         self.inner.read().tags.get(name).cloned()
     }
 
-    /// Adds an object, or replaces what is known about it. One that is withheld stays so.
+    /// Adds an object, or replaces what is known about it. A withheld object stays withheld.
     pub fn insert(&self, digest: Digest, object: Object) {
         let mut inner = self.inner.write();
         if !inner.withheld.contains(&digest) && inner.objects.get(&digest) != Some(&object) {
@@ -91,7 +91,7 @@ impl Catalog {
         }
     }
 
-    /// Takes a damaged object off the list until [`Self::remove`] says that it is gone: what comes in its place is listed.
+    /// Hides a damaged object until [`Self::remove`] is called for it: its replacement is listed.
     pub fn withhold(&self, digest: &Digest) {
         let mut inner = self.inner.write();
         if inner.withheld.len() < MAX_WITHHELD {
@@ -102,7 +102,7 @@ impl Catalog {
         }
     }
 
-    /// What a file was found to be, if it is still the same.
+    /// The result of examining a file, if it has not changed since.
     pub(crate) fn examined(&self, digest: &Digest, identity: &FileIdentity) -> Option<Examined> {
         let mut files = self.examined.lock();
         let (of, examined) = files.get(digest)?;
@@ -141,8 +141,8 @@ impl Catalog {
         }
     }
 
-    /// Keys about which something changed from now on: what, the listener reads from the catalog. A listener that
-    /// lags reads [`Self::keys`] again.
+    /// The keys that change from now on. The listener reads the new state from the catalog. A listener that lags reads
+    /// [`Self::keys`] again.
     pub fn changes(&self) -> broadcast::Receiver<Key> {
         self.changes.subscribe()
     }
@@ -161,7 +161,7 @@ impl Catalog {
         self.inner.read().objects.keys().cloned().collect()
     }
 
-    /// Every tag in the catalog and what it points at.
+    /// Every tag in the catalog and its target.
     pub fn tags(&self) -> Vec<(TagName, Digest)> {
         let inner = self.inner.read();
         inner
@@ -171,8 +171,8 @@ impl Catalog {
             .collect()
     }
 
-    /// Whether peers may be told of this key: it is here, not private, no trial image's, and belongs to a place that
-    /// the filter admits. A tag counts as here only with the manifest it points at.
+    /// Whether this key may be announced to peers: it is here, not private, not of a trial image, and belongs to a
+    /// repository that the filter admits. A tag counts as here only together with its manifest.
     pub fn announces(&self, key: &Key, filter: &Filter) -> bool {
         let inner = self.inner.read();
         let digest = match key {
@@ -195,13 +195,13 @@ impl Catalog {
     }
 
     fn tell(&self, key: Key) {
-        // An error means that nobody listens yet.
+        // An error means that there is no listener yet.
         let _ = self.changes.send(key);
     }
 }
 
 impl Inner {
-    /// Whether there was such a tag.
+    /// Removes a tag. Returns whether it existed.
     fn untag(&mut self, name: &TagName) -> bool {
         let Some(digest) = self.tags.remove(name) else {
             return false;

@@ -1,9 +1,9 @@
-//! Connections to peers. A peer is named by its id in the URI's host; its addresses are looked up in the book, so that
-//! a connection is kept for reuse under the peer, not under one of its addresses. Where nodes have certificates, it is one
-//! of TLS, whatever the URI says.
+//! Connections to peers. The host of a URI is a peer's id, whose addresses are looked up in the book, so that a
+//! connection is kept for reuse under the peer and not under one of its addresses. If nodes have certificates, TLS is
+//! used, whatever the URI says.
 //!
-//! Anybody can name peers that do not exist, each with connections of its own. So a connection is kept only if its peer has
-//! sent a good body, and few are.
+//! Any node can name peers that do not exist, each with connections of its own. So a connection is kept only if its
+//! peer has sent a good body, and few are kept.
 
 mod peer_stream;
 
@@ -33,22 +33,21 @@ use crate::PeerId;
 use crate::peers::Peers;
 use peer_stream::PeerStream;
 
-/// An address that does not take a connection within this time is as good as dead: on a cluster's network a handshake
-/// takes well under a millisecond.
+/// The limit for a connection to one address. On a cluster's network a handshake takes well under a millisecond.
 const CONNECT_LIMIT: Duration = Duration::from_millis(250);
-/// The next address of a peer is tried this long after the one before (RFC 8305, 5, asks for 250 ms towards the
-/// internet; a cluster's network is quicker).
+/// The delay before the next address of a peer is tried (RFC 8305, section 5, recommends 250 ms for the internet; a
+/// cluster's network is faster).
 const NEXT_ADDRESS: Duration = Duration::from_millis(50);
 
-/// For the TLS handshake, which is a round trip and CPU on two nodes that may be busy.
+/// The limit of the TLS handshake, which is a round trip and CPU on two nodes that may be busy.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(1);
-/// Connections to one peer that are kept for reuse, and for how long: less than the 5 minutes after which middleboxes
-/// and peers drop them.
+/// The most idle connections to one peer that are kept for reuse, and for how long: less than the 5 minutes after which
+/// middleboxes and peers drop them.
 const IDLE_CONNECTIONS: usize = 4;
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
-/// Connections that may be kept for reuse, to all peers together. Where they are all taken, a connection is used once.
+/// The most connections kept for reuse, to all peers together. If all are in use, a further connection is used once.
 const MAX_KEPT: usize = 128;
-/// Bytes of an answer that a connection buffers. Bounds the memory of a relayed stream.
+/// The bytes of an answer that a connection buffers. It bounds the memory of a relayed stream.
 const READ_BUFFER: usize = 128 * 1024;
 
 type PeerClient = Client<Connector, Empty<Bytes>>;
@@ -58,8 +57,8 @@ type PeerRequest = http::Request<Empty<Bytes>>;
 #[derive(Debug)]
 pub struct Connections {
     connector: Connector,
-    /// With the count of revocations that it began after: connections that were made before another one are not used
-    /// again.
+    /// The client, and the number of revocations before it was created: connections made before a later revocation are
+    /// not reused.
     client: Mutex<(u64, PeerClient)>,
 }
 
@@ -75,10 +74,10 @@ impl Connections {
         }
     }
 
-    /// Sends a request to the peer that its URI names.
+    /// Sends a request to the peer named in its URI.
     ///
-    /// A peer that takes an authority away ends the connections that are kept, perhaps while a request is on its way on one.
-    /// So where there is TLS, a request without an answer is sent once more, on a connection of its own.
+    /// A peer that removes an authority closes idle connections, perhaps while a request is being sent on one. So with
+    /// TLS, a request without an answer is repeated once, on a new connection.
     pub async fn request(&self, request: PeerRequest) -> Result<Response<Incoming>, ClientError> {
         let client = self.client();
         if self.connector.tls.is_none() {
@@ -108,7 +107,7 @@ struct Connector {
 }
 
 impl Connector {
-    /// A place among the connections that are kept, for one to this peer.
+    /// A slot among the kept connections, for one to this peer.
     fn place(&self, peer: &str) -> Option<OwnedSemaphorePermit> {
         let has_delivered = self.peers.has_delivered(&PeerId::new(peer));
         has_delivered.then(|| self.kept.clone().try_acquire_owned().ok())?
@@ -166,8 +165,8 @@ async fn secure(stream: TcpStream, tls: &PeerTlsState) -> io::Result<MaybeTls<Tc
     }
 }
 
-/// Connects to the first address that answers. The next one is tried when the one before has failed or is slow
-/// (RFC 8305).
+/// Connects to the first address that answers. The next one is tried when the previous one has failed or is slow (RFC
+/// 8305).
 async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut left = addresses.iter();
     let mut running = FuturesUnordered::new();
@@ -203,10 +202,10 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::sync::mpsc;
 
-    /// Nothing here takes so long unless it never happens, and it is less than connections stay idle.
+    /// The limit for anything that happens soon or never; shorter than the time for which idle connections are kept.
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// A peer that answers all requests. Tells of each connection that it has begun (`true`) or ended.
+    /// A peer that answers all requests. Reports the start (`true`) and the end of each connection.
     async fn peer() -> (SocketAddr, mpsc::UnboundedReceiver<bool>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -270,7 +269,7 @@ mod tests {
         settles_at(count, 0).await;
         ask(&connections, address, count, true).await;
         settles_at(count, 0).await;
-        // They are known now.
+        // They have delivered by now.
         ask(&connections, address, count, true).await;
         settles_at(count, MAX_KEPT).await;
         ask(&connections, address, count, true).await;

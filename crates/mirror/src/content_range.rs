@@ -4,16 +4,16 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use oci::ByteRange;
 
-/// Which bytes of an object an answer holds.
+/// The bytes of an object in an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContentRange {
     pub range: ByteRange,
-    /// Of the whole object.
+    /// The size of the whole object.
     pub size: u64,
 }
 
 impl ContentRange {
-    /// Reads `bytes first-last/size`. `None` for anything else, an unknown size (`*`) included.
+    /// Parses `bytes first-last/size`. `None`: anything else, including an unknown size (`*`).
     pub fn parse(text: &str) -> Option<Self> {
         let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
         let (first, last) = range.split_once('-')?;
@@ -26,7 +26,7 @@ impl ContentRange {
         (range.start < range.end && range.end <= size).then_some(Self { range, size })
     }
 
-    /// What an answer says it holds: a part by its `Content-Range`, the whole by its `Content-Length`.
+    /// The range of an answer: a part by its `Content-Range`, the whole by its `Content-Length`.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         if let Some(part) = text(CONTENT_RANGE) {

@@ -1,5 +1,5 @@
-//! Which peers delivered an object that is not in the store yet. containerd verifies what it gets and commits nothing wrong:
-//! if it asks for an object anew after all of it was delivered, somebody delivered wrong bytes.
+//! The peers that delivered an object which is not in the store yet. containerd verifies objects and commits no wrong
+//! ones: if it requests an object again after all of it was delivered, a peer delivered wrong bytes.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// The most peers of one object to remember.
 const MAX_PEERS: usize = 8;
 
-/// What was delivered of one object into one ingest.
+/// The deliveries of one object into one ingest.
 #[derive(Debug)]
 pub struct Delivery {
     ingest: IngestId,
@@ -66,8 +66,8 @@ impl Default for Deliveries {
 }
 
 impl Deliveries {
-    /// The delivery that a request of this node's containerd continues or begins, and the peers that delivered the object
-    /// before, in vain.
+    /// The delivery that a request of this node's containerd continues or begins, and the peers that delivered the
+    /// object before, in vain.
     pub fn begin(
         &self,
         digest: &Digest,

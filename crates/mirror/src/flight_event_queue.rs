@@ -1,5 +1,5 @@
-//! The events of flights on their way to the mirror: bounded, and without loss. What is newer of a kind replaces what
-//! waits.
+//! The queue of events from flights to the mirror: bounded, and without loss. A newer event replaces a queued one of
+//! the same kind.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use tokio::sync::Notify;
 
 use crate::Candidate;
 
-/// The most objects that wait. A node pulls a dozen at a time.
+/// The most objects queued. A node pulls a dozen at a time.
 const MAX_SLOW_LEADS: usize = 1024;
 
-/// What flights ask of the mirror, or tell it.
+/// A request or message of the flights to the mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FlightEvent {
     /// What is known of this node's link has changed. While the node is slow, it serves no incomplete objects.
@@ -24,11 +24,11 @@ pub enum FlightEvent {
     TestLink(Vec<Candidate>),
 }
 
-/// The end that the mirror takes events from.
+/// The receiving end of the queue.
 #[derive(Debug)]
 pub struct FlightEvents(Arc<Queue>);
 
-/// The end that flights hand events to. Dropping it ends them.
+/// The sending end of the queue. Dropping it ends the events.
 #[derive(Debug)]
 pub struct FlightEventSender(Arc<Queue>);
 
@@ -53,7 +53,7 @@ pub fn flight_events() -> (FlightEventSender, FlightEvents) {
 }
 
 impl FlightEventSender {
-    /// Never blocks.
+    /// Queues an event. Never blocks.
     pub fn send(&self, event: FlightEvent) {
         let mut waiting = self.0.waiting.lock();
         match event {
@@ -81,7 +81,7 @@ impl Drop for FlightEventSender {
 }
 
 impl FlightEvents {
-    /// The next event; `None` once there will be no more. Cancel-safe.
+    /// The next event. `None`: there will be no more. Cancel-safe.
     pub async fn next(&mut self) -> Option<FlightEvent> {
         loop {
             {

@@ -1,4 +1,4 @@
-//! *What* is to be sent, decided apart from *how*: the value that the finding steps hand to the sending step.
+//! *What* is sent, decided separately from *how*: the value that the finding steps pass to the sending step.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use oci::{Digest, MediaType};
 use crate::object_stream::{BodyHook, ObjectStream};
 use crate::{Content, Growing};
 
-/// Where an answer's bytes come from, for the log and the metrics.
+/// The source of an answer's bytes, for the log and the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Local,
-    /// This node's own, while it arrives.
+    /// This node's own object, while it arrives.
     Growing,
     Peer,
     Upstream,
@@ -24,19 +24,20 @@ pub enum Source {
 pub struct Found {
     pub digest: Digest,
     pub media_type: MediaType,
-    /// Of the whole object, in bytes. `None`: upstream does not say, and its bytes are sent on as they come.
+    /// The size of the whole object, in bytes. `None`: upstream does not report it, and its bytes are sent as they
+    /// come.
     pub size: Option<u64>,
     pub payload: Payload,
     pub source: Source,
-    /// Headers of the answer besides those that describe the object.
+    /// Further headers of the answer, besides those that describe the object.
     pub headers: HeaderMap,
-    /// Hears of the body that is sent.
+    /// Observes the body that is sent.
     pub hook: Option<Box<dyn BodyHook>>,
 }
 
-/// The bytes of an object, or the way to them.
+/// The bytes of an object, or their source.
 pub enum Payload {
-    /// None: the head alone is asked for.
+    /// No bytes: only the head is requested.
     Empty,
     Bytes(Bytes),
     File(Arc<File>),

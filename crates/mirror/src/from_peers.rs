@@ -1,5 +1,5 @@
-//! Who has it, and is it that: an answer of a peer, made into something to send. What is small is read and verified
-//! whole before a byte is handed over; the rest is relayed while it arrives.
+//! Who has it, and is it that: converts a peer's answer to something to send. Small objects are read and verified whole
+//! before a byte is sent; others are relayed as they arrive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +25,11 @@ use crate::source_provider::SourceProvider;
 use crate::source_reader::{Next, SourceReader};
 use crate::verification::VERIFIED_WHOLE;
 
-/// What asking peers may take in all, with reading and verifying what is small: then the client is sent upstream.
+/// The limit for asking peers in all, including reading and verifying small objects. Then the client is sent upstream.
 const FIND_LIMIT: Duration = Duration::from_secs(5);
-/// Peers whose answers may turn out to be of no use.
+/// The most peers whose answers may be useless.
 const MAX_TRIES: usize = 3;
-/// Bytes of memory that a relay counts for: what the connection to the peer has read, and the next piece.
+/// The bytes of memory charged for a relay: the read buffer of the connection to the peer, and the next piece.
 const RELAY_BYTES: u64 = 128 * 1024;
 
 /// The step of the pull that asks peers.
@@ -39,12 +39,12 @@ pub struct FromPeers {
     images: Arc<Images>,
 }
 
-/// Why an answer was not taken.
+/// Why an answer was not used.
 enum Unusable {
     Fault(Fault),
-    /// It is our own fault: too much is being read already.
+    /// This node is the reason: it is reading too much already.
     NoMemory,
-    /// No byte came, of this peer or of those asked after it.
+    /// No byte came, from this peer or from those asked after it.
     NoBytes(RelayError),
 }
 
@@ -63,7 +63,7 @@ impl FromPeers {
         }
     }
 
-    /// The memory for bytes on their way to clients.
+    /// The memory for bytes that are being sent to clients.
     pub fn memory(&self) -> &SendMemory {
         &self.memory
     }
@@ -72,10 +72,10 @@ impl FromPeers {
         self.memory.share(question.target.caller)
     }
 
-    /// Finds what is asked for at any peer that has it.
+    /// Finds the requested object at any peer that has it.
     ///
     /// # Errors
-    /// No peer has it, or none could give it, within [`FIND_LIMIT`].
+    /// No peer has it, or none could send it, within [`FIND_LIMIT`].
     pub async fn find(&self, target: &Target) -> Result<Found, Refusal> {
         let provider: Arc<dyn SourceProvider> = self.fetcher.clone();
         match timeout(FIND_LIMIT, self.find_by(&provider, target)).await {
@@ -87,10 +87,10 @@ impl FromPeers {
         }
     }
 
-    /// Takes what is asked for from whom the finder chooses. Takes as long as that does.
+    /// Gets the requested object from the peers that the provider chooses. Takes as long as the provider does.
     ///
     /// # Errors
-    /// None gives it.
+    /// No peer sends it.
     pub async fn find_by(
         &self,
         provider: &Arc<dyn SourceProvider>,
@@ -98,7 +98,7 @@ impl FromPeers {
     ) -> Result<Found, Refusal> {
         let key = target.key().ok_or(Refusal::NoPeer(target.kind))?;
         let (method, ranges) = match (target.kind, target.head_only) {
-            // A manifest's head is told from its verified body: a tag's digest is what its bytes hash to.
+            // The head of a manifest is derived from its verified body: the digest of a tag is the hash of its bytes.
             (Kind::Manifest, _) => (Method::GET, None),
             (Kind::Blob, true) => (Method::HEAD, None),
             (Kind::Blob, false) => (Method::GET, target.ranges.as_ref().map(Ranges::first)),
@@ -172,7 +172,7 @@ impl FromPeers {
         let bytes = self.whole(question, reader, MAX_MANIFEST_SIZE).await?;
         let (digest, right) = match question.target.digest() {
             Some(digest) => (digest.clone(), digest.verifies(&bytes)),
-            // No digest says what the bytes of a tag are to be, so their form has to.
+            // No digest verifies the bytes of a tag, so they must have the form of a manifest.
             None => (Digest::sha256(&bytes), Manifest::parse(&bytes).is_ok()),
         };
         if !right {

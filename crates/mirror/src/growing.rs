@@ -10,26 +10,26 @@ pub enum IngestStage {
     Filling,
     /// All bytes are there and verified.
     Complete,
-    /// No more will come.
+    /// No more bytes will come.
     Failed,
 }
 
-/// How far the writer is.
+/// The progress of the writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes that can be read.
+    /// The bytes that can be read.
     pub written: u64,
-    /// Bytes there will be, once that is known.
+    /// The bytes that there will be, once known.
     pub total: Option<u64>,
     pub stage: IngestStage,
 }
 
-/// A reader's end of a growing file. The descriptor stays good when the file is renamed at commit or unlinked.
+/// The reading end of a growing file. The descriptor stays valid when the file is renamed at commit or unlinked.
 #[derive(Clone, Debug)]
 pub struct Growing {
     file: Arc<File>,
     progress: watch::Receiver<Progress>,
-    /// Where the writer does not know.
+    /// The total, if the writer does not know it.
     total: Option<u64>,
 }
 
@@ -42,7 +42,7 @@ impl Growing {
         }
     }
 
-    /// Bytes that there will be by another account, for a writer that does not know.
+    /// Sets the total known from another source, for a writer that does not know it.
     pub fn or_total(self, total: Option<u64>) -> Self {
         let total = self.total.or(total);
         Self { total, ..self }
@@ -56,7 +56,7 @@ impl Growing {
         self.progress.borrow().or_total(self.total)
     }
 
-    /// Waits until `done` holds of the progress. A writer that went away without a word has failed.
+    /// Waits until `done` holds for the progress. A writer that disappears without a result has failed.
     pub async fn until(&mut self, mut done: impl FnMut(&Progress) -> bool) -> Progress {
         let total = self.total;
         let is_done = |progress: &Progress| done(&progress.or_total(total));

@@ -1,11 +1,11 @@
-//! Whether a part of the mirror can do its work, and if not, why, in words for `/readyz`.
+//! Whether a part of the mirror can do its work, and the reason for `/readyz` if it cannot.
 
 use std::fmt;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     Ready,
-    /// Not now, or not all of it; the text says what is waited for and, where an operator can help, what to do.
+    /// It cannot do its work, or not all of it. The text says what it waits for and what an operator can do.
     Waiting(String),
 }
 

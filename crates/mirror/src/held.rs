@@ -9,39 +9,39 @@ use tokio::time::sleep;
 use crate::mirror::Mirror;
 use crate::{Candidate, Catalog, Store, Visibility, local};
 
-/// Shorter searches are not compared with digests: they would match most.
+/// The least characters of a search that is compared with digests: shorter ones would match most.
 const MIN_DIGEST: usize = 6;
-/// Children of an index that are looked into.
+/// The most children of an index that are read.
 const MAX_MANIFESTS: usize = 64;
-/// For a look at who else has an object, and the most that are named.
+/// The limit for finding other nodes with an object, and the most that are named.
 const HOLDERS_LIMIT: Duration = Duration::from_millis(300);
 const MAX_HOLDERS: usize = 16;
 
-/// What a node holds, and the images among it that match a search. Sizes are in bytes.
+/// The content of a node, and the images in it that match a search. Sizes are in bytes.
 #[derive(Clone, Debug, Default)]
 pub struct HeldImages {
-    /// All images by name, objects, and their bytes.
+    /// The number of images by name, of objects, and of their bytes.
     pub images: usize,
     pub objects: usize,
     pub bytes: u64,
-    /// How many match, and the first of them.
+    /// The number of matches, and the first of them.
     pub found: usize,
     pub listed: Vec<HeldImage>,
 }
 
-/// An image, or an object that no image names.
+/// An image, or an object without an image.
 #[derive(Clone, Debug)]
 pub struct HeldImage {
     pub name: String,
     pub digest: Digest,
-    /// Of its objects that are here.
+    /// The bytes of its objects that are here.
     pub bytes: u64,
     pub objects: usize,
     pub is_shared: bool,
 }
 
 impl Mirror {
-    /// The images whose name or digest contains a text, `most` of them. Reads the disk.
+    /// The images whose name or digest contains a text, at most `most`. Reads the disk.
     pub fn held_images(&self, search: &str, most: usize) -> HeldImages {
         let catalog = self.store.catalog();
         let digests = catalog.digests();
@@ -85,7 +85,7 @@ impl Mirror {
     }
 }
 
-/// The names that match, in order, with what they name; objects without a name where a digest is searched for.
+/// The matching names, in order, with their digests; objects without a name if the search is for a digest.
 fn matching(catalog: &Catalog, digests: &[Digest], search: &str) -> BTreeMap<String, Digest> {
     let search = search.to_lowercase();
     let is_of_digest =
@@ -133,7 +133,7 @@ fn held_image(store: &dyn Store, name: String, digest: Digest) -> Option<HeldIma
     })
 }
 
-/// What a manifest or an index names.
+/// The descriptors in a manifest or an index.
 fn children(store: &dyn Store, digest: &Digest) -> Vec<Digest> {
     if !local::looks_like_document(store, digest) {
         return Vec::new();

@@ -1,5 +1,5 @@
-//! Which image an object belongs to. Manifests requested by the node's client tell the sizes of the objects requested
-//! next, and how many of them move at once. A peer that tells another size has not got the object.
+//! Which image an object belongs to. Manifests requested by the node's client contain the sizes of the objects
+//! requested next, and show how many of them move at once. A peer that reports another size does not have the object.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -19,20 +19,21 @@ const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 const MAX_OBJECTS_PER_MANIFEST: usize = 1024;
 /// The most manifests to look for in the store.
 const MAX_EXPECTED: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
-/// A manifest that has not arrived after this time comes no more.
+/// The time after which a manifest is no longer expected.
 const EXPECTED_FOR: Duration = Duration::from_secs(300);
-/// The most images whose layers may still be on the way, for [`RECENT`] after their manifest.
+/// The most images whose layers may still be coming, for [`RECENT`] after their manifest.
 const MAX_RECENT: usize = 8;
 const RECENT: Duration = Duration::from_secs(60);
-/// A pull does not wait longer for the disk to tell what manifests say; then it is not known.
+/// The limit of a pull's wait for reading manifests from the disk. After that, their content counts as unknown.
 const READ_LIMIT: Duration = Duration::from_millis(500);
-/// The layers that containerd pulls at once.
+/// The number of layers that containerd pulls at once.
 const MAX_CONCURRENT: u64 = 3;
 
-/// What a manifest says about an object.
+/// The information on an object in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
-    /// Bytes of the object. `None`: no manifest tells, or some contradict each other, and anybody can write a manifest.
+    /// The bytes of the object. `None`: no manifest contains them, or some contradict each other, as any client can
+    /// write a manifest.
     pub size: Option<u64>,
     /// How many objects of the image probably move at once: as many as its largest fits into it, 1 to 3.
     pub streams: u8,
@@ -56,7 +57,7 @@ impl Default for ObjectInfo {
 #[derive(Debug)]
 pub struct Images {
     objects: Mutex<LruCache<Digest, Entry>>,
-    /// Manifests that are to arrive in the store, and since when.
+    /// The manifests expected in the store, and since when.
     expected: Mutex<LruCache<Digest, Instant>>,
     /// The layers of the latest manifests, and when these came.
     recent: Mutex<VecDeque<(Instant, Arc<[Digest]>)>>,
@@ -80,12 +81,12 @@ impl Default for Images {
 }
 
 impl Images {
-    /// Records that this manifest was requested, and is in the store or will come there from upstream.
+    /// Records that this manifest was requested, and is in the store or will arrive there from upstream.
     pub fn expect(&self, manifest: &Digest) {
         self.expected.lock().put(manifest.clone(), Instant::now());
     }
 
-    /// Remembers what a manifest says. Other bytes are ignored.
+    /// Records the content of a manifest. Other bytes are ignored.
     pub fn learn(&self, bytes: &[u8], leader: Option<NodeId>) {
         let Ok(manifest) = Manifest::parse(bytes) else {
             return;
@@ -99,7 +100,7 @@ impl Images {
         let sizes = || layers().filter_map(|c| c.size);
         let total = sizes().fold(0, u64::saturating_add);
         let largest = sizes().max().unwrap_or_default();
-        // Never more than three.
+        // At most three.
         let streams = (total / largest.max(1)).clamp(1, MAX_CONCURRENT) as u8;
         let is_layer = |role: Role| role == Role::Layer;
         let all = manifest.children.iter().filter(|c| is_layer(c.role));
@@ -168,7 +169,7 @@ impl Images {
         missing.any(|layer| !layers.contains(layer) && !is_here(layer))
     }
 
-    /// Remembers what the expected manifests say that have arrived in the store.
+    /// Records the content of the expected manifests that have arrived in the store.
     pub async fn learn_expected(&self, store: &Arc<dyn Store>) {
         let expected = self.expected();
         if expected.is_empty() {
@@ -207,7 +208,7 @@ impl Images {
 }
 
 impl Entry {
-    /// Whether manifests contradict each other, one that tells this size among them.
+    /// Whether manifests contradict each other, including one with this size.
     fn contradicts(&self, size: Option<u64>) -> bool {
         let known = self.object_info.size;
         self.is_contested || known.zip(size).is_some_and(|(known, told)| known != told)

@@ -1,4 +1,4 @@
-//! Addresses to listen on, as the command line has them.
+//! Addresses to listen on, as on the command line.
 
 use std::fmt;
 use std::io;
@@ -8,15 +8,15 @@ use std::str::FromStr;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-/// Connections that wait in the kernel to be taken.
+/// The most connections in the kernel's queue.
 pub(crate) const BACKLOG: i32 = 1024;
 
-/// `ADDRESS:PORT` as Go writes it: without an address it means all, of both families.
+/// `ADDRESS:PORT` as in Go: without an address it means all, of both families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     /// `None`: all addresses, IPv4 and IPv6.
     pub ip: Option<IpAddr>,
-    /// 0: any free one.
+    /// The port. 0: any free one.
     pub port: u16,
 }
 
@@ -25,7 +25,7 @@ pub struct ListenAddress {
 pub struct ListenAddressError(String);
 
 impl ListenAddress {
-    /// The sockets that it stands for. Where there are two, one of them is enough: a host may lack a family.
+    /// The sockets of the address. If there are two, one of them is enough: a host may lack a family.
     pub fn sockets(self) -> Vec<SocketAddr> {
         let both = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let ips = self.ip.map_or(both.to_vec(), |ip| vec![ip]);
@@ -37,7 +37,7 @@ impl ListenAddress {
     /// Opens the port. A port on all addresses is one socket for both families, or for IPv4 on a host without IPv6.
     ///
     /// # Errors
-    /// The port is taken, or the address is not this host's.
+    /// The port is in use, or the address is not this host's.
     pub fn bind(self) -> io::Result<TcpListener> {
         let Some(ip) = self.ip else {
             let all = |ip: IpAddr| listen(SocketAddr::new(ip, self.port));

@@ -18,29 +18,29 @@ use crate::request::{Kind, Target};
 use crate::verification::{self, Examined, Reading, VERIFIED_WHOLE};
 use crate::{Content, Ingest, IngestStage, Store, Visibility};
 
-/// Manifests up to this size are held in memory until they are sent, in bytes. Larger ones are read again piece by piece:
-/// any object up to [`MAX_MANIFEST_SIZE`] can be asked for as a manifest, by many clients that take their time. What is
-/// larger is read whole only with memory for it.
+/// Manifests up to this size, in bytes, are held in memory until they are sent. Larger ones are read again piece by
+/// piece: any object up to [`MAX_MANIFEST_SIZE`] can be requested as a manifest, by many slow clients. Larger ones are
+/// read whole only with memory reserved for them.
 const MAX_HELD: u64 = 16 * 1024;
 
-/// How long an answer waits for the store to find an object damaged.
+/// The limit of an answer's wait for the store to find an object damaged.
 const DAMAGE_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long an answer waits for the store to open an object, and then to read it if it has to be verified. A disk that
-/// hangs leaves the other steps of a pull their time: containerd from 2.3 waits 30 s for the head of an answer.
+/// The limit of an answer's wait for the store to open an object, and then to read it if it must be verified. A blocked
+/// disk leaves time for the other steps of a pull: containerd from 2.3 waits 30 s for the head of an answer.
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why the store's disk was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum Unread {
-    /// Other clients of the same kind read as much as they may.
+    /// Other clients of the same kind have used up their reads.
     #[error("too much is being read already")]
     Busy,
     #[error(transparent)]
     Failed(#[from] io::Error),
 }
 
-/// Finds what is asked for in this node's store. `None`: not here, or not for this caller, or not readable within
+/// Finds the requested object in this node's store. `None`: it is not here, not for this caller, or not readable within
 /// [`OPEN_LIMIT`]; then the search goes on elsewhere.
 ///
 /// # Errors
@@ -74,8 +74,8 @@ pub async fn find(
     }
 }
 
-/// Finds what is on its way into the store, for a client with this share of the memory. `None`: nothing is, or it cannot
-/// be told within [`OPEN_LIMIT`].
+/// Finds an object that is being taken in, for a client with this share of the memory. `None`: there is none, or this
+/// is unknown within [`OPEN_LIMIT`].
 pub async fn ingest(store: &Arc<dyn Store>, share: &Share, digest: &Digest) -> Option<Ingest> {
     let named = digest.clone();
     let found = read_for(store, share, move |store| store.ingest(&named)).await;
@@ -85,8 +85,8 @@ pub async fn ingest(store: &Arc<dyn Store>, share: &Share, digest: &Digest) -> O
     })
 }
 
-/// Does what may have to read an object whole, for a client: with memory for it where it is larger than [`MAX_HELD`].
-/// `work` is told how many bytes it may read.
+/// Runs work that may read an object whole, for a client: with memory reserved if it is larger than [`MAX_HELD`].
+/// `work` gets the number of bytes that it may read.
 ///
 /// # Errors
 /// There is no memory for it, or it cannot be read.
@@ -111,10 +111,10 @@ pub async fn read_whole<T: Send + 'static>(
     }
 }
 
-/// Does what reads the store's disk for a client. Few of those with the same share do at a time.
+/// Runs work that reads the store's disk for a client. Few with the same share run at a time.
 ///
 /// # Errors
-/// It is nobody's turn, or it takes longer, within [`OPEN_LIMIT`] each.
+/// There is no permit, or the work takes longer, within [`OPEN_LIMIT`] each.
 pub async fn read_for<T: Send + 'static>(
     store: &Arc<dyn Store>,
     share: &Share,
@@ -123,17 +123,17 @@ pub async fn read_for<T: Send + 'static>(
     let turn = timeout(OPEN_LIMIT, share.turn()).await;
     let turn = turn.map_err(|_| Unread::Busy)??;
     let work = move |store: &dyn Store| {
-        // A thread that hangs keeps its turn.
+        // A blocked thread keeps its permit.
         let _turn = turn;
         work(store)
     };
     Ok(read_store(store, work).await?)
 }
 
-/// Does what reads the store's disk for the node itself, where it holds up nobody else.
+/// Runs work that reads the store's disk for the node itself, without delaying others.
 ///
 /// # Errors
-/// It takes longer than [`OPEN_LIMIT`]. It then ends unheeded.
+/// It takes longer than [`OPEN_LIMIT`]. Its result is then dropped.
 pub async fn read_store<T: Send + 'static>(
     store: &Arc<dyn Store>,
     work: impl FnOnce(&dyn Store) -> T + Send + 'static,
@@ -164,7 +164,7 @@ fn open(
     let is_verified_elsewhere = match kind {
         Kind::Manifest if size > MAX_MANIFEST_SIZE => return Ok(Reading::Done(None)),
         Kind::Manifest => false,
-        // By the store itself, or by containerd.
+        // Verified by the store itself, or by containerd.
         Kind::Blob => size > VERIFIED_WHOLE || matches!(content, Content::Verifying { .. }),
     };
     if is_verified_elsewhere {
@@ -195,7 +195,7 @@ fn blob(digest: &Digest, content: Content) -> Found {
     Found::blob(digest, size, content.into(), Source::Local)
 }
 
-/// [`verification::examine`], and tells the store if the object is damaged.
+/// Calls [`verification::examine`], and reports a damaged object to the store.
 fn examine(
     store: &dyn Store,
     digest: &Digest,
@@ -213,7 +213,7 @@ fn examine(
 /// damaged.
 ///
 /// # Errors
-/// As those of [`read_whole`].
+/// The same as for [`read_whole`].
 pub async fn is_manifest(
     store: &Arc<dyn Store>,
     share: &Share,
@@ -244,8 +244,8 @@ fn damaged(store: &dyn Store, digest: &Digest) {
     store.report_damaged(digest);
 }
 
-/// What was found here, unless it shows within [`DAMAGE_LIMIT`] that its bytes are not what its digest names. A store
-/// that still compares them lets none out before, where the object is small.
+/// The found object, unless its bytes are found wrong within [`DAMAGE_LIMIT`]. A store that is still comparing a small
+/// object releases none of its bytes before.
 pub async fn unless_damaged(found: Found) -> Option<Found> {
     if let Payload::Growing(growing) = &found.payload {
         let mut growing = growing.clone();
@@ -259,8 +259,8 @@ pub async fn unless_damaged(found: Found) -> Option<Found> {
     Some(found)
 }
 
-/// Bytes that were asked for as a manifest, by this digest, and that it verifies. They are handed over whatever their
-/// form. `sent_as`: the media type of whoever sent them, for a document that tells none.
+/// Bytes that were requested as a manifest, by this digest, which verifies them. They are sent whatever their form.
+/// `sent_as`: the media type from the sender, for a document without one.
 pub fn manifest(
     digest: &Digest,
     bytes: Bytes,
@@ -272,7 +272,7 @@ pub fn manifest(
     Found::new(digest, media_type, size, Payload::Bytes(bytes), source)
 }
 
-/// The bytes of an object that may be a manifest, unverified and for this node's own use; `None` if it is not here or
+/// The bytes of an object that may be a manifest, unverified and for this node's own use. `None`: it is not here or
 /// cannot be read. Reads the disk.
 pub fn manifest_bytes(store: &dyn Store, digest: &Digest) -> Option<Bytes> {
     let content = store.open(digest).ok()??.content;
@@ -280,7 +280,7 @@ pub fn manifest_bytes(store: &dyn Store, digest: &Digest) -> Option<Bytes> {
     (size <= MAX_MANIFEST_SIZE).then(|| read_part(&content, 0, size))?
 }
 
-/// Some bytes of an object, at an offset that nobody can foresee; `None` if it is not here or is empty. At most `most`.
+/// Some bytes of an object, `most` at most, at an unpredictable offset. `None`: it is not here or is empty.
 pub fn sample(store: &dyn Store, digest: &Digest, most: u64) -> Option<(u64, Bytes)> {
     let content = store.open(digest).ok()??.content;
     let last_offset = content.size().saturating_sub(most);

@@ -1,4 +1,4 @@
-//! The traits in memory: a store and a router without a disk or a network, for tests and for trying things out.
+//! The traits in memory: a store and a router without a disk or a network, for tests and experiments.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -21,7 +21,7 @@ pub struct MemoryStore {
     catalog: Catalog,
     objects: Mutex<HashMap<Digest, Bytes>>,
     ingests: Mutex<HashMap<Digest, Ingest>>,
-    /// Ingests opened so far.
+    /// The number of ingests opened so far.
     opened: AtomicU64,
     share_slots: AtomicBool,
 }
@@ -40,7 +40,7 @@ impl MemoryStore {
         digest
     }
 
-    /// Replaces the bytes of an object, as a disk does that fails.
+    /// Replaces the bytes of an object, as a failing disk does.
     pub fn damage(&self, digest: &Digest, bytes: Bytes) {
         self.objects.lock().insert(digest.clone(), bytes);
     }
@@ -50,7 +50,7 @@ impl MemoryStore {
         self.catalog.remove(digest);
     }
 
-    /// Has its owner open an ingest, other than all before it, to be read through `growing`.
+    /// Opens a new ingest of the store's owner, which is read through `growing`.
     pub fn ingest_from(&self, digest: &Digest, growing: Growing) {
         let number = self.opened.fetch_add(1, Ordering::Relaxed);
         let id = Some(IngestId(number, 0));
@@ -58,12 +58,12 @@ impl MemoryStore {
         self.ingests.lock().insert(digest.clone(), ingest);
     }
 
-    /// An object is on its way no longer.
+    /// Ends the ingest of an object.
     pub fn end_ingest(&self, digest: &Digest) {
         self.ingests.lock().remove(digest);
     }
 
-    /// Has its owner's downloads wait in one queue.
+    /// Makes the owner's downloads share one queue.
     pub fn set_downloads_share_slots(&self) {
         self.share_slots.store(true, Ordering::Relaxed);
     }
@@ -101,7 +101,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// What the routers of one cluster in memory know together.
+/// The announcements that the routers of one cluster in memory share.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryCluster(Arc<Mutex<BTreeMap<Key, Vec<Candidate>>>>);
 
@@ -136,7 +136,7 @@ impl Router for MemoryRouter {
     fn find(&self, key: &Key) -> Search {
         let (found, search) = Search::channel();
         for candidate in self.cluster.0.lock().get(key).into_iter().flatten() {
-            // A search holds as many as anybody needs; the rest is left out.
+            // A search holds enough candidates for any caller; the rest is left out.
             if candidate.peer != *self.me() && found.try_send(candidate.clone()).is_err() {
                 break;
             }

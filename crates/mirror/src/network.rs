@@ -1,5 +1,5 @@
 //! The network of nodes that share a key or have certificates of one authority: what this node proves to its peers, and
-//! what it has them prove.
+//! the proofs that it requires.
 
 use std::time::SystemTime;
 
@@ -13,14 +13,14 @@ use crate::request::{FLIGHT, MIRRORED, NAMESPACE, NOT_COMMITTED};
 /// Proves that a request comes from a node of the network; see [`Claim`].
 const PROOF: HeaderName = HeaderName::from_static("x-peili-network-proof");
 
-/// The headers that change what a request of a peer does. They are proven with it.
+/// The headers that change the effect of a peer's request. They are part of the proof.
 const PROVEN: [HeaderName; 5] = [MIRRORED, RANGE, NAMESPACE, FLIGHT, NOT_COMMITTED];
 
-/// An extension of a request: it came over TLS from a client that has a certificate of the nodes.
+/// An extension of a request: it came over TLS from a client with a certificate of the nodes.
 #[derive(Clone, Copy, Debug)]
 pub struct HasCertificate;
 
-/// Why a request is not that of a node of the network.
+/// Why a request is not from a node of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotOfNetwork {
     #[error("the request came without TLS, and so without the certificate of a node")]
@@ -30,7 +30,7 @@ pub enum NotOfNetwork {
 }
 
 impl NotOfNetwork {
-    /// A word for metrics.
+    /// The reason as a label of metrics.
     pub fn reason(self) -> &'static str {
         match self {
             Self::NoCertificate => "no_certificate",
@@ -39,18 +39,18 @@ impl NotOfNetwork {
     }
 }
 
-/// This node's place in the network.
+/// This node's role in the network.
 #[derive(Clone, Debug)]
 pub struct Network {
     /// `None`: the network has no key.
     keys: Option<Keyring>,
     has_certificates: bool,
-    /// By which its peers know this node.
+    /// The name by which peers know this node.
     own_id: String,
 }
 
 impl Network {
-    /// `has_certificates`: whether peers have to show one. `None`: the network takes whoever asks.
+    /// `has_certificates`: whether peers must have one. `None`: any client may be a peer.
     pub fn new(keys: Option<Keyring>, has_certificates: bool, own_id: String) -> Option<Self> {
         let network = Self {
             keys,
@@ -60,7 +60,7 @@ impl Network {
         (network.keys.is_some() || has_certificates).then_some(network)
     }
 
-    /// Adds to a request what proves to `target`, a peer's id, that it comes from a node that has the key.
+    /// Adds to a request the proof for `target`, a peer's id, that it comes from a node with the key.
     pub fn prove<B>(&self, request: &mut http::Request<B>, target: &str) {
         let Some(keys) = &self.keys else {
             return;
@@ -78,7 +78,7 @@ impl Network {
     /// Checks that a request comes from a node of the network.
     ///
     /// # Errors
-    /// It does not, or the clocks of the two are too far apart.
+    /// It does not, or the clocks of the two differ too much.
     pub fn check(&self, head: &Parts) -> Result<(), NotOfNetwork> {
         if self.has_certificates && head.extensions.get::<HasCertificate>().is_none() {
             return Err(NotOfNetwork::NoCertificate);
@@ -95,7 +95,7 @@ impl Network {
     }
 }
 
-/// What is proven of a request. A header that is given twice is proven as its first value, which alone counts.
+/// The proven parts of a request. Of a repeated header only the first value is proven, and only that counts.
 fn parts<'a>(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Vec<Option<&'a [u8]>> {
     let path = uri.path_and_query().map(|path| path.as_str().as_bytes());
     let mut parts = vec![Some(method.as_str().as_bytes()), path];
@@ -124,7 +124,7 @@ mod tests {
         builder.body(()).expect("a request")
     }
 
-    /// As it comes over the wire, without the authority.
+    /// The check of a request as it is received, without the authority.
     fn received(network: &Network, request: &Request<()>) -> Result<(), NotOfNetwork> {
         let path = request.uri().path_and_query().expect("a path");
         let mut head = request.clone().into_parts().0;

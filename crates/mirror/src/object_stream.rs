@@ -1,5 +1,5 @@
-//! Objects whose bytes are not at hand: they come from a peer, from upstream or from a pull on its way, while they are
-//! sent. What provides them hangs off the pipeline by these traits; no step of it names a provider.
+//! Objects whose bytes come from a peer, from upstream or from a running pull while they are sent. Providers implement
+//! these traits; no step of the pipeline names a provider.
 
 use std::error::Error;
 use std::io;
@@ -17,24 +17,24 @@ pub type Pieces = BoxStream<'static, Result<Bytes, BodyError>>;
 
 /// An object whose bytes come while they are sent.
 pub trait ObjectStream: Send {
-    /// The bytes of a range. What is read from a disk takes this share of the memory.
+    /// The bytes of a range. Reads from a disk use this share of the memory.
     fn stream(self: Box<Self>, range: ByteRange, share: Arc<Share>) -> Pieces;
 
-    /// The same object once more, for a further range.
+    /// The same object again, for a further range.
     fn again(&self) -> Box<dyn ObjectStream>;
 
-    /// Whether pieces of it take memory of the mirror for as long as they are kept.
+    /// Whether its pieces occupy memory of the mirror for as long as they are kept.
     fn takes_memory(&self) -> bool {
         false
     }
 }
 
-/// Hears of a body until it ends, and is then dropped.
+/// Observes a body until it ends, and is then dropped.
 pub trait BodyHook: Send + Sync {
-    /// The body is sent to this client.
+    /// Called with the client that the body is sent to.
     fn sent_to(&self, _: &Arc<ClientSocket>) {}
 
-    /// These bytes were handed to the connection.
+    /// Called when these bytes were passed to the connection.
     fn sent(&self, bytes: u64);
 }
 
@@ -47,7 +47,7 @@ pub enum BodyError {
     Stunted { written: u64 },
     #[error("the object did not grow for too long")]
     Silent,
-    /// What an [`ObjectStream`] says.
+    /// The error of an [`ObjectStream`].
     #[error(transparent)]
     Stream(Box<dyn Error + Send + Sync>),
 }

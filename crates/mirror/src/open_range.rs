@@ -2,16 +2,16 @@
 
 use oci::{ByteRange, Ranges};
 
-/// Larger than any object: a range resolved against it shows how it was written.
+/// Larger than any object: a range resolved against it keeps its written form.
 const ENDLESS: u64 = u64::MAX;
-/// A range that starts beyond this is one of the last bytes.
+/// A range that starts beyond this counts from the end.
 const NO_OFFSET: u64 = 1 << 62;
 
 fn resolved(ranges: &Ranges) -> Vec<ByteRange> {
     ranges.resolve(ENDLESS).unwrap_or_default()
 }
 
-/// The offset from which the whole rest is requested. `None`: the request is for something else.
+/// The offset from which everything to the end is requested. `None`: the request is for something else.
 pub fn all_from(ranges: Option<&Ranges>) -> Option<u64> {
     let Some(ranges) = ranges else {
         return Some(0);
@@ -22,7 +22,7 @@ pub fn all_from(ranges: Option<&Ranges>) -> Option<u64> {
     }
 }
 
-/// The first byte requested.
+/// The first requested byte.
 pub fn first_byte(ranges: Option<&Ranges>) -> u64 {
     let first = ranges.and_then(|ranges| resolved(ranges).into_iter().next());
     first.map_or(0, |range| range.start)

@@ -1,4 +1,4 @@
-//! What is known of the pull that a request of this node's own client belongs to. Found out once, and carried along.
+//! The pull that a request of this node's own client belongs to. Determined once, and passed along.
 
 use std::sync::Arc;
 
@@ -8,21 +8,21 @@ use crate::attempts::Attempts;
 use crate::deliveries::Delivery;
 use crate::trace::TraceContext;
 
-/// The pull that a request belongs to. Empty for requests of others, but for its place in a trace.
+/// The pull that a request belongs to. Empty for requests of other clients, except for its place in a trace.
 #[derive(Clone, Debug, Default)]
 pub struct OwnPull {
-    /// What was tried for the object, and what the pull of the image may lose by waiting for peers.
+    /// The attempts for the object, and what the pull of the image may lose by waiting for peers.
     pub attempts: Option<Arc<Attempts>>,
-    /// The object on its way into this node's store.
+    /// The object that is being taken into this node's store.
     pub ingest: Option<Growing>,
-    /// Who delivers the object, if the client fills an ingest of its own with the answer. Only such requests take
-    /// part in a flight and change the state of a pull.
+    /// The peers that deliver the object, if the client fills an ingest of its own with the answer. Only such requests
+    /// take part in a flight and change the state of a pull.
     pub delivery: Option<Arc<Delivery>>,
-    /// What is shown of the pull.
+    /// The displayed state of the pull.
     pub activity: Option<Arc<PullActivity>>,
     /// Whether the client only measures, see [`MEASURED`](crate::request::MEASURED).
     pub is_measured: bool,
-    /// Where the spans of the request's steps belong.
+    /// The place of the request's spans in its trace.
     pub trace: TraceContext,
 }
 
@@ -34,7 +34,7 @@ impl OwnPull {
         }
     }
 
-    /// Records that the store did not commit what was delivered, see [`Attempts::not_committed`].
+    /// Records that the store did not commit the delivered bytes, see [`Attempts::not_committed`].
     pub fn not_committed(&self) {
         if let Some(attempts) = &self.attempts {
             attempts.not_committed();

@@ -1,4 +1,4 @@
-//! What earlier requests have shown about peers: who answers, how fast, and who is in back-off.
+//! What earlier requests have shown about peers: which ones answer, how fast, and which ones are in back-off.
 
 mod in_flight;
 
@@ -26,11 +26,11 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 /// A peer that lacked an announced object is not asked for that object again for this long. Its announcement may
 /// outlive the object by minutes.
 const LACKING: Duration = Duration::from_secs(30);
-/// A peer that serves as many as it may is not asked for the object again for this long.
+/// The time for which a peer whose uploads are all in use is not asked for the object again.
 const BUSY: Duration = Duration::from_secs(2);
-/// After this many announced objects in a row that it lacked, a peer backs off for all objects.
+/// The number of consecutive announced objects that a peer lacked after which it backs off for all objects.
 const MAX_FALSE_ANNOUNCEMENTS: u32 = 4;
-/// Announced objects that a peer lacked are counted anew after this long.
+/// The time after which the count of announced objects that a peer lacked starts again.
 const LACKED_LATELY: Duration = Duration::from_secs(10 * 60);
 /// The most peers to remember. The least recently used is evicted first.
 const MAX_PEERS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
@@ -40,7 +40,7 @@ const MAX_LACKING: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 const MAX_RECENT: usize = 256;
 /// [`Peers::backed_off`] returns at most this many peers.
 const MAX_BACKED_OFF: usize = 8;
-/// The most keys to remember excluded peers of, and the most such peers of one key.
+/// The most keys with excluded peers to remember, and the most such peers of one key.
 const MAX_EXCLUDED_KEYS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 const MAX_EXCLUDED: usize = 16;
 /// A peer is excluded for this long.
@@ -54,7 +54,7 @@ const LATENCY_FRESH: Duration = Duration::from_secs(30);
 /// How a peer failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// It could not be connected, did not answer in time, or answered nonsense.
+    /// It could not be connected, did not answer in time, or sent an invalid answer.
     #[error("no connection, or no answer of use")]
     Failed,
     #[error("its body broke, stalled or crawled")]
@@ -75,15 +75,15 @@ struct Record {
     failures: u32,
     false_announcements: u32,
     backed_off_until: Option<Instant>,
-    /// Smoothed time to the head of an answer, and when it was last heard of.
+    /// The smoothed time to the head of an answer, and when it was last measured.
     latency: Duration,
     measured: Instant,
     in_flight: u32,
-    /// What it has sent.
+    /// The bytes that it has sent.
     received: Arc<Throughput>,
-    /// At which rate its large answers came, smoothed; 0: none has come.
+    /// The smoothed rate of its large answers, in bytes per second; 0: none has come.
     measured_rate: u64,
-    /// Announced objects that it lacked, since when.
+    /// The number of announced objects that it lacked, and since when.
     lacked: u32,
     lacked_since: Instant,
     last_error: Option<(String, SystemTime)>,
@@ -98,10 +98,10 @@ pub struct KnownPeer {
     pub last_error: Option<(String, SystemTime)>,
     pub requests: u32,
     pub latency: Duration,
-    /// Bytes that it has sent in all, and at which rate they come or came.
+    /// The bytes that it has sent in all, and their present or last rate.
     pub received: u64,
     pub bytes_per_second: u64,
-    /// Announced objects that it lacked lately.
+    /// The number of announced objects that it lacked lately.
     pub lacked: u32,
 }
 
@@ -112,7 +112,7 @@ pub struct Peers {
     lacking: Mutex<LruCache<(PeerId, Key), Instant>>,
     /// Peers whose bytes of an object were not committed, and since when.
     excluded: Mutex<LruCache<Key, Vec<(PeerId, Instant)>>>,
-    /// Bytes sent to peers, by their address: what a request tells of a peer.
+    /// The bytes sent to peers, by their address: a request identifies a peer only by that.
     sent: Mutex<LruCache<IpAddr, Arc<AtomicU64>>>,
     changes: Changes,
 }
@@ -134,7 +134,7 @@ impl Peers {
         }
     }
 
-    /// Whether this candidate is worth asking for this key now.
+    /// Whether this candidate should be asked for this key now.
     pub fn may_ask(&self, candidate: &Candidate, key: &Key, now: Instant) -> bool {
         let backed_off = self
             .records
@@ -151,7 +151,7 @@ impl Peers {
                 .is_none_or(|until| *until <= now)
     }
 
-    /// Has a peer not asked for a key again: what it delivered of it was not committed.
+    /// Excludes a peer from requests for a key: the bytes that it delivered were not committed.
     pub fn exclude(&self, peer: &PeerId, key: &Key) {
         let mut excluded = self.excluded.lock();
         let peers = excluded.get_or_insert_mut(key.clone(), Vec::new);
@@ -162,12 +162,12 @@ impl Peers {
         peers.push((peer.clone(), Instant::now()));
     }
 
-    /// Lets all peers be asked for a key again: upstream has failed, and nobody else is left.
+    /// Admits all peers to requests for a key again: upstream has failed, and there is no other source.
     pub fn readmit(&self, key: &Key) {
         self.excluded.lock().pop(key);
     }
 
-    /// The peers that are not asked for a key.
+    /// The peers excluded from requests for a key.
     pub fn excluded(&self, key: &Key, now: Instant) -> Vec<PeerId> {
         let excluded = self.excluded.lock();
         let peers = excluded.peek(key).into_iter().flatten();
@@ -207,7 +207,7 @@ impl Peers {
         self.latency(peer) * (1 + in_flight)
     }
 
-    /// Learns where a peer's registry listens before it is asked for anything. Says nothing of when it was used.
+    /// Records where a peer's registry listens before it is asked for anything. Does not count as use.
     pub fn introduce(&self, candidate: &Candidate) {
         let mut records = self.records.lock();
         if records.peek(&candidate.peer).is_none() {
@@ -227,7 +227,7 @@ impl Peers {
             .is_some_and(|record| record.has_delivered)
     }
 
-    /// Where a peer's registry listens, as last heard.
+    /// The addresses of a peer's registry, as last heard.
     pub fn addresses(&self, peer: &str) -> Option<Arc<[SocketAddr]>> {
         let records = self.records.lock();
         records
@@ -260,7 +260,7 @@ impl Peers {
         sent.iter().map(count).collect()
     }
 
-    /// What is known of the peers used most recently, `most` of them.
+    /// What is known of the most recently used peers, `most` of them.
     pub fn known(&self, most: usize) -> Vec<KnownPeer> {
         let (records, now) = (self.records.lock(), Instant::now());
         let known = |(peer, record): (&PeerId, &Record)| KnownPeer {
@@ -283,7 +283,7 @@ impl Peers {
         records.iter().take(most).map(known).collect()
     }
 
-    /// Remembers what went wrong with a peer, to be shown.
+    /// Records the error of a peer, to be shown.
     pub fn note_error(&self, peer: &PeerId, what: &str) {
         if let Some(record) = self.records.lock().peek_mut(peer) {
             record.last_error = Some((what.to_owned(), SystemTime::now()));
@@ -314,7 +314,7 @@ impl Peers {
             record.lacked += 1;
         }
         match fault {
-            // It is alive and right.
+            // It is alive and its data is right.
             Fault::Busy => return,
             Fault::Lacking if record.false_announcements + 1 < MAX_FALSE_ANNOUNCEMENTS => {
                 record.false_announcements += 1;
@@ -322,7 +322,7 @@ impl Peers {
             }
             Fault::Lacking | Fault::Failed | Fault::Broke | Fault::Wrong => {}
         }
-        // One event that breaks ten streams is one failure.
+        // An event that breaks ten streams is one failure.
         if record.is_backed_off(now) {
             return;
         }

@@ -1,12 +1,13 @@
-//! Which client a pull of this node belongs to, where no node secret proves it.
+//! Which client a pull of this node belongs to, if no node secret proves it.
 //!
-//! containerd opens an ingest before it sends its request. So the first client that asks for the bytes of an open ingest
-//! owns the pull, for as long as that ingest stays open; whoever else asks for the digest meanwhile is a remote client.
-//! That may be the containerd of another node that a node port led here, or any other host. A client on this host takes
-//! precedence over one elsewhere, because an ingest may wait in containerd's queue before its first request is sent.
+//! containerd opens an ingest before it sends its request. So the first client that requests the bytes of an open
+//! ingest owns the pull for as long as that ingest stays open; any other client that requests the digest meanwhile is a
+//! remote client. That may be the containerd of another node that a node port led here, or any other host. A client on
+//! this host takes precedence over one elsewhere, because an ingest may wait in containerd's queue before its first
+//! request is sent.
 //!
-//! Clients behind one gateway cannot be told apart. But the writer of an ingest never asks again for bytes that it has,
-//! so a request from the start of an ingest that has grown belongs to no pull, whoever sends it.
+//! Clients behind one gateway cannot be distinguished. But the writer of an ingest never requests bytes again that it
+//! has, so a request from the start of an ingest that has grown belongs to no pull, whichever client sends it.
 
 use std::num::NonZeroUsize;
 
@@ -18,7 +19,7 @@ use crate::open_range::all_from;
 use crate::request::{ClientAddress, Target};
 use crate::{Ingest, IngestId};
 
-/// The most pulls to remember the owner of; the one asked for least lately is forgotten first. A node downloads a dozen
+/// The most pulls whose owner is remembered; the least recently requested is forgotten first. A node downloads a dozen
 /// objects at a time.
 const MAX_PULLS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
@@ -39,7 +40,7 @@ impl Default for PullOwners {
 }
 
 impl PullOwners {
-    /// Whether a client owns the pull that fills this ingest. The first one that asks does.
+    /// Whether a client owns the pull that fills this ingest. The first client that asks does.
     pub fn owns(&self, digest: &Digest, ingest: IngestId, client: ClientAddress) -> bool {
         let mut owners = self.0.lock();
         match owners.get(digest) {
@@ -53,13 +54,13 @@ impl PullOwners {
     }
 }
 
-/// What a request asks for, if its answer may fill an ingest: all bytes of an object from some offset on.
+/// The object and offset of a request whose answer may fill an ingest: one for all bytes from some offset on.
 pub fn asks_for_rest(target: &Target) -> Option<(&Digest, u64)> {
     let digest = target.digest().filter(|_| !target.head_only)?;
     Some((digest, all_from(target.ranges.as_ref())?))
 }
 
-/// Which of its owner's ingests the bytes from `offset` on could fill: those that it has not got already.
+/// The ingest of the store's owner that the bytes from `offset` on could fill: one that does not have them yet.
 pub fn filled(ingest: &Ingest, offset: u64) -> Option<IngestId> {
     let is_new = offset > 0 || ingest.growing.progress().written == 0;
     ingest.id.filter(|_| is_new)

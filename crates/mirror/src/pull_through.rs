@@ -1,12 +1,13 @@
-//! The way to the registry, for a store that the mirror fills itself: what the store lacks comes from other nodes, else
-//! from upstream, and is kept on the way where it can be.
+//! Pull-through, for a store that the mirror fills itself: missing content comes from other nodes, or else from
+//! upstream, and is kept if possible.
 //!
-//! This is done for the node's own clients alone: upstream is asked with the node's credentials, and what is on its way
-//! shows only when it has arrived whether it took them. A remote client gets what is here and shared, or what a peer has.
+//! This is done only for the node's own clients: upstream is asked with the node's credentials, and whether content
+//! needed them is known only when it has arrived. A remote client gets content that is here and shared, or that a peer
+//! has.
 //!
-//! Unlike containerd, the clients of such a store take one source for a whole image. So a client never gets less here
-//! than at the registry: a part is fetched as a part, what cannot be kept is handed on all the same, and the first
-//! answer of an image is given only if the rest can be had (`promise`).
+//! Unlike containerd, the clients of such a store use one source for a whole image. So a client never gets less here
+//! than at the registry: a part is fetched as a part, content that cannot be kept is sent all the same, and the first
+//! answer of an image is given only if the rest is available (`promise`).
 
 mod blob;
 mod client;
@@ -35,10 +36,10 @@ pub use client::Client;
 pub use state::PullThroughStep;
 
 impl PullThroughStep {
-    /// Finds what is asked for here, at other nodes or upstream.
+    /// Finds the requested content here, at other nodes or upstream.
     ///
     /// # Errors
-    /// None of them gave it, or it may not be handed to this caller.
+    /// None of them sent it, or it must not be sent to this caller.
     pub async fn find(
         self: &Arc<Self>,
         target: &Target,

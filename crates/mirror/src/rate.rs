@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The rate covers at most this time.
+/// The longest time that the rate covers.
 const LATELY: Duration = Duration::from_secs(1);
 /// The interval between samples.
 const MARK_EVERY: Duration = Duration::from_millis(200);
-/// What a [`Throughput`] is measured over, in milliseconds.
+/// The window of a [`Throughput`], in milliseconds.
 const WINDOW_MS: u64 = 1000;
 
-/// Bytes that come or go, in total and per second. They may come in steps.
+/// Bytes received or sent, in total and per second. They may come in steps.
 #[derive(Debug, Default)]
 pub struct RateMeter {
     total: u64,
     began: Option<Instant>,
-    /// Samples of the time, and of the total before the bytes that came then.
+    /// Samples of the time, and of the total before the bytes of that time.
     marks: VecDeque<(Instant, u64)>,
 }
 
@@ -49,8 +49,8 @@ impl RateMeter {
     }
 }
 
-/// Bytes per second of one stream or of several, measured without a lock: what is added at the same moment by two may be
-/// attributed to the window after.
+/// The rate of one stream or several in bytes per second, measured without a lock: simultaneous bytes may be attributed
+/// to the next window.
 #[derive(Debug)]
 pub struct Throughput {
     began: Instant,
@@ -58,7 +58,7 @@ pub struct Throughput {
     /// When this window began, in milliseconds since `began`, and the total by then.
     window_at: AtomicU64,
     window_total: AtomicU64,
-    /// Of the last window.
+    /// The rate of the last window.
     rate: AtomicU64,
 }
 
@@ -85,7 +85,7 @@ impl Throughput {
         };
         if is_over && begin().is_ok() {
             let before = self.window_total.swap(total, Ordering::Relaxed);
-            // After a pause a window begins anew.
+            // After a pause, a new window begins.
             let took = Duration::from_millis((now - at).min(2 * WINDOW_MS));
             let rate = per_second(total.saturating_sub(before), took);
             self.rate.store(rate, Ordering::Relaxed);
@@ -96,7 +96,7 @@ impl Throughput {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// In bytes per second: of the last window, unless nothing has come since.
+    /// The rate in bytes per second: that of the last window, unless nothing has come since.
     pub fn rate(&self) -> u64 {
         let (took, rate) = (self.idle(), self.rate.load(Ordering::Relaxed));
         if rate > 0 && took.as_millis() < u128::from(2 * WINDOW_MS) {
@@ -106,7 +106,7 @@ impl Throughput {
         per_second(self.total().saturating_sub(before), took)
     }
 
-    /// How long nothing has been added; for less than a window it may say more.
+    /// The time since bytes were last added. Below one window it may be too long.
     pub fn idle(&self) -> Duration {
         let at = self.window_at.load(Ordering::Relaxed);
         Duration::from_millis(self.now().saturating_sub(at))

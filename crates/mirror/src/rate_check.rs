@@ -1,30 +1,31 @@
-//! Whether a peer sends as fast as upstream would, and what it costs the pull if it does not.
+//! Checks whether a peer sends as fast as upstream would, and what it costs the pull if it does not.
 
 use std::time::Duration;
 
 use crate::attempts::Attempts;
 use crate::flights::pull_rules::STEP;
 
-/// A peer that has cost a pull this much is left, so that another one may do better before the budget is spent.
+/// The cost of a peer to a pull at which the peer is left, so that another one may do better before the budget is
+/// spent.
 const MAX_COST: Duration = Duration::from_secs(1);
-/// Bytes that come faster than required pay for this much later waiting.
+/// The most credit for bytes that come faster than required, which pays for later waiting.
 const MAX_CREDIT: Duration = Duration::from_millis(250);
-/// The same of peers that are still receiving the object: a step of containerd's, or this long. They may wait for
-/// the first bytes of a leader themselves, and one that is dead or does not send what it has is left by
-/// [`SourceWatch`](crate::flights::SourceWatch). A body has this credit once, whatever its sources.
+/// The same for peers that are still receiving the object: a step of containerd's, or this long. They may wait for the
+/// first bytes of a leader themselves. [`SourceWatch`](crate::flights::SourceWatch) leaves one that is dead or does not
+/// send what it has. A body has this credit once, whatever its sources.
 const GROWING_CREDIT: Duration = Duration::from_secs(20);
 
-/// Whether one peer sends as fast as it must.
+/// The check of one peer.
 #[derive(Debug, Default)]
 pub struct RateCheck {
     credit: Duration,
     cost: Duration,
-    /// A growing source has had its credit.
+    /// A growing source has used its credit.
     has_grown: bool,
 }
 
 impl RateCheck {
-    /// How long the next bytes may take, until the peer has cost too much.
+    /// The limit for the next bytes, after which the peer has cost too much.
     pub fn max_wait(&mut self, grows: bool) -> Duration {
         if grows && !std::mem::replace(&mut self.has_grown, true) {
             self.credit = GROWING_CREDIT;
@@ -32,14 +33,14 @@ impl RateCheck {
         self.credit + MAX_COST.saturating_sub(self.cost)
     }
 
-    /// Another source goes on. What the pull has gained remains.
+    /// Records a change of the source. The pull's credit remains.
     pub fn change_source(&mut self) {
         self.credit = self.credit.min(GROWING_CREDIT);
         self.cost = Duration::ZERO;
     }
 
-    /// Bytes have come, or none, after a wait. Charges what upstream would not have needed for them. Returns whether the
-    /// peer has cost too much. Time in which the client takes no bytes is no wait.
+    /// Records the bytes after a wait, if any, and charges the time that upstream would not have needed. Returns
+    /// whether the peer has cost too much. Time in which the client accepts no bytes does not count as waiting.
     pub fn add(&mut self, attempts: &Attempts, waited: Duration, bytes: u64, grows: bool) -> bool {
         let required = attempts.required(grows);
         let time = |bytes: u64| Duration::from_micros(bytes.saturating_mul(1_000_000) / required);
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
     use crate::registry_speeds::MIN_RATE;
 
-    /// Receives so many bytes a second in steps of 100 ms, as time passes. Returns when the peer is left.
+    /// Receives this many bytes a second in steps of 100 ms of virtual time. Returns when the peer is left.
     async fn left_after(rate: u64, grows: bool) -> Option<Duration> {
         let (mut check, attempts) = (RateCheck::default(), Attempts::default());
         let step = Duration::from_millis(100);
@@ -85,7 +86,7 @@ mod tests {
         }
     }
 
-    /// A slow uplink of 1 Mbit/s, of which a third is the stream's, and steps of 1 MiB.
+    /// A slow uplink of 1 Mbit/s, a third of which is the stream's, and steps of 1 MiB.
     #[tokio::test(start_paused = true)]
     async fn steps_of_containerd_are_no_silence() {
         let (mut check, attempts) = (RateCheck::default(), Attempts::default());

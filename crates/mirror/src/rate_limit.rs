@@ -1,5 +1,4 @@
-//! Limits what this node sends to other nodes, and what it receives from them, in bytes per second. Streams take turns, so
-//! each gets the same.
+//! Limits the rates to and from other nodes, in bytes per second. Streams take turns, so each gets the same.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +14,12 @@ use crate::object_stream::Pieces;
 
 /// The bytes of one turn.
 const TURN: u64 = 16 * 1024;
-/// What is not used is saved up for this long.
+/// The time for which unused rate is saved up.
 const BURST: Duration = Duration::from_millis(50);
-/// Each stream that is sent gets this much at least, in bytes per second: with less, the peer would take this node for
-/// dead. Further streams are refused.
+/// The least rate of each sent stream, in bytes per second: with less, the peer would consider this node dead. Further
+/// streams are refused.
 pub const MIN_SHARE: u64 = 64 * 1024;
-/// The most streams that are sent at once, whatever the rate.
+/// The most streams sent at once, whatever the rate.
 const MAX_STREAMS: usize = 4096;
 
 /// The time that streams have waited, in seconds.
@@ -29,9 +28,9 @@ pub type Waited = Counter<f64, AtomicU64>;
 /// A limit for all streams of one direction.
 #[derive(Debug)]
 pub struct RateLimit {
-    /// In bytes per second; 0: no limit.
+    /// The rate in bytes per second; 0: no limit.
     rate: AtomicU64,
-    /// When the next turn may begin. Waiting for it is waiting in line.
+    /// When the next turn may begin. Its lock is the queue.
     next_turn: Mutex<Instant>,
     streams: Arc<Semaphore>,
     waited: Waited,
@@ -48,7 +47,7 @@ impl RateLimit {
         }
     }
 
-    /// Sets the limit, in bytes per second. To be called once, before anything is sent.
+    /// Sets the limit, in bytes per second. Must be called once, before anything is sent.
     pub fn set(&self, rate: u64) {
         self.rate.store(rate, Ordering::Relaxed);
         let most = usize::try_from(rate / MIN_SHARE).unwrap_or(MAX_STREAMS);
@@ -60,12 +59,12 @@ impl RateLimit {
         self.rate.load(Ordering::Relaxed) == 0
     }
 
-    /// A permit to send one more stream; `None`: its share would be too small.
+    /// A permit to send one more stream. `None`: its share would be too small.
     pub fn admit(&self) -> Option<OwnedSemaphorePermit> {
         self.streams.clone().try_acquire_owned().ok()
     }
 
-    /// Waits until so many more bytes may pass.
+    /// Waits until this many more bytes may pass.
     pub async fn pay(&self, bytes: u64) {
         let rate = self.rate.load(Ordering::Relaxed);
         if rate == 0 || bytes == 0 {
@@ -75,7 +74,7 @@ impl RateLimit {
         while left > 0 {
             let turn = left.min(TURN);
             left -= turn;
-            // In the order of arrival: who waits for its turn holds the lock.
+            // In the order of arrival: the stream whose turn is next holds the lock.
             let mut next_turn = self.next_turn.lock().await;
             sleep_until(*next_turn).await;
             let saved = Instant::now().checked_sub(BURST).unwrap_or(*next_turn);
@@ -84,7 +83,7 @@ impl RateLimit {
         self.waited.inc_by(began.elapsed().as_secs_f64());
     }
 
-    /// Pieces that pass no faster than the limit, each of one turn. `permit`: as [`Self::admit`] gave it.
+    /// The pieces at no more than the limit, each of one turn. `permit`: from [`Self::admit`].
     pub fn limited(
         self: &Arc<Self>,
         pieces: Pieces,
@@ -137,7 +136,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn streams_share_the_rate_whatever_the_size_of_their_pieces() {
         let limit = limit(256 * KIB);
-        // Half of a megabyte each, and half of the rate.
+        // Half a megabyte each, at half the rate.
         let large = limit.limited(pieces(&[512 * KIB as usize]), limit.admit());
         let small = limit.limited(pieces(&[4 * KIB as usize; 128]), limit.admit());
         let (large, small) = tokio::join!(read(large), read(small));

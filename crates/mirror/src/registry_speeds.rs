@@ -1,4 +1,4 @@
-//! What registries send to this node, as far as its own pulls have shown: a peer that sends less makes a pull slower than
+//! The rates of registries to this node, as its own pulls have shown: a peer that sends less makes a pull slower than
 //! upstream alone.
 
 use std::num::NonZeroUsize;
@@ -13,15 +13,15 @@ use tokio::time::Instant;
 
 use crate::rate::per_second;
 
-/// What is expected of peers while it is not known what the registry sends, in bytes per second for the whole node: less
-/// than any uplink that is of use.
+/// The rate expected of peers while that of the registry is unknown, in bytes per second for the whole node: less than
+/// any usable uplink.
 pub const MIN_RATE: u64 = 64 * 1024;
-/// A peer may send this part of what the registry sent before: many nodes may share the peer now, as they would share the
-/// registry.
+/// The divisor of the registry's rate that a peer must reach: many nodes may share the peer now, as they would share
+/// the registry.
 const PART: u64 = 4;
-/// What a registry has sent says nothing after this time.
+/// The time after which a registry's rate no longer counts.
 const KNOWN_FOR: Duration = Duration::from_secs(5 * 60);
-/// Smaller objects say nothing, in bytes: the time to the first byte counts for too much.
+/// The least bytes of an object that shows a rate: in smaller ones the time to the first byte counts too much.
 const MIN_SIZE: u64 = 1024 * 1024;
 /// The most registries to remember.
 const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
@@ -53,7 +53,7 @@ impl Drop for Stream {
 }
 
 impl RegistrySpeeds {
-    /// Records that the client got this many bytes of an object from the registry, from the request to the commit.
+    /// Records that the client received this many bytes of an object from the registry, from the request to the commit.
     pub fn received(&self, registry: &Registry, bytes: u64, took: Duration) {
         if bytes >= MIN_SIZE {
             let speed = (per_second(bytes, took), Instant::now());
@@ -72,9 +72,9 @@ impl RegistrySpeeds {
         Stream(self.streams.clone())
     }
 
-    /// What a peer has to send in bytes per second, so that it is no slower than the registry: its share, as all streams
-    /// have one link. `grows`: it is still receiving the object, so its leader shows what the registry sends now, and flights
-    /// leave what is slower.
+    /// The rate at which a peer must send so that it is no slower than the registry, in bytes per second: its share, as
+    /// all streams share one link. `grows`: it is still receiving the object, so its leader shows the registry's
+    /// present rate, and flights leave slower peers.
     pub fn required(&self, registry: Option<&Registry>, grows: bool) -> u64 {
         let mut known = self.known.lock();
         let known = registry.and_then(|registry| known.get(registry));

@@ -1,5 +1,5 @@
-//! A peer's bytes, passed on while they arrive. When a peer breaks, another goes on from the same offset, and the
-//! client sees nothing of it.
+//! Relays a peer's bytes as they arrive. When a peer fails, another continues from the same offset, unnoticed by the
+//! client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,8 @@ use crate::registry_speeds::Stream;
 use crate::source_provider::SourceProvider;
 use crate::source_reader::{Next, SourceReader};
 
-/// A client that has taken nothing for this long may have had the peer end the connection, which then is no fault of
-/// the peer.
+/// If a client has accepted nothing for this long, the peer may have ended the connection for that reason, which is not
+/// a fault of the peer.
 const PAUSE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -34,31 +34,31 @@ pub enum RelayError {
     Broken { offset: u64 },
 }
 
-/// A peer's answer that has begun, and the means to go on elsewhere.
+/// A peer's answer that has begun, and the means to continue elsewhere.
 pub struct Relay {
     provider: Arc<dyn SourceProvider>,
     metrics: Arc<Metrics>,
     question: Question,
-    /// Of the whole object.
+    /// The size of the whole object.
     size: u64,
-    /// The range that the open answer holds.
+    /// The range in the open answer.
     open: Option<(ByteRange, SourceReader)>,
-    /// The first bytes of a range, and what is left of it, if they are here already.
+    /// The first bytes of a range and the rest of the range, if they are here already.
     first: Option<(ByteRange, Bytes, ByteRange)>,
     attempts: Arc<Attempts>,
-    /// Of the peer that is open. A client that sees some progress never goes elsewhere by itself.
+    /// The check of the open peer. A client that sees some progress never goes elsewhere by itself.
     rate_check: RateCheck,
     _stream: Stream,
-    /// When the client was handed bytes, the last time.
+    /// When the client was last sent bytes.
     handed_over: Instant,
     permit: Arc<MemoryPermit>,
     download: Arc<RateLimit>,
-    /// Bytes that were received and do not count against the rate yet.
+    /// The received bytes that do not count against the rate limit yet.
     unpaid: u64,
 }
 
 impl Relay {
-    /// `part` is what the answer holds; `permit`, the memory for it; `download`, what the node may
+    /// `part`: the range in the answer. `permit`: the memory for it. `download`: the limit of what the node may
     /// receive.
     pub fn new(
         provider: Arc<dyn SourceProvider>,
@@ -88,7 +88,7 @@ impl Relay {
         }
     }
 
-    /// Waits for the first bytes. A client that gets a head gets a byte: it counts bodies that end without one.
+    /// Waits for the first bytes. A client that gets a head must get a byte: it counts bodies that end without one.
     ///
     /// # Errors
     /// No peer sends any.
@@ -101,7 +101,7 @@ impl Relay {
         Ok(())
     }
 
-    /// The next bytes of the range, and what is left of it.
+    /// The next bytes of the range, and the rest of the range.
     async fn next(&mut self, range: ByteRange) -> Result<Option<(Bytes, ByteRange)>, RelayError> {
         if range.is_empty() {
             return Ok(None);
@@ -109,7 +109,7 @@ impl Relay {
         if let Some((_, bytes, rest)) = self.first.take_if(|(first, ..)| *first == range) {
             return Ok(Some((bytes, rest)));
         }
-        // No bytes are expected of the peer meanwhile.
+        // No bytes are expected from the peer meanwhile.
         self.download.pay(std::mem::take(&mut self.unpaid)).await;
         let offset = range.start;
         let mut has_paused = self.handed_over.elapsed() >= PAUSE;
@@ -119,7 +119,7 @@ impl Relay {
                 _ => self.open_at(&range).await?,
             };
             let began = Instant::now();
-            // A source that is out of patience is as good as broken.
+            // A source that exceeds its limit counts as failed.
             let grows = self.provider.grows();
             let next = timeout(self.rate_check.max_wait(grows), reader.next(offset)).await;
             if let Ok(Next::Bytes(mut bytes, waited)) = next {
@@ -132,13 +132,13 @@ impl Relay {
                 tracing::debug!(key = %self.question.key, offset, "a peer broke while the client took nothing");
                 continue;
             }
-            // An early end, a broken connection, a source of no use: all the same to the client.
+            // An early end, a broken connection and a useless source are all the same to the client.
             self.broke(&reader.answer, offset)?;
         }
     }
 
-    /// Bytes of the range have come; what is left of it is expected of the same answer, unless its peer crawls or
-    /// another one would do better.
+    /// Records bytes of the range. The rest is expected from the same answer, unless its peer is too slow or another
+    /// one would do better.
     fn received(
         &mut self,
         bytes: Bytes,
@@ -174,7 +174,7 @@ impl Relay {
     }
 
     /// # Errors
-    /// Too many have.
+    /// Too many peers have failed.
     fn broke(&self, answer: &Answer, offset: u64) -> Result<(), RelayError> {
         let peer = &answer.candidate.peer;
         tracing::debug!(%peer, key = %self.question.key, offset, "peer broke in the middle of a body");
@@ -189,7 +189,7 @@ impl Relay {
         }
     }
 
-    /// Asks a peer for the range.
+    /// Requests the range from a peer.
     async fn open_at(&mut self, range: &ByteRange) -> Result<SourceReader, RelayError> {
         self.question.ranges = Some(Ranges::of(range));
         self.rate_check.change_source();
@@ -203,7 +203,7 @@ impl Relay {
     }
 }
 
-/// The answer that is open serves a range, if it holds that very range.
+/// The open answer is used for a range only if it contains exactly that range.
 impl ObjectStream for Relay {
     fn stream(self: Box<Self>, range: ByteRange, _: Arc<Share>) -> Pieces {
         let pieces = stream::try_unfold((self, range), |(mut relay, range)| async move {

@@ -1,8 +1,8 @@
 //! Who asks, and for what: the first step of a pull.
 //!
-//! Paths are those of the distribution specification ("Endpoints": end-1, end-2, end-3, end-8, end-12), with the registry
-//! named by `?ns=` (containerd), by the `OCI-Namespace` header, or as the first part of the name (clients that send
-//! neither). There a registry with a port is written `host_port`, since no reference has a colon in a name.
+//! Paths are those of the distribution specification ("Endpoints": end-1, end-2, end-3, end-8, end-12). The registry is
+//! named by `?ns=` (containerd), by the `OCI-Namespace` header, or by the first part of the name (clients that send
+//! neither). In that part a registry with a port is written `host_port`, since no reference has a colon in a name.
 
 pub mod browser;
 pub mod conditions;
@@ -24,51 +24,52 @@ use path::Page;
 
 /// The name of the node whose mirror answers, on `/livez`.
 pub const NODE: HeaderName = HeaderName::from_static("x-peili-node");
-/// Marks a request that a mirror sends to a peer: it goes no further. It grants nothing.
+/// Marks a request of a mirror to a peer, which does not ask others. It grants no rights.
 pub const MIRRORED: HeaderName = HeaderName::from_static("x-spegel-mirrored");
 /// Names the registry, in requests and answers.
 pub const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-/// Proves that a request comes from this node's containerd, whose hosts.toml carries the secret.
+/// Proves that a request comes from this node's containerd, whose hosts.toml contains the secret.
 pub const NODE_SECRET: HeaderName = HeaderName::from_static("x-peili-node-secret");
-/// The asker's position in the flight of what it asks a peer for, [`ChainPosition`] as `<epoch>-<order>` in hexadecimal: what is
-/// still growing is served to it too.
+/// The position of the requesting node in the flight of the object, [`ChainPosition`] as `<epoch>-<order>` in
+/// hexadecimal: with it, growing objects are served too.
 pub const FLIGHT: HeaderName = HeaderName::from_static("x-peili-flight");
 
-/// In the answer to a follower's HEAD: the bytes that are there, and what this node sends to all followers together, in
+/// A header of the answer to a follower's HEAD: the bytes that are there, and the rate to all followers together, in
 /// bytes per second.
 pub const OFFSET: HeaderName = HeaderName::from_static("x-peili-offset");
 pub const SENT: HeaderName = HeaderName::from_static("x-peili-sent");
 
-/// Marks a request of the node's own client that measures and keeps nothing: what is pulled for it is not stored, takes part in no
+/// Marks a request of the node's own client that only measures: content pulled for it is not stored, takes part in no
 /// flight and is not among the last pulls, and the answer names its source in [`SOURCE`].
 pub const MEASURED: HeaderName = HeaderName::from_static("x-peili-measured");
-/// In the answer to a measured request: `local`, or the address of the peer that began to send.
+/// A header of the answer to a measured request: `local`, or the address of the peer that began to send.
 pub const SOURCE: HeaderName = HeaderName::from_static("x-peili-source");
-/// In an answer that sends the client to the registry: why, in the words of `peili_upstream_bytes_total`.
+/// A header of an answer that sends the client to the registry: the reason, as in `peili_upstream_bytes_total`.
 pub const REASON: HeaderName = HeaderName::from_static("x-peili-reason");
-/// In a HEAD to a peer: what it delivered of this blob was not committed. The peer hashes its blob, once a day at most.
+/// A header of a HEAD to a peer: the bytes that it delivered of this blob were not committed. The peer hashes its blob,
+/// at most once a day.
 pub const NOT_COMMITTED: HeaderName = HeaderName::from_static("x-peili-not-committed");
 
-/// Where a peer is asked for bytes that nobody needs, to test a link.
+/// The path at which a peer sends useless bytes, to test a link.
 pub const LINK_TEST: &str = "/link-test";
 
 /// The parameter of a query that names the registry, as containerd sends it.
 const NS: &str = "ns=";
 
-/// Longer paths with their queries are refused: a name of 255, a digest of 135 and a registry of 255 fit many times.
+/// The most bytes of a path with its query: far more than a name of 255, a digest of 135 and a registry of 255.
 const MAX_URI: usize = 4096;
 
-/// Where a request comes from.
+/// The address of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAddress {
-    /// This host, by whichever of its addresses.
+    /// This host, at any of its addresses.
     ThisHost,
-    /// Any other, an IPv4 address never as a mapped one. A gateway stands for all clients behind it.
+    /// Another address; an IPv4 address is never a mapped one. A gateway has one address for all clients behind it.
     Other(IpAddr),
 }
 
 impl ClientAddress {
-    /// Of the client of a connection.
+    /// The address of the client of a connection.
     pub fn of(remote: SocketAddr, local: SocketAddr) -> Self {
         if is_this_host(remote, local) {
             Self::ThisHost
@@ -78,14 +79,14 @@ impl ClientAddress {
     }
 }
 
-/// Who sent a request.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// This node's own containerd, or a client on this node where no secret is set up.
+    /// This node's own containerd, or a client on this node if no secret is set.
     Own,
-    /// Another node's mirror. It says so itself; nothing is granted for it.
+    /// Another node's mirror. This is its own claim, which grants no rights.
     Peer,
-    /// Anybody else.
+    /// Any other client.
     Remote,
 }
 
@@ -95,11 +96,11 @@ pub enum Kind {
     Blob,
 }
 
-/// What is asked for.
+/// The target of a request.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub kind: Kind,
-    /// `None` where the client names no registry: then only digests can be told apart.
+    /// `None`: the client names no registry. Then only digests are unambiguous.
     pub origin: Option<Origin>,
     pub reference: Reference,
     pub ranges: Option<Ranges>,
@@ -107,7 +108,7 @@ pub struct Target {
     pub pull: OwnPull,
     /// `HEAD`: the answer has no body.
     pub head_only: bool,
-    /// Of a peer that follows the flight of this object; `None` too where what it says of it is not well-formed.
+    /// The position of a peer that follows the flight of this object. `None` also if it is malformed.
     pub position: Option<ChainPosition>,
 }
 
@@ -133,7 +134,7 @@ impl Target {
         }
     }
 
-    /// The tag in full; `None` for a digest.
+    /// The tag in full. `None`: the reference is a digest.
     pub fn tag_name(&self) -> Option<TagName> {
         match (&self.reference, &self.origin) {
             (Reference::Tag(tag), Some(origin)) => Some(TagName {
@@ -144,7 +145,7 @@ impl Target {
         }
     }
 
-    /// What peers are asked for. `None` for a tag of an unnamed registry, which [`Reader::read`] lets nobody ask for.
+    /// The key that peers are asked for. `None`: a tag of an unnamed registry, which [`Reader::read`] refuses.
     pub fn key(&self) -> Option<Key> {
         match self.digest() {
             Some(digest) => Some(Key::Digest(digest.clone())),
@@ -152,26 +153,26 @@ impl Target {
         }
     }
 
-    /// Goes on as if the head alone had been asked for: the answer will have no bytes of the object.
+    /// Continues as if only the head were requested: the answer will have no bytes of the object.
     pub fn ask_for_head_only(&mut self) {
         self.head_only = true;
         self.ranges = None;
     }
 }
 
-/// A request, understood.
+/// A parsed request.
 #[derive(Clone, Debug)]
 pub enum Request {
-    /// `/v2/`: does this registry speak the protocol?
+    /// `/v2/`: asks whether this registry supports the protocol.
     Base,
     Ready,
     Live,
     LinkTest,
-    /// What this node does, and how far it is with these objects.
+    /// A request for this node's report, and its progress with these objects.
     Report(Vec<Digest>),
     Content(Target),
     List {
-        /// `None` where the client names no registry.
+        /// `None`: the client names no registry.
         origin: Option<Origin>,
         list: List,
         /// The query without `ns`, as the client wrote it.
@@ -205,7 +206,7 @@ pub enum RequestError {
     Range(#[from] RangeError),
 }
 
-/// What a request is read against.
+/// The settings for parsing requests.
 #[derive(Clone, Debug, Default)]
 pub struct Reader {
     /// The registry of names that come without one (`--default-registry`).
@@ -213,10 +214,10 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads a request. Who sent it is for [`crate::access`] to say; until then it is a remote client's.
+    /// Parses a request. [`crate::access`] determines its sender; until then it counts as a remote client's.
     ///
     /// # Errors
-    /// Whatever the client got wrong.
+    /// The client's mistake.
     pub fn read(
         &self,
         method: &Method,
@@ -263,7 +264,7 @@ impl Reader {
             return Err(RequestError::TagWithoutRegistry);
         }
         let ranges = match &reference {
-            // Ranges are defined for GET alone (RFC 9110, 14.2), and nobody resumes a manifest.
+            // Ranges are defined only for GET (RFC 9110, section 14.2), and no client resumes a manifest.
             Reference::Digest(digest) if kind == Kind::Blob && !head_only => {
                 ranges(headers, digest)?
             }
@@ -299,7 +300,7 @@ impl Reader {
         })
     }
 
-    /// The registry and the repository. Where no parameter and no header names the registry, the first part of the name
+    /// The registry and the repository. If no parameter and no header names the registry, the first part of the name
     /// does, if it looks like one or ends in an underscore and a port.
     fn origin(
         &self,
@@ -338,7 +339,7 @@ impl Reader {
     }
 }
 
-/// The ranges that a request for a blob asks for, unless they are meant for another object.
+/// The ranges of a request for a blob, unless they are meant for another object.
 fn ranges(headers: &HeaderMap, digest: &Digest) -> Result<Option<Ranges>, RangeError> {
     match headers.get(RANGE) {
         Some(range) if conditions::range_counts(headers, digest) => {
@@ -353,7 +354,7 @@ fn parse_digest(text: &str) -> Result<Digest, NameError> {
     text.parse().map_err(NameError::Digest)
 }
 
-/// The digests that a query names.
+/// The digests in a query.
 fn named(query: Option<&str>) -> Result<Vec<Digest>, NameError> {
     let pairs = query.unwrap_or_default().split('&');
     let digests = pairs.filter_map(|pair| pair.strip_prefix(DIGEST));
@@ -371,7 +372,7 @@ fn namespace(query: Option<&str>) -> Result<Option<String>, NameError> {
     Ok(Some(decoded.into_owned()))
 }
 
-/// Whether the other end of a connection is on this very host.
+/// Whether the other end of a connection is on this host.
 pub fn is_this_host(remote: SocketAddr, local: SocketAddr) -> bool {
     let plain = |address: SocketAddr| match address.ip() {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),

@@ -17,13 +17,13 @@ use crate::object_stream::{BodyError, BodyHook};
 use crate::request::{Kind, Request, RequestError, Target};
 use crate::trace::Span;
 
-/// Longer paths are cut in the log.
+/// The most characters of a path in the log.
 const MAX_PATH: usize = 512;
 
-/// The status noted down for a client that left before there was an answer, as nginx has it.
+/// The recorded status of a client that left before there was an answer, as in nginx.
 const CLIENT_GONE: u16 = 499;
 
-/// What is noted down about a request. Dropping it closes the record.
+/// The record of a request. Dropping it closes the record.
 pub struct RequestRecord {
     metrics: Arc<Metrics>,
     started: Instant,
@@ -34,26 +34,26 @@ pub struct RequestRecord {
     pub handler: &'static str,
     /// `None` until there is an answer: the client left before.
     pub status: Option<StatusCode>,
-    /// As the client named it.
+    /// The registry as the client named it.
     pub registry: Option<String>,
     pub refusal: Option<String>,
     pub(crate) source: Option<Source>,
     pub(crate) hook: Option<Box<dyn BodyHook>>,
-    /// The pull of this node that the request is part of, and the first byte that it asks for.
+    /// The pull of this node that the request is part of, and the first requested byte.
     pub(crate) pull: Option<(ActiveRequest, u64)>,
-    /// Of a client that only measures: then the pull is forgotten with the record.
+    /// The measurement, if the client only measures: then the pull is forgotten with the record.
     pub(crate) measuring: Option<Measuring>,
-    /// Counts what is sent to a peer.
+    /// Counts the bytes sent to a peer.
     pub(crate) sent_to: Option<Arc<AtomicU64>>,
     bytes: u64,
     /// When the first of them was sent, if it was.
     first_byte: Option<Duration>,
     broken: Option<String>,
-    /// Of a request for content, if it is recorded. ConnectionAddresses with the record.
+    /// The span of a request for content, if it is recorded. It ends with the record.
     pub(crate) span: Span,
 }
 
-/// The step that answers a request, as far as its path tells.
+/// The step that answers a request, as far as its path shows.
 pub fn handler(request: &Result<Request, RequestError>) -> &'static str {
     match request {
         Ok(Request::Base) => "v2",
@@ -134,7 +134,7 @@ impl RequestRecord {
         };
     }
 
-    /// Tells the trace what the log is told.
+    /// Writes the data of the log to the trace as well.
     fn close_span(&mut self, status: u16, source: Option<&'static str>) {
         let span = &mut self.span;
         span.set("http.request.method", || self.method.to_string());

@@ -1,4 +1,4 @@
-//! Who has it: the trait that the mirror asks, and what it gets for an answer.
+//! Who has it: the router's trait, and its answers.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -14,7 +14,7 @@ use ::flights::NodeId;
 
 use crate::Health;
 
-/// A node of the cluster, by a name that stays the same while its addresses change: for libp2p its peer id.
+/// A node of the cluster, by a name that does not change with its addresses: for libp2p its peer id.
 ///
 /// Two are equal if their names are.
 #[derive(Clone)]
@@ -84,20 +84,21 @@ impl fmt::Debug for PeerId {
     }
 }
 
-/// A peer that may have what was looked for.
+/// A peer that may have the requested content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub peer: PeerId,
-    /// Where the peer's registry listens: all its addresses, IPv4 and IPv6, in no order. Never empty.
+    /// The addresses of the peer's registry, IPv4 and IPv6, in no order. Never empty.
     pub addresses: Arc<[SocketAddr]>,
 }
 
-/// Candidates as they are found. ConnectionAddresses when all who could know have answered; dropping it ends the search.
+/// Candidates as they are found. The stream ends when all nodes that could know have answered; dropping it ends the
+/// search.
 #[derive(Debug)]
 pub struct Search(mpsc::Receiver<Candidate>);
 
 impl Search {
-    /// A search and the end that is fed. Closing the sender ends the search.
+    /// A search and its sending end. Closing the sender ends the search.
     pub fn channel() -> (mpsc::Sender<Candidate>, Self) {
         let (sender, receiver) = mpsc::channel(SEARCH_QUEUE);
         (sender, Self(receiver))
@@ -108,42 +109,42 @@ impl Search {
     }
 }
 
-/// Candidates waiting to be taken from a search. A request needs a handful.
+/// The most queued candidates of a search. A request needs a handful.
 const SEARCH_QUEUE: usize = 32;
 
 /// A peer as the router knows it, to be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterPeer {
     pub peer: PeerId,
-    /// Where its registry listens, as far as is known.
+    /// The known addresses of its registry.
     pub addresses: Arc<[SocketAddr]>,
-    /// The name of its node, and the version of Peili that it runs, as it says itself. `None`: it was never connected to,
-    /// or runs another program.
+    /// The name of its node and its version of Peili, as it reports them. `None`: it was never connected to, or runs
+    /// another program.
     pub name: Option<String>,
     pub version: Option<String>,
     pub membership: PeerMembership,
 }
 
-/// What the members of the cluster think of a peer.
+/// The state of a peer for the members of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerMembership {
     Member,
     /// It does not answer, and is declared dead unless it does soon.
     Suspected,
-    /// It takes part in no flights: Spegel, or Peili with flights off.
+    /// It does not take part in flights: Spegel, or Peili without flights.
     Legacy,
 }
 
 /// The peers that a router knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouterPeers {
-    /// How many there are.
+    /// Their number.
     pub count: usize,
-    /// Those that are listed, [`MAX_LISTED_PEERS`] at the most.
+    /// The listed ones, at most [`MAX_LISTED_PEERS`].
     pub listed: Vec<RouterPeer>,
-    /// Why there are none, where something went wrong when they were looked for.
+    /// Why there are none, if looking for them has failed.
     pub why_none: Option<String>,
-    /// Where nodes are that have no network key in common with this one: it refused them lately, or they refused it.
+    /// The addresses of nodes that have no network key in common with this one: one of them refused the other lately.
     pub refused_nodes: Vec<IpAddr>,
 }
 
@@ -156,23 +157,23 @@ pub trait Router: Send + Sync + 'static {
     /// Starts a search. This node itself is never among the candidates.
     fn find(&self, key: &Key) -> Search;
 
-    /// Lets peers find these keys here from now on, for as long as the node lives. Announcing twice is announcing once.
+    /// Makes these keys findable here from now on, for as long as the node lives. Announcing twice is announcing once.
     async fn announce(&self, keys: Vec<Key>);
 
     /// Stops announcing these keys.
     async fn withdraw(&self, keys: Vec<Key>);
 
-    /// Whether there are peers that take part in no flights, and may hold what nobody in them has.
+    /// Whether there are peers that do not take part in flights, and may hold objects that no member has.
     fn has_legacy_peers(&self) -> bool {
         false
     }
 
-    /// The peers that it knows now, to be shown. `None`: it cannot tell.
+    /// The present peers, to be shown. `None`: they are unknown.
     async fn list_peers(&self) -> Option<RouterPeers> {
         None
     }
 
-    /// By which peers know this node. `None`: they do not know it by a name.
+    /// The name by which peers know this node. `None`: they do not know it by a name.
     fn own_id(&self) -> Option<PeerId> {
         None
     }

@@ -1,4 +1,4 @@
-//! Listening: connections of the registry port, and of any other HTTP port of ours.
+//! Listening: connections of the registry port, and of any other HTTP port.
 
 mod admission;
 mod connection;
@@ -29,16 +29,16 @@ pub use admission::counted_address;
 pub use limits::{ConnectionLimits, PortLimits};
 pub(crate) use port_tls::PortTls;
 
-/// When no connection can be taken, the next attempt is made this much later.
+/// The pause after a failed attempt to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How a port is closed, in two steps. Between them the port still accepts connections, for clients that do not know
-/// yet that this process is about to end.
+/// The two steps of closing a port. Between them the port still accepts connections, for clients that do not know yet
+/// that this process is about to end.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    /// From here on, each connection is closed after the request that is being answered, or after its first.
+    /// Once cancelled, each connection is closed after its present or its first request.
     pub drain: CancellationToken,
-    /// From here on, no connection is accepted but those that the kernel has accepted already.
+    /// Once cancelled, only connections that the kernel has already accepted are served.
     pub close: CancellationToken,
 }
 
@@ -52,14 +52,14 @@ impl From<CancellationToken> for Shutdown {
     }
 }
 
-/// Answers requests on `listener` until `shutdown`; then accepts no more and returns when those begun are done.
-/// The caller bounds that by a deadline of its own.
+/// Answers requests on `listener` until `shutdown`; then accepts no more, and returns when the running ones are done.
+/// The caller limits that by a deadline.
 pub async fn registry(listener: TcpListener, mirror: Arc<Mirror>, shutdown: impl Into<Shutdown>) {
     let limits = ConnectionLimits::default().registry;
     registry_within(limits, listener, mirror, shutdown).await;
 }
 
-/// The same with at most so many connections.
+/// The same with a limit of connections.
 pub async fn registry_within(
     limits: PortLimits,
     listener: TcpListener,
@@ -110,7 +110,7 @@ pub async fn serve<H, F>(
     serve_known(port, listener, shutdown, handler).await;
 }
 
-/// What a port serves, and whom.
+/// The service of a port, and its clients.
 struct Port {
     limits: PortLimits,
     is_own: IsOwn,
@@ -167,7 +167,7 @@ async fn serve_known<H, F>(
             }
         }
     }
-    // What the kernel has accepted for us must not end in a reset: the client holds a connection and has sent a request.
+    // Connections that the kernel has accepted must not end in a reset: the client is connected and has sent a request.
     match listener.into_std() {
         Ok(listener) => {
             for accepted in accepted_by_kernel(&listener, &admission) {
@@ -180,8 +180,8 @@ async fn serve_known<H, F>(
     connections.wait().await;
 }
 
-/// The connections that wait in the kernel's queue. It holds [`BACKLOG`] at the most, and whoever connects while it is
-/// emptied is not waited for.
+/// The connections in the kernel's queue. It holds at most [`BACKLOG`]; clients that connect while it is emptied are
+/// not waited for.
 fn accepted_by_kernel(listener: &std::net::TcpListener, admission: &Admission) -> Vec<Accepted> {
     let mut accepted = Vec::new();
     for _ in 0..BACKLOG {
@@ -200,7 +200,7 @@ fn accepted_by_kernel(listener: &std::net::TcpListener, admission: &Admission) -
     accepted
 }
 
-/// Tells a client that there are too many, without waiting for it.
+/// Tells a client that there are too many connections, without waiting for it.
 async fn turn_away(accepted: &Accepted) {
     tracing::debug!(remote = %accepted.addresses.remote, "turned away: too many connections");
     refuse::too_many_connections(&mut ClientStream(accepted.client.clone())).await;

@@ -1,4 +1,4 @@
-//! Provides the answers of peers: separates what is done with an answer from the choice of the peer.
+//! Provides the answers of peers: separates the use of an answer from the choice of the peer.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,16 +14,16 @@ use crate::{Candidate, PeerId, SourceStatus, Starved};
 #[async_trait]
 pub trait SourceProvider: Send + Sync {
     /// # Errors
-    /// Nobody gives it, or the range lies outside the object.
+    /// No peer has it, or the range is outside the object.
     async fn find(&self, question: &Question) -> Result<Answer, FetchError>;
 
-    /// Reports that a peer's answer was of no use, or broke.
+    /// Reports that a peer's answer was useless, or broke.
     fn report_fault(&self, peer: &PeerId, key: &Key, fault: Fault);
 
-    /// Asks a peer how much it has of what it was asked for. Has no limit of its own.
+    /// Asks a peer how much it has of the requested object. Has no limit of its own.
     async fn status(&self, question: &Question, peer: &Candidate) -> SourceStatus;
 
-    /// Whether the last answer is of a peer that is still receiving the object.
+    /// Whether the last answer is from a peer that is still receiving the object.
     fn grows(&self) -> bool {
         false
     }
@@ -31,7 +31,7 @@ pub trait SourceProvider: Send + Sync {
     /// Records bytes of the object at `offset`.
     fn received(&self, _offset: u64, _bytes: &Bytes) {}
 
-    /// How this node does, if it receives far less than its link carries.
+    /// The state of this node, if it receives far less than its link carries.
     fn starved(&self) -> Option<Starved> {
         None
     }
@@ -42,7 +42,7 @@ pub trait SourceProvider: Send + Sync {
     }
 }
 
-/// Any peer that the router knows and that is quick.
+/// Provides any fast peer that the router knows.
 #[async_trait]
 impl SourceProvider for Fetcher {
     async fn find(&self, question: &Question) -> Result<Answer, FetchError> {

@@ -15,12 +15,12 @@ use crate::flights::now;
 use crate::source_provider::SourceProvider;
 use crate::{SourceStatus, SourceWatch, WatchAction};
 
-/// What became of a wait for bytes.
+/// The result of a wait for bytes.
 pub enum Next {
-    /// Bytes, and how long they were waited for.
+    /// Bytes, and how long the wait for them was.
     Bytes(Bytes, Duration),
     End,
-    /// The connection broke, or the source is of no use.
+    /// The connection broke, or the source is useless.
     Broken,
 }
 
@@ -30,7 +30,7 @@ pub struct SourceReader {
     question: Question,
     pub answer: Answer,
     watch: SourceWatch,
-    /// The question to the source that is on the way.
+    /// The question to the source that is waiting for an answer.
     asking: Option<AbortOnDropHandle<SourceStatus>>,
 }
 
@@ -50,7 +50,7 @@ impl SourceReader {
 
     /// Waits for the bytes at `offset` of the object.
     pub async fn next(&mut self, offset: u64) -> Next {
-        // While the client takes nothing, nothing is expected of the source.
+        // While the client does not read, nothing is expected from the source.
         self.watch.begin_wait(now());
         let began = Instant::now();
         loop {
@@ -105,7 +105,7 @@ impl SourceReader {
         }
     }
 
-    /// Asks the source for its status, unless the last question is still on the way.
+    /// Asks the source for its status, unless the last question is still unanswered.
     fn ask(&mut self) {
         self.asking.get_or_insert_with(|| {
             let (provider, question) = (self.provider.clone(), self.question.clone());

@@ -1,4 +1,4 @@
-//! What a node holds and where its bytes lie: the trait that the mirror reads local content through.
+//! The content of a node and its bytes: the trait through which the mirror reads local content.
 
 use std::fs::File;
 use std::io;
@@ -11,26 +11,26 @@ use oci::{Digest, Origin, TagName};
 
 use crate::{Catalog, Growing, Health, Upstream, Visibility};
 
-/// A complete object, opened. It stays readable when the store removes it meanwhile.
+/// An opened complete object. It stays readable if the store removes it meanwhile.
 #[derive(Clone, Debug)]
 pub enum Content {
     Bytes(Bytes),
     File {
         file: Arc<File>,
-        /// In bytes.
+        /// The size in bytes.
         size: u64,
     },
-    /// A file whose bytes are being compared with its digest while they are handed out, the end of it withheld until
-    /// that is done. It fails where they are wrong; then the store has it no longer.
+    /// A file whose bytes are being compared with its digest while they are sent. The end is withheld until that is
+    /// done. If they are wrong, reading fails, and the store has removed it.
     Verifying {
         growing: Growing,
-        /// In bytes.
+        /// The size in bytes.
         size: u64,
     },
 }
 
 impl Content {
-    /// In bytes.
+    /// The size in bytes.
     pub fn size(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -39,79 +39,79 @@ impl Content {
     }
 }
 
-/// A complete object, opened, and who may have it.
+/// An opened complete object, and which clients may have it.
 #[derive(Clone, Debug)]
 pub struct StoredObject {
     pub content: Content,
-    /// As known when the content was opened, not before: an object may be replaced or committed meanwhile.
+    /// The visibility when the content was opened, not before: an object may be replaced or committed meanwhile.
     pub visibility: Visibility,
 }
 
-/// An object on its way into the store.
+/// An object that is being taken into the store.
 #[derive(Clone, Debug)]
 pub struct Ingest {
-    /// Which of its owner's ingests it is, for a store whose owner fills it. `None`: the mirror does.
+    /// The ingest of the owner, for a store whose owner fills it. `None`: the mirror fills it.
     pub id: Option<IngestId>,
     pub growing: Growing,
 }
 
-/// Tells the ingests of one digest apart. Changes when an ingest is closed and when another one is opened.
+/// Distinguishes the ingests of one digest. Changes when an ingest is closed and when another one is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IngestId(pub u64, pub u64);
 
-/// A node's content. No method waits for another process. [`Self::open`] and [`Self::ingest`] may wait for the disk; the
-/// others answer from memory.
+/// A node's content. No method waits for another process. [`Self::open`] and [`Self::ingest`] may wait for the disk;
+/// the others answer from memory.
 pub trait Store: Send + Sync + 'static {
-    /// What is here. Kept right by the store while images come and go.
+    /// The content. The store updates it while images come and go.
     fn catalog(&self) -> &Catalog;
 
-    /// Opens a complete object; `None` if it is not here, whatever the catalog says: an object may have come or gone
-    /// a moment ago, or have been found damaged just now.
+    /// Opens a complete object. `None`: it is not here, whatever the catalog says: it may just have come or gone, or
+    /// have been found damaged.
     ///
-    /// A store that keeps private objects says [`Visibility::Private`] of what its catalog does not know
-    /// (docs/decisions/0012-who-may-see-an-object.md). Reads the disk: call it where that holds up nobody else.
+    /// A store that keeps private objects returns [`Visibility::Private`] for objects that its catalog does not know
+    /// (docs/decisions/0012-who-may-see-an-object.md). Reads the disk: call it where that delays no others.
     ///
     /// # Errors
     /// The object is here and cannot be read.
     fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>>;
 
-    /// What is on its way into the store, to be read while it grows; `None` if it is not on its way, or has arrived a
-    /// moment ago ([`Self::open`] tells).
+    /// An object that is being taken in, to be read while it grows. `None`: it is not, or has just arrived
+    /// ([`Self::open`] finds it then).
     ///
     /// containerd opens an ingest before it sends its request, so a request for a digest without one does not come from
-    /// this node's containerd. A pull that died without clearing up leaves an object that neither grows nor ends: who
-    /// waits has to bound the wait. Reads the disk: call it where that holds up nobody else.
+    /// this node's containerd. A pull that died without cleaning up leaves an object that neither grows nor ends:
+    /// callers must limit their wait. Reads the disk: call it where that delays no others.
     ///
     /// # Errors
     /// It is there and cannot be read.
     fn ingest(&self, digest: &Digest) -> io::Result<Option<Ingest>>;
 
-    /// Whether the owner's downloads share one queue for the whole node, in which a request that is refused goes to the
-    /// tail (containerd from 2.1 on; before, a pull keeps its place).
+    /// Whether the owner's downloads share one queue for the whole node, in which a refused request goes to the tail
+    /// (containerd from 2.1 on; before, a pull keeps its place).
     fn downloads_share_slots(&self) -> bool;
 
-    /// Whether the store can do its work. One that cannot be written is not ready, although it serves what it has.
+    /// Whether the store can do its work. One that cannot be written is not ready, although it serves its content.
     fn health(&self) -> Health;
 
-    /// Is told that bytes of an object which the store handed out are not what the digest names. A store of its own
-    /// gives the object up, so that it is fetched anew; for any other there is nothing to do.
+    /// Reports that bytes of an object from this store do not match the digest. A store that the mirror fills removes
+    /// the object, so that it is fetched again; any other does nothing.
     fn report_damaged(&self, _: &Digest) {}
 }
 
 /// A store that the mirror itself fills (the embedded one; containerd fills its own).
 pub trait Intake: Send + Sync + 'static {
-    /// Begins to take in an object, unless it is here or on its way already. Reads and writes the disk: call it where
-    /// that holds up nobody else.
+    /// Begins to take in an object, unless it is here or being taken in already. Reads and writes the disk: call it
+    /// where that delays no others.
     ///
     /// # Errors
     /// The store has no room or cannot be written.
     fn begin(&self, digest: &Digest) -> Result<Begun, IntakeError>;
 
-    /// Remembers what a tag points at.
+    /// Remembers the target of a tag.
     fn tag(&self, name: &TagName, digest: &Digest);
 }
 
-/// What a mirror that fills its own store needs: the way in, and where content comes from that no peer has.
+/// The parts for a mirror that fills its own store: the intake, and the source of content that no peer has.
 #[derive(Clone)]
 pub struct PullThrough {
     pub intake: Arc<dyn Intake>,
@@ -119,43 +119,44 @@ pub struct PullThrough {
 }
 
 pub enum Begun {
-    /// It is here; [`Store::open`] gives it.
+    /// It is here; [`Store::open`] opens it.
     Present,
-    /// Somebody else is taking it in.
+    /// Another request is taking it in.
     Joined(Growing),
-    /// The caller takes it in: writes all of it, then commits. Dropping the sink gives it up and fails who joined.
+    /// The caller takes it in: writes all of it, then commits. Dropping the sink gives it up and fails those that
+    /// joined.
     New(Box<dyn Sink>, Growing),
 }
 
-/// The writing end of an object on its way into the store.
+/// The sink of an object that is being taken into the store.
 #[async_trait]
 pub trait Sink: Send {
-    /// Says how large the object will be, in bytes, as soon as that is known.
+    /// Sets the size of the object in bytes, as soon as it is known.
     ///
     /// # Errors
     /// The store has no room for it.
     async fn expect(&mut self, size: u64) -> Result<(), IntakeError>;
 
-    /// Appends.
+    /// Appends bytes.
     ///
     /// # Errors
-    /// The disk is full or fails, or the object grows beyond the expected size.
+    /// The disk is full or fails, or the object exceeds the expected size.
     async fn write(&mut self, bytes: Bytes) -> Result<(), IntakeError>;
 
-    /// Bytes written so far.
+    /// The bytes written so far.
     fn written(&self) -> u64;
 
-    /// Verifies the digest and makes the object part of the store, for good and at once or not at all.
+    /// Verifies the digest and makes the object part of the store, durably and at once, or not at all.
     ///
     /// # Errors
-    /// The bytes are not what the digest names, or the disk fails.
+    /// The bytes do not match the digest, or the disk fails.
     async fn commit(self: Box<Self>, provenance: Provenance) -> Result<(), IntakeError>;
 }
 
-/// Where an object that was taken in came from.
+/// The origin of an object that was taken in.
 #[derive(Clone, Debug)]
 pub struct Provenance {
-    /// `None` where the client named no registry.
+    /// `None`: the client named no registry.
     pub origin: Option<Origin>,
     pub visibility: Visibility,
 }
@@ -178,7 +179,7 @@ pub enum IntakeError {
         "all {limit} bytes of the store are taken by objects on their way in; raise --store-limit"
     )]
     Crowded { limit: u64 },
-    /// Its text says which path, why, and what the operator can do.
+    /// Its text contains the path, the cause, and what the operator can do.
     #[error(transparent)]
     Io(#[from] io::Error),
 }

@@ -1,5 +1,5 @@
 //! The latest bytes of an object that are not in its file yet, for followers close behind. containerd writes in steps
-//! of 1 MiB, for which every node of a chain would wait again.
+//! of 1 MiB, and otherwise every node of a chain would wait for each step.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// The most bytes to keep. More than a step of containerd's; a reader further behind reads the file.
+/// The most bytes to keep. More than a step of containerd; a reader further behind reads the file.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
 
 /// The latest bytes of an object being received. Nothing is kept while there is no reader.

@@ -1,14 +1,14 @@
-//! How much time pulls would have taken longer without peers.
+//! The additional time that pulls would have taken without peers.
 //!
-//! The time saved is what the bytes from peers would have taken at the rate at which upstream gave objects to this node,
-//! less what they took. Objects that come at the same moment count as one, so rates are those of the whole node.
+//! The time saved is the time that the bytes from peers would have taken at upstream's rate to this node, less the time
+//! that they took. Simultaneous objects count as one, so rates are those of the whole node.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Objects of fewer bytes say nothing of the rate of upstream: most of their time is that of asking.
+/// The least bytes of an object that shows the rate of upstream: smaller ones mostly take the time of the request.
 const MEASURED_FROM: u64 = 1 << 20;
 
 #[derive(Debug, Default)]
@@ -16,13 +16,13 @@ pub struct TimeSaved(Mutex<Spans>);
 
 #[derive(Debug, Default)]
 struct Spans {
-    /// Large objects that came from upstream alone.
+    /// Large objects that came only from upstream.
     upstream: Span,
-    /// Objects of which anything came from peers, and their bytes from peers.
+    /// Objects with any bytes from peers, and these bytes.
     peers: Span,
 }
 
-/// Bytes, and the time during which any of them came.
+/// Bytes, and the total time in which any of them came.
 #[derive(Debug, Default)]
 struct Span {
     bytes: u64,
@@ -40,7 +40,7 @@ impl Span {
 }
 
 impl TimeSaved {
-    /// Counts an object that has come.
+    /// Adds an object that has come.
     pub fn add(&self, peers: u64, upstream: u64, began: Instant, ended: Instant) {
         let mut spans = self.0.lock();
         if peers > 0 {
@@ -50,7 +50,7 @@ impl TimeSaved {
         }
     }
 
-    /// The time saved; `None` while upstream has not been measured.
+    /// The time saved. `None`: upstream has not been measured yet.
     pub fn total(&self) -> Option<Duration> {
         let spans = self.0.lock();
         let (upstream, peers) = (&spans.upstream, &spans.peers);

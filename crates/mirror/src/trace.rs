@@ -1,10 +1,11 @@
-//! Traces: what a pull waits for, over all nodes that take part in it.
+//! Traces: what a pull waits for, on all nodes that take part in it.
 //!
 //! A request for content is a span, with spans below it for its steps. A request to a peer carries `traceparent`
 //! (<https://www.w3.org/TR/trace-context/>), so that the peer's span belongs to the same trace. Without a [`TraceSink`]
 //! no span exists, and each of these calls is a comparison with zero.
 //!
-//! Attributes hold what the log has too: names of images, digests, addresses. They hold no header and no query.
+//! Attributes contain what is also in the log: names of images, digests, addresses. They contain no header and no
+//! query.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,12 +15,12 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-/// Names the trace of a request, and the span that it belongs to.
+/// The header with the trace of a request, and the span that it belongs to.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Where spans go that have ended.
+/// The destination of finished spans.
 pub trait TraceSink: Send + Sync + 'static {
-    /// Whether to record a request. `parent`: whether whoever sent it records it, if it says so.
+    /// Whether to record a request. `parent`: whether its sender records it, if that is known.
     fn samples(&self, trace: u128, parent: Option<bool>) -> bool;
 
     /// Takes a span. Never waits.
@@ -43,7 +44,7 @@ pub enum TraceValue {
     Number(u64),
 }
 
-/// A span, whole.
+/// A complete span.
 #[derive(Clone, Debug)]
 pub struct EndedSpan {
     pub trace: u128,
@@ -54,11 +55,11 @@ pub struct EndedSpan {
     pub start: SystemTime,
     pub end: SystemTime,
     pub attributes: Vec<(&'static str, TraceValue)>,
-    /// What went wrong.
+    /// The error, if it failed.
     pub error: Option<String>,
 }
 
-/// The place of a request in its trace, for the spans below it. Empty if the request is not recorded.
+/// The place of a request in its trace, for the spans below it. Empty: the request is not recorded.
 #[derive(Clone, Default)]
 pub struct TraceContext(Option<Arc<SpanParent>>);
 
@@ -97,7 +98,7 @@ impl TraceContext {
         )
     }
 
-    /// The header of a request that is sent from this place.
+    /// The header for a request that is sent from this place.
     pub fn header(&self) -> Option<HeaderValue> {
         let place = self.0.as_ref()?;
         let text = format!("00-{:032x}-{:016x}-01", place.trace, place.span);
@@ -105,7 +106,7 @@ impl TraceContext {
     }
 }
 
-/// A span that is open. It ends when it is dropped.
+/// An open span. It ends when it is dropped.
 #[derive(Default)]
 pub struct Span(Option<Box<Open>>);
 
@@ -123,7 +124,7 @@ impl fmt::Debug for Span {
 }
 
 impl Span {
-    /// The span of a request that came in. It belongs to the trace that the client names.
+    /// The span of an incoming request. It belongs to the trace in its header.
     pub fn of_request(sink: Option<&Arc<dyn TraceSink>>, headers: &HeaderMap) -> Self {
         let Some(sink) = sink else {
             return Self::default();
@@ -148,7 +149,7 @@ impl Span {
         let start = SystemTime::now();
         let span = EndedSpan {
             trace,
-            // Zero is no id.
+            // Zero is not a valid id.
             id: rand::random_range(1..=u64::MAX),
             parent,
             name,
@@ -198,14 +199,14 @@ impl Span {
         }
     }
 
-    /// What the span is about has failed.
+    /// Records that the operation of the span has failed.
     pub fn fail(&mut self, why: impl fmt::Display) {
         if let Some(open) = &mut self.0 {
             open.span.error = Some(why.to_string());
         }
     }
 
-    /// ConnectionAddresses the span now.
+    /// Ends the span now.
     pub fn end(self) {}
 }
 
@@ -228,7 +229,8 @@ impl Drop for Span {
     }
 }
 
-/// Trace, span and whether the trace is recorded, of a `traceparent` (Trace Context, 3.2.2). `None`: to be ignored.
+/// The trace, the span and whether the trace is recorded, from a `traceparent` (Trace Context, section 3.2.2). `None`:
+/// it must be ignored.
 fn parse(text: &str) -> Option<(u128, u64, bool)> {
     let mut parts = text.split('-');
     let (version, trace) = (parts.next()?, parts.next()?);

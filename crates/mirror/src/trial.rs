@@ -1,7 +1,7 @@
 //! Trial images: the proof that this node's containerd asks this mirror.
 //!
-//! A trial image lives in the memory of one mirror, under a random repository and with a random digest. Nobody else
-//! has it and nobody else knows its name. A containerd that can pull it has been led to this very mirror.
+//! A trial image is in the memory of one mirror, with a random repository and a random digest. No other node has it or
+//! knows its name. A containerd that can pull it must have asked this very mirror.
 
 pub(crate) mod repository;
 
@@ -18,17 +18,17 @@ use crate::request::{Caller, Kind, Target};
 
 pub use repository::TRIAL_REPOSITORY;
 
-/// The registry of trial images where all registries are mirrored. No registry can have this name: the top-level
-/// domain `invalid` is reserved (RFC 6761, section 6.4).
+/// The registry of trial images if all registries are mirrored. No registry can have this name: the top-level domain
+/// `invalid` is reserved (RFC 6761, section 6.4).
 const RESERVED_REGISTRY: &str = "mirror-trial.peili.invalid";
 
-/// Returns a registry for trial images, one that containerd asks this mirror for.
+/// Returns a registry for trial images, one for which containerd asks this mirror.
 ///
-/// `mirrored` is what `--mirrored-registries` lists. The first registry of the list is taken. A list that is empty or
-/// holds `_default` covers every registry, and then a reserved name is taken that no other registry can have.
+/// `mirrored`: the elements of `--mirrored-registries`. The first registry in it is used. An empty list, or one with
+/// `_default`, covers every registry; then a reserved name is used that no other registry can have.
 ///
 /// # Errors
-/// The first entry of the list is no registry.
+/// The first entry of the list is not a registry.
 pub fn trial_registry(mirrored: &[String]) -> Result<Registry, NameError> {
     let all = mirrored
         .iter()
@@ -39,7 +39,7 @@ pub fn trial_registry(mirrored: &[String]) -> Result<Registry, NameError> {
     }
 }
 
-/// The trial images of a mirror: one at most, for as long as its [`Trial`] lives.
+/// The trial images of a mirror: at most one, for as long as its [`Trial`] lives.
 #[derive(Debug, Default)]
 pub struct Trials {
     current: Mutex<Option<Arc<Image>>>,
@@ -85,7 +85,7 @@ pub struct Trial {
 }
 
 impl Trials {
-    /// Makes a new trial image of this registry and serves it. It takes the place of an earlier one.
+    /// Makes a new trial image of this registry and serves it. It replaces an earlier one.
     ///
     /// # Errors
     /// The names do not form a valid image name.
@@ -108,7 +108,7 @@ impl Trials {
         })
     }
 
-    /// Finds what is asked for if it belongs to the current trial image.
+    /// Finds the requested content if it belongs to the current trial image.
     ///
     /// The random name is the permission: only the containerd that was told to pull the image knows it. A peer is
     /// refused nevertheless, because what another mirror relays proves nothing.
@@ -122,7 +122,7 @@ impl Trials {
 }
 
 impl Image {
-    /// Has no layer: containerd accepts that, and its snapshotter has nothing to do.
+    /// An image without layers: containerd accepts that, and its snapshotter has nothing to do.
     fn new(registry: &Registry, nonce: u128) -> Result<Self, NameError> {
         let repository = format!("{TRIAL_REPOSITORY}/{nonce:032x}").parse()?;
         let architecture = match std::env::consts::ARCH {

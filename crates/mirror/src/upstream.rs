@@ -1,4 +1,4 @@
-//! The registries that images come from: the trait through which a mirror that has to fetch for itself asks them.
+//! The registries of images: the trait through which a mirror that fetches for itself asks them.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use oci::{Digest, MediaType, Origin, Ranges, Reference, Tag};
 
 use crate::Visibility;
 
-/// The `Authorization` header that a client sent along. Its bytes are never printed.
+/// The `Authorization` header of a client. Its bytes are never printed.
 #[derive(Clone)]
 pub struct ClientCredentials(HeaderValue);
 
@@ -31,57 +31,57 @@ impl fmt::Debug for ClientCredentials {
     }
 }
 
-/// A repository, and the credentials that it is asked with.
+/// A repository, and the credentials for it.
 #[derive(Clone, Debug)]
 pub struct UpstreamRepository {
     pub origin: Origin,
-    /// A client's own. They go to the https origin of the registry and to nobody else, in place of this node's.
-    /// `None`: the repository is asked anonymously, then with this node's credentials.
+    /// A client's own. They are sent only to the https origin of the registry, in place of this node's. `None`: the
+    /// repository is asked anonymously, then with this node's credentials.
     pub credentials: Option<ClientCredentials>,
 }
 
-/// What a tag points at.
+/// The target of a tag.
 #[derive(Clone, Debug)]
 pub struct Resolved {
     pub digest: Digest,
-    /// The manifest itself, where finding out took a GET.
+    /// The manifest itself, if the answer needed a GET.
     pub manifest: Option<UpstreamManifest>,
 }
 
-/// What upstream says of a manifest without sending it.
+/// Upstream's description of a manifest, without its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamHead {
-    /// `None` where upstream does not say; of a digest that was asked for, that one.
+    /// `None`: upstream does not name it. For a request by digest, that digest.
     pub digest: Option<Digest>,
-    /// In bytes, where upstream says so.
+    /// The size in bytes, if upstream reports it.
     pub size: Option<u64>,
     pub media_type: Option<MediaType>,
-    /// Private if it took credentials to be told.
+    /// Private if the answer needed credentials.
     pub visibility: Visibility,
 }
 
-/// A manifest as upstream has it now. The bytes are verified where a digest was asked for.
+/// A manifest, as upstream has it now. For a request by digest, the bytes are verified.
 #[derive(Clone, Debug)]
 pub struct UpstreamManifest {
     pub bytes: Bytes,
     pub digest: Digest,
-    /// `Content-Type`, where upstream sent one.
+    /// The `Content-Type`, if upstream sent one.
     pub media_type: Option<MediaType>,
-    /// Private if it took credentials to get it.
+    /// Private if the answer needed credentials.
     pub visibility: Visibility,
 }
 
-/// A blob, or a part of it, on its way from upstream.
+/// A blob, or a part of it, that is being received from upstream.
 pub struct UpstreamBlob {
-    /// Of the whole blob, in bytes, where upstream says so.
+    /// The size of the whole blob in bytes, if upstream reports it.
     pub size: Option<u64>,
-    /// Where in the blob the body begins.
+    /// The offset of the body in the blob.
     pub offset: u64,
     pub visibility: Visibility,
     pub body: BoxStream<'static, Result<Bytes, UpstreamError>>,
 }
 
-/// A list that a registry keeps of a repository, in pages.
+/// A list of a repository at a registry, in pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum List {
     /// `tags/list` (distribution-spec, end-8a and end-8b).
@@ -93,25 +93,25 @@ pub enum List {
 /// A page of a list.
 #[derive(Clone, Debug)]
 pub struct UpstreamPage {
-    /// At most [`oci::MAX_MANIFEST_SIZE`].
+    /// The bytes, at most [`oci::MAX_MANIFEST_SIZE`].
     pub bytes: Bytes,
     pub content_type: Option<HeaderValue>,
     /// The query of the next page, from `Link` (RFC 8288).
     pub next: Option<String>,
-    /// `OCI-Filters-Applied`.
+    /// The header `OCI-Filters-Applied`.
     pub filters_applied: Option<HeaderValue>,
 }
 
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
-    /// What a tag points at now.
+    /// The present target of a tag.
     async fn resolve(
         &self,
         repository: &UpstreamRepository,
         tag: &Tag,
     ) -> Result<Resolved, UpstreamError>;
 
-    /// What upstream says of a manifest now, by `HEAD` alone: a `GET` may count as a pull.
+    /// Upstream's present description of a manifest, by `HEAD` only: a `GET` may count as a pull.
     async fn head(
         &self,
         repository: &UpstreamRepository,
@@ -125,14 +125,14 @@ pub trait Upstream: Send + Sync + 'static {
         digest: &Digest,
     ) -> Result<UpstreamManifest, UpstreamError>;
 
-    /// The size of a blob in bytes, by `HEAD`, or by `GET` where that is refused. `None` where upstream does not say.
+    /// The size of a blob in bytes, by `HEAD`, or by `GET` if that is refused. `None`: upstream does not report it.
     async fn blob_size(
         &self,
         repository: &UpstreamRepository,
         digest: &Digest,
     ) -> Result<Option<u64>, UpstreamError>;
 
-    /// A blob, or the first of `ranges`. Its bytes are not verified; whoever keeps them does that.
+    /// A blob, or the first of `ranges`. Its bytes are not verified; the store that keeps them does that.
     async fn blob(
         &self,
         repository: &UpstreamRepository,
@@ -140,7 +140,7 @@ pub trait Upstream: Send + Sync + 'static {
         ranges: Option<&Ranges>,
     ) -> Result<UpstreamBlob, UpstreamError>;
 
-    /// A page of a list; `query` as the client sent it, without `ns`.
+    /// A page of a list. `query`: as the client sent it, without `ns`.
     async fn page(
         &self,
         repository: &UpstreamRepository,
@@ -156,8 +156,8 @@ pub enum UpstreamError {
     #[error("{origin} denies access; give credentials for it with --registry-auth-file")]
     Denied {
         origin: Origin,
-        /// The Basic and Bearer challenges of the registry's own origin, where it answered 401; never what a redirect
-        /// led to.
+        /// The Basic and Bearer challenges of the registry's own origin, if it answered 401; never those of a redirect
+        /// target.
         challenges: Vec<HeaderValue>,
     },
     #[error("{origin} asks to slow down")]
@@ -171,10 +171,10 @@ pub enum UpstreamError {
     Forbidden(Origin, String),
     #[error("{0} answered against the specification: {1}")]
     Protocol(Origin, String),
-    /// There is no connection to it: no name, no route, nobody who listens, or no common TLS.
+    /// It cannot be connected: no name, no route, no listener, or no common TLS.
     #[error("{0} cannot be reached: {1}")]
     Unreachable(Origin, String),
-    /// It was reached and gives no answer that can be used.
+    /// It was reached, but its answer cannot be used.
     #[error("{0} fails: {1}")]
     Failed(Origin, String),
 }

@@ -12,20 +12,20 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{Catalog, Content};
 
-/// Blobs up to this size, in bytes, are verified whole before a byte is handed over. Configs are among them; layers of
-/// this size cost nothing. Larger ones containerd verifies as it stores them.
+/// Blobs up to this size, in bytes, are verified whole before a byte is sent. Configs are among them; layers of this
+/// size cost nothing. containerd verifies larger ones as it stores them.
 pub const VERIFIED_WHOLE: u64 = 1024 * 1024;
-/// Bytes read at once.
+/// The bytes read at once.
 const PIECE: usize = 1024 * 1024;
 
-/// What an object was found to be.
+/// The result of comparing an object with its digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verification {
     Right,
     Wrong,
 }
 
-/// Tells a file from what takes its place, and from what it was before it was written to.
+/// Distinguishes a file from its replacement, and from itself before it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileIdentity {
     device: u64,
@@ -37,7 +37,7 @@ pub struct FileIdentity {
 
 impl FileIdentity {
     /// # Errors
-    /// The file cannot be looked at.
+    /// The file's status cannot be read.
     pub fn of(file: &File) -> io::Result<Self> {
         let status = file.metadata()?;
         Ok(Self {
@@ -50,16 +50,16 @@ impl FileIdentity {
     }
 }
 
-/// What the bytes of a small object are, once its digest has verified them.
+/// The kind of a small object, once its digest has verified its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Examined {
-    /// The one it has where it is asked for as a manifest.
+    /// The media type if it is requested as a manifest.
     pub media_type: MediaType,
     pub is_manifest: bool,
 }
 
 impl Examined {
-    /// `None`: these are not the bytes that the digest names.
+    /// `None`: the bytes do not match the digest.
     fn of(digest: &Digest, bytes: &[u8]) -> Option<Self> {
         digest.verifies(bytes).then(|| Self {
             media_type: MediaType::of_manifest(bytes, None),
@@ -68,16 +68,16 @@ impl Examined {
     }
 }
 
-/// What was made of an object, or how much of it has to be read for that.
+/// The result of reading an object, or how much must be read for that.
 #[derive(Debug)]
 pub enum Reading<T> {
     Done(T),
-    /// All of its bytes, so many, which are more than may be read.
+    /// The number of all its bytes, which is more than may be read.
     Large(u64),
 }
 
-/// Verifies an object of the store whole. A file that was found right is not read again while it stays the same.
-/// `None`: its bytes are wrong. Reads the disk, but no more than `may_read` bytes.
+/// Verifies an object of the store whole. A file that was found right is not read again while it is unchanged. `None`:
+/// its bytes are wrong. Reads the disk, but no more than `may_read` bytes.
 ///
 /// # Errors
 /// It cannot be read.

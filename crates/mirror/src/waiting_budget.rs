@@ -1,5 +1,5 @@
-//! What the pull of an image has lost by waiting for peers, compared with upstream alone: [`BUDGET`] in all, whatever the
-//! reason: lookups, connections, silence, and bytes that come more slowly than upstream would send them.
+//! The time that the pull of an image has lost by waiting for peers, compared with upstream alone: at most [`BUDGET`]
+//! in all, for lookups, connections, silence, and bytes that come more slowly than upstream would send them.
 //!
 //! Requests of one pull wait at the same time. Time in which several wait is charged once.
 
@@ -23,11 +23,11 @@ pub struct WaitingBudget(Mutex<Charges>);
 #[derive(Debug)]
 struct Charges {
     lost: Duration,
-    /// The part of it that flights know of.
+    /// The part of it that was reported to flights.
     reported: Duration,
     /// Waiting before this time has been charged.
     charged_until: Instant,
-    /// When the waits began that have not ended.
+    /// When the present waits began.
     waits: Vec<Instant>,
     used: Instant,
 }
@@ -53,7 +53,7 @@ impl Charges {
         self.charged_until = self.charged_until.max(now);
     }
 
-    /// What is left if nothing that is waited for now comes.
+    /// The time left if none of the present waits succeeds.
     fn left(&self, now: Instant) -> Duration {
         let first = self.waits.iter().min();
         let open = first.map_or(Duration::ZERO, |first| {
@@ -64,7 +64,7 @@ impl Charges {
 }
 
 impl WaitingBudget {
-    /// Whether the pull may wait no more.
+    /// Whether the pull may not wait any more.
     pub fn is_spent(&self) -> bool {
         self.0.lock().lost >= BUDGET
     }
@@ -93,13 +93,13 @@ impl WaitingBudget {
         account.charge(since, now);
     }
 
-    /// Upstream has failed the pull: peers are all there is.
+    /// Records that upstream has failed the pull: peers are the only sources.
     pub fn renew(&self) {
         let mut account = self.0.lock();
         (account.lost, account.reported) = (Duration::ZERO, Duration::ZERO);
     }
 
-    /// What was lost since the last call, so that flights are told of it.
+    /// The time lost since the last call, to be reported to flights.
     pub fn take_unreported(&self) -> Duration {
         let mut account = self.0.lock();
         let unreported = account.lost.saturating_sub(account.reported);
@@ -119,7 +119,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// ConnectionAddresses the wait: a source was found, and waiting was free for this long.
+    /// Ends the wait: a source was found, and waiting was free for this long.
     pub fn found(mut self, free: Duration) {
         self.free = free;
     }
@@ -139,7 +139,7 @@ impl Drop for Wait {
     }
 }
 
-/// The budgets of all pulls, by what is pulled.
+/// The budgets of all pulls, by repository.
 #[derive(Debug)]
 pub struct WaitingBudgets(Mutex<LruCache<Origin, Arc<WaitingBudget>>>);
 
@@ -150,7 +150,7 @@ impl Default for WaitingBudgets {
 }
 
 impl WaitingBudgets {
-    /// The budget of a pull that goes on or begins now. An object of an unnamed registry has one of its own.
+    /// The budget of a pull that continues or begins now. An object of an unnamed registry has its own.
     pub fn of(&self, origin: Option<&Origin>) -> Arc<WaitingBudget> {
         let Some(origin) = origin else {
             return Arc::default();

@@ -1,4 +1,4 @@
-//! `/etc/resolv.conf` (resolv.conf(5)), as far as it can be used.
+//! `/etc/resolv.conf` (resolv.conf(5)), as far as it is supported.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -6,24 +6,24 @@ use std::time::Duration;
 use hickory_resolver::proto::rr::Name;
 use resolv_conf::{Config, ScopedIp};
 
-/// Name servers that are asked; libc's `MAXNS`.
+/// The most name servers that are asked; libc's `MAXNS`.
 const MAX_SERVERS: usize = 3;
-/// Domains that are searched. libc had a limit of 6 and has none now.
+/// The most domains that are searched. libc had a limit of 6 and has none now.
 const MAX_SEARCH: usize = 32;
 /// libc's limits: `RES_MAXNDOTS`, `RES_MAXRETRANS`, `RES_MAXRETRY`.
 const MAX_NDOTS: u32 = 15;
 const MAX_TIMEOUT: u32 = 30;
 const MAX_ATTEMPTS: u32 = 5;
 
-/// How DNS is asked.
+/// The configuration of DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Configuration {
-    /// In the order in which they are asked. Where the file names none, this host's own, as libc has it.
+    /// The servers, in the order in which they are asked. If the file names none, this host's own, as in libc.
     pub(crate) servers: Vec<IpAddr>,
     pub(crate) search: Vec<Name>,
-    /// A name with as many dots is tried as it is before the search list.
+    /// A name with this many dots is tried unchanged before the search list.
     pub(crate) ndots: usize,
-    /// For one question to one server.
+    /// The limit for one question to one server.
     pub(crate) timeout: Duration,
     pub(crate) attempts: usize,
     pub(crate) edns0: bool,
@@ -32,8 +32,8 @@ pub(crate) struct Configuration {
 }
 
 impl Configuration {
-    /// Reads what can be read. A line, an option, a server or a search domain that cannot be used spoils none of the
-    /// others. `domain` is this host's own, which is searched where the file says nothing of it.
+    /// Parses the file. Invalid lines, options, servers and search domains are ignored. `domain`: this host's own,
+    /// which is searched if the file names none.
     pub(crate) fn parse(text: &[u8], domain: Option<&str>) -> Self {
         let (file, errors) = Config::parse_with_errors(text);
         for error in errors {
@@ -62,7 +62,7 @@ impl Configuration {
         }
     }
 
-    /// The names to ask for, in order; none if the host is no name of DNS.
+    /// The names to ask for, in order. Empty: the host is not a DNS name.
     pub(crate) fn candidates(&self, host: &str) -> Vec<Name> {
         let Ok(mut name) = Name::from_ascii(host) else {
             return Vec::new();
@@ -85,7 +85,7 @@ impl Configuration {
     }
 }
 
-/// A server on a link cannot be reached without the link's scope, which the library does not take.
+/// The address of a usable server. One on a link needs the link's scope, which the library does not support.
 fn usable(server: &ScopedIp) -> Option<IpAddr> {
     match server {
         ScopedIp::V6(address, _) if address.is_unicast_link_local() => None,

@@ -14,12 +14,12 @@ use crate::configuration::Configuration;
 use crate::hosts::Hosts;
 use crate::servers::Dns;
 
-/// The interval between two looks at the files, at lookups only. They are a few hundred bytes, so they are read whole and compared:
-/// times and sizes do not show every change.
+/// The interval between checks of the files, which happen only at lookups. They have a few hundred bytes, so they are
+/// read whole and compared: times and sizes do not show every change.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// What stands in a file behind this many bytes is not read.
+/// The most bytes read of a file.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
-/// This host's name, whose domain is searched where resolv.conf says nothing (resolv.conf(5), `domain`).
+/// The file with this host's name, whose domain is searched if resolv.conf names none (resolv.conf(5), `domain`).
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 pub(crate) struct Files {
@@ -35,7 +35,7 @@ struct State {
     configured: Arc<Configured>,
 }
 
-/// What the files say. A file that cannot be read says nothing.
+/// The contents of the files. A file that cannot be read counts as empty.
 #[derive(PartialEq, Eq)]
 struct Texts {
     hosts: Vec<u8>,
@@ -43,7 +43,7 @@ struct Texts {
     hostname: Vec<u8>,
 }
 
-/// What follows from them.
+/// The configuration in the files.
 pub(crate) struct Configured {
     pub(crate) hosts: Hosts,
     pub(crate) dns: Dns,
@@ -59,7 +59,7 @@ impl Files {
         }
     }
 
-    /// What the files say, at most a second ago.
+    /// The present configuration, at most a second old.
     pub(crate) async fn configured(&self) -> Arc<Configured> {
         let mut state = self.state.lock().await;
         if let Some(state) = &*state

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// The names of a hosts file.
+/// The names in a hosts file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hosts(HashMap<String, Vec<IpAddr>>);
 
 impl Hosts {
-    /// Reads what can be read: a line without an address is passed over, and so is a name that is not UTF-8.
+    /// Parses the file. A line without an address is ignored, and so is a name that is not UTF-8.
     pub(crate) fn parse(text: &[u8]) -> Self {
         let mut names = HashMap::<String, Vec<IpAddr>>::new();
         for line in text.split(|b| *b == b'\n') {
@@ -33,7 +33,7 @@ impl Hosts {
         Self(names)
     }
 
-    /// The addresses of a name as it stands, IPv4 first: the search list does not apply.
+    /// The addresses of exactly this name, IPv4 first: the search list does not apply.
     pub(crate) fn get(&self, host: &str) -> Option<&[IpAddr]> {
         self.0.get(&key(host)).map(Vec::as_slice)
     }

@@ -1,10 +1,10 @@
-//! Names to addresses, by `/etc/hosts` and DNS as this host is configured now. A static binary cannot load libc's name
-//! service modules, so this does what they do by default:
+//! Resolves names to addresses, by `/etc/hosts` and DNS as this host is configured now. A static binary cannot load
+//! libc's name service modules, so this does what they do by default:
 //!
 //! - `/etc/hosts` first (`hosts.rs`), then DNS (`servers.rs`), with the search list and `ndots` of `/etc/resolv.conf`
 //!   (`configuration.rs`). `localhost` and names below it are loopback (RFC 6761, section 6.3).
-//! - Both files are read again when they change (`files.rs`). A line that cannot be used is passed over.
-//! - A name has the addresses of both families. Whoever connects races them (RFC 8305).
+//! - Both files are read again when they change (`files.rs`). Invalid lines are ignored.
+//! - A name has the addresses of both families. The caller connects to them in a race (RFC 8305).
 
 mod configuration;
 mod files;
@@ -18,8 +18,8 @@ use tokio::time::timeout;
 
 use files::Files;
 
-/// How long a name is looked up, search list and all. Less than the 5 s that a connection to a registry may take, so that
-/// the cause of the failure is told. Callers with less patience have limits of their own.
+/// The limit for looking up a name, including the search list. Less than the 5 s that a connection to a registry may
+/// take, so that the cause of the failure is reported. Callers with shorter limits have their own.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(4);
 
 /// Why a name has no address.
@@ -46,29 +46,29 @@ pub enum NameError {
 /// Whether answers of DNS are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cache {
-    /// For as long as the records say.
+    /// They are kept for the TTL of the records.
     Kept,
-    /// Each lookup asks anew: for names of pods, which come and go.
+    /// Each lookup asks again: for names of pods, which come and go.
     Unused,
 }
 
-/// Resolves names as this host is configured to.
+/// Resolves names as configured on this host.
 pub struct Names {
     files: Files,
 }
 
 impl Names {
-    /// By `/etc/hosts` and `/etc/resolv.conf`, which may be absent.
+    /// Uses `/etc/hosts` and `/etc/resolv.conf`, which may be absent.
     pub fn of_system(cache: Cache) -> Self {
         Self {
             files: Files::new("/etc/hosts".into(), "/etc/resolv.conf".into(), cache),
         }
     }
 
-    /// All addresses of a host, of both families, IPv4 first; at least one. An address stands for itself.
+    /// All addresses of a host, of both families, IPv4 first; at least one. An address resolves to itself.
     ///
     /// # Errors
-    /// The name is unknown, or nobody says so in time: 4 s at most.
+    /// The name is unknown, or there is no answer within 4 s.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, NameError> {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
@@ -86,7 +86,7 @@ impl Names {
     }
 }
 
-/// Whether a name means loopback, whatever a server says (RFC 6761, section 6.3).
+/// Whether a name means loopback, whatever a server answers (RFC 6761, section 6.3).
 pub fn is_localhost(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let last = name.rsplit('.').next().unwrap_or_default();

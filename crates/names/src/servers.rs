@@ -1,8 +1,8 @@
-//! Asking name servers.
+//! Asks name servers.
 //!
-//! The library asks servers in an order of its own, and takes the first refusal for an answer. libc and Go keep to the
+//! The library asks servers in an order of its own, and accepts the first refusal as the answer. libc and Go keep the
 //! order of the file, and go on to the next server after silence, SERVFAIL and REFUSED. Hosts with an internal server
-//! before a public one depend on that, so each server is asked by a resolver of its own here.
+//! before a public one depend on that, so here each server has its own resolver.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -21,33 +21,33 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::configuration::Configuration;
 use crate::{Cache, NameError};
 
-/// How long the addresses of one family are waited for when those of the other are there (RFC 8305, section 3): some
-/// name servers never answer for IPv6.
+/// The limit for the addresses of one family once those of the other are there (RFC 8305, section 3): some name servers
+/// never answer for IPv6.
 const FAMILY_DELAY: Duration = Duration::from_millis(300);
 /// A server is asked when the one before it has been silent for this long.
 const NEXT_SERVER_DELAY: Duration = Duration::from_millis(500);
-/// A server that is silent for this long no longer keeps a later one from saying that a name is unknown …
+/// A server that is silent for this long no longer prevents a later one from answering that a name is unknown …
 const PATIENCE: Duration = Duration::from_secs(2);
-/// … and is asked last for this long.
+/// … and it is asked last for this long.
 const ASKED_LAST: Duration = Duration::from_secs(30);
 
-/// DNS as it is configured.
+/// DNS as configured.
 pub(crate) struct Dns {
     configuration: Configuration,
     servers: Vec<Server>,
 }
 
-/// What is said to a question.
+/// The answer to a question.
 enum Said {
     Addresses(Vec<IpAddr>),
-    /// There is no such name, or it has no address of this family.
+    /// The name does not exist, or has no address of this family.
     None,
     Failed(NetError),
 }
 
-/// What has come of one server.
+/// The state of one server's answer.
 enum Heard {
-    /// Nothing for [`PATIENCE`]; something may come yet.
+    /// No answer for [`PATIENCE`]; one may still come.
     Silence,
     Answer(Said),
 }
@@ -68,7 +68,7 @@ impl Dns {
         }
     }
 
-    /// The addresses of the first of the names that has any.
+    /// The addresses of the first candidate name that has any.
     pub(crate) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, NameError> {
         let mut failure = None;
         for name in self.configuration.candidates(host) {
@@ -109,8 +109,8 @@ impl Dns {
         }
     }
 
-    /// Asks the servers in order, the next when one is slow or has failed. Addresses count from whoever has them first;
-    /// that there are none counts when all servers before have failed or are silent.
+    /// Asks the servers in order, the next one when one is slow or has failed. Addresses count from the first server
+    /// that has them; a negative answer counts when all servers before have failed or are silent.
     async fn ask(&self, name: &Name, family: RecordType) -> Said {
         let mut servers: Vec<&Server> = self.servers.iter().collect();
         servers.sort_by_key(|server| server.is_asked_last());
@@ -142,7 +142,7 @@ impl Dns {
                     }
                 }
                 () = sleep(NEXT_SERVER_DELAY), if waiting.len() > 0 => ask_next = true,
-                // No server at all.
+                // There is no server at all.
                 else => return Said::None,
             }
             if let Some(said) = decide(&mut heard) {
@@ -152,7 +152,7 @@ impl Dns {
     }
 }
 
-/// What the servers together say, once that is certain. They are in the order in which they count.
+/// The common answer of the servers, once it is certain. They are in order of precedence.
 fn decide(heard: &mut [Option<Heard>]) -> Option<Said> {
     let mut all_failed = true;
     for heard in &*heard {
@@ -170,7 +170,7 @@ fn decide(heard: &mut [Option<Heard>]) -> Option<Said> {
     }
 }
 
-/// What is said of the other family, if it comes in time.
+/// The answer for the other family, if it comes in time.
 async fn second(first: &Said, other: impl Future<Output = Said>) -> Said {
     match first {
         Said::Addresses(_) => timeout(FAMILY_DELAY, other).await.unwrap_or(Said::None),
@@ -205,7 +205,7 @@ impl Server {
         let mut builder = TokioResolver::builder_with_config(config, provider);
         let options = builder.options_mut();
         options.timeout = configuration.timeout;
-        // The library counts those after the first.
+        // The library counts the attempts after the first.
         options.attempts = configuration.attempts.saturating_sub(1);
         options.edns0 = configuration.edns0;
         options.use_hosts_file = ResolveHosts::Never;

@@ -14,7 +14,7 @@ fn names(folder: &Path) -> Names {
 #[tokio::test]
 async fn what_needs_no_server_is_answered_without_one() {
     let folder = tempfile::tempdir().expect("a folder");
-    // Nobody answers at this address (RFC 5737).
+    // No server answers at this address (RFC 5737).
     let write = |name, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
     write("resolv.conf", "nameserver 192.0.2.1\n");
     write("hosts", "10.0.0.1 node1\nfd00::1 node1\n");
@@ -32,7 +32,7 @@ async fn what_needs_no_server_is_answered_without_one() {
     }
 }
 
-/// Time stands still but where the test moves it; the files are read for real.
+/// Only the test advances time; the files are real.
 #[tokio::test(start_paused = true)]
 async fn the_files_are_read_again_when_they_change() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -49,7 +49,7 @@ async fn the_files_are_read_again_when_they_change() {
     advance(Duration::from_secs(1)).await;
     let first = configured().await;
     assert!(first.hosts.get("node1").is_some());
-    // Of the same length, and as soon after as may be.
+    // It has the same length, and follows immediately.
     write("hosts", "10.0.0.2 node1\n");
     advance(Duration::from_secs(1)).await;
     let second = configured().await;

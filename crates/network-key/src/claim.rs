@@ -1,9 +1,9 @@
 //! The proof that a request comes from a node that has a key of the network.
 //!
-//! It is the time at which it was made, in seconds since 1970, and for each key of the node an authentication code
-//! (HMAC-SHA256) over the time and the request: `1764376000.<code>` or `1764376000.<code>.<code>`, codes in hexadecimal.
-//! The code covers the node that is asked, so that a proof is of no use to it or to anybody who overhears it, but for the
-//! same request to the same node within [`MAX_CLOCK_DIFFERENCE`].
+//! It consists of the time of its creation, in seconds since 1970, and for each key of the node an authentication code
+//! (HMAC-SHA256) over the time and the request: `1764376000.<code>` or `1764376000.<code>.<code>`, codes in
+//! hexadecimal. The code covers the receiving node. So this node, or an eavesdropper, can use a proof only for the same
+//! request to the same node within [`MAX_CLOCK_DIFFERENCE`].
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,8 +11,8 @@ use ring::hmac;
 
 use crate::{MAX_KEYS, NetworkKeys};
 
-/// A proof is valid for so long, before and after the time in it: clocks of nodes differ. Kerberos allows the same by
-/// default (RFC 4120, section 3.1.3).
+/// The time for which a proof is valid, before and after the time in it: clocks of nodes differ. Kerberos allows the
+/// same by default (RFC 4120, section 3.1.3).
 pub const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(5 * 60);
 
 /// Why a request does not prove a key.
@@ -29,7 +29,7 @@ pub enum NotProven {
 }
 
 impl NotProven {
-    /// A word for metrics.
+    /// The reason as a label of metrics.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -39,17 +39,17 @@ impl NotProven {
     }
 }
 
-/// What a proof is made for.
+/// The content of a proof.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
-    /// The name of the node that is asked.
+    /// The name of the receiving node.
     pub target: &'a str,
-    /// All of the request that changes what it does, in a fixed order; `None`: it is not there.
+    /// All parts of the request that affect it, in a fixed order; `None`: an absent part.
     pub parts: &'a [Option<&'a [u8]>],
 }
 
 impl Claim<'_> {
-    /// The proof, for a request that is sent at `now`. `None`: the node has no key.
+    /// The proof of a request that is sent at `now`. `None`: the node has no key.
     pub fn prove(&self, keys: &NetworkKeys, now: SystemTime) -> Option<String> {
         if keys.is_empty() {
             return None;
@@ -64,10 +64,10 @@ impl Claim<'_> {
         Some(proof)
     }
 
-    /// Checks the proof of a request that came at `now`. Takes the same time whatever codes it holds.
+    /// Checks the proof of a request that came at `now`. Takes the same time for any codes.
     ///
     /// # Errors
-    /// It proves no key that this node has.
+    /// It proves no key of this node.
     pub fn check(
         &self,
         proof: Option<&[u8]>,
@@ -92,7 +92,7 @@ impl Claim<'_> {
         Ok(())
     }
 
-    /// What is authenticated. Each part is preceded by its length, so that two different requests never look the same.
+    /// The authenticated bytes. Each part is preceded by its length, so that different requests always differ here.
     fn message(&self, time: u64) -> Vec<u8> {
         let mut message = time.to_be_bytes().to_vec();
         let target = Some(self.target.as_bytes());
@@ -105,7 +105,7 @@ impl Claim<'_> {
     }
 }
 
-/// The time and the codes in a proof; `None`: it is not one.
+/// The time and the codes in a proof. `None`: it is malformed.
 fn read(proof: &[u8]) -> Option<(u64, Vec<Vec<u8>>)> {
     let mut fields = std::str::from_utf8(proof).ok()?.split('.');
     let time = fields.next()?.parse().ok()?;
@@ -118,7 +118,7 @@ fn read(proof: &[u8]) -> Option<(u64, Vec<Vec<u8>>)> {
     fields.next().is_none().then_some((time, codes))
 }
 
-/// Seconds since 1970; 0 before.
+/// The seconds since 1970; 0 for earlier times.
 fn seconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
@@ -233,7 +233,7 @@ mod tests {
             }
         }
 
-        /// One part that moves into its neighbour is another request too.
+        /// A request whose parts are divided differently is another request.
         #[test]
         fn parts_have_ends(text in "[ab]{1,12}", cut in 0_usize..12, other in 0_usize..12) {
             let (keys, cut, other) = (keys(&["a"]), cut.min(text.len()), other.min(text.len()));

@@ -1,25 +1,25 @@
-//! Keys as an operator writes them, and the secrets that are derived from them.
+//! Keys as an operator writes them, and the secrets derived from them.
 
 use std::fmt;
 
 use ring::hmac;
 
-/// The keys that a node has at the most: one, and the one that it replaces or is replaced by.
+/// The most keys of a node: one, and its successor or predecessor.
 pub const MAX_KEYS: usize = 2;
-/// The length of a key, in bytes. 32 hexadecimal characters are 128 random bits. Strangers can try out guesses of a key at
-/// home, so a shorter one is refused.
+/// The minimal length of a key, in bytes. 32 hexadecimal characters are 128 random bits. Strangers can guess keys
+/// offline, so a shorter one is refused.
 pub const MIN_KEY: usize = 32;
 pub const MAX_KEY: usize = 512;
 
-/// What a key is used for. Each use has a secret of its own.
+/// The labels of a key's uses. Each use has its own secret.
 const ROOT: &[u8] = b"peili network key 1";
 const ID: &[u8] = b"id";
 const HANDSHAKE: &[u8] = b"handshake";
 const REQUEST: &[u8] = b"request";
-/// The bytes of an id. An id tells keys apart and reveals nothing of them.
+/// The bytes of an id. An id distinguishes keys and reveals nothing about them.
 const ID_BYTES: usize = 8;
 
-/// Why the contents of a key file are of no use. Says nothing of the contents themselves.
+/// Why the contents of a key file cannot be used. Does not quote the contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     #[error("holds no key; write one into it, for example the output of `openssl rand -hex 32`")]
@@ -40,7 +40,7 @@ pub enum KeyError {
     Characters(usize),
 }
 
-/// One key, by the secrets that are derived from it (HMAC-SHA256, RFC 2104). Never printed.
+/// One key, as the secrets derived from it (HMAC-SHA256, RFC 2104). Never printed.
 #[derive(Clone)]
 pub struct NetworkKey {
     id: String,
@@ -65,17 +65,17 @@ impl NetworkKey {
         }
     }
 
-    /// Tells this key from others, in 16 hexadecimal characters. Reveals nothing of the key.
+    /// Identifies this key, in 16 hexadecimal characters. Reveals nothing about the key.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What both ends of a connection must know, for it to be made.
+    /// The secret that both ends of a connection must know.
     pub fn handshake_secret(&self) -> &[u8; 32] {
         &self.handshake
     }
 
-    /// Authenticates requests.
+    /// The key that authenticates requests.
     pub(crate) fn request_key(&self) -> &hmac::Key {
         &self.request
     }
@@ -87,16 +87,15 @@ impl fmt::Debug for NetworkKey {
     }
 }
 
-/// The keys of a node, [`MAX_KEYS`] at the most. Their order means nothing. Without a key a node knows nobody and nobody
-/// knows it.
+/// The keys of a node, at most [`MAX_KEYS`], in any order. A node without a key has no peers.
 #[derive(Clone, Debug, Default)]
 pub struct NetworkKeys(Vec<NetworkKey>);
 
 impl NetworkKeys {
-    /// Reads the contents of a key file: a key on each line. Blank lines and spaces at the ends of a line do not count.
+    /// Parses a key file: a key on each line. Blank lines and spaces at the ends of a line are ignored.
     ///
     /// # Errors
-    /// There is no key, there are too many, or one is too short or no word of visible ASCII characters.
+    /// There is no key, there are too many, or one is too short or not a word of visible ASCII characters.
     pub fn parse(contents: &[u8]) -> Result<Self, KeyError> {
         let lines = contents
             .split(|byte| *byte == b'\n')

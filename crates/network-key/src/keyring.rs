@@ -1,4 +1,4 @@
-//! The keys in force now, shared by all who use them.
+//! The keys in force, shared by all users.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::NetworkKeys;
 
-/// The keys in force. Clones share them: what one replaces, all have.
+/// The keys in force. Clones share them: a replacement is visible to all.
 #[derive(Clone)]
 pub struct Keyring(Arc<watch::Sender<Arc<NetworkKeys>>>);
 
@@ -24,7 +24,7 @@ impl Keyring {
         self.0.send_replace(Arc::new(keys));
     }
 
-    /// Tells of each replacement from now on.
+    /// Notifies of each replacement from now on.
     pub fn changes(&self) -> watch::Receiver<Arc<NetworkKeys>> {
         self.0.subscribe()
     }

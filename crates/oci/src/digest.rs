@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use sha2::Digest as _;
 
-/// The digest of an object, by one of [`Self::ALGORITHMS`].
+/// The digest of an object, with one of [`Self::ALGORITHMS`].
 ///
-/// A value of this type is well-formed, so its text can stand in a path or a header as it is.
+/// A value of this type is well-formed, so its text can be used unchanged in a path or a header.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(Arc<str>);
 
@@ -28,11 +28,11 @@ pub enum DigestError {
 }
 
 impl Digest {
-    /// The two algorithms that the image specification registers, and the third that the Go clients know
+    /// The two algorithms registered in the image specification, and a third one that the Go clients support
     /// (opencontainers/go-digest).
     pub const ALGORITHMS: [&str; 3] = ["sha256", "sha384", "sha512"];
 
-    /// One of [`Self::ALGORITHMS`].
+    /// The algorithm: one of [`Self::ALGORITHMS`].
     pub fn algorithm(&self) -> &str {
         self.parts().0
     }
@@ -57,7 +57,7 @@ impl Digest {
         hasher.finish()
     }
 
-    /// Whether these bytes are the object that this digest names.
+    /// Whether these bytes match the digest.
     pub fn verifies(&self, bytes: &[u8]) -> bool {
         let mut hasher = Hasher::new(self);
         hasher.update(bytes);
@@ -99,7 +99,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Computes a digest from bytes that come in pieces.
+/// Computes the digest of bytes that come in pieces.
 pub enum Hasher {
     Sha256(sha2::Sha256),
     Sha384(sha2::Sha384),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// The codes of the specification that a mirror, which takes no pushes, can answer with.
+/// The specification's codes for a mirror, which does not accept pushes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ErrorCode {
@@ -39,7 +39,7 @@ impl<'a> ErrorBody<'a> {
     }
 
     pub fn to_json(&self) -> Vec<u8> {
-        // Two strings in a fixed shape: serialisation has no way to fail.
+        // Two strings in a fixed shape: serialisation cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
 }

@@ -13,18 +13,18 @@ pub enum FilterError {
     },
 }
 
-/// Lets content through that belongs to a mirrored registry and matches no filter expression.
+/// Admits content that belongs to a mirrored registry and matches no filter expression.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// `None`: all registries.
     registries: Option<Vec<Registry>>,
-    /// Content whose `registry/repository[:tag]` one of these matches stays out.
+    /// The expressions for `registry/repository[:tag]` of excluded content.
     excluded: Vec<regex::Regex>,
 }
 
 impl Filter {
     /// # Errors
-    /// All faults of both lists at once.
+    /// All faults of both lists.
     pub fn new(mirrored: &[String], excluded: &[String]) -> Result<Self, Vec<FilterError>> {
         let mut faults = Vec::new();
         let mut registries = Some(Vec::new()).filter(|_| !mirrored.is_empty());
@@ -72,7 +72,7 @@ impl Filter {
         self.admits_registry(&name.origin.registry) && !self.excludes(&name.to_string())
     }
 
-    /// Whether a key of content from these places may be announced: a digest if one of its origins is admitted.
+    /// Whether a key of content from these origins may be announced: a digest if one of its origins is admitted.
     pub fn admits_key(&self, key: &Key, mut origins: impl Iterator<Item = Origin>) -> bool {
         match key {
             Key::Tag(name) => self.admits_tag(name),

@@ -1,7 +1,4 @@
-//! What the OCI specifications say, as types. Pure: nothing here reads a file, a socket or a clock.
-//!
-//! Sources: the [distribution specification](https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md),
-//! the [image specification](https://github.com/opencontainers/image-spec/blob/v1.1.1/spec.md) and RFC 9110 for ranges.
+//! The OCI specifications as types. Pure: nothing here reads a file, a socket or a clock.
 
 mod digest;
 mod error;

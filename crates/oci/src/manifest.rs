@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crate::Digest;
 use document::{Descriptor, Document};
 
-/// Manifests larger than this are neither served nor fetched (distribution-spec, "Pushing Manifests": registries
-/// should take 4 MiB; containerd reads no more than 8 MiB).
+/// The most bytes of a manifest; larger ones are neither served nor fetched (distribution-spec, "Pushing Manifests":
+/// registries should accept 4 MiB; containerd reads at most 8 MiB).
 pub const MAX_MANIFEST_SIZE: u64 = 4 * 1024 * 1024;
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -20,21 +20,21 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 const DOCKER_SCHEMA_1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
-/// RFC 6838, section 4.2: type and subtype have at most 127 characters each. In bytes.
+/// The most bytes of a media type. RFC 6838, section 4.2: type and subtype have at most 127 characters each.
 const MAX_MEDIA_TYPE: usize = 255;
 
-/// A media type, as `Content-Type` has it. Its text can stand in a header as it is.
+/// A media type, as in `Content-Type`. Its text can be used unchanged in a header.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct MediaType(Arc<str>);
 
 impl MediaType {
-    /// All manifests and indexes a mirror asks for, as an `Accept` header.
+    /// The `Accept` header with all manifests and indexes that a mirror requests.
     pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
          application/vnd.docker.distribution.manifest.list.v2+json, \
          application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1";
 
-    /// Takes a text of printable ASCII, such as the value of a `Content-Type` header. `None` for any other, for an empty
-    /// one, and for one of more than 255 bytes.
+    /// Accepts a text of printable ASCII, such as the value of a `Content-Type` header. `None`: any other text, an
+    /// empty one, or more than 255 bytes.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         let printable = text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
@@ -45,8 +45,8 @@ impl MediaType {
         Self("application/octet-stream".into())
     }
 
-    /// The media type that an object has where it is asked for as a manifest, whatever its form: the one that the
-    /// document names, else the one that its fields tell, else `hint`, else `application/octet-stream`.
+    /// The media type of an object that is requested as a manifest, whatever its form: the one named in the document,
+    /// else the one implied by its fields, else `hint`, else `application/octet-stream`.
     pub fn of_manifest(bytes: &[u8], hint: Option<Self>) -> Self {
         let document = read(bytes).ok();
         let own = document.as_ref().and_then(media_type);
@@ -57,7 +57,7 @@ impl MediaType {
         &self.0
     }
 
-    /// Whether it is one of the media types of manifests and indexes that the specifications define or have defined.
+    /// Whether it is one of the present or former media types of manifests and indexes in the specifications.
     pub fn is_manifest(&self) -> bool {
         matches!(
             &*self.0,
@@ -84,7 +84,7 @@ impl fmt::Debug for MediaType {
     }
 }
 
-/// What a descriptor in a manifest stands for.
+/// The kind of object that a descriptor in a manifest refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// A manifest of an index.
@@ -93,11 +93,12 @@ pub enum Role {
     Layer,
 }
 
-/// An object that a manifest names.
+/// An object that a manifest refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Child {
     pub digest: Digest,
-    /// In bytes, as the manifest says; `None` if it says nothing of use (schema 1, negative or fractional numbers).
+    /// The size in bytes, from the manifest. `None`: it contains no valid size (schema 1, negative or fractional
+    /// numbers).
     pub size: Option<u64>,
     pub role: Role,
 }
@@ -106,8 +107,8 @@ pub struct Child {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     pub media_type: MediaType,
-    /// In the order of the document; a config before its layers, and layers from the lowest on. Descriptors whose digest
-    /// is of an unknown algorithm are left out.
+    /// The objects, in the order of the document; a config before its layers, and layers from the lowest. Descriptors
+    /// with an unknown algorithm are left out.
     pub children: Vec<Child>,
 }
 
@@ -122,13 +123,12 @@ pub enum ManifestError {
 }
 
 impl Manifest {
-    /// Reads a manifest or an index of any form that clients take: OCI, artifact, Docker schema 2 and 1, with fields that
-    /// are absent, null or given twice.
+    /// Parses a manifest or an index of any form that clients accept: OCI, artifact, Docker schema 2 and 1, with fields
+    /// that are absent, null or given twice.
     ///
     /// # Errors
-    /// When neither the media type nor the fields are those of a manifest, so that this is also the test of what an
-    /// object is. Do not use it to decide whether an object that was asked for by its digest is handed over: any is
-    /// ([`MediaType::of_manifest`]).
+    /// Neither the media type nor the fields are those of a manifest, so this also detects what an object is. Do not
+    /// use it to decide whether an object requested by its digest is sent: any is ([`MediaType::of_manifest`]).
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let document = read(bytes)?;
         let media_type = media_type(&document).ok_or(ManifestError::NotAManifest)?;
@@ -159,14 +159,14 @@ fn read(bytes: &[u8]) -> Result<Document, ManifestError> {
     Ok(Document::read(bytes)?)
 }
 
-/// The media type that the document names, or that its fields tell (OCI allows a document without one).
+/// The media type named in the document, or implied by its fields (OCI allows a document without one).
 fn media_type(document: &Document) -> Option<MediaType> {
     let named = document.media_type.as_deref().and_then(MediaType::new);
     named.or_else(|| Some(MediaType(told_by_fields(document)?.into())))
 }
 
-/// The media type that goes with the fields of a document. The config of an image has a field `config` too, so that
-/// field alone does not make a manifest: it has to be a descriptor, or the document to say which schema it has.
+/// The media type implied by the fields of a document. The config of an image also has a field `config`, so that field
+/// alone does not make a manifest: it must be a descriptor, or the document must name its schema.
 fn told_by_fields(document: &Document) -> Option<&'static str> {
     let descriptors = document.config.is_descriptor || !document.layers.descriptors.is_empty();
     let fields = document.config.given || document.layers.given;

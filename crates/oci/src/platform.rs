@@ -1,10 +1,10 @@
-//! Which of the images of an index is for this machine.
+//! Selects the image of an index for this machine.
 
 use serde::Deserialize;
 
 use crate::Digest;
 
-/// This machine's architecture, as images name it (Go's GOARCH).
+/// This machine's architecture, in the notation of images (Go's GOARCH).
 pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -5,10 +5,10 @@ use std::ops::Range;
 /// A resolved range: offsets in bytes, end excluded, never empty.
 pub type ByteRange = Range<u64>;
 
-/// More ranges than this in one request are refused. An eStargz reader asks for a few dozen at most.
+/// The most ranges in one request. An eStargz reader requests a few dozen at most.
 pub const MAX_RANGES: usize = 256;
 
-/// Larger offsets count as this one, which lies outside every object and which servers in all languages can read.
+/// The offset that replaces larger ones: outside every object, and valid for servers in all languages.
 const MAX_OFFSET: u64 = i64::MAX as u64;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -31,16 +31,16 @@ enum Spec {
     Suffix(u64),
 }
 
-/// What a `Range` header asks for, before the size of the object is known.
+/// The ranges in a `Range` header, before the size of the object is known.
 ///
-/// A header that is not well-formed asks for a range outside every object: [`Self::resolve`] then fails as for any other
-/// such range, and the client is told the size (status 416). Go's `http.ServeContent`, behind most registries, refuses
-/// it with the same status; RFC 9110, 14.2 leaves the choice.
+/// A malformed header requests a range outside every object: [`Self::resolve`] then fails as for any other such range,
+/// and the client learns the size (status 416). Go's `http.ServeContent`, used by most registries, refuses it with the
+/// same status; RFC 9110, section 14.2, leaves the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranges(Vec<Spec>);
 
 impl Ranges {
-    /// Reads a `Range` header. `None` for a unit other than bytes, which a server has to ignore (RFC 9110, 14.2).
+    /// Parses a `Range` header. `None`: a unit other than bytes, which a server must ignore (RFC 9110, section 14.2).
     ///
     /// # Errors
     /// A header with more than [`MAX_RANGES`] ranges.
@@ -52,7 +52,7 @@ impl Ranges {
             return Ok(None);
         }
         let mut specs = Vec::new();
-        // An empty list element is to be ignored (RFC 9110, 5.6.1.2).
+        // An empty list element must be ignored (RFC 9110, section 5.6.1.2).
         for text in set.split(',').map(str::trim).filter(|t| !t.is_empty()) {
             if specs.len() == MAX_RANGES {
                 return Err(RangeError::TooMany);
@@ -68,12 +68,12 @@ impl Ranges {
         Ok(Some(Self(specs)))
     }
 
-    /// A range that lies outside every object.
+    /// A range outside every object.
     pub fn outside() -> Self {
         Self(vec![Spec::From(MAX_OFFSET)])
     }
 
-    /// One range of known ends; it must not be empty.
+    /// One range with known ends. It must not be empty.
     pub fn of(range: &ByteRange) -> Self {
         Self(vec![Spec::Between(
             range.start,
@@ -81,17 +81,17 @@ impl Ranges {
         )])
     }
 
-    /// The first of the ranges alone.
+    /// Only the first of the ranges.
     #[must_use]
     pub fn first(&self) -> Self {
         Self(self.0.iter().take(1).copied().collect())
     }
 
-    /// The ranges within an object of `size` bytes, in the order asked for; those outside it are dropped.
+    /// The ranges within an object of `size` bytes, in the requested order; those outside it are dropped.
     ///
     /// # Errors
     /// [`RangeError::Unsatisfiable`] if none is left (status 416), [`RangeError::Overlapping`] if several ranges
-    /// together are longer than the object, which only a client that wants to waste bandwidth asks for.
+    /// together are longer than the object, which only a client that wants to waste bandwidth requests.
     pub fn resolve(&self, size: u64) -> Result<Vec<ByteRange>, RangeError> {
         let ranges: Vec<ByteRange> = self.0.iter().filter_map(|s| s.within(size)).collect();
         if ranges.is_empty() {
@@ -109,7 +109,7 @@ impl Ranges {
 }
 
 impl Spec {
-    /// `None` if it is not well-formed, or its end lies before its beginning.
+    /// `None`: it is malformed, or its end precedes its beginning.
     fn parse(text: &str) -> Option<Self> {
         let (first, last) = text.split_once('-')?;
         match (first, last) {
@@ -132,13 +132,13 @@ impl Spec {
     }
 }
 
-/// A number of bytes, at most [`MAX_OFFSET`]. `None` if it is not digits alone.
+/// A number of bytes, at most [`MAX_OFFSET`]. `None`: it has other characters than digits.
 fn offset(text: &str) -> Option<u64> {
-    // u64::from_str takes a leading plus.
+    // u64::from_str accepts a leading plus.
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    // Digits alone fail for being too many.
+    // Digits fail only if there are too many.
     Some(text.parse().unwrap_or(MAX_OFFSET).min(MAX_OFFSET))
 }
 

@@ -1,4 +1,4 @@
-//! Where content is named: registry, repository, tag, digest, and the names that containerd gives its images.
+//! Names of content: registry, repository, tag, digest, and containerd's names of images.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::{Digest, DigestError};
 
-/// Names and hosts longer than this are refused. The specification asks clients to keep host and name within 255.
+/// The most bytes of names and hosts. The specification asks clients to limit host and name to 255.
 const MAX_NAME: usize = 255;
-/// distribution-spec: a tag has at most 128 characters.
+/// The most characters of a tag (distribution-spec).
 const MAX_TAG: usize = 128;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum NameError {
     Digest(#[from] DigestError),
 }
 
-/// What is quoted in an error of a name from the wire: enough to recognise it, not a megabyte.
+/// The part of an invalid name that an error quotes: enough to recognise it, not a megabyte.
 fn excerpt(text: &str) -> String {
     text.chars().take(64).collect()
 }
@@ -54,7 +54,7 @@ macro_rules! text {
     };
 }
 
-/// A registry as containerd names it in `ns`: `host` or `host:port`; an IPv6 address stands in brackets.
+/// A registry as in containerd's `ns`: `host` or `host:port`, with an IPv6 address in brackets.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Registry(Arc<str>);
 text!(Registry);
@@ -96,15 +96,15 @@ impl FromStr for Registry {
 }
 
 impl Registry {
-    /// Whether a first path component is a registry rather than the start of a repository name: it has a dot or a
+    /// Whether a first path component is a registry and not the start of a repository name: it contains a dot or a
     /// port, or is `localhost`, as in Docker's reference grammar.
     pub fn looks_like(component: &str) -> bool {
         component == "localhost" || component.contains(['.', ':'])
     }
 
-    /// The registry that a first path component `host_port` spells, as in `10.0.0.1_5000`: a component of a reference
-    /// cannot hold a colon, so the last underscore stands for it. `None` if what follows is no port (1 to 65535, without
-    /// leading zeros), or what precedes is no host.
+    /// The registry in a first path component `host_port`, such as `10.0.0.1_5000`: a component of a reference cannot
+    /// contain a colon, so the last underscore replaces it. `None`: the rest after it is not a port (1 to 65535,
+    /// without leading zeros), or the part before it is not a host.
     pub fn with_underscored_port(component: &str) -> Option<Self> {
         let (host, port) = component.rsplit_once('_')?;
         if host.contains(':') || port.starts_with('0') {
@@ -122,7 +122,7 @@ text!(Repository);
 impl FromStr for Repository {
     type Err = NameError;
 
-    /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*`
+    /// Parses `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*`.
     fn from_str(text: &str) -> Result<Self, NameError> {
         let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let component = |c: &str| {
@@ -162,7 +162,7 @@ impl FromStr for Tag {
     }
 }
 
-/// `<reference>` of the distribution specification: what stands behind `/manifests/`.
+/// `<reference>` of the distribution specification: the part after `/manifests/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reference {
     Tag(Tag),
@@ -191,7 +191,7 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Where content comes from: a repository of a registry.
+/// The origin of content: a repository of a registry.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
     pub registry: Registry,
@@ -210,7 +210,7 @@ impl fmt::Debug for Origin {
     }
 }
 
-/// `registry/repository:tag`.
+/// A tag in full: `registry/repository:tag`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TagName {
     pub origin: Origin,
@@ -229,7 +229,7 @@ impl fmt::Debug for TagName {
     }
 }
 
-/// What peers are asked for: a digest, or a tag written out in full. Its text is what Spegel hashes into a routing key.
+/// The key that peers are asked for: a digest, or a tag in full. Spegel hashes its text into a routing key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Key {
     Digest(Digest),
@@ -245,9 +245,9 @@ impl fmt::Display for Key {
     }
 }
 
-/// The name of an image as containerd keeps it and people write it:
-/// `registry/repository[:tag][@digest]`. No default registry and no `library/` is filled in: containerd stores the
-/// full name, and a name without a registry says nothing about where its content belongs.
+/// The name of an image in containerd and for people: `registry/repository[:tag][@digest]`. No default registry and no
+/// `library/` is added: containerd stores the full name, and a name without a registry does not show the origin of its
+/// content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name {
     pub origin: Origin,
@@ -303,7 +303,7 @@ pub enum Scheme {
     Https,
 }
 
-/// A registry as options name it: `https://ghcr.io`, `http://10.0.0.1:5000`.
+/// A registry in options: `https://ghcr.io`, `http://10.0.0.1:5000`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RegistryUrl {
     pub scheme: Scheme,

@@ -1,4 +1,4 @@
-//! Listening on the addresses of the command line.
+//! Listens on the addresses of the command line.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 /// Opens the port of an option.
 ///
 /// # Errors
-/// It cannot be opened; the error says what the operator can do.
+/// It cannot be opened. The error says what the operator can do.
 pub fn bind(flag: &str, address: ListenAddress) -> anyhow::Result<TcpListener> {
     address
         .bind()

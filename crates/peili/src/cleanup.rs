@@ -1,4 +1,5 @@
-//! `peili cleanup` and `peili cleanup-wait`: what is run on each node, and once, when Peili leaves a cluster.
+//! `peili cleanup` and `peili cleanup-wait`: commands that run on each node, and once, when Peili is uninstalled from a
+//! cluster.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -16,14 +17,14 @@ use crate::fault::Faults;
 use crate::settings::node_name;
 use crate::{address, configuration, duration};
 
-/// The interval between two attempts to put the configuration back.
+/// The interval between attempts to restore the configuration.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Puts containerd's configuration back, as often as it takes, and says on `/readyz` whether that is done, until
+/// Restores containerd's configuration, with repeated attempts, and reports on `/readyz` whether that is done, until
 /// `shutdown`.
 ///
 /// # Errors
-/// The arguments are at fault, the port is taken, or it was not done before `shutdown`.
+/// The arguments are at fault, the port is in use, or the work was not done before `shutdown`.
 pub async fn run(arguments: &CleanupArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut faults = Faults::default();
     let address = faults.take("--addr", arguments.addr.parse::<ListenAddress>());
@@ -58,7 +59,7 @@ pub async fn run(arguments: &CleanupArgs, shutdown: CancellationToken) -> anyhow
     done
 }
 
-/// ConnectionAddresses when it is done, and tells how it stands until then.
+/// Returns when the work is done, and reports the progress until then.
 async fn put_back(path: ConfigPath, node: &str, tell: &watch::Sender<Health>) {
     let mut last = String::new();
     loop {
@@ -83,7 +84,7 @@ async fn put_back(path: ConfigPath, node: &str, tell: &watch::Sender<Health>) {
             }
             Err(error) => format!("{error:#}"),
         };
-        // Once for each reason.
+        // Logged once for each reason.
         if error != last {
             tracing::error!(
                 node,

@@ -13,20 +13,20 @@ use crate::fault::Faults;
 use crate::kubectl::{Kubectl, Pod};
 use crate::show::Output;
 
-/// Nodes that are looked at at the same time.
+/// The most nodes that are examined at the same time.
 const PARALLEL: usize = 16;
 
-/// What was found on a node.
+/// The findings of a node.
 #[derive(Debug, Serialize)]
 struct NodeReport {
     node: String,
     pod: String,
     findings: Vec<Value>,
-    /// Why nothing was found out.
+    /// Why the node could not be examined.
     error: Option<String>,
 }
 
-/// Says what is wrong with the mirrors of a cluster.
+/// Reports what is wrong with the mirrors of a cluster.
 ///
 /// # Errors
 /// The arguments are at fault, kubectl fails, or something does not work.
@@ -80,7 +80,7 @@ impl NodeReport {
     }
 }
 
-/// A line for each node, with what is not well below it.
+/// A line for each node, with its findings below it.
 fn text(reports: &[NodeReport]) -> String {
     let mut text = String::new();
     for report in reports {

@@ -1,5 +1,5 @@
-//! `peili doctor --trial`: a pod on one node pulls an image, then a pod on another; the mirror of the second says whether the
-//! image came from nodes.
+//! `peili doctor --trial`: a pod on one node pulls an image, then a pod on another one. The mirror of the second
+//! reports whether the image came from nodes.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::cli::DoctorArgs;
 use crate::fault::Faults;
 use crate::kubectl::{Kubectl, Pod};
 
-/// For one pull, as the kubelet makes it.
+/// The limit for one pull by the kubelet.
 const PULL_LIMIT: Duration = Duration::from_secs(5 * 60);
-/// The interval between two looks at a pod.
+/// The interval between checks of a pod.
 const POLL: Duration = Duration::from_secs(1);
-/// Pods of a trial begin with it.
+/// The prefix of a trial's pods.
 const PREFIX: &str = "peili-trial";
 
-/// What became of the second pull, in bytes.
+/// The result of the second pull, in bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Pulled {
     local: u64,
@@ -30,7 +30,7 @@ struct Pulled {
     reasons: Vec<String>,
 }
 
-/// Tries an image on two nodes and says what came from where.
+/// Tries an image on two nodes and reports the sources.
 ///
 /// # Errors
 /// The arguments are at fault, kubectl fails, the image cannot be pulled, or the second node did not get it from nodes.
@@ -49,7 +49,7 @@ pub async fn run(arguments: &DoctorArgs, shutdown: CancellationToken) -> anyhow:
     );
     let trial = trial(&kubectl, &arguments.image, first, second);
     let tried = shutdown.run_until_cancelled(trial).await;
-    // Whatever came of it, its pods go.
+    // The pods are removed whatever the result.
     let mut removed = Ok(());
     for place in ["first", "second"] {
         removed = removed.and(kubectl.delete_pod(&format!("{PREFIX}-{place}")).await);
@@ -100,7 +100,7 @@ fn has_image(pod: &Value, node: &str) -> anyhow::Result<bool> {
     Ok(!id.is_empty())
 }
 
-/// What the mirror's status says of the last pull of an image.
+/// The last pull of an image in the mirror's status.
 fn pulled(status: &Value, image: &str) -> Option<Pulled> {
     let finished = status["finished"].as_array()?;
     let is_it = |pull: &&Value| {

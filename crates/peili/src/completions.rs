@@ -1,4 +1,4 @@
-//! `peili completions`: what a shell needs to complete Peili's command lines.
+//! `peili completions`: the script with which a shell completes Peili's command lines.
 
 use std::io::Write;
 

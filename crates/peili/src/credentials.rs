@@ -1,4 +1,4 @@
-//! The mirror's own credentials, which guard it and which it shows to peers.
+//! The mirror's own credentials, which clients need and which it sends to peers.
 
 use std::io;
 use std::path::Path;
@@ -11,8 +11,8 @@ use crate::value;
 
 const FLAG: &str = "--basic-auth-dir";
 
-/// From the environment or from the two files of a mounted secret. `None`: they are at fault, or there are none, which
-/// is so only where the default folder does not exist or the option is left empty.
+/// Reads them from the environment or from the two files of a mounted secret. `None`: they are at fault, or there are
+/// none, which is allowed only if the default folder does not exist or the option is empty.
 pub fn read(
     arguments: &CredentialsArgs,
     given: &Given,

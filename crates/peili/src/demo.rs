@@ -23,7 +23,7 @@ pub async fn run(arguments: &DemoArgs, shutdown: CancellationToken) -> anyhow::R
     Ok(())
 }
 
-/// The page, for people.
+/// The page for people.
 fn page(arguments: &DemoArgs, output: Output) -> Option<DemoPage> {
     let is_watched = stdin().is_terminal() && stdout().is_terminal();
     let opener = (is_watched && !arguments.no_open).then(page::opener);

@@ -1,12 +1,12 @@
-//! The descriptors that this process may have open.
+//! The descriptors of this process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// With fewer, a busy node refuses connections.
+/// The number of descriptors below which a busy node refuses connections.
 const FEW: usize = 4096;
 
-/// Raises the limit of descriptors as far as the operator allows (the hard limit), and returns it. The soft limit is
-/// 1,024 by default for the sake of programs that call `select`, which cannot handle more; this one does not.
+/// Raises the limit of descriptors to the hard limit, and returns it. The soft limit is 1,024 by default for programs
+/// that call `select`, which cannot handle more; this one does not call it.
 ///
 /// See getrlimit(2), `RLIMIT_NOFILE`.
 pub fn raise() -> usize {

@@ -1,4 +1,5 @@
-//! Keeps the reference in `docs/` as the code is. `WRITE_DOCS=1 cargo test -p peili docs` writes the generated pages.
+//! Keeps the reference in `docs/` in step with the code. `WRITE_DOCS=1 cargo test -p peili docs` writes the generated
+//! pages.
 
 mod mentions;
 mod metrics;
@@ -18,12 +19,12 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Compares a generated page with the one that is there, or writes it.
+/// Compares a generated page with the existing one, or writes it.
 fn settle(name: &str, wanted: &str) {
     if std::env::var_os("WRITE_DOCS").is_some() {
         std::fs::write(path(name), wanted).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
-    // The first line that differs says more than two pages.
+    // The first different line says more than two pages.
     let found = std::fs::read_to_string(path(name)).unwrap_or_default();
     let differs = found.lines().zip(wanted.lines()).find(|(a, b)| a != b);
     assert!(

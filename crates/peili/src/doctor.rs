@@ -1,4 +1,4 @@
-//! `peili doctor`: says what is wrong on the node that it runs on.
+//! `peili doctor`: reports what is wrong on the node that it runs on.
 
 mod gather;
 mod platforms;
@@ -20,19 +20,19 @@ use crate::duration;
 use crate::fault::Faults;
 use crate::show::{self, Output};
 
-/// The interval between two looks with `--wait`.
+/// The interval between checks with `--wait`.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Where to look.
+/// The places to examine.
 struct DoctorTarget {
     endpoint: Endpoint,
-    /// What is given on the command line; empty: as the mirror has it.
+    /// The paths on the command line; empty: those of the mirror.
     given: ContainerdPaths,
     /// The mirror does not run yet.
     pre: bool,
 }
 
-/// Says what is wrong with this node's mirror, and what to do.
+/// Reports what is wrong with this node's mirror, and what to do.
 ///
 /// # Errors
 /// The arguments are at fault, or something does not work.
@@ -92,7 +92,7 @@ impl DoctorTarget {
         gather(paths, mirror, address, !self.pre).await
     }
 
-    /// Where containerd and its files are. `None`: the mirror has a store of its own.
+    /// The paths of containerd and its files. `None`: the mirror has its own store.
     fn paths(&self, mirror: Option<&Mirror>) -> Option<ContainerdPaths> {
         let given = &self.given;
         let default = || ContainerdPaths {
@@ -118,7 +118,7 @@ impl DoctorTarget {
         })
     }
 
-    /// What the mirror says of itself, and the name of its node.
+    /// The mirror's report on itself, and the name of its node.
     async fn mirror(&self) -> Result<(String, Mirror), String> {
         let facts = show::ask(&self.endpoint, "/api/v1/doctor").await?;
         serde_json::from_slice(&facts).map_err(|_| "it answers with something else".to_owned())

@@ -1,4 +1,4 @@
-//! Durations as Go writes them, since a command line written for Spegel has them: `20ms`, `1m30s`, `1.5h`.
+//! Durations in Go's notation, as command lines for Spegel contain them: `20ms`, `1m30s`, `1.5h`.
 
 use std::time::Duration;
 

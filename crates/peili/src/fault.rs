@@ -1,9 +1,9 @@
-//! What is wrong with a command line, all of it at once.
+//! The faults of a command line, all at once.
 
 use std::error::Error;
 use std::fmt;
 
-/// One fault: the flag, what is wrong with its value, what would be right.
+/// One fault: the flag, what is wrong with its value, and what would be correct.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
     pub flag: &'static str,
@@ -22,7 +22,7 @@ impl Faults {
         });
     }
 
-    /// The value, or `None` after noting down what is wrong with it, with all causes.
+    /// The value, or `None` after recording its fault with all causes.
     pub fn take<T, E: Into<Box<dyn Error>>>(
         &mut self,
         flag: &'static str,
@@ -41,7 +41,7 @@ impl Faults {
         result.map_err(note).ok()
     }
 
-    /// The values of a list that are sound; the others are noted down.
+    /// The valid values of a list; the faults of others are recorded.
     pub fn list<T, E: Into<Box<dyn Error>>>(
         &mut self,
         flag: &'static str,

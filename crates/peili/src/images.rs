@@ -1,4 +1,4 @@
-//! `peili images`: what the mirror of this node holds and what it tells peers of.
+//! `peili images`: the content of this node's mirror, and what it announces to peers.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use status::{Content, text, words};
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{ImagesArgs, ShowArgs};
 use crate::show;
 
-/// Characters of a digest that people see.
+/// The characters of a digest that are shown.
 const SHORT_DIGEST: usize = 12;
 
 /// Prints the images of a mirror.

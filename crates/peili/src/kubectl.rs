@@ -1,4 +1,4 @@
-//! A cluster by the user's own `kubectl` and kubeconfig: Peili needs no permissions of its own for what people ask.
+//! Accesses a cluster with the user's own `kubectl` and kubeconfig: Peili needs no permissions for commands of users.
 
 use std::process::{Child, Command, Output};
 use std::time::Duration;
@@ -8,12 +8,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
-/// Selects the mirrors of a release of the chart.
+/// The label selector of the mirrors of a release of the chart.
 const SELECTOR: &str = "app.kubernetes.io/component=peili";
 /// The container of a mirror, and the program in it.
 const CONTAINER: &str = "registry";
 const PROGRAM: &str = "/peili";
-/// For one answer of the API server.
+/// The limit for one answer of the API server.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// A namespace of a cluster.
@@ -22,7 +22,7 @@ pub struct Kubectl {
     namespace: String,
 }
 
-/// A mirror's pod.
+/// The pod of a mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     pub name: String,
@@ -67,7 +67,7 @@ impl Kubectl {
         command
     }
 
-    /// The mirrors' pods that have a node, by its name.
+    /// The pods of mirrors that have a node, by its name.
     ///
     /// # Errors
     /// kubectl fails, or there are none.
@@ -90,7 +90,7 @@ impl Kubectl {
         Ok(pods)
     }
 
-    /// What the program prints in a mirror's pod, whatever its exit code.
+    /// The output of the program in a mirror's pod, whatever its exit code.
     ///
     /// # Errors
     /// It cannot be run there, or prints nothing.
@@ -103,7 +103,7 @@ impl Kubectl {
         Ok(output.stdout)
     }
 
-    /// Starts a pod that pulls an image, and runs once. `overrides`: JSON of the pod.
+    /// Starts a pod that pulls an image and runs once. `overrides`: JSON for the pod.
     ///
     /// # Errors
     /// kubectl fails.
@@ -116,7 +116,7 @@ impl Kubectl {
             .map(drop)
     }
 
-    /// A pod, as the API has it.
+    /// A pod in the API's form.
     ///
     /// # Errors
     /// kubectl fails, or there is no such pod.
@@ -134,7 +134,7 @@ impl Kubectl {
         self.succeed(&delete).await.map(drop)
     }
 
-    /// What kubectl prints.
+    /// Runs kubectl and returns its output.
     async fn succeed(&self, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
         let output = run(self.command(arguments)).await?;
         if !output.status.success() {

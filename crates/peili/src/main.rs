@@ -46,10 +46,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{Cli, Command};
 use crate::fault::Faults;
 
-/// Threads for the work of all connections. A mirror shares its node with the workload that it serves: it must not
-/// take as many threads as the node has cores.
+/// The threads for the work of all connections. A mirror shares its node with the workload that it serves: it must not
+/// use as many threads as the node has cores.
 const WORKERS: usize = 4;
-/// How long reads and writes under way may keep the process from ending.
+/// The limit for running reads and writes when the process ends.
 const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let log_level = telemetry::install(&cli.log_level, &cli.log_format)?;
-    // One provider for every TLS connection of the process: two of them panic at run time.
+    // One provider for every TLS connection of the process: two of them would panic at run time.
     let installed = tls::provider().install_default();
     debug_assert!(installed.is_ok(), "the provider is installed once");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -105,7 +105,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Version(arguments) => version::run(&arguments),
         }
     });
-    // A disk that hangs must not keep the process.
+    // A blocked disk must not keep the process from ending.
     runtime.shutdown_timeout(LEAVE_LIMIT);
     result
 }

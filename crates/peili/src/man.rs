@@ -1,4 +1,4 @@
-//! `peili man`: the manual pages, made from the same definitions as `--help`.
+//! `peili man`: the manual pages, from the same definitions as `--help`.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::cli::{self, ManArgs};
 /// Writes `peili.1` and a page for each command into a folder.
 ///
 /// # Errors
-/// The folder cannot be made or written.
+/// The folder cannot be created or written.
 pub fn run(arguments: &ManArgs) -> anyhow::Result<()> {
     write(&arguments.folder)
 }

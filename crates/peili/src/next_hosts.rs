@@ -1,4 +1,4 @@
-//! Where upstream is asked: at the host that this node's containerd would ask after the mirror.
+//! The host at which upstream is asked: the one that this node's containerd would ask after the mirror.
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -14,8 +14,8 @@ pub struct NextHosts {
 
 impl RegistryHosts for NextHosts {
     fn of(&self, registry: &Registry) -> Result<Option<RegistryHost>, String> {
-        // What stands on loopback for another registry is a mirror on the node, by a port that this process may not see
-        // (a host port or node port of its own pod, on a node whose hosts.toml the operating system writes).
+        // A host on loopback for another registry is a mirror on the node, at a port that this process may not know (a
+        // host port or node port of its own pod, on a node whose operating system writes hosts.toml).
         let stands_in = |url: &RegistryUrl| leads_here(url).is_some() && url.registry != *registry;
         let is_mirror = |url: &RegistryUrl| self.is_this_mirror(url) || stands_in(url);
         let host = hosts::next_host(&self.config_path, registry, is_mirror);
@@ -28,8 +28,8 @@ impl RegistryHosts for NextHosts {
 }
 
 impl NextHosts {
-    /// Hosts as the files below `config_path` name them now. `port` is that of this node's mirror. Says so where there
-    /// are no such files, as in a container that nobody has mounted them into.
+    /// The hosts in the present files below `config_path`. `port`: that of this node's mirror. Logs if there are no
+    /// such files, as in a container without a mount.
     pub fn new(config_path: ConfigPath, port: u16) -> Self {
         if !config_path.folders().iter().any(|folder| folder.is_dir()) {
             let folders = config_path.folders().iter();
@@ -44,13 +44,13 @@ impl NextHosts {
         Self { config_path, port }
     }
 
-    /// Whether a host that somebody has written into hosts.toml by hand is this mirror.
+    /// Whether a host written into hosts.toml by hand is this mirror.
     fn is_this_mirror(&self, url: &RegistryUrl) -> bool {
         url.scheme == Scheme::Http && leads_here(url) == Some(self.port)
     }
 }
 
-/// The port of a URL that leads to an address of this host. `None`: it leads elsewhere, or names no port.
+/// The port of a URL with an address of this host. `None`: it leads elsewhere, or has no port.
 pub fn leads_here(url: &RegistryUrl) -> Option<u16> {
     let (host, port) = url.registry.as_str().rsplit_once(':')?;
     let port = port.parse().ok()?;

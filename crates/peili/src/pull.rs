@@ -1,6 +1,6 @@
-//! `peili pull`: a measured trial pull. It asks this node's mirror as containerd would, goes on to the registry where the
-//! mirror sends it there, verifies every byte, keeps none, and says of each object who gave it, how fast, and why not a
-//! peer.
+//! `peili pull`: a measured trial pull. It asks this node's mirror as containerd would, goes on to the registry if the
+//! mirror sends it there, verifies every byte, keeps none, and reports for each object its source, its rate, and why it
+//! did not come from a peer.
 
 mod image;
 mod mirror_client;
@@ -28,17 +28,17 @@ use image::Pull;
 use mirror_client::{MirrorClient, Port};
 use progress::Progress;
 
-/// How long the registry may take. containerd waits at least as long.
+/// The time limits of the registry. containerd waits at least as long.
 const UPSTREAM_LIMITS: upstream::Limits = upstream::Limits {
     connect: Duration::from_secs(5),
     header: Duration::from_secs(30),
     stall: Duration::from_secs(30),
 };
 
-/// Pulls an image and prints what came from where; ends early at `shutdown`.
+/// Pulls an image and prints the sources; ends early at `shutdown`.
 ///
 /// # Errors
-/// The arguments are at fault, or an object did not come, or is not what its digest names.
+/// The arguments are at fault, or an object did not come, or does not match its digest.
 pub async fn run(arguments: &PullArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let settings = Settings::validate(arguments)?;
     let upstream = match settings.mirror_only {
@@ -70,7 +70,7 @@ pub async fn run(arguments: &PullArgs, shutdown: CancellationToken) -> anyhow::R
     Ok(())
 }
 
-/// The arguments, understood.
+/// The parsed arguments.
 struct Settings {
     name: Name,
     mirror: Port,
@@ -108,7 +108,7 @@ impl Settings {
     }
 }
 
-/// The secret of this node's mirror; none is made here.
+/// The secret of this node's mirror. None is created here.
 fn node_secret(file: &Path) -> Result<NodeSecret, String> {
     if !file.exists() {
         return Err(format!(

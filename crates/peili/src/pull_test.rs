@@ -1,5 +1,5 @@
-//! `peili pull-test`: whether this node's containerd asks this node's mirror. A pod runs it whose image has just been
-//! pulled (the chart's `helm test`): had containerd gone past the mirror, the mirror would know nothing of it.
+//! `peili pull-test`: whether this node's containerd asks this node's mirror. It runs in a pod whose image has just
+//! been pulled (the chart's `helm test`): if containerd had bypassed the mirror, the mirror would not know of the pull.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use crate::duration;
 use crate::fault::Faults;
 use crate::settings::node_name;
 
-/// Reads the metrics of all mirrors and says whether the one of this node was asked of late.
+/// Reads the metrics of all mirrors and reports whether this node's was asked lately.
 pub async fn run(arguments: &PullTestArgs) -> anyhow::Result<()> {
     let mut faults = Faults::default();
     let endpoint = arguments.metrics_endpoint.parse::<Endpoint>();
@@ -76,7 +76,7 @@ impl Page {
         infos.any(|line| line.contains(&label))
     }
 
-    /// The time since the node's own client asked; `None`: it never did.
+    /// The time since the last request of the node's own client. `None`: there was none.
     fn age(&self) -> anyhow::Result<Option<Duration>> {
         let name = "peili_own_client_last_request_timestamp_seconds ";
         let value = self.0.lines().find_map(|line| line.strip_prefix(name));

@@ -1,4 +1,4 @@
-//! Node readiness: what `kubernetes` asks of the mirror and of containerd.
+//! Node readiness: what `kubernetes` needs from the mirror and from containerd.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use crate::observe::LastTrial;
 
-/// The mirror of this node, and the containerd that is to pull through it.
+/// The mirror of this node, and the containerd that pulls through it.
 pub struct MirrorProbe {
     pub mirror: Arc<Mirror>,
     pub containerd: containerd::Config,
     /// The registry of trial images.
     pub registry: Registry,
-    /// What became of the last one, for who looks at the mirror.
+    /// The result of the last trial, for viewers of the mirror.
     pub last: LastTrial,
 }
 

@@ -1,4 +1,4 @@
-//! Files with keys and certificates, which may not be there yet.
+//! Files with keys and certificates, which may not exist yet.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-/// Reads a file of at most so many bytes. `None`: there is no such file. Blocking.
+/// Reads a file of at most `most` bytes. `None`: there is no such file. Blocking.
 ///
 /// # Errors
 ///

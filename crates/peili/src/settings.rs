@@ -1,4 +1,4 @@
-//! What the registry command's arguments mean. Validated whole: every fault is found before anything starts.
+//! The settings in the registry command's arguments. Validated as a whole: every fault is found before anything starts.
 
 mod applies;
 mod bootstrap;
@@ -24,7 +24,7 @@ pub use checks::Checks;
 pub use node::{NodeReadiness, node_name};
 pub use store::Store;
 
-/// A configuration that can work.
+/// A valid configuration.
 #[derive(Debug)]
 pub struct Settings {
     pub registry_addr: ListenAddress,
@@ -32,10 +32,10 @@ pub struct Settings {
     pub router_addr: ListenAddress,
     pub node_name: String,
     pub page_access: PageAccess,
-    /// `None`: Kubernetes is told nothing.
+    /// `None`: node readiness is off.
     pub node_readiness: Option<NodeReadiness>,
     pub data_dir: Option<PathBuf>,
-    /// `None`: whoever connects is a peer.
+    /// `None`: any node may be a peer.
     pub network_keys: Option<NetworkKeyFile>,
     /// `None`: there is no TLS between nodes.
     pub peer_tls: Option<PeerTlsDir>,
@@ -45,18 +45,18 @@ pub struct Settings {
     pub store: Store,
     pub mirror: Options,
     pub rates: RateLimits,
-    /// What is checked upstream, where the store is containerd's.
+    /// The checks of upstream, if the store is containerd's.
     pub checks: Checks,
     /// Whether this node takes part in flights.
     pub flights: bool,
-    /// Between the signal to end and the end of accepting connections.
+    /// The time from the signal to end until connections are no longer accepted.
     pub shutdown_delay: Duration,
     pub drain_timeout: Duration,
 }
 
 impl Settings {
     /// # Errors
-    /// All that is wrong.
+    /// All faults.
     pub fn validate(arguments: &RegistryArgs) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let registry_addr = faults.take("--registry-addr", arguments.registry_addr.parse());
@@ -141,7 +141,7 @@ impl Settings {
     }
 }
 
-/// The second of two options with the same address would find it taken, by this very process.
+/// Refuses the same address for two options: the second would be in use, by this very process.
 fn refuse_one_port_for_two(ports: &[(&'static str, Option<ListenAddress>)], faults: &mut Faults) {
     for (n, (flag, address)) in ports.iter().enumerate() {
         let Some(address) =
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::cli::{self, Command};
 
-    /// What a command line comes to.
+    /// The settings from a command line.
     pub(super) fn validate(line: &str) -> Result<Settings, Faults> {
         let line = format!("peili registry --basic-auth-dir= {line}");
         match cli::read(line.split_whitespace())

@@ -1,4 +1,4 @@
-//! `peili status` and `peili peers`: what the mirror of this node, or another one, says of itself.
+//! `peili status` and `peili peers`: the report of this node's mirror, or of another one.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -13,15 +13,15 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{ShowArgs, StatusArgs};
 use crate::fault::Faults;
 
-/// The interval between two looks with `--watch`.
+/// The interval between updates with `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Where the mirror says how it is, and how its cluster is.
+/// The paths of the mirror's status, and of its cluster's.
 const STATUS: &str = "/api/v1/status";
 const CLUSTER: &str = "/api/v1/cluster";
-/// Clears the screen and goes to its beginning (ECMA-48).
+/// Clears the screen and moves to its beginning (ECMA-48).
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
-/// How something is written.
+/// The form of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     Text,
@@ -59,7 +59,7 @@ pub async fn peers(arguments: &ShowArgs, shutdown: CancellationToken) -> anyhow:
     run(arguments, shutdown, STATUS, text::peers).await
 }
 
-/// Shows what the mirror answers at a path, once or until `shutdown`.
+/// Shows a mirror's answer at a path, once or until `shutdown`.
 ///
 /// # Errors
 /// The arguments are at fault, or the mirror does not answer.
@@ -100,7 +100,7 @@ pub async fn run<T: DeserializeOwned>(
     }
 }
 
-/// What a mirror answers, or what to do if it does not.
+/// A mirror's answer, or an error that says what to do.
 ///
 /// # Errors
 /// It does not answer.
@@ -113,7 +113,7 @@ pub async fn get(endpoint: &Endpoint, path: &str) -> anyhow::Result<Bytes> {
     })
 }
 
-/// What a mirror answers at its port of metrics.
+/// A mirror's answer at its port of metrics.
 ///
 /// # Errors
 /// It does not answer.

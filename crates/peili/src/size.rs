@@ -1,10 +1,10 @@
-//! Sizes in bytes: a number with a unit of 1000 (`GB`) or 1024 (`GiB`, `G`). A number alone is one of bytes.
+//! Sizes in bytes: a number with a unit of 1000 (`GB`) or 1024 (`GiB`, `G`). A number without a unit is in bytes.
 
-/// The least number without a unit: below it, one was forgotten.
+/// The least number without a unit: in a smaller one, the unit was forgotten.
 const MIN_WITHOUT_UNIT: u64 = 1 << 20;
 
 /// # Errors
-/// It is none, or zero, or beyond 64 bits, or a small number without a unit.
+/// It is not a size, or zero, or beyond 64 bits, or a small number without a unit.
 pub fn parse(text: &str) -> Result<u64, String> {
     let fault = || format!("{text:?} is not a size; write 20GiB, 500MB or a number of bytes");
     let end = text

@@ -10,12 +10,12 @@ use tracing_subscriber::{Registry, fmt};
 
 use crate::fault::Faults;
 
-/// The most that a library says.
+/// The highest log levels of libraries.
 const LIBRARIES: [(&str, LevelFilter); 7] = [
     ("h2", LevelFilter::WARN),
     ("hyper", LevelFilter::WARN),
     ("libp2p", LevelFilter::WARN),
-    // It warns of having no peers, which every first node of a cluster has.
+    // It warns that there are no peers, which is normal for the first node of a cluster.
     ("libp2p_kad", LevelFilter::ERROR),
     ("multistream_select", LevelFilter::WARN),
     ("tonic", LevelFilter::WARN),
@@ -29,14 +29,14 @@ enum Format {
     Text,
 }
 
-/// What is logged, to be changed while the process runs.
+/// The log level, which can be changed while the process runs.
 pub struct LogLevel {
     at_start: Targets,
     current: Handle<Targets, Registry>,
 }
 
 impl LogLevel {
-    /// Logs at DEBUG from SIGUSR1 on, and as at the start from SIGUSR2 on. Runs for ever.
+    /// Logs at DEBUG from SIGUSR1 on, and as at the start from SIGUSR2 on. Never returns.
     ///
     /// # Errors
     /// The signals cannot be handled.
@@ -59,13 +59,13 @@ impl LogLevel {
 }
 
 /// # Errors
-/// The level or the format is not one.
+/// The level or the format is invalid.
 pub fn install(level: &str, format: &str) -> anyhow::Result<LogLevel> {
     let mut faults = Faults::default();
     let level = faults.take("--log-level", parse_level(level));
     let format = faults.take("--log-format", parse_format(format));
     let (level, format) = faults.settle(level.zip(format))?;
-    // Libraries tell at DEBUG what only their authors read; RUST_LOG brings it back.
+    // DEBUG lines of libraries are useful only to their authors; RUST_LOG enables them.
     let named = std::env::var("RUST_LOG")
         .ok()
         .and_then(|text| text.parse::<Targets>().ok());

@@ -1,4 +1,4 @@
-//! `peili ui`: the status page of a mirror in a cluster, by the user's own kubectl.
+//! `peili ui`: the status page of a mirror in a cluster, through the user's own kubectl.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::fault::Faults;
 use crate::kubectl::Kubectl;
 use crate::value;
 
-/// The interval between two looks at whether kubectl still runs.
+/// The interval between checks whether kubectl still runs.
 const POLL: Duration = Duration::from_millis(200);
 
 /// Forwards a port to the page of a node's mirror until `shutdown`.
@@ -47,7 +47,7 @@ pub async fn run(arguments: &UiArgs, shutdown: CancellationToken) -> anyhow::Res
             break status;
         }
         if shutdown.run_until_cancelled(sleep(POLL)).await.is_none() {
-            // It may have ended by the same signal.
+            // The same signal may have ended it.
             let _ = forward.kill();
             forward.wait()?;
             return Ok(());

@@ -1,4 +1,4 @@
-//! Values of flags that several commands have.
+//! Values of flags of several commands.
 
 use std::fmt::Display;
 use std::fs;
@@ -7,15 +7,15 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// A path; `None` where the flag is left empty.
+/// A path. `None`: the flag is empty.
 pub fn path(text: &str) -> Option<PathBuf> {
     (!text.is_empty()).then(|| text.into())
 }
 
-/// A folder that is there, or whose place is free.
+/// Checks that a folder exists or can be created.
 ///
 /// # Errors
-/// Something else is at the path or on the way to it, or that cannot be found out.
+/// Something else is at the path or on the way to it, or that cannot be determined.
 pub fn folder(path: &Path) -> Result<(), String> {
     let at = path.display();
     match fs::metadata(path) {
@@ -33,10 +33,10 @@ pub fn folder(path: &Path) -> Result<(), String> {
     }
 }
 
-/// A truth value as Go's strconv.ParseBool reads it.
+/// A truth value as in Go's strconv.ParseBool.
 ///
 /// # Errors
-/// It is none.
+/// It is not one.
 pub fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -56,7 +56,7 @@ pub fn on_or_off(text: &str) -> Result<bool, String> {
 }
 
 /// # Errors
-/// It is no number, or not within `range`.
+/// It is not a number, or not within `range`.
 pub fn number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
 where
     T: FromStr + PartialOrd + Display,

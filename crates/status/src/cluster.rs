@@ -1,4 +1,4 @@
-//! The whole cluster: what each node does, and the tree of each object that nodes pull at the same time.
+//! The whole cluster: the state of each node, and the tree of each object that nodes pull at the same time.
 
 use std::collections::HashMap;
 
@@ -10,11 +10,11 @@ use crate::{TreeNode, TreeSource};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cluster {
-    /// How many nodes there are, this one included. `nodes` lists 257 at the most.
+    /// The number of nodes, this one included. `nodes` lists at most 257.
     pub count: usize,
     /// This node first, then by name.
     pub nodes: Vec<Member>,
-    /// Objects that are being pulled, the largest first.
+    /// The objects being pulled, the largest first.
     pub flights: Vec<Flight>,
 }
 
@@ -30,15 +30,15 @@ pub struct Member {
     pub is_this_node: bool,
     /// Why it has not answered. The rest is then unknown.
     pub error: Option<String>,
-    /// Since its mirror started, in seconds.
+    /// The time since its mirror started, in seconds.
     pub uptime_s: u64,
     pub is_ready: bool,
-    /// Its link is far slower than is usual.
+    /// Its link is far slower than usual.
     pub is_slow: bool,
-    /// Objects that it is pulling, and at which rate they come together.
+    /// The number of objects that it is pulling, and their total rate.
     pub pulling: usize,
     pub rate: u64,
-    /// What its clients got since its mirror started.
+    /// The bytes that its clients got since its mirror started.
     pub local: u64,
     pub peers: u64,
     pub upstream: u64,
@@ -48,14 +48,14 @@ pub struct Member {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Flight {
-    /// Registry and repository, where this node knows them.
+    /// The registry and repository, if this node knows them.
     pub image: Option<String>,
     pub digest: String,
     pub size: Option<u64>,
     pub tree: Vec<TreeNode>,
 }
 
-/// What a node says of an object.
+/// A node's report on an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Its libp2p peer id.
@@ -68,13 +68,13 @@ pub struct Progress {
     pub source: ProgressSource,
 }
 
-/// Where a node says that it gets an object from.
+/// The source of an object in a node's report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ProgressSource {
     #[default]
     Unknown,
     Registry,
-    /// A node, by its id, and by its name where that is known.
+    /// A node, by its id, and its name if it is known.
     Node(String, String),
 }
 
@@ -84,7 +84,7 @@ impl Progress {
     }
 }
 
-/// The tree of an object from what nodes say of it. A source that says nothing itself is taken to have the object whole.
+/// The tree of an object from nodes' reports. A source without a report counts as having the whole object.
 pub fn tree(said: &[Progress]) -> Vec<TreeNode> {
     let mut places: HashMap<&str, usize> = HashMap::new();
     for (place, progress) in said.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What a node holds.
+//! The content of a node.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 pub struct Content {
     pub node: String,
     pub version: String,
-    /// What was searched for; empty: all.
+    /// The search text; empty: all.
     pub query: String,
-    /// All that the node holds: images by name, objects, and their bytes.
+    /// The total of the node: images by name, objects, and their bytes.
     pub images: usize,
     pub objects: usize,
     pub bytes: u64,
-    /// How many images match; `listed` has a hundred at the most.
+    /// The number of matching images; `listed` has at most a hundred.
     pub found: usize,
     pub listed: Vec<Image>,
 }
@@ -23,10 +23,10 @@ pub struct Content {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Image {
-    /// Registry, repository and tag; or digest, where it has no tag.
+    /// The registry, repository and tag; or the digest, if there is no tag.
     pub name: String,
     pub digest: String,
-    /// Of its objects that are here: the manifest and what it names.
+    /// The bytes of its objects that are here: the manifest and its objects.
     pub bytes: u64,
     pub objects: usize,
     /// Whether peers get it from this node.

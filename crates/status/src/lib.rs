@@ -1,8 +1,8 @@
-//! How a mirror is doing: one model ([`Status`]), and how it is shown: as a page ([`page`]), as text for a terminal
-//! ([`text`]) and, by serde, as JSON.
+//! The state of a mirror: one model ([`Status`]), and its views: a page ([`page`]), text for a terminal ([`text`]) and,
+//! with serde, JSON.
 //!
-//! Pure: who gathers a [`Status`] and who sends it is elsewhere. The page is rendered here whole, so that it can be read
-//! without JavaScript; with it, the server sends the same fragments again whenever something changes.
+//! Pure: a [`Status`] is gathered and sent elsewhere. The whole page is rendered here, so that it can be read without
+//! JavaScript; with it, the server sends the same fragments again whenever something changes.
 
 pub mod cluster;
 pub mod content;

@@ -1,4 +1,4 @@
-//! The status page: what it shows, and in which order.
+//! The status page: its contents, and their order.
 
 mod cluster;
 mod content;
@@ -20,13 +20,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{Cluster, Content, Status, words};
 
-/// The style of each page, with a class for each width of a bar. It is part of the page: a browser paints nothing before
-/// it has the style, so it does not have to ask twice.
+/// The style of each page, with a class for each width of a bar. It is part of the page: a browser paints nothing
+/// before it has the style, so this saves a second request.
 static STYLE: LazyLock<String> = LazyLock::new(|| {
     let widths = (0..=100).map(|percent| format!(".w{percent}{{width:{percent}%}}"));
     include_str!("page/style.css").to_owned() + &widths.collect::<String>()
 });
-/// What each page loads. It is embedded in this program, and nothing comes from elsewhere.
+/// The script of each page. It is embedded in this program; nothing is loaded from elsewhere.
 pub const SCRIPT: &str = include_str!("page/script.js");
 
 /// The `Content-Security-Policy` of the pages: their own style, script, events and search, and nothing else.
@@ -41,7 +41,7 @@ pub static CONTENT_SECURITY_POLICY: LazyLock<String> = LazyLock::new(|| {
 /// The icon of the page, in the page itself.
 const ICON: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="#2a78d0"/><path d="M8 1v14" stroke="#fff" stroke-width="2"/></svg>"##;
 
-/// A page of its own, with what the others link to.
+/// A separate page that the others link to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum View {
     Node,
@@ -85,7 +85,7 @@ pub fn cluster(cluster: &Cluster) -> String {
     )
 }
 
-/// The page of what this node holds.
+/// The page of this node's content.
 pub fn stored(content: &Content) -> String {
     let inside = content::content(content);
     frame(
@@ -97,7 +97,7 @@ pub fn stored(content: &Content) -> String {
     )
 }
 
-/// A whole page. `events`: where the browser hears of changes.
+/// A whole page. `events`: where the browser receives changes.
 fn frame(view: View, name: &str, version: &str, events: Option<&str>, inside: &Markup) -> String {
     let icon = format!("data:image/svg+xml;base64,{}", STANDARD.encode(ICON));
     let markup = html! {
@@ -134,7 +134,7 @@ fn frame(view: View, name: &str, version: &str, events: Option<&str>, inside: &M
     markup.into_string()
 }
 
-/// What changes while somebody looks: the inside of `main`.
+/// The changing part of the page: the inside of `main`.
 pub fn content(status: &Status) -> Markup {
     html! {
         (summary(status))
@@ -165,7 +165,7 @@ pub fn content(status: &Status) -> Markup {
     }
 }
 
-/// A path whose name changes with what it leads to, so that a browser may keep it.
+/// A path that changes with its content, so that browsers may cache it.
 pub fn asset(name: &str, text: &str) -> String {
     let hash = Sha256::digest(text.as_bytes());
     format!(
@@ -174,13 +174,13 @@ pub fn asset(name: &str, text: &str) -> String {
     )
 }
 
-/// The fault that is told first, if there is one.
+/// The fault that is shown first, if there is one.
 fn first_fault(status: &Status) -> Option<&Finding> {
     let is_fault = |finding: &&Finding| finding.severity == Severity::Fault;
     status.findings.iter().find(is_fault)
 }
 
-/// One sentence: that it works and what it saved, or what is wrong and what mends it.
+/// One sentence: that it works and what it saved, or what is wrong and how to fix it.
 fn summary(status: &Status) -> Markup {
     let fault = first_fault(status);
     let class = match fault.is_some() || status.node.not_ready.is_some() {
@@ -203,7 +203,7 @@ fn summary(status: &Status) -> Markup {
     }
 }
 
-/// What was pulled, from where, and what that saved.
+/// The bytes pulled, their sources, and the savings.
 fn figures(status: &Status) -> Markup {
     let totals = &status.totals;
     html! {
@@ -228,7 +228,7 @@ fn fill(part: u64, whole: u64) -> Markup {
     }
 }
 
-/// The first characters of a digest, which tell it from others at a glance.
+/// The first characters of a digest, which distinguish it at a glance.
 fn short(digest: &str) -> &str {
     let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
     hex.get(..12).unwrap_or(hex)
@@ -248,18 +248,18 @@ fn finding_row(finding: &Finding) -> Markup {
     }
 }
 
-/// What an event of `events` carries: the inside of `main`, in one line.
+/// The content of an event of `events`: the inside of `main`, in one line.
 pub fn event(status: &Status) -> String {
     in_one_line(content(status))
 }
 
-/// What an event of `cluster-events` carries.
+/// The content of an event of `cluster-events`.
 pub fn cluster_event(cluster: &Cluster) -> String {
     in_one_line(cluster::cluster(cluster))
 }
 
 fn in_one_line(markup: Markup) -> String {
-    // A new line would end the field (HTML, "Server-sent events"); outside of `pre` it means nothing, and in there it is
+    // A new line would end the field (HTML, "Server-sent events"). Outside of `pre` it has no meaning, and inside it is
     // written as a character reference.
     markup
         .into_string()

@@ -8,7 +8,7 @@ use crate::page::tree_rows;
 use crate::words;
 use crate::{Cluster, Source, Status, TreeSource};
 
-/// The characters of a bar.
+/// The number of characters of a bar.
 const BAR: usize = 20;
 
 /// A table with columns as wide as they need.
@@ -36,13 +36,13 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// How much of something is there.
+/// A bar that shows how much of something is there.
 pub fn bar(part: u64, whole: u64) -> String {
     let filled = (u128::from(part.min(whole)) * BAR as u128 / u128::from(whole.max(1))) as usize;
     format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled))
 }
 
-/// `peili status`: what the first screen of the page shows.
+/// `peili status`: the content of the page's first screen.
 pub fn status(status: &Status) -> String {
     let (node, totals) = (&status.node, &status.totals);
     let mut text = String::new();
@@ -88,7 +88,7 @@ pub fn status(status: &Status) -> String {
     text
 }
 
-/// The pulls of now, a row for each object.
+/// The running pulls, a row for each object.
 fn pulls(status: &Status) -> String {
     let mut rows = Vec::new();
     for pull in &status.pulls {
@@ -217,7 +217,7 @@ pub fn cluster(cluster: &Cluster) -> String {
     text
 }
 
-/// `peili peers`: a row for each.
+/// `peili peers`: a row for each peer.
 pub fn peers(status: &Status) -> String {
     let rows: Vec<_> = status
         .peers

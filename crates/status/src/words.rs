@@ -49,7 +49,7 @@ pub fn seconds(seconds: u64) -> String {
     }
 }
 
-/// Milliseconds as seconds, or as they are where they are few.
+/// Milliseconds as seconds, or unchanged if there are few.
 pub fn milliseconds(milliseconds: u64) -> String {
     match milliseconds {
         0..1_000 => format!("{milliseconds} ms"),
@@ -58,7 +58,7 @@ pub fn milliseconds(milliseconds: u64) -> String {
     }
 }
 
-/// A part in percent, without digits behind the point from 10 on.
+/// A part in percent, without decimals from 10 on.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {
         return "0 %".to_owned();

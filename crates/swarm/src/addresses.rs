@@ -1,4 +1,4 @@
-//! Addresses as libp2p writes them, as sockets, and what is known of whose they are.
+//! Addresses: as libp2p writes them, as sockets, and which peer each belongs to.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -14,25 +14,25 @@ use crate::proven::Proven;
 
 use crate::agent::Agent;
 
-/// Peers whose addresses are remembered; those heard of longest ago are forgotten first.
+/// The most peers whose addresses are remembered. Those heard from longest ago are forgotten first.
 const MAX_PEERS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
-/// Addresses believed of one peer.
+/// The most addresses kept of one peer.
 pub(crate) const MAX_ADDRESSES: usize = 16;
 
-/// What a multiaddress of a peer points at.
+/// What a multiaddress of a peer points to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     /// `/ip4/10.0.0.1/tcp/5001`: libp2p.
     Router(SocketAddr),
-    /// `/ip4/10.0.0.1/tcp/5000/http`: the registry. A Peili node tells it beside its libp2p address, and so it travels
-    /// with every provider record: a reader who has never met the holder knows the port to ask, though several nodes
-    /// share an address or use different ports. libp2p nodes cannot dial it and pass over it, and Spegel takes the IP
-    /// address that it has anyway.
+    /// `/ip4/10.0.0.1/tcp/5000/http`: the registry. A Peili node announces it in addition to its libp2p address, so
+    /// every provider record contains it: a reader that has never met the holder knows the port, even if several nodes
+    /// share an address or use different ports. libp2p nodes cannot dial it and ignore it, and Spegel takes the IP
+    /// address, which it has anyway.
     Registry(SocketAddr),
 }
 
 impl Endpoint {
-    /// `None` for what this node cannot use: other transports, names, relays.
+    /// Parses an address. `None`: this node cannot use it (other transports, names, relays).
     pub(crate) fn parse(address: &Multiaddr) -> Option<Self> {
         let mut parts = address
             .iter()
@@ -85,13 +85,13 @@ impl From<Endpoint> for Multiaddr {
     }
 }
 
-/// Which addresses mean anything between this node and its peers.
+/// Which addresses this node and its peers can use.
 #[derive(Clone, Debug)]
 pub(crate) struct AddressFilter {
-    /// The node listens on loopback only, and so do its peers (a demonstration, a test): loopback addresses count.
+    /// The node and its peers listen on loopback only (a demonstration, a test): loopback addresses count.
     pub(crate) loopback: bool,
     /// The sockets of this node. Hosts share addresses (that of a bridge such as docker0), so a peer may in good faith
-    /// tell one that leads back here.
+    /// announce one that leads back here.
     own: Arc<RwLock<HashSet<SocketAddr>>>,
     /// Where peers were proven to be.
     pub(crate) proven: Arc<Mutex<Proven>>,
@@ -106,7 +106,8 @@ impl AddressFilter {
         }
     }
 
-    /// Whether peers may be told of an address of this node. A link-local one means something else to each of them.
+    /// Whether an address of this node may be announced to peers. A link-local address means something else to each of
+    /// them.
     pub(crate) fn tells(&self, socket: &SocketAddr) -> bool {
         let ip = socket.ip().to_canonical();
         let link_local = match ip {
@@ -120,7 +121,7 @@ impl AddressFilter {
             && ip.is_loopback() == self.loopback
     }
 
-    /// Whether an address told by a peer may be tried.
+    /// Whether an address that a peer announced may be tried.
     pub(crate) fn admits(&self, socket: &SocketAddr) -> bool {
         self.tells(socket) && !self.is_own(socket)
     }
@@ -138,7 +139,7 @@ impl AddressFilter {
     }
 }
 
-/// A peer's sockets as far as they are known.
+/// The known sockets of a peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sockets {
     pub(crate) router: Vec<SocketAddr>,
@@ -146,7 +147,7 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Takes what may be tried out of what was told.
+    /// Selects the announced addresses that may be tried.
     pub(crate) fn of<'a>(
         filter: &AddressFilter,
         addresses: impl IntoIterator<Item = &'a Multiaddr>,
@@ -165,18 +166,18 @@ impl Sockets {
     }
 }
 
-/// What a peer says it is.
+/// The software of a peer, as it reports it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Software {
     /// It takes part in flights.
     pub(crate) flights: bool,
     pub(crate) kademlia: bool,
-    /// What it calls itself; without a version it is another program.
+    /// Its name and version. Without a version it is another program.
     pub(crate) agent: Agent,
 }
 
 impl Software {
-    /// It finds content by provider records alone.
+    /// Whether it finds content by provider records only.
     pub(crate) fn is_legacy(&self) -> bool {
         self.kademlia && !self.flights
     }
@@ -185,7 +186,7 @@ impl Software {
 /// What is known of a peer besides its id.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
-    /// What the peer says of itself.
+    /// What the peer reports about itself.
     pub(crate) told: Sockets,
     /// Where it was reached.
     reached: Option<SocketAddr>,
@@ -193,14 +194,15 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// libp2p addresses, the surest first.
+    /// The libp2p addresses, the most certain first.
     pub(crate) fn routers(&self) -> Vec<SocketAddr> {
         let mut routers: Vec<_> = self.reached.into_iter().collect();
         routers.extend(&self.told.router);
         dedup(routers)
     }
 
-    /// Where to ask for content: what the peer said, else Spegel's rule: its addresses and this node's own port.
+    /// The registry addresses: those that the peer reported; otherwise Spegel's rule: its addresses with this node's
+    /// own port.
     pub(crate) fn registries(&self, filter: &AddressFilter, own_port: u16) -> Vec<SocketAddr> {
         let port = self
             .told
@@ -227,7 +229,7 @@ fn dedup(sockets: Vec<SocketAddr>) -> Vec<SocketAddr> {
     sockets
 }
 
-/// The addresses of peers met so far.
+/// The addresses of the peers met so far.
 #[derive(Debug)]
 pub(crate) struct AddressBook(LruCache<PeerId, Known>);
 
@@ -238,7 +240,7 @@ impl Default for AddressBook {
 }
 
 impl AddressBook {
-    /// What the peer says of itself replaces what it said before.
+    /// Replaces what the peer reported about itself before.
     pub(crate) fn introduced(&mut self, peer: PeerId, told: Sockets, software: Software) {
         let known = self.0.get_or_insert_mut(peer, Known::default);
         (known.told, known.software) = (told, software);
@@ -257,7 +259,7 @@ impl AddressBook {
         self.0.pop(peer);
     }
 
-    /// Whose libp2p address this is.
+    /// The peer with this libp2p address.
     pub(crate) fn owner(&self, socket: &SocketAddr) -> Option<PeerId> {
         let mut peers = self.0.iter();
         let known = peers.find(|(_, known)| known.routers().contains(socket));
@@ -323,7 +325,7 @@ mod tests {
         let told = ["/ip4/172.17.0.1/tcp/5001", "/ip4/10.0.0.2/tcp/5001"].map(multiaddr);
         let known = telling(&filter, &told);
         assert_eq!(known.registries(&filter, 5000), [socket("10.0.0.2:5000")]);
-        // Another node on our host, told apart by its port.
+        // Another node on this host, with another port.
         let told = ["/ip4/172.17.0.1/tcp/5011", "/ip4/172.17.0.1/tcp/5010/http"].map(multiaddr);
         let known = telling(&filter, &told);
         assert_eq!(known.registries(&filter, 5000), [socket("172.17.0.1:5010")]);

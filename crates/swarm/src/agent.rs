@@ -1,12 +1,12 @@
-//! What a Peili node calls itself in libp2p's identify: `peili/0.1.0 (node-3)`.
+//! The agent of a Peili node in libp2p's identify: `peili/0.1.0 (node-3)`.
 
-/// How the agent of a Peili node begins; its version follows.
+/// The prefix of a Peili node's agent; its version follows.
 const PREFIX: &str = "peili/";
-/// In characters; longer versions and names are cut.
+/// The most characters of a version or a name; longer ones are cut.
 const MAX_VERSION: usize = 32;
 const MAX_NAME: usize = 253;
 
-/// The version and the node's name that a peer tells of itself. Other programs tell neither.
+/// The version and the node name that a peer reports. Other programs report neither.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Agent {
     pub(crate) version: Option<String>,
@@ -14,7 +14,8 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Reads what a peer tells. What is no version and no name of a node is left out: it is shown to people.
+    /// Parses the agent of a peer. Anything that is not a version or a node name is left out: the result is shown to
+    /// people.
     pub(crate) fn parse(text: &str) -> Self {
         let Some(text) = text.strip_prefix(PREFIX) else {
             return Self::default();
@@ -31,7 +32,7 @@ impl Agent {
         }
     }
 
-    /// What this node tells.
+    /// The agent of this node.
     pub(crate) fn own(node_name: &str) -> String {
         let version = env!("CARGO_PKG_VERSION");
         match plain(node_name, MAX_NAME) {
@@ -41,7 +42,7 @@ impl Agent {
     }
 }
 
-/// The characters of versions and host names.
+/// Keeps only the characters of versions and host names.
 fn plain(text: &str, most: usize) -> String {
     let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+');
     text.chars().filter(is_plain).take(most).collect()

@@ -1,4 +1,4 @@
-//! The protocols this node speaks, and the transport beneath them.
+//! The protocols of this node, and the transport beneath them.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use crate::store::ProviderStore;
 
 /// Spegel's distributed hash table.
 pub(crate) const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/spegel/kad/1.0.0");
-/// What identify calls the network, as go-libp2p does.
+/// The name of the network in identify, as in go-libp2p.
 const IDENTIFY_PROTOCOL: &str = "ipfs/0.1.0";
 
 /// The limit of a TCP connection. A live peer of the cluster answers in a round trip.
@@ -36,32 +36,32 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The limit of TCP, TLS, Noise and yamux together, in both directions. It is longer because they take CPU on two nodes
 /// that may be busy.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The limit of one request of a lookup. A silent peer delays a lookup by this much until a ping finds it dead; a
-/// shorter limit gives up live peers while many nodes start at once.
+/// The limit of one request of a lookup. A silent peer delays a lookup by this much until a ping shows that it is dead.
+/// With a shorter limit, live peers would be dropped while many nodes start at once.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The limit of a lookup or announcement as a whole.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest Kademlia message, in bytes. The default of 16 KiB loses a popular key: go-libp2p answers with all providers
-/// that it knows, at some 150 bytes each; this is room for 800. A peer may have 32 requests open on each of its four
-/// connections, each with an incomplete message: 16 MiB.
+/// The most bytes of a Kademlia message. The default of 16 KiB is too small for a popular key: go-libp2p answers with
+/// all providers that it knows, at some 150 bytes each; this is enough for 800. A peer may have 32 requests open on
+/// each of its four connections, each with an incomplete message: 16 MiB.
 const MAX_KAD_MESSAGE: usize = 128 * 1024;
-/// A peer that says nothing for both of these together is gone.
+/// The interval between pings, and the wait for an answer. A peer that is silent for both together is dead.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an unused connection stays open. In a small cluster every lookup asks all nodes, so connections stay open
 /// and a lookup is one round trip. In a large one, [`crate::node::KEPT_CONNECTIONS`] bounds them.
 pub(crate) const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
-/// Streams of one connection. Kademlia uses up to 32 each way, the others a few together.
+/// The most streams of one connection. Kademlia uses up to 32 each way, the other protocols a few together.
 const MAX_STREAMS: usize = 128;
-/// Against floods: an eighth of the established ones may be pending, but no more than this.
+/// The most pending connections, against floods: an eighth of the established ones, but no more than this.
 const MAX_PENDING_INCOMING: usize = 256;
 const MAX_CONNECTIONS_PER_PEER: u32 = 4;
 
-/// Beside Kademlia stand what keeps connections and addresses right, and what Peili nodes say to each other.
+/// The protocols: Kademlia, those that keep connections and addresses right, and those between Peili nodes.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
-    /// Before the limits of all addresses together, so that what it refuses does not count there.
+    /// Comes before the limits of all addresses together, so that connections that it refuses do not count there.
     pending: pending::Behaviour,
     limits: connection_limits::Behaviour,
     pub(crate) kad: kad::Behaviour<ProviderStore>,
@@ -91,9 +91,9 @@ impl Behaviour {
             .set_substreams_timeout(REQUEST_TIMEOUT)
             .set_max_packet_size(MAX_KAD_MESSAGE)
             .set_provider_record_ttl(Some(RECORD_TTL))
-            // This node's own keys are renewed by its publisher, in turn.
+            // This node's publisher renews its own keys, one after the other.
             .set_provider_publication_interval(None)
-            // Values are no part of the protocol; what comes in is looked at first.
+            // Values are not part of the protocol, and incoming records are checked first.
             .set_publication_interval(None)
             .set_replication_interval(None)
             .set_record_filtering(kad::StoreInserts::FilterBoth)
@@ -105,7 +105,7 @@ impl Behaviour {
         let identify = identify::Config::new(IDENTIFY_PROTOCOL.into(), keypair.public())
             .with_agent_version(Agent::own(node_name))
             .with_push_listen_addr_updates(true)
-            // What peers are told is decided address by address; see Scope.
+            // What peers are told is decided for each address; see `AddressFilter`.
             .with_hide_listen_addrs(true)
             // Kademlia knows where to dial.
             .with_cache_size(0);
@@ -123,7 +123,7 @@ impl Behaviour {
     }
 }
 
-/// TCP, Noise, yamux; with a network key where there is one, and beneath Noise mutual TLS where there are certificates.
+/// TCP, Noise and yamux, with a network key if there is one, and mutual TLS beneath Noise if there are certificates.
 /// go-libp2p offers Noise beside TLS by default, so Noise alone reaches Spegel.
 ///
 /// # Errors
@@ -152,7 +152,7 @@ pub(crate) fn transport(
 }
 
 /// Refuses to dial this node's own addresses, and limits dials to unproven ones. libp2p takes the first address of a
-/// peer that answers. If that is this node itself (both have a docker0 of the same address), libp2p gives the peer up.
+/// peer that answers. If that is this node itself (both have a docker0 with the same address), libp2p drops the peer.
 struct Others<T> {
     inner: T,
     filter: AddressFilter,
@@ -183,7 +183,7 @@ impl<T: Transport + Unpin> Transport for Others<T> {
     ) -> Result<T::Dial, TransportError<T::Error>> {
         if let Some(socket) = Endpoint::router(&address) {
             let is_own = self.filter.is_own(&socket);
-            // Without a peer it is an address that the operator has named.
+            // Without a peer, it is an address from the configuration.
             let peer = Endpoint::peer(&address);
             let may_dial = |peer| {
                 let mut proven = self.filter.proven.lock();
@@ -204,7 +204,7 @@ impl<T: Transport + Unpin> Transport for Others<T> {
     }
 }
 
-/// What went wrong, without libp2p's nesting.
+/// The cause of an error, without libp2p's nesting.
 pub(crate) fn listen_error(error: TransportError<io::Error>) -> io::Error {
     match error {
         TransportError::Other(error) => error,

@@ -1,4 +1,4 @@
-//! What the router is told at the start, in types that refuse what cannot work.
+//! The configuration of the router, in types that exclude invalid values.
 
 use std::path::PathBuf;
 
@@ -10,31 +10,33 @@ use url::Url;
 
 use crate::PeerAddress;
 
-/// The router of one node.
+/// The configuration of one node's router.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What this node calls itself among peers, to be shown.
+    /// The name that this node reports to peers. It is only shown.
     pub node_name: String,
-    /// Where peers connect (`--router-addr`).
+    /// The address that peers connect to (`--router-addr`).
     pub listen: ListenAddress,
-    /// The port of this node's registry, told to peers; and, as Spegel has it, that of a peer who tells none.
+    /// The port of this node's registry, announced to peers; and, as in Spegel, the assumed port of a peer that
+    /// announces none.
     pub registry_port: u16,
-    /// Where the identity and known peers are kept over restarts. Without it the node is a new one at each start.
+    /// The folder in which the identity and known peers are kept over restarts. Without it, each start makes a new
+    /// node.
     pub data_dir: Option<PathBuf>,
     pub bootstrap: Bootstrap,
-    /// Whether this node takes part in flights (`--flights`). One that does not finds content and is found by provider
-    /// records alone, as Spegel's nodes are.
+    /// Whether this node takes part in flights (`--flights`). Without them, it finds content and is found by provider
+    /// records only, as Spegel's nodes are.
     pub flights: bool,
-    /// The keys of the network, one of which a peer has to have (`--network-key-file`). `None`: whoever connects is a peer.
+    /// The keys of the network. A peer must have one of them (`--network-key-file`). `None`: any node may be a peer.
     pub network_keys: Option<Keyring>,
     /// The certificates by which this node and its peers know each other (`--peer-tls-dir`). `None`: connections begin
     /// without TLS.
     pub peer_tls: Option<PeerTls>,
-    /// The most connections of the ports, by the descriptors that there are.
+    /// The most connections of each port, derived from the limit of descriptors.
     pub connections: ConnectionLimits,
 }
 
-/// Where the first peers come from.
+/// The source of the first peers.
 #[derive(Clone, Debug)]
 pub enum Bootstrap {
     /// The A and AAAA records of a name, such as a headless service's; peers listen on this node's router port.
@@ -42,22 +44,23 @@ pub enum Bootstrap {
         domain: String,
     },
     Http(HttpBootstrap),
-    /// Some of the cluster's nodes; any one of them that is alive will do, and none makes a cluster of one.
+    /// Some of the cluster's nodes. Any live one suffices. An empty list makes a cluster of one.
     Static {
         peers: Vec<PeerAddress>,
     },
 }
 
-/// Peers that tell about themselves over HTTP.
+/// Peers that report their ids and addresses over HTTP.
 #[derive(Clone, Debug, Default)]
 pub struct HttpBootstrap {
-    /// What to ask, each a full URL. May be empty: a node that others ask.
+    /// The endpoints to ask, each a full URL. May be empty, for a node that others ask.
     pub endpoints: Vec<Url>,
-    /// Where this node answers `/id`; `None` where it does not.
+    /// The address at which this node answers `/id`. `None`: it does not.
     pub serve: Option<ListenAddress>,
-    /// How it answers.
+    /// The form of its answers.
     pub form: IdForm,
-    /// The folder of `ca.crt`, `tls.crt` and `tls.key` for asking over https, each optional, the last two together.
+    /// The folder of `ca.crt`, `tls.crt` and `tls.key` for requests over https. Each is optional, the last two
+    /// together.
     pub certificates: Option<PathBuf>,
 }
 
@@ -83,10 +86,9 @@ impl HttpBootstrap {
     }
 }
 
-/// What `/id` answers. Spegel's releases understand one object and nothing else, its main branch a list and nothing
-/// else, and their requests cannot be told apart; but a node is configured as its neighbours are, so the generation
-/// of its flags says what they understand: `One` with `--http-bootstrap-peer`, `List` otherwise.
-/// Peili itself understands both.
+/// The form of the answer at `/id`. Spegel's releases understand only one object, its main branch only a list, and
+/// their requests look the same. But a node is configured as its neighbours are, so its flags show what they
+/// understand: `One` with `--http-bootstrap-peer`, `List` otherwise. Peili itself understands both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IdForm {
     #[default]

@@ -5,7 +5,7 @@ pub fn id(bytes: &[u8]) {
     let _ = crate::bootstrap::parse_id(bytes);
 }
 
-/// A stream of datagrams, read to its end or first fault. None is longer than it may be.
+/// A stream of datagrams, read to its end or first fault. No datagram exceeds the limit.
 pub fn frames(bytes: &[u8]) {
     let read = crate::datagrams::read_all(futures::io::Cursor::new(bytes));
     futures::executor::block_on(read);

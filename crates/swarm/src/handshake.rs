@@ -1,9 +1,9 @@
-//! How a connection is secured: by Noise, and where the network has a key, between nodes that have it. (Where nodes have
-//! certificates there is TLS beneath; see `secure`.)
+//! How a connection is secured: with Noise, and, if the network has a key, only between nodes that have it. (If nodes
+//! have certificates, there is TLS beneath; see `secure`.)
 //!
-//! The key's secret is the prologue of the Noise handshake (Noise specification, section 6): both ends must have hashed the
-//! same one, or the handshake ends with an error before either has sent anything else. The name of the protocol tells which
-//! key is meant, so that the ends can agree on one that both have. Why: `docs/decisions/0016-network-key.md`.
+//! The key's secret is the prologue of the Noise handshake (Noise specification, section 6): both ends must have hashed
+//! the same one, or the handshake fails before either has sent anything else. The name of the protocol identifies the
+//! key, so that the ends can agree on one that both have. Why: `docs/decisions/0016-network-key.md`.
 
 use std::error::Error;
 use std::io;
@@ -21,16 +21,16 @@ use libp2p::swarm::DialError;
 use libp2p::{Multiaddr, PeerId, noise};
 use network_key::{Keyring, NetworkKey};
 
-/// Without a key, as Spegel has it.
+/// The protocol without a key, as in Spegel.
 const OPEN: &str = "/noise";
-/// With a key, whose id follows.
+/// The protocol with a key, whose id follows.
 const KEYED: &str = "/peili/noise/1/";
 
 /// The upgrade of a TCP connection.
 #[derive(Clone)]
 pub(crate) struct Handshake {
     noise: noise::Config,
-    /// `None`: whoever connects is a peer.
+    /// `None`: any node may be a peer.
     keys: Option<Keyring>,
 }
 
@@ -42,7 +42,7 @@ impl Handshake {
         Ok(Self { noise, keys })
     }
 
-    /// Noise as a protocol has it; `None`: its key was taken away since it was offered.
+    /// Noise for a protocol. `None`: its key was removed after it was offered.
     fn noise(self, protocol: &str) -> Option<noise::Config> {
         let Some(keys) = self.keys else {
             return Some(self.noise);
@@ -115,7 +115,7 @@ pub(crate) fn refused(error: &DialError) -> impl Iterator<Item = &Multiaddr> {
     refused.map(|(address, _)| address)
 }
 
-/// Whether one of the ends refused the other's handshake, rather than that the connection broke.
+/// Whether one of the ends refused the other's handshake, as opposed to a broken connection.
 pub(crate) fn is_refusal(error: &TransportError<io::Error>) -> bool {
     match error {
         TransportError::Other(error) => is_within(error),
@@ -123,7 +123,7 @@ pub(crate) fn is_refusal(error: &TransportError<io::Error>) -> bool {
     }
 }
 
-/// Looks at the error that an error of std::io was made of, which its `source` passes over.
+/// Checks the error inside a std::io error, which its `source` skips.
 fn is_within(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| is_from_refusal(inner))
 }
@@ -132,12 +132,12 @@ fn is_from_refusal(error: &(dyn Error + 'static)) -> bool {
     if let Some(NegotiationError::Failed) = error.downcast_ref() {
         return true;
     }
-    // A peer that refuses this node's certificate tells so after the handshake of TLS.
+    // A peer that refuses this node's certificate reports this after the TLS handshake.
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return is_within(error);
     }
     match error.downcast_ref::<noise::Error>() {
-        // Where one protocol alone is proposed, the answer to the proposal is read in its midst.
+        // If only one protocol is proposed, the answer to the proposal is read during the handshake.
         Some(noise::Error::Io(error)) => is_within(error),
         Some(_) => true,
         None => error.is::<rustls::Error>() || error.source().is_some_and(is_from_refusal),

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 /// Source: <https://github.com/multiformats/multicodec/blob/master/table.csv>.
 const SHA2_256: [u8; 2] = [0x12, 0x20];
 
-/// The SHA-256 of a key's text: what Spegel, too, files provider records under (as a multihash).
+/// The SHA-256 of a key's text. As a multihash, it is also Spegel's key of provider records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct RoutingKey([u8; 32]);
 
@@ -18,13 +18,13 @@ impl From<&oci::Key> for RoutingKey {
 }
 
 impl RoutingKey {
-    /// The key of a name that is no object's or tag's.
+    /// The key of a name that is neither an object nor a tag.
     pub(crate) fn of(name: &str) -> Self {
         Self(Sha256::digest(name).into())
     }
 }
 
-/// What flights know the key by: the first half.
+/// The key in flights: the first half.
 impl From<&RoutingKey> for flights::Key {
     fn from(key: &RoutingKey) -> Self {
         Self(key.0.first_chunk().copied().unwrap_or_default())
@@ -40,7 +40,7 @@ impl From<RoutingKey> for RecordKey {
     }
 }
 
-/// The text of a record key off the wire is not a SHA-256 multihash, so it names nothing of ours.
+/// A record key from another node that is not a SHA-256 multihash, so it names no object or tag.
 #[derive(Debug, thiserror::Error)]
 #[error("not a SHA-256 multihash")]
 pub(crate) struct ForeignKey;
@@ -56,7 +56,7 @@ impl TryFrom<&RecordKey> for RoutingKey {
 
 #[cfg(test)]
 impl RoutingKey {
-    /// A key that tests can count with.
+    /// A key made from a number, for tests.
     pub(crate) fn numbered(number: u32) -> Self {
         Self(Sha256::digest(number.to_be_bytes()).into())
     }

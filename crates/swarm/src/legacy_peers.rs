@@ -1,8 +1,8 @@
 //! Whether the cluster has legacy peers, which know only Kademlia: Spegel nodes, or Peili nodes with flights off. While
 //! it has, provider records are published and queried. Pure: time is passed in.
 //!
-//! In a large cluster a node meets few others. So a node that has met a legacy peer announces a key that means just
-//! that, and the other nodes look up this key now and then.
+//! In a large cluster a node meets few others. So a node that has met a legacy peer announces a special key, and the
+//! other nodes look it up now and then.
 
 use std::time::{Duration, Instant};
 

@@ -1,13 +1,14 @@
-//! Finding peers and what they hold: the mirror's router over libp2p.
-//! Nodes find each other by Kademlia (`/spegel/kad/1.0.0`, over TCP, Noise and yamux), in one network with Spegel's.
-//! Nodes with flights form a membership: the rules of the crate `flights` decide who announces, who answers lookups and
-//! who pulls from upstream, in datagrams (`/peili/flights/1`; module `datagrams`) that this crate only delivers. Legacy
-//! peers, Spegel's nodes and ours without flights, speak Kademlia alone. While there are any, keys are also published
-//! and looked up as provider records, which last 19 minutes (module `legacy_peers`). Publishing is the largest cost
-//! here. One task owns all of libp2p (module `node`); the rest sends it commands.
+//! Finds peers and the content that they hold: the mirror's router over libp2p.
 //!
-//! In clusters of a few to some hundred nodes connections stay open and a lookup is one round trip. What is bounded
-//! for larger ones (connections, records, addresses, datagrams that wait) is a named constant where it is used.
+//! Nodes find each other by Kademlia (`/spegel/kad/1.0.0`, over TCP, Noise and yamux), in one network with Spegel's.
+//! Nodes with flights form a membership: the rules of the crate `flights` decide which nodes are told of announcements,
+//! answer lookups and pull from upstream, in datagrams (`/peili/flights/1`; module `datagrams`) that this crate only
+//! delivers. Legacy peers, which are Spegel's nodes and Peili nodes without flights, speak Kademlia alone. While there
+//! are any, keys are also published and looked up as provider records, which last 19 minutes (module `legacy_peers`).
+//! Publishing is the largest cost here. One task owns all of libp2p (module `node`); the rest sends it commands.
+//!
+//! In clusters of a few to some hundred nodes, connections stay open and a lookup is one round trip. Each bound for
+//! larger ones (connections, records, addresses, queued datagrams) is a named constant where it is used.
 //!
 //! The process must have a default rustls crypto provider when bootstrapping over HTTP.
 
@@ -71,13 +72,13 @@ use metrics::Metrics;
 use node::{Credentials, Inbox, Node, Outbox};
 use peers::Remembered;
 
-/// For the operating system to say which port it gave.
+/// The limit for the operating system to report the port that it assigned.
 const BIND_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the tasks to end once told to.
+/// The limit for the tasks to end after they were told to.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Lookups that wait for the node's attention. Beyond them a lookup finds nothing.
+/// The most queued lookups. A further lookup finds nothing.
 const FIND_QUEUE: usize = 1024;
-/// Other commands that wait; whoever sends more waits with them.
+/// The most other queued commands. Further senders wait.
 const COMMAND_QUEUE: usize = 64;
 
 /// Why the router cannot start.
@@ -103,10 +104,10 @@ pub enum SwarmError {
     Certificates(#[from] CertificateError),
 }
 
-/// Takes the addresses, so that a port in use is an error before anything runs.
+/// Binds the addresses, so that a port in use is an error before anything runs.
 ///
 /// # Errors
-/// An address is taken, or what is in the data folder or among the certificates cannot be used.
+/// An address is in use, or the data folder or the certificates cannot be used.
 pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, SwarmError> {
     let identity = match &config.data_dir {
         Some(folder) => Identity::claim(folder)?,
@@ -186,7 +187,7 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
     })
 }
 
-/// Listens on all sockets of the address, or on one family where the host has no other; on which port.
+/// Listens on all sockets of the address, or on one family if the host has no other. Returns the port.
 async fn listen(node: &mut Node, address: ListenAddress) -> Result<u16, SwarmError> {
     probe(address)?;
     let mut port = address.port;
@@ -219,19 +220,19 @@ async fn listen(node: &mut Node, address: ListenAddress) -> Result<u16, SwarmErr
     }
 }
 
-/// The host has no IPv6, or no IPv4, which is no fault.
+/// Whether the host has no IPv6, or no IPv4, which is not an error.
 fn lacks_family(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
 }
 
-/// Fails if the port is in use. libp2p binds with SO_REUSEPORT, so that a second router would silently take half of the
-/// connections of the first; a plain socket detects that.
+/// Fails if the port is in use. libp2p binds with SO_REUSEPORT, so a second router would silently take half of the
+/// connections of the first. A plain socket detects that.
 fn probe(address: ListenAddress) -> Result<(), SwarmError> {
     if address.port == 0 {
         return Ok(());
     }
     let mut last = None;
-    // Where there are two the last is that of IPv6, and takes IPv4 with it unless the host has no IPv6.
+    // If there are two, the last is that of IPv6, which includes IPv4 unless the host has no IPv6.
     for socket in address.sockets().into_iter().rev() {
         use io::ErrorKind::{AddrInUse, PermissionDenied};
         match TcpListener::bind(socket) {
@@ -248,7 +249,7 @@ fn probe(address: ListenAddress) -> Result<(), SwarmError> {
     last.map_or(Ok(()), Err)
 }
 
-/// A router whose addresses are taken.
+/// A router whose addresses are bound.
 pub struct Bound {
     node: Node,
     identity: Identity,
@@ -265,12 +266,12 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Where peers connect.
+    /// The port that peers connect to.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Where `/id` is answered, if it is.
+    /// The address at which `/id` is answered, if it is.
     pub fn id_address(&self) -> Option<SocketAddr> {
         self.server.as_ref().map(|server| server.address)
     }
@@ -336,14 +337,14 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Waits for the router to end without having been told to, which only a fault can bring about.
+    /// Waits until the router ends without having been told to, which only a fault can cause.
     pub async fn failed(&mut self) {
         if let Some(Err(error)) = self.tasks.join_next().await {
             tracing::error!(%error, "a task of the router failed");
         }
     }
 
-    /// Leaves the cluster; what is worth remembering is written down.
+    /// Leaves the cluster and writes the remembered peers to disk.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
@@ -370,7 +371,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_listener_ends_the_router() {
-        /// Nothing here takes so long unless it never happens.
+        /// The limit for anything that happens soon or never.
         const GENEROUS: Duration = Duration::from_secs(60);
         let config = Config {
             node_name: String::new(),

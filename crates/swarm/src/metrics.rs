@@ -1,4 +1,4 @@
-//! What the router counts.
+//! The metrics of the router.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -6,7 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Upper bounds, in seconds: a round trip on a rack up to the longest lookup.
+/// The upper bounds of buckets, in seconds: from a round trip on a rack to the longest lookup.
 const RESOLVE_BUCKETS: [f64; 14] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
@@ -14,47 +14,47 @@ const RESOLVE_BUCKETS: [f64; 14] = [
 /// Cheap to clone: the clones count together.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    /// `spegel_resolve_duration_seconds{router="libp2p"}`: from the start of a lookup to its first candidate, or to
-    /// its end where nobody has the key. Spegel's name and meaning.
+    /// `spegel_resolve_duration_seconds{router="libp2p"}`: from the start of a lookup to its first candidate, or to its
+    /// end if no peer has the key. Spegel's name and meaning.
     pub(crate) resolve_duration: Histogram,
     /// `peili_router_peers`: peers in the routing table.
     pub(crate) peers: Gauge,
     /// `peili_router_connected_peers{software}`: peers with an open connection, by whether they run `peili` or
-    /// something `other`: how far a move from Spegel has come.
+    /// something `other`: the progress of a move from Spegel.
     pub(crate) connected_peers: Family<[(&'static str, &'static str); 1], Gauge>,
-    /// `peili_router_provider_records`: what other nodes have told this one to remember for the cluster.
+    /// `peili_router_provider_records`: records that other nodes asked this one to keep for the cluster.
     pub(crate) provider_records: Gauge,
-    /// `peili_router_provider_records_dropped_total`: records given up before their time because there were too many.
+    /// `peili_router_provider_records_dropped_total`: records dropped before they expired because there were too many.
     pub(crate) provider_records_dropped: Counter,
-    /// `peili_router_announcements`: keys that the cluster has been told this node holds.
+    /// `peili_router_announcements`: keys of this node that are announced to the cluster.
     pub(crate) announcements: Gauge,
-    /// `peili_router_announcements_pending`: keys that the cluster has yet to be told, or told again, about.
+    /// `peili_router_announcements_pending`: keys that are still to be announced, or announced again.
     pub(crate) announcements_pending: Gauge,
     /// `peili_router_announcements_published_total`: announcements sent, repeated ones included.
     pub(crate) announcements_published: Counter,
     /// `peili_router_dials_failed_total`: connections to a known peer that could not be made.
     pub(crate) dials_failed: Counter,
-    /// `peili_router_dials_refused_total`: connections that were not made, because too many to the same address had not
-    /// reached the peer that was said to be there.
+    /// `peili_router_dials_refused_total`: connections not attempted, because too many to the same address had not
+    /// reached the peer announced there.
     pub(crate) dials_refused: Counter,
-    /// `peili_router_handshakes_refused_total`: connections that came to nothing because this node and the other end have no
+    /// `peili_router_handshakes_refused_total`: connections that failed because this node and the other end have no
     /// network key or no certificate authority in common, or one of them has none.
     pub(crate) handshakes_refused: Counter,
     /// `peili_router_keys_dropped_total`: announced keys that were not kept, or not for long, because members announced
     /// too many.
     pub(crate) keys_dropped: Counter,
-    /// `peili_router_peers_lost_total`: peers dropped because a dial or a ping failed, or because they are no
-    /// members any more.
+    /// `peili_router_peers_lost_total`: peers dropped because a dial or a ping failed, or because they are no longer
+    /// members.
     pub(crate) peers_lost: Counter,
     /// `peili_router_members`: nodes that take part in flights, this one included, as far as it knows.
     pub(crate) members: Gauge,
-    /// `peili_router_pending_requests`: questions of this node about what to do for a pull that wait for an answer.
+    /// `peili_router_pending_requests`: requests of this node for a source or a lookup that wait for an answer.
     pub(crate) pending_requests: Gauge,
     /// `peili_router_datagrams_sent_total`: messages to other members.
     pub(crate) datagrams_sent: Counter,
     /// `peili_router_datagrams_received_total`: messages from other members.
     pub(crate) datagrams_received: Counter,
-    /// `peili_router_datagrams_undelivered_total`: times that messages to a member are known to be lost.
+    /// `peili_router_datagrams_undelivered_total`: how often messages to a member are known to be lost.
     pub(crate) datagrams_undelivered: Counter,
 }
 

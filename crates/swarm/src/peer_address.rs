@@ -1,4 +1,4 @@
-//! A peer in the words of whoever names it.
+//! The address of a peer as a text.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -9,13 +9,13 @@ use libp2p::{Multiaddr, PeerId};
 
 use crate::ConfigError;
 
-/// A peer as a configuration or another peer names it.
+/// The address of a peer, from a configuration or another peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerAddress {
     pub(crate) host: Host,
     /// `None`: the same as this node's.
     pub(crate) port: Option<u16>,
-    /// `None`: whoever answers there.
+    /// `None`: any peer that answers there.
     pub(crate) id: Option<PeerId>,
 }
 
@@ -85,7 +85,7 @@ const MAX_NAME: usize = 255;
 impl FromStr for PeerAddress {
     type Err = ConfigError;
 
-    /// A multiaddress, with or without a port and a peer id, or a host or address with or without a port.
+    /// Parses a multiaddress, with or without a port and a peer id, or a host or address with or without a port.
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let parsed = if text.starts_with('/') {
             let address = text.parse().ok();

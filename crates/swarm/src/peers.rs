@@ -15,13 +15,13 @@ use tokio::time::timeout;
 use crate::bootstrap::Seed;
 
 const FILE: &str = "peers.json";
-/// Peers kept in the file.
+/// The most peers kept in the file.
 pub(crate) const MAX_PEERS: usize = 64;
-/// Addresses kept of each.
+/// The most addresses kept of each peer.
 const MAX_ADDRESSES: usize = 4;
-/// No file of ours is larger; in bytes.
+/// The most bytes of the file.
 const MAX_FILE: u64 = 64 * 1024;
-/// Between writes.
+/// The interval between writes.
 const SAVE_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ impl Remembered {
     }
 }
 
-/// The remembered peers. What cannot be read is no peer: the file is a convenience.
+/// The remembered peers. Unreadable ones are left out: the file is only a convenience.
 pub(crate) fn load(data_dir: &Path) -> Vec<Remembered> {
     let path = data_dir.join(FILE);
     let read = || -> io::Result<Vec<Remembered>> {
@@ -70,7 +70,7 @@ pub(crate) fn load(data_dir: &Path) -> Vec<Remembered> {
     }
 }
 
-/// The peers of both lists, each as the first that has it tells.
+/// The peers of both lists, each from the first list that has it.
 pub(crate) fn merge(newer: &[Remembered], older: &[Remembered]) -> Vec<Remembered> {
     let only_older = |peer: &&Remembered| newer.iter().all(|newer| newer.id != peer.id);
     newer
@@ -89,7 +89,7 @@ fn save(data_dir: &Path, peers: &[Remembered]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the peers down from time to time, and a last time when the node has ended.
+/// Writes the peers to disk from time to time, and a last time when the node has ended.
 pub(crate) async fn keep(data_dir: PathBuf, mut peers: watch::Receiver<Vec<Remembered>>) {
     let mut last = Vec::new();
     loop {
@@ -104,7 +104,7 @@ pub(crate) async fn keep(data_dir: PathBuf, mut peers: watch::Receiver<Vec<Remem
                     let path = data_dir.join(FILE);
                     tracing::warn!(%error, path = %path.display(), "cannot write down the peers");
                 }
-                // The runtime is going down.
+                // The runtime is shutting down.
                 Err(_) => return,
             }
         }

@@ -1,5 +1,5 @@
-//! How many of its connections one address may have in their handshakes at once. Without such a share, the silent ones of
-//! one host would keep all others from connecting, for as long as it likes.
+//! How many connections of one address may be in their handshakes at once. Without this limit, silent connections of
+//! one host could keep out all others, for as long as it likes.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,8 +17,8 @@ use mirror::serve::counted_address;
 
 use crate::node::ip_of;
 
-/// One address may have this part of the pending connections, but this many anyway. All nodes behind one gateway share
-/// it, each for the milliseconds of a handshake.
+/// One address may have 1/`PART_OF_ADDRESS` of the pending connections, or `MIN_PER_ADDRESS` if that is more. All nodes
+/// behind one gateway share them, each for the milliseconds of a handshake.
 const PART_OF_ADDRESS: usize = 4;
 const MIN_PER_ADDRESS: usize = 8;
 
@@ -26,7 +26,7 @@ const MIN_PER_ADDRESS: usize = 8;
 #[error("{0} has as many connections in their handshakes as one address may have")]
 struct TooMany(IpAddr);
 
-/// Refuses connections of an address that has its share. It connects to nobody, and has nothing to say.
+/// Refuses connections of an address that has its share. It makes no connections and has no protocol.
 #[derive(Debug)]
 pub(crate) struct Behaviour {
     most_of_address: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    /// `most`: of the pending connections of all addresses.
+    /// `most`: the pending connections of all addresses.
     pub(crate) fn new(most: usize) -> Self {
         Self {
             most_of_address: (most / PART_OF_ADDRESS).max(MIN_PER_ADDRESS),
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::behaviour;
 
-    /// Connections to the router in all: an eighth of them may be in their handshakes.
+    /// The most connections to the router. An eighth of them may be in their handshakes.
     const MAX_PENDING: usize = 8 * 64;
 
     struct Host {
@@ -151,7 +151,7 @@ mod tests {
             }
         }
 
-        /// Somebody connects and says nothing. Returns the connection, if it is taken.
+        /// A client connects and sends nothing. Returns the connection, if it is accepted.
         fn connect(&mut self, from: &str) -> Option<ConnectionId> {
             self.connections += 1;
             let connection = ConnectionId::new_unchecked(self.connections);
@@ -168,7 +168,7 @@ mod tests {
             }
         }
 
-        /// As the swarm does when a connection comes to nothing.
+        /// Reports a failed connection, as the swarm does.
         fn fail(&mut self, connection_id: ConnectionId, remote: &Multiaddr, error: &ListenError) {
             let failure = ListenFailure {
                 local_addr: &local(),
@@ -190,7 +190,7 @@ mod tests {
             .collect();
         assert_eq!(taken.len(), 16);
         assert!(host.connect("/ip4/10.0.0.8/tcp/1").is_some());
-        // One that was cut off makes room for the next.
+        // A closed connection makes room for the next.
         let remote = "/ip4/10.0.0.9/tcp/1".parse().expect("an address");
         host.fail(taken[0], &remote, &ListenError::Aborted);
         assert!(host.connect("/ip4/10.0.0.9/tcp/1").is_some());
@@ -221,7 +221,7 @@ mod tests {
             (0..MAX_PENDING).filter(|n| host.connect(&format!("/ip6/fd00::{n:x}/tcp/1")).is_some());
         assert_eq!(of_one.count(), 16);
         assert!(host.connect("/ip6/fd00:0:0:1::1/tcp/1").is_some());
-        // An IPv4 address counts once, however it is written.
+        // An IPv4 address counts once, in any notation.
         for n in 0..16 {
             let address = ["/ip4/10.0.0.9/tcp/1", "/ip6/::ffff:a00:9/tcp/1"][n % 2];
             assert!(host.connect(address).is_some(), "{n}");

@@ -1,7 +1,7 @@
-//! Where peers were proven to be, and how often this node connects to where nobody was.
+//! Where peers were proven to be, and how often this node connects to unproven addresses.
 //!
-//! A peer's addresses are what it says, or what others say of it. A handshake at an address proves that the peer is there.
-//! Until then few connections to an address are made, so nobody can turn this node against a third host.
+//! A peer's addresses are what it, or others, report. A handshake at an address proves that the peer is there. Until
+//! then few connections to an address are made, so no peer can direct this node's connections at a third host.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 use lru::LruCache;
 
-/// The most connections to an IP address, in [`WINDOW`], that do not reach the peer that is said to be there.
+/// The most connections to an IP address, in [`WINDOW`], that do not reach the peer announced there.
 const MAX_ATTEMPTS: u8 = 4;
 const WINDOW: Duration = Duration::from_secs(60);
-/// The most places with such connections. Beyond them no other place is tried.
+/// The most addresses with such connections. Beyond that, no further address is tried.
 const MAX_PLACES: usize = 4_096;
-/// Peers whose proven addresses are remembered.
+/// The most peers whose proven addresses are remembered.
 const MAX_PEERS: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
-/// The proven addresses of one peer. The latest are kept.
+/// The most proven addresses of one peer. The latest are kept.
 const MAX_IPS: usize = 4;
 
-/// Where connections are counted: at an IP address. On loopback several nodes share one, so there at a socket.
+/// The unit by which connections are counted: an IP address. On loopback several nodes share one, so there a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum DialTarget {
     Ip(IpAddr),
@@ -45,10 +45,10 @@ struct Attempts {
 
 #[derive(Debug)]
 pub(crate) struct Proven {
-    /// All peers met, with the addresses where they were proven.
+    /// The peers met, with their proven addresses.
     peers: LruCache<PeerId, Vec<IpAddr>>,
     attempts: HashMap<DialTarget, Attempts>,
-    /// What the operator has named, or what was proven in an earlier run.
+    /// The addresses from the configuration, or proven in an earlier run.
     seeds: HashSet<SocketAddr>,
     refused: u64,
 }
@@ -87,13 +87,13 @@ impl Proven {
         ips.truncate(MAX_IPS);
     }
 
-    /// The IP addresses where a peer was proven, the latest first. `None`: it was not met lately.
+    /// The proven IP addresses of a peer, the latest first. `None`: it was not met lately.
     pub(crate) fn ips(&self, peer: &PeerId) -> Option<&[IpAddr]> {
         self.peers.peek(peer).map(Vec::as_slice)
     }
 
-    /// Of the addresses where a peer's registry is said to be, those at IP addresses where the peer was proven. For one that
-    /// was never met, those where its router is said to be.
+    /// The announced registry addresses of a peer at IP addresses where it was proven. For a peer that was never met:
+    /// those at the announced addresses of its router.
     pub(crate) fn registries<'a>(
         &self,
         peer: &PeerId,
@@ -106,12 +106,12 @@ impl Proven {
         registries.into_iter().filter(is_there).copied().collect()
     }
 
-    /// Replaces what the operator has named.
+    /// Replaces the addresses from the configuration.
     pub(crate) fn set_seeds(&mut self, seeds: impl IntoIterator<Item = SocketAddr>) {
         self.seeds = seeds.into_iter().collect();
     }
 
-    /// Whether to connect to an address now, for a peer that is said to be there. It is counted.
+    /// Whether to connect to an address now, for a peer announced there. It is counted.
     pub(crate) fn may_dial(&mut self, now: Instant, peer: &PeerId, socket: &SocketAddr) -> bool {
         let ip = socket.ip().to_canonical();
         let is_there = self.ips(peer).is_some_and(|ips| ips.contains(&ip));
@@ -142,7 +142,7 @@ impl Proven {
         false
     }
 
-    /// How many connections were not made since this was last asked.
+    /// The number of connections not attempted since the last call.
     pub(crate) fn take_refused(&mut self) -> u64 {
         std::mem::take(&mut self.refused)
     }
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(tried(&mut proven, 59), 0);
         assert_eq!(tried(&mut proven, 60), 4);
         assert_eq!(proven.take_refused(), 96 + 100 + 96);
-        // Who was reached there before is reached again, and so is another host.
+        // A peer that was reached there before is reached again, and so is another host.
         let peer = PeerId::random();
         proven.reached(peer, &socket(1, 5));
         let now = start + Duration::from_secs(61);

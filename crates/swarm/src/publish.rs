@@ -1,8 +1,8 @@
-//! When each key of this node is told to the cluster. Pure: time comes in.
+//! When each key of this node is published to the cluster. Pure: time is passed in.
 //!
-//! Telling one key means finding the 20 nodes nearest to it and telling each; that costs milliseconds of CPU, here and
-//! there. So keys wait in a queue, a few are told at a time, and fewer while somebody waits for a lookup. Told keys
-//! are told again before their records expire, and earlier when the cluster has outgrown the nodes that were told.
+//! Publishing one key means finding the 20 nodes nearest to it and telling each; that costs milliseconds of CPU, here
+//! and there. So keys are queued, a few are published at a time, and fewer while a lookup is running. Published keys
+//! are renewed before their records expire, and earlier if the cluster has outgrown the nodes that were told.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -13,24 +13,25 @@ use crate::key::RoutingKey;
 pub(crate) const RECORD_TTL: Duration = Duration::from_secs(19 * 60);
 /// A record is renewed after this at the latest. Spegel's.
 const REPUBLISH_INTERVAL: Duration = Duration::from_secs(15 * 60);
-/// By how much of [`REPUBLISH_INTERVAL`] renewals are brought forward at random, so that what was announced in one
-/// burst is not renewed in one.
+/// The part of [`REPUBLISH_INTERVAL`] by which renewals are randomly brought forward, so that keys announced in one
+/// burst are not renewed in one.
 const REPUBLISH_JITTER: f64 = 0.2;
-/// After an announcement that nobody answered.
+/// The wait after an announcement without any answer.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// Announcements on their way at once.
+/// The most concurrent announcements.
 const CONCURRENCY: usize = 4;
-/// The same while lookups are running, which go first: enough to get on.
+/// The same while lookups, which have priority, are running: enough to make progress.
 const CONCURRENCY_BESIDE_LOOKUPS: usize = 1;
-/// A key is told anew when the cluster has grown by this factor since: half of the 20 nodes a reader asks still know.
+/// A key is published again when the cluster has grown by this factor: half of the 20 nodes that a reader asks still
+/// know it.
 const GROWTH: usize = 2;
 
 #[derive(Debug, Default)]
 pub(crate) struct Publisher {
     keys: HashMap<RoutingKey, State>,
-    /// Keys to tell, the first first. One that is no longer [`State::Waiting`] is passed over.
+    /// The keys to publish, in order. One that is no longer [`State::Waiting`] is skipped.
     waiting: VecDeque<RoutingKey>,
-    /// Told keys by when they are to be told again.
+    /// The published keys, by the time of their renewal.
     due: BTreeSet<(Instant, RoutingKey)>,
     running: usize,
 }
@@ -39,7 +40,7 @@ pub(crate) struct Publisher {
 enum State {
     Waiting,
     Running,
-    /// Told when the cluster had `size` nodes; to be told again at `due`.
+    /// Published when the cluster had `size` nodes; to be renewed at `due`.
     Told {
         due: Instant,
         size: usize,
@@ -47,7 +48,7 @@ enum State {
 }
 
 impl Publisher {
-    /// Whether the key is new here.
+    /// Adds a key. Returns whether it is new.
     pub(crate) fn announce(&mut self, key: RoutingKey) -> bool {
         let new = !self.keys.contains_key(&key);
         if new {
@@ -56,7 +57,7 @@ impl Publisher {
         new
     }
 
-    /// Whether the key was announced.
+    /// Removes a key. Returns whether it was announced.
     pub(crate) fn withdraw(&mut self, key: &RoutingKey) -> bool {
         let state = self.keys.remove(key);
         if let Some(State::Told { due, .. }) = state {
@@ -65,7 +66,7 @@ impl Publisher {
         state.is_some()
     }
 
-    /// The next key to tell, if it is time for one. The caller answers with [`Self::finished`] once for each.
+    /// The next key to publish, if one is due. The caller then calls [`Self::finished`] once for it.
     pub(crate) fn next(&mut self, now: Instant, lookups: bool) -> Option<RoutingKey> {
         let limit = if lookups {
             CONCURRENCY_BESIDE_LOOKUPS
@@ -88,7 +89,8 @@ impl Publisher {
         Some(self.run(key))
     }
 
-    /// A key was told in a cluster of `size` nodes, or nobody answered. `spread` is random, of [0, 1).
+    /// Records that a key was published in a cluster of `size` nodes, or that no node answered. `spread`: random, in
+    /// [0, 1).
     pub(crate) fn finished(
         &mut self,
         key: &RoutingKey,
@@ -98,7 +100,7 @@ impl Publisher {
         spread: f64,
     ) {
         self.running -= 1;
-        // Withdrawn meanwhile, or withdrawn and announced again.
+        // It was withdrawn meanwhile, or withdrawn and announced again.
         let Some(state @ State::Running) = self.keys.get_mut(key) else {
             return;
         };
@@ -112,7 +114,7 @@ impl Publisher {
         self.due.insert((due, *key));
     }
 
-    /// The cluster is thought to have `size` nodes.
+    /// Records the estimated number of nodes in the cluster.
     pub(crate) fn resized(&mut self, size: usize) {
         let outgrown: Vec<_> = self
             .keys
@@ -130,12 +132,12 @@ impl Publisher {
         }
     }
 
-    /// Keys told and not to be told again yet.
+    /// The number of published keys that are not due for renewal yet.
     pub(crate) fn told(&self) -> usize {
         self.due.len()
     }
 
-    /// Keys to tell, those on their way included.
+    /// The number of keys to publish, running ones included.
     pub(crate) fn pending(&self) -> usize {
         self.keys.len() - self.due.len()
     }
@@ -162,7 +164,7 @@ mod tests {
         RoutingKey::numbered(number)
     }
 
-    /// Tells all there is to tell.
+    /// Publishes all keys that are due.
     fn tell(publisher: &mut Publisher, size: usize, now: Instant) -> Vec<RoutingKey> {
         let told: Vec<_> = std::iter::from_fn(|| {
             let key = publisher.next(now, false)?;
@@ -223,7 +225,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, no more are running than may, and every key that is announced gets told.
+        /// Whatever happens, no more than the limit run at once, and every announced key is published.
         #[test]
         fn loses_no_key(steps in proptest::collection::vec((0u32..6, 0u8..4, any::<bool>()), 0..80)) {
             let (mut publisher, now) = (Publisher::default(), Instant::now());

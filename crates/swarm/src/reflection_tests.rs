@@ -17,11 +17,11 @@ use crate::addresses::AddressFilter;
 use crate::flights::{RecordKey, mirror_peer, node_id};
 use crate::key::RoutingKey;
 
-/// Nothing here takes so long unless it never happens.
+/// The limit for anything that happens soon or never.
 const GENEROUS: Duration = Duration::from_secs(60);
 const MADE_UP: usize = 300;
 
-/// The first message of a node that joins: it contains its record.
+/// The first message of a joining node: it contains its record.
 fn introduction(keypair: &Keypair, contact: Contact, to: ::flights::NodeId) -> Vec<bytes::Bytes> {
     let id = node_id(&keypair.public().into()).expect("an Ed25519 key");
     let records = RecordKey::new(keypair.clone()).expect("an Ed25519 key");
@@ -140,7 +140,7 @@ async fn made_up_providers_make_a_node_ask_a_third_host_a_few_times_only() {
         }
     };
     hostile.add_external_address(local);
-    // Its own registry is said to be there, too.
+    // Its own registry is announced there, too.
     hostile.add_external_address(Endpoint::Registry(third).into());
     let kad = &mut hostile.behaviour_mut().kad;
     kad.add_address(&id, Endpoint::Router(([127, 0, 0, 1], port).into()).into());

@@ -1,4 +1,4 @@
-//! A hostile peer that holds back its handshake until the key that it has was taken away.
+//! A hostile peer that delays its handshake until its key was removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,11 +17,12 @@ use tokio::sync::Notify;
 use super::*;
 use crate::addresses::AddressFilter;
 
-/// Nothing here takes so long unless it never happens.
+/// The limit for anything that happens soon or never.
 const GENEROUS: Duration = Duration::from_secs(60);
-/// The answer to the choice of a protocol has fewer bytes, and together with that to the handshake it has more.
+/// The answer to the choice of a protocol is shorter than this, and together with the answer to the handshake it is
+/// longer.
 const HANDSHAKE: usize = 100;
-/// The node looks for new keys in turn with what it is asked.
+/// The node checks for new keys between other requests.
 const QUESTIONS: usize = 20;
 
 fn ring(letter: &str) -> Keyring {

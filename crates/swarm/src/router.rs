@@ -24,20 +24,20 @@ use crate::node::{Command, Find};
 const BATCH: usize = 1024;
 /// The limit of a request for a source. The rules answer within some seconds; this covers faults of Peili.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
-/// The limit of a look at the peers. The node answers at once unless it is very busy.
+/// The limit of a request for the peers. The node answers at once unless it is very busy.
 const PEERS_LIMIT: Duration = Duration::from_secs(1);
 
-/// Finds peers that hold content, and agrees with them on who pulls it from upstream, over libp2p.
+/// Finds peers that hold content, and agrees with them which one pulls it from upstream, over libp2p.
 #[derive(Debug)]
 pub struct Router {
     id: PeerId,
     finds: mpsc::Sender<Find>,
     commands: mpsc::Sender<Command>,
-    /// `None`: this node takes part in no flights.
+    /// `None`: this node does not take part in flights.
     flight_commands: Option<CommandSender>,
     status: watch::Receiver<Status>,
     peers: watch::Receiver<usize>,
-    /// What flights ask of the mirror, until it takes them.
+    /// What flights request of the mirror, until the mirror takes it.
     events: Mutex<Option<FlightEvents>>,
     has_legacy_peers: Arc<AtomicBool>,
 }
@@ -74,13 +74,13 @@ impl Router {
         mirror_peer(&self.id)
     }
 
-    /// The peers in the routing table. A node that is alone has none, which is no error.
+    /// The number of peers in the routing table. A single node has none, which is not an error.
     pub fn peers(&self) -> usize {
         *self.peers.borrow()
     }
 
     async fn command(&self, command: Command) {
-        // Without a node no peer can be told; whoever runs the node has seen it end.
+        // Without the node's task no peer can be notified. The task's end is reported elsewhere.
         if self.commands.send(command).await.is_err() {
             tracing::debug!("the router has ended");
         }

@@ -1,4 +1,4 @@
-//! Lookups on their way, each shared by all who ask for the same key.
+//! Lookups in progress, each shared by all callers with the same key.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -9,12 +9,13 @@ use tokio::sync::mpsc;
 
 use crate::key::RoutingKey;
 
-/// How often dropped searches are looked for.
+/// The interval between checks for abandoned searches.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
-/// With so many candidates a lookup is over, whoever else has the key.
+/// The number of candidates at which a lookup ends, even if more peers have the key.
 const ENOUGH: usize = 32;
 
-/// Providers of a lookup whose addresses are looked for at once. Few have to be: addresses come with the record.
+/// The most providers of a lookup whose addresses are being looked up. Usually there are few: addresses come with the
+/// record.
 const MAX_UNRESOLVED: usize = 3;
 
 #[derive(Debug, Default)]
@@ -23,13 +24,13 @@ pub(crate) struct Searches(HashMap<RoutingKey, Running>);
 #[derive(Debug)]
 struct Running {
     started: Instant,
-    /// What has been found, for who asks later.
+    /// The candidates found so far, for later callers.
     found: Vec<Candidate>,
     seen: HashSet<PeerId>,
     waiting: Vec<mpsc::Sender<Candidate>>,
-    /// Providers whose addresses are still being looked for.
+    /// The number of providers whose addresses are still being looked up.
     unresolved: usize,
-    /// Ways of looking it up that are not at their end yet.
+    /// The number of running queries for it.
     ways: usize,
 }
 
@@ -38,7 +39,7 @@ impl Searches {
         self.0.is_empty()
     }
 
-    /// Whether this is the first to ask, so that a lookup has to begin.
+    /// Adds a caller. Returns whether it is the first, so that a lookup must begin.
     pub(crate) fn join(
         &mut self,
         key: RoutingKey,
@@ -58,14 +59,14 @@ impl Searches {
             }
         });
         for candidate in &running.found {
-            // An asker who does not take what there is has enough.
+            // A caller that does not take candidates has enough.
             let _ = asker.try_send(candidate.clone());
         }
         running.waiting.push(asker);
         first
     }
 
-    /// One more way of looking it up begins. The caller then answers with [`Self::finished`].
+    /// Records that a query for the key begins. The caller later calls [`Self::finished`].
     pub(crate) fn begin(&mut self, key: &RoutingKey) {
         if let Some(running) = self.0.get_mut(key) {
             running.ways += 1;
@@ -79,7 +80,7 @@ impl Searches {
             .is_some_and(|running| running.seen.insert(peer))
     }
 
-    /// Hands a candidate to all who ask. The time it took, if it is the first.
+    /// Offers a candidate to all callers. Returns the time it took, if it is the first.
     pub(crate) fn offer(
         &mut self,
         key: &RoutingKey,
@@ -94,19 +95,18 @@ impl Searches {
         (running.found.len() == 1).then(|| now - running.started)
     }
 
-    /// Whether the lookup has found all that anybody needs.
+    /// Whether the lookup has found all that any caller needs.
     pub(crate) fn has_enough(&self, key: &RoutingKey) -> bool {
         self.0.get(key).is_some_and(|r| r.found.len() >= ENOUGH)
     }
 
-    /// Whether all who asked have gone. The first candidate is often all that is taken, and then there are 17 more
-    /// nodes that need not be asked.
+    /// Whether all callers have gone. Often only the first candidate is used, and then 17 more nodes need not be asked.
     pub(crate) fn is_abandoned(&self, key: &RoutingKey) -> bool {
         let running = self.0.get(key);
         running.is_some_and(|r| r.waiting.iter().all(mpsc::Sender::is_closed))
     }
 
-    /// Whether one more provider's addresses may be looked for. The caller then answers with [`Self::resolved`].
+    /// Whether the addresses of one more provider may be looked up. The caller later calls [`Self::resolved`].
     pub(crate) fn resolving(&mut self, key: &RoutingKey) -> bool {
         let running = self.0.get_mut(key);
         running.is_some_and(|running| {
@@ -116,21 +116,22 @@ impl Searches {
         })
     }
 
-    /// One provider's addresses were looked for. The time the search took, if it ends here with nothing found.
+    /// Records that the addresses of a provider were looked up. Returns the time of the search, if it ends now without
+    /// a result.
     pub(crate) fn resolved(&mut self, key: &RoutingKey, now: Instant) -> Option<Duration> {
         let running = self.0.get_mut(key)?;
         running.unresolved = running.unresolved.saturating_sub(1);
         self.end_if_over(key, now)
     }
 
-    /// One way of looking it up is at its end. The time the search took, if it ends here with nothing found.
+    /// Records that a query has ended. Returns the time of the search, if it ends now without a result.
     pub(crate) fn finished(&mut self, key: &RoutingKey, now: Instant) -> Option<Duration> {
         let running = self.0.get_mut(key)?;
         running.ways = running.ways.saturating_sub(1);
         self.end_if_over(key, now)
     }
 
-    /// Ends the search by closing it towards all who asked.
+    /// Ends the search by closing the channels of all callers.
     fn end_if_over(&mut self, key: &RoutingKey, now: Instant) -> Option<Duration> {
         let running = self.0.get(key)?;
         if running.ways > 0 || running.unresolved > 0 {
@@ -140,7 +141,7 @@ impl Searches {
         running.found.is_empty().then(|| now - running.started)
     }
 
-    /// The keys for which nobody waits any more, and the time it took if nothing was found. They are forgotten.
+    /// Removes the searches that no caller waits for. Returns their keys, and the time of each without a result.
     pub(crate) fn cancel_abandoned(&mut self, now: Instant) -> Vec<(RoutingKey, Option<Duration>)> {
         let mut abandoned = Vec::new();
         self.0.retain(|key, running| {

@@ -1,6 +1,6 @@
-//! TLS beneath Noise, where nodes have certificates: without one of them no protocol of this node is reached.
+//! TLS beneath Noise, if nodes have certificates: without one, a client reaches no protocol of this node.
 //!
-//! Noise still proves who a peer is. Why both: `docs/decisions/0017-mutual-tls.md`.
+//! Noise still proves the identity of a peer. Why both: `docs/decisions/0017-mutual-tls.md`.
 
 use std::io;
 
@@ -9,12 +9,12 @@ use libp2p::tcp::tokio::TcpStream;
 use tls::{MaybeTls, PeerTls};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 
-/// Why there is no TLS with the other end.
+/// Why TLS with the other end failed.
 #[derive(Debug, thiserror::Error)]
 #[error("no TLS with the other end (--peer-tls-dir)")]
 pub(crate) struct SecureError(#[source] io::Error);
 
-/// Secures a connection, if there are certificates to do so with. libp2p's limit for a handshake holds.
+/// Secures a connection, if there are certificates. libp2p's limit for a handshake applies.
 pub(crate) async fn secure(
     tls: Option<PeerTls>,
     TcpStream(stream): TcpStream,

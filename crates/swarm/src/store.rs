@@ -1,4 +1,4 @@
-//! Provider records: which peers say that they hold what. Kept for the keys that lie near this node's id.
+//! Provider records: which peers claim to hold which keys, for the keys near this node's id.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -13,28 +13,28 @@ use libp2p::{Multiaddr, PeerId};
 use crate::addresses::{Endpoint, MAX_ADDRESSES};
 use crate::key::RoutingKey;
 
-/// Records kept for other nodes; beyond them goes the oldest of the provider that has most, so that whoever announces
-/// without measure displaces its own. In a cluster of any size each node keeps about 20 times the keys of one node, so
-/// this is room for 5,000 layers, manifests and tags on every node. About 150 bytes each, and at most 700 for each
-/// provider.
+/// The most records kept for other nodes. Beyond that, the oldest of the provider with most records is dropped, so a
+/// peer that announces without limit displaces its own. In a cluster of any size each node keeps about 20 times the
+/// keys of one node, so this is enough for 5,000 layers, manifests and tags on every node. About 150 bytes each, and at
+/// most 700 for each provider.
 pub(crate) const MAX_RECORDS: usize = 100_000;
-/// Providers kept for one key; beyond them the oldest goes. A pull needs a few.
+/// The most providers kept for one key; beyond that, the oldest is dropped. A pull needs a few.
 pub(crate) const MAX_PROVIDERS_PER_KEY: usize = 512;
 
 #[derive(Debug)]
 pub(crate) struct ProviderStore {
     local: PeerId,
-    /// What this node itself holds. No limit: it is as long as the store's catalog.
+    /// The keys that this node itself holds. No limit: there are as many as in the store's catalog.
     own: HashSet<RoutingKey>,
-    /// Where this node is reached, told with its own records.
+    /// The addresses of this node, sent with its own records.
     own_addresses: Vec<Multiaddr>,
-    /// For each key its providers, the latest to say so last.
+    /// The providers of each key, the latest announcement last.
     keys: HashMap<RoutingKey, Vec<Entry>>,
     /// Every entry of `keys`, the oldest first.
     order: BTreeMap<u64, RoutingKey>,
-    /// Everybody who has an entry.
+    /// All providers with an entry.
     providers: HashMap<Arc<PeerId>, Provider>,
-    /// Every provider by the number of its records, those with most last.
+    /// All providers by the number of their records, those with most last.
     by_records: BTreeSet<(usize, Arc<PeerId>)>,
     next: u64,
     dropped: u64,
@@ -50,7 +50,7 @@ struct Entry {
 
 #[derive(Debug, Default)]
 struct Provider {
-    /// Where it was last said to be. As sockets: a multiaddress may be as long as a message, and this is kept.
+    /// Its latest announced addresses. As sockets: a multiaddress may be as long as a message, and this is kept.
     addresses: Box<[Endpoint]>,
     /// The places of its entries in `order`.
     records: BTreeSet<u64>,
@@ -75,17 +75,17 @@ impl ProviderStore {
         self.own_addresses = addresses;
     }
 
-    /// Records of other nodes, expired ones included until [`Self::expire`].
+    /// The number of records of other nodes, expired ones included until [`Self::expire`].
     pub(crate) fn len(&self) -> usize {
         self.order.len()
     }
 
-    /// Records given up for want of room since this was last asked.
+    /// The number of records dropped for lack of room since the last call.
     pub(crate) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
     }
 
-    /// What other nodes say about a key, the latest first.
+    /// The providers that other nodes announced for a key, the latest first.
     pub(crate) fn others(&self, key: &RoutingKey, now: Instant) -> Vec<(PeerId, Vec<Multiaddr>)> {
         let entries = self.keys.get(key).into_iter().flatten().rev();
         entries
@@ -94,8 +94,8 @@ impl ProviderStore {
             .collect()
     }
 
-    /// Remembers that the provider holds `key`, or that it still does. Of its addresses those stay that this node
-    /// understands, in place of what was known before.
+    /// Records that the provider holds `key`, or still does. The addresses that this node understands replace those
+    /// known before.
     pub(crate) fn insert(
         &mut self,
         key: RoutingKey,
@@ -126,7 +126,7 @@ impl ProviderStore {
         }
     }
 
-    /// Forgets what has expired.
+    /// Removes expired records.
     pub(crate) fn expire(&mut self, now: Instant) {
         while let Some((number, key)) = self.order.first_key_value() {
             let entries = self.keys.get(key).map_or(&[][..], Vec::as_slice);
@@ -204,7 +204,7 @@ impl ProviderStore {
 }
 
 /// What Kademlia reads and writes by itself. Records come in through [`ProviderStore::insert`], and this node's own are
-/// published by [`crate::publish`], so half of the trait has nothing to do.
+/// published by [`crate::publish`], so half of the trait does nothing.
 impl RecordStore for ProviderStore {
     type RecordsIter<'a> = iter::Empty<Cow<'a, Record>>;
     type ProvidedIter<'a> = iter::Empty<Cow<'a, ProviderRecord>>;
@@ -232,8 +232,8 @@ impl RecordStore for ProviderStore {
         Ok(())
     }
 
-    /// This node first, and the others from a random one on: Kademlia answers with the first 20, and not everybody
-    /// should be sent to the same.
+    /// This node first, then the others from a random one on: Kademlia answers with the first 20, and not every reader
+    /// should get the same ones.
     fn providers(&self, record_key: &RecordKey) -> Vec<ProviderRecord> {
         let Ok(key) = RoutingKey::try_from(record_key) else {
             return Vec::new();

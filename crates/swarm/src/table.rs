@@ -1,14 +1,14 @@
-//! How many nodes the cluster has, guessed from the routing table.
+//! Estimates the number of nodes in the cluster from the routing table.
 
 use libp2p::kad::K_VALUE;
 
 /// Bits of a distance.
 const BITS: u32 = 256;
 
-/// `buckets` are the non-empty buckets as (bits below the first that differs from this node's id, peers in it).
+/// `buckets`: the non-empty buckets as (bits below the first one that differs from this node's id, peers in it).
 ///
-/// A bucket covers half of what is left of the key space. The nodes near this node's id are all known, those far away
-/// only as far as their bucket has room; so count what lies beyond the full buckets and scale it up.
+/// A bucket covers half of the rest of the key space. The nodes near this node's id are all known, those far away only
+/// as far as their bucket has room. So the nodes nearer than the full buckets are counted and scaled up.
 pub(crate) fn cluster_size(buckets: impl IntoIterator<Item = (u32, usize)>) -> usize {
     let mut peers = [0; BITS as usize];
     for (bits, count) in buckets {
@@ -22,7 +22,7 @@ pub(crate) fn cluster_size(buckets: impl IntoIterator<Item = (u32, usize)>) -> u
         .count();
     let near: usize = peers[full..].iter().sum();
     let scale = 2usize.saturating_pow(full as u32);
-    // And this node.
+    // This node counts, too.
     (near + 1).saturating_mul(scale)
 }
 

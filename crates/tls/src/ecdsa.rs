@@ -1,5 +1,5 @@
-//! ECDSA verification that ring does not have, by the RustCrypto crates. Only public data is handled, so that timing
-//! tells nobody anything.
+//! ECDSA verification that ring lacks, with the RustCrypto crates. Only public data is processed, so timing reveals
+//! nothing.
 
 use rustls::pki_types::{
     AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id,
@@ -53,7 +53,7 @@ fn p521(key: &[u8], hash: &[u8], signature: &[u8]) -> Result<(), p521::ecdsa::Er
     key.verify_prehash(hash, &signature)
 }
 
-/// Takes the key (SEC 1, section 2.3.3), the message and the signature (RFC 3279, section 2.2.3).
+/// Arguments: the key (SEC 1, section 2.3.3), the message and the signature (RFC 3279, section 2.2.3).
 type Verify = fn(&[u8], &[u8], &[u8]) -> Result<(), p256::ecdsa::Error>;
 
 struct Ecdsa {

@@ -1,11 +1,11 @@
-//! When a certificate expires (RFC 5280, 4.1.2.5).
+//! When a certificate expires (RFC 5280, section 4.1.2.5).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use der::asn1::{AnyRef, GeneralizedTime, UtcTime};
 use der::{Decode as _, ErrorKind, Reader as _, SliceReader, Tag, Tagged as _};
 
-/// The time after which a certificate is not valid any more.
+/// The time after which a certificate is no longer valid.
 ///
 /// # Errors
 /// It is not a certificate.
@@ -13,8 +13,8 @@ pub(crate) fn not_after(certificate: &[u8]) -> der::Result<SystemTime> {
     let certificate = AnyRef::from_der(certificate)?;
     let signed = nth(elements(certificate.value())?, 0)?;
     let mut fields = elements(signed.value())?;
-    // The version comes first, unless it is that of the first certificates, and then serial number, signature algorithm,
-    // issuer and validity.
+    // The version comes first, unless it is version 1; then the serial number, the signature algorithm, the issuer and
+    // the validity.
     if fields
         .first()
         .is_some_and(|first| first.tag().is_context_specific())
@@ -29,7 +29,7 @@ pub(crate) fn not_after(certificate: &[u8]) -> der::Result<SystemTime> {
     Ok(UNIX_EPOCH + since_epoch)
 }
 
-/// What a sequence holds.
+/// The elements of a sequence.
 fn elements(value: &[u8]) -> der::Result<Vec<AnyRef<'_>>> {
     let mut reader = SliceReader::new(value)?;
     let mut all = Vec::new();
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn both_forms_of_a_date_are_read_and_other_bytes_are_an_error() {
         let key = KeyPair::generate().expect("a key");
-        // The year from which on certificates have the longer form is 2050.
+        // From 2050 on, certificates use the longer form of the year.
         for (year, expected) in [(2031, 1_924_992_000), (2061, 2_871_763_200)] {
             let mut params = CertificateParams::default();
             params.not_after = date_time_ymd(year, 1, 1);

@@ -1,4 +1,4 @@
-//! What this side of a connection shows the other one: a certificate, and that it has its key.
+//! The credentials of this side of a connection: a certificate, and its key.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Why files hold no certificate with its key.
+/// Why files do not contain a certificate with its key.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error("cannot read {path}")]
@@ -21,7 +21,7 @@ pub enum IdentityError {
 
 /// A certificate with its key.
 pub struct Identity {
-    /// The certificate of the key first.
+    /// The chain, beginning with the certificate of the key.
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
 }
@@ -30,7 +30,7 @@ impl Identity {
     /// Reads two PEM files, which may be one.
     ///
     /// # Errors
-    /// One of them cannot be read, or does not hold what it should.
+    /// One of them cannot be read, or has the wrong content.
     pub fn of_files(chain: &Path, key: &Path) -> Result<Self, IdentityError> {
         let read = |path: &Path| {
             std::fs::read(path).map_err(|source| IdentityError::Read {
@@ -41,10 +41,10 @@ impl Identity {
         Self::of_pem((chain, &read(chain)?), (key, &read(key)?))
     }
 
-    /// Reads two PEM texts, each with the path that it comes from.
+    /// Parses two PEM texts, each with the path that it comes from.
     ///
     /// # Errors
-    /// One of them does not hold what it should.
+    /// One of them has the wrong content.
     pub fn of_pem(
         (chain, chain_text): (&Path, &[u8]),
         (key, key_text): (&Path, &[u8]),

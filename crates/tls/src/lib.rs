@@ -1,11 +1,11 @@
-//! TLS to registries, peers and the Kubernetes API: which roots are trusted, which algorithms are taken, and how a
-//! certificate is checked.
+//! TLS to registries, peers and the Kubernetes API: the trusted roots, the accepted algorithms, and the verification of
+//! certificates.
 //!
-//! Registries' certificates are often home-made. What curl and Go's clients accept is accepted here too: keys on P-521,
-//! ECDSA with SHA-512 (`ecdsa.rs`), and a certificate that is itself one of the roots (`verifier.rs`). Why ring with
-//! additions: `docs/decisions/0010-tls-provider.md`.
+//! Registries' certificates are often home-made. Whatever curl and Go's clients accept is accepted here too: keys on
+//! P-521, ECDSA with SHA-512 (`ecdsa.rs`), and a certificate that is itself one of the roots (`verifier.rs`). Why ring
+//! with additions: `docs/decisions/0010-tls-provider.md`.
 //!
-//! Nodes that have certificates of one authority prove them to each other (`peer.rs`, `peer_certificates.rs`):
+//! Nodes with certificates of one authority prove them to each other (`peer.rs`, `peer_certificates.rs`):
 //! `docs/decisions/0017-mutual-tls.md`.
 
 mod ecdsa;
@@ -36,17 +36,17 @@ use verifier::Verifier;
 /// The configuration of a client that trusts these roots.
 ///
 /// # Errors
-/// The key of the identity is of a kind that cannot sign, or does not belong to its certificate.
+/// The key of the identity cannot sign, or does not belong to its certificate.
 pub fn client(roots: Roots, identity: Option<Identity>) -> Result<ClientConfig, rustls::Error> {
     let algorithms = provider().signature_verification_algorithms;
     with_verifier(Verifier::new(roots, algorithms), identity)
 }
 
-/// The configuration of a client that takes any certificate, for a server that the operator has excepted
-/// (`skip_verify` of containerd's hosts.toml).
+/// The configuration of a client that accepts any certificate, for a server that the operator has excepted
+/// (`skip_verify` in containerd's hosts.toml).
 ///
 /// # Errors
-/// As [`client`].
+/// The same as for [`client`].
 pub fn client_without_verification(
     identity: Option<Identity>,
 ) -> Result<ClientConfig, rustls::Error> {

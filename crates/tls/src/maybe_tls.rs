@@ -13,7 +13,7 @@ use tokio_rustls::TlsStream;
 #[derive(Debug)]
 pub enum MaybeTls<S> {
     Plain(S),
-    /// About 1 KiB, and what of a record has not been read or sent.
+    /// About 1 KiB, plus the part of a record that is not read or sent yet.
     Tls(Box<TlsStream<S>>),
 }
 

@@ -12,7 +12,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{MaybeTls, PeerCertificates};
 
-/// The certificates in force. Clones share them: what one replaces, all have.
+/// The certificates in force. Clones share them: a replacement is visible to all.
 #[derive(Clone)]
 pub struct PeerTls(Arc<watch::Sender<PeerTlsState>>);
 
@@ -21,7 +21,8 @@ pub struct PeerTls(Arc<watch::Sender<PeerTlsState>>);
 pub struct PeerTlsState {
     /// `None`: there is none yet, so no connection succeeds.
     pub certificates: Option<Arc<PeerCertificates>>,
-    /// How often an authority was taken away by now. What was secured before is not to be used any more.
+    /// The number of times that an authority has been removed so far. Connections from before must not be used any
+    /// more.
     pub revocations: u64,
 }
 
@@ -37,7 +38,7 @@ impl PeerTls {
         self.0.borrow().clone()
     }
 
-    /// Has new connections use these certificates.
+    /// Makes new connections use these certificates.
     pub fn replace(&self, certificates: PeerCertificates) {
         self.0.send_modify(|state| {
             let old = state.certificates.take();
@@ -48,12 +49,12 @@ impl PeerTls {
         });
     }
 
-    /// Tells of each replacement from now on.
+    /// Notifies of each replacement from now on.
     pub fn changes(&self) -> watch::Receiver<PeerTlsState> {
         self.0.subscribe()
     }
 
-    /// Waits until an authority was taken away since this state. Never ends otherwise.
+    /// Waits until an authority has been removed since this state. Otherwise never ends.
     pub async fn revoked(&self, since: &PeerTlsState) {
         let revocations = since.revocations;
         let mut changes = self.changes();
@@ -74,14 +75,14 @@ impl PeerTlsState {
     /// Secures a connection to a peer.
     ///
     /// # Errors
-    /// The peer shows no certificate of the authorities, or the connection breaks. That the peer refuses this node's
-    /// certificate shows at the first read.
+    /// The peer has no certificate of the authorities, or the connection breaks. If the peer refuses this node's
+    /// certificate, the first read fails.
     pub async fn connect<S>(&self, stream: S) -> io::Result<MaybeTls<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let connector = TlsConnector::from(self.certificates()?.client.clone());
-        // No name is checked, and none is sent, for it is an address (RFC 6066, section 3).
+        // No name is verified, and none is sent, as it is an address (RFC 6066, section 3).
         let name = ServerName::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
         let stream = connector.connect(name, stream).await?;
         Ok(MaybeTls::Tls(Box::new(stream.into())))
@@ -90,7 +91,7 @@ impl PeerTlsState {
     /// Secures a connection of a peer.
     ///
     /// # Errors
-    /// The client shows no certificate of the authorities, does not speak TLS 1.3, or the connection breaks.
+    /// The client has no certificate of the authorities, does not support TLS 1.3, or the connection breaks.
     pub async fn accept<S>(&self, stream: S) -> io::Result<MaybeTls<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,

@@ -1,4 +1,4 @@
-//! The certificate by which a node proves to its peers that it is one, and the authorities that make one of theirs do so.
+//! The certificate that proves to peers that this is a node, and the authorities whose certificates prove it of them.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -20,12 +20,12 @@ use rustls::{
 use crate::expiry::not_after;
 use crate::{Identity, IdentityError, Roots, RootsError, provider};
 
-/// The files, as cert-manager names them in a Secret.
+/// The file names in a Secret of cert-manager.
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
 const AUTHORITIES: &str = "ca.crt";
 
-/// Why files are no certificate of a node.
+/// Why files are not a certificate of a node.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerCertificatesError {
     #[error(transparent)]
@@ -45,17 +45,17 @@ pub struct PeerCertificates {
     pub(crate) server: Arc<ServerConfig>,
     /// When the first certificate of the chain expires.
     pub not_after: SystemTime,
-    /// Why a peer with the same authorities refuses this certificate now, if it does.
+    /// Why a peer with the same authorities would refuse this certificate now, if it would.
     pub refused_for: Option<String>,
     /// The SHA-256 of the authorities' certificates.
     authorities: HashSet<[u8; 32]>,
 }
 
 impl PeerCertificates {
-    /// Reads the PEM texts of a certificate with what it is signed by, of its key, and of the authorities.
+    /// Parses the PEM texts of a certificate with its chain, of its key, and of the authorities.
     ///
     /// # Errors
-    /// One of the texts is none of these, or the key is another one's.
+    /// One of the texts is something else, or the key belongs to another certificate.
     pub fn parse(
         certificate: &[u8],
         key: &[u8],
@@ -82,13 +82,13 @@ impl PeerCertificates {
         })
     }
 
-    /// Whether these trust each authority that the others trust.
+    /// Whether these trust every authority that the others trust.
     pub(crate) fn trust_all_of(&self, others: &Self) -> bool {
         self.authorities.is_superset(&others.authorities)
     }
 }
 
-/// The checks of a peer's certificate, by which side of the connection it has.
+/// The verifiers of a peer's certificate, by its side of the connection.
 struct Verifiers {
     of_servers: Arc<AnyNode>,
     of_clients: Arc<dyn ClientCertVerifier>,
@@ -98,7 +98,7 @@ impl Verifiers {
     fn new(roots: RootCertStore) -> Result<Self, Error> {
         let (roots, provider) = (Arc::new(roots), Arc::new(provider()));
         let algorithms = provider.signature_verification_algorithms;
-        // Strangers are not told the authorities' names.
+        // Strangers do not learn the authorities' names.
         let of_clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider)
             .clear_root_hint_subjects()
             .build()
@@ -123,7 +123,7 @@ impl Verifiers {
         checked.map(|_| ())
     }
 
-    /// Between nodes of one kind there is TLS 1.3, and no session is resumed: a resumed one would outlive the trust in its
+    /// Connections between nodes use TLS 1.3, and no session is resumed: a resumed one would outlive the trust in its
     /// authority.
     fn configure(self, identity: &Identity) -> Result<(ClientConfig, ServerConfig), Error> {
         let provider = Arc::new(provider());
@@ -143,8 +143,8 @@ impl Verifiers {
     }
 }
 
-/// Takes any server with a certificate of the authorities, whatever its name: peers are known by their addresses, and the
-/// pods of a DaemonSet share one certificate.
+/// Accepts any server with a certificate of the authorities, whatever its name: peers are known by their addresses, and
+/// the pods of a DaemonSet share one certificate.
 #[derive(Debug)]
 struct AnyNode {
     roots: Arc<RootCertStore>,

@@ -6,8 +6,8 @@ use webpki::ring as ring_algs;
 
 use crate::ecdsa::{P256_SHA512, P384_SHA512, P521_SHA256, P521_SHA384, P521_SHA512};
 
-/// ring's provider, which verifies the signatures of more algorithms: every pair of curve and hash that Go and OpenSSL
-/// sign certificates with.
+/// ring's provider, with the signature algorithms that it lacks: every pair of curve and hash with which Go and OpenSSL
+/// sign certificates.
 pub fn provider() -> CryptoProvider {
     CryptoProvider {
         signature_verification_algorithms: ALGORITHMS,
@@ -15,7 +15,7 @@ pub fn provider() -> CryptoProvider {
     }
 }
 
-/// Those of rustls with ring, in its order, with ours behind.
+/// Those of rustls with ring, in its order, followed by the additional ones.
 static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: &[
         ring_algs::ECDSA_P256_SHA256,
@@ -39,7 +39,7 @@ static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
         P521_SHA512,
     ],
     mapping: &[
-        // In TLS 1.3 the scheme fixes the curve, and the first algorithm counts; in TLS 1.2 any may be meant.
+        // In TLS 1.3 the scheme determines the curve, and the first algorithm counts; in TLS 1.2 any may be meant.
         (
             SignatureScheme::ECDSA_NISTP384_SHA384,
             &[
@@ -92,7 +92,7 @@ static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
 mod tests {
     use super::*;
 
-    /// An update of rustls may add algorithms, which then have to be added here.
+    /// An update of rustls may add algorithms, which must then be added here.
     #[test]
     fn nothing_that_rustls_verifies_is_left_out() {
         let theirs = rustls::crypto::ring::default_provider().signature_verification_algorithms;

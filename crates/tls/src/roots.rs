@@ -1,4 +1,4 @@
-//! The certificates that are trusted.
+//! The trusted certificates.
 
 use std::collections::HashSet;
 use std::io;
@@ -25,10 +25,10 @@ pub enum RootsError {
     },
 }
 
-/// Root certificates, and which certificates they are byte for byte.
+/// Root certificates, and the hashes of their bytes.
 pub struct Roots {
     pub(crate) store: RootCertStore,
-    /// The certificates' SHA-256.
+    /// The SHA-256 of the certificates.
     pub(crate) certificates: HashSet<[u8; 32]>,
 }
 
@@ -40,8 +40,8 @@ impl Roots {
         }
     }
 
-    /// This host's, or the files that `SSL_CERT_FILE` and `SSL_CERT_DIR` name; Mozilla's, which are built in, where
-    /// there are none. One that cannot be read does not keep the others out.
+    /// This host's roots, or those in the files of `SSL_CERT_FILE` and `SSL_CERT_DIR`; if there are none, Mozilla's,
+    /// which are built in. An unreadable one does not exclude the others.
     pub fn of_system() -> Self {
         let system = rustls_native_certs::load_native_certs();
         let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
@@ -62,7 +62,7 @@ impl Roots {
             }
         }
         if roots.store.is_empty() {
-            // An image with nothing but this binary in it has no certificates of a system.
+            // An image with only this binary has no certificates of a system.
             tracing::debug!("the system has no root certificates; those built in are used");
             let built_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS;
             roots
@@ -75,7 +75,7 @@ impl Roots {
     /// Adds the certificates of a PEM file.
     ///
     /// # Errors
-    /// It cannot be read, holds no certificate, or one that cannot be a root.
+    /// It cannot be read, contains no certificate, or one that cannot be a root.
     pub fn add_file(&mut self, path: &Path) -> Result<(), RootsError> {
         let read = std::fs::read(path).map_err(|source| RootsError::Read {
             path: path.to_owned(),
@@ -84,10 +84,10 @@ impl Roots {
         self.add_pem(path, &read)
     }
 
-    /// Adds the certificates of a PEM text; `path` says where it comes from.
+    /// Adds the certificates of a PEM text. `path`: where it comes from.
     ///
     /// # Errors
-    /// As [`Self::add_file`].
+    /// The same as for [`Self::add_file`].
     pub fn add_pem(&mut self, path: &Path, text: &[u8]) -> Result<(), RootsError> {
         let path = || path.to_owned();
         let mut is_empty = true;

@@ -1,4 +1,4 @@
-//! Authorities and certificates of nodes, made for tests.
+//! Authorities and certificates of nodes for tests.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
@@ -26,10 +26,10 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).expect("sound parameters"))
     }
 
-    /// The files of a node that trusts these authorities. Its certificate has no name, and is otherwise as `change` has it.
+    /// The files of a node that trusts these authorities. Its certificate has no name, and is modified by `change`.
     ///
     /// # Panics
-    /// What `change` asks for cannot be signed.
+    /// The modified certificate cannot be signed.
     pub fn sign(
         &self,
         trusted: &[&Authority],
@@ -51,7 +51,7 @@ impl Authority {
         self.sign(trusted, |_| {}).parse()
     }
 
-    /// A node of this authority alone.
+    /// A node with a certificate of this authority, which trusts no other.
     pub fn node(&self) -> PeerTls {
         PeerTls::new(Some(self.certificates(&[self])))
     }
@@ -59,7 +59,7 @@ impl Authority {
 
 impl NodeFiles {
     /// # Panics
-    /// They were changed and are no certificates any more.
+    /// The texts were modified and are no longer certificates.
     pub fn parse(&self) -> PeerCertificates {
         let texts = [&self.certificate, &self.key, &self.authorities];
         let [certificate, key, authorities] = texts.map(String::as_bytes);

@@ -1,4 +1,4 @@
-//! The check of a server's certificate: by the roots, or by being one of them.
+//! The verification of a server's certificate: by the roots, or by being one of them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use rustls::{
 
 use crate::Roots;
 
-/// Checks as rustls does, and takes a certificate that is byte for byte a root, even one that may sign others (CA:TRUE)
-/// or whose issuer is unknown: that is how the documentation of many registries makes them, and curl and Go take it.
-/// Whoever has such a root's key could make a certificate for any name, so this trusts nobody who was not trusted. Name
-/// and validity are checked all the same.
+/// Verifies as rustls does, and also accepts a certificate that is identical to a root, even one that may sign others
+/// (CA:TRUE) or whose issuer is unknown: the documentation of many registries creates such certificates, and curl and
+/// Go accept them. The owner of such a root's key could make a certificate for any name, so this adds no trust. Name
+/// and validity are still verified.
 #[derive(Debug)]
 pub(crate) struct Verifier {
     roots: Arc<RootCertStore>,
@@ -36,7 +36,7 @@ impl Verifier {
         }
     }
 
-    /// Checks only that the server has the key of the certificate that it shows.
+    /// Verifies only that the server has the key of its certificate.
     pub(crate) fn of_any(algorithms: WebPkiSupportedAlgorithms) -> Self {
         Self {
             takes_any: true,
@@ -97,8 +97,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether a certificate was refused for its place in a chain alone. webpki looks at the validity before that, which the
-/// test of an expired root shows.
+/// Whether a certificate was refused only for its place in a chain. webpki checks the validity before that, as the test
+/// of an expired root shows.
 fn has_no_other_fault(error: &Error) -> bool {
     let Error::InvalidCertificate(fault) = error else {
         return false;

@@ -1,4 +1,4 @@
-//! A blob, or a part of it, on its way.
+//! The bytes of a blob, or of a part of it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::encoding::{self, Form, Forms, Unlabelled};
 use crate::fault::{protocol, unreachable};
 use crate::part::Cut;
 
-/// A labelled body up to this size is held until its digest has told what it is. In bytes.
+/// The most bytes of a labelled body held until its digest shows its form.
 const HELD: usize = 1024 * 1024;
 
 pub(crate) type Body = BoxStream<'static, Result<Bytes, UpstreamError>>;
@@ -27,7 +27,7 @@ pub(crate) struct Incoming {
     origin: Origin,
     response: Response,
     stall: Duration,
-    /// Bytes that were read to see what comes, in order.
+    /// Bytes that were read to detect the form, in order.
     held: VecDeque<Bytes>,
 }
 
@@ -48,7 +48,8 @@ impl Incoming {
         }
     }
 
-    /// The first bytes, which [`Self::next`] gives again: [`HELD`] or more, or all, and whether they are all.
+    /// The first bytes, which [`Self::next`] returns again: at least [`HELD`], or all. Also returns whether they are
+    /// all.
     async fn hold(&mut self) -> Result<(Vec<u8>, bool), UpstreamError> {
         let mut bytes = Vec::new();
         while bytes.len() < HELD {
@@ -63,7 +64,7 @@ impl Incoming {
     }
 }
 
-/// Bytes of the object, before they are cut.
+/// The bytes of the object, before they are cut.
 pub(crate) enum Source {
     Plain(Box<Incoming>),
     Labelled(Box<Labelled>),
@@ -88,9 +89,9 @@ impl Source {
 /// The object in a whole body that is labelled as encoded, rightly or not.
 pub(crate) struct Labelled {
     incoming: Incoming,
-    /// What has come and is not looked at yet.
+    /// The bytes that have come and are not processed yet.
     input: Bytes,
-    /// `None` when the end has been reached.
+    /// `None` once the end has been reached.
     object: Option<Unlabelled>,
     form: Form,
     digest: Digest,
@@ -98,7 +99,7 @@ pub(crate) struct Labelled {
 }
 
 impl Labelled {
-    /// Tells also what the body is: by the digest where it is small, else by its beginning.
+    /// Opens a labelled body and determines its form: by the digest if it is small, else by its beginning.
     pub(crate) async fn open(
         mut incoming: Incoming,
         digest: &Digest,
@@ -147,7 +148,7 @@ impl Labelled {
         Ok(None)
     }
 
-    /// The next one who asks gets the other form.
+    /// Records that the form was wrong. The next request gets the other form.
     fn was_wrong(&self) -> UpstreamError {
         self.forms.was_wrong(&self.digest, self.form);
         let text = format!(
@@ -158,7 +159,7 @@ impl Labelled {
     }
 }
 
-/// The bytes that were asked for. `permit` is given back when they have ended.
+/// The requested bytes. `permit` is released at their end.
 pub(crate) fn cut(source: Source, cut: &Cut, permit: OwnedSemaphorePermit) -> Body {
     let body = CutBody {
         source,
@@ -174,9 +175,9 @@ pub(crate) fn cut(source: Source, cut: &Cut, permit: OwnedSemaphorePermit) -> Bo
 
 struct CutBody {
     source: Source,
-    /// Bytes to drop before the first that was asked for.
+    /// The bytes to drop before the first requested one.
     skip: u64,
-    /// Bytes still to come, where that is known.
+    /// The bytes still to come, if known.
     left: Option<u64>,
     _permit: OwnedSemaphorePermit,
 }

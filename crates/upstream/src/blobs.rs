@@ -1,4 +1,4 @@
-//! Blobs: how large they are, and their bytes.
+//! Blobs: their sizes and their bytes.
 
 use http::header::RANGE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -11,7 +11,7 @@ use crate::fault::protocol;
 use crate::part::{Cut, CutError, RequestedPart, whole_size};
 use crate::registries::{Asked, Registries};
 
-/// The cheapest part of a blob whose answer tells the size of the whole.
+/// The smallest range of a blob whose answer contains the size of the whole.
 const FIRST_BYTE: HeaderValue = HeaderValue::from_static("bytes=0-0");
 
 impl Registries {
@@ -68,7 +68,7 @@ impl Registries {
         asked = asked.check(origin)?;
         let is_labelled = encoding::is_labelled(asked.headers());
         if is_labelled && asked.status() == StatusCode::PARTIAL_CONTENT {
-            // Whether it is a part of the blob or of its encoding, only the whole can tell.
+            // Only the whole body shows whether this is a part of the blob or of its encoding.
             drop(asked);
             let whole = self.ask_blob(repository, Method::GET, digest, None).await?;
             asked = whole.check(origin)?;
@@ -92,7 +92,7 @@ impl Registries {
         })
     }
 
-    /// What a successful answer has to be cut to.
+    /// Determines how to cut a successful answer.
     async fn cut(
         &self,
         repository: &UpstreamRepository,
@@ -128,7 +128,7 @@ impl Registries {
     }
 }
 
-/// The size of the blob, where the answer tells. Of an encoded body it may be another.
+/// The size of the blob, if the answer contains it. That of an encoded body may differ.
 fn size(asked: &Asked) -> Option<u64> {
     let headers: &HeaderMap = asked.headers();
     let size = whole_size(asked.status(), headers);

@@ -19,9 +19,9 @@ use crate::policy::{AllowedScope, Base, Policy};
 use crate::registries::Limits;
 use crate::resolve::Names;
 
-/// Redirects followed for one request. Registries send blobs to a store or a cache: one or two.
+/// The most redirects of one request. Registries send clients for blobs to a store or a cache: one or two.
 const MAX_REDIRECTS: usize = 5;
-/// Bytes of a `Location` that are percent-encoded before it is read as a URL: all but ASCII.
+/// The bytes of a `Location` that are percent-encoded before it is parsed as a URL: all but ASCII.
 const NOT_ASCII: &AsciiSet = &AsciiSet::EMPTY;
 
 /// A request before any redirect.
@@ -30,22 +30,22 @@ pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
-    /// For the origin of `url` alone.
+    /// `Authorization`, sent only to the origin of `url`.
     pub(crate) authorization: Option<HeaderValue>,
-    /// For the origin of `url` alone too.
+    /// Further headers, also sent only to the origin of `url`.
     pub(crate) own_headers: HeaderMap,
-    /// Of a POST. A call with a form follows no redirect: what is in the form is for the host of `url` too.
+    /// The form of a POST. A call with a form follows no redirect: the form is for the host of `url` too.
     pub(crate) form: Option<String>,
 }
 
-/// Who gave an answer.
+/// The server that answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnsweredBy {
-    /// The origin that was asked, without a redirect.
+    /// The origin of the request, without a redirect.
     Asked,
-    /// The origin that was asked, after redirects within it.
+    /// The origin of the request, after redirects within it.
     SameOrigin,
-    /// Whoever a redirect led to, or anybody after that.
+    /// Another origin, or any server after that.
     Elsewhere,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// The first answer that is no redirect.
+    /// Returns the first answer that is not a redirect.
     pub(crate) async fn call(
         &self,
         origin: &Origin,
@@ -105,9 +105,9 @@ impl Caller {
         Err(protocol(origin, &many))
     }
 
-    /// One request. If a kept connection is closed before the answer begins, the request is made again on a new
-    /// connection (RFC 9112, section 9.3.1), as Go's client does. A POST goes out on a new connection at once, as it
-    /// must not be repeated.
+    /// Makes one request. If a kept connection is closed before the answer begins, the request is repeated on a new
+    /// connection (RFC 9112, section 9.3.1), as Go's client does. A POST always uses a new connection, as it must not
+    /// be repeated.
     async fn hop(
         &self,
         origin: &Origin,
@@ -137,7 +137,7 @@ impl Caller {
                     tracing::debug!(%origin, "a kept connection was closed; asking on a new one");
                     send(self.clients.unpooled(reach)).await
                 }
-                // A kept connection was closed in these words (RFC 9110, section 15.5.9).
+                // This status announces that a kept connection is closed (RFC 9110, section 15.5.9).
                 Ok(answer) if answer.status() == StatusCode::REQUEST_TIMEOUT => {
                     send(self.clients.unpooled(reach)).await
                 }
@@ -150,7 +150,7 @@ impl Caller {
         }
     }
 
-    /// The whole body, of at most `limit` bytes.
+    /// Reads the whole body, of at most `limit` bytes.
     pub(crate) async fn read(
         &self,
         origin: &Origin,
@@ -176,7 +176,7 @@ impl Caller {
     }
 }
 
-/// The next piece of a body, which has to come before the stall limit.
+/// The next piece of a body, which must come within the stall limit.
 pub(crate) async fn next_chunk(
     origin: &Origin,
     response: &mut Response,
@@ -189,9 +189,8 @@ pub(crate) async fn next_chunk(
     }
 }
 
-/// Whether a body ends where its connection does (RFC 9112, section 6.3, rule 8). Many servers then leave out the last
-/// message of TLS, and Go takes that for the end as well. Nothing tells such a body from one that broke off, but its
-/// digest.
+/// Whether a body ends where its connection does (RFC 9112, section 6.3, rule 8). Many servers then omit the last
+/// message of TLS, and Go accepts that as the end as well. Only the digest distinguishes such a body from a broken one.
 fn ends_with_its_connection(response: &Response) -> bool {
     let headers = response.headers();
     !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING)
@@ -201,7 +200,7 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where a redirect leads. Bytes beyond ASCII, which some registries send raw, are percent-encoded first.
+/// The target of a redirect. Bytes beyond ASCII, which some registries send raw, are percent-encoded first.
 fn location(from: &Url, headers: &HeaderMap) -> Option<Url> {
     let value = headers.get(LOCATION).filter(|value| !value.is_empty())?;
     let text = percent_encode(value.as_bytes(), NOT_ASCII).to_string();

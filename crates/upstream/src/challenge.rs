@@ -1,4 +1,4 @@
-//! What a registry asks for in `WWW-Authenticate` (RFC 9110, section 11.6.1; RFC 6750; distribution's token
+//! The challenges of a registry in `WWW-Authenticate` (RFC 9110, section 11.6.1; RFC 6750; distribution's token
 //! specification).
 
 use http::header::WWW_AUTHENTICATE;
@@ -6,13 +6,13 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::quoted;
 
-/// More of such headers in one answer are not read. In bytes.
+/// The most bytes read of these headers in one answer.
 const MAX_CHALLENGES: usize = 8 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Challenge {
     Basic,
-    /// Fetch a token at `realm`, a URL. Parameters that are empty count as absent.
+    /// Fetch a token at `realm`, a URL. Empty parameters count as absent.
     Bearer {
         realm: String,
         service: Option<String>,
@@ -20,16 +20,16 @@ pub(crate) enum Challenge {
     },
 }
 
-/// A challenge as it stands in a header.
+/// A challenge as written in a header.
 struct Stated {
-    /// In lower case.
+    /// The scheme in lower case.
     scheme: String,
     parameters: Vec<(String, String)>,
     text: String,
 }
 
 impl Challenge {
-    /// The challenge to answer: a token before a password, which then goes to the token service alone.
+    /// The challenge to answer: a token is preferred to a password, which then goes only to the token service.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut found = None;
         for challenge in stated(headers).iter().filter_map(Self::known) {
@@ -60,7 +60,7 @@ impl Challenge {
     }
 }
 
-/// The challenges that a client can be told: Basic and Bearer, each as it was stated.
+/// The challenges that may be passed to a client: Basic and Bearer, each as written.
 pub(crate) fn relayable(headers: &HeaderMap) -> Vec<HeaderValue> {
     let stated = stated(headers);
     let known = stated.iter().filter(|s| Challenge::known(s).is_some());

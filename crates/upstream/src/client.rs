@@ -1,4 +1,4 @@
-//! The HTTP clients: TLS by the crate `tls`, addresses vetted, no redirects of their own.
+//! The HTTP clients: TLS from the crate `tls`, checked addresses, no automatic redirects.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use crate::registries::Limits;
 use crate::resolve::{Names, Vetted};
 use crate::routes::HostTls;
 
-/// Connections kept for the next request, for each host …
+/// The most idle connections kept for each host …
 const IDLE_CONNECTIONS: usize = 4;
 /// … and for how long. Registries behind load balancers close them after a minute or so.
 const IDLE_TIME: Duration = Duration::from_secs(30);
 
-/// Why upstream registries cannot be talked to at all.
+/// Why upstream registries cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     #[error(transparent)]
@@ -33,7 +33,7 @@ pub enum SetupError {
     Credentials(#[from] CredentialsError),
 }
 
-/// Clients for each [`AllowedScope`]. Their connections are apart: one that was made to an address inside is never reused for a
+/// The clients for each [`AllowedScope`]. They share no connections: one to an internal address is never reused for a
 /// call that may not go there.
 pub(crate) struct Clients([Pair; AllowedScope::ALL.len()]);
 
@@ -75,7 +75,7 @@ impl Clients {
         Self::with_tls(names, &tls::client(roots, None)?, proxies, limits)
     }
 
-    /// Clients for one host, by the files that are named for it. Reads them.
+    /// Clients for one host, with the files named for it. Reads these.
     pub(crate) fn of_host(
         names: &Arc<dyn Names>,
         tls: &HostTls,
@@ -117,7 +117,7 @@ impl Clients {
                 .connect_timeout(limits.connect)
                 .pool_max_idle_per_host(idle_connections)
                 .pool_idle_timeout(IDLE_TIME)
-                // The environment is read here, not by the library.
+                // This crate reads the environment, not the library.
                 .no_proxy()
                 .proxy(reqwest::Proxy::custom(move |url| proxies.of(url)))
                 .user_agent(concat!("peili/", env!("CARGO_PKG_VERSION")))

@@ -1,6 +1,6 @@
 //! `Content-Encoding` of answers for which `identity` was asked. The label proves nothing: some registries put it on
-//! bytes that are as they should be (moby/moby#17595), others encode in spite of the request (quay/quay#1310). The bytes
-//! and the digest decide.
+//! unencoded bytes (moby/moby#17595), others encode despite the request (quay/quay#1310). The bytes and the digest
+//! decide.
 
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
@@ -13,21 +13,21 @@ use lru::LruCache;
 use oci::{Digest, Hasher};
 use parking_lot::Mutex;
 
-/// What gzip begins with (RFC 1952, section 2.3.1), deflate included.
+/// The first bytes of gzip (RFC 1952, section 2.3.1) with deflate.
 const GZIP: &[u8] = &[0x1f, 0x8b, 0x08];
-/// RFC 8878, section 3.1.1.
+/// The first bytes of zstd (RFC 8878, section 3.1.1).
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-/// Bytes that are decoded at a time. Deflate makes at most 1032 of one, so 4 MiB come of them.
+/// The most bytes decoded at a time. Deflate expands a byte to at most 1032, so this gives at most 4 MiB.
 const DECODED_AT_ONCE: usize = 4 * 1024;
-/// Objects of which is remembered whether they are encoded.
+/// The most objects whose form is remembered.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
-/// What is sent under a label.
+/// The form of a labelled body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// The object itself.
     Plain,
-    /// The object in gzip.
+    /// The object, encoded with gzip.
     Gzip,
 }
 
@@ -40,7 +40,7 @@ impl Form {
     }
 }
 
-/// Whether an answer is labelled as encoded with gzip. All other labels, known or not, change nothing.
+/// Whether an answer is labelled as encoded with gzip. All other labels are ignored.
 pub(crate) fn is_labelled(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_ENCODING).iter().any(|value| {
         let names = value.as_bytes().split(|b| *b == b',');
@@ -50,13 +50,13 @@ pub(crate) fn is_labelled(headers: &HeaderMap) -> bool {
     })
 }
 
-/// A JSON document, decoded where it is in gzip: JSON never begins as gzip does. Bytes that do not decode into at most
-/// `limit` bytes are left as they are.
+/// A JSON document, decoded if it is gzip: JSON never begins like gzip. Bytes that do not decode to at most `limit`
+/// bytes are returned unchanged.
 pub(crate) fn document(bytes: Bytes, limit: u64) -> Bytes {
     decoded(&bytes, limit).unwrap_or(bytes)
 }
 
-/// Bytes that are gzip, decoded. `None` where they are not, or have more than `limit` bytes decoded.
+/// Decodes gzip. `None`: the bytes are not gzip, or decode to more than `limit` bytes.
 pub(crate) fn decoded(bytes: &[u8], limit: u64) -> Option<Bytes> {
     let mut found = Vec::new();
     let mut decoder = Decoder::new();
@@ -74,9 +74,9 @@ pub(crate) fn decoded(bytes: &[u8], limit: u64) -> Option<Bytes> {
     (found.len() as u64 <= limit).then(|| found.into())
 }
 
-/// Which form the beginning of a labelled body has, where that can be told without the rest of it; else the likelier one.
-/// A layer that is gzip already is in gzip twice when it was encoded on the way. What else is gzip is most likely a
-/// layer that was never encoded, as layers of plain tar are rare.
+/// The form of a labelled body, if its beginning shows it; otherwise the likelier one. A layer that is gzip already is
+/// gzip twice if it was encoded on the way. Any other gzip is most likely a layer that was never encoded, as layers of
+/// plain tar are rare.
 pub(crate) fn likely_form(beginning: &[u8]) -> Form {
     if !beginning.starts_with(GZIP) {
         return Form::Plain;
@@ -88,10 +88,10 @@ pub(crate) fn likely_form(beginning: &[u8]) -> Form {
     }
 }
 
-/// What a small labelled body may decode to, in bytes, while its form is found out.
+/// The most bytes to which a small labelled body is decoded to detect its form.
 const MAX_DECODED: usize = 16 * 1024 * 1024;
 
-/// Which form a whole labelled body has that is to be the object of this digest. `None`: neither.
+/// The form of a whole labelled body of the object with this digest. `None`: neither matches.
 pub(crate) fn form_of(body: &[u8], digest: &Digest) -> Option<Form> {
     if digest.verifies(body) {
         return Some(Form::Plain);
@@ -111,7 +111,7 @@ pub(crate) fn form_of(body: &[u8], digest: &Digest) -> Option<Form> {
     (hasher.finish() == *digest).then_some(Form::Gzip)
 }
 
-/// Gzip in pieces.
+/// Decodes gzip in pieces.
 pub(crate) struct Decoder(MultiGzDecoder<Vec<u8>>);
 
 impl Decoder {
@@ -132,7 +132,7 @@ impl Decoder {
     }
 }
 
-/// The object under a label, piece by piece. It is checked against its digest, as its form may be a guess.
+/// The object in a labelled body, piece by piece. It is compared with its digest, as its form may be a guess.
 pub(crate) struct Unlabelled {
     form: Form,
     decoder: Decoder,
@@ -150,7 +150,7 @@ impl Unlabelled {
         }
     }
 
-    /// Takes the next bytes of a body from `input`, and gives the next of the object, which may be none.
+    /// Takes the next bytes of a body from `input`, and returns the next bytes of the object, possibly none.
     pub(crate) fn next(&mut self, input: &mut Bytes) -> io::Result<Bytes> {
         let bytes = match self.form {
             Form::Plain => std::mem::take(input),
@@ -163,7 +163,7 @@ impl Unlabelled {
         Ok(bytes)
     }
 
-    /// The last bytes of the object, and whether it is the one that its digest names.
+    /// The last bytes of the object, and whether its digest matches.
     pub(crate) fn end(mut self) -> io::Result<(Bytes, bool)> {
         let bytes = match self.form {
             Form::Plain => Bytes::new(),
@@ -174,7 +174,7 @@ impl Unlabelled {
     }
 }
 
-/// Which form the objects have that a guess was wrong about.
+/// The forms of the objects for which a guess was wrong.
 pub(crate) struct Forms(Mutex<LruCache<Digest, Form>>);
 
 impl Forms {
@@ -186,7 +186,7 @@ impl Forms {
         self.0.lock().get(digest).copied()
     }
 
-    /// The object is not what came of it in this form.
+    /// Records that the object did not match in this form.
     pub(crate) fn was_wrong(&self, digest: &Digest, form: Form) {
         self.0.lock().put(digest.clone(), form.other());
     }

@@ -1,5 +1,5 @@
-//! Failures of requests in words: which host, what failed, and what the operator can do. No text has a URL's query in
-//! it, which may carry a signature.
+//! Descriptions of failed requests: which host, what failed, and what the operator can do. No text contains a URL's
+//! query, which may carry a signature.
 
 use std::error::Error;
 use std::io;
@@ -24,7 +24,7 @@ pub(crate) fn failed(origin: &Origin, text: &str) -> UpstreamError {
     UpstreamError::Failed(origin.clone(), text.to_owned())
 }
 
-/// The fault of a host that a registry led to: it tells nothing of whether the registry itself can be reached.
+/// Changes the fault of a host that a registry led to: it does not show whether the registry itself can be reached.
 pub(crate) fn of_another_host(error: UpstreamError) -> UpstreamError {
     match error {
         UpstreamError::Unreachable(origin, what) => UpstreamError::Failed(origin, what),
@@ -40,7 +40,7 @@ pub(crate) fn forbidden(origin: &Origin, refused: &Refused) -> UpstreamError {
     UpstreamError::Forbidden(origin.clone(), refused.to_string())
 }
 
-/// Whether the connection ended before the first byte of an answer, as a kept one does that the server has closed
+/// Whether the connection ended before the first byte of an answer, as a kept one does if the server has closed it
 /// meanwhile.
 pub(crate) fn closed_unanswered(error: &reqwest::Error) -> bool {
     if error.is_connect() || error.is_timeout() {
@@ -73,7 +73,7 @@ pub(crate) fn is_end(error: &reqwest::Error) -> bool {
     })
 }
 
-/// A request that got no answer.
+/// The error of a request without an answer.
 pub(crate) fn of_request(origin: &Origin, url: &Url, error: reqwest::Error) -> UpstreamError {
     let error = error.without_url();
     if let Some(refused) = causes(&error).find_map(|cause| cause.downcast_ref::<Refused>()) {
@@ -105,16 +105,16 @@ pub(crate) fn of_request(origin: &Origin, url: &Url, error: reqwest::Error) -> U
     }
 }
 
-/// A body that broke off.
+/// The error of a body that broke off.
 pub(crate) fn of_body(origin: &Origin, error: reqwest::Error) -> UpstreamError {
     failed(origin, &words(&error.without_url()))
 }
 
-/// What may be wrong with a registry that is called without TLS.
+/// The possible cause of a fault of a registry that is called without TLS.
 pub(crate) const EXPECTS_TLS: &str =
     "if it speaks TLS, list it as https://HOST in --mirrored-registries";
 
-/// What the HTTP client says around the cause of a failure.
+/// The texts that the HTTP client puts around the cause of a failure.
 const WRAPPERS: [&str; 4] = [
     "error sending request",
     "client error (Connect)",
@@ -122,7 +122,7 @@ const WRAPPERS: [&str; 4] = [
     "dns error",
 ];
 
-/// An error with its causes. A cause whose text the one before it ends with is not said twice.
+/// An error with its causes. A cause that the text before it ends with is not repeated.
 fn words(error: &reqwest::Error) -> String {
     let mut text = String::new();
     for cause in causes(error) {
@@ -139,7 +139,7 @@ fn words(error: &reqwest::Error) -> String {
     text
 }
 
-/// What the operator can do, where the causes tell.
+/// What the operator can do, if the causes show it.
 fn advice(error: &reqwest::Error) -> Option<&'static str> {
     causes(error).find_map(|cause| {
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
@@ -161,7 +161,7 @@ fn advice(error: &reqwest::Error) -> Option<&'static str> {
     })
 }
 
-/// An error of TLS is kept inside of one of input and output, or of two, and is no cause of its own there.
+/// An error of TLS is inside one or two I/O errors, and not listed as a cause there.
 fn within(error: &io::Error) -> Option<&rustls::Error> {
     let inner = error.get_ref()?;
     let outer = || within(inner.downcast_ref::<io::Error>()?);

@@ -16,7 +16,7 @@ pub fn docker_config(bytes: &[u8]) {
     }
 }
 
-/// What a registry may answer with: challenges, links and ranges.
+/// Headers in a registry's answer: challenges, links and ranges.
 pub fn headers(values: &[HeaderValue]) {
     let all = |name: &http::HeaderName| -> HeaderMap {
         let named = values.iter().map(|value| (name.clone(), value.clone()));

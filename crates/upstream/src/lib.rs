@@ -1,14 +1,14 @@
-//! Talking to upstream registries by the [distribution
-//! specification](https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md): tokens, manifests, ranged
-//! blobs, every hop vetted by one address policy (`policy.rs`).
+//! The client of upstream registries, by the
+//! [distribution specification](https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md): tokens,
+//! manifests, ranged blobs. One address policy (`policy.rs`) checks every hop.
 //!
-//! A request goes out anonymously first, and with this node's credentials only if that is refused; what took credentials
-//! is [private](mirror::Visibility::Private). A client's own credentials go to the https origin of the registry alone, and
-//! nothing that they open is remembered. Redirects are followed by hand, so that each of their targets is vetted too,
-//! and `Authorization` stays with the host that it was meant for. Which token service a registry's credentials go to,
-//! the registry says, and nobody that it redirects to: that is how the specification has it, and a reason to list no
-//! registry as `http`. Errors and logs carry hosts and paths' subjects,
-//! never a query string, a token or a password.
+//! A request is first made anonymously, and with this node's credentials only if that is refused; an object that needed
+//! credentials is [private](mirror::Visibility::Private). A client's own credentials are sent only to the https origin
+//! of the registry, and nothing that they open is remembered. Redirects are followed explicitly, so that each target is
+//! checked too, and `Authorization` is sent only to its own host. Only the registry itself, not a host that it
+//! redirects to, names the token service that its credentials are sent to. The specification demands this; it is a
+//! reason not to list a registry as `http`. Errors and logs contain hosts and repositories, never a query string, a
+//! token or a password.
 
 mod blob;
 mod blobs;

@@ -1,4 +1,4 @@
-//! The `Link` header that leads to the next page of a list (RFC 8288; distribution-spec, "Listing Tags").
+//! The `Link` header with the next page of a list (RFC 8288; distribution-spec, "Listing Tags").
 
 use http::HeaderMap;
 use http::header::LINK;
@@ -7,11 +7,11 @@ use url::Url;
 
 use crate::quoted;
 
-/// More of such headers in one answer are not read. In bytes.
+/// The most bytes read of these headers in one answer.
 const MAX_LINKS: usize = 8 * 1024;
 
-/// The query of the next page of the list at `list`. `None` where there is none, or the link leads to another list: the
-/// path decides, as registries behind a proxy often name a scheme or host that is not theirs.
+/// The query of the next page of the list at `list`. `None`: there is none, or the link leads to another list. Only the
+/// path is compared, as registries behind a proxy often name a wrong scheme or host.
 pub(crate) fn next_query(list: &Url, headers: &HeaderMap) -> Option<String> {
     let mut budget = MAX_LINKS;
     headers.get_all(LINK).iter().find_map(|value| {

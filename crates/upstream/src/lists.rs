@@ -1,4 +1,4 @@
-//! The lists that a registry keeps of a repository.
+//! The lists of a repository at a registry.
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -10,7 +10,7 @@ use crate::fault::protocol;
 use crate::link::next_query;
 use crate::registries::Registries;
 
-/// distribution-spec, "Listing Referrers".
+/// The header that names the applied filters (distribution-spec, "Listing Referrers").
 const FILTERS_APPLIED: &str = "oci-filters-applied";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const INDEX: HeaderValue =
@@ -31,8 +31,7 @@ impl Registries {
         let headers = HeaderMap::from_iter([(ACCEPT, accept)]);
         let asked = self.ask(repository, Method::GET, (&path, query), headers);
         let asked = asked.await?;
-        // A registry that does not keep such lists; clients have another way then (distribution-spec, "Unavailable
-        // Referrers API").
+        // A registry without such lists; clients have an alternative (distribution-spec, "Unavailable Referrers API").
         if matches!(asked.status().as_u16(), 400 | 405 | 406 | 501) {
             return Err(UpstreamError::NotFound(origin.clone()));
         }

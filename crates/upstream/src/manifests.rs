@@ -14,11 +14,10 @@ use crate::fault::protocol;
 use crate::registries::{Asked, Registries};
 
 const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
-/// Digests whose tag is remembered.
+/// The most digests whose tag is remembered.
 const MAX_TAGS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
-/// The tag by which a digest became known: some registries have a manifest by its tag and not by its digest
-/// (moby/moby#41687).
+/// The tag through which a digest became known: some registries serve a manifest by its tag only (moby/moby#41687).
 pub(crate) struct Tags(Mutex<LruCache<(Origin, Digest), Tag>>);
 
 impl Tags {
@@ -27,7 +26,7 @@ impl Tags {
     }
 
     fn put(&self, repository: &UpstreamRepository, digest: &Digest, tag: &Tag) {
-        // Of what a client's own credentials open nothing is kept.
+        // Nothing that a client's own credentials open is remembered.
         if repository.credentials.is_none() {
             let key = (repository.origin.clone(), digest.clone());
             self.0.lock().put(key, tag.clone());
@@ -89,7 +88,7 @@ impl Registries {
         }
     }
 
-    /// What a `HEAD` tells, and no more than that.
+    /// The result of a `HEAD`, without a fallback.
     pub(crate) async fn head_of_manifest(
         &self,
         repository: &UpstreamRepository,
@@ -118,8 +117,8 @@ impl Registries {
         })
     }
 
-    /// The digest of a tag, by `HEAD`. `None` where that is refused, or answered without a digest that can be used:
-    /// `GET` tells then what is wrong, if something is.
+    /// The digest of a tag, by `HEAD`. `None`: that is refused, or answered without a usable digest. `GET` then shows
+    /// the cause, if there is one.
     async fn head(
         &self,
         repository: &UpstreamRepository,
@@ -196,7 +195,7 @@ impl Registries {
     }
 }
 
-/// What an answer says that its manifest's digest is. One that is empty or ill-formed counts as absent.
+/// The digest of the manifest that an answer names. An empty or ill-formed one counts as absent.
 fn named_digest(headers: &HeaderMap) -> Option<Digest> {
     let value = headers.get(DOCKER_CONTENT_DIGEST)?;
     value.to_str().ok()?.trim().parse().ok()

@@ -1,10 +1,10 @@
-//! Which bytes of a blob are asked for, and which an answer has.
+//! The bytes of a blob that are requested, and those in an answer.
 
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, StatusCode};
 use oci::Ranges;
 
-/// What is asked for, before the size of the blob is known. Offsets in bytes, ends excluded.
+/// The requested part, before the size of the blob is known. Offsets are in bytes, ends are excluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestedPart {
     From(u64),
@@ -13,7 +13,7 @@ pub(crate) enum RequestedPart {
 }
 
 impl RequestedPart {
-    /// The first of some ranges; all without any.
+    /// The first of the ranges; everything if there is none.
     pub(crate) fn of(ranges: Option<&Ranges>) -> Self {
         let Some(ranges) = ranges else {
             return Self::From(0);
@@ -29,8 +29,8 @@ impl RequestedPart {
         }
     }
 
-    /// The offsets of the first byte and of the one after the last, where that is known. `None`: no byte of a blob of
-    /// this size is wanted, or the size is needed to tell.
+    /// The offsets of the first byte and of the one after the last, if known. `None`: no byte of a blob of this size is
+    /// requested, or the size must be known first.
     fn within(self, size: Option<u64>) -> Option<(u64, Option<u64>)> {
         match (self, size) {
             (Self::From(0), size) => Some((0, size)),
@@ -49,32 +49,32 @@ impl RequestedPart {
     }
 }
 
-/// What a body has to be cut to.
+/// How to cut a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
-    /// Of the whole blob.
+    /// The size of the whole blob.
     pub(crate) size: Option<u64>,
-    /// Where in the blob the result begins.
+    /// The offset of the result in the blob.
     pub(crate) offset: u64,
-    /// Bytes of the body before it.
+    /// The bytes of the body before the result.
     pub(crate) skip: u64,
-    /// Bytes of it, where that is known.
+    /// The bytes of the result, if known.
     pub(crate) take: Option<u64>,
 }
 
-/// Why a body cannot be cut to what is wanted.
+/// Why a body cannot be cut to the requested part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CutError {
     /// The blob has no such bytes.
     Unsatisfiable(Option<u64>),
-    /// The size of the blob is needed, and is not known.
+    /// The size of the blob is needed, but unknown.
     Unsized,
-    /// The body has other bytes than were asked for.
+    /// The body has other bytes than the requested ones.
     OtherRange,
 }
 
 impl Cut {
-    /// Of a body that is the whole blob.
+    /// Cuts a body that is the whole blob.
     pub(crate) fn of_whole(wanted: RequestedPart, size: Option<u64>) -> Result<Self, CutError> {
         let (offset, end) = wanted.within(size).ok_or(match size {
             None => CutError::Unsized,
@@ -88,23 +88,23 @@ impl Cut {
         })
     }
 
-    /// Of a body that is what `Content-Range` says.
+    /// Cuts a body that is the part in `Content-Range`.
     pub(crate) fn of_part(wanted: RequestedPart, headers: &HeaderMap) -> Result<Self, CutError> {
         let value = headers.get(CONTENT_RANGE).and_then(|v| v.to_str().ok());
         let part = value.and_then(Part::parse).ok_or(CutError::OtherRange)?;
-        // A part without a size reaches as far as was asked for.
+        // A part without a size reaches to the end of the request.
         let size = part.size.or(match wanted {
             RequestedPart::From(_) | RequestedPart::Last(_) => Some(part.end),
             RequestedPart::Between(..) => None,
         });
         let (offset, end) = wanted.within(size).ok_or(CutError::Unsatisfiable(size))?;
         let skip = offset.checked_sub(part.start).ok_or(CutError::OtherRange)?;
-        // In a part of unknown whole it may be the blob that ends.
+        // If the whole size is unknown, the part may end with the blob.
         let end = match (end, part.size) {
             (Some(end), None) => Some(end.min(part.end)),
             (end, _) => end,
         };
-        // One that ends early still brings something: whoever reads it goes on from there.
+        // A part that ends early is still useful: its reader continues from there.
         if offset >= part.end {
             return Err(CutError::OtherRange);
         }
@@ -121,7 +121,7 @@ impl Cut {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Part {
     start: u64,
-    /// Excluded.
+    /// The end, excluded.
     end: u64,
     size: Option<u64>,
 }
@@ -137,7 +137,7 @@ impl Part {
     }
 }
 
-/// What stands before and behind the slash.
+/// The range and the size, before and after the slash.
 fn split_content_range(text: &str) -> Option<(&str, Option<u64>)> {
     let (unit, rest) = text.trim().split_once([' ', '='])?;
     let (range, size) = rest.split_once('/')?;
@@ -148,7 +148,7 @@ fn split_content_range(text: &str) -> Option<(&str, Option<u64>)> {
     unit.eq_ignore_ascii_case("bytes").then_some((range, size))
 }
 
-/// The size of the whole blob, by the answer to a `HEAD`, or to a `GET` of any part of it.
+/// The size of the whole blob, from the answer to a `HEAD`, or to a `GET` of any part.
 pub(crate) fn whole_size(status: StatusCode, headers: &HeaderMap) -> Option<u64> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     match status {

@@ -1,17 +1,18 @@
-//! Which addresses may be called. Every hop asks here: registries, where they redirect to, the token services they name.
+//! Which addresses may be called. Every hop is checked: registries, the targets of their redirects, the token services
+//! that they name.
 //!
-//! Whoever can make the mirror fetch from a registry of theirs could otherwise use it to reach what only this host
+//! A client that makes the mirror fetch from a hostile registry could otherwise use it to reach what only this host
 //! reaches: the cloud's metadata service, a daemon on loopback, a service of the cluster. So:
 //!
-//! - A registry may stand at a public or a private address (clusters have their own). At any other, only if the
-//!   operator has listed it by that very address, or as `localhost`.
-//! - A redirect may lead only to the kind of network that the registry itself is on, or to a more public one: a public
-//!   registry to public addresses, a private one to private ones too, one on loopback to loopback too; never to a
-//!   metadata service.
+//! - A registry may have a public or a private address (clusters have their own). Any other address is allowed only
+//!   if the operator has listed it by that very address, or as `localhost`.
+//! - A redirect may lead only to the kind of network that the registry itself is on, or to a more public one: from a
+//!   public registry to public addresses, from a private one to private ones too, from one on loopback to loopback too;
+//!   never to a metadata service.
 //! - https never redirects to http.
 //!
-//! Addresses are judged after resolution, at the moment of connecting. Behind a proxy it is the proxy who resolves;
-//! then only what is written as an address in a URL is judged here.
+//! Addresses are checked after resolution, when connecting. A proxy resolves names itself; then only addresses written
+//! in a URL are checked here.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,18 +24,18 @@ use url::{Host, Url};
 
 use crate::resolve::Names;
 
-/// How long it is looked up where a registry stands that has been called already.
+/// The limit for looking up the address of a registry that was called already.
 const STANDING_LIMIT: Duration = Duration::from_secs(2);
-/// Docker Hub is named `docker.io` and served from here.
+/// The host of Docker Hub, whose name is `docker.io`.
 const DOCKER_HUB: &str = "docker.io";
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
-/// Why an address may not be called. Names no query and no credentials.
+/// Why an address may not be called. Contains no query and no credentials.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refused(String);
 
-/// How far inside a call may go; each reaches what the ones before it reach.
+/// The addresses that a call may reach. Each value includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum AllowedScope {
     Public,
@@ -56,11 +57,11 @@ impl AllowedScope {
     }
 }
 
-/// Where an address lies.
+/// The kind of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AddressClass {
     Reachable(AllowedScope),
-    /// Nowhere an answer may lead to.
+    /// An address that no answer may lead to.
     Never(&'static str),
 }
 
@@ -74,7 +75,7 @@ fn class_of(address: IpAddr) -> AddressClass {
 fn class_of_v4(address: Ipv4Addr) -> AddressClass {
     let octets = address.octets();
     match octets {
-        // Azure's wire server and Alibaba's metadata service lie outside link-local.
+        // Azure's wire server and Alibaba's metadata service are not link-local.
         [168, 63, 129, 16] | [100, 100, 100, 200] | [192, 0, 0, 0..=255] => {
             AddressClass::Never("a metadata")
         }
@@ -83,7 +84,7 @@ fn class_of_v4(address: Ipv4Addr) -> AddressClass {
         [224..=239, ..] => AddressClass::Never("a multicast"),
         [240..=255, ..] => AddressClass::Never("a reserved"),
         [127, ..] => AddressClass::Reachable(AllowedScope::Loopback),
-        // RFC 1918; RFC 6598, which some clusters number their nodes from; RFC 2544.
+        // RFC 1918; RFC 6598, used by some clusters for their nodes; RFC 2544.
         [10, ..]
         | [172, 16..=31, ..]
         | [192, 168, ..]
@@ -93,7 +94,7 @@ fn class_of_v4(address: Ipv4Addr) -> AddressClass {
     }
 }
 
-/// The metadata services that live in unique local addresses: Oracle, Scaleway. AWS and Google have more of them (EKS'
+/// The metadata services with unique local addresses: Oracle, Scaleway. AWS and Google have more of them (EKS'
 /// credentials of pods are at fd00:ec2::23), in ranges of their own.
 const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
@@ -110,7 +111,7 @@ fn class_of_v6(address: Ipv6Addr) -> AddressClass {
     match segments {
         [0, 0, 0, 0, 0, 0, 0, 0] => AddressClass::Never("an unspecified"),
         [0, 0, 0, 0, 0, 0, 0, 1] => AddressClass::Reachable(AllowedScope::Loopback),
-        // An IPv4 address in other clothes: mapped, compatible, translated (RFC 6052, RFC 8215), 6to4.
+        // An embedded IPv4 address: mapped, compatible, translated (RFC 6052, RFC 8215), 6to4.
         [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => {
             v4(high, low)
         }
@@ -119,7 +120,7 @@ fn class_of_v6(address: Ipv6Addr) -> AddressClass {
         [0xfd00, 0xec2, ..] | [0xfd20, 0xce, ..] => AddressClass::Never("a metadata"),
         // ISATAP (RFC 5214).
         [.., 0 | 0x200, 0x5efe, high, low] => v4(high, low),
-        // Teredo hides its client's address.
+        // Teredo obscures its client's address.
         [0x2001, 0, ..] => AddressClass::Never("a tunnelled"),
         [0xfe80..=0xfebf, ..] => AddressClass::Never("a link-local"),
         [0xff00..=0xffff, ..] => AddressClass::Never("a multicast"),
@@ -130,8 +131,8 @@ fn class_of_v6(address: Ipv6Addr) -> AddressClass {
     }
 }
 
-/// How far inside a registry at this address stands. At a special one, which the operator has listed, it is in the
-/// private network; no answer of it leads to others of its kind.
+/// The scope of a registry at this address. A special address, which the operator has listed, counts as private; no
+/// answer leads to other special ones.
 fn scope_of_address(address: IpAddr) -> AllowedScope {
     match class_of(address) {
         AddressClass::Reachable(reach) => reach,
@@ -139,18 +140,18 @@ fn scope_of_address(address: IpAddr) -> AllowedScope {
     }
 }
 
-/// A registry and how it may be called itself.
+/// A registry's URL, and the scope of calls to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Base {
-    /// Without a path.
+    /// The URL without a path.
     pub(crate) url: Url,
     reach: AllowedScope,
 }
 
-/// The rules with what the operator has configured.
+/// The rules, with the operator's configuration.
 pub(crate) struct Policy {
     listed: Vec<RegistryUrl>,
-    /// Names of the proxies that are in use. They are connected to wherever they are, and are no targets.
+    /// The names of the proxies in use. They may be at any address, and are not valid targets.
     proxies: BTreeSet<String>,
 }
 
@@ -166,7 +167,7 @@ impl Policy {
         Self { listed, proxies }
     }
 
-    /// Where a registry is called.
+    /// The URL of a registry.
     pub(crate) fn base(&self, registry: &Registry) -> Result<Base, Refused> {
         let listed = self.listed.iter().find(|url| url.registry == *registry);
         let scheme = match listed.map(|url| url.scheme) {
@@ -201,7 +202,7 @@ impl Policy {
         Ok(Base { url, reach })
     }
 
-    /// How far inside a call to `url` may go that the registry itself made, or that an answer of it led to.
+    /// The scope of a call to `url`, by the registry itself or because of one of its answers.
     pub(crate) async fn reach(
         &self,
         base: &Base,
@@ -228,7 +229,7 @@ impl Policy {
         Ok(standing)
     }
 
-    /// How far inside a registry stands. One by name stands inside only if all its addresses do.
+    /// The scope of a registry. A name counts as internal only if all its addresses are.
     async fn scope_of_registry(
         &self,
         base: &Base,
@@ -239,7 +240,7 @@ impl Policy {
             Target::Localhost => AllowedScope::Loopback,
             Target::Name => {
                 let host = base.url.host_str().unwrap_or_default();
-                // Behind a proxy names may not resolve here; then it counts as public.
+                // Behind a proxy, names may not resolve here; then the registry counts as public.
                 let found = timeout(STANDING_LIMIT, names.addresses(host)).await;
                 let addresses = found.unwrap_or(Ok(Vec::new())).unwrap_or_default();
                 let outmost = addresses.into_iter().map(scope_of_address).min();

@@ -1,4 +1,4 @@
-//! Which requests go through a proxy, by the environment, as Go's clients read it
+//! Which requests go through a proxy, by the environment, with Go's rules
 //! ([`golang.org/x/net/http/httpproxy`](https://pkg.go.dev/golang.org/x/net/http/httpproxy)): container tools and
 //! containerd itself are written in Go, and a node has one such environment for all of them.
 
@@ -17,8 +17,8 @@ pub(crate) struct Proxies {
 }
 
 impl Proxies {
-    /// Reads `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, or the same in lower case where those are not set or empty.
-    /// `ALL_PROXY`, which curl reads and Go does not, stands in for either of the first two.
+    /// Reads `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, or the same in lower case if those are not set or empty.
+    /// `ALL_PROXY`, which curl reads and Go does not, replaces a missing one of the first two.
     pub(crate) fn of_environment() -> Self {
         Self::new(|name| std::env::var(name).ok())
     }
@@ -33,7 +33,7 @@ impl Proxies {
             let value = given(name)?;
             let url = parse(&value);
             if url.is_none() {
-                // Not the value: it may hold a password.
+                // The value may contain a password.
                 tracing::warn!("{name} is not the URL of a proxy and is ignored");
             }
             url
@@ -46,7 +46,7 @@ impl Proxies {
         }
     }
 
-    /// The proxy for a request; `None` if it goes there directly.
+    /// The proxy for a request. `None`: it is made directly.
     pub(crate) fn of(&self, url: &Url) -> Option<Url> {
         let proxy = match url.scheme() {
             "https" => self.https.as_ref(),
@@ -60,7 +60,7 @@ impl Proxies {
     pub(crate) fn hosts(&self) -> BTreeSet<String> {
         let proxies = [&self.http, &self.https].into_iter().flatten();
         let hosts = proxies.filter_map(|url| url.host_str());
-        // A scheme that is none of the web's leaves the case.
+        // With schemes other than the web's, the URL parser keeps the case.
         hosts.map(str::to_ascii_lowercase).collect()
     }
 }
@@ -71,7 +71,7 @@ fn parse(value: &str) -> Option<Url> {
     as_it_is.or_else(|| Url::parse(&format!("http://{value}")).ok().filter(has_host))
 }
 
-/// `NO_PROXY`: what is called directly.
+/// `NO_PROXY`: the hosts that are called directly.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Direct {
     all: bool,
@@ -85,11 +85,11 @@ enum Entry {
         ip: IpAddr,
         port: Option<String>,
     },
-    /// A name and what ends in it behind a dot.
+    /// A domain and its subdomains.
     Domain {
-        /// With a dot before it, in lower case.
+        /// The domain with a leading dot, in lower case.
         suffix: String,
-        /// Whether the name itself is meant too: written without a leading dot or `*.`.
+        /// Whether the domain itself is included: written without a leading dot or `*.`.
         itself: bool,
         port: Option<String>,
     },
@@ -142,7 +142,7 @@ impl Direct {
 }
 
 impl Entry {
-    /// `None` for what means nothing, such as a port without a host.
+    /// Parses an element. `None`: it has no meaning, such as a port without a host.
     fn parse(text: &str) -> Option<Self> {
         if let Ok(network) = text.parse::<IpNet>() {
             return Some(Self::Network(canonical(network)));
@@ -162,7 +162,7 @@ impl Entry {
         if name.is_empty() {
             return None;
         }
-        // As a URL has it: names of other scripts in Punycode.
+        // As in a URL: names in other scripts are in Punycode.
         let name = match Host::parse(name) {
             Ok(Host::Domain(name)) => name,
             _ => name.to_owned(),
@@ -175,7 +175,7 @@ impl Entry {
     }
 }
 
-/// The IPv4 network that an IPv4-mapped IPv6 network stands for.
+/// The IPv4 network in an IPv4-mapped IPv6 network.
 fn canonical(network: IpNet) -> IpNet {
     let IpNet::V6(v6) = network else {
         return network;
@@ -188,7 +188,7 @@ fn canonical(network: IpNet) -> IpNet {
     v4.map_or(network, IpNet::V4)
 }
 
-/// `host`, `host:port`, `[v6]`, `[v6]:port`, and an IPv6 address as it is.
+/// Splits `host`, `host:port`, `[v6]`, `[v6]:port`, and a plain IPv6 address.
 fn split_port(text: &str) -> (&str, Option<String>) {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => {

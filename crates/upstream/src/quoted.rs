@@ -1,4 +1,4 @@
-//! Header values with quoted text in them (RFC 9110, section 5.6.4).
+//! Header values that contain quoted text (RFC 9110, section 5.6.4).
 
 /// The parts of a text between separators that are not quoted.
 pub(crate) fn split(text: &str, separator: char) -> Vec<&str> {
@@ -11,7 +11,7 @@ pub(crate) fn split(text: &str, separator: char) -> Vec<&str> {
     parts
 }
 
-/// Where a character first stands that is not quoted.
+/// The position of the first unquoted occurrence of a character.
 pub(crate) fn find(text: &str, wanted: char) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     text.find(|c| {

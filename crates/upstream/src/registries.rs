@@ -1,4 +1,4 @@
-//! The registries, as the mirror asks them.
+//! The registries, as the mirror uses them.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -32,39 +32,39 @@ use crate::resolve::{Names, SystemNames};
 use crate::routes::{OwnHosts, RegistryHosts, Routes};
 use crate::session::{Granted, Sessions};
 
-/// Requests of one registry at the same time, blobs on their way left out.
+/// The most concurrent requests to one registry, without blobs.
 pub(crate) const PARALLEL_REQUESTS: usize = 16;
-/// Blobs on their way from one registry at the same time. They are counted apart, so that slow ones keep nobody from
-/// asking what a tag points at.
+/// The most concurrent blobs from one registry. They are counted separately, so that slow ones do not delay the
+/// resolution of tags.
 pub(crate) const PARALLEL_BLOBS: usize = 64;
-/// Registries whose requests are counted; those not asked for longest are forgotten.
+/// The most registries whose requests are counted; the least recently used are forgotten.
 const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// From a request to the head of its answer, with waiting for a permit, signing in and redirects.
+/// The limit from a request to the head of its answer, with waiting for a permit, signing in and redirects.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How registries are talked to.
+/// The configuration of the client.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Registries that the operator names: `http://` ones are called without TLS, and only these may stand on loopback
-    /// or another special address, if they are named by it or as `localhost`. All others are called by https.
+    /// Registries listed by the operator: `http://` ones are called without TLS, and only these may be on loopback or
+    /// at another special address, if they are named by it or as `localhost`. All others are called by https.
     pub registries: Vec<RegistryUrl>,
     /// A docker `config.json`; read again when it changes.
     pub auth_file: Option<PathBuf>,
     /// PEM certificates to trust besides the system's.
     pub ca_file: Option<PathBuf>,
-    /// Whether `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured, as Go's clients do.
+    /// Whether `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are respected, as Go's clients do.
     pub use_proxies: bool,
     pub limits: Limits,
 }
 
-/// How long upstream is waited for.
+/// The time limits of requests to upstream.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Name resolution, TCP and TLS of one connection.
+    /// The limit for name resolution, TCP and TLS of one connection.
     pub connect: Duration,
-    /// From a request to the head of its answer, for each hop, connecting included.
+    /// The limit from a request to the head of its answer, for each hop, connecting included.
     pub header: Duration,
-    /// The interval between two pieces of a body.
+    /// The limit between two pieces of a body.
     pub stall: Duration,
 }
 
@@ -83,13 +83,13 @@ pub struct Registries {
     pub(crate) caller: Arc<Caller>,
     routes: Routes,
     sessions: Sessions,
-    /// By registry, for blobs and for all else.
+    /// The permits, by registry, for blobs and for everything else.
     permits: Mutex<LruCache<(Registry, bool), Arc<Semaphore>>>,
     pub(crate) tags: Tags,
     pub(crate) forms: Arc<Forms>,
 }
 
-/// The permit of a request that is on its way.
+/// The permit of a running request.
 pub(crate) type DownloadPermit = OwnedSemaphorePermit;
 
 impl Registries {
@@ -105,7 +105,7 @@ impl Registries {
         Self::with(options, Arc::new(SystemNames::new()), &proxies)
     }
 
-    /// Registries at the hosts that `hosts` names, by the system's trust store and the environment's proxies, asked
+    /// Registries at the hosts that `hosts` names, with the system's trust store and the environment's proxies, and
     /// without credentials of this node.
     ///
     /// # Errors
@@ -162,8 +162,8 @@ impl Registries {
         })
     }
 
-    /// Asks for `/v2/<repository>/<path>`. The permit is to be kept until the body has ended. The answer may be a refusal:
-    /// see [`check`].
+    /// Requests `/v2/<repository>/<path>`. The permit must be kept until the body has ended. The answer may be a
+    /// refusal: see [`check`].
     pub(crate) async fn ask(
         &self,
         repository: &UpstreamRepository,
@@ -174,15 +174,15 @@ impl Registries {
         let origin = &repository.origin;
         let route = self.routes.of(origin).await?;
         if repository.credentials.is_some() && (route.names_registry || route.knows_this_node()) {
-            // They are for the registry, and not for a host that stands in for it. One that knows this node would let in
-            // whoever shows anything.
+            // They are for the registry, and not for another host that serves it. A host that knows this node would
+            // accept any credentials.
             return Err(UpstreamError::Denied {
                 origin: origin.clone(),
                 challenges: Vec::new(),
             });
         }
         let mut url = route.base.url.clone();
-        // A repository, a tag and a digest have no character that means something in a path.
+        // Repositories, tags and digests contain no special characters of paths.
         url.set_path(&format!("{}/{}/{path}", route.path, origin.repository));
         url.set_query(Some(query).filter(|query| !query.is_empty()));
         if route.names_registry {
@@ -232,11 +232,11 @@ impl Registries {
     }
 }
 
-/// An answer to a request, and what goes with it.
+/// An answer to a request, with its context.
 pub(crate) struct Asked {
     pub(crate) granted: Granted,
     pub(crate) permit: DownloadPermit,
-    /// What was asked for.
+    /// The requested URL.
     pub(crate) url: Url,
 }
 
@@ -249,10 +249,10 @@ impl Asked {
         self.granted.answer.response.headers()
     }
 
-    /// What the status means for whoever asked.
+    /// Converts the status to a result.
     ///
     /// # Errors
-    /// It is no success.
+    /// The status is not a success.
     pub(crate) fn check(self, origin: &Origin) -> Result<Self, UpstreamError> {
         let (status, by) = (self.status(), self.granted.answer.by);
         Err(match status {
@@ -280,7 +280,7 @@ impl Asked {
                 retry_after: retry_after(self.headers()),
             },
             _ if status.is_server_error() => failed(origin, &format!("it answers {status}")),
-            // Servers written in Go answer so to HTTP where they expect TLS.
+            // Servers written in Go answer HTTP in this way if they expect TLS.
             StatusCode::BAD_REQUEST if self.url.scheme() == "http" => {
                 protocol(origin, &format!("{status}; {EXPECTS_TLS}"))
             }
@@ -289,7 +289,7 @@ impl Asked {
     }
 }
 
-/// How long to wait, where that is said.
+/// How long to wait, if the answer says so.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<HeaderValue> {
     let value = headers.get(RETRY_AFTER);
     value.filter(|value| !value.is_empty()).cloned()

@@ -1,4 +1,4 @@
-//! Names to addresses, and the vetting of addresses before anything connects to them.
+//! Resolves names to addresses, and checks addresses before anything connects to them.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -13,11 +13,11 @@ use crate::policy::{AllowedScope, Refused};
 /// Resolves names.
 #[async_trait]
 pub(crate) trait Names: Send + Sync + 'static {
-    /// All addresses of a host, not vetted.
+    /// All addresses of a host, unchecked.
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, NameError>;
 }
 
-/// As this host is configured to, with a cache that keeps to the records' times.
+/// The resolver configured on this host, with a cache that respects the TTL of records.
 pub(crate) struct SystemNames(names::Names);
 
 impl SystemNames {
@@ -33,11 +33,11 @@ impl Names for SystemNames {
     }
 }
 
-/// What the HTTP client resolves through: it sees only addresses that it may call.
+/// The resolver of the HTTP client: it returns only addresses that may be called.
 pub(crate) struct Vetted {
     pub(crate) names: Arc<dyn Names>,
     pub(crate) reach: AllowedScope,
-    /// The operator's own word: these are connected to wherever they are.
+    /// The proxies: these may be at any address, as the operator named them.
     pub(crate) proxies: Arc<BTreeSet<String>>,
 }
 

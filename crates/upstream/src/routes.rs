@@ -1,4 +1,4 @@
-//! At which host a registry is asked: its own, or the one that this node's containerd would ask.
+//! The host that is asked for a registry: its own, or the one that this node's containerd would ask.
 
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt as _;
@@ -20,40 +20,40 @@ use crate::fault::{forbidden, unreachable};
 use crate::policy::{Base, Policy};
 use crate::proxy::Proxies;
 
-/// Registries whose routes are remembered.
+/// The most registries whose routes are remembered.
 const MAX_ROUTES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// How long a route is not looked up again. containerd reads its files for each pull.
+/// The time for which a route is kept. containerd reads its files for each pull.
 const ROUTE_VALIDITY: Duration = Duration::from_secs(5);
-/// Where the distribution specification has all paths of a registry.
+/// The prefix of all paths of a registry in the distribution specification.
 const V2: &str = "/v2";
 
-/// The host at which a registry is asked, as containerd's hosts.toml describes one.
+/// The host that is asked for a registry, as containerd's hosts.toml describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryHost {
     pub url: RegistryUrl,
-    /// What stands before `/<repository>/manifests/…`, without a slash at its end: `/v2`, unless `override_path` is set.
+    /// The prefix of `/<repository>/manifests/…`, without a trailing slash: `/v2`, unless `override_path` is set.
     pub path: String,
     pub tls: HostTls,
-    /// Sent to this host, and to nobody that it redirects to.
+    /// The headers sent to this host, and to no host that it redirects to.
     pub headers: HeaderMap,
 }
 
-/// How a host's certificate is checked, and what it is shown.
+/// How a host's certificate is verified, and the client certificate for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostTls {
-    /// PEM files of authorities to trust besides the system's.
+    /// PEM files with authorities to trust besides the system's.
     pub authorities: Vec<PathBuf>,
-    /// PEM files of a client's certificate and its key; without a second file, the first has both.
+    /// PEM files with a client certificate and its key. Without a second file, the first has both.
     pub identity: Option<(PathBuf, Option<PathBuf>)>,
     pub skip_verify: bool,
 }
 
-/// Says at which hosts registries are asked.
+/// Determines the hosts that are asked for registries.
 pub trait RegistryHosts: Send + Sync + 'static {
     /// The host to ask for images of this registry. `None`: the registry itself. Reads files.
     ///
     /// # Errors
-    /// The files cannot be read; what and why, in words.
+    /// The files cannot be read. The text says which and why.
     fn of(&self, registry: &Registry) -> Result<Option<RegistryHost>, String>;
 }
 
@@ -66,35 +66,36 @@ impl RegistryHosts for OwnHosts {
     }
 }
 
-/// How a registry is asked.
+/// How a registry is called.
 pub(crate) struct Route {
     pub(crate) caller: Arc<Caller>,
     pub(crate) base: Base,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
-    /// Whether the host is told for which registry it is asked (`ns`), as containerd tells every host but the registry.
+    /// Whether requests name the registry (`ns`), as containerd's do to every host but the registry.
     pub(crate) names_registry: bool,
     host: Option<RegistryHost>,
-    /// Of the files of its host: other files need other connections.
+    /// The stamps of the files of its host: changed files need new connections.
     stamps: Vec<Stamp>,
 }
 
-/// What of a file changes when it is written or replaced; `None` for one that cannot be seen.
+/// The properties of a file that change when it is written or replaced. `None`: the file cannot be read.
 type Stamp = Option<(SystemTime, u64, u64)>;
 
 impl Route {
-    /// Whether an answer says nothing of what others may have: the host knows this node by its headers or certificate.
+    /// Whether an answer does not show what others may have: the host identifies this node by its headers or
+    /// certificate.
     pub(crate) fn knows_this_node(&self) -> bool {
         let host = self.host.as_ref();
         host.is_some_and(|host| !host.headers.is_empty() || host.tls.identity.is_some())
     }
 }
 
-/// The routes that were taken lately.
+/// The routes that were used lately.
 pub(crate) struct Routes {
     hosts: Arc<dyn RegistryHosts>,
     known: Mutex<LruCache<Registry, (Instant, Arc<Route>)>>,
-    /// How registries are asked at their own hosts.
+    /// The caller of registries at their own hosts.
     caller: Arc<Caller>,
     proxies: Proxies,
 }
@@ -204,7 +205,7 @@ impl Routes {
     }
 }
 
-/// Of the files that a host's connections depend on.
+/// The stamps of the files that a host's connections depend on.
 fn stamps(host: &RegistryHost) -> Vec<Stamp> {
     let identity = host.tls.identity.iter();
     let identity = identity.flat_map(|(chain, key)| std::iter::once(chain).chain(key));

@@ -1,5 +1,5 @@
 //! Authorised requests: anonymous first, then with this node's credentials. Successful authorisations are remembered.
-//! With a client's own credentials there is no signing in, and nothing is remembered.
+//! With a client's own credentials there is no sign-in, and nothing is remembered.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::credentials::Credentials;
 use crate::policy::Base;
 use crate::token::{Grant, obtain};
 
-/// Repositories whose grants are remembered.
+/// The most repositories whose grants are remembered.
 const MAX_SESSIONS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
-/// What is known of a repository. Locked while somebody signs in, so that the others wait for what comes of it.
+/// What is known of a repository. Locked during a sign-in, so that other requests wait for its result.
 type Session = Arc<tokio::sync::Mutex<Option<Grant>>>;
 
 pub(crate) struct Sessions {
@@ -28,7 +28,7 @@ pub(crate) struct Sessions {
     by_origin: Mutex<LruCache<Origin, Session>>,
 }
 
-/// An answer, and what it took to get it.
+/// An answer, and the grant that it needed.
 pub(crate) struct Granted {
     pub(crate) answer: Answer,
     pub(crate) visibility: Visibility,
@@ -39,8 +39,8 @@ impl Granted {
         self.answer.response.status()
     }
 
-    /// The challenge of the registry itself. Whoever a redirect leads to may ask for nothing: it would be told the
-    /// credentials of the registry.
+    /// The challenge of the registry itself. Challenges of redirect targets are ignored: they would get the credentials
+    /// of the registry.
     fn challenge(&self) -> Option<Challenge> {
         match self.answer.by {
             AnsweredBy::Asked | AnsweredBy::SameOrigin => {
@@ -60,7 +60,7 @@ struct Asking<'a> {
 }
 
 impl Sessions {
-    /// `tells_faults`: a token service that fails is a fault, not a refusal.
+    /// `tells_faults`: a failing token service is a fault, not a refusal.
     pub(crate) fn new(credentials: Credentials, tells_faults: bool) -> Self {
         Self {
             credentials,
@@ -69,7 +69,7 @@ impl Sessions {
         }
     }
 
-    /// Makes a call of the registry itself. The answer may still be a refusal: then there is no leave to be had.
+    /// Makes a call to the registry itself. The answer may still be a refusal: then no sign-in helps.
     pub(crate) async fn ask(
         &self,
         caller: &Caller,
@@ -84,7 +84,7 @@ impl Sessions {
             base,
             call,
         };
-        // In clear text anybody on the way could read them.
+        // In clear text, others on the path could read them.
         let own = repository.credentials.as_ref();
         if let Some(own) = own.filter(|_| base.url.scheme() == "https") {
             let call = Call {
@@ -112,7 +112,7 @@ impl Sessions {
             newer.is_valid() && used != Some(&newer.authorization)
         });
         if let Some(newer) = newer {
-            // Somebody else has signed in while this request was on its way.
+            // Another request has signed in meanwhile.
             let granted = asking.with(Some(&newer)).await?;
             if !is_refusal(granted.status()) {
                 return Ok(granted);
@@ -153,7 +153,7 @@ impl Sessions {
             {
                 return Err(error);
             }
-            // A token service may be one for those it knows alone. The registry's own challenge then tells a client with
+            // The token service may serve only known clients. The registry's own challenge then shows a client with
             // credentials where to sign in.
             Err(error) => {
                 tracing::debug!(origin = %asking.origin, %error, "no anonymous token");
@@ -171,9 +171,8 @@ impl Sessions {
         Ok(granted)
     }
 
-    /// Whether signing in could change this answer. A token that was good before may be refused with 400, 401 or 403.
-    /// Registries hide what is private behind 403 and 404, and serve those they know when they turn strangers away with
-    /// 429.
+    /// Whether a sign-in could change this answer. A formerly valid token may be refused with 400, 401 or 403.
+    /// Registries hide private content behind 403 and 404, and serve known clients while they refuse others with 429.
     async fn may_be_refused(
         &self,
         asking: &Asking<'_>,

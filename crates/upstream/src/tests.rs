@@ -1,4 +1,4 @@
-//! Conversations with a registry on loopback: getting in, and being led on.
+//! Requests to a registry on loopback: signing in, and following redirects.
 
 mod blobs;
 mod content;
@@ -62,7 +62,7 @@ fn ranges(header: &str) -> Ranges {
         .expect("of bytes")
 }
 
-/// What `v1` points at, by whatever way there is.
+/// The target of `v1`, by any of the methods.
 async fn v1(
     registries: &Registries,
     repository: &UpstreamRepository,
@@ -119,7 +119,7 @@ fn with_credentials(server: &Server) -> (Registries, tempfile::NamedTempFile) {
 /// `Basic` of the user that [`auth_file`] names.
 const BASIC: &str = "Basic YWxpOm9wZW4gc2VzYW1l";
 
-/// A registry with a token service: `anonymous` says whether strangers' tokens open the repository.
+/// A registry with a token service. `anonymous`: whether anonymous tokens open the repository.
 async fn token_registry(anonymous: bool) -> Server {
     Server::start(move |seen: &Seen| {
         if seen.target.starts_with("/token") {
@@ -364,7 +364,7 @@ async fn redirects_and_realms_are_vetted_before_anything_connects() {
             assert!(!format!("{fault} {fault:?}").contains("secret"), "{fault}");
         }
     }
-    // A registry that nobody listed is not called on loopback either.
+    // A registry that is not listed is not called on loopback either.
     let server = Server::start(|_: &Seen| Some(manifest_answer())).await;
     let registries = Registries::with(Options::default(), Arc::new(FakeNames), &Proxies::default())
         .expect("set up");

@@ -1,4 +1,4 @@
-//! Getting in: what answers a challenge (distribution's token specification; for identity tokens its OAuth2 one).
+//! Signing in: answers challenges (distribution's token specification; for identity tokens its OAuth2 specification).
 
 use std::time::Duration;
 
@@ -19,22 +19,23 @@ use crate::fault::{failed, protocol};
 use crate::policy::Base;
 use crate::registries::retry_after;
 
-/// An answer of a token service larger than this is refused. In bytes.
+/// The most bytes of a token service's answer; a larger one is refused.
 const MAX_TOKEN_ANSWER: u64 = 64 * 1024;
-/// What the specification says of a token that does not say how long it is valid.
+/// The validity of a token that names none, by the specification.
 const DEFAULT_VALIDITY: Duration = Duration::from_secs(60);
-/// Tokens are asked for anew after this, and repositories then tried anonymously again, whatever the service says.
+/// The longest validity of a token, whatever the service says. Then a new one is requested, and the repository is tried
+/// anonymously again.
 const MAX_VALIDITY: Duration = Duration::from_secs(60 * 60);
-/// A token this close to its end is not used: the request has a way to go.
+/// A token this close to its end is not used: the request takes time.
 const MARGIN: Duration = Duration::from_secs(10);
-/// How long a repository is known to need a password.
+/// How long it is remembered that a repository needs a password.
 const PASSWORD_VALIDITY: Duration = Duration::from_secs(5 * 60);
 
-/// Leave to read a repository. Has no `Debug` on purpose.
+/// A permission to read a repository. Has no `Debug` on purpose.
 #[derive(Clone)]
 pub(crate) struct Grant {
     pub(crate) authorization: HeaderValue,
-    /// Private if credentials were given for it.
+    /// Private if it was granted for credentials.
     pub(crate) visibility: Visibility,
     until: Instant,
 }
@@ -53,12 +54,12 @@ impl Grant {
     }
 }
 
-/// What a token service answers. A field that is empty counts as absent.
+/// The answer of a token service. An empty field counts as absent.
 #[derive(Deserialize)]
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    /// In seconds; some services send a text, and some numbers that are none of seconds.
+    /// The validity in seconds. Some services send a text, some an invalid number.
     #[serde(default)]
     expires_in: serde_json::Value,
 }
@@ -82,7 +83,7 @@ impl TokenAnswer {
     }
 }
 
-/// Answers a challenge with or without credentials. `None`: there is no such answer, or it was refused.
+/// Answers a challenge, with or without credentials. `None`: there is no possible answer, or it was refused.
 pub(crate) async fn obtain(
     caller: &Caller,
     origin: &Origin,
@@ -131,7 +132,7 @@ pub(crate) async fn obtain(
     }
     let body = caller.read(origin, response, MAX_TOKEN_ANSWER).await?;
     let body = encoding::document(body, MAX_TOKEN_ANSWER);
-    // Not the parser's words: they might quote the token.
+    // Without the parser's message, which might quote the token.
     let answer: TokenAnswer = serde_json::from_slice(&body)
         .map_err(|_| protocol("a token service whose answer is not JSON of a token"))?;
     let validity = answer.validity();
@@ -160,7 +161,7 @@ fn token_call(mut realm: Url, service: Option<&str>, scope: &str, secret: Option
         fields.append_pair("refresh_token", token);
         Some(fields.finish())
     } else {
-        // A scope for each, as Docker's client has it.
+        // One parameter for each scope, as Docker's client sends them.
         for scope in scope.split_ascii_whitespace() {
             fields.append_pair("scope", scope);
         }
@@ -194,7 +195,7 @@ fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
-/// A header value that is not to be shown.
+/// A header value that is marked as sensitive.
 fn secret_value(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);

@@ -1,4 +1,4 @@
-//! A server that answers for every object, as badly as is wanted.
+//! A server that answers for every object, with the chosen misbehaviour.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,12 +13,12 @@ use tokio::task::JoinSet;
 use super::random::Random;
 use crate::gate::read_head;
 
-/// Bytes of an answer that trickles, and the time between them.
+/// The bytes that a trickling answer sends at once, and the time between them.
 const DROP: usize = 1 << 10;
 const PAUSE: Duration = Duration::from_millis(100);
-/// Where an endless body ends all the same, in blocks.
+/// The length after which even an endless body ends, in blocks.
 const ENDLESS: usize = 4 << 10;
-/// Bytes that are made up at a time.
+/// The bytes that are made up at a time.
 const BLOCK: usize = 64 << 10;
 
 /// How requests are answered.
@@ -26,27 +26,27 @@ const BLOCK: usize = 64 << 10;
 pub enum Behaviour {
     /// 404, though the object was announced.
     Honest,
-    /// Noise in place of a head.
+    /// Random bytes in place of a head.
     Garbage,
     /// The first half of the object.
     Truncated,
-    /// The object and then noise without an end.
+    /// The object, followed by random bytes without end.
     Endless,
     /// The object, at 10 KiB/s.
     Trickling,
-    /// Other bytes, as many as the object has.
+    /// Other bytes of the same length.
     WrongBytes,
-    /// A head that says another size, and as much noise.
+    /// A head with another size, and as many random bytes.
     WrongSize,
-    /// A sound head without a body.
+    /// A valid head without a body.
     Byteless,
-    /// Nothing.
+    /// No answer.
     Silent,
     /// The first third of the object, then a reset.
     Reset,
 }
 
-/// The objects that there are, by their digests.
+/// The known objects, by their digests.
 pub type Objects = Arc<Mutex<HashMap<String, Arc<Vec<u8>>>>>;
 
 /// Answers until it is cancelled.
@@ -55,7 +55,7 @@ pub async fn serve(listener: TcpListener, objects: Objects, behaviour: watch::Re
     while let Ok((client, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         let (objects, behaviour) = (objects.clone(), *behaviour.borrow());
-        // What fails here is what a hostile server wants.
+        // A failure here is what a hostile server wants.
         connections.spawn(async move { answer(client, &objects, behaviour).await });
     }
 }
@@ -79,7 +79,7 @@ async fn answer(mut client: TcpStream, objects: &Objects, behaviour: Behaviour) 
     match behaviour {
         Behaviour::Garbage => return Ok(client.write_all(&noise(BLOCK)).await?),
         Behaviour::Silent => {
-            // Until the client has enough.
+            // Until the client gives up.
             let _ = read_head(&mut client).await;
             return Ok(());
         }
@@ -123,7 +123,7 @@ fn head_of(digest: &str, offset: usize, size: usize, is_endless: bool) -> String
     )
 }
 
-/// Sends a body in place of `rest`. `told` bytes are expected.
+/// Sends a body in place of `rest`. `told`: the expected number of bytes.
 async fn send(
     client: &mut TcpStream,
     rest: &[u8],
@@ -159,7 +159,7 @@ fn noise(count: usize) -> Vec<u8> {
     Random::new(count as u64).bytes(count)
 }
 
-/// Where the range of a request begins.
+/// The start of a request's range.
 fn offset(head: &str) -> usize {
     let head = head.to_ascii_lowercase();
     let range = head.split("range: bytes=").nth(1);

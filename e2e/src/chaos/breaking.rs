@@ -1,4 +1,4 @@
-//! How things are broken and mended.
+//! Breaks and repairs things.
 
 use std::fs::{self, File};
 use std::net::TcpStream;
@@ -15,19 +15,19 @@ use super::bad_server::Behaviour;
 use super::cluster::{Cluster, NODES, REGISTRY_PORT, UPLINK, descriptors};
 use super::fault::{Fault, Kind, NodeNumber};
 
-/// What the registry may send while its link is slow, in Mbit/s.
+/// The bandwidth of the registry while its link is slow, in Mbit/s.
 const SLOW_UPLINK: u32 = 20;
-/// What a node's slow link carries, in Mbit/s.
+/// The bandwidth of a node's slow link, in Mbit/s.
 const SLOW_LINK: u32 = 16;
-/// Descriptors that a mirror without any may open.
+/// The number of further descriptors for a mirror without any.
 const SPARE: u64 = 2;
-/// Connections of clients that send nothing.
+/// The number of connections of silent clients.
 const SILENT: usize = 1_100;
-/// How long one of them may take to come up.
+/// The limit for establishing one of them.
 const CONNECT_LIMIT: Duration = Duration::from_millis(250);
 
 impl Cluster {
-    /// Lets something break.
+    /// Begins a fault.
     pub async fn begin(&self, fault: Fault) -> Result<()> {
         let number = fault.node;
         match fault.kind {
@@ -67,7 +67,7 @@ impl Cluster {
             Kind::DataReadOnly => self.data[number].set_read_only(true)?,
             Kind::ImagesRemoved => {
                 for name in self.cris[number].images().await? {
-                    // One that is being pulled may not be there any more.
+                    // An image that is being pulled may be missing.
                     let _ = self.cris[number].remove(&name).await;
                 }
             }
@@ -79,7 +79,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Mends what broke.
+    /// Ends a fault and repairs its effects.
     pub async fn end(&self, fault: Fault) -> Result<()> {
         let number = fault.node;
         match fault.kind {
@@ -125,7 +125,7 @@ impl Cluster {
         let open = || {
             let connect =
                 |_| TcpStream::connect_timeout(&(address, REGISTRY_PORT).into(), CONNECT_LIMIT);
-            // Those that are not accepted are none.
+            // Connections that are not accepted do not count.
             Ok((0..SILENT)
                 .map(connect)
                 .map_while(Result::ok)
@@ -166,7 +166,7 @@ impl Cluster {
     }
 }
 
-/// Lets a process have no more descriptors than this, or as many as it may.
+/// Limits the descriptors of a process to this number, or removes the limit.
 fn limit_descriptors(pid: Pid, most: Option<u64>) -> Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let current = most.or(maximum);

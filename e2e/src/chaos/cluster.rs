@@ -1,4 +1,4 @@
-//! The nodes that pull, and their registry.
+//! The pulling nodes, and their registry.
 
 use std::collections::HashSet;
 use std::fs;
@@ -23,20 +23,20 @@ use crate::node::Node;
 use crate::process::{memory, raise_descriptors};
 use crate::wait;
 
-/// What the registry may send, in Mbit/s.
+/// The bandwidth of the registry, in Mbit/s.
 pub(super) const UPLINK: u32 = 200;
 /// The sizes of the file systems for containerd and for the mirror, in bytes.
 const STORE: u64 = 2 << 30;
 const DATA: u64 = 1 << 20;
-/// The host of hostile members and that of silent clients: the last part of their addresses.
+/// The last part of the addresses of the hosts of hostile members and of silent clients.
 const HOSTILE: u8 = 40;
 const OUTSIDE: u8 = 41;
 /// The port of the mirrors' registries.
 pub(super) const REGISTRY_PORT: u16 = 5000;
-/// The port of their routers.
+/// The port of the mirrors' routers.
 const ROUTER_PORT: u16 = 5001;
 
-/// How many nodes there are, and what runs on them.
+/// The containerd of each node.
 const GENERATIONS: [Generation; 5] = [
     Generation::V2,
     Generation::V1_7,
@@ -58,15 +58,15 @@ pub struct Cluster {
     pub(super) data: Vec<Mount>,
     pub(super) lab: Mutex<Lab>,
     registry: String,
-    /// Blobs that were damaged on a node's disk.
+    /// The blobs that were damaged on nodes' disks.
     pub(super) damaged: Lock<HashSet<(NodeNumber, String)>>,
-    /// Whether hostile members ask to lead what is pulled.
+    /// Whether hostile members request the leads of what is pulled.
     pub(super) is_led: AtomicBool,
-    /// Programs that ended by themselves.
+    /// The number of programs that ended unexpectedly.
     ended: AtomicUsize,
 }
 
-/// What a mirror uses.
+/// The resources that a mirror uses.
 #[derive(Clone, Copy, Debug)]
 pub struct Level {
     pub descriptors: usize,
@@ -122,12 +122,12 @@ impl Cluster {
         })
     }
 
-    /// As references name the registry.
+    /// The name of the registry in references.
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// Puts an image into the registry; hostile members say that they have it.
+    /// Puts an image into the registry; hostile members announce that they have it.
     pub async fn publish(&self, image: &Image) -> Result<()> {
         self.lab.lock().await.upstream.store(image)?;
         if let Some(hostile) = &self.hostile {
@@ -144,10 +144,10 @@ impl Cluster {
         &self.cris[node]
     }
 
-    /// Starts again what has ended by itself, as a kubelet does, and counts it.
+    /// Restarts programs that have ended unexpectedly, as a kubelet does, and counts them.
     pub async fn supervise(&self) -> Result<()> {
         for (number, node) in self.nodes.iter().enumerate() {
-            // One that is being broken or mended is looked at next time.
+            // A node that is being broken or repaired is checked next time.
             let Ok(mut node) = node.try_lock() else {
                 continue;
             };
@@ -160,25 +160,24 @@ impl Cluster {
             }
             if node.containerd.has_ended()? {
                 println!("the containerd of node {number} ended by itself");
-                // Its disk may be full; it is tried again.
+                // Its disk may be full; it is retried.
                 let _ = node.restart_containerd().await;
             }
         }
         Ok(())
     }
 
-    /// Mirrors that ended by themselves.
+    /// The number of mirrors that ended unexpectedly.
     pub fn ended(&self) -> usize {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// How many files of the image the node holds whose bytes are not the image's. What was damaged on purpose does not
-    /// count.
+    /// The number of the node's files of the image whose bytes are wrong. Deliberate damage does not count.
     pub fn wrong_blobs(&self, node: NodeNumber, image: &Image) -> usize {
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = self.contents[node].join("blobs/sha256");
         let is_wrong = |blob: &&Blob| {
-            // One that is not there was removed in the meantime.
+            // A missing file was removed meanwhile.
             let held = fs::read(folder.join(blob.hex()));
             held.is_ok_and(|held| held != blob.bytes)
                 && !damaged.contains(&(node, blob.hex().to_owned()))
@@ -191,7 +190,7 @@ impl Cluster {
             .count()
     }
 
-    /// What each mirror uses now.
+    /// The present resources of each mirror.
     pub async fn levels(&self) -> Result<Vec<Level>> {
         let mut levels = Vec::new();
         for number in 0..NODES {
@@ -227,7 +226,7 @@ impl Cluster {
     }
 }
 
-/// Descriptors that a process has open.
+/// The number of open descriptors of a process.
 pub(super) fn descriptors(pid: Pid) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()))?.count())
 }

@@ -1,7 +1,8 @@
-//! A member that sends other members what no member may say.
+//! A member that sends other members invalid messages.
 //!
-//! It has the key of a hostile member that is on all lists, so that it is heard, and speaks the protocol
-//! `/peili/flights/1` by hand: messages about others, answers that nobody asked for, reports of pulls that are none, and noise.
+//! It has the key of a hostile member that is on all lists, so its messages are accepted, and implements the protocol
+//! `/peili/flights/1` directly: messages about others, unrequested answers, reports of pulls that do not exist, and
+//! random bytes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -30,19 +31,19 @@ mod wire {
     tonic::include_proto!("peili.flights");
 }
 
-/// Messages that are sent to a member at a time, and the time between them.
+/// The messages sent to a member at a time, and the time between bursts.
 const BURST: usize = 64;
 const PAUSE: Duration = Duration::from_millis(100);
-/// For a connection and the choice of the protocol.
+/// The limit for a connection and the choice of the protocol.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// The lines by which a protocol is chosen (multistream-select 1.0), each with its length.
 const CHOICE: &[u8] = b"\x13/multistream/1.0.0\n\x11/peili/flights/1\n";
-/// What stands before the seed of a key in its file (RFC 8410, section 7), in bytes.
+/// The bytes before the seed in a key file (RFC 8410, section 7).
 const KEY_PREFIX: usize = 16;
-/// Whom made-up members are said to be: a host that is none of them.
+/// The address of made-up members: a host that is not a member.
 const VICTIM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2)), 5000);
 
-/// Sends forged messages to the members for as long as it is told to. `key` is the file of a member's key.
+/// Sends forged messages to the members until it is stopped. `key`: the file of a member's key.
 pub async fn run(
     key: &Path,
     members: Vec<SocketAddr>,
@@ -67,14 +68,14 @@ pub async fn run(
                 tell(&keypair, *member, &mut random, &mut known),
             )
             .await;
-            // A member that is down, or has enough of this, is told again later.
+            // A member that is down, or has closed the connection, gets more later.
             drop(said);
         }
         sleep(PAUSE).await;
     }
 }
 
-/// Sends a burst to a member, over a connection of its own.
+/// Sends a burst to a member, over a separate connection.
 async fn tell(
     keypair: &Keypair,
     to: SocketAddr,
@@ -115,7 +116,7 @@ async fn tell(
     }
 }
 
-/// Lets the connection work, and refuses what the other side opens.
+/// Drives the connection, and refuses the streams of the other side.
 fn drive(muxer: &mut StreamMuxerBox, cx: &mut std::task::Context<'_>) {
     while let Poll::Ready(Ok(_)) = muxer.poll_unpin(cx) {}
     while let Poll::Ready(Ok(_)) = muxer.poll_inbound_unpin(cx) {}
@@ -138,7 +139,7 @@ fn frame(message: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes()[..], message].concat()
 }
 
-/// Something that a member should not believe.
+/// A message that a member should not believe.
 fn message(random: &mut Random, members: &[Vec<u8>]) -> Vec<u8> {
     let key = random.bytes(16);
     let number = random.bits();
@@ -181,7 +182,7 @@ fn message(random: &mut Random, members: &[Vec<u8>]) -> Vec<u8> {
     envelope.encode_to_vec()
 }
 
-/// That a member is gone, or somewhere else, in a life that it has not had.
+/// A message that a member is gone, or has moved, in a made-up incarnation.
 fn about(random: &mut Random, member: Vec<u8>) -> wire::MembersMessage {
     let status = [Status::Dead, Status::Left, Status::Suspect, Status::Alive][random.below(4)];
     let update = wire::MemberUpdate {
@@ -196,7 +197,7 @@ fn about(random: &mut Random, member: Vec<u8>) -> wire::MembersMessage {
     gossip(vec![update])
 }
 
-/// Members that there are none of, each with a signature of its own.
+/// Members that do not exist, each with a valid signature of its own.
 fn made_up(random: &mut Random) -> wire::MembersMessage {
     let update = |random: &mut Random| {
         let keypair = Keypair::ed25519_from_bytes(random.bytes(32)).ok()?;
@@ -240,7 +241,7 @@ fn gossip(updates: Vec<wire::MemberUpdate>) -> wire::MembersMessage {
     }
 }
 
-/// As records of members have it: the length of the IP address, the address, the port.
+/// The form in members' records: the length of the IP address, the address, the port.
 fn address(address: SocketAddr) -> Vec<u8> {
     let SocketAddr::V4(address) = address else {
         return Vec::new();

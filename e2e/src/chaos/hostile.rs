@@ -1,4 +1,4 @@
-//! Members of the cluster that say that they hold every object, and serve it as badly as is wanted.
+//! Members of the cluster that claim to hold every object, and serve it with the chosen misbehaviour.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,15 +19,15 @@ use super::forger;
 use crate::image::Image;
 use crate::network::Host;
 
-/// Members on the hostile host: the first listens for peers here, the others on the ports after it.
+/// The router port of the first member on the hostile host; the others have the following ports.
 const FIRST_ROUTER: u16 = 5001;
 const MEMBERS: u16 = 3;
-/// Where all of them serve, as mirrors do.
+/// The port at which all of them serve, as mirrors do.
 const REGISTRY: u16 = 5000;
-/// Objects that are held in memory.
+/// The most objects held in memory.
 const MAX_OBJECTS: usize = 512;
 
-/// What the members are told to do.
+/// The orders to the members.
 enum Order {
     Announce(Vec<String>),
     Lead(Vec<String>),
@@ -45,8 +45,8 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// Starts the members on the host; they join the cluster of the nodes, by the addresses of their routers. The first
-    /// keeps its key in `folder`.
+    /// Starts the members on the host; they join the cluster through the routers of the nodes. The first keeps its key
+    /// in `folder`.
     pub fn start(host: Host, nodes: Vec<SocketAddr>, folder: PathBuf) -> Result<Hostile> {
         let objects = Objects::default();
         let (behaviour, watched) = watch::channel(Behaviour::Honest);
@@ -85,7 +85,7 @@ impl Hostile {
         })
     }
 
-    /// Says that every member holds all of the image.
+    /// Announces that every member holds the whole image.
     pub fn announce(&self, image: &Image) -> Result<()> {
         let blobs = || image.blobs.iter().chain([&image.manifest]);
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,19 +98,19 @@ impl Hostile {
         self.order(Order::Announce(blobs().map(|b| b.digest.clone()).collect()))
     }
 
-    /// Asks to lead each object of the image, for everybody.
+    /// Requests the lead of each object of the image.
     pub fn lead(&self, image: &Image) -> Result<()> {
         self.order(Order::Lead(
             image.blobs.iter().map(|b| b.digest.clone()).collect(),
         ))
     }
 
-    /// Answers in this way from now on.
+    /// Sets the behaviour from now on.
     pub fn behave(&self, behaviour: Behaviour) {
         self.behaviour.send_replace(behaviour);
     }
 
-    /// Sends forged messages from now on, or no more.
+    /// Starts or stops sending forged messages.
     pub fn forge(&self, is_forging: bool) {
         self.is_forging.send_replace(is_forging);
     }
@@ -126,10 +126,10 @@ impl Hostile {
 impl Drop for Hostile {
     fn drop(&mut self) {
         self.orders = None;
-        // Its other end sees that this one is gone.
+        // The other end notices that this one is gone.
         self.is_forging = watch::Sender::new(false);
         if let Some(thread) = self.thread.take() {
-            // It has said why, if it panicked.
+            // It has logged the reason if it panicked.
             let _ = thread.join();
         }
     }
@@ -186,7 +186,7 @@ async fn members(
                             router.clone(),
                             SourceRequest::new(&digest.to_string(), None),
                         );
-                        // Whatever the answer is, nothing follows it.
+                        // Nothing follows the answer, whatever it is.
                         leads.spawn(async move { drop(router.request_source(request).await) });
                     }
                 }
@@ -200,7 +200,7 @@ async fn members(
     Ok(())
 }
 
-/// Forges messages once there is a key to sign them with.
+/// Forges messages once there is a key for signing.
 async fn forger_of(
     key: &Path,
     nodes: Vec<SocketAddr>,

@@ -1,7 +1,7 @@
-//! Chaos: a stream of pulls on five nodes with real containerds, while things break.
+//! Chaos: a stream of pulls on five nodes with real containerds, during faults.
 //!
-//! What happens when follows from a seed ([`Plan`]). A plan is run on two clusters, without mirrors and with them, and the pulls are
-//! compared one by one ([`PairedResult`]). docs/chaos.md describes the faults.
+//! The events follow from a seed ([`Plan`]). A plan is run on two clusters, without mirrors and with them, and the
+//! pulls are compared one by one ([`PairedResult`]). docs/chaos.md describes the faults.
 
 mod bad_server;
 mod breaking;
@@ -28,8 +28,8 @@ pub use random::Random;
 
 use run::Observed;
 
-/// Runs the plan of these options without and with mirrors, at the same time, hands the comparison over, and returns what must not be. Logs
-/// go below `logs`.
+/// Runs the plan of these options without and with mirrors, at the same time, passes on the comparison, and returns the
+/// failures. Logs are written below `logs`.
 pub fn compare(
     options: Options,
     logs: &Path,
@@ -41,7 +41,7 @@ pub fn compare(
         std::fs::create_dir_all(&folder)?;
         Ok(folder)
     };
-    // Side by side, so that what the machine does besides happens to both.
+    // At the same time, so that other load on the machine affects both.
     let without = {
         let (plan, logs) = (plan.clone(), folder("without")?);
         std::thread::spawn(move || run_alone(&plan, logs, false))
@@ -60,7 +60,7 @@ pub fn compare(
     Ok(paired_result.failures())
 }
 
-/// A run with a thread of its own.
+/// A run on its own thread.
 fn run_alone(plan: &Arc<Plan>, logs: PathBuf, has_mirrors: bool) -> Result<Observed> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

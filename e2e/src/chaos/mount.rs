@@ -1,4 +1,4 @@
-//! File systems of their own for folders that fill up or cannot be written.
+//! Separate file systems for folders that are filled or made read-only.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,17 +10,17 @@ use rustix::io::Errno;
 
 use crate::process::output;
 
-/// In what steps a file system is filled, in bytes. What stays free takes no file of any use.
+/// The steps in which a file system is filled, in bytes. The rest is too small for any useful file.
 const LARGEST_STEP: u64 = 64 << 20;
 const SMALLEST_STEP: u64 = 4 << 10;
 
-/// A file system in memory. It is taken away when this is dropped.
+/// A file system in memory. It is unmounted on drop.
 pub struct Mount {
     point: PathBuf,
 }
 
 impl Mount {
-    /// Mounts one of at most so many bytes.
+    /// Mounts a file system of at most this many bytes.
     pub fn new(point: &Path, bytes: u64) -> Result<Mount> {
         fs::create_dir_all(point)?;
         let mut mount = Command::new("mount");
@@ -40,7 +40,7 @@ impl Mount {
     pub fn fill(&self) -> Result<()> {
         let file = File::create(self.filling())?;
         let (mut filled, mut step) = (0, LARGEST_STEP);
-        // Others write at the same time: what is left is not known.
+        // Other programs write at the same time, so the free space is unknown.
         while step >= SMALLEST_STEP {
             match fallocate(&file, FallocateFlags::empty(), filled, step) {
                 Ok(()) => filled += step,
@@ -51,12 +51,12 @@ impl Mount {
         Ok(())
     }
 
-    /// Takes away what fills it.
+    /// Removes the filling file.
     pub fn empty(&self) -> Result<()> {
         Ok(fs::remove_file(self.filling())?)
     }
 
-    /// Lets nobody write, or everybody again.
+    /// Makes the file system read-only, or writable again.
     pub fn set_read_only(&self, is_read_only: bool) -> Result<()> {
         let options = if is_read_only {
             "remount,ro"
@@ -73,7 +73,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // What stays is swept by the next run.
+        // Remainders are removed by the next run.
         let _ = output(Command::new("umount").arg("--lazy").arg(&self.point));
     }
 }

@@ -1,4 +1,4 @@
-//! Two runs of one plan side by side: what the mirrors cost the pulls.
+//! Two runs of one plan, compared: the cost of mirrors for pulls.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ struct Pair<'a> {
     without: &'a Pull,
 }
 
-/// What the mirrors did to the pulls of a plan.
+/// The effect of mirrors on the pulls of a plan.
 pub struct PairedResult<'a> {
     plan: &'a Plan,
     pairs: Vec<Pair<'a>>,
@@ -22,14 +22,14 @@ pub struct PairedResult<'a> {
     without: &'a Observed,
 }
 
-/// What is told of some of the pulls.
+/// A row of the table, for some of the pulls.
 #[derive(Default)]
 struct Row {
     faults: usize,
     pulls: usize,
     retried: [usize; 2],
     failed: [usize; 2],
-    /// Seconds by which the pull took longer with mirrors, where both took as many attempts.
+    /// The additional seconds of pulls with mirrors, if both took as many attempts.
     added: Vec<f64>,
     took: [Vec<f64>; 2],
 }
@@ -48,8 +48,9 @@ impl<'a> PairedResult<'a> {
         }
     }
 
-    /// What must not be, in words; none if all is well. A pull that failed twice counts if neither its node nor the registry was
-    /// broken during the second attempt. How long pulls took is not among it: that depends on the machine.
+    /// The failures, as texts; none if all is well. A pull that failed twice counts if neither its node nor the
+    /// registry was broken during the second attempt. The durations of pulls are not included: they depend on the
+    /// machine.
     pub fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         let wrong = self.with.wrong_blobs + self.without.wrong_blobs;
@@ -116,20 +117,20 @@ impl<'a> PairedResult<'a> {
         rows
     }
 
-    /// The faults that there were while either was running.
+    /// The faults during either of the pulls.
     fn faults_during(&self, pair: &Pair<'_>) -> impl Iterator<Item = &Planned> {
         let (from, to) = pair.time();
         let faults = self.plan.faults.iter();
         faults.filter(move |planned| planned.overlaps(from, to))
     }
 
-    /// Whether the node, its link or the registry was broken at some time between the two.
+    /// Whether the node, its link or the registry was broken at any time between the two.
     fn is_broken(&self, node: NodeNumber, from: Duration, to: Duration) -> bool {
         let mut faults = self.plan.faults.iter();
         faults.any(|planned| planned.breaks_pulls_of(node) && planned.overlaps(from, to))
     }
 
-    /// The pulls that the mirrors made longest, longest first: each in words.
+    /// The pulls with most additional time, longest first, as texts.
     pub fn slowest(&self, count: usize) -> Vec<String> {
         let mut pairs: Vec<_> = self
             .pairs
@@ -158,7 +159,7 @@ impl<'a> PairedResult<'a> {
 }
 
 impl Pair<'_> {
-    /// From the begin of the one that began first to the end of the one that ended last.
+    /// The time from the earlier start to the later end.
     fn time(&self) -> (Duration, Duration) {
         let Pair { with, without } = self;
         let to = (with.began + with.took).max(without.began + without.took);
@@ -171,7 +172,7 @@ impl Pair<'_> {
             && self.without.error.is_none()
     }
 
-    /// Seconds.
+    /// The additional seconds.
     fn added(&self) -> f64 {
         self.with.took.as_secs_f64() - self.without.took.as_secs_f64()
     }
@@ -191,7 +192,7 @@ impl Row {
     }
 }
 
-/// A part of the numbers in order: 0.5 is the median, 1 the greatest.
+/// A quantile of sorted numbers: 0.5 is the median, 1 the greatest.
 fn quantile(numbers: &[f64], part: f64) -> f64 {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -37,7 +37,7 @@ impl Random {
         }
     }
 
-    /// So many bytes that do not compress.
+    /// Incompressible bytes.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(count + 8);
         while bytes.len() < count {

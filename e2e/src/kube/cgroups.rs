@@ -1,4 +1,4 @@
-//! The cgroups (v1) that a machine is kept in, below those of this process.
+//! The cgroups (v1) of a machine, below those of this process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use crate::wait::POLL;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// How deep below a hierarchy's root the cgroups of a run may lie.
+/// The most levels of cgroups of a run below a hierarchy's root.
 const DEPTH: usize = 6;
 
-/// How long the processes of a killed machine may take to leave their cgroups.
+/// The limit for the processes of a killed machine to leave their cgroups.
 const LEAVE_LIMIT: Duration = Duration::from_secs(20);
 
 /// One cgroup in each hierarchy. They are removed when this is dropped.
@@ -58,7 +58,7 @@ impl Cgroups {
         })
     }
 
-    /// The folders, as one word each.
+    /// The folders, separated by spaces.
     pub fn folders(&self) -> String {
         let folders = self
             .folders
@@ -67,7 +67,7 @@ impl Cgroups {
         folders.collect::<Vec<_>>().join(" ")
     }
 
-    /// What each hierarchy is mounted with, as one word each.
+    /// The mount options of the hierarchies, separated by spaces.
     pub fn hierarchies(&self) -> String {
         self.hierarchies.join(" ")
     }
@@ -91,15 +91,15 @@ impl Cgroups {
 impl Drop for Cgroups {
     fn drop(&mut self) {
         for folder in &self.folders {
-            // What stays is swept by the next run.
+            // Remainders are removed by the next run.
             let _ = remove(folder);
-            // The lab's own, once the last machine's is gone.
+            // The lab's own cgroup, once the last machine's is gone.
             let _ = folder.parent().map(fs::remove_dir);
         }
     }
 }
 
-/// Removes the cgroups of labs whose run is over: of which nothing lies in the folder `runs`.
+/// Removes the cgroups of labs whose run is over: those without a folder in `runs`.
 pub fn sweep(runs: &Path) -> Result<()> {
     for hierarchy in fs::read_dir(ROOT)? {
         for cgroup in within(&hierarchy?.path(), DEPTH) {
@@ -118,7 +118,7 @@ fn folder_of(hierarchy: &str) -> PathBuf {
     Path::new(ROOT).join(hierarchy.trim_start_matches("name="))
 }
 
-/// A new cpuset is empty, and takes no process until it has processors and memory.
+/// A new cpuset is empty, and accepts no process until it has processors and memory.
 fn inherit_cpus(base: &Path, cgroups: &[PathBuf]) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let value = fs::read_to_string(base.join(file))?;

@@ -1,4 +1,4 @@
-//! A cluster: control plane, registry, and nodes that each have another containerd.
+//! A cluster: control plane, registry, and nodes with different containerds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::wait;
 
 const CONTROL: u8 = 5;
 
-/// A running cluster. Fields are dropped in order: what uses the network before the network.
+/// A running cluster. Fields are dropped in order: users of the network before the network.
 pub struct Cluster {
     pub nodes: Vec<Node>,
     pub control: Control,
@@ -32,8 +32,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster and waits until its nodes are Ready and its DNS answers; says how long each
-    /// step took. Its logs are kept in `target/e2e/logs/kube`.
+    /// Starts a cluster and waits until its nodes are Ready and its DNS answers; prints how long each step took. Its
+    /// logs are kept in `target/e2e/logs/kube`.
     pub async fn start(options: &Options) -> Result<Cluster> {
         let start = Instant::now();
         let say = |what: &str| println!("{:6.1} s  {what}", start.elapsed().as_secs_f32());
@@ -94,7 +94,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Waits until the API server calls a node Ready.
+    /// Waits until a node is Ready in the API server.
     pub async fn node_ready(&self, name: &str) -> Result<()> {
         wait::until(&format!("node {name} to be Ready"), async || {
             let node = self.control.get(&format!("node {name}"))?;
@@ -116,7 +116,7 @@ impl Cluster {
 }
 
 impl Cluster {
-    /// How a developer gets at the cluster from a shell.
+    /// How a developer accesses the cluster from a shell.
     pub fn how_to_reach(&self) -> String {
         let nodes = self.nodes.iter().map(|node| {
             let enter = node.machine.command("bash");
@@ -141,12 +141,12 @@ fn line(command: &std::process::Command) -> String {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.nodes.clear();
-        // The control plane still runs, but needs none of it to be killed.
+        // The control plane still runs, but can be killed without these files.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// A machine that knows where all others are.
+/// A machine that knows the addresses of all others.
 fn plan(
     name: &str,
     host: Host,

@@ -1,4 +1,4 @@
-//! The control plane, and those who ask it: kubectl and helm.
+//! The control plane, and its clients kubectl and helm.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -12,22 +12,22 @@ use super::pki::{Authority, kubeconfig};
 use crate::process;
 use crate::wait;
 
-/// Addresses of Services.
+/// The addresses of Services.
 pub const SERVICES: &str = "10.96.0.0/16";
 
-/// Where a machine keeps certificates.
+/// The folder of certificates on a machine.
 pub const PKI: &str = "/etc/kubernetes/pki";
 
 /// The machine of API server, etcd, controller manager and scheduler.
 pub struct Control {
     pub machine: Machine,
     programs: PathBuf,
-    /// Where clients keep their configuration.
+    /// The folder of clients' configuration.
     folder: PathBuf,
 }
 
 impl Control {
-    /// Boots the machine and waits until the API server is ready. `folder` is for clients' files.
+    /// Boots the machine and waits until the API server is ready. `folder`: for clients' files.
     pub async fn start(
         plan: Plan,
         lab: &str,
@@ -76,7 +76,7 @@ impl Control {
         Ok(control)
     }
 
-    /// Runs kubectl with arguments parted by spaces, for what it prints.
+    /// Runs kubectl with arguments separated by spaces, and returns its output.
     pub fn kubectl(&self, arguments: &str) -> Result<String> {
         process::output(self.client("kubectl").args(arguments.split_whitespace()))
     }

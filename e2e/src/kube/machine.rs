@@ -1,4 +1,4 @@
-//! Machines: namespaces in which services run as on a host of their own.
+//! Machines: namespaces in which services run as on a separate host.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::network::Host;
 use crate::process::{self, Daemon};
 use crate::wait;
 
-/// What is PID 1 of each machine.
+/// PID 1 of each machine.
 const SCRIPT: &str = include_str!("machine.sh");
 
-/// Where a machine finds its programs.
+/// The search path of programs on a machine.
 const PATH: &str = "/opt/runtime:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A machine that is being set up.
@@ -25,17 +25,17 @@ pub struct Plan {
     logs: PathBuf,
 }
 
-/// A machine that runs. Fields are dropped in order: its processes before what they stand on.
+/// A running machine. Fields are dropped in order: its processes before what they use.
 pub struct Machine {
     _daemon: Daemon,
     cgroups: Cgroups,
     pub host: Host,
-    /// PID 1 of the machine, as the host numbers it.
+    /// PID 1 of the machine, in the host's numbering.
     init: i32,
 }
 
 impl Plan {
-    /// A machine on the host, its files in `folder`, its logs in `logs`.
+    /// A machine on the host, with its files in `folder` and its logs in `logs`.
     pub fn new(name: &str, host: Host, folder: PathBuf, logs: PathBuf) -> Result<Plan> {
         fs::create_dir_all(&folder)?;
         fs::create_dir_all(&logs)?;
@@ -54,8 +54,8 @@ impl Plan {
         fs::write(&file, content).with_context(|| format!("{} not written", file.display()))
     }
 
-    /// Starts the machine with its services, lines of `run NAME COMMAND...`, and waits until all
-    /// of them have been started. `runtime` is the folder of containerd's programs.
+    /// Starts the machine with its services, lines of `run NAME COMMAND...`, and waits until all of them have been
+    /// started. `runtime`: the folder of containerd's programs.
     pub async fn boot(
         self,
         lab: &str,
@@ -111,7 +111,7 @@ impl Machine {
         command
     }
 
-    /// Sends a signal to a service, which is started again a second after it has ended.
+    /// Sends a signal to a service, which is restarted a second after it has ended.
     pub fn signal(&self, service: &str, signal: &str) -> Result<()> {
         let pid = fs::read_to_string(self.path(&format!("/run/{service}.pid")))?;
         process::output(self.command("kill").args(["-s", signal, pid.trim()])).map(drop)
@@ -126,8 +126,7 @@ impl Machine {
         wait::until(&format!("{service} to start again"), restarted).await
     }
 
-    /// The processes inside whose program has this name and whose arguments begin with these, as
-    /// the host numbers them.
+    /// The processes inside whose program has this name and whose arguments begin with these, in the host's numbering.
     pub fn processes(&self, program: &str, arguments: &[&str]) -> Vec<i32> {
         let is_meant = |pid: &i32| {
             let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();

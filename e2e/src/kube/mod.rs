@@ -1,9 +1,7 @@
-//! A real Kubernetes in namespaces, for the end-to-end tests of the chart. `cargo xtask kube` runs
-//! them.
+//! A real Kubernetes in namespaces, for the end-to-end tests of the chart. `cargo xtask kube` runs them.
 //!
-//! Control plane, registry and nodes are machines of namespaces on one network. Each node has a
-//! containerd and a kubelet at their usual paths, so that the chart's defaults fit. There is no way
-//! out of the network.
+//! Control plane, registry and nodes are machines in namespaces on one network. Each node has a containerd and a
+//! kubelet at their usual paths, as the chart's defaults expect. The network has no connection to the outside.
 
 mod cgroups;
 mod cluster;

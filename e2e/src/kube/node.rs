@@ -17,17 +17,17 @@ use crate::process;
 /// The folder of containerd's hosts.toml files.
 pub const CERTS: &str = "/etc/containerd/certs.d";
 
-/// Addresses of pods; each node has a /24 of them.
+/// The addresses of pods; each node has a /24 of them.
 const PODS: &str = "10.89.0.0/16";
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// Which one a node is. The first is 1.
+/// The number of a node, from 1.
 #[derive(Clone, Copy)]
 pub struct Number(pub u8);
 
 impl Number {
-    /// The name, as Kubernetes knows it.
+    /// The name in Kubernetes.
     pub fn name(self) -> String {
         format!("n{}", self.0)
     }
@@ -45,15 +45,15 @@ impl Number {
 /// A node.
 pub struct Node {
     pub name: String,
-    /// Of its containerd.
+    /// The version of its containerd.
     pub version: String,
     pub machine: Machine,
     pub cri: Cri,
 }
 
 impl Node {
-    /// Boots the node. `runtime` is the folder of its containerd's programs, `control` the address
-    /// of the control plane's machine.
+    /// Boots the node. `runtime`: the folder of its containerd's programs; `control`: the address of the control
+    /// plane's machine.
     pub async fn start(
         plan: Plan,
         number: Number,
@@ -111,14 +111,13 @@ impl Node {
         })
     }
 
-    /// Writes the taints that the kubelet registers the node with, and those alone, for its next
-    /// start.
+    /// Writes the taints with which the kubelet registers the node at its next start; there are no others.
     pub fn register_with_taints(&self, taints: &[Value]) -> Result<()> {
         let file = self.machine.path("/etc/kubernetes/kubelet.json");
         Ok(fs::write(file, kubelet(taints).to_string())?)
     }
 
-    /// Has containerd read hosts.toml files below another folder, from its next start on.
+    /// Makes containerd read hosts.toml files below another folder from its next start on.
     pub fn read_hosts_in(&self, folder: &str) -> Result<()> {
         let file = self.machine.path("/etc/containerd/config.toml");
         Ok(fs::write(
@@ -136,7 +135,7 @@ impl Node {
     }
 }
 
-/// Routes all pods of a node over it.
+/// Routes the addresses of a node's pods to that node.
 pub fn route_to_pods(from: &Host, of: Number) -> Result<()> {
     route(from, &of.pods(), &format!("via 10.77.0.{}", of.last()))
 }
@@ -147,7 +146,7 @@ fn route(from: &Host, to: &str, how: &str) -> Result<()> {
 }
 
 fn read_below(folder: &Path, path: &str, files: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
-    // A folder that is not there is one without files.
+    // A missing folder has no files.
     let Ok(entries) = fs::read_dir(folder) else {
         return Ok(());
     };
@@ -194,7 +193,7 @@ fn kubelet(taints: &[Value]) -> Value {
     config
 }
 
-/// Limits of connection tracking are the kernel's, and stay as they are.
+/// Limits of connection tracking belong to the kernel, and are not changed.
 fn proxy(name: &str) -> Value {
     json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -227,7 +226,7 @@ fn cni(number: Number) -> Value {
     })
 }
 
-/// The OOM score cannot be raised everywhere, so the restriction is kept to where it can.
+/// containerd may lack the permission to decrease OOM scores, so it is restricted.
 fn containerd(is_1: bool, hosts: &str) -> String {
     let (version, images, runtime, bin, pause) = if is_1 {
         let cri = "io.containerd.grpc.v1.cri";

@@ -1,10 +1,10 @@
-//! What `cargo xtask kube` tells the tests, by environment variables.
+//! The options of `cargo xtask kube` for the tests, in environment variables.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-/// What a run works with.
+/// The options of a run.
 pub struct Options {
     /// The folder of the Kubernetes commands.
     pub programs: PathBuf,
@@ -12,9 +12,9 @@ pub struct Options {
     pub runtimes: Vec<PathBuf>,
     /// Peili's image: an OCI archive.
     pub image: PathBuf,
-    /// The repository's root: the charts lie below it.
+    /// The repository's root, with the charts below it.
     pub workspace: PathBuf,
-    /// Spegel's chart and image, to be upgraded from.
+    /// Spegel's chart and image, for upgrades from it.
     pub spegel: Option<Spegel>,
 }
 
@@ -22,7 +22,7 @@ pub struct Options {
 pub struct Spegel {
     /// The folder of the chart.
     pub chart: PathBuf,
-    /// An OCI archive.
+    /// The image as an OCI archive.
     pub image: PathBuf,
 }
 

@@ -1,4 +1,4 @@
-//! The cluster's certificate authority, and what it signs.
+//! The cluster's certificate authority, and the certificates that it signs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,15 +10,14 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-/// A certificate authority whose files lie in one folder.
+/// A certificate authority whose files are in one folder.
 pub struct Authority {
     folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    /// Makes an authority, and a key pair for the tokens of service accounts: `ca.crt`, `sa.key`
-    /// and `sa.pub`.
+    /// Makes an authority, and a key pair for the tokens of service accounts: `ca.crt`, `sa.key` and `sa.pub`.
     pub fn make(folder: &Path) -> Result<Authority> {
         fs::create_dir_all(folder)?;
         let key = KeyPair::generate()?;
@@ -38,8 +37,8 @@ impl Authority {
         })
     }
 
-    /// Signs a certificate for clients and servers: `<file>.crt` and `<file>.key`. `group` is what
-    /// Kubernetes takes for the user's group, `names` are host names and addresses.
+    /// Signs a certificate for clients and servers: `<file>.crt` and `<file>.key`. `group`: the user's group in
+    /// Kubernetes; `names`: host names and addresses.
     pub fn sign(&self, file: &str, user: &str, group: &str, names: &[&str]) -> Result<()> {
         let names: Vec<_> = names.iter().copied().map(str::to_owned).collect();
         let mut params = CertificateParams::new(names)?;
@@ -64,13 +63,13 @@ impl Authority {
         Ok(())
     }
 
-    /// Where a file of the authority lies.
+    /// The path of a file of the authority.
     pub fn path(&self, file: &str) -> PathBuf {
         self.folder.join(file)
     }
 }
 
-/// How a program reaches the API server at `server` as the user of `<file>.crt` in `folder`.
+/// The configuration with which a program accesses the API server at `server` as the user of `<file>.crt` in `folder`.
 pub fn kubeconfig(server: &str, folder: &Path, file: &str) -> Value {
     json!({
         "apiVersion": "v1",

@@ -1,4 +1,4 @@
-//! Nodes that pull an image all the time, and how long that takes them.
+//! Nodes that pull an image continuously, and the durations.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use crate::cri::Cri;
 use crate::wait;
 
-/// Pulls of one image by several nodes, each one pull after the other. Between pulls the image is
-/// removed, which is not counted.
+/// Pulls of one image by several nodes, each one pull after the other. The removal of the image between pulls is not
+/// counted.
 pub struct Pulls {
     nodes: JoinSet<Vec<Pull>>,
     end: Arc<AtomicBool>,
@@ -23,9 +23,9 @@ pub struct Pulls {
 /// One pull: how long it took, or why it failed.
 type Pull = Result<Duration>;
 
-/// What became of all pulls.
+/// The results of all pulls.
 pub struct Tally {
-    /// Of the pulls that succeeded, the fastest first.
+    /// The durations of the pulls that succeeded, the fastest first.
     took: Vec<Duration>,
     /// Why the others failed.
     pub failures: Vec<String>,
@@ -64,7 +64,7 @@ impl Pulls {
         Ok(())
     }
 
-    /// ConnectionAddresses after the pulls that run, and counts.
+    /// Ends after the running pulls, and counts.
     pub async fn finish(self) -> Tally {
         self.end.store(true, Ordering::Relaxed);
         let mut tally = Tally {
@@ -90,7 +90,7 @@ async fn pull(cri: &Cri, reference: &str) -> Pull {
 }
 
 impl Tally {
-    /// How long a pull usually took.
+    /// The median duration of a pull.
     pub fn median(&self) -> Duration {
         self.took
             .get(self.took.len() / 2)
@@ -98,7 +98,7 @@ impl Tally {
             .unwrap_or_default()
     }
 
-    /// How long the slowest pull took.
+    /// The duration of the slowest pull.
     pub fn slowest(&self) -> Duration {
         self.took.last().copied().unwrap_or_default()
     }

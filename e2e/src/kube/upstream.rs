@@ -1,4 +1,4 @@
-//! The registry of the cluster: over TLS at the names that references use.
+//! The registry of the cluster: over TLS at the names in references.
 
 use std::fs;
 use std::path::Path;
@@ -19,11 +19,11 @@ pub struct Known {
     /// The last part of its address.
     last: u8,
     pub names: &'static [&'static str],
-    /// Whether it gives nothing without the password of [`USER`](crate::registry::USER).
+    /// Whether all access needs the password of [`USER`](crate::registry::USER).
     is_private: bool,
 }
 
-/// The registry of all images but private ones. The chart's own images belong to its second name.
+/// The registry of all images except private ones. The chart's own images belong to its second name.
 pub const PUBLIC: Known = Known {
     host: "registry",
     last: 2,
@@ -38,14 +38,14 @@ pub const PRIVATE: Known = Known {
     is_private: true,
 };
 
-/// A static busybox, of the Debian package busybox-static.
+/// A static busybox, from the Debian package busybox-static.
 const BUSYBOX: &str = "/usr/bin/busybox";
 
-/// A registry that speaks TLS at port 443.
+/// A registry with TLS at port 443.
 pub struct Upstream {
     known: Known,
     _tls: Daemon,
-    /// Holds the content. It listens without TLS too.
+    /// The registry with the content. It also listens without TLS.
     registry: Registry,
 }
 
@@ -112,12 +112,12 @@ impl Upstream {
         format!("{} {}\n", self.host().address, self.known.names.join(" "))
     }
 
-    /// Bytes that its host has sent so far.
+    /// The bytes that its host has sent so far.
     pub fn sent(&self) -> Result<u64> {
         self.host().sent()
     }
 
-    /// Puts an image with layers of noise of these sizes (bytes) there. A container of it sleeps.
+    /// Pushes an image with layers of random bytes of these sizes. A container of it sleeps.
     pub fn push(&self, repository: &str, tag: &str, layers: &[usize]) -> Result<Image> {
         let busybox = fs::read(BUSYBOX)
             .with_context(|| format!("{BUSYBOX}: install the package busybox-static"))?;
@@ -135,7 +135,7 @@ impl Upstream {
         self.store(repository, tag, tars, &run)
     }
 
-    /// Puts an image of one program there.
+    /// Pushes an image of one program.
     pub fn push_program(&self, repository: &str, tag: &str, program: &Path) -> Result<Image> {
         let content =
             fs::read(program).with_context(|| format!("{} cannot be read", program.display()))?;
@@ -154,7 +154,7 @@ impl Upstream {
         Ok(image)
     }
 
-    /// Copies an OCI archive there, digests unchanged.
+    /// Pushes an OCI archive, with unchanged digests.
     pub fn push_archive(&self, archive: &Path, repository: &str, tag: &str) -> Result<()> {
         let address = self.host().address;
         let mut copy = self.host().command("skopeo");

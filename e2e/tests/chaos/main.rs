@@ -1,5 +1,5 @@
-//! Pulls while things break, and under a crowd of clients; with mirrors and without. `cargo xtask chaos` and `cargo xtask
-//! crowd` run it.
+//! Pulls during faults, and with many clients; with mirrors and without. `cargo xtask chaos` and `cargo xtask crowd`
+//! run it.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use anyhow::{Context, Result, bail};
 use e2e::chaos::{NODES, Options, compare};
 use e2e::crowd::under_crowd;
 
-/// The most memory that a mirror may have under a crowd, in bytes.
+/// The most memory of a mirror with many clients, in bytes.
 const MAX_MEMORY: u64 = 64 << 20;
 
-/// Runs what the arguments say.
+/// Runs the test in the arguments.
 fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();

@@ -1,7 +1,7 @@
 //! The chart on a real Kubernetes, end to end. `cargo xtask kube` runs it.
 //!
-//! All scenarios run on one cluster, in this order, and each can be run alone: it installs what it
-//! needs. Each closes with one line of what it measured.
+//! All scenarios run on one cluster, in this order, and each can be run alone: it installs what it needs. Each ends
+//! with one line of measurements.
 
 mod memory;
 mod nodes;
@@ -20,7 +20,7 @@ use e2e::kube::Options;
 
 use suite::{ScenarioResult, Suite};
 
-/// Runs the scenarios that the arguments name, or all.
+/// Runs the scenarios in the arguments, or all.
 fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let is_kept = arguments.iter().any(|argument| argument == "--keep");

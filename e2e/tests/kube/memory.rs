@@ -1,4 +1,4 @@
-//! The memory of a mirror that many pull through at once.
+//! The memory of a mirror with many concurrent pulls.
 
 use std::fs;
 use std::process::Child;
@@ -10,7 +10,7 @@ use crate::suite::{ScenarioResult, Suite};
 
 const STREAMS: usize = 32;
 
-/// The size of the blob that each stream carries, in bytes.
+/// The size of each stream's blob, in bytes.
 const BLOB: usize = 256 << 20;
 
 /// 32 streams from a peer through one mirror complete within the chart's memory limit.
@@ -31,7 +31,7 @@ pub async fn limit_holds_under_32_streams(suite: &Suite) -> Result<ScenarioResul
     let address = pod["status"]["podIP"]
         .as_str()
         .context("the mirror has an address")?;
-    // The configuration comes first among an image's blobs.
+    // The configuration is the first of an image's blobs.
     let url = format!("http://{address}:5000{}", Upstream::blob_path(&image, 1));
     let mut streams = Vec::new();
     let sent = suite
@@ -66,7 +66,7 @@ pub async fn limit_holds_under_32_streams(suite: &Suite) -> Result<ScenarioResul
     )))
 }
 
-/// The most that a process ever had resident, in KiB.
+/// The peak resident memory of a process, in KiB.
 fn peak_memory(pid: i32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,4 +1,4 @@
-//! Nodes that leave the cluster and come back.
+//! Nodes that leave the cluster and return.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! An image that needs a password, and kubelets that check who may use it.
+//! An image that needs a password, and kubelets that check which pods may use it.
 
 use std::fs;
 
@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use crate::suite::{ScenarioResult, Suite};
 
-/// The part of an image that upstream may send to a node whose neighbour has it: the manifests, and what is said beside.
+/// The part of an image that upstream may send to a node whose neighbour has it: the manifests, and overhead.
 const MAX_PART: f64 = 0.02;
 
-/// Where a kubelet records who has pulled which image (KEP-2535).
+/// The folder in which a kubelet records which credentials have pulled which image (KEP-2535).
 const RECORDS: &str = "/var/lib/kubelet/image_manager/pulled";
 
-/// A private image comes from peers for those with its secret, and not at all for others: kubelets record nobody else.
+/// A private image comes from peers for pods with its secret, and not at all for others: kubelets record no others.
 pub async fn private_image_needs_its_secret(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     let (cluster, control) = (&suite.cluster, &suite.cluster.control);
@@ -105,7 +105,7 @@ fn pull_has_failed(pod: &Value) -> Result<bool> {
     Ok(matches!(reason, Some("ErrImagePull" | "ImagePullBackOff")))
 }
 
-/// What a node's kubelet has recorded of an image.
+/// A node's kubelet records for an image.
 fn records_of(node: &Node, image: &str) -> Result<Vec<Value>> {
     let folder = node.machine.path(RECORDS);
     let entries = fs::read_dir(&folder)

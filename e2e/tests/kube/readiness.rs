@@ -1,4 +1,4 @@
-//! Nodes that join with a taint, which the mirror takes off.
+//! Nodes that join with a taint, which the mirror removes.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const TAINT: &str = "peili.dev/mirror-not-ready";
 
 const ON: &str = "peili.nodeReadiness.mode=taint";
 
-/// The taint goes once containerd asks the mirror, and not before the mirror is ready.
+/// The taint is removed once containerd asks the mirror, and not before the mirror is ready.
 pub async fn taint_goes_when_the_mirror_is_ready(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&["--set", ON])?;
     let node = &suite.cluster.nodes[2];
@@ -36,7 +36,7 @@ pub async fn taint_goes_when_the_mirror_is_ready(suite: &Suite) -> Result<Scenar
     )))
 }
 
-/// Where containerd does not ask the mirror, the taint stays until the time-out.
+/// If containerd does not ask the mirror, the taint stays until the timeout.
 pub async fn taint_goes_after_the_timeout(suite: &Suite) -> Result<ScenarioResult> {
     let timeout = Duration::from_secs(20);
     suite.install(&["--set", ON, "--set", "peili.nodeReadiness.timeout=20s"])?;
@@ -75,14 +75,14 @@ pub async fn taint_goes_after_the_timeout(suite: &Suite) -> Result<ScenarioResul
     )))
 }
 
-/// Has a node join the cluster anew, with the taint.
+/// Makes a node join the cluster again, with the taint.
 async fn join_tainted(suite: &Suite, node: &Node) -> Result<()> {
     let name = &node.name;
     let taint = json!({ "key": TAINT, "effect": "NoSchedule" });
     node.register_with_taints(&[taint])?;
     let control = &suite.cluster.control;
     control.kubectl(&format!("delete node {name} --wait"))?;
-    // Its pods go with it, as those of a machine that never was in the cluster.
+    // Its pods are deleted with it, as if the machine had never been in the cluster.
     let pods = format!("--all-namespaces --field-selector spec.nodeName={name}");
     control.kubectl(&format!("delete pods {pods} --force --grace-period 0"))?;
     node.machine.restart("kubelet").await?;
@@ -98,7 +98,7 @@ async fn join_tainted(suite: &Suite, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// For the next time that the kubelet starts.
+/// Takes effect at the next start of the kubelet.
 fn leave_untainted(node: &Node) -> Result<()> {
     node.register_with_taints(&[])
 }

@@ -1,4 +1,4 @@
-//! What a mirror sees of its containerd, when that is restarted and when pods go.
+//! A mirror's view of its containerd, when that is restarted and when pods are deleted.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use futures::future::try_join_all;
 
 use crate::suite::{CHATTER, PEILI, ScenarioResult, Suite};
 
-/// All containerds are restarted under running mirrors, which go on with the new ones.
+/// All containerds are restarted under running mirrors, which continue with the new ones.
 pub async fn containerd_is_restarted(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     let cluster = &suite.cluster;
@@ -58,7 +58,7 @@ pub async fn removed_pod_is_not_pinned(suite: &Suite) -> Result<ScenarioResult> 
     let id = id.and_then(|id| id.strip_prefix("containerd://"));
     let id = id.context("the pod's container has no id")?.to_owned();
 
-    // A mirror that starts now gets the mounts that are there.
+    // A mirror that starts now gets the existing mounts.
     let selector = format!("--selector app.kubernetes.io/component=peili -n {PEILI}");
     let here = format!("--field-selector spec.nodeName={}", node.name);
     cluster

@@ -1,4 +1,4 @@
-//! The cluster that all scenarios run on, and what they do with it.
+//! The cluster of all scenarios, and their operations on it.
 
 use std::fs;
 use std::path::Path;
@@ -8,21 +8,21 @@ use e2e::kube::{CERTS, Cluster, Node, Options};
 use e2e::{Image, until};
 use serde_json::Value;
 
-/// The release's name and namespace.
+/// The name and the namespace of the release.
 pub const PEILI: &str = "peili";
 
-/// What a registry sends although nobody pulls from it, in bytes: answers about tags, handshakes.
+/// The bytes that a registry may send without pulls: answers about tags, handshakes.
 pub const CHATTER: u64 = 256 << 10;
 
-/// A file that the owner of the first node has put there.
+/// A file that the owner of the first node has written there.
 const OWNERS: &str = "server = 'https://registry.example'\n\n[host.'https://near.example']\n";
 
 /// All files of a folder, with their content.
 type Files = Vec<(String, Vec<u8>)>;
 
-/// How a scenario ended.
+/// The result of a scenario.
 pub enum ScenarioResult {
-    /// With these figures.
+    /// It passed, with these figures.
     Passed(String),
     /// It could not be run, for this reason.
     NotRun(String),
@@ -32,7 +32,7 @@ pub enum ScenarioResult {
 pub struct Suite {
     pub cluster: Cluster,
     pub options: Options,
-    /// Each node's folder of hosts.toml files before anything was installed.
+    /// The contents of each node's folder of hosts.toml files before any installation.
     hosts: Vec<Files>,
 }
 
@@ -46,7 +46,7 @@ impl Suite {
         for node in &cluster.nodes {
             println!("{}: containerd {}", node.name, node.version);
         }
-        // One node has files of its owner's, one an empty folder, one none.
+        // One node has files of its owner, one has an empty folder, and one has none.
         let first = cluster.nodes[0].machine.path(CERTS);
         fs::create_dir_all(first.join("registry.example"))?;
         fs::write(first.join("registry.example/hosts.toml"), OWNERS)?;
@@ -63,13 +63,12 @@ impl Suite {
         })
     }
 
-    /// Installs Peili's chart, or changes the release to these values, and waits until all mirrors
-    /// are ready.
+    /// Installs Peili's chart, or changes the release to these values, and waits until all mirrors are ready.
     pub fn install(&self, values: &[&str]) -> Result<()> {
         self.install_as(PEILI, PEILI, values)
     }
 
-    /// Does the same with a release of another name. `daemonset` is what the chart makes of it.
+    /// Does the same with a release of another name. `daemonset`: the resulting name in the chart.
     pub fn install_as(&self, release: &str, daemonset: &str, values: &[&str]) -> Result<()> {
         self.helm(
             release,
@@ -80,7 +79,7 @@ impl Suite {
             .rolled_out(&format!("{release} daemonset/{daemonset}"))
     }
 
-    /// Installs or upgrades a release, in the namespace of its name. `arguments` are Helm's.
+    /// Installs or upgrades a release, in the namespace of the same name. `arguments`: Helm's.
     pub fn helm(&self, release: &str, chart: &Path, arguments: &[&str]) -> Result<()> {
         let chart = chart.to_str().context("a chart's path is UTF-8")?;
         let upgrade = [
@@ -103,7 +102,7 @@ impl Suite {
         self.cluster.control.helm(arguments).map(drop)
     }
 
-    /// Fails unless every node's folder of hosts.toml files is as it was at the beginning.
+    /// Fails if any node's folder of hosts.toml files differs from the beginning.
     pub fn ensure_hosts_as_before(&self) -> Result<()> {
         for (node, before) in self.cluster.nodes.iter().zip(&self.hosts) {
             let now = node.hosts()?;
@@ -124,8 +123,8 @@ impl Suite {
         Ok(())
     }
 
-    /// Has a node pull an image that another node has, again and again, until upstream sends
-    /// nothing: the mirrors know of each other.
+    /// Makes a node pull an image that another node has, repeatedly, until upstream sends nothing: the mirrors know
+    /// each other.
     pub async fn finds(&self, node: &Node, image: &Image) -> Result<()> {
         let name = image.by_tag();
         until(
@@ -138,7 +137,7 @@ impl Suite {
         .await
     }
 
-    /// How many bytes the registry sends while something is done.
+    /// The bytes that the registry sends during some work.
     pub async fn sent_during(&self, work: impl Future<Output = Result<()>>) -> Result<u64> {
         let before = self.cluster.upstream.sent()?;
         work.await?;
@@ -157,8 +156,8 @@ impl Suite {
         Ok(pods["items"].as_array().cloned().unwrap_or_default())
     }
 
-    /// The process of the mirror on a node, as this machine numbers it, once it runs alone there:
-    /// after an update the old one serves for some seconds more.
+    /// The process of the mirror on a node, in this machine's numbering, once it runs alone there: after an update the
+    /// old one serves for some seconds more.
     pub async fn process(&self, node: &Node) -> Result<i32> {
         let mut processes = Vec::new();
         until(&format!("one mirror to run on {}", node.name), async || {
@@ -169,7 +168,7 @@ impl Suite {
         Ok(processes[0])
     }
 
-    /// What a reader needs to know of the cluster after a failure.
+    /// The state of the cluster, for a reader of a failure.
     pub fn state(&self) -> String {
         let commands = [
             "get nodes,daemonsets,pods -A -o wide",
@@ -197,7 +196,7 @@ impl Suite {
     }
 }
 
-/// The version of the application, as a chart names it.
+/// The version of the application in a chart.
 pub fn app_version(chart: &Path) -> Result<String> {
     let text = fs::read_to_string(chart.join("Chart.yaml"))?;
     let version = text

@@ -8,13 +8,13 @@ use e2e::kube::{Pulls, Spegel, Tally};
 
 use crate::suite::{PEILI, ScenarioResult, Suite, app_version};
 
-/// How much longer the slowest pull during an update may take than the slowest without.
+/// How much longer the slowest pull during an update may take than the slowest one without.
 const ADDED: Duration = Duration::from_millis(500);
 
-/// How many pulls there are without an update, to compare with.
+/// The number of pulls without an update, for comparison.
 const PULLS: usize = 100;
 
-/// Its release and namespace.
+/// The release and the namespace of Spegel.
 pub const SPEGEL: &str = "spegel";
 
 /// Why a scenario with Spegel is not run.
@@ -23,7 +23,7 @@ pub const WITHOUT_SPEGEL: &str = "needs --spegel-chart DIR --spegel-image ARCHIV
 /// The chart's DaemonSet in a release of Spegel's name.
 const SUCCESSOR: &str = "spegel-peili";
 
-/// A rolling update and its rollback cost no pull, and none of them much time.
+/// During a rolling update and its rollback no pull fails, and none takes much longer.
 pub async fn rolling_update(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     let image = held_by_first(suite, "update").await?;
@@ -62,7 +62,7 @@ pub async fn rolling_update(suite: &Suite) -> Result<ScenarioResult> {
     Ok(ScenarioResult::Passed(figures))
 }
 
-/// Spegel's release is upgraded to our chart while nodes pull, and then uninstalled.
+/// Spegel's release is upgraded to Peili's chart while nodes pull, and then uninstalled.
 pub async fn upgrade_from_spegel_in_place(suite: &Suite) -> Result<ScenarioResult> {
     if let Some(not_run) = install_spegel(suite).await? {
         return Ok(not_run);
@@ -88,7 +88,7 @@ pub async fn upgrade_from_spegel_in_place(suite: &Suite) -> Result<ScenarioResul
     )))
 }
 
-/// Peili comes beside Spegel on another port, and Spegel goes without its clean-up.
+/// Peili is installed beside Spegel on another port, and Spegel is removed without its clean-up.
 pub async fn move_from_spegel_side_by_side(suite: &Suite) -> Result<ScenarioResult> {
     if let Some(not_run) = install_spegel(suite).await? {
         return Ok(not_run);
@@ -107,7 +107,7 @@ pub async fn move_from_spegel_side_by_side(suite: &Suite) -> Result<ScenarioResu
     )))
 }
 
-/// Installs Spegel in place of Peili; without its chart, an outcome that says so.
+/// Installs Spegel in place of Peili. Without its chart, returns a result that says so.
 async fn install_spegel(suite: &Suite) -> Result<Option<ScenarioResult>> {
     let Some(spegel) = prepare_for_spegel(suite).await? else {
         return Ok(Some(ScenarioResult::NotRun(WITHOUT_SPEGEL.to_owned())));
@@ -120,7 +120,7 @@ async fn install_spegel(suite: &Suite) -> Result<Option<ScenarioResult>> {
     Ok(None)
 }
 
-/// Makes way for Spegel's chart, if it is there.
+/// Prepares the cluster for Spegel's chart, if it is given.
 pub async fn prepare_for_spegel(suite: &Suite) -> Result<Option<&Spegel>> {
     let Some(spegel) = &suite.options.spegel else {
         return Ok(None);

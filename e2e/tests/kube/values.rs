@@ -7,7 +7,7 @@ use e2e::until;
 
 use crate::suite::{PEILI, ScenarioResult, Suite};
 
-/// Values files that Spegel's chart has by default.
+/// Files with the default values of Spegel's chart.
 const SPEGELS: [&str; 2] = ["spegel-main-values.yaml", "spegel-v0.7.4-values.yaml"];
 
 /// Kinds of objects that a chart may leave behind.
@@ -33,7 +33,7 @@ pub async fn helm_test(suite: &Suite) -> Result<ScenarioResult> {
     Ok(ScenarioResult::Passed(format!("succeeded in {took:.1} s")))
 }
 
-/// Nothing but what was there before the first installation is there after the removal.
+/// After the removal, only objects from before the first installation are left.
 pub async fn uninstall_leaves_nothing(suite: &Suite) -> Result<ScenarioResult> {
     suite.install(&[])?;
     let start = Instant::now();
@@ -68,7 +68,7 @@ pub async fn uninstall_leaves_nothing(suite: &Suite) -> Result<ScenarioResult> {
     )))
 }
 
-/// Spegel's own default values, and nothing else, give mirrors that work.
+/// Spegel's own default values alone give working mirrors.
 pub async fn spegels_values_install(suite: &Suite) -> Result<ScenarioResult> {
     let mut figures = Vec::new();
     for (number, values) in SPEGELS.into_iter().enumerate() {

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use crate::suite::{ScenarioResult, Suite, app_version};
 use crate::updates::{SPEGEL, WITHOUT_SPEGEL, prepare_for_spegel};
 
-/// The most that upstream may send, over the image's size: every handshake and manifest included.
+/// The most bytes that upstream may send, as a multiple of the image's size, with every handshake and manifest.
 const MAX_COPIES: f64 = 1.1;
 
 fn deployment(image: &str) -> String {
@@ -41,7 +41,7 @@ pub async fn three_pods_at_once(suite: &Suite) -> Result<ScenarioResult> {
     deploy_on_all(suite, "v1").await
 }
 
-/// The same with Spegel's own chart, of which only the image is another.
+/// The same with Spegel's own chart, in which only the image is replaced.
 pub async fn three_pods_at_once_in_spegels_chart(suite: &Suite) -> Result<ScenarioResult> {
     let Some(spegel) = prepare_for_spegel(suite).await? else {
         return Ok(ScenarioResult::NotRun(WITHOUT_SPEGEL.to_owned()));
@@ -79,7 +79,7 @@ async fn deploy_on_all(suite: &Suite, tag: &str) -> Result<ScenarioResult> {
     )))
 }
 
-/// How long the slowest of the kubelets' pulls of an image took, in seconds.
+/// The duration of the kubelets' slowest pull of an image, in seconds.
 fn slowest_pull(suite: &Suite, image: &str) -> Result<f64> {
     let events = suite
         .cluster
@@ -101,7 +101,7 @@ fn slowest_pull(suite: &Suite, image: &str) -> Result<f64> {
     Ok(took.into_iter().fold(0.0, f64::max))
 }
 
-/// Reads a duration as Go writes it: `895ms`, `1.2s`, `1m2.5s`.
+/// Parses a duration in Go's notation: `895ms`, `1.2s`, `1m2.5s`.
 fn seconds(text: &str) -> Option<f64> {
     if let Some(milliseconds) = text.strip_suffix("ms") {
         return Some(milliseconds.parse::<f64>().ok()? / 1e3);

@@ -1,11 +1,11 @@
-//! A short slice of `cargo xtask chaos`.
+//! A short version of `cargo xtask chaos`.
 
 use std::time::Duration;
 
 use e2e::chaos::{NODES, Options, compare};
 
-/// Few faults of one seed: no wrong bytes are committed, and no pull fails that would not have failed without mirrors. How
-/// long pulls take is left to the long run: it depends on the machine.
+/// A few faults of one seed: no wrong bytes are committed, and no pull fails that would not have failed without
+/// mirrors. The durations of pulls are left to the long run: they depend on the machine.
 #[test]
 fn few_faults_cost_no_pull() {
     let options = Options {

@@ -1,4 +1,4 @@
-//! Tags and private images: what the mirrors ask upstream, and what they give to whom.
+//! Tags and private images: what the mirrors ask upstream, and what they send to which clients.
 
 use std::time::{Duration, Instant};
 
@@ -22,15 +22,15 @@ const CHECKS: Settings = Settings {
     plain: false,
 };
 
-/// What the upstream may give of an image whose layers come from peers, in percent.
+/// The most that upstream may send of an image whose layers come from peers, in percent.
 const MANIFESTS: u64 = 2;
 
-/// What a pull may take longer than one whose checks are answered at once. A check that is waited for to its end takes
+/// How much longer a pull may take than one whose checks are answered at once. A check that is awaited to its end takes
 /// several times as long.
 const WAIT: Duration = Duration::from_secs(3);
 
-/// A tag that was moved upstream means the new image on each node, whose layers come from peers; while the upstream is
-/// gone, it means what it meant last.
+/// A tag that was moved upstream resolves to the new image on each node, and its layers come from peers. While the
+/// upstream is gone, it has its last target.
 pub async fn moved_tag_is_fresh(mut lab: Lab, containerd: Generation) -> Result<()> {
     let [first, second, third] = lab.start_nodes_with(containerd, CHECKS).await?;
     let old = lab.upstream.push("lab/app", "v1", &LAYERS)?;
@@ -52,9 +52,9 @@ pub async fn moved_tag_is_fresh(mut lab: Lab, containerd: Generation) -> Result<
     third.pull(&new).await
 }
 
-/// A private image is pulled with its pull secret alone, on the nodes that hold it too. Its manifest comes from the
-/// upstream and its layers from peers. Whoever names its layers in an image of their own gets nothing. When the upstream is
-/// gone, public images can be had.
+/// A private image is pulled only with its pull secret, even on the nodes that hold it. Its manifest comes from the
+/// upstream and its layers from peers. A client that puts its layers into an image of its own gets nothing. While the
+/// upstream is gone, public images are available.
 pub async fn private_image_needs_its_secret(mut lab: Lab, containerd: Generation) -> Result<()> {
     lab.upstream.guard("open").await?;
     let mut nodes: [_; 4] = lab.start_nodes_with(containerd, CHECKS).await?;
@@ -101,11 +101,11 @@ async fn ensure_unauthorized(node: &Node, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Headers that a peer sends, and a follower of a flight.
+/// The headers of a peer, and of a follower of a flight.
 const PEER: (&str, &str) = ("X-Spegel-Mirrored", "true");
 const FOLLOWER: (&str, &str) = ("X-Peili-Flight", "1-1");
 
-/// Fails if the mirror gives a manifest or a config of the image, in whatever way it is asked.
+/// Fails if the mirror sends a manifest or a config of the image, however it is requested.
 fn ensure_hidden(node: &Node, client: &e2e::Host, image: &Image) -> Result<()> {
     let (registry, host) = (&image.registry, image.registry.split(':').next());
     let (host, config) = (host.context("a host")?, &image.blobs[0].digest);
@@ -153,14 +153,14 @@ fn ensure_hidden(node: &Node, client: &e2e::Host, image: &Image) -> Result<()> {
             of_headers(path, headers)?;
         }
     }
-    // A follower is made to wait a moment.
+    // A follower has to wait a moment.
     for path in paths.iter().filter(|path| path.contains(&own)).take(4) {
         of_headers(path, &[PEER, FOLLOWER])?;
     }
     Ok(())
 }
 
-/// A public image that names a layer of the private one, which the registry does not have there.
+/// A public image with a layer of the private one, which the registry does not have in that repository.
 async fn names_of_others_open_nothing(lab: &Lab, nodes: &[Node; 4], private: &Image) -> Result<()> {
     let [holder, _, third, last] = nodes;
     let layer = &private.blobs[1];
@@ -180,7 +180,7 @@ async fn names_of_others_open_nothing(lab: &Lab, nodes: &[Node; 4], private: &Im
         "/v2/open/thief/blobs/{}?ns={}",
         layer.digest, thief.registry
     );
-    // Until containerd has closed it, a follower is let in to a download that has no byte and never gets one.
+    // Until containerd has closed it, a follower is admitted to a download that has no byte and never gets one.
     until("the failed download to be over", async || {
         let status = third.status_for(&last.host, &path, &[PEER, FOLLOWER])?;
         Ok(status == 404)
@@ -197,7 +197,7 @@ async fn names_of_others_open_nothing(lab: &Lab, nodes: &[Node; 4], private: &Im
     Ok(())
 }
 
-/// Where containerd says that a blob comes from.
+/// The origins of a blob in containerd.
 fn labels(node: &Node, blob: &Blob) -> Result<String> {
     let mut list = node.containerd.ctr(&node.host)?;
     list.args(["content", "list"]);
@@ -247,8 +247,8 @@ async fn public_images_outlive_the_upstream(
     ensure_hidden(&nodes[3], &nodes[3].host, private)
 }
 
-/// A registry that limits, fails or hangs when the mirror asks costs a pull a moment. One that does so to everybody keeps
-/// nobody from a public image of a peer.
+/// If a registry limits, fails or hangs when the mirror asks, a pull takes only a moment longer. If it does so for all
+/// clients, public images still come from peers.
 pub async fn failing_registry_costs_a_moment(lab: Lab, containerd: Generation) -> Result<()> {
     let [first, second] = lab.start_nodes_with(containerd, CHECKS).await?;
     let push = |name: &str| lab.upstream.push(name, "v1", &LAYERS);

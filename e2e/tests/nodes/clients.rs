@@ -1,4 +1,4 @@
-//! Clients on hosts without containerd, set up as docs/install.md says.
+//! Clients on hosts without containerd, set up according to docs/install.md.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use e2e::{Host, Image, Lab, Mirror, Registry, Store, output};
 
 use crate::{ensure_all_of, ensure_nothing};
 
-/// The path of a request names the registry without a colon, so this one has the scheme's port.
+/// The path of a request contains the registry without a colon, so this one uses the scheme's port.
 const HTTP: u16 = 80;
 
-/// An image that is much more than what hosts say without being asked, and quick to make.
+/// The layers of an image that is much larger than the hosts' background traffic, and fast to generate.
 const LAYERS: [usize; 2] = [1 << 20, 300];
 
-/// Podman pulls by the registry's own name. The registry sends the image once, to the mirror, and
-/// to Podman itself when the mirror is gone.
+/// Podman pulls by the registry's own name. The registry sends the image once, to the mirror, and to Podman itself when
+/// the mirror is gone.
 pub async fn podman_pulls_through_registries_conf(lab: Lab) -> Result<()> {
     pulls_through_registries_conf(&lab, podman).await
 }
@@ -25,7 +25,7 @@ pub async fn skopeo_pulls_through_registries_conf(lab: Lab) -> Result<()> {
     pulls_through_registries_conf(&lab, skopeo).await
 }
 
-/// What a client is run with.
+/// The environment of a client.
 struct Setup {
     host: Host,
     registries_conf: PathBuf,
@@ -66,7 +66,7 @@ async fn pulls_through_registries_conf(lab: &Lab, pull: Pull) -> Result<()> {
     ensure_all_of(&later, sent)
 }
 
-/// The file that docs/install.md gives, for the registry of the lab.
+/// The file from docs/install.md, for the registry of the lab.
 fn registries_conf(lab: &Lab, registry: &Registry, mirror: &Mirror) -> Result<PathBuf> {
     let (name, mirror) = (registry.name(), mirror.registry());
     let file = lab.folder("etc")?.join("registries.conf");
@@ -78,8 +78,8 @@ fn registries_conf(lab: &Lab, registry: &Registry, mirror: &Mirror) -> Result<Pa
     Ok(file)
 }
 
-/// Mounts its first argument at /mnt, which nobody else sees because `ip netns exec` has given it
-/// mounts of its own, and runs Podman there: Podman refuses long paths.
+/// Mounts its first argument at /mnt, invisible to others because `ip netns exec` has given it separate mounts, and
+/// runs Podman there: Podman refuses long paths.
 const PODMAN: &str = r#"mount --bind "$0" /mnt && cd /mnt &&
     exec podman --root /mnt/root --runroot /mnt/run --storage-driver vfs "$@""#;
 
@@ -100,7 +100,7 @@ fn podman(setup: &Setup, image: &Image, folder: &Path) -> Result<()> {
 fn skopeo(setup: &Setup, image: &Image, folder: &Path) -> Result<()> {
     let mut copy = setup.host.command("skopeo");
     copy.arg("--insecure-policy");
-    // Debian 12's skopeo takes no file from the environment.
+    // Debian 12's skopeo does not read the file's name from the environment.
     copy.arg("--registries-conf").arg(&setup.registries_conf);
     copy.args(["copy", &format!("docker://{}", image.by_tag())]);
     output(copy.arg(format!("dir:{}", folder.display())))?;

@@ -1,4 +1,4 @@
-//! The mirror in a container, mounted and restricted as the chart's pods are.
+//! The mirror in a container, mounted and restricted like the chart's pods.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::LAYERS;
 const REGISTRY_PORT: u16 = 5000;
 const CONTAINER: &str = "mirror";
 
-/// What containerd grants a container that asks for nothing; the chart drops all.
+/// The default capabilities of a container in containerd; the chart drops all.
 const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
@@ -31,8 +31,8 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_SYS_CHROOT",
 ];
 
-/// It serves what its node holds, with a root that is read-only, without any capability, and it
-/// finds containerd again after a restart, because the socket's folder is mounted and not the socket.
+/// It serves its node's content, with a read-only root and without any capability, and it finds containerd again after
+/// a restart, because the socket's folder is mounted and not the socket.
 pub async fn restricted_mirror_serves(lab: Lab) -> Result<()> {
     let host = lab.add_host("node", 21)?;
     let (folder, data) = (lab.folder("node")?, lab.folder("data")?);
@@ -76,8 +76,7 @@ pub async fn restricted_mirror_serves(lab: Lab) -> Result<()> {
     output(node.ctr(&host)?.args(["containers", "delete", CONTAINER])).map(drop)
 }
 
-/// The binary under test with the libraries that it is linked to: what is released is static, but
-/// what cargo builds for tests is not.
+/// The binary under test with its linked libraries: a release is static, but what cargo builds for tests is not.
 fn image(lab: &Lab) -> Result<Image> {
     let binary = peili()?;
     let linked = output(Command::new("ldd").arg(&binary))?;
@@ -102,7 +101,7 @@ fn image(lab: &Lab) -> Result<Image> {
     ))
 }
 
-/// Everything of the node is mounted read-only but the mirror's own data.
+/// All parts of the node are mounted read-only, except the mirror's own data.
 fn run(
     node: &Containerd,
     host: &Host,

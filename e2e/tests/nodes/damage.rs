@@ -1,14 +1,14 @@
-//! A holder whose disk has damaged a layer.
+//! A holder with a damaged layer on its disk.
 
 use anyhow::{Result, ensure};
 use e2e::{Generation, Lab, Settings, until};
 
 use crate::ensure_nothing;
 
-/// Too large to be verified before it is sent.
+/// The size of a layer that is too large to be verified before it is sent, in bytes.
 const LAYER: usize = 4 << 20;
 
-/// Without flights, where nobody but the node itself learns of a failed pull.
+/// Without flights, only the node itself learns of a failed pull.
 pub async fn damaged_layer_costs_one_attempt(lab: Lab, containerd: Generation) -> Result<()> {
     let settings = Settings {
         mirror: &["--flights", "off"],
@@ -22,8 +22,8 @@ pub async fn damaged_layer_in_flights(lab: Lab, containerd: Generation) -> Resul
     costs_one_attempt(lab, containerd, Settings::default()).await
 }
 
-/// The first pull fails, for only a damaged layer is there. The next one does not, and the holder withdraws its layer: the
-/// pulls of others do not fail at all, and cost upstream nothing.
+/// The first pull fails, as there is only a damaged layer. The next one succeeds, and the holder withdraws its layer.
+/// The pulls of other nodes never fail, and need nothing from upstream.
 async fn costs_one_attempt(lab: Lab, containerd: Generation, settings: Settings) -> Result<()> {
     let [damaged, puller, other, last] = lab.start_nodes_with(containerd, settings).await?;
     let image = lab.upstream.push("lab/app", "v1", &[LAYER])?;
@@ -32,7 +32,7 @@ async fn costs_one_attempt(lab: Lab, containerd: Generation, settings: Settings)
     puller.finds(&image).await?;
 
     ensure!(puller.pull(&image).await.is_err(), "it got a sound layer");
-    // Until then containerd tries to commit the same bytes again, and asks nobody.
+    // Until then containerd tries to commit the same bytes again, and requests nothing.
     until("containerd to give up the wrong bytes", async || {
         Ok(puller.containerd.received(&image.blobs[1]).is_none())
     })

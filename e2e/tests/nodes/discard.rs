@@ -5,12 +5,12 @@ use e2e::{Generation, Image, Lab, Settings};
 
 use crate::{LAYERS, ensure_all_of, ensure_nothing};
 
-/// Retains layers however full the disk is that the test runs on.
+/// Retains layers however full the disk of the test machine is.
 const RETAIN: &[&str] = &["--retain-for", "10m", "--retain-disk-percent", "100"];
 
-/// A node as EKS sets it up discards layers and has a list of folders for `config_path`. The second
-/// node takes nothing from upstream, the third takes nothing after the holder's containerd was
-/// restarted, and the configuration of no containerd is touched.
+/// A node with EKS's settings discards layers and has a list of folders for `config_path`. The second node gets nothing
+/// from upstream, the third gets nothing after the holder's containerd was restarted, and no containerd's configuration
+/// is changed.
 pub async fn eks_node_shares_untouched(lab: Lab, containerd: Generation) -> Result<()> {
     let settings = Settings {
         discards_layers: true,
@@ -39,9 +39,8 @@ pub async fn eks_node_shares_untouched(lab: Lab, containerd: Generation) -> Resu
     Ok(())
 }
 
-/// Without discarding, containerd 2 pulls by its transfer service, which takes a list of folders
-/// for the name of one. It ignores hosts.toml without a word: it does not ask the mirror, which has
-/// the image, but the registry, which is gone.
+/// Without discarding, containerd 2 pulls through its transfer service, which treats a list of folders as one name. It
+/// silently ignores hosts.toml: it does not ask the mirror, which has the image, but the registry, which is gone.
 pub async fn transfer_service_ignores_lists(mut lab: Lab, containerd: Generation) -> Result<()> {
     let settings = Settings {
         lists_config_paths: true,
@@ -54,7 +53,7 @@ pub async fn transfer_service_ignores_lists(mut lab: Lab, containerd: Generation
     let Err(error) = node.pull(&image).await else {
         bail!("containerd read the hosts.toml behind a list of folders");
     };
-    // By HTTPS, where hosts.toml says HTTP.
+    // It uses https, although hosts.toml says http.
     let asked = format!("https://{}/", lab.upstream.name());
     let text = format!("{error:#}");
     ensure!(text.contains(&asked), "failed for another reason: {text}");

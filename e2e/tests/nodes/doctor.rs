@@ -1,4 +1,4 @@
-//! Faults that are prepared on a real node: the doctor names each, with its remedy, and nothing else.
+//! Faults that are prepared on a real node: the doctor reports each, with its remedy, and nothing else.
 
 mod command;
 
@@ -35,10 +35,10 @@ struct HostsToml<'a> {
     text: String,
 }
 
-/// A change of the registry configuration, the code that the doctor has for it, and how bad it is.
+/// A change of the registry configuration, with the doctor's code and severity.
 type Change = (&'static str, &'static str, fn(&HostsToml<'_>) -> Result<()>);
 
-/// The same of containerd's configuration file: one text is replaced by another.
+/// The same for containerd's configuration file: one text is replaced by another.
 type Replacement = (&'static str, &'static str, &'static str, &'static str);
 
 const CHANGES: [Change; 13] = [
@@ -115,7 +115,7 @@ const REPLACEMENTS: [Replacement; 5] = [
     ),
 ];
 
-/// On a sound node all is well. Each fault that is prepared then is named with its remedy, and nothing else is.
+/// On a sound node there are no findings. Then each prepared fault is reported with its remedy, and nothing else.
 pub async fn each_prepared_fault_is_named(mut lab: Lab, containerd: Generation) -> Result<()> {
     let mut nodes: [_; 2] = lab.start_nodes_with(containerd, SETTINGS).await?;
     let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
@@ -134,7 +134,7 @@ pub async fn each_prepared_fault_is_named(mut lab: Lab, containerd: Generation) 
     ensure!(doctor.finds(&[])?.is_empty(), "the node is sound again");
     lab.upstream.stop().await?;
     until("the registry that is gone to be named", async || {
-        // The image that it has is what the tag last meant.
+        // Its image is the last target of the tag.
         nodes[0].containerd.cri.pull(&image.by_tag()).await?;
         Ok(doctor.finds(&[])? == ["PEILI-U001 warning"])
     })
@@ -144,7 +144,7 @@ pub async fn each_prepared_fault_is_named(mut lab: Lab, containerd: Generation) 
     doctor.expect("PEILI-M001", "fault", &[])
 }
 
-/// Paths that lead nowhere, or to another containerd.
+/// Paths that do not exist, or lead to another containerd.
 fn options(doctor: &Doctor, lab: &Lab) -> Result<()> {
     let empty = lab.folder("empty")?.display().to_string();
     doctor.expect(
@@ -164,7 +164,7 @@ fn options(doctor: &Doctor, lab: &Lab) -> Result<()> {
     )
 }
 
-/// Configuration files that are not as they should be.
+/// Wrong configuration files.
 fn files(doctor: &Doctor, lab: &Lab) -> Result<()> {
     let text = fs::read_to_string(&doctor.config)?;
     let file = lab.folder("configuration")?.join("config.toml");
@@ -179,12 +179,12 @@ fn files(doctor: &Doctor, lab: &Lab) -> Result<()> {
             .set_modified(SystemTime::UNIX_EPOCH)?;
         doctor.expect(code, severity, &options)?;
     }
-    // As it is, and written after containerd has started.
+    // Unchanged, but written after containerd has started.
     fs::write(&file, &text)?;
     doctor.expect("PEILI-C007", "warning", &options)
 }
 
-/// Registry configurations that are not as they should be.
+/// Wrong registry configurations.
 fn changes(doctor: &Doctor, lab: &Lab) -> Result<()> {
     let kept = lab.folder("kept")?;
     let file = only_file(&doctor.hosts)?;
@@ -218,7 +218,7 @@ impl HostsToml<'_> {
     }
 }
 
-/// The one hosts.toml of a folder.
+/// The only hosts.toml of a folder.
 fn only_file(folder: &Path) -> Result<PathBuf> {
     let folders = fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
     let files = folders

@@ -1,4 +1,4 @@
-//! A program whose clock is off, while the clock of the machine is as it was.
+//! A program with a wrong clock, while the clock of the machine is unchanged.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,10 +6,10 @@ use std::process::Command;
 use anyhow::Result;
 use e2e::{Lab, output};
 
-/// By how much it is ahead, in seconds.
+/// How far it is ahead, in seconds.
 pub const AHEAD: u64 = 3600;
 
-/// Answers for the C library what the time is. Only the time of day is off: what a program measures, it measures rightly.
+/// Overrides the C library's time. Only the time of day is wrong; measured durations are right.
 const SOURCE: &str = "
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,7 +24,7 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 }
 ";
 
-/// Has a command run with a clock that is [`AHEAD`].
+/// Runs a command with a clock that is [`AHEAD`].
 pub fn ahead(mut command: Command, lab: &Lab) -> Result<Command> {
     command.env("LD_PRELOAD", library(lab)?);
     Ok(command)

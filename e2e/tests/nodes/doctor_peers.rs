@@ -1,4 +1,4 @@
-//! Faults between two real nodes: the doctor of one of them names each, with its remedy, and nothing else.
+//! Faults between two real nodes: the doctor of one of them reports each, with its remedy, and nothing else.
 
 use std::fs;
 use std::process::Command;
@@ -12,10 +12,10 @@ use crate::{LAYERS, doctor_clock, doctor_trial};
 const REGISTRY_PORT: u16 = 5000;
 const ROUTER_PORT: u16 = 5001;
 
-/// Fewer than a busy node needs, and enough to work.
+/// Fewer descriptors than a busy node needs, but enough to work.
 const FEW_DESCRIPTORS: u32 = 1024;
 
-/// How often a peer lacks something before the doctor tells of it.
+/// How often a peer lacks an object before the doctor reports it.
 const OFTEN: usize = 3;
 
 /// Network keys.
@@ -23,7 +23,7 @@ const KEY: &str = "4c1d0c5a2be74f0e9a7f8b1c2d3e4f50\n";
 const ANOTHER_KEY: &str = "00112233445566778899aabbccddeeff\n";
 const TOO_SHORT: &str = "0011\n";
 
-/// Each fault that is prepared between two nodes is named, and nothing else; between faults they are sound.
+/// Each prepared fault between two nodes is reported, and nothing else; between faults they are sound.
 pub async fn each_fault_among_nodes_is_named(lab: Lab, containerd: Generation) -> Result<()> {
     let mut nodes: [_; 2] = lab.start_nodes_with(containerd, SETTINGS).await?;
     let doctor = Doctor::of(&nodes[0])?;
@@ -57,7 +57,7 @@ pub async fn each_fault_among_nodes_is_named(lab: Lab, containerd: Generation) -
     alone(&mut nodes[0], &doctor, &image).await
 }
 
-/// A node whose content went behind its containerd's back.
+/// A node whose content was removed behind its containerd's back.
 async fn lacking(lab: &Lab, nodes: &mut [Node; 2], doctor: &Doctor) -> Result<()> {
     let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
     nodes[1].pull(&image).await?;
@@ -74,7 +74,7 @@ async fn lacking(lab: &Lab, nodes: &mut [Node; 2], doctor: &Doctor) -> Result<()
     doctor.finds_nothing().await
 }
 
-/// A firewall before one port of the other node, then before that of this one.
+/// A firewall in front of one port of the other node, then of this one.
 async fn ports(lab: &Lab, nodes: &mut [Node; 2], doctor: &Doctor) -> Result<()> {
     let image = lab.upstream.push("lab/app", "v2", &LAYERS)?;
     nodes[1].pull(&image).await?;
@@ -82,7 +82,7 @@ async fn ports(lab: &Lab, nodes: &mut [Node; 2], doctor: &Doctor) -> Result<()> 
     nodes[1].host.close(REGISTRY_PORT)?;
     let paths = image.paths();
     let layer = paths.last().context("a layer")?;
-    // A peer that failed is asked again after a moment.
+    // A failed peer is asked again after a moment.
     until("the closed port to be named", async || {
         nodes[0].ask(&image, layer)?;
         Ok(doctor.finds(&[])? == ["PEILI-P002 fault"])
@@ -97,19 +97,19 @@ async fn ports(lab: &Lab, nodes: &mut [Node; 2], doctor: &Doctor) -> Result<()> 
     doctor.finds_nothing().await
 }
 
-/// A node that has no network key, another one, or an invalid file.
+/// A node without a network key, with another one, or with an invalid file.
 async fn keys(nodes: &mut [Node; 2], doctor: &Doctor, image: &Image) -> Result<()> {
     let files = [0, 1].map(|n: usize| nodes[n].have_network_keys());
     fs::write(&files[0], KEY)?;
     let serve = nodes[0].host.command(peili()?);
     restart(&mut nodes[0], serve, image).await?;
-    // The other one has none, and was not told to have one.
+    // The other one has none, and is not configured to have one.
     for node in &*nodes {
         Doctor::of(node)?.named("PEILI-P005 fault").await?;
     }
     let serve = nodes[1].host.command(peili()?);
     restart(&mut nodes[1], serve, image).await?;
-    // Its file is not there.
+    // Its file does not exist.
     Doctor::of(&nodes[1])?.named("PEILI-P005 fault").await?;
     nodes[1].replace_network_keys(ANOTHER_KEY)?;
     for node in &*nodes {
@@ -127,7 +127,7 @@ async fn keys(nodes: &mut [Node; 2], doctor: &Doctor, image: &Image) -> Result<(
     doctor.finds_nothing().await
 }
 
-/// A node that finds nobody, because the name that it is to bootstrap from is unknown.
+/// A node without peers, because the name for its bootstrap does not resolve.
 async fn alone(node: &mut Node, doctor: &Doctor, image: &Image) -> Result<()> {
     node.take_mirror()?.stop().await?;
     fs::remove_file(node.data().join("peers.json"))?;
@@ -143,7 +143,7 @@ async fn alone(node: &mut Node, doctor: &Doctor, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Starts a mirror anew by this command, and has the node's containerd ask it.
+/// Restarts a mirror with this command, and makes the node's containerd ask it.
 async fn restart(node: &mut Node, serve: Command, image: &Image) -> Result<()> {
     node.take_mirror()?.stop().await?;
     node.start_mirror_by(serve)?;

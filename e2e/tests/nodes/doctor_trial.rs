@@ -1,4 +1,4 @@
-//! A trial that fails, and nothing else that is wrong: containerd was started with another configuration than it has now.
+//! A failing trial as the only fault: containerd was started with another configuration than it has now.
 
 use std::fs::{self, File};
 use std::time::SystemTime;
@@ -14,7 +14,7 @@ use crate::doctor::Doctor;
 const API_PORT: u16 = 6443;
 const METRICS_PORT: u16 = 9090;
 
-/// Puts a service account where the kubelet mounts it, for the program that follows and for nobody else.
+/// Puts a service account at the kubelet's mount point, visible only to the following program.
 const WITH_ACCOUNT: &str = "
     account=$1; shift
     mount -t tmpfs tmpfs /run
@@ -22,14 +22,14 @@ const WITH_ACCOUNT: &str = "
     cp -r \"$account\" /run/secrets/kubernetes.io/serviceaccount
     exec \"$@\"";
 
-/// The mirror of a node in Kubernetes has containerd pull a trial image. The doctor says that it does not come, and so does
-/// the page. Once containerd has read its configuration again, it comes.
+/// The mirror of a node in Kubernetes makes containerd pull a trial image. The doctor and the page report that it does
+/// not arrive. Once containerd has read its configuration again, it arrives.
 pub async fn failed_trial_is_named(node: &mut Node, doctor: &Doctor) -> Result<()> {
     let text = fs::read_to_string(&doctor.config)?;
     ensure!(text.contains("certs.d'"), "no config_path in {text}");
     fs::write(&doctor.config, text.replacen("certs.d'", "elsewhere'", 1))?;
     node.restart_containerd().await?;
-    // As far as its time tells, the file has been as it is for long.
+    // According to its time, the file has been unchanged for long.
     fs::write(&doctor.config, text)?;
     let file = File::options().write(true).open(&doctor.config)?;
     file.set_modified(SystemTime::UNIX_EPOCH)?;
@@ -48,7 +48,7 @@ pub async fn failed_trial_is_named(node: &mut Node, doctor: &Doctor) -> Result<(
     doctor.finds_nothing().await
 }
 
-/// Starts the mirror as in a pod that tells Kubernetes when the node is ready.
+/// Starts the mirror as in a pod that reports the node's readiness to Kubernetes.
 async fn start_in_kubernetes(node: &mut Node) -> Result<ApiServer> {
     let address = node.host.address;
     let listener = node.host.listen(API_PORT)?;

@@ -1,4 +1,4 @@
-//! Pulls while something is broken.
+//! Pulls during faults.
 
 use std::slice;
 
@@ -7,17 +7,17 @@ use e2e::{Generation, Image, Lab, Node, until};
 
 use crate::{LAYERS, ensure_all_of, ensure_nothing};
 
-/// One layer that takes seconds at the rate below, so that there is a middle to break it in.
+/// A layer that takes seconds at the rate below, so that it can be interrupted in the middle.
 const LONG_LAYER: usize = 12 << 20;
 
-/// What a holder may send, in Mbit/s.
+/// The bandwidth of a holder, in Mbit/s.
 const SLOW: u32 = 20;
 
-/// How much of the long layer has come when its holder is cut off.
+/// The bytes of the long layer that have come when its holder is cut off.
 const MIDDLE: u64 = 4 << 20;
 
-/// A holder is cut off the network while it sends, without a word; another has the image too. The
-/// pull goes on from there, and nothing comes from upstream.
+/// A holder is cut off while it sends, without notice; another node has the image too. The pull continues from there,
+/// and nothing comes from upstream.
 pub async fn cut_off_holder_is_replaced(lab: Lab, containerd: Generation) -> Result<()> {
     let [one, other, puller] = lab.start_nodes(containerd).await?;
     let image = lab.upstream.push("lab/app", "v1", &[LONG_LAYER])?;
@@ -46,14 +46,14 @@ pub async fn cut_off_only_holder_costs_no_pull(lab: Lab, containerd: Generation)
     Ok(())
 }
 
-/// Pulls the image and cuts off that holder which has sent up to the middle of it.
+/// Pulls the image and cuts off the holder that has sent it up to the middle.
 async fn pull_and_cut_sender(puller: &Node, image: &Image, holders: &[Node]) -> Result<()> {
     let cut = async { in_the_middle(holders).await?.host.cut() };
     let pull = async { puller.pull(image).await.context("with its source cut off") };
     tokio::try_join!(cut, pull).map(drop)
 }
 
-/// Slows the holders down, and waits until one has sent up to the middle of the long layer.
+/// Slows the holders down, and waits until one has sent the long layer up to the middle.
 async fn in_the_middle(holders: &[Node]) -> Result<&Node> {
     let mut before = Vec::new();
     for holder in holders {
@@ -73,7 +73,7 @@ async fn in_the_middle(holders: &[Node]) -> Result<&Node> {
     sender.context("a sender")
 }
 
-/// The upstream cannot be reached: tags and digests that a node has are pulled all the same.
+/// The upstream is unreachable: tags and digests of a node can still be pulled.
 pub async fn upstream_gone(lab: Lab, containerd: Generation) -> Result<()> {
     let [holder, by_tag, by_digest] = lab.start_nodes(containerd).await?;
     let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
@@ -114,7 +114,7 @@ pub async fn mirror_stopped_mid_transfer(lab: Lab, containerd: Generation) -> Re
     tokio::try_join!(stop, pull).map(drop)
 }
 
-/// A holder's mirror is restarted: what the node has is found again.
+/// A holder's mirror is restarted: its content is found again.
 pub async fn mirror_restarted(lab: Lab, containerd: Generation) -> Result<()> {
     let [mut holder, other] = lab.start_nodes(containerd).await?;
     let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
@@ -128,8 +128,8 @@ pub async fn mirror_restarted(lab: Lab, containerd: Generation) -> Result<()> {
     ensure_nothing(sent)
 }
 
-/// A node's containerd is restarted under its mirror: what it had is served after, and so is what
-/// it pulls from then on.
+/// A node's containerd is restarted under its mirror: its earlier content is still served, and so is what it pulls from
+/// then on.
 pub async fn containerd_restarted(lab: Lab, containerd: Generation) -> Result<()> {
     let [mut holder, other] = lab.start_nodes(containerd).await?;
     let earlier = lab.upstream.push("lab/earlier", "v1", &LAYERS)?;

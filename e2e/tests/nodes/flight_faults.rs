@@ -1,4 +1,4 @@
-//! Nodes that pull the same at the same moment while something breaks.
+//! Nodes that pull the same image at the same moment during a fault.
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Generation, Image, Lab, Node, Settings, Treatment, until};
@@ -50,7 +50,7 @@ async fn leader_ends(lab: &Lab, containerd: Generation, end: End) -> Result<()> 
     tokio::try_join!(ended, follow)?;
     ensure_led_by(lab, leader, &image)?;
     let given = lab.upstream.gate()?.sent_of(layer);
-    // Once in all, but for what the others did not have yet.
+    // Once in all, plus what the others did not have yet.
     ensure!(
         given * 100 <= layer.bytes.len() as u64 * 125,
         "{given} bytes"
@@ -65,7 +65,7 @@ async fn leader_ends(lab: &Lab, containerd: Generation, end: End) -> Result<()> 
     ensure_nothing(sent)
 }
 
-/// Fails unless a node was the first to pull the layer from upstream: else the test shows nothing.
+/// Fails unless a node was the first to pull the layer from upstream: otherwise the test shows nothing.
 fn ensure_led_by(lab: &Lab, node: &Node, image: &Image) -> Result<()> {
     let askers = lab.upstream.gate()?.askers(&image.blobs[1]);
     let first = askers.first().context("nobody asked upstream")?;
@@ -73,8 +73,7 @@ fn ensure_led_by(lab: &Lab, node: &Node, image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// The mirror of the node that pulls from upstream dies. Its containerd goes on, and the others get
-/// the image.
+/// The mirror of the node that pulls from upstream dies. Its containerd continues, and the others get the image.
 pub async fn leaders_mirror_dies(lab: Lab, containerd: Generation) -> Result<()> {
     let nodes: [_; 4] = start(&lab, containerd, Settings::default()).await?;
     let image = lab.upstream.push("lab/app", "v1", &[LONG_LAYER])?;
@@ -91,11 +90,11 @@ pub async fn leaders_mirror_dies(lab: Lab, containerd: Generation) -> Result<()>
     let pulls = async { tokio::try_join!(lead, follow, kill).map(drop) };
     let given = lab.upstream.given_during(pulls).await?;
     ensure_led_by(&lab, leader, &image)?;
-    // The rest of it twice: for the leader and for the others.
+    // Its rest twice: for the leader and for the others.
     ensure_at_most(175, &[&image], given)
 }
 
-/// All mirrors die at once: every containerd goes on by itself.
+/// All mirrors die at once: every containerd continues by itself.
 pub async fn all_mirrors_die(lab: Lab, containerd: Generation) -> Result<()> {
     let nodes: [_; 3] = start(&lab, containerd, Settings::default()).await?;
     let image = lab.upstream.push("lab/app", "v1", &[LONG_LAYER])?;
@@ -107,11 +106,11 @@ pub async fn all_mirrors_die(lab: Lab, containerd: Generation) -> Result<()> {
     };
     let pulls = async { tokio::try_join!(pull_together(&nodes, &image), kill).map(drop) };
     let given = lab.upstream.given_during(pulls).await?;
-    // Had it come to each anew, it would be three times the image.
+    // If it came to each from the start, it would be three times the image.
     ensure_at_most(250, &[&image], given)
 }
 
-/// A mirror dies just before the others pull: some of what they pull was its to arbitrate.
+/// A mirror dies just before the others pull: it was the arbiter of some of the objects.
 pub async fn owner_dies(lab: Lab, containerd: Generation) -> Result<()> {
     let nodes: [_; 5] = start(&lab, containerd, Settings::default()).await?;
     let image = lab.upstream.push("lab/app", "v1", &[1 << 20; 8])?;
@@ -121,12 +120,12 @@ pub async fn owner_dies(lab: Lab, containerd: Generation) -> Result<()> {
     ensure_at_most(200, &[&image], given)
 }
 
-/// Upstream does not let the node in that is to pull for all: another one does.
+/// Upstream refuses the node that is to pull for all: another one pulls.
 pub async fn leader_is_unauthorized(lab: Lab, containerd: Generation) -> Result<()> {
     leader_is_refused(&lab, containerd, 401).await
 }
 
-/// Upstream has had enough of the node that is to pull for all: another one does.
+/// Upstream rate-limits the node that is to pull for all: another one pulls.
 pub async fn leader_is_rate_limited(lab: Lab, containerd: Generation) -> Result<()> {
     leader_is_refused(&lab, containerd, 429).await
 }
@@ -137,7 +136,7 @@ async fn leader_is_refused(lab: &Lab, containerd: Generation, status: u16) -> Re
     let (leader, others) = (&nodes[0], [&nodes[1], &nodes[2], &nodes[3]]);
     let (gate, layer) = (lab.upstream.gate()?, &image.blobs[1]);
     gate.treat(&leader.host, layer, Treatment::Held);
-    // Its pull fails as it would without us, or is saved by the others.
+    // Its pull fails as it would without Peili, or is saved by the others.
     let lead = async {
         let pulled = leader.pull(&image).await;
         if let Err(error) = pulled {
@@ -169,7 +168,7 @@ async fn leader_is_refused(lab: &Lab, containerd: Generation, status: u16) -> Re
     ensure_nothing(sent)
 }
 
-/// What upstream gives the node that pulls for all is wrong: each node fails once at the most, and then gets it from
+/// The node that pulls for all gets wrong bytes from upstream: each node fails at most once, and then gets the object
 /// elsewhere.
 pub async fn leader_gets_wrong_bytes(lab: Lab, containerd: Generation) -> Result<()> {
     let nodes: [_; 3] = start(&lab, containerd, Settings::default()).await?;
@@ -178,7 +177,7 @@ pub async fn leader_gets_wrong_bytes(lab: Lab, containerd: Generation) -> Result
     let (gate, layer) = (lab.upstream.gate()?, &image.blobs[1]);
     gate.treat(&leader.host, layer, Treatment::Corrupted);
     let again = async |node: &Node| {
-        // What containerd could not commit it would commit again, were it still there.
+        // containerd would retry the failed commit if the bytes were still there.
         let what = format!("{} to drop what is wrong", node.host.address);
         until(&what, async || {
             Ok(node.containerd.received(layer).is_none())

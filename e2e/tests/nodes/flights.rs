@@ -1,4 +1,4 @@
-//! Nodes that pull the same at the same moment.
+//! Nodes that pull the same image at the same moment.
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Blob, Generation, Image, Lab, Node, Settings, Treatment, until};
@@ -6,21 +6,20 @@ use futures::future::try_join_all;
 
 use crate::{LAYERS, ensure_nothing};
 
-/// A layer that takes a second or two at the rate below, so that nodes are in the middle of it
-/// together.
+/// A layer that takes a second or two at the rate below, so that nodes are in the middle of it together.
 pub const LONG_LAYER: usize = 12 << 20;
 
-/// What the upstream may send, in Mbit/s.
+/// The bandwidth of the upstream, in Mbit/s.
 pub const UPLINK: u32 = 48;
 
-/// As little of it as lasts for as long as the test looks on.
+/// A bandwidth at which the pull outlasts the test, in Mbit/s.
 const CRAWL: u32 = 1;
 
-/// Once over the upstream link, in percent of what the image weighs. The rest is for manifests, and
-/// for ranges that are closed early.
+/// Once over the upstream link, in percent of the image's size. The rest is for manifests, and for ranges that are
+/// closed early.
 pub const ONCE: u64 = 105;
 
-/// Starts nodes that know each other, behind a slow upstream.
+/// Starts nodes that know each other, with a slow upstream.
 pub async fn start<const N: usize>(
     lab: &Lab,
     containerd: Generation,
@@ -61,7 +60,7 @@ pub fn ensure_at_most(percent: u64, images: &[&Image], given: u64) -> Result<()>
     Ok(())
 }
 
-/// An image that nobody has crosses the upstream link once, whoever asks.
+/// A new image crosses the upstream link once, whichever nodes request it.
 pub async fn cold_pull_costs_upstream_once(lab: Lab, containerd: Generation) -> Result<()> {
     let nodes: [_; 4] = start(&lab, containerd, Settings::default()).await?;
     let layers = [2 << 20, LONG_LAYER / 2, 3 << 20, 300];
@@ -71,7 +70,7 @@ pub async fn cold_pull_costs_upstream_once(lab: Lab, containerd: Generation) -> 
     ensure_at_most(ONCE, &[&image], given)
 }
 
-/// The same where containerd asks for a layer by several ranges at once.
+/// The same if containerd requests a layer in several ranges at once.
 pub async fn parallel_ranges_cost_upstream_once(lab: Lab, containerd: Generation) -> Result<()> {
     let settings = Settings {
         containerd: "[plugins.'io.containerd.transfer.v1.local']\n\
@@ -86,14 +85,14 @@ pub async fn parallel_ranges_cost_upstream_once(lab: Lab, containerd: Generation
     ensure_at_most(ONCE, &[&image], given)
 }
 
-/// Fails unless the long layer was asked for by more than one request: else the test shows nothing.
+/// Fails unless the long layer was requested more than once: otherwise the test shows nothing.
 fn ensure_ranges(lab: &Lab, image: &Image) -> Result<()> {
     let requests = lab.upstream.gate()?.askers(&image.blobs[1]).len();
     ensure!(requests > 1, "containerd asked by one range");
     Ok(())
 }
 
-/// Two nodes begin with another of two images each: neither waits for what the other has not begun.
+/// Two nodes begin with different images of two: neither waits for what the other has not begun.
 pub async fn opposite_order_blocks_nobody(lab: Lab, containerd: Generation) -> Result<()> {
     let nodes: [_; 2] = start(&lab, containerd, Settings::default()).await?;
     let push = |repository| lab.upstream.push(repository, "v1", &[2 << 20; 6]);
@@ -122,9 +121,9 @@ async fn has_begun(node: &Node, image: &Image) -> Result<()> {
     until(&what, async || Ok(image.blobs[1..].iter().any(asked))).await
 }
 
-/// Where the mirror knows its containerd by a secret, whoever else asks while a layer is on its way
-/// gets complete content or none: another node, a client on the node itself, another host. No pull
-/// begins on their behalf, and none is waited for.
+/// If the mirror recognises its containerd by a secret, other clients get complete content or none while a layer is
+/// being received: another node, a client on the node itself, another host. No pull begins on their behalf, and they
+/// wait for none.
 pub async fn remote_clients_lead_and_follow_nothing(
     lab: Lab,
     containerd: Generation,
@@ -132,7 +131,7 @@ pub async fn remote_clients_lead_and_follow_nothing(
     only_the_puller_takes_part(lab, containerd, true).await
 }
 
-/// The same where no secret tells who asks: the pull belongs to whoever began it.
+/// The same without a secret: the pull belongs to the client that began it.
 pub async fn without_a_secret_nobody_else_takes_part(
     lab: Lab,
     containerd: Generation,
@@ -203,7 +202,7 @@ pub async fn in_the_middle(node: &Node, blob: &Blob) -> Result<()> {
     .await
 }
 
-/// Without flights, what a node has is served, and what none has is pulled by each.
+/// Without flights, existing content is served, and new content is pulled by each node.
 pub async fn plain_mirror_without_flights(lab: Lab, containerd: Generation) -> Result<()> {
     let settings = Settings {
         mirror: &["--flights", "off"],
@@ -233,10 +232,10 @@ pub async fn plain_mirror_without_flights(lab: Lab, containerd: Generation) -> R
     Ok(())
 }
 
-/// What the slow node's link carries, in Mbit/s.
+/// The bandwidth of the slow node's link, in Mbit/s.
 const SLOW: u32 = 8;
 
-/// A node whose link is much slower than the others' knows it before anything is pulled.
+/// A node with a much slower link than the others knows this before anything is pulled.
 pub async fn slow_node_is_known(lab: Lab, containerd: Generation) -> Result<()> {
     let [mut slow, others @ ..] = lab.start_nodes::<4>(containerd).await?;
     slow.host.limit_sending(SLOW)?;

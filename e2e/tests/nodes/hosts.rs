@@ -1,4 +1,4 @@
-//! The folder of hosts.toml files: as found, configured, and as found again.
+//! The folder of hosts.toml files: original, configured, and restored.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,8 +13,7 @@ use e2e::{
 
 use crate::LAYERS;
 
-/// What a user may have there: comments and spacing of their own, a certificate, a registry that
-/// is not mirrored.
+/// A possible configuration of a user: comments and unusual spacing, a certificate, a registry that is not mirrored.
 const USERS: [(&str, &str); 3] = [
     (
         "docker.io/hosts.toml",
@@ -24,7 +23,7 @@ const USERS: [(&str, &str); 3] = [
     ("quay.io/hosts.toml", "server='https://quay.io'"),
 ];
 
-/// Where `cleanup` says that it is done.
+/// The port at which `cleanup` reports that it is done.
 const PROBE_PORT: u16 = 8080;
 
 /// `configuration`, run twice, and `cleanup` leave the folder as it was.
@@ -35,14 +34,14 @@ pub async fn cleanup_restores_the_folder(lab: Lab) -> Result<()> {
     configure_and_clean_up(&lab, &folder, &found).await
 }
 
-/// The folder is left as it was before Spegel configured it: its files are not the user's.
+/// The folder is left as it was before Spegel configured it: Spegel's files are not the user's.
 pub async fn cleanup_restores_what_spegel_found(lab: Lab) -> Result<()> {
     let folder = lab.folder("certs.d")?;
     write(&folder, &USERS)?;
     let found = snapshot(&folder)?;
 
-    // What Spegel does: all there is goes into `_backup`, and its own files, without a newline at
-    // their end, take the place.
+    // What Spegel does: everything is moved to `_backup`, and its own files, without a newline at their end, replace
+    // it.
     fs::create_dir(folder.join("_backup"))?;
     for registry in ["docker.io", "quay.io"] {
         fs::rename(folder.join(registry), folder.join("_backup").join(registry))?;
@@ -60,7 +59,7 @@ pub async fn cleanup_restores_what_spegel_found(lab: Lab) -> Result<()> {
     configure_and_clean_up(&lab, &folder, &found).await
 }
 
-/// `config_path` is a list, and the user's only entry lies in its second folder: containerd asks the mirror, and still
+/// `config_path` is a list, and the user's only entry is in its second folder: containerd asks the mirror, and still
 /// finds the entry, which a `_default` in the first folder would hide.
 pub async fn list_hides_nothing(lab: Lab, generation: Generation) -> Result<()> {
     let host = lab.add_host("node", 21)?;
@@ -143,7 +142,7 @@ async fn clean_up(lab: &Lab, host: &Host, path: &str) -> Result<()> {
     cleanup.stop().await
 }
 
-/// All below a folder, by relative path: files with their content, folders with nothing.
+/// Everything below a folder, by relative path: files with their content, folders without.
 type Snapshot = BTreeMap<PathBuf, Option<String>>;
 
 fn snapshot(root: &Path) -> Result<Snapshot> {

@@ -32,14 +32,14 @@ mod store;
 mod traces;
 mod trial;
 
-/// What a small image looks like: its layers in bytes.
+/// The layers of a small image, in bytes.
 const LAYERS: [usize; 4] = [2 << 20, 2 << 20, 2 << 20, 300];
 
-/// What the upstream may send (bytes) while nodes pull from each other: nothing that they asked
-/// for, only what hosts on one network say without being asked.
+/// The bytes that the upstream may send while nodes pull from each other: nothing on request, only background traffic
+/// of hosts on one network.
 const CHATTER: u64 = 8 << 10;
 
-/// Makes a test of each function that takes a lab.
+/// Creates a test for each function that takes a lab.
 macro_rules! tests {
     ($($module:ident::$test:ident),* $(,)?) => {
         $(
@@ -52,11 +52,10 @@ macro_rules! tests {
     };
 }
 
-/// Makes a module of tests on one generation of containerd. An attribute before its name is given
-/// to each test.
+/// Creates a module of tests for one generation of containerd. An attribute before its name is applied to each test.
 macro_rules! tests_on {
     ($name:ident, $($tests:tt)*) => {
-        // An attribute that changes nothing.
+        // An attribute without an effect.
         tests_on!(#[cfg(all())] $name, $($tests)*);
     };
     (#[$attribute:meta] $name:ident, $generation:ident: $($module:ident::$test:ident),* $(,)?) => {
@@ -74,7 +73,7 @@ macro_rules! tests_on {
     };
 }
 
-/// Makes such a module for each generation, and one for the containerd that the developer names.
+/// Creates such a module for each generation, and one for the containerd that the developer names.
 macro_rules! tests_on_each_containerd {
     ($($tests:tt)*) => {
         tests_on!(containerd_1_6, V1_6: $($tests)*);
@@ -176,7 +175,7 @@ tests! {
     clients::skopeo_pulls_through_registries_conf,
 }
 
-/// Fails unless what the upstream sent is the whole image.
+/// Fails unless the upstream sent the whole image.
 fn ensure_all_of(image: &Image, sent: u64) -> Result<()> {
     ensure!(
         sent >= image.size(),
@@ -186,7 +185,7 @@ fn ensure_all_of(image: &Image, sent: u64) -> Result<()> {
     Ok(())
 }
 
-/// Fails if the upstream sent anything that was asked for.
+/// Fails if the upstream sent anything on request.
 fn ensure_nothing(sent: u64) -> Result<()> {
     ensure!(sent <= CHATTER, "upstream sent {sent} bytes");
     Ok(())

@@ -1,17 +1,17 @@
-//! Nodes that share a key, and strangers that do not have it.
+//! Nodes that share a key, and strangers without it.
 
 use anyhow::{Result, ensure};
 use e2e::{Generation, Host, Image, Lab, Mirror, Node, Settings, Store, until};
 
 use crate::{LAYERS, ensure_nothing};
 
-/// Three keys, each of 32 characters and more.
+/// Three keys of 32 or more characters.
 const OLD: &str = "4c1d0c5a2be74f0e9a7f8b1c2d3e4f50";
 const BOTH: &str = "9f8e7d6c5b4a39281706f5e4d3c2b1a0\n4c1d0c5a2be74f0e9a7f8b1c2d3e4f50\n";
 const NEW: &str = "9f8e7d6c5b4a39281706f5e4d3c2b1a0\n";
 const ANOTHER: &str = "00112233445566778899aabbccddeeff";
 
-/// What a peer sends, and a follower of a flight, and nobody.
+/// The headers of a peer, of a follower of a flight, and none.
 const GUISES: [&[(&str, &str)]; 3] = [
     &[],
     &[("X-Spegel-Mirrored", "true")],
@@ -26,8 +26,8 @@ fn settings() -> Settings {
     }
 }
 
-/// Nodes that have the key share. A client without it and mirrors without it, or with another one, get no manifest, no blob and
-/// no entry over HTTP, and meet nobody over libp2p.
+/// Nodes with the key share content. A client without it, and mirrors without it or with another key, get no manifest,
+/// no blob and no access over HTTP, and find no peer over libp2p.
 pub async fn strangers_get_nothing(lab: Lab, containerd: Generation) -> Result<()> {
     let nodes: [_; 2] = lab.start_nodes_with(containerd, settings()).await?;
     let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
@@ -37,7 +37,7 @@ pub async fn strangers_get_nothing(lab: Lab, containerd: Generation) -> Result<(
     let outside = lab.add_host("outside", 41)?;
     for node in &nodes {
         ensure_closed(node, &outside, &image)?;
-        // A process on the node that does not have the node's secret is a stranger, too.
+        // A process on the node without the node's secret is a stranger, too.
         ensure_closed(node, &node.host, &image)?;
     }
     let folder = lab.folder("keys")?;
@@ -77,7 +77,8 @@ pub async fn strangers_get_nothing(lab: Lab, containerd: Generation) -> Result<(
     Ok(())
 }
 
-/// Both nodes pull from each other with the old key, with both while one of them has the old one only, and with the new one.
+/// Both nodes pull from each other with the old key, with both keys while one of them has only the old one, and with
+/// the new one.
 pub async fn keys_are_replaced_while_nodes_pull(lab: Lab, containerd: Generation) -> Result<()> {
     let nodes: [_; 2] = lab.start_nodes_with(containerd, settings()).await?;
     let steps = [(1, BOTH, 2.0), (0, BOTH, 2.0), (0, NEW, 1.0), (1, NEW, 1.0)];
@@ -96,14 +97,14 @@ pub async fn keys_are_replaced_while_nodes_pull(lab: Lab, containerd: Generation
     Ok(())
 }
 
-/// The node gets the image from another one.
+/// Checks that the node gets the image from another one.
 pub(crate) async fn shares(lab: &Lab, node: &Node, image: &Image) -> Result<()> {
     node.finds(image).await?;
     let sent = lab.upstream.sent_during(node.pull(image)).await?;
     ensure_nothing(sent)
 }
 
-/// Whatever a client asks for, and whatever it says it is.
+/// Checks that all requests of a client fail, whatever it claims to be.
 pub(crate) fn ensure_closed(node: &Node, client: &Host, image: &Image) -> Result<()> {
     let mut paths = image.paths();
     for path in &mut paths {
@@ -121,7 +122,8 @@ pub(crate) fn ensure_closed(node: &Node, client: &Host, image: &Image) -> Result
     Ok(())
 }
 
-/// A mirror on this host has been refused, which it counts in `refusals`, has no peer, and finds nothing of the image at others.
+/// Checks that a mirror on this host was refused (counted in `refusals`), has no peer, and does not find the image at
+/// others.
 pub(crate) async fn meets_nobody(
     host: &Host,
     stranger: &Mirror,

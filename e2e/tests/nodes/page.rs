@@ -5,13 +5,13 @@ use e2e::{Browser, Generation, Lab, Node, Screen, Settings, until};
 
 use crate::flights::{LONG_LAYER, UPLINK, pull_together, start};
 
-/// What the upstream may send while somebody looks, in Mbit/s, and afterwards; and layers that take half a minute at the
+/// The bandwidth of the upstream during the views and after them, in Mbit/s; and layers that take half a minute at the
 /// first rate.
 const WHILE_LOOKING: u32 = UPLINK / 2;
 const AFTERWARDS: u32 = UPLINK * 20;
 const LAYERS: [usize; 3] = [5 * LONG_LAYER, 2 * LONG_LAYER, 300];
 
-/// All that a page loads, in bytes.
+/// The most bytes that a page loads.
 const MAX_SIZE: u64 = 150_000;
 
 const DESKTOP: Screen = Screen {
@@ -37,7 +37,7 @@ const DARK_DESKTOP: Screen = Screen {
     ..DESKTOP
 };
 
-/// What reaches out of the screen to the right, and out of nothing that scrolls.
+/// The elements that extend beyond the right edge of the screen, but are not in a scrolling box.
 const OUTSIDE: &str = "
     [...document.querySelectorAll('body *')].filter(element => {
         const box = element.getBoundingClientRect();
@@ -46,20 +46,20 @@ const OUTSIDE: &str = "
             if (getComputedStyle(above).overflowX !== 'visible') return false;
         return true;
     }).map(element => element.outerHTML.slice(0, 100)).join(', ')";
-/// By how much a table of a narrow screen has to be scrolled sideways.
+/// How far a table must be scrolled sideways on a narrow screen.
 const SIDEWAYS: &str = "
     Math.max(0, ...[...document.querySelectorAll('.scroll')].map(box => box.scrollWidth - box.clientWidth))";
 const FIRST_PAINT: &str = "performance.getEntriesByName('first-paint')[0]?.startTime";
 const WHOLE: &str = "document.documentElement.outerHTML";
 
-/// Somebody who looks at the pages of a node.
+/// A viewer of a node's pages.
 struct Looker {
     browser: Browser,
     origin: String,
 }
 
-/// While nodes pull an image that nobody has, the page of each shows who pulls from whom, on every screen, with no
-/// error and no request to anybody else.
+/// While nodes pull a new image, the page of each shows the source of every node, on every screen, without an error or
+/// a request to another origin.
 pub async fn cold_pull_is_seen_as_a_tree(lab: Lab, containerd: Generation) -> Result<()> {
     let settings = Settings {
         mirror: &["--page-access", "anywhere"],
@@ -94,7 +94,7 @@ impl Looker {
         })
     }
 
-    /// Opens a page and waits until it has these texts, which come without the page being loaded again.
+    /// Opens a page and waits until it contains these texts, without a reload.
     async fn shows(&mut self, path: &str, texts: &[&str]) -> Result<()> {
         self.browser
             .open(&format!("{}{path}", self.origin), DESKTOP)
@@ -109,7 +109,7 @@ impl Looker {
         self.browser.ensure_nothing_wrong(&self.origin)
     }
 
-    /// Looks at a page on each screen, and keeps what it looks like.
+    /// Views a page on each screen, and saves screenshots.
     async fn looks_at(&mut self, path: &str, name: &str, lab: &Lab) -> Result<()> {
         let browser = &mut self.browser;
         for (on, screen) in [

@@ -1,4 +1,4 @@
-//! Nodes that have certificates, and strangers that have none, or those of another authority.
+//! Nodes with certificates, and strangers without one or with one of another authority.
 
 use std::sync::LazyLock;
 
@@ -13,10 +13,10 @@ use crate::network_key::{ensure_closed, meets_nobody, shares};
 use crate::{LAYERS, flights};
 
 static OURS: LazyLock<Authority> = LazyLock::new(|| Authority::new("ours"));
-/// The certificate that all nodes share at first, as the pods of a DaemonSet do.
+/// The certificate that all nodes share at first, like the pods of a DaemonSet.
 static FIRST: LazyLock<NodeFiles> = LazyLock::new(|| files(&OURS, &[&OURS], 2090));
 
-/// Files of a node whose certificate expires in this year, by which it is told from others.
+/// Files of a node whose certificate expires in this year, which distinguishes it from others.
 fn files(by: &Authority, trusted: &[&Authority], year: i32) -> NodeFiles {
     by.sign(trusted, |params| {
         params.not_after = date_time_ymd(year, 1, 1);
@@ -31,8 +31,8 @@ fn settings() -> Settings {
     }
 }
 
-/// Nodes that have certificates share. A client that speaks plain HTTP, has no certificate, or one of another authority gets no
-/// manifest and no blob, and mirrors like that meet nobody over libp2p.
+/// Nodes with certificates share content. A client that uses plain HTTP, has no certificate, or one of another
+/// authority gets no manifest and no blob, and such mirrors find no peer over libp2p.
 pub async fn clients_without_a_certificate_get_nothing(
     lab: Lab,
     containerd: Generation,
@@ -47,7 +47,7 @@ pub async fn clients_without_a_certificate_get_nothing(
     let foreign = files(&theirs, &[&OURS, &theirs], 2090);
     for node in &nodes {
         ensure_closed(node, &outside, &image)?;
-        // A process on the node that does not have the node's secret is a stranger, too.
+        // A process on the node without the node's secret is a stranger, too.
         ensure_closed(node, &node.host, &image)?;
         ensure_closed_by_tls(node, &outside, &image, None)?;
         ensure_closed_by_tls(node, &outside, &image, Some(&foreign))?;
@@ -92,7 +92,7 @@ pub async fn clients_without_a_certificate_get_nothing(
     Ok(())
 }
 
-/// Followers stream from their leader by TLS while it pulls.
+/// Followers stream from their leader over TLS while it pulls.
 pub async fn an_image_crosses_the_upstream_link_once_by_tls(
     lab: Lab,
     containerd: Generation,
@@ -152,7 +152,7 @@ fn ask(node: &Node, client: &Host, path: &str, files: Option<&NodeFiles>) -> Res
     ask_by_tls(client.connect(node.registry()?)?, path, &headers, files)
 }
 
-/// Whatever a client asks for over TLS with this certificate, there is no answer.
+/// Checks that no request of a client over TLS with this certificate is answered.
 fn ensure_closed_by_tls(
     node: &Node,
     client: &Host,

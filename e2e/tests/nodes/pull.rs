@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{LAYERS, ensure_nothing};
 
-/// Nodes whose mirrors know their containerd, and see where the registry is.
+/// Nodes whose mirrors recognise their containerd, and know the registry's host.
 const SETTINGS: Settings = Settings {
     containerd: "",
     discards_layers: false,
@@ -22,7 +22,7 @@ const SETTINGS: Settings = Settings {
     plain: false,
 };
 
-/// What the node's trial pull of an image reports.
+/// The report of the node's trial pull of an image.
 fn trial_pull(node: &Node, image: &Image) -> Result<Value> {
     let mut pull = node.host.command(peili()?);
     pull.args(["pull", &image.by_tag(), "--output=json"]);
@@ -38,7 +38,7 @@ fn trial_pull(node: &Node, image: &Image) -> Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The layers come from the node that has them, with its address, and the pulling node keeps nothing, but shows it.
+/// The layers come from the node that has them, with its address. The pulling node keeps nothing, but shows the pull.
 pub async fn trial_pull_names_the_source_and_keeps_nothing(
     lab: Lab,
     containerd: Generation,
@@ -81,7 +81,7 @@ pub async fn trial_pull_names_the_source_and_keeps_nothing(
     Ok(())
 }
 
-/// What nobody has comes from the registry, with the reason.
+/// Content without a holder comes from the registry, with the reason.
 pub async fn trial_pull_says_why_the_registry_was_asked(
     lab: Lab,
     containerd: Generation,

@@ -1,4 +1,4 @@
-//! Pulls while all is well.
+//! Pulls without faults.
 
 use anyhow::Result;
 use e2e::{Generation, Image, Lab, until};
@@ -6,7 +6,7 @@ use futures::future::try_join_all;
 
 use crate::{LAYERS, ensure_all_of, ensure_nothing};
 
-/// The first node pulls upstream; the others take no byte of it from there.
+/// The first node pulls from upstream; the others get no byte from there.
 pub async fn others_take_nothing_from_upstream(lab: Lab, containerd: Generation) -> Result<()> {
     let [first, others @ ..] = lab.start_nodes::<4>(containerd).await?;
     let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
@@ -24,7 +24,7 @@ pub async fn others_take_nothing_from_upstream(lab: Lab, containerd: Generation)
     ensure_nothing(sent)
 }
 
-/// An image that was imported, and that no registry has, is there for all.
+/// An imported image, which no registry has, is available to all.
 pub async fn imported_image_is_served(lab: Lab, containerd: Generation) -> Result<()> {
     let [holder, other] = lab.start_nodes(containerd).await?;
     let image = Image::generate(&lab.upstream.name(), "lab/imported", "v1", &LAYERS);
@@ -34,7 +34,7 @@ pub async fn imported_image_is_served(lab: Lab, containerd: Generation) -> Resul
     other.pull(&image).await
 }
 
-/// An image that its only holder has removed is pulled from upstream, at the first try.
+/// An image that its only holder has removed is pulled from upstream, at the first attempt.
 pub async fn removed_image_is_pulled_upstream(lab: Lab, containerd: Generation) -> Result<()> {
     let [holder, other] = lab.start_nodes(containerd).await?;
     let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;

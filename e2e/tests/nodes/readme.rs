@@ -1,4 +1,4 @@
-//! The README's commands for hosts with containerd, as they are written there.
+//! The README's commands for hosts with containerd, exactly as written there.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +10,12 @@ use e2e::{Containerd, Daemon, Generation, Host, Lab, Settings, output, peili};
 use crate::LAYERS;
 
 const README: &str = include_str!("../../../README.md");
-/// The section that has the commands, in its first block.
+/// The section whose first block has the commands.
 const SECTION: &str = "### Three commands on a host with containerd\n";
-/// The hosts that the README names.
+/// The hosts in the README.
 const ADDRESSES: [&str; 2] = ["10.0.0.11/24", "10.0.0.12/24"];
 
-/// They configure containerd, run the mirror, and tell whether containerd asks it.
+/// They configure containerd, run the mirror, and check whether containerd asks it.
 pub async fn three_commands_work(lab: Lab) -> Result<()> {
     let [configure, mirror, check] = commands()?;
     let host = lab.add_host("node", 21)?;
@@ -27,7 +27,7 @@ pub async fn three_commands_work(lab: Lab) -> Result<()> {
     let (generation, settings) = (Generation::V2, Settings::default());
     let log = lab.log("containerd");
     let containerd = Containerd::start(generation, &settings, &host, &folder, log).await?;
-    // The upstream speaks plain HTTP, which its user has told containerd.
+    // The upstream uses plain HTTP, which its user has configured in containerd.
     let registry = containerd.hosts().join(lab.upstream.name());
     fs::create_dir_all(&registry)?;
     let url = lab.upstream.url();
@@ -51,7 +51,7 @@ pub async fn three_commands_work(lab: Lab) -> Result<()> {
     daemon.stop().await
 }
 
-/// The lines of the block, one command each.
+/// The lines of the block, one command on each.
 fn commands() -> Result<[String; 3]> {
     let (_, section) = README.split_once(SECTION).context("the section is there")?;
     let mut blocks = section.split("```\n").skip(1);
@@ -61,8 +61,8 @@ fn commands() -> Result<[String; 3]> {
     lines.try_into().ok().context("three commands")
 }
 
-/// A command line on the host, where the node's containerd is at the default paths. The machine's own folders stay as
-/// they are.
+/// A command line on the host, with the node's containerd at the default paths. The machine's own folders are
+/// unchanged.
 fn on(host: &Host, folder: &Path, line: &str) -> Result<Command> {
     let binary = peili()?;
     let programs = binary.parent().context("a folder")?.display();

@@ -1,4 +1,4 @@
-//! The embedded store, asked by a client that knows nothing of mirrors.
+//! The embedded store, with a client that knows nothing of mirrors.
 
 use std::fs;
 use std::path::Path;
@@ -8,11 +8,11 @@ use e2e::{Host, Image, Lab, Mirror, Registry, Store, output, until};
 
 use crate::LAYERS;
 
-/// The path of a request names the registry without a colon, so these have the scheme's port.
+/// The path of a request contains the registry without a colon, so these use the scheme's port.
 const HTTP: u16 = 80;
 
-/// skopeo pulls the same name and tag of two registries through one mirror, and gets each
-/// registry's own; again when the registries are gone.
+/// skopeo pulls the same name and tag of two registries through one mirror, and gets each registry's own image; again
+/// when the registries are gone.
 pub async fn skopeo_pulls_from_two_registries(lab: Lab) -> Result<()> {
     let mut registries = [
         lab.add_registry("one", 3, HTTP).await?,
@@ -48,8 +48,8 @@ pub async fn skopeo_pulls_from_two_registries(lab: Lab) -> Result<()> {
     mirror.stop().await
 }
 
-/// An image is copied through the mirror; then its signature is had by the requests that cosign makes, though the registry is
-/// gone and nobody has asked for the signature before.
+/// An image is copied through the mirror. Then its signature is available to cosign's requests, although the registry
+/// is gone and the signature was never requested before.
 pub async fn signature_outlives_the_registry(lab: Lab) -> Result<()> {
     let mut registry = lab.add_registry("one", 3, HTTP).await?;
     let image = registry.push("lab/app", "v1", &LAYERS)?;

@@ -1,4 +1,4 @@
-//! Traces of pulls, over real containerds and into a collector of the test's own.
+//! Traces of pulls, with real containerds and a collector of the test.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ const SETTINGS: Settings = Settings {
     plain: false,
 };
 
-/// Two nodes pull a new image at once: the layer that one streams from the other is one trace over both.
+/// Two nodes pull a new image at once: the layer that one streams from the other is one trace on both.
 pub async fn cold_pull_is_traced_over_both_nodes(lab: Lab, containerd: Generation) -> Result<()> {
     let collector = lab.add_host("collector", COLLECTOR.0)?;
     let requests = collect(collector.listen(COLLECTOR.1)?);
@@ -50,7 +50,7 @@ pub async fn cold_pull_is_traced_over_both_nodes(lab: Lab, containerd: Generatio
     Ok(())
 }
 
-/// Whether a request of containerd was answered by a peer, whose own request lies below it, with every step between.
+/// Whether a peer answered a request of containerd, with the peer's own request below it, and every step in between.
 fn is_whole(spans: &[Span]) -> bool {
     let below = |parent: &Span, name: &str| {
         let mut of_name = spans.iter().filter(|span| span.name == name);

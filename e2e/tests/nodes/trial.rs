@@ -1,4 +1,4 @@
-//! The trial pull of node readiness: a real containerd, led to a mirror or not.
+//! The trial pull of node readiness: a real containerd, configured for a mirror or not.
 
 use std::fs;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Where the mirror listens that runs in the test.
+/// The port of the mirror in the test.
 const PORT: u16 = 5000;
 
 /// The trial passes once hosts.toml leads to the mirror, and leaves nothing in containerd.
@@ -61,7 +61,7 @@ pub async fn trial_needs_hosts_toml(lab: Lab, generation: Generation) -> Result<
     Ok(serving.await?)
 }
 
-/// A mirror of a node that has nothing and knows nobody.
+/// A mirror of a node without content or peers.
 fn mirror(host: &Host) -> Mirror {
     let alone = Candidate {
         peer: PeerId::new("node"),

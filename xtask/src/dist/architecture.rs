@@ -1,4 +1,4 @@
-//! The processors that Peili is built for, and what this machine lacks to build for one.
+//! The processor architectures that Peili is built for, and what this machine lacks to build for one.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,17 +11,17 @@ use oci_spec::image::Arch;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// A processor architecture, with its name in each world that an artifact goes to.
+/// A processor architecture, with its name for each kind of artifact.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Architecture {
-    /// As container images and Debian packages call it.
+    /// The name in container images and Debian packages.
     pub name: &'static str,
     pub oci: Arch,
     pub rust_target: &'static str,
-    /// As Rust's `std::env::consts::ARCH` has it.
+    /// The name in Rust's `std::env::consts::ARCH`.
     machine: &'static str,
     elf_machine: elf::Machine,
-    /// The compiler that links for it on a machine of another architecture, and Debian's package with it.
+    /// The compiler that links for it on a machine of another architecture, and its Debian package.
     cross_compiler: &'static str,
     cross_package: &'static str,
 }
@@ -57,12 +57,12 @@ impl Architecture {
         }
     }
 
-    /// Whether this machine runs programs of it.
+    /// Whether this machine runs its programs.
     pub fn runs_here(&self) -> bool {
         self.machine == std::env::consts::ARCH
     }
 
-    /// What has to be installed before this machine can build for it; empty: nothing.
+    /// What must be installed before this machine can build for it. Empty: nothing.
     pub fn missing(&self, workspace: &Workspace) -> Result<Vec<String>> {
         let mut missing = Vec::new();
         let mut rustc = Command::new("rustc");
@@ -99,10 +99,10 @@ fn has_std(folder: &Path) -> bool {
         .any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
 }
 
-/// The architecture of a program, which has to run without any file beside it.
+/// The architecture of a program, which must run without any other file.
 ///
 /// # Errors
-/// It is no 64-bit ELF program, is for an architecture that is not in [`ALL`], or needs a dynamic linker.
+/// It is not a 64-bit ELF program, is for an architecture that is not in [`ALL`], or needs a dynamic linker.
 pub fn of_static_program(bytes: &[u8]) -> Result<&'static Architecture> {
     let header = elf::FileHeader64::<Endianness>::parse(bytes).context("not a 64-bit ELF file")?;
     let endian = header.endian()?;

@@ -1,4 +1,4 @@
-//! Tar archives that depend on nothing but their entries: sorted, owned by root, of one time.
+//! Tar archives that depend only on their entries: sorted, owned by root, with one time.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -6,11 +6,11 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use flate2::{Compression, GzBuilder};
 
-/// The files of an archive and the time that all of them get.
+/// The files of an archive, and their common time.
 pub struct Archive {
-    /// In seconds since 1970.
+    /// The time in seconds since 1970.
     time: u64,
-    /// By path, without a slash at the start.
+    /// The files by path, without a leading slash.
     files: BTreeMap<String, File>,
 }
 
@@ -20,7 +20,7 @@ struct File {
 }
 
 impl Archive {
-    /// An empty archive. `time` is in seconds since 1970.
+    /// An empty archive. `time`: in seconds since 1970.
     pub fn new(time: u64) -> Archive {
         Archive {
             time,
@@ -28,7 +28,7 @@ impl Archive {
         }
     }
 
-    /// Adds a file, or replaces the one of that path.
+    /// Adds a file, or replaces the one with that path.
     pub fn add(&mut self, path: impl Into<String>, mode: u32, content: impl Into<Vec<u8>>) {
         let content = content.into();
         self.files.insert(path.into(), File { mode, content });

@@ -1,4 +1,4 @@
-//! The chart's archive, as `helm package` would write it, but the same each time.
+//! The chart's archive, as from `helm package`, but reproducible.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,16 +13,16 @@ use super::release::Release;
 /// The chart's folder in the workspace.
 const FOLDER: &str = "charts/peili";
 
-/// An archive that `helm install` takes.
+/// An archive for `helm install`.
 pub struct Chart {
     pub file_name: String,
     pub archive: Vec<u8>,
 }
 
-/// Packs the chart without what its `.helmignore` names.
+/// Packs the chart without the files in its `.helmignore`.
 ///
 /// # Errors
-/// The chart is not of this release: its `version` or `appVersion` is another.
+/// The chart is not of this release: its `version` or `appVersion` differs.
 pub fn write(root: &Path, release: &Release) -> Result<Chart> {
     let folder = root.join(FOLDER);
     let description = folder.join("Chart.yaml");
@@ -70,7 +70,7 @@ fn add_folder(archive: &mut Archive, folder: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The value of a key at the top of a Chart.yaml, which has plain or quoted scalars there.
+/// The value of a top-level key of a Chart.yaml, which is a plain or quoted scalar.
 fn scalar<'y>(yaml: &'y str, key: &str) -> Result<&'y str> {
     yaml.lines()
         .filter_map(|line| line.split_once(':'))

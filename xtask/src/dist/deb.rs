@@ -24,7 +24,7 @@ pub fn file_name(release: &Release, architecture: &Architecture) -> String {
     format!("peili_{version}-{REVISION}_{}.deb", architecture.name)
 }
 
-/// Packs a program that is there already into the package `file`.
+/// Packs an existing program into the package `file`.
 pub fn write(
     workspace: &Workspace,
     release: &Release,
@@ -34,7 +34,7 @@ pub fn write(
 ) -> Result<()> {
     let architecture = program.architecture;
     let cargo_deb = tools::DEB.install(workspace)?;
-    // cargo-deb looks for the program where cargo would have built it.
+    // cargo-deb looks for the program in cargo's target folder.
     let target = workspace.dist().join("deb");
     let folder = target.join(architecture.rust_target).join("release");
     fs::create_dir_all(&folder)?;

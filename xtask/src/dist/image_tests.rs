@@ -1,4 +1,4 @@
-//! The image layout as a reader sees it.
+//! The image layout, as a reader sees it.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -26,7 +26,7 @@ fn programs() -> Vec<Program> {
     architecture::ALL.iter().map(program).collect()
 }
 
-/// The files of an archive by their paths.
+/// The files of an archive, by their paths.
 fn unpack(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let mut archive = tar::Archive::new(archive);
     let entries = archive.entries().expect("entries");
@@ -41,7 +41,7 @@ fn unpack(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// The blob of a descriptor, whose size and digest are checked.
+/// The blob of a descriptor, with size and digest checked.
 fn blob<'f>(files: &'f BTreeMap<String, Vec<u8>>, descriptor: &Descriptor) -> &'f [u8] {
     let digest = descriptor.as_digest_sha256().expect("a sha256 digest");
     let content = &files[&format!("blobs/sha256/{digest}")];
@@ -52,7 +52,7 @@ fn blob<'f>(files: &'f BTreeMap<String, Vec<u8>>, descriptor: &Descriptor) -> &'
 
 #[test]
 fn two_writes_are_equal() {
-    // Of many, because maps without an order may come in the same order twice.
+    // Several times, because unordered maps may have the same order twice.
     let first = write(&release(), &programs()).expect("written");
     for _ in 0..8 {
         let again = write(&release(), &programs()).expect("written");

@@ -11,7 +11,7 @@ use super::image::Program;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// A shell as `peili completions` calls it, and the name under which it looks for the script.
+/// A shell's name for `peili completions`, and the name of the script that it loads.
 const SHELLS: [(&str, &str); 3] = [
     ("bash", "peili.bash"),
     ("zsh", "_peili"),
@@ -20,12 +20,12 @@ const SHELLS: [(&str, &str); 3] = [
 
 /// Files for users, the same for each architecture.
 pub struct Manuals {
-    /// By the path in the tarball and in the folder that cargo-deb reads: `man/…` or `completions/…`.
+    /// The files, by the path in the tarball and in cargo-deb's folder: `man/…` or `completions/…`.
     pub files: Vec<(String, Vec<u8>)>,
 }
 
 impl Manuals {
-    /// Has them written by the program that runs on this machine; built for that if none of `programs` does.
+    /// Writes them with the program that runs on this machine; builds one if none of `programs` does.
     pub fn write(workspace: &Workspace, programs: &[Program]) -> Result<Manuals> {
         let folder = workspace.dist().join("manuals");
         if folder.exists() {

@@ -28,7 +28,7 @@ use manuals::Manuals;
 use release::Release;
 pub use release::SOURCE;
 
-/// The list of checksums, as `sha256sum --check` reads it.
+/// The list of checksums for `sha256sum --check`.
 const CHECKSUMS: &str = "SHA256SUMS";
 
 /// What to make, and of what.
@@ -67,7 +67,7 @@ enum Kind {
     Chart,
 }
 
-/// Makes the artifacts and closes with a line for each.
+/// Makes the artifacts, and ends with a line for each.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
     if args.sign.is_some() {
         sign::require_cosign()?;
@@ -116,7 +116,7 @@ impl Args {
     }
 }
 
-/// Makes what there is one of for each architecture.
+/// Makes the artifacts that exist for each architecture.
 fn pack(
     workspace: &Workspace,
     args: &Args,

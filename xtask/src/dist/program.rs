@@ -1,5 +1,5 @@
-//! The static program: one file that runs in an empty root, names no folder of the machine that built it, and has the
-//! same bytes whatever the folders are called.
+//! The static program: one file that runs in an empty root, contains no folder of the build machine, and has the same
+//! bytes whatever the folders are called.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,7 +14,7 @@ use super::tools;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Variables that would change the program's bytes and are not for a release to take over.
+/// Variables that would change the program's bytes and must not affect a release.
 const IGNORED_VARIABLES: [&str; 5] = [
     "CARGO_ENCODED_RUSTFLAGS",
     "CARGO_BUILD_RUSTFLAGS",
@@ -35,9 +35,9 @@ exec "$@""#;
 const OUTPUT_OF_BUILD_SCRIPT: &str =
     " ${OUT_DIR:+\"--remap-path-prefix=$OUT_DIR=/target/out/$CARGO_PKG_NAME\"}\n";
 
-/// Builds the program for one architecture by a profile of cargo's, and returns its path.
+/// Builds the program for one architecture with a cargo profile, and returns its path.
 ///
-/// The build has a target folder of its own, because its flags differ from those of all other builds.
+/// The build has a separate target folder, because its flags differ from those of all other builds.
 pub fn build(workspace: &Workspace, architecture: &Architecture, profile: &str) -> Result<PathBuf> {
     let auditable = tools::AUDITABLE.install(workspace)?;
     let target = workspace.dist().join("build");
@@ -56,7 +56,7 @@ pub fn build(workspace: &Workspace, architecture: &Architecture, profile: &str) 
     }
     build.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
     build.env("RUSTC_WRAPPER", paths.write_rustc_wrapper()?);
-    // Read by the crate cc for this target alone; ring has C code and assembly.
+    // Read by the crate cc for this target only; ring has C code and assembly.
     let target_variable = architecture.rust_target.replace('-', "_");
     build.env(format!("CFLAGS_{target_variable}"), paths.c_flags());
     build.env(format!("CC_{target_variable}"), architecture.compiler());
@@ -73,7 +73,7 @@ pub fn build(workspace: &Workspace, architecture: &Architecture, profile: &str) 
         .join("peili"))
 }
 
-/// Folders of this machine, which must not be seen in the program.
+/// Folders of this machine, which must not be visible in the program.
 struct Paths {
     root: PathBuf,
     cargo_home: PathBuf,
@@ -81,8 +81,7 @@ struct Paths {
 }
 
 impl Paths {
-    /// Each folder and the name that stands for it. The last that matches a path counts, so that folders within others
-    /// come behind them.
+    /// Each folder and its replacement. The last match of a path counts, so nested folders come after their parents.
     fn names(&self) -> [(&Path, &'static str); 3] {
         [
             (&self.root, "/peili"),
@@ -93,10 +92,10 @@ impl Paths {
 
     /// Writes the script that cargo calls instead of `rustc`, and returns its path.
     ///
-    /// Two things would let the folders into the program that no flag of cargo's keeps out. `RUSTFLAGS` reach the crates
-    /// of the target alone, while the hashes of procedural macros, built for the host, go into those of the crates that
-    /// use them and decide the order of functions. And cargo hashes the path of its workspace wrapper, which
-    /// cargo-auditable is, into the metadata of our own crates and into the names of their build scripts' folders.
+    /// Two things would put the folders into the program despite cargo's flags. `RUSTFLAGS` apply only to the crates of
+    /// the target, while the hashes of procedural macros, built for the host, affect those of the crates that use them
+    /// and the order of functions. And cargo hashes the path of its workspace wrapper, here cargo-auditable, into the
+    /// metadata of the workspace's crates and into the names of their build scripts' folders.
     fn write_rustc_wrapper(&self) -> Result<PathBuf> {
         fs::create_dir_all(&self.target)
             .with_context(|| format!("the folder {}", self.target.display()))?;
@@ -130,14 +129,14 @@ impl Paths {
     }
 }
 
-/// Where cargo keeps the sources of dependencies.
+/// The folder with cargo's sources of dependencies.
 fn cargo_home() -> Result<PathBuf> {
     let given = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let usual = || std::env::home_dir().map(|home| home.join(".cargo"));
     let folder = given
         .or_else(usual)
         .ok_or_else(|| anyhow!("neither CARGO_HOME nor HOME is set"))?;
-    // rustc compares texts: a link must not hide the folder from it.
+    // rustc compares texts, so links must be resolved.
     folder
         .canonicalize()
         .with_context(|| format!("cargo's folder {}", folder.display()))

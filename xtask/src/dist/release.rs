@@ -1,4 +1,4 @@
-//! What all artifacts of a release say about it: name, version, revision, time.
+//! The facts that all artifacts of a release contain: name, version, revision, time.
 
 use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,21 +8,21 @@ use anyhow::{Context, Result, anyhow};
 use crate::process;
 use crate::workspace::Workspace;
 
-/// The repository of the image, as the chart's `image.repository` has it.
+/// The repository of the image, as in the chart's `image.repository`.
 pub const IMAGE_REPOSITORY: &str = "ghcr.io/peili/peili";
-/// Where the source code lies.
+/// The URL of the source code.
 pub const SOURCE: &str = "https://github.com/peili/peili";
 pub const LICENSES: &str = "Apache-2.0";
-/// The environment variable that gives archives their time, in seconds since 1970.
-/// See <https://reproducible-builds.org/specs/source-date-epoch/>.
+/// The environment variable with the time of archives, in seconds since 1970. See
+/// <https://reproducible-builds.org/specs/source-date-epoch/>.
 pub const TIME_VARIABLE: &str = "SOURCE_DATE_EPOCH";
 
-/// The facts about one release that its artifacts carry.
+/// The facts about one release.
 pub struct Release {
     /// The version of the package `peili`, as in `0.1.0`.
     pub version: String,
     pub description: String,
-    /// The commit, with `-dirty` behind it where the work tree differs; none outside git.
+    /// The commit, with the suffix `-dirty` if the work tree differs. `None`: outside git.
     pub revision: Option<String>,
     /// The time of every file in every archive, in seconds since 1970.
     pub time: u64,
@@ -51,12 +51,12 @@ impl Release {
         format!("v{}", self.version)
     }
 
-    /// The name under which the image is imported: repository and tag.
+    /// The name for importing the image: repository and tag.
     pub fn image_name(&self) -> String {
         format!("{IMAGE_REPOSITORY}:{}", self.tag())
     }
 
-    /// The time as RFC 3339 has it.
+    /// The time in RFC 3339 form.
     pub fn created(&self) -> String {
         let time = UNIX_EPOCH + Duration::from_secs(self.time);
         humantime::format_rfc3339_seconds(time).to_string()
@@ -90,7 +90,7 @@ fn revision(workspace: &Workspace) -> Result<Option<String>> {
     Ok(Some(format!("{}{suffix}", commit.trim())))
 }
 
-/// The time that the environment gives, or the beginning of 1970.
+/// The time in the environment, or else the beginning of 1970.
 fn time(given: Option<&str>) -> Result<u64> {
     given.map_or(Ok(0), |text| {
         text.parse()

@@ -1,4 +1,4 @@
-//! The SBOM: a CycloneDX document by cargo-cyclonedx, without what differs from run to run.
+//! The SBOM: a CycloneDX document from cargo-cyclonedx, without the parts that differ from run to run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use super::tools;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// The version of CycloneDX that the document is of.
+/// The CycloneDX version of the document.
 const SPECIFICATION: &str = "1.5";
-/// Stands for the workspace's root in the document, as in the program.
+/// Replaces the workspace's root in the document, as in the program.
 const ROOT_NAME: &str = "/peili";
-/// The name of the files that cargo-cyclonedx writes, one beside each member's Cargo.toml.
+/// The name of the files of cargo-cyclonedx, one beside each member's Cargo.toml.
 const FILE: &str = "sbom-of-dist";
 
 /// Returns the document for the program of one architecture.
@@ -70,7 +70,7 @@ fn members(workspace: &Workspace) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// Takes the machine's paths out, and gives the document a serial number that follows from its content.
+/// Removes the machine's paths, and sets a serial number derived from the content.
 fn normalise(document: &[u8], root: &Path) -> Result<Vec<u8>> {
     let text = std::str::from_utf8(document).context("cargo-cyclonedx wrote no UTF-8")?;
     let text = text.replace(&format!("path+file://{}", root.display()), ROOT_NAME);
@@ -89,7 +89,7 @@ fn normalise(document: &[u8], root: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A UUID of version 8 (RFC 9562, section 5.8) made of the content's digest.
+/// A UUID of version 8 (RFC 9562, section 5.8) made from the content's digest.
 fn serial_number(content: &[u8]) -> String {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&Sha256::digest(content)[..16]);

@@ -1,4 +1,4 @@
-//! The units and their sample of settings name options that the program has.
+//! Checks that the options in the units and their sample of settings exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The environment variables that the command line declares.
+/// The environment variables of the command line.
 fn options() -> BTreeSet<String> {
     let source = read("crates/peili/src/cli.rs");
     source
@@ -20,7 +20,7 @@ fn options() -> BTreeSet<String> {
         .collect()
 }
 
-/// The variables of lines that begin with `prefix`, as in `prefixNAME=value`; sentences are none.
+/// The variables in lines that begin with `prefix`, such as `prefixNAME=value`; sentences do not count.
 fn variables(text: &str, prefix: &str) -> BTreeSet<String> {
     text.lines()
         .filter_map(|line| line.strip_prefix(prefix)?.split_once('='))
@@ -48,7 +48,7 @@ fn every_setting_of_the_units_is_an_option() {
 
 #[test]
 fn both_units_are_sandboxed_alike() {
-    // The configuration has no network, and alone writes containerd's folder.
+    // The configuration unit has no network, and is the only one that writes containerd's folder.
     let own = [
         "ReadWritePaths=/etc/containerd -/etc/docker/certs.d",
         "PrivateNetwork=yes",

@@ -1,4 +1,4 @@
-//! Signatures by cosign, which is not installed from here: a release is signed where its key is.
+//! Signatures by cosign, which is not installed by these tools: a release is signed where its key is.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 
 use crate::process;
 
-/// Signs each file; the signature lies beside it, as `<file>.sigstore.json`.
+/// Signs each file; the signature is beside it, as `<file>.sigstore.json`.
 ///
-/// `key` is what cosign's `--key` takes: a file, or the URI of a key service. Nothing is uploaded to a transparency
-/// log: this works without a network, and who verifies has the public key.
+/// `key`: the value of cosign's `--key`, a file or the URI of a key service. Nothing is uploaded to a transparency log:
+/// this works without a network, and verifiers have the public key.
 pub fn files<'p>(key: &str, files: impl Iterator<Item = &'p Path>) -> Result<()> {
     require_cosign()?;
     for file in files {

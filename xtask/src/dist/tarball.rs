@@ -1,4 +1,4 @@
-//! The tarball for hosts without Debian's package manager: the program and what starts it.
+//! The tarball for hosts without Debian's package manager: the program and its units.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::image::Program;
 use super::manuals::Manuals;
 use super::release::Release;
 
-/// Files of the workspace that the tarball has beside the program.
+/// The files of the workspace in the tarball, besides the program.
 const FILES: [&str; 5] = [
     "packaging/peili.service",
     "packaging/peili-configuration.service",
@@ -20,7 +20,7 @@ const FILES: [&str; 5] = [
     "README.md",
 ];
 
-/// The file's name without `.tar.gz`, and the folder that the tarball unpacks to.
+/// The file's name without `.tar.gz`, which is also the folder in the tarball.
 pub fn folder_name(release: &Release, architecture: &Architecture) -> String {
     format!("peili-{}-linux-{}", release.version, architecture.name)
 }

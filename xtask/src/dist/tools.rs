@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// A command of crates.io, pinned: a new release may write other bytes, and those come with a commit.
+/// A command from crates.io, pinned, so that changes of its output come with a commit.
 pub struct Tool {
     name: &'static str,
     version: &'static str,

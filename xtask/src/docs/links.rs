@@ -1,4 +1,4 @@
-//! Links of pages in Markdown, outside code.
+//! Links in Markdown pages, outside code.
 
 /// Changes each link of a page.
 pub fn rewrite(page: &str, change: impl Fn(&str) -> String) -> String {
@@ -25,7 +25,7 @@ pub fn rewrite(page: &str, change: impl Fn(&str) -> String) -> String {
     changed
 }
 
-/// The path in the workspace that a link of the page `from` names.
+/// The path in the workspace of a link in the page `from`.
 pub fn resolve(from: &str, link: &str) -> String {
     let mut path: Vec<_> = from.split('/').collect();
     path.pop();
@@ -41,7 +41,7 @@ pub fn resolve(from: &str, link: &str) -> String {
     path.join("/")
 }
 
-/// The anchors of a page's headings, as GitHub and mdbook make them.
+/// The anchors of a page's headings, as in GitHub and mdbook.
 #[cfg(test)]
 pub fn anchors(page: &str) -> Vec<String> {
     let mut is_code = false;

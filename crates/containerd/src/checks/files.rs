@@ -1,4 +1,4 @@
-//! containerd's configuration as it is written: a file, and the files that it imports.
+//! containerd's configuration as written: a file, and the files that it imports.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -8,29 +8,29 @@ use std::time::SystemTime;
 
 use toml_edit::{DocumentMut, Item, Value};
 
-/// Bytes of a file that is read.
+/// The most bytes read of a file.
 const MAX_FILE: u64 = 1 << 20;
-/// Files that are read.
+/// The most files read.
 const MAX_FILES: usize = 64;
 
-/// Why a configuration is not known.
+/// Why a configuration is unknown.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unread {
     #[error("{0}")]
     Here(String),
-    /// Nor can containerd read it.
+    /// containerd cannot read it either.
     #[error("{0}")]
     NotToml(String),
 }
 
-/// A configuration, read.
+/// A configuration that was read.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    /// In containerd's order: what stands in a later one counts.
+    /// The files in containerd's order: later ones override earlier ones.
     pub documents: Vec<(PathBuf, DocumentMut)>,
-    /// What is imported and cannot be read here.
+    /// The imported files that cannot be read here.
     pub unread: Vec<String>,
-    /// When one of them was written last.
+    /// When one of the files was last written.
     pub changed: Option<SystemTime>,
 }
 
@@ -84,8 +84,8 @@ fn imports(document: &DocumentMut) -> impl Iterator<Item = &str> {
     imports.into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// The files that a pattern names, in the order of their names; `None` if that cannot be found out here, where the folder is
-/// missing too. Only the last part may have `*`.
+/// The files that match a pattern, sorted by name. `None`: that cannot be determined here, for example because the
+/// folder is missing. Only the last part may contain `*`.
 fn matching(pattern: &Path) -> Option<Vec<PathBuf>> {
     let (folder, name) = (pattern.parent()?, pattern.file_name()?.to_str()?);
     if folder.to_str()?.contains(['*', '?', '[']) || name.contains(['?', '[']) {
@@ -109,7 +109,7 @@ fn matching(pattern: &Path) -> Option<Vec<PathBuf>> {
     Some(found)
 }
 
-/// Whether a name fits a pattern in which `*` stands for any text.
+/// Whether a name matches a pattern in which `*` means any text.
 fn fits(name: &str, pattern: &str) -> bool {
     let Some((first, mut pattern)) = pattern.split_once('*') else {
         return name == pattern;

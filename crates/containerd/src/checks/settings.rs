@@ -1,4 +1,4 @@
-//! containerd's settings, from whoever tells them: up to 1.7 the CRI plugin does, from 2.0 on only the file.
+//! containerd's settings and their sources: up to 1.7 the CRI plugin reports them, from 2.0 on only the file has them.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,37 +12,38 @@ use super::files::{Unread, Written};
 use crate::client::Client;
 use crate::listing::blocking;
 
-/// Where the registry's and the layers' settings stand, in files of version 3, 2 and 1.
+/// The tables with the settings of the registry and the layers, in files of version 3, 2 and 1.
 const IMAGES: &str = "io.containerd.cri.v1.images";
 const CRI: &str = "io.containerd.grpc.v1.cri";
 const CRI_OF_VERSION_1: &str = "cri";
-/// containerd, `defaults/defaults_unix.go`.
+/// The default root (containerd, `defaults/defaults_unix.go`).
 const DEFAULT_ROOT: &str = "/var/lib/containerd";
-/// What `config_path` is from 2.2 on where it is not set.
+/// The default of `config_path` from 2.2 on.
 const DEFAULT_CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
 
-/// `max_concurrent_downloads` where it is not set.
+/// The default of `max_concurrent_downloads`.
 const DEFAULT_DOWNLOADS: i64 = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Setting<T> {
     Is(T),
-    /// Why it is not known.
+    /// It is unknown. The reason.
     Unknown(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
-    /// Empty: not set.
+    /// The setting `config_path`. Empty: not set.
     pub config_path: Setting<String>,
     pub discard_unpacked_layers: Setting<bool>,
-    /// What makes containerd from 2.1 on pull in its local mode; `None`: it pulls with its transfer service.
+    /// The setting that makes containerd from 2.1 on pull in its local mode. `None`: it pulls with its transfer
+    /// service.
     pub local_mode: Setting<Option<String>>,
-    /// When the configuration was written last; `None`: that is not known.
+    /// When the configuration was last written. `None`: that is unknown.
     pub changed: Option<SystemTime>,
     /// Why containerd cannot read its configuration any more.
     pub broken: Option<String>,
-    /// Where `config_path` stands, if it is not set where containerd looks.
+    /// The place of `config_path`, if it is not where containerd looks.
     pub in_vain: Option<String>,
 }
 
@@ -102,23 +103,23 @@ struct ToldContainerd {
     discard_unpacked_layers: bool,
 }
 
-/// The `config` of the CRI plugin's verbose status; from 2.0 on it lacks what is looked for.
+/// Reads the `config` in the CRI plugin's verbose status. From 2.0 on it lacks these settings.
 fn told_by_cri(info: &HashMap<String, String>) -> Option<Settings> {
     let told: Told = serde_json::from_str(info.get("config")?).ok()?;
     Some(Settings {
         config_path: Setting::Is(told.registry.config_path),
         discard_unpacked_layers: Setting::Is(told.containerd.discard_unpacked_layers),
-        // These know no other.
+        // These versions have no other mode.
         local_mode: Setting::Is(None),
-        // It tells what is in force.
+        // It reports the settings in force.
         changed: None,
         broken: None,
         in_vain: None,
     })
 }
 
-/// What a file and those that it imports say, if they can be read and are this containerd's. `content`: where that one's
-/// content lies.
+/// The settings in a file and its imports, if they can be read and belong to this containerd. `content`: the folder of
+/// its content.
 fn in_file(file: &Path, generation: Generation, content: Option<&Path>) -> Settings {
     match Written::read(file) {
         Ok(written) => said(&written, generation, content)
@@ -128,7 +129,7 @@ fn in_file(file: &Path, generation: Generation, content: Option<&Path>) -> Setti
     }
 }
 
-/// What a configuration says, or why that does not settle it.
+/// The settings in a configuration, or why it does not determine them.
 fn said(
     written: &Written,
     generation: Generation,
@@ -138,7 +139,7 @@ fn said(
     let root = roots
         .filter_map(|(_, document)| document.get("root")?.as_str())
         .next();
-    // Where the root may stand in a file that is not read, there is nothing to compare.
+    // If the root may be set in a file that was not read, there is nothing to compare.
     if root.is_some() || written.unread.is_empty() {
         belongs(Path::new(root.unwrap_or(DEFAULT_ROOT)), content)?;
     }
@@ -183,10 +184,11 @@ fn said(
 }
 
 impl Written {
-    /// A setting of CRI's images, by the paths that it may have below their table. The last file that has the table counts.
+    /// A setting of CRI's images, by its possible paths below their table. The last file with the table counts.
     ///
     /// # Errors
-    /// An earlier file has the setting and a later one the table without it: containerd before 2.2 takes the later table whole.
+    /// An earlier file has the setting, and a later one the table without it: containerd before 2.2 takes the later
+    /// table whole.
     fn setting(&self, paths: &[&[&str]]) -> Result<Option<&Item>, String> {
         let tables = self.documents.iter().rev();
         let mut tables = tables.filter_map(|(path, document)| Some((path, images_of(document)?)));
@@ -208,20 +210,21 @@ impl Written {
     }
 }
 
-/// The version of a file; one that says none is of version 1.
+/// The version of a file; 1 if it names none.
 fn version_of(document: &DocumentMut) -> i64 {
     let version = document.get("version").and_then(Item::as_integer);
     version.unwrap_or(1)
 }
 
-/// The table of CRI's images in a file. containerd 2 takes the name of version 2 in files of version 2 alone (tried with 2.1.9).
+/// The table of CRI's images in a file. containerd 2 takes the name of version 2 in files of version 2 alone (tried
+/// with 2.1.9).
 fn images_of(document: &DocumentMut) -> Option<&Item> {
     let plugins = document.get("plugins")?;
     let of_version_2 = || plugins.get(CRI).filter(|_| version_of(document) == 2);
     plugins.get(IMAGES).or_else(of_version_2)
 }
 
-/// Where `config_path` stands in vain, by its table and the version of the file.
+/// The ineffective place of `config_path`: its table and the version of the file.
 fn in_vain(written: &Written) -> Option<String> {
     let mut found = written.documents.iter().filter_map(|(path, document)| {
         let plugins = document.get("plugins")?;
@@ -242,8 +245,8 @@ fn at<'a>(table: &'a Item, path: &[&str]) -> Option<&'a Item> {
     path.iter().try_fold(table, |item, key| item.get(key))
 }
 
-/// The first setting of CRI's images that the transfer service does not know, and for which containerd from 2.1 on pulls
-/// as it did before (containerd, `internal/cri/config`, `CheckLocalImagePullConfigs`).
+/// The first setting of CRI's images that the transfer service does not know, and that makes containerd from 2.1 on
+/// pull as before (containerd, `internal/cri/config`, `CheckLocalImagePullConfigs`).
 fn local_mode(table: &Item) -> Option<String> {
     let at = |path: &[&str]| at(table, path);
     let is = |path: &[&str], value: bool| at(path).and_then(Item::as_bool) == Some(value);
@@ -272,8 +275,8 @@ fn local_mode(table: &Item) -> Option<String> {
         .map(|number| format!("max_concurrent_downloads = {number}"))
 }
 
-/// Whether a file with this root can be that of the containerd whose content lies there: one that was started with
-/// another file says nothing of this one.
+/// Whether a file with this root can be that of the containerd with this content folder: a file of another containerd
+/// says nothing about this one.
 fn belongs(root: &Path, content: Option<&Path>) -> Result<(), String> {
     match content {
         Some(content) if !content.starts_with(root) => Err(format!(

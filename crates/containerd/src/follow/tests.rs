@@ -1,4 +1,4 @@
-//! Against a folder in which the test plays containerd.
+//! Follows ingests in a folder in which the test plays containerd.
 
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use super::*;
 use crate::blobs;
 use crate::ingest::Ingests;
 
-/// What may take milliseconds, on a machine that has other things to do.
+/// The limit for anything that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 const BYTES: &[u8] = b"the bytes of a layer";
 const SIZE: u64 = BYTES.len() as u64;
@@ -22,7 +22,7 @@ struct Node {
     tasks: JoinSet<()>,
 }
 
-/// containerd's end of an ingest.
+/// containerd's side of an ingest.
 struct Writer {
     folder: PathBuf,
     blob: PathBuf,
@@ -101,7 +101,7 @@ async fn until(mut holds: impl FnMut() -> bool) {
 async fn told(growing: &mut Growing, written: u64, stage: IngestStage) -> Progress {
     let told = growing.until(|p| p.written == written && p.stage == stage);
     let progress = tokio::time::timeout(PATIENCE, told).await.expect("in time");
-    // It also ends when nothing more will be told.
+    // It also ends when nothing more will be reported.
     assert_eq!((progress.written, progress.stage), (written, stage));
     progress
 }
@@ -131,7 +131,7 @@ async fn tells_of_each_step_until_the_commit() {
         writer.write(&[*byte]);
         told(&mut growing, n, IngestStage::Filling).await;
     }
-    // It would be synced now: everything can be read, nothing is committed.
+    // containerd would sync now: everything can be read, nothing is committed.
     assert_eq!(read(&growing, SIZE), BYTES);
     let mut late = node.follow(None).expect("open");
     assert_eq!(late.progress(), growing.progress());
@@ -185,7 +185,7 @@ async fn of_two_the_later_commit_is_a_commit() {
     told(&mut followed, SIZE, IngestStage::Complete).await;
     assert_eq!(other.progress().written, 0);
     second.write(BYTES);
-    // The blob is there, but what is read is this file.
+    // The blob is there, but this file is being read.
     told(&mut other, SIZE, IngestStage::Filling).await;
     second.commit();
     told(&mut other, SIZE, IngestStage::Complete).await;

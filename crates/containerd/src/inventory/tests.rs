@@ -153,7 +153,7 @@ fn what_is_found_out_during_a_listing_is_newer_than_it() {
         &[(gone_key.clone(), gone.clone())],
     ));
     inventory.begin_listing();
-    // The listing looked before these happened.
+    // The listing is older than these changes.
     let looked = listing(
         &["stays", "goes"],
         &[("stays", &["quay.io/a"]), ("goes", &["quay.io/a"])],
@@ -185,7 +185,7 @@ fn a_listing_repairs_what_nobody_told() {
     assert_eq!(origins(&catalog, "m"), Some(places(&["quay.io/b"])));
     assert_eq!(origins(&catalog, "l"), None);
     assert!(catalog.tags().is_empty());
-    // Nothing else happened: nothing is told.
+    // There was no other change, so none is reported.
     let mut changes = catalog.changes();
     inventory.begin_listing();
     inventory.apply(listing(&["m"], &[("m", &["quay.io/b"])], &[]), &catalog);
@@ -234,7 +234,7 @@ mod orders {
     }
 
     proptest! {
-        /// Whatever happens in whatever order: the catalog is what a listing of the outcome would make it.
+        /// Changes in any order: the catalog is what a listing of the result would make it.
         #[test]
         fn end_as_a_listing_would(steps in prop::collection::vec(step(), 0..40)) {
             let (mut inventory, catalog) = after(Listing::default());

@@ -1,4 +1,4 @@
-//! The work of retaining: takes leases, looks at the disk and the clock, gives leases up.
+//! The work of retaining: takes leases, checks disk and clock, releases leases.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,15 +17,16 @@ use crate::listing::blocking;
 use crate::metrics::{Released, RetainMetrics};
 use crate::{Namespace, blobs};
 
-/// Between looks at the disk.
+/// The interval between checks of the disk.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Between looks at the least, so that what expires together goes together: each time containerd collects once.
+/// The minimal interval between checks, so that blobs that expire together are released together: containerd collects
+/// garbage each time.
 const LOOK_SOONEST: Duration = Duration::from_secs(1);
-/// Leases being taken at once. Enough for thirty small images that are pulled at once: with 16, most of their layers
-/// were collected before their turn came (containerd 2.1, measured).
+/// The most leases taken at once. Enough for thirty small images pulled at once: with 16, most of their layers were
+/// collected before their turn (containerd 2.1, measured).
 const MAX_CALLS: usize = 64;
 
-/// Our leases, each blob's in all namespaces.
+/// The mirror's leases, those of each blob in all namespaces.
 #[derive(Clone)]
 struct Leases {
     client: Client,
@@ -56,7 +57,7 @@ impl Leases {
     }
 }
 
-/// A lease that was to be taken, and what came of it.
+/// An attempt to take a lease, and its result.
 struct Taken {
     digest: Digest,
     blob: Blob,
@@ -69,12 +70,12 @@ pub(super) struct Keeper {
     content: Arc<Path>,
     metrics: RetainMetrics,
     kept: Kept,
-    /// Leases that are being taken, at the most [`MAX_CALLS`]. containerd writes them one by one; side by side they
-    /// wait no longer for their turn than the pulls' own writes do.
+    /// The leases being taken, at most [`MAX_CALLS`]. containerd writes them one by one; concurrent calls wait no
+    /// longer for their turn than the pulls' own writes.
     calls: JoinSet<Taken>,
-    /// Bytes that the disk had too many on it at the last look.
+    /// The bytes above the limit of the disk at the last check.
     excess: u64,
-    /// Whether a call has failed already: the second one is no news.
+    /// Whether a failed call was logged already.
     warned: bool,
 }
 
@@ -98,7 +99,7 @@ impl Keeper {
         }
     }
 
-    /// Runs until nobody can tell of changes any more.
+    /// Runs until all senders of changes are gone.
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
         let listed = self.list().await;
         self.or_warn(listed);
@@ -124,7 +125,7 @@ impl Keeper {
         }
     }
 
-    /// Finds out what an earlier session, or process, keeps.
+    /// Lists the leases of earlier sessions and processes.
     async fn list(&mut self) -> Result<(), CallError> {
         for Lease { digest, expires } in self.leases.list().await? {
             let before = self.kept.remove(&digest);
@@ -144,7 +145,7 @@ impl Keeper {
     async fn change(&mut self, change: Change) {
         match change {
             Change::Appeared { digest, size } => {
-                // What cannot stay must not push out what can.
+                // A blob that cannot stay must not push out others.
                 let fits = self.excess == 0 && size <= self.limits.bytes;
                 if fits && !self.kept.contains(&digest) {
                     self.keep(digest, size);
@@ -161,7 +162,7 @@ impl Keeper {
     fn keep(&mut self, digest: Digest, size: u64) {
         let now = SystemTime::now();
         let committed = blobs::committed(&self.content, &digest).unwrap_or(now);
-        // A clock that was set back must not keep it longer.
+        // A clock that was set back must not extend the time.
         let expires = whole_seconds(committed.min(now) + self.limits.time);
         if expires <= now {
             return;
@@ -185,7 +186,7 @@ impl Keeper {
         };
         match taken.result {
             Ok(()) => self.kept.insert(taken.digest, taken.blob),
-            // Leases that were taken in part expire.
+            // Leases that were taken only in part expire.
             error => self.or_warn(error),
         }
     }
@@ -194,14 +195,14 @@ impl Keeper {
         self.kept.bytes() > self.limits.bytes || self.kept.len() > MAX_KEPT
     }
 
-    /// Waits until it is known what came of all leases.
+    /// Waits for the results of all leases being taken.
     async fn settle(&mut self) {
         while let Some(taken) = self.calls.join_next().await {
             self.taken(taken);
         }
     }
 
-    /// Lets go what has to. containerd collects once, with the last of it.
+    /// Releases what is due. containerd collects garbage once, with the last lease.
     async fn look(&mut self) {
         self.settle().await;
         self.excess = self.disk_excess().await;
@@ -232,7 +233,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Bytes that the disk has too many on it.
+    /// The bytes above the limit of the disk.
     async fn disk_excess(&self) -> u64 {
         let content = self.content.clone();
         match blocking(move || rustix::fs::statvfs(&*content)).await {
@@ -250,7 +251,7 @@ impl Keeper {
         }
     }
 
-    /// How long nothing need be looked at.
+    /// The time until the next check.
     fn rest(&self) -> Duration {
         let first = self.kept.first_expiry();
         let left = first.map(|f| f.duration_since(SystemTime::now()).unwrap_or_default());
@@ -272,8 +273,7 @@ impl Keeper {
     }
 }
 
-/// By how many bytes more than `percent` of a disk is in use, counted as a kubelet does: what is left is what is
-/// available to users other than root.
+/// The bytes in use above `percent` of a disk, as a kubelet counts them: free means available to users other than root.
 fn excess(total: u64, available: u64, percent: u8) -> u64 {
     let spare = u128::from(total) * u128::from(100_u8.saturating_sub(percent)) / 100;
     u64::try_from(spare)

@@ -1,33 +1,33 @@
-//! What is kept, and what of it has to go. Pure: the time and the disk's state are handed in.
+//! The kept blobs, and which of them must be released. Pure: time and the state of the disk are passed in.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
 
 use oci::Digest;
 
-/// Blobs kept at once. Each is a lease that containerd goes through whenever it collects.
+/// The most kept blobs. containerd visits each lease whenever it collects garbage.
 pub(super) const MAX_KEPT: usize = 4096;
 
-/// A blob that we keep.
+/// A kept blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Blob {
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
     pub expires: SystemTime,
 }
 
-/// Why a blob is kept no longer.
+/// Why a blob is no longer kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     /// Its time is over.
     Expired,
-    /// It is among the oldest of more than may be kept.
+    /// Too much is kept, and it is among the oldest.
     Size,
-    /// It is among the oldest, and the disk is full.
+    /// The disk is full, and it is among the oldest.
     Pressure,
 }
 
-/// Blobs by their digests. The next to expire is the oldest.
+/// The kept blobs, by digest. The next to expire is the oldest.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     blobs: HashMap<Digest, Blob>,
@@ -43,7 +43,7 @@ impl Kept {
         self.blobs.len()
     }
 
-    /// Of all blobs.
+    /// The bytes of all blobs.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -61,12 +61,12 @@ impl Kept {
         Some(blob)
     }
 
-    /// When the next blob's time is over.
+    /// When the next blob expires.
     pub fn first_expiry(&self) -> Option<SystemTime> {
         self.blobs.values().map(|blob| blob.expires).min()
     }
 
-    /// What has to go, oldest first, when `limit` bytes may be kept and the disk has `excess` bytes too many on it.
+    /// The blobs to release, oldest first, if `limit` bytes may be kept and the disk is `excess` bytes above its limit.
     pub fn due(&self, now: SystemTime, limit: u64, excess: u64) -> Vec<(Digest, Reason)> {
         let mut oldest: Vec<_> = self.blobs.iter().collect();
         oldest.sort_unstable_by_key(|(digest, blob)| (blob.expires, *digest));
@@ -113,7 +113,7 @@ mod tests {
         Digest::sha256(&n.to_be_bytes())
     }
 
-    /// Blobs by size and expiry; their digests are those of their places.
+    /// Blobs with these sizes and expiry times; their digests are made from their positions.
     fn kept(blobs: &[(u64, u64)]) -> Kept {
         let mut kept = Kept::default();
         for (n, (size, expires)) in (0..).zip(blobs) {

@@ -1,4 +1,4 @@
-//! Retaining against a containerd that the test plays.
+//! Retains layers of a fake containerd.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -20,7 +20,7 @@ fn retaining(fake: &Fake, time: Duration, bytes: u64) -> Config {
         retain: Some(Retain {
             time,
             bytes,
-            // However full the disk is that the test runs on.
+            // Whatever is in use on the disk of the test machine.
             disk_percent: 100,
             filter,
         }),
@@ -34,7 +34,7 @@ async fn start(fake: &Fake, bytes: u64) -> (Arc<Containerd>, JoinSet<()>) {
     (store, tasks)
 }
 
-/// A containerd that runs, with the folder that it makes for the first blob.
+/// A running containerd, with the folder that it creates for the first blob.
 fn running() -> Fake {
     let mut fake = Fake::new();
     std::fs::create_dir_all(blobs::folder(fake.content(), "sha256")).expect("a folder");
@@ -49,14 +49,14 @@ fn commit(fake: &Fake, namespace: &str, host: &str, bytes: &[u8]) -> Digest {
     digest
 }
 
-/// Makes it so that a blob was committed so long ago.
+/// Makes a blob as old as this.
 fn commit_earlier(fake: &Fake, digest: &Digest, ago: Duration) {
     let file = std::fs::File::open(blobs::path(fake.content(), digest)).expect("a file");
     let then = SystemTime::now() - ago;
     file.set_modified(then).expect("our own file");
 }
 
-/// What our leases keep in a namespace.
+/// What the mirror's leases keep in a namespace.
 fn kept(fake: &Fake, namespace: &str) -> BTreeSet<String> {
     let leases = fake.leases(namespace).into_iter();
     leases
@@ -82,7 +82,7 @@ fn lease_until(digest: &Digest, expires: SystemTime) -> (String, fake::Lease) {
 async fn what_is_new_and_mirrored_is_leased_until_its_time_is_over() {
     let fake = running();
     let (_store, _tasks) = start(&fake, 1000).await;
-    // Files' times come from a coarser clock.
+    // File times come from a coarser clock.
     let before = SystemTime::now() - Duration::from_secs(1);
     commit(&fake, "k8s.io", "ghcr.io", b"not mirrored");
     let ours = commit(&fake, "k8s.io", "quay.io", b"layer");
@@ -159,7 +159,7 @@ async fn what_an_earlier_process_left_is_taken_over() {
 async fn its_time_begins_with_the_commit() {
     let fake = running();
     let [older, newer] = [&b"older"[..], b"newer"].map(|b| commit(&fake, "k8s.io", "quay.io", b));
-    // Both are young enough that a listing takes them for new.
+    // Both are young enough to count as new in a listing.
     commit_earlier(&fake, &older, Duration::from_secs(20));
     let (store, _tasks) = open(retaining(&fake, Duration::from_secs(15), 1000));
     ready(&fake, &store).await;

@@ -31,24 +31,24 @@ use crate::proto::containerd::services::version::v1 as version;
 use crate::proto::containerd::types::{Descriptor, Envelope};
 use crate::proto::runtime::v1 as cri;
 
-/// What survives a restart. Keys begin with the namespace.
+/// The state that survives a restart. Keys begin with the namespace.
 #[derive(Default)]
 struct Database {
     content: BTreeMap<(String, String), Vec<(String, String)>>,
     images: BTreeMap<(String, String), String>,
     leases: BTreeMap<(String, String), Lease>,
-    /// How often content that nobody needs was to be collected at once.
+    /// How often garbage was to be collected at once.
     collections: usize,
 }
 
-/// What a lease says and names.
+/// A lease and what it names.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lease {
     pub labels: HashMap<String, String>,
     pub content: BTreeSet<String>,
 }
 
-/// A node: a folder with a containerd in it that may run or not.
+/// A node: a folder with a containerd that may run or not.
 pub(crate) struct Fake {
     folder: tempfile::TempDir,
     service: Service,
@@ -63,7 +63,7 @@ struct Service {
 }
 
 impl Fake {
-    /// Not started yet.
+    /// A node whose containerd is not started yet.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let service = Service {
@@ -116,7 +116,7 @@ impl Fake {
         self.running = Some(runtime);
     }
 
-    /// ConnectionAddresses it with all its connections.
+    /// Stops it with all its connections.
     pub fn stop(&mut self) {
         if let Some(runtime) = self.running.take() {
             runtime.shutdown_background();
@@ -124,7 +124,7 @@ impl Fake {
         }
     }
 
-    /// Puts a blob where containerd puts it at commit, in no namespace yet.
+    /// Adds a blob where containerd puts it at commit, in no namespace yet.
     pub fn put_file(&self, bytes: &[u8]) -> Digest {
         let digest = Digest::sha256(bytes);
         let folder = blobs::folder(self.content(), "sha256");
@@ -140,7 +140,7 @@ impl Fake {
         std::fs::remove_file(folder.join(digest.encoded())).expect("a file");
     }
 
-    /// Makes a namespace have a blob, with a source label or without.
+    /// Adds a blob to a namespace, with a source label or without.
     pub fn label(&self, namespace: &str, digest: &Digest, label: Option<(&str, &str)>) {
         let source = |(host, repository): (&str, &str)| {
             let key = format!("containerd.io/distribution.source.{host}");
@@ -151,7 +151,7 @@ impl Fake {
         self.service.database.lock().content.insert(key, labels);
     }
 
-    /// Names an image, or takes the name away.
+    /// Names an image, or removes the name.
     pub fn name(&self, namespace: &str, name: &str, target: Option<&Digest>) {
         let key = (namespace.to_owned(), name.to_owned());
         let mut database = self.service.database.lock();
@@ -161,7 +161,7 @@ impl Fake {
         };
     }
 
-    /// Tells of an image as containerd does.
+    /// Sends an event about an image, as containerd does.
     pub fn tell_image(&self, namespace: &str, name: &str) {
         // All events of images and content have their subject in the same place.
         let digest = name.to_owned();
@@ -179,7 +179,7 @@ impl Fake {
             event: Some(event),
             timestamp: None,
         };
-        // Nobody may be listening.
+        // There may be no subscriber.
         let _ = self.service.events.send(envelope);
     }
 
@@ -201,7 +201,7 @@ impl Fake {
         self.service.database.lock().collections
     }
 
-    /// Whether somebody is subscribed to events.
+    /// Whether any client is subscribed to events.
     pub fn is_heard(&self) -> bool {
         self.service.events.receiver_count() > 0
     }

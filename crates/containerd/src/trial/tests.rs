@@ -1,4 +1,4 @@
-//! Trials with a containerd that the test plays: its pulls ask the mirror in memory, or do not.
+//! Trials with a fake containerd: its pulls ask the mirror in memory, or do not.
 
 use std::collections::BTreeSet;
 
@@ -25,9 +25,9 @@ enum Pulls {
     Whole,
     /// Asks the mirror for the manifest and gives up.
     ManifestOnly,
-    /// Never asks the mirror, and finds no such host.
+    /// Never asks the mirror, and fails to resolve the host.
     Elsewhere,
-    /// Claims to have the image and asks nobody.
+    /// Claims to have the image without asking any host.
     Nothing,
 }
 

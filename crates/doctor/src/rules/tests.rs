@@ -14,7 +14,7 @@ use crate::facts::{
 use crate::finding::{Check, Severity};
 use crate::{Report, diagnose};
 
-/// What is said of each setting of a sound containerd.
+/// The checks of the settings of a sound containerd.
 const SETTINGS: [&Check; 7] = [
     &CONTAINERD_VERSION,
     &CONFIG_PATH,
@@ -28,7 +28,7 @@ const SETTINGS: [&Check; 7] = [
 /// The fingerprint of the node secret.
 const SECRET: &str = "0123456789abcdef";
 
-/// A node on which all is well.
+/// A node without faults.
 fn sound() -> Facts {
     let file = HostsFile {
         path: "/etc/containerd/certs.d/_default/hosts.toml".into(),
@@ -102,7 +102,7 @@ fn clock_of(name: &str, ahead: i64) -> PeerClock {
     PeerClock { name, ahead }
 }
 
-/// A setting of containerd that is not as it should be.
+/// Makes a setting of containerd wrong.
 fn mistaken(facts: &mut Facts, check: &Check, severity: Severity) {
     let Containerd::Reached(settings) = &mut facts.containerd else {
         panic!("it was reached");
@@ -115,7 +115,7 @@ fn mistaken(facts: &mut Facts, check: &Check, severity: Severity) {
     advice.remedy = Some("the lines to write".into());
 }
 
-/// What is not well, by its check and severity.
+/// The faults and warnings, by check and severity.
 fn problems(report: &Report) -> Vec<(String, Severity)> {
     let findings = report.findings().iter();
     let bad = findings.filter(|finding| finding.severity != Severity::Ok);
@@ -354,7 +354,7 @@ fn each_fault_is_named_and_nothing_else() {
             mirror_of(f).trial = Some(Trial::Failed("the mirror was not asked".into()));
         }),
     ];
-    // How containerd pulls is told, and is no fault.
+    // How containerd pulls is reported, but is not a fault.
     let mut broken = HashSet::from([PULL_MODE.code]);
     for (check, severity, breaks) in table {
         broken.insert(check.code);
@@ -447,7 +447,7 @@ fn a_node_with_the_key_says_which() {
     assert_eq!(problems(&report), []);
     let told = "network key: key fedcba9876543210 of /etc/peili/network-key";
     assert!(report.text(false).contains(told), "{}", report.text(false));
-    // Without a key a peer that lacks what it announces does so whatever the time is there.
+    // Without a key, the clock is no reason why a peer lacks what it announces.
     facts.clocks.push(clock_of("n4", 3600));
     mirror_of(&mut facts).key_file = None;
     mirror_of(&mut facts).peers[0].lacking = Some(LACKING_OFTEN);

@@ -1,4 +1,4 @@
-//! Which nodes hold what, as they announce it.
+//! Which nodes hold which objects, as they announce it.
 
 use crate::holdings::fold;
 use crate::outbox::Context;
@@ -59,8 +59,8 @@ impl Arbiter {
         }
     }
 
-    /// Makes room for one more key of a node: while there is none, whoever has most loses those of a slot. Returns whether
-    /// there is room: not where the node itself has most.
+    /// Makes room for one more key of a node: until there is room, the node with most keys loses those of a slot.
+    /// Returns whether there is room: there is none if that node itself has most.
     fn make_room(&mut self, node: &NodeId) -> bool {
         while !self.announced.has_room() {
             let Some((most, slot)) = self.announced.most_beside(node) else {
@@ -79,8 +79,8 @@ impl Arbiter {
         }
     }
 
-    /// Compares hashes with those of the announcer. Returns the slots that it should announce again, one bit each: those that
-    /// differ, and those of which keys were not kept that can be now.
+    /// Compares hashes with those of the announcer. Returns the slots that it should announce again, one bit each:
+    /// those that differ, and those with dropped keys that can be kept now.
     pub fn renewed(&self, from: NodeId, renew: &Renew) -> u64 {
         let announced = Slot::all().filter(|slot| renew.slots >> slot.index() & 1 == 1);
         let differs = announced.zip(&renew.hashes).filter(|(slot, hash)| {

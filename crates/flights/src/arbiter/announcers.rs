@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::NodeId;
 use crate::slots::Slot;
 
-/// The most announced keys that are kept, each with one of its holders: about 150 bytes. Beyond them, whoever has most loses
-/// some, so that nobody keeps out others.
+/// The most announced keys kept, each with one of its holders: about 150 bytes. Beyond that, the node with most keys
+/// loses some, so that no node keeps out others.
 pub(super) const MAX_KEPT: usize = 1 << 16;
-/// The most pairs of a node and a slot in which it has announced something, about 200 bytes each. Nodes that are no members
-/// yet have half of them.
+/// The most pairs of a node and a slot in which it has announced something, about 200 bytes each. Nodes that are not
+/// members yet get half of them.
 const MAX_ANNOUNCED_SLOTS: usize = 1 << 14;
 
 /// What a node has announced in a slot.
@@ -19,16 +19,16 @@ pub(super) struct Announced {
     pub hash: u64,
     /// How many of the keys are kept.
     kept: usize,
-    /// Whether others were dropped, or may be needed by now.
+    /// Whether other keys were dropped, or need other holders by now.
     is_incomplete: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Announcers {
     slots: BTreeMap<(NodeId, Slot), Announced>,
-    /// The nodes of which keys are kept, by their number, most last.
+    /// The nodes with kept keys, by the number of these; most last.
     by_kept: BTreeSet<(usize, NodeId)>,
-    /// How many are kept of each node, and of all.
+    /// The number of kept keys of each node, and of all nodes.
     kept_of: BTreeMap<NodeId, usize>,
     kept: usize,
 }
@@ -51,7 +51,7 @@ impl Announcers {
         self.slots.get_mut(&(node, slot))
     }
 
-    /// The same, created if there is nothing. `None`: there are too many.
+    /// The same, created if there is nothing. `None`: there are too many entries.
     pub fn entry(&mut self, node: NodeId, slot: Slot, is_member: bool) -> Option<&mut Announced> {
         let most = match is_member {
             true => MAX_ANNOUNCED_SLOTS,
@@ -66,7 +66,7 @@ impl Announcers {
         self.kept < MAX_KEPT
     }
 
-    /// The node of which most keys are kept, and the slot of most of them, if these are more than those of `node`.
+    /// The node with most kept keys, and the slot with most of them, if they are more than those of `node`.
     pub fn most_beside(&self, node: &NodeId) -> Option<(NodeId, Slot)> {
         let (kept, most) = self.by_kept.last()?;
         let own = self.kept_of.get(node).copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The node that asks, and what this arbiter is to it.
+//! The node that asks, and this arbiter's role for it.
 
 use crate::outbox::Outbox;
 use crate::slots::{Scope, Slot};
@@ -28,12 +28,14 @@ impl Asker {
         }
     }
 
-    /// Whether a message may change what is known of a pull of its node, which came by way of `before`.
+    /// Whether a message may change what is known of a pull of its node. `before`: the arbiter that passed on the
+    /// node's request.
     ///
-    /// A node speaks for itself. An arbiter speaks for it where it has passed on its request, and where it owns the slot in
-    /// the node's shard or in the whole cluster, of several shards: each owner may be the arbiter, if it has found the
-    /// others unreachable. Whoever else passes on a message may only ask for a source. So in a cluster of one shard no owner
-    /// ends the pull of another node, and among several shards three of the nodes can for 1/64 of the keys of a shard.
+    /// A node speaks for itself. An arbiter speaks for it where it has passed on its request, and where it owns the
+    /// slot in the node's shard or in the whole cluster, of several shards: each owner may be the arbiter, if it has
+    /// found the others unreachable. Any other node that passes on a message may only ask for a source. So in a cluster
+    /// of one shard no owner ends the pull of another node, and among several shards three of the nodes can for 1/64 of
+    /// the keys of a shard.
     pub fn may_change(&self, before: Option<NodeId>, key: &Key, view: &impl View) -> bool {
         let Some(via) = self.via else {
             return true;
@@ -56,7 +58,7 @@ impl Asker {
     }
 }
 
-/// What this node is to a node that asks.
+/// The role of this node for a node that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ArbiterRole {
     /// Its arbiter, in a cluster of one shard.
@@ -67,7 +69,7 @@ pub(super) enum ArbiterRole {
     OfShard(NodeId),
     /// The arbiter of another shard, which the global arbiter asks on its behalf.
     OfOtherShard,
-    /// Not its arbiter; that is this one.
+    /// Not its arbiter. That is this one, if it is known.
     NotArbiter(Option<NodeId>),
 }
 

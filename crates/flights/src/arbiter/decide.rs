@@ -21,14 +21,15 @@ const MAX_LEADS: u32 = 3;
 const PREFER_HOLD: Duration = Duration::from_millis(300);
 /// A node in leader cooldown leads only after this time, so that other nodes can ask first.
 const COOLDOWN_HOLD: Duration = Duration::from_secs(1);
-/// A node with slow sources only waits this long for another leader's first byte. Then a slow source is better than none.
+/// A node with slow sources only waits this long for another leader's first byte. Then a slow source is better than
+/// none.
 const SECOND_LEAD_WAIT: Duration = Duration::from_secs(1);
 /// A leaf of a tree waits this long for an inner node to attach first.
 const INNER_NODE_WAIT: Duration = Duration::from_millis(100);
 /// A shard's requests for a large object are collected for this long before one of its nodes is sent to the global
 /// arbiter.
 const SHARD_GATHER: Duration = Duration::from_millis(30);
-/// The same for a node that leads or fetches another one already.
+/// The same for a node that already leads or fetches another object.
 const BUSY_GATHER: Duration = Duration::from_millis(150);
 /// A fetcher follows others for a large object only after this time: it sends two copies of what it fetches, and should
 /// be a leaf in all other flights.
@@ -119,7 +120,7 @@ impl Arbiter {
         let waited = cx.now.since(waiter.since);
         let is_of_shard = matches!(role, ArbiterRole::OfShard(_)) && ask_elsewhere.is_some();
         let (may_lead, is_lead_held) = self.may_lead(waiter, cx);
-        // One more lead shows whether the registry is slow or the leader is.
+        // A second lead shows whether the registry is slow or the leader is.
         let is_slow = self.slow_registries.contains(&request.registry);
         let most_leads = if is_slow { 2 } else { MAX_LEADS };
         let Some(flight) = self.flight(&request.key()) else {
@@ -127,7 +128,7 @@ impl Arbiter {
         };
         flight.fetcher.take_if(|fetcher| *fetcher == node);
         let shape = flight.shape(&request.key(), cx.view.shard_size());
-        // No node below it may feed it, whatever was reported since it asked.
+        // No node below it may feed it, whatever was reported since its request.
         flight.detach(&node);
         let source = flight.best_source(&node, request);
         if may_lead
@@ -262,14 +263,14 @@ pub(super) fn lead_state(request: &SourceRequest) -> State {
     }
 }
 
-/// Ends a request that is to be retried, or lets it wait.
+/// Requeues a request that may be retried, or lets it wait.
 fn requeue_or_wait(now: Time, waiter: &Waiter) -> NextStep {
     let requeue = waiter.requeue_if_due(now);
     requeue.map_or(NextStep::Wait, NextStep::Answer)
 }
 
-/// Lets a node lead beside others, which cannot be called back: where these are slow, or one of them is late. `None`: it
-/// follows the `source`, or waits.
+/// Lets a node lead beside others, which cannot be called back: if these are slow, or one of them is late. `None`: the
+/// node follows `source`, or waits.
 fn lead_beside_others(
     now: Time,
     flight: &mut Flight,
@@ -292,8 +293,8 @@ fn lead_beside_others(
     waits.then(|| requeue_or_wait(now, waiter))
 }
 
-/// Tells a waiter to wait, unless it was told the same within [`HEARTBEAT`]. `lead`: whom it waits for, and whether upstream
-/// is slow.
+/// Tells a waiter to wait, unless it was told the same within [`HEARTBEAT`]. `lead`: the leader that it waits for, and
+/// whether upstream is slow.
 fn send_wait(now: Time, waiter: &mut Waiter, lead: (Option<NodeId>, bool), out: &mut Outbox) {
     let (lead, is_upstream_slow) = lead;
     let awaited = Awaited {

@@ -36,16 +36,16 @@ pub(super) struct Flight {
     /// The node that should lead, as the last request says that names one.
     pub preferred_leader: Option<NodeId>,
     sources: BTreeMap<NodeId, Source>,
-    /// Leaders without a byte, whose outcome others wait for.
+    /// Leaders without a byte, whose outcome other nodes wait for.
     granted: BTreeSet<NodeId>,
-    /// The waiter for which this arbiter asks another one, for all that wait here.
+    /// The waiter on whose behalf this arbiter asks another one, for all that wait here.
     pub fetcher: Option<NodeId>,
     /// The followers of each node, whether it is a source or not.
     children: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// The last request of each node that ended without a pull, by its number, and whether it was answered
     /// [`Reply::Later`](crate::wire::Reply). Later messages about it are stale.
     ended: BTreeMap<NodeId, (RequestNumber, bool)>,
-    /// Whom each node was told to follow last, and how often it has complained.
+    /// The source that each node was told to follow last, and how often the node has complained.
     told: BTreeMap<NodeId, Told>,
     /// Nodes that have reported wrong bytes, and the roots above them.
     accusers: BTreeSet<NodeId>,
@@ -55,9 +55,9 @@ pub(super) struct Flight {
     ranked: BTreeSet<(Rank, NodeId)>,
     pub waiting: Waiting,
     pub used: Time,
-    /// When the flight is checked next.
+    /// The time of the next check of the flight.
     pub due: Time,
-    /// When silent sources are looked for next.
+    /// The time of the next search for silent sources.
     pub lapse_at: Time,
 }
 
@@ -103,8 +103,8 @@ impl Flight {
         !self.sources.is_empty()
     }
 
-    /// Whether there is a node whose outcome another one waits for: a leader without a byte, or the fetcher. Only slow
-    /// nodes wait for a slow one.
+    /// Whether another node waits for the outcome of a node: a leader without a byte, or the fetcher. Only slow nodes
+    /// wait for a slow one.
     pub fn is_awaited_by(&self, is_slow: bool) -> bool {
         let is_good = |node: &NodeId| self.get(node).is_some_and(|source| !source.is_slow);
         let fetcher = self.fetcher.map(|fetcher| self.waiting.get(&fetcher));
@@ -113,7 +113,7 @@ impl Flight {
         is_fetched || self.granted.iter().any(|node| is_slow || is_good(node))
     }
 
-    /// How many leaders have no byte yet.
+    /// The number of leaders without a byte.
     pub fn granted(&self) -> usize {
         self.granted.len()
     }
@@ -130,7 +130,7 @@ impl Flight {
     /// The leader that waiting nodes are told about: the one granted here; else the one that the fetcher waits for; else
     /// the one that has begun.
     pub fn awaited_lead(&self) -> Option<NodeId> {
-        // Always the same one while it has no byte: a node takes another name as a sign that the leader has failed.
+        // Always the same one while it has no byte: nodes take a change of name as a sign that the leader has failed.
         let order = |node: &&NodeId| self.get(node).map(|source| source.order);
         let granted = self.granted.iter().min_by_key(order).copied();
         let fetcher = self.fetcher.and_then(|fetcher| self.waiting.get(&fetcher));
@@ -203,8 +203,8 @@ impl Flight {
         self.leader = Some(node);
     }
 
-    /// Whether a node that is not slow should lead beside the slow leaders: nobody has the complete object, and there are
-    /// fewer than `most` leads.
+    /// Whether a node that is not slow should lead beside the slow leaders: no node has the complete object, and there
+    /// are fewer than `most` leads.
     pub fn allows_another_lead(&self, most: u32) -> bool {
         let mut leads = 0;
         for source in self.sources.values() {
@@ -239,7 +239,7 @@ impl Flight {
         order
     }
 
-    /// Detaches a node from its source. It feeds nobody until it has another one.
+    /// Detaches a node from its source. It feeds no node until it has another one.
     pub fn detach(&mut self, node: &NodeId) {
         self.cut(node);
         self.refresh(*node);

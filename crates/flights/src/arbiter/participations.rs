@@ -1,4 +1,5 @@
-//! The flights, and who takes part in them: how many there may be, and who leaves some if there are too many.
+//! The flights and the nodes that take part in them: how many there may be, and which nodes leave some if there are too
+//! many.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -13,15 +14,15 @@ use crate::{Key, NodeId, Time};
 
 /// The most flights at once, about 5 KB each.
 pub(super) const MAX_FLIGHTS: usize = 1 << 11;
-/// The most pairs of a node and a flight that it takes part in, about 500 bytes each: eight objects that all nodes of the
-/// largest shard pull at once.
+/// The most pairs of a node and a flight that it takes part in, about 500 bytes each: eight objects that all nodes of
+/// the largest shard pull at once.
 const MAX_PARTICIPATIONS: usize = 1 << 14;
-/// If there are too many, a node that takes part in so many more than the one that asks leaves some.
+/// If there are too many, a node that takes part in this many more than the asking node leaves some.
 const UNFAIR_SHARE: usize = 64;
 
 impl Arbiter {
-    /// Returns the flight of a key in which these nodes take part, and starts it if there is none and this node owns the key.
-    /// `None`: it does not, or there are too many.
+    /// Returns the flight of a key in which these nodes take part, and starts it if there is none. `None`: this node
+    /// does not own the key, or there are too many.
     pub(super) fn open(
         &mut self,
         now: Time,
@@ -66,8 +67,8 @@ impl Arbiter {
         Some(flight)
     }
 
-    /// Makes room for a node to take part in one more flight: while there is none, whoever takes part in most leaves half of
-    /// them. Returns whether there is room: not where no other node takes part in many more.
+    /// Makes room for a node to take part in one more flight: until there is room, the node in most flights leaves half
+    /// of them. Returns whether there is room: there is none if no other node takes part in many more.
     fn make_room_for(&mut self, now: Time, node: NodeId, in_new: bool) -> bool {
         let is_full = |arbiter: &Self| {
             let has_all_flights = arbiter.check_queue.len() >= MAX_FLIGHTS;
@@ -81,7 +82,7 @@ impl Arbiter {
             }
             let mut taken = BTreeMap::<NodeId, Vec<Key>>::new();
             for (node, key) in &self.parts {
-                // Others pull what it holds.
+                // Other nodes pull what it holds.
                 let record = self.records.get(key);
                 if !record.is_some_and(|record| record.holders.contains(node)) {
                     taken.entry(*node).or_default().push(*key);
@@ -99,7 +100,7 @@ impl Arbiter {
         true
     }
 
-    /// Takes a node out of a flight, which ends if no other takes part.
+    /// Removes a node from a flight, which ends if no other node takes part.
     fn take_out(&mut self, node: NodeId, key: Key) {
         self.parts.remove(&(node, key));
         let Some(record) = self.records.get_mut(&key) else {

@@ -1,9 +1,9 @@
 //! Requests that this arbiter passes on to another one, on behalf of the node that asks, and the answers.
 //!
-//! Among several shards, the arbiter of a shard where nobody has an object asks the global arbiter for one node, the
-//! *fetcher*. The global arbiter asks the arbiters of the other shards, one after the other, and decides who leads if
-//! nobody has the object. A new arbiter of a cluster of one shard asks the previous one about keys that it does not know
-//! yet. No other request is passed on twice.
+//! Among several shards, the arbiter of a shard without a source of an object asks the global arbiter for one node, the
+//! *fetcher*. The global arbiter asks the arbiters of the other shards, one after the other, and decides which node
+//! leads if no node has the object. A new arbiter of a cluster of one shard asks the previous one about keys that it
+//! does not know yet. No other request is passed on twice.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::view::View;
 use crate::wire::{Follow, Message, Reply, node};
 use crate::{ChainPosition, Key, NodeId, Time};
 
-/// An arbiter that asks others decides itself after this long without a word of any of them.
+/// An arbiter that asks others decides itself after this long without a message from any of them.
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// A request that this arbiter passes on.
@@ -27,11 +27,11 @@ const LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct PassedOn {
     /// The arbiter that is asked now.
     pub asked: AskedOwner,
-    /// Those that have no source.
+    /// The arbiters that know no source.
     tried: Vec<NodeId>,
-    /// When the request was passed on, or one of those asked was last heard from.
+    /// When the request was passed on, or one of the asked arbiters was last heard from.
     since: Time,
-    /// The leader that is waited for there.
+    /// The leader that the asked arbiter waits for.
     pub leader: Option<NodeId>,
 }
 
@@ -92,7 +92,7 @@ impl Arbiter {
                 });
             }
         }
-        // It learns at once that it is the fetcher.
+        // The node learns at once that it is the fetcher.
         waiter.told_at = None;
         let node = waiter.asker.node;
         if cx.view.shard_count() > 1
@@ -145,7 +145,7 @@ impl Arbiter {
             ArbiterRole::OfShard(_)
         );
         if is_of_shard && matches!(reply, Reply::Redirect(_)) {
-            // Soon both know the same global arbiter.
+            // Both will soon know the same global arbiter.
             return;
         }
         let Some(mut waiter) = flight.stop_waiting(&asker) else {
@@ -199,7 +199,7 @@ fn attach_elsewhere(
         _ => flight.put(now, asker, State::Fetching, asked),
     }
     flight.leader = node(&follow.leader).or(flight.leader);
-    // Whoever follows the fetcher of another shard comes after it in the flight of all shards.
+    // A node that follows the fetcher of another shard comes after it in the flight of all shards.
     let own = flight.get(&asker).filter(|_| is_sharded);
     if let Some(own) = own.filter(|_| ChainPosition { epoch, order }.is_of_shard()) {
         (follow.epoch, follow.order) = (flight.epoch, own.order);

@@ -8,9 +8,10 @@ use crate::{Key, NodeId};
 use super::flight::Flight;
 use super::tree::tie_break;
 
-/// The most complete holders kept for one key, drawn from all that have announced it. More are not needed to spread an object.
+/// The most complete holders kept for one key, drawn from all that have announced it. Spreading an object needs no
+/// more.
 const MAX_HOLDERS: usize = 32;
-/// Holders that were not kept are asked to announce the key again once fewer are left than a lookup names.
+/// The number of kept holders below which others are asked to announce the key again: as many as a lookup names.
 const MIN_HOLDERS: usize = super::MAX_FOUND;
 
 #[derive(Debug, Default)]
@@ -36,7 +37,7 @@ impl Record {
     }
 }
 
-/// What has become of a new holder of a key.
+/// The outcome of adding a holder of a key.
 pub(super) enum AddedHolder {
     Kept,
     KeptInsteadOf(NodeId),
@@ -44,8 +45,8 @@ pub(super) enum AddedHolder {
     NotKept,
 }
 
-/// The records of all keys. What limits them is [`MAX_KEPT`](super::announcers::MAX_KEPT) and
-/// [`MAX_FLIGHTS`](super::participations::MAX_FLIGHTS): none is empty for long.
+/// The records of all keys. [`MAX_KEPT`](super::announcers::MAX_KEPT) and
+/// [`MAX_FLIGHTS`](super::participations::MAX_FLIGHTS) limit them, as none is empty for long.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     slots: Vec<HashMap<Key, Record>>,
@@ -71,8 +72,8 @@ impl Records {
         Some(slot.entry(key).or_default())
     }
 
-    /// Adds a holder of a key. Of too many those are kept that rank first by a hash with a secret seed, so that nobody can
-    /// keep out others: not by announcing first, nor by choosing its id.
+    /// Adds a holder of a key. If there are too many, those that rank first by a hash with a secret seed are kept. So
+    /// no node can keep out others, neither by announcing first nor by choosing its id.
     pub fn add_holder(&mut self, key: Key, node: NodeId, seed: u64) -> AddedHolder {
         let Some(record) = self.entry(key) else {
             return AddedHolder::NotKept;

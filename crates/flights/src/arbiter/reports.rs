@@ -126,8 +126,8 @@ impl Arbiter {
     }
 }
 
-/// Records a pull in progress. `is_same`: it results from the same request as what is known of the node. Returns whether
-/// nodes may have to be answered.
+/// Records a pull in progress. `is_same`: it results from the request that is known of the node. Returns whether nodes
+/// may have to be answered.
 fn note_alive(
     flight: &mut Flight,
     from: NodeId,
@@ -181,7 +181,7 @@ fn arbiter_above(from: &Asker, key: &Key, view: &impl View) -> Option<NodeId> {
     }
 }
 
-/// Whether the global arbiter hears of a pull.
+/// Whether the global arbiter is told of a pull.
 fn is_told_above(flight: &Flight, node: &NodeId) -> bool {
     let source = flight.get(node);
     source.is_some_and(|source| source.state.is_told_above())

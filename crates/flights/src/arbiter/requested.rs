@@ -1,4 +1,4 @@
-//! Requests for a source as they come in: what they say about their flight, and whether they have their answer already.
+//! Requests for a source as they come in: what they say about their flight, and whether they are answered already.
 
 use super::Arbiter;
 use super::asker::{ArbiterRole, Asker};
@@ -12,7 +12,7 @@ use crate::wire::{Reply, SourceRequest, node_field};
 use crate::{NodeId, Time};
 
 impl Arbiter {
-    /// Answers a request, now or later. Returns the arbiter if that is silent and this owner takes its place.
+    /// Answers a request, now or later. Returns the arbiter if it is silent and this owner takes its place.
     pub fn source_requested(
         &mut self,
         asker: Asker,
@@ -94,7 +94,7 @@ impl Arbiter {
     }
 }
 
-/// Gives the answer that a node has already, or ends what it did before. As `note_request` fails.
+/// Repeats the answer that a node has already, or ends what it did before. Fails as `note_request` does.
 fn use_or_drop_source(
     flight: &mut Flight,
     now: Time,
@@ -104,7 +104,7 @@ fn use_or_drop_source(
     let (asker, number) = (from.node, request.request_number());
     let source = flight.get(&asker);
     match source.map(|source| (source.state, source.asked, source.parent, source.order)) {
-        // The same request gets the same answer: otherwise the arbiter would not know which one the node acts on.
+        // The same request gets the same answer: otherwise the arbiter would not know which answer the node acts on.
         Some((State::Complete, asked, ..)) if asked.number == number => {
             return Err(None);
         }
@@ -139,7 +139,7 @@ fn use_or_drop_source(
     Ok(())
 }
 
-/// Whether a request may replace what is known of its node: the request is the same, or comes from whom it may.
+/// Whether a request may replace what is known of its node: it is the same request, or its sender may change it.
 fn may_ask(flight: &Flight, from: &Asker, request: &SourceRequest, view: &impl View) -> bool {
     let (key, number) = (request.key(), request.request_number());
     let source = flight.get(&from.node).map(|source| source.asked);

@@ -1,9 +1,9 @@
 //! Ranks the positions in the tree of a flight by their cost.
 //!
 //! Each hop delays the bytes that a node has received and not passed on yet. A second child halves what each child
-//! gets. So a large object takes a chain, in which every uplink carries one copy, and a small or very popular object
-//! takes a tree. If several objects move to a node at once, each node is an inner node in the trees of one class only
-//! and a leaf in the others: its uplink still carries one copy, and the depth is logarithmic. Source: SplitStream
+//! gets. So a large object is sent down a chain, in which every uplink carries one copy, and a small or very popular
+//! object down a tree. If several objects move to a node at once, each node is an inner node in the trees of one class
+//! only and a leaf in the others: its uplink still carries one copy, and the depth is logarithmic. Source: SplitStream
 //! (Castro et al., 2003), interior-node-disjoint trees.
 
 use crate::random::mix;
@@ -41,7 +41,7 @@ pub(super) struct TreeShape {
 impl TreeShape {
     pub fn new(key: &Key, size: Option<u64>, concurrent_objects: u32, members: usize) -> Self {
         let size = size.unwrap_or(SIZE_GUESS).min(MAX_SIZE);
-        // Up to this many hops, a chain costs each node no more than a second child does.
+        // With up to this many hops, a chain costs each node no more than a second child does.
         let longest = size / HOP_COST;
         let classes = if members as u64 <= longest || size <= SMALL_OBJECT {
             1

@@ -14,7 +14,7 @@ use crate::{NodeId, Time};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Awaited {
     pub leader: Option<NodeId>,
-    /// Another leader has no byte either, or the registry gives little.
+    /// Another leader has no byte either, or the registry is slow.
     pub is_upstream_slow: bool,
 }
 
@@ -111,7 +111,7 @@ impl Waiting {
         self.by_order.remove(&self.orders.remove(node)?)
     }
 
-    /// Those for which an arbiter asks.
+    /// The waiters on whose behalf an arbiter asks.
     pub fn asked_via(&self, arbiter: &NodeId) -> Vec<NodeId> {
         let waiters = self.by_order.values();
         let via = waiters.filter(|waiter| waiter.asker.via == Some(*arbiter));

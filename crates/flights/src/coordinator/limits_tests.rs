@@ -1,4 +1,4 @@
-//! Members that report and announce without measure: none keeps this node from working for the others.
+//! Members that report and announce without limit: none keeps this node from working for the others.
 
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ fn member(number: u8) -> NodeId {
     NodeId([number; 32])
 }
 
-/// A cluster in which this node owns the first slots, so many.
+/// A cluster in which this node owns the first slots, as many as the field says.
 struct OwnerOf(usize);
 
 impl View for OwnerOf {
@@ -50,7 +50,7 @@ impl View for OwnerOf {
 
 const ALL: OwnerOf = OwnerOf(64);
 
-/// A key of all slots in turn, which differs for each node.
+/// A key that differs for each node. Successive numbers go through all slots.
 fn key(node: u8, number: u32) -> Key {
     let mut key = [node; 16];
     key[0] = (number % 64 * 4) as u8;
@@ -62,7 +62,7 @@ fn send(coordinator: &mut Coordinator, from: u8, message: Message, view: &OwnerO
     coordinator.accept(Time(0), member(from), (None, message), view);
 }
 
-/// What is said to a node since this was last asked.
+/// The messages sent to a node since the last call.
 fn said(coordinator: &mut Coordinator, to: u8) -> Vec<Message> {
     let said = coordinator.take_datagrams().into_iter();
     let said = said.filter(|(other, _)| *other == member(to));
@@ -95,7 +95,7 @@ fn announce(coordinator: &mut Coordinator, from: u8, add: &[Key], remove: &[Key]
     }
 }
 
-/// Whom a lookup by member 90 names.
+/// The holders that a lookup by member 90 finds.
 fn holders(coordinator: &mut Coordinator, key: Key) -> Vec<NodeId> {
     let find = FindHolders {
         number: 1,
@@ -151,7 +151,7 @@ fn whoever_reports_pulls_of_made_up_objects_leaves_room_for_those_of_others() {
     for number in 0..300 {
         assert!(leads(&mut coordinator, 90, key(90, number)), "{number}");
     }
-    // They lose none of theirs to each other, nor to whoever wants ever more.
+    // They lose none of their keys to each other, nor to a node that announces ever more.
     for number in 0..17_000 {
         report(&mut coordinator, 1, key(1, number), &ALL);
     }
@@ -225,7 +225,7 @@ fn whoever_announces_most_loses_keys_when_there_are_too_many() {
         leads(&mut coordinator, 92, key(92, 1)),
         "of an object that nobody has"
     );
-    // Those who lost keys announce them again once there is room.
+    // Nodes that lost keys announce them again once there is room.
     let of_liar = keys(1, 65_536);
     assert_eq!(resynced(&mut coordinator, 1, &of_liar), 0, "there is none");
     for liar in 2..=5 {
@@ -247,7 +247,7 @@ fn holders_beyond_those_that_are_kept_are_found_once_the_others_have_left() {
             nodes.any(|node| !gone.contains(&node) && resynced(coordinator, node, &shared) != 0)
         };
     assert!(!again(&mut coordinator, all.clone(), &[]));
-    // Of the 40, 32 are kept. Those leave, however they were chosen.
+    // Of the 40 holders, 32 are kept. The kept ones leave, whichever they are.
     let mut gone = Vec::new();
     while let Some(holder) = holders(&mut coordinator, shared[0]).first() {
         let holder = *holder;

@@ -34,7 +34,7 @@ impl Coordinator {
             let LeadRate::BelowExpected { repeated } = judged else {
                 continue;
             };
-            // One object shows what the registry gives another node.
+            // A single object shows what the registry gives another node.
             let most = if repeated { usize::MAX } else { 1 };
             for key in self.pulls.led_from(*registry).into_iter().take(most) {
                 self.events.push(Event::LeaderIsSlow(key));

@@ -77,15 +77,15 @@ fn wanted(key: Key) -> SourceRequest {
 }
 
 proptest! {
-    /// Whatever others say, in whatever order: nothing panics, and when they fall silent nothing stays but what members
-    /// say that they hold.
+    /// Whatever other members send, in whatever order: nothing panics, and when they fall silent, only their
+    /// announcements are kept.
     #[test]
     fn nothing_is_kept_of_those_who_fall_silent(events in prop::collection::vec(event(), 0..120)) {
         let mut coordinator = Coordinator::new(ME, 1);
         let (mut now, view) = (Time(0), &Three);
         for event in events {
             match event {
-                // What it says to itself it says itself.
+                // This node sends its own messages itself.
                 Event::Comes(from, ..) if from == ME => {}
                 Event::Comes(from, on_behalf_of, message) => coordinator.accept(now, from, (on_behalf_of, *message), view),
                 Event::SourceRequests(key) => {
@@ -116,7 +116,7 @@ proptest! {
     }
 }
 
-/// What is answered to a node.
+/// The answers to a node.
 fn answers_to(coordinator: &mut Coordinator, to: NodeId) -> Vec<Reply> {
     let said = coordinator.take_datagrams().into_iter();
     let said = said.filter(|(other, _)| *other == to);
@@ -159,7 +159,7 @@ fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
     );
     coordinator.accept(Time(300), second, (None, request(7, 200)), view);
     assert_eq!(answers_to(&mut coordinator, second), [Reply::Later(true)]);
-    // It does not pull, so nobody is sent to it.
+    // It does not pull, so no node is sent to it.
     coordinator.accept(Time(350), second, (None, request(8, 600)), view);
     let [Reply::Follow(follow)] = &answers_to(&mut coordinator, second)[..] else {
         panic!("the lead has begun");
@@ -167,7 +167,8 @@ fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
     assert_eq!(node(&follow.source), Some(first));
 }
 
-/// Found by the property above: a charge leaves another request of the same pull so little time that it is late.
+/// Found by the property above: a charge leaves another request of the same pull so little time that its leader is
+/// late.
 #[test]
 fn a_charge_that_makes_a_request_late_is_handled_in_the_same_tick() {
     let (mut coordinator, view) = (Coordinator::new(ME, 1), &Three);

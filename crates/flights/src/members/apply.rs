@@ -1,7 +1,7 @@
-//! Applies what is told and observed about members.
+//! Applies what is reported and observed about members.
 //!
-//! A member's record counts with its own signature only, whoever passes it on. What another node thinks of a member
-//! changes nothing: this node probes the member itself. So whatever one node says, it removes nobody.
+//! A member's record counts with its own signature only, whoever passes it on. Another node's opinion of a member
+//! changes nothing: this node probes the member itself. So no claim of one node removes a member.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use super::wire::{Claim, Draft, MAX_MESSAGE, MemberUpdate, Status, signed_bytes}
 use super::{Change, Members};
 use crate::{Born, DecodeError, Time};
 
-/// An age that differs by less than this from the known one, in milliseconds, is the same: messages take that long.
+/// An age that differs from the known one by less than this, in milliseconds, counts as the same: messages take that
+/// long.
 const AGE_SLACK_MILLIS: u64 = 50;
 
-/// Others may claim that a member is older than what this node has seen of it by this much, in milliseconds: the news
-/// takes that long to reach all.
+/// By how much others may claim that a member is older than this node has seen, in milliseconds: news takes that long
+/// to reach all nodes.
 const AGE_CLAIM_MILLIS: u64 = 10_000;
 /// In a cluster of more hosts than this, members that others name are taken unprobed.
 const MAX_PROBED_CLUSTER: usize = 256;
@@ -26,15 +27,15 @@ const MAX_PROBED_CLUSTER: usize = 256;
 /// How a node learns something about a member.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    /// Another node has spread it.
+    /// Another node has passed it on.
     Gossip,
     /// It was in another node's list.
     List,
 }
 
 impl Members {
-    /// Applies the claims of a message, up to the first one with a false signature. From a node that is no member only what
-    /// it says about itself counts, unless `was_asked`: this node has asked it for its list.
+    /// Applies the claims of a message, up to the first one with a false signature. From a node that is no member, only
+    /// its claims about itself count, unless `was_asked`: this node has asked it for its list.
     pub(super) fn learn_all(
         &mut self,
         now: Time,
@@ -44,7 +45,7 @@ impl Members {
         was_asked: bool,
     ) -> Result<(), DecodeError> {
         let mut must_refute = false;
-        // Whoever introduces itself is a member for the rest of the message.
+        // A node that introduces itself is a member for the rest of the message.
         let (about_itself, others): (Vec<_>, Vec<_>) = claims
             .into_iter()
             .partition(|claim| claim.member.id == from);
@@ -92,7 +93,7 @@ impl Members {
                     self.learn_newer(now, claim, source);
                 }
             }
-            // Nothing bad counts about a life that was never seen.
+            // A claim that a life which was never seen has ended is ignored.
             Ordering::Greater if !claim.status.is_live() => {}
             Ordering::Greater if !self.has_joined() && source == Source::List => {
                 if self.roster.has_room() && self.verify(now, from, &claim)? {
@@ -114,11 +115,7 @@ impl Members {
         Ok(())
     }
 
-    /// Whether the member has signed a record that another node sends. `false`: no more is verified for that node now.
-    ///
-    /// # Errors
-    ///
-    /// The signature is false. Nodes pass on only what they have verified, so the sender is broken or hostile.
+    /// Whether the member has signed a record that another node sends. `false`: the allowance of that node is used up.
     fn verify(&mut self, now: Time, from: NodeId, claim: &Claim) -> Result<bool, DecodeError> {
         let is_member = self.get(&from).is_some();
         let asked = self.asked.get_mut(&from).filter(|asked| asked.until > now);
@@ -154,8 +151,8 @@ impl Members {
         self.roster.has_room() && self.contacts.host_has_room(id)
     }
 
-    /// Whether members that others name are taken without a probe: in a large cluster, a probe of each by each would cost
-    /// too much.
+    /// Whether members that others name are taken without a probe: in a large cluster, it would cost too much if every
+    /// node probed every other.
     pub(super) fn takes_unprobed(&self) -> bool {
         self.contacts.heard_hosts() > MAX_PROBED_CLUSTER
     }
@@ -195,7 +192,8 @@ impl Members {
         Ok(())
     }
 
-    /// Applies a record that is newer than the known one, or says that a live member leaves. It is verified already.
+    /// Applies a record that is newer than the known one, or says that a live member leaves. Its signature is verified
+    /// already.
     pub(super) fn learn_newer(&mut self, now: Time, claim: Claim, source: Source) {
         let Claim {
             mut member,
@@ -240,7 +238,7 @@ impl Members {
         }
     }
 
-    /// Records what this node has found out about a member itself, and tells the others.
+    /// Records what this node itself has found out about a member, and tells the others.
     pub(super) fn set_status(&mut self, now: Time, id: NodeId, status: Status) {
         let Some(known) = self.roster.get_live(&id).cloned() else {
             return;

@@ -22,7 +22,7 @@ const MAX_LIST: usize = MAX_MEMBERS + MAX_DEAD;
 pub(super) struct Asked {
     /// Until when it may send it.
     pub(super) until: Time,
-    /// How many of its records are verified beyond the allowance of their sender.
+    /// The number of its records that are verified beyond the allowance of their sender.
     pub(super) verifications: usize,
 }
 
@@ -57,7 +57,7 @@ impl Members {
         seed.or(dead)
     }
 
-    /// The time after about `wait`, with jitter, so that nodes that started together do not all ask together.
+    /// The time about `wait` from now, with jitter, so that nodes that started together do not all ask together.
     fn jittered(&mut self, now: Time, wait: Duration) -> Time {
         let spread = self
             .random
@@ -65,7 +65,7 @@ impl Members {
         Time(now.after(wait / 2).0.saturating_add(spread as u64))
     }
 
-    /// Asks a node for its list, so many records of which are verified beyond the allowance of their sender.
+    /// Asks a node for its list. This many of its records are verified beyond the allowance of their sender.
     pub(super) fn send_sync(&mut self, now: Time, to: NodeId, verifications: usize) {
         let mut message = Draft::new(Some(Kind::Sync(Sync {
             joining: !self.has_joined(),

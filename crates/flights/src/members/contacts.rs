@@ -1,9 +1,9 @@
 //! Bounds messages to members that this node has never heard from, and messages passed on for others: the addresses of
-//! those members are only what somebody claims.
+//! those members are only claims.
 //!
-//! Whoever makes up members with the addresses of a third party makes this node connect there at this rate at most.
+//! A node that makes up members with the addresses of a third party makes this node connect there at this rate at most.
 //!
-//! It also knows the hosts of the members that were heard from: one host, which can make any number of keys, is a bounded
+//! It also knows the hosts of the members that were heard from: a host can make any number of keys, but is a bounded
 //! number of members.
 
 use std::collections::BTreeMap;
@@ -13,9 +13,9 @@ use std::time::Duration;
 use super::member::{NodeId, Sender};
 use crate::Time;
 
-/// The most messages to such members at once. It is enough for the first seconds in a large cluster.
+/// The most messages to such members at once: enough for the first seconds in a large cluster.
 pub(super) const BURST: u32 = 64;
-/// The interval between further ones.
+/// The interval between further messages.
 pub(super) const UNPROVEN_EVERY: Duration = Duration::from_millis(50);
 /// The most members of one host.
 const MAX_BY_HOST: usize = 16;
@@ -23,11 +23,11 @@ const MAX_BY_HOST: usize = 16;
 /// The members that were heard from, and what may be sent to others.
 #[derive(Debug)]
 pub(super) struct Contacts {
-    /// Their hosts, where these count.
+    /// The hosts of the members that were heard from, where they count.
     heard: BTreeMap<NodeId, Option<IpAddr>>,
-    /// How many of them each host is.
+    /// The number of these members on each host.
     by_host: BTreeMap<IpAddr, usize>,
-    /// The node that has sent the last message, and its host.
+    /// The sender of the last message, and its host.
     sender: Option<Sender>,
     /// When the allowance is whole again.
     full_at: Time,
@@ -46,7 +46,7 @@ impl Contacts {
         }
     }
 
-    /// Records who sends a message.
+    /// Records the sender of a message.
     pub(super) fn receive_from(&mut self, sender: Sender) {
         self.sender = Some(sender);
     }
@@ -55,7 +55,7 @@ impl Contacts {
         self.sender.filter(|sender| sender.id == *id)?.host
     }
 
-    /// Whether a node may become a member: its host is not known, or is few members.
+    /// Whether a node may become a member: its host is unknown, or has few members.
     pub(super) fn host_has_room(&self, id: &NodeId) -> bool {
         let host = self.host(id);
         let members = host.and_then(|host| self.by_host.get(&host));
@@ -99,14 +99,14 @@ impl Contacts {
         spend(&mut self.help_full_at, now, UNPROVEN_EVERY, BURST)
     }
 
-    /// How many hosts were heard from. A member whose host does not count is one.
+    /// The number of hosts that were heard from. A member whose host does not count is one.
     pub(super) fn heard_hosts(&self) -> usize {
         let of_hosts: usize = self.by_host.values().sum();
         self.heard.len() - of_hosts + self.by_host.len()
     }
 }
 
-/// Takes one from an allowance of so many at once, and one more in each interval. Returns whether there was one.
+/// Takes one from an allowance of `burst`, to which each interval adds one. Returns whether there was one.
 pub(super) fn spend(full_at: &mut Time, now: Time, every: Duration, burst: u32) -> bool {
     let after = (*full_at).max(now).after(every);
     let has_one = after <= now.after(every * burst);

@@ -1,4 +1,4 @@
-//! Members about whom another node says something bad. This node probes them itself.
+//! Members that another node reports as faulty. This node probes them itself.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -7,12 +7,12 @@ use super::member::NodeId;
 use super::timing::SUSPICION;
 use crate::Time;
 
-/// What is said about a member that was probed for it is ignored for this long.
+/// Further reports about a member that was probed because of one are ignored for this long.
 const DOUBT_AGAIN: Duration = SUSPICION;
-/// The interval between two of these probes. It bounds what others can make this node send.
+/// The interval between two of these probes. It bounds what other nodes can make this one send.
 const DOUBT_EVERY: Duration = Duration::from_millis(50);
 
-/// The most members that wait to be probed. Further doubts are ignored; whoever is dead is found by the usual probes.
+/// The most members that wait to be probed. Further doubts are ignored; the usual probes find dead members too.
 const MAX_DOUBTS: usize = 4_096;
 
 /// The members to probe, in order, and until when further doubts about them are ignored (`None`: they wait).
@@ -24,7 +24,7 @@ pub(super) struct Doubts {
 }
 
 impl Doubts {
-    /// Adds a member, unless it waits already or was probed for this lately.
+    /// Adds a member, unless it waits already or was probed for a doubt lately.
     pub(super) fn add(&mut self, now: Time, id: NodeId) {
         let before = self.recent.get(&id);
         let is_known = before.is_some_and(|until| until.is_none_or(|until| until > now));
@@ -38,7 +38,7 @@ impl Doubts {
         self.queue.push_back(id);
     }
 
-    /// The next member to probe, if it is time for that.
+    /// The next member to probe, if a probe is due.
     pub(super) fn take(&mut self, now: Time) -> Option<NodeId> {
         if self.next > now {
             return None;
@@ -51,7 +51,7 @@ impl Doubts {
         Some(id)
     }
 
-    /// When the suspicion ends that a member was told of with its probe, if it was probed lately.
+    /// The end of the suspicion that a member was told of with its probe, if it was probed lately.
     pub(super) fn end(&self, now: Time, id: &NodeId) -> Option<Time> {
         self.recent
             .get(id)
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(taken.len(), 20, "in a second");
         taken.dedup();
         assert_eq!(taken, (0..20).map(id).collect::<Vec<_>>());
-        // However long the others wait, each waits once.
+        // However many others wait, each waits once.
         now = now.after(DOUBT_AGAIN);
         (0..100).for_each(|number| doubts.add(now, id(number)));
         assert_eq!(doubts.queue.len(), 100);

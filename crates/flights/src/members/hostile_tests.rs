@@ -1,4 +1,4 @@
-//! A hostile member: it sends whatever it likes, with all records that it has seen.
+//! A hostile member: it sends any message, with all records that it has seen.
 
 use std::collections::BTreeMap;
 
@@ -8,23 +8,23 @@ use super::*;
 
 const HONEST: u32 = 5;
 const HOSTILE: u32 = 99;
-/// Time goes on in steps, and a message takes one.
+/// Time advances in steps, and a message takes one.
 const STEP_MILLIS: u64 = 20;
-/// Made-up members have numbers from here on.
+/// The first number of made-up members.
 const MADE_UP: u32 = 1_000;
-/// The hostile member's other identities, as which it sends, have numbers from here on.
+/// The first number of the hostile member's other identities, as which it sends.
 const STRANGER: u32 = 2_000;
 
 struct Cluster {
     now: Time,
     nodes: Vec<Members>,
-    /// From, to, message.
+    /// The sender, the recipient and the message.
     carried: Vec<(NodeId, NodeId, Bytes)>,
     lost_percent: usize,
     random: Random,
     /// All records that the hostile member has been sent.
     seen: Vec<MemberUpdate>,
-    /// Since when an honest member is missing on another one's list.
+    /// Since when an honest member has been missing on another's list.
     missing: BTreeMap<(usize, u32), Time>,
     longest_absence: Duration,
     /// Messages to made-up members, each of which may be a connection.
@@ -96,7 +96,7 @@ impl Cluster {
         }
     }
 
-    /// Records who lacks whom.
+    /// Records which nodes lack which members.
     fn check(&mut self) {
         for (at, node) in self.nodes.iter().enumerate() {
             for number in 0..HONEST {

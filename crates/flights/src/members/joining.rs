@@ -12,7 +12,7 @@ pub(super) struct Joining {
     next_seed: usize,
     /// The first list has not arrived yet.
     pub(super) is_waiting: bool,
-    /// Until then seeds are asked before other members.
+    /// Until then, seeds are asked before other members.
     end: Time,
 }
 

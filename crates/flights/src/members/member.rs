@@ -69,8 +69,8 @@ pub struct Contact {
 }
 
 impl Contact {
-    /// The addresses of router and registry, best first: the first [`MAX_ADDRESSES`] of each. Other members do not learn
-    /// scope and flow label of IPv6 addresses.
+    /// The addresses of router and registry, best first: the first [`MAX_ADDRESSES`] of each. Scope and flow label of
+    /// IPv6 addresses are not passed on to other members.
     pub fn new(mut router: Vec<SocketAddr>, mut registry: Vec<SocketAddr>) -> Self {
         router.truncate(MAX_ADDRESSES);
         registry.truncate(MAX_ADDRESSES);
@@ -95,7 +95,7 @@ pub struct Member {
     pub id: NodeId,
     /// Its addresses.
     pub contact: Arc<Contact>,
-    /// Raised only by the member itself, when others believe something wrong about it. Higher is newer.
+    /// Raised only by the member itself, when others believe something wrong about it. A higher one is newer.
     pub incarnation: u32,
     /// When it joined the cluster. A restarted process joins again; one that was wrongly declared dead does not.
     pub born: Born,

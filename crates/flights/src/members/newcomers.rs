@@ -1,5 +1,5 @@
 //! Nodes that others have named, and that this node has not heard from. Each is probed once, and becomes a member when
-//! it answers. So nobody can fill the list of members with nodes that do not exist.
+//! it answers. So no node can fill the list of members with nodes that do not exist.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::Time;
 
 /// The most nodes that wait for a probe or its answer, in all.
 const MAX_NEWCOMERS: usize = 2_048;
-/// The most that one member has named.
+/// The most waiting nodes that one member has named.
 const MAX_BY_ONE: usize = 512;
 /// The most probes at once: enough for a crowd that joins a small cluster.
 const BURST: u32 = 512;
-/// The interval between further ones.
+/// The interval between further probes.
 const PROBE_EVERY: Duration = Duration::from_millis(200);
-/// A node that has not answered after this time is forgotten. It is probed again when somebody names it again.
+/// A node that has not answered after this time is forgotten. It is probed again when another node names it again.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -31,9 +31,9 @@ struct Newcomer {
 pub(super) struct Newcomers {
     waiting: BTreeMap<NodeId, Newcomer>,
     named_by: BTreeMap<NodeId, usize>,
-    /// Those that are to be probed.
+    /// The nodes to be probed.
     queue: VecDeque<NodeId>,
-    /// How many nodes were named so far.
+    /// The number of nodes named so far.
     named: u64,
     /// When the allowance of probes is whole again.
     full_at: Time,
@@ -90,7 +90,7 @@ impl Newcomers {
             .collect()
     }
 
-    /// How many nodes were named so far.
+    /// The number of nodes named so far.
     pub(super) fn named(&self) -> u64 {
         self.named
     }
@@ -100,7 +100,7 @@ impl Newcomers {
         Some(&newcomer.claim.member.contact)
     }
 
-    /// The next node to probe, if it is time for that.
+    /// The next node to probe, if a probe is due.
     pub(super) fn take(&mut self, now: Time) -> Option<NodeId> {
         let overdue: Vec<_> = self.overdue(now).collect();
         for id in overdue {

@@ -12,7 +12,7 @@ struct Probe {
     target: NodeId,
     incarnation: u32,
     number: u32,
-    /// The members that were asked to help. `None`: nobody yet.
+    /// The members that were asked to help. `None`: none yet.
     helpers: Option<Vec<NodeId>>,
     deadline: Time,
 }
@@ -42,7 +42,7 @@ impl Probes {
         self.running.len() < MAX_PROBES
     }
 
-    /// Whether there is room for a probe that others have caused: half of them are for the usual ones.
+    /// Whether there is room for a probe that others have caused: half of the room is reserved for the usual probes.
     pub(super) fn has_room_for_doubt(&self) -> bool {
         self.running.len() < MAX_PROBES / 2
     }
@@ -64,7 +64,7 @@ impl Probes {
         Some(self.last)
     }
 
-    /// Ends a probe: `target` has answered, by itself or as a helper (`from`) says. Returns whether there was such a
+    /// Ends a probe: `target` has answered directly, or a helper (`from`) says so. Returns whether there was such a
     /// probe.
     pub(super) fn answered(&mut self, from: NodeId, target: NodeId, number: u32) -> bool {
         let before = self.running.len();
@@ -83,7 +83,7 @@ impl Probes {
         }
     }
 
-    /// The next probe that has waited long enough.
+    /// The next probe without an answer that is due.
     pub(super) fn due(&mut self, now: Time) -> Option<Due> {
         let is_due = |probe: &Probe| probe.deadline <= now;
         let at = self.running.iter().position(is_due)?;

@@ -19,7 +19,7 @@ pub(super) const BUCKETS: usize = 64;
 pub(super) struct Entry {
     pub(super) member: Member,
     pub(super) status: Status,
-    /// The member's, of its record.
+    /// The member's signature of its record.
     pub(super) signature: Signature,
     /// The earliest birth that others may claim.
     pub(super) oldest: Born,
@@ -32,7 +32,7 @@ impl Entry {
         self.status.is_live()
     }
 
-    /// Of two claims about a member, what the higher one says is sent to whoever has sent the lower one.
+    /// The order of claims about a member. The higher claim is sent to a node that has sent a lower one.
     pub(super) fn precedence(&self) -> (u32, Status) {
         (self.member.incarnation, self.status)
     }
@@ -49,7 +49,7 @@ pub(super) struct Roster {
     others: BTreeMap<NodeId, Entry>,
     /// The living others, in the random order of probing.
     live: Vec<NodeId>,
-    /// How many of `live`, from the first, were probed in this round.
+    /// The number of members in `live`, from the first, that were probed in this round.
     probed: usize,
     deadlines: BTreeSet<(Time, NodeId)>,
     hashes: [u64; BUCKETS],

@@ -10,7 +10,7 @@ use super::member::NodeId;
 /// bytes, but after a partition of 256 nodes healed, 4 % of members were unknown to some node for 20 s instead of 2 s.
 #[derive(Debug, Default)]
 pub(super) struct Rumors {
-    /// By how often each was told, then by age.
+    /// The members, by how often each was told, then by age.
     queue: BTreeMap<Priority, NodeId>,
     places: BTreeMap<NodeId, Priority>,
     count: u64,
@@ -29,8 +29,8 @@ impl Rumors {
         self.set(id, 0);
     }
 
-    /// Offers ids to `tell`, least told first, until it returns false. Each accepted id counts as told `times` more,
-    /// and is dropped after `copies` times.
+    /// Offers ids to `tell`, least told first, until it returns false. Each accepted id counts as told `times` more
+    /// times, and is dropped after `copies`.
     pub(super) fn tell(&mut self, times: u8, copies: u8, mut tell: impl FnMut(NodeId) -> bool) {
         let offered = self.queue.iter().take_while(|(_, id)| tell(**id));
         let taken: Vec<_> = offered.map(|((told, _), id)| (*id, *told)).collect();

@@ -54,7 +54,7 @@ fn message(kind: Option<Kind>, updates: &[(Member, Status)]) -> MembersMessage {
 }
 
 impl Members {
-    /// Hears of members from themselves.
+    /// Receives the introductions of members.
     fn meet_all(&mut self, now: Time, met: impl IntoIterator<Item = Member>) {
         for member in met {
             self.hear(now, member.id, None, &[(member.clone(), Status::Alive)]);
@@ -66,7 +66,7 @@ impl Members {
         self.accept(now, from, message).expect("a valid message");
     }
 
-    /// Hears of these records, as they are signed, from the other member.
+    /// Receives these records, as they are signed, from the other member.
     fn hear_signed(&mut self, now: Time, claims: &[Claim]) -> Result<(), DecodeError> {
         let message = MembersMessage {
             kind: None,
@@ -223,7 +223,7 @@ fn a_list_that_needs_several_messages_is_complete() {
     }
     assert!(joining.has_joined());
     assert_eq!(joining.len(), 3_002);
-    // Of the buckets that were split it cannot tell what is lacking; of the others nothing is but itself.
+    // It cannot tell what is missing in the buckets that were split. In the others only itself is.
     let sent = joining.sent();
     let lacking = sent.iter().flat_map(|(_, message)| &message.updates);
     let mut lacking: Vec<_> = lacking.map(|update| update.id.clone()).collect();
@@ -292,7 +292,7 @@ fn a_record_counts_with_the_signature_of_its_member_only() {
             assert_eq!(members.get(&id(2)), Some(&member(2, 3)));
         }
     }
-    // A signature of a living record is none of a departure, and the other way round.
+    // A signature of a living record is not valid for a departure, nor the reverse.
     for (signed, told) in [(Status::Alive, Status::Left), (Status::Left, Status::Alive)] {
         let replayed = Claim {
             status: told,
@@ -336,7 +336,7 @@ fn others_cannot_use_up_the_incarnations() {
             }
         }
     }
-    // 2 s of claims, at most one refutation a second.
+    // Claims for 2 s, and at most one refutation a second.
     assert!(
         members.me().incarnation <= 3,
         "{}",

@@ -1,4 +1,4 @@
-//! What happens as time passes.
+//! What is done as time passes.
 
 use super::probes::Due;
 use super::roster::Entry;
@@ -50,7 +50,7 @@ impl Members {
                     incarnation,
                     number,
                 } => {
-                    // Another node got no answer from it either. The others are told before the probe ends.
+                    // Another node got no answer either. The others are told before the probe ends.
                     if self.doubts.end(now, &target).is_some() {
                         self.suspect(now, target, incarnation);
                     }
@@ -94,7 +94,8 @@ impl Members {
         deadline.filter(|_| self.probes.has_room_for_doubt())
     }
 
-    /// Probes a member of which another node says something bad, and tells it that, so that it can refute this.
+    /// Probes a member about which another node says something bad, and tells it what was said, so that it can refute
+    /// that.
     fn probe_doubted(&mut self, now: Time, target: NodeId) {
         if let Some(entry) = self.roster.get_live(&target) {
             let status = Status::Suspect;
@@ -154,7 +155,7 @@ impl Members {
         targets.retain(|target| self.contacts.admits(now, target));
         let times = u8::try_from(targets.len()).unwrap_or(u8::MAX);
         if is_alone {
-            // There is nobody to tell; a joining member gets the whole list.
+            // There is no member to tell; a joining member gets the whole list.
             self.rumors = Default::default();
             return;
         }

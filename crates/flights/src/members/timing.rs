@@ -3,14 +3,14 @@
 //! The cost of messages limits the rate: about 0.1 ms of CPU on each side, and 0.4 ms more on each side for a new
 //! connection, which at 1,024 nodes is nearly always needed. In each period a node probes once and is probed once: two
 //! connections and four messages, 1.2 ms, or 0.024 % of a core at 5 s. Small clusters keep their connections, so they
-//! can afford to detect deaths sooner (0.04 % at 1 s, measured with two to six nodes).
+//! can afford to detect deaths sooner.
 
 use std::time::Duration;
 
 /// A probe without an answer is repeated through other members after this time. It covers a new connection (four round
 /// trips) across zones, and a busy node.
 pub(super) const DIRECT_WAIT: Duration = Duration::from_millis(500);
-/// A member that has not answered after this time more, directly or through others, is suspect.
+/// A member that has not answered after this further time, directly or through others, is suspect.
 pub(super) const INDIRECT_WAIT: Duration = Duration::from_secs(1);
 /// The number of members that help with a probe. Source: SWIM (Das, Gupta, Motivala, 2002), section 3.1; k = 3.
 pub(super) const INDIRECT_PROBES: usize = 3;
@@ -21,9 +21,9 @@ pub(super) const SUSPICION: Duration = Duration::from_secs(6);
 /// The minimal interval between two refutations by new incarnations. Others may provoke them, and each costs gossip. A
 /// suspicion lasts longer, and ends with any message of the suspect.
 pub(super) const REFUTE_EVERY: Duration = Duration::from_secs(1);
-/// A list is taken from a node that is no member for this long after it was asked for.
+/// A list is accepted from a node that is no member for this long after the request for it.
 pub(super) const LIST_WAIT: Duration = Duration::from_secs(10);
-/// A node is sent lists once in this time.
+/// The minimal interval between lists sent to one node.
 pub(super) const LIST_AGAIN: Duration = Duration::from_millis(500);
 /// The interval of gossip while there are updates.
 pub(super) const GOSSIP_EVERY: Duration = Duration::from_millis(200);
@@ -35,14 +35,14 @@ pub(super) const FANOUT: usize = 3;
 pub(super) const LEAVE_FANOUT: usize = 8;
 /// The next seed is asked after this time without an answer.
 pub(super) const JOIN_RETRY: Duration = Duration::from_secs(1);
-/// A node that no seed has answered by then forms a cluster of its own. It keeps asking.
+/// A node that no seed has answered by then forms a cluster of its own, and keeps asking.
 pub(super) const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 /// The next comparison of lists after one that brought members unknown to gossip.
 pub(super) const SYNC_AGAIN: Duration = Duration::from_secs(2);
 /// Dead members are remembered, and contacted now and then, for this long. A partition of at most this length heals by
 /// itself.
 pub(super) const REMEMBER_DEAD: Duration = Duration::from_secs(24 * 3600);
-/// A node that wakes up this late was stopped itself. It suspects nobody for messages missed meanwhile.
+/// A node that wakes up this late was stopped itself. It suspects no member for messages missed meanwhile.
 pub(super) const LATE_TICK: Duration = Duration::from_secs(1);
 
 /// The probe interval of a node: 2 s up to 16 members, 5 s from 1,024. Probes are most of the traffic of an idle node.

@@ -8,13 +8,13 @@ use super::contacts::spend;
 use super::member::NodeId;
 use crate::Time;
 
-/// The most verifications at once for a member: a crowd that joins comes in the gossip of several.
+/// The most verifications at once for a member: the records of a joining crowd come in the gossip of several members.
 const MEMBER_BURST: u32 = 512;
 /// The same for a node that is no member: its own record, and a few later ones.
 const STRANGER_BURST: u32 = 16;
-/// The interval between further ones.
+/// The interval between further verifications.
 const EVERY: Duration = Duration::from_millis(20);
-/// The most nodes that are no members for which verifications are counted. For others there are none.
+/// The most nodes that are no members for which verifications are counted. Others get none.
 const MAX_STRANGERS: usize = 4_096;
 
 #[derive(Debug, Default)]

@@ -24,10 +24,10 @@ pub(super) use crate::wire::generated::{List, MemberUpdate, MembersMessage, Prob
 /// The most bytes of a message, without the envelope.
 pub(super) const MAX_MESSAGE: usize = MAX_DATAGRAM - 16;
 
-/// What the signature of a record begins with, so that it is valid for nothing else.
+/// The first bytes of what is signed for a record, so that the signature is valid for nothing else.
 const SIGNED_AS: &[u8] = b"peili member 1";
 
-/// What is claimed about a member, with the signature of its record.
+/// A claim about a member, with the signature of its record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(super) member: Member,

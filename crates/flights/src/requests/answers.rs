@@ -9,7 +9,7 @@ use crate::wire::{Holders, Reply, node, nodes};
 use crate::{ChainPosition, Decision, Key, NodeId};
 
 impl SourceRequests {
-    /// Handles an answer. Returns whether a request waits for it. It counts only from an owner that was asked.
+    /// Handles an answer. Returns whether a request waits for it. Only an answer of an owner that was asked counts.
     pub fn answered(
         &mut self,
         from: NodeId,
@@ -61,7 +61,7 @@ impl SourceRequests {
             }
             Reply::Alone(_) => Decision::Alone,
             Reply::Later(_) if open.may_requeue() => Decision::Later,
-            // It was not asked for: containerd would count another end without a byte.
+            // The request does not allow it: containerd would count another end without a byte.
             Reply::Later(_) => Decision::Alone,
         };
         // Waiting for a leader that has begun costs only what exceeds upstream's own time. A request that is retried
@@ -105,7 +105,7 @@ impl SourceRequests {
         }
     }
 
-    /// Handles the answer to a lookup. It counts only from the owner that was asked, or from one asked before.
+    /// Handles the answer to a lookup. Only an answer of an owner that was asked counts.
     pub fn found(&mut self, from: NodeId, found: &Holders, cx: &mut Context<'_, impl View>) {
         let open = self.asked_of(&from, found.number);
         let Some(open) = open.filter(|open| matches!(open.query, Query::Holders(_))) else {

@@ -12,9 +12,9 @@ use crate::{Key, NodeId, Time};
 const REPEAT: Duration = Duration::from_millis(150);
 /// An owner without any answer counts as silent after this time; the next owner is asked.
 const SILENCE: Duration = Duration::from_millis(400);
-/// A request is repeated this long after the last heartbeat of the owner.
+/// The time after the last heartbeat of the owner until a request is repeated.
 const HEART_REPEAT: Duration = Duration::from_millis(650);
-/// With less than this left to wait for a leader that has no byte yet, another node should lead as well.
+/// The time left to wait for a leader without a byte at which another node should lead as well.
 const LATE: Duration = Duration::from_millis(750);
 /// An owner counts as silent this long after its last heartbeat.
 const HEART_SILENCE: Duration = Duration::from_millis(1_200);
@@ -25,7 +25,7 @@ pub(crate) struct AskedOwner {
     pub owner: NodeId,
     since: Time,
     times: u8,
-    /// When it last said that the answer will come.
+    /// When it last announced that the answer will come.
     heard_at: Option<Time>,
 }
 
@@ -44,7 +44,7 @@ impl AskedOwner {
         self.times = self.times.saturating_add(1);
     }
 
-    /// Records that the owner said that the answer will come.
+    /// Records that the owner announced that the answer will come.
     pub fn heard(&mut self, now: Time) {
         (self.heard_at, self.times) = (Some(now), 1);
     }
@@ -57,7 +57,7 @@ impl AskedOwner {
         }
     }
 
-    /// When the owner is asked again: once after each word of it.
+    /// When the owner is asked again: once after each of its messages.
     pub fn repeat_at(&self) -> Option<Time> {
         let at = match self.heard_at {
             Some(heard_at) => heard_at.after(HEART_REPEAT),
@@ -77,7 +77,7 @@ pub(super) enum Query {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lead {
     pub node: NodeId,
-    /// Another leader has no byte either, or the registry gives little.
+    /// Another leader has no byte either, or the registry is slow.
     pub is_upstream_slow: bool,
 }
 
@@ -86,7 +86,7 @@ pub(super) struct PendingRequest {
     pub number: RequestNumber,
     pub query: Query,
     pub started: Time,
-    /// What the pull had lost in vain before, and what this request has waited since, as far as it is charged.
+    /// What the pull had lost in vain before this request, and what this request has been charged for (`waited`).
     pub in_vain_before: Duration,
     /// What the pull had waited for leaders without a charge before.
     pub waited_free_before: Duration,

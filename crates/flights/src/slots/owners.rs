@@ -32,17 +32,17 @@ impl Slot {
 pub enum Scope {
     /// The nodes of a shard, by its number.
     Shard(u64),
-    /// All nodes, by way of the arbiters of their shards. There is such an owner only if there are several shards.
+    /// All nodes, through the arbiters of their shards. Owners for this scope exist only if there are several shards.
     Cluster,
 }
 
 impl Scope {
-    /// The shard of a node among so many, a power of two. Members are assigned by their ids, about evenly.
+    /// The shard of a node. `shards`: their number, a power of two. Members are assigned by their ids, about evenly.
     pub fn of(node: &NodeId, shards: u64) -> Self {
         Self::Shard(node.hash() & (shards - 1))
     }
 
-    /// The shard so many after this one, in the circle of all.
+    /// The shard at this distance after this one, in the circle of all shards.
     pub(crate) fn next(self, distance: u64, shards: u64) -> Self {
         match self {
             Self::Shard(shard) => Self::Shard(shard.wrapping_add(distance) & (shards - 1)),
@@ -69,7 +69,7 @@ impl Owners {
         self.first().copied()
     }
 
-    /// Those of them of whom this holds.
+    /// The owners for which `is` holds.
     #[must_use]
     pub fn filter_by(&self, is: impl Fn(&NodeId) -> bool) -> Self {
         self.iter().filter(|owner| is(owner)).copied().collect()
@@ -105,7 +105,7 @@ impl fmt::Debug for Owners {
 /// A slot whose owners have changed since the last call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotChange {
-    /// The nodes that it is about.
+    /// The nodes for which the owners keep keys.
     pub scope: Scope,
     /// The slot.
     pub slot: Slot,

@@ -74,7 +74,7 @@ fn owners_are_spread_evenly() {
         let owns = |slot: &Slot| slots.owners(ALL, *slot).contains(&id(number));
         owned[number as usize] = Slot::all().filter(owns).count();
     }
-    // Three each on average.
+    // Each member owns three on average.
     assert!(owned.iter().all(|owned| *owned <= 9), "{owned:?}");
 }
 
@@ -86,7 +86,7 @@ fn a_cluster_of_one_works_at_once_and_grows() {
     assert_eq!(slots.take_changes().len(), SLOTS);
     assert_eq!(slots.take_changes(), []);
 
-    // One that comes later stands behind it until both are eligible.
+    // A later member ranks behind it until both are eligible.
     let later = NOW.after(Duration::from_secs(4));
     slots.update(later, &[joined(2, Born::from_age(later, Duration::ZERO))]);
     assert!(Slot::all().all(|slot| *slots.owners(ALL, slot) == [id(1), id(2)]));

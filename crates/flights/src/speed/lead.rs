@@ -12,11 +12,11 @@ const SPEEDS_UP_FOR: Duration = Duration::from_secs(2);
 const WINDOW_MIN: Duration = Duration::from_secs(1);
 const WINDOW_MAX: Duration = Duration::from_secs(15);
 
-/// The bytes that have come since this node leads.
+/// The bytes received since this node leads.
 #[derive(Clone, Debug)]
 pub(crate) struct LeadMeter {
     since: Time,
-    /// The bytes by then, and by each of the latest observations.
+    /// The bytes received before the lead, and by each of the latest observations.
     before: u64,
     observed: VecDeque<(Time, u64)>,
 }
@@ -30,22 +30,22 @@ impl LeadMeter {
         }
     }
 
-    /// Records the bytes that have come by now.
+    /// Records the bytes received by now.
     pub fn record(&mut self, now: Time, bytes: u64) {
         let is_old = |(at, _): &mut (Time, u64)| now.since(*at) > WINDOW_MAX + WINDOW_MIN;
         while self.observed.pop_front_if(is_old).is_some() {}
         self.observed.push_back((now, bytes));
     }
 
-    /// The bytes that had come by the latest observation.
+    /// The bytes received by the latest observation.
     pub fn bytes(&self) -> u64 {
         self.observed
             .back()
             .map_or(self.before, |(_, bytes)| *bytes)
     }
 
-    /// What the registry gives at least, in bytes per second: on average since this node leads, without the steps that may
-    /// have come just now.
+    /// The least rate of the registry, in bytes per second: on average since this node leads, without the steps that
+    /// may have come just now.
     pub fn lower_bound(&self, now: Time) -> u64 {
         let lasted = now.since(self.since);
         if lasted < SPEEDS_UP_FOR + WINDOW_MIN {
@@ -55,8 +55,8 @@ impl LeadMeter {
         per_second(bytes, lasted)
     }
 
-    /// What the registry gives now at the most, in bytes per second, over a time in which many steps come at the `expected`
-    /// rate. `None`: it is too early to tell.
+    /// The highest rate of the registry now, in bytes per second, over a time in which many steps come at the
+    /// `expected` rate. `None`: it is too early to tell.
     pub fn upper_bound(&self, now: Time, expected: u64) -> Option<u64> {
         let millis = (2 * STEPS).saturating_mul(1_000) / expected.max(1);
         let over = Duration::from_millis(millis).clamp(WINDOW_MIN, WINDOW_MAX);
@@ -80,7 +80,7 @@ mod tests {
 
     const EVERY: Duration = Duration::from_millis(250);
 
-    /// Three downloads of a shared link whose steps coincide: what they show at least and at most, as they go on.
+    /// Three downloads that share a link, with coinciding steps: the bounds of the rate that they show as they go on.
     fn shown(rate: u64, expected: u64) -> Vec<(u64, Option<u64>)> {
         let (mut now, mut lead) = (Time(0), LeadMeter::begin(Time(0), STEPS));
         let shown = (1..240).map(|_| {

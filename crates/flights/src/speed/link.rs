@@ -12,10 +12,11 @@ use crate::{NodeId, Time};
 /// Where links are full in both directions, or two nodes share an uplink, a good node receives less than half for
 /// seconds.
 pub(super) const SLOWER: u64 = 3;
-/// A node that is starved for this long tests its link. Shorter, steps of 1 MiB in a leader's file would look like it.
+/// A node that is starved for this long tests its link. In a shorter time, steps of 1 MiB in a leader's file would look
+/// like it.
 const STARVED_FOR: Duration = Duration::from_millis(500);
 /// The pause before the next test of a link that was good. It doubles up to [`MAX_PAUSE`]: with a slow registry, nodes
-/// are starved throughout.
+/// are starved all the time.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The same until the bandwidths of enough other nodes are known: they may have just started as well.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -23,22 +24,22 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(64);
 /// The pause before the next test of a slow link, and of a good one if the node has not been starved since the last.
 const RETRY: Duration = Duration::from_secs(5);
-/// The pause after a test in which nobody took part. It doubles up to [`RETRY`].
+/// The pause after a test in which no other node took part. It doubles up to [`RETRY`].
 const NOBODY_PAUSE: Duration = Duration::from_millis(250);
 /// A node whose intake falls to half of what it was at the last test tests its link again, but not sooner than this.
 const DROP_PAUSE: Duration = Duration::from_secs(1);
-/// A starved node is held up once a registry has given other nodes this many times as much for [`HELD_UP_FOR`]. By then, a
-/// slow registry or leader has been found out.
+/// A starved node is held up once a registry has given other nodes this many times as much for [`HELD_UP_FOR`]. By
+/// then, a slow registry or leader has been found out.
 const HELD_UP_RATIO: u64 = 4;
 /// See [`HELD_UP_RATIO`].
 pub(super) const HELD_UP_FOR: Duration = Duration::from_secs(15);
-/// A test that has not ended by then has failed.
+/// A test that has not ended after this time has failed.
 const TEST_LIMIT: Duration = Duration::from_secs(10);
-/// A slow node that pulls nothing, and so tests nothing, counts as slow for this long.
+/// A slow node that pulls nothing, and so does not test its link, counts as slow for this long.
 const SLOW_FOR: Duration = Duration::from_secs(10 * 60);
-/// At least this many other nodes must know their bandwidth: a single one may claim too much.
+/// The number of other nodes that must know their bandwidth: a single one may claim too much.
 const MIN_OTHERS: usize = 2;
-/// Links are tested until the bandwidths of this many others are known, where there are as many.
+/// Links are tested until the bandwidths of this many other nodes are known, if there are as many.
 const ENOUGH_OTHERS: usize = 5;
 /// The most other nodes whose bandwidth is remembered.
 const MAX_OTHERS: usize = 16;
@@ -46,7 +47,7 @@ const MAX_OTHERS: usize = 16;
 /// What this node knows of its speed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
-    /// It receives what its link carries, or nothing shows otherwise.
+    /// It receives what its link carries, or nothing shows the contrary.
     #[default]
     Good,
     /// It receives far less than its link carries, as a test has shown: the source or upstream is the reason.
@@ -60,14 +61,14 @@ pub enum Condition {
 pub struct LinkState {
     /// How the node compares with others, and with its own link.
     pub condition: Condition,
-    /// In bytes per second, once a test has shown it.
+    /// The bandwidth in bytes per second, once a test has shown it.
     pub bandwidth: Option<u64>,
     /// See [`Starved::is_held_up`].
     pub is_held_up: bool,
 }
 
 impl LinkState {
-    /// How the node does, if it receives far less than its link carries.
+    /// The state of the node, if it receives far less than its link carries.
     pub fn starved(&self) -> Option<Starved> {
         let bandwidth = self.bandwidth?;
         (self.condition == Condition::Starved).then_some(Starved {
@@ -80,7 +81,7 @@ impl LinkState {
 /// The result of a test.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkTest {
-    /// What this node received in all, in bytes per second. `None`: no other node took part.
+    /// The rate from all nodes together, in bytes per second. `None`: no other node took part.
     pub bandwidth: Option<u64>,
     /// The bandwidths of the nodes that took part, in bytes per second, where they know them.
     pub others: Vec<(NodeId, u64)>,
@@ -89,31 +90,31 @@ pub struct LinkTest {
 /// This node's link.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
-    /// In bytes per second.
+    /// The bandwidth in bytes per second.
     bandwidth: Option<u64>,
     /// The number of other nodes.
     nodes: usize,
     /// The bandwidths of other nodes, latest first.
     others: VecDeque<(NodeId, u64)>,
-    /// What arrives now, and since when that is too little.
+    /// The rate now, and since when it has been too low.
     intake: u64,
     starved_since: Option<Time>,
-    /// When the last test ended, and what arrived then.
+    /// When the last test ended, and the rate then.
     tested: Option<(Time, u64)>,
-    /// A test is on the way, and is given up at this time.
+    /// A test is running, and is given up at this time.
     testing_until: Option<Time>,
     test_at: Time,
     pause: Duration,
-    /// The pause after the last test in which nobody took part.
+    /// The pause after the last test without any participant.
     nobody_pause: Duration,
     slow_until: Option<Time>,
-    /// Since when it is starved although a registry gives other nodes far more.
+    /// Since when the node has been starved although a registry gives other nodes far more.
     held_up_since: Option<Time>,
 }
 
 impl Link {
-    /// Records what arrives. `registry_rate`: what the registry gives nodes from which this one's sources have their objects,
-    /// in bytes per second; 0: unknown. Returns whether to test the link now.
+    /// Records the rate of what arrives. `registry_rate`: what the registry gives the nodes from which this node's
+    /// sources have their objects, in bytes per second; 0: unknown. Returns whether to test the link now.
     pub fn observe(&mut self, now: Time, intake: u64, registry_rate: u64) -> bool {
         self.intake = intake;
         let gets_little = intake.saturating_mul(HELD_UP_RATIO) < registry_rate;
@@ -133,7 +134,7 @@ impl Link {
         let has_dropped = self.tested.is_some_and(|(at, before)| {
             intake.saturating_mul(2) < before && now.since(at) >= DROP_PAUSE
         });
-        // The pause grows while a node is starved throughout.
+        // The pause grows while a node is starved all the time.
         let begins_anew = self
             .tested
             .is_some_and(|(at, _)| at < since && now.since(at) >= RETRY);
@@ -201,8 +202,8 @@ impl Link {
         self.test_at = now.after(self.nobody_pause);
     }
 
-    /// The usual bandwidth of other nodes: what a quarter of them has, as slow ones may be many, but at most the second
-    /// best, as one may claim too much.
+    /// The usual bandwidth of other nodes: the upper quartile, as many may be slow, but at most the second best, as one
+    /// may claim too much.
     fn baseline(&self) -> Option<u64> {
         let mut others: Vec<_> = self.others.iter().map(|(_, rate)| *rate).collect();
         others.sort_unstable_by(|a, b| b.cmp(a));
@@ -216,7 +217,7 @@ impl Link {
         first.into_iter().chain(self.slow_until).min()
     }
 
-    /// In bytes per second, once known.
+    /// The bandwidth in bytes per second, once known.
     pub fn bandwidth(&self) -> Option<u64> {
         self.bandwidth
     }

@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default)]
 pub struct SlowSources {
     count: u8,
-    /// The last one, until other nodes are told.
+    /// The last source left, until other nodes are told.
     unreported: Option<NodeId>,
     at: Option<Time>,
 }

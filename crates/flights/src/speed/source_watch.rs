@@ -5,19 +5,19 @@ use std::time::Duration;
 use super::link::SLOWER;
 use crate::Time;
 
-/// After this long without a byte, the source is asked how far it is.
+/// After this long without a byte, the source is asked for its progress.
 const ASK_AFTER: Duration = Duration::from_millis(250);
 /// A source that does not answer within this time is dead.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_millis(400);
 /// The interval between such questions.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// A source that says that it has more bytes is left after this long without one of them: the path does not carry them.
+/// A source that says that it has more bytes is left after this long without any of them: the path does not carry them.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
-/// A source that waits itself is left after this long without a byte.
+/// A source that is waiting itself is left after this long without a byte.
 const WAIT_LIMIT: Duration = Duration::from_secs(30);
 /// A source is slow once it has stayed ahead of this node for this long, while this node was starved.
 const BEHIND_FOR: Duration = Duration::from_millis(1_500);
-/// A lead of this many bytes shows nothing: one step of containerd's file.
+/// A source that is ahead by no more than this many bytes is not slow: one step of containerd's file.
 const SMALL_LAG: u64 = 1024 * 1024;
 
 /// What a source says of itself.
@@ -27,7 +27,7 @@ pub enum SourceStatus {
     Has {
         /// The bytes that are there.
         offset: u64,
-        /// What it sends to all nodes together, in bytes per second, if it says so.
+        /// The rate at which it sends to all nodes together, in bytes per second, if it says so.
         sent: Option<u64>,
     },
     /// It does not have the object any more.
@@ -47,7 +47,7 @@ pub enum WatchAction {
     Leave,
 }
 
-/// How a node does that receives far less than its link carries.
+/// The state of a node that receives far less than its link carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Starved {
     /// The bandwidth of its link, in bytes per second.
@@ -64,7 +64,8 @@ pub struct SourceWatch {
     ask_at: Time,
     /// This node receives far less than its link carries.
     starved: Option<Starved>,
-    /// Since when the source has been far ahead of a starved node, and how much of that time it was waited for.
+    /// Since when the source has been far ahead of a starved node, and for how much of that time the node waited for
+    /// it.
     behind: Option<(Time, Duration)>,
     /// Since when the source has had more bytes, while none has arrived.
     ahead_since: Option<Time>,
@@ -72,7 +73,7 @@ pub struct SourceWatch {
 }
 
 impl SourceWatch {
-    /// The source answers from now on.
+    /// A watch that begins when the source answers.
     pub fn new(now: Time) -> Self {
         Self {
             waits_since: now,
@@ -89,7 +90,7 @@ impl SourceWatch {
         ANSWER_LIMIT
     }
 
-    /// Begins to wait for bytes. Before, the client took none, so none were expected.
+    /// Begins to wait for bytes. Before that, the client took none, so none were expected.
     pub fn begin_wait(&mut self, now: Time) {
         self.waits_since = now;
         self.ahead_since = None;
@@ -124,9 +125,9 @@ impl SourceWatch {
         }
     }
 
-    /// Whether the source is slow: it has far more bytes, and sends to all nodes together far less than this node's link
-    /// carries. Or this node is held up: whatever the source says of itself, the registry gives more. Not if the client is
-    /// the reason.
+    /// Whether the source is slow: it has far more bytes, and sends to all nodes together far less than this node's
+    /// link carries. It is also slow if this node is held up: the registry gives more, whatever the source says. It is
+    /// not if the client is the reason.
     pub fn is_slow(&self, now: Time) -> bool {
         self.behind.is_some_and(|(since, waited)| {
             let took = now.since(since);

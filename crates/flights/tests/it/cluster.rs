@@ -1,5 +1,5 @@
-//! Whole nodes in one process: virtual time, a clock each, and a network that loses, doubles, delays and reorders, all
-//! from a seed.
+//! Whole nodes in one process: virtual time, a clock for each node, and a network that loses, doubles, delays and
+//! reorders messages, all from a seed.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -11,7 +11,7 @@ use flights::{
     Decision, Key, LinkTest, Node, NodeId, PullProgress, RequestId, SourceRequest, Time,
 };
 
-/// Nodes know no common clock: each one's own is ahead by so much times its number.
+/// Nodes share no clock: the clock of each is ahead by this times its number.
 const CLOCK_SKEW: u64 = 7_919;
 
 /// Signs with a checksum instead of a signature: fast, and no test forges one by chance.
@@ -44,7 +44,7 @@ pub fn index(id: &NodeId) -> usize {
     u64::from_le_bytes(number) as usize
 }
 
-/// A test that shows whether a node is slow.
+/// The result of a test that shows whether a node is slow.
 pub fn link_test(is_slow: bool) -> LinkTest {
     LinkTest {
         bandwidth: Some(if is_slow { 1_000_000 } else { 9_000_000 }),
@@ -55,7 +55,7 @@ pub fn link_test(is_slow: bool) -> LinkTest {
 pub fn wanted(key: Key) -> SourceRequest {
     SourceRequest {
         repository: 1,
-        // Another one for each key, so that no object's progress excuses another's.
+        // A different registry for each key, so that the progress of one object excuses no other.
         registry: u64::from(key.0[0]),
         size: Some(32 * 1024 * 1024),
         concurrent_objects: 3,
@@ -65,10 +65,10 @@ pub fn wanted(key: Key) -> SourceRequest {
 
 #[derive(Default)]
 struct Peer {
-    /// None: its process has ended.
+    /// `None`: its process has ended.
     node: Option<Node>,
     wake_at: Option<u64>,
-    /// It is held up until then: nothing happens there, and what comes waits.
+    /// The node is held up until then: it does nothing, and messages to it wait.
     held_until: u64,
     part: usize,
 }
@@ -85,12 +85,12 @@ pub struct Cluster {
     events: BTreeMap<(u64, u64), Event>,
     count: u64,
     random: u64,
-    /// Of a thousand messages.
+    /// The lost messages of a thousand.
     pub lost: u64,
     pub doubled: u64,
-    /// One way, in milliseconds: at least 1.
+    /// The latency one way, in milliseconds: at least 1.
     pub latency: u64,
-    /// Members of a shard at the least.
+    /// The minimal number of members of a shard.
     shard: usize,
     pub messages: u64,
     pub bytes: u64,
@@ -115,7 +115,7 @@ impl Cluster {
         }
     }
 
-    /// Of nodes that know each other.
+    /// A cluster of nodes that know each other.
     pub fn new(size: usize) -> Self {
         Self::seeded(size, 1)
     }
@@ -124,7 +124,7 @@ impl Cluster {
         Self::divided(size, seed, usize::MAX)
     }
 
-    /// Of nodes in shards of so many at the least.
+    /// A cluster in shards of at least this many nodes.
     pub fn divided(size: usize, seed: u64, shard: usize) -> Self {
         let mut cluster = Self::empty(seed);
         cluster.shard = shard;
@@ -142,7 +142,7 @@ impl Cluster {
         self.peers.len()
     }
 
-    /// Adds a node that joins by these.
+    /// Adds a node that joins by these seeds.
     pub fn add(&mut self, seeds: &[usize]) -> usize {
         self.peers.push(Peer::default());
         let node = self.peers.len() - 1;
@@ -150,7 +150,7 @@ impl Cluster {
         node
     }
 
-    /// Starts the process of a node anew.
+    /// Restarts the process of a node.
     pub fn start(&mut self, node: usize, seeds: &[usize]) {
         let (now, seed) = (self.clock(node), self.random());
         let contact = Contact::default();
@@ -172,12 +172,12 @@ impl Cluster {
         self.peers[node].held_until > self.now
     }
 
-    /// Nothing happens at a node for so long.
+    /// Holds up a node for this time.
     pub fn hold_up(&mut self, node: usize, millis: u64) {
         self.peers[node].held_until = self.now + millis;
     }
 
-    /// Nodes of different parts do not hear each other.
+    /// Drops messages between nodes of different parts.
     pub fn split(&mut self, part: impl Fn(usize) -> usize) {
         for (number, peer) in self.peers.iter_mut().enumerate() {
             peer.part = part(number);
@@ -196,7 +196,7 @@ impl Cluster {
         Time(self.now + node as u64 * CLOCK_SKEW)
     }
 
-    /// Calls a node that is up, and carries off what follows.
+    /// Calls a node that is up, and delivers its messages and decisions.
     pub fn with<T>(&mut self, n: usize, act: impl FnOnce(&mut Node, Time) -> T) -> T {
         let now = self.clock(n);
         let node = self.peers[n].node.as_mut().expect("it is up");
@@ -292,7 +292,7 @@ impl Cluster {
         self.with(n, |node, now| node.report(now, key, progress));
     }
 
-    /// What the only lookup of a node has found.
+    /// The holders found by the only lookup of a node.
     pub fn found(&mut self, node: usize) -> Vec<NodeId> {
         let mut found = self.with(node, |node, _| node.take_found());
         assert_eq!(found.len(), 1);
@@ -308,7 +308,7 @@ impl Cluster {
         decisions.into_iter().map(|(n, _, o)| (n, o)).collect()
     }
 
-    /// Runs until so many outcomes have come, and returns them; fails after `limit` milliseconds.
+    /// Runs until this many decisions have come, and returns them. Fails after `limit` milliseconds.
     pub fn await_decisions(
         &mut self,
         count: usize,
@@ -322,7 +322,7 @@ impl Cluster {
         self.decisions()
     }
 
-    /// Who is the arbiter of a key, as a node sees it that looks at the members alone.
+    /// The arbiter of a key, by the members that a node knows.
     pub fn arbiter(&self, key: &Key) -> usize {
         use flights::members::Change;
         use flights::slots::{Scope, Slot, Slots};

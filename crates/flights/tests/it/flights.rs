@@ -1,4 +1,4 @@
-//! What comes of it when nodes pull together: the scenarios of the design that need no bytes.
+//! Nodes that pull together: the scenarios of the design that need no bytes.
 
 use flights::{Decision, Key, PullProgress, SourceRequest, nodes_field};
 
@@ -103,7 +103,7 @@ fn an_arbiter_that_dies_costs_no_answer() {
         for n in &alive {
             cluster.request_source(*n, key);
         }
-        // An arbiter that takes over first hears of the leads that there are.
+        // An arbiter that takes over first waits for reports of existing leads.
         cluster.run(if object == 20 { 1_000 } else { 100 });
         let taken = cluster.taken();
         let [(leader, Decision::Lead)] = taken[..] else {
@@ -115,7 +115,7 @@ fn an_arbiter_that_dies_costs_no_answer() {
     }
 }
 
-/// A node that serves nobody any more is named to it as a failed source. It stays the arbiter.
+/// A node that serves no other any more is reported to itself as a failed source. It stays the arbiter.
 #[test]
 fn an_arbiter_that_failed_as_a_source_decides_on() {
     let mut cluster = Cluster::new(4);
@@ -128,7 +128,7 @@ fn an_arbiter_that_failed_as_a_source_decides_on() {
     };
     cluster.request_source_for(asker, request);
     cluster.await_decisions(1, 100);
-    // By then a node that is dead counts for nothing.
+    // By then a dead node does not count.
     cluster.run(1_000);
     let other = (arbiter + 2) % 4;
     let key = cluster.key_of_arbiter(arbiter);

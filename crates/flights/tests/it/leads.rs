@@ -11,7 +11,7 @@ use flights::{
 use crate::cluster::{Cluster, id, index, link_test, wanted};
 use crate::coordinators::{ClusterView, Coordinators, Directory};
 
-/// A flight, and what comes of what is asked at once.
+/// A flight, and the decisions on requests.
 struct Asking<'a> {
     coordinators: Coordinators<'a>,
     key: Key,
@@ -35,7 +35,7 @@ impl<'a> Asking<'a> {
         self.want(asker, wanted(self.key))
     }
 
-    /// A follower goes on elsewhere, because its source is far too slow.
+    /// A follower leaves its source, because it is far too slow.
     fn leave(&mut self, asker: usize, slow: usize) -> Option<Decision> {
         let wanted = SourceRequest {
             offset: 5,
@@ -74,7 +74,7 @@ impl<'a> Asking<'a> {
         self.coordinators.deliver(now);
     }
 
-    /// Lets time pass. Returns what came of the questions of these nodes, in order.
+    /// Lets time pass. Returns the decisions for these nodes, in order.
     fn wait(&mut self, time: Duration, askers: Range<usize>) -> Vec<(usize, Decision)> {
         let end = self.now.after(time);
         let mut came = Vec::new();
@@ -88,7 +88,7 @@ impl<'a> Asking<'a> {
         came
     }
 
-    /// What has come of a node's last question, if something has.
+    /// The decision on a node's last request, if it is there.
     fn decision(&mut self, asker: usize) -> Option<Decision> {
         let decisions = self
             .coordinators
@@ -96,7 +96,7 @@ impl<'a> Asking<'a> {
         decisions.into_iter().next().map(|(_, decision)| decision)
     }
 
-    /// Some nodes, each of which is fed by the one before it, and the first leads.
+    /// A chain of nodes: the first leads, and each other is fed by the one before it.
     fn chain(&mut self, nodes: Range<usize>) {
         for node in nodes.clone() {
             let decision = self.ask(node);
@@ -128,7 +128,7 @@ fn a_slow_leader_gets_another_beside_it_and_the_others_follow_that() {
         events.iter().all(is_slow) && events.len() == 1,
         "{events:?}"
     );
-    // Whoever was fed by it goes on elsewhere. The others are behind that node.
+    // The nodes that it fed go on elsewhere. The others are behind this node.
     assert_eq!(flight.leave(2, 1), Some(Decision::Lead));
     assert_eq!(source(flight.ask(5)), Some(4));
     assert_eq!(source(flight.leave(4, 3)), Some(2));
@@ -139,7 +139,7 @@ fn a_source_that_one_follower_found_slow_comes_last() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);
     flight.chain(1..3);
-    // Its uplink is slow, of which it knows nothing.
+    // Its uplink is slow, but it does not know that.
     assert_eq!(flight.leave(2, 1), Some(Decision::Lead));
     flight.report(2, BEGUN);
     assert_eq!(source(flight.ask(3)), Some(2));
@@ -203,7 +203,7 @@ fn upstream_is_not_asked_for_what_somebody_has() {
     assert_eq!(source(flight.leave(2, 1)), Some(1), "there is no other");
 }
 
-/// What a leader receives from the registry, second by second. Returns whether it lets its followers go.
+/// What a leader receives from the registry, second by second. Returns whether it sends its followers away.
 fn leaves_followers(
     flight: &mut Asking<'_>,
     node: usize,
@@ -236,7 +236,7 @@ fn of_registry(key: Key) -> SourceRequest {
     }
 }
 
-/// A flight that goes on where its leader left it.
+/// A request that goes on where the leader left off.
 fn resumed(request: &SourceRequest, slow: Option<usize>) -> SourceRequest {
     SourceRequest {
         offset: 5,
@@ -245,14 +245,14 @@ fn resumed(request: &SourceRequest, slow: Option<usize>) -> SourceRequest {
     }
 }
 
-/// A flight that the node 2 leads, far more slowly than the registry gave before, as the node 1 has told.
+/// A flight led by node 2, far more slowly than the registry was before, as node 1 has reported.
 fn led_slowly(all: &Directory) -> (Asking<'_>, SourceRequest) {
     let mut flight = Asking::new(all);
     let request = of_registry(flight.key);
     assert_eq!(flight.want(1, request.clone()), Some(Decision::Lead));
     flight.report(1, BEGUN);
     assert!(!leaves_followers(&mut flight, 1, [8_000_000; 5]));
-    // The next one that asks is told, and finds later that it gets far less.
+    // The next node that asks learns this, and later finds that it gets far less.
     flight.want(2, request.clone());
     flight.report(1, PullProgress::Failed);
     let leads = flight.want(2, resumed(&request, None));
@@ -268,7 +268,7 @@ fn what_a_registry_gives_is_known_to_others() {
     let all = Directory::new(0..16);
     let (mut flight, request) = led_slowly(&all);
     assert!(!leaves_followers(&mut flight, 2, [1_000_000]), "once");
-    // Another one leads beside it, and its containerd asks again by way of its queue. It gets as little, and keeps its
+    // Another node leads beside it, and its containerd retries through its queue. It gets as little, and keeps its
     // followers: a third lead would only take its share of the registry.
     for _ in 0..2 {
         let leads = flight.want(3, resumed(&request, Some(2)));
@@ -278,7 +278,7 @@ fn what_a_registry_gives_is_known_to_others() {
     assert!(!leaves_followers(&mut flight, 3, [1_000_000; 5]));
 }
 
-/// The registry gives it nothing, so the first leader is not the reason.
+/// The second leader gets nothing either, so the first one is not the reason.
 #[test]
 fn after_a_second_leader_without_a_byte_the_first_is_not_judged_again_soon() {
     let all = Directory::new(0..16);
@@ -346,7 +346,7 @@ fn a_leader_whose_download_ended_early_follows_a_holder() {
     assert_eq!(source(flight.want(1, resumed)), Some(2));
 }
 
-/// An arbiter holds leads back only where it has taken the place of another one.
+/// An arbiter holds leads back only where it has replaced another arbiter.
 #[test]
 fn an_owner_that_cannot_be_reached_holds_up_no_lead_of_an_arbiter() {
     let mut cluster = Cluster::new(3);

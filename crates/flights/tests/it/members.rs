@@ -37,7 +37,7 @@ fn join_all(net: &mut Net, nodes: usize, time: Duration) {
 }
 
 /// The time until all nodes know 99 % of the others, and the messages and bytes that each sends until it knows all. A
-/// node that missed the answer of a newcomer hears of it when it compares lists.
+/// node that missed the answer of a newcomer learns of it by comparing lists.
 fn mass_join(nodes: usize) -> (Duration, f64, f64) {
     let mut net = seeds(1);
     let (sent, bytes) = (net.sent(), net.bytes());
@@ -58,9 +58,9 @@ fn mass_join(nodes: usize) -> (Duration, f64, f64) {
     )
 }
 
-/// Measured, all but the three seeds joining within 1 s, counted from the last, until all know all: 16 nodes 0.3 s, 36
-/// messages and 8.6 kB sent by each; 64: 2.0 s, 90, 43 kB; 256: 2.8 s, 287, 208 kB; 1,024: 31 s (99 % within 4 s), 754,
-/// 1,380 kB. Signatures are half of that.
+/// Measured: all but the three seeds join within 1 s; times count from the last join until all know all. 16 nodes: 0.3
+/// s, 36 messages and 8.6 kB sent by each; 64: 2.0 s, 90, 43 kB; 256: 2.8 s, 287, 208 kB; 1,024: 31 s (99 % within 4
+/// s), 754, 1,380 kB. Signatures are half of the bytes.
 #[test]
 fn nodes_that_join_together_converge() {
     for nodes in [16, 64, 256, 1_024] {
@@ -70,8 +70,8 @@ fn nodes_that_join_together_converge() {
     }
 }
 
-/// Measured, until no node lists it: 16 nodes 12 s, 64 15 s, 256 20 s. With a probability of 95 % it is probed within three
-/// periods; the limits leave room for the rest.
+/// Measured, until no node lists it: 16 nodes 12 s, 64 15 s, 256 20 s. With a probability of 95 % it is probed within
+/// three periods; the limits leave room for the rest.
 #[test]
 fn a_death_is_noticed() {
     for (nodes, limit) in [(16, 15), (64, 20), (256, 30)] {

@@ -10,7 +10,7 @@ use flights::{NodeId, Time};
 
 use crate::cluster::TestKey;
 
-/// Nodes share no clock: each one's is ahead of the network's by this times its number.
+/// Nodes share no clock: the clock of each is ahead of the network's by this times its number.
 const CLOCK_SKEW_MILLIS: u64 = 7_919;
 
 /// The only shard.
@@ -20,7 +20,7 @@ pub struct Node {
     pub members: Members,
     pub slots: Slots,
     pub up: bool,
-    /// The messages that it sent, and their bytes.
+    /// The number of messages that it sent, and of their bytes.
     pub sent: u64,
     pub bytes: u64,
     wake_at: Option<u64>,
@@ -41,11 +41,11 @@ pub struct Net {
     pub nodes: Vec<Node>,
     /// Lost messages of a thousand.
     pub loss_per_mille: u64,
-    /// One way, in milliseconds.
+    /// The latency one way, in milliseconds.
     pub latency: std::ops::Range<u64>,
     /// How often a node removed a member.
     pub departures: u64,
-    /// By time, then in the order in which they were made.
+    /// The events, by time, then in the order in which they were made.
     events: BTreeMap<(u64, u64), Event>,
     random: u64,
     count: u64,

@@ -1,5 +1,5 @@
-//! What mirrors and containerds do with the outcomes, as far as the rules depend on it: bytes by the step, sources that
-//! admit whom they may, leads that fail.
+//! What mirrors and containerd do with decisions, as far as the rules depend on it: bytes that come in steps, sources
+//! that accept or refuse followers, leads that fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,18 +10,18 @@ use flights::{
 
 use crate::cluster::{Cluster, id, index, link_test, wanted};
 
-/// Bytes in a step of a source, and of an object.
+/// The bytes of one step of a source, and of an object.
 const ROUND: u64 = 1;
 pub const SIZE: u64 = 40;
-/// Milliseconds in a step.
+/// The length of a step, in milliseconds.
 pub const STEP_MILLIS: u64 = 50;
-/// Steps to upstream's first byte: less than half of what upstream is taken to need, so that nothing is learned.
+/// The steps until upstream's first byte: less than half of the assumed time, so that nothing is learned.
 const FIRST_BYTE: u64 = 6;
-/// Milliseconds after which a question would rather be asked again later, the first time and the second.
+/// The time after which a request is requeued, the first time and the second, in milliseconds.
 const REQUEUE_AFTER: [u32; 2] = [200, 600];
-/// Steps without a byte after which a source has broken.
+/// The steps without a byte after which a source has failed.
 const STALL: u64 = 80;
-/// Steps without a byte after which a source looks whether that is because of a ring.
+/// The steps without a byte after which a source checks whether it is part of a ring.
 const STILL: u64 = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,42 +38,42 @@ pub struct Pull {
     pub role: Option<Role>,
     pub position: Option<ChainPosition>,
     leader: Option<NodeId>,
-    /// A source, and who leads, that give far less than others did.
+    /// The source that this pull left because it gave far less than others did.
     slow: Option<NodeId>,
     pub written: u64,
     pub failed: Vec<NodeId>,
-    /// Steps in this role, and since the last byte.
+    /// The steps in this role, and since the last byte.
     steps: u64,
     dry: u64,
     begun: bool,
-    /// How often it was told to ask again later, and whether it is yet to.
+    /// How often it was told to retry later, and whether it has yet to.
     requeued: usize,
     asks_again: bool,
     pub done: bool,
 }
 
-/// A wait of a node for an outcome.
+/// A node's wait for a decision.
 #[derive(Clone, Debug)]
 pub struct Wait {
     pub node: usize,
     pub object: usize,
     pub repository: u64,
     pub from: u64,
-    /// When it ended, and whether by a source.
+    /// When it ended, and with which decision, if any.
     pub to: Option<(u64, Option<Decision>)>,
-    /// It knew whom to ask.
+    /// The node had joined.
     pub knew: bool,
     /// The node itself was held up meanwhile.
     pub excused: bool,
 }
 
-/// Something that a node did wrong in vain, or that others are held to.
+/// A failed pull of a node.
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub node: usize,
     pub repository: u64,
     pub at: u64,
-    /// Of a process that has ended. Others may remember it.
+    /// The process of the pull has ended. Others may remember the failure.
     pub is_past: bool,
 }
 
@@ -83,22 +83,22 @@ pub struct Pulling {
     pub pulls: BTreeMap<(usize, usize), Pull>,
     pub waits: Vec<Wait>,
     pub failures: Vec<Failure>,
-    /// Upstream refuses these.
+    /// The nodes that upstream refuses.
     pub denied: Vec<bool>,
-    /// Steps after which upstream refuses.
+    /// The steps after which upstream refuses.
     pub refusal: u64,
-    /// Others were held up behind these at some time.
+    /// The nodes behind which others were held up at some time.
     pub lagged: Vec<bool>,
-    /// Sources that somebody left because they were slow, and the object.
+    /// The sources that a node left because they were slow, each with the object.
     pub left: BTreeSet<(usize, usize)>,
-    /// When a process started last, and when one ended.
+    /// When a process was last started, and when one ended.
     pub started: Option<u64>,
     pub ended: Option<u64>,
-    /// Sources take those ahead of them by the order alone, and never look for rings.
+    /// Sources check the order alone, and never look for rings.
     pub is_lenient: bool,
-    /// Downloads share the slots of a node: those that wait for others to begin come again later.
+    /// Downloads share the slots of a node: those that wait for others to begin are retried later.
     pub requeue_after: bool,
-    /// Steps for which there has been a ring.
+    /// The number of steps for which a ring has existed.
     ring_lasts: u64,
 }
 
@@ -123,7 +123,7 @@ impl Pulling {
         }
     }
 
-    /// containerd at `node` wants an object, unless it has it or is about to.
+    /// Requests an object for containerd at `node`, unless the node has it or is pulling it.
     pub fn want(&mut self, node: usize, object: usize, repository: u64) {
         let is_up = self.cluster.is_up(node) && !self.cluster.is_held(node);
         if is_up && !self.pulls.contains_key(&(node, object)) {
@@ -168,7 +168,7 @@ impl Pulling {
         });
     }
 
-    /// What comes of a source is far less than it has.
+    /// Leaves a source that sends far less than it has.
     pub fn leave_slow_source(&mut self, node: usize, object: usize) {
         let is_up = self.cluster.is_up(node) && !self.cluster.is_held(node);
         let Some(pull) = self.pulls.get_mut(&(node, object)).filter(|_| is_up) else {
@@ -181,7 +181,7 @@ impl Pulling {
         }
     }
 
-    /// Others are held up behind a node, or are no longer.
+    /// Sets whether others are held up behind a node.
     pub fn set_slow(&mut self, node: usize, is_slow: bool) {
         if self.cluster.is_up(node) && !self.cluster.is_held(node) {
             self.lagged[node] |= is_slow;
@@ -190,7 +190,7 @@ impl Pulling {
         }
     }
 
-    /// The pod is deleted.
+    /// Ends a pull: its pod is deleted.
     pub fn cancel(&mut self, node: usize, object: usize) {
         let Some(pull) = self.pulls.get_mut(&(node, object)) else {
             return;
@@ -208,7 +208,7 @@ impl Pulling {
         self.end(node, object);
     }
 
-    /// What a node fed breaks with its own pull.
+    /// Ends a pull, and those that the node fed.
     fn end(&mut self, node: usize, object: usize) {
         self.pulls.remove(&(node, object));
         for ((_, o), pull) in &mut self.pulls {
@@ -258,7 +258,7 @@ impl Pulling {
             .report(node, self.keys[object], PullProgress::Failed);
     }
 
-    /// Lets the next step pass. Returns the outcomes that came.
+    /// Runs the next step. Returns the decisions that came.
     pub fn step(&mut self) -> Vec<(usize, usize, Decision)> {
         let mut came = Vec::new();
         for _ in 0..STEP_MILLIS {
@@ -369,8 +369,8 @@ impl Pulling {
         }
     }
 
-    /// Whether a source takes a node as its child: it has all, or leads, or is ahead, or is as far and comes before it in
-    /// the order. A lenient one takes whoever comes after it, however far.
+    /// Whether a source accepts a node as its child: the source has all, or leads, or is ahead, or has as many bytes
+    /// and precedes it in the order. A lenient source accepts any node after it, whatever its bytes.
     fn admits(&self, node: usize, object: usize, source: usize) -> bool {
         let Some(above) = self.pulls.get(&(source, object)) else {
             return false;
@@ -387,7 +387,7 @@ impl Pulling {
             || (is_before && (self.is_lenient || above.written == pull.written))
     }
 
-    /// A ring of nodes that feed each other, and have had the time to look for it.
+    /// A ring of nodes that feed each other, and have had time to look for it.
     pub fn lasting_ring(&mut self) -> Option<Vec<usize>> {
         let ring = self.ring();
         let is_held = |ring: &Vec<usize>| ring.iter().any(|node| self.cluster.is_held(*node));

@@ -1,4 +1,4 @@
-//! What each scenario of the design must end in, as far as it shows without bytes.
+//! The required outcomes of the scenarios of the design, as far as they show without bytes.
 
 use std::collections::BTreeMap;
 
@@ -81,7 +81,7 @@ fn who_may_not_pull_does_not_lead_again_for_minutes_while_others_ask() {
         }
         cluster.run(4_000);
     }
-    // If nobody else does, it may.
+    // It may lead if no other node does.
     cluster.request_source(denied.expect("the first"), Key::of("sha256:alone"));
     let asked = cluster.now;
     assert_eq!(
@@ -94,9 +94,9 @@ fn who_may_not_pull_does_not_lead_again_for_minutes_while_others_ask() {
     );
 }
 
-/// Six nodes fall into two parts, which are not told so, nor refused: nobody waits for longer than the budget, and there
-/// are at most as many leads, and pulls alone, as parts and owners in dispute: two parts of three, as each part has one
-/// arbiter or asks the next of three owners in vain before it.
+/// Six nodes are split into two parts, without a refusal or notice. No node waits longer than its budget. There are at
+/// most as many leads and pulls alone as parts and disputed owners: two parts of three nodes, where each part has an
+/// arbiter or asks up to three owners in vain.
 #[test]
 fn parts_lead_once_each_and_nobody_is_stuck() {
     let mut most = [0; 2];
@@ -159,7 +159,7 @@ fn who_joins_while_all_pull_follows() {
     println!("20 objects found {:?} after the start", cluster.time(asked));
 }
 
-/// 256 nodes join three and want the same five objects at the same moment.
+/// 256 nodes join three others and request the same five objects at the same moment.
 #[test]
 fn a_crowd_that_joins_and_asks_at_once_pulls_three_times_at_most() {
     let mut cluster = Cluster::new(3);
@@ -204,7 +204,7 @@ fn a_crowd_that_joins_and_asks_at_once_pulls_three_times_at_most() {
     assert!(pulls.values().all(|pulls| *pulls <= 3), "{pulls:?}");
 }
 
-/// A connection breaks for less time than it takes to suspect a member, and with it goes what was sent.
+/// A connection breaks for less time than it takes to suspect a member, and its messages are lost.
 #[test]
 fn what_an_owner_could_not_be_told_reaches_it_once_it_can_be_reached() {
     let mut cluster = Cluster::new(4);
@@ -236,7 +236,7 @@ fn what_an_owner_could_not_be_told_reaches_it_once_it_can_be_reached() {
     }
 }
 
-/// The next owner is asked after 400 ms, and learns of other leads for 600 ms from its suspicion on.
+/// The next owner is asked after 400 ms. For 600 ms from its suspicion on, it waits for reports of other leads.
 #[test]
 fn where_the_leader_that_is_cut_off_is_the_arbiter_too_the_next_owner_soon_grants_another_lead() {
     let mut cluster = Cluster::new(4);

@@ -1,4 +1,4 @@
-//! Whatever is lost, doubled, delayed, dies, restarts or oversleeps.
+//! Messages that are lost, doubled or delayed; nodes that die, restart or are held up.
 
 use flights::Decision;
 use flights::ledger::BUDGET;
@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use crate::cluster::{Cluster, id};
 use crate::pulling::{Pulling, STEP_MILLIS, Wait};
 
-/// What upstream is taken to need to its first byte.
+/// The assumed time to upstream's first byte, in milliseconds.
 const FIRST_BYTE: u64 = 1_000;
 const OBJECTS: usize = 3;
-/// Of a pull's budget and what upstream takes.
+/// The budget of a pull plus upstream's time, in milliseconds.
 const LIMIT: u64 = BUDGET.as_millis() as u64 + FIRST_BYTE;
 
 #[derive(Clone, Debug)]
@@ -24,12 +24,12 @@ enum Action {
         node: usize,
         object: usize,
     },
-    /// What comes is far too little.
+    /// The pull gets far too little.
     Complain {
         node: usize,
         object: usize,
     },
-    /// Others are held up behind it, or are no longer.
+    /// Whether others are held up behind the node.
     SetSlow {
         node: usize,
         is_slow: bool,
@@ -60,25 +60,25 @@ enum Action {
 struct Schedule {
     nodes: usize,
     seed: u64,
-    /// Members of a shard at the least.
+    /// The minimal number of members of a shard.
     shard: usize,
     /// Whether downloads share the slots of a node.
     requeue_after: bool,
     lost: u64,
     doubled: u64,
     latency: u64,
-    /// Each after so many steps.
+    /// The actions, each after this many steps.
     actions: Vec<(u64, Action)>,
 }
 
 impl Schedule {
-    /// What a pull may wait: where there are shards, for two arbiters.
+    /// How long a pull may wait, in milliseconds: with several shards, for two arbiters.
     fn limit(&self) -> u64 {
         let is_one = self.shard > self.nodes;
         LIMIT + if is_one { 0 } else { FIRST_BYTE }
     }
 
-    /// A power of two, each with as many nodes as a shard has at least.
+    /// The number of shards: a power of two, each with at least `shard` nodes.
     fn shards(&self) -> usize {
         let most = (self.nodes / self.shard).max(1);
         1 << most.ilog2()
@@ -115,7 +115,7 @@ fn schedule(is_calm: bool) -> impl Strategy<Value = Schedule> {
     let lost = if is_calm { 0..1_u64 } else { 0..200_u64 };
     let latency = if is_calm { 1..20_u64 } else { 1..120_u64 };
     let actions = prop::collection::vec((0..8_u64, action(is_calm)), 1..40);
-    // Each node for itself, a few shards, or the whole cluster.
+    // Each node alone, a few shards, or one shard.
     let cluster = prop_oneof![(2..7_usize, Just(usize::MAX)), (4..12_usize, 1..4_usize)];
     let chance = any::<(u64, bool)>();
     (cluster, chance, lost, 0..200_u64, latency, actions).prop_map(
@@ -132,7 +132,7 @@ fn schedule(is_calm: bool) -> impl Strategy<Value = Schedule> {
     )
 }
 
-/// So many cases, or as many as `PROPTEST_CASES` says.
+/// Runs this many cases, or as many as `PROPTEST_CASES` says.
 fn config(cases: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
     let asked = std::env::var_os("PROPTEST_CASES").map(|_| default.cases);
@@ -144,7 +144,7 @@ fn config(cases: u32) -> ProptestConfig {
     }
 }
 
-/// Runs a schedule and then lets everybody finish; `check` is called after each step with what came in it.
+/// Runs a schedule and then lets all nodes finish. `check` is called after each step with its decisions.
 fn run(
     schedule: &Schedule,
     is_lenient: bool,
@@ -201,7 +201,7 @@ fn act(pulling: &mut Pulling, nodes: usize, action: &Action) {
         }
         Action::HoldUp { node, millis } => {
             pulling.cluster.hold_up(node % nodes, millis);
-            // What it waits for then is nobody's fault.
+            // The waits of a node that is held up then do not count.
             pulling
                 .waits
                 .iter_mut()
@@ -215,7 +215,7 @@ fn act(pulling: &mut Pulling, nodes: usize, action: &Action) {
     }
 }
 
-/// No question is open for longer than its budget and what upstream usually takes.
+/// No request waits longer than its budget and upstream's usual time.
 fn in_time(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> {
     for wait in pulling.waits.iter().filter(|wait| !wait.excused) {
         let to = wait.to.as_ref().map_or(pulling.cluster.now, |(to, _)| *to);
@@ -229,12 +229,12 @@ fn in_time(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> 
     Ok(())
 }
 
-/// What the questions of one pull have waited in all, what they waited at the same time once: for a source, what was
-/// beyond upstream's usual time; for anything else, all of it.
+/// The total wait of the requests of one pull, with simultaneous waits counted once: if they found a source, what
+/// exceeds upstream's usual time; otherwise all of it.
 fn budgets(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> {
     for node in 0..pulling.cluster.len() {
         for repository in 0..2 {
-            // Where upstream has failed, each request may wait.
+            // If upstream has failed, each request may wait.
             let fails = pulling.failures.iter();
             let fails = fails.filter(|f| (f.node, f.repository) == (node, repository));
             let failed_at = fails.map(|failure| failure.at).min().unwrap_or(u64::MAX);
@@ -284,11 +284,11 @@ proptest! {
         run(&schedule, false, |_, _| Ok(()))?;
     }
 
-    /// Where all members see each other and no message is lost, whoever dies, starts anew, fails or gives up. More than
-    /// one leads only if the one after has found the one before of no use.
+    /// All members see each other and no message is lost, but nodes die, restart, fail or give up. More than one leads
+    /// only if a later leader has found the earlier one useless.
     #[test]
     fn no_two_lead_and_who_failed_lets_others_lead(schedule in schedule(true)) {
-        // Two arbiters know less than one: where there are shards, sources see to it themselves that there is no ring.
+        // Two arbiters know less than one: with several shards, sources themselves see to it that there is no ring.
         let is_one = schedule.shard > schedule.nodes;
         run(&schedule, is_one, |pulling, came| {
             for object in 0..OBJECTS {
@@ -301,20 +301,20 @@ proptest! {
                     pulling.lagged[**lead] || pulling.left.contains(&(**lead, object))
                 };
                 let sound = leads.iter().filter(|lead| !is_slow(lead) && !knows_none_of_use(lead));
-                // Those who have just started see other owners than the others do, for a while; and where there are
-                // shards, each of them decides alone once the arbiter that it asks has died without a word.
+                // Nodes that have just started see other owners than the rest for a while. With several shards, each
+                // decides alone once the arbiter that it asks has died without notice.
                 let is_new = pulling.ended.is_some_and(|at| pulling.cluster.now < at + 15_000);
                 let most = match is_settled(pulling) {
                     true if !is_one && is_new => schedule.shards(),
                     true => 1,
                     false if is_one => 3,
-                    // The same while a node that has just started is no member of all.
+                    // The same while a node that has just started is not yet a member for all.
                     false => schedule.shards().max(4),
                 };
                 prop_assert!(sound.count() <= most, "{:?} lead {}", leads, object);
             }
             for (node, object, decision) in came {
-                // Of several arbiters none sees all who ask.
+                // Of several arbiters, none sees all requests.
                 if is_one && *decision == Decision::Lead && is_settled(pulling) {
                     lets_others(pulling, *node, *object)?;
                 }
@@ -329,7 +329,7 @@ fn is_settled(pulling: &Pulling) -> bool {
     pulling.started.is_none_or(is_old)
 }
 
-/// Whoever failed before it asked leads only if nobody else, who has not failed, asked as well.
+/// A node that failed before it asked leads only if no node that has not failed asked as well.
 fn lets_others(pulling: &Pulling, node: usize, object: usize) -> Result<(), TestCaseError> {
     let is_it = |w: &&Wait| (w.node, w.object) == (node, object);
     let wait = pulling.waits.iter().rfind(is_it).expect("it waited");
@@ -345,7 +345,7 @@ fn lets_others(pulling: &Pulling, node: usize, object: usize) -> Result<(), Test
         let asks = other.object == object
             && other.node != node
             && other.knew
-            // Who is slow lets others lead for a moment.
+            // A slow node lets others lead for a moment.
             && !pulling.lagged[other.node]
             && other.from + 100 < granted
             && other.to.as_ref().is_none_or(|(to, _)| *to > granted + 100);
@@ -360,7 +360,7 @@ fn lets_others(pulling: &Pulling, node: usize, object: usize) -> Result<(), Test
     Ok(())
 }
 
-/// Everybody's pulls fail upstream but those of one node, which must not be held up by that.
+/// All pulls but those of one node fail upstream. That node must not be held up by this.
 #[test]
 fn forty_objects_that_every_lead_fails_to_bring_cost_two_seconds() {
     for refusal in [1, 4, 10, 18] {

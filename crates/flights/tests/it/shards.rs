@@ -1,4 +1,4 @@
-//! What nodes of several shards make of one another.
+//! Nodes of several shards pull together.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use flights::{Decision, Key, NodeId, PullProgress, Received, SourceRequest, Time
 use crate::cluster::{id, index, wanted};
 use crate::coordinators::{Coordinators, Directory};
 
-/// A node of each shard and some more, spread over a cluster of four.
+/// Some nodes of each shard, in a cluster of four shards.
 fn some_of(all: &Directory, of_each: usize) -> Vec<usize> {
     let mut by_shard = BTreeMap::<Scope, Vec<usize>>::new();
     for n in 0..all.members {
@@ -21,14 +21,14 @@ fn some_of(all: &Directory, of_each: usize) -> Vec<usize> {
         .collect()
 }
 
-/// What a lookup has found.
+/// The holders that a lookup has found.
 fn found(coordinators: &mut Coordinators<'_>, asker: usize) -> Vec<NodeId> {
     let mut found = coordinators.with(asker, |coordinator, _| coordinator.take_found());
     assert_eq!(found.len(), 1);
     found.remove(0).1
 }
 
-/// What these nodes were told since the last call.
+/// The decisions for these nodes since the last call.
 fn decisions(coordinators: &mut Coordinators<'_>, nodes: &[usize]) -> BTreeMap<usize, Decision> {
     let each = nodes
         .iter()
@@ -55,7 +55,7 @@ fn what_one_shard_holds_the_others_find() {
             assert_eq!(found(&mut coordinators, *asker), [id(holder)]);
         }
     }
-    // And what it holds no longer, nobody is sent to.
+    // No node is sent to it for what it no longer holds.
     coordinators.with(holder, |coordinator, _| {
         coordinator.release(Time(400), &keys);
     });
@@ -82,7 +82,7 @@ fn all_shards_together_have_one_lead() {
                 coordinator.request_source(at, wanted(key), view)
             });
         }
-        // Shards gather their questions before one asks.
+        // Shards gather their requests before one node asks.
         for step in 1..=4 {
             coordinators.deliver(at);
             coordinators.tick(Time(at.0 + 50 * step));
@@ -110,10 +110,10 @@ fn all_shards_together_have_one_lead() {
             })
             .collect();
         assert_eq!(sources.len(), nodes.len() - 1);
-        // Whoever leads may lead all of an image: even its own shard has another head.
+        // A node may lead all objects of an image: even its own shard has another head.
         let fed = sources.values().filter(|source| **source == leader);
         assert_eq!(fed.count(), 1, "{sources:?}");
-        // Everybody's bytes come from who leads.
+        // All bytes come from the leader.
         for node in sources.keys() {
             let mut at = *node;
             for _ in 0..nodes.len() {
@@ -238,7 +238,7 @@ fn a_lead_that_asks_again_in_its_shard_leads_for_all() {
     assert!(told.is_empty(), "{told:?}");
 }
 
-/// Asks for an object on behalf of which somebody may have to look in other shards. Returns the decision.
+/// Requests an object for which other shards may have to be searched. Returns the decision.
 fn ask(coordinators: &mut Coordinators<'_>, node: usize, key: Key, at: u64) -> Option<Decision> {
     coordinators.with(node, |coordinator, view| {
         coordinator.request_source(Time(at), wanted(key), view)
@@ -271,7 +271,7 @@ fn what_one_shard_holds_the_others_follow() {
     assert_eq!(source(near), nodes[0], "the fetcher of its shard");
     let far = source(ask(&mut coordinators, nodes[2], key, 900));
     assert!([holder, nodes[0]].contains(&far), "{far}");
-    // What failed a node is not given to it again, and nobody else of another shard has it.
+    // A failed source is not named to the node again, and no other node of another shard has it.
     let failed = SourceRequest {
         failed_sources: nodes_field([holder, nodes[0], nodes[1], nodes[2]].map(id)),
         ..wanted(key)

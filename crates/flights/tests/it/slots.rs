@@ -1,4 +1,4 @@
-//! Owners, as all nodes together see them.
+//! Owners, in the views of all nodes.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ fn seeds(seed: u64) -> Net {
     net
 }
 
-/// How many nodes are taken for the arbiter of a slot at once: moments, 50 ms apart, and slots together, by the number.
+/// The number of nodes that count as the arbiter of a slot at once: pairs of a moment (50 ms apart) and a slot, by that
+/// number.
 fn disputes(net: &mut Net, time: Duration) -> [u64; 10] {
     let mut counts = [0; 10];
     let end = net.now + time.as_millis() as u64;
@@ -30,8 +31,8 @@ fn disputes(net: &mut Net, time: Duration) -> [u64; 10] {
     counts
 }
 
-/// Measured, slots and moments with one arbiter and with two: 256 at the same moment 20,416 and 64; within
-/// 0.3 s 20,342 and 137 (one with three); within 4 s 20,134 and 346, for members who joined on a beat.
+/// Measured, pairs of slot and moment with one arbiter and with two. 256 nodes that join at the same moment: 20,416 and
+/// 64; within 0.3 s 20,342 and 137 (one with three); within 4 s 20,134 and 346, for members who joined on a beat.
 #[test]
 fn a_crowd_that_joins_disputes_no_slot_among_more_than_three() {
     for (seed, joining) in [(1, 0), (2, 300), (3, 4_000)] {
@@ -44,7 +45,7 @@ fn a_crowd_that_joins_disputes_no_slot_among_more_than_three() {
         }
         let counts = disputes(&mut net, Duration::from_secs(16));
         println!("{joining} ms: {counts:?}");
-        // A node that missed one of the newcomers hears of it when it compares lists.
+        // A node that missed one of the newcomers learns of it by comparing lists.
         for _ in 0..6 {
             if !net.agree() || !net.owners_agree() {
                 net.run(Duration::from_secs(5));
@@ -63,8 +64,9 @@ fn a_crowd_that_joins_disputes_no_slot_among_more_than_three() {
     }
 }
 
-/// Nobody was there before, so nobody can be right. Measured in the first 3 s, slots and moments with 1, 2, 3… arbiters:
-/// 3476, 86, 109, 59, 25, 17, 2, 0 and 2 with more; all disputes are in the first second, when few know all.
+/// No node was there before, so none can be right. Measured in the first 3 s, pairs of slot and moment with 1, 2, 3…
+/// arbiters: 3476, 86, 109, 59, 25, 17, 2, 0 and 2 with more. All disputes are in the first second, when few nodes know
+/// all.
 #[test]
 fn a_cluster_that_starts_all_at_once_settles_in_three_seconds() {
     let mut net = Net::new(1);

@@ -174,7 +174,7 @@ fn certificates_of_dockers_pattern_are_named() {
     assert_eq!(certificates(&["x"].into_iter()), "");
 }
 
-/// A file that somebody may have: settings, hosts in any order, comments between.
+/// A possible file of a user: settings, hosts in any order, comments between.
 fn users_file() -> impl Strategy<Value = String> {
     let comment = prop_oneof![
         Just(String::new()),
@@ -257,7 +257,7 @@ proptest! {
             before.iter().filter(|h| !is_ours(h)).collect::<Vec<_>>()
         );
         if !before.iter().any(is_ours) {
-            // Line for line what it was, with our lines between; blank ones apart.
+            // Every line is unchanged, with the mirror's lines between; blank ones excepted.
             let ours = render::table(&configuration(&[]), &"http://127.0.0.1:5000".parse().expect("sound"));
             let lines = |text: &str| text.lines().filter(|l| !l.trim().is_empty()).map(str::to_owned).collect::<Vec<_>>();
             let mut rest = lines(&text);

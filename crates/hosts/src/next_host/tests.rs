@@ -1,6 +1,6 @@
 use super::*;
 
-/// A folder of containerd's with files by their paths.
+/// A containerd folder with files, by their paths.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a folder");
     for (path, text) in files {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{Endpoint, Names, ProbeError, round, wait};
 
-/// Far more than anything here takes.
+/// A limit far above anything here.
 const GENEROUS: Duration = Duration::from_secs(30);
 const PERIOD: Duration = Duration::from_millis(1);
 
@@ -28,7 +28,7 @@ fn loopback() -> SocketAddr {
 
 #[tokio::test]
 async fn waits_until_all_rounds_in_a_row_were_good() {
-    // Ready, not ready, then ready for good: three rounds in a row begin with the third request.
+    // Ready, not ready, then ready for good: three consecutive good rounds begin with the third request.
     let listener = TcpListener::bind(loopback()).await.expect("bound");
     let address = listener.local_addr().expect("known");
     let server = tokio::spawn(async move {

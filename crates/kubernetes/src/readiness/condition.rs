@@ -1,4 +1,4 @@
-//! The mode in which a node condition says whether the mirror is ready.
+//! The mode in which a node condition shows whether the mirror is ready.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,8 +7,7 @@ use crate::Mode;
 use crate::node::{Condition, Node, Patch};
 
 impl Readiness {
-    /// Withdraws what this process has said, when it ends. `None` where it has said nothing, or another process has
-    /// said something since.
+    /// Withdraws this process's condition when it ends. `None`: it has set none, or another process has set one since.
     pub fn withdraw(&self, node: &Node, wall: SystemTime) -> Option<Patch> {
         let said = node.condition()?;
         let is_ours = self.config.mode == Mode::Condition && *said == self.passed();
@@ -43,15 +42,15 @@ impl Readiness {
             self.not_ready()
         };
         let is_said = said.is_some_and(|said| {
-            // A new process says once that it is ready, so that the one before it does not withdraw the condition.
-            // From then on the instance does not matter, and neither does the changing message of an unready mirror.
+            // A new process sets its ready condition once, so that its predecessor does not withdraw it. From then on
+            // the instance does not matter, nor does the changing message of an unready mirror.
             let is_new = wanted.is_true() && !self.has_spoken && said.message != wanted.message;
             said.status == wanted.status && said.reason == wanted.reason && !is_new
         });
         (!is_said).then(|| node.with_condition(&wanted, &text(wall)))
     }
 
-    /// Whether the condition is what this process itself has said.
+    /// Whether the condition was set by this process.
     fn was_proven(&self, said: Option<&Condition>) -> bool {
         said == Some(&self.passed())
     }

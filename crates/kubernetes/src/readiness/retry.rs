@@ -1,4 +1,4 @@
-//! When something that has failed may be tried again.
+//! When a failed action may be tried again.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ impl Retry {
         self.at
     }
 
-    /// Failures in a row.
+    /// The number of consecutive failures.
     pub fn failures(&self) -> u32 {
         self.failures
     }
@@ -28,8 +28,8 @@ impl Retry {
         *self = Self::default();
     }
 
-    /// Waits for the first of two times after the first failure, twice as long after each further one, and for the
-    /// second at the most.
+    /// Sets the wait: the first of two times after the first failure, twice as long after each further one, at most the
+    /// second.
     pub fn fail(&mut self, now: Duration, (first, most): (Duration, Duration)) {
         let doubled = first.saturating_mul(2_u32.saturating_pow(self.failures));
         self.at = now + doubled.min(most);

@@ -1,4 +1,4 @@
-//! What readiness decides, and how it describes where it stands.
+//! The decisions of readiness, and the description of its state.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::node::Patch;
 /// What to do next.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Step {
-    /// Read the node; `exact`: not from the API server's cache, which is known to be behind.
+    /// Read the node; `exact`: not from the API server's cache, which is known to be stale.
     Read { exact: bool },
     /// Pull a trial image.
     Trial,
@@ -15,18 +15,18 @@ pub(crate) enum Step {
     Patch(Patch),
     /// Record an Event with this message.
     Report(String),
-    /// Nothing until this time.
+    /// Wait until this time.
     WaitUntil(Duration),
 }
 
-/// Where the node's readiness stands.
+/// The state of the node's readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// The node has not been read yet.
     Unknown,
     WaitingForMirror,
     WaitingForTrial,
-    /// The node is not tainted, or its condition says that the mirror is ready.
+    /// The node is not tainted, or its condition shows that the mirror is ready.
     Ready,
     /// The mirror did not get ready within the timeout.
     TimedOut,

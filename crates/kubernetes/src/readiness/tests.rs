@@ -1,4 +1,4 @@
-//! The decisions, driven by hand: a node, a mirror and a clock that the test sets.
+//! The decisions, with a node, a mirror and a clock that the test sets.
 
 use proptest::prelude::*;
 use reqwest::StatusCode;
@@ -78,7 +78,7 @@ impl Test {
         }
     }
 
-    /// Reads the node when that is the next step.
+    /// Reads the node, which must be the next step.
     fn reads(&mut self, node: Node) {
         let step = self.within(POLL);
         assert!(matches!(step, Some(Step::Read { .. })), "{step:?}");
@@ -91,7 +91,7 @@ impl Test {
             .tried(self.now, result.map_err(ToOwned::to_owned));
     }
 
-    /// The condition that the next step writes; the node then has it.
+    /// The condition that the next step writes. The node then has it.
     fn writes_condition(&mut self) -> Condition {
         match self.next() {
             Step::Patch(Patch::Condition(patch)) => {
@@ -376,7 +376,7 @@ fn happens() -> impl Strategy<Value = Happens> {
 }
 
 proptest! {
-    /// Whatever happens, the taint goes only after a trial of a ready mirror has passed, or after the timeout.
+    /// Whatever happens, the taint is removed only after a trial of a ready mirror has passed, or after the timeout.
     #[test]
     fn the_taint_never_goes_too_early(history in prop::collection::vec(happens(), 1..120)) {
         let mut test = test(Mode::Taint);

@@ -1,4 +1,4 @@
-//! An API server with one node: HTTPS, a token, and the answers that the real one gives to the requests made here.
+//! An API server with one node: HTTPS, a token, and the real server's answers to the requests of this crate.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -17,17 +17,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{ServerConfig, pki_types::PrivateKeyDer};
 
-/// What the server holds, and how it behaves.
+/// The content of the server, and its behaviour.
 pub struct State {
     pub node: Value,
     pub events: Vec<Value>,
     /// The token that is accepted.
     pub token: String,
-    /// Requests so far: method and path with query.
+    /// The requests so far: method and path with query.
     pub requests: Vec<String>,
-    /// Statuses that the next requests of this method are answered with instead.
+    /// The statuses with which the next requests of this method are answered instead.
     pub failures: Vec<(Method, StatusCode)>,
-    /// Is put in front of the node's taints when the next patch arrives: somebody else is quicker.
+    /// A taint that is put before the node's taints when the next patch arrives, as if by a faster client.
     pub intruder: Option<Value>,
 }
 
@@ -38,7 +38,7 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Starts it on a free port of loopback.
+    /// Starts a server on a free loopback port.
     pub async fn start(node: Value) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         Self::at(listener, node)
@@ -91,7 +91,7 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, state: Arc<Mutex<S
         return;
     };
     let service = service_fn(move |request| answer(request, state.clone()));
-    // Its end is the client's affair.
+    // The client may end the connection.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;

@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 const NODE: &str = "node-1";
 const TAINT: &str = "peili.dev/mirror-not-ready";
 const CONDITION: &str = "peili.dev/MirrorReady";
-/// For a condition that a test waits for: far longer than it takes.
+/// The limit for a condition that a test waits for: far longer than it takes.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A mirror that the test plays.
+/// A fake mirror.
 #[derive(Default)]
 struct Mirror {
     waits_for: Mutex<Option<String>>,
@@ -112,7 +112,7 @@ fn condition(node: &Value) -> Option<Value> {
         .cloned()
 }
 
-/// Waits until this holds of the server's state.
+/// Waits until the server's state meets this condition.
 async fn until(server: &ApiServer, what: &str, holds: impl Fn(&api_server::State) -> bool) {
     let polled = async {
         while !holds(&server.state.lock()) {

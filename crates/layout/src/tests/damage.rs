@@ -1,4 +1,4 @@
-//! Objects that lose their bytes on disk: noticed, given up, and fetched anew.
+//! Objects that lose their bytes on disk: detected, removed, and fetched again.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What can befall a file behind our back.
+/// What can happen to a file behind the store's back.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Damage {
     Emptied,
@@ -38,7 +38,7 @@ pub(super) fn damage() -> impl Strategy<Value = Damage> {
 }
 
 impl Damage {
-    /// Befalls a file of at least two bytes.
+    /// Damages a file of at least two bytes.
     pub(super) fn befall(self, path: &Path) {
         let size = fs::metadata(path).expect("there").len();
         let zeros = vec![0; usize::try_from(size).expect("small")];
@@ -69,7 +69,7 @@ impl Damage {
     }
 }
 
-/// One that is verified at once, one that is withheld whole meanwhile, and one of which the end is.
+/// An object that is verified at once, one that is withheld whole meanwhile, and one whose end is withheld.
 const SIZES: [u64; 3] = [1000, MIB + 1, 9 * MIB];
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn what_is_sound_is_verified_once_and_then_handed_out_at_once() {
         let opened = store.open(&digest).expect("readable").map(|o| o.content);
         assert!(matches!(opened, Some(Content::File { .. })), "verified");
     }
-    // A change of the file that is none of its bytes costs one more verification.
+    // A change of the file that does not affect its bytes costs one more verification.
     let digest = Digest::sha256(&contents[1]);
     let path = blob_path(root.path(), &digest);
     fs::hard_link(&path, root.path().join("backup")).expect("a link");
@@ -132,7 +132,7 @@ async fn all_who_ask_during_a_verification_share_it_and_its_outcome() {
     let store = open(root.path());
     let opened: Vec<_> = (0..3).map(|_| store.open(&digest)).collect();
     for content in opened {
-        // The last may come when it is over; then it is not here.
+        // The last reader may come after the end; then the object is not here.
         if let Some(object) = content.expect("readable") {
             assert_eq!(follow_all(object.content).await, None);
         }
@@ -190,7 +190,7 @@ async fn what_is_given_up_is_counted_and_leaves_nothing() {
     for line in ["peili_store_damaged_total 1", "peili_store_bytes 0"] {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
     }
-    // What is on its way out is gone when the store is closed.
+    // A file being removed is gone when the store is closed.
     drop(store);
     assert!(files(&root.path().join("blobs/sha256")).is_empty());
     assert!(files(&root.path().join("ingest")).is_empty());

@@ -1,4 +1,4 @@
-//! The folder as a crash, another tool or a full disk leaves it.
+//! The folder after a crash, after another tool, or with a full disk.
 
 use super::*;
 
@@ -40,7 +40,7 @@ async fn killed_at_any_step_it_has_the_object_whole_or_not_at_all() {
     let before_commit = killed_now(root.path());
     sink.commit(private).await.expect("right");
     let committed = killed_now(root.path());
-    // Between the line in the journal and the rename, put together from before and after.
+    // Between the line in the journal and the rename, composed of before and after.
     let between = killed_now(before_commit.path());
     let journal = |root: &TempDir| root.path().join("peili.journal");
     fs::copy(journal(&committed), journal(&between)).expect("a copy");

@@ -1,4 +1,4 @@
-//! Folders of other programs, and files that are none: whatever --store-path names by mistake, nothing of it is lost.
+//! Folders of other programs, and files that are no folders: whatever --store-path names by mistake, nothing is lost.
 
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -20,7 +20,7 @@ fn layout_of_others(root: &Path, bytes: &[u8]) {
     put(root, &blob(bytes), bytes);
 }
 
-/// Every file below, with its content; links as what they name.
+/// All files below, with their content; links as their targets.
 fn tree(root: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for name in files(root) {
@@ -35,7 +35,7 @@ fn tree(root: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// Refused, with nothing written or removed.
+/// Opens a folder that is refused, with nothing written or removed.
 fn refused(root: &Path, limit: u64) -> OpenError {
     let before = tree(root);
     let fault = try_open(root, limit).err().expect("refused");
@@ -61,7 +61,7 @@ fn the_content_store_of_another_program_is_refused() {
         let top = path.to_string_lossy();
         assert!(text.contains("--store-path") && (top.contains("sha384") || text.contains(&*top)));
     }
-    // The way containerd keeps what it is taking in: a folder for each.
+    // containerd's ingests: a folder for each.
     let root = folder();
     put(root.path(), "ingest/6162/data", b"x");
     let fault = refused(root.path(), MIB);

@@ -1,4 +1,4 @@
-//! Several that ask for one object at the same moment.
+//! Several requests for one object at the same moment.
 
 use super::*;
 
@@ -17,7 +17,7 @@ async fn one_of_many_takes_it_in_and_the_others_read_along() {
             start.wait().await;
             let begun = store.begin(&digest).expect("room");
             let offered = store.ingest(&digest).expect("readable");
-            // Nobody writes before all have begun.
+            // No intake writes before all have begun.
             start.wait().await;
             match begun {
                 Begun::New(mut sink, _) => {
@@ -46,7 +46,7 @@ async fn one_of_many_takes_it_in_and_the_others_read_along() {
     assert!(matches!(store.begin(&digest), Ok(Begun::Present)));
 }
 
-/// Reads what there is, as it comes; `None` where it ends early.
+/// Reads bytes as they come. `None`: it ends early.
 pub async fn follow(mut growing: Growing) -> Option<Vec<u8>> {
     let mut read = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! A disk that takes no more, a folder that loses parts: what cannot be written costs nothing that is there.
+//! A full disk, or a folder that loses parts: a failed write costs no existing object.
 
 use std::process::Command;
 
@@ -7,8 +7,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::*;
 
-/// Runs this test again, alone in a process of its own, in which files can be limited in their size: there the kernel
-/// refuses a write as on a full disk. False in that process, which has to do the work.
+/// Runs this test again, alone in a process of its own in which the size of files can be limited: there the kernel
+/// refuses a write as on a full disk. Returns false in that process, which has to do the work.
 pub(super) fn again_alone(test: &str) -> bool {
     const VARIABLE: &str = "LAYOUT_TEST_ALONE";
     if std::env::var_os(VARIABLE).is_some() {
@@ -26,7 +26,7 @@ pub(super) fn again_alone(test: &str) -> bool {
     true
 }
 
-/// From now on no file of this process becomes larger than so many bytes.
+/// Limits the size of all files of this process to this many bytes from now on.
 pub(super) fn limit_files(size: Option<u64>) {
     let maximum = getrlimit(Resource::Fsize).maximum;
     let current = size.or(maximum);
@@ -49,7 +49,7 @@ async fn try_take_in(store: &Layout, bytes: &Bytes) -> Result<(), IntakeError> {
     sink.commit(shared()).await
 }
 
-/// Tries until what was broken has been mended beside.
+/// Tries until the fault has been repaired in the background.
 async fn take_in_soon(store: &Layout, bytes: &Bytes) {
     let tries = async {
         while try_take_in(store, bytes).await.is_err() {
@@ -205,7 +205,7 @@ async fn tags_that_could_not_be_written_are_written_later() {
     let store = open(root.path());
     limit_files(Some(0));
     store.tag(&names[1], &digest);
-    // ConnectionAddresses with what is left to write.
+    // Ends after the last writes.
     drop(store);
     let tags = || {
         let store = open(root.path());

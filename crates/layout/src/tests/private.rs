@@ -1,10 +1,10 @@
-//! Who may have an object, from the moment that it is here.
+//! Access to an object, from the moment that it is here.
 
 use std::sync::Arc;
 
 use super::*;
 
-/// Whoever opens an object while it is being committed finds it absent or private.
+/// A reader that opens an object while it is being committed finds it absent or private.
 #[tokio::test]
 async fn a_private_object_is_private_from_the_moment_that_it_is_here() {
     let root = folder();

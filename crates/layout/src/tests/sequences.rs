@@ -1,4 +1,4 @@
-//! Whatever befalls a store, in whatever order: nobody pulls wrong bytes, and what was lost can be taken in again.
+//! Any faults of a store in any order: no client gets wrong bytes, and lost objects can be taken in again.
 
 use proptest::prelude::*;
 use rustix::process::{Resource, getrlimit};
@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Takes a content in if that can be, as a client's request would. What is said to be here has to be right.
+/// Takes in a content if possible, as a client's request would. An object that counts as present must be right.
 async fn try_take_in(store: &Layout, content: &Bytes) -> Result<(), IntakeError> {
     let digest = Digest::sha256(content);
     loop {
@@ -58,7 +58,7 @@ async fn try_take_in(store: &Layout, content: &Bytes) -> Result<(), IntakeError>
 
 async fn run(contents: &[Bytes], steps: Vec<Step>) {
     let root = folder();
-    // One that failed may have left its limit.
+    // A failed one may have left its limit.
     limit_files(None);
     let mut is_limited = false;
     let mut store = Some(open(root.path()));
@@ -70,7 +70,8 @@ async fn run(contents: &[Bytes], steps: Vec<Step>) {
                 if let Err(fault) = taken {
                     assert!(is_limited, "{fault}");
                     let left = files(&root.path().join("ingest"));
-                    // What was given up is renamed at once and goes a moment later; the index may be on its way.
+                    // A file that was given up is renamed at once and removed a moment later; the index may be in
+                    // progress.
                     let of_object = |name: &String| {
                         let mut algorithms = Digest::ALGORITHMS.iter();
                         algorithms.any(|algorithm| name.starts_with(algorithm))
@@ -87,10 +88,10 @@ async fn run(contents: &[Bytes], steps: Vec<Step>) {
             }
             Step::Damage(n, damage) => {
                 let path = blob_path(root.path(), &Digest::sha256(&contents[n]));
-                // Damaged already, it may be removed at any moment.
+                // A damaged object may be removed at any moment.
                 let is_whole =
                     !path.is_symlink() && fs::read(&path).is_ok_and(|b| b == contents[n]);
-                // The damage is none of the store's writes.
+                // The damage is not one of the store's writes.
                 let limit = getrlimit(Resource::Fsize).current;
                 limit_files(None);
                 if is_whole {

@@ -1,5 +1,5 @@
-//! The socket of a client, shared by hyper, which reads and writes, and by the body that is sent, which reads nothing
-//! more while the socket takes nothing.
+//! The socket of a client, shared by hyper, which reads and writes, and by the body being sent, which reads no more
+//! data while the socket does not accept any.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -16,22 +16,21 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-/// Bytes that may lie in the kernel for a client and are not sent yet: at first, and once it gets large chunks. What is
-/// sent and not acknowledged does not count, so this slows no link (`TCP_NOTSENT_LOWAT`, tcp(7)). Without it, a client
-/// that takes nothing costs megabytes there.
+/// The most unsent bytes in the kernel for a client: at first, and once it gets large chunks. Sent bytes without an
+/// acknowledgement do not count, so this slows down no link (`TCP_NOTSENT_LOWAT`, tcp(7)). Without it, a client that
+/// does not read costs megabytes there.
 const UNSENT: u32 = 128 * 1024;
 const MAX_UNSENT: u32 = 1024 * 1024;
-/// A client that has been waited for this long, to take bytes or to send a request, may lose its connection to a new
-/// one.
+/// A client that has not accepted bytes or sent a request for this long may lose its connection to a new one.
 pub const IDLE_AFTER: Duration = Duration::from_secs(2);
-/// Bytes that are read and dropped when a connection is closed.
+/// The most bytes that are read and dropped when a connection is closed.
 const MAX_DISCARDED: usize = 64 * 1024;
 
-/// How long a client may be waited for: to take bytes, or to send a whole request. Each time it takes some, it takes half
-/// of [`UNSENT`] at least, so a minute is enough for any link that is of use.
+/// The limit for a client to accept bytes, or to send a whole request. Whenever it accepts bytes, it accepts at least
+/// half of [`UNSENT`], so a minute is enough for any usable link.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
-/// The same for this node's own client. containerd may pause while its disk syncs; the kubelet gives a pull up that makes
-/// no progress for 5 minutes, and after twice that time nobody waits for the bytes.
+/// The same for this node's own client. containerd may pause while its disk syncs. The kubelet gives up a pull without
+/// progress for 5 minutes, and after twice that time no client waits for the bytes.
 pub const OWN_WAIT_LIMIT: Duration = Duration::from_secs(600);
 
 /// The socket of a client.
@@ -48,9 +47,9 @@ struct State {
     is_answering: bool,
     /// The latest answer is for this node's own client.
     for_own: bool,
-    /// It has been sent a large chunk.
+    /// It was sent a large chunk.
     takes_many: bool,
-    /// Since when the client is waited for.
+    /// Since when the mirror has waited for the client.
     waiting_since: Option<Instant>,
 }
 
@@ -69,13 +68,13 @@ impl ClientSocket {
         }
     }
 
-    /// A request has come.
+    /// Records that a request has come.
     pub fn begin_request(&self) {
         let mut state = self.state.lock();
         (state.is_answering, state.waiting_since) = (true, None);
     }
 
-    /// The first bytes that the client has sent and that were not read, without reading them.
+    /// Returns the first unread bytes from the client without consuming them.
     ///
     /// # Errors
     /// The connection is broken.
@@ -83,15 +82,15 @@ impl ClientSocket {
         self.stream.peek(buffer).await
     }
 
-    /// How long the client has been waited for by now.
+    /// How long the mirror has waited for the client by now.
     pub fn waited(&self) -> Duration {
         let since = self.state.lock().waiting_since;
         since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Waits until the connection has to end, and says why. `wanted` ends one of those that are of no use, so that
-    /// another client can connect: first the one that was so the longest, and only for clients on this host one of this
-    /// node's own.
+    /// Waits until the connection must end, and returns the reason. `wanted` ends one of the idle connections, so that
+    /// another client can connect: the one that has been idle longest, and a connection of this node's own client only
+    /// for clients on this host.
     pub async fn cut_off(&self, wanted: &Notify) -> &'static str {
         loop {
             let (since, for_own) = {
@@ -117,11 +116,11 @@ impl ClientSocket {
         }
     }
 
-    /// Ready once the socket takes [`SMALL_CHUNK`](super::send_memory::SMALL_CHUNK) bytes or is broken.
+    /// Ready once the socket accepts [`SMALL_CHUNK`](super::send_memory::SMALL_CHUNK) bytes or is broken.
     pub fn poll_takes_bytes(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let ready = ready!(self.poll_write_ready(cx));
-            // The runtime learns only by a write that the kernel is full.
+            // Only a write shows the runtime that the kernel's buffer is full.
             let takes = || match is_full(&self.stream) {
                 true => Err(io::ErrorKind::WouldBlock.into()),
                 false => Ok(()),
@@ -142,8 +141,8 @@ impl ClientSocket {
         ready
     }
 
-    /// ConnectionAddresses the connection with FIN, after the bytes that the kernel holds for it. To close it with unread bytes would
-    /// reset it, and what the client has not read yet might be lost.
+    /// Closes the connection with FIN, after the bytes in the kernel's buffer. Closing it with unread bytes would reset
+    /// it, and bytes that the client has not read yet might be lost.
     pub fn close(&self) {
         if SockRef::from(&self.stream)
             .shutdown(Shutdown::Write)
@@ -161,14 +160,14 @@ impl ClientSocket {
     }
 }
 
-/// A kernel that knows no such limit has none.
+/// Limits the unsent bytes, if the kernel supports that.
 fn limit_unsent(stream: &TcpStream, bytes: u32) {
     if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(bytes) {
         tracing::trace!(%error, "the kernel limits no send queue");
     }
 }
 
-/// Whether the kernel takes no bytes to send. It tells the runtime when it does so again, since it was asked.
+/// Whether the kernel's send buffer is full. After this call, the runtime is notified once it is not.
 fn is_full(stream: &TcpStream) -> bool {
     let mut socket = [PollFd::new(stream, PollFlags::OUT)];
     matches!(poll(&mut socket, Some(&Timespec::default())), Ok(0))
@@ -197,7 +196,7 @@ impl Drop for Sending {
     }
 }
 
-/// What hyper reads and writes.
+/// The stream that hyper reads and writes.
 #[derive(Debug)]
 pub struct ClientStream(pub Arc<ClientSocket>);
 

@@ -1,4 +1,4 @@
-//! Reads ranges of files, of those that still grow too, piece by piece on the threads for blocking work.
+//! Reads ranges of files, including growing ones, piece by piece on blocking threads.
 
 use std::fs::File;
 use std::io;
@@ -14,18 +14,17 @@ use super::send_memory::Share;
 use crate::object_stream::{BodyError, Pieces};
 use crate::{Growing, IngestStage};
 
-/// A client that has taken this many bytes of a file gets it in large chunks: more than the kernels of both sides hold
-/// for one that takes nothing.
+/// The bytes of a file after which a client gets large chunks: more than the kernels of both sides buffer for a client
+/// that does not read.
 const LARGE_AFTER: u64 = 256 * 1024;
 
-/// How long a body waits for a growing object's next byte. Whoever writes it gives up much earlier; this is for those
-/// that died.
+/// The limit for a growing object's next byte. Its writer gives up much earlier; this is for dead writers.
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
-/// Waits for a growing object no longer than [`SILENCE_LIMIT`].
+/// Waits for a growing object, but no longer than [`SILENCE_LIMIT`].
 ///
 /// # Errors
-/// It has waited that long, or what is waited for has failed.
+/// The time is over, or the awaited operation has failed.
 pub async fn unless_silent<T>(
     wait: impl Future<Output = Result<T, BodyError>>,
 ) -> Result<T, BodyError> {
@@ -33,7 +32,7 @@ pub async fn unless_silent<T>(
     waited.map_err(|_| BodyError::Silent)?
 }
 
-/// Reads an object from any offset on.
+/// Reads an object from any offset.
 pub trait RangeReader: Send + Sized + 'static {
     /// The first bytes of the range, which is not empty.
     fn next(&mut self, range: &ByteRange) -> impl Future<Output = Result<Bytes, BodyError>> + Send;
@@ -52,7 +51,8 @@ pub trait RangeReader: Send + Sized + 'static {
     }
 }
 
-/// Reads a file in chunks. They grow with what the client takes: each is read when the one before has been sent.
+/// Reads a file in chunks that grow with the bytes that the client has accepted. Each is read when the previous one has
+/// been sent.
 pub struct FileReader {
     file: Arc<File>,
     share: Arc<Share>,
@@ -65,7 +65,7 @@ impl FileReader {
         Self { file, share, taken }
     }
 
-    /// The first bytes of the range, a chunk at the most.
+    /// The first bytes of the range, at most a chunk.
     pub async fn read(&mut self, range: &ByteRange) -> io::Result<Bytes> {
         let offset = range.start;
         let most = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
@@ -102,14 +102,14 @@ impl GrowingReader {
         self.growing.progress().stage == IngestStage::Complete
     }
 
-    /// Waits until there is a byte at `offset`. Returns how many bytes the file has by then. Cancel-safe.
+    /// Waits until there is a byte at `offset`. Returns the size of the file by then. Cancel-safe.
     ///
     /// # Errors
     /// There will be none.
     pub async fn grown(&mut self, offset: u64) -> Result<u64, BodyError> {
         let has_grown = |p: &crate::Progress| p.written > offset || p.stage != IngestStage::Filling;
         let written = self.growing.until(has_grown).await.written;
-        // What a failed writer has written is unverified like all that was sent before it; nothing of it is taken back.
+        // The bytes of a failed writer are as unverified as all that was sent before; they are sent as well.
         if written > offset {
             Ok(written)
         } else {
@@ -117,7 +117,7 @@ impl GrowingReader {
         }
     }
 
-    /// The first bytes of the range, of a file of this many bytes.
+    /// The first bytes of the range, in a file of `written` bytes.
     pub async fn read(&mut self, range: &ByteRange, written: u64) -> Result<Bytes, BodyError> {
         let range = range.start..range.end.min(written);
         Ok(self.file.read(&range).await?)

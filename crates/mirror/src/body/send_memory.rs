@@ -1,5 +1,5 @@
-//! Memory for bytes on their way to clients. One budget holds for the whole mirror, with a share for this node's own
-//! clients that nobody else can use up.
+//! Memory for bytes that are being sent to clients. There is one budget for the whole mirror, with a share for this
+//! node's own clients that no others can use.
 
 use std::fs::File;
 use std::io;
@@ -14,27 +14,26 @@ use tokio::time::timeout;
 
 use crate::request::Caller;
 
-/// Bytes read from a file at a time for a client that has taken many. Larger reads gain nothing measurable; smaller ones
-/// cost CPU (4 KiB: eight times as much).
+/// The bytes read from a file at a time for a client that has accepted many. Larger reads gain nothing measurable;
+/// smaller ones cost CPU (4 KiB: eight times as much).
 pub const LARGE_CHUNK: usize = 256 * 1024;
-/// The same while memory for such chunks is scarce, and for any other client. A socket that takes bytes takes this many,
-/// so they pass without being kept here.
+/// The same while memory for large chunks is scarce, and for any other client. A socket that accepts bytes accepts this
+/// many, so they are not kept here.
 pub const SMALL_CHUNK: usize = 16 * 1024;
-/// KiB of chunks that pass: read, and not yet sent. They bound how many threads read at a time, too.
+/// The KiB of transient chunks: read, and not yet sent. They also bound how many threads read at a time.
 const OWN_PASSING_KIB: usize = 1024;
 const OTHER_PASSING_KIB: usize = 2 * 1024;
-/// KiB that clients may keep by not reading on: large chunks, objects read whole, buffers of relays.
+/// The KiB that clients may occupy by not reading: large chunks, objects read whole, buffers of relays.
 const OWN_KEPT_KIB: usize = 16 * 1024;
 const OTHER_KEPT_KIB: usize = 8 * 1024;
-/// How long a chunk that passes may wait for memory. Only a disk that hangs makes it wait this long.
+/// The limit of the wait of a transient chunk for memory. Only a blocked disk makes it wait this long.
 const PASSING_LIMIT: Duration = Duration::from_secs(10);
-/// How long anything else may wait for it.
+/// The limit of any other wait for memory.
 const KEPT_LIMIT: Duration = Duration::from_secs(1);
-/// Large chunks begin at a page: to copy from the page cache to a few bytes after the start of a page takes a tenth more
-/// CPU.
+/// Large chunks begin at a page boundary: copying from the page cache to a few bytes after one takes a tenth more CPU.
 const PAGE: usize = 4096;
 const LARGE_BUFFER: usize = LARGE_CHUNK + PAGE;
-/// Large buffers that are kept for the next read.
+/// The most large buffers kept for the next read.
 const MAX_FREE_BUFFERS: usize = 4;
 
 /// The memory of one mirror.
@@ -62,7 +61,7 @@ impl SendMemory {
     }
 }
 
-/// What one kind of client may use, in KiB.
+/// The KiB that one kind of client may use.
 #[derive(Debug)]
 pub struct Share {
     pub is_own: bool,
@@ -72,7 +71,7 @@ pub struct Share {
     free: Mutex<Vec<Vec<u8>>>,
 }
 
-/// A part of the memory. Dropping it gives it back.
+/// A part of the memory. Dropping it releases it.
 pub type MemoryPermit = OwnedSemaphorePermit;
 
 impl Share {
@@ -86,18 +85,18 @@ impl Share {
         })
     }
 
-    /// Memory for bytes that a client may keep by not reading on. `None`: there is none for [`KEPT_LIMIT`].
+    /// Memory for bytes that a client may occupy by not reading. `None`: none became free within [`KEPT_LIMIT`].
     pub async fn keep(&self, bytes: u64) -> Option<MemoryPermit> {
         let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
         let permit = self.kept.clone().acquire_many_owned(kib);
         timeout(KEPT_LIMIT, permit).await.ok()?.ok()
     }
 
-    /// Memory for a read of `most` bytes or fewer. `takes_many`: the client has taken many, so the chunk is of
-    /// [`LARGE_CHUNK`] if much is free. Else it is of [`SMALL_CHUNK`].
+    /// Memory for a read of at most `most` bytes. `takes_many`: the client has accepted many, so the chunk is of
+    /// [`LARGE_CHUNK`] if much memory is free. Otherwise it is of [`SMALL_CHUNK`].
     ///
     /// # Errors
-    /// There is none for [`PASSING_LIMIT`].
+    /// None became free within [`PASSING_LIMIT`].
     pub async fn chunk(self: &Arc<Self>, most: usize, takes_many: bool) -> io::Result<Chunk> {
         let is_ample = self.kept.available_permits() > self.most_kept / 2;
         if takes_many && most > SMALL_CHUNK && is_ample {
@@ -123,7 +122,7 @@ impl Share {
         Ok(Chunk::new(vec![0; length], 0..length, self.clone(), permit))
     }
 
-    /// A turn to read the disk for something else than a chunk. It counts as a small chunk, so that all of them bound how
+    /// A permit to read the disk for anything but a chunk. It counts as a small chunk, so that all of them bound how
     /// many threads read at a time.
     pub async fn turn(&self) -> io::Result<MemoryPermit> {
         let turn = self.passing.clone();
@@ -131,13 +130,13 @@ impl Share {
         turn.map_err(io::Error::other)
     }
 
-    /// KiB that clients may still keep.
+    /// The KiB that clients may still occupy.
     #[cfg(test)]
     pub fn free_to_keep(&self) -> usize {
         self.kept.available_permits()
     }
 
-    /// KiB that are in use: those that pass, and those that clients keep.
+    /// The KiB in use: of transient chunks, and of those that clients occupy.
     #[cfg(test)]
     pub fn in_use(&self, new: &Self) -> (usize, usize) {
         let used = |a: &Semaphore, b: &Semaphore| b.available_permits() - a.available_permits();
@@ -148,7 +147,7 @@ impl Share {
     }
 }
 
-/// Bytes on their way to a client, and the memory that they take until the last of them is sent.
+/// Bytes to be sent to a client, and the memory that they occupy until the last of them is sent.
 pub struct Chunk {
     buffer: Vec<u8>,
     filled: Range<usize>,
@@ -171,7 +170,7 @@ impl Chunk {
         }
     }
 
-    /// Fills it with bytes of a file. Reads the disk.
+    /// Fills the chunk with bytes of a file. Reads the disk.
     ///
     /// # Errors
     /// The file cannot be read, or ends before `offset`.

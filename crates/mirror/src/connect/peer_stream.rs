@@ -1,4 +1,4 @@
-//! The stream of a connection to a peer, and its place among those that are kept for reuse.
+//! The stream of a connection to a peer, and its slot among the connections that are kept for reuse.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tls::MaybeTls;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// The stream of a connection. It is used once, unless it has a place.
+/// The stream of a connection. It is used once, unless it has a slot.
 pub struct PeerStream {
     stream: TokioIo<MaybeTls<TcpStream>>,
     place: Option<OwnedSemaphorePermit>,

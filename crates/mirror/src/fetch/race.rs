@@ -1,5 +1,5 @@
-//! One search and the requests made for it: candidates are taken as they come, the best is asked, and a further one when
-//! the first is slow; the first answer wins.
+//! One search with its requests: candidates are taken as they come, the best is asked, and a further one if the first
+//! is slow. The first answer wins.
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -11,16 +11,16 @@ use crate::peers::Fault;
 use crate::trace::SpanKind;
 use crate::{Candidate, Search};
 
-/// Requests to peers for one answer at the same moment.
+/// The most concurrent requests to peers for one answer.
 const RACERS: usize = 3;
 
 type Attempt<'a> = BoxFuture<'a, Result<Answer, (Candidate, Fault, String)>>;
 
-/// A search, and who is asked.
+/// A search and its requests.
 pub struct Race<'a> {
     fetcher: &'a Fetcher,
     question: &'a Question,
-    /// Found and not asked yet.
+    /// The candidates that were found and not asked yet.
     waiting: Vec<Candidate>,
     asked: usize,
     last: Option<String>,
@@ -38,7 +38,7 @@ impl<'a> Race<'a> {
     }
 
     /// # Errors
-    /// Nobody has it, or none of those asked could give it.
+    /// No peer has it, or none of those asked could send it.
     pub async fn run(mut self, search: Search) -> Result<Answer, FetchError> {
         let mut search = Some(search);
         let trace = &self.question.target.pull.trace;
@@ -74,7 +74,7 @@ impl<'a> Race<'a> {
                     }
                 },
                 found = next(&mut search) => {
-                    // It lasts until somebody is found.
+                    // The lookup lasts until a candidate is found.
                     std::mem::take(&mut lookup).end();
                     match found {
                         Some(candidate) => self.consider(candidate),
@@ -84,7 +84,7 @@ impl<'a> Race<'a> {
                 () = sleep_until(give_up_at), if running.is_empty() => search = None,
                 () = sleep_until(hedge.unwrap_or(give_up_at)), if hedge.is_some() => {}
             }
-            // Candidates come in groups, an answer of the router's at a time: all of a group are compared.
+            // Candidates come in groups, one for each answer of the router: all of a group are compared.
             while let Some(Some(Some(candidate))) = search
                 .as_mut()
                 .map(|s| futures::FutureExt::now_or_never(s.next()))
@@ -100,7 +100,7 @@ impl<'a> Race<'a> {
             .peers
             .may_ask(&candidate, &self.question.key, Instant::now())
         {
-            // Among equals chance decides, or else all nodes would ask the same one.
+            // Equal candidates are chosen at random, or all nodes would ask the same one.
             let place = rand::random_range(0..=self.waiting.len());
             self.waiting.insert(place, candidate);
         }
@@ -110,7 +110,7 @@ impl<'a> Race<'a> {
         self.asked < self.fetcher.limits.attempts
     }
 
-    /// Takes the candidate that is likely to answer first.
+    /// Takes the candidate that will probably answer first.
     fn best(&mut self) -> Option<Candidate> {
         if !self.may_ask() {
             return None;
@@ -131,7 +131,7 @@ impl<'a> Race<'a> {
     }
 }
 
-/// The next candidate; pending for ever once the search has ended and been put away.
+/// The next candidate. Pending for ever once the search has ended and was dropped.
 async fn next(search: &mut Option<Search>) -> Option<Candidate> {
     match search {
         Some(search) => search.next().await,

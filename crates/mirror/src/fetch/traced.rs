@@ -10,7 +10,7 @@ use crate::trace::{Span, SpanKind, TRACEPARENT, TraceContext};
 /// A request to a peer, as its trace shows it.
 #[derive(Debug, Default)]
 pub struct PeerSpans {
-    // Dropped first: it lies within the other.
+    // Dropped first: it is inside the other.
     transfer: Span,
     peer: Span,
 }
@@ -28,7 +28,7 @@ impl PeerSpans {
         Self { transfer, peer }
     }
 
-    /// Sends a request, and divides the time until it is answered.
+    /// Sends a request, and records the phases until its answer.
     pub async fn send<B, T, F>(
         &self,
         mut request: http::Request<B>,
@@ -54,7 +54,7 @@ impl PeerSpans {
         answer.await
     }
 
-    /// The head is here; what follows is the body.
+    /// Records the head of the answer; the body follows.
     pub fn answered(&mut self, status: http::StatusCode) {
         let status = status.as_u16().into();
         self.peer.set_number("http.response.status_code", status);
@@ -65,7 +65,7 @@ impl PeerSpans {
         self.transfer.add_bytes(bytes);
     }
 
-    /// There is no answer of use.
+    /// Records that there is no usable answer.
     pub fn fail(&mut self, why: &str) {
         self.peer.fail(why);
     }

@@ -1,4 +1,4 @@
-//! Requests to other nodes that ask for no content.
+//! Requests to other nodes for no content.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
@@ -8,11 +8,11 @@ use super::{Fetcher, Question, chain};
 use crate::request::{MIRRORED, NOT_COMMITTED, OFFSET, SENT, Target};
 use crate::{Candidate, SourceStatus};
 
-/// The longest report of a node that is read, in bytes.
+/// The most bytes of a node's report.
 const MAX_REPORT: usize = 64 * 1024;
 
 impl Fetcher {
-    /// Asks a peer how much it has of what it was asked for.
+    /// Asks a peer how much it has of the requested object.
     pub async fn status(&self, question: &Question, source: &Candidate) -> SourceStatus {
         let question = Question {
             method: Method::HEAD,
@@ -38,7 +38,7 @@ impl Fetcher {
         }
     }
 
-    /// Asks a node for what it reports of itself, by a path and query.
+    /// Asks a node for its report, by a path and query.
     pub async fn report(&self, node: &Candidate, path: &str) -> Result<Bytes, String> {
         self.peers.introduce(node);
         let request = self
@@ -59,7 +59,7 @@ impl Fetcher {
         Ok(body.map_err(|error| error.to_string())?.to_bytes())
     }
 
-    /// Tells a peer that what it delivered of a blob was not committed.
+    /// Tells a peer that the bytes that it delivered of a blob were not committed.
     pub async fn accuse(&self, target: &Target, peer: &Candidate) {
         let Some(key) = target.key() else {
             return;

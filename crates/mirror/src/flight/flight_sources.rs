@@ -36,7 +36,7 @@ pub struct FlightSources {
     shared: Arc<Shared>,
     target: Target,
     digest: Digest,
-    /// Applies to a pull that begins.
+    /// Whether other nodes may have a pull that begins now.
     sharing: Sharing,
     /// Whether the last source was still receiving the object.
     grows: AtomicBool,
@@ -47,14 +47,14 @@ pub struct FlightSources {
 
 #[derive(Default)]
 struct State {
-    /// A decision that was made and not used yet.
+    /// A decision that is not used yet.
     granted: Option<Decision<Candidate>>,
     requests: u32,
     failed: Vec<PeerId>,
-    /// The pull as it is watched now.
+    /// The pull that is being watched.
     pull: Option<Arc<Pull>>,
     leader: Option<NodeId>,
-    /// This node's position behind the last source.
+    /// This node's position after the last source.
     position: Option<ChainPosition>,
 }
 
@@ -88,7 +88,7 @@ impl FlightSources {
 
     /// Requests the source to follow from `offset` on. If none is better than a slow one, that one is used.
     pub async fn next(&self, offset: u64, requeue_after: Option<Duration>) -> Decision<Candidate> {
-        // A pull whose bytes stopped may no longer be watched: it starts again.
+        // A pull without new bytes may no longer be watched: it starts again.
         let pull = watch(&self.shared, &self.target, &self.digest, self.sharing);
         let Some(pull) = pull else {
             return Decision::Alone;
@@ -154,13 +154,13 @@ impl FlightSources {
         span.set("peili.decision", || decision_name(&decision).to_owned());
         span.end();
         let is_in_vain = matches!(decision, Decision::Lead | Decision::Alone);
-        // What is received meanwhile would otherwise share upstream with it.
+        // Otherwise it would share upstream with what is received meanwhile.
         if let Some(wait) = wait
             && (!is_in_vain || shared.speed.received_lately() >= MIN_RATE)
         {
             wait.found(Duration::MAX);
         } else if let Some(budget) = budget {
-            // Flights have charged it themselves.
+            // The flights have charged it themselves.
             budget.take_unreported();
         }
         shared
@@ -173,7 +173,7 @@ impl FlightSources {
         }
     }
 
-    /// Begins a wait that is charged to the pull if nothing comes of it.
+    /// Begins a wait that is charged to the pull if no source is found.
     fn wait(&self) -> Option<Wait> {
         let attempts = self.target.pull.attempts.as_ref()?;
         Some(attempts.budget().wait())

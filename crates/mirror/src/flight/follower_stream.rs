@@ -39,7 +39,7 @@ pub struct FollowerStream {
     opened: Instant,
     position: ChainPosition,
     states: watch::Receiver<State>,
-    /// No bytes arrived for a while, and this node no longer precedes the follower.
+    /// No bytes have arrived for a while, and this node no longer precedes the follower.
     is_in_ring: bool,
 }
 
@@ -68,7 +68,7 @@ impl FollowerStream {
     }
 
     /// Whether this node may be downstream of the follower, which has all bytes that this node has. This node may have
-    /// got another position since. In a ring all nodes have the same bytes, so this holds for one of them.
+    /// a new position by now. In a ring all nodes have the same bytes, so this is true for one of them.
     fn comes_after(&self) -> bool {
         let role = self.states.borrow().role;
         role != Role::Undecided && !role.is_ahead_of(&self.position)
@@ -79,7 +79,7 @@ impl FollowerStream {
         tokio::select! {
             biased;
             () = self.tail.wait() => {}
-            // With another source another second may pass.
+            // With another source, another second may pass.
             Ok(()) = self.states.changed() => {}
             () = sleep(STALLED_AFTER) => self.is_in_ring = self.comes_after(),
         }
@@ -102,7 +102,7 @@ impl ObjectStream for FollowerStream {
     }
 }
 
-/// Reads what is still being received: from memory what has just come, else from the file.
+/// Reads an object that is still being received: the latest bytes from memory, the others from the file.
 struct FollowerReader {
     follower: FollowerStream,
     reader: GrowingReader,

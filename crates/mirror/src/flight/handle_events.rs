@@ -1,4 +1,4 @@
-//! Tells flights what this node receives, and does what they ask of the mirror.
+//! Reports to the flights what this node receives, and handles their events.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Shared {
                 self.metrics.flights_link.set(bandwidth.unwrap_or(i64::MAX));
                 let is_slow = state.condition == Condition::Slow;
                 self.metrics.flights_slow.set(is_slow.into());
-                // Each test says it again: another leader may have begun since.
+                // Each test reports this again: another leader may have begun since.
                 if is_slow {
                     self.evict_all();
                 }
@@ -75,7 +75,7 @@ impl Shared {
         }
     }
 
-    /// Lets all followers go on with another source.
+    /// Tells all followers to use another source.
     fn evict_all(&self) {
         self.metrics.flights_evictions.inc();
         self.pulls.for_each(|pull| pull.evict());

@@ -46,11 +46,11 @@ pub struct State {
 /// A pull of this node.
 #[derive(Debug)]
 pub struct Pull {
-    /// Where the client pulls it from.
+    /// The origin from which the client pulls it.
     pub origin: Option<Origin>,
-    /// The ingest that is written now, as far as is known.
+    /// The ingest that is being written, as far as is known.
     ingest: Mutex<Growing>,
-    /// What is shown of the pull.
+    /// The displayed state of the pull.
     activity: Mutex<Option<Arc<PullActivity>>>,
     /// The latest bytes from a source.
     pub tail: Arc<TailBuffer>,
@@ -98,12 +98,12 @@ impl Pull {
         }
     }
 
-    /// Sets what is shown of the pull.
+    /// Sets the displayed state of the pull.
     pub fn set_activity(&self, activity: Option<&Arc<PullActivity>>) {
         *self.activity.lock() = activity.cloned();
     }
 
-    /// Shows how far a pull from upstream is: what comes from elsewhere passes through the mirror.
+    /// Updates the displayed progress of a pull from upstream. Bytes from elsewhere pass through the mirror.
     pub fn show(&self, total: Option<u64>, offset: u64, bytes: u64) {
         if self.state.borrow().role == Role::Leads
             && let Some(activity) = &*self.activity.lock()
@@ -133,8 +133,8 @@ impl Pull {
         ingest.progress().written.max(received)
     }
 
-    /// Handles a request for the whole object while upstream has sent some of it: that pull failed. Returns whether it
-    /// did.
+    /// Handles a request for the whole object after upstream has sent some of it: that pull has failed. Returns whether
+    /// that is so.
     pub fn restarted_after_failure(&self) -> bool {
         self.state.send_if_modified(|state| {
             let anew = state.role == Role::Leads && state.has_begun;
@@ -146,7 +146,7 @@ impl Pull {
         })
     }
 
-    /// Records that the client pulls from upstream what it does not have.
+    /// Records that the client pulls the missing bytes from upstream.
     pub fn set_leading(&self) {
         let written = self.ingest.lock().progress().written;
         self.state.send_modify(|state| {
@@ -169,7 +169,7 @@ impl Pull {
         });
     }
 
-    /// Records that only `written` bytes are present: the ingest is a new one.
+    /// Records that only `written` bytes are present, because the ingest is a new one.
     pub fn reset_to(&self, written: u64) {
         let lower = |state: &mut State| {
             let is_lower = written < state.resumed_from;
@@ -180,7 +180,7 @@ impl Pull {
         self.received.fetch_min(written, Ordering::Relaxed);
     }
 
-    /// Lets the followers go on with another source.
+    /// Tells the followers to use another source.
     pub fn evict(&self) {
         self.state
             .send_modify(|state| state.evicted = Some(Instant::now()));
@@ -196,7 +196,7 @@ impl Pull {
     }
 }
 
-/// All pulls that are watched.
+/// All watched pulls.
 #[derive(Debug, Default)]
 pub struct Pulls {
     pulls: Mutex<HashMap<Digest, Arc<Pull>>>,
@@ -207,12 +207,12 @@ pub struct Pulls {
 pub enum Entry {
     New(Arc<Pull>),
     Watched(Arc<Pull>),
-    /// There are too many.
+    /// There are too many pulls.
     Full,
 }
 
 impl Pulls {
-    /// The pull of a digest, which writes this ingest.
+    /// The pull of a digest, which writes this ingest. Adds it if there is none.
     pub fn enter(
         &self,
         digest: &Digest,
@@ -238,7 +238,7 @@ impl Pulls {
         self.pulls.lock().get(digest).cloned()
     }
 
-    /// The pull of the object that flights know by this key.
+    /// The pull of the object with this key in flights.
     pub fn of_key(&self, key: &Key) -> Option<Arc<Pull>> {
         let pulls = self.pulls.lock();
         let pull = pulls
@@ -282,7 +282,7 @@ impl Pulls {
         }
     }
 
-    /// ConnectionAddresses a pull and reports it, unless `goes_on`. Both happen at once, so that the next pull of the digest is
+    /// Ends a pull and reports it, unless `goes_on`. Both happen at once, so that the next pull of the digest is
     /// reported after this one.
     pub fn end(&self, digest: &Digest, goes_on: impl Fn() -> bool, tell: impl FnOnce()) -> bool {
         let mut pulls = self.pulls.lock();

@@ -1,4 +1,4 @@
-//! What requests, bodies and watchers of flights share.
+//! The state shared by requests, bodies and watchers of flights.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl Shared {
         self.tasks.spawn(stop.run_until_cancelled_owned(task));
     }
 
-    /// What is known about the object that is asked for.
+    /// What is known about the requested object.
     pub fn object_info(&self, target: &Target, digest: &Digest) -> ObjectInfo {
         let mut object_info = self.images.object_info(digest);
         if object_info.size.is_none() {
@@ -49,7 +49,7 @@ impl Shared {
         object_info
     }
 
-    /// After which time a body ends, rather than wait for another source. containerd asks for the rest of it after its
+    /// The time after which a body ends rather than wait for another source. containerd requests the rest after its
     /// queued downloads.
     pub fn end_after(&self) -> Option<Duration> {
         self.store
@@ -64,7 +64,7 @@ impl Shared {
         local::read_store(&self.store, open).await.unwrap_or(false)
     }
 
-    /// The bytes of an object received so far, looked up anew for a client with this share of the memory.
+    /// The bytes of an object received so far, looked up again for a client with this share of the memory.
     pub async fn ingest(&self, digest: &Digest, share: &Share) -> Option<Growing> {
         let ingest = local::ingest(&self.store, share, digest).await?;
         let total = self.images.object_info(digest).size;

@@ -1,5 +1,5 @@
-//! What nodes that follow one another hand over. Each is a mirror with a port of its own; what the other nodes agree on
-//! is written down by the test.
+//! Exchanges between nodes that follow one another. Each is a mirror with its own port; the test provides the decisions
+//! of the other nodes.
 
 mod leads;
 mod limits;
@@ -64,16 +64,16 @@ async fn a_follower_gets_it_while_it_grows() {
     assert_eq!(follower.metric(r#"peili_bytes_total{source="peer"}"#), size);
 }
 
-/// A node that leads a layer, one that is to follow it, and one that is to follow that.
+/// A node that leads a layer, a second that is to follow it, and a third that is to follow the second.
 struct Chain {
     bytes: Bytes,
     digest: Digest,
     leader: Node,
     first: Node,
     second: Node,
-    /// What the leader gets from upstream.
+    /// The leader's ingest from upstream.
     growing: Ingest,
-    /// What the client of the first writes.
+    /// The ingest of the first node's client.
     own: Ingest,
     _last: Ingest,
 }
@@ -129,7 +129,7 @@ async fn what_has_come_is_passed_on_before_it_is_written() {
     let mut last = it.second.own(&it.digest).await;
     assert!(last.read(MIB).await == it.bytes[..MIB]);
     it.growing.write(&it.bytes[MIB..2 * MIB]);
-    // The client of the first has another step of it and has not written it.
+    // The client of the first has received another step and not written it yet.
     assert!(answer.read(MIB).await == it.bytes[MIB..2 * MIB]);
     assert!(last.read(MIB).await == it.bytes[MIB..2 * MIB]);
 }
@@ -192,7 +192,7 @@ async fn a_lead_in_the_middle_ends_the_body_and_the_next_request_goes_upstream()
             .offset,
         MIB as u64
     );
-    // It has begun once more when upstream has sent something.
+    // The pull has begun again once upstream has sent something.
     let begun = PullProgress::Begun { size };
     let times = |s: &Script| s.progress().iter().filter(|n| **n == begun).count();
     assert_eq!(times(&follower.script), 1);
@@ -227,7 +227,7 @@ async fn of_two_that_are_told_to_feed_each_other_one_does() {
     let (own_a, _own_b) = (a.ingest(&digest, size), b.ingest(&digest, size));
     a.then(b.follow(1));
     b.then(a.follow(2));
-    // B refuses A, which comes before it; then nobody is left for A.
+    // B refuses A, which precedes it; then A has no source left.
     a.then(Decision::Lead);
     let leads = async {
         a.script.until(|s| s.requests.lock().len() == 2).await;
@@ -249,7 +249,7 @@ async fn a_ring_that_results_from_another_position_is_broken() {
     it.own.write(&of_first.read(MIB).await);
     let mut of_second = it.second.own(&it.digest).await;
     of_second.read(MIB).await;
-    // An arbiter that does not know who feeds the second puts the first behind it.
+    // An arbiter that does not know the second node's source puts the first behind it.
     it.first.then(it.second.follow(3));
     it.growing.fail(&it.leader, &it.digest);
     let has_all = other.lead(&it.digest, size).await;
@@ -324,7 +324,7 @@ async fn a_manifest_tells_what_its_layers_are_and_who_should_lead_them() {
     }
 }
 
-/// What a client of the network sees of a request for a blob: the head of the answer, and how many bytes follow it.
+/// What a client on the network gets for a blob: the head of the answer, and the number of bytes that follow.
 async fn over_the_network(node: &node::Node, digest: &Digest) -> (String, usize) {
     let exchange = async {
         let mut stream = TcpStream::connect(node.address).await?;

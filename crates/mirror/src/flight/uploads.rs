@@ -13,8 +13,8 @@ use crate::flights::pull_rules::MAX_UPLOADS;
 use crate::object_stream::BodyHook;
 use crate::rate::RateMeter;
 
-/// The most uploads to one address: a node that pulls three layers at a time twice over, or a few nodes behind one
-/// gateway. Whoever sends made-up requests leaves places to others.
+/// The most uploads to one address: a node that pulls three layers at a time twice, or a few nodes behind one gateway.
+/// A client with made-up requests leaves slots to others.
 const MAX_UPLOADS_BY_ADDRESS: usize = MAX_UPLOADS / 4;
 
 type Key = (IpAddr, Digest);
@@ -40,7 +40,7 @@ pub struct Upload {
 }
 
 impl Uploads {
-    /// Admits an upload. `None`: there are too many, and the clients of all of them take bytes.
+    /// Admits an upload. `None`: there are too many, and all their clients accept bytes.
     pub fn admit(self: &Arc<Self>, follower: IpAddr, digest: &Digest) -> Option<Upload> {
         let key = (follower, digest.clone());
         let mut going = self.0.lock();
@@ -73,14 +73,14 @@ impl Uploads {
         followers
     }
 
-    /// What is sent now, in bytes per second.
+    /// The present rate of all uploads, in bytes per second.
     pub fn sent(&self) -> u64 {
         self.0.lock().sent.recent_rate(Instant::now())
     }
 }
 
 impl Going {
-    /// Takes the place of an upload whose client takes no bytes. Returns whether there was one.
+    /// Ends an upload whose client accepts no bytes. Returns whether there was one.
     fn end_idle(&mut self, may_end: impl Fn(&Key) -> bool) -> bool {
         let is_idle = |client: &Weak<ClientSocket>| {
             let client = client.upgrade();

@@ -25,7 +25,7 @@ const COMMIT_LIMIT: Duration = Duration::from_secs(120);
 /// The interval between checks for an object that seems gone.
 const GONE_CHECK_EVERY: Duration = Duration::from_millis(25);
 
-/// Returns the pull that a request belongs to, and watches it. `None`: there are too many, or nothing is on its way.
+/// Returns the pull that a request belongs to, and watches it. `None`: there are too many, or nothing is being pulled.
 pub fn watch(
     shared: &Arc<Shared>,
     target: &Target,
@@ -65,7 +65,7 @@ struct Watcher {
     has_ended: bool,
 }
 
-/// A watcher that ends without a word, by a panic say, ends its pull: nobody else would.
+/// A watcher that ends unexpectedly, for example by a panic, ends its pull: nothing else would.
 impl Drop for Watcher {
     fn drop(&mut self) {
         if !self.has_ended {
@@ -97,7 +97,7 @@ impl Watcher {
         loop {
             let progress = self.end(ingest).await;
             let shared = &self.shared;
-            // A decision made a moment ago may continue what seemed to have ended.
+            // A decision made a moment ago may continue a pull that seemed to have ended.
             let goes_on =
                 || progress != PullProgress::Done && self.states.has_changed().unwrap_or(false);
             let tell = || {
@@ -220,7 +220,7 @@ impl Watcher {
         }
     }
 
-    /// This pull as one that leads.
+    /// This pull, as one that this node leads.
     fn lead(&self) -> Option<LedPull> {
         let origin = self.pull.origin.as_ref()?;
         Some(LedPull::begin(
@@ -229,7 +229,7 @@ impl Watcher {
         ))
     }
 
-    /// How long the next byte may take. `bytes` have come in the time `taken` since it was decided where from.
+    /// The limit for the next byte. `bytes` have come in the time `taken` since the source was decided.
     fn limit(&self, state: &State, is_full: bool, (bytes, taken): (u64, Duration)) -> Duration {
         match state.role {
             _ if is_full => COMMIT_LIMIT,

@@ -14,14 +14,14 @@ use crate::own_pull::OwnPull;
 use crate::request::Caller;
 use crate::{Catalog, Health, Object, StoredObject};
 
-/// Longer than anything here takes.
+/// A limit far above anything here.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A store whose disk hangs on one object until the test lets it go on.
+/// A store whose disk blocks on one object until the test releases it.
 struct Hanging {
     memory: MemoryStore,
     hangs_on: Digest,
-    /// Somebody waits for the disk.
+    /// A caller waits for the disk.
     waited_for: Notify,
     go_on: Mutex<mpsc::Receiver<()>>,
 }

@@ -16,7 +16,7 @@ use crate::trace::Span;
 use crate::{measured, send};
 
 impl Mirror {
-    /// What `/livez` answers: that this node's mirror does.
+    /// The answer of `/livez`: that this node's mirror runs.
     fn liveness(&self) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         if let Ok(name) = HeaderValue::from_str(&self.own_name())
@@ -27,7 +27,7 @@ impl Mirror {
         response
     }
 
-    /// Answers a request. Its body is not looked at: a request that has one is refused.
+    /// Answers a request. Its body is not read: a request with one is refused.
     pub async fn answer(
         &self,
         head: &http::request::Parts,
@@ -58,7 +58,7 @@ impl Mirror {
     }
 
     /// # Errors
-    /// Strangers are kept out, and the request is neither of this node's own client nor of a node of the network.
+    /// Strangers are excluded, and the request is neither of this node's own client nor of a node of the network.
     fn admit_to_network(
         &self,
         head: &http::request::Parts,
@@ -86,7 +86,8 @@ impl Mirror {
     ) -> Result<Response<Body>, Refusal> {
         let headers = &head.headers;
         if !matches!(request, Request::Live | Request::Ready) {
-            // Clients on this host are served by their address alone, and so would be the pages that a browser there shows.
+            // Clients on this host are served because of their address alone, and so would be web pages in a browser on
+            // it.
             if self.pull_through.is_some() || self.network.is_some() {
                 let client = ClientAddress::of(addresses.remote, addresses.local);
                 self.access.check_host(headers, client)?;
@@ -112,7 +113,7 @@ impl Mirror {
             } => {
                 let client = ClientAddress::of(addresses.remote, addresses.local);
                 let caller = self.access.caller(headers, client, || false);
-                // With containerd, lists are not asked of mirrors.
+                // With containerd, mirrors are not asked for lists.
                 let fetches = self.pull_through.as_ref();
                 let fetches = fetches.filter(|_| caller == Caller::Own);
                 let fetches = fetches.ok_or(RequestError::UnknownPath)?;
@@ -143,7 +144,7 @@ impl Mirror {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Refusal> {
         let headers = &head.headers;
-        // A trial image is for whoever knows its name.
+        // A trial image is for any client that knows its name.
         if !self.trials.has(&target) {
             self.admit_to_network(head, addresses)?;
         }

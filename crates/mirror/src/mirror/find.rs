@@ -1,4 +1,4 @@
-//! The steps of the pipeline between who asks and what is sent.
+//! The steps of the pipeline between parsing a request and sending the answer.
 
 use http::HeaderMap;
 use oci::{Digest, Key, Origin, Reference};
@@ -26,11 +26,11 @@ impl Mirror {
         addresses: ConnectionAddresses,
     ) {
         let client = ClientAddress::of(addresses.remote, addresses.local);
-        // The least that this client can be: owning a pull can only raise it.
+        // The least rights of this client: owning a pull can only add some.
         let caller = self.access.caller(headers, client, || false);
         let is_here = |digest| self.store.catalog().visibility(digest).is_some();
         let may_own = match caller {
-            // What is complete fills no ingest.
+            // A complete object fills no ingest.
             Caller::Own => !target.digest().is_some_and(is_here),
             Caller::Peer => false,
             Caller::Remote => {
@@ -56,14 +56,14 @@ impl Mirror {
             let key = Key::Digest(digest.clone());
             let attempts = self.attempts.of(&key, false, target.origin.as_ref());
             if !accused.is_empty() {
-                // In flights, arbiters exclude whoever has wrong bytes. Nodes that went upstream by themselves would not know of
-                // each other.
+                // In flights, arbiters exclude nodes with wrong bytes. Nodes that went upstream by themselves would not
+                // know of each other.
                 if self.flight.is_none() || self.router.has_legacy_peers() {
                     attempts.not_committed();
                 }
                 self.accusations.accuse(target, &digest, accused);
             } else if offset <= growing.progress().written
-                // Ranges that are fetched beside one another begin further on.
+                // Parallel ranges begin further on.
                 && attempts.asked_again()
             {
                 self.peers.readmit(&key);
@@ -105,8 +105,8 @@ impl Mirror {
             .pull_through
             .as_ref()
             .filter(|_| target.caller == Caller::Own && !target.pull.is_measured);
-        // Where this mirror can ask upstream, a manifest from the store is more than its bytes: a tag's may be stale, and
-        // an image's is a promise for the rest of it.
+        // If this mirror can ask upstream, a manifest from the store is more than its bytes: that of a tag may be
+        // stale, and that of an image is a promise for its objects.
         let asks_first = pull_through.is_some() && target.kind == Kind::Manifest;
         if !asks_first
             && let Some(found) = self.find_here(target).await?
@@ -127,7 +127,7 @@ impl Mirror {
                         if self.router.has_legacy_peers() =>
                     {
                         match self.from_peers.find(target).await {
-                            // Why it goes upstream is what the flight has said.
+                            // The flight determines the reason why it goes upstream.
                             Err(Refusal::NoPeer(_)) => Err(refusal),
                             result => result,
                         }
@@ -147,7 +147,7 @@ impl Mirror {
         result
     }
 
-    /// Asks whether upstream says so too. Returns the answer to a client that wants the head alone, where upstream gave it.
+    /// Asks upstream for confirmation. Returns the answer to a client that requests only the head, if upstream gave it.
     async fn check_upstream(
         &self,
         target: &mut Target,
@@ -171,12 +171,12 @@ impl Mirror {
         Ok(head.as_ref().and_then(UpstreamCheck::head_found))
     }
 
-    /// Finds what this node has and the client may have.
+    /// Finds content of this node that the client may have.
     ///
     /// # Errors
     /// There is no memory to read and verify it.
     async fn find_here(&self, target: &Target) -> Result<Option<Found>, Refusal> {
-        // A tag may point elsewhere a moment later.
+        // A tag may have another target a moment later.
         let mut target = target.clone();
         if let Some(name) = target.tag_name() {
             let Some(digest) = self.store.catalog().resolve(&name) else {
@@ -192,8 +192,8 @@ impl Mirror {
         local::find(&self.store, &self.memory, &self.access, &target).await
     }
 
-    /// Charges what a request of the node's own client waits for peers to the pull that it belongs to, if it fills no ingest: a
-    /// head, a part, and all that the mirror fills the store with itself.
+    /// Charges the time that a request of the node's own client waits for peers to its pull, if it fills no ingest: a
+    /// head, a part, and everything with which the mirror itself fills the store.
     fn join_pull(&self, target: &mut Target) {
         if target.caller != Caller::Own || target.fills_ingest() {
             return;
@@ -208,7 +208,7 @@ impl Mirror {
         target.pull.attempts = Some(attempts);
     }
 
-    /// Learns what manifests say of an object that others are about to be asked for.
+    /// Reads from manifests what they say about an object before others are asked for it.
     async fn learn_images(&self, target: &Target) {
         if let Some(digest) = target.digest()
             && (target.fills_ingest() || self.images.size(digest).is_none())
@@ -217,7 +217,7 @@ impl Mirror {
         }
     }
 
-    /// Remembers a manifest that this node's client has asked for and that the store has, or will have from upstream.
+    /// Remembers a manifest that this node's client has requested and that the store has, or will get from upstream.
     pub(super) fn expect_manifest(&self, target: &Target, result: &Result<Found, Refusal>) {
         let digest = match result {
             Ok(found) => Some(&found.digest).filter(|_| found.source == Source::Local),
@@ -231,7 +231,7 @@ impl Mirror {
         }
     }
 
-    /// A peer gets what is here; one that follows a flight gets what is on its way too.
+    /// Finds content for a peer: what is here, and for a follower of a flight also what is being received.
     async fn find_for_peer(
         &self,
         target: &Target,

@@ -1,4 +1,4 @@
-//! A request to a peer, from which the peer's latency and rate are learnt.
+//! A request to a peer, from which the peer's latency and rate are measured.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,10 +10,10 @@ use super::Peers;
 use crate::PeerId;
 use crate::rate::{Throughput, per_second};
 
-/// Answers of fewer bytes say nothing of the rate at which a peer sends.
+/// The least bytes of an answer that shows the rate of a peer.
 const MEASURED_FROM: u64 = 256 * 1024;
 
-/// A request on its way to a peer.
+/// A request in flight to a peer.
 #[derive(Debug)]
 pub struct InFlight {
     peers: Arc<Peers>,
@@ -21,7 +21,7 @@ pub struct InFlight {
     received: Arc<Throughput>,
     pub(super) asked: Instant,
     answered: bool,
-    /// Of this answer.
+    /// The bytes of this answer.
     bytes: AtomicU64,
 }
 
@@ -54,7 +54,8 @@ impl InFlight {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Clears the peer's failures, and lets connections to it be kept: its answer was good to the last byte.
+    /// Records that the answer was good to the last byte: clears the peer's failures, and allows connections to it to
+    /// be kept.
     pub fn finished(&self) {
         if let Some(record) = self.peers.records.lock().get_mut(&self.peer) {
             record.has_delivered = true;
@@ -80,7 +81,7 @@ impl Drop for InFlight {
                 before => before / 4 * 3 + rate / 4,
             };
         }
-        // Another peer was quicker. This one takes at least this long, so it is asked after peers that do not.
+        // Another peer was faster. This one takes at least this long, so it is asked after peers that do not.
         if !self.answered {
             record.latency = record.latency.max(self.asked.elapsed() * 2);
             record.measured = Instant::now();

@@ -1,4 +1,4 @@
-//! Whom the answer is for: what a client brings along, and what it does when it is refused.
+//! The client that an answer is for: what it sends along, and what it does after a refusal.
 
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue};
@@ -11,14 +11,14 @@ use crate::{ClientCredentials, UpstreamRepository};
 /// A client of a store that the mirror fills.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Credentials of its own, for the registry that it names.
+    /// Its own credentials, for the registry that it names.
     pub credentials: Option<ClientCredentials>,
-    /// Whether it takes one source for a whole image. containerd looks for each object at all of its hosts.
+    /// Whether it uses one source for a whole image. containerd looks for each object at all of its hosts.
     pub keeps_to_one_source: bool,
-    /// Whether it says what it is.
+    /// Whether it names its program.
     pub names_itself: bool,
-    /// Whether it is handed what upstream says of signing in and slowing down. containerd asks a mirror again after
-    /// 429, and a mirror that is itself guarded has challenges of its own.
+    /// Whether upstream's answers about signing in and slowing down are passed to it. containerd asks a mirror again
+    /// after 429, and a mirror with credentials of its own has its own challenges.
     hears_upstream: bool,
 }
 
@@ -38,7 +38,7 @@ impl Client {
         }
     }
 
-    /// What the mirror fetches for itself.
+    /// The client for what the mirror fetches for itself.
     pub(super) fn of_this_node() -> Self {
         Self {
             credentials: None,
@@ -48,7 +48,7 @@ impl Client {
         }
     }
 
-    /// A repository as it is asked for this client.
+    /// A repository, with this client's credentials.
     pub fn repository(&self, origin: &Origin) -> UpstreamRepository {
         UpstreamRepository {
             origin: origin.clone(),
@@ -56,7 +56,7 @@ impl Client {
         }
     }
 
-    /// What this client is told where `refusal` is the reason.
+    /// The refusal that this client gets if `refusal` is the reason.
     pub fn told(&self, refusal: Refusal) -> Refusal {
         match refusal {
             Refusal::Upstream(kind, error) if self.hears_upstream => Refusal::Relayed(kind, error),

@@ -1,5 +1,5 @@
-//! An object's bytes as they arrive: from the store's file while that grows, else straight from a source. A client is
-//! not to notice that the store could not keep them.
+//! An object's bytes as they arrive: from the store's file while that grows, otherwise directly from a source. A client
+//! must not notice that the store could not keep them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::object_stream::{BodyError, ObjectStream, Pieces};
 use crate::refusal::Refusal;
 use crate::{Growing, IngestStage};
 
-/// How long the store's file is waited for while it does not grow. Whoever fills it gives up earlier; this is for one
+/// The limit of the wait for the store's file while it does not grow. Its writer gives up earlier; this is for a writer
 /// that is stuck.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -28,14 +28,14 @@ pub enum DownloadError {
     Read(#[from] std::io::Error),
 }
 
-/// What a client is sent of an object that was not here when it asked.
+/// The content for a client of an object that was not here at its request.
 pub struct Download {
     sources: Arc<Sources>,
     /// The store's file.
     growing: Option<Growing>,
-    /// A source that is open already, for whatever begins where it does.
+    /// A source that is open already, for a reader that begins at its offset.
     opened: Option<Opened>,
-    /// Of the whole object, where it is known, in bytes.
+    /// The size of the whole object in bytes, if known.
     size: Option<u64>,
 }
 
@@ -49,7 +49,7 @@ struct Reader {
 }
 
 impl Download {
-    /// What the store is taking in.
+    /// An object that the store is taking in.
     pub fn of_store(sources: Arc<Sources>, growing: Growing, size: Option<u64>) -> Self {
         Self {
             sources,
@@ -59,7 +59,7 @@ impl Download {
         }
     }
 
-    /// What is not kept.
+    /// An object that is not kept.
     pub fn of_source(sources: Arc<Sources>, opened: Opened, size: Option<u64>) -> Self {
         Self {
             sources,
@@ -70,7 +70,7 @@ impl Download {
     }
 }
 
-/// Where the size of the object is unknown, a range ends where the object does.
+/// If the size of the object is unknown, a range ends with the object.
 impl ObjectStream for Download {
     fn stream(self: Box<Self>, range: ByteRange, share: Arc<Share>) -> Pieces {
         let reader = Reader {
@@ -123,7 +123,7 @@ impl Reader {
                     return Ok(Some(bytes));
                 }
                 Ok(progress) if progress.stage == IngestStage::Complete => return Ok(None),
-                // The store failed, or nobody fills it any more.
+                // The store has failed, or its writer is gone.
                 Ok(_) | Err(_) => self.download.growing = None,
             }
         }
@@ -145,7 +145,7 @@ impl Reader {
                         match self.download.sources.open(rest.as_ref()).await {
                             Ok(opened) if opened.offset == offset => opened,
                             Ok(_) => return Err(interrupted(SourceError::Short(offset))),
-                            // The size was unknown, and this is it.
+                            // The size was unknown, and is reached.
                             Err(Refusal::Unsatisfiable { .. }) if self.end.is_none() => {
                                 return Ok(None);
                             }

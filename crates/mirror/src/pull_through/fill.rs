@@ -1,4 +1,4 @@
-//! Filling the store with one object.
+//! Fills the store with one object.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::sources::{Opened, SourceError, Sources, Transfer};
 use super::state::PullThroughStep;
 use crate::{IntakeError, Provenance, Sink};
 
-/// An object on its way into the store.
+/// An object that is being taken into the store.
 pub struct Fill {
     digest: Digest,
     origin: Option<Origin>,
@@ -36,7 +36,7 @@ impl Fill {
         }
     }
 
-    /// ConnectionAddresses when the object is here. Where it cannot be, whoever reads it goes on without the store.
+    /// Ends when the object is here. If the store cannot take it, its readers continue without the store.
     pub async fn run(self) {
         let (digest, step) = (self.digest.clone(), self.step.clone());
         match self.fill().await {

@@ -1,4 +1,4 @@
-//! How the registries have answered lately.
+//! The latest answers of the registries.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -15,25 +15,25 @@ use crate::UpstreamError;
 pub const FAULT_VALIDITY: Duration = Duration::from_secs(300);
 /// The most repositories to remember.
 const MAX_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
-/// A repository that granted access is not asked again for this long: the requests that begin one pull.
+/// The time for which a repository that granted access is not asked again: the time of the first requests of a pull.
 const ADMISSION_VALIDITY: Duration = Duration::from_secs(1);
-/// For this long after a refusal, the repository is asked before each pull.
+/// The time after a refusal in which the repository is asked before each pull.
 const REFUSAL_VALIDITY: Duration = Duration::from_secs(60);
-/// For this long after an outage, no request waits for the repository just to be sure.
+/// The time after an outage in which no request waits for the repository only to make sure.
 const OUTAGE_VALIDITY: Duration = Duration::from_secs(10);
 
-/// What a repository's last answer says about the next ones.
+/// What a repository's last answer predicts for the next ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RepositoryAccess {
-    /// It hands out what it has.
+    /// It gives its content.
     Admitted,
-    /// It turns this node away, or slows it down.
+    /// It refuses this node, or slows it down.
     Refused,
-    /// It gives no answer.
+    /// It does not answer.
     Unreachable,
 }
 
-/// The repositories' last answers.
+/// The last answers of the repositories.
 #[derive(Debug)]
 pub struct LastAnswers(Mutex<LruCache<Origin, Entry>>);
 
@@ -41,7 +41,7 @@ pub struct LastAnswers(Mutex<LruCache<Origin, Entry>>);
 struct Entry {
     at: Instant,
     access: Option<RepositoryAccess>,
-    /// In words.
+    /// The fault as a text.
     fault: Option<String>,
 }
 
@@ -52,10 +52,10 @@ impl Default for LastAnswers {
 }
 
 impl LastAnswers {
-    /// A repository has answered, well or with this error.
+    /// Records that a repository has answered, successfully or with this error.
     pub fn note(&self, origin: &Origin, error: Option<&UpstreamError>) {
         let (access, fault) = match error {
-            // That one object is not there says nothing about others.
+            // A missing object says nothing about others.
             Some(UpstreamError::NotFound(_) | UpstreamError::Unsatisfiable { .. }) => return,
             None => (Some(RepositoryAccess::Admitted), None),
             Some(error @ (UpstreamError::Unreachable(..) | UpstreamError::Failed(..))) => {
@@ -64,7 +64,7 @@ impl LastAnswers {
             Some(error) if is_refusal(error) => (Some(RepositoryAccess::Refused), Some(error)),
             Some(error) => (None, Some(error)),
         };
-        // Anybody may read it, and the names of private images are nobody's business.
+        // Any client may read it, and the names of private images must not be in it.
         let fault = fault.map(|error| {
             let (named, registry) = (origin.to_string(), origin.registry.as_str());
             error.to_string().replace(&named, registry)
@@ -89,7 +89,7 @@ impl LastAnswers {
         (entry.at.elapsed() < validity).then_some(entry.access)?
     }
 
-    /// The last fault of each registry that had one lately and has not answered well since.
+    /// The last fault of each registry that had one lately and has not answered successfully since.
     pub fn faults(&self) -> Vec<String> {
         let entries = self.0.lock();
         let recent = entries
@@ -109,7 +109,7 @@ impl LastAnswers {
     }
 }
 
-/// Whether upstream has answered, and will not give it: unlike an outage, another client may fare better.
+/// Whether upstream has answered and refuses: unlike in an outage, another client may be admitted.
 pub fn is_refusal(error: &UpstreamError) -> bool {
     match error {
         UpstreamError::NotFound(_)

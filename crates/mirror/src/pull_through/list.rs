@@ -1,4 +1,4 @@
-//! Lists of a repository, which upstream keeps: its tags, and what refers to a manifest.
+//! The lists of a repository, which upstream has: its tags, and the referrers of a manifest.
 
 use http::header::{CONTENT_TYPE, LINK};
 use http::{HeaderName, HeaderValue, Response, StatusCode, Uri};
@@ -15,12 +15,12 @@ use crate::{List, UpstreamError, UpstreamPage};
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 impl PullThroughStep {
-    /// A page of a list, as upstream has it now; while upstream cannot be reached, the referrers of an image as they were when
-    /// it was fetched. `uri`: as the client asked; the next page is asked for in the same way.
-    /// `query`: the one in it, without `ns`.
+    /// A page of a list, as upstream has it now; while upstream is unreachable, the referrers of an image as they were
+    /// when it was fetched. `uri`: as the client requested it; the next page is requested in the same way. `query`: the
+    /// one in it, without `ns`.
     ///
     /// # Errors
-    /// Upstream does not give it.
+    /// Upstream does not send it.
     pub async fn page(
         &self,
         origin: &Origin,
@@ -45,7 +45,7 @@ impl PullThroughStep {
 }
 
 impl Client {
-    /// A list that cannot be had is never called empty.
+    /// An unavailable list is never reported as empty.
     fn told_of_list(&self, error: UpstreamError) -> Refusal {
         match self.told(Refusal::Upstream(Kind::Manifest, error)) {
             refusal @ Refusal::Upstream(_, UpstreamError::NotFound(_)) => refusal,
@@ -66,7 +66,7 @@ fn answer(uri: &Uri, page: UpstreamPage) -> Response<Body> {
         headers.insert(FILTERS_APPLIED, filters);
     }
     let next = page.next.and_then(|next| {
-        // Which registry is asked is for the client to say.
+        // The client chooses the registry.
         let of_list = next.split('&').filter(|pair| !pair.starts_with("ns="));
         let next = of_list.collect::<Vec<_>>().join("&");
         let mut asked = uri.query().unwrap_or_default().split('&');

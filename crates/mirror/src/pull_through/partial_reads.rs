@@ -1,5 +1,5 @@
-//! Objects that clients read in parts (eStargz, SOCI, zstd:chunked): what came of them, and whether fetching the whole
-//! pays by now.
+//! Objects that clients read in parts (eStargz, SOCI, zstd:chunked): the source of the last part, and whether fetching
+//! the whole pays by now.
 
 use std::num::NonZeroUsize;
 
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::found::Source;
 
-/// Objects remembered; the one that was not read for longest goes first.
+/// The most objects to remember; the least recently read is dropped first.
 const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct PartialReads(Mutex<LruCache<Digest, Past>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Past {
-    /// Of all parts together.
+    /// The bytes of all parts together.
     bytes: u64,
     source: Source,
 }
@@ -29,13 +29,13 @@ impl Default for PartialReads {
 }
 
 impl PartialReads {
-    /// Where the last part of an object came from.
+    /// The source of an object's last part.
     pub fn source(&self, digest: &Digest) -> Option<Source> {
         self.0.lock().get(digest).map(|past| past.source)
     }
 
-    /// A part of `bytes` has begun to come. Says whether the whole object, of `size` bytes, is worth fetching now: its
-    /// parts have cost half as much. That is said once.
+    /// Records that a part of `bytes` begins to arrive. Returns whether the whole object, of `size` bytes, should be
+    /// fetched now: its parts have cost half as much. Returns true only once.
     pub fn began(&self, digest: &Digest, source: Source, bytes: u64, size: u64) -> bool {
         let mut objects = self.0.lock();
         let past = objects.get_or_insert_mut(digest.clone(), || Past { bytes: 0, source });

@@ -1,4 +1,4 @@
-//! The first answer of an image is a promise for the rest of it, to clients that take one source for a whole image.
+//! The first answer of an image is a promise for the rest of it, to clients that use one source for a whole image.
 
 use std::collections::HashSet;
 
@@ -10,14 +10,14 @@ use super::last_answers::{RepositoryAccess, is_refusal};
 use super::state::{PullThroughStep, RESOLVE_LIMIT};
 use crate::{Store, UpstreamError, local};
 
-/// Manifests and layers looked at. An image with more is not called complete.
+/// The most manifests and layers checked. An image with more does not count as complete.
 const MAX_OBJECTS: usize = 4096;
 
 impl PullThroughStep {
-    /// Whether a client that is handed this manifest from here will get the rest of the image.
+    /// Checks that a client that gets this manifest here will get the rest of the image.
     ///
     /// # Errors
-    /// Something of it is missing, and upstream refuses it: the client gets further with upstream's own answer.
+    /// A part of it is missing, and upstream refuses it: upstream's own answer helps the client more.
     pub(super) async fn may_begin(
         &self,
         origin: Option<&Origin>,
@@ -33,8 +33,8 @@ impl PullThroughStep {
         self.lets_in(origin, digest, client).await
     }
 
-    /// Whether upstream hands out what it has of this repository. Where it cannot be reached, the client could not
-    /// reach it either.
+    /// Whether upstream gives the content of this repository. If it is unreachable, the client could not reach it
+    /// either.
     ///
     /// # Errors
     /// It refuses.
@@ -58,7 +58,7 @@ impl PullThroughStep {
         }
     }
 
-    /// Whether all of an image is here, for all of its platforms.
+    /// Whether the whole image is here, for all of its platforms.
     pub(super) async fn is_complete(&self, digest: &Digest) -> bool {
         let (store, digest) = (self.store.clone(), digest.clone());
         let looked = spawn_blocking(move || is_complete(&*store, digest)).await;
@@ -75,7 +75,7 @@ fn is_complete(store: &dyn Store, root: Digest) -> bool {
         let Some(bytes) = local::manifest_bytes(store, &digest) else {
             return false;
         };
-        // What names nothing is complete by itself.
+        // An object without children is complete by itself.
         let children = Manifest::parse(&bytes).map_or_else(|_| Vec::new(), |m| m.children);
         for child in children {
             if child.role == Role::Manifest {

@@ -1,9 +1,10 @@
-//! What belongs to an image and is named by none of its manifests: signatures, attestations, SBOMs. Registries find them by
-//! their subject (distribution-spec, "Listing Referrers"), or by a tag that follows from the image's digest: cosign's
-//! `sha256-<hex>.sig`, `.att` and `.sbom`, and `sha256-<hex>` for a list of referrers (the "referrers tag schema").
+//! Objects that belong to an image but are not in its manifests: signatures, attestations, SBOMs. Registries find them
+//! by their subject (distribution-spec, "Listing Referrers"), or by a tag that follows from the image's digest:
+//! cosign's `sha256-<hex>.sig`, `.att` and `.sbom`, and `sha256-<hex>` for a list of referrers (the "referrers tag
+//! schema").
 //!
-//! They are fetched beside an image that a client asks for, in the background, so that they are here when upstream is not.
-//! Each is tried once. What is too large or too much is left to whoever asks for it.
+//! They are fetched in the background for an image that a client requests, so that they are here when upstream is
+//! unreachable. Each is tried once. Too large or too many ones are fetched only on request.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -25,17 +26,18 @@ use crate::own_pull::OwnPull;
 use crate::request::{Kind, Target};
 use crate::{Begun, List, UpstreamError, UpstreamManifest, UpstreamPage, Visibility, local};
 
-/// What follows a digest in the tags of cosign; nothing for a list of referrers, which is the last to be looked for.
+/// The suffixes of cosign's tags; empty for a list of referrers, which is looked for last.
 const SUFFIXES: [&str; 4] = [".sig", ".att", ".sbom", ""];
-/// Manifests kept beside one image.
+/// The most manifests kept for one image.
 const MAX_MANIFESTS: usize = 32;
-/// Bytes kept beside one image.
+/// The most bytes kept for one image.
 const MAX_BYTES: u64 = 32 << 20;
-/// For all that is fetched beside one image.
+/// The limit for everything that is fetched for one image.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
-/// Images beside which something is fetched at the same time. Beyond them nothing is, until the image is asked for again.
+/// The most images for which siblings are fetched at the same time. For further ones they are not, until the image is
+/// requested again.
 const MAX_CONCURRENT: usize = 4;
-/// Images that are not looked at again, and for how long.
+/// The most images that are not checked again, and for how long.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
@@ -55,7 +57,7 @@ impl Default for Siblings {
 }
 
 impl Siblings {
-    /// Whether an image's siblings are to be looked for now. `children` are part of it and have none of their own.
+    /// Whether to look for an image's siblings now. `children` are part of it and have none of their own.
     fn begin(
         &self,
         origin: &Origin,
@@ -77,7 +79,7 @@ impl Siblings {
     }
 }
 
-/// What may still be kept beside an image.
+/// The remaining limits for one image.
 struct Allowance {
     manifests: usize,
     bytes: u64,
@@ -102,8 +104,8 @@ impl Allowance {
 }
 
 impl PullThroughStep {
-    /// Fetches in the background what belongs to an image that a client is given. Nothing for one with credentials of its
-    /// own: what it may have is not kept.
+    /// Fetches the siblings of an image that a client gets, in the background. Does nothing for a client with its own
+    /// credentials: its content is not kept.
     pub(super) fn keep_siblings(self: &Arc<Self>, target: &Target, found: &Found, client: &Client) {
         let Some(origin) = target.origin.as_ref() else {
             return;
@@ -129,7 +131,7 @@ impl PullThroughStep {
         });
     }
 
-    /// The list of what refers to a manifest, as it was when the image was fetched.
+    /// The list of a manifest's referrers, as it was when the image was fetched.
     pub(super) async fn kept_referrers(
         &self,
         origin: &Origin,
@@ -155,7 +157,7 @@ impl PullThroughStep {
     }
 }
 
-/// Fetches what belongs to one image.
+/// Fetches the siblings of one image.
 struct SiblingFetch<'a> {
     step: &'a Arc<PullThroughStep>,
     target: Target,
@@ -203,7 +205,7 @@ impl<'a> SiblingFetch<'a> {
         let list = List::Referrers(subject.clone());
         let page = asked(self.step.upstream.page(&repository, &list, "")).await?;
         let referrers = children(&page.bytes);
-        // A list that the registry has by tag too is the same one.
+        // If the registry also has a list by tag, it is the same one.
         if referrers.is_empty() || has_list {
             return None;
         }
@@ -212,7 +214,7 @@ impl<'a> SiblingFetch<'a> {
             bytes: page.bytes,
             digest: digest.clone(),
             media_type: None,
-            // Nobody says whether it took credentials, so it is for this node's own clients.
+            // It is unknown whether it needed credentials, so it is for this node's own clients.
             visibility: Visibility::Private,
         };
         if self.keep_manifest(&digest, Some(manifest), true).await {
@@ -222,8 +224,8 @@ impl<'a> SiblingFetch<'a> {
         None
     }
 
-    /// Keeps a manifest and what it names; of an index also the manifests that that names, and what they name. Whether the
-    /// manifest itself is here now.
+    /// Keeps a manifest and its objects; of an index also its manifests and their objects. Returns whether the manifest
+    /// itself is here now.
     async fn keep_manifest(
         &mut self,
         digest: &Digest,
@@ -258,7 +260,7 @@ impl<'a> SiblingFetch<'a> {
         for child in children {
             match child.role {
                 Role::Manifest if follows_manifests => {
-                    // One level: lists of lists are of no use to anybody.
+                    // One level: nested lists are useless.
                     Box::pin(self.keep_manifest(&child.digest, None, false)).await;
                 }
                 Role::Manifest => {}
@@ -276,7 +278,7 @@ impl<'a> SiblingFetch<'a> {
         let Ok(Begun::New(mut sink, _)) = self.step.begin(digest).await else {
             return;
         };
-        // It takes no more than this, whatever is sent.
+        // It accepts no more than this, whatever is sent.
         if let Err(error) = sink.expect(size).await {
             return self.step.not_kept(digest, &error);
         }
@@ -297,8 +299,7 @@ impl<'a> SiblingFetch<'a> {
     }
 }
 
-/// What upstream answers to a question that nobody waits for. It says nothing of how the registry stands with this node's
-/// clients.
+/// Upstream's answer to a background question. It does not change the state of the registry for this node's clients.
 async fn asked<T>(answer: impl Future<Output = Result<T, UpstreamError>>) -> Option<T> {
     timeout(BEGIN_LIMIT, answer).await.ok()?.ok()
 }
@@ -307,7 +308,7 @@ fn children(bytes: &Bytes) -> Vec<Child> {
     Manifest::parse(bytes).map_or_else(|_| Vec::new(), |manifest| manifest.children)
 }
 
-/// `sha256-<hex>` and what follows it.
+/// `sha256-<hex>` with a suffix.
 fn sibling_tag(origin: &Origin, subject: &Digest, suffix: &str) -> Option<TagName> {
     let text = format!("{}-{}{suffix}", subject.algorithm(), subject.encoded());
     Some(TagName {
@@ -316,7 +317,7 @@ fn sibling_tag(origin: &Origin, subject: &Digest, suffix: &str) -> Option<TagNam
     })
 }
 
-/// Whether a tag is of the form of siblings' tags.
+/// Whether a tag has the form of a sibling's tag.
 fn is_sibling(reference: &Reference) -> bool {
     let Reference::Tag(tag) = reference else {
         return false;

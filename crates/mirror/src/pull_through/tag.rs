@@ -1,4 +1,4 @@
-//! What a tag points at: upstream says it; while it cannot, the store's last answer stands, then the peers'.
+//! The target of a tag: upstream resolves it; while it cannot, the store's last answer counts, then the peers'.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl PullThroughStep {
                     return known;
                 }
                 if let Ok(found) = known {
-                    // The answer counts for the next pull.
+                    // The answer is used for the next pull.
                     let (step, credentials) = (self.clone(), client.credentials.is_some());
                     self.tasks.spawn(async move {
                         if let Ok(Ok(resolved)) = asked.await
@@ -52,7 +52,7 @@ impl PullThroughStep {
                 asked.await
             }
         };
-        // The task ends early with the mirror alone.
+        // The task ends early only with the mirror.
         let resolved = match resolved.map_err(|_| Refusal::NoPeer(target.kind))? {
             Ok(resolved) => resolved,
             Err(error) => return self.last_known(target, client, access, error).await,
@@ -74,7 +74,8 @@ impl PullThroughStep {
         Ok(found)
     }
 
-    /// Asks upstream what a tag points at, in a task: what a slow registry answers counts although nobody waits for it.
+    /// Asks upstream for the target of a tag, in a task: the answer of a slow registry is used even if no request waits
+    /// for it.
     fn resolve(
         self: &Arc<Self>,
         name: &TagName,
@@ -88,7 +89,7 @@ impl PullThroughStep {
         })
     }
 
-    /// What a tag pointed at when upstream last said so.
+    /// The target of a tag in upstream's last answer.
     async fn last_known(
         &self,
         target: &Target,
@@ -103,7 +104,7 @@ impl PullThroughStep {
             }
             _ => {}
         }
-        // Something else than an outage: a client on its own may get more than this node.
+        // Not an outage: another client may get more than this node.
         let must_be_whole = client.keeps_to_one_source && is_refusal(&error);
         let known = self.find_stored(target, access).await?;
         let may_be_given = match &known {
@@ -115,7 +116,7 @@ impl PullThroughStep {
             _ if must_be_whole => Err(refused(error)),
             _ => {
                 let refusal = Self::failed(target, error);
-                // Why upstream was no help comes first.
+                // Upstream's error is reported first.
                 self.from_peers.find(target).await.map_err(|_| refusal)
             }
         }

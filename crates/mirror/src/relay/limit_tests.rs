@@ -1,4 +1,4 @@
-//! What clients that take nothing cost others, where their bytes come from peers.
+//! What clients that do not read cost others, if their bytes come from peers.
 
 use super::tests::{Peer, app, large, whole};
 use super::*;
@@ -6,7 +6,7 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use oci::Digest;
 
-/// Another host, and this one.
+/// The address of another host, and of this one.
 const REMOTE: [u8; 4] = [10, 0, 0, 1];
 const OWN: [u8; 4] = [127, 0, 0, 1];
 
@@ -14,7 +14,7 @@ const OWN: [u8; 4] = [127, 0, 0, 1];
 async fn a_peer_that_cuts_off_a_client_that_pauses_is_not_to_blame() {
     let (bytes, digest) = large();
     for (pause, broken) in [(Duration::ZERO, 1), (PAUSE, 0)] {
-        // It breaks at each mebibyte, and can be asked again if it is not to blame.
+        // It breaks at each mebibyte, and can be asked again if that is not its fault.
         let app = app(&digest, &[Peer::Breaks(bytes.clone(), 1 << 20)]).await;
         let mut body = app.blob(&digest).await.into_body();
         let mut all = Vec::new();
@@ -33,7 +33,7 @@ async fn a_peer_that_cuts_off_a_client_that_pauses_is_not_to_blame() {
 #[tokio::test]
 async fn clients_of_other_hosts_leave_memory_for_our_own() {
     let (large, _) = large();
-    // Relayed, and read whole.
+    // Relayed, or read whole.
     for (bytes, most) in [(large.clone(), 64), (large.slice(..1024 * 1024), 8)] {
         let digest = Digest::sha256(&bytes);
         let app = app(&digest, &[Peer::Good(bytes.clone())]).await;

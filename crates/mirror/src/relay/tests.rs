@@ -1,4 +1,4 @@
-//! What a client sees when peers are slow, lie, break or die. Every peer is a real socket.
+//! What a client gets when peers are slow, send wrong bytes, break or die. Every peer is a real socket.
 
 mod app;
 mod damage;
@@ -13,7 +13,7 @@ use super::*;
 use app::app_of;
 pub use app::{Peer, app, whole};
 
-/// Too large to be verified whole, so that it is streamed.
+/// An object that is too large to be verified whole, so that it is streamed.
 pub fn large() -> (Bytes, Digest) {
     let bytes: Bytes = (0..3 * 1024 * 1024u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
@@ -155,7 +155,7 @@ async fn wrong_bytes_of_a_config_are_not_handed_over() {
     );
 }
 
-/// Bytes that are handed over cannot be taken back, and of a large layer they are not verified first.
+/// Bytes that were sent cannot be taken back, and those of a large layer are not verified first.
 #[tokio::test]
 async fn not_a_byte_of_an_object_is_taken_from_a_peer_that_tells_another_size() {
     let (bytes, digest) = large();
@@ -196,7 +196,7 @@ async fn not_a_byte_of_an_object_is_taken_from_a_peer_that_tells_another_size() 
         ),
     ] {
         let app = app(&digest, &peers).await;
-        // Asked for first and there later, as what comes from upstream is.
+        // Expected before it arrives, like content from upstream.
         let asked = app.get_from(on_this_host, &manifest_path, HeaderMap::new());
         assert_eq!(asked.await.status(), StatusCode::NOT_FOUND);
         app.store.put(&origin, manifest.clone());
@@ -280,7 +280,7 @@ async fn peers_that_begin_well_and_stall_end_in_a_miss() {
     assert_eq!(app.blob(&digest).await.status(), StatusCode::NOT_FOUND);
 }
 
-/// containerd takes three bodies in a row without a byte for a broken pull, and never asks upstream.
+/// containerd treats three consecutive bodies without a byte as a failed pull, and never asks upstream.
 #[tokio::test]
 async fn peers_that_answer_and_close_end_in_a_miss() {
     let (bytes, digest) = large();
@@ -290,7 +290,7 @@ async fn peers_that_answer_and_close_end_in_a_miss() {
     }
 }
 
-/// Each sends a byte, which shows progress, and fails. Identities are free.
+/// Each peer sends a byte, which shows progress, and fails. New identities cost nothing.
 #[tokio::test]
 async fn the_nodes_own_pull_goes_upstream_after_two_peers_have_failed_it() {
     let (bytes, digest) = large();
@@ -381,7 +381,7 @@ async fn an_answer_that_holds_another_range_than_asked_is_wrong() {
     }
 }
 
-/// What nobody reads tells nothing of how fast a peer answers.
+/// A request without content does not show how fast a peer answers.
 #[tokio::test(start_paused = true)]
 async fn requests_for_no_content_teach_no_latency() {
     let (_, digest) = small();

@@ -1,21 +1,22 @@
-//! Requests that a browser makes for a web page. No client of a registry is a browser, and a page of whoever wrote it can
-//! have the browser ask ports that its author cannot reach.
+//! Requests of a browser for a web page. No client of a registry is a browser, and any page can make the browser access
+//! ports that the page's author cannot reach.
 
 use http::HeaderMap;
 use http::header::ORIGIN;
 
-/// Whose page asks: `none` if the user did, by the address line (Fetch Metadata, W3C, "Sec-Fetch-Site").
+/// The relation of the page to this site: `none` if the user entered the address (Fetch Metadata, W3C,
+/// "Sec-Fetch-Site").
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a web page asks (Origin, Sec-Fetch-Site), and this port is for registry clients")]
 pub struct AskedByPage;
 
-/// Checks that no page of another origin asks: such a request has an `Origin` (Fetch standard, "Origin header"), whatever
-/// it says, or by GET and HEAD without CORS a `Sec-Fetch-Site`.
+/// Checks that the request is not of a page of another origin: such a request has an `Origin` with any value (Fetch
+/// standard, "Origin header"), or, for GET and HEAD without CORS, a `Sec-Fetch-Site`.
 ///
 /// # Errors
-/// A page does.
+/// It is of a page.
 pub fn check(headers: &HeaderMap) -> Result<(), AskedByPage> {
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
     let of_page = sites.any(|site| site != "none" && site != "same-origin");

@@ -1,19 +1,19 @@
 //! Conditional requests (RFC 9110, section 13). An object's entity tag is its digest in quotes, and it is a strong one.
 //!
-//! There is no `Last-Modified`, so conditions on dates are ignored, as section 13.1 has it.
+//! There is no `Last-Modified`, so conditions on dates are ignored, according to section 13.1.
 
 use http::HeaderMap;
 use http::header::{AsHeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE};
 use oci::Digest;
 
-/// Whether the conditions of a request hold, once it is certain that there is an object.
+/// Whether the conditions of a request hold, once it is certain that the object exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conditions {
     /// The object is sent.
     Hold,
-    /// The client has it: status 304.
+    /// The client has the object: status 304.
     NotModified,
-    /// The client wants another one: status 412.
+    /// The client wants another object: status 412.
     Failed,
 }
 
@@ -36,14 +36,14 @@ pub fn check(headers: &HeaderMap, digest: &Digest) -> Conditions {
     }
 }
 
-/// Whether a `Range` counts: `If-Range` is absent, or names the object by its entity tag (RFC 9110, 13.1.5). A date is
-/// none.
+/// Whether a `Range` applies: `If-Range` is absent, or contains the entity tag of the object (RFC 9110, section
+/// 13.1.5). A date does not match.
 pub fn range_counts(headers: &HeaderMap, digest: &Digest) -> bool {
     let named = tags(headers, IF_RANGE).next();
     named.is_none_or(|tag| !tag.weak && tag.text == digest.as_str())
 }
 
-/// An entity tag of a list. One without quotes is taken too: registries of the field compare the bare digest as well.
+/// An entity tag in a list. One without quotes is accepted too: common registries compare the bare digest as well.
 struct Tag<'a> {
     weak: bool,
     quoted: bool,
@@ -51,7 +51,7 @@ struct Tag<'a> {
 }
 
 impl Tag<'_> {
-    /// Whether it is the `*` that stands for any object.
+    /// Whether it is `*`, which matches any object.
     fn is_any(&self) -> bool {
         !self.quoted && self.text == "*"
     }

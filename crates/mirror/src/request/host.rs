@@ -1,7 +1,8 @@
-//! The `Host` header, which a server has to check before anything else (RFC 9112, section 3.2).
+//! The `Host` header, which a server must check first (RFC 9112, section 3.2).
 //!
-//! It also tells by which name a client has come. A page whose name is made to lead to this host (DNS rebinding) is, to
-//! the browser, of the same origin as the mirror: nothing else tells its requests from those of a client on this host.
+//! It also shows the name that a client used. A page whose name was made to resolve to this host (DNS rebinding) has,
+//! for the browser, the same origin as the mirror: only this header distinguishes its requests from those of a client
+//! on this host.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -26,7 +27,7 @@ pub enum HostError {
 /// Checks that there is one `Host`, which may be empty. HTTP/1.0 needs none.
 ///
 /// # Errors
-/// There is none, there are several, or it is not a host; all of them are for status 400.
+/// There is none, there are several, or it is not a host; the status for all of these is 400.
 pub fn check(version: Version, headers: &HeaderMap) -> Result<(), HostError> {
     let mut values = headers.get_all(HOST).iter();
     match (values.next(), values.next()) {
@@ -38,13 +39,13 @@ pub fn check(version: Version, headers: &HeaderMap) -> Result<(), HostError> {
     }
 }
 
-/// Checks that `Host` is one that nobody else can make lead here: an address, a name of loopback, one of `names`, or none
-/// at all, which no browser leaves out.
+/// Checks that no other party can make this `Host` resolve to this node: an address, a name of loopback, one of
+/// `names`, or none at all, which no browser omits.
 ///
 /// # Errors
 /// It is another name.
 pub fn check_leads_here(headers: &HeaderMap, names: &[String]) -> Result<(), HostError> {
-    /// Characters of the name that are repeated to the client.
+    /// The most characters of the name that are repeated to the client.
     const TOLD: usize = 64;
     let Some(host) = headers.get(HOST) else {
         return Ok(());
@@ -79,7 +80,8 @@ fn is_address(name: &str) -> bool {
     }
 }
 
-/// `uri-host [ ":" port ]` (RFC 3986, 3.2.2). A host in brackets may carry a zone, as some clients send it.
+/// Whether the text is `uri-host [ ":" port ]` (RFC 3986, section 3.2.2). A host in brackets may have a zone, as some
+/// clients send it.
 fn is_host(text: &[u8]) -> bool {
     let is_port = |port: &[u8]| port.iter().all(u8::is_ascii_digit);
     let end_of_host = match text.first() {

@@ -1,10 +1,10 @@
-//! Paths of the distribution specification ("Endpoints"), taken apart.
+//! Parses paths of the distribution specification ("Endpoints").
 
 use std::borrow::Cow;
 
 use super::RequestError;
 
-/// What a path below `/v2/` names, with its last part as the client wrote it.
+/// The page that a path below `/v2/` names, with its last part as the client wrote it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Page<'a> {
     /// End-3: `manifests/<reference>`.
@@ -17,11 +17,11 @@ pub enum Page<'a> {
     Referrers(&'a str),
 }
 
-/// Undoes the percent-encoding of a path, once: an encoded slash is a slash, as for Go's registries. An incomplete
-/// escape stays as it is; no name has a `%`.
+/// Decodes the percent-encoding of a path, once: an encoded slash is a slash, as in Go's registries. An incomplete
+/// escape is unchanged; no name contains a `%`.
 ///
 /// # Errors
-/// What comes of it is not UTF-8.
+/// The result is not UTF-8.
 pub fn decode(path: &str) -> Result<Cow<'_, str>, RequestError> {
     let decoded = percent_encoding::percent_decode_str(path);
     decoded
@@ -29,8 +29,8 @@ pub fn decode(path: &str) -> Result<Cow<'_, str>, RequestError> {
         .map_err(|_| RequestError::PathEncoding)
 }
 
-/// Takes apart what follows `/v2/`: the name and the page. No page's last part holds a slash, so the last two slashes
-/// decide even where a repository has a part called `blobs`.
+/// Splits the path after `/v2/` into the name and the page. No page's last part contains a slash, so the last two
+/// slashes decide even if a repository has a part called `blobs`.
 pub fn split(path: &str) -> Option<(&str, Page<'_>)> {
     let (rest, last) = path.rsplit_once('/')?;
     let (name, kind) = rest.rsplit_once('/')?;

@@ -1,8 +1,8 @@
-//! Which connections a port takes. Their number is limited, with a share for clients on this host. Where no permit is
-//! left, a new connection gets that of the one whose client has been waited for the longest.
+//! Which connections a port accepts. Their number is limited, with a share for clients on this host. If no permit is
+//! left, a new connection gets that of the one whose client has been idle for longest.
 //!
-//! One address on another host may have a quarter of the permits. Behind a gateway address may be this node's own
-//! containerd: a connection whose request carries the node secret counts as one of this host, wherever it comes from.
+//! One address on another host may have a quarter of the permits. A gateway's address may be that of this node's own
+//! containerd: a connection whose request contains the node secret counts as one of this host, whatever its address.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,22 +20,22 @@ use crate::body::client_socket::ClientSocket;
 use crate::mirror::ConnectionAddresses;
 use crate::request::is_this_host;
 
-/// How long a new connection waits for the permit of one that is of no use, and how many may wait: a quarter of those
-/// that there are permits for, as each has a descriptor, but no more than this. The rest are turned away at once.
+/// How long a new connection waits for the permit of an idle one, and how many may wait: a quarter of the permits, as
+/// each has a descriptor, but no more than this. Further ones are refused at once.
 const PERMIT_LIMIT: Duration = Duration::from_secs(1);
 const MAX_WAITING: usize = 64;
-/// One address may have this part of the permits for other hosts, but this many anyway.
+/// The part of the permits for other hosts that one address may have, and how many in any case.
 const PART_OF_ADDRESS: usize = 4;
 const MIN_PER_ADDRESS: usize = 8;
-/// The head of a request is looked at again this much later, if it has not come.
+/// The interval between checks for the head of a request.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// The bytes of a head that are looked at.
+/// The most bytes of a head that are checked.
 const MAX_LOOKED_AT: usize = 8 * 1024;
 
-/// Tells by the first bytes of a connection whether they prove that its client is this node's own containerd.
+/// Whether the first bytes of a connection prove that its client is this node's own containerd.
 pub type IsOwn = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
-/// The address that a client counts as. One host usually has a whole /64 of IPv6 (RFC 4291, section 2.5.1).
+/// The address by which a client is counted. One host usually has a whole /64 of IPv6 (RFC 4291, section 2.5.1).
 pub fn counted_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -58,32 +58,32 @@ pub struct Admission {
 struct Pool {
     permits: Arc<Semaphore>,
     newcomers: Arc<Semaphore>,
-    /// ConnectionAddresses the connection that has listened for the longest.
+    /// Closes the connection that has been idle for longest.
     wanted: Notify,
-    /// The permits in use by each address, and how many one may have.
+    /// The permits in use by each address, and the most of one address.
     by_address: Mutex<HashMap<IpAddr, usize>>,
     most_of_address: usize,
 }
 
-/// A connection that was accepted. Dropping it closes it, in order.
+/// An accepted connection. Dropping it closes it gracefully.
 pub struct Accepted {
     pub client: Arc<ClientSocket>,
     pub addresses: ConnectionAddresses,
-    /// `None`: there is no permit for it, and none to wait for.
+    /// `None`: it has no permit, and cannot wait for one.
     place: Option<Admitted>,
     pool: Arc<Pool>,
     own_pool: Arc<Pool>,
     is_own: IsOwn,
 }
 
-/// What a connection was given when it was accepted.
+/// The permits of an accepted connection.
 #[derive(Debug)]
 struct Admitted {
     /// It has no permit yet, and may wait for one.
     is_waiting: bool,
-    /// To be served, or to wait.
+    /// The permit to be served, or to wait.
     _permit: OwnedSemaphorePermit,
-    /// Counts against its address.
+    /// The share of its address.
     _share: Option<AddressShare>,
 }
 
@@ -114,9 +114,9 @@ impl Admission {
         }
     }
 
-    /// Accepts a connection. Clients on this host have permits of their own, so that nobody can take theirs. Its place is
-    /// decided here, and not by the task that serves it: however late that task runs, connections without a place do not
-    /// add up.
+    /// Accepts a connection. Clients on this host have permits of their own, which others cannot take. The permit is
+    /// decided here, and not by the task that serves the connection: however late that task runs, connections without a
+    /// permit do not accumulate.
     ///
     /// # Errors
     /// The client is gone already.
@@ -155,7 +155,7 @@ impl Pool {
         })
     }
 
-    /// One more permit of an address; `None`: it has as many as it may.
+    /// One more permit of an address. `None`: it has the most that it may have.
     fn share(self: &Arc<Self>, address: IpAddr) -> Option<AddressShare> {
         let mut by_address = self.by_address.lock();
         let count = by_address.entry(address).or_default();
@@ -167,7 +167,7 @@ impl Pool {
         Some(AddressShare { pool, address })
     }
 
-    /// Waits for a permit, at the cost of another connection if need be.
+    /// Waits for a permit, and closes another connection for it if necessary.
     async fn wait(self: &Arc<Self>, address: IpAddr) -> Option<Admitted> {
         let share = self.share(address)?;
         self.wanted.notify_one();
@@ -199,17 +199,17 @@ impl Admitted {
 }
 
 impl Accepted {
-    /// Whether there is no permit for the connection, and none to wait for.
+    /// Whether the connection has no permit, and cannot wait for one.
     pub fn is_over_limit(&self) -> bool {
         self.place.is_none()
     }
 
-    /// Waits until the connection has a permit, at the cost of another one if need be. `false`: it gets none.
+    /// Waits until the connection has a permit, and closes another one for it if necessary. `false`: it gets none.
     pub async fn admit(&mut self) -> bool {
         if self.place.as_ref().is_some_and(|place| place.is_waiting) {
             let address = counted_address(self.addresses.remote.ip());
             let waiting = async {
-                // An address that has its share waits for its request to show whose it is.
+                // An address that has used up its share waits for the request that shows its client.
                 let place = async {
                     match self.pool.wait(address).await {
                         Some(place) => place,
@@ -245,12 +245,12 @@ impl Accepted {
         }
     }
 
-    /// ConnectionAddresses the connection of the same kind that is of no use for the longest, so that there is room for the next client.
+    /// Closes the connection of the same kind that has been idle for longest, to make room for the next client.
     pub fn end_idle(&self) {
         self.pool.wanted.notify_one();
     }
 
-    /// Waits until the connection has to end, and says why.
+    /// Waits until the connection must end, and returns the reason.
     pub async fn cut_off(&self) -> &'static str {
         self.client.cut_off(&self.pool.wanted).await
     }
@@ -271,7 +271,7 @@ mod tests {
 
     use super::*;
 
-    /// With more clients than tasks get to run, the descriptors would be gone before anybody is turned away.
+    /// With more clients than tasks get to run, the descriptors would be used up before any client is refused.
     #[tokio::test]
     async fn places_are_given_before_any_connection_is_served() {
         let admission = Admission::new(PortLimits { own: 8, others: 1 }, Arc::new(|_| false));
@@ -288,7 +288,7 @@ mod tests {
         accepted.retain(|accepted| !accepted.is_over_limit());
         assert_eq!(accepted.len(), 8 + newcomers);
 
-        // The newcomer gets the permit of the connection that ends.
+        // The new connection gets the permit of the one that ends.
         let mut newcomer = accepted.pop().expect("one");
         let (admitted, ()) = tokio::join!(newcomer.admit(), async {
             accepted.truncate(7);
@@ -320,7 +320,7 @@ mod tests {
         assert!(served(&admission.others.place(hostile)));
     }
 
-    /// All connections are of one gateway, and so is that of this node's containerd.
+    /// All connections are from one gateway, and so is that of this node's containerd.
     #[tokio::test]
     async fn a_node_secret_opens_a_port_that_its_gateway_has_filled() {
         let is_own: IsOwn = Arc::new(|head| head.ends_with(b"secret"));

@@ -24,10 +24,10 @@ use crate::network::HasCertificate;
 use crate::request::{RequestError, browser, host};
 use crate::send;
 
-/// The head of a request has no more bytes, and while hyper holds this many of an answer, it asks for no more of it. The
-/// least that carries the tokens of registries, and no more than a small chunk, which a socket takes whole.
+/// The most bytes of a request's head, and the bytes of an answer that hyper buffers before it stops asking for more.
+/// Enough for the tokens of registries, and no more than a small chunk, which a socket accepts whole.
 const BUFFER: usize = 16 * 1024;
-/// Once the port drains, a client has this long to send its request.
+/// The limit for a client to send its request once the port drains.
 const DRAIN_HEAD_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a connection ended before its client ended it.
@@ -110,7 +110,7 @@ where
     Ok(result?)
 }
 
-/// Finds out whether the connection is one of TLS, and secures it. `None`: the port drains, and the client has sent nothing.
+/// Detects TLS on a connection, and does its handshake. `None`: the port drains, and the client has sent nothing.
 async fn open(
     client: &Arc<ClientSocket>,
     tls: Option<&PortTls>,
@@ -124,27 +124,27 @@ async fn open(
         sleep(DRAIN_HEAD_LIMIT).await;
     };
     tokio::select! {
-        // What a handshake needs is not kept as long as the connection lasts.
+        // The memory of a handshake is not kept as long as the connection.
         opened = Box::pin(tls.open(client)) => opened.map(Some).map_err(ConnectionError::Tls),
         () = drained => Ok(None),
     }
 }
 
-/// Who asks on a connection.
+/// The client of a connection.
 struct Client<'a> {
     socket: &'a Arc<ClientSocket>,
     addresses: ConnectionAddresses,
     has_certificate: bool,
 }
 
-/// What is checked of a request whatever it asks for.
+/// The checks of all requests.
 fn check<B>(request: &http::Request<B>) -> Result<(), RequestError> {
     host::check(request.version(), request.headers())?;
     browser::check(request.headers())?;
     Ok(())
 }
 
-/// Answers the requests of a connection, for as long as they are such.
+/// Answers the requests of a connection, as long as they are valid.
 async fn requests<H, F>(
     stream: MaybeTls<ClientStream>,
     Client {
@@ -167,7 +167,7 @@ where
             request.extensions_mut().insert(HasCertificate);
         }
         let checked = check(&request);
-        // hyper keeps space for what answers a request as long as the connection lasts: for a pointer, this way.
+        // hyper reserves space for the answering future as long as the connection: in this way, for a pointer.
         let answer = checked.map(|()| Box::pin(handler(request, addresses)));
         let drain = &drain;
         async move {
@@ -187,7 +187,7 @@ where
         }
     });
     let drains = drain.is_cancelled();
-    // `ClientSocket::cut_off` limits the time for a request otherwise.
+    // Otherwise `ClientSocket::cut_off` limits the time for a request.
     let head_limit = drains.then_some(DRAIN_HEAD_LIMIT);
     let mut connection = std::pin::pin!(
         http1::Builder::new()
@@ -203,7 +203,7 @@ where
             let first_request = timeout(DRAIN_HEAD_LIMIT, requested.cancelled());
             tokio::select! {
                 result = connection.as_mut() => result,
-                // hyper closes at once what has sent no request yet, so it waits for the first one.
+                // hyper closes a connection without a request at once, so this waits for the first one.
                 _ = first_request => {
                     connection.as_mut().graceful_shutdown();
                     connection.await

@@ -1,24 +1,24 @@
-//! The most connections of each port of a process, by the descriptors that it may have open.
+//! The most connections of each port of a process, derived from its limit of descriptors.
 
-/// Descriptors that are kept for listeners, the runtime, the store, logs and connections to containerd and registries.
+/// The descriptors reserved for listeners, the runtime, the store, logs and connections to containerd and registries.
 const RESERVED: usize = 64;
-/// With enough descriptors: connections to the registry port from other hosts, and from this one. Each takes about 20 KiB
-/// while its client takes nothing, most of it buffers of hyper.
+/// The most connections to the registry port from other hosts, and from this one, if there are enough descriptors. Each
+/// takes about 20 KiB while its client does not read, most of it buffers of hyper.
 const MAX_REGISTRY_OTHERS: usize = 2048;
 const MAX_REGISTRY_OWN: usize = 512;
 /// The same for each other HTTP port: metrics, `/id`.
 const MAX_HTTP: usize = 512;
-/// The same for connections that other nodes open to the router. A cluster of 10,000 nodes keeps far below.
+/// The same for connections of other nodes to the router. A cluster of 10,000 nodes needs far fewer.
 const MAX_ROUTER: usize = 4096;
-/// However few descriptors there are, each kind of client may have this many connections.
+/// The least number of connections of each kind of client, however few descriptors there are.
 const MIN_CONNECTIONS: usize = 8;
 
-/// The most connections of a port, by where the client is.
+/// The most connections of a port, by the client's host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortLimits {
-    /// From this host.
+    /// Those from this host.
     pub own: usize,
-    /// From other hosts.
+    /// Those from other hosts.
     pub others: usize,
 }
 
@@ -26,14 +26,14 @@ pub struct PortLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
     pub registry: PortLimits,
-    /// Of each other HTTP port; there are two at the most.
+    /// Those of each other HTTP port; there are at most two.
     pub http: PortLimits,
-    /// That other nodes open to the router.
+    /// Those of other nodes to the router.
     pub router: usize,
 }
 
 impl ConnectionLimits {
-    /// Divides the descriptors. A connection to the registry port counts twice: what answers it is a file or a connection
+    /// Divides the descriptors. A connection to the registry port counts twice: its answer needs a file or a connection
     /// to a peer. About an eighth is left for connections that this node opens to others.
     pub fn within(descriptors: usize) -> Self {
         let shared = descriptors.saturating_sub(RESERVED);
@@ -53,7 +53,7 @@ impl ConnectionLimits {
 }
 
 impl Default for ConnectionLimits {
-    /// As with enough descriptors for all of them.
+    /// The limits if there are enough descriptors for all of them.
     fn default() -> Self {
         Self::within(usize::MAX)
     }
@@ -65,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    /// Descriptors that are in use when all ports are full and each answer of the registry port has its own.
+    /// The descriptors in use when all ports are full and each answer of the registry port has its own.
     fn in_use(limits: ConnectionLimits) -> usize {
         let ConnectionLimits {
             registry,
@@ -75,7 +75,7 @@ mod tests {
         2 * (registry.own + registry.others) + 2 * (http.own + http.others) + router
     }
 
-    /// With so many, no port has its least share.
+    /// The descriptors from which no port is limited to its minimum.
     const ENOUGH: usize = RESERVED + 32 * MIN_CONNECTIONS;
 
     proptest! {

@@ -1,4 +1,4 @@
-//! How a connection begins on a port where peers use TLS and this node's own clients do not.
+//! The start of a connection on a port where peers use TLS and this node's own clients do not.
 
 use std::io;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use tokio::time::timeout;
 use crate::body::client_socket::{ClientSocket, ClientStream};
 use crate::metrics::Metrics;
 
-/// The first byte of a connection that begins with a handshake of TLS (RFC 8446, section 5.1). No request begins with it.
+/// The first byte of a connection that begins with a TLS handshake (RFC 8446, section 5.1). No request begins with it.
 const HANDSHAKE_RECORD: u8 = 22;
-/// For a handshake once its first byte has come: two round trips, and CPU on two nodes that may be busy.
-/// [`ClientSocket::cut_off`] limits the wait for that byte, as it does the wait for a request.
+/// The limit of a handshake once its first byte has come: two round trips, and CPU on two nodes that may be busy.
+/// [`ClientSocket::cut_off`] limits the wait for that byte, as for a request.
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The certificates of nodes, on a port that serves other clients too.
@@ -23,7 +23,7 @@ pub struct PortTls {
     pub metrics: Arc<Metrics>,
 }
 
-/// What a connection was secured with. `None`: it is not.
+/// The certificates that secure a connection. `None`: it is not secured.
 pub struct Secured(Option<(PeerTls, PeerTlsState)>);
 
 impl Secured {
@@ -32,7 +32,7 @@ impl Secured {
         self.0.is_some()
     }
 
-    /// Waits until an authority was taken away since then, which may be the client's.
+    /// Waits until an authority, which may be the client's, has been removed since the handshake.
     pub async fn revoked(&self) {
         match &self.0 {
             Some((tls, since)) => tls.revoked(since).await,
@@ -51,7 +51,7 @@ pub fn plain(client: &Arc<ClientSocket>) -> Opened {
 }
 
 impl PortTls {
-    /// Waits for the first byte of a connection, and shakes hands if it is one of TLS.
+    /// Waits for the first byte of a connection, and does the handshake if it is TLS.
     ///
     /// # Errors
     /// The client has no certificate of a node, or breaks off.

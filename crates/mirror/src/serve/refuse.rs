@@ -1,4 +1,4 @@
-//! Answers to clients that get none in the ordinary way, each the last on its connection.
+//! Answers outside the request pipeline, each the last on its connection.
 
 use std::io;
 use std::time::Duration;
@@ -10,13 +10,14 @@ use tokio::time::timeout;
 
 use crate::body::client_socket::ClientStream;
 
-/// How long the client has to take the answer and to end its side.
+/// The limit for the client to accept the answer and to close its side.
 const LIMIT: Duration = Duration::from_secs(1);
-/// Bytes that are read and dropped meanwhile. Closing with unread bytes would reset the connection, and the answer might
-/// be lost with it.
+/// The most bytes that are read and dropped meanwhile. Closing with unread bytes would reset the connection, and the
+/// answer might be lost.
 const MAX_DISCARDED: u64 = 64 * 1024;
 
-/// Tells a client that has sent the preface of HTTP/2 (RFC 9113, 3.4) without asking that the port speaks HTTP/1.1.
+/// Tells a client that has sent the preface of HTTP/2 (RFC 9113, section 3.4) without negotiation that the port uses
+/// HTTP/1.1.
 pub async fn http2(stream: &mut ClientStream) {
     let text = "this port speaks HTTP/1.1; have the client ask by HTTP/1.1";
     let body = ErrorBody::new(ErrorCode::Unsupported, text);
@@ -24,7 +25,7 @@ pub async fn http2(stream: &mut ClientStream) {
     tell(stream, status, "", &body, LIMIT).await;
 }
 
-/// Tells a client that there are too many. It is not waited for, since it is not counted either.
+/// Tells a client that there are too many connections, without waiting for it, as it is not counted either.
 pub async fn too_many_connections(stream: &mut ClientStream) {
     let text = "this mirror serves as many clients as it can; ask again later, or elsewhere";
     let body = ErrorBody::new(ErrorCode::TooManyRequests, text);

@@ -1,6 +1,6 @@
-//! A descriptor that is kept back. When the process has no other left, a connection can still be accepted and closed:
-//! its client goes elsewhere. In the kernel's queue it would wait for as long as it likes, since the kernel has told it
-//! that it is connected.
+//! A reserved descriptor. If the process has no other left, a connection can still be accepted and closed, and its
+//! client goes elsewhere. In the kernel's queue it would wait indefinitely, since the kernel has told it that it is
+//! connected.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-/// How often it is logged that there are no descriptors left.
+/// The minimal interval between log lines about a lack of descriptors.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// The descriptor of one listener.
@@ -32,15 +32,15 @@ impl Spare {
         spare
     }
 
-    /// Keeps a descriptor back again, once the connection that took its place is closed.
+    /// Reserves a descriptor again, once the connection that took its place is closed.
     pub fn keep(&mut self, listener: &TcpListener) {
         if self.kept.is_none() {
             self.kept = listener.as_fd().try_clone_to_owned().ok();
         }
     }
 
-    /// Accepts a waiting connection in place of the descriptor, to be refused. `None`: the error is another one, there is
-    /// no descriptor to give up, or nobody waits.
+    /// Accepts a waiting connection in place of the descriptor, to be refused. `None`: the error is another one, there
+    /// is no reserved descriptor, or no client waits.
     pub fn accept(
         &mut self,
         listener: &TcpListener,
@@ -67,7 +67,7 @@ impl Spare {
     }
 }
 
-/// Of this process, or of the host.
+/// Whether the process or the host has no descriptors left.
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -92,7 +92,7 @@ mod tests {
         assert!(spare.accept(&listener, &other).is_none() && spare.kept.is_some());
 
         let out = io::Error::from_raw_os_error(Errno::MFILE.raw_os_error());
-        // Only a poll that found nothing has the runtime look again.
+        // Only a poll without a result makes the runtime check again.
         let (accepted, remote) = loop {
             if let Some(accepted) = spare.accept(&listener, &out) {
                 break accepted;

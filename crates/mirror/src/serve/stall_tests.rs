@@ -15,21 +15,21 @@ use crate::body::send_memory::{LARGE_CHUNK, SendMemory};
 use crate::body::{self, Part};
 use crate::found::{Found, Payload, Source};
 
-/// More than the kernel holds for a client that takes nothing.
+/// More bytes than the kernel buffers for a client that does not read.
 const SIZE: usize = 8 * 1024 * 1024;
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
-/// Longer than any of this takes.
+/// A limit far above anything here.
 const LIMIT: Duration = Duration::from_secs(60);
 
 struct Server {
     address: SocketAddr,
     object: Arc<Vec<u8>>,
     memory: SendMemory,
-    /// Answers that have begun.
+    /// The number of answers that have begun.
     begun: Arc<AtomicUsize>,
 }
 
-/// Serves a file on whatever path.
+/// Serves a file on any path.
 async fn serve_file(connections: usize) -> Server {
     let counter = 0..SIZE as u32 / 4;
     let object = counter.flat_map(|n| n.wrapping_mul(40_503).to_le_bytes());
@@ -66,7 +66,7 @@ async fn serve_file(connections: usize) -> Server {
 }
 
 impl Server {
-    /// A client that has asked and reads nothing.
+    /// A client that has sent a request and reads nothing.
     async fn client(&self) -> TcpStream {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(16 * 1024).expect("a buffer");
@@ -89,7 +89,7 @@ impl Server {
         timeout(LIMIT, reading).await.expect("nobody is in its way");
     }
 
-    /// Waits until clients that take nothing keep no more KiB than this.
+    /// Waits until clients that do not read occupy no more KiB than this.
     async fn settles(&self, most: usize) {
         until(|| {
             let (passing, kept) = self.memory.own.in_use(&SendMemory::default().own);
@@ -108,7 +108,7 @@ async fn until(is_so: impl Fn() -> bool) {
     timeout(LIMIT, check).await.expect("it becomes so");
 }
 
-/// Lets time pass. The clock is stopped for no longer than that, since bytes on their way take real time.
+/// Advances the time. The clock is stopped only for that, since bytes in transit take real time.
 async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -127,7 +127,7 @@ async fn clients_that_take_nothing_hold_no_memory() {
     server.settles(0).await;
     let mut live = server.client().await;
     server.read(&mut live, SIZE).await;
-    // They are served on when they read on.
+    // They are served further when they read again.
     for client in &mut stalled[..3] {
         server.read(client, SIZE).await;
     }
@@ -157,7 +157,7 @@ async fn clients_that_stop_after_a_while_hold_a_share_of_it() {
 async fn a_client_that_takes_nothing_for_long_sees_an_orderly_end() {
     let server = serve_file(1).await;
     let mut client = server.client().await;
-    // More requests than are read while the first is answered: to close with them unread would reset the connection.
+    // More requests than are read while the first is answered: closing with unread ones would reset the connection.
     client.write_all(&GET.repeat(1500)).await.expect("open");
     let mut got = vec![client.read_u8().await.expect("an answer")];
     server.settles(0).await;

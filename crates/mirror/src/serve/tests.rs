@@ -1,4 +1,4 @@
-//! Over a real socket: what clients get for good and for bad input.
+//! Answers to good and bad requests, over a real socket.
 
 mod handshakes;
 mod refusals;
@@ -75,7 +75,7 @@ impl TestApp {
     /// Sends these bytes and reads until the server closes.
     async fn raw(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).await.expect("listening");
-        // A server may answer and close before it has read a megabyte of nonsense.
+        // A server may answer and close before it has read a megabyte of invalid data.
         let _ = stream.write_all(request).await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
@@ -258,8 +258,8 @@ async fn what_was_begun_is_finished_at_shutdown() {
     );
 }
 
-/// Between the two steps of a shutdown the port serves one more request a connection; at the second, connections that
-/// wait in the kernel's queue are served too.
+/// Between the two steps of a shutdown the port serves one more request on each connection; after the second,
+/// connections in the kernel's queue are served too.
 #[tokio::test]
 async fn whoever_connects_while_the_port_drains_is_served_once() {
     const GET: &[u8] = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -297,7 +297,7 @@ async fn whoever_connects_while_the_port_drains_is_served_once() {
         let drained = answer(connect().await.expect("listening")).await;
         assert!(drained.starts_with("HTTP/1.1 200"), "{drained}");
         assert!(drained.contains("connection: close"), "{drained}");
-        // On this one thread the server accepts nothing before this task waits.
+        // On this single thread the server accepts nothing until this task waits.
         let waiting = std::net::TcpStream::connect(address).expect("listening");
         shutdown.close.cancel();
         waiting.set_nonblocking(true).expect("a socket");

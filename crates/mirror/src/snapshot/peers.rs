@@ -1,4 +1,4 @@
-//! The peers of a snapshot: those of the router joined with what this node has exchanged with them.
+//! The peers of a snapshot: those of the router, with this node's own statistics.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -10,11 +10,11 @@ use crate::mirror::Mirror;
 use crate::peers::KnownPeer;
 use crate::{PeerMembership, RouterPeer};
 
-/// The most peers that a snapshot lists, those used latest first.
+/// The most peers in a snapshot, the most recently used first.
 const MAX_PEERS: usize = 1024;
 
 impl Mirror {
-    /// The router's peers with what this node has seen of them, then those that only this node has seen.
+    /// The router's peers with this node's statistics, then those that only this node has seen.
     pub(super) fn known_peers(&self, router: Vec<RouterPeer>) -> Vec<Peer> {
         let mut sent: HashMap<IpAddr, u64> = self.peers.sent().into_iter().collect();
         let known = self.peers.known(MAX_PEERS).into_iter();
@@ -100,7 +100,7 @@ impl Peer {
     }
 }
 
-/// Leaves out what was sent to an address that several peers have: behind one NAT, or on one host.
+/// Removes the bytes sent to an address that several peers share, behind one NAT or on one host.
 fn tell_apart(peers: &mut [Peer]) {
     let ips = |peer: &Peer| -> HashSet<IpAddr> {
         let addresses = peer.addresses.iter();
@@ -117,7 +117,7 @@ fn tell_apart(peers: &mut [Peer]) {
     }
 }
 
-/// What was sent to a peer with these addresses.
+/// The bytes sent to a peer with these addresses.
 fn sent_to(addresses: &[SocketAddr], sent: &HashMap<IpAddr, u64>) -> u64 {
     let ips = addresses.iter().map(|a| a.ip().to_canonical());
     let most = ips.filter_map(|ip| sent.get(&ip)).max();

@@ -2,7 +2,7 @@
 
 use oci::Origin;
 
-/// The first component of the repositories of trial images. Nobody else uses it.
+/// The first component of the repositories of trial images. It has no other use.
 pub const TRIAL_REPOSITORY: &str = "peili-mirror-trial";
 
 /// Whether content of this origin belongs to a trial image. Peers are not told of such content.

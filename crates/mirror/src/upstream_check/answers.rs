@@ -1,4 +1,4 @@
-//! What upstream answered lately, and what follows from it for a repository.
+//! The latest answers of upstream, and their consequences for a repository.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -13,37 +13,37 @@ use super::registries::Registries;
 use super::{Answer, Question};
 use crate::{UpstreamHead, Visibility};
 
-/// Repositories, tags and objects of which something is remembered, each.
+/// The most repositories, and tags, and objects, that are remembered.
 const MAX_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 const MAX_TAGS: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 const MAX_OBJECTS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
-/// How long a public repository is not asked for again.
+/// The time for which a public repository is not checked again.
 const PROOF_IS_FRESH: Duration = Duration::from_secs(10 * 60);
-/// How long a repository that refused an anonymous client is not asked again by digest.
+/// The time for which a repository that refused an anonymous client is not asked again by digest.
 const REFUSAL_VALIDITY: Duration = Duration::from_secs(5 * 60);
-/// How long it is not asked again for what it does not have.
+/// The time for which it is not asked again for missing content.
 const ABSENCE_VALIDITY: Duration = Duration::from_secs(10);
-/// How long it is not asked again for what it answered with 429, 5xx or nonsense: a registry that limits or fails is
-/// not asked again for each layer.
+/// The time for which it is not asked again for what it answered with 429, 5xx or an invalid answer: a registry that
+/// limits or fails is not asked again for each layer.
 const FAILURE_VALIDITY: Duration = Duration::from_secs(5);
-/// Within [`BUDGET_PERIOD`], clients that are not known to be this node's own can cause this many checks, and this many
-/// to registries that have never answered. The registry counts them against this node.
+/// The most checks within [`BUDGET_PERIOD`] for clients that are not known to be this node's own, and the most to
+/// registries that have never answered. The registry counts them against this node.
 const MAX_QUESTIONS: u32 = 240;
 const MAX_NEW_REGISTRIES: u32 = 16;
 const BUDGET_PERIOD: Duration = Duration::from_secs(60);
-/// What is known of a repository.
+/// The status of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RepositoryStatus {
     /// Upstream gave a manifest to an anonymous client lately.
     Public,
-    /// The same, so long ago that it is asked again; it counts while there is no answer.
+    /// The same, but so long ago that it is asked again; this counts while there is no answer.
     PublicOnce,
-    /// Upstream gave it to this node by what its hosts.toml says of it, lately.
+    /// Upstream lately gave it to this node because of its settings in hosts.toml.
     GivenToThisNode,
     /// Upstream refused it to an anonymous client lately.
     Refused,
-    /// The same, so long ago that it is asked again; it counts while there is no answer. So does a 404, behind which
-    /// registries hide what is private.
+    /// The same, but so long ago that it is asked again; this counts while there is no answer. So does a 404, with
+    /// which registries hide private content.
     RefusedOnce,
     Unknown,
 }
@@ -57,13 +57,13 @@ impl RepositoryStatus {
         matches!(self, Self::Refused | Self::RefusedOnce)
     }
 
-    /// Whether manifests of it are for those alone to whom upstream gives them.
+    /// Whether manifests of it are only for clients to which upstream gives them.
     pub fn is_protected(self) -> bool {
         self.was_refused() || self == Self::GivenToThisNode
     }
 }
 
-/// What is kept of a repository over restarts, by the wall clock.
+/// The record of a repository that is kept over restarts, by the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
     Public(SystemTime),
@@ -72,12 +72,12 @@ pub enum Proof {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Repository {
-    /// By the wall clock: it is kept over restarts.
+    /// When it was last public, by the wall clock, as it is kept over restarts.
     public: Option<SystemTime>,
-    /// The same, within this run.
+    /// The same, within this process.
     public_since: Option<Instant>,
     given: Option<Instant>,
-    /// By the wall clock too. Never together with `public`.
+    /// When it was last refused, also by the wall clock. Never together with `public`.
     refused: Option<SystemTime>,
     refused_since: Option<Instant>,
 }
@@ -89,7 +89,7 @@ impl Repository {
     }
 }
 
-/// What was asked for clients that are not known to be this node's own.
+/// The questions asked for clients that are not known to be this node's own.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
     since: Instant,
@@ -107,7 +107,7 @@ impl Budget {
     }
 }
 
-/// The answers of upstream registries that are remembered.
+/// The remembered answers of upstream registries.
 #[derive(Debug)]
 pub struct Answers {
     repositories: LruCache<Origin, Repository>,
@@ -122,13 +122,13 @@ pub struct Answers {
     budget: Budget,
     proof_max_age: Duration,
     tag_max_age: Duration,
-    /// Whether a proof has come or gone since [`Self::take_changed`].
+    /// Whether a proof was added or removed since [`Self::take_changed`].
     changed: bool,
     /// Notified when a repository is refused for the first time, so that the record is written at once.
     refused: Arc<Notify>,
 }
 
-/// Whether a question is asked, and how long its answer is waited for.
+/// Whether a question is asked, and whether its answer is waited for.
 #[derive(Clone, Debug)]
 pub enum Plan {
     Known(Answer),
@@ -157,7 +157,7 @@ impl Answers {
             return RepositoryStatus::Unknown;
         };
         let lately = |at: Option<Instant>, limit| at.is_some_and(|at| at.elapsed() < limit);
-        // A proof of the future was made under another clock.
+        // A proof from the future was made with another clock.
         let age = known.public.map(|at| at.elapsed().unwrap_or_default());
         match age {
             Some(_) if lately(known.public_since, PROOF_IS_FRESH.min(self.proof_max_age)) => {
@@ -180,7 +180,7 @@ impl Answers {
         }
     }
 
-    /// Whether blobs of a repository are for those alone to whom upstream gives the manifest.
+    /// Whether blobs of a repository are only for clients to which upstream gives the manifest.
     pub fn protects_blobs(&mut self, origin: &Origin) -> bool {
         let status = self.status(origin);
         let unproven = self.unproven.peek(origin);
@@ -194,7 +194,7 @@ impl Answers {
         self.proven.get(&(origin.clone(), digest.clone())).is_some()
     }
 
-    /// The same, of a repository that is not asked for again.
+    /// The same, for a repository that is not asked again.
     pub fn is_freshly_proven(&mut self, origin: &Origin, digest: &Digest) -> bool {
         self.status(origin) == RepositoryStatus::Public && self.is_proven(origin, digest)
     }
@@ -220,8 +220,8 @@ impl Answers {
         self.registries.plan(&question.origin().registry)
     }
 
-    /// Counts a question for a client that is not known to be this node's own. `false`: there were [`MAX_QUESTIONS`], or
-    /// [`MAX_NEW_REGISTRIES`], within the minute.
+    /// Counts a question for a client that is not known to be this node's own. `false`: there were [`MAX_QUESTIONS`],
+    /// or [`MAX_NEW_REGISTRIES`], within the minute.
     pub fn may_ask_for_anybody(&mut self, registry: &Registry) -> bool {
         let has_answered = self.registries.has_answered(registry);
         if self.budget.since.elapsed() >= BUDGET_PERIOD {
@@ -234,7 +234,7 @@ impl Answers {
             && (has_answered || budget.new_registries <= MAX_NEW_REGISTRIES)
     }
 
-    /// Remembers an answer. `is_held`: this node holds what was asked for, under the repository that was asked.
+    /// Remembers an answer. `is_held`: this node holds the object, under the repository that was asked.
     pub fn record(&mut self, question: &Question, answer: &Answer, is_held: bool) {
         let now = Instant::now();
         let origin = question.origin();
@@ -273,8 +273,8 @@ impl Answers {
                 };
                 self.refused_now(origin, proof);
             }
-            // Anybody can ask a public repository for what it never had, and a blob that it does not have shows only that
-            // a label of containerd's is wrong.
+            // Any client can ask a public repository for what it never had, and a missing blob shows only that a label
+            // of containerd is wrong.
             Answer::NotFound
                 if !matches!(question, Question::Bytes(..))
                     && (is_held || !self.status(origin).was_public()) =>
@@ -289,7 +289,8 @@ impl Answers {
         }
     }
 
-    /// A repository is refused; until now the `proof` was known. What it gave to anybody before, it gives no more.
+    /// Records that a repository is refused. `proof`: what was known until now. Its earlier answers to anonymous
+    /// clients no longer count.
     fn refused_now(&mut self, origin: &Origin, proof: Option<Proof>) {
         let proven = self.proven.iter().map(|(named, ())| named);
         let of_origin: Vec<_> = proven.filter(|(of, _)| of == origin).cloned().collect();
@@ -307,14 +308,14 @@ impl Answers {
         self.refused.clone()
     }
 
-    /// What is known of repositories and since when, with the ones used last first.
+    /// The status of repositories and since when, the most recently used first.
     pub fn proofs(&self) -> Vec<(Origin, Proof)> {
         let known = self.repositories.iter();
         let proofs = known.filter_map(|(origin, known)| Some((origin.clone(), known.proof()?)));
         proofs.collect()
     }
 
-    /// Takes back what [`Self::proofs`] gave.
+    /// Restores the result of [`Self::proofs`].
     pub fn restore(&mut self, proofs: Vec<(Origin, Proof)>) {
         for (origin, proof) in proofs.into_iter().rev() {
             let repository = self.repository_mut(&origin);
@@ -325,7 +326,7 @@ impl Answers {
         }
     }
 
-    /// Whether the proofs are others than when this was asked last.
+    /// Whether the proofs have changed since the last call.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }

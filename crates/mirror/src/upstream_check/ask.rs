@@ -1,4 +1,4 @@
-//! A question on its way to upstream: put once, waited for a moment, and gone on with in the background.
+//! A running question to upstream: asked once, awaited for a moment, and continued in the background.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +13,15 @@ use super::answers::Plan;
 use super::{Answer, Asker, Inner, Question, UpstreamCheck, WAIT};
 use crate::{Store, UpstreamError, UpstreamHead, UpstreamRepository, local};
 
-/// How long a question goes on in the background.
+/// The limit of a question in the background.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// Questions on their way at the same time, in all and to one registry. Half of each is kept for this node's own client.
+/// The most running questions, in all and to one registry. Half of each is reserved for this node's own client.
 const MAX_RUNNING: usize = 64;
 const MAX_RUNNING_OF_ONE: usize = 16;
-/// Bytes of an object that are compared with upstream's.
+/// The bytes of an object that are compared with upstream's.
 const SAMPLE: u64 = 64;
 
-/// A question that is on its way, until this is dropped.
+/// A running question, until this is dropped.
 struct Asked {
     inner: Arc<Inner>,
     question: Question,
@@ -55,8 +55,7 @@ impl UpstreamCheck {
         answer
     }
 
-    /// Joins a question that is on its way, or puts it. `None`: too many are on their way, or it is not put for this
-    /// asker.
+    /// Joins a running question, or asks it. `None`: too many are running, or it is not asked for this client.
     fn run(&self, question: &Question, asker: Asker) -> Option<Running> {
         let mut running = self.0.running.lock();
         if let Some(joined) = running.get(question) {
@@ -79,18 +78,18 @@ impl UpstreamCheck {
         self.0.tasks.spawn(async move {
             let (inner, question) = (&asked.inner, &asked.question);
             let answer = timeout(ANSWER_LIMIT, inner.put(question)).await;
-            // It may have waited for its turn all that time, which says nothing of the registry.
+            // It may have waited for its turn all the time, which says nothing about the registry.
             let answer = answer.unwrap_or(Answer::Slow);
             let is_held = inner.holds(question);
             inner.answers.lock().record(question, &answer, is_held);
             drop(asked);
-            // Nobody may wait for it any more.
+            // There may be no request left that waits for it.
             let _ = told.send(Some(answer));
         });
         Some(answer)
     }
 
-    /// Whether upstream is asked about a repository for this asker.
+    /// Whether upstream is asked about a repository for this client.
     pub(super) fn may_ask(&self, origin: &Origin, asker: Asker) -> bool {
         match asker {
             Asker::ProvenOwn | Asker::Own => true,
@@ -139,7 +138,7 @@ impl Inner {
         answer
     }
 
-    /// Some bytes of an object of this node, which nobody can foresee, and their offset.
+    /// Unpredictable bytes of an object of this node, and their offset.
     async fn sample(&self, digest: &Digest) -> Option<(u64, Bytes)> {
         let digest = digest.clone();
         let read = move |store: &dyn Store| local::sample(store, &digest, SAMPLE);
@@ -177,7 +176,7 @@ impl Inner {
         Err(wrong(format!("other bytes than those of {digest}")))
     }
 
-    /// Whether this node holds what is asked about, under the repository that is asked.
+    /// Whether this node holds the object of the question, under the repository that is asked.
     fn holds(&self, question: &Question) -> bool {
         let catalog = self.store.catalog();
         match question {

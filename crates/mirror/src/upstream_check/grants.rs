@@ -12,14 +12,14 @@ use tokio::time::{Instant, timeout};
 
 use crate::{Store, local};
 
-/// Manifests that this node's containerd was sent upstream for and that have not arrived.
+/// The most manifests that this node's containerd was sent upstream for and that have not arrived.
 const MAX_EXPECTED: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
-/// Layers that may be had, and the most of one manifest.
+/// The most granted layers, and the most of one manifest.
 const MAX_LAYERS: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 const MAX_LAYERS_PER_MANIFEST: usize = 1024;
-/// How long a manifest is expected, and how long its layers may be had after it has arrived.
+/// The time for which a manifest is expected, and for which its layers are granted after it has arrived.
 const VALIDITY: Duration = Duration::from_secs(60 * 60);
-/// A pull does not wait longer for the disk; then its layers come from upstream.
+/// The limit of a pull's wait for the disk. After that, its layers come from upstream.
 const READ_LIMIT: Duration = Duration::from_millis(100);
 
 type Named = (Origin, Digest);
@@ -48,7 +48,7 @@ impl Grants {
         self.expected.lock().put(named, Instant::now());
     }
 
-    /// Records that upstream has just granted a manifest to the client that asks for its layers next.
+    /// Records that upstream has just granted a manifest to the client that requests its layers next.
     pub fn grant(&self, origin: &Origin, manifest: &[u8]) {
         let Ok(manifest) = Manifest::parse(manifest) else {
             return;

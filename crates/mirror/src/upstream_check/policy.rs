@@ -1,4 +1,4 @@
-//! What the operator wants checked upstream.
+//! The operator's policy for checks of upstream.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use oci::Origin;
 
-/// The mirror's options of the step.
+/// The options of the step.
 #[derive(Clone, Debug)]
 pub struct CheckOptions {
     pub tags: TagPolicy,
-    /// How long the digest of a tag is not asked for again.
+    /// The time for which the digest of a tag is not looked up again.
     pub tag_max_age: Duration,
     pub private: PrivatePolicies,
-    /// How long a repository that was public counts as public while upstream gives no answer.
+    /// The time for which a repository that was public counts as public while upstream gives no answer.
     pub public_proof_max_age: Duration,
-    /// Where it is kept over restarts which repositories are public. `None`: it is forgotten.
+    /// The file that keeps over restarts which repositories are public. `None`: this is forgotten.
     pub proofs_file: Option<PathBuf>,
 }
 
@@ -31,14 +31,14 @@ impl Default for CheckOptions {
     }
 }
 
-/// Who says what a tag points at.
+/// Which party resolves a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagPolicy {
-    /// Upstream; this node and its peers where upstream cannot be reached.
+    /// Upstream; this node and its peers if upstream is unreachable.
     Fresh,
     /// This node and its peers, as in Spegel.
     Peers,
-    /// Upstream alone: clients are sent there for every tag.
+    /// Only upstream: clients are sent there for every tag.
     Upstream,
 }
 
@@ -55,16 +55,16 @@ impl FromStr for TagPolicy {
     }
 }
 
-/// Who gets content of which nobody knows whether it is public.
+/// Which clients get content that is not known to be public.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PrivatePolicy {
-    /// Nobody, once upstream has refused it to an anonymous client, or while upstream gives no answer; everybody while
-    /// upstream cannot be reached at all.
+    /// No client, once upstream has refused it to an anonymous client, or while upstream gives no answer; all clients
+    /// while upstream is unreachable.
     #[default]
     Auto,
-    /// Everybody, as in Spegel. Upstream is not asked.
+    /// All clients, as in Spegel. Upstream is not asked.
     Share,
-    /// Nobody, unless upstream has given it to an anonymous client.
+    /// No client, unless upstream has given it to an anonymous client.
     Protect,
 }
 
@@ -81,7 +81,7 @@ pub enum PolicyError {
     Twice(String),
 }
 
-/// The policies for registries and parts of them; the longest name that fits counts.
+/// The policies for registries and parts of them; the longest matching name counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrivatePolicies {
     others: PrivatePolicy,
@@ -90,7 +90,7 @@ pub struct PrivatePolicies {
 
 impl PrivatePolicies {
     /// # Errors
-    /// An entry is no policy, or there are two for one name.
+    /// An entry is not a policy, or there are two for one name.
     pub fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, PolicyError> {
         let mut policies = Self::default();
         let mut others = None;
@@ -136,15 +136,14 @@ impl PrivatePolicies {
         longest.map_or(self.others, |(_, policy)| *policy)
     }
 
-    /// Whether everything is shared, so that nothing has to be asked for it.
+    /// Whether everything is shared, so that no checks are needed.
     pub fn share_all(&self) -> bool {
         let mut all = self.named.iter().map(|(_, policy)| policy);
         self.others == PrivatePolicy::Share && all.all(|policy| *policy == PrivatePolicy::Share)
     }
 }
 
-/// The one spelling of the names that a registry has: hosts are the same in any case, 443 is the port of https, and
-/// Docker Hub has three names.
+/// The normal form of a registry's name: hosts ignore case, 443 is the port of https, and Docker Hub has three names.
 fn one_name(name: &str) -> String {
     let (registry, rest) = match name.find('/') {
         Some(end) => name.split_at(end),

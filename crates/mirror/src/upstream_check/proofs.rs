@@ -1,5 +1,5 @@
 //! Which repositories were public and which were refused, kept over restarts: a site whose mirrors all restart while
-//! upstream is away still pulls what was public before, and nothing that was private.
+//! upstream is unreachable still pulls what was public before, and nothing that was private.
 
 use std::io;
 use std::path::Path;
@@ -13,9 +13,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::answers::Proof;
 
-/// The interval between two looks for changes to write.
+/// The interval between checks for changes to write.
 const PERIOD: Duration = Duration::from_secs(10);
-/// A larger file is not read, in bytes: 4,096 names of at most 512 bytes fit.
+/// The most bytes of a file that is read: enough for 4,096 names of at most 512 bytes.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// A repository in the file. Times are in seconds since 1970, UTC.
@@ -31,7 +31,7 @@ struct Entry {
     refused: Option<u64>,
 }
 
-/// Reads what [`keep`] wrote. A file that is missing or damaged proves nothing.
+/// Reads the file that [`keep`] wrote. A missing or damaged file proves nothing.
 pub fn read(path: &Path) -> Vec<(Origin, Proof)> {
     let found = match std::fs::metadata(path) {
         Ok(metadata) if metadata.len() <= MAX_FILE => std::fs::read(path),
@@ -53,9 +53,9 @@ pub fn read(path: &Path) -> Vec<(Origin, Proof)> {
     }
 }
 
-/// Writes the proofs when there are others, for ever: soon, or at once when one is `refused`. After a restart while upstream is
-/// away, what was refused and forgotten would be given to anybody. `changed` returns them, or `None` while they are the
-/// same.
+/// Writes changed proofs. Never returns. Writes soon, or at once when one is `refused`: after a restart while upstream
+/// is unreachable, refused content would otherwise be sent to all clients. `changed` returns the proofs, or `None`
+/// while they are unchanged.
 pub async fn keep(
     path: &Path,
     refused: &Notify,

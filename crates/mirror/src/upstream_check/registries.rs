@@ -1,4 +1,4 @@
-//! How the registries are that are asked: whether they can be reached, and whether they answer in time.
+//! The states of the registries that are asked: whether they can be reached, and whether they answer in time.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -12,20 +12,20 @@ use super::answers::Plan;
 
 /// The most registries to remember.
 const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// The interval between two attempts to reach a registry that cannot be reached.
+/// The interval between attempts to reach an unreachable registry.
 const RETRY_AFTER: Duration = Duration::from_secs(15);
-/// A registry that answered this lately is slow, not out of reach, while an answer is awaited.
+/// A registry that answered this lately counts as slow, not as unreachable, while an answer is awaited.
 const REACHABLE_FOR: Duration = Duration::from_secs(60 * 60);
-/// How long nobody waits again for a registry that was waited for in vain.
+/// The time for which requests do not wait again for a registry that did not answer in time.
 const NO_WAIT_FOR: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Contact {
     answered: Option<Instant>,
-    /// When it could not be reached, if nothing was heard of it since.
+    /// When it was unreachable, if it has not been heard from since.
     failed: Option<Instant>,
     waited_in_vain: Option<Instant>,
-    /// When it answered with neither yes nor no, if nothing better was heard of it since.
+    /// When it neither granted nor refused, if it has given no better answer since.
     gave_no_answer: Option<Instant>,
 }
 
@@ -36,7 +36,7 @@ impl Contact {
     }
 }
 
-/// How a registry is that tags and visibility are checked at. Times are those since it was found so.
+/// The state of a registry at which tags and visibility are checked. Times are those since the state was observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryState {
     pub name: Registry,
@@ -62,7 +62,7 @@ impl Registries {
         let contact = self.contact(registry);
         match contact.failed {
             Some(at) if at.elapsed() < RETRY_AFTER => Plan::Known(Answer::Unreachable),
-            // Somebody tries again, and nobody waits for it: what is down is mostly down.
+            // One request tries again, without any waiting for it: the registry is probably still down.
             Some(_) => Plan::Ask { wait: false },
             None => Plan::Ask {
                 wait: contact.is_worth_waiting(),
@@ -70,13 +70,13 @@ impl Registries {
         }
     }
 
-    /// Whether an answer of a registry is waited for.
+    /// Whether to wait for an answer of a registry.
     pub fn is_worth_waiting(&mut self, registry: &Registry) -> bool {
         let contact = self.contact(registry);
         contact.failed.is_none() && contact.is_worth_waiting()
     }
 
-    /// Whether a registry cannot be reached, as far as is known.
+    /// Whether a registry is unreachable, as far as is known.
     pub fn is_away(&mut self, registry: &Registry) -> bool {
         self.contact(registry).failed.is_some()
     }
@@ -86,7 +86,7 @@ impl Registries {
         self.contact(registry).answered.is_some()
     }
 
-    /// What holds of a registry that is not asked now.
+    /// The answer that counts for a registry that is not asked now.
     pub fn unasked(&mut self, registry: &Registry) -> Answer {
         match self.is_away(registry) {
             true => Answer::Unreachable,
@@ -94,7 +94,7 @@ impl Registries {
         }
     }
 
-    /// What holds while an answer does not come: the registry is slow, or out of reach.
+    /// The answer that counts while there is none: the registry is slow, or unreachable.
     pub fn late(&mut self, registry: &Registry, waited: bool) -> Answer {
         let contact = self.contact_mut(registry);
         if waited {
@@ -108,7 +108,7 @@ impl Registries {
         }
     }
 
-    /// Learns from an answer.
+    /// Records an answer.
     pub fn record(&mut self, registry: &Registry, answer: &Answer) {
         let (now, contact) = (Instant::now(), self.contact_mut(registry));
         match answer {
@@ -124,7 +124,7 @@ impl Registries {
         }
     }
 
-    /// How the registries are that were asked, the one asked last first.
+    /// The states of the registries that were asked, the most recently asked first.
     pub fn states(&self) -> Vec<RegistryState> {
         let state = |(name, contact): (&Registry, &Contact)| {
             let ago = |at: Option<Instant>| at.map(|at| at.elapsed());

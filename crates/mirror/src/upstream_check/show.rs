@@ -1,8 +1,8 @@
-//! Whether what this node holds may be handed to whoever asks for it.
+//! Whether content of this node may be sent to a client that requests it.
 //!
-//! An object may be held under several repositories, and a label of containerd's proves nothing: it labels what it has
-//! already with each image that names it. So all of them have to be public, or one of them has to give its very bytes to
-//! an anonymous client.
+//! An object may be held under several repositories, and a label of containerd proves nothing: it adds one to existing
+//! content for each image that names it. So all of the repositories must be public, or one of them must give these very
+//! bytes to an anonymous client.
 
 use std::collections::BTreeSet;
 
@@ -16,24 +16,24 @@ use crate::refusal::Refusal;
 use crate::request::{Caller, Kind, Target};
 use crate::{Store, Visibility, local};
 
-/// The repositories of one object that upstream is asked about.
+/// The most repositories of one object about which upstream is asked.
 const MAX_ORIGINS: usize = 3;
 
-/// What a repository says of an object.
+/// The status of an object at a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
-    /// It gives the very bytes to anybody.
+    /// It gives these very bytes to all clients.
     Proven,
-    /// It is public, or there is no answer and nothing that speaks against it.
+    /// It is public, or there is no answer and nothing against it.
     Open,
     Closed,
 }
 
 impl UpstreamCheck {
-    /// Whether an object that this node holds may be handed to whoever asks for it. `target` names it by its digest.
+    /// Whether an object of this node may be sent to a client that requests it. `target` names it by its digest.
     ///
     /// # Errors
-    /// The object has to be read for that, and there is no memory for it.
+    /// The object must be read for that, and there is no memory for it.
     pub async fn shows(&self, target: &Target) -> Result<bool, Refusal> {
         let Some(digest) = target.digest() else {
             return Ok(false);
@@ -42,7 +42,7 @@ impl UpstreamCheck {
         let origins = self.origins_of(digest);
         let requested = target.origin.as_ref();
         if origins.is_empty() {
-            // Nobody knows where it belongs.
+            // Its origin is unknown.
             return Ok(self.0.options.private.share_all()
                 || requested.is_some_and(|o| self.0.answers.lock().is_freshly_proven(o, digest)));
         }
@@ -84,11 +84,11 @@ impl UpstreamCheck {
                 Shown::Closed => are_all_open = false,
             }
         }
-        // What was asked has told more of the repository.
+        // The answers have shown more about the repository.
         Ok(are_all_open || (is_layer && self.is_layer_of_private(requested, digest, share).await))
     }
 
-    /// Whether an object on its way to this node may be passed on while it arrives. `origin`: where this node's client
+    /// Whether an object that is being received may be passed on as it arrives. `origin`: where this node's client
     /// pulls it from.
     pub fn shows_growing(&self, target: &Target, origin: Option<&Origin>) -> bool {
         let Some(origin) = origin else {
@@ -99,7 +99,8 @@ impl UpstreamCheck {
             || (target.origin.as_ref() == Some(origin) && self.is_granted_layer(origin, target))
     }
 
-    /// Whether an object is a layer of a protected repository that upstream has granted to this node. A config is none.
+    /// Whether an object is a layer of a protected repository that upstream has granted to this node. A config is not a
+    /// layer.
     fn is_granted_layer(&self, origin: &Origin, target: &Target) -> bool {
         let digest = target.digest().filter(|_| target.kind == Kind::Blob);
         digest.is_some_and(|digest| self.0.grants.knows(origin, digest))
@@ -127,8 +128,8 @@ impl UpstreamCheck {
         are_public || origins.iter().any(|o| answers.is_freshly_proven(o, digest))
     }
 
-    /// Whether it is a layer that this node holds under a private repository, which is the one asked for: whoever knows
-    /// its digest has been given a manifest that names it.
+    /// Whether it is a layer that this node holds under the requested repository, which is private: a client that knows
+    /// its digest has got a manifest with it.
     async fn is_layer_of_private(
         &self,
         requested: Option<&Origin>,
@@ -139,8 +140,8 @@ impl UpstreamCheck {
         status.is_some_and(RepositoryStatus::is_protected) && !self.is_document(digest, share).await
     }
 
-    /// Whether an origin may be there only because containerd's labels know no ports: one without a port, that has never
-    /// answered, beside the same one with a port.
+    /// Whether an origin may exist only because containerd's labels contain no ports: it has no port and has never
+    /// answered, and the same origin with a port exists.
     fn is_phantom(&self, origin: &Origin, origins: &BTreeSet<Origin>) -> bool {
         let is_same = |other: &Origin| {
             other != origin
@@ -166,7 +167,7 @@ impl UpstreamCheck {
         let status = self.0.answers.lock().status(origin);
         let (origin_here, digest_here) = (origin.clone(), digest.clone());
         let question = match (is_manifest, policy, status) {
-            // What was said lately is not asked for again.
+            // What was answered lately is not asked again.
             (_, _, RepositoryStatus::Refused | RepositoryStatus::GivenToThisNode) => {
                 return match policy {
                     PrivatePolicy::Share => Shown::Open,
@@ -208,7 +209,7 @@ impl UpstreamCheck {
         let mut answers = self.0.answers.lock();
         let status = answers.status(origin);
         let is_away = answers.registries.is_away(&origin.registry);
-        // What is older would have to be asked for again.
+        // An older answer would have to be asked for again.
         let was_open = policy == PrivatePolicy::Auto && !status.was_refused();
         let is_open =
             status == RepositoryStatus::Public || (is_away && (was_open || status.was_public()));

@@ -80,7 +80,7 @@ impl Test {
         self.upstream.asked.load(Ordering::Relaxed)
     }
 
-    /// The digest that a client is given for a tag; `None` for what the node and its peers say.
+    /// The digest that a client gets for a tag. `None`: that of the node and its peers.
     async fn tag(&self, repository: &str) -> Result<Option<Digest>, Refusal> {
         let tag = Reference::Tag("v".parse().expect("a tag"));
         let mut target = target(repository, tag, Kind::Manifest);
@@ -224,7 +224,7 @@ async fn a_slow_registry_is_waited_for_once_in_a_while() {
     assert!(is_not_public(&test.manifest("b").await));
     assert_eq!(waited(since), WAIT, "nobody waits again");
 
-    // One that never answered is taken for one that cannot be reached: such sites have no other source.
+    // A registry that never answered counts as unreachable: such sites have no other source.
     let away = start(CheckOptions::default());
     away.set("a", Does::Hang);
     assert_eq!(away.tag("a").await.expect("out of reach"), None);
@@ -347,7 +347,7 @@ async fn what_is_held_is_shown_where_it_belongs() {
     );
 }
 
-/// containerd labels a layer that it has already with each image that names it.
+/// containerd adds labels to an existing layer for each image that names it.
 #[tokio::test(start_paused = true)]
 async fn a_label_of_a_public_repository_proves_nothing() {
     let test = start(CheckOptions::default());

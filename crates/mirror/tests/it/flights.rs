@@ -12,7 +12,7 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the other nodes agree on, as the test has it.
+/// The decisions of the other nodes, provided by the test.
 #[derive(Default)]
 struct Script {
     decisions: Mutex<VecDeque<Decision<Candidate>>>,
@@ -51,7 +51,7 @@ fn node(decisions: impl IntoIterator<Item = Decision<Candidate>>) -> (TestApp, A
     (app_of_cluster(Some(script.clone())), script)
 }
 
-/// The request of a node that follows.
+/// The headers of a follower's request.
 fn follower() -> HeaderMap {
     HeaderMap::from_iter([
         (MIRRORED, HeaderValue::from_static("true")),
@@ -59,7 +59,7 @@ fn follower() -> HeaderMap {
     ])
 }
 
-/// A client that asks upstream by itself for what it does not get here.
+/// The headers of a client that itself asks upstream for what it does not get here.
 fn containerd() -> HeaderMap {
     let agent = HeaderValue::from_static("containerd/v2.1.9");
     HeaderMap::from_iter([(http::header::USER_AGENT, agent)])
@@ -103,7 +103,7 @@ async fn what_takes_credentials_is_not_led() {
     assert!(!script.progress.lock().contains(&PullProgress::Done));
 }
 
-/// A peer that gave the rest would have made the whole object count as shared.
+/// If a peer sent the rest, the whole object would count as shared.
 #[tokio::test]
 async fn what_took_credentials_stays_out_of_flights_when_its_source_breaks() {
     let (app, script) = node([Decision::Lead]);

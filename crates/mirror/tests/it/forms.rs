@@ -1,5 +1,4 @@
-//! By digest, bytes are bytes: an object that was asked for as a manifest is handed over whatever its form, as long as it
-//! is the one that the digest names.
+//! An object that is requested as a manifest by digest is sent whatever its form, as long as it matches the digest.
 
 use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 

@@ -20,13 +20,13 @@ pub(super) struct Node {
     _serving: DropGuard,
 }
 
-/// Keys of these letters, one on each line.
+/// Keys made of these letters, one on each line.
 fn keys(letters: &str) -> NetworkKeys {
     let lines: Vec<_> = letters.chars().map(|c| c.to_string().repeat(32)).collect();
     NetworkKeys::parse(lines.join("\n").as_bytes()).unwrap_or_default()
 }
 
-/// A node with these keys. `None`: it takes whoever asks for a peer.
+/// A node with these keys. `None`: any client may be its peer.
 async fn node(cluster: &MemoryCluster, name: &str, letters: Option<&str>) -> Node {
     let access = Access {
         network_keys: letters.map(|letters| Keyring::new(keys(letters))),
@@ -79,7 +79,7 @@ pub(super) async fn start(cluster: &MemoryCluster, name: &str, access: Access) -
 }
 
 impl Node {
-    /// Puts an object into the store and tells the others.
+    /// Puts an object into the store and announces it.
     pub(super) async fn hold(&self, bytes: Bytes) -> Digest {
         let origin = Origin {
             registry: "quay.io".parse().expect("a registry"),
@@ -112,13 +112,13 @@ impl Node {
         };
         let answer = self.mirror.answer(&request.into_parts().0, addresses).await;
         let status = answer.status();
-        // A whole body, so that what the peer sends is seen to be good.
+        // A whole body, to check what the peer sends.
         let body = answer.into_body().collect().await.expect("a whole body");
         drop(body);
         status
     }
 
-    /// As this node's own client.
+    /// The status for this node's own client.
     pub(super) async fn get(&self, digest: &Digest) -> StatusCode {
         let path = format!("/v2/a/b/blobs/{digest}?ns=quay.io");
         self.ask(http::Method::GET, &path, HERE, HeaderMap::new())
@@ -126,7 +126,7 @@ impl Node {
     }
 }
 
-/// What strangers may send, as peers and as clients.
+/// The headers that strangers may send, as peers and as clients.
 pub(super) fn guises() -> Vec<HeaderMap> {
     let mirrored = (MIRRORED, HeaderValue::from_static("true"));
     let follows = (FLIGHT, HeaderValue::from_static("1-1"));
@@ -163,7 +163,7 @@ async fn a_stranger_gets_no_manifest_no_blob_and_no_entry() {
             assert_eq!(status, StatusCode::NOT_FOUND, "{path} {headers:?}");
         }
     }
-    // What says that it is a peer has to prove it on this host, too.
+    // A client that claims to be a peer must prove it, even on this host.
     let peer = HeaderMap::from_iter([(MIRRORED, HeaderValue::from_static("true"))]);
     let status = holder.ask(http::Method::GET, &paths[0], HERE, peer).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
@@ -190,7 +190,7 @@ async fn nodes_that_have_a_key_in_common_share() {
         let asker = node(&cluster, "asker", letters).await;
         assert_eq!(asker.get(&blob).await, status, "{letters:?}");
     }
-    // A node without a key takes whoever asks.
+    // For a node without a key any client may be a peer.
     let other = open.hold(Bytes::from_static(b"open")).await;
     assert_eq!(holder.get(&other).await, StatusCode::OK);
 }
@@ -217,7 +217,7 @@ async fn a_rotation_cuts_nobody_off() {
             assert_eq!(to.get(&blob).await, StatusCode::OK, "step {number}");
         }
     }
-    // Without a pause: keys count for the next request of a connection that is open.
+    // Without a pause: keys count for the next request of an open connection.
     two.rotate("c");
     let blob = one.hold(Bytes::from_static(b"after")).await;
     assert_eq!(two.get(&blob).await, StatusCode::NOT_FOUND);

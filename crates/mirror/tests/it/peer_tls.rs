@@ -1,4 +1,4 @@
-//! Nodes that have certificates, and strangers.
+//! Nodes with certificates, and strangers.
 
 use mirror::REPORT;
 use tls::testing::Authority;
@@ -10,10 +10,10 @@ use tokio::time::timeout;
 use super::network::{Node, guises, start};
 use super::*;
 
-/// Nothing here takes so long unless it never happens.
+/// The limit for anything that happens soon or never.
 const GENEROUS: Duration = Duration::from_secs(60);
 
-/// A node with these certificates. `None`: it takes whoever asks for a peer, over plain HTTP.
+/// A node with these certificates. `None`: any client may be its peer, over plain HTTP.
 async fn node(cluster: &MemoryCluster, name: &str, tls: Option<PeerTls>) -> Node {
     let access = Access {
         peer_tls: tls,
@@ -22,7 +22,7 @@ async fn node(cluster: &MemoryCluster, name: &str, tls: Option<PeerTls>) -> Node
     start(cluster, name, access).await
 }
 
-/// Asks for a blob as a peer and reads until the node closes. `tls`: `None`: over plain HTTP.
+/// Requests a blob as a peer and reads until the node closes. `tls`: `None`: over plain HTTP.
 async fn asked_as_peer(
     node: &Node,
     blob: &Digest,
@@ -94,7 +94,7 @@ async fn only_a_certificate_of_the_authority_opens_a_connection() {
     let plain = asked_as_peer(&holder, &blob, None).await;
     let plain = plain.expect("an answer");
     assert!(plain.starts_with("HTTP/1.1 404"), "{plain:.500}");
-    // Trusts the node, which does not trust it.
+    // It trusts the node, which does not trust it.
     let believer = PeerTls::new(Some(theirs.certificates(&[&ours, &theirs])));
     for stranger in [believer, theirs.node()] {
         let before = refused_connections(&holder);
@@ -115,7 +115,7 @@ async fn nodes_of_one_authority_share() {
     let theirs = Authority::new("theirs");
     let holder = node(&cluster, "holder", Some(ours.node())).await;
     let open = node(&cluster, "open", None).await;
-    // Many records of TLS, and more than the kernel holds.
+    // Many TLS records, and more than the kernel buffers.
     let blob = holder.hold(vec![7; 8 << 20].into()).await;
     for (tls, status) in [
         (Some(ours.node()), StatusCode::OK),
@@ -127,7 +127,7 @@ async fn nodes_of_one_authority_share() {
         let asker = node(&cluster, "asker", tls).await;
         assert_eq!(asker.get(&blob).await, status, "{told}");
     }
-    // A node that has certificates asks nobody over plain HTTP.
+    // A node with certificates sends no requests over plain HTTP.
     let other = open.hold(Bytes::from_static(b"open")).await;
     assert_eq!(holder.get(&other).await, StatusCode::NOT_FOUND);
 }
@@ -153,7 +153,7 @@ async fn a_rotation_cuts_nobody_off_and_a_revocation_does() {
             assert_eq!(to.get(&blob).await, StatusCode::OK, "step {number}");
         }
     }
-    // The connections that are open are used no more, from either end.
+    // Open connections are not used any more, from either end.
     of_two.replace(old.certificates(&[&old]));
     for (from, to) in [(&one, &two), (&two, &one)] {
         let blob = from.hold(format!("after {}", from.address).into()).await;
@@ -161,7 +161,7 @@ async fn a_rotation_cuts_nobody_off_and_a_revocation_does() {
     }
 }
 
-/// An open connection whose authority is taken away ends, though its client keeps it.
+/// An open connection whose authority is removed ends, even if its client keeps it.
 #[tokio::test]
 async fn a_revocation_ends_open_connections() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));

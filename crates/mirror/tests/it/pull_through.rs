@@ -1,4 +1,4 @@
-//! A mirror on the way to a registry, for clients that take one source for a whole image.
+//! A mirror in front of a registry, for clients that use one source for a whole image.
 
 use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, RANGE, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
@@ -269,7 +269,7 @@ async fn a_registry_that_cannot_be_reached_is_named() {
     let readiness = app.mirror.readiness();
     assert_eq!(readiness.status(), StatusCode::OK);
     let (_, text) = read(readiness).await;
-    // Anybody may ask for that.
+    // Any client may ask for that.
     assert_eq!(text, "ready\nquay.io cannot be reached: gone");
 }
 
@@ -393,7 +393,7 @@ async fn a_list_that_is_denied_is_not_called_empty() {
     assert_eq!(denied.status(), StatusCode::BAD_GATEWAY);
 }
 
-/// Looks for ever.
+/// A search without an end.
 #[derive(Default)]
 struct Hangs(Mutex<Vec<mpsc::Sender<Candidate>>>);
 
@@ -429,7 +429,7 @@ async fn all_objects_of_an_image_wait_for_peers_within_one_budget() {
     let took = began.elapsed();
     assert!(took < budget + Duration::from_millis(100), "{took:?}");
 
-    // On a site whose registry is away, peers are all there is.
+    // If the registry is unreachable, peers are the only sources.
     *app.upstream.gone.lock() = true;
     let began = Instant::now();
     let ask = async |text: &str| {
@@ -442,7 +442,7 @@ async fn all_objects_of_an_image_wait_for_peers_within_one_budget() {
     assert!(ask("second").await >= second, "peers are asked");
 }
 
-/// A peer that answers any request with these bytes; how many it got.
+/// A peer that answers any request with these bytes, and the number of its requests.
 async fn liar(bytes: Bytes) -> (Candidate, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");

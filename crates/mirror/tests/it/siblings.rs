@@ -1,8 +1,8 @@
-//! Signatures and what else belongs to an image, by the requests that cosign makes.
+//! Signatures and other objects of an image, with the requests of cosign.
 
 use super::*;
 
-/// A manifest of one layer, in the store of the upstream alone.
+/// A manifest of one layer, in upstream's store only.
 fn artifact(app: &TestApp, layer: &Digest, size: usize) -> Digest {
     let config = app.upstream.put(Bytes::from_static(b"{}"));
     let manifest = format!(
@@ -15,11 +15,11 @@ fn tag_of(image: &Digest, suffix: &str) -> String {
     format!("sha256-{}{suffix}", image.encoded())
 }
 
-/// Waits until a path is answered while upstream is gone.
+/// Waits until a path is answered while upstream is unreachable.
 async fn has(app: &TestApp, path: &str) -> Bytes {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
-        // Between two looks upstream is there, so that what is on its way goes on.
+        // Between two checks upstream is reachable, so that running fetches continue.
         *app.upstream.gone.lock() = true;
         let (status, bytes) = app.get(path).await;
         *app.upstream.gone.lock() = false;
@@ -44,13 +44,13 @@ async fn a_signature_outlives_upstream_though_nobody_asked_for_it() {
 
     assert_eq!(app.get("manifests/v1").await.0, StatusCode::OK);
     app.stored(&payload).await;
-    // As cosign asks: for the image, for the tag that follows from its digest, and for the payload.
+    // The requests of cosign: for the image, for the tag that follows from its digest, and for the payload.
     has(&app, &format!("manifests/{image}")).await;
     let by_tag = has(&app, &format!("manifests/{}", tag_of(&image, ".sig"))).await;
     assert!(signature.verifies(&by_tag));
     let payload = has(&app, &format!("blobs/{payload}")).await;
     assert_eq!(payload, "the signed payload");
-    // What is not there is not there, and says so.
+    // A missing object is reported as such.
     let attestation = format!("manifests/{}", tag_of(&image, ".att"));
     assert_eq!(app.get(&attestation).await.0, StatusCode::NOT_FOUND);
 }
@@ -78,7 +78,7 @@ async fn referrers_outlive_upstream() {
     let kept = has(&app, &format!("referrers/{image}")).await;
     assert_eq!(kept, list);
     assert!(referrer.verifies(&has(&app, &format!("manifests/{referrer}")).await));
-    // Of another image nothing is known: that is no empty list.
+    // Nothing is known of another image: its list is not empty.
     *app.upstream.gone.lock() = true;
     let unknown = format!("referrers/{bundle}");
     assert_eq!(app.get(&unknown).await.0, StatusCode::BAD_GATEWAY);
@@ -89,7 +89,7 @@ async fn siblings_are_bounded_and_keep_nobody_waiting() {
     let app = app();
     let image = app.upstream.image("v1", &app.upstream.put(layer()));
     let payload = app.upstream.put(Bytes::from_static(b"small"));
-    // It says that it is larger than all that is kept beside an image.
+    // It announces a size above the limit for one image.
     let huge = artifact(&app, &app.upstream.put(layer()), 1 << 30);
     app.upstream
         .tags
@@ -100,7 +100,7 @@ async fn siblings_are_bounded_and_keep_nobody_waiting() {
         .tags
         .lock()
         .insert(tag_of(&image, ".att"), attestation);
-    // No blob comes: what belongs to the image waits, the image's manifest does not.
+    // No blob comes: the siblings wait, the image's manifest does not.
     let gate = Arc::new(Semaphore::new(0));
     *app.upstream.gate.lock() = Some(gate.clone());
     for _ in 0..3 {
@@ -108,6 +108,6 @@ async fn siblings_are_bounded_and_keep_nobody_waiting() {
     }
     gate.add_permits(1000);
     app.stored(&payload).await;
-    // The config and the payload of the attestation, each once: the config is that of both.
+    // The config and the payload of the attestation, once each: both have the same config.
     assert_eq!(app.asked(), 2);
 }

@@ -1,4 +1,4 @@
-//! A stand-in for upstream registries.
+//! A fake of upstream registries.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 /// How a registry refuses.
 pub type Refuse = fn(Origin) -> UpstreamError;
 
-/// What the upstream registry has, and how it behaves.
+/// The content of the upstream registry, and its behaviour.
 #[derive(Default)]
 pub struct Fake {
     pub objects: Mutex<HashMap<Digest, Bytes>>,
@@ -34,11 +34,11 @@ pub struct Fake {
     pub blobs_asked: AtomicUsize,
     pub bytes_sent: AtomicUsize,
     pub tells_no_size: Mutex<bool>,
-    /// How long it takes to say what a tag points at.
+    /// How long it takes to resolve a tag.
     pub slow: Mutex<Duration>,
-    /// What those get who bring no credentials.
+    /// The refusal for clients without credentials.
     pub refusal: Mutex<Option<Refuse>>,
-    /// What refers to a manifest; other lists are text.
+    /// The referrers of manifests; other lists are text.
     pub referrers: Mutex<HashMap<Digest, Bytes>>,
 }
 
@@ -49,7 +49,7 @@ impl Fake {
         digest
     }
 
-    /// An image of one layer; its manifest's digest.
+    /// Makes an image of one layer. Returns its manifest's digest.
     pub fn image(&self, tag: &str, layer: &Digest) -> Digest {
         let config = self.put(Bytes::from_static(b"{}"));
         let size = self.objects.lock().get(layer).map_or(1, Bytes::len);

@@ -14,12 +14,12 @@ enum Manner {
     Good,
     /// It knows no name.
     Ignorant,
-    /// SERVFAIL.
+    /// It answers SERVFAIL.
     Failing,
-    /// REFUSED.
+    /// It answers REFUSED.
     Refusing,
     Silent,
-    /// As a good one, but never for IPv6.
+    /// As `Good`, but it never answers for IPv6.
     SilentForV6,
 }
 
@@ -28,11 +28,11 @@ const NXDOMAIN: u8 = 3;
 const SERVFAIL: u8 = 2;
 const REFUSED: u8 = 5;
 
-/// Name servers on loopback, and what each has been asked.
+/// Name servers on loopback, and the questions to each.
 struct NameServers {
     servers: Vec<NameServerConfig>,
     asked: Vec<Arc<Mutex<Vec<Vec<u8>>>>>,
-    /// They end with this value.
+    /// The tasks end with this value.
     tasks: JoinSet<()>,
 }
 
@@ -71,13 +71,13 @@ impl NameServers {
     }
 }
 
-/// The name that is asked for, with the type behind it.
+/// The name in a question, followed by the type.
 fn question(packet: &[u8]) -> &[u8] {
     let end = packet[12..].iter().position(|b| *b == 0).expect("a name") + 13;
     &packet[12..end + 2]
 }
 
-/// RFC 1035, section 4.1.
+/// Makes an answer (RFC 1035, section 4.1).
 fn answer(packet: &[u8], manner: Manner) -> Option<Vec<u8>> {
     let question = question(packet);
     let (name, kind) = question.split_at(question.len() - 2);

@@ -1,7 +1,7 @@
-//! The JSON of a manifest, read as leniently as the clients of this field read it.
+//! The JSON of a manifest, parsed as leniently as by common clients.
 //!
-//! A field of an unexpected type counts as absent, and of a key that is given twice the last one counts. Memory is
-//! bounded by the descriptors with a digest that we know: nothing else of the document is kept.
+//! A field of an unexpected type counts as absent, and of a repeated key the last value counts. Memory is bounded by
+//! the descriptors with a supported digest: nothing else of the document is kept.
 
 use std::fmt;
 
@@ -13,15 +13,15 @@ use crate::Digest;
 /// The fields of a manifest that a mirror needs.
 #[derive(Default)]
 pub(super) struct Document {
-    /// Not empty.
+    /// The media type. Not empty.
     pub(super) media_type: Option<String>,
     pub(super) schema_version: Option<u64>,
     pub(super) config: Config,
     pub(super) manifests: List,
     pub(super) layers: List,
-    /// Of an artifact manifest, which release candidates of the image specification 1.1 had.
+    /// The blobs of an artifact manifest, from release candidates of the image specification 1.1.
     pub(super) blobs: List,
-    /// Of a Docker manifest of schema 1, the topmost first.
+    /// The layers of a Docker manifest of schema 1, the topmost first.
     pub(super) fs_layers: List,
     /// Whether there is a field `signatures`.
     pub(super) signed: bool,
@@ -32,7 +32,7 @@ pub(super) struct Document {
 pub(super) struct Config {
     /// Whether the field is there, whatever its value.
     pub(super) given: bool,
-    /// Whether its value names a digest, of a known algorithm or not.
+    /// Whether its value contains a digest, of a known algorithm or not.
     pub(super) is_descriptor: bool,
     pub(super) descriptor: Option<Descriptor>,
 }
@@ -42,18 +42,18 @@ pub(super) struct Config {
 pub(super) struct List {
     /// Whether the field is there, whatever its value.
     pub(super) given: bool,
-    /// Those with a digest of a known algorithm.
+    /// The descriptors with a known algorithm.
     pub(super) descriptors: Vec<Descriptor>,
 }
 
 pub(super) struct Descriptor {
     pub(super) digest: Digest,
-    /// In bytes; `None` if it is absent, negative or fractional.
+    /// The size in bytes. `None`: absent, negative or fractional.
     pub(super) size: Option<u64>,
 }
 
 impl Document {
-    /// Reads a document, with or without a byte order mark before it.
+    /// Parses a document, with or without a byte order mark.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
     }
@@ -113,7 +113,7 @@ impl<'de> Visitor<'de> for DocumentVisitor {
     }
 }
 
-/// A JSON value, as much of it as a field of a manifest can need.
+/// The parts of a JSON value that a field of a manifest can need.
 enum Value {
     Text(String),
     Number(u64),
@@ -170,7 +170,7 @@ impl Value {
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "camelCase")]
 enum DescriptorField {
-    /// `blobSum` in schema 1.
+    /// The field `blobSum` in schema 1.
     #[serde(alias = "blobSum")]
     Digest,
     Size,

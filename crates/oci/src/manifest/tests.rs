@@ -67,7 +67,7 @@ fn anything_else_is_not_one() {
     ));
 }
 
-/// What a document is as a manifest: media type, and the sizes of its children.
+/// A document as a manifest: its media type, and the sizes of its children.
 fn form(json: &str) -> (String, Vec<Option<u64>>) {
     let manifest = Manifest::parse(json.as_bytes()).unwrap_or_else(|e| panic!("{json}: {e}"));
     let of_bytes = MediaType::of_manifest(json.as_bytes(), MediaType::new("a/hint"));
@@ -241,7 +241,7 @@ proptest! {
         let _ = MediaType::of_manifest(&bytes, None);
     }
 
-    /// Whatever a document has in the fields that are read, it is a manifest with the media type that it names.
+    /// Whatever the values of the parsed fields, a document is a manifest with the media type that it names.
     #[test]
     fn no_field_makes_a_named_manifest_another_thing(
         field in "config|layers|manifests|blobs|fsLayers|schemaVersion|size|signatures",

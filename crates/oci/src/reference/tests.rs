@@ -176,7 +176,7 @@ proptest! {
     }
 }
 
-/// The specification's expression, by derivatives over the few characters that the property uses.
+/// The specification's expression, as derivatives over the few characters that the property uses.
 fn regex_lite(text: &str) -> bool {
     text.split('/').all(|component| {
         let mut rest = component;

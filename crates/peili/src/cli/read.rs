@@ -1,4 +1,4 @@
-//! Reading the command line and the environment.
+//! Parses the command line and the environment.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,14 +10,14 @@ use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 
 use super::{Cli, Command};
 
-/// Where the value of an option comes from.
+/// The source of an option's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     CommandLine,
     Environment,
 }
 
-/// The options of a command that have a value of the user's, by their names in the code.
+/// The options of a command that the user has set, by their names in the code.
 #[derive(Clone, Debug, Default)]
 pub struct Given(BTreeMap<String, Source>);
 
@@ -47,15 +47,15 @@ impl Given {
     }
 }
 
-/// Reads the command line and the environment; ends the process where they are not understood.
+/// Parses the command line and the environment. Ends the process if they are invalid.
 pub fn parse() -> Cli {
     read(std::env::args_os()).unwrap_or_else(|error| error.exit())
 }
 
-/// Reads this command line and the environment.
+/// Parses this command line and the environment.
 ///
 /// # Errors
-/// They are not understood, or ask for help.
+/// They are invalid, or ask for help.
 pub fn read<T>(line: impl IntoIterator<Item = T>) -> Result<Cli, clap::Error>
 where
     T: Into<OsString> + Clone,
@@ -76,7 +76,7 @@ where
             comma(&mut arguments.mirror.mirrored_registries);
             comma(&mut arguments.bootstrap.static_bootstrap_peers);
             comma(&mut arguments.checks.private);
-            // An expression may have a comma in it. From the environment the list is one text.
+            // An expression may contain a comma. In the environment the list is one text.
             if given.source("registry_filters") == Some(Source::Environment) {
                 comma(&mut arguments.mirror.registry_filters);
             }
@@ -88,7 +88,7 @@ where
             arguments.given = given;
         }
         Command::Demo(_) => {
-            // What its nodes log would fill its screen; what matters the demo says itself.
+            // The log lines of its nodes would fill the screen; the demo itself shows what matters.
             if matches.value_source("log_level") == Some(ValueSource::DefaultValue) {
                 cli.log_level = "ERROR".into();
             }
@@ -109,10 +109,10 @@ where
     Ok(cli)
 }
 
-/// The name of the option that says how much is logged.
+/// The name of the option for the log level.
 const LOG_LEVEL: &str = "--log-level";
 
-/// The command line's definition, with names under which many look for the log level.
+/// The command line's definition, with common other names of the log level.
 pub fn command() -> clap::Command {
     let other_names = Arg::new("verbose")
         .long("verbose")
@@ -124,7 +124,7 @@ pub fn command() -> clap::Command {
     Cli::command().arg(other_names)
 }
 
-/// Takes away a suggestion that is not near what was written: clap makes one of little in common.
+/// Removes a suggestion that is not similar to the input: clap's matching is loose.
 fn without_wild_guess(mut error: clap::Error) -> clap::Error {
     let text = |kind: ContextKind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.trim_start_matches('-')),
@@ -144,14 +144,14 @@ fn without_wild_guess(mut error: clap::Error) -> clap::Error {
         && text(ContextKind::SuggestedArg) != Some(LOG_LEVEL.trim_start_matches('-'));
     if is_wild && is_guess {
         error.remove(ContextKind::SuggestedArg);
-        // It shows how the suggested one is used.
+        // It shows the usage of the suggested option.
         error.remove(ContextKind::Usage);
     }
     error
 }
 
-/// Splits at commas outside double quotes (RFC 4180, as Go reads lists from the environment); empty elements are
-/// left out.
+/// Splits at commas outside double quotes (RFC 4180, as Go parses lists from the environment). Empty elements are left
+/// out.
 fn split_list(text: &str) -> Vec<String> {
     let (mut list, mut element, mut quoted) = (Vec::new(), String::new(), false);
     for c in text.chars() {

@@ -21,18 +21,18 @@ use tokio_util::sync::CancellationToken;
 use crate::descriptors;
 use crate::observe::{self, About, LastTrial, Metrics, PageAccess, Pages, Views};
 
-/// For a browser to start and to ask for the page. The demo goes on without one.
+/// The limit for a browser to start and to request the page. The demo continues without one.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
-/// The interval between two looks at whether it has.
+/// The interval between checks for that.
 const POLL: Duration = Duration::from_millis(50);
-/// How long the page stays after the pulls, for who has looked at it and sits at a terminal.
+/// How long the page stays after the pulls, for a viewer at a terminal.
 const LINGER_LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// Serves the page of a node on loopback until it is dropped.
 pub struct DemoPage {
-    /// The program that opens it for the user, if one is to.
+    /// The program that opens it for the user, if it should be opened.
     pub opener: Option<&'static str>,
-    /// Whether it stays for who looks at it when all is pulled.
+    /// Whether it stays for viewers after all pulls.
     pub lingers: bool,
     views: OnceLock<Arc<Views>>,
     tasks: Mutex<JoinSet<()>>,
@@ -102,7 +102,7 @@ impl ::demo::Pages for DemoPage {
     }
 }
 
-/// The program that opens a page in the user's browser, where there is a display for it. A browser refuses to run as root.
+/// The program that opens a page in the user's browser, if there is a display. A browser refuses to run as root.
 pub fn opener() -> Option<&'static str> {
     let has_display = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     match () {
@@ -113,14 +113,14 @@ pub fn opener() -> Option<&'static str> {
     }
 }
 
-/// Opens a page, and waits until it is asked for.
+/// Opens a page, and waits until it is requested.
 async fn open(opener: &str, url: &str, views: &Views) -> bool {
     let mut command = Command::new(opener);
     let quiet = command.arg(url).stdin(Stdio::null());
     let Ok(mut child) = quiet.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
         return false;
     };
-    // It may run for as long as the browser does, and is not waited for when the demo ends.
+    // It may run as long as the browser, and the demo does not wait for it.
     std::thread::spawn(move || child.wait());
     let seen = async {
         while !views.were_seen() {

@@ -1,4 +1,4 @@
-//! What the pages mention exists: options, metrics.
+//! Checks that options and metrics mentioned in the pages exist.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use regex::Regex;
 
 use super::{metrics, options, pages, read};
 
-/// Options of other programs that the pages mention.
+/// The options of other programs in the pages.
 const FOREIGN: [&str; 7] = [
     "all-platforms",
     "embedded-registry",
@@ -20,7 +20,7 @@ const FOREIGN: [&str; 7] = [
 #[test]
 fn options_in_the_pages_exist() {
     let known: BTreeSet<_> = options::all().into_iter().collect();
-    // In a code span of its own: command lines have options of other programs.
+    // Only in a code span of its own: command lines contain options of other programs.
     let option = Regex::new(r"`--([a-z][a-z-]*)[^`]*`").expect("an expression");
     for (name, page) in pages() {
         for found in option.captures_iter(&page) {

@@ -31,7 +31,7 @@ request to its trace, search the traces for the longest `request` spans of the n
 |---|---|---|
 ";
 
-/// Where metrics are defined, and registered.
+/// The files in which metrics are defined and registered.
 const SOURCES: [&[&str]; 7] = [
     &["crates/containerd/src/metrics.rs"],
     &["crates/kubernetes/src/metrics.rs"],
@@ -45,12 +45,12 @@ const SOURCES: [&[&str]; 7] = [
     &["crates/swarm/src/metrics.rs"],
 ];
 
-/// A metric as it was registered.
+/// A registered metric.
 #[derive(Clone, Debug)]
 struct Described {
-    /// With the prefix and the unit.
+    /// The name with the prefix and the unit.
     name: String,
-    /// As the code has it.
+    /// The name in the code.
     short: String,
     help: String,
 }
@@ -124,7 +124,7 @@ async fn registry() -> Registry {
     registry
 }
 
-/// What a registry holds, read from its debug form: only that shows families without a sample too.
+/// The metrics of a registry, from its debug form: only that contains families without a sample.
 fn described(registry: &Registry) -> Vec<Described> {
     let debug = format!("{registry:#?}");
     let token = Regex::new(
@@ -134,7 +134,7 @@ fn described(registry: &Registry) -> Vec<Described> {
     let (mut prefix, mut all) = (String::new(), Vec::new());
     for found in token.captures_iter(&debug) {
         if found.name("open").is_some() {
-            // Registries within have their prefix in full, and the outer one's metrics come before them.
+            // Nested registries contain their full prefix, and follow the metrics of the outer one.
             prefix.clear();
         } else if let Some(name) = found.name("prefix") {
             prefix = format!("{}_", name.as_str());
@@ -157,7 +157,7 @@ fn described(registry: &Registry) -> Vec<Described> {
     all
 }
 
-/// The types by the metrics' names in the code. A name is followed by its help and by the field that counts.
+/// The types, by the metrics' names in the code. A name is followed by its help and by its field.
 fn types() -> BTreeMap<String, &'static str> {
     let field = Regex::new(
         r"(?m)^\s*(?:pub(?:\(crate\))? )?(\w+): (?:Family<.*?)?(Counter|Gauge|Histogram)\b",
@@ -199,7 +199,7 @@ fn types() -> BTreeMap<String, &'static str> {
     types
 }
 
-/// Every metric, by the name that Prometheus sees, with its type and meaning.
+/// Every metric, by its name in Prometheus, with its type and meaning.
 fn all(registry: &Registry) -> Vec<(String, &'static str, String)> {
     let types = types();
     let exposed = described(registry).into_iter().map(|metric| {
@@ -218,7 +218,7 @@ fn all(registry: &Registry) -> Vec<(String, &'static str, String)> {
     all
 }
 
-/// The names of all metrics as Prometheus sees them.
+/// The names of all metrics in Prometheus.
 pub async fn names() -> Vec<String> {
     let registry = registry().await;
     all(&registry).into_iter().map(|(name, ..)| name).collect()

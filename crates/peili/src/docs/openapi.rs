@@ -10,13 +10,13 @@ use status::{Cluster, Content, Status};
 use super::{read, settle};
 use crate::observe::PATHS;
 
-/// An answer in JSON, by its schema, or in another form.
+/// An answer: JSON with its schema, or another form.
 enum Answer {
     Json(&'static str),
     Any(&'static str),
 }
 
-/// Every path, what it answers, and whom: whether it is for clients on loopback, unless `--page-access` opens it.
+/// Every path with its answer, and whether it is only for clients on loopback unless `--page-access` opens it.
 const ROUTES: [(&str, &str, Answer, bool); 13] = [
     ("/", "The status page", Answer::Any("text/html"), true),
     (
@@ -93,7 +93,7 @@ const ROUTES: [(&str, &str, Answer, bool); 13] = [
     ),
 ];
 
-/// The document, with the schemas of all types that are answered.
+/// The document, with the schemas of all answers.
 fn document() -> Value {
     let settings = SchemaSettings::openapi3().for_serialize();
     let mut generator = settings.into_generator();
@@ -170,7 +170,7 @@ fn every_path_is_described_and_the_reverse() {
     }
 }
 
-/// The schema that a reference or a nullable, listed or sole variant leads to.
+/// The schema behind a reference, or behind a nullable, listed or sole variant.
 fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     if let Some(name) = schema["$ref"].as_str().and_then(|r| r.rsplit('/').next()) {
         return resolved(document, &document["components"]["schemas"][name]);

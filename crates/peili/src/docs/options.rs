@@ -42,7 +42,7 @@ fn page() -> String {
     page
 }
 
-/// The options of a command that users see, without those of all commands.
+/// The visible options of a command, without those of all commands.
 fn options(command: &Command) -> impl Iterator<Item = &Arg> {
     let options = command.get_arguments().filter(|option| is_shown(option));
     options.filter(|option| !option.is_global_set())

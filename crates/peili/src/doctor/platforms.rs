@@ -1,10 +1,10 @@
-//! Where Kubernetes distributions have their containerd. The chart's `platform` has the same paths.
+//! The paths of containerd in Kubernetes distributions. The chart's `platform` has the same ones.
 
 use std::path::Path;
 
 use ::doctor::ContainerdPaths;
 
-/// Socket, configuration file and registry configuration.
+/// The socket, the configuration file and the registry configuration.
 const PLACES: [[&str; 3]; 5] = [
     [
         "/run/containerd/containerd.sock",
@@ -33,7 +33,7 @@ const PLACES: [[&str; 3]; 5] = [
     ],
 ];
 
-/// The places where a socket and its configuration file are, besides this socket.
+/// The places with a socket and its configuration file, except for this socket.
 pub fn listening(besides: &str) -> Vec<ContainerdPaths> {
     let is_there = |[socket, config, _]: &&[&str; 3]| {
         *socket != besides && Path::new(socket).exists() && Path::new(config).exists()

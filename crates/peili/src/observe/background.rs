@@ -1,4 +1,4 @@
-//! Values that cost something to find out, and that are found out only while somebody looks.
+//! Values that are expensive to determine, and are determined only while they are viewed.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
-/// A value that is found out in the background, at most once in a while, whenever somebody asks for it.
+/// A value that is determined in the background, at most once in a while, whenever it is requested.
 #[derive(Debug)]
 pub struct Background<T> {
-    /// The interval between two attempts.
+    /// The interval between attempts.
     every: Duration,
-    /// For one attempt.
+    /// The limit for one attempt.
     limit: Duration,
-    /// When the last attempt began, if one has.
+    /// When the last attempt began, if there was one.
     began: Mutex<Option<Instant>>,
     value: watch::Sender<Option<Arc<T>>>,
     tasks: TaskTracker,
@@ -33,19 +33,19 @@ impl<T: Send + Sync + 'static> Background<T> {
         })
     }
 
-    /// Whether anybody has asked for it.
+    /// Whether it has been requested.
     pub fn has_begun(&self) -> bool {
         self.began.lock().is_some()
     }
 
-    /// The last value; `None` before the first. Finds out a new one in the background if the last is old.
+    /// The last value. `None`: there was none yet. Determines a new one in the background if the last is old.
     pub fn get<F>(self: &Arc<Self>, find_out: impl FnOnce() -> F) -> Option<Arc<T>>
     where
         F: Future<Output = T> + Send + 'static,
     {
         let mut began = self.began.lock();
         let is_due = began.is_none_or(|began| began.elapsed() >= self.every);
-        // Who looks comes again; an attempt that is still on its way needs no second one.
+        // Viewers ask again, and a running attempt needs no second one.
         if is_due && self.tasks.is_empty() {
             *began = Some(Instant::now());
             let (this, value) = (self.clone(), find_out());
@@ -58,7 +58,7 @@ impl<T: Send + Sync + 'static> Background<T> {
         self.value.borrow().clone()
     }
 
-    /// The same, and waits for the first value for a while.
+    /// The same, but waits for the first value for a while.
     pub async fn first<F>(
         self: &Arc<Self>,
         patience: Duration,

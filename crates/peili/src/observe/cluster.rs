@@ -1,4 +1,4 @@
-//! From what the nodes of a cluster report to what is shown of them.
+//! Converts the reports of a cluster's nodes to what is shown.
 
 use ::status::cluster::{Cluster, Flight, Member, Progress, ProgressSource, tree};
 use ::status::{Status, TreeNode};
@@ -23,14 +23,14 @@ pub fn objects_to_ask_for(snapshot: &Snapshot) -> Vec<Digest> {
         .collect()
 }
 
-/// This node: its peer id, and what it would report to others.
+/// This node: its peer id, and its own report.
 #[derive(Clone, Copy)]
 pub struct Own<'a> {
     pub id: &'a str,
     pub report: &'a NodeReport,
 }
 
-/// Puts the trees of all nodes into what this node shows.
+/// Adds the trees of all nodes to this node's status.
 pub fn add_trees(status: &mut Status, own: Own<'_>, asked: &[AskedNode]) {
     for object in status.pulls.iter_mut().flat_map(|pull| &mut pull.objects) {
         let nodes = tree_of(&object.digest, own, asked);
@@ -40,7 +40,7 @@ pub fn add_trees(status: &mut Status, own: Own<'_>, asked: &[AskedNode]) {
     }
 }
 
-/// The whole cluster. `count`: of other nodes.
+/// The whole cluster. `count`: the number of other nodes.
 pub fn cluster(snapshot: &Snapshot, own: Own<'_>, asked: &[AskedNode]) -> Cluster {
     let mut others: Vec<_> = asked.iter().map(other).collect();
     others.sort_by(|a, b| a.name.cmp(&b.name));
@@ -92,7 +92,7 @@ fn other(node: &AskedNode) -> Member {
     }
 }
 
-/// The name of a node, as it says itself, else its address.
+/// The name of a node in its report, or else its address.
 fn name(node: &AskedNode) -> String {
     let reported = node.report.as_ref().ok().map(|report| report.name.clone());
     let reported = reported.filter(|name| !name.is_empty());
@@ -108,7 +108,7 @@ fn name(node: &AskedNode) -> String {
         .unwrap_or_else(address)
 }
 
-/// Every object that some node is pulling, as far as this node is told.
+/// Every object that any node is pulling, as far as reports show.
 fn flights(snapshot: &Snapshot, own: Own<'_>, asked: &[AskedNode]) -> Vec<Flight> {
     let mut flights: Vec<Flight> = Vec::new();
     let reports = asked.iter().filter_map(|node| node.report.as_ref().ok());
@@ -130,7 +130,7 @@ fn flights(snapshot: &Snapshot, own: Own<'_>, asked: &[AskedNode]) -> Vec<Flight
     flights
 }
 
-/// What this node calls an object, else what another one tells.
+/// This node's name of an object, or else that in the report.
 fn image(snapshot: &Snapshot, object: &ReportedObject) -> Option<String> {
     let running = snapshot.running.iter().map(|pull| &pull.object);
     let ended = snapshot.finished.iter().map(|pull| &pull.object);

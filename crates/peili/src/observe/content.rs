@@ -1,4 +1,4 @@
-//! What this node holds, from the mirror to what is shown.
+//! Converts this node's content to what is shown.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use percent_encoding::percent_decode_str;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-/// The most images that are listed.
+/// The most images in the list.
 const MAX_LISTED: usize = 100;
-/// The most images whose holders are looked up, and how many at once.
+/// The most images whose holders are looked up, and the most concurrent lookups.
 const MAX_LOOKED_UP: usize = 20;
 const AT_ONCE: usize = 8;
-/// For all lookups of one page.
+/// The limit for all lookups of one page.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(1);
-/// In characters; what follows is not searched for.
+/// The characters of a query that count.
 const MAX_QUERY: usize = 256;
 
-/// What is searched for, from the query of a URL (`q=…`, form-encoded).
+/// The search text in the query of a URL (`q=…`, form-encoded).
 pub fn query(query: Option<&str>) -> String {
     let pairs = query.unwrap_or_default().split('&');
     let value = pairs.filter_map(|pair| pair.strip_prefix("q=")).next();
@@ -31,7 +31,7 @@ pub fn query(query: Option<&str>) -> String {
     decoded.trim().chars().take(MAX_QUERY).collect()
 }
 
-/// The images of this node that match a search. `names`: of nodes, by their peer ids.
+/// The images of this node that match a search. `names`: those of nodes, by their peer ids.
 pub async fn find(
     mirror: &Arc<Mirror>,
     node: &str,
@@ -44,7 +44,7 @@ pub async fn find(
     let held = held.unwrap_or_default();
     let mut listed: Vec<_> = held.listed.iter().map(image).collect();
     let looked_up = held.listed.iter().take(MAX_LOOKED_UP).enumerate();
-    // Each is boxed, so that the whole can be sent to another thread.
+    // Each future is boxed, so that the whole is Send.
     let lookups: Vec<_> = looked_up
         .map(|(n, image)| {
             mirror

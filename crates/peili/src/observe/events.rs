@@ -1,4 +1,4 @@
-//! Server-sent events with the content of a page, for as long as a browser listens.
+//! Server-sent events with the content of a page, for as long as a browser is connected.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,16 +13,16 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::views::Views;
 
-/// The interval between two events while something is pulled.
+/// The interval between events while anything is pulled.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The interval between two looks at what changes without anybody telling: peers, findings, the time since something.
+/// The interval between checks of values without notifications: peers, findings, times since something.
 const IDLE_PERIOD: Duration = Duration::from_secs(5);
-/// After this time without an event a comment is sent, by which the server learns that the browser is gone.
+/// After this long without an event a comment is sent, by which the server detects that the browser is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub type Events = BoxStream<'static, Result<Bytes, BodyError>>;
 
-/// What a page shows now, and whether it is about to change.
+/// The present content of a page, and whether it is about to change.
 type Shown = Pin<Box<dyn Future<Output = (String, bool)> + Send>>;
 
 /// The events of the page of this node.

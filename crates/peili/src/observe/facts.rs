@@ -1,11 +1,11 @@
-//! What the mirror knows of peers and registries, as the doctor asks for it.
+//! The mirror's data on peers and registries, for the doctor.
 
 use std::time::Duration;
 
 use ::status::{Peer, PeerState};
 use mirror::{RegistryState, snapshot};
 
-/// A registry that failed longer ago, and was not asked since, is not told of.
+/// A registry that failed longer ago, and was not asked since, is not reported.
 const LATELY: Duration = Duration::from_secs(10 * 60);
 
 /// The peers of the cluster. `shown` and `seen` are the same peers, in the same order.
@@ -22,7 +22,7 @@ pub fn peers(shown: &[Peer], seen: &[snapshot::Peer]) -> Vec<doctor::Peer> {
     peers.collect()
 }
 
-/// Why a peer is not asked now.
+/// Why a peer gets no requests now.
 fn error(peer: &Peer) -> Option<String> {
     match (peer.state, &peer.last_error) {
         (PeerState::BackOff, Some((error, _))) => Some(error.clone()),

@@ -1,4 +1,4 @@
-//! The pages, their events and the API: which path is answered with what, and for whom.
+//! The pages, their events and the API: the answer to each path, and the clients that may have it.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use mirror::{Body, ConnectionAddresses, check_leads_here};
 use super::views::Views;
 use super::{content, events};
 
-/// Assets have a name that changes with them.
+/// The names of assets change with their content.
 const FOR_A_YEAR: &str = "max-age=31536000, immutable";
 
-/// What is answered here, docs/api.md says how. Assets of the page are no API.
+/// The paths that are answered here, documented in docs/api.md. Assets of the page are not part of the API.
 pub const PATHS: [&str; 10] = [
     "/",
     "/events",
@@ -29,11 +29,11 @@ pub const PATHS: [&str; 10] = [
     "/api/v1/doctor",
     "/api/v1/openapi.json",
 ];
-/// Written from the types of the answers by a test, with `WRITE_DOCS=1 cargo test -p peili docs`.
+/// Generated from the types of the answers by a test, with `WRITE_DOCS=1 cargo test -p peili docs`.
 const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
 const ASSETS: [&str; 1] = ["/script.js"];
 
-/// Who may see the page and the API.
+/// Which clients may see the page and the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageAccess {
     Loopback,
@@ -56,12 +56,12 @@ impl std::str::FromStr for PageAccess {
 pub struct Pages {
     pub views: Arc<Views>,
     pub access: PageAccess,
-    /// Names of this host besides those of loopback, by which a browser may ask.
+    /// Names of this host besides those of loopback that a browser may use.
     pub own_names: Vec<String>,
 }
 
 impl Pages {
-    /// Answers a path; `None` if it is none of these.
+    /// Answers a path. `None`: it is none of these.
     pub async fn answer(
         &self,
         uri: &Uri,
@@ -93,7 +93,7 @@ impl Pages {
             "/api/v1/content" => json(&views.content(content::query(uri.query())).await),
             "/api/v1/doctor" => json(&(views.node_name(), views.facts().await)),
             "/api/v1/openapi.json" => answer(StatusCode::OK, "application/json", OPENAPI),
-            // Spegel's.
+            // Spegel's path.
             _ => {
                 let mut response = answer(StatusCode::TEMPORARY_REDIRECT, "text/plain", "");
                 response
@@ -104,7 +104,7 @@ impl Pages {
         })
     }
 
-    /// Refuses who may not see the page, and web pages of other sites.
+    /// Refuses clients that may not see the page, and web pages of other sites.
     fn refuse(
         &self,
         headers: &HeaderMap,

@@ -1,5 +1,5 @@
-//! What the pages and the API show. Whatever costs more than a look into memory is found out in the background, and only
-//! while somebody looks.
+//! The data of the pages and the API. Values that are not in memory are determined in the background, and only while
+//! they are viewed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,29 +16,29 @@ use super::cluster::{self, Own};
 use super::{content, facts, status};
 use crate::network_key_file::NetworkKeyFile;
 
-/// The interval between two examinations by the doctor, and the limit of one.
+/// The interval between examinations by the doctor, and the limit of one.
 const EXAMINE_EVERY: Duration = Duration::from_secs(30);
 const EXAMINE_LIMIT: Duration = Duration::from_secs(40);
-/// The interval between two rounds of questions to the other nodes, and the limit of one.
+/// The interval between rounds of requests to the other nodes, and the limit of one.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 const ASK_LIMIT: Duration = Duration::from_secs(12);
-/// For a program that wants all there is to know: it waits for the first examination, or the first round.
+/// The limit of the wait of a program that needs complete data, for the first examination or round.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What is known of this node from its options.
+/// The facts about this node from its options.
 pub struct About {
     pub node: String,
-    /// Among peers.
+    /// Its id for peers.
     pub peer_id: String,
-    /// The most files that this process may have open.
+    /// The most files that this process may open.
     pub open_files: u64,
     pub looks_for_peers: bool,
     pub registry: SocketAddr,
     /// The fingerprint of the node secret, if there is one.
     pub node_secret: Option<String>,
-    /// `None`: whoever connects is a peer.
+    /// `None`: any node may be a peer.
     pub network_keys: Option<NetworkKeyFile>,
-    /// `None`: this node has a store of its own.
+    /// `None`: this node has its own store.
     pub containerd: Option<doctor::ContainerdPaths>,
     /// The address of metrics and of the page.
     pub address: String,
@@ -46,7 +46,7 @@ pub struct About {
     pub trial: LastTrial,
 }
 
-/// What became of the last trial image that containerd was to pull; `None` before the first.
+/// The result of containerd's last pull of a trial image. `None`: there was none.
 pub type LastTrial = Arc<Mutex<Option<doctor::Trial>>>;
 
 pub struct Views {
@@ -72,7 +72,7 @@ impl Views {
         &self.about.node
     }
 
-    /// Whether anybody has looked yet.
+    /// Whether they have been viewed.
     pub fn were_seen(&self) -> bool {
         self.findings.has_begun() || self.reports.has_begun()
     }
@@ -82,7 +82,7 @@ impl Views {
         self.mirror.changes()
     }
 
-    /// What is known now; the rest is found out meanwhile.
+    /// The data known now; the rest is determined meanwhile.
     pub async fn status(self: &Arc<Self>) -> Status {
         let snapshot = self.mirror.snapshot().await;
         let findings = self.findings.get(|| self.clone().examine());
@@ -107,7 +107,7 @@ impl Views {
         self.status().await
     }
 
-    /// The nodes as far as they have answered lately.
+    /// The nodes, as far as they have answered lately.
     pub async fn cluster_at_once(self: &Arc<Self>) -> Cluster {
         let asked = self.reports.get(|| self.clone().ask());
         self.cluster_of(asked).await
@@ -126,7 +126,7 @@ impl Views {
         cluster::cluster(&snapshot, self.own(&own), asked)
     }
 
-    /// What this node holds of what is searched for.
+    /// The content of this node that matches a search.
     pub async fn content(&self, query: String) -> Content {
         let snapshot = self.mirror.snapshot().await;
         let names = snapshot
@@ -136,7 +136,7 @@ impl Views {
         content::find(&self.mirror, &self.about.node, &names.collect(), query).await
     }
 
-    /// What the mirror tells a doctor of itself.
+    /// The mirror's report on itself, for a doctor.
     pub async fn facts(&self) -> doctor::Mirror {
         let snapshot = self.mirror.snapshot().await;
         let (about, status) = (&self.about, self.of(&snapshot));
@@ -191,7 +191,7 @@ impl Views {
         }
     }
 
-    /// What `peili doctor` finds on this node, without what may be over in a moment.
+    /// The findings of `peili doctor` on this node, without those that may be over in a moment.
     async fn examine(self: Arc<Self>) -> Vec<Finding> {
         let (about, facts) = (&self.about, self.facts().await);
         let mirror = Ok((about.node.clone(), facts));
@@ -203,7 +203,7 @@ impl Views {
             .shown(&report, std::time::Instant::now())
     }
 
-    /// Asks the other nodes about what this one pulls.
+    /// Asks the other nodes about this node's pulls.
     async fn ask(self: Arc<Self>) -> Vec<AskedNode> {
         let snapshot = self.mirror.snapshot().await;
         let digests = cluster::objects_to_ask_for(&snapshot);

@@ -5,7 +5,7 @@ use tls::testing::{Authority, NodeFiles};
 
 use super::*;
 
-/// Nothing here takes so long unless it never happens.
+/// The limit for anything that happens soon or never.
 const GENEROUS: Duration = Duration::from_secs(60);
 
 fn write(folder: &Path, files: &NodeFiles) {

@@ -1,4 +1,4 @@
-//! The way of a pull through an image: what the tag points at, the manifests, then config and layers, three at a time.
+//! Pulls an image: the tag's target, the manifests, then config and layers, three at a time.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use super::mirror_client::{Answer, MirrorClient};
 use super::progress::Progress;
 use super::report::{Kind, Measured, Report, Source};
 
-/// Objects at once, as containerd does by default.
+/// The most objects at once, as containerd's default.
 const PARALLEL: usize = 3;
-/// The interval between two pieces of a body.
+/// The limit between two pieces of a body.
 const STALL_LIMIT: Duration = Duration::from_secs(90);
-/// The largest object that is believed, in bytes, where no manifest says how large it is.
+/// The largest accepted size of an object, in bytes, if no manifest contains it.
 const MAX_SIZE: u64 = 1 << 42;
 
 /// A trial pull.
 pub struct Pull {
     pub name: Name,
     pub mirror: MirrorClient,
-    /// `None`: what the mirror does not give is not pulled.
+    /// `None`: objects that the mirror does not send are not pulled.
     pub upstream: Option<Arc<Registries>>,
     pub progress: Progress,
 }
@@ -40,16 +40,16 @@ pub struct Pull {
 struct LayerRequest<'a> {
     kind: Kind,
     digest: &'a Digest,
-    /// In bytes, as a manifest says.
+    /// The size in bytes, from a manifest.
     size: Option<u64>,
 }
 
-/// A body on its way.
+/// A body that is being received.
 type Pieces = BoxStream<'static, anyhow::Result<Bytes>>;
 
 impl Pull {
     /// # Errors
-    /// An object did not come, or is not what its digest names.
+    /// An object did not come, or does not match its digest.
     pub async fn run(&self) -> anyhow::Result<Report> {
         let began = Instant::now();
         let digest = self.resolve().await?;
@@ -96,7 +96,7 @@ impl Pull {
         ))
     }
 
-    /// The digest that the image's name stands for.
+    /// Resolves the image's name to a digest.
     async fn resolve(&self) -> anyhow::Result<Digest> {
         let Name {
             origin,
@@ -150,7 +150,7 @@ impl Pull {
         Ok(((manifest, bytes), measured))
     }
 
-    /// Pulls an object and verifies it. `keep`: for the bytes of a manifest.
+    /// Pulls an object and verifies it. `keep`: the buffer for a manifest's bytes.
     async fn pull(
         &self,
         wanted: LayerRequest<'_>,
@@ -244,7 +244,7 @@ impl Pull {
         })
     }
 
-    /// Reads a body to its end and verifies it. Its size in bytes, and when the first of them came.
+    /// Reads a body to its end and verifies it. Returns its size in bytes, and when the first of them came.
     async fn read(
         &self,
         mut pieces: Pieces,
@@ -275,7 +275,7 @@ impl Pull {
         Ok((size, first.unwrap_or_else(Instant::now)))
     }
 
-    /// Asked without credentials.
+    /// The repository, without credentials.
     fn repository(&self) -> UpstreamRepository {
         UpstreamRepository {
             origin: self.name.origin.clone(),

@@ -1,4 +1,4 @@
-//! Asking the mirror of this node, as containerd asks it.
+//! Asks the mirror of this node as containerd does.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -23,9 +23,9 @@ use tokio::time::timeout;
 
 use super::report::Source;
 
-/// For the head of an answer. The mirror's own limits are within it.
+/// The limit for the head of an answer, which includes the mirror's own limits.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
-/// Bytes of a refusal that are read.
+/// The most bytes of a refusal that are read.
 const MAX_REFUSAL: usize = 4096;
 
 /// The registry port of a mirror, `host:port`.
@@ -39,7 +39,7 @@ impl FromStr for Port {
     type Err = hosts::probe::ProbeError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // It knows what is well-formed.
+        // The parser checks the form.
         let endpoint: Endpoint = text.parse()?;
         let text = endpoint.to_string();
         let (host, port) = text.rsplit_once(':').unwrap_or((&text, ""));
@@ -59,21 +59,21 @@ impl fmt::Display for Port {
     }
 }
 
-/// What the mirror says of an object.
+/// The mirror's answer about an object.
 pub enum Answer {
     Found {
         response: Response<Incoming>,
         source: Source,
     },
-    /// The client has to ask the registry.
+    /// The client must ask the registry.
     GoUpstream { reason: String, detail: String },
 }
 
-/// The mirror.
+/// The client of the mirror.
 pub struct MirrorClient {
     http: Client<HttpConnector, Empty<Bytes>>,
     address: SocketAddr,
-    /// As the user wrote it.
+    /// The name as the user wrote it.
     pub name: String,
     node_secret: Option<HeaderValue>,
 }
@@ -98,7 +98,7 @@ impl MirrorClient {
         })
     }
 
-    /// Asks for a manifest or blob.
+    /// Requests a manifest or blob.
     ///
     /// # Errors
     /// The mirror does not answer.
@@ -110,7 +110,7 @@ impl MirrorClient {
         reference: &str,
     ) -> anyhow::Result<Answer> {
         let (repository, registry) = (&origin.repository, &origin.registry);
-        // What stands in these names needs no escaping.
+        // These names contain nothing that must be escaped.
         let path = format!("/v2/{repository}/{kind}/{reference}?ns={registry}");
         let mut request = Request::builder()
             .method(method)
@@ -174,7 +174,7 @@ fn source(headers: &HeaderMap) -> Source {
     }
 }
 
-/// What a refusal says went wrong (distribution-spec, "Error Codes"), or as much of it as there is.
+/// The error in a refusal (distribution-spec, "Error Codes"), as far as it is there.
 fn message(body: &[u8]) -> String {
     let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     match document["errors"][0]["message"].as_str() {

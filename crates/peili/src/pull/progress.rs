@@ -1,4 +1,4 @@
-//! How far a pull is, on standard error if that is a terminal.
+//! The progress of a pull, on standard error if that is a terminal.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use std::time::Duration;
 use status::{text, words};
 use tokio::time::{Instant, interval};
 
-/// The interval between two lines.
+/// The interval between updates.
 const PERIOD: Duration = Duration::from_millis(200);
-/// Goes to the beginning of the line and erases it (ECMA-48).
+/// Moves to the beginning of the line and erases it (ECMA-48).
 const ERASE: &str = "\r\x1b[2K";
 
 /// Counts the bytes of a pull.
@@ -20,22 +20,22 @@ pub struct Progress(Arc<Counts>);
 #[derive(Debug, Default)]
 struct Counts {
     received: AtomicU64,
-    /// 0: not known yet.
+    /// 0: unknown yet.
     size: AtomicU64,
 }
 
 impl Progress {
-    /// The pull has so many bytes.
+    /// Sets the size of the pull in bytes.
     pub fn size(&self, bytes: u64) {
         self.0.size.store(bytes, Ordering::Relaxed);
     }
 
-    /// So many more have come.
+    /// Adds bytes that have come.
     pub fn more(&self, bytes: u64) {
         self.0.received.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Shows it until dropped.
+    /// Shows the progress until dropped.
     pub fn show(&self) -> impl Future<Output = ()> + Send + use<> {
         let counts = self.0.clone();
         async move {
@@ -58,14 +58,14 @@ impl Progress {
                     words::rate(u64::try_from(rate).unwrap_or(u64::MAX)),
                 );
                 let mut stderr = std::io::stderr().lock();
-                // Progress that cannot be shown is no fault of the pull.
+                // A failure to show progress is not a failure of the pull.
                 let _ = stderr.write_all(line.as_bytes());
                 let _ = stderr.flush();
             }
         }
     }
 
-    /// Makes room for what comes next.
+    /// Erases the progress for the following output.
     pub fn clear() {
         if std::io::stderr().is_terminal() {
             eprint!("{ERASE}");

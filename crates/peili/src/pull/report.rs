@@ -1,4 +1,4 @@
-//! What a trial pull has found, for programs and for people.
+//! The result of a trial pull, for programs and for people.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,22 +6,22 @@ use std::fmt;
 use serde::Serialize;
 use status::{text, words};
 
-/// Characters of a digest that people see.
+/// The characters of a digest that are shown.
 const SHORT_DIGEST: usize = 12;
 
 /// A trial pull.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     pub image: String,
-    /// What the image's name stands for.
+    /// The digest of the image's name.
     pub digest: String,
-    /// The mirror that was asked, as `host:port`.
+    /// The mirror, as `host:port`.
     pub mirror: String,
-    /// In milliseconds.
+    /// The time of the pull, in milliseconds.
     pub took_ms: u64,
-    /// In the order of the image: manifests, config, layers from the lowest on.
+    /// The objects in the order of the image: manifests, config, layers from the lowest.
     pub objects: Vec<Measured>,
-    /// Bytes by where they came from.
+    /// The bytes, by source.
     pub local: u64,
     pub peers: u64,
     pub upstream: u64,
@@ -34,18 +34,18 @@ pub struct Report {
 pub struct Measured {
     pub kind: Kind,
     pub digest: String,
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
     pub source: Source,
     /// Why it did not come from a node: one of the reasons of `peili_upstream_bytes_total`.
     pub reason: Option<String>,
-    /// The same in the words of the mirror.
+    /// The same as the mirror's text.
     pub detail: Option<String>,
-    /// Between the request and the first byte, in milliseconds; `None`: it was not pulled.
+    /// The time from the request to the first byte, in milliseconds. `None`: it was not pulled.
     pub first_byte_ms: Option<u64>,
-    /// Between the request and the last byte, in milliseconds.
+    /// The time from the request to the last byte, in milliseconds.
     pub took_ms: Option<u64>,
-    /// In bytes per second, from the first byte on.
+    /// The rate in bytes per second, from the first byte on.
     pub rate: Option<u64>,
 }
 
@@ -57,7 +57,7 @@ pub enum Kind {
     Layer,
 }
 
-/// Where an object came from.
+/// The source of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind", content = "node")]
 pub enum Source {
@@ -65,7 +65,7 @@ pub enum Source {
     Local,
     /// A peer, by its address.
     Peer(String),
-    /// The mirror, which does not say where it has it from: it takes this command for a client of another host.
+    /// The mirror, which does not name its source: for it, this command is a client of another host.
     Mirror,
     Upstream,
 }

@@ -1,4 +1,4 @@
-//! A mirror that runs: its tasks, and the order in which they end.
+//! A running mirror: its tasks, and the order in which they end.
 //!
 //! Why in this order: `docs/decisions/0006-shutdown-without-a-gap.md`.
 
@@ -15,33 +15,33 @@ use tokio_util::sync::CancellationToken;
 use crate::observe::{self, Pages};
 use crate::service_manager;
 
-/// For peers and Kubernetes to be told that this mirror is about to end.
+/// The limit for telling peers and Kubernetes that this mirror is about to end.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct Running {
     pub mirror: Arc<Mirror>,
     pub cluster: swarm::Handle,
-    /// Those that run until the process ends.
+    /// The tasks that run until the process ends.
     pub tasks: JoinSet<()>,
-    /// The announcement of what this node holds.
+    /// The announcement of this node's content.
     pub announcing: JoinSet<()>,
     /// The registry port.
     pub serving: JoinSet<()>,
-    /// Node readiness: Kubernetes is told that the mirror ends before it ends.
+    /// Node readiness: Kubernetes learns of the end before it happens.
     pub readiness: JoinSet<()>,
     /// The export of traces.
     pub exporting: JoinSet<()>,
     pub port: Shutdown,
-    /// ConnectionAddresses node readiness.
+    /// Ends node readiness.
     pub leaving: CancellationToken,
-    /// ConnectionAddresses the export, once all traces are there.
+    /// Ends the export once all traces are sent.
     pub all_sent: CancellationToken,
     pub shutdown_delay: Duration,
     pub drain_timeout: Duration,
 }
 
 impl Running {
-    /// Starts what runs until the shutdown, and the two ports.
+    /// Starts the tasks that run until the shutdown, and the two ports.
     pub fn serve(
         &mut self,
         (limits, registry): (ConnectionLimits, TcpListener),
@@ -74,7 +74,7 @@ impl Running {
     /// Waits for `shutdown`.
     ///
     /// # Errors
-    /// A task has ended that runs for ever.
+    /// A task has ended that should never end.
     pub async fn until(&mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         tokio::select! {
             biased;
@@ -87,7 +87,7 @@ impl Running {
         }
     }
 
-    /// ConnectionAddresses all tasks: first nobody finds this node any more, then it stops answering those who have found it.
+    /// Ends all tasks: first the node can no longer be found, then it stops answering.
     pub async fn shut_down(mut self) {
         service_manager::stopping();
         self.mirror.leave();
@@ -111,7 +111,7 @@ async fn ended(tasks: &mut JoinSet<()>) {
     while tasks.join_next().await.is_some() {}
 }
 
-/// What to say of a task that should have run for ever.
+/// The error about a task that should never have ended.
 fn unexpected(ended: Result<(), JoinError>) -> anyhow::Error {
     match ended {
         Err(error) => anyhow::Error::from(error).context("a task failed"),

@@ -1,13 +1,13 @@
-//! Options that say nothing for the store or the kind of bootstrap that was chosen. They are refused: whoever gives one
-//! expects something of it.
+//! Options that have no effect with the chosen store or kind of bootstrap. They are refused: the user expects an
+//! effect.
 
 use crate::cli::{Given, RegistryArgs, Source};
 use crate::fault::Faults;
 
-/// An option by its name in the code, and as it is written.
+/// An option, by its name in the code and its flag.
 type Flag = (&'static str, &'static str);
 
-/// A value of the option that chooses, and the options that are for it alone.
+/// A value of the choosing option, and the options that apply only to it.
 type Choice = (&'static str, &'static [Flag]);
 
 const STORES: [Choice; 2] = [
@@ -58,7 +58,7 @@ const KINDS: [Choice; 3] = [
     ),
 ];
 
-/// Notes down each option that is given and says nothing. A choice that is none of those there are is told elsewhere.
+/// Records each given option without effect. An invalid choice is reported elsewhere.
 pub fn check(arguments: &RegistryArgs, faults: &mut Faults) {
     refuse(
         "--store",
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(text.matches("\n  ").count(), 4, "{text}");
     }
 
-    /// Whether an option is for one choice alone stands in its help.
+    /// The help of an option says whether it applies to one choice only.
     #[test]
     fn each_option_for_one_choice_is_known() {
         let command = Cli::command();

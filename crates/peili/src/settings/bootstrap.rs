@@ -6,7 +6,7 @@ use crate::cli::BootstrapArgs;
 use crate::fault::Faults;
 use crate::value;
 
-/// Without a kind the node looks for nobody.
+/// Without a kind, the node looks for no peers.
 pub fn read(arguments: &BootstrapArgs, faults: &mut Faults) -> Option<Bootstrap> {
     match arguments.bootstrap_kind.as_str() {
         "dns" if arguments.dns_bootstrap_domain.is_empty() => {

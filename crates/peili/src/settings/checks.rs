@@ -1,4 +1,4 @@
-//! What is checked upstream, and where.
+//! Which checks of upstream are made, and at which host.
 
 use std::path::Path;
 
@@ -9,14 +9,14 @@ use crate::cli::{CheckArgs, StoreArgs};
 use crate::duration;
 use crate::fault::Faults;
 
-/// Which repositories were public and which were refused, below `--data-dir`.
+/// The file below `--data-dir` with the repositories that were public and those that were refused.
 const PROOFS_FILE: &str = "repositories.json";
 
-/// What is checked for a store that containerd fills.
+/// The checks for a store that containerd fills.
 #[derive(Clone, Debug)]
 pub struct Checks {
     pub options: CheckOptions,
-    /// Where containerd's hosts.toml files are.
+    /// The folders of containerd's hosts.toml files.
     pub config_path: ConfigPath,
 }
 

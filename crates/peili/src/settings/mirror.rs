@@ -1,4 +1,4 @@
-//! What the mirror serves, to whom, and how long it looks.
+//! What the mirror serves, to which clients, and how long it searches.
 
 use hosts::NodeSecret;
 use mirror::{Access, Limits, MIN_SHARE, Options, RateLimits, Reader, Secret};
@@ -9,14 +9,14 @@ use crate::fault::Faults;
 use crate::value;
 use crate::{credentials, duration, size};
 
-/// `node_name` is the value of `--node-name`.
+/// `node_name`: the value of `--node-name`.
 pub fn read(
     arguments: &MirrorArgs,
     given: &Given,
     node_name: &str,
     faults: &mut Faults,
 ) -> Option<Options> {
-    // Faults of --mirrored-registries are told where its URLs are read.
+    // Faults of --mirrored-registries are reported where its URLs are parsed.
     let filter = Filter::new(&arguments.mirrored_registries, &arguments.registry_filters);
     for fault in filter.as_ref().err().into_iter().flatten() {
         if let oci::FilterError::Expression { value, source } = fault {
@@ -72,7 +72,7 @@ pub fn read(
     })
 }
 
-/// How fast other nodes are sent to and received from.
+/// The limits of the rates to and from other nodes.
 pub fn rates(arguments: &MirrorArgs, faults: &mut Faults) -> Option<RateLimits> {
     let upload = faults.take("--upload-rate", rate(&arguments.upload_rate));
     let download = faults.take("--download-rate", rate(&arguments.download_rate));
@@ -82,7 +82,7 @@ pub fn rates(arguments: &MirrorArgs, faults: &mut Faults) -> Option<RateLimits> 
     })
 }
 
-/// A rate in bytes per second; `None`: no limit.
+/// A rate in bytes per second. `None`: no limit.
 fn rate(text: &str) -> Result<Option<u64>, String> {
     if text == "0" {
         return Ok(None);
@@ -96,7 +96,7 @@ fn rate(text: &str) -> Result<Option<u64>, String> {
     Ok(Some(rate))
 }
 
-/// What clients on this host may call it: the name of the node that was given, and the host's own.
+/// The names by which clients on this host may address it: the given name of the node, and the host's own.
 fn own_names(node_name: &str) -> Vec<String> {
     let host = super::node_name("");
     let given = (!node_name.is_empty()).then(|| node_name.to_owned());
@@ -124,7 +124,7 @@ fn node_secret(file: &str, faults: &mut Faults) -> Option<NodeSecret> {
     faults.take("--node-secret-file", hosts::secret::ensure(&file))
 }
 
-/// The registries named one by one; that they are well-formed is for the filter to say.
+/// The registries that are listed by name; the filter checks their form.
 pub fn registries(arguments: &MirrorArgs, faults: &mut Faults) -> Vec<RegistryUrl> {
     let named = arguments
         .mirrored_registries

@@ -1,4 +1,4 @@
-//! What this node is called, and how Kubernetes is told that its mirror works.
+//! The name of this node, and how Kubernetes learns that its mirror works.
 
 use kubernetes::{Config, Mode, ServiceAccount};
 use oci::Registry;
@@ -7,7 +7,7 @@ use crate::cli::NodeArgs;
 use crate::duration;
 use crate::fault::Faults;
 
-/// This node in Kubernetes.
+/// The readiness of this node in Kubernetes.
 #[derive(Debug)]
 pub struct NodeReadiness {
     pub config: Config,
@@ -16,7 +16,7 @@ pub struct NodeReadiness {
     pub registry: Registry,
 }
 
-/// The name that was given, else the host's.
+/// The given name, or else the host's.
 pub fn node_name(given: &str) -> String {
     match given {
         "" => rustix::system::uname()
@@ -27,8 +27,8 @@ pub fn node_name(given: &str) -> String {
     }
 }
 
-/// `None`: it is off, or at fault. `mirrored` is the value of `--mirrored-registries`, whose own faults are told
-/// elsewhere; `store` that of `--store`.
+/// `None`: it is off, or at fault. `mirrored`: the value of `--mirrored-registries`, whose own faults are reported
+/// elsewhere; `store`: that of `--store`.
 pub fn readiness(
     arguments: &NodeArgs,
     mirrored: &[String],

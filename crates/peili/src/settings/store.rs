@@ -1,4 +1,4 @@
-//! Which store the node has, and what is retained in containerd's.
+//! The node's store, and what is retained in containerd's.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::cli::StoreArgs;
 use crate::fault::Faults;
 use crate::{duration, size, value};
 
-/// Of `--retain-for`; containerd keeps the end of a lease in whole seconds.
+/// The least `--retain-for`; containerd keeps the end of a lease in whole seconds.
 const MIN_RETAIN_FOR: Duration = Duration::from_secs(10);
 
-/// Which store the node has.
+/// The store of the node.
 #[derive(Clone, Debug)]
 pub enum Store {
     Containerd {
@@ -91,7 +91,7 @@ fn containerd_store(
     Some(Store::Containerd { config, setup })
 }
 
-/// A socket, or none yet: containerd may start later.
+/// Checks that the path is a socket, or nothing yet: containerd may start later.
 fn socket_or_nothing(path: &Path) -> Result<(), String> {
     let what = match std::fs::metadata(path) {
         Ok(found) if found.file_type().is_socket() => return Ok(()),
@@ -99,7 +99,7 @@ fn socket_or_nothing(path: &Path) -> Result<(), String> {
             "a folder, as a mount of a socket that is not there makes one; remove it, or name containerd's socket"
         }
         Ok(_) => "a file; name containerd's socket",
-        // What cannot be looked at now is told by the store, and may be mended while it runs.
+        // The store reports a path that cannot be examined now; that may be fixed while it runs.
         Err(_) => return Ok(()),
     };
     Err(format!("{} is not a socket but {what}", path.display()))
@@ -137,7 +137,7 @@ fn layout_store(
     Some(Store::Layout { options, upstream })
 }
 
-/// The folder that is given, or one in the state folder that systemd gives a service (systemd.exec, `StateDirectory=`).
+/// The given folder, or one in the state folder that systemd gives a service (systemd.exec, `StateDirectory=`).
 fn store_path(arguments: &StoreArgs) -> Option<PathBuf> {
     value::path(&arguments.store_path).or_else(|| {
         let first = arguments.state_directory.split(':').next()?;
@@ -155,7 +155,7 @@ fn check_auth_file(path: &Path) -> Result<(), String> {
     upstream::check_auth_file(path).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
 }
 
-/// What is kept of layers that containerd discards; `None`: nothing, or it is at fault.
+/// Which layers that containerd discards are kept. `None`: none, or the options are at fault.
 pub fn retain(
     arguments: &StoreArgs,
     filter: Option<Filter>,

@@ -1,5 +1,5 @@
-//! The messages of OTLP 1.x that spans need
-//! (<https://github.com/open-telemetry/opentelemetry-proto>, trace/v1/trace.proto). Fields keep their numbers.
+//! The OTLP 1.x messages for spans (<https://github.com/open-telemetry/opentelemetry-proto>, trace/v1/trace.proto).
+//! Fields keep their numbers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -98,7 +98,7 @@ pub enum Value {
 const ERROR: i32 = 2;
 
 impl Resource {
-    /// A mirror. `more`: attributes of the operator's, which replace those of ours.
+    /// A mirror. `more`: the operator's attributes, which replace those set here.
     pub fn new(service: &str, node: &str, more: &[(String, String)]) -> Self {
         let own = [
             ("service.name", service),

@@ -5,9 +5,9 @@ use std::str::FromStr;
 /// A sampler of the specification of OpenTelemetry.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampler {
-    /// Of the traces that begin here, from 0 to 1.
+    /// The ratio of recorded traces among those that begin here, from 0 to 1.
     ratio: f64,
-    /// Whether whoever asks decides for its own traces.
+    /// Whether the sender of a request decides for its own traces.
     parent_decides: bool,
 }
 
@@ -21,7 +21,7 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// Reads the name of a sampler and its argument.
+    /// Parses the name of a sampler and its argument.
     ///
     /// # Errors
     /// There is no such sampler, or its ratio is not from 0 to 1.
@@ -50,7 +50,7 @@ impl Sampler {
     pub fn samples(&self, trace: u128, parent: Option<bool>) -> bool {
         match parent {
             Some(is_sampled) if self.parent_decides => is_sampled,
-            // The last bits of an id are random (Trace Context, level 2), and all nodes decide alike.
+            // The last bits of an id are random (Trace Context, level 2), and all nodes decide in the same way.
             _ => {
                 let bits = (trace & u128::from(u64::MAX)) as u64 >> 11;
                 (bits as f64) < self.ratio * (1_u64 << 53) as f64

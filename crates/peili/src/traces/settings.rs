@@ -1,4 +1,4 @@
-//! Where traces go: the option and the environment that OpenTelemetry defines
+//! The destination of traces: the option and the environment that OpenTelemetry defines
 //! (<https://opentelemetry.io/docs/specs/otel/protocol/exporter/>).
 
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::sampler::Sampler;
 use crate::fault::Faults;
 
 const FLAG: &str = "--otlp-endpoint";
-/// `OTEL_EXPORTER_OTLP_TIMEOUT`'s default.
+/// The default of `OTEL_EXPORTER_OTLP_TIMEOUT`.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where and how traces are sent.
+/// The destination and the form of traces.
 #[derive(Clone, Debug)]
 pub struct TraceSettings {
-    /// Where requests are sent.
+    /// The URL of requests.
     pub endpoint: Url,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub timeout: Duration,
@@ -27,7 +27,7 @@ pub struct TraceSettings {
     pub attributes: Vec<(String, String)>,
 }
 
-/// Reads the settings; `None`: traces are off, or at fault. `variable` reads the environment.
+/// Reads the settings. `None`: traces are off, or at fault. `variable` reads the environment.
 pub fn read(
     endpoint: &str,
     variable: impl Fn(&str) -> Option<String>,
@@ -87,7 +87,7 @@ fn parse_endpoint(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).ok();
     let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let url = url.filter(|url| url.username().is_empty() && url.password().is_none());
-    // The text may hold a password.
+    // The text may contain a password.
     url.ok_or_else(|| {
         "is not http://host:port or https://host:port; credentials go into OTEL_EXPORTER_OTLP_HEADERS".to_owned()
     })
@@ -103,7 +103,7 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     millis.map(Duration::from_millis)
 }
 
-/// `name=value` with commas between, percent-encoded (W3C Baggage).
+/// Parses `name=value` pairs, separated by commas and percent-encoded (W3C Baggage).
 fn pairs(text: &str) -> Vec<(String, String)> {
     let decoded = |text: &str| {
         percent_decode_str(text.trim())

@@ -1,4 +1,4 @@
-//! What becomes of containerd's configuration.
+//! The changes to containerd's configuration.
 
 use super::*;
 

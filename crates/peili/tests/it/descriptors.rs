@@ -1,4 +1,4 @@
-//! A process that may open few files.
+//! A process with a low limit of open files.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::{Mirror, get, peili};
 
-/// Nothing here takes so long, unless it never happens.
+/// The limit for anything that happens soon or never.
 const GENEROUS: Duration = Duration::from_secs(30);
-/// A client that gets no answer for this long hangs.
+/// A client without an answer for this long hangs.
 const HANGS: Duration = Duration::from_secs(10);
 
-/// A mirror under `ulimit`, which is what these arguments say.
+/// A mirror under `ulimit` with these arguments.
 fn limited(ulimit: &str, folder: &tempfile::TempDir) -> Mirror {
     let binary = peili();
     let mut command = std::process::Command::new("sh");
@@ -21,12 +21,12 @@ fn limited(ulimit: &str, folder: &tempfile::TempDir) -> Mirror {
     Mirror::start_as(command, &folder.path().join("store"), &[])
 }
 
-/// The status of an answer to `GET /v2/`; `None` if the connection was closed without one.
+/// The status of an answer to `GET /v2/`. `None`: the connection was closed without one.
 fn status(address: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(HANGS)).expect("a limit");
     let request = "GET /v2/ HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n";
-    // Whoever is turned away may find the connection closed.
+    // A refused client may find the connection closed.
     let _ = stream.write_all(request.as_bytes());
     let mut status = [0; 12];
     match stream.read_exact(&mut status) {
@@ -36,7 +36,7 @@ fn status(address: &str) -> Option<String> {
     }
 }
 
-/// How many of the descriptors below `limit` a mirror has open; beyond it there is only what it has inherited.
+/// The number of open descriptors of a mirror below `limit`; those beyond it are inherited.
 fn open_descriptors(mirror: &Mirror, limit: usize) -> usize {
     let open = std::fs::read_dir(format!("/proc/{}/fd", mirror.process.0.id()));
     let open = open.expect("it runs").filter_map(|entry| {
@@ -63,7 +63,7 @@ fn the_soft_limit_is_raised_to_the_hard_one() {
     assert_ne!(words[3], "128");
 }
 
-/// With 256 descriptors the ports take fewer connections; with 28 there are none left even so.
+/// With 256 descriptors the ports accept fewer connections; with 28 there are still none left.
 #[test]
 fn silent_clients_leave_no_client_without_an_answer() {
     for (limit, most_clients) in [(256, 16 + 4), (28, 28)] {
@@ -79,10 +79,10 @@ fn silent_clients_leave_no_client_without_an_answer() {
             .map(|_| TcpStream::connect(&mirror.registry).expect("it listens"))
             .collect();
         let open = open_descriptors(&mirror, limit);
-        // One more is on its way out.
+        // One more is being closed.
         let most = begun_with + most_clients + 1;
         assert!(open <= most, "{open} of {limit}, {begun_with} before");
-        // A silent client is one to be replaced after 2 s.
+        // A silent client may be replaced after 2 s.
         let began = Instant::now();
         while status(&mirror.registry).as_deref() != Some("200") {
             assert!(began.elapsed() < GENEROUS, "turned away for ever");

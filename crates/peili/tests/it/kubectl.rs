@@ -1,10 +1,10 @@
-//! Commands that ask a cluster by the user's kubectl, with a stand-in for it.
+//! Commands that access a cluster through the user's kubectl, with a fake one.
 
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
 
-/// A cluster of two nodes, the mirror of the second of which has a fault.
+/// A cluster of two nodes; the mirror of the second has a fault.
 const KUBECTL: &str = r#"#!/bin/sh
 echo "$@" >> "$CALLS"
 case "$*" in

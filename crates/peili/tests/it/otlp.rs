@@ -1,4 +1,4 @@
-//! A collector of traces (OTLP over HTTP), as much of it as tests need; those of `e2e` include this file too.
+//! A collector of traces (OTLP over HTTP), as far as tests need it. Tests of `e2e` include this file too.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -42,17 +42,17 @@ pub struct Span {
     pub end: u64,
 }
 
-/// The spans of a request.
+/// The spans in a request.
 ///
 /// # Errors
-/// It is not one of OTLP.
+/// It is not an OTLP request.
 pub fn spans(request: &[u8]) -> Result<Vec<Span>, prost::DecodeError> {
     let resources = Request::decode(request)?.resources.into_iter();
     let scopes = resources.flat_map(|resource| resource.scopes);
     Ok(scopes.flat_map(|scope| scope.spans).collect())
 }
 
-/// Takes requests for as long as the test runs.
+/// Receives requests for as long as the test runs.
 pub fn collect(listener: TcpListener) -> Receiver<Vec<u8>> {
     let (sender, requests) = channel();
     thread::spawn(move || {
@@ -64,7 +64,7 @@ pub fn collect(listener: TcpListener) -> Receiver<Vec<u8>> {
     requests
 }
 
-/// Takes the requests of a connection, until one is for something else than traces.
+/// Receives the requests of a connection, until one is not for traces.
 fn take(mut stream: &TcpStream, sender: &Sender<Vec<u8>>) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     loop {

@@ -1,14 +1,14 @@
-//! `peili pull` and `peili images`, against stand-ins and a mirror.
+//! `peili pull` and `peili images`, with fakes and a mirror.
 
 use std::collections::BTreeMap;
 use std::thread;
 
 use super::*;
 
-/// An answer: status, more headers, body.
+/// An answer: status, further headers, body.
 type Answer = (u16, String, Vec<u8>);
 
-/// A mirror that answers as the table says, until the test ends.
+/// A fake mirror that answers according to the table until the test ends.
 fn stand_in(answers: BTreeMap<String, Answer>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound").to_string();
@@ -50,7 +50,7 @@ fn digest(bytes: &[u8]) -> String {
     oci::Digest::sha256(bytes).to_string()
 }
 
-/// The answers for an image of a config and two layers, the second of which nobody has.
+/// The answers for an image of a config and two layers, the second of which no node has.
 fn image() -> BTreeMap<String, Answer> {
     let (config, layer, lacking) = (b"{}".to_vec(), vec![7; 300_000], vec![8; 1000]);
     let descriptor =

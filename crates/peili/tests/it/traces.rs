@@ -1,4 +1,4 @@
-//! One trace for a pull over two nodes, and the level of the log.
+//! One trace for a pull over two nodes, and the log level.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;

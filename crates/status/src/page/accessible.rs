@@ -1,4 +1,4 @@
-//! What a page must have for people who cannot see it, or not well (WCAG 2.2, level AA).
+//! The requirements of a page for people who cannot see it, or not well (WCAG 2.2, level AA).
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -19,7 +19,7 @@ fn pages() -> [String; 3] {
     ]
 }
 
-/// The tags of a page that begin so, each up to its end.
+/// The tags of a page with this beginning, each up to its end.
 fn tags<'a>(page: &'a str, beginning: &'a str) -> impl Iterator<Item = &'a str> {
     let rest = page.split(beginning).skip(1);
     rest.filter_map(|rest| rest.split_once('>').map(|(tag, _)| tag))
@@ -101,7 +101,7 @@ fn colour(hex: &str) -> [f64; 3] {
     })
 }
 
-/// WCAG 2.2, "relative luminance".
+/// The relative luminance of a colour (WCAG 2.2, "relative luminance").
 fn luminance(colour: [f64; 3]) -> f64 {
     let linear = colour.map(|part| match part <= 0.04045 {
         true => part / 12.92,
@@ -110,13 +110,13 @@ fn luminance(colour: [f64; 3]) -> f64 {
     0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 }
 
-/// WCAG 2.2, "contrast ratio".
+/// The contrast of two colours (WCAG 2.2, "contrast ratio").
 fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
     let (one, other) = (luminance(one) + 0.05, luminance(other) + 0.05);
     one.max(other) / one.min(other)
 }
 
-/// Text is read on bars too, which a browser's own checks of contrast do not see.
+/// Text is also read on bars, which a browser's own checks of contrast do not consider.
 #[test]
 fn text_stands_out_from_what_is_behind_it() {
     for (number, name) in ["light", "dark"].into_iter().enumerate() {

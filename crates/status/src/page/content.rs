@@ -1,4 +1,4 @@
-//! What this node holds, with a search.
+//! This node's content, with a search.
 
 use maud::{Markup, html};
 

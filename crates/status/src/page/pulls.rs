@@ -1,4 +1,4 @@
-//! The pulls of now: each row is its own progress bar, and opens to its objects and their trees.
+//! The running pulls: each row is its own progress bar, and opens to its objects and their trees.
 
 use maud::{Markup, html};
 

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-/// A table below a heading of the page, which is its name.
+/// A table below a heading of the page, which names it.
 pub struct Table<'a> {
     /// The id of the heading.
     pub heading: &'a str,
@@ -11,22 +11,22 @@ pub struct Table<'a> {
     pub columns: &'a [Column],
 }
 
-/// What a column is called, and how its cells are set.
+/// The heading of a column, and the form of its cells.
 #[derive(Clone, Copy, Debug)]
 pub enum Column {
     Text(&'static str),
-    /// Set flush right.
+    /// Aligned to the right.
     Number(&'static str),
     /// Filled as a bar.
     Bar(&'static str),
 }
 
 pub struct Row {
-    /// Of the row: the cell of the first column.
+    /// The name of the row: the cell of the first column.
     pub name: Markup,
-    /// What is shown when the pointer rests on the name.
+    /// The tooltip of the name.
     pub hint: Option<String>,
-    /// For the other columns. Cells that are left out, or are empty, are not shown on a narrow screen.
+    /// The cells of the other columns. Missing or empty cells are not shown on a narrow screen.
     pub cells: Vec<Markup>,
 }
 

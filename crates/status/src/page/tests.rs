@@ -8,7 +8,7 @@ use crate::{
     TrialObject, TrialPull, TrialSource,
 };
 
-/// A node in the middle of a cold pull of six.
+/// A node during a cold pull of six nodes.
 pub fn sample() -> Status {
     let tree = [
         ("node-1", TreeSource::Registry, 31_000_000, false),
@@ -92,7 +92,7 @@ pub fn sample() -> Status {
     }
 }
 
-/// A layer from a peer, one that only the registry gives, and one that broke off.
+/// A layer from a peer, one that only the registry has, and one that broke off.
 fn trial() -> TrialPull {
     let object = |digest: char, source, size| TrialObject {
         digest: format!("sha256:{}", digest.to_string().repeat(64)),
@@ -123,7 +123,7 @@ fn trial() -> TrialPull {
     }
 }
 
-/// A page with a tag a line, without the text of its style.
+/// A page with one tag on each line, without the text of its style.
 fn without_style(page: &str) -> String {
     page.replace(STYLE.as_str(), "").replace("><", ">\n<")
 }
@@ -184,7 +184,7 @@ fn programs_read_what_people_see() {
     assert_eq!(back, sample);
 }
 
-/// A cluster of many nodes in the middle of a cold pull.
+/// A cluster of many nodes during a cold pull.
 pub fn sample_cluster(count: usize) -> Cluster {
     let nodes = (0..count).map(|n| Member {
         id: format!("12D3KooW{n}"),

@@ -1,26 +1,26 @@
-//! The tree of the nodes that pull an object: who leads, who streams from whom, how far each is.
+//! The tree of the nodes that pull an object: the leader, the followers of each node, and the progress of each.
 
 use maud::{Markup, html};
 
 use super::fill;
 use crate::{TreeNode, TreeSource, words};
 
-/// Deeper branches are shown at this depth: each row says by name whom it follows.
+/// Deeper branches are shown at this depth: each row names its source.
 const MAX_DEPTH: usize = 8;
-/// What is seen at a glance. Further nodes are folded in, and scroll in a box of their own.
+/// The rows seen at a glance. Further nodes are folded, and scroll in a box of their own.
 const AT_A_GLANCE: usize = 12;
-/// More nodes are counted, not shown.
+/// The most rows shown. Further nodes are only counted.
 const MAX_ROWS: usize = 500;
 
 /// A row of the tree.
 #[derive(Debug, PartialEq, Eq)]
 struct Row {
     node: usize,
-    /// Nodes between the leader and this one.
+    /// The number of nodes between the leader and this one.
     depth: usize,
 }
 
-/// The nodes in the order in which they are shown: each behind its source, the one that is ahead first.
+/// The nodes in the order of the rows: each after its source, the one that is ahead first.
 fn rows(nodes: &[TreeNode]) -> Vec<Row> {
     let mut children = vec![Vec::new(); nodes.len()];
     let mut roots = Vec::new();
@@ -33,7 +33,7 @@ fn rows(nodes: &[TreeNode]) -> Vec<Row> {
         }
     }
     let ahead = |n: &usize| std::cmp::Reverse(nodes[*n].offset);
-    // Who leads comes before who has it already, and both before who waits.
+    // The leader comes before complete nodes, and both before waiting ones.
     let rank = |n: &usize| match nodes[*n].source {
         TreeSource::Registry => 0,
         TreeSource::Complete => 1,
@@ -56,7 +56,7 @@ fn rows(nodes: &[TreeNode]) -> Vec<Row> {
     rows
 }
 
-/// The places of the nodes in the order in which they are shown, and how deep each is.
+/// The positions of the nodes in the order of the rows, and their depths.
 pub fn tree_rows(nodes: &[TreeNode]) -> Vec<(usize, usize)> {
     rows(nodes)
         .iter()
@@ -64,7 +64,7 @@ pub fn tree_rows(nodes: &[TreeNode]) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// Draws a tree, at the place `id` of the page.
+/// Draws a tree, at the position `id` of the page.
 pub fn tree(nodes: &[TreeNode], size: u64, id: &str) -> Markup {
     let rows = rows(nodes);
     let (first, rest) = rows.split_at(rows.len().min(AT_A_GLANCE));
@@ -113,7 +113,7 @@ fn tree_row(nodes: &[TreeNode], row: &Row, size: u64) -> Markup {
     }
 }
 
-/// A tree that is too large to be seen at a glance, in a sentence.
+/// A sentence on a tree that is too large to be seen at a glance.
 fn summary(nodes: &[TreeNode], size: u64) -> String {
     let count = |holds: fn(&TreeNode) -> bool| nodes.iter().filter(|node| holds(node)).count();
     let leading = count(|node| node.source == TreeSource::Registry);

@@ -1,4 +1,4 @@
-//! The trial pulls: each opens to its objects, with who gave each and how fast.
+//! The trial pulls: each opens to its objects, with the source and the rate of each.
 
 use maud::{Markup, html};
 
@@ -7,7 +7,7 @@ use super::table::{Row, Table};
 use super::{fill, short};
 use crate::{TrialObject, TrialPull, TrialSource, words};
 
-/// What starts one.
+/// The command that starts one.
 const COMMAND: &str = "peili pull docker.io/library/alpine:3";
 
 pub fn trials(trials: &[TrialPull]) -> Markup {
@@ -40,7 +40,7 @@ fn trial_row(n: usize, trial: &TrialPull) -> Markup {
     }
 }
 
-/// Bytes by where they came from. What the registry gave is not known.
+/// The bytes by source. Those from the registry are unknown.
 fn sums(trial: &TrialPull) -> [(&'static str, u64); 2] {
     let sum = |is_from: fn(&TrialSource) -> bool| {
         let objects = trial
@@ -61,7 +61,7 @@ fn sums(trial: &TrialPull) -> [(&'static str, u64); 2] {
 }
 
 fn objects(objects: &[TrialObject]) -> Markup {
-    // The rate of what is small says nothing.
+    // The rate of a small object means nothing.
     let is_large = |object: &&TrialObject| !object.is_manifest;
     let rates = objects
         .iter()

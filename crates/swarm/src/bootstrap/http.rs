@@ -1,4 +1,4 @@
-//! Asking peers over HTTP who they are.
+//! Asks peers over HTTP for their ids and addresses.
 
 use std::fs;
 use std::io;
@@ -17,14 +17,14 @@ use url::Url;
 use super::{CertificateError, SourceError, id};
 use crate::{HttpBootstrap, PeerAddress};
 
-/// Spegel's names, and those of a Kubernetes TLS secret.
+/// The file names of Spegel, and of a Kubernetes TLS secret.
 const CA_FILE: &str = "ca.crt";
 const CERTIFICATE_FILE: &str = "tls.crt";
 const KEY_FILE: &str = "tls.key";
 
-/// For one endpoint, from the connection to the last byte.
+/// The limit for one endpoint, from the connection to the last byte.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// In bytes; what a few dozen peers need.
+/// The most bytes of an answer: enough for a few dozen peers.
 const MAX_ANSWER: usize = 256 * 1024;
 
 pub(crate) struct HttpSource {
@@ -55,7 +55,7 @@ impl HttpSource {
         })
     }
 
-    /// Asks all endpoints at once. One that fails does not hide the others.
+    /// Asks all endpoints at once. A failed one does not hide the others.
     pub(super) async fn peers(&self) -> (Vec<PeerAddress>, Option<SourceError>) {
         let (mut peers, mut error) = (Vec::new(), None);
         for answer in join_all(self.endpoints.iter().map(|url| self.ask(url))).await {
@@ -91,7 +91,7 @@ impl HttpSource {
     }
 }
 
-/// Those of the folder alone, or else the system's, if they are needed.
+/// The certificates in the folder only, or the system's if none are there and some are needed.
 fn roots(folder: Option<&Path>, endpoints: &[Url]) -> Result<tls::Roots, CertificateError> {
     let file = folder.map(|folder| folder.join(CA_FILE));
     let pem = file.as_deref().map(read).transpose()?.flatten();
@@ -129,7 +129,7 @@ fn unusable(
     }
 }
 
-/// `None` where the file is not there or empty.
+/// Reads a file. `None`: it is missing or empty.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, CertificateError> {
     match fs::read(path) {
         Ok(bytes) => Ok((!bytes.is_empty()).then_some(bytes)),
@@ -141,7 +141,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, CertificateError> {
     }
 }
 
-/// The names of peers are resolved as all others.
+/// Resolves the names of peers as all others are.
 struct Resolver(Arc<Names>);
 
 impl Resolve for Resolver {

@@ -1,4 +1,4 @@
-//! `/id`: a node tells over HTTP who it is and where libp2p reaches it.
+//! `/id`: a node reports over HTTP its id and its libp2p addresses.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,8 +33,8 @@ enum Answer {
     One(AddrInfo),
 }
 
-/// Understands both forms. Addresses that this node cannot use (QUIC) are passed over, and a peer id that is absent or
-/// unreadable is learned by connecting.
+/// Parses both forms. Addresses that this node cannot use (QUIC) are ignored. A peer id that is absent or unreadable is
+/// learned by connecting.
 pub(crate) fn parse(body: &[u8]) -> Result<Vec<PeerAddress>, serde_json::Error> {
     let infos = match serde_json::from_slice(body)? {
         Answer::List(infos) => infos,
@@ -77,7 +77,7 @@ impl Server {
         })
     }
 
-    /// Serves until `stop`. `addresses` are those that peers may be told.
+    /// Serves until `stop`. `addresses`: those that may be announced to peers.
     pub(crate) async fn run(
         self,
         id: PeerId,

@@ -1,4 +1,4 @@
-//! Names into addresses, by the host's resolver configuration.
+//! Resolves names to addresses, by the host's resolver configuration.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,14 +13,15 @@ use super::{Seed, SourceError};
 use crate::PeerAddress;
 use crate::peer_address::Host;
 
-/// Addresses taken of one name. A headless service names every pod.
+/// The most addresses taken of one name. A headless service names every pod.
 const MAX_ADDRESSES: usize = 1024;
-/// Names asked for at once; of more, some at random, and others in the next round.
+/// The most names resolved at once. If there are more, some are chosen at random in each round.
 const MAX_NAMES: usize = 128;
-/// For one name.
+/// The limit for one name.
 pub(super) const NAME_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Every address of both families. A name that does not resolve hides neither other names nor plain addresses.
+/// Resolves to all addresses of both families. A name that does not resolve hides neither other names nor plain
+/// addresses.
 pub(super) async fn seeds(
     names: &Arc<Names>,
     peers: &[PeerAddress],

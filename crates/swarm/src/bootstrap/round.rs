@@ -1,16 +1,16 @@
-//! One round of bootstrapping as the node sees it: dials, then a refresh of the routing table.
+//! One round of bootstrapping, as the node runs it: dials, then a refresh of the routing table.
 
 use std::collections::HashSet;
 
 use libp2p::swarm::ConnectionId;
 use tokio::sync::oneshot;
 
-/// How a round ended.
+/// The result of a round.
 #[derive(Debug, Default)]
 pub(crate) struct RoundResult {
-    /// Peers that are connected, of those that were to be.
+    /// The number of connected peers, of those to dial.
     pub(crate) reached: usize,
-    /// The last thing that went wrong.
+    /// The last failure.
     pub(crate) error: Option<String>,
 }
 
@@ -22,11 +22,11 @@ pub(crate) struct Round {
     done: oneshot::Sender<RoundResult>,
 }
 
-/// What is to be done for a round.
+/// The next step of a round.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Wait,
-    /// All dials are over and somebody is there.
+    /// All dials have ended, and a peer is connected.
     Refresh,
     End,
 }
@@ -45,7 +45,7 @@ impl Round {
         self.dials.insert(connection);
     }
 
-    /// A peer to dial is connected already.
+    /// Records that a peer to dial is connected already.
     pub(crate) fn connected(&mut self) {
         self.result.reached += 1;
     }
@@ -81,7 +81,7 @@ impl Round {
     }
 
     pub(crate) fn end(self) {
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         let _ = self.done.send(self.result);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The datagrams accepted from a connection per second. A node of 10,000 gets a few from each peer.
+/// The datagrams accepted from a connection per second. In a cluster of 10,000, each peer sends a few.
 const RATE: u32 = 2_000;
 /// Each further group of this many bytes counts as another datagram.
 const BYTES_PER_UNIT: usize = 8 * 1024;
@@ -16,7 +16,7 @@ const BURST: Duration = Duration::from_secs(1);
 pub(super) struct Allowance(Option<Instant>);
 
 impl Allowance {
-    /// How long to wait before more is accepted.
+    /// How long to wait until more is accepted.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         let over = self.0?.checked_duration_since(now)?.checked_sub(BURST)?;
         (!over.is_zero()).then_some(over)

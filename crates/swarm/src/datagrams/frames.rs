@@ -14,7 +14,7 @@ use super::MAX_LEN;
 const HEAD: usize = size_of::<u32>();
 /// The most bytes written at once: small datagrams that wait are sent together.
 const WRITE_BATCH: usize = 16 * 1024;
-/// The bytes read at once: most datagrams are read whole, and no more memory is allocated for a long one before it
+/// The most bytes read at first: most datagrams are read whole, and memory for a long one is allocated only as it
 /// arrives.
 const MIN_READ: usize = 512;
 const READ_BATCH: usize = 4 * 1024;
@@ -45,7 +45,7 @@ impl<S: AsyncWrite + Unpin> Writer<S> {
             while self.buf.len() < WRITE_BATCH
                 && let Some(datagram) = queue.pop_front()
             {
-                // Too long a one is refused by the reader.
+                // The reader refuses one that is too long.
                 self.buf
                     .put_u32(u32::try_from(datagram.len()).unwrap_or(u32::MAX));
                 self.buf.put_slice(&datagram);
@@ -154,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes out of a stream of these bytes before it ends or breaks.
+    /// The datagrams in a stream of these bytes, until it ends or breaks.
     fn read(bytes: &[u8]) -> (Vec<Bytes>, io::Result<()>) {
         let mut reader = Reader::new(Cursor::new(bytes));
         let mut datagrams = Vec::new();

@@ -1,4 +1,4 @@
-//! The streams of datagrams on one connection: at most one out, a few in.
+//! The streams of datagrams on one connection: at most one outgoing, a few incoming.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,20 +23,20 @@ use super::{Batch, FLIGHTS_PROTOCOL, IN_USE, MAX_QUEUED, queued};
 
 /// The limit for the peer to accept a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(3);
-/// The most streams read from. A new one replaces the oldest, whose sender may have abandoned it.
+/// The most incoming streams. A new one replaces the oldest, whose sender may have abandoned it.
 const MAX_INBOUND: usize = 2;
 /// The most datagrams passed to the node at once.
 const MAX_BATCH: usize = 64;
 
-/// What a connection is told.
+/// An order to a connection.
 #[derive(Debug)]
 pub(crate) enum Order {
     Send(Batch),
-    /// Closes the peer's streams: it sends what cannot be decoded.
+    /// Closes the peer's streams: it sends data that cannot be decoded.
     Refuse,
 }
 
-/// What a connection tells.
+/// A report of a connection.
 #[derive(Debug)]
 pub(crate) enum Report {
     Received(Vec<Bytes>),

@@ -2,8 +2,9 @@
 //!
 //! One long-lived stream for each peer and direction carries them, so a datagram costs little more than its bytes: no
 //! stream is negotiated, no answer is awaited, and datagrams that wait are sent together. (request-response opens a
-//! stream and awaits an answer for each message; the crate libp2p-stream would do, but is an alpha, and needs a task
-//! and a channel for each stream.) A datagram may be lost; its sender is usually told. Order holds within a stream.
+//! stream and awaits an answer for each message; the crate libp2p-stream would do, but is an alpha version, and needs a
+//! task and a channel for each stream.) A datagram may be lost; its sender is usually notified. Order holds within a
+//! stream.
 
 mod allowance;
 mod frames;
@@ -35,7 +36,7 @@ pub(crate) const FLIGHTS_PROTOCOL: StreamProtocol = StreamProtocol::new("/peili/
 /// The most bytes of a datagram.
 pub(crate) const MAX_LEN: usize = flights::MAX_DATAGRAM;
 
-/// The most bytes queued for one peer. More is not delivered.
+/// The most bytes queued for one peer. Further datagrams are not delivered.
 const MAX_QUEUED: usize = 1024 * 1024;
 /// The assumed cost of a queued datagram besides its bytes.
 const OVERHEAD: usize = 64;
@@ -78,7 +79,7 @@ struct Peer {
     /// The first one carries the datagrams.
     connections: Vec<ConnectionId>,
     waiting: Vec<Bytes>,
-    /// Bytes of those.
+    /// The bytes of these datagrams.
     queued: usize,
     /// The peer's addresses, if it was not connected when the first datagram was sent.
     addresses: Vec<Multiaddr>,

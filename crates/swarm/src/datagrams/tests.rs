@@ -7,9 +7,9 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// Nothing here takes so long unless it never happens.
+/// The limit for anything that happens soon or never.
 const GENEROUS: Duration = Duration::from_secs(60);
-/// The interval between two datagrams of which the first may have been lost unheard.
+/// The interval between datagrams if the first may have been lost unnoticed.
 const RESEND: Duration = Duration::from_millis(20);
 
 async fn swarm() -> (Swarm<Behaviour>, Multiaddr) {
@@ -36,7 +36,7 @@ async fn swarm() -> (Swarm<Behaviour>, Multiaddr) {
     }
 }
 
-/// Drives both until the second or the first tells something.
+/// Runs both swarms until one of them has an event.
 async fn next(a: &mut Swarm<Behaviour>, b: &mut Swarm<Behaviour>) -> Event {
     let event = async {
         loop {
@@ -96,7 +96,7 @@ async fn who_refuses_a_connection_is_told_of_at_once() {
     let undelivered = Event::Undelivered { to: gone };
     assert_eq!(next(&mut a, &mut b).await, undelivered);
     assert!(a.behaviour().is_idle());
-    // Another one answers there.
+    // Another peer answers there.
     send(&mut a, gone, &address, b"lost");
     assert_eq!(next(&mut a, &mut b).await, undelivered);
 }
@@ -132,14 +132,14 @@ async fn goes_on_by_another_stream(
 ) {
     let to = *b.local_peer_id();
     let mut lost = 0;
-    // Whoever is refused finds out by the first of what it sends next that does not go.
+    // A refused sender notices with the first later datagram that fails.
     loop {
         send(&mut a, to, address, b"sound");
         match timeout(RESEND, next(&mut a, &mut b)).await {
             Ok(Event::Undelivered { .. }) => lost += 1,
             Ok(Event::Received { datagrams, .. }) => {
                 assert!(datagrams.iter().all(|datagram| datagram == "sound"));
-                // Before it is refused a stream may carry some.
+                // Before it is refused, a stream may deliver some.
                 if lost > 0 {
                     break;
                 }

@@ -6,8 +6,8 @@ use ::flights::members::Contact;
 
 use crate::addresses::Endpoint;
 
-/// The addresses of this node. Some may lead nowhere, such as those of bridges, and only a few are advertised: first
-/// those by which a peer has reached this node.
+/// The addresses of this node. Some may not be reachable, such as those of bridges, and only a few are advertised:
+/// first those at which a peer has reached this node.
 #[derive(Debug, Default)]
 pub(super) struct AdvertisedAddresses {
     endpoints: Vec<Endpoint>,

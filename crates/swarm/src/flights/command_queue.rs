@@ -1,7 +1,7 @@
-//! The queue from the mirror to the node's task: in order, bounded, and without the loss of what ends a pull.
+//! The queue from the mirror to the node's task: in order, bounded, and without loss of commands that end a pull.
 //!
-//! A report of progress that waits is replaced by a newer one of the same kind about the same object, so that pulls that
-//! go on do not fill the queue. A pull that has ended is always reported: the other nodes would wait for it for hours.
+//! A queued report of progress is replaced by a newer one of the same kind about the same object, so that long pulls do
+//! not fill the queue. The end of a pull is always reported: otherwise other nodes would wait for it for hours.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem::discriminant;
@@ -14,9 +14,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::FlightCommand;
 
-/// The most requests that wait; whoever requests more waits with them.
+/// The most queued requests. Further callers wait.
 const MAX_REQUESTS: usize = 1024;
-/// The most commands that wait before progress that ends no pull is no longer queued.
+/// The most queued commands before progress that does not end a pull is dropped.
 const MAX_QUEUED: usize = 4096;
 
 /// Returns both ends of a new queue.
@@ -45,9 +45,9 @@ struct Queue {
 #[derive(Debug, Default)]
 struct State {
     commands: VecDeque<Queued>,
-    /// The number of the first command that waits.
+    /// The number of the first queued command.
     first: u64,
-    /// The numbers of the latest commands that wait, by what they are about.
+    /// The numbers of the latest queued commands, by their subjects.
     latest: HashMap<Subject, u64>,
 }
 
@@ -58,7 +58,7 @@ struct Queued {
     _room: Option<OwnedSemaphorePermit>,
 }
 
-/// What a command is about.
+/// The subject of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Subject {
     Object(Key),
@@ -70,7 +70,7 @@ enum Subject {
 pub(crate) struct Closed;
 
 impl CommandSender {
-    /// Queues a request, as soon as there is room.
+    /// Queues a request once there is room.
     pub(crate) async fn request(&self, command: FlightCommand) -> Result<(), Closed> {
         let room = self.0.room.clone().acquire_owned().await;
         let room = room.map_err(|_| Closed)?;
@@ -100,7 +100,7 @@ impl CommandReceiver {
 impl Drop for CommandReceiver {
     fn drop(&mut self) {
         self.0.room.close();
-        // Whoever waits for an answer learns that there will be none.
+        // Waiting callers learn that there will be no answer.
         let waiting = std::mem::take(&mut *self.0.state.lock());
         drop(waiting);
     }
@@ -108,7 +108,7 @@ impl Drop for CommandReceiver {
 
 impl Queue {
     fn push(&self, command: FlightCommand, room: Option<OwnedSemaphorePermit>) -> bool {
-        // Under the lock, so that the receiver that closes the queue also drops this command.
+        // Within the lock, so that the receiver that closes the queue also drops this command.
         let mut state = self.state.lock();
         let is_queued = !self.room.is_closed() && state.push(command, room);
         drop(state);
@@ -169,7 +169,7 @@ fn subject(command: &FlightCommand) -> Option<Subject> {
     }
 }
 
-/// Whether a command about the same says all that the one before it says.
+/// Whether a command says all that an earlier one about the same subject says.
 fn replaces(command: &FlightCommand, before: &FlightCommand) -> bool {
     match (command, before) {
         (FlightCommand::Report(_, now), FlightCommand::Report(_, before)) => {
@@ -180,8 +180,8 @@ fn replaces(command: &FlightCommand, before: &FlightCommand) -> bool {
     }
 }
 
-/// Whether others would wait in vain without it. Of these there are few: requests have room, and a node has at most 1024
-/// pulls at once.
+/// Whether other nodes would wait in vain without it. There are few such commands: requests have their own limit, and a
+/// node has at most 1024 pulls at once.
 fn must_be_queued(command: &FlightCommand) -> bool {
     match command {
         FlightCommand::Report(_, progress) => match progress {
@@ -223,7 +223,7 @@ mod tests {
         FlightCommand::RequestSource(request.into(), oneshot::channel().0)
     }
 
-    /// What waits: reports in full, of others a word.
+    /// The queued commands: reports in full, others as a word.
     async fn drain(receiver: &mut CommandReceiver) -> Vec<(Option<Digest>, String)> {
         let mut drained = Vec::new();
         while !receiver.0.state.lock().commands.is_empty() {
@@ -280,7 +280,7 @@ mod tests {
             .collect();
         let begun = format!("{BEGUN:?}");
         assert_eq!(words, [&begun, "rates: 2", "Failed", "request", &begun]);
-        // What was taken out is not replaced.
+        // A command that was received is not replaced.
         sender.send(report(&digest(1), BEGUN));
         assert_eq!(drain(&mut receiver).await.len(), 1);
     }

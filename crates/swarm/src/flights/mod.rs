@@ -30,9 +30,9 @@ pub(crate) use command_queue::{CommandReceiver, CommandSender, command_queue};
 pub(crate) use ids::{mirror_peer, node_id, peer_id};
 pub(crate) use record_key::RecordKey;
 
-/// The most peers to join the cluster by; the latest are kept.
+/// The most peers through which to join the cluster; the latest are kept.
 const MAX_SEEDS: usize = 32;
-/// The minimal interval between joins by new seeds: most peers met meanwhile are members by then.
+/// The minimal interval between joins through new seeds: most peers met meanwhile are members by then.
 const JOIN_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest sleep until a deadline is checked again.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
@@ -53,7 +53,7 @@ pub(crate) enum FlightCommand {
     LinkTested(LinkTest),
 }
 
-/// A request to the rules, and who waits for the answer.
+/// A request to the rules, and the channel for its answer.
 #[derive(Debug)]
 enum Question {
     Source {
@@ -151,7 +151,7 @@ impl Flights {
         admitted.copied().collect()
     }
 
-    /// Announced keys that were not kept since this was last asked.
+    /// The number of announced keys not kept since the last call.
     pub(crate) fn take_dropped_keys(&mut self) -> u64 {
         self.node.take_dropped_keys()
     }
@@ -212,7 +212,7 @@ impl Flights {
         self.join();
     }
 
-    /// Joins the cluster by the peers met since the last time.
+    /// Joins the cluster through the peers met since the last call.
     pub(crate) fn join(&mut self) {
         let is_soon = |last: Instant| last.elapsed() < JOIN_INTERVAL;
         if !self.has_new_seeds || self.last_join.is_some_and(is_soon) {
@@ -379,13 +379,13 @@ impl Flights {
             request.add_failed_source(source);
             return self.request_source(request, retries + 1, asker);
         }
-        // Without a requester the decision is for another node.
+        // Without a requester, the decision is for another node.
         if asker.send(decision.unwrap_or(Decision::Alone)).is_err() {
             self.node.cancel(self.now(), id);
         }
     }
 
-    /// Where the registry of a member may be asked.
+    /// The registry addresses of a member.
     fn registries(&self, peer: &PeerId, contact: &Contact) -> Vec<SocketAddr> {
         let registries = contact.registry().iter();
         let admitted = registries.filter(|socket| self.filter.admits(socket));

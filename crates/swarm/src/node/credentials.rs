@@ -1,4 +1,5 @@
-//! What peers have to have: a key of the network, a certificate, both or nothing. It changes while the node runs.
+//! The credentials that peers need: a key of the network, a certificate, both or nothing. They change while the node
+//! runs.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,14 +14,14 @@ use tokio::sync::watch;
 use super::refused_nodes::RefusedNodes;
 use super::{Node, ip_of};
 
-/// What open connections may have been made with.
+/// The credentials with which open connections may have been made.
 pub(crate) struct Credentials {
     /// `None`: the network has no key.
     keys: Option<Known<Arc<NetworkKeys>>>,
     /// `None`: there is no TLS.
     certificates: Option<Known<PeerTlsState>>,
-    /// Connections before this one may have been made with something that was taken away. libp2p numbers them as they
-    /// begin.
+    /// Connections before this one may have been made with credentials that were removed since. libp2p numbers them as
+    /// they begin.
     first_good: Option<ConnectionId>,
 }
 
@@ -35,7 +36,7 @@ impl<T: Clone> Known<T> {
         Self { current, changes }
     }
 
-    /// What was in force until now.
+    /// The credentials in force until now.
     fn update(&mut self) -> T {
         let current = self.changes.borrow_and_update().clone();
         std::mem::replace(&mut self.current, current)
@@ -51,7 +52,7 @@ impl Credentials {
         }
     }
 
-    /// Waits for new ones.
+    /// Waits for new credentials.
     pub(super) async fn changed(&mut self) {
         let keys = self.keys.as_mut().map(|known| &mut known.changes);
         let certificates = self.certificates.as_mut().map(|known| &mut known.changes);
@@ -61,7 +62,7 @@ impl Credentials {
         }
     }
 
-    /// Puts new ones in force. Returns what of the old ones was taken away.
+    /// Puts new credentials in force. Returns which kind was removed, if any.
     fn update(&mut self) -> Option<&'static str> {
         let key_taken = self.keys.as_mut().is_some_and(|known| {
             let before = known.update();
@@ -89,14 +90,14 @@ async fn changed<T>(changes: Option<&mut watch::Receiver<T>>) {
     }
 }
 
-/// The number of the next connection that begins.
+/// The number of the next connection.
 fn next_connection() -> ConnectionId {
     let nowhere = DialOpts::unknown_peer_id().address(Multiaddr::empty());
     nowhere.build().connection_id()
 }
 
 impl Node {
-    /// Closes all connections if a key or an authority was taken away: any of them may have been made with it. Peers that
+    /// Closes all connections if a key or an authority was removed: any of them may have been made with it. Peers that
     /// have another one connect again.
     pub(super) fn on_new_credentials(&mut self) {
         // They are met again, or are peers now.
@@ -111,18 +112,18 @@ impl Node {
             "{taken} was removed; reconnecting to all peers"
         );
         for peer in peers {
-            // One that is closed already is no fault.
+            // It may be closed already.
             let _ = self.swarm.disconnect_peer_id(peer);
         }
     }
 
-    /// Whether a connection that is made now began its handshake before a key or an authority was taken away.
+    /// Whether a connection that is established now began its handshake before a key or an authority was removed.
     pub(super) fn has_old_credentials(&self, connection: ConnectionId) -> bool {
         let first_good = self.credentials.first_good;
         first_good.is_some_and(|first_good| connection < first_good)
     }
 
-    /// Somebody connected and was refused.
+    /// Handles a node that connected and was refused.
     pub(super) fn on_stranger(&mut self, address: &Multiaddr) {
         self.metrics.handshakes_refused.inc();
         self.refused_nodes.met(ip_of(address), Instant::now());

@@ -1,4 +1,4 @@
-//! What the swarm tells the node.
+//! Handles the events of the swarm.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -37,7 +37,7 @@ impl Node {
                 ..
             } => self.on_connected(peer_id, connection_id, &endpoint),
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
-                // Idle, closed by the peer, or broken: no sign of death, the next dial tells.
+                // Idle, closed by the peer, or broken: the peer may be alive, as the next dial will show.
                 self.connections.retain(|(id, _)| *id != connection_id);
             }
             SwarmEvent::OutgoingConnectionError {
@@ -68,7 +68,7 @@ impl Node {
         }
     }
 
-    /// An interface of this node came or went.
+    /// Handles an interface of this node that was added or removed.
     fn on_own_address(&mut self, address: &Multiaddr, new: bool) {
         let Some(router) = Endpoint::router(address) else {
             return;
@@ -197,8 +197,8 @@ impl Node {
         }
     }
 
-    /// Notes that a peer that connected to this node came from where it says it is. If it came from elsewhere, through a
-    /// gateway or because it lies, this node connects to where it says it is: that proves it.
+    /// Records that a peer connected to this node from an address that it reports. If it came from elsewhere, through a
+    /// gateway or because it lies, this node connects to a reported address: that proves it.
     fn prove_introduction(&mut self, peer: PeerId, told: &Sockets, software: &Software) {
         let Some(Some(ip)) = self.came_from.pop(&peer) else {
             return;
@@ -218,7 +218,7 @@ impl Node {
         }
     }
 
-    /// Connects to where a peer says that it is, or others say so.
+    /// Connects to an address that a peer, or others, report for it.
     pub(super) fn prove(&mut self, peer: PeerId, routers: &[SocketAddr]) {
         if routers.is_empty() {
             return;
@@ -246,7 +246,7 @@ impl Node {
                     self.lose(peer);
                 }
             }
-            // The connection is of no use; whether the peer is, the next dial tells.
+            // The connection is broken. The next dial shows whether the peer is alive.
             Err(ping::Failure::Other { .. }) => {
                 self.swarm.close_connection(connection);
             }
@@ -276,7 +276,7 @@ impl Node {
         }
     }
 
-    /// A peer says that it has something. Kademlia has made sure that it speaks for itself.
+    /// Handles a peer's record that it has a key. Kademlia has checked that the peer speaks for itself.
     fn on_record(&mut self, record: &kad::ProviderRecord) {
         if let Ok(key) = RoutingKey::try_from(&record.key)
             && let Some(expires) = record.expires

@@ -1,5 +1,5 @@
-//! The task that owns the libp2p swarm. All state lives here; the router sends commands, and what others may see goes
-//! out through watches.
+//! The task that owns the libp2p swarm and all its state. The router sends commands; watches publish what others may
+//! see.
 
 mod credentials;
 mod events;
@@ -42,12 +42,12 @@ pub(crate) use credentials::Credentials;
 use queries::Query;
 use refused_nodes::RefusedNodes;
 
-/// Open connections that are kept; beyond them the oldest is closed that is not in use. Enough for the routing table of
-/// a cluster of any size (some 200 at 10,000 nodes) or for all owners of slots (at most 192), at some 30 KB each.
+/// The most open connections kept; beyond that, the oldest one not in use is closed. Enough for the routing table of a
+/// cluster of any size (some 200 at 10,000 nodes) or for all owners of slots (at most 192), at some 30 KB each.
 pub(crate) const KEPT_CONNECTIONS: usize = 256;
-/// Peers that connected and have not introduced themselves yet: as many as may do so at once.
+/// The most peers that have connected and not introduced themselves yet: as many as may do so at once.
 const MAX_CAME_FROM: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
-/// The interval of checks for what only time changes.
+/// The interval between checks for changes caused by time alone.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) struct Find {
@@ -58,7 +58,7 @@ pub(crate) struct Find {
 pub(crate) enum Command {
     Announce(Vec<RoutingKey>),
     Withdraw(Vec<RoutingKey>),
-    /// Who the peers are, for somebody who looks.
+    /// Asks for the peers, to be shown.
     Peers(oneshot::Sender<RouterPeers>),
     /// A round of bootstrapping.
     Round {
@@ -67,22 +67,22 @@ pub(crate) enum Command {
     },
 }
 
-/// What comes in from the router and the bootstrapper.
+/// The input from the router and the bootstrapper.
 pub(crate) struct Inbox {
     pub(crate) finds: mpsc::Receiver<Find>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) flight_commands: CommandReceiver,
 }
 
-/// What others may see.
+/// The output that others may see.
 pub(crate) struct Outbox {
-    /// Peers in the routing table.
+    /// The number of peers in the routing table.
     pub(crate) peers: watch::Sender<usize>,
-    /// Addresses that peers are told.
+    /// The addresses that are announced to peers.
     pub(crate) addresses: watch::Sender<Vec<Multiaddr>>,
-    /// Peers worth remembering.
+    /// The peers to remember.
     pub(crate) remembered: watch::Sender<Vec<Remembered>>,
-    /// What flights ask of the mirror.
+    /// What flights request of the mirror.
     pub(crate) events: FlightEventSender,
 }
 
@@ -98,21 +98,21 @@ pub(crate) struct Node {
     /// `None`: this node does not take part.
     flights: Option<Flights>,
     legacy_peers: LegacyPeers,
-    /// Whether there are any, for the router to see.
+    /// Whether there are legacy peers, for the router.
     pub(crate) has_legacy_peers: Arc<AtomicBool>,
     queries: HashMap<QueryId, Query>,
     round: Option<Round>,
     /// Open connections, the oldest first.
     connections: VecDeque<(ConnectionId, PeerId)>,
-    /// The IP addresses from which peers have connected that have not introduced themselves yet.
+    /// The IP addresses from which peers connected that have not introduced themselves yet.
     came_from: LruCache<PeerId, Option<IpAddr>>,
-    /// Nodes in the cluster, this one included, as far as the routing table shows.
+    /// The number of nodes in the cluster, this one included, as far as the routing table shows.
     size: usize,
-    /// The routing table changed since it was last looked at.
+    /// The routing table has changed since the last check.
     table_changed: bool,
-    /// It was said once that provider records had to be dropped.
+    /// It was logged that provider records had to be dropped.
     dropping: bool,
-    /// It was said once that announced keys had to be dropped.
+    /// It was logged that announced keys had to be dropped.
     dropping_keys: bool,
     /// A socket of this node has closed: some peers can no longer reach it.
     listener_lost: bool,
@@ -156,7 +156,7 @@ impl Node {
         }
     }
 
-    /// Waits for the first socket that listens. Before the node runs.
+    /// Waits for the first socket that listens, before the node runs.
     pub(crate) async fn first_socket(&mut self) -> SocketAddr {
         loop {
             let event = self.swarm.select_next_some().await;
@@ -177,7 +177,7 @@ impl Node {
         &mut self.swarm
     }
 
-    /// Runs until told to stop, or until a socket to listen on is lost, for then only a restart helps.
+    /// Runs until told to stop, or until a listening socket is lost: then only a restart helps.
     pub(crate) async fn run(mut self, mut inbox: Inbox, stop: CancellationToken) {
         let mut cancel_abandoned = interval(SWEEP_INTERVAL);
         let mut maintenance = interval(MAINTENANCE_INTERVAL);
@@ -211,14 +211,14 @@ impl Node {
             Command::Announce(keys) => self.announce(keys),
             Command::Withdraw(keys) => self.withdraw(&keys),
             Command::Peers(asker) => {
-                // Whoever asked may have given up.
+                // The caller may have stopped waiting.
                 let _ = asker.send(self.shown_peers());
             }
             Command::Round { seeds, done } => self.start_round(&seeds, done),
         }
     }
 
-    /// Connects to those who are not connected. A round that is still on its way is given up.
+    /// Connects to the peers that are not connected. A round in progress is abandoned.
     fn start_round(&mut self, seeds: &[Seed], done: oneshot::Sender<RoundResult>) {
         let mut round = Round::new(done);
         let mut to_dial: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
@@ -260,7 +260,7 @@ impl Node {
         let Some(round) = &mut self.round else { return };
         match round.step() {
             Step::Wait => {}
-            // Without a peer in the table there will be an event when one comes.
+            // If the table is empty, an event follows when a peer comes.
             Step::Refresh if *self.outbox.peers.borrow() > 0 => {
                 let own = *self.swarm.local_peer_id();
                 let query = self.swarm.behaviour_mut().kad.get_closest_peers(own);
@@ -278,7 +278,7 @@ impl Node {
         }
     }
 
-    /// Takes a peer that is dead out of everything that would wait for it.
+    /// Removes a dead peer from everything that would wait for it.
     fn lose(&mut self, peer: PeerId) {
         self.book.forget(&peer);
         if self.swarm.behaviour_mut().kad.remove_peer(&peer).is_some() {
@@ -349,7 +349,7 @@ impl Node {
         }
     }
 
-    /// Shows the peers that are connected, for they are alive.
+    /// Publishes the connected peers as remembered: they are alive.
     fn remember(&mut self) {
         let connected = self.swarm.connected_peers();
         let known = connected.filter_map(|peer| Some((peer, self.book.get(peer)?.routers())));
@@ -358,14 +358,14 @@ impl Node {
             .take(MAX_PEERS)
             .map(|(peer, routers)| Remembered::new(peer, &routers))
             .collect();
-        // An empty list would only wipe out what may help the next start.
+        // An empty list would only delete what may help the next start.
         if !peers.is_empty() {
             self.outbox.remembered.send_replace(peers);
         }
     }
 }
 
-/// The IP address of an address.
+/// The IP address in a multiaddress.
 pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     address.iter().find_map(|part| match part {
         Protocol::Ip4(ip) => Some(IpAddr::from(ip).to_canonical()),

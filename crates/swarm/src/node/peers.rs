@@ -1,4 +1,4 @@
-//! The peers of this node, for somebody who looks.
+//! The peers of this node, to be shown.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -30,7 +30,7 @@ impl Node {
         }
         let others = self.known_peers().into_iter();
         let others = others.filter(|(peer, software)| {
-            // Whoever takes part is listed as a member, or is about to become one.
+            // A peer that takes part in flights is listed as a member, or is about to become one.
             !known.contains(peer) && (software.is_legacy() || self.flights.is_none())
         });
         let others: Vec<_> = others.collect();

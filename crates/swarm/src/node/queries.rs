@@ -1,4 +1,4 @@
-//! What the node asks the cluster, and tells it.
+//! The node's queries and announcements.
 
 use std::time::{Duration, Instant};
 
@@ -18,17 +18,17 @@ use crate::bootstrap::Round;
 use crate::flights::mirror_peer;
 use crate::key::RoutingKey;
 
-/// A query of Kademlia's that is on its way, and what it is for.
+/// A running Kademlia query and its purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Query {
     Find(RoutingKey),
-    /// Where is a provider of the key?
+    /// Finds the addresses of a provider of the key.
     Locate {
         key: RoutingKey,
         provider: PeerId,
     },
     Publish(RoutingKey),
-    /// Who is near this node?
+    /// Finds the nodes near this one.
     Neighbours,
 }
 
@@ -39,7 +39,7 @@ impl Query {
 }
 
 impl Node {
-    /// Asks the members who hold it, and Kademlia where there are others, too.
+    /// Asks the members that own the key, and Kademlia if there are legacy peers.
     pub(super) fn find(&mut self, find: Find) {
         let (Find { key, asker }, now) = (find, Instant::now());
         if !self.searches.join(key, asker, now) {
@@ -54,7 +54,7 @@ impl Node {
         }
     }
 
-    /// First what peers have told this node, then what the cluster knows.
+    /// Asks this node's own records first, then the cluster.
     fn find_providers(&mut self, key: RoutingKey, now: Instant) {
         self.searches.begin(&key);
         let kad = &mut self.swarm.behaviour_mut().kad;
@@ -72,8 +72,8 @@ impl Node {
             return;
         }
         let kad = &mut self.swarm.behaviour_mut().kad;
-        // Kademlia tells the ids of providers alone, but keeps the addresses that came with them for the time of the
-        // query, to dial them: this is how it gives them away, and it changes nothing.
+        // Kademlia reports only the ids of providers, but keeps the addresses that came with them during the query, to
+        // dial them. This call returns them, and changes nothing.
         let known = kad.handle_pending_outbound_connection(
             ConnectionId::new_unchecked(0),
             Some(provider),
@@ -88,12 +88,12 @@ impl Node {
         }
     }
 
-    /// Whether the provider has an address to be offered with: anybody can name providers, at any address. One that is not
-    /// proven to be there is connected to, and until then offered rarely.
+    /// Offers the provider if it has an address: any node can name providers, at any address. A provider that is not
+    /// proven to be there is connected to, and until then offered rarely. Returns whether it was offered.
     fn offer(&mut self, key: &RoutingKey, provider: PeerId, addresses: &[Multiaddr]) -> bool {
         let mut known = self.book.get(&provider).cloned().unwrap_or_default();
         let told = Sockets::of(&self.filter, addresses);
-        // Either may be the newer: a peer keeps its id when it moves.
+        // Either may be newer: a peer keeps its id when it moves.
         known.told.router.extend(told.router);
         known.told.registry.extend(told.registry);
         let (registries, routers) = (
@@ -134,7 +134,7 @@ impl Node {
         stats: &QueryStats,
         last: bool,
     ) {
-        // Not there: given up meanwhile.
+        // The query was abandoned meanwhile.
         let Some(query) = self.queries.get(&id).copied() else {
             return;
         };
@@ -173,7 +173,7 @@ impl Node {
                 if self.round.as_ref().is_some_and(Round::is_refreshing) {
                     self.end_round();
                 }
-                // The neighbours are enough to find anything; the far buckets make it quicker. Fails in an empty table.
+                // The neighbours suffice to find anything; the far buckets make it faster. Fails if the table is empty.
                 let _ = self.swarm.behaviour_mut().kad.bootstrap();
             }
             Query::Publish(key) => {
@@ -189,7 +189,7 @@ impl Node {
         }
     }
 
-    /// Stops queries whose askers have all gone.
+    /// Stops queries that no caller waits for any more.
     pub(super) fn cancel_abandoned(&mut self) {
         if let Some(flights) = &mut self.flights {
             flights.cancel_abandoned();
@@ -233,7 +233,7 @@ impl Node {
         for key in keys {
             if self.publisher.announce(key) {
                 let record = ProviderRecord::new(RecordKey::from(key), local, Vec::new());
-                // The store takes whatever is this node's own.
+                // The store accepts everything of this node.
                 let _ = store.add_provider(record);
             }
         }
@@ -251,9 +251,9 @@ impl Node {
         }
     }
 
-    /// Publishes the keys whose turn it is, as many as may be on their way at once.
+    /// Publishes the keys that are due, as many as may run at once.
     pub(super) fn publish(&mut self) {
-        // Nobody to tell.
+        // There is no peer to tell.
         if *self.outbox.peers.borrow() == 0 || !self.tells_kademlia() {
             return;
         }
@@ -271,7 +271,7 @@ impl Node {
     }
 }
 
-/// What is known of the peers near the one looked for, whether or not all answered in time.
+/// What is known of the peers near the wanted one, whether or not all answered in time.
 fn located(result: QueryResult) -> Vec<PeerInfo> {
     match result {
         QueryResult::GetClosestPeers(

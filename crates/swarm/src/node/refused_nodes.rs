@@ -1,4 +1,5 @@
-//! Where nodes are that cannot be peers: they have no network key or no certificate authority in common with this node.
+//! The addresses of nodes that cannot be peers: they have no network key or no certificate authority in common with
+//! this node.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -6,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
-/// A stranger who was met longer ago is not told of.
+/// A node that was refused longer ago is no longer reported.
 const LATELY: Duration = Duration::from_secs(10 * 60);
-/// RefusedNodes that are remembered: those met last.
+/// The most refused nodes to remember: those met last.
 const MAX_REFUSED_NODES: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
 
-/// The addresses of strangers, and when they were met.
+/// The addresses of refused nodes, and when they were met last.
 pub(super) struct RefusedNodes(LruCache<IpAddr, Instant>);
 
 impl Default for RefusedNodes {
@@ -21,21 +22,21 @@ impl Default for RefusedNodes {
 }
 
 impl RefusedNodes {
-    /// A handshake with somebody at this address was refused, by either end.
+    /// Records that a handshake with a node at this address was refused, by either end.
     pub(super) fn met(&mut self, ip: Option<IpAddr>, now: Instant) {
         if let Some(ip) = ip {
             self.0.put(ip, now);
         }
     }
 
-    /// Somebody at this address has become a peer.
+    /// Records that a node at this address has become a peer.
     pub(super) fn known(&mut self, ip: Option<IpAddr>) {
         if let Some(ip) = ip {
             self.0.pop(&ip);
         }
     }
 
-    /// Those met lately, the last one first.
+    /// The nodes met lately, the latest first.
     pub(super) fn lately(&self, now: Instant) -> Vec<IpAddr> {
         let lately = self
             .0

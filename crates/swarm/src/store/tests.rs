@@ -1,4 +1,4 @@
-//! What is kept, what gives way, and that the books agree.
+//! What is kept, what is dropped, and that the indexes agree.
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ fn drops_the_oldest_record_of_who_has_most() {
     assert_eq!((store.len(), store.take_dropped()), (MAX_RECORDS, 1));
     assert_eq!(known(&store, 0), [modest]);
     assert_eq!((known(&store, 1), known(&store, 2)), (vec![], vec![greedy]));
-    // Others find room when all is taken.
+    // Other peers find room even when all is taken.
     store.insert(RoutingKey::numbered(1), modest, &[], later());
     assert_eq!((store.len(), store.take_dropped()), (MAX_RECORDS, 1));
     assert_eq!((known(&store, 1), known(&store, 2)), (vec![modest], vec![]));
@@ -87,7 +87,7 @@ fn keeps_of_addresses_what_this_node_understands() {
     let now = Instant::now();
     assert_eq!(store.others(&key, now), [(peer, told.to_vec())]);
     assert_eq!(store.providers(&key.into())[0].addresses, told);
-    // A peer that moves has moved with all that it holds.
+    // A peer that moves has moved with all its records.
     let many: Vec<_> = (1..100)
         .map(|port| multiaddr(&format!("/ip4/10.0.0.2/tcp/{port}")))
         .collect();

@@ -1,4 +1,4 @@
-//! Nodes that are members of each other, among themselves and beside others that are not.
+//! Members among themselves, and together with nodes that are no members.
 
 use mirror::{Candidate, Decision, Flights as _, PullProgress, SourceRequest, nodes_field};
 
@@ -160,7 +160,7 @@ async fn with_and_without_flights_find_each_other() {
         nodes[3].router.request_source(object(1).request).await,
         Decision::Alone
     ));
-    // Those who are no members get the records, not just answers from the holders themselves.
+    // Nodes that are no members get the records, not just answers from the holders themselves.
     let published = |node| metric(node, "peili_router_announcements_published_total ");
     until(|| nodes.iter().all(|node| published(node) > 0)).await;
 }

@@ -1,4 +1,4 @@
-//! Routers on loopback: what the trait promises, and that it holds among many.
+//! Routers on loopback: what the trait promises, with few nodes and with many.
 
 mod flights;
 mod network_keys;
@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use swarm::{Bootstrap, Bound, Config, Handle, HttpBootstrap, IdForm, Router};
 use tokio::time::{sleep, timeout};
 
-/// Nothing here takes so long unless it never happens.
+/// The limit for anything that happens soon or never.
 const GENEROUS: Duration = Duration::from_secs(120);
 
 struct Node {
@@ -44,7 +44,7 @@ fn config(registry_port: u16, peers: &[u16]) -> Config {
     }
 }
 
-/// A node without flights, as Spegel's are.
+/// The configuration of a node without flights, like Spegel's.
 fn plain(registry_port: u16, peers: &[u16]) -> Config {
     Config {
         flights: false,
@@ -79,8 +79,8 @@ async fn start(registry_port: u16, peers: &[u16]) -> Node {
     run(config(registry_port, peers)).await
 }
 
-/// Nodes that all bootstrap from the first, a few at a time: all at once is more than two cores of a test machine carry
-/// without time-outs.
+/// Nodes that all bootstrap from the first, a few at a time: all at once would overload two cores of a test machine and
+/// cause timeouts.
 async fn cluster(nodes: u16, config: impl Fn(u16, &[u16]) -> Config) -> Vec<Node> {
     const WAVE: usize = 8;
     let mut cluster = vec![run(config(10_000, &[])).await];
@@ -120,7 +120,7 @@ async fn find(node: &Node, key: &Key) -> Vec<Candidate> {
     found
 }
 
-/// Asks until somebody is found: an announcement takes its time.
+/// Repeats a lookup until a peer is found: an announcement takes time.
 async fn find_one(node: &Node, key: &Key) -> Candidate {
     let wait = async {
         loop {
@@ -221,7 +221,7 @@ async fn a_node_without_flights_is_shown_as_legacy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_withdrawn_key_is_no_longer_answered_for() {
-    // Alone the holder tells nobody else, so that only it can answer for the key.
+    // Alone, the holder announces to no other node, so that only it can answer for the key.
     for config in [config, plain] {
         let holder = run(config(10_000, &[])).await;
         ready(&holder).await;
@@ -305,7 +305,7 @@ async fn survives_the_dead(mut nodes: Vec<Node>) {
     for node in &nodes[1..] {
         assert_eq!(find_one(node, &key(1)).await.peer, nodes[0].router.id());
     }
-    // By provider records all who are near are asked for what nobody has, which shows who is dead.
+    // With provider records, all near nodes are asked for a key that no node has, which shows which of them are dead.
     for node in &nodes {
         assert!(find(node, &key(2)).await.is_empty());
     }

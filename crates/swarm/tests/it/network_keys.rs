@@ -6,7 +6,7 @@ use network_key::{Keyring, NetworkKeys};
 
 use super::*;
 
-/// Keys of these letters, one on each line.
+/// Keys made of these letters, one on each line.
 fn keys(letters: &str) -> NetworkKeys {
     let lines: Vec<_> = letters.chars().map(|c| c.to_string().repeat(32)).collect();
     NetworkKeys::parse(lines.join("\n").as_bytes()).unwrap_or_default()
@@ -16,7 +16,7 @@ fn ring(letters: &str) -> Keyring {
     Keyring::new(keys(letters))
 }
 
-/// A router that reaches `peers` first. `keys`: `None`: whoever connects is a peer.
+/// A router that first connects to `peers`. `keys`: `None`: any node may be a peer.
 async fn node(number: u16, peers: &[u16], keys: Option<&Keyring>) -> Node {
     run(Config {
         network_keys: keys.cloned(),
@@ -25,8 +25,8 @@ async fn node(number: u16, peers: &[u16], keys: Option<&Keyring>) -> Node {
     .await
 }
 
-/// Waits until one node finds what another one announces. An announcement may be lost with the connection that carries it, and
-/// is repeated only minutes later, so others follow it.
+/// Waits until one node finds an announcement of another. An announcement may be lost with its connection, and is
+/// repeated only minutes later, so further ones follow it.
 pub(super) async fn shares(holder: &Node, asker: &Node) {
     const PATIENCE: Duration = Duration::from_secs(2);
     let found = async {
@@ -67,7 +67,7 @@ async fn a_stranger_is_nobodys_peer_and_finds_nothing() {
         let ports = [first.port, second.port];
         let stranger = node(11_000 + number as u16, &ports, keys.as_ref()).await;
         until(|| refused(&stranger)).await;
-        // A round is over, and it has met nobody.
+        // A round has ended without a peer.
         ready(&stranger).await;
         assert_eq!(stranger.router.peers(), 0, "stranger {number}");
         assert!(find(&stranger, &key(1)).await.is_empty());
@@ -75,7 +75,7 @@ async fn a_stranger_is_nobodys_peer_and_finds_nothing() {
         assert_eq!(peers.refused_nodes, [Ipv4Addr::LOCALHOST]);
         let why = peers.why_none.expect("a reason");
         assert!(why.contains("network key"), "{why}");
-        // Nor does a node with the key go to it.
+        // Nor does a node with the key connect to it.
         stranger.router.announce(vec![key(2)]).await;
         let known = node(12_000, &[stranger.port, first.port], Some(&keyring)).await;
         until(|| known.router.peers() == 2).await;
@@ -102,7 +102,7 @@ async fn a_legacy_node_is_a_stranger_and_one_with_the_key_is_none() {
     find_one(&first, &key(1)).await;
 }
 
-/// Each node learns of the new key and of the old one's end at another time.
+/// Each node learns at a different time of the new key and of the end of the old one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_parts_nobody() {
     let rings = [ring("a"), ring("a"), ring("a")];
@@ -141,7 +141,7 @@ async fn what_an_old_key_has_connected_is_parted() {
     shares(&first, &second).await;
 }
 
-/// A node whose key comes after it has started, as a Secret may.
+/// A node whose key arrives after its start, as a Secret may.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_comes_late_lets_the_node_in() {
     let keyring = ring("a");

@@ -1,4 +1,4 @@
-//! Routers that have certificates, and strangers.
+//! Routers with certificates, and strangers.
 
 use network_key::{Keyring, NetworkKeys};
 use tls::PeerTls;
@@ -7,7 +7,7 @@ use tls::testing::Authority;
 use super::network_keys::{refused, shares};
 use super::*;
 
-/// A router that reaches `peers` first.
+/// A router that first connects to `peers`.
 async fn node(number: u16, peers: &[u16], tls: Option<&PeerTls>) -> Node {
     run(Config {
         peer_tls: tls.cloned(),
@@ -37,11 +37,11 @@ async fn a_stranger_is_nobodys_peer_and_finds_nothing() {
         let ports = [first.port, second.port];
         let stranger = node(11_000 + number as u16, &ports, tls.as_ref()).await;
         until(|| !is_told || refused(&stranger)).await;
-        // A round is over, and it has met nobody.
+        // A round has ended without a peer.
         ready(&stranger).await;
         assert_eq!(stranger.router.peers(), 0, "stranger {number}");
         assert!(find(&stranger, &key(1)).await.is_empty());
-        // Nor does a node with a certificate go to it.
+        // Nor does a node with a certificate connect to it.
         stranger.router.announce(vec![key(2)]).await;
         let known = node(12_000, &[stranger.port, first.port], Some(&two)).await;
         until(|| known.router.peers() == 2).await;
@@ -61,7 +61,7 @@ async fn a_legacy_node_is_a_stranger() {
     assert_eq!((first.router.peers(), legacy.router.peers()), (0, 0));
 }
 
-/// With a key beside the certificates, a peer needs both.
+/// With a key and certificates, a peer needs both.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_does_not_stand_in_for_the_network_key() {
     let ours = Authority::new("ours");
@@ -84,7 +84,7 @@ async fn a_certificate_does_not_stand_in_for_the_network_key() {
     assert_eq!((keyless.router.peers(), other.router.peers()), (0, 0));
 }
 
-/// Each node learns of each step at another time.
+/// Each node learns of each step at a different time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_parts_nobody_and_a_revocation_does() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
@@ -111,7 +111,7 @@ async fn a_rotation_parts_nobody_and_a_revocation_does() {
     assert!(find(&second, &key(2)).await.is_empty());
 }
 
-/// A node whose certificate comes after it has started, as a Secret may.
+/// A node whose certificate arrives after its start, as a Secret may.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_comes_late_lets_the_node_in() {
     let ours = Authority::new("ours");

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::testing::Authority;
 
-/// Whether a byte comes from each end to the other.
+/// Whether each end receives a byte of the other.
 async fn talk(client: &PeerTls, server: &PeerTls) -> bool {
     let (near, far) = tokio::io::duplex(1024);
     let (client, server) = (client.current(), server.current());
@@ -102,7 +102,7 @@ async fn a_rotation_of_the_authority_cuts_nobody_off() {
             "step {number}"
         );
     }
-    // An authority that was taken away ends what it has secured; a certificate that was replaced does not.
+    // The removal of an authority ends its connections; the replacement of a certificate does not.
     let limit = Duration::from_secs(60);
     timeout(limit, one.revoked(&before)).await.expect("at once");
     assert_eq!(one.current().revocations, 1);

@@ -24,7 +24,7 @@ fn trusting(names: &[&str]) -> Verifier {
     Verifier::new(roots, provider().signature_verification_algorithms)
 }
 
-/// Trusts the last certificate of a file alone.
+/// A verifier that trusts only the last certificate of a file.
 fn trusting_authority(name: &str) -> Verifier {
     let all = std::fs::read_to_string(fixture(name)).expect("a file");
     let last = all.rfind("-----BEGIN").expect("a certificate");
@@ -123,7 +123,7 @@ fn a_certificate_that_is_a_root_is_taken_for_its_names_while_it_is_valid() {
     );
 }
 
-/// Go takes a server's certificate that is trusted itself, whoever has signed it.
+/// Go accepts a server's certificate that is trusted itself, whatever its issuer.
 #[test]
 fn a_trusted_certificate_needs_no_issuer() {
     let file = "p256-sha256.pem";

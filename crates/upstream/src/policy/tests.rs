@@ -8,7 +8,7 @@ use reqwest::dns::Resolve as _;
 use super::*;
 use crate::resolve::Vetted;
 
-/// Names as a test, or an attacker, has set them up.
+/// Names as a test, or an attacker, has configured them.
 pub(crate) struct FakeNames;
 
 #[async_trait]
@@ -87,7 +87,7 @@ async fn no_registry_that_nobody_listed_stands_at_a_special_address() {
         "[::127.0.0.1]",
         "[64:ff9b::7f00:1]",
         "[2002:7f00:1::]",
-        // The same addresses as URLs may write them.
+        // The same addresses in other notations of URLs.
         "2130706433",
         "0x7f.1",
         "0177.0.0.1",
@@ -111,7 +111,7 @@ async fn no_registry_that_nobody_listed_stands_at_a_special_address() {
         "metadata.example",
         "rebound6.example",
         "mapped.example",
-        // Listed, but by a name, which whoever owns it may point anywhere.
+        // Listed, but by a name, which its owner may point to any address.
         "rebound.example",
         "proxy.corp:3128",
     ] {
@@ -195,7 +195,7 @@ async fn what_is_meant_goes() {
         ),
         ("localhost:5001", None, "127.0.0.1"),
         ("169.254.10.5:5000", None, "169.254.10.5"),
-        // Of a name's addresses those that may be called.
+        // Only the addresses of a name that may be called.
         ("half.example", None, "93.184.216.36"),
     ] {
         let called = called(registry, target).await;

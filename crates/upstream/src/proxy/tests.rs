@@ -17,7 +17,7 @@ fn is_direct(no_proxy: &str, url: &str) -> bool {
     proxies(&variables).of(&url).is_none()
 }
 
-/// The table of Go's `httpproxy` tests, and the cases that its documentation names.
+/// The table of Go's `httpproxy` tests, and the cases in its documentation.
 #[test]
 fn no_proxy_means_what_it_means_to_go() {
     let list = "foobar.com, .barbaz.net, *.wildcard.io, 192.168.1.1, 192.168.1.2:81, 192.168.1.3:80, 10.0.0.0/30, \
@@ -74,7 +74,7 @@ fn entries_of_all_forms() {
         ("r.example:", "https://r.example", true),
         (".", "https://r.example", false),
         ("*example", "https://r.example", false),
-        // A name never means an address, nor an address a name.
+        // A name never matches an address, nor an address a name.
         ("1.1", "https://10.1.1.1", false),
         ("10.1.1.1", "https://10.1.1.1.example", false),
         ("10.0.0.0/8", "https://10.1.1.1:5000", true),
@@ -87,7 +87,7 @@ fn entries_of_all_forms() {
         ("b\u{fc}cher.example", "https://b\u{fc}cher.example", true),
         // Spaces do not separate.
         ("a.example r.example", "https://r.example", false),
-        // Of names for loopback only localhost itself is direct.
+        // Of the names for loopback, only localhost itself is direct.
         ("", "http://localhost:5000", true),
         ("", "http://x.localhost", false),
         ("", "http://127.1", true),

@@ -1,11 +1,11 @@
-//! Sizes, ranges, and what upstream makes of them.
+//! Sizes and ranges, and how upstream answers them.
 
 use super::server::{cut, endless};
 use super::*;
 
 const BLOB: &str = "0123456789";
 
-/// A blob of ten bytes under several roofs.
+/// A blob of ten bytes, served in several ways.
 async fn blob_registry() -> Server {
     Server::start(|seen: &Seen| {
         let range = seen

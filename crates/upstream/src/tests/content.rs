@@ -1,4 +1,4 @@
-//! What registries answer, right and wrong.
+//! Right and wrong answers of registries.
 
 use std::time::Duration;
 
@@ -221,7 +221,7 @@ async fn requests_of_one_registry_take_turns() {
         blobs.push(blob.expect("begun"));
     }
     let mut next = std::pin::pin!(registries.blob(&repository, &digest, None));
-    // A request that goes out would need far less; one that waits its permit waits however long this is.
+    // A request that is sent would need far less; one that waits for its permit waits however long this is.
     let early = tokio::time::timeout(Duration::from_millis(100), &mut next).await;
     assert!(early.is_err(), "it did not wait");
     assert_eq!(server.seen().len(), PARALLEL_BLOBS);

@@ -1,8 +1,8 @@
-//! Credentials, and who must not see them.
+//! Credentials, and which hosts must not get them.
 
 use super::*;
 
-/// A server that a redirect leads to, and that asks for credentials of every kind.
+/// A redirect target that asks for credentials of every kind.
 async fn stranger() -> Server {
     Server::start(|seen: &Seen| {
         let host = seen.header("host").expect("a host");
@@ -36,7 +36,7 @@ async fn where_a_redirect_leads_nobody_is_told_a_password() {
     assert_saw_nothing(&stranger);
 }
 
-/// The token service is the registry's own; where it redirects to is not.
+/// The token service is the registry's own; its redirect target is not.
 #[tokio::test]
 async fn where_a_token_service_redirects_no_secret_goes() {
     for status in [301, 302, 303, 307, 308] {
@@ -80,7 +80,7 @@ async fn where_a_token_service_redirects_no_secret_goes() {
     }
 }
 
-/// By a redirect and by a realm; the signed query is in no error.
+/// By a redirect and by a realm. The signed query is in no error.
 #[tokio::test]
 async fn from_https_no_way_leads_to_http() {
     let stranger = stranger().await;
@@ -179,7 +179,7 @@ async fn a_clients_credentials_go_to_the_registry_and_nowhere_else() {
         )
     })
     .await;
-    // This node has credentials too; they are not mixed with the client's.
+    // This node has credentials too. They are not mixed with the client's.
     let auth = auth_file(&server);
     let certificates = tempfile::NamedTempFile::new().expect("a file");
     let both = [&server, &stranger].map(|s| s.certificate.clone().expect("with TLS"));
@@ -204,7 +204,7 @@ async fn a_clients_credentials_go_to_the_registry_and_nowhere_else() {
     let seen = server.seen();
     assert_eq!(seen.len(), 3, "nobody signs in: {seen:?}");
 
-    // Nothing of it is left for the next who asks.
+    // Nothing of it remains for the next client.
     let without = UpstreamRepository {
         credentials: None,
         ..repository
@@ -247,7 +247,7 @@ async fn refused_credentials_of_a_client_are_answered_with_the_challenge() {
     assert_eq!(server.seen().len(), 1);
 }
 
-/// Registries answer a token that is good no more with 401, and some with 400 or 403.
+/// Registries refuse an expired token with 401, some with 400 or 403.
 #[tokio::test]
 async fn a_cached_token_that_is_refused_is_replaced_once() {
     for status in [400, 401, 403] {

@@ -1,9 +1,9 @@
-//! Labels of encodings that are wrong, and bodies that are encoded in spite of the request.
+//! Wrong labels of encodings, and bodies that are encoded despite the request.
 
 use super::*;
 use crate::encoding::tests::gzip;
 
-/// More than is held to find out what it is. It does not compress, so that this is so encoded too.
+/// More bytes than are held to detect the form. They do not compress, so that the encoded form is as large.
 fn large() -> Vec<u8> {
     let mut state = 1_u64;
     let next = || {
@@ -73,7 +73,7 @@ async fn the_bytes_decide_and_not_the_label() {
     }
 }
 
-/// Nothing at its beginning tells a layer of plain tar that was encoded on the way from one in gzip that was not.
+/// The beginning does not show whether a layer is plain tar encoded on the way, or gzip that was not encoded.
 #[tokio::test]
 async fn a_wrong_guess_never_looks_whole_and_is_made_once() {
     let large = large();

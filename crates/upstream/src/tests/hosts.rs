@@ -181,7 +181,7 @@ async fn another_digest_than_was_asked_for_is_no_answer() {
     );
 }
 
-/// A yes to both would be this node's, and count for a client that made its credentials up.
+/// Otherwise a success could be due to this node's identity, and would count for a client with made-up credentials.
 #[tokio::test]
 async fn credentials_of_a_client_are_not_shown_beside_what_tells_this_node() {
     let server = Server::start(|_| Some(manifest_answer())).await;

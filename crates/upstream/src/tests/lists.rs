@@ -1,4 +1,4 @@
-//! `tags/list` and referrers.
+//! Requests for `tags/list` and referrers.
 
 use mirror::List;
 

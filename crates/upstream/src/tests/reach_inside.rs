@@ -1,5 +1,5 @@
-//! Ways to make a mirror call what only this host reaches: metadata services, daemons on loopback. None works, whether the
-//! name of a registry is the way in, or a redirect, or a token service, or hosts.toml's host of another registry.
+//! Attempts to make a mirror call what only this host reaches: metadata services, daemons on loopback. None succeeds,
+//! whether through the name of a registry, a redirect, a token service, or hosts.toml's host of another registry.
 
 use http::HeaderMap;
 use oci::{Reference, Registry};
@@ -7,7 +7,7 @@ use oci::{Reference, Registry};
 use super::*;
 use crate::{HostTls, RegistryHost, RegistryHosts};
 
-/// Names of registries that lead to this host, by the port of a server there, and to metadata services.
+/// Names of registries that lead to this host, with the port of a server there, and to metadata services.
 const NAMES: [&str; 24] = [
     "127.0.0.1:PORT",
     "127.1:PORT",
@@ -37,7 +37,7 @@ const NAMES: [&str; 24] = [
     "[fd00:ec2::23]",
 ];
 
-/// Where a registry on loopback, which the operator has listed, sends its clients.
+/// Redirect targets of a registry on loopback, which the operator has listed.
 const TARGETS: [&str; 14] = [
     "http://169.254.169.254/latest/meta-data/",
     "http://2852039166/",
@@ -55,7 +55,7 @@ const TARGETS: [&str; 14] = [
     "gopher://SERVER/",
 ];
 
-/// Texts that are no registry: they are refused before anybody is called.
+/// Texts that are no registry: they are refused before any call.
 const NO_REGISTRIES: [&str; 8] = [
     "127.0.0.1:PORT/latest",
     "user@127.0.0.1:PORT",
@@ -134,7 +134,7 @@ async fn no_redirect_and_no_token_service_leads_inside() {
     assert!(other.seen().is_empty(), "{:?}", other.seen());
 }
 
-/// What hosts.toml says of one registry, and of no other.
+/// A host in hosts.toml, for one registry only.
 struct Of(&'static str, RegistryHost);
 
 impl RegistryHosts for Of {
@@ -175,14 +175,14 @@ async fn the_host_of_one_registry_serves_no_other() {
         head.expect_err(&name);
     }
     assert!(server.seen().is_empty() && elsewhere.seen().is_empty());
-    // The host itself leads nowhere inside either.
+    // The host itself cannot lead to internal addresses either.
     let head = registries.head(&of("registry.example"), &v1()).await;
     let error = head.expect_err("a metadata address");
     assert!(matches!(error, UpstreamError::Forbidden(..)), "{error}");
     assert_eq!(server.seen().len(), 1);
 }
 
-/// What a registry leads to and cannot be reached says nothing of the registry: it was reached.
+/// An unreachable target of the registry's answer says nothing about the registry: it was reached.
 #[tokio::test]
 async fn a_registry_whose_token_service_is_gone_fails() {
     let gone = Server::start(|_: &Seen| Some(manifest_answer()))
@@ -203,7 +203,7 @@ async fn a_registry_whose_token_service_is_gone_fails() {
     }
 }
 
-/// A client's credentials are for the registry, and not for a host that stands in for it.
+/// A client's credentials are for the registry, and not for another host that serves it.
 #[tokio::test]
 async fn credentials_of_a_client_go_to_no_stand_in() {
     let server = Server::start_tls(|_: &Seen| Some(manifest_answer())).await;

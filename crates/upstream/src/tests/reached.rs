@@ -1,4 +1,4 @@
-//! Connections that are closed, that do not come about, and what is said then.
+//! Connections that are closed or fail, and the errors that follow.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::resolve::Names;
 /// How a connection ends after its first answer.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// At once.
+    /// The connection is closed at once.
     Closed,
-    /// When the next request has been read.
+    /// The connection is closed when the next request has been read.
     ClosedAfterRequest,
-    /// The next request is not even read: the client gets a reset.
+    /// The next request is not read: the client gets a reset.
     Reset,
 }
 
@@ -54,14 +54,14 @@ async fn answer_once(mut socket: TcpStream, end: End) {
             read_head(&mut socket).await;
         }
         End::Reset => {
-            // What has arrived and is not read makes the kernel reset the connection.
+            // Unread data makes the kernel reset the connection.
             let mut byte = [0];
             let _ = socket.read(&mut byte).await;
         }
     }
 }
 
-/// Whether a whole head has come.
+/// Reads a whole head. Returns whether it has come.
 async fn read_head(socket: &mut TcpStream) -> bool {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -100,7 +100,7 @@ async fn a_request_on_a_connection_that_was_closed_is_made_again() {
         let (address, _server) = one_answer_each(end).await;
         let (registries, repository) = at(address, Arc::new(FakeNames));
         for _ in 0..20 {
-            // Several at once, so that several connections are kept.
+            // Several requests at once, so that several connections are kept.
             let asked = (0..3).map(|_| the_manifest(&registries, &repository));
             for manifest in futures::future::join_all(asked).await {
                 assert_eq!(manifest.expect("there").bytes, MANIFEST, "{end:?}");
@@ -111,7 +111,7 @@ async fn a_request_on_a_connection_that_was_closed_is_made_again() {
     }
 }
 
-/// Load balancers close a kept connection with a status for the request that may be on its way.
+/// Load balancers close a kept connection with a status even if a request has just been sent on it.
 #[tokio::test]
 async fn a_request_that_is_said_to_be_late_is_made_again() {
     let is_first = AtomicBool::new(true);
@@ -148,7 +148,7 @@ async fn a_server_that_never_answers_is_asked_twice_and_no_more() {
     assert!(fault.to_string().contains("without an answer"), "{fault}");
 }
 
-/// `localhost` with these addresses, and no other name.
+/// Resolves `localhost` to these addresses, and no other name.
 struct Known(Vec<IpAddr>);
 
 #[async_trait]
@@ -164,7 +164,7 @@ impl Names for Known {
     }
 }
 
-/// Connections to it are neither accepted nor refused: its backlog is full.
+/// A socket whose connections are neither accepted nor refused: its backlog is full.
 struct BlackHole {
     _listener: socket2::Socket,
     _waiting: Vec<TcpStream>,
@@ -189,7 +189,7 @@ impl BlackHole {
     }
 }
 
-/// RFC 8305: an address that swallows everything does not keep a request from the others.
+/// RFC 8305: an address that never answers does not block the others.
 #[tokio::test]
 async fn the_addresses_of_both_families_are_raced() {
     let server = Server::start(|_: &Seen| Some(manifest_answer())).await;
@@ -211,7 +211,7 @@ async fn the_addresses_of_both_families_are_raced() {
     }
 }
 
-/// Without a length, and without the last message of TLS: Go takes that for the end of a body.
+/// A body without a length and without the last message of TLS: Go accepts that as its end.
 #[tokio::test]
 async fn a_body_may_end_with_its_connection() {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("made");
@@ -235,7 +235,7 @@ async fn a_body_may_end_with_its_connection() {
             };
             socket.write_all(&answer).await.expect("answered");
             socket.flush().await.expect("sent");
-            // Dropped, the connection ends without a word of TLS.
+            // Dropped: the connection ends without a message of TLS.
         }
     });
     let file = tempfile::NamedTempFile::new().expect("a file");

@@ -1,4 +1,4 @@
-//! A small HTTP server on loopback that says what a test has it say, and keeps what it was asked.
+//! A small HTTP server on loopback that answers as a test says, and records its requests.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) method: String,
-    /// Path and query.
+    /// The path and query.
     pub(super) target: String,
     pub(super) headers: HeaderMap,
     pub(super) body: String,
@@ -44,17 +44,17 @@ impl Seen {
 
 pub(super) struct Server {
     pub(super) address: SocketAddr,
-    /// `http` or `https`.
+    /// The scheme, `http` or `https`.
     scheme: &'static str,
     /// The PEM certificate of a server with TLS.
     pub(super) certificate: Option<String>,
     seen: Arc<Mutex<Vec<Seen>>>,
-    /// Ends with the server.
+    /// The tasks end with the server.
     _tasks: JoinSet<()>,
 }
 
 impl Server {
-    /// `answer` says what is answered; `None` for a request that is never answered.
+    /// `answer` makes the answers; with `None` a request is never answered.
     pub(super) async fn start<F>(answer: F) -> Self
     where
         F: Fn(&Seen) -> Option<Response<Body>> + Send + Sync + 'static,
@@ -133,7 +133,7 @@ where
 {
     let service = service_fn(move |request| respond(request, log.clone(), answer.clone()));
     let http = hyper::server::conn::http1::Builder::new();
-    // A client that goes away is none of the server's faults.
+    // A client that disconnects is not a fault of the server.
     let _ = http.serve_connection(TokioIo::new(socket), service).await;
 }
 
@@ -182,7 +182,7 @@ pub(super) fn endless(headers: &[(&str, &str)], piece: Bytes, pieces: usize) -> 
     with_body(200, headers, StreamBody::new(body).boxed_unsync())
 }
 
-/// An answer that announces more than it sends.
+/// An answer that announces more bytes than it sends.
 pub(super) fn cut(length: usize, body: Bytes) -> Response<Body> {
     let body = stream::iter([Ok(Frame::data(body))]);
     let length = length.to_string();
@@ -198,7 +198,7 @@ fn with_body(status: u16, headers: &[(&str, &str)], body: Body) -> Response<Body
     builder.body(body).expect("an answer")
 }
 
-/// An answer in chunks, whose length is not said.
+/// An answer in chunks, without a length.
 pub(super) fn chunked(pieces: &[&'static [u8]]) -> Response<Body> {
     let pieces: Vec<_> = pieces
         .iter()

@@ -30,7 +30,7 @@ impl Doctor {
         })
     }
 
-    /// What is not well, each with its severity. `options` come after those of the node, and count more.
+    /// The findings, each with its severity. `options` follow those of the node, and override them.
     pub fn finds(&self, options: &[&str]) -> Result<Vec<String>> {
         let findings = self.findings(options)?;
         let told = findings.iter().map(|finding| {

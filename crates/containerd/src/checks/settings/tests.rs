@@ -12,7 +12,7 @@ fn is(path: &str, discard: bool) -> Settings {
     }
 }
 
-/// What one file says.
+/// The settings in one file.
 fn written(text: &str, generation: Generation, content: Option<&Path>) -> Result<Settings, String> {
     let document: DocumentMut = text.parse().map_err(|_| "no TOML".to_owned())?;
     let unread = document.get("imports").and_then(Item::as_array);

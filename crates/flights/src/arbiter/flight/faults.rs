@@ -5,7 +5,7 @@ use crate::NodeId;
 
 /// How often one node may complain about sources of an object: as often as a node leaves slow sources.
 const MAX_COMPLAINTS: u8 = 3;
-/// The most nodes whose word about wrong bytes is remembered.
+/// The most nodes whose reports of wrong bytes are remembered.
 const MAX_ACCUSERS: usize = 64;
 
 /// The last source that a node was told to follow.
@@ -24,13 +24,13 @@ impl Flight {
         }
     }
 
-    /// Whether a node is slow, or a node above it is.
+    /// Whether a node or one above it is slow.
     pub fn is_behind_slow_node(&self, node: &NodeId) -> bool {
         self.get(node)
             .is_some_and(|source| source.derived.is_behind_slow_node)
     }
 
-    /// Sets whether a node is slow. Returns whether that is news.
+    /// Sets whether a node is slow. Returns whether this is a change.
     pub fn set_slow(&mut self, node: &NodeId, is_slow: bool) -> bool {
         let Some(source) = self.sources.get_mut(node) else {
             return false;
@@ -49,12 +49,12 @@ impl Flight {
     /// Handles a node's report that it received wrong bytes. Either the report is false, or a node above it corrupted
     /// them.
     ///
-    /// Nobody gets its bytes any more, nor those of the nodes below it, and its source is ranked last. Only the word of a
-    /// second node, which did not get its bytes through the first, excludes all nodes below the root that both have.
+    /// It and the nodes below it feed no node any more, and its source is ranked last. Only the report of a second
+    /// node, which did not get its bytes through the first, excludes all nodes below their common root.
     pub fn mark_wrong(&mut self, node: &NodeId) {
         let mut above = Vec::new();
         let mut root = *node;
-        // A ring, which reports can close, has no root.
+        // A ring, which reports can create, has no root.
         for _ in 0..self.sources.len() {
             match self.get(&root).and_then(|source| source.parent) {
                 Some(parent) => root = parent,
@@ -90,7 +90,7 @@ impl Flight {
         self.refresh(root);
     }
 
-    /// Records whom a node is told to follow.
+    /// Records which source a node is told to follow.
     pub(super) fn set_told(&mut self, node: NodeId, source: NodeId) {
         if self.told.len() < MAX_SOURCES || self.told.contains_key(&node) {
             let complaints = self.told.get(&node).map_or(0, |told| told.complaints);

@@ -63,7 +63,7 @@ impl Flight {
         let derived = source.derived;
         let goes_on = derived.root_is_complete && !is_complete;
         let cost = self.shape.cost(node, derived.depth, children, goes_on);
-        // The oldest source is probably the furthest. Among complete holders the choice is random.
+        // The oldest source probably has most bytes. Among complete holders the choice is random.
         let tie_break = if is_complete {
             tree::tie_break(node, self.epoch)
         } else {

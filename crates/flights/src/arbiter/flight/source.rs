@@ -24,13 +24,14 @@ impl State {
         matches!(self, Self::Granted | Self::Begun)
     }
 
-    /// Whether the arbiter above this one hears of the pull, where there is one.
+    /// Whether the arbiter above this one, if there is one, is told of the pull.
     pub fn is_told_above(self) -> bool {
         !matches!(self, Self::Following | Self::Complete)
     }
 }
 
-/// A request of a node: its number, and, if this arbiter has seen the request, its repository and who passed it on.
+/// A request of a node: its number, and, if this arbiter has seen the request, its repository and the node that passed
+/// it on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::arbiter) struct Asked {
     pub number: RequestNumber,

@@ -17,7 +17,7 @@ fn flight() -> Flight {
 #[test]
 fn nobody_is_fed_by_those_it_feeds_in_whatever_order_they_came() {
     let (mut flight, asked) = (flight(), Asked::default());
-    // A new arbiter hears of the child first.
+    // A new arbiter is told of the child first.
     flight.attach(Time(0), node(2), node(1), asked);
     flight.attach(Time(0), node(3), node(2), asked);
     assert_eq!(flight.best_source(&node(9), &request()), None);
@@ -42,7 +42,7 @@ fn who_has_lost_its_source_is_none() {
     flight.attach(Time(0), node(2), node(1), asked);
     flight.remove(&node(1));
     assert_eq!(flight.best_source(&node(9), &request()), None);
-    // A ring that reports have closed feeds nobody either.
+    // A ring created by reports feeds no node either.
     flight.attach(Time(0), node(3), node(2), asked);
     flight.attach(Time(0), node(2), node(3), asked);
     assert_eq!(flight.best_source(&node(9), &request()), None);
@@ -61,7 +61,7 @@ fn who_is_doubted_comes_last_until_heard_of() {
     assert_ne!(flight.best_source(&node(9), &request()), Some(node(1)));
 }
 
-/// A chain of four behind node 1, who leads.
+/// A chain of four nodes behind node 1, which leads.
 fn chain() -> Flight {
     let mut flight = flight();
     flight.put(Time(0), node(1), State::Begun, Asked::default());
@@ -80,13 +80,13 @@ fn a_slow_node_and_those_behind_it_come_last() {
     let mut flight = chain();
     assert!(flight.set_slow(&node(3), true));
     assert!(!flight.set_slow(&node(3), true), "no news");
-    // Whoever is below it is held up with it.
+    // All nodes below it are held up with it.
     assert_eq!(flight.best_source(&node(9), &request()), Some(node(2)));
     flight.detach(&node(4));
     assert_eq!(flight.best_source(&node(4), &request()), Some(node(2)));
     flight.attach(Time(0), node(4), node(2), Asked::default());
     assert_eq!(flight.best_source(&node(9), &request()), Some(node(5)));
-    // Another slow one is fed by the first.
+    // Another slow node is fed by the first.
     let is_slow = SourceRequest {
         is_slow: true,
         ..request()
@@ -105,11 +105,11 @@ fn one_word_about_wrong_bytes_excludes_its_node_and_those_below() {
             .get(&node(2))
             .is_some_and(|source| source.is_doubtful)
     );
-    // It says so again, and so does a node that had its bytes from it.
+    // It reports this again, and so does a node that had its bytes from it.
     flight.mark_wrong(&node(3));
     flight.mark_wrong(&node(4));
     assert_eq!(flight.best_source(&node(9), &request()), Some(node(1)));
-    // It leads now: what those had from it before stays wrong.
+    // It leads now. The bytes that others had from it before are still wrong.
     flight.put(Time(0), node(3), State::Begun, Asked::default());
     flight.remove(&node(1));
     assert_eq!(flight.best_source(&node(9), &request()), Some(node(3)));
@@ -125,7 +125,7 @@ fn two_words_about_wrong_bytes_exclude_all_below_the_root() {
     assert_eq!(flight.best_source(&node(9), &request()), Some(node(6)));
     flight.remove(&node(6));
     assert_eq!(flight.best_source(&node(9), &request()), None);
-    // Who shows by its digest that it has the right bytes, has them.
+    // A node whose digest matches has the right bytes.
     flight.put(Time(0), node(5), State::Complete, Asked::default());
     assert_eq!(flight.best_source(&node(9), &request()), Some(node(5)));
 }

@@ -56,7 +56,7 @@ fn contact() -> impl Strategy<Value = Contact> {
     (addresses(), addresses()).prop_map(|(router, registry)| Contact::new(router, registry))
 }
 
-/// A member at time 50,000, and its status. Often with a small incarnation and age.
+/// A member at time 50,000, often with a small incarnation and age, and its status.
 pub(crate) fn told() -> impl Strategy<Value = Claim> {
     let incarnation = prop_oneof![8 => 0..4_u32, 1 => any::<u32>()];
     let age = prop_oneof![8 => 0..20_000_u64, 1 => 0..u64::from(u32::MAX)];

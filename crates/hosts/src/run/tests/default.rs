@@ -1,4 +1,4 @@
-//! All registries, through `_default`, where the user has folders for some of them.
+//! Mirrors all registries, through `_default`, where the user has folders for some of them.
 
 use super::*;
 use crate::Warning;

@@ -1,4 +1,4 @@
-//! One entry that cannot be read or written: it is named, and all others are done.
+//! An entry that cannot be read or written is reported, and all others are processed.
 
 use std::os::unix::net::UnixListener;
 
@@ -8,7 +8,7 @@ use crate::{Failure, Warning};
 
 const HUB: &str = "server = 'https://registry-1.docker.io'\n[host.'https://m']\n";
 
-/// The one failure, which has to be told for this entry.
+/// The only failure, which must be reported for this entry.
 fn only_failure(report: &Report, entry: &Path) -> String {
     let [Failure { path, reason }] = &report.failures[..] else {
         panic!("not one failure: {report:?}")
@@ -71,8 +71,8 @@ fn a_special_file_beside_the_folders_is_a_warning() {
     assert!(folder.exists("_default/hosts.toml"));
 }
 
-/// A folder that a file cannot be renamed over stands for a mount, a full disk or an immutable file: to make these, a
-/// test needs rights that it may not have.
+/// A folder that a file cannot be renamed over represents a mount, a full disk or an immutable file: a test may lack
+/// the privileges to make these.
 #[test]
 fn a_step_that_fails_ends_the_steps_of_its_entry_alone() {
     let folder = Folder::with(&[
@@ -164,7 +164,7 @@ fn a_dormant_file_is_left_with_the_way_out() {
         assert_eq!(folder.read("a.io/hosts.toml"), dormant);
         assert!(folder.read("b.io/hosts.toml").contains("127.0.0.1"));
     }
-    // In force by the user's own will.
+    // In force because of the user.
     folder.put("a.io/hosts.toml", &format!("{dormant}[host]\n"));
     assert_eq!(folder.configure(&[]).warnings, []);
     assert!(folder.read("a.io/hosts.toml").contains("127.0.0.1"));
@@ -182,7 +182,7 @@ fn a_link_that_leads_to_a_mirrors_file_is_the_users_also_without_a_backup() {
         .configure_plan(&folder.configuration(&["https://quay.io"]))
         .steps;
     apply::run(&folder.path, &steps).expect("carried out");
-    // As where it could not be copied there.
+    // As if it could not be copied there.
     fs::remove_dir_all(folder.path.join(BACKUP).join("docker.io")).expect("removed");
     folder.configure(&["https://quay.io"]);
     assert!(folder.exists(&format!("{BACKUP}/docker.io/hosts.toml")));

@@ -1,4 +1,4 @@
-//! What else may stand in the folder.
+//! Other things in the folder.
 
 use super::*;
 use crate::Warning;

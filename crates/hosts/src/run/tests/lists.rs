@@ -1,9 +1,9 @@
-//! Several configuration folders, as containerd's `config_path` may name them.
+//! Several configuration folders in containerd's `config_path`.
 
 use super::*;
 use crate::ConfigPath;
 
-/// Two folders, in the order in which containerd looks into them.
+/// Two folders, in the order in which containerd reads them.
 struct Pair {
     first: Folder,
     second: Folder,

@@ -1,5 +1,5 @@
-//! The two commands on real folders: what they write, what they put back, and in whatever order they are run, cut
-//! off, and mixed with Spegel's.
+//! The two commands on real folders: what they write and what they restore, in any order, interrupted, and mixed with
+//! Spegel's.
 
 mod default;
 mod faults;
@@ -26,7 +26,7 @@ struct Folder {
 
 impl Folder {
     fn new() -> Self {
-        // In memory where there is such a place: everything is made durable, thousands of times over.
+        // In memory if possible: everything is made durable, thousands of times.
         let temporary = tempfile::tempdir_in("/dev/shm")
             .or_else(|_| tempfile::tempdir())
             .expect("a folder");
@@ -130,7 +130,8 @@ impl Folder {
             .map(|entry| entry.expect("readable"))
     }
 
-    /// What Spegel's `configuration` does: all into `_backup` unless there is one, then its own files alone.
+    /// Does what Spegel's `configuration` does: everything is moved to `_backup` unless there is one, then only its own
+    /// files are written.
     fn spegel_configures(&self, registries: &[&str]) {
         let backup = self.path.join(BACKUP);
         if !backup.exists() {
@@ -152,8 +153,8 @@ impl Folder {
         }
     }
 
-    /// The same with `--prepend-existing`: the user's hosts follow, written anew, and the files beside them are
-    /// copied, without their rights and through links.
+    /// The same with `--prepend-existing`: the user's hosts follow, rewritten, and the files beside them are copied,
+    /// without their permissions and through links.
     fn spegel_prepends(&self, registries: &[&str]) {
         self.spegel_configures(registries);
         for registry in registries {
@@ -173,7 +174,7 @@ impl Folder {
         }
     }
 
-    /// What Spegel's clean-up, which its chart runs when it is uninstalled, does.
+    /// Does what Spegel's clean-up does, which its chart runs on uninstallation.
     fn spegel_cleans_up(&self) {
         let backup = self.path.join(BACKUP);
         if !backup.exists() {

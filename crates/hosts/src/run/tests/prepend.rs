@@ -96,7 +96,7 @@ fn broken_files_are_all_named_and_left_and_the_others_written() {
     assert_eq!(report.written, written);
     folder.cleanup();
     assert_eq!(folder.snapshot(), before);
-    // Where the user's file need not be read, it is put aside as it is.
+    // A user's file that need not be read is moved aside unchanged.
     let report = folder.configure(&all);
     let warnings: Vec<_> = report.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");

@@ -1,4 +1,4 @@
-//! Any folder, any order of commands, cut off anywhere: in the end the user has what the user had.
+//! Any folder, any order of commands, interrupted anywhere: in the end the user's configuration is what it was.
 
 use proptest::prelude::*;
 
@@ -31,7 +31,7 @@ const TEXTS: &[&str] = &[
     "broken = ",
 ];
 
-/// Something of the user's at one path.
+/// An entry of the user at one path.
 #[derive(Clone, Debug)]
 enum Item {
     Text(usize),
@@ -59,7 +59,7 @@ fn tree() -> impl Strategy<Value = Tree> {
     );
     let path = |(name, inner, item, private): (&str, Option<&str>, Item, bool)| {
         let path = inner.map_or(name.to_owned(), |inner| format!("{name}/{inner}"));
-        // Such a folder is refused; see the tests of that.
+        // Such a folder is refused; see its tests.
         let item = if path.ends_with(HOSTS) && matches!(item, Item::Folder) {
             Item::Text(1)
         } else {
@@ -74,7 +74,7 @@ fn build(tree: &Tree) -> Folder {
     let folder = Folder::new();
     for (path, item, private) in tree {
         let at = folder.path.join(path);
-        // What does not fit with what is there already is left out.
+        // What conflicts with existing entries is left out.
         let parent = at.parent().expect("has one");
         if folder.exists(path) || parent.is_symlink() || fs::create_dir_all(parent).is_err() {
             continue;
@@ -101,7 +101,7 @@ fn build(tree: &Tree) -> Folder {
     folder
 }
 
-/// Which registries, and whether the user's hosts are kept.
+/// The registries, and whether the user's hosts are kept.
 type Wish = (Vec<&'static str>, bool);
 
 fn wish() -> impl Strategy<Value = Wish> {
@@ -158,8 +158,8 @@ fn cut_off(folder: &Folder, steps: &[Step], share: u8) {
     assert!(failed.is_empty(), "{failed:?}");
 }
 
-/// What is carried out where the step with this number fails: nothing more of its entry, and nothing that needs all
-/// entries done. `None`: the step is not for one entry.
+/// The executed steps if the step with this number fails: no further ones of its entry, and none that need all entries
+/// to be done. `None`: the step is not for one entry.
 fn failing_at(steps: &[Step], number: usize) -> Option<Vec<Step>> {
     let mut scope = &StepScope::Whole;
     let mut failed = None;
@@ -189,7 +189,7 @@ fn carry_out(folder: &Folder, command: &Command) {
     match command {
         Command::Configure(wish) => {
             let report = configure(&wished(folder, wish)).expect("configured");
-            // A broken file is the user's affair.
+            // A broken file is the user's responsibility.
             assert!(wish.1 || report.failures.is_empty(), "{report:?}");
         }
         Command::Cleanup => drop(folder.cleanup()),

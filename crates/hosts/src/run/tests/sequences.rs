@@ -1,10 +1,10 @@
-//! Our commands and Spegel's, one after the other.
+//! Peili's commands and Spegel's, one after the other.
 
 use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
 
-/// A folder as a user may have it: hosts of several kinds, certificates, links, odd modes, a stray file.
+/// A possible folder of a user: hosts of several kinds, certificates, links, unusual modes, a stray file.
 fn users() -> Folder {
     let folder = Folder::with(&[
         (

@@ -1,4 +1,4 @@
-//! What is written, byte for byte.
+//! The written files, byte for byte.
 
 use super::*;
 use crate::{Credentials, NodeSecret, Warning};

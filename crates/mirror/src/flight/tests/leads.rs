@@ -1,4 +1,4 @@
-//! What is told of the pulls that this node leads.
+//! The reports about pulls that this node leads.
 
 use std::sync::atomic::Ordering;
 
@@ -44,7 +44,7 @@ async fn a_lead_that_is_asked_for_again_from_its_start_has_failed() {
     let ingest = node.lead(&digest, 5).await;
     ingest.write(b"la");
     node.script.told(PullProgress::Begun { size: 5 }).await;
-    // containerd gives up what it has, and begins anew.
+    // containerd drops its bytes, and starts again.
     let _own = node.ingest(&digest, 5);
     node.then(Decision::Lead);
     node.own(&digest).await;
@@ -85,7 +85,7 @@ async fn a_lead_that_gets_no_byte_has_failed() {
     node.script.told(PullProgress::Failed).await;
     assert!((59..=61).contains(&started.elapsed().as_secs()));
 
-    // What was there before does not count, and a byte buys three seconds.
+    // Earlier bytes do not count, and a byte extends the limit to three seconds.
     ingest.write(b"lay");
     node.script.progress.lock().clear();
     node.then(Decision::Lead);

@@ -1,4 +1,4 @@
-//! Who gets what this node is still receiving, and who does not.
+//! Which clients get the objects that this node is still receiving.
 
 use super::*;
 use http::header::RETRY_AFTER;
@@ -21,10 +21,10 @@ async fn what_grows_is_for_followers_alone() {
     assert_eq!(statuses(&follower[..1]).await, StatusCode::NOT_FOUND);
     let garbled = [(MIRRORED, "true"), (FLIGHT, "1-x")];
     assert_eq!(statuses(&garbled).await, StatusCode::NOT_FOUND);
-    // Without the mark of a mirror it is a remote client.
+    // Without the header of a mirror it is a remote client.
     assert_eq!(statuses(&follower[1..]).await, StatusCode::NOT_FOUND);
 
-    // An ingest that began without us is nobody's.
+    // An ingest that began without this mirror has no owner.
     let other = Digest::sha256(b"other");
     leader.ingest(&other, 5).write(b"oth");
     let path = format!("blobs/{other}");
@@ -71,7 +71,7 @@ async fn a_node_feeds_as_many_as_it_can() {
     assert_eq!(answer.0.status(), StatusCode::OK);
 }
 
-/// Requests that are made up and not read take places, and lose them once others need them.
+/// Made-up requests whose answers are not read take slots, and lose them once others need them.
 #[tokio::test]
 async fn clients_that_take_nothing_leave_their_places_to_those_that_do() {
     let leader = node().await;
@@ -107,7 +107,7 @@ async fn clients_that_take_nothing_leave_their_places_to_those_that_do() {
     };
     timeout(PATIENCE / 4, all).await.expect("all are admitted");
     let mut seconds = 0;
-    // As long as places are taken, less than the time after which any client is cut off.
+    // Slots are taken for less time than that after which any client is cut off.
     while leader.follow_first(&objects[0]).await.0.status() != StatusCode::OK {
         assert!(seconds < 40, "the places are kept");
         tokio::time::pause();

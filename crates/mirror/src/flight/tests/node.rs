@@ -1,5 +1,5 @@
-//! A node of these tests: a mirror on a port of loopback, its store in memory, its containerd and the other nodes played
-//! by the test.
+//! A node of these tests: a mirror on a loopback port with its store in memory. The test plays its containerd and the
+//! other nodes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -30,16 +30,15 @@ use crate::{
     flight_events,
 };
 
-/// Longer than anything here takes.
+/// A limit far above anything here.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the other nodes agree on: answers that a test has written down, one after the other. Who asks when there is
-/// none waits.
+/// The decisions of the other nodes: answers that a test provides, one after the other. Without one, a request waits.
 pub struct Script {
     pub decisions: Mutex<VecDeque<Decision<Candidate>>>,
     pub requests: Mutex<Vec<SourceRequest>>,
     pub progress: Mutex<Vec<(Digest, PullProgress)>>,
-    /// What the mirror is asked or told.
+    /// The events for the mirror.
     pub events: FlightEventSender,
     taken: Mutex<Option<FlightEvents>>,
     pub link_tests: Mutex<Vec<LinkTest>>,
@@ -104,12 +103,12 @@ impl Flights for Script {
 }
 
 impl Script {
-    /// The nodes that had failed by the request of this number.
+    /// The failed nodes in the request of this number.
     pub fn failed(&self, request: usize) -> Vec<NodeId> {
         self.requests.lock()[request].failed_sources().collect()
     }
 
-    /// Waits until something holds of it.
+    /// Waits until a condition holds.
     pub async fn until(&self, holds: impl Fn(&Self) -> bool) {
         let waiting = async {
             loop {
@@ -214,7 +213,7 @@ impl Node {
         candidate(self.address).peer
     }
 
-    /// Its id in flights.
+    /// The node's id in flights.
     pub fn id(&self) -> NodeId {
         self.peer().node().expect("it takes part")
     }
@@ -232,7 +231,7 @@ impl Node {
         }
     }
 
-    /// As a node that follows this one at the first position of its flight.
+    /// A request of a node that follows this one at the first position of its flight.
     pub async fn follow_first(&self, digest: &Digest) -> Answer {
         let headers = [(MIRRORED, "true"), (FLIGHT, "7-1")];
         let elsewhere = SocketAddr::from(([10, 0, 0, 9], 9));
@@ -262,7 +261,7 @@ impl Node {
         Answer(answer)
     }
 
-    /// As this node's containerd.
+    /// A request of this node's containerd.
     pub async fn own(&self, digest: &Digest) -> Answer {
         self.own_from(digest, &[]).await
     }
@@ -273,7 +272,7 @@ impl Node {
         timeout(PATIENCE, asked).await.expect("an answer")
     }
 
-    /// containerd begins an ingest.
+    /// Begins an ingest of containerd.
     pub fn ingest(&self, digest: &Digest, total: u64) -> Ingest {
         let file = Arc::new(tempfile::tempfile().expect("a file"));
         let (progress, reader) = watch::channel(Progress {
@@ -346,7 +345,7 @@ impl Answer {
         read.into()
     }
 
-    /// What is left of the body, and whether it was all.
+    /// The rest of the body, and whether it is complete.
     pub async fn rest(mut self) -> (Bytes, bool) {
         let mut read = Vec::new();
         loop {

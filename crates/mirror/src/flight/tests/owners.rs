@@ -1,8 +1,8 @@
-//! Whose requests a pull of this node takes part in a flight for, where no node secret tells who asks.
+//! Which client's requests make a pull of this node take part in a flight, without a node secret.
 
 use super::*;
 
-/// What stands for several clients, this node's containerd among them.
+/// An address of several clients, this node's containerd among them.
 const GATEWAY: [u8; 4] = [10, 244, 0, 1];
 const OTHER: [u8; 4] = [10, 0, 0, 9];
 
@@ -21,7 +21,7 @@ impl Node {
     }
 }
 
-/// A node that leads for a client at `owner`, and what it gets from upstream.
+/// A node that leads for a client at `owner`, and its ingest from upstream.
 async fn led_for(owner: [u8; 4]) -> (Node, Digest, Ingest) {
     let (node, digest) = (node().await, Digest::sha256(b"layer"));
     let ingest = node.ingest(&digest, 5);
@@ -56,7 +56,8 @@ async fn whoever_comes_second_leads_nothing_ends_nothing_and_waits_for_nothing()
     assert_eq!(node.asked_by(OTHER, &digest, None).await, StatusCode::OK);
 }
 
-/// Another namespace of containerd, or another client behind the same gateway, or on the same host.
+/// The second pull is of another namespace of containerd, or of another client behind the same gateway or on the same
+/// host.
 #[tokio::test]
 async fn the_owners_address_does_not_make_a_second_pull_the_first() {
     for owner in [GATEWAY, [127, 0, 0, 1]] {
@@ -98,8 +99,8 @@ async fn all_ranges_of_the_owner_take_part() {
     }
 }
 
-/// Where the mirror runs in the host's network, its containerd asks from this host. Its request may come after that of
-/// another node, which a node port has led here: an ingest waits in containerd's queue.
+/// With a mirror in the host's network, its containerd asks from this host. Its request may come after that of another
+/// node, which a node port has led here: an ingest waits in containerd's queue.
 #[tokio::test]
 async fn this_host_comes_before_others() {
     let (node, digest, _ingest) = led_for(OTHER).await;
@@ -126,7 +127,7 @@ async fn a_new_ingest_has_a_new_owner() {
     assert_eq!((status, node.requests()), (StatusCode::NOT_FOUND, 2));
 }
 
-/// The mirror was started anew in the middle of a pull.
+/// The mirror was restarted during a pull.
 #[tokio::test]
 async fn an_ingest_that_has_begun_is_for_whoever_resumes_it() {
     let (node, digest) = (node().await, Digest::sha256(b"layer"));

@@ -1,4 +1,4 @@
-//! What becomes of those who are slower than the others, and of those behind them.
+//! Nodes that are slower than the others, and those behind them.
 
 use ::flights::Key;
 use http::Method;
@@ -6,7 +6,7 @@ use http::Method;
 use super::*;
 use crate::{Condition, FlightEvent, LinkState, registry_hash};
 
-/// Of the leader's ingest.
+/// The interval between steps of the leader's ingest.
 const STEP: Duration = Duration::from_millis(100);
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn the_followers_of_a_slow_node_go_on_elsewhere() {
     assert_eq!(first.metric("peili_flights_slow"), 1);
 }
 
-/// When it was found slow first, there may have been nobody else to follow.
+/// When it was first found slow, there may have been no other node to follow.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_still_slow_lets_its_followers_go_again() {
     let (leader, digest) = (node().await, Digest::sha256(b"layer"));
@@ -75,14 +75,14 @@ async fn what_others_should_get_elsewhere_is_given_to_nobody_for_a_while() {
     growing.write(&[7; 10]);
     let mut follower = leader.follow_first(&digest).await;
     follower.read(10).await;
-    // Another object is none of its business.
+    // The event of another object has no effect.
     for digest in [Digest::sha256(b"another"), digest.clone()] {
         let event = FlightEvent::LeaderIsSlow(Key::of(digest.as_str()));
         leader.script.events.send(event);
     }
     assert!(!follower.rest().await.1);
     assert_eq!(leader.follow_first(&digest).await.0.status(), 404);
-    // Whoever is sent here later has no other source.
+    // A follower that is sent here later has no other source.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(leader.follow_first(&digest).await.0.status(), 200);
 }
@@ -148,7 +148,7 @@ async fn a_link_is_tested_against_others_and_the_result_is_passed_on() {
         bandwidth,
         test.bandwidth.map(|bandwidth| bandwidth.to_string())
     );
-    // The others learn it when they test theirs.
+    // The others learn the bandwidth when they test theirs.
     let event = FlightEvent::TestLink(vec![candidate(node.address)]);
     others[0].script.events.send(event);
     others[0]
@@ -169,7 +169,7 @@ async fn a_link_cannot_be_filled_with_tests() {
     assert!(refused > 0);
 }
 
-/// How far a node says that it is.
+/// The progress that a node reports.
 async fn progress(node: &Node, digest: &Digest) -> (StatusCode, Option<String>) {
     let path = format!("/v2/lab/app/blobs/{digest}?ns=quay.io");
     let request = http::Request::builder().method(Method::HEAD).uri(path);
@@ -207,7 +207,7 @@ async fn a_follower_can_ask_how_far_its_source_is() {
     );
 }
 
-/// A source that sends the head and some bytes, and then nothing: not even an answer to another question.
+/// A source that sends the head and some bytes, and then nothing: not even an answer to another request.
 async fn dying(size: usize, sent: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");

@@ -20,18 +20,18 @@ use crate::mirror::{Adapters, ConnectionAddresses, Mirror, Options};
 use crate::request::LINK_TEST;
 use crate::{Body, Candidate, Growing, IngestStage, PeerId, Progress, Router};
 
-/// What a peer does with the connections it gets.
+/// The behaviour of a peer on its connections.
 #[derive(Clone)]
 pub enum Peer {
     /// Serves the object, ranges included.
     Good(Bytes),
-    /// Serves this many bytes of what it was asked for, then closes.
+    /// Serves this many bytes of the requested range, then closes.
     Breaks(Bytes, usize),
-    /// The same, then says nothing more.
+    /// The same, then sends nothing more.
     Stalls(Bytes, usize),
     /// Serves this many bytes every 100 ms.
     Trickles(Bytes, usize),
-    /// Takes the request and never answers.
+    /// Accepts the request and never answers.
     Silent,
     /// Has nothing.
     Lacks,
@@ -39,7 +39,7 @@ pub enum Peer {
     Lies(Bytes),
     /// Answers 416, with this size.
     Denies(u64),
-    /// Answers with this head and body, whatever it is asked, and says nothing more.
+    /// Answers any request with this head and body, and sends nothing more.
     Answers(&'static str, Bytes),
 }
 
@@ -136,7 +136,7 @@ pub struct TestApp {
     pub mirror: Mirror,
     pub store: Arc<MemoryStore>,
     registry: Registry,
-    /// What the peers were asked, by their number.
+    /// The requests to the peers, by their number.
     asked: Asked,
     ingests: Mutex<Vec<watch::Sender<Progress>>>,
 }
@@ -152,7 +152,7 @@ pub async fn app_of(key: oci::Key, peers: &[Peer]) -> TestApp {
     app_of_all(vec![key], peers).await
 }
 
-/// The same where all peers announce all keys.
+/// The same, but all peers announce all keys.
 pub async fn app_of_all(keys: Vec<oci::Key>, peers: &[Peer]) -> TestApp {
     let (cluster, asked) = (MemoryCluster::default(), Asked::default());
     for (number, peer) in peers.iter().enumerate() {
@@ -206,7 +206,7 @@ impl TestApp {
         self.get_from([10, 0, 0, 1], path, headers).await
     }
 
-    /// For a client at this address.
+    /// The answer for a client at this address.
     pub async fn get_from(&self, ip: [u8; 4], path: &str, headers: HeaderMap) -> Response<Body> {
         let mut request = http::Request::get(path).body(()).expect("a request");
         *request.headers_mut() = headers;
@@ -217,7 +217,7 @@ impl TestApp {
         self.answer_to([10, 0, 0, 1], request).await
     }
 
-    /// For a client at this address.
+    /// The answer for a client at this address.
     pub async fn answer_to(&self, ip: [u8; 4], request: http::Request<()>) -> Response<Body> {
         let addresses = ConnectionAddresses {
             remote: SocketAddr::from((ip, 1)),
@@ -230,13 +230,13 @@ impl TestApp {
         self.blob_for(digest, [10, 0, 0, 1]).await
     }
 
-    /// For a client at this address.
+    /// The answer for a client at this address.
     pub async fn blob_for(&self, digest: &Digest, ip: [u8; 4]) -> Response<Body> {
         let path = format!("/v2/lab/app/blobs/{digest}?ns=quay.io");
         self.get_from(ip, &path, HeaderMap::new()).await
     }
 
-    /// Has the node's containerd open an ingest, so that the next request for the object is its own.
+    /// Opens an ingest of the node's containerd, so that the next request for the object is its own.
     pub fn ingest(&self, digest: &Digest) {
         let (writer, progress) = watch::channel(Progress {
             written: 0,
@@ -248,13 +248,13 @@ impl TestApp {
         self.ingests.lock().push(writer);
     }
 
-    /// What the peers were asked: who, and the head in lower case.
+    /// The requests to the peers: the peer's number, and the head in lower case.
     pub fn asked(&self) -> Vec<(usize, String)> {
         self.asked.lock().clone()
     }
 
-    /// Pulls a blob as containerd does: goes on where a body ended, until it has all or is sent upstream. Returns the bytes
-    /// that it got here.
+    /// Pulls a blob as containerd does: continues where a body ended, until it has everything or is sent upstream.
+    /// Returns the number of bytes received here.
     pub async fn pull(&self, digest: &Digest) -> u64 {
         self.ingest(digest);
         let (mut offset, mut empty_attempts) = (0u64, 0);

@@ -1,4 +1,4 @@
-//! Wrong bytes: of peers, and of this node's own store.
+//! Wrong bytes, from peers and from this node's own store.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn origin() -> Origin {
     }
 }
 
-/// Waits until something holds that other tasks bring about.
+/// Waits until a condition holds that other tasks cause.
 async fn until(holds: impl Fn() -> bool) {
     let waiting = async {
         while !holds() {
@@ -26,7 +26,7 @@ async fn until(holds: impl Fn() -> bool) {
     waited.expect("it comes to hold");
 }
 
-/// Without flights. containerd commits nothing wrong, and asks anew.
+/// Without flights. containerd commits no wrong bytes, and requests them again.
 #[tokio::test]
 async fn a_peer_whose_layer_was_not_committed_is_not_asked_again_and_is_told() {
     let (bytes, digest) = large();
@@ -46,7 +46,7 @@ async fn a_peer_whose_layer_was_not_committed_is_not_asked_again_and_is_told() {
     assert_eq!(asked.len(), 2);
 }
 
-/// Identities are free: each that is asked could cost a whole pull.
+/// New identities cost nothing: each peer that is asked could cost a whole pull.
 #[tokio::test]
 async fn wrong_layers_fail_one_pull_however_many_peers_send_them() {
     let (bytes, digest) = large();

@@ -1,4 +1,4 @@
-//! Connections that begin as those of TLS do.
+//! Connections that begin with a TLS handshake.
 
 use tls::testing::Authority;
 use tokio::time::timeout;
@@ -7,7 +7,7 @@ use super::*;
 use crate::body::client_socket::OWN_WAIT_LIMIT;
 use crate::serve::port_tls::HANDSHAKE_LIMIT;
 
-/// Lets time pass, and then what is on its way arrive.
+/// Advances the time, and lets data in transit arrive.
 async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -39,7 +39,7 @@ async fn a_handshake_that_stops_holds_its_connection_for_seconds_only() {
             assert!(passed < most, "it is open after {passed} limits");
         }
     }
-    // What begins otherwise is a request.
+    // Any other beginning is a request.
     let answer = app.get("/livez", "").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }

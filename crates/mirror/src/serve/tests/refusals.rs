@@ -1,8 +1,8 @@
-//! What bad input gets.
+//! Answers to bad requests.
 
 use super::*;
 
-/// DNS rebinding aside (see `request::host`), this is what tells a page from a client.
+/// Apart from DNS rebinding (see `request::host`), this distinguishes a page from a client.
 #[tokio::test]
 async fn a_web_page_gets_nothing() {
     let app = app().await;

@@ -10,14 +10,14 @@ use super::super::*;
 use super::target;
 use crate::{List, Resolved, UpstreamBlob, UpstreamError, UpstreamManifest, UpstreamPage};
 
-/// What the registry of a test does.
+/// The behaviour of a test's registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Does {
-    /// Gives everything to everybody.
+    /// Gives everything to all clients.
     Give,
-    /// Gives everything to this node, by what hosts.toml says of it.
+    /// Gives everything to this node, because of its settings in hosts.toml.
     GiveToThisNode,
-    /// Gives it to clients with credentials.
+    /// Gives everything only to clients with credentials.
     Refuse,
     Lack,
     LimitRate,
@@ -31,7 +31,7 @@ pub(super) enum Does {
 pub(super) struct FakeUpstream {
     pub(super) mirror: Mutex<Option<UpstreamCheck>>,
     pub(super) does: Mutex<HashMap<String, Does>>,
-    /// What its tags point at.
+    /// The target of its tags.
     pub(super) tag: Mutex<Digest>,
     pub(super) blobs: Mutex<HashMap<Digest, Bytes>>,
     pub(super) asked: AtomicUsize,

@@ -1,4 +1,4 @@
-//! Clients, peers and registries that want what is not for them.
+//! Clients, peers and registries that want content that is not for them.
 
 mod questions;
 
@@ -20,7 +20,7 @@ impl Test {
         self.check.admit(&mut target, None, asker).await.map(drop)
     }
 
-    /// Holds an object under repositories of several registries too.
+    /// Holds an object under repositories of several registries.
     fn hold_at(&self, bytes: &str, places: &[(&str, &str)]) -> Digest {
         let digest = self.hold(bytes, &[]);
         let mut object = self.store.catalog().object(&digest).expect("held");
@@ -52,7 +52,7 @@ async fn what_was_refused_is_remembered_over_a_restart() {
     let test = start(options.clone());
     test.set("a", Does::Refuse);
     let refused = async {
-        // Nothing is to be written when it looks for the first time.
+        // At its first check there must be nothing to write.
         tokio::task::yield_now().await;
         assert!(is_not_public(&test.manifest("a").await));
         let since = tokio::time::Instant::now();
@@ -102,7 +102,7 @@ async fn a_registry_that_limits_is_not_asked_for_each_layer() {
     }
 }
 
-/// While a registry says neither yes nor no, a config on its way would be passed on to whoever asks.
+/// Otherwise a config being received would be passed on to any client while a registry neither grants nor refuses.
 #[tokio::test(start_paused = true)]
 async fn blobs_of_an_unproven_repository_are_protected() {
     for does in [Does::LimitRate, Does::Fail] {
@@ -126,7 +126,7 @@ async fn blobs_of_an_unproven_repository_are_protected() {
     blob.expect("out of reach");
 }
 
-/// A registry can say yes to everything: its word counts for what is held under its name alone.
+/// A registry can grant everything: its answer counts only for content held under its own name.
 #[tokio::test(start_paused = true)]
 async fn a_yes_of_one_registry_opens_nothing_of_another() {
     let test = start(CheckOptions::default());
@@ -141,7 +141,7 @@ async fn a_yes_of_one_registry_opens_nothing_of_another() {
             assert!(!test.shows_at(private, &manifest, kind).await, "{kind:?}");
         }
         assert!(!test.shows_at(evil, &layer, Kind::Blob).await);
-        // Also when the refusal is long ago.
+        // Also if the refusal is long ago.
         advance(Duration::from_secs(20 * 60)).await;
         let mut of_evil = target("x", Reference::Digest(digest("m")), Kind::Manifest);
         let told = test.check.admit(&mut of_evil, None, Asker::ProvenOwn);
@@ -170,7 +170,7 @@ async fn a_public_repository_of_the_same_registry_opens_nothing() {
     assert!(test.shows("private", &layer, Kind::Blob).await);
 }
 
-/// containerd's labels do not tell ports apart.
+/// containerd's labels do not distinguish ports.
 #[tokio::test(start_paused = true)]
 async fn a_layer_is_shared_whose_label_has_no_port() {
     let test = start(CheckOptions::default());
@@ -187,7 +187,7 @@ async fn a_layer_is_shared_whose_label_has_no_port() {
     assert!(test.shows_at(places[0], &config, Kind::Blob).await);
 }
 
-/// In the moment after a commit containerd has not yet told where an object belongs.
+/// Just after a commit containerd does not report the origin of an object yet.
 #[tokio::test(start_paused = true)]
 async fn what_was_just_committed_belongs_where_it_was_pulled_from() {
     let test = start(CheckOptions::default());
@@ -208,7 +208,7 @@ async fn what_was_just_committed_belongs_where_it_was_pulled_from() {
             assert_eq!(is_it, is_shown, "pulled from {repository}, asked as {name}");
         }
     }
-    // An object that is still on its way says nothing of its registry.
+    // An object that is still being received says nothing about its registry.
     let fresh = start(CheckOptions::default());
     fresh.set("a", Does::CannotBeReached);
     let _ = fresh.blob("a", &digest("on its way"), false).await;
@@ -216,7 +216,7 @@ async fn what_was_just_committed_belongs_where_it_was_pulled_from() {
     assert_eq!(fresh.asked(), 0);
     let unplaced = test.hold("nobody knows where it belongs", &[]);
     assert!(!test.shows("open", &unplaced, Kind::Blob).await);
-    // Nor does it belong to whoever asks for it.
+    // Nor does it belong to the repository of any request for it.
     let pulled = test.blob("open", &unplaced, true).await;
     pulled.expect("an own client may ask peers");
     assert!(!test.shows("open", &unplaced, Kind::Blob).await);
@@ -283,7 +283,7 @@ async fn with_tags_left_to_nodes_upstream_says_only_what_is_public() {
     }
 }
 
-/// Anybody can name a repository that is not there.
+/// Any client can name a repository that does not exist.
 #[tokio::test(start_paused = true)]
 async fn invented_names_take_no_proof_away() {
     let test = start(CheckOptions::default());
@@ -322,7 +322,7 @@ async fn mirrors_that_ask_each_other_come_to_an_end() {
     assert_eq!((one.asked(), two.asked()), (1, 1));
 }
 
-/// What hosts.toml's headers and certificates open is for this node's own client.
+/// Content that is accessible by hosts.toml's headers and certificates is for this node's own client.
 #[tokio::test(start_paused = true)]
 async fn what_this_node_is_given_is_for_its_own_client() {
     let test = start(CheckOptions::default());
@@ -353,7 +353,7 @@ async fn what_this_node_is_given_is_for_its_own_client() {
     );
 }
 
-/// A repository may be closed after it has given what it shares with a private one to anybody.
+/// A repository may be closed after it has given content shared with a private one to anonymous clients.
 #[tokio::test(start_paused = true)]
 async fn what_was_given_to_anybody_is_asked_for_again_once_the_proof_is_old() {
     let config = r#"{"env":"secret"}"#;

@@ -1,4 +1,4 @@
-//! Who has upstream asked, and how often.
+//! Which clients cause questions to upstream, and how often.
 
 use super::*;
 
@@ -16,7 +16,7 @@ async fn a_stranger_starts_no_check_and_learns_what_is_known() {
     let told = test.admit("quay.io", Asker::Unauthenticated).await;
     told.expect("public not long ago");
     assert_eq!(test.asked(), 1);
-    // Credentials of a stranger start none either.
+    // Credentials of a stranger cause none either.
     let credentials = ClientCredentials::new(HeaderValue::from_static("Basic eDp5"));
     let reference = Reference::Digest(digest("manifest"));
     let mut other = target("b", reference, Kind::Manifest);
