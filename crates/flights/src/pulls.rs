@@ -8,16 +8,15 @@ use crate::outbox::Context;
 use crate::pull_rules::STEP;
 use crate::requests::{CompletedRequest, HEARTBEAT, RequestId, SourceRequests};
 use crate::slots::Slot;
-use crate::speed::KnownRate;
 use crate::view::View;
-use crate::wire::{Alive, Message, PullState, RequestNumber, node_field};
+use crate::wire::{Alive, KnownRate, Message, PullState, RequestNumber, node_field};
 use crate::{Decision, Key, NodeId, Time};
 
 /// The interval between reports of a follower. A leader reports every [`HEARTBEAT`].
 const FOLLOWER_HEARTBEAT: Duration = Duration::from_secs(30);
 /// The most pulls at once.
 const MAX_PULLS: usize = 4_096;
-/// A pull that the mirror does not report on for this long is dropped.
+/// A pull is dropped after this long without a report of the mirror.
 const PULL_EXPIRY: Duration = Duration::from_secs(2 * 3600);
 
 /// The progress of a pull, as the mirror reports it.
@@ -47,7 +46,7 @@ enum PullRole {
 struct Pull {
     role: PullRole,
     request: RequestId,
-    /// Of the request that it results from.
+    /// The number of the request that the pull results from.
     number: RequestNumber,
     /// The owners that this request was sent to.
     asked: BTreeSet<NodeId>,
@@ -104,9 +103,9 @@ impl Pulls {
         self.pulls.insert(key, pull);
     }
 
-    /// Handles a granted lead that nobody waits for any more. Returns whether this node pulls from upstream anyway.
+    /// Handles a granted lead that no request waits for any more. Returns whether this node pulls from upstream anyway.
     ///
-    /// A node that was not asked under this number grants nothing.
+    /// A grant by a node that was not asked under this number is ignored.
     pub fn promote(
         &mut self,
         from: &NodeId,
@@ -216,7 +215,7 @@ impl Pulls {
         }
     }
 
-    /// What this node leads from a registry and has begun, the largest object first.
+    /// The objects that this node has begun to lead from a registry, the largest first.
     pub fn led_from(&self, registry: u64) -> Vec<Key> {
         let led = self
             .pulls
@@ -229,7 +228,7 @@ impl Pulls {
         begun.into_iter().map(|(_, key)| key).collect()
     }
 
-    /// The registries of what this node receives from others.
+    /// The registries of the objects that this node receives from others.
     pub fn followed_registries(&self) -> impl Iterator<Item = u64> {
         let follows = |pull: &&Pull| matches!(pull.role, PullRole::Follow(_));
         self.pulls
@@ -238,7 +237,7 @@ impl Pulls {
             .map(|pull| pull.registry)
     }
 
-    /// Whether this node reports a pull to an arbiter.
+    /// Whether this node reports any pull to an arbiter.
     pub fn are_reported_to(&self, arbiter: &NodeId) -> bool {
         let mut pulls = self.pulls.values();
         pulls.any(|pull| pull.reported_to.as_ref() == Some(arbiter))
@@ -295,9 +294,7 @@ impl Pull {
             source: node_field(source),
             is_slow,
             registry: if source.is_none() { self.registry } else { 0 },
-            registry_rate: known.rate,
-            rate_age_s: known.age_s,
-            judging_paused_for_ms: known.judging_paused_for_ms,
+            known_rate: Some(known),
         })
     }
 
@@ -311,7 +308,7 @@ impl Pull {
         (is_slow, known): (bool, KnownRate),
         cx: &mut Context<'_, impl View>,
     ) {
-        // A node that pulls alone is of use to others from its first byte on.
+        // A node that pulls alone can serve others from its first byte on.
         if self.role == PullRole::Alone && self.size.is_none() {
             return;
         }

@@ -1,4 +1,4 @@
-//! The requests of this node to owners, until they are answered or their time is up.
+//! The requests of this node to owners, until they are answered or time out.
 
 mod answers;
 mod pending;
@@ -11,10 +11,11 @@ use crate::ledger::{GRACE, Ledger, Waits};
 use crate::outbox::Context;
 use crate::random::secret_number;
 use crate::slots::Slot;
-use crate::speed::{FIRST_STEPS_MAX, KnownRate, RegistryRates};
+use crate::speed::{FIRST_STEPS_MAX, RegistryRates};
 use crate::view::View;
 use crate::wire::{
-    FindHolders, Message, RegistryRate, RequestNumber, SourceRequest, key_field, node_field,
+    FindHolders, KnownRate, Message, RegistryRate, RequestNumber, SourceRequest, key_field,
+    node_field,
 };
 use crate::{Decision, Key, NodeId, Time};
 pub(crate) use pending::AskedOwner;
@@ -26,7 +27,7 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_millis(500);
 const MAX_WAIT: Duration = Duration::from_secs(22);
 /// The limit of a lookup.
 const FIND_LIMIT: Duration = Duration::from_millis(900);
-/// The most redirects of a request, where owners disagree which of them is the arbiter.
+/// The most redirects of a request: owners may disagree which of them is the arbiter.
 const MAX_REDIRECTS: u8 = 3;
 /// The most pending requests. A node pulls a dozen objects at the same time.
 const MAX_OPEN: usize = 4_096;
@@ -46,16 +47,16 @@ pub(crate) struct CompletedRequest {
     /// All owners that were asked.
     pub asked: BTreeSet<NodeId>,
     pub decision: Decision,
-    /// Where this node leads: another one does already.
+    /// This node leads, and another one does already.
     pub is_second_lead: bool,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct SourceRequests {
-    /// By their sequence.
+    /// The pending requests, by their sequence.
     open: BTreeMap<u64, PendingRequest>,
     last: u64,
-    /// The numbers of requests follow from it.
+    /// The secret from which the numbers of requests are derived.
     secret: u64,
     pub ledger: Ledger,
     pub registries: RegistryRates,
@@ -71,7 +72,7 @@ pub(crate) struct SourceRequests {
 }
 
 impl SourceRequests {
-    /// Seeds the numbers, so that they differ from those of an earlier process, and so that nobody can guess them.
+    /// Seeds the numbers, so that they differ from those of an earlier process, and no other node can guess them.
     pub fn seed(&mut self, secret: u64) {
         self.secret = secret;
         self.last = secret_number(secret, "sequence", 0) << 32;
@@ -202,9 +203,7 @@ impl SourceRequests {
                     leader_cooldown: self.ledger.in_leader_cooldown(cx.now, request.repository),
                     is_slow: self.is_slow,
                     silent_owner: node_field(open.silent.last().copied()),
-                    registry_rate: known.rate,
-                    rate_age_s: known.age_s,
-                    judging_paused_for_ms: known.judging_paused_for_ms,
+                    known_rate: Some(known),
                     is_fetcher: self.fetches.is_some_and(|key| key != request.key()),
                     leads: self.leads,
                     lead_is_late: open.lead_is_late,
@@ -215,7 +214,7 @@ impl SourceRequests {
         cx.out.send(to, message);
     }
 
-    /// Ends a request without a source: its time is up, or nobody can be asked.
+    /// Ends a request without a source: it has timed out, or no owner can be asked.
     fn give_up(&mut self, sequence: u64, cx: &mut Context<'_, impl View>) {
         if let Some(open) = self.close(cx.now, sequence, false) {
             withdraw(&open, cx);
@@ -245,7 +244,7 @@ impl SourceRequests {
         for repository in repositories.collect::<BTreeSet<_>>() {
             self.settle(cx.now, repository);
         }
-        // A charge may have made others of the same pull due.
+        // A charge may have made other requests of the same pull due.
         for sequence in self.sequences(|open| open.due() <= cx.now) {
             let Some(open) = self.open.get_mut(&sequence) else {
                 continue;
@@ -309,27 +308,26 @@ impl SourceRequests {
         });
     }
 
-    /// Learns what another node knows of a registry, and tells it what it does not know.
+    /// Learns the rates that another node knows of a registry, and sends it what it does not know.
     pub fn exchange_rate(
         &mut self,
         from: NodeId,
-        (registry, theirs): (u64, KnownRate),
+        (registry, theirs): (u64, Option<KnownRate>),
         cx: &mut Context<'_, impl View>,
     ) {
+        let theirs = theirs.unwrap_or_default();
         self.registries.learn(cx.now, registry, theirs);
         let known = self.registries.get(cx.now, registry);
         if known.is_news_for(theirs) && from != cx.view.me() {
             let message = RegistryRate {
                 registry,
-                rate: known.rate,
-                age_s: known.age_s,
-                judging_paused_for_ms: known.judging_paused_for_ms,
+                known_rate: Some(known),
             };
             cx.out.send(from, Message::RegistryRate(message));
         }
     }
 
-    /// Records what this node receives in all, in bytes per second.
+    /// Records the rate at which this node receives from all sources, in bytes per second.
     pub fn observe(&mut self, now: Time, intake: u64) {
         let waiting = self.open.values().filter_map(PendingRequest::repository);
         for repository in waiting.collect::<BTreeSet<_>>() {
@@ -345,7 +343,7 @@ impl SourceRequests {
         self.settle(now, repository);
     }
 
-    /// Charges what the requests of a pull have waited, and updates their deadlines.
+    /// Charges the waiting of the requests of a pull, and updates their deadlines.
     fn settle(&mut self, now: Time, repository: u64) {
         let Self {
             open,
@@ -450,7 +448,7 @@ impl SourceRequests {
         open.map(|(sequence, _)| *sequence).collect()
     }
 
-    /// Whether an answer of this node is awaited.
+    /// Whether this node awaits an answer of that node.
     pub fn has_asked(&self, node: &NodeId) -> bool {
         let mut open = self.open.values();
         open.any(|open| open.all_asked.contains(node))

@@ -9,7 +9,6 @@ use bytes::{Buf, Bytes};
 use prost::Message as _;
 
 use crate::outbox::Passed;
-use crate::speed::KnownRate;
 use crate::{Key, NodeId};
 
 #[cfg(test)]
@@ -24,8 +23,8 @@ pub(crate) use generated::answer::Reply;
 pub(crate) use generated::envelope::Message;
 pub(crate) use generated::report::State as PullState;
 pub(crate) use generated::{
-    Alive, Announce, Answer, FindHolders, Follow, Holders, RegistryRate, Renew, Report, Resync,
-    Wait, Withdraw,
+    Alive, Announce, Answer, FindHolders, Follow, Holders, KnownRate, RegistryRate, Renew, Report,
+    Resync, Wait, Withdraw,
 };
 
 /// The most bytes of a datagram, sent or received.
@@ -226,28 +225,6 @@ pub fn registry_hash(registry: &str) -> u64 {
     Key::of(registry).hash()
 }
 
-impl Alive {
-    /// What the sender knows of the registry that it leads from.
-    pub(crate) fn known_rate(&self) -> KnownRate {
-        KnownRate {
-            rate: self.registry_rate,
-            age_s: self.rate_age_s,
-            judging_paused_for_ms: self.judging_paused_for_ms,
-        }
-    }
-}
-
-impl RegistryRate {
-    /// What the sender knows.
-    pub(crate) fn known_rate(&self) -> KnownRate {
-        KnownRate {
-            rate: self.rate,
-            age_s: self.age_s,
-            judging_paused_for_ms: self.judging_paused_for_ms,
-        }
-    }
-}
-
 impl SourceRequest {
     /// A request for an object, by its digest or tag and where it is pulled from: the registry, and the repository with
     /// its registry (`registry/repository`).
@@ -274,15 +251,6 @@ impl SourceRequest {
         key(&self.key)
     }
 
-    /// What the sender knows of the registry.
-    pub(crate) fn known_rate(&self) -> KnownRate {
-        KnownRate {
-            rate: self.registry_rate,
-            age_s: self.rate_age_s,
-            judging_paused_for_ms: self.judging_paused_for_ms,
-        }
-    }
-
     /// Identifies the request.
     pub(crate) fn request_number(&self) -> RequestNumber {
         RequestNumber {
@@ -291,7 +259,7 @@ impl SourceRequest {
         }
     }
 
-    /// The node that should lead, if nobody leads yet.
+    /// The node that should lead, if no node leads yet.
     pub fn preferred_leader(&self) -> Option<NodeId> {
         node(&self.preferred_leader)
     }

@@ -1,14 +1,13 @@
-//! Messages of members that were not asked: none of them changes anything for others, whatever number they guess or know.
+//! Messages of members that were not asked: whatever number they guess or know, none changes anything for others.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::slots::{Owners, Scope, Slot};
-use crate::speed::KnownRate;
 use crate::wire::tests::{asked, message, numbered_as, some_node};
 use crate::wire::{
-    Alive, Announce, Answer, Follow, Holders, PullState, RegistryRate, Reply, Resync, Wait,
-    key_field, node, node_field, nodes_field,
+    Alive, Announce, Answer, Follow, Holders, KnownRate, PullState, RegistryRate, Reply, Resync,
+    Wait, key_field, node, node_field, nodes_field,
 };
 
 const ME: NodeId = NodeId([0; 32]);
@@ -19,7 +18,7 @@ fn member(number: u8) -> NodeId {
     NodeId([number; 32])
 }
 
-/// Six members in one shard. The owners of all slots, the arbiter first.
+/// Six members in one shard. The field: the owners of all slots, the arbiter first.
 struct Six([u8; 3]);
 
 impl View for Six {
@@ -93,9 +92,11 @@ fn answers(number: u64) -> Vec<Message> {
     ];
     let rate = Message::RegistryRate(RegistryRate {
         registry: REGISTRY,
-        rate: u64::MAX,
-        age_s: 0,
-        judging_paused_for_ms: 1,
+        known_rate: Some(KnownRate {
+            rate: u64::MAX,
+            age_s: 0,
+            judging_paused_for_ms: 1,
+        }),
     });
     let resync = Message::Resync(Resync { slots: u64::MAX });
     answers
@@ -147,7 +148,7 @@ fn only_the_answer_of_an_owner_that_was_asked_counts() {
         assert_eq!(coordinator.take_found(), []);
         let rates = &coordinator.requests.registries;
         assert_eq!(rates.get(Time(110), REGISTRY), KnownRate::default());
-        // Nothing is announced again, and the owner that was asked is repeated and found silent when it is due.
+        // Nothing is announced again. The owner that was asked is asked again and counts as silent when that is due.
         coordinator.tick(Time(250), view);
         let again: Vec<_> = sent(&mut coordinator);
         assert!(again.iter().all(|(to, ..)| *to == member(1)), "{again:?}");
@@ -192,7 +193,7 @@ fn a_lead_that_nobody_asked_for_is_not_taken_by_a_node_that_pulls_alone() {
     );
 }
 
-/// What third members may say about the pull of another one, for it or on their own.
+/// Everything that third members may report about the pull of another member, for it or on their own.
 fn about_the_lead(number: u64, leader: NodeId) -> Vec<Message> {
     let request = SourceRequest {
         leader_cooldown: true,
@@ -268,7 +269,7 @@ fn nobody_ends_the_lead_of_another_member() {
 }
 
 proptest! {
-    /// Random messages of one member, an owner or not, in its own name and in those of others.
+    /// Random messages of one member, owner or not, in its own name and on behalf of others.
     #[test]
     fn whatever_one_member_says_no_lead_is_lost_and_no_tree_dropped(
         is_owner: bool,

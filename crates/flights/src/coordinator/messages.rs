@@ -12,7 +12,7 @@ use super::Coordinator;
 impl Coordinator {
     pub(super) fn take(&mut self, now: Time, from: NodeId, passed: Passed, view: &impl View) {
         let (on_behalf_of, message) = passed;
-        // Nobody speaks for nodes that it has made up.
+        // No node speaks for nodes that it has made up.
         let is_allowed = |node| view.is_member(&node) && may_pass_on(&from, &message, view);
         if !on_behalf_of.is_none_or(is_allowed) {
             return;
@@ -42,8 +42,7 @@ impl Coordinator {
             Message::Answer(answer) => self.answered(now, asker, answer, view),
             Message::Report(report) => {
                 if let Some(PullState::Alive(alive)) = &report.state {
-                    let (registry, known) = (alive.registry, alive.known_rate());
-                    requests.exchange_rate(from, (registry, known), cx);
+                    requests.exchange_rate(from, (alive.registry, alive.known_rate), cx);
                 }
                 arbiter.reported(asker, &report, cx);
             }
@@ -54,7 +53,7 @@ impl Coordinator {
             Message::Holders(found) => requests.found(from, &found, cx),
             Message::RegistryRate(told) => {
                 if requests.has_asked(&from) || self.pulls.are_reported_to(&from) {
-                    let known = told.known_rate();
+                    let known = told.known_rate.unwrap_or_default();
                     requests.registries.learn(now, told.registry, known);
                 }
             }
@@ -76,7 +75,7 @@ impl Coordinator {
         self.suspects.extend(failed);
         let cx = &mut Context::new(now, view, &mut self.out);
         if asker.via.is_none() {
-            let rate = (request.registry, request.known_rate());
+            let rate = (request.registry, request.known_rate);
             self.requests.exchange_rate(asker.node, rate, cx);
         }
         let silent = self.arbiter.source_requested(asker, request, cx);
@@ -108,8 +107,8 @@ impl Coordinator {
 /// Whether a node may pass on a message of another one.
 ///
 /// Requests and reports come from owners of the key only, and the arbiter checks which of them speaks for the node (see
-/// [`Asker::may_change`]). An answer counts where the arbiter has asked its sender. Holders are passed on between shards
-/// only: whoever answers knows the random number of the lookup, and it names holders that the node checks itself.
+/// [`Asker::may_change`]). An answer counts where the arbiter has asked its sender. Holders are passed on between
+/// shards only: the sender knows the random number of the lookup, and the node checks the named holders itself.
 fn may_pass_on(from: &NodeId, message: &Message, view: &impl View) -> bool {
     let is_owner = |key: Key| view.is_owner(from, Slot::of(&key.0));
     match message {

@@ -5,67 +5,57 @@ use std::time::Duration;
 
 use super::lead::LeadMeter;
 use crate::pull_rules::STEPS;
+use crate::wire::KnownRate;
 use crate::{Born, Time};
 
-/// A rate below 1/LOW_RATIO of the known one is far too low. A registry that limits each connection gives a third of it once
-/// one of three downloads is left.
+/// A rate below 1/LOW_RATIO of the known one is far too low. A registry that limits each connection gives a third of it
+/// once one of three downloads is left.
 const LOW_RATIO: u64 = 4;
 /// What is known of a registry halves after this time, so that all nodes forget it together.
 const HALF_LIFE: Duration = Duration::from_secs(10 * 60);
-/// A second leader knows after this time whether the registry gives it more. Until then no other lead is judged, here or
-/// at nodes that are told so.
+/// The length of a trial, after which a second leader knows whether the registry gives it more. Until then no other
+/// lead is judged, on this node or on others that know of the trial.
 const TRIED_FOR: Duration = Duration::from_secs(6);
-/// A second leader that has no byte after this time shows that the registry gives others no more. That holds for twice as
-/// long as a trial, as the second leader may have a reason of its own.
+/// A second leader without a byte after this time shows that the registry gives others no more. That holds for twice as
+/// long as a trial, as the cause may be the second leader itself.
 const TRIED_IN_VAIN: Duration = Duration::from_secs(3);
-/// After it was found that the registry gives no more, no lead is judged for this long: the leaders share it, and some
-/// nodes may still pass on what it gave before.
+/// No lead is judged for this long after it was found that the registry gives no more: the leaders share it, and some
+/// nodes may still pass on the earlier rate.
 const JUDGING_PAUSE: Duration = Duration::from_secs(60);
-/// An acceptance that ends this much later than the known one is a new one.
+/// A pause in judging that ends this much later than the known one is a new one.
 const NEWER: Duration = Duration::from_millis(500);
-/// What a registry gave says this long how long its bytes may take.
+/// The time for which a known rate of a registry predicts how long its bytes may take.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// The most time that a slow registry justifies waiting for its first steps.
 pub(crate) const FIRST_STEPS_MAX: Duration = Duration::from_secs(12);
 /// The most registries to remember.
 const MAX_REGISTRIES: usize = 1_024;
 
-/// What a leader's rate says.
+/// What a leader's rate shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LeadRate {
     /// Nothing is wrong, or nothing is known.
     Fine,
-    /// The registry gives others far more, or it is little for this node's link and nobody knows whether others get more:
-    /// another node should lead one object, to find out. It is known by now if `repeated`.
+    /// The registry gives others far more, or it gives little for this node's link and the rate of others is unknown:
+    /// another node should lead one object, to find out. `repeated`: that is known by now.
     BelowExpected { repeated: bool },
 }
 
-/// What a registry gives, as nodes tell each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct KnownRate {
-    /// In bytes per second, when it was measured; 0: unknown.
-    pub rate: u64,
-    /// The time since then, in seconds.
-    pub age_s: u32,
-    /// No lead is judged for this long.
-    pub judging_paused_for_ms: u32,
-}
-
 impl KnownRate {
-    /// The rate as far as it counts by now.
+    /// The rate, as far as it still counts.
     pub fn current(self) -> u64 {
         let half_lives = u64::from(self.age_s) / HALF_LIFE.as_secs();
         self.rate.checked_shr(half_lives as u32).unwrap_or(0)
     }
 
-    /// Whether a node that knows `theirs` should be told.
+    /// Whether a node that knows `theirs` should learn this rate.
     pub fn is_news_for(self, theirs: Self) -> bool {
         let newer = self
             .judging_paused_for_ms
             .saturating_sub(theirs.judging_paused_for_ms);
-        let is_accepted = theirs.judging_paused_for_ms > 0;
+        let is_paused = theirs.judging_paused_for_ms > 0;
         u128::from(newer) > NEWER.as_millis()
-            || (!is_accepted && self.current() / 4 * 3 > theirs.current())
+            || (!is_paused && self.current() / 4 * 3 > theirs.current())
     }
 }
 
@@ -82,9 +72,9 @@ struct Registry {
     judging_paused_until: Time,
     /// When this node began to lead beside another one, until its result is known.
     trial: Option<Time>,
-    /// What has come since this node leads from it.
+    /// The bytes received since this node leads from it.
     lead: Option<LeadMeter>,
-    /// Another node has led since then, to find out what it gives.
+    /// Another node has led since then, to find out its rate.
     was_tried: bool,
 }
 
@@ -93,11 +83,11 @@ impl Registry {
         let age = self
             .measured
             .map_or(Duration::ZERO, |measured| measured.age(now));
-        let accepted_for = self.judging_paused_until.since(now).as_millis();
+        let judging_paused_for = self.judging_paused_until.since(now).as_millis();
         KnownRate {
             rate: self.rate,
             age_s: u32::try_from(age.as_secs()).unwrap_or(u32::MAX),
-            judging_paused_for_ms: u32::try_from(accepted_for).unwrap_or(u32::MAX),
+            judging_paused_for_ms: u32::try_from(judging_paused_for).unwrap_or(u32::MAX),
         }
     }
 
@@ -123,7 +113,7 @@ impl Registry {
 pub(crate) struct RegistryRates(BTreeMap<u64, Registry>);
 
 impl RegistryRates {
-    /// What is known of a registry. Where there are too many, it takes the place of the oldest that this node never asked
+    /// The rates of a registry. If there are too many registries, it replaces the oldest that this node never asked
     /// for: other nodes can name any number.
     fn entry(&mut self, registry: u64) -> Option<&mut Registry> {
         if registry == 0 {
@@ -151,8 +141,8 @@ impl RegistryRates {
         known.map_or_else(KnownRate::default, |known| known.known(now))
     }
 
-    /// How long the first steps take that a leader can show, at the rate that the registry gave when this was last
-    /// measured; [`FIRST_STEPS_MAX`] at most. Zero if that is unknown.
+    /// The time that the first steps of a leader take, at the latest measured rate of the registry; [`FIRST_STEPS_MAX`]
+    /// at most. Zero if that rate is unknown.
     pub fn first_steps(&self, now: Time, registry: u64) -> Duration {
         let known = self.get(now, registry);
         let is_remembered = u64::from(known.age_s) < REMEMBERED_FOR.as_secs();
@@ -171,8 +161,8 @@ impl RegistryRates {
         };
         known.is_confirmed = true;
         let age = Duration::from_secs(theirs.age_s.into());
-        let accepted_for = Duration::from_millis(theirs.judging_paused_for_ms.into());
-        let judging_paused_until = now.after(accepted_for.min(JUDGING_PAUSE));
+        let judging_paused_for = Duration::from_millis(theirs.judging_paused_for_ms.into());
+        let judging_paused_until = now.after(judging_paused_for.min(JUDGING_PAUSE));
         if judging_paused_until.since(known.judging_paused_until.max(now)) > NEWER {
             known.set(now, theirs.rate, age);
             known.judging_paused_until = judging_paused_until;
@@ -181,8 +171,9 @@ impl RegistryRates {
         }
     }
 
-    /// Judges what this node receives from a registry as a leader. `bytes`: since it leads. `bandwidth`: of its link, which
-    /// is good. `is_second`: it leads beside another node. If that gives little as well, it is what the registry gives.
+    /// Judges the rate of a registry to this node as a leader. `bytes`: those since it leads. `bandwidth`: that of its
+    /// link, which is good. `is_second`: it leads beside another node. If its rate is low as well, it is that of the
+    /// registry.
     pub fn judge(
         &mut self,
         now: Time,
@@ -220,7 +211,7 @@ impl RegistryRates {
             return LeadRate::Fine;
         }
         if is_second {
-            // 0 would be unknown.
+            // 0 means unknown.
             known.set(now, little.max(1), Duration::ZERO);
             known.is_confirmed = true;
             known.judging_paused_until = now.after(JUDGING_PAUSE);
@@ -231,7 +222,8 @@ impl RegistryRates {
         LeadRate::BelowExpected { repeated }
     }
 
-    /// This node leads beside another one, and will find out what the registry gives: no other lead is judged meanwhile.
+    /// Records that this node begins to lead beside another one, and will find out what the registry gives: no other
+    /// lead is judged meanwhile.
     pub fn trial_begins(&mut self, now: Time, registry: u64) {
         if let Some(known) = self.entry(registry) {
             let until = now.after(TRIED_FOR);
@@ -251,14 +243,14 @@ impl RegistryRates {
         }
     }
 
-    /// The registries that give little now, as far as is known, or that a second leader tries.
+    /// The registries that are slow now, as far as is known, or that a second leader tries.
     pub fn slow(&self, now: Time) -> BTreeSet<u64> {
         let slow = self.0.iter();
         let slow = slow.filter(|(_, known)| now < known.judging_paused_until);
         slow.map(|(registry, _)| *registry).collect()
     }
 
-    /// This node leads nothing from registries other than these.
+    /// Records that this node leads nothing from registries other than these.
     pub fn forget_leads_except(&mut self, registries: &[(u64, u64)]) {
         for (registry, known) in &mut self.0 {
             if !registries.iter().any(|(led, _)| led == registry) {
@@ -283,7 +275,7 @@ mod tests {
         }
     }
 
-    /// Leads for so many seconds and receives `LITTLE`, where others know `USUAL`. Returns what is found first.
+    /// Leads for this many seconds and receives `LITTLE`, where others know `USUAL`. Returns the first finding.
     fn lead(rates: &mut RegistryRates, now: &mut Time, seconds: u64, is_second: bool) -> LeadRate {
         let mut found = LeadRate::Fine;
         for _ in 0..seconds {
@@ -296,7 +288,7 @@ mod tests {
         found
     }
 
-    /// A lead is judged after this time, in seconds.
+    /// The time after which a lead is judged, in seconds.
     const JUDGED_AFTER: u64 = 4;
     const FIRST: LeadRate = LeadRate::BelowExpected { repeated: false };
 
@@ -381,7 +373,7 @@ mod tests {
         assert_eq!(rates.get(over, 7).rate, USUAL);
     }
 
-    /// Each node that hears of a rate hears how old it is.
+    /// Each node that learns a rate learns its age.
     #[test]
     fn all_nodes_forget_a_rate_together_but_remember_how_slow_a_registry_was() {
         let [mut first, mut second] = [(); 2].map(|()| RegistryRates::default());
@@ -395,7 +387,7 @@ mod tests {
         assert!(second.first_steps(next_day, 7).is_zero());
     }
 
-    /// At 100 Mbit/s, 4 Mbit/s, and next to nothing.
+    /// The rates are 100 Mbit/s, 4 Mbit/s, and next to nothing.
     #[test]
     fn a_registry_that_is_known_as_slow_has_time_for_the_first_steps() {
         for (rate, first_steps) in [
@@ -411,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_a_rate_accepted_for_longer_than_any_node_would() {
+    fn nobody_has_a_rate_judging_paused_for_longer_than_any_node_would() {
         let (mut rates, now) = (RegistryRates::default(), Time(0));
         let theirs = KnownRate {
             rate: LITTLE,
@@ -419,7 +411,7 @@ mod tests {
             judging_paused_for_ms: u32::MAX,
         };
         rates.learn(now, 7, theirs);
-        let accepted_for = u128::from(rates.get(now, 7).judging_paused_for_ms);
-        assert_eq!(accepted_for, JUDGING_PAUSE.as_millis());
+        let judging_paused_for = u128::from(rates.get(now, 7).judging_paused_for_ms);
+        assert_eq!(judging_paused_for, JUDGING_PAUSE.as_millis());
     }
 }

@@ -76,7 +76,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
         number(),
         any::<[bool; 5]>(),
         0..=MAX_REQUEUE_AFTER_MS,
-        any::<([u64; 2], [u32; 2])>(),
+        (any::<u64>(), known_rate()),
     );
     (what, who, how).prop_map(|(what, who, how)| {
         let (key, [number, repository], size, concurrent_objects) = what;
@@ -85,7 +85,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             offset,
             [leader_cooldown, is_slow, is_fetcher, leads, lead_is_late],
             requeue_after_ms,
-            ([registry, registry_rate], [rate_age_s, judging_paused_for_ms]),
+            (registry, known_rate),
         ) = how;
         SourceRequest {
             key,
@@ -102,14 +102,22 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             is_slow,
             slow_source,
             registry,
-            registry_rate,
-            rate_age_s,
-            judging_paused_for_ms,
+            known_rate,
             is_fetcher,
             leads,
             lead_is_late,
             sequence: number,
         }
+    })
+}
+
+fn known_rate() -> impl Strategy<Value = Option<KnownRate>> {
+    any::<Option<(u64, [u32; 2])>>().prop_map(|known| {
+        known.map(|(rate, [age_s, judging_paused_for_ms])| KnownRate {
+            rate,
+            age_s,
+            judging_paused_for_ms,
+        })
     })
 }
 
@@ -145,18 +153,16 @@ fn state() -> impl Strategy<Value = PullState> {
             prop::option::of(number()),
             maybe(),
             any::<bool>(),
-            any::<([u64; 2], [u32; 2])>()
+            any::<u64>(),
+            known_rate(),
         )
-            .prop_map(|(size, source, is_slow, rate)| {
-                let ([registry, registry_rate], [rate_age_s, judging_paused_for_ms]) = rate;
+            .prop_map(|(size, source, is_slow, registry, known_rate)| {
                 PullState::Alive(Alive {
                     size,
                     source,
                     is_slow,
                     registry,
-                    registry_rate,
-                    rate_age_s,
-                    judging_paused_for_ms,
+                    known_rate,
                 })
             }),
         Just(PullState::Done(true)),
@@ -207,16 +213,12 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
                 })
             }
         ),
-        any::<(u64, u64, [u32; 2])>().prop_map(
-            |(registry, rate, [age_s, judging_paused_for_ms])| {
-                Message::RegistryRate(RegistryRate {
-                    registry,
-                    rate,
-                    age_s,
-                    judging_paused_for_ms,
-                })
-            }
-        ),
+        (any::<u64>(), known_rate()).prop_map(|(registry, known_rate)| {
+            Message::RegistryRate(RegistryRate {
+                registry,
+                known_rate,
+            })
+        }),
     ]
 }
 
@@ -316,6 +318,11 @@ fn one_of_each() -> Vec<Message> {
         },
         7,
     );
+    let known_rate = Some(KnownRate {
+        rate: 1000,
+        age_s: 60,
+        judging_paused_for_ms: 2000,
+    });
     let full = SourceRequest {
         key: key_field(key(1)),
         number: 0x0102_0304_0506_0708,
@@ -331,9 +338,7 @@ fn one_of_each() -> Vec<Message> {
         is_slow: true,
         slow_source: node(5),
         registry: 10,
-        registry_rate: 1000,
-        rate_age_s: 60,
-        judging_paused_for_ms: 2000,
+        known_rate,
         is_fetcher: true,
         leads: true,
         lead_is_late: true,
@@ -350,9 +355,7 @@ fn one_of_each() -> Vec<Message> {
         source: node(2),
         is_slow: true,
         registry: 10,
-        registry_rate: 1000,
-        rate_age_s: 60,
-        judging_paused_for_ms: 2000,
+        known_rate,
     };
     let answer = |reply| Message::answer(key(1), number, reply);
     let report = |state| {
@@ -361,7 +364,7 @@ fn one_of_each() -> Vec<Message> {
     };
     let (forget, slots) = (5, 6);
     let (add, remove) = (keys_field(&[key(1), key(2)]), keys_field(&[key(3)]));
-    let (holders, redirect, registry, rate) = (nodes([2, 3]), node(4), 10, 1000);
+    let (holders, redirect, registry) = (nodes([2, 3]), node(4), 10);
     vec![
         Message::Announce(Announce {
             forget,
@@ -402,9 +405,7 @@ fn one_of_each() -> Vec<Message> {
         }),
         Message::RegistryRate(RegistryRate {
             registry,
-            rate,
-            age_s: 60,
-            judging_paused_for_ms: 2000,
+            known_rate,
         }),
     ]
 }
