@@ -1,4 +1,4 @@
-//! The pulls of this node's own clients: those on their way, and what came of the latest. Pieces of bodies are counted
+//! The pulls of this node's own clients: the running ones, and the results of the latest. Pieces of bodies are counted
 //! without a lock.
 
 use std::collections::VecDeque;
@@ -14,20 +14,20 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Candidate;
+use crate::UpstreamReason;
 use crate::measured::{MeasuredObject, Measurements};
 use crate::rate::Throughput;
 use crate::time_saved::TimeSaved;
-use crate::upstream_reasons::REASONS;
 
-/// The most pulls to list; the one that was asked for least lately makes room.
+/// The most running pulls to list; the least recently requested one is dropped.
 const MAX_RUNNING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// The most finished pulls to remember.
 const MAX_FINISHED: usize = 64;
-/// A pull that nobody asks for, and of which no byte comes for this long, was given up. Without flights the mirror sees
-/// nothing of what containerd gets from upstream until it is complete.
+/// A pull without a request or a byte for this long was given up. Without flights the mirror does not see what
+/// containerd gets from upstream until it is complete.
 const ABANDONED_AFTER: Duration = Duration::from_secs(10 * 60);
 
-/// Tells that something has changed which a snapshot shows. Bytes do not count.
+/// Notifies of changes that a snapshot shows. Bytes do not count.
 #[derive(Clone, Debug)]
 pub struct Changes(Arc<watch::Sender<u64>>);
 
@@ -48,30 +48,29 @@ impl Changes {
     }
 }
 
-/// Where the bytes of a pull come from now.
+/// The present source of a pull's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PullSource {
     /// It is being looked for.
     Unknown,
     Local,
     Peer(Candidate),
-    /// The client was sent there for this reason, or the mirror asks there itself.
-    Upstream(&'static str),
+    /// The client was sent there for this reason, or the mirror itself asks there.
+    Upstream(UpstreamReason),
 }
 
-/// Bytes of a pull by where they came from.
+/// The bytes of a pull, by source.
 #[derive(Debug, Default)]
 pub struct BytesBySource {
     pub local: AtomicU64,
     pub peers: AtomicU64,
-    /// By the reason of the same place in [`REASONS`].
-    pub upstream: [AtomicU64; REASONS.len()],
+    /// The bytes from upstream, by the reason at the same position in [`UpstreamReason::ALL`].
+    pub upstream: [AtomicU64; UpstreamReason::ALL.len()],
 }
 
 impl BytesBySource {
-    pub fn add_upstream(&self, reason: &str, bytes: u64) {
-        let index = REASONS.iter().position(|known| *known == reason);
-        if let Some(count) = index.and_then(|index| self.upstream.get(index)) {
+    pub fn add_upstream(&self, reason: UpstreamReason, bytes: u64) {
+        if let Some(count) = self.upstream.get(reason as usize) {
             count.fetch_add(bytes, Ordering::Relaxed);
         }
     }
@@ -82,19 +81,19 @@ impl BytesBySource {
 pub struct PullActivity {
     pub digest: Digest,
     pub origin: Option<Origin>,
-    /// As the client asked for it first.
+    /// The reference of the client's first request.
     pub reference: Reference,
     pub started: Instant,
     pub started_at: SystemTime,
     pub bytes: BytesBySource,
-    /// What moves towards the client.
+    /// The bytes sent to the client.
     pub throughput: Throughput,
-    /// Of the whole object, in bytes; 0: unknown.
+    /// The size of the whole object, in bytes; 0: unknown.
     size: AtomicU64,
     /// The offset after the latest byte.
     offset: AtomicU64,
     source: Mutex<PullSource>,
-    /// Requests that are being answered.
+    /// The number of requests being answered.
     requests: AtomicUsize,
     changes: Changes,
 }
@@ -127,7 +126,7 @@ impl PullActivity {
         }
     }
 
-    /// The client has the bytes up to here, `bytes` of them new.
+    /// Records that the client has the bytes up to this offset, `bytes` of them new.
     pub fn reached(&self, offset: u64, bytes: u64) {
         self.offset.fetch_max(offset, Ordering::Relaxed);
         self.throughput.add(bytes);
@@ -147,7 +146,7 @@ impl PullActivity {
 pub struct FinishedPull {
     pub pull: Arc<PullActivity>,
     pub took: Duration,
-    /// Whether all bytes are known to have come.
+    /// Whether the object is known to be complete.
     pub is_complete: bool,
 }
 
@@ -172,7 +171,7 @@ impl Activities {
         }
     }
 
-    /// A request of a client of this node for an object.
+    /// Records a request of a client of this node for an object.
     pub fn begin(
         self: &Arc<Self>,
         digest: &Digest,
@@ -215,7 +214,7 @@ impl Activities {
         }
     }
 
-    /// An object has become part of the store.
+    /// Records that an object has become part of the store.
     pub fn appeared(&self, digest: &Digest, size: u64) {
         let pull = self.running.lock().pop(digest);
         if let Some(pull) = pull {
@@ -225,12 +224,12 @@ impl Activities {
         }
     }
 
-    /// The pull of an object, if it is on its way.
+    /// The pull of an object, if it is running.
     pub fn get(&self, digest: &Digest) -> Option<Arc<PullActivity>> {
         self.running.lock().peek(digest).cloned()
     }
 
-    /// The pulls on their way, the latest first.
+    /// The running pulls, the latest first.
     pub fn running(&self) -> Vec<Arc<PullActivity>> {
         let mut running = self.running.lock();
         let all = running.iter().map(|(_, pull)| pull.clone());
@@ -245,18 +244,18 @@ impl Activities {
         all
     }
 
-    /// The latest pulls that have ended, the last one first.
+    /// The latest finished pulls, the last one first.
     pub fn finished(&self) -> Vec<FinishedPull> {
         self.finished.lock().iter().cloned().collect()
     }
 
-    /// A request that measures has ended.
+    /// Records a measuring request that has ended.
     pub fn measured(&self, object: MeasuredObject) {
         self.measurements.add(object);
         self.changes.tell();
     }
 
-    /// The objects that were measured last, the last one first.
+    /// The latest measured objects, the last one first.
     pub fn measurements(&self) -> Vec<MeasuredObject> {
         self.measurements.latest()
     }
@@ -290,7 +289,7 @@ pub struct ActiveRequest {
 }
 
 impl ActiveRequest {
-    /// There is nothing to pull.
+    /// Removes the pull: there is nothing to pull.
     pub fn forget(self) {
         if self.pull.requests.load(Ordering::Relaxed) == 1 {
             self.activities.running.lock().pop(&self.pull.digest);
@@ -304,7 +303,7 @@ impl Drop for ActiveRequest {
         let is_last = self.pull.requests.fetch_sub(1, Ordering::Relaxed) == 1;
         if is_last && self.pull.is_whole() {
             let mut running = self.activities.running.lock();
-            // It may have appeared in the store, and have been asked for anew.
+            // It may have appeared in the store, and been requested again.
             let is_listed = running.peek(&self.pull.digest);
             if is_listed.is_some_and(|listed| Arc::ptr_eq(listed, &self.pull)) {
                 running.pop(&self.pull.digest);
@@ -338,7 +337,9 @@ mod tests {
         assert_eq!((all.running().len(), all.finished().len()), (0, 1));
         for digest in [&upstream, &given_up] {
             let request = begin(&all, digest);
-            request.pull.set_source(PullSource::Upstream("leads"));
+            request
+                .pull
+                .set_source(PullSource::Upstream(UpstreamReason::Leads));
         }
         all.appeared(&upstream, 7);
         assert_eq!((all.running().len(), all.finished().len()), (1, 2));

@@ -1,7 +1,7 @@
-//! Who has it? A step of the pipeline. Peers are asked over connections that are kept, one by name or those that the
-//! router finds ([`race`]).
+//! Who has it? A step of the pipeline. Peers are asked over kept connections: one by name, or those that the router
+//! finds ([`race`]).
 
-pub(crate) mod bandwidth;
+pub(crate) mod link_test;
 mod race;
 mod traced;
 mod without_content;
@@ -34,11 +34,11 @@ use crate::{Candidate, ChainPosition, PeerId, Router};
 use race::Race;
 use traced::PeerSpans;
 
-/// What asking peers may take in all, until one of them answers: then the client is sent upstream.
+/// The limit for all requests to peers until one answers. Then the client is sent upstream.
 const RACE_LIMIT: Duration = Duration::from_secs(2);
-/// Searches for others than this node's own client, with what they ask peers: 3 connections each at the most.
+/// The most searches for clients other than this node's own, each with at most 3 requests to peers.
 const MAX_RACES_OF_OTHERS: usize = 64;
-/// A second peer is asked when the first has not answered after twice the usual time, but within these bounds.
+/// A second peer is asked when the first has not answered after twice the usual time, within these bounds.
 const MIN_HEDGE_DELAY: Duration = Duration::from_millis(20);
 const MAX_HEDGE_DELAY: Duration = Duration::from_millis(250);
 
@@ -48,7 +48,7 @@ pub struct Answer {
     pub head: http::response::Parts,
     pub body: Incoming,
     pub candidate: Candidate,
-    /// Counts against the peer for as long as its body is read.
+    /// Counts as a request in flight for as long as its body is read.
     in_flight: InFlight,
     spans: PeerSpans,
 }
@@ -60,13 +60,13 @@ impl Answer {
         self.spans.received(bytes);
     }
 
-    /// Its body was good to the last byte.
+    /// Records that its body was good to the last byte.
     pub fn finished(&self) {
         self.in_flight.finished();
     }
 
     /// # Errors
-    /// It says that the range lies outside the object.
+    /// It reports that the range is outside the object.
     pub fn satisfied(self) -> Result<Self, FetchError> {
         if self.head.status != StatusCode::RANGE_NOT_SATISFIABLE {
             return Ok(self);
@@ -84,7 +84,7 @@ pub enum FetchError {
     TooSlow,
     #[error("{asked} asked, the last failed: {last}")]
     AllFailed { asked: usize, last: String },
-    /// A peer that has the object says that the range lies outside it.
+    /// A peer with the object reports that the range is outside it.
     #[error("no range lies within the object")]
     Unsatisfiable { size: Option<u64> },
     #[error("this node pulls it from upstream, for others too")]
@@ -101,11 +101,11 @@ pub enum FetchError {
 pub struct Limits {
     /// How long to wait for a candidate while none is being asked (`--mirror-resolve-timeout`).
     pub resolve_timeout: Duration,
-    /// How many peers may be asked in vain for one answer (`--mirror-resolve-retries`).
+    /// The most peers that may be asked in vain for one answer (`--mirror-resolve-retries`).
     pub attempts: usize,
 }
 
-/// Asks peers. One for the whole mirror: it keeps their connections.
+/// Asks peers. There is one for the whole mirror, which keeps their connections.
 pub struct Fetcher {
     connections: Connections,
     router: Arc<dyn Router>,
@@ -115,25 +115,25 @@ pub struct Fetcher {
     authorization: Option<HeaderValue>,
     network: Option<Network>,
     pub metrics: Arc<Metrics>,
-    /// `--download-rate`.
+    /// The limit of `--download-rate`.
     pub download: Arc<RateLimit>,
 }
 
-/// What one peer is asked.
+/// A question to one peer.
 #[derive(Clone, Debug)]
 pub struct Question {
     pub method: Method,
     pub target: Target,
     pub key: Key,
     pub ranges: Option<Ranges>,
-    /// Of the whole object in bytes, where an earlier answer has told.
+    /// The size of the whole object in bytes, if known from an earlier answer.
     pub size: Option<u64>,
     /// This node's position in the object's flight, for a source that it follows.
     pub position: Option<ChainPosition>,
 }
 
 impl Question {
-    /// Whether an answer with these headers holds what is asked for, of an object of the size that is known.
+    /// Whether an answer with these headers contains the requested range, of an object of the known size.
     fn is_answered_by(&self, headers: &HeaderMap) -> bool {
         let Some(ranges) = &self.ranges else {
             let length = ContentRange::of(headers);
@@ -146,8 +146,8 @@ impl Question {
         })
     }
 
-    /// Whether a 416 with these headers is to be believed: it tells a size that the range lies outside of, and not
-    /// another one than is known.
+    /// Whether a 416 with these headers is credible: the range is outside the size in it, which does not contradict the
+    /// known size.
     fn lies_outside(&self, headers: &HeaderMap) -> bool {
         let (Some(ranges), Some(told)) = (&self.ranges, size_of_416(headers)) else {
             return false;
@@ -191,10 +191,10 @@ impl Fetcher {
         }
     }
 
-    /// Finds peers that have the key and returns the first good answer of one.
+    /// Finds peers with the key and returns the first good answer.
     ///
     /// # Errors
-    /// None has it, or none of those asked could give it, within [`RACE_LIMIT`].
+    /// No peer has it, or none of those asked could send it, within [`RACE_LIMIT`].
     pub async fn fetch(&self, question: &Question) -> Result<Answer, FetchError> {
         let race = async {
             let _turn = match question.target.caller {
@@ -210,7 +210,7 @@ impl Fetcher {
         }
     }
 
-    /// Asks one peer. A 416 that is to be believed is an answer too.
+    /// Asks one peer. A credible 416 is an answer too.
     pub async fn ask(
         &self,
         question: &Question,
@@ -251,7 +251,7 @@ impl Fetcher {
             StatusCode::OK if question.ranges.is_none() => {}
             StatusCode::PARTIAL_CONTENT if question.ranges.is_some() => {}
             StatusCode::RANGE_NOT_SATISFIABLE if question.lies_outside(&head.headers) => {}
-            // What is there and not for us is as good as not there.
+            // Content that is not for this node counts as missing.
             StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 return Err((
                     candidate,
@@ -293,7 +293,7 @@ impl Fetcher {
             Kind::Blob => "blobs",
         };
         let origin = target.origin.as_ref();
-        // A peer serves a digest under any name; a client that gave none has it asked for under a neutral one.
+        // A peer serves a digest under any name. If the client gave none, a neutral one is used.
         let repository = origin.map_or("unknown", |origin| origin.repository.as_str());
         let namespace = origin.map_or(String::new(), |origin| format!("?ns={}", origin.registry));
         let path = format!("/v2/{repository}/{kind}/{}{namespace}", target.reference);
@@ -332,8 +332,8 @@ impl Fetcher {
         Ok(request)
     }
 
-    /// The request with what proves to the peer that it comes from a node of the network. All requests pass here at last:
-    /// what is added later is not proven.
+    /// Adds to a request the proof that it comes from a node of the network. Called last for all requests: anything
+    /// added later is not proven.
     fn proven(&self, mut request: http::Request<Empty<Bytes>>) -> http::Request<Empty<Bytes>> {
         if let (Some(network), Some(peer)) = (&self.network, request.uri().host()) {
             let peer = peer.to_owned();
@@ -342,7 +342,7 @@ impl Fetcher {
         request
     }
 
-    /// The head of a peer's answer, or why there is none.
+    /// The head of a peer's answer, or the reason why there is none.
     async fn send(
         &self,
         request: http::Request<Empty<Bytes>>,
@@ -355,13 +355,13 @@ impl Fetcher {
         }
     }
 
-    /// Remembers that a peer failed, for all requests.
+    /// Records the fault of a peer, for all requests.
     pub fn report_fault(&self, peer: &PeerId, key: &Key, fault: Fault) {
         self.peers.report_fault(peer, key, fault, Instant::now());
         self.metrics.peer_failed(fault);
     }
 
-    /// How long the answer of a peer may take before another is asked beside it.
+    /// How long a peer's answer may take before another peer is asked as well.
     fn hedge_after(&self, candidate: &Candidate) -> Duration {
         (self.peers.latency(&candidate.peer) * 2).clamp(MIN_HEDGE_DELAY, MAX_HEDGE_DELAY)
     }

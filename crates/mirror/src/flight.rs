@@ -1,4 +1,4 @@
-//! The step of a pull between *have we got it* and *who has it*: the nodes that pull the same object agree on one that
+//! The step of a pull between *have we got it* and *who has it*: the nodes that pull the same object agree which one
 //! pulls it from upstream, and the others follow (docs/decisions/0005-flights.md).
 //!
 //! For the node's own client the flight names a source, or sends the client upstream. A watcher reports the progress of
@@ -26,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::body::send_memory::Share;
-use crate::fetch::{Fetcher, bandwidth};
+use crate::fetch::{Fetcher, link_test};
 use crate::flights::pull_rules::{self, Role};
 use crate::found::{Found, Payload, Source};
 use crate::from_peers::FromPeers;
@@ -169,9 +169,7 @@ impl Flight {
         Ok(found)
     }
 
-    /// After which time a request is requeued.
-    ///
-    /// A manifest precedes the queued downloads. An object of unknown size cannot get a head.
+    /// The time after which a request is requeued.
     fn requeue_after(&self, target: &Target, digest: &Digest) -> Option<Duration> {
         let shared = &self.shared;
         let can = target.kind == Kind::Blob
@@ -194,7 +192,7 @@ impl Flight {
             let is_here = |layer: &Digest| matches!(store.open(layer), Ok(Some(_)));
             let below = layers.iter().take(below);
             let missing = below.filter(|layer| !is_here(layer)).count();
-            // The tail is behind what comes of other images.
+            // A requeued request goes behind those of other images.
             pull_rules::waits_for_lower_layers(layers.len(), missing)
                 && !shared.images.has_other_missing_layers(&layers, is_here)
         };
@@ -214,15 +212,15 @@ impl Flight {
         Ok(Found::blob(digest, Some(size), payload, Source::Growing))
     }
 
-    /// Answers another node that tests its link.
+    /// Answers a link test of another node.
     ///
     /// # Errors
     ///
-    /// Too many have done so just now.
+    /// There have been too many just now.
     pub fn answer_link_test(&self) -> Result<Response<Body>, Refusal> {
         let speed = &self.shared.speed;
         if speed.test_permits.admit() {
-            Ok(bandwidth::answer(speed.link.borrow().bandwidth))
+            Ok(link_test::answer(speed.link.borrow().bandwidth))
         } else {
             Err(Refusal::Occupied)
         }

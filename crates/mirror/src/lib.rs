@@ -1,8 +1,8 @@
-//! The life of a pull: from a request on the registry port to the bytes that answer it.
+//! The life of a pull: from a request on the registry port to the bytes of its answer.
 //!
-//! [`Mirror::answer`] runs the request pipeline; each step of it is a module. What it needs of the
-//! world it asks through five traits: [`Store`] (what this node holds), [`Router`] (who else has it), [`Flights`] (who is
-//! getting it), and, for a store that the mirror fills itself, [`Intake`] and [`Upstream`].
+//! [`Mirror::answer`] runs the request pipeline; each step of it is a module. It depends on five traits: [`Store`]
+//! (what this node holds), [`Router`] (who else has it), [`Flights`] (who is getting it), and, for a store that the
+//! mirror fills itself, [`Intake`] and [`Upstream`].
 
 mod access;
 mod accusations;
@@ -60,7 +60,7 @@ mod trial;
 mod upstream;
 mod upstream_bytes;
 mod upstream_check;
-mod upstream_reasons;
+mod upstream_reason;
 mod verification;
 mod waiting_budget;
 
@@ -103,4 +103,5 @@ pub use upstream::{
 pub use upstream_check::{
     CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, RegistryState, TagPolicy,
 };
+pub use upstream_reason::UpstreamReason;
 pub use verification::FileIdentity;

@@ -10,13 +10,14 @@ use oci::Digest;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use crate::UpstreamReason;
 use crate::activity::{Activities, PullSource};
 use crate::body::Body;
 use crate::refusal::Refusal;
 use crate::request::{Caller, Kind, MEASURED, REASON, SOURCE, Target};
 use crate::snapshot::{Source, in_millis, millis};
 
-/// The most objects to remember: those of some images.
+/// The most objects to remember: those of a few images.
 const MAX_OBJECTS: usize = 256;
 
 /// An object that a client of this node has measured. Times are in milliseconds.
@@ -26,21 +27,21 @@ pub struct MeasuredObject {
     pub repository: Option<String>,
     pub digest: String,
     pub is_manifest: bool,
-    /// In bytes, if it was found here.
+    /// The size in bytes, if it was found here.
     pub size: Option<u64>,
-    /// Where it came from. Upstream: the client was sent there, and what it got there is not known here.
+    /// Where it came from. Upstream: the client was sent there, and its result is unknown here.
     pub source: Source,
-    /// Since 1970.
+    /// The time of the request, since 1970.
     pub started_ms: u64,
-    /// Between the request and the first byte that was sent; `None`: none was.
+    /// The time from the request to the first byte sent. `None`: none was sent.
     pub first_byte_ms: Option<u64>,
-    /// Between the request and the end of its answer.
+    /// The time from the request to the end of its answer.
     pub took_ms: u64,
-    /// Bytes that were sent.
+    /// The bytes sent.
     pub sent: u64,
 }
 
-/// The objects that were measured last, the last one first.
+/// The latest measured objects, the last one first.
 #[derive(Debug, Default)]
 pub struct Measurements(Mutex<VecDeque<MeasuredObject>>);
 
@@ -56,7 +57,7 @@ impl Measurements {
     }
 }
 
-/// A request that measures, until it is answered.
+/// A measuring request, until it is answered.
 #[derive(Debug)]
 pub struct Measuring {
     activities: Arc<Activities>,
@@ -82,17 +83,17 @@ impl Measuring {
         Self { activities, object }
     }
 
-    /// The object comes from here, and has this size.
+    /// Records the source of the object, and its size.
     pub fn found(&mut self, source: PullSource, size: Option<u64>) {
         (self.object.source, self.object.size) = (source.into(), size);
     }
 
-    /// The client was sent to the registry.
-    pub fn refused(&mut self, reason: &'static str) {
+    /// Records that the client was sent to the registry.
+    pub fn refused(&mut self, reason: UpstreamReason) {
         self.object.source = Source::Upstream { reason };
     }
 
-    /// The answer has ended, after so many bytes.
+    /// Records the end of the answer, after this many bytes.
     pub fn end(mut self, first_byte: Option<Duration>, took: Duration, sent: u64) {
         self.object.first_byte_ms = first_byte.map(in_millis);
         (self.object.took_ms, self.object.sent) = (in_millis(took), sent);
@@ -100,12 +101,12 @@ impl Measuring {
     }
 }
 
-/// Whether a request only measures. A client of another host learns nothing of this node's peers.
+/// Whether a request only measures. Clients of other hosts learn nothing about this node's peers.
 pub fn is_measured(target: &Target, headers: &HeaderMap) -> bool {
     target.caller == Caller::Own && headers.contains_key(MEASURED)
 }
 
-/// Names the source of a measured answer.
+/// Adds a header with the source to a measured answer.
 pub fn name_source(target: &Target, response: &mut Response<Body>) {
     if !target.pull.is_measured {
         return;
@@ -124,8 +125,8 @@ pub fn name_source(target: &Target, response: &mut Response<Body>) {
     }
 }
 
-/// Says why a client is sent to the registry.
+/// Adds a header with the reason why a client is sent to the registry.
 pub fn name_reason(refusal: &Refusal, response: &mut Response<Body>) {
-    let reason = HeaderValue::from_static(refusal.reason());
+    let reason = HeaderValue::from_static(refusal.reason().as_str());
     response.headers_mut().insert(REASON, reason);
 }

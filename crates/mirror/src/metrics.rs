@@ -1,4 +1,4 @@
-//! What the mirror counts. Names that Spegel has too mean the same here.
+//! The metrics of the mirror. Names that Spegel has as well mean the same here.
 
 mod register;
 
@@ -14,13 +14,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::UpstreamReason;
 use crate::peers::Fault;
 use crate::request::Caller;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct MirrorLabels {
-    /// As the client named it; empty where it named none, `other` for the 65th and further, and for those that this
-    /// node's own client has never named.
+    /// The registry as the client named it. Empty: it named none. `other`: for the 65th and further ones, and for those
+    /// that this node's own client has never named.
     pub registry: String,
     /// `hit` or `miss`.
     pub cache: &'static str,
@@ -51,7 +52,7 @@ pub struct SourceLabels {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ReasonLabels {
-    /// As [`Refusal::reason`](crate::refusal::Refusal::reason) has it.
+    /// The name from [`UpstreamReason::as_str`].
     pub reason: &'static str,
 }
 
@@ -102,7 +103,7 @@ pub struct DecisionLabels {
     pub outcome: &'static str,
 }
 
-/// Registries that get a label of their own; requests may name any number of others.
+/// The most registries with a label of their own; requests may name any number of others.
 const MAX_REGISTRIES: usize = 64;
 
 /// The metrics of the pipeline, described in `metrics/register.rs`.
@@ -144,7 +145,7 @@ pub struct Metrics {
 impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.000_5, 2.5, 14));
-        // 1 KiB to 2 GiB.
+        // From 1 KiB to 2 GiB.
         let bytes = || Histogram::new(exponential_buckets(1024.0, 5.0, 10));
         let metrics = Self {
             registries: Mutex::default(),
@@ -186,9 +187,10 @@ impl Metrics {
         metrics
     }
 
-    /// Bytes came from upstream, for this reason.
-    pub fn count_upstream(&self, reason: &'static str, bytes: u64) {
+    /// Counts bytes from upstream, for this reason.
+    pub fn count_upstream(&self, reason: UpstreamReason, bytes: u64) {
         self.bytes.upstream.inc_by(bytes);
+        let reason = reason.as_str();
         self.upstream_bytes
             .get_or_create(&ReasonLabels { reason })
             .inc_by(bytes);
@@ -209,8 +211,8 @@ impl Metrics {
         self.flights_decisions.get_or_create(&labels).inc();
     }
 
-    /// What a registry is counted under: the first [`MAX_REGISTRIES`] that this node's own client names under their
-    /// names, the rest as `other`. Others may name what they like, so they add none.
+    /// The label of a registry: the name of the first [`MAX_REGISTRIES`] that this node's own client names, `other` for
+    /// the rest. Other clients may name any registry, so they add none.
     pub fn registry_label(&self, registry: Option<&oci::Registry>, caller: Caller) -> String {
         let Some(registry) = registry else {
             return String::new();
@@ -225,7 +227,7 @@ impl Metrics {
         registry.to_string()
     }
 
-    /// Sets a gauge to the time of now.
+    /// Sets a gauge to the present time.
     pub fn stamp(gauge: &Gauge) {
         if let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) {
             gauge.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));

@@ -1,10 +1,10 @@
-//! The request pipeline: the life of a pull, one step after the other.
+//! The request pipeline: the steps in the life of a pull.
 //!
-//! who asks ([`request`](crate::request)) → may they ([`access`](crate::access)) → what does the registry say
-//! ([`upstream_check`](crate::upstream_check)) → have we got it ([`local`](crate::local)) → who is getting it
-//! ([`flight`](crate::flight)) → who has it ([`fetch`](crate::fetch), [`relay`](crate::relay)) or how do we get it
-//! ([`pull_through`](crate::pull_through)) → send it ([`send`](crate::send)) → record it
-//! ([`request_record`](crate::request_record)).
+//! who asks ([`request`](crate::request)) → may they ([`access`](crate::access), [`network`](crate::network)) → what
+//! does the registry say ([`upstream_check`](crate::upstream_check)) → have we got it ([`local`](crate::local)) → who
+//! is getting it ([`flight`](crate::flight), [`images`](crate::images)) → who has it ([`fetch`](crate::fetch),
+//! [`relay`](crate::relay)) or how do we get it ([`pull_through`](crate::pull_through)) → send it
+//! ([`send`](crate::send)) → record it ([`request_record`](crate::request_record)).
 
 mod answer;
 mod find;
@@ -45,17 +45,18 @@ use crate::upstream_bytes::UpstreamBytes;
 use crate::upstream_check::{RegistryState, UpstreamCheck};
 use crate::{CheckOptions, Flights, Health, PullThrough, Router, Store, Upstream};
 
-/// The adapters that a mirror stands between.
+/// The adapters of a mirror.
 #[derive(Clone)]
 pub struct Adapters {
     pub store: Arc<dyn Store>,
     pub router: Arc<dyn Router>,
-    /// For a store that the mirror fills itself.
+    /// The pull-through step, for a store that the mirror fills itself.
     pub pull_through: Option<PullThrough>,
-    /// For a store that containerd fills: where upstream is asked what a tag points at and what is public, and what is
-    /// asked. `None`: this node and its peers are believed.
+    /// The upstream that is asked for the targets of tags and for what is public, and its options; for a store that
+    /// containerd fills. `None`: this node and its peers are trusted.
     pub checks: Option<(Arc<dyn Upstream>, CheckOptions)>,
-    /// The agreement with other nodes on who pulls what from upstream. `None`: a plain mirror, of complete content.
+    /// The agreement with other nodes which of them pulls what from upstream. `None`: a plain mirror, of complete
+    /// content.
     pub flights: Option<Arc<dyn Flights>>,
 }
 
@@ -69,9 +70,9 @@ pub struct Options {
 /// Rates in bytes per second. `None`: no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateLimits {
-    /// To other nodes (`--upload-rate`).
+    /// The rate to other nodes (`--upload-rate`).
     pub upload: Option<u64>,
-    /// From other nodes (`--download-rate`).
+    /// The rate from other nodes (`--download-rate`).
     pub download: Option<u64>,
 }
 
@@ -115,7 +116,7 @@ pub struct ConnectionAddresses {
 }
 
 impl Mirror {
-    pub fn new(parts: Adapters, options: Options, registry: &mut Registry) -> Self {
+    pub fn new(adapters: Adapters, options: Options, registry: &mut Registry) -> Self {
         let Options {
             access,
             reader,
@@ -123,7 +124,7 @@ impl Mirror {
         } = options;
         let metrics = Arc::new(Metrics::register(registry));
         let authorization = access.authorization.as_ref();
-        let own_id = parts.router.own_id();
+        let own_id = adapters.router.own_id();
         let network = Network::new(
             access.network_keys.clone(),
             access.peer_tls.is_some(),
@@ -131,7 +132,7 @@ impl Mirror {
         );
         let changes = Changes::default();
         let fetcher = Arc::new(Fetcher::new(
-            parts.router.clone(),
+            adapters.router.clone(),
             limits,
             authorization,
             (network.clone(), access.peer_tls.clone()),
@@ -145,36 +146,37 @@ impl Mirror {
         let speeds = Arc::new(RegistrySpeeds::default());
         let deliveries = Arc::new(Deliveries::default());
         let download = fetcher.download.clone();
-        let accusations = Accusations::new(parts.store.clone(), fetcher.clone(), metrics.clone());
+        let accusations =
+            Accusations::new(adapters.store.clone(), fetcher.clone(), metrics.clone());
         let from_peers = FromPeers::new(fetcher.clone(), memory.clone(), images.clone());
         let from_peers = Arc::new(from_peers);
-        let flight = parts.flights.map(|flights| {
+        let flight = adapters.flights.map(|flights| {
             Arc::new(Flight::new(
                 flights,
-                parts.store.clone(),
+                adapters.store.clone(),
                 fetcher.clone(),
                 from_peers.clone(),
                 images.clone(),
                 metrics.clone(),
             ))
         });
-        let pull_through = parts.pull_through.map(|adapters| {
+        let pull_through = adapters.pull_through.map(|through| {
             Arc::new(PullThroughStep::new(
-                adapters,
-                parts.store.clone(),
+                through,
+                adapters.store.clone(),
                 from_peers.clone(),
                 flight.clone(),
                 images.clone(),
                 metrics.clone(),
             ))
         });
-        let upstream_check = parts.checks.map(|(upstream, options)| {
-            let local = (parts.store.clone(), memory.clone());
+        let upstream_check = adapters.checks.map(|(upstream, options)| {
+            let local = (adapters.store.clone(), memory.clone());
             UpstreamCheck::new(upstream, local, options, metrics.clone())
         });
         Self {
-            store: parts.store,
-            router: parts.router,
+            store: adapters.store,
+            router: adapters.router,
             access,
             reader,
             from_peers,
@@ -214,7 +216,7 @@ impl Mirror {
         self.traces = Some(sink);
     }
 
-    /// Whether the first bytes of a connection show the node secret, as the head of a request (RFC 9112, 5).
+    /// Whether the first bytes of a connection contain the node secret, in the head of a request (RFC 9112, section 5).
     pub(crate) fn is_own_by_head(&self, head: &[u8]) -> bool {
         let mut lines = head.split(|byte| *byte == b'\n').skip(1);
         lines.any(|line| {
@@ -232,8 +234,7 @@ impl Mirror {
         Some(PortTls { tls, metrics })
     }
 
-    /// Limits what this node sends to other nodes and receives from them, in bytes per second. To be called before anything
-    /// is served.
+    /// Limits the rates to and from other nodes, in bytes per second. Must be called before anything is served.
     pub fn limit_rates(&self, RateLimits { upload, download }: RateLimits) {
         if let Some(rate) = upload {
             self.upload.set(rate);
@@ -243,20 +244,20 @@ impl Mirror {
         }
     }
 
-    /// Keeps peers told of what this node holds. ConnectionAddresses after [`Self::leave`], when all of it is withdrawn.
+    /// Announces this node's content. Ends after [`Self::leave`], once everything is withdrawn.
     pub async fn announce(&self) {
         let (store, router) = (self.store.clone(), self.router.clone());
         let (access, metrics) = (self.access.clone(), self.metrics.clone());
         crate::announce::run(store, router, access, metrics, self.leave.clone()).await;
     }
 
-    /// Counts what this node's containerd fetches from upstream. Runs for ever.
+    /// Counts what this node's containerd fetches from upstream. Never returns.
     pub async fn count_upstream_bytes(&self) {
         let changes = self.store.catalog().changes();
         self.upstream_bytes.count(&*self.store, changes).await;
     }
 
-    /// Keeps on disk which repositories are public. Runs for ever.
+    /// Keeps the record of public repositories on disk. Never returns.
     pub async fn keep_proofs(&self) {
         match &self.upstream_check {
             Some(check) => check.keep_proofs().await,
@@ -264,7 +265,7 @@ impl Mirror {
         }
     }
 
-    /// Withdraws what this node announced and makes it unready, for good. Requests are still answered.
+    /// Withdraws this node's announcements and makes it unready, for good. Requests are still answered.
     pub fn leave(&self) {
         self.leave.cancel();
     }
@@ -274,20 +275,20 @@ impl Mirror {
         self.trials.clone()
     }
 
-    /// How long ago this node's own client asked for content; `None`: it never did.
+    /// The time since this node's own client last asked for content. `None`: it never did.
     pub fn own_client_asked_ago(&self) -> Option<Duration> {
         let at = u64::try_from(self.metrics.own_client_last_request.get()).ok()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
         (at > 0).then(|| now.saturating_sub(Duration::from_secs(at)))
     }
 
-    /// How the registries are at which tags and visibility were checked.
+    /// The states of the registries at which tags and visibility were checked.
     pub fn registries(&self) -> Vec<RegistryState> {
         let check = self.upstream_check.as_ref();
         check.map(UpstreamCheck::registries).unwrap_or_default()
     }
 
-    /// What `/readyz` says.
+    /// The health for `/readyz`.
     pub fn health(&self) -> Health {
         if self.leave.is_cancelled() {
             return Health::Waiting("shutting down".into());
@@ -298,8 +299,8 @@ impl Mirror {
         }
     }
 
-    /// What `/readyz` answers: the health, and what went wrong lately with upstream registries. That some registry cannot
-    /// be reached makes no mirror unready: the others can.
+    /// The answer of `/readyz`: the health, and the latest faults of upstream registries. An unreachable registry does
+    /// not make the mirror unready: others may be reachable.
     pub fn readiness(&self) -> Response<Body> {
         let health = self.health();
         let faults = self.pull_through.as_ref().map(|step| step.faults());
@@ -309,13 +310,13 @@ impl Mirror {
         readiness(&health, lines.join("\n"))
     }
 
-    /// The name of this node; empty where nobody has given it one.
+    /// The name of this node; empty if it has none.
     pub(crate) fn own_name(&self) -> String {
         self.access.own_names.first().cloned().unwrap_or_default()
     }
 }
 
-/// What a probe of readiness is told.
+/// The answer to a readiness probe.
 pub fn ready(health: &Health) -> Response<Body> {
     readiness(health, health.to_string())
 }

@@ -1,9 +1,9 @@
-//! What the nodes of a cluster tell each other of themselves, to be shown: each node's totals, and how far it is with
-//! objects that the asker names.
+//! What the nodes of a cluster report about themselves, to be shown: each node's totals, and its progress with objects
+//! that the request names.
 //!
-//! Nobody learns from a report what it could not learn before. Name, version and totals are on the port of metrics, and
-//! whoever has a digest can ask the router which nodes have it or pull it. A node names the images that it pulls only
-//! where its operator has opened the status page to everybody ([`Mirror::tell_all`]).
+//! A report reveals nothing that its reader could not learn otherwise. Name, version and totals are on the port of
+//! metrics, and any client with a digest can ask the router which nodes have it or pull it. A node names the images
+//! that it pulls only if its operator has opened the status page to all clients ([`Mirror::tell_all`]).
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -18,45 +18,45 @@ use crate::mirror::Mirror;
 use crate::snapshot::{self, Snapshot};
 use crate::{Body, Candidate, PeerMembership, RouterPeer};
 
-/// Where a node is asked for its report, on its registry port.
+/// The path of a node's report, on its registry port.
 pub const REPORT: &str = "/peili/v1/node";
-/// The parameter of the query that names an object, once for each.
+/// The query parameter that names an object; one for each object.
 pub(crate) const DIGEST: &str = "digest=";
-/// The most objects that are asked for at once.
+/// The most objects in one request.
 pub(crate) const MAX_NAMED: usize = 40;
-/// The most objects that a node reports without being asked for them.
+/// The most objects that a node reports without a request for them.
 const MAX_TOLD: usize = 128;
-/// Nodes that are asked, in all and at once.
+/// The most nodes that are asked, in all and at once.
 const MAX_ASKED: usize = 256;
 const ASKED_AT_ONCE: usize = 16;
-/// For one node, and for all of them.
+/// The limit for one node, and for all of them.
 const NODE_LIMIT: Duration = Duration::from_secs(2);
 const ALL_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a node tells of itself. Sizes are in bytes, rates in bytes per second.
+/// A node's report on itself. Sizes are in bytes, rates in bytes per second.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeReport {
     pub name: String,
     pub version: String,
     pub uptime_ms: u64,
     pub is_ready: bool,
-    /// Its link is far slower than is usual, so that it sends nothing that it receives.
+    /// Its link is far slower than usual, so it sends no incomplete objects.
     pub is_slow: bool,
     pub from_store: u64,
     pub from_peers: u64,
     pub from_upstream: u64,
     pub to_followers: u64,
-    /// Objects that its clients are pulling, and at which rate they come together.
+    /// The number of objects that its clients are pulling, and their total rate.
     pub pulling: usize,
     pub bytes_per_second: u64,
     pub objects: Vec<ReportedObject>,
 }
 
-/// How far a node is with an object.
+/// The progress of a node with an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportedObject {
     pub digest: String,
-    /// Registry and repository, where the node tells all.
+    /// The registry and repository, if the node names them.
     pub image: Option<String>,
     pub size: Option<u64>,
     pub offset: u64,
@@ -64,11 +64,11 @@ pub struct ReportedObject {
     pub source: ReportedSource,
 }
 
-/// Where a node has an object from, or gets it from.
+/// The source from which a node has or gets an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", content = "node")]
 pub enum ReportedSource {
-    /// It is being looked for, or has been here before.
+    /// The source is being looked for, or the object was here before.
     #[default]
     Unknown,
     Upstream,
@@ -76,7 +76,7 @@ pub enum ReportedSource {
     Peer(String),
 }
 
-/// A node, and what it answered or why it did not.
+/// A node, and its answer or error.
 #[derive(Clone, Debug)]
 pub struct AskedNode {
     pub peer: RouterPeer,
@@ -84,12 +84,12 @@ pub struct AskedNode {
 }
 
 impl Mirror {
-    /// Names what this node pulls in its reports, too.
+    /// Makes reports also name what this node pulls.
     pub fn tell_all(&self) {
         self.tells_all.store(true, Ordering::Relaxed);
     }
 
-    /// This node's own report from a snapshot, about objects by their digests.
+    /// This node's own report from a snapshot, about the objects with these digests.
     pub fn report(&self, snapshot: &Snapshot, digests: &[Digest]) -> NodeReport {
         let totals = &snapshot.totals;
         let rates = snapshot.running.iter().map(|pull| pull.bytes_per_second);
@@ -109,10 +109,10 @@ impl Mirror {
         }
     }
 
-    /// Answers another node.
+    /// Answers a request of another node.
     pub(crate) fn answer_report(&self, digests: &[Digest]) -> http::Response<Body> {
         let report = self.report(&self.own_snapshot(), digests);
-        // Numbers and texts can be written as JSON.
+        // Numbers and texts always convert to JSON.
         let json = serde_json::to_vec(&report).unwrap_or_default();
         let mut response = http::Response::new(Body::bytes(json.into()));
         let media_type = http::HeaderValue::from_static("application/json");
@@ -122,8 +122,8 @@ impl Mirror {
         response
     }
 
-    /// Asks the members of the cluster, 256 at the most, for their reports about these objects. Takes 10 s at the most;
-    /// who has not answered by then is left out.
+    /// Asks the members of the cluster, at most 256, for their reports about these objects. Takes at most 10 s; members
+    /// that have not answered by then are left out.
     pub async fn ask_nodes(&self, digests: &[Digest]) -> Vec<AskedNode> {
         let peers = self.router.list_peers().await.unwrap_or_default().listed;
         let members = peers
@@ -135,7 +135,7 @@ impl Mirror {
             .map(|d| format!("{DIGEST}{d}"))
             .collect();
         let path = format!("{REPORT}?{}", named.join("&"));
-        // Each is boxed, so that the whole can be sent to another thread.
+        // Each future is boxed, so that the whole is Send.
         let asked = members
             .take(MAX_ASKED)
             .map(|peer| self.ask_node(peer, &path).boxed());
@@ -158,7 +158,7 @@ impl Mirror {
     }
 }
 
-/// The objects among these that a node pulls or has just pulled; all that it pulls where it `tells_all`.
+/// The objects among these that a node pulls or has just pulled; with `tells_all`, all that it pulls.
 fn objects(snapshot: &Snapshot, digests: &[Digest], tells_all: bool) -> Vec<ReportedObject> {
     let named: HashSet<_> = digests.iter().take(MAX_NAMED).map(Digest::as_str).collect();
     let is_told = |object: &snapshot::Object| tells_all || named.contains(object.digest.as_str());
@@ -227,7 +227,9 @@ mod tests {
             object: object(digest),
             offset: 10,
             bytes_per_second: 1,
-            source: snapshot::Source::Upstream { reason: "leads" },
+            source: snapshot::Source::Upstream {
+                reason: crate::UpstreamReason::Leads,
+            },
             followers: 0,
         };
         Snapshot {

@@ -1,20 +1,20 @@
-//! Every way in which a pull ends without content, and the one place that says what the client is told.
+//! All ways in which a pull ends without content, and the only place that determines the client's answer.
 //!
 //! containerd goes on to its next host after 404. After 408 and 429 it would ask again at once, up to five times, so
-//! neither is ever answered to it. Clients that have no other host get upstream's own 401 and 429.
+//! neither is ever sent to it. Clients without another host get upstream's own 401 and 429.
 
 use http::StatusCode;
 use http::header::{ALLOW, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue};
 use oci::{ErrorBody, ErrorCode, NameError, RangeError};
 
-use crate::UpstreamError;
 use crate::network::NotOfNetwork;
 use crate::request::host::HostError;
 use crate::request::{Kind, RequestError};
+use crate::{UpstreamError, UpstreamReason};
 
-/// Seconds after which a client may ask again where upstream does not say. Clients that have another way to upstream
-/// (skopeo, Podman) take it only when they have asked five times; left to themselves they wait a minute in all.
+/// The seconds after which a client may ask again if upstream does not say. Clients with another way to upstream
+/// (skopeo, Podman) use it only after five attempts; by themselves they would wait a minute in all.
 pub const RETRY_SOON: &str = "1";
 
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,7 @@ pub enum Refusal {
     Unsatisfiable { size: Option<u64> },
     #[error("{1}")]
     Upstream(Kind, crate::UpstreamError),
-    /// The same, handed on with what upstream said of signing in and slowing down.
+    /// The same, passed on with upstream's headers about signing in and slowing down.
     #[error("{1}")]
     Relayed(Kind, crate::UpstreamError),
     #[error("the list cannot be had: {0}")]
@@ -64,7 +64,7 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Request(RequestError::Method(_)) => StatusCode::METHOD_NOT_ALLOWED,
-            // A tag that cannot exist does not exist: registries say so, and clients go on to the next host.
+            // A tag that cannot exist does not exist: registries answer so, and clients go on to the next host.
             Self::Request(RequestError::UnknownPath | RequestError::Name(NameError::Tag(_))) => {
                 StatusCode::NOT_FOUND
             }
@@ -75,11 +75,11 @@ impl Refusal {
             Self::Request(RequestError::UriTooLong) => StatusCode::URI_TOO_LONG,
             Self::Request(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            // Nothing that a container runtime asks for.
+            // Container runtimes make no such requests.
             Self::Occupied => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::Unsatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            // A node without the key gets what a peer answers that has nothing.
+            // A node without the key gets the same answer as from a peer without the content.
             Self::OutsideNetwork(_)
             | Self::Filtered(_)
             | Self::NotPublic(..)
@@ -100,7 +100,7 @@ impl Refusal {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Self::NoList(_) => StatusCode::BAD_GATEWAY,
-            // Whoever asks a mirror has another way to upstream, and 404 is what sends it there.
+            // The client of a mirror has another way to upstream, and 404 sends it there.
             Self::Upstream(..) | Self::Relayed(..) => StatusCode::NOT_FOUND,
         }
     }
@@ -110,18 +110,18 @@ impl Refusal {
         matches!(self, Self::Busy(_) | Self::Uploads(_) | Self::Occupied)
     }
 
-    /// Why the client has to go upstream, in a word for the metrics.
-    pub fn reason(&self) -> &'static str {
+    /// Why the client must go upstream.
+    pub fn reason(&self) -> UpstreamReason {
         match self {
-            Self::NotHere(_) | Self::NoPeer(_) => "no_peer",
-            Self::PeersFailed(..) => "peers_failed",
-            Self::Leads(_) => "leads",
-            Self::Alone(_) => "alone",
-            Self::Filtered(_) => "filtered",
-            Self::NotPublic(..) => "private",
-            Self::TagUnchecked(_) => "tag_check",
-            Self::Busy(_) => "busy",
-            _ => "other",
+            Self::NotHere(_) | Self::NoPeer(_) => UpstreamReason::NoPeer,
+            Self::PeersFailed(..) => UpstreamReason::PeersFailed,
+            Self::Leads(_) => UpstreamReason::Leads,
+            Self::Alone(_) => UpstreamReason::Alone,
+            Self::Filtered(_) => UpstreamReason::Filtered,
+            Self::NotPublic(..) => UpstreamReason::Private,
+            Self::TagUnchecked(_) => UpstreamReason::TagCheck,
+            Self::Busy(_) => UpstreamReason::Busy,
+            _ => UpstreamReason::Other,
         }
     }
 
@@ -172,7 +172,7 @@ impl Refusal {
         }
     }
 
-    /// The headers that the status calls for.
+    /// The headers that belong to the status.
     pub fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         match self {
             Self::Request(RequestError::Method(_)) => {
@@ -201,7 +201,7 @@ impl Refusal {
         }
     }
 
-    /// OCI error JSON.
+    /// The error as OCI JSON.
     pub fn body(&self) -> Vec<u8> {
         ErrorBody::new(self.code(), &self.to_string()).to_json()
     }

@@ -1,4 +1,4 @@
-//! Send it: the step of the pipeline that turns what was found into a status, headers and a body.
+//! Send it: the step of the pipeline that converts the found content to a status, headers and a body.
 
 use std::sync::Arc;
 
@@ -20,16 +20,15 @@ use crate::refusal::{RETRY_SOON, Refusal};
 use crate::request::conditions::{self, Conditions};
 use crate::request::{Caller, Kind, NAMESPACE, Target};
 
-/// Objects up to this size, in bytes, are sent to everybody: refusing costs more.
-const SMALL: u64 = 1024 * 1024;
+/// Objects up to this size, in bytes, are sent to all clients, whatever the limits: refusing costs more.
+pub const SMALL: u64 = 1024 * 1024;
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// The answer that hands over what was found, or says that the client has it (status 304). `asked`: the headers of the
-/// request.
+/// The answer with the found content, or with status 304 if the client has it. `asked`: the headers of the request.
 ///
 /// # Errors
-/// The ranges asked for lie outside the object, or are longer than it; or the client wants another object.
+/// The requested ranges are outside the object, or longer than it; or the client wants another object.
 pub fn found(
     target: &Target,
     asked: &HeaderMap,
@@ -57,7 +56,7 @@ pub fn found(
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
     let parts = match (&target.ranges, found.size) {
-        // A range of what has no size yet cannot be told; the whole is always a right answer (RFC 9110, 14.2).
+        // A range of an object without a size is unknown; the whole is always a right answer (RFC 9110, section 14.2).
         (_, None) => vec![Part::Range(0..u64::MAX)],
         (None, Some(size)) => vec![Part::Range(0..size)],
         (Some(ranges), Some(size)) => {
@@ -87,8 +86,8 @@ pub fn found(
     Ok(response)
 }
 
-/// The answer that says why there is none. `is_peer`: to another node's mirror, which asks again later where this node is
-/// busy; a container runtime is told that it is not here, so that it goes on to its next host.
+/// The answer for a refusal. `is_peer`: for another node's mirror, which asks again later if this node is busy; a
+/// container runtime gets "not found" instead, so that it goes on to its next host.
 pub fn refused(refusal: &Refusal, is_peer: bool) -> Response<Body> {
     let mut response = Response::new(Body::bytes(refusal.body().into()));
     *response.status_mut() = refusal.status();
@@ -101,7 +100,7 @@ pub fn refused(refusal: &Refusal, is_peer: bool) -> Response<Body> {
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if matches!(refusal, Refusal::OutsideNetwork(_)) {
-        // It would keep a place from those who may have one.
+        // It would occupy a permit that others may have.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
@@ -132,7 +131,7 @@ fn partial(
         set(headers, CONTENT_RANGE, &shown(range));
         return vec![Part::Range(range.clone())];
     }
-    // Stands between the parts (RFC 2046, 5.1.1); made anew each time, so that no object can hold it on purpose.
+    // Separates the parts (RFC 2046, section 5.1.1). Random, so that no object can be made to contain it.
     let boundary = format!("peili-{:032x}", rand::random::<u128>());
     set(
         headers,
@@ -152,7 +151,7 @@ fn partial(
     parts
 }
 
-/// Sets a header from a text of ours: digests, media types, registries and numbers are all visible ASCII.
+/// Sets a header to a generated text: digests, media types, registries and numbers are all visible ASCII.
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);

@@ -1,6 +1,6 @@
-//! How the mirror is, in plain values that can be serialised: what a page, a status command and a doctor show.
+//! The state of the mirror, in plain values that can be serialised, for a page, a status command and a doctor.
 //!
-//! Times are in milliseconds since 1970, rates in bytes per second. What is not known is `None`.
+//! Times are in milliseconds since 1970, rates in bytes per second. Unknown values are `None`.
 
 mod peers;
 
@@ -13,52 +13,53 @@ use oci::{Digest, Origin};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::UpstreamReason;
 use crate::activity::{BytesBySource, FinishedPull, PullActivity, PullSource};
 use crate::mirror::Mirror;
-use crate::upstream_reasons::REASONS;
 
 pub use crate::measured::MeasuredObject;
 
-/// A mirror at one moment.
+/// The state of a mirror at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
     pub at_ms: u64,
     pub started_ms: u64,
-    /// Since the start.
+    /// The totals since the start.
     pub totals: Totals,
-    /// The pulls of this node's own clients that are on their way, the latest first.
+    /// The running pulls of this node's own clients, the latest first.
     pub running: Vec<RunningPull>,
-    /// The last 64 of them that have ended, the last one first.
+    /// Their last 64 finished pulls, the last one first.
     pub finished: Vec<EndedPull>,
     /// The objects that clients of this node have measured lately (`peili pull`), the last one first.
     pub measured: Vec<MeasuredObject>,
-    /// How many peers the router knows.
+    /// The number of peers that the router knows.
     pub peer_count: usize,
-    /// Why there are none, where something went wrong when they were looked for.
+    /// Why there are none, if looking for them has failed.
     pub why_no_peers: Option<String>,
-    /// Where nodes are that have no network key in common with this one, as far as it met them lately.
+    /// The addresses of nodes without a network key in common with this one, as far as it met them lately.
     pub refused_nodes: Vec<IpAddr>,
-    /// The peers that the router knows, then others that this node has asked, or has sent bytes to.
+    /// The peers that the router knows, then others to which this node has sent requests or bytes.
     pub peers: Vec<Peer>,
 }
 
-/// Bytes of content by where they came from or went to.
+/// The bytes of content, by source or destination.
 #[derive(Clone, Debug, Serialize)]
 pub struct Totals {
-    /// Served from this node's store.
+    /// The bytes served from this node's store.
     pub from_store: u64,
-    /// Served to followers while this node still received them.
+    /// The bytes served to followers while this node still received them.
     pub to_followers: u64,
     pub from_peers: u64,
-    /// By the reason why no peer gave them.
-    pub from_upstream: BTreeMap<&'static str, u64>,
-    /// Sent to peers.
+    /// The bytes from upstream, by the reason why no peer sent them.
+    pub from_upstream: BTreeMap<UpstreamReason, u64>,
+    /// The bytes sent to peers.
     pub sent: u64,
-    /// What pulls would have taken longer without peers. `None` while the rate of upstream is not measured.
+    /// The additional time that pulls would have taken without peers. `None`: the rate of upstream was not measured
+    /// yet.
     pub saved_ms: Option<u64>,
 }
 
-/// A pull that is on its way.
+/// A running pull.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunningPull {
     #[serde(flatten)]
@@ -66,39 +67,40 @@ pub struct RunningPull {
     pub offset: u64,
     pub bytes_per_second: u64,
     pub source: Source,
-    /// Nodes that receive it from this one meanwhile.
+    /// The number of nodes that receive it from this one meanwhile.
     pub followers: usize,
 }
 
-/// A pull that has ended.
+/// A finished pull.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndedPull {
     #[serde(flatten)]
     pub object: Object,
-    /// Where the last of it came from.
+    /// The source of its last bytes.
     pub source: Source,
     pub took_ms: u64,
-    /// Whether all bytes are known to have come.
+    /// Whether the object is known to be complete.
     pub is_complete: bool,
 }
 
-/// What is pulled, and what has come of it by source.
+/// The pulled object, and its bytes by source.
 #[derive(Clone, Debug, Serialize)]
 pub struct Object {
     pub registry: Option<String>,
     pub repository: Option<String>,
-    /// The tag or digest that was asked for.
+    /// The requested tag or digest.
     pub reference: String,
     pub digest: String,
     pub size: Option<u64>,
     pub started_ms: u64,
     pub from_store: u64,
     pub from_peers: u64,
-    /// By the reason why no peer gave them. What containerd gets there by itself is known once it is complete.
-    pub from_upstream: BTreeMap<&'static str, u64>,
+    /// The bytes from upstream, by the reason why no peer sent them. What containerd itself gets there is known once
+    /// the object is complete.
+    pub from_upstream: BTreeMap<UpstreamReason, u64>,
 }
 
-/// Where bytes come from now.
+/// The present source of bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Source {
@@ -108,43 +110,43 @@ pub enum Source {
         node: String,
         addresses: Vec<SocketAddr>,
     },
-    /// `leads`: for all nodes; otherwise why no peer gives it.
+    /// `leads`: for all nodes; otherwise the reason why no peer sends it.
     Upstream {
-        reason: &'static str,
+        reason: UpstreamReason,
     },
 }
 
-/// What is known of a peer.
+/// The state of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerState {
     Member,
     Suspected,
     Legacy,
-    /// The router does not know it, or no longer.
+    /// The router does not know it, or no longer does.
     Unknown,
 }
 
-/// A peer as this node has found it.
+/// A peer, as this node has seen it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Peer {
-    /// `None`: it asked this node, and was never asked.
+    /// `None`: it has sent requests to this node, but never got one.
     pub node: Option<String>,
-    /// The name of its node and the version of its mirror, as it says itself.
+    /// The name of its node and the version of its mirror, as it reports them.
     pub name: Option<String>,
     pub version: Option<String>,
     pub state: PeerState,
-    /// Announced objects that it lacked lately.
+    /// The number of announced objects that it lacked lately.
     pub lacked: u32,
     pub addresses: Vec<SocketAddr>,
-    /// It is not asked before this time. `None`: it may be.
+    /// It gets no requests before this time. `None`: it may get them.
     pub back_off_until_ms: Option<u64>,
     pub last_error: Option<PeerError>,
     pub requests: u32,
     pub latency_ms: u64,
     pub bytes_per_second: u64,
     pub received: u64,
-    /// By its address. `None`: another peer has the same one.
+    /// The bytes sent to its address. `None`: another peer has the same address.
     pub sent: Option<u64>,
 }
 
@@ -155,7 +157,7 @@ pub struct PeerError {
 }
 
 impl Mirror {
-    /// How this mirror is now. Costs nothing until it is called.
+    /// The present state of this mirror. Costs nothing until it is called.
     pub async fn snapshot(&self) -> Snapshot {
         let router = self.router.list_peers().await.unwrap_or_default();
         Snapshot {
@@ -196,15 +198,17 @@ impl Mirror {
 
     fn totals(&self) -> Totals {
         let (bytes, by_reason) = (&self.metrics.bytes, &self.metrics.upstream_bytes);
-        let of = |reason| {
-            let labels = crate::metrics::ReasonLabels { reason };
+        let of = |reason: UpstreamReason| {
+            let labels = crate::metrics::ReasonLabels {
+                reason: reason.as_str(),
+            };
             by_reason.get(&labels).map(|count| (reason, count.get()))
         };
         Totals {
             from_store: bytes.local.get(),
             to_followers: bytes.growing.get(),
             from_peers: bytes.peer.get(),
-            from_upstream: REASONS.into_iter().filter_map(of).collect(),
+            from_upstream: UpstreamReason::ALL.into_iter().filter_map(of).collect(),
             sent: self.peers.sent().iter().map(|(_, bytes)| bytes).sum(),
             saved_ms: self.activities.saved.total().map(in_millis),
         }
@@ -248,7 +252,7 @@ impl Object {
             upstream,
         } = &pull.bytes;
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let upstream = REASONS.into_iter().zip(upstream.iter().map(of));
+        let upstream = UpstreamReason::ALL.into_iter().zip(upstream.iter().map(of));
         Self {
             registry: origin.map(|origin: &Origin| origin.registry.to_string()),
             repository: origin.map(|origin| origin.repository.to_string()),

@@ -1,5 +1,5 @@
-//! Why bytes came from upstream. containerd fetches what it was refused here by itself, so the mirror sees no byte of
-//! it: it counts what appears in the store after this node's own client was sent upstream for it.
+//! Why bytes came from upstream. containerd itself fetches content that was refused here, so the mirror sees no byte of
+//! it: it counts the objects that appear in the store after this node's own client was sent upstream for them.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-use crate::Store;
 use crate::activity::Activities;
 use crate::deliveries::Deliveries;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::registry_speeds::RegistrySpeeds;
 use crate::request::Target;
+use crate::{Store, UpstreamReason};
 
-/// Objects that this node's client was sent upstream for and that have not appeared yet. A node pulls a few at a time;
-/// what never appears is forgotten when newer ones come.
+/// The most objects that this node's client was sent upstream for and that have not appeared yet. A node pulls a few at
+/// a time; those that never appear are replaced by newer ones.
 const WAITING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
 /// Counts the bytes that the node's own client fetched from upstream.
@@ -34,8 +34,8 @@ pub struct UpstreamBytes {
 
 /// How the client was sent upstream.
 struct Sent {
-    reason: &'static str,
-    /// What it asked for then; what comes before was received here.
+    reason: UpstreamReason,
+    /// The ranges of that request; the bytes before them were received here.
     ranges: Option<Ranges>,
     registry: Option<Registry>,
     at: Instant,
@@ -57,7 +57,7 @@ impl UpstreamBytes {
         }
     }
 
-    /// Notes how a request of the client whose answer fills the store was answered.
+    /// Records the answer to a client's request that fills the store.
     pub fn note(&self, target: &Target, result: Result<(), &Refusal>) {
         match result {
             _ if !target.fills_ingest() => {}
@@ -66,7 +66,7 @@ impl UpstreamBytes {
         }
     }
 
-    /// The client was sent upstream for this object.
+    /// Records that the client was sent upstream for this object.
     fn sent(&self, target: &Target, refusal: &Refusal) {
         if let Some(digest) = target.digest().filter(|_| !target.head_only) {
             let sent = Sent {
@@ -79,14 +79,14 @@ impl UpstreamBytes {
         }
     }
 
-    /// The client gets this object here after all.
+    /// Records that the client gets this object here after all.
     fn kept(&self, target: &Target) {
         if let Some(digest) = target.digest() {
             self.waiting.lock().pop(digest);
         }
     }
 
-    /// Counts what appears in the store, for ever. `changes` are those of its catalog.
+    /// Counts what appears in the store. Never returns. `changes`: those of its catalog.
     pub async fn count(&self, store: &dyn Store, mut changes: Receiver<Key>) {
         loop {
             match changes.recv().await {
@@ -101,7 +101,7 @@ impl UpstreamBytes {
                         self.appeared(store, digest);
                     }
                 }
-                // The store that holds the other end is ours.
+                // The store with the other end lives as long as this.
                 Err(RecvError::Closed) => std::future::pending().await,
             }
         }

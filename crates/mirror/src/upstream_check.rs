@@ -1,25 +1,27 @@
-//! Does upstream say so too: the step of a pull between *may they* and *have we got it*, for a store that containerd
-//! fills. A tag means what upstream says that it means now, and content that upstream refuses to an anonymous client
-//! is handed to nobody.
+//! Does upstream confirm it: the step of a pull between *may they* and *have we got it*, for a store that containerd
+//! fills. The target of a tag is the one that upstream names now, and content that upstream refuses to an anonymous
+//! client is sent to no client.
 //!
-//! - A client's request by tag, and for a manifest of a repository that is not known to be public, is put to upstream
-//!   as an anonymous `HEAD`, at the host that containerd would ask next ([`UpstreamCheck::admit`]).
-//! - What upstream refuses is answered with 404: containerd then asks upstream with the credentials of whoever pulls.
+//! - A client's request by tag, and one for a manifest of a repository that is not known to be public, is sent to
+//!   upstream as an anonymous `HEAD`, at the host that containerd would ask next ([`UpstreamCheck::admit`]).
+//! - What upstream refuses is answered with 404: containerd then asks upstream with the credentials of the pull.
 //!   Layers of such a repository come from peers only if upstream has just granted the manifest to this node
 //!   ([`Grants`]).
-//! - What this node holds is shown under a registry and repository under which it is held and public ([`UpstreamCheck::shows`]).
+//! - Content of this node is shown under a registry and repository under which it is held and public
+//!   ([`UpstreamCheck::shows`]).
 //!
-//! Whoever is not proven to be this node's own client starts no check where a node secret is set, and few without one
+//! A client that is not proven to be this node's own causes no check if a node secret is set, and few without one
 //! ([`Asker`]).
 //!
-//! An answer is waited for [`WAIT`] at the most, once in a while for each registry; then it goes on in the background.
-//! Rules, limits and what they cost a registry: `docs/decisions/0013-one-check-upstream.md`.
+//! The wait for an answer is limited to [`WAIT`], once in a while for each registry; then the check continues in the
+//! background. Rules, limits and the cost for a registry: `docs/decisions/0013-one-check-upstream.md`.
 
 mod answers;
 mod ask;
 mod grants;
 mod policy;
 mod proofs;
+mod question;
 mod registries;
 mod show;
 
@@ -38,6 +40,7 @@ use tokio_util::task::TaskTracker;
 
 use self::answers::{Answers, RepositoryStatus};
 use self::grants::Grants;
+use self::question::{Answer, Question};
 use crate::body::send_memory::SendMemory;
 use crate::found::{Found, Payload, Source};
 use crate::metrics::Metrics;
@@ -48,93 +51,19 @@ use crate::{
 };
 
 pub use policy::{CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, TagPolicy};
+pub use question::Asker;
 pub use registries::RegistryState;
 
-/// How long an answer of upstream is waited for.
+/// The limit of the wait for an answer of upstream.
 const WAIT: Duration = Duration::from_millis(500);
-/// Objects that this node's own client asked for, and the repositories under which it did, each.
+/// The most objects that this node's own client requested, each with the repositories of the requests.
 const MAX_PULLED: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 const MAX_PULLED_UNDER: usize = 8;
-/// Questions with credentials of clients that are not this node's own, at the same time: nobody else waits for these.
+/// The most concurrent questions with credentials of clients that are not this node's own: no other request waits for
+/// these.
 const MAX_WITH_CREDENTIALS: usize = 4;
 
-/// What upstream is asked.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Question {
-    Tag(TagName),
-    Manifest(Origin, Digest),
-    /// Whether a repository gives the bytes of an object that this node holds.
-    Bytes(Origin, Digest),
-}
-
-impl Question {
-    fn origin(&self) -> &Origin {
-        match self {
-            Self::Tag(name) => &name.origin,
-            Self::Manifest(origin, _) | Self::Bytes(origin, _) => origin,
-        }
-    }
-
-    fn reference(&self) -> Reference {
-        match self {
-            Self::Tag(name) => Reference::Tag(name.tag.clone()),
-            Self::Manifest(_, digest) | Self::Bytes(_, digest) => Reference::Digest(digest.clone()),
-        }
-    }
-}
-
-/// What upstream says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Answer {
-    Granted(UpstreamHead),
-    /// Not to an anonymous client.
-    Refused,
-    NotFound,
-    /// It was reached, and says neither yes nor no: 429, 5xx, or something against the specification.
-    Failed,
-    /// It was reached lately, and does not answer in time.
-    Slow,
-    Unreachable,
-}
-
-impl Answer {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Granted(_) => "granted",
-            Self::Refused => "refused",
-            Self::NotFound => "not_found",
-            Self::Failed => "failed",
-            Self::Slow => "slow",
-            Self::Unreachable => "unreachable",
-        }
-    }
-}
-
-/// On whose behalf upstream is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
-    /// This node's own client, by the node secret.
-    ProvenOwn,
-    /// This node's own client as far as anybody can tell without a secret: it asks from this host, or owns the pull.
-    Own,
-    /// Anybody else, where no secret tells. All of them have some questions a minute, and fewer to registries that have never
-    /// answered.
-    Anybody,
-    /// Somebody without the node secret, where one is set: nothing is asked, and what is known counts.
-    Unauthenticated,
-    /// This node, on behalf of somebody else, about a repository under which it holds what is asked for: within what all of
-    /// [`Self::Anybody`] have.
-    Holder,
-}
-
-impl Asker {
-    /// Whether it is this node's own client, as far as anybody can tell.
-    fn is_own(self) -> bool {
-        matches!(self, Self::ProvenOwn | Self::Own)
-    }
-}
-
-/// The step. Cheap to clone.
+/// The step of the pipeline. Cheap to clone.
 #[derive(Clone)]
 pub struct UpstreamCheck(Arc<Inner>);
 
@@ -145,7 +74,7 @@ struct Inner {
     options: CheckOptions,
     answers: Mutex<Answers>,
     grants: Grants,
-    /// What this node's own client asked for and where: containerd's labels are known a moment after it has committed
+    /// What this node's own client requested and where: containerd's labels are known a moment after it has committed
     /// an object.
     pulled: Mutex<LruCache<Digest, BTreeSet<Origin>>>,
     running: Mutex<HashMap<Question, watch::Receiver<Option<Answer>>>>,
@@ -180,12 +109,12 @@ impl UpstreamCheck {
         }))
     }
 
-    /// How the registries are that were asked.
+    /// The states of the registries that were asked.
     pub fn registries(&self) -> Vec<RegistryState> {
         self.0.answers.lock().registries.states()
     }
 
-    /// Keeps the proofs on disk, for ever.
+    /// Keeps the proofs on disk. Never returns.
     pub async fn keep_proofs(&self) {
         let Some(file) = &self.0.options.proofs_file else {
             return std::future::pending().await;
@@ -198,11 +127,11 @@ impl UpstreamCheck {
         .await;
     }
 
-    /// Decides whether a client may have what it asks for, and turns a tag into the digest that upstream says it has
-    /// now. Returns what upstream said, where it was asked about this very manifest.
+    /// Decides whether a client may have the requested content, and resolves a tag to upstream's present digest.
+    /// Returns upstream's answer, if it was asked about this very manifest.
     ///
     /// # Errors
-    /// The client is to ask upstream itself.
+    /// The client must ask upstream itself.
     pub async fn admit(
         &self,
         target: &mut Target,
@@ -228,7 +157,8 @@ impl UpstreamCheck {
         Ok(head)
     }
 
-    /// Records where this node's own client pulls what the node does not hold. Of what it holds, the name says nothing.
+    /// Records from where this node's own client pulls an object that the node does not hold. For an object that it
+    /// holds, the name proves nothing.
     fn note_pull(&self, origin: &Origin, target: &Target) {
         if let (Caller::Own, Some(digest)) = (target.caller, target.digest())
             && self.0.store.catalog().object(digest).is_none()
@@ -241,10 +171,10 @@ impl UpstreamCheck {
         }
     }
 
-    /// What upstream is asked before a manifest is given. `None`: nothing.
+    /// The question to upstream before a manifest is sent. `None`: there is none.
     ///
     /// # Errors
-    /// Tags are looked up by the client itself.
+    /// The client must look up tags itself.
     fn question_about(
         &self,
         origin: &Origin,
@@ -278,7 +208,7 @@ impl UpstreamCheck {
             return Ok(None);
         };
         let is_tag = matches!(question, Question::Tag(_));
-        // Whether upstream says what the tag is; else it says only what is public.
+        // Whether upstream resolves the tag; otherwise it only shows what is public.
         let is_fresh = is_tag && self.0.options.tags == TagPolicy::Fresh;
         let status = self.0.answers.lock().status(origin);
         if let Some(credentials) = credentials
@@ -288,7 +218,7 @@ impl UpstreamCheck {
         }
         match status {
             RepositoryStatus::Public if !is_fresh => return Ok(None),
-            // No node hands a manifest of such a repository on.
+            // No node passes a manifest of such a repository on.
             RepositoryStatus::Refused | RepositoryStatus::GivenToThisNode if !is_tag => {
                 return Err(self.refused(&question, asker));
             }
@@ -306,9 +236,9 @@ impl UpstreamCheck {
                 self.set_unproven(origin, asker, false);
                 return Ok(Some(head));
             }
-            // It was given to this node, by what hosts.toml says of it.
+            // It was given to this node because of its settings in hosts.toml.
             Answer::Granted(_) => refused(),
-            // Nodes may have a tag that upstream has no longer.
+            // Nodes may have a tag that upstream no longer has.
             Answer::NotFound if is_tag && !is_fresh && status.was_public() => return Ok(None),
             Answer::Refused | Answer::NotFound => refused(),
             Answer::Unreachable => {
@@ -337,15 +267,15 @@ impl UpstreamCheck {
         Err(refusal)
     }
 
-    /// Records whether this node's own client was sent upstream for a manifest because there was no answer. Of others it says
-    /// nothing: they would take layers of a repository away from its own pulls.
+    /// Records whether this node's own client was sent upstream for a manifest because there was no answer. Not for
+    /// other clients: they could block layers of a repository for its own pulls.
     fn set_unproven(&self, origin: &Origin, asker: Asker, is_unproven: bool) {
         if asker.is_own() {
             self.0.answers.lock().set_unproven(origin, is_unproven);
         }
     }
 
-    /// A client that shows credentials gets what upstream grants to these, and nothing of it is remembered for others.
+    /// A client with credentials gets what upstream grants to these, and nothing is remembered for others.
     async fn admit_with(
         &self,
         origin: &Origin,
@@ -409,8 +339,8 @@ impl UpstreamCheck {
         }
     }
 
-    /// Layers of a repository that is not public are for the node's own client alone, after upstream has given it a
-    /// manifest that names them.
+    /// Layers of a repository that is not public are only for the node's own client, after upstream has given it a
+    /// manifest with them.
     async fn admit_blob(
         &self,
         origin: &Origin,
@@ -426,7 +356,7 @@ impl UpstreamCheck {
         Err(Refusal::NotPublic(Kind::Blob, origin.clone()))
     }
 
-    /// The answer to a client that asks for the head of a manifest, as upstream gave it just now.
+    /// The answer to a request for the head of a manifest, from upstream's answer.
     pub fn head_found(head: &UpstreamHead) -> Option<Found> {
         let (media_type, size) = (head.media_type.clone()?, Some(head.size?));
         let digest = head.digest.as_ref()?;

@@ -1,5 +1,5 @@
-//! A mirror that fills its own store: what comes from upstream, how often, and who may have it. The store is the real
-//! one; upstream is a stand-in, since these tests are about what happens when it moves, breaks, lies or is gone.
+//! A mirror that fills its own store: what comes from upstream, how often, and which clients may have it. The store is
+//! the real one. Upstream is a fake, since these tests are about upstreams that move, break, lie or disappear.
 
 #[path = "it/flights.rs"]
 mod flights;
@@ -31,7 +31,7 @@ use layout::Layout;
 use mirror::memory::MemoryCluster;
 use mirror::{
     Access, Adapters, Body, Candidate, ConnectionAddresses, Flights, Limits, MIRRORED, Mirror,
-    Options, PeerId, PullThrough, Reader, Router, UpstreamError,
+    Options, PeerId, PullThrough, Reader, Router, UpstreamError, UpstreamReason,
 };
 use oci::{Digest, Origin};
 use parking_lot::Mutex;
@@ -62,7 +62,7 @@ fn app_of_cluster(flights: Option<Arc<dyn Flights>>) -> TestApp {
     app_of(100 << 20, flights)
 }
 
-/// `limit`: of the store, in bytes.
+/// `limit`: that of the store, in bytes.
 fn app_of(limit: u64, flights: Option<Arc<dyn Flights>>) -> TestApp {
     let node = Candidate {
         peer: PeerId::new("here"),
@@ -128,12 +128,12 @@ impl TestApp {
             .await
     }
 
-    /// As a client on this host.
+    /// The answer for a client on this host.
     async fn get(&self, path: &str) -> (StatusCode, Bytes) {
         read(self.ask(path, HERE, HeaderMap::new()).await).await
     }
 
-    /// As a client on another host.
+    /// The status for a client on another host.
     async fn get_from_elsewhere(&self, path: &str) -> StatusCode {
         self.ask(path, ELSEWHERE, HeaderMap::new()).await.status()
     }
@@ -142,7 +142,7 @@ impl TestApp {
         self.upstream.blobs_asked.load(Ordering::Relaxed)
     }
 
-    /// Waits until an object has become part of the store, which happens after its last byte was handed over.
+    /// Waits until an object has become part of the store, which happens after its last byte was sent.
     async fn stored(&self, digest: &Digest) {
         let peers_view = HeaderMap::from_iter([(MIRRORED, HeaderValue::from_static("true"))]);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
@@ -198,8 +198,8 @@ async fn a_snapshot_tells_why_bytes_came_from_upstream() {
     assert!(snapshot.running.is_empty(), "{snapshot:?}");
     let ended = &snapshot.finished[0];
     assert!(ended.is_complete && ended.object.digest == digest.as_str());
-    assert_eq!(ended.object.from_upstream["no_peer"], size);
-    assert_eq!(snapshot.totals.from_upstream["no_peer"], size);
+    assert_eq!(ended.object.from_upstream[&UpstreamReason::NoPeer], size);
+    assert_eq!(snapshot.totals.from_upstream[&UpstreamReason::NoPeer], size);
 }
 
 #[tokio::test]
@@ -252,7 +252,7 @@ async fn wrong_bytes_never_become_part_of_the_store() {
 }
 
 impl TestApp {
-    /// Asks until the object is stored: a first attempt may still be giving up.
+    /// Repeats the request until the object is stored: a first attempt may still be giving up.
     async fn stored_after_retry(&self, digest: &Digest) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         loop {
@@ -302,7 +302,7 @@ async fn a_tag_is_what_upstream_says_and_the_last_known_while_upstream_is_gone()
     );
 }
 
-/// A page of evil.example, whose name was made to lead to this host, is of the mirror's own origin to the browser.
+/// A page of evil.example, whose name was made to resolve to this host, has the mirror's own origin for the browser.
 #[tokio::test]
 async fn a_client_on_this_host_that_asks_for_another_host_gets_nothing() {
     let app = app();
@@ -322,7 +322,7 @@ async fn a_client_on_this_host_that_asks_for_another_host_gets_nothing() {
         assert_eq!(status(loopback, host).await, StatusCode::OK, "{host}");
     }
     app.stored(&digest).await;
-    // By whichever name another host reaches this one, it is no client of this node's own.
+    // Whatever name another host uses, it is not a client of this node's own.
     assert_eq!(status(ELSEWHERE, "ingress.example").await, StatusCode::OK);
 }
 

@@ -27,7 +27,7 @@ use crate::settings::{Checks, Settings, Store};
 use crate::{address, descriptors, network_key_file, observe, peer_tls_dir, traces};
 use running::Running;
 
-/// How long a registry may take in a check; the client waits for less.
+/// The limits of the registry in a check; the client waits for less.
 const CHECK_LIMITS: upstream::Limits = upstream::Limits {
     connect: Duration::from_secs(3),
     header: Duration::from_secs(5),
@@ -44,7 +44,7 @@ pub async fn run(arguments: &RegistryArgs, shutdown: CancellationToken) -> anyho
     result
 }
 
-/// Says so where this node, by its options, has no peers or is of no use to them.
+/// Logs if this node, because of its options, has no peers or cannot serve them.
 fn tell_what_is_not_shared(arguments: &RegistryArgs, settings: &Settings) {
     if arguments.bootstrap.bootstrap_kind.is_empty() {
         tracing::info!(
@@ -74,12 +74,11 @@ fn tell_what_is_not_shared(arguments: &RegistryArgs, settings: &Settings) {
     }
 }
 
-/// All ports taken and the store opened, nothing running yet: what cannot work is known before anybody is told of this
-/// node.
+/// All ports bound and the store opened, nothing running yet: faults are found before this node is announced.
 struct Bound {
     settings: Settings,
     connections: ConnectionLimits,
-    /// The most files that this process may have open.
+    /// The most files that this process may open.
     open_files: usize,
     store: Opened,
     metrics: Registry,
@@ -166,12 +165,12 @@ impl Bound {
             Opened::Containerd { config, .. } => Some(config.clone()),
             Opened::Layout { .. } => None,
         };
-        let mut parts = start(store, router.clone(), &mut metrics, &mut tasks);
-        parts.flights = settings.flights.then_some(router);
+        let mut adapters = start(store, router.clone(), &mut metrics, &mut tasks);
+        adapters.flights = settings.flights.then_some(router);
         if containerd.is_some() {
-            parts.checks = checks(settings.checks, registry_address.port())?;
+            adapters.checks = checks(settings.checks, registry_address.port())?;
         }
-        let mut mirror = Mirror::new(parts, settings.mirror, &mut metrics);
+        let mut mirror = Mirror::new(adapters, settings.mirror, &mut metrics);
         let all_sent = CancellationToken::new();
         let mut exporting = JoinSet::new();
         if let Some(traces) = settings.traces {
@@ -227,13 +226,13 @@ impl Bound {
             registry = %registry_address,
             metrics = %metrics_address,
             router_port,
-            "peili runs"
+            "started"
         );
         Ok(running)
     }
 }
 
-/// Follows the files with this node's credentials, and warns of clients that need none.
+/// Follows the files with this node's credentials, and warns if clients need none.
 fn watch_credentials(settings: &Settings, metrics: &mut Registry, tasks: &mut JoinSet<()>) {
     let access = &settings.mirror.access;
     if access.requires_network_proof() && access.node_secret.is_none() {
@@ -250,9 +249,9 @@ fn watch_credentials(settings: &Settings, metrics: &mut Registry, tasks: &mut Jo
     }
 }
 
-/// A store that is ready to be used.
+/// A store that is ready for use.
 enum Opened {
-    /// containerd may come and go: its store connects by itself.
+    /// containerd may come and go: its store reconnects by itself.
     Containerd {
         config: containerd::Config,
         setup: Setup,
@@ -282,7 +281,7 @@ async fn open(store: Store, metrics: &mut Registry) -> anyhow::Result<Opened> {
     }
 }
 
-/// Where this node's containerd and its files are, for a doctor.
+/// The paths of this node's containerd and its files, for a doctor.
 fn containerd_paths(store: &Store) -> Option<ContainerdPaths> {
     let Store::Containerd { config, setup } = store else {
         return None;
@@ -297,10 +296,10 @@ fn containerd_paths(store: &Store) -> Option<ContainerdPaths> {
     })
 }
 
-/// Who is asked upstream, and what.
+/// The upstream that is asked, and the options of the checks.
 type Checked = (Arc<dyn Upstream>, CheckOptions);
 
-/// How upstream is asked what a tag points at and what is public; `None` where nothing is asked.
+/// How upstream is asked for the targets of tags and for what is public. `None`: it is not asked.
 fn checks(checks: Checks, port: u16) -> Result<Option<Checked>, SetupError> {
     let options = checks.options;
     if options.private.share_all() && options.tags == TagPolicy::Peers {
@@ -311,7 +310,7 @@ fn checks(checks: Checks, port: u16) -> Result<Option<Checked>, SetupError> {
     Ok(Some((Arc::new(registries), options)))
 }
 
-/// Starts what keeps the store right.
+/// Starts the work that keeps the store up to date.
 fn start(
     store: Opened,
     router: Arc<dyn Router>,
@@ -347,9 +346,9 @@ fn start(
     }
 }
 
-/// Says what should be changed in containerd's configuration, then rests.
+/// Logs what should be changed in containerd's configuration, then waits for ever.
 async fn check(config: containerd::Config, setup: Setup) {
-    // Where containerd does not answer, the store says so, and goes on trying.
+    // If containerd does not answer, the store reports this and tries again.
     let findings = containerd::check(&config, &setup).await;
     for finding in findings.unwrap_or_default() {
         match finding.state {

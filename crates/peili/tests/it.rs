@@ -1,4 +1,4 @@
-//! The binary as its users start it.
+//! The binary, as its users start it.
 
 #[path = "it/configuration.rs"]
 mod configuration;
@@ -21,7 +21,7 @@ use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 fn peili() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_peili"));
-    // Whoever runs the tests may have set what the options are read from.
+    // The environment of the test may set options.
     command.env_clear().env("COLUMNS", "100");
     command
 }
@@ -157,7 +157,7 @@ fn lists_come_from_the_environment_too() {
     }
 }
 
-/// ConnectionAddresses the process whatever the test does.
+/// Ends the process whatever the test does.
 struct Running(Child);
 
 impl Drop for Running {
@@ -167,10 +167,10 @@ impl Drop for Running {
     }
 }
 
-/// A mirror on free ports of loopback.
+/// A mirror on free loopback ports.
 struct Mirror {
     process: Running,
-    /// What was logged until it ran.
+    /// The log lines until it ran.
     begun: Vec<String>,
     log: Lines<BufReader<ChildStderr>>,
     registry: String,
@@ -182,7 +182,7 @@ impl Mirror {
         Self::start_as(peili(), store, more)
     }
 
-    /// `command` is a program that runs the binary with the arguments that follow.
+    /// `command`: a program that runs the binary with the following arguments.
     fn start_as(mut command: Command, store: &Path, more: &[&str]) -> Self {
         let any = "127.0.0.1:0";
         let mut child = command
@@ -206,7 +206,7 @@ impl Mirror {
         let mut begun = Vec::new();
         while !begun
             .last()
-            .is_some_and(|line: &String| line.contains("peili runs"))
+            .is_some_and(|line: &String| line.contains("\"started\""))
         {
             begun.push(log.next().expect("it runs").expect("text"));
         }
@@ -221,7 +221,7 @@ impl Mirror {
         }
     }
 
-    /// Bootstrapping is one round, bounded by seconds; each request waits for the one before.
+    /// Bootstrapping is one round, limited to seconds; each request waits for the previous one.
     fn wait_for(&self, status: &str) {
         while !get(&self.registry, "/readyz").starts_with(&format!("HTTP/1.1 {status}")) {}
     }

@@ -1,4 +1,4 @@
-//! Tests the link of this node with bytes that nobody needs, from several peers at once.
+//! Tests the link of this node with useless bytes from several peers at once.
 
 use std::time::Duration;
 
@@ -18,29 +18,29 @@ use crate::{Candidate, LinkTest, NodeId};
 
 /// A header of the answer: the sender's own bandwidth in bytes per second, if known.
 const BANDWIDTH: HeaderName = HeaderName::from_static("x-peili-bandwidth");
-/// The bytes that end a test, of all peers together. Each sends as many, as one of them may be slow.
+/// The bytes after which a test ends, of all peers together. Each sends this many, as one of them may be slow.
 const LENGTH: usize = 3 * 1024 * 1024;
 /// The size of the pieces sent.
 const PIECE: usize = 32 * 1024;
-/// The bytes, of all peers together, that do not count: while they arrive, connections speed up (slow start, RFC 5681,
-/// 3.1), and a traffic shaper passes a burst.
+/// The bytes, of all peers together, that do not count: meanwhile connections speed up (slow start, RFC 5681, section
+/// 3.1), and a traffic shaper allows a burst.
 const SKIPPED: u64 = 512 * 1024;
-/// The test ends this long after the first byte: what has arrived shows a slow link. Without a byte it ends this long after
-/// the heads of all answers are due.
+/// The time from the first byte until the end of the test: by then, the bytes show a slow link. Without a byte, the
+/// test ends this long after the heads of all answers are due.
 const LIMIT: Duration = Duration::from_millis(400);
 /// The interval between checks whether a test is over.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
-/// Faster links count as this fast, in bytes per second: half a gigabit. So few bytes cannot tell them apart.
-const ENOUGH: u64 = 60_000_000;
-/// The tests that a node answers in a second. A tester takes about a third of what it is offered, and stops.
+/// Faster links count as this fast, in bytes per second: half a gigabit. This few bytes do not distinguish them.
+const MAX_MEASURED_BANDWIDTH: u64 = 60_000_000;
+/// The most tests that a node answers in a second. A tester takes about a third of the offered bytes.
 const MAX_TESTS: u32 = 8;
 
-/// Admits the tests of other nodes.
+/// Limits the tests of other nodes.
 #[derive(Debug, Default)]
 pub struct TestPermits(Mutex<Option<(Instant, u32)>>);
 
 impl TestPermits {
-    /// Whether another test is answered within this second.
+    /// Whether another test may be answered within this second.
     pub fn admit(&self) -> bool {
         let (now, mut window) = (Instant::now(), self.0.lock());
         let is_over = |(since, _): &mut (Instant, u32)| now - *since >= Duration::from_secs(1);
@@ -51,7 +51,7 @@ impl TestPermits {
     }
 }
 
-/// The answer to a peer that tests its link. `bandwidth`: of this node, if known.
+/// The answer to a peer that tests its link. `bandwidth`: that of this node, if known.
 pub fn answer(bandwidth: Option<u64>) -> Response<Body> {
     let piece = Bytes::from(vec![0; PIECE]);
     let pieces = stream::repeat(piece).take(LENGTH / PIECE);
@@ -62,7 +62,7 @@ pub fn answer(bandwidth: Option<u64>) -> Response<Body> {
     response
 }
 
-/// What has arrived in a test.
+/// The bytes received in a test.
 #[derive(Debug, Default)]
 struct Received {
     bytes: u64,
@@ -84,7 +84,7 @@ impl Received {
         }
     }
 
-    /// In bytes per second. `None`: nothing has come.
+    /// The rate in bytes per second. `None`: no bytes have come.
     fn rate(&self, now: Instant) -> Option<u64> {
         let has_ended = self.bytes >= LENGTH as u64;
         let end = if has_ended { self.last? } else { now };
@@ -97,7 +97,7 @@ impl Received {
 }
 
 impl Fetcher {
-    /// Tests the link with these peers. `pulled`: what this node receives besides, in bytes per second.
+    /// Tests the link with these peers. `pulled`: the rate of this node's other downloads, in bytes per second.
     pub async fn test_link(&self, peers: &[Candidate], pulled: impl Fn() -> u64) -> LinkTest {
         let before = pulled();
         let received = Mutex::new(Received::default());
@@ -110,12 +110,12 @@ impl Fetcher {
         let rate = received.rate(Instant::now());
         let pulled = pulled().min(before);
         LinkTest {
-            bandwidth: rate.map(|rate| (rate + pulled).min(ENOUGH)),
+            bandwidth: rate.map(|rate| (rate + pulled).min(MAX_MEASURED_BANDWIDTH)),
             others: received.others,
         }
     }
 
-    /// Receives what one peer sends for a test.
+    /// Receives the bytes of one peer for a test.
     async fn receive(&self, peer: &Candidate, received: &Mutex<Received>) {
         self.peers.introduce(peer);
         let request = self.request_to(peer, LINK_TEST);
@@ -127,7 +127,8 @@ impl Fetcher {
             Ok(response) if response.status() == StatusCode::OK => {
                 let bandwidth = response.headers().get(BANDWIDTH).and_then(number);
                 let theirs = peer.peer.node().zip(bandwidth);
-                let theirs = theirs.map(|(node, bandwidth)| (node, bandwidth.min(ENOUGH)));
+                let theirs =
+                    theirs.map(|(node, bandwidth)| (node, bandwidth.min(MAX_MEASURED_BANDWIDTH)));
                 received.lock().others.extend(theirs);
                 response.into_body()
             }
@@ -151,7 +152,7 @@ impl Fetcher {
     }
 }
 
-/// Waits until a test is over: enough has come, or its time is up.
+/// Waits until a test is over: enough bytes have come, or the time is up.
 async fn ends(received: &Mutex<Received>) {
     let heads_are_due = Instant::now() + SOURCE_ANSWER_LIMIT;
     loop {

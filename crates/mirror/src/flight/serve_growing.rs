@@ -1,4 +1,4 @@
-//! Serves followers what this node is still receiving.
+//! Serves followers the objects that this node is still receiving.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,16 +16,15 @@ use crate::found::{Found, Payload, Source};
 use crate::open_range::first_byte;
 use crate::refusal::Refusal;
 use crate::request::{FLIGHT, OFFSET, SENT, Target};
+use crate::send::SMALL;
 use crate::{ChainPosition, IngestStage, Progress};
 
 /// A follower's request may come this much before this node's own, or before this node knows its role.
 const SERVE_WAIT: Duration = Duration::from_millis(250);
-/// Objects up to this size, in bytes, are served to every follower: refusing costs more.
-const SMALL: u64 = 1024 * 1024;
 
 impl Flight {
-    /// Finds what this node is pulling, for a follower at `position`. `is_open`: whether the follower may have what this
-    /// node's client pulls from there.
+    /// Finds the object that this node is pulling, for a follower at `position`. `is_open`: whether the follower may
+    /// have content that this node's client pulls from this origin.
     ///
     /// # Errors
     ///
@@ -56,8 +55,8 @@ impl Flight {
         Ok(found)
     }
 
-    /// How far this node is, for a follower that gets too little. `complete`: what the store has. `None`: the pull has
-    /// ended.
+    /// The progress of this node, for a follower that gets too little. `complete`: the bytes in the store. `None`: the
+    /// pull has ended.
     pub fn progress(
         &self,
         target: &Target,
@@ -127,7 +126,7 @@ impl Flight {
         }
         let known = |p: &Progress| p.total.is_some() || p.stage != IngestStage::Filling;
         let size = ingest.until(known).await.total?;
-        // What is known of the repository may have changed meanwhile.
+        // The status of the repository may have changed meanwhile.
         is_open(pull.origin.as_ref()).then(|| (size, FollowerStream::open(&pull, ingest, position)))
     }
 

@@ -1,4 +1,4 @@
-//! Measures what this node receives, in all and from each registry.
+//! Measures the rates at which this node receives, in all and from each registry.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::fetch::bandwidth::TestPermits;
+use crate::fetch::link_test::TestPermits;
 use crate::rate::RateMeter;
 use crate::{LinkState, Received, registry_hash};
 
@@ -20,17 +20,17 @@ const MAX_REGISTRIES: usize = 64;
 pub struct Speed {
     total: Mutex<RateMeter>,
     led: Mutex<HashMap<Registry, Led>>,
-    /// What flights have told last.
+    /// The last state reported by the flights.
     pub link: watch::Sender<LinkState>,
     pub test_permits: TestPermits,
 }
 
-/// What this node leads from one registry.
+/// The objects that this node leads from one registry.
 #[derive(Debug, Default)]
 struct Led {
-    /// The objects on the way.
+    /// The number of running pulls.
     count: usize,
-    /// The bytes that have come since there is one.
+    /// The bytes received since there has been one.
     bytes: u64,
 }
 
@@ -62,7 +62,7 @@ impl Speed {
         }
     }
 
-    /// What arrives now.
+    /// The present rates.
     pub fn received_by_now(&self) -> Received {
         let led = self.led.lock();
         let of = |(registry, led): (&Registry, &Led)| (registry_hash(registry.as_str()), led.bytes);
@@ -72,7 +72,7 @@ impl Speed {
         }
     }
 
-    /// What arrives now in all, in bytes per second.
+    /// The present total rate, in bytes per second.
     pub fn received_lately(&self) -> u64 {
         self.total.lock().recent_rate(Instant::now())
     }

@@ -6,6 +6,7 @@ use http::StatusCode;
 use oci::Digest;
 
 use super::Mirror;
+use crate::UpstreamReason;
 use crate::activity::PullSource;
 use crate::found::{Found, Source};
 use crate::measured::Measuring;
@@ -15,7 +16,7 @@ use crate::request::{Caller, Target};
 use crate::request_record::RequestRecord;
 
 impl Mirror {
-    /// A request is part of the pull of this object, if a client of this node sent it.
+    /// Makes a request part of the pull of this object, if a client of this node sent it.
     pub(super) fn track(&self, target: &mut Target, digest: &Digest, record: &mut RequestRecord) {
         if target.caller == Caller::Peer {
             record.sent_to = Some(self.peers.sent_to(record.ip));
@@ -33,7 +34,7 @@ impl Mirror {
         }
     }
 
-    /// Records what a request has led to.
+    /// Records the result of a request.
     pub(super) fn tracked(
         &self,
         target: &mut Target,
@@ -61,7 +62,7 @@ impl Mirror {
             {
                 pull.set_source(PullSource::Upstream(refusal.reason()));
             }
-            // The client has asked for what there is not, or does not pull it upstream through this mirror.
+            // The object does not exist, or the client does not pull it from upstream through this mirror.
             Err(refusal) => {
                 if let Some((request, _)) = record.pull.take() {
                     request.forget();
@@ -76,7 +77,7 @@ impl Mirror {
         }
     }
 
-    /// Counts what came by a tag, before it was known which object that is.
+    /// Counts bytes that came by a tag, before its object was known.
     fn count_whole(&self, target: &Target, found: &Found) {
         let (Some(pull), Some(size)) = (&target.pull.activity, found.size) else {
             return;
@@ -85,7 +86,7 @@ impl Mirror {
             Source::Peer => {
                 pull.bytes.peers.fetch_add(size, Ordering::Relaxed);
             }
-            Source::Upstream => pull.bytes.add_upstream("no_peer", size),
+            Source::Upstream => pull.bytes.add_upstream(UpstreamReason::NoPeer, size),
             Source::Local | Source::Growing => {}
         }
     }

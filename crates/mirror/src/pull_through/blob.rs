@@ -17,9 +17,10 @@ use crate::found::{Found, Payload, Source};
 use crate::open_range::all_from;
 use crate::refusal::Refusal;
 use crate::request::Target;
-use crate::{Begun, Growing, IngestStage, local};
+use crate::{Begun, Growing, IngestStage, UpstreamReason, local};
 
-/// How long whoever finds an object on its way waits for its first byte before it opens a source for itself.
+/// The limit of the wait for the first byte of an object that another request is taking in, before a separate source is
+/// opened.
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
 
 impl PullThroughStep {
@@ -43,7 +44,7 @@ impl PullThroughStep {
         }
     }
 
-    /// What is known of a blob without fetching it: from whoever answers first.
+    /// The head of a blob, from the first source that answers, without fetching the blob.
     async fn head(
         self: &Arc<Self>,
         target: &Target,
@@ -69,7 +70,7 @@ impl PullThroughStep {
         first_good(of_peer, of_upstream).await
     }
 
-    /// A part, fetched as such. The whole is fetched beside it once that pays.
+    /// A part, fetched as such. The whole is fetched in the background once that pays.
     async fn part(
         self: &Arc<Self>,
         target: &Target,
@@ -95,19 +96,22 @@ impl PullThroughStep {
         }
         let first = ranges.first();
         let opened = match self.parts.source(digest) {
-            Some(Source::Upstream) => match sources.open_upstream(Some(&first), "no_peer").await {
+            Some(Source::Upstream) => match sources
+                .open_upstream(Some(&first), UpstreamReason::NoPeer)
+                .await
+            {
                 Err(error) => sources.open_at_node(Some(&first)).await.map_err(|_| error),
                 opened => opened,
             },
             Some(_) => sources.open(Some(&first)).await,
             None => {
                 let at_node = sources.open_at_node(Some(&first));
-                let upstream = sources.open_upstream(Some(&first), "no_peer");
+                let upstream = sources.open_upstream(Some(&first), UpstreamReason::NoPeer);
                 first_good(at_node, upstream).await
             }
         }?;
         let Some(size) = opened.size.or_else(|| self.told_size(digest)) else {
-            // Which part that is nobody says; the whole is a right answer as well (RFC 9110, 14.2).
+            // The part is unknown without the size; the whole is a right answer as well (RFC 9110, section 14.2).
             return self.whole(target, digest, client, access).await;
         };
         let asked = ranges.resolve(size)?;
@@ -121,7 +125,7 @@ impl PullThroughStep {
         Ok(Found::blob(digest, Some(size), payload, source))
     }
 
-    /// All of a blob, written into the store while it is sent.
+    /// The whole blob, written into the store while it is sent.
     async fn whole(
         self: &Arc<Self>,
         target: &Target,
@@ -155,14 +159,14 @@ impl PullThroughStep {
         let origin = target.origin.as_ref();
         let fill = Fill::new(self, digest, origin, sink, sources, opened);
         self.tasks.spawn(fill.run());
-        // Once the store fails the way through the flight is over.
+        // Once the store fails, the flight is over for it.
         let sources = self.sources(target, digest, client, Nodes::AsPeers);
         let download = Download::of_store(sources, growing, size);
         let payload = Payload::stream(download);
         Ok(Found::blob(digest, size, payload, source))
     }
 
-    /// What somebody else is taking in already.
+    /// A blob that another request is taking in already.
     async fn join(
         self: &Arc<Self>,
         target: &Target,
@@ -184,7 +188,7 @@ impl PullThroughStep {
         Ok(Found::blob(digest, size, payload, Source::Growing))
     }
 
-    /// What is handed on without being kept.
+    /// A blob that is sent without being kept.
     async fn unstored(
         self: &Arc<Self>,
         target: &Target,
@@ -203,7 +207,7 @@ impl PullThroughStep {
         Found::blob(digest, size, Payload::stream(download), source)
     }
 
-    /// Takes a blob in that nobody waits for.
+    /// Takes in a blob in the background.
     fn fetch_beside(self: &Arc<Self>, target: &Target, digest: &Digest, client: &Client) {
         let (step, digest) = (self.clone(), digest.clone());
         let (mut target, client) = (target.clone(), client.clone());
@@ -238,7 +242,7 @@ impl PullThroughStep {
         Arc::new(Sources::new(self, target, digest, client, nodes))
     }
 
-    /// What is on its way into the store, if its size is known.
+    /// The blob that is being taken in, if its size is known.
     async fn growing(&self, digest: &Digest) -> Option<(Growing, u64)> {
         let growing = local::ingest(&self.store, &self.from_peers.memory().own, digest)
             .await?
@@ -247,14 +251,14 @@ impl PullThroughStep {
         Some((growing, size))
     }
 
-    /// The size that a manifest gives. Anybody may write a manifest, so it bounds no body that is fetched whole.
+    /// The size in a manifest. Any client may write a manifest, so it does not limit a body that is fetched whole.
     fn told_size(&self, digest: &Digest) -> Option<u64> {
         let about = self.images.object_info(digest);
         about.size.filter(|size| *size > 0)
     }
 }
 
-/// The first of two that succeeds. Where neither does, upstream's reason is the one to tell.
+/// The first success of two. If neither succeeds, upstream's error is returned.
 async fn first_good<T>(
     of_node: impl Future<Output = Result<T, Refusal>>,
     of_upstream: impl Future<Output = Result<T, Refusal>>,

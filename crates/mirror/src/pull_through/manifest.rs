@@ -14,7 +14,9 @@ use crate::flight::Sharing;
 use crate::found::{Found, Payload, Source};
 use crate::refusal::Refusal;
 use crate::request::Target;
-use crate::{Begun, Growing, Provenance, Sink, UpstreamManifest, Visibility, local};
+use crate::{
+    Begun, Growing, Provenance, Sink, UpstreamManifest, UpstreamReason, Visibility, local,
+};
 
 impl PullThroughStep {
     pub(super) async fn manifest(
@@ -52,7 +54,7 @@ impl PullThroughStep {
             match self.ask(&repository, RESOLVE_LIMIT, asked).await {
                 Ok(manifest) => {
                     let size = manifest.bytes.len() as u64;
-                    self.count_upstream(target, "no_peer", size);
+                    self.count_upstream(target, UpstreamReason::NoPeer, size);
                     return Ok(self.received(target, client, manifest).await);
                 }
                 Err(error) if is_refusal(&error) || client.credentials.is_some() => {
@@ -61,7 +63,7 @@ impl PullThroughStep {
                 Err(error) => {
                     let refusal = Self::failed(target, error);
                     let found = self.fetch_at_node_or_upstream(target, digest).await;
-                    // The first cause is the one to tell.
+                    // The first cause is the one to report.
                     return found.map_err(|_| refusal);
                 }
             }
@@ -69,8 +71,9 @@ impl PullThroughStep {
         self.fetch_at_node_or_upstream(target, digest).await
     }
 
-    /// Whether a peer's manifest may be the beginning of an image whose rest nobody gives this client. To ask upstream
-    /// costs what sharing is to save, so it is asked for those who say what they are, or where it has just refused.
+    /// Whether to ask upstream first, because the rest of the image might be refused to this client after a peer's
+    /// manifest. That costs what sharing saves, so upstream is asked only for clients that name their program, or if it
+    /// has just refused.
     fn asks_upstream_first(&self, origin: &Origin, client: &Client) -> bool {
         if client.credentials.is_some() {
             return true;
@@ -83,7 +86,7 @@ impl PullThroughStep {
             }
     }
 
-    /// Hands over, and keeps, what upstream sent.
+    /// Returns a manifest from upstream, and keeps it.
     pub(super) async fn received(
         &self,
         target: &Target,
@@ -106,7 +109,7 @@ impl PullThroughStep {
         found
     }
 
-    /// Asks other nodes, then upstream. The way into the store is opened before: a flight offers what is on its way.
+    /// Asks other nodes, then upstream. The intake is opened before: a flight offers what is being received.
     async fn fetch_at_node_or_upstream(
         &self,
         target: &Target,
@@ -118,7 +121,7 @@ impl PullThroughStep {
             ..target.clone()
         };
         whole.pull.ingest = ingest;
-        // Whoever comes second looks for it himself, and does not keep it.
+        // A second request fetches it separately, and does not keep it.
         let asked = match (&sink, &self.flight) {
             (Some(_), Some(flight)) => flight.find(&whole, Sharing::Unknown).await,
             _ => self.from_peers.find(&whole).await,
@@ -151,7 +154,7 @@ impl PullThroughStep {
         Ok(found)
     }
 
-    /// `None`: it is here, on its way, or cannot be kept.
+    /// `None`: it is here, being taken in, or cannot be kept.
     pub(super) async fn begin_manifest(&self, digest: &Digest) -> Option<(Box<dyn Sink>, Growing)> {
         match self.begin(digest).await {
             Ok(Begun::New(sink, growing)) => Some((sink, growing)),
@@ -182,7 +185,7 @@ impl PullThroughStep {
         }
     }
 
-    /// Remembers the sizes that a manifest tells, for registries that do not.
+    /// Remembers the sizes in a manifest, for registries that do not report them.
     fn learn(&self, found: &Found) {
         if let Payload::Bytes(bytes) = &found.payload {
             self.images.learn(bytes, None);

@@ -1,5 +1,4 @@
-//! Where the bytes of an object are had, best first: other nodes, then upstream; and one source after the other, where
-//! they break.
+//! The sources of an object, best first: other nodes, then upstream; and the next source when one breaks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,11 +18,11 @@ use crate::found::{Found, Source};
 use crate::object_stream::BodyError;
 use crate::refusal::Refusal;
 use crate::request::Target;
-use crate::{Growing, IntakeError, UpstreamError, UpstreamRepository, Visibility};
+use crate::{Growing, IntakeError, UpstreamError, UpstreamReason, UpstreamRepository, Visibility};
 
-/// A source whose bytes stop for this long has broken.
+/// A source without bytes for this long has failed.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
-/// Times in a row that an object is gone on with elsewhere, without a byte between them.
+/// The most consecutive changes of the source without a byte in between.
 const MAX_BREAKS: u32 = 5;
 
 /// The sources of one object, for one client.
@@ -34,16 +33,16 @@ pub struct Sources {
     digest: Digest,
     repository: Option<UpstreamRepository>,
     nodes: Nodes,
-    /// Whether some of its bytes took credentials. From then on it is no part of a flight.
+    /// Whether some of its bytes needed credentials. From then on it takes part in no flight.
     is_private: AtomicBool,
 }
 
 /// How other nodes are asked.
 #[derive(Clone, Debug)]
 pub enum Nodes {
-    /// As the one who takes the object in for this node: it fills this.
+    /// As this node's intake of the object, which fills this.
     InFlight(Growing),
-    /// As anybody.
+    /// As any client would.
     AsPeers,
     /// Not at all: upstream is asked with a client's own credentials.
     Never,
@@ -51,12 +50,12 @@ pub enum Nodes {
 
 /// A source that has begun to send.
 pub struct Opened {
-    /// Why upstream sends it; `None`: another node does.
-    upstream_reason: Option<&'static str>,
+    /// Why upstream sends it. `None`: another node does.
+    upstream_reason: Option<UpstreamReason>,
     pub visibility: Visibility,
-    /// Of the whole object, in bytes.
+    /// The size of the whole object, in bytes.
     pub size: Option<u64>,
-    /// Where in the object the body begins.
+    /// The offset of the body in the object.
     pub offset: u64,
     body: BoxStream<'static, Result<Bytes, SourceError>>,
 }
@@ -100,7 +99,7 @@ impl Sources {
             head_only: false,
             ..target.clone()
         };
-        // Peers may fail what nobody waits for twice too.
+        // In the background, peers may fail twice as well.
         target.pull.attempts.get_or_insert_default();
         if let Nodes::InFlight(ingest) = &nodes {
             target.pull.ingest = Some(ingest.clone());
@@ -118,7 +117,7 @@ impl Sources {
         }
     }
 
-    /// Opens the object, or the first of `ranges`: at another node, else upstream.
+    /// Opens the object, or the first of `ranges`: at another node, or else upstream.
     pub async fn open(&self, ranges: Option<&Ranges>) -> Result<Opened, Refusal> {
         let refusal = match self.open_at_node(ranges).await {
             Ok(opened) => return Ok(opened),
@@ -168,11 +167,11 @@ impl Sources {
         })
     }
 
-    /// `reason`: why no other node gave it.
+    /// `reason`: why no other node sent it.
     pub async fn open_upstream(
         &self,
         ranges: Option<&Ranges>,
-        reason: &'static str,
+        reason: UpstreamReason,
     ) -> Result<Opened, Refusal> {
         let kind = self.target.kind;
         let repository = self.repository.as_ref().ok_or(Refusal::NoPeer(kind))?;
@@ -211,18 +210,18 @@ impl Sources {
 pub struct Transfer {
     sources: Arc<Sources>,
     opened: Opened,
-    /// Of the next byte.
+    /// The offset of the next byte.
     offset: u64,
-    /// Of the last byte and one, where it is known.
+    /// The offset after the last byte, if known.
     end: Option<u64>,
     /// Private if one of the sources was.
     visibility: Visibility,
-    /// In a row, without a byte between them.
+    /// The consecutive breaks without a byte in between.
     breaks: u32,
 }
 
 impl Transfer {
-    /// From where the source that is open has begun.
+    /// A transfer that continues at the offset of the open source.
     pub fn new(sources: Arc<Sources>, opened: Opened, end: Option<u64>) -> Self {
         Self {
             sources,
@@ -243,7 +242,7 @@ impl Transfer {
         self.sources.target.pull.not_committed();
     }
 
-    /// The next bytes; `None` at the end.
+    /// The next bytes. `None`: the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
         loop {
             if self.end == Some(self.offset) {
@@ -293,7 +292,7 @@ impl Transfer {
     }
 }
 
-/// The range from an offset to an end, or to the end of the object where none is given; `None` for all of it.
+/// The range from an offset to an end, or to the end of the object if there is none. `None`: the whole object.
 pub fn rest(offset: u64, end: Option<u64>) -> Option<Ranges> {
     match end {
         Some(end) if offset < end => Some(Ranges::of(&ByteRange { start: offset, end })),

@@ -1,4 +1,4 @@
-//! What the ways to content of the pull-through step share.
+//! The state shared by the parts of the pull-through step.
 
 use std::io;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::request::Target;
 use crate::{
-    Begun, Intake, IntakeError, PullThrough, Store, Upstream, UpstreamError, UpstreamRepository,
-    Visibility, local,
+    Begun, Intake, IntakeError, PullThrough, Store, Upstream, UpstreamError, UpstreamReason,
+    UpstreamRepository, Visibility, local,
 };
 
-/// How long upstream may take to say what a tag points at before the last known answer is given.
+/// The limit for upstream to resolve a tag before the last known answer is used.
 pub const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
-/// How long upstream may take to begin sending, redirects and tokens included.
+/// The limit for upstream to begin sending, redirects and tokens included.
 pub const BEGIN_LIMIT: Duration = Duration::from_secs(30);
 
 /// The step of a pull that fetches for a store that the mirror fills.
@@ -43,9 +43,9 @@ pub struct PullThroughStep {
     pub(super) last_answers: LastAnswers,
     pub(super) parts: PartialReads,
     pub(super) siblings: Siblings,
-    /// Objects on their way into the store; each goes on when its client leaves, for the next one.
+    /// The running intakes. Each continues when its client leaves, for the next one.
     pub(super) tasks: TaskTracker,
-    /// The last object that was too large for the store, in words, and when it came.
+    /// A text about the last object that was too large for the store, and when it came.
     too_large: Mutex<Option<(Instant, String)>>,
 }
 
@@ -74,7 +74,7 @@ impl PullThroughStep {
         }
     }
 
-    /// Finds what is asked for in the store.
+    /// Finds the requested content in the store.
     ///
     /// # Errors
     /// There is no memory to read and verify it.
@@ -86,7 +86,7 @@ impl PullThroughStep {
         local::find(&self.store, self.from_peers.memory(), access, target).await
     }
 
-    /// Says whether others may have what comes of an object that this node takes in.
+    /// Sets whether other nodes may have an object that this node is taking in.
     pub(super) fn share(&self, digest: &Digest, visibility: Visibility) {
         let sharing = match visibility {
             Visibility::Shared => Sharing::Shared,
@@ -98,21 +98,22 @@ impl PullThroughStep {
     }
 
     /// Counts bytes that upstream sent, for this reason.
-    pub(super) fn count_upstream(&self, target: &Target, reason: &'static str, bytes: u64) {
+    pub(super) fn count_upstream(&self, target: &Target, reason: UpstreamReason, bytes: u64) {
         self.metrics.count_upstream(reason, bytes);
         if let Some(activity) = &target.pull.activity {
             activity.bytes.add_upstream(reason, bytes);
         }
     }
 
-    /// Begins to take in an object, on a thread that may wait for the disk.
+    /// Begins to take in an object, on a blocking thread.
     pub(super) async fn begin(&self, digest: &Digest) -> Result<Begun, IntakeError> {
         let (intake, digest) = (self.intake.clone(), digest.clone());
         let begun = spawn_blocking(move || intake.begin(&digest)).await;
         begun.map_err(io::Error::other)?
     }
 
-    /// An object is handed on without being kept. Where the disk is the reason, the store says so itself, once.
+    /// Records that an object is sent without being kept. If the disk is the reason, the store itself reports this,
+    /// once.
     pub(super) fn not_kept(&self, digest: &Digest, error: &IntakeError) {
         match error {
             IntakeError::TooLarge { .. } => {
@@ -128,8 +129,8 @@ impl PullThroughStep {
         }
     }
 
-    /// What upstream answers within `limit`. How it stands with this node follows from that, but not from what a client
-    /// gets with credentials of its own.
+    /// Upstream's answer within `limit`. It changes the state of the registry for this node, unless the client uses
+    /// credentials of its own.
     pub(super) async fn ask<T>(
         &self,
         repository: &UpstreamRepository,
@@ -150,7 +151,7 @@ impl PullThroughStep {
         answer
     }
 
-    /// What a client is told whom upstream gives nothing. If upstream fails, peers are all there is.
+    /// The refusal for a client that gets nothing from upstream. If upstream fails, peers are the only sources.
     pub(super) fn failed(target: &Target, error: UpstreamError) -> Refusal {
         if !is_refusal(&error) {
             target.pull.upstream_failed();
@@ -158,7 +159,7 @@ impl PullThroughStep {
         Refusal::Upstream(target.kind, error)
     }
 
-    /// What went wrong lately with registries and with keeping what came, a line for each, for `/readyz`.
+    /// The latest faults of registries and of keeping content, one line each, for `/readyz`.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = self.last_answers.faults();
         let too_large = self.too_large.lock().clone();

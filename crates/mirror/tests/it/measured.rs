@@ -1,4 +1,4 @@
-//! Requests that measure and keep nothing.
+//! Requests that only measure.
 
 use mirror::snapshot::Source;
 use mirror::{MEASURED, REASON, SOURCE};
@@ -23,7 +23,7 @@ async fn a_measured_request_stores_nothing_and_is_not_listed() {
     assert!(snapshot.running.is_empty(), "{snapshot:?}");
     let measured = &snapshot.measured[0];
     assert_eq!((measured.size, measured.first_byte_ms), (None, None));
-    let reason = "no_peer";
+    let reason = UpstreamReason::NoPeer;
     assert_eq!(measured.source, Source::Upstream { reason });
     let asked = app.mirror.own_client_asked_ago();
     assert_eq!(asked, None, "containerd has not asked");

@@ -1,24 +1,25 @@
-//! From what the mirror says of itself to what is shown.
+//! Converts the mirror's snapshot to what is shown.
 
 use std::collections::BTreeMap;
 
 use ::status::{
     Finished, Node, Object, Peer, PeerState, Pull, Source, Status, Totals, TreeNode, TreeSource,
 };
+use mirror::UpstreamReason;
 use mirror::snapshot::{self, EndedPull, RunningPull, Snapshot};
 
 use super::trials;
 
-/// Objects of one repository that were pulled this close together belong to one image, in milliseconds.
+/// The most time between objects of one repository that belong to one image, in milliseconds.
 pub(super) const TOGETHER_MS: u64 = 10_000;
 
-/// How the mirror of a node is.
+/// The status of a node's mirror.
 pub fn of(snapshot: &Snapshot, node: Node) -> Status {
     let totals = &snapshot.totals;
-    let by_reason = |reasons: &BTreeMap<&'static str, u64>| -> BTreeMap<String, u64> {
+    let by_reason = |reasons: &BTreeMap<UpstreamReason, u64>| -> BTreeMap<String, u64> {
         let counted = reasons.iter().filter(|(_, bytes)| **bytes > 0);
         counted
-            .map(|(reason, bytes)| ((*reason).to_owned(), *bytes))
+            .map(|(reason, bytes)| (reason.as_str().to_owned(), *bytes))
             .collect()
     };
     let upstream_by_reason = by_reason(&totals.from_upstream);
@@ -45,12 +46,12 @@ pub fn of(snapshot: &Snapshot, node: Node) -> Status {
     }
 }
 
-/// Registry and repository, with the tag where an object was asked for by one.
+/// The registry and repository, with the tag if an object was requested by one.
 fn image(object: &snapshot::Object) -> String {
     repository(object.registry.as_deref(), object.repository.as_deref())
 }
 
-/// The same of a registry and a repository, where they are known.
+/// The same for a registry and a repository, if they are known.
 pub(super) fn repository(registry: Option<&str>, repository: Option<&str>) -> String {
     let repository = repository.unwrap_or("without a name");
     match registry {
@@ -78,7 +79,7 @@ fn running(snapshot: &Snapshot, own_name: &str) -> Vec<Pull> {
         }
     }
     for pull in &mut pulls {
-        // The largest first: it is what is waited for.
+        // The largest first, as the pull waits for it.
         pull.objects
             .sort_by_key(|object| std::cmp::Reverse(object.size));
     }
@@ -104,7 +105,7 @@ fn object(pull: &RunningPull, own_name: &str, snapshot: &Snapshot) -> Object {
     }
 }
 
-/// What a peer is called, as far as it is known.
+/// The name of a peer, as far as it is known.
 pub(super) fn peer_name(
     snapshot: &Snapshot,
     node: &String,
@@ -116,7 +117,7 @@ pub(super) fn peer_name(
     known.unwrap_or_else(|| name(node, addresses.first()))
 }
 
-/// What a node knows of the tree by itself: its source and itself.
+/// The part of the tree that a node itself knows: its source and itself.
 fn neighbours(pull: &RunningPull, source: &Source, own_name: &str) -> Vec<TreeNode> {
     let own = |source| TreeNode {
         name: own_name.to_owned(),
@@ -140,7 +141,7 @@ fn neighbours(pull: &RunningPull, source: &Source, own_name: &str) -> Vec<TreeNo
     }
 }
 
-/// A node by its address, which people know, else by the end of its id.
+/// The name of a node: its address, which people know, or else the end of its id.
 fn name(id: &str, address: Option<&std::net::SocketAddr>) -> String {
     let end = || {
         id.chars()
@@ -215,7 +216,11 @@ fn finished(snapshot: &Snapshot) -> Vec<Finished> {
         span.of.peers += object.from_peers;
         for (reason, bytes) in &object.from_upstream {
             span.of.upstream += bytes;
-            *span.of.reasons.entry((*reason).to_owned()).or_default() += bytes;
+            *span
+                .of
+                .reasons
+                .entry(reason.as_str().to_owned())
+                .or_default() += bytes;
         }
     }
     images.sort_by_key(|span| std::cmp::Reverse(span.ended_ms));
@@ -241,7 +246,7 @@ pub(super) mod tests {
             started_ms,
             from_store: 0,
             from_peers: 60,
-            from_upstream: BTreeMap::from([("leads", 40)]),
+            from_upstream: BTreeMap::from([(UpstreamReason::Leads, 40)]),
         }
     }
 
@@ -253,7 +258,10 @@ pub(super) mod tests {
                 from_store: 1,
                 to_followers: 2,
                 from_peers: 3,
-                from_upstream: BTreeMap::from([("leads", 4), ("alone", 0)]),
+                from_upstream: BTreeMap::from([
+                    (UpstreamReason::Leads, 4),
+                    (UpstreamReason::Alone, 0),
+                ]),
                 sent: 0,
                 saved_ms: None,
             },

@@ -27,7 +27,7 @@ pub fn of(snapshot: &Snapshot) -> Vec<TrialPull> {
         let is_of = |span: &Span| {
             span.image == image
                 && object.started_ms <= span.ended_ms.saturating_add(TOGETHER_MS)
-                // Whoever asks for an object again has begun anew.
+                // A repeated request for an object begins a new pull.
                 && !span.digests.contains(&object.digest)
         };
         let known = spans.iter().rposition(is_of).unwrap_or_else(|| {
@@ -57,13 +57,13 @@ pub fn of(snapshot: &Snapshot) -> Vec<TrialPull> {
 
 fn shown(object: &MeasuredObject, snapshot: &Snapshot) -> TrialObject {
     let (source, reason) = match &object.source {
-        // What is on its way into this node's store is there, too.
+        // An object that is being taken into this node's store counts as local, too.
         Source::Local | Source::Unknown => (TrialSource::Local, None),
         Source::Peer { node, addresses } => {
             let name = peer_name(snapshot, node, addresses);
             (TrialSource::Peer(name), None)
         }
-        Source::Upstream { reason } => (TrialSource::Upstream, Some((*reason).to_owned())),
+        Source::Upstream { reason } => (TrialSource::Upstream, Some(reason.as_str().to_owned())),
     };
     let moved_for = object
         .first_byte_ms
@@ -86,6 +86,7 @@ fn shown(object: &MeasuredObject, snapshot: &Snapshot) -> TrialObject {
 mod tests {
     use super::super::status::tests::empty;
     use super::*;
+    use mirror::UpstreamReason;
 
     fn measured(digest: &str, started_ms: u64, source: Source) -> MeasuredObject {
         let is_upstream = matches!(source, Source::Upstream { .. });
@@ -110,7 +111,9 @@ mod tests {
             node: "12D3KooWabcdefgh".into(),
             addresses: vec!["10.0.0.7:5000".parse().expect("an address")],
         };
-        let upstream = Source::Upstream { reason: "private" };
+        let upstream = Source::Upstream {
+            reason: UpstreamReason::Private,
+        };
         snapshot.measured = vec![
             measured("b", 70_000, Source::Local),
             measured("a", 60_500, peer.clone()),

@@ -1,9 +1,10 @@
-//! What a mirror shows of its pulls, its peers and itself.
+//! The snapshot of a mirror: its pulls, its peers and itself.
 
 use super::*;
+use crate::UpstreamReason;
 use crate::snapshot::{RunningPull, Snapshot, Source};
 
-/// Waits until a snapshot shows something.
+/// Waits until a snapshot meets a condition.
 async fn shown(node: &Node, holds: impl Fn(&Snapshot) -> bool) -> Snapshot {
     let showing = async {
         loop {
@@ -41,7 +42,12 @@ async fn a_pull_is_shown_on_its_way_and_when_it_has_ended() {
 
     let snapshot = shown(&leader, |s| only(s).offset == half).await;
     let leads = only(&snapshot);
-    assert_eq!(leads.source, Source::Upstream { reason: "leads" });
+    assert_eq!(
+        leads.source,
+        Source::Upstream {
+            reason: UpstreamReason::Leads
+        }
+    );
     assert_eq!((leads.object.size, leads.followers), (Some(size), 1));
     assert_eq!(leads.object.repository.as_deref(), Some("lab/app"));
     let snapshot = follower.mirror.snapshot().await;
@@ -70,8 +76,8 @@ async fn a_pull_is_shown_on_its_way_and_when_it_has_ended() {
     let snapshot = shown(&leader, |s| s.running.is_empty()).await;
     let ended = &snapshot.finished[0];
     assert!(ended.is_complete);
-    assert_eq!(ended.object.from_upstream["leads"], size);
-    assert_eq!(snapshot.totals.from_upstream["leads"], size);
+    assert_eq!(ended.object.from_upstream[&UpstreamReason::Leads], size);
+    assert_eq!(snapshot.totals.from_upstream[&UpstreamReason::Leads], size);
     let sent: Vec<_> = snapshot.peers.iter().map(|peer| peer.sent).collect();
     assert_eq!(sent, [Some(size)], "{snapshot:?}");
 
@@ -98,5 +104,10 @@ async fn a_peer_that_fails_is_shown_with_the_reason() {
     let error = peer.last_error.as_ref().expect("an error");
     assert!(!error.what.is_empty() && error.at_ms >= snapshot.started_ms);
     let source = &only(&snapshot).source;
-    assert_eq!(*source, Source::Upstream { reason: "alone" });
+    assert_eq!(
+        *source,
+        Source::Upstream {
+            reason: UpstreamReason::Alone
+        }
+    );
 }

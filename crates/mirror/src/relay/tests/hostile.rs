@@ -1,5 +1,5 @@
-//! What hostile peers cost the pull of an image of 40 layers, beyond what upstream alone needs. Whether the peer is one or
-//! a hundred makes no difference.
+//! The cost of hostile peers for the pull of an image of 40 layers, beyond the time of upstream alone. It makes no
+//! difference whether there is one or a hundred.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn layers() -> Vec<Digest> {
     (0..LAYERS).map(layer).collect()
 }
 
-/// Pulls all layers, three at a time as containerd does. Returns how long it took until all were had, or left to upstream.
+/// Pulls all layers, three at a time as containerd does. Returns the time until all were received or left to upstream.
 async fn pull_all(app: &TestApp) -> Duration {
     let began = Instant::now();
     let pulls = layers();
@@ -55,7 +55,7 @@ async fn hostile_peers_cost_a_pull_of_40_layers_two_seconds() {
         clusters.push((None, vec![kind.clone()]));
         clusters.push((None, vec![kind; 25]));
     }
-    // More than is required while nobody knows what the registry sends.
+    // More than is required while the registry's rate is unknown.
     let trickles = Peer::Trickles(bytes.clone(), 5_000);
     clusters.push((Some(20_000_000), vec![trickles.clone()]));
     clusters.push((Some(20_000_000), vec![trickles; 25]));
@@ -74,7 +74,7 @@ async fn hostile_peers_cost_a_pull_of_40_layers_two_seconds() {
         .await;
 }
 
-/// Looks for ever, as where providers hang or a legacy peer knows of no candidate.
+/// A search without an end, as if providers block or a legacy peer finds no candidate.
 #[derive(Default)]
 struct Hangs(Mutex<Vec<mpsc::Sender<Candidate>>>);
 
@@ -130,7 +130,7 @@ async fn heads_wait_within_the_budget_of_the_pull() {
     );
 }
 
-/// Nobody is slower than a registry that nobody reaches: the client has come back from it.
+/// No peer is slower than an unreachable registry: the client has come back from it.
 #[tokio::test]
 async fn where_upstream_has_failed_peers_are_asked_again() {
     let (bytes, digest) = large();
@@ -138,7 +138,7 @@ async fn where_upstream_has_failed_peers_are_asked_again() {
     let first = app.pull(&digest).await;
     assert_eq!(first, 1 << 20);
     tokio::time::pause();
-    // Its back-off.
+    // Its back-off ends.
     tokio::time::advance(Duration::from_secs(31)).await;
     tokio::time::resume();
     let second = app.pull(&digest).await;
@@ -162,13 +162,13 @@ async fn others_search_in_turns_and_this_nodes_own_client_waits_for_none() {
         assert_eq!(router.0.lock().len(), 64);
         app.ingest(&own);
         tokio::select! {
-            _ = app.blob(&own) => panic!("it waits for the look-up"),
+            _ = app.blob(&own) => panic!("it waits for the lookup"),
             () = a_while() => {}
         }
         assert_eq!(router.0.lock().len(), 65, "it waits for nobody else");
     };
     tokio::select! {
-        () = others => panic!("they wait for the look-ups"),
+        () = others => panic!("they wait for the lookups"),
         () = own_asks_later => {}
     }
 }
