@@ -1,8 +1,8 @@
 //! Asking every node at once: each address of a headless service's name, over HTTP.
 //!
-//! Two commands do so. When a release is uninstalled, a DaemonSet runs `peili cleanup` on each node, which answers `/readyz` from then on,
-//! and one pod runs `peili cleanup-wait` ([`wait()`]) against the headless service of that DaemonSet, whose name
-//! resolves to all its pods. `peili pull-test` reads the metrics of all mirrors ([`get_all`]).
+//! Two commands do so. When a release is uninstalled, a DaemonSet runs `peili cleanup` on each node, which answers
+//! `/readyz` from then on, and one pod runs `peili cleanup-wait` ([`wait()`]) against the headless service of that
+//! DaemonSet, whose name resolves to all its pods. `peili pull-test` reads the metrics of all mirrors ([`get_all`]).
 
 use std::fmt;
 use std::future::Future;
@@ -23,22 +23,22 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// The path that is asked for.
 const READY: &str = "/readyz";
-/// Where a mirror says of which node it is, without credentials, and the header that does.
+/// The path at which a mirror names its node, without credentials, and the header with the name.
 const LIVE: &str = "/livez";
 const NODE: &str = "x-peili-node";
-/// Addresses asked at once.
+/// The most addresses asked at once.
 const CONCURRENCY: usize = 10;
-/// For one address, from connecting to the end of the answer.
+/// The limit for one address, from connecting to the end of the answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(1);
-/// The longest answer that is read, in bytes: a page of metrics has a few ten thousand.
+/// The most bytes of an answer: a page of metrics has a few ten thousand.
 const MAX_ANSWER: usize = 4 << 20;
-/// In characters, of what a node says is wrong.
+/// The most characters of a node's error message.
 const MAX_LINE: usize = 512;
-/// For the name, search list and all.
+/// The limit for resolving the name, including the search list.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
-/// Shortest time between rounds.
+/// The shortest time between rounds.
 const MIN_PERIOD: Duration = Duration::from_millis(1);
-/// How many of the addresses that are not ready are named in a log line.
+/// The most addresses that are named in a log line as not ready.
 const NAMED: usize = 5;
 
 #[derive(Debug, thiserror::Error)]
@@ -90,9 +90,9 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Asks every address of the endpoint, each `period`, until all were ready in `threshold` rounds one after the other.
-/// A round in which the name does not resolve counts as one that failed. Has no limit of its own: how long
-/// nodes may take is for the caller to say, through `shutdown`.
+/// Asks every address of the endpoint, each `period`, until all were ready in `threshold` consecutive rounds. A round
+/// in which the name does not resolve has failed. Without a limit of its own: the caller decides how long nodes may
+/// take, through `shutdown`.
 ///
 /// # Errors
 /// `shutdown` came first.
@@ -111,7 +111,7 @@ pub async fn wait(
     Err(ProbeError::Interrupted(last))
 }
 
-/// Ends when all rounds in a row were good. Keeps what the last one that was not has found.
+/// Ends after enough consecutive good rounds. Keeps the result of the last failed one.
 async fn rounds(
     endpoint: &Endpoint,
     names: &Names,
@@ -129,18 +129,18 @@ async fn rounds(
             Ok(nodes) => {
                 good += 1;
                 let duration_ms = begin.elapsed().as_millis();
-                tracing::info!(%endpoint, nodes, good, threshold, duration_ms, "all nodes are clean");
+                tracing::info!(%endpoint, nodes, good, threshold, duration_ms, "all nodes have put containerd's configuration back");
             }
             Err(error) => {
                 good = 0;
-                tracing::warn!(%endpoint, error, "not all nodes are clean yet");
+                tracing::warn!(%endpoint, error, "some nodes have not put containerd's configuration back yet");
                 *last = Some(error);
             }
         }
     }
 }
 
-/// How many addresses were asked, all of which are ready; else who is not.
+/// The number of addresses asked, if all are ready; otherwise those that are not.
 async fn round(endpoint: &Endpoint, names: &Names) -> Result<usize, String> {
     let answers = ask(endpoint, names, READY).await?;
     let nodes = answers.len();
@@ -159,7 +159,7 @@ async fn round(endpoint: &Endpoint, names: &Names) -> Result<usize, String> {
     ))
 }
 
-/// What one address answered, or why it did not.
+/// An address, and its answer or error.
 pub type Answer = (SocketAddr, Result<Bytes, String>);
 
 /// Asks every address of the endpoint for a path, once.
@@ -171,10 +171,10 @@ pub async fn get_all(endpoint: &Endpoint, path: &str) -> Result<Vec<Answer>, Pro
     ask(endpoint, &names, path).await.map_err(ProbeError::Name)
 }
 
-/// The name of the node whose mirror answers at an endpoint; `None` if something else answers.
+/// The name of the node whose mirror answers at an endpoint. `None`: something else answers.
 ///
 /// # Errors
-/// Nobody answers.
+/// There is no answer.
 pub async fn node_at(endpoint: &Endpoint) -> Result<Option<String>, String> {
     let addresses = Names::new(endpoint).addresses().await?;
     let mut error = "the name has no address".to_owned();
@@ -192,8 +192,8 @@ pub async fn node_at(endpoint: &Endpoint) -> Result<Option<String>, String> {
     Err(error)
 }
 
-/// The clock of who answers at an address, in seconds since 1970; `None` if nobody does within a second, or it tells no time
-/// (RFC 9110, section 6.6.1).
+/// The clock of the server at an address, in seconds since 1970. `None`: it does not answer within a second, or sends
+/// no date (RFC 9110, section 6.6.1).
 pub async fn clock_at(address: SocketAddr) -> Option<u64> {
     let response = timeout(REQUEST_LIMIT, send(address, LIVE))
         .await
@@ -245,8 +245,8 @@ async fn send(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String
         let body = body.await.map_err(|e| e.to_string())?.to_bytes();
         Ok(Response::from_parts(head, body))
     };
-    // The connection has to be driven while its answer is awaited, and its end is not for it to judge: it may come
-    // together with the answer.
+    // The connection must be driven while its answer is awaited. Its end does not matter here: it may come together
+    // with the answer.
     let drive = async {
         let _ = connection.await;
         std::future::pending::<Result<Response<Bytes>, String>>().await
@@ -257,14 +257,14 @@ async fn send(address: SocketAddr, path: &str) -> Result<Response<Bytes>, String
     }
 }
 
-/// What an answer begins with, for a log line.
+/// The beginning of an answer, for a log line.
 fn first_line(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let line = text.lines().next().unwrap_or_default();
     line.chars().take(MAX_LINE).collect()
 }
 
-/// Where the addresses of the endpoint come from. Pods come and go between rounds.
+/// Resolves the endpoint to addresses. Pods come and go between rounds.
 struct Names {
     system: names::Names,
     host: String,

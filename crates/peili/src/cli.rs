@@ -64,7 +64,7 @@ pub enum Command {
 
 /// What `registry` takes from the environment beside its options.
 const ENVIRONMENT: &str = "\
-Environment, where registries are asked (--store layout):
+Environment, for requests to registries:
   SSL_CERT_FILE, SSL_CERT_DIR
           A file, and a folder, of certificate authorities that count instead of the system's.
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY

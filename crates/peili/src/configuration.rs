@@ -1,4 +1,4 @@
-//! `peili configuration`: containerd is told to ask this node's mirror first.
+//! `peili configuration`: makes containerd ask this node's mirror first.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::cli::ConfigurationArgs;
 use crate::fault::Faults;
 use crate::{credentials, value};
 
-/// How often the files are looked at with `--watch`. That reads a handful of small files; a watch by inotify would miss
-/// folders that are replaced and mounts that come later.
+/// The interval between checks of the files with `--watch`. A check reads a handful of small files; inotify would miss
+/// folders that are replaced and later mounts.
 const WATCH_PERIOD: Duration = Duration::from_secs(2);
 
-/// Writes the files, and with `--watch` keeps them so until `shutdown`.
+/// Writes the files, and with `--watch` keeps them until `shutdown`.
 ///
 /// # Errors
-/// The arguments are at fault, or not all of the files could be written, in the end where they are watched.
+/// The arguments are at fault, or not all of the files could be written (with `--watch`: by the end).
 pub async fn run(arguments: &ConfigurationArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Work {
         configuration,
@@ -54,7 +54,7 @@ pub async fn run(arguments: &ConfigurationArgs, shutdown: CancellationToken) -> 
                     tracing::info!("hosts.toml files were changed; writing them again");
                     log(&report);
                 }
-                // Once for each reason: whoever is at fault may take a while.
+                // Logged once for each reason: the cause may last.
                 if report.failures != failures {
                     failures = report.failures;
                     tell(&failures);
@@ -78,14 +78,14 @@ pub async fn run(arguments: &ConfigurationArgs, shutdown: CancellationToken) -> 
     }
 }
 
-/// Tells what could not be done.
+/// Logs the failures.
 pub fn tell(failures: &[Failure]) {
     for failure in failures {
-        tracing::error!(path = %failure.path.display(), "not done: {}", failure.reason);
+        tracing::error!(path = %failure.path.display(), "cannot change this path: {}", failure.reason);
     }
 }
 
-/// Tells what a run did.
+/// Logs the results of a run.
 pub fn log(report: &Report) {
     let lists = [
         ("written", &report.written),
@@ -103,12 +103,12 @@ pub fn log(report: &Report) {
     }
 }
 
-/// What to do.
+/// The work to do.
 struct Work {
     configuration: Configuration,
-    /// Whether registries that cannot be written are no fault of the whole.
+    /// Whether registries that cannot be written are tolerated.
     allow_partial: bool,
-    /// Whether to stay.
+    /// Whether to keep the files.
     watch: bool,
 }
 
@@ -142,7 +142,7 @@ fn validate(arguments: &ConfigurationArgs) -> anyhow::Result<Work> {
     let path = faults.take("--containerd-registry-config-path", path);
     let all = || Some((path?, resolve_tags?, prepend?, allow_partial?, watch?));
     let (path, resolve_tags, prepend_existing, allow_partial, watch) = faults.settle(all())?;
-    // Made only now: a command line with faults leaves nothing behind.
+    // Created only now: an invalid command line leaves nothing behind.
     let node_secret = match arguments.node_secret_file.as_str() {
         "" => None,
         file => Some(hosts::secret::ensure(Path::new(file))?),

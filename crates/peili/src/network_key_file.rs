@@ -13,26 +13,26 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::secret_file;
 
-/// The file is read again so often. Kubernetes shows a changed Secret in pods by another symbolic link, up to a minute
-/// later.
+/// The interval between reads of the file. Kubernetes shows a changed Secret in pods by replacing a symbolic link, up
+/// to a minute later.
 const READ_EVERY: Duration = Duration::from_secs(2);
-/// In bytes. Room for all keys that there may be, with some blank lines.
+/// The most bytes of the file: enough for the most keys, with some blank lines.
 const MAX_FILE: u64 = (4 * MAX_KEYS * MAX_KEY) as u64;
 
-/// The keys in force, and the file that they are from.
+/// The keys in force, and their file.
 #[derive(Clone, Debug)]
 pub struct NetworkKeyFile {
     path: PathBuf,
     pub keys: Keyring,
-    /// What is wrong with the file while the keys that it held stay in force.
+    /// The fault of the file, while its earlier keys stay in force.
     fault: Arc<Mutex<Option<String>>>,
 }
 
 impl NetworkKeyFile {
-    /// Reads the file. One that is not there gives no keys: this node then has no peers, and takes none, until it is.
+    /// Reads the file. A missing one gives no keys: until it exists, this node has no peers and accepts none.
     ///
     /// # Errors
-    /// It is there and cannot be read, or holds no keys.
+    /// It exists but cannot be read, or contains no keys.
     pub fn open(path: PathBuf) -> Result<Self> {
         let keys = read(&path)?;
         if keys.is_none() {
@@ -47,7 +47,7 @@ impl NetworkKeyFile {
         Ok(Self { path, keys, fault })
     }
 
-    /// Keeps the keys as they are in the file, and counts them. Runs for ever.
+    /// Updates the keys from the file, and counts them. Never returns.
     pub async fn watch(self, count: Gauge) {
         let mut ticks = interval(READ_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,14 +63,14 @@ impl NetworkKeyFile {
             if is_news && let Some(fault) = &fault {
                 tracing::warn!(
                     fault,
-                    "--network-key-file is of no use; the keys that it held stay in force"
+                    "cannot use --network-key-file; keeping the previous keys"
                 );
             }
             *self.fault.lock() = fault;
         }
     }
 
-    /// How it is, for a doctor.
+    /// The state of the file, for a doctor.
     pub fn state(&self) -> doctor::KeyFile {
         let keys = self.keys.current();
         doctor::KeyFile {
@@ -80,7 +80,7 @@ impl NetworkKeyFile {
         }
     }
 
-    /// Puts new keys in force. Returns what is wrong with the file if the old ones have to stay.
+    /// Puts new keys in force. Returns the fault of the file if the old ones stay.
     fn take(&self, found: Result<Option<NetworkKeys>>) -> Option<String> {
         let current = self.keys.current();
         match found {
@@ -91,7 +91,7 @@ impl NetworkKeyFile {
                 self.keys.replace(keys);
                 None
             }
-            // That there never was one has been told at the start.
+            // That there never was a file was reported at the start.
             Ok(None) if current.is_empty() => None,
             Ok(None) => Some(format!("{} is not there any more", self.path.display())),
             Err(error) => Some(format!("{error:#}")),
@@ -110,7 +110,7 @@ pub fn register(registry: &mut Registry) -> Gauge {
     count
 }
 
-/// `None`: there is no such file. Blocking.
+/// Reads the file. `None`: it does not exist. Blocking.
 fn read(path: &Path) -> Result<Option<NetworkKeys>> {
     let shown = path.display();
     let Some(contents) = secret_file::read(path, MAX_FILE)? else {
@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    /// Nothing here takes so long unless it never happens.
+    /// The limit for anything that happens soon or never.
     const GENEROUS: Duration = Duration::from_secs(60);
 
     fn key(character: &str) -> String {

@@ -28,7 +28,7 @@ pub use views::{About, LastTrial, Views};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Registers `peili_node_info`: which node this is, and what it runs.
+/// Registers `peili_node_info`: the name of this node, and its versions.
 pub fn register_node(registry: &mut Registry, node: &str) {
     let labels = vec![
         ("node", node.to_owned()),
@@ -55,7 +55,7 @@ pub fn register_ready(registry: &mut Registry) -> Gauge {
 /// All metrics of a mirror.
 pub struct Metrics {
     pub registry: Arc<Registry>,
-    /// Of [`register_ready`].
+    /// The metric of [`register_ready`].
     pub ready: Gauge,
 }
 
@@ -112,8 +112,10 @@ fn answer(path: &str, metrics: &Registry, mirror: &Mirror) -> Response<Body> {
         "/livez" => text(StatusCode::OK, String::new()),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /, /cluster, /content, /metrics, /readyz, /livez and /api/v1/status\n"
-                .into(),
+            format!(
+                "there are {}, /metrics, /readyz and /livez\n",
+                page::PATHS.join(", ")
+            ),
         ),
     }
 }

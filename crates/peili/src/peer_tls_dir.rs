@@ -1,4 +1,5 @@
-//! The folder of the certificates between nodes (`--peer-tls-dir`): read at the start, and again whenever it has changed.
+//! The folder of the certificates between nodes (`--peer-tls-dir`): read at the start, and again whenever it has
+//! changed.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::secret_file;
 
-/// The files are read again so often. Kubernetes shows a changed Secret in pods by another symbolic link, up to a minute
-/// later.
+/// The interval between reads of the files. Kubernetes shows a changed Secret in pods by replacing a symbolic link, up
+/// to a minute later.
 const READ_EVERY: Duration = Duration::from_secs(2);
-/// Of each file, in bytes. Room for some hundred certificates.
+/// The most bytes of each file: enough for some hundred certificates.
 const MAX_FILE: u64 = 512 * 1024;
 /// A certificate that expires within this time should have been replaced: cert-manager does so when a third of its
 /// lifetime is left.
@@ -35,16 +36,16 @@ impl fmt::Debug for Contents {
     }
 }
 
-/// The certificates in force, and the folder that they are from.
+/// The certificates in force, and their folder.
 #[derive(Clone, Debug)]
 pub struct PeerTlsDir {
     folder: PathBuf,
     pub tls: PeerTls,
-    /// What is in force.
+    /// The contents in force.
     contents: Option<Contents>,
 }
 
-/// How long a certificate is still good for.
+/// The remaining validity of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Validity {
     Long,
@@ -53,11 +54,11 @@ enum Validity {
 }
 
 impl PeerTlsDir {
-    /// Reads the folder. If one of its files is not there, this node has no certificate: it then has no peers, and takes
-    /// none, until they are.
+    /// Reads the folder. If one of its files is missing, this node has no certificate: until they exist, it has no
+    /// peers and accepts none.
     ///
     /// # Errors
-    /// They are there and cannot be read, or are not certificates with their key.
+    /// They exist but cannot be read, or are not certificates with their key.
     pub fn open(folder: PathBuf) -> Result<Self> {
         let contents = read(&folder)?;
         let certificates = contents.as_ref().map(|contents| parse(&folder, contents));
@@ -78,7 +79,7 @@ impl PeerTlsDir {
         })
     }
 
-    /// Keeps the certificates as they are in the folder, tells when they expire, and counts it. Runs for ever.
+    /// Updates the certificates from the folder, reports their expiry, and sets its metric. Never returns.
     pub async fn watch(mut self, expiry: Gauge) {
         let mut ticks = interval(READ_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -91,14 +92,14 @@ impl PeerTlsDir {
                 continue;
             };
             let found = self.take(found);
-            // Files that are replaced one by one do not belong together for a moment.
+            // Files that are replaced one by one do not match for a moment.
             let lasts = found == fault;
             fault = found;
             if lasts && fault != told_fault {
                 if let Some(fault) = &fault {
                     tracing::warn!(
                         fault,
-                        "--peer-tls-dir is of no use; the certificates that were read before stay in force"
+                        "cannot use --peer-tls-dir; keeping the previous certificates"
                     );
                 }
                 told_fault.clone_from(&fault);
@@ -106,11 +107,11 @@ impl PeerTlsDir {
         }
     }
 
-    /// Puts new certificates in force. Returns what is wrong with the folder if the old ones have to stay.
+    /// Puts new certificates in force. Returns the fault of the folder if the old ones stay.
     fn take(&mut self, found: Result<Option<Contents>>) -> Option<String> {
         let contents = match found {
             Ok(Some(contents)) => contents,
-            // That there never were any has been told at the start.
+            // That there never were any was reported at the start.
             Ok(None) if self.tls.current().certificates.is_none() => return None,
             Ok(None) => return Some(format!("a file of {} is missing", self.folder.display())),
             Err(error) => return Some(format!("{error:#}")),
@@ -164,7 +165,7 @@ fn validity(not_after: SystemTime, now: SystemTime) -> Validity {
     }
 }
 
-/// Says so if peers will refuse the certificate.
+/// Logs if peers will refuse the certificate.
 fn tell_refused(certificates: &PeerCertificates) {
     if let Some(why) = &certificates.refused_for {
         tracing::warn!(
@@ -196,10 +197,10 @@ fn parse(folder: &Path, contents: &Contents) -> Result<PeerCertificates> {
     parsed.with_context(|| format!("{} holds no certificate of a node", folder.display()))
 }
 
-/// `None`: a file is not there. Blocking.
+/// Reads the folder. `None`: a file does not exist. Blocking.
 fn read(folder: &Path) -> Result<Option<Contents>> {
-    // Kubernetes replaces all files of a Secret at once by this symbolic link. Followed first, it gives files that belong
-    // together.
+    // Kubernetes replaces all files of a Secret at once through this symbolic link. Following it first gives matching
+    // files.
     let folder = match folder.join("..data").canonicalize() {
         Ok(current) => current,
         Err(_) => folder.to_owned(),

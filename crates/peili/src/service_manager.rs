@@ -1,4 +1,4 @@
-//! What systemd, or another service manager that gives `NOTIFY_SOCKET`, is told (sd_notify(3)). Without one, nothing.
+//! Notifies systemd, or another service manager that sets `NOTIFY_SOCKET` (sd_notify(3)). Without one, does nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use mirror::Mirror;
 use sd_notify::NotifyState;
 
-/// How often the status is looked at.
+/// The interval between checks of the status.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Says that the ports are open, and from then on what `/readyz` says, whenever that changes.
+/// Reports that the ports are open, and from then on the text of `/readyz` whenever it changes.
 ///
-/// READY=1 does not wait for containerd or for peers: units that are ordered after this one would wait with it.
+/// READY=1 does not wait for containerd or for peers: units ordered after this one would wait as well.
 pub async fn notify(mirror: Arc<Mirror>) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return std::future::pending().await;
@@ -28,13 +28,13 @@ pub async fn notify(mirror: Arc<Mirror>) {
     }
 }
 
-/// Says that this process is about to end.
+/// Reports that this process is about to end.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager cannot be told");
+        tracing::warn!(%error, "cannot notify the service manager");
     }
 }

@@ -22,18 +22,18 @@ pub use settings::{TraceSettings, read};
 use otlp::Resource;
 use sampler::Sampler;
 
-/// Spans that wait to be sent; further ones are dropped (`OTEL_BSP_MAX_QUEUE_SIZE`'s default).
+/// The most queued spans; further ones are dropped (`OTEL_BSP_MAX_QUEUE_SIZE`'s default).
 const QUEUE: usize = 2048;
-/// Spans of one request to the collector (`OTEL_BSP_MAX_EXPORT_BATCH_SIZE`'s default).
+/// The most spans of one request to the collector (`OTEL_BSP_MAX_EXPORT_BATCH_SIZE`'s default).
 const BATCH: usize = 512;
-/// The interval between two requests to the collector (`OTEL_BSP_SCHEDULE_DELAY`'s default).
+/// The interval between requests to the collector (`OTEL_BSP_SCHEDULE_DELAY`'s default).
 const PERIOD: Duration = Duration::from_secs(5);
-/// For the last spans of a mirror that ends.
+/// The limit for the last spans of a mirror that ends.
 const LAST_LIMIT: Duration = Duration::from_secs(2);
-/// A collector that fails is told of once in this time.
+/// The minimal interval between log lines about a failing collector.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// What can be counted of traces.
+/// The metrics of traces.
 #[derive(Clone, Debug, Default)]
 struct Metrics {
     sent: Counter,
@@ -57,7 +57,7 @@ impl Metrics {
     }
 }
 
-/// Takes the spans of the mirror.
+/// Queues the spans of the mirror.
 pub struct Traces {
     queue: mpsc::Sender<EndedSpan>,
     sampler: Sampler,
@@ -83,7 +83,7 @@ pub struct Exporter {
     client: Client,
     resource: Resource,
     metrics: Metrics,
-    /// When a failure was told of, the last time.
+    /// When a failure was last logged.
     complained: Option<Instant>,
 }
 
@@ -124,9 +124,9 @@ pub fn open(
 }
 
 impl Exporter {
-    /// Sends what comes, until `last`; then what is left.
+    /// Sends spans as they come, until `last`; then the rest.
     pub async fn run(mut self, last: CancellationToken) {
-        tracing::info!(endpoint = %self.settings.endpoint, "traces are sent");
+        tracing::info!(endpoint = %self.settings.endpoint, "exporting traces");
         loop {
             let mut spans = Vec::new();
             let ends = last
@@ -193,7 +193,7 @@ impl Exporter {
             tracing::warn!(
                 endpoint = %self.settings.endpoint,
                 error,
-                "the collector of traces takes none; check --otlp-endpoint and that it speaks OTLP over HTTP (port 4318 by default)"
+                "the collector rejects traces; check --otlp-endpoint and that it speaks OTLP over HTTP (port 4318 by default)"
             );
         }
     }

@@ -1,8 +1,8 @@
-//! The node's key pair: what its peer id is made of, and what lets it keep that id over restarts.
+//! The node's key pair, from which its peer id is derived, and which keeps that id over restarts.
 //!
-//! A data folder has two places for an identity, because two mirrors of one node overlap while one replaces the other
-//! (a rolling update with surge). A mirror takes the first that no other mirror holds, and holds it for as long as it
-//! runs, by a lock on the file. It never waits for one.
+//! A data folder has two identities, because two mirrors of one node overlap while one replaces the other (a rolling
+//! update with surge). A mirror takes the first that no other mirror holds, and locks its file for as long as it runs.
+//! It never waits for one.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -14,11 +14,11 @@ use libp2p::identity::Keypair;
 const FILES: [&str; 2] = ["private.key", "private-2.key"];
 /// The label of a PKCS#8 key, RFC 7468 section 10.
 const LABEL: &str = "PRIVATE KEY";
-/// What stands before the 32 bytes of an Ed25519 seed in PKCS#8 version 1 (RFC 8410 section 7); Go writes the same.
+/// The bytes before the 32 bytes of an Ed25519 seed in PKCS#8 version 1 (RFC 8410 section 7); Go writes the same.
 const PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
-/// No key file is larger; in bytes.
+/// The most bytes of a key file.
 const MAX_FILE: u64 = 4096;
 
 /// Why the identity could not be read or written.
@@ -39,12 +39,12 @@ pub enum IdentityError {
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) keypair: Keypair,
-    /// Keeps other mirrors from using the same key pair; `None`: it is kept nowhere.
+    /// Keeps other mirrors from using the same key pair. `None`: it is not stored.
     _lock: Option<File>,
 }
 
 impl Identity {
-    /// A new key pair that is kept nowhere.
+    /// A new key pair that is not stored.
     pub(crate) fn ephemeral() -> Self {
         Self {
             keypair: Keypair::generate_ed25519(),
@@ -52,8 +52,8 @@ impl Identity {
         }
     }
 
-    /// Takes the first identity in `data_dir` that no other mirror holds, after making it if it is missing. Where
-    /// all are held, the node runs under one that is kept nowhere.
+    /// Takes the first identity in `data_dir` that no other mirror holds, and creates it if it is missing. If all are
+    /// held, the node uses one that is not stored.
     ///
     /// # Errors
     /// The folder or a file cannot be read or written, or a file is broken; it is then left as it is.
@@ -66,7 +66,7 @@ impl Identity {
         }
         tracing::warn!(
             folder = %data_dir.display(),
-            "other mirrors hold all identities of the data folder; this one runs under a new one, and forgets it"
+            "other mirrors use all identities in the data folder; using a temporary one"
         );
         Ok(Self::ephemeral())
     }
@@ -93,7 +93,7 @@ impl Identity {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
-            // Some network file systems have no locks. Better an identity that two may use than none.
+            // Some network file systems have no locks. An identity that two mirrors may use is better than none.
             Err(TryLockError::Error(error)) => {
                 tracing::debug!(path = %path.display(), %error, "the identity cannot be locked");
             }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::Mutex;
 
-/// A config.json larger than this is refused. In bytes.
+/// The most bytes of a config.json; a larger one is refused.
 const MAX_FILE: u64 = 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ pub enum CredentialsError {
     Read { path: PathBuf, source: io::Error },
     #[error("{path} has more than {MAX_FILE} bytes")]
     TooLarge { path: PathBuf },
-    /// Where, and not what: a parser's message quotes what it read.
+    /// Contains only the position: a parser's message quotes its input.
     #[error("{path} is not a docker config.json (line {line}, column {column})")]
     Json {
         path: PathBuf,
@@ -32,14 +32,14 @@ pub enum CredentialsError {
     Auth { path: PathBuf, registry: String },
 }
 
-/// What a registry knows us by. Has no `Debug` on purpose.
+/// The credentials of this node at a registry. Has no `Debug` on purpose.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Secret {
     Password {
         user: String,
         password: String,
     },
-    /// To be exchanged for a token.
+    /// A token that is exchanged for an access token.
     IdentityToken(String),
 }
 
@@ -70,14 +70,14 @@ pub(crate) struct Credentials {
 
 struct State {
     stamp: Option<Stamp>,
-    /// By `registry` or `registry/path`.
+    /// The secrets, by `registry` or `registry/path`.
     secrets: HashMap<String, Secret>,
 }
 
-/// What of a file changes when it is written or replaced.
+/// The properties of a file that change when it is written or replaced.
 type Stamp = (SystemTime, u64, u64);
 
-/// Finds out whether a file holds credentials that can be used.
+/// Checks whether a file contains usable credentials.
 ///
 /// # Errors
 /// It does not, or it cannot be read.
@@ -87,7 +87,7 @@ pub fn check_auth_file(path: &Path) -> Result<(), CredentialsError> {
 
 impl Credentials {
     /// # Errors
-    /// There is a path, and no sound file at it.
+    /// There is a path, and no valid file at it.
     pub(crate) fn new(path: Option<PathBuf>) -> Result<Self, CredentialsError> {
         let mut state = State {
             stamp: None,
@@ -112,7 +112,7 @@ impl Credentials {
         })
     }
 
-    /// The credentials for a repository: the longest entry that is its registry or a part of its path.
+    /// The credentials for a repository: those of the longest entry that is its registry or a prefix of its path.
     pub(crate) async fn of(&self, origin: &Origin) -> Option<Secret> {
         let path = self.path.as_deref()?;
         let mut state = self.state.lock().await;
@@ -129,7 +129,7 @@ impl Credentials {
 }
 
 impl State {
-    /// Reads the file if it is another than last time. While it cannot be read, what it said holds.
+    /// Reads the file if it has changed. If it cannot be read, the earlier content is kept.
     async fn refresh(&mut self, path: &Path) {
         let Ok(metadata) = tokio::fs::metadata(path).await else {
             return;
@@ -142,7 +142,7 @@ impl State {
         match read(path).await {
             Ok(secrets) => self.secrets = secrets,
             Err(error) => {
-                tracing::warn!(%error, "credentials are left as they were");
+                tracing::warn!(%error, "cannot read the credentials; keeping the previous ones");
             }
         }
     }
@@ -201,7 +201,7 @@ pub(crate) fn parse(
             path: path_buf(),
             registry: key.clone(),
         })?;
-        // An empty entry says that a store has it.
+        // An empty entry means that a credential store has it.
         if let Some(secret) = secret {
             secrets.insert(normal(&key), secret);
         }
@@ -210,7 +210,7 @@ pub(crate) fn parse(
 }
 
 impl AuthEntry {
-    /// `None` where it is malformed, `Some(None)` where it has nothing.
+    /// `None`: it is malformed. `Some(None)`: it is empty.
     fn secret(self) -> Option<Option<Secret>> {
         if !self.identitytoken.is_empty() {
             return Some(Some(Secret::IdentityToken(self.identitytoken)));
@@ -229,7 +229,7 @@ impl AuthEntry {
     }
 }
 
-/// The registry that a key of `auths` means, with the path behind it for those that have one (Podman's).
+/// The registry in a key of `auths`, with the path if there is one (Podman).
 fn normal(key: &str) -> String {
     let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
     let rest = rest.trim_end_matches('/');

@@ -1,4 +1,4 @@
-//! What can break.
+//! The possible faults.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ pub type NodeNumber = usize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub kind: Kind,
-    /// The node that it happens to; that of a fault of all nodes or of the registry says nothing.
+    /// The affected node; meaningless for a fault of all nodes or of the registry.
     pub node: NodeNumber,
 }
 
@@ -22,17 +22,17 @@ pub enum Kind {
     ContainerdKilled,
     /// The registry's process is killed, and started again at the end.
     RegistryKilled,
-    /// The node's cable is pulled.
+    /// The node's link is cut.
     LinkCut,
-    /// The registry's cable is pulled.
+    /// The registry's link is cut.
     RegistryCut,
-    /// The node's link carries little, both ways.
+    /// The node's link is slow, in both directions.
     LinkSlow,
-    /// The registry's link carries little.
+    /// The registry's link is slow.
     RegistrySlow,
-    /// What is sent to the node is lost; what it sends arrives.
+    /// Packets to the node are lost; its own arrive.
     InboundDropped,
-    /// What the node sends is lost; what is sent to it arrives.
+    /// The node's packets are lost; those to it arrive.
     OutboundDropped,
     /// The file system of containerd's folders is full.
     StoreFull,
@@ -40,7 +40,7 @@ pub enum Kind {
     MirrorKilled,
     /// All mirrors are killed at once, and started again at the end.
     AllMirrorsKilled,
-    /// The mirror may open hardly any descriptor more than it has.
+    /// The mirror may open hardly more descriptors than it has.
     NoDescriptors,
     /// A host opens more connections to the mirror than it has descriptors for, and sends nothing.
     SilentClients,
@@ -52,15 +52,15 @@ pub enum Kind {
     ImagesRemoved,
     /// The node's copy of a layer is damaged on the disk.
     LayerDamaged,
-    /// Members that say that they hold everything serve in this way.
+    /// Members that claim to hold everything behave in this way.
     HostilePeers(Behaviour),
-    /// A member asks the arbiters to lead every object, and then does nothing.
+    /// A member requests the lead of every object, and then does nothing.
     HangingLeads,
-    /// A member sends messages that are forged, made up or plain noise.
+    /// A member sends forged, made-up or random messages.
     ForgedMessages,
 }
 
-/// What a fault happens to: two faults of one place are never planned for the same time.
+/// The target of a fault: two faults of one target never overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultTarget {
     Node(NodeNumber),
@@ -107,13 +107,34 @@ impl Kind {
         KINDS.iter().flat_map(repeated).collect()
     }
 
-    /// Whether it happens without mirrors too, and so in the run that is compared with.
-    pub fn is_of_the_world(self) -> bool {
-        self <= Kind::StoreFull
+    /// Whether it also happens in the run without mirrors, for comparison.
+    pub fn happens_without_mirrors(self) -> bool {
+        match self {
+            Kind::ContainerdKilled
+            | Kind::RegistryKilled
+            | Kind::LinkCut
+            | Kind::RegistryCut
+            | Kind::LinkSlow
+            | Kind::RegistrySlow
+            | Kind::InboundDropped
+            | Kind::OutboundDropped
+            | Kind::StoreFull => true,
+            Kind::MirrorKilled
+            | Kind::AllMirrorsKilled
+            | Kind::NoDescriptors
+            | Kind::SilentClients
+            | Kind::DataFull
+            | Kind::DataReadOnly
+            | Kind::ImagesRemoved
+            | Kind::LayerDamaged
+            | Kind::HostilePeers(_)
+            | Kind::HangingLeads
+            | Kind::ForgedMessages => false,
+        }
     }
 
-    /// What it happens to.
-    pub fn place(self, node: NodeNumber) -> FaultTarget {
+    /// The target of the fault.
+    pub fn target(self, node: NodeNumber) -> FaultTarget {
         match self {
             Kind::RegistryKilled | Kind::RegistryCut | Kind::RegistrySlow => FaultTarget::Registry,
             Kind::HostilePeers(_) | Kind::HangingLeads | Kind::ForgedMessages => {

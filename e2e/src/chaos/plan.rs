@@ -1,4 +1,4 @@
-//! What happens when: all of it follows from the seed, so that a run can be repeated, and run once more without mirrors.
+//! The schedule of a run: all of it follows from the seed, so that a run can be repeated, also without mirrors.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,30 +10,30 @@ use super::random::Random;
 use crate::image::Image;
 use crate::tar::Tar;
 
-/// Between two images that are pulled.
+/// The interval between images.
 const WAVE: Duration = Duration::from_millis(2500);
-/// What a fault may last, in milliseconds.
+/// The duration of a fault, in milliseconds.
 const LASTS: std::ops::Range<u64> = 1_000..6_000;
-/// Before the first fault, and after the last one: what is compared at the end has come to rest then.
+/// The time before the first fault, and after the last one: the compared values have settled by then.
 const CALM: Duration = Duration::from_secs(6);
-/// A place that was broken stays whole for this long.
+/// The minimal time between two faults of one target.
 const RECOVERY: Duration = Duration::from_millis(1500);
-/// How often a place for a fault is sought before the fault is moved.
+/// How often a target for a fault is drawn before the fault is moved.
 const DRAWS: usize = 50;
-/// Images of one base follow each other in these numbers.
+/// The number of consecutive images with one base.
 const SIBLINGS: usize = 4;
 
-/// How a run is to be.
+/// The options of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub seed: u64,
     pub faults: usize,
-    /// In which the faults happen.
+    /// The time in which the faults happen.
     pub time: Duration,
     pub nodes: usize,
 }
 
-/// A run: all times are from its begin.
+/// A run. All times count from its start.
 pub struct Plan {
     pub options: Options,
     pub waves: Vec<Wave>,
@@ -50,7 +50,7 @@ pub struct Planned {
     pub fault: Fault,
 }
 
-/// An image, and who pulls it when.
+/// An image, and the nodes that pull it, with their times.
 pub struct Wave {
     pub at: Duration,
     pub shape: Shape,
@@ -60,7 +60,7 @@ pub struct Wave {
     number: usize,
 }
 
-/// What an image is made of.
+/// The layers of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shape {
     OneBigLayer,
@@ -101,7 +101,7 @@ fn waves(random: &mut Random, options: Options, ends: Duration) -> Vec<Wave> {
         let mut nodes: Vec<_> = (0..options.nodes).collect();
         random.shuffle(&mut nodes);
         nodes.truncate(1 + random.below(options.nodes));
-        // Half of the images are asked for by all at the same moment, the others one after the other.
+        // Half of the images are pulled by all nodes at the same moment, the others one after the other.
         let spread = 1 + 1_500 * (random.below(2) as u64);
         let pulls = nodes
             .into_iter()
@@ -138,7 +138,7 @@ fn faults(random: &mut Random, options: Options) -> Vec<Planned> {
             lasts,
             fault: Fault { kind, node: 0 },
         };
-        // Where every place is broken already the fault comes later.
+        // If every target is broken already, the fault comes later.
         while !(0..DRAWS).any(|_| {
             fault.fault.node = random.below(options.nodes);
             planned.iter().all(|other| !other.collides(&fault))
@@ -152,27 +152,27 @@ fn faults(random: &mut Random, options: Options) -> Vec<Planned> {
 }
 
 impl Planned {
-    /// Whether both happen to one place, with no time between them.
+    /// Whether both affect one target without a pause between them.
     fn collides(&self, other: &Planned) -> bool {
         let is_apart = self.at + self.lasts + RECOVERY <= other.at
             || other.at + other.lasts + RECOVERY <= self.at;
-        let place = |planned: &Planned| planned.fault.kind.place(planned.fault.node);
+        let target = |planned: &Planned| planned.fault.kind.target(planned.fault.node);
         let is_cluster = |planned: &Planned| planned.fault.kind == Kind::AllMirrorsKilled;
-        let of_node = |place| matches!(place, FaultTarget::Node(_));
-        let (one, two) = (place(self), place(other));
+        let of_node = |target| matches!(target, FaultTarget::Node(_));
+        let (one, two) = (target(self), target(other));
         let meet =
             one == two || (is_cluster(self) && of_node(two)) || (is_cluster(other) && of_node(one));
         meet && !is_apart
     }
 
-    /// Whether it breaks the node's or the registry's own part of a pull, which it would without mirrors too.
+    /// Whether it breaks the node's or the registry's own part of a pull, and so would without mirrors too.
     pub fn breaks_pulls_of(&self, node: NodeNumber) -> bool {
-        let place = self.fault.kind.place(self.fault.node);
-        self.fault.kind.is_of_the_world()
-            && (place == FaultTarget::Registry || place == FaultTarget::Node(node))
+        let target = self.fault.kind.target(self.fault.node);
+        self.fault.kind.happens_without_mirrors()
+            && (target == FaultTarget::Registry || target == FaultTarget::Node(node))
     }
 
-    /// Whether it is there at some time between the two.
+    /// Whether it is active at any time between the two.
     pub fn overlaps(&self, from: Duration, to: Duration) -> bool {
         self.at < to && from < self.at + self.lasts
     }
@@ -181,7 +181,7 @@ impl Planned {
 impl fmt::Display for Planned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Fault { kind, node } = self.fault;
-        match kind.place(node) {
+        match kind.target(node) {
             FaultTarget::Node(node) => write!(f, "{kind} (node {node}")?,
             FaultTarget::Registry | FaultTarget::Hostile => write!(f, "{kind} (at all")?,
         }
@@ -191,7 +191,7 @@ impl fmt::Display for Planned {
 }
 
 impl Wave {
-    /// The image, made anew at each call.
+    /// The image, generated at each call.
     pub fn image(&self, registry: &str) -> Image {
         const KIB: usize = 1 << 10;
         let layer = |seed: u64, index: usize, size: usize| {
@@ -212,7 +212,7 @@ impl Wave {
         Image::of_layers(registry, &repository, &tag, layers, &json!({}))
     }
 
-    /// Repository and tag.
+    /// The repository and the tag.
     fn name(&self) -> (String, String) {
         let repository = match self.shape {
             Shape::OneBigLayer => "chaos/big",

@@ -14,37 +14,37 @@ use super::fault::NodeNumber;
 use super::plan::{Plan, Planned};
 use crate::image::Image;
 
-/// An image is made and published this long before it is pulled.
+/// How long before its first pull an image is generated and published.
 const AHEAD: Duration = Duration::from_secs(1);
-/// A pull that failed is repeated once, after this time, as a kubelet's is. No fault lasts as long.
+/// A failed pull is repeated once, after this time, as by a kubelet. No fault lasts as long.
 const RETRY: Duration = Duration::from_secs(10);
 /// How long images are kept after their first pull has begun.
 const KEPT: Duration = Duration::from_secs(20);
-/// The interval between two looks at what has ended by itself.
+/// The interval between checks for programs that have ended unexpectedly.
 const SUPERVISION: Duration = Duration::from_millis(500);
-/// What a mirror uses is compared with what it used at this time of the run, when nothing has been broken yet.
+/// The time in the run of the first measurement of a mirror's resources, before any fault.
 const LEVEL_AT: Duration = Duration::from_secs(5);
-/// How long it may take to come back to that.
+/// The limit for a mirror to return to that level.
 const SETTLE: Duration = Duration::from_secs(120);
-/// What a mirror may use more at the end than at the begin: descriptors, and bytes of memory.
+/// The tolerated increase over the run: descriptors, and bytes of memory.
 const MORE_DESCRIPTORS: usize = 24;
 const MORE_MEMORY: u64 = 48 << 20;
 
-/// What came of a run.
+/// The result of a run.
 pub struct Observed {
-    /// In the order of the plan.
+    /// The pulls, in the order of the plan.
     pub pulls: Vec<Pull>,
-    /// Files with wrong bytes that were committed.
+    /// The number of committed files with wrong bytes.
     pub wrong_blobs: usize,
-    /// What could not be broken or mended, in words.
+    /// The faults that could not be started or repaired, as texts.
     pub unbroken: Vec<String>,
-    /// Mirrors that ended by themselves.
+    /// The number of mirrors that ended unexpectedly.
     pub ended: usize,
-    /// What the mirrors used at the begin and at the end.
+    /// The mirrors' resources at the start and at the end.
     pub levels: Option<(Vec<Level>, Vec<Level>)>,
 }
 
-/// A pull and what became of it. Times are from the run's begin.
+/// A pull and its result. Times count from the start of the run.
 #[derive(Clone, Debug)]
 pub struct Pull {
     pub wave: usize,
@@ -60,7 +60,7 @@ pub struct Pull {
 
 /// Runs a plan.
 pub async fn run(plan: &Arc<Plan>, logs: PathBuf, has_mirrors: bool) -> Result<Observed> {
-    // One thread, on which nothing takes long.
+    // A single thread, on which nothing takes long.
     LocalSet::new()
         .run_until(run_on_one_thread(plan, logs, has_mirrors))
         .await
@@ -75,7 +75,7 @@ async fn run_on_one_thread(plan: &Arc<Plan>, logs: PathBuf, has_mirrors: bool) -
         waves.spawn_local(async move { wave(&cluster, &plan, number, begin).await });
     }
     let mut faults = JoinSet::new();
-    let of_run = |planned: &&Planned| has_mirrors || planned.fault.kind.is_of_the_world();
+    let of_run = |planned: &&Planned| has_mirrors || planned.fault.kind.happens_without_mirrors();
     for &planned in plan.faults.iter().filter(of_run) {
         let cluster = cluster.clone();
         faults.spawn_local(async move { break_and_mend(&cluster, planned, begin).await });
@@ -122,7 +122,7 @@ async fn run_on_one_thread(plan: &Arc<Plan>, logs: PathBuf, has_mirrors: bool) -
     })
 }
 
-/// Publishes an image, has it pulled and looked at, and removed again.
+/// Publishes an image, has it pulled and checked, and removes it again.
 async fn wave(
     cluster: &Arc<Cluster>,
     plan: &Arc<Plan>,
@@ -148,12 +148,12 @@ async fn wave(
         .collect();
     let (pulls, wrong): (Vec<_>, Vec<_>) = pulls?.into_iter().unzip();
     if wave.at + KEPT > plan.ends {
-        // They go with the run.
+        // They are removed with the run.
         return Ok((pulls, wrong.iter().sum()));
     }
     sleep_until(begin + wave.at + KEPT).await;
     for (node, _) in &wave.pulls {
-        // It may have been removed already, or its containerd be down: it goes with the run then.
+        // It may have been removed already, or its containerd may be down: it is removed with the run then.
         let _ = cluster.cri(*node).remove(&image.by_tag()).await;
     }
     Ok((pulls, wrong.iter().sum()))
@@ -172,7 +172,7 @@ async fn pull(
     let mut result = cluster.cri(node).pull(&reference).await;
     if let Err(error) = &result {
         println!("wave {wave}, node {node}: {error:#}");
-        // Where it never answers the second attempt fails as well.
+        // If it never answers, the second attempt fails as well.
         let _ = cluster.answers(node).await;
         sleep(RETRY).await;
         (attempts, last) = (2, Instant::now());
@@ -189,7 +189,7 @@ async fn pull(
     }
 }
 
-/// What could not be done about a fault, in words.
+/// The failure to start or repair a fault, as a text.
 async fn break_and_mend(cluster: &Cluster, planned: Planned, begin: Instant) -> Option<String> {
     let fault = planned.fault;
     let told = |done: Result<()>, what: &str| {
@@ -206,7 +206,7 @@ async fn break_and_mend(cluster: &Cluster, planned: Planned, begin: Instant) -> 
     told(begun, "not broken").or(told(ended, "not mended"))
 }
 
-/// What the mirrors use once that is no more than before, or when they have had time enough.
+/// The mirrors' resources once they are no higher than before, or after the limit.
 async fn settled(cluster: &Cluster, before: &[Level]) -> Result<Vec<Level>> {
     let deadline = Instant::now() + SETTLE;
     loop {
@@ -218,7 +218,7 @@ async fn settled(cluster: &Cluster, before: &[Level]) -> Result<Vec<Level>> {
     }
 }
 
-/// Whether no mirror uses more than it did.
+/// Whether no mirror uses more than before.
 pub fn is_level(before: &[Level], after: &[Level]) -> bool {
     before.iter().zip(after).all(|(before, after)| {
         after.descriptors <= before.descriptors + MORE_DESCRIPTORS

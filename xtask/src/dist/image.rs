@@ -17,9 +17,9 @@ use super::architecture::Architecture;
 use super::archive::{self, Archive};
 use super::release::{LICENSES, Release, SOURCE};
 
-/// Where the program lies in the image, and what is started.
+/// The path of the program in the image, which is also what is started.
 const PROGRAM: &str = "/peili";
-/// The annotation by which containerd's import names an image.
+/// The annotation with the image's name for containerd's import.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// A program to put into an image.
@@ -28,9 +28,9 @@ pub struct Program {
     pub bytes: Vec<u8>,
 }
 
-/// An image that was written.
+/// A written image.
 pub struct Image {
-    /// The digest of its index, as a registry will have it.
+    /// The digest of its index, as in a registry.
     pub digest: String,
     /// The image layout as a tar archive.
     pub archive: Vec<u8>,
@@ -74,6 +74,8 @@ fn manifest(release: &Release, program: &Program, layout: &mut Layout) -> Result
     let config = ConfigBuilder::default()
         .user("0")
         .entrypoint([PROGRAM.to_owned()])
+        // kubectl exec POD -- peili doctor
+        .env(["PATH=/".to_owned()])
         .working_dir("/")
         .labels(annotations(release))
         .build()?;
@@ -109,7 +111,7 @@ fn manifest(release: &Release, program: &Program, layout: &mut Layout) -> Result
     Ok(manifest)
 }
 
-/// What the image says about itself, as labels and as annotations.
+/// The description of the image, as labels and as annotations.
 fn annotations(release: &Release) -> HashMap<String, String> {
     let pairs = [
         (ANNOTATION_CREATED, release.created()),
@@ -162,7 +164,7 @@ impl Layout {
     }
 }
 
-/// JSON with sorted keys: oci-spec keeps annotations and labels in maps without an order.
+/// JSON with sorted keys: oci-spec keeps annotations and labels in unordered maps.
 fn json(value: &impl Serialize) -> Result<Vec<u8>> {
     let mut value = serde_json::to_value(value)?;
     value.sort_all_objects();

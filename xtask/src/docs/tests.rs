@@ -1,4 +1,4 @@
-//! The site has every page, and every link leads somewhere, in the repository and on the site.
+//! The site has every page, and every link is valid, in the repository and on the site.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn links(page: &str) -> Vec<String> {
     found.into_inner()
 }
 
-/// Fails unless each link within the folder leads to a file, and to a heading if it names one.
+/// Fails unless each link within the folder leads to a file, and to an existing heading if it has one.
 fn check(root: &Path, page: &str) {
     for link in links(&read(root, page)) {
         let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
@@ -98,4 +98,48 @@ fn pictures_ask_nobody_for_anything() {
             }
         }
     }
+}
+
+/// The paths of all files in a folder, with `/` as the separator.
+fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push(format!("/{}", path.display())),
+        }
+    }
+    found
+}
+
+/// Pages name modules by the end of their path, in backquotes.
+#[test]
+fn every_module_that_a_page_names_exists() {
+    let root = root();
+    let folders = ["crates", "e2e", "fuzz", "sim", "xtask"];
+    let files: Vec<_> = folders
+        .iter()
+        .flat_map(|folder| files(&root.join(folder)))
+        .collect();
+    let mut named = 0;
+    for page in pages(&root)
+        .expect("pages")
+        .into_iter()
+        .chain(ROOT_PAGES.map(str::to_owned))
+    {
+        let text = read(&root, &page);
+        let modules = text.split('`').skip(1).step_by(2);
+        let is_module = |name: &&str| {
+            let is_path = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./".contains(&byte);
+            name.ends_with(".rs") && name.bytes().all(is_path)
+        };
+        for module in modules.filter(is_module) {
+            named += 1;
+            let end = format!("/{}", module.trim_start_matches("../"));
+            let exists = files.iter().any(|file| file.ends_with(&end));
+            assert!(exists, "{page}: there is no {module}");
+        }
+    }
+    assert!(named > 100, "only {named} modules are named");
 }

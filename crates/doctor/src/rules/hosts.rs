@@ -1,4 +1,4 @@
-//! What is found in containerd's registry configuration.
+//! The findings about containerd's registry configuration.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -9,9 +9,9 @@ use crate::checks::{
 use crate::facts::{Answered, Containerd, Facts, HostsFile, HostsFolder};
 use crate::finding::Finding;
 
-/// A mirror that has run for this long on a node that pulls has been asked, in seconds.
+/// A mirror that has run for this long on a node that pulls must have got requests, in seconds.
 const ASKED_WITHIN: u64 = 24 * 60 * 60;
-/// Where containerd has its registry configuration, and where the mirror listens, unless they are told otherwise.
+/// The defaults of containerd's registry configuration and of the mirror's address.
 const DEFAULT_FOLDER: &str = "/etc/containerd/certs.d";
 const DEFAULT_PORT: u16 = 5000;
 
@@ -45,7 +45,7 @@ pub fn hosts(facts: &Facts) -> Vec<Finding> {
             .ok()
             .and_then(|mirror| mirror.asked_ago_s);
         findings.push(match asked_ago {
-            // A mirror in a container may not see the folder, which is no fault: containerd does.
+            // A mirror in a container may not see the folder. That is not a fault: containerd does.
             Some(ago) if !problems.is_empty() && ago < ASKED_WITHIN => HOSTS_FOLDER.unknown(
                 format!("{found}; but containerd has asked the mirror {ago} s ago"),
                 format!(
@@ -64,7 +64,7 @@ pub fn hosts(facts: &Facts) -> Vec<Finding> {
         .into_iter()
         .filter(|file| file.problem.is_none())
         .collect();
-    // Of files that cannot be read, nothing more is known.
+    // Nothing more is known of unreadable files.
     if !sound.is_empty() {
         findings.extend(ours(&sound, facts));
     }
@@ -89,7 +89,7 @@ fn readable(files: &[&HostsFile]) -> Finding {
     }
 }
 
-/// Whether our mirror is in the files, as containerd asks it, and first.
+/// Whether this cluster's mirror is in the files, as containerd needs it, and first.
 fn ours(files: &[&HostsFile], facts: &Facts) -> Vec<Finding> {
     let has_ours = |file: &&&HostsFile| has_mirror(file) && file.in_vain.is_none();
     let (with, without): (Vec<&&HostsFile>, Vec<&&HostsFile>) = files.iter().partition(has_ours);
@@ -153,8 +153,8 @@ fn addresses(facts: &Facts) -> Vec<Finding> {
             Answered::ThisNode => HOSTS_ADDRESS.ok(url.clone()),
             Answered::OtherNode(node) => HOSTS_ADDRESS.fault(
                 format!("{url} is answered by the mirror of node {node}"),
-                "a NodePort needs externalTrafficPolicy: Local (or internalTrafficPolicy: Local); better is a hostPort, or \
-                 an address of this node in --mirror-targets",
+                "in Kubernetes set service.registry.mode: hostPort; elsewhere name an address of this node in \
+                 --mirror-targets",
             ),
             Answered::Something(what) => HOSTS_ADDRESS.fault(
                 format!("{url} is answered, but not by this mirror: {what}"),
@@ -187,7 +187,7 @@ fn asked(facts: &Facts) -> Option<Finding> {
     })
 }
 
-/// Whether containerd reads what is there.
+/// Whether containerd reads the files.
 fn read(files: &[&HostsFile], folders: &[HostsFolder]) -> Finding {
     let hidden = files
         .iter()
@@ -205,7 +205,7 @@ fn read(files: &[&HostsFile], folders: &[HostsFolder]) -> Finding {
     }
 }
 
-/// Whether containerd sends the secret by which the mirror knows it.
+/// Whether containerd sends the secret by which the mirror recognises it.
 fn secret(files: &[&HostsFile], facts: &Facts) -> Option<Finding> {
     let known = facts.mirror.as_ref().ok()?.node_secret.as_ref()?;
     let other = files
@@ -229,7 +229,7 @@ fn secret(files: &[&HostsFile], facts: &Facts) -> Option<Finding> {
     })
 }
 
-/// A host of a file that is on this node and is not the mirror.
+/// A host in a file that is on this node and is not the mirror.
 fn loopback_of(file: &HostsFile) -> Option<&str> {
     const LOOPBACK: [&str; 3] = ["http://127.", "http://localhost", "http://[::1]"];
     let others = file.hosts.iter().filter(|(_, is_ours)| !is_ours);

@@ -1,4 +1,4 @@
-//! What is found about the other nodes, and about the key that lets this one in among them.
+//! The findings about the other nodes, and about the key that admits this one.
 
 use std::net::SocketAddr;
 
@@ -7,12 +7,12 @@ use crate::checks::{NETWORK_KEY, PEERS_FOUND, PEERS_LACKING, PEERS_REACHED, PEER
 use crate::facts::{Facts, KeyFile, Mirror, Peer};
 use crate::finding::Finding;
 
-/// A mirror that has just started has not found its peers, in seconds.
+/// The time in which a mirror that has just started need not have found its peers, in seconds.
 const STARTING: u64 = 30;
-/// Announcements outlive objects by minutes, so that one or two are in order.
+/// The number of lacking objects that is a finding: announcements outlive objects by minutes, so one or two are normal.
 pub(super) const LACKING_OFTEN: u64 = 3;
-/// With a network key, nodes whose clocks differ by more give each other nothing, in seconds.
-pub(super) const PROOF_TOLERANCE: u64 = 300;
+/// With a network key, nodes whose clocks differ by more than this, in seconds, refuse each other's requests.
+pub(super) const PROOF_TOLERANCE: u64 = network_key::MAX_CLOCK_DIFFERENCE.as_secs();
 
 pub fn peers(facts: &Facts) -> Vec<Finding> {
     let Ok(mirror) = &facts.mirror else {
@@ -111,7 +111,7 @@ fn no_peers(mirror: &Mirror) -> Finding {
     }
 }
 
-/// Whether this node has the network key that the others have, and a clock by which they believe it.
+/// Whether this node has the network key of the others, and a clock that they accept.
 fn network_key(mirror: &Mirror, facts: &Facts) -> Option<Finding> {
     let file = mirror.key_file.as_ref();
     if let Some(file) = file.filter(|file| file.ids.is_empty()) {
@@ -132,7 +132,7 @@ fn network_key(mirror: &Mirror, facts: &Facts) -> Option<Finding> {
         ));
     }
     let off = differing(&facts.clocks, PROOF_TOLERANCE);
-    // If it is this node's clock, that is found of the clock.
+    // If this node's clock is wrong, that is a finding about the clock.
     if !off.is_empty() && !are_most(&off, facts) {
         let off: Vec<_> = off.iter().map(|clock| clock.name.clone()).collect();
         return Some(NETWORK_KEY.warning(
@@ -147,7 +147,7 @@ fn network_key(mirror: &Mirror, facts: &Facts) -> Option<Finding> {
     Some(NETWORK_KEY.ok(described(file)))
 }
 
-/// Nodes refused this one, or it refused them.
+/// Other nodes refused this one, or it refused them.
 fn refused_nodes(mirror: &Mirror) -> Finding {
     let addresses: Vec<_> = mirror
         .refused_nodes
@@ -168,8 +168,10 @@ fn refused_nodes(mirror: &Mirror) -> Finding {
             ),
         ),
         None => (
-            format!("{addresses}: no connection, because one end has a network key and this node has none"),
-            "give this node the same --network-key-file as they have, or take the option from all nodes".to_owned(),
+            format!("{addresses}: no connection, because this node has no network key or certificate authority in common with them"),
+            "give all nodes the same --network-key-file, and --peer-tls-dir with certificates of the same authority, or take these \
+             options from all nodes"
+                .to_owned(),
         ),
     };
     match is_alone {
@@ -178,7 +180,7 @@ fn refused_nodes(mirror: &Mirror) -> Finding {
     }
 }
 
-/// Which keys are in force, by what tells them apart.
+/// The keys in force, by their ids.
 fn described(file: &KeyFile) -> String {
     let ids = file.ids.join(", ");
     match file.ids.len() {
@@ -187,7 +189,7 @@ fn described(file: &KeyFile) -> String {
     }
 }
 
-/// Whether what a peer announced explains that it is not asked for a moment.
+/// Whether wrong announcements of a peer explain that it gets no requests for a moment.
 fn lacks_often(peer: &Peer) -> bool {
     peer.lacking.is_some_and(|times| times >= LACKING_OFTEN)
 }
@@ -198,7 +200,7 @@ fn is_stranger(peer: &Peer, mirror: &Mirror) -> bool {
     address.is_ok_and(|address| mirror.refused_nodes.contains(&address.ip()))
 }
 
-/// Whether the clocks explain that a peer gives this node nothing.
+/// Whether the clocks explain that a peer refuses this node's requests.
 fn is_kept_out_by_clock(peer: &Peer, mirror: &Mirror, facts: &Facts) -> bool {
     let off = differing(&facts.clocks, PROOF_TOLERANCE);
     let is_off = are_most(&off, facts) || off.iter().any(|clock| clock.name == peer.name);

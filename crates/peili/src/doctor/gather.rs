@@ -1,6 +1,7 @@
-//! What the doctor's rules look at, gathered on the node that this runs on.
+//! Gathers the facts for the doctor's rules on this node.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::doctor::checks::{
@@ -22,14 +23,14 @@ use super::platforms;
 use crate::next_hosts::leads_here;
 use crate::value;
 
-/// Peers that are asked for the time: the clock that differs from most others is the one that is off.
+/// The number of peers that are asked for the time: a clock that differs from most others is wrong.
 const ASKED_FOR_CLOCK: usize = 3;
 
-/// The port of a mirror that does not say which it has.
+/// The port of a mirror that does not report it.
 const DEFAULT_PORT: u16 = 5000;
 
-/// Looks at containerd and its files, and at who answers where they lead. `mirror`: what the mirror says of itself, with
-/// the name of its node.
+/// Examines containerd and its files, and the servers at the addresses in them. `mirror`: the mirror's report on
+/// itself, with the name of its node.
 pub async fn gather(
     paths: Option<ContainerdPaths>,
     mirror: Result<(String, Mirror), String>,
@@ -39,23 +40,16 @@ pub async fn gather(
     let (mut containerd, mut hosts, mut addresses) = (Containerd::None, Vec::new(), Vec::new());
     if let Some(paths) = paths {
         let port = mirror.as_ref().ok().map(|(_, mirror)| mirror.registry_port);
-        let (said, read) = tokio::join!(
-            look_at(&paths),
-            spawn_blocking({
-                let paths = paths.clone();
-                move || registry_configuration(&paths, port)
-            })
-        );
+        // Empty where the mirror does not answer, so that whatever answers instead is reported.
+        let node = mirror.as_ref().map_or("", |(node, _)| node.as_str());
+        let (said, (folders, mut urls)) =
+            tokio::join!(look_at(&paths), registry_configuration(&paths, port, node));
         containerd = said;
-        // A panic of the task is logged where it happens.
-        let (folders, mut urls) = read.unwrap_or_default();
         if mirror.is_err() && urls.is_empty() {
-            // Whoever has the port that the mirror has by default keeps it from starting.
+            // Another program on the mirror's default port keeps the mirror from starting.
             urls.extend(format!("http://127.0.0.1:{DEFAULT_PORT}").parse::<RegistryUrl>());
         }
         hosts = folders;
-        // Of no node where the mirror does not answer: whoever is there instead is told of.
-        let node = mirror.as_ref().map_or("", |(node, _)| node.as_str());
         for url in urls {
             addresses.push(AddressAnswer {
                 answer: answered(&url, node).await,
@@ -79,14 +73,14 @@ pub async fn gather(
     }
 }
 
-/// In seconds since 1970.
+/// The time in seconds since 1970.
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_secs()
 }
 
-/// The clocks of a few peers that can be asked. Those that lacked something come first: with a network key that may be
-/// because of their clock.
+/// The clocks of a few peers that can be asked. Those that lacked an object come first: with a network key their clock
+/// may be the reason.
 async fn clocks(peers: &[Peer]) -> Vec<PeerClock> {
     let sound = peers.iter().filter(|peer| peer.error.is_none());
     let mut sound: Vec<_> = sound.collect();
@@ -105,7 +99,7 @@ async fn clocks(peers: &[Peer]) -> Vec<PeerClock> {
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// What is said of containerd at a socket.
+/// The report of containerd at a socket.
 async fn look_at(paths: &ContainerdPaths) -> Containerd {
     let config = containerd::Config {
         socket: paths.socket.clone().into(),
@@ -131,10 +125,42 @@ async fn look_at(paths: &ContainerdPaths) -> Containerd {
     }
 }
 
-/// containerd's registry configuration, and the mirrors that it names. `port`: the mirror's; `None`: it does not answer.
-fn registry_configuration(
+/// containerd's registry configuration, and the mirrors in it. `port`: the mirror's; `None`: it does not answer.
+///
+/// An entry that the operator or the operating system has written may name a host port or node port, which only the
+/// mirror that answers there can confirm.
+async fn registry_configuration(
     paths: &ContainerdPaths,
     port: Option<u16>,
+    node: &str,
+) -> (Vec<HostsFolder>, Vec<RegistryUrl>) {
+    let read = |confirmed: Vec<RegistryUrl>| {
+        let paths = paths.clone();
+        let read = spawn_blocking(move || read_hosts_files(&paths, port, &confirmed));
+        // A panic of the task is logged where it happens.
+        async { read.await.unwrap_or_default() }
+    };
+    let found = read(Vec::new()).await;
+    let files = found.0.iter().flat_map(|folder| &folder.files);
+    let others = files.filter(|file| !file.hosts.iter().any(|(_, is_ours)| *is_ours));
+    let urls = others.flat_map(|file| &file.hosts);
+    let urls: BTreeSet<_> = urls.map(|(url, _)| url).collect();
+    let urls = urls.into_iter().filter_map(|url| url.parse().ok());
+    let asked = urls
+        .filter(|url: &RegistryUrl| url.scheme == Scheme::Http)
+        .map(async |url| matches!(answered(&url, node).await, Answered::ThisNode).then_some(url));
+    let confirmed: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+    match confirmed.is_empty() {
+        true => found,
+        false => read(confirmed).await,
+    }
+}
+
+/// `confirmed`: addresses where the mirror of this node answers.
+fn read_hosts_files(
+    paths: &ContainerdPaths,
+    port: Option<u16>,
+    confirmed: &[RegistryUrl],
 ) -> (Vec<HostsFolder>, Vec<RegistryUrl>) {
     let mut urls: Vec<RegistryUrl> = Vec::new();
     let config_path = match paths.registry_config.parse::<ConfigPath>() {
@@ -150,9 +176,10 @@ fn registry_configuration(
             return (vec![folder], urls);
         }
     };
-    // By hand the mirror is named by an address of this host and its port; another registry may be here too.
+    // Files written by hand name the mirror by an address of this host and its port; another registry may be here too.
     let is_mirror = |url: &RegistryUrl| match port {
-        // Whatever is written there, no other program has this port.
+        _ if confirmed.contains(url) => true,
+        // Whatever the file says, no other program has this port.
         Some(port) => leads_here(url) == Some(port),
         None => url.scheme == Scheme::Http && leads_here(url) == Some(DEFAULT_PORT),
     };
@@ -174,7 +201,7 @@ fn registry_configuration(
             .files
             .into_iter()
             .map(|file| {
-                // A second mirror is another node's, for when this node's is away.
+                // A second mirror is that of another node, as a fallback.
                 let ours = file.hosts.iter().find(|(_, is_ours)| *is_ours);
                 if let Some((url, _)) = ours
                     && !urls.contains(url)
@@ -228,7 +255,7 @@ fn advice(finding: containerd::Finding) -> Advice {
     }
 }
 
-/// Who answers at a mirror's address.
+/// The server that answers at a mirror's address.
 async fn answered(url: &RegistryUrl, own_node: &str) -> Answered {
     let name = url.registry.as_str();
     let has_port = name

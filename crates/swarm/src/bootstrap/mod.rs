@@ -1,5 +1,5 @@
-//! Getting into the cluster and staying in it: ask the source for peers, connect to some, fill the routing table;
-//! again after a while, and at once when all are lost. Alone is a valid cluster, and no round is the last.
+//! Joins the cluster and stays in it: asks the source for peers, connects to some, fills the routing table; repeats
+//! this after a while, and at once when all peers are lost. A single node is a valid cluster, and the rounds never end.
 
 mod http;
 mod id;
@@ -28,22 +28,23 @@ use http::HttpSource;
 pub(crate) use id::Server;
 pub(crate) use round::{Round, RoundResult, Step};
 
-/// For connecting to peers and filling the routing table. Ready at the latest after this and what the source takes:
-/// its answers each have a limit of their own and are waited for together (4 s for HTTP, then 2 s for names).
+/// The limit for connecting to peers and filling the routing table. The node is ready at the latest after this and the
+/// time of the source, whose answers each have a limit of their own and are awaited together (4 s for HTTP, then 2 s
+/// for names).
 const ROUND_TIMEOUT: Duration = Duration::from_secs(5);
-/// The interval between rounds while there are no peers; doubled up to the second.
+/// The interval between rounds while there are no peers: the first, doubled up to the second.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(10);
-/// The interval between rounds while there are peers. Joins parts of a cluster that lost each other.
+/// The interval between rounds while there are peers. They join parts of a cluster that lost each other.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5 * 60);
-/// Peers of the source that a round connects to: the lowest addresses, so that nodes that start together meet in the
-/// same place, and others at random.
+/// The most peers of the source that a round connects to: those with the lowest addresses, so that nodes that start
+/// together meet, and others at random.
 const LOWEST_SEEDS: usize = 3;
 const RANDOM_SEEDS: usize = 5;
-/// Remembered peers that a round connects to beside them.
+/// The most remembered peers that a round also connects to.
 const REMEMBERED_SEEDS: usize = 4;
 
-/// Somebody to connect to.
+/// A peer to connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seed {
     pub(crate) id: Option<PeerId>,
@@ -109,7 +110,7 @@ enum Kind {
 
 impl Source {
     pub(crate) fn new(bootstrap: &crate::Bootstrap) -> Result<Self, CertificateError> {
-        // An answer of the last round is no news.
+        // A cached answer would hide changes.
         let names = Arc::new(Names::of_system(Cache::Unused));
         let kind = match bootstrap {
             crate::Bootstrap::Dns { domain } => Kind::Dns(domain.clone()),
@@ -127,7 +128,7 @@ impl Source {
         }
     }
 
-    /// Who is there, and what went wrong in finding out: some peers may be found and others not.
+    /// The peers that were found, and the failure, if any: some peers may be found and others not.
     async fn seeds(&self, port: u16) -> (Vec<Seed>, Option<SourceError>) {
         let (peers, first_error) = match &self.kind {
             Kind::Dns(domain) => {
@@ -143,40 +144,40 @@ impl Source {
     }
 }
 
-/// Where bootstrapping has got to.
+/// The state of bootstrapping.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Status {
-    /// A round has ended, whatever its end.
+    /// A round has ended, with any result.
     pub(crate) done: bool,
     /// How the last round ended, in words.
     pub(crate) report: String,
-    /// What went wrong in it.
+    /// What went wrong in it, if anything.
     pub(crate) problem: Option<String>,
 }
 
 pub(crate) struct Bootstrapper {
     pub(crate) source: Source,
-    /// Peers of an earlier run.
+    /// The peers of an earlier run.
     pub(crate) loaded: Vec<Remembered>,
-    /// Peers of this run.
+    /// The peers of this run.
     pub(crate) met: watch::Receiver<Vec<Remembered>>,
-    /// The port of peers whose port is not said: this node's.
+    /// The port of peers without a known port: this node's.
     pub(crate) port: u16,
     pub(crate) node: mpsc::Sender<Command>,
-    /// Peers in the routing table.
+    /// The number of peers in the routing table.
     pub(crate) peers: watch::Receiver<usize>,
     pub(crate) status: watch::Sender<Status>,
 }
 
 impl Bootstrapper {
-    /// Runs until the node is gone.
+    /// Runs until the node has ended.
     pub(crate) async fn run(mut self) {
         let mut retry = FIRST_RETRY;
         let mut alone = false;
         while let Some((report, problem)) = self.round().await {
             let peers = *self.peers.borrow_and_update();
             if peers == 0 && !alone {
-                tracing::info!(reason = report, "no peers yet; looking on");
+                tracing::info!(reason = report, "no peers yet; still looking");
             } else if peers > 0 && (alone || !self.status.borrow().done) {
                 tracing::info!(peers, "joined the cluster");
             }
@@ -189,7 +190,7 @@ impl Bootstrapper {
             });
             if alone {
                 let jitter = rand::random_range(0.5..1.0);
-                // Somebody may find us meanwhile.
+                // A peer may connect to this node meanwhile.
                 let found = self.peers.wait_for(|peers| *peers > 0);
                 let _ = timeout(retry.mul_f64(jitter), found).await;
                 retry = (2 * retry).min(MAX_RETRY);
@@ -204,7 +205,7 @@ impl Bootstrapper {
         }
     }
 
-    /// One round: how it ended and what went wrong, or `None` if the node is gone.
+    /// One round: its result and its failure, or `None` if the node has ended.
     async fn round(&mut self) -> Option<(String, Option<String>)> {
         let (found, why) = self.source.seeds(self.port).await;
         let (mut seeds, error) = (choose(found), why.map(|why| describe(&why)));
@@ -241,7 +242,7 @@ impl Bootstrapper {
     }
 }
 
-/// Some of many.
+/// Chooses some of many seeds.
 fn choose(mut seeds: Vec<Seed>) -> Vec<Seed> {
     seeds.sort_by_key(|seed| seed.socket);
     seeds.dedup();

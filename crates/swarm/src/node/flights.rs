@@ -115,7 +115,7 @@ impl Node {
         self.observe(ended);
     }
 
-    /// Whether provider records may have what members do not.
+    /// Whether provider records may name holders that members do not.
     pub(super) fn asks_kademlia(&self) -> bool {
         let has_joined = self.flights.as_ref().is_some_and(Flights::has_joined);
         !has_joined || self.legacy_peers.is_there(Instant::now())
@@ -140,7 +140,7 @@ impl Node {
         if keys_dropped > 0 && !self.dropping_keys {
             self.dropping_keys = true;
             tracing::warn!(
-                "members announce more than this node keeps; some of what those hold that announce most will not be \
+                "members announce more than this node keeps; some content of the members that announce most cannot be \
                  found, and is pulled from the registry"
             );
         }
@@ -181,7 +181,7 @@ impl Node {
         peers.into_iter().filter_map(software).collect()
     }
 
-    /// Records by which of this node's addresses a peer has reached it.
+    /// Records at which of this node's addresses a peer has reached it.
     pub(super) fn on_reached(&mut self, endpoint: &ConnectedPoint) {
         if let ConnectedPoint::Listener { local_addr, .. } = endpoint {
             self.on_proven(local_addr);
