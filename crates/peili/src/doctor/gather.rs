@@ -277,3 +277,56 @@ async fn answered(url: &RegistryUrl, own_node: &str) -> Answered {
         Err(error) => Answered::Nothing(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Something at a port of this host that says that it is the mirror of this node.
+    async fn mirror_of(node: &'static str) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\nx-peili-node: {node}\r\ncontent-length: 0\r\n\r\n");
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        port
+    }
+
+    /// A node port or host port, in an entry that neither Peili nor Spegel wrote.
+    #[tokio::test]
+    async fn an_entry_at_an_unknown_port_is_the_mirrors_if_it_answers_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (own, other) = (mirror_of("n1").await, mirror_of("n2").await);
+        for (registry, port) in [("one.example", own), ("two.example", other)] {
+            let entry = folder.path().join(registry);
+            fs::create_dir(&entry).expect("a folder");
+            let text =
+                format!("server = \"https://{registry}\"\n[host.\"http://127.0.0.1:{port}\"]\n");
+            fs::write(entry.join("hosts.toml"), text).expect("a file");
+        }
+        let paths = ContainerdPaths {
+            socket: String::new(),
+            content: String::new(),
+            config: String::new(),
+            registry_config: folder.path().display().to_string(),
+        };
+        let (folders, urls) = registry_configuration(&paths, Some(5000), "n1").await;
+        let urls: Vec<_> = urls.iter().map(ToString::to_string).collect();
+        assert_eq!(urls, [format!("http://127.0.0.1:{own}")]);
+        let files = folders.iter().flat_map(|folder| &folder.files);
+        let ours: Vec<_> = files
+            .filter(|file| file.hosts.iter().any(|(_, is_ours)| *is_ours))
+            .filter_map(|file| file.registry.as_deref())
+            .collect();
+        assert_eq!(ours, ["one.example"]);
+    }
+}
