@@ -282,7 +282,7 @@ async fn answered(url: &RegistryUrl, own_node: &str) -> Answered {
 mod tests {
     use std::fs;
 
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -295,6 +295,8 @@ mod tests {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let answer =
                     format!("HTTP/1.1 200 OK\r\nx-peili-node: {node}\r\ncontent-length: 0\r\n\r\n");
+                // A connection that closes with unread bytes is reset.
+                let _ = stream.read(&mut [0; 4096]).await;
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
