@@ -54,6 +54,12 @@ impl Cluster {
         say("registries serve");
 
         let numbers: Vec<_> = (1..).map(Number).take(options.runtimes.len()).collect();
+        // Mirrors ask registries from their pods.
+        for registry in [&upstream, &private] {
+            for &node in &numbers {
+                node::route_to_pods(registry.host(), node)?;
+            }
+        }
         let plan = |name: &str, last: u8| {
             let host = network.host(name, last)?;
             plan(name, host, &numbers, &folder, &logs, [&upstream, &private])
@@ -88,7 +94,11 @@ impl Cluster {
             cluster.node_ready(&node.name).await?;
         }
         say("nodes are Ready");
-        cluster.control.apply(include_str!("coredns.yaml"))?;
+        // Mirrors reach the registries by the names that nodes have in /etc/hosts.
+        let registries = [&cluster.upstream, &cluster.private].map(Upstream::hosts_line);
+        let registries = registries.concat().trim().replace('\n', "\n            ");
+        let coredns = include_str!("coredns.yaml").replace("REGISTRIES", &registries);
+        cluster.control.apply(&coredns)?;
         cluster.rolled_out("kube-system deployment/coredns")?;
         say("DNS answers");
         Ok(cluster)

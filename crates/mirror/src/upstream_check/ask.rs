@@ -52,7 +52,13 @@ impl UpstreamCheck {
             },
         };
         self.0.metrics.count_check(answer.label());
-        answer
+        let mut answers = self.0.answers.lock();
+        match answer {
+            Answer::Unreachable if answers.registries.is_reached_by_client_alone(registry) => {
+                Answer::Failed
+            }
+            answer => answer,
+        }
     }
 
     /// Joins a running question, or asks it. `None`: too many are running, or it is not asked for this client.
