@@ -3,10 +3,9 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
 
 use lru::LruCache;
-use oci::{Digest, Key, Origin, Ranges};
+use oci::{Digest, Key, Ranges, Registry};
 use parking_lot::Mutex;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -17,15 +16,12 @@ use crate::deliveries::Deliveries;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::registry_speeds::RegistrySpeeds;
-use crate::request::{Kind, Target};
-use crate::upstream_check::UpstreamCheck;
+use crate::request::Target;
 use crate::{Store, UpstreamReason};
 
 /// The most objects that this node's client was sent upstream for and that have not appeared yet. A node pulls a few at
 /// a time; those that never appear are replaced by newer ones.
 const WAITING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
-/// A manifest that appears later may have come from elsewhere: an archive, for one.
-const FETCHED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Counts the bytes that the node's own client fetched from upstream.
 pub struct UpstreamBytes {
@@ -34,7 +30,6 @@ pub struct UpstreamBytes {
     activities: Arc<Activities>,
     speeds: Arc<RegistrySpeeds>,
     deliveries: Arc<Deliveries>,
-    upstream_check: Option<UpstreamCheck>,
 }
 
 /// How the client was sent upstream.
@@ -42,8 +37,7 @@ struct Sent {
     reason: UpstreamReason,
     /// The ranges of that request; the bytes before them were received here.
     ranges: Option<Ranges>,
-    origin: Option<Origin>,
-    kind: Kind,
+    registry: Option<Registry>,
     at: Instant,
 }
 
@@ -53,7 +47,6 @@ impl UpstreamBytes {
         activities: Arc<Activities>,
         speeds: Arc<RegistrySpeeds>,
         deliveries: Arc<Deliveries>,
-        upstream_check: Option<UpstreamCheck>,
     ) -> Self {
         Self {
             waiting: Mutex::new(LruCache::new(WAITING)),
@@ -61,7 +54,6 @@ impl UpstreamBytes {
             activities,
             speeds,
             deliveries,
-            upstream_check,
         }
     }
 
@@ -80,8 +72,7 @@ impl UpstreamBytes {
             let sent = Sent {
                 reason: refusal.reason(),
                 ranges: target.ranges.clone(),
-                origin: target.origin.clone(),
-                kind: target.kind,
+                registry: target.origin.as_ref().map(|origin| origin.registry.clone()),
                 at: Instant::now(),
             };
             self.waiting.lock().put(digest.clone(), sent);
@@ -125,15 +116,8 @@ impl UpstreamBytes {
             let begin = ranges.and_then(|ranges| Some(ranges.first()?.start));
             let bytes = object.size - begin.unwrap_or(0).min(object.size);
             self.metrics.count_upstream(sent.reason, bytes);
-            if let Some(origin) = &sent.origin {
-                let took = sent.at.elapsed();
-                self.speeds.received(&origin.registry, bytes, took);
-                if sent.kind == Kind::Manifest
-                    && took < FETCHED_WITHIN
-                    && let Some(check) = &self.upstream_check
-                {
-                    check.client_has_fetched(origin);
-                }
+            if let Some(registry) = &sent.registry {
+                self.speeds.received(registry, bytes, sent.at.elapsed());
             }
             if let Some(pull) = self.activities.get(digest) {
                 pull.bytes.add_upstream(sent.reason, bytes);
@@ -179,7 +163,6 @@ mod tests {
                 Arc::new(Activities::new(Changes::default())),
                 Arc::default(),
                 Arc::default(),
-                None,
             ),
             MemoryStore::default(),
         );

@@ -171,15 +171,6 @@ impl UpstreamCheck {
         }
     }
 
-    /// Records that this node's client has fetched a manifest from upstream. If this node cannot reach the registry, which
-    /// then is not away, the client may have had credentials, a proxy or a name that this node lacks.
-    pub fn client_has_fetched(&self, origin: &Origin) {
-        let mut answers = self.0.answers.lock();
-        if answers.registries.client_has_reached(&origin.registry) {
-            answers.protect(origin);
-        }
-    }
-
     /// The question to upstream before a manifest is sent. `None`: there is none.
     ///
     /// # Errors

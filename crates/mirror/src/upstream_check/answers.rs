@@ -289,14 +289,6 @@ impl Answers {
         }
     }
 
-    /// Protects a repository of which nothing is known, until upstream says that it is public.
-    pub fn protect(&mut self, origin: &Origin) {
-        if self.status(origin) == RepositoryStatus::Unknown {
-            self.repository_mut(origin).refused = Some(SystemTime::now());
-            self.refused_now(origin, None);
-        }
-    }
-
     /// Records that a repository is refused. `proof`: what was known until now. Its earlier answers to anonymous
     /// clients no longer count.
     fn refused_now(&mut self, origin: &Origin, proof: Option<Proof>) {

@@ -27,8 +27,6 @@ struct Contact {
     waited_in_vain: Option<Instant>,
     /// When it neither granted nor refused, if it has given no better answer since.
     gave_no_answer: Option<Instant>,
-    /// This node's client has reached it, and this node has not since.
-    reached_by_client: bool,
 }
 
 impl Contact {
@@ -81,20 +79,6 @@ impl Registries {
     /// Whether a registry is unreachable, as far as is known.
     pub fn is_away(&mut self, registry: &Registry) -> bool {
         self.contact(registry).failed.is_some()
-    }
-
-    /// Records that this node's client has fetched something from a registry. Returns whether this node cannot reach it
-    /// itself, as far as is known.
-    pub fn client_has_reached(&mut self, registry: &Registry) -> bool {
-        let contact = self.contact_mut(registry);
-        contact.reached_by_client = contact.failed.is_some() || contact.answered.is_none();
-        contact.reached_by_client
-    }
-
-    /// Whether this node's client can reach a registry that this node cannot: then no answer does not mean that the
-    /// registry is away.
-    pub fn is_reached_by_client_alone(&mut self, registry: &Registry) -> bool {
-        self.contact(registry).reached_by_client
     }
 
     /// Whether a registry has ever answered.

@@ -126,55 +126,6 @@ async fn blobs_of_an_unproven_repository_are_protected() {
     blob.expect("out of reach");
 }
 
-/// A name that only the node resolves, or a proxy that only containerd has.
-#[tokio::test(start_paused = true)]
-async fn a_registry_that_only_the_client_can_reach_is_not_away() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("repositories.json");
-    let options = CheckOptions {
-        proofs_file: Some(file.clone()),
-        ..CheckOptions::default()
-    };
-    let test = start(options.clone());
-    for name in ["a", "b"] {
-        test.set(name, Does::CannotBeReached);
-        test.manifest(name).await.expect("it may be away");
-    }
-    let config = test.hold(r#"{"env":"secret"}"#, &["b"]);
-    assert!(test.shows("b", &config, Kind::Blob).await);
-    let fetched = async {
-        tokio::task::yield_now().await;
-        test.check.client_has_fetched(&origin("a"));
-        while !file.exists() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::select! {
-        () = test.check.keep_proofs() => unreachable!("it runs for ever"),
-        () = fetched => {}
-    }
-    for name in ["a", "b"] {
-        assert!(is_not_public(&test.manifest(name).await), "{name}");
-    }
-    assert!(!test.shows("b", &config, Kind::Blob).await);
-    assert!(is_not_public(&test.blob("a", &config, true).await));
-    let restarted = start(options);
-    restarted.set("a", Does::CannotBeReached);
-    assert!(is_not_public(&restarted.manifest("a").await));
-    for name in ["a", "b"] {
-        test.set(name, Does::Give);
-        advance(Duration::from_secs(16)).await;
-        let _ = test.manifest(name).await;
-        advance(Duration::from_millis(1)).await;
-        test.manifest(name).await.expect("public");
-    }
-    test.check.client_has_fetched(&origin("c"));
-    test.set("c", Does::CannotBeReached);
-    test.manifest("c")
-        .await
-        .expect("this node reached it too, so it is away");
-}
-
 /// A registry can grant everything: its answer counts only for content held under its own name.
 #[tokio::test(start_paused = true)]
 async fn a_yes_of_one_registry_opens_nothing_of_another() {
