@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_a_rate_judging_paused_for_longer_than_any_node_would() {
+    fn a_pause_in_judging_that_others_name_is_no_longer_than_a_nodes_own() {
         let (mut rates, now) = (RegistryRates::default(), Time(0));
         let theirs = KnownRate {
             rate: LITTLE,
