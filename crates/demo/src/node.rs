@@ -127,7 +127,9 @@ impl Node {
             checks: None,
             flights: Some(feeds.clone()),
         };
-        let mirror = Arc::new(Mirror::new(parts, mirror_options(), &mut metrics));
+        let mut options = mirror_options();
+        options.access.own_names = vec![name(number)];
+        let mirror = Arc::new(Mirror::new(parts, options, &mut metrics));
         let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
         let announcing = mirror.clone();
         tasks.spawn(async move { announcing.announce().await });
