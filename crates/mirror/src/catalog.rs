@@ -109,6 +109,12 @@ impl Catalog {
         (of == identity).then(|| examined.clone())
     }
 
+    /// Whether an object is a manifest, if it was ever examined: a digest has one content.
+    pub(crate) fn is_manifest(&self, digest: &Digest) -> Option<bool> {
+        let mut files = self.examined.lock();
+        files.get(digest).map(|(_, examined)| examined.is_manifest)
+    }
+
     pub(crate) fn note_examined(&self, digest: &Digest, file: FileIdentity, examined: Examined) {
         self.examined.lock().put(digest.clone(), (file, examined));
     }

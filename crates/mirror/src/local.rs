@@ -209,8 +209,8 @@ fn examine(
     Ok(reading)
 }
 
-/// Whether an object that is here is a manifest, for a client with this share of the memory. `None`: it is not here, or
-/// damaged.
+/// Whether an object is a manifest, for a client with this share of the memory. `None`: it is not here, or damaged. Reads
+/// the disk if the object has not been examined yet.
 ///
 /// # Errors
 /// The same as for [`read_whole`].
@@ -219,6 +219,9 @@ pub async fn is_manifest(
     share: &Share,
     digest: &Digest,
 ) -> Result<Option<bool>, Unread> {
+    if let Some(is_manifest) = store.catalog().is_manifest(digest) {
+        return Ok(Some(is_manifest));
+    }
     let digest = digest.clone();
     let work = move |store: &dyn Store, may_read| {
         let Some(object) = store.open(&digest)? else {

@@ -49,6 +49,8 @@ struct State {
     for_own: bool,
     /// It was sent a large chunk.
     takes_many: bool,
+    /// It accepts bytes, and none were written since that was known.
+    takes_bytes: bool,
     /// Since when the mirror has waited for the client.
     waiting_since: Option<Instant>,
 }
@@ -63,6 +65,7 @@ impl ClientSocket {
                 is_answering: false,
                 for_own: false,
                 takes_many: false,
+                takes_bytes: false,
                 waiting_since: Some(Instant::now()),
             }),
         }
@@ -118,6 +121,9 @@ impl ClientSocket {
 
     /// Ready once the socket accepts [`SMALL_CHUNK`](super::send_memory::SMALL_CHUNK) bytes or is broken.
     pub fn poll_takes_bytes(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.state.lock().takes_bytes {
+            return Poll::Ready(());
+        }
         loop {
             let ready = ready!(self.poll_write_ready(cx));
             // Only a write shows the runtime that the kernel's buffer is full.
@@ -126,7 +132,8 @@ impl ClientSocket {
                 false => Ok(()),
             };
             if ready.is_err() || self.stream.try_io(Interest::WRITABLE, takes).is_ok() {
-                self.state.lock().waiting_since = None;
+                let mut state = self.state.lock();
+                (state.waiting_since, state.takes_bytes) = (None, true);
                 return Poll::Ready(());
             }
         }
@@ -230,6 +237,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.0.state.lock().takes_bytes = false;
         loop {
             ready!(self.0.poll_write_ready(cx))?;
             match self.0.stream.try_write_vectored(slices) {

@@ -28,15 +28,16 @@ impl Mirror {
         let client = ClientAddress::of(addresses.remote, addresses.local);
         // The least rights of this client: owning a pull can only add some.
         let caller = self.access.caller(headers, client, || false);
-        let is_here = |digest| self.store.catalog().visibility(digest).is_some();
         let may_own = match caller {
-            // A complete object fills no ingest.
-            Caller::Own => !target.digest().is_some_and(is_here),
+            Caller::Own => true,
             Caller::Peer => false,
             Caller::Remote => {
                 self.access.node_secret.is_none() && !self.access.requires_network_proof()
             }
         };
+        // A complete object fills no ingest.
+        let is_here = |digest| self.store.catalog().visibility(digest).is_some();
+        let may_own = may_own && !target.digest().is_some_and(is_here);
         let filled = if may_own {
             self.filled_ingest(target, caller).await
         } else {
