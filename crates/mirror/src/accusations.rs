@@ -1,10 +1,12 @@
-//! Accusations: a node tells a peer that its bytes were not committed. The peer hashes its copy, and withdraws it only
-//! if the copy is damaged: any client can accuse, and the peer may have relayed the bytes of another node.
+//! Accusations: a node tells a peer that its bytes were not committed, as soon as the store has given them up, and again
+//! when its client requests the object anew. The peer hashes its copy, and withdraws it only if the copy is damaged: any
+//! client can accuse, and the peer may have relayed the bytes of another node.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use lru::LruCache;
 use oci::{Digest, Key};
 use parking_lot::Mutex;
@@ -13,11 +15,13 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::deliveries::Delivery;
 use crate::fetch::Fetcher;
 use crate::metrics::Metrics;
+use crate::own_pull::OwnPull;
 use crate::request::Target;
 use crate::verification::{self, Verification};
-use crate::{Candidate, Store, local};
+use crate::{Candidate, IngestStage, Store, local};
 
 /// The minimal interval between hashes of one object, however often it is accused.
 const HASHED_EVERY: Duration = Duration::from_secs(24 * 3600);
@@ -36,6 +40,8 @@ pub struct Accusations {
     fetcher: Arc<Fetcher>,
     hashed: Mutex<LruCache<Digest, Instant>>,
     tasks: TaskTracker,
+    /// The tasks that wait for the store.
+    watches: TaskTracker,
     stop: CancellationToken,
     /// Stops the tasks when the mirror is dropped.
     _stops: DropGuard,
@@ -59,31 +65,44 @@ impl Accusations {
             fetcher,
             hashed: Mutex::new(LruCache::new(MAX_HASHED)),
             tasks: TaskTracker::new(),
+            watches: TaskTracker::new(),
             _stops: stop.clone().drop_guard(),
             stop,
         }
     }
 
+    /// Waits until the store has committed what peers deliver, or has given it up: then they are accused. The client may
+    /// not request it anew, or from a mirror that has restarted and knows nothing of the delivery.
+    pub fn watch(&self, target: &Target, digest: &Digest, delivery: Arc<Delivery>) {
+        let Some(mut growing) = target.pull.ingest.clone() else {
+            return;
+        };
+        if !delivery.watch() {
+            return;
+        }
+        let (fetcher, digest) = (self.fetcher.clone(), digest.clone());
+        let mut target = target.clone();
+        target.pull = OwnPull::default();
+        let watch = async move {
+            let end = growing.until(|p| p.stage != IngestStage::Filling).await;
+            if end.stage == IngestStage::Failed {
+                let accused = delivery.accused();
+                exclude(&fetcher, &digest, &accused);
+                tell(&fetcher, &target, &accused).await;
+            }
+        };
+        let stop = self.stop.clone();
+        self.watches.spawn(async move {
+            stop.run_until_cancelled(watch).await;
+        });
+    }
+
     /// Tells peers that the bytes that they delivered of an object were not committed. They are not asked for it again,
     /// unless upstream fails.
     pub fn accuse(&self, target: &Target, digest: &Digest, peers: Vec<Candidate>) {
-        let key = Key::Digest(digest.clone());
-        for peer in peers {
-            tracing::info!(
-                %digest, peer = %peer.peer,
-                "what this peer delivered was not committed; it is not asked for it again"
-            );
-            self.fetcher.peers.exclude(&peer.peer, &key);
-            let (fetcher, target) = (self.fetcher.clone(), target.clone());
-            self.spawn(async move {
-                if timeout(TELL_LIMIT, fetcher.accuse(&target, &peer))
-                    .await
-                    .is_err()
-                {
-                    tracing::debug!(peer = %peer.peer, "an accused peer does not answer");
-                }
-            });
-        }
+        exclude(&self.fetcher, digest, &peers);
+        let (fetcher, target) = (self.fetcher.clone(), target.clone());
+        self.spawn(async move { tell(&fetcher, &target, &peers).await });
     }
 
     /// Handles an accusation: hashes an object of this node, and withdraws it if it is damaged.
@@ -100,10 +119,10 @@ impl Accusations {
         self.spawn(async move { judge.hash(&digest).await });
     }
 
-    /// Whether no object is being hashed and no accusation is being sent.
+    /// Whether no object is being hashed, no accusation is being sent, and none may follow.
     #[cfg(test)]
     pub fn are_settled(&self) -> bool {
-        self.tasks.is_empty()
+        self.tasks.is_empty() && self.watches.is_empty()
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
@@ -112,6 +131,27 @@ impl Accusations {
             stop.run_until_cancelled(work).await;
         });
     }
+}
+
+fn exclude(fetcher: &Fetcher, digest: &Digest, peers: &[Candidate]) {
+    let key = Key::Digest(digest.clone());
+    for Candidate { peer, .. } in peers {
+        tracing::info!(
+            %digest, %peer,
+            "what this peer delivered was not committed; it is not asked for it again"
+        );
+        fetcher.peers.exclude(peer, &key);
+    }
+}
+
+async fn tell(fetcher: &Fetcher, target: &Target, peers: &[Candidate]) {
+    let tell = async |peer: &Candidate| {
+        let told = timeout(TELL_LIMIT, fetcher.accuse(target, peer)).await;
+        if told.is_err() {
+            tracing::debug!(peer = %peer.peer, "an accused peer does not answer");
+        }
+    };
+    join_all(peers.iter().map(tell)).await;
 }
 
 impl Judge {

@@ -26,6 +26,8 @@ pub struct Delivery {
 struct State {
     peers: Vec<Candidate>,
     has_ended: bool,
+    /// A task waits for the store to commit it.
+    is_watched: bool,
 }
 
 impl Delivery {
@@ -48,7 +50,13 @@ impl Delivery {
         }
     }
 
-    fn accused(&self) -> Vec<Candidate> {
+    /// Whether the caller is the first to watch this delivery.
+    pub fn watch(&self) -> bool {
+        !std::mem::replace(&mut self.state.lock().is_watched, true)
+    }
+
+    /// The peers that delivered all of the object.
+    pub fn accused(&self) -> Vec<Candidate> {
         let state = self.state.lock();
         let all = state.peers.iter().filter(|_| state.has_ended);
         all.cloned().collect()

@@ -22,7 +22,7 @@ pub async fn damaged_layer_in_flights(lab: Lab, containerd: Generation) -> Resul
     costs_one_attempt(lab, containerd, Settings::default()).await
 }
 
-/// The first pull fails, as there is only a damaged layer. The next one succeeds, and the holder withdraws its layer.
+/// The first pull fails, as there is only a damaged layer. Then the holder withdraws its layer, and the next pull succeeds.
 /// The pulls of other nodes never fail, and need nothing from upstream.
 async fn costs_one_attempt(lab: Lab, containerd: Generation, settings: Settings) -> Result<()> {
     let [damaged, puller, other, last] = lab.start_nodes_with(containerd, settings).await?;
@@ -32,16 +32,17 @@ async fn costs_one_attempt(lab: Lab, containerd: Generation, settings: Settings)
     puller.finds(&image).await?;
 
     ensure!(puller.pull(&image).await.is_err(), "it got a sound layer");
+    // Nobody has requested it again.
+    until("the damaged layer to be withdrawn", async || {
+        Ok(damaged.metric("peili_damaged_objects_total")? == 1.0)
+    })
+    .await?;
     // Until then containerd tries to commit the same bytes again, and requests nothing.
     until("containerd to give up the wrong bytes", async || {
         Ok(puller.containerd.received(&image.blobs[1]).is_none())
     })
     .await?;
     puller.pull(&image).await?;
-    until("the damaged layer to be withdrawn", async || {
-        Ok(damaged.metric("peili_damaged_objects_total")? == 1.0)
-    })
-    .await?;
 
     for late in [other, last] {
         late.finds(&image).await?;

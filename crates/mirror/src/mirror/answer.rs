@@ -4,6 +4,7 @@ use http::{HeaderValue, Response};
 
 use super::{ConnectionAddresses, Mirror};
 use crate::body::Body;
+use crate::found::Source;
 use crate::metrics::Metrics;
 use crate::pull_through::Client;
 use crate::refusal::Refusal;
@@ -171,6 +172,12 @@ impl Mirror {
         let result = self.find(&mut target, &client, record).await;
         self.expect_manifest(&target, &result);
         self.tracked(&mut target, &result, record);
+        if let (Ok(found), Some(delivery)) = (&result, &target.pull.delivery)
+            && found.source == Source::Peer
+        {
+            self.accusations
+                .watch(&target, &found.digest, delivery.clone());
+        }
         let limits = (&self.memory, &self.upload);
         let mut response = send::found(&target, headers, result?, limits)?;
         measured::name_source(&target, &mut response);

@@ -248,6 +248,13 @@ impl TestApp {
         self.ingests.lock().push(writer);
     }
 
+    /// containerd gives up all of its ingests, as after a commit that failed.
+    pub fn give_up_ingests(&self) {
+        for writer in self.ingests.lock().drain(..) {
+            writer.send_modify(|progress| progress.stage = IngestStage::Failed);
+        }
+    }
+
     /// The requests to the peers: the peer's number, and the head in lower case.
     pub fn asked(&self) -> Vec<(usize, String)> {
         self.asked.lock().clone()

@@ -46,6 +46,33 @@ async fn a_peer_whose_layer_was_not_committed_is_not_asked_again_and_is_told() {
     assert_eq!(asked.len(), 2);
 }
 
+/// Its client may never request it again, or from a mirror that has restarted meanwhile.
+#[tokio::test]
+async fn a_peer_is_told_as_soon_as_the_store_gives_up_its_layer() {
+    let (bytes, digest) = large();
+    let wrong = bytes.iter().map(|byte| !byte).collect();
+    let app = app(&digest, &[Peer::Lies(wrong)]).await;
+    assert_eq!(app.pull(&digest).await, bytes.len() as u64);
+    app.give_up_ingests();
+    until(|| {
+        app.asked()
+            .iter()
+            .any(|(_, head)| head.contains("not-committed"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pull_that_ends_early_accuses_nobody() {
+    let (bytes, digest) = large();
+    let app = app(&digest, &[Peer::Good(bytes)]).await;
+    app.ingest(&digest);
+    drop(app.blob(&digest).await);
+    app.give_up_ingests();
+    until(|| app.mirror.accusations.are_settled()).await;
+    assert_eq!(app.asked().len(), 1, "{:?}", app.asked());
+}
+
 /// New identities cost nothing: each peer that is asked could cost a whole pull.
 #[tokio::test]
 async fn wrong_layers_fail_one_pull_however_many_peers_send_them() {
