@@ -20,7 +20,8 @@ const FIRST_BYTE_GUESS: Duration = Duration::from_secs(1);
 const FIRST_BYTES: usize = CONTAINERD_SLOTS + 1;
 /// The most time that a slow upstream justifies waiting.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(20);
-/// A node that failed as a leader does not lead in this repository for this long.
+/// A node that failed as a leader does not lead in this repository for this long, unless upstream sends it something
+/// before.
 pub(crate) const LEADER_COOLDOWN: Duration = Duration::from_secs(3 * 60);
 /// The most repositories and registries to remember.
 const MAX_REPOSITORIES: usize = 1_024;
@@ -64,7 +65,8 @@ pub(crate) struct Ledger {
     accounts: BTreeMap<u64, PullBudget>,
     /// The latest times to upstream's first byte, by the hash of the registry.
     first_bytes: BTreeMap<u64, VecDeque<Duration>>,
-    /// Repositories in which this node failed as a leader, and until when it should not lead.
+    /// Repositories in which this node failed as a leader, and until when it should not lead, unless upstream sends it
+    /// something before.
     leader_cooldown: BTreeMap<u64, Time>,
     intake: Intake,
 }
@@ -245,8 +247,12 @@ impl Ledger {
         twice.clamp(FIRST_BYTE_GUESS, FIRST_BYTE_MAX)
     }
 
-    /// Records whether upstream sends anything of the repository.
+    /// Records whether upstream sends anything of the repository. If it does, this node can lead again: the registry was
+    /// away, or it refused one object.
     pub fn record_upstream(&mut self, repository: u64, sends: bool) {
+        if sends {
+            self.leader_cooldown.remove(&repository);
+        }
         if let Some(account) = self.accounts.get_mut(&repository) {
             account.upstream_fails = !sends;
         }
@@ -322,6 +328,19 @@ mod tests {
         ledger.touch(Time(9_000), 1);
         ledger.touch(Time(9_000).after(RESET), 1);
         assert_eq!(left(&ledger, 1), BUDGET);
+    }
+
+    #[test]
+    fn a_node_that_upstream_sends_something_can_lead_again() {
+        let mut ledger = Ledger::default();
+        ledger.touch(Time(0), 1);
+        ledger.start_leader_cooldown(Time(0), 1);
+        ledger.start_leader_cooldown(Time(0), 2);
+        ledger.record_upstream(1, false);
+        assert!(ledger.in_leader_cooldown(Time(1), 1));
+        ledger.record_upstream(1, true);
+        assert!(!ledger.in_leader_cooldown(Time(1), 1));
+        assert!(ledger.in_leader_cooldown(Time(1), 2), "another repository");
     }
 
     #[test]

@@ -171,11 +171,11 @@ impl Pulls {
                     // The next heartbeats report it.
                     return None;
                 }
-                if pull.role == PullRole::Lead {
+                if !matches!(pull.role, PullRole::Follow(_)) {
                     ledger.record_upstream(pull.repository, true);
-                    if size >= STEP {
-                        ledger.learn_first_byte(pull.registry, cx.now.since(pull.since));
-                    }
+                }
+                if pull.role == PullRole::Lead && size >= STEP {
+                    ledger.learn_first_byte(pull.registry, cx.now.since(pull.since));
                 }
                 pull.state(false, KnownRate::default())
             }

@@ -39,8 +39,8 @@ pub struct Attempts {
 #[derive(Debug)]
 struct State {
     is_requeued: bool,
-    /// The client was sent upstream.
-    is_sent_upstream: bool,
+    /// When the client was sent upstream, if it has not asked again since.
+    sent_upstream: Option<Instant>,
     failures: u8,
     /// The bytes from peers were not committed: the client goes upstream before any other peer.
     is_not_committed: bool,
@@ -53,7 +53,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             is_requeued: false,
-            is_sent_upstream: false,
+            sent_upstream: None,
             failures: 0,
             is_not_committed: false,
             received: 0,
@@ -121,14 +121,19 @@ impl Attempts {
 
     /// Records that the client is sent upstream.
     pub fn sent_upstream(&self) {
-        self.state.lock().is_sent_upstream = true;
+        self.state.lock().sent_upstream = Some(Instant::now());
     }
 
-    /// Records that the client requests the next bytes. If it was sent upstream for them, upstream has failed. Returns
-    /// whether peers whose bytes were not committed may be asked then: the others come first.
-    pub fn asked_again(&self) -> bool {
-        let has_failed = std::mem::take(&mut self.state.lock().is_sent_upstream);
-        has_failed && self.upstream_failed()
+    /// Records that the client requests the object again, or the rest of it (`goes_on`). If it was sent upstream for it,
+    /// upstream has failed, unless the registry has sent other objects since and a new pull begins. Returns whether
+    /// peers whose bytes were not committed may be asked then: the others come first.
+    pub fn asked_again(&self, goes_on: bool) -> bool {
+        let Some(since) = self.state.lock().sent_upstream.take() else {
+            return false;
+        };
+        let registry = self.registry.as_ref().filter(|_| !goes_on);
+        let works_again = registry.is_some_and(|r| self.speeds.has_sent_since(r, since));
+        !works_again && self.upstream_failed()
     }
 
     /// Records that upstream has failed the client: peers are the only sources, and may fail again. Returns whether all
@@ -244,10 +249,37 @@ mod tests {
         for _ in 0..MAX_FAILURES {
             attempts.failed();
         }
-        assert!(!attempts.asked_again(), "it was not sent upstream");
+        assert!(!attempts.asked_again(false), "it was not sent upstream");
         assert!(attempts.are_spent());
         attempts.sent_upstream();
-        assert!(attempts.asked_again());
+        assert!(attempts.asked_again(false));
         assert!(!attempts.are_spent());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn once_the_registry_sends_again_earlier_failures_of_it_do_not_count() {
+        let speeds = Arc::<RegistrySpeeds>::default();
+        let all = AttemptsByKey::new(speeds.clone());
+        let origin: Origin = Origin {
+            registry: "quay.io".parse().expect("a registry"),
+            repository: "a/b".parse().expect("a repository"),
+        };
+        let of = |name: &[u8]| {
+            let key = Key::Digest(oci::Digest::sha256(name));
+            all.of(&key, false, Some(&origin))
+        };
+        let layers = [of(b"one"), of(b"two")];
+        for layer in &layers {
+            layer.sent_upstream();
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        speeds.received(&origin.registry, 1, Duration::from_secs(1));
+        layers[0].budget.charge(Duration::from_secs(9));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        layers[0].budget.charge(Duration::from_secs(9));
+        layers[0].asked_again(false);
+        assert!(layers[0].are_spent(), "a new pull");
+        layers[1].asked_again(true);
+        assert!(!layers[1].are_spent(), "the same pull: upstream broke off");
     }
 }

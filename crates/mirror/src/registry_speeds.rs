@@ -29,7 +29,7 @@ const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// The speeds of registries, and the streams of peers that share this node's link.
 #[derive(Debug)]
 pub struct RegistrySpeeds {
-    known: Mutex<LruCache<Registry, (u64, Instant)>>,
+    known: Mutex<LruCache<Registry, Known>>,
     streams: Arc<AtomicUsize>,
 }
 
@@ -40,6 +40,15 @@ impl Default for RegistrySpeeds {
             streams: Arc::default(),
         }
     }
+}
+
+/// What is known of a registry.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// Its rate in bytes per second, zero if it has failed, and since when that is known.
+    rate: Option<(u64, Instant)>,
+    /// When the client last received an object from it.
+    sent: Option<Instant>,
 }
 
 /// A stream of a peer's bytes to this node's own client.
@@ -55,15 +64,29 @@ impl Drop for Stream {
 impl RegistrySpeeds {
     /// Records that the client received this many bytes of an object from the registry, from the request to the commit.
     pub fn received(&self, registry: &Registry, bytes: u64, took: Duration) {
+        let (mut all, now) = (self.known.lock(), Instant::now());
+        let known = all.get_or_insert_mut(registry.clone(), Known::default);
+        known.sent = Some(now);
         if bytes >= MIN_SIZE {
-            let speed = (per_second(bytes, took), Instant::now());
-            self.known.lock().put(registry.clone(), speed);
+            known.rate = Some((per_second(bytes, took), now));
+        } else {
+            // It works again, at an unknown rate.
+            known.rate.take_if(|(rate, _)| *rate == 0);
         }
+    }
+
+    /// Whether the registry has sent the client an object since then.
+    pub fn has_sent_since(&self, registry: &Registry, since: Instant) -> bool {
+        let mut all = self.known.lock();
+        let sent = all.get(registry).and_then(|known| known.sent);
+        sent.is_some_and(|sent| sent > since)
     }
 
     /// Records that the registry has failed the client: no peer is slower.
     pub fn failed(&self, registry: &Registry) {
-        self.known.lock().put(registry.clone(), (0, Instant::now()));
+        let mut all = self.known.lock();
+        let known = all.get_or_insert_mut(registry.clone(), Known::default);
+        known.rate = Some((0, Instant::now()));
     }
 
     /// Begins a stream.
@@ -77,11 +100,11 @@ impl RegistrySpeeds {
     /// present rate, and flights leave slower peers.
     pub fn required(&self, registry: Option<&Registry>, grows: bool) -> u64 {
         let mut known = self.known.lock();
-        let known = registry.and_then(|registry| known.get(registry));
+        let known = registry.and_then(|registry| known.get(registry)?.rate);
         let known = known.filter(|(_, at)| at.elapsed() < KNOWN_FOR);
         let speed = known.map_or(MIN_RATE, |(speed, _)| match grows {
-            true => MIN_RATE.min(*speed),
-            false => *speed / PART,
+            true => MIN_RATE.min(speed),
+            false => speed / PART,
         });
         let streams = self.streams.load(Ordering::Relaxed).max(1) as u64;
         (speed / streams).max(1)
@@ -107,6 +130,8 @@ mod tests {
         drop(streams);
         speeds.failed(&registry);
         assert_eq!(required(false), 1);
+        speeds.received(&registry, 1, Duration::from_secs(1));
+        assert_eq!(required(false), MIN_RATE, "it works again");
         speeds.received(&registry, 8_000_000, Duration::from_secs(2));
         tokio::time::advance(KNOWN_FOR).await;
         assert_eq!(required(false), MIN_RATE);

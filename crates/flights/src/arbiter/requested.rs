@@ -35,11 +35,23 @@ impl Arbiter {
             }
         }
         match self.note_request(cx.now, asker, request, cx.view) {
-            Ok(waiter) => self.try_answer(waiter, cx),
+            Ok(waiter) => {
+                self.note_cooldown(&waiter);
+                self.try_answer(waiter, cx);
+            }
             Err(Some(reply)) => asker.answer(key, number, reply, cx.out),
             Err(None) => {}
         }
         silent
+    }
+
+    /// Ends the leader cooldown of a node that says that upstream has sent it something since.
+    fn note_cooldown(&mut self, waiter: &Waiter) {
+        if !waiter.request.leader_cooldown {
+            let repository = waiter.request.repository;
+            self.leader_cooldown
+                .remove(&(waiter.asker.node, repository));
+        }
     }
 
     /// Notes what a request says about its flight. Fails with the answer of a request that has one or cannot wait, or

@@ -68,6 +68,34 @@ fn the_next_leads_when_the_first_may_not() {
     );
 }
 
+/// The lead of a node that has failed as a leader is held for others, until the registry has sent it something.
+#[test]
+fn after_an_outage_of_the_registry_only_the_first_lead_is_held() {
+    let mut cluster = Cluster::new(3);
+    let key = |n| Key::of(&format!("sha256:outage {n}"));
+    cluster.request_source(0, key(0));
+    cluster.run(100);
+    assert_eq!(cluster.taken(), [(0, Decision::Lead)]);
+    cluster.report(0, key(0), PullProgress::Failed);
+    cluster.run(100);
+    for n in 1..12 {
+        cluster.request_source(0, key(n));
+        let asked = cluster.now;
+        let decided = loop {
+            cluster.run(10);
+            let taken = cluster.taken();
+            if !taken.is_empty() {
+                break taken;
+            }
+        };
+        assert_eq!(decided, [(0, Decision::Lead)], "{n}");
+        let is_held = cluster.now - asked >= 1_000;
+        assert_eq!(is_held, n == 1, "{n}");
+        cluster.report(0, key(n), PullProgress::Begun { size: 1_000 });
+        cluster.report(0, key(n), PullProgress::Done);
+    }
+}
+
 #[test]
 fn who_has_it_feeds_the_others() {
     let mut cluster = Cluster::new(5);

@@ -65,7 +65,7 @@ impl Mirror {
                 self.accusations.accuse(target, &digest, accused);
             } else if offset <= growing.progress().written
                 // Parallel ranges begin further on.
-                && attempts.asked_again()
+                && attempts.asked_again(offset > 0)
             {
                 self.peers.readmit(&key);
             }
@@ -204,7 +204,7 @@ impl Mirror {
             .attempts
             .of(&key, target.head_only, target.origin.as_ref());
         if target.head_only {
-            attempts.asked_again();
+            attempts.asked_again(false);
         }
         target.pull.attempts = Some(attempts);
     }
