@@ -10,6 +10,9 @@ use crate::finding::{Check, Severity};
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub containerd: Containerd,
+    /// containerd was looked for where it usually is, and there is no socket: the mirror, which knows where, does not
+    /// answer.
+    pub socket_is_assumed: bool,
     /// containerd's registry configuration, in containerd's order of folders.
     pub hosts: Vec<HostsFolder>,
     /// The mirrors in hosts.toml, and which server answers there.
@@ -29,6 +32,7 @@ pub struct Facts {
 /// The node's containerd.
 #[derive(Clone, Debug)]
 pub enum Containerd {
+    /// See also [`Facts::socket_is_assumed`].
     Unreachable {
         socket: String,
         error: String,
@@ -103,6 +107,9 @@ pub enum Answered {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Mirror {
     pub version: String,
+    /// The id of its router. Empty: it is older, and does not say.
+    #[serde(default)]
+    pub peer_id: String,
     /// The paths of containerd and its files in its options. `None`: it has its own store.
     pub containerd: Option<ContainerdPaths>,
     /// Why it is not ready.

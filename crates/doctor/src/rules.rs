@@ -20,9 +20,20 @@ const FEW_FILES: u64 = 4096;
 /// The tolerated clock difference, in seconds: certificates and signatures of a registry are checked against the clock.
 const CLOCK_TOLERANCE: u64 = 60;
 
+/// Named by a mirror that refuses clients on other hosts.
+const PAGE_ACCESS: &str = "--page-access";
+
 pub fn containerd(facts: &Facts) -> Vec<Finding> {
     match &facts.containerd {
         Containerd::None => Vec::new(),
+        Containerd::Unreachable {
+            socket, elsewhere, ..
+        } if facts.socket_is_assumed && elsewhere.is_empty() => {
+            let found = format!(
+                "it is not at {socket}, and the mirror, which knows where, does not answer"
+            );
+            vec![CONTAINERD_ANSWERS.unknown(found, "name its socket with --containerd-sock")]
+        }
         Containerd::Unreachable {
             socket,
             error,
@@ -64,10 +75,13 @@ pub fn mirror(facts: &Facts) -> Vec<Finding> {
     let mirror = match &facts.mirror {
         Ok(mirror) => mirror,
         Err(error) => {
-            return vec![MIRROR_ANSWERS.fault(
-                format!("{}: {error}", facts.mirror_address),
-                why_silent(&facts.addresses),
-            )];
+            let remedy = match error.contains(PAGE_ACCESS) {
+                true => "the error says how".to_owned(),
+                false => why_silent(&facts.addresses),
+            };
+            return vec![
+                MIRROR_ANSWERS.fault(format!("{}: {error}", facts.mirror_address), remedy),
+            ];
         }
     };
     let version = mirror.version.clone();
@@ -188,7 +202,8 @@ pub fn upstream(facts: &Facts) -> Vec<Finding> {
             false => UPSTREAM_REACHED.warning(
                 shortened(&unreachable),
                 "images that nodes have still pull, and tags are the last known ones. If containerd reaches the registry and the \
-                 mirror does not, let it see the same hosts.toml, certificates and proxies",
+                 mirror does not, give the mirror the same hosts.toml and certificates (--containerd-registry-config-path) and \
+                 proxies (HTTPS_PROXY)",
             ),
         },
         match failing.is_empty() {

@@ -23,9 +23,11 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// The path that is asked for.
 const READY: &str = "/readyz";
-/// The path at which a mirror names its node, without credentials, and the header with the name.
+/// The path at which a mirror names its node, without credentials, and the headers with the name and with the id of its
+/// router.
 const LIVE: &str = "/livez";
 const NODE: &str = "x-peili-node";
+const PEER: &str = "x-peili-peer";
 /// The most addresses asked at once.
 const CONCURRENCY: usize = 10;
 /// The limit for one address, from connecting to the end of the answer.
@@ -171,19 +173,35 @@ pub async fn get_all(endpoint: &Endpoint, path: &str) -> Result<Vec<Answer>, Pro
     ask(endpoint, &names, path).await.map_err(ProbeError::Name)
 }
 
-/// The name of the node whose mirror answers at an endpoint. `None`: something else answers.
+/// The mirror that answers at an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorName {
+    /// The name of its node.
+    pub node: String,
+    /// The id of its router. `None`: an older mirror, which does not say.
+    pub peer: Option<String>,
+}
+
+/// The mirror that answers at an endpoint. `None`: something else answers.
 ///
 /// # Errors
 /// There is no answer.
-pub async fn node_at(endpoint: &Endpoint) -> Result<Option<String>, String> {
+pub async fn mirror_at(endpoint: &Endpoint) -> Result<Option<MirrorName>, String> {
     let addresses = Names::new(endpoint).addresses().await?;
     let mut error = "the name has no address".to_owned();
     for ip in addresses {
         let address = SocketAddr::new(ip, endpoint.port);
         match timeout(REQUEST_LIMIT, send(address, LIVE)).await {
             Ok(Ok(response)) => {
-                let node = response.headers().get(NODE);
-                return Ok(node.and_then(|node| Some(node.to_str().ok()?.to_owned())));
+                let header = |name| {
+                    let value = response.headers().get(name)?.to_str();
+                    Some(value.ok()?.to_owned())
+                };
+                let name = |node| MirrorName {
+                    node,
+                    peer: header(PEER),
+                };
+                return Ok(header(NODE).map(name));
             }
             Ok(Err(failed)) => error = failed,
             Err(_) => error = format!("no answer within {} s", REQUEST_LIMIT.as_secs()),

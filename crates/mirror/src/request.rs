@@ -24,6 +24,8 @@ use path::Page;
 
 /// The name of the node whose mirror answers, on `/livez`.
 pub const NODE: HeaderName = HeaderName::from_static("x-peili-node");
+/// Names the router of an answering mirror. Nodes may share a name.
+pub const PEER: HeaderName = HeaderName::from_static("x-peili-peer");
 /// Marks a request of a mirror to a peer, which does not ask others. It grants no rights.
 pub const MIRRORED: HeaderName = HeaderName::from_static("x-spegel-mirrored");
 /// Names the registry, in requests and answers.

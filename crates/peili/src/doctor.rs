@@ -6,6 +6,7 @@ mod platforms;
 pub use gather::gather;
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::time::Duration;
 
 use ::doctor::{ContainerdPaths, Facts, Mirror, Report, Severity, diagnose};
@@ -89,7 +90,13 @@ impl DoctorTarget {
         let mirror = self.mirror().await;
         let paths = self.paths(mirror.as_ref().ok().map(|(_, mirror)| mirror));
         let address = self.endpoint.to_string();
-        gather(paths, mirror, address, !self.pre).await
+        let is_assumed = self.given.socket.is_empty() && mirror.is_err() && !self.pre;
+        let is_missing = |paths: &ContainerdPaths| !Path::new(&paths.socket).exists();
+        let socket_is_assumed = is_assumed && paths.as_ref().is_some_and(is_missing);
+        Facts {
+            socket_is_assumed,
+            ..gather(paths, mirror, address, !self.pre).await
+        }
     }
 
     /// The paths of containerd and its files. `None`: the mirror has its own store.

@@ -130,16 +130,27 @@ fn ours(files: &[&HostsFile], facts: &Facts) -> Vec<Finding> {
         .iter()
         .filter_map(|file| {
             let (first, is_ours) = file.hosts.first()?;
-            (!is_ours).then(|| format!("{} has {first} first", file.path))
+            (!is_ours).then_some((file, first))
         })
         .collect();
     if behind.is_empty() {
         findings.push(HOSTS_FIRST.ok("everywhere"));
     } else {
+        let keeps = match behind.iter().any(|(file, _)| file.by_mirror) {
+            true => {
+                "The file is Peili's, so this drops what was added to it by hand: hosts of your own belong into a file of \
+                 your own, which --prepend-existing keeps behind the mirror"
+            }
+            false => "With --prepend-existing it keeps the other host behind the mirror",
+        };
+        let behind = behind.iter();
+        let behind = behind.map(|(file, first)| format!("{} has {first} first", file.path));
         findings.push(HOSTS_FIRST.warning(
-            behind.join("; "),
-            "containerd asks that host first, and the mirror only for what it lacks: run peili configuration \
-             --prepend-existing, which puts the mirror first and keeps the other host behind it",
+            behind.collect::<Vec<_>>().join("; "),
+            format!(
+                "containerd asks that host first, and the mirror only for what it lacks: {}\n{keeps}",
+                configure(facts)
+            ),
         ));
     }
     findings
@@ -177,12 +188,12 @@ fn asked(facts: &Facts) -> Option<Finding> {
         Some(ago) => ASKED.ok(format!("{ago} s ago")),
         None if mirror.uptime_s >= ASKED_WITHIN => ASKED.warning(
             format!("never in {} h", mirror.uptime_s / 3600),
-            "pull an image with crictl pull, and look again. If the mirror is still not asked, restart containerd: it \
-             reads config_path at its start",
+            "let the kubelet pull an image, or run crictl pull IMAGE, and look again. If the mirror is still not asked, \
+             restart containerd: it reads config_path at its start",
         ),
         None => ASKED.unknown(
             format!("not yet; the mirror started {} s ago", mirror.uptime_s),
-            "pull an image with crictl pull IMAGE, and look again",
+            "let the kubelet pull an image, or run crictl pull IMAGE, and look again",
         ),
     })
 }

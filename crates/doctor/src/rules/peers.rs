@@ -101,7 +101,7 @@ fn lacking(mirror: &Mirror, facts: &Facts) -> Option<Finding> {
 
 fn no_peers(mirror: &Mirror) -> Finding {
     let remedy = "compare --bootstrap-kind and its options with where the other nodes are; a DNS name has to resolve to \
-                  their addresses, and their port 5001 has to be open. A cluster of one node is in order";
+                  their addresses, and port 5001 has to be open, there and on this node. A cluster of one node is in order";
     match &mirror.bootstrap_error {
         Some(error) => PEERS_FOUND.fault(error.clone(), remedy),
         None if mirror.uptime_s < STARTING => {

@@ -64,6 +64,7 @@ fn sound() -> Facts {
         }],
         now: 1_000_000,
         clocks: ["n2", "n3"].map(|name| clock_of(name, 1)).to_vec(),
+        socket_is_assumed: false,
         mirror_address: "127.0.0.1:9090".into(),
         mirror: Ok(Mirror {
             version: "1.0".into(),
@@ -407,6 +408,26 @@ fn a_mirror_that_cannot_take_its_port_is_told_from_one_that_was_not_started() {
         );
         assert!(report.text(false).contains(told), "{}", report.text(false));
     }
+}
+
+/// Only the mirror knows where containerd is on such a host.
+#[test]
+fn a_silent_mirror_is_the_only_fault_where_containerd_is_elsewhere() {
+    let mut facts = sound();
+    facts.mirror = Err("connection refused".into());
+    facts.socket_is_assumed = true;
+    facts.containerd = Containerd::Unreachable {
+        socket: "/run/containerd/containerd.sock".into(),
+        error: "No such file or directory".into(),
+        elsewhere: Vec::new(),
+    };
+    let report = diagnose(&facts);
+    let faults = report
+        .findings()
+        .iter()
+        .filter(|f| f.severity == Severity::Fault);
+    let faults: Vec<_> = faults.map(|f| f.code.to_string()).collect();
+    assert_eq!(faults, ["PEILI-M001"]);
 }
 
 #[test]

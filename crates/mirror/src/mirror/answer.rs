@@ -10,7 +10,7 @@ use crate::pull_through::Client;
 use crate::refusal::Refusal;
 use crate::request::conditions::{self, Conditions};
 use crate::request::{
-    Caller, ClientAddress, MIRRORED, NODE, NOT_COMMITTED, Request, RequestError, Target,
+    Caller, ClientAddress, MIRRORED, NODE, NOT_COMMITTED, PEER, Request, RequestError, Target,
 };
 use crate::request_record::{RequestRecord, handler};
 use crate::trace::Span;
@@ -24,6 +24,10 @@ impl Mirror {
             && !name.is_empty()
         {
             response.headers_mut().insert(NODE, name);
+        }
+        let id = self.router.own_id();
+        if let Some(Ok(id)) = id.map(|id| HeaderValue::from_str(id.as_str())) {
+            response.headers_mut().insert(PEER, id);
         }
         response
     }

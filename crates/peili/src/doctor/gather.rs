@@ -14,7 +14,7 @@ use ::doctor::{
 use containerd::{Setup, State, Topic};
 use futures::future::join_all;
 use hosts::ConfigPath;
-use hosts::probe::{self, Endpoint};
+use hosts::probe::{self, Endpoint, MirrorName};
 use mirror::Secret;
 use oci::{RegistryUrl, Scheme};
 use tokio::task::spawn_blocking;
@@ -29,6 +29,21 @@ const ASKED_FOR_CLOCK: usize = 3;
 /// The port of a mirror that does not report it.
 const DEFAULT_PORT: u16 = 5000;
 
+/// The mirror of this node. Nodes may share a name, as machines that were copied do.
+#[derive(Clone, Copy, Debug, Default)]
+struct OwnMirror<'a> {
+    node: &'a str,
+    /// The id of its router. Empty: it does not say.
+    peer: &'a str,
+}
+
+impl OwnMirror<'_> {
+    fn is(&self, other: &MirrorName) -> bool {
+        let is_same = |peer: &String| self.peer.is_empty() || self.peer == peer;
+        self.node == other.node && other.peer.as_ref().is_none_or(is_same)
+    }
+}
+
 /// Examines containerd and its files, and the servers at the addresses in them. `mirror`: the mirror's report on
 /// itself, with the name of its node.
 pub async fn gather(
@@ -41,9 +56,15 @@ pub async fn gather(
     if let Some(paths) = paths {
         let port = mirror.as_ref().ok().map(|(_, mirror)| mirror.registry_port);
         // Empty where the mirror does not answer, so that whatever answers instead is reported.
-        let node = mirror.as_ref().map_or("", |(node, _)| node.as_str());
+        let own = mirror.as_ref().map_or_else(
+            |_| OwnMirror::default(),
+            |(node, mirror)| OwnMirror {
+                node,
+                peer: &mirror.peer_id,
+            },
+        );
         let (said, (folders, mut urls)) =
-            tokio::join!(look_at(&paths), registry_configuration(&paths, port, node));
+            tokio::join!(look_at(&paths), registry_configuration(&paths, port, own));
         containerd = said;
         if mirror.is_err() && urls.is_empty() {
             // Another program on the mirror's default port keeps the mirror from starting.
@@ -52,7 +73,7 @@ pub async fn gather(
         hosts = folders;
         for url in urls {
             addresses.push(AddressAnswer {
-                answer: answered(&url, node).await,
+                answer: answered(&url, own).await,
                 url: url.to_string(),
             });
         }
@@ -67,6 +88,7 @@ pub async fn gather(
         addresses,
         now: now(),
         clocks,
+        socket_is_assumed: false,
         mirror_address,
         mirror: mirror.map(|(_, mirror)| mirror),
         is_installed,
@@ -132,7 +154,7 @@ async fn look_at(paths: &ContainerdPaths) -> Containerd {
 async fn registry_configuration(
     paths: &ContainerdPaths,
     port: Option<u16>,
-    node: &str,
+    own: OwnMirror<'_>,
 ) -> (Vec<HostsFolder>, Vec<RegistryUrl>) {
     let read = |confirmed: Vec<RegistryUrl>| {
         let paths = paths.clone();
@@ -148,7 +170,7 @@ async fn registry_configuration(
     let urls = urls.into_iter().filter_map(|url| url.parse().ok());
     let asked = urls
         .filter(|url: &RegistryUrl| url.scheme == Scheme::Http)
-        .map(async |url| matches!(answered(&url, node).await, Answered::ThisNode).then_some(url));
+        .map(async |url| matches!(answered(&url, own).await, Answered::ThisNode).then_some(url));
     let confirmed: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
     match confirmed.is_empty() {
         true => found,
@@ -256,7 +278,7 @@ fn advice(finding: containerd::Finding) -> Advice {
 }
 
 /// The server that answers at a mirror's address.
-async fn answered(url: &RegistryUrl, own_node: &str) -> Answered {
+async fn answered(url: &RegistryUrl, own: OwnMirror<'_>) -> Answered {
     let name = url.registry.as_str();
     let has_port = name
         .rsplit_once(':')
@@ -270,9 +292,12 @@ async fn answered(url: &RegistryUrl, own_node: &str) -> Answered {
         Ok(endpoint) => endpoint,
         Err(error) => return Answered::Nothing(error.to_string()),
     };
-    match probe::node_at(&endpoint).await {
-        Ok(Some(node)) if node == own_node => Answered::ThisNode,
-        Ok(Some(node)) => Answered::OtherNode(node),
+    match probe::mirror_at(&endpoint).await {
+        Ok(Some(mirror)) if own.is(&mirror) => Answered::ThisNode,
+        Ok(Some(MirrorName { node, .. })) if node == own.node => {
+            Answered::OtherNode(format!("{node}, which is another one of the same name"))
+        }
+        Ok(Some(MirrorName { node, .. })) => Answered::OtherNode(node),
         Ok(None) => Answered::Something("it does not say of which node it is".to_owned()),
         Err(error) => Answered::Nothing(error),
     }
@@ -287,14 +312,15 @@ mod tests {
 
     use super::*;
 
-    /// Something at a port of this host that says that it is the mirror of this node.
-    async fn mirror_of(node: &'static str) -> u16 {
+    /// Something at a port of this host that says that it is a mirror.
+    async fn mirror_of(node: &'static str, peer: &'static str) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let answer =
-                    format!("HTTP/1.1 200 OK\r\nx-peili-node: {node}\r\ncontent-length: 0\r\n\r\n");
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nx-peili-node: {node}\r\nx-peili-peer: {peer}\r\ncontent-length: 0\r\n\r\n"
+                );
                 // A connection that closes with unread bytes is reset.
                 let _ = stream.read(&mut [0; 4096]).await;
                 let _ = stream.write_all(answer.as_bytes()).await;
@@ -307,21 +333,30 @@ mod tests {
     #[tokio::test]
     async fn an_entry_at_an_unknown_port_is_the_mirrors_if_it_answers_there() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (own, other) = (mirror_of("n1").await, mirror_of("n2").await);
-        for (registry, port) in [("one.example", own), ("two.example", other)] {
+        let (own, other) = (mirror_of("n1", "a").await, mirror_of("n2", "b").await);
+        let of_same_name = mirror_of("n1", "c").await;
+        for (registry, port) in [
+            ("one.example", own),
+            ("two.example", other),
+            ("three.example", of_same_name),
+        ] {
             let entry = folder.path().join(registry);
             fs::create_dir(&entry).expect("a folder");
             let text =
                 format!("server = \"https://{registry}\"\n[host.\"http://127.0.0.1:{port}\"]\n");
             fs::write(entry.join("hosts.toml"), text).expect("a file");
         }
+        let this = OwnMirror {
+            node: "n1",
+            peer: "a",
+        };
         let paths = ContainerdPaths {
             socket: String::new(),
             content: String::new(),
             config: String::new(),
             registry_config: folder.path().display().to_string(),
         };
-        let (folders, urls) = registry_configuration(&paths, Some(5000), "n1").await;
+        let (folders, urls) = registry_configuration(&paths, Some(5000), this).await;
         let urls: Vec<_> = urls.iter().map(ToString::to_string).collect();
         assert_eq!(urls, [format!("http://127.0.0.1:{own}")]);
         let files = folders.iter().flat_map(|folder| &folder.files);

@@ -111,8 +111,10 @@ impl Pages {
         addresses: ConnectionAddresses,
     ) -> Option<Response<Body>> {
         let text = |status, text| Some(answer(status, "text/plain; charset=utf-8", text));
-        let is_loopback = addresses.remote.ip().to_canonical().is_loopback();
-        if self.access == PageAccess::Loopback && !is_loopback {
+        // A client of this host that asks at another address of it has that address itself.
+        let [remote, local] = [addresses.remote, addresses.local].map(|a| a.ip().to_canonical());
+        let is_on_this_host = remote.is_loopback() || remote == local;
+        if self.access == PageAccess::Loopback && !is_on_this_host {
             let why = "the status page is for clients on this host: use kubectl port-forward or an SSH tunnel, or run the \
                        mirror with --page-access anywhere\n";
             return text(StatusCode::FORBIDDEN, why.to_owned());

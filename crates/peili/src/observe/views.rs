@@ -146,6 +146,7 @@ impl Views {
         };
         doctor::Mirror {
             version: status.node.version,
+            peer_id: about.peer_id.clone(),
             containerd: about.containerd.clone(),
             not_ready: status.node.not_ready,
             registry_port: about.registry.port(),
