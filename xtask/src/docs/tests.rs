@@ -117,7 +117,7 @@ fn files(folder: &Path) -> Vec<String> {
 #[test]
 fn every_module_that_a_page_names_exists() {
     let root = root();
-    let folders = ["crates", "e2e", "fuzz", "sim", "xtask"];
+    let folders = ["charts", "crates", "e2e", "fuzz", "sim", "xtask"];
     let files: Vec<_> = folders
         .iter()
         .flat_map(|folder| files(&root.join(folder)))
