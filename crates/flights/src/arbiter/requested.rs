@@ -36,7 +36,7 @@ impl Arbiter {
         }
         match self.note_request(cx.now, asker, request, cx.view) {
             Ok(waiter) => {
-                self.note_cooldown(&waiter);
+                self.end_cooldown(&waiter);
                 self.try_answer(waiter, cx);
             }
             Err(Some(reply)) => asker.answer(key, number, reply, cx.out),
@@ -46,7 +46,7 @@ impl Arbiter {
     }
 
     /// Ends the leader cooldown of a node that says that upstream has sent it something since.
-    fn note_cooldown(&mut self, waiter: &Waiter) {
+    fn end_cooldown(&mut self, waiter: &Waiter) {
         if !waiter.request.leader_cooldown {
             let repository = waiter.request.repository;
             self.leader_cooldown
