@@ -17,6 +17,7 @@ use crate::chaos::Random;
 use crate::containerd::Generation;
 use crate::image::Image;
 use crate::lab::{Lab, Settings};
+use crate::mirror::REGISTRY_PORT;
 use crate::network::Host;
 use crate::node::Node;
 use crate::process::raise_descriptors;
@@ -40,8 +41,6 @@ const BIG: usize = 32 << 20;
 const PULLED: [usize; 3] = [2 << 20, 1 << 20, 1 << 20];
 /// The number of images to pull.
 const IMAGES: usize = 4;
-/// The port of the mirror's registry, on any node.
-const REGISTRY_PORT: u16 = 5000;
 const OUTSIDE: u8 = 41;
 
 /// What containerd achieved under the load, and the mirror's resources.

@@ -29,7 +29,7 @@ mod wait;
 
 pub use crate::certificates::{ask_by_tls, publish};
 pub use crate::containerd::{Containerd, Generation};
-pub use crate::mirror::{Mirror, Store, configure, peili};
+pub use crate::mirror::{Mirror, REGISTRY_PORT, ROUTER_PORT, Store, configure, peili};
 pub use browser::{Browser, Screen};
 pub use cri::Cri;
 pub use gate::{Gate, Treatment};

@@ -15,8 +15,9 @@ use crate::site;
 /// The environment variable with another build to test, or any program with the same command line.
 const BINARY: &str = "PEILI_E2E_BINARY";
 
-const REGISTRY_PORT: u16 = 5000;
-const ROUTER_PORT: u16 = 5001;
+/// The ports of a mirror, on any node.
+pub const REGISTRY_PORT: u16 = 5000;
+pub const ROUTER_PORT: u16 = 5001;
 const BOOTSTRAP_PORT: u16 = 5002;
 const METRICS_PORT: u16 = 9090;
 

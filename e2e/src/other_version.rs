@@ -11,12 +11,13 @@ use libp2p::kad::store::MemoryStore;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{self, NetworkBehaviour};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, SwarmBuilder, identify, kad, noise, tcp, yamux};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use crate::mirror::{REGISTRY_PORT, ROUTER_PORT};
 use crate::network::Host;
 
-/// The port that peers connect to.
-const ROUTER_PORT: u16 = 5001;
 /// How long an unused connection stays open: as long as a test may take.
 const IDLE: Duration = Duration::from_secs(600);
 
@@ -81,10 +82,18 @@ async fn run(
     swarm.listen_on(at(address))?;
     swarm.add_external_address(at(address));
     swarm.dial(at(node)).context("the node")?;
+    let registry = TcpListener::bind((address, REGISTRY_PORT)).await?;
     loop {
         tokio::select! {
             _ = &mut stopped => return Ok(()),
             _ = swarm.select_next_some() => {}
+            client = registry.accept() => {
+                let (mut client, _) = client?;
+                // A connection that closes with unread bytes is reset.
+                let _ = client.read(&mut [0; 4096]).await;
+                let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+                let _ = client.write_all(answer).await;
+            }
         }
     }
 }

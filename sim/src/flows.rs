@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use flights::pull_rules::{REPORT_EVERY, Role, stall_limit};
+use flights::pull_rules::{REPORT_EVERY, Role};
 use flights::{PullProgress, SourceWatch};
 
 use crate::links::Flow;
 use crate::setup::{Micros, SECOND, micros};
-use crate::world::{FILE_STEP, Phase, World};
+use crate::world::{FILE_STEP, Phase, Pull, World};
 
 impl World {
     /// Advances all flows by one step.
@@ -63,7 +63,8 @@ impl World {
             self.step_at = self.now + self.setup.step;
         }
         let index = self.flows.len() as u32;
-        self.pull_mut(node, object).phase = Phase::Flowing(index);
+        let pull = self.pull_mut(node, object);
+        (pull.phase, pull.stalled) = (Phase::Flowing(index), false);
         self.flows.push(Flow {
             node,
             source,
@@ -127,7 +128,7 @@ impl World {
             } else if pull.begun && came > 0 && self.now - flow.reported >= micros(REPORT_EVERY) {
                 flow.reported = self.now;
                 begun.push(at);
-            } else if self.now - flow.last >= stalls_after(pull.got, flow) && !pull.stalled {
+            } else if self.now - flow.last >= stalls_after(pull, flow) && !pull.stalled {
                 pull.stalled = true;
                 stalled.push(at);
             }
@@ -147,7 +148,7 @@ impl World {
 }
 
 /// The time after a flow's last byte at which it counts as stalled.
-fn stalls_after(bytes: u64, flow: &Flow) -> Micros {
+fn stalls_after(pull: &Pull, flow: &Flow) -> Micros {
     let taken = Duration::from_micros(flow.last - flow.began);
-    micros(stall_limit(bytes, taken))
+    micros(pull.role.stall_limit(pull.got, taken))
 }

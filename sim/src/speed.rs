@@ -201,8 +201,11 @@ impl World {
                 self.push(self.now + limit, Event::Status { pull, status });
             } else {
                 let at = self.now + self.round_trip(node, source);
-                let status = match self.pull(source, object).phase {
+                let theirs = self.pull(source, object);
+                let status = match theirs.phase {
                     Phase::Absent => SourceStatus::Gone,
+                    // The pull has ended, though its download goes on.
+                    Phase::Flowing(_) if theirs.stalled => SourceStatus::Gone,
                     _ => SourceStatus::Has {
                         offset: self.visible(source, object),
                         sent: Some(self.members[source as usize].sent.rate()),

@@ -10,17 +10,12 @@ use crate::finding::{Check, Severity};
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub containerd: Containerd,
-    /// containerd was looked for where it usually is, and there is no socket: the mirror, which knows where, does not
-    /// answer.
-    pub socket_is_assumed: bool,
     /// containerd's registry configuration, in containerd's order of folders.
     pub hosts: Vec<HostsFolder>,
     /// The mirrors in hosts.toml, and which server answers there.
     pub addresses: Vec<AddressAnswer>,
     /// The clock of the observer, in seconds since 1970.
     pub now: u64,
-    /// Other nodes whose clocks were read.
-    pub clocks: Vec<PeerClock>,
     /// The address of the mirror's port for metrics and health.
     pub mirror_address: String,
     /// Its answer, or the error.
@@ -32,7 +27,10 @@ pub struct Facts {
 /// The node's containerd.
 #[derive(Clone, Debug)]
 pub enum Containerd {
-    /// See also [`Facts::socket_is_assumed`].
+    /// There is no socket where it usually is, and the mirror, which knows where, does not answer.
+    Unknown {
+        socket: String,
+    },
     Unreachable {
         socket: String,
         error: String,
@@ -157,14 +155,6 @@ pub struct KeyFile {
     pub fault: Option<String>,
 }
 
-/// The clock of another node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerClock {
-    pub name: String,
-    /// How many seconds it is ahead of the observer's clock.
-    pub ahead: i64,
-}
-
 /// The paths of a node's containerd in a mirror's options.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerdPaths {
@@ -186,8 +176,11 @@ pub struct Peer {
     pub address: String,
     /// `None`: unknown, or another program.
     pub version: Option<String>,
-    /// Its last error, if it gets no requests because of that.
+    /// Its last error, if it gets no requests because of that, or why it could not be reached now.
     pub error: Option<String>,
+    /// How many seconds its clock is ahead of this node's. `None`: it was not asked, or did not answer.
+    #[serde(default)]
+    pub clock_ahead_s: Option<i64>,
     /// How often it lacked an announced object in the last minutes. `None`: this was not counted.
     pub lacking: Option<u64>,
 }

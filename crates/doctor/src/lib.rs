@@ -13,7 +13,7 @@ mod settled;
 
 pub use facts::{
     AddressAnswer, Advice, Answered, Containerd, ContainerdPaths, Facts, HostsFile, HostsFolder,
-    KeyFile, Mirror, Peer, PeerClock, Registry, Trial,
+    KeyFile, Mirror, Peer, Registry, Trial,
 };
 pub use finding::{Category, Check, Code, Finding, Severity};
 pub use report::Report;

@@ -10,9 +10,7 @@ use crate::checks::{
     CLOCK, CONTAINERD_ANSWERS, DESCRIPTORS, MIRROR_ANSWERS, MIRROR_READY, TRIAL, UPSTREAM_CHECKED,
     UPSTREAM_REACHED,
 };
-use crate::facts::{
-    AddressAnswer, Answered, Containerd, ContainerdPaths, Facts, Mirror, PeerClock, Trial,
-};
+use crate::facts::{AddressAnswer, Answered, Containerd, ContainerdPaths, Facts, Mirror, Trial};
 use crate::finding::Finding;
 
 /// The number of files below which a busy node refuses connections.
@@ -26,9 +24,7 @@ const PAGE_ACCESS: &str = "--page-access";
 pub fn containerd(facts: &Facts) -> Vec<Finding> {
     match &facts.containerd {
         Containerd::None => Vec::new(),
-        Containerd::Unreachable {
-            socket, elsewhere, ..
-        } if facts.socket_is_assumed && elsewhere.is_empty() => {
+        Containerd::Unknown { socket } => {
             let found = format!(
                 "it is not at {socket}, and the mirror, which knows where, does not answer"
             );
@@ -117,9 +113,10 @@ fn clock(mirror: &Mirror, facts: &Facts) -> Finding {
         let found = format!("the node's clock differs from this one by {off} s");
         return CLOCK.warning(found, remedy);
     }
-    let differing = differing(&facts.clocks, CLOCK_TOLERANCE);
-    if !are_most(&differing, facts) {
-        return CLOCK.ok(match facts.clocks.as_slice() {
+    let clocks = clocks(mirror);
+    let differing = differing(mirror, CLOCK_TOLERANCE);
+    if !are_most(&differing, mirror) {
+        return CLOCK.ok(match clocks.as_slice() {
             [] => "as here".to_owned(),
             [clock] => format!("as on {}", clock.name),
             clocks => format!("as on most of {} other nodes", clocks.len()),
@@ -128,7 +125,7 @@ fn clock(mirror: &Mirror, facts: &Facts) -> Finding {
     let told: Vec<_> = differing
         .iter()
         .map(|clock| {
-            let (seconds, name) = (clock.ahead.unsigned_abs(), &clock.name);
+            let (seconds, name) = (clock.ahead.unsigned_abs(), clock.name);
             match clock.ahead > 0 {
                 true => format!("{seconds} s behind that of {name}"),
                 false => format!("{seconds} s ahead of that of {name}"),
@@ -138,16 +135,31 @@ fn clock(mirror: &Mirror, facts: &Facts) -> Finding {
     CLOCK.warning(format!("this node's clock is {}", shortened(&told)), remedy)
 }
 
+/// The clock of a peer, and how many seconds it is ahead of this node's.
+struct PeerClock<'a> {
+    name: &'a str,
+    ahead: i64,
+}
+
+/// The clocks that were read.
+fn clocks(mirror: &Mirror) -> Vec<PeerClock<'_>> {
+    let clocks = mirror.peers.iter().filter_map(|peer| {
+        let (name, ahead) = (&peer.name, peer.clock_ahead_s?);
+        Some(PeerClock { name, ahead })
+    });
+    clocks.collect()
+}
+
 /// The clocks that differ by more than this, in seconds.
-fn differing(clocks: &[PeerClock], tolerance: u64) -> Vec<&PeerClock> {
-    let differing = clocks.iter();
-    let differing = differing.filter(|clock| clock.ahead.unsigned_abs() > tolerance);
-    differing.collect()
+fn differing(mirror: &Mirror, tolerance: u64) -> Vec<PeerClock<'_>> {
+    let mut clocks = clocks(mirror);
+    clocks.retain(|clock| clock.ahead.unsigned_abs() > tolerance);
+    clocks
 }
 
 /// Whether most of the clocks that were read differ: then this node's clock is wrong.
-fn are_most(differing: &[&PeerClock], facts: &Facts) -> bool {
-    differing.len() * 2 > facts.clocks.len()
+fn are_most(differing: &[PeerClock<'_>], mirror: &Mirror) -> bool {
+    differing.len() * 2 > clocks(mirror).len()
 }
 
 /// What to do about a mirror that does not answer, by the server that answers at the address for containerd.

@@ -243,8 +243,9 @@ impl Ledger {
     pub fn first_byte(&self, registry: u64) -> Duration {
         let latest = self.first_bytes.get(&registry);
         let shortest = latest.filter(|l| l.len() > 1).and_then(|l| l.iter().min());
-        let twice = shortest.map_or(Duration::ZERO, |shortest| *shortest * 2);
-        twice.clamp(FIRST_BYTE_GUESS, FIRST_BYTE_MAX)
+        shortest.map_or(FIRST_BYTE_GUESS, |shortest| {
+            (*shortest * 2).clamp(GRACE, FIRST_BYTE_MAX)
+        })
     }
 
     /// Records whether upstream sends anything of the repository. If it does, this node can lead again: the registry was
@@ -443,7 +444,7 @@ mod tests {
         assert!(ledger.first_byte(7) > Duration::from_secs(7));
         assert!(free_wait(&ledger) > Duration::from_secs(6));
         ledger.learn_first_byte(7, 50 * MILLI);
-        assert_eq!(ledger.first_byte(7), FIRST_BYTE_GUESS);
+        assert_eq!(ledger.first_byte(7), GRACE);
         assert_eq!(ledger.first_byte(8), FIRST_BYTE_GUESS);
     }
 

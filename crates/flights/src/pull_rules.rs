@@ -22,6 +22,8 @@ pub const STEP: u64 = 1024 * 1024;
 /// stalled.
 const STALL_MIN: Duration = Duration::from_secs(3);
 const STALL_MAX: Duration = Duration::from_secs(20);
+/// A pull from a peer has stalled after this time without a byte. Its body changes the source much earlier.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(30);
 /// An object that is neither being ingested nor in the store for this long is gone. In between containerd renames it.
 pub const GONE_LIMIT: Duration = Duration::from_millis(250);
 
@@ -49,13 +51,6 @@ pub fn waits_for_lower_layers(layers: usize, missing_below: usize) -> bool {
     layers <= FEW_LAYERS && missing_below >= CONTAINERD_SLOTS
 }
 
-/// The time without a byte after which a pull from upstream that has begun has stalled. `taken`: the time in which
-/// `bytes` have come. The next step may take three times as long as one did, as downloads share a link.
-pub fn stall_limit(bytes: u64, taken: Duration) -> Duration {
-    let steps = u32::try_from(bytes / STEP).unwrap_or(u32::MAX).max(1);
-    (taken / steps * 3).clamp(STALL_MIN, STALL_MAX)
-}
-
 /// Where a node pulls an object from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
@@ -75,6 +70,16 @@ impl Role {
             Self::Undecided => false,
             Self::Follows(own) => own.is_before(position),
             Self::Leads => true,
+        }
+    }
+
+    /// The time without a byte after which a pull that has begun has stalled. `taken`: the time in which `bytes` have
+    /// come. Upstream's next step may take three times as long as one did, as downloads share a link.
+    pub fn stall_limit(&self, bytes: u64, taken: Duration) -> Duration {
+        let steps = u32::try_from(bytes / STEP).unwrap_or(u32::MAX).max(1);
+        match self {
+            Self::Follows(_) => FOLLOW_LIMIT,
+            Self::Undecided | Self::Leads => (taken / steps * 3).clamp(STALL_MIN, STALL_MAX),
         }
     }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::ledger::Ledger;
 use crate::outbox::Context;
-use crate::pull_rules::STEP;
 use crate::requests::{CompletedRequest, HEARTBEAT, RequestId, SourceRequests};
 use crate::slots::Slot;
 use crate::view::View;
@@ -16,6 +15,9 @@ use crate::{Decision, Key, NodeId, Time};
 const FOLLOWER_HEARTBEAT: Duration = Duration::from_secs(30);
 /// The most pulls at once.
 const MAX_PULLS: usize = 4_096;
+/// An object of this size is a layer, whose time to the first byte shows that of other layers. Registries send manifests
+/// themselves, and layers from a store behind them, which may take longer.
+const LAYER: u64 = 64 * 1024;
 /// A pull is dropped after this long without a report of the mirror.
 const PULL_EXPIRY: Duration = Duration::from_secs(2 * 3600);
 
@@ -174,7 +176,7 @@ impl Pulls {
                 if !matches!(pull.role, PullRole::Follow(_)) {
                     ledger.record_upstream(pull.repository, true);
                 }
-                if pull.role == PullRole::Lead && size >= STEP {
+                if pull.role == PullRole::Lead && size >= LAYER {
                     ledger.learn_first_byte(pull.registry, cx.now.since(pull.since));
                 }
                 pull.state(false, KnownRate::default())

@@ -360,6 +360,7 @@ impl SourceRequests {
                     true => FIRST_STEPS_MAX,
                     false => registries.first_steps(now, registry),
                 };
+                let first_steps = open.first_steps(first_steps);
                 ledger.free_wait((repository, registry), first_steps, open.waited_free_before)
             });
             open.free_until = open.started.after(free);

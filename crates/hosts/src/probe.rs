@@ -9,7 +9,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::str::FromStr;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
@@ -208,18 +208,6 @@ pub async fn mirror_at(endpoint: &Endpoint) -> Result<Option<MirrorName>, String
         }
     }
     Err(error)
-}
-
-/// The clock of the server at an address, in seconds since 1970. `None`: it does not answer within a second, or sends
-/// no date (RFC 9110, section 6.6.1).
-pub async fn clock_at(address: SocketAddr) -> Option<u64> {
-    let response = timeout(REQUEST_LIMIT, send(address, LIVE))
-        .await
-        .ok()?
-        .ok()?;
-    let date = response.headers().get(header::DATE)?.to_str().ok()?;
-    let date = httpdate::parse_http_date(date).ok()?;
-    Some(date.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 async fn ask(endpoint: &Endpoint, names: &Names, path: &str) -> Result<Vec<Answer>, String> {

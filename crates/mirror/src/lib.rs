@@ -41,6 +41,7 @@ mod pull_through;
 mod rate;
 mod rate_check;
 mod rate_limit;
+mod reach;
 mod refusal;
 mod registry_speeds;
 mod relay;

@@ -9,7 +9,7 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::Duration;
 
-use ::doctor::{ContainerdPaths, Facts, Mirror, Report, Severity, diagnose};
+use ::doctor::{Containerd, ContainerdPaths, Facts, Mirror, Report, Severity, diagnose};
 use anyhow::bail;
 use hosts::ConfigPath;
 use hosts::probe::Endpoint;
@@ -91,12 +91,18 @@ impl DoctorTarget {
         let paths = self.paths(mirror.as_ref().ok().map(|(_, mirror)| mirror));
         let address = self.endpoint.to_string();
         let is_assumed = self.given.socket.is_empty() && mirror.is_err() && !self.pre;
-        let is_missing = |paths: &ContainerdPaths| !Path::new(&paths.socket).exists();
-        let socket_is_assumed = is_assumed && paths.as_ref().is_some_and(is_missing);
-        Facts {
-            socket_is_assumed,
-            ..gather(paths, mirror, address, !self.pre).await
+        let mut facts = gather(paths, mirror, address, !self.pre).await;
+        if let Containerd::Unreachable {
+            socket, elsewhere, ..
+        } = &facts.containerd
+            && is_assumed
+            && elsewhere.is_empty()
+            && !Path::new(socket).exists()
+        {
+            let socket = socket.clone();
+            facts.containerd = Containerd::Unknown { socket };
         }
+        facts
     }
 
     /// The paths of containerd and its files. `None`: the mirror has its own store.

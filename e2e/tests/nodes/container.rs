@@ -5,12 +5,13 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::{Containerd, Generation, Host, Image, Lab, Settings, Tar, output, peili, until};
+use e2e::{
+    Containerd, Generation, Host, Image, Lab, REGISTRY_PORT, Settings, Tar, output, peili, until,
+};
 use serde_json::json;
 
 use crate::LAYERS;
 
-const REGISTRY_PORT: u16 = 5000;
 const CONTAINER: &str = "mirror";
 
 /// The default capabilities of a container in containerd; the chart drops all.

@@ -18,7 +18,7 @@ pub const SETTINGS: Settings = Settings {
     discards_layers: false,
     lists_config_paths: false,
     runs_containers: false,
-    mirror: &["--page-access", "anywhere", "--tag-max-age", "0s"],
+    mirror: &["--tag-max-age", "0s"],
     names: true,
     secret: true,
     network_keys: None,

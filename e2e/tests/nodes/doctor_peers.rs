@@ -4,13 +4,10 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Generation, Image, Lab, Node, OtherVersion, peili, until};
+use e2e::{Generation, Image, Lab, Node, OtherVersion, REGISTRY_PORT, ROUTER_PORT, peili, until};
 
 use crate::doctor::{Doctor, SETTINGS};
 use crate::{LAYERS, doctor_clock, doctor_trial};
-
-const REGISTRY_PORT: u16 = 5000;
-const ROUTER_PORT: u16 = 5001;
 
 /// Fewer descriptors than a busy node needs, but enough to work.
 const FEW_DESCRIPTORS: u32 = 1024;
@@ -39,7 +36,7 @@ pub async fn each_fault_among_nodes_is_named(lab: Lab, containerd: Generation) -
     drop(other);
 
     lacking(&lab, &mut nodes, &doctor).await?;
-    ports(&lab, &mut nodes, &doctor).await?;
+    ports(&nodes, &doctor).await?;
     keys(&mut nodes, &doctor, &image).await?;
     doctor_trial::failed_trial_is_named(&mut nodes[0], &doctor).await?;
 
@@ -75,19 +72,10 @@ async fn lacking(lab: &Lab, nodes: &mut [Node; 2], doctor: &Doctor) -> Result<()
 }
 
 /// A firewall in front of one port of the other node, then of this one.
-async fn ports(lab: &Lab, nodes: &mut [Node; 2], doctor: &Doctor) -> Result<()> {
-    let image = lab.upstream.push("lab/app", "v2", &LAYERS)?;
-    nodes[1].pull(&image).await?;
-    nodes[0].finds(&image).await?;
+async fn ports(nodes: &[Node; 2], doctor: &Doctor) -> Result<()> {
+    // No pull needs it.
     nodes[1].host.close(REGISTRY_PORT)?;
-    let paths = image.paths();
-    let layer = paths.last().context("a layer")?;
-    // A failed peer is asked again after a moment.
-    until("the closed port to be named", async || {
-        nodes[0].ask(&image, layer)?;
-        Ok(doctor.finds(&[])? == ["PEILI-P002 fault"])
-    })
-    .await?;
+    doctor.named("PEILI-P002 fault").await?;
     nodes[1].host.open(REGISTRY_PORT)?;
     doctor.finds_nothing().await?;
 

@@ -4,13 +4,18 @@ use std::sync::LazyLock;
 
 use anyhow::{Result, ensure};
 use e2e::{
-    Generation, Host, Image, Lab, Mirror, Node, Settings, Store, ask_by_tls, publish, until,
+    Generation, Host, Image, Lab, Mirror, Node, REGISTRY_PORT, Settings, Store, ask_by_tls,
+    publish, until,
 };
 use rcgen::date_time_ymd;
 use tls::testing::{Authority, NodeFiles};
 
+use crate::doctor::Doctor;
 use crate::network_key::{ensure_closed, meets_nobody, shares};
 use crate::{LAYERS, flights};
+
+/// The doctor's finding on peers that cannot be reached.
+const CLOSED_PORT: &str = "PEILI-P002";
 
 static OURS: LazyLock<Authority> = LazyLock::new(|| Authority::new("ours"));
 /// The certificate that all nodes share at first, like the pods of a DaemonSet.
@@ -41,6 +46,7 @@ pub async fn clients_without_a_certificate_get_nothing(
     let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
     nodes[0].pull(&image).await?;
     shares(&lab, &nodes[1], &image).await?;
+    closed_port_is_named(&nodes).await?;
 
     let outside = lab.add_host("outside", 41)?;
     let theirs = Authority::new("theirs");
@@ -90,6 +96,24 @@ pub async fn clients_without_a_certificate_get_nothing(
         }
     }
     Ok(())
+}
+
+/// The doctor of a node with certificates reaches its peers as pulls do.
+async fn closed_port_is_named(nodes: &[Node; 2]) -> Result<()> {
+    let doctor = Doctor::of(&nodes[0])?;
+    let is_named = || {
+        anyhow::Ok(
+            doctor
+                .finds(&[])?
+                .iter()
+                .any(|f| f.starts_with(CLOSED_PORT)),
+        )
+    };
+    ensure!(!is_named()?, "the peer can be reached");
+    nodes[1].host.close(REGISTRY_PORT)?;
+    until("the closed port to be named", async || is_named()).await?;
+    nodes[1].host.open(REGISTRY_PORT)?;
+    until("the open port to be seen", async || Ok(!is_named()?)).await
 }
 
 /// Followers stream from their leader over TLS while it pulls.

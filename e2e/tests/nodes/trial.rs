@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use containerd::{Config, TrialError, run_trial};
-use e2e::{Containerd, Generation, Host, Lab, Settings};
+use e2e::{Containerd, Generation, Host, Lab, REGISTRY_PORT, Settings};
 use mirror::memory::{MemoryCluster, MemoryStore};
 use mirror::{
     Access, Adapters, Candidate, Limits, Mirror, Options, PeerId, Reader, TRIAL_REPOSITORY,
@@ -16,16 +16,13 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// The port of the mirror in the test.
-const PORT: u16 = 5000;
-
 /// The trial passes once hosts.toml leads to the mirror, and leaves nothing in containerd.
 pub async fn trial_needs_hosts_toml(lab: Lab, generation: Generation) -> Result<()> {
     let host = lab.add_host("node", 11)?;
     let (folder, log) = (lab.folder("node")?, lab.log("containerd"));
     let node = Containerd::start(generation, &Settings::default(), &host, &folder, log).await?;
     let mirror = Arc::new(mirror(&host));
-    let listener = host.listen(PORT)?;
+    let listener = host.listen(REGISTRY_PORT)?;
     listener.set_nonblocking(true)?;
     let (listener, shutdown) = (TcpListener::from_std(listener)?, CancellationToken::new());
     let serving = mirror::serve::registry(listener, mirror.clone(), shutdown.clone());
@@ -47,7 +44,7 @@ pub async fn trial_needs_hosts_toml(lab: Lab, generation: Generation) -> Result<
     for registry in [reserved, trial_registry(&[lab.upstream.url()])?] {
         let folder = node.hosts().join(registry.as_str());
         fs::create_dir_all(&folder)?;
-        let target = format!("http://{}:{PORT}", host.address);
+        let target = format!("http://{}:{REGISTRY_PORT}", host.address);
         let hosts = format!("[host.'{target}']\ncapabilities = ['pull']\n");
         fs::write(folder.join("hosts.toml"), hosts)?;
         let passed = run_trial(&config, &trials, &registry).await;
@@ -65,7 +62,7 @@ pub async fn trial_needs_hosts_toml(lab: Lab, generation: Generation) -> Result<
 fn mirror(host: &Host) -> Mirror {
     let alone = Candidate {
         peer: PeerId::new("node"),
-        addresses: [(host.address, PORT).into()].into(),
+        addresses: [(host.address, REGISTRY_PORT).into()].into(),
     };
     let parts = Adapters {
         store: Arc::new(MemoryStore::default()),

@@ -18,7 +18,7 @@ pub fn peers(facts: &Facts) -> Vec<Finding> {
     let Ok(mirror) = &facts.mirror else {
         return Vec::new();
     };
-    let mut findings = Vec::from_iter(network_key(mirror, facts));
+    let mut findings = Vec::from_iter(network_key(mirror));
     if !mirror.looks_for_peers {
         let found = "this node looks for no peers";
         let remedy = "to share images with other hosts, set --bootstrap-kind";
@@ -33,7 +33,7 @@ pub fn peers(facts: &Facts) -> Vec<Finding> {
     findings.push(PEERS_FOUND.ok(format!("{}", peers.len())));
     findings.push(reached(mirror));
     findings.extend(version(mirror));
-    findings.extend(lacking(mirror, facts));
+    findings.extend(lacking(mirror));
     findings
 }
 
@@ -48,9 +48,13 @@ fn reached(mirror: &Mirror) -> Finding {
         failing.filter_map(|peer| Some(format!("{}: {}", peer.name, peer.error.as_ref()?)));
     let failing: Vec<_> = failing.collect();
     if failing.is_empty() {
-        return PEERS_REACHED.ok(match unexplained.len() == peers.len() {
-            true => "all of them",
-            false => "all others",
+        let answered = peers.iter().filter(|peer| peer.clock_ahead_s.is_some());
+        return PEERS_REACHED.ok(match (unexplained.len(), answered.count()) {
+            (explained, _) if explained < peers.len() => "all others".to_owned(),
+            (all, answered) if answered < all => {
+                format!("{answered} of {all} asked, and no request to another one failed lately")
+            }
+            _ => "all of them".to_owned(),
         });
     }
     let text = shortened(&failing);
@@ -82,11 +86,11 @@ fn version(mirror: &Mirror) -> Option<Finding> {
     }
 }
 
-fn lacking(mirror: &Mirror, facts: &Facts) -> Option<Finding> {
+fn lacking(mirror: &Mirror) -> Option<Finding> {
     let peers = &mirror.peers;
     let lacking = peers
         .iter()
-        .filter(|peer| lacks_often(peer) && !is_kept_out_by_clock(peer, mirror, facts))
+        .filter(|peer| lacks_often(peer) && !is_kept_out_by_clock(peer, mirror))
         .map(|peer| format!("{} ({} times)", peer.name, peer.lacking.unwrap_or_default()));
     let lacking: Vec<_> = lacking.collect();
     if lacking.is_empty() {
@@ -112,7 +116,7 @@ fn no_peers(mirror: &Mirror) -> Finding {
 }
 
 /// Whether this node has the network key of the others, and a clock that they accept.
-fn network_key(mirror: &Mirror, facts: &Facts) -> Option<Finding> {
+fn network_key(mirror: &Mirror) -> Option<Finding> {
     let file = mirror.key_file.as_ref();
     if let Some(file) = file.filter(|file| file.ids.is_empty()) {
         return Some(NETWORK_KEY.fault(
@@ -131,10 +135,10 @@ fn network_key(mirror: &Mirror, facts: &Facts) -> Option<Finding> {
             format!("put the key back into {}: without it the mirror starts again without peers, or not at all", file.path),
         ));
     }
-    let off = differing(&facts.clocks, PROOF_TOLERANCE);
+    let off = differing(mirror, PROOF_TOLERANCE);
     // If this node's clock is wrong, that is a finding about the clock.
-    if !off.is_empty() && !are_most(&off, facts) {
-        let off: Vec<_> = off.iter().map(|clock| clock.name.clone()).collect();
+    if !off.is_empty() && !are_most(&off, mirror) {
+        let off: Vec<_> = off.iter().map(|clock| clock.name.to_owned()).collect();
         return Some(NETWORK_KEY.warning(
             format!(
                 "the clocks of {} differ from this node's by more than {PROOF_TOLERANCE} s, so they and this node give each other \
@@ -201,8 +205,8 @@ fn is_stranger(peer: &Peer, mirror: &Mirror) -> bool {
 }
 
 /// Whether the clocks explain that a peer refuses this node's requests.
-fn is_kept_out_by_clock(peer: &Peer, mirror: &Mirror, facts: &Facts) -> bool {
-    let off = differing(&facts.clocks, PROOF_TOLERANCE);
-    let is_off = are_most(&off, facts) || off.iter().any(|clock| clock.name == peer.name);
+fn is_kept_out_by_clock(peer: &Peer, mirror: &Mirror) -> bool {
+    let off = differing(mirror, PROOF_TOLERANCE);
+    let is_off = are_most(&off, mirror) || off.iter().any(|clock| clock.name == peer.name);
     mirror.key_file.is_some() && is_off
 }

@@ -8,8 +8,7 @@ use crate::checks::{
     NETWORK_KEY, NODE_SECRET, PEERS_FOUND, PEERS_LACKING, PEERS_REACHED, PEERS_VERSION, PULL_MODE,
 };
 use crate::facts::{
-    AddressAnswer, Advice, ContainerdPaths, HostsFile, HostsFolder, KeyFile, Peer, PeerClock,
-    Registry,
+    AddressAnswer, Advice, ContainerdPaths, HostsFile, HostsFolder, KeyFile, Peer, Registry,
 };
 use crate::finding::{Check, Severity};
 use crate::{Report, diagnose};
@@ -63,8 +62,6 @@ fn sound() -> Facts {
             answer: Answered::ThisNode,
         }],
         now: 1_000_000,
-        clocks: ["n2", "n3"].map(|name| clock_of(name, 1)).to_vec(),
-        socket_is_assumed: false,
         mirror_address: "127.0.0.1:9090".into(),
         mirror: Ok(Mirror {
             version: "1.0".into(),
@@ -74,11 +71,7 @@ fn sound() -> Facts {
             uptime_s: 1000,
             asked_ago_s: Some(3),
             looks_for_peers: true,
-            peers: vec![Peer {
-                name: "n2".into(),
-                version: Some("1.0".into()),
-                ..Peer::default()
-            }],
+            peers: vec![peer_with_clock("n2", 1)],
             registries: vec![Registry {
                 name: "docker.io".into(),
                 ..Registry::default()
@@ -98,9 +91,13 @@ fn key_file() -> KeyFile {
     }
 }
 
-fn clock_of(name: &str, ahead: i64) -> PeerClock {
-    let name = name.into();
-    PeerClock { name, ahead }
+fn peer_with_clock(name: &str, ahead: i64) -> Peer {
+    Peer {
+        name: name.into(),
+        version: Some("1.0".into()),
+        clock_ahead_s: Some(ahead),
+        ..Peer::default()
+    }
 }
 
 /// Makes a setting of containerd wrong.
@@ -265,13 +262,15 @@ fn each_fault_is_named_and_nothing_else() {
         (&DESCRIPTORS, Warning, |f| mirror_of(f).open_files = 1024),
         (&CLOCK, Warning, |f| mirror_of(f).now -= 3600),
         (&CLOCK, Warning, |f| {
-            f.clocks = vec![
-                clock_of("n2", 3600),
-                clock_of("n3", 3601),
-                clock_of("n4", 0),
+            mirror_of(f).peers = vec![
+                peer_with_clock("n2", 3600),
+                peer_with_clock("n3", 3601),
+                peer_with_clock("n4", 0),
             ];
         }),
-        (&CLOCK, Warning, |f| f.clocks = vec![clock_of("n2", -61)]),
+        (&CLOCK, Warning, |f| {
+            mirror_of(f).peers = vec![peer_with_clock("n2", -61)];
+        }),
         (&PEERS_FOUND, Fault, |f| {
             mirror_of(f).peers.clear();
             mirror_of(f).bootstrap_error = Some("peili-bootstrap does not resolve".into());
@@ -330,17 +329,15 @@ fn each_fault_is_named_and_nothing_else() {
         }),
         (&NETWORK_KEY, Warning, |f| {
             mirror_of(f).key_file = Some(key_file());
-            f.clocks.push(clock_of("n4", PROOF_TOLERANCE as i64 + 1));
-            let peer = mirror_of(f).peers[0].clone();
+            mirror_of(f).peers.push(peer_with_clock("n3", 1));
             mirror_of(f).peers.push(Peer {
-                name: "n4".into(),
                 lacking: Some(LACKING_OFTEN),
-                ..peer
+                ..peer_with_clock("n4", PROOF_TOLERANCE as i64 + 1)
             });
         }),
         (&CLOCK, Warning, |f| {
             mirror_of(f).key_file = Some(key_file());
-            f.clocks = vec![clock_of("n2", 3600)];
+            mirror_of(f).peers[0].clock_ahead_s = Some(3600);
             mirror_of(f).peers[0].lacking = Some(LACKING_OFTEN);
         }),
         (&UPSTREAM_REACHED, Warning, |f| {
@@ -382,9 +379,10 @@ fn each_fault_is_named_and_nothing_else() {
 #[test]
 fn the_clock_of_one_other_node_is_not_this_ones_fault() {
     let mut facts = sound();
-    facts.clocks = vec![clock_of("n2", 3600), clock_of("n3", 2)];
+    let peers = &mut mirror_of(&mut facts).peers;
+    *peers = vec![peer_with_clock("n2", 3600), peer_with_clock("n3", 2)];
     assert_eq!(problems(&diagnose(&facts)), []);
-    facts.clocks.clear();
+    mirror_of(&mut facts).peers[0].clock_ahead_s = None;
     assert_eq!(problems(&diagnose(&facts)), []);
 }
 
@@ -415,11 +413,8 @@ fn a_mirror_that_cannot_take_its_port_is_told_from_one_that_was_not_started() {
 fn a_silent_mirror_is_the_only_fault_where_containerd_is_elsewhere() {
     let mut facts = sound();
     facts.mirror = Err("connection refused".into());
-    facts.socket_is_assumed = true;
-    facts.containerd = Containerd::Unreachable {
+    facts.containerd = Containerd::Unknown {
         socket: "/run/containerd/containerd.sock".into(),
-        error: "No such file or directory".into(),
-        elsewhere: Vec::new(),
     };
     let report = diagnose(&facts);
     let faults = report
@@ -469,7 +464,10 @@ fn a_node_with_the_key_says_which() {
     let told = "network key: key fedcba9876543210 of /etc/peili/network-key";
     assert!(report.text(false).contains(told), "{}", report.text(false));
     // Without a key, the clock is no reason why a peer lacks what it announces.
-    facts.clocks.push(clock_of("n4", 3600));
+    let peers = &mut mirror_of(&mut facts).peers;
+    *peers = [("n2", 3600), ("n3", 1)]
+        .map(|(name, ahead)| peer_with_clock(name, ahead))
+        .to_vec();
     mirror_of(&mut facts).key_file = None;
     mirror_of(&mut facts).peers[0].lacking = Some(LACKING_OFTEN);
     let found = problems(&diagnose(&facts));

@@ -323,3 +323,42 @@ fn a_request_that_may_not_be_requeued_is_not_however_the_arbiter_answers() {
         assert_eq!(decisions, [decision]);
     }
 }
+
+/// How long a request of this size waits while its owner says that the registry is slow.
+fn waits_for_a_slow_registry(size: u64) -> u64 {
+    let view = &Six([1, 2, 3]);
+    let mut coordinator = Coordinator::new(ME, 1);
+    let request = SourceRequest {
+        registry: REGISTRY,
+        size: Some(size),
+        ..asked(KEY, 0)
+    };
+    coordinator.request_source(Time(0), request, view);
+    let [(_, _, Message::SourceRequest(request))] = &sent(&mut coordinator)[..] else {
+        panic!("a request was sent");
+    };
+    for now in (0..60_000).step_by(100) {
+        let wait = Wait {
+            leader: node_field(Some(member(4))),
+            fetches: false,
+            is_upstream_slow: true,
+        };
+        let answer = Message::answer(KEY, request.number, Reply::Wait(wait));
+        coordinator.accept(Time(now), member(1), (None, answer), view);
+        coordinator.tick(Time(now), view);
+        if let [(_, decision)] = &coordinator.take_decisions()[..] {
+            assert_eq!(*decision, Decision::Alone);
+            return now;
+        }
+    }
+    panic!("it waits for a minute");
+}
+
+/// Its first steps are all of it.
+#[test]
+fn a_small_object_waits_for_a_slow_registry_for_less_time() {
+    assert_eq!(waits_for_a_slow_registry(1 << 30), 14_000);
+    assert_eq!(waits_for_a_slow_registry(1 << 20), 14_000);
+    assert_eq!(waits_for_a_slow_registry(1 << 18), 5_000);
+    assert_eq!(waits_for_a_slow_registry(1 << 10), 2_100);
+}

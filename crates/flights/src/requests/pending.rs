@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::outbox::Context;
+use crate::pull_rules::STEP;
 use crate::view::View;
 use crate::wire::{Message, RequestNumber, SourceRequest};
 use crate::{Key, NodeId, Time};
@@ -128,6 +129,16 @@ impl PendingRequest {
             Query::Source(request) => request.registry,
             Query::Holders(_) => 0,
         }
+    }
+
+    /// The part of a leader's first steps that the object takes: one that is smaller than a step is complete before.
+    pub fn first_steps(&self, all: Duration) -> Duration {
+        let size = match &self.query {
+            Query::Source(request) => request.size,
+            Query::Holders(_) => None,
+        };
+        let (whole, part) = (STEP as u32, size.unwrap_or(STEP).min(STEP) as u32);
+        all * part / whole
     }
 
     /// Whether the request may end without a source, to be repeated.

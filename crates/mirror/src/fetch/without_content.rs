@@ -1,13 +1,19 @@
 //! Requests to other nodes for no content.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode};
+use http::header::DATE;
+use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
 
 use super::{Fetcher, Question, chain};
 use crate::request::{MIRRORED, NOT_COMMITTED, OFFSET, SENT, Target};
 use crate::{Candidate, SourceStatus};
 
+/// Every server on a registry port answers this path with something.
+const LIVE: &str = "/livez";
 /// The most bytes of a node's report.
 const MAX_REPORT: usize = 64 * 1024;
 
@@ -38,16 +44,17 @@ impl Fetcher {
         }
     }
 
+    /// Asks whether a node answers, whatever its answer is. Returns its clock, if the answer contains it.
+    pub async fn reach(&self, node: &Candidate) -> Result<Option<SystemTime>, String> {
+        let response = self.get(node, LIVE).await?;
+        let date = response.headers().get(DATE);
+        let date = date.and_then(|date| date.to_str().ok());
+        Ok(date.and_then(|date| httpdate::parse_http_date(date).ok()))
+    }
+
     /// Asks a node for its report, by a path and query.
     pub async fn report(&self, node: &Candidate, path: &str) -> Result<Bytes, String> {
-        self.peers.introduce(node);
-        let request = self
-            .request_to(node, path)
-            .map_err(|error| error.to_string())?;
-        let request = request.header(MIRRORED, "true").body(Empty::new());
-        let response = self
-            .send(request.map_err(|error| error.to_string())?)
-            .await?;
+        let response = self.get(node, path).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err("its version tells nothing".to_owned()),
@@ -57,6 +64,15 @@ impl Fetcher {
             .collect()
             .await;
         Ok(body.map_err(|error| error.to_string())?.to_bytes())
+    }
+
+    async fn get(&self, node: &Candidate, path: &str) -> Result<Response<Incoming>, String> {
+        self.peers.introduce(node);
+        let request = self
+            .request_to(node, path)
+            .map_err(|error| error.to_string())?;
+        let request = request.header(MIRRORED, "true").body(Empty::new());
+        self.send(request.map_err(|error| error.to_string())?).await
     }
 
     /// Tells a peer that the bytes that it delivered of a blob were not committed.

@@ -10,12 +10,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::pulls::{Entry, Pull, Sharing, State};
 use super::shared::Shared;
 use super::speed::LedPull;
-use crate::flights::pull_rules::{GONE_LIMIT, REPORT_EVERY, Role, stall_limit};
+use crate::flights::pull_rules::{GONE_LIMIT, REPORT_EVERY, Role};
 use crate::request::Target;
 use crate::{Growing, IngestStage, PullProgress};
 
-/// A pull from a peer has stalled after this time without a byte. Its body changes the source much earlier.
-const FOLLOW_LIMIT: Duration = Duration::from_secs(30);
 /// The limit until upstream's first byte: redirects and tokens.
 const BEGIN_LIMIT: Duration = Duration::from_secs(30);
 /// The same if the request goes to the tail of the node's queue.
@@ -233,8 +231,8 @@ impl Watcher {
     fn limit(&self, state: &State, is_full: bool, (bytes, taken): (u64, Duration)) -> Duration {
         match state.role {
             _ if is_full => COMMIT_LIMIT,
-            Role::Follows(_) => FOLLOW_LIMIT,
-            Role::Undecided | Role::Leads if state.has_begun => stall_limit(bytes, taken),
+            role if state.has_begun => role.stall_limit(bytes, taken),
+            Role::Follows(_) => state.role.stall_limit(bytes, taken),
             Role::Undecided | Role::Leads if self.shared.store.downloads_share_slots() => {
                 QUEUE_LIMIT
             }

@@ -1,6 +1,5 @@
 //! Gathers the facts for the doctor's rules on this node.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +8,7 @@ use ::doctor::checks::{
 };
 use ::doctor::{
     AddressAnswer, Advice, Answered, Containerd, ContainerdPaths, Facts, HostsFile, HostsFolder,
-    Mirror, Peer, PeerClock, Severity,
+    Mirror, Severity,
 };
 use containerd::{Setup, State, Topic};
 use futures::future::join_all;
@@ -22,9 +21,6 @@ use tokio::task::spawn_blocking;
 use super::platforms;
 use crate::next_hosts::leads_here;
 use crate::value;
-
-/// The number of peers that are asked for the time: a clock that differs from most others is wrong.
-const ASKED_FOR_CLOCK: usize = 3;
 
 /// The port of a mirror that does not report it.
 const DEFAULT_PORT: u16 = 5000;
@@ -78,17 +74,11 @@ pub async fn gather(
             });
         }
     }
-    let clocks = match &mirror {
-        Ok((_, mirror)) => clocks(&mirror.peers).await,
-        Err(_) => Vec::new(),
-    };
     Facts {
         containerd,
         hosts,
         addresses,
         now: now(),
-        clocks,
-        socket_is_assumed: false,
         mirror_address,
         mirror: mirror.map(|(_, mirror)| mirror),
         is_installed,
@@ -99,26 +89,6 @@ pub async fn gather(
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_secs()
-}
-
-/// The clocks of a few peers that can be asked. Those that lacked an object come first: with a network key their clock
-/// may be the reason.
-async fn clocks(peers: &[Peer]) -> Vec<PeerClock> {
-    let sound = peers.iter().filter(|peer| peer.error.is_none());
-    let mut sound: Vec<_> = sound.collect();
-    sound.sort_by_key(|peer| Reverse(peer.lacking));
-    let asked = sound
-        .into_iter()
-        .filter_map(|peer| Some((&peer.name, peer.address.parse().ok()?)));
-    let asked = asked
-        .take(ASKED_FOR_CLOCK)
-        .map(|(name, address)| async move {
-            let theirs = probe::clock_at(address).await?;
-            let ahead = theirs.cast_signed().saturating_sub(now().cast_signed());
-            let name = name.clone();
-            Some(PeerClock { name, ahead })
-        });
-    join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// The report of containerd at a socket.

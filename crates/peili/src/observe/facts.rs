@@ -1,6 +1,7 @@
 //! The mirror's data on peers and registries, for the doctor.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
 
 use ::status::{Peer, PeerState};
 use mirror::{RegistryState, snapshot};
@@ -8,18 +9,37 @@ use mirror::{RegistryState, snapshot};
 /// A registry that failed longer ago, and was not asked since, is not reported.
 const LATELY: Duration = Duration::from_secs(10 * 60);
 
-/// The peers of the cluster. `shown` and `seen` are the same peers, in the same order.
-pub fn peers(shown: &[Peer], seen: &[snapshot::Peer]) -> Vec<doctor::Peer> {
+/// The peers of the cluster. `shown` and `seen` are the same peers, in the same order; `reached`: how they answered
+/// now, by their ids.
+pub fn peers(
+    shown: &[Peer],
+    seen: &[snapshot::Peer],
+    reached: &HashMap<String, Result<Option<SystemTime>, String>>,
+) -> Vec<doctor::Peer> {
     let peers = shown.iter().zip(seen);
     let peers = peers.filter(|(shown, _)| shown.state != PeerState::Gone);
-    let peers = peers.map(|(shown, seen)| doctor::Peer {
-        name: shown.name.clone(),
-        address: shown.address.clone(),
-        version: shown.version.clone(),
-        error: error(shown),
-        lacking: Some(u64::from(seen.lacked)),
+    let peers = peers.map(|(shown, seen)| {
+        let answer = seen.node.as_ref().and_then(|node| reached.get(node));
+        let unreachable = answer.and_then(|answer| answer.as_ref().err().cloned());
+        doctor::Peer {
+            name: shown.name.clone(),
+            address: shown.address.clone(),
+            version: shown.version.clone(),
+            error: error(shown).or(unreachable),
+            clock_ahead_s: answer.and_then(|answer| Some(ahead(answer.as_ref().ok()?.as_ref()?))),
+            lacking: Some(u64::from(seen.lacked)),
+        }
     });
     peers.collect()
+}
+
+/// How many seconds another node's clock is ahead of this one's.
+fn ahead(theirs: &SystemTime) -> i64 {
+    let seconds = |ahead: Duration| ahead.as_secs().cast_signed();
+    match theirs.duration_since(SystemTime::now()) {
+        Ok(ahead) => seconds(ahead),
+        Err(behind) => -seconds(behind.duration()),
+    }
 }
 
 /// Why a peer gets no requests now.

@@ -140,6 +140,7 @@ impl Views {
     pub async fn facts(&self) -> doctor::Mirror {
         let snapshot = self.mirror.snapshot().await;
         let (about, status) = (&self.about, self.of(&snapshot));
+        let reached = self.mirror.reach_peers(&snapshot.peers).await;
         let bootstrap_error = match &status.node.not_ready {
             Some(why) if snapshot.peer_count == 0 => Some(why.clone()),
             _ => snapshot.why_no_peers.clone(),
@@ -158,7 +159,7 @@ impl Views {
             asked_ago_s: self.mirror.own_client_asked_ago().map(|ago| ago.as_secs()),
             looks_for_peers: about.looks_for_peers,
             bootstrap_error: bootstrap_error.filter(|_| about.looks_for_peers),
-            peers: facts::peers(&status.peers, &snapshot.peers),
+            peers: facts::peers(&status.peers, &snapshot.peers, &reached),
             registries: facts::registries(&self.mirror.registries()),
             trial: about.trial.lock().clone(),
             key_file: about.network_keys.as_ref().map(NetworkKeyFile::state),

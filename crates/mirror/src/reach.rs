@@ -1,0 +1,46 @@
+//! Which peers can be reached, and their clocks, for the doctor. A request is sent to each, as for content, so that a
+//! closed port or a wrong certificate shows before a pull needs the peer.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use futures::future::join_all;
+use rand::seq::SliceRandom as _;
+
+use crate::mirror::Mirror;
+use crate::snapshot::Peer;
+use crate::{Candidate, PeerId};
+
+/// The most peers that are asked.
+const MAX_ASKED: usize = 64;
+
+impl Mirror {
+    /// Asks these peers, 64 of them at most, chosen at random. Takes 2 s at most. Returns by the peers' ids their clocks,
+    /// as far as they tell them, or why they cannot be reached.
+    pub async fn reach_peers(
+        &self,
+        peers: &[Peer],
+    ) -> HashMap<String, Result<Option<SystemTime>, String>> {
+        let candidates = peers.iter().filter_map(|peer| {
+            let addresses = peer.addresses.iter().filter(|address| address.port() > 0);
+            let candidate = Candidate {
+                peer: PeerId::new(peer.node.as_ref()?),
+                addresses: addresses.copied().collect(),
+            };
+            (!candidate.addresses.is_empty()).then_some(candidate)
+        });
+        let mut candidates: Vec<_> = candidates.collect();
+        candidates.shuffle(&mut rand::rng());
+        candidates.truncate(MAX_ASKED);
+        let asked = candidates.iter().map(async |candidate| {
+            let first = self.fetcher.reach(candidate).await;
+            let answer = match first {
+                // A lost packet is no closed port.
+                Err(_) => self.fetcher.reach(candidate).await,
+                Ok(clock) => Ok(clock),
+            };
+            (candidate.peer.to_string(), answer)
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+}
