@@ -217,6 +217,12 @@ impl Pulls {
         }
     }
 
+    /// The repositories of the objects that have begun to arrive.
+    pub fn begun_repositories(&self) -> BTreeSet<u64> {
+        let begun = self.pulls.values().filter(|pull| pull.size.is_some());
+        begun.map(|pull| pull.repository).collect()
+    }
+
     /// The objects that this node has begun to lead from a registry, the largest first.
     pub fn led_from(&self, registry: u64) -> Vec<Key> {
         let led = self

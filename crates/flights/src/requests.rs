@@ -327,13 +327,14 @@ impl SourceRequests {
         }
     }
 
-    /// Records the rate at which this node receives from all sources, in bytes per second.
-    pub fn observe(&mut self, now: Time, intake: u64) {
+    /// Records the rate at which this node receives from all sources, in bytes per second, and the repositories of the
+    /// pulls that have begun.
+    pub fn observe(&mut self, now: Time, intake: u64, begun: BTreeSet<u64>) {
         let waiting = self.open.values().filter_map(PendingRequest::repository);
         for repository in waiting.collect::<BTreeSet<_>>() {
             self.settle(now, repository);
         }
-        self.ledger.observe(now, intake);
+        self.ledger.observe(now, intake, begun);
     }
 
     /// Charges what a pull has lost elsewhere.
