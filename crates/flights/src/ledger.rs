@@ -2,7 +2,7 @@
 //! never be worse off than without Peili. Waiting is free where upstream would have taken as long
 //! ([`Ledger::free_wait`]).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::Time;
@@ -69,8 +69,6 @@ pub(crate) struct Ledger {
     /// something before.
     leader_cooldown: BTreeMap<u64, Time>,
     intake: Intake,
-    /// The repositories from which objects are being received. Bytes of another image do not excuse a wait.
-    begun: BTreeSet<u64>,
 }
 
 /// The rate at which this node receives from all sources.
@@ -158,7 +156,7 @@ impl Ledger {
     /// Charges the waiting of requests from `free_until`, if any waits, up to `now`; they began at `started`. Returns
     /// since when waiting was charged, if it was.
     pub fn settle(&mut self, now: Time, repository: u64, waits: Option<Waits>) -> Option<Time> {
-        let is_receiving = self.begun.contains(&repository) && self.intake.receives(now);
+        let is_receiving = self.intake.receives(now);
         let account = self.accounts.get_mut(&repository)?;
         let settled = std::mem::replace(&mut account.settled, now);
         if is_receiving {
@@ -201,11 +199,9 @@ impl Ledger {
         }
     }
 
-    /// Records the rate at which this node receives from all sources, in bytes per second, and the repositories of the
-    /// pulls that have begun. Settle all accounts first.
-    pub fn observe(&mut self, now: Time, intake: u64, begun: BTreeSet<u64>) {
+    /// Records the rate at which this node receives from all sources, in bytes per second. Settle all accounts first.
+    pub fn observe(&mut self, now: Time, intake: u64) {
         self.intake.observe(now, intake);
-        self.begun = begun;
     }
 
     /// Records whether the leader that the pull waited for succeeded.
@@ -247,9 +243,8 @@ impl Ledger {
     pub fn first_byte(&self, registry: u64) -> Duration {
         let latest = self.first_bytes.get(&registry);
         let shortest = latest.filter(|l| l.len() > 1).and_then(|l| l.iter().min());
-        shortest.map_or(FIRST_BYTE_GUESS, |shortest| {
-            (*shortest * 2).clamp(GRACE, FIRST_BYTE_MAX)
-        })
+        let twice = shortest.map_or(Duration::ZERO, |shortest| *shortest * 2);
+        twice.clamp(FIRST_BYTE_GUESS, FIRST_BYTE_MAX)
     }
 
     /// Records whether upstream sends anything of the repository. If it does, this node can lead again: the registry was
@@ -362,21 +357,20 @@ mod tests {
     }
 
     #[test]
-    fn waiting_costs_nothing_while_the_same_pull_receives() {
+    fn waiting_costs_nothing_while_something_arrives() {
         let mut ledger = Ledger::default();
         ledger.touch(Time(0), 1);
-        let mut wait = |intake, from| {
+        let mut wait = |intake| {
             ledger.intake = Intake::default();
             ledger.refund(1, BUDGET);
-            ledger.observe(Time(0), intake, [from].into());
+            ledger.observe(Time(0), intake);
             ledger.settle(Time(0), 1, None);
             ledger.settle(Time(400), 1, Some(waits(0)));
             ledger.accounts.get_mut(&1).expect("touched").settled = Time(0);
             BUDGET - left(&ledger, 1)
         };
-        assert_eq!(wait(MIN_INTAKE, 1), Duration::ZERO);
-        assert_eq!(wait(MIN_INTAKE - 1, 1), 400 * MILLI);
-        assert_eq!(wait(MIN_INTAKE, 2), 400 * MILLI, "another pull");
+        assert_eq!(wait(MIN_INTAKE), Duration::ZERO);
+        assert_eq!(wait(MIN_INTAKE - 1), 400 * MILLI);
     }
 
     /// The links have 100 Mbit/s, 4 Mbit/s, and the lowest rate that counts. Bytes come in steps.
@@ -449,7 +443,7 @@ mod tests {
         assert!(ledger.first_byte(7) > Duration::from_secs(7));
         assert!(free_wait(&ledger) > Duration::from_secs(6));
         ledger.learn_first_byte(7, 50 * MILLI);
-        assert_eq!(ledger.first_byte(7), GRACE);
+        assert_eq!(ledger.first_byte(7), FIRST_BYTE_GUESS);
         assert_eq!(ledger.first_byte(8), FIRST_BYTE_GUESS);
     }
 
@@ -507,7 +501,7 @@ mod tests {
         assert_eq!(wait(&mut ledger), first_steps);
         assert_eq!(wait(&mut ledger), Duration::ZERO, "the next object");
         assert_eq!(left(&ledger, 1), BUDGET);
-        ledger.observe(Time(12_000), MIN_INTAKE, [1].into());
+        ledger.observe(Time(12_000), MIN_INTAKE);
         ledger.settle(Time(12_000), 1, None);
         assert_eq!(wait(&mut ledger), first_steps, "something has arrived");
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::ledger::Ledger;
 use crate::outbox::Context;
+use crate::pull_rules::STEP;
 use crate::requests::{CompletedRequest, HEARTBEAT, RequestId, SourceRequests};
 use crate::slots::Slot;
 use crate::view::View;
@@ -15,9 +16,6 @@ use crate::{Decision, Key, NodeId, Time};
 const FOLLOWER_HEARTBEAT: Duration = Duration::from_secs(30);
 /// The most pulls at once.
 const MAX_PULLS: usize = 4_096;
-/// An object of this size is a layer, whose time to the first byte shows that of other layers. Registries send manifests
-/// themselves, and layers from a store behind them, which may take longer.
-const LAYER: u64 = 64 * 1024;
 /// A pull is dropped after this long without a report of the mirror.
 const PULL_EXPIRY: Duration = Duration::from_secs(2 * 3600);
 
@@ -176,7 +174,7 @@ impl Pulls {
                 if !matches!(pull.role, PullRole::Follow(_)) {
                     ledger.record_upstream(pull.repository, true);
                 }
-                if pull.role == PullRole::Lead && size >= LAYER {
+                if pull.role == PullRole::Lead && size >= STEP {
                     ledger.learn_first_byte(pull.registry, cx.now.since(pull.since));
                 }
                 pull.state(false, KnownRate::default())
@@ -215,12 +213,6 @@ impl Pulls {
                 pull.report_state_as(*key, (true, KnownRate::default()), cx);
             }
         }
-    }
-
-    /// The repositories of the objects that have begun to arrive.
-    pub fn begun_repositories(&self) -> BTreeSet<u64> {
-        let begun = self.pulls.values().filter(|pull| pull.size.is_some());
-        begun.map(|pull| pull.repository).collect()
     }
 
     /// The objects that this node has begun to lead from a registry, the largest first.

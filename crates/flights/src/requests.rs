@@ -327,14 +327,13 @@ impl SourceRequests {
         }
     }
 
-    /// Records the rate at which this node receives from all sources, in bytes per second, and the repositories of the
-    /// pulls that have begun.
-    pub fn observe(&mut self, now: Time, intake: u64, begun: BTreeSet<u64>) {
+    /// Records the rate at which this node receives from all sources, in bytes per second.
+    pub fn observe(&mut self, now: Time, intake: u64) {
         let waiting = self.open.values().filter_map(PendingRequest::repository);
         for repository in waiting.collect::<BTreeSet<_>>() {
             self.settle(now, repository);
         }
-        self.ledger.observe(now, intake, begun);
+        self.ledger.observe(now, intake);
     }
 
     /// Charges what a pull has lost elsewhere.

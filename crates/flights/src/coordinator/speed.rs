@@ -17,8 +17,7 @@ impl Coordinator {
         if self.link.observe(now, received.rate, registry_rate) {
             self.events.push(Event::TestLink);
         }
-        self.requests
-            .observe(now, received.rate, self.pulls.begun_repositories());
+        self.requests.observe(now, received.rate);
         let registries = &mut self.requests.registries;
         registries.forget_leads_except(&received.led_bytes);
         let condition = self.link.condition(now);
