@@ -356,11 +356,11 @@ impl SourceRequests {
         for open in open.values_mut().filter(waits) {
             let free = open.lead.map_or(Duration::ZERO, |lead| {
                 let registry = open.registry();
+                let usual = registries.first_steps(now, registry);
                 let first_steps = match lead.is_upstream_slow {
-                    true => FIRST_STEPS_MAX,
-                    false => registries.first_steps(now, registry),
+                    true => open.part_of_step(FIRST_STEPS_MAX).max(usual),
+                    false => usual,
                 };
-                let first_steps = open.first_steps(first_steps);
                 ledger.free_wait((repository, registry), first_steps, open.waited_free_before)
             });
             open.free_until = open.started.after(free);

@@ -131,8 +131,8 @@ impl PendingRequest {
         }
     }
 
-    /// The part of a leader's first steps that the object takes: one that is smaller than a step is complete before.
-    pub fn first_steps(&self, all: Duration) -> Duration {
+    /// The part of this time that the object takes, if a step takes all of it: one that is smaller is complete before.
+    pub fn part_of_step(&self, all: Duration) -> Duration {
         let size = match &self.query {
             Query::Source(request) => request.size,
             Query::Holders(_) => None,
