@@ -120,6 +120,12 @@ pub struct Mirror {
     /// The fingerprint of the node secret by which it recognises its containerd, if it has one.
     #[serde(default)]
     pub node_secret: Option<String>,
+    /// The registries that it mirrors, as `--mirrored-registries` names them. Empty: all.
+    #[serde(default)]
+    pub mirrored_registries: Vec<String>,
+    /// It keeps layers that containerd discards (`--retain-for` and the like).
+    #[serde(default)]
+    pub retains: bool,
     /// The most files that it may open.
     pub open_files: u64,
     /// Its clock, in seconds since 1970.

@@ -155,6 +155,8 @@ impl Bound {
             open_files: open_files as u64,
             looks_for_peers: !matches!(&settings.bootstrap, Bootstrap::Static { peers } if peers.is_empty()),
             registry: registry_address,
+            mirrored_registries: settings.mirrored_registries,
+            retains: matches!(&settings.store, Store::Containerd { config, .. } if config.retain.is_some()),
             node_secret: access.node_secret.as_ref().map(Secret::fingerprint),
             network_keys: settings.network_keys,
             containerd: containerd_paths(&settings.store),

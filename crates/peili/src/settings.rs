@@ -34,6 +34,8 @@ pub struct Settings {
     pub page_access: PageAccess,
     /// `None`: node readiness is off.
     pub node_readiness: Option<NodeReadiness>,
+    /// The values of `--mirrored-registries`. Empty: all registries are mirrored.
+    pub mirrored_registries: Vec<String>,
     pub data_dir: Option<PathBuf>,
     /// `None`: any node may be a peer.
     pub network_keys: Option<NetworkKeyFile>,
@@ -93,6 +95,7 @@ impl Settings {
         if let Some(folder) = &data_dir {
             faults.take("--data-dir", value::folder(folder));
         }
+        let mirrored_registries = arguments.mirror.mirrored_registries.clone();
         let network_keys = value::path(&arguments.network_key_file)
             .and_then(|path| faults.take("--network-key-file", NetworkKeyFile::open(path)));
         let peer_tls = value::path(&arguments.peer_tls_dir)
@@ -123,6 +126,7 @@ impl Settings {
                 page_access: page_access?,
                 node_name: node_name(&arguments.node.node_name),
                 node_readiness,
+                mirrored_registries,
                 data_dir,
                 network_keys,
                 peer_tls,

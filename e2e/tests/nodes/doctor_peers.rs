@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Generation, Image, Lab, Node, OtherVersion, REGISTRY_PORT, ROUTER_PORT, peili, until};
+use e2e::{Generation, Image, Lab, Node, OtherVersion, REGISTRY_PORT, ROUTER_PORT, peili};
 
 use crate::doctor::{Doctor, SETTINGS};
 use crate::{LAYERS, doctor_clock, doctor_trial};

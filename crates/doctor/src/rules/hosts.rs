@@ -164,8 +164,7 @@ fn addresses(facts: &Facts) -> Vec<Finding> {
             Answered::ThisNode => HOSTS_ADDRESS.ok(url.clone()),
             Answered::OtherNode(node) => HOSTS_ADDRESS.fault(
                 format!("{url} is answered by the mirror of node {node}"),
-                "in Kubernetes set service.registry.mode: hostPort; elsewhere name an address of this node in \
-                 --mirror-targets",
+                format!("in Kubernetes set service.registry.mode: hostPort. Elsewhere {}", configure(facts)),
             ),
             Answered::Something(what) => HOSTS_ADDRESS.fault(
                 format!("{url} is answered, but not by this mirror: {what}"),
@@ -277,12 +276,17 @@ fn configure(facts: &Facts) -> String {
         "" | DEFAULT_FOLDER => String::new(),
         paths => format!(" --containerd-registry-config-path {paths}"),
     };
+    let registries = mirror.map_or(String::new(), |mirror| mirror.mirrored_registries.join(","));
+    let registries = match registries.as_str() {
+        "" => String::new(),
+        registries => format!(" --mirrored-registries {registries}"),
+    };
     let secret = match mirror.is_some_and(|mirror| mirror.node_secret.is_some()) {
         true => " --node-secret-file FILE, with the file that the mirror has",
         false => "",
     };
     format!(
-        "run as root on the node: peili configuration --mirror-targets http://{target}{folder}{secret}\n(in Kubernetes the \
+        "run as root on the node: peili configuration --mirror-targets http://{target}{registries}{folder}{secret}\n(in Kubernetes the \
          chart's init container does so: kubectl rollout restart daemonset)"
     )
 }

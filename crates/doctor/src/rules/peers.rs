@@ -43,9 +43,13 @@ fn reached(mirror: &Mirror) -> Finding {
         .iter()
         .filter(|peer| !is_stranger(peer, mirror) && !lacks_often(peer));
     let unexplained: Vec<_> = unexplained.collect();
-    let failing = unexplained.iter();
-    let failing =
-        failing.filter_map(|peer| Some(format!("{}: {}", peer.name, peer.error.as_ref()?)));
+    let failing = unexplained.iter().filter_map(|peer| {
+        let error = peer.error.as_ref()?;
+        Some(match peer.address.as_str() {
+            "" => format!("{}: {error}", peer.name),
+            address => format!("{} at {address}: {error}", peer.name),
+        })
+    });
     let failing: Vec<_> = failing.collect();
     if failing.is_empty() {
         let answered = peers.iter().filter(|peer| peer.clock_ahead_s.is_some());
@@ -58,8 +62,8 @@ fn reached(mirror: &Mirror) -> Finding {
         });
     }
     let text = shortened(&failing);
-    let remedy =
-        "look for a firewall or network policy: nodes need each other's ports 5000 and 5001";
+    let remedy = "look for a firewall or network policy (iptables -S, nft list ruleset): nodes need each other's ports 5000 and \
+                  5001. If several nodes name the same peer, look there, else here";
     match failing.len() == peers.len() {
         true => PEERS_REACHED.fault(text, remedy),
         false => PEERS_REACHED.warning(text, remedy),
@@ -104,8 +108,9 @@ fn lacking(mirror: &Mirror) -> Option<Finding> {
 }
 
 fn no_peers(mirror: &Mirror) -> Finding {
-    let remedy = "compare --bootstrap-kind and its options with where the other nodes are; a DNS name has to resolve to \
-                  their addresses, and port 5001 has to be open, there and on this node. A cluster of one node is in order";
+    let remedy = "look for a firewall or network policy, here and on the other nodes (iptables -S, nft list ruleset): all need each \
+                  other's ports 5000 and 5001. Compare --bootstrap-kind and its options with where the other nodes are; a DNS name \
+                  has to resolve to their addresses. A cluster of one node is in order";
     match &mirror.bootstrap_error {
         Some(error) => PEERS_FOUND.fault(error.clone(), remedy),
         None if mirror.uptime_s < STARTING => {

@@ -426,6 +426,15 @@ fn a_silent_mirror_is_the_only_fault_where_containerd_is_elsewhere() {
 }
 
 #[test]
+fn layers_that_the_mirror_keeps_may_be_deleted() {
+    let mut facts = sound();
+    mistaken(&mut facts, &LAYERS_KEPT, Severity::Warning);
+    assert_eq!(problems(&diagnose(&facts)).len(), 1);
+    mirror_of(&mut facts).retains = true;
+    assert_eq!(problems(&diagnose(&facts)), []);
+}
+
+#[test]
 fn a_mirror_at_another_port_is_told_of_the_right_one() {
     let mut facts = sound();
     file_of(&mut facts).hosts = vec![("http://127.0.0.1:5001".into(), false)];
@@ -472,6 +481,16 @@ fn a_node_with_the_key_says_which() {
     mirror_of(&mut facts).peers[0].lacking = Some(LACKING_OFTEN);
     let found = problems(&diagnose(&facts));
     assert_eq!(found, [("PEILI-P004".to_owned(), Severity::Warning)]);
+}
+
+/// Machines that were copied share a name.
+#[test]
+fn a_peer_that_is_not_reached_is_named_with_its_address() {
+    let mut facts = sound();
+    let peer = &mut mirror_of(&mut facts).peers[0];
+    (peer.address, peer.error) = ("10.0.0.2:5000".into(), Some("timed out".into()));
+    let text = diagnose(&facts).text(false);
+    assert!(text.contains("n2 at 10.0.0.2:5000: timed out"), "{text}");
 }
 
 #[test]
@@ -537,6 +556,14 @@ fn the_command_to_run_is_that_of_this_node() {
     mirror_of(&mut facts).registry_ip = "::1".parse().ok();
     assert_eq!(command(&facts), " --mirror-targets http://[::1]:5000");
     mirror_of(&mut facts).registry_ip = None;
+    mirror_of(&mut facts).mirrored_registries =
+        vec!["http://10.0.0.9:5000".into(), "https://quay.io".into()];
+    assert_eq!(
+        command(&facts),
+        " --mirror-targets http://127.0.0.1:5000 --mirrored-registries http://10.0.0.9:5000,https://quay.io",
+        "it would remove the others"
+    );
+    mirror_of(&mut facts).mirrored_registries.clear();
     facts.hosts[0].path = "/etc/rancher/certs.d".into();
     mirror_of(&mut facts).registry_port = 30020;
     mirror_of(&mut facts).node_secret = Some(SECRET.into());

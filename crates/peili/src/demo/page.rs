@@ -61,6 +61,8 @@ impl ::demo::Pages for DemoPage {
             open_files: open_files as u64,
             looks_for_peers: true,
             registry: (Ipv4Addr::LOCALHOST, node.registry_port).into(),
+            mirrored_registries: Vec::new(),
+            retains: false,
             node_secret: None,
             network_keys: None,
             containerd: None,

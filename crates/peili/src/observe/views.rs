@@ -34,6 +34,10 @@ pub struct About {
     pub open_files: u64,
     pub looks_for_peers: bool,
     pub registry: SocketAddr,
+    /// The registries that are mirrored, as the options name them. Empty: all.
+    pub mirrored_registries: Vec<String>,
+    /// The mirror keeps layers that containerd discards.
+    pub retains: bool,
     /// The fingerprint of the node secret, if there is one.
     pub node_secret: Option<String>,
     /// `None`: any node may be a peer.
@@ -152,6 +156,8 @@ impl Views {
             not_ready: status.node.not_ready,
             registry_port: about.registry.port(),
             registry_ip: Some(about.registry.ip()).filter(|ip| !ip.is_unspecified()),
+            mirrored_registries: about.mirrored_registries.clone(),
+            retains: about.retains,
             node_secret: about.node_secret.clone(),
             open_files: about.open_files,
             now: snapshot.at_ms / 1000,
