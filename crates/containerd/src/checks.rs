@@ -7,11 +7,12 @@ use oci::Digest;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::client::{Client, Cri, Image, content_path};
 use crate::listing::blocking;
 use crate::trial::CRI_NAMESPACE;
-use crate::{Config, Error, Retain, blobs};
+use crate::{Config, Error, blobs};
 use settings::{Setting, Settings};
 
 /// What the checks compare with.
@@ -110,11 +111,16 @@ impl Finding {
     }
 }
 
-/// Runs all checks once, over a connection of its own, for 35 s at most.
+/// Runs all checks once, over a connection of its own, for 35 s at most. `retained_for`: how long the mirror keeps layers
+/// that containerd discards, if it does.
 ///
 /// # Errors
 /// containerd does not answer.
-pub async fn check(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error> {
+pub async fn check(
+    config: &Config,
+    setup: &Setup,
+    retained_for: Option<Duration>,
+) -> Result<Vec<Finding>, Error> {
     let client = Client::connect(config).await?;
     let text = client.version().await?;
     let generation = Generation::of(&text);
@@ -137,7 +143,7 @@ pub async fn check(config: &Config, setup: &Setup) -> Result<Vec<Finding>, Error
         // An unknown state is not a finding.
         client.cri().await.ok().map(cri),
         pull_mode(&settings, generation),
-        Some(layers(&settings, generation, config.retain.as_ref())),
+        Some(layers(&settings, generation, retained_for)),
         Some(content),
     ];
     Ok(findings.into_iter().flatten().collect())
@@ -331,7 +337,7 @@ fn pull_mode(settings: &Settings, generation: Generation) -> Option<Finding> {
     Some(Finding::ok(Topic::PullMode, found))
 }
 
-fn layers(settings: &Settings, generation: Generation, retaining: Option<&Retain>) -> Finding {
+fn layers(settings: &Settings, generation: Generation, retained_for: Option<Duration>) -> Finding {
     const WHAT: Topic = Topic::Layers;
     let is_list = match &settings.config_path {
         Setting::Is(paths) => paths.is_empty() || paths.contains(':'),
@@ -349,12 +355,9 @@ fn layers(settings: &Settings, generation: Generation, retaining: Option<&Retain
     };
     match &settings.discard_unpacked_layers {
         Setting::Is(false) => Finding::ok(WHAT, "false: layers stay and can be shared".into()),
-        Setting::Is(true) if let Some(retain) = retaining => Finding::ok(
+        Setting::Is(true) if let Some(time) = retained_for => Finding::ok(
             WHAT,
-            format!(
-                "true: layers are retained for {:?} to be shared",
-                retain.time
-            ),
+            format!("true: layers are retained for {time:?} to be shared"),
         ),
         Setting::Is(true) => Finding::warning(
             WHAT,

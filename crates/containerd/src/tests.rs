@@ -293,11 +293,13 @@ async fn checks_name_what_to_write() {
         registry_config_paths: vec!["/etc/containerd/certs.d".into()],
     };
     assert!(
-        check(&config(&fake), &setup).await.is_err(),
+        check(&config(&fake), &setup, None).await.is_err(),
         "it is not running"
     );
     fake.start();
-    let findings = check(&config(&fake), &setup).await.expect("it answers");
+    let findings = check(&config(&fake), &setup, None)
+        .await
+        .expect("it answers");
     let states: Vec<_> = findings.iter().map(|f| (f.what, f.state)).collect();
     assert_eq!(
         states,

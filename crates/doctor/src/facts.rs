@@ -123,9 +123,9 @@ pub struct Mirror {
     /// The registries that it mirrors, as `--mirrored-registries` names them. Empty: all.
     #[serde(default)]
     pub mirrored_registries: Vec<String>,
-    /// It keeps layers that containerd discards (`--retain-for` and the like).
+    /// How long it keeps layers that containerd discards (`--retain-for`), in seconds. `None`: it does not.
     #[serde(default)]
-    pub retains: bool,
+    pub retained_for_s: Option<u64>,
     /// The most files that it may open.
     pub open_files: u64,
     /// Its clock, in seconds since 1970.

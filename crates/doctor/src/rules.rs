@@ -7,11 +7,11 @@ pub use hosts::hosts;
 pub use peers::peers;
 
 use crate::checks::{
-    CLOCK, CONTAINERD_ANSWERS, DESCRIPTORS, LAYERS_KEPT, MIRROR_ANSWERS, MIRROR_READY, TRIAL,
-    UPSTREAM_CHECKED, UPSTREAM_REACHED,
+    CLOCK, CONTAINERD_ANSWERS, DESCRIPTORS, MIRROR_ANSWERS, MIRROR_READY, TRIAL, UPSTREAM_CHECKED,
+    UPSTREAM_REACHED,
 };
 use crate::facts::{AddressAnswer, Answered, Containerd, ContainerdPaths, Facts, Mirror, Trial};
-use crate::finding::{Finding, Severity};
+use crate::finding::Finding;
 
 /// The number of files below which a busy node refuses connections.
 const FEW_FILES: u64 = 4096;
@@ -37,19 +37,11 @@ pub fn containerd(facts: &Facts) -> Vec<Finding> {
         } => vec![CONTAINERD_ANSWERS.fault(format!("{socket}: {error}"), socket_remedy(elsewhere))],
         Containerd::Reached(advice) => {
             let answers = CONTAINERD_ANSWERS.ok("yes");
-            let retains = facts.mirror.as_ref().is_ok_and(|mirror| mirror.retains);
-            let all = advice.iter().map(|advice| {
-                let is_discarding =
-                    advice.check.code == LAYERS_KEPT.code && advice.severity == Severity::Warning;
-                if is_discarding && retains {
-                    return LAYERS_KEPT.ok("containerd deletes them, and the mirror keeps them");
-                }
-                Finding {
-                    code: advice.check.code,
-                    severity: advice.severity,
-                    text: advice.text.clone(),
-                    remedy: advice.remedy.clone(),
-                }
+            let all = advice.iter().map(|advice| Finding {
+                code: advice.check.code,
+                severity: advice.severity,
+                text: advice.text.clone(),
+                remedy: advice.remedy.clone(),
             });
             std::iter::once(answers).chain(all).collect()
         }

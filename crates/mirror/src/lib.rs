@@ -83,6 +83,7 @@ pub use mirror::{Adapters, ConnectionAddresses, Mirror, Options, RateLimits, rea
 pub use node_report::{AskedNode, NodeReport, REPORT, ReportedObject, ReportedSource};
 pub use object_stream::BodyError;
 pub use rate_limit::MIN_SHARE;
+pub use reach::Reached;
 pub use request::host::{HostError, check_leads_here};
 pub use request::{
     Caller, FLIGHT, Kind, MEASURED, MIRRORED, NAMESPACE, NODE_SECRET, REASON, Reader, Request,

@@ -11,16 +11,15 @@ use crate::mirror::Mirror;
 use crate::snapshot::Peer;
 use crate::{Candidate, PeerId};
 
+/// The clocks of peers, as far as they tell them, or why a peer cannot be reached, by the peers' ids.
+pub type Reached = HashMap<String, Result<Option<SystemTime>, String>>;
+
 /// The most peers that are asked.
 const MAX_ASKED: usize = 64;
 
 impl Mirror {
-    /// Asks these peers, 64 of them at most, chosen at random. Takes 2 s at most. Returns by the peers' ids their clocks,
-    /// as far as they tell them, or why they cannot be reached.
-    pub async fn reach_peers(
-        &self,
-        peers: &[Peer],
-    ) -> HashMap<String, Result<Option<SystemTime>, String>> {
+    /// Asks these peers, 64 of them at most, chosen at random. Takes 2 s at most.
+    pub async fn reach_peers(&self, peers: &[Peer]) -> Reached {
         let candidates = peers.iter().filter_map(|peer| {
             let addresses = peer.addresses.iter().filter(|address| address.port() > 0);
             let candidate = Candidate {

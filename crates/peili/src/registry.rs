@@ -156,7 +156,10 @@ impl Bound {
             looks_for_peers: !matches!(&settings.bootstrap, Bootstrap::Static { peers } if peers.is_empty()),
             registry: registry_address,
             mirrored_registries: settings.mirrored_registries,
-            retains: matches!(&settings.store, Store::Containerd { config, .. } if config.retain.is_some()),
+            retained_for: match &settings.store {
+                Store::Containerd { config, .. } => retained_for(config),
+                Store::Layout { .. } => None,
+            },
             node_secret: access.node_secret.as_ref().map(Secret::fingerprint),
             network_keys: settings.network_keys,
             containerd: containerd_paths(&settings.store),
@@ -348,10 +351,15 @@ fn start(
     }
 }
 
+/// How long layers that containerd discards are kept, if they are.
+fn retained_for(config: &containerd::Config) -> Option<Duration> {
+    config.retain.as_ref().map(|retain| retain.time)
+}
+
 /// Logs what should be changed in containerd's configuration, then waits for ever.
 async fn check(config: containerd::Config, setup: Setup) {
     // If containerd does not answer, the store reports this and tries again.
-    let findings = containerd::check(&config, &setup).await;
+    let findings = containerd::check(&config, &setup, retained_for(&config)).await;
     for finding in findings.unwrap_or_default() {
         match finding.state {
             State::Ok => tracing::debug!("{finding}"),

@@ -146,13 +146,7 @@ fn discarded_layers_are_a_warning() {
     assert_eq!(finding.state, State::Warning);
     let remedy = finding.remedy.expect("lines to write");
     assert!(remedy.contains(r#"[plugins."io.containerd.grpc.v1.cri".containerd]"#));
-    let retain = Retain {
-        time: Duration::from_secs(600),
-        bytes: 1,
-        disk_percent: 80,
-        filter: oci::Filter::default(),
-    };
-    let finding = layers(&discards, Generation(1, 6), Some(&retain));
+    let finding = layers(&discards, Generation(1, 6), Some(Duration::from_secs(600)));
     assert_eq!(finding.state, State::Ok);
 }
 

@@ -56,7 +56,7 @@ fn reached(mirror: &Mirror) -> Finding {
         return PEERS_REACHED.ok(match (unexplained.len(), answered.count()) {
             (explained, _) if explained < peers.len() => "all others".to_owned(),
             (all, answered) if answered < all => {
-                format!("{answered} of {all} asked, and no request to another one failed lately")
+                format!("{answered} of {all} answered, and no request to another one failed lately")
             }
             _ => "all of them".to_owned(),
         });

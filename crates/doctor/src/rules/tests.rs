@@ -426,15 +426,6 @@ fn a_silent_mirror_is_the_only_fault_where_containerd_is_elsewhere() {
 }
 
 #[test]
-fn layers_that_the_mirror_keeps_may_be_deleted() {
-    let mut facts = sound();
-    mistaken(&mut facts, &LAYERS_KEPT, Severity::Warning);
-    assert_eq!(problems(&diagnose(&facts)).len(), 1);
-    mirror_of(&mut facts).retains = true;
-    assert_eq!(problems(&diagnose(&facts)), []);
-}
-
-#[test]
 fn a_mirror_at_another_port_is_told_of_the_right_one() {
     let mut facts = sound();
     file_of(&mut facts).hosts = vec![("http://127.0.0.1:5001".into(), false)];

@@ -231,12 +231,11 @@ impl Watcher {
     fn limit(&self, state: &State, is_full: bool, (bytes, taken): (u64, Duration)) -> Duration {
         match state.role {
             _ if is_full => COMMIT_LIMIT,
-            role if state.has_begun => role.stall_limit(bytes, taken),
-            Role::Follows(_) => state.role.stall_limit(bytes, taken),
-            Role::Undecided | Role::Leads if self.shared.store.downloads_share_slots() => {
-                QUEUE_LIMIT
+            role if state.has_begun || matches!(role, Role::Follows(_)) => {
+                role.stall_limit(bytes, taken)
             }
-            Role::Undecided | Role::Leads => BEGIN_LIMIT,
+            _ if self.shared.store.downloads_share_slots() => QUEUE_LIMIT,
+            _ => BEGIN_LIMIT,
         }
     }
 }

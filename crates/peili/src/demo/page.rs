@@ -62,7 +62,7 @@ impl ::demo::Pages for DemoPage {
             looks_for_peers: true,
             registry: (Ipv4Addr::LOCALHOST, node.registry_port).into(),
             mirrored_registries: Vec::new(),
-            retains: false,
+            retained_for: None,
             node_secret: None,
             network_keys: None,
             containerd: None,

@@ -1,7 +1,7 @@
 //! Gathers the facts for the doctor's rules on this node.
 
 use std::collections::BTreeSet;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::doctor::checks::{
     CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, CRI, IN_FORCE, LAYERS_KEPT, PULL_MODE,
@@ -59,8 +59,14 @@ pub async fn gather(
                 peer: &mirror.peer_id,
             },
         );
-        let (said, (folders, mut urls)) =
-            tokio::join!(look_at(&paths), registry_configuration(&paths, port, own));
+        let retained_for = mirror
+            .as_ref()
+            .ok()
+            .and_then(|(_, mirror)| mirror.retained_for_s);
+        let (said, (folders, mut urls)) = tokio::join!(
+            look_at(&paths, retained_for),
+            registry_configuration(&paths, port, own)
+        );
         containerd = said;
         if mirror.is_err() && urls.is_empty() {
             // Another program on the mirror's default port keeps the mirror from starting.
@@ -91,8 +97,8 @@ fn now() -> u64 {
     now.unwrap_or_default().as_secs()
 }
 
-/// The report of containerd at a socket.
-async fn look_at(paths: &ContainerdPaths) -> Containerd {
+/// The report of containerd at a socket. `retained_for`: how long the mirror keeps layers, in seconds.
+async fn look_at(paths: &ContainerdPaths, retained_for: Option<u64>) -> Containerd {
     let config = containerd::Config {
         socket: paths.socket.clone().into(),
         namespaces: Vec::new(),
@@ -107,7 +113,7 @@ async fn look_at(paths: &ContainerdPaths) -> Containerd {
             .map(|path| path.folders().to_vec())
             .unwrap_or_default(),
     };
-    match containerd::check(&config, &setup).await {
+    match containerd::check(&config, &setup, retained_for.map(Duration::from_secs)).await {
         Ok(findings) => Containerd::Reached(findings.into_iter().map(advice).collect()),
         Err(error) => Containerd::Unreachable {
             socket: paths.socket.clone(),

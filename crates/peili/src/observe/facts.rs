@@ -1,21 +1,16 @@
 //! The mirror's data on peers and registries, for the doctor.
 
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use ::status::{Peer, PeerState};
-use mirror::{RegistryState, snapshot};
+use mirror::{Reached, RegistryState, snapshot};
 
 /// A registry that failed longer ago, and was not asked since, is not reported.
 const LATELY: Duration = Duration::from_secs(10 * 60);
 
 /// The peers of the cluster. `shown` and `seen` are the same peers, in the same order; `reached`: how they answered
 /// now, by their ids.
-pub fn peers(
-    shown: &[Peer],
-    seen: &[snapshot::Peer],
-    reached: &HashMap<String, Result<Option<SystemTime>, String>>,
-) -> Vec<doctor::Peer> {
+pub fn peers(shown: &[Peer], seen: &[snapshot::Peer], reached: &Reached) -> Vec<doctor::Peer> {
     let peers = shown.iter().zip(seen);
     let peers = peers.filter(|(shown, _)| shown.state != PeerState::Gone);
     let peers = peers.map(|(shown, seen)| {

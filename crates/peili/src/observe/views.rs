@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use ::status::{Cluster, Content, Node, Status};
 use doctor::{Finding, Settled};
-use mirror::snapshot::Snapshot;
-use mirror::{AskedNode, Health, Mirror};
+use mirror::snapshot::{self, Snapshot};
+use mirror::{AskedNode, Health, Mirror, Reached};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::background::Background;
 use super::cluster::{self, Own};
@@ -22,6 +23,8 @@ const EXAMINE_LIMIT: Duration = Duration::from_secs(40);
 /// The interval between rounds of requests to the other nodes, and the limit of one.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 const ASK_LIMIT: Duration = Duration::from_secs(12);
+/// The least interval between rounds of requests that show which peers can be reached.
+const REACH_EVERY: Duration = Duration::from_secs(1);
 /// The limit of the wait of a program that needs complete data, for the first examination or round.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -36,8 +39,8 @@ pub struct About {
     pub registry: SocketAddr,
     /// The registries that are mirrored, as the options name them. Empty: all.
     pub mirrored_registries: Vec<String>,
-    /// The mirror keeps layers that containerd discards.
-    pub retains: bool,
+    /// How long the mirror keeps layers that containerd discards. `None`: it does not.
+    pub retained_for: Option<Duration>,
     /// The fingerprint of the node secret, if there is one.
     pub node_secret: Option<String>,
     /// `None`: any node may be a peer.
@@ -59,6 +62,8 @@ pub struct Views {
     findings: Arc<Background<Vec<Finding>>>,
     settled: Mutex<Settled>,
     reports: Arc<Background<Vec<AskedNode>>>,
+    /// How the peers answered last, and when.
+    reached: tokio::sync::Mutex<Option<(Instant, Arc<Reached>)>>,
 }
 
 impl Views {
@@ -69,6 +74,7 @@ impl Views {
             findings: Background::new(EXAMINE_EVERY, EXAMINE_LIMIT),
             settled: Mutex::default(),
             reports: Background::new(ASK_EVERY, ASK_LIMIT),
+            reached: tokio::sync::Mutex::default(),
         }
     }
 
@@ -144,7 +150,7 @@ impl Views {
     pub async fn facts(&self) -> doctor::Mirror {
         let snapshot = self.mirror.snapshot().await;
         let (about, status) = (&self.about, self.of(&snapshot));
-        let reached = self.mirror.reach_peers(&snapshot.peers).await;
+        let reached = self.reach(&snapshot.peers).await;
         let bootstrap_error = match &status.node.not_ready {
             Some(why) if snapshot.peer_count == 0 => Some(why.clone()),
             _ => snapshot.why_no_peers.clone(),
@@ -157,7 +163,7 @@ impl Views {
             registry_port: about.registry.port(),
             registry_ip: Some(about.registry.ip()).filter(|ip| !ip.is_unspecified()),
             mirrored_registries: about.mirrored_registries.clone(),
-            retains: about.retains,
+            retained_for_s: about.retained_for.map(|time| time.as_secs()),
             node_secret: about.node_secret.clone(),
             open_files: about.open_files,
             now: snapshot.at_ms / 1000,
@@ -171,6 +177,20 @@ impl Views {
             key_file: about.network_keys.as_ref().map(NetworkKeyFile::state),
             refused_nodes: snapshot.refused_nodes,
         }
+    }
+
+    /// How the peers answer. Callers at the same time share one round: whoever may ask for a report could otherwise make
+    /// this node send any number of requests.
+    async fn reach(&self, peers: &[snapshot::Peer]) -> Arc<Reached> {
+        let mut last = self.reached.lock().await;
+        if let Some((at, reached)) = &*last
+            && at.elapsed() < REACH_EVERY
+        {
+            return reached.clone();
+        }
+        let reached = Arc::new(self.mirror.reach_peers(peers).await);
+        *last = Some((Instant::now(), reached.clone()));
+        reached
     }
 
     fn of(&self, snapshot: &Snapshot) -> Status {
