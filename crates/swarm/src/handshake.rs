@@ -54,6 +54,11 @@ impl Handshake {
     }
 }
 
+/// A broken connection, not a refusal: the next attempt offers the keys that are left.
+fn key_removed() -> noise::Error {
+    io::Error::other("the network key was removed during the handshake").into()
+}
+
 fn name(key: &NetworkKey) -> String {
     format!("{KEYED}{}", key.id())
 }
@@ -84,7 +89,7 @@ where
     fn upgrade_inbound(self, socket: T, protocol: String) -> Self::Future {
         match self.noise(&protocol) {
             Some(noise) => noise.upgrade_inbound(socket, OPEN),
-            None => ready(Err(noise::Error::AuthenticationFailed)).boxed(),
+            None => ready(Err(key_removed())).boxed(),
         }
     }
 }
@@ -100,7 +105,7 @@ where
     fn upgrade_outbound(self, socket: T, protocol: String) -> Self::Future {
         match self.noise(&protocol) {
             Some(noise) => noise.upgrade_outbound(socket, OPEN),
-            None => ready(Err(noise::Error::AuthenticationFailed)).boxed(),
+            None => ready(Err(key_removed())).boxed(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Generation, Image, Lab, Node, Settings, Treatment, until};
+use tokio::sync::Barrier;
 
 use crate::ensure_nothing;
 use crate::flights::{
@@ -176,27 +177,33 @@ pub async fn leader_gets_wrong_bytes(lab: Lab, containerd: Generation) -> Result
     let (leader, others) = (&nodes[0], [&nodes[1], &nodes[2]]);
     let (gate, layer) = (lab.upstream.gate()?, &image.blobs[1]);
     gate.treat(&leader.host, layer, Treatment::Corrupted);
-    let again = async |node: &Node| {
-        // containerd would retry the failed commit if the bytes were still there.
-        let what = format!("{} to drop what is wrong", node.host.address);
-        until(&what, async || {
-            Ok(node.containerd.received(layer).is_none())
-        })
-        .await?;
-        let pulled = node.pull(&image).await;
-        pulled.with_context(|| format!("once more on {}", node.host.address))
+    // Where no other node asks, the same one leads again. So all wait for the others before the second attempt.
+    let all = Barrier::new(nodes.len());
+    let again = async |node: &Node, pulled: Result<()>| {
+        if pulled.is_err() {
+            // containerd would retry the failed commit if the bytes were still there.
+            let what = format!("{} to drop what is wrong", node.host.address);
+            let is_dropped = async || Ok(node.containerd.received(layer).is_none());
+            until(&what, is_dropped).await?;
+        }
+        all.wait().await;
+        match pulled {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                let pulled = node.pull(&image).await;
+                pulled.with_context(|| format!("once more on {}", node.host.address))
+            }
+        }
     };
     let follow = async |node: &Node| {
         asks_upstream(&lab, leader, layer).await?;
-        match node.pull(&image).await {
-            Ok(()) => Ok(()),
-            Err(_) => again(node).await,
-        }
+        let pulled = node.pull(&image).await;
+        again(node, pulled).await
     };
     let lead = async {
         let pulled = leader.pull(&image).await;
         ensure!(pulled.is_err(), "wrong bytes were taken for the image");
-        again(leader).await
+        again(leader, pulled).await
     };
     tokio::try_join!(lead, follow(others[0]), follow(others[1])).map(drop)
 }

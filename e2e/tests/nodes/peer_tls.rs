@@ -123,10 +123,8 @@ pub async fn an_image_crosses_the_upstream_link_once_by_tls(
 ) -> Result<()> {
     let nodes: [_; 4] = flights::start(&lab, containerd, settings()).await?;
     let layers = [2 << 20, flights::LONG_LAYER / 2, 3 << 20, 300];
-    let image = lab.upstream.push("lab/app", "v1", &layers)?;
-    let pulls = flights::pull_together(&nodes, &image);
-    let given = lab.upstream.given_during(pulls).await?;
-    flights::ensure_at_most(flights::ONCE, &[&image], given)
+    let once = flights::ensure_pulled_once(&lab, &nodes, &layers).await;
+    once.map(drop)
 }
 
 /// Both nodes pull from each other while certificate and authority are replaced step by step.

@@ -236,13 +236,13 @@ async fn a_withdrawn_key_is_no_longer_answered_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_key_is_found_among_64() {
-    every_key_is_found(cluster(64, config).await).await;
+async fn every_key_is_found_among_32() {
+    every_key_is_found(cluster(32, config).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_key_is_found_among_64_without_flights() {
-    every_key_is_found(cluster(64, plain).await).await;
+async fn every_key_is_found_among_32_without_flights() {
+    every_key_is_found(cluster(32, plain).await).await;
 }
 
 async fn every_key_is_found(nodes: Vec<Node>) {
