@@ -20,6 +20,9 @@ pub struct Args {
     /// Minutes in which they happen
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
+    /// Compare two clusters without mirrors, to see what chance alone makes of the same plan
+    #[arg(long)]
+    control: bool,
     /// Run with this Peili [default: a release build of the workspace]
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -32,6 +35,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<()> {
         args.seed.to_string(),
         args.faults.to_string(),
         args.minutes.to_string(),
+        if args.control { "control" } else { "mirrors" }.to_owned(),
     ];
     run_with(workspace, args.binary.as_deref(), "chaos", &more)
 }

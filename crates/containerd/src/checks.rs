@@ -126,24 +126,28 @@ pub async fn check(
     let generation = Generation::of(&text);
     let settings = Settings::find(&client, generation, &setup.config_file).await;
     let path = content_path(config, &client).await?;
+    // What containerd says where the options name another folder.
+    let reported = client.content_root().await.ok();
+    let reported = reported.filter(|reported| !are_one_folder(reported, &path));
     // Without the list of images there is nothing to compare the folder with.
     let images = match CRI_NAMESPACE.parse() {
         Ok(namespace) => client.images(&namespace).await.unwrap_or_default(),
         Err(_) => Vec::new(),
     };
-    let content = blocking(move || content(&path, &images)).await?;
+    let content = blocking(move || content(&path, reported.as_deref(), &images)).await?;
     let findings = [
         Some(version(&text, generation)),
-        Some(registry_config(
-            &settings,
-            generation,
-            &setup.registry_config_paths,
-        )),
+        Some(registry_config(&settings, generation, setup)),
         in_force(&settings, &config.socket),
         // An unknown state is not a finding.
         client.cri().await.ok().map(cri),
         pull_mode(&settings, generation),
-        Some(layers(&settings, generation, retained_for)),
+        Some(layers(
+            &settings,
+            generation,
+            &setup.config_file,
+            retained_for,
+        )),
         Some(content),
     ];
     Ok(findings.into_iter().flatten().collect())
@@ -210,11 +214,13 @@ fn version(text: &str, generation: Generation) -> Finding {
 /// The default of `config_path` from containerd 2.2 on.
 const DEFAULT_CONFIG_PATH: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
 
-fn registry_config(settings: &Settings, generation: Generation, expected: &[PathBuf]) -> Finding {
+fn registry_config(settings: &Settings, generation: Generation, setup: &Setup) -> Finding {
     const WHAT: Topic = Topic::RegistryConfig;
+    let expected = &setup.registry_config_paths;
     let list: Vec<_> = expected.iter().map(|p| p.display().to_string()).collect();
     let remedy = format!(
-        "write to containerd's configuration and restart it:\n[{}.registry]\n  config_path = {:?}",
+        "write to containerd's configuration ({}) and restart containerd:\n[{}.registry]\n  config_path = {:?}",
+        setup.config_file.display(),
         generation.images_table(),
         list.first()
             .map_or("/etc/containerd/certs.d", String::as_str)
@@ -240,14 +246,19 @@ fn registry_config(settings: &Settings, generation: Generation, expected: &[Path
     let read: Vec<_> = paths.split(':').map(Path::new).collect();
     let is_read = |path: &PathBuf| read.iter().any(|read| are_one_folder(read, path));
     if !expected.iter().all(is_read) {
+        let missing = match read.iter().any(|path| path.exists()) {
+            true => "",
+            false => " (which is missing here)",
+        };
         return Finding::warning(
             WHAT,
             format!(
-                "containerd looks for hosts.toml in {paths}, not in {}",
+                "containerd looks for hosts.toml in {paths}{missing}, not in {}, where the mirror's are",
                 list.join(":")
             ),
             format!(
-                "give --containerd-registry-config-path the path that containerd uses, or {remedy}"
+                "{remedy}\nIf other programs need {paths}, leave that as it is, and give the mirror and peili configuration the \
+                 option --containerd-registry-config-path {paths} instead"
             ),
         );
     }
@@ -337,31 +348,37 @@ fn pull_mode(settings: &Settings, generation: Generation) -> Option<Finding> {
     Some(Finding::ok(Topic::PullMode, found))
 }
 
-fn layers(settings: &Settings, generation: Generation, retained_for: Option<Duration>) -> Finding {
+fn layers(
+    settings: &Settings,
+    generation: Generation,
+    config_file: &Path,
+    retained_for: Option<Duration>,
+) -> Finding {
     const WHAT: Topic = Topic::Layers;
     let is_list = match &settings.config_path {
         Setting::Is(paths) => paths.is_empty() || paths.contains(':'),
         Setting::Unknown(_) => true,
     };
-    let retain = "to share them, run with --retain-for 10m";
+    let retain = "to share them, run the mirror with --retain-for 10m";
     let remedy = if is_list && generation >= Generation::READS_NO_LIST {
         // With false, containerd would ignore hosts.toml.
         retain.to_owned()
     } else {
         format!(
-            "{retain}, or write to containerd's configuration and restart it:\n[{}]\n  discard_unpacked_layers = false",
+            "{retain}, or write to containerd's configuration ({}) and restart containerd:\n[{}]\n  discard_unpacked_layers = false",
+            config_file.display(),
             generation.layers_table()
         )
     };
     match &settings.discard_unpacked_layers {
-        Setting::Is(false) => Finding::ok(WHAT, "false: layers stay and can be shared".into()),
+        Setting::Is(false) => Finding::ok(WHAT, "yes, and can be shared (discard_unpacked_layers = false)".into()),
         Setting::Is(true) if let Some(time) = retained_for => Finding::ok(
             WHAT,
-            format!("true: layers are retained for {time:?} to be shared"),
+            format!("for {time:?}, by --retain-for (discard_unpacked_layers = true)"),
         ),
         Setting::Is(true) => Finding::warning(
             WHAT,
-            "true: layers are deleted when they are unpacked, and this node has none to share"
+            "no: they are deleted when they are unpacked (discard_unpacked_layers = true), and this node has none to share"
                 .into(),
             remedy,
         ),
@@ -369,8 +386,9 @@ fn layers(settings: &Settings, generation: Generation, retained_for: Option<Dura
     }
 }
 
-/// Lists the whole folder, which takes long on a busy disk. `images`: those of containerd.
-fn content(path: &Path, images: &[Image]) -> Finding {
+/// Lists the whole folder, which takes long on a busy disk. `reported`: another folder that containerd names as its own.
+/// `images`: those of containerd.
+fn content(path: &Path, reported: Option<&Path>, images: &[Image]) -> Finding {
     const WHAT: Topic = Topic::Content;
     match blobs::list(path) {
         Ok(found) if is_another(&found, images) => Finding::warning(
@@ -380,9 +398,14 @@ fn content(path: &Path, images: &[Image]) -> Finding {
                 path.display(),
                 images.len()
             ),
-            "leave --containerd-content-path out on the host; in a container, mount containerd's folder of content anew: a \
-             disk that was mounted there later than the container started is not seen in it"
-                .to_owned(),
+            match reported {
+                Some(reported) => format!(
+                    "containerd's folder is {0}. On the host, run the mirror without --containerd-content-path; in a container, mount \
+                     {0} and name it with that option",
+                    reported.display()
+                ),
+                None => "a disk may have been mounted there since the mirror started: restart the mirror".to_owned(),
+            },
         ),
         Ok(found) => Finding::ok(WHAT, format!("{} blobs in {}", found.len(), path.display())),
         Err(error) => Finding::warning(

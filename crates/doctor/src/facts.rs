@@ -14,6 +14,8 @@ pub struct Facts {
     pub hosts: Vec<HostsFolder>,
     /// The mirrors in hosts.toml, and which server answers there.
     pub addresses: Vec<AddressAnswer>,
+    /// The hosts before the mirror in hosts.toml at which nothing listens, and the error.
+    pub silent_hosts: Vec<(String, String)>,
     /// The clock of the observer, in seconds since 1970.
     pub now: u64,
     /// The address of the mirror's port for metrics and health.

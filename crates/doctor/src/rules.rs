@@ -117,7 +117,7 @@ fn clock(mirror: &Mirror, facts: &Facts) -> Finding {
     let differing = differing(mirror, CLOCK_TOLERANCE);
     if !are_most(&differing, mirror) {
         return CLOCK.ok(match clocks.as_slice() {
-            [] => "as here".to_owned(),
+            [] => "there is no other node to compare it with".to_owned(),
             [clock] => format!("as on {}", clock.name),
             clocks => format!("as on most of {} other nodes", clocks.len()),
         });

@@ -282,6 +282,13 @@ impl Mirror {
         (at > 0).then(|| now.saturating_sub(Duration::from_secs(at)))
     }
 
+    /// Asks the registries that were unreachable again. Takes 2 s at most.
+    pub async fn retry_registries(&self) {
+        if let Some(check) = &self.upstream_check {
+            check.retry_unreachable().await;
+        }
+    }
+
     /// The states of the registries at which tags and visibility were checked.
     pub fn registries(&self) -> Vec<RegistryState> {
         let check = self.upstream_check.as_ref();

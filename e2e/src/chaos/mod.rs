@@ -28,10 +28,20 @@ pub use random::Random;
 
 use run::Observed;
 
-/// Runs the plan of these options without and with mirrors, at the same time, passes on the comparison, and returns the
-/// failures. Logs are written below `logs`.
+/// The clusters that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// One with mirrors and one without.
+    Mirrors,
+    /// Two without mirrors: what differs between them is chance.
+    Control,
+}
+
+/// Runs the plan of these options in two clusters at the same time, passes on the comparison, and returns the failures.
+/// Logs are written below `logs`.
 pub fn compare(
     options: Options,
+    compared: Compared,
     logs: &Path,
     tell: impl FnOnce(&PairedResult<'_>),
 ) -> Result<Vec<String>> {
@@ -48,7 +58,7 @@ pub fn compare(
     };
     let with = {
         let (plan, logs) = (plan.clone(), folder("with")?);
-        std::thread::spawn(move || run_alone(&plan, logs, true))
+        std::thread::spawn(move || run_alone(&plan, logs, compared == Compared::Mirrors))
     };
     let observed = |thread: JoinHandle<Result<Observed>>| {
         thread.join().map_err(|_| anyhow!("a run panicked"))?

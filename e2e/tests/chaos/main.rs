@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use e2e::chaos::{NODES, Options, compare};
+use e2e::chaos::{Compared, NODES, Options, compare};
 use e2e::crowd::under_crowd;
 
 /// The most memory of a mirror with many clients, in bytes.
@@ -15,14 +15,20 @@ fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        ["chaos", seed, faults, minutes] => {
+        ["chaos", seed, faults, minutes, compared] => {
+            let compared = match *compared {
+                "mirrors" => Compared::Mirrors,
+                "control" => Compared::Control,
+                _ => bail!("mirrors or control"),
+            };
             let minutes: f64 = minutes.parse().context("the minutes")?;
-            chaos(Options {
+            let options = Options {
                 seed: seed.parse().context("the seed")?,
                 faults: faults.parse().context("the number of faults")?,
                 time: Duration::from_secs_f64(minutes * 60.0),
                 nodes: NODES,
-            })
+            };
+            chaos(options, compared)
         }
         ["crowd", clients, seconds] => crowd(
             clients.parse().context("the number of clients")?,
@@ -32,9 +38,9 @@ fn main() -> Result<()> {
     }
 }
 
-fn chaos(options: Options) -> Result<()> {
+fn chaos(options: Options, compared: Compared) -> Result<()> {
     let logs = e2e::logs("chaos")?;
-    let failures = compare(options, &logs, |paired_result| {
+    let failures = compare(options, compared, &logs, |paired_result| {
         println!("\n{paired_result}\nmost added:");
         for line in paired_result.slowest(20) {
             println!("  {line}");

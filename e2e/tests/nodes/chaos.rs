@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::chaos::{NODES, Options, compare};
+use e2e::chaos::{Compared, NODES, Options, compare};
 
 /// A few faults of one seed: no wrong bytes are committed, and no pull fails that would not have failed without
 /// mirrors. The durations of pulls are left to the long run: they depend on the machine.
@@ -15,7 +15,9 @@ fn few_faults_cost_no_pull() {
         nodes: NODES,
     };
     let logs = e2e::logs("chaos/slice").expect("a folder for logs");
-    let failures = compare(options, &logs, |verdict| println!("{verdict}"));
+    let failures = compare(options, Compared::Mirrors, &logs, |verdict| {
+        println!("{verdict}");
+    });
     let failures = failures.expect("a run");
     assert!(
         failures.is_empty(),

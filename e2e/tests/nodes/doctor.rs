@@ -41,7 +41,7 @@ type Change = (&'static str, &'static str, fn(&HostsToml<'_>) -> Result<()>);
 /// The same for containerd's configuration file: one text is replaced by another.
 type Replacement = (&'static str, &'static str, &'static str, &'static str);
 
-const CHANGES: [Change; 13] = [
+const CHANGES: [Change; 14] = [
     ("PEILI-H001", "fault", |hosts| {
         Ok(fs::remove_file(&hosts.file)?)
     }),
@@ -58,10 +58,12 @@ const CHANGES: [Change; 13] = [
     ("PEILI-H003", "fault", |hosts| {
         hosts.replace("dial_timeout", "override_path = true\ndial_timeout")
     }),
+    // The registry of the lab answers.
     ("PEILI-H004", "warning", |hosts| {
-        let first = hosts.text.find("[host.").context("a host")?;
-        let (before, after) = hosts.text.split_at(first);
-        hosts.write(&format!("{before}[host.'https://other.example']\n{after}"))
+        hosts.begin_with("http://10.77.0.2:5000")
+    }),
+    ("PEILI-H004", "fault", |hosts| {
+        hosts.begin_with("https://other.example")
     }),
     ("PEILI-H005", "warning", |hosts| {
         let underscored = hosts.folder.join("10.77.0.2_5000_");
@@ -215,6 +217,13 @@ impl HostsToml<'_> {
     fn replace(&self, from: &str, to: &str) -> Result<()> {
         ensure!(self.text.contains(from), "{from} is not in {}", self.text);
         self.write(&self.text.replace(from, to))
+    }
+
+    /// Puts another host before the mirror.
+    fn begin_with(&self, url: &str) -> Result<()> {
+        let first = self.text.find("[host.").context("a host")?;
+        let (before, after) = self.text.split_at(first);
+        self.write(&format!("{before}[host.'{url}']\n{after}"))
     }
 }
 

@@ -18,6 +18,14 @@ fn settings(config_path: Setting<String>, discard: Setting<bool>) -> Settings {
     }
 }
 
+/// The mirror's hosts.toml files are in these folders.
+fn setup<T: AsRef<Path>>(folders: &[T]) -> Setup {
+    Setup {
+        config_file: "/etc/containerd/config.toml".into(),
+        registry_config_paths: folders.iter().map(|path| path.as_ref().into()).collect(),
+    }
+}
+
 #[test]
 fn generations() {
     for (text, generation) in [
@@ -43,7 +51,7 @@ fn generations() {
 #[test]
 fn a_registry_without_config_path_gets_the_lines_for_its_version() {
     let unset = settings(Setting::Is(String::new()), Setting::Is(false));
-    let expected = [PathBuf::from("/etc/containerd/certs.d")];
+    let expected = setup(&["/etc/containerd/certs.d"]);
     for (generation, table) in [
         (
             Generation(1, 7),
@@ -68,7 +76,7 @@ fn what_is_not_known_is_no_warning_and_has_a_way_to_know() {
         Setting::Unknown("config.toml: cannot be read here".into()),
         Setting::Unknown(String::new()),
     );
-    let expected = [PathBuf::from("/etc/containerd/certs.d")];
+    let expected = setup(&["/etc/containerd/certs.d"]);
     let finding = registry_config(&unknown, Generation(2, 1), &expected);
     assert_eq!(finding.state, State::Unknown);
     let text = finding.to_string();
@@ -85,10 +93,8 @@ fn what_is_not_known_is_no_warning_and_has_a_way_to_know() {
 fn a_list_of_paths_is_right_if_ours_is_in_it() {
     let list = "/etc/docker/certs.d:/etc/containerd/certs.d";
     let list = settings(Setting::Is(list.into()), Setting::Is(false));
-    let state = |expected: &[&str]| {
-        let expected: Vec<_> = expected.iter().map(PathBuf::from).collect();
-        registry_config(&list, Generation(1, 7), &expected).state
-    };
+    let state =
+        |expected: &[&str]| registry_config(&list, Generation(1, 7), &setup(expected)).state;
     assert_eq!(state(&["/etc/containerd/certs.d"]), State::Ok);
     let both = ["/etc/docker/certs.d", "/etc/containerd/certs.d"];
     assert_eq!(state(&both), State::Ok);
@@ -101,9 +107,9 @@ fn from_2_1_on_a_list_is_read_only_where_layers_are_discarded() {
     let list = "/etc/containerd/certs.d:/etc/docker/certs.d";
     let find = |path: &str, discard: Setting<bool>, generation| {
         let settings = settings(Setting::Is(path.into()), discard);
-        let ours = [PathBuf::from("/etc/containerd/certs.d")];
+        let ours = setup(&["/etc/containerd/certs.d"]);
         let finding = registry_config(&settings, generation, &ours);
-        let layers = layers(&settings, generation, None).remedy;
+        let layers = layers(&settings, generation, Path::new("config.toml"), None).remedy;
         (finding.state, layers.unwrap_or_default())
     };
     let unknown = || Setting::Unknown(String::new());
@@ -142,11 +148,16 @@ fn from_2_1_on_a_list_is_read_only_where_layers_are_discarded() {
 #[test]
 fn discarded_layers_are_a_warning() {
     let discards = settings(Setting::Is(String::new()), Setting::Is(true));
-    let finding = layers(&discards, Generation(1, 6), None);
+    let finding = layers(&discards, Generation(1, 6), Path::new("config.toml"), None);
     assert_eq!(finding.state, State::Warning);
     let remedy = finding.remedy.expect("lines to write");
     assert!(remedy.contains(r#"[plugins."io.containerd.grpc.v1.cri".containerd]"#));
-    let finding = layers(&discards, Generation(1, 6), Some(Duration::from_secs(600)));
+    let finding = layers(
+        &discards,
+        Generation(1, 6),
+        Path::new("config.toml"),
+        Some(Duration::from_secs(600)),
+    );
     assert_eq!(finding.state, State::Ok);
 }
 
@@ -217,7 +228,7 @@ fn a_folder_may_have_two_names() {
     std::os::unix::fs::symlink("real", &link).expect("linked");
     let state = |path: &Path, expected: &Path| {
         let settings = settings(Setting::Is(path.display().to_string()), Setting::Is(false));
-        registry_config(&settings, Generation(2, 1), &[expected.to_owned()]).state
+        registry_config(&settings, Generation(2, 1), &setup(&[expected])).state
     };
     assert_eq!(state(&link, &real), State::Ok);
     assert_eq!(state(&real.join(""), &real), State::Ok);
@@ -233,8 +244,8 @@ fn a_folder_may_have_two_names() {
 #[test]
 fn content_that_is_not_mounted_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
-    assert_eq!(content(folder.path(), &[]).state, State::Ok);
-    let finding = content(&folder.path().join("not/mounted"), &[]);
+    assert_eq!(content(folder.path(), None, &[]).state, State::Ok);
+    let finding = content(&folder.path().join("not/mounted"), None, &[]);
     assert_eq!(finding.state, State::Warning);
     assert!(finding.to_string().contains("not/mounted"));
 }
@@ -250,8 +261,10 @@ fn content_of_another_containerd_is_told_from_ones_own() {
     let file = blobs::path(folder.path(), &here.target);
     std::fs::create_dir_all(file.parent().expect("a folder")).expect("made");
     std::fs::write(file, "here").expect("written");
-    let state = |images: &[Image]| content(folder.path(), images).state;
+    let state = |images: &[Image]| content(folder.path(), None, images).state;
     assert_eq!(state(&[]), State::Ok, "a containerd without images");
     assert_eq!(state(&[gone.clone(), here]), State::Ok);
-    assert_eq!(state(&[gone]), State::Warning);
+    assert_eq!(state(std::slice::from_ref(&gone)), State::Warning);
+    let told = content(folder.path(), Some(Path::new("/var/lib/other")), &[gone]).to_string();
+    assert!(told.contains("/var/lib/other"), "{told}");
 }

@@ -143,15 +143,36 @@ fn ours(files: &[&HostsFile], facts: &Facts) -> Vec<Finding> {
             }
             false => "With --prepend-existing it keeps the other host behind the mirror",
         };
-        let behind = behind.iter();
-        let behind = behind.map(|(file, first)| format!("{} has {first} first", file.path));
-        findings.push(HOSTS_FIRST.warning(
-            behind.collect::<Vec<_>>().join("; "),
-            format!(
-                "containerd asks that host first, and the mirror only for what it lacks: {}\n{keeps}",
-                configure(facts)
+        let error_of = |first: &String| {
+            let mut silent = facts.silent_hosts.iter();
+            silent.find_map(|(host, error)| (host == first).then_some(error))
+        };
+        let are_all_heard = behind.iter().all(|(_, first)| error_of(first).is_none());
+        let behind = behind.iter().map(|(file, first)| match error_of(first) {
+            Some(error) => format!(
+                "{} has {first} first, where nothing answers: {error}",
+                file.path
             ),
-        ));
+            None => format!("{} has {first} first", file.path),
+        });
+        let found = behind.collect::<Vec<_>>().join("; ");
+        findings.push(match are_all_heard {
+            true => HOSTS_FIRST.warning(
+                found,
+                format!(
+                    "containerd asks that host first, and the mirror only for what it lacks: {}\n{keeps}",
+                    configure(facts)
+                ),
+            ),
+            false => HOSTS_FIRST.fault(
+                found,
+                format!(
+                    "containerd waits for that host at every request: take it out of the file, or start it. To put the mirror first, \
+                     {}\n{keeps}",
+                    configure(facts)
+                ),
+            ),
+        });
     }
     findings
 }

@@ -61,6 +61,7 @@ fn sound() -> Facts {
             url: "http://127.0.0.1:5000".into(),
             answer: Answered::ThisNode,
         }],
+        silent_hosts: Vec::new(),
         now: 1_000_000,
         mirror_address: "127.0.0.1:9090".into(),
         mirror: Ok(Mirror {
@@ -145,7 +146,7 @@ type Break = fn(&mut Facts);
 #[test]
 fn each_fault_is_named_and_nothing_else() {
     use Severity::{Fault, Unknown, Warning};
-    let table: [(&Check, Severity, Break); 49] = [
+    let table: [(&Check, Severity, Break); 50] = [
         (&CONTAINERD_ANSWERS, Fault, |f| {
             f.containerd = Containerd::Unreachable {
                 socket: "/run/containerd/containerd.sock".into(),
@@ -233,6 +234,10 @@ fn each_fault_is_named_and_nothing_else() {
         }),
         (&HOSTS_FIRST, Warning, |f| {
             file_of(f).hosts.insert(0, ("https://other".into(), false));
+        }),
+        (&HOSTS_FIRST, Fault, |f| {
+            file_of(f).hosts.insert(0, ("https://other".into(), false));
+            f.silent_hosts = vec![("https://other".into(), "refused".into())];
         }),
         (&HOSTS_SHADOWED, Warning, |f| {
             file_of(f).hides = Some("/etc/containerd/certs.d/a:5000".into());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use futures::future::join_all;
 use oci::{Digest, Origin, Ranges};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -18,6 +19,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The most running questions, in all and to one registry. Half of each is reserved for this node's own client.
 const MAX_RUNNING: usize = 64;
 const MAX_RUNNING_OF_ONE: usize = 16;
+/// The limit of the wait for registries that are asked again.
+const RETRY_WAIT: Duration = Duration::from_secs(2);
 /// The bytes of an object that are compared with upstream's.
 const SAMPLE: u64 = 64;
 
@@ -89,6 +92,18 @@ impl UpstreamCheck {
         Some(answer)
     }
 
+    /// Asks each unreachable registry again what it was asked last. Takes 2 s at most.
+    pub async fn retry_unreachable(&self) {
+        let questions = self.0.answers.lock().registries.unanswered_questions();
+        let running = questions
+            .iter()
+            .filter_map(|question| self.run(question, Asker::Anybody));
+        let answers =
+            running.map(async |mut running| drop(running.wait_for(Option::is_some).await));
+        // What has no answer by then goes on in the background.
+        let _ = timeout(RETRY_WAIT, join_all(answers)).await;
+    }
+
     /// Whether upstream is asked about a repository for this client.
     pub(super) fn may_ask(&self, origin: &Origin, asker: Asker) -> bool {
         match asker {
@@ -122,11 +137,16 @@ impl Inner {
             Ok(head) => Answer::Granted(head),
             Err(UpstreamError::Denied { .. }) => Answer::Refused,
             Err(UpstreamError::NotFound(_)) => Answer::NotFound,
-            Err(error @ (UpstreamError::Unreachable(..) | UpstreamError::Forbidden(..))) => {
+            Err(
+                ref error @ (UpstreamError::Unreachable(_, ref why)
+                | UpstreamError::Forbidden(_, ref why)),
+            ) => {
                 tracing::info!(
                     %error,
                     "cannot reach the registry to check tags and visibility; using what this node and its peers know"
                 );
+                let why = why.clone();
+                self.answers.lock().registries.unanswered(question, why);
                 return Answer::Unreachable;
             }
             Err(error) => {

@@ -7,8 +7,8 @@ use lru::LruCache;
 use oci::Registry;
 use tokio::time::Instant;
 
-use super::Answer;
 use super::answers::Plan;
+use super::{Answer, Question};
 
 /// The most registries to remember.
 const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
@@ -19,11 +19,13 @@ const REACHABLE_FOR: Duration = Duration::from_secs(60 * 60);
 /// The time for which requests do not wait again for a registry that did not answer in time.
 const NO_WAIT_FOR: Duration = Duration::from_secs(30);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Contact {
     answered: Option<Instant>,
     /// When it was unreachable, if it has not been heard from since.
     failed: Option<Instant>,
+    /// What it was asked then, and the error.
+    unanswered: Option<(Question, String)>,
     waited_in_vain: Option<Instant>,
     /// When it neither granted nor refused, if it has given no better answer since.
     gave_no_answer: Option<Instant>,
@@ -41,6 +43,8 @@ impl Contact {
 pub struct RegistryState {
     pub name: Registry,
     pub unreachable_for: Option<Duration>,
+    /// The error, if it is unreachable.
+    pub error: Option<String>,
     pub slow_for: Option<Duration>,
     /// It answered 429, 5xx, or against the specification.
     pub gave_no_answer_for: Option<Duration>,
@@ -124,6 +128,20 @@ impl Registries {
         }
     }
 
+    /// Records the error of a question to an unreachable registry.
+    pub fn unanswered(&mut self, question: &Question, error: String) {
+        let contact = self.contact_mut(&question.origin().registry);
+        contact.unanswered = Some((question.clone(), error));
+    }
+
+    /// What the unreachable registries were asked last.
+    pub fn unanswered_questions(&self) -> Vec<Question> {
+        let questions = self.0.iter();
+        let questions =
+            questions.filter_map(|(_, contact)| Some(contact.unanswered.as_ref()?.0.clone()));
+        questions.collect()
+    }
+
     /// The states of the registries that were asked, the most recently asked first.
     pub fn states(&self) -> Vec<RegistryState> {
         let state = |(name, contact): (&Registry, &Contact)| {
@@ -131,6 +149,7 @@ impl Registries {
             RegistryState {
                 name: name.clone(),
                 unreachable_for: ago(contact.failed),
+                error: contact.unanswered.as_ref().map(|(_, error)| error.clone()),
                 slow_for: ago(contact.waited_in_vain).filter(|ago| *ago < NO_WAIT_FOR),
                 gave_no_answer_for: ago(contact.gave_no_answer),
             }
@@ -139,7 +158,7 @@ impl Registries {
     }
 
     fn contact(&mut self, registry: &Registry) -> Contact {
-        self.0.get(registry).copied().unwrap_or_default()
+        self.0.get(registry).cloned().unwrap_or_default()
     }
 
     fn contact_mut(&mut self, registry: &Registry) -> &mut Contact {

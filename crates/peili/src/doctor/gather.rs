@@ -1,6 +1,7 @@
 //! Gathers the facts for the doctor's rules on this node.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::doctor::checks::{
@@ -16,7 +17,9 @@ use hosts::ConfigPath;
 use hosts::probe::{self, Endpoint, MirrorName};
 use mirror::Secret;
 use oci::{RegistryUrl, Scheme};
+use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::platforms;
 use crate::next_hosts::leads_here;
@@ -24,6 +27,9 @@ use crate::value;
 
 /// The port of a mirror that does not report it.
 const DEFAULT_PORT: u16 = 5000;
+/// The limit for connecting to a host before the mirror, and the most hosts that are tried.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+const MAX_HOSTS: usize = 64;
 
 /// The mirror of this node. Nodes may share a name, as machines that were copied do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,6 +55,7 @@ pub async fn gather(
     is_installed: bool,
 ) -> Facts {
     let (mut containerd, mut hosts, mut addresses) = (Containerd::None, Vec::new(), Vec::new());
+    let mut silent_hosts = Vec::new();
     if let Some(paths) = paths {
         let port = mirror.as_ref().ok().map(|(_, mirror)| mirror.registry_port);
         // Empty where the mirror does not answer, so that whatever answers instead is reported.
@@ -72,6 +79,7 @@ pub async fn gather(
             // Another program on the mirror's default port keeps the mirror from starting.
             urls.extend(format!("http://127.0.0.1:{DEFAULT_PORT}").parse::<RegistryUrl>());
         }
+        silent_hosts = find_silent_hosts(&folders).await;
         hosts = folders;
         for url in urls {
             addresses.push(AddressAnswer {
@@ -84,10 +92,50 @@ pub async fn gather(
         containerd,
         hosts,
         addresses,
+        silent_hosts,
         now: now(),
         mirror_address,
         mirror: mirror.map(|(_, mirror)| mirror),
         is_installed,
+    }
+}
+
+/// The hosts before the mirror at which nothing listens, and the error. containerd asks them first.
+async fn find_silent_hosts(folders: &[HostsFolder]) -> Vec<(String, String)> {
+    let files = folders.iter().flat_map(|folder| &folder.files);
+    let firsts = files.filter_map(|file| match file.hosts.split_first()? {
+        ((url, false), rest) if rest.iter().any(|(_, is_ours)| *is_ours) => Some(url),
+        _ => None,
+    });
+    // A pod has a loopback of its own, which says nothing about the node's.
+    let is_pod = env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let firsts: BTreeSet<_> = firsts.collect();
+    let asked = firsts.into_iter().take(MAX_HOSTS).map(async |text| {
+        let url = text.parse::<RegistryUrl>().ok()?;
+        if is_pod && leads_here(&url).is_some() {
+            return None;
+        }
+        let connected = timeout(CONNECT_LIMIT, TcpStream::connect(host_and_port(&url))).await;
+        let error = match connected {
+            Ok(Ok(_)) => return None,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no connection in {CONNECT_LIMIT:?}"),
+        };
+        Some((text.clone(), error))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// A URL's host and port, as a socket is connected.
+fn host_and_port(url: &RegistryUrl) -> String {
+    let name = url.registry.as_str();
+    let has_port = name
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.ends_with(']'));
+    match (has_port, url.scheme) {
+        (true, _) => name.to_owned(),
+        (false, Scheme::Http) => format!("{name}:80"),
+        (false, Scheme::Https) => format!("{name}:443"),
     }
 }
 
@@ -255,16 +303,7 @@ fn advice(finding: containerd::Finding) -> Advice {
 
 /// The server that answers at a mirror's address.
 async fn answered(url: &RegistryUrl, own: OwnMirror<'_>) -> Answered {
-    let name = url.registry.as_str();
-    let has_port = name
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| !port.ends_with(']'));
-    let with_port = if has_port {
-        name.to_owned()
-    } else {
-        format!("{name}:80")
-    };
-    let endpoint = match with_port.parse::<Endpoint>() {
+    let endpoint = match host_and_port(url).parse::<Endpoint>() {
         Ok(endpoint) => endpoint,
         Err(error) => return Answered::Nothing(error.to_string()),
     };

@@ -52,7 +52,10 @@ pub fn registries(states: &[RegistryState]) -> Vec<doctor::Registry> {
     let states = states.iter().map(|state| {
         let lately = |ago: Option<Duration>| ago.filter(|ago| *ago < LATELY);
         let unreachable = lately(state.unreachable_for);
-        let unreachable = unreachable.map(|ago| format!("not reached {} s ago", ago.as_secs()));
+        let unreachable = unreachable.map(|ago| {
+            let error = state.error.as_deref().unwrap_or("not reached");
+            format!("{error} ({} s ago)", ago.as_secs())
+        });
         let slow =
             lately(state.slow_for).map(|ago| format!("no answer in time {} s ago", ago.as_secs()));
         let failed = lately(state.gave_no_answer_for);
@@ -77,6 +80,7 @@ mod tests {
             |unreachable: Option<u64>, slow: Option<u64>, failed: Option<u64>| RegistryState {
                 name: "a.io".parse().expect("a registry"),
                 unreachable_for: unreachable.map(Duration::from_secs),
+                error: unreachable.map(|_| "a.io:443: refused".to_owned()),
                 slow_for: slow.map(Duration::from_secs),
                 gave_no_answer_for: failed.map(Duration::from_secs),
             };
@@ -90,6 +94,10 @@ mod tests {
             .iter()
             .map(|r| (r.unreachable.is_some(), r.failing.is_some()))
             .collect();
+        assert_eq!(
+            all[0].unreachable.as_deref(),
+            Some("a.io:443: refused (3 s ago)")
+        );
         assert_eq!(
             told,
             [(true, true), (false, true), (false, true), (false, false)]

@@ -23,7 +23,7 @@ const EXAMINE_LIMIT: Duration = Duration::from_secs(40);
 /// The interval between rounds of requests to the other nodes, and the limit of one.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 const ASK_LIMIT: Duration = Duration::from_secs(12);
-/// The least interval between rounds of requests that show which peers can be reached.
+/// The least interval between rounds of requests that show which peers and registries can be reached.
 const REACH_EVERY: Duration = Duration::from_secs(1);
 /// The limit of the wait of a program that needs complete data, for the first examination or round.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -179,7 +179,7 @@ impl Views {
         }
     }
 
-    /// How the peers answer. Callers at the same time share one round: whoever may ask for a report could otherwise make
+    /// How the peers answer. Unreachable registries are asked again meanwhile. Callers at the same time share one round: whoever may ask for a report could otherwise make
     /// this node send any number of requests.
     async fn reach(&self, peers: &[snapshot::Peer]) -> Arc<Reached> {
         let mut last = self.reached.lock().await;
@@ -188,7 +188,9 @@ impl Views {
         {
             return reached.clone();
         }
-        let reached = Arc::new(self.mirror.reach_peers(peers).await);
+        let reached = self.mirror.reach_peers(peers);
+        let (reached, ()) = tokio::join!(reached, self.mirror.retry_registries());
+        let reached = Arc::new(reached);
         *last = Some((Instant::now(), reached.clone()));
         reached
     }
