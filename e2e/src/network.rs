@@ -149,16 +149,26 @@ impl Host {
 
     /// Drops packets from or to a port of this host, as a firewall does.
     pub fn close(&self, port: u16) -> Result<()> {
-        self.change_rules("add", port)
+        self.change_rules("add", &["sport", "dport"], port)
     }
 
     /// Opens the port again.
     pub fn open(&self, port: u16) -> Result<()> {
-        self.change_rules("del", port)
+        self.change_rules("del", &["sport", "dport"], port)
     }
 
-    fn change_rules(&self, change: &str, port: u16) -> Result<()> {
-        for end in ["sport", "dport"] {
+    /// Drops what this host answers from a port: nobody can connect to it there, and it can connect to others.
+    pub fn close_inbound(&self, port: u16) -> Result<()> {
+        self.change_rules("add", &["sport"], port)
+    }
+
+    /// Opens the port again.
+    pub fn open_inbound(&self, port: u16) -> Result<()> {
+        self.change_rules("del", &["sport"], port)
+    }
+
+    fn change_rules(&self, change: &str, ends: &[&str], port: u16) -> Result<()> {
+        for end in ends {
             let rule = format!("ipproto tcp {end} {port} blackhole");
             ip(&format!("-n {} rule {change} {rule}", self.namespace))?;
         }

@@ -219,7 +219,7 @@ fn registry_config(settings: &Settings, generation: Generation, setup: &Setup) -
     let expected = &setup.registry_config_paths;
     let list: Vec<_> = expected.iter().map(|p| p.display().to_string()).collect();
     let remedy = format!(
-        "write to containerd's configuration ({}) and restart containerd:\n[{}.registry]\n  config_path = {:?}",
+        "set this in containerd's configuration ({}), in the table that is there already, if it is, and restart containerd:\n[{}.registry]\n  config_path = {:?}",
         setup.config_file.display(),
         generation.images_table(),
         list.first()
@@ -365,7 +365,8 @@ fn layers(
         retain.to_owned()
     } else {
         format!(
-            "{retain}, or write to containerd's configuration ({}) and restart containerd:\n[{}]\n  discard_unpacked_layers = false",
+            "{retain}, which costs disk for that time alone. Or set this in containerd's configuration ({}), in the table that is there \
+             already, if it is, and restart containerd:\n[{}]\n  discard_unpacked_layers = false",
             config_file.display(),
             generation.layers_table()
         )
@@ -378,7 +379,7 @@ fn layers(
         ),
         Setting::Is(true) => Finding::warning(
             WHAT,
-            "no: they are deleted when they are unpacked (discard_unpacked_layers = true), and this node has none to share"
+            "no: they are deleted when they are unpacked (discard_unpacked_layers = true), so other nodes get none that this node pulls"
                 .into(),
             remedy,
         ),

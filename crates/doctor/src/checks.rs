@@ -45,6 +45,7 @@ checks! {
     PEERS_VERSION: Peers 3 "peers have the same version" after 600 <- MIRROR_ANSWERS;
     PEERS_LACKING: Peers 4 "peers have what they announce" <- MIRROR_ANSWERS;
     NETWORK_KEY: Peers 5 "network key" after 60 <- MIRROR_ANSWERS;
+    SEEN_BY_PEERS: Peers 6 "peers reach this node" after 60 <- MIRROR_ANSWERS, NETWORK_KEY, PEERS_REACHED;
     UPSTREAM_REACHED: Upstream 1 "registries can be reached" after 60 <- MIRROR_ANSWERS;
     UPSTREAM_CHECKED: Upstream 2 "tags and visibility are checked" after 60 <- MIRROR_ANSWERS, UPSTREAM_REACHED;
     TRIAL: Trial 1 "a trial pull comes through the mirror" <- MIRROR_ANSWERS, CONTAINERD_ANSWERS, CONFIG_PATH, CRI, HOSTS_FOLDER, HOSTS_OURS, HOSTS_FIRST, HOSTS_ADDRESS;

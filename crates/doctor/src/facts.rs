@@ -189,6 +189,9 @@ pub struct Peer {
     /// How many seconds its clock is ahead of this node's. `None`: it was not asked, or did not answer.
     #[serde(default)]
     pub clock_ahead_s: Option<i64>,
+    /// The addresses of this node that it cannot connect to. `None`: it did not try.
+    #[serde(default)]
+    pub unreached: Option<Vec<String>>,
     /// How often it lacked an announced object in the last minutes. `None`: this was not counted.
     pub lacking: Option<u64>,
 }

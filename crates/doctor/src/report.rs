@@ -90,7 +90,11 @@ impl Report {
         match (faults, warnings, unknown) {
             (0, 0, 0) => "All is well.".to_owned(),
             (0, 0, unknown) => format!("All is well as far as is known; unknown: {unknown}."),
-            (0, warnings, _) => format!("Nothing is broken; {}.", several(warnings, "warning")),
+            (0, warnings, 0) => format!("Nothing is broken; {}.", several(warnings, "warning")),
+            (0, warnings, unknown) => {
+                let warnings = several(warnings, "warning");
+                format!("Nothing is broken; {warnings}; unknown: {unknown}.")
+            }
             (faults, warnings, _) => {
                 let (faults, warnings) = (several(faults, "fault"), several(warnings, "warning"));
                 format!("{faults}, {warnings}.")

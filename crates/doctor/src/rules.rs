@@ -91,14 +91,14 @@ pub fn mirror(facts: &Facts) -> Vec<Finding> {
     });
     findings.push(if mirror.open_files < FEW_FILES {
         DESCRIPTORS.warning(
-            format!("{} at the most", mirror.open_files),
+            format!("limit {}", mirror.open_files),
             format!(
                 "the ports take fewer connections: raise the hard limit to {FEW_FILES} or more (LimitNOFILE= of systemd, \
                  ulimit -n, or the container runtime's)"
             ),
         )
     } else {
-        DESCRIPTORS.ok(format!("{} at the most", mirror.open_files))
+        DESCRIPTORS.ok(format!("limit {}", mirror.open_files))
     });
     findings.push(clock(mirror, facts));
     findings
@@ -119,6 +119,7 @@ fn clock(mirror: &Mirror, facts: &Facts) -> Finding {
         return CLOCK.ok(match clocks.as_slice() {
             [] => "there is no other node to compare it with".to_owned(),
             [clock] => format!("as on {}", clock.name),
+            clocks if differing.is_empty() => format!("as on {} other nodes", clocks.len()),
             clocks => format!("as on most of {} other nodes", clocks.len()),
         });
     }

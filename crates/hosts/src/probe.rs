@@ -31,7 +31,7 @@ const PEER: &str = "x-peili-peer";
 /// The most addresses asked at once.
 const CONCURRENCY: usize = 10;
 /// The limit for one address, from connecting to the end of the answer.
-const REQUEST_LIMIT: Duration = Duration::from_secs(1);
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(1);
 /// The most bytes of an answer: a page of metrics has a few ten thousand.
 const MAX_ANSWER: usize = 4 << 20;
 /// The most characters of a node's error message.
@@ -144,7 +144,7 @@ async fn rounds(
 
 /// The number of addresses asked, if all are ready; otherwise those that are not.
 async fn round(endpoint: &Endpoint, names: &Names) -> Result<usize, String> {
-    let answers = ask(endpoint, names, READY).await?;
+    let answers = ask(endpoint, names, READY, REQUEST_LIMIT).await?;
     let nodes = answers.len();
     let mut not_ready: Vec<_> = answers
         .into_iter()
@@ -164,13 +164,18 @@ async fn round(endpoint: &Endpoint, names: &Names) -> Result<usize, String> {
 /// An address, and its answer or error.
 pub type Answer = (SocketAddr, Result<Bytes, String>);
 
-/// Asks every address of the endpoint for a path, once.
+/// Asks every address of the endpoint for a path, once. `limit`: for one address.
 ///
 /// # Errors
 /// The name does not resolve.
-pub async fn get_all(endpoint: &Endpoint, path: &str) -> Result<Vec<Answer>, ProbeError> {
+pub async fn get_all(
+    endpoint: &Endpoint,
+    path: &str,
+    limit: Duration,
+) -> Result<Vec<Answer>, ProbeError> {
     let names = Names::new(endpoint);
-    ask(endpoint, &names, path).await.map_err(ProbeError::Name)
+    let answers = ask(endpoint, &names, path, limit).await;
+    answers.map_err(ProbeError::Name)
 }
 
 /// The mirror that answers at an endpoint.
@@ -210,12 +215,17 @@ pub async fn mirror_at(endpoint: &Endpoint) -> Result<Option<MirrorName>, String
     Err(error)
 }
 
-async fn ask(endpoint: &Endpoint, names: &Names, path: &str) -> Result<Vec<Answer>, String> {
+async fn ask(
+    endpoint: &Endpoint,
+    names: &Names,
+    path: &str,
+    limit: Duration,
+) -> Result<Vec<Answer>, String> {
     let addresses = names.addresses().await?;
     let answers = stream::iter(addresses).map(|ip| async move {
         let address = SocketAddr::new(ip, endpoint.port);
-        let answer = timeout(REQUEST_LIMIT, get(address, path)).await;
-        let late = || format!("no answer within {} s", REQUEST_LIMIT.as_secs());
+        let answer = timeout(limit, get(address, path)).await;
+        let late = || format!("no answer within {limit:?}");
         (address, answer.unwrap_or_else(|_| Err(late())))
     });
     Ok(answers.buffer_unordered(CONCURRENCY).collect().await)

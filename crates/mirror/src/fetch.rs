@@ -6,6 +6,8 @@ mod race;
 mod traced;
 mod without_content;
 
+pub use without_content::PeerAnswer;
+
 use std::sync::Arc;
 use std::time::Duration;
 

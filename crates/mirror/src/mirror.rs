@@ -26,6 +26,7 @@ use crate::attempts::AttemptsByKey;
 use crate::body::Body;
 use crate::body::send_memory::SendMemory;
 use crate::deliveries::Deliveries;
+use crate::dial_back::DialBack;
 use crate::fetch::{Fetcher, Limits};
 use crate::flight::Flight;
 use crate::from_peers::FromPeers;
@@ -92,6 +93,7 @@ pub struct Mirror {
     pub(crate) attempts: AttemptsByKey,
     deliveries: Arc<Deliveries>,
     pub(crate) accusations: Accusations,
+    dial_back: DialBack,
     upstream_check: Option<UpstreamCheck>,
     upstream_bytes: UpstreamBytes,
     memory: SendMemory,
@@ -189,6 +191,7 @@ impl Mirror {
             attempts: AttemptsByKey::new(speeds.clone()),
             deliveries: deliveries.clone(),
             accusations,
+            dial_back: DialBack::default(),
             upstream_check,
             upstream_bytes: UpstreamBytes::new(
                 metrics.clone(),

@@ -1,18 +1,18 @@
-//! Which peers can be reached, and their clocks, for the doctor. A request is sent to each, as for content, so that a
+//! Which peers can be reached and reach this node, and their clocks, for the doctor. A request is sent to each, as for content, so that a
 //! closed port or a wrong certificate shows before a pull needs the peer.
 
 use std::collections::HashMap;
-use std::time::SystemTime;
 
 use futures::future::join_all;
 use rand::seq::SliceRandom as _;
 
+use crate::fetch::PeerAnswer;
 use crate::mirror::Mirror;
 use crate::snapshot::Peer;
 use crate::{Candidate, PeerId};
 
-/// The clocks of peers, as far as they tell them, or why a peer cannot be reached, by the peers' ids.
-pub type Reached = HashMap<String, Result<Option<SystemTime>, String>>;
+/// The answers of peers, or why a peer cannot be reached, by the peers' ids.
+pub type Reached = HashMap<String, Result<PeerAnswer, String>>;
 
 /// The most peers that are asked.
 const MAX_ASKED: usize = 64;
@@ -31,12 +31,13 @@ impl Mirror {
         let mut candidates: Vec<_> = candidates.collect();
         candidates.shuffle(&mut rand::rng());
         candidates.truncate(MAX_ASKED);
+        let own = self.router.own_id();
         let asked = candidates.iter().map(async |candidate| {
-            let first = self.fetcher.reach(candidate).await;
+            let first = self.fetcher.reach(candidate, own.as_ref()).await;
             let answer = match first {
                 // A lost packet is no closed port.
-                Err(_) => self.fetcher.reach(candidate).await,
-                Ok(clock) => Ok(clock),
+                Err(_) => self.fetcher.reach(candidate, own.as_ref()).await,
+                Ok(answer) => Ok(answer),
             };
             (candidate.peer.to_string(), answer)
         });

@@ -26,6 +26,11 @@ use path::Page;
 pub const NODE: HeaderName = HeaderName::from_static("x-peili-node");
 /// Names the router of an answering mirror. Nodes may share a name.
 pub const PEER: HeaderName = HeaderName::from_static("x-peili-peer");
+/// A header of a request for `/livez`, with the id of the asking node's router: the peer is to try whether it can connect
+/// to that node.
+pub const DIAL_BACK: HeaderName = HeaderName::from_static("x-peili-dial-back");
+/// A header of the answer: the addresses of the asking node that cannot be connected to, separated by commas.
+pub const UNREACHED: HeaderName = HeaderName::from_static("x-peili-unreached");
 /// Marks a request of a mirror to a peer, which does not ask others. It grants no rights.
 pub const MIRRORED: HeaderName = HeaderName::from_static("x-spegel-mirrored");
 /// Names the registry, in requests and answers.

@@ -118,6 +118,8 @@ pub struct RouterPeer {
     pub peer: PeerId,
     /// The known addresses of its registry.
     pub addresses: Arc<[SocketAddr]>,
+    /// The known addresses of its router.
+    pub routers: Arc<[SocketAddr]>,
     /// The name of its node and its version of Peili, as it reports them. `None`: it was never connected to, or runs
     /// another program.
     pub name: Option<String>,

@@ -21,7 +21,7 @@ pub async fn run(arguments: &PullTestArgs) -> anyhow::Result<()> {
     let (endpoint, within) = faults.settle(all())?;
     let node = &node_name(&arguments.node_name);
     let mut failed = Vec::new();
-    for (address, answer) in probe::get_all(&endpoint, "/metrics").await? {
+    for (address, answer) in probe::get_all(&endpoint, "/metrics", probe::REQUEST_LIMIT).await? {
         match answer.map(|page| Page(String::from_utf8_lossy(&page).into_owned())) {
             Ok(page) if page.is_of(node) => {
                 let age = page.age()?;

@@ -18,6 +18,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// The paths of the mirror's status, and of its cluster's.
 const STATUS: &str = "/api/v1/status";
 const CLUSTER: &str = "/api/v1/cluster";
+/// The limit for an answer: for a report, the mirror waits for peers and registries for 2 s.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Clears the screen and moves to its beginning (ECMA-48).
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -119,7 +121,7 @@ pub async fn get(endpoint: &Endpoint, path: &str) -> anyhow::Result<Bytes> {
 /// It does not answer.
 pub async fn ask(endpoint: &Endpoint, path: &str) -> Result<Bytes, String> {
     let mut error = "the name has no address".to_owned();
-    let answers = probe::get_all(endpoint, path).await;
+    let answers = probe::get_all(endpoint, path, ANSWER_LIMIT).await;
     for (_, answer) in answers.map_err(|error| error.to_string())? {
         match answer {
             Ok(bytes) => return Ok(bytes),

@@ -14,17 +14,22 @@ use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::UpgradeInfo;
 use libp2p::core::transport::TransportError;
 use libp2p::core::upgrade::{
-    InboundConnectionUpgrade, NegotiationError, OutboundConnectionUpgrade,
+    InboundConnectionUpgrade, NegotiationError, OutboundConnectionUpgrade, ProtocolError,
 };
 use libp2p::identity::Keypair;
 use libp2p::swarm::DialError;
 use libp2p::{Multiaddr, PeerId, noise};
 use network_key::{Keyring, NetworkKey};
 
+use crate::addresses::Endpoint;
+
 /// The protocol without a key, as in Spegel.
 const OPEN: &str = "/noise";
 /// The protocol with a key, whose id follows.
 const KEYED: &str = "/peili/noise/1/";
+
+/// The most addresses of a dial that are described.
+const MAX_DESCRIBED: usize = 3;
 
 /// The upgrade of a TCP connection.
 #[derive(Clone)]
@@ -110,6 +115,27 @@ where
     }
 }
 
+/// The error of a dial in words: each address with what happened there.
+pub(crate) fn describe(error: &DialError) -> String {
+    let DialError::Transport(addresses) = error else {
+        return error.to_string();
+    };
+    let described = addresses
+        .iter()
+        .take(MAX_DESCRIBED)
+        .map(|(address, error)| {
+            let error = match error {
+                TransportError::Other(error) => error.to_string(),
+                TransportError::MultiaddrNotSupported(_) => "not an address of TCP".to_owned(),
+            };
+            match Endpoint::parse(address).map(|endpoint| endpoint.socket()) {
+                Some(socket) => format!("{socket}: {error}"),
+                None => format!("{address}: {error}"),
+            }
+        });
+    described.collect::<Vec<_>>().join("; ")
+}
+
 /// The addresses of a dial that failed because the two ends could not agree on a handshake.
 pub(crate) fn refused(error: &DialError) -> impl Iterator<Item = &Multiaddr> {
     let addresses = match error {
@@ -134,8 +160,14 @@ fn is_within(error: &io::Error) -> bool {
 }
 
 fn is_from_refusal(error: &(dyn Error + 'static)) -> bool {
-    if let Some(NegotiationError::Failed) = error.downcast_ref() {
-        return true;
+    match error.downcast_ref() {
+        Some(NegotiationError::Failed) => return true,
+        // The other end has gone on with a protocol that this node does not offer: its bytes are no message.
+        Some(NegotiationError::ProtocolError(ProtocolError::IoError(error))) => {
+            return error.kind() == io::ErrorKind::InvalidData;
+        }
+        Some(NegotiationError::ProtocolError(_)) => return true,
+        None => {}
     }
     // A peer that refuses this node's certificate reports this after the TLS handshake.
     if let Some(error) = error.downcast_ref::<io::Error>() {

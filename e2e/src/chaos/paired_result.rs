@@ -22,6 +22,9 @@ pub struct PairedResult<'a> {
     without: &'a Observed,
 }
 
+/// The seconds from which on a difference between two pulls is counted.
+const MUCH: f64 = 2.0;
+
 /// A row of the table, for some of the pulls.
 #[derive(Default)]
 struct Row {
@@ -192,6 +195,10 @@ impl Row {
     }
 }
 
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len().max(1) as f64
+}
+
 /// A quantile of sorted numbers: 0.5 is the median, 1 the greatest.
 fn quantile(numbers: &[f64], part: f64) -> f64 {
     let mut sorted = numbers.to_vec();
@@ -216,9 +223,9 @@ impl fmt::Display for PairedResult<'_> {
         )?;
         writeln!(
             f,
-            "| during | faults | pulls | retried once | failed twice | median, s | added: median, 95 %, worst, s |"
+            "| during | faults | pulls | retried once | failed twice | median, s | added: mean, median, 95 %, worst, s | more than 2 s slower / faster |"
         )?;
-        writeln!(f, "|---|---|---|---|---|---|---|")?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|")?;
         for (name, row) in self.rows() {
             let Row {
                 faults,
@@ -235,7 +242,7 @@ impl fmt::Display for PairedResult<'_> {
             };
             writeln!(
                 f,
-                "| {} | {faults} | {pulls} | {} / {} | {} / {} | {:.2} / {:.2} | {:+.2}, {:+.2}, {:+.2} |",
+                "| {} | {faults} | {pulls} | {} / {} | {} / {} | {:.2} / {:.2} | {:+.2}, {:+.2}, {:+.2}, {:+.2} | {} / {} |",
                 name.trim_start_matches('~').trim(),
                 retried[0],
                 retried[1],
@@ -243,9 +250,12 @@ impl fmt::Display for PairedResult<'_> {
                 failed[1],
                 quantile(&took[0], 0.5),
                 quantile(&took[1], 0.5),
+                mean(&added),
                 quantile(&added, 0.5),
                 quantile(&added, 0.95),
                 quantile(&added, 1.0),
+                added.iter().filter(|seconds| **seconds > MUCH).count(),
+                added.iter().filter(|seconds| **seconds < -MUCH).count(),
             )?;
         }
         if let Some((before, after)) = &self.with.levels {

@@ -82,6 +82,11 @@ async fn ports(nodes: &[Node; 2], doctor: &Doctor) -> Result<()> {
     nodes[1].host.close(ROUTER_PORT)?;
     doctor.named("PEILI-P002 fault").await?;
     nodes[1].host.open(ROUTER_PORT)?;
+    doctor.finds_nothing().await?;
+
+    nodes[0].host.close_inbound(REGISTRY_PORT)?;
+    doctor.named("PEILI-P006 fault").await?;
+    nodes[0].host.open_inbound(REGISTRY_PORT)?;
     doctor.finds_nothing().await
 }
 

@@ -16,7 +16,11 @@ const DEFAULT_FOLDER: &str = "/etc/containerd/certs.d";
 const DEFAULT_PORT: u16 = 5000;
 
 pub fn hosts(facts: &Facts) -> Vec<Finding> {
-    if matches!(facts.containerd, Containerd::None) {
+    // Without the mirror it is unknown which folder containerd reads.
+    if matches!(
+        facts.containerd,
+        Containerd::None | Containerd::Unknown { .. }
+    ) {
         return Vec::new();
     }
     let mut findings = Vec::new();
@@ -138,8 +142,8 @@ fn ours(files: &[&HostsFile], facts: &Facts) -> Vec<Finding> {
     } else {
         let keeps = match behind.iter().any(|(file, _)| file.by_mirror) {
             true => {
-                "The file is Peili's, so this drops what was added to it by hand: hosts of your own belong into a file of \
-                 your own, which --prepend-existing keeps behind the mirror"
+                "The file is Peili's, so this drops what was added to it by hand. To keep another host behind the mirror, write \
+                 a hosts.toml without Peili's first line, and add --prepend-existing to the command"
             }
             false => "With --prepend-existing it keeps the other host behind the mirror",
         };
@@ -185,7 +189,7 @@ fn addresses(facts: &Facts) -> Vec<Finding> {
             Answered::ThisNode => HOSTS_ADDRESS.ok(url.clone()),
             Answered::OtherNode(node) => HOSTS_ADDRESS.fault(
                 format!("{url} is answered by the mirror of node {node}"),
-                format!("in Kubernetes set service.registry.mode: hostPort. Elsewhere {}", configure(facts)),
+                format!("{}\nIf a service of Kubernetes leads there, set service.registry.mode: hostPort in the chart's values", configure(facts)),
             ),
             Answered::Something(what) => HOSTS_ADDRESS.fault(
                 format!("{url} is answered, but not by this mirror: {what}"),
@@ -307,7 +311,7 @@ fn configure(facts: &Facts) -> String {
         false => "",
     };
     format!(
-        "run as root on the node: peili configuration --mirror-targets http://{target}{registries}{folder}{secret}\n(in Kubernetes the \
-         chart's init container does so: kubectl rollout restart daemonset)"
+        "run as root on the node: peili configuration --mirror-targets http://{target}{registries}{folder}{secret}\ncontainerd reads it \
+         at the next pull. (In Kubernetes the chart's init container writes it: kubectl rollout restart daemonset)"
     )
 }

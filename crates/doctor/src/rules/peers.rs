@@ -1,9 +1,12 @@
 //! The findings about the other nodes, and about the key that admits this one.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::{are_most, differing, shortened};
-use crate::checks::{NETWORK_KEY, PEERS_FOUND, PEERS_LACKING, PEERS_REACHED, PEERS_VERSION};
+use crate::checks::{
+    NETWORK_KEY, PEERS_FOUND, PEERS_LACKING, PEERS_REACHED, PEERS_VERSION, SEEN_BY_PEERS,
+};
 use crate::facts::{Facts, KeyFile, Mirror, Peer};
 use crate::finding::Finding;
 
@@ -32,6 +35,7 @@ pub fn peers(facts: &Facts) -> Vec<Finding> {
     }
     findings.push(PEERS_FOUND.ok(format!("{}", peers.len())));
     findings.push(reached(mirror));
+    findings.extend(seen_by_peers(mirror));
     findings.extend(version(mirror));
     findings.extend(lacking(mirror));
     findings
@@ -68,6 +72,40 @@ fn reached(mirror: &Mirror) -> Finding {
         true => PEERS_REACHED.fault(text, remedy),
         false => PEERS_REACHED.warning(text, remedy),
     }
+}
+
+/// Whether the peers that tried could connect to this node.
+fn seen_by_peers(mirror: &Mirror) -> Option<Finding> {
+    let tried = mirror.peers.iter();
+    let tried = tried.filter_map(|peer| Some((&peer.name, peer.unreached.as_ref()?)));
+    let tried: Vec<_> = tried.collect();
+    let failed = tried.iter().filter(|(_, unreached)| !unreached.is_empty());
+    let failed: Vec<_> = failed.collect();
+    if failed.is_empty() {
+        return match tried.len() {
+            0 => None,
+            count => Some(SEEN_BY_PEERS.ok(format!("{count} of {count} that tried"))),
+        };
+    }
+    let addresses: BTreeSet<_> = failed
+        .iter()
+        .flat_map(|(_, unreached)| *unreached)
+        .collect();
+    let addresses: Vec<_> = addresses.into_iter().cloned().collect();
+    let names: Vec<_> = failed.iter().map(|(name, _)| (*name).clone()).collect();
+    let text = format!(
+        "no connection to this node at {} from {} of {} peers that tried: {}",
+        addresses.join(" and "),
+        failed.len(),
+        tried.len(),
+        shortened(&names)
+    );
+    let remedy = "something on this node or before it drops what comes in: let the other nodes connect to these TCP ports (iptables -S \
+                  INPUT, nft list ruleset, network policies, security groups of a cloud)";
+    Some(match failed.len() * 2 > tried.len() {
+        true => SEEN_BY_PEERS.fault(text, remedy),
+        false => SEEN_BY_PEERS.warning(text, remedy),
+    })
 }
 
 fn version(mirror: &Mirror) -> Option<Finding> {

@@ -6,6 +6,7 @@ use crate::checks::{
     self, ASKED, CONFIG_PATH, CONTAINERD_VERSION, CONTENT_READABLE, CRI, HOSTS_ADDRESS,
     HOSTS_FIRST, HOSTS_FOLDER, HOSTS_OURS, HOSTS_READABLE, HOSTS_SHADOWED, IN_FORCE, LAYERS_KEPT,
     NETWORK_KEY, NODE_SECRET, PEERS_FOUND, PEERS_LACKING, PEERS_REACHED, PEERS_VERSION, PULL_MODE,
+    SEEN_BY_PEERS,
 };
 use crate::facts::{
     AddressAnswer, Advice, ContainerdPaths, HostsFile, HostsFolder, KeyFile, Peer, Registry,
@@ -101,6 +102,13 @@ fn peer_with_clock(name: &str, ahead: i64) -> Peer {
     }
 }
 
+fn seen(unreached: Option<Vec<String>>) -> Peer {
+    Peer {
+        unreached,
+        ..peer_with_clock("n2", 1)
+    }
+}
+
 /// Makes a setting of containerd wrong.
 fn mistaken(facts: &mut Facts, check: &Check, severity: Severity) {
     let Containerd::Reached(settings) = &mut facts.containerd else {
@@ -146,7 +154,7 @@ type Break = fn(&mut Facts);
 #[test]
 fn each_fault_is_named_and_nothing_else() {
     use Severity::{Fault, Unknown, Warning};
-    let table: [(&Check, Severity, Break); 50] = [
+    let table: [(&Check, Severity, Break); 52] = [
         (&CONTAINERD_ANSWERS, Fault, |f| {
             f.containerd = Containerd::Unreachable {
                 socket: "/run/containerd/containerd.sock".into(),
@@ -295,6 +303,14 @@ fn each_fault_is_named_and_nothing_else() {
         (&PEERS_LACKING, Warning, |f| {
             mirror_of(f).peers[0].lacking = Some(LACKING_OFTEN);
             mirror_of(f).peers[0].error = Some("it does not have what it announced".into());
+        }),
+        (&SEEN_BY_PEERS, Warning, |f| {
+            let unreached = [vec!["10.0.0.1:5001".to_owned()], Vec::new(), Vec::new()];
+            mirror_of(f).peers = unreached.map(|unreached| seen(Some(unreached))).to_vec();
+        }),
+        (&SEEN_BY_PEERS, Fault, |f| {
+            let unreached = [Some(vec!["10.0.0.1:5000".to_owned()]), None];
+            mirror_of(f).peers = unreached.map(seen).to_vec();
         }),
         (&PEERS_REACHED, Fault, |f| {
             mirror_of(f).peers[0].error = Some("no answer".into());

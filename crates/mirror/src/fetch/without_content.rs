@@ -1,16 +1,26 @@
 //! Requests to other nodes for no content.
 
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::DATE;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
 
 use super::{Fetcher, Question, chain};
-use crate::request::{MIRRORED, NOT_COMMITTED, OFFSET, SENT, Target};
-use crate::{Candidate, SourceStatus};
+use crate::dial_back;
+use crate::request::{DIAL_BACK, MIRRORED, NOT_COMMITTED, OFFSET, SENT, Target, UNREACHED};
+use crate::{Candidate, PeerId, SourceStatus};
+
+/// What a peer answers that was asked whether it can be reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerAnswer {
+    pub clock: Option<SystemTime>,
+    /// The addresses of this node that it cannot connect to. `None`: it did not try.
+    pub unreached: Option<Vec<SocketAddr>>,
+}
 
 /// Every server on a registry port answers this path with something.
 const LIVE: &str = "/livez";
@@ -44,17 +54,25 @@ impl Fetcher {
         }
     }
 
-    /// Asks whether a node answers, whatever its answer is. Returns its clock, if the answer contains it.
-    pub async fn reach(&self, node: &Candidate) -> Result<Option<SystemTime>, String> {
-        let response = self.get(node, LIVE).await?;
-        let date = response.headers().get(DATE);
-        let date = date.and_then(|date| date.to_str().ok());
-        Ok(date.and_then(|date| httpdate::parse_http_date(date).ok()))
+    /// Asks whether a node answers, whatever its answer is, and whether it can connect to this one.
+    /// `own`: the name by which the node knows this one.
+    pub async fn reach(
+        &self,
+        node: &Candidate,
+        own: Option<&PeerId>,
+    ) -> Result<PeerAnswer, String> {
+        let dial_back = own.map(|own| (DIAL_BACK, own.as_str()));
+        let response = self.get(node, LIVE, dial_back).await?;
+        let header = |name| response.headers().get(name)?.to_str().ok();
+        Ok(PeerAnswer {
+            clock: header(DATE).and_then(|date| httpdate::parse_http_date(date).ok()),
+            unreached: header(UNREACHED).and_then(dial_back::parse),
+        })
     }
 
     /// Asks a node for its report, by a path and query.
     pub async fn report(&self, node: &Candidate, path: &str) -> Result<Bytes, String> {
-        let response = self.get(node, path).await?;
+        let response = self.get(node, path, None).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err("its version tells nothing".to_owned()),
@@ -66,11 +84,19 @@ impl Fetcher {
         Ok(body.map_err(|error| error.to_string())?.to_bytes())
     }
 
-    async fn get(&self, node: &Candidate, path: &str) -> Result<Response<Incoming>, String> {
+    async fn get(
+        &self,
+        node: &Candidate,
+        path: &str,
+        header: Option<(HeaderName, &str)>,
+    ) -> Result<Response<Incoming>, String> {
         self.peers.introduce(node);
-        let request = self
+        let mut request = self
             .request_to(node, path)
             .map_err(|error| error.to_string())?;
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
         let request = request.header(MIRRORED, "true").body(Empty::new());
         self.send(request.map_err(|error| error.to_string())?).await
     }

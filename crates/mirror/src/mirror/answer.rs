@@ -1,24 +1,28 @@
 //! Answers a request: dispatches it by its kind, and runs a request for content through the pipeline.
 
-use http::{HeaderValue, Response};
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderValue, Response};
 
 use super::{ConnectionAddresses, Mirror};
 use crate::body::Body;
+use crate::dial_back;
 use crate::found::Source;
 use crate::metrics::Metrics;
 use crate::pull_through::Client;
 use crate::refusal::Refusal;
 use crate::request::conditions::{self, Conditions};
 use crate::request::{
-    Caller, ClientAddress, MIRRORED, NODE, NOT_COMMITTED, PEER, Request, RequestError, Target,
+    Caller, ClientAddress, DIAL_BACK, MIRRORED, NODE, NOT_COMMITTED, PEER, Request, RequestError,
+    Target, UNREACHED,
 };
 use crate::request_record::{RequestRecord, handler};
 use crate::trace::Span;
 use crate::{measured, send};
 
 impl Mirror {
-    /// The answer of `/livez`: that this node's mirror runs.
-    fn liveness(&self) -> Response<Body> {
+    /// The answer of `/livez`: that this node's mirror runs, and, if a peer asks, whether this node can connect to it.
+    async fn liveness(&self, headers: &HeaderMap, client: SocketAddr) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         if let Ok(name) = HeaderValue::from_str(&self.own_name())
             && !name.is_empty()
@@ -28,6 +32,15 @@ impl Mirror {
         let id = self.router.own_id();
         if let Some(Ok(id)) = id.map(|id| HeaderValue::from_str(id.as_str())) {
             response.headers_mut().insert(PEER, id);
+        }
+        let asker = headers.get(DIAL_BACK).and_then(|id| id.to_str().ok());
+        if let Some(asker) = asker {
+            let ip = client.ip().to_canonical();
+            let unreached = self.dial_back.unreached(&*self.router, asker, ip).await;
+            let unreached = unreached.map(|addresses| dial_back::header(&addresses));
+            if let Some(Ok(unreached)) = unreached.map(|text| HeaderValue::from_str(&text)) {
+                response.headers_mut().insert(UNREACHED, unreached);
+            }
         }
         response
     }
@@ -100,7 +113,7 @@ impl Mirror {
             self.access.authorize(headers)?;
         }
         match request {
-            Request::Live => Ok(self.liveness()),
+            Request::Live => Ok(self.liveness(headers, addresses.remote).await),
             Request::Ready => Ok(self.readiness()),
             Request::Base => Ok(Response::new(Body::empty())),
             Request::Report(digests) => {

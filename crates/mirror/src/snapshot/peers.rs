@@ -138,6 +138,7 @@ mod tests {
         let peer = RouterPeer {
             peer: PeerId::new("a"),
             addresses: addresses.clone(),
+            routers: [].into(),
             name: Some("node-2".into()),
             version: Some("1.0".into()),
             membership: PeerMembership::Suspected,

@@ -207,6 +207,7 @@ mod tests {
             peer: RouterPeer {
                 peer: PeerId::new(id),
                 addresses: [([10, 0, 0, 9], 5000).into()].into(),
+                routers: [].into(),
                 name: None,
                 version: None,
                 membership: PeerMembership::Member,

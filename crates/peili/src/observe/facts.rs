@@ -16,12 +16,15 @@ pub fn peers(shown: &[Peer], seen: &[snapshot::Peer], reached: &Reached) -> Vec<
     let peers = peers.map(|(shown, seen)| {
         let answer = seen.node.as_ref().and_then(|node| reached.get(node));
         let unreachable = answer.and_then(|answer| answer.as_ref().err().cloned());
+        let answer = answer.and_then(|answer| answer.as_ref().ok());
+        let unreached = answer.and_then(|answer| answer.unreached.as_ref());
         doctor::Peer {
             name: shown.name.clone(),
             address: shown.address.clone(),
             version: shown.version.clone(),
             error: error(shown).or(unreachable),
-            clock_ahead_s: answer.and_then(|answer| Some(ahead(answer.as_ref().ok()?.as_ref()?))),
+            clock_ahead_s: answer.and_then(|answer| Some(ahead(answer.clock.as_ref()?))),
+            unreached: unreached.map(|all| all.iter().map(ToString::to_string).collect()),
             lacking: Some(u64::from(seen.lacked)),
         }
     });

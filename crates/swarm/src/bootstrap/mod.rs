@@ -230,7 +230,8 @@ impl Bootstrapper {
             report.push_str("; ");
             report.push_str(why);
         }
-        let problem = (!problems.is_empty()).then(|| format!("{source}: {}", problems.join("; ")));
+        let problem = (!problems.is_empty())
+            .then(|| format!("bootstrap by {source}: {}", problems.join("; ")));
         Some((report, problem))
     }
 

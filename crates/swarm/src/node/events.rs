@@ -142,7 +142,7 @@ impl Node {
         tracing::debug!(?peer, %error, "cannot connect to a peer");
         let refused: Vec<_> = handshake::refused(error).collect();
         let why = match refused.is_empty() {
-            true => error.to_string(),
+            true => handshake::describe(error),
             false => self.why_refused().to_owned(),
         };
         if !refused.is_empty() {

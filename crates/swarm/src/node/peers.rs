@@ -57,14 +57,13 @@ impl Node {
         addresses: Vec<std::net::SocketAddr>,
         membership: PeerMembership,
     ) -> RouterPeer {
-        let agent = self
-            .book
-            .get(peer)
-            .map(|Known { software, .. }| software.agent.clone());
+        let known = self.book.get(peer);
+        let agent = known.map(|Known { software, .. }| software.agent.clone());
         let agent = agent.unwrap_or_default();
         RouterPeer {
             peer: mirror_peer(peer),
             addresses: addresses.into(),
+            routers: known.map(Known::routers).unwrap_or_default().into(),
             name: agent.name,
             version: agent.version,
             membership,

@@ -43,7 +43,11 @@ pub(super) async fn shares(holder: &Node, asker: &Node) {
 }
 
 pub(super) fn refused(node: &Node) -> bool {
-    number_of(node, "peili_router_handshakes_refused_total ") > 0
+    refusals(node) > 0
+}
+
+fn refusals(node: &Node) -> u64 {
+    number_of(node, "peili_router_handshakes_refused_total ")
 }
 
 fn number_of(node: &Node, name: &str) -> u64 {
@@ -64,9 +68,13 @@ async fn a_stranger_is_nobodys_peer_and_finds_nothing() {
 
     let (none, another, absent) = (None, Some(ring("b")), Some(ring("")));
     for (number, keys) in [none, another, absent].into_iter().enumerate() {
+        let before = refusals(&first);
         let ports = [first.port, second.port];
         let stranger = node(11_000 + number as u16, &ports, keys.as_ref()).await;
         until(|| refused(&stranger)).await;
+        // A node without any key has nothing to say to another one.
+        let is_heard = keys.is_none_or(|keys| !keys.current().is_empty());
+        until(|| !is_heard || refusals(&first) > before).await;
         // A round has ended without a peer.
         ready(&stranger).await;
         assert_eq!(stranger.router.peers(), 0, "stranger {number}");
@@ -81,7 +89,6 @@ async fn a_stranger_is_nobodys_peer_and_finds_nothing() {
         until(|| known.router.peers() == 2).await;
         assert!(find(&known, &key(2)).await.is_empty());
     }
-    assert!(refused(&first));
 }
 
 /// Spegel offers Noise without a key, and takes part in no flights.
@@ -151,4 +158,25 @@ async fn a_key_that_comes_late_lets_the_node_in() {
     until(|| refused(&second)).await;
     late.replace(keys("a"));
     until(|| first.router.peers() == 1 && second.router.peers() == 1).await;
+}
+
+/// A health check or a port scan is no node with another key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_byte_is_no_stranger() {
+    let keyring = ring("a");
+    for keys in [None, Some(&keyring)] {
+        let node = node(10_000, &[], keys).await;
+        let probe = std::net::TcpStream::connect(("127.0.0.1", node.port));
+        drop(probe.expect("it listens"));
+        // Connections are accepted in turn, so the probe has been seen when this one is a peer.
+        let peer = super::run(Config {
+            network_keys: keys.cloned(),
+            ..config(10_001, &[node.port])
+        })
+        .await;
+        until(|| node.router.peers() == 1 && peer.router.peers() == 1).await;
+        let peers = node.router.list_peers().await.expect("it can tell");
+        assert_eq!(peers.refused_nodes, [] as [std::net::IpAddr; 0]);
+        assert!(!refused(&node));
+    }
 }

@@ -1,0 +1,166 @@
+//! Tells a peer whether this node can connect to it. A node whose firewall drops what comes in does not see that itself.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::Router;
+
+/// The limit for connecting to an address, as for content, and the number of attempts: a lost packet is no closed port.
+/// The asking node waits for a second.
+const LIMIT: Duration = Duration::from_millis(250);
+const ATTEMPTS: usize = 2;
+/// The most addresses of a peer that are tried: of its registry and its router, IPv4 and IPv6.
+const MAX_ADDRESSES: usize = 4;
+/// The most peers for which this is tried at the same time.
+const CONCURRENCY: usize = 8;
+
+/// Limits how many connections are tried at the same time.
+#[derive(Debug)]
+pub struct DialBack(Semaphore);
+
+impl Default for DialBack {
+    fn default() -> Self {
+        Self(Semaphore::new(CONCURRENCY))
+    }
+}
+
+impl DialBack {
+    /// Connects to the known addresses at `ip` of a peer that asks from there, and to no others, so that nobody can have
+    /// this node connect anywhere else. Returns those that cannot be connected to. `None`: the peer is not known to be at
+    /// `ip`, or too many ask at once.
+    pub async fn unreached(
+        &self,
+        router: &dyn Router,
+        peer: &str,
+        ip: IpAddr,
+    ) -> Option<Vec<SocketAddr>> {
+        let _permit = self.0.try_acquire().ok()?;
+        let peers = router.list_peers().await?.listed;
+        let known = peers
+            .iter()
+            .filter(|known| known.peer.as_str() == peer)
+            .flat_map(|peer| peer.addresses.iter().chain(&*peer.routers));
+        let of_asker = known.filter(|address| address.ip() == ip && address.port() > 0);
+        let of_asker: BTreeSet<_> = of_asker.copied().collect();
+        if of_asker.is_empty() {
+            return None;
+        }
+        let dialed = of_asker
+            .into_iter()
+            .take(MAX_ADDRESSES)
+            .map(async |address| {
+                for _ in 0..ATTEMPTS {
+                    if let Ok(Ok(_)) = timeout(LIMIT, TcpStream::connect(address)).await {
+                        return None;
+                    }
+                }
+                Some(address)
+            });
+        Some(join_all(dialed).await.into_iter().flatten().collect())
+    }
+}
+
+/// The addresses of a header of [`crate::request::UNREACHED`].
+pub fn parse(header: &str) -> Option<Vec<SocketAddr>> {
+    let addresses = header.split(',').map(str::trim).filter(|a| !a.is_empty());
+    let addresses = addresses.take(MAX_ADDRESSES).map(|a| a.parse().ok());
+    addresses.collect()
+}
+
+/// The text of such a header.
+pub fn header(addresses: &[SocketAddr]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    addresses.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use oci::Key;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{Health, PeerId, PeerMembership, RouterPeer, RouterPeers, Search};
+
+    struct Knows(RouterPeers);
+
+    #[async_trait]
+    impl Router for Knows {
+        fn find(&self, _: &Key) -> Search {
+            Search::channel().1
+        }
+
+        async fn announce(&self, _: Vec<Key>) {}
+
+        async fn withdraw(&self, _: Vec<Key>) {}
+
+        async fn list_peers(&self) -> Option<RouterPeers> {
+            Some(self.0.clone())
+        }
+
+        fn health(&self) -> Health {
+            Health::Ready
+        }
+    }
+
+    #[tokio::test]
+    async fn only_known_addresses_of_the_asking_peer_are_tried() {
+        let open = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let open = open.local_addr().map(|at| (open, at)).expect("an address");
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = closed.local_addr().expect("an address");
+        drop(closed);
+        let elsewhere = TcpListener::bind("127.0.0.2:0").await.expect("a port");
+        let other = elsewhere.local_addr().expect("an address");
+        let peer = RouterPeer {
+            peer: PeerId::new("a"),
+            addresses: [open.1, other].into(),
+            routers: [at].into(),
+            name: None,
+            version: None,
+            membership: PeerMembership::Member,
+        };
+        let router = Knows(RouterPeers {
+            count: 1,
+            listed: vec![peer],
+            ..RouterPeers::default()
+        });
+        let dial_back = Arc::new(DialBack::default());
+        let from = |ip: &str| ip.parse::<IpAddr>().expect("an address");
+        let unreached = dial_back.unreached(&router, "a", from("127.0.0.1")).await;
+        assert_eq!(unreached, Some(vec![at]));
+        assert_eq!(
+            dial_back.unreached(&router, "a", from("127.0.0.3")).await,
+            None
+        );
+        assert_eq!(
+            dial_back.unreached(&router, "b", from("127.0.0.1")).await,
+            None
+        );
+        let _all = dial_back.0.acquire_many(8).await.expect("open");
+        assert_eq!(
+            dial_back.unreached(&router, "a", from("127.0.0.1")).await,
+            None
+        );
+    }
+
+    #[test]
+    fn a_header_names_few_addresses_or_nothing_is_known() {
+        let both: Vec<SocketAddr> = vec![
+            ([10, 0, 0, 1], 5000).into(),
+            "[::1]:5001".parse().expect("an address"),
+        ];
+        assert_eq!(parse(&header(&both)), Some(both));
+        assert_eq!(parse(""), Some(Vec::new()));
+        assert_eq!(parse("10.0.0.1:5000, nonsense"), None);
+        assert_eq!(parse(&"1.1.1.1:1,".repeat(99)).map(|a| a.len()), Some(4));
+    }
+}
