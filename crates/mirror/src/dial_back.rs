@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::Router;
+use crate::permits::PermitsPerSecond;
 
 /// The limit for connecting to an address, as for content, and the number of attempts: a lost packet is no closed port.
 /// The asking node waits for a second.
@@ -17,30 +17,25 @@ const LIMIT: Duration = Duration::from_millis(250);
 const ATTEMPTS: usize = 2;
 /// The most addresses of a peer that are tried: of its registry and its router, IPv4 and IPv6.
 const MAX_ADDRESSES: usize = 4;
-/// The most peers for which this is tried at the same time.
-const CONCURRENCY: usize = 8;
+/// The most requests in a second for which this is tried: anybody can ask, and each request has the router list its peers.
+const MAX_REQUESTS: u32 = 8;
 
-/// Limits how many connections are tried at the same time.
-#[derive(Debug)]
-pub struct DialBack(Semaphore);
-
-impl Default for DialBack {
-    fn default() -> Self {
-        Self(Semaphore::new(CONCURRENCY))
-    }
-}
+#[derive(Debug, Default)]
+pub struct DialBack(PermitsPerSecond<MAX_REQUESTS>);
 
 impl DialBack {
     /// Connects to the known addresses at `ip` of a peer that asks from there, and to no others, so that nobody can have
     /// this node connect anywhere else. Returns those that cannot be connected to. `None`: the peer is not known to be at
-    /// `ip`, or too many ask at once.
+    /// `ip`, or too many ask.
     pub async fn unreached(
         &self,
         router: &dyn Router,
         peer: &str,
         ip: IpAddr,
     ) -> Option<Vec<SocketAddr>> {
-        let _permit = self.0.try_acquire().ok()?;
+        if !self.0.admit() {
+            return None;
+        }
         let peers = router.list_peers().await?.listed;
         let known = peers
             .iter()
@@ -81,11 +76,9 @@ pub fn header(addresses: &[SocketAddr]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use async_trait::async_trait;
     use oci::Key;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
     use crate::{Health, PeerId, PeerMembership, RouterPeer, RouterPeers, Search};
@@ -113,16 +106,17 @@ mod tests {
 
     #[tokio::test]
     async fn only_known_addresses_of_the_asking_peer_are_tried() {
-        let open = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let open = open.local_addr().map(|at| (open, at)).expect("an address");
-        let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listen = async |at: &str| TcpListener::bind(at).await.expect("a port");
+        let (open, elsewhere) = (listen("127.0.0.1:0").await, listen("127.0.0.2:0").await);
+        // Nothing listens at a socket that is only bound.
+        let closed = TcpSocket::new_v4().expect("a socket");
+        let loopback = ([127, 0, 0, 1], 0).into();
+        closed.bind(loopback).expect("a port");
         let at = closed.local_addr().expect("an address");
-        drop(closed);
-        let elsewhere = TcpListener::bind("127.0.0.2:0").await.expect("a port");
-        let other = elsewhere.local_addr().expect("an address");
+        let of = |listener: &TcpListener| listener.local_addr().expect("an address");
         let peer = RouterPeer {
             peer: PeerId::new("a"),
-            addresses: [open.1, other].into(),
+            addresses: [of(&open), of(&elsewhere)].into(),
             routers: [at].into(),
             name: None,
             version: None,
@@ -133,23 +127,12 @@ mod tests {
             listed: vec![peer],
             ..RouterPeers::default()
         });
-        let dial_back = Arc::new(DialBack::default());
+        let dial_back = DialBack::default();
         let from = |ip: &str| ip.parse::<IpAddr>().expect("an address");
-        let unreached = dial_back.unreached(&router, "a", from("127.0.0.1")).await;
-        assert_eq!(unreached, Some(vec![at]));
-        assert_eq!(
-            dial_back.unreached(&router, "a", from("127.0.0.3")).await,
-            None
-        );
-        assert_eq!(
-            dial_back.unreached(&router, "b", from("127.0.0.1")).await,
-            None
-        );
-        let _all = dial_back.0.acquire_many(8).await.expect("open");
-        assert_eq!(
-            dial_back.unreached(&router, "a", from("127.0.0.1")).await,
-            None
-        );
+        let asks = async |peer, ip| dial_back.unreached(&router, peer, from(ip)).await;
+        assert_eq!(asks("a", "127.0.0.1").await, Some(vec![at]));
+        assert_eq!(asks("a", "127.0.0.3").await, None, "from elsewhere");
+        assert_eq!(asks("b", "127.0.0.1").await, None, "another peer");
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod object_stream;
 mod open_range;
 mod own_pull;
 mod peers;
+mod permits;
 mod pull_owners;
 mod pull_through;
 mod rate;
@@ -75,8 +76,7 @@ pub use crate::flights::{
 pub use access::{Access, Secret};
 pub use body::Body;
 pub use catalog::{Catalog, Object, Visibility};
-pub use fetch::Limits;
-pub use fetch::PeerAnswer;
+pub use fetch::{Limits, PeerAnswer};
 pub use growing::{Growing, IngestStage, Progress};
 pub use health::Health;
 pub use held::{HeldImage, HeldImages};

@@ -41,7 +41,7 @@ type Change = (&'static str, &'static str, fn(&HostsToml<'_>) -> Result<()>);
 /// The same for containerd's configuration file: one text is replaced by another.
 type Replacement = (&'static str, &'static str, &'static str, &'static str);
 
-const CHANGES: [Change; 14] = [
+const CHANGES: [Change; 15] = [
     ("PEILI-H001", "fault", |hosts| {
         Ok(fs::remove_file(&hosts.file)?)
     }),
@@ -62,8 +62,11 @@ const CHANGES: [Change; 14] = [
     ("PEILI-H004", "warning", |hosts| {
         hosts.begin_with("http://10.77.0.2:5000")
     }),
-    ("PEILI-H004", "fault", |hosts| {
+    ("PEILI-H004", "warning", |hosts| {
         hosts.begin_with("https://other.example")
+    }),
+    ("PEILI-H004", "fault", |hosts| {
+        hosts.begin_with("http://10.77.0.11:5999")
     }),
     ("PEILI-H005", "warning", |hosts| {
         let underscored = hosts.folder.join("10.77.0.2_5000_");

@@ -1,6 +1,6 @@
 //! The findings about containerd's registry configuration.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::checks::{
     ASKED, HOSTS_ADDRESS, HOSTS_FIRST, HOSTS_FOLDER, HOSTS_OURS, HOSTS_READABLE, HOSTS_SHADOWED,
@@ -151,7 +151,9 @@ fn ours(files: &[&HostsFile], facts: &Facts) -> Vec<Finding> {
             let mut silent = facts.silent_hosts.iter();
             silent.find_map(|(host, error)| (host == first).then_some(error))
         };
-        let are_all_heard = behind.iter().all(|(_, first)| error_of(first).is_none());
+        // A name may lead through a proxy that only containerd has.
+        let is_dead = |first: &String| error_of(first).is_some() && has_ip_address(first);
+        let is_any_dead = behind.iter().any(|(_, first)| is_dead(first));
         let behind = behind.iter().map(|(file, first)| match error_of(first) {
             Some(error) => format!(
                 "{} has {first} first, where nothing answers: {error}",
@@ -160,15 +162,15 @@ fn ours(files: &[&HostsFile], facts: &Facts) -> Vec<Finding> {
             None => format!("{} has {first} first", file.path),
         });
         let found = behind.collect::<Vec<_>>().join("; ");
-        findings.push(match are_all_heard {
-            true => HOSTS_FIRST.warning(
+        findings.push(match is_any_dead {
+            false => HOSTS_FIRST.warning(
                 found,
                 format!(
                     "containerd asks that host first, and the mirror only for what it lacks: {}\n{keeps}",
                     configure(facts)
                 ),
             ),
-            false => HOSTS_FIRST.fault(
+            true => HOSTS_FIRST.fault(
                 found,
                 format!(
                     "containerd waits for that host at every request: take it out of the file, or start it. To put the mirror first, \
@@ -262,6 +264,13 @@ fn secret(files: &[&HostsFile], facts: &Facts) -> Option<Finding> {
             configure(facts),
         ),
     })
+}
+
+/// Whether a URL names its host by an IP address.
+fn has_ip_address(url: &str) -> bool {
+    let host = url.split_once("://").map_or(url, |(_, host)| host);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.parse::<SocketAddr>().is_ok() || bare.parse::<IpAddr>().is_ok()
 }
 
 /// A host in a file that is on this node and is not the mirror.

@@ -49,10 +49,7 @@ fn reached(mirror: &Mirror) -> Finding {
     let unexplained: Vec<_> = unexplained.collect();
     let failing = unexplained.iter().filter_map(|peer| {
         let error = peer.error.as_ref()?;
-        Some(match peer.address.as_str() {
-            "" => format!("{}: {error}", peer.name),
-            address => format!("{} at {address}: {error}", peer.name),
-        })
+        Some(format!("{}: {error}", label(peer)))
     });
     let failing: Vec<_> = failing.collect();
     if failing.is_empty() {
@@ -77,7 +74,7 @@ fn reached(mirror: &Mirror) -> Finding {
 /// Whether the peers that tried could connect to this node.
 fn seen_by_peers(mirror: &Mirror) -> Option<Finding> {
     let tried = mirror.peers.iter();
-    let tried = tried.filter_map(|peer| Some((&peer.name, peer.unreached.as_ref()?)));
+    let tried = tried.filter_map(|peer| Some((peer, peer.unreached.as_ref()?)));
     let tried: Vec<_> = tried.collect();
     let failed = tried.iter().filter(|(_, unreached)| !unreached.is_empty());
     let failed: Vec<_> = failed.collect();
@@ -92,10 +89,10 @@ fn seen_by_peers(mirror: &Mirror) -> Option<Finding> {
         .flat_map(|(_, unreached)| *unreached)
         .collect();
     let addresses: Vec<_> = addresses.into_iter().cloned().collect();
-    let names: Vec<_> = failed.iter().map(|(name, _)| (*name).clone()).collect();
+    let names: Vec<_> = failed.iter().map(|(peer, _)| label(peer)).collect();
     let text = format!(
         "no connection to this node at {} from {} of {} peers that tried: {}",
-        addresses.join(" and "),
+        shortened(&addresses),
         failed.len(),
         tried.len(),
         shortened(&names)
@@ -233,6 +230,14 @@ fn described(file: &KeyFile) -> String {
     match file.ids.len() {
         1 => format!("key {ids} of {}", file.path),
         _ => format!("keys {ids} of {}", file.path),
+    }
+}
+
+/// The name of a peer with its address: nodes may share a name.
+fn label(peer: &Peer) -> String {
+    match peer.address.as_str() {
+        "" => peer.name.clone(),
+        address => format!("{} at {address}", peer.name),
     }
 }
 

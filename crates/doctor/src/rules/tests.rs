@@ -154,7 +154,7 @@ type Break = fn(&mut Facts);
 #[test]
 fn each_fault_is_named_and_nothing_else() {
     use Severity::{Fault, Unknown, Warning};
-    let table: [(&Check, Severity, Break); 52] = [
+    let table: [(&Check, Severity, Break); 53] = [
         (&CONTAINERD_ANSWERS, Fault, |f| {
             f.containerd = Containerd::Unreachable {
                 socket: "/run/containerd/containerd.sock".into(),
@@ -243,9 +243,14 @@ fn each_fault_is_named_and_nothing_else() {
         (&HOSTS_FIRST, Warning, |f| {
             file_of(f).hosts.insert(0, ("https://other".into(), false));
         }),
-        (&HOSTS_FIRST, Fault, |f| {
+        (&HOSTS_FIRST, Warning, |f| {
             file_of(f).hosts.insert(0, ("https://other".into(), false));
-            f.silent_hosts = vec![("https://other".into(), "refused".into())];
+            f.silent_hosts = vec![("https://other".into(), "no such name".into())];
+        }),
+        (&HOSTS_FIRST, Fault, |f| {
+            let other = "http://10.0.0.9:5000".to_owned();
+            file_of(f).hosts.insert(0, (other.clone(), false));
+            f.silent_hosts = vec![(other, "refused".into())];
         }),
         (&HOSTS_SHADOWED, Warning, |f| {
             file_of(f).hides = Some("/etc/containerd/certs.d/a:5000".into());

@@ -33,23 +33,7 @@ const CHECK_EVERY: Duration = Duration::from_millis(20);
 /// Faster links count as this fast, in bytes per second: half a gigabit. This few bytes do not distinguish them.
 const MAX_MEASURED_BANDWIDTH: u64 = 60_000_000;
 /// The most tests that a node answers in a second. A tester takes about a third of the offered bytes.
-const MAX_TESTS: u32 = 8;
-
-/// Limits the tests of other nodes.
-#[derive(Debug, Default)]
-pub struct TestPermits(Mutex<Option<(Instant, u32)>>);
-
-impl TestPermits {
-    /// Whether another test may be answered within this second.
-    pub fn admit(&self) -> bool {
-        let (now, mut window) = (Instant::now(), self.0.lock());
-        let is_over = |(since, _): &mut (Instant, u32)| now - *since >= Duration::from_secs(1);
-        window.take_if(is_over);
-        let (_, count) = window.get_or_insert((now, 0));
-        *count += 1;
-        *count <= MAX_TESTS
-    }
-}
+pub const MAX_TESTS: u32 = 8;
 
 /// The answer to a peer that tests its link. `bandwidth`: that of this node, if known.
 pub fn answer(bandwidth: Option<u64>) -> Response<Body> {
@@ -197,14 +181,5 @@ mod tests {
         received.receive(began, 1_000);
         received.receive(began + MILLISECOND * 300, 39_000);
         assert_eq!(received.rate(began + LIMIT), Some(100_000));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_node_answers_so_many_tests_in_a_second() {
-        let permits = TestPermits::default();
-        let admitted = (0..20).filter(|_| permits.admit()).count();
-        assert_eq!(admitted, MAX_TESTS as usize);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(permits.admit());
     }
 }

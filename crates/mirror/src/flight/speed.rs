@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::fetch::link_test::TestPermits;
+use crate::fetch::link_test::MAX_TESTS;
+use crate::permits::PermitsPerSecond;
 use crate::rate::RateMeter;
 use crate::{LinkState, Received, registry_hash};
 
@@ -22,7 +23,7 @@ pub struct Speed {
     led: Mutex<HashMap<Registry, Led>>,
     /// The last state reported by the flights.
     pub link: watch::Sender<LinkState>,
-    pub test_permits: TestPermits,
+    pub test_permits: PermitsPerSecond<MAX_TESTS>,
 }
 
 /// The objects that this node leads from one registry.

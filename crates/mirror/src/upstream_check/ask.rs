@@ -19,7 +19,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The most running questions, in all and to one registry. Half of each is reserved for this node's own client.
 const MAX_RUNNING: usize = 64;
 const MAX_RUNNING_OF_ONE: usize = 16;
-/// The limit of the wait for registries that are asked again.
+/// The most registries that are asked again at a time, and the limit of the wait for them.
+const MAX_RETRIED: usize = 8;
 const RETRY_WAIT: Duration = Duration::from_secs(2);
 /// The bytes of an object that are compared with upstream's.
 const SAMPLE: u64 = 64;
@@ -92,12 +93,13 @@ impl UpstreamCheck {
         Some(answer)
     }
 
-    /// Asks each unreachable registry again what it was asked last. Takes 2 s at most.
+    /// Asks the last unreachable registries again what they were asked. Takes 2 s at most.
     pub async fn retry_unreachable(&self) {
         let questions = self.0.answers.lock().registries.unanswered_questions();
         let running = questions
             .iter()
-            .filter_map(|question| self.run(question, Asker::Anybody));
+            .take(MAX_RETRIED)
+            .filter_map(|question| self.run(question, Asker::Own));
         let answers =
             running.map(async |mut running| drop(running.wait_for(Option::is_some).await));
         // What has no answer by then goes on in the background.
