@@ -103,6 +103,9 @@ impl TryFrom<String> for Code {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     pub code: Code,
+    /// The subject of the check, in a few words. Empty: a node of an older version found it.
+    #[serde(default)]
+    pub title: String,
     pub severity: Severity,
     /// What was found, in one sentence.
     pub text: String,
@@ -140,7 +143,7 @@ impl Check {
         self.finding(Severity::Fault, text, Some(remedy.into()))
     }
 
-    fn finding(
+    pub(crate) fn finding(
         &self,
         severity: Severity,
         text: impl Into<String>,
@@ -148,6 +151,7 @@ impl Check {
     ) -> Finding {
         Finding {
             code: self.code,
+            title: self.title.to_owned(),
             severity,
             text: text.into(),
             remedy: remedy.filter(|remedy| !remedy.is_empty()),

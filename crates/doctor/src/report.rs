@@ -1,16 +1,19 @@
 //! All findings of a node, for people and for programs.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use crate::checks;
-use crate::finding::{Category, Finding, Severity};
+use crate::finding::{Category, Code, Finding, Severity};
 
 /// What was found on a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     findings: Vec<Finding>,
+    /// The checks whose findings are left out, as another one explains them.
+    explained: Vec<Code>,
 }
 
 impl Report {
@@ -27,11 +30,15 @@ impl Report {
             let check = checks::of(finding.code);
             check.is_some_and(|check| check.causes.iter().any(|cause| worst(*cause) >= least))
         };
-        let shown = all.iter();
-        let shown = shown.filter(|f| f.severity == Severity::Ok || !is_explained(f));
-        let mut findings: Vec<_> = shown.cloned().collect();
+        let (mut findings, explained): (Vec<_>, Vec<_>) = all
+            .iter()
+            .partition(|f| f.severity == Severity::Ok || !is_explained(f));
         findings.sort_by_key(|finding| finding.code);
-        Self { findings }
+        let explained: BTreeSet<_> = explained.iter().map(|finding| finding.code).collect();
+        Self {
+            findings: findings.into_iter().cloned().collect(),
+            explained: explained.into_iter().collect(),
+        }
     }
 
     pub fn findings(&self) -> &[Finding] {
@@ -61,8 +68,7 @@ impl Report {
                     true => format!("\x1b[{colour}m{mark}\x1b[0m"),
                     false => mark.to_owned(),
                 };
-                let title = checks::of(finding.code).map_or("", |check| check.title);
-                let _ = write!(text, "  {mark} {title}: {}", finding.text);
+                let _ = write!(text, "  {mark} {}: {}", finding.title, finding.text);
                 let _ = match finding.severity {
                     Severity::Ok => writeln!(text),
                     _ => writeln!(text, " [{}]", finding.code),
@@ -73,6 +79,14 @@ impl Report {
             }
         }
         let _ = writeln!(text, "{}", self.summary());
+        if !self.explained.is_empty() {
+            let codes: Vec<_> = self.explained.iter().map(Code::to_string).collect();
+            let _ = writeln!(
+                text,
+                "Not shown, as the above explains it: {}.",
+                codes.join(", ")
+            );
+        }
         text
     }
 
@@ -129,7 +143,7 @@ mod tests {
         let text = report.text(false);
         assert_eq!(
             text,
-            "containerd\n  √ version: 2.1\nmirror\n  × the mirror answers: refused [PEILI-M001]\n      start it\n1 fault, 0 warnings.\n"
+            "containerd\n  √ version: 2.1\nmirror\n  × the mirror answers: refused [PEILI-M001]\n      start it\n1 fault, 0 warnings.\nNot shown, as the above explains it: PEILI-H006, PEILI-P001.\n"
         );
         assert_eq!(report.severity(), Severity::Fault);
         assert!(report.text(true).contains("\x1b[31m×\x1b[0m"));
@@ -141,6 +155,7 @@ mod tests {
         let json = serde_json::to_value(&report).expect("plain data");
         let finding = &json["findings"][0];
         assert_eq!(finding["code"], "PEILI-C004");
+        assert_eq!(finding["title"], "layers are kept");
         assert_eq!(finding["severity"], "warning");
         assert_eq!(finding["remedy"], "a = 1");
     }

@@ -214,12 +214,12 @@ fn asked(facts: &Facts) -> Option<Finding> {
         Some(ago) => ASKED.ok(format!("{ago} s ago")),
         None if mirror.uptime_s >= ASKED_WITHIN => ASKED.warning(
             format!("never in {} h", mirror.uptime_s / 3600),
-            "let the kubelet pull an image, or run crictl pull IMAGE, and look again. If the mirror is still not asked, \
-             restart containerd: it reads config_path at its start",
+            "run crictl pull with an image that crictl images lists, and look again. If the mirror is still not asked, restart \
+             containerd: it reads config_path at its start",
         ),
         None => ASKED.unknown(
             format!("not yet; the mirror started {} s ago", mirror.uptime_s),
-            "let the kubelet pull an image, or run crictl pull IMAGE, and look again",
+            "run crictl pull with an image that crictl images lists, and look again",
         ),
     })
 }

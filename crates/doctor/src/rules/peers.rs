@@ -63,8 +63,8 @@ fn reached(mirror: &Mirror) -> Finding {
         });
     }
     let text = shortened(&failing);
-    let remedy = "look for a firewall or network policy (iptables -S, nft list ruleset): nodes need each other's ports 5000 and \
-                  5001. If several nodes name the same peer, look there, else here";
+    let remedy = "if several nodes name the same peer, look there, else here: for a firewall or network policy (iptables -S, nft \
+                  list ruleset). Nodes need each other's ports 5000 and 5001";
     match failing.len() == peers.len() {
         true => PEERS_REACHED.fault(text, remedy),
         false => PEERS_REACHED.warning(text, remedy),
