@@ -89,9 +89,6 @@ pub enum Event {
         pull: Attempt,
         status: SourceStatus,
     },
-    Detected {
-        nodes: Vec<u32>,
-    },
     Join {
         node: u32,
     },

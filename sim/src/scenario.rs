@@ -187,7 +187,7 @@ impl Scenario {
             _ => {}
         }
         setup.membership = match self {
-            Self::Partition | Self::OwnersDie => Membership::Own { founders: nodes },
+            Self::Partition | Self::OwnersDie | Self::Deaths => Membership::Own { founders: nodes },
             Self::MassJoin => Membership::Own { founders: 3 },
             _ => Membership::Shared,
         };

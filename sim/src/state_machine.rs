@@ -1,14 +1,13 @@
 //! The real state machine of each node: [`Node`]s with their own lists of members, or [`Coordinator`]s that share one.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use flights::members::{Change, Contact, Member, Signature, Signatures};
-use flights::slots::{Owners, Scope, Slot, SlotChange, Slots};
+use flights::slots::{Owners, Scope, Slot, Slots};
 use flights::{
-    Born, Coordinator, Decision, Event, HANDOVER, Key, LinkTest, Node, NodeId, PullProgress,
-    Received, RequestId, SourceRequest, Time, UNREACHABLE, View,
+    Born, Coordinator, Decision, Event, Key, LinkTest, Node, NodeId, PullProgress, Received,
+    RequestId, SourceRequest, Time, View,
 };
 
 /// The id of a node, by its number.
@@ -38,14 +37,11 @@ pub fn number(id: &NodeId) -> u32 {
     u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]])
 }
 
-/// The members that all coordinators see, at the same moment.
+/// The members that all coordinators see. None of them dies.
 #[derive(Debug)]
 pub struct SharedMembership {
     slots: Slots,
-    is_member: Vec<bool>,
     members: usize,
-    /// When a slot got another arbiter.
-    moved: BTreeMap<Slot, Time>,
 }
 
 impl SharedMembership {
@@ -64,27 +60,8 @@ impl SharedMembership {
         slots.take_changes();
         Self {
             slots,
-            is_member: vec![true; nodes as usize],
             members: nodes as usize,
-            moved: BTreeMap::new(),
         }
-    }
-
-    /// Removes dead members. Returns the changes of owners. (The number of shards must not change.)
-    pub fn left(&mut self, now: Time, nodes: &[NodeId]) -> Vec<SlotChange> {
-        for node in nodes {
-            self.is_member[number(node) as usize] = false;
-        }
-        self.members -= nodes.len();
-        let changes: Vec<_> = nodes.iter().map(|node| Change::Left(*node)).collect();
-        self.slots.update(now, &changes);
-        let changes = self.slots.take_changes();
-        for change in &changes {
-            if change.before.arbiter() != change.after.arbiter() {
-                self.moved.insert(change.slot, now);
-            }
-        }
-        changes
     }
 
     /// The arbiters of a key in all shards.
@@ -98,9 +75,7 @@ impl SharedMembership {
 /// What one coordinator sees.
 struct ClusterView<'a> {
     me: NodeId,
-    now: Time,
     membership: &'a SharedMembership,
-    unreachable: &'a BTreeMap<NodeId, Time>,
 }
 
 impl View for ClusterView<'_> {
@@ -112,23 +87,20 @@ impl View for ClusterView<'_> {
         self.membership.members
     }
 
-    fn is_member(&self, id: &NodeId) -> bool {
-        self.membership.is_member[number(id) as usize]
+    fn is_member(&self, _: &NodeId) -> bool {
+        true
     }
 
     fn owners(&self, scope: Scope, slot: Slot) -> Owners {
-        let owners = self.membership.slots.owners(scope, slot);
-        owners.filter_by(|owner| !self.unreachable.contains_key(owner))
+        self.membership.slots.owners(scope, slot)
     }
 
     fn shard_count(&self) -> u64 {
         self.membership.slots.shard_count()
     }
 
-    fn previous_arbiter(&self, slot: Slot) -> Option<NodeId> {
-        let moved = self.membership.moved.get(&slot)?;
-        let before = self.membership.slots.previous_arbiter(slot)?;
-        (self.now.since(*moved) < HANDOVER).then_some(before)
+    fn previous_arbiter(&self, _: Slot) -> Option<NodeId> {
+        None
     }
 
     fn has_joined(&self) -> bool {
@@ -140,7 +112,6 @@ impl View for ClusterView<'_> {
 pub struct Sharer {
     me: NodeId,
     coordinator: Coordinator,
-    unreachable: BTreeMap<NodeId, Time>,
 }
 
 #[derive(Debug)]
@@ -152,14 +123,11 @@ pub enum StateMachine {
 impl Sharer {
     fn parts<'a>(
         &'a mut self,
-        now: Time,
         membership: &'a SharedMembership,
     ) -> (&'a mut Coordinator, ClusterView<'a>) {
         let view = ClusterView {
             me: self.me,
-            now,
             membership,
-            unreachable: &self.unreachable,
         };
         (&mut self.coordinator, view)
     }
@@ -180,7 +148,6 @@ impl StateMachine {
         Self::Shares(Box::new(Sharer {
             me,
             coordinator: Coordinator::new(me, seed),
-            unreachable: BTreeMap::new(),
         }))
     }
 
@@ -206,7 +173,7 @@ impl StateMachine {
         match self {
             Self::Own(node) => node.request_source(now, wanted),
             Self::Shares(sharer) => {
-                let (coordinator, view) = sharer.parts(now, membership);
+                let (coordinator, view) = sharer.parts(membership);
                 coordinator.request_source(now, wanted, &view)
             }
         }
@@ -216,7 +183,7 @@ impl StateMachine {
         match self {
             Self::Own(node) => node.cancel(now, request),
             Self::Shares(sharer) => {
-                let (coordinator, view) = sharer.parts(now, membership);
+                let (coordinator, view) = sharer.parts(membership);
                 coordinator.cancel(now, request, &view);
             }
         }
@@ -232,7 +199,7 @@ impl StateMachine {
         match self {
             Self::Own(node) => node.report(now, key, progress),
             Self::Shares(sharer) => {
-                let (coordinator, view) = sharer.parts(now, membership);
+                let (coordinator, view) = sharer.parts(membership);
                 coordinator.report(now, key, progress, &view);
             }
         }
@@ -248,8 +215,7 @@ impl StateMachine {
         let result = match self {
             Self::Own(node) => node.receive(now, from, datagram),
             Self::Shares(sharer) => {
-                sharer.unreachable.remove(&from);
-                let (coordinator, view) = sharer.parts(now, membership);
+                let (coordinator, view) = sharer.parts(membership);
                 coordinator.receive(now, from, datagram, &view)
             }
         };
@@ -260,26 +226,8 @@ impl StateMachine {
         match self {
             Self::Own(node) => node.undelivered(now, to),
             Self::Shares(sharer) => {
-                sharer.unreachable.insert(to, now.after(UNREACHABLE));
-                let (coordinator, view) = sharer.parts(now, membership);
+                let (coordinator, view) = sharer.parts(membership);
                 coordinator.undelivered(now, to, &view);
-            }
-        }
-    }
-
-    /// Handles changes of the shared members.
-    pub fn left(
-        &mut self,
-        now: Time,
-        nodes: &[NodeId],
-        moves: &[SlotChange],
-        membership: &SharedMembership,
-    ) {
-        if let Self::Shares(sharer) = self {
-            let (coordinator, view) = sharer.parts(now, membership);
-            coordinator.owners_changed(now, moves, &view);
-            for node in nodes {
-                coordinator.member_left(now, *node, &view);
             }
         }
     }
@@ -288,8 +236,7 @@ impl StateMachine {
         match self {
             Self::Own(node) => node.tick(now),
             Self::Shares(sharer) => {
-                sharer.unreachable.retain(|_, until| *until > now);
-                let (coordinator, view) = sharer.parts(now, membership);
+                let (coordinator, view) = sharer.parts(membership);
                 coordinator.tick(now, &view);
             }
         }
@@ -298,10 +245,7 @@ impl StateMachine {
     pub fn next_deadline(&self) -> Option<Time> {
         match self {
             Self::Own(node) => Some(node.next_deadline()),
-            Self::Shares(sharer) => {
-                let own = sharer.unreachable.values().copied();
-                own.chain(sharer.coordinator.next_deadline()).min()
-            }
+            Self::Shares(sharer) => sharer.coordinator.next_deadline(),
         }
     }
 
@@ -326,7 +270,7 @@ impl StateMachine {
         match self {
             Self::Own(node) => node.observe(now, rates),
             Self::Shares(sharer) => {
-                let (coordinator, view) = sharer.parts(now, membership);
+                let (coordinator, view) = sharer.parts(membership);
                 coordinator.observe(now, rates, &view);
             }
         }
@@ -336,7 +280,7 @@ impl StateMachine {
         match self {
             Self::Own(node) => node.link_tested(now, test),
             Self::Shares(sharer) => {
-                let (coordinator, view) = sharer.parts(now, membership);
+                let (coordinator, view) = sharer.parts(membership);
                 coordinator.link_tested(now, test, &view);
             }
         }

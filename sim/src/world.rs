@@ -14,8 +14,6 @@ use crate::state_machine::{SharedMembership, StateMachine, id};
 
 /// How long nodes with their own membership find each other before the pulls.
 const WARM_UP: Micros = 40 * SECOND;
-/// The time from a death until every list of members shows it.
-const DETECTION: Micros = 8 * SECOND;
 /// A file of containerd grows in steps of this many bytes.
 pub const FILE_STEP: u64 = 1024 * 1024;
 
@@ -323,7 +321,6 @@ impl World {
                     self.die(owner);
                 }
             }
-            Event::Detected { nodes } => self.detected(&nodes),
             Event::Flight { node, event } => self.on_flight_event(node, event),
             Event::LinkTested { node } => self.link_tested(node),
             Event::Status { pull, status } => self.status(pull, status),
@@ -410,21 +407,6 @@ impl World {
         for object in 0..self.setup.objects.len() as u32 {
             self.drop_flow(node, object);
             self.pull_mut(node, object).attempt += 1;
-        }
-        if self.setup.membership == Membership::Shared {
-            let nodes = vec![node];
-            self.push(self.now + DETECTION, Event::Detected { nodes });
-        }
-    }
-
-    fn detected(&mut self, nodes: &[u32]) {
-        let now = self.time();
-        let dead: Vec<_> = nodes.iter().map(|n| id(*n, self.setup.seed)).collect();
-        let moves = self.membership.left(now, &dead);
-        for node in 0..self.setup.nodes() {
-            self.drive(node, |machine, now, dir| {
-                machine.left(now, &dead, &moves, dir);
-            });
         }
     }
 

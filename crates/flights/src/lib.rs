@@ -37,7 +37,7 @@ pub use coordinator::{Coordinator, Event};
 pub use decision::{ChainPosition, Decision};
 pub use key::Key;
 pub use members::{Datagram, NodeId};
-pub use node::{HANDOVER, Node, UNREACHABLE};
+pub use node::Node;
 pub use pulls::PullProgress;
 pub use requests::RequestId;
 pub use speed::{

@@ -15,7 +15,7 @@ use crate::wire::{Message, SourceRequest};
 use crate::{Decision, DecodeError, Key, NodeId, Time};
 
 /// A member that could not be reached does not count as an owner for this long, unless it is heard from.
-pub const UNREACHABLE: Duration = Duration::from_secs(5);
+const UNREACHABLE: Duration = Duration::from_secs(5);
 /// The time within which a member that another one reports as silent or as a failed source must answer to count as an
 /// owner.
 const ARBITER_SUSPICION: Duration = Duration::from_millis(300);
@@ -24,7 +24,7 @@ const HEARSAY_AGAIN: Duration = Duration::from_secs(6);
 /// The most members probed within that time because others report that they do not answer.
 const MAX_HEARSAY: usize = 16;
 /// For this long, an arbiter new to a slot forwards requests for keys it does not know to the previous arbiter.
-pub const HANDOVER: Duration = Duration::from_secs(3);
+const HANDOVER: Duration = Duration::from_secs(3);
 
 /// All rules of one node.
 ///

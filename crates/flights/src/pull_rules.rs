@@ -84,10 +84,10 @@ impl Role {
     }
 
     /// Whether the node, which has the first `own` bytes of an incomplete object, serves a follower that has the first
-    /// `theirs` and is at `position`. A node behind the follower is no source, whatever the order. Upstream is behind
-    /// no node.
+    /// `theirs` and is at `position`. A node that is more than [`STEPS`] behind the follower is no source, whatever the
+    /// order: the follower would wait for it. Upstream is behind no node.
     pub fn serves(&self, own: u64, theirs: u64, position: &ChainPosition) -> bool {
-        let is_level = own >= theirs || *self == Self::Leads;
+        let is_level = own.saturating_add(STEPS) >= theirs || *self == Self::Leads;
         own > theirs || (is_level && self.is_ahead_of(position))
     }
 }
@@ -111,8 +111,10 @@ mod tests {
         assert!(follows.serves(2, 1, &at(1)), "it has more bytes");
         assert!(follows.serves(1, 1, &at(4)));
         assert!(!follows.serves(1, 1, &at(2)), "that would close a ring");
-        assert!(!follows.serves(0, 1, &at(4)));
-        assert!(Role::Leads.serves(0, 1, &at(1)));
+        assert!(follows.serves(0, STEPS, &at(4)), "it catches up at once");
+        assert!(!follows.serves(0, STEPS + 1, &at(4)));
+        assert!(!follows.serves(0, 1, &at(2)));
+        assert!(Role::Leads.serves(0, STEPS + 1, &at(1)));
         assert!(!Role::Undecided.serves(1, 1, &at(4)));
     }
 }

@@ -22,6 +22,8 @@ use source::{Derived, Rank};
 
 /// A leader without a byte is late after this time, if a node that waits for it has little time left.
 const LATE: Duration = Duration::from_secs(1);
+/// As many slow followers burden a node that is not slow like one other follower.
+const SLOW_FOLLOWERS: usize = 2;
 /// The most sources kept for one flight.
 const MAX_SOURCES: usize = 16_384;
 
@@ -142,12 +144,18 @@ impl Flight {
         granted.or(elsewhere).or(self.leader.filter(has_begun))
     }
 
-    /// The number of followers of a node. Slow followers take little, so they count only for a slow node.
+    /// The number of followers of a node, as far as they burden it: slow followers of a node that is not slow take
+    /// little, so [`SLOW_FOLLOWERS`] of them count as one.
     pub fn children(&self, node: &NodeId) -> u16 {
         let is_slow = |node: &NodeId| self.get(node).is_some_and(|source| source.is_slow);
-        let counts = |child: &&NodeId| is_slow(node) || !is_slow(child);
-        let children = self.children.get(node).into_iter().flatten();
-        u16::try_from(children.filter(counts).count()).unwrap_or(u16::MAX)
+        let children = self.children.get(node);
+        let all = children.map_or(0, BTreeSet::len);
+        let slow = children
+            .into_iter()
+            .flatten()
+            .filter(|child| is_slow(child));
+        let slow = if is_slow(node) { 0 } else { slow.count() };
+        u16::try_from(all - slow + slow / SLOW_FOLLOWERS).unwrap_or(u16::MAX)
     }
 
     /// Whether no source can feed another node.

@@ -84,15 +84,13 @@ impl Arbiter {
         flight.preferred_leader = request.preferred_leader().or(flight.preferred_leader);
         flight.concurrent_objects = flight.concurrent_objects.max(request.concurrent_objects);
         // A slow node leaves a source that is too fast for it; that is not the source's fault.
-        if !request.is_slow {
-            let slow = request.slow_source();
-            if let Some(slow) = slow.filter(|slow| flight.takes_complaint(&asker, slow)) {
-                flight.set_slow(&slow, true);
-            }
-            let failed = request.failed_sources().next();
-            if let Some(failed) = failed.filter(|failed| flight.takes_complaint(&asker, failed)) {
-                flight.mark_doubtful(&failed);
-            }
+        let slow = request.slow_source().filter(|_| !request.is_slow);
+        if let Some(slow) = slow.filter(|slow| flight.takes_complaint(&asker, slow)) {
+            flight.set_slow(&slow, true);
+        }
+        let failed = request.failed_sources().next();
+        if let Some(failed) = failed.filter(|failed| flight.takes_complaint(&asker, failed)) {
+            flight.mark_doubtful(&failed);
         }
         use_or_drop_source(flight, now, &from, &request)?;
         Ok(match flight.stop_waiting(&asker) {

@@ -94,10 +94,12 @@ impl Flight {
         let usable = |(_, node): &&(Rank, NodeId)| {
             node != asker && Some(*node) != slow_source && !has_failed(node, request)
         };
-        // Slow nodes feed each other; to any other node they would be a burden.
+        // Slow nodes feed each other; to any other node they would be a burden. Those that have just become slow turn all
+        // followers away.
         let slow = self.ranked.iter().rev();
         let slow = slow.take_while(|(rank, _)| rank.is_behind_slow_node && request.is_slow);
-        let best = slow.filter(usable).last();
+        let is_certain = |(rank, _): &&(Rank, NodeId)| !rank.is_doubtful;
+        let best = slow.filter(is_certain).filter(usable).last();
         let best = best.or_else(|| self.ranked.iter().find(usable));
         let is_fed = |node: &NodeId| self.get(node).is_some_and(|source| source.derived.is_fed);
         let is_poor = |(rank, _): &&(Rank, NodeId)| rank.is_behind_slow_node && !request.is_slow;

@@ -92,6 +92,28 @@ fn a_slow_node_and_those_behind_it_come_last() {
         ..request()
     };
     assert_eq!(flight.best_source(&node(9), &is_slow), Some(node(3)));
+    // Until that one turns followers away.
+    flight.mark_doubtful(&node(3));
+    assert_eq!(flight.best_source(&node(9), &is_slow), Some(node(5)));
+}
+
+#[test]
+fn slow_followers_are_shared_out() {
+    let mut flight = chain();
+    for number in 10..22 {
+        let best = flight.best_source(&node(number), &request());
+        let best = best.expect("there are sources");
+        flight.attach(Time(0), node(number), best, Asked::default());
+        flight.set_slow(&node(number), true);
+    }
+    // The end of the chain, which had none, takes most.
+    let children = [1, 2, 3, 4, 5].map(|number| flight.children(&node(number)));
+    assert_eq!(
+        children.map(|children| children <= 2),
+        [true; 5],
+        "{children:?}"
+    );
+    assert_eq!(children[4], 2, "{children:?}");
 }
 
 #[test]
