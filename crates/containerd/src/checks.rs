@@ -219,8 +219,8 @@ fn registry_config(settings: &Settings, generation: Generation, setup: &Setup) -
     let expected = &setup.registry_config_paths;
     let list: Vec<_> = expected.iter().map(|p| p.display().to_string()).collect();
     let remedy = format!(
-        "set this in containerd's configuration ({}), in the table that is there already, if it is, and restart containerd:\n[{}.registry]\n  config_path = {:?}",
-        setup.config_file.display(),
+        "{}:\n[{}.registry]\n  config_path = {:?}",
+        set_in(&setup.config_file),
         generation.images_table(),
         list.first()
             .map_or("/etc/containerd/certs.d", String::as_str)
@@ -279,6 +279,15 @@ fn registry_config(settings: &Settings, generation: Generation, setup: &Setup) -
         Setting::Is(None) => Finding::warning(WHAT, ignored, remedy),
         Setting::Unknown(_) => Finding::unknown(WHAT, ignored, Some(remedy)),
     }
+}
+
+/// How to set something in containerd's configuration: TOML allows each table and key once.
+fn set_in(file: &Path) -> String {
+    format!(
+        "set this in containerd's configuration ({}): change the line if it is there, add it to the table if that is there. \
+         Then restart containerd (systemctl restart containerd; containers go on running)",
+        file.display()
+    )
 }
 
 /// Whether two paths lead to one folder. Paths that do not exist here are compared by their names.
@@ -359,15 +368,14 @@ fn layers(
         Setting::Is(paths) => paths.is_empty() || paths.contains(':'),
         Setting::Unknown(_) => true,
     };
-    let retain = "to share them, run the mirror with --retain-for 10m";
+    let retain = "to share them, restart the mirror with --retain-for 10m";
     let remedy = if is_list && generation >= Generation::READS_NO_LIST {
         // With false, containerd would ignore hosts.toml.
         retain.to_owned()
     } else {
         format!(
-            "{retain}, which costs disk for that time alone. Or set this in containerd's configuration ({}), in the table that is there \
-             already, if it is, and restart containerd:\n[{}]\n  discard_unpacked_layers = false",
-            config_file.display(),
+            "{retain}, which costs disk for that time alone. Or {}:\n[{}]\n  discard_unpacked_layers = false",
+            set_in(config_file),
             generation.layers_table()
         )
     };
@@ -401,7 +409,7 @@ fn content(path: &Path, reported: Option<&Path>, images: &[Image]) -> Finding {
             ),
             match reported {
                 Some(reported) => format!(
-                    "containerd's folder is {0}. On the host, run the mirror without --containerd-content-path; in a container, mount \
+                    "containerd's folder is {0}. On the host, restart the mirror without --containerd-content-path; in a container, mount \
                      {0} and name it with that option",
                     reported.display()
                 ),

@@ -80,7 +80,10 @@ impl Report {
         }
         let _ = writeln!(text, "{}", self.summary());
         if !self.explained.is_empty() {
-            let codes: Vec<_> = self.explained.iter().map(Code::to_string).collect();
+            let explained = self.explained.iter().filter_map(|code| checks::of(*code));
+            let codes: Vec<_> = explained
+                .map(|check| format!("{} ({})", check.code, check.title))
+                .collect();
             let _ = writeln!(
                 text,
                 "Not shown, as the above explains it: {}.",
@@ -143,7 +146,7 @@ mod tests {
         let text = report.text(false);
         assert_eq!(
             text,
-            "containerd\n  √ version: 2.1\nmirror\n  × the mirror answers: refused [PEILI-M001]\n      start it\n1 fault, 0 warnings.\nNot shown, as the above explains it: PEILI-H006, PEILI-P001.\n"
+            "containerd\n  √ version: 2.1\nmirror\n  × the mirror answers: refused [PEILI-M001]\n      start it\n1 fault, 0 warnings.\nNot shown, as the above explains it: PEILI-H006 (the address leads to this node's mirror), PEILI-P001 (peers are found).\n"
         );
         assert_eq!(report.severity(), Severity::Fault);
         assert!(report.text(true).contains("\x1b[31m×\x1b[0m"));

@@ -173,8 +173,7 @@ fn ours(files: &[&HostsFile], facts: &Facts) -> Vec<Finding> {
             true => HOSTS_FIRST.fault(
                 found,
                 format!(
-                    "containerd waits for that host at every request: take it out of the file, or start it. To put the mirror first, \
-                     {}\n{keeps}",
+                    "containerd waits for that host at every request. To put the mirror first, {}\n{keeps}",
                     configure(facts)
                 ),
             ),
@@ -210,16 +209,23 @@ fn addresses(facts: &Facts) -> Vec<Finding> {
 
 fn asked(facts: &Facts) -> Option<Finding> {
     let mirror = facts.mirror.as_ref().ok()?;
+    let folder = facts
+        .hosts
+        .first()
+        .map_or("/etc/containerd/certs.d", |folder| &folder.path);
+    let pull = format!(
+        "run crictl pull IMAGE, or ctr images pull --hosts-dir {folder} IMAGE, with an image that is there already (ctr -n k8s.io \
+         images ls), and look again"
+    );
     Some(match mirror.asked_ago_s {
         Some(ago) => ASKED.ok(format!("{ago} s ago")),
         None if mirror.uptime_s >= ASKED_WITHIN => ASKED.warning(
             format!("never in {} h", mirror.uptime_s / 3600),
-            "run crictl pull with an image that crictl images lists, and look again. If the mirror is still not asked, restart \
-             containerd: it reads config_path at its start",
+            format!("{pull}. If ctr leads to the mirror and crictl does not, restart containerd: it reads config_path at its start"),
         ),
         None => ASKED.unknown(
             format!("not yet; the mirror started {} s ago", mirror.uptime_s),
-            "run crictl pull with an image that crictl images lists, and look again",
+            pull,
         ),
     })
 }

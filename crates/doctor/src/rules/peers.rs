@@ -97,8 +97,9 @@ fn seen_by_peers(mirror: &Mirror) -> Option<Finding> {
         tried.len(),
         shortened(&names)
     );
-    let remedy = "something on this node or before it drops what comes in: let the other nodes connect to these TCP ports (iptables -S \
-                  INPUT, nft list ruleset, network policies, security groups of a cloud)";
+    let remedy = "something on this node or before it drops what comes in: look for the rule in iptables -S INPUT and nft list \
+                  ruleset (both may show the same one), in network policies, or in a cloud's security groups, and change it \
+                  so that the other nodes may connect to these TCP ports";
     Some(match failed.len() * 2 > tried.len() {
         true => SEEN_BY_PEERS.fault(text, remedy),
         false => SEEN_BY_PEERS.warning(text, remedy),
