@@ -222,13 +222,10 @@ impl StateMachine {
         debug_assert!(result.is_ok(), "nodes understand each other");
     }
 
-    pub fn undelivered(&mut self, now: Time, to: NodeId, membership: &SharedMembership) {
-        match self {
-            Self::Own(node) => node.undelivered(now, to),
-            Self::Shares(sharer) => {
-                let (coordinator, view) = sharer.parts(membership);
-                coordinator.undelivered(now, to, &view);
-            }
+    /// Handles a node that cannot be reached. Those that share a list always can.
+    pub fn undelivered(&mut self, now: Time, to: NodeId) {
+        if let Self::Own(node) = self {
+            node.undelivered(now, to);
         }
     }
 

@@ -295,7 +295,7 @@ impl World {
             }
             Event::Undelivered { from, to } => {
                 let to = id(to, self.setup.seed);
-                self.drive(from, |machine, now, dir| machine.undelivered(now, to, dir));
+                self.drive(from, |machine, now, _| machine.undelivered(now, to));
             }
             Event::Wake { node } => self.wake(node),
             Event::Decided {

@@ -219,7 +219,7 @@ fn registry_config(settings: &Settings, generation: Generation, setup: &Setup) -
     let expected = &setup.registry_config_paths;
     let list: Vec<_> = expected.iter().map(|p| p.display().to_string()).collect();
     let remedy = format!(
-        "{}:\n[{}.registry]\n  config_path = {:?}",
+        "{}:\n[{}.registry]\n  config_path = {:?}\nThen {RESTART}",
         set_in(&setup.config_file),
         generation.images_table(),
         list.first()
@@ -281,11 +281,14 @@ fn registry_config(settings: &Settings, generation: Generation, setup: &Setup) -
     }
 }
 
+/// How to have containerd read its configuration.
+const RESTART: &str = "restart containerd: systemctl restart containerd (k3s and RKE2: restart their service). Containers go on \
+                       running";
+
 /// How to set something in containerd's configuration: TOML allows each table and key once.
 fn set_in(file: &Path) -> String {
     format!(
-        "set this in containerd's configuration ({}): change the line if it is there, add it to the table if that is there. \
-         Then restart containerd (systemctl restart containerd; containers go on running)",
+        "set this in containerd's configuration ({}): change the line if it is there, add it to the table if that is there",
         file.display()
     )
 }
@@ -313,9 +316,7 @@ fn in_force(settings: &Settings, socket: &Path) -> Option<Finding> {
             Topic::InForce,
             "containerd's configuration was written after containerd had started, and it reads it only at its start"
                 .to_owned(),
-            "restart containerd: systemctl restart containerd (k3s and RKE2: restart their service). Containers go on \
-             running"
-                .to_owned(),
+            RESTART.to_owned(),
         ),
     })
 }
@@ -374,7 +375,7 @@ fn layers(
         retain.to_owned()
     } else {
         format!(
-            "{retain}, which costs disk for that time alone. Or {}:\n[{}]\n  discard_unpacked_layers = false",
+            "{retain}, which costs disk for that time alone. Or {}:\n[{}]\n  discard_unpacked_layers = false\nThen {RESTART}",
             set_in(config_file),
             generation.layers_table()
         )

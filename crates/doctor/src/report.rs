@@ -13,7 +13,7 @@ use crate::finding::{Category, Code, Finding, Severity};
 pub struct Report {
     findings: Vec<Finding>,
     /// The checks whose findings are left out, as another one explains them.
-    explained: Vec<Code>,
+    explained: BTreeSet<Code>,
 }
 
 impl Report {
@@ -34,10 +34,9 @@ impl Report {
             .iter()
             .partition(|f| f.severity == Severity::Ok || !is_explained(f));
         findings.sort_by_key(|finding| finding.code);
-        let explained: BTreeSet<_> = explained.iter().map(|finding| finding.code).collect();
         Self {
             findings: findings.into_iter().cloned().collect(),
-            explained: explained.into_iter().collect(),
+            explained: explained.iter().map(|finding| finding.code).collect(),
         }
     }
 
@@ -81,13 +80,13 @@ impl Report {
         let _ = writeln!(text, "{}", self.summary());
         if !self.explained.is_empty() {
             let explained = self.explained.iter().filter_map(|code| checks::of(*code));
-            let codes: Vec<_> = explained
+            let explained: Vec<_> = explained
                 .map(|check| format!("{} ({})", check.code, check.title))
                 .collect();
             let _ = writeln!(
                 text,
                 "Not shown, as the above explains it: {}.",
-                codes.join(", ")
+                explained.join(", ")
             );
         }
         text

@@ -10,9 +10,7 @@ use crate::checks::{
     CLOCK, CONTAINERD_ANSWERS, DESCRIPTORS, MIRROR_ANSWERS, MIRROR_READY, TRIAL, UPSTREAM_CHECKED,
     UPSTREAM_REACHED,
 };
-use crate::facts::{
-    AddressAnswer, Advice, Answered, Containerd, ContainerdPaths, Facts, Mirror, Trial,
-};
+use crate::facts::{AddressAnswer, Answered, Containerd, ContainerdPaths, Facts, Mirror, Trial};
 use crate::finding::Finding;
 
 /// The number of files below which a busy node refuses connections.
@@ -39,15 +37,8 @@ pub fn containerd(facts: &Facts) -> Vec<Finding> {
         } => vec![CONTAINERD_ANSWERS.fault(format!("{socket}: {error}"), socket_remedy(elsewhere))],
         Containerd::Reached(advice) => {
             let answers = CONTAINERD_ANSWERS.ok("yes");
-            let all = advice.iter().map(|advice| {
-                let Advice {
-                    check,
-                    severity,
-                    text,
-                    remedy,
-                } = advice;
-                check.finding(*severity, text, remedy.clone())
-            });
+            let all = advice.iter();
+            let all = all.map(|a| a.check.finding(a.severity, &a.text, a.remedy.clone()));
             std::iter::once(answers).chain(all).collect()
         }
     }

@@ -214,8 +214,8 @@ fn asked(facts: &Facts) -> Option<Finding> {
         .first()
         .map_or("/etc/containerd/certs.d", |folder| &folder.path);
     let pull = format!(
-        "run crictl pull IMAGE, or ctr images pull --hosts-dir {folder} IMAGE, with an image that is there already (ctr -n k8s.io \
-         images ls), and look again"
+        "run crictl pull IMAGE, or ctr -n k8s.io images pull --hosts-dir {folder} IMAGE, with an image that is there already (ctr -n \
+         k8s.io images ls), and look again"
     );
     Some(match mirror.asked_ago_s {
         Some(ago) => ASKED.ok(format!("{ago} s ago")),

@@ -22,7 +22,7 @@ use source::{Derived, Rank};
 
 /// A leader without a byte is late after this time, if a node that waits for it has little time left.
 const LATE: Duration = Duration::from_secs(1);
-/// As many slow followers burden a node that is not slow like one other follower.
+/// This many slow followers burden a node that is not slow as much as one other follower does.
 const SLOW_FOLLOWERS: usize = 2;
 /// The most sources kept for one flight.
 const MAX_SOURCES: usize = 16_384;

@@ -13,6 +13,8 @@ use crate::cluster::{Cluster, id, index, link_test, wanted};
 /// The bytes of one step of a source, and of an object.
 const ROUND: u64 = 1;
 pub const SIZE: u64 = 40;
+/// The most bytes that a source may be behind a node that it precedes.
+const LAG: u64 = 3 * ROUND;
 /// The length of a step, in milliseconds.
 pub const STEP_MILLIS: u64 = 50;
 /// The steps until upstream's first byte: less than half of the assumed time, so that nothing is learned.
@@ -369,8 +371,9 @@ impl Pulling {
         }
     }
 
-    /// Whether a source accepts a node as its child: the source has all, or leads, or is ahead, or has as many bytes
-    /// and precedes it in the order. A lenient source accepts any node after it, whatever its bytes.
+    /// Whether a source accepts a node as its child, as [`flights::pull_rules::Role::serves`] has it: the source has
+    /// all, or leads, or has more bytes, or precedes it in the order and is at most [`LAG`] behind. A lenient source
+    /// accepts any node after it, whatever its bytes.
     fn admits(&self, node: usize, object: usize, source: usize) -> bool {
         let Some(above) = self.pulls.get(&(source, object)) else {
             return false;
@@ -384,7 +387,7 @@ impl Pulling {
         above.done
             || leads
             || above.written > pull.written
-            || (is_before && (self.is_lenient || above.written == pull.written))
+            || (is_before && (self.is_lenient || above.written + LAG >= pull.written))
     }
 
     /// A ring of nodes that feed each other, and have had time to look for it.

@@ -68,7 +68,7 @@ impl FollowerStream {
     }
 
     /// Whether this node may be downstream of the follower, which has all bytes that this node has. This node may have
-    /// a new position by now. In a ring all nodes have the same bytes, so this is true for one of them.
+    /// a new position by now. The nodes of a ring cannot all precede their followers, so this is true for one of them.
     fn comes_after(&self) -> bool {
         let role = self.states.borrow().role;
         role != Role::Undecided && !role.is_ahead_of(&self.position)
