@@ -40,7 +40,12 @@ impl World {
 
     pub fn pull_layers(&mut self, node: u32, image: u32) {
         let image = &self.setup.images[image as usize];
-        for object in image.first + 1..image.first + image.objects {
+        let (first, count) = (image.first + 1, image.objects as usize - 1);
+        let order: Vec<_> = match self.setup.containerd {
+            Containerd::PerImage => (0..count).collect(),
+            Containerd::PerNode => self.random.choose(count, count),
+        };
+        for object in order.into_iter().map(|place| first + place as u32) {
             if self.pull(node, object).phase == Phase::Absent {
                 self.enqueue(node, object, false);
             }

@@ -45,7 +45,7 @@ pub async fn run(arguments: &PullArgs, shutdown: CancellationToken) -> anyhow::R
         true => None,
         false => {
             let hosts = NextHosts::new(settings.config_path, settings.mirror.port);
-            let registries = Registries::at_hosts(Arc::new(hosts), UPSTREAM_LIMITS);
+            let registries = Registries::at_hosts(Arc::new(hosts), Vec::new(), UPSTREAM_LIMITS);
             Some(registries.context("cannot set up the client of the registry")?)
         }
     };

@@ -311,7 +311,7 @@ fn checks(checks: Checks, port: u16) -> Result<Option<Checked>, SetupError> {
         return Ok(None);
     }
     let hosts = NextHosts::new(checks.config_path, port);
-    let registries = Registries::at_hosts(Arc::new(hosts), CHECK_LIMITS)?;
+    let registries = Registries::at_hosts(Arc::new(hosts), checks.registries, CHECK_LIMITS)?;
     Ok(Some((Arc::new(registries), options)))
 }
 

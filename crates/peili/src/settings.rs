@@ -90,7 +90,7 @@ impl Settings {
             &mut faults,
         );
         let retain = store::retain(&arguments.store, filter, &mut faults);
-        let store = store::read(&arguments.store, registries, retain, &mut faults);
+        let store = store::read(&arguments.store, registries.clone(), retain, &mut faults);
         let data_dir = value::path(&arguments.data_dir);
         if let Some(folder) = &data_dir {
             faults.take("--data-dir", value::folder(folder));
@@ -107,6 +107,7 @@ impl Settings {
         let checks = checks::read(
             &arguments.checks,
             &arguments.store,
+            registries,
             data_dir.as_deref(),
             &mut faults,
         );

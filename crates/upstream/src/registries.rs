@@ -106,12 +106,17 @@ impl Registries {
     }
 
     /// Registries at the hosts that `hosts` names, with the system's trust store and the environment's proxies, and
-    /// without credentials of this node.
+    /// without credentials of this node. `listed`: see [`Options::registries`].
     ///
     /// # Errors
     /// The certificates cannot be read.
-    pub fn at_hosts(hosts: Arc<dyn RegistryHosts>, limits: Limits) -> Result<Self, SetupError> {
+    pub fn at_hosts(
+        hosts: Arc<dyn RegistryHosts>,
+        listed: Vec<RegistryUrl>,
+        limits: Limits,
+    ) -> Result<Self, SetupError> {
         let options = Options {
+            registries: listed,
             limits,
             ..Options::default()
         };

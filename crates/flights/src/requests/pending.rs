@@ -153,7 +153,7 @@ impl PendingRequest {
     /// When the owner is to be told that the leader is late.
     pub fn late_at(&self) -> Option<Time> {
         let is_news = self.lead.is_some() && self.asked.is_some() && !self.lead_is_late;
-        is_news.then(|| self.deadline.before(LATE))
+        is_news.then(|| self.deadline.before(LATE).max(self.started))
     }
 
     pub fn due(&self) -> Time {

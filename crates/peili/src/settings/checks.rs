@@ -4,6 +4,7 @@ use std::path::Path;
 
 use hosts::ConfigPath;
 use mirror::{CheckOptions, PrivatePolicies};
+use oci::RegistryUrl;
 
 use crate::cli::{CheckArgs, StoreArgs};
 use crate::duration;
@@ -18,11 +19,14 @@ pub struct Checks {
     pub options: CheckOptions,
     /// The folders of containerd's hosts.toml files.
     pub config_path: ConfigPath,
+    /// The registries listed by the operator.
+    pub registries: Vec<RegistryUrl>,
 }
 
 pub fn read(
     arguments: &CheckArgs,
     store: &StoreArgs,
+    registries: Vec<RegistryUrl>,
     data_dir: Option<&Path>,
     faults: &mut Faults,
 ) -> Option<Checks> {
@@ -43,5 +47,6 @@ pub fn read(
             proofs_file: data_dir.map(|folder| folder.join(PROOFS_FILE)),
         },
         config_path: config_path?,
+        registries,
     })
 }

@@ -82,6 +82,35 @@ async fn headers_go_to_the_host_alone_and_prove_nothing_for_others() {
     assert_eq!(other.seen()[0].header("x-key"), None);
 }
 
+/// containerd's files name no host.
+struct NoHost;
+
+impl RegistryHosts for NoHost {
+    fn of(&self, _: &Registry) -> Result<Option<RegistryHost>, String> {
+        Ok(None)
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_is_listed_as_http_is_called_without_tls() {
+    let server = Server::start(|_| Some(manifest_answer())).await;
+    let url: oci::RegistryUrl = server.url("").parse().expect("a registry");
+    let repository = UpstreamRepository {
+        origin: oci::Origin {
+            registry: url.registry.clone(),
+            ..elsewhere().origin
+        },
+        credentials: None,
+    };
+    for (listed, is_answered) in [(vec![url], true), (Vec::new(), false)] {
+        let limits = crate::Limits::default();
+        let registries = Registries::at_hosts(Arc::new(NoHost), listed, limits);
+        let registries = registries.expect("set up");
+        let head = registries.head(&repository, &v1_reference()).await;
+        assert_eq!(head.is_ok(), is_answered, "{head:?}");
+    }
+}
+
 #[tokio::test]
 async fn certificates_are_checked_as_the_host_says() {
     let server = Server::start_tls(|_| Some(manifest_answer())).await;
