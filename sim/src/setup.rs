@@ -28,7 +28,8 @@ pub enum Mode {
 pub enum Containerd {
     /// The limit up to 2.0: for each image; a slot is kept throughout.
     PerImage,
-    /// The limit from 2.1: for the whole node. Layers are queued in random order; after a 404 of the mirror a download goes to the end of the queue.
+    /// The limit from 2.1: for the whole node. Layers are queued in random order; after a 404 of the mirror a download
+    /// goes to the end of the queue.
     PerNode,
 }
 
