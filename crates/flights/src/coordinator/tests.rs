@@ -129,6 +129,18 @@ fn answers_to(coordinator: &mut Coordinator, to: NodeId) -> Vec<Reply> {
 }
 
 #[test]
+fn a_request_that_begins_with_little_time_is_late_from_then_on() {
+    let mut coordinator = Coordinator::new(ME, 1);
+    let (key, view, now) = (Key([9; 16]), &Three, Time(5_000));
+    let leader = Message::SourceRequest(asked(key, 1));
+    coordinator.accept(now, NodeId([1; 32]), (None, leader), view);
+    coordinator.charge(now, 1, Duration::from_millis(1_500));
+    coordinator.request_source(now, wanted(key), view);
+    assert_eq!(coordinator.pending_requests(), 1, "half a second is left");
+    assert_eq!(coordinator.next_deadline(), Some(now));
+}
+
+#[test]
 fn a_copy_of_a_question_that_was_put_off_has_the_same_answer() {
     let mut coordinator = Coordinator::new(ME, 1);
     let [first, second] = [1, 2].map(|n| NodeId([n; 32]));
