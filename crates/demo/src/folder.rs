@@ -2,27 +2,29 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use layout::Layout;
+use layout::{Layout, Writers};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 use crate::DemoError;
 
 /// More bytes than any image has: nothing must be evicted meanwhile.
 const STORE_LIMIT: u64 = 1 << 40;
 /// The limit for writers into the folder to end.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The folder. It is removed on drop; prefer [`Self::clear`].
 pub(crate) struct Folder {
     root: TempDir,
-    stores: Vec<Weak<Layout>>,
+    writers: Vec<Writers>,
+    tasks: TaskTracker,
 }
 
 impl Folder {
@@ -34,7 +36,8 @@ impl Folder {
             .tempdir_in(parent);
         Ok(Self {
             root: root.map_err(DemoError::Folder)?,
-            stores: Vec::new(),
+            writers: Vec::new(),
+            tasks: TaskTracker::new(),
         })
     }
 
@@ -61,6 +64,18 @@ impl Folder {
         Ok(())
     }
 
+    /// Runs work that writes into the folder, to its end even if nobody waits for it any more.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, DemoError> {
+        let done = self.tasks.spawn_blocking(work).await;
+        done.map_err(DemoError::Task)
+    }
+
     /// Opens a store in a folder of its own, which may be an image layout already.
     ///
     /// # Errors
@@ -75,17 +90,22 @@ impl Folder {
             limit: STORE_LIMIT,
         };
         let opening = move || Layout::open(&options, &mut metrics).map(|layout| (layout, metrics));
-        let (layout, metrics) = spawn_blocking(opening).await.map_err(DemoError::Task)??;
-        let layout = Arc::new(layout);
-        self.stores.push(Arc::downgrade(&layout));
-        Ok((layout, metrics))
+        let (layout, metrics) = self.write(opening).await??;
+        self.writers.push(layout.writers());
+        Ok((Arc::new(layout), metrics))
     }
 
-    /// Waits until the stores are closed, and removes everything. All users of stores were told to end before.
+    /// Waits until all writers have ended, and removes everything. All of them were told to end before.
     pub(crate) async fn clear(self) {
-        let Self { root, stores } = self;
+        let Self {
+            root,
+            writers,
+            tasks,
+        } = self;
         let closed = async {
-            while stores.iter().any(|store| store.strong_count() > 0) {
+            tasks.close();
+            tasks.wait().await;
+            while !writers.iter().all(Writers::are_gone) {
                 sleep(LOOK_AGAIN).await;
             }
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use oci::{Name, RegistryUrl, Scheme};
 use tokio::net::TcpListener;
-use tokio::task::{JoinSet, spawn_blocking, yield_now};
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -102,11 +102,13 @@ async fn generate(
         let path = path.clone();
         move || image::generate(&path, &name, size, layers, &stop)
     };
-    let written = spawn_blocking(writing).await.map_err(DemoError::Task)?;
-    written.map_err(|source| DemoError::Generate {
-        folder: path,
-        source,
-    })
+    folder
+        .write(writing)
+        .await?
+        .map_err(|source| DemoError::Generate {
+            folder: path,
+            source,
+        })
 }
 
 /// Starts the nodes and waits until all have joined.

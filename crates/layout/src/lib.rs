@@ -76,7 +76,7 @@ mod tags;
 mod verify;
 
 pub use error::OpenError;
-pub use store::{Layout, Options};
+pub use store::{Layout, Options, Writers};
 
 #[cfg(test)]
 mod tests;

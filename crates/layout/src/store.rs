@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use mirror::{
     Begun, Catalog, Growing, Health, Ingest, Intake, IntakeError, Object, Store, StoredObject,
@@ -45,7 +45,20 @@ pub struct Layout {
     housekeeper: Housekeeper,
 }
 
+/// Tells whether a store that is being dropped, or something begun with it, may still write into its folder.
+pub struct Writers(Weak<Shared>);
+
+impl Writers {
+    pub fn are_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
 impl Layout {
+    pub fn writers(&self) -> Writers {
+        Writers(Arc::downgrade(&self.shared))
+    }
+
     /// Opens the store and reads its content. Reads the disk, so it must not run on a runtime's thread; objects added
     /// by other tools are read whole, once.
     ///

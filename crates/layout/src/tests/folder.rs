@@ -85,6 +85,20 @@ fn a_folder_belongs_to_one_process() {
 }
 
 #[test]
+fn an_intake_that_outlives_the_store_is_a_writer() {
+    let root = folder();
+    let store = open(root.path());
+    let writers = store.writers();
+    let begun = store.begin(&Digest::sha256(b"an object"));
+    assert!(matches!(begun, Ok(Begun::New(..))));
+    drop(store);
+    assert!(!writers.are_gone());
+    drop(begun);
+    assert!(writers.are_gone());
+    assert!(files(&root.path().join("ingest")).is_empty());
+}
+
+#[test]
 fn what_is_no_layout_is_left_alone() {
     let root = folder();
     fs::write(root.path().join("passwd"), "root").expect("written");
