@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use flights::Key;
 use mirror::{
-    Candidate, Decision, FlightEvents, Flights, LinkTest, PeerId, PullProgress, Received,
+    Decided, Decision, FlightEvents, Flights, LinkTest, PeerId, PullProgress, Received,
     SourceRequest,
 };
 use oci::Digest;
@@ -58,11 +59,11 @@ impl Recorded {
 
 #[async_trait]
 impl Flights for Recorded {
-    async fn request_source(&self, request: SourceRequest) -> Decision<Candidate> {
+    async fn request_source(&self, request: SourceRequest) -> Decided {
         let (key, offset) = (request.key(), request.offset);
         let failed: Vec<_> = request.failed_sources().collect();
-        let decision = self.flights.request_source(request).await;
-        let source = match &decision {
+        let decided = self.flights.request_source(request).await;
+        let source = match &decided.decision {
             Decision::Follow { source, .. } => Some(source.peer.clone()),
             Decision::Lead | Decision::Alone | Decision::Later => None,
         };
@@ -71,7 +72,11 @@ impl Flights for Recorded {
         let source = source.filter(|source| !has_failed(source));
         let mut legs = self.legs.lock();
         legs.entry(key).or_default().push(Leg { offset, source });
-        decision
+        decided
+    }
+
+    fn charge(&self, repository: u64, lost: Duration) {
+        self.flights.charge(repository, lost);
     }
 
     fn report(&self, digest: &Digest, progress: PullProgress) {
@@ -93,7 +98,7 @@ impl Flights for Recorded {
 
 #[cfg(test)]
 mod tests {
-    use mirror::ChainPosition;
+    use mirror::{Candidate, ChainPosition};
 
     use super::*;
 
@@ -102,8 +107,8 @@ mod tests {
 
     #[async_trait]
     impl Flights for Scripted {
-        async fn request_source(&self, _: SourceRequest) -> Decision<Candidate> {
-            match self.0.lock().pop().expect("no more is asked") {
+        async fn request_source(&self, _: SourceRequest) -> Decided {
+            let decision = match self.0.lock().pop().expect("no more is asked") {
                 "" => Decision::Lead,
                 peer => Decision::Follow {
                     source: Candidate {
@@ -113,7 +118,8 @@ mod tests {
                     position: ChainPosition::default(),
                     leader: None,
                 },
-            }
+            };
+            decision.into()
         }
 
         fn report(&self, _: &Digest, _: PullProgress) {}

@@ -16,6 +16,8 @@ use bytes::Bytes;
 #[cfg(test)]
 mod foreign_answers_tests;
 #[cfg(test)]
+mod hostile_arbiters_tests;
+#[cfg(test)]
 mod limits_tests;
 mod messages;
 mod speed;
@@ -95,6 +97,9 @@ impl Coordinator {
         // A source that has failed may be dead, and own keys.
         let failed = request.failed_sources().next();
         self.suspects.extend(failed.map(|failed| (failed, false)));
+        if self.pulls.awaits_source(&request.key()) {
+            self.requests.ledger.record_lead(request.repository, false);
+        }
         let cx = &mut Context::new(now, view, &mut self.out);
         let id = self.requests.request_source(request, cx);
         self.deliver_own(now, view);
@@ -296,6 +301,7 @@ impl Coordinator {
             }
             self.requests.check_fetcher(|key| self.pulls.contains(key));
             self.requests.leads = self.pulls.leads();
+            self.requests.set_has_pull(now, self.pulls.have_begun());
             match self.out.next() {
                 Some((to, passed)) if to == me => self.take(now, me, passed, view),
                 Some((to, (on_behalf_of, message))) => {

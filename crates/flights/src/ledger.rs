@@ -43,9 +43,9 @@ struct PullBudget {
     non_refundable: Duration,
     /// Waiting before this time has been charged.
     settled: Time,
-    /// How long requests have waited for leaders without a charge, since this node last received anything.
+    /// How long requests have waited for leaders without a charge, less the time in which this node received.
     waited_free: Duration,
-    /// The last leader that this pull waited for failed.
+    /// The last leader that this pull waited for failed, or the source that it was told to follow instead.
     last_lead_failed: bool,
     /// Upstream has failed this node, and has sent nothing since.
     upstream_fails: bool,
@@ -69,6 +69,8 @@ pub(crate) struct Ledger {
     /// something before.
     leader_cooldown: BTreeMap<u64, Time>,
     intake: Intake,
+    /// A pull of this node has begun, and goes on.
+    pub has_pull: bool,
 }
 
 /// The rate at which this node receives from all sources.
@@ -122,6 +124,14 @@ impl Ledger {
         }
     }
 
+    /// What a pull has lost. Nothing if upstream fails.
+    pub fn lost(&self, repository: u64) -> Duration {
+        let account = self.accounts.get(&repository);
+        account
+            .filter(|account| !account.upstream_fails)
+            .map_or(Duration::ZERO, |account| account.lost)
+    }
+
     /// What a pull has lost in vain.
     pub fn non_refundable(&self, repository: u64) -> Duration {
         let account = self.accounts.get(&repository);
@@ -156,11 +166,11 @@ impl Ledger {
     /// Charges the waiting of requests from `free_until`, if any waits, up to `now`; they began at `started`. Returns
     /// since when waiting was charged, if it was.
     pub fn settle(&mut self, now: Time, repository: u64, waits: Option<Waits>) -> Option<Time> {
-        let is_receiving = self.intake.receives(now);
+        let is_receiving = self.has_pull && self.intake.receives(now);
         let account = self.accounts.get_mut(&repository)?;
         let settled = std::mem::replace(&mut account.settled, now);
         if is_receiving {
-            account.waited_free = Duration::ZERO;
+            account.waited_free = account.waited_free.saturating_sub(now.since(settled));
         } else if let Some(waits) = waits {
             let free = waits.free_until.min(now).since(waits.started.max(settled));
             account.waited_free += free;
@@ -171,7 +181,7 @@ impl Ledger {
         Some(settled)
     }
 
-    /// Refunds the wait of a request: upstream would have taken as long.
+    /// Refunds the wait of a request: upstream would have taken as long, or others used its slot.
     pub fn refund(&mut self, repository: u64, waited: Duration) {
         if let Some(account) = self.accounts.get_mut(&repository) {
             account.lost = account
@@ -232,7 +242,7 @@ impl Ledger {
         }
     }
 
-    /// How long the pull has waited for leaders without a charge, since this node last received anything.
+    /// How long the pull has waited for leaders without a charge, less the time in which this node received.
     pub fn waited_free(&self, repository: u64) -> Duration {
         let account = self.accounts.get(&repository);
         account.map_or(Duration::ZERO, |account| account.waited_free)
@@ -288,6 +298,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     const MILLI: Duration = Duration::from_millis(1);
@@ -362,6 +374,7 @@ mod tests {
         ledger.touch(Time(0), 1);
         let mut wait = |intake| {
             ledger.intake = Intake::default();
+            ledger.has_pull = true;
             ledger.refund(1, BUDGET);
             ledger.observe(Time(0), intake);
             ledger.settle(Time(0), 1, None);
@@ -481,28 +494,32 @@ mod tests {
     }
 
     #[test]
-    fn what_a_slow_upstream_makes_free_is_free_once_until_something_arrives() {
+    fn what_a_slow_upstream_makes_free_is_free_once_and_again_for_as_long_as_bytes_arrive() {
         let mut ledger = Ledger::default();
         ledger.touch(Time(0), 1);
         let first_steps = Duration::from_secs(12);
-        let mut now = 0;
-        let mut wait = |ledger: &mut Ledger| {
+        let now = Cell::new(0);
+        let wait = |ledger: &mut Ledger| {
             let before = ledger.waited_free(1);
             let free = ledger.free_wait((1, 7), first_steps, before);
             let waits = Waits {
-                started: Time(now),
-                free_until: Time(now).after(free),
+                started: Time(now.get()),
+                free_until: Time(now.get()).after(free),
             };
-            ledger.settle(Time(now), 1, None);
-            now = waits.free_until.0;
-            ledger.settle(Time(now), 1, Some(waits));
+            ledger.settle(waits.started, 1, None);
+            now.set(waits.free_until.0);
+            ledger.settle(waits.free_until, 1, Some(waits));
             free
         };
         assert_eq!(wait(&mut ledger), first_steps);
         assert_eq!(wait(&mut ledger), Duration::ZERO, "the next object");
         assert_eq!(left(&ledger, 1), BUDGET);
+        ledger.has_pull = true;
         ledger.observe(Time(12_000), MIN_INTAKE);
-        ledger.settle(Time(12_000), 1, None);
-        assert_eq!(wait(&mut ledger), first_steps, "something has arrived");
+        ledger.settle(Time(17_000), 1, None);
+        ledger.has_pull = false;
+        now.set(17_000);
+        let received_for = Duration::from_secs(5);
+        assert_eq!(wait(&mut ledger), received_for, "bytes have arrived");
     }
 }

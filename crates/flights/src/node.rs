@@ -362,6 +362,11 @@ impl Node {
         self.coordinator.charge(now, repository, lost);
     }
 
+    /// What the pull from a repository has lost by waiting, of [`BUDGET`](crate::ledger::BUDGET).
+    pub fn lost(&self, repository: u64) -> Duration {
+        self.coordinator.lost(repository)
+    }
+
     /// Handles the result of a test that [`Event::TestLink`] asked for.
     pub fn link_tested(&mut self, now: Time, test: LinkTest) {
         let (coordinator, view) = coordinator!(self);

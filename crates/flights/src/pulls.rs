@@ -54,6 +54,8 @@ struct Pull {
     registry: u64,
     since: Time,
     size: Option<u64>,
+    /// The part of the wait for the source that is refunded once it sends bytes.
+    refundable: Option<Duration>,
     /// Another node leads already.
     is_second: bool,
     heartbeat_at: Time,
@@ -92,6 +94,7 @@ impl Pulls {
             registry: request.registry,
             since: cx.now,
             size,
+            refundable: matches!(role, PullRole::Follow(_)).then_some(completed.refundable),
             is_second: completed.is_second_lead,
             heartbeat_at: cx.now.after(heartbeat_interval(role)),
             reported_to: completed.by,
@@ -129,6 +132,18 @@ impl Pulls {
         self.pulls.values().any(|pull| pull.role == PullRole::Lead)
     }
 
+    /// Whether bytes of a pull in progress have come.
+    pub fn have_begun(&self) -> bool {
+        self.pulls.values().any(|pull| pull.size.is_some())
+    }
+
+    /// Whether the source of an object has sent nothing.
+    pub fn awaits_source(&self, key: &Key) -> bool {
+        self.pulls
+            .get(key)
+            .is_some_and(|pull| pull.refundable.is_some())
+    }
+
     /// Whether this node pulls an object.
     pub fn contains(&self, key: &Key) -> bool {
         self.pulls.contains_key(key)
@@ -164,6 +179,11 @@ impl Pulls {
     ) -> Option<u64> {
         let pull = self.pulls.get_mut(&key)?;
         let has_begun = pull.size.is_some();
+        if matches!(progress, PullProgress::Begun { .. } | PullProgress::Done)
+            && let Some(refundable) = pull.refundable.take()
+        {
+            ledger.refund(pull.repository, refundable);
+        }
         let state = match progress {
             PullProgress::Begun { size } => {
                 pull.size = Some(size);

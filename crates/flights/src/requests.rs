@@ -47,8 +47,20 @@ pub(crate) struct CompletedRequest {
     /// All owners that were asked.
     pub asked: BTreeSet<NodeId>,
     pub decision: Decision,
+    /// The part of the wait that is refunded once the source sends bytes.
+    pub refundable: Duration,
     /// This node leads, and another one does already.
     pub is_second_lead: bool,
+}
+
+/// How the wait of a request ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WaitEnd {
+    /// With a source.
+    Found,
+    /// The request will be repeated.
+    Later,
+    InVain,
 }
 
 #[derive(Debug, Default)]
@@ -147,7 +159,7 @@ impl SourceRequests {
     /// Cancels a request. Returns whether it was pending.
     pub fn cancel(&mut self, id: RequestId, cx: &mut Context<'_, impl View>) -> bool {
         let is_open = self.open.contains_key(&id.0);
-        if let Some(open) = self.close(cx.now, id.0, false) {
+        if let Some(open) = self.close(cx.now, id.0, WaitEnd::InVain) {
             withdraw(&open, cx);
         }
         is_open
@@ -216,7 +228,7 @@ impl SourceRequests {
 
     /// Ends a request without a source: it has timed out, or no owner can be asked.
     fn give_up(&mut self, sequence: u64, cx: &mut Context<'_, impl View>) {
-        if let Some(open) = self.close(cx.now, sequence, false) {
+        if let Some(open) = self.close(cx.now, sequence, WaitEnd::InVain) {
             withdraw(&open, cx);
             let id = RequestId(sequence);
             match open.query {
@@ -227,6 +239,7 @@ impl SourceRequests {
                     by: None,
                     asked: open.all_asked,
                     decision: Decision::Alone,
+                    refundable: Duration::ZERO,
                     is_second_lead: false,
                 }),
                 Query::Holders(_) => self.found.push((id, Vec::new())),
@@ -329,11 +342,24 @@ impl SourceRequests {
 
     /// Records the rate at which this node receives from all sources, in bytes per second.
     pub fn observe(&mut self, now: Time, intake: u64) {
+        self.settle_all(now);
+        self.ledger.observe(now, intake);
+    }
+
+    /// Records whether a pull of this node has begun, and goes on.
+    pub fn set_has_pull(&mut self, now: Time, has_pull: bool) {
+        if self.ledger.has_pull != has_pull {
+            self.settle_all(now);
+            self.ledger.has_pull = has_pull;
+            self.settle_all(now);
+        }
+    }
+
+    fn settle_all(&mut self, now: Time) {
         let waiting = self.open.values().filter_map(PendingRequest::repository);
         for repository in waiting.collect::<BTreeSet<_>>() {
             self.settle(now, repository);
         }
-        self.ledger.observe(now, intake);
     }
 
     /// Charges what a pull has lost elsewhere.
@@ -387,29 +413,37 @@ impl SourceRequests {
         }
     }
 
-    /// Removes a request. `succeeded`: a source was found, or the request will be repeated.
-    fn close(&mut self, now: Time, sequence: u64, succeeded: bool) -> Option<PendingRequest> {
+    /// Removes a request.
+    fn close(&mut self, now: Time, sequence: u64, end: WaitEnd) -> Option<PendingRequest> {
         let Some(repository) = self.open.get(&sequence)?.repository() else {
             return self.open.remove(&sequence);
         };
         self.settle(now, repository);
         let open = self.open.remove(&sequence)?;
-        if succeeded {
-            // Upstream would have been no faster.
-            let free = match open.lead {
-                Some(_) => self.ledger.first_byte(open.registry()),
-                None => GRACE,
-            };
-            self.ledger.refund(repository, open.waited.min(free));
-        } else {
-            let (before, waited) = (open.in_vain_before, open.waited);
-            self.ledger.charge_in_vain(repository, before, waited);
+        match end {
+            WaitEnd::Found => {}
+            // It gave its slot to others.
+            WaitEnd::Later => self.ledger.refund(repository, open.waited),
+            WaitEnd::InVain => {
+                let (before, waited) = (open.in_vain_before, open.waited);
+                self.ledger.charge_in_vain(repository, before, waited);
+            }
         }
         if open.lead.is_some() {
+            let succeeded = end != WaitEnd::InVain;
             self.ledger.record_lead(repository, succeeded);
         }
         self.settle(now, repository);
         Some(open)
+    }
+
+    /// The part of a request's wait that is free if its source sends bytes: upstream would have been no faster.
+    fn refundable(&self, open: &PendingRequest) -> Duration {
+        let free = match open.lead {
+            Some(_) => self.ledger.first_byte(open.registry()),
+            None => GRACE,
+        };
+        open.waited.min(free)
     }
 
     /// Records the leader that a request waits for. `is_upstream_slow`: see [`Lead`].

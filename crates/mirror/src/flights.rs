@@ -23,13 +23,36 @@ pub(crate) fn now() -> Time {
     Time::default().after(ORIGIN.elapsed())
 }
 
+/// From where this node pulls an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    pub decision: Decision<Candidate>,
+    /// What the pull has lost by waiting so far, what was [charged](Flights::charge) included.
+    pub lost: Duration,
+}
+
+impl Decided {
+    /// Upstream, because no other node can be asked.
+    pub fn alone() -> Self {
+        Decision::Alone.into()
+    }
+}
+
+impl From<Decision<Candidate>> for Decided {
+    /// Nothing is lost.
+    fn from(decision: Decision<Candidate>) -> Self {
+        let lost = Duration::ZERO;
+        Self { decision, lost }
+    }
+}
+
 /// Agrees with the other nodes which one pulls an object from upstream, and on the source of each other node.
 #[async_trait]
 pub trait Flights: Send + Sync + 'static {
     /// Decides from where this node pulls an object that its own containerd requests.
     ///
     /// Answers within the remaining budget of the image pull. Dropping the future withdraws the request.
-    async fn request_source(&self, request: SourceRequest) -> Decision<Candidate>;
+    async fn request_source(&self, request: SourceRequest) -> Decided;
 
     /// Reports the progress of a pull for which [`Flights::request_source`] was called. Never blocks.
     fn report(&self, digest: &Digest, progress: PullProgress);

@@ -69,9 +69,9 @@ mod waiting_budget;
 
 pub use crate::flight_event_queue::{FlightEvent, FlightEventSender, FlightEvents, flight_events};
 pub use crate::flights::{
-    ChainPosition, Condition, Decision, Flights, LinkState, LinkTest, NodeId, PullProgress,
-    Received, SourceRequest, SourceStatus, SourceWatch, Starved, Time, WatchAction, node_field,
-    nodes_field, registry_hash,
+    ChainPosition, Condition, Decided, Decision, Flights, LinkState, LinkTest, NodeId,
+    PullProgress, Received, SourceRequest, SourceStatus, SourceWatch, Starved, Time, WatchAction,
+    node_field, nodes_field, registry_hash,
 };
 pub use access::{Access, Secret};
 pub use body::Body;

@@ -25,6 +25,8 @@ struct Charges {
     lost: Duration,
     /// The part of it that was reported to flights.
     reported: Duration,
+    /// What waiting for decisions of flights has cost.
+    by_flights: Duration,
     /// Waiting before this time has been charged.
     charged_until: Instant,
     /// When the present waits began.
@@ -38,6 +40,7 @@ impl Default for WaitingBudget {
         Self(Mutex::new(Charges {
             lost: Duration::ZERO,
             reported: Duration::ZERO,
+            by_flights: Duration::ZERO,
             charged_until: now,
             waits: Vec::new(),
             used: now,
@@ -59,14 +62,15 @@ impl Charges {
         let open = first.map_or(Duration::ZERO, |first| {
             now.saturating_duration_since(self.charged_until.max(*first))
         });
-        BUDGET.saturating_sub(self.lost + open)
+        BUDGET.saturating_sub(self.lost + self.by_flights + open)
     }
 }
 
 impl WaitingBudget {
     /// Whether the pull may not wait any more.
     pub fn is_spent(&self) -> bool {
-        self.0.lock().lost >= BUDGET
+        let account = self.0.lock();
+        account.lost + account.by_flights >= BUDGET
     }
 
     /// Begins a wait.
@@ -96,7 +100,9 @@ impl WaitingBudget {
     /// Records that upstream has failed the pull: peers are the only sources.
     pub fn renew(&self) {
         let mut account = self.0.lock();
-        (account.lost, account.reported) = (Duration::ZERO, Duration::ZERO);
+        account.lost = Duration::ZERO;
+        account.reported = Duration::ZERO;
+        account.by_flights = Duration::ZERO;
     }
 
     /// The time lost since the last call, to be reported to flights.
@@ -105,6 +111,12 @@ impl WaitingBudget {
         let unreported = account.lost.saturating_sub(account.reported);
         account.reported = account.lost;
         unreported
+    }
+
+    /// Records what flights know to be lost: what was reported, and by waiting for their decisions.
+    pub fn set_known_to_flights(&self, lost: Duration) {
+        let mut account = self.0.lock();
+        account.by_flights = lost.saturating_sub(account.reported);
     }
 }
 
@@ -216,6 +228,35 @@ mod tests {
         advance(GRACE + 30 * MILLI).await;
         wait.found(GRACE);
         assert_eq!(lost(&budget), 30 * MILLI);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_flights_know_to_be_lost_is_lost_here_too() {
+        let budget = Arc::new(WaitingBudget::default());
+        advance(BUDGET).await;
+        budget.charge(300 * MILLI);
+        assert_eq!(budget.take_unreported(), 300 * MILLI);
+        advance(100 * MILLI).await;
+        budget.charge(100 * MILLI);
+        let left = || budget.wait().left;
+        budget.set_known_to_flights(1_000 * MILLI);
+        assert_eq!(
+            left(),
+            BUDGET - 1_100 * MILLI,
+            "100 ms are not reported yet"
+        );
+        assert_eq!(budget.take_unreported(), 100 * MILLI);
+        budget.set_known_to_flights(BUDGET);
+        assert!(budget.is_spent());
+        for taken_back in [500 * MILLI, Duration::ZERO] {
+            budget.set_known_to_flights(taken_back);
+            let own = 400 * MILLI;
+            assert_eq!(
+                left(),
+                BUDGET - own.max(taken_back),
+                "this is not taken back"
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

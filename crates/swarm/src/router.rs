@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use libp2p::PeerId;
 use mirror::{
-    Candidate, Decision, FlightEvents, Health, LinkTest, PullProgress, Received, RouterPeers,
-    Search, SourceRequest, flight_events,
+    Decided, FlightEvents, Health, LinkTest, PullProgress, Received, RouterPeers, Search,
+    SourceRequest, flight_events,
 };
 use oci::{Digest, Key};
 use parking_lot::Mutex;
@@ -158,9 +158,9 @@ impl mirror::Router for Router {
 
 #[async_trait]
 impl mirror::Flights for Router {
-    async fn request_source(&self, request: SourceRequest) -> Decision<Candidate> {
+    async fn request_source(&self, request: SourceRequest) -> Decided {
         let Some(flight_commands) = &self.flight_commands else {
-            return Decision::Alone;
+            return Decided::alone();
         };
         let decision = async {
             let (asker, decision) = oneshot::channel();
@@ -174,7 +174,7 @@ impl mirror::Flights for Router {
             .await
             .ok()
             .flatten()
-            .unwrap_or(Decision::Alone)
+            .unwrap_or_else(Decided::alone)
     }
 
     fn report(&self, digest: &Digest, progress: PullProgress) {

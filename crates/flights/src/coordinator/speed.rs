@@ -51,6 +51,11 @@ impl Coordinator {
         self.requests.charge(now, repository, lost);
     }
 
+    /// See [`crate::Node::lost`].
+    pub fn lost(&self, repository: u64) -> Duration {
+        self.requests.ledger.lost(repository)
+    }
+
     /// See [`crate::Node::link_tested`].
     pub fn link_tested(&mut self, now: Time, test: LinkTest, view: &impl View) {
         self.link.tested(now, test);

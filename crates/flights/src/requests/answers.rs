@@ -1,7 +1,7 @@
 //! Handles the answers of owners, and their silence.
 
 use super::pending::{AskedOwner, PendingRequest, Query};
-use super::{CompletedRequest, MAX_REDIRECTS, RequestId, SourceRequests};
+use super::{CompletedRequest, MAX_REDIRECTS, RequestId, SourceRequests, WaitEnd};
 use crate::outbox::Context;
 use crate::slots::OWNERS;
 use crate::view::View;
@@ -64,12 +64,16 @@ impl SourceRequests {
             // The request does not allow it: containerd would count another end without a byte.
             Reply::Later(_) => Decision::Alone,
         };
-        // Waiting for a leader that has begun costs only what exceeds upstream's own time. A request that is retried
-        // later gave its slot to others.
-        let succeeded = matches!(decision, Decision::Follow { .. } | Decision::Later);
-        if let Some(open) = self.close(cx.now, sequence, succeeded)
-            && let Query::Source(request) = open.query
-        {
+        let end = match decision {
+            Decision::Follow { .. } => WaitEnd::Found,
+            Decision::Later => WaitEnd::Later,
+            Decision::Lead | Decision::Alone => WaitEnd::InVain,
+        };
+        if let Some(open) = self.close(cx.now, sequence, end) {
+            let refundable = self.refundable(&open);
+            let Query::Source(request) = open.query else {
+                return true;
+            };
             self.completed.push(CompletedRequest {
                 id: RequestId(sequence),
                 number: open.number,
@@ -77,6 +81,7 @@ impl SourceRequests {
                 by: Some(from),
                 asked: open.all_asked,
                 decision,
+                refundable,
                 is_second_lead,
             });
         }

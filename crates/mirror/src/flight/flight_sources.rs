@@ -18,14 +18,13 @@ use crate::flights::now;
 use crate::flights::pull_rules::MAX_FAILED_SOURCES;
 use crate::open_range::first_byte;
 use crate::peers::Fault;
-use crate::registry_speeds::MIN_RATE;
 use crate::request::{FLIGHT, Target};
 use crate::source_provider::SourceProvider;
 use crate::trace::SpanKind;
 use crate::waiting_budget::{GRACE, Wait};
 use crate::{
-    Candidate, ChainPosition, Decision, NodeId, PeerId, SourceRequest, SourceStatus, Starved,
-    node_field, nodes_field,
+    Candidate, ChainPosition, Decided, Decision, NodeId, PeerId, SourceRequest, SourceStatus,
+    Starved, node_field, nodes_field,
 };
 
 /// The limit of a request for a source. containerd from 2.3 waits 30 s for the head of an answer.
@@ -147,21 +146,13 @@ impl FlightSources {
         if !lost.is_zero() {
             shared.flights.charge(request.repository, lost);
         }
-        let wait = self.wait();
         let trace = &self.target.pull.trace;
         let mut span = trace.span("lookup", SpanKind::Internal);
-        let decision = shared.flights.request_source(request).await;
+        let Decided { decision, lost } = shared.flights.request_source(request).await;
         span.set("peili.decision", || decision_name(&decision).to_owned());
         span.end();
-        let is_in_vain = matches!(decision, Decision::Lead | Decision::Alone);
-        // Otherwise it would share upstream with what is received meanwhile.
-        if let Some(wait) = wait
-            && (!is_in_vain || shared.speed.received_lately() >= MIN_RATE)
-        {
-            wait.found(Duration::MAX);
-        } else if let Some(budget) = budget {
-            // The flights have charged it themselves.
-            budget.take_unreported();
+        if let Some(budget) = budget {
+            budget.set_known_to_flights(lost);
         }
         shared
             .metrics

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use mirror::{ChainPosition, Decision, FLIGHT, PullProgress, SourceRequest};
+use mirror::{ChainPosition, Decided, Decision, FLIGHT, PullProgress, SourceRequest};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -23,9 +23,10 @@ struct Script {
 
 #[async_trait]
 impl Flights for Script {
-    async fn request_source(&self, request: SourceRequest) -> Decision<Candidate> {
+    async fn request_source(&self, request: SourceRequest) -> Decided {
         self.offsets.lock().push(request.offset);
-        self.decisions.lock().pop_front().unwrap_or(Decision::Alone)
+        let decision = self.decisions.lock().pop_front();
+        decision.unwrap_or(Decision::Alone).into()
     }
 
     fn report(&self, _: &Digest, progress: PullProgress) {

@@ -18,7 +18,7 @@ use ::flights::{
 };
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
-use mirror::{Candidate, FlightEvent};
+use mirror::{Candidate, Decided, FlightEvent};
 use oci::Digest;
 use rand::seq::IteratorRandom as _;
 use tokio::sync::oneshot;
@@ -45,7 +45,7 @@ const TEST_PEERS: usize = 3;
 /// What the mirror requests and reports.
 #[derive(Debug)]
 pub(crate) enum FlightCommand {
-    RequestSource(Box<SourceRequest>, oneshot::Sender<Decision<Candidate>>),
+    RequestSource(Box<SourceRequest>, oneshot::Sender<Decided>),
     Report(Digest, PullProgress),
     Observe(Received),
     /// A pull from this repository, by its hash, has lost this much by waiting for its sources.
@@ -59,7 +59,7 @@ enum Question {
     Source {
         request: Box<SourceRequest>,
         retries: u8,
-        asker: oneshot::Sender<Decision<Candidate>>,
+        asker: oneshot::Sender<Decided>,
     },
     Find(RoutingKey),
     /// Whether any node has met legacy peers.
@@ -281,7 +281,7 @@ impl Flights {
         &mut self,
         request: Box<SourceRequest>,
         retries: u8,
-        asker: oneshot::Sender<Decision<Candidate>>,
+        asker: oneshot::Sender<Decided>,
     ) {
         let id = self.node.request_source(self.now(), *request.clone());
         let question = Question::Source {
@@ -380,7 +380,11 @@ impl Flights {
             return self.request_source(request, retries + 1, asker);
         }
         // Without a requester, the decision is for another node.
-        if asker.send(decision.unwrap_or(Decision::Alone)).is_err() {
+        let decided = Decided {
+            decision: decision.unwrap_or(Decision::Alone),
+            lost: self.node.lost(request.repository),
+        };
+        if asker.send(decided).is_err() {
             self.node.cancel(self.now(), id);
         }
     }

@@ -41,7 +41,7 @@ async fn members(nodes: &[Node], count: u64) {
 async fn pull(node: &Node, object: Object) -> Decision<Candidate> {
     let Object { digest, request } = object;
     let decision = timeout(GENEROUS, node.router.request_source(request)).await;
-    let decision = decision.expect("an answer");
+    let decision = decision.expect("an answer").decision;
     if matches!(decision, Decision::Lead) {
         node.router
             .report(&digest, PullProgress::Begun { size: 1_000 });
@@ -133,7 +133,7 @@ async fn a_question_that_is_dropped_is_withdrawn() {
     let nodes = cluster(2, config).await;
     members(&nodes, 2).await;
     let led = nodes[0].router.request_source(object(1).request).await;
-    assert!(matches!(led, Decision::Lead));
+    assert!(matches!(led.decision, Decision::Lead));
     let waiting = nodes[1].router.request_source(object(1).request);
     let dropped = timeout(Duration::from_millis(100), waiting).await;
     assert!(dropped.is_err(), "the leader has not begun");
@@ -156,10 +156,8 @@ async fn with_and_without_flights_find_each_other() {
         }
     }
     members(&nodes[..3], 3).await;
-    assert!(matches!(
-        nodes[3].router.request_source(object(1).request).await,
-        Decision::Alone
-    ));
+    let decided = nodes[3].router.request_source(object(1).request).await;
+    assert!(matches!(decided.decision, Decision::Alone));
     // Nodes that are no members get the records, not just answers from the holders themselves.
     let published = |node| metric(node, "peili_router_announcements_published_total ");
     until(|| nodes.iter().all(|node| published(node) > 0)).await;

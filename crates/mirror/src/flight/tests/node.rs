@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::memory::{MemoryCluster, MemoryStore};
 use crate::request::{FLIGHT, MIRRORED};
 use crate::{
-    Access, Adapters, Body, Candidate, ChainPosition, ConnectionAddresses, Decision,
+    Access, Adapters, Body, Candidate, ChainPosition, ConnectionAddresses, Decided, Decision,
     FlightEventSender, FlightEvents, Flights, Growing, IngestStage, Limits, LinkTest, Mirror,
     NodeId, Options, PeerId, Progress, PullProgress, Reader, Received, SourceRequest,
     flight_events,
@@ -67,12 +67,12 @@ impl Default for Script {
 
 #[async_trait]
 impl Flights for Script {
-    async fn request_source(&self, request: SourceRequest) -> Decision<Candidate> {
+    async fn request_source(&self, request: SourceRequest) -> Decided {
         self.requests.lock().push(request);
         self.happened.notify_waiters();
         let decision = self.decisions.lock().pop_front();
         match decision {
-            Some(decision) => decision,
+            Some(decision) => decision.into(),
             None => std::future::pending().await,
         }
     }
