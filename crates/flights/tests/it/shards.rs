@@ -146,15 +146,36 @@ fn a_shard_waits_for_a_lead_that_is_queued() {
         rate: 10_000_000,
         led_bytes: Vec::new(),
     };
-    for asker in &nodes {
-        coordinators.with(*asker, |coordinator, view| {
-            coordinator.request_source(Time(0), wanted(second), view)
+    let other = |node: &usize| Key::of(&format!("sha256:other {node}"));
+    for node in &nodes {
+        coordinators.with(*node, |coordinator, view| {
+            coordinator.request_source(Time(0), wanted(other(node)), view)
         });
     }
     coordinators.deliver(Time(0));
-    let mut told = BTreeMap::new();
+    let mut led = BTreeMap::new();
     for step in 1..=4 {
         coordinators.tick(Time(50 * step));
+        led.extend(decisions(&mut coordinators, &nodes));
+    }
+    assert!(
+        nodes.iter().all(|node| led[node] == Decision::Lead),
+        "{led:?}"
+    );
+    for node in &nodes {
+        coordinators.with(*node, |coordinator, view| {
+            coordinator.report(Time(200), other(node), begun, view);
+        });
+    }
+    for asker in &nodes {
+        coordinators.with(*asker, |coordinator, view| {
+            coordinator.request_source(Time(300), wanted(second), view)
+        });
+    }
+    coordinators.deliver(Time(300));
+    let mut told = BTreeMap::new();
+    for step in 1..=4 {
+        coordinators.tick(Time(300 + 50 * step));
         told.extend(decisions(&mut coordinators, &nodes));
     }
     let [(leader, Decision::Lead)] = told.iter().collect::<Vec<_>>()[..] else {
@@ -163,10 +184,10 @@ fn a_shard_waits_for_a_lead_that_is_queued() {
     // It is told to lead another one as well, which comes first.
     let leader = *leader;
     coordinators.with(leader, |coordinator, view| {
-        coordinator.request_source(Time(250), wanted(first), view)
+        coordinator.request_source(Time(550), wanted(first), view)
     });
     for step in 3..50 {
-        let now = Time(100 * step);
+        let now = Time(300 + 100 * step);
         coordinators.deliver(now);
         coordinators.with(leader, |coordinator, view| {
             coordinator.report(now, first, begun, view);
@@ -185,8 +206,8 @@ fn a_shard_waits_for_a_lead_that_is_queued() {
         coordinator.report(Time(5_000), second, begun, view);
     });
     for step in 50..54 {
-        coordinators.deliver(Time(100 * step));
-        coordinators.tick(Time(100 * step));
+        coordinators.deliver(Time(300 + 100 * step));
+        coordinators.tick(Time(300 + 100 * step));
     }
     coordinators.with(leader, |coordinator, _| coordinator.take_decisions());
     let told = decisions(&mut coordinators, &nodes);
