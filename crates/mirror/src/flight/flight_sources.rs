@@ -146,9 +146,14 @@ impl FlightSources {
         if !lost.is_zero() {
             shared.flights.charge(request.repository, lost);
         }
+        // Charged here only if there is no answer: flights know what waiting for one costs.
+        let wait = self.wait();
         let trace = &self.target.pull.trace;
         let mut span = trace.span("lookup", SpanKind::Internal);
         let Decided { decision, lost } = shared.flights.request_source(request).await;
+        if let Some(wait) = wait {
+            wait.found(Duration::MAX);
+        }
         span.set("peili.decision", || decision_name(&decision).to_owned());
         span.end();
         if let Some(budget) = budget {
