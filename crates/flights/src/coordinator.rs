@@ -139,6 +139,11 @@ impl Coordinator {
         self.requests.len()
     }
 
+    /// See [`crate::Node::waits_for_slow_upstream`].
+    pub fn waits_for_slow_upstream(&self, id: RequestId) -> bool {
+        self.requests.waits_for_slow_upstream(id)
+    }
+
     /// See [`crate::Node::take_dropped_keys`].
     pub fn take_dropped_keys(&mut self) -> u64 {
         self.arbiter.take_dropped()
@@ -261,7 +266,7 @@ impl Coordinator {
         self.deliver_own(now, view);
     }
 
-    /// When [`Coordinator::tick`] must be called next.
+    /// When [`Coordinator::tick`] must be called next. If that is in the past: at once.
     pub fn next_deadline(&self) -> Option<Time> {
         let deadlines = [
             self.arbiter.next_deadline(),

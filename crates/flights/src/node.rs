@@ -177,6 +177,12 @@ impl Node {
         self.coordinator.pending_requests()
     }
 
+    /// Whether a pending request waits for a registry that its arbiter calls slow. Then it may wait as long as that
+    /// registry takes.
+    pub fn waits_for_slow_upstream(&self, request: RequestId) -> bool {
+        self.coordinator.waits_for_slow_upstream(request)
+    }
+
     /// Announces complete objects of this node.
     pub fn hold(&mut self, now: Time, keys: &[Key]) {
         self.coordinator.hold(now, keys);

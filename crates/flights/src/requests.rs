@@ -169,6 +169,11 @@ impl SourceRequests {
         self.open.len()
     }
 
+    pub fn waits_for_slow_upstream(&self, id: RequestId) -> bool {
+        let lead = self.open.get(&id.0).and_then(|open| open.lead);
+        lead.is_some_and(|lead| lead.is_upstream_slow)
+    }
+
     pub fn take_completed(&mut self) -> Vec<CompletedRequest> {
         std::mem::take(&mut self.completed)
     }
@@ -266,11 +271,12 @@ impl SourceRequests {
             open.lead_is_late |= is_late;
             match open.asked {
                 _ if open.deadline <= cx.now => self.give_up(sequence, cx),
-                Some(asked) if is_late => self.ask(sequence, Some(asked.owner), cx),
                 Some(asked) if asked.silent_at() <= cx.now => {
                     self.is_silent(sequence, asked.owner, cx);
                 }
-                Some(asked) if open.due() <= cx.now => self.ask(sequence, Some(asked.owner), cx),
+                Some(asked) if is_late || open.due() <= cx.now => {
+                    self.ask(sequence, Some(asked.owner), cx);
+                }
                 _ => {}
             }
         }
@@ -422,8 +428,11 @@ impl SourceRequests {
         let open = self.open.remove(&sequence)?;
         match end {
             WaitEnd::Found => {}
-            // It gave its slot to others.
-            WaitEnd::Later => self.ledger.refund(repository, open.waited),
+            // It gave its slot to others, from when it asked for that.
+            WaitEnd::Later => {
+                let waited = open.waited.min(open.requeue_after() + GRACE);
+                self.ledger.refund(repository, waited);
+            }
             WaitEnd::InVain => {
                 let (before, waited) = (open.in_vain_before, open.waited);
                 self.ledger.charge_in_vain(repository, before, waited);

@@ -60,7 +60,7 @@ impl SourceRequests {
                 Decision::Lead
             }
             Reply::Alone(_) => Decision::Alone,
-            Reply::Later(_) if open.may_requeue() => Decision::Later,
+            Reply::Later(_) if !open.requeue_after().is_zero() => Decision::Later,
             // The request does not allow it: containerd would count another end without a byte.
             Reply::Later(_) => Decision::Alone,
         };

@@ -141,9 +141,12 @@ impl PendingRequest {
         all * part / whole
     }
 
-    /// Whether the request may end without a source, to be repeated.
-    pub fn may_requeue(&self) -> bool {
-        matches!(&self.query, Query::Source(request) if request.requeue_after_ms > 0)
+    /// After this time the request may end without a source, to be repeated. Zero: never.
+    pub fn requeue_after(&self) -> Duration {
+        match &self.query {
+            Query::Source(request) => Duration::from_millis(request.requeue_after_ms.into()),
+            Query::Holders(_) => Duration::ZERO,
+        }
     }
 
     pub fn is_seek_for(&self, key: &Key) -> bool {

@@ -67,6 +67,8 @@ pub struct Wait {
     pub knew: bool,
     /// The node itself was held up meanwhile.
     pub excused: bool,
+    /// The arbiter has said that upstream is slow, as two leaders have no byte.
+    pub for_slow_upstream: bool,
 }
 
 /// A failed pull of a node.
@@ -167,6 +169,7 @@ impl Pulling {
             to: None,
             knew,
             excused: false,
+            for_slow_upstream: false,
         });
     }
 
@@ -273,6 +276,15 @@ impl Pulling {
             if self.cluster.is_up(node) && !self.cluster.is_held(node) {
                 self.go_on(node, object);
             }
+        }
+        for wait in self.waits.iter_mut().filter(|wait| wait.to.is_none()) {
+            let request = self
+                .pulls
+                .get(&(wait.node, wait.object))
+                .and_then(|pull| pull.request);
+            let node = self.cluster.node(wait.node);
+            wait.for_slow_upstream |=
+                request.is_some_and(|request| node.waits_for_slow_upstream(request));
         }
         came
     }
@@ -398,7 +410,8 @@ impl Pulling {
             Some(ring) if !is_held(ring) => self.ring_lasts + 1,
             _ => 0,
         };
-        let time = if self.is_lenient { 0 } else { STILL + 1 };
+        // The one that precedes may first receive what the other one is ahead.
+        let time = if self.is_lenient { 0 } else { STILL + 1 + LAG };
         ring.filter(|_| self.ring_lasts > time)
     }
 

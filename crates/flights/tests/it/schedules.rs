@@ -12,6 +12,8 @@ const FIRST_BYTE: u64 = 1_000;
 const OBJECTS: usize = 3;
 /// The budget of a pull plus upstream's time, in milliseconds.
 const LIMIT: u64 = BUDGET.as_millis() as u64 + FIRST_BYTE;
+/// The most that waiting for a slow upstream is free, in milliseconds.
+const SLOW_UPSTREAM: u64 = 12_000;
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -72,10 +74,12 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// How long a pull may wait, in milliseconds: with several shards, for two arbiters.
-    fn limit(&self) -> u64 {
+    /// How long a pull with these waits may wait, in milliseconds: with several shards, for two arbiters.
+    fn limit<'a>(&self, mut waits: impl Iterator<Item = &'a Wait>) -> u64 {
         let is_one = self.shard > self.nodes;
-        LIMIT + if is_one { 0 } else { FIRST_BYTE }
+        let second_arbiter = if is_one { 0 } else { FIRST_BYTE };
+        let is_slow = waits.any(|wait| wait.for_slow_upstream);
+        LIMIT + second_arbiter + if is_slow { SLOW_UPSTREAM } else { 0 }
     }
 
     /// The number of shards: a power of two, each with at least `shard` nodes.
@@ -220,7 +224,7 @@ fn in_time(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> 
     for wait in pulling.waits.iter().filter(|wait| !wait.excused) {
         let to = wait.to.as_ref().map_or(pulling.cluster.now, |(to, _)| *to);
         prop_assert!(
-            to - wait.from <= schedule.limit(),
+            to - wait.from <= schedule.limit(std::iter::once(wait)),
             "{:?} at {}",
             wait,
             pulling.cluster.now
@@ -246,6 +250,7 @@ fn budgets(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> 
             if waits.clone().any(|wait| wait.excused) {
                 continue;
             }
+            let limit = schedule.limit(waits.clone());
             let mut spans: Vec<_> = waits.map(cost).collect();
             spans.sort_unstable();
             let (mut total, mut end) = (0, 0);
@@ -254,7 +259,7 @@ fn budgets(pulling: &Pulling, schedule: &Schedule) -> Result<(), TestCaseError> 
                 end = end.max(to);
             }
             prop_assert!(
-                total <= schedule.limit(),
+                total <= limit,
                 "{}/{} waited {} ms: {:?}",
                 node,
                 repository,
