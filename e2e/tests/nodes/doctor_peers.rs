@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{Generation, Image, Lab, Node, OtherVersion, REGISTRY_PORT, ROUTER_PORT, peili};
+use e2e::{Blob, Generation, Image, Lab, Node, OtherVersion, REGISTRY_PORT, ROUTER_PORT, peili};
 
 use crate::doctor::{Doctor, SETTINGS};
 use crate::{LAYERS, doctor_clock, doctor_trial};
@@ -59,15 +60,27 @@ async fn lacking(lab: &Lab, nodes: &mut [Node; 2], doctor: &Doctor) -> Result<()
     let image = lab.upstream.push("lab/app", "v1", &LAYERS)?;
     nodes[1].pull(&image).await?;
     nodes[0].finds(&image).await?;
-    for blob in image.blobs.iter().take(OFTEN) {
+    let blobs = &image.blobs[..OFTEN];
+    for blob in blobs {
         let blobs = nodes[1].containerd.content().join("blobs/sha256");
         fs::remove_file(blobs.join(blob.hex()))?;
-        let path = format!("/v2/{}/blobs/{}", image.repository, blob.digest);
-        ensure!(nodes[0].ask(&image, &path)? == 404, "{path} is still there");
     }
+    let path = |blob: &Blob| format!("/v2/{}/blobs/{}", image.repository, blob.digest);
+    let paths: Vec<_> = blobs.iter().map(path).collect();
+    let (node, image) = (&nodes[0], &image);
+    // Together: after the first of them, the other node notices what it lacks.
+    let statuses = thread::scope(|scope| {
+        let asking = paths
+            .iter()
+            .map(|path| scope.spawn(move || node.ask(image, path)));
+        let asking: Vec<_> = asking.collect();
+        let answers = asking.into_iter().map(|ask| ask.join().expect("no panic"));
+        answers.collect::<Result<Vec<_>>>()
+    })?;
+    ensure!(statuses == [404; OFTEN], "{statuses:?}");
     doctor.named("PEILI-P004 warning").await?;
     let serve = nodes[0].host.command(peili()?);
-    restart(&mut nodes[0], serve, &image).await?;
+    restart(&mut nodes[0], serve, image).await?;
     doctor.finds_nothing().await
 }
 

@@ -1,7 +1,7 @@
 //! Pulls without faults.
 
 use anyhow::Result;
-use e2e::{Generation, Image, Lab, until};
+use e2e::{Generation, Image, Lab, Settings, until};
 use futures::future::try_join_all;
 
 use crate::{LAYERS, ensure_all_of, ensure_nothing};
@@ -26,7 +26,12 @@ pub async fn others_take_nothing_from_upstream(lab: Lab, containerd: Generation)
 
 /// An imported image, which no registry has, is available to all.
 pub async fn imported_image_is_served(lab: Lab, containerd: Generation) -> Result<()> {
-    let [holder, other] = lab.start_nodes(containerd).await?;
+    // To the mirror, a registry that does not have an image may be hiding it.
+    let settings = Settings {
+        mirror: &["--tag-policy", "peers", "--private", "share"],
+        ..Settings::default()
+    };
+    let [holder, other] = lab.start_nodes_with(containerd, settings).await?;
     let image = Image::generate(&lab.upstream.name(), "lab/imported", "v1", &LAYERS);
 
     holder.containerd.import(&holder.host, &image)?;
