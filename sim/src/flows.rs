@@ -49,8 +49,8 @@ impl World {
     pub fn visible(&self, node: u32, object: u32) -> u64 {
         let pull = self.pull(node, object);
         let is_whole = pull.got == self.setup.objects[object as usize].size;
-        // Followers serve bytes from memory before they are in the file.
-        let is_tapped = pull.role != Role::Leads;
+        // What passes through a mirror is served from memory before it is in the file.
+        let is_tapped = pull.role != Role::Leads || self.leads_at_once();
         if is_whole || is_tapped {
             pull.got
         } else {

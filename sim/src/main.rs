@@ -62,6 +62,9 @@ struct Args {
     /// containerd up to 2.0: three downloads at once for each image, instead of for the node
     #[arg(long)]
     old_containerd: bool,
+    /// Mirrors pull the layers that their nodes lead
+    #[arg(long)]
+    pull_public_layers: bool,
     /// Few nodes, one speed: done in seconds
     #[arg(long)]
     quick: bool,
@@ -84,6 +87,7 @@ impl Args {
             } else {
                 Containerd::PerNode
             },
+            mirrors_pull: self.pull_public_layers,
             link: link * 1e6,
             spread: self.spread * setup::MILLI,
         }

@@ -55,6 +55,7 @@ impl World {
             failed_sources: nodes_field(pull.failed.iter().rev().copied()),
             slow_source: node_field(slow_source),
             requeue_after_ms: requeue_after.as_millis() as u32,
+            leads_at_once: self.leads_at_once(),
             ..SourceRequest::of_key(about.key)
         };
         let pull = self.pull_mut(node, object);
@@ -200,11 +201,19 @@ impl World {
         }
     }
 
-    /// The mirror answers 404 or ends the body, so containerd pulls from upstream; from 2.1 on, through its queue.
+    /// Whether the mirror of a node pulls what the node leads, and passes it on to containerd.
+    pub fn leads_at_once(&self) -> bool {
+        let setup = &self.setup;
+        setup.mode == Mode::Peili && setup.containerd == Containerd::PerNode && setup.mirrors_pull
+    }
+
+    /// The mirror pulls from upstream. Or it answers 404 or ends the body, so containerd does; from 2.1 on, through its
+    /// queue.
     fn go_upstream(&mut self, node: u32, object: u32) {
         let pull = self.pull_mut(node, object);
         (pull.role, pull.begun, pull.mark) = (Role::Leads, false, pull.got);
         match self.setup.containerd {
+            _ if self.leads_at_once() => self.ask_upstream(node, object),
             Containerd::PerImage => self.ask_upstream(node, object),
             Containerd::PerNode => {
                 self.free_slot(node, object);

@@ -62,6 +62,8 @@ pub struct Common {
     pub seed: u64,
     pub mode: Mode,
     pub containerd: Containerd,
+    /// Mirrors pull the layers that their nodes lead.
+    pub mirrors_pull: bool,
     /// The bandwidth of a node's link in bits per second.
     pub link: f64,
     /// The time within which nodes start that are told to pull at once.
@@ -103,6 +105,7 @@ impl Scenario {
             seed: common.seed,
             mode: common.mode,
             containerd: common.containerd,
+            mirrors_pull: common.mirrors_pull,
             membership: Membership::Shared,
             rates: vec![rate; nodes as usize],
             upstream: rate * UPSTREAM,

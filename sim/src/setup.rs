@@ -71,6 +71,8 @@ pub struct Setup {
     pub seed: u64,
     pub mode: Mode,
     pub containerd: Containerd,
+    /// Mirrors pull the layers that their nodes lead.
+    pub mirrors_pull: bool,
     pub membership: Membership,
     /// The bandwidth of nodes in each direction, in bytes per second.
     pub rates: Vec<f64>,

@@ -7,6 +7,7 @@ fn common(seed: u64, mode: Mode) -> Common {
         seed,
         mode,
         containerd: Containerd::PerNode,
+        mirrors_pull: false,
         link: 200e6,
         spread: 200 * setup::MILLI,
     }

@@ -82,6 +82,7 @@
 {{ . }}
 {{- end }}
 - --public-proof-max-age={{ $settings.publicProofMaxAge }}
+- --pull-public-layers={{ $settings.pullPublicLayers }}
 - --flights={{ ternary "on" "off" $settings.flights }}
 - --retain-for={{ $settings.retainFor }}
 - --retain-bytes={{ $settings.retainBytes }}

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use http::Response;
 use oci::{ByteRange, Digest};
@@ -229,6 +230,13 @@ impl Flight {
     /// The nodes that receive an object from this one while it grows, by object.
     pub fn followers(&self) -> HashMap<Digest, usize> {
         self.shared.uploads.followers()
+    }
+
+    /// Records bytes of an object that this mirror fetches from upstream: followers get them at once.
+    pub fn receive(&self, digest: &Digest, offset: u64, bytes: &Bytes) {
+        if let Some(pull) = self.shared.pulls.get(digest) {
+            pull.receive(offset, bytes);
+        }
     }
 
     /// Sets whether other nodes may have what this node pulls.

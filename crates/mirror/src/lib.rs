@@ -25,6 +25,7 @@ mod growing;
 mod health;
 mod held;
 mod images;
+mod lead_through;
 mod listen;
 mod local;
 mod measured;

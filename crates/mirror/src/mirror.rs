@@ -2,7 +2,7 @@
 //!
 //! who asks ([`request`](crate::request)) → may they ([`access`](crate::access), [`network`](crate::network)) → what
 //! does the registry say ([`upstream_check`](crate::upstream_check)) → have we got it ([`local`](crate::local)) → who
-//! is getting it ([`flight`](crate::flight), [`images`](crate::images)) → who has it ([`fetch`](crate::fetch),
+//! is getting it ([`flight`](crate::flight), [`images`](crate::images), [`lead_through`](crate::lead_through)) → who has it ([`fetch`](crate::fetch),
 //! [`relay`](crate::relay)) or how do we get it ([`pull_through`](crate::pull_through)) → send it
 //! ([`send`](crate::send)) → record it ([`request_record`](crate::request_record)).
 
@@ -31,6 +31,7 @@ use crate::fetch::{Fetcher, Limits};
 use crate::flight::Flight;
 use crate::from_peers::FromPeers;
 use crate::images::Images;
+use crate::lead_through::LeadThrough;
 use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::peers::Peers;
@@ -95,6 +96,7 @@ pub struct Mirror {
     pub(crate) accusations: Accusations,
     dial_back: DialBack,
     upstream_check: Option<UpstreamCheck>,
+    lead_through: Option<LeadThrough>,
     upstream_bytes: UpstreamBytes,
     memory: SendMemory,
     upload: Arc<RateLimit>,
@@ -172,9 +174,16 @@ impl Mirror {
                 metrics.clone(),
             ))
         });
+        let pulls_layers = matches!(&adapters.checks, Some((_, options)) if options.pull_layers);
         let upstream_check = adapters.checks.map(|(upstream, options)| {
             let local = (adapters.store.clone(), memory.clone());
             UpstreamCheck::new(upstream, local, options, metrics.clone())
+        });
+        let lead_through = upstream_check.clone().zip(flight.clone());
+        let lead_through = lead_through.filter(|_| pulls_layers);
+        let lead_through = lead_through.map(|(check, flight)| {
+            let (store, memory) = (adapters.store.clone(), memory.clone());
+            LeadThrough::new(check, store, flight, memory, metrics.clone())
         });
         Self {
             store: adapters.store,
@@ -193,6 +202,7 @@ impl Mirror {
             accusations,
             dial_back: DialBack::default(),
             upstream_check,
+            lead_through,
             upstream_bytes: UpstreamBytes::new(
                 metrics.clone(),
                 activities.clone(),

@@ -18,6 +18,8 @@
 
 mod answers;
 mod ask;
+#[cfg(test)]
+pub(crate) mod fake;
 mod grants;
 mod policy;
 mod proofs;
@@ -32,7 +34,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lru::LruCache;
-use oci::{Digest, Origin, Reference, TagName};
+use oci::{Digest, Origin, Ranges, Reference, TagName};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -47,7 +49,8 @@ use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::request::{Caller, Kind, Target};
 use crate::{
-    ClientCredentials, Store, Upstream, UpstreamHead, UpstreamRepository, Visibility, local,
+    ClientCredentials, Store, Upstream, UpstreamBlob, UpstreamError, UpstreamHead,
+    UpstreamRepository, Visibility, local,
 };
 
 pub use policy::{CheckOptions, PolicyError, PrivatePolicies, PrivatePolicy, TagPolicy};
@@ -265,6 +268,30 @@ impl UpstreamCheck {
             }
         };
         Err(refusal)
+    }
+
+    /// Whether upstream gave a manifest of the repository to an anonymous client lately, and answers in time.
+    pub fn is_public(&self, origin: &Origin) -> bool {
+        let mut answers = self.0.answers.lock();
+        answers.status(origin) == RepositoryStatus::Public
+            && answers.registries.is_worth_waiting(&origin.registry)
+    }
+
+    /// Opens a blob, or the first of `ranges`, at the host that containerd would ask next, as an anonymous client.
+    ///
+    /// # Errors
+    /// Upstream does not send it.
+    pub async fn open_blob(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+        ranges: Option<&Ranges>,
+    ) -> Result<UpstreamBlob, UpstreamError> {
+        let repository = UpstreamRepository {
+            origin: origin.clone(),
+            credentials: None,
+        };
+        self.0.upstream.blob(&repository, digest, ranges).await
     }
 
     /// Records whether this node's own client was sent upstream for a manifest because there was no answer. Not for

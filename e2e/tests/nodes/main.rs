@@ -151,6 +151,7 @@ tests_on! { flights_2, V2:
     damage::damaged_layer_in_flights,
     flights::remote_clients_lead_and_follow_nothing,
     flights::without_a_secret_nobody_else_takes_part,
+    flights::many_layers_cost_upstream_once,
     flights::parallel_ranges_cost_upstream_once,
     flights::opposite_order_blocks_nobody,
     flight_faults::leaders_containerd_dies,

@@ -19,6 +19,8 @@ const MAX_WAITING: usize = 16_384;
 const MAX_LEADS: u32 = 3;
 /// The lead is held this long for the preferred leader of an image, and for a node faster than the slow one that asks.
 const PREFER_HOLD: Duration = Duration::from_millis(300);
+/// The same for a node that begins at once: a few objects at a time cross the uplink faster than many.
+const PREFER_AT_ONCE_HOLD: Duration = Duration::from_secs(1);
 /// A node in leader cooldown leads only after this time, so that other nodes can ask first.
 const COOLDOWN_HOLD: Duration = Duration::from_secs(1);
 /// A node with slow sources only waits this long for another leader's first byte. Then a slow source is better than
@@ -185,9 +187,14 @@ impl Arbiter {
         let has_better = request.preferred_leader().is_some_and(|better| {
             better != node && cx.view.is_member(&better) && !cools_down(better) && !is_slow(&better)
         });
+        let holds = match request.leads_at_once {
+            true => waited < PREFER_AT_ONCE_HOLD,
+            // Its leads wait for its other downloads: nodes that led a part each would wait for each other.
+            false => request.requeue_after_ms > 0 || waited < PREFER_HOLD,
+        };
         let learns = !cx.view.has_joined() || self.is_learning(cx.now, &request.key());
         let is_held = learns
-            || (has_better && (request.requeue_after_ms > 0 || waited < PREFER_HOLD))
+            || (has_better && holds)
             || (request.is_slow && waited < PREFER_HOLD)
             || (in_cooldown && waited < COOLDOWN_HOLD);
         (!in_cooldown && !request.is_slow && !learns, is_held)

@@ -74,7 +74,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
     let who = (maybe(), many_nodes(), maybe(), maybe());
     let how = (
         number(),
-        any::<[bool; 5]>(),
+        any::<[bool; 6]>(),
         0..=MAX_REQUEUE_AFTER_MS,
         (any::<u64>(), known_rate()),
     );
@@ -83,7 +83,14 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
         let (preferred_leader, failed_sources, slow_source, silent_owner) = who;
         let (
             offset,
-            [leader_cooldown, is_slow, is_fetcher, leads, lead_is_late],
+            [
+                leader_cooldown,
+                is_slow,
+                is_fetcher,
+                leads,
+                lead_is_late,
+                leads_at_once,
+            ],
             requeue_after_ms,
             (registry, known_rate),
         ) = how;
@@ -106,6 +113,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             is_fetcher,
             leads,
             lead_is_late,
+            leads_at_once,
             sequence: number,
         }
     })
@@ -342,6 +350,7 @@ fn one_of_each() -> Vec<Message> {
         is_fetcher: true,
         leads: true,
         lead_is_late: true,
+        leads_at_once: true,
         sequence: 0,
     };
     let follow = Follow {

@@ -333,6 +333,26 @@ fn who_lags_leads_if_nobody_else_asks() {
 }
 
 #[test]
+fn a_lead_is_held_for_the_leader_of_the_manifest_for_a_second_if_the_asker_begins_at_once() {
+    let all = Directory::new(0..16);
+    for leads_at_once in [false, true] {
+        let mut flight = Asking::new(&all);
+        let request = SourceRequest {
+            preferred_leader: node_field(Some(id(2))),
+            leads_at_once,
+            ..wanted(flight.key)
+        };
+        assert_eq!(flight.want(1, request), None);
+        flight.coordinators.tick(Time(450));
+        let leads = flight.decision(1) == Some(Decision::Lead);
+        assert_eq!(leads, !leads_at_once, "after 0.3 s");
+        flight.coordinators.tick(Time(1_150));
+        let leads = flight.decision(1) == Some(Decision::Lead);
+        assert_eq!(leads, leads_at_once, "after 1 s");
+    }
+}
+
+#[test]
 fn a_leader_whose_download_ended_early_follows_a_holder() {
     let all = Directory::new(0..16);
     let mut flight = Asking::new(&all);

@@ -138,6 +138,7 @@ impl FlightSources {
             requeue_after_ms: u32::try_from(millis).unwrap_or(u32::MAX),
             failed_sources: nodes_field(self.unusable_sources(&failed)),
             slow_source: node_field(slow_source),
+            leads_at_once: self.target.pull.leads_at_once,
             ..SourceRequest::new(self.digest.as_str(), names)
         };
         let asked = Instant::now();

@@ -103,9 +103,11 @@ impl Pull {
         *self.activity.lock() = activity.cloned();
     }
 
-    /// Updates the displayed progress of a pull from upstream. Bytes from elsewhere pass through the mirror.
+    /// Updates the displayed progress of a pull from upstream, unless its bytes pass through the mirror.
     pub fn show(&self, total: Option<u64>, offset: u64, bytes: u64) {
+        let passes_through = self.received.load(Ordering::Relaxed) >= offset && bytes > 0;
         if self.state.borrow().role == Role::Leads
+            && !passes_through
             && let Some(activity) = &*self.activity.lock()
         {
             activity.set_size(total);

@@ -1,6 +1,7 @@
 //! Exchanges between nodes that follow one another. Each is a mirror with its own port; the test provides the decisions
 //! of the other nodes.
 
+mod lead_through;
 mod leads;
 mod limits;
 mod node;

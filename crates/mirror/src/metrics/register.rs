@@ -151,6 +151,11 @@ impl Metrics {
             self.flights_requeued.clone(),
         );
         registry.register(
+            "peili_flights_layers_fetched",
+            "Layers that this mirror fetched from upstream itself, as containerd would have queued them again",
+            self.flights_layers_fetched.clone(),
+        );
+        registry.register(
             "peili_flights_uploads_refused",
             "Followers refused because this node already serves the maximum number of uploads",
             self.flights_uploads_refused.clone(),

@@ -4,6 +4,7 @@ use http::HeaderMap;
 use oci::{Digest, Key, Origin, Reference};
 
 use super::{ConnectionAddresses, Mirror};
+use crate::activity::PullSource;
 use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Source};
 use crate::metrics::{Metrics, MirrorLabels};
@@ -122,6 +123,8 @@ impl Mirror {
         let result = match (pull_through, flight) {
             (Some(fetches), _) => fetches.find(target, client, &self.access).await,
             (None, Some(flight)) => {
+                let lead_through = self.lead_through.as_ref();
+                target.pull.leads_at_once = lead_through.is_some_and(|l| l.can_fetch(target));
                 Flight::ignore_range_of_all(target);
                 match flight.find(target, Sharing::Shared).await {
                     Err(refusal @ (Refusal::Leads(_) | Refusal::Alone(_)))
@@ -145,7 +148,18 @@ impl Mirror {
             attempts.sent_upstream();
         }
         self.count(target, result.as_ref().ok());
-        result
+        match (result, &self.lead_through) {
+            (Err(refusal @ (Refusal::Leads(_) | Refusal::Alone(_))), Some(lead_through))
+                if target.pull.leads_at_once =>
+            {
+                let found = lead_through.find(target).await;
+                if let (Some(_), Some(activity)) = (&found, &target.pull.activity) {
+                    activity.set_source(PullSource::Upstream(refusal.reason()));
+                }
+                found.ok_or(refusal)
+            }
+            (result, _) => result,
+        }
     }
 
     /// Asks upstream for confirmation. Returns the answer to a client that requests only the head, if upstream gave it.

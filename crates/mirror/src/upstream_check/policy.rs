@@ -17,6 +17,9 @@ pub struct CheckOptions {
     pub public_proof_max_age: Duration,
     /// The file that keeps over restarts which repositories are public. `None`: this is forgotten.
     pub proofs_file: Option<PathBuf>,
+    /// Whether this mirror itself pulls the layers of public repositories that this node leads, where containerd would
+    /// move them to the end of its queue.
+    pub pull_layers: bool,
 }
 
 impl Default for CheckOptions {
@@ -27,6 +30,7 @@ impl Default for CheckOptions {
             private: PrivatePolicies::default(),
             public_proof_max_age: Duration::from_secs(24 * 60 * 60),
             proofs_file: None,
+            pull_layers: false,
         }
     }
 }

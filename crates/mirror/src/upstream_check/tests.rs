@@ -1,18 +1,17 @@
-mod fake;
 mod hostile;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use http::HeaderValue;
 use prometheus_client::registry::Registry;
 use tokio::time::advance;
 
+use super::fake::{Does, FakeUpstream};
 use super::*;
 use crate::Object;
 use crate::body::send_memory::SendMemory;
 use crate::memory::MemoryStore;
 use crate::request::Caller;
-use fake::{Does, FakeUpstream};
 
 struct Test {
     check: UpstreamCheck,
@@ -32,13 +31,7 @@ fn origin(repository: &str) -> Origin {
 }
 
 fn start(options: CheckOptions) -> Test {
-    let upstream = Arc::new(FakeUpstream {
-        mirror: Mutex::default(),
-        does: Mutex::default(),
-        tag: Mutex::new(digest("v1")),
-        blobs: Mutex::default(),
-        asked: AtomicUsize::new(0),
-    });
+    let upstream = Arc::new(FakeUpstream::new(digest("v1")));
     let store = Arc::new(MemoryStore::default());
     let metrics = Arc::new(Metrics::register(&mut Registry::default()));
     let local: (Arc<dyn Store>, _) = (store.clone(), SendMemory::default());
@@ -58,7 +51,7 @@ fn with(tags: TagPolicy, private: &str) -> CheckOptions {
     }
 }
 
-fn target(repository: &str, reference: Reference, kind: Kind) -> Target {
+pub(super) fn target(repository: &str, reference: Reference, kind: Kind) -> Target {
     Target {
         kind,
         origin: Some(origin(repository)),

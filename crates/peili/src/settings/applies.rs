@@ -29,6 +29,7 @@ const STORES: [Choice; 2] = [
             ("tag_max_age", "--tag-max-age"),
             ("private", "--private"),
             ("public_proof_max_age", "--public-proof-max-age"),
+            ("pull_public_layers", "--pull-public-layers"),
         ],
     ),
     (

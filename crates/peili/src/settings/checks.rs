@@ -9,6 +9,7 @@ use oci::RegistryUrl;
 use crate::cli::{CheckArgs, StoreArgs};
 use crate::duration;
 use crate::fault::Faults;
+use crate::value;
 
 /// The file below `--data-dir` with the repositories that were public and those that were refused.
 const PROOFS_FILE: &str = "repositories.json";
@@ -36,6 +37,10 @@ pub fn read(
     let private = faults.take("--private", PrivatePolicies::parse(entries));
     let max_age = duration::parse(&arguments.public_proof_max_age);
     let public_proof_max_age = faults.take("--public-proof-max-age", max_age);
+    let pull_layers = faults.take(
+        "--pull-public-layers",
+        value::boolean(&arguments.pull_public_layers),
+    );
     let config_path = store.containerd_registry_config_path.parse();
     let config_path = faults.take("--containerd-registry-config-path", config_path);
     Some(Checks {
@@ -45,6 +50,7 @@ pub fn read(
             private: private?,
             public_proof_max_age: public_proof_max_age?,
             proofs_file: data_dir.map(|folder| folder.join(PROOFS_FILE)),
+            pull_layers: pull_layers?,
         },
         config_path: config_path?,
         registries,

@@ -23,11 +23,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::memory::{MemoryCluster, MemoryStore};
 use crate::request::{FLIGHT, MIRRORED};
+use crate::upstream_check::fake::FakeUpstream;
 use crate::{
-    Access, Adapters, Body, Candidate, ChainPosition, ConnectionAddresses, Decided, Decision,
-    FlightEventSender, FlightEvents, Flights, Growing, IngestStage, Limits, LinkTest, Mirror,
-    NodeId, Options, PeerId, Progress, PullProgress, Reader, Received, SourceRequest,
-    flight_events,
+    Access, Adapters, Body, Candidate, ChainPosition, CheckOptions, ConnectionAddresses, Decided,
+    Decision, FlightEventSender, FlightEvents, Flights, Growing, IngestStage, Limits, LinkTest,
+    Mirror, NodeId, Options, PeerId, Progress, PullProgress, Reader, Received, SourceRequest,
+    Upstream, flight_events,
 };
 
 /// A limit far above anything here.
@@ -151,6 +152,15 @@ pub async fn node() -> Node {
 }
 
 pub async fn node_that_mirrors(filter: Filter) -> Node {
+    start(filter, None).await
+}
+
+/// A node that asks this registry what is public.
+pub async fn node_with_registry(registry: Arc<FakeUpstream>) -> Node {
+    start(Filter::default(), Some(registry)).await
+}
+
+async fn start(filter: Filter, registry: Option<Arc<FakeUpstream>>) -> Node {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (store, script) = (
@@ -161,7 +171,13 @@ pub async fn node_that_mirrors(filter: Filter) -> Node {
         store: store.clone(),
         router: Arc::new(MemoryCluster::default().router(candidate(address))),
         pull_through: None,
-        checks: None,
+        checks: registry.map(|registry| {
+            let options = CheckOptions {
+                pull_layers: true,
+                ..CheckOptions::default()
+            };
+            (registry as Arc<dyn Upstream>, options)
+        }),
         flights: Some(script.clone()),
     };
     let options = Options {

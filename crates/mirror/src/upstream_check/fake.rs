@@ -6,13 +6,16 @@ use async_trait::async_trait;
 use futures::stream;
 use oci::{MediaType, Ranges, Tag};
 
-use super::super::*;
-use super::target;
+use super::tests::target;
+use super::*;
 use crate::{List, Resolved, UpstreamBlob, UpstreamError, UpstreamManifest, UpstreamPage};
+
+/// The bytes of a blob that it sends at a time.
+const PIECE: usize = 64 * 1024;
 
 /// The behaviour of a test's registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Does {
+pub(crate) enum Does {
     /// Gives everything to all clients.
     Give,
     /// Gives everything to this node, because of its settings in hosts.toml.
@@ -24,20 +27,33 @@ pub(super) enum Does {
     Fail,
     Hang,
     CannotBeReached,
+    /// Gives everything to all clients, but breaks in the middle of blobs.
+    Break,
     /// It is another mirror, which checks upstream too.
     IsMirror,
 }
 
-pub(super) struct FakeUpstream {
-    pub(super) mirror: Mutex<Option<UpstreamCheck>>,
-    pub(super) does: Mutex<HashMap<String, Does>>,
+pub(crate) struct FakeUpstream {
+    pub(crate) mirror: Mutex<Option<UpstreamCheck>>,
+    pub(crate) does: Mutex<HashMap<String, Does>>,
     /// The target of its tags.
-    pub(super) tag: Mutex<Digest>,
-    pub(super) blobs: Mutex<HashMap<Digest, Bytes>>,
-    pub(super) asked: AtomicUsize,
+    pub(crate) tag: Mutex<Digest>,
+    pub(crate) blobs: Mutex<HashMap<Digest, Bytes>>,
+    pub(crate) asked: AtomicUsize,
 }
 
 impl FakeUpstream {
+    /// A registry that gives everything to all clients, with this target of its tags.
+    pub(crate) fn new(tag: Digest) -> Self {
+        Self {
+            mirror: Mutex::default(),
+            does: Mutex::default(),
+            tag: Mutex::new(tag),
+            blobs: Mutex::default(),
+            asked: AtomicUsize::new(0),
+        }
+    }
+
     fn knows_this_node(&self, repository: &UpstreamRepository) -> bool {
         let name = repository.origin.repository.as_str();
         self.does.lock().get(name) == Some(&Does::GiveToThisNode)
@@ -49,7 +65,7 @@ impl FakeUpstream {
         let does = self.does.lock().get(origin.repository.as_str()).cloned();
         match does.unwrap_or(Does::Give) {
             Does::Refuse if repository.credentials.is_some() => Ok(()),
-            Does::Give | Does::GiveToThisNode => Ok(()),
+            Does::Give | Does::GiveToThisNode | Does::Break => Ok(()),
             Does::Refuse => Err(UpstreamError::Denied {
                 origin,
                 challenges: Vec::new(),
@@ -126,17 +142,27 @@ impl Upstream for FakeUpstream {
         let blob = self.blobs.lock().get(digest).cloned();
         let blob = blob.ok_or_else(|| UpstreamError::NotFound(repository.origin.clone()))?;
         let size = blob.len() as u64;
-        let range = ranges
-            .expect("a part alone")
-            .resolve(size)
-            .expect("within it");
-        let range = range.first().expect("one").clone();
-        let bytes = blob.slice(range.start as usize..range.end as usize);
+        let range = match ranges {
+            Some(ranges) => ranges.resolve(size).expect("within it").swap_remove(0),
+            None => 0..size,
+        };
+        let breaks =
+            self.does.lock().get(repository.origin.repository.as_str()) == Some(&Does::Break);
+        let end = if breaks {
+            (range.start + range.end) / 2
+        } else {
+            range.end
+        };
+        let bytes = blob.slice(range.start as usize..end as usize);
+        let pieces = (0..bytes.len()).step_by(PIECE);
+        let pieces = pieces.map(move |at| Ok(bytes.slice(at..bytes.len().min(at + PIECE))));
+        let error = UpstreamError::Failed(repository.origin.clone(), "it breaks".into());
+        let pieces = pieces.chain(breaks.then_some(Err(error)));
         Ok(UpstreamBlob {
             size: Some(size),
             offset: range.start,
             visibility: Visibility::Shared,
-            body: Box::pin(stream::iter([Ok(bytes)])),
+            body: Box::pin(stream::iter(pieces)),
         })
     }
 

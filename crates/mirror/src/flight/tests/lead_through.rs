@@ -1,0 +1,147 @@
+//! Layers that a node leads and its mirror fetches.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, advance};
+
+use super::node::node_with_registry;
+use super::*;
+use crate::upstream_check::fake::{Does, FakeUpstream};
+
+/// A registry with the layers, and a node that has pulled a manifest from there. containerd shares the slots of the
+/// node among its downloads.
+async fn node_and_registry(layers: &[&Bytes]) -> (Node, Arc<FakeUpstream>) {
+    let registry = Arc::new(FakeUpstream::new(Digest::sha256(b"manifest")));
+    for layer in layers {
+        let digest = Digest::sha256(layer);
+        registry.blobs.lock().insert(digest, (*layer).clone());
+    }
+    let node = node_with_registry(registry.clone()).await;
+    node.store.set_downloads_share_slots();
+    ask_for_manifest(&node).await;
+    (node, registry)
+}
+
+/// From then on the repository is known to be public.
+async fn ask_for_manifest(node: &Node) {
+    let path = format!("manifests/{}", Digest::sha256(b"manifest"));
+    let manifest = node.ask(&path, &[], node.address).await;
+    assert_eq!(manifest.0.status(), StatusCode::NOT_FOUND);
+}
+
+fn told(node: &Node) -> Vec<bool> {
+    let requests = node.script.requests.lock();
+    requests
+        .iter()
+        .map(|request| request.leads_at_once)
+        .collect()
+}
+
+#[tokio::test]
+async fn a_layer_of_a_public_repository_is_fetched_for_the_client_and_for_followers() {
+    let (bytes, digest) = layer();
+    let (node, registry) = node_and_registry(&[&bytes]).await;
+    let size = bytes.len() as u64;
+    let ingest = node.ingest(&digest, size);
+    node.then(Decision::Lead);
+    let mut answer = node.own(&digest).await;
+    assert_eq!(answer.0.status(), StatusCode::OK);
+    assert_eq!(answer.header(&CONTENT_LENGTH), size.to_string());
+    assert_eq!(told(&node), [true]);
+    let (mut follower, first) = tokio::join!(node.follow_first(&digest), answer.read(MIB));
+    assert!(first == bytes[..first.len()]);
+    assert!(
+        follower.read(MIB).await == bytes[..MIB],
+        "before containerd has written it"
+    );
+    let (rest, is_all) = answer.rest().await;
+    assert!(is_all && rest == bytes[first.len()..]);
+    ingest.write(&bytes);
+    node.script.told(PullProgress::Begun { size }).await;
+    ingest.commit(&node, &bytes);
+    node.script.told(PullProgress::Done).await;
+
+    // The rest of an object, which was interrupted.
+    let (bytes, digest) = (bytes.slice(1..), Digest::sha256(&bytes.slice(1..)));
+    registry.blobs.lock().insert(digest.clone(), bytes.clone());
+    let ingest = node.ingest(&digest, size - 1);
+    ingest.write(&bytes[..MIB]);
+    node.then(Decision::Lead);
+    let answer = node.own_from(&digest, &[(RANGE, "bytes=1048576-")]).await;
+    assert_eq!(answer.0.status(), StatusCode::PARTIAL_CONTENT);
+    assert!(answer.rest().await == (bytes.slice(MIB..), true));
+}
+
+#[tokio::test]
+async fn what_is_not_known_to_be_public_is_left_to_containerd() {
+    let (bytes, digest) = layer();
+    let registry = Arc::new(FakeUpstream::new(Digest::sha256(b"manifest")));
+    registry.blobs.lock().insert(digest.clone(), bytes.clone());
+    let node = node_with_registry(registry.clone()).await;
+    node.store.set_downloads_share_slots();
+    node.lead(&digest, bytes.len() as u64).await;
+    assert_eq!(told(&node), [false]);
+    assert_eq!(registry.asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn where_a_lead_goes_on_in_its_slot_containerd_pulls_it() {
+    let registry = Arc::new(FakeUpstream::new(Digest::sha256(b"manifest")));
+    let node = node_with_registry(registry.clone()).await;
+    ask_for_manifest(&node).await;
+    node.lead(&Digest::sha256(b"layer"), 5).await;
+    assert_eq!(told(&node), [false]);
+}
+
+#[tokio::test]
+async fn what_containerd_pulls_by_parallel_ranges_is_left_to_it() {
+    let (bytes, digest) = layer();
+    let (node, _registry) = node_and_registry(&[&bytes]).await;
+    let _own = node.ingest(&digest, bytes.len() as u64);
+    node.then(Decision::Lead);
+    let answer = node.own_from(&digest, &[(RANGE, "bytes=0-")]).await;
+    assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
+    assert_eq!(told(&node), [false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_without_an_answer_costs_a_moment_once() {
+    let (bytes, digest) = layer();
+    let (node, registry) = node_and_registry(&[&bytes]).await;
+    registry.does.lock().insert("lab/app".into(), Does::Hang);
+    let started = Instant::now();
+    node.lead(&digest, bytes.len() as u64).await;
+    assert_eq!(started.elapsed(), Duration::from_millis(1_500));
+    node.lead(&Digest::sha256(b"other"), 5).await;
+    assert_eq!(started.elapsed(), Duration::from_millis(1_500));
+    assert_eq!(told(&node), [true, false]);
+    advance(Duration::from_secs(10 * 60)).await;
+    registry.does.lock().clear();
+    ask_for_manifest(&node).await;
+    node.lead(&Digest::sha256(b"third"), 5).await;
+    assert_eq!(
+        told(&node),
+        [true, false, true],
+        "it is tried again, in vain"
+    );
+}
+
+#[tokio::test]
+async fn where_upstream_breaks_containerd_goes_on() {
+    let (bytes, digest) = layer();
+    let (node, registry) = node_and_registry(&[&bytes]).await;
+    registry.does.lock().insert("lab/app".into(), Does::Break);
+    let ingest = node.ingest(&digest, bytes.len() as u64);
+    node.then(Decision::Lead);
+    let half = bytes.len() / 2;
+    let answer = node.own(&digest).await;
+    assert!(answer.rest().await == (bytes.slice(..half), false));
+    ingest.write(&bytes[..half]);
+    node.then(Decision::Lead);
+    let range = format!("bytes={half}-");
+    let answer = node.own_from(&digest, &[(RANGE, &range)]).await;
+    assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
+    assert_eq!(told(&node), [true, false]);
+}
