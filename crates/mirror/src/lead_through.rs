@@ -43,24 +43,8 @@ pub struct LeadThrough {
     flight: Arc<Flight>,
     memory: SendMemory,
     metrics: Arc<Metrics>,
-    avoided: Arc<Avoided>,
-}
-
-/// The registries from which nothing is fetched.
-#[derive(Debug)]
-struct Avoided(Mutex<LruCache<Registry, Instant>>);
-
-impl Avoided {
-    fn contains(&self, registry: &Registry) -> bool {
-        let mut since = self.0.lock();
-        let since = since.get(registry);
-        since.is_some_and(|since| since.elapsed() < AVOIDED_FOR)
-    }
-
-    fn failed(&self, registry: &Registry, digest: &Digest, error: &str) {
-        tracing::info!(%registry, %digest, error, "cannot fetch a layer for containerd, which pulls it");
-        self.0.lock().put(registry.clone(), Instant::now());
-    }
+    /// The registries from which nothing is fetched, and since when.
+    avoided: Mutex<LruCache<Registry, Instant>>,
 }
 
 impl LeadThrough {
@@ -77,7 +61,7 @@ impl LeadThrough {
             flight,
             memory,
             metrics,
-            avoided: Arc::new(Avoided(Mutex::new(LruCache::new(MAX_REGISTRIES)))),
+            avoided: Mutex::new(LruCache::new(MAX_REGISTRIES)),
         }
     }
 
@@ -91,78 +75,78 @@ impl LeadThrough {
             && is_one_stream
             && self.store.downloads_share_slots()
             && target.origin.as_ref().is_some_and(|origin| {
-                !self.avoided.contains(&origin.registry) && self.check.is_public(origin)
+                !self.is_avoided(&origin.registry) && self.check.is_public(origin)
             })
     }
 
-    /// Fetches the rest of an object from upstream. `None`: the client must pull it.
-    pub async fn find(&self, target: &Target) -> Option<Found> {
-        let (origin, digest) = (target.origin.as_ref()?, target.digest()?);
-        let permit = self.memory.share(target.caller).keep(BUFFER_BYTES).await?;
-        let began = Instant::now();
-        let ranges = target.ranges.as_ref();
-        let opening = open(&self.check, origin, digest, ranges, all_from(ranges)?);
-        let (blob, size) = match timeout(ANSWER_LIMIT, opening).await {
-            Ok(Ok(opened)) => opened,
-            failed => {
-                let error = match failed {
-                    Ok(Err(error)) => error.to_string(),
-                    _ => format!("no answer within {ANSWER_LIMIT:?}"),
-                };
-                self.avoided.failed(&origin.registry, digest, &error);
-                if let Some(attempts) = &target.pull.attempts {
-                    attempts.budget().charge(began.elapsed());
-                }
-                return None;
-            }
-        };
-        self.metrics.flights_layers_fetched.inc();
-        let stream = LeadStream {
-            check: self.check.clone(),
-            flight: self.flight.clone(),
-            avoided: self.avoided.clone(),
-            origin: origin.clone(),
-            digest: digest.clone(),
-            opened: Some(blob),
-            permit: Arc::new(permit),
-        };
-        let payload = Payload::stream(stream);
-        Some(Found::blob(digest, Some(size), payload, Source::Upstream))
+    fn is_avoided(&self, registry: &Registry) -> bool {
+        let mut avoided = self.avoided.lock();
+        let since = avoided.get(registry);
+        since.is_some_and(|since| since.elapsed() < AVOIDED_FOR)
     }
-}
 
-/// Opens an object, or the first of `ranges`, and returns its size.
-///
-/// # Errors
-/// Upstream does not give it to an anonymous client, or not as requested.
-async fn open(
-    check: &UpstreamCheck,
-    origin: &Origin,
-    digest: &Digest,
-    ranges: Option<&Ranges>,
-    offset: u64,
-) -> Result<(UpstreamBlob, u64), UpstreamError> {
-    let unexpected = |what: &str| UpstreamError::Protocol(origin.clone(), what.into());
-    let blob = check.open_blob(origin, digest, ranges).await?;
-    let size = blob
-        .size
-        .ok_or_else(|| unexpected("a layer without its size"))?;
-    if blob.visibility != Visibility::Shared {
-        return Err(unexpected(
-            "a layer of a public repository, for this node alone",
-        ));
+    fn avoid(&self, registry: &Registry, digest: &Digest, error: &str) {
+        tracing::info!(%registry, %digest, error, "cannot fetch a layer for containerd, which pulls it");
+        self.avoided.lock().put(registry.clone(), Instant::now());
     }
-    if blob.offset != offset {
-        return Err(unexpected("another part than was asked for"));
+
+    /// Fetches the rest of an object from upstream. `None`: the client must pull it.
+    pub async fn find(self: &Arc<Self>, target: &Target) -> Option<Found> {
+        let (origin, digest) = (target.origin.as_ref()?, target.digest()?);
+        let (ranges, began) = (target.ranges.as_ref(), Instant::now());
+        let permit = self.memory.share(target.caller).keep(BUFFER_BYTES).await?;
+        let opening = self.open(origin, digest, ranges, all_from(ranges)?);
+        let error = match timeout(ANSWER_LIMIT, opening).await {
+            Ok(Ok((blob, size))) => {
+                self.metrics.flights_layers_fetched.inc();
+                let stream = LeadStream {
+                    step: self.clone(),
+                    origin: origin.clone(),
+                    digest: digest.clone(),
+                    opened: Some(blob),
+                    permit: Arc::new(permit),
+                };
+                let payload = Payload::stream(stream);
+                return Some(Found::blob(digest, Some(size), payload, Source::Upstream));
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {ANSWER_LIMIT:?}"),
+        };
+        self.avoid(&origin.registry, digest, &error);
+        if let Some(attempts) = &target.pull.attempts {
+            attempts.budget().charge(began.elapsed());
+        }
+        None
     }
-    Ok((blob, size))
+
+    /// Opens an object, or the first of `ranges`, which begins at `offset`. Returns the size of the whole as well.
+    ///
+    /// # Errors
+    /// Upstream does not give it to an anonymous client, or not as requested.
+    async fn open(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+        ranges: Option<&Ranges>,
+        offset: u64,
+    ) -> Result<(UpstreamBlob, u64), UpstreamError> {
+        let unexpected = |what: &str| UpstreamError::Protocol(origin.clone(), what.into());
+        let blob = self.check.open_blob(origin, digest, ranges).await?;
+        let size = blob.size;
+        let size = size.ok_or_else(|| unexpected("a layer without its size"))?;
+        if blob.visibility != Visibility::Shared {
+            return Err(unexpected("a public layer only to this node's credentials"));
+        }
+        if blob.offset != offset {
+            return Err(unexpected("another part than was asked for"));
+        }
+        Ok((blob, size))
+    }
 }
 
 /// An object that upstream sends.
 struct LeadStream {
-    check: UpstreamCheck,
-    flight: Arc<Flight>,
-    avoided: Arc<Avoided>,
+    step: Arc<LeadThrough>,
     origin: Origin,
     digest: Digest,
     /// The open answer, for a reader that begins at its offset.
@@ -176,27 +160,22 @@ impl LeadStream {
         if range.is_empty() {
             return Ok(None);
         }
+        let (step, digest, offset) = (&self.step, &self.digest, range.start);
         let opened = self.opened.take();
-        let mut blob = match opened.filter(|blob| blob.offset == range.start) {
+        let mut blob = match opened.filter(|blob| blob.offset == offset) {
             Some(blob) => blob,
             None => {
-                let (check, ranges) = (&self.check, Ranges::of(range));
-                let opening = open(
-                    check,
-                    &self.origin,
-                    &self.digest,
-                    Some(&ranges),
-                    range.start,
-                );
+                let ranges = Ranges::of(range);
+                let opening = step.open(&self.origin, digest, Some(&ranges), offset);
                 opening.await?.0
             }
         };
         let mut bytes = blob.body.next().await.transpose()?.ok_or_else(|| {
-            let text = format!("the layer ends at {} bytes", range.start);
+            let text = format!("the layer ends at {offset} bytes");
             UpstreamError::Protocol(self.origin.clone(), text)
         })?;
-        bytes.truncate(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
-        self.flight.receive(&self.digest, range.start, &bytes);
+        bytes.truncate(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
+        step.flight.receive(digest, offset, &bytes);
         blob.offset += bytes.len() as u64;
         self.opened = Some(blob);
         Ok(Some(bytes))
@@ -204,8 +183,7 @@ impl LeadStream {
 
     fn failed(&self, error: UpstreamError) -> BodyError {
         let registry = &self.origin.registry;
-        self.avoided
-            .failed(registry, &self.digest, &error.to_string());
+        self.step.avoid(registry, &self.digest, &error.to_string());
         BodyError::of_stream(error)
     }
 }
@@ -225,9 +203,7 @@ impl ObjectStream for LeadStream {
 
     fn again(&self) -> Box<dyn ObjectStream> {
         Box::new(Self {
-            check: self.check.clone(),
-            flight: self.flight.clone(),
-            avoided: self.avoided.clone(),
+            step: self.step.clone(),
             origin: self.origin.clone(),
             digest: self.digest.clone(),
             opened: None,

@@ -2,8 +2,8 @@
 //!
 //! who asks ([`request`](crate::request)) → may they ([`access`](crate::access), [`network`](crate::network)) → what
 //! does the registry say ([`upstream_check`](crate::upstream_check)) → have we got it ([`local`](crate::local)) → who
-//! is getting it ([`flight`](crate::flight), [`images`](crate::images), [`lead_through`](crate::lead_through)) → who has it ([`fetch`](crate::fetch),
-//! [`relay`](crate::relay)) or how do we get it ([`pull_through`](crate::pull_through)) → send it
+//! is getting it ([`flight`](crate::flight), [`images`](crate::images), [`lead_through`](crate::lead_through)) → who
+//! has it ([`fetch`](crate::fetch), [`relay`](crate::relay)) or how do we get it ([`pull_through`](crate::pull_through)) → send it
 //! ([`send`](crate::send)) → record it ([`request_record`](crate::request_record)).
 
 mod answer;
@@ -96,7 +96,7 @@ pub struct Mirror {
     pub(crate) accusations: Accusations,
     dial_back: DialBack,
     upstream_check: Option<UpstreamCheck>,
-    lead_through: Option<LeadThrough>,
+    lead_through: Option<Arc<LeadThrough>>,
     upstream_bytes: UpstreamBytes,
     memory: SendMemory,
     upload: Arc<RateLimit>,
@@ -183,7 +183,8 @@ impl Mirror {
         let lead_through = lead_through.filter(|_| pulls_layers);
         let lead_through = lead_through.map(|(check, flight)| {
             let (store, memory) = (adapters.store.clone(), memory.clone());
-            LeadThrough::new(check, store, flight, memory, metrics.clone())
+            let metrics = metrics.clone();
+            Arc::new(LeadThrough::new(check, store, flight, memory, metrics))
         });
         Self {
             store: adapters.store,

@@ -20,7 +20,8 @@ pub struct OwnPull {
     pub delivery: Option<Arc<Delivery>>,
     /// The displayed state of the pull.
     pub activity: Option<Arc<PullActivity>>,
-    /// Whether this mirror fetches the object itself if this node leads: see [`LeadThrough`](crate::lead_through::LeadThrough).
+    /// Whether this mirror fetches the object itself if this node leads; see
+    /// [`lead_through`](crate::lead_through).
     pub leads_at_once: bool,
     /// Whether the client only measures, see [`MEASURED`](crate::request::MEASURED).
     pub is_measured: bool,

@@ -40,6 +40,16 @@ pub struct UpstreamRepository {
     pub credentials: Option<ClientCredentials>,
 }
 
+impl UpstreamRepository {
+    /// A repository for which no client has given credentials.
+    pub fn anonymous(origin: &Origin) -> Self {
+        Self {
+            origin: origin.clone(),
+            credentials: None,
+        }
+    }
+}
+
 /// The target of a tag.
 #[derive(Clone, Debug)]
 pub struct Resolved {

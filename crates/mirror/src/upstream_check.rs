@@ -287,10 +287,7 @@ impl UpstreamCheck {
         digest: &Digest,
         ranges: Option<&Ranges>,
     ) -> Result<UpstreamBlob, UpstreamError> {
-        let repository = UpstreamRepository {
-            origin: origin.clone(),
-            credentials: None,
-        };
+        let repository = UpstreamRepository::anonymous(origin);
         self.0.upstream.blob(&repository, digest, ranges).await
     }
 

@@ -19,7 +19,7 @@ fn member(number: u8) -> NodeId {
 }
 
 /// Six members in one shard. The field: the owners of all slots, the arbiter first.
-struct Six([u8; 3]);
+pub(super) struct Six(pub(super) [u8; 3]);
 
 impl View for Six {
     fn me(&self) -> NodeId {

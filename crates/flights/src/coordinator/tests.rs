@@ -2,8 +2,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::foreign_answers_tests::Six;
 use super::*;
 use crate::PullProgress;
+use crate::ledger::GRACE;
 use crate::slots::{Owners, Scope, Slot};
 use crate::wire::tests::{asked, message, numbered_as, some_key, some_node};
 use crate::wire::{Alive, PullState, Reply, node};
@@ -202,4 +204,24 @@ fn a_charge_that_makes_a_request_late_is_handled_in_the_same_tick() {
             "{now:?}"
         );
     }
+}
+
+#[test]
+fn a_request_that_is_put_off_loses_what_it_did_not_offer_to_wait() {
+    let mut coordinator = Coordinator::new(ME, 1);
+    let (key, view) = (Key([9; 16]), &Six([1, 2, 3]));
+    let request = SourceRequest {
+        requeue_after_ms: 400,
+        ..wanted(key)
+    };
+    coordinator.request_source(Time(0), request, view);
+    let (arbiter, bytes) = coordinator.take_datagrams().remove(0);
+    let Ok((_, Message::SourceRequest(asked))) = Message::from_datagram(bytes) else {
+        panic!("it asks for a source");
+    };
+    let answer = Message::answer(key, asked.number, Reply::Later(true));
+    coordinator.accept(Time(1_500), arbiter, (None, answer), view);
+    assert_eq!(coordinator.take_decisions()[0].1, Decision::Later);
+    let offered = Duration::from_millis(400) + GRACE;
+    assert_eq!(coordinator.lost(1), Duration::from_millis(1_500) - offered);
 }

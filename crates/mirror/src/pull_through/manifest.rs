@@ -7,7 +7,6 @@ use oci::{Digest, Origin};
 
 use super::client::Client;
 use super::last_answers::{RepositoryAccess, is_refusal};
-use super::sources::anonymous;
 use super::state::{BEGIN_LIMIT, PullThroughStep, RESOLVE_LIMIT};
 use crate::access::Access;
 use crate::flight::Sharing;
@@ -15,7 +14,8 @@ use crate::found::{Found, Payload, Source};
 use crate::refusal::Refusal;
 use crate::request::Target;
 use crate::{
-    Begun, Growing, Provenance, Sink, UpstreamManifest, UpstreamReason, Visibility, local,
+    Begun, Growing, Provenance, Sink, UpstreamManifest, UpstreamReason, UpstreamRepository,
+    Visibility, local,
 };
 
 impl PullThroughStep {
@@ -131,7 +131,7 @@ impl PullThroughStep {
             Err(refusal) => {
                 let reason = refusal.reason();
                 let origin = target.origin.as_ref().ok_or(refusal)?;
-                let repository = anonymous(origin);
+                let repository = UpstreamRepository::anonymous(origin);
                 let asked = self.upstream.manifest(&repository, digest);
                 let fetched = self
                     .ask(&repository, BEGIN_LIMIT, asked)

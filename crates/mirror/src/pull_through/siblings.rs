@@ -19,12 +19,15 @@ use tokio::time::{Instant, timeout};
 
 use super::client::Client;
 use super::fill::Fill;
-use super::sources::{Nodes, Sources, anonymous};
+use super::sources::{Nodes, Sources};
 use super::state::{BEGIN_LIMIT, PullThroughStep};
 use crate::found::{Found, Payload};
 use crate::own_pull::OwnPull;
 use crate::request::{Kind, Target};
-use crate::{Begun, List, UpstreamError, UpstreamManifest, UpstreamPage, Visibility, local};
+use crate::{
+    Begun, List, UpstreamError, UpstreamManifest, UpstreamPage, UpstreamRepository, Visibility,
+    local,
+};
 
 /// The suffixes of cosign's tags; empty for a list of referrers, which is looked for last.
 const SUFFIXES: [&str; 4] = [".sig", ".att", ".sbom", ""];
@@ -188,7 +191,7 @@ impl<'a> SiblingFetch<'a> {
 
     async fn keep_all_of(mut self, subject: &Digest) -> Option<()> {
         let origin = self.origin.clone()?;
-        let repository = anonymous(&origin);
+        let repository = UpstreamRepository::anonymous(&origin);
         let mut has_list = false;
         for suffix in SUFFIXES {
             let name = sibling_tag(&origin, subject, suffix)?;
@@ -238,7 +241,7 @@ impl<'a> SiblingFetch<'a> {
         let Some(origin) = self.origin.clone() else {
             return false;
         };
-        let repository = anonymous(&origin);
+        let repository = UpstreamRepository::anonymous(&origin);
         let manifest = match manifest {
             Some(manifest) => manifest,
             None => match asked(self.step.upstream.manifest(&repository, digest)).await {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use oci::{ByteRange, Digest, Origin, Ranges};
+use oci::{ByteRange, Digest, Ranges};
 use tokio::time::timeout;
 
 use super::client::Client;
@@ -298,12 +298,5 @@ pub fn rest(offset: u64, end: Option<u64>) -> Option<Ranges> {
         Some(end) if offset < end => Some(Ranges::of(&ByteRange { start: offset, end })),
         _ if offset == 0 => None,
         _ => Ranges::parse(&format!("bytes={offset}-")).ok()?,
-    }
-}
-
-pub fn anonymous(origin: &Origin) -> UpstreamRepository {
-    UpstreamRepository {
-        origin: origin.clone(),
-        credentials: None,
     }
 }

@@ -121,10 +121,7 @@ impl UpstreamCheck {
 
 impl Inner {
     async fn put(&self, question: &Question) -> Answer {
-        let repository = UpstreamRepository {
-            origin: question.origin().clone(),
-            credentials: None,
-        };
+        let repository = UpstreamRepository::anonymous(question.origin());
         let answered = match question {
             Question::Bytes(_, digest) => match self.sample(digest).await {
                 Some(sample) => self.compare(&repository, digest, sample).await,

@@ -277,10 +277,7 @@ impl Pull {
 
     /// The repository, without credentials.
     fn repository(&self) -> UpstreamRepository {
-        UpstreamRepository {
-            origin: self.name.origin.clone(),
-            credentials: None,
-        }
+        UpstreamRepository::anonymous(&self.name.origin)
     }
 }
 
