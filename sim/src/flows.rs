@@ -103,6 +103,7 @@ impl World {
         let upstream = self.links.upstream();
         let (mut done, mut begun, mut stalled) = (vec![], vec![], vec![]);
         let objects = self.setup.objects.len();
+        let leads_at_once = self.leads_at_once();
         for flow in &mut self.flows {
             let pull = &mut self.pulls[flow.node as usize * objects + flow.object as usize];
             let size = self.setup.objects[flow.object as usize].size;
@@ -122,7 +123,7 @@ impl World {
             let at = (flow.node, flow.object);
             if pull.got == size {
                 done.push(at);
-            } else if !pull.begun && pull.got / FILE_STEP > pull.mark / FILE_STEP {
+            } else if !pull.begun && has_begun(pull, leads_at_once) {
                 pull.begun = true;
                 begun.push(at);
             } else if pull.begun && came > 0 && self.now - flow.reported >= micros(REPORT_EVERY) {
@@ -145,6 +146,13 @@ impl World {
         }
         self.watch_sources();
     }
+}
+
+/// Whether bytes of a pull have arrived, as its mirror sees it: in the file, or on their way through it.
+fn has_begun(pull: &Pull, leads_at_once: bool) -> bool {
+    let is_tapped = pull.role != Role::Leads || leads_at_once;
+    let step = if is_tapped { 1 } else { FILE_STEP };
+    pull.got / step > pull.mark / step
 }
 
 /// The time after a flow's last byte at which it counts as stalled.

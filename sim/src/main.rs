@@ -53,9 +53,15 @@ struct Args {
     /// What chance depends on: the same seed gives the same table
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Mbit/s of a node's link, up and down; upstream has ten times that [default: 200 and 1000]
+    /// Mbit/s of a node's link, up and down [default: 200 and 1000]
     #[arg(long, value_name = "MBIT", num_args = 1.., value_parser = megabits)]
     link: Vec<f64>,
+    /// Upstream's bandwidth, in links of nodes
+    #[arg(long, value_name = "LINKS", default_value_t = 10.0, value_parser = links_of_upstream)]
+    upstream: f64,
+    /// The layers of `many-layers`
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    layers: u32,
     /// Milliseconds within which nodes begin that are told to at once
     #[arg(long, value_name = "MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     spread: u64,
@@ -89,16 +95,27 @@ impl Args {
             },
             mirrors_pull: self.pull_public_layers,
             link: link * 1e6,
+            upstream: self.upstream,
+            layers: self.layers,
             spread: self.spread * setup::MILLI,
         }
     }
 }
 
 fn megabits(text: &str) -> Result<f64, String> {
+    within(text, (1.0, 100_000.0))
+}
+
+fn links_of_upstream(text: &str) -> Result<f64, String> {
+    within(text, (0.01, 10_000.0))
+}
+
+fn within(text: &str, (least, most): (f64, f64)) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "not a number".to_string())?;
-    match value {
-        1.0..=100_000.0 => Ok(value),
-        _ => Err("from 1 to 100000".to_string()),
+    if (least..=most).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("from {least} to {most}"))
     }
 }
 

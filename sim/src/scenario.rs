@@ -17,9 +17,6 @@ const QUANTUM: f64 = 32.0 * 1024.0;
 /// The limit for the last node to start, as a multiple of the bound, plus [`GRACE`] seconds.
 const MAX_BOUNDS: f64 = 20.0;
 const GRACE: f64 = 20.0;
-/// Upstream's bandwidth, in links of nodes.
-const UPSTREAM: f64 = 10.0;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Scenario {
     /// All nodes begin together
@@ -30,7 +27,7 @@ pub enum Scenario {
     Rolling,
     /// One layer of 341 MB
     OneLayer,
-    /// Forty layers of 8.5 MB
+    /// 341 MB in many layers of one size
     ManyLayers,
     /// Two images, asked for at once, half of the nodes in the opposite order
     TwoImages,
@@ -66,6 +63,10 @@ pub struct Common {
     pub mirrors_pull: bool,
     /// The bandwidth of a node's link in bits per second.
     pub link: f64,
+    /// Upstream's bandwidth, in links of nodes.
+    pub upstream: f64,
+    /// The layers of [`Scenario::ManyLayers`].
+    pub layers: u32,
     /// The time within which nodes start that are told to pull at once.
     pub spread: Micros,
 }
@@ -108,7 +109,7 @@ impl Scenario {
             mirrors_pull: common.mirrors_pull,
             membership: Membership::Shared,
             rates: vec![rate; nodes as usize],
-            upstream: rate * UPSTREAM,
+            upstream: rate * common.upstream,
             first_byte: FIRST_BYTE,
             objects: Vec::new(),
             images: Vec::new(),
@@ -127,7 +128,10 @@ impl Scenario {
         };
         match self {
             Self::OneLayer => setup.image(&[LAYERS.iter().sum()]),
-            Self::ManyLayers => setup.image(&[LAYERS.iter().sum::<u64>() / 40; 40]),
+            Self::ManyLayers => {
+                let layers = common.layers as usize;
+                setup.image(&vec![LAYERS.iter().sum::<u64>() / layers as u64; layers])
+            }
             Self::TwoImages => {
                 setup.image(&LAYERS);
                 setup.image(&LAYERS.map(|layer| layer + MB))

@@ -9,6 +9,8 @@ fn common(seed: u64, mode: Mode) -> Common {
         containerd: Containerd::PerNode,
         mirrors_pull: false,
         link: 200e6,
+        upstream: 10.0,
+        layers: 40,
         spread: 200 * setup::MILLI,
     }
 }

@@ -306,7 +306,11 @@ impl Coordinator {
             }
             self.requests.check_fetcher(|key| self.pulls.contains(key));
             self.requests.leads = self.pulls.leads();
-            self.requests.set_has_pull(now, self.pulls.have_begun());
+            let pulls_upstream = self.pulls.pull_upstream(now);
+            self.requests
+                .set_pulls(now, self.pulls.have_begun(), pulls_upstream);
+            let cx = &mut Context::new(now, view, &mut self.out);
+            self.requests.tell_waits_free(cx);
             match self.out.next() {
                 Some((to, passed)) if to == me => self.take(now, me, passed, view),
                 Some((to, (on_behalf_of, message))) => {

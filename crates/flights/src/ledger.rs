@@ -71,6 +71,8 @@ pub(crate) struct Ledger {
     intake: Intake,
     /// A pull of this node has begun, and goes on.
     pub has_pull: bool,
+    /// This node's mirror pulls from upstream.
+    pub pulls_upstream: bool,
 }
 
 /// The rate at which this node receives from all sources.
@@ -166,17 +168,17 @@ impl Ledger {
     /// Charges the waiting of requests from `free_until`, if any waits, up to `now`; they began at `started`. Returns
     /// since when waiting was charged, if it was.
     pub fn settle(&mut self, now: Time, repository: u64, waits: Option<Waits>) -> Option<Time> {
-        let is_receiving = self.has_pull && self.intake.receives(now);
+        let is_free = self.waits_free(now);
         let account = self.accounts.get_mut(&repository)?;
         let settled = std::mem::replace(&mut account.settled, now);
-        if is_receiving {
+        if is_free {
             account.waited_free = account.waited_free.saturating_sub(now.since(settled));
         } else if let Some(waits) = waits {
             let free = waits.free_until.min(now).since(waits.started.max(settled));
             account.waited_free += free;
         }
         let waited = waits.map(|waits| now.since(waits.free_until.max(settled)));
-        let charged = waited.filter(|_| !is_receiving)?;
+        let charged = waited.filter(|_| !is_free)?;
         account.lost = (account.lost + charged).min(BUDGET);
         Some(settled)
     }
@@ -212,6 +214,17 @@ impl Ledger {
     /// Records the rate at which this node receives from all sources, in bytes per second. Settle all accounts first.
     pub fn observe(&mut self, now: Time, intake: u64) {
         self.intake.observe(now, intake);
+    }
+
+    /// Whether waiting costs nothing now: this node receives other objects, or pulls them from upstream.
+    pub fn waits_free(&self, now: Time) -> bool {
+        self.pulls_upstream || (self.has_pull && self.intake.receives(now))
+    }
+
+    /// Until when waiting costs nothing if no more bytes arrive. `None`: that is open, or it costs already.
+    pub fn waits_free_until(&self) -> Option<Time> {
+        let receives = self.has_pull && !self.pulls_upstream;
+        receives.then_some(self.intake.receives_until)
     }
 
     /// Records whether the leader that the pull waited for succeeded.

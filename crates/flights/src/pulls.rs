@@ -16,6 +16,8 @@ use crate::{Decision, Key, NodeId, Time};
 const FOLLOWER_HEARTBEAT: Duration = Duration::from_secs(30);
 /// The most pulls at once.
 const MAX_PULLS: usize = 4_096;
+/// A mirror that pulls an object from upstream has its first bytes within this time, or leaves it to containerd.
+const MIRROR_BEGINS_WITHIN: Duration = Duration::from_secs(2);
 /// A pull is dropped after this long without a report of the mirror.
 const PULL_EXPIRY: Duration = Duration::from_secs(2 * 3600);
 
@@ -58,6 +60,8 @@ struct Pull {
     refundable: Option<Duration>,
     /// Another node leads already.
     is_second: bool,
+    /// The mirror pulls it from upstream, in the slot in which containerd asked.
+    is_through_mirror: bool,
     heartbeat_at: Time,
     /// The arbiter that was last reported to.
     reported_to: Option<NodeId>,
@@ -96,6 +100,7 @@ impl Pulls {
             size,
             refundable: matches!(role, PullRole::Follow(_)).then_some(completed.refundable),
             is_second: completed.is_second_lead,
+            is_through_mirror: request.leads_at_once && !matches!(role, PullRole::Follow(_)),
             heartbeat_at: cx.now.after(heartbeat_interval(role)),
             reported_to: completed.by,
         };
@@ -130,6 +135,14 @@ impl Pulls {
     /// Whether this node leads.
     pub fn leads(&self) -> bool {
         self.pulls.values().any(|pull| pull.role == PullRole::Lead)
+    }
+
+    /// Whether the mirror pulls an object from upstream. If no byte has come in time, it may have failed.
+    pub fn pull_upstream(&self, now: Time) -> bool {
+        self.pulls.values().any(|pull| {
+            let is_in_time = now.since(pull.since) < MIRROR_BEGINS_WITHIN;
+            pull.is_through_mirror && (is_in_time || pull.size.is_some())
+        })
     }
 
     /// Whether bytes of a pull in progress have come.

@@ -70,6 +70,10 @@ pub(crate) struct SourceRequests {
     fetches: Option<Key>,
     /// This node leads.
     pub leads: bool,
+    /// The bandwidth of this node's link in bytes per second, once known.
+    pub bandwidth: Option<u64>,
+    /// Whether waiting costs nothing, as the owners of pending requests were told.
+    waits_free: bool,
     completed: Vec<CompletedRequest>,
     /// The answers to lookups.
     found: Vec<(RequestId, Vec<NodeId>)>,
@@ -206,6 +210,9 @@ impl SourceRequests {
             }
             Query::Source(request) => {
                 let known = self.registries.get(cx.now, request.registry);
+                // If the registry gives each node what its link carries, leads beside others take nothing from them.
+                let can_wait = (self.waits_free || request.requeue_after_ms > 0)
+                    && !self.bandwidth.is_some_and(|link| known.fills(link));
                 Message::SourceRequest(SourceRequest {
                     number: open.number.random,
                     sequence,
@@ -215,12 +222,21 @@ impl SourceRequests {
                     known_rate: Some(known),
                     is_fetcher: self.fetches.is_some_and(|key| key != request.key()),
                     leads: self.leads,
+                    can_wait,
                     lead_is_late: open.lead_is_late,
                     ..(**request).clone()
                 })
             }
         };
         cx.out.send(to, message);
+    }
+
+    /// Sends a request to its owner again, with what this node says now.
+    fn repeat(&mut self, sequence: u64, cx: &mut Context<'_, impl View>) {
+        let asked = self.open.get(&sequence).and_then(|open| open.asked);
+        if let Some(asked) = asked {
+            self.ask(sequence, Some(asked.owner), cx);
+        }
     }
 
     /// Ends a request without a source: it has timed out, or no owner can be asked.
@@ -245,7 +261,9 @@ impl SourceRequests {
     }
 
     pub fn next_deadline(&self) -> Option<Time> {
-        self.open.values().map(PendingRequest::due).min()
+        let costs = self.waits_free.then(|| self.ledger.waits_free_until());
+        let due = self.open.values().map(PendingRequest::due);
+        due.chain(costs.flatten()).min()
     }
 
     pub fn tick(&mut self, cx: &mut Context<'_, impl View>) {
@@ -274,6 +292,17 @@ impl SourceRequests {
         }
     }
 
+    /// Tells the owners of pending requests if waiting begins to cost something, or ceases to.
+    pub fn tell_waits_free(&mut self, cx: &mut Context<'_, impl View>) {
+        let waits_free = self.ledger.waits_free(cx.now);
+        if std::mem::replace(&mut self.waits_free, waits_free) == waits_free {
+            return;
+        }
+        for sequence in self.sequences(|open| open.leads_at_once()) {
+            self.repeat(sequence, cx);
+        }
+    }
+
     /// Sends the requests that waited for this node to join.
     pub fn joined(&mut self, cx: &mut Context<'_, impl View>) {
         for sequence in self.sequences(|open| open.asked.is_none()) {
@@ -285,10 +314,7 @@ impl SourceRequests {
     pub fn start_leader_cooldown(&mut self, repository: u64, cx: &mut Context<'_, impl View>) {
         self.ledger.start_leader_cooldown(cx.now, repository);
         for sequence in self.sequences(|open| open.repository() == Some(repository)) {
-            let asked = self.open.get(&sequence).and_then(|open| open.asked);
-            if let Some(asked) = asked {
-                self.ask(sequence, Some(asked.owner), cx);
-            }
+            self.repeat(sequence, cx);
         }
     }
 
@@ -303,10 +329,7 @@ impl SourceRequests {
         }
         self.fetches = Some(request.key());
         for other in self.sequences(|open| open.number.sequence != sequence) {
-            let asked = self.open.get(&other).and_then(|open| open.asked);
-            if let Some(asked) = asked {
-                self.ask(other, Some(asked.owner), cx);
-            }
+            self.repeat(other, cx);
         }
     }
 

@@ -1,5 +1,5 @@
-//! The latest bytes of an object that are not in its file yet, for followers close behind. containerd writes in steps
-//! of 1 MiB, and otherwise every node of a chain would wait for each step.
+//! The latest bytes of an object, for followers close behind, and those that are not in its file yet, for followers to
+//! come. containerd writes in steps of 1 MiB, and otherwise every node of a chain would wait for each step.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,9 +11,11 @@ use tokio::sync::watch;
 /// The most bytes to keep. More than a step of containerd; a reader further behind reads the file.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
 
-/// The latest bytes of an object being received. Nothing is kept while there is no reader.
+/// The latest bytes of an object being received. While there is no reader, those that are not in the file yet.
 #[derive(Debug)]
 pub struct TailBuffer {
+    /// Whether bytes are kept while there is no reader.
+    keeps_for_later: bool,
     ring: Mutex<Ring>,
     /// The offset after the latest byte.
     end: watch::Sender<u64>,
@@ -28,20 +30,19 @@ struct Ring {
     chunks: VecDeque<Bytes>,
 }
 
-impl Default for TailBuffer {
-    fn default() -> Self {
+impl TailBuffer {
+    pub fn new(keeps_for_later: bool) -> Self {
         Self {
+            keeps_for_later,
             ring: Mutex::default(),
             end: watch::Sender::new(0),
         }
     }
-}
 
-impl TailBuffer {
     /// Records bytes of the object.
     pub fn write(&self, offset: u64, bytes: &Bytes) {
         let mut ring = self.ring.lock();
-        if ring.readers == 0 || bytes.is_empty() {
+        if bytes.is_empty() || (ring.readers == 0 && !self.keeps_for_later) {
             return;
         }
         if ring.end != offset {
@@ -49,14 +50,19 @@ impl TailBuffer {
         }
         ring.end += bytes.len() as u64;
         ring.chunks.push_back(bytes.clone());
-        while ring.end - ring.start > MAX_BYTES
-            && let Some(first) = ring.chunks.pop_front()
-        {
-            ring.start += first.len() as u64;
-        }
+        let least = ring.end.saturating_sub(MAX_BYTES);
+        ring.drop_before(least);
         let end = ring.end;
         drop(ring);
         self.end.send_replace(end);
+    }
+
+    /// Records that the file has the bytes up to this offset.
+    pub fn written(&self, offset: u64) {
+        let mut ring = self.ring.lock();
+        if ring.readers == 0 {
+            ring.drop_before(offset);
+        }
     }
 
     pub fn reader(self: &Arc<Self>) -> TailReader {
@@ -72,6 +78,16 @@ impl Ring {
     fn begin_at(&mut self, offset: u64) {
         self.chunks.clear();
         (self.start, self.end) = (offset, offset);
+    }
+
+    /// Drops the chunks that end at `offset` or before.
+    fn drop_before(&mut self, offset: u64) {
+        while let Some(first) = self.chunks.front()
+            && self.start + first.len() as u64 <= offset
+        {
+            self.start += first.len() as u64;
+            self.chunks.pop_front();
+        }
     }
 
     /// The bytes at `offset`, as they arrived.
@@ -91,7 +107,7 @@ impl Ring {
     }
 }
 
-/// A reader. Dropping the last one frees the bytes.
+/// A reader.
 #[derive(Debug)]
 pub struct TailReader {
     tail: Arc<TailBuffer>,
@@ -121,7 +137,7 @@ impl Drop for TailReader {
     fn drop(&mut self) {
         let mut ring = self.tail.ring.lock();
         ring.readers -= 1;
-        if ring.readers == 0 {
+        if ring.readers == 0 && !self.tail.keeps_for_later {
             ring.begin_at(0);
         }
     }
@@ -133,7 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn keeps_the_latest_for_those_who_read() {
-        let tail = Arc::new(TailBuffer::default());
+        let tail = Arc::new(TailBuffer::new(false));
         tail.write(0, &Bytes::from_static(b"nobody reads"));
         let mut reader = tail.reader();
         assert_eq!(reader.read(0), None);
@@ -153,13 +169,20 @@ mod tests {
 
     #[test]
     fn keeps_no_more_than_it_may() {
-        let tail = Arc::new(TailBuffer::default());
-        let reader = tail.reader();
+        let tail = Arc::new(TailBuffer::new(true));
         let chunk = Bytes::from(vec![7; 100_000]);
         for n in 0..100 {
             tail.write(n * 100_000, &chunk);
         }
-        let kept = (0..100).filter(|n| reader.read(n * 100_000).is_some());
-        assert_eq!(kept.count(), 20);
+        let kept = |reader: &TailReader| {
+            let kept = (0..100).filter(|n| reader.read(n * 100_000).is_some());
+            kept.count()
+        };
+        let reader = tail.reader();
+        tail.written(9_950_000);
+        assert_eq!(kept(&reader), 21, "there is a reader");
+        drop(reader);
+        tail.written(9_950_000);
+        assert_eq!(kept(&tail.reader()), 1, "half of it is written");
     }
 }

@@ -19,8 +19,8 @@ const MAX_WAITING: usize = 16_384;
 const MAX_LEADS: u32 = 3;
 /// The lead is held this long for the preferred leader of an image, and for a node faster than the slow one that asks.
 const PREFER_HOLD: Duration = Duration::from_millis(300);
-/// The same for a node that begins at once: a few objects at a time cross the uplink faster than many.
-const PREFER_AT_ONCE_HOLD: Duration = Duration::from_secs(1);
+/// The same for a node that begins at once and can wait. Its request must have an answer within 22 s.
+const CAN_WAIT_HOLD: Duration = Duration::from_secs(15);
 /// A node in leader cooldown leads only after this time, so that other nodes can ask first.
 const COOLDOWN_HOLD: Duration = Duration::from_secs(1);
 /// A node with slow sources only waits this long for another leader's first byte. Then a slow source is better than
@@ -187,14 +187,15 @@ impl Arbiter {
         let has_better = request.preferred_leader().is_some_and(|better| {
             better != node && cx.view.is_member(&better) && !cools_down(better) && !is_slow(&better)
         });
-        let holds = match request.leads_at_once {
-            true => waited < PREFER_AT_ONCE_HOLD,
+        let can_wait = match request.leads_at_once {
+            // Many leads at a time share the uplink, and a node receives few of them.
+            true => request.can_wait && waited < CAN_WAIT_HOLD,
             // Its leads wait for its other downloads: nodes that led a part each would wait for each other.
-            false => request.requeue_after_ms > 0 || waited < PREFER_HOLD,
+            false => request.requeue_after_ms > 0,
         };
         let learns = !cx.view.has_joined() || self.is_learning(cx.now, &request.key());
         let is_held = learns
-            || (has_better && holds)
+            || (has_better && (can_wait || waited < PREFER_HOLD))
             || (request.is_slow && waited < PREFER_HOLD)
             || (in_cooldown && waited < COOLDOWN_HOLD);
         (!in_cooldown && !request.is_slow && !learns, is_held)

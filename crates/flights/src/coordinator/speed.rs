@@ -30,7 +30,8 @@ impl Coordinator {
             .filter(|_| condition != Condition::Slow);
         for (registry, bytes) in led {
             let is_second = self.pulls.leads_beside_another(*registry);
-            let judged = registries.judge(now, *registry, *bytes, bandwidth, is_second);
+            let rates = (*bytes, received.rate);
+            let judged = registries.judge(now, *registry, rates, bandwidth, is_second);
             let LeadRate::BelowExpected { repeated } = judged else {
                 continue;
             };
@@ -85,6 +86,7 @@ impl Coordinator {
         }
         self.events.push(Event::Link(state));
         let was_slow = before.condition == Condition::Slow;
+        self.requests.bandwidth = state.bandwidth;
         self.requests.is_slow = state.condition == Condition::Slow;
         if self.requests.is_slow && !was_slow {
             let cx = &mut Context::new(now, view, &mut self.out);

@@ -26,11 +26,13 @@ impl SourceRequests {
         self.ledger.observe(now, intake);
     }
 
-    /// Records whether a pull of this node has begun, and goes on.
-    pub fn set_has_pull(&mut self, now: Time, has_pull: bool) {
-        if self.ledger.has_pull != has_pull {
+    /// Records whether a pull of this node has begun and goes on, and whether its mirror pulls from upstream.
+    pub fn set_pulls(&mut self, now: Time, has_pull: bool, pulls_upstream: bool) {
+        let ledger = &self.ledger;
+        if (ledger.has_pull, ledger.pulls_upstream) != (has_pull, pulls_upstream) {
             self.settle_all(now);
             self.ledger.has_pull = has_pull;
+            self.ledger.pulls_upstream = pulls_upstream;
             self.settle_all(now);
         }
     }

@@ -149,6 +149,10 @@ impl PendingRequest {
         }
     }
 
+    pub fn leads_at_once(&self) -> bool {
+        matches!(&self.query, Query::Source(request) if request.leads_at_once)
+    }
+
     pub fn is_seek_for(&self, key: &Key) -> bool {
         matches!(&self.query, Query::Source(request) if request.key() == *key)
     }

@@ -48,6 +48,11 @@ impl KnownRate {
         self.rate.checked_shr(half_lives as u32).unwrap_or(0)
     }
 
+    /// Whether a link of this bandwidth, in bytes per second, is what limits a node that leads.
+    pub fn fills(self, bandwidth: u64) -> bool {
+        self.rate > bandwidth / 4 * 3
+    }
+
     /// Whether a node that knows `theirs` should learn this rate.
     pub fn is_news_for(self, theirs: Self) -> bool {
         let newer = self
@@ -171,14 +176,15 @@ impl RegistryRates {
         }
     }
 
-    /// Judges the rate of a registry to this node as a leader. `bytes`: those since it leads. `bandwidth`: that of its
-    /// link, which is good. `is_second`: it leads beside another node. If its rate is low as well, it is that of the
+    /// Judges the rate of a registry to this node as a leader. `bytes`: those since it leads. `intake`: what it receives
+    /// from all sources, in bytes per second; if that is enough, its leads share the uplink with those of others.
+    /// `bandwidth`: that of its link, which is good. `is_second`: it leads beside another node. If its rate is low as well, it is that of the
     /// registry.
     pub fn judge(
         &mut self,
         now: Time,
         registry: u64,
-        bytes: u64,
+        (bytes, intake): (u64, u64),
         bandwidth: Option<u64>,
         is_second: bool,
     ) -> LeadRate {
@@ -207,7 +213,7 @@ impl RegistryRates {
         let Some(little) = upper_bound.filter(is_little) else {
             return LeadRate::Fine;
         };
-        if now < known.judging_paused_until && !is_second {
+        if !is_second && (now < known.judging_paused_until || !is_little(&intake)) {
             return LeadRate::Fine;
         }
         if is_second {
@@ -280,7 +286,7 @@ mod tests {
         let mut found = LeadRate::Fine;
         for _ in 0..seconds {
             *now = now.after(Duration::from_secs(1));
-            let judged = rates.judge(*now, 7, now.0 * LITTLE / 1_000, None, is_second);
+            let judged = rates.judge(*now, 7, (now.0 * LITTLE / 1_000, LITTLE), None, is_second);
             if found == LeadRate::Fine {
                 found = judged;
             }
@@ -334,6 +340,22 @@ mod tests {
         }
     }
 
+    /// It receives other objects, whose leaders share the uplink with this one.
+    #[test]
+    fn a_lead_is_not_slow_while_the_node_receives_enough_in_all() {
+        let (mut rates, mut now) = (RegistryRates::default(), Time(0));
+        rates.learn(now, 7, known(USUAL));
+        for (intake, found) in [(USUAL / 4, LeadRate::Fine), (USUAL / 5, FIRST)] {
+            let mut judged = (0..JUDGED_AFTER).map(|_| {
+                now = now.after(Duration::from_secs(1));
+                rates.judge(now, 7, (now.0 * LITTLE / 1_000, intake), None, false)
+            });
+            let is_found = |judged: &LeadRate| *judged != LeadRate::Fine;
+            let judged = judged.find(is_found).unwrap_or(LeadRate::Fine);
+            assert_eq!(judged, found, "{intake}");
+        }
+    }
+
     #[test]
     fn a_leader_whose_way_to_the_registry_is_slow_gives_up_the_rest_as_well() {
         let (mut rates, mut now) = (RegistryRates::default(), Time(0));
@@ -352,7 +374,7 @@ mod tests {
             let now = Time(step * 250);
             let steps = 3 * 1024 * 1024;
             let bytes = steps + now.0 * rate / 1_000 / steps * steps;
-            let judged = rates.judge(now, 7, bytes, None, false);
+            let judged = rates.judge(now, 7, (bytes, rate), None, false);
             assert_eq!(judged, LeadRate::Fine, "{now:?}");
             assert!(rates.get(now, 7).rate <= rate, "{now:?}");
         }

@@ -74,7 +74,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
     let who = (maybe(), many_nodes(), maybe(), maybe());
     let how = (
         number(),
-        any::<[bool; 6]>(),
+        any::<[bool; 7]>(),
         0..=MAX_REQUEUE_AFTER_MS,
         (any::<u64>(), known_rate()),
     );
@@ -90,6 +90,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
                 leads,
                 lead_is_late,
                 leads_at_once,
+                can_wait,
             ],
             requeue_after_ms,
             (registry, known_rate),
@@ -114,6 +115,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             leads,
             lead_is_late,
             leads_at_once,
+            can_wait,
             sequence: number,
         }
     })
@@ -351,6 +353,7 @@ fn one_of_each() -> Vec<Message> {
         leads: true,
         lead_is_late: true,
         leads_at_once: true,
+        can_wait: true,
         sequence: 0,
     };
     let follow = Follow {

@@ -332,24 +332,40 @@ fn who_lags_leads_if_nobody_else_asks() {
     }
 }
 
-#[test]
-fn a_lead_is_held_for_the_leader_of_the_manifest_for_a_second_if_the_asker_begins_at_once() {
+/// `leads_at_once`: see the protocol. `pulls`: the mirror of the asking node pulls another object, of which nothing comes.
+fn held_for(leads_at_once: bool, pulls: bool) -> Duration {
     let all = Directory::new(0..16);
-    for leads_at_once in [false, true] {
-        let mut flight = Asking::new(&all);
-        let request = SourceRequest {
-            preferred_leader: node_field(Some(id(2))),
-            leads_at_once,
-            ..wanted(flight.key)
+    let mut flight = Asking::new(&all);
+    if pulls {
+        let other = SourceRequest {
+            leads_at_once: true,
+            ..wanted(Key::of("sha256:other"))
         };
-        assert_eq!(flight.want(1, request), None);
-        flight.coordinators.tick(Time(450));
-        let leads = flight.decision(1) == Some(Decision::Lead);
-        assert_eq!(leads, !leads_at_once, "after 0.3 s");
-        flight.coordinators.tick(Time(1_150));
-        let leads = flight.decision(1) == Some(Decision::Lead);
-        assert_eq!(leads, leads_at_once, "after 1 s");
+        assert_eq!(flight.want(1, other), Some(Decision::Lead));
     }
+    let request = SourceRequest {
+        preferred_leader: node_field(Some(id(2))),
+        leads_at_once,
+        ..wanted(flight.key)
+    };
+    assert_eq!(flight.want(1, request), None);
+    let began = flight.now;
+    while flight.wait(Duration::from_millis(50), 1..2).is_empty() {}
+    flight.now.since(began)
+}
+
+#[test]
+fn a_lead_is_held_for_the_leader_of_the_manifest_while_waiting_costs_nothing() {
+    for (leads_at_once, pulls) in [(false, false), (false, true), (true, false)] {
+        let held_for = held_for(leads_at_once, pulls);
+        assert!(
+            held_for < Duration::from_millis(500),
+            "{leads_at_once} {pulls}: {held_for:?}"
+        );
+    }
+    let held_for = held_for(true, true);
+    assert!(held_for >= Duration::from_secs(2), "{held_for:?}");
+    assert!(held_for < Duration::from_secs(3), "{held_for:?}");
 }
 
 #[test]

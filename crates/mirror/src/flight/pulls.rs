@@ -19,6 +19,8 @@ use crate::{ChainPosition, Growing, IngestStage};
 
 /// The most pulls watched at once. A node downloads a dozen objects at a time.
 const MAX_PULLS: usize = 1024;
+/// The most pulls that keep bytes for followers to come, 2 MiB each. Those of four images at three layers each.
+const MAX_TAILS: usize = 12;
 
 /// Whether other nodes may have an object that is being pulled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +64,8 @@ pub struct Pull {
 }
 
 impl Pull {
-    fn new(origin: Option<Origin>, sharing: Sharing, ingest: Growing) -> Self {
+    /// `keeps_tail`: whether to keep bytes that are not in the file yet for followers to come.
+    fn new(origin: Option<Origin>, sharing: Sharing, ingest: Growing, keeps_tail: bool) -> Self {
         let state = State {
             role: Role::Undecided,
             decisions: 0,
@@ -75,7 +78,7 @@ impl Pull {
             origin,
             ingest: Mutex::new(ingest),
             activity: Mutex::default(),
-            tail: Arc::default(),
+            tail: Arc::new(TailBuffer::new(keeps_tail)),
             received: AtomicU64::new(0),
             state: watch::Sender::new(state),
             slow_sources: Mutex::default(),
@@ -125,8 +128,16 @@ impl Pull {
     /// Records bytes of the object from a source.
     pub fn receive(&self, offset: u64, bytes: &Bytes) {
         let end = offset + bytes.len() as u64;
-        self.received.fetch_max(end, Ordering::Relaxed);
+        let before = self.received.fetch_max(end, Ordering::Relaxed);
         self.tail.write(offset, bytes);
+        let begins = {
+            let state = self.state.borrow();
+            !state.has_begun && before <= state.resumed_from && end > state.resumed_from
+        };
+        if begins {
+            // The watcher reports it.
+            self.state.send_modify(|_| {});
+        }
     }
 
     /// The offset reached: the bytes written, or those received and not written yet.
@@ -150,12 +161,12 @@ impl Pull {
 
     /// Records that the client pulls the missing bytes from upstream.
     pub fn set_leading(&self) {
-        let written = self.ingest.lock().progress().written;
+        let reached = self.position(&self.ingest());
         self.state.send_modify(|state| {
             state.role = Role::Leads;
             state.decisions = state.decisions.wrapping_add(1);
             state.has_begun = false;
-            state.resumed_from = written;
+            state.resumed_from = reached;
         });
     }
 
@@ -230,7 +241,9 @@ impl Pulls {
         if pulls.len() >= MAX_PULLS {
             return Entry::Full;
         }
-        let pull = Arc::new(Pull::new(origin.cloned(), sharing, ingest.clone()));
+        let keeps_tail = pulls.len() < MAX_TAILS;
+        let pull = Pull::new(origin.cloned(), sharing, ingest.clone(), keeps_tail);
+        let pull = Arc::new(pull);
         pulls.insert(digest.clone(), pull.clone());
         self.received.notify_waiters();
         Entry::New(pull)

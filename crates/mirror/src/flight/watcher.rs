@@ -170,7 +170,7 @@ impl Watcher {
             let is_full = progress.total == Some(progress.written);
             if let Some(size) = progress.total
                 && !state.has_begun
-                && (is_full || progress.written > state.resumed_from)
+                && (is_full || self.pull.position(&growing) > state.resumed_from)
             {
                 self.pull.set_begun();
                 self.pull.show(progress.total, position, 0);
@@ -198,6 +198,7 @@ impl Watcher {
                         IngestStage::Filling => {}
                     }
                     seen = progress.written;
+                    self.pull.tail.written(seen);
                     since = Instant::now();
                     let before = std::mem::replace(&mut position, self.pull.position(&growing));
                     let moved = position.saturating_sub(before);

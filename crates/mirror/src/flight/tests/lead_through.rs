@@ -58,10 +58,10 @@ async fn a_layer_of_a_public_repository_is_fetched_for_the_client_and_for_follow
         follower.read(MIB).await == bytes[..MIB],
         "before containerd has written it"
     );
+    node.script.told(PullProgress::Begun { size }).await;
     let (rest, is_all) = answer.rest().await;
     assert!(is_all && rest == bytes[first.len()..]);
     ingest.write(&bytes);
-    node.script.told(PullProgress::Begun { size }).await;
     ingest.commit(&node, &bytes);
     node.script.told(PullProgress::Done).await;
 
