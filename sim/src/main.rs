@@ -68,9 +68,9 @@ struct Args {
     /// containerd up to 2.0: three downloads at once for each image, instead of for the node
     #[arg(long)]
     old_containerd: bool,
-    /// Mirrors pull the layers that their nodes lead
+    /// The registry asks for credentials, so mirrors do not pull the layers that their nodes lead
     #[arg(long)]
-    pull_public_layers: bool,
+    private: bool,
     /// Few nodes, one speed: done in seconds
     #[arg(long)]
     quick: bool,
@@ -93,7 +93,7 @@ impl Args {
             } else {
                 Containerd::PerNode
             },
-            mirrors_pull: self.pull_public_layers,
+            mirrors_pull: !self.private,
             link: link * 1e6,
             upstream: self.upstream,
             layers: self.layers,

@@ -7,7 +7,7 @@ fn common(seed: u64, mode: Mode) -> Common {
         seed,
         mode,
         containerd: Containerd::PerNode,
-        mirrors_pull: false,
+        mirrors_pull: true,
         link: 200e6,
         upstream: 10.0,
         layers: 40,

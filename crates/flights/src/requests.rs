@@ -298,7 +298,7 @@ impl SourceRequests {
         if std::mem::replace(&mut self.waits_free, waits_free) == waits_free {
             return;
         }
-        for sequence in self.sequences(|open| open.leads_at_once()) {
+        for sequence in self.sequences(PendingRequest::leads_at_once) {
             self.repeat(sequence, cx);
         }
     }

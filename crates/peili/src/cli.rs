@@ -362,8 +362,8 @@ pub struct CheckArgs {
     #[arg(long, env = "PUBLIC_PROOF_MAX_AGE", default_value = "24h")]
     pub public_proof_max_age: String,
     /// containerd 2.1 and later: fetch the layers of public images that this node pulls from upstream for all, and pass
-    /// them on to containerd. Otherwise containerd itself pulls them, after its other layers.
-    #[arg(long, env = "PULL_PUBLIC_LAYERS", default_value = "false", num_args = 0..=1, default_missing_value = "true")]
+    /// them on to containerd. If false, containerd itself pulls them, after its other layers.
+    #[arg(long, env = "PULL_PUBLIC_LAYERS", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
     pub pull_public_layers: String,
 }
 

@@ -88,14 +88,10 @@ pub async fn cold_pull_costs_upstream_once(lab: Lab, containerd: Generation) -> 
     ensure_pulled_once(&lab, &nodes, &layers).await.map(drop)
 }
 
-/// The same with more layers than containerd downloads at once, in an order of each node's own, if mirrors fetch what
-/// their nodes lead.
+/// The same with more layers than containerd downloads at once, in an order of each node's own: mirrors fetch what their
+/// nodes lead.
 pub async fn many_layers_cost_upstream_once(lab: Lab, containerd: Generation) -> Result<()> {
-    let settings = Settings {
-        mirror: &["--pull-public-layers"],
-        ..Settings::default()
-    };
-    let nodes: [_; 4] = start(&lab, containerd, settings).await?;
+    let nodes: [_; 4] = start(&lab, containerd, Settings::default()).await?;
     ensure_pulled_once(&lab, &nodes, &[1 << 20; 12]).await?;
     let mut fetched = 0.0;
     for node in &nodes {

@@ -30,7 +30,7 @@ impl Default for CheckOptions {
             private: PrivatePolicies::default(),
             public_proof_max_age: Duration::from_secs(24 * 60 * 60),
             proofs_file: None,
-            pull_layers: false,
+            pull_layers: true,
         }
     }
 }
