@@ -78,7 +78,7 @@ struct Args {
     #[arg(long)]
     json: bool,
     /// Write docs/simulation.md and docs/simulation.svg too
-    #[arg(long, conflicts_with = "quick")]
+    #[arg(long, conflicts_with_all = ["quick", "upstream", "layers", "private"])]
     write_docs: bool,
 }
 

@@ -2,11 +2,11 @@
 //! come. containerd writes in steps of 1 MiB, and otherwise every node of a chain would wait for each step.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// The most bytes to keep. More than a step of containerd; a reader further behind reads the file.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
@@ -14,8 +14,9 @@ const MAX_BYTES: u64 = 2 * 1024 * 1024;
 /// The latest bytes of an object being received. While there is no reader, those that are not in the file yet.
 #[derive(Debug)]
 pub struct TailBuffer {
-    /// Whether bytes are kept while there is no reader.
-    keeps_for_later: bool,
+    /// The places of buffers that keep bytes while there is no reader, and this buffer's own, taken with the first byte.
+    places: Arc<Semaphore>,
+    place: OnceLock<Option<OwnedSemaphorePermit>>,
     ring: Mutex<Ring>,
     /// The offset after the latest byte.
     end: watch::Sender<u64>,
@@ -31,18 +32,26 @@ struct Ring {
 }
 
 impl TailBuffer {
-    pub fn new(keeps_for_later: bool) -> Self {
+    pub fn new(places: Arc<Semaphore>) -> Self {
         Self {
-            keeps_for_later,
+            places,
+            place: OnceLock::new(),
             ring: Mutex::default(),
             end: watch::Sender::new(0),
         }
     }
 
+    /// Whether bytes are kept while there is no reader.
+    pub fn keeps(&self) -> bool {
+        self.place.get().is_some_and(Option::is_some)
+    }
+
     /// Records bytes of the object.
     pub fn write(&self, offset: u64, bytes: &Bytes) {
+        let take = || self.places.clone().try_acquire_owned().ok();
+        let keeps = self.place.get_or_init(take).is_some();
         let mut ring = self.ring.lock();
-        if bytes.is_empty() || (ring.readers == 0 && !self.keeps_for_later) {
+        if bytes.is_empty() || (ring.readers == 0 && !keeps) {
             return;
         }
         if ring.end != offset {
@@ -50,8 +59,9 @@ impl TailBuffer {
         }
         ring.end += bytes.len() as u64;
         ring.chunks.push_back(bytes.clone());
-        let least = ring.end.saturating_sub(MAX_BYTES);
-        ring.drop_before(least);
+        while ring.end - ring.start > MAX_BYTES {
+            ring.drop_first();
+        }
         let end = ring.end;
         drop(ring);
         self.end.send_replace(end);
@@ -60,9 +70,18 @@ impl TailBuffer {
     /// Records that the file has the bytes up to this offset.
     pub fn written(&self, offset: u64) {
         let mut ring = self.ring.lock();
-        if ring.readers == 0 {
-            ring.drop_before(offset);
+        let is_written = |ring: &Ring| {
+            let first = ring.chunks.front();
+            first.is_some_and(|first| ring.start + first.len() as u64 <= offset)
+        };
+        while ring.readers == 0 && is_written(&ring) {
+            ring.drop_first();
         }
+    }
+
+    /// Forgets all bytes: the object begins anew.
+    pub fn clear(&self) {
+        self.ring.lock().begin_at(0);
     }
 
     pub fn reader(self: &Arc<Self>) -> TailReader {
@@ -80,14 +99,9 @@ impl Ring {
         (self.start, self.end) = (offset, offset);
     }
 
-    /// Drops the chunks that end at `offset` or before.
-    fn drop_before(&mut self, offset: u64) {
-        while let Some(first) = self.chunks.front()
-            && self.start + first.len() as u64 <= offset
-        {
-            self.start += first.len() as u64;
-            self.chunks.pop_front();
-        }
+    fn drop_first(&mut self) {
+        let first = self.chunks.pop_front();
+        self.start += first.map_or(0, |first| first.len() as u64);
     }
 
     /// The bytes at `offset`, as they arrived.
@@ -137,7 +151,7 @@ impl Drop for TailReader {
     fn drop(&mut self) {
         let mut ring = self.tail.ring.lock();
         ring.readers -= 1;
-        if ring.readers == 0 && !self.tail.keeps_for_later {
+        if ring.readers == 0 && !self.tail.keeps() {
             ring.begin_at(0);
         }
     }
@@ -149,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn keeps_the_latest_for_those_who_read() {
-        let tail = Arc::new(TailBuffer::new(false));
+        let tail = Arc::new(TailBuffer::new(Arc::new(Semaphore::new(0))));
         tail.write(0, &Bytes::from_static(b"nobody reads"));
         let mut reader = tail.reader();
         assert_eq!(reader.read(0), None);
@@ -169,7 +183,8 @@ mod tests {
 
     #[test]
     fn keeps_no_more_than_it_may() {
-        let tail = Arc::new(TailBuffer::new(true));
+        let places = Arc::new(Semaphore::new(1));
+        let tail = Arc::new(TailBuffer::new(places.clone()));
         let chunk = Bytes::from(vec![7; 100_000]);
         for n in 0..100 {
             tail.write(n * 100_000, &chunk);
@@ -180,9 +195,14 @@ mod tests {
         };
         let reader = tail.reader();
         tail.written(9_950_000);
-        assert_eq!(kept(&reader), 21, "there is a reader");
+        assert_eq!(kept(&reader), 20, "there is a reader");
         drop(reader);
         tail.written(9_950_000);
         assert_eq!(kept(&tail.reader()), 1, "half of it is written");
+        assert!(tail.keeps() && places.available_permits() == 0);
+        tail.clear();
+        assert_eq!(kept(&tail.reader()), 0);
+        drop(tail);
+        assert_eq!(places.available_permits(), 1);
     }
 }

@@ -8,7 +8,7 @@ use ::flights::Key;
 use bytes::Bytes;
 use oci::{Digest, Origin};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::activity::PullActivity;
@@ -19,8 +19,8 @@ use crate::{ChainPosition, Growing, IngestStage};
 
 /// The most pulls watched at once. A node downloads a dozen objects at a time.
 const MAX_PULLS: usize = 1024;
-/// The most pulls that keep bytes for followers to come, 2 MiB each. Those of four images at three layers each.
-const MAX_TAILS: usize = 12;
+/// The most pulls that keep bytes for followers to come, 2 MiB each: two images at three layers each.
+const MAX_TAILS: usize = 6;
 
 /// Whether other nodes may have an object that is being pulled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +64,12 @@ pub struct Pull {
 }
 
 impl Pull {
-    /// `keeps_tail`: whether to keep bytes that are not in the file yet for followers to come.
-    fn new(origin: Option<Origin>, sharing: Sharing, ingest: Growing, keeps_tail: bool) -> Self {
+    fn new(
+        origin: Option<Origin>,
+        sharing: Sharing,
+        ingest: Growing,
+        tails: &Arc<Semaphore>,
+    ) -> Self {
         let state = State {
             role: Role::Undecided,
             decisions: 0,
@@ -78,7 +82,7 @@ impl Pull {
             origin,
             ingest: Mutex::new(ingest),
             activity: Mutex::default(),
-            tail: Arc::new(TailBuffer::new(keeps_tail)),
+            tail: Arc::new(TailBuffer::new(tails.clone())),
             received: AtomicU64::new(0),
             state: watch::Sender::new(state),
             slow_sources: Mutex::default(),
@@ -146,6 +150,15 @@ impl Pull {
         ingest.progress().written.max(received)
     }
 
+    /// The offset up to which a follower can read: the bytes written, or those received if they are kept.
+    pub fn readable(&self, ingest: &Growing) -> u64 {
+        if self.tail.keeps() {
+            self.position(ingest)
+        } else {
+            ingest.progress().written
+        }
+    }
+
     /// Handles a request for the whole object after upstream has sent some of it: that pull has failed. Returns whether
     /// that is so.
     pub fn restarted_after_failure(&self) -> bool {
@@ -190,7 +203,9 @@ impl Pull {
             is_lower
         };
         self.state.send_if_modified(lower);
-        self.received.fetch_min(written, Ordering::Relaxed);
+        if self.received.fetch_min(written, Ordering::Relaxed) > written {
+            self.tail.clear();
+        }
     }
 
     /// Tells the followers to use another source.
@@ -210,10 +225,22 @@ impl Pull {
 }
 
 /// All watched pulls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pulls {
     pulls: Mutex<HashMap<Digest, Arc<Pull>>>,
     received: Notify,
+    /// See [`MAX_TAILS`].
+    tails: Arc<Semaphore>,
+}
+
+impl Default for Pulls {
+    fn default() -> Self {
+        Self {
+            pulls: Mutex::default(),
+            received: Notify::new(),
+            tails: Arc::new(Semaphore::new(MAX_TAILS)),
+        }
+    }
 }
 
 /// The pull of a digest, and whether it is watched already.
@@ -241,8 +268,7 @@ impl Pulls {
         if pulls.len() >= MAX_PULLS {
             return Entry::Full;
         }
-        let keeps_tail = pulls.len() < MAX_TAILS;
-        let pull = Pull::new(origin.cloned(), sharing, ingest.clone(), keeps_tail);
+        let pull = Pull::new(origin.cloned(), sharing, ingest.clone(), &self.tails);
         let pull = Arc::new(pull);
         pulls.insert(digest.clone(), pull.clone());
         self.received.notify_waiters();

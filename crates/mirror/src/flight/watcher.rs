@@ -107,6 +107,9 @@ impl Watcher {
             }
             let is_open = |ingest: &Growing| ingest.progress().stage == IngestStage::Filling;
             ingest = Some(self.pull.ingest()).filter(is_open);
+            if let Some(ingest) = &ingest {
+                self.pull.reset_to(ingest.progress().written);
+            }
         }
     }
 
@@ -143,6 +146,7 @@ impl Watcher {
                 .await;
             if let Some(ingest) = &ingest {
                 self.pull.set_ingest(ingest);
+                self.pull.reset_to(ingest.progress().written);
             }
         }
     }
@@ -150,8 +154,7 @@ impl Watcher {
     /// Watches one ingest to its end.
     async fn watch_ingest(&mut self, mut growing: Growing) -> End {
         let mut seen = growing.progress().written;
-        self.pull.reset_to(seen);
-        let mut position = seen;
+        let (mut position, mut heard) = (seen, seen);
         let mut since = Instant::now();
         let mut decided = (since, seen);
         let mut decisions = None;
@@ -170,7 +173,7 @@ impl Watcher {
             let is_full = progress.total == Some(progress.written);
             if let Some(size) = progress.total
                 && !state.has_begun
-                && (is_full || self.pull.position(&growing) > state.resumed_from)
+                && (is_full || self.pull.readable(&growing) > state.resumed_from)
             {
                 self.pull.set_begun();
                 self.pull.show(progress.total, position, 0);
@@ -186,7 +189,8 @@ impl Watcher {
                 None
             };
             let came = (seen.saturating_sub(decided.1), since - decided.0);
-            let limit = self.limit(&state, is_full, came);
+            let has_written = state.has_begun && progress.written > state.resumed_from;
+            let limit = self.limit(&state, (has_written, is_full), came);
             tokio::select! {
                 progress = growing.until(|p| p.written > seen || p.stage != IngestStage::Filling) => {
                     match progress.stage {
@@ -202,6 +206,7 @@ impl Watcher {
                     since = Instant::now();
                     let before = std::mem::replace(&mut position, self.pull.position(&growing));
                     let moved = position.saturating_sub(before);
+                    heard = position;
                     self.pull.show(progress.total, position, moved);
                     if let Some(lead) = &lead {
                         lead.received(moved);
@@ -214,7 +219,14 @@ impl Watcher {
                     }
                 }
                 _ = self.states.changed() => {}
-                () = sleep_until(since + limit) => return End::Stalled,
+                () = sleep_until(since + limit) => {
+                    // Bytes that pass through the mirror are in the file later.
+                    let before = std::mem::replace(&mut heard, self.pull.position(&growing));
+                    if heard <= before {
+                        return End::Stalled;
+                    }
+                    since = Instant::now();
+                }
             }
         }
     }
@@ -229,10 +241,16 @@ impl Watcher {
     }
 
     /// The limit for the next byte. `bytes` have come in the time `taken` since the source was decided.
-    fn limit(&self, state: &State, is_full: bool, (bytes, taken): (u64, Duration)) -> Duration {
+    /// `has_written`: the file has grown since this node leads.
+    fn limit(
+        &self,
+        state: &State,
+        (has_written, is_full): (bool, bool),
+        (bytes, taken): (u64, Duration),
+    ) -> Duration {
         match state.role {
             _ if is_full => COMMIT_LIMIT,
-            role if state.has_begun || matches!(role, Role::Follows(_)) => {
+            role if has_written || matches!(role, Role::Follows(_)) => {
                 role.stall_limit(bytes, taken)
             }
             _ if self.shared.store.downloads_share_slots() => QUEUE_LIMIT,

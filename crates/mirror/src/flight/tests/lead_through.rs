@@ -59,6 +59,11 @@ async fn a_layer_of_a_public_repository_is_fetched_for_the_client_and_for_follow
         "before containerd has written it"
     );
     node.script.told(PullProgress::Begun { size }).await;
+    let mut later = node.follow_first(&digest).await;
+    assert!(
+        later.read(MIB).await == bytes[..MIB],
+        "what passed before, and is not in the file"
+    );
     let (rest, is_all) = answer.rest().await;
     assert!(is_all && rest == bytes[first.len()..]);
     ingest.write(&bytes);
@@ -74,6 +79,22 @@ async fn a_layer_of_a_public_repository_is_fetched_for_the_client_and_for_follow
     let answer = node.own_from(&digest, &[(RANGE, "bytes=1048576-")]).await;
     assert_eq!(answer.0.status(), StatusCode::PARTIAL_CONTENT);
     assert!(answer.rest().await == (bytes.slice(MIB..), true));
+}
+
+/// Bytes pass at less than a step of containerd in 3 s.
+#[tokio::test]
+async fn a_slow_uplink_is_no_stall() {
+    let (bytes, digest) = layer();
+    let (node, _registry) = node_and_registry(&[&bytes]).await;
+    let size = bytes.len() as u64;
+    let _ingest = node.ingest(&digest, size);
+    node.then(Decision::Lead);
+    let mut answer = node.own(&digest).await;
+    assert!(!answer.read(1).await.is_empty());
+    node.script.told(PullProgress::Begun { size }).await;
+    tokio::time::pause();
+    advance(Duration::from_secs(30)).await;
+    assert_eq!(node.script.progress(), [PullProgress::Begun { size }]);
 }
 
 #[tokio::test]
