@@ -210,7 +210,7 @@ impl SourceRequests {
             }
             Query::Source(request) => {
                 let known = self.registries.get(cx.now, request.registry);
-                // If the registry gives each node what its link carries, leads beside others take nothing from them.
+                // If the registry gives a node what its link carries, its uplink is probably wider: leads need not wait.
                 let can_wait = (self.waits_free || request.requeue_after_ms > 0)
                     && !self.bandwidth.is_some_and(|link| known.fills(link));
                 Message::SourceRequest(SourceRequest {

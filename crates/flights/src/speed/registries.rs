@@ -178,8 +178,8 @@ impl RegistryRates {
 
     /// Judges the rate of a registry to this node as a leader. `bytes`: those since it leads. `intake`: what it receives
     /// from all sources, in bytes per second; if that is enough, its leads share the uplink with those of others.
-    /// `bandwidth`: that of its link, which is good. `is_second`: it leads beside another node. If its rate is low as well, it is that of the
-    /// registry.
+    /// `bandwidth`: that of its link, which is good. `is_second`: it leads beside another node. If its rate is low as
+    /// well, it is that of the registry.
     pub fn judge(
         &mut self,
         now: Time,
