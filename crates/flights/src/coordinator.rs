@@ -306,9 +306,9 @@ impl Coordinator {
             }
             self.requests.check_fetcher(|key| self.pulls.contains(key));
             self.requests.leads = self.pulls.leads();
-            let pulls_upstream = self.pulls.pull_upstream(now);
+            let mirror_pulls = self.pulls.mirror_pulls(now);
             self.requests
-                .set_pulls(now, self.pulls.have_begun(), pulls_upstream);
+                .set_pulls(now, self.pulls.have_begun(), mirror_pulls);
             let cx = &mut Context::new(now, view, &mut self.out);
             self.requests.tell_waits_free(cx);
             match self.out.next() {

@@ -72,7 +72,7 @@ pub(crate) struct Ledger {
     /// A pull of this node has begun, and goes on.
     pub has_pull: bool,
     /// This node's mirror pulls from upstream.
-    pub pulls_upstream: bool,
+    pub mirror_pulls: bool,
 }
 
 /// The rate at which this node receives from all sources.
@@ -218,12 +218,12 @@ impl Ledger {
 
     /// Whether waiting costs nothing now: this node receives other objects, or pulls them from upstream.
     pub fn waits_free(&self, now: Time) -> bool {
-        self.pulls_upstream || (self.has_pull && self.intake.receives(now))
+        self.mirror_pulls || (self.has_pull && self.intake.receives(now))
     }
 
     /// Until when waiting costs nothing if no more bytes arrive. `None`: that is open, or it costs already.
     pub fn waits_free_until(&self) -> Option<Time> {
-        let receives = self.has_pull && !self.pulls_upstream;
+        let receives = self.has_pull && !self.mirror_pulls;
         receives.then_some(self.intake.receives_until)
     }
 

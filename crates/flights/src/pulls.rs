@@ -138,7 +138,7 @@ impl Pulls {
     }
 
     /// Whether the mirror pulls an object from upstream. If no byte has come in time, it may have failed.
-    pub fn pull_upstream(&self, now: Time) -> bool {
+    pub fn mirror_pulls(&self, now: Time) -> bool {
         self.pulls.values().any(|pull| {
             let is_in_time = now.since(pull.since) < MIRROR_BEGINS_WITHIN;
             pull.is_through_mirror && (is_in_time || pull.size.is_some())

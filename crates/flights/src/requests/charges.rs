@@ -27,12 +27,12 @@ impl SourceRequests {
     }
 
     /// Records whether a pull of this node has begun and goes on, and whether its mirror pulls from upstream.
-    pub fn set_pulls(&mut self, now: Time, has_pull: bool, pulls_upstream: bool) {
+    pub fn set_pulls(&mut self, now: Time, has_pull: bool, mirror_pulls: bool) {
         let ledger = &self.ledger;
-        if (ledger.has_pull, ledger.pulls_upstream) != (has_pull, pulls_upstream) {
+        if (ledger.has_pull, ledger.mirror_pulls) != (has_pull, mirror_pulls) {
             self.settle_all(now);
             self.ledger.has_pull = has_pull;
-            self.ledger.pulls_upstream = pulls_upstream;
+            self.ledger.mirror_pulls = mirror_pulls;
             self.settle_all(now);
         }
     }
