@@ -94,11 +94,9 @@ impl Arbiter {
         }
         use_or_drop_source(flight, now, &from, &request)?;
         Ok(match flight.stop_waiting(&asker) {
-            Some(waiter) if waiter.request.request_number() == number => Waiter {
-                request,
-                asker: from,
-                ..waiter
-            },
+            Some(waiter) if waiter.request.request_number() == number => {
+                waiter.repeated(from, request)
+            }
             _ => Waiter::new(now, from, request),
         })
     }

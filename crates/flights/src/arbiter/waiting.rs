@@ -42,6 +42,18 @@ impl Waiter {
         }
     }
 
+    /// The same request once more, with what its node says now.
+    pub fn repeated(mut self, asker: Asker, request: SourceRequest) -> Self {
+        if let Some(passed_on) = &mut self.passed_on {
+            passed_on.is_outdated |= request != self.request;
+        }
+        Self {
+            asker,
+            request,
+            ..self
+        }
+    }
+
     /// Its request, as it is recorded with the source that it becomes.
     pub fn asked(&self) -> Asked {
         Asked {

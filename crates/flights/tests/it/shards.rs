@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use flights::slots::{Scope, Slot};
-use flights::{Decision, Key, NodeId, PullProgress, Received, SourceRequest, Time, nodes_field};
+use flights::{Decision, Key, NodeId, PullProgress, Received, SourceRequest, Time, node_field, nodes_field};
 
 use crate::cluster::{id, index, wanted};
 use crate::coordinators::{Coordinators, Directory};
@@ -257,6 +257,47 @@ fn a_lead_that_asks_again_in_its_shard_leads_for_all() {
     }
     let told = coordinators.with(other, |coordinator, _| coordinator.take_decisions());
     assert!(told.is_empty(), "{told:?}");
+}
+
+/// Otherwise the global arbiter would hold the lead for a node that has nothing else to do.
+#[test]
+fn the_global_arbiter_learns_what_a_node_says_while_it_waits() {
+    let all = Directory::new(0..4_200);
+    let mut coordinators = Coordinators::new(4_200, |_| &all);
+    let nodes = some_of(&all, 2);
+    let (node, better) = (nodes[0], nodes[4]);
+    let led = Key::of("sha256:led");
+    let request = |key| SourceRequest {
+        leads_at_once: true,
+        ..wanted(key)
+    };
+    let run = |coordinators: &mut Coordinators<'_>, millis: std::ops::Range<u64>| {
+        let mut told = Vec::new();
+        for now in millis.step_by(50).map(Time) {
+            coordinators.deliver(now);
+            coordinators.tick(now);
+            told.extend(decisions(coordinators, &[node]).into_values());
+        }
+        told
+    };
+    coordinators.with(node, |coordinator, view| {
+        coordinator.request_source(Time(0), request(led), view)
+    });
+    assert_eq!(run(&mut coordinators, 0..500), [Decision::Lead]);
+    coordinators.with(node, |coordinator, view| {
+        let begun = PullProgress::Begun { size: 30_000_000 };
+        coordinator.report(Time(500), led, begun, view);
+        let waits = SourceRequest {
+            preferred_leader: node_field(Some(id(better))),
+            ..request(Key::of("sha256:awaited"))
+        };
+        coordinator.request_source(Time(500), waits, view)
+    });
+    assert_eq!(run(&mut coordinators, 500..5_000), [], "it leads another");
+    coordinators.with(node, |coordinator, view| {
+        coordinator.report(Time(5_000), led, PullProgress::Done, view);
+    });
+    assert_eq!(run(&mut coordinators, 5_000..5_200), [Decision::Lead]);
 }
 
 /// Requests an object for which other shards may have to be searched. Returns the decision.
