@@ -29,6 +29,8 @@ pub enum PullProgress {
         /// Bytes of the whole object.
         size: u64,
     },
+    /// The mirror cannot fetch the object that it leads: its client does.
+    LeftToClient,
     /// The object is complete here.
     Done,
     /// The pull ended or stalled before it was complete.
@@ -198,6 +200,10 @@ impl Pulls {
             ledger.refund(pull.repository, refundable);
         }
         let state = match progress {
+            PullProgress::LeftToClient => {
+                pull.is_through_mirror = false;
+                return None;
+            }
             PullProgress::Begun { size } => {
                 pull.size = Some(size);
                 if has_begun {

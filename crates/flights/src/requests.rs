@@ -212,6 +212,7 @@ impl SourceRequests {
                 let known = self.registries.get(cx.now, request.registry);
                 // If the registry gives a node what its link carries, its uplink is probably wider: leads need not wait.
                 let can_wait = (self.waits_free || request.requeue_after_ms > 0)
+                    && self.ledger.can_hold(request.repository)
                     && !self.bandwidth.is_some_and(|link| known.fills(link));
                 Message::SourceRequest(SourceRequest {
                     number: open.number.random,

@@ -239,6 +239,12 @@ impl Flight {
         }
     }
 
+    /// Records that this mirror does not fetch an object that this node leads: the client does.
+    pub fn leave_to_client(&self, digest: &Digest) {
+        let flights = &self.shared.flights;
+        flights.report(digest, PullProgress::LeftToClient);
+    }
+
     /// Sets whether other nodes may have what this node pulls.
     pub fn share(&self, digest: &Digest, sharing: Sharing) {
         if let Some(pull) = self.shared.pulls.get(digest) {

@@ -113,6 +113,7 @@ impl LeadThrough {
             Err(_) => format!("no answer within {ANSWER_LIMIT:?}"),
         };
         self.avoid(&origin.registry, digest, &error);
+        self.flight.leave_to_client(digest);
         if let Some(attempts) = &target.pull.attempts {
             attempts.budget().charge(began.elapsed());
         }

@@ -332,55 +332,90 @@ fn who_lags_leads_if_nobody_else_asks() {
     }
 }
 
-/// What the mirror of a node pulls of another object.
+/// What a node that leads at once does for another object when it asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Other {
     Nothing,
-    WithoutAByte,
-    Bytes,
+    /// Its mirror fetches it, without a byte so far.
+    Fetches,
+    /// Its mirror fetches it, with bytes.
+    Receives,
+    /// Its mirror has left it to containerd, which has bytes.
+    LeftToClient,
 }
 
-/// How long a lead is held for another node. `leads_at_once`: see the protocol.
-fn held_for(leads_at_once: bool, other: Other) -> Duration {
-    let all = Directory::new(0..16);
-    let mut flight = Asking::new(&all);
+/// A flight in which node 1 leads another object. See [`Other`].
+fn leading_another(all: &Directory, other: Other) -> Asking<'_> {
+    let mut flight = Asking::new(all);
+    let key = std::mem::replace(&mut flight.key, Key::of("sha256:other"));
     if other != Other::Nothing {
-        let key = std::mem::replace(&mut flight.key, Key::of("sha256:other"));
         let request = SourceRequest {
             leads_at_once: true,
-            ..wanted(flight.key)
+            ..of_registry(flight.key)
         };
         assert_eq!(flight.want(1, request), Some(Decision::Lead));
-        if other == Other::Bytes {
-            flight.report(1, BEGUN);
-        }
-        flight.key = key;
     }
+    if other == Other::LeftToClient {
+        flight.report(1, PullProgress::LeftToClient);
+    }
+    if matches!(other, Other::Receives | Other::LeftToClient) {
+        flight.report(1, BEGUN);
+    }
+    flight.key = key;
+    flight
+}
+
+/// How many milliseconds the lead is held for node 2 if node 1 asks. `leads_at_once`: see the protocol.
+fn held_for(flight: &mut Asking<'_>, leads_at_once: bool) -> u128 {
     let request = SourceRequest {
         preferred_leader: node_field(Some(id(2))),
         leads_at_once,
-        ..wanted(flight.key)
+        size: Some(32 * 1024 * 1024),
+        ..of_registry(flight.key)
     };
     assert_eq!(flight.want(1, request), None);
     let began = flight.now;
     while flight.wait(Duration::from_millis(50), 1..2).is_empty() {}
-    flight.now.since(began)
+    flight.now.since(began).as_millis()
 }
 
 #[test]
 fn a_lead_is_held_for_the_leader_of_the_manifest_while_waiting_costs_nothing() {
+    let all = Directory::new(0..16);
     for (leads_at_once, other, millis) in [
         (false, Other::Nothing, 300..500),
-        (false, Other::Bytes, 300..500),
+        (false, Other::Receives, 300..500),
         (true, Other::Nothing, 300..500),
-        (true, Other::WithoutAByte, 2_000..3_000),
-        (true, Other::Bytes, 15_000..15_500),
+        (true, Other::Fetches, 2_000..3_000),
+        (true, Other::Receives, 15_000..15_500),
+        (true, Other::LeftToClient, 300..500),
     ] {
-        let held_for = held_for(leads_at_once, other).as_millis();
+        let held_for = held_for(&mut leading_another(&all, other), leads_at_once);
         assert!(
             millis.contains(&held_for),
             "{leads_at_once} {other:?}: {held_for} ms"
         );
+    }
+}
+
+#[test]
+fn a_pull_that_has_waited_in_vain_for_the_leader_of_the_manifest_waits_no_more() {
+    let all = Directory::new(0..16);
+    let mut flight = leading_another(&all, Other::Receives);
+    assert!(held_for(&mut flight, true) >= 15_000);
+    flight.key = Key::of("sha256:next");
+    assert!(held_for(&mut flight, true) < 500);
+}
+
+/// The uplink is wider than the links of nodes, so leads need not wait for each other.
+#[test]
+fn a_lead_is_not_held_if_the_registry_gives_what_the_link_carries() {
+    let all = Directory::new(0..16);
+    for (given, is_held) in [(9_000_000, false), (5_000_000, true)] {
+        let mut flight = leading_another(&all, Other::Receives);
+        flight.test_link(1, false);
+        assert!(!leaves_followers(&mut flight, 1, [given; 5]));
+        assert_eq!(held_for(&mut flight, true) > 10_000, is_held, "{given}");
     }
 }
 

@@ -186,7 +186,7 @@ fn must_be_queued(command: &FlightCommand) -> bool {
     match command {
         FlightCommand::Report(_, progress) => match progress {
             PullProgress::Done | PullProgress::Failed | PullProgress::Wrong => true,
-            PullProgress::Begun { .. } => false,
+            PullProgress::Begun { .. } | PullProgress::LeftToClient => false,
         },
         FlightCommand::RequestSource(..) | FlightCommand::LinkTested(_) => true,
         FlightCommand::Observe(_) | FlightCommand::Charge(..) => false,

@@ -137,6 +137,7 @@ async fn a_registry_without_an_answer_costs_a_moment_once() {
     let started = Instant::now();
     node.lead(&digest, bytes.len() as u64).await;
     assert_eq!(started.elapsed(), Duration::from_millis(1_500));
+    assert_eq!(node.script.progress(), [PullProgress::LeftToClient]);
     node.lead(&Digest::sha256(b"other"), 5).await;
     assert_eq!(started.elapsed(), Duration::from_millis(1_500));
     assert_eq!(told(&node), [true, false]);
