@@ -102,6 +102,8 @@ pub struct Pulling {
     pub is_lenient: bool,
     /// Downloads share the slots of a node: those that wait for others to begin are retried later.
     pub requeue_after: bool,
+    /// The mirrors of nodes fetch what these lead, and node 0 is the leader of the manifest.
+    pub leads_at_once: bool,
     /// The number of steps for which a ring has existed.
     ring_lasts: u64,
 }
@@ -123,6 +125,7 @@ impl Pulling {
             ended: None,
             is_lenient: false,
             requeue_after: false,
+            leads_at_once: false,
             ring_lasts: 0,
         }
     }
@@ -154,6 +157,8 @@ impl Pulling {
             failed_sources: nodes_field(failed.into_iter().rev()),
             slow_source: node_field(slow),
             requeue_after_ms,
+            leads_at_once: self.leads_at_once,
+            preferred_leader: node_field(self.leads_at_once.then(|| id(0))),
             ..wanted(self.keys[object])
         };
         let from = self.cluster.now;

@@ -14,6 +14,8 @@ const OBJECTS: usize = 3;
 const LIMIT: u64 = BUDGET.as_millis() as u64 + FIRST_BYTE;
 /// The most that waiting for a slow upstream is free, in milliseconds.
 const SLOW_UPSTREAM: u64 = 12_000;
+/// The most that a request waits while its node receives, in milliseconds.
+const MAX_WAIT: u64 = 22_000;
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -66,6 +68,8 @@ struct Schedule {
     shard: usize,
     /// Whether downloads share the slots of a node.
     requeue_after: bool,
+    /// Whether mirrors fetch what their nodes lead.
+    leads_at_once: bool,
     lost: u64,
     doubled: u64,
     latency: u64,
@@ -78,6 +82,9 @@ impl Schedule {
     fn limit<'a>(&self, mut waits: impl Iterator<Item = &'a Wait>) -> u64 {
         let is_one = self.shard > self.nodes;
         let second_arbiter = if is_one { 0 } else { FIRST_BYTE };
+        if self.leads_at_once {
+            return MAX_WAIT;
+        }
         let is_slow = waits.any(|wait| wait.for_slow_upstream);
         LIMIT + second_arbiter + if is_slow { SLOW_UPSTREAM } else { 0 }
     }
@@ -121,12 +128,13 @@ fn schedule(is_calm: bool) -> impl Strategy<Value = Schedule> {
     let actions = prop::collection::vec((0..8_u64, action(is_calm)), 1..40);
     // Each node alone, a few shards, or one shard.
     let cluster = prop_oneof![(2..7_usize, Just(usize::MAX)), (4..12_usize, 1..4_usize)];
-    let chance = any::<(u64, bool)>();
+    let chance = any::<(u64, bool, bool)>();
     (cluster, chance, lost, 0..200_u64, latency, actions).prop_map(
-        |((nodes, shard), (seed, requeue_after), lost, doubled, latency, actions)| Schedule {
+        |((nodes, shard), (seed, requeue_after, leads_at_once), lost, doubled, latency, actions)| Schedule {
             nodes,
             shard,
             requeue_after,
+            leads_at_once,
             seed,
             lost,
             doubled,
@@ -161,6 +169,7 @@ fn run(
     let mut pulling = Pulling::new(cluster, OBJECTS);
     pulling.is_lenient = is_lenient;
     pulling.requeue_after = schedule.requeue_after;
+    pulling.leads_at_once = schedule.leads_at_once;
     let mut step = |pulling: &mut Pulling| {
         let came = pulling.step();
         in_time(pulling, schedule)?;
@@ -175,7 +184,7 @@ fn run(
     }
     act(&mut pulling, schedule.nodes, &Action::Heal);
     pulling.denied.fill(false);
-    for _ in 0..25_000 / STEP_MILLIS {
+    for _ in 0..(MAX_WAIT + 3_000) / STEP_MILLIS {
         step(&mut pulling)?;
     }
     for ((node, object), pull) in &pulling.pulls {
@@ -184,7 +193,9 @@ fn run(
     for node in (0..schedule.nodes).filter(|n| pulling.cluster.is_up(*n)) {
         prop_assert_eq!(pulling.cluster.node(node).pending_requests(), 0);
     }
-    budgets(&pulling, schedule)?;
+    if !schedule.leads_at_once {
+        budgets(&pulling, schedule)?;
+    }
     Ok(pulling)
 }
 
@@ -319,8 +330,9 @@ proptest! {
                 prop_assert!(sound.count() <= most, "{:?} lead {}", leads, object);
             }
             for (node, object, decision) in came {
-                // Of several arbiters, none sees all requests.
-                if is_one && *decision == Decision::Lead && is_settled(pulling) {
+                // Of several arbiters, none sees all requests. Nodes that can wait do not mind who leads.
+                let can_wait = schedule.leads_at_once;
+                if is_one && !can_wait && *decision == Decision::Lead && is_settled(pulling) {
                     lets_others(pulling, *node, *object)?;
                 }
             }
