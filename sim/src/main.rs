@@ -68,6 +68,9 @@ struct Args {
     /// containerd up to 2.0: three downloads at once for each image, instead of for the node
     #[arg(long)]
     old_containerd: bool,
+    /// All nodes have pulled another image from the registry before
+    #[arg(long)]
+    known: bool,
     /// The registry asks for credentials, so mirrors do not pull the layers that their nodes lead
     #[arg(long)]
     private: bool,
@@ -78,7 +81,7 @@ struct Args {
     #[arg(long)]
     json: bool,
     /// Write docs/simulation.md and docs/simulation.svg too
-    #[arg(long, conflicts_with_all = ["quick", "upstream", "layers", "private"])]
+    #[arg(long, conflicts_with_all = ["quick", "upstream", "layers", "known", "private"])]
     write_docs: bool,
 }
 
@@ -97,6 +100,7 @@ impl Args {
             link: link * 1e6,
             upstream: self.upstream,
             layers: self.layers,
+            known: self.known,
             spread: self.spread * setup::MILLI,
         }
     }

@@ -67,6 +67,8 @@ pub struct Common {
     pub upstream: f64,
     /// The layers of [`Scenario::ManyLayers`].
     pub layers: u32,
+    /// All nodes have pulled another image from the registry.
+    pub known: bool,
     /// The time within which nodes start that are told to pull at once.
     pub spread: Micros,
 }
@@ -126,6 +128,9 @@ impl Scenario {
             step: 0,
             limit: 0,
         };
+        if common.known || self == Self::SlowedAgain {
+            setup.before = Some(setup.image(&LAYERS));
+        }
         match self {
             Self::OneLayer => setup.image(&[LAYERS.iter().sum()]),
             Self::ManyLayers => {
@@ -135,10 +140,6 @@ impl Scenario {
             Self::TwoImages => {
                 setup.image(&LAYERS);
                 setup.image(&LAYERS.map(|layer| layer + MB))
-            }
-            Self::SlowedAgain => {
-                setup.before = Some(setup.image(&LAYERS));
-                setup.image(&LAYERS)
             }
             _ => setup.image(&LAYERS),
         };

@@ -10,6 +10,7 @@ fn common(seed: u64, mode: Mode) -> Common {
         mirrors_pull: true,
         link: 200e6,
         upstream: 10.0,
+        known: false,
         layers: 40,
         spread: 200 * setup::MILLI,
     }

@@ -310,7 +310,7 @@ impl Coordinator {
             self.requests
                 .set_pulls(now, self.pulls.have_begun(), mirror_pulls);
             let cx = &mut Context::new(now, view, &mut self.out);
-            self.requests.tell_waits_free(cx);
+            self.requests.tell_can_wait(cx);
             match self.out.next() {
                 Some((to, passed)) if to == me => self.take(now, me, passed, view),
                 Some((to, (on_behalf_of, message))) => {

@@ -45,8 +45,6 @@ struct PullBudget {
     settled: Time,
     /// How long requests have waited for leaders without a charge, less the time in which this node received.
     waited_free: Duration,
-    /// A lead was held for the leader of the manifest, who did not ask.
-    was_held_in_vain: bool,
     /// The last leader that this pull waited for failed, or the source that it was told to follow instead.
     last_lead_failed: bool,
     /// Upstream has failed this node, and has sent nothing since.
@@ -156,7 +154,6 @@ impl Ledger {
             non_refundable: Duration::ZERO,
             settled: now,
             waited_free: Duration::ZERO,
-            was_held_in_vain: false,
             last_lead_failed: false,
             upstream_fails: false,
             used: now,
@@ -228,19 +225,6 @@ impl Ledger {
     pub fn waits_free_until(&self) -> Option<Time> {
         let receives = self.has_pull && !self.mirror_pulls;
         receives.then_some(self.intake.receives_until)
-    }
-
-    /// Records that a lead was held for the leader of the manifest as long as can be, and it did not ask.
-    pub fn held_in_vain(&mut self, repository: u64) {
-        if let Some(account) = self.accounts.get_mut(&repository) {
-            account.was_held_in_vain = true;
-        }
-    }
-
-    /// Whether leads of this pull can be held for the leader of the manifest: it takes part, as far as is known.
-    pub fn can_hold(&self, repository: u64) -> bool {
-        let account = self.accounts.get(&repository);
-        account.is_none_or(|account| !account.was_held_in_vain)
     }
 
     /// Records whether the leader that the pull waited for succeeded.

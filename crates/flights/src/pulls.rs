@@ -282,6 +282,12 @@ impl Pulls {
         pulls.any(|pull| pull.reported_to.as_ref() == Some(arbiter))
     }
 
+    /// Whether the mirror fetches what this node leads from a registry.
+    pub fn lead_through_mirror(&self, registry: u64) -> bool {
+        let mut pulls = self.pulls.values();
+        pulls.any(|pull| pull.is_through_mirror && pull.leads_from(registry))
+    }
+
     /// Whether this node leads from a registry beside another leader.
     pub fn leads_beside_another(&self, registry: u64) -> bool {
         let mut pulls = self.pulls.values();

@@ -72,7 +72,7 @@ pub(crate) struct SourceRequests {
     pub leads: bool,
     /// The bandwidth of this node's link in bytes per second, once known.
     pub bandwidth: Option<u64>,
-    /// Whether waiting costs nothing, as the owners of pending requests were told.
+    /// Whether waiting cost nothing at the last check.
     waits_free: bool,
     completed: Vec<CompletedRequest>,
     /// The answers to lookups.
@@ -130,6 +130,7 @@ impl SourceRequests {
             asked: None,
             all_asked: BTreeSet::new(),
             lead: None,
+            can_wait: false,
             lead_is_late: false,
             redirects: 0,
             silent: Vec::new(),
@@ -181,6 +182,7 @@ impl SourceRequests {
 
     /// Sends a request to `to`, or to the first owner that is not silent. Gives up if there is none.
     fn ask(&mut self, sequence: u64, to: Option<NodeId>, cx: &mut Context<'_, impl View>) {
+        let can_wait = self.can_wait(cx.now, sequence);
         let Some(open) = self.open.get_mut(&sequence) else {
             return;
         };
@@ -195,6 +197,7 @@ impl SourceRequests {
             return;
         };
         open.all_asked.insert(to);
+        open.can_wait = can_wait;
         match &mut open.asked {
             Some(asked) if asked.owner == to => asked.repeat(),
             asked => *asked = Some(AskedOwner::new(cx.now, to)),
@@ -210,10 +213,6 @@ impl SourceRequests {
             }
             Query::Source(request) => {
                 let known = self.registries.get(cx.now, request.registry);
-                // If the registry gives a node what its link carries, its uplink is probably wider: leads need not wait.
-                let can_wait = (self.waits_free || request.requeue_after_ms > 0)
-                    && self.ledger.can_hold(request.repository)
-                    && !self.bandwidth.is_some_and(|link| known.fills(link));
                 Message::SourceRequest(SourceRequest {
                     number: open.number.random,
                     sequence,
@@ -293,13 +292,29 @@ impl SourceRequests {
         }
     }
 
-    /// Tells the owners of pending requests if waiting begins to cost something, or ceases to.
-    pub fn tell_waits_free(&mut self, cx: &mut Context<'_, impl View>) {
-        let waits_free = self.ledger.waits_free(cx.now);
-        if std::mem::replace(&mut self.waits_free, waits_free) == waits_free {
-            return;
-        }
-        for sequence in self.sequences(PendingRequest::leads_at_once) {
+    /// Whether a request rather waits for the leader of the manifest than leads beside it.
+    fn can_wait(&self, now: Time, sequence: u64) -> bool {
+        let Some(Query::Source(request)) = self.open.get(&sequence).map(|open| &open.query) else {
+            return false;
+        };
+        let may_wait = self.ledger.waits_free(now) || request.requeue_after_ms > 0;
+        let leads_beside = || !self.ledger.mirror_pulls && self.fills_link(now, request.registry);
+        request.leads_at_once && may_wait && !leads_beside()
+    }
+
+    /// Whether a registry gives a node what its link carries. Then its uplink is probably wider, and nodes lead at once.
+    pub fn fills_link(&self, now: Time, registry: u64) -> bool {
+        let known = self.registries.get(now, registry);
+        self.bandwidth.is_some_and(|link| known.fills(link))
+    }
+
+    /// Tells the owners of pending requests if these begin to wait for the leader of the manifest, or cease to.
+    pub fn tell_can_wait(&mut self, cx: &mut Context<'_, impl View>) {
+        self.waits_free = self.ledger.waits_free(cx.now);
+        let open = self.open.iter();
+        let is_news =
+            open.filter(|(sequence, open)| open.can_wait != self.can_wait(cx.now, **sequence));
+        for sequence in is_news.map(|(sequence, _)| *sequence).collect::<Vec<_>>() {
             self.repeat(sequence, cx);
         }
     }

@@ -11,7 +11,7 @@ mod source_watch;
 
 pub(crate) use link::Link;
 pub use link::{Condition, LinkState, LinkTest};
-pub(crate) use registries::{FIRST_STEPS_MAX, LeadRate, RegistryRates};
+pub(crate) use registries::{FIRST_STEPS_MAX, LeadRate, LeadSample, RegistryRates};
 pub use slow_sources::SlowSources;
 pub use source_watch::{SourceStatus, SourceWatch, Starved, WatchAction};
 

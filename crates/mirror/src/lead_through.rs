@@ -92,6 +92,14 @@ impl LeadThrough {
 
     /// Fetches the rest of an object from upstream. `None`: the client must pull it.
     pub async fn find(self: &Arc<Self>, target: &Target) -> Option<Found> {
+        let found = self.fetch(target).await;
+        if let (None, Some(digest)) = (&found, target.digest()) {
+            self.flight.leave_to_client(digest);
+        }
+        found
+    }
+
+    async fn fetch(self: &Arc<Self>, target: &Target) -> Option<Found> {
         let (origin, digest) = (target.origin.as_ref()?, target.digest()?);
         let (ranges, began) = (target.ranges.as_ref(), Instant::now());
         let permit = self.memory.share(target.caller).keep(BUFFER_BYTES).await?;
@@ -113,7 +121,6 @@ impl LeadThrough {
             Err(_) => format!("no answer within {ANSWER_LIMIT:?}"),
         };
         self.avoid(&origin.registry, digest, &error);
-        self.flight.leave_to_client(digest);
         if let Some(attempts) = &target.pull.attempts {
             attempts.budget().charge(began.elapsed());
         }

@@ -20,7 +20,7 @@ const MAX_LEADS: u32 = 3;
 /// The lead is held this long for the preferred leader of an image, and for a node faster than the slow one that asks.
 const PREFER_HOLD: Duration = Duration::from_millis(300);
 /// The same for a node that begins at once and can wait. Its request must have an answer within 22 s.
-pub(crate) const CAN_WAIT_HOLD: Duration = Duration::from_secs(15);
+const CAN_WAIT_HOLD: Duration = Duration::from_secs(15);
 /// A node in leader cooldown leads only after this time, so that other nodes can ask first.
 const COOLDOWN_HOLD: Duration = Duration::from_secs(1);
 /// A node with slow sources only waits this long for another leader's first byte. Then a slow source is better than

@@ -45,7 +45,7 @@ impl Waiter {
     /// The same request once more, with what its node says now.
     pub fn repeated(mut self, asker: Asker, request: SourceRequest) -> Self {
         if let Some(passed_on) = &mut self.passed_on {
-            passed_on.is_outdated |= request != self.request;
+            passed_on.is_outdated |= what_counts(&request) != what_counts(&self.request);
         }
         Self {
             asker,
@@ -85,6 +85,27 @@ impl Waiter {
         let lead = granted.or(elsewhere).or(self.request.preferred_leader());
         lead.filter(|lead| *lead != self.asker.node)
     }
+}
+
+/// What a node says of itself and may change while it waits, as far as an arbiter's answer depends on it.
+fn what_counts(request: &SourceRequest) -> [bool; 6] {
+    let SourceRequest {
+        can_wait,
+        lead_is_late,
+        leader_cooldown,
+        is_slow,
+        leads,
+        is_fetcher,
+        ..
+    } = *request;
+    [
+        can_wait,
+        lead_is_late,
+        leader_cooldown,
+        is_slow,
+        leads,
+        is_fetcher,
+    ]
 }
 
 /// The waiting nodes, each once.

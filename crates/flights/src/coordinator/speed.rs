@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Coordinator, Event};
 use crate::Time;
 use crate::outbox::Context;
-use crate::speed::{Condition, LeadRate, LinkTest, Received};
+use crate::speed::{Condition, LeadRate, LeadSample, LinkTest, Received};
 use crate::view::View;
 
 impl Coordinator {
@@ -18,8 +18,8 @@ impl Coordinator {
             self.events.push(Event::TestLink);
         }
         self.requests.observe(now, received.rate);
-        let registries = &mut self.requests.registries;
-        registries.forget_leads_except(&received.led_bytes);
+        let requests = &mut self.requests;
+        requests.registries.forget_leads_except(&received.led_bytes);
         let condition = self.link.condition(now);
         let bandwidth = self.link.bandwidth();
         let bandwidth = bandwidth.filter(|_| condition == Condition::Starved);
@@ -29,9 +29,15 @@ impl Coordinator {
             .iter()
             .filter(|_| condition != Condition::Slow);
         for (registry, bytes) in led {
-            let is_second = self.pulls.leads_beside_another(*registry);
-            let rates = (*bytes, received.rate);
-            let judged = registries.judge(now, *registry, rates, bandwidth, is_second);
+            let sample = LeadSample {
+                bytes: *bytes,
+                intake: received.rate,
+                bandwidth,
+                is_second: self.pulls.leads_beside_another(*registry),
+                shares_uplink: self.pulls.lead_through_mirror(*registry)
+                    && requests.fills_link(now, *registry),
+            };
+            let judged = requests.registries.judge(now, *registry, sample);
             let LeadRate::BelowExpected { repeated } = judged else {
                 continue;
             };

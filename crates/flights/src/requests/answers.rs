@@ -2,7 +2,6 @@
 
 use super::pending::{AskedOwner, PendingRequest, Query};
 use super::{CompletedRequest, MAX_REDIRECTS, RequestId, SourceRequests, WaitEnd};
-use crate::arbiter::CAN_WAIT_HOLD;
 use crate::outbox::Context;
 use crate::slots::OWNERS;
 use crate::view::View;
@@ -71,10 +70,6 @@ impl SourceRequests {
             Decision::Lead | Decision::Alone => WaitEnd::InVain,
         };
         if let Some(open) = self.close(cx.now, sequence, end) {
-            let was_held = open.leads_at_once() && cx.now.since(open.started) >= CAN_WAIT_HOLD;
-            if let Some(repository) = open.repository().filter(|_| was_held) {
-                self.ledger.held_in_vain(repository);
-            }
             let refundable = self.refundable(&open);
             let Query::Source(request) = open.query else {
                 return true;

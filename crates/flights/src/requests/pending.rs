@@ -99,6 +99,8 @@ pub(super) struct PendingRequest {
     /// All owners that were asked. Answers of other nodes do not count.
     pub all_asked: BTreeSet<NodeId>,
     pub lead: Option<Lead>,
+    /// The owner was told that this node can wait for the leader of the manifest.
+    pub can_wait: bool,
     /// The owner was told that the leader is late.
     pub lead_is_late: bool,
     pub redirects: u8,
@@ -147,10 +149,6 @@ impl PendingRequest {
             Query::Source(request) => Duration::from_millis(request.requeue_after_ms.into()),
             Query::Holders(_) => Duration::ZERO,
         }
-    }
-
-    pub fn leads_at_once(&self) -> bool {
-        matches!(&self.query, Query::Source(request) if request.leads_at_once)
     }
 
     pub fn is_seek_for(&self, key: &Key) -> bool {

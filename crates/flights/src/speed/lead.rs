@@ -11,6 +11,8 @@ const SPEEDS_UP_FOR: Duration = Duration::from_secs(2);
 /// The time over which a rate is measured: twice the time in which all steps come, within these bounds.
 const WINDOW_MIN: Duration = Duration::from_secs(1);
 const WINDOW_MAX: Duration = Duration::from_secs(15);
+/// The shortest time over which a rate counts as that of the registry.
+const LOWER_BOUND_OVER: Duration = Duration::from_secs(2);
 
 /// The bytes received since this node leads.
 #[derive(Clone, Debug)]
@@ -44,15 +46,17 @@ impl LeadMeter {
             .map_or(self.before, |(_, bytes)| *bytes)
     }
 
-    /// The least rate of the registry, in bytes per second: on average since this node leads, without the steps that
-    /// may have come just now.
+    /// The least rate of the registry, in bytes per second: over the best time up to now, without the steps that may
+    /// have come just now.
     pub fn lower_bound(&self, now: Time) -> u64 {
-        let lasted = now.since(self.since);
-        if lasted < SPEEDS_UP_FOR + WINDOW_MIN {
-            return 0;
-        }
-        let bytes = (self.bytes() - self.before).saturating_sub(STEPS);
-        per_second(bytes, lasted)
+        let began = (self.since, self.before);
+        let times = self.observed.iter().copied().chain([began]);
+        let is_enough = |(at, _): &(Time, u64)| now.since(*at) >= LOWER_BOUND_OVER;
+        let rates = times.filter(is_enough).map(|(at, before)| {
+            let bytes = (self.bytes() - before).saturating_sub(STEPS);
+            per_second(bytes, now.since(at))
+        });
+        rates.max().unwrap_or(0)
     }
 
     /// The highest rate of the registry now, in bytes per second, over a time in which many steps come at the

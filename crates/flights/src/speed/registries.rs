@@ -24,7 +24,7 @@ const TRIED_IN_VAIN: Duration = Duration::from_secs(3);
 const JUDGING_PAUSE: Duration = Duration::from_secs(60);
 /// A pause in judging that ends this much later than the known one is a new one.
 const NEWER: Duration = Duration::from_millis(500);
-/// The time for which a known rate of a registry predicts how long its bytes may take.
+/// The time for which a known rate of a registry predicts how long its bytes may take, and what limits a lead.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// The most time that a slow registry justifies waiting for its first steps.
 pub(crate) const FIRST_STEPS_MAX: Duration = Duration::from_secs(12);
@@ -41,6 +41,21 @@ pub(crate) enum LeadRate {
     BelowExpected { repeated: bool },
 }
 
+/// What a node that leads from a registry receives, in bytes and bytes per second.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LeadSample {
+    /// The bytes received since it leads.
+    pub bytes: u64,
+    /// The rate from all sources. If that is enough, its leads share the uplink with those of others.
+    pub intake: u64,
+    /// The bandwidth of its link, which is good.
+    pub bandwidth: Option<u64>,
+    /// It leads beside another node. If its rate is low as well, it is that of the registry.
+    pub is_second: bool,
+    /// Many nodes lead objects at once, so its rate shows nothing.
+    pub shares_uplink: bool,
+}
+
 impl KnownRate {
     /// The rate, as far as it still counts.
     pub fn current(self) -> u64 {
@@ -50,7 +65,11 @@ impl KnownRate {
 
     /// Whether a link of this bandwidth, in bytes per second, is what limits a node that leads.
     pub fn fills(self, bandwidth: u64) -> bool {
-        self.rate > bandwidth / 4 * 3
+        self.is_remembered() && self.rate > bandwidth / 4 * 3
+    }
+
+    fn is_remembered(self) -> bool {
+        u64::from(self.age_s) < REMEMBERED_FOR.as_secs()
     }
 
     /// Whether a node that knows `theirs` should learn this rate.
@@ -150,9 +169,8 @@ impl RegistryRates {
     /// at most. Zero if that rate is unknown.
     pub fn first_steps(&self, now: Time, registry: u64) -> Duration {
         let known = self.get(now, registry);
-        let is_remembered = u64::from(known.age_s) < REMEMBERED_FOR.as_secs();
         let millis = STEPS.saturating_mul(1_000).checked_div(known.rate);
-        let took = Duration::from_millis(millis.filter(|_| is_remembered).unwrap_or(0));
+        let took = Duration::from_millis(millis.filter(|_| known.is_remembered()).unwrap_or(0));
         took.min(FIRST_STEPS_MAX)
     }
 
@@ -176,18 +194,8 @@ impl RegistryRates {
         }
     }
 
-    /// Judges the rate of a registry to this node as a leader. `bytes`: those since it leads. `intake`: what it receives
-    /// from all sources, in bytes per second; if that is enough, its leads share the uplink with those of others.
-    /// `bandwidth`: that of its link, which is good. `is_second`: it leads beside another node. If its rate is low as
-    /// well, it is that of the registry.
-    pub fn judge(
-        &mut self,
-        now: Time,
-        registry: u64,
-        (bytes, intake): (u64, u64),
-        bandwidth: Option<u64>,
-        is_second: bool,
-    ) -> LeadRate {
+    /// Judges the rate of a registry to this node as a leader.
+    pub fn judge(&mut self, now: Time, registry: u64, sample: LeadSample) -> LeadRate {
         let Some(known) = self.entry(registry) else {
             return LeadRate::Fine;
         };
@@ -195,14 +203,14 @@ impl RegistryRates {
         let usual = if known.is_confirmed {
             Some(usual)
         } else {
-            bandwidth
+            sample.bandwidth
         };
         // It has ended meanwhile, and another one has begun.
-        known.lead.take_if(|lead| bytes < lead.bytes());
+        known.lead.take_if(|lead| sample.bytes < lead.bytes());
         let lead = known
             .lead
-            .get_or_insert_with(|| LeadMeter::begin(now, bytes));
-        lead.record(now, bytes);
+            .get_or_insert_with(|| LeadMeter::begin(now, sample.bytes));
+        lead.record(now, sample.bytes);
         let (lower_bound, upper_bound) = (
             lead.lower_bound(now),
             lead.upper_bound(now, usual.unwrap_or(0)),
@@ -213,10 +221,12 @@ impl RegistryRates {
         let Some(little) = upper_bound.filter(is_little) else {
             return LeadRate::Fine;
         };
-        if !is_second && (now < known.judging_paused_until || !is_little(&intake)) {
+        let is_paused = now < known.judging_paused_until;
+        let is_first = !sample.is_second;
+        if sample.shares_uplink || is_first && (is_paused || !is_little(&sample.intake)) {
             return LeadRate::Fine;
         }
-        if is_second {
+        if sample.is_second {
             // 0 means unknown.
             known.set(now, little.max(1), Duration::ZERO);
             known.is_confirmed = true;
@@ -281,12 +291,24 @@ mod tests {
         }
     }
 
+    fn sample(bytes: u64, intake: u64) -> LeadSample {
+        LeadSample {
+            bytes,
+            intake,
+            ..LeadSample::default()
+        }
+    }
+
     /// Leads for this many seconds and receives `LITTLE`, where others know `USUAL`. Returns the first finding.
     fn lead(rates: &mut RegistryRates, now: &mut Time, seconds: u64, is_second: bool) -> LeadRate {
         let mut found = LeadRate::Fine;
         for _ in 0..seconds {
             *now = now.after(Duration::from_secs(1));
-            let judged = rates.judge(*now, 7, (now.0 * LITTLE / 1_000, LITTLE), None, is_second);
+            let sample = LeadSample {
+                is_second,
+                ..sample(now.0 * LITTLE / 1_000, LITTLE)
+            };
+            let judged = rates.judge(*now, 7, sample);
             if found == LeadRate::Fine {
                 found = judged;
             }
@@ -348,11 +370,26 @@ mod tests {
         for (intake, found) in [(USUAL / 4, LeadRate::Fine), (USUAL / 5, FIRST)] {
             let mut judged = (0..JUDGED_AFTER).map(|_| {
                 now = now.after(Duration::from_secs(1));
-                rates.judge(now, 7, (now.0 * LITTLE / 1_000, intake), None, false)
+                rates.judge(now, 7, sample(now.0 * LITTLE / 1_000, intake))
             });
             let is_found = |judged: &LeadRate| *judged != LeadRate::Fine;
             let judged = judged.find(is_found).unwrap_or(LeadRate::Fine);
             assert_eq!(judged, found, "{intake}");
+        }
+    }
+
+    /// The registry's uplink is wider than a link, so the mirrors of all nodes lead at once.
+    #[test]
+    fn a_lead_is_not_slow_while_many_nodes_lead_at_once() {
+        let (mut rates, mut now) = (RegistryRates::default(), Time(0));
+        rates.learn(now, 7, known(USUAL));
+        for _ in 0..2 * JUDGED_AFTER {
+            now = now.after(Duration::from_secs(1));
+            let sample = LeadSample {
+                shares_uplink: true,
+                ..sample(now.0 * LITTLE / 1_000, LITTLE)
+            };
+            assert_eq!(rates.judge(now, 7, sample), LeadRate::Fine);
         }
     }
 
@@ -374,7 +411,7 @@ mod tests {
             let now = Time(step * 250);
             let steps = 3 * 1024 * 1024;
             let bytes = steps + now.0 * rate / 1_000 / steps * steps;
-            let judged = rates.judge(now, 7, (bytes, rate), None, false);
+            let judged = rates.judge(now, 7, sample(bytes, rate));
             assert_eq!(judged, LeadRate::Fine, "{now:?}");
             assert!(rates.get(now, 7).rate <= rate, "{now:?}");
         }

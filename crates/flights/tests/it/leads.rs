@@ -398,24 +398,31 @@ fn a_lead_is_held_for_the_leader_of_the_manifest_while_waiting_costs_nothing() {
     }
 }
 
+/// If the registry gives a node what its link carries, its uplink is probably wider.
 #[test]
-fn a_pull_that_has_waited_in_vain_for_the_leader_of_the_manifest_waits_no_more() {
+fn a_node_without_a_lead_leads_at_once_if_the_registry_gives_what_the_link_carries() {
     let all = Directory::new(0..16);
-    let mut flight = leading_another(&all, Other::Receives);
-    assert!(held_for(&mut flight, true) >= 15_000);
-    flight.key = Key::of("sha256:next");
-    assert!(held_for(&mut flight, true) < 500);
-}
-
-/// The uplink is wider than the links of nodes, so leads need not wait for each other.
-#[test]
-fn a_lead_is_not_held_if_the_registry_gives_what_the_link_carries() {
-    let all = Directory::new(0..16);
-    for (given, is_held) in [(9_000_000, false), (5_000_000, true)] {
+    for (given, leads) in [(9_000_000, true), (5_000_000, false)] {
         let mut flight = leading_another(&all, Other::Receives);
         flight.test_link(1, false);
         assert!(!leaves_followers(&mut flight, 1, [given; 5]));
-        assert_eq!(held_for(&mut flight, true) > 10_000, is_held, "{given}");
+        let request = SourceRequest {
+            preferred_leader: node_field(Some(id(2))),
+            leads_at_once: true,
+            requeue_after_ms: 2_000,
+            ..of_registry(flight.key)
+        };
+        assert_eq!(flight.want(1, request), None);
+        let came = flight.wait(Duration::from_millis(1_500), 1..2);
+        assert_eq!(came, [], "it leads another object");
+        flight.key = Key::of("sha256:other");
+        flight.report(1, PullProgress::Done);
+        let came = flight.wait(Duration::from_millis(400), 1..2);
+        let at_once = leads.then_some((1, Decision::Lead));
+        assert_eq!(came, Vec::from_iter(at_once), "{given}");
+        let came = flight.wait(Duration::from_secs(1), 1..2);
+        let later = (!leads).then_some((1, Decision::Later));
+        assert_eq!(came, Vec::from_iter(later), "{given}");
     }
 }
 

@@ -128,9 +128,16 @@ fn schedule(is_calm: bool) -> impl Strategy<Value = Schedule> {
     let actions = prop::collection::vec((0..8_u64, action(is_calm)), 1..40);
     // Each node alone, a few shards, or one shard.
     let cluster = prop_oneof![(2..7_usize, Just(usize::MAX)), (4..12_usize, 1..4_usize)];
-    let chance = any::<(u64, bool, bool)>();
+    let chance = (any::<u64>(), any::<bool>(), prop::bool::weighted(0.25));
     (cluster, chance, lost, 0..200_u64, latency, actions).prop_map(
-        |((nodes, shard), (seed, requeue_after, leads_at_once), lost, doubled, latency, actions)| Schedule {
+        |(
+            (nodes, shard),
+            (seed, requeue_after, leads_at_once),
+            lost,
+            doubled,
+            latency,
+            actions,
+        )| Schedule {
             nodes,
             shard,
             requeue_after,

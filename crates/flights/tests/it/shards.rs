@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use flights::slots::{Scope, Slot};
-use flights::{Decision, Key, NodeId, PullProgress, Received, SourceRequest, Time, node_field, nodes_field};
+use flights::{
+    Decision, Key, NodeId, PullProgress, Received, SourceRequest, Time, node_field, nodes_field,
+};
 
 use crate::cluster::{id, index, wanted};
 use crate::coordinators::{Coordinators, Directory};
