@@ -311,14 +311,23 @@ impl Coordinator {
                 .set_pulls(now, self.pulls.have_begun(), mirror_pulls);
             let cx = &mut Context::new(now, view, &mut self.out);
             self.requests.tell_can_wait(cx);
-            match self.out.next() {
-                Some((to, passed)) if to == me => self.take(now, me, passed, view),
-                Some((to, (on_behalf_of, message))) => {
-                    self.datagrams
-                        .push((to, message.into_datagram(on_behalf_of)));
-                }
+            match self.next_own(me) {
+                Some(passed) => self.take(now, me, passed, view),
                 None => return,
             }
         }
+    }
+
+    /// The next message that this node has for itself. Those before it become datagrams.
+    fn next_own(&mut self, me: NodeId) -> Option<Passed> {
+        while let Some((to, passed)) = self.out.next() {
+            if to == me {
+                return Some(passed);
+            }
+            let (on_behalf_of, message) = passed;
+            let datagram = message.into_datagram(on_behalf_of);
+            self.datagrams.push((to, datagram));
+        }
+        None
     }
 }

@@ -297,9 +297,9 @@ impl SourceRequests {
         let Some(Query::Source(request)) = self.open.get(&sequence).map(|open| &open.query) else {
             return false;
         };
-        let may_wait = self.ledger.waits_free(now) || request.requeue_after_ms > 0;
-        let leads_beside = || !self.ledger.mirror_pulls && self.fills_link(now, request.registry);
-        request.leads_at_once && may_wait && !leads_beside()
+        request.leads_at_once
+            && (self.ledger.waits_free(now) || request.requeue_after_ms > 0)
+            && (self.ledger.mirror_pulls || !self.fills_link(now, request.registry))
     }
 
     /// Whether a registry gives a node what its link carries. Then its uplink is probably wider, and nodes lead at once.

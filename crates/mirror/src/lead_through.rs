@@ -92,16 +92,21 @@ impl LeadThrough {
 
     /// Fetches the rest of an object from upstream. `None`: the client must pull it.
     pub async fn find(self: &Arc<Self>, target: &Target) -> Option<Found> {
-        let found = self.fetch(target).await;
+        let began = Instant::now();
+        let found = self.open_found(target).await;
         if let (None, Some(digest)) = (&found, target.digest()) {
             self.flight.leave_to_client(digest);
+            if let Some(attempts) = &target.pull.attempts {
+                attempts.budget().charge(began.elapsed());
+            }
         }
         found
     }
 
-    async fn fetch(self: &Arc<Self>, target: &Target) -> Option<Found> {
+    /// `None`: there is no memory for it, or upstream does not give it.
+    async fn open_found(self: &Arc<Self>, target: &Target) -> Option<Found> {
         let (origin, digest) = (target.origin.as_ref()?, target.digest()?);
-        let (ranges, began) = (target.ranges.as_ref(), Instant::now());
+        let ranges = target.ranges.as_ref();
         let permit = self.memory.share(target.caller).keep(BUFFER_BYTES).await?;
         let opening = self.open(origin, digest, ranges, all_from(ranges)?);
         let error = match timeout(ANSWER_LIMIT, opening).await {
@@ -121,9 +126,6 @@ impl LeadThrough {
             Err(_) => format!("no answer within {ANSWER_LIMIT:?}"),
         };
         self.avoid(&origin.registry, digest, &error);
-        if let Some(attempts) = &target.pull.attempts {
-            attempts.budget().charge(began.elapsed());
-        }
         None
     }
 

@@ -33,8 +33,6 @@ pub(super) struct PassedOn {
     since: Time,
     /// The leader that the asked arbiter waits for.
     pub leader: Option<NodeId>,
-    /// The node has said something new since.
-    pub is_outdated: bool,
 }
 
 impl Arbiter {
@@ -65,14 +63,11 @@ impl Arbiter {
             }
             ArbiterRole::Only | ArbiterRole::OfOtherShard | ArbiterRole::NotArbiter(_) => None,
         }?;
-        let is_due = |passed_on: &PassedOn| {
-            let repeat_at = passed_on.asked.repeat_at();
-            passed_on.is_outdated || repeat_at.is_some_and(|at| at <= cx.now)
-        };
-        Some(match passed_on {
-            Some(passed_on) if passed_on.asked.owner == next && !is_due(passed_on) => {
-                NextStep::Wait
-            }
+        let asked = passed_on.map(|passed_on| passed_on.asked);
+        let waits = asked.filter(|asked| asked.owner == next);
+        let is_due = |asked: AskedOwner| asked.repeat_at().is_some_and(|at| at <= cx.now);
+        Some(match waits {
+            Some(asked) if !is_due(asked) => NextStep::Wait,
             _ => NextStep::PassOn(next),
         })
     }
@@ -86,21 +81,14 @@ impl Arbiter {
     ) -> Waiter {
         let asked = AskedOwner::new(cx.now, to);
         match &mut waiter.passed_on {
-            Some(passed_on) => {
-                passed_on.is_outdated = false;
-                if passed_on.asked.owner == to {
-                    passed_on.asked.repeat();
-                } else {
-                    passed_on.asked = asked;
-                }
-            }
+            Some(passed_on) if passed_on.asked.owner == to => passed_on.asked.repeat(),
+            Some(passed_on) => passed_on.asked = asked,
             None => {
                 waiter.passed_on = Some(PassedOn {
                     asked,
                     tried: Vec::new(),
                     since: cx.now,
                     leader: None,
-                    is_outdated: false,
                 });
             }
         }

@@ -44,8 +44,10 @@ impl Waiter {
 
     /// The same request once more, with what its node says now.
     pub fn repeated(mut self, asker: Asker, request: SourceRequest) -> Self {
-        if let Some(passed_on) = &mut self.passed_on {
-            passed_on.is_outdated |= what_counts(&request) != what_counts(&self.request);
+        if let Some(passed_on) = &mut self.passed_on
+            && changeable(&request) != changeable(&self.request)
+        {
+            passed_on.asked.repeat_at_once();
         }
         Self {
             asker,
@@ -87,25 +89,13 @@ impl Waiter {
     }
 }
 
-/// What a node says of itself and may change while it waits, as far as an arbiter's answer depends on it.
-fn what_counts(request: &SourceRequest) -> [bool; 6] {
-    let SourceRequest {
-        can_wait,
-        lead_is_late,
-        leader_cooldown,
-        is_slow,
-        leads,
-        is_fetcher,
-        ..
-    } = *request;
-    [
-        can_wait,
-        lead_is_late,
-        leader_cooldown,
-        is_slow,
-        leads,
-        is_fetcher,
-    ]
+/// What a node says of itself and may change while it waits, as far as an answer depends on it.
+fn changeable(request: &SourceRequest) -> ([bool; 3], [bool; 3]) {
+    let r = request;
+    (
+        [r.can_wait, r.lead_is_late, r.leader_cooldown],
+        [r.is_slow, r.leads, r.is_fetcher],
+    )
 }
 
 /// The waiting nodes, each once.

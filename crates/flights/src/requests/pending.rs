@@ -25,6 +25,7 @@ const HEART_SILENCE: Duration = Duration::from_millis(1_200);
 pub(crate) struct AskedOwner {
     pub owner: NodeId,
     since: Time,
+    /// How often it was asked since its last message. 0: it is to be asked again at once.
     times: u8,
     /// When it last announced that the answer will come.
     heard_at: Option<Time>,
@@ -43,6 +44,11 @@ impl AskedOwner {
     /// Records that the owner is asked again.
     pub fn repeat(&mut self) {
         self.times = self.times.saturating_add(1);
+    }
+
+    /// Makes the repetition due: there is something new to say.
+    pub fn repeat_at_once(&mut self) {
+        self.times = 0;
     }
 
     /// Records that the owner announced that the answer will come.
@@ -64,7 +70,11 @@ impl AskedOwner {
             Some(heard_at) => heard_at.after(HEART_REPEAT),
             None => self.since.after(REPEAT),
         };
-        (self.times == 1).then_some(at)
+        match self.times {
+            0 => Some(self.since),
+            1 => Some(at),
+            _ => None,
+        }
     }
 }
 

@@ -46,8 +46,8 @@ impl LeadMeter {
             .map_or(self.before, |(_, bytes)| *bytes)
     }
 
-    /// The least rate of the registry, in bytes per second: over the best time up to now, without the steps that may
-    /// have come just now.
+    /// The least rate of the registry, in bytes per second: the highest average of a time up to now, without the steps
+    /// that may have come just now.
     pub fn lower_bound(&self, now: Time) -> u64 {
         let began = (self.since, self.before);
         let times = self.observed.iter().copied().chain([began]);
@@ -111,6 +111,23 @@ mod tests {
             assert!(
                 upper_bound.iter().all(|shown| *shown >= rate / 3),
                 "{rate}: {upper_bound:?}"
+            );
+        }
+    }
+
+    /// However slowly its lead began.
+    #[test]
+    fn a_fast_registry_is_known_after_two_seconds() {
+        for began_after in [Duration::ZERO, Duration::from_secs(5)] {
+            let mut lead = LeadMeter::begin(Time(0), 0);
+            let shown = [0_u32, 1, 2, 3, 4, 5, 6, 7, 8].map(|step| {
+                let now = Time(0).after(began_after + EVERY * step);
+                lead.record(now, 25_000 * 250 * u64::from(step));
+                lead.lower_bound(now)
+            });
+            assert!(
+                shown[8] > 20_000_000 && shown[7] < 10_000_000,
+                "{began_after:?}: {shown:?}"
             );
         }
     }

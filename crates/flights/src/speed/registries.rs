@@ -48,7 +48,7 @@ pub(crate) struct LeadSample {
     pub bytes: u64,
     /// The rate from all sources. If that is enough, its leads share the uplink with those of others.
     pub intake: u64,
-    /// The bandwidth of its link, which is good.
+    /// The bandwidth of its link, if the link is good and the node receives far less.
     pub bandwidth: Option<u64>,
     /// It leads beside another node. If its rate is low as well, it is that of the registry.
     pub is_second: bool,

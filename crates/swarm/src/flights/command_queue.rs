@@ -180,14 +180,11 @@ fn replaces(command: &FlightCommand, before: &FlightCommand) -> bool {
     }
 }
 
-/// Whether other nodes would wait in vain without it. There are few such commands: requests have their own limit, and a
+/// Whether a node would wait in vain without it. There are few such commands: requests have their own limit, and a
 /// node has at most 1024 pulls at once.
 fn must_be_queued(command: &FlightCommand) -> bool {
     match command {
-        FlightCommand::Report(_, progress) => match progress {
-            PullProgress::Done | PullProgress::Failed | PullProgress::Wrong => true,
-            PullProgress::Begun { .. } | PullProgress::LeftToClient => false,
-        },
+        FlightCommand::Report(_, progress) => !matches!(progress, PullProgress::Begun { .. }),
         FlightCommand::RequestSource(..) | FlightCommand::LinkTested(_) => true,
         FlightCommand::Observe(_) | FlightCommand::Charge(..) => false,
     }
