@@ -61,6 +61,10 @@ pub enum Event {
     SourceFailed {
         pull: Attempt,
     },
+    /// The source is busy.
+    SourceBusy {
+        pull: Attempt,
+    },
     /// Upstream begins to send.
     Begins {
         pull: Attempt,

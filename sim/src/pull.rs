@@ -1,8 +1,8 @@
 //! What the mirror of a node does to pull an object.
 
 use flights::pull_rules::{
-    EVICTED_FOR, GONE_LIMIT, MAX_FAILED_SOURCES, MAX_UPLOADS, QUEUED_AFTER, Role,
-    SOURCE_ANSWER_LIMIT,
+    BUSY_UPLOADS, EVICTED_FOR, GONE_LIMIT, MAX_BUSY_SOURCES, MAX_FAILED_SOURCES, MAX_UPLOADS,
+    QUEUED_AFTER, Role, SMALL_OBJECT, SOURCE_ANSWER_LIMIT,
 };
 use flights::{
     ChainPosition, Decision, NodeId, PullProgress, RequestId, SourceRequest, node_field,
@@ -54,6 +54,7 @@ impl World {
             // The latest first.
             failed_sources: nodes_field(pull.failed.iter().rev().copied()),
             slow_source: node_field(slow_source),
+            busy_sources: nodes_field(pull.busy.iter().copied()),
             requeue_after_ms: requeue_after.as_millis() as u32,
             leads_at_once: self.leads_at_once(),
             ..SourceRequest::of_key(about.key)
@@ -157,9 +158,18 @@ impl World {
             .evicted
             .is_some_and(|at| self.now - at < micros(EVICTED_FOR));
         let may = is_done || (!is_evicted && serves);
-        if !may || self.members[source as usize].uploads >= MAX_UPLOADS {
+        let uploads = self.members[source as usize].uploads;
+        let source_id = id(source, self.setup.seed);
+        let busy = &self.pull(node, object).busy;
+        let avoids_busy = is_done
+            && self.setup.objects[object as usize].size > SMALL_OBJECT
+            && busy.len() < MAX_BUSY_SOURCES
+            && !busy.contains(&source_id);
+        if !may || uploads >= MAX_UPLOADS {
             self.counts.refused += 1;
             self.push(back, Event::SourceFailed { pull });
+        } else if avoids_busy && uploads >= BUSY_UPLOADS {
+            self.push(back, Event::SourceBusy { pull });
         } else if self.setup.objects[object as usize].size > SMALL {
             self.start_flow(node, object, source);
         } else if is_done {
@@ -187,6 +197,19 @@ impl World {
             Mode::Peili => self.request_source(node, object),
             Mode::Spegel | Mode::Alone => self.looked_up(node, object),
         }
+    }
+
+    /// Requests another source than one that is busy.
+    pub fn source_busy(&mut self, pull: Attempt) {
+        let Attempt { node, object, .. } = pull;
+        if !self.is_current(pull) || self.pull(node, object).phase == Phase::Done {
+            return;
+        }
+        let seed = self.setup.seed;
+        let it = self.pull_mut(node, object);
+        it.attempt += 1;
+        it.busy.push(id(it.source, seed));
+        self.request_source(node, object);
     }
 
     /// Leaves a slow source and continues with another one.

@@ -52,6 +52,7 @@ pub struct Pull {
     /// A request ended without a byte, and none has come since.
     pub is_requeued: bool,
     pub failed: Vec<NodeId>,
+    pub busy: Vec<NodeId>,
     pub slow_sources: SlowSources,
     pub leader: Option<NodeId>,
 }
@@ -307,6 +308,7 @@ impl World {
             Event::Asked { pull } => self.asked(pull),
             Event::Requeue { pull } => self.requeue(pull),
             Event::SourceFailed { pull } => self.source_failed(pull),
+            Event::SourceBusy { pull } => self.source_busy(pull),
             Event::Begins { pull } => self.begins(pull),
             Event::Denied { pull } => self.denied(pull),
             Event::Completed { pull } => self.completed(pull),

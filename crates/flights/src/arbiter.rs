@@ -29,7 +29,6 @@ use participations::all_parts;
 use records::{Record, Records};
 
 pub(crate) use asker::Asker;
-pub(crate) use tree::SMALL_OBJECT;
 
 /// The most holders named in the answer to a lookup.
 const MAX_FOUND: usize = 8;

@@ -11,6 +11,13 @@ pub const MAX_FAILED_SOURCES: usize = 16;
 /// The most objects sent to followers at once. Parallel ranges of one object to one follower count once. Enough for
 /// eight followers with three layers each.
 pub const MAX_UPLOADS: usize = 24;
+/// Objects up to this size, in bytes, are verified and stored whole by each node before it passes them on.
+pub const SMALL_OBJECT: u64 = 1024 * 1024;
+/// A node that sends this many objects already is busy: a follower of a complete object rather uses another holder, if
+/// there is one. A node that gives as much as it gets sends one copy of each object that it pulls.
+pub const BUSY_UPLOADS: usize = CONTAINERD_SLOTS;
+/// The most sources that one body avoids as busy.
+pub const MAX_BUSY_SOURCES: usize = 8;
 /// After its followers were told to use another source, a pull is served to no node for this long: the other nodes may
 /// not know yet.
 pub const EVICTED_FOR: Duration = Duration::from_secs(2);

@@ -284,6 +284,11 @@ impl SourceRequest {
         nodes(&self.failed_sources)
     }
 
+    /// Nodes that send other objects to many nodes already.
+    pub(crate) fn busy_sources(&self) -> impl DoubleEndedIterator<Item = NodeId> {
+        nodes(&self.busy_sources)
+    }
+
     /// Adds a node that failed as a source.
     pub fn add_failed_source(&mut self, node: NodeId) {
         let failed = [node].into_iter().chain(self.failed_sources());
@@ -300,6 +305,7 @@ impl SourceRequest {
         check_key(&self.key)?;
         check_node(&self.preferred_leader, "preferred_leader")?;
         check_list(&self.failed_sources, 32, MAX_NODES, "failed_sources")?;
+        check_list(&self.busy_sources, 32, MAX_NODES, "busy_sources")?;
         check_node(&self.silent_owner, "silent_owner")?;
         check_node(&self.slow_source, "slow_source")?;
         self.concurrent_objects = self.concurrent_objects.clamp(1, MAX_CONCURRENT);

@@ -31,8 +31,9 @@ use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::peers::{Fault, InFlight, Peers};
 use crate::rate_limit::RateLimit;
-use crate::request::{Caller, FLIGHT, Kind, MIRRORED, NAMESPACE, Target};
-use crate::{Candidate, ChainPosition, PeerId, Router};
+use crate::request::follower::Follower;
+use crate::request::{Caller, Kind, MIRRORED, NAMESPACE, Target};
+use crate::{Candidate, PeerId, Router};
 use race::Race;
 use traced::PeerSpans;
 
@@ -130,8 +131,8 @@ pub struct Question {
     pub ranges: Option<Ranges>,
     /// The size of the whole object in bytes, if known from an earlier answer.
     pub size: Option<u64>,
-    /// This node's position in the object's flight, for a source that it follows.
-    pub position: Option<ChainPosition>,
+    /// This node as a follower in the object's flight, for a source that it follows.
+    pub follower: Option<Follower>,
 }
 
 impl Question {
@@ -312,8 +313,8 @@ impl Fetcher {
         if let Some(ranges) = &question.ranges {
             request = request.header(RANGE, ranges.to_string());
         }
-        if let Some(position) = &question.position {
-            request = request.header(FLIGHT, position.to_string());
+        if let Some(follower) = &question.follower {
+            request = follower.add_to(request);
         }
         request.body(Empty::new())
     }

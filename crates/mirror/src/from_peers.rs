@@ -109,7 +109,7 @@ impl FromPeers {
             key,
             ranges,
             size: self.known_size(target),
-            position: None,
+            follower: None,
         };
         self.ask(provider, &question).await
     }

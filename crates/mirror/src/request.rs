@@ -6,6 +6,7 @@
 
 pub mod browser;
 pub mod conditions;
+pub mod follower;
 pub mod host;
 mod path;
 
@@ -15,10 +16,11 @@ use http::header::{CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Uri};
 use oci::{Digest, Key, NameError, Origin, RangeError, Ranges, Reference, Registry, TagName};
 
+use crate::List;
 use crate::node_report::{DIGEST, MAX_NAMED, REPORT};
 use crate::own_pull::OwnPull;
-use crate::{ChainPosition, List};
 use browser::AskedByPage;
+use follower::Follower;
 use host::HostError;
 use path::Page;
 
@@ -40,6 +42,9 @@ pub const NODE_SECRET: HeaderName = HeaderName::from_static("x-peili-node-secret
 /// The position of the requesting node in the flight of the object, [`ChainPosition`] as `<epoch>-<order>` in
 /// hexadecimal: with it, growing objects are served too.
 pub const FLIGHT: HeaderName = HeaderName::from_static("x-peili-flight");
+/// The follower rather asks another holder than one that sends this many objects already: if it has the object complete,
+/// that one answers 503.
+pub const UPLOADS_BELOW: HeaderName = HeaderName::from_static("x-peili-uploads-below");
 
 /// A header of the answer to a follower's HEAD: the bytes that are there, and the rate to all followers together, in
 /// bytes per second.
@@ -115,8 +120,8 @@ pub struct Target {
     pub pull: OwnPull,
     /// `HEAD`: the answer has no body.
     pub head_only: bool,
-    /// The position of a peer that follows the flight of this object. `None` also if it is malformed.
-    pub position: Option<ChainPosition>,
+    /// A peer that follows the flight of this object.
+    pub follower: Option<Follower>,
 }
 
 impl Target {
@@ -285,9 +290,7 @@ impl Reader {
             caller: Caller::Remote,
             pull: OwnPull::default(),
             head_only,
-            position: headers
-                .get(FLIGHT)
-                .and_then(|position| ChainPosition::parse(position.to_str().ok()?)),
+            follower: Follower::of(headers),
         }))
     }
 

@@ -230,7 +230,7 @@ mod tests {
             caller: Caller::Remote,
             pull: OwnPull::default(),
             head_only: false,
-            position: None,
+            follower: None,
         }
     }
 

@@ -149,7 +149,7 @@ mod tests {
             caller: Caller::Own,
             pull: OwnPull::default(),
             head_only: false,
-            position: None,
+            follower: None,
         }
     }
 

@@ -8,6 +8,7 @@ use super::tree::{self, TreeShape};
 use super::waiting::{Awaited, Waiter};
 use super::{Arbiter, BUSY_TICK};
 use crate::outbox::{Context, Outbox};
+use crate::pull_rules::SMALL_OBJECT;
 use crate::requests::HEARTBEAT;
 use crate::view::View;
 use crate::wire::{Follow, Reply, SourceRequest, Wait, node_field};
@@ -140,7 +141,7 @@ impl Arbiter {
         {
             return outcome;
         }
-        let is_large = flight.size.is_none_or(|size| size > tree::SMALL_OBJECT);
+        let is_large = flight.size.is_none_or(|size| size > SMALL_OBJECT);
         if let Some(source) = source {
             let is_leaf = request.is_fetcher && is_large && request.offset == 0;
             if is_leaf && waited < FETCHER_HOLD {

@@ -6,13 +6,12 @@
 //! only and a leaf in the others: its uplink still carries one copy, and the depth is logarithmic. Source: SplitStream
 //! (Castro et al., 2003), interior-node-disjoint trees.
 
+use crate::pull_rules::SMALL_OBJECT;
 use crate::random::mix;
 use crate::{Key, NodeId};
 
 /// The cost of a hop, in bytes that could have been sent meanwhile: what a node buffers before it passes bytes on.
 const HOP_COST: u64 = 8 * 1024;
-/// Objects up to this size, in bytes, are verified and stored whole by each node before it passes them on.
-pub(crate) const SMALL_OBJECT: u64 = 1024 * 1024;
 /// The cost of a hop for such an object, in bytes: far more than that of a further child.
 const SMALL_OBJECT_HOP_COST: u64 = 1024 * 1024;
 /// The cost of a child besides its share of the uplink, in bytes: a connection and its buffers.

@@ -71,7 +71,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
         any::<Option<u64>>(),
         1..=8_u32,
     );
-    let who = (maybe(), many_nodes(), maybe(), maybe());
+    let who = (maybe(), [many_nodes(), many_nodes()], maybe(), maybe());
     let how = (
         number(),
         any::<[bool; 7]>(),
@@ -80,7 +80,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
     );
     (what, who, how).prop_map(|(what, who, how)| {
         let (key, [number, repository], size, concurrent_objects) = what;
-        let (preferred_leader, failed_sources, slow_source, silent_owner) = who;
+        let (preferred_leader, [failed_sources, busy_sources], slow_source, silent_owner) = who;
         let (
             offset,
             [
@@ -103,6 +103,7 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
             concurrent_objects,
             preferred_leader,
             failed_sources,
+            busy_sources,
             silent_owner,
             offset,
             leader_cooldown,
@@ -291,10 +292,11 @@ fn fields_of_wrong_lengths_are_refused() {
         change(&mut request, short.clone());
         Message::from_datagram(Message::SourceRequest(request).into_datagram(None))
     };
-    let changes: [(&str, Change); 5] = [
+    let changes: [(&str, Change); 6] = [
         ("key", |r, b| r.key = b),
         ("preferred_leader", |r, b| r.preferred_leader = b),
         ("failed_sources", |r, b| r.failed_sources = b),
+        ("busy_sources", |r, b| r.busy_sources = b),
         ("silent_owner", |r, b| r.silent_owner = b),
         ("slow_source", |r, b| r.slow_source = b),
     ];
@@ -341,6 +343,7 @@ fn one_of_each() -> Vec<Message> {
         concurrent_objects: 3,
         preferred_leader: node(2),
         failed_sources: nodes([3, 4]),
+        busy_sources: nodes([6, 8]),
         silent_owner: node(7),
         offset: 1 << 20,
         leader_cooldown: true,

@@ -112,7 +112,7 @@ impl Fetcher {
             key,
             ranges: None,
             size: None,
-            position: None,
+            follower: None,
         };
         let Ok(mut request) = self.request(&question, peer) else {
             return;

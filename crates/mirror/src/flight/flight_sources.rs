@@ -15,16 +15,19 @@ use super::shared::Shared;
 use super::watcher::watch;
 use crate::fetch::{Answer, FetchError, Question};
 use crate::flights::now;
-use crate::flights::pull_rules::MAX_FAILED_SOURCES;
+use crate::flights::pull_rules::{
+    BUSY_UPLOADS, MAX_BUSY_SOURCES, MAX_FAILED_SOURCES, SMALL_OBJECT,
+};
 use crate::open_range::first_byte;
 use crate::peers::Fault;
+use crate::request::follower::Follower;
 use crate::request::{FLIGHT, Target};
 use crate::source_provider::SourceProvider;
 use crate::trace::SpanKind;
 use crate::waiting_budget::{GRACE, Wait};
 use crate::{
-    Candidate, ChainPosition, Decided, Decision, NodeId, PeerId, SourceRequest, SourceStatus,
-    Starved, node_field, nodes_field,
+    Candidate, Decided, Decision, NodeId, PeerId, SourceRequest, SourceStatus, Starved, node_field,
+    nodes_field,
 };
 
 /// The limit of a request for a source. containerd from 2.3 waits 30 s for the head of an answer.
@@ -50,11 +53,13 @@ struct State {
     granted: Option<Decision<Candidate>>,
     requests: u32,
     failed: Vec<PeerId>,
+    /// Sources that were busy: asked again only if no other is better.
+    busy: Vec<PeerId>,
     /// The pull that is being watched.
     pull: Option<Arc<Pull>>,
     leader: Option<NodeId>,
-    /// This node's position after the last source.
-    position: Option<ChainPosition>,
+    /// This node as a follower of the last source.
+    follower: Option<Follower>,
 }
 
 impl FlightSources {
@@ -112,14 +117,14 @@ impl FlightSources {
     ) -> Decision<Candidate> {
         let shared = &self.shared;
         let object_info = shared.object_info(&self.target, &self.digest);
-        let failed = {
+        let (failed, busy) = {
             let mut state = self.state.lock();
             if state.requests > 0 {
                 shared.metrics.flights_source_changes.inc();
             }
             state.requests += 1;
             state.pull = Some(pull.clone());
-            state.failed.clone()
+            (state.failed.clone(), state.busy.clone())
         };
         if failed.len() >= MAX_FAILED_SOURCES {
             return Decision::Alone;
@@ -137,6 +142,7 @@ impl FlightSources {
             offset,
             requeue_after_ms: u32::try_from(millis).unwrap_or(u32::MAX),
             failed_sources: nodes_field(self.unusable_sources(&failed)),
+            busy_sources: nodes_field(busy.iter().filter_map(PeerId::node)),
             slow_source: node_field(slow_source),
             leads_at_once: self.target.pull.leads_at_once,
             ..SourceRequest::new(self.digest.as_str(), names)
@@ -176,6 +182,15 @@ impl FlightSources {
         Some(attempts.budget().wait())
     }
 
+    /// Whether another source is rather used than this one, if it is busy.
+    fn avoids_busy(&self, source: &PeerId) -> bool {
+        let size = self.shared.object_info(&self.target, &self.digest).size;
+        let busy = &self.state.lock().busy;
+        size.is_some_and(|size| size > SMALL_OBJECT)
+            && busy.len() < MAX_BUSY_SOURCES
+            && !busy.contains(source)
+    }
+
     /// Nodes that are no source for this body, latest first: those that failed it, then those in back-off.
     fn unusable_sources(&self, failed: &[PeerId]) -> impl Iterator<Item = NodeId> {
         let mut unusable: Vec<_> = failed.iter().rev().cloned().collect();
@@ -193,7 +208,11 @@ impl FlightSources {
         {
             pull.set_following(*position);
             let mut state = self.state.lock();
-            (state.leader, state.position) = (*leader, Some(*position));
+            let follower = Follower {
+                position: *position,
+                uploads_below: None,
+            };
+            (state.leader, state.follower) = (*leader, Some(follower));
         }
         tracing::debug!(digest = %self.digest, decision = name, "decided where to pull from");
         if matches!(decision, Decision::Lead | Decision::Alone) {
@@ -236,8 +255,12 @@ impl SourceProvider for FlightSources {
                 Decision::Alone => return Err(FetchError::Alone),
                 Decision::Later => return Err(FetchError::Later),
             };
+            let avoids_busy = self.avoids_busy(&source.peer);
             let question = Question {
-                position: Some(position),
+                follower: Some(Follower {
+                    position,
+                    uploads_below: avoids_busy.then_some(BUSY_UPLOADS),
+                }),
                 ..question.clone()
             };
             let wait = self.wait();
@@ -249,6 +272,9 @@ impl SourceProvider for FlightSources {
                     let grows = answer.head.headers.contains_key(FLIGHT);
                     self.grows.store(grows, Ordering::Relaxed);
                     return answer.satisfied();
+                }
+                Err((candidate, Fault::Busy, _)) if avoids_busy => {
+                    self.state.lock().busy.push(candidate.peer);
                 }
                 Err((candidate, fault, why)) => {
                     tracing::debug!(peer = %candidate.peer, key = %question.key, error = why, "source failed");
@@ -282,9 +308,9 @@ impl SourceProvider for FlightSources {
     }
 
     async fn status(&self, question: &Question, source: &Candidate) -> SourceStatus {
-        let position = self.state.lock().position;
+        let follower = self.state.lock().follower;
         let question = Question {
-            position,
+            follower,
             ..question.clone()
         };
         self.shared.fetcher.status(&question, source).await

@@ -15,6 +15,7 @@ use crate::flights::pull_rules::{EVICTED_FOR, Role};
 use crate::found::{Found, Payload, Source};
 use crate::open_range::first_byte;
 use crate::refusal::Refusal;
+use crate::request::follower::Follower;
 use crate::request::{FLIGHT, OFFSET, SENT, Target};
 use crate::send::SMALL;
 use crate::{ChainPosition, IngestStage, Progress};
@@ -134,19 +135,24 @@ impl Flight {
     ///
     /// # Errors
     ///
-    /// This node serves the maximum number of uploads.
+    /// This node serves as many uploads as it may, or as the follower accepts at first.
     pub fn admit(
         &self,
         target: &Target,
         mut found: Found,
-        follower: IpAddr,
+        (address, follower): (IpAddr, Follower),
     ) -> Result<Found, Refusal> {
         if found.size.is_some_and(|size| size <= SMALL) {
             return Ok(found);
         }
-        let upload = self.shared.uploads.admit(follower, &found.digest);
+        let is_complete = found.source != Source::Growing;
+        let most = follower.uploads_below.filter(|_| is_complete);
+        let uploads = &self.shared.uploads;
+        let upload = uploads.admit(address, &found.digest, most.unwrap_or(usize::MAX));
         let Some(upload) = upload else {
-            self.shared.metrics.flights_uploads_refused.inc();
+            if most.is_none() {
+                self.shared.metrics.flights_uploads_refused.inc();
+            }
             return Err(Refusal::Uploads(target.kind));
         };
         found.hook = Some(Box::new(upload));

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::request::{FLIGHT, MIRRORED};
-use crate::{ChainPosition, PullProgress, SourceRequest};
+use crate::{ChainPosition, PullProgress, SourceRequest, node_field};
 use node::{Answer, Ingest, Node, PATIENCE, Script, candidate, node, node_that_mirrors};
 
 fn layer() -> (Bytes, Digest) {
@@ -219,6 +219,39 @@ async fn a_source_that_is_not_there_is_passed_over() {
     let answer = follower.own(&digest).await;
     assert!(answer.rest().await == (bytes, true));
     assert_eq!(follower.script.failed(1), [gone]);
+}
+
+#[tokio::test]
+async fn a_busy_source_is_used_only_if_no_other_is_better() {
+    let ((bytes, digest), source, other) = (layer(), node().await, node().await);
+    let size = bytes.len() as u64;
+    let (growing, elsewhere) = (
+        source.lead(&digest, size).await,
+        other.lead(&digest, size).await,
+    );
+    growing.commit(&source, &bytes);
+    elsewhere.commit(&other, &bytes);
+    let path = format!("blobs/{digest}");
+    let mut uploads = Vec::new();
+    for last in 1..=3 {
+        let follower = SocketAddr::from(([10, 0, 1, last], 9));
+        let headers = [(MIRRORED, "true"), (FLIGHT, "7-1")];
+        uploads.push(source.ask(&path, &headers, follower).await);
+    }
+    for (next, served_by_source) in [(&other, 0), (&source, size)] {
+        let follower = node().await;
+        let _own = follower.ingest(&digest, size);
+        follower.then(source.follow(1));
+        follower.then(next.follow(2));
+        let before = source.metric(r#"peili_bytes_total{source="local"}"#);
+        let answer = follower.own(&digest).await;
+        assert!(answer.rest().await == (bytes.clone(), true));
+        let after = source.metric(r#"peili_bytes_total{source="local"}"#);
+        assert_eq!(after - before, served_by_source);
+        assert_eq!(follower.script.failed(1), []);
+        let requests = follower.script.requests.lock();
+        assert_eq!(requests[1].busy_sources, node_field(Some(source.id())));
+    }
 }
 
 #[tokio::test]

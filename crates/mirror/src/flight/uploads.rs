@@ -40,8 +40,14 @@ pub struct Upload {
 }
 
 impl Uploads {
-    /// Admits an upload. `None`: there are too many, and all their clients accept bytes.
-    pub fn admit(self: &Arc<Self>, follower: IpAddr, digest: &Digest) -> Option<Upload> {
+    /// Admits an upload. `None`: there are `most` already, or as many as a node serves, and all their clients accept
+    /// bytes.
+    pub fn admit(
+        self: &Arc<Self>,
+        follower: IpAddr,
+        digest: &Digest,
+        most: usize,
+    ) -> Option<Upload> {
         let key = (follower, digest.clone());
         let mut going = self.0.lock();
         if !going.streams.contains_key(&key) {
@@ -49,6 +55,9 @@ impl Uploads {
             let has_all =
                 going.streams.iter().filter(of_follower).count() >= MAX_UPLOADS_BY_ADDRESS;
             let is_full = has_all || going.streams.len() >= MAX_UPLOADS;
+            if going.streams.len() >= most {
+                return None;
+            }
             if is_full && !going.end_idle(|key| !has_all || key.0 == follower) {
                 return None;
             }
@@ -130,15 +139,15 @@ mod tests {
         let digest = Digest::sha256(b"layer");
         let follower = |n: usize| IpAddr::from([10, 0, 0, u8::try_from(n).expect("few")]);
         let mut ranges: Vec<_> = (0..8)
-            .map(|_| uploads.admit(follower(0), &digest))
+            .map(|_| uploads.admit(follower(0), &digest, usize::MAX))
             .collect();
         let others: Vec<_> = (1..MAX_UPLOADS)
-            .map(|n| uploads.admit(follower(n), &digest))
+            .map(|n| uploads.admit(follower(n), &digest, usize::MAX))
             .collect();
         assert!(ranges.iter().chain(&others).all(Option::is_some));
-        let one_more = || uploads.admit(follower(MAX_UPLOADS), &digest);
+        let one_more = || uploads.admit(follower(MAX_UPLOADS), &digest, usize::MAX);
         assert!(one_more().is_none());
-        assert!(uploads.admit(follower(0), &digest).is_some());
+        assert!(uploads.admit(follower(0), &digest, usize::MAX).is_some());
         ranges.truncate(1);
         assert!(one_more().is_none(), "one range is left");
         ranges.clear();
@@ -151,9 +160,9 @@ mod tests {
         let object = |n: usize| Digest::sha256(&n.to_be_bytes());
         let (hostile, honest) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let made_up: Vec<_> = (0..MAX_UPLOADS)
-            .filter_map(|n| uploads.admit(hostile, &object(n)))
+            .filter_map(|n| uploads.admit(hostile, &object(n), usize::MAX))
             .collect();
         assert_eq!(made_up.len(), MAX_UPLOADS_BY_ADDRESS);
-        assert!(uploads.admit(honest, &object(0)).is_some());
+        assert!(uploads.admit(honest, &object(0), usize::MAX).is_some());
     }
 }

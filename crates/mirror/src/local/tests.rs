@@ -76,7 +76,7 @@ fn target(digest: &Digest, caller: Caller) -> Target {
         caller,
         pull: OwnPull::default(),
         head_only: false,
-        position: None,
+        follower: None,
     }
 }
 

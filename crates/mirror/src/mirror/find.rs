@@ -253,7 +253,7 @@ impl Mirror {
         record: &mut RequestRecord,
     ) -> Result<Found, Refusal> {
         let found = self.find_here(target).await?;
-        let (Some(flight), Some(position)) = (&self.flight, target.position) else {
+        let (Some(flight), Some(follower)) = (&self.flight, target.follower) else {
             return found.ok_or(Refusal::NotHere(target.kind));
         };
         let is_open = |origin: Option<&Origin>| {
@@ -268,7 +268,7 @@ impl Mirror {
         let found = match found {
             Some(found) => found,
             None => match flight
-                .serve_growing(target, position, access, is_open)
+                .serve_growing(target, follower.position, access, is_open)
                 .await
             {
                 Ok(found) => found,
@@ -276,7 +276,7 @@ impl Mirror {
                 Err(refusal) => self.find_here(target).await?.ok_or(refusal)?,
             },
         };
-        flight.admit(target, found, record.ip)
+        flight.admit(target, found, (record.ip, follower))
     }
 
     fn count(&self, target: &Target, found: Option<&Found>) {

@@ -175,7 +175,7 @@ impl<'a> SiblingFetch<'a> {
             head_only: false,
             // Not part of the client's pull.
             pull: OwnPull::default(),
-            position: None,
+            follower: None,
             ..target.clone()
         };
         Self {

@@ -396,7 +396,7 @@ async fn requests_for_no_content_teach_no_latency() {
         caller: crate::request::Caller::Own,
         pull: Default::default(),
         head_only: true,
-        position: None,
+        follower: None,
     };
     let (fetcher, peers) = (&app.mirror.fetcher, &app.mirror.peers);
     let guess = peers.latency(&silent.peer);

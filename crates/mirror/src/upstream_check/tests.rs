@@ -60,7 +60,7 @@ pub(super) fn target(repository: &str, reference: Reference, kind: Kind) -> Targ
         caller: Caller::Own,
         pull: Default::default(),
         head_only: false,
-        position: None,
+        follower: None,
     }
 }
 

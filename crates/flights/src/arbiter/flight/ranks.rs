@@ -88,21 +88,26 @@ impl Flight {
 
     /// The best source for `asker`, which must be detached: then no node below it is fed, and no ring can close.
     ///
-    /// A source that was too slow for `asker` is the last choice.
+    /// Busy sources come after all others, and a source that was too slow for `asker` after these.
     pub fn best_source(&self, asker: &NodeId, request: &SourceRequest) -> Option<NodeId> {
         let slow_source = request.slow_source();
         let usable = |(_, node): &&(Rank, NodeId)| {
             node != asker && Some(*node) != slow_source && !has_failed(node, request)
         };
+        let is_poor = |(rank, _): &&(Rank, NodeId)| rank.is_behind_slow_node && !request.is_slow;
+        let is_busy = |node: &NodeId| request.busy_sources().any(|busy| busy == *node);
         // Slow nodes feed each other; to any other node they would be a burden. Those that have just become slow turn all
         // followers away.
         let slow = self.ranked.iter().rev();
         let slow = slow.take_while(|(rank, _)| rank.is_behind_slow_node && request.is_slow);
         let is_certain = |(rank, _): &&(Rank, NodeId)| !rank.is_doubtful;
-        let best = slow.filter(is_certain).filter(usable).last();
-        let best = best.or_else(|| self.ranked.iter().find(usable));
+        let slow = slow.filter(is_certain).filter(usable).last();
+        let idle = |source: &&(Rank, NodeId)| usable(source) && !is_busy(&source.1);
+        let idle = || self.ranked.iter().find(idle).filter(|best| !is_poor(best));
+        let best = slow
+            .or_else(idle)
+            .or_else(|| self.ranked.iter().find(usable));
         let is_fed = |node: &NodeId| self.get(node).is_some_and(|source| source.derived.is_fed);
-        let is_poor = |(rank, _): &&(Rank, NodeId)| rank.is_behind_slow_node && !request.is_slow;
         let left = slow_source.filter(|slow| is_fed(slow) && !has_failed(slow, request));
         let good = best.filter(|best| !is_poor(best));
         let node = |(_, node): &(Rank, NodeId)| *node;

@@ -98,6 +98,27 @@ fn a_slow_node_and_those_behind_it_come_last() {
 }
 
 #[test]
+fn a_busy_source_is_better_than_a_slow_one_and_worse_than_any_other() {
+    let mut flight = chain();
+    let best = |flight: &Flight, busy: &[u8]| {
+        let request = SourceRequest {
+            busy_sources: nodes_field(busy.iter().map(|busy| node(*busy))),
+            ..request()
+        };
+        flight.best_source(&node(9), &request)
+    };
+    assert_eq!(best(&flight, &[]), Some(node(5)));
+    let other = best(&flight, &[5]).expect("another one");
+    assert_ne!(other, node(5));
+    assert_eq!(best(&flight, &[1, 2, 3, 4, 5]), Some(node(5)));
+    for slow in 1..=4 {
+        flight.set_slow(&node(slow), true);
+    }
+    flight.put(Time(0), node(5), State::Complete, Asked::default());
+    assert_eq!(best(&flight, &[5]), Some(node(5)));
+}
+
+#[test]
 fn slow_followers_are_shared_out() {
     let mut flight = chain();
     for number in 10..22 {
