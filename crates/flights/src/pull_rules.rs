@@ -13,8 +13,8 @@ pub const MAX_FAILED_SOURCES: usize = 16;
 pub const MAX_UPLOADS: usize = 24;
 /// Objects up to this size, in bytes, are verified and stored whole by each node before it passes them on.
 pub const SMALL_OBJECT: u64 = 1024 * 1024;
-/// A node that sends this many objects already is busy: a follower of a complete object rather uses another holder, if
-/// there is one. A node that gives as much as it gets sends one copy of each object that it pulls.
+/// A node that sends this many objects already is busy: for a complete object, a follower uses another holder, if there
+/// is one. A node that gives as much as it gets sends one copy of each object that it pulls.
 pub const BUSY_UPLOADS: usize = CONTAINERD_SLOTS;
 /// The most sources that one body avoids as busy.
 pub const MAX_BUSY_SOURCES: usize = 8;

@@ -74,8 +74,6 @@ pub(crate) struct SourceRequests {
     pub bandwidth: Option<u64>,
     /// Whether waiting cost nothing at the last check.
     waits_free: bool,
-    /// How many requests were told to retry later since this node last received something.
-    idle_retries: u64,
     completed: Vec<CompletedRequest>,
     /// The answers to lookups.
     found: Vec<(RequestId, Vec<NodeId>)>,
@@ -296,15 +294,11 @@ impl SourceRequests {
 
     /// Whether a request rather waits for the leader of the manifest than leads beside it.
     fn can_wait(&self, now: Time, sequence: u64) -> bool {
-        let Some(open) = self.open.get(&sequence) else {
+        let Some(Query::Source(request)) = self.open.get(&sequence).map(|open| &open.query) else {
             return false;
         };
-        let Query::Source(request) = &open.query else {
-            return false;
-        };
-        let is_patient = self.idle_retries < open.patience();
         request.leads_at_once
-            && (self.ledger.waits_free(now) || (request.requeue_after_ms > 0 && is_patient))
+            && (self.ledger.waits_free(now) || request.requeue_after_ms > 0)
             && (self.ledger.mirror_pulls || !self.fills_link(now, request.registry))
     }
 
@@ -317,9 +311,6 @@ impl SourceRequests {
     /// Tells the owners of pending requests if these begin to wait for the leader of the manifest, or cease to.
     pub fn tell_can_wait(&mut self, cx: &mut Context<'_, impl View>) {
         self.waits_free = self.ledger.waits_free(cx.now);
-        if self.waits_free {
-            self.idle_retries = 0;
-        }
         let open = self.open.iter();
         let is_news =
             open.filter(|(sequence, open)| open.can_wait != self.can_wait(cx.now, **sequence));

@@ -111,7 +111,6 @@ impl SourceRequests {
             WaitEnd::Found => {}
             // It gave its slot to others, from when it asked for that.
             WaitEnd::Later => {
-                self.idle_retries += 1;
                 let waited = open.waited.min(open.requeue_after() + GRACE);
                 self.ledger.refund(repository, waited);
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::outbox::Context;
-use crate::pull_rules::{CONTAINERD_SLOTS, STEP};
+use crate::pull_rules::STEP;
 use crate::view::View;
 use crate::wire::{Message, RequestNumber, SourceRequest};
 use crate::{Key, NodeId, Time};
@@ -19,10 +19,6 @@ const HEART_REPEAT: Duration = Duration::from_millis(650);
 const LATE: Duration = Duration::from_millis(750);
 /// An owner counts as silent this long after its last heartbeat.
 const HEART_SILENCE: Duration = Duration::from_millis(1_200);
-
-/// The least [`PendingRequest::patience`], and how far it differs: two rounds of all slots to six.
-const LEAST_PATIENCE: u64 = 2 * CONTAINERD_SLOTS as u64;
-const PATIENCE_SPREAD: u64 = 4 * CONTAINERD_SLOTS as u64;
 
 /// An owner that was asked.
 #[derive(Clone, Copy, Debug)]
@@ -163,12 +159,6 @@ impl PendingRequest {
             Query::Source(request) => Duration::from_millis(request.requeue_after_ms.into()),
             Query::Holders(_) => Duration::ZERO,
         }
-    }
-
-    /// The number of retries of an idle node after which this request waits for the leader of the manifest no more. It
-    /// differs: where some nodes begin to lead, the others find something to follow.
-    pub fn patience(&self) -> u64 {
-        LEAST_PATIENCE + self.number.random % PATIENCE_SPREAD
     }
 
     pub fn is_seek_for(&self, key: &Key) -> bool {

@@ -426,37 +426,6 @@ fn a_node_without_a_lead_leads_at_once_if_the_registry_gives_what_the_link_carri
     }
 }
 
-/// How many layers an idle node is told to retry later before it leads one. Node 2 leads the manifest, and never asks.
-fn retries_before_it_leads(flight: &mut Asking<'_>) -> usize {
-    for retries in 0.. {
-        flight.key = Key::of(&format!("sha256:{retries}"));
-        let request = SourceRequest {
-            preferred_leader: node_field(Some(id(2))),
-            leads_at_once: true,
-            requeue_after_ms: 400,
-            ..of_registry(flight.key)
-        };
-        assert_eq!(flight.want(1, request), None);
-        match flight.wait(Duration::from_millis(500), 1..2)[..] {
-            [(1, Decision::Later)] => {}
-            [(1, Decision::Lead)] => return retries,
-            ref other => panic!("{other:?}"),
-        }
-    }
-    unreachable!()
-}
-
-#[test]
-fn an_idle_node_waits_for_the_leader_of_the_manifest_for_a_few_retries() {
-    let all = Directory::new(0..16);
-    let mut flight = Asking::new(&all);
-    assert!((6..18).contains(&retries_before_it_leads(&mut flight)));
-    // It has received something since.
-    flight.report(1, BEGUN);
-    flight.report(1, PullProgress::Done);
-    assert!((6..18).contains(&retries_before_it_leads(&mut flight)));
-}
-
 #[test]
 fn a_leader_whose_download_ended_early_follows_a_holder() {
     let all = Directory::new(0..16);

@@ -182,7 +182,7 @@ impl FlightSources {
         Some(attempts.budget().wait())
     }
 
-    /// Whether another source is rather used than this one, if it is busy.
+    /// Whether this source, if it is busy, is to send this node elsewhere.
     fn avoids_busy(&self, source: &PeerId) -> bool {
         let size = self.shared.object_info(&self.target, &self.digest).size;
         let busy = &self.state.lock().busy;

@@ -10,7 +10,7 @@ use crate::ChainPosition;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Follower {
     pub position: ChainPosition,
-    /// It rather asks another holder of the complete object than one that sends this many objects already.
+    /// If a holder of the complete object sends this many objects already, the follower asks another one.
     pub uploads_below: Option<usize>,
 }
 
