@@ -161,7 +161,8 @@ impl World {
         let uploads = self.members[source as usize].uploads;
         let source_id = id(source, self.setup.seed);
         let busy = &self.pull(node, object).busy;
-        let avoids_busy = is_done
+        let avoids_busy = self.setup.mode == Mode::Peili
+            && is_done
             && self.setup.objects[object as usize].size > SMALL_OBJECT
             && busy.len() < MAX_BUSY_SOURCES
             && !busy.contains(&source_id);
@@ -311,6 +312,7 @@ impl World {
         pull.attempt += 1;
         pull.begun = false;
         pull.failed.clear();
+        pull.busy.clear();
         self.report(node, object, PullProgress::Failed);
         let orphans = self.flows.iter();
         let orphans = orphans.filter(|f| f.source == node && f.object == object);

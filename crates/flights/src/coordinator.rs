@@ -97,7 +97,7 @@ impl Coordinator {
         // A source that has failed may be dead, and own keys.
         let failed = request.failed_sources().next();
         self.suspects.extend(failed.map(|failed| (failed, false)));
-        if self.pulls.awaits_source(&request.key()) {
+        if self.pulls.has_lost_source(&request) {
             self.requests.ledger.record_lead(request.repository, false);
         }
         let cx = &mut Context::new(now, view, &mut self.out);

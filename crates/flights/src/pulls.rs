@@ -9,7 +9,7 @@ use crate::pull_rules::STEP;
 use crate::requests::{CompletedRequest, HEARTBEAT, RequestId, SourceRequests};
 use crate::slots::Slot;
 use crate::view::View;
-use crate::wire::{Alive, KnownRate, Message, PullState, RequestNumber, node_field};
+use crate::wire::{Alive, KnownRate, Message, PullState, RequestNumber, SourceRequest, node_field};
 use crate::{Decision, Key, NodeId, Time};
 
 /// The interval between reports of a follower. A leader reports every [`HEARTBEAT`].
@@ -152,11 +152,14 @@ impl Pulls {
         self.pulls.values().any(|pull| pull.size.is_some())
     }
 
-    /// Whether the source of an object has sent nothing.
-    pub fn awaits_source(&self, key: &Key) -> bool {
-        self.pulls
-            .get(key)
-            .is_some_and(|pull| pull.refundable.is_some())
+    /// Whether the source of a pull has sent nothing, and this request is for another one. That a source was busy does not
+    /// count.
+    pub fn has_lost_source(&self, request: &SourceRequest) -> bool {
+        let is_busy = |node: &NodeId| request.busy_sources().any(|busy| busy == *node);
+        self.pulls.get(&request.key()).is_some_and(|pull| {
+            let was_busy = matches!(&pull.role, PullRole::Follow(source) if is_busy(source));
+            pull.refundable.is_some() && !was_busy
+        })
     }
 
     /// Whether this node pulls an object.

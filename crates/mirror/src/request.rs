@@ -42,8 +42,8 @@ pub const NODE_SECRET: HeaderName = HeaderName::from_static("x-peili-node-secret
 /// The position of the requesting node in the flight of the object, [`ChainPosition`] as `<epoch>-<order>` in
 /// hexadecimal: with it, growing objects are served too.
 pub const FLIGHT: HeaderName = HeaderName::from_static("x-peili-flight");
-/// The number of objects that a holder may send already if the follower is to use it. A holder of the complete object
-/// that sends more answers 503, and the follower asks another one.
+/// A holder of the complete object that sends this many objects already, or more, answers 503, and the follower asks
+/// another one.
 pub const UPLOADS_BELOW: HeaderName = HeaderName::from_static("x-peili-uploads-below");
 
 /// A header of the answer to a follower's HEAD: the bytes that are there, and the rate to all followers together, in

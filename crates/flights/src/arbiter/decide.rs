@@ -143,7 +143,7 @@ impl Arbiter {
         }
         let is_large = flight.size.is_none_or(|size| size > SMALL_OBJECT);
         if let Some(source) = source {
-            let is_leaf = request.is_fetcher && is_large && request.offset == 0;
+            let is_leaf = request.is_fetcher && is_large && request.is_first();
             if is_leaf && waited < FETCHER_HOLD {
                 return requeue_or_wait(cx.now, waiter);
             }
@@ -337,7 +337,7 @@ fn attach_or_wait(
     let is_leaf = shape.has_classes() && !shape.is_inner(&node);
     let depth = flight.get(&source)?.depth();
     let has_room = shape.has_room(&source, depth, flight.children(&source));
-    let crowds = is_leaf && (depth == 0 || !has_room);
+    let crowds = is_leaf && request.busy_sources.is_empty() && (depth == 0 || !has_room);
     if crowds && now.since(waiter.since) < INNER_NODE_WAIT {
         return None;
     }

@@ -8,7 +8,7 @@ use crate::PullProgress;
 use crate::ledger::GRACE;
 use crate::slots::{Owners, Scope, Slot};
 use crate::wire::tests::{asked, message, numbered_as, some_key, some_node};
-use crate::wire::{Alive, PullState, Reply, node};
+use crate::wire::{Alive, PullState, Reply, RequestNumber, node, node_field};
 
 /// Three members own all slots; this one is the arbiter of all.
 struct Three;
@@ -75,6 +75,37 @@ fn wanted(key: Key) -> SourceRequest {
         repository: 1,
         registry: 1,
         ..SourceRequest::of_key(key)
+    }
+}
+
+/// Otherwise waiting for the next leader would no longer be free.
+#[test]
+fn a_busy_holder_is_no_leader_that_failed() {
+    for is_busy in [true, false] {
+        let (mut coordinator, view, now) = (Coordinator::new(ME, 1), &Three, Time(0));
+        let (key, holder) = (Key([1; 16]), NodeId([1; 32]));
+        let done = Message::report(key, RequestNumber::default(), PullState::Done(true));
+        coordinator.accept(now, holder, (None, done), view);
+        coordinator.request_source(now, wanted(key), view);
+        let decisions = coordinator.take_decisions();
+        assert!(
+            matches!(decisions[..], [(_, Decision::Follow { source, .. })] if source == holder),
+            "{decisions:?}"
+        );
+        let (busy, failed) = if is_busy {
+            (Some(holder), None)
+        } else {
+            (None, Some(holder))
+        };
+        let next = SourceRequest {
+            busy_sources: node_field(busy),
+            failed_sources: node_field(failed),
+            ..wanted(key)
+        };
+        coordinator.request_source(now, next, view);
+        let ledger = &coordinator.requests.ledger;
+        let free = ledger.free_wait((1, 1), GRACE, Duration::ZERO);
+        assert_eq!(free, if is_busy { GRACE } else { Duration::ZERO });
     }
 }
 

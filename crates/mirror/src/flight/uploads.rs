@@ -55,7 +55,7 @@ impl Uploads {
             let has_all =
                 going.streams.iter().filter(of_follower).count() >= MAX_UPLOADS_BY_ADDRESS;
             let is_full = has_all || going.streams.len() >= MAX_UPLOADS;
-            if going.streams.len() >= most {
+            if going.streams.len() >= most && going.busy() >= most {
                 return None;
             }
             if is_full && !going.end_idle(|key| !has_all || key.0 == follower) {
@@ -89,12 +89,14 @@ impl Uploads {
 }
 
 impl Going {
+    /// The number of uploads whose clients accept bytes.
+    fn busy(&self) -> usize {
+        let accept = |streams: &&HashMap<u64, Weak<ClientSocket>>| !streams.values().all(is_idle);
+        self.streams.values().filter(accept).count()
+    }
+
     /// Ends an upload whose client accepts no bytes. Returns whether there was one.
     fn end_idle(&mut self, may_end: impl Fn(&Key) -> bool) -> bool {
-        let is_idle = |client: &Weak<ClientSocket>| {
-            let client = client.upgrade();
-            client.is_some_and(|client| client.waited() >= IDLE_AFTER)
-        };
         let mut idle = self
             .streams
             .iter()
@@ -102,6 +104,12 @@ impl Going {
         let idle = idle.next().map(|(key, _)| key.clone());
         idle.is_some_and(|key| self.streams.remove(&key).is_some())
     }
+}
+
+/// Whether the client of a stream has accepted no bytes for long.
+fn is_idle(client: &Weak<ClientSocket>) -> bool {
+    let client = client.upgrade();
+    client.is_some_and(|client| client.waited() >= IDLE_AFTER)
 }
 
 impl BodyHook for Upload {

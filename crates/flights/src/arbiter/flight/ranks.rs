@@ -88,7 +88,8 @@ impl Flight {
 
     /// The best source for `asker`, which must be detached: then no node below it is fed, and no ring can close.
     ///
-    /// Busy sources come after all others, and a source that was too slow for `asker` after these.
+    /// Busy sources come after all that are neither slow nor doubtful, and a source that was too slow for `asker` after
+    /// these.
     pub fn best_source(&self, asker: &NodeId, request: &SourceRequest) -> Option<NodeId> {
         let slow_source = request.slow_source();
         let usable = |(_, node): &&(Rank, NodeId)| {
@@ -103,7 +104,8 @@ impl Flight {
         let is_certain = |(rank, _): &&(Rank, NodeId)| !rank.is_doubtful;
         let slow = slow.filter(is_certain).filter(usable).last();
         let idle = |source: &&(Rank, NodeId)| usable(source) && !is_busy(&source.1);
-        let idle = || self.ranked.iter().find(idle).filter(|best| !is_poor(best));
+        let is_good = |best: &&(Rank, NodeId)| !is_poor(best) && !best.0.is_doubtful;
+        let idle = || self.ranked.iter().find(idle).filter(is_good);
         let best = slow
             .or_else(idle)
             .or_else(|| self.ranked.iter().find(usable));

@@ -98,7 +98,7 @@ fn a_slow_node_and_those_behind_it_come_last() {
 }
 
 #[test]
-fn a_busy_source_is_better_than_a_slow_one_and_worse_than_any_other() {
+fn a_busy_source_is_better_than_a_slow_or_doubtful_one_and_worse_than_any_other() {
     let mut flight = chain();
     let best = |flight: &Flight, busy: &[u8]| {
         let request = SourceRequest {
@@ -111,6 +111,10 @@ fn a_busy_source_is_better_than_a_slow_one_and_worse_than_any_other() {
     let other = best(&flight, &[5]).expect("another one");
     assert_ne!(other, node(5));
     assert_eq!(best(&flight, &[1, 2, 3, 4, 5]), Some(node(5)));
+    for doubtful in 1..=4 {
+        flight.mark_doubtful(&node(doubtful));
+    }
+    assert_eq!(best(&flight, &[5]), Some(node(5)));
     for slow in 1..=4 {
         flight.set_slow(&node(slow), true);
     }
