@@ -1,8 +1,8 @@
 //! What the mirror of a node does to pull an object.
 
 use flights::pull_rules::{
-    BUSY_UPLOADS, EVICTED_FOR, GONE_LIMIT, MAX_BUSY_SOURCES, MAX_FAILED_SOURCES, MAX_UPLOADS,
-    QUEUED_AFTER, Role, SMALL_OBJECT, SOURCE_ANSWER_LIMIT,
+    BusySources, EVICTED_FOR, GONE_LIMIT, MAX_FAILED_SOURCES, MAX_UPLOADS, QUEUED_AFTER, Role,
+    SMALL_OBJECT, SOURCE_ANSWER_LIMIT,
 };
 use flights::{
     ChainPosition, Decision, NodeId, PullProgress, RequestId, SourceRequest, node_field,
@@ -54,7 +54,7 @@ impl World {
             // The latest first.
             failed_sources: nodes_field(pull.failed.iter().rev().copied()),
             slow_source: node_field(slow_source),
-            busy_sources: nodes_field(pull.busy.iter().copied()),
+            busy_sources: nodes_field(pull.busy.iter()),
             requeue_after_ms: requeue_after.as_millis() as u32,
             leads_at_once: self.leads_at_once(),
             ..SourceRequest::of_key(about.key)
@@ -159,17 +159,14 @@ impl World {
             .is_some_and(|at| self.now - at < micros(EVICTED_FOR));
         let may = is_done || (!is_evicted && serves);
         let uploads = self.members[source as usize].uploads;
-        let source_id = id(source, self.setup.seed);
+        let is_large = self.setup.objects[object as usize].size > SMALL_OBJECT;
         let busy = &self.pull(node, object).busy;
-        let avoids_busy = self.setup.mode == Mode::Peili
-            && is_done
-            && self.setup.objects[object as usize].size > SMALL_OBJECT
-            && busy.len() < MAX_BUSY_SOURCES
-            && !busy.contains(&source_id);
+        let below = busy.uploads_below(&id(source, self.setup.seed));
+        let below = below.filter(|_| is_done && is_large && self.setup.mode == Mode::Peili);
         if !may || uploads >= MAX_UPLOADS {
             self.counts.refused += 1;
             self.push(back, Event::SourceFailed { pull });
-        } else if avoids_busy && uploads >= BUSY_UPLOADS {
+        } else if below.is_some_and(|below| uploads >= below) {
             self.push(back, Event::SourceBusy { pull });
         } else if self.setup.objects[object as usize].size > SMALL {
             self.start_flow(node, object, source);
@@ -209,7 +206,7 @@ impl World {
         let seed = self.setup.seed;
         let it = self.pull_mut(node, object);
         it.attempt += 1;
-        it.busy.push(id(it.source, seed));
+        it.busy.add(id(it.source, seed));
         self.request_source(node, object);
     }
 
@@ -312,7 +309,7 @@ impl World {
         pull.attempt += 1;
         pull.begun = false;
         pull.failed.clear();
-        pull.busy.clear();
+        pull.busy = BusySources::default();
         self.report(node, object, PullProgress::Failed);
         let orphans = self.flows.iter();
         let orphans = orphans.filter(|f| f.source == node && f.object == object);

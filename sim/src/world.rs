@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use flights::pull_rules::Role;
+use flights::pull_rules::{BusySources, Role};
 use flights::{LinkState, NodeId, RequestId, SlowSources, Time};
 
 use crate::event::{Attempt, Event, EventQueue};
@@ -52,7 +52,7 @@ pub struct Pull {
     /// A request ended without a byte, and none has come since.
     pub is_requeued: bool,
     pub failed: Vec<NodeId>,
-    pub busy: Vec<NodeId>,
+    pub busy: BusySources,
     pub slow_sources: SlowSources,
     pub leader: Option<NodeId>,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ChainPosition;
+use crate::{ChainPosition, NodeId};
 
 /// A source that has not begun to answer after this long has failed.
 pub const SOURCE_ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -13,11 +13,11 @@ pub const MAX_FAILED_SOURCES: usize = 16;
 pub const MAX_UPLOADS: usize = 24;
 /// Objects up to this size, in bytes, are verified and stored whole by each node before it passes them on.
 pub const SMALL_OBJECT: u64 = 1024 * 1024;
-/// A node that sends this many objects already is busy: for a complete object, a follower uses another holder, if there
-/// is one. A node that gives as much as it gets sends one copy of each object that it pulls.
-pub const BUSY_UPLOADS: usize = CONTAINERD_SLOTS;
-/// The most sources that one body avoids as busy.
-pub const MAX_BUSY_SOURCES: usize = 8;
+/// A node that sends this many objects already is busy. A node that gives as much as it gets sends one copy of each object
+/// that it pulls.
+const BUSY_UPLOADS: usize = CONTAINERD_SLOTS;
+/// The most holders that one body passes over as busy.
+const MAX_BUSY_SOURCES: usize = 8;
 /// After its followers were told to use another source, a pull is served to no node for this long: the other nodes may
 /// not know yet.
 pub const EVICTED_FOR: Duration = Duration::from_secs(2);
@@ -99,9 +99,44 @@ impl Role {
     }
 }
 
+/// The complete holders that one body has passed over because they were busy.
+#[derive(Clone, Debug, Default)]
+pub struct BusySources(Vec<NodeId>);
+
+impl BusySources {
+    /// The limit to name to a source: if it has the object complete and sends this many objects already, it refuses.
+    /// `None`: it serves however busy it is, because it was busy before, or enough others were.
+    pub fn uploads_below(&self, source: &NodeId) -> Option<usize> {
+        let may_refuse = self.0.len() < MAX_BUSY_SOURCES && !self.0.contains(source);
+        may_refuse.then_some(BUSY_UPLOADS)
+    }
+
+    /// Records a source that refused.
+    pub fn add(&mut self, source: NodeId) {
+        self.0.push(source);
+    }
+
+    /// All that refused.
+    pub fn iter(&self) -> impl Iterator<Item = NodeId> {
+        self.0.iter().copied()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_busy_source_refuses_once_and_only_some_of_many_do() {
+        let (mut busy, node) = (BusySources::default(), |n| NodeId([n; 32]));
+        for refuses in (0..u8::MAX).map(node) {
+            if busy.uploads_below(&refuses).is_some() {
+                busy.add(refuses);
+                assert_eq!(busy.uploads_below(&refuses), None);
+            }
+        }
+        assert!(busy.iter().eq((0..8).map(node)));
+    }
 
     #[test]
     fn the_lowest_layers_come_first_in_an_image_of_few() {

@@ -284,11 +284,6 @@ impl SourceRequest {
         nodes(&self.failed_sources)
     }
 
-    /// Whether the sender has neither had a byte nor asked a holder that was busy.
-    pub(crate) fn is_first(&self) -> bool {
-        self.offset == 0 && self.busy_sources.is_empty()
-    }
-
     /// Complete holders that send several objects already.
     pub(crate) fn busy_sources(&self) -> impl DoubleEndedIterator<Item = NodeId> {
         nodes(&self.busy_sources)

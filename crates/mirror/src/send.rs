@@ -21,7 +21,7 @@ use crate::request::conditions::{self, Conditions};
 use crate::request::{Caller, Kind, NAMESPACE, Target};
 
 /// Objects up to this size, in bytes, are sent to all clients, whatever the limits: refusing costs more.
-pub const SMALL: u64 = 1024 * 1024;
+const SMALL: u64 = 1024 * 1024;
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 

@@ -143,7 +143,9 @@ impl Arbiter {
         }
         let is_large = flight.size.is_none_or(|size| size > SMALL_OBJECT);
         if let Some(source) = source {
-            let is_leaf = request.is_fetcher && is_large && request.is_first();
+            // A node that a busy holder has sent elsewhere has waited already.
+            let is_new = request.offset == 0 && request.busy_sources.is_empty();
+            let is_leaf = request.is_fetcher && is_large && is_new;
             if is_leaf && waited < FETCHER_HOLD {
                 return requeue_or_wait(cx.now, waiter);
             }

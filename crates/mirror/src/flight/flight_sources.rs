@@ -15,9 +15,7 @@ use super::shared::Shared;
 use super::watcher::watch;
 use crate::fetch::{Answer, FetchError, Question};
 use crate::flights::now;
-use crate::flights::pull_rules::{
-    BUSY_UPLOADS, MAX_BUSY_SOURCES, MAX_FAILED_SOURCES, SMALL_OBJECT,
-};
+use crate::flights::pull_rules::{BusySources, MAX_FAILED_SOURCES};
 use crate::open_range::first_byte;
 use crate::peers::Fault;
 use crate::request::follower::Follower;
@@ -26,8 +24,8 @@ use crate::source_provider::SourceProvider;
 use crate::trace::SpanKind;
 use crate::waiting_budget::{GRACE, Wait};
 use crate::{
-    Candidate, Decided, Decision, NodeId, PeerId, SourceRequest, SourceStatus, Starved, node_field,
-    nodes_field,
+    Candidate, ChainPosition, Decided, Decision, NodeId, PeerId, SourceRequest, SourceStatus,
+    Starved, node_field, nodes_field,
 };
 
 /// The limit of a request for a source. containerd from 2.3 waits 30 s for the head of an answer.
@@ -53,13 +51,12 @@ struct State {
     granted: Option<Decision<Candidate>>,
     requests: u32,
     failed: Vec<PeerId>,
-    /// Sources that were busy: asked again only if no other is better.
-    busy: Vec<PeerId>,
+    busy: BusySources,
     /// The pull that is being watched.
     pull: Option<Arc<Pull>>,
     leader: Option<NodeId>,
-    /// This node as a follower of the last source.
-    follower: Option<Follower>,
+    /// This node's position after the last source.
+    position: Option<ChainPosition>,
 }
 
 impl FlightSources {
@@ -142,7 +139,7 @@ impl FlightSources {
             offset,
             requeue_after_ms: u32::try_from(millis).unwrap_or(u32::MAX),
             failed_sources: nodes_field(self.unusable_sources(&failed)),
-            busy_sources: nodes_field(busy.iter().filter_map(PeerId::node)),
+            busy_sources: nodes_field(busy.iter()),
             slow_source: node_field(slow_source),
             leads_at_once: self.target.pull.leads_at_once,
             ..SourceRequest::new(self.digest.as_str(), names)
@@ -182,15 +179,6 @@ impl FlightSources {
         Some(attempts.budget().wait())
     }
 
-    /// Whether this source, if it is busy, is to send this node elsewhere.
-    fn avoids_busy(&self, source: &PeerId) -> bool {
-        let size = self.shared.object_info(&self.target, &self.digest).size;
-        let busy = &self.state.lock().busy;
-        size.is_some_and(|size| size > SMALL_OBJECT)
-            && busy.len() < MAX_BUSY_SOURCES
-            && !busy.contains(source)
-    }
-
     /// Nodes that are no source for this body, latest first: those that failed it, then those in back-off.
     fn unusable_sources(&self, failed: &[PeerId]) -> impl Iterator<Item = NodeId> {
         let mut unusable: Vec<_> = failed.iter().rev().cloned().collect();
@@ -208,11 +196,7 @@ impl FlightSources {
         {
             pull.set_following(*position);
             let mut state = self.state.lock();
-            let follower = Follower {
-                position: *position,
-                uploads_below: None,
-            };
-            (state.leader, state.follower) = (*leader, Some(follower));
+            (state.leader, state.position) = (*leader, Some(*position));
         }
         tracing::debug!(digest = %self.digest, decision = name, "decided where to pull from");
         if matches!(decision, Decision::Lead | Decision::Alone) {
@@ -255,11 +239,12 @@ impl SourceProvider for FlightSources {
                 Decision::Alone => return Err(FetchError::Alone),
                 Decision::Later => return Err(FetchError::Later),
             };
-            let avoids_busy = self.avoids_busy(&source.peer);
+            let node = source.peer.node();
+            let uploads_below = node.and_then(|node| self.state.lock().busy.uploads_below(&node));
             let question = Question {
                 follower: Some(Follower {
                     position,
-                    uploads_below: avoids_busy.then_some(BUSY_UPLOADS),
+                    uploads_below,
                 }),
                 ..question.clone()
             };
@@ -273,8 +258,8 @@ impl SourceProvider for FlightSources {
                     self.grows.store(grows, Ordering::Relaxed);
                     return answer.satisfied();
                 }
-                Err((candidate, Fault::Busy, _)) if avoids_busy => {
-                    self.state.lock().busy.push(candidate.peer);
+                Err((_, Fault::Busy, _)) if let (Some(node), Some(_)) = (node, uploads_below) => {
+                    self.state.lock().busy.add(node);
                 }
                 Err((candidate, fault, why)) => {
                     tracing::debug!(peer = %candidate.peer, key = %question.key, error = why, "source failed");
@@ -308,9 +293,12 @@ impl SourceProvider for FlightSources {
     }
 
     async fn status(&self, question: &Question, source: &Candidate) -> SourceStatus {
-        let follower = self.state.lock().follower;
+        let position = self.state.lock().position;
         let question = Question {
-            follower,
+            follower: position.map(|position| Follower {
+                position,
+                uploads_below: None,
+            }),
             ..question.clone()
         };
         self.shared.fetcher.status(&question, source).await

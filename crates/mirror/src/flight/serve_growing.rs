@@ -11,13 +11,12 @@ use super::Flight;
 use super::follower_stream::FollowerStream;
 use super::pulls::Sharing;
 use crate::access::Access;
-use crate::flights::pull_rules::{EVICTED_FOR, Role};
+use crate::flights::pull_rules::{EVICTED_FOR, Role, SMALL_OBJECT};
 use crate::found::{Found, Payload, Source};
 use crate::open_range::first_byte;
 use crate::refusal::Refusal;
 use crate::request::follower::Follower;
 use crate::request::{FLIGHT, OFFSET, SENT, Target};
-use crate::send::SMALL;
 use crate::{ChainPosition, IngestStage, Progress};
 
 /// A follower's request may come this much before this node's own, or before this node knows its role.
@@ -142,7 +141,7 @@ impl Flight {
         mut found: Found,
         (address, follower): (IpAddr, Follower),
     ) -> Result<Found, Refusal> {
-        if found.size.is_some_and(|size| size <= SMALL) {
+        if found.size.is_some_and(|size| size <= SMALL_OBJECT) {
             return Ok(found);
         }
         let is_complete = found.source != Source::Growing;

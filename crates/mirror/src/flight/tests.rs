@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::request::{FLIGHT, MIRRORED};
+use crate::request::{FLIGHT, MIRRORED, UPLOADS_BELOW};
 use crate::{ChainPosition, PullProgress, SourceRequest, node_field};
 use node::{Answer, Ingest, Node, PATIENCE, Script, candidate, node, node_that_mirrors};
 
@@ -229,15 +229,27 @@ async fn a_busy_source_is_used_only_if_no_other_is_better() {
         source.lead(&digest, size).await,
         other.lead(&digest, size).await,
     );
-    growing.commit(&source, &bytes);
-    elsewhere.commit(&other, &bytes);
     let path = format!("blobs/{digest}");
+    let ask = async |last, uploads_below| {
+        let headers = [
+            (MIRRORED, "true"),
+            (FLIGHT, "7-1"),
+            (UPLOADS_BELOW, uploads_below),
+        ];
+        let follower = SocketAddr::from(([10, 0, 1, last], 9));
+        source.ask(&path, &headers, follower).await
+    };
+    growing.write(&bytes);
     let mut uploads = Vec::new();
     for last in 1..=3 {
-        let follower = SocketAddr::from(([10, 0, 1, last], 9));
-        let headers = [(MIRRORED, "true"), (FLIGHT, "7-1")];
-        uploads.push(source.ask(&path, &headers, follower).await);
+        uploads.push(ask(last, "0").await);
     }
+    let is_served = |answer: &Answer| answer.0.status() == StatusCode::OK;
+    assert!(uploads.iter().all(is_served), "it grows");
+    growing.commit(&source, &bytes);
+    elsewhere.commit(&other, &bytes);
+    let refused = ask(4, "3").await;
+    assert_eq!(refused.0.status(), StatusCode::SERVICE_UNAVAILABLE);
     for (next, served_by_source) in [(&other, 0), (&source, size)] {
         let follower = node().await;
         let _own = follower.ingest(&digest, size);

@@ -40,8 +40,7 @@ pub struct Upload {
 }
 
 impl Uploads {
-    /// Admits an upload. `None`: there are `most` already, or as many as a node serves, and all their clients accept
-    /// bytes.
+    /// Admits an upload. `None`: there are `most` already whose clients accept bytes, or as many as a node serves.
     pub fn admit(
         self: &Arc<Self>,
         follower: IpAddr,
@@ -51,13 +50,13 @@ impl Uploads {
         let key = (follower, digest.clone());
         let mut going = self.0.lock();
         if !going.streams.contains_key(&key) {
+            if going.active() >= most {
+                return None;
+            }
             let of_follower = |(key, _): &(&Key, _)| key.0 == follower;
             let has_all =
                 going.streams.iter().filter(of_follower).count() >= MAX_UPLOADS_BY_ADDRESS;
             let is_full = has_all || going.streams.len() >= MAX_UPLOADS;
-            if going.streams.len() >= most && going.busy() >= most {
-                return None;
-            }
             if is_full && !going.end_idle(|key| !has_all || key.0 == follower) {
                 return None;
             }
@@ -90,9 +89,10 @@ impl Uploads {
 
 impl Going {
     /// The number of uploads whose clients accept bytes.
-    fn busy(&self) -> usize {
-        let accept = |streams: &&HashMap<u64, Weak<ClientSocket>>| !streams.values().all(is_idle);
-        self.streams.values().filter(accept).count()
+    fn active(&self) -> usize {
+        let is_active =
+            |streams: &&HashMap<u64, Weak<ClientSocket>>| !streams.values().all(is_idle);
+        self.streams.values().filter(is_active).count()
     }
 
     /// Ends an upload whose client accepts no bytes. Returns whether there was one.
