@@ -74,6 +74,8 @@ impl Coordinator {
         let seeds = ["epochs", "holders"].map(|purpose| derived_seed(seed, purpose));
         coordinator.arbiter.seed(me, seeds);
         coordinator.requests.seed(derived_seed(seed, "requests"));
+        let rates = derived_seed(seed, "rates");
+        coordinator.requests.registries.seed(rates);
         coordinator
     }
 
@@ -306,9 +308,7 @@ impl Coordinator {
             }
             self.requests.check_fetcher(|key| self.pulls.contains(key));
             self.requests.leads = self.pulls.leads();
-            let mirror_pulls = self.pulls.mirror_pulls(now);
-            self.requests
-                .set_pulls(now, self.pulls.have_begun(), mirror_pulls);
+            self.requests.set_pulls(now, &self.pulls);
             let cx = &mut Context::new(now, view, &mut self.out);
             self.requests.tell_can_wait(cx);
             match self.next_own(me) {

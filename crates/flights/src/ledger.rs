@@ -71,8 +71,8 @@ pub(crate) struct Ledger {
     intake: Intake,
     /// A pull of this node has begun, and goes on.
     pub has_pull: bool,
-    /// This node's mirror pulls from upstream.
-    pub mirror_pulls: bool,
+    /// This node's mirror has just begun to pull from upstream, which takes as long without a mirror.
+    pub mirror_begins: bool,
 }
 
 /// The rate at which this node receives from all sources.
@@ -216,14 +216,14 @@ impl Ledger {
         self.intake.observe(now, intake);
     }
 
-    /// Whether waiting costs nothing now: this node receives other objects, or pulls them from upstream.
+    /// Whether waiting costs nothing now: this node receives other objects, or its mirror is about to.
     pub fn waits_free(&self, now: Time) -> bool {
-        self.mirror_pulls || (self.has_pull && self.intake.receives(now))
+        self.mirror_begins || (self.has_pull && self.intake.receives(now))
     }
 
     /// Until when waiting costs nothing if no more bytes arrive. `None`: that is open, or it costs already.
     pub fn waits_free_until(&self) -> Option<Time> {
-        let receives = self.has_pull && !self.mirror_pulls;
+        let receives = self.has_pull && !self.mirror_begins;
         receives.then_some(self.intake.receives_until)
     }
 

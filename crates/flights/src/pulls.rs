@@ -141,10 +141,14 @@ impl Pulls {
 
     /// Whether the mirror pulls an object from upstream. If no byte has come in time, it may have failed.
     pub fn mirror_pulls(&self, now: Time) -> bool {
-        self.pulls.values().any(|pull| {
-            let is_in_time = now.since(pull.since) < MIRROR_BEGINS_WITHIN;
-            pull.is_through_mirror && (is_in_time || pull.size.is_some())
-        })
+        let mut pulls = self.pulls.values();
+        pulls.any(|pull| pull.is_through_mirror && (pull.is_new(now) || pull.size.is_some()))
+    }
+
+    /// Whether the mirror has just begun to pull an object from upstream.
+    pub fn mirror_begins(&self, now: Time) -> bool {
+        let mut pulls = self.pulls.values();
+        pulls.any(|pull| pull.is_through_mirror && pull.is_new(now))
     }
 
     /// Whether bytes of a pull in progress have come.
@@ -264,10 +268,10 @@ impl Pulls {
             .iter()
             .filter(|(_, pull)| pull.leads_from(registry));
         let mut begun: Vec<_> = led
-            .filter_map(|(key, pull)| Some((pull.size?, *key)))
+            .filter_map(|(key, pull)| Some((pull.size?, pull.since, *key)))
             .collect();
         begun.sort_unstable_by(|a, b| b.cmp(a));
-        begun.into_iter().map(|(_, key)| key).collect()
+        begun.into_iter().map(|(_, _, key)| key).collect()
     }
 
     /// The registries of the objects that this node receives from others.
@@ -332,6 +336,10 @@ impl Pull {
 
     /// The state of a pull in progress. `is_slow`: this node counts as slow, or upstream gives it far less than other
     /// nodes. `known`: what the registry gives a node, if this one leads.
+    fn is_new(&self, now: Time) -> bool {
+        now.since(self.since) < MIRROR_BEGINS_WITHIN
+    }
+
     fn state(&self, is_slow: bool, known: KnownRate) -> PullState {
         let source = match self.role {
             PullRole::Lead | PullRole::Alone => None,

@@ -64,6 +64,8 @@ pub(crate) struct SourceRequests {
     secret: u64,
     pub ledger: Ledger,
     pub registries: RegistryRates,
+    /// This node's mirror pulls an object from upstream.
+    mirror_pulls: bool,
     /// Whether this node counts as slow.
     pub is_slow: bool,
     /// The large object that this node fetches for its shard.
@@ -299,7 +301,7 @@ impl SourceRequests {
         };
         request.leads_at_once
             && (self.ledger.waits_free(now) || request.requeue_after_ms > 0)
-            && (self.ledger.mirror_pulls || !self.fills_link(now, request.registry))
+            && (self.mirror_pulls || !self.fills_link(now, request.registry))
     }
 
     /// Whether a registry gives a node what its link carries. Then its uplink is probably wider, and nodes lead at once.

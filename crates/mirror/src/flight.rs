@@ -245,6 +245,14 @@ impl Flight {
         flights.report(digest, PullProgress::LeftToClient);
     }
 
+    /// Records that this mirror has ceased to fetch an object that this node leads, before it was complete: the client
+    /// may go on much later, so another node leads.
+    pub fn lead_broke(&self, digest: &Digest) {
+        if let Some(pull) = self.shared.pulls.get(digest) {
+            pull.lead_broke();
+        }
+    }
+
     /// Sets whether other nodes may have what this node pulls.
     pub fn share(&self, digest: &Digest, sharing: Sharing) {
         if let Some(pull) = self.shared.pulls.get(digest) {

@@ -5,36 +5,36 @@
 //! fetches the layer itself leads at once. It does so only if upstream gives the repository to an anonymous client: it
 //! has no credentials of the pull. Otherwise, and if that fails, containerd pulls the layer as it would without a mirror.
 
-use std::num::NonZeroUsize;
+mod avoided;
+mod body;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::stream::{self, StreamExt};
-use lru::LruCache;
-use oci::{ByteRange, Digest, Origin, Ranges, Registry};
-use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use oci::{Digest, Origin, Ranges};
+use tokio::time::timeout;
 
-use crate::body::send_memory::{MemoryPermit, SendMemory, Share};
+use crate::activity::PullSource;
+use crate::body::send_memory::SendMemory;
 use crate::flight::Flight;
 use crate::found::{Found, Payload, Source};
 use crate::metrics::Metrics;
-use crate::object_stream::{BodyError, ObjectStream, Pieces};
 use crate::open_range::all_from;
+use crate::refusal::Refusal;
 use crate::request::{Kind, Target};
+use crate::upstream_bytes::UpstreamBytes;
 use crate::upstream_check::UpstreamCheck;
 use crate::{Store, UpstreamBlob, UpstreamError, Visibility};
+use avoided::Avoided;
+use body::{LeadStream, PeersThenUpstream};
 
 /// The limit until upstream's answer. Then containerd asks upstream itself, so this is lost once for each registry in
-/// [`AVOIDED_FOR`].
+/// [`AVOIDED_FOR`](avoided::AVOIDED_FOR).
 const ANSWER_LIMIT: Duration = Duration::from_millis(1_500);
-/// The time for which this mirror fetches nothing from a registry that has not answered, or not as expected.
-const AVOIDED_FOR: Duration = Duration::from_secs(10 * 60);
-/// The most registries to remember.
-const MAX_REGISTRIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
-/// The bytes of memory charged for a layer: the read buffer of the connection, and the next piece.
-const BUFFER_BYTES: u64 = 128 * 1024;
+/// The same for a pull that may lose nothing more: what upstream usually takes.
+const SHORTEST_LIMIT: Duration = Duration::from_millis(250);
+/// The bytes of memory charged for a layer: the largest read buffer of a connection, and the next piece.
+const BUFFER_BYTES: u64 = 512 * 1024;
 
 /// The step.
 pub struct LeadThrough {
@@ -42,9 +42,9 @@ pub struct LeadThrough {
     store: Arc<dyn Store>,
     flight: Arc<Flight>,
     memory: SendMemory,
+    upstream_bytes: Arc<UpstreamBytes>,
     metrics: Arc<Metrics>,
-    /// The registries from which nothing is fetched, and since when.
-    avoided: Mutex<LruCache<Registry, Instant>>,
+    avoided: Avoided,
 }
 
 impl LeadThrough {
@@ -53,15 +53,16 @@ impl LeadThrough {
         store: Arc<dyn Store>,
         flight: Arc<Flight>,
         memory: SendMemory,
-        metrics: Arc<Metrics>,
+        (upstream_bytes, metrics): (Arc<UpstreamBytes>, Arc<Metrics>),
     ) -> Self {
         Self {
             check,
             store,
             flight,
             memory,
+            upstream_bytes,
             metrics,
-            avoided: Mutex::new(LruCache::new(MAX_REGISTRIES)),
+            avoided: Avoided::default(),
         }
     }
 
@@ -74,58 +75,82 @@ impl LeadThrough {
             && target.fills_ingest()
             && is_one_stream
             && self.store.downloads_share_slots()
-            && target.origin.as_ref().is_some_and(|origin| {
-                !self.is_avoided(&origin.registry) && self.check.is_public(origin)
-            })
+            && self.gives(target.origin.as_ref())
     }
 
-    fn is_avoided(&self, registry: &Registry) -> bool {
-        let mut avoided = self.avoided.lock();
-        let since = avoided.get(registry);
-        since.is_some_and(|since| since.elapsed() < AVOIDED_FOR)
+    /// Whether upstream gives layers of a repository to this mirror, as far as is known.
+    fn gives(&self, origin: Option<&Origin>) -> bool {
+        origin.is_some_and(|origin| !self.avoided.contains(origin) && self.check.is_public(origin))
     }
 
-    fn avoid(&self, registry: &Registry, digest: &Digest, error: &str) {
-        tracing::info!(%registry, %digest, error, "cannot fetch a layer for containerd, which pulls it");
-        self.avoided.lock().put(registry.clone(), Instant::now());
+    /// Fetches the rest of an object for a client that is sent upstream by this refusal. `None`: the client must pull
+    /// it.
+    pub async fn find(self: &Arc<Self>, target: &Target, refusal: &Refusal) -> Option<Found> {
+        let (stream, size) = self.lead(target, refusal).await?;
+        let payload = Payload::stream(stream);
+        let digest = target.digest()?;
+        Some(Found::blob(digest, Some(size), payload, Source::Upstream))
     }
 
-    /// Fetches the rest of an object from upstream. `None`: the client must pull it.
-    pub async fn find(self: &Arc<Self>, target: &Target) -> Option<Found> {
-        let began = Instant::now();
-        let found = self.open_found(target).await;
-        if let (None, Some(digest)) = (&found, target.digest()) {
-            self.flight.leave_to_client(digest);
-            if let Some(attempts) = &target.pull.attempts {
-                attempts.budget().charge(began.elapsed());
+    /// Lets a body of peers go on from upstream once flights send this node there. So the client keeps its slot:
+    /// containerd queues a layer anew whose body ends early.
+    pub fn go_on(self: &Arc<Self>, found: Found, target: &Target) -> Found {
+        let payload = match found.payload {
+            Payload::Stream(peers) => {
+                Payload::stream(PeersThenUpstream::new(peers, self.clone(), target.clone()))
             }
-        }
-        found
+            payload => payload,
+        };
+        Found { payload, ..found }
     }
 
-    /// `None`: there is no memory for it, or upstream does not give it.
-    async fn open_found(self: &Arc<Self>, target: &Target) -> Option<Found> {
+    /// Opens the rest of an object upstream. Returns the size of the whole as well. `None`: upstream does not give it,
+    /// or there is no memory for it. That time is charged to the pull.
+    async fn lead(
+        self: &Arc<Self>,
+        target: &Target,
+        refusal: &Refusal,
+    ) -> Option<(LeadStream, u64)> {
+        let attempts = target.pull.attempts.as_ref();
+        let wait = attempts.map(|attempts| attempts.budget().wait());
+        let left = wait.as_ref().map_or(ANSWER_LIMIT, |wait| wait.left);
+        let lead = self.open_lead(target, left.clamp(SHORTEST_LIMIT, ANSWER_LIMIT));
+        let Some(lead) = lead.await else {
+            self.flight.leave_to_client(target.digest()?);
+            return None;
+        };
+        if let Some(wait) = wait {
+            wait.found(Duration::MAX);
+        }
+        if let Some(activity) = &target.pull.activity {
+            activity.set_source(PullSource::Upstream(refusal.reason()));
+        }
+        Some(lead)
+    }
+
+    async fn open_lead(
+        self: &Arc<Self>,
+        target: &Target,
+        limit: Duration,
+    ) -> Option<(LeadStream, u64)> {
         let (origin, digest) = (target.origin.as_ref()?, target.digest()?);
+        // Another layer may have shown the contrary since the client asked.
+        if !self.gives(Some(origin)) {
+            return None;
+        }
         let ranges = target.ranges.as_ref();
-        let permit = self.memory.share(target.caller).keep(BUFFER_BYTES).await?;
+        let memory = self.memory.share(target.caller).keep(BUFFER_BYTES);
+        let permit = timeout(limit, memory).await.ok()??;
         let opening = self.open(origin, digest, ranges, all_from(ranges)?);
-        let error = match timeout(ANSWER_LIMIT, opening).await {
+        match timeout(limit, opening).await {
             Ok(Ok((blob, size))) => {
                 self.metrics.flights_layers_fetched.inc();
-                let stream = LeadStream {
-                    step: self.clone(),
-                    origin: origin.clone(),
-                    digest: digest.clone(),
-                    opened: Some(blob),
-                    permit: Arc::new(permit),
-                };
-                let payload = Payload::stream(stream);
-                return Some(Found::blob(digest, Some(size), payload, Source::Upstream));
+                let object = (origin.clone(), digest.clone());
+                return Some((LeadStream::new(self.clone(), object, blob, permit), size));
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {ANSWER_LIMIT:?}"),
-        };
-        self.avoid(&origin.registry, digest, &error);
+            Ok(Err(error)) => self.avoided.add(origin, digest, &error),
+            Err(_) => self.avoided.add_silent(origin, digest, limit),
+        }
         None
     }
 
@@ -151,73 +176,5 @@ impl LeadThrough {
             return Err(unexpected("another part than was asked for"));
         }
         Ok((blob, size))
-    }
-}
-
-/// An object that upstream sends.
-struct LeadStream {
-    step: Arc<LeadThrough>,
-    origin: Origin,
-    digest: Digest,
-    /// The open answer, for a reader that begins at its offset.
-    opened: Option<UpstreamBlob>,
-    permit: Arc<MemoryPermit>,
-}
-
-impl LeadStream {
-    /// The next bytes of the range, which followers get as well. `None`: the end of the range.
-    async fn next(&mut self, range: &ByteRange) -> Result<Option<Bytes>, UpstreamError> {
-        if range.is_empty() {
-            return Ok(None);
-        }
-        let (step, digest, offset) = (&self.step, &self.digest, range.start);
-        let opened = self.opened.take();
-        let mut blob = match opened.filter(|blob| blob.offset == offset) {
-            Some(blob) => blob,
-            None => {
-                let ranges = Ranges::of(range);
-                let opening = step.open(&self.origin, digest, Some(&ranges), offset);
-                opening.await?.0
-            }
-        };
-        let mut bytes = blob.body.next().await.transpose()?.ok_or_else(|| {
-            let text = format!("the layer ends at {offset} bytes");
-            UpstreamError::Protocol(self.origin.clone(), text)
-        })?;
-        bytes.truncate(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
-        step.flight.receive(digest, offset, &bytes);
-        blob.offset += bytes.len() as u64;
-        self.opened = Some(blob);
-        Ok(Some(bytes))
-    }
-
-    fn failed(&self, error: UpstreamError) -> BodyError {
-        let registry = &self.origin.registry;
-        self.step.avoid(registry, &self.digest, &error.to_string());
-        BodyError::of_stream(error)
-    }
-}
-
-impl ObjectStream for LeadStream {
-    fn stream(self: Box<Self>, range: ByteRange, _: Arc<Share>) -> Pieces {
-        let pieces = stream::try_unfold((self, range), |(mut lead, range)| async move {
-            let next = lead.next(&range).await;
-            let next = next.map_err(|error| lead.failed(error))?;
-            Ok(next.map(|bytes| {
-                let rest = range.start + bytes.len() as u64..range.end;
-                (bytes, (lead, rest))
-            }))
-        });
-        pieces.boxed()
-    }
-
-    fn again(&self) -> Box<dyn ObjectStream> {
-        Box::new(Self {
-            step: self.step.clone(),
-            origin: self.origin.clone(),
-            digest: self.digest.clone(),
-            opened: None,
-            permit: self.permit.clone(),
-        })
     }
 }

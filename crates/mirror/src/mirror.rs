@@ -97,7 +97,7 @@ pub struct Mirror {
     dial_back: DialBack,
     upstream_check: Option<UpstreamCheck>,
     lead_through: Option<Arc<LeadThrough>>,
-    upstream_bytes: UpstreamBytes,
+    upstream_bytes: Arc<UpstreamBytes>,
     memory: SendMemory,
     upload: Arc<RateLimit>,
     download: Arc<RateLimit>,
@@ -179,12 +179,18 @@ impl Mirror {
             let local = (adapters.store.clone(), memory.clone());
             UpstreamCheck::new(upstream, local, options, metrics.clone())
         });
+        let upstream_bytes = Arc::new(UpstreamBytes::new(
+            metrics.clone(),
+            activities.clone(),
+            speeds.clone(),
+            deliveries.clone(),
+        ));
         let lead_through = upstream_check.clone().zip(flight.clone());
         let lead_through = lead_through.filter(|_| pulls_layers);
         let lead_through = lead_through.map(|(check, flight)| {
             let (store, memory) = (adapters.store.clone(), memory.clone());
-            let metrics = metrics.clone();
-            Arc::new(LeadThrough::new(check, store, flight, memory, metrics))
+            let counts = (upstream_bytes.clone(), metrics.clone());
+            Arc::new(LeadThrough::new(check, store, flight, memory, counts))
         });
         Self {
             store: adapters.store,
@@ -198,18 +204,13 @@ impl Mirror {
             pull_through,
             trials: Arc::default(),
             pull_owners: PullOwners::default(),
-            attempts: AttemptsByKey::new(speeds.clone()),
-            deliveries: deliveries.clone(),
+            attempts: AttemptsByKey::new(speeds),
+            deliveries,
             accusations,
             dial_back: DialBack::default(),
             upstream_check,
             lead_through,
-            upstream_bytes: UpstreamBytes::new(
-                metrics.clone(),
-                activities.clone(),
-                speeds,
-                deliveries,
-            ),
+            upstream_bytes,
             memory,
             upload: Arc::new(RateLimit::new(metrics.upload_waited.clone())),
             download,

@@ -70,7 +70,7 @@ impl Ranges {
 
     /// A range outside every object.
     pub fn outside() -> Self {
-        Self(vec![Spec::From(MAX_OFFSET)])
+        Self::from_offset(MAX_OFFSET)
     }
 
     /// One range with known ends. It must not be empty.
@@ -79,6 +79,11 @@ impl Ranges {
             range.start,
             range.end.saturating_sub(1),
         )])
+    }
+
+    /// Everything from `offset` on.
+    pub fn from_offset(offset: u64) -> Self {
+        Self(vec![Spec::From(offset)])
     }
 
     /// Only the first of the ranges.

@@ -27,11 +27,11 @@ use crate::settings::{Checks, Settings, Store};
 use crate::{address, descriptors, network_key_file, observe, peer_tls_dir, traces};
 use running::Running;
 
-/// The limits of the registry in a check; the client waits for less.
+/// The limits of the registry in a check, for which the client waits for less, and while it sends a layer.
 const CHECK_LIMITS: upstream::Limits = upstream::Limits {
     connect: Duration::from_secs(3),
     header: Duration::from_secs(5),
-    stall: Duration::from_secs(5),
+    stall: Duration::from_secs(30),
 };
 
 /// Runs the mirror until `shutdown`.

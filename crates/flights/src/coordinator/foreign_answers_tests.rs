@@ -96,6 +96,7 @@ fn answers(number: u64) -> Vec<Message> {
             rate: u64::MAX,
             age_s: 0,
             judging_paused_for_ms: 1,
+            measured_by: 1,
         }),
     });
     let resync = Message::Resync(Resync { slots: u64::MAX });

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::pending::{Lead, PendingRequest};
 use super::{MAX_WAIT, SourceRequests};
 use crate::ledger::{GRACE, Waits};
+use crate::pulls::Pulls;
 use crate::speed::FIRST_STEPS_MAX;
 use crate::{NodeId, Time};
 
@@ -26,13 +27,14 @@ impl SourceRequests {
         self.ledger.observe(now, intake);
     }
 
-    /// Records whether a pull of this node has begun and goes on, and whether its mirror pulls from upstream.
-    pub fn set_pulls(&mut self, now: Time, has_pull: bool, mirror_pulls: bool) {
-        let ledger = &self.ledger;
-        if (ledger.has_pull, ledger.mirror_pulls) != (has_pull, mirror_pulls) {
+    /// Records whether a pull of this node has begun and goes on, and what its mirror pulls from upstream.
+    pub fn set_pulls(&mut self, now: Time, pulls: &Pulls) {
+        self.mirror_pulls = pulls.mirror_pulls(now);
+        let (has_pull, begins) = (pulls.have_begun(), pulls.mirror_begins(now));
+        if (self.ledger.has_pull, self.ledger.mirror_begins) != (has_pull, begins) {
             self.settle_all(now);
             self.ledger.has_pull = has_pull;
-            self.ledger.mirror_pulls = mirror_pulls;
+            self.ledger.mirror_begins = begins;
             self.settle_all(now);
         }
     }

@@ -46,12 +46,13 @@ impl LeadMeter {
             .map_or(self.before, |(_, bytes)| *bytes)
     }
 
-    /// The least rate of the registry, in bytes per second: the highest average of a time up to now, without the steps
-    /// that may have come just now.
-    pub fn lower_bound(&self, now: Time) -> u64 {
+    /// The least rate of the registry, in bytes per second: the highest average of a time up to now, `longest` at most,
+    /// without the steps that may have come just now.
+    pub fn lower_bound(&self, now: Time, longest: Duration) -> u64 {
         let began = (self.since, self.before);
         let times = self.observed.iter().copied().chain([began]);
-        let is_enough = |(at, _): &(Time, u64)| now.since(*at) >= LOWER_BOUND_OVER;
+        let is_enough =
+            |(at, _): &(Time, u64)| (LOWER_BOUND_OVER..=longest).contains(&now.since(*at));
         let rates = times.filter(is_enough).map(|(at, before)| {
             let bytes = (self.bytes() - before).saturating_sub(STEPS);
             per_second(bytes, now.since(at))
@@ -91,7 +92,10 @@ mod tests {
             now = now.after(EVERY);
             let came = rate * now.since(Time(0)).as_millis() as u64 / 1_000;
             lead.record(now, STEPS + came / STEPS * STEPS);
-            (lead.lower_bound(now), lead.upper_bound(now, expected))
+            (
+                lead.lower_bound(now, Duration::MAX),
+                lead.upper_bound(now, expected),
+            )
         });
         shown.collect()
     }
@@ -123,7 +127,7 @@ mod tests {
             let shown = [0_u32, 1, 2, 3, 4, 5, 6, 7, 8].map(|step| {
                 let now = Time(0).after(began_after + EVERY * step);
                 lead.record(now, 25_000 * 250 * u64::from(step));
-                lead.lower_bound(now)
+                lead.lower_bound(now, Duration::MAX)
             });
             assert!(
                 shown[8] > 20_000_000 && shown[7] < 10_000_000,

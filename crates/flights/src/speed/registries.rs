@@ -22,6 +22,13 @@ const TRIED_IN_VAIN: Duration = Duration::from_secs(3);
 /// No lead is judged for this long after it was found that the registry gives no more: the leaders share it, and some
 /// nodes may still pass on the earlier rate.
 const JUDGING_PAUSE: Duration = Duration::from_secs(60);
+/// A rate that was measured this recently, or while another node leads to find it out, is what the registry gives others
+/// now.
+const FRESH: Duration = Duration::from_secs(3);
+/// A rate of at least this part of the known one confirms it.
+const CONFIRMS: (u64, u64) = (3, 4);
+/// The longest time over which a leader measures a rate that confirms the known one.
+const CONFIRMED_OVER: Duration = Duration::from_secs(4);
 /// A pause in judging that ends this much later than the known one is a new one.
 const NEWER: Duration = Duration::from_millis(500);
 /// The time for which a known rate of a registry predicts how long its bytes may take, and what limits a lead.
@@ -77,17 +84,30 @@ impl KnownRate {
         let newer = self
             .judging_paused_for_ms
             .saturating_sub(theirs.judging_paused_for_ms);
-        let is_paused = theirs.judging_paused_for_ms > 0;
+        let is_fresh = u64::from(self.age_s) < FRESH.as_secs()
+            && self.measured_by != theirs.measured_by
+            && self.age_s < theirs.age_s
+            && self.confirms(theirs);
+        let is_more = !theirs.confirms(self);
         u128::from(newer) > NEWER.as_millis()
-            || (!is_paused && self.current() / 4 * 3 > theirs.current())
+            || is_fresh
+            || theirs.judging_paused_for_ms == 0 && is_more
+    }
+
+    /// Whether it is about as high as another one, or higher.
+    fn confirms(self, other: Self) -> bool {
+        let (part, whole) = CONFIRMS;
+        self.current() >= other.current() / whole * part
     }
 }
 
 #[derive(Clone, Debug, Default)]
 struct Registry {
-    /// The best rate, in bytes per second, and when it was measured.
+    /// The best rate, in bytes per second, when it or nearly as much was last measured, and by which node; see
+    /// [`KnownRate::measured_by`].
     rate: u64,
     measured: Option<Born>,
+    measured_by: u64,
     /// Another node has pulled from it.
     is_confirmed: bool,
     /// This node has pulled from it, or wanted to.
@@ -98,7 +118,9 @@ struct Registry {
     trial: Option<Time>,
     /// The bytes received since this node leads from it.
     lead: Option<LeadMeter>,
-    /// Another node has led since then, to find out its rate.
+    /// When another node was asked to lead as well, to find out what the registry gives it.
+    tried: Option<Time>,
+    /// That has shown, or the time for it has passed.
     was_tried: bool,
 }
 
@@ -112,44 +134,75 @@ impl Registry {
             rate: self.rate,
             age_s: u32::try_from(age.as_secs()).unwrap_or(u32::MAX),
             judging_paused_for_ms: u32::try_from(judging_paused_for).unwrap_or(u32::MAX),
+            measured_by: self.measured_by,
         }
     }
 
-    /// Learns a rate if it is the best one.
-    fn learn(&mut self, now: Time, rate: u64, age: Duration) {
-        let known = KnownRate {
-            rate,
-            age_s: u32::try_from(age.as_secs()).unwrap_or(u32::MAX),
-            judging_paused_for_ms: 0,
-        };
-        if known.current() >= self.known(now).current() {
-            self.set(now, rate, age);
+    /// Learns a rate if it is the best one, and when it was measured if it is nearly that.
+    fn learn(&mut self, now: Time, measured: KnownRate) {
+        let known = self.known(now);
+        let is_newer = measured.age_s < known.age_s;
+        if measured.current() >= known.current() {
+            self.set(now, measured);
+        } else if is_newer && measured.confirms(known) {
+            let rate = known.rate;
+            self.set(now, KnownRate { rate, ..measured });
         }
     }
 
-    fn set(&mut self, now: Time, rate: u64, age: Duration) {
-        (self.rate, self.measured) = (rate, Some(Born::from_age(now, age)));
+    /// Learns what this node measures as a leader: the best rate, and that of the last seconds.
+    fn measure(&mut self, now: Time, [best, latest]: [KnownRate; 2]) {
+        let is_best = best.rate >= self.known(now).current();
+        self.learn(now, if is_best { best } else { latest });
+    }
+
+    fn set(&mut self, now: Time, measured: KnownRate) {
+        let age = Duration::from_secs(measured.age_s.into());
+        self.rate = measured.rate;
+        self.measured = Some(Born::from_age(now, age));
+        self.measured_by = measured.measured_by;
+    }
+
+    /// Whether a rate was measured since another node was asked to find it out.
+    fn is_result(&self, now: Time, measured: KnownRate) -> bool {
+        let age = Duration::from_secs(measured.age_s.into());
+        self.tried.is_some_and(|at| age <= now.since(at))
+    }
+
+    /// Whether the rate was measured by a node other than `me` in the time `lately` up to now.
+    fn is_given_to_others(&self, me: u64, now: Time, lately: Duration) -> bool {
+        let is_fresh = |measured: Born| measured.age(now) <= lately;
+        self.measured_by != me && self.measured.is_some_and(is_fresh)
     }
 }
 
 /// The rates of all registries, by their hash.
 #[derive(Debug, Default)]
-pub(crate) struct RegistryRates(BTreeMap<u64, Registry>);
+pub(crate) struct RegistryRates {
+    registries: BTreeMap<u64, Registry>,
+    /// See [`KnownRate::measured_by`].
+    me: u64,
+}
 
 impl RegistryRates {
+    /// Sets the number by which this node recognises what it has measured itself.
+    pub fn seed(&mut self, me: u64) {
+        self.me = me;
+    }
+
     /// The rates of a registry. If there are too many registries, it replaces the oldest that this node never asked
     /// for: other nodes can name any number.
     fn entry(&mut self, registry: u64) -> Option<&mut Registry> {
         if registry == 0 {
             return None;
         }
-        if !self.0.contains_key(&registry) && self.0.len() >= MAX_REGISTRIES {
-            let others = self.0.iter().filter(|(_, known)| !known.is_used);
+        if !self.registries.contains_key(&registry) && self.registries.len() >= MAX_REGISTRIES {
+            let others = self.registries.iter().filter(|(_, known)| !known.is_used);
             let oldest = others.min_by_key(|(_, known)| known.measured);
             let oldest = oldest.map(|(registry, _)| *registry)?;
-            self.0.remove(&oldest);
+            self.registries.remove(&oldest);
         }
-        Some(self.0.entry(registry).or_default())
+        Some(self.registries.entry(registry).or_default())
     }
 
     /// Records that this node pulls from a registry.
@@ -161,7 +214,7 @@ impl RegistryRates {
 
     /// What the registry gives a node.
     pub fn get(&self, now: Time, registry: u64) -> KnownRate {
-        let known = self.0.get(&registry);
+        let known = self.registries.get(&registry);
         known.map_or_else(KnownRate::default, |known| known.known(now))
     }
 
@@ -176,26 +229,28 @@ impl RegistryRates {
 
     /// Records what another node knows.
     pub fn learn(&mut self, now: Time, registry: u64, theirs: KnownRate) {
+        let is_own = theirs.measured_by == self.me;
         if theirs.rate == 0 {
             return;
         }
         let Some(known) = self.entry(registry) else {
             return;
         };
-        known.is_confirmed = true;
-        let age = Duration::from_secs(theirs.age_s.into());
         let judging_paused_for = Duration::from_millis(theirs.judging_paused_for_ms.into());
         let judging_paused_until = now.after(judging_paused_for.min(JUDGING_PAUSE));
-        if judging_paused_until.since(known.judging_paused_until.max(now)) > NEWER {
-            known.set(now, theirs.rate, age);
+        let is_newer = judging_paused_until.since(known.judging_paused_until.max(now)) > NEWER;
+        known.is_confirmed |= is_newer || !is_own;
+        if is_newer {
+            known.set(now, theirs);
             known.judging_paused_until = judging_paused_until;
-        } else if now >= known.judging_paused_until {
-            known.learn(now, theirs.rate, age);
+        } else if !is_own && (now >= known.judging_paused_until || known.is_result(now, theirs)) {
+            known.learn(now, theirs);
         }
     }
 
     /// Judges the rate of a registry to this node as a leader.
     pub fn judge(&mut self, now: Time, registry: u64, sample: LeadSample) -> LeadRate {
+        let me = self.me;
         let Some(known) = self.entry(registry) else {
             return LeadRate::Fine;
         };
@@ -205,36 +260,49 @@ impl RegistryRates {
         } else {
             sample.bandwidth
         };
+        if sample.is_second {
+            // It has begun.
+            known.trial = None;
+        }
         // It has ended meanwhile, and another one has begun.
         known.lead.take_if(|lead| sample.bytes < lead.bytes());
         let lead = known
             .lead
             .get_or_insert_with(|| LeadMeter::begin(now, sample.bytes));
         lead.record(now, sample.bytes);
-        let (lower_bound, upper_bound) = (
-            lead.lower_bound(now),
-            lead.upper_bound(now, usual.unwrap_or(0)),
-        );
-        known.learn(now, lower_bound, Duration::ZERO);
+        let upper_bound = lead.upper_bound(now, usual.unwrap_or(0));
+        let bounds = [Duration::MAX, CONFIRMED_OVER].map(|over| lead.lower_bound(now, over));
+        let measured = |rate| KnownRate {
+            rate,
+            age_s: 0,
+            judging_paused_for_ms: 0,
+            measured_by: me,
+        };
+        known.measure(now, bounds.map(measured));
         let is_little =
             |rate: &u64| usual.is_some_and(|usual| rate.saturating_mul(LOW_RATIO) < usual);
         let Some(little) = upper_bound.filter(is_little) else {
             return LeadRate::Fine;
         };
-        let is_paused = now < known.judging_paused_until;
-        let is_first = !sample.is_second;
-        if sample.shares_uplink || is_first && (is_paused || !is_little(&sample.intake)) {
+        if sample.is_second {
+            if !sample.shares_uplink {
+                // 0 means unknown.
+                known.set(now, measured(little.max(1)));
+                known.is_confirmed = true;
+                known.judging_paused_until = now.after(JUDGING_PAUSE);
+            }
             return LeadRate::Fine;
         }
-        if sample.is_second {
-            // 0 means unknown.
-            known.set(now, little.max(1), Duration::ZERO);
-            known.is_confirmed = true;
-            known.judging_paused_until = now.after(JUDGING_PAUSE);
+        let gives_others = |lately| known.is_given_to_others(me, now, lately);
+        let has_shown = known.tried.is_some_and(|at| gives_others(now.since(at)));
+        let is_paused = now < known.judging_paused_until && !has_shown;
+        let shares_uplink = sample.shares_uplink && !gives_others(FRESH);
+        if is_paused || shares_uplink || !is_little(&sample.intake) {
             return LeadRate::Fine;
         }
         known.judging_paused_until = now.after(TRIED_FOR);
         let repeated = std::mem::replace(&mut known.was_tried, true);
+        known.tried = (!repeated).then_some(now);
         LeadRate::BelowExpected { repeated }
     }
 
@@ -250,7 +318,7 @@ impl RegistryRates {
 
     /// Ends trials in which no byte has come: the registry gives the other leader more than that.
     pub fn end_trials(&mut self, now: Time) {
-        for known in self.0.values_mut() {
+        for known in self.registries.values_mut() {
             let is_over = |began: &mut Time| now.since(*began) >= TRIED_IN_VAIN;
             if known.lead.is_none() && known.trial.take_if(is_over).is_some() {
                 let until = now.after(2 * TRIED_FOR);
@@ -261,16 +329,16 @@ impl RegistryRates {
 
     /// The registries that are slow now, as far as is known, or that a second leader tries.
     pub fn slow(&self, now: Time) -> BTreeSet<u64> {
-        let slow = self.0.iter();
+        let slow = self.registries.iter();
         let slow = slow.filter(|(_, known)| now < known.judging_paused_until);
         slow.map(|(registry, _)| *registry).collect()
     }
 
     /// Records that this node leads nothing from registries other than these.
     pub fn forget_leads_except(&mut self, registries: &[(u64, u64)]) {
-        for (registry, known) in &mut self.0 {
+        for (registry, known) in &mut self.registries {
             if !registries.iter().any(|(led, _)| led == registry) {
-                (known.lead, known.was_tried) = (None, false);
+                (known.lead, known.tried, known.was_tried) = (None, None, false);
             }
         }
     }
@@ -282,13 +350,23 @@ mod tests {
 
     const USUAL: u64 = 8_000_000;
     const LITTLE: u64 = 1_000_000;
+    /// Another node.
+    const OTHER: u64 = 9;
 
+    /// A rate that another node has measured a minute ago.
     fn known(rate: u64) -> KnownRate {
         KnownRate {
             rate,
-            age_s: 0,
+            age_s: 60,
             judging_paused_for_ms: 0,
+            measured_by: OTHER,
         }
+    }
+
+    fn rates(me: u64) -> RegistryRates {
+        let mut rates = RegistryRates::default();
+        rates.seed(me);
+        rates
     }
 
     fn sample(bytes: u64, intake: u64) -> LeadSample {
@@ -322,7 +400,7 @@ mod tests {
 
     #[test]
     fn what_others_remember_is_not_held_against_the_next_lead() {
-        let (mut rates, mut now) = (RegistryRates::default(), Time(0));
+        let (mut rates, mut now) = (rates(1), Time(0));
         rates.learn(now, 7, known(USUAL));
         let second = lead(&mut rates, &mut now, JUDGED_AFTER, true);
         assert_eq!(second, LeadRate::Fine);
@@ -340,7 +418,7 @@ mod tests {
     /// The first leader, the second one, and a third node that leads another object.
     #[test]
     fn one_leader_tries_a_slow_registry_and_all_others_accept_what_it_found() {
-        let [mut first, mut second, mut third] = [(); 3].map(|()| RegistryRates::default());
+        let [mut first, mut second, mut third] = [1, 2, 3].map(rates);
         let mut now = Time(0);
         for rates in [&mut first, &mut second, &mut third] {
             rates.learn(now, 7, known(USUAL));
@@ -365,7 +443,7 @@ mod tests {
     /// It receives other objects, whose leaders share the uplink with this one.
     #[test]
     fn a_lead_is_not_slow_while_the_node_receives_enough_in_all() {
-        let (mut rates, mut now) = (RegistryRates::default(), Time(0));
+        let (mut rates, mut now) = (rates(1), Time(0));
         rates.learn(now, 7, known(USUAL));
         for (intake, found) in [(USUAL / 4, LeadRate::Fine), (USUAL / 5, FIRST)] {
             let mut judged = (0..JUDGED_AFTER).map(|_| {
@@ -378,24 +456,100 @@ mod tests {
         }
     }
 
-    /// The registry's uplink is wider than a link, so the mirrors of all nodes lead at once.
+    /// Nodes that heard of it pass on what this node has measured itself, or what another one measures.
     #[test]
-    fn a_lead_is_not_slow_while_many_nodes_lead_at_once() {
-        let (mut rates, mut now) = (RegistryRates::default(), Time(0));
-        rates.learn(now, 7, known(USUAL));
-        for _ in 0..2 * JUDGED_AFTER {
-            now = now.after(Duration::from_secs(1));
-            let sample = LeadSample {
-                shares_uplink: true,
-                ..sample(now.0 * LITTLE / 1_000, LITTLE)
+    fn what_this_node_measured_is_no_news_of_others() {
+        for (measured_by, finds) in [(1, FIRST), (OTHER, LeadRate::Fine)] {
+            let (mut rates, mut now) = (rates(1), Time(0));
+            let mut found = LeadRate::Fine;
+            for second in 1..=JUDGED_AFTER {
+                now = now.after(Duration::from_secs(1));
+                let little = KnownRate {
+                    age_s: 0,
+                    measured_by,
+                    ..known(LITTLE)
+                };
+                rates.learn(now, 7, little);
+                let sample = LeadSample {
+                    bandwidth: Some(2 * USUAL),
+                    ..sample(second * LITTLE, LITTLE)
+                };
+                found = rates.judge(now, 7, sample);
+            }
+            assert_eq!(found, finds, "{measured_by}");
+        }
+    }
+
+    /// The second leader tells what it receives, as soon as it knows.
+    #[test]
+    fn a_leader_gives_up_the_rest_once_the_registry_gives_another_node_more() {
+        for measured_by in [OTHER, 1] {
+            let (mut rates, mut now) = (rates(1), Time(0));
+            rates.learn(now, 7, known(USUAL));
+            assert_eq!(lead(&mut rates, &mut now, JUDGED_AFTER, false), FIRST);
+            assert_eq!(lead(&mut rates, &mut now, 1, false), LeadRate::Fine);
+            let given = KnownRate {
+                age_s: 0,
+                measured_by,
+                ..known(USUAL / 10 * 9)
             };
-            assert_eq!(rates.judge(now, 7, sample), LeadRate::Fine);
+            rates.learn(now, 7, given);
+            let found = lead(&mut rates, &mut now, 1, false);
+            let repeated = LeadRate::BelowExpected { repeated: true };
+            assert_eq!(found == repeated, measured_by == OTHER, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_leader_that_is_soon_complete_was_not_in_vain() {
+        let mut rates = rates(1);
+        rates.learn(Time(0), 7, known(USUAL));
+        rates.trial_begins(Time(0), 7);
+        let second = LeadSample {
+            is_second: true,
+            ..sample(USUAL, USUAL)
+        };
+        rates.judge(Time(1_000), 7, second);
+        rates.forget_leads_except(&[]);
+        let later = Time(0).after(TRIED_FOR);
+        rates.end_trials(later);
+        assert!(rates.slow(later).is_empty());
+    }
+
+    /// Whose mirrors lead at once: others receive as much as ever meanwhile, or they share the uplink.
+    #[test]
+    fn a_lead_that_shares_the_uplink_is_judged_only_while_others_receive_more() {
+        for (is_given, finds) in [(true, FIRST), (false, LeadRate::Fine)] {
+            let (mut rates, mut now) = (rates(1), Time(0));
+            rates.learn(now, 7, known(USUAL));
+            let mut found = LeadRate::Fine;
+            for second in 1..2 * JUDGED_AFTER {
+                now = now.after(Duration::from_secs(1));
+                if is_given {
+                    let given = KnownRate {
+                        age_s: 0,
+                        ..known(USUAL / 5 * 4)
+                    };
+                    rates.learn(now, 7, given);
+                }
+                let sample = LeadSample {
+                    shares_uplink: true,
+                    ..sample(second * LITTLE, LITTLE)
+                };
+                let judged = rates.judge(now, 7, sample);
+                found = if found == LeadRate::Fine {
+                    judged
+                } else {
+                    found
+                };
+            }
+            assert_eq!(found, finds);
         }
     }
 
     #[test]
     fn a_leader_whose_way_to_the_registry_is_slow_gives_up_the_rest_as_well() {
-        let (mut rates, mut now) = (RegistryRates::default(), Time(0));
+        let (mut rates, mut now) = (rates(1), Time(0));
         rates.learn(now, 7, known(USUAL));
         assert_eq!(lead(&mut rates, &mut now, JUDGED_AFTER, false), FIRST);
         let repeated = lead(&mut rates, &mut now, TRIED_FOR.as_secs(), false);
@@ -419,7 +573,7 @@ mod tests {
 
     #[test]
     fn a_second_leader_without_a_byte_shows_that_the_registry_is_slow() {
-        let mut rates = RegistryRates::default();
+        let mut rates = rates(1);
         rates.learn(Time(0), 7, known(USUAL));
         rates.trial_begins(Time(0), 7);
         assert!(rates.slow(Time(0)).contains(&7));
@@ -435,7 +589,7 @@ mod tests {
     /// Each node that learns a rate learns its age.
     #[test]
     fn all_nodes_forget_a_rate_together_but_remember_how_slow_a_registry_was() {
-        let [mut first, mut second] = [(); 2].map(|()| RegistryRates::default());
+        let [mut first, mut second] = [1, 2].map(rates);
         first.learn(Time(0), 7, known(USUAL));
         let later = Time(0).after(3 * HALF_LIFE);
         second.learn(later, 7, first.get(later, 7));
@@ -454,7 +608,7 @@ mod tests {
             (500_000, Duration::from_millis(6_291)),
             (1, FIRST_STEPS_MAX),
         ] {
-            let mut rates = RegistryRates::default();
+            let mut rates = rates(1);
             assert!(rates.first_steps(Time(0), 7).is_zero(), "unknown");
             rates.learn(Time(0), 7, known(rate));
             assert_eq!(rates.first_steps(Time(0), 7), first_steps, "{rate}");
@@ -463,11 +617,12 @@ mod tests {
 
     #[test]
     fn a_pause_in_judging_that_others_name_is_no_longer_than_a_nodes_own() {
-        let (mut rates, now) = (RegistryRates::default(), Time(0));
+        let (mut rates, now) = (rates(1), Time(0));
         let theirs = KnownRate {
             rate: LITTLE,
             age_s: 0,
             judging_paused_for_ms: u32::MAX,
+            measured_by: OTHER,
         };
         rates.learn(now, 7, theirs);
         let judging_paused_for = u128::from(rates.get(now, 7).judging_paused_for_ms);

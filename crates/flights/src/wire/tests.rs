@@ -123,12 +123,15 @@ fn source_request() -> impl Strategy<Value = SourceRequest> {
 }
 
 fn known_rate() -> impl Strategy<Value = Option<KnownRate>> {
-    any::<Option<(u64, [u32; 2])>>().prop_map(|known| {
-        known.map(|(rate, [age_s, judging_paused_for_ms])| KnownRate {
-            rate,
-            age_s,
-            judging_paused_for_ms,
-        })
+    any::<Option<([u64; 2], [u32; 2])>>().prop_map(|known| {
+        known.map(
+            |([rate, measured_by], [age_s, judging_paused_for_ms])| KnownRate {
+                rate,
+                age_s,
+                judging_paused_for_ms,
+                measured_by,
+            },
+        )
     })
 }
 
@@ -334,6 +337,7 @@ fn one_of_each() -> Vec<Message> {
         rate: 1000,
         age_s: 60,
         judging_paused_for_ms: 2000,
+        measured_by: 3,
     });
     let full = SourceRequest {
         key: key_field(key(1)),

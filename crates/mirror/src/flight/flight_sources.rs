@@ -101,6 +101,8 @@ impl FlightSources {
         if matches!(decision, Decision::Later) {
             pull.slow_sources.lock().put_back(slow_source);
         }
+        // It may have ended meanwhile, and then nothing would report that this node leads.
+        let pull = watch(&self.shared, &self.target, &self.digest, self.sharing).unwrap_or(pull);
         self.take(&decision, &pull);
         decision
     }

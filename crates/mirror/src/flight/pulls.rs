@@ -40,6 +40,8 @@ pub struct State {
     pub has_begun: bool,
     /// The bytes that were there when the lead was granted: a pull may resume a broken one.
     pub resumed_from: u64,
+    /// The mirror fetched the object from upstream, and has ceased to.
+    pub lead_broke: bool,
     pub sharing: Sharing,
     /// When the followers were last told to use another source.
     pub evicted: Option<Instant>,
@@ -75,6 +77,7 @@ impl Pull {
             decisions: 0,
             has_begun: false,
             resumed_from: ingest.progress().written,
+            lead_broke: false,
             sharing,
             evicted: None,
         };
@@ -125,6 +128,7 @@ impl Pull {
     pub fn set_following(&self, position: ChainPosition) {
         self.state.send_modify(|state| {
             state.role = Role::Follows(position);
+            state.lead_broke = false;
             state.decisions = state.decisions.wrapping_add(1);
         });
     }
@@ -177,6 +181,7 @@ impl Pull {
         let reached = self.position(&self.ingest());
         self.state.send_modify(|state| {
             state.role = Role::Leads;
+            state.lead_broke = false;
             state.decisions = state.decisions.wrapping_add(1);
             state.has_begun = false;
             state.resumed_from = reached;
@@ -212,6 +217,18 @@ impl Pull {
     pub fn evict(&self) {
         self.state
             .send_modify(|state| state.evicted = Some(Instant::now()));
+    }
+
+    /// Records that the mirror has ceased to fetch the object. Its followers use another source.
+    pub fn lead_broke(&self) {
+        self.state.send_if_modified(|state| {
+            let leads = state.role == Role::Leads;
+            if leads {
+                state.lead_broke = true;
+                state.evicted = Some(Instant::now());
+            }
+            leads
+        });
     }
 
     /// Whether bytes of the object have arrived.

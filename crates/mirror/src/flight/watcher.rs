@@ -84,6 +84,7 @@ enum End {
     Gone {
         was_full: bool,
     },
+    /// No byte has come for too long, or the mirror has ceased to fetch the object.
     Stalled,
     Private,
 }
@@ -165,6 +166,9 @@ impl Watcher {
             if state.sharing == Sharing::Private {
                 return End::Private;
             }
+            if state.lead_broke {
+                return End::Stalled;
+            }
             if decisions.replace(state.decisions) != Some(state.decisions) {
                 since = Instant::now();
                 decided = (since, seen);
@@ -189,8 +193,7 @@ impl Watcher {
                 None
             };
             let came = (seen.saturating_sub(decided.1), since - decided.0);
-            let has_written = state.has_begun && progress.written > state.resumed_from;
-            let limit = self.limit(&state, (has_written, is_full), came);
+            let limit = self.limit(&state, is_full, came);
             tokio::select! {
                 progress = growing.until(|p| p.written > seen || p.stage != IngestStage::Filling) => {
                     match progress.stage {
@@ -241,16 +244,10 @@ impl Watcher {
     }
 
     /// The limit for the next byte. `bytes` have come in the time `taken` since the source was decided.
-    /// `has_written`: the file has grown since this node leads.
-    fn limit(
-        &self,
-        state: &State,
-        (has_written, is_full): (bool, bool),
-        (bytes, taken): (u64, Duration),
-    ) -> Duration {
+    fn limit(&self, state: &State, is_full: bool, (bytes, taken): (u64, Duration)) -> Duration {
         match state.role {
             _ if is_full => COMMIT_LIMIT,
-            role if has_written || matches!(role, Role::Follows(_)) => {
+            role if state.has_begun || matches!(role, Role::Follows(_)) => {
                 role.stall_limit(bytes, taken)
             }
             _ if self.shared.store.downloads_share_slots() => QUEUE_LIMIT,

@@ -4,7 +4,6 @@ use http::HeaderMap;
 use oci::{Digest, Key, Origin, Reference};
 
 use super::{ConnectionAddresses, Mirror};
-use crate::activity::PullSource;
 use crate::flight::{Flight, Sharing};
 use crate::found::{Found, Source};
 use crate::metrics::{Metrics, MirrorLabels};
@@ -148,16 +147,13 @@ impl Mirror {
             attempts.sent_upstream();
         }
         self.count(target, result.as_ref().ok());
-        match (result, &self.lead_through) {
-            (Err(refusal @ (Refusal::Leads(_) | Refusal::Alone(_))), Some(lead_through))
-                if target.pull.leads_at_once =>
-            {
-                let found = lead_through.find(target).await;
-                if let (Some(_), Some(activity)) = (&found, &target.pull.activity) {
-                    activity.set_source(PullSource::Upstream(refusal.reason()));
-                }
+        let lead_through = self.lead_through.as_ref();
+        match (result, lead_through.filter(|_| target.pull.leads_at_once)) {
+            (Err(refusal @ (Refusal::Leads(_) | Refusal::Alone(_))), Some(lead_through)) => {
+                let found = lead_through.find(target, &refusal).await;
                 found.ok_or(refusal)
             }
+            (Ok(found), Some(lead_through)) => Ok(lead_through.go_on(found, target)),
             (result, _) => result,
         }
     }

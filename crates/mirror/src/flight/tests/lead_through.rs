@@ -153,19 +153,75 @@ async fn a_registry_without_an_answer_costs_a_moment_once() {
 }
 
 #[tokio::test]
-async fn where_upstream_breaks_containerd_goes_on() {
+async fn where_upstream_breaks_this_mirror_asks_for_the_rest() {
     let (bytes, digest) = layer();
     let (node, registry) = node_and_registry(&[&bytes]).await;
     registry.does.lock().insert("lab/app".into(), Does::Break);
-    let ingest = node.ingest(&digest, bytes.len() as u64);
+    let _ingest = node.ingest(&digest, bytes.len() as u64);
+    node.then(Decision::Lead);
+    let answer = node.own(&digest).await;
+    assert!(answer.rest().await == (bytes, true));
+}
+
+#[tokio::test]
+async fn where_upstream_fails_another_node_leads_and_containerd_goes_on() {
+    let (bytes, digest) = layer();
+    let (node, registry) = node_and_registry(&[&bytes]).await;
+    registry.does.lock().insert("lab/app".into(), Does::Break);
+    let size = bytes.len() as u64;
+    let ingest = node.ingest(&digest, size);
     node.then(Decision::Lead);
     let half = bytes.len() / 2;
-    let answer = node.own(&digest).await;
-    assert!(answer.rest().await == (bytes.slice(..half), false));
+    let mut answer = node.own(&digest).await;
+    assert!(!answer.read(1).await.is_empty());
+    node.script.told(PullProgress::Begun { size }).await;
+    let follower = node.follow_first(&digest).await;
+    registry.does.lock().insert("lab/app".into(), Does::Fail);
+    let (rest, is_all) = answer.rest().await;
+    assert!(!is_all && rest.len() < half);
+    node.script.told(PullProgress::Failed).await;
+    assert!(!follower.rest().await.1, "it asks for another source");
     ingest.write(&bytes[..half]);
     node.then(Decision::Lead);
     let range = format!("bytes={half}-");
     let answer = node.own_from(&digest, &[(RANGE, &range)]).await;
     assert_eq!(answer.0.status(), StatusCode::NOT_FOUND);
     assert_eq!(told(&node), [true, false]);
+}
+
+#[tokio::test]
+async fn where_the_client_leaves_another_node_leads() {
+    let (bytes, digest) = layer();
+    let (node, _registry) = node_and_registry(&[&bytes]).await;
+    let size = bytes.len() as u64;
+    let _ingest = node.ingest(&digest, size);
+    node.then(Decision::Lead);
+    let mut answer = node.own(&digest).await;
+    assert!(!answer.read(1).await.is_empty());
+    node.script.told(PullProgress::Begun { size }).await;
+    drop(answer);
+    node.script.told(PullProgress::Failed).await;
+}
+
+/// Its source breaks, and it is told to lead.
+#[tokio::test]
+async fn a_lead_in_the_middle_of_a_body_goes_on_in_it() {
+    let (bytes, digest) = layer();
+    let (node, _registry) = node_and_registry(&[&bytes]).await;
+    let source = super::node::node().await;
+    let size = bytes.len() as u64;
+    let breaks = source.lead(&digest, size).await;
+    breaks.write(&bytes[..MIB]);
+    let _ingest = node.ingest(&digest, size);
+    node.then(source.follow(1));
+    node.then(Decision::Lead);
+    let mut answer = node.own(&digest).await;
+    let first = answer.read(MIB).await;
+    breaks.fail(&source, &digest);
+    let (rest, is_all) = answer.rest().await;
+    assert!(is_all && [first, rest].concat() == bytes);
+    assert_eq!(node.metric("peili_flights_layers_fetched_total"), 1);
+    let begun = PullProgress::Begun { size };
+    assert!(!node.script.progress().contains(&PullProgress::Failed));
+    assert!(node.script.progress().contains(&begun));
 }
