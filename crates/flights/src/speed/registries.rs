@@ -22,9 +22,11 @@ const TRIED_IN_VAIN: Duration = Duration::from_secs(3);
 /// No lead is judged for this long after it was found that the registry gives no more: the leaders share it, and some
 /// nodes may still pass on the earlier rate.
 const JUDGING_PAUSE: Duration = Duration::from_secs(60);
-/// A rate that was measured this recently, or while another node leads to find it out, is what the registry gives others
-/// now.
+/// A rate that was measured this recently is news to those who know an older one.
 const FRESH: Duration = Duration::from_secs(3);
+/// Where many nodes lead at once, a lead is judged only if others received more since this long after it became slow: what
+/// they measure is an average over some seconds.
+const SETTLES_AFTER: Duration = Duration::from_secs(2);
 /// A rate of at least this part of the known one confirms it.
 const CONFIRMS: (u64, u64) = (3, 4);
 /// The longest time over which a leader measures a rate that confirms the known one.
@@ -118,6 +120,8 @@ struct Registry {
     trial: Option<Time>,
     /// The bytes received since this node leads from it.
     lead: Option<LeadMeter>,
+    /// Since when this node receives far less than others, as a leader.
+    slow_since: Option<Time>,
     /// When another node was asked to lead as well, to find out what the registry gives it.
     tried: Option<Time>,
     /// That has shown, or the time for it has passed.
@@ -282,8 +286,10 @@ impl RegistryRates {
         let is_little =
             |rate: &u64| usual.is_some_and(|usual| rate.saturating_mul(LOW_RATIO) < usual);
         let Some(little) = upper_bound.filter(is_little) else {
+            known.slow_since = None;
             return LeadRate::Fine;
         };
+        let slow_since = *known.slow_since.get_or_insert(now);
         if sample.is_second {
             if !sample.shares_uplink {
                 // 0 means unknown.
@@ -296,7 +302,9 @@ impl RegistryRates {
         let gives_others = |lately| known.is_given_to_others(me, now, lately);
         let has_shown = known.tried.is_some_and(|at| gives_others(now.since(at)));
         let is_paused = now < known.judging_paused_until && !has_shown;
-        let shares_uplink = sample.shares_uplink && !gives_others(FRESH);
+        let settled = slow_since.after(SETTLES_AFTER);
+        let gives_others_now = now > settled && gives_others(now.since(settled));
+        let shares_uplink = sample.shares_uplink && !gives_others_now;
         if is_paused || shares_uplink || !is_little(&sample.intake) {
             return LeadRate::Fine;
         }
@@ -338,7 +346,8 @@ impl RegistryRates {
     pub fn forget_leads_except(&mut self, registries: &[(u64, u64)]) {
         for (registry, known) in &mut self.registries {
             if !registries.iter().any(|(led, _)| led == registry) {
-                (known.lead, known.tried, known.was_tried) = (None, None, false);
+                (known.lead, known.slow_since) = (None, None);
+                (known.tried, known.was_tried) = (None, false);
             }
         }
     }
