@@ -6,9 +6,11 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use libp2p::identity::Keypair;
+use rustix::process::geteuid;
 
 /// The first is Spegel's name, so that a node that moves keeps its id.
 const FILES: [&str; 2] = ["private.key", "private-2.key"];
@@ -20,6 +22,10 @@ const PREFIX: [u8; 16] = [
 ];
 /// The most bytes of a key file.
 const MAX_FILE: u64 = 4096;
+/// The mode of a key file.
+const MODE: u32 = 0o600;
+/// The rights of the group and of others.
+const SHARED: u32 = 0o077;
 
 /// Why the identity could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +37,24 @@ pub enum IdentityError {
     Broken { path: PathBuf, what: &'static str },
     #[error("cannot read {path}; let the mirror's user read it, or choose another --data-dir")]
     Read { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} belongs to user {owner}, who may know the key; run: chown {user} {path}, or move it away and the node \
+         starts under a new identity"
+    )]
+    Foreign {
+        path: PathBuf,
+        owner: u32,
+        user: u32,
+    },
+    #[error(
+        "{path} has mode {mode:04o}, so others on this node can use it, and the mirror cannot change that; run: \
+         chmod 600 {path}"
+    )]
+    Exposed {
+        path: PathBuf,
+        mode: u32,
+        source: io::Error,
+    },
     #[error("cannot write {path}; let the mirror's user write there, or choose another --data-dir")]
     Write { path: PathBuf, source: io::Error },
 }
@@ -56,7 +80,8 @@ impl Identity {
     /// held, the node uses one that is not stored.
     ///
     /// # Errors
-    /// The folder or a file cannot be read or written, or a file is broken; it is then left as it is.
+    /// The folder or a file cannot be read or written, or another user may use the file, or it is broken; it is then left
+    /// as it is.
     pub(crate) fn claim(data_dir: &Path) -> Result<Self, IdentityError> {
         for file in FILES {
             let path = data_dir.join(file);
@@ -90,6 +115,8 @@ impl Identity {
             source,
         };
         let file = open.map_err(read)?;
+        let metadata = file.metadata().map_err(read)?;
+        check_owner(&path, metadata.uid(), geteuid().as_raw())?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -98,6 +125,7 @@ impl Identity {
                 tracing::debug!(path = %path.display(), %error, "the identity cannot be locked");
             }
         }
+        withdraw_from_others(&file, &path, metadata.mode() & 0o777)?;
         let mut text = String::new();
         (&file)
             .take(MAX_FILE)
@@ -109,6 +137,40 @@ impl Identity {
             _lock: Some(file),
         }))
     }
+}
+
+/// Refuses a key that another user than the mirror's and root put there.
+fn check_owner(path: &Path, owner: u32, user: u32) -> Result<(), IdentityError> {
+    if owner == user || owner == 0 {
+        return Ok(());
+    }
+    Err(IdentityError::Foreign {
+        path: path.into(),
+        owner,
+        user,
+    })
+}
+
+/// Takes the rights of the group and of others away. Kubernetes gives the group of a volume (`fsGroup`) new ones at each
+/// mount, so they are no reason to refuse the file.
+fn withdraw_from_others(file: &File, path: &Path, mode: u32) -> Result<(), IdentityError> {
+    if mode & SHARED == 0 {
+        return Ok(());
+    }
+    let exposed = |source| IdentityError::Exposed {
+        path: path.into(),
+        mode,
+        source,
+    };
+    let kept = fs::Permissions::from_mode(MODE);
+    file.set_permissions(kept).map_err(exposed)?;
+    tracing::warn!(
+        path = %path.display(),
+        mode = format!("{mode:04o}"),
+        "others on this node could use the key of the node's identity; it has mode 0600 now. If somebody may have \
+         copied it, move it away and restart"
+    );
+    Ok(())
 }
 
 fn parse(text: &str) -> Result<Keypair, &'static str> {
@@ -143,8 +205,6 @@ fn create(data_dir: &Path, path: &Path, seed: &[u8; 32]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     /// Written by Go's x509.MarshalPKCS8PrivateKey for the seed 0, 1, 2 … 31.
@@ -188,6 +248,40 @@ mod tests {
         assert_eq!(id(&again), kept.0, "the place that is free again");
         drop((second, third));
         assert_eq!(id(&claim()), kept.1);
+    }
+
+    #[test]
+    fn a_key_that_others_can_use_is_kept_and_taken_from_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(FILES[0]);
+        let claim = || Identity::claim(folder.path()).expect("a sound folder");
+        let mode = || fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+        let first = claim().keypair.public();
+        for (before, after) in [
+            (0o644, 0o600),
+            (0o660, 0o600),
+            (0o604, 0o600),
+            (0o601, 0o600),
+            (0o600, 0o600),
+            (0o400, 0o400),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(before)).expect("ours");
+            assert_eq!(claim().keypair.public(), first, "{before:o}");
+            assert_eq!(mode(), after, "{before:o}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_user_is_refused_with_the_remedy() {
+        let path = Path::new("/data/private.key");
+        for (owner, user) in [(1000, 1000), (0, 1000), (0, 0)] {
+            assert!(check_owner(path, owner, user).is_ok(), "{owner} {user}");
+        }
+        for (owner, user) in [(1001, 1000), (1000, 0)] {
+            let error = check_owner(path, owner, user).expect_err("foreign");
+            let remedy = format!("chown {user} /data/private.key");
+            assert!(error.to_string().contains(&remedy), "{error}");
+        }
     }
 
     #[test]
