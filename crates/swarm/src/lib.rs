@@ -115,7 +115,8 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
     };
     let keypair = &identity.keypair;
     let remembered = config.data_dir.as_deref().map(peers::load);
-    let source = Source::new(&config.bootstrap)?;
+    let filter = AddressFilter::new(config.listen.ip.is_some_and(|ip| ip.is_loopback()));
+    let source = Source::new(&config.bootstrap, filter.clone())?;
     let server = match &config.bootstrap {
         Bootstrap::Http(http) => match http.serve {
             Some(address) => Some(
@@ -127,7 +128,6 @@ pub async fn bind(config: Config, registry: &mut Registry) -> Result<Bound, Swar
         Bootstrap::Dns { .. } | Bootstrap::Static { .. } => None,
     };
 
-    let filter = AddressFilter::new(config.listen.ip.is_some_and(|ip| ip.is_loopback()));
     let swarm = libp2p::Swarm::new(
         behaviour::transport(
             keypair,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use names::Names;
-use reqwest::Client;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Client, redirect};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
@@ -45,6 +45,8 @@ impl HttpSource {
             .timeout(REQUEST_TIMEOUT)
             // Peers are in the cluster.
             .no_proxy()
+            // The configuration says who is asked, and who sees the node's certificate.
+            .redirect(redirect::Policy::none())
             .tls_backend_preconfigured(tls)
             .dns_resolver(Arc::new(Resolver(names)))
             .build()
@@ -76,6 +78,9 @@ impl HttpSource {
         let request = self.client.get(endpoint.clone());
         let mut response = request.send().await.map_err(failed)?;
         let status = response.status();
+        if status.is_redirection() {
+            return Err(SourceError::Redirect { url, status });
+        }
         if !status.is_success() {
             return Err(SourceError::Status { url, status });
         }

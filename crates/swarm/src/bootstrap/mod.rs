@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::PeerAddress;
+use crate::addresses::AddressFilter;
 use crate::node::Command;
 use crate::peer_address::Host;
 use crate::peers::{self, Remembered};
@@ -65,6 +66,19 @@ pub(crate) enum SourceError {
         url: String,
         status: reqwest::StatusCode,
     },
+    #[error(
+        "{url} answered {status}, and redirects are not followed; set --http-bootstrap-url to the URL that answers \
+         with the peers"
+    )]
+    Redirect {
+        url: String,
+        status: reqwest::StatusCode,
+    },
+    #[error(
+        "the answers name only addresses that this node cannot use, such as {socket}; peers are found at loopback \
+         addresses only if --router-addr is one, and at link-local addresses never"
+    )]
+    NoUsableAddress { socket: SocketAddr },
     #[error("{url} answered more than {limit} bytes")]
     TooLong { url: String, limit: usize },
     #[error("{url} answered neither a peer nor a list of peers")]
@@ -100,6 +114,8 @@ pub enum CertificateError {
 pub(crate) struct Source {
     kind: Kind,
     names: Arc<Names>,
+    /// Selects the addresses that others name.
+    filter: AddressFilter,
 }
 
 enum Kind {
@@ -109,7 +125,10 @@ enum Kind {
 }
 
 impl Source {
-    pub(crate) fn new(bootstrap: &crate::Bootstrap) -> Result<Self, CertificateError> {
+    pub(crate) fn new(
+        bootstrap: &crate::Bootstrap,
+        filter: AddressFilter,
+    ) -> Result<Self, CertificateError> {
         // A cached answer would hide changes.
         let names = Arc::new(Names::of_system(Cache::Unused));
         let kind = match bootstrap {
@@ -117,7 +136,11 @@ impl Source {
             crate::Bootstrap::Http(http) => Kind::Http(HttpSource::new(http, names.clone())?),
             crate::Bootstrap::Static { peers } => Kind::Static(peers.clone()),
         };
-        Ok(Self { kind, names })
+        Ok(Self {
+            kind,
+            names,
+            filter,
+        })
     }
 
     fn name(&self) -> &'static str {
@@ -139,8 +162,19 @@ impl Source {
             Kind::Http(http) => http.peers().await,
             Kind::Static(peers) => (peers.clone(), None),
         };
-        let (seeds, error) = resolve::seeds(&self.names, &peers, port).await;
-        (seeds, first_error.or(error))
+        let (mut seeds, error) = resolve::seeds(&self.names, &peers, port).await;
+        let mut error = first_error.or(error);
+        if let Kind::Http(_) = self.kind
+            && let Some(first) = seeds.first().copied()
+        {
+            // Not by `admits`: a node may be its own endpoint, which is no error.
+            seeds.retain(|seed| self.filter.tells(&seed.socket));
+            if seeds.is_empty() {
+                let socket = first.socket;
+                error = error.or(Some(SourceError::NoUsableAddress { socket }));
+            }
+        }
+        (seeds, error)
     }
 }
 
@@ -262,7 +296,83 @@ fn describe(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::{Bootstrap, HttpBootstrap};
+
+    /// A source of one endpoint, which gives every request the same response.
+    async fn source(response: String, filter: AddressFilter) -> Source {
+        let listener = TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let mut client = BufReader::new(client);
+                let mut line = String::new();
+                while line != "\r\n" {
+                    line.clear();
+                    client.read_line(&mut line).await.expect("a request");
+                }
+                let written = client.write_all(response.as_bytes()).await;
+                written.expect("the client reads");
+            }
+        });
+        let endpoint = HttpBootstrap::endpoint(&format!("http://{address}/id"));
+        let http = HttpBootstrap {
+            endpoints: vec![endpoint.expect("a URL")],
+            ..HttpBootstrap::default()
+        };
+        Source::new(&Bootstrap::Http(http), filter).expect("no files")
+    }
+
+    async fn answering(addresses: &[&str], filter: AddressFilter) -> Source {
+        let body = serde_json::json!([{ "Addrs": addresses }]).to_string();
+        let length = body.len();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        source(head + &body, filter).await
+    }
+
+    #[tokio::test]
+    async fn follows_no_redirect() {
+        let third_host = TcpListener::bind("127.0.0.1:0").await;
+        let third_host = third_host.expect("a free port");
+        let address = third_host.local_addr().expect("bound");
+        let response = format!(
+            "HTTP/1.1 302 Found\r\nlocation: http://{address}/id\r\ncontent-length: 0\r\n\r\n"
+        );
+        let source = source(response, AddressFilter::new(true)).await;
+        let (seeds, error) = source.seeds(5001).await;
+        assert!(seeds.is_empty());
+        assert!(matches!(error, Some(SourceError::Redirect { .. })));
+        // A connection would be in the listener's queue by now.
+        let third_host = third_host.into_std().expect("a socket");
+        let accepted = third_host.accept().map_err(|error| error.kind());
+        assert_eq!(accepted.err(), Some(std::io::ErrorKind::WouldBlock));
+    }
+
+    #[tokio::test]
+    async fn addresses_in_an_answer_are_filtered_like_those_of_peers() {
+        const TOLD: [&str; 4] = [
+            "/ip4/127.0.0.1/tcp/2379",
+            "/ip4/169.254.169.254/tcp/80",
+            "/ip6/::ffff:169.254.169.254/tcp/80",
+            "/ip4/10.0.0.1/tcp/5001",
+        ];
+        for (loopback, expected) in [(false, "10.0.0.1:5001"), (true, "127.0.0.1:2379")] {
+            let source = answering(&TOLD, AddressFilter::new(loopback)).await;
+            let (seeds, error) = source.seeds(5001).await;
+            let sockets: Vec<_> = seeds.iter().map(|seed| seed.socket.to_string()).collect();
+            assert_eq!(sockets, [expected]);
+            assert!(error.is_none(), "{error:?}");
+        }
+        let source = answering(&TOLD[..3], AddressFilter::new(false)).await;
+        let (seeds, error) = source.seeds(5001).await;
+        assert!(seeds.is_empty());
+        let error = error.expect("none is left").to_string();
+        assert!(error.contains("127.0.0.1:2379"), "{error}");
+    }
 
     #[test]
     fn chooses_the_lowest_and_some_others() {
@@ -292,7 +402,11 @@ mod tests {
         let (node, mut commands) = mpsc::channel(1);
         let (meet, live) = watch::channel(Vec::new());
         let mut bootstrapper = Bootstrapper {
-            source: Source::new(&crate::Bootstrap::Static { peers: Vec::new() }).expect("no files"),
+            source: Source::new(
+                &Bootstrap::Static { peers: Vec::new() },
+                AddressFilter::new(false),
+            )
+            .expect("no files"),
             loaded: vec![remembered(&loaded)],
             met: live,
             port: 5001,
