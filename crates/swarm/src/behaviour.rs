@@ -11,9 +11,7 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Transport, identify, kad, noise, ping, tcp, yamux,
-};
+use libp2p::{Multiaddr, PeerId, Transport, identify, noise, ping, tcp, yamux};
 use network_key::Keyring;
 use tls::PeerTls;
 
@@ -21,13 +19,10 @@ use crate::addresses::{AddressFilter, Endpoint};
 use crate::agent::Agent;
 use crate::datagrams;
 use crate::handshake::Handshake;
+use crate::kademlia;
 use crate::pending;
-use crate::publish::RECORD_TTL;
 use crate::secure::secure;
-use crate::store::ProviderStore;
 
-/// Spegel's distributed hash table.
-pub(crate) const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/spegel/kad/1.0.0");
 /// The name of the network in identify, as in go-libp2p.
 const IDENTIFY_PROTOCOL: &str = "ipfs/0.1.0";
 
@@ -36,20 +31,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The limit of TCP, TLS, Noise and yamux together, in both directions. It is longer because they take CPU on two nodes
 /// that may be busy.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The limit of one request of a lookup. A silent peer delays a lookup by this much until a ping shows that it is dead.
-/// With a shorter limit, live peers would be dropped while many nodes start at once.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The limit of a lookup or announcement as a whole.
-pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most bytes of a Kademlia message. The default of 16 KiB is too small for a popular key: go-libp2p answers with
-/// all providers that it knows, at some 150 bytes each; this is enough for 800. A peer may have 32 requests open on
-/// each of its four connections, each with an incomplete message: 16 MiB.
-const MAX_KAD_MESSAGE: usize = 128 * 1024;
 /// The interval between pings, and the wait for an answer. A peer that is silent for both together is dead.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an unused connection stays open. In a small cluster every lookup asks all nodes, so connections stay open
-/// and a lookup is one round trip. In a large one, [`crate::node::KEPT_CONNECTIONS`] bounds them.
+/// and a lookup is one round trip. In a large one, [`crate::node::connections::KEPT_CONNECTIONS`] bounds them.
 pub(crate) const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// The most streams of one connection. Kademlia uses up to 32 each way, the other protocols a few together.
@@ -64,7 +50,7 @@ pub(crate) struct Behaviour {
     /// Comes before the limits of all addresses together, so that connections that it refuses do not count there.
     pending: pending::Behaviour,
     limits: connection_limits::Behaviour,
-    pub(crate) kad: kad::Behaviour<ProviderStore>,
+    pub(crate) kad: kademlia::Behaviour,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
     pub(crate) flights: Toggle<datagrams::Behaviour>,
@@ -85,23 +71,6 @@ impl Behaviour {
             .with_max_established_incoming(Some(count(max_incoming)))
             .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER));
 
-        let mut config = kad::Config::new(KAD_PROTOCOL);
-        config
-            .set_query_timeout(QUERY_TIMEOUT)
-            .set_substreams_timeout(REQUEST_TIMEOUT)
-            .set_max_packet_size(MAX_KAD_MESSAGE)
-            .set_provider_record_ttl(Some(RECORD_TTL))
-            // This node's publisher renews its own keys, one after the other.
-            .set_provider_publication_interval(None)
-            // Values are not part of the protocol, and incoming records are checked first.
-            .set_publication_interval(None)
-            .set_replication_interval(None)
-            .set_record_filtering(kad::StoreInserts::FilterBoth)
-            // The bootstrapper's rounds refresh the table.
-            .set_periodic_bootstrap_interval(None);
-        let mut kad = kad::Behaviour::with_config(id, ProviderStore::new(id), config);
-        kad.set_mode(Some(kad::Mode::Server));
-
         let identify = identify::Config::new(IDENTIFY_PROTOCOL.into(), keypair.public())
             .with_agent_version(Agent::own(node_name))
             .with_push_listen_addr_updates(true)
@@ -115,7 +84,7 @@ impl Behaviour {
         Self {
             pending: pending::Behaviour::new(max_pending),
             limits: connection_limits::Behaviour::new(limits),
-            kad,
+            kad: kademlia::Behaviour::new(id),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping),
             flights: flights.then(datagrams::Behaviour::default).into(),

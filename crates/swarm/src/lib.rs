@@ -23,6 +23,7 @@ mod flights;
 pub mod fuzzing;
 mod handshake;
 mod identity;
+mod kademlia;
 mod key;
 mod legacy_peers;
 mod metrics;

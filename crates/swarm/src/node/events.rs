@@ -9,12 +9,13 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, identify, kad, ping};
 
-use super::{KEPT_CONNECTIONS, Node, ip_of};
+use super::{Node, ip_of};
 use crate::addresses::{Endpoint, MAX_ADDRESSES, Sockets, Software};
 use crate::agent::Agent;
-use crate::behaviour::{BehaviourEvent, KAD_PROTOCOL};
+use crate::behaviour::BehaviourEvent;
 use crate::datagrams::FLIGHTS_PROTOCOL;
 use crate::handshake;
+use crate::kademlia::KAD_PROTOCOL;
 use crate::key::RoutingKey;
 
 impl Node {
@@ -38,7 +39,7 @@ impl Node {
             } => self.on_connected(peer_id, connection_id, &endpoint),
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
                 // Idle, closed by the peer, or broken: the peer may be alive, as the next dial will show.
-                self.connections.retain(|(id, _)| *id != connection_id);
+                self.connections.remove(connection_id);
             }
             SwarmEvent::OutgoingConnectionError {
                 peer_id,
@@ -115,17 +116,16 @@ impl Node {
         if let ConnectedPoint::Listener { send_back_addr, .. } = endpoint {
             self.came_from.put(peer, ip_of(send_back_addr));
         }
-        self.connections.push_back((connection, peer));
-        if self.connections.len() > KEPT_CONNECTIONS {
-            let flights = self.swarm.behaviour().flights.as_ref();
-            let is_in_use = |peer| flights.is_some_and(|flights| flights.is_in_use(peer));
-            let unused = self
-                .connections
-                .iter()
-                .position(|(_, peer)| !is_in_use(peer));
-            if let Some((oldest, _)) = self.connections.remove(unused.unwrap_or(0)) {
-                self.swarm.close_connection(oldest);
-            }
+        let ip = ip_of(endpoint.get_remote_address());
+        self.connections.add(connection, peer, ip);
+        let members = self.flights.as_ref();
+        let datagrams = self.swarm.behaviour().flights.as_ref();
+        let surplus = self.connections.take_surplus(
+            |peer| members.is_some_and(|members| members.is_member(peer)),
+            |peer| datagrams.is_some_and(|datagrams| datagrams.is_in_use(peer)),
+        );
+        if let Some(surplus) = surplus {
+            self.swarm.close_connection(surplus);
         }
         if let Some(round) = &mut self.round {
             round.established(connection);
@@ -241,8 +241,8 @@ impl Node {
         match result {
             Err(ping::Failure::Timeout) => {
                 self.swarm.close_connection(connection);
-                self.connections.retain(|(id, _)| *id != connection);
-                if self.connections.iter().all(|(_, other)| *other != peer) {
+                self.connections.remove(connection);
+                if !self.connections.has(&peer) {
                     self.lose(peer);
                 }
             }

@@ -1,6 +1,7 @@
 //! The task that owns the libp2p swarm and all its state. The router sends commands; watches publish what others may
 //! see.
 
+pub(crate) mod connections;
 mod credentials;
 mod events;
 mod flights;
@@ -8,7 +9,7 @@ mod peers;
 mod queries;
 mod refused_nodes;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -18,7 +19,6 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use libp2p::kad::QueryId;
 use libp2p::multiaddr::Protocol;
-use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::{Multiaddr, PeerId, Swarm};
 use lru::LruCache;
@@ -38,13 +38,11 @@ use crate::peers::{MAX_PEERS, Remembered};
 use crate::publish::Publisher;
 use crate::search::{SWEEP_INTERVAL, Searches};
 use crate::table;
+use connections::Connections;
 pub(crate) use credentials::Credentials;
 use queries::Query;
 use refused_nodes::RefusedNodes;
 
-/// The most open connections kept; beyond that, the oldest one not in use is closed. Enough for the routing table of a
-/// cluster of any size (some 200 at 10,000 nodes) or for all owners of slots (at most 192), at some 30 KB each.
-pub(crate) const KEPT_CONNECTIONS: usize = 256;
 /// The most peers that have connected and not introduced themselves yet: as many as may do so at once.
 const MAX_CAME_FROM: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// The interval between checks for changes caused by time alone.
@@ -102,8 +100,7 @@ pub(crate) struct Node {
     pub(crate) has_legacy_peers: Arc<AtomicBool>,
     queries: HashMap<QueryId, Query>,
     round: Option<Round>,
-    /// Open connections, the oldest first.
-    connections: VecDeque<(ConnectionId, PeerId)>,
+    connections: Connections,
     /// The IP addresses from which peers connected that have not introduced themselves yet.
     came_from: LruCache<PeerId, Option<IpAddr>>,
     /// The number of nodes in the cluster, this one included, as far as the routing table shows.
@@ -144,7 +141,7 @@ impl Node {
             has_legacy_peers: Arc::default(),
             queries: HashMap::new(),
             round: None,
-            connections: VecDeque::new(),
+            connections: Connections::default(),
             came_from: LruCache::new(MAX_CAME_FROM),
             size: 1,
             table_changed: false,
