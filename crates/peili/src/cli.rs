@@ -1,5 +1,5 @@
-//! The command line: Spegel's, of its releases and of its main branch, and what is ours. Values are texts here; what
-//! they mean, and all that is wrong with them, is found in [`crate::settings`] before anything starts.
+//! The command line: the options of Spegel's releases and main branch, and Peili's own. Values are texts here.
+//! [`crate::settings`] gives them a meaning, and finds all faults before anything starts.
 
 mod other_commands;
 mod read;
@@ -37,7 +37,7 @@ pub enum Command {
     Cleanup(CleanupArgs),
     /// Wait until all nodes have cleaned up.
     CleanupWait(CleanupWaitArgs),
-    /// Tell whether this node's containerd asks this node's mirror; the chart's test.
+    /// Check whether this node's containerd asks this node's mirror. The chart's test runs it.
     PullTest(PullTestArgs),
     /// Find out what is wrong on this node, and what to do.
     Doctor(DoctorArgs),
@@ -47,9 +47,9 @@ pub enum Command {
     Peers(ShowArgs),
     /// Open the status page of a mirror in Kubernetes on this host, with your own kubectl.
     Ui(UiArgs),
-    /// Show the images that this node holds and what peers are told of.
+    /// Show the images that this node holds and announces to peers.
     Images(ImagesArgs),
-    /// Pull an image through the mirror of this node and show what came from where, how fast and why. Nothing is kept.
+    /// Pull an image through the mirror of this node and show where each object came from, how fast and why. Nothing is kept.
     Pull(PullArgs),
     /// Show Peili at work: a cluster on loopback that pulls an image from upstream once.
     Demo(DemoArgs),
@@ -66,9 +66,9 @@ pub enum Command {
 const ENVIRONMENT: &str = "\
 Environment, for requests to registries:
   SSL_CERT_FILE, SSL_CERT_DIR
-          A file, and a folder, of certificate authorities that count instead of the system's.
+          A file, and a folder, of certificate authorities that replace the system's.
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
-          Proxies to registries, and hosts that are reached without. Peers are always reached without.";
+          Proxies to registries, and hosts that are reached without a proxy. Peers are always reached without a proxy.";
 
 #[derive(Args, Debug)]
 #[command(after_help = ENVIRONMENT)]
@@ -93,8 +93,8 @@ pub struct RegistryArgs {
     /// port-forward among them) or anywhere.
     #[arg(long, env = "PAGE_ACCESS", default_value = "loopback")]
     pub page_access: String,
-    /// Where traces of pulls are sent by OTLP over HTTP, as in http://collector:4318; empty: nowhere. The other variables
-    /// of OpenTelemetry count too.
+    /// Endpoint to which traces of pulls are sent by OTLP over HTTP, as in http://collector:4318; empty: none. The other
+    /// variables of OpenTelemetry apply too.
     #[arg(
         long,
         env = "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -102,12 +102,13 @@ pub struct RegistryArgs {
         hide_default_value = true
     )]
     pub otlp_endpoint: String,
-    /// Folder in which the node's identity and the peers it knew are kept over restarts.
+    /// Folder that keeps over restarts the node's identity, the peers that it knew, and what registries said of
+    /// repositories.
     #[arg(long, env = "DATA_DIR", default_value = "", hide_default_value = true)]
     pub data_dir: String,
     /// File with the key that the nodes of this network share, one word of 32 characters or more, as openssl rand -hex 32
-    /// makes it. Nodes without it, Spegel's among them, are then no peers and get nothing. A second line may hold the key that
-    /// replaces it or that it replaces. The file is read again when it changes.
+    /// makes it. Nodes without the key, Spegel's among them, are then no peers and get nothing. During a rotation, a second
+    /// line has the other key. The file is read again when it changes.
     #[arg(
         long,
         env = "NETWORK_KEY_FILE",
@@ -116,8 +117,8 @@ pub struct RegistryArgs {
     )]
     pub network_key_file: String,
     /// Folder with tls.crt, tls.key and ca.crt, as cert-manager writes them into a Secret. Nodes then ask and serve each other
-    /// by TLS alone, and take only nodes with a certificate of an authority in ca.crt for peers, whatever its name. The files
-    /// are read again when they change.
+    /// by TLS only, and only nodes with a certificate of an authority in ca.crt are peers, whatever name it has. The files are
+    /// read again when they change.
     #[arg(
         long,
         env = "PEER_TLS_DIR",
@@ -128,11 +129,11 @@ pub struct RegistryArgs {
     /// Address at which peers connect over libp2p.
     #[arg(long, env = "ROUTER_ADDR", default_value = ":5001")]
     pub router_addr: String,
-    /// Address of the registry, for containerd and for peers. On 127.0.0.1 it serves this host alone, and peers on other
-    /// hosts get nothing from it.
+    /// Address of the registry, for containerd and for peers. At 127.0.0.1 it serves only this host, and peers on other hosts
+    /// get nothing from it.
     #[arg(long, env = "REGISTRY_ADDR", default_value = ":5000")]
     pub registry_addr: String,
-    /// How long connections are still accepted after SIGTERM, while clients learn that this mirror is about to end.
+    /// How long connections are still accepted after SIGTERM, while clients learn that this mirror is about to stop.
     #[arg(long, env = "SHUTDOWN_DELAY", default_value = "5s")]
     pub shutdown_delay: String,
     /// How long requests in progress may take to finish once no more connections are accepted.
@@ -163,8 +164,8 @@ pub struct NodeArgs {
 
 #[derive(Args, Debug)]
 pub struct BootstrapArgs {
-    /// Where the first peers come from: dns, http or static. A single host needs none: without it this node looks for
-    /// no peers.
+    /// Where the first peers come from: dns, http or static. Without this option the node looks for no peers, as on a
+    /// single host.
     #[arg(
         long,
         env = "BOOTSTRAP_KIND",
@@ -180,7 +181,7 @@ pub struct BootstrapArgs {
         hide_default_value = true
     )]
     pub dns_bootstrap_domain: String,
-    /// http: address at which this node tells its own (/id); empty: it does not.
+    /// http: address at which this node answers /id with its own addresses; empty: none.
     #[arg(
         long,
         env = "HTTP_BOOTSTRAP_ADDR",
@@ -212,15 +213,15 @@ pub struct BootstrapArgs {
         hide_default_value = true
     )]
     pub http_bootstrap_cert_dir: String,
-    /// static: peers as host:port, or as multiaddresses with or without /p2p/ID, with spaces or commas between. Any one
-    /// that is alive will do.
+    /// static: peers as host:port, or as multiaddresses with or without /p2p/ID, separated by spaces or commas. One that
+    /// runs is enough.
     #[arg(long, env = "STATIC_BOOTSTRAP_PEERS", num_args = 0..)]
     pub static_bootstrap_peers: Vec<String>,
 }
 
 #[derive(Args, Debug)]
 pub struct StoreArgs {
-    /// Where this node's content lies: containerd, or layout for a host without containerd.
+    /// Where this node's content is: containerd, or layout for a host without containerd.
     #[arg(long, env = "STORE", default_value = "containerd")]
     pub store: String,
     /// containerd's socket.
@@ -248,26 +249,27 @@ pub struct StoreArgs {
         default_value = "/etc/containerd/config.toml"
     )]
     pub containerd_config: String,
-    /// containerd's config_path, for the same checks, and to know where upstream is: a folder, or several with colons between.
+    /// containerd's config_path, for the same checks and to find the registry behind the mirror: one folder, or several
+    /// separated by colons.
     #[arg(
         long,
         env = "CONTAINERD_REGISTRY_CONFIG_PATH",
         default_value = "/etc/containerd/certs.d"
     )]
     pub containerd_registry_config_path: String,
-    /// containerd: how long layers just pulled are kept where containerd would discard them
-    /// (discard_unpacked_layers), so that they can be shared, as in 10m; 0: not at all.
+    /// containerd: how long layers that containerd would discard after unpacking (discard_unpacked_layers) are kept and
+    /// shared, as in 10m; 0: not at all.
     #[arg(long, env = "RETAIN_FOR", default_value = "0")]
     pub retain_for: String,
     /// containerd: the most bytes of retained layers. The oldest are released first, also when the disk is full.
     #[arg(long, env = "RETAIN_BYTES", default_value = "10GiB")]
     pub retain_bytes: String,
-    /// containerd: nothing is kept so where more than this percentage of the disk is in use. A kubelet removes images
+    /// containerd: no layers are retained while more than this percentage of the disk is in use. A kubelet removes images
     /// from 85 down to 80.
     #[arg(long, env = "RETAIN_DISK_PERCENT", default_value = "80")]
     pub retain_disk_percent: String,
-    /// layout: folder of the OCI image layout that holds the content. A service of systemd has one by default, store in
-    /// its state folder.
+    /// layout: folder of the OCI image layout that holds the content. The default in a systemd service is the folder store
+    /// in its state folder.
     #[arg(
         long,
         env = "STORE_PATH",
@@ -278,7 +280,7 @@ pub struct StoreArgs {
     /// The service's state folder, which systemd names.
     #[arg(long, env = "STATE_DIRECTORY", default_value = "", hide = true)]
     pub state_directory: String,
-    /// layout: bytes that it may take, with a unit, as in 20GiB; what was used least lately goes first.
+    /// layout: the most bytes of the store, with a unit, as in 20GiB. The least recently used objects are removed first.
     #[arg(long, env = "STORE_LIMIT", default_value = "20GiB")]
     pub store_limit: String,
     /// layout: a docker config.json with credentials of upstream registries.
@@ -293,30 +295,31 @@ pub struct StoreArgs {
 
 #[derive(Args, Debug)]
 pub struct MirrorArgs {
-    /// Registries that are mirrored, as https://host[:port] or http://host[:port]; _default: all. None: all. Naming some
-    /// leaves out all others.
+    /// Registries that are mirrored, as https://host[:port] or http://host[:port]; _default: all others too. If none is
+    /// named, all are mirrored.
     #[arg(long, env = "MIRRORED_REGISTRIES", num_args = 0..)]
     pub mirrored_registries: Vec<String>,
-    /// Regular expressions; images whose registry/name:tag one of them matches are left out.
+    /// Regular expressions. Images whose registry/name:tag matches one of them are not mirrored.
     #[arg(long, env = "REGISTRY_FILTERS", num_args = 0..)]
     pub registry_filters: Vec<String>,
-    /// Whether nodes that pull the same at the same time pull it from upstream once: on, or off for a plain mirror.
+    /// Whether nodes that pull the same object at the same time pull it from upstream only once: on, or off for a plain
+    /// mirror.
     #[arg(long, env = "FLIGHTS", default_value = "on")]
     pub flights: String,
     /// How long to look for a peer before the client is sent upstream.
     #[arg(long, env = "MIRROR_RESOLVE_TIMEOUT", default_value = "250ms")]
     pub mirror_resolve_timeout: String,
-    /// How many peers may be asked in vain before the client is sent upstream.
+    /// How many peers may fail to give an object before the client is sent upstream.
     #[arg(long, env = "MIRROR_RESOLVE_RETRIES", default_value = "3")]
     pub mirror_resolve_retries: String,
-    /// What this node sends to other nodes at the most, in bytes per second with a unit, as in 50MB; 64KiB at least; 0: no
-    /// limit. What the node's own containerd gets is not limited.
+    /// The most that this node sends to other nodes, in bytes per second with a unit, as in 50MB; at least 64KiB; 0: no
+    /// limit. It does not apply to the node's own containerd.
     #[arg(long, env = "UPLOAD_RATE", default_value = "0")]
     pub upload_rate: String,
-    /// The same for what it receives from other nodes.
+    /// The most that this node receives from other nodes, in the same form.
     #[arg(long, env = "DOWNLOAD_RATE", default_value = "0")]
     pub download_rate: String,
-    /// Whether tags are answered, not digests alone.
+    /// Whether requests by tag are answered. If false, only requests by digest are.
     #[arg(long, env = "RESOLVE_TAGS", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
     pub resolve_tags: String,
     /// Registry for requests that name none. Docker's registry-mirrors needs docker.io. Clients can instead put the
@@ -329,7 +332,7 @@ pub struct MirrorArgs {
         hide_default_value = true
     )]
     pub default_registry: String,
-    /// Secret by which this node's containerd is known; made by the configuration command.
+    /// File with the secret by which the mirror recognises this node's containerd. The configuration command makes it.
     #[arg(
         long,
         env = "NODE_SECRET_FILE",
@@ -350,34 +353,34 @@ pub struct CheckArgs {
     /// reached), peers (this node and its peers, as in Spegel) or upstream (clients are sent there).
     #[arg(long, env = "TAG_POLICY", default_value = "fresh")]
     pub tag_policy: String,
-    /// containerd: for how long the digest of a tag is not asked for again.
+    /// containerd: for how long the digest of a tag is used before upstream is asked again.
     #[arg(long, env = "TAG_MAX_AGE", default_value = "30s")]
     pub tag_max_age: String,
-    /// containerd: who gets images that upstream does not give to an anonymous client: auto (nobody; everybody while
-    /// upstream was never asked and cannot be reached), share (everybody, as in Spegel) or protect (nobody). For one
-    /// registry or a part of it: registry.example/team=share. Several with spaces between.
+    /// containerd: who gets images that upstream does not give to an anonymous client: auto (nobody; but everybody while
+    /// upstream cannot be reached, if it has not refused them before), share (everybody, as in Spegel) or protect (nobody). For
+    /// one registry or a part of it: registry.example/team=share. Several are separated by spaces.
     #[arg(long, env = "PRIVATE", num_args = 0..)]
     pub private: Vec<String>,
     /// containerd: for how long a repository that was public counts as public while upstream gives no answer.
     #[arg(long, env = "PUBLIC_PROOF_MAX_AGE", default_value = "24h")]
     pub public_proof_max_age: String,
-    /// containerd 2.1 and later: fetch the layers of public images that this node pulls from upstream for all, and pass
-    /// them on to containerd. If false, containerd itself pulls them, after its other layers.
+    /// containerd 2.1 and later: the mirror fetches the layers of public images that this node pulls from upstream, and
+    /// passes them to containerd. If false, containerd itself pulls them, after its other layers.
     #[arg(long, env = "PULL_PUBLIC_LAYERS", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
     pub pull_public_layers: String,
 }
 
 #[derive(Args, Debug)]
 pub struct CredentialsArgs {
-    /// Folder with the files username and password, which then guard the mirror. It has to exist if it is given; the
-    /// default one need not.
+    /// Folder with the files username and password. Clients then need these credentials. A folder that is given must exist;
+    /// the default folder need not.
     #[arg(
         long,
         env = "BASIC_AUTH_DIR",
         default_value = "/etc/secrets/basic-auth"
     )]
     pub basic_auth_dir: String,
-    /// The same from the environment, which is not seen in a list of processes.
+    /// The same from the environment, which a list of processes does not show.
     #[arg(
         long,
         env = "BASIC_AUTH_USERNAME",
@@ -401,29 +404,29 @@ pub struct ConfigurationArgs {
     /// What was not left at its default.
     #[arg(skip)]
     pub given: Given,
-    /// containerd's config_path: the folder of its registry configuration, or several with colons between. What exists
-    /// of them is written, where containerd looks first.
+    /// containerd's config_path: the folder of its registry configuration, or several separated by colons. Existing
+    /// folders are used, and each entry is written where containerd looks first.
     #[arg(
         long,
         env = "CONTAINERD_REGISTRY_CONFIG_PATH",
         default_value = "/etc/containerd/certs.d"
     )]
     pub containerd_registry_config_path: String,
-    /// Registries that are mirrored, as https://host[:port] or http://host[:port]; _default: all. None: all. Naming some
-    /// leaves out all others, unless _default is among them.
+    /// Registries that are mirrored, as https://host[:port] or http://host[:port]; _default: all others too. If none is
+    /// named, all are mirrored.
     #[arg(long, env = "MIRRORED_REGISTRIES", num_args = 0..)]
     pub mirrored_registries: Vec<String>,
     /// Mirrors in the order in which containerd asks them, this node's first, as http://host:port.
     #[arg(long, env = "MIRROR_TARGETS", num_args = 0..)]
     pub mirror_targets: Vec<String>,
-    /// Whether mirrors are asked for tags, not for digests alone.
+    /// Whether containerd asks mirrors for tags. If false, it asks only for digests.
     #[arg(long, env = "RESOLVE_TAGS", default_value = "true", num_args = 0..=1, default_missing_value = "true")]
     pub resolve_tags: String,
-    /// Keep the hosts that are configured for a registry, behind the mirrors. Where all registries are mirrored,
-    /// those configured for a single one are always kept.
+    /// Keep the hosts that are configured for a registry, behind the mirrors. If all registries are mirrored, hosts that are
+    /// configured for a single registry are always kept.
     #[arg(long, env = "PREPEND_EXISTING", default_value = "false", num_args = 0..=1, default_missing_value = "true")]
     pub prepend_existing: String,
-    /// Secret by which the mirror will know this node's containerd; made if the file is missing.
+    /// File with the secret by which the mirror recognises this node's containerd. A missing file is made.
     #[arg(
         long,
         env = "NODE_SECRET_FILE",
@@ -433,11 +436,11 @@ pub struct ConfigurationArgs {
     pub node_secret_file: String,
     #[command(flatten)]
     pub credentials: CredentialsArgs,
-    /// End with exit code 0 although some registries could not be written. Each is named as an error all the same; its
-    /// pulls go on without the mirror.
+    /// End with exit code 0 even if some registries could not be written. Each is still reported as an error, and its pulls
+    /// do not use the mirror.
     #[arg(long, env = "ALLOW_PARTIAL", default_value = "false", num_args = 0..=1, default_missing_value = "true")]
     pub allow_partial: String,
-    /// Stay, and write the files again whenever somebody else has changed them, until SIGTERM.
+    /// Keep running until SIGTERM, and write the files again whenever another program has changed them.
     #[arg(long, env = "WATCH", default_value = "false", num_args = 0..=1, default_missing_value = "true")]
     pub watch: String,
 }

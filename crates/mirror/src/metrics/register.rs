@@ -18,17 +18,17 @@ impl Metrics {
         );
         registry.register(
             "spegel_advertised_image_tags",
-            "Tags that peers are told of",
+            "Tags that are announced to peers",
             self.advertised_tags.clone(),
         );
         registry.register(
             "spegel_advertised_image_digests",
-            "Digests of tagged images that peers are told of",
+            "Digests of tagged images that are announced to peers",
             self.advertised_images.clone(),
         );
         registry.register(
             "spegel_advertised_content_digests",
-            "Digests that peers are told of",
+            "Digests that are announced to peers",
             self.advertised_digests.clone(),
         );
         registry.register(
@@ -95,12 +95,12 @@ impl Metrics {
         );
         registry.register(
             "peili_broken_bodies",
-            "Times a peer's body broke, stalled or crawled and another had to go on with it",
+            "Times that a peer's body broke, stalled or was too slow, and another peer had to continue it",
             self.broken_bodies.clone(),
         );
         registry.register(
             "peili_damaged_objects",
-            "Objects of this node's store whose bytes were found not to be what their digest names; they are served no more",
+            "Objects of this node's store whose bytes do not match their digest; they are no longer served",
             self.damaged.clone(),
         );
         registry.register(
@@ -162,12 +162,12 @@ impl Metrics {
         );
         registry.register(
             "peili_flights_evictions",
-            "Times this node let its followers go on elsewhere, because its link was slow or upstream gave it little",
+            "Times that this node sent its followers to other sources, because its link was slow or upstream sent it little",
             self.flights_evictions.clone(),
         );
         registry.register(
             "peili_flights_slow_sources_left",
-            "Times this node left a source that sent far less than it had",
+            "Times that this node left a source that sent far less than the source had",
             self.flights_slow_sources_left.clone(),
         );
         registry.register(
