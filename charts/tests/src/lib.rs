@@ -1,4 +1,4 @@
-//! What the tests of the chart stand on: Helm run with values, and the objects that it renders.
+//! The basis of the chart's tests: Helm run with values, and the objects that it renders.
 
 mod objects;
 mod render;

@@ -1,4 +1,4 @@
-//! Why containerd cannot be used now.
+//! The reasons why containerd cannot be used now.
 
 use std::io;
 use std::path::PathBuf;

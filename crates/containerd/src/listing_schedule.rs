@@ -1,4 +1,4 @@
-//! When to list everything: regularly, and soon after a request.
+//! Decides when everything is listed: regularly, and soon after a request.
 
 use std::time::Duration;
 

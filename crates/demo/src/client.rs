@@ -1,5 +1,5 @@
-//! A pull as by a container engine from its node's mirror: the tag's digest, the manifest, then config and layers three
-//! at a time, each verified as it arrives.
+//! Pulls an image from the node's mirror as a container engine does: the tag's digest, the manifest, then config and
+//! layers three at a time, each verified as it arrives.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Why the demo failed.
+//! The reasons why the demo failed.
 
 use std::io;
 use std::path::PathBuf;

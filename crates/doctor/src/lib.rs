@@ -1,4 +1,4 @@
-//! What is wrong with a node's mirror, why, and what to do.
+//! Diagnoses a node's mirror: what is wrong, why, and what to do.
 //!
 //! Pure: [`Facts`] are gathered elsewhere, [`diagnose`] converts them to a [`Report`]. Each [`Finding`] has a code that
 //! is documented in `docs/doctor.md`, a severity, and a remedy with the exact lines to write. Of findings with one

@@ -1,4 +1,4 @@
-//! How a node pulls an object, and what it serves of it meanwhile.
+//! The rules by which a node pulls an object, and serves it meanwhile.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Which node owns which keys: keys fall into slots, and each slot has three owners among the members.
+//! Determines which node owns which keys: keys fall into slots, and each slot has three owners among the members.
 //!
 //! If ten thousand nodes requested a new image at the same moment, one arbiter would get ten thousand requests on as
 //! many connections. So a large cluster has shards, and each slot has owners for each shard, and global owners, which

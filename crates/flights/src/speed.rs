@@ -1,4 +1,4 @@
-//! Whether this node, and the registries that it leads from, are as fast as they are for others.
+//! Judges whether this node, and the registries that it leads from, are as fast as they are for others.
 //!
 //! A node judges itself, and never another node: one that receives little cannot tell whether its own link, its source
 //! or upstream is the reason, unless it tests its link.

@@ -1,4 +1,4 @@
-//! What the operator can do about an error of the file system.
+//! Advice to the operator about an error of the file system.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! How a mirror's table would change the meaning of the user's file.
+//! Determines how a mirror's table would change the meaning of the user's file.
 //!
 //! containerd 1.6 and 1.7 treat a `hosts.toml` without a `[host]` table as an error, and continue as without a file:
 //! they ask the registry itself, over https, with the certificates of Docker's pattern in the folder (containerd,

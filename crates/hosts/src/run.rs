@@ -1,4 +1,4 @@
-//! The two commands.
+//! The two commands: one writes the configuration of mirrors, the other restores the user's.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;

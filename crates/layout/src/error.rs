@@ -1,4 +1,4 @@
-//! Why a store cannot be opened, and what the operator can do about it.
+//! The reasons why a store cannot be opened, and what the operator can do about each.
 
 use std::io;
 use std::path::{Path, PathBuf};

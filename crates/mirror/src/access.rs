@@ -1,4 +1,5 @@
-//! May they: the second step of a pull. Open by default, as in Spegel; each policy is a check in [`Access`].
+//! Decides whether a request is allowed: the second step of a pull. By default every request is, as in Spegel. Each
+//! policy is a check in [`Access`].
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;

@@ -1,4 +1,5 @@
-//! Tells a peer whether this node can connect to it. A node whose firewall drops what comes in does not see that itself.
+//! Tells a peer whether this node can connect to it. A node cannot see that its own firewall drops incoming
+//! connections.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

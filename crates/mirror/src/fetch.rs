@@ -1,5 +1,5 @@
-//! Who has it? A step of the pipeline. Peers are asked over kept connections: one by name, or those that the router
-//! finds ([`race`]).
+//! Asks peers for an object: a step of the pipeline. Peers are asked over kept connections: one by name, or those that
+//! the router finds ([`race`]).
 
 pub(crate) mod link_test;
 mod race;

@@ -1,5 +1,5 @@
-//! The step of a pull between *have we got it* and *who has it*: the nodes that pull the same object agree which one
-//! pulls it from upstream, and the others follow (docs/decisions/0005-flights.md).
+//! Agrees with the nodes that pull the same object which of them pulls it from upstream; the others follow it
+//! (docs/decisions/0005-flights.md). This step comes between the search in this node's store and the search at peers.
 //!
 //! For the node's own client the flight names a source, or sends the client upstream. A watcher reports the progress of
 //! the pull, and the bytes received so far are served to followers.

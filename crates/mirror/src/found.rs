@@ -1,4 +1,5 @@
-//! *What* is sent, decided separately from *how*: the value that the finding steps pass to the sending step.
+//! The content that was found: the value that the finding steps pass to the sending step. *What* is sent is decided
+//! separately from *how*.
 
 use std::fs::File;
 use std::sync::Arc;

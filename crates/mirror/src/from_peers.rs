@@ -1,5 +1,5 @@
-//! Who has it, and is it that: converts a peer's answer to something to send. Small objects are read and verified whole
-//! before a byte is sent; others are relayed as they arrive.
+//! Finds an object at peers, and converts a peer's answer to something to send. Small objects are read and verified
+//! whole before a byte is sent; others are relayed as they arrive.
 
 use std::sync::Arc;
 use std::time::Duration;

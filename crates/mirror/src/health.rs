@@ -1,4 +1,4 @@
-//! Whether a part of the mirror can do its work, and the reason for `/readyz` if it cannot.
+//! Says whether a part of the mirror can do its work, and the reason for `/readyz` if it cannot.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Does this node have it? A step of the pipeline.
+//! Finds an object in this node's store: a step of the pipeline.
 
 use std::io;
 use std::os::unix::fs::FileExt;

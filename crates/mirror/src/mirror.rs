@@ -1,10 +1,15 @@
 //! The request pipeline: the steps in the life of a pull.
 //!
-//! who asks ([`request`](crate::request)) → may they ([`access`](crate::access), [`network`](crate::network)) → what
-//! does the registry say ([`upstream_check`](crate::upstream_check)) → have we got it ([`local`](crate::local)) → who
-//! is getting it ([`flight`](crate::flight), [`images`](crate::images), [`lead_through`](crate::lead_through)) → who
-//! has it ([`fetch`](crate::fetch), [`relay`](crate::relay)) or how do we get it ([`pull_through`](crate::pull_through)) → send it
-//! ([`send`](crate::send)) → record it ([`request_record`](crate::request_record)).
+//! - who asks: [`request`](crate::request)
+//! - whether the request is allowed: [`access`](crate::access), [`network`](crate::network)
+//! - what the registry says: [`upstream_check`](crate::upstream_check)
+//! - whether this node has it: [`local`](crate::local)
+//! - which node is getting it: [`flight`](crate::flight), [`images`](crate::images),
+//!   [`lead_through`](crate::lead_through)
+//! - which node has it: [`fetch`](crate::fetch), [`relay`](crate::relay); for a store that the mirror fills:
+//!   [`pull_through`](crate::pull_through)
+//! - send it: [`send`](crate::send)
+//! - record it: [`request_record`](crate::request_record)
 
 mod answer;
 mod find;

@@ -1,4 +1,4 @@
-//! What earlier requests have shown about peers: which ones answer, how fast, and which ones are in back-off.
+//! The results of earlier requests to peers: which peers answer, how fast, and which are in back-off.
 
 mod in_flight;
 

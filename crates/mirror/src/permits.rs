@@ -1,4 +1,4 @@
-//! Limits how often other nodes may have this node do something.
+//! Limits how often other nodes may make this node do something.
 
 use std::time::Duration;
 

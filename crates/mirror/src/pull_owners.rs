@@ -1,4 +1,4 @@
-//! Which client a pull of this node belongs to, if no node secret proves it.
+//! Determines which client a pull of this node belongs to, if no node secret proves it.
 //!
 //! containerd opens an ingest before it sends its request. So the first client that requests the bytes of an open
 //! ingest owns the pull for as long as that ingest stays open; any other client that requests the digest meanwhile is a

@@ -1,5 +1,6 @@
-//! Which peers can be reached and reach this node, and their clocks, for the doctor. A request is sent to each, as for content, so that a
-//! closed port or a wrong certificate shows before a pull needs the peer.
+//! Determines for the doctor which peers can be reached, which peers reach this node, and what their clocks show. A
+//! request is sent to each peer, as for content, so that a closed port or a wrong certificate shows before a pull needs
+//! the peer.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Who asks, and for what: the first step of a pull.
+//! Parses a request, and determines who sent it: the first step of a pull.
 //!
 //! Paths are those of the distribution specification ("Endpoints": end-1, end-2, end-3, end-8, end-12). The registry is
 //! named by `?ns=` (containerd), by the `OCI-Namespace` header, or by the first part of the name (clients that send

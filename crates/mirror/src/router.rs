@@ -1,4 +1,4 @@
-//! Who has it: the router's trait, and its answers.
+//! The trait by which the mirror finds the peers that have an object, and its answers.
 
 use std::cmp::Ordering;
 use std::fmt;

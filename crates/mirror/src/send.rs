@@ -1,4 +1,4 @@
-//! Send it: the step of the pipeline that converts the found content to a status, headers and a body.
+//! Converts the found content to a status, headers and a body: the step of the pipeline that sends it.
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
-//! The latest bytes of an object, for followers close behind, and those that are not in its file yet, for followers to
-//! come. containerd writes in steps of 1 MiB, and otherwise every node of a chain would wait for each step.
+//! The latest bytes of an object, for followers that are close behind, and the bytes that are not in its file yet, for
+//! later followers. containerd writes in steps of 1 MiB. Without this buffer, every node of a chain would wait for each
+//! step.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};

@@ -1,6 +1,6 @@
-//! Does upstream confirm it: the step of a pull between *may they* and *have we got it*, for a store that containerd
-//! fills. The target of a tag is the one that upstream names now, and content that upstream refuses to an anonymous
-//! client is sent to no client.
+//! Asks upstream whether a client may have the content, for a store that containerd fills: the step between access and
+//! the search in this node's store. The target of a tag is the one that upstream names now, and content that upstream
+//! refuses to an anonymous client is sent to no client.
 //!
 //! - A client's request by tag, and one for a manifest of a repository that is not known to be public, is sent to
 //!   upstream as an anonymous `HEAD`, at the host that containerd would ask next ([`UpstreamCheck::admit`]).

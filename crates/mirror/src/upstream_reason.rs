@@ -1,4 +1,4 @@
-//! Why bytes come from upstream.
+//! The reasons why bytes come from upstream.
 
 use serde::Serialize;
 

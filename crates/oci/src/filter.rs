@@ -1,4 +1,4 @@
-//! Which registries and repositories take part: `--mirrored-registries` and `--registry-filters`.
+//! Decides which registries and repositories are mirrored: `--mirrored-registries` and `--registry-filters`.
 
 use crate::{Key, NameError, Origin, Registry, RegistryUrl, TagName};
 

@@ -1,5 +1,5 @@
-//! Whether the cluster has legacy peers, which know only Kademlia: Spegel nodes, or Peili nodes with flights off. While
-//! it has, provider records are published and queried. Pure: time is passed in.
+//! Determines whether the cluster has legacy peers, which know only Kademlia: Spegel nodes, or Peili nodes with flights
+//! off. While it has, provider records are published and queried. Pure: time is passed in.
 //!
 //! In a large cluster a node meets few others. So a node that has met a legacy peer announces a special key, and the
 //! other nodes look it up now and then.

@@ -1,5 +1,5 @@
-//! How many connections of one address may be in their handshakes at once. Without this limit, silent connections of
-//! one host could keep out all others, for as long as it likes.
+//! Limits how many connections of one address may be in their handshakes at once. Without this limit, silent
+//! connections of one host could keep out all others, for as long as it likes.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

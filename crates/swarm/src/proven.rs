@@ -1,4 +1,4 @@
-//! Where peers were proven to be, and how often this node connects to unproven addresses.
+//! Records where peers were proven to be, and limits how often this node connects to unproven addresses.
 //!
 //! A peer's addresses are what it, or others, report. A handshake at an address proves that the peer is there. Until
 //! then few connections to an address are made, so no peer can direct this node's connections at a third host.

@@ -1,4 +1,4 @@
-//! When each key of this node is published to the cluster. Pure: time is passed in.
+//! Decides when each key of this node is published to the cluster. Pure: time is passed in.
 //!
 //! Publishing one key means finding the 20 nodes nearest to it and telling each; that costs milliseconds of CPU, here
 //! and there. So keys are queued, a few are published at a time, and fewer while a lookup is running. Published keys

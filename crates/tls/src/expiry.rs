@@ -1,4 +1,4 @@
-//! When a certificate expires (RFC 5280, section 4.1.2.5).
+//! Reads when a certificate expires (RFC 5280, section 4.1.2.5).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

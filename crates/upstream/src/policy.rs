@@ -1,5 +1,5 @@
-//! Which addresses may be called. Every hop is checked: registries, the targets of their redirects, the token services
-//! that they name.
+//! Decides which addresses may be called. Every hop is checked: registries, the targets of their redirects, the token
+//! services that they name.
 //!
 //! A client that makes the mirror fetch from a hostile registry could otherwise use it to reach what only this host
 //! reaches: the cloud's metadata service, a daemon on loopback, a service of the cluster. So:

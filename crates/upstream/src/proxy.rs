@@ -1,4 +1,4 @@
-//! Which requests go through a proxy, by the environment, with Go's rules
+//! Decides which requests go through a proxy, by the environment, with Go's rules
 //! ([`golang.org/x/net/http/httpproxy`](https://pkg.go.dev/golang.org/x/net/http/httpproxy)): container tools and
 //! containerd itself are written in Go, and a node has one such environment for all of them.
 

@@ -1,4 +1,4 @@
-//! Nodes that share a key, and strangers without it.
+//! Nodes that share a key, and nodes without this key.
 
 use anyhow::{Result, ensure};
 use e2e::{Generation, Host, Image, Lab, Mirror, Node, Settings, Store, until};

@@ -1,4 +1,4 @@
-//! Nodes with certificates, and strangers without one or with one of another authority.
+//! Nodes with certificates, and nodes without one or with one of another authority.
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,4 @@
-//! The dashboard and the alerts ask for what the mirror exports, and for nothing else.
+//! The dashboard and the alerts query only metrics that the mirror exports.
 
 use std::collections::BTreeSet;
 use std::path::Path;

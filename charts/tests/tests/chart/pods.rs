@@ -1,4 +1,4 @@
-//! Pods: what of the node they see, what they may do, and what they share.
+//! Pods: what they can see of the node, what they may do, and what they share.
 
 use anyhow::{Context as _, Result};
 use chart_tests::{Object, Render};

@@ -1,4 +1,4 @@
-//! The way from containerd to the mirror of its node: host port or node port, and what follows from it.
+//! How containerd reaches the mirror of its node, by host port or node port, and the consequences.
 
 use anyhow::Result;
 use chart_tests::{NEWEST, Objects, Render, SAME_NODE};

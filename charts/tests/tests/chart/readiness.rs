@@ -1,4 +1,4 @@
-//! Node readiness: no rights unless it is on, and then the least.
+//! Node readiness: the pods have no rights unless it is on, and then only those that it needs.
 
 use anyhow::{Context as _, Result};
 use chart_tests::Render;

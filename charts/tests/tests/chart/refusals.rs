@@ -1,4 +1,5 @@
-//! What cannot work is refused: by the schema where a name is wrong, else with what, why and what instead.
+//! The chart refuses values that cannot work: the schema refuses wrong names, a message explains all others, with the
+//! reason and a remedy.
 
 use anyhow::Result;
 use chart_tests::{Helm, Render};

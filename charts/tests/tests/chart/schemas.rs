@@ -1,4 +1,4 @@
-//! Every object is one that Kubernetes takes, on the oldest and on the newest version, from Helm 3 and 4 alike.
+//! Every object is valid for Kubernetes, on the oldest and on the newest version, from Helm 3 and from Helm 4.
 
 use anyhow::{Context as _, Result};
 use chart_tests::{Helm, NEWEST, Object, Render, validate};

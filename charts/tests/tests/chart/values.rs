@@ -1,5 +1,5 @@
-//! Each value of Spegel's chart means here what it means there: a test sets it, and looks for its effect in the rendered
-//! objects. docs/chart-values.md is written from the same rows; `CHART_WRITE_DOCS=1` writes it anew.
+//! Each value of Spegel's chart has the same meaning in this chart: a test sets it, and looks for its effect in the
+//! rendered objects. docs/chart-values.md is written from the same rows; `CHART_WRITE_DOCS=1` writes it anew.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! Which nodes hold which objects, as they announce it.
+//! Records which nodes hold which objects, as the nodes announce it.
 
 use crate::holdings::fold;
 use crate::outbox::Context;

@@ -1,4 +1,4 @@
-//! What each node has announced, by slot, and how much of it is kept.
+//! Records what each node has announced, by slot, and limits how much of it is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! One object in flight: which node can feed which.
+//! One object in flight, and which node can be the source of which.
 //!
 //! The sources form a forest. Leaders and complete holders are roots; every other node receives its bytes from its
 //! parent.

@@ -1,4 +1,4 @@
-//! What an owner keeps about each key, grouped by slot, so that forgetting one slot touches no other.
+//! The records of an owner about each key, grouped by slot, so that forgetting one slot touches no other.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Updates that are being spread. Those told least often go first.
+//! Updates that are being spread. Updates that were sent least often are sent first.
 
 use std::collections::BTreeMap;
 

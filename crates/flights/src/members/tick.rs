@@ -1,4 +1,4 @@
-//! What is done as time passes.
+//! Acts on deadlines of the membership as time passes.
 
 use super::probes::Due;
 use super::roster::Entry;

@@ -1,4 +1,4 @@
-//! Which members are eligible as owners: those that have been in the cluster long enough.
+//! Determines which members are eligible as owners: those that have been in the cluster long enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Slots, and who owns them.
+//! The slots, and the owners of each.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Watches the source of one object: is it alive, and does it send what it has?
+//! Watches the source of one object: whether it is alive, and whether it sends what it has.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! When a failed action may be tried again.
+//! Decides when a failed action may be tried again.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Objects that clients read in parts (eStargz, SOCI, zstd:chunked): the source of the last part, and whether fetching
-//! the whole pays by now.
+//! the whole object is worth it by now.
 
 use std::num::NonZeroUsize;
 

@@ -1,4 +1,4 @@
-//! What a node says of itself that follows the flight of an object.
+//! The headers in which a follower of a flight describes itself to its source.
 
 use http::HeaderMap;
 use http::request::Builder;

@@ -1,4 +1,4 @@
-//! What upstream is asked, on whose behalf, and what it answers.
+//! The questions to upstream, on whose behalf they are asked, and the answers.
 
 use oci::{Digest, Origin, Reference, TagName};
 

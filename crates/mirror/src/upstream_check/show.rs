@@ -1,4 +1,4 @@
-//! Whether content of this node may be sent to a client that requests it.
+//! Decides whether content of this node may be sent to a client that requests it.
 //!
 //! An object may be held under several repositories, and a label of containerd proves nothing: it adds one to existing
 //! content for each image that names it. So all of the repositories must be public, or one of them must give these very

@@ -1,4 +1,4 @@
-//! Nodes of a network with a key, and strangers.
+//! Nodes of a network with a key, and nodes and clients without this key.
 
 use mirror::memory::MemoryStore;
 use mirror::{FLIGHT, REPORT, Router as _};

@@ -1,4 +1,4 @@
-//! Nodes with certificates, and strangers.
+//! Nodes with certificates, and nodes and clients without a valid one.
 
 use mirror::REPORT;
 use tls::testing::Authority;

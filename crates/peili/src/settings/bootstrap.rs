@@ -1,4 +1,4 @@
-//! How the node finds its first peers.
+//! The settings by which the node finds its first peers.
 
 use swarm::{Bootstrap, HttpBootstrap, IdForm, PeerAddress};
 

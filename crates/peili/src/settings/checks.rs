@@ -1,4 +1,4 @@
-//! Which checks of upstream are made, and at which host.
+//! The settings of the checks of upstream: which are made, and at which host.
 
 use std::path::Path;
 

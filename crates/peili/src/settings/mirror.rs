@@ -1,4 +1,4 @@
-//! What the mirror serves, to which clients, and how long it searches.
+//! The settings of the mirror: what it serves, to which clients, and how long it searches.
 
 use hosts::NodeSecret;
 use mirror::{Access, Limits, MIN_SHARE, Options, RateLimits, Reader, Secret};

@@ -1,4 +1,4 @@
-//! Which requests are recorded (`OTEL_TRACES_SAMPLER`).
+//! Decides which requests are recorded (`OTEL_TRACES_SAMPLER`).
 
 use std::str::FromStr;
 

@@ -1,4 +1,4 @@
-//! Routers of a network with a key, and strangers.
+//! Routers of a network with a key, and routers without this key.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! Routers with certificates, and strangers.
+//! Routers with certificates, and routers without a valid one.
 
 use network_key::{Keyring, NetworkKeys};
 use tls::PeerTls;

@@ -1,4 +1,4 @@
-//! Derives which sources are fed, and their rank.
+//! Derives which sources receive bytes from a root, and their rank.
 
 use crate::wire::SourceRequest;
 use crate::{Key, NodeId};
