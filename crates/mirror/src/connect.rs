@@ -7,6 +7,7 @@
 
 mod peer_stream;
 
+use std::error::Error as _;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -30,8 +31,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use crate::PeerId;
+use crate::body::client_socket::WAIT_LIMIT;
 use crate::peers::Peers;
-use peer_stream::PeerStream;
+use peer_stream::{HasAnswered, PeerStream};
 
 /// The limit for a connection to one address. On a cluster's network a handshake takes well under a millisecond.
 const CONNECT_LIMIT: Duration = Duration::from_millis(250);
@@ -41,10 +43,10 @@ const NEXT_ADDRESS: Duration = Duration::from_millis(50);
 
 /// The limit of the TLS handshake, which is a round trip and CPU on two nodes that may be busy.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(1);
-/// The most idle connections to one peer that are kept for reuse, and for how long: less than the 5 minutes after which
-/// middleboxes and peers drop them.
+/// The most idle connections to one peer that are kept for reuse, and for how long: less than the time after which
+/// peers and middleboxes drop them.
 const IDLE_CONNECTIONS: usize = 4;
-const IDLE_LIMIT: Duration = Duration::from_secs(60);
+const IDLE_LIMIT: Duration = Duration::from_secs(WAIT_LIMIT.as_secs() / 2);
 /// The most connections kept for reuse, to all peers together. If all are in use, a further connection is used once.
 const MAX_KEPT: usize = 128;
 /// The bytes of an answer that a connection buffers. It bounds the memory of a relayed stream.
@@ -74,19 +76,21 @@ impl Connections {
         }
     }
 
-    /// Sends a request to the peer named in its URI.
+    /// Sends a GET or HEAD request to the peer named in its URI.
     ///
-    /// A peer that removes an authority closes idle connections, perhaps while a request is being sent on one. So with
-    /// TLS, a request without an answer is repeated once, on a new connection.
+    /// A peer may close a kept connection while a request is being sent on it. So if a reused connection breaks before
+    /// the answer, the request is repeated once, on a new connection (RFC 9112, section 9.3.1).
     pub async fn request(&self, request: PeerRequest) -> Result<Response<Incoming>, ClientError> {
-        let client = self.client();
-        if self.connector.tls.is_none() {
-            return client.request(request).await;
-        }
-        match client.request(request.clone()).await {
-            Err(error) if !error.is_connect() => self.connector.client().request(request).await,
+        let answered = match self.client().request(request.clone()).await {
+            Err(error) if is_reused_and_broken(&error) => {
+                self.connector.client().request(request).await
+            }
             answered => answered,
+        }?;
+        if let Some(has_answered) = answered.extensions().get::<HasAnswered>() {
+            has_answered.set();
         }
+        Ok(answered)
     }
 
     fn client(&self) -> PeerClient {
@@ -97,6 +101,17 @@ impl Connections {
         }
         client.1.clone()
     }
+}
+
+/// Whether a connection on which answers have come broke before the next one.
+fn is_reused_and_broken(error: &ClientError) -> bool {
+    let mut extras = http::Extensions::new();
+    if let Some(connected) = error.connect_info() {
+        connected.get_extras(&mut extras);
+    }
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    extras.get::<HasAnswered>().is_some_and(HasAnswered::get)
+        && cause.is_some_and(|cause: &hyper::Error| !cause.is_parse())
 }
 
 #[derive(Clone, Debug)]
@@ -194,101 +209,4 @@ async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Candidate;
-    use http_body_util::BodyExt as _;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
-    use tokio::sync::mpsc;
-
-    /// The limit for anything that happens soon or never; shorter than the time for which idle connections are kept.
-    const PATIENCE: Duration = Duration::from_secs(30);
-
-    /// A peer that answers all requests. Reports the start (`true`) and the end of each connection.
-    async fn peer() -> (SocketAddr, mpsc::UnboundedReceiver<bool>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let (tells, told) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let tells = tells.clone();
-                tokio::spawn(async move {
-                    tells.send(true).expect("the test listens");
-                    let mut read = [0; 1024];
-                    while stream.read(&mut read).await.is_ok_and(|count| count > 0) {
-                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-                        stream.write_all(answer).await.expect("it reads on");
-                    }
-                    let _ = tells.send(false);
-                });
-            }
-        });
-        (address, told)
-    }
-
-    /// Asks this many peers, all of them at one address.
-    async fn ask(connections: &Connections, address: SocketAddr, count: usize, delivers: bool) {
-        for number in 0..count {
-            let candidate = Candidate {
-                peer: PeerId::new(&format!("peer{number}")),
-                addresses: Arc::new([address]),
-            };
-            let in_flight = connections.connector.peers.begin(&candidate);
-            let request = http::Request::get(format!("http://{}/", candidate.peer));
-            let request = request.body(Empty::new()).expect("a request");
-            let answer = connections.request(request).await.expect("an answer");
-            let body = answer.into_body().collect().await.expect("a body");
-            assert_eq!(body.to_bytes(), "ok");
-            if delivers {
-                in_flight.finished();
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn few_connections_are_kept_and_only_to_peers_that_have_sent_a_good_body() {
-        let count = MAX_KEPT + 10;
-        let connections = Connections::new(Arc::default(), None);
-        let (address, mut told) = peer().await;
-        let mut open = 0;
-        let mut settles_at = async |opened: usize, kept: usize| {
-            let (mut begun, mut since) = (0, open);
-            while begun < opened || since > kept {
-                let next = timeout(PATIENCE, told.recv()).await.expect("it ends");
-                let has_begun = next.expect("the peer lives");
-                (begun, since) = match has_begun {
-                    true => (begun + 1, since + 1),
-                    false => (begun, since - 1),
-                };
-            }
-            assert_eq!((begun, since), (opened, kept));
-            open = since;
-        };
-        ask(&connections, address, count, false).await;
-        settles_at(count, 0).await;
-        ask(&connections, address, count, true).await;
-        settles_at(count, 0).await;
-        // They have delivered by now.
-        ask(&connections, address, count, true).await;
-        settles_at(count, MAX_KEPT).await;
-        ask(&connections, address, count, true).await;
-        settles_at(count - MAX_KEPT, MAX_KEPT).await;
-    }
-
-    #[tokio::test]
-    async fn a_dead_address_does_not_hide_a_live_one() {
-        let dead = TcpListener::bind("127.0.0.1:0")
-            .await
-            .and_then(|l| l.local_addr())
-            .expect("a free port");
-        let live = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = live.local_addr().expect("bound");
-        let stream = connect(&[dead, address])
-            .await
-            .expect("the live one answers");
-        assert_eq!(stream.peer_addr().expect("connected"), address);
-        assert!(connect(&[dead]).await.is_err());
-        assert!(connect(&[]).await.is_err());
-    }
-}
+mod tests;

@@ -28,7 +28,7 @@ const MAX_DISCARDED: usize = 64 * 1024;
 
 /// The limit for a client to accept bytes, or to send a whole request. Whenever it accepts bytes, it accepts at least
 /// half of [`UNSENT`], so a minute is enough for any usable link.
-const WAIT_LIMIT: Duration = Duration::from_secs(60);
+pub const WAIT_LIMIT: Duration = Duration::from_secs(60);
 /// The same for this node's own client. containerd may pause while its disk syncs. The kubelet gives up a pull without
 /// progress for 5 minutes, and after twice that time no client waits for the bytes.
 pub const OWN_WAIT_LIMIT: Duration = Duration::from_secs(600);

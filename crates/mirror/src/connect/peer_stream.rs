@@ -2,6 +2,8 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -10,6 +12,20 @@ use hyper_util::rt::TokioIo;
 use tls::MaybeTls;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+
+/// Whether an answer has come on a connection.
+#[derive(Clone, Debug, Default)]
+pub struct HasAnswered(Arc<AtomicBool>);
+
+impl HasAnswered {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// The stream of a connection. It is used once, unless it has a slot.
 pub struct PeerStream {
@@ -30,7 +46,7 @@ impl PeerStream {
 
 impl Connection for PeerStream {
     fn connected(&self) -> Connected {
-        let connected = Connected::new();
+        let connected = Connected::new().extra(HasAnswered::default());
         if self.place.is_none() {
             connected.poison();
         }
