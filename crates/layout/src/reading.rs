@@ -45,30 +45,29 @@ impl Fault {
     }
 }
 
+/// An opened object of the right size.
+struct OpenedObject {
+    file: File,
+    identity: Identity,
+    /// Its bytes were found right, and it has not changed since.
+    is_verified: bool,
+}
+
 impl Shared {
     /// Opens an object of the store. If it is found damaged, it is removed from the store.
     ///
     /// # Errors
-    /// It cannot be opened now, which says nothing about the object.
+    /// It cannot be opened or verified now, which says nothing about the object.
     pub(crate) fn open(self: &Arc<Self>, digest: &Digest) -> io::Result<Option<Content>> {
-        let Some((size, verified)) = self.state.lock().look_up(digest) else {
+        let Some(opened) = self.open_file(digest)? else {
             return Ok(None);
         };
-        let path = self.folder.blob(digest);
-        let (file, identity) = match files::open_object(&path) {
-            Ok(opened) => opened,
-            Err(error) => return self.not_opened(digest, &error).map(|()| None),
-        };
-        let file = Arc::new(file);
-        if verified != Some(identity) {
-            if identity.size != size {
-                let text = format!("it has {} bytes instead of {size}", identity.size);
-                self.withdraw(digest, Some(identity), &Fault::Damaged(text));
-                return Ok(None);
-            }
+        let (file, identity) = (Arc::new(opened.file), opened.identity);
+        let size = identity.size;
+        if !opened.is_verified {
             if size > VERIFIED_AT_ONCE {
                 self.state.lock().touch(digest);
-                return Ok(Some(self.verify_beside(digest, file, identity)));
+                return self.verify_beside(digest, file, identity).map(Some);
             }
             if self.verify(digest, &file, identity, |_| true)? != Verification::Right {
                 return Ok(None);
@@ -76,6 +75,35 @@ impl Shared {
         }
         self.state.lock().touch(digest);
         Ok(Some(Content::File { file, size }))
+    }
+
+    /// Whether an object is in the store, verified or not.
+    ///
+    /// # Errors
+    /// It cannot be opened now, which says nothing about the object.
+    pub(crate) fn contains(&self, digest: &Digest) -> io::Result<bool> {
+        Ok(self.open_file(digest)?.is_some())
+    }
+
+    fn open_file(&self, digest: &Digest) -> io::Result<Option<OpenedObject>> {
+        let Some((size, verified)) = self.state.lock().look_up(digest) else {
+            return Ok(None);
+        };
+        let (file, identity) = match files::open_object(&self.folder.blob(digest)) {
+            Ok(opened) => opened,
+            Err(error) => return self.not_opened(digest, &error).map(|()| None),
+        };
+        let is_verified = verified == Some(identity);
+        if !is_verified && identity.size != size {
+            let text = format!("it has {} bytes instead of {size}", identity.size);
+            self.withdraw(digest, Some(identity), &Fault::Damaged(text));
+            return Ok(None);
+        }
+        Ok(Some(OpenedObject {
+            file,
+            identity,
+            is_verified,
+        }))
     }
 
     /// Compares an opened object with its digest, and records it as verified or withdraws it.

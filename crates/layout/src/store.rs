@@ -250,6 +250,10 @@ impl Store for Layout {
         }))
     }
 
+    fn contains(&self, digest: &Digest) -> io::Result<bool> {
+        self.shared.contains(digest)
+    }
+
     /// The ingest has no id: the mirror itself fetches the object, and so does not need to detect itself.
     fn ingest(&self, digest: &Digest) -> io::Result<Option<Ingest>> {
         let growing = self.shared.state.lock().ingests.get(digest).cloned();

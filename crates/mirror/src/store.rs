@@ -72,8 +72,17 @@ pub trait Store: Send + Sync + 'static {
     /// (docs/decisions/0012-who-may-see-an-object.md). Reads the disk: call it where that delays no others.
     ///
     /// # Errors
-    /// The object is here and cannot be read.
+    /// The object is here and cannot be read, or not be verified now.
     fn open(&self, digest: &Digest) -> io::Result<Option<StoredObject>>;
+
+    /// Whether a complete object is here. A store that verifies what it opens does not verify it for this. Reads the
+    /// disk: call it where that delays no others.
+    ///
+    /// # Errors
+    /// The object is here and cannot be read.
+    fn contains(&self, digest: &Digest) -> io::Result<bool> {
+        Ok(self.open(digest)?.is_some())
+    }
 
     /// An object that is being taken in, to be read while it grows. `None`: it is not, or has just arrived
     /// ([`Self::open`] finds it then).

@@ -96,6 +96,36 @@ async fn what_is_damaged_while_it_runs_or_between_runs_is_never_pulled_whole() {
 }
 
 #[tokio::test]
+async fn none_of_many_damaged_objects_at_once_is_pulled_whole() {
+    let root = folder();
+    let store = open(root.path());
+    let mut digests = Vec::new();
+    for n in 0..6 {
+        let digest = take_in(&store, &bytes(n, 9 * MIB), shared()).await;
+        Damage::OneByte.befall(&blob_path(root.path(), &digest));
+        digests.push(digest);
+    }
+    let opened: Vec<_> = digests.iter().map(|digest| store.open(digest)).collect();
+    for object in opened.into_iter().filter_map(|opened| opened.expect("few")) {
+        assert_eq!(follow_all(object.content).await, None);
+    }
+    for digest in &digests {
+        assert_eq!(store.catalog().object(digest), None);
+    }
+}
+
+#[tokio::test]
+async fn what_is_looked_for_is_here_with_its_size_or_not_at_all() {
+    let root = folder();
+    let store = open(root.path());
+    let digest = take_in(&store, &bytes(8, MIB), shared()).await;
+    assert!(store.contains(&digest).expect("readable"));
+    Damage::Truncated.befall(&blob_path(root.path(), &digest));
+    assert!(!store.contains(&digest).expect("readable"));
+    assert_eq!(store.catalog().object(&digest), None);
+}
+
+#[tokio::test]
 async fn what_is_sound_is_verified_once_and_then_handed_out_at_once() {
     let root = folder();
     let contents = SIZES.map(|size| bytes(2, size));

@@ -81,7 +81,7 @@ fn is_complete(store: &dyn Store, root: Digest) -> bool {
             if child.role == Role::Manifest {
                 manifests.push(child.digest);
             } else if !seen.contains(&child.digest) {
-                if !matches!(store.open(&child.digest), Ok(Some(_))) {
+                if !store.contains(&child.digest).unwrap_or(false) {
                     return false;
                 }
                 seen.insert(child.digest);
