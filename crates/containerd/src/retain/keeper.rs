@@ -25,6 +25,9 @@ const LOOK_SOONEST: Duration = Duration::from_secs(1);
 /// The most leases taken at once. Enough for thirty small images pulled at once: with 16, most of their layers were
 /// collected before their turn (containerd 2.1, measured).
 const MAX_CALLS: usize = 64;
+/// A lease that lasts longer than the time to retain is written anew, unless the difference is this small: clocks are
+/// often set back a little.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// The mirror's leases, those of each blob in all namespaces.
 #[derive(Clone)]
@@ -159,11 +162,16 @@ impl Keeper {
         }
     }
 
+    /// When a blob expires whose lease is taken now.
+    fn expiry(&self, digest: &Digest, now: SystemTime) -> SystemTime {
+        let committed = blobs::committed(&self.content, digest).unwrap_or(now);
+        // A clock that was set back must not extend the time.
+        whole_seconds(committed.min(now) + self.limits.time)
+    }
+
     fn keep(&mut self, digest: Digest, size: u64) {
         let now = SystemTime::now();
-        let committed = blobs::committed(&self.content, &digest).unwrap_or(now);
-        // A clock that was set back must not extend the time.
-        let expires = whole_seconds(committed.min(now) + self.limits.time);
+        let expires = self.expiry(&digest, now);
         if expires <= now {
             return;
         }
@@ -207,6 +215,9 @@ impl Keeper {
         self.settle().await;
         self.excess = self.disk_excess().await;
         let now = SystemTime::now();
+        if let Err(error) = self.shorten(now).await {
+            return self.or_warn(Err(error));
+        }
         let due = self.kept.due(now, self.limits.bytes, self.excess);
         let last = due.len().saturating_sub(1);
         for (n, (digest, reason)) in due.into_iter().enumerate() {
@@ -223,6 +234,20 @@ impl Keeper {
                 Err(error) => return self.or_warn(Err(error)),
             }
         }
+    }
+
+    /// Writes leases anew that were taken while the clock was ahead. containerd cannot change a lease, so a blob is
+    /// without one for a moment: if it is collected then, it is pulled again.
+    async fn shorten(&mut self, now: SystemTime) -> Result<(), CallError> {
+        let latest = now + self.limits.time + CLOCK_TOLERANCE;
+        for (digest, Blob { size, .. }) in self.kept.expiring_after(latest) {
+            let expires = self.expiry(&digest, now);
+            self.give_up(&digest, Collect::Later).await?;
+            let lease = Lease { digest, expires };
+            self.leases.take(&lease).await?;
+            self.kept.insert(lease.digest, Blob { size, expires });
+        }
+        Ok(())
     }
 
     async fn give_up(&mut self, digest: &Digest, collect: Collect) -> Result<(), CallError> {

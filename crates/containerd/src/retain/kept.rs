@@ -66,6 +66,13 @@ impl Kept {
         self.blobs.values().map(|blob| blob.expires).min()
     }
 
+    /// The blobs that expire later than this.
+    pub fn expiring_after(&self, latest: SystemTime) -> Vec<(Digest, Blob)> {
+        let late = self.blobs.iter().filter(|(_, blob)| blob.expires > latest);
+        late.map(|(digest, blob)| (digest.clone(), blob.clone()))
+            .collect()
+    }
+
     /// The blobs to release, oldest first, if `limit` bytes may be kept and the disk is `excess` bytes above its limit.
     pub fn due(&self, now: SystemTime, limit: u64, excess: u64) -> Vec<(Digest, Reason)> {
         let mut oldest: Vec<_> = self.blobs.iter().collect();

@@ -78,6 +78,13 @@ fn lease_until(digest: &Digest, expires: SystemTime) -> (String, fake::Lease) {
     (format!("peili-{digest}"), lease)
 }
 
+fn expiry(lease: &fake::Lease) -> SystemTime {
+    let expire: Timestamp = lease.labels["containerd.io/gc.expire"]
+        .parse()
+        .expect("RFC 3339");
+    expire.try_into().expect("a time")
+}
+
 #[tokio::test]
 async fn what_is_new_and_mirrored_is_leased_until_its_time_is_over() {
     let fake = running();
@@ -93,12 +100,11 @@ async fn what_is_new_and_mirrored_is_leased_until_its_time_is_over() {
     })
     .await;
     let leases = fake.leases("k8s.io");
-    let labels = &leases[&format!("peili-{ours}")].labels;
-    let expire: Timestamp = labels["containerd.io/gc.expire"].parse().expect("RFC 3339");
-    let expire = SystemTime::try_from(expire).expect("a time");
+    let lease = &leases[&format!("peili-{ours}")];
+    let expire = expiry(lease);
     assert!(expire >= whole_seconds(before + HOUR) && expire <= SystemTime::now() + HOUR);
     assert!(
-        labels.contains_key("containerd.io/gc.flat"),
+        lease.labels.contains_key("containerd.io/gc.flat"),
         "what a manifest refers to is not kept with it"
     );
 }
@@ -153,6 +159,26 @@ async fn what_an_earlier_process_left_is_taken_over() {
     until("it is counted", || metrics.bytes.get() == 5).await;
     assert_eq!(metrics.objects.get(), 1);
     assert!(fake.leases("default").contains_key("of-a-pull"));
+}
+
+#[tokio::test]
+async fn a_lease_that_was_taken_under_a_clock_ahead_is_shortened() {
+    let fake = running();
+    let [new, old] = [&b"new"[..], b"old"].map(|bytes| fake.put_file(bytes));
+    commit_earlier(&fake, &old, 2 * HOUR);
+    let ahead = SystemTime::now() + 365 * 24 * HOUR;
+    for digest in [&new, &old] {
+        let (id, lease) = lease_until(digest, ahead);
+        fake.lease("k8s.io", &id, lease);
+    }
+    let (_store, _tasks) = start(&fake, 1000).await;
+    until("only the new one is kept", || {
+        kept(&fake, "k8s.io") == these(&[&new])
+    })
+    .await;
+    let leases = fake.leases("k8s.io");
+    let expire = expiry(&leases[&format!("peili-{new}")]);
+    assert!(expire > SystemTime::now() && expire <= SystemTime::now() + HOUR);
 }
 
 #[tokio::test]
