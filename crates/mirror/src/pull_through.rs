@@ -47,9 +47,17 @@ impl PullThroughStep {
         access: &Access,
     ) -> Result<Found, Refusal> {
         let found = match (target.kind, &target.reference) {
-            (Kind::Manifest, Reference::Tag(_)) => self.tag(target, client, access).await,
-            (Kind::Manifest, Reference::Digest(digest)) => {
-                self.manifest(target, digest, client, access).await
+            (Kind::Manifest, reference) => {
+                let found = match reference {
+                    Reference::Tag(_) => self.tag(target, client, access).await,
+                    Reference::Digest(digest) => {
+                        self.manifest(target, digest, client, access).await
+                    }
+                };
+                match found {
+                    Ok(found) => self.unless_blobs_are_refused(target, found, client).await,
+                    refused => refused,
+                }
             }
             (Kind::Blob, Reference::Digest(digest)) => {
                 self.blob(target, digest, client, access).await

@@ -159,7 +159,7 @@ pub trait Upstream: Send + Sync + 'static {
     ) -> Result<UpstreamPage, UpstreamError>;
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum UpstreamError {
     #[error("{0} does not have it")]
     NotFound(Origin),

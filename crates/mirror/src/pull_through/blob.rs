@@ -11,7 +11,7 @@ use super::client::Client;
 use super::download::Download;
 use super::fill::Fill;
 use super::sources::{Nodes, Opened, Sources};
-use super::state::{BEGIN_LIMIT, PullThroughStep};
+use super::state::PullThroughStep;
 use crate::access::Access;
 use crate::found::{Found, Payload, Source};
 use crate::open_range::all_from;
@@ -62,7 +62,7 @@ impl PullThroughStep {
             let origin = origin.ok_or(Refusal::NoPeer(target.kind))?;
             let repository = client.repository(origin);
             let asked = self.upstream.blob_size(&repository, digest);
-            let size = self.ask(&repository, BEGIN_LIMIT, asked).await;
+            let size = self.ask_for_blob(&repository, asked).await;
             let size = size.map_err(|error| Self::failed(target, error))?;
             let size = size.or_else(|| self.told_size(digest));
             Ok(Found::blob(digest, size, Payload::Empty, Source::Upstream))

@@ -17,7 +17,7 @@ pub const FAULT_VALIDITY: Duration = Duration::from_secs(300);
 const MAX_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// The time for which a repository that granted access is not asked again: the time of the first requests of a pull.
 const ADMISSION_VALIDITY: Duration = Duration::from_secs(1);
-/// The time after a refusal in which the repository is asked before each pull.
+/// The time after a refusal in which the repository is asked before each pull, and in which a refusal of blobs counts.
 const REFUSAL_VALIDITY: Duration = Duration::from_secs(60);
 /// The time after an outage in which no request waits for the repository only to make sure.
 const OUTAGE_VALIDITY: Duration = Duration::from_secs(10);
@@ -35,7 +35,12 @@ pub enum RepositoryAccess {
 
 /// The last answers of the repositories.
 #[derive(Debug)]
-pub struct LastAnswers(Mutex<LruCache<Origin, Entry>>);
+pub struct LastAnswers {
+    repositories: Mutex<LruCache<Origin, Entry>>,
+    /// The repositories that refused a blob, and have sent none since. A registry may give manifests to everybody and
+    /// blobs to some, and most of a repository's answers are about manifests.
+    refused_blobs: Mutex<LruCache<Origin, (Instant, UpstreamError)>>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -47,7 +52,10 @@ struct Entry {
 
 impl Default for LastAnswers {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(MAX_REPOSITORIES)))
+        Self {
+            repositories: Mutex::new(LruCache::new(MAX_REPOSITORIES)),
+            refused_blobs: Mutex::new(LruCache::new(MAX_REPOSITORIES)),
+        }
     }
 }
 
@@ -74,12 +82,35 @@ impl LastAnswers {
             access,
             fault,
         };
-        self.0.lock().put(origin.clone(), entry);
+        self.repositories.lock().put(origin.clone(), entry);
+    }
+
+    /// Records that a repository has answered a request for a blob, successfully or with this error.
+    pub fn note_blob(&self, origin: &Origin, error: Option<&UpstreamError>) {
+        let mut refused = self.refused_blobs.lock();
+        match error {
+            None => {
+                refused.pop(origin);
+            }
+            // A missing object says nothing about others.
+            Some(UpstreamError::NotFound(_)) => {}
+            Some(error) if is_refusal(error) => {
+                refused.put(origin.clone(), (Instant::now(), error.clone()));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The refusal of a repository that refused a blob lately.
+    pub fn blob_refusal(&self, origin: &Origin) -> Option<UpstreamError> {
+        let mut refused = self.refused_blobs.lock();
+        let (at, error) = refused.get(origin)?;
+        (at.elapsed() < REFUSAL_VALIDITY).then(|| error.clone())
     }
 
     /// What is known of a repository without asking it.
     pub fn access(&self, origin: &Origin) -> Option<RepositoryAccess> {
-        let mut entries = self.0.lock();
+        let mut entries = self.repositories.lock();
         let entry = entries.get(origin)?;
         let validity = match entry.access? {
             RepositoryAccess::Admitted => ADMISSION_VALIDITY,
@@ -91,7 +122,7 @@ impl LastAnswers {
 
     /// The last fault of each registry that had one lately and has not answered successfully since.
     pub fn faults(&self) -> Vec<String> {
-        let entries = self.0.lock();
+        let entries = self.repositories.lock();
         let recent = entries
             .iter()
             .filter(|(_, entry)| entry.at.elapsed() < FAULT_VALIDITY);
@@ -174,5 +205,26 @@ mod tests {
         tokio::time::advance(FAULT_VALIDITY).await;
         assert_eq!(last_answers.faults().len(), 0);
         assert_eq!(last_answers.access(&a), None);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_blob_is_remembered_until_one_is_sent() {
+        let (last_answers, a) = (LastAnswers::default(), origin("a"));
+        let refused = UpstreamError::TooManyRequests {
+            origin: a.clone(),
+            retry_after: None,
+        };
+        let is_refused = || last_answers.blob_refusal(&a).is_some();
+        last_answers.note_blob(&a, Some(&refused));
+        last_answers.note(&a, None);
+        let missing = UpstreamError::NotFound(a.clone());
+        last_answers.note_blob(&a, Some(&missing));
+        assert!(is_refused(), "whatever it says of manifests");
+        last_answers.note_blob(&a, None);
+        assert!(!is_refused());
+        last_answers.note_blob(&a, Some(&missing));
+        assert!(!is_refused());
+        last_answers.note_blob(&a, Some(&refused));
+        tokio::time::advance(REFUSAL_VALIDITY).await;
+        assert!(!is_refused());
     }
 }

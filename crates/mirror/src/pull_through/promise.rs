@@ -8,6 +8,9 @@ use tokio::task::spawn_blocking;
 use super::client::Client;
 use super::last_answers::{RepositoryAccess, is_refusal};
 use super::state::{PullThroughStep, RESOLVE_LIMIT};
+use crate::found::Found;
+use crate::refusal::Refusal;
+use crate::request::Target;
 use crate::{Store, UpstreamError, local};
 
 /// The most manifests and layers checked. An image with more does not count as complete.
@@ -55,6 +58,28 @@ impl PullThroughStep {
         match self.ask(&repository, RESOLVE_LIMIT, asked).await {
             Err(error) if is_refusal(&error) => Err(error),
             Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Returns a manifest, unless upstream has refused blobs of its repository lately and a part of its image is
+    /// missing. Upstream's answer about the manifest itself says nothing about its blobs.
+    ///
+    /// # Errors
+    /// The refusal of the blob.
+    pub(super) async fn unless_blobs_are_refused(
+        &self,
+        target: &Target,
+        found: Found,
+        client: &Client,
+    ) -> Result<Found, Refusal> {
+        let uses_this_node = client.keeps_to_one_source && client.credentials.is_none();
+        let origin = target.origin.as_ref().filter(|_| uses_this_node);
+        let refused = origin.and_then(|origin| self.last_answers.blob_refusal(origin));
+        match refused {
+            Some(error) if !self.is_complete(&found.digest).await => {
+                Err(Refusal::Upstream(target.kind, error))
+            }
+            _ => Ok(found),
         }
     }
 

@@ -10,7 +10,7 @@ use oci::{ByteRange, Digest, Ranges};
 use tokio::time::timeout;
 
 use super::client::Client;
-use super::state::{BEGIN_LIMIT, PullThroughStep};
+use super::state::PullThroughStep;
 use crate::activity::PullSource;
 use crate::body::{self, Part};
 use crate::flight::Sharing;
@@ -176,7 +176,7 @@ impl Sources {
         let kind = self.target.kind;
         let repository = self.repository.as_ref().ok_or(Refusal::NoPeer(kind))?;
         let asked = self.step.upstream.blob(repository, &self.digest, ranges);
-        let blob = self.step.ask(repository, BEGIN_LIMIT, asked).await;
+        let blob = self.step.ask_for_blob(repository, asked).await;
         let blob = blob.map_err(|error| match error {
             UpstreamError::Unsatisfiable { size, .. } => Refusal::Unsatisfiable { size },
             error => PullThroughStep::failed(&self.target, error),

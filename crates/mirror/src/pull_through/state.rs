@@ -151,6 +151,20 @@ impl PullThroughStep {
         answer
     }
 
+    /// The same for a blob. A refusal of blobs is remembered apart from other answers.
+    pub(super) async fn ask_for_blob<T>(
+        &self,
+        repository: &UpstreamRepository,
+        asked: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        let answer = self.ask(repository, BEGIN_LIMIT, asked).await;
+        if repository.credentials.is_none() {
+            self.last_answers
+                .note_blob(&repository.origin, answer.as_ref().err());
+        }
+        answer
+    }
+
     /// The refusal for a client that gets nothing from upstream. If upstream fails, peers are the only sources.
     pub(super) fn failed(target: &Target, error: UpstreamError) -> Refusal {
         if !is_refusal(&error) {

@@ -210,6 +210,47 @@ async fn what_an_image_is_begun_with_is_given_only_if_the_rest_can_be_had() {
 }
 
 #[tokio::test]
+async fn no_image_is_begun_whose_layers_are_refused() {
+    let app = app();
+    let layer = app.upstream.put(layer());
+    let manifest = app.upstream.image("1", &layer);
+    app.upstream
+        .image("2", &app.upstream.put(Bytes::from_static(b"2")));
+    *app.upstream.blob_refusal.lock() = Some(turned_away);
+    let by_digest = format!("manifests/{manifest}");
+    let paths = ["manifests/1", &by_digest, "manifests/2"];
+    let status = async |path, headers| app.ask(path, HERE, headers).await.status();
+    let blob = format!("blobs/{layer}");
+    assert_eq!(
+        status("manifests/1", HeaderMap::new()).await,
+        StatusCode::OK
+    );
+    assert_eq!(
+        status(&blob, HeaderMap::new()).await,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+    for path in paths {
+        assert_eq!(
+            status(path, HeaderMap::new()).await,
+            StatusCode::TOO_MANY_REQUESTS,
+            "{path}"
+        );
+        for headers in [containerd(), known()] {
+            assert_eq!(status(path, headers).await, StatusCode::OK, "{path}");
+        }
+    }
+    *app.upstream.blob_refusal.lock() = None;
+    assert_eq!(app.get(&blob).await.0, StatusCode::OK);
+    for path in paths {
+        assert_eq!(
+            status(path, HeaderMap::new()).await,
+            StatusCode::OK,
+            "{path}: the registry sends blobs again"
+        );
+    }
+}
+
+#[tokio::test]
 async fn who_is_unknown_upstream_is_told_how_to_sign_in() {
     let app = app();
     let layer = app.upstream.put(layer());

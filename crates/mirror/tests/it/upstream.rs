@@ -38,6 +38,8 @@ pub struct Fake {
     pub slow: Mutex<Duration>,
     /// The refusal for clients without credentials.
     pub refusal: Mutex<Option<Refuse>>,
+    /// The same for blobs alone.
+    pub blob_refusal: Mutex<Option<Refuse>>,
     /// The referrers of manifests; other lists are text.
     pub referrers: Mutex<HashMap<Digest, Bytes>>,
 }
@@ -69,6 +71,17 @@ impl Fake {
                 Err(UpstreamError::Unreachable(origin.clone(), "gone".into()))
             }
             Some(refuse) if !is_known => Err(refuse(origin.clone())),
+            _ => Ok(origin),
+        }
+    }
+
+    fn reach_blobs<'a>(
+        &self,
+        repository: &'a UpstreamRepository,
+    ) -> Result<&'a Origin, UpstreamError> {
+        let origin = self.reach(repository)?;
+        match self.blob_refusal.lock().as_ref() {
+            Some(refuse) if repository.credentials.is_none() => Err(refuse(origin.clone())),
             _ => Ok(origin),
         }
     }
@@ -132,7 +145,7 @@ impl Upstream for Fake {
         repository: &UpstreamRepository,
         digest: &Digest,
     ) -> Result<Option<u64>, UpstreamError> {
-        let origin = self.reach(repository)?;
+        let origin = self.reach_blobs(repository)?;
         let bytes = self.objects.lock().get(digest).cloned();
         let bytes = bytes.ok_or_else(|| UpstreamError::NotFound(origin.clone()))?;
         Ok(self.tells_sizes().then_some(bytes.len() as u64))
@@ -144,7 +157,7 @@ impl Upstream for Fake {
         digest: &Digest,
         ranges: Option<&Ranges>,
     ) -> Result<UpstreamBlob, UpstreamError> {
-        let origin = self.reach(repository)?;
+        let origin = self.reach_blobs(repository)?;
         self.blobs_asked.fetch_add(1, Ordering::Relaxed);
         let bytes = self.objects.lock().get(digest).cloned();
         let bytes = bytes.ok_or_else(|| UpstreamError::NotFound(origin.clone()))?;
