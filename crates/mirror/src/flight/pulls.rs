@@ -346,7 +346,9 @@ impl Pulls {
         let mut pulls = self.pulls.lock();
         let ends = !goes_on();
         if ends {
-            pulls.remove(digest);
+            if let Some(pull) = pulls.remove(digest) {
+                pull.tail.end();
+            }
             tell();
         }
         ends
