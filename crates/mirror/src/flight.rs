@@ -150,6 +150,9 @@ impl Flight {
         {
             shared.flights.report(digest, PullProgress::Failed);
         }
+        if let Some(pull) = shared.pulls.get(digest) {
+            pull.resume_at(offset);
+        }
         let flight_sources =
             FlightSources::new(shared.clone(), target.clone(), digest.clone(), sharing);
         let flight_sources = Arc::new(flight_sources);

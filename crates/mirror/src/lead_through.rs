@@ -8,10 +8,12 @@
 mod avoided;
 mod body;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use oci::{Digest, Origin, Ranges};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use crate::activity::PullSource;
@@ -45,6 +47,20 @@ pub struct LeadThrough {
     upstream_bytes: Arc<UpstreamBytes>,
     metrics: Arc<Metrics>,
     avoided: Avoided,
+    /// The objects that are being fetched. Each is fetched once, however often a client asks.
+    fetched: Arc<Mutex<HashSet<Digest>>>,
+}
+
+/// The right to fetch an object, for as long as this lives.
+struct FetchPermit {
+    fetched: Arc<Mutex<HashSet<Digest>>>,
+    digest: Digest,
+}
+
+impl Drop for FetchPermit {
+    fn drop(&mut self) {
+        self.fetched.lock().remove(&self.digest);
+    }
 }
 
 impl LeadThrough {
@@ -63,6 +79,7 @@ impl LeadThrough {
             upstream_bytes,
             metrics,
             avoided: Avoided::default(),
+            fetched: Arc::default(),
         }
     }
 
@@ -76,6 +93,18 @@ impl LeadThrough {
             && is_one_stream
             && self.store.downloads_share_slots()
             && self.gives(target.origin.as_ref())
+            && target
+                .digest()
+                .is_some_and(|digest| !self.fetched.lock().contains(digest))
+    }
+
+    /// `None`: the object is being fetched already.
+    fn permit(&self, digest: &Digest) -> Option<FetchPermit> {
+        let is_first = self.fetched.lock().insert(digest.clone());
+        is_first.then(|| FetchPermit {
+            fetched: self.fetched.clone(),
+            digest: digest.clone(),
+        })
     }
 
     /// Whether upstream gives layers of a repository to this mirror, as far as is known.
@@ -138,6 +167,7 @@ impl LeadThrough {
         if !self.gives(Some(origin)) {
             return None;
         }
+        let fetch = self.permit(digest)?;
         let ranges = target.ranges.as_ref();
         let memory = self.memory.share(target.caller).keep(BUFFER_BYTES);
         let permit = timeout(limit, memory).await.ok()??;
@@ -146,7 +176,8 @@ impl LeadThrough {
             Ok(Ok((blob, size))) => {
                 self.metrics.flights_layers_fetched.inc();
                 let object = (origin.clone(), digest.clone());
-                return Some((LeadStream::new(self.clone(), object, blob, permit), size));
+                let lead = LeadStream::new(self.clone(), object, blob, (fetch, permit));
+                return Some((lead, size));
             }
             Ok(Err(error)) => self.avoided.add(origin, digest, &error),
             Err(_) => self.avoided.add_silent(origin, digest, limit),

@@ -200,7 +200,7 @@ impl Pull {
         });
     }
 
-    /// Records that only `written` bytes are present, because the ingest is a new one.
+    /// Records that only `written` bytes are present: the ingest is a new one, or others did not reach the client.
     pub fn reset_to(&self, written: u64) {
         let lower = |state: &mut State| {
             let is_lower = written < state.resumed_from;
@@ -211,6 +211,11 @@ impl Pull {
         if self.received.fetch_min(written, Ordering::Relaxed) > written {
             self.tail.clear();
         }
+    }
+
+    /// Records that the client asks for the bytes from `offset` on: what was received beyond did not reach it.
+    pub fn resume_at(&self, offset: u64) {
+        self.reset_to(self.ingest().progress().written.max(offset));
     }
 
     /// Tells the followers to use another source.

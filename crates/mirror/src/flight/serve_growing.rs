@@ -78,7 +78,7 @@ impl Flight {
                 let ingest = pull.ingest();
                 let size = ingest.progress().total;
                 let found = Found::blob(digest, size, Payload::Empty, Source::Growing);
-                (pull.position(&ingest), found)
+                (pull.readable(&ingest), found)
             }
         };
         found.headers.insert(OFFSET, offset.into());
@@ -117,10 +117,10 @@ impl Flight {
                 .ingest(digest, &self.shared.memory.others)
                 .await?;
         }
-        if pull.position(&ingest) <= offset {
+        if pull.readable(&ingest) <= offset {
             let state = states.wait_for(|s| s.role != Role::Undecided).await;
             let role = state.ok()?.role;
-            if !role.serves(pull.position(&ingest), offset, &position) {
+            if !role.serves(pull.readable(&ingest), offset, &position) {
                 return None;
             }
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use oci::{ByteRange, Digest, Origin, Ranges};
 
-use super::LeadThrough;
+use super::{FetchPermit, LeadThrough};
 use crate::body::send_memory::{MemoryPermit, Share};
 use crate::fetch::FetchError;
 use crate::object_stream::{BodyError, ObjectStream, Pieces};
@@ -26,7 +26,7 @@ pub struct LeadStream {
     has_bytes: bool,
     /// Bytes are still to come, which followers wait for.
     is_awaited: bool,
-    permit: Arc<MemoryPermit>,
+    permits: Arc<(FetchPermit, MemoryPermit)>,
 }
 
 impl LeadStream {
@@ -34,7 +34,7 @@ impl LeadStream {
         step: Arc<LeadThrough>,
         (origin, digest): (Origin, Digest),
         opened: UpstreamBlob,
-        permit: MemoryPermit,
+        permits: (FetchPermit, MemoryPermit),
     ) -> Self {
         Self {
             step,
@@ -43,7 +43,7 @@ impl LeadStream {
             opened: Some(opened),
             has_bytes: false,
             is_awaited: true,
-            permit: Arc::new(permit),
+            permits: Arc::new(permits),
         }
     }
 
@@ -124,7 +124,7 @@ impl ObjectStream for LeadStream {
             opened: None,
             has_bytes: false,
             is_awaited: false,
-            permit: self.permit.clone(),
+            permits: self.permits.clone(),
         })
     }
 }

@@ -225,3 +225,23 @@ async fn a_lead_in_the_middle_of_a_body_goes_on_in_it() {
     assert!(!node.script.progress().contains(&PullProgress::Failed));
     assert!(node.script.progress().contains(&begun));
 }
+
+/// A client that asks again and again, from other offsets.
+#[tokio::test]
+async fn an_object_is_fetched_once_at_a_time() {
+    let (bytes, digest) = layer();
+    let (node, _registry) = node_and_registry(&[&bytes]).await;
+    let ingest = node.ingest(&digest, bytes.len() as u64);
+    ingest.write(&bytes[..MIB]);
+    node.then(Decision::Lead);
+    let from = |offset: usize| format!("bytes={offset}-");
+    let first = node.own_from(&digest, &[(RANGE, &from(MIB))]).await;
+    node.then(Decision::Lead);
+    let second = node.own_from(&digest, &[(RANGE, &from(MIB - 1))]).await;
+    assert_eq!(second.0.status(), StatusCode::NOT_FOUND);
+    assert_eq!(told(&node), [true, false]);
+    drop(first);
+    node.then(Decision::Lead);
+    let third = node.own_from(&digest, &[(RANGE, &from(MIB))]).await;
+    assert_eq!(third.0.status(), StatusCode::PARTIAL_CONTENT);
+}
