@@ -232,7 +232,10 @@ impl FromPeers {
         let mut bytes = Vec::new();
         loop {
             let began = Instant::now();
-            let next = timeout(check.max_wait(grows), reader.next(bytes.len() as u64));
+            let next = timeout(
+                check.max_wait(&attempts, grows),
+                reader.next(bytes.len() as u64),
+            );
             let is_late = match next.await.unwrap_or(Next::Broken) {
                 Next::Bytes(data, waited) => {
                     bytes.extend_from_slice(&data);

@@ -12,7 +12,8 @@ const MAX_COST: Duration = Duration::from_secs(1);
 const MAX_CREDIT: Duration = Duration::from_millis(250);
 /// The same for peers that are still receiving the object: a step of containerd's, or this long. They may wait for the
 /// first bytes of a leader themselves. [`SourceWatch`](crate::flights::SourceWatch) leaves one that is dead or does not
-/// send what it has. A body has this credit once, whatever its sources.
+/// send what it has. A body has this credit once, whatever its sources, and none if another body of the pull has used
+/// it in vain: a source that lies costs the pull this time once.
 const GROWING_CREDIT: Duration = Duration::from_secs(20);
 
 /// The check of one peer.
@@ -22,12 +23,15 @@ pub struct RateCheck {
     cost: Duration,
     /// A growing source has used its credit.
     has_grown: bool,
+    /// The bytes received from growing sources.
+    grown: u64,
 }
 
 impl RateCheck {
     /// The limit for the next bytes, after which the peer has cost too much.
-    pub fn max_wait(&mut self, grows: bool) -> Duration {
-        if grows && !std::mem::replace(&mut self.has_grown, true) {
+    pub fn max_wait(&mut self, attempts: &Attempts, grows: bool) -> Duration {
+        let begins = grows && !std::mem::replace(&mut self.has_grown, true);
+        if begins && attempts.budget().waits_for_growing() {
             self.credit = GROWING_CREDIT;
         }
         self.credit + MAX_COST.saturating_sub(self.cost)
@@ -55,7 +59,15 @@ impl RateCheck {
             attempts.budget().charge(late);
             self.cost += late;
         }
-        self.cost >= MAX_COST
+        let costs_too_much = self.cost >= MAX_COST;
+        if grows {
+            self.grown += bytes;
+            let has_sent = self.grown >= STEP;
+            if has_sent || costs_too_much {
+                attempts.budget().set_waits_for_growing(has_sent);
+            }
+        }
+        costs_too_much
     }
 }
 
@@ -84,6 +96,22 @@ mod tests {
             let trickle = left_after(8 * 1024, grows).await.expect("left");
             assert!(trickle < Duration::from_millis(1_400), "{trickle:?}");
         }
+    }
+
+    /// One of three bodies that wait at the same time, and those that follow.
+    #[tokio::test(start_paused = true)]
+    async fn sources_that_only_claim_to_grow_cost_a_pull_their_credit_once() {
+        let attempts = Attempts::default();
+        let left_after = |grown: u64| {
+            let mut check = RateCheck::default();
+            check.add(&attempts, Duration::ZERO, grown, true);
+            let wait = check.max_wait(&attempts, true);
+            assert!(check.add(&attempts, wait, 0, true));
+            wait
+        };
+        assert!(left_after(0) > GROWING_CREDIT);
+        assert!(left_after(0) <= MAX_COST + MAX_CREDIT, "the next one");
+        assert!(left_after(STEP) > GROWING_CREDIT, "it has sent something");
     }
 
     /// A slow uplink of 1 Mbit/s, a third of which is the stream's, and steps of 1 MiB.

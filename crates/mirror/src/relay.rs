@@ -121,7 +121,11 @@ impl Relay {
             let began = Instant::now();
             // A source that exceeds its limit counts as failed.
             let grows = self.provider.grows();
-            let next = timeout(self.rate_check.max_wait(grows), reader.next(offset)).await;
+            let next = timeout(
+                self.rate_check.max_wait(&self.attempts, grows),
+                reader.next(offset),
+            )
+            .await;
             if let Ok(Next::Bytes(mut bytes, waited)) = next {
                 bytes.truncate(usize::try_from(range.end - offset).unwrap_or(usize::MAX));
                 return self.received(bytes, &range, reader, waited).map(Some);

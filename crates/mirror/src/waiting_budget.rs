@@ -32,6 +32,8 @@ struct Charges {
     /// When the present waits began.
     waits: Vec<Instant>,
     used: Instant,
+    /// A source that was still receiving its object has been waited for in vain.
+    grew_in_vain: bool,
 }
 
 impl Default for WaitingBudget {
@@ -44,6 +46,7 @@ impl Default for WaitingBudget {
             charged_until: now,
             waits: Vec::new(),
             used: now,
+            grew_in_vain: false,
         }))
     }
 }
@@ -97,12 +100,23 @@ impl WaitingBudget {
         account.charge(since, now);
     }
 
+    /// Whether sources that are still receiving their objects may be waited for without a charge.
+    pub fn waits_for_growing(&self) -> bool {
+        !self.0.lock().grew_in_vain
+    }
+
+    /// Records whether such a source has sent what it received.
+    pub fn set_waits_for_growing(&self, has_sent: bool) {
+        self.0.lock().grew_in_vain = !has_sent;
+    }
+
     /// Records that upstream has failed the pull: peers are the only sources.
     pub fn renew(&self) {
         let mut account = self.0.lock();
         account.lost = Duration::ZERO;
         account.reported = Duration::ZERO;
         account.by_flights = Duration::ZERO;
+        account.grew_in_vain = false;
     }
 
     /// The time lost since the last call, to be reported to flights.
