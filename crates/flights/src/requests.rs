@@ -215,10 +215,12 @@ impl SourceRequests {
             }
             Query::Source(request) => {
                 let known = self.registries.get(cx.now, request.registry);
+                let cools_down = self.ledger.in_leader_cooldown(cx.now, request.repository);
+                let is_path_slow = self.registries.is_path_slow(cx.now, request.registry);
                 Message::SourceRequest(SourceRequest {
                     number: open.number.random,
                     sequence,
-                    leader_cooldown: self.ledger.in_leader_cooldown(cx.now, request.repository),
+                    leader_cooldown: cools_down || is_path_slow,
                     is_slow: self.is_slow,
                     silent_owner: node_field(open.silent.last().copied()),
                     known_rate: Some(known),
@@ -331,7 +333,21 @@ impl SourceRequests {
     /// Starts the leader cooldown, and tells the owners of pending requests of the same repository.
     pub fn start_leader_cooldown(&mut self, repository: u64, cx: &mut Context<'_, impl View>) {
         self.ledger.start_leader_cooldown(cx.now, repository);
-        for sequence in self.sequences(|open| open.repository() == Some(repository)) {
+        self.repeat_all(|open| open.repository() == Some(repository), cx);
+    }
+
+    /// Tells the owners of pending requests that this registry gives this node far less than others.
+    pub fn path_is_slow(&mut self, registry: u64, cx: &mut Context<'_, impl View>) {
+        self.repeat_all(|open| open.is_of(registry), cx);
+    }
+
+    /// Sends these requests to their owners again, with what this node says now.
+    fn repeat_all(
+        &mut self,
+        which: impl Fn(&PendingRequest) -> bool,
+        cx: &mut Context<'_, impl View>,
+    ) {
+        for sequence in self.sequences(which) {
             self.repeat(sequence, cx);
         }
     }
@@ -346,9 +362,7 @@ impl SourceRequests {
             return;
         }
         self.fetches = Some(request.key());
-        for other in self.sequences(|open| open.number.sequence != sequence) {
-            self.repeat(other, cx);
-        }
+        self.repeat_all(|open| open.number.sequence != sequence, cx);
     }
 
     /// Forgets what this node fetched for its shard, if neither a request nor a pull (`is_pulled`) of it goes on.

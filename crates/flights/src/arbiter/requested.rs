@@ -36,7 +36,7 @@ impl Arbiter {
         }
         match self.note_request(cx.now, asker, request, cx.view) {
             Ok(waiter) => {
-                self.end_cooldown(&waiter);
+                self.note_cooldown(cx.now, &waiter);
                 self.try_answer(waiter, cx);
             }
             Err(Some(reply)) => asker.answer(key, number, reply, cx.out),
@@ -45,12 +45,13 @@ impl Arbiter {
         silent
     }
 
-    /// Ends the leader cooldown of a node that says that upstream has sent it something since.
-    fn end_cooldown(&mut self, waiter: &Waiter) {
-        if !waiter.request.leader_cooldown {
-            let repository = waiter.request.repository;
-            self.leader_cooldown
-                .remove(&(waiter.asker.node, repository));
+    /// Starts the leader cooldown of a node that says that upstream gives it little or nothing, or ends it.
+    fn note_cooldown(&mut self, now: Time, waiter: &Waiter) {
+        let (node, repository) = (waiter.asker.node, waiter.request.repository);
+        if waiter.request.leader_cooldown {
+            self.start_leader_cooldown(now, node, repository);
+        } else {
+            self.leader_cooldown.remove(&(node, repository));
         }
     }
 

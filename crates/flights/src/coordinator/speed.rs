@@ -35,6 +35,10 @@ impl Coordinator {
                 bandwidth,
                 is_second: self.pulls.leads_beside_another(*registry),
                 shares_uplink: self.pulls.lead_through_mirror(*registry)
+                    && self
+                        .pulls
+                        .followed_registries()
+                        .any(|other| other == *registry)
                     && requests.fills_link(now, *registry),
             };
             let judged = requests.registries.judge(now, *registry, sample);
@@ -43,6 +47,10 @@ impl Coordinator {
             };
             // A single object shows what the registry gives another node.
             let most = if repeated { usize::MAX } else { 1 };
+            if repeated {
+                let cx = &mut Context::new(now, view, &mut self.out);
+                requests.path_is_slow(*registry, cx);
+            }
             for key in self.pulls.led_from(*registry).into_iter().take(most) {
                 self.events.push(Event::LeaderIsSlow(key));
                 let cx = &mut Context::new(now, view, &mut self.out);

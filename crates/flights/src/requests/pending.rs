@@ -161,6 +161,10 @@ impl PendingRequest {
         }
     }
 
+    pub fn is_of(&self, registry: u64) -> bool {
+        matches!(&self.query, Query::Source(request) if request.registry == registry)
+    }
+
     pub fn is_seek_for(&self, key: &Key) -> bool {
         matches!(&self.query, Query::Source(request) if request.key() == *key)
     }

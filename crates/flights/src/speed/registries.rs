@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::lead::LeadMeter;
+use crate::ledger::LEADER_COOLDOWN;
 use crate::pull_rules::STEPS;
 use crate::wire::KnownRate;
 use crate::{Born, Time};
@@ -126,6 +127,8 @@ struct Registry {
     tried: Option<Time>,
     /// That has shown, or the time for it has passed.
     was_tried: bool,
+    /// Until when this node's path to it counts as slow.
+    path_slow_until: Time,
 }
 
 impl Registry {
@@ -286,7 +289,9 @@ impl RegistryRates {
         let is_little =
             |rate: &u64| usual.is_some_and(|usual| rate.saturating_mul(LOW_RATIO) < usual);
         let Some(little) = upper_bound.filter(is_little) else {
-            known.slow_since = None;
+            if upper_bound.is_some() {
+                (known.slow_since, known.path_slow_until) = (None, now);
+            }
             return LeadRate::Fine;
         };
         let slow_since = *known.slow_since.get_or_insert(now);
@@ -310,8 +315,19 @@ impl RegistryRates {
         }
         known.judging_paused_until = now.after(TRIED_FOR);
         let repeated = std::mem::replace(&mut known.was_tried, true);
-        known.tried = (!repeated).then_some(now);
+        if repeated {
+            known.tried = None;
+            known.path_slow_until = now.after(LEADER_COOLDOWN);
+        } else {
+            known.tried = Some(now);
+        }
         LeadRate::BelowExpected { repeated }
+    }
+
+    /// Whether a registry gives this node far less than others.
+    pub fn is_path_slow(&self, now: Time, registry: u64) -> bool {
+        let known = self.registries.get(&registry);
+        known.is_some_and(|known| now < known.path_slow_until)
     }
 
     /// Records that this node begins to lead beside another one, and will find out what the registry gives: no other
@@ -506,6 +522,7 @@ mod tests {
             let found = lead(&mut rates, &mut now, 1, false);
             let repeated = LeadRate::BelowExpected { repeated: true };
             assert_eq!(found == repeated, measured_by == OTHER, "{found:?}");
+            assert_eq!(rates.is_path_slow(now, 7), measured_by == OTHER);
         }
     }
 

@@ -338,8 +338,10 @@ enum Other {
     Nothing,
     /// Its mirror fetches it, without a byte so far.
     Fetches,
-    /// Its mirror fetches it, with bytes.
+    /// Its mirror fetches it, and bytes come.
     Receives,
+    /// Its mirror fetches it, and no more bytes come.
+    Hangs,
     /// Its mirror has left it to containerd, which has bytes.
     LeftToClient,
 }
@@ -358,15 +360,16 @@ fn leading_another(all: &Directory, other: Other) -> Asking<'_> {
     if other == Other::LeftToClient {
         flight.report(1, PullProgress::LeftToClient);
     }
-    if matches!(other, Other::Receives | Other::LeftToClient) {
+    if matches!(other, Other::Receives | Other::Hangs | Other::LeftToClient) {
         flight.report(1, BEGUN);
     }
     flight.key = key;
     flight
 }
 
-/// How many milliseconds the lead is held for node 2 if node 1 asks. `leads_at_once`: see the protocol.
-fn held_for(flight: &mut Asking<'_>, leads_at_once: bool) -> u128 {
+/// How many milliseconds the lead is held for node 2 if node 1 asks, which receives `rate` bytes per second.
+/// `leads_at_once`: see the protocol.
+fn held_for(flight: &mut Asking<'_>, leads_at_once: bool, rate: u64) -> u128 {
     let request = SourceRequest {
         preferred_leader: node_field(Some(id(2))),
         leads_at_once,
@@ -375,7 +378,16 @@ fn held_for(flight: &mut Asking<'_>, leads_at_once: bool) -> u128 {
     };
     assert_eq!(flight.want(1, request), None);
     let began = flight.now;
-    while flight.wait(Duration::from_millis(50), 1..2).is_empty() {}
+    let received = Received {
+        rate,
+        led_bytes: Vec::new(),
+    };
+    while flight.wait(Duration::from_millis(50), 1..2).is_empty() {
+        let now = flight.now;
+        flight.coordinators.with(1, |coordinator, view| {
+            coordinator.observe(now, &received, view);
+        });
+    }
     flight.now.since(began).as_millis()
 }
 
@@ -388,9 +400,15 @@ fn a_lead_is_held_for_the_leader_of_the_manifest_while_waiting_costs_nothing() {
         (true, Other::Nothing, 300..500),
         (true, Other::Fetches, 2_000..3_000),
         (true, Other::Receives, 15_000..15_500),
+        (true, Other::Hangs, 2_000..3_000),
         (true, Other::LeftToClient, 300..500),
     ] {
-        let held_for = held_for(&mut leading_another(&all, other), leads_at_once);
+        let rate = if other == Other::Receives {
+            1_000_000
+        } else {
+            0
+        };
+        let held_for = held_for(&mut leading_another(&all, other), leads_at_once, rate);
         assert!(
             millis.contains(&held_for),
             "{leads_at_once} {other:?}: {held_for} ms"

@@ -273,9 +273,16 @@ fn the_global_arbiter_learns_what_a_node_says_while_it_waits() {
         leads_at_once: true,
         ..wanted(key)
     };
+    let receiving = Received {
+        rate: 1_000_000,
+        led_bytes: Vec::new(),
+    };
     let run = |coordinators: &mut Coordinators<'_>, millis: std::ops::Range<u64>| {
         let mut told = Vec::new();
         for now in millis.step_by(50).map(Time) {
+            coordinators.with(node, |coordinator, view| {
+                coordinator.observe(now, &receiving, view);
+            });
             coordinators.deliver(now);
             coordinators.tick(now);
             told.extend(decisions(coordinators, &[node]).into_values());
