@@ -334,12 +334,12 @@ impl Pull {
         self.role == PullRole::Lead && self.registry == registry
     }
 
-    /// The state of a pull in progress. `is_slow`: this node counts as slow, or upstream gives it far less than other
-    /// nodes. `known`: what the registry gives a node, if this one leads.
     fn is_new(&self, now: Time) -> bool {
         now.since(self.since) < MIRROR_BEGINS_WITHIN
     }
 
+    /// The state of a pull in progress. `is_slow`: this node counts as slow, or upstream gives it far less than other
+    /// nodes. `known`: what the registry gives a node, if this one leads.
     fn state(&self, is_slow: bool, known: KnownRate) -> PullState {
         let source = match self.role {
             PullRole::Lead | PullRole::Alone => None,

@@ -31,7 +31,7 @@ const MAX_CONCURRENT: usize = 4;
 /// Further objects are not opened.
 const MAX_CHECKS: usize = 32;
 /// The limit of the wait for a turn. A verification without one fails, and says nothing about the object.
-const TURN_LIMIT: Duration = Duration::from_secs(30);
+const TURN_LIMIT: Duration = Duration::from_secs(5);
 /// The rate at which objects not verified since the start are read in the background, in bytes per second.
 const BACKGROUND_RATE: u64 = 16 * 1024 * 1024;
 /// The pause after each background round over all files.

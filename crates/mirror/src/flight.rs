@@ -4,6 +4,7 @@
 //! For the node's own client the flight names a source, or sends the client upstream. A watcher reports the progress of
 //! the pull, and the bytes received so far are served to followers.
 
+mod awaited_lead;
 mod flight_sources;
 mod follower_stream;
 mod handle_events;
@@ -44,6 +45,7 @@ use flight_sources::FlightSources;
 use pulls::Pull;
 use shared::Shared;
 
+pub use awaited_lead::AwaitedLead;
 pub use pulls::Sharing;
 
 /// The limit of the request and the first source. containerd from 2.3 waits 30 s for the head of an answer.
@@ -242,18 +244,9 @@ impl Flight {
         }
     }
 
-    /// Records that this mirror does not fetch an object that this node leads: the client does.
-    pub fn leave_to_client(&self, digest: &Digest) {
-        let flights = &self.shared.flights;
-        flights.report(digest, PullProgress::LeftToClient);
-    }
-
-    /// Records that this mirror has ceased to fetch an object that this node leads, before it was complete: the client
-    /// may go on much later, so another node leads.
-    pub fn lead_broke(&self, digest: &Digest) {
-        if let Some(pull) = self.shared.pulls.get(digest) {
-            pull.lead_broke();
-        }
+    /// The lead of an object that this mirror is about to fetch.
+    pub fn awaited_lead(&self, digest: &Digest) -> AwaitedLead {
+        AwaitedLead::new(self.shared.clone(), digest)
     }
 
     /// Sets whether other nodes may have what this node pulls.

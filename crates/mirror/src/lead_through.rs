@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use crate::activity::PullSource;
-use crate::body::send_memory::SendMemory;
+use crate::body::send_memory::{MemoryPermit, SendMemory};
 use crate::flight::Flight;
 use crate::found::{Found, Payload, Source};
 use crate::metrics::Metrics;
@@ -30,10 +30,10 @@ use crate::{Store, UpstreamBlob, UpstreamError, Visibility};
 use avoided::Avoided;
 use body::{LeadStream, PeersThenUpstream};
 
-/// The limit until upstream's answer. Then containerd asks upstream itself, so this is lost once for each registry in
-/// [`AVOIDED_FOR`](avoided::AVOIDED_FOR).
+/// The limit until upstream's answer. Then containerd asks upstream itself. A registry that is silent for this long is
+/// avoided ([`Avoided`]).
 const ANSWER_LIMIT: Duration = Duration::from_millis(1_500);
-/// The same for a pull that may lose nothing more: what upstream usually takes.
+/// The same for a pull that may lose nothing more: what upstream usually takes. Also the limit for memory.
 const SHORTEST_LIMIT: Duration = Duration::from_millis(250);
 /// The bytes of memory charged for a layer: the largest read buffer of a connection, and the next piece.
 const BUFFER_BYTES: u64 = 512 * 1024;
@@ -50,6 +50,9 @@ pub struct LeadThrough {
     /// The objects that are being fetched. Each is fetched once, however often a client asks.
     fetched: Arc<Mutex<HashSet<Digest>>>,
 }
+
+/// What a lead occupies.
+type Permits = (FetchPermit, MemoryPermit);
 
 /// The right to fetch an object, for as long as this lives.
 struct FetchPermit {
@@ -140,12 +143,13 @@ impl LeadThrough {
         target: &Target,
         refusal: &Refusal,
     ) -> Option<(LeadStream, u64)> {
+        let awaited = self.flight.awaited_lead(target.digest()?);
         let attempts = target.pull.attempts.as_ref();
         let wait = attempts.map(|attempts| attempts.budget().wait());
         let left = wait.as_ref().map_or(ANSWER_LIMIT, |wait| wait.left);
         let lead = self.open_lead(target, left.clamp(SHORTEST_LIMIT, ANSWER_LIMIT));
-        let Some(lead) = lead.await else {
-            self.flight.leave_to_client(target.digest()?);
+        let Some((blob, size, permits)) = lead.await else {
+            awaited.leave_to_client();
             return None;
         };
         if let Some(wait) = wait {
@@ -154,14 +158,17 @@ impl LeadThrough {
         if let Some(activity) = &target.pull.activity {
             activity.set_source(PullSource::Upstream(refusal.reason()));
         }
-        Some(lead)
+        self.metrics.flights_layers_fetched.inc();
+        let origin = target.origin.clone()?;
+        let lead = LeadStream::new(self.clone(), origin, awaited, blob, permits);
+        Some((lead, size))
     }
 
     async fn open_lead(
-        self: &Arc<Self>,
+        &self,
         target: &Target,
         limit: Duration,
-    ) -> Option<(LeadStream, u64)> {
+    ) -> Option<(UpstreamBlob, u64, Permits)> {
         let (origin, digest) = (target.origin.as_ref()?, target.digest()?);
         // Another layer may have shown the contrary since the client asked.
         if !self.gives(Some(origin)) {
@@ -170,15 +177,10 @@ impl LeadThrough {
         let fetch = self.permit(digest)?;
         let ranges = target.ranges.as_ref();
         let memory = self.memory.share(target.caller).keep(BUFFER_BYTES);
-        let permit = timeout(limit, memory).await.ok()??;
+        let permit = timeout(SHORTEST_LIMIT, memory).await.ok()??;
         let opening = self.open(origin, digest, ranges, all_from(ranges)?);
         match timeout(limit, opening).await {
-            Ok(Ok((blob, size))) => {
-                self.metrics.flights_layers_fetched.inc();
-                let object = (origin.clone(), digest.clone());
-                let lead = LeadStream::new(self.clone(), object, blob, (fetch, permit));
-                return Some((lead, size));
-            }
+            Ok(Ok((blob, size))) => return Some((blob, size, (fetch, permit))),
             Ok(Err(error)) => self.avoided.add(origin, digest, &error),
             Err(_) => self.avoided.add_silent(origin, digest, limit),
         }

@@ -13,7 +13,7 @@ const MAX_CREDIT: Duration = Duration::from_millis(250);
 /// The same for peers that are still receiving the object: a step of containerd's, or this long. They may wait for the
 /// first bytes of a leader themselves. [`SourceWatch`](crate::flights::SourceWatch) leaves one that is dead or does not
 /// send what it has. A body has this credit once, whatever its sources, and none if another body of the pull has used
-/// it in vain: a source that lies costs the pull this time once.
+/// it in vain: a source that sends nothing costs the pull this time once.
 const GROWING_CREDIT: Duration = Duration::from_secs(20);
 
 /// The check of one peer.

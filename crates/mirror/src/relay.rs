@@ -161,6 +161,7 @@ impl Relay {
         }
         if rest.is_empty() {
             reader.answer.finished();
+            self.attempts.budget().set_waits_for_growing(true);
         } else if self.is_late(waited, bytes.len()) {
             self.broke(&reader.answer, rest.start)?;
         } else if !reader.is_slow() {

@@ -26,6 +26,8 @@ const MAX_FILE: u64 = 4096;
 const MODE: u32 = 0o600;
 /// The rights of the group and of others.
 const SHARED: u32 = 0o077;
+/// The rights of others.
+const OTHERS: u32 = 0o007;
 
 /// Why the identity could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +165,19 @@ fn withdraw_from_others(file: &File, path: &Path, mode: u32) -> Result<(), Ident
         source,
     };
     let kept = fs::Permissions::from_mode(MODE);
-    file.set_permissions(kept).map_err(exposed)?;
+    match file.set_permissions(kept) {
+        // The file is not this user's own, or its volume is read-only.
+        Err(error) if mode & OTHERS == 0 => {
+            tracing::warn!(
+                path = %path.display(),
+                mode = format!("{mode:04o}"),
+                %error,
+                "the file's group can use the key of the node's identity, and its mode cannot be changed"
+            );
+            return Ok(());
+        }
+        result => result.map_err(exposed)?,
+    }
     tracing::warn!(
         path = %path.display(),
         mode = format!("{mode:04o}"),

@@ -48,10 +48,10 @@ impl Arbiter {
     /// Starts the leader cooldown of a node that says that upstream gives it little or nothing, or ends it.
     fn note_cooldown(&mut self, now: Time, waiter: &Waiter) {
         let (node, repository) = (waiter.asker.node, waiter.request.repository);
-        if waiter.request.leader_cooldown {
-            self.start_leader_cooldown(now, node, repository);
-        } else {
+        if !waiter.request.leader_cooldown {
             self.leader_cooldown.remove(&(node, repository));
+        } else if !self.in_leader_cooldown(now, node, repository) {
+            self.start_leader_cooldown(now, node, repository);
         }
     }
 

@@ -47,7 +47,7 @@ impl Coordinator {
             };
             // A single object shows what the registry gives another node.
             let most = if repeated { usize::MAX } else { 1 };
-            if repeated {
+            if requests.registries.is_path_slow(now, *registry) {
                 let cx = &mut Context::new(now, view, &mut self.out);
                 requests.path_is_slow(*registry, cx);
             }

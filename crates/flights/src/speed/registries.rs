@@ -139,7 +139,8 @@ impl Registry {
         let judging_paused_for = self.judging_paused_until.since(now).as_millis();
         KnownRate {
             rate: self.rate,
-            age_s: u32::try_from(age.as_secs()).unwrap_or(u32::MAX),
+            // Rounded up: otherwise a rate would grow younger by being passed on.
+            age_s: u32::try_from(age.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX),
             judging_paused_for_ms: u32::try_from(judging_paused_for).unwrap_or(u32::MAX),
             measured_by: self.measured_by,
         }
@@ -152,7 +153,7 @@ impl Registry {
         if measured.current() >= known.current() {
             self.set(now, measured);
         } else if is_newer && measured.confirms(known) {
-            let rate = known.rate;
+            let rate = known.current();
             self.set(now, KnownRate { rate, ..measured });
         }
     }
@@ -313,14 +314,13 @@ impl RegistryRates {
         if is_paused || shares_uplink || !is_little(&sample.intake) {
             return LeadRate::Fine;
         }
+        let gives_others_more = gives_others(now.since(slow_since));
         known.judging_paused_until = now.after(TRIED_FOR);
         let repeated = std::mem::replace(&mut known.was_tried, true);
-        if repeated {
-            known.tried = None;
+        if gives_others_more {
             known.path_slow_until = now.after(LEADER_COOLDOWN);
-        } else {
-            known.tried = Some(now);
         }
+        known.tried = (!repeated).then_some(now);
         LeadRate::BelowExpected { repeated }
     }
 

@@ -103,6 +103,7 @@ impl FlightSources {
         }
         // It may have ended meanwhile, and then nothing would report that this node leads.
         let pull = watch(&self.shared, &self.target, &self.digest, self.sharing).unwrap_or(pull);
+        self.state.lock().pull = Some(pull.clone());
         self.take(&decision, &pull);
         decision
     }

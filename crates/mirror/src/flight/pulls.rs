@@ -224,10 +224,11 @@ impl Pull {
             .send_modify(|state| state.evicted = Some(Instant::now()));
     }
 
-    /// Records that the mirror has ceased to fetch the object. Its followers use another source.
-    pub fn lead_broke(&self) {
+    /// Records that the mirror has ceased to fetch the object, as this decision had it do. Its followers use another
+    /// source.
+    pub fn lead_broke(&self, decision: u32) {
         self.state.send_if_modified(|state| {
-            let leads = state.role == Role::Leads;
+            let leads = state.role == Role::Leads && state.decisions == decision;
             if leads {
                 state.lead_broke = true;
                 state.evicted = Some(Instant::now());

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use oci::{ByteRange, Digest, Origin, Ranges};
 
-use super::{FetchPermit, LeadThrough};
-use crate::body::send_memory::{MemoryPermit, Share};
+use super::{LeadThrough, Permits};
+use crate::body::send_memory::Share;
 use crate::fetch::FetchError;
+use crate::flight::AwaitedLead;
 use crate::object_stream::{BodyError, ObjectStream, Pieces};
 use crate::refusal::Refusal;
 use crate::relay::RelayError;
@@ -19,30 +20,31 @@ use crate::{UpstreamBlob, UpstreamError};
 pub struct LeadStream {
     step: Arc<LeadThrough>,
     origin: Origin,
+    /// The lead, until its last byte.
+    awaited: Option<AwaitedLead>,
     digest: Digest,
     /// The open answer, for a reader that begins at its offset.
     opened: Option<UpstreamBlob>,
     /// Bytes have come since upstream was asked last.
     has_bytes: bool,
-    /// Bytes are still to come, which followers wait for.
-    is_awaited: bool,
-    permits: Arc<(FetchPermit, MemoryPermit)>,
+    permits: Arc<Permits>,
 }
 
 impl LeadStream {
     pub fn new(
         step: Arc<LeadThrough>,
-        (origin, digest): (Origin, Digest),
+        origin: Origin,
+        awaited: AwaitedLead,
         opened: UpstreamBlob,
-        permits: (FetchPermit, MemoryPermit),
+        permits: Permits,
     ) -> Self {
         Self {
             step,
             origin,
-            digest,
+            digest: awaited.digest().clone(),
+            awaited: Some(awaited),
             opened: Some(opened),
             has_bytes: false,
-            is_awaited: true,
             permits: Arc::new(permits),
         }
     }
@@ -50,14 +52,16 @@ impl LeadStream {
     /// The next bytes of the range, which followers get as well. `None`: the end of the range.
     async fn next(&mut self, range: &ByteRange) -> Result<Option<Bytes>, BodyError> {
         if range.is_empty() {
-            self.is_awaited = false;
             return Ok(None);
         }
         loop {
             match self.receive(range).await {
                 Ok(bytes) => {
                     self.has_bytes = true;
-                    self.is_awaited = range.start + (bytes.len() as u64) < range.end;
+                    let is_last = range.start + bytes.len() as u64 == range.end;
+                    if let Some(awaited) = self.awaited.take_if(|_| is_last) {
+                        awaited.complete();
+                    }
                     return Ok(Some(bytes));
                 }
                 // As containerd would: it asks for the rest at once.
@@ -79,7 +83,6 @@ impl LeadStream {
             None => {
                 let ranges = Ranges::of(range);
                 let opening = self.step.open(&self.origin, digest, Some(&ranges), offset);
-                self.is_awaited = true;
                 opening.await?.0
             }
         };
@@ -92,15 +95,6 @@ impl LeadStream {
         blob.offset += bytes.len() as u64;
         self.opened = Some(blob);
         Ok(bytes)
-    }
-}
-
-/// A body may end early because upstream or the client does.
-impl Drop for LeadStream {
-    fn drop(&mut self) {
-        if self.is_awaited {
-            self.step.flight.lead_broke(&self.digest);
-        }
     }
 }
 
@@ -121,9 +115,9 @@ impl ObjectStream for LeadStream {
             step: self.step.clone(),
             origin: self.origin.clone(),
             digest: self.digest.clone(),
+            awaited: None,
             opened: None,
             has_bytes: false,
-            is_awaited: false,
             permits: self.permits.clone(),
         })
     }
@@ -209,11 +203,11 @@ impl SentRange {
             ranges: Some(Ranges::from_offset(self.rest.start)),
             ..self.target.clone()
         };
+        let (lead, _) = self.step.lead(&target, &refusal).await?;
         self.step.upstream_bytes.note(&target, Err(&refusal));
         if let Some(attempts) = &target.pull.attempts {
             attempts.sent_upstream();
         }
-        let (lead, _) = self.step.lead(&target, &refusal).await?;
         Some(Box::new(lead).stream(self.rest.clone(), self.share.clone()))
     }
 }

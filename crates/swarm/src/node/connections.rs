@@ -11,8 +11,8 @@ use mirror::serve::counted_address;
 /// cluster of any size (some 200 at 10,000 nodes) or for all owners of slots (at most 192), at some 30 KB each.
 /// Incomplete requests of Kademlia on all of them take 192 MiB at the most.
 pub(crate) const KEPT_CONNECTIONS: usize = 256;
-/// The most open connections kept of one IP address (IPv6: /64) to peers that are no members; beyond that, the oldest is
-/// closed. Identities are free, so without this limit one host could have nearly all connections. Incomplete requests
+/// The most open connections kept of one IP address (IPv6: /64) to peers that are no members; beyond that, the oldest one not
+/// in use is closed. Identities are free, so without this limit one host could have nearly all connections. Incomplete requests
 /// of Kademlia on these take 12 MiB at the most. Members do not count, because all of them may be behind one gateway,
 /// nor does loopback, where nodes share an address.
 pub(crate) const MAX_OF_ADDRESS: usize = 16;
@@ -48,21 +48,28 @@ impl Connections {
         is_member: impl Fn(&PeerId) -> bool,
         is_in_use: impl Fn(&PeerId) -> bool,
     ) -> Option<ConnectionId> {
-        let surplus = self.surplus_of_address(is_member).or_else(|| {
-            let unused = |connection: &Connection| !is_in_use(&connection.peer);
+        let unused = |connection: &Connection| !is_in_use(&connection.peer);
+        let surplus = self.surplus_of_address(is_member, unused).or_else(|| {
             let surplus = || self.0.iter().position(unused).unwrap_or(0);
             (self.0.len() > KEPT_CONNECTIONS).then(surplus)
         })?;
         self.0.remove(surplus).map(|connection| connection.id)
     }
 
-    fn surplus_of_address(&self, is_member: impl Fn(&PeerId) -> bool) -> Option<usize> {
+    fn surplus_of_address(
+        &self,
+        is_member: impl Fn(&PeerId) -> bool,
+        unused: impl Fn(&Connection) -> bool,
+    ) -> Option<usize> {
         let address = self.0.back()?.address?;
         let counts = |connection: &Connection| {
             connection.address == Some(address) && !is_member(&connection.peer)
         };
         let counted = || self.0.iter().enumerate().filter(|(_, c)| counts(c));
-        let (oldest, _) = counted().next()?;
+        let oldest = counted()
+            .find(|(_, c)| unused(c))
+            .or_else(|| counted().next());
+        let (oldest, _) = oldest?;
         (counted().count() > MAX_OF_ADDRESS).then_some(oldest)
     }
 }

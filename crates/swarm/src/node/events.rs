@@ -121,7 +121,7 @@ impl Node {
         let members = self.flights.as_ref();
         let datagrams = self.swarm.behaviour().flights.as_ref();
         let surplus = self.connections.take_surplus(
-            |peer| members.is_some_and(|members| members.is_member(peer)),
+            |peer| members.is_none_or(|members| members.is_member(peer)),
             |peer| datagrams.is_some_and(|datagrams| datagrams.is_in_use(peer)),
         );
         if let Some(surplus) = surplus {

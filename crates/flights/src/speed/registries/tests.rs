@@ -281,3 +281,49 @@ fn a_pause_in_judging_that_others_name_is_no_longer_than_a_nodes_own() {
     let judging_paused_for = u128::from(rates.get(now, 7).judging_paused_for_ms);
     assert_eq!(judging_paused_for, JUDGING_PAUSE.as_millis());
 }
+
+/// Otherwise what a registry gave long ago would be held against it.
+#[test]
+fn a_rate_that_has_halved_stays_so_when_it_is_measured_again() {
+    let mut rates = rates(1);
+    rates.learn(Time(0), 7, known(USUAL));
+    let later = Time(0).after(2 * HALF_LIFE);
+    let current = rates.get(later, 7).current();
+    let given = KnownRate {
+        age_s: 0,
+        ..known(current / 10 * 9)
+    };
+    rates.learn(later, 7, given);
+    assert_eq!(rates.get(later, 7).current(), current);
+}
+
+#[test]
+fn a_rate_grows_no_younger_by_being_passed_on() {
+    let [mut first, mut second] = [1, 2].map(rates);
+    let mut now = Time(0);
+    first.learn(
+        now,
+        7,
+        KnownRate {
+            age_s: 0,
+            ..known(USUAL)
+        },
+    );
+    for _ in 0..20 {
+        now = now.after(Duration::from_millis(900));
+        second.learn(now, 7, first.get(now, 7));
+        first.learn(now, 7, second.get(now, 7));
+    }
+    assert!(first.get(now, 7).age_s >= 17);
+}
+
+/// It may be the only node that pulls.
+#[test]
+fn a_slow_registry_is_no_slow_path_while_nobody_receives_more() {
+    let (mut rates, mut now) = (rates(1), Time(0));
+    rates.learn(now, 7, known(USUAL));
+    assert_eq!(lead(&mut rates, &mut now, JUDGED_AFTER, false), FIRST);
+    let repeated = lead(&mut rates, &mut now, TRIED_FOR.as_secs(), false);
+    assert_eq!(repeated, LeadRate::BelowExpected { repeated: true });
+    assert!(!rates.is_path_slow(now, 7));
+}

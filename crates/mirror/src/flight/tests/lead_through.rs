@@ -241,7 +241,12 @@ async fn an_object_is_fetched_once_at_a_time() {
     assert_eq!(second.0.status(), StatusCode::NOT_FOUND);
     assert_eq!(told(&node), [true, false]);
     drop(first);
+    ingest.write(&bytes[MIB..2 * MIB]);
+    let size = bytes.len() as u64;
+    node.script.told(PullProgress::Begun { size }).await;
+    let failed = node.script.progress().contains(&PullProgress::Failed);
+    assert!(!failed, "the client pulls it");
     node.then(Decision::Lead);
-    let third = node.own_from(&digest, &[(RANGE, &from(MIB))]).await;
+    let third = node.own_from(&digest, &[(RANGE, &from(2 * MIB))]).await;
     assert_eq!(third.0.status(), StatusCode::PARTIAL_CONTENT);
 }
