@@ -161,7 +161,9 @@ impl Relay {
         }
         if rest.is_empty() {
             reader.answer.finished();
-            self.attempts.budget().set_waits_for_growing(true);
+            if reader.grows() {
+                self.attempts.budget().set_waits_for_growing(true);
+            }
         } else if self.is_late(waited, bytes.len()) {
             self.broke(&reader.answer, rest.start)?;
         } else if !reader.is_slow() {

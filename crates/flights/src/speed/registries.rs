@@ -104,6 +104,16 @@ impl KnownRate {
     }
 }
 
+/// Whether another node leads beside this one, to find out what the registry gives it.
+#[derive(Clone, Copy, Debug, Default)]
+enum Tried {
+    #[default]
+    No,
+    Since(Time),
+    /// It has shown, or the time for it has passed.
+    Over,
+}
+
 #[derive(Clone, Debug, Default)]
 struct Registry {
     /// The best rate, in bytes per second, when it or nearly as much was last measured, and by which node; see
@@ -123,10 +133,7 @@ struct Registry {
     lead: Option<LeadMeter>,
     /// Since when this node receives far less than others, as a leader.
     slow_since: Option<Time>,
-    /// When another node was asked to lead as well, to find out what the registry gives it.
-    tried: Option<Time>,
-    /// That has shown, or the time for it has passed.
-    was_tried: bool,
+    tried: Tried,
     /// Until when this node's path to it counts as slow.
     path_slow_until: Time,
 }
@@ -174,7 +181,7 @@ impl Registry {
     /// Whether a rate was measured since another node was asked to find it out.
     fn is_result(&self, now: Time, measured: KnownRate) -> bool {
         let age = Duration::from_secs(measured.age_s.into());
-        self.tried.is_some_and(|at| age <= now.since(at))
+        matches!(self.tried, Tried::Since(at) if age <= now.since(at))
     }
 
     /// Whether the rate was measured by a node other than `me` in the time `lately` up to now.
@@ -306,7 +313,7 @@ impl RegistryRates {
             return LeadRate::Fine;
         }
         let gives_others = |lately| known.is_given_to_others(me, now, lately);
-        let has_shown = known.tried.is_some_and(|at| gives_others(now.since(at)));
+        let has_shown = matches!(known.tried, Tried::Since(at) if gives_others(now.since(at)));
         let is_paused = now < known.judging_paused_until && !has_shown;
         let settled = slow_since.after(SETTLES_AFTER);
         let gives_others_now = now > settled && gives_others(now.since(settled));
@@ -316,11 +323,15 @@ impl RegistryRates {
         }
         let gives_others_more = gives_others(now.since(slow_since));
         known.judging_paused_until = now.after(TRIED_FOR);
-        let repeated = std::mem::replace(&mut known.was_tried, true);
         if gives_others_more {
             known.path_slow_until = now.after(LEADER_COOLDOWN);
         }
-        known.tried = (!repeated).then_some(now);
+        let repeated = !matches!(known.tried, Tried::No);
+        known.tried = if repeated {
+            Tried::Over
+        } else {
+            Tried::Since(now)
+        };
         LeadRate::BelowExpected { repeated }
     }
 
@@ -362,8 +373,7 @@ impl RegistryRates {
     pub fn forget_leads_except(&mut self, registries: &[(u64, u64)]) {
         for (registry, known) in &mut self.registries {
             if !registries.iter().any(|(led, _)| led == registry) {
-                (known.lead, known.slow_since) = (None, None);
-                (known.tried, known.was_tried) = (None, false);
+                (known.lead, known.slow_since, known.tried) = (None, None, Tried::No);
             }
         }
     }

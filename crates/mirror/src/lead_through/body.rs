@@ -16,6 +16,9 @@ use crate::relay::RelayError;
 use crate::request::{Kind, Target};
 use crate::{UpstreamBlob, UpstreamError};
 
+/// How often upstream is asked for the rest of one body that it broke off.
+const MAX_BREAKS: u32 = 5;
+
 /// An object that upstream sends.
 pub struct LeadStream {
     step: Arc<LeadThrough>,
@@ -27,6 +30,7 @@ pub struct LeadStream {
     opened: Option<UpstreamBlob>,
     /// Bytes have come since upstream was asked last.
     has_bytes: bool,
+    breaks: u32,
     permits: Arc<Permits>,
 }
 
@@ -45,6 +49,7 @@ impl LeadStream {
             awaited: Some(awaited),
             opened: Some(opened),
             has_bytes: false,
+            breaks: 0,
             permits: Arc::new(permits),
         }
     }
@@ -65,7 +70,9 @@ impl LeadStream {
                     return Ok(Some(bytes));
                 }
                 // As containerd would: it asks for the rest at once.
-                Err(_) if std::mem::take(&mut self.has_bytes) => {}
+                Err(_) if std::mem::take(&mut self.has_bytes) && self.breaks < MAX_BREAKS => {
+                    self.breaks += 1;
+                }
                 Err(error) => {
                     self.step.avoided.add(&self.origin, &self.digest, &error);
                     return Err(BodyError::of_stream(error));
@@ -118,6 +125,7 @@ impl ObjectStream for LeadStream {
             awaited: None,
             opened: None,
             has_bytes: false,
+            breaks: 0,
             permits: self.permits.clone(),
         })
     }

@@ -31,6 +31,17 @@ async fn ask_for_manifest(node: &Node) {
     assert_eq!(manifest.0.status(), StatusCode::NOT_FOUND);
 }
 
+/// Begins to lead a layer, of which the client has read something.
+async fn begin_lead(node: &Node, (bytes, digest): (&Bytes, &Digest)) -> (Ingest, Answer) {
+    let size = bytes.len() as u64;
+    let ingest = node.ingest(digest, size);
+    node.then(Decision::Lead);
+    let mut answer = node.own(digest).await;
+    assert!(!answer.read(1).await.is_empty());
+    node.script.told(PullProgress::Begun { size }).await;
+    (ingest, answer)
+}
+
 fn told(node: &Node) -> Vec<bool> {
     let requests = node.script.requests.lock();
     requests
@@ -87,11 +98,7 @@ async fn a_slow_uplink_is_no_stall() {
     let (bytes, digest) = layer();
     let (node, _registry) = node_and_registry(&[&bytes]).await;
     let size = bytes.len() as u64;
-    let _ingest = node.ingest(&digest, size);
-    node.then(Decision::Lead);
-    let mut answer = node.own(&digest).await;
-    assert!(!answer.read(1).await.is_empty());
-    node.script.told(PullProgress::Begun { size }).await;
+    let _lead = begin_lead(&node, (&bytes, &digest)).await;
     tokio::time::pause();
     advance(Duration::from_secs(30)).await;
     assert_eq!(node.script.progress(), [PullProgress::Begun { size }]);
@@ -153,14 +160,19 @@ async fn a_registry_without_an_answer_costs_a_moment_once() {
 }
 
 #[tokio::test]
-async fn where_upstream_breaks_this_mirror_asks_for_the_rest() {
-    let (bytes, digest) = layer();
-    let (node, registry) = node_and_registry(&[&bytes]).await;
-    registry.does.lock().insert("lab/app".into(), Does::Break);
-    let _ingest = node.ingest(&digest, bytes.len() as u64);
-    node.then(Decision::Lead);
-    let answer = node.own(&digest).await;
-    assert!(answer.rest().await == (bytes, true));
+async fn where_upstream_breaks_this_mirror_asks_for_the_rest_a_few_times() {
+    for breaks_on in [false, true] {
+        let (bytes, digest) = layer();
+        let (node, registry) = node_and_registry(&[&bytes]).await;
+        registry.does.lock().insert("lab/app".into(), Does::Break);
+        let (_ingest, answer) = begin_lead(&node, (&bytes, &digest)).await;
+        if !breaks_on {
+            registry.does.lock().clear();
+        }
+        let (rest, is_all) = answer.rest().await;
+        assert_eq!(is_all, !breaks_on);
+        assert!(rest.len() > bytes.len() / 2, "more than the first answer");
+    }
 }
 
 #[tokio::test]
@@ -168,13 +180,8 @@ async fn where_upstream_fails_another_node_leads_and_containerd_goes_on() {
     let (bytes, digest) = layer();
     let (node, registry) = node_and_registry(&[&bytes]).await;
     registry.does.lock().insert("lab/app".into(), Does::Break);
-    let size = bytes.len() as u64;
-    let ingest = node.ingest(&digest, size);
-    node.then(Decision::Lead);
     let half = bytes.len() / 2;
-    let mut answer = node.own(&digest).await;
-    assert!(!answer.read(1).await.is_empty());
-    node.script.told(PullProgress::Begun { size }).await;
+    let (ingest, answer) = begin_lead(&node, (&bytes, &digest)).await;
     let follower = node.follow_first(&digest).await;
     registry.does.lock().insert("lab/app".into(), Does::Fail);
     let (rest, is_all) = answer.rest().await;
@@ -193,12 +200,7 @@ async fn where_upstream_fails_another_node_leads_and_containerd_goes_on() {
 async fn where_the_client_leaves_another_node_leads() {
     let (bytes, digest) = layer();
     let (node, _registry) = node_and_registry(&[&bytes]).await;
-    let size = bytes.len() as u64;
-    let _ingest = node.ingest(&digest, size);
-    node.then(Decision::Lead);
-    let mut answer = node.own(&digest).await;
-    assert!(!answer.read(1).await.is_empty());
-    node.script.told(PullProgress::Begun { size }).await;
+    let (_ingest, answer) = begin_lead(&node, (&bytes, &digest)).await;
     drop(answer);
     node.script.told(PullProgress::Failed).await;
 }
